@@ -1,0 +1,105 @@
+"""What one channel publishes in one turn of the loop, prepared once for each representation in use."""
+
+from __future__ import annotations
+
+import struct
+import zlib
+from collections.abc import Sequence
+from typing import Any
+
+from tidewire.messages import Publication, WireMessage
+from tidewire.protocols.base import Protocol
+
+__all__ = ("Batch", "Representation", "frame")
+
+_FIN_TEXT, _FIN_BINARY, _RSV1 = 0x81, 0x82, 0x40
+_pack_16, _pack_64 = struct.Struct("!BBH").pack, struct.Struct("!BBQ").pack
+#: The four bytes that end every flushed deflate block and are left off the wire (RFC 7692 section 7.2.1).
+_DEFLATE_TAIL = b"\x00\x00\xff\xff"
+
+
+def frame(message: WireMessage, *, deflate: bool = False) -> bytes:
+    """Return one message as one unmasked server frame (RFC 6455 section 5.2; deflated: RFC 7692 section 7.2.1)."""
+    data, first = message.data, _FIN_BINARY if message.binary else _FIN_TEXT
+    if deflate:
+        compressor = zlib.compressobj(level=1, wbits=-12, memLevel=5)
+        data = (compressor.compress(data) + compressor.flush(zlib.Z_SYNC_FLUSH)).removesuffix(_DEFLATE_TAIL)
+        first |= _RSV1
+    size = len(data)
+    if size < 126:
+        return bytes((first, size)) + data
+    if size < 65_536:
+        return _pack_16(first, 126, size) + data
+    return _pack_64(first, 127, size) + data
+
+
+class Representation:
+    """A codec, a framing and a compression: what two connections must share to be given the same bytes.
+
+    Compared by identity; `of` returns the same object for the same pair.
+    """
+
+    __slots__ = ("deflate", "protocol")
+
+    _known: dict[tuple[int, bool], Representation] = {}
+
+    def __init__(self, protocol: Protocol[Any], *, deflate: bool = False) -> None:
+        self.protocol = protocol
+        self.deflate = deflate
+
+    @classmethod
+    def of(cls, protocol: Protocol[Any], *, deflate: bool = False) -> Representation:
+        """Return the representation of a protocol instance."""
+        key = (id(protocol), deflate)
+        found = cls._known.get(key)
+        if found is None or found.protocol is not protocol:
+            found = cls._known[key] = cls(protocol, deflate=deflate)
+        return found
+
+    def batch(self, publications: Sequence[Publication]) -> Batch:
+        """Encode publications; framing and joining wait until a link asks for them."""
+        encode = self.protocol.encode_publication
+        return Batch([encode(publication) for publication in publications], deflate=self.deflate)
+
+    def direct(self, *messages: WireMessage) -> Batch:
+        """Make a batch of messages that belong to no channel."""
+        return Batch(list(messages), deflate=self.deflate)
+
+
+class Batch:
+    """Encoded messages in one representation: `joined` for a raw writer, `asgi` for an ASGI link; each made once."""
+
+    __slots__ = ("_asgi", "_deflate", "_joined", "messages", "size")
+
+    def __init__(self, messages: list[WireMessage], *, deflate: bool = False) -> None:
+        self.messages = messages
+        #: Bytes of the payloads, without framing.
+        self.size = sum([len(message.data) for message in messages])
+        self._deflate = deflate
+        self._joined: bytes | None = None
+        self._asgi: list[dict[str, Any]] | None = None
+
+    def __len__(self) -> int:
+        return len(self.messages)
+
+    @property
+    def joined(self) -> bytes:
+        """All frames in one buffer, ready for a socket."""
+        joined = self._joined
+        if joined is None:
+            deflate = self._deflate
+            joined = self._joined = b"".join([frame(message, deflate=deflate) for message in self.messages])
+        return joined
+
+    @property
+    def asgi(self) -> list[dict[str, Any]]:
+        """One `websocket.send` event for each message (ASGI WebSocket specification)."""
+        events = self._asgi
+        if events is None:
+            events = self._asgi = [
+                {"type": "websocket.send", "bytes": message.data}
+                if message.binary
+                else {"type": "websocket.send", "text": message.data.decode()}
+                for message in self.messages
+            ]
+        return events

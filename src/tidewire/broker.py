@@ -1,0 +1,93 @@
+"""The contract of a broker: it keeps publications and carries them between nodes."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+
+from tidewire.messages import HistoryPage, Position, Publication, PublishRequest, Retention
+
+__all__ = ("Broker", "Deliver")
+
+Deliver = Callable[[Sequence[Publication]], None]
+
+
+class Broker(ABC):
+    """Keeps publications and carries them between nodes.
+
+    One instance belongs to one node and to one event loop. `start` comes first and `aclose` last; both may be called
+    twice. Every other method may run concurrently with itself.
+
+    **Order.** Within a channel and epoch, offsets grow; each publication names the offset before it. `deliver` is
+    called on the event loop, never concurrently, with publications of subscribed channels; per channel they come in
+    the order of their offsets. A publication may be delivered twice or not at all after an outage: the node
+    compares `previous` with what it has and reads `history` to fill a gap.
+
+    **Kept.** A publication stays readable for at least 60 s, whatever its channel's retention, so that every node can
+    fill a gap; `Retention` decides what *readers* are shown.
+    """
+
+    #: Other processes on this store see what is published here.
+    shared: bool = False
+    #: What `publish` waits for, in words for people ("committed and fsynced").
+    kept: str = ""
+
+    @abstractmethod
+    async def start(self, deliver: Deliver) -> None:
+        """Open the store and begin to deliver.
+
+        Raises ConfigurationError when the store cannot be used as configured, StoreUnavailable when it does not answer.
+        """
+
+    @abstractmethod
+    async def aclose(self) -> None:
+        """Finish what was accepted, then release everything. Nothing is delivered afterwards."""
+
+    @abstractmethod
+    async def subscribe(self, channel: str) -> Position:
+        """Begin to carry a channel, and return its position: everything after it is delivered (at least once).
+
+        A channel that nobody has published to has a position too (offset 0 and an epoch that stays).
+        Calling it again is harmless. Raises StoreUnavailable.
+        """
+
+    @abstractmethod
+    async def unsubscribe(self, channel: str) -> None:
+        """Stop carrying a channel; harmless when it is not carried. Deliveries under way may still arrive."""
+
+    @abstractmethod
+    async def publish(self, request: PublishRequest) -> Position:
+        """Keep one publication and return its position.
+
+        Returns when the store keeps it (`kept` says what that means). Two calls of one node for one channel get their
+        offsets in the order in which the calls were first entered. With a `key` that is known within its window,
+        nothing is kept again and the position of the first is returned.
+
+        Raises NotPublished (surely not kept) or PublishUnconfirmed (unknown), never anything else for a store's failure.
+        """
+
+    @abstractmethod
+    async def history(
+        self,
+        channel: str,
+        *,
+        since: Position | None = None,
+        limit: int | None = None,
+        reverse: bool = False,
+        retention: Retention | None = None,
+    ) -> HistoryPage:
+        """Read a channel in one atomic step.
+
+        Forward: publications after `since` (exclusive; None: from the beginning of what is retained), oldest first.
+        With `reverse`: those before `since` (None: from the top), newest first. `limit` cuts the far end; 0 gives the
+        position alone. `retention` hides what is beyond its size and age; None shows everything that is still stored.
+        `complete` in the answer refers to `since` and to what `retention` shows. Raises StoreUnavailable.
+        """
+
+    @abstractmethod
+    async def remove_history(self, channel: str) -> None:
+        """Remove what is stored of a channel; its position stays. Raises StoreUnavailable."""
+
+    @abstractmethod
+    async def positions(self, channels: Sequence[str]) -> dict[str, Position]:
+        """Return the top position of each channel, in one bounded read. Raises StoreUnavailable."""

@@ -1,0 +1,154 @@
+"""Everything that tidewire raises, and every way in which it ends a connection.
+
+    TidewireError
+    ├── ConfigurationError            a setting, URL or argument that cannot work
+    ├── PublishError                  a publish that was not confirmed
+    │   ├── NotPublished              surely not kept: publish it again
+    │   └── PublishUnconfirmed        unknown: repeat it with the same `key`
+    ├── StoreUnavailable              history, presence or positions cannot be read now
+    ├── ConnectionClosed              the application used a connection that has ended
+    └── CommandError                  answers a command; the connection lives on
+        ├── BadRequest                not decodable, or of the wrong shape
+        ├── UnknownType               well formed, but no such command
+        ├── PermissionDenied          a rule said no
+        ├── NotAvailable              this channel does not offer it
+        ├── LimitExceeded             a named limit was reached
+        ├── RateLimited               too many messages; wait and go on
+        └── TemporaryFailure          the store is away; try again
+
+`Disconnect` is the other family: a code that ends a connection, and whether the client may come back.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+__all__ = (
+    "BadRequest",
+    "CommandError",
+    "ConfigurationError",
+    "ConnectionClosed",
+    "Disconnect",
+    "LimitExceeded",
+    "NotAvailable",
+    "NotPublished",
+    "PermissionDenied",
+    "PublishError",
+    "PublishUnconfirmed",
+    "RateLimited",
+    "StoreUnavailable",
+    "TemporaryFailure",
+    "TidewireError",
+    "UnknownType",
+)
+
+
+class TidewireError(Exception):
+    """The root of everything that tidewire raises."""
+
+
+class ConfigurationError(TidewireError):
+    """Raised for a setting, URL or argument that cannot work; says what to write instead."""
+
+
+class PublishError(TidewireError):
+    """A publish that the store did not confirm."""
+
+
+class NotPublished(PublishError):
+    """Raised when a publication was surely not kept: nobody saw it or will see it."""
+
+
+class PublishUnconfirmed(PublishError):
+    """Raised when the store did not answer in time: the publication may or may not be kept.
+
+    Publish it again with the same `key`; a repetition within the key's window is harmless.
+    """
+
+
+class StoreUnavailable(TidewireError):
+    """Raised when history, presence or positions cannot be read at the moment."""
+
+
+class Disconnect(msgspec.Struct, frozen=True):
+    """Why a connection ends: a WebSocket close code (RFC 6455 section 7.4), a short reason, and may the client return.
+
+    4000–4499 mean "come back and recover", 4500–4999 mean "do not come back", as in the Centrifuge protocol.
+    """
+
+    code: int
+    reason: str
+    reconnect: bool = True
+
+
+NORMAL = Disconnect(1000, "", reconnect=False)
+GONE = Disconnect(1001, "going away")
+POLICY = Disconnect(1008, "policy violation", reconnect=False)
+TOO_BIG = Disconnect(1009, "message too big", reconnect=False)
+INTERNAL_ERROR = Disconnect(1011, "internal error")
+SHUTDOWN = Disconnect(1012, "service restart")
+TOO_MANY = Disconnect(1013, "Too many connections")
+SLOW = Disconnect(4008, "slow: too much unsent; reconnect and recover")
+INSUFFICIENT = Disconnect(4010, "insufficient state: reconnect and recover")
+NO_PONG = Disconnect(4012, "no pong")
+STALLED = Disconnect(4013, "stalled")
+FORCED = Disconnect(4503, "disconnected by the application", reconnect=False)
+
+
+class ConnectionClosed(TidewireError):
+    """Raised when a connection is read or written after its end; carries the `Disconnect`."""
+
+    def __init__(self, disconnect: Disconnect) -> None:
+        super().__init__(f"the connection has ended (code {disconnect.code}: {disconnect.reason or 'no reason given'})")
+        self.disconnect = disconnect
+
+
+class CommandError(TidewireError):
+    """Answers one command; `code` is a stable word for programs, the text is for people."""
+
+    code = "internal"
+    temporary = False
+
+
+class BadRequest(CommandError):
+    """The message cannot be decoded, or has the wrong shape; the text says what was expected."""
+
+    code = "bad_request"
+
+
+class UnknownType(CommandError):
+    """The message is well formed, but of a type that this protocol does not have."""
+
+    code = "unknown_type"
+
+
+class PermissionDenied(CommandError):
+    """A channel rule does not let this user do this."""
+
+    code = "permission_denied"
+
+
+class NotAvailable(CommandError):
+    """The channel does not offer what was asked (no history, no presence)."""
+
+    code = "not_available"
+
+
+class LimitExceeded(CommandError):
+    """A named limit was reached; the text names it."""
+
+    code = "limit_exceeded"
+
+
+class RateLimited(CommandError):
+    """More messages than the rate allows; the message was not handled."""
+
+    code = "rate_limited"
+    temporary = True
+
+
+class TemporaryFailure(CommandError):
+    """The store is away; the same command may work later."""
+
+    code = "unavailable"
+    temporary = True

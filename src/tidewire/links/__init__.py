@@ -1,0 +1,1 @@
+"""Links: how bytes reach one client, and come from it."""

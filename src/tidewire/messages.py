@@ -1,0 +1,168 @@
+"""The values that travel: every layer above this one speaks in them, and none carries a dict."""
+
+from __future__ import annotations
+
+from enum import IntEnum
+
+import msgspec
+
+__all__ = (
+    "Departure",
+    "Farewell",
+    "Format",
+    "HistoryPage",
+    "Member",
+    "Position",
+    "Publication",
+    "PublishRequest",
+    "Retention",
+    "WireMessage",
+)
+
+
+class Format(IntEnum):
+    """What a publication's bytes are."""
+
+    TEXT = 0
+    BINARY = 1
+    JSON = 2
+
+
+class Position(msgspec.Struct, frozen=True, gc=False):
+    """A place in a channel's history: `offset` counts within `epoch`, which changes when the store lost data."""
+
+    offset: int
+    epoch: str
+
+
+class Publication(msgspec.Struct, frozen=True, gc=False):
+    """One message in a channel.
+
+    `previous` is the offset of the publication before it in the same channel and epoch (0: it is the first).
+    `time` is when the store kept it, in seconds since 1970. `meta` is opaque to the core: b"" or a JSON object.
+    """
+
+    channel: str
+    offset: int
+    previous: int
+    epoch: str
+    time: float
+    data: bytes
+    format: Format = Format.JSON
+    meta: bytes = b""
+
+
+class Retention(msgspec.Struct, frozen=True, gc=False):
+    """How much history a channel shows: at most `size` publications, none older than `age` seconds."""
+
+    size: int = 100
+    age: float = 86_400.0
+
+
+class PublishRequest(msgspec.Struct, frozen=True, gc=False):
+    """What a broker is asked to keep. The same `key` in the same channel within `key_age` seconds is kept once."""
+
+    channel: str
+    data: bytes
+    format: Format = Format.JSON
+    key: str = ""
+    meta: bytes = b""
+    retention: Retention = Retention()
+    key_age: float = 300.0
+
+
+class HistoryPage(msgspec.Struct, frozen=True):
+    """The answer of one atomic history read, publications in the order asked for.
+
+    `top` is the channel's position at the moment of the read. `complete` says that nothing is missing between
+    the position asked for (or, without one, the beginning of the retained window) and the first publication here;
+    it is False when the epoch differs, or when something in between was trimmed.
+    """
+
+    publications: tuple[Publication, ...]
+    top: Position
+    complete: bool
+
+
+class Member(msgspec.Struct, frozen=True, gc=False):
+    """One connection in a channel, as presence tells it. `info` is b"" or a JSON value of the application."""
+
+    connection: str
+    user: str
+    info: bytes = b""
+
+
+class Farewell(msgspec.Struct, frozen=True, gc=False):
+    """What is published when a user's last connection leaves a channel, by whichever node notices."""
+
+    data: bytes
+    format: Format = Format.JSON
+
+
+class Departure(msgspec.Struct, frozen=True, gc=False):
+    """A user whose connections in a channel all belonged to dead nodes; claimed by the node that got this value.
+
+    `token` is the same for every claim of the same departure, so a farewell published with it as `key` is kept once.
+    """
+
+    channel: str
+    user: str
+    token: str
+    farewell: Farewell | None = None
+
+
+class WireMessage(msgspec.Struct, frozen=True, gc=False):
+    """One encoded WebSocket message: `data` is UTF-8 unless `binary`."""
+
+    data: bytes
+    binary: bool = False
+
+
+class Subscribe(msgspec.Struct, frozen=True):
+    """Command: follow a channel; `since` asks for recovery, `history` for the newest publications."""
+
+    channel: str
+    since: Position | None = None
+    history: int = 0
+
+
+class Unsubscribe(msgspec.Struct, frozen=True):
+    """Command: stop following a channel."""
+
+    channel: str
+
+
+class Publish(msgspec.Struct, frozen=True):
+    """Command: publish in a channel ("": the one that the connection's route names)."""
+
+    data: bytes
+    format: Format
+    channel: str = ""
+    key: str = ""
+
+
+class Ping(msgspec.Struct, frozen=True):
+    """Command: answer with a pong."""
+
+
+Command = Subscribe | Unsubscribe | Publish | Ping
+
+
+class Subscribed(msgspec.Struct, frozen=True):
+    """Reply to a subscribe: the position from which the channel is live, and what came before it.
+
+    `recovered` is None when no recovery was asked for. When it is True, `publications` is all that was missed;
+    when it is False, `publications` is the newest history asked for.
+    """
+
+    channel: str
+    position: Position
+    publications: tuple[Publication, ...] = ()
+    recovered: bool | None = None
+
+
+class Dropped(msgspec.Struct, frozen=True):
+    """Push: so many publications of a channel were dropped for this slow subscriber."""
+
+    channel: str
+    count: int

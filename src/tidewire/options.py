@@ -1,0 +1,141 @@
+"""Limits and channel options, and which options apply to a channel name."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from enum import Enum
+from fnmatch import fnmatchcase
+
+import msgspec
+
+from tidewire.errors import BadRequest, ConfigurationError
+from tidewire.messages import Retention
+
+__all__ = ("ChannelOptions", "ChannelRules", "Limits", "SlowPolicy", "check_channel")
+
+
+class SlowPolicy(Enum):
+    """What happens to a subscriber that does not take what is pushed to it."""
+
+    DISCONNECT = "disconnect"  #: it is disconnected with a code that makes it come back and recover
+    LATEST = "latest"  #: only the newest publication is kept for it (prices, cursors)
+    DROP = "drop"  #: what it cannot take is dropped; it is counted, and told how many
+
+
+class Limits(msgspec.Struct, frozen=True, kw_only=True):
+    """Every limit of a node, with its default. Reaching one is counted under its name in `statistics()`."""
+
+    #: Bytes of one inbound message.
+    message_size: int = 65_536
+    #: Bytes that a connection has not yet taken, left from earlier turns of the loop.
+    outbox_bytes: int = 1_048_576
+    #: Messages that a connection has not yet taken, left from earlier turns of the loop.
+    outbox_messages: int = 4_096
+    #: Bytes received and not yet handled, at which reading pauses.
+    inbox_bytes: int = 65_536
+    #: Channels of one connection.
+    channels: int = 128
+    #: Characters of a channel name.
+    channel_name: int = 255
+    #: Connections of one node.
+    connections: int = 10_000
+    #: Connections of one user, on all nodes.
+    connections_per_user: int = 32
+    #: Connections from one address (loopback is exempt).
+    connections_per_address: int = 256
+    #: Inbound messages per second of one connection, and how many may come at once.
+    rate: float = 100.0
+    burst: int = 200
+    #: Bytes of a request's headers, and the seconds within which they must be complete.
+    header_bytes: int = 32_768
+    header_seconds: float = 5.0
+    #: Seconds for the first-message authentication.
+    auth_seconds: float = 10.0
+    #: Fragments of one message, empty ones counted.
+    fragments: int = 1_024
+    #: Seconds between pings, and within which the pong must come.
+    ping_seconds: float = 25.0
+    pong_seconds: float = 10.0
+    #: Seconds in which a peer must accept at least one byte of what waits for it.
+    stalled_seconds: float = 10.0
+    #: Nesting of inbound JSON.
+    json_depth: int = 64
+    #: Seconds over which a drain spreads its closes.
+    drain_seconds: float = 5.0
+    #: What a gap may hold to be filled from history: messages, bytes.
+    gap_messages: int = 1_000
+    gap_bytes: int = 1_048_576
+    #: Seconds after which a publish that the store has not answered fails.
+    publish_seconds: float = 2.0
+    #: Seconds of the loop's time that one turn of fan-out may take.
+    turn_seconds: float = 0.005
+
+
+class ChannelOptions(msgspec.Struct, frozen=True, kw_only=True):
+    """What one channel, or every channel of a pattern, offers."""
+
+    #: Publications that history shows (0: none), and for how many seconds.
+    history_size: int = 100
+    history_seconds: float = 86_400.0
+    #: What happens to a slow subscriber.
+    slow: SlowPolicy = SlowPolicy.DISCONNECT
+    #: What clients of a served protocol may do by themselves.
+    subscribe: bool = True
+    publish: bool = True
+
+    @property
+    def retention(self) -> Retention:
+        """The retention that brokers are given."""
+        return Retention(self.history_size, self.history_seconds)
+
+
+class ChannelRules:
+    """Finds the options of a channel: an exact name first, then the patterns in the order given, then the default."""
+
+    __slots__ = ("_default", "_exact", "_found", "_patterns")
+
+    def __init__(self, rules: Mapping[str, ChannelOptions] | None = None, default: ChannelOptions | None = None) -> None:
+        rules = rules or {}
+        for pattern in rules:
+            if not pattern:
+                raise ConfigurationError("a channel rule has an empty name; write a channel name or a pattern as 'room:*'")
+        self._default = default or ChannelOptions()
+        self._exact = {name: options for name, options in rules.items() if not _is_pattern(name)}
+        self._patterns = [(name, options) for name, options in rules.items() if _is_pattern(name)]
+        self._found: dict[str, ChannelOptions] = {}
+
+    def options(self, channel: str) -> ChannelOptions:
+        """Return the options of a channel; the same object for the same name."""
+        found = self._found.get(channel)
+        if found is None:
+            if len(self._found) >= 10_000:
+                self._found.clear()
+            found = self._found[channel] = self._find(channel)
+        return found
+
+    def _find(self, channel: str) -> ChannelOptions:
+        exact = self._exact.get(channel)
+        if exact is not None:
+            return exact
+        for pattern, options in self._patterns:
+            if fnmatchcase(channel, pattern):
+                return options
+        return self._default
+
+
+def _is_pattern(name: str) -> bool:
+    return any(character in name for character in "*?[")
+
+
+def check_channel(channel: object, limits: Limits) -> str:
+    """Return the channel name if it is one; raises BadRequest otherwise.
+
+    A name is 1 to `limits.channel_name` printable characters without white space at its ends.
+    """
+    if not isinstance(channel, str) or not channel:
+        raise BadRequest(f"channel name {channel!r} is not a non-empty string")
+    if len(channel) > limits.channel_name:
+        raise BadRequest(f"channel name of {len(channel)} characters is longer than the limit of {limits.channel_name}")
+    if not channel.isprintable() or channel != channel.strip():
+        raise BadRequest(f"channel name {channel!r} has characters that cannot be printed, or spaces at its ends")
+    return channel

@@ -1,0 +1,1 @@
+"""Protocols turn frames into commands, and replies and pushes into frames. They do no I/O."""

@@ -1,0 +1,56 @@
+"""The contract of a protocol: pure functions between wire messages and values."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import Generic, TypeVar
+
+from tidewire.errors import CommandError, Disconnect
+from tidewire.messages import Dropped, Publication, Subscribed, WireMessage
+
+__all__ = ("Protocol",)
+
+C = TypeVar("C")
+
+
+class Protocol(ABC, Generic[C]):
+    """Encodes and decodes one dialect; stateless, so that one instance serves every connection.
+
+    Connections with the same protocol instance share what is encoded for them.
+    """
+
+    #: The WebSocket subprotocol (RFC 6455 section 1.9) that names this dialect, if it has one.
+    subprotocol: str | None = None
+
+    @abstractmethod
+    def decode(self, message: str | bytes) -> Sequence[C]:
+        """Decode one inbound message into commands; raises CommandError for what cannot be one."""
+
+    @abstractmethod
+    def encode_publication(self, publication: Publication) -> WireMessage:
+        """Encode one publication as it is pushed."""
+
+    @abstractmethod
+    def encode_subscribed(self, reply: Subscribed) -> list[WireMessage]:
+        """Encode the reply to a subscribe, with its publications."""
+
+    @abstractmethod
+    def encode_error(self, error: CommandError) -> WireMessage:
+        """Encode the answer to a command that failed."""
+
+    @abstractmethod
+    def encode_pong(self) -> WireMessage | None:
+        """Encode the answer to the dialect's own ping, if it has one."""
+
+    @abstractmethod
+    def encode_dropped(self, push: Dropped) -> WireMessage:
+        """Encode the notice that publications were dropped for a slow subscriber."""
+
+    def encode_insufficient(self, channel: str) -> WireMessage | None:
+        """Encode the notice that a gap could not be filled; None: the connection is disconnected instead."""
+        return None
+
+    def close_code(self, disconnect: Disconnect) -> tuple[int, str]:
+        """Return the close code and reason (at most 123 bytes) that tell the client of a disconnect."""
+        return disconnect.code, disconnect.reason

@@ -41,6 +41,14 @@ class Link(ABC):
         """Say who is told; messages that came before are told first, before this returns or soon after."""
 
     @abstractmethod
+    async def hold(self) -> None:
+        """Keep the connection although the application's coroutine has nothing left to do (a served protocol).
+
+        A link that needs the ASGI call returns when the connection has ended; one that does not returns at once, and
+        the return of the ASGI call no longer closes the connection.
+        """
+
+    @abstractmethod
     def write(self, batch: Batch) -> None:
         """Queue a batch after all that was written before; it is sent as a whole and in order, or not at all.
 

@@ -1,0 +1,74 @@
+# Every command sets up what it needs by itself; nothing is assumed but Python (3.11 or newer) and make.
+
+PYTHON ?= python3
+PORT ?= 8000
+HOST ?= 127.0.0.1
+ARGS ?=
+
+VENV := .venv
+BIN := $(VENV)/bin
+RUNTIME := $(VENV)/.runtime
+DEV := $(VENV)/.dev
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
+# Two at a time: the tests start servers and browsers of their own, and more would only make them wait.
+JOBS ?= 2
+
+.DEFAULT_GOAL := help
+.PHONY: help setup serve test test-slow lint types bench check lock
+
+help: ## Show this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+setup: $(DEV) ## Set up .venv with everything for development
+
+serve: $(RUNTIME) ## Run the server (PORT=8000, HOST=127.0.0.1, ARGS="--workers 2")
+	@exec $(BIN)/tidewire serve --host $(HOST) --port $(PORT) $(ARGS)
+
+test: $(DEV) ## Run the whole test suite but for the slow tests
+	$(BIN)/python -m pytest -n $(JOBS) --dist loadgroup $(ARGS)
+
+test-slow: $(DEV) ## Run the slow tests
+	$(BIN)/python -m pytest -m slow $(ARGS)
+
+lint: $(DEV) ## Check format, style and the direction of imports
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/python -m pytest tests/test_layers.py
+
+types: $(DEV) ## Check the types, inside and as a user sees them
+	$(BIN)/mypy --strict src
+	$(BIN)/pyright --verifytypes tidewire --ignoreexternal
+
+bench: $(DEV) ## Measure; see bench/
+	$(BIN)/python -m bench $(ARGS)
+
+check: lint types test ## Everything before a commit
+
+lock: ## Take the newest versions that pyproject.toml allows into both lock files
+	rm -rf build/lock && $(PYTHON) -m venv build/lock
+	build/lock/bin/python -m pip install --quiet --upgrade pip
+	build/lock/bin/python -m pip install --quiet hatchling editables .
+	build/lock/bin/python -m pip freeze --exclude tidewire | sort -f > build/runtime
+	build/lock/bin/python -m pip install --quiet --group dev '.[metrics]'
+	build/lock/bin/python -m pip freeze --exclude tidewire | sort -f > build/all
+	{ sed -n '/^#/p' requirements.lock; sed "s/^uvloop==.*/&; sys_platform != 'win32'/" build/runtime; } > build/new
+	mv build/new requirements.lock
+	{ sed -n '/^#/p' requirements-dev.lock; comm -13 build/runtime build/all; } > build/new
+	mv build/new requirements-dev.lock
+
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { \
+	  echo "tidewire needs Python 3.11 or newer as $(PYTHON); install it, or name another: make PYTHON=python3.12 ..."; exit 1; }
+	@$(PYTHON) -m venv $(VENV) || { \
+	  echo "$(PYTHON) cannot make a virtual environment; on Debian: apt-get install python3-venv"; rm -rf $(VENV); exit 1; }
+
+$(RUNTIME): $(BIN)/python requirements.lock pyproject.toml
+	@echo "setting up $(VENV) ..."
+	@$(PIP) -r requirements.lock
+	@$(PIP) --no-deps --no-build-isolation -e .
+	@touch $@
+
+$(DEV): $(RUNTIME) requirements-dev.lock
+	@echo "adding the development tools ..."
+	@$(PIP) -r requirements-dev.lock
+	@touch $@

@@ -1,0 +1,1 @@
+"""The ready server, built only on the public API."""

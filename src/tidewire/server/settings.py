@@ -1,0 +1,310 @@
+"""The settings of the server: `tidewire.toml`, then `TIDEWIRE_*` variables, then flags; the later one wins.
+
+The one module that reads the environment. Every field of `options.Limits` is a setting of the table `[limits]`.
+"""
+
+from __future__ import annotations
+
+import difflib
+import ipaddress
+import math
+import os
+import re
+import tomllib
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import msgspec
+from annotated_types import Ge, Gt
+from pydantic import (
+    AllowInfNan,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PlainSerializer,
+    ValidationError,
+    create_model,
+)
+from pydantic.fields import FieldInfo
+from pydantic_settings import (
+    BaseSettings,
+    EnvSettingsSource,
+    NoDecode,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+    SettingsError,
+)
+
+from tidewire.errors import ConfigurationError
+from tidewire.options import Limits
+
+__all__ = ("CONFIG_FILE", "Loaded", "Settings", "load", "redacted", "sqlite_file")
+
+CONFIG_FILE = Path("tidewire.toml")
+_PREFIX = "TIDEWIRE_"
+#: Limits that may be zero: nothing is spread, filled or waited for.
+_MAY_BE_ZERO = frozenset({"drain_seconds", "gap_messages", "gap_bytes"})
+
+
+def _limit_field(field: msgspec.structs.FieldInfo) -> tuple[Any, Any]:
+    least = Ge(0) if field.name in _MAY_BE_ZERO else Gt(0)
+    return Annotated[field.type, least, AllowInfNan(False)], field.default
+
+
+_limit_fields: Any = {field.name: _limit_field(field) for field in msgspec.structs.fields(Limits)}
+#: Checks a table of limits; made from the fields of `Limits`, so that the two cannot differ.
+_LimitTable: type[BaseModel] = create_model("_LimitTable", __config__=ConfigDict(extra="forbid"), **_limit_fields)
+
+
+def _limits(value: object) -> Limits:
+    if isinstance(value, Limits):
+        return value
+    try:
+        return Limits(**_LimitTable.model_validate(value).model_dump())
+    except ValidationError as error:
+        raise ValueError(_problem(error)) from None
+
+
+def _comma_separated(value: object) -> object:
+    return [part.strip() for part in value.split(",") if part.strip()] if isinstance(value, str) else value
+
+
+Names = Annotated[list[str], NoDecode, BeforeValidator(_comma_separated)]
+
+
+class Settings(BaseSettings):
+    """What the server is told; reads nothing by itself (`load` does), so that a test may simply construct it."""
+
+    model_config = SettingsConfigDict(
+        env_prefix=_PREFIX,
+        env_nested_delimiter="__",
+        extra="forbid",
+        frozen=True,
+        arbitrary_types_allowed=True,
+        validate_default=False,
+    )
+
+    host: str = Field("127.0.0.1", min_length=1)
+    port: int = Field(8000, ge=0, le=65_535)
+    #: Where messages are kept: `memory://`, `sqlite:///file.db`, …
+    broker: str = Field("sqlite:///tidewire.db", pattern="^[a-z][a-z0-9+.-]*://")
+    workers: int = Field(1, ge=1, le=1_024)
+    #: The SQLite file of users and rooms; None: the broker's file, or `tidewire.db` beside a broker that has none.
+    accounts: Path | None = None
+    #: The key that signs tokens, made at first start; None: the accounts file with `.key` added.
+    key_file: Path | None = None
+    #: How long a token is good for.
+    token_seconds: float = Field(604_800.0, gt=0, allow_inf_nan=False)
+    #: Strangers may make an account.
+    signup: bool = True
+    #: The pages and endpoints of the tutorial; None: only when the host is a loopback address.
+    tutorial: bool | None = None
+    #: Origins whose pages may connect, as `https://example.org`; None: the same origin, and loopback ones on loopback.
+    allowed_origins: Names | None = None
+    #: Addresses or networks of proxies whose `X-Forwarded-*` headers are believed.
+    trusted_proxies: Names = ["127.0.0.1", "::1"]
+    #: Compress messages (RFC 7692): less traffic, more memory for each connection.
+    deflate: bool = False
+    log_level: Literal["critical", "error", "warning", "info", "debug"] = "info"
+    #: Log each request, without its query.
+    access_log: bool = False
+    tls_cert: Path | None = None
+    tls_key: Path | None = None
+    #: Seconds of silence after which a worker process counts as frozen and is replaced.
+    worker_seconds: float = Field(5.0, ge=1, allow_inf_nan=False)
+    limits: Annotated[Limits, BeforeValidator(_limits), PlainSerializer(msgspec.structs.asdict)] = Limits()
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Take what is given and nothing else."""
+        return (init_settings,)
+
+    @property
+    def accounts_file(self) -> Path:
+        """The SQLite file of users and rooms."""
+        return self.accounts or sqlite_file(self.broker) or Path("tidewire.db")
+
+    @property
+    def token_key_file(self) -> Path:
+        """The file of the key that signs tokens."""
+        return self.key_file or Path(f"{self.accounts_file}.key")
+
+    @property
+    def is_loopback(self) -> bool:
+        """Only this machine can reach the server."""
+        return _is_loopback(self.host)
+
+    @property
+    def serves_tutorial(self) -> bool:
+        """The tutorial is on."""
+        return self.is_loopback if self.tutorial is None else self.tutorial
+
+
+class Loaded(msgspec.Struct, frozen=True):
+    """Settings with the origin of each value: "default", "file", "environment" or "flag", by its dotted name."""
+
+    settings: Settings
+    origins: dict[str, str]
+
+    def lines(self) -> Iterator[tuple[str, str, str]]:
+        """Yield each setting's name, its value as TOML with secrets hidden, and its origin."""
+        values = {name: getattr(self.settings, name) for name in Settings.model_fields if name != "limits"}
+        values |= {f"limits.{name}": value for name, value in msgspec.structs.asdict(self.settings.limits).items()}
+        for name, value in values.items():
+            yield name, _shown(name, value), self.origins.get(name, "default")
+
+
+class _Environment(EnvSettingsSource):
+    """The variables, with `TIDEWIRE_LIMITS__NAME` gathered into one table."""
+
+    def field_is_complex(self, field: FieldInfo) -> bool:
+        return field.annotation is Limits or super().field_is_complex(field)
+
+
+def load(config: Path | None = None, flags: Mapping[str, Any] | None = None) -> Loaded:
+    """Read the file, the environment and the flags; a flag that is None was not given.
+
+    Without `config`, `tidewire.toml` of the current folder is read if it is there. Raises ConfigurationError.
+    """
+    given = {name: value for name, value in (flags or {}).items() if value is not None}
+    try:
+        environment = _Environment(Settings)()
+    except SettingsError as error:
+        raise ConfigurationError(f"the environment cannot be read: {error}") from None
+    sources = {"file": _read_file(config), "environment": environment, "flag": given}
+    merged: dict[str, Any] = {}
+    origins: dict[str, str] = {}
+    for origin, values in sources.items():
+        table = values.get("limits", {})
+        if not isinstance(table, Mapping):
+            raise ConfigurationError(f"limits from the {origin} must be a table of names and numbers, not {table!r}")
+        for name in values.keys() - {"limits"}:
+            merged[name], origins[name] = values[name], origin
+        for name, value in table.items():
+            merged.setdefault("limits", {})[name], origins[f"limits.{name}"] = value, origin
+    try:
+        settings = Settings(**merged)
+    except ValidationError as error:
+        raise ConfigurationError(_blamed(error, origins)) from None
+    _check(settings)
+    return Loaded(settings, origins)
+
+
+def unknown_variables() -> Iterator[str]:
+    """Yield a warning for each TIDEWIRE_* variable that is no setting but looks like a misspelt one."""
+    known = [f"{_PREFIX}{name.upper()}" for name in Settings.model_fields]
+    known += [f"{_PREFIX}LIMITS__{name.upper()}" for name in _LimitTable.model_fields]
+    for name in os.environ:
+        upper = name.upper()
+        if upper.startswith(_PREFIX) and upper not in known:
+            near = difflib.get_close_matches(upper, known, 1, 0.8)
+            if near:
+                yield f"the variable {name} is not a setting; did you mean {near[0]}?"
+
+
+def sqlite_file(url: str) -> Path | None:
+    """Return the file of a `sqlite:///` URL (four slashes: an absolute path), None for every other URL."""
+    match = re.match(r"sqlite:///([^?#]+)", url)
+    return Path(match[1]) if match else None
+
+
+def redacted(url: str) -> str:
+    """Return a URL with its password, and every value of its query that may be a secret, replaced by `***`."""
+    url = re.sub(r"^([a-z0-9+.-]+://[^/?#]*?):[^/?#]*@", r"\1:***@", url, flags=re.IGNORECASE)
+    secret = r"([?&][^=&#]*(?:pass|token|secret|key|cred)[^=&#]*)=[^&#]*"
+    return re.sub(secret, r"\1=***", url, flags=re.IGNORECASE)
+
+
+def _read_file(config: Path | None) -> dict[str, Any]:
+    path = config or CONFIG_FILE
+    try:
+        with path.open("rb") as file:
+            values = tomllib.load(file)
+    except FileNotFoundError:
+        if config is None:
+            return {}
+        raise ConfigurationError(f"{path} does not exist; write it, or leave out --config") from None
+    except OSError as error:
+        raise ConfigurationError(f"{path} cannot be read ({error.strerror}); make it readable") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigurationError(f"{path} is not TOML: {error}") from None
+    _refuse_unknown(path, values, Settings.model_fields, "")
+    if isinstance(values.get("limits"), dict):
+        _refuse_unknown(path, values["limits"], _LimitTable.model_fields, "limits.")
+    return values
+
+
+def _refuse_unknown(path: Path, values: Mapping[str, Any], known: Mapping[str, Any], prefix: str) -> None:
+    for name in values:
+        if name not in known:
+            elsewhere = f"limits.{name}" if not prefix and name in _LimitTable.model_fields else None
+            near = difflib.get_close_matches(name, known, 1, 0.4)
+            hint = elsewhere or (prefix + near[0] if near else None)
+            mend = f"did you mean {hint}?" if hint else "`tidewire serve --print-config` lists all settings"
+            raise ConfigurationError(f"{path}: unknown setting {prefix}{name}; {mend}")
+
+
+def _check(settings: Settings) -> None:
+    if (settings.tls_cert is None) != (settings.tls_key is None):
+        missing = "tls_key" if settings.tls_key is None else "tls_cert"
+        raise ConfigurationError(f"{missing} is missing: TLS needs both tls_cert and tls_key")
+    for origin in settings.allowed_origins or ():
+        if not re.fullmatch(r"https?://[^/?#@\s]+", origin):
+            raise ConfigurationError(f"allowed origin {origin!r} is none; write it as https://example.org")
+    if settings.workers > 1 and settings.broker.startswith("memory:"):
+        raise ConfigurationError(
+            f"memory:// keeps messages in one process, so {settings.workers} workers could not see each other's; "
+            "use --broker sqlite:///tidewire.db, or --workers 1"
+        )
+
+
+def _blamed(error: ValidationError, origins: Mapping[str, str]) -> str:
+    problem = _problem(error)
+    name = re.match(r"(?:limits: )?(\w+)", problem)
+    origin = name and (origins.get(name[1]) or origins.get(f"limits.{name[1]}"))
+    return f"{problem} (from the {origin})" if origin else problem
+
+
+def _problem(error: ValidationError) -> str:
+    first = error.errors()[0]
+    where = ".".join(str(part) for part in first["loc"])
+    if first["type"] == "extra_forbidden":
+        near = difflib.get_close_matches(where, [*Settings.model_fields, *_LimitTable.model_fields], 1, 0.4)
+        return f"{where} is not a setting; " + (f"did you mean {near[0]}?" if near else "see --print-config")
+    value = first["input"]
+    value = redacted(value) if isinstance(value, str) else value
+    shown = f" {value!r}" if isinstance(value, str | int | float) else ""
+    reason = first["msg"].removeprefix("Value error, ")
+    return f"{where}{shown}: {reason[:1].lower()}{reason[1:]}"
+
+
+def _shown(name: str, value: object) -> str:
+    if value is None:
+        return "(by itself)"
+    if name == "broker":
+        value = redacted(str(value))
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, float) and math.isfinite(value):
+        return f"{value:g}" if value < 1_000_000 else f"{value:.0f}"
+    if isinstance(value, list):
+        return "[" + ", ".join(f'"{item}"' for item in value) + "]"
+    return str(value) if isinstance(value, int) else f'"{value}"'
+
+
+def _is_loopback(host: str) -> bool:
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False

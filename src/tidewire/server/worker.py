@@ -1,0 +1,240 @@
+"""One process that serves: uvicorn on uvloop with a tuned garbage collector; `run` starts it, alone or supervised.
+
+A supervised worker tells through its channel: `.` each second from its event loop, or `!` and why it cannot start.
+It ends itself when the channel ends, so that no worker outlives its supervisor.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import gc
+import math
+import os
+import signal
+import socket
+import ssl
+import sys
+import threading
+from collections.abc import Awaitable, Callable, Iterator, MutableMapping
+from typing import Any
+
+import msgspec
+import uvicorn
+from uvicorn.importer import ImportFromStringError, import_from_string
+
+from tidewire.errors import ConfigurationError, TidewireError
+from tidewire.server import logs
+from tidewire.server.settings import Settings
+
+__all__ = ("CANNOT_START", "MISCONFIGURED", "Job", "serve")
+
+#: Exit codes: a mistake that no repetition mends, and a failure that may pass.
+MISCONFIGURED, CANNOT_START = 2, 3
+#: Seconds that the protocols, and after them the process, may take to end when the drain is over.
+_CLOSING_SECONDS, _ENDING_SECONDS = 3, 4.5
+#: Connections live long, so young objects are looked through seldom and old ones hardly ever.
+_GC_THRESHOLDS = (50_000, 20, 100)
+
+Message = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[Message]]
+Send = Callable[[Message], Awaitable[None]]
+App = Callable[[Message, Receive, Send], Awaitable[None]]
+
+
+class Job(msgspec.Struct, frozen=True):
+    """What a worker serves: the ready server, or the ASGI application that `app` names as `module:attribute`."""
+
+    settings: Settings
+    app: str | None = None
+
+    def encode(self) -> bytes:
+        """Return the job as one line."""
+        return msgspec.json.encode((self.app, self.settings.model_dump(mode="json"))) + b"\n"
+
+    @classmethod
+    def decode(cls, line: bytes) -> Job:
+        """Return the job of a line."""
+        app, settings = msgspec.json.decode(line)
+        return cls(Settings(**settings), app)
+
+
+class StartupFailed(TidewireError):
+    """Raised when the application did not start; the text is one line for the person who started it."""
+
+
+class _Application:
+    """The application, with the reason kept for which its lifespan failed."""
+
+    def __init__(self, app: App) -> None:
+        self._app = app
+        self.failure: str | None = None
+
+    def __call__(self, scope: Message, receive: Receive, send: Send) -> Awaitable[None]:
+        return self._live(scope, receive, send) if scope["type"] == "lifespan" else self._app(scope, receive, send)
+
+    async def _live(self, scope: Message, receive: Receive, send: Send) -> None:
+        failed: list[Message] = []
+
+        async def send_unless_failed(message: Message) -> None:
+            if message["type"] == "lifespan.startup.failed":
+                failed.append(message)
+            else:
+                await send(message)
+
+        try:
+            await self._app(scope, receive, send_unless_failed)
+        except Exception as error:
+            if failed:
+                self.failure = f"the application did not start: {type(error).__name__}: {error}"
+                if isinstance(error, TidewireError):
+                    self.failure = str(error)
+                    failed = [{"type": "lifespan.startup.failed", "message": ""}]
+            raise
+        finally:
+            for message in failed:
+                await send(message)
+
+
+class _Server(uvicorn.Server):
+    """uvicorn's server, which tells when it is ready, and ends in time whatever hangs."""
+
+    def __init__(self, config: uvicorn.Config, ready: Callable[[], None], drain_seconds: float) -> None:
+        super().__init__(config)
+        self._ready = ready
+        self._drain_seconds = drain_seconds
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        if self.started:
+            gc.collect()
+            gc.freeze()
+            gc.set_threshold(*_GC_THRESHOLDS)
+            self._ready()
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        last_resort = threading.Timer(self._drain_seconds + _ENDING_SECONDS, os._exit, (1,))
+        last_resort.daemon = True
+        last_resort.start()
+        await super().shutdown(sockets)
+
+
+def serve(job: Job, listener: socket.socket, ready: Callable[[], None], channel: socket.socket | None = None) -> None:
+    """Serve until SIGTERM or SIGINT. Raises ConfigurationError or StartupFailed when it cannot start."""
+    settings = job.settings
+    logs.configure(settings.log_level, access=settings.access_log)
+    application = _Application(_load(job))
+    server = _Server(_config(settings, application), ready, settings.limits.drain_seconds)
+    for signum in (signal.SIGINT, signal.SIGTERM):
+        # uvicorn raises the signal again when it has ended, for the handler that was there before: this one.
+        signal.signal(signum, server.handle_exit)
+    try:
+        with asyncio.Runner(loop_factory=_loop_factory()) as runner:
+            runner.run(_serve(server, listener, channel))
+    except SystemExit:
+        raise StartupFailed(application.failure or "the application did not start; the log says why") from None
+
+
+async def _serve(server: _Server, listener: socket.socket, channel: socket.socket | None) -> None:
+    if channel is None:
+        await server.serve(sockets=[listener])
+        return
+    async with asyncio.TaskGroup() as group:
+        beating = group.create_task(_beat(server, channel))
+        try:
+            await server.serve(sockets=[listener])
+        finally:
+            beating.cancel()
+
+
+async def _beat(server: _Server, channel: socket.socket) -> None:
+    def listen() -> None:
+        with contextlib.suppress(OSError):
+            if channel.recv(64):
+                return
+        asyncio.get_running_loop().remove_reader(channel)
+        server.handle_exit(signal.SIGTERM, None)
+
+    channel.setblocking(False)
+    asyncio.get_running_loop().add_reader(channel, listen)
+    while True:
+        if server.started:
+            with contextlib.suppress(OSError):
+                channel.send(b".")
+        await asyncio.sleep(1 if server.started else 0.02)
+
+
+def _load(job: Job) -> App:
+    if job.app is None:
+        from tidewire.server.app import create_app
+
+        return create_app(job.settings)
+    sys.path.insert(0, os.getcwd())
+    try:
+        app: App = import_from_string(job.app)
+    except ImportFromStringError as error:
+        raise ConfigurationError(f"{error}".splitlines()[0]) from None
+    if not callable(app):
+        raise ConfigurationError(f"{job.app} is {type(app).__name__}, not an ASGI application")
+    return app
+
+
+def _config(settings: Settings, app: _Application) -> uvicorn.Config:
+    config = uvicorn.Config(
+        app,
+        **_protocols(settings),
+        interface="asgi3",
+        lifespan="on",
+        log_config=None,
+        access_log=settings.access_log,
+        server_header=False,
+        workers=1,
+        backlog=4_096,
+        forwarded_allow_ips=settings.trusted_proxies,
+        timeout_graceful_shutdown=math.ceil(settings.limits.drain_seconds) + _CLOSING_SECONDS,
+        ssl_certfile=settings.tls_cert,
+        ssl_keyfile=settings.tls_key,
+    )
+    try:
+        config.load()
+    except (OSError, ssl.SSLError) as error:
+        raise ConfigurationError(
+            f"tls_cert {settings.tls_cert} and tls_key {settings.tls_key} cannot be used ({error}); "
+            "give a PEM certificate chain and its unencrypted private key"
+        ) from None
+    return config
+
+
+def _protocols(settings: Settings) -> dict[str, Any]:
+    return {"http": "httptools", "ws": "websockets-sansio", "ws_per_message_deflate": settings.deflate}
+
+
+def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
+    try:
+        import uvloop
+    except ImportError:
+        return None
+    return uvloop.new_event_loop
+
+
+@contextlib.contextmanager
+def _reported(channel: socket.socket) -> Iterator[None]:
+    try:
+        yield
+    except TidewireError as error:
+        channel.setblocking(True)
+        channel.sendall(b"!" + str(error).encode())
+        sys.exit(MISCONFIGURED if isinstance(error, ConfigurationError) else CANNOT_START)
+
+
+def main() -> None:
+    """Be a supervised worker; the arguments are the descriptors of its channel and of the listening socket."""
+    channel, listener = (socket.socket(fileno=int(descriptor)) for descriptor in sys.argv[1:3])
+    with channel, listener, channel.makefile("rb") as lines:
+        job = Job.decode(lines.readline())
+        with _reported(channel):
+            serve(job, listener, lambda: None, channel)
+
+
+if __name__ == "__main__":
+    main()

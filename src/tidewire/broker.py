@@ -63,7 +63,7 @@ class Broker(ABC):
         offsets in the order in which the calls were first entered. With a `key` that is known within its window,
         nothing is kept again and the position of the first is returned.
 
-        Raises NotPublished (surely not kept) or PublishUnconfirmed (unknown), never anything else for a store's failure.
+        Raises NotPublished (surely not kept) or PublishUnconfirmed (unknown), nothing else for a failing store.
         """
 
     @abstractmethod

@@ -94,11 +94,15 @@ class ChannelRules:
 
     __slots__ = ("_default", "_exact", "_found", "_patterns")
 
-    def __init__(self, rules: Mapping[str, ChannelOptions] | None = None, default: ChannelOptions | None = None) -> None:
+    def __init__(
+        self, rules: Mapping[str, ChannelOptions] | None = None, default: ChannelOptions | None = None
+    ) -> None:
         rules = rules or {}
         for pattern in rules:
             if not pattern:
-                raise ConfigurationError("a channel rule has an empty name; write a channel name or a pattern as 'room:*'")
+                raise ConfigurationError(
+                    "a channel rule has an empty name; write a channel name or a pattern as 'room:*'"
+                )
         self._default = default or ChannelOptions()
         self._exact = {name: options for name, options in rules.items() if not _is_pattern(name)}
         self._patterns = [(name, options) for name, options in rules.items() if _is_pattern(name)]

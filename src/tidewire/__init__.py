@@ -1,0 +1,62 @@
+"""tidewire: the realtime layer for FastAPI."""
+
+from tidewire.endpoint import HubConnection
+from tidewire.errors import (
+    BadRequest,
+    CommandError,
+    ConfigurationError,
+    ConnectionClosed,
+    Disconnect,
+    LimitExceeded,
+    NotAvailable,
+    NotPublished,
+    PermissionDenied,
+    PublishError,
+    PublishUnconfirmed,
+    RateLimited,
+    StoreUnavailable,
+    TemporaryFailure,
+    TidewireError,
+    UnknownType,
+)
+from tidewire.fastapi import Hub, choose_subprotocol
+from tidewire.messages import Format, HistoryPage, Member, Position, Publication, Subscribed
+from tidewire.node import Statistics
+from tidewire.options import ChannelOptions, Limits, SlowPolicy
+from tidewire.protocols.base import Protocol
+from tidewire.protocols.plain import PlainProtocol
+
+__all__ = (
+    "BadRequest",
+    "ChannelOptions",
+    "CommandError",
+    "ConfigurationError",
+    "ConnectionClosed",
+    "Disconnect",
+    "Format",
+    "HistoryPage",
+    "Hub",
+    "HubConnection",
+    "LimitExceeded",
+    "Limits",
+    "Member",
+    "NotAvailable",
+    "NotPublished",
+    "PermissionDenied",
+    "PlainProtocol",
+    "Position",
+    "Protocol",
+    "Publication",
+    "PublishError",
+    "PublishUnconfirmed",
+    "RateLimited",
+    "SlowPolicy",
+    "Statistics",
+    "StoreUnavailable",
+    "Subscribed",
+    "TemporaryFailure",
+    "TidewireError",
+    "UnknownType",
+    "choose_subprotocol",
+)
+__version__ = "0.1.0"

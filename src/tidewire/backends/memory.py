@@ -1,0 +1,201 @@
+"""The store of one process: kept until the process ends."""
+
+from __future__ import annotations
+
+import secrets
+import time
+from collections import OrderedDict, deque
+from collections.abc import Callable, Sequence
+
+from tidewire.broker import Broker, Deliver
+from tidewire.errors import NotPublished
+from tidewire.messages import (
+    Departure,
+    Farewell,
+    HistoryPage,
+    Member,
+    Position,
+    Publication,
+    PublishRequest,
+    Retention,
+)
+from tidewire.presence import JoinResult, Presence
+
+__all__ = ("MemoryBroker", "MemoryPresence")
+
+
+class _Stream:
+    """One channel's publications and top position."""
+
+    __slots__ = ("epoch", "keys", "publications", "top", "trimmed")
+
+    def __init__(self) -> None:
+        self.epoch = secrets.token_hex(4)
+        self.top = 0
+        #: The offset of the newest publication that is no longer here.
+        self.trimmed = 0
+        self.publications: deque[Publication] = deque()
+        self.keys: OrderedDict[str, tuple[float, Position]] = OrderedDict()
+
+
+class MemoryBroker(Broker):
+    """Keeps publications in this process: `publish` never suspends, and delivers before it returns.
+
+    Nothing has to be carried to another node, so no more is kept than the channel's retention shows.
+    """
+
+    kept = "in the memory of this process"
+
+    def __init__(self, clock: Callable[[], float] = time.time) -> None:
+        self._clock = clock
+        self._streams: dict[str, _Stream] = {}
+        self._subscribed: set[str] = set()
+        self._deliver: Deliver | None = None
+
+    async def start(self, deliver: Deliver) -> None:
+        self._deliver = deliver
+
+    async def aclose(self) -> None:
+        self._deliver = None
+
+    async def subscribe(self, channel: str) -> Position:
+        self._subscribed.add(channel)
+        stream = self._stream(channel)
+        return Position(stream.top, stream.epoch)
+
+    async def unsubscribe(self, channel: str) -> None:
+        self._subscribed.discard(channel)
+
+    async def publish(self, request: PublishRequest) -> Position:
+        if self._deliver is None:
+            raise NotPublished("the broker is not open; publish between its start and its close")
+        stream = self._stream(request.channel)
+        now = self._clock()
+        if request.key:
+            known = _known(stream, request.key, now)
+            if known is not None:
+                return known
+        previous = stream.top
+        stream.top = offset = previous + 1
+        publication = Publication(
+            request.channel, offset, previous, stream.epoch, now, request.data, request.format, request.meta
+        )
+        position = Position(offset, stream.epoch)
+        if request.key:
+            stream.keys[request.key] = (now + request.key_age, position)
+        stream.publications.append(publication)
+        _trim(stream, request.retention, now)
+        if request.channel in self._subscribed:
+            self._deliver((publication,))
+        return position
+
+    async def history(
+        self,
+        channel: str,
+        *,
+        since: Position | None = None,
+        limit: int | None = None,
+        reverse: bool = False,
+        retention: Retention | None = None,
+    ) -> HistoryPage:
+        stream = self._stream(channel)
+        top = Position(stream.top, stream.epoch)
+        shown, hidden = _shown(stream, retention, self._clock())
+        if since is not None and since.epoch != stream.epoch:
+            return HistoryPage((), top, complete=False)
+        if reverse:
+            found = [p for p in reversed(shown) if since is None or p.offset < since.offset]
+            complete = True
+        else:
+            found = [p for p in shown if since is None or p.offset > since.offset]
+            complete = since is None or hidden <= since.offset <= stream.top
+        return HistoryPage(tuple(found if limit is None else found[:limit]), top, complete)
+
+    async def remove_history(self, channel: str) -> None:
+        stream = self._stream(channel)
+        stream.publications.clear()
+        stream.trimmed = stream.top
+
+    async def positions(self, channels: Sequence[str]) -> dict[str, Position]:
+        streams = {channel: self._stream(channel) for channel in channels}
+        return {channel: Position(stream.top, stream.epoch) for channel, stream in streams.items()}
+
+    def _stream(self, channel: str) -> _Stream:
+        stream = self._streams.get(channel)
+        if stream is None:
+            stream = self._streams[channel] = _Stream()
+        return stream
+
+
+def _known(stream: _Stream, key: str, now: float) -> Position | None:
+    """Return the position kept under a key; keys whose window is over are forgotten first."""
+    while stream.keys:
+        oldest = next(iter(stream.keys))
+        if stream.keys[oldest][0] >= now:
+            break
+        del stream.keys[oldest]
+    known = stream.keys.get(key)
+    return known[1] if known is not None and known[0] >= now else None
+
+
+def _trim(stream: _Stream, retention: Retention, now: float) -> None:
+    publications = stream.publications
+    oldest = now - retention.age
+    while publications and (len(publications) > retention.size or publications[0].time < oldest):
+        stream.trimmed = publications.popleft().offset
+
+
+def _shown(stream: _Stream, retention: Retention | None, now: float) -> tuple[list[Publication], int]:
+    """Return what retention shows, and the offset of the newest publication that it hides."""
+    if retention is None:
+        return list(stream.publications), stream.trimmed
+    lowest, oldest = stream.top - retention.size, now - retention.age
+    shown = [p for p in stream.publications if p.offset > lowest and p.time >= oldest]
+    hidden = shown[0].previous if shown else stream.top
+    return shown, hidden
+
+
+class MemoryPresence(Presence):
+    """Who is in a channel of this process."""
+
+    def __init__(self) -> None:
+        self._channels: dict[str, dict[str, Member]] = {}
+
+    async def start(self, node: str) -> None:
+        self._channels.clear()
+
+    async def aclose(self) -> None:
+        self._channels.clear()
+
+    async def join(self, channel: str, member: Member, farewell: Farewell | None = None) -> JoinResult:
+        members = self._channels.setdefault(channel, {})
+        others = _count(members, member.user, but=member.connection)
+        members[member.connection] = member
+        return JoinResult(first=others == 0, connections=others + 1)
+
+    async def leave(self, channel: str, connection: str) -> bool:
+        members = self._channels.get(channel, {})
+        member = members.pop(connection, None)
+        if not members:
+            self._channels.pop(channel, None)
+        return member is not None and _count(members, member.user) == 0
+
+    async def touch(self) -> bool:
+        return True
+
+    async def members(self, channel: str) -> list[Member]:
+        return list(self._channels.get(channel, {}).values())
+
+    async def count(self, channel: str, user: str | None = None) -> int:
+        members = self._channels.get(channel, {})
+        return len(members) if user is None else _count(members, user)
+
+    async def claim(self, limit: int = 256) -> Sequence[Departure]:
+        return ()
+
+    async def forget(self, departures: Sequence[Departure]) -> None:
+        return None
+
+
+def _count(members: dict[str, Member], user: str, but: str = "") -> int:
+    return sum(1 for member in members.values() if member.user == user and member.connection != but)

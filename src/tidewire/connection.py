@@ -1,0 +1,206 @@
+"""One client: who it is, what it follows, the link to it, and what it has sent that nobody has read. Passive."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import os
+import time
+from collections import deque
+from collections.abc import Callable
+from typing import Any
+
+from tidewire.batch import Representation
+from tidewire.errors import POLICY, ConnectionClosed, Disconnect, RateLimited
+from tidewire.links.base import Link
+from tidewire.messages import WireMessage
+from tidewire.options import Limits
+from tidewire.protocols.base import Protocol
+from tidewire.subscription import Subscription
+
+__all__ = ("Connection",)
+
+_ids = itertools.count(1)
+_prefix = f"{os.getpid():x}-{time.time_ns() & 0xFFFFFFFFFF:x}"
+
+
+class Connection:
+    """One client.
+
+    What the client sends waits in the inbox until `receive` takes it; reading pauses at `limits.inbox_bytes`. After
+    the end, `disconnect` says why.
+    """
+
+    __slots__ = (
+        "_allowance",
+        "_allowed_at",
+        "_inbox",
+        "_inbox_size",
+        "_limits",
+        "_refused",
+        "_waiter",
+        "address",
+        "clean",
+        "disconnect",
+        "ending",
+        "failed",
+        "has_held",
+        "id",
+        "link",
+        "on_closed",
+        "on_drained",
+        "on_limit",
+        "on_readable",
+        "protocol",
+        "representation",
+        "subscriptions",
+        "user",
+    )
+
+    def __init__(self, link: Link, protocol: Protocol[Any], *, user: str, address: str, limits: Limits) -> None:
+        self.id = f"{_prefix}-{next(_ids):x}"
+        self.user = user
+        self.address = address
+        self.link = link
+        self.protocol = protocol
+        self.representation = Representation.of(protocol, deflate=link.deflate)
+        self.subscriptions: dict[str, Subscription] = {}
+        #: Why the connection ended, once it has.
+        self.disconnect: Disconnect | None = None
+        self.clean = False
+        #: Why we end it; set before the closing handshake is over.
+        self.ending: Disconnect | None = None
+        #: The application's handler raised.
+        self.failed = False
+        #: Some subscription holds something back for this slow client.
+        self.has_held = False
+        #: Called for each message that has come, instead of waking whoever waits in `receive`.
+        self.on_readable: Callable[[], None] | None = None
+        self.on_drained: Callable[[Connection], None] | None = None
+        self.on_closed: Callable[[Connection], None] | None = None
+        self.on_limit: Callable[[str], None] | None = None
+        self._inbox: deque[str | bytes] | None = None
+        self._inbox_size = 0
+        self._limits = limits
+        self._allowance = float(limits.burst)
+        self._allowed_at = 0.0
+        self._refused = 0
+        self._waiter: asyncio.Future[None] | None = None
+
+    # What the link tells (links.base.Listener).
+
+    def message_received(self, message: str | bytes) -> None:
+        """Keep a message until somebody receives it; one over the rate is refused with an error."""
+        if self.ending is not None or not self._is_allowed():
+            return
+        if self._inbox is None:
+            self._inbox = deque()
+        self._inbox.append(message)
+        self._inbox_size += len(message)
+        if self._inbox_size > self._limits.inbox_bytes:
+            self.link.pause_reading()
+        if self.on_readable is not None:
+            self.on_readable()
+        else:
+            self._wake()
+
+    def _is_allowed(self) -> bool:
+        """Take one from the token bucket; who goes on for a whole burst after being told is disconnected."""
+        now = time.monotonic()
+        limits = self._limits
+        self._allowance = min(float(limits.burst), self._allowance + (now - self._allowed_at) * limits.rate)
+        self._allowed_at = now
+        if self._allowance >= 1.0:
+            self._allowance -= 1.0
+            self._refused = 0
+            return True
+        self._refused += 1
+        if self.on_limit is not None:
+            self.on_limit("rate")
+        if self._refused > limits.burst:
+            self.end(POLICY)
+        else:
+            error = RateLimited(f"too many messages: more than {limits.rate:g} a second; this one was not handled")
+            self.write(self.protocol.encode_error(error))
+        return False
+
+    def drained(self) -> None:
+        """The link can take more."""
+        if self.has_held and self.on_drained is not None:
+            self.on_drained(self)
+
+    def closed(self, disconnect: Disconnect, *, clean: bool) -> None:
+        """The link has ended."""
+        if self.disconnect is not None:
+            return
+        self.disconnect = self.ending or disconnect
+        self.clean = clean
+        self._wake()
+        if self.on_closed is not None:
+            self.on_closed(self)
+
+    # What the layers above use.
+
+    @property
+    def is_closed(self) -> bool:
+        """The connection has ended, or is ending."""
+        return self.disconnect is not None or self.ending is not None
+
+    def receive_nowait(self) -> str | bytes | None:
+        """Take the next message, or None when none is waiting."""
+        inbox = self._inbox
+        if not inbox:
+            return None
+        message = inbox.popleft()
+        was_over = self._inbox_size > self._limits.inbox_bytes
+        self._inbox_size -= len(message)
+        if was_over and self._inbox_size <= self._limits.inbox_bytes:
+            self.link.resume_reading()
+        if not inbox:
+            self._inbox = None
+        return message
+
+    async def receive(self) -> str | bytes:
+        """Wait for the next message; raises ConnectionClosed after the last one."""
+        while True:
+            message = self.receive_nowait()
+            if message is not None:
+                return message
+            if self.disconnect is not None:
+                raise ConnectionClosed(self.disconnect)
+            await self._wait()
+
+    async def wait_closed(self) -> Disconnect:
+        """Wait until the connection has ended, and return why; what the client sends meanwhile is thrown away."""
+        while self.disconnect is None:
+            while self.receive_nowait() is not None:
+                pass
+            await self._wait()
+        return self.disconnect
+
+    async def _wait(self) -> None:
+        if self._waiter is not None:
+            await asyncio.shield(self._waiter)
+            return
+        self._waiter = asyncio.get_running_loop().create_future()
+        try:
+            await self._waiter
+        finally:
+            self._waiter = None
+
+    def _wake(self) -> None:
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
+
+    def write(self, *messages: WireMessage) -> None:
+        """Write messages that belong to no channel, behind all that was written before."""
+        if self.disconnect is None and messages:
+            self.link.write(self.representation.direct(*messages))
+
+    def end(self, disconnect: Disconnect) -> None:
+        """Begin to end the connection; harmless when it has ended."""
+        if self.is_closed:
+            return
+        self.ending = disconnect
+        self.link.close(*self.protocol.close_code(disconnect))
+        self._wake()

@@ -1,0 +1,30 @@
+"""What nodes tell each other beside publications, and the names of the channels that are theirs."""
+
+from __future__ import annotations
+
+import msgspec
+
+from tidewire.errors import Disconnect
+
+__all__ = ("CONTROL", "Control", "is_reserved", "personal")
+
+#: The channel on which nodes tell each other what is not a publication of the application.
+CONTROL = "$control"
+
+
+class Control(msgspec.Struct, frozen=True, omit_defaults=True):
+    """What one node asks of all: to disconnect a user, or to push the publication's data to everybody."""
+
+    user: str = ""
+    disconnect: Disconnect | None = None
+    everybody: bool = False
+
+
+def personal(user: str) -> str:
+    """Return the channel that every connection of a user follows."""
+    return f"$user:{user}"
+
+
+def is_reserved(channel: str) -> bool:
+    """Say whether a name belongs to the nodes; clients and applications do not use these by name."""
+    return channel.startswith("$")

@@ -1,0 +1,209 @@
+"""What a FastAPI application uses: the hub with its lifespan, its connections and its routes."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
+from concurrent.futures import Future
+from contextlib import asynccontextmanager
+from types import TracebackType
+from typing import Any
+
+from starlette.routing import WebSocketRoute
+from starlette.types import ASGIApp
+from starlette.websockets import WebSocket
+
+from tidewire.backends import open_backend
+from tidewire.control import CONTROL, Control, is_reserved, personal
+from tidewire.endpoint import HubConnection
+from tidewire.errors import FORCED, ConfigurationError, Disconnect, TidewireError
+from tidewire.messages import HistoryPage, Member, Position
+from tidewire.node import Node, Statistics
+from tidewire.options import ChannelOptions, ChannelRules, Limits
+from tidewire.payload import encode_payload
+from tidewire.protocols.base import Protocol
+from tidewire.protocols.plain import PLAIN
+from tidewire.served import ServedEndpoint
+
+__all__ = ("Hub",)
+
+
+class Hub:
+    """Channels, history, presence and connections for a FastAPI application.
+
+    `url` names the store (memory://, sqlite:///chat.db). `channels` maps channel names or patterns ("room:*") to their
+    options. `origins` are the browser origins that may connect beside the application's own ("*": any).
+    Use it as `FastAPI(lifespan=hub.lifespan)`, or as `async with hub:` inside another lifespan. Raises
+    ConfigurationError for what cannot work.
+    """
+
+    def __init__(
+        self,
+        url: str = "memory://",
+        *,
+        limits: Limits | None = None,
+        channels: Mapping[str, ChannelOptions] | None = None,
+        default: ChannelOptions | None = None,
+        origins: Iterable[str] = (),
+    ) -> None:
+        self.url = url
+        self.limits = limits or Limits()
+        self.origins = frozenset(origins)
+        self._rules = ChannelRules(channels, default)
+        self._node: Node | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
+        open_backend(url, self.limits)  # a bad URL fails where it is written, not at the first request
+
+    # Lifespan.
+
+    @asynccontextmanager
+    async def lifespan(self, app: object = None) -> AsyncIterator[None]:
+        """Open the hub for as long as the application runs."""
+        async with self:
+            yield
+
+    async def __aenter__(self) -> Hub:
+        if self._node is not None:
+            raise ConfigurationError("this hub is open already; enter it once, in the application's lifespan")
+        broker, presence = open_backend(self.url, self.limits)
+        node = Node(broker, presence, limits=self.limits, rules=self._rules)
+        await node.start()
+        self._node, self._loop = node, asyncio.get_running_loop()
+        return self
+
+    async def __aexit__(
+        self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        node, self._node, self._loop = self._node, None, None
+        if node is not None:
+            await node.aclose()
+
+    @property
+    def node(self) -> Node:
+        """The engine; raises ConfigurationError while the hub is closed."""
+        if self._node is None:
+            raise ConfigurationError(
+                "this hub is not open; write FastAPI(lifespan=hub.lifespan), or `async with hub:` in your own lifespan"
+            )
+        return self._node
+
+    # Connections.
+
+    def connect(
+        self,
+        websocket: WebSocket,
+        *,
+        user: str = "",
+        info: Any = None,
+        protocol: Protocol[Any] = PLAIN,
+        subprotocol: str | None = None,
+        headers: Iterable[tuple[bytes, bytes]] | None = None,
+    ) -> HubConnection:
+        """Take a WebSocket over: `async with hub.connect(websocket, user=…) as connection`.
+
+        Accepts it if nobody has. Over a connection limit it is refused so that the client can read why: HTTP 503 with
+        Retry-After in the handshake, or, for a browser, close code 1013. Inside the block, a client that goes away ends
+        the iteration; any other exception is logged, the client gets 1011, and the others see it leave.
+        """
+        return HubConnection(
+            self.node,
+            websocket,
+            user=user,
+            info=info,
+            protocol=protocol,
+            subprotocol=subprotocol,
+            headers=headers,
+            origins=self.origins,
+        )
+
+    def serve(
+        self,
+        protocol: Protocol[Any] = PLAIN,
+        *,
+        authenticate: Callable[[WebSocket], Awaitable[str]] | None = None,
+        history: int = 0,
+    ) -> ASGIApp:
+        """Make an ASGI application that serves a whole protocol.
+
+        The route's `channel` parameter, if it has one, is followed from the start and takes what names no channel.
+        `authenticate` returns the user, or raises starlette's HTTPException or WebSocketException.
+        """
+        return ServedEndpoint(self, protocol, authenticate=authenticate, history=history)
+
+    def route(self, path: str, protocol: Protocol[Any] = PLAIN, **options: Any) -> WebSocketRoute:
+        """Make a route for `serve`, to append to `app.router.routes`."""
+        return WebSocketRoute(path, self.serve(protocol, **options))
+
+    # Publications.
+
+    async def publish(self, channel: str, data: Any, *, key: str = "") -> Position:
+        """Publish str as text, bytes as binary, anything else as JSON; returns when the broker keeps it.
+
+        The same `key` in the same channel within five minutes is published once. Raises NotPublished (surely not kept)
+        or PublishUnconfirmed (unknown; repeat it with the same key), BadRequest for data that cannot be sent.
+        """
+        return await self.node.publish(_open_name(channel), *encode_payload(data), key=key)
+
+    def publish_threadsafe(self, channel: str, data: Any, *, key: str = "") -> Future[Position]:
+        """Publish from a thread of this process; the future raises as `publish` does."""
+        self.node.fanout  # noqa: B018 - a closed hub says so here, in the caller's thread
+        assert self._loop is not None
+        return asyncio.run_coroutine_threadsafe(self.publish(channel, data, key=key), self._loop)
+
+    async def send_to_user(self, user: str, data: Any, *, key: str = "") -> Position:
+        """Push to every connection of a user, on all nodes; kept in the user's own channel. Raises as `publish`."""
+        return await self.node.publish(personal(user), *encode_payload(data), key=key)
+
+    async def broadcast(self, data: Any) -> None:
+        """Push to every connection on all nodes, whatever it follows; not kept for anybody who is away."""
+        await self.node.control(Control(everybody=True), *encode_payload(data))
+
+    async def disconnect(self, *, user: str, reason: str = "", reconnect: bool = False) -> None:
+        """End every connection of a user on all nodes."""
+        code = 4000 if reconnect else FORCED.code
+        await self.node.control(Control(user, Disconnect(code, reason or FORCED.reason, reconnect)))
+
+    # What is known.
+
+    async def history(
+        self, channel: str, *, since: Position | None = None, limit: int | None = None, reverse: bool = False
+    ) -> HistoryPage:
+        """Read a channel's history as its retention shows it; raises StoreUnavailable."""
+        retention = self.node.rules.options(channel).retention
+        return await self.node.broker.history(channel, since=since, limit=limit, reverse=reverse, retention=retention)
+
+    async def remove_history(self, channel: str) -> None:
+        """Remove what is stored of a channel; raises StoreUnavailable."""
+        await self.node.broker.remove_history(_open_name(channel))
+
+    async def presence(self, channel: str) -> list[Member]:
+        """Return who is present in a channel on all nodes, one entry a connection; raises StoreUnavailable."""
+        return await self.node.presence.members(channel)
+
+    async def users(self, channel: str) -> list[str]:
+        """Return the users present in a channel on all nodes, each once, in the order of their arrival."""
+        return list(dict.fromkeys(member.user for member in await self.presence(channel)))
+
+    async def is_online(self, user: str) -> bool:
+        """Say whether a user has a connection on any node; raises StoreUnavailable."""
+        return await self.node.presence.count(personal(user), user) > 0
+
+    @property
+    def degraded(self) -> bool:
+        """The store is away: publishing fails, clients stay."""
+        return self.node.maintenance.degraded
+
+    def statistics(self) -> Statistics:
+        """Return the figures of this node."""
+        return self.node.statistics()
+
+
+def _open_name(channel: str) -> str:
+    if not channel or (is_reserved(channel) and channel != CONTROL):
+        raise TidewireError(f"channel name {channel!r} is empty or begins with $, which the server keeps for itself")
+    return channel
+
+
+def choose_subprotocol(asked: Sequence[str], offered: Sequence[str]) -> str | None:
+    """Return the first that the client asks for and the server has (RFC 6455 section 4.2.2), or None."""
+    return next((name for name in asked if name in offered), None)

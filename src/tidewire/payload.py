@@ -1,0 +1,51 @@
+"""What an application may publish or send, as bytes and their format."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+from pydantic import BaseModel
+
+from tidewire.errors import BadRequest
+from tidewire.messages import Farewell, Format, WireMessage
+
+__all__ = ("encode_farewell", "encode_json", "encode_message", "encode_payload")
+
+_encode = msgspec.json.Encoder().encode
+
+
+def encode_json(value: Any) -> bytes:
+    """Return a value as JSON (RFC 8259): pydantic models, msgspec structs, dataclasses and plain values.
+
+    Raises BadRequest for a value that JSON cannot carry.
+    """
+    if isinstance(value, BaseModel):
+        return value.model_dump_json().encode()
+    try:
+        return _encode(value)
+    except (TypeError, ValueError, UnicodeEncodeError, RecursionError) as error:
+        raise BadRequest(f"a value of type {type(value).__name__} cannot be sent as JSON: {error}") from None
+
+
+def encode_payload(data: Any) -> tuple[bytes, Format]:
+    """Return str as text, bytes as binary, and anything else as JSON; raises BadRequest."""
+    if isinstance(data, str):
+        try:
+            return data.encode(), Format.TEXT
+        except UnicodeEncodeError:
+            raise BadRequest("the text has a lone surrogate, which UTF-8 cannot carry; replace it") from None
+    if isinstance(data, bytes | bytearray | memoryview):
+        return bytes(data), Format.BINARY
+    return encode_json(data), Format.JSON
+
+
+def encode_farewell(data: Any) -> Farewell | None:
+    """Return what is to be published on leaving, or None for None."""
+    return None if data is None else Farewell(*encode_payload(data))
+
+
+def encode_message(data: Any) -> WireMessage:
+    """Return one message for one client: text for str and JSON, binary for bytes."""
+    encoded, format_ = encode_payload(data)
+    return WireMessage(encoded, format_ is Format.BINARY)

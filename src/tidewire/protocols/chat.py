@@ -1,0 +1,284 @@
+"""The chat dialect (contract.md section B): JSON objects with a `type`, or plain text as typed."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import msgspec
+
+from tidewire.errors import BadRequest, CommandError, UnknownType
+from tidewire.messages import Dropped, Publication, Subscribed, WireMessage
+from tidewire.protocols.base import Protocol
+from tidewire.protocols.jsontext import JsonDecoder
+
+__all__ = (
+    "CHAT",
+    "Auth",
+    "Chat",
+    "ChatCommand",
+    "ChatMessage",
+    "ChatProtocol",
+    "Error",
+    "Inbox",
+    "Join",
+    "Leave",
+    "Left",
+    "Online",
+    "OnlineUsers",
+    "Ping",
+    "Pong",
+    "PrivateChat",
+    "PrivateChatMessage",
+    "RoomEntry",
+    "RoomList",
+    "Rooms",
+    "System",
+)
+
+#: The room of a message that names none.
+LOBBY = "lobby"
+
+_PRIVATE_USAGE = "Invalid /pm command format. Use '/pm username message'"
+
+
+class _In(msgspec.Struct, frozen=True, tag_field="type"):
+    """What clients send."""
+
+
+class Chat(_In, frozen=True, tag="chat"):
+    """Say something in a room; `id` makes a repetition harmless."""
+
+    message: str
+    id: str | int | None = None
+    room: str = LOBBY
+
+
+class PrivateChat(_In, frozen=True, tag="private_chat"):
+    """Say something to one user."""
+
+    target_user: str
+    message: str
+    id: str | int | None = None
+
+
+class Ping(_In, frozen=True, tag="ping"):
+    """Ask for a pong."""
+
+
+class Auth(_In, frozen=True, tag="auth"):
+    """Present a token, as the first message."""
+
+    token: str
+
+
+class Online(_In, frozen=True, tag="online"):
+    """Ask who is in a room."""
+
+    room: str = LOBBY
+
+
+class Join(_In, frozen=True, tag="join"):
+    """Follow one more room, from a position if there is one."""
+
+    room: str
+    since: int | None = None
+    epoch: str = ""
+
+
+class Leave(_In, frozen=True, tag="leave"):
+    """Follow a room no longer."""
+
+    room: str
+
+
+class Rooms(_In, frozen=True, tag="rooms"):
+    """Ask which rooms there are."""
+
+
+ChatCommand = Chat | PrivateChat | Ping | Auth | Online | Join | Leave | Rooms
+
+_TYPES = frozenset({"chat", "private_chat", "ping", "auth", "online", "join", "leave", "rooms"})
+
+
+class _Out(msgspec.Struct, frozen=True, tag_field="type", omit_defaults=True):
+    """What the server sends; what is at its default is left out."""
+
+
+class ChatMessage(_Out, frozen=True, tag="chat_message"):
+    """What somebody said; stored in this shape, `offset` is added on the way out."""
+
+    sender: str
+    content: str
+    timestamp: str
+    id: str | int | None = None
+    room: str = LOBBY
+
+
+class PrivateChatMessage(_Out, frozen=True, tag="private_chat_message"):
+    """What somebody said to one user."""
+
+    sender: str
+    target: str
+    content: str
+    timestamp: str
+    id: str | int | None = None
+
+
+class System(_Out, frozen=True, tag="system"):
+    """What the server has to say."""
+
+    content: str
+    timestamp: str | None = None
+    id: str | int | None = None
+    room: str = LOBBY
+
+
+class OnlineUsers(_Out, frozen=True, tag="online"):
+    """Who is in a room."""
+
+    users: list[str]
+    room: str = LOBBY
+
+
+class History(_Out, frozen=True, tag="history"):
+    """What was said before, oldest first; each message with its offset."""
+
+    messages: list[msgspec.Raw]
+    epoch: str
+    recovered: bool | msgspec.UnsetType = msgspec.UNSET
+    room: str = LOBBY
+
+
+class Inbox(_Out, frozen=True, tag="inbox"):
+    """Private messages that were missed, and the position from which the inbox is live."""
+
+    messages: list[msgspec.Raw]
+    offset: int
+    epoch: str
+    recovered: bool | msgspec.UnsetType = msgspec.UNSET
+
+
+class Left(_Out, frozen=True, tag="left"):
+    """The room is no longer followed."""
+
+    room: str
+
+
+class RoomEntry(msgspec.Struct, frozen=True):
+    """One room, and how many users are in it."""
+
+    name: str
+    online: int
+
+
+class RoomList(_Out, frozen=True, tag="rooms"):
+    """The rooms there are."""
+
+    rooms: list[RoomEntry]
+
+
+class Pong(_Out, frozen=True, tag="pong"):
+    """The answer to a ping."""
+
+
+class Error(_Out, frozen=True, tag="error"):
+    """What went wrong; with the `id` of the message that was not delivered, where it had one."""
+
+    code: str
+    content: str
+    id: str | int | None = None
+    room: str = LOBBY
+
+
+_encode = msgspec.json.Encoder().encode
+_decoder = JsonDecoder(ChatCommand, expected='an object such as {"type": "chat", "message": "hello"}')
+_type_of = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
+
+
+class ChatProtocol(Protocol[ChatCommand]):
+    """Encodes and decodes the chat dialect; what a chat does is `server/chat.py`."""
+
+    subprotocol = "chat"
+
+    def decode(self, message: str | bytes) -> Sequence[ChatCommand]:
+        """Decode JSON (in a text or binary message), or plain text: a chat message, or `/pm user message`.
+
+        Text is taken for JSON when it begins with a brace, or is a JSON array.
+        """
+        if isinstance(message, bytes):
+            return (self._decode_json(message),)
+        stripped = message.strip()
+        if stripped.startswith("{") or _is_array(stripped):
+            return (self._decode_json(stripped.encode()),)
+        if stripped == "/pm" or stripped.startswith("/pm "):
+            return (_private(stripped),)
+        return (Chat(message),)
+
+    def _decode_json(self, data: bytes) -> ChatCommand:
+        try:
+            command = _decoder.decode(data)
+        except BadRequest as error:
+            unknown = _unknown_type(data)
+            if unknown is not None:
+                raise UnknownType(
+                    f"there is no type {unknown!r}; expected one of {', '.join(sorted(_TYPES))}"
+                ) from error
+            raise
+        return command  # type: ignore[return-value]
+
+    def encode(self, message: _Out) -> WireMessage:
+        """Encode one message that belongs to no channel."""
+        return WireMessage(_encode(message))
+
+    def encode_publication(self, publication: Publication) -> WireMessage:
+        """Encode a stored message with its offset in front of the closing brace."""
+        data = publication.data
+        if publication.data.endswith(b"}") and len(data) > 2:
+            return WireMessage(b'%b,"offset":%d}' % (data[:-1], publication.offset))
+        return WireMessage(data)
+
+    def encode_subscribed(self, reply: Subscribed) -> list[WireMessage]:
+        encoded = [msgspec.Raw(self.encode_publication(publication).data) for publication in reply.publications]
+        recovered = msgspec.UNSET if reply.recovered is None else reply.recovered
+        room = reply.channel.partition(":")[2]
+        return [self.encode(History(encoded, reply.position.epoch, recovered, room))]
+
+    def encode_error(self, error: CommandError) -> WireMessage:
+        return self.encode(Error(error.code, str(error)))
+
+    def encode_pong(self) -> WireMessage | None:
+        return self.encode(Pong())
+
+    def encode_dropped(self, push: Dropped) -> WireMessage:
+        text = f"{push.count} messages were dropped, this connection is too slow"
+        return self.encode(Error("dropped", text, room=push.channel.partition(":")[2]))
+
+
+def _private(text: str) -> PrivateChat:
+    parts = text.split(maxsplit=2)
+    if len(parts) < 3:
+        raise BadRequest(_PRIVATE_USAGE)
+    return PrivateChat(parts[1], parts[2])
+
+
+def _is_array(text: str) -> bool:
+    if not text.startswith("["):
+        return False
+    try:
+        msgspec.json.decode(text, type=list[msgspec.Raw])
+    except (msgspec.DecodeError, RecursionError):
+        return False
+    return True
+
+
+def _unknown_type(data: bytes) -> str | None:
+    """Return the `type` of a JSON object if it is a string that this dialect does not have."""
+    try:
+        found = msgspec.json.decode(_type_of(data).get("type", msgspec.Raw(b"null")))
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return None
+    return found if isinstance(found, str) and found not in _TYPES else None
+
+
+#: The instance that connections share.
+CHAT = ChatProtocol()

@@ -1,0 +1,43 @@
+"""The plain protocol: what is published is what is sent, as text or binary; what a client sends is published."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from tidewire.errors import CommandError
+from tidewire.messages import Dropped, Format, Publication, Publish, Subscribed, WireMessage
+from tidewire.protocols.base import Protocol
+
+__all__ = ("PLAIN", "PlainProtocol")
+
+
+class PlainProtocol(Protocol[Publish]):
+    """Raw text and bytes, in both directions.
+
+    It has no room for offsets: a client that must recover by itself wants another protocol. Whoever cannot be told of
+    a gap is disconnected, and begins anew from the channel's history.
+    """
+
+    def decode(self, message: str | bytes) -> Sequence[Publish]:
+        if isinstance(message, str):
+            return (Publish(message.encode(), Format.TEXT),)
+        return (Publish(message, Format.BINARY),)
+
+    def encode_publication(self, publication: Publication) -> WireMessage:
+        return WireMessage(publication.data, publication.format is Format.BINARY)
+
+    def encode_subscribed(self, reply: Subscribed) -> list[WireMessage]:
+        return [self.encode_publication(publication) for publication in reply.publications]
+
+    def encode_error(self, error: CommandError) -> WireMessage:
+        return WireMessage(f"error: {error}".encode())
+
+    def encode_pong(self) -> WireMessage | None:
+        return None
+
+    def encode_dropped(self, push: Dropped) -> WireMessage:
+        return WireMessage(f"error: {push.count} messages were dropped, this connection is too slow".encode())
+
+
+#: The instance that connections share unless they ask for another.
+PLAIN = PlainProtocol()

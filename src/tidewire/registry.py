@@ -1,0 +1,144 @@
+"""Who follows what on this node: channel → representation → subscriptions, user → connections. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from tidewire.batch import Representation
+from tidewire.connection import Connection
+from tidewire.messages import Position, Publication
+from tidewire.options import ChannelOptions
+from tidewire.subscription import Subscription
+
+__all__ = ("Channel", "Group", "Registry")
+
+
+class Group:
+    """The subscriptions of one channel that share a representation, grouped when they subscribe."""
+
+    __slots__ = ("_snapshot", "subscriptions")
+
+    def __init__(self) -> None:
+        self.subscriptions: dict[Subscription, None] = {}
+        self._snapshot: tuple[Subscription, ...] | None = None
+
+    def add(self, subscription: Subscription) -> None:
+        self.subscriptions[subscription] = None
+        self._snapshot = None
+
+    def discard(self, subscription: Subscription) -> None:
+        if self.subscriptions.pop(subscription, False) is None:
+            self._snapshot = None
+
+    @property
+    def snapshot(self) -> tuple[Subscription, ...]:
+        """The subscriptions as they are now; later changes make a new tuple."""
+        snapshot = self._snapshot
+        if snapshot is None:
+            snapshot = self._snapshot = tuple(self.subscriptions)
+        return snapshot
+
+
+class Channel:
+    """One channel that this node carries.
+
+    `position` is that of the newest publication this node was delivered. `pending` waits for the end of the turn.
+    """
+
+    __slots__ = (
+        "buffering",
+        "catching_up",
+        "groups",
+        "is_dirty",
+        "name",
+        "options",
+        "pending",
+        "position",
+        "waiting",
+        "work",
+    )
+
+    def __init__(self, name: str, options: ChannelOptions, position: Position) -> None:
+        self.name = name
+        self.options = options
+        self.position = position
+        self.groups: dict[Representation, Group] = {}
+        #: Subscriptions whose reply is under way.
+        self.buffering: dict[Subscription, None] = {}
+        self.pending: list[Publication] = []
+        self.is_dirty = False
+        #: The deliveries of an earlier turn that its time budget cut short (fanout.Work).
+        self.work: object | None = None
+        self.catching_up = False
+        #: What arrives while the channel is catching up.
+        self.waiting: list[Publication] = []
+
+    def __len__(self) -> int:
+        return sum(len(group.subscriptions) for group in self.groups.values()) + len(self.buffering)
+
+    def subscriptions(self) -> Iterator[Subscription]:
+        """All subscriptions, live ones first."""
+        for group in self.groups.values():
+            yield from group.snapshot
+        yield from tuple(self.buffering)
+
+    def begin(self, subscription: Subscription) -> None:
+        """Add a subscription whose reply is under way."""
+        self.buffering[subscription] = None
+
+    def go_live(self, subscription: Subscription, after: int) -> None:
+        """Let a subscription have everything after an offset."""
+        self.buffering.pop(subscription, None)
+        subscription.buffer = None
+        subscription.live_after = after
+        representation = subscription.connection.representation
+        group = self.groups.get(representation)
+        if group is None:
+            group = self.groups[representation] = Group()
+        group.add(subscription)
+
+    def remove(self, subscription: Subscription) -> None:
+        """End a subscription: nothing is pushed to it any more, not even from a batch that has begun."""
+        self.buffering.pop(subscription, None)
+        subscription.live_after = 1 << 62
+        representation = subscription.connection.representation
+        group = self.groups.get(representation)
+        if group is not None:
+            group.discard(subscription)
+            if not group.subscriptions:
+                del self.groups[representation]
+
+
+class Registry:
+    """All channels, connections and users of a node."""
+
+    __slots__ = ("addresses", "channels", "connections", "users")
+
+    def __init__(self) -> None:
+        self.channels: dict[str, Channel] = {}
+        self.connections: dict[str, Connection] = {}
+        self.users: dict[str, dict[str, Connection]] = {}
+        self.addresses: dict[str, int] = {}
+
+    def add(self, connection: Connection) -> None:
+        """Add a connection."""
+        self.connections[connection.id] = connection
+        self.addresses[connection.address] = self.addresses.get(connection.address, 0) + 1
+        if connection.user:
+            self.users.setdefault(connection.user, {})[connection.id] = connection
+
+    def remove(self, connection: Connection) -> bool:
+        """Remove a connection; False when it was not there."""
+        if self.connections.pop(connection.id, None) is None:
+            return False
+        left = self.addresses.get(connection.address, 0) - 1
+        if left > 0:
+            self.addresses[connection.address] = left
+        else:
+            self.addresses.pop(connection.address, None)
+        devices = self.users.get(connection.user)
+        if devices is not None:
+            devices.pop(connection.id, None)
+            if not devices:
+                del self.users[connection.user]
+        return True

@@ -1,0 +1,224 @@
+"""The ASGI side of a connection: an application's `receive` and `send`, for as long as no listener has taken over."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable, Iterable, MutableMapping
+from enum import Enum, auto
+from typing import Any, Protocol
+
+from tidewire.errors import TidewireError
+from tidewire.messages import WireMessage
+
+__all__ = ("ClientGone", "Endpoint", "Peer", "UnexpectedEvent")
+
+Event = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[Event]]
+Send = Callable[[Event], Awaitable[None]]
+Application = Callable[[MutableMapping[str, Any], Receive, Send], Awaitable[None]]
+
+logger = logging.getLogger("uvicorn.error")
+#: What a message in the queue costs beside its bytes, so that empty ones count too.
+_EVENT_COST = 64
+
+
+class ClientGone(TidewireError, OSError):
+    """Raised by `send` after the connection has ended; ASGI asks for an OSError."""
+
+
+class UnexpectedEvent(TidewireError, RuntimeError):
+    """Raised by `send` for an event that this state of the connection does not know."""
+
+
+class Peer(Protocol):
+    """What an endpoint needs of its connection."""
+
+    @property
+    def paused(self) -> bool:
+        """More than the high-water mark waits to be sent."""
+
+    def accept(self, headers: Iterable[tuple[bytes, bytes]], subprotocol: str | None) -> None:
+        """Answer the handshake with 101."""
+
+    def deny(self, status: int, headers: Iterable[tuple[bytes, bytes]], body: bytes) -> None:
+        """Answer the handshake with a refusal."""
+
+    def send_message(self, message: WireMessage) -> None:
+        """Write one message."""
+
+    def close(self, code: int, reason: str = "") -> None:
+        """Begin the closing handshake."""
+
+    def application_returned(self, *, failed: bool) -> None:
+        """The ASGI call has ended."""
+
+    async def wait_drained(self) -> None:
+        """Wait until not paused."""
+
+    def pause_reading(self) -> None:
+        """Read no more."""
+
+    def resume_reading(self) -> None:
+        """Read again."""
+
+
+class _State(Enum):
+    CONNECTING = auto()
+    DENYING = auto()
+    OPEN = auto()
+    CLOSED = auto()  #: by the application
+    GONE = auto()  #: by the client, or by the connection
+
+
+class Endpoint:
+    """Runs one ASGI application on one connection; `put` and `disconnected` are the connection's side of it."""
+
+    __slots__ = ("_denial", "_inbox", "_limit", "_peer", "_size", "_state", "_waiting")
+
+    def __init__(self, peer: Peer, inbox_bytes: int) -> None:
+        self._peer = peer
+        self._limit = inbox_bytes
+        self._state = _State.CONNECTING
+        self._inbox: list[Event] = [{"type": "websocket.connect"}]
+        self._size = 0
+        self._waiting: list[asyncio.Future[None]] = []
+        self._denial: tuple[int, list[tuple[bytes, bytes]], bytes] = (0, [], b"")
+
+    async def run(self, application: Application, scope: dict[str, Any]) -> None:
+        """Run the application until it returns, and tell the connection."""
+        failed = False
+        try:
+            result = await application(scope, self.receive, self.send)  # type: ignore[func-returns-value]
+        except ClientGone:
+            pass
+        except asyncio.CancelledError:
+            failed = True
+            raise
+        except BaseException:
+            failed = True
+            logger.exception("Exception in ASGI application")
+        else:
+            if self._state in (_State.CONNECTING, _State.DENYING):
+                logger.error("ASGI callable returned without completing handshake.")
+            elif result is not None:
+                logger.error("ASGI callable should return None, but returned '%s'.", result)
+        finally:
+            self._peer.application_returned(failed=failed)
+
+    async def receive(self) -> Event:
+        """Return the next event (ASGI `receive`); after the end always the disconnect."""
+        while not self._inbox:
+            waiter = asyncio.get_running_loop().create_future()
+            self._waiting.append(waiter)
+            try:
+                await waiter
+            finally:
+                self._waiting.remove(waiter)
+        event = self._inbox[0]
+        if event["type"] == "websocket.disconnect":
+            return event
+        del self._inbox[0]
+        if event["type"] == "websocket.receive":
+            self._size -= _cost(event)
+            if self._size <= self._limit // 2:
+                self._peer.resume_reading()
+        return event
+
+    async def send(self, event: Event) -> None:
+        """Take one event (ASGI `send`); waits while the connection is paused. Raises ClientGone after its end."""
+        if self._peer.paused:
+            await self._peer.wait_drained()
+        match self._state:
+            case _State.OPEN:
+                self._send_open(event)
+            case _State.CONNECTING:
+                self._send_connecting(event)
+            case _State.DENYING:
+                self._send_denial(event)
+            case _State.GONE:
+                raise ClientGone("the client has gone; nothing can be sent any more")
+            case _State.CLOSED:
+                raise UnexpectedEvent(f"unexpected ASGI event {event['type']!r} after the connection was closed")
+
+    def _send_open(self, event: Event) -> None:
+        kind = event["type"]
+        if kind == "websocket.send":
+            data = event.get("bytes")
+            if data is not None:
+                self._peer.send_message(WireMessage(data, binary=True))
+            else:
+                self._peer.send_message(WireMessage((event.get("text") or "").encode()))
+        elif kind == "websocket.close":
+            code, reason = event.get("code", 1000), event.get("reason") or ""
+            self._end(_State.CLOSED, code, reason)
+            self._peer.close(code, reason)
+        else:
+            raise UnexpectedEvent(f"expected ASGI event 'websocket.send' or 'websocket.close', but got {kind!r}")
+
+    def _send_connecting(self, event: Event) -> None:
+        kind = event["type"]
+        if kind == "websocket.accept":
+            self._peer.accept(event.get("headers") or (), event.get("subprotocol"))
+            self._state = _State.OPEN
+        elif kind == "websocket.close":
+            self._end(_State.CLOSED, 1006, "")
+            self._peer.deny(403, (), b"")
+        elif kind == "websocket.http.response.start":
+            status = event["status"]
+            if not 200 <= status < 600:
+                raise UnexpectedEvent(f"status {status!r} cannot refuse a handshake; write one from 200 to 599")
+            self._denial = (status, list(event.get("headers") or ()), b"")
+            self._state = _State.DENYING
+        else:
+            raise UnexpectedEvent(
+                "expected ASGI event 'websocket.accept', 'websocket.close' or 'websocket.http.response.start', "
+                f"but got {kind!r}"
+            )
+
+    def _send_denial(self, event: Event) -> None:
+        kind = event["type"]
+        if kind != "websocket.http.response.body":
+            raise UnexpectedEvent(f"expected ASGI event 'websocket.http.response.body', but got {kind!r}")
+        status, headers, body = self._denial
+        body += event.get("body", b"")
+        self._denial = (status, headers, body)
+        if not event.get("more_body", False):
+            self._end(_State.CLOSED, 1006, "")
+            self._peer.deny(status, headers, body)
+
+    def put(self, message: str | bytes) -> None:
+        """Queue a message for `receive`; over the limit the connection reads no more."""
+        text = isinstance(message, str)
+        event: Event = {"type": "websocket.receive", "text" if text else "bytes": message}
+        self._inbox.append(event)
+        self._size += _cost(event)
+        if self._size > self._limit:
+            self._peer.pause_reading()
+        self._wake()
+
+    def take(self) -> list[str | bytes]:
+        """Give up the queued messages, for a listener that takes over."""
+        received = [event for event in self._inbox if event["type"] == "websocket.receive"]
+        self._inbox = [event for event in self._inbox if event["type"] != "websocket.receive"]
+        self._size = 0
+        return [event["text"] if "text" in event else event["bytes"] for event in received]
+
+    def disconnected(self, code: int, reason: str) -> None:
+        """The connection has ended."""
+        if self._state is not _State.CLOSED:
+            self._end(_State.GONE, code, reason)
+
+    def _end(self, state: _State, code: int, reason: str) -> None:
+        self._state = state
+        self._inbox.append({"type": "websocket.disconnect", "code": code, "reason": reason})
+        self._wake()
+
+    def _wake(self) -> None:
+        for waiter in self._waiting:
+            if not waiter.done():
+                waiter.set_result(None)
+
+
+def _cost(event: Event) -> int:
+    return _EVENT_COST + len(event["text"] if "text" in event else event["bytes"])

@@ -1,0 +1,153 @@
+"""The opening handshake: what a request must be, its ASGI scope, and the answers to it; no I/O."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Iterable, Sequence
+from email.utils import formatdate
+from http import HTTPStatus
+from typing import Any
+from urllib.parse import quote, unquote
+
+from websockets.datastructures import Headers
+from websockets.exceptions import NegotiationError
+from websockets.extensions.base import Extension
+from websockets.extensions.permessage_deflate import PerMessageDeflate, ServerPerMessageDeflateFactory
+from websockets.http11 import Request, Response
+from websockets.server import ServerProtocol
+from websockets.typing import ExtensionParameter
+
+__all__ = ("WIRE_LOGGER", "DeflateFactory", "Handshake", "plain_response", "response")
+
+#: The sans-I/O core tells every opened and closed connection at INFO: it gets a logger of its own.
+WIRE_LOGGER = logging.getLogger("tidewire.wire")
+#: Batches are compressed once for all, with this window (see `batch.frame`).
+_WINDOW_BITS = 12
+
+HeaderPairs = Iterable[tuple[bytes, bytes]]
+
+
+class DeflateFactory(ServerPerMessageDeflateFactory):
+    """Negotiates permessage-deflate (RFC 7692) without context takeover, with a window that every batch fits."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            server_no_context_takeover=True,
+            client_no_context_takeover=True,
+            server_max_window_bits=_WINDOW_BITS,
+            client_max_window_bits=_WINDOW_BITS,
+            compress_settings={"level": 1, "memLevel": 5},
+        )
+
+    def process_request_params(
+        self, params: Sequence[ExtensionParameter], accepted_extensions: Sequence[Extension]
+    ) -> tuple[list[ExtensionParameter], PerMessageDeflate]:
+        """Answer one offer; raises NegotiationError (the offer is declined) for a window that is too small."""
+        answer = super().process_request_params(params, accepted_extensions)
+        if answer[1].local_max_window_bits < _WINDOW_BITS:
+            raise NegotiationError(f"server_max_window_bits below {_WINDOW_BITS} is not on offer")
+        return answer
+
+
+class Handshake:
+    """One opening handshake; `feed` takes the request, and the answer is made by `accept` or by the functions below."""
+
+    __slots__ = ("_core", "_response", "early", "request")
+
+    def __init__(self, *, deflate: bool) -> None:
+        self._core = ServerProtocol(extensions=[DeflateFactory()] if deflate else None, logger=WIRE_LOGGER)
+        self._response: Response | None = None
+        self.request: Request | None = None
+        #: What the client sent behind its request before it had an answer.
+        self.early = b""
+
+    def feed(self, data: bytes) -> bytes | None:
+        """Take the bytes of the request; returns the refusal to be sent, or None: go on."""
+        self._core.receive_data(data)
+        for event in self._core.events_received():
+            if isinstance(event, Request):
+                refusal = self._judge(event)
+                return None if refusal is None else refusal.serialize()
+        if self._core.handshake_exc is None:
+            return None
+        # The core has an answer for headers that are too large, and none for what is no request at all.
+        answer = b"".join(self._core.data_to_send())
+        return answer or plain_response(400, "this is not a WebSocket handshake (RFC 6455 section 4.1)").serialize()
+
+    def _judge(self, request: Request) -> Response | None:
+        headers = request.headers
+        if len(headers.get_all("Host")) != 1:
+            return plain_response(400, "expected exactly one Host header")
+        offered = [value for value in headers.get_all("Sec-WebSocket-Protocol") if value.strip(" \t,")]
+        if "Sec-WebSocket-Protocol" in headers:
+            del headers["Sec-WebSocket-Protocol"]
+            for value in offered:
+                headers["Sec-WebSocket-Protocol"] = value
+        answer = self._core.accept(request)
+        if answer.status_code != 101:
+            return answer
+        self.request, self._response = request, answer
+        return None
+
+    def scope(self, transport: asyncio.Transport, asgi_version: str, root_path: str) -> dict[str, Any]:
+        """Return the ASGI connection scope of the request (ASGI WebSocket specification, version 2.4)."""
+        assert self.request is not None
+        headers = self.request.headers
+        raw_path, _, query = self.request.path.partition("?")
+        offered = ",".join(headers.get_all("Sec-WebSocket-Protocol"))
+        return {
+            "type": "websocket",
+            "asgi": {"version": asgi_version, "spec_version": "2.4"},
+            "http_version": "1.1",
+            "scheme": "wss" if transport.get_extra_info("sslcontext") else "ws",
+            "server": _address(transport.get_extra_info("sockname")),
+            "client": _address(transport.get_extra_info("peername")),
+            "root_path": root_path,
+            "path": root_path + unquote(raw_path),
+            "raw_path": (root_path + raw_path).encode("ascii"),
+            "query_string": query.encode("ascii"),
+            "headers": [(name.lower().encode(), value.encode("latin-1")) for name, value in headers.raw_items()],
+            "subprotocols": [name for part in offered.split(",") if (name := part.strip())],
+        }
+
+    def accept(self, headers: HeaderPairs, subprotocol: str | None) -> tuple[bytes, list[Extension]]:
+        """Return the bytes of the accepting response, and the extensions that it agrees to."""
+        assert self._response is not None
+        answer = self._response.headers
+        del answer["Date"]
+        for name, value in headers:
+            answer[name.decode("latin-1")] = value.decode("latin-1")
+        if subprotocol:
+            answer["Sec-WebSocket-Protocol"] = subprotocol
+        return self._response.serialize(), self._core.extensions
+
+    def describe(self) -> str:
+        """Return the request's path for a log: without the query, which may hold a token."""
+        assert self.request is not None
+        return quote(unquote(self.request.path.partition("?")[0]))
+
+
+def response(status: int, headers: HeaderPairs, body: bytes) -> Response:
+    """Return an HTTP response that ends the connection."""
+    answer = Headers([(name.decode("latin-1"), value.decode("latin-1")) for name, value in headers])
+    answer.setdefault("Date", formatdate(usegmt=True))
+    answer.setdefault("Connection", "close")
+    answer.setdefault("Content-Length", str(len(body)))
+    answer.setdefault("Content-Type", "text/plain; charset=utf-8")
+    try:
+        phrase = HTTPStatus(status).phrase
+    except ValueError:
+        phrase = ""
+    return Response(status, phrase, answer, body)
+
+
+def plain_response(status: int, text: str, *headers: tuple[bytes, bytes]) -> Response:
+    """Return a refusal with one line of text."""
+    return response(status, headers, f"{text}\n".encode() if text else b"")
+
+
+def _address(name: Any) -> tuple[str, int | None] | None:
+    if isinstance(name, str):
+        return name, None
+    return (str(name[0]), int(name[1])) if isinstance(name, tuple | list) and len(name) >= 2 else None

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from typing import Any
 
 from tidewire.batch import Representation
-from tidewire.errors import POLICY, ConnectionClosed, Disconnect, RateLimited
+from tidewire.errors import POLICY, TOO_BIG, ConnectionClosed, Disconnect, RateLimited
 from tidewire.links.base import Link
 from tidewire.messages import WireMessage
 from tidewire.options import Limits
@@ -91,7 +91,13 @@ class Connection:
 
     def message_received(self, message: str | bytes) -> None:
         """Keep a message until somebody receives it; one over the rate is refused with an error."""
-        if self.ending is not None or not self._is_allowed():
+        if self.ending is not None:
+            return
+        if len(message) > self._limits.message_size:
+            self._reached("message_size")
+            self.end(TOO_BIG)
+            return
+        if not self._is_allowed():
             return
         if self._inbox is None:
             self._inbox = deque()
@@ -115,14 +121,17 @@ class Connection:
             self._refused = 0
             return True
         self._refused += 1
-        if self.on_limit is not None:
-            self.on_limit("rate")
+        self._reached("rate")
         if self._refused > limits.burst:
             self.end(POLICY)
         else:
             error = RateLimited(f"too many messages: more than {limits.rate:g} a second; this one was not handled")
             self.write(self.protocol.encode_error(error))
         return False
+
+    def _reached(self, limit: str) -> None:
+        if self.on_limit is not None:
+            self.on_limit(limit)
 
     def drained(self) -> None:
         """The link can take more."""

@@ -94,6 +94,8 @@ def _check_origin(websocket: WebSocket, origins: frozenset[str]) -> None:
     parts = urlsplit(origin)
     if parts.scheme in ("http", "https") and parts.netloc.lower() == host:
         return
+    if f"{origin.removesuffix(parts.netloc)}{parts.netloc.rpartition(':')[0] or parts.netloc}:*" in origins:
+        return
     logger.warning("origin %r may not connect; add it with Hub(origins=[…]) or the setting `origins`", origin[:200])
     raise _denial(websocket, 403, "this origin may not connect", {})
 
@@ -182,6 +184,13 @@ class HubConnection:
     def disconnect(self) -> Disconnect | None:
         """Why the connection ended, once it has."""
         return self.connection.disconnect
+
+    async def identify(self, user: str, *, info: Any = None) -> None:
+        """Give the connection its user, where that is known only after it was accepted.
+
+        Raises LimitExceeded when the user has too many connections.
+        """
+        await self._node.identify(self.connection, user, b"" if info is None else encode_json(info))
 
     # Channels.
 

@@ -32,7 +32,8 @@ class Hub:
     """Channels, history, presence and connections for a FastAPI application.
 
     `url` names the store (memory://, sqlite:///chat.db). `channels` maps channel names or patterns ("room:*") to their
-    options. `origins` are the browser origins that may connect beside the application's own ("*": any).
+    options. `origins` are the browser origins that may connect beside the application's own ("http://localhost:*": with
+    any port, "*": any).
     Use it as `FastAPI(lifespan=hub.lifespan)`, or as `async with hub:` inside another lifespan. Raises
     ConfigurationError for what cannot work.
     """
@@ -171,6 +172,10 @@ class Hub:
         """Read a channel's history as its retention shows it; raises StoreUnavailable."""
         retention = self.node.rules.options(channel).retention
         return await self.node.broker.history(channel, since=since, limit=limit, reverse=reverse, retention=retention)
+
+    async def inbox(self, user: str, *, since: Position | None = None) -> HistoryPage:
+        """Read what was sent to a user by `send_to_user`; raises StoreUnavailable."""
+        return await self.history(personal(user), since=since)
 
     async def remove_history(self, channel: str) -> None:
         """Remove what is stored of a channel; raises StoreUnavailable."""

@@ -169,10 +169,22 @@ class Node:
         self.registry.add(connection)
         connection.link.listen(connection)
         if connection.user:
-            try:
-                await self.subscribe(connection, personal(connection.user), info=info, present=True)
-            except StoreUnavailable:
-                logger.warning("presence is away: a connection of this node is not listed until it is back")
+            await self._follow_user(connection, info)
+
+    async def identify(self, connection: Connection, user: str, info: bytes = b"") -> None:
+        """Give a connection its user after it was accepted; raises LimitExceeded, and BadRequest when it has one."""
+        if connection.user:
+            raise BadRequest(f"this connection belongs to {connection.user!r} already")
+        if await self._connections_of(user) >= self.limits.connections_per_user:
+            raise self._limit("connections_per_user")
+        self.registry.identify(connection, user)
+        await self._follow_user(connection, info)
+
+    async def _follow_user(self, connection: Connection, info: bytes) -> None:
+        try:
+            await self.subscribe(connection, personal(connection.user), info=info, present=True)
+        except StoreUnavailable:
+            logger.warning("presence is away: a connection of this node is not listed until it is back")
 
     def _count(self, name: str) -> None:
         self.limits_reached[name] += 1

@@ -127,6 +127,11 @@ class Registry:
         if connection.user:
             self.users.setdefault(connection.user, {})[connection.id] = connection
 
+    def identify(self, connection: Connection, user: str) -> None:
+        """Give a connection its user."""
+        connection.user = user
+        self.users.setdefault(user, {})[connection.id] = connection
+
     def remove(self, connection: Connection) -> bool:
         """Remove a connection; False when it was not there."""
         if self.connections.pop(connection.id, None) is None:

@@ -7,8 +7,9 @@ from collections.abc import Sequence
 import msgspec
 
 from tidewire.errors import BadRequest, CommandError, UnknownType
-from tidewire.messages import Dropped, Publication, Subscribed, WireMessage
+from tidewire.messages import Dropped, Format, Publication, Subscribed, WireMessage
 from tidewire.protocols.base import Protocol
+from tidewire.protocols.json import iso_time, with_fields
 from tidewire.protocols.jsontext import JsonDecoder
 
 __all__ = (
@@ -97,6 +98,10 @@ class Rooms(_In, frozen=True, tag="rooms"):
 
 ChatCommand = Chat | PrivateChat | Ping | Auth | Online | Join | Leave | Rooms
 
+#: How stored messages begin that get fields of their publication.
+_SAID = (b'{"type":"chat_message"', b'{"type":"private_chat_message"')
+_SYSTEM = b'{"type":"system"'
+
 _TYPES = frozenset({"chat", "private_chat", "ping", "auth", "online", "join", "leave", "rooms"})
 
 
@@ -105,22 +110,20 @@ class _Out(msgspec.Struct, frozen=True, tag_field="type", omit_defaults=True):
 
 
 class ChatMessage(_Out, frozen=True, tag="chat_message"):
-    """What somebody said; stored in this shape, `offset` is added on the way out."""
+    """What somebody said, as it is stored; `timestamp` and `offset` are added on the way out."""
 
     sender: str
     content: str
-    timestamp: str
     id: str | int | None = None
     room: str = LOBBY
 
 
 class PrivateChatMessage(_Out, frozen=True, tag="private_chat_message"):
-    """What somebody said to one user."""
+    """What somebody said to one user, as it is stored."""
 
     sender: str
     target: str
     content: str
-    timestamp: str
     id: str | int | None = None
 
 
@@ -231,14 +234,22 @@ class ChatProtocol(Protocol[ChatCommand]):
         return WireMessage(_encode(message))
 
     def encode_publication(self, publication: Publication) -> WireMessage:
-        """Encode a stored message with its offset in front of the closing brace."""
+        """Encode a stored message: its timestamp is when it was kept, and what somebody said carries its offset."""
         data = publication.data
-        if publication.data.endswith(b"}") and len(data) > 2:
-            return WireMessage(b'%b,"offset":%d}' % (data[:-1], publication.offset))
-        return WireMessage(data)
+        if data.startswith(_SAID):
+            fields = b'"timestamp":"%b","offset":%d' % (iso_time(publication.time).encode(), publication.offset)
+        elif data.startswith(_SYSTEM):
+            fields = b'"timestamp":"%b"' % iso_time(publication.time).encode()
+        else:
+            return WireMessage(data, publication.format is Format.BINARY)
+        return WireMessage(with_fields(data, fields))
+
+    def raw(self, publication: Publication) -> msgspec.Raw:
+        """Encode a stored message as part of another one."""
+        return msgspec.Raw(self.encode_publication(publication).data)
 
     def encode_subscribed(self, reply: Subscribed) -> list[WireMessage]:
-        encoded = [msgspec.Raw(self.encode_publication(publication).data) for publication in reply.publications]
+        encoded = [self.raw(publication) for publication in reply.publications]
         recovered = msgspec.UNSET if reply.recovered is None else reply.recovered
         room = reply.channel.partition(":")[2]
         return [self.encode(History(encoded, reply.position.epoch, recovered, room))]

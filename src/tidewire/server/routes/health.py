@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from fastapi import APIRouter
+from fastapi import APIRouter, Request, Response
 
 __all__ = ("router",)
 
@@ -12,4 +12,13 @@ router = APIRouter(tags=["health"])
 @router.get("/healthz")
 async def healthz() -> dict[str, str]:
     """The process answers."""
+    return {"status": "ok"}
+
+
+@router.get("/readyz")
+async def readyz(request: Request, response: Response) -> dict[str, str]:
+    """The process can publish; 503 while its store is away."""
+    if request.app.state.hub.degraded:
+        response.status_code = 503
+        return {"status": "degraded"}
     return {"status": "ok"}

@@ -1,0 +1,216 @@
+"""What a chat does: rooms, who is in them, private messages, and what was said before (contract.md section B)."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from tidewire.endpoint import HubConnection
+from tidewire.errors import (
+    BadRequest,
+    CommandError,
+    NotPublished,
+    PermissionDenied,
+    PublishError,
+    StoreUnavailable,
+)
+from tidewire.fastapi import Hub
+from tidewire.messages import Position, Publication
+from tidewire.options import ChannelOptions
+from tidewire.protocols.chat import (
+    CHAT,
+    LOBBY,
+    Auth,
+    Chat,
+    ChatMessage,
+    Error,
+    Inbox,
+    Join,
+    Leave,
+    Left,
+    Online,
+    OnlineUsers,
+    Ping,
+    Pong,
+    PrivateChat,
+    PrivateChatMessage,
+    RoomEntry,
+    RoomList,
+    Rooms,
+    System,
+)
+from tidewire.server.accounts import Accounts
+
+__all__ = ("CHANNELS", "ChatSession", "check_room")
+
+#: The newest messages that a newcomer is shown.
+HISTORY = 100
+#: What the chat's channels offer: what is said is kept, who comes and goes is not.
+CHANNELS = {
+    "room:*": ChannelOptions(history_size=1_000, history_seconds=30 * 86_400.0),
+    "events:*": ChannelOptions(history_size=0),
+    "$user:*": ChannelOptions(history_size=1_000, history_seconds=30 * 86_400.0),
+}
+
+_ROOM = re.compile(r"[\w.-](?:[\w. -]{0,62}[\w.-])?")
+
+
+def check_room(name: str) -> str:
+    """Return the name of a room if it is one; raises BadRequest."""
+    if not _ROOM.fullmatch(name):
+        raise BadRequest(f"room name {name[:80]!r} is not 1 to 64 letters, digits, '-', '_', '.', or spaces inside")
+    return name
+
+
+class ChatSession:
+    """One authenticated connection that speaks the chat dialect."""
+
+    def __init__(self, hub: Hub, accounts: Accounts, connection: HubConnection) -> None:
+        self._hub = hub
+        self._accounts = accounts
+        self._connection = connection
+        self._user = connection.user
+        self._rooms: set[str] = set()
+
+    async def run(self, room: str, since: Position | None, inbox: Position | None, *, wants_inbox: bool) -> None:
+        """Join the first room, then do what the client asks until it goes."""
+        await self._answer(self._enter(room, since, inbox, wants_inbox=wants_inbox))
+        async for command in self._connection.iter_commands():
+            await self._answer(_HANDLERS[type(command)](self, command), command)
+
+    async def _answer(self, work: Awaitable[None], command: Any = None) -> None:
+        """Do one thing; what goes wrong with it is told with the message's id and room."""
+        try:
+            await work
+        except CommandError as error:
+            await self._tell(error.code, str(error), command)
+        except NotPublished as error:
+            await self._tell("not_published", str(error), command)
+        except PublishError as error:
+            await self._tell("unconfirmed", str(error), command)
+        except StoreUnavailable as error:
+            await self._tell("unavailable", str(error), command)
+
+    async def _tell(self, code: str, content: str, command: Any) -> None:
+        id_, room = getattr(command, "id", None), getattr(command, "room", LOBBY)
+        await self._connection.send(CHAT.encode(Error(code, content, id_, room)))
+
+    # Rooms.
+
+    async def _enter(self, room: str, since: Position | None, inbox: Position | None, *, wants_inbox: bool) -> None:
+        await self._follow(room, since)
+        if wants_inbox:
+            await self._send_inbox(inbox)
+        await self._join_events(room)
+
+    async def _follow(self, room: str, since: Position | None) -> None:
+        check_room(room)
+        if room in self._rooms:
+            raise BadRequest(f"you are in room {room!r} already")
+        await self._accounts.add_room(room)
+        await self._connection.subscribe(f"room:{room}", since=since, history=HISTORY)
+        self._rooms.add(room)
+
+    async def _join_events(self, room: str) -> None:
+        def event(what: str) -> System:
+            return System(f"User '{self._user}' {what}", room=room)
+
+        await self._connection.subscribe(
+            f"events:{room}",
+            join=event("has joined the chat."),
+            leave=event("has left the chat."),
+            leave_on_error=event("disconnected due to an error."),
+        )
+        await self.online(Online(room))
+
+    async def join(self, command: Join) -> None:
+        """Follow one more room."""
+        since = None if command.since is None else Position(command.since, command.epoch)
+        await self._follow(command.room, since)
+        await self._join_events(command.room)
+
+    async def leave(self, command: Leave) -> None:
+        """Follow a room no longer."""
+        self._check_joined(command.room)
+        self._rooms.discard(command.room)
+        await self._connection.unsubscribe(f"room:{command.room}")
+        await self._connection.unsubscribe(f"events:{command.room}")
+        await self._connection.send(CHAT.encode(Left(command.room)))
+
+    async def online(self, command: Online) -> None:
+        """Say who is in a room."""
+        self._check_joined(command.room)
+        users = await self._hub.users(f"events:{command.room}")
+        await self._connection.send(CHAT.encode(OnlineUsers(users, command.room)))
+
+    async def rooms(self, command: Rooms) -> None:
+        """Say which rooms there are."""
+        names = await self._accounts.rooms()
+        entries = [RoomEntry(name, len(await self._hub.users(f"events:{name}"))) for name in names]
+        await self._connection.send(CHAT.encode(RoomList(entries)))
+
+    def _check_joined(self, room: str) -> None:
+        if room not in self._rooms:
+            raise PermissionDenied(f"you are not in room {room[:80]!r}; join it first")
+
+    # What is said.
+
+    async def chat(self, command: Chat) -> None:
+        """Say something in a room; a repetition of the same id is kept once."""
+        if not command.message.strip():
+            return
+        self._check_joined(command.room)
+        message = ChatMessage(self._user, command.message, command.id, command.room)
+        await self._hub.publish(f"room:{command.room}", message, key=self._key(command.id))
+
+    async def private_chat(self, command: PrivateChat) -> None:
+        """Say something to all devices of one user."""
+        if not command.message.strip():
+            return
+        target = command.target_user
+        if not await self._hub.is_online(target):
+            content = f"User '{target}' not found among active connections."
+        else:
+            message = PrivateChatMessage(self._user, target, command.message, command.id)
+            await self._hub.send_to_user(target, message, key=self._key(command.id))
+            content = f"Private message sent to {target}."
+        await self._connection.send(CHAT.encode(System(content, id=command.id)))
+
+    def _key(self, id_: str | int | None) -> str:
+        return "" if id_ is None else f"{self._user}:{id_}"
+
+    async def _send_inbox(self, since: Position | None) -> None:
+        page = await self._hub.inbox(self._user, since=since)
+        messages = [CHAT.raw(publication) for publication in page.publications if _is_private(publication)]
+        if since is None:
+            await self._connection.send(CHAT.encode(Inbox(messages, page.top.offset, page.top.epoch)))
+            return
+        answer = Inbox(messages, page.top.offset, page.top.epoch, page.complete)
+        await self._connection.send(CHAT.encode(answer))
+
+    # Small things.
+
+    async def ping(self, command: Ping) -> None:
+        """Answer."""
+        await self._connection.send(CHAT.encode(Pong()))
+
+    async def auth(self, command: Auth) -> None:
+        """Refuse a second authentication."""
+        raise BadRequest(f"this connection is authenticated already, as {self._user}")
+
+
+def _is_private(publication: Publication) -> bool:
+    return publication.data.startswith(b'{"type":"private_chat_message"')
+
+
+_HANDLERS: dict[type, Callable[[ChatSession, Any], Awaitable[None]]] = {
+    Chat: ChatSession.chat,
+    PrivateChat: ChatSession.private_chat,
+    Ping: ChatSession.ping,
+    Auth: ChatSession.auth,
+    Online: ChatSession.online,
+    Join: ChatSession.join,
+    Leave: ChatSession.leave,
+    Rooms: ChatSession.rooms,
+}

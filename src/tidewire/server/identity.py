@@ -1,0 +1,78 @@
+"""Who opens a WebSocket: a token by query, header or cookie, or in the first message."""
+
+from __future__ import annotations
+
+import asyncio
+
+import msgspec
+from fastapi import WebSocket
+from starlette.exceptions import WebSocketException
+
+from tidewire.endpoint import HubConnection
+from tidewire.errors import LimitExceeded, StoreUnavailable
+from tidewire.options import Limits
+from tidewire.server.accounts import Accounts
+from tidewire.server.tokens import InvalidToken, Tokens, identify
+
+__all__ = ("Doorkeeper",)
+
+_EXPECTED = 'the first message must be {"type": "auth", "token": "…"}'
+
+
+class _Auth(msgspec.Struct, tag="auth", tag_field="type"):
+    token: str
+
+
+_decode = msgspec.json.Decoder(_Auth).decode
+
+
+class Doorkeeper:
+    """Finds the user of a WebSocket; refuses with 1008 (before accept: HTTP 403) who has no valid token."""
+
+    __slots__ = ("_accounts", "_limits", "_tokens")
+
+    def __init__(self, tokens: Tokens, accounts: Accounts, limits: Limits) -> None:
+        self._tokens = tokens
+        self._accounts = accounts
+        self._limits = limits
+
+    async def presented(self, websocket: WebSocket) -> str:
+        """Return the user of the token that the handshake presents, or "" when it presents none.
+
+        Raises WebSocketException 1008 for an invalid token.
+        """
+        token = websocket.query_params.get("token") or _bearer(websocket) or websocket.cookies.get("token")
+        return await self._user(token) if token else ""
+
+    async def admit(self, connection: HubConnection) -> None:
+        """Wait for the first message to present a token, unless the handshake did, and give the connection its user.
+
+        Raises WebSocketException 1008 when none comes in time or it is invalid, 1013 when the user has too many
+        connections, ConnectionClosed when the client goes.
+        """
+        if connection.user:
+            return
+        try:
+            async with asyncio.timeout(self._limits.auth_seconds):
+                message = await connection.receive_bytes()
+        except TimeoutError:
+            raise WebSocketException(1008, "not authenticated in time") from None
+        try:
+            await connection.identify(await self._user(_decode(message).token))
+        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+            raise WebSocketException(1008, _EXPECTED) from None
+        except LimitExceeded:
+            raise WebSocketException(1013, "Too many connections") from None
+
+    async def _user(self, token: str) -> str:
+        try:
+            return (await identify(token, self._tokens, self._accounts)).name
+        except InvalidToken:
+            raise WebSocketException(1008, "invalid token") from None
+        except StoreUnavailable:
+            raise WebSocketException(1013, "accounts cannot be read now") from None
+
+
+def _bearer(websocket: WebSocket) -> str:
+    scheme, _, token = websocket.headers.get("authorization", "").partition(" ")
+    return token.strip() if scheme.lower() == "bearer" else ""

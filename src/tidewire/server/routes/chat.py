@@ -1,0 +1,71 @@
+"""The authenticated chat (contract.md A7), and the choice of a subprotocol (A8)."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from fastapi import APIRouter, Query, WebSocket
+
+from tidewire.endpoint import HubConnection
+from tidewire.fastapi import Hub, choose_subprotocol
+from tidewire.messages import Position
+from tidewire.protocols.chat import CHAT, LOBBY, Error
+from tidewire.server.accounts import Accounts
+from tidewire.server.chat import ChatSession
+from tidewire.server.identity import Doorkeeper
+
+__all__ = ("router",)
+
+router = APIRouter()
+
+#: What `/ws/subprotocol` offers.
+SUBPROTOCOLS = ("chat", "notifications")
+
+
+@router.websocket("/ws/auth")
+async def chat(
+    websocket: WebSocket,
+    room: str = LOBBY,
+    since: Annotated[int | None, Query(ge=0)] = None,
+    epoch: str = "",
+    inbox: str | None = None,
+    inbox_epoch: str = "",
+) -> None:
+    """Serve the chat dialect to an authenticated user."""
+    hub, accounts, door = _services(websocket)
+    user = await door.presented(websocket)
+    async with hub.connect(websocket, user=user, protocol=CHAT) as connection:
+        await door.admit(connection)
+        session = ChatSession(hub, accounts, connection)
+        position = None if since is None else Position(since, epoch)
+        seen = Position(int(inbox), inbox_epoch) if inbox and inbox.isdecimal() else None
+        await session.run(room, position, seen, wants_inbox=inbox is not None)
+
+
+@router.websocket("/ws/subprotocol")
+async def subprotocol(websocket: WebSocket) -> None:
+    """Serve the dialect that the client asks for and the server has."""
+    hub, accounts, door = _services(websocket)
+    user = await door.presented(websocket)
+    chosen = choose_subprotocol([name for name in websocket.scope.get("subprotocols", ()) if name], SUBPROTOCOLS)
+    async with hub.connect(websocket, user=user, protocol=CHAT, subprotocol=chosen) as connection:
+        if chosen is None:
+            offer = f"no subprotocol was chosen; this endpoint offers: {', '.join(SUBPROTOCOLS)}"
+            await connection.send(CHAT.encode(Error("bad_request", offer)))
+            await connection.close(1008, "no subprotocol chosen")
+            return
+        await door.admit(connection)
+        if chosen == "chat":
+            await ChatSession(hub, accounts, connection).run(LOBBY, None, None, wants_inbox=False)
+        else:
+            await _notifications(connection)
+
+
+async def _notifications(connection: HubConnection) -> None:
+    """Send what is sent to this user, and nothing else; what the client says is ignored."""
+    await connection.wait_closed()
+
+
+def _services(websocket: WebSocket) -> tuple[Hub, Accounts, Doorkeeper]:
+    state = websocket.app.state
+    return state.hub, state.accounts, Doorkeeper(state.tokens, state.accounts, state.hub.limits)

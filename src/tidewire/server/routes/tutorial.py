@@ -1,0 +1,149 @@
+"""The tutorial's endpoints (contract.md A1 to A5), each as short as the tutorial's own."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import msgspec
+from fastapi import APIRouter, Cookie, Depends, Query, WebSocket
+from starlette.exceptions import WebSocketException
+
+from tidewire.endpoint import HubConnection
+from tidewire.errors import BadRequest, CommandError, UnknownType
+from tidewire.fastapi import Hub
+from tidewire.messages import WireMessage
+from tidewire.protocols.json import JSON
+
+__all__ = ("router",)
+
+router = APIRouter()
+
+
+def get_hub(websocket: WebSocket) -> Hub:
+    """Return the server's hub."""
+    hub: Hub = websocket.app.state.hub
+    return hub
+
+
+HubDependency = Annotated[Hub, Depends(get_hub)]
+
+
+@router.websocket("/ws")
+async def echo(websocket: WebSocket, hub: HubDependency) -> None:
+    """Send back what comes: text with a prefix, bytes as they are (A1)."""
+    async with hub.connect(websocket) as connection:
+        async for message in connection.iter_messages():
+            if isinstance(message, str):
+                await connection.send_text(f"Message text was: {message}")
+            else:
+                await connection.send_bytes(message)
+
+
+def get_cookie_or_token(
+    session: Annotated[str | None, Cookie()] = None, token: Annotated[str | None, Query()] = None
+) -> str:
+    """Return the cookie `session` or the query's `token`; refuse the handshake when there is neither."""
+    if session is None and token is None:
+        raise WebSocketException(1008, "a cookie `session` or a query parameter `token` is needed")
+    return session or token or ""
+
+
+@router.websocket("/items/{item_id}/ws")
+async def items(
+    websocket: WebSocket,
+    item_id: str,
+    cookie_or_token: Annotated[str, Depends(get_cookie_or_token)],
+    hub: HubDependency,
+    q: int | None = None,
+) -> None:
+    """Say what the dependencies found, for each text (A2)."""
+    async with hub.connect(websocket) as connection:
+        async for data in connection.iter_text():
+            await connection.send_text(f"Session cookie or query token value is: {cookie_or_token}")
+            if q is not None:
+                await connection.send_text(f"Query parameter q is: {q}")
+            await connection.send_text(f"Message text was: {data}, for item ID: {item_id}")
+
+
+@router.websocket("/ws/{client_id}")
+async def chat_room(websocket: WebSocket, client_id: int, hub: HubDependency) -> None:
+    """Serve a chat room in plain text (A3)."""
+    async with hub.connect(websocket) as connection:
+        await connection.subscribe("tutorial:chat", leave=f"Client #{client_id} left the chat")
+        async for data in connection.iter_text():
+            await connection.send_text(f"You wrote: {data}")
+            await connection.publish("tutorial:chat", f"Client #{client_id} says: {data}")
+
+
+class _Message(msgspec.Struct):
+    """What a JSON client says; `type` may name a ping."""
+
+    type: str = "message"
+    message: str | None = None
+    msg: str | None = None
+
+
+_EXPECTED = 'expected an object such as {"message": "hello"} or {"type": "ping"}'
+
+
+@router.websocket("/ws/json/{client_id}")
+async def chat_json(websocket: WebSocket, client_id: int, hub: HubDependency) -> None:
+    """Serve a chat room in JSON (A4)."""
+
+    def system(content: str) -> dict[str, object]:
+        return {"sender": "system", "content": f"Client #{client_id} {content}"}
+
+    async with hub.connect(websocket, protocol=JSON) as connection:
+        await connection.subscribe(
+            "tutorial:json", leave=system("has left the chat."), leave_on_error=system("disconnected due to an error.")
+        )
+        async for data in connection.iter_json(_Message):
+            if await _is_said(connection, data):
+                content = "Empty message" if data.message is None else data.message
+                await connection.publish("tutorial:json", {"sender": client_id, "content": content})
+
+
+@router.websocket("/ws/rooms/{room}/{client_id}")
+async def rooms(websocket: WebSocket, room: str, client_id: str, hub: HubDependency) -> None:
+    """Serve rooms with join, message and leave events (A5)."""
+
+    def event(kind: str, msg: str) -> dict[str, object]:
+        return {"type": kind, "user": client_id, "msg": msg}
+
+    channel = f"tutorial:room:{room}"
+    async with hub.connect(websocket, protocol=JSON) as connection:
+        join, leave = event("join", f"{client_id} joined {room}"), event("leave", f"{client_id} left {room}")
+        try:
+            await connection.subscribe(channel, join=join, leave=leave)
+        except BadRequest as error:
+            raise WebSocketException(1008, str(error)[:120]) from None
+        async for message in connection.iter_messages():
+            data = await _room_message(connection, message)
+            if data is not None and await _is_said(connection, data):
+                said = data.msg if data.msg is not None else data.message
+                await connection.publish(channel, event("message", said or ""))
+
+
+async def _room_message(connection: HubConnection, message: str | bytes) -> _Message | None:
+    """Take JSON, or plain text as it was typed."""
+    if isinstance(message, str) and not message.lstrip().startswith(("{", "[")):
+        return _Message(msg=message)
+    try:
+        return msgspec.json.decode(message, type=_Message)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+        connection.tell(BadRequest(f"this message cannot be read: {error}; {_EXPECTED}"))
+        return None
+
+
+async def _is_said(connection: HubConnection, data: _Message) -> bool:
+    """Answer a ping or an unknown type; True for something to say."""
+    if data.type in ("message", "chat"):
+        return True
+    answer: CommandError | WireMessage | None = JSON.encode_pong()
+    if data.type != "ping":
+        answer = UnknownType(f"there is no type {data.type[:80]!r}; {_EXPECTED}")
+    if isinstance(answer, WireMessage):
+        await connection.send(answer)
+    elif answer is not None:
+        connection.tell(answer)
+    return False

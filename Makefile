@@ -1,8 +1,6 @@
 # Every command sets up what it needs by itself; nothing is assumed but Python (3.11 or newer) and make.
 
 PYTHON ?= python3
-PORT ?= 8000
-HOST ?= 127.0.0.1
 ARGS ?=
 
 VENV := .venv
@@ -21,8 +19,8 @@ help: ## Show this list
 
 setup: $(DEV) ## Set up .venv with everything for development
 
-serve: $(RUNTIME) ## Run the server (PORT=8000, HOST=127.0.0.1, ARGS="--workers 2")
-	@exec $(BIN)/tidewire serve --host $(HOST) --port $(PORT) $(ARGS)
+serve: $(RUNTIME) ## Run the server on http://127.0.0.1:8000 (PORT=8001, ARGS="--workers 2")
+	@exec $(BIN)/tidewire serve $(if $(PORT),--port $(PORT)) $(ARGS)
 
 test: $(DEV) ## Run the whole test suite but for the slow tests
 	$(BIN)/python -m pytest -n $(JOBS) --dist loadgroup $(ARGS)
@@ -48,12 +46,12 @@ lock: ## Take the newest versions that pyproject.toml allows into both lock file
 	rm -rf build/lock && $(PYTHON) -m venv build/lock
 	build/lock/bin/python -m pip install --quiet --upgrade pip
 	build/lock/bin/python -m pip install --quiet hatchling editables .
-	build/lock/bin/python -m pip freeze --exclude tidewire | sort -f > build/runtime
+	build/lock/bin/python -m pip freeze --exclude tidewire | LC_ALL=C sort -f > build/runtime
 	build/lock/bin/python -m pip install --quiet --group dev '.[metrics]'
-	build/lock/bin/python -m pip freeze --exclude tidewire | sort -f > build/all
+	build/lock/bin/python -m pip freeze --exclude tidewire | LC_ALL=C sort -f > build/all
 	{ sed -n '/^#/p' requirements.lock; sed "s/^uvloop==.*/&; sys_platform != 'win32'/" build/runtime; } > build/new
 	mv build/new requirements.lock
-	{ sed -n '/^#/p' requirements-dev.lock; comm -13 build/runtime build/all; } > build/new
+	{ sed -n '/^#/p' requirements-dev.lock; LC_ALL=C comm -13 --nocheck-order build/runtime build/all; } > build/new
 	mv build/new requirements-dev.lock
 
 $(BIN)/python:

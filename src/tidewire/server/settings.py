@@ -37,10 +37,11 @@ from pydantic_settings import (
     SettingsError,
 )
 
+from tidewire.backends import sqlite_path
 from tidewire.errors import ConfigurationError
 from tidewire.options import Limits
 
-__all__ = ("CONFIG_FILE", "Loaded", "Settings", "load", "redacted", "sqlite_file")
+__all__ = ("CONFIG_FILE", "Loaded", "Settings", "load", "redacted", "unknown_variables")
 
 CONFIG_FILE = Path("tidewire.toml")
 _PREFIX = "TIDEWIRE_"
@@ -131,7 +132,9 @@ class Settings(BaseSettings):
     @property
     def accounts_file(self) -> Path:
         """The SQLite file of users and rooms."""
-        return self.accounts or sqlite_file(self.broker) or Path("tidewire.db")
+        if self.accounts is not None:
+            return self.accounts
+        return sqlite_path(self.broker) if self.broker.startswith("sqlite:") else Path("tidewire.db")
 
     @property
     def token_key_file(self) -> Path:
@@ -211,12 +214,6 @@ def unknown_variables() -> Iterator[str]:
                 yield f"the variable {name} is not a setting; did you mean {near[0]}?"
 
 
-def sqlite_file(url: str) -> Path | None:
-    """Return the file of a `sqlite:///` URL (four slashes: an absolute path), None for every other URL."""
-    match = re.match(r"sqlite:///([^?#]+)", url)
-    return Path(match[1]) if match else None
-
-
 def redacted(url: str) -> str:
     """Return a URL with its password, and every value of its query that may be a secret, replaced by `***`."""
     url = re.sub(r"^([a-z0-9+.-]+://[^/?#]*?):[^/?#]*@", r"\1:***@", url, flags=re.IGNORECASE)
@@ -260,6 +257,8 @@ def _check(settings: Settings) -> None:
     for origin in settings.allowed_origins or ():
         if not re.fullmatch(r"https?://[^/?#@\s]+", origin):
             raise ConfigurationError(f"allowed origin {origin!r} is none; write it as https://example.org")
+    if settings.broker.startswith("sqlite:"):
+        sqlite_path(settings.broker)
     if settings.workers > 1 and settings.broker.startswith("memory:"):
         raise ConfigurationError(
             f"memory:// keeps messages in one process, so {settings.workers} workers could not see each other's; "

@@ -24,6 +24,7 @@ import uvicorn
 from uvicorn.importer import ImportFromStringError, import_from_string
 
 from tidewire.errors import ConfigurationError, TidewireError
+from tidewire.links.uvicorn import configured
 from tidewire.server import logs
 from tidewire.server.settings import Settings
 
@@ -206,7 +207,11 @@ def _config(settings: Settings, app: _Application) -> uvicorn.Config:
 
 
 def _protocols(settings: Settings) -> dict[str, Any]:
-    return {"http": "httptools", "ws": "websockets-sansio", "ws_per_message_deflate": settings.deflate}
+    return {
+        "http": "httptools",
+        "ws": configured(settings.limits, deflate=settings.deflate),
+        "ws_max_size": settings.limits.message_size,
+    }
 
 
 def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:

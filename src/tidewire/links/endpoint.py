@@ -206,7 +206,7 @@ class Endpoint:
 
     def disconnected(self, code: int, reason: str) -> None:
         """The connection has ended."""
-        if self._state is not _State.CLOSED:
+        if self._state not in (_State.CLOSED, _State.GONE):
             self._end(_State.GONE, code, reason)
 
     def _end(self, state: _State, code: int, reason: str) -> None:

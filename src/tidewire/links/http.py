@@ -1,0 +1,193 @@
+"""An HTTP protocol class for uvicorn's `http=` option that bounds a request's headers in bytes and in time.
+
+    uvicorn app:app --http tidewire.links.http:HttpProtocol --ws tidewire.links.uvicorn:WebSocketProtocol
+
+uvicorn's own class waits for ever for the end of the headers, and keeps as many as come.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import socket
+import sys
+from enum import Enum, auto
+from http import HTTPStatus
+from typing import Any, ClassVar, cast
+
+from httptools import HttpParserUpgrade
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+from tidewire.errors import ConfigurationError
+from tidewire.links.wire import limits_reached
+from tidewire.options import Limits
+
+__all__ = ("HttpProtocol", "configured", "listening_socket")
+
+#: Seconds that sent bytes may wait for their acknowledgement before the kernel gives the peer up (`TCP_USER_TIMEOUT`).
+_ACKNOWLEDGE_SECONDS = 15
+
+
+class _State(Enum):
+    HEADERS = auto()  #: from accept, or from the first byte of a further request, to the end of the headers
+    BODY = auto()
+    IDLE = auto()  #: between requests; uvicorn's keep-alive timeout runs
+
+
+class _TooLarge(Exception):
+    """Stops the parser."""
+
+
+class HttpProtocol(HttpToolsProtocol):
+    """One HTTP connection; a request whose headers are too large or too slow is refused and the connection ended."""
+
+    limits: ClassVar[Limits] = Limits()
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self._state = _State.HEADERS
+        self._deadline: asyncio.TimerHandle | None = None
+        #: Bytes of the headers that are parsed, and of those that came, in reads that ended within them.
+        self._parsed = self._came = 0
+        #: What is being parsed.
+        self._chunk = b""
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        self._begin()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._end_headers(_State.IDLE)
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        if self._state is _State.IDLE:
+            self._begin()
+        was_in_headers = self._state is _State.HEADERS
+        self._chunk = data
+        super().data_received(data)
+        self._chunk = b""
+        if was_in_headers and self._state is _State.HEADERS and not self.transport.is_closing():
+            self._came += len(data)
+            if self._came > self.limits.header_bytes:
+                self._refuse(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE, "header_bytes")
+
+    # What the parser calls.
+
+    def on_message_begin(self) -> None:
+        if self._state is _State.IDLE:
+            self._begin()
+        super().on_message_begin()
+
+    def on_url(self, url: bytes) -> None:
+        self._count(len(url))
+        super().on_url(url)
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        self._count(len(name) + len(value) + 4)
+        super().on_header(name, value)
+
+    def on_headers_complete(self) -> None:
+        self._end_headers(_State.BODY)
+        super().on_headers_complete()
+
+    def on_message_complete(self) -> None:
+        super().on_message_complete()
+        self._state = _State.IDLE
+
+    def handle_websocket_upgrade(self) -> None:
+        """Hand over to the WebSocket class, with what the client has sent behind its request."""
+        if self.scope["http_version"] != "1.1":
+            self.send_400_response("a WebSocket handshake needs HTTP/1.1")
+            return
+        error = sys.exception()
+        early = self._chunk[error.args[0] :] if isinstance(error, HttpParserUpgrade) else b""
+        super().handle_websocket_upgrade()
+        # The parser and this object hold each other; nobody else would part them.
+        self.parser = cast(Any, None)
+        self._chunk = b""
+        if early:
+            cast(asyncio.Protocol, self.transport.get_protocol()).data_received(early)
+
+    def send_400_response(self, msg: str) -> None:
+        """Refuse a request that the parser has stopped at."""
+        if self._parsed > self.limits.header_bytes:
+            self._refuse(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE, "header_bytes")
+        elif not self.transport.is_closing():
+            self._end_headers(_State.IDLE)
+            super().send_400_response(msg)
+
+    # The budget.
+
+    def _begin(self) -> None:
+        self._state = _State.HEADERS
+        self._parsed = self._came = 0
+        self._deadline = self.loop.call_later(self.limits.header_seconds, self._expire)
+
+    def _end_headers(self, state: _State) -> None:
+        self._state = state
+        if self._deadline is not None:
+            self._deadline.cancel()
+            self._deadline = None
+
+    def _count(self, size: int) -> None:
+        self._parsed += size
+        if self._parsed > self.limits.header_bytes:
+            raise _TooLarge
+
+    def _expire(self) -> None:
+        self._deadline = None
+        if self.flow.read_paused:
+            # A pipelined request that we do not read while the one before it is answered.
+            self._deadline = self.loop.call_later(self.limits.header_seconds, self._expire)
+        else:
+            self._refuse(HTTPStatus.REQUEST_TIMEOUT, "header_seconds")
+
+    def _refuse(self, status: HTTPStatus, limit: str) -> None:
+        limits_reached[limit] += 1
+        self._end_headers(_State.IDLE)
+        if not self.transport.is_closing():
+            head = f"HTTP/1.1 {status.value} {status.phrase}\r\nconnection: close\r\ncontent-length: 0\r\n\r\n"
+            self.transport.write(head.encode())
+            self.transport.close()
+
+
+def configured(limits: Limits) -> type[HttpProtocol]:
+    """Return a protocol class with these limits, to be given to uvicorn as `Config(http=…)`."""
+    return type("HttpProtocol", (HttpProtocol,), {"limits": limits})
+
+
+def listening_socket(host: str, port: int, backlog: int = 4_096) -> socket.socket:
+    """Return a listening TCP socket whose connections end when a peer acknowledges nothing for 15 s (on Linux).
+
+    Raises ConfigurationError when the address is none of this machine, or is taken.
+    """
+    try:
+        family, kind, number, _, address = socket.getaddrinfo(
+            host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
+    except (OSError, OverflowError, UnicodeError) as error:
+        raise ConfigurationError(f"host {host!r} cannot be resolved ({error}); use an address, as 127.0.0.1") from None
+    listener = socket.socket(family, kind, number)
+    try:
+        if sys.platform != "win32":
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if hasattr(socket, "TCP_USER_TIMEOUT"):
+            listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, _ACKNOWLEDGE_SECONDS * 1_000)
+        listener.bind(address)
+        listener.listen(backlog)
+    except (OSError, OverflowError) as error:
+        listener.close()
+        raise ConfigurationError(_cannot_listen(error, host, port)) from None
+    return listener
+
+
+def _cannot_listen(error: Exception, host: str, port: int) -> str:
+    number = error.errno if isinstance(error, OSError) else None
+    if number == errno.EADDRINUSE:
+        return f"port {port} on {host} is taken; stop what listens there, or choose another port"
+    if number == errno.EACCES:
+        return f"port {port} needs more rights than this user has; choose one above 1023"
+    if number == errno.EADDRNOTAVAIL:
+        return f"host {host} is not an address of this machine; use 127.0.0.1, or 0.0.0.0 for all of its addresses"
+    return f"cannot listen on {host} port {port}: {error}; choose another host or port"

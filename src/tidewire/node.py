@@ -182,7 +182,7 @@ class Node:
 
     async def _follow_user(self, connection: Connection, info: bytes) -> None:
         try:
-            await self.subscribe(connection, personal(connection.user), info=info, present=True)
+            await self.subscribe(connection, personal(connection.user), info=info, present=True, reply=False)
         except StoreUnavailable:
             logger.warning("presence is away: a connection of this node is not listed until it is back")
 

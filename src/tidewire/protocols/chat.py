@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 
 import msgspec
@@ -46,7 +47,16 @@ class _In(msgspec.Struct, frozen=True, tag_field="type"):
     """What clients send."""
 
 
-class Chat(_In, frozen=True, tag="chat"):
+class _InRoom(_In, frozen=True):
+    """What clients send to a room."""
+
+    def __post_init__(self) -> None:
+        # what is at its default is left out of answers, which msgspec judges by identity
+        if self.room == LOBBY:  # type: ignore[attr-defined]
+            msgspec.structs.force_setattr(self, "room", LOBBY)
+
+
+class Chat(_InRoom, frozen=True, tag="chat"):
     """Say something in a room; `id` makes a repetition harmless."""
 
     message: str
@@ -72,13 +82,13 @@ class Auth(_In, frozen=True, tag="auth"):
     token: str
 
 
-class Online(_In, frozen=True, tag="online"):
+class Online(_InRoom, frozen=True, tag="online"):
     """Ask who is in a room."""
 
     room: str = LOBBY
 
 
-class Join(_In, frozen=True, tag="join"):
+class Join(_InRoom, frozen=True, tag="join"):
     """Follow one more room, from a position if there is one."""
 
     room: str
@@ -86,7 +96,7 @@ class Join(_In, frozen=True, tag="join"):
     epoch: str = ""
 
 
-class Leave(_In, frozen=True, tag="leave"):
+class Leave(_InRoom, frozen=True, tag="leave"):
     """Follow a room no longer."""
 
     room: str
@@ -251,7 +261,7 @@ class ChatProtocol(Protocol[ChatCommand]):
     def encode_subscribed(self, reply: Subscribed) -> list[WireMessage]:
         encoded = [self.raw(publication) for publication in reply.publications]
         recovered = msgspec.UNSET if reply.recovered is None else reply.recovered
-        room = reply.channel.partition(":")[2]
+        room = sys.intern(reply.channel.partition(":")[2])
         return [self.encode(History(encoded, reply.position.epoch, recovered, room))]
 
     def encode_error(self, error: CommandError) -> WireMessage:
@@ -262,7 +272,7 @@ class ChatProtocol(Protocol[ChatCommand]):
 
     def encode_dropped(self, push: Dropped) -> WireMessage:
         text = f"{push.count} messages were dropped, this connection is too slow"
-        return self.encode(Error("dropped", text, room=push.channel.partition(":")[2]))
+        return self.encode(Error("dropped", text, room=sys.intern(push.channel.partition(":")[2])))
 
 
 def _private(text: str) -> PrivateChat:

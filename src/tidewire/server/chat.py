@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import sys
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -75,6 +76,7 @@ class ChatSession:
 
     async def run(self, room: str, since: Position | None, inbox: Position | None, *, wants_inbox: bool) -> None:
         """Join the first room, then do what the client asks until it goes."""
+        room = sys.intern(room)
         await self._answer(self._enter(room, since, inbox, wants_inbox=wants_inbox))
         async for command in self._connection.iter_commands():
             await self._answer(_HANDLERS[type(command)](self, command), command)
@@ -121,6 +123,7 @@ class ChatSession:
             join=event("has joined the chat."),
             leave=event("has left the chat."),
             leave_on_error=event("disconnected due to an error."),
+            reply=False,
         )
         await self.online(Online(room))
 

@@ -1,0 +1,71 @@
+"""Says what a failing database file means: what happened, why, and how to mend it."""
+
+from __future__ import annotations
+
+import errno
+import sqlite3
+from pathlib import Path
+
+from tidewire.errors import ConfigurationError, StoreUnavailable, TidewireError
+
+__all__ = ("explain", "is_certain", "is_full", "is_lasting", "opening_error")
+
+#: Result codes (sqlite.org/rescode.html) of a file that can never be used as it is.
+_UNUSABLE = {sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_READONLY}
+
+
+def _code(error: BaseException) -> int:
+    """Return the primary result code, 0 when the error is not SQLite's."""
+    code = getattr(error, "sqlite_errorcode", 0)
+    return int(code) & 0xFF
+
+
+def is_full(error: BaseException) -> bool:
+    """The disk has no room left."""
+    return _code(error) == sqlite3.SQLITE_FULL or (isinstance(error, OSError) and error.errno == errno.ENOSPC)
+
+
+def is_certain(error: BaseException) -> bool:
+    """After this error of a commit nothing was kept, for sure.
+
+    After others (an fsync that failed) a restart may find the commit in the file.
+    """
+    return _code(error) in (
+        sqlite3.SQLITE_FULL,
+        sqlite3.SQLITE_BUSY,
+        sqlite3.SQLITE_READONLY,
+        sqlite3.SQLITE_CONSTRAINT,
+    )
+
+
+def is_lasting(error: BaseException) -> bool:
+    """The connection that got this error should be opened anew before it is used again."""
+    return _code(error) not in (sqlite3.SQLITE_FULL, sqlite3.SQLITE_BUSY)
+
+
+def explain(error: BaseException, path: Path) -> str:
+    """Return one line that says what, why and how to mend it."""
+    if is_full(error):
+        return f"the disk that holds {path} is full; free some space: nothing that was acknowledged is lost"
+    match _code(error):
+        case sqlite3.SQLITE_BUSY | sqlite3.SQLITE_LOCKED:
+            return f"{path} is locked by another program; let that finish its transaction, or close it"
+        case sqlite3.SQLITE_READONLY:
+            return f"{path} cannot be written; make the file, its folder and the disk writable for this user"
+        case sqlite3.SQLITE_CANTOPEN:
+            return f"{path} cannot be opened; the folder {path.parent} must exist and be writable for this user"
+        case sqlite3.SQLITE_NOTADB:
+            return f"{path} is not an SQLite database; name another file, or move that one away"
+        case sqlite3.SQLITE_CORRUPT:
+            return f"{path} is damaged ({error}); restore it from a backup, or move it away with its -wal file"
+        case sqlite3.SQLITE_IOERR:
+            name = getattr(error, "sqlite_errorname", "SQLITE_IOERR")
+            return f"the disk that holds {path} failed ({name}); see the system's log for the disk's errors"
+    return f"{path} cannot be used: {error}"
+
+
+def opening_error(error: BaseException, path: Path) -> TidewireError:
+    """Return what `start` raises for an error of opening the store."""
+    if _code(error) in _UNUSABLE or (isinstance(error, OSError) and not is_full(error)):
+        return ConfigurationError(explain(error, path))
+    return StoreUnavailable(explain(error, path))

@@ -1,0 +1,133 @@
+"""Reads history and positions, in threads and on connections of its own: readers never wait for the writer."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import sqlite3
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from queue import Empty, SimpleQueue
+from typing import TypeVar
+
+import msgspec
+
+from tidewire.backends.sqlite.clock import StoreClock
+from tidewire.backends.sqlite.faults import explain
+from tidewire.backends.sqlite.store import SQL, connect, derived_epoch
+from tidewire.errors import StoreUnavailable
+from tidewire.messages import Format, HistoryPage, Position, Publication, Retention
+
+__all__ = ("HistoryQuery", "Readers", "read_history", "read_positions")
+
+T = TypeVar("T")
+
+#: What stands for "no limit" in a statement, and above every offset.
+_NO_LIMIT = -1
+_ABOVE_ALL = 2**62
+#: Channels of one positions statement.
+_CHUNK = 1_000
+
+
+class Readers:
+    """A few threads, each with a connection that only reads."""
+
+    def __init__(self, path: Path, *, threads: int = 2) -> None:
+        self._path = path
+        self._pool = ThreadPoolExecutor(threads, thread_name_prefix="tidewire-sqlite-reader")
+        self._idle: SimpleQueue[sqlite3.Connection] = SimpleQueue()
+
+    async def run(self, read: Callable[[sqlite3.Connection], T]) -> T:
+        """Run `read` in one transaction; raises StoreUnavailable."""
+        try:
+            return await asyncio.get_running_loop().run_in_executor(self._pool, self._read, read)
+        except sqlite3.Error as error:
+            raise StoreUnavailable(explain(error, self._path)) from error
+        except RuntimeError as error:
+            raise StoreUnavailable(f"{self._path} is closed; read between the broker's start and its close") from error
+
+    def _read(self, read: Callable[[sqlite3.Connection], T]) -> T:
+        try:
+            connection = self._idle.get_nowait()
+        except Empty:
+            connection = connect(self._path)
+            connection.execute("PRAGMA query_only = 1")
+        try:
+            connection.execute("BEGIN")
+            answer = read(connection)
+            connection.execute("COMMIT")
+        except BaseException:
+            connection.close()
+            raise
+        self._idle.put(connection)
+        return answer
+
+    async def aclose(self) -> None:
+        """Finish what was begun, and close the connections."""
+        await asyncio.to_thread(self._pool.shutdown)
+        while not self._idle.empty():
+            self._idle.get_nowait().close()
+
+
+class HistoryQuery(msgspec.Struct, frozen=True):
+    """What `Broker.history` was asked, and what is known without the database."""
+
+    channel: str
+    since: Position | None
+    limit: int | None
+    reverse: bool
+    retention: Retention | None
+    seed: str
+
+
+def read_history(connection: sqlite3.Connection, query: HistoryQuery, clock: StoreClock) -> HistoryPage:
+    """Answer a history query inside a transaction (broker.Broker.history says what it means)."""
+    row = connection.execute(SQL["history_channel"], (query.channel,)).fetchone()
+    if row is None:
+        row = (0, derived_epoch(query.seed, query.channel), 0, 0)
+    channel_id, epoch, top, floor = row
+    position = Position(top, epoch)
+    since = query.since
+    if since is not None and since.epoch != epoch:
+        return HistoryPage((), position, complete=False)
+    first = _first_shown(connection, channel_id, top, floor, query.retention, clock.now())
+    limit = _NO_LIMIT if query.limit is None else max(0, query.limit)
+    if query.reverse:
+        before = _ABOVE_ALL if since is None else since.offset
+        statement, window = "backward", (first, before)
+        newest = min(before - 1, top)
+        complete = newest == 0 or first <= newest or since is None
+        complete = complete and (since is None or since.offset <= top + 1)
+    else:
+        after = 0 if since is None else since.offset
+        statement, window = "forward", (max(first, after + 1), _ABOVE_ALL)
+        complete = since is None or first - 1 <= after <= top
+    rows = connection.execute(SQL[statement], (channel_id, *window, limit)).fetchall()
+    found = [
+        Publication(query.channel, offset, offset - 1, epoch, time, data, Format(format), meta)
+        for offset, time, format, data, meta in rows
+    ]
+    return HistoryPage(tuple(found), position, complete)
+
+
+def _first_shown(
+    connection: sqlite3.Connection, channel_id: int, top: int, floor: int, retention: Retention | None, now: float
+) -> int:
+    """Return the lowest offset that retention shows; the one after the top when it shows none."""
+    lowest, oldest = floor, 0.0
+    if retention is not None:
+        lowest, oldest = max(floor, top - retention.size), now - retention.age
+    asked = {"channel": channel_id, "lowest": lowest, "oldest": oldest}
+    row = connection.execute(SQL["first_shown"], asked).fetchone()
+    return top + 1 if row is None else int(row[0])
+
+
+def read_positions(connection: sqlite3.Connection, channels: Sequence[str], seed: str) -> dict[str, Position]:
+    """Return the top of each channel, inside a transaction."""
+    found = {}
+    for start in range(0, len(channels), _CHUNK):
+        names = json.dumps(channels[start : start + _CHUNK])
+        for name, epoch, top in connection.execute(SQL["positions"], (names,)):
+            found[name] = Position(top, epoch)
+    return {name: found.get(name) or Position(0, derived_epoch(seed, name)) for name in channels}

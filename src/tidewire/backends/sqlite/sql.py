@@ -1,0 +1,26 @@
+"""Reads the statements that live in the `.sql` files beside this one."""
+
+from __future__ import annotations
+
+from importlib.resources import files
+
+__all__ = ("read", "statements")
+
+_MARK = "-- name: "
+
+
+def read(name: str) -> str:
+    """Return the text of a `.sql` file of this package."""
+    return files(__package__).joinpath(name).read_text(encoding="utf-8")
+
+
+def statements(name: str) -> dict[str, str]:
+    """Return the statements of a file by name; each begins with a line `-- name: …`."""
+    found: dict[str, list[str]] = {}
+    lines: list[str] = []
+    for line in read(name).splitlines():
+        if line.startswith(_MARK):
+            lines = found[line.removeprefix(_MARK).strip()] = []
+        else:
+            lines.append(line)
+    return {key: "\n".join(value).strip() for key, value in found.items()}

@@ -1,0 +1,39 @@
+-- name: store
+SELECT version, seed, clock, monotonic, wall, boot FROM tidewire_store
+-- name: create_store
+INSERT OR IGNORE INTO tidewire_store (one, version, seed, clock, monotonic, wall, boot) VALUES (1, ?, ?, ?, ?, ?, ?)
+-- name: save_clock
+UPDATE tidewire_store SET clock = ?, monotonic = ?, wall = ?, boot = ?
+-- name: last_id
+SELECT coalesce((SELECT seq FROM sqlite_sequence WHERE name = 'tidewire_publications'), 0)
+-- name: channel_by_name
+SELECT id, name, epoch, top, keep_size, keep_age FROM tidewire_channels WHERE name = ?
+-- name: channel_by_id
+SELECT id, name, epoch, top, keep_size, keep_age FROM tidewire_channels WHERE id = ?
+-- name: create_channel
+INSERT INTO tidewire_channels (name, epoch, top, keep_size, keep_age) VALUES (?, ?, 0, ?, ?)
+-- name: update_channel
+UPDATE tidewire_channels SET top = ?, keep_size = ?, keep_age = ? WHERE id = ?
+-- name: remove_history
+UPDATE tidewire_channels SET floor = top WHERE name = ?
+-- name: newer
+SELECT id, channel, "offset", time, format, data, meta FROM tidewire_publications WHERE id > ? ORDER BY id LIMIT ?
+-- name: keep
+INSERT INTO tidewire_publications (channel, "offset", time, kept, format, data, meta) VALUES (?, ?, ?, ?, ?, ?, ?)
+-- name: find_key
+SELECT "offset" FROM tidewire_keys WHERE channel = ? AND key = ? AND expires > ?
+-- name: keep_key
+INSERT OR REPLACE INTO tidewire_keys (channel, key, "offset", expires) VALUES (?, ?, ?, ?)
+-- name: positions
+SELECT name, epoch, top FROM tidewire_channels WHERE name IN (SELECT value FROM json_each(?))
+-- name: history_channel
+SELECT id, epoch, top, floor FROM tidewire_channels WHERE name = ?
+-- name: first_shown
+SELECT "offset" FROM tidewire_publications
+WHERE channel = :channel AND "offset" > :lowest AND kept >= :oldest ORDER BY "offset" LIMIT 1
+-- name: forward
+SELECT "offset", time, format, data, meta FROM tidewire_publications
+WHERE channel = ? AND "offset" >= ? AND "offset" < ? ORDER BY "offset" LIMIT ?
+-- name: backward
+SELECT "offset", time, format, data, meta FROM tidewire_publications
+WHERE channel = ? AND "offset" >= ? AND "offset" < ? ORDER BY "offset" DESC LIMIT ?

@@ -1,0 +1,246 @@
+"""The database of one writer thread: what it has seen, what the channels' tops are, and how a batch is kept.
+
+Comes under writer.py, which says when; nothing here waits for anybody but the disk.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import secrets
+import sqlite3
+from collections.abc import Sequence
+from pathlib import Path
+
+from tidewire.backends.sqlite.clock import Reading, StoreClock
+from tidewire.backends.sqlite.sql import read, statements
+from tidewire.errors import ConfigurationError
+from tidewire.messages import Format, Position, Publication, PublishRequest
+
+__all__ = ("Store", "connect", "derived_epoch")
+
+SQL = statements("statements.sql")
+_VERSION = 1
+#: Publications of other processes that are read in one step.
+PAGE = 1_000
+#: Channels that are remembered from one transaction to the next.
+_REMEMBERED = 100_000
+
+
+def connect(path: Path, *, busy_seconds: float = 0.25) -> sqlite3.Connection:
+    """Open a connection that begins its transactions explicitly."""
+    connection = sqlite3.connect(path, timeout=busy_seconds, isolation_level=None, check_same_thread=False)
+    try:
+        connection.execute("PRAGMA synchronous = FULL")
+        connection.execute("PRAGMA wal_autocheckpoint = 0")
+    except BaseException:
+        connection.close()
+        raise
+    return connection
+
+
+def derived_epoch(seed: str, channel: str) -> str:
+    """Return the epoch that a channel has from its first publication on, and that it shows before."""
+    return hashlib.blake2b(channel.encode(), key=bytes.fromhex(seed), digest_size=6).hexdigest()
+
+
+class _Channel:
+    """What the writer remembers of a channel's row."""
+
+    __slots__ = ("epoch", "id", "keep_age", "keep_size", "name", "top")
+
+    def __init__(self, row: tuple[int, str, str, int, int, float]) -> None:
+        self.id, self.name, self.epoch, self.top, self.keep_size, self.keep_age = row
+
+
+class Store:
+    """One connection that writes. Between `begin` and `commit` or `rollback`, all it says is of one moment."""
+
+    def __init__(self, path: Path, clock: StoreClock) -> None:
+        self._clock = clock
+        self.connection = connect(path)
+        try:
+            self.seed = self._prepare()
+            #: The id up to which this process has seen every publication.
+            self.cursor: int = self._one("last_id")
+        except BaseException:
+            self.connection.close()
+            raise
+        self._version = -1
+        self._before = (self.cursor, self._version)
+        self._by_name: dict[str, _Channel] = {}
+        self._by_id: dict[int, _Channel] = {}
+
+    def _prepare(self) -> str:
+        execute = self.connection.execute
+        execute("PRAGMA journal_mode = WAL")
+        tables = {name for (name,) in execute("SELECT name FROM sqlite_master WHERE name LIKE 'tidewire%'")}
+        if "tidewire_keys_by_expiry" not in tables:
+            self._create()
+        version, seed, *reading = execute(SQL["store"]).fetchone()
+        if version != _VERSION:
+            raise ConfigurationError(
+                f"the database has the layout {version}, and this tidewire knows {_VERSION}; install the newer tidewire"
+            )
+        if self._clock.go_on_from(Reading(*reading)):
+            self.save_clock()
+        return str(seed)
+
+    def _create(self) -> None:
+        self.connection.executescript(f"BEGIN IMMEDIATE;\n{read('schema.sql')}\nCOMMIT;")
+        now = self._clock.reading()
+        seed = secrets.token_hex(16)
+        self.connection.execute(SQL["create_store"], (_VERSION, seed, now.clock, now.monotonic, now.wall, now.boot))
+
+    def save_clock(self) -> None:
+        """Remember this moment, so that the clock can go on from it after a restart of the machine."""
+        now = self._clock.reading()
+        self.connection.execute(SQL["save_clock"], (now.clock, now.monotonic, now.wall, now.boot))
+
+    def _one(self, name: str) -> int:
+        return int(self.connection.execute(SQL[name]).fetchone()[0])
+
+    def begin(self, *, write: bool) -> None:
+        """Begin a transaction; for writing, nobody else can write until its end."""
+        if len(self._by_id) >= _REMEMBERED:
+            self._forget()
+        self._before = (self.cursor, self._version)
+        self.connection.execute("BEGIN IMMEDIATE" if write else "BEGIN")
+
+    def commit(self) -> None:
+        """Keep what was written; returns when it is on the disk."""
+        self.connection.execute("COMMIT")
+
+    def rollback(self) -> None:
+        """Undo, and forget what was read since `begin`. Never raises."""
+        with contextlib.suppress(sqlite3.Error):
+            self.connection.execute("ROLLBACK")
+        self.cursor, self._version = self._before
+        self._forget()
+
+    def close(self) -> None:
+        """Close the connection. Never raises."""
+        with contextlib.suppress(sqlite3.Error):
+            self.connection.close()
+
+    def _forget(self) -> None:
+        self._by_name.clear()
+        self._by_id.clear()
+
+    def catch_up(self, carried: set[str]) -> tuple[list[Publication], bool]:
+        """Read what other processes have published since, one page at most, inside a transaction.
+
+        Returns those of the carried channels in order, and whether this was all.
+        """
+        version = self._pragma_data_version()
+        if version == self._version:
+            return [], True
+        rows = self.connection.execute(SQL["newer"], (self.cursor, PAGE)).fetchall()
+        found = []
+        for _, channel_id, offset, time, format, data, meta in rows:
+            channel = self._channel_by_id(channel_id)
+            channel.top = max(channel.top, offset)
+            if channel.name in carried:
+                found.append(
+                    Publication(channel.name, offset, offset - 1, channel.epoch, time, data, Format(format), meta)
+                )
+        if rows:
+            is_whole = rows[-1][0] - self.cursor == len(rows)
+            self.cursor = rows[-1][0]
+            if not is_whole:
+                self._forget()  # some were removed before this process saw them: their channels' tops are not known
+        if len(rows) == PAGE:
+            return found, False
+        last = self._one("last_id")
+        if last != self.cursor:
+            self.cursor = last
+            self._forget()
+        self._version = version
+        return found, True
+
+    def _pragma_data_version(self) -> int:
+        return int(self.connection.execute("PRAGMA data_version").fetchone()[0])
+
+    def position(self, name: str) -> Position:
+        """Return a channel's top, not older than the last `catch_up`."""
+        channel = self._channel(name)
+        if channel is None:
+            return Position(0, derived_epoch(self.seed, name))
+        return Position(channel.top, channel.epoch)
+
+    def _channel(self, name: str) -> _Channel | None:
+        found = self._by_name.get(name)
+        if found is None:
+            row = self.connection.execute(SQL["channel_by_name"], (name,)).fetchone()
+            if row is not None:
+                found = self._remember(_Channel(row))
+        return found
+
+    def _channel_by_id(self, channel_id: int) -> _Channel:
+        found = self._by_id.get(channel_id)
+        if found is None:
+            found = self._remember(_Channel(self.connection.execute(SQL["channel_by_id"], (channel_id,)).fetchone()))
+        return found
+
+    def _remember(self, channel: _Channel) -> _Channel:
+        self._by_name[channel.name] = self._by_id[channel.id] = channel
+        return channel
+
+    def _channel_to_write(self, request: PublishRequest) -> _Channel:
+        name, retention = request.channel, request.retention
+        channel = self._channel(name)
+        if channel is None:
+            epoch = derived_epoch(self.seed, name)
+            made = self.connection.execute(SQL["create_channel"], (name, epoch, retention.size, retention.age))
+            channel = self._remember(_Channel((made.lastrowid or 0, name, epoch, 0, retention.size, retention.age)))
+        channel.keep_size, channel.keep_age = retention.size, retention.age
+        return channel
+
+    def keep(self, requests: Sequence[PublishRequest], carried: set[str]) -> tuple[list[Position], list[Publication]]:
+        """Write a batch, inside a writing transaction that has caught up.
+
+        Returns the position of each request, and the new publications of the carried channels.
+        """
+        now, wall = self._clock.now(), self._clock.wall()
+        positions: list[Position] = []
+        new: list[Publication] = []
+        rows = []
+        changed: dict[int, _Channel] = {}
+        for request in requests:
+            channel = self._channel_to_write(request)
+            known = self._known(channel, request, now) if request.key else None
+            if known is not None:
+                positions.append(Position(known, channel.epoch))
+                continue
+            previous = channel.top
+            channel.top = offset = previous + 1
+            changed[channel.id] = channel
+            rows.append((channel.id, offset, wall, now, int(request.format), request.data, request.meta))
+            if request.key:
+                key = (channel.id, request.key, offset, now + request.key_age)
+                self.connection.execute(SQL["keep_key"], key)
+            positions.append(Position(offset, channel.epoch))
+            if channel.name in carried:
+                new.append(
+                    Publication(
+                        channel.name, offset, previous, channel.epoch, wall, request.data, request.format, request.meta
+                    )
+                )
+        if rows:
+            self._insert(rows, changed)
+        return positions, new
+
+    def _known(self, channel: _Channel, request: PublishRequest, now: float) -> int | None:
+        row = self.connection.execute(SQL["find_key"], (channel.id, request.key, now)).fetchone()
+        return None if row is None else int(row[0])
+
+    def _insert(self, rows: Sequence[tuple[object, ...]], changed: dict[int, _Channel]) -> None:
+        self.connection.executemany(SQL["keep"], rows)
+        self.connection.executemany(
+            SQL["update_channel"], [(c.top, c.keep_size, c.keep_age, c.id) for c in changed.values()]
+        )
+        self.cursor = int(self.connection.execute("SELECT last_insert_rowid()").fetchone()[0])
+
+    def remove_history(self, channel: str) -> None:
+        """Hide what is stored of a channel, inside a writing transaction; trimming removes it."""
+        self.connection.execute(SQL["remove_history"], (channel,))

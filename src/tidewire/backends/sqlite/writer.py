@@ -1,0 +1,287 @@
+"""The one thread of a process that writes: it groups what waits into commits, and delivers all publications in order.
+
+A turn takes the write lock, begins, reads what other processes have published, takes what waits, writes it, commits,
+lets the lock go, wakes the other processes and hands all that is new to the event loop in one call. A turn that has
+nothing to write only reads. Both move the same cursor, so no publication is skipped or comes twice.
+"""
+
+from __future__ import annotations
+
+import logging
+import selectors
+import sqlite3
+import threading
+import time
+from collections.abc import Callable, Sequence
+from itertools import groupby
+from pathlib import Path
+
+from tidewire.backends.sqlite.clock import StoreClock
+from tidewire.backends.sqlite.faults import explain, is_certain, is_lasting, opening_error
+from tidewire.backends.sqlite.mailbox import Mailbox, Subscribing, Write
+from tidewire.backends.sqlite.peers import Peers
+from tidewire.backends.sqlite.store import Store
+from tidewire.backends.sqlite.turnstile import Turnstile
+from tidewire.errors import NotPublished, PublishUnconfirmed, StoreUnavailable, TidewireError
+from tidewire.messages import Position, Publication
+
+__all__ = ("Answer", "Post", "Writer")
+
+logger = logging.getLogger("tidewire")
+
+Answer = tuple[Write | Subscribing, Position | TidewireError]
+#: Hands publications and answers to the event loop, from this thread.
+Post = Callable[[Sequence[Publication], Sequence[Answer]], None]
+
+#: Seconds between looks for what other processes published, for when a wake-up was lost.
+_POLL = 0.5
+#: Seconds between tries of a lock that another process holds, for when its holder died.
+_RETRY = 0.005
+#: Seconds between tries to open a store that failed.
+_REOPEN = 0.5
+#: What one commit takes at most.
+_BATCH_COUNT = 1_000
+_BATCH_BYTES = 4 * 1_048_576
+#: Seconds in which a start waits for other processes that are starting.
+_START = 5.0
+
+
+class Writer:
+    """Owns the writing connection, on a thread of its own, from `start` until the mailbox is closed and empty."""
+
+    def __init__(self, path: Path, folder: Path, clock: StoreClock, mailbox: Mailbox, post: Post) -> None:
+        self._path = path
+        self._folder = folder
+        self._clock = clock
+        self._mailbox = mailbox
+        self._post = post
+        self._carried: set[str] = set()
+        self._store: Store | None = None
+        self._reopen_at = 0.0
+        self._is_behind = False
+        self._cursor = 0
+        #: Why the last try to write failed, "" when it did not.
+        self.trouble = ""
+        #: The store's seed, known from the start on (store.derived_epoch).
+        self.seed = ""
+        self._thread = threading.Thread(target=self._run, name="tidewire-sqlite-writer", daemon=True)
+
+    def start(self, started: Callable[[TidewireError | None], None], ended: Callable[[], None]) -> None:
+        """Begin; `started` and `ended` are called from the thread, `ended` in any case."""
+        self._started, self._ended = started, ended
+        self._thread.start()
+
+    def join(self) -> None:
+        """Wait until the thread has ended."""
+        self._thread.join()
+
+    # The thread.
+
+    def _run(self) -> None:
+        try:
+            self._open_all()
+        except (sqlite3.Error, OSError) as error:
+            self._started(opening_error(error, self._path))
+        except TidewireError as error:
+            self._started(error)
+        else:
+            self._started(None)
+            self._loop()
+            self.trouble = f"{self._path} is closed; use the broker between its start and its close"
+            self._refuse(self._mailbox.take_subscribing())
+            self._close_all()
+        self._ended()
+
+    def _open_all(self) -> None:
+        self._folder.mkdir(exist_ok=True)
+        self._turnstile = Turnstile(self._folder, "write")
+        try:
+            self._peers = Peers(self._folder)
+            try:
+                self._store = self._open_store()
+            except BaseException:
+                self._peers.close()
+                raise
+        except BaseException:
+            self._turnstile.close()
+            raise
+        self.seed = self._store.seed
+        self._selector = selectors.DefaultSelector()
+        for waker in (self._mailbox, self._peers):
+            if waker.fileno() >= 0:
+                self._selector.register(waker.fileno(), selectors.EVENT_READ)
+
+    def _open_store(self) -> Store:
+        """Open the database under the write lock, because the first process makes it."""
+        limit = time.monotonic() + _START
+        while not self._turnstile.try_acquire():
+            if time.monotonic() > limit:
+                self._turnstile.withdraw()
+                raise StoreUnavailable(f"another process has held the lock of {self._path} for {_START:g} s; end it")
+            time.sleep(_RETRY)
+        try:
+            return Store(self._path, self._clock)
+        finally:
+            self._turnstile.release()
+
+    def _close_all(self) -> None:
+        self._selector.close()
+        self._peers.close()
+        self._turnstile.close()
+        if self._store is not None:
+            self._store.close()
+
+    def _loop(self) -> None:
+        mailbox = self._mailbox
+        while not mailbox.is_closed or mailbox.has_writes:
+            try:
+                self._wait()
+                self._turn()
+            except Exception:
+                logger.exception("the writer thread of %s failed in a turn, and goes on", self._path)
+                self._break("an internal error; see the log")
+
+    def _wait(self) -> None:
+        limit = 0.0 if self._is_behind and not self._mailbox.is_congested else _POLL
+        if self._mailbox.has_writes and not self._mailbox.is_congested:
+            limit = _RETRY if self._turnstile.is_waiting or self.trouble else 0.0
+        self._selector.select(limit)
+        self._mailbox.drain()
+        self._peers.drain()
+
+    def _turn(self) -> None:
+        if self._mailbox.is_congested:
+            return
+        orders = self._mailbox.take_subscribing()
+        store = self._store or self._reopen()
+        if store is None:
+            self._refuse(orders)
+            return
+        if not self._mailbox.has_writes:
+            self._turnstile.withdraw()
+            self._look(store, orders)
+        elif orders or self._is_behind or not self._turnstile.try_acquire():
+            self._look(store, orders)
+        else:
+            try:
+                self._write(store)
+            finally:
+                self._turnstile.release()
+            self._peers.wake()
+
+    def _look(self, store: Store, orders: Sequence[Subscribing]) -> None:
+        """Read what is new, and subscribe in the same moment."""
+        answers: list[Answer] = []
+        try:
+            store.begin(write=False)
+            found, is_all = store.catch_up(self._carried)
+            for order in orders:
+                if order.future is None:
+                    self._carried.discard(order.channel)
+                else:
+                    answers.append((order, store.position(order.channel)))
+                    self._carried.add(order.channel)
+            store.commit()
+        except sqlite3.Error as error:
+            self._fail(store, error)
+            self._refuse(orders)
+            return
+        self._is_behind = not is_all
+        self._hand_over(found, answers)
+
+    def _write(self, store: Store) -> None:
+        """Make one commit, with the lock held."""
+        writes: list[Write] = []
+        answers: list[Answer] = []
+        is_committing = False
+        try:
+            store.begin(write=True)
+            found, is_all = store.catch_up(self._carried)
+            if is_all:
+                writes = self._mailbox.take(_BATCH_COUNT, _BATCH_BYTES)
+                self._keep(store, writes, found, answers)
+            is_committing = True
+            store.commit()
+        except sqlite3.Error as error:
+            self._fail(store, error)
+            self._answer_failed(writes, error, is_certain=not is_committing or is_certain(error))
+        except BaseException as error:
+            store.rollback()
+            self._answer_failed(writes, error, is_certain=True)
+            raise
+        else:
+            self.trouble, self._is_behind = "", not is_all
+            self._hand_over(found, answers)
+
+    def _keep(self, store: Store, writes: Sequence[Write], found: list[Publication], answers: list[Answer]) -> None:
+        for removes, group in groupby(writes, key=lambda write: write.removes):
+            run = list(group)
+            if removes:
+                for write in run:
+                    store.remove_history(write.request.channel)
+                    answers.append((write, store.position(write.request.channel)))
+                continue
+            positions, new = store.keep([write.request for write in run], self._carried)
+            found.extend(new)
+            answers.extend((write, position) for write, position in zip(run, positions, strict=True))
+
+    def _hand_over(self, found: Sequence[Publication], answers: Sequence[Answer]) -> None:
+        if found or answers:
+            self._post(found, answers)
+
+    # Trouble.
+
+    def _fail(self, store: Store, error: sqlite3.Error) -> None:
+        store.rollback()
+        self.trouble = explain(error, self._path)
+        if is_lasting(error):
+            self._break(self.trouble)
+
+    def _break(self, trouble: str) -> None:
+        """Use this connection no more; a new one is opened soon."""
+        self.trouble = trouble
+        if self._store is not None:
+            self._store.rollback()
+            self._cursor = self._store.cursor
+            self._store.close()
+            self._store = None
+        self._reopen_at = time.monotonic() + _REOPEN
+
+    def _reopen(self) -> Store | None:
+        if time.monotonic() < self._reopen_at or not self._turnstile.try_acquire():
+            return None
+        try:
+            store = Store(self._path, self._clock)
+            if store.seed == self.seed:
+                store.cursor = self._cursor  # what came meanwhile is still to be read
+            self._store, self.seed, self.trouble = store, store.seed, ""
+        except (sqlite3.Error, OSError) as error:
+            self._break(explain(error, self._path))
+        except TidewireError as error:
+            self._break(str(error))
+        finally:
+            self._turnstile.release()
+        return self._store
+
+    def _answer_failed(self, writes: Sequence[Write], error: BaseException, *, is_certain: bool) -> None:
+        reason = explain(error, self._path)
+        self._post((), [(write, _publish_error(reason, is_certain=is_certain)) for write in writes])
+
+    def _refuse(self, orders: Sequence[Subscribing]) -> None:
+        """Answer what cannot be done while the store is broken."""
+        answers: list[Answer] = []
+        for order in orders:
+            if order.future is None:
+                self._carried.discard(order.channel)
+            else:
+                answers.append((order, StoreUnavailable(self.trouble)))
+        if self._store is None:
+            writes = self._mailbox.take(_BATCH_COUNT, _BATCH_BYTES)
+            answers.extend((write, _publish_error(self.trouble, is_certain=True)) for write in writes)
+        self._hand_over((), answers)
+
+
+def _publish_error(reason: str, *, is_certain: bool) -> TidewireError:
+    if is_certain:
+        return NotPublished(f"not published: {reason}")
+    return PublishUnconfirmed(f"not confirmed: {reason}; publish it again with the same key")

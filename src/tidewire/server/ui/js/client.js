@@ -1,0 +1,137 @@
+// One signed-in person: the connection, and who gets which message of the dialect. No DOM.
+
+import { Connection } from "./connection.js";
+import { Conversations } from "./conversations.js";
+import { Emitter } from "./emitter.js";
+import { Outbox } from "./outbox.js";
+import { LOBBY, Rooms } from "./rooms.js";
+
+const LONGEST = 60_000;
+const COMMAND = /^\/pm(?:\s+(\S+)(?:\s+([\s\S]+))?)?\s*$/;
+const MALFORMED = "Invalid /pm command format. Use '/pm username message'";
+
+export class Client extends Emitter {
+  #recovered = 0;
+  #returning = false;
+
+  constructor({ session, box }) {
+    super();
+    const { username: me, token } = session;
+    this.me = me;
+    const send = (message) => this.connection.send(message);
+    this.connection = new Connection({ address: () => this.#address(), hello: () => ({ type: "auth", token }) });
+    this.outbox = new Outbox(box, (entry) => this.#transmit(entry));
+    this.rooms = new Rooms({ me, box, outbox: this.outbox, send });
+    this.conversations = new Conversations({ me, box, outbox: this.outbox });
+    for (const thread of this.outbox.threads()) this.thread(thread);
+    this.outbox.on("adopted", (thread) => {
+      this.thread(thread);
+      this.outbox.flush(thread);
+    });
+    this.connection.on("message", (message) => this.#received(message));
+    this.connection.on("lost", (code) => this.#lost(code));
+    this.rooms.on("history", (room, count) => this.#caughtUp(count));
+    this.conversations.on("inbox", (count) => this.#caughtUp(count));
+    for (const part of [this.rooms, this.conversations, this.outbox]) part.on("change", () => this.emit("change"));
+    for (const part of [this.rooms, this.conversations]) {
+      part.on("arrived", (thread, shown) => this.emit("arrived", thread, shown));
+    }
+  }
+
+  /** The thread of a key such as "room:lobby"; follows the room or begins the conversation if need be. */
+  thread(key) {
+    const kind = key.slice(0, key.indexOf(":"));
+    const name = key.slice(kind.length + 1);
+    return kind === "room" ? this.rooms.join(name) : this.conversations.open(name);
+  }
+
+  get threads() {
+    return [...this.rooms.all, ...this.conversations.all];
+  }
+
+  /** Accept what was written in a thread. Returns the thread it went to, or a text that says why it did not. */
+  write(thread, text) {
+    let target = thread;
+    let words = text.trim();
+    if (/^\/pm(\s|$)/.test(words)) {
+      const [, person, rest] = COMMAND.exec(words) ?? [];
+      if (!person || !rest?.trim()) return MALFORMED;
+      if (person === this.me) return "That is you. Write to somebody else.";
+      target = this.conversations.open(person);
+      words = rest.trim();
+    }
+    const size = new TextEncoder().encode(JSON.stringify(words)).length;
+    if (size > LONGEST) return `This message is too long: ${size} bytes, and ${LONGEST} can be sent.`;
+    this.outbox.add(target.key, words, target.position ?? null);
+    return target;
+  }
+
+  #address() {
+    const { first } = this.rooms;
+    const query = new URLSearchParams({ room: first.name });
+    if (first.position) {
+      query.set("since", first.position.offset);
+      query.set("epoch", first.position.epoch);
+    }
+    for (const [key, value] of Object.entries(this.conversations.position)) query.set(key, value);
+    const address = new URL(`/ws/auth?${query}`, location.href);
+    address.protocol = location.protocol === "https:" ? "wss:" : "ws:";
+    return address.href;
+  }
+
+  #transmit({ id, thread, text }) {
+    if (this.connection.state.name !== "connected") return false;
+    const name = thread.slice(thread.indexOf(":") + 1);
+    if (thread.startsWith("person:")) {
+      return this.connection.send({ type: "private_chat", target_user: name, message: text, id });
+    }
+    if (!this.rooms.get(name)?.ready) return false;
+    const room = name === LOBBY ? {} : { room: name };
+    return this.connection.send({ type: "chat", message: text, id, ...room });
+  }
+
+  #received(message) {
+    const { rooms, conversations } = this;
+    const handlers = {
+      history: () => this.#history(message),
+      chat_message: () => rooms.message(message),
+      private_chat_message: () => conversations.message(message),
+      inbox: () => conversations.inbox(message),
+      online: () => rooms.online(message),
+      rooms: () => rooms.listed(message),
+      system: () => rooms.system(message) || conversations.system(message) || this.emit("notice", message.content),
+      error: () => this.#refused(message),
+    };
+    if (Object.hasOwn(handlers, message.type)) handlers[message.type]();
+  }
+
+  #history(message) {
+    const isFirst = this.connection.state.name === "connecting";
+    if (isFirst) this.connection.ready();
+    this.rooms.history(message);
+    if (!isFirst) return;
+    this.rooms.rejoin();
+    for (const thread of this.conversations.all) this.outbox.flush(thread.key);
+  }
+
+  #refused({ id, room, code, content }) {
+    if (id && this.outbox.refuse(id, code, content)) return;
+    if (room && this.rooms.refused({ room, content })) return;
+    this.emit("notice", content);
+  }
+
+  #lost(code) {
+    if (code === 1009) this.outbox.tooBig();
+    this.#returning = true;
+    this.#recovered = 0;
+    this.rooms.disconnected();
+    this.outbox.disconnected();
+  }
+
+  // Several histories arrive after a return; one line for all of them.
+  #caughtUp(count) {
+    if (!this.#returning) return;
+    this.#recovered += count;
+    this.emit("recovered", this.#recovered);
+  }
+}

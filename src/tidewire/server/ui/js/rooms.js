@@ -1,0 +1,252 @@
+// The rooms that this person is in: their messages, positions and people, and the messages of the dialect about them.
+
+import { Emitter } from "./emitter.js";
+import { Thread, item, messageKey, timeOf } from "./thread.js";
+
+export const LOBBY = "lobby";
+const NAME = /^[\p{L}\p{N}_.-](?:[\p{L}\p{N}_. -]{0,62}[\p{L}\p{N}_.-])?$/u;
+const CAME = /^User '(.+)' has joined the chat\.$/;
+const WENT = /^User '(.+)' (has left the chat|disconnected due to an error)\.$/;
+const RECOUNT_SOON = 1_000;
+const RECOUNT_SPREAD = 4_000;
+
+/** Why a room cannot have this name, or "". */
+export function nameProblem(name) {
+  if (!name) return "Give the room a name.";
+  if (name.length > 64) return "A room name has at most 64 characters.";
+  if (!NAME.test(name)) return "A room name has letters, digits, - _ . and spaces inside.";
+  return "";
+}
+
+export class Room extends Thread {
+  position = null;
+  people = [];
+  ready = false;
+  recount = 0;
+
+  constructor(name, me, box) {
+    super("room", name, me, box);
+  }
+}
+
+export class Rooms extends Emitter {
+  directory = null;
+  #me;
+  #box;
+  #outbox;
+  #send;
+  #rooms = new Map();
+
+  constructor({ me, box, outbox, send }) {
+    super();
+    this.#me = me;
+    this.#box = box;
+    this.#outbox = outbox;
+    this.#send = send;
+    for (const name of this.#savedNames()) this.#create(name);
+    box.watch((key, value) => this.#changedElsewhere(key, value));
+  }
+
+  get all() {
+    return [...this.#rooms.values()];
+  }
+
+  get(name) {
+    return this.#rooms.get(name);
+  }
+
+  /** The room that the server joins by itself: asked for in the address of the connection. */
+  get first() {
+    return this.all[0];
+  }
+
+  /** Follow a room, new or known; a name that does not exist is created by the server. */
+  join(name) {
+    const known = this.#rooms.get(name);
+    if (known) return known;
+    const room = this.#create(name);
+    this.#saveNames();
+    this.#ask(room);
+    this.emit("change");
+    return room;
+  }
+
+  leave(name) {
+    const room = this.#rooms.get(name);
+    if (!room || this.#rooms.size === 1) return;
+    this.#unfollow(name);
+    room.forgetRead();
+    this.#saveNames();
+    this.emit("change");
+  }
+
+  /** Ask for the names of all rooms; the answer comes as a "directory" event. */
+  askDirectory() {
+    return this.#send({ type: "rooms" });
+  }
+
+  /** Follow all rooms but the first, which the connection itself has joined. */
+  rejoin() {
+    for (const room of this.all.slice(1)) this.#ask(room);
+  }
+
+  disconnected() {
+    for (const room of this.all) {
+      room.ready = false;
+      clearTimeout(room.recount);
+      room.recount = 0;
+    }
+  }
+
+  history(message) {
+    const room = this.#of(message);
+    if (!room) return;
+    const since = message.recovered === true ? room.position?.offset ?? 0 : this.#oldest(message) - 1;
+    const fresh = message.messages.filter((one) => message.recovered !== true || one.offset > since);
+    if (message.recovered !== true) this.#replace(room, message);
+    for (const one of fresh) this.#show(room, one, message.epoch);
+    const offset = Math.max(message.offset ?? 0, message.messages.at(-1)?.offset ?? 0, message.recovered ? since : 0);
+    room.position = { epoch: message.epoch, offset };
+    room.ready = true;
+    room.problem = "";
+    if (!room.read) room.markRead();
+    this.#outbox.vouch(room.key, { epoch: message.epoch, since });
+    this.#outbox.flush(room.key);
+    this.emit("history", room, message.recovered === true ? fresh.length : 0);
+    this.emit("change");
+  }
+
+  message(message) {
+    const room = this.#of(message);
+    if (!room?.position || message.offset <= room.position.offset) return;
+    room.position.offset = message.offset;
+    const shown = this.#show(room, message, room.position.epoch);
+    this.emit("change");
+    if (shown) this.emit("arrived", room, shown);
+  }
+
+  /** Someone came or went; returns whether it was that. */
+  system(message) {
+    const [, came] = CAME.exec(message.content) ?? [];
+    const [, went, how] = WENT.exec(message.content) ?? [];
+    const room = this.#of(message);
+    if (!room || !(came || went)) return false;
+    const name = came ?? went;
+    const others = room.people.filter((person) => person !== name);
+    room.people = came ? [...others, name].sort(byName) : others;
+    const verb = came ? "joined" : how.startsWith("has left") ? "left" : "lost the connection";
+    if (name !== this.#me) this.#event(room, message, `${name} ${verb}`);
+    this.#recountLater(room);
+    this.emit("change");
+    return true;
+  }
+
+  online(message) {
+    const room = this.#of(message);
+    if (!room) return;
+    room.people = [...new Set(message.users)].sort(byName);
+    this.emit("change");
+  }
+
+  listed(message) {
+    this.directory = [...message.rooms].sort((a, b) => b.online - a.online || byName(a.name, b.name));
+    this.emit("directory");
+  }
+
+  refused(message) {
+    const room = this.#rooms.get(message.room);
+    if (!room) return false;
+    room.problem = message.content;
+    this.emit("change");
+    return true;
+  }
+
+  isOnline(name) {
+    return this.all.some((room) => room.people.includes(name));
+  }
+
+  #of(message) {
+    return this.#rooms.get(message.room ?? LOBBY);
+  }
+
+  #create(name) {
+    const room = new Room(name, this.#me, this.#box);
+    this.#rooms.set(name, room);
+    return room;
+  }
+
+  #ask(room) {
+    const { position } = room;
+    const recovery = position ? { since: position.offset, epoch: position.epoch } : {};
+    this.#send({ type: "join", room: room.name, ...recovery });
+  }
+
+  #unfollow(name) {
+    this.#rooms.delete(name);
+    this.#send({ type: "leave", room: name });
+  }
+
+  #oldest(message) {
+    return message.messages[0]?.offset ?? (message.offset ?? 0) + 1;
+  }
+
+  #replace(room, message) {
+    room.timeline.replace([]);
+    if (message.recovered !== false) return;
+    const time = message.messages[0] ? timeOf(message.messages[0]) : Date.now();
+    const text = "Some older messages may be missing here.";
+    room.timeline.add(item({ kind: "gap", key: "gap", text, time, epoch: message.epoch, offset: 0 }));
+  }
+
+  #show(room, message, epoch) {
+    const { sender, content: text, offset, id = null } = message;
+    const key = messageKey(message, this.#me);
+    const shown = item({ key, sender, text, time: timeOf(message), epoch, offset, id });
+    const isNew = room.timeline.add(shown);
+    if (id && sender === this.#me) this.#outbox.acknowledge(id);
+    return isNew ? shown : null;
+  }
+
+  #event(room, message, text) {
+    if (!room.position) return;
+    const { epoch, offset } = room.position;
+    const shown = item({ kind: "event", key: "", text, time: timeOf(message), epoch, offset });
+    shown.key = `event:${shown.seq}`;
+    room.timeline.add(shown);
+  }
+
+  // Joins and leaves can be missed (a drained server publishes none), so the list is asked for again; spread and
+  // not for every event, because in a big room everybody does.
+  #recountLater(room) {
+    if (room.recount) return;
+    const wait = RECOUNT_SOON + Math.random() * RECOUNT_SPREAD + room.people.length * 20;
+    room.recount = setTimeout(() => {
+      room.recount = 0;
+      this.#send(room.name === LOBBY ? { type: "online" } : { type: "online", room: room.name });
+    }, wait);
+  }
+
+  #savedNames() {
+    const saved = this.#box.get("rooms", [LOBBY]);
+    const names = Array.isArray(saved) ? saved.filter((name) => !nameProblem(name)) : [];
+    return names.length ? names : [LOBBY];
+  }
+
+  #saveNames() {
+    this.#box.set("rooms", [...this.#rooms.keys()]);
+  }
+
+  #changedElsewhere(key, value) {
+    if (key.startsWith("read/room:")) {
+      this.#rooms.get(key.slice("read/room:".length))?.adoptRead(value);
+    } else if (key === "rooms" && Array.isArray(value)) {
+      for (const name of value) if (!nameProblem(name) && !this.#rooms.has(name)) this.#ask(this.#create(name));
+      for (const name of [...this.#rooms.keys()]) if (!value.includes(name)) this.#unfollow(name);
+    }
+    this.emit("change");
+  }
+}
+
+function byName(a, b) {
+  return a.localeCompare(b, undefined, { sensitivity: "base" }) || (a < b ? -1 : 1);
+}

@@ -60,14 +60,18 @@ class Retention(msgspec.Struct, frozen=True, gc=False):
 
 
 class PublishRequest(msgspec.Struct, frozen=True, gc=False):
-    """What a broker is asked to keep. The same `key` in the same channel within `key_age` seconds is kept once."""
+    """What a broker is asked to keep. The same `key` in the same channel within `key_age` seconds is kept once.
+
+    A `retention` of None leaves the channel's as it is (the defaults, where nothing was published yet): who publishes
+    from outside of the application does not know its rules.
+    """
 
     channel: str
     data: bytes
     format: Format = Format.JSON
     key: str = ""
     meta: bytes = b""
-    retention: Retention = Retention()
+    retention: Retention | None = None
     key_age: float = 300.0
 
 

@@ -27,13 +27,14 @@ __all__ = ("MemoryBroker", "MemoryPresence")
 class _Stream:
     """One channel's publications and top position."""
 
-    __slots__ = ("epoch", "keys", "publications", "top", "trimmed")
+    __slots__ = ("epoch", "keys", "publications", "retention", "top", "trimmed")
 
     def __init__(self) -> None:
         self.epoch = secrets.token_hex(4)
         self.top = 0
         #: The offset of the newest publication that is no longer here.
         self.trimmed = 0
+        self.retention = Retention()
         self.publications: deque[Publication] = deque()
         self.keys: OrderedDict[str, tuple[float, Position]] = OrderedDict()
 
@@ -84,7 +85,8 @@ class MemoryBroker(Broker):
         if request.key:
             stream.keys[request.key] = (now + request.key_age, position)
         stream.publications.append(publication)
-        _trim(stream, request.retention, now)
+        stream.retention = request.retention or stream.retention
+        _trim(stream, stream.retention, now)
         if request.channel in self._subscribed:
             self._deliver((publication,))
         return position

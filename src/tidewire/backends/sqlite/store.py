@@ -15,7 +15,7 @@ from pathlib import Path
 from tidewire.backends.sqlite.clock import Reading, StoreClock
 from tidewire.backends.sqlite.sql import read, statements
 from tidewire.errors import ConfigurationError
-from tidewire.messages import Format, Position, Publication, PublishRequest
+from tidewire.messages import Format, Position, Publication, PublishRequest, Retention
 
 __all__ = ("Store", "connect", "derived_epoch")
 
@@ -187,13 +187,14 @@ class Store:
         return channel
 
     def _channel_to_write(self, request: PublishRequest) -> _Channel:
-        name, retention = request.channel, request.retention
+        name = request.channel
         channel = self._channel(name)
         if channel is None:
-            epoch = derived_epoch(self.seed, name)
+            retention, epoch = request.retention or Retention(), derived_epoch(self.seed, name)
             made = self.connection.execute(SQL["create_channel"], (name, epoch, retention.size, retention.age))
             channel = self._remember(_Channel((made.lastrowid or 0, name, epoch, 0, retention.size, retention.age)))
-        channel.keep_size, channel.keep_age = retention.size, retention.age
+        elif request.retention is not None:
+            channel.keep_size, channel.keep_age = request.retention.size, request.retention.age
         return channel
 
     def keep(self, requests: Sequence[PublishRequest], carried: set[str]) -> tuple[list[Position], list[Publication]]:

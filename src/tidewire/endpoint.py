@@ -28,6 +28,7 @@ from tidewire.errors import (
     NotPublished,
     PermissionDenied,
     PublishError,
+    StoreUnavailable,
     TemporaryFailure,
     TidewireError,
 )
@@ -69,15 +70,24 @@ async def accept(
         await node.admit(user, address)
     except LimitExceeded as error:
         raise await _refusal(websocket, error) from None
-    if websocket.application_state is WebSocketState.CONNECTING:
-        await websocket.accept(subprotocol, headers)
+    try:
+        if websocket.application_state is WebSocketState.CONNECTING:
+            await websocket.accept(subprotocol, headers)
+    finally:
+        node.registry.arrived(address)
     link = websocket.scope.get("extensions", {}).get("tidewire.link")
     if not isinstance(link, Link):
         link = AsgiLink(websocket.receive, websocket.send, node.limits)
     connection = Connection(link, protocol, user=user, address=address, limits=node.limits)
     # a socket has one reader: what the endpoint would read here is read by the connection
     websocket.receive = _taken_over  # type: ignore[method-assign]
-    await node.attach(connection, info)
+    try:
+        await node.attach(connection, info)
+    except StoreUnavailable:
+        node.detach(connection)
+        if isinstance(link, AsgiLink):
+            link.abort()
+        raise WebSocketException(TOO_MANY.code, "the store is away; try again") from None
     return connection
 
 

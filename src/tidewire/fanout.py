@@ -94,6 +94,9 @@ class Fanout:
     def accept(self, channel: Channel, publication: Publication) -> None:
         """Keep one publication that follows the channel's position until the end of the turn."""
         channel.position = Position(publication.offset, publication.epoch)
+        if channel.tap is not None:
+            channel.tap(publication)
+            return
         channel.pending.append(publication)
         if not channel.is_dirty:
             channel.is_dirty = True

@@ -36,6 +36,7 @@ class Maintenance:
         self._tasks: set[asyncio.Task[None]] = set()
         self._loops: list[asyncio.Task[None]] = []
         self._failing: set[str] = set()
+        self._must_rejoin = False
 
     @property
     def degraded(self) -> bool:
@@ -96,12 +97,19 @@ class Maintenance:
 
     async def _touch(self) -> None:
         if await self._node.presence.touch():
-            return
-        logger.warning("this node lost its lease; its members join again")
+            if not self._must_rejoin:
+                return
+        else:
+            logger.warning("this node lost its lease; its members join again")
+        self._must_rejoin = False
         for connection in tuple(self._node.registry.connections.values()):
             for subscription in tuple(connection.subscriptions.values()):
                 if subscription.member is not None:
                     await self._node.presence.join(subscription.channel, subscription.member, subscription.farewell)
+
+    def rejoin(self) -> None:
+        """Join all members again when presence is back: some could not be joined."""
+        self._must_rejoin = True
 
     async def _claim(self) -> None:
         departures = await self._node.presence.claim()

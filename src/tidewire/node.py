@@ -7,7 +7,6 @@ import logging
 import secrets
 from collections import Counter
 from collections.abc import Sequence
-from itertools import chain
 
 import msgspec
 
@@ -47,6 +46,8 @@ logger = logging.getLogger("tidewire")
 
 #: Bytes of a reply that are written before the client must have taken them.
 _REPLY_PAGE = 256 * 1024
+#: How often, and after how many seconds, history is read again that was behind what the store delivered.
+_BEHIND_TRIES, _BEHIND_SECONDS = 25, 0.02
 
 
 class Statistics(msgspec.Struct, frozen=True):
@@ -100,7 +101,7 @@ class Node:
             await self.presence.start(self.id)
             self.is_open = True
             self.maintenance.start()
-            await self.carry(CONTROL)
+            (await self.carry(CONTROL)).tap = self._control
         except BaseException:
             self.is_open = False
             await self.maintenance.aclose()
@@ -142,14 +143,18 @@ class Node:
     # Connections come and go.
 
     async def admit(self, user: str, address: str) -> None:
-        """Judge a newcomer before it is accepted; raises LimitExceeded, which names the limit."""
+        """Judge a newcomer before it is accepted; raises LimitExceeded, which names the limit.
+
+        It counts as arriving until `registry.arrived` is called, which the caller does however the handshake ends.
+        """
         registry, limits = self.registry, self.limits
-        if len(registry.connections) >= limits.connections:
+        if len(registry.connections) + registry.arriving >= limits.connections:
             raise self._limit("connections")
         if not _is_loopback(address) and registry.addresses.get(address, 0) >= limits.connections_per_address:
             raise self._limit("connections_per_address")
         if user and await self._connections_of(user) >= limits.connections_per_user:
             raise self._limit("connections_per_user")
+        registry.arrive(address)
 
     def _limit(self, name: str) -> LimitExceeded:
         self.limits_reached[name] += 1
@@ -181,10 +186,7 @@ class Node:
         await self._follow_user(connection, info)
 
     async def _follow_user(self, connection: Connection, info: bytes) -> None:
-        try:
-            await self.subscribe(connection, personal(connection.user), info=info, present=True, reply=False)
-        except StoreUnavailable:
-            logger.warning("presence is away: a connection of this node is not listed until it is back")
+        await self.subscribe(connection, personal(connection.user), info=info, present=True, reply=False)
 
     def _count(self, name: str) -> None:
         self.limits_reached[name] += 1
@@ -262,8 +264,8 @@ class Node:
             if present or farewell is not None or join is not None:
                 member = Member(connection.id, connection.user or connection.id, info)
                 subscription.farewell, subscription.farewell_on_error = farewell, farewell_on_error
-                first = (await self.presence.join(channel, member, farewell)).first
                 subscription.member = member
+                first = await self._join(subscription, member)
             recovery, recovered = await self._recover(carried, subscription, since, history)
             answer = Subscribed(channel, recovery.position, recovery.publications, recovered)
             await self._go_live(carried, subscription, answer, reply=reply)
@@ -275,6 +277,19 @@ class Node:
         if first and join is not None:
             await self.publish(channel, join.data, join.format, key=f"join:{connection.id}")
         return answer
+
+    async def _join(self, subscription: Subscription, member: Member) -> bool:
+        """Make a connection a member; True for the user's first. While presence is away it is joined later."""
+        try:
+            result = await self.presence.join(subscription.channel, member, subscription.farewell)
+        except StoreUnavailable:
+            self.maintenance.rejoin()
+            return False
+        connection = subscription.connection
+        if connection.subscriptions.get(subscription.channel) is not subscription:
+            subscription.member = member  # it left while it joined: the leave may have come first
+            raise ConnectionClosed(connection.disconnect or connection.ending or SHUTDOWN)
+        return result.first
 
     async def unsubscribe(self, connection: Connection, channel: str) -> None:
         """Let a connection follow a channel no longer; harmless when it does not."""
@@ -340,30 +355,36 @@ class Node:
     async def _recover(
         self, channel: Channel, subscription: Subscription, since: Position | None, history: int
     ) -> tuple[Recovery, bool | None]:
+        for _ in range(_BEHIND_TRIES):
+            recovery, recovered = await self._read(channel, subscription, since, history)
+            position, live = recovery.position, channel.position
+            if position.epoch == live.epoch and position.offset >= live.offset:
+                return recovery, recovered
+            # the store's answer is not what it delivered: older, or of another epoch, which has to be noticed first
+            if position.epoch != live.epoch:
+                self.maintenance.catch_up(channel)
+            await asyncio.sleep(_BEHIND_SECONDS)
+        raise StoreUnavailable(f"the history of {channel.name!r} is behind what was delivered; try again")
+
+    async def _read(
+        self, channel: Channel, subscription: Subscription, since: Position | None, history: int
+    ) -> tuple[Recovery, bool | None]:
         retention = channel.options.retention
         history = min(history, retention.size)
         if since is not None:
             page = await self.reader.since(channel.name, since, retention)
-            recovery = self._merge(channel, subscription, since, page)
+            recovery = merge(since, page, self._buffered(channel, subscription))
             if recovery.complete:
                 return recovery, True
         elif history <= 0:
             return Recovery((), channel.position, complete=True), None
-        page = await self.broker.history(channel.name, limit=history, reverse=True, retention=retention)
+        page = await self.broker.history(channel.name, limit=max(history, 0), reverse=True, retention=retention)
         newest = HistoryPage(page.publications[::-1], page.top, complete=True)
-        return self._merge(channel, subscription, None, newest), None if since is None else False
+        recovery = merge(None, newest, self._buffered(channel, subscription))
+        return recovery, None if since is None else False
 
-    def _merge(
-        self, channel: Channel, subscription: Subscription, since: Position | None, page: HistoryPage
-    ) -> Recovery:
-        buffered = chain(subscription.buffer or (), channel.pending)
-        recovery = merge(since, page, tuple(buffered))
-        behind = (
-            channel.position.epoch == recovery.position.epoch and channel.position.offset > recovery.position.offset
-        )
-        if behind:  # the store's answer is older than what this node has pushed: not all of it can be vouched for
-            return msgspec.structs.replace(recovery, complete=False)
-        return recovery
+    def _buffered(self, channel: Channel, subscription: Subscription) -> tuple[Publication, ...]:
+        return (*(subscription.buffer or ()), *channel.pending)
 
     async def _go_live(self, channel: Channel, subscription: Subscription, answer: Subscribed, *, reply: bool) -> None:
         """Write the reply in pages that wait for the client to take them, then what came meanwhile, then be live."""
@@ -411,9 +432,6 @@ class Node:
     def deliver(self, publications: Sequence[Publication]) -> None:
         """Take publications from the broker (broker.Deliver)."""
         self.fanout.deliver(publications)
-        for publication in publications:
-            if publication.channel == CONTROL:
-                self._control(publication)
 
     def send(self, connection: Connection, *messages: WireMessage) -> None:
         """Write to one connection of this node, behind everything that is pending for it."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from tidewire.batch import Representation
 from tidewire.connection import Connection
@@ -54,6 +54,7 @@ class Channel:
         "options",
         "pending",
         "position",
+        "tap",
         "waiting",
         "work",
     )
@@ -70,6 +71,8 @@ class Channel:
         #: The deliveries of an earlier turn that its time budget cut short (fanout.Work).
         self.work: object | None = None
         self.catching_up = False
+        #: Takes the publications instead of subscribers (the nodes' own channel).
+        self.tap: Callable[[Publication], None] | None = None
         #: What arrives while the channel is catching up.
         self.waiting: list[Publication] = []
 
@@ -112,9 +115,11 @@ class Channel:
 class Registry:
     """All channels, connections and users of a node."""
 
-    __slots__ = ("addresses", "channels", "connections", "users")
+    __slots__ = ("addresses", "arriving", "channels", "connections", "users")
 
     def __init__(self) -> None:
+        #: How many were admitted and are not yet added.
+        self.arriving = 0
         self.channels: dict[str, Channel] = {}
         self.connections: dict[str, Connection] = {}
         self.users: dict[str, dict[str, Connection]] = {}
@@ -123,9 +128,26 @@ class Registry:
     def add(self, connection: Connection) -> None:
         """Add a connection."""
         self.connections[connection.id] = connection
-        self.addresses[connection.address] = self.addresses.get(connection.address, 0) + 1
+        self._count(connection.address, +1)
         if connection.user:
             self.users.setdefault(connection.user, {})[connection.id] = connection
+
+    def arrive(self, address: str) -> None:
+        """Count a newcomer from its admission on, so that many at once do not pass a limit together."""
+        self.arriving += 1
+        self._count(address, +1)
+
+    def arrived(self, address: str) -> None:
+        """Count a newcomer no longer: it was added, or went away."""
+        self.arriving -= 1
+        self._count(address, -1)
+
+    def _count(self, address: str, change: int) -> None:
+        count = self.addresses.get(address, 0) + change
+        if count > 0:
+            self.addresses[address] = count
+        else:
+            self.addresses.pop(address, None)
 
     def identify(self, connection: Connection, user: str) -> None:
         """Give a connection its user."""
@@ -136,11 +158,7 @@ class Registry:
         """Remove a connection; False when it was not there."""
         if self.connections.pop(connection.id, None) is None:
             return False
-        left = self.addresses.get(connection.address, 0) - 1
-        if left > 0:
-            self.addresses[connection.address] = left
-        else:
-            self.addresses.pop(connection.address, None)
+        self._count(connection.address, -1)
         devices = self.users.get(connection.user)
         if devices is not None:
             devices.pop(connection.id, None)

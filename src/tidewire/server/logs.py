@@ -6,10 +6,19 @@ import logging
 import logging.config
 import re
 
-__all__ = ("Clean", "configure")
+__all__ = ("Clean", "configure", "harmless")
 
 _TOKEN = re.compile(r"([?&](?:access_)?token=)[^&\s\"']+")
 _FORMAT = "%(asctime)s %(levelname)s [%(process)d] %(name)s: %(message)s"
+
+
+def harmless(text: str) -> str:
+    """Return a text with everything escaped that a terminal does not just print."""
+    if text.isprintable():
+        return text
+    return "".join(
+        character if character.isprintable() else character.encode("unicode_escape").decode() for character in text
+    )
 
 
 class Clean(logging.Filter):
@@ -17,10 +26,7 @@ class Clean(logging.Filter):
 
     def filter(self, record: logging.LogRecord) -> bool:
         """Rewrite the message; keep every record."""
-        message = _TOKEN.sub(r"\1***", record.getMessage())
-        if not message.isprintable():
-            message = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in message)
-        record.msg, record.args = message, None
+        record.msg, record.args = harmless(_TOKEN.sub(r"\1***", record.getMessage())), None
         return True
 
 

@@ -41,7 +41,7 @@ from tidewire.backends import sqlite_path
 from tidewire.errors import ConfigurationError
 from tidewire.options import Limits
 
-__all__ = ("CONFIG_FILE", "Loaded", "Settings", "load", "redacted", "unknown_variables")
+__all__ = ("CONFIG_FILE", "Loaded", "Settings", "clean_environment", "load", "redacted", "unknown_variables")
 
 CONFIG_FILE = Path("tidewire.toml")
 _PREFIX = "TIDEWIRE_"
@@ -212,6 +212,11 @@ def unknown_variables() -> Iterator[str]:
             near = difflib.get_close_matches(upper, known, 1, 0.8)
             if near:
                 yield f"the variable {name} is not a setting; did you mean {near[0]}?"
+
+
+def clean_environment() -> dict[str, str]:
+    """Return the environment for a process that must not inherit these settings."""
+    return {name: value for name, value in os.environ.items() if not name.upper().startswith(_PREFIX)}
 
 
 def redacted(url: str) -> str:

@@ -174,7 +174,10 @@ def _load(job: Job) -> App:
     try:
         app: App = import_from_string(job.app)
     except ImportFromStringError as error:
-        raise ConfigurationError(f"{error}".splitlines()[0]) from None
+        reason = str(error).splitlines()[0].rstrip(".")
+        raise ConfigurationError(
+            f"{job.app} cannot be loaded ({reason}); write it as main:app, in the folder that holds main.py"
+        ) from None
     if not callable(app):
         raise ConfigurationError(f"{job.app} is {type(app).__name__}, not an ASGI application")
     return app

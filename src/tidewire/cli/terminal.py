@@ -1,0 +1,44 @@
+"""What every command needs: the terminal, the settings, and text that cannot play tricks on a terminal."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.markup import escape
+
+from tidewire.errors import ConfigurationError
+from tidewire.server.logs import harmless
+from tidewire.server.settings import Loaded, load, unknown_variables
+
+__all__ = ("complain", "err", "load_settings", "out", "say")
+
+out, err = Console(highlight=False, soft_wrap=True), Console(stderr=True, highlight=False, soft_wrap=True)
+
+
+def say(text: str) -> None:
+    """Print one line at once, with rich's markup."""
+    out.print(text)
+    sys.stdout.flush()
+
+
+def complain(message: str) -> int:
+    """Print an error in one line, and return the exit code of a user's mistake."""
+    err.print(f"[bold red]error:[/] {escape(harmless(' '.join(message.split())))}")
+    return 2
+
+
+def load_settings(config: Path | None, flags: dict[str, Any], limits: Sequence[str] | None = None) -> Loaded:
+    """Read the settings of a command; `limits` are `NAME=VALUE`. Raises ConfigurationError."""
+    table = {}
+    for given in limits or ():
+        name, equals, value = given.partition("=")
+        if not equals:
+            raise ConfigurationError(f"--limit {given!r} has no value; write it as --limit message_size=131072")
+        table[name.strip()] = value.strip()
+    for warning in unknown_variables():
+        err.print(f"warning: {escape(warning)}")
+    return load(config, flags | {"limits": table or None})

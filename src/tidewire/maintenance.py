@@ -139,7 +139,7 @@ class Maintenance:
     async def _sweep(self) -> None:
         for name, channel in tuple(self._node.registry.channels.items()):
             if not len(channel):
-                await self._node.drop_idle(name)
+                await self._node.carrier.drop_idle(name)
 
     async def check_positions(self) -> None:
         """Compare what this node has with what the store has: a lost tail shows in no other way."""

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 import msgspec
 
 from tidewire.broker import Broker
+from tidewire.carrier import Carrier
 from tidewire.connection import Connection
 from tidewire.control import CONTROL, Control, personal
 from tidewire.errors import (
@@ -26,7 +27,6 @@ from tidewire.maintenance import Maintenance
 from tidewire.messages import (
     Farewell,
     Format,
-    HistoryPage,
     Member,
     Position,
     Publication,
@@ -36,9 +36,9 @@ from tidewire.messages import (
 )
 from tidewire.options import ChannelRules, Limits
 from tidewire.presence import Presence
-from tidewire.recovery import HistoryReader
+from tidewire.recovery import Recoveries
 from tidewire.registry import Channel, Registry
-from tidewire.subscription import Recovery, Subscription, merge
+from tidewire.subscription import Subscription
 
 __all__ = ("Node", "Statistics")
 
@@ -46,8 +46,6 @@ logger = logging.getLogger("tidewire")
 
 #: Bytes of a reply that are written before the client must have taken them.
 _REPLY_PAGE = 256 * 1024
-#: How often, and after how many seconds, history is read again that was behind what the store delivered.
-_BEHIND_TRIES, _BEHIND_SECONDS = 25, 0.02
 
 
 class Statistics(msgspec.Struct, frozen=True):
@@ -87,11 +85,11 @@ class Node:
         self.registry = Registry()
         self.limits_reached: Counter[str] = Counter()
         self.fanout = Fanout(self.registry, self.limits, on_gap=self._on_gap)
-        self.reader = HistoryReader(broker)
+        self.carrier = Carrier(self.registry, broker, self.rules, self.fanout.deliver)
         self.maintenance = Maintenance(self)
+        self.recoveries = Recoveries(broker, on_epoch_changed=self.maintenance.catch_up)
         self.published = 0
         self.is_open = False
-        self._opening: dict[str, asyncio.Future[None]] = {}
 
     async def start(self) -> None:
         """Open the store and begin; raises ConfigurationError or StoreUnavailable."""
@@ -101,7 +99,7 @@ class Node:
             await self.presence.start(self.id)
             self.is_open = True
             self.maintenance.start()
-            (await self.carry(CONTROL)).tap = self._control
+            (await self.carrier.carry(CONTROL)).tap = self._control
         except BaseException:
             self.is_open = False
             await self.maintenance.aclose()
@@ -258,7 +256,7 @@ class Node:
         subscription = Subscription(connection, channel)
         connection.subscriptions[channel] = subscription
         try:
-            carried = await self.carry(channel)
+            carried = await self.carrier.carry(channel)
             carried.begin(subscription)
             first = False
             if present or farewell is not None or join is not None:
@@ -266,7 +264,7 @@ class Node:
                 subscription.farewell, subscription.farewell_on_error = farewell, farewell_on_error
                 subscription.member = member
                 first = await self._join(subscription, member)
-            recovery, recovered = await self._recover(carried, subscription, since, history)
+            recovery, recovered = await self.recoveries.recover(carried, subscription, since, history)
             answer = Subscribed(channel, recovery.position, recovery.publications, recovered)
             await self._go_live(carried, subscription, answer, reply=reply)
         except BaseException:
@@ -307,84 +305,6 @@ class Node:
         channel = self.registry.channels.get(subscription.channel)
         if channel is not None:
             channel.remove(subscription)
-
-    async def carry(self, name: str) -> Channel:
-        """Return the channel of this name, which the broker carries from now on; single-flight."""
-        while True:
-            busy = self._opening.get(name)
-            if busy is not None:
-                await asyncio.wait([busy])
-                continue
-            channel = self.registry.channels.get(name)
-            if channel is not None:
-                return channel
-            return await self._open(name)
-
-    async def _open(self, name: str) -> Channel:
-        done = self._opening[name] = asyncio.get_running_loop().create_future()
-        channel = Channel(name, self.rules.options(name), Position(0, ""))
-        channel.catching_up = True
-        self.registry.channels[name] = channel
-        try:
-            channel.position = await self.broker.subscribe(name)
-        except BaseException:
-            del self.registry.channels[name]
-            raise
-        finally:
-            del self._opening[name]
-            done.set_result(None)
-        waiting, channel.waiting, channel.catching_up = channel.waiting, [], False
-        self.fanout.deliver(waiting)
-        return channel
-
-    async def drop_idle(self, name: str) -> None:
-        """Stop carrying a channel that nobody follows."""
-        channel = self.registry.channels.get(name)
-        if channel is None or len(channel) or name in self._opening or name == CONTROL:
-            return
-        done = self._opening[name] = asyncio.get_running_loop().create_future()
-        del self.registry.channels[name]
-        try:
-            await self.broker.unsubscribe(name)
-        finally:
-            del self._opening[name]
-            done.set_result(None)
-
-    # Recovery: complete, or says that it is not.
-
-    async def _recover(
-        self, channel: Channel, subscription: Subscription, since: Position | None, history: int
-    ) -> tuple[Recovery, bool | None]:
-        for _ in range(_BEHIND_TRIES):
-            recovery, recovered = await self._read(channel, subscription, since, history)
-            position, live = recovery.position, channel.position
-            if position.epoch == live.epoch and position.offset >= live.offset:
-                return recovery, recovered
-            # the store's answer is not what it delivered: older, or of another epoch, which has to be noticed first
-            if position.epoch != live.epoch:
-                self.maintenance.catch_up(channel)
-            await asyncio.sleep(_BEHIND_SECONDS)
-        raise StoreUnavailable(f"the history of {channel.name!r} is behind what was delivered; try again")
-
-    async def _read(
-        self, channel: Channel, subscription: Subscription, since: Position | None, history: int
-    ) -> tuple[Recovery, bool | None]:
-        retention = channel.options.retention
-        history = min(history, retention.size)
-        if since is not None:
-            page = await self.reader.since(channel.name, since, retention)
-            recovery = merge(since, page, self._buffered(channel, subscription))
-            if recovery.complete:
-                return recovery, True
-        elif history <= 0:
-            return Recovery((), channel.position, complete=True), None
-        page = await self.broker.history(channel.name, limit=max(history, 0), reverse=True, retention=retention)
-        newest = HistoryPage(page.publications[::-1], page.top, complete=True)
-        recovery = merge(None, newest, self._buffered(channel, subscription))
-        return recovery, None if since is None else False
-
-    def _buffered(self, channel: Channel, subscription: Subscription) -> tuple[Publication, ...]:
-        return (*(subscription.buffer or ()), *channel.pending)
 
     async def _go_live(self, channel: Channel, subscription: Subscription, answer: Subscribed, *, reply: bool) -> None:
         """Write the reply in pages that wait for the client to take them, then what came meanwhile, then be live."""

@@ -1,13 +1,20 @@
-"""One history read serves all recoveries that wait for it."""
+"""What a subscriber is given before it is live; one history read serves all recoveries that wait for it."""
 
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 
 from tidewire.broker import Broker
-from tidewire.messages import HistoryPage, Position, Retention
+from tidewire.errors import StoreUnavailable
+from tidewire.messages import HistoryPage, Position, Publication, Retention
+from tidewire.registry import Channel
+from tidewire.subscription import Recovery, Subscription, merge
 
-__all__ = ("HistoryReader", "narrow")
+__all__ = ("HistoryReader", "Recoveries", "narrow")
+
+#: How often, and after how many seconds, history is read again that was behind what the store delivered.
+_BEHIND_TRIES, _BEHIND_SECONDS = 25, 0.02
 
 
 class _Round:
@@ -67,3 +74,51 @@ def narrow(page: HistoryPage, since: Position) -> HistoryPage:
     if page.complete or since.offset == page.top.offset:
         return HistoryPage(rest, page.top, complete=True)
     return HistoryPage(rest, page.top, complete=bool(rest) and rest[0].previous <= since.offset)
+
+
+class Recoveries:
+    """Reads what subscribers missed: complete, or said not to be."""
+
+    def __init__(self, broker: Broker, *, on_epoch_changed: Callable[[Channel], None]) -> None:
+        self._broker = broker
+        self._reader = HistoryReader(broker)
+        self._on_epoch_changed = on_epoch_changed
+
+    async def recover(
+        self, channel: Channel, subscription: Subscription, since: Position | None, history: int
+    ) -> tuple[Recovery, bool | None]:
+        """Return what came before, and whether all of it is there (None: no recovery was asked for).
+
+        What the channel delivers until the next suspension of the caller is in the answer. Raises StoreUnavailable.
+        """
+        for _ in range(_BEHIND_TRIES):
+            recovery, recovered = await self._read(channel, subscription, since, history)
+            position, live = recovery.position, channel.position
+            if position.epoch == live.epoch and position.offset >= live.offset:
+                return recovery, recovered
+            # the store's answer is not what it delivered: older, or of another epoch, which has to be noticed first
+            if position.epoch != live.epoch:
+                self._on_epoch_changed(channel)
+            await asyncio.sleep(_BEHIND_SECONDS)
+        raise StoreUnavailable(f"the history of {channel.name!r} is behind what was delivered; try again")
+
+    async def _read(
+        self, channel: Channel, subscription: Subscription, since: Position | None, history: int
+    ) -> tuple[Recovery, bool | None]:
+        retention = channel.options.retention
+        history = min(history, retention.size)
+        if since is not None:
+            page = await self._reader.since(channel.name, since, retention)
+            recovery = merge(since, page, _buffered(channel, subscription))
+            if recovery.complete:
+                return recovery, True
+        elif history <= 0:
+            return Recovery((), channel.position, complete=True), None
+        page = await self._broker.history(channel.name, limit=max(history, 0), reverse=True, retention=retention)
+        newest = HistoryPage(page.publications[::-1], page.top, complete=True)
+        recovery = merge(None, newest, _buffered(channel, subscription))
+        return recovery, None if since is None else False
+
+
+def _buffered(channel: Channel, subscription: Subscription) -> tuple[Publication, ...]:
+    return (*(subscription.buffer or ()), *channel.pending)

@@ -137,8 +137,8 @@ async def _measure(port: int) -> str:
         transport.abort()
     rate = bursts * _BURST * _SUBSCRIBERS / seconds
     return (
-        f"  {_SUBSCRIBERS} subscribers {rate:>11,.0f} deliveries/s: messages of {len(_MESSAGE)} bytes in bursts of {_BURST}, "
-        "counted in this process"
+        f"  {_SUBSCRIBERS} subscribers {rate:>11,.0f} deliveries/s counted by this process: "
+        f"messages of {len(_MESSAGE)} bytes in bursts of {_BURST}"
     )
 
 

@@ -1,5 +1,6 @@
 """The store on one SQLite file, for all processes of one machine."""
 
 from tidewire.backends.sqlite.broker import SqliteBroker
+from tidewire.backends.sqlite.presence import SqlitePresence
 
-__all__ = ("SqliteBroker",)
+__all__ = ("SqliteBroker", "SqlitePresence")

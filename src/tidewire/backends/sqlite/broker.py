@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from tidewire.backends.sqlite.clock import StoreClock, SystemClock
+from tidewire.backends.sqlite.folder import node_folder
 from tidewire.backends.sqlite.mailbox import Mailbox, Subscribing, Write
 from tidewire.backends.sqlite.reading import HistoryQuery, Readers, read_history, read_positions
 from tidewire.backends.sqlite.writer import Answer, Writer
@@ -16,7 +17,7 @@ from tidewire.errors import NotPublished, PublishError, PublishUnconfirmed, Stor
 from tidewire.messages import HistoryPage, Position, Publication, PublishRequest, Retention
 from tidewire.options import Limits
 
-__all__ = ("SqliteBroker", "node_folder")
+__all__ = ("SqliteBroker",)
 
 logger = logging.getLogger("tidewire")
 
@@ -27,11 +28,6 @@ WAITING_BYTES = 64 * 1_048_576
 _SWEEP = 0.1
 #: Seconds that a close waits for a disk that does not answer, beyond the time of a publish.
 _CLOSE = 5.0
-
-
-def node_folder(path: Path) -> Path:
-    """Return the folder beside a database with what its processes share: locks and sockets."""
-    return path.with_name(f"{path.name}-nodes")
 
 
 class SqliteBroker(Broker):

@@ -47,6 +47,8 @@ def explain(error: BaseException, path: Path) -> str:
     """Return one line that says what, why and how to mend it."""
     if is_full(error):
         return f"the disk that holds {path} is full; free some space: nothing that was acknowledged is lost"
+    if isinstance(error, OSError):
+        return f"{path} cannot be used ({error.strerror}); its folder {path.parent} must exist and be writable"
     match _code(error):
         case sqlite3.SQLITE_BUSY | sqlite3.SQLITE_LOCKED:
             return f"{path} is locked by another program; let that finish its transaction, or close it"

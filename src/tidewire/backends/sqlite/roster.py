@@ -1,0 +1,222 @@
+"""The presence database of one process's thread: every method runs inside a transaction that presence.py begins."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import secrets
+import sqlite3
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from tidewire.backends.sqlite.leases import Lock, NodeRow, Watch, is_alive, remove_stale
+from tidewire.backends.sqlite.sql import read, statements
+from tidewire.errors import StoreUnavailable
+from tidewire.messages import Departure, Farewell, Format, Member
+from tidewire.presence import JoinResult
+
+__all__ = ("Roster",)
+
+SQL = statements("presence_statements.sql")
+#: Bytes that are reserved in the file and its log, so that members can still join when the disk is full.
+_RESERVE = 256 * 1024
+
+
+class Roster:
+    """One connection to the presence file, and this node's place in it."""
+
+    def __init__(self, path: Path, folder: Path, node: str, watch: Watch) -> None:
+        self._path = path
+        self._folder = folder
+        self._node = node
+        self._watch = watch
+        self._lock: Lock | None = None
+        self._id = 0
+        self._is_lost = False
+        self._connection: sqlite3.Connection | None = None
+
+    # Opening: outside of transactions.
+
+    @property
+    def is_open(self) -> bool:
+        """There is a connection, to the file that has the path now."""
+        return self._connection is not None and self._identity() == self._opened
+
+    def open(self) -> None:
+        """Open the file, or make it anew if it is damaged; this node enrols if it is not listed."""
+        self.disconnect()
+        try:
+            self._connect()
+        except sqlite3.DatabaseError as error:
+            if getattr(error, "sqlite_errorcode", 0) & 0xFF not in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
+                raise
+            for suffix in ("", "-wal", "-shm"):
+                with contextlib.suppress(FileNotFoundError):
+                    os.unlink(f"{self._path}{suffix}")
+            self._connect()
+        self._opened = self._identity()
+        self._watch.reset()
+        remove_stale(self._folder)
+
+    def _identity(self) -> tuple[int, int] | None:
+        try:
+            found = os.stat(self._path)
+        except OSError:
+            return None
+        return found.st_dev, found.st_ino
+
+    def _connect(self) -> None:
+        connection = sqlite3.connect(self._path, timeout=0.25, isolation_level=None, check_same_thread=False)
+        try:
+            connection.execute("PRAGMA journal_mode = WAL")
+            connection.execute("PRAGMA synchronous = OFF")
+            connection.execute(f"PRAGMA wal_autocheckpoint = {_RESERVE // 4096}")
+            connection.executescript(f"BEGIN IMMEDIATE;\n{read('presence_schema.sql')}\nCOMMIT;")
+            self._reserve(connection)
+            lock = self._lock
+            row = connection.execute(SQL["is_enrolled"], (self._id, lock.token if lock else "")).fetchone()
+            if not row[0]:
+                self._is_lost = lock is not None
+                self._enroll(connection)
+        except BaseException:
+            connection.close()
+            raise
+        self._connection = connection
+
+    def _reserve(self, connection: sqlite3.Connection) -> None:
+        """Make the file and its log large enough for a while; what is deleted stays theirs."""
+        connection.execute("BEGIN IMMEDIATE")
+        try:
+            connection.execute("CREATE TABLE reserve AS SELECT zeroblob(?) AS nothing", (_RESERVE,))
+            connection.execute("DROP TABLE reserve")
+            connection.execute("COMMIT")
+        except sqlite3.Error:
+            connection.execute("ROLLBACK")
+
+    def _enroll(self, connection: sqlite3.Connection) -> None:
+        old, self._lock = self._lock, Lock(self._folder)
+        if old is not None:
+            old.release()
+        self._id = connection.execute(SQL["enroll"], (self._node, self._lock.token)).lastrowid or 0
+
+    def disconnect(self) -> None:
+        """Close the connection; the node's lock stays. Never raises."""
+        if self._connection is not None:
+            with contextlib.suppress(sqlite3.Error):
+                self._connection.close()
+            self._connection = None
+
+    def close(self) -> None:
+        """Close the connection and let the lock go: to the others this node is dead."""
+        self.disconnect()
+        if self._lock is not None:
+            self._lock.release()
+            self._lock = None
+
+    # Transactions.
+
+    @property
+    def _open_connection(self) -> sqlite3.Connection:
+        if self._connection is None:
+            raise StoreUnavailable(f"{self._path} is not open; try again")
+        return self._connection
+
+    def _execute(self, name: str, *values: object) -> sqlite3.Cursor:
+        return self._open_connection.execute(SQL[name], values)
+
+    def begin(self, *, write: bool) -> None:
+        """Begin a transaction."""
+        self._open_connection.execute("BEGIN IMMEDIATE" if write else "BEGIN")
+
+    def commit(self) -> None:
+        """End the transaction."""
+        self._open_connection.execute("COMMIT")
+
+    def rollback(self) -> None:
+        """Undo the transaction; the next touch says that the members should join again. Never raises."""
+        self._is_lost = True
+        if self._connection is not None:
+            with contextlib.suppress(sqlite3.Error):
+                self._connection.execute("ROLLBACK")
+
+    def look(self) -> None:
+        """Let the watch see the other nodes and the claims."""
+        rows = [NodeRow(id, token, counter, bool(dead)) for id, token, counter, dead in self._execute("nodes")]
+        others = [(row, is_alive(self._folder, row.token)) for row in rows if row.id != self._id]
+        self._watch.look(time.monotonic(), others, self._execute("claims").fetchall())
+
+    # What presence does (presence.Presence says what it means).
+
+    def join(self, channel: str, member: Member, farewell: Farewell | None) -> JoinResult:
+        """Add a member of this node; it takes the place of one of a dead node."""
+        data, format = (None, None) if farewell is None else (farewell.data, int(farewell.format))
+        me = (channel, member.user, member.connection)
+        others = self._execute("count_others", *me).fetchone()[0]
+        self._execute("join", channel, member.connection, member.user, member.info, self._id, data, format)
+        replaced = 0
+        if others and self._watch.dead:
+            replaced = self._execute("take_place", *me, json.dumps(self._watch.dead)).rowcount
+        return JoinResult(first=others == 0, connections=others - replaced + 1)
+
+    def leave(self, channel: str, connection: str) -> bool:
+        """Remove a member; True when it was the last one of its user."""
+        row = self._execute("user_of", channel, connection).fetchone()
+        if row is None:
+            return False
+        self._execute("leave", channel, connection)
+        return self.count(channel, row[0]) == 0
+
+    def touch(self) -> bool:
+        """Count this node's lease up; enrols again when it was lost."""
+        is_lost, self._is_lost = self._is_lost, False
+        if self._lock is not None and self._execute("touch", self._id, self._lock.token).rowcount == 1:
+            return not is_lost
+        self._enroll(self._open_connection)
+        return False
+
+    def members(self, channel: str) -> list[Member]:
+        """Return the members in the order in which they joined."""
+        return [Member(connection, user, info) for connection, user, info in self._execute("members", channel)]
+
+    def count(self, channel: str, user: str | None) -> int:
+        """Count connections."""
+        found = self._execute("count", channel) if user is None else self._execute("count_user", channel, user)
+        return int(found.fetchone()[0])
+
+    def claim(self, limit: int) -> Sequence[Departure]:
+        """Claim what others left unfinished, then users whose nodes are all dead."""
+        claimed = []
+        for token, claims in list(self._watch.overdue.items())[:limit]:
+            for channel, user, data, format in self._execute("claim_again", token, claims).fetchall():
+                claimed.append(Departure(channel, user, token, _farewell(data, format)))
+        departed = [
+            node
+            for node, counter in self._watch.departed.items()
+            if self._execute("declare_dead", node, counter).rowcount
+        ]
+        if departed and len(claimed) < limit:
+            claimed += self._depart(json.dumps(departed), limit - len(claimed))
+            self._execute("remove_empty_nodes")
+        return claimed
+
+    def _depart(self, nodes: str, limit: int) -> list[Departure]:
+        self._execute("remove_superseded", nodes)
+        departures = []
+        for channel, user in self._execute("departed", nodes, limit).fetchall():
+            data, format = self._execute("farewell", channel, user).fetchone() or (None, None)
+            token = secrets.token_hex(8)
+            self._execute("depart", token, channel, user, data, format)
+            self._execute("remove_user", channel, user)
+            departures.append(Departure(channel, user, token, _farewell(data, format)))
+        return departures
+
+    def forget(self, departures: Sequence[Departure]) -> None:
+        """Remove what was claimed."""
+        for departure in departures:
+            self._execute("forget", departure.token)
+
+
+def _farewell(data: bytes | None, format: int | None) -> Farewell | None:
+    return None if data is None or format is None else Farewell(data, Format(format))

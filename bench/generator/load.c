@@ -139,7 +139,7 @@ uint64_t load_missing(void) {
     connection *c = &connections[i];
     if (!c->subscriber || c->frozen || c->state != READY) continue;
     for (int p = 0; p < config.publishers; p++)
-      missing += publishers[c->room * config.publishers + p].published + 1 - c->next[p];
+      if (c->next[p]) missing += publishers[c->room * config.publishers + p].published + 1 - c->next[p];
   }
   return missing;
 }

@@ -30,7 +30,7 @@ typedef struct {
   const char *host, *path, *publish_path, *pids;
   int port, rooms, subscribers, publishers, in_flight, frozen, parallel, warm;
   size_t size;
-  double rate, warmup, window, hold, limit;
+  double rate, warmup, window, hold, limit, drain;
 } options;
 
 enum state { UNUSED, CONNECTING, UPGRADING, GREETING, READY, DEAD };

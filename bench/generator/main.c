@@ -15,7 +15,7 @@
 #include <unistd.h>
 
 options config = {.mode = FANOUT, .dialect = &dialect_plain, .host = "127.0.0.1", .path = "/", .rooms = 1, .subscribers = 1000,
-                  .publishers = 1, .in_flight = 256, .parallel = 64, .size = 128, .rate = 100, .warmup = 1, .window = 5, .limit = 30};
+                  .publishers = 1, .in_flight = 256, .parallel = 64, .size = 128, .rate = 100, .warmup = 1, .window = 5, .limit = 30, .drain = 10};
 static int timer_fd;
 static sample begin, end, first, warm;
 static double connect_seconds;
@@ -136,7 +136,7 @@ static counters measure(void (*keep)(uint64_t)) {
   end = sample_take();
   measuring = 0;
   counters taken = {.deliveries = count.deliveries - before.deliveries, .completed = count.completed - before.completed, .published = count.published - before.published};
-  for (uint64_t limit = after(10); load_outstanding() && clock_ns() < limit;) turn(after(0.05));
+  for (uint64_t limit = after(config.drain); load_outstanding() && clock_ns() < limit;) turn(after(0.05));
   return taken;
 }
 
@@ -149,7 +149,7 @@ static void report(const counters *taken) {
   double wall = end.wall - begin.wall;
   printf("{\"connections\": %d, \"connect_seconds\": %.4f, \"seconds\": %.4f, \"deliveries\": %llu, \"published\": %llu, \"completed\": %llu", connection_count,
          connect_seconds, wall, (unsigned long long)taken->deliveries, (unsigned long long)taken->published, (unsigned long long)taken->completed);
-  printf(", \"lost\": %llu, \"reordered\": %llu, \"foreign\": %llu, \"disconnected\": %llu, \"skipped\": %llu", (unsigned long long)(count.lost + load_missing()),
+  printf(", \"lost\": %llu, \"missing\": %llu, \"reordered\": %llu, \"foreign\": %llu, \"disconnected\": %llu, \"skipped\": %llu", (unsigned long long)count.lost, (unsigned long long)load_missing(),
          (unsigned long long)count.reordered, (unsigned long long)count.foreign, (unsigned long long)count.disconnected, (unsigned long long)count.skipped);
   printf(", \"generator_cpu\": %.4f, \"server_cpu\": %.4f, \"machine_cpu\": %.4f", (end.own - begin.own) / wall, (end.server - begin.server) / wall,
          (end.machine - begin.machine) / wall);
@@ -178,7 +178,7 @@ static void run(void) {
 static const struct option names[] = {{"port", 1, 0, 'p'}, {"path", 1, 0, 'P'}, {"publish-path", 1, 0, 'Q'}, {"dialect", 1, 0, 'd'}, {"mode", 1, 0, 'm'},
                                       {"rooms", 1, 0, 'r'}, {"subscribers", 1, 0, 's'}, {"publishers", 1, 0, 'u'}, {"in-flight", 1, 0, 'f'}, {"rate", 1, 0, 'R'},
                                       {"warmup", 1, 0, 'w'}, {"window", 1, 0, 'W'}, {"size", 1, 0, 'z'}, {"frozen", 1, 0, 'F'}, {"pids", 1, 0, 'i'},
-                                      {"hold", 1, 0, 'H'}, {"parallel", 1, 0, 'c'}, {"warm", 1, 0, 'a'}, {"limit", 1, 0, 'l'}, {0, 0, 0, 0}};
+                                      {"hold", 1, 0, 'H'}, {"parallel", 1, 0, 'c'}, {"warm", 1, 0, 'a'}, {"limit", 1, 0, 'l'}, {"drain", 1, 0, 'D'}, {0, 0, 0, 0}};
 
 static enum mode find_mode(const char *name) {
   static const char *const known[] = {"fanout", "paced", "idle", "connect"};
@@ -215,6 +215,7 @@ static void set(int option, const char *value) {
     case 'c': config.parallel = atoi(value); break;
     case 'a': config.warm = atoi(value); break;
     case 'l': config.limit = atof(value); break;
+    case 'D': config.drain = atof(value); break;
     default: die("unknown option");
   }
 }

@@ -1,0 +1,1 @@
+"""The applications that the benchmarks run."""

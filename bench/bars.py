@@ -1,0 +1,225 @@
+"""What the figures must reach, row by row, and whether they do."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Sequence
+from statistics import median
+
+import msgspec
+
+from bench.load import Figures
+from bench.measure import Run
+
+__all__ = ("Bar", "Medians", "judge")
+
+KIB = 1024
+OUTBOX_BYTES = 1_048_576
+
+
+class Bar(msgspec.Struct, frozen=True):
+    """One row: our figure, what it is compared with, the ratio wanted; `passed` is None when a part is missing."""
+
+    work: str
+    subject: str
+    figure: float | None
+    unit: str
+    against: str
+    reference: float | None
+    ratio: float | None
+    wanted: str
+    passed: bool | None
+    note: str = ""
+
+
+class Medians:
+    """The median over the repetitions, by work, server and variable."""
+
+    def __init__(self, runs: Iterable[Run]) -> None:
+        self._runs: defaultdict[tuple[str, str, float], list[Run]] = defaultdict(list)
+        for run in runs:
+            self._runs[run.work, run.subject, run.variable].append(run)
+
+    def of(self, work: str, subject: str, variable: float, figure: Callable[[Figures], float]) -> float | None:
+        """Return the median of a figure, or None when it was not measured."""
+        runs = self._runs.get((work, subject, variable))
+        return median(figure(run.figures) for run in runs) if runs else None
+
+    def variables(self, work: str, subject: str) -> list[float]:
+        """Return the variables at which a work was measured on a server."""
+        return sorted(variable for name, who, variable in self._runs if (name, who) == (work, subject))
+
+    def subjects(self, work: str) -> list[str]:
+        """Return the servers on which a work was measured, in the order of the runs."""
+        return list(dict.fromkeys(subject for name, subject, _ in self._runs if name == work))
+
+    def extra(self, work: str, subject: str, variable: float, name: str) -> float | None:
+        """Return the median of what was measured beside the generator's figures."""
+        values = [run.extra[name] for run in self._runs.get((work, subject, variable), ()) if name in run.extra]
+        return median(values) if values else None
+
+    def fanout(self, subject: str) -> float | None:
+        """Return the deliveries per second with the number of publishers at which this server is fastest."""
+        rates = [
+            self.of("fanout", subject, variable, lambda f: f.rate) for variable in self.variables("fanout", subject)
+        ]
+        return max((rate for rate in rates if rate is not None), default=None)
+
+    def is_bounded_by_generator(self, work: str, subject: str) -> bool:
+        """The generator was busy for more than 90 % of the time, so that the figure is a lower bound."""
+        return any(
+            (self.of(work, subject, v, lambda f: f.generator_cpu) or 0) > 0.9 for v in self.variables(work, subject)
+        )
+
+
+def judge(medians: Medians) -> list[Bar]:
+    """Return every row that must be reached."""
+    return [*_fanout(medians), *_latency(medians), *_connections(medians), *_frozen(medians), *_big(medians)]
+
+
+def _at_least(
+    work: str, subject: str, unit: str, figure: float | None, against: str, reference: float | None, factor: float
+) -> Bar:
+    ratio = figure / reference if figure is not None and reference else None
+    return Bar(
+        work,
+        subject,
+        figure,
+        unit,
+        against,
+        reference,
+        ratio,
+        f"≥ {factor:g} ×",
+        None if ratio is None else ratio >= factor,
+    )
+
+
+def _at_most(
+    work: str, subject: str, unit: str, figure: float | None, against: str, reference: float | None, factor: float
+) -> Bar:
+    ratio = figure / reference if figure is not None and reference else None
+    return Bar(
+        work,
+        subject,
+        figure,
+        unit,
+        against,
+        reference,
+        ratio,
+        f"≤ {factor:g} ×",
+        None if ratio is None else ratio <= factor,
+    )
+
+
+def _fanout(medians: Medians) -> list[Bar]:
+    rows = [
+        ("ours-served-memory", (("nats-server", 1.5), ("nchan", 8), ("node-ws", 25), ("tutorial", 40))),
+        ("ours-served-sqlite", (("nats-server", 1),)),
+        ("ours-endpoint-memory", (("nats-server", 1),)),
+    ]
+    return [
+        _at_least("fan-out", ours, "deliveries/s", medians.fanout(ours), peer, medians.fanout(peer), factor)
+        for ours, wanted in rows
+        for peer, factor in wanted
+    ]
+
+
+def _p99(figures: Figures) -> float:
+    return figures.latency.p99_ms
+
+
+def _latency(medians: Medians) -> list[Bar]:
+    peers = {name: medians.of("paced", name, 100, _p99) for name in ("nats-server", "nchan")}
+    known = {name: value for name, value in peers.items() if value is not None}
+    best = min(known, key=lambda name: known[name]) if known else "nats-server or nchan"
+    rows = []
+    for ours in ("ours-served-memory", "ours-endpoint-memory"):
+        rows.append(
+            _at_most("paced, 100/s", ours, "ms p99", medians.of("paced", ours, 100, _p99), best, known.get(best), 1.25)
+        )
+    for ours in ("ours-served-memory", "ours-endpoint-memory"):
+        nats = medians.of("rooms", "nats-server", 50, _p99)
+        rows.append(
+            _at_most("100 rooms", ours, "ms p99", medians.of("rooms", ours, 50, _p99), "nats-server", nats, 1.5)
+        )
+    return rows
+
+
+def per_connection(figures: Figures) -> float:
+    """Bytes of resident memory for each connection that came after the first hundred."""
+    return (figures.rss_end - figures.rss_warm) / (figures.connections - 100)
+
+
+def connect_rate(figures: Figures) -> float:
+    """New connections per second."""
+    return (figures.connections - 100) / figures.connect_seconds
+
+
+def _connections(medians: Medians) -> list[Bar]:
+    rows = []
+    for ours, limit in (("ours-served-memory", 10), ("ours-endpoint-memory", 24)):
+        for variable in medians.variables("idle", ours) or [0]:
+            figure = medians.of("idle", ours, variable, per_connection)
+            kib = None if figure is None else figure / KIB
+            rows.append(_limited("idle memory", ours, "KiB each", kib, limit))
+    for ours in ("ours-served-memory", "ours-endpoint-memory"):
+        for variable in medians.variables("connect", ours) or [0]:
+            tutorial = medians.of("connect", "tutorial", variable, connect_rate)
+            rows.append(
+                _at_least(
+                    "connect",
+                    ours,
+                    "new/s",
+                    medians.of("connect", ours, variable, connect_rate),
+                    "tutorial",
+                    tutorial,
+                    2,
+                )
+            )
+    return rows
+
+
+def _limited(work: str, subject: str, unit: str, figure: float | None, limit: float, note: str = "") -> Bar:
+    ratio = None if figure is None else figure / limit
+    return Bar(
+        work, subject, figure, unit, "limit", limit, ratio, f"≤ {limit:g}", None if ratio is None else ratio <= 1, note
+    )
+
+
+def _frozen(medians: Medians) -> list[Bar]:
+    rows = []
+    for ours in ("ours-served-memory", "ours-endpoint-memory"):
+        without, frozen = (medians.of("frozen", ours, variable, lambda f: f.rate) for variable in (0, 10))
+        rows.append(_at_least("10 of 1,000 frozen", ours, "deliveries/s", frozen, "none frozen", without, 0.95))
+        growth = medians.extra("frozen", ours, 10, "growth")
+        rows.append(
+            _limited(
+                "frozen memory growth",
+                ours,
+                "MiB",
+                None if growth is None else growth / KIB**2,
+                10 * OUTBOX_BYTES / KIB**2,
+            )
+        )
+    return rows
+
+
+def _big(medians: Medians) -> list[Bar]:
+    rows = []
+    for ours in ("ours-served-memory", "ours-endpoint-memory"):
+        for variable in medians.variables("big", ours) or [0]:
+            cpu = medians.extra("big", ours, variable, "worst_turn_cpu")
+            wall = medians.extra("big", ours, variable, "worst_turn_wall")
+            note = "" if wall is None else f"wall {wall * 1e3:.2f} ms"
+            rows.append(_limited("worst turn, big room", ours, "ms CPU", None if cpu is None else cpu * 1e3, 10, note))
+    return rows
+
+
+def incomplete(runs: Sequence[Run]) -> list[str]:
+    """Return the runs in which something was lost, reordered or disconnected; overload on purpose is not among them."""
+    return [
+        f"{run.work} on {run.subject} at {run.variable:g}: lost {run.figures.lost}, missing {run.figures.missing}, "
+        f"reordered {run.figures.reordered}, disconnected {run.figures.disconnected}, skipped {run.figures.skipped}"
+        for run in runs
+        if not run.figures.complete and run.work != "load"
+    ]

@@ -1,0 +1,221 @@
+"""What is measured, on whom and how often; servers take turns, so that a slow minute strikes all alike."""
+
+from __future__ import annotations
+
+import json
+import sys
+import threading
+import time
+import urllib.request
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import msgspec
+
+from bench.load import Figures, GeneratorError, run_generator
+from bench.processes import Running, ServerError
+from bench.subjects import Ours, Subject
+
+__all__ = ("CURVE_RATES", "CURVE_SUBSCRIBERS", "Plan", "Run", "Suite")
+
+CURVE_SUBSCRIBERS = (10, 100, 1_000, 5_000)
+CURVE_RATES = (10, 30, 100, 300, 1_000, 3_000)
+#: Where the latency curve of a server ends: it no longer keeps up.
+OVERLOADED_MS = 500.0
+ONCE = (("idle", 1), ("big", 1), ("curves", 1))
+
+
+class Plan(msgspec.Struct, frozen=True):
+    """How long and how often."""
+
+    repetitions: int = 3
+    warmup: float = 0.7
+    window: float = 2.0
+    frozen_window: float = 6.0
+    curve_window: float = 1.0
+    idle_connections: int = 5_000
+    idle_hold: float = 6.0
+    connect_connections: int = 3_000
+    big_subscribers: int = 10_000
+    #: Windows in which other programs used more of a core than this are repeated, this often in the whole suite.
+    calm: float = 0.15
+    repeats: int = 40
+
+    @classmethod
+    def quick(cls) -> Plan:
+        """Short windows, once: to see that everything works, not to publish figures."""
+        return cls(1, 0.4, 0.6, 4.0, 0.4, 1_000, 2.0, 1_000, 2_000, repeats=0)
+
+
+class Run(msgspec.Struct, frozen=True):
+    """One run: which work, on which server, its variable (publishers, subscribers or messages per second)."""
+
+    work: str
+    subject: str
+    variable: float
+    figures: Figures
+    extra: dict[str, float] = {}
+
+
+class Suite:
+    """Runs the works that were asked for and collects what came out."""
+
+    def __init__(self, subjects: Sequence[Subject], plan: Plan) -> None:
+        self.subjects = list(subjects)
+        self.plan = plan
+        self.runs: list[Run] = []
+        self.failures: list[str] = []
+        self._repeats = plan.repeats
+
+    def run(self, works: Sequence[str]) -> None:
+        """Run these works, in the order of the suite."""
+        for _ in range(self.plan.repetitions):
+            for subject in self.subjects:
+                hot = [work for work in ("paced", "rooms", "fanout") if work in works and work in subject.works]
+                if hot:
+                    with self._server(subject) as server:
+                        for work in hot:
+                            getattr(self, f"_{work}")(subject, server)
+        for cold, repetitions in (("connect", self.plan.repetitions), ("frozen", self.plan.repetitions), *ONCE):
+            for _ in range(repetitions if cold in works else 0):
+                for subject in self.subjects:
+                    if cold in subject.works:
+                        getattr(self, f"_{cold}")(subject)
+
+    @contextmanager
+    def _server(self, subject: Subject, **options: Any) -> Iterator[Running]:
+        """A failure of one server is noted and shown; the others are measured all the same."""
+        try:
+            with subject.serve(**options) as server:
+                yield server
+        except (ServerError, GeneratorError) as error:
+            self.failures.append(f"{subject.name}: {error}")
+            print(f"  {subject.name}: FAILED: {error}", file=sys.stderr, flush=True)
+
+    def _measure(self, work: str, subject: Subject, server: Running, variable: float, **arguments: Any) -> Figures:
+        options = {name.replace("_", "-"): value for name, value in arguments.items()}
+        options = {"warmup": self.plan.warmup, "window": self.plan.window, **subject.arguments(server), **options}
+        figures = run_generator(options)
+        while figures.disturbance > self.plan.calm and self._repeats > 0 and work not in ("connect", "idle"):
+            _show(work, subject.name, variable, figures, "disturbed: again")
+            self._repeats -= 1
+            figures = min(figures, run_generator(options), key=lambda one: one.disturbance)
+        self.runs.append(Run(work, subject.name, variable, figures))
+        _show(work, subject.name, variable, figures, "" if figures.complete else "INCOMPLETE")
+        return figures
+
+    def _fanout(self, subject: Subject, server: Running) -> None:
+        for publishers in subject.publishers:
+            self._measure("fanout", subject, server, publishers, mode="fanout", publishers=publishers)
+
+    def _paced(self, subject: Subject, server: Running) -> None:
+        self._measure("paced", subject, server, 100, mode="paced", rate=100, warmup=0.5)
+
+    def _rooms(self, subject: Subject, server: Running) -> None:
+        self._measure("rooms", subject, server, 50, mode="paced", rate=50, rooms=100, subscribers=10, warmup=0.5)
+
+    def _connect(self, subject: Subject) -> None:
+        count = self.plan.connect_connections
+        with self._server(subject) as server:
+            self._measure("connect", subject, server, count, mode="connect", subscribers=count, warm=100)
+
+    def _idle(self, subject: Subject) -> None:
+        count, hold = self.plan.idle_connections, self.plan.idle_hold
+        with self._server(subject, ping_seconds=5) as server:
+            self._measure("idle", subject, server, count, mode="idle", subscribers=count + 100, warm=100, hold=hold)
+
+    def _frozen(self, subject: Subject) -> None:
+        """The same readers without and with ten more who never read, on one server."""
+        with self._server(subject) as server, _peak_rss(server) as peak:
+            window = self.plan.frozen_window
+            self._measure("frozen", subject, server, 0, mode="fanout", publishers=16, subscribers=990, window=window)
+            before = peak()
+            self._measure(
+                "frozen", subject, server, 10, mode="fanout", publishers=16, subscribers=1_000, frozen=10, window=window
+            )
+            self.runs[-1].extra["growth"] = max(0, peak() - before)
+
+    def _big(self, subject: Subject) -> None:
+        count = self.plan.big_subscribers
+        with self._server(subject) as server:
+            self._measure(
+                "big", subject, server, count, mode="paced", rate=4, subscribers=count, window=5, parallel=32, limit=60
+            )
+            if isinstance(subject, Ours):
+                self.runs[-1].extra.update(_statistics(server))
+
+    def _curves(self, subject: Subject) -> None:
+        with self._server(subject) as server:
+            for count in CURVE_SUBSCRIBERS:
+                publishers = subject.publishers[0]
+                self._measure(
+                    "subscribers",
+                    subject,
+                    server,
+                    count,
+                    mode="fanout",
+                    subscribers=count,
+                    publishers=min(publishers, count),
+                    window=self.plan.curve_window,
+                    warmup=0.5,
+                )
+        with self._server(subject) as server:
+            for rate in CURVE_RATES:
+                figures = self._measure(
+                    "load",
+                    subject,
+                    server,
+                    rate,
+                    mode="paced",
+                    rate=rate,
+                    window=self.plan.curve_window,
+                    warmup=0.5,
+                    drain=2,
+                )
+                if figures.latency.p99_ms > OVERLOADED_MS or not figures.complete:
+                    break
+
+
+def _show(work: str, name: str, variable: float, figures: Figures, note: str) -> None:
+    latency = figures.latency
+    columns = (
+        f"  {work:11} {variable:>6g} {name:22} {figures.rate:>12,.0f}/s",
+        f"p50 {latency.p50_ms:9.3f} ms  p99 {latency.p99_ms:9.3f} ms",
+        f"server {figures.server_cpu:4.0%}  generator {figures.generator_cpu:4.0%}  others {figures.disturbance:4.0%}",
+        note,
+    )
+    print("  ".join(columns), flush=True)
+
+
+def _statistics(server: Running) -> dict[str, float]:
+    with urllib.request.urlopen(f"http://127.0.0.1:{server.port}/stats", timeout=5) as answer:
+        values: dict[str, float] = json.load(answer)
+        return values
+
+
+@contextmanager
+def _peak_rss(server: Running) -> Iterator[Any]:
+    """Yield a function that returns the largest resident size, in bytes, since it was last called."""
+    largest, ended = [0], threading.Event()
+
+    def watch() -> None:
+        while not ended.wait(0.2):
+            try:
+                pages = sum(int(open(f"/proc/{pid}/statm").read().split()[1]) for pid in server.pids)  # noqa: SIM115
+            except FileNotFoundError:
+                return
+            largest[0] = max(largest[0], pages * 4096)
+
+    def take() -> int:
+        time.sleep(0.25)
+        value, largest[0] = largest[0], 0
+        return value
+
+    thread = threading.Thread(target=watch, daemon=True)
+    thread.start()
+    try:
+        yield take
+    finally:
+        ended.set()
+        thread.join()

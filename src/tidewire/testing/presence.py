@@ -1,0 +1,208 @@
+"""The contract of presence as a test suite (presence.Presence says it in words)."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Sequence
+
+from tidewire.messages import Departure, Farewell, Format, Member
+from tidewire.presence import JoinResult, Presence
+from tidewire.testing.store import StoreUnderTest, open_presences, wait_until
+
+__all__ = ("PresenceContract",)
+
+ANN, ANN_TOO, BOB = Member("1", "ann", b'{"a":1}'), Member("2", "ann"), Member("3", "bob")
+FAREWELL = Farewell(b"bye", Format.TEXT)
+
+
+@contextlib.asynccontextmanager
+async def _touching(*presences: Presence) -> AsyncIterator[None]:
+    """Touch leases as a node does."""
+
+    async def touch() -> None:
+        while True:
+            for presence in presences:
+                await presence.touch()
+            await asyncio.sleep(0.05)
+
+    task = asyncio.create_task(touch())
+    try:
+        yield
+    finally:
+        task.cancel()
+        await asyncio.wait([task])
+
+
+async def _claimed(presence: Presence, store: StoreUnderTest, *, forget: bool = True) -> Sequence[Departure]:
+    """Wait for departures, and claim them."""
+    found: list[Departure] = []
+
+    async def is_claimed() -> bool:
+        found.extend(await presence.claim())
+        return bool(found)
+
+    await wait_until(is_claimed, store.departs_within, "departed members can be claimed")
+    if forget:
+        await presence.forget(found)
+        await presence.forget(found)
+    return found
+
+
+class PresenceContract:
+    """What every presence must do; `store` is a fixture of the subclass or its module."""
+
+    def test_the_first_joins_and_the_last_leaves(self, store: StoreUnderTest) -> None:
+        async def run() -> None:
+            async with open_presences(store, 1) as (presence,):
+                assert await presence.join("a", ANN) == JoinResult(first=True, connections=1)
+                assert await presence.join("a", ANN_TOO) == JoinResult(first=False, connections=2)
+                assert await presence.join("a", BOB) == JoinResult(first=True, connections=1)
+                assert not await presence.leave("a", "1")
+                assert not await presence.leave("a", "1")
+                assert not await presence.leave("b", "2")
+                assert await presence.leave("a", "2")
+                assert await presence.members("a") == [BOB]
+
+        asyncio.run(run())
+
+    def test_members_come_in_the_order_in_which_they_joined(self, store: StoreUnderTest) -> None:
+        async def run() -> None:
+            async with open_presences(store, 1) as (presence,):
+                for member in (BOB, ANN, ANN_TOO):
+                    await presence.join("a", member)
+                await presence.join("b", ANN)
+                assert await presence.members("a") == [BOB, ANN, ANN_TOO]
+                assert await presence.members("nowhere") == []
+                counts = [await presence.count("a"), await presence.count("a", "ann"), await presence.count("b", "bob")]
+                assert counts == [3, 2, 0]
+
+        asyncio.run(run())
+
+    def test_joining_again_replaces_the_same_connection(self, store: StoreUnderTest) -> None:
+        async def run() -> None:
+            async with open_presences(store, 1) as (presence,):
+                await presence.join("a", ANN)
+                await presence.join("a", BOB)
+                renewed = Member("1", "ann", b'{"a":2}')
+                assert await presence.join("a", renewed, FAREWELL) == JoinResult(first=True, connections=1)
+                assert await presence.members("a") == [renewed, BOB]
+
+        asyncio.run(run())
+
+    def test_many_join_at_once(self, store: StoreUnderTest) -> None:
+        async def run() -> None:
+            async with open_presences(store, 1) as (presence,):
+                joins = (presence.join("a", Member(str(n), f"user {n % 100}")) for n in range(1_000))
+                results = await asyncio.gather(*joins)
+                assert sum(result.first for result in results) == 100
+                assert await presence.count("a") == 1_000
+                assert await presence.touch()
+                assert not await presence.claim()
+
+        asyncio.run(run())
+
+    def test_starting_and_closing_twice_is_harmless(self, store: StoreUnderTest) -> None:
+        async def run() -> None:
+            presence = store.presence()
+            await presence.start("one")
+            await presence.start("one")
+            await presence.join("a", ANN)
+            assert await presence.count("a") == 1
+            await presence.aclose()
+            await presence.aclose()
+
+        asyncio.run(run())
+
+    def test_nodes_see_each_other(self, store: StoreUnderTest) -> None:
+        if not store.shared:
+            return
+
+        async def run() -> None:
+            async with open_presences(store, 2) as (one, other):
+                await one.join("a", ANN)
+                assert await other.join("a", ANN_TOO) == JoinResult(first=False, connections=2)
+                assert await other.members("a") == [ANN, ANN_TOO]
+                assert not await one.leave("a", "1")
+                assert await other.leave("a", "2")
+
+        asyncio.run(run())
+
+    def test_the_members_of_a_dead_node_are_claimed_once(self, store: StoreUnderTest) -> None:
+        if not store.shared:
+            return
+
+        async def run() -> None:
+            async with open_presences(store, 3) as (dead, one, other), _touching(one, other):
+                await dead.join("a", ANN, FAREWELL)
+                await dead.join("a", ANN_TOO)
+                await dead.join("a", BOB)
+                await one.join("a", Member("4", "cid"), FAREWELL)
+                await dead.aclose()
+                found = await _claimed(one, store)
+                farewells = {departure.user: departure.farewell for departure in found}
+                assert farewells == {"ann": FAREWELL, "bob": None}
+                assert {departure.channel for departure in found} == {"a"}
+                assert len({departure.token for departure in found}) == 2
+                assert not await other.claim()
+                assert [member.user for member in await other.members("a")] == ["cid"]
+                assert await one.join("a", ANN) == JoinResult(first=True, connections=1)
+
+        asyncio.run(run())
+
+    def test_who_returns_in_time_takes_the_place_of_the_dead(self, store: StoreUnderTest) -> None:
+        if not store.shared:
+            return
+
+        async def run() -> None:
+            async with open_presences(store, 2) as (dead, one), _touching(one):
+                await dead.join("a", ANN, FAREWELL)
+                await dead.join("a", BOB, FAREWELL)
+                await dead.aclose()
+                back = Member("9", "ann")
+                assert not (await one.join("a", back)).first
+                found = await _claimed(one, store)
+                assert [departure.user for departure in found] == ["bob"]
+                assert await one.members("a") == [back]
+                assert await one.leave("a", "9")
+
+        asyncio.run(run())
+
+    def test_a_claim_that_was_not_forgotten_is_claimed_again(self, store: StoreUnderTest) -> None:
+        if not store.shared:
+            return
+
+        async def run() -> None:
+            async with open_presences(store, 3) as (dead, forgetful, other), _touching(other):
+                await dead.join("a", ANN, FAREWELL)
+                await dead.aclose()
+                first = await _claimed(forgetful, store, forget=False)
+                await forgetful.aclose()
+                again = await _claimed(other, store)
+                assert again == first
+                assert not await other.claim()
+
+        asyncio.run(run())
+
+    def test_a_claim_takes_as_many_as_it_is_asked(self, store: StoreUnderTest) -> None:
+        if not store.shared:
+            return
+
+        async def run() -> None:
+            async with open_presences(store, 2) as (dead, one), _touching(one):
+                for n in range(10):
+                    await dead.join("a", Member(str(n), f"user {n}"), FAREWELL)
+                await dead.aclose()
+                sizes: list[int] = []
+
+                async def are_all_claimed() -> bool:
+                    found = await one.claim(4)
+                    await one.forget(found)
+                    if found:
+                        sizes.append(len(found))
+                    return sum(sizes) == 10
+
+                await wait_until(are_all_claimed, store.departs_within, "ten departures")
+                assert sizes == [4, 4, 2]
+
+        asyncio.run(run())

@@ -1,4 +1,4 @@
-"""A server process for the tests of the uvicorn link: `python -m tests.links.wire_app '{"limits": {…}}'` prints its port."""
+"""A server process to test the uvicorn link: `python -m tests.links.wire_app '{"limits": {…}}'` prints its port."""
 
 from __future__ import annotations
 

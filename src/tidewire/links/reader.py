@@ -18,6 +18,8 @@ __all__ = ("ReadingLink",)
 
 #: Bytes that are parsed at a time: bounds what one read of many tiny frames can make of memory.
 _SLICE = 4_096
+#: Bytes that are read after our close frame; who sends more is not waited for.
+_DISCARD = 4_194_304
 
 
 class ReadingLink(WireLink):
@@ -30,6 +32,11 @@ class ReadingLink(WireLink):
 
     def data_received(self, data: bytes) -> None:
         self._pong_due = 0.0
+        if self.is_closed:
+            self._discarded += len(data)
+            if self._discarded > _DISCARD:
+                self.transport.abort()
+                return
         if self._unread:
             self._unread += data
         elif self._ended is None:

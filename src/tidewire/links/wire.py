@@ -53,6 +53,7 @@ class WireLink(asyncio.Protocol, Link):
         "_closing",
         "_control_time",
         "_core",
+        "_discarded",
         "_end_due",
         "_ended",
         "_fragments",
@@ -84,7 +85,7 @@ class WireLink(asyncio.Protocol, Link):
         self._listener: Listener | None = None
         self._fragments: list[Frame] | None = None
         self._unread = b""
-        self._pauses = 0
+        self._pauses = self._discarded = 0
         self._in_read = False
         self._writable: asyncio.Event | None = None
         self._stall: _Stall | None = None

@@ -1,0 +1,82 @@
+"""A real Chromium in front of a real server."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("playwright.sync_api", reason="missing: pip install playwright")
+
+from playwright.sync_api import Browser, sync_playwright  # noqa: E402
+from requirements import require  # noqa: E402
+
+from browser.people import Person  # noqa: E402
+from browser.serving import Server  # noqa: E402
+
+CHROMIUM = Path("/usr/bin/chromium")
+ARGUMENTS = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+]
+
+_numbers = itertools.count(1)
+
+
+# Only while these tests run: the synchronous Playwright holds an event loop, beside which nobody else's can run.
+@pytest.fixture(scope="package")
+def chromium() -> Iterator[Browser]:
+    require(CHROMIUM.exists(), "chromium (apt-get install chromium)")
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=str(CHROMIUM), args=ARGUMENTS)
+        yield browser
+        browser.close()
+
+
+@pytest.fixture(scope="package")
+def shared_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """One server for the tests that do not end it; each uses names of its own."""
+    server = Server(tmp_path_factory.mktemp("server"))
+    server.start()
+    yield server
+    server.stop()
+
+
+@pytest.fixture
+def own_server(tmp_path: Path) -> Iterator[Callable[..., Server]]:
+    """Start a server of the test's own, with the options given."""
+    servers: list[Server] = []
+
+    def start(*options: str) -> Server:
+        server = Server(tmp_path, *options)
+        servers.append(server)
+        server.start()
+        return server
+
+    yield start
+    for server in servers:
+        server.stop()
+
+
+@pytest.fixture
+def people(chromium: Browser) -> Iterator[Callable[..., Person]]:
+    """Make people, each with a browser of their own; at the end nobody's console may hold an error."""
+    made: list[Person] = []
+
+    def make(server: Server, name: str = "", **options: object) -> Person:
+        person = Person(chromium, server.url, name or f"user{next(_numbers)}", **options)
+        made.append(person)
+        return person
+
+    yield make
+    errors = [(person.name, error) for person in made for error in person.errors]
+    for person in made:
+        person.context.close()
+    assert errors == []

@@ -1,0 +1,176 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from tidewire.errors import ConfigurationError
+from tidewire.options import Limits
+from tidewire.server.settings import Settings, load, redacted, unknown_variables
+
+
+@pytest.fixture(autouse=True)
+def _empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+
+def written(text: str, name: str = "tidewire.toml") -> Path:
+    path = Path(name)
+    path.write_text(text)
+    return path
+
+
+def test_defaults_without_file_and_variables() -> None:
+    settings = load().settings
+    assert (settings.host, settings.port, settings.broker, settings.workers) == (
+        "127.0.0.1",
+        8000,
+        "sqlite:///tidewire.db",
+        1,
+    )
+    assert settings.limits == Limits()
+    assert settings.accounts_file == Path("tidewire.db")
+    assert settings.token_key_file == Path("tidewire.db.key")
+
+
+def test_a_flag_beats_a_variable_beats_the_file_beats_the_default(monkeypatch: pytest.MonkeyPatch) -> None:
+    written('port = 1\nhost = "0.0.0.0"\nworkers = 3\n[limits]\nburst = 5\nrate = 6\nchannels = 7\n')
+    monkeypatch.setenv("TIDEWIRE_PORT", "2")
+    monkeypatch.setenv("TIDEWIRE_WORKERS", "4")
+    monkeypatch.setenv("TIDEWIRE_LIMITS__RATE", "60")
+    monkeypatch.setenv("TIDEWIRE_LIMITS__CHANNELS", "70")
+    loaded = load(flags={"workers": 5, "host": None, "limits": {"channels": "700"}})
+    settings = loaded.settings
+    assert (settings.host, settings.port, settings.workers) == ("0.0.0.0", 2, 5)
+    assert (settings.limits.burst, settings.limits.rate, settings.limits.channels) == (5, 60.0, 700)
+    origins = {name: origin for name, _, origin in loaded.lines()}
+    assert origins["host"] == origins["limits.burst"] == "file"
+    assert origins["port"] == origins["limits.rate"] == "environment"
+    assert origins["workers"] == origins["limits.channels"] == "flag"
+    assert origins["broker"] == origins["limits.message_size"] == "default"
+
+
+@pytest.mark.parametrize("name", [field.name for field in msgspec.structs.fields(Limits)])
+def test_every_limit_is_a_setting(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(f"TIDEWIRE_LIMITS__{name.upper()}", "3")
+    assert getattr(load().settings.limits, name) == 3
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("prot = 1", "unknown setting prot; did you mean port?"),
+        ("[limits]\nmesage_size = 1", "unknown setting limits.mesage_size; did you mean limits.message_size?"),
+        ("message_size = 1", "did you mean limits.message_size?"),
+        ("port = 70000", "port 70000"),
+        ("port = 'x'", "port 'x'"),
+        ("workers = 0", "workers 0"),
+        ("[limits]\nmessage_size = 0", "message_size 0"),
+        ("[limits]\nrate = nan", "rate nan"),
+        ("limits = 3", "must be a table"),
+        ("broker = 'here'", "broker 'here'"),
+        ("broker = 'sqlite://'", "names no file"),
+        ("broker = 'memory://'\nworkers = 2", "use --broker sqlite:///tidewire.db, or --workers 1"),
+        ("tls_cert = 'a.pem'", "tls_key is missing"),
+        ("allowed_origins = ['example.org']", "write it as https://example.org"),
+        ("log_level = 'loud'", "log_level 'loud'"),
+        ("port =", "is not TOML"),
+    ],
+)
+def test_a_mistake_in_the_file_is_one_line_that_says_what_to_write(text: str, said: str) -> None:
+    written(text)
+    with pytest.raises(ConfigurationError) as caught:
+        load()
+    assert said in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_named_file_must_exist() -> None:
+    with pytest.raises(ConfigurationError, match=r"nope\.toml does not exist"):
+        load(Path("nope.toml"))
+    assert load(written("port = 9", "other.toml")).settings.port == 9
+
+
+def test_a_wrong_value_names_its_origin(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TIDEWIRE_LIMITS__BURST", "many")
+    with pytest.raises(ConfigurationError, match=r"burst 'many'.*from the environment"):
+        load()
+
+
+def test_misspelt_variables_are_warned_of(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TIDEWIRE_WORKER", "2")
+    monkeypatch.setenv("TIDEWIRE_REQUIRE_ALL", "1")
+    monkeypatch.setenv("TIDEWIRE_PORT", "1")
+    assert list(unknown_variables()) == [
+        "the variable TIDEWIRE_WORKER is not a setting; did you mean TIDEWIRE_WORKERS?"
+    ]
+
+
+def test_lists_in_variables_are_separated_by_commas(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TIDEWIRE_ALLOWED_ORIGINS", "https://a.org, http://b.org:8080")
+    assert load().settings.allowed_origins == ["https://a.org", "http://b.org:8080"]
+
+
+def test_constructing_settings_reads_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    written("port = 1")
+    monkeypatch.setenv("TIDEWIRE_PORT", "2")
+    assert Settings().port == 8000
+
+
+@pytest.mark.parametrize(
+    ("host", "tutorial", "expected"),
+    [
+        ("127.0.0.1", None, True),
+        ("localhost", None, True),
+        ("::1", None, True),
+        ("0.0.0.0", None, False),
+        ("example.org", None, False),
+        ("0.0.0.0", True, True),
+        ("127.0.0.1", False, False),
+    ],
+)
+def test_the_tutorial_is_on_by_itself_only_on_loopback(host: str, tutorial: bool | None, expected: bool) -> None:
+    assert Settings(host=host, tutorial=tutorial).serves_tutorial is expected
+
+
+@pytest.mark.parametrize(
+    ("broker", "accounts", "key"),
+    [
+        ("sqlite:///chat.db", "chat.db", "chat.db.key"),
+        ("sqlite:////var/chat.db", "/var/chat.db", "/var/chat.db.key"),
+        ("memory://", "tidewire.db", "tidewire.db.key"),
+        ("redis://somewhere", "tidewire.db", "tidewire.db.key"),
+    ],
+)
+def test_accounts_are_in_the_file_of_the_broker_if_it_has_one(broker: str, accounts: str, key: str) -> None:
+    settings = Settings(broker=broker)
+    assert (str(settings.accounts_file), str(settings.token_key_file)) == (accounts, key)
+
+
+@pytest.mark.parametrize(
+    ("url", "shown"),
+    [
+        ("redis://ann:s3cret@host/0", "redis://ann:***@host/0"),
+        ("redis://:s3cret@host", "redis://:***@host"),
+        ("postgresql://ann:s3:cr@t@host/db?sslmode=on", "postgresql://ann:***@host/db?sslmode=on"),
+        ("nats://host?password=s3cret&x=1", "nats://host?password=***&x=1"),
+        ("sqlite:///chat.db", "sqlite:///chat.db"),
+    ],
+)
+def test_passwords_in_urls_are_hidden(url: str, shown: str) -> None:
+    assert redacted(url) == shown
+
+
+def test_what_is_printed_shows_no_password() -> None:
+    lines = list(load(flags={"broker": "redis://ann:s3cret@host/0?token=s3cret"}).lines())
+    assert not [line for line in lines if "s3cret" in str(line)]
+    assert ("broker", '"redis://ann:***@host/0?token=***"', "flag") in lines
+
+
+def test_settings_survive_the_way_to_a_worker() -> None:
+    from tidewire.server.worker import Job
+
+    settings = Settings(port=1, accounts=Path("a.db"), limits=Limits(rate=7.5), allowed_origins=["https://a.org"])
+    job = Job(settings, "main:app")
+    assert Job.decode(job.encode()) == job

@@ -100,11 +100,12 @@ def compile_generator(out: Path = OUT) -> Path:
         )
     out.mkdir(parents=True, exist_ok=True)
     files = [str(source) for source in sources if source.suffix == ".c"]
-    done = subprocess.run(
-        [compiler, "-O2", "-Wall", "-Wextra", "-o", str(program), *files], capture_output=True, text=True, check=False
-    )
+    made = out / f"generator.{os.getpid()}"
+    command = [compiler, "-O2", "-Wall", "-Wextra", "-o", str(made), *files]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
         raise GeneratorError(f"the load generator does not compile:\n{done.stderr}")
+    made.replace(program)
     return program
 
 

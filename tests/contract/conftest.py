@@ -1,0 +1,43 @@
+"""Servers that the tests share: started once, each test with users and rooms of its own."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from .serving import Server
+
+StartServer = Callable[..., Server]
+
+_rooms = itertools.count(1)
+
+
+@pytest.fixture
+def start_server(tmp_path: Path) -> Iterator[StartServer]:
+    """Start servers for one test: `start_server("--access-log", broker="sqlite:///x.db", limits={"rate": 5})`."""
+    with ExitStack() as stack:
+
+        def start(*arguments: str, **options: Any) -> Server:
+            folder = tmp_path / f"server{len(list(tmp_path.iterdir()))}"
+            folder.mkdir()
+            return stack.enter_context(Server(folder, *arguments, **options).running())
+
+        yield start
+
+
+@pytest.fixture(scope="session")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """One server with its defaults but for the store, which is memory."""
+    with Server(tmp_path_factory.mktemp("memory")).running() as running:
+        yield running
+
+
+@pytest.fixture
+def room() -> str:
+    """A room that no other test uses."""
+    return f"room-{next(_rooms)}"

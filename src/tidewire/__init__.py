@@ -25,6 +25,7 @@ from tidewire.node import Statistics
 from tidewire.options import ChannelOptions, Limits, SlowPolicy
 from tidewire.protocols.base import Protocol
 from tidewire.protocols.plain import PlainProtocol
+from tidewire.publisher import Publisher
 
 __all__ = (
     "BadRequest",
@@ -49,6 +50,7 @@ __all__ = (
     "Publication",
     "PublishError",
     "PublishUnconfirmed",
+    "Publisher",
     "RateLimited",
     "SlowPolicy",
     "Statistics",

@@ -1,0 +1,141 @@
+"""Publish from a process without an event loop: a Celery worker, a script, a thread pool."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import threading
+from concurrent.futures import CancelledError, Future
+from types import TracebackType
+from typing import Any
+
+from tidewire.backends import open_backend
+from tidewire.broker import Broker
+from tidewire.control import is_reserved, personal
+from tidewire.errors import BadRequest, ConfigurationError, NotPublished, PublishUnconfirmed, StoreUnavailable
+from tidewire.messages import Position, PublishRequest
+from tidewire.options import Limits, check_channel
+from tidewire.payload import encode_payload
+
+__all__ = ("Publisher",)
+
+#: Seconds beyond the store's own time limit after which an answer is no longer waited for.
+_PATIENCE = 5.0
+
+
+class Publisher:
+    """Publishes synchronously, from any thread; used with `with`, or closed by `close`.
+
+    The store is opened at the first publish, by one background thread, so that a publisher may be made before a worker
+    process forks. Inside an event loop use `Hub.publish`: every call here blocks its thread. Raises ConfigurationError
+    for a store that no other process can open.
+    """
+
+    def __init__(self, url: str, *, limits: Limits | None = None) -> None:
+        self._url = url
+        self._limits = limits or Limits()
+        broker, _ = open_backend(url, self._limits)
+        if not broker.shared:
+            raise ConfigurationError(
+                "memory:// lives inside one process, and a publisher is another one; "
+                "give the application and the publisher the same sqlite:///chat.db"
+            )
+        self._lock = threading.Lock()
+        self._background: _Background | None = None
+        self._is_closed = False
+
+    def __enter__(self) -> Publisher:
+        return self
+
+    def __exit__(
+        self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def publish(self, channel: str, data: Any, *, key: str = "") -> Position:
+        """Publish str as text, bytes as binary, anything else as JSON; returns when the broker keeps it.
+
+        The same `key` in the same channel within five minutes is published once. Raises NotPublished (surely not kept)
+        or PublishUnconfirmed (unknown; repeat it with the same key), BadRequest for what cannot be published,
+        ConfigurationError for a store that cannot be used.
+        """
+        if is_reserved(check_channel(channel, self._limits)):
+            raise BadRequest(f"channel {channel!r} belongs to the server; use a name that does not begin with $")
+        return self._publish(channel, data, key)
+
+    def send_to_user(self, user: str, data: Any, *, key: str = "") -> Position:
+        """Push to every connection of a user; kept in the user's own channel. Raises as `publish`."""
+        return self._publish(personal(user), data, key)
+
+    def close(self) -> None:
+        """Finish what was accepted, and release the store; harmless when repeated."""
+        with self._lock:
+            self._is_closed = True
+            background, self._background = self._background, None
+        if background is not None and background.process == os.getpid():
+            background.close()
+
+    def _publish(self, channel: str, data: Any, key: str) -> Position:
+        request = PublishRequest(channel, *encode_payload(data), key=key)
+        with self._lock:
+            answer = self._open().submit(request)
+        try:
+            return answer.result(self._limits.publish_seconds + _PATIENCE)
+        except (TimeoutError, CancelledError):
+            raise PublishUnconfirmed("the store did not answer in time; publish it again with the same key") from None
+
+    def _open(self) -> _Background:
+        if self._is_closed:
+            raise NotPublished("this publisher is closed; publish before `close`, or make another one")
+        if self._background is None:
+            broker, _ = open_backend(self._url, self._limits)
+            self._background = _Background(broker)
+            try:
+                self._background.start()
+            except BaseException:
+                self._background = None
+                raise
+        if self._background.process != os.getpid():
+            raise ConfigurationError(
+                "this publisher was opened before this process was forked, and a store must not be used across a fork; "
+                "publish first in the child, or start children with `spawn`"
+            )
+        return self._background
+
+
+class _Background:
+    """A thread with an event loop and an open broker."""
+
+    def __init__(self, broker: Broker) -> None:
+        self.process = os.getpid()
+        self._broker = broker
+        self._started: Future[asyncio.AbstractEventLoop] = Future()
+        self._thread = threading.Thread(target=lambda: asyncio.run(self._run()), name="tidewire-publisher", daemon=True)
+
+    def start(self) -> None:
+        self._thread.start()
+        try:
+            self._loop = self._started.result()
+        except StoreUnavailable as error:
+            raise NotPublished(str(error)) from error
+
+    async def _run(self) -> None:
+        self._stop = asyncio.Event()
+        try:
+            await self._broker.start(lambda publications: None)
+        except BaseException as error:
+            self._started.set_exception(error)
+            return
+        self._started.set_result(asyncio.get_running_loop())
+        await self._stop.wait()
+        await self._broker.aclose()
+
+    def submit(self, request: PublishRequest) -> Future[Position]:
+        return asyncio.run_coroutine_threadsafe(self._publish(request), self._loop)
+
+    async def _publish(self, request: PublishRequest) -> Position:
+        return await self._broker.publish(request)
+
+    def close(self) -> None:
+        self._loop.call_soon_threadsafe(self._stop.set)
+        self._thread.join()

@@ -37,3 +37,23 @@ WHERE channel = ? AND "offset" >= ? AND "offset" < ? ORDER BY "offset" LIMIT ?
 -- name: backward
 SELECT "offset", time, format, data, meta FROM tidewire_publications
 WHERE channel = ? AND "offset" >= ? AND "offset" < ? ORDER BY "offset" DESC LIMIT ?
+-- name: next_stored
+SELECT id, top, floor, keep_size, keep_age,
+    (SELECT min("offset") FROM tidewire_publications WHERE channel = tidewire_channels.id)
+FROM tidewire_channels WHERE id = (SELECT min(channel) FROM tidewire_publications WHERE channel > ?)
+-- name: is_trimmable
+SELECT EXISTS (
+    SELECT 1 FROM tidewire_publications
+    WHERE channel = :channel AND "offset" = :first
+    AND ("offset" <= :floor OR (kept < :young AND ("offset" <= :lowest OR kept < :oldest)))
+)
+-- name: trim
+DELETE FROM tidewire_publications
+WHERE channel = :channel AND "offset" >= :first AND "offset" < :bound
+AND ("offset" <= :floor OR (kept < :young AND ("offset" <= :lowest OR kept < :oldest)))
+-- name: has_expired_keys
+SELECT EXISTS (SELECT 1 FROM tidewire_keys WHERE expires < ?)
+-- name: trim_keys
+DELETE FROM tidewire_keys WHERE (channel, key) IN (
+    SELECT channel, key FROM tidewire_keys WHERE expires < ? ORDER BY expires LIMIT ?
+)

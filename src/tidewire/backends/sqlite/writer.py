@@ -16,11 +16,13 @@ from collections.abc import Callable, Sequence
 from itertools import groupby
 from pathlib import Path
 
+from tidewire.backends.sqlite.checkpoint import Checkpointer
 from tidewire.backends.sqlite.clock import StoreClock
 from tidewire.backends.sqlite.faults import explain, is_certain, is_lasting, opening_error
 from tidewire.backends.sqlite.mailbox import Mailbox, Subscribing, Write
 from tidewire.backends.sqlite.peers import Peers
 from tidewire.backends.sqlite.store import Store
+from tidewire.backends.sqlite.trim import Trimmer
 from tidewire.backends.sqlite.turnstile import Turnstile
 from tidewire.errors import NotPublished, PublishUnconfirmed, StoreUnavailable, TidewireError
 from tidewire.messages import Position, Publication
@@ -39,6 +41,13 @@ _POLL = 0.5
 _RETRY = 0.005
 #: Seconds between tries to open a store that failed.
 _REOPEN = 0.5
+#: Channels that one look for something to trim goes through, rows that an idle step removes, and rows that are removed
+#: for each row that is written when the writer is never idle.
+_TRIM_CHANNELS = 8
+_TRIM_STEP = 250
+_TRIM_SHARE = 2
+#: Seconds between two steps of trimming, in which publishes come first.
+_BREATH = 0.01
 #: What one commit takes at most.
 _BATCH_COUNT = 1_000
 _BATCH_BYTES = 4 * 1_048_576
@@ -60,6 +69,8 @@ class Writer:
         self._reopen_at = 0.0
         self._is_behind = False
         self._cursor = 0
+        self._trimmer = Trimmer(clock)
+        self._is_trimming = False
         #: Why the last try to write failed, "" when it did not.
         self.trouble = ""
         #: The store's seed, known from the start on (store.derived_epoch).
@@ -106,6 +117,7 @@ class Writer:
             self._turnstile.close()
             raise
         self.seed = self._store.seed
+        self._checkpointer = Checkpointer(self._path)
         self._selector = selectors.DefaultSelector()
         for waker in (self._mailbox, self._peers):
             if waker.fileno() >= 0:
@@ -125,6 +137,7 @@ class Writer:
             self._turnstile.release()
 
     def _close_all(self) -> None:
+        self._checkpointer.close()
         self._selector.close()
         self._peers.close()
         self._turnstile.close()
@@ -142,7 +155,9 @@ class Writer:
                 self._break("an internal error; see the log")
 
     def _wait(self) -> None:
-        limit = 0.0 if self._is_behind and not self._mailbox.is_congested else _POLL
+        limit = _BREATH if self._is_trimming else _POLL
+        if self._is_behind and not self._mailbox.is_congested:
+            limit = 0.0
         if self._mailbox.has_writes and not self._mailbox.is_congested:
             limit = _RETRY if self._turnstile.is_waiting or self.trouble else 0.0
         self._selector.select(limit)
@@ -160,6 +175,7 @@ class Writer:
         if not self._mailbox.has_writes:
             self._turnstile.withdraw()
             self._look(store, orders)
+            self._trim(store)
         elif orders or self._is_behind or not self._turnstile.try_acquire():
             self._look(store, orders)
         else:
@@ -200,8 +216,11 @@ class Writer:
             if is_all:
                 writes = self._mailbox.take(_BATCH_COUNT, _BATCH_BYTES)
                 self._keep(store, writes, found, answers)
+                if self._trimmer.find(store.connection, _TRIM_CHANNELS):
+                    self._trimmer.remove(store.connection, _TRIM_SHARE * len(writes))
             is_committing = True
             store.commit()
+            self._checkpointer.committed(store.connection)
         except sqlite3.Error as error:
             self._fail(store, error)
             self._answer_failed(writes, error, is_certain=not is_committing or is_certain(error))
@@ -228,6 +247,27 @@ class Writer:
     def _hand_over(self, found: Sequence[Publication], answers: Sequence[Answer]) -> None:
         if found or answers:
             self._post(found, answers)
+
+    def _trim(self, store: Store) -> None:
+        """Take one step of trimming in an idle moment."""
+        try:
+            if not self._trimmer.find(store.connection, _TRIM_CHANNELS):
+                self._is_trimming = not self._trimmer.is_resting
+                return
+            self._is_trimming = True
+            if not self._turnstile.try_acquire():
+                self._turnstile.withdraw()
+                return
+            try:
+                store.begin(write=True)
+                self._trimmer.remove(store.connection, _TRIM_STEP)
+                store.save_clock()
+                store.commit()
+                self._checkpointer.committed(store.connection)
+            finally:
+                self._turnstile.release()
+        except sqlite3.Error as error:
+            self._fail(store, error)
 
     # Trouble.
 

@@ -18,6 +18,10 @@ import httpx
 T = TypeVar("T")
 
 
+#: -P: as the installed command, which does not look for modules in the current folder.
+COMMAND = (sys.executable, "-P", "-m", "tidewire")
+
+
 def wait_for(condition: Callable[[], T], *, seconds: float = 30.0, what: str = "the condition") -> T:
     """Return what the condition returns as soon as that is true."""
     end = time.monotonic() + seconds
@@ -36,7 +40,7 @@ def environment(**more: str) -> dict[str, str]:
 def tidewire(*arguments: str, folder: Path, stdin: str = "", **variables: str) -> subprocess.CompletedProcess[str]:
     """Run a command to its end."""
     return subprocess.run(
-        [sys.executable, "-m", "tidewire", *arguments],
+        [*COMMAND, *arguments],
         cwd=folder,
         env=environment(**variables),
         input=stdin,
@@ -72,7 +76,7 @@ class LiveServer:
     def start(self) -> None:
         with (self.folder / "out.txt").open("w") as out, (self.folder / "err.txt").open("w") as err:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "tidewire", *self._arguments],
+                [*COMMAND, *self._arguments],
                 cwd=self.folder,
                 env=environment(**self._variables),
                 stdin=subprocess.DEVNULL,

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import gc
+import logging
 import math
 import os
 import signal
@@ -24,7 +25,8 @@ import uvicorn
 from uvicorn.importer import ImportFromStringError, import_from_string
 
 from tidewire.errors import ConfigurationError, TidewireError
-from tidewire.links.uvicorn import configured
+from tidewire.links import http
+from tidewire.links import uvicorn as websocket
 from tidewire.server import logs
 from tidewire.server.settings import Settings
 
@@ -69,7 +71,7 @@ class _Application:
 
     def __init__(self, app: App) -> None:
         self._app = app
-        self.failure: str | None = None
+        self.failure: TidewireError = StartupFailed("the application did not start; the log says why")
 
     def __call__(self, scope: Message, receive: Receive, send: Send) -> Awaitable[None]:
         return self._live(scope, receive, send) if scope["type"] == "lifespan" else self._app(scope, receive, send)
@@ -86,11 +88,12 @@ class _Application:
         try:
             await self._app(scope, receive, send_unless_failed)
         except Exception as error:
-            if failed:
-                self.failure = f"the application did not start: {type(error).__name__}: {error}"
-                if isinstance(error, TidewireError):
-                    self.failure = str(error)
-                    failed = [{"type": "lifespan.startup.failed", "message": ""}]
+            if failed and isinstance(error, TidewireError):
+                self.failure = error
+                # It is told in one line by whoever started us; uvicorn would add a traceback and a line of its own.
+                logging.getLogger("uvicorn.error").disabled = True
+            elif failed:
+                self.failure = StartupFailed(f"the application did not start: {type(error).__name__}: {error}")
             raise
         finally:
             for message in failed:
@@ -121,7 +124,7 @@ class _Server(uvicorn.Server):
 
 
 def serve(job: Job, listener: socket.socket, ready: Callable[[], None], channel: socket.socket | None = None) -> None:
-    """Serve until SIGTERM or SIGINT. Raises ConfigurationError or StartupFailed when it cannot start."""
+    """Serve until SIGTERM or SIGINT. Raises TidewireError when it cannot start."""
     settings = job.settings
     logs.configure(settings.log_level, access=settings.access_log)
     application = _Application(_load(job))
@@ -133,7 +136,7 @@ def serve(job: Job, listener: socket.socket, ready: Callable[[], None], channel:
         with asyncio.Runner(loop_factory=_loop_factory()) as runner:
             runner.run(_serve(server, listener, channel))
     except SystemExit:
-        raise StartupFailed(application.failure or "the application did not start; the log says why") from None
+        raise application.failure from None
 
 
 async def _serve(server: _Server, listener: socket.socket, channel: socket.socket | None) -> None:
@@ -211,8 +214,8 @@ def _config(settings: Settings, app: _Application) -> uvicorn.Config:
 
 def _protocols(settings: Settings) -> dict[str, Any]:
     return {
-        "http": "httptools",
-        "ws": configured(settings.limits, deflate=settings.deflate),
+        "http": http.configured(settings.limits),
+        "ws": websocket.configured(settings.limits, deflate=settings.deflate),
         "ws_max_size": settings.limits.message_size,
     }
 

@@ -7,9 +7,14 @@ from collections.abc import Callable, Sequence
 
 from tidewire.messages import HistoryPage, Position, Publication, PublishRequest, Retention
 
-__all__ = ("Broker", "Deliver")
+__all__ = ("Broker", "Deliver", "Resumed", "nothing_to_resume")
 
 Deliver = Callable[[Sequence[Publication]], None]
+Resumed = Callable[[], None]
+
+
+def nothing_to_resume() -> None:
+    """Be told of the end of an outage, and do nothing."""
 
 
 class Broker(ABC):
@@ -33,9 +38,11 @@ class Broker(ABC):
     kept: str = ""
 
     @abstractmethod
-    async def start(self, deliver: Deliver) -> None:
+    async def start(self, deliver: Deliver, resumed: Resumed = nothing_to_resume) -> None:
         """Open the store and begin to deliver.
 
+        `resumed` is called on the event loop when carriage is back after an outage: what was published meanwhile was
+        perhaps not delivered, and the node compares its positions with the store's at once.
         Raises ConfigurationError when the store cannot be used as configured, StoreUnavailable when it does not answer.
         """
 

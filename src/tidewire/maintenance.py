@@ -158,6 +158,16 @@ class Maintenance:
                     self._node.fanout.gaps += 1
                     self.catch_up(channel)
 
+    def resume(self) -> None:
+        """Compare positions at once: the broker was away, and is back (broker.Resumed)."""
+        self.spawn(self._resume())
+
+    async def _resume(self) -> None:
+        try:
+            await self.check_positions()
+        except StoreUnavailable:
+            logger.warning("the store went away again; its positions are compared when it is back")
+
     def catch_up(self, channel: Channel) -> None:
         """Fill a gap from history before anything later is shown; in a task of its own."""
         if not channel.catching_up:

@@ -94,7 +94,7 @@ class Node:
     async def start(self) -> None:
         """Open the store and begin; raises ConfigurationError or StoreUnavailable."""
         self.fanout.bind(asyncio.get_running_loop())
-        await self.broker.start(self.deliver)
+        await self.broker.start(self.deliver, self.maintenance.resume)
         try:
             await self.presence.start(self.id)
             self.is_open = True

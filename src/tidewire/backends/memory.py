@@ -7,7 +7,7 @@ import time
 from collections import OrderedDict, deque
 from collections.abc import Callable, Sequence
 
-from tidewire.broker import Broker, Deliver
+from tidewire.broker import Broker, Deliver, Resumed, nothing_to_resume
 from tidewire.errors import NotPublished
 from tidewire.messages import (
     Departure,
@@ -53,7 +53,7 @@ class MemoryBroker(Broker):
         self._subscribed: set[str] = set()
         self._deliver: Deliver | None = None
 
-    async def start(self, deliver: Deliver) -> None:
+    async def start(self, deliver: Deliver, resumed: Resumed = nothing_to_resume) -> None:
         self._deliver = deliver
 
     async def aclose(self) -> None:

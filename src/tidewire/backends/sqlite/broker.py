@@ -12,7 +12,7 @@ from tidewire.backends.sqlite.folder import node_folder
 from tidewire.backends.sqlite.mailbox import Mailbox, Subscribing, Write
 from tidewire.backends.sqlite.reading import HistoryQuery, Readers, read_history, read_positions
 from tidewire.backends.sqlite.writer import Answer, Writer
-from tidewire.broker import Broker, Deliver
+from tidewire.broker import Broker, Deliver, Resumed, nothing_to_resume
 from tidewire.errors import NotPublished, PublishError, PublishUnconfirmed, StoreUnavailable, TidewireError
 from tidewire.messages import HistoryPage, Position, Publication, PublishRequest, Retention
 from tidewire.options import Limits
@@ -49,7 +49,7 @@ class SqliteBroker(Broker):
         self._turn: list[Write] = []
         self._sweeping: asyncio.TimerHandle | None = None
 
-    async def start(self, deliver: Deliver) -> None:
+    async def start(self, deliver: Deliver, resumed: Resumed = nothing_to_resume) -> None:
         if self._is_open:
             return
         self._deliver = deliver

@@ -41,7 +41,9 @@ class Server:
         self.process = process
         self.log_file = log
         assert process.stdout is not None
-        self.port = int(process.stdout.readline())
+        line = process.stdout.readline()
+        assert line, f"the server did not start: {self.log()}"
+        self.port = int(line)
         self.scheme = "s" if tls else ""
         wait_for(self._is_up, 15, "the server answers")
 

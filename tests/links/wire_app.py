@@ -16,6 +16,7 @@ from tidewire.batch import Batch
 from tidewire.errors import Disconnect
 from tidewire.links import http as http_class
 from tidewire.links import uvicorn as ws_class
+from tidewire.links.asgi import AsgiLink
 from tidewire.links.base import Link
 from tidewire.messages import WireMessage
 from tidewire.options import Limits
@@ -27,6 +28,7 @@ Send = Callable[[Event], Awaitable[None]]
 #: What listeners and endpoints were told, in order.
 events: list[Any] = []
 links: dict[str, Listener] = {}
+limits = Limits()
 background: set[asyncio.Task[None]] = set()
 
 
@@ -135,7 +137,7 @@ async def ws_link(scope: Event, receive: Receive, send: Send, query: dict[str, s
     await send({"type": "websocket.accept"})
     if "wait" in query:
         await asyncio.sleep(float(query["wait"]))
-    link = scope["extensions"]["tidewire.link"]
+    link = scope["extensions"].get("tidewire.link") or AsgiLink(receive, send, limits)
     link.listen(Listener(link, query.get("name", "link")))
     if "stay" in query:
         events.append([await receive()])
@@ -240,6 +242,7 @@ async def ws_all(scope: Event, receive: Receive, send: Send, query: dict[str, st
 
 
 def main() -> None:
+    global limits
     options = json.loads(sys.argv[1])
     limits = msgspec.convert(options.get("limits", {}), Limits)
     deflate = options.get("deflate", False)
@@ -249,7 +252,8 @@ def main() -> None:
     config = uvicorn.Config(
         app,
         http=http_class.configured(limits),
-        ws=ws_class.configured(limits, deflate=deflate, close_seconds=options.get("close_seconds", 5.0)),
+        ws=options.get("ws")
+        or ws_class.configured(limits, deflate=deflate, close_seconds=options.get("close_seconds", 5.0)),
         **uvicorn_options,
     )
     ws_class.WebSocketProtocol.on_drain.append(lambda: events.append(["drain"]))

@@ -69,22 +69,26 @@ class ReadingLink(WireLink):
         core = self._core
         assert core is not None
         core.receive_data(data)
-        for event in core.events_received():
+        events, output = core.events_received(), core.data_to_send()
+        for event in events:
             assert isinstance(event, Frame)
+            if event.opcode is Opcode.PING:
+                # Its pong is the next output; it goes out before the answers to the messages behind the ping.
+                pong = output.pop(0)
+                if not self.is_closed:
+                    self._write_last(pong)
+            elif event.opcode is Opcode.CLOSE:
+                self._take_close(core, output)
             self._take(event)
             if self._ended is not None:
-                break
-        if output := core.data_to_send():
-            self._write_last(output)
-        if core.parser_exc is not None and self._ended is None:
-            self._parser_failed(core)
+                return
+        if output:
+            self._parser_failed(core, output)
 
     def _take(self, event: Frame) -> None:
         opcode = event.opcode
         if opcode is Opcode.PING or opcode is Opcode.PONG:
             self._take_control()
-        elif opcode is Opcode.CLOSE:
-            self._take_close()
         elif self.is_closed:
             return
         elif opcode is Opcode.CONT:
@@ -112,14 +116,11 @@ class ReadingLink(WireLink):
         if self._control_time - now > self.limits.burst / rate:
             self._fail(Disconnect(1008, "too many control frames", reconnect=False), "rate")
 
-    def _take_close(self) -> None:
-        core = self._core
-        assert core is not None
+    def _take_close(self, core: Core, output: list[bytes]) -> None:
         received = core.close_rcvd
         assert received is not None
         self._tell_closed(self._closing or Disconnect(int(received.code), received.reason), clean=True)
-        # Our own answer is in the core; both are behind what the listener has just written.
-        self._write_last(core.data_to_send())
+        self._write_last(b"".join(output))
         self._end(self.close_seconds)
 
     def _deliver(self, opcode: Opcode, data: Any) -> None:
@@ -137,9 +138,10 @@ class ReadingLink(WireLink):
         else:
             self.message(message)
 
-    def _parser_failed(self, core: Core) -> None:
+    def _parser_failed(self, core: Core, output: list[bytes]) -> None:
         if isinstance(core.parser_exc, PayloadTooBig):
             limits_reached["message_size"] += 1
+        self._write_last(b"".join(output))
         sent = core.close_sent
         disconnect = LOST if sent is None else Disconnect(int(sent.code), sent.reason, reconnect=False)
         self._tell_closed(self._closing or disconnect, clean=False)

@@ -15,7 +15,7 @@ from typing import Any, ClassVar, cast
 
 from websockets.exceptions import ProtocolError
 from websockets.extensions.base import Extension
-from websockets.frames import Frame
+from websockets.frames import Close, Frame, Opcode
 from websockets.protocol import Protocol as Core
 from websockets.protocol import Side, State
 
@@ -235,7 +235,7 @@ class WireLink(asyncio.Protocol, Link):
                 f"close code {disconnect.code} cannot be sent; write 1000 to 1014 or 3000 to 4999"
             ) from None
         self._closing = disconnect
-        self._write_last(core.data_to_send())
+        self._write_last(b"".join(core.data_to_send()))
         self.is_closed = True
         self._fragments = None
         self._release()
@@ -246,18 +246,18 @@ class WireLink(asyncio.Protocol, Link):
 
     def _fail(self, disconnect: Disconnect, limit: str | None = None) -> None:
         """End for a fault of the peer: close frame, then nothing more is read from it."""
-        core = self._core
-        assert core is not None
         if limit is not None:
             limits_reached[limit] += 1
-        core.fail(disconnect.code, _short(disconnect.reason))
-        self._write_last(core.data_to_send())
+        if self._closing is None:
+            # Not by the core, which may have parsed the peer's own close behind the fault.
+            close = Close(disconnect.code, _short(disconnect.reason))
+            self._write_last(Frame(Opcode.CLOSE, close.serialize()).serialize(mask=False))
         self._tell_closed(self._closing or disconnect, clean=False)
         self._linger()
 
-    def _write_last(self, output: list[bytes]) -> None:
+    def _write_last(self, output: bytes) -> None:
         if not self.transport.is_closing():
-            self.transport.write(b"".join(output))
+            self.transport.write(output)
 
     def _linger(self) -> None:
         """Discard for a moment what the peer still sends; closing at once would reset it before it reads our close."""

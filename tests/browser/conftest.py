@@ -62,7 +62,7 @@ def own_server(tmp_path: Path) -> Iterator[Callable[..., Server]]:
 
     yield start
     for server in servers:
-        server.stop()
+        server.kill()
 
 
 @pytest.fixture

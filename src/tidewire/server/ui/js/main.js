@@ -18,8 +18,12 @@ function start(session) {
   document.getElementById("entry").hidden = true;
   document.getElementById("chat").hidden = false;
   const box = personalBox(session);
-  new Page({ session, box, signOut }).start();
-  watchSignOut(() => signOut("You signed out in another tab."));
+  const page = new Page({ session, box, signOut });
+  page.start();
+  watchSignOut(() => {
+    page.forget();
+    signOut("You signed out in another tab.");
+  });
 }
 
 const session = load();

@@ -44,17 +44,9 @@ export class Outbox extends Emitter {
     });
   }
 
-  get size() {
-    return this.#entries.size;
-  }
-
   /** What is unsent in one thread, oldest first. */
   of(thread) {
     return [...this.#entries.values()].filter((entry) => entry.thread === thread).sort((a, b) => a.at - b.at);
-  }
-
-  has(id) {
-    return this.#entries.has(id);
   }
 
   threads() {

@@ -42,6 +42,12 @@ export class Page {
     this.#client.connection.start();
   }
 
+  /** Leave nothing of this person on the device. */
+  forget() {
+    this.#client.connection.stop();
+    this.#box.retire();
+  }
+
   #makeViews() {
     const client = this.#client;
     const changed = () => this.#changed();
@@ -146,10 +152,9 @@ export class Page {
   }
 
   async #leaveForGood() {
-    const unsent = this.#client.outbox.size;
+    const unsent = this.#box.keys("out/").length;
     if (unsent && !(await ask(unsentQuestion(unsent, "Signing out discards what is not sent."), "Sign out"))) return;
-    this.#client.connection.stop();
-    this.#box.clear();
+    this.forget();
     this.#signOut();
   }
 

@@ -31,6 +31,7 @@ export const passing = area("sessionStorage");
 export class Box {
   #area;
   #prefix;
+  #retired = false;
 
   constructor(storageArea, prefix) {
     this.#area = storageArea;
@@ -46,8 +47,9 @@ export class Box {
     }
   }
 
-  /** Keep a value; returns false when the storage is full. */
+  /** Keep a value; returns false when the storage is full or the box retired. */
   set(key, value) {
+    if (this.#retired) return false;
     try {
       this.#area.setItem(this.#prefix + key, JSON.stringify(value));
       return true;
@@ -70,7 +72,9 @@ export class Box {
     return found;
   }
 
-  clear() {
+  /** Remove everything, and keep nothing more: whatever is still under way in this page. */
+  retire() {
+    this.#retired = true;
     for (const key of this.keys()) this.remove(key);
   }
 

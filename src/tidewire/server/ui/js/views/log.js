@@ -60,6 +60,8 @@ export class LogView {
     this.#topKey = entries[from]?.key ?? null;
     const options = { ...this.#options, freshKey: this.freshKey };
     const rows = entries.slice(from, to).map((entry, index) => row(entry, entries[from + index - 1], options));
+    // Two rooms have messages with the same offset, and a row must never be taken for another room's.
+    for (const one of rows) one.key = `${this.#thread.key}/${one.key}`;
     const anchor = this.#stuck ? null : this.#anchor();
     reconcile(this.#list, rows);
     if (this.#stuck) this.#toBottom();

@@ -1,0 +1,113 @@
+"""Signing up, in and out: errors beside their field, and a token that is in no address."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+
+import pytest
+from playwright.sync_api import expect
+
+from browser.people import PASSWORD, Person
+from browser.serving import Server
+
+pytestmark = pytest.mark.browser
+
+MakePerson = Callable[..., Person]
+
+STORED = """() => JSON.stringify([Object.entries(localStorage), Object.entries(sessionStorage)])"""
+
+
+def test_errors_stand_by_their_field(people: MakePerson, shared_server: Server) -> None:
+    ann = people(shared_server)
+    page = ann.page
+    page.goto(shared_server.url)
+    page.get_by_role("button", name="Sign in", exact=True).click()
+    expect(page.locator("#username-error")).to_have_text("Enter your name.")
+    ann.fill_in(ann.name, "not the password")
+    page.get_by_role("button", name="Sign in", exact=True).click()
+    expect(page.locator("#password-error")).to_contain_text("Invalid credentials")
+    expect(page.locator("#password")).to_be_focused()
+    page.get_by_role("button", name="Create an account").click()
+    ann.fill_in("white space", PASSWORD)
+    page.get_by_role("button", name="Create account").click()
+    expect(page.locator("#username")).to_have_attribute("aria-invalid", "true")
+    ann.fill_in(ann.name, "short")
+    page.get_by_role("button", name="Create account").click()
+    expect(page.locator("#password-error")).to_contain_text("at least 8")
+
+
+def test_a_taken_name_is_said_by_the_name(people: MakePerson, shared_server: Server) -> None:
+    ann = people(shared_server).sign_up()
+    again = people(shared_server, ann.name)
+    again.page.goto(shared_server.url)
+    again.page.get_by_role("button", name="Create an account").click()
+    again.fill_in(ann.name, PASSWORD)
+    again.page.get_by_role("button", name="Create account").click()
+    expect(again.page.locator("#username-error")).to_contain_text("taken")
+    expect(again.page.locator("#username")).to_be_focused()
+
+
+def test_too_many_attempts_are_counted_down(people: MakePerson, shared_server: Server) -> None:
+    ann = people(shared_server)
+    ann.page.goto(shared_server.url)
+    ann.page.route(
+        "**/login", lambda route: route.fulfill(status=429, headers={"Retry-After": "3"}, json={"detail": "too many"})
+    )
+    ann.fill_in(ann.name, PASSWORD)
+    ann.page.get_by_role("button", name="Sign in", exact=True).click()
+    expect(ann.page.locator("#form-error")).to_contain_text("Too many attempts")
+    expect(ann.page.locator("#entry-submit")).to_be_disabled()
+    expect(ann.page.locator("#entry-submit")).to_have_text("Sign in", timeout=6_000)
+    expect(ann.page.locator("#entry-submit")).to_be_enabled()
+
+
+def test_a_server_that_is_away_is_said(people: MakePerson, shared_server: Server) -> None:
+    ann = people(shared_server)
+    ann.page.goto(shared_server.url)
+    ann.page.route("**/login", lambda route: route.abort())
+    ann.fill_in(ann.name, PASSWORD)
+    ann.page.get_by_role("button", name="Sign in", exact=True).click()
+    expect(ann.page.locator("#form-error")).to_contain_text("cannot be reached")
+
+
+def test_the_token_is_in_no_address_and_gone_after_signing_out(people: MakePerson, shared_server: Server) -> None:
+    ann = people(shared_server).sign_up()
+    token = json.loads(ann.page.evaluate("localStorage.getItem('tidewire:session')"))["token"]
+    ann.say(f"/pm {ann.name}-ghost hello")
+    ann.page.reload()
+    ann.wait_connected()
+    assert [address for address in ann.addresses if token in address or token.split(".")[-1] in address] == []
+    assert token not in ann.page.url
+    ann.page.get_by_role("button", name="Sign out").click()
+    ann.page.get_by_role("dialog").get_by_role("button", name="Sign out").click()
+    expect(ann.page.get_by_role("heading", name="Sign in")).to_be_visible()
+    stored = ann.page.evaluate(STORED)
+    assert token not in stored
+    assert ann.name not in stored
+
+
+def test_without_stay_signed_in_nothing_is_left_on_the_device(people: MakePerson, shared_server: Server) -> None:
+    ann = people(shared_server)
+    ann.page.goto(shared_server.url)
+    ann.page.get_by_role("button", name="Create an account").click()
+    ann.fill_in(ann.name, PASSWORD)
+    ann.page.get_by_label("Stay signed in on this device").uncheck()
+    ann.page.get_by_role("button", name="Create account").click()
+    ann.wait_connected()
+    ann.page.reload()
+    ann.wait_connected()
+    assert ann.name not in ann.page.evaluate("() => JSON.stringify(Object.entries(localStorage))")
+    other = ann.tab()
+    other.goto(shared_server.url)
+    expect(other.get_by_role("heading", name="Sign in")).to_be_visible()
+
+
+def test_signing_out_in_one_tab_ends_the_others(people: MakePerson, shared_server: Server) -> None:
+    ann = people(shared_server).sign_up()
+    other = ann.tab()
+    other.goto(shared_server.url)
+    ann.wait_connected(other)
+    ann.page.get_by_role("button", name="Sign out").click()
+    expect(other.get_by_role("heading", name="Sign in")).to_be_visible()
+    expect(other.locator("#entry-notice")).to_contain_text("another tab")

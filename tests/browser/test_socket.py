@@ -1,0 +1,174 @@
+"""A socket that misbehaves on purpose, between the page and the real server."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from playwright.sync_api import WebSocketRoute, expect
+
+from browser.people import Person
+from browser.serving import Server
+
+pytestmark = pytest.mark.browser
+
+MakePerson = Callable[..., Person]
+
+
+class Between:
+    """Stands between a page and the server: counts what is sent, holds back what is to be lost, closes at will."""
+
+    def __init__(self, person: Person) -> None:
+        self.sent: list[dict[str, Any]] = []
+        self.deaf = False
+        self.lost = ""
+        self.instead: Callable[[dict[str, Any]], dict[str, Any] | None] = lambda message: None
+        self._sockets: list[WebSocketRoute] = []
+        person.page.route_web_socket("**/ws/auth?*", self._opened)
+
+    def _opened(self, socket: WebSocketRoute) -> None:
+        self._sockets.append(socket)
+        server = socket.connect_to_server()
+
+        def outward(data: str | bytes) -> None:
+            message = json.loads(data)
+            self.sent.append(message)
+            answer = self.instead(message)
+            if answer is not None:
+                socket.send(json.dumps(answer))
+            elif not self.deaf:
+                server.send(data)
+
+        def inward(data: str | bytes) -> None:
+            if not self.deaf and not (self.lost and f'"{self.lost}"' in str(data)):
+                socket.send(data)
+
+        socket.on_message(outward)
+        server.on_message(inward)
+
+    def of(self, kind: str) -> list[dict[str, Any]]:
+        """Return what the page has sent of one type."""
+        return [message for message in self.sent if message["type"] == kind]
+
+    def close(self, code: int, reason: str = "") -> None:
+        """Close the newest socket towards the page."""
+        self._sockets[-1].close(code=code, reason=reason)
+
+
+def test_a_lost_acknowledgement_repeats_nothing(people: MakePerson, shared_server: Server) -> None:
+    ann, bob = people(shared_server), people(shared_server).sign_up()
+    between = Between(ann)
+    ann.sign_up()
+    between.lost = "chat_message"
+    ann.say("once and only once")
+    expect(bob.message("once and only once")).to_have_count(1)
+    expect(ann.message("once and only once")).to_contain_text("Sending")
+    between.lost = ""
+    between.close(4010, "insufficient state")
+    expect(ann.page.locator("#log .state")).to_have_count(0)
+    assert len(between.of("chat")) == 1
+    assert bob.messages().count("once and only once") == 1
+
+
+def test_a_refusal_that_passes_is_repeated_with_the_same_id(people: MakePerson, shared_server: Server) -> None:
+    ann = people(shared_server)
+    between = Between(ann)
+    ann.sign_up()
+    refusals = iter(["unavailable", "rate_limited"])
+
+    def refuse(message: dict[str, Any]) -> dict[str, Any] | None:
+        code = next(refusals, None) if message["type"] == "chat" else None
+        return (
+            None
+            if code is None
+            else {"type": "error", "code": code, "content": f"refused: {code}", "id": message["id"]}
+        )
+
+    between.instead = refuse
+    ann.say("patience")
+    expect(ann.message("patience")).to_contain_text("refused: unavailable")
+    expect(ann.page.locator("#log .state")).to_have_count(0, timeout=15_000)
+    ids = [message["id"] for message in between.of("chat")]
+    assert len(ids) == 3
+    assert len(set(ids)) == 1
+    assert ann.messages().count("patience") == 1
+
+
+def test_a_final_refusal_is_the_persons_to_solve(people: MakePerson, shared_server: Server) -> None:
+    ann = people(shared_server)
+    between = Between(ann)
+    ann.sign_up()
+    between.instead = lambda message: (
+        {"type": "error", "code": "bad_request", "content": "not like this", "id": message["id"]}
+        if message.get("message") == "wrong"
+        else None
+    )
+    ann.say("wrong")
+    expect(ann.message("wrong")).to_contain_text("Not sent. not like this")
+    ann.say("right")
+    expect(ann.message("right")).to_be_visible()
+    ann.message("wrong").get_by_role("button", name="Edit").click()
+    expect(ann.page.locator("#writing")).to_have_value("wrong")
+    expect(ann.message("wrong")).to_have_count(0)
+
+
+def test_gaps_are_asked_for_by_position(people: MakePerson, shared_server: Server) -> None:
+    ann, bob = people(shared_server), people(shared_server).sign_up()
+    between = Between(ann)
+    ann.sign_up()
+    bob.say("before")
+    expect(ann.message("before")).to_be_visible()
+    between.deaf = True
+    for number in range(5):
+        bob.say(f"missed {number}")
+    expect(bob.message("missed 4")).to_be_visible()
+    between.deaf = False
+    between.close(1012, "service restart")
+    expect(ann.message("missed 4")).to_be_visible()
+    expect(ann.page.locator("#pill")).to_contain_text("Caught up · 5")
+    assert ann.messages()[-6:] == ["before", *(f"missed {number}" for number in range(5))]
+    assert "since=" in ann.addresses[-1] or any("since=" in address for address in ann.addresses)
+
+
+def test_the_server_ends_it_for_good(people: MakePerson, shared_server: Server) -> None:
+    ann = people(shared_server)
+    between = Between(ann)
+    ann.sign_up()
+    opened = len(ann.addresses)
+    between.close(4503, "disconnected by the application")
+    expect(ann.page.locator("#bar")).to_contain_text("The server says: disconnected by the application.")
+    expect(ann.page.locator("#pill")).to_have_text("Ended")
+    assert [address for address in ann.addresses[opened:] if address.startswith("ws")] == []
+    ann.page.get_by_role("button", name="Reconnect").click()
+    ann.wait_connected()
+
+
+def test_a_session_that_ended_leads_to_the_sign_in_page(people: MakePerson, shared_server: Server) -> None:
+    ann = people(shared_server).sign_up()
+    ann.page.evaluate(
+        """() => {
+          const session = JSON.parse(localStorage.getItem("tidewire:session"));
+          localStorage.setItem("tidewire:session", JSON.stringify({ ...session, token: "no.good.token" }));
+        }"""
+    )
+    ann.page.reload()
+    expect(ann.page.get_by_role("heading", name="Sign in")).to_be_visible()
+    expect(ann.page.locator("#entry-notice")).to_contain_text("Your session has ended")
+
+
+def test_a_silent_server_is_noticed(people: MakePerson, shared_server: Server) -> None:
+    ann = people(shared_server)
+    ann.page.clock.install()
+    between = Between(ann)
+    ann.sign_up()
+    between.deaf = True
+    ann.page.clock.run_for(26_000)
+    assert len(between.of("ping")) == 1
+    expect(ann.page.locator("#pill")).to_have_attribute("data-state", "connected")
+    ann.page.clock.run_for(10_500)
+    expect(ann.page.locator("#pill")).not_to_have_attribute("data-state", "connected")
+    between.deaf = False
+    ann.page.clock.resume()
+    ann.wait_connected()

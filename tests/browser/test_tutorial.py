@@ -1,0 +1,72 @@
+"""The tutorial's pages against the tutorial's endpoints (contract.md A1 to A3)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+from playwright.sync_api import expect
+
+from browser.people import Person
+from browser.serving import Server
+
+pytestmark = pytest.mark.browser
+
+MakePerson = Callable[..., Person]
+
+
+def test_echo_of_text_and_bytes(people: MakePerson, shared_server: Server) -> None:
+    page = people(shared_server).page
+    page.goto(f"{shared_server.url}/tutorial/echo")
+    expect(page.locator("#state")).to_have_text("Connected")
+    page.get_by_role("textbox", name="Message").fill("hé")
+    page.get_by_role("button", name="Send as text").click()
+    expect(page.locator("#frames")).to_contain_text("Message text was: hé")
+    page.get_by_role("button", name="Send as bytes").click()
+    expect(page.locator("#frames .received.binary .data")).to_have_text("68 c3 a9")
+
+
+def test_items_and_their_refusals(people: MakePerson, shared_server: Server) -> None:
+    page = people(shared_server).page
+    page.goto(f"{shared_server.url}/tutorial/items")
+    page.get_by_label("Token").fill("")
+    page.get_by_role("button", name="Connect", exact=True).click()
+    expect(page.locator("#problem")).to_contain_text("there is no token")
+    page.get_by_label("Token").fill("abc")
+    page.get_by_label("q (an integer, or nothing)").fill("x")
+    page.get_by_role("button", name="Connect", exact=True).click()
+    expect(page.locator("#problem")).to_contain_text("q is “x”, which is no integer")
+    page.get_by_label("q (an integer, or nothing)").fill("7")
+    page.get_by_role("button", name="Connect", exact=True).click()
+    expect(page.locator("#state")).to_have_text("Connected to item foo")
+    page.get_by_role("textbox", name="Message").press("Enter")
+    frames = page.locator("#frames")
+    for text in (
+        "Session cookie or query token value is: abc",
+        "Query parameter q is: 7",
+        "Message text was: Hello, for item ID: foo",
+    ):
+        expect(frames).to_contain_text(text)
+
+
+def test_plain_chat_in_two_tabs(people: MakePerson, shared_server: Server) -> None:
+    ann = people(shared_server)
+    other = ann.tab()
+    for page in (ann.page, other):
+        page.goto(f"{shared_server.url}/tutorial/chat")
+        expect(page.locator("#state")).to_contain_text("Connected as client #")
+    number = ann.page.get_by_label("Your number").input_value()
+    assert number != other.get_by_label("Your number").input_value()
+    ann.page.get_by_role("textbox", name="Message").fill("<b>hi</b>")
+    ann.page.get_by_role("textbox", name="Message").press("Enter")
+    expect(ann.page.locator("#frames")).to_contain_text("You wrote: <b>hi</b>")
+    expect(other.locator("#frames")).to_contain_text(f"Client #{number} says: <b>hi</b>")
+    ann.page.close()
+    expect(other.locator("#frames")).to_contain_text(f"Client #{number} left the chat")
+
+
+def test_the_overview_leads_everywhere(people: MakePerson, shared_server: Server) -> None:
+    page = people(shared_server).page
+    page.goto(f"{shared_server.url}/tutorial")
+    for link in page.locator("main a").all():
+        assert page.request.get(f"{shared_server.url}{link.get_attribute('href')}").ok

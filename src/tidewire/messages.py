@@ -7,6 +7,7 @@ from enum import IntEnum
 import msgspec
 
 __all__ = (
+    "MAX_OFFSET",
     "Departure",
     "Farewell",
     "Format",
@@ -28,8 +29,15 @@ class Format(IntEnum):
     JSON = 2
 
 
+#: The greatest offset: what a browser can count to, and every store and `offset + 1` too.
+MAX_OFFSET = 2**53 - 1
+
+
 class Position(msgspec.Struct, frozen=True, gc=False):
-    """A place in a channel's history: `offset` counts within `epoch`, which changes when the store lost data."""
+    """A place in a channel's history: `offset` counts within `epoch`, which changes when the store lost data.
+
+    An offset is 0 to MAX_OFFSET; whoever takes one from a client bounds it.
+    """
 
     offset: int
     epoch: str

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from typing import Annotated
 
 import msgspec
 
@@ -92,7 +93,7 @@ class Join(_InRoom, frozen=True, tag="join"):
     """Follow one more room, from a position if there is one."""
 
     room: str
-    since: int | None = None
+    since: Annotated[int, msgspec.Meta(ge=0)] | None = None
     epoch: str = ""
 
 

@@ -17,7 +17,7 @@ from tidewire.errors import (
     StoreUnavailable,
 )
 from tidewire.fastapi import Hub
-from tidewire.messages import Position, Publication
+from tidewire.messages import MAX_OFFSET, Position, Publication
 from tidewire.options import ChannelOptions
 from tidewire.protocols.chat import (
     CHAT,
@@ -43,7 +43,7 @@ from tidewire.protocols.chat import (
 )
 from tidewire.server.accounts import Accounts
 
-__all__ = ("CHANNELS", "ChatSession", "check_room")
+__all__ = ("CHANNELS", "ChatSession", "check_room", "claimed")
 
 #: The newest messages that a newcomer is shown.
 HISTORY = 100
@@ -62,6 +62,11 @@ def check_room(name: str) -> str:
     if not _ROOM.fullmatch(name):
         raise BadRequest(f"room name {name[:80]!r} is not 1 to 64 letters, digits, '-', '_', '.', or spaces inside")
     return name
+
+
+def claimed(offset: int, epoch: str) -> Position:
+    """Return the position at which a client says it is; one that no store can have is beyond the newest."""
+    return Position(min(offset, MAX_OFFSET), epoch)
 
 
 class ChatSession:
@@ -129,7 +134,7 @@ class ChatSession:
 
     async def join(self, command: Join) -> None:
         """Follow one more room."""
-        since = None if command.since is None else Position(command.since, command.epoch)
+        since = None if command.since is None else claimed(command.since, command.epoch)
         await self._follow(command.room, since)
         await self._join_events(command.room)
 

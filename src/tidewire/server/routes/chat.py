@@ -8,10 +8,10 @@ from fastapi import APIRouter, Query, WebSocket
 
 from tidewire.endpoint import HubConnection
 from tidewire.fastapi import Hub, choose_subprotocol
-from tidewire.messages import Position
+from tidewire.messages import MAX_OFFSET
 from tidewire.protocols.chat import CHAT, LOBBY, Error
 from tidewire.server.accounts import Accounts
-from tidewire.server.chat import ChatSession
+from tidewire.server.chat import ChatSession, claimed
 from tidewire.server.identity import Doorkeeper
 
 __all__ = ("router",)
@@ -37,8 +37,8 @@ async def chat(
     async with hub.connect(websocket, user=user, protocol=CHAT) as connection:
         await door.admit(connection)
         session = ChatSession(hub, accounts, connection)
-        position = None if since is None else Position(since, epoch)
-        seen = Position(int(inbox), inbox_epoch) if inbox and inbox.isdecimal() else None
+        position = None if since is None else claimed(since, epoch)
+        seen = claimed(_offset(inbox), inbox_epoch) if inbox and inbox.isdecimal() else None
         await session.run(room, position, seen, wants_inbox=inbox is not None)
 
 
@@ -64,6 +64,11 @@ async def subprotocol(websocket: WebSocket) -> None:
 async def _notifications(connection: HubConnection) -> None:
     """Send what is sent to this user, and nothing else; what the client says is ignored."""
     await connection.wait_closed()
+
+
+def _offset(digits: str) -> int:
+    # more digits than any offset has are not turned into a number: that takes its time
+    return int(digits) if len(digits) < 20 else MAX_OFFSET
 
 
 def _services(websocket: WebSocket) -> tuple[Hub, Accounts, Doorkeeper]:

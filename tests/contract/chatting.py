@@ -31,7 +31,10 @@ async def open_socket(server: Server, path: str, *, worker: int | None = None, *
 
 
 class Chat:
-    """One client in the chat. Everything that it was sent is in `seen`, in order."""
+    """One client in the chat. Everything that it was sent is in `seen`, in order.
+
+    Where the server has several workers, clients are given to them in turn unless a worker is named.
+    """
 
     def __init__(self, server: Server, token: str, *, worker: int | None = None, path: str = "/ws/auth", **query: Any):
         self._server = server
@@ -56,7 +59,8 @@ class Chat:
     async def open(self) -> None:
         """Connect, and authenticate by header."""
         headers = {"Authorization": f"Bearer {self._token}"}
-        self.socket = await open_socket(self._server, self._path, worker=self._worker, additional_headers=headers)
+        worker = self._worker or self._server.next_worker()
+        self.socket = await open_socket(self._server, self._path, worker=worker, additional_headers=headers)
 
     async def joined(self) -> Message:
         """Wait until the first room is joined, and return its history message."""
@@ -75,6 +79,12 @@ class Chat:
         if self.room != "lobby":
             fields.setdefault("room", self.room)
         await self.send("chat", message=message, **fields)
+
+    async def who(self) -> list[str]:
+        """Ask who is in the first room."""
+        await self.send("online", room=self.room)
+        users: list[str] = (await self.expect("online"))["users"]
+        return users
 
     # What it is sent.
 

@@ -37,6 +37,20 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
         yield running
 
 
+ARRANGEMENTS: dict[str, dict[str, Any]] = {
+    "memory": {},
+    "sqlite": {"broker": "sqlite:///tidewire.db"},
+    "two-workers": {"broker": "sqlite:///tidewire.db", "workers": 2},
+}
+
+
+@pytest.fixture(scope="session", params=ARRANGEMENTS)
+def every_server(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """A server on each store, and one with two workers: what holds on one must hold on all."""
+    with Server(tmp_path_factory.mktemp(request.param), **ARRANGEMENTS[request.param]).running() as running:
+        yield running
+
+
 @pytest.fixture
 def room() -> str:
     """A room that no other test uses."""

@@ -68,6 +68,7 @@ class Server:
         self._environment |= {f"TIDEWIRE_LIMITS__{name.upper()}": str(value) for name, value in (limits or {}).items()}
         self._environment |= environment or {}
         self.process: subprocess.Popen[bytes] | None = None
+        self._turns = itertools.count()
         self.http = httpx.Client(base_url=f"http://127.0.0.1:{self.port}", timeout=20.0)
 
     # The process.
@@ -161,6 +162,13 @@ class Server:
         answer = self.http.post("/signup", json={"username": name, "password": password})
         assert answer.status_code == 201, answer.text
         return name, answer.json()["token"]
+
+    def next_worker(self) -> int | None:
+        """Return the worker whose turn it is to take a connection, so that two in a row are on two workers."""
+        if self.workers == 1:
+            return None
+        pids = self.worker_pids()
+        return pids[next(self._turns) % len(pids)]
 
     def dial(self, worker: int | None = None) -> socket.socket:
         """Open a TCP connection, one that this worker has accepted if it matters."""

@@ -19,32 +19,38 @@ __all__ = ("Checkpointer",)
 
 logger = logging.getLogger("tidewire")
 
-#: Seconds between two checkpoints.
+#: Seconds between two checkpoints, when the log is short.
 _INTERVAL = 1.0
-#: Pages of the log at which it should begin anew.
-_LONG = 1_000
+_PAGE = 4_096
 
 
 class Checkpointer:
-    """The thread that moves; the writer's thread calls everything else."""
+    """The thread that moves; the writer's thread calls everything else.
 
-    def __init__(self, path: Path) -> None:
+    What is not moved stays below `limit` bytes or little more: it is what a database on a full disk has to grow by.
+    """
+
+    def __init__(self, path: Path, limit: int) -> None:
         self._path = path
+        self._limit = limit
         self._wanted = threading.Event()
         self._is_closed = False
         self._last = 0.0
+        self._unmoved = 0
         self._has_rest = False
         self._thread = threading.Thread(target=self._run, name="tidewire-sqlite-checkpoint", daemon=True)
         self._thread.start()
 
-    def committed(self, writer: sqlite3.Connection) -> None:
-        """Take note of a commit; the writer holds the write lock, and moves the rest if there is one."""
-        if self._has_rest:
-            self._has_rest = False
+    def committed(self, writer: sqlite3.Connection, size: int) -> None:
+        """Take note of a commit of about so many bytes; the writer holds the lock, and moves a rest if there is one."""
+        self._unmoved += size
+        if self._has_rest or self._unmoved > self._limit:
+            self._has_rest, self._unmoved = False, 0
             with contextlib.suppress(sqlite3.Error):
                 writer.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
+            return
         now = time.monotonic()
-        if now - self._last >= _INTERVAL:
+        if now - self._last >= _INTERVAL or self._unmoved > self._limit // 2:
             self._last = now
             self._wanted.set()
 
@@ -55,17 +61,18 @@ class Checkpointer:
         self._thread.join()
 
     def _run(self) -> None:
-        connection: sqlite3.Connection | None = None
         while self._wanted.wait() and not self._is_closed:
             self._wanted.clear()
             try:
-                connection = connection or connect(self._path)
-                _, pages, _ = connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
-                self._has_rest = pages >= _LONG
+                self._has_rest = self._move() * _PAGE > self._limit // 2
             except sqlite3.Error as error:
                 logger.debug("a checkpoint of %s has to be repeated: %s", self._path, error)
-                if connection is not None:
-                    connection.close()
-                    connection = None
-        if connection is not None:
+
+    def _move(self) -> int:
+        """Move what can be moved, and return the pages of the log."""
+        connection = connect(self._path)
+        try:
+            _, pages, _ = connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
+            return int(pages)
+        finally:
             connection.close()

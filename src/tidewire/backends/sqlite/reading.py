@@ -15,13 +15,15 @@ import msgspec
 
 from tidewire.backends.sqlite.clock import StoreClock
 from tidewire.backends.sqlite.faults import explain
-from tidewire.backends.sqlite.store import SQL, connect, derived_epoch
+from tidewire.backends.sqlite.store import SQL, connect, derived_epoch, identity
 from tidewire.errors import StoreUnavailable
 from tidewire.messages import Format, HistoryPage, Position, Publication, Retention
 
 __all__ = ("HistoryQuery", "Readers", "read_history", "read_positions")
 
 T = TypeVar("T")
+
+_Identity = tuple[int, int] | None
 
 #: What stands for "no limit" in a statement, and above every offset.
 _NO_LIMIT = -1
@@ -36,7 +38,7 @@ class Readers:
     def __init__(self, path: Path, *, threads: int = 2) -> None:
         self._path = path
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="tidewire-sqlite-reader")
-        self._idle: SimpleQueue[sqlite3.Connection] = SimpleQueue()
+        self._idle: SimpleQueue[tuple[sqlite3.Connection, _Identity]] = SimpleQueue()
 
     async def run(self, read: Callable[[sqlite3.Connection], T]) -> T:
         """Run `read` in one transaction; raises StoreUnavailable."""
@@ -48,11 +50,7 @@ class Readers:
             raise StoreUnavailable(f"{self._path} is closed; read between the broker's start and its close") from error
 
     def _read(self, read: Callable[[sqlite3.Connection], T]) -> T:
-        try:
-            connection = self._idle.get_nowait()
-        except Empty:
-            connection = connect(self._path)
-            connection.execute("PRAGMA query_only = 1")
+        connection, opened = self._take()
         try:
             connection.execute("BEGIN")
             answer = read(connection)
@@ -60,14 +58,29 @@ class Readers:
         except BaseException:
             connection.close()
             raise
-        self._idle.put(connection)
+        self._idle.put((connection, opened))
         return answer
+
+    def _take(self) -> tuple[sqlite3.Connection, _Identity]:
+        """Return a connection to the file that has the path now."""
+        found = identity(self._path)
+        while True:
+            try:
+                connection, opened = self._idle.get_nowait()
+            except Empty:
+                break
+            if opened == found:
+                return connection, opened
+            connection.close()
+        connection = connect(self._path)
+        connection.execute("PRAGMA query_only = 1")
+        return connection, found
 
     async def aclose(self) -> None:
         """Finish what was begun, and close the connections."""
         await asyncio.to_thread(self._pool.shutdown)
         while not self._idle.empty():
-            self._idle.get_nowait().close()
+            self._idle.get_nowait()[0].close()
 
 
 class HistoryQuery(msgspec.Struct, frozen=True):

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from tidewire.backends.sqlite.leases import Lock, NodeRow, Watch, is_alive, remove_stale
 from tidewire.backends.sqlite.sql import read, statements
+from tidewire.backends.sqlite.store import identity
 from tidewire.errors import StoreUnavailable
 from tidewire.messages import Departure, Farewell, Format, Member
 from tidewire.presence import JoinResult
@@ -21,7 +22,8 @@ __all__ = ("Roster",)
 
 SQL = statements("presence_statements.sql")
 #: Bytes that are reserved in the file and its log, so that members can still join when the disk is full.
-_RESERVE = 256 * 1024
+_RESERVE = 96 * 4_096
+_CHECKPOINT_PAGES = 64
 
 
 class Roster:
@@ -42,7 +44,7 @@ class Roster:
     @property
     def is_open(self) -> bool:
         """There is a connection, to the file that has the path now."""
-        return self._connection is not None and self._identity() == self._opened
+        return self._connection is not None and identity(self._path) == self._opened
 
     def open(self) -> None:
         """Open the file, or make it anew if it is damaged; this node enrols if it is not listed."""
@@ -56,23 +58,16 @@ class Roster:
                 with contextlib.suppress(FileNotFoundError):
                     os.unlink(f"{self._path}{suffix}")
             self._connect()
-        self._opened = self._identity()
+        self._opened = identity(self._path)
         self._watch.reset()
         remove_stale(self._folder)
-
-    def _identity(self) -> tuple[int, int] | None:
-        try:
-            found = os.stat(self._path)
-        except OSError:
-            return None
-        return found.st_dev, found.st_ino
 
     def _connect(self) -> None:
         connection = sqlite3.connect(self._path, timeout=0.25, isolation_level=None, check_same_thread=False)
         try:
             connection.execute("PRAGMA journal_mode = WAL")
             connection.execute("PRAGMA synchronous = OFF")
-            connection.execute(f"PRAGMA wal_autocheckpoint = {_RESERVE // 4096}")
+            connection.execute(f"PRAGMA wal_autocheckpoint = {_CHECKPOINT_PAGES}")
             connection.executescript(f"BEGIN IMMEDIATE;\n{read('presence_schema.sql')}\nCOMMIT;")
             self._reserve(connection)
             lock = self._lock
@@ -87,13 +82,9 @@ class Roster:
 
     def _reserve(self, connection: sqlite3.Connection) -> None:
         """Make the file and its log large enough for a while; what is deleted stays theirs."""
-        connection.execute("BEGIN IMMEDIATE")
-        try:
-            connection.execute("CREATE TABLE reserve AS SELECT zeroblob(?) AS nothing", (_RESERVE,))
+        with contextlib.suppress(sqlite3.Error):
+            connection.execute("CREATE TABLE IF NOT EXISTS reserve AS SELECT zeroblob(?) AS room", (_RESERVE,))
             connection.execute("DROP TABLE reserve")
-            connection.execute("COMMIT")
-        except sqlite3.Error:
-            connection.execute("ROLLBACK")
 
     def _enroll(self, connection: sqlite3.Connection) -> None:
         old, self._lock = self._lock, Lock(self._folder)

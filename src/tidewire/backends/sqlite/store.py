@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import os
 import secrets
 import sqlite3
 from collections.abc import Sequence
@@ -17,7 +18,7 @@ from tidewire.backends.sqlite.sql import read, statements
 from tidewire.errors import ConfigurationError
 from tidewire.messages import Format, Position, Publication, PublishRequest, Retention
 
-__all__ = ("Store", "connect", "derived_epoch")
+__all__ = ("Store", "connect", "derived_epoch", "identity")
 
 SQL = statements("statements.sql")
 _VERSION = 1
@@ -27,12 +28,22 @@ PAGE = 1_000
 _REMEMBERED = 100_000
 
 
+def identity(path: Path) -> tuple[int, int] | None:
+    """Return what tells a file from another one of the same name, None when there is none."""
+    try:
+        found = os.stat(path)
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino
+
+
 def connect(path: Path, *, busy_seconds: float = 0.25) -> sqlite3.Connection:
     """Open a connection that begins its transactions explicitly."""
     connection = sqlite3.connect(path, timeout=busy_seconds, isolation_level=None, check_same_thread=False)
     try:
         connection.execute("PRAGMA synchronous = FULL")
         connection.execute("PRAGMA wal_autocheckpoint = 0")
+        connection.execute("PRAGMA secure_delete = FAST")  # else what is trimmed is written once more
     except BaseException:
         connection.close()
         raise
@@ -58,11 +69,13 @@ class Store:
 
     def __init__(self, path: Path, clock: StoreClock) -> None:
         self._clock = clock
+        self._path = path
         self.connection = connect(path)
         try:
             self.seed = self._prepare()
             #: The id up to which this process has seen every publication.
             self.cursor: int = self._one("last_id")
+            self._identity = identity(path)
         except BaseException:
             self.connection.close()
             raise
@@ -91,6 +104,11 @@ class Store:
         now = self._clock.reading()
         seed = secrets.token_hex(16)
         self.connection.execute(SQL["create_store"], (_VERSION, seed, now.clock, now.monotonic, now.wall, now.boot))
+
+    @property
+    def is_replaced(self) -> bool:
+        """The file was removed, or another one has its name: what is written here would be lost."""
+        return identity(self._path) != self._identity
 
     def save_clock(self) -> None:
         """Remember this moment, so that the clock can go on from it after a restart of the machine."""

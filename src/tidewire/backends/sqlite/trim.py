@@ -41,6 +41,10 @@ class Trimmer:
         self._found: _Trimmable | None = None
         self._has_keys = False
 
+    def hurry(self) -> None:
+        """Begin the next round at once."""
+        self._rest_until = 0.0
+
     @property
     def is_resting(self) -> bool:
         """A round has ended, and the next one is not due."""

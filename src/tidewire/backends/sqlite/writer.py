@@ -18,9 +18,10 @@ from pathlib import Path
 
 from tidewire.backends.sqlite.checkpoint import Checkpointer
 from tidewire.backends.sqlite.clock import StoreClock
-from tidewire.backends.sqlite.faults import explain, is_certain, is_lasting, opening_error
+from tidewire.backends.sqlite.faults import explain, is_certain, is_full, is_lasting, opening_error
 from tidewire.backends.sqlite.mailbox import Mailbox, Subscribing, Write
 from tidewire.backends.sqlite.peers import Peers
+from tidewire.backends.sqlite.reserve import Reserve
 from tidewire.backends.sqlite.store import Store
 from tidewire.backends.sqlite.trim import Trimmer
 from tidewire.backends.sqlite.turnstile import Turnstile
@@ -41,6 +42,9 @@ _POLL = 0.5
 _RETRY = 0.005
 #: Seconds between tries to open a store that failed.
 _REOPEN = 0.5
+#: Bytes that a commit, and a row in it, add to the log beside the data, about.
+_COMMIT_COST = 20_480
+_ROW_COST = 300
 #: Channels that one look for something to trim goes through, rows that an idle step removes, and rows that are removed
 #: for each row that is written when the writer is never idle.
 _TRIM_CHANNELS = 8
@@ -48,6 +52,9 @@ _TRIM_STEP = 250
 _TRIM_SHARE = 2
 #: Seconds between two steps of trimming, in which publishes come first.
 _BREATH = 0.01
+#: Seconds between two attempts to make room on a full disk, and steps of trimming in each.
+_RELIEF = 1.0
+_RELIEF_STEPS = 20
 #: What one commit takes at most.
 _BATCH_COUNT = 1_000
 _BATCH_BYTES = 4 * 1_048_576
@@ -70,6 +77,7 @@ class Writer:
         self._is_behind = False
         self._cursor = 0
         self._trimmer = Trimmer(clock)
+        self._relieved_at = 0.0
         self._is_trimming = False
         #: Why the last try to write failed, "" when it did not.
         self.trouble = ""
@@ -117,7 +125,9 @@ class Writer:
             self._turnstile.close()
             raise
         self.seed = self._store.seed
-        self._checkpointer = Checkpointer(self._path)
+        self._reserve = Reserve(self._folder)
+        self._reserve.take()
+        self._checkpointer = Checkpointer(self._path, self._reserve.size)
         self._selector = selectors.DefaultSelector()
         for waker in (self._mailbox, self._peers):
             if waker.fileno() >= 0:
@@ -168,6 +178,9 @@ class Writer:
         if self._mailbox.is_congested:
             return
         orders = self._mailbox.take_subscribing()
+        if self._store is not None and self._store.is_replaced:
+            self._break(f"{self._path} was removed or replaced while it was open; it is opened anew")
+            self._reopen_at = 0.0
         store = self._store or self._reopen()
         if store is None:
             self._refuse(orders)
@@ -220,7 +233,8 @@ class Writer:
                     self._trimmer.remove(store.connection, _TRIM_SHARE * len(writes))
             is_committing = True
             store.commit()
-            self._checkpointer.committed(store.connection)
+            size = sum(write.size + _ROW_COST for write in writes)
+            self._checkpointer.committed(store.connection, _COMMIT_COST + size)
         except sqlite3.Error as error:
             self._fail(store, error)
             self._answer_failed(writes, error, is_certain=not is_committing or is_certain(error))
@@ -251,31 +265,55 @@ class Writer:
     def _trim(self, store: Store) -> None:
         """Take one step of trimming in an idle moment."""
         try:
-            if not self._trimmer.find(store.connection, _TRIM_CHANNELS):
-                self._is_trimming = not self._trimmer.is_resting
-                return
-            self._is_trimming = True
-            if not self._turnstile.try_acquire():
-                self._turnstile.withdraw()
-                return
-            try:
-                store.begin(write=True)
-                self._trimmer.remove(store.connection, _TRIM_STEP)
-                store.save_clock()
-                store.commit()
-                self._checkpointer.committed(store.connection)
-            finally:
-                self._turnstile.release()
+            is_found = self._trimmer.find(store.connection, _TRIM_CHANNELS)
         except sqlite3.Error as error:
             self._fail(store, error)
+            return
+        self._is_trimming = is_found or not self._trimmer.is_resting
+        if not is_found:
+            return
+        if not self._turnstile.try_acquire():
+            self._turnstile.withdraw()
+            return
+        try:
+            store.begin(write=True)
+            self._trimmer.remove(store.connection, _TRIM_STEP)
+            store.save_clock()
+            store.commit()
+            self._checkpointer.committed(store.connection, _TRIM_STEP * _ROW_COST)
+        except sqlite3.Error as error:
+            self._fail(store, error)
+        finally:
+            self._turnstile.release()
 
     # Trouble.
 
     def _fail(self, store: Store, error: sqlite3.Error) -> None:
         store.rollback()
         self.trouble = explain(error, self._path)
-        if is_lasting(error):
+        if is_full(error):
+            self._relieve(store)
+        elif is_lasting(error):
             self._break(self.trouble)
+
+    def _relieve(self, store: Store) -> None:
+        """Make room on a full disk: only what nobody is shown any more is removed."""
+        if time.monotonic() - self._relieved_at < _RELIEF:
+            return
+        self._relieved_at = time.monotonic()
+        self._reserve.give_up()
+        self._trimmer.hurry()
+        try:
+            store.connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+            for _ in range(_RELIEF_STEPS):
+                if self._trimmer.find(store.connection, _TRIM_CHANNELS):
+                    store.begin(write=True)
+                    self._trimmer.remove(store.connection, _TRIM_STEP)
+                    store.commit()
+            store.connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        except sqlite3.Error:
+            store.rollback()
+        self._reserve.take()
 
     def _break(self, trouble: str) -> None:
         """Use this connection no more; a new one is opened soon."""

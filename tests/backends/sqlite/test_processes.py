@@ -1,0 +1,157 @@
+"""Several real processes on one file."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+import sqlite3
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from tidewire.errors import NotPublished
+from tidewire.messages import Position
+from tidewire.testing import wait_until
+
+from .helpers import WORKER, WorkerProcess, in_thread, open_node
+
+
+def test_processes_deliver_the_same_order_exactly_once(tmp_path: Path) -> None:
+    path, tasks, each = tmp_path / "chat.db", 10, 100
+    options = f'{{"tasks": {tasks}, "each": {each}, "expected": {2 * tasks * each}}}'
+    command = [sys.executable, str(WORKER), str(path), "exchange", options]
+    pipe = subprocess.PIPE
+    children = [subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True) for _ in range(2)]
+    try:
+        for child in children:
+            assert child.stdout is not None
+            assert child.stdout.readline() == '"ready"\n'
+        for child in children:
+            assert child.stdin is not None
+            child.stdin.write("go\n")
+            child.stdin.flush()
+        told = [child.communicate(timeout=30)[0] for child in children]
+    finally:
+        for child in children:
+            child.kill()
+            child.wait()
+    assert told[0] == told[1]
+    with sqlite3.connect(path) as connection:
+        stored = connection.execute('SELECT "offset", data FROM tidewire_publications ORDER BY id').fetchall()
+    assert json.loads(told[0]) == [[offset, data.decode()] for offset, data in stored]
+    assert [offset for offset, _ in stored] == list(range(1, 2 * tasks * each + 1))
+
+
+def test_what_a_killed_process_acknowledged_is_in_the_file(tmp_path: Path) -> None:
+    path = tmp_path / "chat.db"
+    worker = WorkerProcess(path, "flood", tasks=50)
+    try:
+        assert worker.line() == "ready"
+        told = [worker.line() for _ in range(500)]
+        os.kill(worker.pid, signal.SIGKILL)
+        told += worker.lines()
+    finally:
+        worker.end()
+
+    async def run() -> None:
+        async with open_node(path) as node:
+            page = await node.broker.history("a")
+            kept = {publication.offset: publication.data.decode() for publication in page.publications}
+            assert len(told) >= 500
+            for offset, data in told:
+                assert kept.get(offset) == data
+            assert list(kept) == list(range(1, len(kept) + 1))
+            assert await node.publish("a") == len(kept) + 1
+
+    asyncio.run(run())
+
+
+def test_a_process_that_holds_the_lock_and_does_not_go_on_fails_others_in_time(tmp_path: Path) -> None:
+    path = tmp_path / "chat.db"
+
+    async def run() -> None:
+        async with open_node(path, publish_seconds=0.5) as node:
+            await node.broker.subscribe("a")
+            assert await node.publish("a") == 1
+            holder = WorkerProcess(path, "hold")
+            try:
+                assert await in_thread(holder.line) == "ready"
+                os.kill(holder.pid, signal.SIGSTOP)
+                start = time.monotonic()
+                with pytest.raises(NotPublished, match=r"not published within 0\.5 s"):
+                    await node.publish("a")
+                assert time.monotonic() - start < 1.5
+                assert (await node.broker.subscribe("b")).offset == 0
+                assert (await node.broker.history("a")).top.offset == 1
+            finally:
+                holder.end()
+            assert await node.publish("a") == 2
+            await wait_until(lambda: node.offsets("a") == [1, 2])
+
+    asyncio.run(run())
+
+
+def test_a_frozen_publisher_blocks_others_only_until_it_is_killed(tmp_path: Path) -> None:
+    path = tmp_path / "chat.db"
+
+    async def run() -> None:
+        async with open_node(path, publish_seconds=0.5) as node:
+            for _ in range(3):
+                flooding = WorkerProcess(path, "flood", tasks=20)
+                try:
+                    assert await in_thread(flooding.line) == "ready"
+                    await in_thread(flooding.line)
+                    os.kill(flooding.pid, signal.SIGSTOP)
+                    start = time.monotonic()
+                    await asyncio.gather(*(node.publish("a") for _ in range(5)), return_exceptions=True)
+                    assert time.monotonic() - start < 1.5
+                finally:
+                    flooding.end()
+                await node.publish("a")
+
+    asyncio.run(run())
+
+
+def test_a_message_reaches_an_idle_process_at_once(tmp_path: Path) -> None:
+    path = tmp_path / "chat.db"
+
+    async def run() -> None:
+        async with open_node(path) as reader, open_node(path) as writer:
+            await reader.broker.subscribe("a")
+            waits = []
+            for n in range(1, 21):
+                start = time.monotonic()
+                await writer.publish("a")
+                await wait_until(lambda n=n: reader.offsets("a")[-1:] == [n])  # type: ignore[misc]
+                waits.append(time.monotonic() - start)
+            assert sorted(waits)[10] < 0.25, "only the slow poll brought them"
+
+    asyncio.run(run())
+
+
+def test_a_reader_whose_loop_was_blocked_gets_everything_in_order(tmp_path: Path) -> None:
+    path = tmp_path / "chat.db"
+
+    async def run() -> None:
+        async with open_node(path) as node:
+            position = await node.broker.subscribe("a")
+            assert position.offset == 0
+            flooding = WorkerProcess(path, "flood", tasks=100)
+            try:
+                assert await in_thread(flooding.line) == "ready"
+                end = time.monotonic() + 0.5
+                while time.monotonic() < end:  # this process's loop takes nothing meanwhile
+                    flooding.line()
+            finally:
+                flooding.end()
+            top = (await node.broker.history("a", limit=0)).top
+            assert isinstance(top, Position)
+            await wait_until(lambda: node.offsets("a")[-1:] == [top.offset])
+            assert node.offsets("a") == list(range(1, top.offset + 1))
+
+    asyncio.run(run())

@@ -1,0 +1,124 @@
+"""What a client of the chat dialect receives (protocols/chat.py is the server's side)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import TypeVar
+
+import msgspec
+
+__all__ = (
+    "ChatMessage",
+    "History",
+    "HistoryReply",
+    "Inbox",
+    "InboxReply",
+    "Message",
+    "Online",
+    "PrivateMessage",
+    "System",
+    "Trouble",
+    "decode_each",
+    "decode_message",
+)
+
+T = TypeVar("T")
+
+
+class ChatMessage(msgspec.Struct, frozen=True, tag_field="type", tag="chat_message"):
+    """What somebody said in the room."""
+
+    sender: str
+    content: str
+    timestamp: str
+    offset: int
+    id: str | int | None = None
+    room: str = "lobby"
+
+
+class PrivateMessage(msgspec.Struct, frozen=True, tag_field="type", tag="private_chat_message"):
+    """What somebody said to this user alone."""
+
+    sender: str
+    target: str
+    content: str
+    timestamp: str
+    offset: int
+    id: str | int | None = None
+
+
+class System(msgspec.Struct, frozen=True, tag_field="type", tag="system"):
+    """What the server says: who joined, who left."""
+
+    content: str
+    timestamp: str | None = None
+    id: str | int | None = None
+
+
+class Online(msgspec.Struct, frozen=True, tag_field="type", tag="online"):
+    """Who is in the room."""
+
+    users: tuple[str, ...]
+
+
+class Trouble(msgspec.Struct, frozen=True, tag_field="type", tag="error"):
+    """What the server refused; the `send` that caused it raises it instead."""
+
+    code: str
+    content: str
+    id: str | int | None = None
+
+
+class History(msgspec.Struct, frozen=True):
+    """What was said before; it comes once, and again with `recovered` False when something missed is not kept."""
+
+    messages: tuple[ChatMessage, ...]
+    recovered: bool | None
+
+
+class Inbox(msgspec.Struct, frozen=True):
+    """Private messages of before, as `History`."""
+
+    messages: tuple[PrivateMessage, ...]
+    recovered: bool | None
+
+
+Message = ChatMessage | PrivateMessage | System | Online | Trouble | History | Inbox
+
+
+class HistoryReply(msgspec.Struct, frozen=True, tag_field="type", tag="history"):
+    """The server's answer to joining."""
+
+    messages: list[msgspec.Raw]
+    epoch: str
+    recovered: bool | None = None
+
+
+class InboxReply(msgspec.Struct, frozen=True, tag_field="type", tag="inbox"):
+    """The server's answer to asking for the inbox."""
+
+    messages: list[msgspec.Raw]
+    offset: int
+    epoch: str
+    recovered: bool | None = None
+
+
+Received = ChatMessage | PrivateMessage | System | Online | Trouble | HistoryReply | InboxReply
+_decoder: msgspec.json.Decoder[Received] = msgspec.json.Decoder(Received)
+
+
+def decode_message(frame: str | bytes) -> Received | None:
+    """Decode what the server sent; None for a type of a later version, or what an application put in the room."""
+    try:
+        return _decoder.decode(frame)
+    except msgspec.DecodeError:
+        return None
+
+
+def decode_each(raw: Sequence[msgspec.Raw], type_: type[T]) -> Iterator[T]:
+    """Decode those that are of a type, and leave out the others."""
+    for part in raw:
+        try:
+            yield msgspec.json.decode(part, type=type_)
+        except msgspec.DecodeError:
+            continue

@@ -339,6 +339,18 @@ def test_faults_end_with_their_code_and_no_traceback(server: Server, path: str, 
     assert server.log().count("Traceback") == before
 
 
+def test_a_fault_and_a_close_in_one_packet(server: Server) -> None:
+    with Client(server, "/link?name=both") as client:
+        client.send(frame(TEXT, b"\xff") + frame(CLOSE, b"\x03\xe8"))
+        assert client.close_code() == 1007
+    with Client(server, "/link?name=crossed") as client:
+        client.send(frame(TEXT, b"close") + frame(PING) + frame(CLOSE, b"\x0f\xa3"))
+        assert client.text() == "last"
+        assert client.receive()[0] == 0x81, "the listener's close came too late: ours answers the client's"
+        assert client.close_code() == 4003
+    assert told(server, "crossed") == [["crossed", 4003, "", True]]
+
+
 def test_a_close_frame_reaches_a_client_that_is_still_sending(server: Server) -> None:
     with Client(server, "/link") as client:
         client.send(frame(BINARY, bytes(1_000_000)))

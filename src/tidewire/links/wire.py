@@ -279,6 +279,7 @@ class WireLink(asyncio.Protocol, Link):
             return
         self._ended = (disconnect, clean)
         self._fragments = None
+        self._unread = b""
         self._release()
         self.told_closed(disconnect)
         listener, self._listener = self._listener, None

@@ -7,14 +7,11 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from playwright.sync_api import Browser, sync_playwright
 
-pytest.importorskip("playwright.sync_api", reason="missing: pip install playwright")
-
-from playwright.sync_api import Browser, sync_playwright  # noqa: E402
-from requirements import require  # noqa: E402
-
-from browser.people import Person  # noqa: E402
-from browser.serving import Server  # noqa: E402
+from browser.people import Person
+from browser.serving import Server
+from requirements import require
 
 CHROMIUM = Path("/usr/bin/chromium")
 ARGUMENTS = [

@@ -19,7 +19,8 @@ NAMELESS = """() => [...document.querySelectorAll("button, a[href], input, texta
   .filter((node) => node.checkVisibility() && !node.closest("[inert]"))
   .filter((node) => {
     const labels = [...(node.labels ?? [])].map((label) => label.textContent).join("");
-    const by = (node.getAttribute("aria-labelledby") ?? "").split(" ").map((id) => document.getElementById(id)?.textContent);
+    const ids = (node.getAttribute("aria-labelledby") ?? "").split(" ");
+    const by = ids.map((id) => document.getElementById(id)?.textContent);
     const own = node.matches("input, textarea") ? "" : node.textContent;
     return !(node.getAttribute("aria-label") ?? by.join("") ?? "").trim() && !(labels + own + by.join("")).trim();
   })
@@ -87,7 +88,7 @@ def test_names_references_and_contrast(people: MakePerson, shared_server: Server
     check(ann.page)
     ann.page.get_by_role("button", name="Sign in", exact=True).click()
     check(ann.page)
-    ann.sign_up()
+    ann.sign_up_on_the_page()
     bob = people(shared_server).sign_up()
     bob.say("see https://example.org/")
     ann.say("/pm nobody-there hello")

@@ -72,7 +72,7 @@ def test_a_server_that_is_away_is_said(people: MakePerson, shared_server: Server
 
 
 def test_the_token_is_in_no_address_and_gone_after_signing_out(people: MakePerson, shared_server: Server) -> None:
-    ann = people(shared_server).sign_up()
+    ann = people(shared_server).sign_up_on_the_page()
     token = json.loads(ann.page.evaluate("localStorage.getItem('tidewire:session')"))["token"]
     ann.say(f"/pm {ann.name}-ghost hello")
     ann.page.reload()

@@ -164,10 +164,10 @@ def test_a_silent_server_is_noticed(people: MakePerson, shared_server: Server) -
     between = Between(ann)
     ann.sign_up()
     between.deaf = True
-    ann.page.clock.run_for(26_000)
+    ann.page.clock.fast_forward(26_000)
     assert len(between.of("ping")) == 1
     expect(ann.page.locator("#pill")).to_have_attribute("data-state", "connected")
-    ann.page.clock.run_for(10_500)
+    ann.page.clock.fast_forward(10_500)
     expect(ann.page.locator("#pill")).not_to_have_attribute("data-state", "connected")
     between.deaf = False
     ann.page.clock.resume()

@@ -9,6 +9,7 @@ from pydantic import BaseModel
 
 from tidewire.errors import BadRequest
 from tidewire.messages import Farewell, Format, WireMessage
+from tidewire.protocols.base import to_utf8
 
 __all__ = ("encode_farewell", "encode_json", "encode_message", "encode_payload")
 
@@ -31,10 +32,7 @@ def encode_json(value: Any) -> bytes:
 def encode_payload(data: Any) -> tuple[bytes, Format]:
     """Return str as text, bytes as binary, and anything else as JSON; raises BadRequest."""
     if isinstance(data, str):
-        try:
-            return data.encode(), Format.TEXT
-        except UnicodeEncodeError:
-            raise BadRequest("the text has a lone surrogate, which UTF-8 cannot carry; replace it") from None
+        return to_utf8(data), Format.TEXT
     if isinstance(data, bytes | bytearray | memoryview):
         return bytes(data), Format.BINARY
     return encode_json(data), Format.JSON

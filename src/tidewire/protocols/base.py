@@ -6,10 +6,10 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import Generic, TypeVar
 
-from tidewire.errors import CommandError, Disconnect
+from tidewire.errors import BadRequest, CommandError, Disconnect
 from tidewire.messages import Dropped, Publication, Subscribed, WireMessage
 
-__all__ = ("Protocol",)
+__all__ = ("Protocol", "to_utf8")
 
 C = TypeVar("C")
 
@@ -54,3 +54,11 @@ class Protocol(ABC, Generic[C]):
     def close_code(self, disconnect: Disconnect) -> tuple[int, str]:
         """Return the close code and reason (at most 123 bytes) that tell the client of a disconnect."""
         return disconnect.code, disconnect.reason
+
+
+def to_utf8(text: str) -> bytes:
+    """Return text as UTF-8; raises BadRequest for a lone surrogate, which UTF-8 cannot carry."""
+    try:
+        return text.encode()
+    except UnicodeEncodeError:
+        raise BadRequest("the text has a lone surrogate, which UTF-8 cannot carry; replace it") from None

@@ -10,7 +10,7 @@ import msgspec
 
 from tidewire.errors import BadRequest, CommandError, UnknownType
 from tidewire.messages import Dropped, Format, Publication, Subscribed, WireMessage
-from tidewire.protocols.base import Protocol
+from tidewire.protocols.base import Protocol, to_utf8
 from tidewire.protocols.json import iso_time, with_fields
 from tidewire.protocols.jsontext import JsonDecoder
 
@@ -222,8 +222,9 @@ class ChatProtocol(Protocol[ChatCommand]):
         if isinstance(message, bytes):
             return (self._decode_json(message),)
         stripped = message.strip()
+        data = to_utf8(stripped)
         if stripped.startswith("{") or _is_array(stripped):
-            return (self._decode_json(stripped.encode()),)
+            return (self._decode_json(data),)
         if stripped == "/pm" or stripped.startswith("/pm "):
             return (_private(stripped),)
         return (Chat(message),)

@@ -11,11 +11,13 @@ import msgspec
 from tidewire.errors import CommandError
 from tidewire.messages import Dropped, Publication, Publish, Subscribed, WireMessage
 from tidewire.messages import Format as _Format
-from tidewire.protocols.base import Protocol
+from tidewire.protocols.base import Protocol, to_utf8
+from tidewire.protocols.jsontext import JsonDecoder
 
 __all__ = ("JSON", "JsonProtocol", "iso_time", "with_fields")
 
 _encode = msgspec.json.Encoder().encode
+_decoder = JsonDecoder(Any, expected="any JSON value")
 
 
 def iso_time(seconds: float) -> str:
@@ -37,7 +39,8 @@ class JsonProtocol(Protocol[Publish]):
     """
 
     def decode(self, message: str | bytes) -> Sequence[Publish]:
-        data = message.encode() if isinstance(message, str) else message
+        data = to_utf8(message) if isinstance(message, str) else message
+        _decoder.decode(data)
         return (Publish(data, _Format.JSON),)
 
     def encode_publication(self, publication: Publication) -> WireMessage:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from tidewire.errors import CommandError
 from tidewire.messages import Dropped, Format, Publication, Publish, Subscribed, WireMessage
-from tidewire.protocols.base import Protocol
+from tidewire.protocols.base import Protocol, to_utf8
 
 __all__ = ("PLAIN", "PlainProtocol")
 
@@ -20,7 +20,7 @@ class PlainProtocol(Protocol[Publish]):
 
     def decode(self, message: str | bytes) -> Sequence[Publish]:
         if isinstance(message, str):
-            return (Publish(message.encode(), Format.TEXT),)
+            return (Publish(to_utf8(message), Format.TEXT),)
         return (Publish(message, Format.BINARY),)
 
     def encode_publication(self, publication: Publication) -> WireMessage:

@@ -3,35 +3,45 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections import deque
 from collections.abc import Awaitable, Callable
 from typing import Any
 
 from tidewire.batch import Batch
-from tidewire.errors import GONE, STALLED, Disconnect
+from tidewire.errors import GONE, INTERNAL_ERROR, STALLED, Disconnect
 from tidewire.links.base import Link, Listener
 from tidewire.options import Limits
 
 __all__ = ("AsgiLink",)
 
+logger = logging.getLogger("tidewire")
+
 Receive = Callable[[], Awaitable[Any]]
 Send = Callable[[Any], Awaitable[None]]
 
-#: Unsent bytes at which the link counts as paused, as in the transports of asyncio.
-_HIGH_WATER = 64 * 1024
+#: Unsent bytes at which the link counts as paused, and those at which it no longer does, as in asyncio's transports.
+_HIGH_WATER, _LOW_WATER = 64 * 1024, 16 * 1024
+#: Seconds for what is queued before our close, and for the peer's answer to it.
+_CLOSE_SECONDS = 5.0
+#: Bytes of a close frame's reason (RFC 6455 section 5.5).
+_REASON_BYTES = 123
 
 
 class AsgiLink(Link):
     """Carries one accepted WebSocket of an ASGI server (ASGI specification, WebSocket).
 
     The server sends one message at a time and answers each `send` when it could take it; one that it does not take
-    within `stalled_seconds` ends the link.
+    within `stalled_seconds` ends the link. Reading pauses while the link does, so that nobody can ask for more than
+    they take.
     """
 
     __slots__ = (
         "_can_read",
         "_closing",
+        "_deadline",
         "_drained",
+        "_is_reading_paused",
         "_limits",
         "_listener",
         "_outbox",
@@ -58,7 +68,9 @@ class AsgiLink(Link):
         self._drained.set()
         self._can_read = asyncio.Event()
         self._can_read.set()
-        self._closing: dict[str, Any] | None = None
+        self._is_reading_paused = False
+        self._closing: Disconnect | None = None
+        self._deadline: asyncio.TimerHandle | None = None
         self._tasks: list[asyncio.Task[None]] = []
         self.paused = False
         self.is_closed = False
@@ -69,11 +81,16 @@ class AsgiLink(Link):
         self._tasks = [loop.create_task(self._read()), loop.create_task(self._write())]
 
     async def hold(self) -> None:
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        if self._tasks:
+            await asyncio.wait(self._tasks)
 
     async def aclose(self) -> None:
-        """Wait for the end of both tasks, after `close` or `abort`."""
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        """Wait for the end of both tasks, after `close` or `abort`; a second cancellation aborts."""
+        try:
+            await self.hold()
+        except asyncio.CancelledError:
+            self.abort()
+            raise
 
     def write(self, batch: Batch) -> None:
         if self.is_closed or self._closing is not None:
@@ -83,6 +100,7 @@ class AsgiLink(Link):
         if self._outbox_bytes > _HIGH_WATER and not self.paused:
             self.paused = True
             self._drained.clear()
+            self._can_read.clear()
         self._work.set()
 
     def backlog(self) -> tuple[int, int]:
@@ -92,20 +110,27 @@ class AsgiLink(Link):
         await self._drained.wait()
 
     def pause_reading(self) -> None:
+        self._is_reading_paused = True
         self._can_read.clear()
 
     def resume_reading(self) -> None:
-        self._can_read.set()
+        self._is_reading_paused = False
+        self._read_on()
+
+    def _read_on(self) -> None:
+        if self.is_closed or self._closing is not None or not (self.paused or self._is_reading_paused):
+            self._can_read.set()
 
     def close(self, code: int, reason: str = "") -> None:
         if self.is_closed or self._closing is not None:
             return
-        self._closing = {"type": "websocket.close", "code": code, "reason": reason}
-        self._can_read.set()
+        self._closing = Disconnect(code, reason.encode()[:_REASON_BYTES].decode(errors="ignore"))
+        self._deadline = asyncio.get_running_loop().call_later(_CLOSE_SECONDS, self.abort)
+        self._read_on()
         self._work.set()
 
     def abort(self) -> None:
-        self._end(GONE, clean=False)
+        self._end(self._closing or GONE, clean=False)
 
     async def _read(self) -> None:
         try:
@@ -113,17 +138,28 @@ class AsgiLink(Link):
                 await self._can_read.wait()
                 event = await self._receive()
                 if event["type"] == "websocket.disconnect":
-                    code = event.get("code") or 1005
-                    reason = event.get("reason") or ""
-                    self._end(Disconnect(code, reason), clean=code not in (1005, 1006) or self._closing is not None)
+                    self._disconnected(event)
                     return
                 message = event.get("text")
                 if message is None:
                     message = event.get("bytes") or b""
                 if self._closing is None and self._listener is not None:
-                    self._listener.message_received(message)
+                    self._tell(self._listener, message)
         except Exception:
-            self._end(GONE, clean=False)
+            self._end(self._closing or GONE, clean=False)
+
+    def _tell(self, listener: Listener, message: str | bytes) -> None:
+        try:
+            listener.message_received(message)
+        except Exception:
+            logger.exception("exception in a listener; its connection is closed")
+            self.close(INTERNAL_ERROR.code, INTERNAL_ERROR.reason)
+
+    def _disconnected(self, event: Any) -> None:
+        """Take the end that the server tells: 1005 is a close frame without a code, 1006 none at all."""
+        code = event.get("code") or 1005
+        told = Disconnect(code, event.get("reason") or "")
+        self._end(self._closing or told, clean=code != 1006)
 
     async def _write(self) -> None:
         try:
@@ -134,23 +170,26 @@ class AsgiLink(Link):
                     await self._send_one(self._outbox[0][0])
                     self._sent()
                 if self._closing is not None and not self.is_closed:
-                    async with asyncio.timeout(self._limits.stalled_seconds):
-                        await self._send(self._closing)
+                    code, reason = self._closing.code, self._closing.reason
+                    await self._send_one({"type": "websocket.close", "code": code, "reason": reason})
                     return
         except TimeoutError:
-            self._end(STALLED, clean=False)
+            self._end(self._closing or STALLED, clean=False)
         except Exception:
-            self._end(GONE, clean=False)
+            self._end(self._closing or GONE, clean=False)
 
     async def _send_one(self, event: Any) -> None:
         async with asyncio.timeout(self._limits.stalled_seconds):
             await self._send(event)
 
     def _sent(self) -> None:
+        if not self._outbox:  # the link has ended meanwhile
+            return
         self._outbox_bytes -= self._outbox.popleft()[1]
-        if self.paused and self._outbox_bytes <= _HIGH_WATER // 4:
+        if self.paused and self._outbox_bytes <= _LOW_WATER:
             self.paused = False
             self._drained.set()
+            self._read_on()
             if self._listener is not None:
                 self._listener.drained()
 
@@ -164,9 +203,12 @@ class AsgiLink(Link):
         self._drained.set()
         self._can_read.set()
         self._work.set()
+        if self._deadline is not None:
+            self._deadline.cancel()
         current = asyncio.current_task()
         for task in self._tasks:
             if task is not current:
                 task.cancel()
-        if self._listener is not None:
-            self._listener.closed(disconnect, clean=clean)
+        listener, self._listener = self._listener, None
+        if listener is not None:
+            listener.closed(disconnect, clean=clean)

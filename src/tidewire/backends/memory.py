@@ -29,8 +29,8 @@ class _Stream:
 
     __slots__ = ("epoch", "keys", "publications", "retention", "top", "trimmed")
 
-    def __init__(self) -> None:
-        self.epoch = secrets.token_hex(4)
+    def __init__(self, epoch: str) -> None:
+        self.epoch = epoch
         self.top = 0
         #: The offset of the newest publication that is no longer here.
         self.trimmed = 0
@@ -49,6 +49,7 @@ class MemoryBroker(Broker):
 
     def __init__(self, clock: Callable[[], float] = time.time) -> None:
         self._clock = clock
+        self._epoch = secrets.token_hex(4)
         self._streams: dict[str, _Stream] = {}
         self._subscribed: set[str] = set()
         self._deliver: Deliver | None = None
@@ -66,6 +67,9 @@ class MemoryBroker(Broker):
 
     async def unsubscribe(self, channel: str) -> None:
         self._subscribed.discard(channel)
+        stream = self._streams.get(channel)
+        if stream is not None and not stream.top:  # clients choose names: one that holds nothing is not remembered
+            del self._streams[channel]
 
     async def publish(self, request: PublishRequest) -> Position:
         if self._deliver is None:
@@ -125,7 +129,7 @@ class MemoryBroker(Broker):
     def _stream(self, channel: str) -> _Stream:
         stream = self._streams.get(channel)
         if stream is None:
-            stream = self._streams[channel] = _Stream()
+            stream = self._streams[channel] = _Stream(self._epoch)
         return stream
 
 

@@ -99,7 +99,7 @@ class Batch:
             events = self._asgi = [
                 {"type": "websocket.send", "bytes": message.data}
                 if message.binary
-                else {"type": "websocket.send", "text": message.data.decode()}
+                else {"type": "websocket.send", "text": message.data.decode(errors="replace")}
                 for message in self.messages
             ]
         return events

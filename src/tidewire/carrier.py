@@ -1,66 +1,180 @@
-"""Which channels this node carries: begun with their first follower, dropped when nobody has followed for a while."""
+"""Which channels this node carries: begun with their first follower, kept whole, dropped when nobody follows them."""
 
 from __future__ import annotations
 
 import asyncio
+import logging
+from collections.abc import Callable
 
-from tidewire.broker import Broker, Deliver
-from tidewire.control import CONTROL
-from tidewire.messages import Position
-from tidewire.options import ChannelRules
+from tidewire.broker import Broker
+from tidewire.errors import StoreUnavailable
+from tidewire.fanout import Fanout
+from tidewire.maintenance import Maintenance
+from tidewire.messages import HistoryPage, Position
+from tidewire.options import ChannelRules, Limits
 from tidewire.registry import Channel, Registry
 
 __all__ = ("Carrier",)
 
+logger = logging.getLogger("tidewire")
+
+#: Channels in one comparison of positions.
+_POSITION_BATCH = 500
+#: Seconds between two tries to read what a gap lacks.
+_RETRY_SECONDS = 0.5
+
 
 class Carrier:
-    """Begins and ends the carriage of channels, one step of one channel at a time."""
+    """Begins and ends the carriage of channels, one step of one channel at a time, and fills their gaps."""
 
-    def __init__(self, registry: Registry, broker: Broker, rules: ChannelRules, deliver: Deliver) -> None:
+    def __init__(
+        self,
+        registry: Registry,
+        broker: Broker,
+        rules: ChannelRules,
+        limits: Limits,
+        maintenance: Maintenance,
+        count: Callable[[str], None],
+    ) -> None:
         self._registry = registry
         self._broker = broker
         self._rules = rules
-        self._deliver = deliver
-        self._opening: dict[str, asyncio.Future[None]] = {}
+        self._limits = limits
+        self._maintenance = maintenance
+        self._count = count
+        self._opening: dict[str, asyncio.Task[None]] = {}
+        self._dropping: dict[str, asyncio.Future[None]] = {}
+        #: Channels that perhaps nobody follows any more.
+        self._idle: dict[str, None] = {}
+        self.fanout = Fanout(registry, limits, on_gap=self.catch_up)
 
     async def carry(self, name: str) -> Channel:
-        """Return the channel of this name, which the broker carries from now on; single-flight."""
-        while True:
-            busy = self._opening.get(name)
-            if busy is not None:
-                await asyncio.wait([busy])
-                continue
-            channel = self._registry.channels.get(name)
-            if channel is not None:
-                return channel
-            return await self._open(name)
+        """Return the channel of this name, which the broker carries from now on; raises StoreUnavailable.
 
-    async def _open(self, name: str) -> Channel:
-        done = self._opening[name] = asyncio.get_running_loop().create_future()
+        What the caller does with it until it first suspends is done before the channel can be dropped.
+        """
+        while True:
+            dropping = self._dropping.get(name)
+            if dropping is not None:
+                await asyncio.wait([dropping])
+                continue
+            opening = self._opening.get(name)
+            if opening is None:
+                channel = self._registry.channels.get(name)
+                if channel is not None:
+                    return channel
+                opening = self._begin(name)
+            # a task of its own: who asked first may be cancelled while others wait
+            await asyncio.shield(opening)
+
+    def _begin(self, name: str) -> asyncio.Task[None]:
         channel = Channel(name, self._rules.options(name), Position(0, ""))
         channel.catching_up = True
+        opening = self._maintenance.spawn(self._open(channel))
+        if opening is None:
+            raise StoreUnavailable(f"channel {name!r} cannot be followed: this node is closed")
         self._registry.channels[name] = channel
+        self._opening[name] = opening
+        return opening
+
+    async def _open(self, channel: Channel) -> None:
         try:
-            channel.position = await self._broker.subscribe(name)
+            channel.position = await self._broker.subscribe(channel.name)
         except BaseException:
-            del self._registry.channels[name]
+            del self._registry.channels[channel.name]
             raise
         finally:
-            del self._opening[name]
-            done.set_result(None)
-        waiting, channel.waiting, channel.catching_up = channel.waiting, [], False
-        self._deliver(waiting)
-        return channel
+            del self._opening[channel.name]
+        self._idle[channel.name] = None
+        self._go_on(channel)
 
-    async def drop_idle(self, name: str) -> None:
-        """Stop carrying a channel that nobody follows."""
-        channel = self._registry.channels.get(name)
-        if channel is None or len(channel) or name in self._opening or name == CONTROL:
-            return
-        done = self._opening[name] = asyncio.get_running_loop().create_future()
+    def left(self, channel: Channel) -> None:
+        """Say that a channel has lost a subscriber."""
+        if not len(channel):
+            self._idle[channel.name] = None
+
+    async def sweep(self) -> None:
+        """Stop carrying the channels that nobody follows."""
+        idle, self._idle = self._idle, {}
+        for name in idle:
+            channel = self._registry.channels.get(name)
+            if channel is not None and not len(channel) and channel.tap is None and name not in self._opening:
+                await self._drop(name)
+
+    async def _drop(self, name: str) -> None:
+        dropped = self._dropping[name] = asyncio.get_running_loop().create_future()
         del self._registry.channels[name]
         try:
             await self._broker.unsubscribe(name)
         finally:
-            del self._opening[name]
-            done.set_result(None)
+            del self._dropping[name]
+            dropped.set_result(None)
+
+    # Gaps.
+
+    def resume(self) -> None:
+        """Compare positions at once: the broker was away, and is back (broker.Resumed)."""
+        self._maintenance.spawn(self._resume())
+
+    async def _resume(self) -> None:
+        try:
+            await self.check_positions()
+        except StoreUnavailable:
+            logger.warning("the store went away again; its positions are compared when it is back")
+
+    async def check_positions(self) -> None:
+        """Compare what this node has with what the store has: a lost tail shows in no other way."""
+        channels = self._registry.channels
+        names = list(channels)
+        for start in range(0, len(names), _POSITION_BATCH):
+            batch = names[start : start + _POSITION_BATCH]
+            before = {name: channels[name].position for name in batch if name in channels}
+            tops = await self._broker.positions(list(before))
+            for name, top in tops.items():
+                channel = channels.get(name)
+                if channel is None or channel.catching_up or channel.position != before.get(name):
+                    continue
+                if top != channel.position:
+                    self.fanout.gaps += 1
+                    self.catch_up(channel)
+
+    def catch_up(self, channel: Channel) -> None:
+        """Fill a gap from history before anything later is shown; in a task of its own."""
+        if not channel.catching_up:
+            channel.catching_up = True
+            self._maintenance.spawn(self._catch_up(channel))
+
+    async def _catch_up(self, channel: Channel) -> None:
+        limit = self._limits.gap_messages + 1
+        while self._registry.channels.get(channel.name) is channel:
+            try:
+                page = await self._broker.history(channel.name, since=channel.position, limit=limit)
+            except StoreUnavailable:
+                await asyncio.sleep(_RETRY_SECONDS)
+            except Exception:
+                logger.exception("a gap in channel %r cannot be filled yet", channel.name)
+                await asyncio.sleep(_RETRY_SECONDS)
+            else:
+                self._fill(channel, page)
+                self._go_on(channel)
+                return
+
+    def _fill(self, channel: Channel, page: HistoryPage) -> None:
+        position, publications = channel.position, page.publications
+        size = sum([len(publication.data) for publication in publications])
+        fits = len(publications) <= self._limits.gap_messages and size <= self._limits.gap_bytes
+        reached = publications[-1].offset if publications else position.offset
+        if fits and page.complete and page.top.epoch == position.epoch and reached >= page.top.offset:
+            for publication in publications:
+                self.fanout.accept(channel, publication)
+        else:
+            self._count("gap")
+            self.fanout.tell_insufficient(channel, page.top)
+
+    def _go_on(self, channel: Channel) -> None:
+        """Take what came meanwhile; where that was more than may wait, history is read again."""
+        waiting, channel.waiting, channel.waiting_bytes = channel.waiting, [], 0
+        overrun, channel.overrun, channel.catching_up = channel.overrun, False, False
+        self.fanout.deliver(waiting)
+        if overrun:
+            self.catch_up(channel)

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from typing import Any
 
 from tidewire.batch import Representation
-from tidewire.errors import POLICY, TOO_BIG, ConnectionClosed, Disconnect, RateLimited
+from tidewire.errors import POLICY, TOO_BIG, ConnectionClosed, Disconnect, RateLimited, check_close_code
 from tidewire.links.base import Link
 from tidewire.messages import WireMessage
 from tidewire.options import Limits
@@ -19,6 +19,9 @@ from tidewire.protocols.base import Protocol
 from tidewire.subscription import Subscription
 
 __all__ = ("Connection",)
+
+#: What a message in the inbox costs beside its bytes, so that empty ones count too.
+_MESSAGE_COST = 64
 
 _ids = itertools.count(1)
 _prefix = f"{os.getpid():x}-{time.time_ns() & 0xFFFFFFFFFF:x}"
@@ -93,7 +96,7 @@ class Connection:
         """Keep a message until somebody receives it; one over the rate is refused with an error."""
         if self.ending is not None:
             return
-        if len(message) > self._limits.message_size:
+        if _is_longer(message, self._limits.message_size):
             self._reached("message_size")
             self.end(TOO_BIG)
             return
@@ -102,7 +105,7 @@ class Connection:
         if self._inbox is None:
             self._inbox = deque()
         self._inbox.append(message)
-        self._inbox_size += len(message)
+        self._inbox_size += len(message) + _MESSAGE_COST
         if self._inbox_size > self._limits.inbox_bytes:
             self.link.pause_reading()
         if self.on_readable is not None:
@@ -135,7 +138,7 @@ class Connection:
 
     def drained(self) -> None:
         """The link can take more."""
-        if self.has_held and self.on_drained is not None:
+        if self.on_drained is not None:
             self.on_drained(self)
 
     def closed(self, disconnect: Disconnect, *, clean: bool) -> None:
@@ -155,6 +158,11 @@ class Connection:
         """The connection has ended, or is ending."""
         return self.disconnect is not None or self.ending is not None
 
+    @property
+    def has_messages(self) -> bool:
+        """A message waits to be received."""
+        return bool(self._inbox)
+
     def receive_nowait(self) -> str | bytes | None:
         """Take the next message, or None when none is waiting."""
         inbox = self._inbox
@@ -162,7 +170,7 @@ class Connection:
             return None
         message = inbox.popleft()
         was_over = self._inbox_size > self._limits.inbox_bytes
-        self._inbox_size -= len(message)
+        self._inbox_size -= len(message) + _MESSAGE_COST
         if was_over and self._inbox_size <= self._limits.inbox_bytes:
             self.link.resume_reading()
         if not inbox:
@@ -170,13 +178,14 @@ class Connection:
         return message
 
     async def receive(self) -> str | bytes:
-        """Wait for the next message; raises ConnectionClosed after the last one."""
+        """Wait for the next message; raises ConnectionClosed after the last one, as soon as either side ends it."""
         while True:
             message = self.receive_nowait()
             if message is not None:
                 return message
-            if self.disconnect is not None:
-                raise ConnectionClosed(self.disconnect)
+            reason = self.disconnect or self.ending
+            if reason is not None:
+                raise ConnectionClosed(reason)
             await self._wait()
 
     async def wait_closed(self) -> Disconnect:
@@ -189,7 +198,8 @@ class Connection:
 
     async def _wait(self) -> None:
         if self._waiter is not None:
-            await asyncio.shield(self._waiter)
+            # neither ends with the other's cancellation
+            await asyncio.wait([self._waiter])
             return
         self._waiter = asyncio.get_running_loop().create_future()
         try:
@@ -207,9 +217,18 @@ class Connection:
             self.link.write(self.representation.direct(*messages))
 
     def end(self, disconnect: Disconnect) -> None:
-        """Begin to end the connection; harmless when it has ended."""
+        """Begin to end the connection; harmless when it has ended. Raises ConfigurationError for an impossible code."""
         if self.is_closed:
             return
+        code, reason = self.protocol.close_code(disconnect)
+        check_close_code(code)
         self.ending = disconnect
-        self.link.close(*self.protocol.close_code(disconnect))
+        self.link.close(code, reason)
         self._wake()
+
+
+def _is_longer(message: str | bytes, size: int) -> bool:
+    """Say whether a message has more bytes; a character of text has up to four."""
+    if len(message) > size:
+        return True
+    return isinstance(message, str) and len(message) * 4 > size and len(message.encode(errors="replace")) > size

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import msgspec
 
-from tidewire.errors import Disconnect
+from tidewire.errors import Disconnect, PermissionDenied
+from tidewire.options import Limits, check_channel
 
-__all__ = ("CONTROL", "Control", "is_reserved", "personal")
+__all__ = ("CONTROL", "Control", "is_reserved", "open_channel", "personal")
 
 #: The channel on which nodes tell each other what is not a publication of the application.
 CONTROL = "$control"
@@ -28,3 +29,11 @@ def personal(user: str) -> str:
 def is_reserved(channel: str) -> bool:
     """Say whether a name belongs to the nodes; clients and applications do not use these by name."""
     return channel.startswith("$")
+
+
+def open_channel(channel: str, limits: Limits) -> str:
+    """Return a channel name that clients and applications may use; raises BadRequest, PermissionDenied."""
+    name = check_channel(channel, limits)
+    if is_reserved(name):
+        raise PermissionDenied(f"channel {name!r} belongs to the server; names that begin with $ are reserved")
+    return name

@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 from tidewire.connection import Connection
-from tidewire.control import is_reserved
+from tidewire.control import open_channel
 from tidewire.errors import (
     INTERNAL_ERROR,
     CommandError,
@@ -20,7 +20,6 @@ from tidewire.errors import (
 )
 from tidewire.messages import Ping, Publish, Subscribe, Unsubscribe
 from tidewire.node import Node
-from tidewire.options import check_channel
 
 __all__ = ("Dispatcher",)
 
@@ -38,6 +37,8 @@ class Dispatcher:
         self._channel = channel
         self._is_running = False
         connection.on_readable = self._readable
+        if connection.has_messages:
+            self._readable()
 
     def _readable(self) -> None:
         if not self._is_running:
@@ -64,10 +65,7 @@ class Dispatcher:
 
     def _name(self, channel: str) -> str:
         """Return the channel that a command means, if clients may name it."""
-        name = check_channel(channel or self._channel, self._node.limits)
-        if is_reserved(name):
-            raise PermissionDenied(f"channel {name!r} belongs to the server; names that begin with $ are reserved")
-        return name
+        return open_channel(channel or self._channel, self._node.limits)
 
     async def publish(self, command: Publish) -> None:
         """Publish what the client sent."""

@@ -14,11 +14,12 @@ from starlette.exceptions import HTTPException, WebSocketException
 from starlette.websockets import WebSocket, WebSocketDisconnect, WebSocketState
 
 from tidewire.connection import Connection
-from tidewire.control import is_reserved
+from tidewire.control import open_channel
 from tidewire.errors import (
     INTERNAL_ERROR,
     NORMAL,
     SHUTDOWN,
+    STORE_AWAY,
     TOO_MANY,
     BadRequest,
     CommandError,
@@ -26,7 +27,6 @@ from tidewire.errors import (
     Disconnect,
     LimitExceeded,
     NotPublished,
-    PermissionDenied,
     PublishError,
     StoreUnavailable,
     TemporaryFailure,
@@ -36,12 +36,11 @@ from tidewire.links.asgi import AsgiLink
 from tidewire.links.base import Link
 from tidewire.messages import Position, Subscribed, WireMessage
 from tidewire.node import Node
-from tidewire.options import check_channel
 from tidewire.payload import encode_farewell, encode_json, encode_message, encode_payload
 from tidewire.protocols.base import Protocol
 from tidewire.protocols.jsontext import JsonDecoder
 
-__all__ = ("HubConnection", "accept")
+__all__ = ("HubConnection", "accept", "discard")
 
 logger = logging.getLogger("tidewire")
 
@@ -72,23 +71,44 @@ async def accept(
         raise await _refusal(websocket, error) from None
     try:
         if websocket.application_state is WebSocketState.CONNECTING:
-            await websocket.accept(subprotocol, headers)
+            await _answer(websocket, subprotocol, headers)
+        link = websocket.scope.get("extensions", {}).get("tidewire.link")
+        if not isinstance(link, Link):
+            link = AsgiLink(websocket.receive, websocket.send, node.limits)
+        connection = Connection(link, protocol, user=user, address=address, limits=node.limits)
+        # a socket has one reader: what the endpoint would read here is read by the connection
+        websocket.receive = _taken_over  # type: ignore[method-assign]
+        await _attach(node, connection, info)
     finally:
         node.registry.arrived(address)
-    link = websocket.scope.get("extensions", {}).get("tidewire.link")
-    if not isinstance(link, Link):
-        link = AsgiLink(websocket.receive, websocket.send, node.limits)
-    connection = Connection(link, protocol, user=user, address=address, limits=node.limits)
-    # a socket has one reader: what the endpoint would read here is read by the connection
-    websocket.receive = _taken_over  # type: ignore[method-assign]
+    return connection
+
+
+async def _answer(websocket: WebSocket, subprotocol: str | None, headers: Iterable[tuple[bytes, bytes]] | None) -> None:
+    try:
+        await websocket.accept(subprotocol, headers)
+    except OSError:
+        pass  # the client has gone already; its link says so as soon as somebody listens
+
+
+async def _attach(node: Node, connection: Connection, info: bytes) -> None:
     try:
         await node.attach(connection, info)
+    except ConnectionClosed:
+        pass  # whoever receives is told
     except StoreUnavailable:
-        node.detach(connection)
-        if isinstance(link, AsgiLink):
-            link.abort()
-        raise WebSocketException(TOO_MANY.code, "the store is away; try again") from None
-    return connection
+        connection.end(STORE_AWAY)
+    except BaseException:
+        await discard(node, connection, INTERNAL_ERROR)
+        raise
+
+
+async def discard(node: Node, connection: Connection, disconnect: Disconnect) -> None:
+    """End a connection that nobody will use."""
+    connection.end(disconnect)
+    node.detach(connection)
+    if isinstance(connection.link, AsgiLink):
+        await connection.link.aclose()
 
 
 async def _taken_over() -> Any:
@@ -166,9 +186,7 @@ class HubConnection:
         else:
             connection.end(SHUTDOWN)
             swallow = False
-        self._node.detach(connection)
-        if isinstance(connection.link, AsgiLink):
-            await connection.link.aclose()
+        await discard(self._node, connection, NORMAL)
         return swallow
 
     @property
@@ -225,7 +243,7 @@ class HubConnection:
         """
         return await self._node.subscribe(
             self.connection,
-            _client_name(channel, self._node),
+            open_channel(channel, self._node.limits),
             since=since,
             history=history,
             present=presence,
@@ -244,7 +262,7 @@ class HubConnection:
         """Publish for this client; when the broker fails, the client is told, and False is returned."""
         encoded, format_ = encode_payload(data)
         try:
-            await self._node.publish(_client_name(channel, self._node), encoded, format_, key=key)
+            await self._node.publish(open_channel(channel, self._node.limits), encoded, format_, key=key)
         except PublishError as error:
             kept = "not published" if isinstance(error, NotPublished) else "unconfirmed"
             self.tell(TemporaryFailure(f"{kept}: {error}"))
@@ -359,13 +377,6 @@ def _as_text(message: str | bytes) -> str:
         return message.decode()
     except UnicodeDecodeError:
         raise BadRequest("a text message was expected; this binary one is not UTF-8") from None
-
-
-def _client_name(channel: str, node: Node) -> str:
-    name = check_channel(channel, node.limits)
-    if is_reserved(name):
-        raise PermissionDenied(f"channel {name!r} belongs to the server; names that begin with $ are reserved")
-    return name
 
 
 def _describe(type_: Any) -> str:

@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
 
 from tidewire.batch import Batch, Representation
-from tidewire.connection import Connection
 from tidewire.errors import INSUFFICIENT, SLOW
 from tidewire.messages import Dropped, Position, Publication
 from tidewire.options import Limits, SlowPolicy
 from tidewire.registry import Channel, Registry
-from tidewire.subscription import Subscription
+from tidewire.subscription import Subscriber, Subscription
 
 __all__ = ("Fanout",)
+
+logger = logging.getLogger("tidewire")
 
 #: Subscriptions between two looks at the clock.
 _STRIDE = 32
@@ -52,8 +54,8 @@ class Fanout:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._scheduled = False
         self._turn = 0
-        #: link → the turn in which it was last found paused, and its backlog at the beginning of that turn.
-        self._paused: dict[Connection, tuple[int, int, int]] = {}
+        #: Who was found paused and has not drained since → the turn of the last judgement, and what it was.
+        self._paused: dict[Subscriber, tuple[int, bool]] = {}
         self.deliveries = 0
         self.duplicates = 0
         self.gaps = 0
@@ -77,7 +79,7 @@ class Fanout:
             if channel is None:
                 continue
             if channel.catching_up:
-                channel.waiting.append(publication)
+                self._wait(channel, publication)
                 continue
             position = channel.position
             if publication.epoch == position.epoch:
@@ -88,8 +90,18 @@ class Fanout:
                     self.accept(channel, publication)
                     continue
             self.gaps += 1
-            channel.waiting.append(publication)
             self._on_gap(channel)
+            self._wait(channel, publication)
+
+    def _wait(self, channel: Channel, publication: Publication) -> None:
+        """Keep what arrives while a channel is catching up; what would be too much is in history anyway."""
+        channel.waiting.append(publication)
+        channel.waiting_bytes += len(publication.data)
+        limits = self._limits
+        if len(channel.waiting) > limits.gap_messages or channel.waiting_bytes > limits.gap_bytes:
+            channel.waiting.clear()
+            channel.waiting_bytes = 0
+            channel.overrun = True
 
     def accept(self, channel: Channel, publication: Publication) -> None:
         """Keep one publication that follows the channel's position until the end of the turn."""
@@ -118,7 +130,7 @@ class Fanout:
         deadline = started + self._limits.turn_seconds
         while self._dirty:
             channel = self._dirty.popleft()
-            if self._flush_channel(channel, deadline):
+            if self._try_flush(channel, deadline):
                 channel.is_dirty = False
             else:
                 self._dirty.append(channel)
@@ -128,6 +140,15 @@ class Fanout:
             self._schedule()
         self.worst_turn_cpu = max(self.worst_turn_cpu, time.thread_time() - cpu)
         self.worst_turn_wall = max(self.worst_turn_wall, time.perf_counter() - started)
+
+    def _try_flush(self, channel: Channel, deadline: float) -> bool:
+        try:
+            return self._flush_channel(channel, deadline)
+        except Exception:
+            # one publication that cannot be encoded must not keep the channel from going on
+            logger.exception("publications of channel %r cannot be encoded; its subscribers are told", channel.name)
+            self.tell_insufficient(channel, channel.position)
+            return True
 
     def _flush_channel(self, channel: Channel, deadline: float) -> bool:
         """Write a channel's batches; False when the time ended first."""
@@ -151,20 +172,42 @@ class Fanout:
         return not channel.pending
 
     def _begin(self, channel: Channel) -> Work:
-        for subscription in channel.buffering:
+        limits = self._limits
+        for subscription in tuple(channel.buffering):
             subscription.hold(channel.pending)
-            if subscription.buffered_bytes > self._limits.outbox_bytes:
-                self._cut_off(subscription.connection)
+            if (
+                subscription.buffered_bytes > limits.outbox_bytes
+                or len(subscription.buffer or ()) > limits.outbox_messages
+            ):
+                self._shorten(channel, subscription)
         work = Work(channel)
         channel.pending = []
         return work
+
+    def _shorten(self, channel: Channel, subscription: Subscription) -> None:
+        """Apply the slow-client policy to what waits behind a reply."""
+        buffer = subscription.buffer
+        assert buffer
+        if channel.options.slow is SlowPolicy.DISCONNECT:
+            self._cut_off(subscription.connection)
+            kept = 0
+        elif channel.options.slow is SlowPolicy.LATEST:
+            self.superseded += len(buffer) - 1
+            kept = 1
+        else:
+            self.dropped += len(buffer)
+            subscription.dropped += len(buffer)
+            subscription.connection.has_held = True
+            kept = 0
+        subscription.buffer = buffer[len(buffer) - kept :]
+        subscription.buffered_bytes = sum(len(publication.data) for publication in subscription.buffer)
 
     def _write(self, channel: Channel, work: Work, batch: Batch, subscriptions: Sequence[Subscription]) -> None:
         first, last, size = work.first, work.last, len(batch)
         for subscription in subscriptions:
             if subscription.live_after >= first:
                 if subscription.live_after < last:
-                    self._write_rest(channel, subscription, work.publications)
+                    self.write_rest(channel, subscription, work.publications)
                 continue
             link = subscription.connection.link
             if link.paused:
@@ -174,7 +217,7 @@ class Fanout:
             link.write(batch)
             self.deliveries += size
 
-    def _write_rest(self, channel: Channel, subscription: Subscription, publications: Sequence[Publication]) -> None:
+    def write_rest(self, channel: Channel, subscription: Subscription, publications: Sequence[Publication]) -> None:
         """Write the part of a batch that this subscription has not been given: the cut is at a frame boundary."""
         rest = [publication for publication in publications if publication.offset > subscription.live_after]
         if not rest:
@@ -211,26 +254,33 @@ class Fanout:
             connection.has_held = True
         subscription.live_after = publications[-1].offset
 
-    def _is_over(self, connection: Connection) -> bool:
-        """Judge what *earlier* turns left unsent, before anything is added: a burst in one turn cuts nobody off."""
-        turn, size, messages = self._paused.get(connection, (0, 0, 0))
-        if turn != self._turn:
-            if len(self._paused) > 1_024:
-                self._paused = {key: value for key, value in self._paused.items() if key.link.paused}
-            size, messages = connection.link.backlog()
-            self._paused[connection] = (self._turn, size, messages)
-        return size > self._limits.outbox_bytes or messages > self._limits.outbox_messages
+    def _is_over(self, connection: Subscriber) -> bool:
+        """Judge what *earlier* turns left unsent, before anything is added: a burst in one turn cuts nobody off.
 
-    def _cut_off(self, connection: Connection) -> None:
+        Who is found paused for the first time may be so by this very turn.
+        """
+        turn, is_over = self._paused.get(connection, (0, False))
+        if not turn:
+            self._paused[connection] = (self._turn, False)
+        elif turn != self._turn:
+            size, messages = connection.link.backlog()
+            is_over = size > self._limits.outbox_bytes or messages > self._limits.outbox_messages
+            self._paused[connection] = (self._turn, is_over)
+        return is_over
+
+    def _cut_off(self, connection: Subscriber) -> None:
         self._paused.pop(connection, None)
         if not connection.is_closed:
             self.slow += 1
             connection.end(SLOW)
 
-    def release(self, connection: Connection) -> None:
+    def release(self, connection: Subscriber) -> None:
         """Give a client that has caught up what its policies held back."""
+        self._paused.pop(connection, None)
+        if not connection.has_held:
+            return
         connection.has_held = False
-        for subscription in connection.subscriptions.values():
+        for subscription in tuple(connection.subscriptions.values()):
             if subscription.dropped:
                 push = Dropped(subscription.channel, subscription.dropped)
                 subscription.dropped = 0
@@ -242,7 +292,7 @@ class Fanout:
 
     # Order between direct sends and channel pushes.
 
-    def flush_for(self, connection: Connection) -> None:
+    def flush_for(self, connection: Subscriber) -> None:
         """Write what is pending for one connection, so that a direct send comes after it."""
         channels = self._registry.channels
         for subscription in tuple(connection.subscriptions.values()):
@@ -251,11 +301,11 @@ class Fanout:
                 continue
             work = channel.work
             if isinstance(work, Work) and subscription.live_after < work.last:
-                self._write_rest(channel, subscription, work.publications)
+                self.write_rest(channel, subscription, work.publications)
             if channel.pending and subscription.live_after < channel.pending[-1].offset:
-                self._write_rest(channel, subscription, channel.pending)
+                self.write_rest(channel, subscription, channel.pending)
 
-    def push_everybody(self, connections: Sequence[Connection], publication: Publication) -> None:
+    def push_everybody(self, connections: Sequence[Subscriber], publication: Publication) -> None:
         """Push one publication to connections whatever they follow; a slow one is judged as in a channel."""
         batches: dict[Representation, Batch] = {}
         for connection in connections:
@@ -269,18 +319,27 @@ class Fanout:
                 connection.link.write(batch)
                 self.deliveries += 1
 
-    def tell_insufficient(self, channel: Channel) -> None:
-        """Tell every subscriber of a channel that a gap could not be filled."""
-        channel.pending.clear()
+    def tell_insufficient(self, channel: Channel, top: Position) -> None:
+        """Let a channel go on at `top` after a gap that could not be filled, and tell its subscribers."""
+        channel.position = top
+        channel.pending = []
         channel.work = None
         for subscription in tuple(channel.subscriptions()):
-            connection = subscription.connection
-            message = connection.protocol.encode_insufficient(channel.name)
-            if message is None:
-                connection.end(INSUFFICIENT)
-            else:
-                connection.write(message)
+            if subscription.buffer is not None:  # it is told behind its reply
+                subscription.buffer, subscription.buffered_bytes, subscription.resumed = [], 0, top
+                continue
+            subscription.live_after, subscription.held = top.offset, None
+            self.tell_one_insufficient(subscription)
 
-    def forget(self, connection: Connection) -> None:
+    def tell_one_insufficient(self, subscription: Subscription) -> None:
+        """Tell one subscriber that something is missing; where its protocol has no word for that, it must come back."""
+        connection = subscription.connection
+        message = connection.protocol.encode_insufficient(subscription.channel)
+        if message is None:
+            connection.end(INSUFFICIENT)
+        else:
+            connection.write(message)
+
+    def forget(self, connection: Subscriber) -> None:
         """Drop what is remembered of a connection that has ended."""
         self._paused.pop(connection, None)

@@ -14,9 +14,9 @@ from starlette.types import ASGIApp
 from starlette.websockets import WebSocket
 
 from tidewire.backends import open_backend
-from tidewire.control import CONTROL, Control, is_reserved, personal
+from tidewire.control import Control, open_channel, personal
 from tidewire.endpoint import HubConnection
-from tidewire.errors import FORCED, ConfigurationError, Disconnect, TidewireError
+from tidewire.errors import FORCED, ConfigurationError, Disconnect
 from tidewire.messages import HistoryPage, Member, Position
 from tidewire.node import Node, Statistics
 from tidewire.options import ChannelOptions, ChannelRules, Limits
@@ -129,7 +129,9 @@ class Hub:
         The route's `channel` parameter, if it has one, is followed from the start and takes what names no channel.
         `authenticate` returns the user, or raises starlette's HTTPException or WebSocketException.
         """
-        return ServedEndpoint(self, protocol, authenticate=authenticate, history=history)
+        return ServedEndpoint(
+            lambda: self.node, protocol, origins=self.origins, authenticate=authenticate, history=history
+        )
 
     def route(self, path: str, protocol: Protocol[Any] = PLAIN, **options: Any) -> WebSocketRoute:
         """Make a route for `serve`, to append to `app.router.routes`."""
@@ -141,14 +143,15 @@ class Hub:
         """Publish str as text, bytes as binary, anything else as JSON; returns when the broker keeps it.
 
         The same `key` in the same channel within five minutes is published once. Raises NotPublished (surely not kept)
-        or PublishUnconfirmed (unknown; repeat it with the same key), BadRequest for data that cannot be sent.
+        or PublishUnconfirmed (unknown; repeat it with the same key), CommandError for a channel name or data that
+        cannot be used.
         """
-        return await self.node.publish(_open_name(channel), *encode_payload(data), key=key)
+        return await self.node.publish(open_channel(channel, self.limits), *encode_payload(data), key=key)
 
     def publish_threadsafe(self, channel: str, data: Any, *, key: str = "") -> Future[Position]:
         """Publish from a thread of this process; the future raises as `publish` does."""
-        self.node.fanout  # noqa: B018 - a closed hub says so here, in the caller's thread
-        assert self._loop is not None
+        if self._loop is None:
+            raise ConfigurationError("this hub is not open; publish while the application runs")
         return asyncio.run_coroutine_threadsafe(self.publish(channel, data, key=key), self._loop)
 
     async def send_to_user(self, user: str, data: Any, *, key: str = "") -> Position:
@@ -179,7 +182,7 @@ class Hub:
 
     async def remove_history(self, channel: str) -> None:
         """Remove what is stored of a channel; raises StoreUnavailable."""
-        await self.node.broker.remove_history(_open_name(channel))
+        await self.node.broker.remove_history(open_channel(channel, self.limits))
 
     async def presence(self, channel: str) -> list[Member]:
         """Return who is present in a channel on all nodes, one entry a connection; raises StoreUnavailable."""
@@ -201,12 +204,6 @@ class Hub:
     def statistics(self) -> Statistics:
         """Return the figures of this node."""
         return self.node.statistics()
-
-
-def _open_name(channel: str) -> str:
-    if not channel or (is_reserved(channel) and channel != CONTROL):
-        raise TidewireError(f"channel name {channel!r} is empty or begins with $, which the server keeps for itself")
-    return channel
 
 
 def choose_subprotocol(asked: Sequence[str], offered: Sequence[str]) -> str | None:

@@ -15,6 +15,7 @@ from tidewire.carrier import Carrier
 from tidewire.connection import Connection
 from tidewire.control import CONTROL, Control, personal
 from tidewire.errors import (
+    NORMAL,
     SHUTDOWN,
     BadRequest,
     ConnectionClosed,
@@ -22,23 +23,14 @@ from tidewire.errors import (
     PublishError,
     StoreUnavailable,
 )
-from tidewire.fanout import Fanout
 from tidewire.maintenance import Maintenance
-from tidewire.messages import (
-    Farewell,
-    Format,
-    Member,
-    Position,
-    Publication,
-    PublishRequest,
-    Subscribed,
-    WireMessage,
-)
+from tidewire.membership import Membership
+from tidewire.messages import Farewell, Format, Position, Publication, PublishRequest, Subscribed, WireMessage
 from tidewire.options import ChannelRules, Limits
 from tidewire.presence import Presence
 from tidewire.recovery import Recoveries
 from tidewire.registry import Channel, Registry
-from tidewire.subscription import Subscription
+from tidewire.subscription import Subscriber, Subscription
 
 __all__ = ("Node", "Statistics")
 
@@ -46,6 +38,12 @@ logger = logging.getLogger("tidewire")
 
 #: Bytes of a reply that are written before the client must have taken them.
 _REPLY_PAGE = 256 * 1024
+#: Seconds between two touches of the lease, looks for departed members, sweeps of idle channels, and comparisons of all
+#: positions with the store's.
+TOUCH_SECONDS = 2.0
+CLAIM_SECONDS = 1.0
+SWEEP_SECONDS = 2.0
+POSITION_SECONDS = 10.0
 
 
 class Statistics(msgspec.Struct, frozen=True):
@@ -84,27 +82,35 @@ class Node:
         self.rules = rules or ChannelRules()
         self.registry = Registry()
         self.limits_reached: Counter[str] = Counter()
-        self.fanout = Fanout(self.registry, self.limits, on_gap=self._on_gap)
-        self.carrier = Carrier(self.registry, broker, self.rules, self.fanout.deliver)
-        self.maintenance = Maintenance(self)
-        self.recoveries = Recoveries(broker, on_epoch_changed=self.maintenance.catch_up)
+        self.maintenance = Maintenance()
+        self.carrier = Carrier(self.registry, broker, self.rules, self.limits, self.maintenance, self._count)
+        self.fanout = self.carrier.fanout
+        self.recoveries = Recoveries(broker, self.maintenance.spawn, on_epoch_changed=self.carrier.catch_up)
+        self.membership = Membership(
+            presence, self.registry, self.maintenance, self.publish, patience=self.limits.publish_seconds
+        )
         self.published = 0
         self.is_open = False
 
     async def start(self) -> None:
         """Open the store and begin; raises ConfigurationError or StoreUnavailable."""
         self.fanout.bind(asyncio.get_running_loop())
-        await self.broker.start(self.deliver, self.maintenance.resume)
         try:
+            await self.broker.start(self.fanout.deliver, self.carrier.resume)
             await self.presence.start(self.id)
             self.is_open = True
-            self.maintenance.start()
             (await self.carrier.carry(CONTROL)).tap = self._control
+            self.maintenance.start(
+                (
+                    ("touch", TOUCH_SECONDS, self.membership.touch),
+                    ("claim", CLAIM_SECONDS, self.membership.claim),
+                    ("sweep", SWEEP_SECONDS, self.carrier.sweep),
+                    ("positions", POSITION_SECONDS, self.carrier.check_positions),
+                )
+            )
         except BaseException:
             self.is_open = False
-            await self.maintenance.aclose()
-            await self.presence.aclose()
-            await self.broker.aclose()
+            await self._close_all()
             raise
 
     async def aclose(self) -> None:
@@ -114,9 +120,16 @@ class Node:
         self.is_open = False
         for connection in tuple(self.registry.connections.values()):
             connection.end(SHUTDOWN)
-        await self.maintenance.aclose()
-        await self.presence.aclose()
-        await self.broker.aclose()
+        await self._close_all()
+
+    async def _close_all(self) -> None:
+        try:
+            await self.maintenance.aclose(grace=self.limits.publish_seconds + 1.0)
+        finally:
+            try:
+                await self.presence.aclose()
+            finally:
+                await self.broker.aclose()
 
     def statistics(self) -> Statistics:
         """Return the figures of this node."""
@@ -150,9 +163,13 @@ class Node:
             raise self._limit("connections")
         if not _is_loopback(address) and registry.addresses.get(address, 0) >= limits.connections_per_address:
             raise self._limit("connections_per_address")
-        if user and await self._connections_of(user) >= limits.connections_per_user:
-            raise self._limit("connections_per_user")
         registry.arrive(address)
+        try:
+            if user and await self._connections_of(user) >= limits.connections_per_user:
+                raise self._limit("connections_per_user")
+        except BaseException:
+            registry.arrived(address)
+            raise
 
     def _limit(self, name: str) -> LimitExceeded:
         self.limits_reached[name] += 1
@@ -180,6 +197,8 @@ class Node:
             raise BadRequest(f"this connection belongs to {connection.user!r} already")
         if await self._connections_of(user) >= self.limits.connections_per_user:
             raise self._limit("connections_per_user")
+        if connection.id not in self.registry.connections:
+            raise _ended(connection)
         self.registry.identify(connection, user)
         await self._follow_user(connection, info)
 
@@ -194,34 +213,14 @@ class Node:
         if not self.registry.remove(connection):
             return
         self.fanout.forget(connection)
-        present = []
+        reason = connection.disconnect or connection.ending
+        is_drain = reason is not None and reason.code == SHUTDOWN.code
         for subscription in tuple(connection.subscriptions.values()):
             self._unfollow(subscription)
-            if subscription.member is not None:
-                present.append(subscription)
-        reason = connection.disconnect or connection.ending
-        if present and not (reason is not None and reason.code == SHUTDOWN.code):
-            self.maintenance.spawn(self._depart(connection, present))
-
-    async def _depart(self, connection: Connection, present: Sequence[Subscription]) -> None:
-        for subscription in present:
-            await self._leave(subscription, failed=connection.failed)
-
-    async def _leave(self, subscription: Subscription, *, failed: bool = False) -> None:
-        member, subscription.member = subscription.member, None
-        if member is None:
-            return
-        farewell = subscription.farewell
-        if failed and subscription.farewell_on_error is not None:
-            farewell = subscription.farewell_on_error
-        token = f"leave:{member.connection}"
-        while True:
-            try:
-                if await self.presence.leave(subscription.channel, member.connection) and farewell is not None:
-                    await self.maintenance.publish_farewell(subscription.channel, farewell, token)
-                return
-            except StoreUnavailable:
-                await asyncio.sleep(1.0)
+            if is_drain:
+                self.membership.leave_later(subscription)
+            else:
+                self.membership.leave(subscription, failed=connection.failed)
 
     # Subscriptions.
 
@@ -243,9 +242,32 @@ class Node:
 
         With `since`, what was missed is replied, all of it, or `recovered` is False and the newest `history` is.
         With `present`, the connection is a member; `join` is published if it is the user's first one there, and
-        `farewell` when the last one leaves, however it ends. Raises BadRequest, LimitExceeded, StoreUnavailable,
-        ConnectionClosed; then nothing is followed.
+        `farewell` when the last one leaves, however it ends. While presence is away it is a member later. Raises
+        BadRequest, LimitExceeded, StoreUnavailable, ConnectionClosed; then nothing is followed.
         """
+        self._check_subscribe(connection, channel)
+        subscription = Subscription(connection, channel)
+        connection.subscriptions[channel] = subscription
+        try:
+            carried = await self.carrier.carry(channel)
+            self._check_followed(subscription)
+            carried.begin(subscription)
+            first = False
+            if present or join is not None or farewell is not None or farewell_on_error is not None:
+                first = await self.membership.join(subscription, info, farewell, farewell_on_error)
+            recovery, recovered = await self.recoveries.recover(carried, subscription, since, history)
+            answer = Subscribed(channel, recovery.position, recovery.publications, recovered)
+            await self._go_live(carried, subscription, answer, reply=reply)
+        except BaseException:
+            self._unfollow(subscription)
+            self.membership.leave(subscription)
+            raise
+        await self.membership.announce(subscription, join if first else None)
+        return answer
+
+    def _check_subscribe(self, connection: Connection, channel: str) -> None:
+        if connection.is_closed:
+            raise _ended(connection)
         if channel in connection.subscriptions:
             raise BadRequest(f"this connection follows {channel!r} already; unsubscribe first")
         if len(connection.subscriptions) >= self.limits.channels:
@@ -253,75 +275,56 @@ class Node:
             raise LimitExceeded(
                 f"a connection follows at most {self.limits.channels} channels; unsubscribe from one first"
             )
-        subscription = Subscription(connection, channel)
-        connection.subscriptions[channel] = subscription
-        try:
-            carried = await self.carrier.carry(channel)
-            carried.begin(subscription)
-            first = False
-            if present or farewell is not None or join is not None:
-                member = Member(connection.id, connection.user or connection.id, info)
-                subscription.farewell, subscription.farewell_on_error = farewell, farewell_on_error
-                subscription.member = member
-                first = await self._join(subscription, member)
-            recovery, recovered = await self.recoveries.recover(carried, subscription, since, history)
-            answer = Subscribed(channel, recovery.position, recovery.publications, recovered)
-            await self._go_live(carried, subscription, answer, reply=reply)
-        except BaseException:
-            self._unfollow(subscription)
-            if subscription.member is not None:
-                self.maintenance.spawn(self._leave(subscription))
-            raise
-        if first and join is not None:
-            await self.publish(channel, join.data, join.format, key=f"join:{connection.id}")
-        return answer
 
-    async def _join(self, subscription: Subscription, member: Member) -> bool:
-        """Make a connection a member; True for the user's first. While presence is away it is joined later."""
-        try:
-            result = await self.presence.join(subscription.channel, member, subscription.farewell)
-        except StoreUnavailable:
-            self.maintenance.rejoin()
-            return False
+    def _check_followed(self, subscription: Subscription) -> None:
+        """Raise when a subscription was ended while its subscribe waited."""
         connection = subscription.connection
+        if connection.is_closed:
+            raise _ended(connection)
         if connection.subscriptions.get(subscription.channel) is not subscription:
-            subscription.member = member  # it left while it joined: the leave may have come first
-            raise ConnectionClosed(connection.disconnect or connection.ending or SHUTDOWN)
-        return result.first
+            raise BadRequest(f"{subscription.channel!r} was unsubscribed from before the subscribe was answered")
 
     async def unsubscribe(self, connection: Connection, channel: str) -> None:
-        """Let a connection follow a channel no longer; harmless when it does not."""
+        """Let a connection follow a channel no longer; harmless when it does not.
+
+        Waits for the store to take the leave, but not for long: that is repeated while the store is away.
+        """
         subscription = connection.subscriptions.get(channel)
         if subscription is None:
             return
         self.fanout.flush_for(connection)
         self._unfollow(subscription)
-        await self._leave(subscription)
+        leaving = self.membership.leave(subscription)
+        if leaving is not None:
+            await asyncio.wait([leaving], timeout=self.limits.publish_seconds)
 
     def _unfollow(self, subscription: Subscription) -> None:
-        connection = subscription.connection
-        if connection.subscriptions.get(subscription.channel) is subscription:
-            del connection.subscriptions[subscription.channel]
+        subscriptions = subscription.connection.subscriptions
+        if subscriptions.get(subscription.channel) is subscription:
+            del subscriptions[subscription.channel]
         channel = self.registry.channels.get(subscription.channel)
         if channel is not None:
             channel.remove(subscription)
+            self.carrier.left(channel)
 
     async def _go_live(self, channel: Channel, subscription: Subscription, answer: Subscribed, *, reply: bool) -> None:
         """Write the reply in pages that wait for the client to take them, then what came meanwhile, then be live."""
-        connection = subscription.connection
-        after = answer.position.offset
+        connection, position, fanout = subscription.connection, answer.position, self.fanout
         if reply:
-            self.fanout.flush_for(connection)
+            fanout.flush_for(connection)
             await self._write_pages(connection, connection.protocol.encode_subscribed(answer))
-        if connection.is_closed or connection.subscriptions.get(channel.name) is not subscription:
-            raise ConnectionClosed(connection.disconnect or connection.ending or SHUTDOWN)
-        rest = [publication for publication in subscription.buffer or () if publication.offset > after]
-        if rest:
-            connection.link.write(connection.representation.batch(rest))
-            after = rest[-1].offset
-        channel.go_live(subscription, after)
+        self._check_followed(subscription)
+        resumed = subscription.resumed
+        if resumed is not None and (resumed.epoch != position.epoch or resumed.offset > position.offset):
+            fanout.tell_one_insufficient(subscription)
+            position = resumed
+        rest = [publication for publication in subscription.buffer or () if publication.offset > position.offset]
+        channel.go_live(subscription, position.offset)
+        fanout.write_rest(channel, subscription, rest)
+        if connection.has_held and not connection.link.paused:
+            fanout.release(connection)
 
-    async def _write_pages(self, connection: Connection, messages: Sequence[WireMessage]) -> None:
+    async def _write_pages(self, connection: Subscriber, messages: Sequence[WireMessage]) -> None:
         page: list[WireMessage] = []
         size = 0
         for message in messages:
@@ -343,15 +346,14 @@ class Node:
         retention = self.rules.options(channel).retention
         try:
             position = await self.broker.publish(PublishRequest(channel, data, format, key, meta, retention))
-        except PublishError:
+        except PublishError as error:
             self._count("publish_failed")
+            self.maintenance.failed("publish", error)
             raise
         self.published += 1
+        if self.maintenance.failing:
+            self.maintenance.worked("publish")
         return position
-
-    def deliver(self, publications: Sequence[Publication]) -> None:
-        """Take publications from the broker (broker.Deliver)."""
-        self.fanout.deliver(publications)
 
     def send(self, connection: Connection, *messages: WireMessage) -> None:
         """Write to one connection of this node, behind everything that is pending for it."""
@@ -365,15 +367,25 @@ class Node:
 
     def _control(self, publication: Publication) -> None:
         try:
-            control = msgspec.json.decode(publication.meta, type=Control)
-        except msgspec.DecodeError:
+            self._obey(msgspec.json.decode(publication.meta, type=Control), publication)
+        except msgspec.MsgspecError:
             logger.warning("a control message of another version was not understood")
-            return
-        self.maintenance.obey(control, publication)
+        except Exception:
+            logger.exception("a control message could not be obeyed")
 
-    def _on_gap(self, channel: Channel) -> None:
-        self.maintenance.catch_up(channel)
+    def _obey(self, control: Control, publication: Publication) -> None:
+        """Do what one node asked of all."""
+        if control.disconnect is not None:
+            for connection in tuple(self.registry.users.get(control.user, {}).values()):
+                self.fanout.flush_for(connection)
+                connection.end(control.disconnect)
+        if control.everybody:
+            self.fanout.push_everybody(tuple(self.registry.connections.values()), publication)
+
+
+def _ended(connection: Subscriber) -> ConnectionClosed:
+    return ConnectionClosed(connection.disconnect or connection.ending or NORMAL)
 
 
 def _is_loopback(address: str) -> bool:
-    return address in ("", "::1") or address.startswith("127.")
+    return address in ("", "::1") or address.removeprefix("::ffff:").startswith("127.")

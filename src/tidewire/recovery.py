@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
+from typing import Any
 
 from tidewire.broker import Broker
 from tidewire.errors import StoreUnavailable
@@ -13,8 +14,13 @@ from tidewire.subscription import Recovery, Subscription, merge
 
 __all__ = ("HistoryReader", "Recoveries", "narrow")
 
+#: Runs something in a task that somebody owns; None when that is over.
+Spawn = Callable[[Coroutine[Any, Any, Any]], asyncio.Task[Any] | None]
+
 #: How often, and after how many seconds, history is read again that was behind what the store delivered.
 _BEHIND_TRIES, _BEHIND_SECONDS = 25, 0.02
+#: The largest offset that every store can hold.
+_LARGEST = (1 << 63) - 1
 
 
 class _Round:
@@ -33,18 +39,25 @@ class HistoryReader:
     When many return at once, the store sees two reads for each channel, however many they are.
     """
 
-    def __init__(self, broker: Broker) -> None:
+    def __init__(self, broker: Broker, spawn: Spawn) -> None:
         self._broker = broker
+        self._spawn = spawn
         self._next: dict[tuple[str, str], _Round] = {}
         self._current: dict[tuple[str, str], asyncio.Task[HistoryPage]] = {}
 
     async def since(self, channel: str, since: Position, retention: Retention) -> HistoryPage:
         """Return what `Broker.history` would; raises StoreUnavailable."""
+        if not 0 <= since.offset <= _LARGEST:  # no store has given this offset, and some could not even look for it
+            page = await self._broker.history(channel, limit=0, retention=retention)
+            return HistoryPage((), page.top, complete=False)
         key = (channel, since.epoch)
         joined = self._next.get(key)
         if joined is None:
-            joined = self._next[key] = _Round(since)
-            joined.answer = asyncio.get_running_loop().create_task(self._read(key, joined, retention))
+            joined = _Round(since)
+            joined.answer = self._spawn(self._read(key, joined, retention))
+            if joined.answer is None:
+                raise StoreUnavailable(f"the history of {channel!r} cannot be read: this node is closed")
+            self._next[key] = joined
         elif since.offset < joined.lowest.offset:
             joined.lowest = since
         assert joined.answer is not None
@@ -79,9 +92,9 @@ def narrow(page: HistoryPage, since: Position) -> HistoryPage:
 class Recoveries:
     """Reads what subscribers missed: complete, or said not to be."""
 
-    def __init__(self, broker: Broker, *, on_epoch_changed: Callable[[Channel], None]) -> None:
+    def __init__(self, broker: Broker, spawn: Spawn, *, on_epoch_changed: Callable[[Channel], None]) -> None:
         self._broker = broker
-        self._reader = HistoryReader(broker)
+        self._reader = HistoryReader(broker, spawn)
         self._on_epoch_changed = on_epoch_changed
 
     async def recover(

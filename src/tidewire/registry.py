@@ -8,7 +8,7 @@ from tidewire.batch import Representation
 from tidewire.connection import Connection
 from tidewire.messages import Position, Publication
 from tidewire.options import ChannelOptions
-from tidewire.subscription import Subscription
+from tidewire.subscription import ENDED, Subscription
 
 __all__ = ("Channel", "Group", "Registry")
 
@@ -43,6 +43,7 @@ class Channel:
     """One channel that this node carries.
 
     `position` is that of the newest publication this node was delivered. `pending` waits for the end of the turn.
+    While the channel is `catching_up`, what arrives is `waiting`; `overrun` says that this was more than may wait.
     """
 
     __slots__ = (
@@ -52,10 +53,12 @@ class Channel:
         "is_dirty",
         "name",
         "options",
+        "overrun",
         "pending",
         "position",
         "tap",
         "waiting",
+        "waiting_bytes",
         "work",
     )
 
@@ -73,8 +76,9 @@ class Channel:
         self.catching_up = False
         #: Takes the publications instead of subscribers (the nodes' own channel).
         self.tap: Callable[[Publication], None] | None = None
-        #: What arrives while the channel is catching up.
         self.waiting: list[Publication] = []
+        self.waiting_bytes = 0
+        self.overrun = False
 
     def __len__(self) -> int:
         return sum(len(group.subscriptions) for group in self.groups.values()) + len(self.buffering)
@@ -103,7 +107,7 @@ class Channel:
     def remove(self, subscription: Subscription) -> None:
         """End a subscription: nothing is pushed to it any more, not even from a batch that has begun."""
         self.buffering.pop(subscription, None)
-        subscription.live_after = 1 << 62
+        subscription.live_after = ENDED
         representation = subscription.connection.representation
         group = self.groups.get(representation)
         if group is not None:

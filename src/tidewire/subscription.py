@@ -3,19 +3,71 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from itertools import pairwise
+from typing import Any
+from typing import Protocol as TypingProtocol
 
 import msgspec
 
-from tidewire.messages import Farewell, HistoryPage, Member, Position, Publication
+from tidewire.batch import Representation
+from tidewire.errors import Disconnect
+from tidewire.links.base import Link
+from tidewire.messages import Farewell, HistoryPage, Member, Position, Publication, WireMessage
+from tidewire.protocols.base import Protocol
 
-if TYPE_CHECKING:  # the two hold each other; neither is above the other
-    from tidewire.connection import Connection
-
-__all__ = ("ENDED", "Recovery", "Subscription", "merge")
+__all__ = ("ENDED", "Recovery", "Stay", "Subscriber", "Subscription", "merge")
 
 #: The `live_after` of a subscription that takes nothing more.
 ENDED = 1 << 62
+
+
+class Subscriber(TypingProtocol):
+    """What a subscription needs of its connection (connection.Connection)."""
+
+    id: str
+    user: str
+    link: Link
+    protocol: Protocol[Any]
+    representation: Representation
+    subscriptions: dict[str, Subscription]
+    disconnect: Disconnect | None
+    ending: Disconnect | None
+    has_held: bool
+
+    @property
+    def is_closed(self) -> bool:
+        """It has ended, or is ending."""
+
+    def write(self, *messages: WireMessage) -> None:
+        """Write messages that belong to no channel."""
+
+    def end(self, disconnect: Disconnect) -> None:
+        """Begin to end it."""
+
+
+class Stay:
+    """One subscriber's presence in one channel, from its join to its leave.
+
+    `token` belongs to this stay alone: a connection that leaves and joins again is announced again. The farewell is
+    said only of who `is_announced`.
+    """
+
+    __slots__ = ("channel", "farewell", "farewell_on_error", "is_announced", "member", "token")
+
+    def __init__(
+        self,
+        channel: str,
+        member: Member,
+        token: str,
+        farewell: Farewell | None = None,
+        farewell_on_error: Farewell | None = None,
+    ) -> None:
+        self.channel = channel
+        self.member = member
+        self.token = token
+        self.farewell = farewell
+        self.farewell_on_error = farewell_on_error
+        self.is_announced = False
 
 
 class Subscription:
@@ -32,14 +84,13 @@ class Subscription:
         "channel",
         "connection",
         "dropped",
-        "farewell",
-        "farewell_on_error",
         "held",
         "live_after",
-        "member",
+        "resumed",
+        "stay",
     )
 
-    def __init__(self, connection: Connection, channel: str) -> None:
+    def __init__(self, connection: Subscriber, channel: str) -> None:
         self.connection = connection
         self.channel = channel
         self.live_after = ENDED
@@ -47,16 +98,16 @@ class Subscription:
         self.buffered_bytes = 0
         self.held: Publication | None = None
         self.dropped = 0
+        #: Where the channel went on after a gap that could not be filled while the reply was under way.
+        self.resumed: Position | None = None
         #: Set when the subscriber is present in the channel.
-        self.member: Member | None = None
-        self.farewell: Farewell | None = None
-        self.farewell_on_error: Farewell | None = None
+        self.stay: Stay | None = None
 
     def hold(self, publications: Sequence[Publication]) -> None:
         """Keep publications for later, while a reply is under way."""
         assert self.buffer is not None
         self.buffer.extend(publications)
-        self.buffered_bytes += sum(len(publication.data) for publication in publications)
+        self.buffered_bytes += sum([len(publication.data) for publication in publications])
 
 
 class Recovery(msgspec.Struct, frozen=True):
@@ -74,15 +125,17 @@ def merge(since: Position | None, page: HistoryPage, buffered: Sequence[Publicat
     another epoch than `page.top` end it, as does a hole. `complete` is never True when something between `since` and
     the position is not in `publications`.
     """
-    epoch = page.top.epoch
+    top = page.top
     publications = list(page.publications)
-    last = publications[-1].offset if publications else page.top.offset
-    complete = page.complete and last >= page.top.offset
+    reached = since.offset if since is not None else top.offset
+    if publications:
+        reached = publications[-1].offset
+    complete = page.complete and reached >= top.offset and _is_chain(publications)
     if since is not None:
-        complete = complete and since.epoch == epoch and since.offset <= page.top.offset
-    last = max(last, page.top.offset)
+        complete = complete and since.epoch == top.epoch and since.offset <= top.offset
+    last = max(publications[-1].offset, top.offset) if publications else top.offset
     for publication in buffered:
-        if publication.epoch != epoch:
+        if publication.epoch != top.epoch:
             complete = False
             break
         if publication.offset <= last:
@@ -92,4 +145,8 @@ def merge(since: Position | None, page: HistoryPage, buffered: Sequence[Publicat
             break
         publications.append(publication)
         last = publication.offset
-    return Recovery(tuple(publications), Position(last, epoch), complete)
+    return Recovery(tuple(publications), Position(last, top.epoch), complete)
+
+
+def _is_chain(publications: Sequence[Publication]) -> bool:
+    return all(later.previous <= earlier.offset < later.offset for earlier, later in pairwise(publications))

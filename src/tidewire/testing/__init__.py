@@ -8,7 +8,15 @@ def store() -> StoreUnderTest:
 """
 
 from tidewire.testing.broker import BrokerContract
+from tidewire.testing.links import FakeLink, ManualClock
 from tidewire.testing.presence import PresenceContract
 from tidewire.testing.store import StoreUnderTest, wait_until
 
-__all__ = ("BrokerContract", "PresenceContract", "StoreUnderTest", "wait_until")
+__all__ = (
+    "BrokerContract",
+    "FakeLink",
+    "ManualClock",
+    "PresenceContract",
+    "StoreUnderTest",
+    "wait_until",
+)

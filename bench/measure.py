@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 import threading
 import time
 import urllib.request
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -23,7 +24,6 @@ CURVE_SUBSCRIBERS = (10, 100, 1_000, 5_000)
 CURVE_RATES = (10, 30, 100, 300, 1_000, 3_000)
 #: Where the latency curve of a server ends: it no longer keeps up.
 OVERLOADED_MS = 500.0
-ONCE = (("idle", 1), ("big", 1), ("curves", 1))
 
 
 class Plan(msgspec.Struct, frozen=True):
@@ -36,16 +36,18 @@ class Plan(msgspec.Struct, frozen=True):
     curve_window: float = 1.0
     idle_connections: int = 5_000
     idle_hold: float = 6.0
-    connect_connections: int = 3_000
+    connect_connections: int = 5_000
     big_subscribers: int = 10_000
     #: Windows in which other programs used more of a core than this are repeated, this often in the whole suite.
     calm: float = 0.15
     repeats: int = 40
+    #: Seconds, in the whole suite, that may be spent on waiting until the machine is calm.
+    patience: float = 90.0
 
     @classmethod
     def quick(cls) -> Plan:
         """Short windows, once: to see that everything works, not to publish figures."""
-        return cls(1, 0.4, 0.6, 4.0, 0.4, 1_000, 2.0, 1_000, 2_000, repeats=0)
+        return cls(1, 0.4, 0.6, 4.0, 0.4, 1_000, 2.0, 1_000, 2_000, repeats=0, patience=0.0)
 
 
 class Run(msgspec.Struct, frozen=True):
@@ -66,44 +68,63 @@ class Suite:
         self.plan = plan
         self.runs: list[Run] = []
         self.failures: list[str] = []
-        self._repeats = plan.repeats
+        self._repeats, self._patience = plan.repeats, plan.patience
 
     def run(self, works: Sequence[str]) -> None:
         """Run these works, in the order of the suite."""
+        hot = [work for work in ("paced", "rooms", "fanout") if work in works]
         for _ in range(self.plan.repetitions):
             for subject in self.subjects:
-                hot = [work for work in ("paced", "rooms", "fanout") if work in works and work in subject.works]
-                if hot:
-                    with self._server(subject) as server:
-                        for work in hot:
-                            getattr(self, f"_{work}")(subject, server)
-        for cold, repetitions in (("connect", self.plan.repetitions), ("frozen", self.plan.repetitions), *ONCE):
-            for _ in range(repetitions if cold in works else 0):
+                self._guarded(subject, self._hot, [work for work in hot if work in subject.works])
+        for work in ("connect", "frozen", "idle", "big", "curves"):
+            repetitions = self.plan.repetitions if work in ("connect", "frozen") else 1
+            for _ in range(repetitions if work in works else 0):
                 for subject in self.subjects:
-                    if cold in subject.works:
-                        getattr(self, f"_{cold}")(subject)
+                    if work in subject.works:
+                        self._guarded(subject, getattr(self, f"_{work}"))
 
-    @contextmanager
-    def _server(self, subject: Subject, **options: Any) -> Iterator[Running]:
+    def _guarded(self, subject: Subject, measure: Callable[..., None], *arguments: Any) -> None:
         """A failure of one server is noted and shown; the others are measured all the same."""
         try:
-            with subject.serve(**options) as server:
-                yield server
+            measure(subject, *arguments)
         except (ServerError, GeneratorError) as error:
             self.failures.append(f"{subject.name}: {error}")
             print(f"  {subject.name}: FAILED: {error}", file=sys.stderr, flush=True)
 
     def _measure(self, work: str, subject: Subject, server: Running, variable: float, **arguments: Any) -> Figures:
+        """Run the generator; again, while other programs disturb it, and keep the calmest."""
         options = {name.replace("_", "-"): value for name, value in arguments.items()}
         options = {"warmup": self.plan.warmup, "window": self.plan.window, **subject.arguments(server), **options}
+        self._wait_until_calm()
         figures = run_generator(options)
-        while figures.disturbance > self.plan.calm and self._repeats > 0 and work not in ("connect", "idle"):
+        while self._is_worth_repeating(work, figures):
             _show(work, subject.name, variable, figures, "disturbed: again")
-            self._repeats -= 1
+            self._wait_until_calm()
             figures = min(figures, run_generator(options), key=lambda one: one.disturbance)
         self.runs.append(Run(work, subject.name, variable, figures))
         _show(work, subject.name, variable, figures, "" if figures.complete else "INCOMPLETE")
         return figures
+
+    def _is_worth_repeating(self, work: str, figures: Figures) -> bool:
+        # Memory does not depend on the calm, and connections are counted on a fresh server.
+        wanted = figures.disturbance > self.plan.calm and self._repeats > 0 and work not in ("connect", "idle")
+        self._repeats -= wanted
+        return wanted
+
+    def _wait_until_calm(self) -> None:
+        """Wait while other programs use much of a core, as long as the suite's patience lasts."""
+        while self._patience > 0:
+            before = busy_seconds()
+            time.sleep(0.2)
+            if busy_seconds() - before < 0.2 * self.plan.calm:
+                return
+            self._patience -= 0.2
+
+    def _hot(self, subject: Subject, works: Sequence[str]) -> None:
+        if works:
+            with subject.serve() as server:
+                for work in works:
+                    getattr(self, f"_{work}")(subject, server)
 
     def _fanout(self, subject: Subject, server: Running) -> None:
         for publishers in subject.publishers:
@@ -117,17 +138,17 @@ class Suite:
 
     def _connect(self, subject: Subject) -> None:
         count = self.plan.connect_connections
-        with self._server(subject) as server:
+        with subject.serve() as server:
             self._measure("connect", subject, server, count, mode="connect", subscribers=count, warm=100)
 
     def _idle(self, subject: Subject) -> None:
         count, hold = self.plan.idle_connections, self.plan.idle_hold
-        with self._server(subject, ping_seconds=5) as server:
+        with subject.serve(ping_seconds=5) as server:
             self._measure("idle", subject, server, count, mode="idle", subscribers=count + 100, warm=100, hold=hold)
 
     def _frozen(self, subject: Subject) -> None:
         """The same readers without and with ten more who never read, on one server."""
-        with self._server(subject) as server, _peak_rss(server) as peak:
+        with subject.serve() as server, _peak_rss(server) as peak:
             window = self.plan.frozen_window
             self._measure("frozen", subject, server, 0, mode="fanout", publishers=16, subscribers=990, window=window)
             before = peak()
@@ -138,7 +159,7 @@ class Suite:
 
     def _big(self, subject: Subject) -> None:
         count = self.plan.big_subscribers
-        with self._server(subject) as server:
+        with subject.serve() as server:
             self._measure(
                 "big", subject, server, count, mode="paced", rate=4, subscribers=count, window=5, parallel=32, limit=60
             )
@@ -146,7 +167,7 @@ class Suite:
                 self.runs[-1].extra.update(_statistics(server))
 
     def _curves(self, subject: Subject) -> None:
-        with self._server(subject) as server:
+        with subject.serve() as server:
             for count in CURVE_SUBSCRIBERS:
                 publishers = subject.publishers[0]
                 self._measure(
@@ -160,7 +181,7 @@ class Suite:
                     window=self.plan.curve_window,
                     warmup=0.5,
                 )
-        with self._server(subject) as server:
+        with subject.serve() as server:
             for rate in CURVE_RATES:
                 figures = self._measure(
                     "load",
@@ -186,6 +207,13 @@ def _show(work: str, name: str, variable: float, figures: Figures, note: str) ->
         note,
     )
     print("  ".join(columns), flush=True)
+
+
+def busy_seconds() -> float:
+    """Return the seconds that all cores together have been busy."""
+    with open("/proc/stat") as file:
+        ticks = [int(word) for word in file.readline().split()[1:9]]
+    return (sum(ticks) - ticks[3] - ticks[4]) / os.sysconf("SC_CLK_TCK")
 
 
 def _statistics(server: Running) -> dict[str, float]:

@@ -2,17 +2,53 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import AsyncIterator
+
 from fastapi import FastAPI
 
-from tidewire.server.routes import health
+from tidewire.fastapi import Hub
+from tidewire.server.accounts import Accounts
+from tidewire.server.chat import CHANNELS
+from tidewire.server.routes import accounts as account_routes
+from tidewire.server.routes import chat, health, tutorial
+from tidewire.server.routes.pages import add_pages
 from tidewire.server.settings import Settings
+from tidewire.server.tokens import Tokens, load_key
 
 __all__ = ("create_app",)
+
+#: Whose pages may connect to a server that only this machine can reach.
+_LOOPBACK_ORIGINS = ("http://localhost:*", "http://127.0.0.1:*", "http://[::1]:*")
 
 
 def create_app(settings: Settings) -> FastAPI:
     """Make the server's application; nothing is opened before its lifespan starts."""
-    app = FastAPI(title="tidewire", openapi_url=None)
+
+    @contextlib.asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        app.state.tokens = Tokens(load_key(settings.token_key_file), settings.token_seconds)
+        await app.state.accounts.open()
+        try:
+            async with app.state.hub:
+                yield
+        finally:
+            await app.state.accounts.aclose()
+
+    app = FastAPI(title="tidewire", lifespan=lifespan, openapi_url=None)
     app.state.settings = settings
+    app.state.accounts = Accounts(settings.accounts_file)
+    app.state.hub = Hub(settings.broker, limits=settings.limits, channels=CHANNELS, origins=_origins(settings))
     app.include_router(health.router)
+    app.include_router(account_routes.router)
+    add_pages(app, tutorial=settings.serves_tutorial)
+    app.include_router(chat.router)
+    if settings.serves_tutorial:
+        app.include_router(tutorial.router)
     return app
+
+
+def _origins(settings: Settings) -> tuple[str, ...]:
+    if settings.allowed_origins is not None:
+        return tuple(settings.allowed_origins)
+    return _LOOPBACK_ORIGINS if settings.is_loopback else ()

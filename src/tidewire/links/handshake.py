@@ -18,7 +18,7 @@ from websockets.http11 import Request, Response
 from websockets.server import ServerProtocol
 from websockets.typing import ExtensionParameter
 
-__all__ = ("WIRE_LOGGER", "DeflateFactory", "Handshake", "plain_response", "response")
+__all__ = ("WIRE_LOGGER", "DeflateFactory", "Handshake", "HeaderPairs", "plain_response", "response")
 
 #: The sans-I/O core tells every opened and closed connection at INFO: it gets a logger of its own.
 WIRE_LOGGER = logging.getLogger("tidewire.wire")
@@ -74,6 +74,18 @@ class Handshake:
         # The core has an answer for headers that are too large, and none for what is no request at all.
         answer = b"".join(self._core.data_to_send())
         return answer or plain_response(400, "this is not a WebSocket handshake (RFC 6455 section 4.1)").serialize()
+
+    def take(self, method: str, path: bytes, headers: HeaderPairs) -> bytes | None:
+        """Take a request that was parsed by an HTTP class (HTTP/1.1 only); returns what `feed` does."""
+        try:
+            fields = Headers([(name.decode("ascii"), value.decode("latin-1")) for name, value in headers])
+            request = Request(path.decode("ascii"), fields, method)
+        except UnicodeDecodeError:
+            return plain_response(400, "the path and the names of headers are ASCII (RFC 9110)").serialize()
+        if "Transfer-Encoding" in fields or not set(fields.get_all("Content-Length")) <= {"0"}:
+            return plain_response(400, "a WebSocket handshake has no body").serialize()
+        refusal = self._judge(request)
+        return None if refusal is None else refusal.serialize()
 
     def _judge(self, request: Request) -> Response | None:
         headers = request.headers

@@ -19,6 +19,7 @@ from httptools import HttpParserUpgrade
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from tidewire.errors import ConfigurationError
+from tidewire.links.uvicorn import WebSocketProtocol
 from tidewire.links.wire import limits_reached
 from tidewire.options import Limits
 
@@ -102,12 +103,24 @@ class HttpProtocol(HttpToolsProtocol):
             return
         error = sys.exception()
         early = self._chunk[error.args[0] :] if isinstance(error, HttpParserUpgrade) else b""
-        super().handle_websocket_upgrade()
+        websocket_class = self.ws_protocol_class
+        if isinstance(websocket_class, type) and issubclass(websocket_class, WebSocketProtocol):
+            self._hand_over(websocket_class)
+        else:
+            super().handle_websocket_upgrade()
         # The parser and this object hold each other; nobody else would part them.
         self.parser = cast(Any, None)
         self._chunk = b""
         if early:
             cast(asyncio.Protocol, self.transport.get_protocol()).data_received(early)
+
+    def _hand_over(self, websocket_class: type[WebSocketProtocol]) -> None:
+        """Give our own class the request as it was parsed, which spares it to be written and parsed again."""
+        self.connections.discard(self)
+        protocol = websocket_class(self.config, self.server_state, self.app_state)
+        protocol.connection_made(self.transport)
+        self.transport.set_protocol(protocol)
+        protocol.request_received(self.scope["method"], self.url, self.scope["headers"])
 
     def send_400_response(self, msg: str) -> None:
         """Refuse a request that the parser has stopped at."""

@@ -22,7 +22,7 @@ from tidewire.batch import frame
 from tidewire.errors import INTERNAL_ERROR, NORMAL, SHUTDOWN, Disconnect
 from tidewire.links.base import Listener
 from tidewire.links.endpoint import ClientGone, Endpoint
-from tidewire.links.handshake import Handshake, plain_response, response
+from tidewire.links.handshake import Handshake, HeaderPairs, plain_response, response
 from tidewire.links.reader import ReadingLink
 from tidewire.links.wire import BY_HANDSHAKE, LOST, limits_reached
 from tidewire.messages import WireMessage
@@ -101,7 +101,14 @@ class WebSocketProtocol(ReadingLink):
             if len(handshake.early) > self.limits.inbox_bytes:
                 self._pause(BY_HANDSHAKE)
             return
-        refusal = handshake.feed(data)
+        self._judged(handshake, handshake.feed(data))
+
+    def request_received(self, method: str, path: bytes, headers: HeaderPairs) -> None:
+        """Take the whole upgrade request from an HTTP class that has parsed it (links/http.py)."""
+        if self._handshake is not None:
+            self._judged(self._handshake, self._handshake.take(method, path, headers))
+
+    def _judged(self, handshake: Handshake, refusal: bytes | None) -> None:
         if refusal is not None:
             self._refuse(refusal, LOST)
         elif handshake.request is not None:

@@ -8,6 +8,7 @@ from collections.abc import Callable
 import pytest
 from playwright.sync_api import Page, expect
 
+from browser.between import Between
 from browser.people import Person
 from browser.serving import Server
 
@@ -73,13 +74,20 @@ def test_what_is_written_offline_survives_a_reload_and_goes_out_once(
 
 def test_a_store_that_forgot_is_admitted(people: MakePerson, own_server: StartServer) -> None:
     server = own_server("--broker", "memory://")
-    ann = people(server).sign_up()
-    ann.say("gone with the process")
-    expect(ann.page.locator("#log .state")).to_have_count(0)
+    ann, bob = people(server), people(server).sign_up()
+    between = Between(ann)
+    ann.sign_up()
+    bob.say("gone with the process")
+    expect(ann.message("gone with the process")).to_be_visible()
+    between.refusing = True
     server.kill()
     server.start()
+    bob.wait_connected()
+    bob.say("the first of a new time")
+    expect(bob.page.locator("#log .state")).to_have_count(0)
+    assert ann.messages() == ["gone with the process"]
+    between.refusing = False
     ann.wait_connected()
     expect(ann.page.get_by_text("Some older messages may be missing here.")).to_be_visible()
-    assert "gone with the process" not in ann.messages()
-    ann.say("goes on")
-    expect(ann.message("goes on")).to_be_visible()
+    expect(ann.message("the first of a new time")).to_be_visible()
+    assert ann.messages() == ["the first of a new time"]

@@ -15,6 +15,7 @@ import { LogView } from "./views/log.js";
 import { PeopleView } from "./views/people.js";
 import { SidebarView } from "./views/sidebar.js";
 import { StatusView } from "./views/status.js";
+import { keepAboveKeyboard } from "./views/viewport.js";
 
 const $ = (id) => document.getElementById(id);
 const hasKeyboard = matchMedia("(hover: hover) and (pointer: fine)");
@@ -65,6 +66,7 @@ export class Page {
       signIn: () => this.#signOut("Sign in again to go on. Unsent messages are kept."),
     });
     this.drawers = new Drawers();
+    keepAboveKeyboard($("chat"));
     this.openRooms = roomDialog({ rooms: client.rooms, go });
     this.openPerson = personDialog({ me: client.me, go });
   }

@@ -200,7 +200,7 @@ export class Rooms extends Emitter {
 
   #show(room, message, epoch) {
     const { sender, content: text, offset, id = null } = message;
-    const key = messageKey(message, this.#me);
+    const key = messageKey({ id, sender, offset, epoch }, this.#me);
     const shown = item({ key, sender, text, time: timeOf(message), epoch, offset, id });
     const isNew = room.timeline.add(shown);
     if (id && sender === this.#me) this.#outbox.acknowledge(id);

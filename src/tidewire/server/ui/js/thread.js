@@ -11,7 +11,7 @@ export function item({ kind = "message", key, sender = "", text, time, epoch = "
 }
 
 /** The key of a message: a person's own keeps the id it was sent with, so that sending and sent are one thing. */
-export function messageKey({ id, sender, offset, epoch = "" }, me) {
+export function messageKey({ id, sender, offset, epoch }, me) {
   return id && sender === me ? `id:${id}` : `at:${epoch}:${offset}`;
 }
 

@@ -54,7 +54,10 @@ function who(entry, isFirst, isMine) {
 
 const STATES = {
   sending: () => "Sending…",
-  waiting: (entry) => entry.error || (entry.waitingFor === "connection" ? "Not sent yet. It goes out when connected." : "Sending…"),
+  waiting: ({ error, waitingFor }) => {
+    if (waitingFor === "connection") return "Not sent yet. It goes out when connected.";
+    return error ? `Not sent yet, trying again: ${error}` : "Sending…";
+  },
 };
 
 function stateLine(entry, actions) {

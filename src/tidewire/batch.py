@@ -6,6 +6,7 @@ import struct
 import zlib
 from collections.abc import Sequence
 from typing import Any
+from weakref import WeakValueDictionary
 
 from tidewire.messages import Publication, WireMessage
 from tidewire.protocols.base import Protocol
@@ -39,9 +40,10 @@ class Representation:
     Compared by identity; `of` returns the same object for the same pair.
     """
 
-    __slots__ = ("deflate", "protocol")
+    __slots__ = ("__weakref__", "deflate", "protocol")
 
-    _known: dict[tuple[int, bool], Representation] = {}
+    #: Those that somebody uses; each holds its protocol, whose id therefore stays its own.
+    _known: WeakValueDictionary[tuple[int, bool], Representation] = WeakValueDictionary()
 
     def __init__(self, protocol: Protocol[Any], *, deflate: bool = False) -> None:
         self.protocol = protocol
@@ -52,7 +54,7 @@ class Representation:
         """Return the representation of a protocol instance."""
         key = (id(protocol), deflate)
         found = cls._known.get(key)
-        if found is None or found.protocol is not protocol:
+        if found is None:
             found = cls._known[key] = cls(protocol, deflate=deflate)
         return found
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import resource
 import signal
 import socket
 import time
@@ -273,9 +274,17 @@ def test_a_drain_tells_everybody_to_come_back_spread_over_its_time(tmp_path: Pat
 
 
 def test_the_number_of_open_files_is_raised(tmp_path: Path) -> None:
-    with LiveServer(tmp_path, command=app_in(tmp_path)) as server:
-        soft, hard = server.get("/files").json()
-        assert soft == hard
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    server = LiveServer(tmp_path, command=app_in(tmp_path))
+    resource.setrlimit(resource.RLIMIT_NOFILE, (min(256, hard - 1), hard))
+    try:
+        server.start()
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    try:
+        assert server.get("/files").json() == [hard, hard]
+    finally:
+        server.__exit__(None, None, None)
 
 
 def test_tls(tmp_path: Path) -> None:

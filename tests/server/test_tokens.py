@@ -110,6 +110,14 @@ def test_the_key_is_made_once_for_its_owner_alone(tmp_path: Path) -> None:
     assert load_key(tmp_path / "b.key") != key
 
 
+def test_a_key_that_another_process_made_meanwhile_is_the_key(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "a.key"
+    key = load_key(path)
+    monkeypatch.setattr(Path, "exists", lambda self, **_: False)
+    assert load_key(path) == key
+    assert list(tmp_path.iterdir()) == [path]
+
+
 def test_processes_that_start_at_once_get_the_same_key(tmp_path: Path) -> None:
     script = (
         "import sys, pathlib\n"

@@ -353,7 +353,9 @@ def test_a_fault_and_a_close_in_one_packet(server: Server) -> None:
 
 def test_a_close_frame_reaches_a_client_that_is_still_sending(server: Server) -> None:
     with Client(server, "/link") as client:
-        client.send(frame(BINARY, bytes(1_000_000)))
+        for piece in [frame(BINARY, bytes(3_000_000))[:100_000]] * 30:
+            client.send(piece)
+            time.sleep(0.005)
         assert client.close_code() == 1009
 
 

@@ -294,6 +294,15 @@ def test_10_a_client_that_stops_reading_is_aborted(server: Server, path: str) ->
         assert client.close_code() is None
 
 
+def test_a_client_that_never_reads_its_answers_is_read_no_more_and_aborted(server: Server) -> None:
+    with attacked(server), Client(server, "/link?name=attacker", receive_buffer=4_096) as client:
+        start = time.monotonic()
+        assert push(client, frame(BINARY, bytes(60_000)), 156 * MIB) < 24 * MIB
+        wait_for(lambda: not links(server), 6)
+        assert time.monotonic() - start < 6
+        assert ["attacker", 4013, "stalled", False] in server.stats()["events"]
+
+
 def test_a_slow_client_that_reads_is_not_aborted(server: Server) -> None:
     with Client(server, "/flood", receive_buffer=65_536) as client:
         start = time.monotonic()

@@ -106,12 +106,10 @@ class Recoveries:
         """
         for _ in range(_BEHIND_TRIES):
             recovery, recovered = await self._read(channel, subscription, since, history)
-            position, live = recovery.position, channel.position
-            if position.epoch == live.epoch and position.offset >= live.offset:
+            if recovery.position.epoch != channel.position.epoch:
+                self._on_epoch_changed(channel)  # which has to be noticed first
+            elif not _is_behind(recovery, channel):
                 return recovery, recovered
-            # the store's answer is not what it delivered: older, or of another epoch, which has to be noticed first
-            if position.epoch != live.epoch:
-                self._on_epoch_changed(channel)
             await asyncio.sleep(_BEHIND_SECONDS)
         raise StoreUnavailable(f"the history of {channel.name!r} is behind what was delivered; try again")
 
@@ -123,14 +121,19 @@ class Recoveries:
         if since is not None:
             page = await self._reader.since(channel.name, since, retention)
             recovery = merge(since, page, _buffered(channel, subscription))
-            if recovery.complete:
-                return recovery, True
+            if recovery.complete or _is_behind(recovery, channel):  # the latter is read again
+                return recovery, recovery.complete
         elif history <= 0:
             return Recovery((), channel.position, complete=True), None
         page = await self._broker.history(channel.name, limit=max(history, 0), reverse=True, retention=retention)
         newest = HistoryPage(page.publications[::-1], page.top, complete=True)
         recovery = merge(None, newest, _buffered(channel, subscription))
         return recovery, None if since is None else False
+
+
+def _is_behind(recovery: Recovery, channel: Channel) -> bool:
+    """The store's answer is older than what it has delivered."""
+    return recovery.position.epoch == channel.position.epoch and recovery.position.offset < channel.position.offset
 
 
 def _buffered(channel: Channel, subscription: Subscription) -> tuple[Publication, ...]:

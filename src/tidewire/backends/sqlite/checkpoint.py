@@ -44,15 +44,22 @@ class Checkpointer:
     def committed(self, writer: sqlite3.Connection, size: int) -> None:
         """Take note of a commit of about so many bytes; the writer holds the lock, and moves a rest if there is one."""
         self._unmoved += size
-        if self._has_rest or self._unmoved > self._limit:
-            self._has_rest, self._unmoved = False, 0
-            with contextlib.suppress(sqlite3.Error):
-                writer.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
+        if self._has_rest or self._unmoved > self._limit // 2:
+            self._has_rest = False
+            self._move_rest(writer)
             return
         now = time.monotonic()
-        if now - self._last >= _INTERVAL or self._unmoved > self._limit // 2:
+        if now - self._last >= _INTERVAL or self._unmoved > self._limit // 4:
             self._last = now
             self._wanted.set()
+
+    def _move_rest(self, writer: sqlite3.Connection) -> None:
+        # RESTART waits for the thread's checkpoint and for readers, so it is the last resort.
+        mode = "PASSIVE" if self._unmoved < self._limit else "RESTART"
+        with contextlib.suppress(sqlite3.Error):
+            is_busy, pages, moved = writer.execute(f"PRAGMA wal_checkpoint({mode})").fetchone()
+            if not is_busy and pages == moved:
+                self._unmoved = 0
 
     def close(self) -> None:
         """Wait for the checkpoint under way, and end."""
@@ -64,7 +71,7 @@ class Checkpointer:
         while self._wanted.wait() and not self._is_closed:
             self._wanted.clear()
             try:
-                self._has_rest = self._move() * _PAGE > self._limit // 2
+                self._has_rest = self._move() * _PAGE > self._limit // 4
             except sqlite3.Error as error:
                 logger.debug("a checkpoint of %s has to be repeated: %s", self._path, error)
 

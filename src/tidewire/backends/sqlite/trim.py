@@ -41,9 +41,10 @@ class Trimmer:
         self._found: _Trimmable | None = None
         self._has_keys = False
 
-    def hurry(self) -> None:
-        """Begin the next round at once."""
-        self._rest_until = 0.0
+    def restart(self, pause: float = 0.0) -> None:
+        """Begin a new round, when room is needed or after a transaction that failed."""
+        self._channel, self._rest_until = 0, self._clock.now() + pause
+        self._found, self._has_keys = None, False
 
     @property
     def is_resting(self) -> bool:

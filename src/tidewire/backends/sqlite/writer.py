@@ -290,6 +290,7 @@ class Writer:
 
     def _fail(self, store: Store, error: sqlite3.Error) -> None:
         store.rollback()
+        self._trimmer.restart(pause=_RELIEF)
         self.trouble = explain(error, self._path)
         if is_full(error):
             self._relieve(store)
@@ -302,7 +303,7 @@ class Writer:
             return
         self._relieved_at = time.monotonic()
         self._reserve.give_up()
-        self._trimmer.hurry()
+        self._trimmer.restart()
         try:
             store.connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
             for _ in range(_RELIEF_STEPS):
@@ -313,6 +314,7 @@ class Writer:
             store.connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
         except sqlite3.Error:
             store.rollback()
+            self._trimmer.restart(pause=_RELIEF)
         self._reserve.take()
 
     def _break(self, trouble: str) -> None:

@@ -1,0 +1,217 @@
+"""One client: its inbox, its rate, its end."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from tidewire.connection import Connection
+from tidewire.errors import FORCED, GONE, NORMAL, ConfigurationError, ConnectionClosed, Disconnect
+from tidewire.messages import WireMessage
+from tidewire.options import Limits
+from tidewire.protocols.plain import PLAIN
+from tidewire.testing import FakeLink
+
+from .support import run, turns
+
+
+def connection(**limits: float) -> tuple[Connection, FakeLink, list[str]]:
+    link, reached = FakeLink(), list[str]()
+    made = Connection(link, PLAIN, user="", address="", limits=Limits(**limits))  # type: ignore[arg-type]
+    made.on_limit = reached.append
+    link.listen(made)
+    return made, link, reached
+
+
+def test_messages_are_received_in_their_order_then_the_end() -> None:
+    async def main() -> None:
+        client, link, _ = connection()
+        link.receive("a")
+        link.receive(b"b")
+        assert client.has_messages
+        assert [await client.receive(), await client.receive()] == ["a", b"b"]
+        assert not client.has_messages
+        link.receive("last")
+        link.vanish(Disconnect(4001, "bye"))
+        assert await client.receive() == "last"
+        for _ in range(2):
+            with pytest.raises(ConnectionClosed) as caught:
+                await client.receive()
+            assert caught.value.disconnect == Disconnect(4001, "bye")
+
+    run(main())
+
+
+def test_reading_pauses_at_the_limit_and_goes_on_below_it() -> None:
+    async def main() -> None:
+        client, link, _ = connection(inbox_bytes=1_000)
+        for _ in range(5):
+            link.receive(b"x" * 200)
+        assert not link.is_reading
+        while not link.is_reading:
+            await client.receive()
+        assert client.has_messages
+
+    run(main())
+
+
+def test_empty_messages_fill_the_inbox_too() -> None:
+    async def main() -> None:
+        client, link, _ = connection(inbox_bytes=6_400, burst=1_000)
+        for _ in range(101):
+            link.receive("")
+        assert not link.is_reading
+        await client.receive()
+        assert link.is_reading
+
+    run(main())
+
+
+@pytest.mark.parametrize(
+    ("message", "is_over"), [("x" * 100, False), ("x" * 101, True), ("é" * 51, True), ("é" * 50, False)]
+)
+def test_the_size_of_a_message_is_counted_in_bytes(message: str, is_over: bool) -> None:
+    async def main() -> None:
+        client, link, reached = connection(message_size=100)
+        link.receive(message)
+        assert reached == ["message_size"] * is_over
+        assert link.closed_with == ((1009, "message too big") if is_over else None)
+        assert client.has_messages is not is_over
+
+    run(main())
+
+
+def test_who_sends_too_fast_is_told_then_disconnected() -> None:
+    async def main() -> None:
+        client, link, reached = connection(rate=0.001, burst=5)
+        for number in range(20):
+            link.receive(str(number))
+        assert [await client.receive() for _ in range(5)] == list("01234")
+        assert len(link.sent) == 5
+        assert "too many messages" in link.data[0].decode()
+        assert link.closed_with is not None
+        assert link.closed_with[0] == 1008
+        assert set(reached) == {"rate"}
+
+    run(main())
+
+
+def test_the_allowance_comes_back_with_time() -> None:
+    async def main() -> None:
+        client, link, reached = connection(rate=1_000_000.0, burst=1)
+        for _ in range(50):
+            link.receive("x")
+            await asyncio.sleep(0.0001)
+        assert not reached
+        assert client.disconnect is None
+
+    run(main())
+
+
+def test_an_end_of_ours_wakes_who_receives_at_once() -> None:
+    async def main() -> None:
+        client, link, _ = connection()
+        link.answers_close = False
+        waiting = asyncio.create_task(client.receive())
+        await turns()
+        client.end(FORCED)
+        with pytest.raises(ConnectionClosed) as caught:
+            await waiting
+        assert caught.value.disconnect is FORCED
+        assert client.is_closed
+        client.end(NORMAL)
+        assert link.closed_with == (FORCED.code, FORCED.reason)
+        link.receive("too late")
+        assert not client.has_messages
+
+    run(main())
+
+
+def test_our_reason_counts_more_than_what_the_link_says() -> None:
+    async def main() -> None:
+        client, link, _ = connection()
+        ended: list[Connection] = []
+        client.on_closed = ended.append
+        client.end(FORCED)
+        link.vanish(GONE)
+        link.vanish(GONE)
+        assert (await client.wait_closed(), ended) == (FORCED, [client])
+
+    run(main())
+
+
+def test_a_code_that_cannot_be_sent_leaves_the_connection_as_it_is() -> None:
+    async def main() -> None:
+        client, link, _ = connection()
+        with pytest.raises(ConfigurationError, match="999"):
+            client.end(Disconnect(999, ""))
+        assert not client.is_closed
+        client.end(NORMAL)
+        assert link.closed_with == (1000, "")
+
+    run(main())
+
+
+def test_two_who_wait_do_not_end_with_each_other() -> None:
+    async def main() -> None:
+        client, link, _ = connection()
+        first, second = asyncio.create_task(client.receive()), asyncio.create_task(client.receive())
+        await turns(2)
+        first.cancel()
+        await turns(3)
+        assert not second.done()
+        link.receive("a")
+        assert await second == "a"
+        third, fourth = asyncio.create_task(client.receive()), asyncio.create_task(client.receive())
+        await turns(2)
+        fourth.cancel()
+        link.receive("b")
+        assert await third == "b"
+
+    run(main())
+
+
+def test_a_cancelled_receive_loses_nothing() -> None:
+    async def main() -> None:
+        client, link, _ = connection()
+        for number in range(20):
+            waiting = asyncio.create_task(client.receive())
+            await turns()
+            link.receive(str(number))
+            waiting.cancel()
+            await turns()
+            if not waiting.cancelled() and waiting.done():
+                assert waiting.result() == str(number)
+            else:
+                assert await client.receive() == str(number)
+
+    run(main())
+
+
+def test_waiting_for_the_end_throws_away_what_comes() -> None:
+    async def main() -> None:
+        client, link, _ = connection(inbox_bytes=100)
+        waiting = asyncio.create_task(client.wait_closed())
+        for _ in range(10):
+            link.receive("x" * 90)
+            await turns(2)
+            assert link.is_reading
+        link.vanish(clean=True)
+        assert await waiting is GONE
+        assert client.clean
+
+    run(main())
+
+
+def test_nothing_is_written_after_the_end() -> None:
+    async def main() -> None:
+        client, link, _ = connection()
+        client.write(WireMessage(b"a"))
+        client.write()
+        link.vanish()
+        client.write(WireMessage(b"b"))
+        assert link.data == [b"a"]
+        assert link.writes == 1
+
+    run(main())

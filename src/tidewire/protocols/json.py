@@ -39,7 +39,7 @@ class JsonProtocol(Protocol[Publish]):
     """
 
     def decode(self, message: str | bytes) -> Sequence[Publish]:
-        data = to_utf8(message) if isinstance(message, str) else message
+        data = (to_utf8(message) if isinstance(message, str) else message).strip()
         _decoder.decode(data)
         return (Publish(data, _Format.JSON),)
 

@@ -79,7 +79,7 @@ async def start() -> dict[str, str]:
     if len(running) >= MOST_JOBS:
         raise HTTPException(429, f"{MOST_JOBS} jobs run already; wait until one has finished")
     job = uuid.uuid4().hex[:8]
-    await hub.publish(f"job:{job}", {"step": "start", "progress": 0, "status": "running"})
+    await hub.publish(f"job:{job}", {"step": "start", "progress": 100, "status": "done"})
     running[job] = asyncio.create_task(run(job))
     return {"job": job}
 

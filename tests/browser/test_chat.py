@@ -123,6 +123,24 @@ def test_private_messages(people: MakePerson, shared_server: Server) -> None:
     assert eve.page.get_by_text("for your eyes").count() == 0
 
 
+def test_two_tabs_know_the_same(people: MakePerson, shared_server: Server) -> None:
+    ann, bob = people(shared_server).sign_up(), people(shared_server).sign_up()
+    other = ann.tab()
+    other.goto(shared_server.url)
+    ann.wait_connected(other)
+    ann.say(f"/pm {bob.name} from the first tab")
+    expect(ann.message("from the first tab")).to_be_visible()
+    other.locator("#conversations").get_by_role("link", name=bob.name).click()
+    expect(other.get_by_text("from the first tab", exact=True)).to_be_visible()
+    bob.say(f"/pm {ann.name} to both")
+    for page in (ann.page, other):
+        expect(page.locator("#log").get_by_text("to both", exact=True)).to_have_count(1)
+    room = f"both-{ann.name}"
+    ann.go(room)
+    other.locator("#rooms").get_by_role("link", name=room).click()
+    expect(other.locator("#online")).to_contain_text(ann.name)
+
+
 def test_a_private_message_to_nobody_stays_with_its_reason(people: MakePerson, shared_server: Server) -> None:
     ann = people(shared_server).sign_up()
     ann.say("/pm nobody-at-all are you there?")

@@ -118,6 +118,27 @@ def test_a_session_that_ended_leads_to_the_sign_in_page(people: MakePerson, shar
     expect(ann.page.locator("#entry-notice")).to_contain_text("Your session has ended")
 
 
+def test_a_room_that_cannot_be_joined_now_is_tried_again(people: MakePerson, shared_server: Server) -> None:
+    ann = people(shared_server)
+    between = Between(ann)
+    ann.sign_up()
+    refusals = iter(["unavailable"])
+
+    def refuse(message: dict[str, Any]) -> dict[str, Any] | None:
+        code = next(refusals, None) if message["type"] == "join" else None
+        if code is None:
+            return None
+        return {"type": "error", "code": code, "content": "the store is away", "room": message["room"]}
+
+    between.instead = refuse
+    ann.page.goto(f"{shared_server.url}/#/room/stubborn")
+    expect(ann.page.locator("#thread-problem")).to_have_text("the store is away")
+    ann.say("patience")
+    expect(ann.page.locator("#thread-problem")).to_be_hidden(timeout=10_000)
+    expect(ann.page.locator("#log .state")).to_have_count(0)
+    assert ann.messages() == ["patience"]
+
+
 def test_a_silent_server_is_noticed(people: MakePerson, shared_server: Server) -> None:
     ann = people(shared_server)
     ann.page.clock.install()

@@ -114,10 +114,9 @@ export class Client extends Emitter {
     for (const thread of this.conversations.all) this.outbox.flush(thread.key);
   }
 
-  #refused({ id, room, code, content }) {
+  #refused({ id, room = LOBBY, code, content }) {
     if (id && this.outbox.refuse(id, code, content)) return;
-    if (room && this.rooms.refused({ room, content })) return;
-    this.emit("notice", content);
+    if (!this.rooms.refused(room, code, content)) this.emit("notice", content);
   }
 
   #lost(code) {

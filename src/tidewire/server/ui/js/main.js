@@ -3,7 +3,7 @@
 import { Page } from "./page.js";
 import { forget, load, personalBox, save, watchSignOut } from "./session.js";
 import { Box, passing } from "./storage.js";
-import { showEntry } from "./views/entry.js";
+import { EntryView } from "./views/entry.js";
 
 const notes = new Box(passing, "tidewire:");
 
@@ -32,11 +32,11 @@ if (session) {
 } else {
   const notice = notes.get("notice", "");
   notes.remove("notice");
-  showEntry({
-    notice,
+  const entry = new EntryView({
     entered(found) {
       save(found);
       start(found);
     },
   });
+  entry.show(notice);
 }

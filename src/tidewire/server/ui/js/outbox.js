@@ -15,6 +15,9 @@ const COME_AGAIN = new Set(["rate_limited", "unavailable", "not_published", "unc
 const SURELY_NOT_KEPT = new Set(["rate_limited", "unavailable", "not_published"]);
 const UNKNOWN = "It is not certain whether this was delivered. Sending it again may repeat it.";
 
+/** Is a refusal with this code one that passes without the person's doing? */
+export const passesByItself = (code) => COME_AGAIN.has(code);
+
 function newId() {
   const bytes = crypto.getRandomValues(new Uint8Array(12));
   return [...bytes].map((byte) => byte.toString(16).padStart(2, "0")).join("");
@@ -92,7 +95,7 @@ export class Outbox extends Emitter {
   refuse(id, code, text) {
     const entry = this.#entries.get(id);
     if (!entry) return false;
-    if (!COME_AGAIN.has(code)) {
+    if (!passesByItself(code)) {
       this.#fail(entry, text);
       this.flush(entry.thread);
       return true;

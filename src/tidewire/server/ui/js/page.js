@@ -9,7 +9,7 @@ import { go, route } from "./router.js";
 import { brief, count } from "./text.js";
 import { Announcer } from "./views/announcer.js";
 import { Composer } from "./views/composer.js";
-import { ask, personDialog, roomDialog, unsentQuestion } from "./views/dialogs.js";
+import { PersonDialog, RoomDialog, ask, unsentQuestion } from "./views/dialogs.js";
 import { Drawers } from "./views/drawers.js";
 import { LogView } from "./views/log.js";
 import { PeopleView } from "./views/people.js";
@@ -67,8 +67,8 @@ export class Page {
     });
     this.drawers = new Drawers();
     keepAboveKeyboard($("chat"));
-    this.openRooms = roomDialog({ rooms: client.rooms, go });
-    this.openPerson = personDialog({ me: client.me, go });
+    this.roomDialog = new RoomDialog({ rooms: client.rooms, go });
+    this.personDialog = new PersonDialog({ me: client.me, go });
   }
 
   #listen() {
@@ -80,8 +80,8 @@ export class Page {
     client.connection.on("state", (state) => this.#connectionIs(state));
     addEventListener("hashchange", () => this.#follow());
     document.addEventListener("visibilitychange", this.#changed);
-    $("browse").addEventListener("click", () => this.openRooms());
-    $("compose").addEventListener("click", () => this.openPerson());
+    $("browse").addEventListener("click", () => this.roomDialog.open());
+    $("compose").addEventListener("click", () => this.personDialog.open());
     $("sign-out").addEventListener("click", () => this.#leaveForGood());
     $("thread-leave").addEventListener("click", () => this.#leaveThread());
     $("skip").addEventListener("click", (event) => {

@@ -1,12 +1,14 @@
 // The rooms that this person is in: their messages, positions and people, and the messages of the dialect about them.
 
 import { Emitter } from "./emitter.js";
+import { passesByItself } from "./outbox.js";
 import { Thread, item, messageKey, timeOf } from "./thread.js";
 
 export const LOBBY = "lobby";
 const NAME = /^[\p{L}\p{N}_.-](?:[\p{L}\p{N}_. -]{0,62}[\p{L}\p{N}_.-])?$/u;
 const CAME = /^User '(.+)' has joined the chat\.$/;
 const WENT = /^User '(.+)' (has left the chat|disconnected due to an error)\.$/;
+const AGAIN = 3_000;
 const RECOUNT_SOON = 1_000;
 const RECOUNT_SPREAD = 4_000;
 
@@ -23,6 +25,7 @@ export class Room extends Thread {
   people = [];
   ready = false;
   recount = 0;
+  again = 0;
 
   constructor(name, me, box) {
     super("room", name, me, box);
@@ -94,6 +97,7 @@ export class Rooms extends Emitter {
     for (const room of this.all) {
       room.ready = false;
       clearTimeout(room.recount);
+      clearTimeout(room.again);
       room.recount = 0;
     }
   }
@@ -153,10 +157,12 @@ export class Rooms extends Emitter {
     this.emit("directory");
   }
 
-  refused(message) {
-    const room = this.#rooms.get(message.room);
-    if (!room) return false;
-    room.problem = message.content;
+  /** A room could not be joined; what passes by itself is tried again. Returns whether it was that. */
+  refused(name, code, text) {
+    const room = this.#rooms.get(name);
+    if (!room || room.ready) return false;
+    room.problem = text;
+    if (passesByItself(code)) room.again = setTimeout(() => this.#ask(room), AGAIN + Math.random() * AGAIN);
     this.emit("change");
     return true;
   }

@@ -5,92 +5,108 @@ import { el, reconcile } from "../dom.js";
 import { nameProblem } from "../rooms.js";
 import { count } from "../text.js";
 
+const LISTED = 200;
 const $ = (id) => document.getElementById(id);
 
-function opened(dialog) {
+function closable(dialog) {
   dialog.querySelector("[data-close]")?.addEventListener("click", () => dialog.close());
   dialog.addEventListener("click", (event) => {
     if (event.target === dialog) dialog.close();
   });
 }
 
-/** Sets up the room dialog; returns what opens it. */
-export function roomDialog({ rooms, go }) {
-  const dialog = $("room-dialog");
-  opened(dialog);
+/** Show what is wrong with a field, or nothing; returns whether something is. */
+function isWrong(field, place, problem) {
+  place.textContent = problem;
+  if (problem) field.setAttribute("aria-invalid", "true");
+  else field.removeAttribute("aria-invalid");
+  if (problem) field.focus();
+  return Boolean(problem);
+}
 
-  function choose(name) {
-    const problem = nameProblem(name);
-    $("room-error").textContent = problem;
-    $("room-name").toggleAttribute("aria-invalid", Boolean(problem));
-    if (problem) return $("room-name").focus();
-    dialog.close();
-    go({ kind: "room", name });
+export class RoomDialog {
+  #dialog = $("room-dialog");
+  #name = $("room-name");
+  #rooms;
+  #go;
+
+  constructor({ rooms, go }) {
+    this.#rooms = rooms;
+    this.#go = go;
+    closable(this.#dialog);
+    rooms.on("directory", () => this.#dialog.open && this.#render());
+    this.#name.addEventListener("input", () => {
+      isWrong(this.#name, $("room-error"), "");
+      this.#render();
+    });
+    $("room-form").addEventListener("submit", (event) => {
+      event.preventDefault();
+      this.#choose(this.#name.value.trim());
+    });
   }
 
-  function render() {
-    const typed = $("room-name").value.trim();
-    const all = rooms.directory ?? [];
-    const found = typed ? all.filter(({ name }) => name.toLowerCase().includes(typed.toLowerCase())) : all;
-    const isNew = typed && rooms.directory && !all.some(({ name }) => name === typed);
-    $("room-go").textContent = isNew && !nameProblem(typed) ? "Create" : "Join";
-    reconcile($("directory"), found.slice(0, 200).map(entry));
-    if (!rooms.directory) $("directory-state").textContent = "The list comes when the page is connected.";
+  open() {
+    this.#name.value = "";
+    isWrong(this.#name, $("room-error"), "");
+    if (!this.#rooms.askDirectory()) this.#rooms.directory = null;
+    this.#render();
+    this.#dialog.showModal();
+    this.#name.focus();
+  }
+
+  #choose(name) {
+    if (isWrong(this.#name, $("room-error"), nameProblem(name))) return;
+    this.#dialog.close();
+    this.#go({ kind: "room", name });
+  }
+
+  #render() {
+    const { directory } = this.#rooms;
+    const typed = this.#name.value.trim();
+    const all = directory ?? [];
+    const found = all.filter(({ name }) => name.toLowerCase().includes(typed.toLowerCase()));
+    const isNew = directory && typed && !nameProblem(typed) && !all.some(({ name }) => name === typed);
+    $("room-go").textContent = isNew ? "Create" : "Join";
+    reconcile($("directory"), found.slice(0, LISTED).map((entry) => this.#entry(entry)));
+    if (!directory) $("directory-state").textContent = "The list comes when the page is connected.";
     else $("directory-state").textContent = found.length ? "" : "No such room yet: you can create it.";
   }
 
-  function entry({ name, online }) {
-    const isJoined = Boolean(rooms.get(name));
+  #entry({ name, online }) {
+    const people = online ? `${online} online` : "nobody online";
+    const aside = this.#rooms.get(name) ? `${people} · joined` : people;
     const make = () => {
-      const people = online ? `${online} online` : "nobody online";
-      const parts = [
-        el("span", { class: "room-sign", "aria-hidden": "true", text: "#" }),
-        el("span", { class: "label", text: name }),
-        el("span", { class: "aside", text: isJoined ? `${people} · joined` : people }),
-      ];
-      return el("li", {}, el("button", { type: "button", class: "entry-link", on: { click: () => choose(name) } }, ...parts));
+      const sign = el("span", { class: "room-sign", "aria-hidden": "true", text: "#" });
+      const label = el("span", { class: "label", text: name });
+      const button = { type: "button", class: "entry-link", on: { click: () => this.#choose(name) } };
+      return el("li", {}, el("button", button, sign, label, el("span", { class: "aside", text: aside })));
     };
-    return { key: name, stamp: `${online}|${isJoined}`, make };
+    return { key: name, stamp: aside, make };
   }
-
-  rooms.on("directory", () => dialog.open && render());
-  $("room-name").addEventListener("input", () => {
-    $("room-error").textContent = "";
-    render();
-  });
-  $("room-form").addEventListener("submit", (event) => {
-    event.preventDefault();
-    choose($("room-name").value.trim());
-  });
-  return () => {
-    $("room-name").value = "";
-    $("room-error").textContent = "";
-    if (!rooms.askDirectory()) rooms.directory = null;
-    render();
-    dialog.showModal();
-    $("room-name").focus();
-  };
 }
 
-/** Sets up the person dialog; returns what opens it. */
-export function personDialog({ me, go }) {
-  const dialog = $("person-dialog");
-  opened(dialog);
-  $("person-form").addEventListener("submit", (event) => {
-    event.preventDefault();
-    const name = $("person-name").value.trim();
-    const problem = name === me ? "That is you. Write to somebody else." : personProblem(name);
-    $("person-error").textContent = problem;
-    if (problem) return $("person-name").focus();
-    dialog.close();
-    go({ kind: "person", name });
-  });
-  return () => {
-    $("person-name").value = "";
-    $("person-error").textContent = "";
-    dialog.showModal();
-    $("person-name").focus();
-  };
+export class PersonDialog {
+  #dialog = $("person-dialog");
+  #name = $("person-name");
+
+  constructor({ me, go }) {
+    closable(this.#dialog);
+    $("person-form").addEventListener("submit", (event) => {
+      event.preventDefault();
+      const name = this.#name.value.trim();
+      const problem = name === me ? "That is you. Write to somebody else." : personProblem(name);
+      if (isWrong(this.#name, $("person-error"), problem)) return;
+      this.#dialog.close();
+      go({ kind: "person", name });
+    });
+  }
+
+  open() {
+    this.#name.value = "";
+    isWrong(this.#name, $("person-error"), "");
+    this.#dialog.showModal();
+    this.#name.focus();
+  }
 }
 
 /** Ask one question; resolves to whether the answer was yes. */
@@ -107,5 +123,4 @@ export function ask(text, yes) {
   });
 }
 
-export const unsentQuestion = (number, what) =>
-  `${count(number, "message is", "messages are")} not sent yet. ${what}`;
+export const unsentQuestion = (number, what) => `${count(number, "message is", "messages are")} not sent yet. ${what}`;

@@ -4,99 +4,118 @@ import { Refusal, logIn, signUp } from "../api.js";
 import { count } from "../text.js";
 
 const NAME = /^[A-Za-z0-9_.-]{1,32}$/;
+const SHORTEST_PASSWORD = 8;
 const $ = (id) => document.getElementById(id);
 
-/** Show the form; `entered({token, username, stay})` is called when the server agreed. */
-export function showEntry({ notice = "", entered }) {
-  const form = $("entry-form");
-  let creating = false;
-  let waiting = 0;
-  let until = 0;
+const WORDS = {
+  in: { title: "Sign in", submit: "Sign in", question: "New here?", other: "Create an account" },
+  up: { title: "Create an account", submit: "Create account", question: "Already here?", other: "Sign in instead" },
+};
 
-  function mode(toCreate) {
-    creating = toCreate;
-    clear();
-    $("entry-title").textContent = creating ? "Create an account" : "Sign in";
-    $("entry-submit").textContent = creating ? "Create account" : "Sign in";
-    $("entry-switch-text").textContent = creating ? "Already here?" : "New here?";
-    $("entry-switch").textContent = creating ? "Sign in instead" : "Create an account";
-    $("password").autocomplete = creating ? "new-password" : "current-password";
-    for (const hint of ["username-hint", "password-hint"]) $(hint).hidden = !creating;
+export class EntryView {
+  #entered;
+  #isCreating = false;
+  #timer = 0;
+  #until = 0;
+
+  /** `entered({token, username, stay})` is called when the server agreed. */
+  constructor({ entered }) {
+    this.#entered = entered;
+    $("entry-form").addEventListener("submit", (event) => {
+      event.preventDefault();
+      if (!$("entry-submit").disabled) this.#submit();
+    });
+    $("entry-switch").addEventListener("click", () => {
+      this.#mode(!this.#isCreating);
+      $("username").focus();
+    });
+    $("reveal").addEventListener("click", reveal);
   }
 
-  function clear() {
-    for (const id of ["username", "password"]) $(id).removeAttribute("aria-invalid");
-    for (const id of ["username-error", "password-error", "form-error"]) $(id).textContent = "";
+  show(notice) {
+    $("entry-notice").textContent = notice;
+    $("entry-notice").hidden = !notice;
+    this.#mode(false);
+    $("entry").hidden = false;
+    $("username").focus();
   }
 
-  function problem(field, text) {
-    $(`${field}-error`).textContent = text;
-    if (field === "form") return;
-    $(field).setAttribute("aria-invalid", "true");
-    $(field).focus();
+  #mode(isCreating) {
+    this.#isCreating = isCreating;
+    const words = isCreating ? WORDS.up : WORDS.in;
+    clearProblems();
+    $("entry-title").textContent = words.title;
+    $("entry-submit").textContent = words.submit;
+    $("entry-switch-text").textContent = words.question;
+    $("entry-switch").textContent = words.other;
+    $("password").autocomplete = isCreating ? "new-password" : "current-password";
+    for (const hint of ["username-hint", "password-hint"]) $(hint).hidden = !isCreating;
   }
 
-  function check(username, password) {
+  #check(username, password) {
     if (!username) return ["username", "Enter your name."];
-    if (creating && !NAME.test(username)) return ["username", "A name has 1 to 32 letters, digits, - _ or ."];
+    if (this.#isCreating && !NAME.test(username)) return ["username", "A name has 1 to 32 letters, digits, - _ or ."];
     if (!password) return ["password", "Enter your password."];
-    if (creating && password.length < 8) return ["password", "A password has at least 8 characters."];
-    return null;
+    const isShort = this.#isCreating && password.length < SHORTEST_PASSWORD;
+    return isShort ? ["password", `A password has at least ${SHORTEST_PASSWORD} characters.`] : null;
   }
 
-  function throttle(seconds) {
-    until = Date.now() + seconds * 1000;
-    $("form-error").textContent = `Too many attempts. Wait ${count(seconds, "second")}, then try again.`;
-    clearInterval(waiting);
-    waiting = setInterval(tick, 250);
-    tick();
+  async #submit() {
+    clearProblems();
+    const username = $("username").value.trim();
+    const password = $("password").value;
+    const found = this.#check(username, password);
+    if (found) {
+      problem(...found);
+      return;
+    }
+    $("entry-submit").disabled = true;
+    try {
+      const token = await (this.#isCreating ? signUp : logIn)(username, password);
+      this.#entered({ token, username, stay: $("stay").checked });
+    } catch (error) {
+      $("entry-submit").disabled = false;
+      if (!(error instanceof Refusal)) throw error;
+      if (error.status === 429) this.#throttle(error.wait);
+      else problem(error.field, error.message);
+    }
   }
 
-  function tick() {
-    const left = Math.ceil((until - Date.now()) / 1000);
+  #throttle(seconds) {
+    this.#until = Date.now() + seconds * 1000;
+    problem("form", `Too many attempts. Wait ${count(seconds, "second")}, then try again.`);
+    clearInterval(this.#timer);
+    this.#timer = setInterval(() => this.#tick(), 250);
+    this.#tick();
+  }
+
+  #tick() {
+    const left = Math.ceil((this.#until - Date.now()) / 1000);
     $("entry-submit").disabled = left > 0;
     if (left > 0) {
       $("entry-submit").textContent = `Try again in ${left} s`;
       return;
     }
-    clearInterval(waiting);
-    mode(creating);
+    clearInterval(this.#timer);
+    this.#mode(this.#isCreating);
   }
+}
 
-  async function submit(event) {
-    event.preventDefault();
-    if ($("entry-submit").disabled) return;
-    clear();
-    const username = $("username").value.trim();
-    const password = $("password").value;
-    const found = check(username, password);
-    if (found) return problem(...found);
-    $("entry-submit").disabled = true;
-    try {
-      const token = await (creating ? signUp : logIn)(username, password);
-      entered({ token, username, stay: $("stay").checked });
-    } catch (error) {
-      $("entry-submit").disabled = false;
-      if (!(error instanceof Refusal)) throw error;
-      if (error.status === 429) throttle(error.wait);
-      else problem(error.field, error.message);
-    }
-  }
+function problem(field, text) {
+  $(`${field}-error`).textContent = text;
+  if (field === "form") return;
+  $(field).setAttribute("aria-invalid", "true");
+  $(field).focus();
+}
 
-  form.addEventListener("submit", submit);
-  $("entry-switch").addEventListener("click", () => {
-    mode(!creating);
-    $("username").focus();
-  });
-  $("reveal").addEventListener("click", () => {
-    const shown = $("password").type === "text";
-    $("password").type = shown ? "password" : "text";
-    $("reveal").textContent = shown ? "Show" : "Hide";
-    $("reveal").setAttribute("aria-pressed", String(!shown));
-  });
-  $("entry-notice").textContent = notice;
-  $("entry-notice").hidden = !notice;
-  mode(false);
-  $("entry").hidden = false;
-  $("username").focus();
+function clearProblems() {
+  for (const id of ["username", "password"]) $(id).removeAttribute("aria-invalid");
+  for (const id of ["username-error", "password-error", "form-error"]) $(id).textContent = "";
+}
+
+function reveal() {
+  const isShown = $("password").type === "text";
+  $("password").type = isShown ? "password" : "text";
+  $("reveal").textContent = isShown ? "Show" : "Hide";
+  $("reveal").setAttribute("aria-pressed", String(!isShown));
 }

@@ -8,11 +8,9 @@ const $ = (id) => document.getElementById(id);
 
 export class SidebarView {
   #client;
-  #close;
 
-  constructor({ client, closePerson }) {
+  constructor({ client }) {
     this.#client = client;
-    this.#close = closePerson;
     $("me-name").textContent = client.me;
     $("me-avatar").replaceChildren(avatar(client.me));
   }
@@ -57,5 +55,5 @@ export class SidebarView {
 }
 
 function lastTime(thread) {
-  return thread.timeline.items.at(-1)?.time ?? thread.begun ?? 0;
+  return thread.timeline.items.at(-1)?.time ?? Date.now();
 }

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from tidewire import BadRequest, ConfigurationError, Hub, Limits, NotPublished, Publisher
+from tidewire import CommandError, ConfigurationError, Hub, Limits, NotPublished, Publisher
 from tidewire.messages import HistoryPage
 
 
@@ -110,7 +110,7 @@ def test_memory_is_refused_because_it_belongs_to_another_process() -> None:
 
 @pytest.mark.parametrize("channel", ["", "$control", "$user:ann", " padded"])
 def test_a_name_that_is_no_channel_is_refused(url: str, channel: str) -> None:
-    with Publisher(url) as publisher, pytest.raises(BadRequest):
+    with Publisher(url) as publisher, pytest.raises(CommandError):
         publisher.publish(channel, "x")
 
 

@@ -11,10 +11,10 @@ from typing import Any
 
 from tidewire.backends import open_backend
 from tidewire.broker import Broker
-from tidewire.control import is_reserved, personal
-from tidewire.errors import BadRequest, ConfigurationError, NotPublished, PublishUnconfirmed, StoreUnavailable
+from tidewire.control import open_channel, personal
+from tidewire.errors import ConfigurationError, NotPublished, PublishUnconfirmed, StoreUnavailable
 from tidewire.messages import Position, PublishRequest
-from tidewire.options import Limits, check_channel
+from tidewire.options import Limits
 from tidewire.payload import encode_payload
 
 __all__ = ("Publisher",)
@@ -56,12 +56,10 @@ class Publisher:
         """Publish str as text, bytes as binary, anything else as JSON; returns when the broker keeps it.
 
         The same `key` in the same channel within five minutes is published once. Raises NotPublished (surely not kept)
-        or PublishUnconfirmed (unknown; repeat it with the same key), BadRequest for what cannot be published,
+        or PublishUnconfirmed (unknown; repeat it with the same key), CommandError for what cannot be published,
         ConfigurationError for a store that cannot be used.
         """
-        if is_reserved(check_channel(channel, self._limits)):
-            raise BadRequest(f"channel {channel!r} belongs to the server; use a name that does not begin with $")
-        return self._publish(channel, data, key)
+        return self._publish(open_channel(channel, self._limits), data, key)
 
     def send_to_user(self, user: str, data: Any, *, key: str = "") -> Position:
         """Push to every connection of a user; kept in the user's own channel. Raises as `publish`."""

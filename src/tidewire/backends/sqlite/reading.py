@@ -110,7 +110,7 @@ def read_history(connection: sqlite3.Connection, query: HistoryQuery, clock: Sto
         before = _ABOVE_ALL if since is None else since.offset
         statement, window = "backward", (first, before)
         newest = min(before - 1, top)
-        complete = newest == 0 or first <= newest or since is None
+        complete = newest <= 0 or first <= newest or since is None
         complete = complete and (since is None or since.offset <= top + 1)
     else:
         after = 0 if since is None else since.offset

@@ -189,7 +189,8 @@ class Roster:
         ]
         if departed and len(claimed) < limit:
             claimed += self._depart(json.dumps(departed), limit - len(claimed))
-            self._execute("remove_empty_nodes")
+            if self._execute("remove_empty_nodes").rowcount:
+                remove_stale(self._folder)
         return claimed
 
     def _depart(self, nodes: str, limit: int) -> list[Departure]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import json
 import os
 import signal
@@ -17,6 +18,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import uvicorn
+from tests.links import wire_app
 from tests.links.wire import (
     BINARY,
     CLOSE,
@@ -33,9 +36,11 @@ from tests.links.wire import (
     wait_for,
 )
 from websockets.asyncio.client import connect as ws_connect
+from websockets.protocol import Protocol as Core
 
 from tidewire.errors import ConfigurationError
-from tidewire.links.http import listening_socket
+from tidewire.links.http import HttpProtocol, listening_socket
+from tidewire.links.uvicorn import WebSocketProtocol
 from tidewire.links.wheel import Wheel
 
 
@@ -556,6 +561,62 @@ def test_a_wheel_that_was_held_up_with_its_loop_judges_nobody_before_it_has_read
         assert len(rider.turned) == 1
 
     asyncio.run(main())
+
+
+# Memory.
+
+
+def test_connections_leave_nothing_for_the_garbage_collector() -> None:
+    def cores() -> int:
+        return sum(isinstance(thing, Core) for thing in gc.get_objects())
+
+    async def visit(port: int, path: str) -> None:
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(request(path) + frame(TEXT, b"hi"))
+        await reader.readuntil(b"\x81\x02hi")
+        writer.close()
+        await writer.wait_closed()
+
+    async def main() -> None:
+        listener = listening_socket("127.0.0.1", 0)
+        config = uvicorn.Config(wire_app.app, http=HttpProtocol, ws=WebSocketProtocol, lifespan="off", log_config=None)
+        server = uvicorn.Server(config)
+        serving = asyncio.create_task(server.serve(sockets=[listener]))
+        while not server.started:
+            await asyncio.sleep(0.01)
+        port = listener.getsockname()[1]
+        for path in ("/echo", "/link"):
+            for _ in range(20):
+                await visit(port, path)
+        while server.server_state.connections or server.server_state.tasks:
+            await asyncio.sleep(0.01)
+        assert cores() == 0
+        server.should_exit = True
+        await serving
+
+    gc.collect()
+    gc.disable()
+    try:
+        asyncio.run(main())
+    finally:
+        gc.enable()
+
+
+@pytest.mark.slow
+def test_an_idle_held_connection_costs_at_most_7_kib() -> None:
+    count = 3_000
+    with serving() as server:
+        for _ in range(2):
+            warm = [Client(server, f"/link?name=warm{number}") for number in range(100)]
+            for client in warm:
+                client.socket.close()
+            wait_for(lambda: not server.stats()["links"])
+        before = server.rss()
+        clients = [Client(server, f"/link?name={number}") for number in range(count)]
+        cost = (server.rss() - before) * 1_024 / count
+        for client in clients:
+            client.socket.close()
+    assert cost < 7
 
 
 # TLS, other ways to run it, the listening socket.

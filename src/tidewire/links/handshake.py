@@ -134,6 +134,10 @@ class Handshake:
             answer["Sec-WebSocket-Protocol"] = subprotocol
         return self._response.serialize(), self._core.extensions
 
+    def end(self) -> None:
+        """Part the core from its parser, which hold each other and the request."""
+        self._core.parser.close()
+
     def describe(self) -> str:
         """Return the request's path for a log: without the query, which may hold a token."""
         assert self.request is not None

@@ -74,7 +74,8 @@ class WebSocketProtocol(ReadingLink):
     def connection_lost(self, exc: Exception | None) -> None:
         super().connection_lost(exc)
         self._server.connections.discard(cast(Any, self))
-        self._handshake = self._start = self._endpoint = None
+        self._end_handshake()
+        self._endpoint = None
 
     def data_received(self, data: bytes) -> None:
         if self._handshake is None:
@@ -133,7 +134,7 @@ class WebSocketProtocol(ReadingLink):
         answer, extensions = handshake.accept([*self._server.default_headers, *headers], subprotocol)
         self.transport.write(answer)
         self._log(handshake, "[accepted]")
-        self._handshake = self._start = None
+        self._end_handshake()
         self.open(self._max_size, extensions, handshake.early)
 
     def deny(self, status: int, headers: Iterable[tuple[bytes, bytes]], body: bytes) -> None:
@@ -141,6 +142,11 @@ class WebSocketProtocol(ReadingLink):
         if self._handshake is not None and not self.is_closed:
             self._log(self._handshake, str(status))
             self._refuse(response(status, headers, body).serialize(), LOST)
+
+    def _end_handshake(self) -> None:
+        if self._handshake is not None:
+            self._handshake.end()
+        self._handshake = self._start = None
 
     def _refuse(self, answer: bytes, disconnect: Disconnect) -> None:
         self.transport.write(answer)

@@ -126,6 +126,9 @@ class WireLink(asyncio.Protocol, Link):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._wheel.leave(self)
+        if self._core is not None:
+            # A core and its parser hold each other: left alone they would wait for the garbage collector.
+            self._core.parser.close()
         self._stall = self._core = None
         self._unread = b""
         self._tell_closed(self._closing or LOST, clean=False)

@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 
 import httpx
 import pytest
-from live_server import LiveServer
+from tests.server.live_server import LiveServer
 
 GOOD = "correct horse"
 

@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 
 import httpx
 import pytest
-from live_server import LiveServer, end, tidewire, wait_for
+from tests.server.live_server import LiveServer, end, tidewire, wait_for
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed
 

@@ -65,8 +65,12 @@ class Membership:
         # before the store is asked: what it has taken must be undone even when nobody waits for its answer
         subscription.stay = stay
         if not self._is_leaving(stay):
+            # a task of its own: a leave comes behind it, however the caller ends
+            stay.joining = self._maintenance.spawn(self._presence.join(channel, member, farewell))
+            if stay.joining is None:
+                return False
             try:
-                return (await self._presence.join(channel, member, farewell)).first
+                return (await asyncio.shield(stay.joining)).first
             except StoreUnavailable:
                 logger.warning("presence is away: a member of %r is not listed until it is back", channel)
         self._must_rejoin = True
@@ -124,6 +128,8 @@ class Membership:
         return task
 
     async def _leave_now(self, stay: Stay) -> None:
+        if stay.joining is not None:
+            await asyncio.wait([stay.joining])
         was_last = await self._remove(stay)
         if was_last and stay.farewell is not None and stay.is_announced:
             await self._say_farewell(stay.channel, stay.farewell, f"leave:{stay.token}")

@@ -310,6 +310,7 @@ class Node:
     async def _go_live(self, channel: Channel, subscription: Subscription, answer: Subscribed, *, reply: bool) -> None:
         """Write the reply in pages that wait for the client to take them, then what came meanwhile, then be live."""
         connection, position, fanout = subscription.connection, answer.position, self.fanout
+        self._check_followed(subscription)
         if reply:
             fanout.flush_for(connection)
             await self._write_pages(connection, connection.protocol.encode_subscribed(answer))

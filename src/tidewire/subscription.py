@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
 from itertools import pairwise
 from typing import Any
@@ -13,6 +14,7 @@ from tidewire.batch import Representation
 from tidewire.errors import Disconnect
 from tidewire.links.base import Link
 from tidewire.messages import Farewell, HistoryPage, Member, Position, Publication, WireMessage
+from tidewire.presence import JoinResult
 from tidewire.protocols.base import Protocol
 
 __all__ = ("ENDED", "Recovery", "Stay", "Subscriber", "Subscription", "merge")
@@ -52,7 +54,7 @@ class Stay:
     said only of who `is_announced`.
     """
 
-    __slots__ = ("channel", "farewell", "farewell_on_error", "is_announced", "member", "token")
+    __slots__ = ("channel", "farewell", "farewell_on_error", "is_announced", "joining", "member", "token")
 
     def __init__(
         self,
@@ -68,6 +70,8 @@ class Stay:
         self.farewell = farewell
         self.farewell_on_error = farewell_on_error
         self.is_announced = False
+        #: The store's answer to the join.
+        self.joining: asyncio.Task[JoinResult] | None = None
 
 
 class Subscription:

@@ -52,6 +52,7 @@ class Figures(msgspec.Struct, frozen=True):
     foreign: int
     disconnected: int
     skipped: int
+    pings: int
     generator_cpu: float
     server_cpu: float
     machine_cpu: float
@@ -66,6 +67,12 @@ class Figures(msgspec.Struct, frozen=True):
     def rate(self) -> float:
         """Deliveries per second."""
         return self.deliveries / self.seconds
+
+    @property
+    def efficiency(self) -> float:
+        """Deliveries for each second of the server's CPU time: what the rate would be if nothing kept it waiting."""
+        used = self.server_cpu * self.seconds
+        return self.deliveries / used if used else 0.0
 
     @property
     def disturbance(self) -> float:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import os
+import signal
 import socket
 import subprocess
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import msgspec
@@ -40,9 +41,17 @@ def free_port() -> int:
 
 @contextmanager
 def running(
-    name: str, port: int, command: Sequence[str], environment: Mapping[str, str] | None = None
+    name: str,
+    port: int,
+    command: Sequence[str],
+    environment: Mapping[str, str] | None = None,
+    *,
+    has_master: bool = False,
 ) -> Iterator[Running]:
-    """Run a server for as long as the block lasts; raises ServerError when it does not listen within 15 s."""
+    """Run a server for as long as the block lasts; raises ServerError when it does not listen within 15 s.
+
+    With `has_master`, it is the children of the process that serve.
+    """
     log = OUT / f"{name}.log"
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("wb") as output:
@@ -58,7 +67,7 @@ def running(
         )
     try:
         _wait_until_listening(process, port, log)
-        yield Running(port, _serving(process.pid))
+        yield Running(port, _wait_for_children(process.pid) if has_master else (process.pid,))
     finally:
         _end(process)
 
@@ -73,22 +82,31 @@ def _wait_until_listening(process: subprocess.Popen[bytes], port: int, log: Path
     raise ServerError(f"{log.stem} does not listen on port {port}: {log.read_text(errors='replace')[-2000:]}")
 
 
-def _serving(pid: int) -> tuple[int, ...]:
-    """The processes that serve: the children of a master, or the only one there is."""
-    children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
-    return tuple(int(child) for child in children) or (pid,)
+def _children(pid: int) -> tuple[int, ...]:
+    return tuple(int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split())
+
+
+def _wait_for_children(pid: int) -> tuple[int, ...]:
+    """A master listens before it has forked."""
+    limit = time.monotonic() + 5
+    while time.monotonic() < limit:
+        children = _children(pid)
+        if children:
+            return children
+        time.sleep(0.02)
+    raise ServerError(f"process {pid} has no worker after 5 s")
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:
     if process.poll() is not None:
         return
-    children = _serving(process.pid)
+    children = _children(process.pid)
     process.terminate()
     try:
         process.wait(4)
     except subprocess.TimeoutExpired:
         process.kill()
         for child in children:
-            if child != process.pid:
-                os.kill(child, 9)
+            with suppress(ProcessLookupError):
+                os.kill(child, signal.SIGKILL)
         process.wait()

@@ -31,6 +31,8 @@ class Subject(ABC):
     path: str
     publish_path: str | None = None
     dialect = "plain"
+    #: The process that is started is a master, and its children serve.
+    has_master = False
     #: In which works it takes part: those that the table needs, so that the suite ends in time.
     works: frozenset[str] = frozenset({"fanout", "curves"})
     #: How many connections publish in the fan-out work; the first is used where only one number can be.
@@ -49,7 +51,7 @@ class Subject(ABC):
         """Run the server for as long as the block lasts."""
         port = free_port()
         command, environment = self.command(port, ping_seconds)
-        with running(self.name, port, command, environment) as server:
+        with running(self.name, port, command, environment, has_master=self.has_master) as server:
             yield server
 
     def arguments(self, server: Running) -> dict[str, Any]:
@@ -98,7 +100,8 @@ class Ours(Subject):
     def command(self, port: int, ping_seconds: int) -> tuple[list[str], dict[str, str]]:
         url = "memory://" if self._store == "memory" else f"sqlite:///{self._database()}"
         command = [sys.executable, "-m", "tidewire", "run", "bench.apps.ours:app", "--port", str(port)]
-        return command, {"BENCH_URL": url, "BENCH_PING_SECONDS": str(ping_seconds)}
+        command += ["--limit", f"ping_seconds={ping_seconds}"]
+        return command, {"BENCH_URL": url}
 
     def _database(self) -> Path:
         """A file that does not exist yet, on the disk that holds this tree."""
@@ -169,6 +172,7 @@ class Nchan(Subject):
     """nginx with the nchan module, one worker."""
 
     name = "nchan"
+    has_master = True
     works = frozenset({"fanout", "paced", "idle", "curves"})
     publishers = (16, 1)
     path = "/sub/{room}"

@@ -14,12 +14,7 @@ from fastapi import FastAPI, WebSocket
 
 from tidewire import Hub, Limits
 
-limits = Limits(
-    rate=1e9,
-    burst=1_000_000_000,
-    connections=20_000,
-    ping_seconds=float(os.environ.get("BENCH_PING_SECONDS", "25")),
-)
+limits = Limits(rate=1e9, burst=1_000_000_000, connections=20_000)
 hub = Hub(os.environ.get("BENCH_URL", "memory://"), limits=limits)
 app = FastAPI(lifespan=hub.lifespan)
 app.router.routes.append(hub.route("/served/{channel}"))

@@ -155,7 +155,10 @@ static size_t upgraded(connection *c, const uint8_t *data, size_t size) {
 }
 
 static void control(connection *c, const frame_header *h, const uint8_t *data) {
-  if (h->opcode == OP_PING) connection_control(c, OP_PONG, data, (size_t)h->size);
+  if (h->opcode == OP_PING) {
+    count.pings++;
+    connection_control(c, OP_PONG, data, (size_t)h->size);
+  }
   if (h->opcode == OP_CLOSE) connection_end(c, h->size > 2 ? "a close frame with a reason" : "a close frame");
 }
 

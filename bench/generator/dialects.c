@@ -45,6 +45,7 @@ static size_t nats_received(connection *c, const uint8_t *data, size_t size) {
       used = nats_message(c, line, length, size - at);
       if (!used) break;
     } else if (length == 4 && memcmp(line, "PING", 4) == 0) {
+      count.pings++;
       connection_queue(c, (const uint8_t *)"PONG\r\n", 6);
     } else if (length == 4 && memcmp(line, "PONG", 4) == 0) {
       connection_ready(c);
@@ -74,16 +75,18 @@ static void socketio_opened(connection *c) {
 
 static size_t socketio_received(connection *c, const uint8_t *data, size_t size) {
   size_t head = sizeof EVENT - 1;
-  if (size > head + 2 && memcmp(data, EVENT, head) == 0)
+  if (size > head + 2 && memcmp(data, EVENT, head) == 0) {
     deliver(c, data + head, size - head - 2);
-  else if (size && data[0] == '0')
+  } else if (size && data[0] == '0') {
     connection_queue(c, (const uint8_t *)"40", 2);
-  else if (size && data[0] == '2')
+  } else if (size && data[0] == '2') {
+    count.pings++;
     connection_queue(c, (const uint8_t *)"3", 1);
-  else if (size > 1 && data[0] == '4' && data[1] == '0')
+  } else if (size > 1 && data[0] == '4' && data[1] == '0') {
     connection_ready(c);
-  else if (size > 1 && data[0] == '4' && data[1] == '4')
+  } else if (size > 1 && data[0] == '4' && data[1] == '4') {
     die("the Socket.IO server says %.*s", (int)size, (const char *)data);
+  }
   return size;
 }
 

@@ -63,7 +63,7 @@ typedef struct {
 
 typedef struct {
   uint64_t deliveries, published, completed, lost, reordered, foreign, disconnected, skipped;
-  uint64_t opened;
+  uint64_t opened, pings;
 } counters;
 
 extern options config;

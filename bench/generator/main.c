@@ -151,6 +151,7 @@ static void report(const counters *taken) {
          connect_seconds, wall, (unsigned long long)taken->deliveries, (unsigned long long)taken->published, (unsigned long long)taken->completed);
   printf(", \"lost\": %llu, \"missing\": %llu, \"reordered\": %llu, \"foreign\": %llu, \"disconnected\": %llu, \"skipped\": %llu", (unsigned long long)count.lost, (unsigned long long)load_missing(),
          (unsigned long long)count.reordered, (unsigned long long)count.foreign, (unsigned long long)count.disconnected, (unsigned long long)count.skipped);
+  printf(", \"pings\": %llu", (unsigned long long)count.pings);
   printf(", \"generator_cpu\": %.4f, \"server_cpu\": %.4f, \"machine_cpu\": %.4f", (end.own - begin.own) / wall, (end.server - begin.server) / wall,
          (end.machine - begin.machine) / wall);
   printf(", \"rss_first\": %llu, \"rss_warm\": %llu, \"rss_begin\": %llu, \"rss_end\": %llu", (unsigned long long)first.server_rss,

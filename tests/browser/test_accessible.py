@@ -10,7 +10,7 @@ from playwright.sync_api import Page, expect
 from browser.people import PHONE, Person
 from browser.serving import Server
 
-pytestmark = pytest.mark.browser
+pytestmark = [pytest.mark.browser, pytest.mark.xdist_group("browser")]
 
 MakePerson = Callable[..., Person]
 

@@ -12,7 +12,7 @@ from browser.between import Between
 from browser.people import Person
 from browser.serving import Server
 
-pytestmark = pytest.mark.browser
+pytestmark = [pytest.mark.browser, pytest.mark.xdist_group("browser")]
 
 MakePerson = Callable[..., Person]
 StartServer = Callable[..., Server]

@@ -11,7 +11,7 @@ from playwright.sync_api import Browser, Page
 
 from browser.serving import Server
 
-pytestmark = pytest.mark.browser
+pytestmark = [pytest.mark.browser, pytest.mark.xdist_group("browser")]
 
 
 @pytest.fixture(scope="module")

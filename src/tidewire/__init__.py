@@ -20,7 +20,7 @@ from tidewire.errors import (
     UnknownType,
 )
 from tidewire.fastapi import Hub, choose_subprotocol
-from tidewire.messages import Format, HistoryPage, Member, Position, Publication, Subscribed
+from tidewire.messages import Dropped, Format, HistoryPage, Member, Position, Publication, Subscribed, WireMessage
 from tidewire.node import Statistics
 from tidewire.options import ChannelOptions, Limits, SlowPolicy
 from tidewire.protocols.base import Protocol
@@ -34,6 +34,7 @@ __all__ = (
     "ConfigurationError",
     "ConnectionClosed",
     "Disconnect",
+    "Dropped",
     "Format",
     "HistoryPage",
     "Hub",
@@ -59,6 +60,7 @@ __all__ = (
     "TemporaryFailure",
     "TidewireError",
     "UnknownType",
+    "WireMessage",
     "choose_subprotocol",
 )
 __version__ = "0.1.0"

@@ -9,6 +9,7 @@ import json
 import os
 import signal
 import socket
+import struct
 import subprocess
 import sys
 import time
@@ -142,6 +143,9 @@ def test_refusals_before_accept(server: Server) -> None:
         assert "x-why: no token" in client.answer.lower()
         assert client._take(6) == b"log in"
     assert told(server, "websocket.disconnect")
+    with Client(server, "/early") as client:
+        assert client.status == 403
+    assert told(server, "early") == [["early", "websocket.disconnect"]]
 
 
 def test_a_client_that_leaves_during_the_handshake_is_told_to_the_application(server: Server) -> None:
@@ -523,6 +527,15 @@ def test_any_byte_is_a_sign_of_life_and_a_paused_reader_is_not_judged() -> None:
             paused.send(frame(PONG))
             time.sleep(0.1)
         assert server.stats()["links"] == ["paused", "talks"]
+
+
+def test_a_peer_that_is_gone_is_noticed_although_reading_is_paused() -> None:
+    with serving(limits={"ping_seconds": 0.4, "pong_seconds": 0.5}) as server:
+        with Client(server, "/link?name=gone") as client:
+            client.send(frame(TEXT, b"halt"))
+            assert client.text() == "halted"
+            client.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        assert told(server, "gone")[0][1] == 1006
 
 
 def test_a_peer_that_never_answers_our_close_is_aborted() -> None:

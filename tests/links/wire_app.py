@@ -53,6 +53,9 @@ class Listener:
             self.link.pause_reading()
             asyncio.get_running_loop().call_later(1.0, self.link.resume_reading)
             self.write("paused")
+        elif message == "halt":
+            self.link.pause_reading()
+            self.write("halted")
         elif message == "flood":
             background.add(asyncio.create_task(self.flood()))
         else:
@@ -196,6 +199,13 @@ async def ws_deny(scope: Event, receive: Receive, send: Send, query: dict[str, s
 async def ws_reject(scope: Event, receive: Receive, send: Send, query: dict[str, str]) -> None:
     await receive()
     await send({"type": "websocket.close"})
+
+
+async def ws_early(scope: Event, receive: Receive, send: Send, query: dict[str, str]) -> None:
+    """Close the link before the handshake is answered."""
+    scope["extensions"]["tidewire.link"].close(1008)
+    await receive()
+    events.append(["early", (await receive())["type"]])
 
 
 async def ws_hesitate(scope: Event, receive: Receive, send: Send, query: dict[str, str]) -> None:

@@ -162,6 +162,13 @@ class WebSocketProtocol(ReadingLink):
 
     # The application.
 
+    def close(self, code: int, reason: str = "") -> None:
+        """Begin the closing handshake, or refuse the opening one. Raises ConfigurationError for a code that is none."""
+        if self._handshake is not None:
+            self.deny(403, (), b"")
+        else:
+            super().close(code, reason)
+
     async def hold(self) -> None:
         self._held = True
 

@@ -313,9 +313,9 @@ class WireLink(asyncio.Protocol, Link):
             return self._end_due - now
         if self._stall is not None:
             return min(_LOOK, self.limits.stalled_seconds)
-        if self._pong_due:
-            return self._pong_due - now
-        return self._ping_due - now if self._ping_due else None
+        if not self._ping_due:
+            return None
+        return (min(self._pong_due, self._ping_due) if self._pong_due else self._ping_due) - now
 
     def turn(self, now: float) -> float | None:
         """Do what is due: abort, judge a stall, end for a missing pong, or ping."""
@@ -329,16 +329,22 @@ class WireLink(asyncio.Protocol, Link):
                 self._tell_closed(STALLED, clean=False)
                 self.transport.abort()
                 return None
-        elif self._pong_due:
-            if self._pauses:
-                self._pong_due = now + self.limits.pong_seconds
-            elif now >= self._pong_due:
-                self._fail(NO_PONG, "pong_seconds")
-        elif self._ping_due and now >= self._ping_due:
-            self.transport.write(_PING)
-            self._pong_due = now + self.limits.pong_seconds
-            self._ping_due = now + self.limits.ping_seconds
+        else:
+            self._beat(now)
         return self._seconds(now)
+
+    def _beat(self, now: float) -> None:
+        if self._pong_due and self._pauses:
+            # The answer may have come: we do not read it.
+            self._pong_due = now + self.limits.pong_seconds
+        elif self._pong_due and now >= self._pong_due:
+            self._fail(NO_PONG, "pong_seconds")
+            return
+        if now >= self._ping_due:
+            # While reading is paused too: a socket that is broken shows it only when it is written to.
+            self.transport.write(_PING)
+            self._pong_due = self._pong_due or now + self.limits.pong_seconds
+            self._ping_due = now + self.limits.ping_seconds
 
 
 class _Stall:

@@ -6,6 +6,8 @@ import asyncio
 from collections.abc import Callable, Coroutine
 from typing import Any
 
+import msgspec
+
 from tidewire.broker import Broker
 from tidewire.errors import StoreUnavailable
 from tidewire.messages import HistoryPage, Position, Publication, Retention
@@ -128,6 +130,9 @@ class Recoveries:
         page = await self._broker.history(channel.name, limit=max(history, 0), reverse=True, retention=retention)
         newest = HistoryPage(page.publications[::-1], page.top, complete=True)
         recovery = merge(None, newest, _buffered(channel, subscription))
+        if len(recovery.publications) > history > 0:
+            # what came meanwhile makes the oldest ones more than was asked for
+            recovery = msgspec.structs.replace(recovery, publications=recovery.publications[-history:])
         return recovery, None if since is None else False
 
 

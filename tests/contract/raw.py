@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import socket
 import struct
+import time
 from types import TracebackType
 from typing import NamedTuple
 
@@ -54,6 +55,8 @@ class RawSocket:
         self.socket, head = handshake(server, path, *headers, receive_buffer=receive_buffer)
         assert b" 101 " in head.splitlines()[0], head
         self._buffer = b""
+        #: Seconds that it takes over each read.
+        self.pace = 0.0
 
     def __enter__(self) -> RawSocket:
         return self
@@ -83,13 +86,17 @@ class RawSocket:
         self.send_frame(self.TEXT, text.encode())
 
     def _read(self, size: int) -> bytes:
-        while len(self._buffer) < size:
+        parts, length = [self._buffer], len(self._buffer)
+        while length < size:
             data = self.socket.recv(65_536)
             if not data:
                 raise EOFError("the server has closed the connection")
-            self._buffer += data
-        data, self._buffer = self._buffer[:size], self._buffer[size:]
-        return data
+            parts.append(data)
+            length += len(data)
+            time.sleep(self.pace)
+        data = b"".join(parts)
+        self._buffer = data[size:]
+        return data[:size]
 
     def next_frame(self, within: float = 10.0) -> Frame:
         """Return the next frame; raises EOFError at the end."""

@@ -108,10 +108,15 @@ class Server:
 
     def kill(self) -> None:
         """End it as a power cut does."""
+        if self.process is None:
+            return
+        workers = self.worker_pids()
         process, self.process = self.process, None
-        if process is not None:
-            process.kill()
-            process.wait(10)
+        process.kill()
+        process.wait(10)
+        for pid in workers:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
 
     @contextlib.contextmanager
     def running(self) -> Iterator[Server]:
@@ -139,7 +144,9 @@ class Server:
         if self.workers == 1:
             return [self.process.pid]
         pid = self.process.pid
-        return sorted(int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split())
+        with contextlib.suppress(FileNotFoundError):
+            return sorted(int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split())
+        return []
 
     def resident(self) -> float:
         """Return the resident memory of all serving processes, in MiB."""

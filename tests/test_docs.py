@@ -1,0 +1,334 @@
+"""What the pages say is true: links lead somewhere, programs run, tables are complete."""
+
+from __future__ import annotations
+
+import ast
+import contextlib
+import json
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import msgspec
+import pytest
+from typer.main import get_command
+from websockets.exceptions import InvalidStatus
+from websockets.sync.client import ClientConnection, connect
+
+import tidewire
+from contract.serving import Server
+from tidewire import CommandError, Disconnect, Limits, errors
+from tidewire.cli import app as command_line
+from tidewire.protocols import chat
+from tidewire.server.settings import Settings
+
+ROOT = Path(__file__).parents[1]
+DOCS = ROOT / "docs"
+PAGES = [ROOT / "README.md", ROOT / "ARCHITECTURE.md", *sorted(DOCS.rglob("*.md"))]
+PAGES += [ROOT / "examples" / "README.md", ROOT / "deploy" / "README.md"]
+
+pytestmark = pytest.mark.xdist_group("docs")
+
+
+def blocks(page: Path, language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```", page.read_text(), re.MULTILINE | re.DOTALL)
+
+
+def program(page: str, number: int = 0) -> str:
+    """Return a whole program of a page."""
+    return blocks(ROOT / page, "python")[number]
+
+
+def anchors(page: Path) -> set[str]:
+    heads = re.findall(r"^#+ (.*)$", page.read_text(), re.MULTILINE)
+    return {re.sub(r"[^\w -]", "", head.lower()).strip().replace(" ", "-") for head in heads}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_a_page_links_to_what_exists(page: Path) -> None:
+    prose = re.sub(r"^```.*?^```", "", page.read_text(), flags=re.MULTILINE | re.DOTALL)
+    for target in re.findall(r"\]\(([^)]+)\)", prose):
+        if target.startswith("http"):
+            continue
+        path, _, anchor = target.partition("#")
+        found = (page.parent / path).resolve() if path else page
+        if found == DOCS / "bench" / "results.md":
+            continue  # written by `make bench`
+        assert found.exists(), f"{page.name} links to {target}"
+        if anchor:
+            assert anchor in anchors(found), f"{page.name} links to {target}"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_every_python_block_of_a_page_is_python(page: Path) -> None:
+    for block in blocks(page, "python"):
+        compile(block, page.name, "exec")
+    for block in blocks(page, "py"):
+        compile(block, page.name, "exec", ast.PyCF_ALLOW_TOP_LEVEL_AWAIT) if "except" not in block else None
+
+
+def test_every_whole_program_is_one_of_those_that_are_run_below() -> None:
+    run = {
+        "README.md": 1,
+        "docs/tutorial/1-first-chat.md": 1,
+        "docs/howto/authentication.md": 1,
+        "docs/howto/channels.md": 1,
+        "docs/howto/presence.md": 1,
+        "docs/howto/recovery.md": 2,
+        "docs/howto/testing.md": 1,
+    }
+    found = {str(page.relative_to(ROOT)): len(blocks(page, "python")) for page in PAGES}
+    assert {page: count for page, count in found.items() if count} == run
+
+
+class App:
+    """A program of a page, served by `tidewire run`."""
+
+    def __init__(self, server: Server) -> None:
+        self.server = server
+        self.http: httpx.Client = server.http
+
+    def open(self, path: str, **options: Any) -> contextlib.AbstractContextManager[ClientConnection]:
+        return connect(self.server.url(path), proxy=None, open_timeout=20, **options)
+
+
+@contextlib.contextmanager
+def served(text: str, folder: Path, *, workers: int = 1) -> Iterator[App]:
+    written = folder / "written"
+    written.mkdir()
+    (written / "app.py").write_text(text)
+    run = folder / "run"
+    run.mkdir()
+    with Server(run, app=written / "app.py", workers=workers).running() as server:
+        yield App(server)
+
+
+def expect(socket: ClientConnection, text: str) -> None:
+    """Receive until this text comes."""
+    seen = []
+    while not seen or seen[-1] != text:
+        try:
+            seen.append(socket.recv(timeout=15))
+        except TimeoutError:
+            raise AssertionError(f"no {text!r}; seen: {seen}") from None
+
+
+def test_readme_has_the_example_as_it_was_designed() -> None:
+    lines = program("README.md").splitlines()
+    assert lines[
+        lines.index('hub = Hub("sqlite:///chat.db")            # memory:// redis:// postgresql:// nats://') :
+    ] == [
+        'hub = Hub("sqlite:///chat.db")            # memory:// redis:// postgresql:// nats://',
+        "app = FastAPI(lifespan=hub.lifespan)      # or `async with hub:` inside your own lifespan",
+        "",
+        '@app.websocket("/ws/{client_id}")',
+        "async def chat(websocket: WebSocket, client_id: int):",
+        "    async with hub.connect(websocket, user=str(client_id)) as connection:",
+        '        await connection.subscribe("lobby", history=100, leave=f"Client #{client_id} left the chat")',
+        "        async for text in connection.iter_text():",
+        '            await connection.publish("lobby", f"Client #{client_id} says: {text}")',
+    ]
+
+
+def test_readme_runs_with_two_workers_and_is_published_to_from_outside(tmp_path: Path) -> None:
+    with served(program("README.md"), tmp_path, workers=2) as app, contextlib.ExitStack() as stack:
+        sockets = [stack.enter_context(app.open(f"/ws/{client}")) for client in range(1, 6)]
+        sockets[0].send("hello")
+        for socket in sockets:
+            expect(socket, "Client #1 says: hello")
+        done = app.server.tidewire("publish", "lobby", '{"text": "hello"}', "--broker", "sqlite:///chat.db")
+        assert done.returncode == 0, done.stderr
+        with tidewire.Publisher(f"sqlite:///{app.server.folder}/chat.db") as publisher:
+            publisher.publish("lobby", "from a script")
+        for socket in sockets:
+            expect(socket, '{"text":"hello"}')
+            expect(socket, "from a script")
+        sockets[4].close()
+        expect(sockets[0], "Client #5 left the chat")
+
+
+def test_the_brokers_that_are_planned_say_so(tmp_path: Path) -> None:
+    for url in ("redis://localhost", "postgresql://localhost/x", "nats://localhost"):
+        with pytest.raises(tidewire.ConfigurationError, match="not known"):
+            tidewire.Hub(url)
+
+
+def test_the_first_chat_survives_a_crash(tmp_path: Path) -> None:
+    with served(program("docs/tutorial/1-first-chat.md"), tmp_path) as app:
+        assert "new WebSocket" in app.http.get("/").text
+        with app.open("/ws/1") as socket:
+            socket.send("before the crash")
+            expect(socket, "Client #1 says: before the crash")
+            app.server.kill()
+        app.server.start()
+        with app.open("/ws/2") as socket:
+            expect(socket, "Client #1 says: before the crash")
+            expect(socket, "Client #1 left the chat")
+
+
+def test_authentication(tmp_path: Path) -> None:
+    with served(program("docs/howto/authentication.md"), tmp_path) as app:
+        with pytest.raises(InvalidStatus, match="403"):
+            app.open("/ws?token=wrong").__enter__()
+        with pytest.raises(InvalidStatus, match="403"):
+            app.open("/ws?token=s3cret", origin="https://evil.example").__enter__()
+        cookie = {"Cookie": "session=s3cret"}
+        with app.open("/ws?token=s3cret") as one, app.open("/ws", additional_headers=cookie) as two:
+            assert app.http.post("/notify/ann", params={"text": "hello"}).status_code == 200
+            expect(one, '{"text":"hello"}')
+            expect(two, '{"text":"hello"}')
+
+
+def test_channels(tmp_path: Path) -> None:
+    with served(program("docs/howto/channels.md"), tmp_path) as app:
+        with app.open("/ws") as several, app.open("/follow/room:1") as follower:
+            follower.send("from a served protocol")
+            expect(several, "from a served protocol")
+            several.send("from an endpoint")
+            expect(follower, "from an endpoint")
+        with app.open("/follow/feed") as reader:
+            reader.send("not allowed")
+            assert "do not publish" in str(reader.recv(timeout=15))
+
+
+def test_presence(tmp_path: Path) -> None:
+    with served(program("docs/howto/presence.md"), tmp_path, workers=2) as app, app.open("/rooms/a/ann") as ann:
+        expect(ann, '{"type":"join","user":"ann"}')
+        with app.open("/rooms/a/bob") as bob, app.open("/rooms/a/bob") as tab:
+            expect(ann, '{"type":"join","user":"bob"}')
+            expect(bob, '{"type":"join","user":"bob"}')
+            assert app.http.get("/rooms/a").json() == ["ann", "bob"]
+            assert app.http.get("/online/bob").json() is True
+            tab.close()
+            bob.close()
+            assert ann.recv(timeout=15) == '{"type":"leave","user":"bob"}'
+        assert app.http.get("/rooms/a").json() == ["ann"]
+
+
+def test_recovery_with_a_protocol_of_ones_own(tmp_path: Path) -> None:
+    with served(program("docs/howto/recovery.md", 1), tmp_path) as app:
+
+        def post(text: str) -> None:
+            app.http.post("/feed", params={"text": text}).raise_for_status()
+
+        post("one")
+        with app.open("/feed") as socket:
+            first = json.loads(socket.recv(timeout=15))
+            assert (first["recovered"], first["offset"]) == (None, 1)
+            assert json.loads(socket.recv(timeout=15))["data"] == {"text": "one"}
+        post("two")
+        post("three")
+        with app.open(f"/feed?since=1&epoch={first['epoch']}") as socket:
+            assert json.loads(socket.recv(timeout=15))["recovered"] is True
+            assert [json.loads(socket.recv(timeout=15))["data"]["text"] for _ in range(2)] == ["two", "three"]
+        with app.open("/feed?since=1&epoch=another") as socket:
+            assert json.loads(socket.recv(timeout=15))["recovered"] is False
+
+
+def test_recovery_with_the_python_client(tmp_path: Path) -> None:
+    (tmp_path / "client.py").write_text(program("docs/howto/recovery.md"))
+    with Server(tmp_path, broker=f"sqlite:///{tmp_path}/tidewire.db").running() as server:
+        server.sign_up("ann")
+        token = server.tidewire("token", "ann").stdout.strip()
+        command = [sys.executable, "client.py", server.url("/ws/auth"), token]
+        done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=30, check=False)
+        assert done.stdout == "ann: hello\n", done.stderr
+
+
+def test_testing(tmp_path: Path) -> None:
+    (tmp_path / "test_chat.py").write_text(program("docs/howto/testing.md"))
+    command = [sys.executable, "test_chat.py"]
+    environment = {**os.environ, "PYTHONWARNINGS": "ignore"}
+    done = subprocess.run(
+        command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=60, check=False
+    )
+    assert done.returncode == 0, done.stderr
+
+
+# Reference pages are complete.
+
+
+def rows(page: str) -> dict[str, list[str]]:
+    """Return the rows of a page's tables by the names in their first cell."""
+    found = {}
+    for line in (DOCS / "reference" / page).read_text().splitlines():
+        cells = [cell.strip() for cell in re.split(r"(?<!\\)\|", line)[1:-1]]
+        for name in re.findall(r"`([^`]+)`", cells[0]) if cells else ():
+            found[name] = cells
+    return found
+
+
+def test_every_setting_and_limit_is_listed_with_its_default() -> None:
+    listed = rows("settings.md")
+    expected: dict[str, object] = {name: field.default for name, field in Settings.model_fields.items()}
+    del expected["limits"]
+    expected |= {field.name: field.default for field in msgspec.structs.fields(Limits)}
+    for name, default in expected.items():
+        assert name in listed, f"{name} is not in settings.md"
+        if default is None:
+            shown = "by itself"
+        elif isinstance(default, list):
+            shown = ", ".join(f"`{item}`" for item in default)
+        elif isinstance(default, bool):
+            shown = f"`{str(default).lower()}`"
+        else:
+            shown = f"`{default:.10g}`" if isinstance(default, float) else f"`{default}`"
+        assert listed[name][1] == shown, f"{name} has the default {shown}"
+    names = {name for name in listed if re.fullmatch(r"[a-z_]+", name) and "=" not in name}
+    assert names == set(expected)
+
+
+def _cell(text: str) -> str:
+    return f" {text} " if text else " "
+
+
+def test_every_close_code_and_error_code_is_listed() -> None:
+    text = (DOCS / "reference" / "codes.md").read_text()
+    listed = [line.split("|") for line in text.splitlines()]
+    for name, value in vars(errors).items():
+        if isinstance(value, Disconnect):
+            found = [
+                cells[3]
+                for cells in listed
+                if len(cells) > 3 and cells[1:3] == [f" {value.code} ", _cell(value.reason)]
+            ]
+            assert found, f"{name} is not in codes.md: {value.code} {value.reason!r}"
+            assert found[0].strip().startswith("yes" if value.reconnect else "no"), f"{name} in codes.md"
+    for error in CommandError.__subclasses__():
+        assert f"| `{error.code}` | `{error.__name__}` |" in text
+
+
+def test_every_type_of_the_chat_dialect_is_listed() -> None:
+    text = (DOCS / "reference" / "chat-dialect.md").read_text()
+    for value in vars(chat).values():
+        if isinstance(value, type) and issubclass(value, msgspec.Struct) and value.__struct_config__.tag:
+            tag = str(value.__struct_config__.tag)
+            if tag.startswith("_"):
+                continue
+            assert f'"type": "{tag}"' in text, f"{tag} is not in chat-dialect.md"
+
+
+def test_every_command_is_listed() -> None:
+    text = (DOCS / "reference" / "command-line.md").read_text()
+    for name, command in get_command(command_line).commands.items():  # type: ignore[attr-defined]
+        for path in [f"{name} {inner}" for inner in getattr(command, "commands", ())] or [name]:
+            assert f"`tidewire {path}" in text, f"{path} is not in command-line.md"
+
+
+def test_every_verb_of_the_api_is_listed() -> None:
+    text = (DOCS / "reference" / "api.md").read_text()
+    for class_ in (tidewire.Hub, tidewire.HubConnection, tidewire.Publisher):
+        verbs = {name for name in vars(class_) if not name.startswith("_")} - {
+            "node",
+            "connection",
+            "serve",
+            "send",
+            "id",
+        }
+        for verb in verbs - {"user"}:
+            assert re.search(rf"`{verb}[`(]", text), f"{class_.__name__}.{verb} is not in api.md"

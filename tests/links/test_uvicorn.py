@@ -485,7 +485,7 @@ def test_a_drain_closes_everybody_with_1012_spread_over_its_time() -> None:
                 ready.sendall(frame(CLOSE, b"\x03\xf4"))
                 times.append(time.monotonic() - start)
         events = server.stop()
-        assert time.monotonic() - start < 6
+        assert time.monotonic() - start < 8
     assert codes == [b"\x03\xf4"] * 20
     assert max(times) - min(times) > 0.7
     assert events.count(["drain"]) == 1
@@ -544,7 +544,7 @@ def test_a_peer_that_never_answers_our_close_is_aborted() -> None:
         client.send(frame(TEXT, b"close"))
         (event,) = told(server, "mute")
         assert (event[1], event[3]) == (4001, False)
-        assert 0.9 < time.monotonic() - start < 2.5
+        assert 0.9 < time.monotonic() - start < 4
 
 
 def test_a_wheel_that_was_held_up_with_its_loop_judges_nobody_before_it_has_read() -> None:

@@ -207,7 +207,7 @@ def released(opened: socket.socket, seconds: float) -> float:
 def test_7_half_a_request_then_silence(server: Server, half: bytes) -> None:
     with attacked(server), connect(server) as opened:
         opened.sendall(half)
-        assert released(opened, 5) < 2
+        assert released(opened, 8) < 4
 
 
 def test_a_byte_now_and_then_does_not_help(server: Server) -> None:
@@ -220,12 +220,12 @@ def test_a_byte_now_and_then_does_not_help(server: Server) -> None:
                 with contextlib.suppress(TimeoutError):
                     if not opened.recv(1_000):
                         break
-        assert time.monotonic() - start < 2
+        assert time.monotonic() - start < 4
 
 
 def test_8_silence_from_the_beginning(server: Server) -> None:
     with attacked(server), connect(server) as opened:
-        assert released(opened, 5) < 2
+        assert released(opened, 8) < 4
 
 
 def test_a_further_request_on_a_kept_connection_has_the_same_deadline(server: Server) -> None:
@@ -239,10 +239,10 @@ def test_a_further_request_on_a_kept_connection_has_the_same_deadline(server: Se
                     answer += opened.recv(65_536)
                 assert answer.startswith(b"HTTP/1.1 200")
             opened.sendall(half)
-            assert released(opened, 5) < 2
+            assert released(opened, 8) < 4
     with connect(server) as opened:
         opened.sendall(ordinary + ordinary + b"GET /st")
-        assert released(opened, 5) < 2
+        assert released(opened, 8) < 4
 
 
 def test_a_slow_body_is_not_taken_for_slow_headers(server: Server) -> None:
@@ -266,7 +266,7 @@ def test_9_headers_without_end(server: Server, part: bytes) -> None:
             while sent < 50 * MIB:
                 sent += opened.send(part)
         assert sent < 8 * MIB
-        assert released(opened, 5) < 2
+        assert released(opened, 8) < 4
     assert server.stats()["limits"]["header_bytes"] == before + 1
 
 

@@ -35,7 +35,7 @@ lint: $(DEV) ## Check format, style and the direction of imports
 
 types: $(DEV) ## Check the types, inside and as a user sees them
 	$(BIN)/mypy --strict src
-	PATH="$(CURDIR)/$(BIN):$$PATH" pyright --verifytypes tidewire --ignoreexternal
+	$(BIN)/python .ci/public_types.py
 
 bench: $(DEV) ## Measure; see bench/
 	$(BIN)/python -m bench $(ARGS)

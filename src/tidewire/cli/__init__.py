@@ -15,7 +15,7 @@ from tidewire.errors import TidewireError
 
 __all__ = ("main",)
 
-app = typer.Typer(
+app: typer.Typer = typer.Typer(
     name="tidewire",
     help="The realtime layer for FastAPI: a chat and notification server, and its tools.",
     no_args_is_help=True,

@@ -22,7 +22,7 @@ __all__ = ("token", "users")
 
 T = TypeVar("T")
 
-users = typer.Typer(help="The users of the server.", no_args_is_help=True)
+users: typer.Typer = typer.Typer(help="The users of the server.", no_args_is_help=True)
 
 Name = Annotated[str, typer.Argument(metavar="NAME", help="1 to 32 letters, digits, '-', '_' or '.'.")]
 PasswordStdin = Annotated[

@@ -36,7 +36,7 @@ _CHANNEL = "bench"
 
 _hub = Hub("memory://", default=ChannelOptions(history_size=0))
 #: The server that fan-out is measured on: whoever says anything makes it publish a burst.
-application = FastAPI(lifespan=_hub.lifespan)
+application: FastAPI = FastAPI(lifespan=_hub.lifespan)
 
 
 @application.websocket("/")

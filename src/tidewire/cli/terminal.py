@@ -16,7 +16,8 @@ from tidewire.server.settings import Loaded, load, unknown_variables
 
 __all__ = ("complain", "err", "load_settings", "out", "say")
 
-out, err = Console(highlight=False, soft_wrap=True), Console(stderr=True, highlight=False, soft_wrap=True)
+out: Console = Console(highlight=False, soft_wrap=True)
+err: Console = Console(stderr=True, highlight=False, soft_wrap=True)
 
 
 def say(text: str) -> None:

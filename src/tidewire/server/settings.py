@@ -13,7 +13,7 @@ import re
 import tomllib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import msgspec
 from annotated_types import Ge, Gt
@@ -78,7 +78,7 @@ Names = Annotated[list[str], NoDecode, BeforeValidator(_comma_separated)]
 class Settings(BaseSettings):
     """What the server is told; reads nothing by itself (`load` does), so that a test may simply construct it."""
 
-    model_config = SettingsConfigDict(
+    model_config: ClassVar[SettingsConfigDict] = SettingsConfigDict(
         env_prefix=_PREFIX,
         env_nested_delimiter="__",
         extra="forbid",

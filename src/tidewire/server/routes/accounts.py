@@ -27,7 +27,7 @@ from tidewire.server.tokens import InvalidToken, Tokens, identify
 
 __all__ = ("router",)
 
-router = APIRouter(tags=["accounts"])
+router: APIRouter = APIRouter(tags=["accounts"])
 
 #: Bytes of a body.
 _BODY_SIZE = 16_384

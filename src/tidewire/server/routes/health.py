@@ -6,7 +6,7 @@ from fastapi import APIRouter, Request, Response
 
 __all__ = ("router",)
 
-router = APIRouter(tags=["health"])
+router: APIRouter = APIRouter(tags=["health"])
 
 
 @router.get("/healthz")

@@ -168,6 +168,22 @@ class PresenceContract:
 
         asyncio.run(run())
 
+    def test_who_is_also_on_a_living_node_does_not_depart(self, store: StoreUnderTest) -> None:
+        if not store.shared:
+            return
+
+        async def run() -> None:
+            async with open_presences(store, 2) as (dead, one), _touching(one):
+                await one.join("a", ANN_TOO, FAREWELL)
+                for channel in ("a", "b"):
+                    await dead.join(channel, ANN, FAREWELL)
+                await dead.aclose()
+                found = await _claimed(one, store)
+                assert [(departure.channel, departure.user) for departure in found] == [("b", "ann")]
+                assert await one.members("a") == [ANN_TOO]
+
+        asyncio.run(run())
+
     def test_a_claim_that_was_not_forgotten_is_claimed_again(self, store: StoreUnderTest) -> None:
         if not store.shared:
             return

@@ -13,6 +13,7 @@ import pytest
 
 from tidewire.backends.sqlite import SqliteBroker, SqlitePresence
 from tidewire.backends.sqlite import broker as broker_module
+from tidewire.backends.sqlite.clock import StoreClock
 from tidewire.backends.sqlite.store import Store
 from tidewire.errors import NotPublished, PublishUnconfirmed, StoreUnavailable
 from tidewire.messages import Member, Position, PublishRequest, Retention
@@ -264,6 +265,13 @@ def test_time_goes_on_over_a_restart_of_the_machine(tmp_path: Path) -> None:
         assert await shown() == 0
 
     asyncio.run(run())
+
+
+def test_every_commit_is_fsynced(tmp_path: Path) -> None:
+    store = Store(tmp_path / "chat.db", StoreClock(ManualClock()))
+    assert store.connection.execute("PRAGMA journal_mode").fetchone() == ("wal",)
+    assert store.connection.execute("PRAGMA synchronous").fetchone() == (2,), "FULL (sqlite.org/pragma.html)"
+    store.close()
 
 
 def test_nothing_is_left_behind(tmp_path: Path) -> None:

@@ -198,6 +198,7 @@ def test_a_file_that_was_replaced_is_used_anew(tmp_path: Path) -> None:
         async with open_node(path) as node:
             before = await node.broker.subscribe("a")
             await node.publish("a")
+            assert (await node.broker.history("a")).top.offset == 1
             for suffix in ("", "-wal", "-shm"):
                 os.unlink(f"{path}{suffix}")
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import sqlite3
 import time
 from pathlib import Path
 
@@ -12,6 +13,8 @@ import pytest
 
 from tidewire.backends.sqlite import SqlitePresence
 from tidewire.backends.sqlite.leases import NodeRow, Watch
+from tidewire.backends.sqlite.roster import Roster
+from tidewire.errors import StoreUnavailable
 from tidewire.messages import Departure, Member
 from tidewire.testing import wait_until
 
@@ -132,6 +135,33 @@ def test_ten_thousand_join_in_a_moment(tmp_path: Path) -> None:
         await asyncio.gather(*(presence.join("a", Member(str(n), f"user {n}")) for n in range(10_000)))
         assert time.monotonic() - start < 5.0
         assert await presence.count("a") == 10_000
+        await presence.aclose()
+
+    asyncio.run(run())
+
+
+def test_after_a_failed_transaction_members_join_again_and_nobody_is_dead(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "chat.db"
+
+    def fail(roster: Roster) -> None:
+        raise sqlite3.OperationalError("disk I/O error")
+
+    async def run() -> None:
+        presence = SqlitePresence(path, lease=1.0, grace=0.1)
+        await presence.start("one")
+        worker = WorkerProcess(path, "attend", members=1)
+        assert await in_thread(worker.line) == "ready"
+        worker.end()
+        await wait_until(lambda: bool(presence._watch.departed))
+        with monkeypatch.context() as patch:
+            patch.setattr(Roster, "commit", fail)
+            with pytest.raises(StoreUnavailable):
+                await presence.join("a", Member("1", "ann"))
+            assert (presence._watch.dead, presence._watch.departed) == ([], {})
+        assert not await presence.touch()
+        assert await presence.touch()
         await presence.aclose()
 
     asyncio.run(run())

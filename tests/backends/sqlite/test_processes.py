@@ -14,8 +14,9 @@ from pathlib import Path
 
 import pytest
 
+from tidewire.backends.sqlite import mailbox
+from tidewire.backends.sqlite.store import PAGE
 from tidewire.errors import NotPublished
-from tidewire.messages import Position
 from tidewire.testing import wait_until
 
 from .helpers import WORKER, WorkerProcess, in_thread, open_node
@@ -134,23 +135,24 @@ def test_a_message_reaches_an_idle_process_at_once(tmp_path: Path) -> None:
     asyncio.run(run())
 
 
-def test_a_reader_whose_loop_was_blocked_gets_everything_in_order(tmp_path: Path) -> None:
-    path = tmp_path / "chat.db"
+def test_a_node_whose_loop_was_blocked_gets_everything_in_order_and_little_waits_for_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, size = tmp_path / "chat.db", 2_000
+    monkeypatch.setattr(mailbox, "_UNDELIVERED", 100 * size)
 
     async def run() -> None:
         async with open_node(path) as node:
-            position = await node.broker.subscribe("a")
-            assert position.offset == 0
-            flooding = WorkerProcess(path, "flood", tasks=100)
+            assert (await node.broker.subscribe("a")).offset == 0
+            flooding = WorkerProcess(path, "flood", tasks=100, size=size)
             try:
                 assert await in_thread(flooding.line) == "ready"
-                end = time.monotonic() + 0.5
-                while time.monotonic() < end:  # this process's loop takes nothing meanwhile
+                for _ in range(3_000):  # this process's loop takes nothing meanwhile
                     flooding.line()
+                assert node.broker._mailbox._undelivered <= (100 + PAGE) * size  # type: ignore[attr-defined]
             finally:
                 flooding.end()
             top = (await node.broker.history("a", limit=0)).top
-            assert isinstance(top, Position)
             await wait_until(lambda: node.offsets("a")[-1:] == [top.offset])
             assert node.offsets("a") == list(range(1, top.offset + 1))
 

@@ -51,7 +51,7 @@ async def flood(path: Path, options: dict[str, Any]) -> None:
     async def publish(task: int) -> None:
         n = 0
         while True:
-            data = f"{task}/{n}"
+            data = f"{task}/{n}".ljust(options.get("size", 0))
             try:
                 position = await broker.publish(PublishRequest("a", data.encode(), retention=ALL))
                 say([position.offset, data])

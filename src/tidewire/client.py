@@ -1,4 +1,4 @@
-"""A Python client of the chat dialect: it comes back by itself, misses nothing in silence, and sends at most once."""
+"""A Python client of the chat dialect: it comes back by itself, and misses and repeats nothing in silence."""
 
 from __future__ import annotations
 

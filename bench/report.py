@@ -19,8 +19,8 @@ ABOUT = """Every server ran alone on one core, the load generator (C, epoll) on 
 one run; figures are medians. `make bench` writes this page.
 
 Messages are {size} bytes. Every delivery is checked: a message that is lost, comes twice or out of order is counted,
-and named at the end of this page. A message is in flight until *all* subscribers have it; latency counts from the moment
-at which it was due, at every subscriber. Servers differ in how many publishing connections they like, so each is
+and named at the end of this page. A message is in flight until *all* subscribers have it; latency counts from the
+moment at which it was due, at every subscriber. Servers differ in how many publishing connections they like, so each is
 measured with several numbers of them, and what is compared is each server's best. Where the generator was busy for more
 than 90 %, a figure is a lower bound."""
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import threading
 from collections.abc import Iterable, Sequence
 from email.utils import formatdate
 from http import HTTPStatus
@@ -17,6 +18,8 @@ from websockets.extensions.permessage_deflate import PerMessageDeflate, ServerPe
 from websockets.http11 import Request, Response
 from websockets.server import ServerProtocol
 from websockets.typing import ExtensionParameter
+
+from tidewire.errors import ConfigurationError
 
 __all__ = ("WIRE_LOGGER", "DeflateFactory", "Handshake", "HeaderPairs", "plain_response", "response")
 
@@ -50,29 +53,51 @@ class DeflateFactory(ServerPerMessageDeflateFactory):
         return answer
 
 
+def _new_core(*, deflate: bool) -> ServerProtocol:
+    return ServerProtocol(extensions=[DeflateFactory()] if deflate else None, logger=WIRE_LOGGER)
+
+
+class _Judges(threading.local):
+    """Cores that judge complete requests: it is done in one call, so one serves all connections of a thread."""
+
+    def __init__(self) -> None:
+        self.plain = _new_core(deflate=False)
+        self.with_deflate = _new_core(deflate=True)
+
+
+_judges = _Judges()
+
+
 class Handshake:
     """One opening handshake; `feed` takes the request, and the answer is made by `accept` or by the functions below."""
 
-    __slots__ = ("_core", "_response", "early", "request")
+    __slots__ = ("_answer", "_core", "_deflate", "_extensions", "_fields", "early", "request")
 
     def __init__(self, *, deflate: bool) -> None:
-        self._core = ServerProtocol(extensions=[DeflateFactory()] if deflate else None, logger=WIRE_LOGGER)
-        self._response: Response | None = None
+        self._deflate = deflate
+        #: Parses the request, where no HTTP class did.
+        self._core: ServerProtocol | None = None
+        self._answer: Headers | None = None
+        self._extensions: list[Extension] = []
+        self._fields: list[tuple[bytes, bytes]] | None = None
         self.request: Request | None = None
         #: What the client sent behind its request before it had an answer.
         self.early = b""
 
     def feed(self, data: bytes) -> bytes | None:
         """Take the bytes of the request; returns the refusal to be sent, or None: go on."""
-        self._core.receive_data(data)
-        for event in self._core.events_received():
+        core = self._core
+        if core is None:
+            core = self._core = _new_core(deflate=self._deflate)
+        core.receive_data(data)
+        for event in core.events_received():
             if isinstance(event, Request):
                 refusal = self._judge(event)
                 return None if refusal is None else refusal.serialize()
-        if self._core.handshake_exc is None:
+        if core.handshake_exc is None:
             return None
         # The core has an answer for headers that are too large, and none for what is no request at all.
-        answer = b"".join(self._core.data_to_send())
+        answer = b"".join(core.data_to_send())
         return answer or plain_response(400, "this is not a WebSocket handshake (RFC 6455 section 4.1)").serialize()
 
     def take(self, method: str, path: bytes, headers: HeaderPairs) -> bytes | None:
@@ -84,6 +109,8 @@ class Handshake:
             return plain_response(400, "the path and the names of headers are ASCII (RFC 9110)").serialize()
         if "Transfer-Encoding" in fields or not set(fields.get_all("Content-Length")) <= {"0"}:
             return plain_response(400, "a WebSocket handshake has no body").serialize()
+        if "Sec-WebSocket-Protocol" not in fields:
+            self._fields = list(headers)
         refusal = self._judge(request)
         return None if refusal is None else refusal.serialize()
 
@@ -96,16 +123,20 @@ class Handshake:
             del headers["Sec-WebSocket-Protocol"]
             for value in offered:
                 headers["Sec-WebSocket-Protocol"] = value
-        answer = self._core.accept(request)
+        core = _judges.with_deflate if self._deflate else _judges.plain
+        answer = core.accept(request)
         if answer.status_code != 101:
             return answer
-        self.request, self._response = request, answer
+        self.request, self._answer, self._extensions = request, answer.headers, core.extensions
         return None
 
     def scope(self, transport: asyncio.Transport, asgi_version: str, root_path: str) -> dict[str, Any]:
         """Return the ASGI connection scope of the request (ASGI WebSocket specification, version 2.4)."""
         assert self.request is not None
         headers = self.request.headers
+        fields = self._fields
+        if fields is None:
+            fields = [(name.lower().encode(), value.encode("latin-1")) for name, value in headers.raw_items()]
         raw_path, _, query = self.request.path.partition("?")
         offered = ",".join(headers.get_all("Sec-WebSocket-Protocol"))
         return {
@@ -119,24 +150,25 @@ class Handshake:
             "path": root_path + unquote(raw_path),
             "raw_path": (root_path + raw_path).encode("ascii"),
             "query_string": query.encode("ascii"),
-            "headers": [(name.lower().encode(), value.encode("latin-1")) for name, value in headers.raw_items()],
+            "headers": fields,
             "subprotocols": [name for part in offered.split(",") if (name := part.strip())],
         }
 
     def accept(self, headers: HeaderPairs, subprotocol: str | None) -> tuple[bytes, list[Extension]]:
         """Return the bytes of the accepting response, and the extensions that it agrees to."""
-        assert self._response is not None
-        answer = self._response.headers
-        del answer["Date"]
-        for name, value in headers:
-            answer[name.decode("latin-1")] = value.decode("latin-1")
+        assert self._answer is not None
+        lines = [f"{name}: {value}".encode("latin-1") for name, value in self._answer.raw_items() if name != "Date"]
+        lines += [name + b": " + value for name, value in headers]
         if subprotocol:
-            answer["Sec-WebSocket-Protocol"] = subprotocol
-        return self._response.serialize(), self._core.extensions
+            lines.append(b"Sec-WebSocket-Protocol: " + subprotocol.encode("latin-1"))
+        if any(b"\r" in line or b"\n" in line for line in lines):
+            raise ConfigurationError("a header of the handshake's answer contains a line break; take it out")
+        return b"HTTP/1.1 101 Switching Protocols\r\n" + b"\r\n".join(lines) + b"\r\n\r\n", self._extensions
 
     def end(self) -> None:
         """Part the core from its parser, which hold each other and the request."""
-        self._core.parser.close()
+        if self._core is not None:
+            self._core.parser.close()
 
     def describe(self) -> str:
         """Return the request's path for a log: without the query, which may hold a token."""

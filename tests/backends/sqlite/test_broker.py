@@ -8,6 +8,7 @@ import sqlite3
 import threading
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -272,6 +273,58 @@ def test_every_commit_is_fsynced(tmp_path: Path) -> None:
     assert store.connection.execute("PRAGMA journal_mode").fetchone() == ("wal",)
     assert store.connection.execute("PRAGMA synchronous").fetchone() == (2,), "FULL (sqlite.org/pragma.html)"
     store.close()
+
+
+def test_no_connection_is_used_on_the_event_loop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    used: set[str] = set()
+    connect = sqlite3.connect
+
+    class Noted(sqlite3.Connection):
+        def execute(self, *arguments: Any) -> sqlite3.Cursor:
+            used.add(threading.current_thread().name)
+            return super().execute(*arguments)
+
+        def close(self) -> None:
+            used.add(threading.current_thread().name)
+            super().close()
+
+    monkeypatch.setattr(sqlite3, "connect", lambda *given, **named: connect(*given, factory=Noted, **named))
+
+    async def run() -> None:
+        presence = SqlitePresence(tmp_path / "chat.db")
+        await presence.start("one")
+        async with open_node(tmp_path / "chat.db") as node:
+            await node.broker.subscribe("a")
+            await node.publish("a")
+            await node.broker.history("a")
+            await node.broker.positions(["a"])
+            await node.broker.remove_history("a")
+            await presence.join("a", Member("1", "ann"))
+        await presence.aclose()
+
+    asyncio.run(run())
+    assert "tidewire-sqlite-writer" in used
+    assert threading.current_thread().name not in used
+
+
+def test_publishes_go_on_while_many_subscribe(tmp_path: Path) -> None:
+    async def run() -> None:
+        async with open_node(tmp_path / "chat.db", publish_seconds=1.0) as node:
+            done = asyncio.Event()
+
+            async def subscribe(task: int) -> None:
+                n = 0
+                while not done.is_set():
+                    await node.broker.subscribe(f"{task}/{n}")
+                    n += 1
+
+            subscribing = [asyncio.create_task(subscribe(task)) for task in range(20)]
+            for n in range(1, 20):
+                assert await node.publish("a") == n
+            done.set()
+            await asyncio.gather(*subscribing)
+
+    asyncio.run(run())
 
 
 def test_nothing_is_left_behind(tmp_path: Path) -> None:

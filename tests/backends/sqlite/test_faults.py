@@ -146,6 +146,23 @@ def test_a_folder_that_is_missing_is_named(tmp_path: Path) -> None:
     asyncio.run(run())
 
 
+def test_a_disk_that_cannot_be_written_is_refused_in_one_line(small_disk: Path) -> None:
+    path = small_disk / "chat.db"
+
+    async def run() -> None:
+        async with open_node(path) as node:
+            await node.publish("a")
+        assert _mount("-o", "remount,ro", str(small_disk))
+        with pytest.raises(ConfigurationError, match="writable") as caught:
+            await SqliteBroker(path, Limits()).start(print)
+        assert "\n" not in str(caught.value)
+        assert _mount("-o", "remount,rw", str(small_disk))
+        async with open_node(path) as node:
+            assert await node.publish("a") == 2
+
+    asyncio.run(run())
+
+
 def test_a_newer_layout_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "chat.db"
 

@@ -67,7 +67,7 @@ class Model:
         return found[:limit], since is None or (not missed and since <= self.top)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=75, deadline=None)
 @given(st.data())
 def test_pages_are_those_of_a_list(data: st.DataObject) -> None:
     system = ManualClock()

@@ -61,7 +61,11 @@ class SqliteBroker(Broker):
         self._writer.start(
             lambda error: self._call(started.set_result, error), lambda: self._call(self._ended.set_result, None)
         )
-        error = await asyncio.shield(started)
+        try:
+            error = await asyncio.shield(started)
+        except asyncio.CancelledError:
+            self._mailbox.close()
+            raise
         if error is not None:
             await self._end()
             raise error

@@ -21,6 +21,8 @@ logger = logging.getLogger("tidewire")
 
 #: Seconds between two checkpoints, when the log is short.
 _INTERVAL = 1.0
+#: Seconds for which the log may grow when somebody does not let it begin anew.
+_BLOCKED = 5.0
 _PAGE = 4_096
 
 
@@ -38,17 +40,18 @@ class Checkpointer:
         self._last = 0.0
         self._unmoved = 0
         self._has_rest = False
+        self._blocked_until = 0.0
         self._thread = threading.Thread(target=self._run, name="tidewire-sqlite-checkpoint", daemon=True)
         self._thread.start()
 
     def committed(self, writer: sqlite3.Connection, size: int) -> None:
         """Take note of a commit of about so many bytes; the writer holds the lock, and moves a rest if there is one."""
         self._unmoved += size
-        if self._has_rest or self._unmoved > self._limit // 2:
+        now = time.monotonic()
+        if (self._has_rest or self._unmoved > self._limit // 2) and now >= self._blocked_until:
             self._has_rest = False
             self._move_rest(writer)
             return
-        now = time.monotonic()
         if now - self._last >= _INTERVAL or self._unmoved > self._limit // 4:
             self._last = now
             self._wanted.set()
@@ -60,6 +63,8 @@ class Checkpointer:
             is_busy, pages, moved = writer.execute(f"PRAGMA wal_checkpoint({mode})").fetchone()
             if not is_busy and pages == moved:
                 self._unmoved = 0
+            elif mode == "RESTART":  # a process that is frozen in a read: publishing matters more than the log's length
+                self._blocked_until = time.monotonic() + _BLOCKED
 
     def close(self) -> None:
         """Wait for the checkpoint under way, and end."""

@@ -156,7 +156,7 @@ class SqlitePresence(Presence):
                     self._locked(roster.open)
                 if is_due:
                     looked = time.monotonic()
-                    self._transact(roster, [], write=False, look=True)
+                    self._look(roster)
                 self._run_steps(roster, steps)
             except (sqlite3.Error, OSError, TidewireError) as error:
                 self._fail(roster, error, steps)
@@ -182,28 +182,29 @@ class SqlitePresence(Presence):
         if not any(step.writes for step in steps):
             self._transact(roster, steps, write=False)
         elif self._turnstile.try_acquire():
-            self._transact_locked(roster, steps)
+            self._transact(roster, steps, write=True)
         else:  # who only reads does not wait for another process
             self._transact(roster, [step for step in steps if not step.writes], write=False)
             self._acquire()
-            self._transact_locked(roster, [step for step in steps if step.writes])
+            self._transact(roster, [step for step in steps if step.writes], write=True)
 
-    def _transact_locked(self, roster: Roster, steps: Sequence[_Step[object]]) -> None:
-        try:
-            self._transact(roster, steps, write=True)
-        finally:
-            self._turnstile.release()
-
-    def _transact(self, roster: Roster, steps: Sequence[_Step[object]], *, write: bool, look: bool = False) -> None:
-        if not steps and not look:
+    def _transact(self, roster: Roster, steps: Sequence[_Step[object]], *, write: bool) -> None:
+        """Run steps in one transaction, for writing with the lock held, which is free again when they are told."""
+        if not steps:
             return
-        roster.begin(write=write)
-        if look:
-            roster.look()
-        results = [(step.future, step.run(roster)) for step in steps]
+        try:
+            roster.begin(write=write)
+            results = [(step.future, step.run(roster)) for step in steps]
+            roster.commit()
+        finally:
+            if write:
+                self._turnstile.release()
+        self._call(_settle, results)
+
+    def _look(self, roster: Roster) -> None:
+        roster.begin(write=False)
+        roster.look()
         roster.commit()
-        if results:
-            self._call(_settle, results)
 
     def _acquire(self) -> None:
         limit = time.monotonic() + _PATIENCE

@@ -78,7 +78,10 @@ class Readers:
 
     async def aclose(self) -> None:
         """Finish what was begun, and close the connections."""
-        await asyncio.to_thread(self._pool.shutdown)
+        await asyncio.to_thread(self._close)
+
+    def _close(self) -> None:
+        self._pool.shutdown()
         while not self._idle.empty():
             self._idle.get_nowait()[0].close()
 

@@ -185,18 +185,24 @@ class Writer:
         if store is None:
             self._refuse(orders)
             return
-        if not self._mailbox.has_writes:
+        has_writes = self._mailbox.has_writes
+        if not has_writes:
             self._turnstile.withdraw()
+        if orders or self._is_behind or not has_writes:
             self._look(store, orders)
+        if self._store is None:
+            return
+        if not has_writes:
             self._trim(store)
-        elif orders or self._is_behind or not self._turnstile.try_acquire():
-            self._look(store, orders)
-        else:
+        elif not self._is_behind and self._turnstile.try_acquire():
             try:
-                self._write(store)
+                found, answers = self._write(store)
             finally:
                 self._turnstile.release()
             self._peers.wake()
+            self._hand_over(found, answers)
+        elif not orders:
+            self._look(store, ())
 
     def _look(self, store: Store, orders: Sequence[Subscribing]) -> None:
         """Read what is new, and subscribe in the same moment."""
@@ -218,8 +224,8 @@ class Writer:
         self._is_behind = not is_all
         self._hand_over(found, answers)
 
-    def _write(self, store: Store) -> None:
-        """Make one commit, with the lock held."""
+    def _write(self, store: Store) -> tuple[Sequence[Publication], Sequence[Answer]]:
+        """Make one commit, with the lock held; return what is to be told when the lock is free again."""
         writes: list[Write] = []
         answers: list[Answer] = []
         is_committing = False
@@ -233,18 +239,16 @@ class Writer:
                     self._trimmer.remove(store.connection, _TRIM_SHARE * len(writes))
             is_committing = True
             store.commit()
-            size = sum(write.size + _ROW_COST for write in writes)
-            self._checkpointer.committed(store.connection, _COMMIT_COST + size)
         except sqlite3.Error as error:
             self._fail(store, error)
-            self._answer_failed(writes, error, is_certain=not is_committing or is_certain(error))
-        except BaseException as error:
-            store.rollback()
-            self._answer_failed(writes, error, is_certain=True)
-            raise
-        else:
-            self.trouble, self._is_behind = "", not is_all
-            self._hand_over(found, answers)
+            return (), self._failed(writes, error, is_certain=not is_committing or is_certain(error))
+        except Exception as error:
+            logger.exception("a commit to %s failed by a fault of the program", self._path)
+            self._break(f"an internal error ({error}); see the log")
+            return (), self._failed(writes, error, is_certain=not is_committing)
+        self.trouble, self._is_behind = "", not is_all
+        self._checkpointer.committed(store.connection, _COMMIT_COST + sum(write.size + _ROW_COST for write in writes))
+        return found, answers
 
     def _keep(self, store: Store, writes: Sequence[Write], found: list[Publication], answers: list[Answer]) -> None:
         for removes, group in groupby(writes, key=lambda write: write.removes):
@@ -343,9 +347,9 @@ class Writer:
             self._turnstile.release()
         return self._store
 
-    def _answer_failed(self, writes: Sequence[Write], error: BaseException, *, is_certain: bool) -> None:
+    def _failed(self, writes: Sequence[Write], error: BaseException, *, is_certain: bool) -> list[Answer]:
         reason = explain(error, self._path)
-        self._post((), [(write, _publish_error(reason, is_certain=is_certain)) for write in writes])
+        return [(write, _publish_error(reason, is_certain=is_certain)) for write in writes]
 
     def _refuse(self, orders: Sequence[Subscribing]) -> None:
         """Answer what cannot be done while the store is broken."""

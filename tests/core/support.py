@@ -67,7 +67,8 @@ class OffsetProtocol(Protocol[Any]):
 
     def encode_subscribed(self, reply: Subscribed) -> list[WireMessage]:
         position = reply.position
-        head = f"s {reply.channel} {position.offset} {position.epoch} {reply.recovered}"
+        count = len(reply.publications)
+        head = f"s {reply.channel} {position.offset} {position.epoch} {reply.recovered} {count}"
         return [WireMessage(head.encode()), *(self.encode_publication(p) for p in reply.publications)]
 
     def encode_error(self, error: CommandError) -> WireMessage:

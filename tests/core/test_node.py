@@ -216,6 +216,8 @@ def test_many_open_a_channel_once_and_fail_together() -> None:
             broker.back()
             await asyncio.gather(*(client.subscribe() for client in clients))
             assert broker.carried.count("a") == 1
+            await node.carrier.sweep()
+            assert broker.carried.count("a") == 1
             for client in clients:
                 client.link.vanish()
             await node.carrier.sweep()

@@ -78,9 +78,9 @@ async def accept(
         connection = Connection(link, protocol, user=user, address=address, limits=node.limits)
         # a socket has one reader: what the endpoint would read here is read by the connection
         websocket.receive = _taken_over  # type: ignore[method-assign]
-        await _attach(node, connection, info)
     finally:
         node.registry.arrived(address)
+    await _attach(node, connection, info)  # counts it before it first waits: a newcomer is never counted twice
     return connection
 
 
@@ -117,17 +117,23 @@ async def _taken_over() -> Any:
 
 def _check_origin(websocket: WebSocket, origins: frozenset[str]) -> None:
     """Refuse a page of another site (cross-site WebSocket hijacking, RFC 6455 section 10.2)."""
-    origin = websocket.headers.get("origin")
-    if origin is None or "*" in origins or origin in origins:
-        return
+    told = websocket.headers.getlist("origin")
     host = websocket.headers.get("host", "").lower()
-    parts = urlsplit(origin)
-    if parts.scheme in ("http", "https") and parts.netloc.lower() == host:
+    if not told or "*" in origins or (len(told) == 1 and _is_allowed(told[0], host, origins)):
         return
-    if f"{origin.removesuffix(parts.netloc)}{parts.netloc.rpartition(':')[0] or parts.netloc}:*" in origins:
-        return
-    logger.warning("origin %r may not connect; add it with Hub(origins=[…]) or the setting `origins`", origin[:200])
+    shown = ", ".join(told)[:200]
+    logger.warning("origin %r may not connect; add it with Hub(origins=[…]) or the setting `allowed_origins`", shown)
     raise _denial(websocket, 403, "this origin may not connect", {})
+
+
+def _is_allowed(origin: str, host: str, origins: frozenset[str]) -> bool:
+    try:
+        parts = urlsplit(origin)
+    except ValueError:  # brackets that enclose no IPv6 address
+        return False
+    if origin in origins or (parts.scheme in ("http", "https") and parts.netloc.lower() == host):
+        return True
+    return f"{origin.removesuffix(parts.netloc)}{parts.netloc.rpartition(':')[0] or parts.netloc}:*" in origins
 
 
 async def _refusal(websocket: WebSocket, error: LimitExceeded) -> Exception:
@@ -179,6 +185,9 @@ class HubConnection:
             connection.end(NORMAL)
         elif isinstance(exc, WebSocketException):
             connection.end(Disconnect(exc.code, exc.reason))
+        elif isinstance(exc, StoreUnavailable | PublishError):
+            logger.warning("connection %s ends, the client may come back: %s", connection.id, exc)
+            connection.end(STORE_AWAY)
         elif isinstance(exc, Exception):
             connection.failed = True
             logger.error("the handler of connection %s raised; the client gets code 1011", connection.id, exc_info=exc)

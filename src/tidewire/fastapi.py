@@ -104,7 +104,8 @@ class Hub:
 
         Accepts it if nobody has. Over a connection limit it is refused so that the client can read why: HTTP 503 with
         Retry-After in the handshake, or, for a browser, close code 1013. Inside the block, a client that goes away ends
-        the iteration; any other exception is logged, the client gets 1011, and the others see it leave.
+        the iteration, and an outage of the store ends the connection with 1013: it may come back. Any other exception
+        is logged, the client gets 1011, and the others see it leave.
         """
         return HubConnection(
             self.node,
@@ -133,9 +134,16 @@ class Hub:
             lambda: self.node, protocol, origins=self.origins, authenticate=authenticate, history=history
         )
 
-    def route(self, path: str, protocol: Protocol[Any] = PLAIN, **options: Any) -> WebSocketRoute:
+    def route(
+        self,
+        path: str,
+        protocol: Protocol[Any] = PLAIN,
+        *,
+        authenticate: Callable[[WebSocket], Awaitable[str]] | None = None,
+        history: int = 0,
+    ) -> WebSocketRoute:
         """Make a route for `serve`, to append to `app.router.routes`."""
-        return WebSocketRoute(path, self.serve(protocol, **options))
+        return WebSocketRoute(path, self.serve(protocol, authenticate=authenticate, history=history))
 
     # Publications.
 

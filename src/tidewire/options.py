@@ -22,8 +22,16 @@ class SlowPolicy(Enum):
     DROP = "drop"  #: what it cannot take is dropped; it is counted, and told how many
 
 
+#: Limits that may be zero: nothing is pinged, spread or filled.
+_MAY_BE_ZERO = frozenset({"ping_seconds", "drain_seconds", "gap_messages", "gap_bytes"})
+
+
 class Limits(msgspec.Struct, frozen=True, kw_only=True):
-    """Every limit of a node, with its default. Reaching one is counted under its name in `statistics()`."""
+    """Every limit of a node, with its default. Reaching one is counted under its name in `statistics()`.
+
+    All are greater than 0; `ping_seconds`, `drain_seconds`, `gap_messages` and `gap_bytes` may be 0. Raises
+    ConfigurationError for others.
+    """
 
     #: Bytes of one inbound message.
     message_size: int = 65_536
@@ -70,6 +78,12 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     #: Seconds of the loop's time that one turn of fan-out may take.
     turn_seconds: float = 0.005
 
+    def __post_init__(self) -> None:
+        for name in self.__struct_fields__:
+            value = getattr(self, name)
+            if not (value > 0 or (value == 0 and name in _MAY_BE_ZERO)):
+                raise ConfigurationError(f"limit {name} is {value!r}; write a number greater than 0")
+
 
 class ChannelOptions(msgspec.Struct, frozen=True, kw_only=True):
     """What one channel, or every channel of a pattern, offers."""
@@ -82,6 +96,15 @@ class ChannelOptions(msgspec.Struct, frozen=True, kw_only=True):
     #: What clients of a served protocol may do by themselves.
     subscribe: bool = True
     publish: bool = True
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.slow, SlowPolicy):
+            raise ConfigurationError(f"slow={self.slow!r} is no policy; write SlowPolicy.DISCONNECT, LATEST or DROP")
+        if self.history_size < 0 or not self.history_seconds >= 0:
+            raise ConfigurationError(
+                f"history of {self.history_size} publications for {self.history_seconds} seconds cannot be; "
+                "write 0 for none"
+            )
 
     @property
     def retention(self) -> Retention:

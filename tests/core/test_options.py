@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -32,6 +34,32 @@ def test_many_names_do_not_fill_the_memory() -> None:
 def test_an_empty_rule_is_refused() -> None:
     with pytest.raises(ConfigurationError, match="empty name"):
         ChannelRules({"": ROOM})
+
+
+@pytest.mark.parametrize("slow", ["disconnect", "latest", None])
+def test_a_policy_that_is_none_is_refused_and_not_taken_for_another(slow: Any) -> None:
+    with pytest.raises(ConfigurationError, match=r"SlowPolicy\.DISCONNECT"):
+        ChannelOptions(slow=slow)
+
+
+@pytest.mark.parametrize(
+    "history", [{"history_size": -1}, {"history_seconds": -0.1}, {"history_seconds": float("nan")}]
+)
+def test_a_history_of_less_than_nothing_is_refused(history: dict[str, Any]) -> None:
+    with pytest.raises(ConfigurationError, match="write 0 for none"):
+        ChannelOptions(**history)
+
+
+@pytest.mark.parametrize("name", Limits.__struct_fields__)
+def test_a_limit_that_cannot_work_is_refused_where_it_is_written(name: str) -> None:
+    for value in (-1, float("nan")):
+        with pytest.raises(ConfigurationError, match=f"limit {name} is"):
+            Limits(**{name: value})
+    if name in ("ping_seconds", "drain_seconds", "gap_messages", "gap_bytes"):
+        assert getattr(Limits(**{name: 0}), name) == 0
+    else:
+        with pytest.raises(ConfigurationError, match="greater than 0"):
+            Limits(**{name: 0})
 
 
 def test_options_give_a_retention() -> None:

@@ -13,7 +13,15 @@ from tidewire.protocols.base import to_utf8
 
 __all__ = ("encode_farewell", "encode_json", "encode_message", "encode_payload")
 
-_encode = msgspec.json.Encoder().encode
+
+def _plain(value: Any) -> Any:
+    """Return a pydantic model inside another value as what msgspec knows."""
+    if isinstance(value, BaseModel):
+        return value.model_dump(mode="json")
+    raise TypeError(f"{type(value).__name__} is no type that JSON knows")
+
+
+_encode = msgspec.json.Encoder(enc_hook=_plain).encode
 
 
 def encode_json(value: Any) -> bytes:
@@ -21,9 +29,9 @@ def encode_json(value: Any) -> bytes:
 
     Raises BadRequest for a value that JSON cannot carry.
     """
-    if isinstance(value, BaseModel):
-        return value.model_dump_json().encode()
     try:
+        if isinstance(value, BaseModel):
+            return value.model_dump_json().encode()
         return _encode(value)
     except (TypeError, ValueError, UnicodeEncodeError, RecursionError) as error:
         raise BadRequest(f"a value of type {type(value).__name__} cannot be sent as JSON: {error}") from None

@@ -87,3 +87,19 @@ def test_farewells_and_messages() -> None:
     assert encode_message("hi") == WireMessage(b"hi")
     assert encode_message(b"hi") == WireMessage(b"hi", binary=True)
     assert encode_message([1]) == WireMessage(b"[1]")
+
+
+def test_models_may_stand_inside_of_other_values() -> None:
+    model = Model(when=datetime(2026, 1, 2, tzinfo=UTC))
+    expected = {"when": "2026-01-02T00:00:00Z", "count": 3}
+    assert json.loads(encode_json([model])) == [expected]
+    assert json.loads(encode_json({"user": {"who": model}})) == {"user": {"who": expected}}
+
+
+def test_a_model_that_json_cannot_carry_is_refused() -> None:
+    class Strange(BaseModel):
+        value: Any
+
+    for value in (Strange(value=object()), [Strange(value=object())], {"a": object()}):
+        with pytest.raises(BadRequest, match="cannot be sent as JSON"):
+            encode_json(value)

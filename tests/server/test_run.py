@@ -160,6 +160,30 @@ def test_workers_are_replaced_one_after_another_on_sighup(tmp_path: Path) -> Non
         assert server.stop(10) == 0
 
 
+def test_a_broken_release_leaves_the_old_workers_in_place(tmp_path: Path) -> None:
+    with LiveServer(tmp_path, *WORKERS, command=app_in(tmp_path)) as server:
+        before = pids(server, 2)
+        app_in(tmp_path, UNLUCKY)
+        server.process.send_signal(signal.SIGHUP)
+        wait_for(lambda: "the old ones stay: the application did not start: ValueError: no luck" in server.err)
+        assert pids(server, 2) == before
+        app_in(tmp_path)
+        server.process.send_signal(signal.SIGHUP)
+        wait_for(lambda: len(server.workers()) == 2 and not before & set(server.workers()), what="new workers")
+        assert server.stop(10) == 0
+
+
+def test_a_worker_that_cannot_be_replaced_does_not_end_the_other_one(tmp_path: Path) -> None:
+    with LiveServer(tmp_path, *WORKERS, command=app_in(tmp_path)) as server:
+        killed, left = pids(server, 2)
+        app_in(tmp_path, UNLUCKY)
+        end(killed, signal.SIGKILL)
+        wait_for(lambda: server.err.count("others go on serving") >= 3, what="three failed starts")
+        assert server.get("/pid").json() == left
+        app_in(tmp_path)
+        assert len(pids(server, 2)) == 2
+
+
 def test_a_worker_does_not_outlive_its_supervisor(tmp_path: Path) -> None:
     with LiveServer(tmp_path, *WORKERS, command=app_in(tmp_path)) as server:
         workers = pids(server, 2)

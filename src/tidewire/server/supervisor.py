@@ -21,8 +21,10 @@ __all__ = ("Supervisor",)
 
 _log = logging.getLogger(__name__)
 
-#: Seconds in which a worker must become ready; failed starts in a row after which no further one is tried.
+#: Seconds in which a worker must become ready; failed starts in a row after which, if nobody serves, all ends.
 _START_SECONDS, _STARTS = 60.0, 3
+#: The longest that a worker which cannot start waits for its next try, beside others that serve.
+_RETRY_SECONDS = 30.0
 #: Seconds beyond the drain after which a worker that was told to end is killed.
 _ENDING_SECONDS = 5.0
 
@@ -35,6 +37,7 @@ class _Worker:
         self.failure = ""
         #: True: it serves; False: it ended before it served.
         self.ready: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
+        #: Its end, or its failure to start, is nothing to mend: it was told to end, or stands in for one that serves.
         self.leaving = False
         self._reader, self._writer = reader, writer
 
@@ -129,8 +132,9 @@ class Supervisor:
             await asyncio.sleep(0.05)
         self._ready()
 
-    async def _start(self) -> _Worker:
+    async def _start(self, *, stand_in: bool = False) -> _Worker:
         worker = await _Worker.start(self._job, self._listener)
+        worker.leaving = stand_in
         self._workers.append(worker)
         self._group.create_task(self._look_after(worker))
         if self._stop.is_set():
@@ -142,22 +146,29 @@ class Supervisor:
         self._workers.remove(worker)
         if worker.leaving or self._stop.is_set():
             return
-        code = worker.process.returncode
         if worker.ready.result():
             self._failed_starts = 0
+            code = worker.process.returncode
             _log.warning("worker %d has ended (%s); another one takes its place", worker.process.pid, code)
         else:
-            self._failed_starts += 1
-            why = worker.failure or f"it ended with {code}"
-            if code == MISCONFIGURED:
-                self._give_up(ConfigurationError(why))
-            elif self._failed_starts >= _STARTS:
-                self._give_up(StartupFailed(f"workers could not start {_STARTS} times in a row: {why}"))
-            else:
-                _log.warning("worker %d could not start: %s", worker.process.pid, why)
-                await asyncio.sleep(0.5 * self._failed_starts)
+            await self._judge_failed_start(worker)
         if not self._stop.is_set():
             await self._start()
+
+    async def _judge_failed_start(self, worker: _Worker) -> None:
+        self._failed_starts += 1
+        code = worker.process.returncode
+        why = worker.failure or f"it ended with {code}"
+        if any(other.ready.done() and other.ready.result() for other in self._workers):
+            _log.error("worker %d could not start, others go on serving: %s", worker.process.pid, why)
+        elif code == MISCONFIGURED:
+            self._give_up(ConfigurationError(why))
+        elif self._failed_starts >= _STARTS:
+            self._give_up(StartupFailed(f"workers could not start {_STARTS} times in a row: {why}"))
+        else:
+            _log.warning("worker %d could not start: %s", worker.process.pid, why)
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._stop.wait(), min(0.5 * self._failed_starts, _RETRY_SECONDS))
 
     def _give_up(self, failure: Exception) -> None:
         self._failure = self._failure or failure
@@ -168,10 +179,11 @@ class Supervisor:
             self._replace.clear()
             _log.warning("replacing %d workers one after another", len(self._workers))
             for old in list(self._workers):
-                new = await self._start()
+                new = await self._start(stand_in=True)
                 if not await new.ready:
-                    _log.error("the new worker did not start; the old ones stay")
+                    _log.error("the new worker did not start, the old ones stay: %s", new.failure or "the log says why")
                     break
+                new.leaving = False
                 old.terminate()
                 await self._gone(old)
 

@@ -95,8 +95,8 @@ class Carrier:
 
     async def sweep(self) -> None:
         """Stop carrying the channels that nobody follows."""
-        idle, self._idle = self._idle, {}
-        for name in idle:
+        for name in tuple(self._idle):
+            self._idle.pop(name, None)  # one at a time: where the store fails, the others are looked at again
             channel = self._registry.channels.get(name)
             if channel is not None and not len(channel) and channel.tap is None and name not in self._opening:
                 await self._drop(name)

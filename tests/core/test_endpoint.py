@@ -9,7 +9,6 @@ from typing import Any
 import pytest
 from starlette.exceptions import HTTPException
 from starlette.websockets import WebSocket
-from tests.core.support import run
 
 from tidewire.backends.memory import MemoryBroker, MemoryPresence
 from tidewire.endpoint import HubConnection, accept
@@ -20,6 +19,8 @@ from tidewire.options import Limits
 from tidewire.presence import JoinResult
 from tidewire.protocols.plain import PLAIN
 from tidewire.testing import wait_until
+
+from .support import run
 
 
 class Peer:

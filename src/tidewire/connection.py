@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import os
+import secrets
 import time
 from collections import deque
 from collections.abc import Callable
@@ -24,7 +25,18 @@ __all__ = ("Connection",)
 _MESSAGE_COST = 64
 
 _ids = itertools.count(1)
-_prefix = f"{os.getpid():x}-{time.time_ns() & 0xFFFFFFFFFF:x}"
+_prefix = ""
+
+
+def _begin_ids() -> None:
+    """Let the ids of this process be its own: nodes on many machines know a member by the id of its connection."""
+    global _prefix
+    _prefix = secrets.token_hex(6)
+
+
+_begin_ids()
+if hasattr(os, "register_at_fork"):  # a server may load the application first, and fork its workers then
+    os.register_at_fork(after_in_child=_begin_ids)
 
 
 class Connection:

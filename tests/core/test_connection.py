@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 
 import pytest
 
@@ -22,6 +23,20 @@ def connection(**limits: float) -> tuple[Connection, FakeLink, list[str]]:
     made.on_limit = reached.append
     link.listen(made)
     return made, link, reached
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system does not fork")
+def test_forked_processes_give_ids_of_their_own() -> None:
+    reader, writer = os.pipe()
+    child = os.fork()
+    if not child:
+        os.write(writer, connection()[0].id.encode())
+        os._exit(0)
+    os.waitpid(child, 0)
+    theirs, ours = os.read(reader, 100).decode(), connection()[0].id
+    os.close(reader)
+    os.close(writer)
+    assert theirs.partition("-")[0] != ours.partition("-")[0]
 
 
 def test_messages_are_received_in_their_order_then_the_end() -> None:

@@ -12,6 +12,7 @@ import secrets
 import sqlite3
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from tidewire.backends.sqlite.clock import Reading, StoreClock
 from tidewire.backends.sqlite.sql import read, statements
@@ -89,8 +90,9 @@ class Store:
         execute("PRAGMA journal_mode = WAL")
         tables = {name for (name,) in execute("SELECT name FROM sqlite_master WHERE name LIKE 'tidewire%'")}
         if "tidewire_keys_by_expiry" not in tables:
-            self._create()
-        version, seed, *reading = execute(SQL["store"]).fetchone()
+            self.connection.executescript(f"BEGIN IMMEDIATE;\n{read('schema.sql')}\nCOMMIT;")
+        row = execute(SQL["store"]).fetchone() or self._create()
+        version, seed, *reading = row
         if version != _VERSION:
             raise ConfigurationError(
                 f"the database has the layout {version}, and this tidewire knows {_VERSION}; install the newer tidewire"
@@ -99,11 +101,11 @@ class Store:
             self.save_clock()
         return str(seed)
 
-    def _create(self) -> None:
-        self.connection.executescript(f"BEGIN IMMEDIATE;\n{read('schema.sql')}\nCOMMIT;")
+    def _create(self) -> tuple[Any, ...]:
         now = self._clock.reading()
-        seed = secrets.token_hex(16)
-        self.connection.execute(SQL["create_store"], (_VERSION, seed, now.clock, now.monotonic, now.wall, now.boot))
+        row = (_VERSION, secrets.token_hex(16), now.clock, now.monotonic, now.wall, now.boot)
+        self.connection.execute(SQL["create_store"], row)
+        return row
 
     @property
     def is_replaced(self) -> bool:

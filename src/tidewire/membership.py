@@ -124,8 +124,12 @@ class Membership:
         if task is not None:
             key = (stay.channel, stay.member.connection)
             self._leaving[key] = task
-            task.add_done_callback(lambda _: self._leaving.pop(key, None))
+            task.add_done_callback(lambda done: self._left(key, done))
         return task
+
+    def _left(self, key: tuple[str, str], task: asyncio.Task[None]) -> None:
+        if self._leaving.get(key) is task:  # a later leave of the same member may have taken the place
+            del self._leaving[key]
 
     async def _leave_now(self, stay: Stay) -> None:
         if stay.joining is not None:

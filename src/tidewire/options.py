@@ -22,14 +22,14 @@ class SlowPolicy(Enum):
     DROP = "drop"  #: what it cannot take is dropped; it is counted, and told how many
 
 
-#: Limits that may be zero: nothing is pinged, spread or filled.
-_MAY_BE_ZERO = frozenset({"ping_seconds", "drain_seconds", "gap_messages", "gap_bytes"})
+#: Limits that may be zero: nothing is pinged, spread or filled, or each turn takes one step.
+_MAY_BE_ZERO = frozenset({"ping_seconds", "drain_seconds", "gap_messages", "gap_bytes", "turn_seconds"})
 
 
 class Limits(msgspec.Struct, frozen=True, kw_only=True):
     """Every limit of a node, with its default. Reaching one is counted under its name in `statistics()`.
 
-    All are greater than 0; `ping_seconds`, `drain_seconds`, `gap_messages` and `gap_bytes` may be 0. Raises
+    All are greater than 0; `ping_seconds`, `drain_seconds`, `turn_seconds` and those of a gap may be 0. Raises
     ConfigurationError for others.
     """
 

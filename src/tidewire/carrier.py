@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from tidewire.broker import Broker
 from tidewire.errors import StoreUnavailable
 from tidewire.fanout import Fanout
 from tidewire.maintenance import Maintenance
-from tidewire.messages import HistoryPage, Position
+from tidewire.messages import HistoryPage, Position, Publication
 from tidewire.options import ChannelRules, Limits
 from tidewire.registry import Channel, Registry
 
@@ -46,7 +46,7 @@ class Carrier:
         self._dropping: dict[str, asyncio.Future[None]] = {}
         #: Channels that perhaps nobody follows any more.
         self._idle: dict[str, None] = {}
-        self.fanout = Fanout(registry, limits, on_gap=self.catch_up)
+        self.fanout = Fanout(registry, limits, on_gap=self.catch_up, count=count)
 
     async def carry(self, name: str) -> Channel:
         """Return the channel of this name, which the broker carries from now on; raises StoreUnavailable.
@@ -161,15 +161,21 @@ class Carrier:
 
     def _fill(self, channel: Channel, page: HistoryPage) -> None:
         position, publications = channel.position, page.publications
-        size = sum([len(publication.data) for publication in publications])
-        fits = len(publications) <= self._limits.gap_messages and size <= self._limits.gap_bytes
+        limit = self._exceeded(publications)
         reached = publications[-1].offset if publications else position.offset
-        if fits and page.complete and page.top.epoch == position.epoch and reached >= page.top.offset:
+        if limit is None and page.complete and page.top.epoch == position.epoch and reached >= page.top.offset:
             for publication in publications:
                 self.fanout.accept(channel, publication)
         else:
-            self._count("gap")
+            self._count(limit or "gap")
             self.fanout.tell_insufficient(channel, page.top)
+
+    def _exceeded(self, publications: Sequence[Publication]) -> str | None:
+        """Return the limit that a gap of these publications exceeds."""
+        if len(publications) > self._limits.gap_messages:
+            return "gap_messages"
+        size = sum([len(publication.data) for publication in publications])
+        return "gap_bytes" if size > self._limits.gap_bytes else None
 
     def _go_on(self, channel: Channel) -> None:
         """Take what came meanwhile; where that was more than may wait, history is read again."""

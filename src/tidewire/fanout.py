@@ -46,10 +46,18 @@ class Fanout:
     whatever mixture of batches, direct sends and cut turns it sees: `live_after` moves with every write.
     """
 
-    def __init__(self, registry: Registry, limits: Limits, *, on_gap: Callable[[Channel], None]) -> None:
+    def __init__(
+        self,
+        registry: Registry,
+        limits: Limits,
+        *,
+        on_gap: Callable[[Channel], None],
+        count: Callable[[str], None],
+    ) -> None:
         self._registry = registry
         self._limits = limits
         self._on_gap = on_gap
+        self._count = count
         self._dirty: deque[Channel] = deque()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._scheduled = False
@@ -137,6 +145,7 @@ class Fanout:
             if time.perf_counter() >= deadline:
                 break
         if self._dirty:
+            self._count("turn_seconds")
             self._schedule()
         self.worst_turn_cpu = max(self.worst_turn_cpu, time.thread_time() - cpu)
         self.worst_turn_wall = max(self.worst_turn_wall, time.perf_counter() - started)
@@ -172,13 +181,9 @@ class Fanout:
         return not channel.pending
 
     def _begin(self, channel: Channel) -> Work:
-        limits = self._limits
         for subscription in tuple(channel.buffering):
             subscription.hold(channel.pending)
-            if (
-                subscription.buffered_bytes > limits.outbox_bytes
-                or len(subscription.buffer or ()) > limits.outbox_messages
-            ):
+            if self._is_more_than_may_wait(subscription.buffered_bytes, len(subscription.buffer or ())):
                 self._shorten(channel, subscription)
         work = Work(channel)
         channel.pending = []
@@ -263,10 +268,16 @@ class Fanout:
         if not turn:
             self._paused[connection] = (self._turn, False)
         elif turn != self._turn:
-            size, messages = connection.link.backlog()
-            is_over = size > self._limits.outbox_bytes or messages > self._limits.outbox_messages
+            is_over = self._is_more_than_may_wait(*connection.link.backlog())
             self._paused[connection] = (self._turn, is_over)
         return is_over
+
+    def _is_more_than_may_wait(self, size: int, messages: int) -> bool:
+        limits = self._limits
+        if size <= limits.outbox_bytes and messages <= limits.outbox_messages:
+            return False
+        self._count("outbox_bytes" if size > limits.outbox_bytes else "outbox_messages")
+        return True
 
     def _cut_off(self, connection: Subscriber) -> None:
         self._paused.pop(connection, None)

@@ -23,6 +23,7 @@ from tidewire.errors import (
     PublishError,
     StoreUnavailable,
 )
+from tidewire.links.base import limits_reached
 from tidewire.maintenance import Maintenance
 from tidewire.membership import Membership
 from tidewire.messages import Farewell, Format, Position, Publication, PublishRequest, Subscribed, WireMessage
@@ -47,7 +48,11 @@ POSITION_SECONDS = 10.0
 
 
 class Statistics(msgspec.Struct, frozen=True):
-    """A node's figures since its start, and what it holds now."""
+    """A node's figures since its start, and what it holds now.
+
+    `limits_reached` counts by the names of `Limits`; "gap" is one that history could not fill, and "publish_failed" a
+    publish that the store did not confirm. What links count is that of the whole process.
+    """
 
     connections: int
     users: int
@@ -82,6 +87,7 @@ class Node:
         self.rules = rules or ChannelRules()
         self.registry = Registry()
         self.limits_reached: Counter[str] = Counter()
+        self._reached_before = limits_reached.copy()
         self.maintenance = Maintenance()
         self.carrier = Carrier(self.registry, broker, self.rules, self.limits, self.maintenance, self._count)
         self.fanout = self.carrier.fanout
@@ -147,7 +153,7 @@ class Node:
             superseded=fanout.superseded,
             worst_turn_cpu=fanout.worst_turn_cpu,
             worst_turn_wall=fanout.worst_turn_wall,
-            limits_reached=dict(self.limits_reached),
+            limits_reached=dict(self.limits_reached + (limits_reached - self._reached_before)),
             degraded=self.maintenance.degraded,
         )
 

@@ -169,6 +169,7 @@ def test_a_gap_larger_than_the_limit_is_told(limit: dict[str, int]) -> None:
             await publish(node, "6")
             await wait_until(lambda: "i a" in client.shown)
             assert client.offsets() == []
+            assert node.statistics().limits_reached == limit.fromkeys(limit, 1)
             client.link.vanish()
 
     run(main())
@@ -329,6 +330,7 @@ def test_a_frozen_client_is_cut_with_bounded_memory(limits: dict[str, int]) -> N
             assert frozen.link.worst_backlog[0] < 300_000
             assert other.offsets() == list(range(1, 1_001))
             assert node.statistics().slow_disconnects == 1
+            assert node.statistics().limits_reached == {next(iter(limits)): 1}
             other.link.vanish()
 
     run(main())

@@ -20,6 +20,7 @@ from tidewire.errors import (
     PublishUnconfirmed,
     StoreUnavailable,
 )
+from tidewire.links.base import limits_reached
 from tidewire.messages import Farewell, Format, Position, WireMessage
 from tidewire.node import Node
 from tidewire.options import ChannelOptions
@@ -49,6 +50,18 @@ def test_limits_count_those_who_are_arriving() -> None:
             node.registry.arrived("1.2.3.4")
             assert node.statistics().limits_reached == {"connections": 2}
             client.link.vanish()
+
+    run(main())
+
+
+def test_what_links_count_is_part_of_the_statistics() -> None:
+    async def main() -> None:
+        limits_reached["fragments"] += 1
+        async with open_node() as node:
+            assert node.statistics().limits_reached == {}
+            limits_reached["fragments"] += 2
+            node.limits_reached["fragments"] += 1
+            assert node.statistics().limits_reached == {"fragments": 3}
 
     run(main())
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from tidewire.batch import Batch
 from tidewire.errors import GONE, INTERNAL_ERROR, STALLED, Disconnect
-from tidewire.links.base import Link, Listener
+from tidewire.links.base import Link, Listener, limits_reached
 from tidewire.options import Limits
 
 __all__ = ("AsgiLink",)
@@ -174,6 +174,7 @@ class AsgiLink(Link):
                     await self._send_one({"type": "websocket.close", "code": code, "reason": reason})
                     return
         except TimeoutError:
+            limits_reached["stalled_seconds"] += 1
             self._end(self._closing or STALLED, clean=False)
         except Exception:
             self._end(self._closing or GONE, clean=False)

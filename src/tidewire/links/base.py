@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections import Counter
 from typing import Protocol as TypingProtocol
 
 from tidewire.batch import Batch
 from tidewire.errors import Disconnect
 
-__all__ = ("Link", "Listener")
+__all__ = ("Link", "Listener", "limits_reached")
+
+#: How often each limit was reached by a link of this process, by its name in `Limits`.
+limits_reached: Counter[str] = Counter()
 
 
 class Listener(TypingProtocol):

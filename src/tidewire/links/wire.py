@@ -8,7 +8,6 @@ from __future__ import annotations
 import asyncio
 import logging
 from abc import abstractmethod
-from collections import Counter
 from collections.abc import Callable, Sequence
 from random import random
 from typing import Any, ClassVar, cast
@@ -21,7 +20,7 @@ from websockets.protocol import Side, State
 
 from tidewire.batch import Batch
 from tidewire.errors import INTERNAL_ERROR, NO_PONG, STALLED, ConfigurationError, Disconnect
-from tidewire.links.base import Link, Listener
+from tidewire.links.base import Link, Listener, limits_reached
 from tidewire.links.handshake import WIRE_LOGGER
 from tidewire.links.wheel import Wheel
 from tidewire.options import Limits
@@ -29,9 +28,6 @@ from tidewire.options import Limits
 __all__ = ("BY_HANDSHAKE", "LOST", "WireLink", "limits_reached")
 
 logger = logging.getLogger("uvicorn.error")
-
-#: How often each limit was reached, by its name in `Limits`.
-limits_reached: Counter[str] = Counter()
 
 #: The connection ended without a close frame.
 LOST = Disconnect(1006, "connection lost")

@@ -45,11 +45,12 @@ _REOPEN = 0.5
 #: Bytes that a commit, and a row in it, add to the log beside the data, about.
 _COMMIT_COST = 20_480
 _ROW_COST = 300
-#: Channels that one look for something to trim goes through, rows that an idle step removes, and rows that are removed
-#: for each row that is written when the writer is never idle.
+#: Channels that one look for something to trim goes through, and rows that an idle step removes.
 _TRIM_CHANNELS = 8
-_TRIM_STEP = 250
+_TRIM_STEP = 150
+#: Rows that a commit removes beside what it writes: for each row, and at least.
 _TRIM_SHARE = 2
+_TRIM_LEAST = 50
 #: Seconds between two steps of trimming, in which publishes come first.
 _BREATH = 0.01
 #: Seconds between two attempts to make room on a full disk, and steps of trimming in each.
@@ -235,8 +236,9 @@ class Writer:
             if is_all:
                 writes = self._mailbox.take(_BATCH_COUNT, _BATCH_BYTES)
                 self._keep(store, writes, found, answers)
-                if self._trimmer.find(store.connection, _TRIM_CHANNELS):
-                    self._trimmer.remove(store.connection, _TRIM_SHARE * len(writes))
+                self._is_trimming = self._trimmer.find(store.connection, _TRIM_CHANNELS)
+                if self._is_trimming:
+                    self._trimmer.remove(store.connection, max(_TRIM_LEAST, _TRIM_SHARE * len(writes)))
             is_committing = True
             store.commit()
         except sqlite3.Error as error:

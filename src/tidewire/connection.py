@@ -112,7 +112,7 @@ class Connection:
             self._reached("message_size")
             self.end(TOO_BIG)
             return
-        if not self._is_allowed():
+        if not self._is_allowed(message):
             return
         if self._inbox is None:
             self._inbox = deque()
@@ -125,7 +125,7 @@ class Connection:
         else:
             self._wake()
 
-    def _is_allowed(self) -> bool:
+    def _is_allowed(self, message: str | bytes) -> bool:
         """Take one from the token bucket; who goes on for a whole burst after being told is disconnected."""
         now = time.monotonic()
         limits = self._limits
@@ -141,7 +141,7 @@ class Connection:
             self.end(POLICY)
         else:
             error = RateLimited(f"too many messages: more than {limits.rate:g} a second; this one was not handled")
-            self.write(self.protocol.encode_error(error))
+            self.write(self.protocol.encode_refusal(error, message))
         return False
 
     def _reached(self, limit: str) -> None:

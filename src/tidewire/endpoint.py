@@ -369,7 +369,7 @@ class HubConnection:
             try:
                 commands = self.connection.protocol.decode(message)
             except CommandError as error:
-                self.tell(error)
+                self._node.send(self.connection, self.connection.protocol.encode_refusal(error, message))
                 continue
             for command in commands:
                 yield command

@@ -39,6 +39,13 @@ class Protocol(ABC, Generic[C]):
     def encode_error(self, error: CommandError) -> WireMessage:
         """Encode the answer to a command that failed."""
 
+    def encode_refusal(self, error: CommandError, message: str | bytes) -> WireMessage:
+        """Encode the answer to a message that was not handled, decodable or not; a dialect with ids says which it was.
+
+        Never raises, whatever the message is.
+        """
+        return self.encode_error(error)
+
     @abstractmethod
     def encode_pong(self) -> WireMessage | None:
         """Encode the answer to the dialect's own ping, if it has one."""

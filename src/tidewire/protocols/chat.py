@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from typing import Annotated
+from typing import Annotated, cast
 
 import msgspec
 
@@ -116,6 +116,13 @@ _SYSTEM = b'{"type":"system"'
 _TYPES = frozenset({"chat", "private_chat", "ping", "auth", "online", "join", "leave", "rooms"})
 
 
+class _About(msgspec.Struct, frozen=True):
+    """Which message an error is about."""
+
+    id: str | int | None = None
+    room: str = LOBBY
+
+
 class _Out(msgspec.Struct, frozen=True, tag_field="type", omit_defaults=True):
     """What the server sends; what is at its default is left out."""
 
@@ -206,6 +213,7 @@ class Error(_Out, frozen=True, tag="error"):
 
 _encode = msgspec.json.Encoder().encode
 _decoder = JsonDecoder(ChatCommand, expected='an object such as {"type": "chat", "message": "hello"}')
+_about = JsonDecoder(_About, expected="an id and a room")
 _type_of = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
 
 
@@ -236,7 +244,7 @@ class ChatProtocol(Protocol[ChatCommand]):
             unknown = _unknown_type(data)
             if unknown is not None:
                 raise UnknownType(
-                    f"there is no type {unknown!r}; expected one of {', '.join(sorted(_TYPES))}"
+                    f"there is no type {unknown[:80]!r}; expected one of {', '.join(sorted(_TYPES))}"
                 ) from error
             raise
         return command  # type: ignore[return-value]
@@ -268,6 +276,13 @@ class ChatProtocol(Protocol[ChatCommand]):
 
     def encode_error(self, error: CommandError) -> WireMessage:
         return self.encode(Error(error.code, str(error)))
+
+    def encode_refusal(self, error: CommandError, message: str | bytes) -> WireMessage:
+        try:
+            about = cast(_About, _about.decode(message.encode() if isinstance(message, str) else message))
+        except BadRequest:
+            return self.encode_error(error)
+        return self.encode(Error(error.code, str(error), about.id, sys.intern(about.room)))
 
     def encode_pong(self) -> WireMessage | None:
         return self.encode(Pong())

@@ -13,9 +13,11 @@ from websockets.exceptions import ConnectionClosed
 
 from .serving import Server
 
-__all__ = ("Chat", "Message", "open_socket", "said")
+__all__ = ("ANY_WORKER", "Chat", "Message", "open_socket", "said")
 
 Message = dict[str, Any]
+#: Whichever worker takes the connection.
+ANY_WORKER = 0
 
 
 async def open_socket(server: Server, path: str, *, worker: int | None = None, **options: Any) -> ClientConnection:
@@ -25,7 +27,7 @@ async def open_socket(server: Server, path: str, *, worker: int | None = None, *
     options.setdefault("max_queue", None)  # a full one would stop reading, and with it the closing handshake
     options.setdefault("proxy", None)
     options.setdefault("close_timeout", 5)
-    if worker is not None:
+    if worker:
         options["sock"] = await asyncio.to_thread(server.dial, worker)
     return await connect(server.url(path), **options)
 
@@ -33,7 +35,7 @@ async def open_socket(server: Server, path: str, *, worker: int | None = None, *
 class Chat:
     """One client in the chat. Everything that it was sent is in `seen`, in order.
 
-    Where the server has several workers, clients are given to them in turn unless a worker is named.
+    Where the server has several workers, clients are given to them in turn, unless a worker or ANY_WORKER is named.
     """
 
     def __init__(self, server: Server, token: str, *, worker: int | None = None, path: str = "/ws/auth", **query: Any):
@@ -59,7 +61,7 @@ class Chat:
     async def open(self) -> None:
         """Connect, and authenticate by header."""
         headers = {"Authorization": f"Bearer {self._token}"}
-        worker = self._worker or self._server.next_worker()
+        worker = self._server.next_worker() if self._worker is None else self._worker
         self.socket = await open_socket(self._server, self._path, worker=worker, additional_headers=headers)
 
     async def joined(self) -> Message:

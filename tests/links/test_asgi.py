@@ -239,6 +239,27 @@ def test_a_bug_in_a_listener_closes_its_connection(caplog: pytest.LogCaptureFixt
     assert "a bug in the listener" in caplog.text
 
 
+@pytest.mark.parametrize("moment", ["drained", "closed"])
+def test_a_bug_in_what_a_listener_does_then_is_logged(
+    moment: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fail(*arguments: Any, **options: Any) -> None:
+        raise ValueError(f"a bug in {moment}")
+
+    async def main() -> None:
+        monkeypatch.setattr(Server, moment, fail)
+        server = Server()
+        server.takes.clear()
+        server.write(b"x" * 100_000)
+        server.takes.set()
+        await server.link.wait_drained()
+        server.link.close(1000)
+        await server.link.hold()
+
+    run(main())
+    assert f"a bug in {moment}" in caplog.text
+
+
 def test_a_cancelled_end_aborts() -> None:
     async def main() -> None:
         server = Server()

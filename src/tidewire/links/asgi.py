@@ -144,13 +144,13 @@ class AsgiLink(Link):
                 if message is None:
                     message = event.get("bytes") or b""
                 if self._closing is None and self._listener is not None:
-                    self._tell(self._listener, message)
+                    self._guard(self._listener.message_received, message)
         except Exception:
             self._end(self._closing or GONE, clean=False)
 
-    def _tell(self, listener: Listener, message: str | bytes) -> None:
+    def _guard(self, callback: Callable[..., None], *arguments: Any, **options: Any) -> None:
         try:
-            listener.message_received(message)
+            callback(*arguments, **options)
         except Exception:
             logger.exception("exception in a listener; its connection is closed")
             self.close(INTERNAL_ERROR.code, INTERNAL_ERROR.reason)
@@ -170,14 +170,24 @@ class AsgiLink(Link):
                     await self._send_one(self._outbox[0][0])
                     self._sent()
                 if self._closing is not None and not self.is_closed:
-                    code, reason = self._closing.code, self._closing.reason
-                    await self._send_one({"type": "websocket.close", "code": code, "reason": reason})
+                    await self._write_close(self._closing)
                     return
         except TimeoutError:
             limits_reached["stalled_seconds"] += 1
             self._end(self._closing or STALLED, clean=False)
         except Exception:
             self._end(self._closing or GONE, clean=False)
+
+    async def _write_close(self, disconnect: Disconnect) -> None:
+        """Send our close, then wait for the peer's: some servers send it only when nobody waits for their `receive`."""
+        reader = self._tasks[0]
+        reader.cancel()
+        await asyncio.wait([reader])
+        if self.is_closed:
+            return
+        code, reason = disconnect.code, disconnect.reason
+        await self._send_one({"type": "websocket.close", "code": code, "reason": reason})
+        await self._read()
 
     async def _send_one(self, event: Any) -> None:
         async with asyncio.timeout(self._limits.stalled_seconds):
@@ -192,7 +202,7 @@ class AsgiLink(Link):
             self._drained.set()
             self._read_on()
             if self._listener is not None:
-                self._listener.drained()
+                self._guard(self._listener.drained)
 
     def _end(self, disconnect: Disconnect, *, clean: bool) -> None:
         if self.is_closed:
@@ -212,4 +222,4 @@ class AsgiLink(Link):
                 task.cancel()
         listener, self._listener = self._listener, None
         if listener is not None:
-            listener.closed(disconnect, clean=clean)
+            self._guard(listener.closed, disconnect, clean=clean)

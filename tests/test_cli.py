@@ -97,6 +97,7 @@ def test_a_user_from_beginning_to_end(tmp_path: Path) -> None:
         ("serve --workers 2 --broker memory://", "or --workers 1"),
         ("serve --broker nonsense", "broker 'nonsense'"),
         ("serve --broker kafka://user:s3cret@host", "is not known"),
+        ("serve --broker redis://[user:s3cret@host", "URL is none"),
         ("serve --limit rate", "has no value"),
         ("serve --limit rate=fast", "rate 'fast'"),
         ("serve --limit speed=1", "speed is not a setting"),
@@ -129,6 +130,23 @@ def test_a_mistake_is_one_line_that_says_what_to_do(tmp_path: Path, arguments: s
     assert len(ended.stderr.splitlines()) == 1, ended.stderr
     assert said in ended.stderr
     assert "s3cret" not in ended.stderr
+
+
+@pytest.mark.parametrize("arguments", ["publish news -", "user add ann --password-stdin"])
+@pytest.mark.parametrize("errors", ["strict", "surrogateescape"])
+def test_stdin_that_is_not_utf_8_is_one_line(tmp_path: Path, arguments: str, errors: str) -> None:
+    ended = subprocess.run(
+        [*COMMAND, *arguments.split()],
+        cwd=tmp_path,
+        env=environment(PYTHONIOENCODING=f"utf-8:{errors}"),
+        input=b"12345678\xff\n",
+        capture_output=True,
+        timeout=60,
+    )
+    assert (ended.returncode, ended.stderr.decode()) == (
+        2,
+        "error: stdin is not UTF-8 (at byte 8); convert it, as with iconv\n",
+    )
 
 
 def test_settings_in_rising_order_and_their_origins(tmp_path: Path) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from urllib.parse import unquote, urlsplit
+from urllib.parse import SplitResult, unquote, urlsplit
 
 from tidewire.backends.memory import MemoryBroker, MemoryPresence
 from tidewire.broker import Broker
@@ -19,7 +19,7 @@ def open_backend(url: str, limits: Limits) -> tuple[Broker, Presence]:
 
     Raises ConfigurationError for a URL that names no store.
     """
-    scheme = urlsplit(url).scheme
+    scheme = _split(url).scheme
     if scheme == "memory":
         return MemoryBroker(), MemoryPresence()
     if scheme == "sqlite":
@@ -37,7 +37,7 @@ def sqlite_path(url: str) -> Path:
 
     Raises ConfigurationError when it names none.
     """
-    parts = urlsplit(url)
+    parts = _split(url)
     path = unquote(parts.path).removeprefix("/")
     if parts.netloc or not path:
         raise ConfigurationError(
@@ -46,7 +46,14 @@ def sqlite_path(url: str) -> Path:
     return Path(path)
 
 
+def _split(url: str) -> SplitResult:
+    try:
+        return urlsplit(url)
+    except ValueError as error:  # it may hold a password, so it is not shown
+        raise ConfigurationError(f"the broker's URL is none ({error}); write memory:// or sqlite:///chat.db") from None
+
+
 def _shown(url: str) -> str:
     """Return the URL without what may be a password."""
-    parts = urlsplit(url)
+    parts = _split(url)
     return parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()

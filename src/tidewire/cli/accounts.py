@@ -12,7 +12,7 @@ from typing import Annotated, TypeVar
 import typer
 
 from tidewire.cli import options
-from tidewire.cli.terminal import load_settings, out, say
+from tidewire.cli.terminal import load_settings, out, read_stdin, say
 from tidewire.errors import ConfigurationError
 from tidewire.server.accounts import Accounts, check_name
 from tidewire.server.settings import Settings
@@ -42,7 +42,7 @@ def add(
     """Add a user; the password is asked for, twice."""
     settings = _settings(config, broker, accounts)
     check_name(name)
-    password = sys.stdin.readline().rstrip("\r\n") if password_stdin else _ask()
+    password = read_stdin(only_a_line=True).rstrip("\r\n") if password_stdin else _ask()
     user = _with_accounts(settings, lambda opened: opened.add_user(name, password))
     say(f"added {user.name}")
 

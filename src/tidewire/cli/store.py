@@ -17,7 +17,7 @@ import typer
 from tidewire.backends import open_backend
 from tidewire.broker import Broker, Deliver
 from tidewire.cli import options
-from tidewire.cli.terminal import load_settings, out, say
+from tidewire.cli.terminal import load_settings, out, read_stdin, say
 from tidewire.errors import ConfigurationError
 from tidewire.messages import Format, Position, Publication, PublishRequest, Retention
 from tidewire.options import check_channel
@@ -43,7 +43,7 @@ def publish(
 ) -> None:
     """Publish JSON in a channel; says its offset when the broker keeps it."""
     settings = _settings(config, broker, channel)
-    text = sys.stdin.read() if data == "-" else data
+    text = read_stdin() if data == "-" else data
     try:
         encoded = msgspec.json.encode(msgspec.json.decode(text))
     except (msgspec.MsgspecError, RecursionError, UnicodeError) as error:

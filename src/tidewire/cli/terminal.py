@@ -14,7 +14,7 @@ from tidewire.errors import ConfigurationError
 from tidewire.server.logs import harmless
 from tidewire.server.settings import Loaded, load, unknown_variables
 
-__all__ = ("complain", "err", "load_settings", "out", "say")
+__all__ = ("complain", "err", "load_settings", "out", "read_stdin", "say")
 
 out: Console = Console(highlight=False, soft_wrap=True)
 err: Console = Console(stderr=True, highlight=False, soft_wrap=True)
@@ -24,6 +24,15 @@ def say(text: str) -> None:
     """Print one line at once, with rich's markup."""
     out.print(text)
     sys.stdout.flush()
+
+
+def read_stdin(*, only_a_line: bool = False) -> str:
+    """Read stdin as UTF-8, whatever the locale: all of it, or its first line alone. Raises ConfigurationError."""
+    data = sys.stdin.buffer.readline() if only_a_line else sys.stdin.buffer.read()
+    try:
+        return data.decode()
+    except UnicodeDecodeError as error:
+        raise ConfigurationError(f"stdin is not UTF-8 (at byte {error.start}); convert it, as with iconv") from None
 
 
 def complain(message: str) -> int:

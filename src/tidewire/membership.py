@@ -13,7 +13,7 @@ from tidewire.maintenance import Maintenance
 from tidewire.messages import Farewell, Format, Member, Position
 from tidewire.presence import Presence
 from tidewire.registry import Registry
-from tidewire.subscription import Stay, Subscription
+from tidewire.subscription import Stay, Subscriber, Subscription
 
 __all__ = ("Membership",)
 
@@ -75,6 +75,15 @@ class Membership:
                 logger.warning("presence is away: a member of %r is not listed until it is back", channel)
         self._must_rejoin = True
         return False
+
+    @staticmethod
+    def connections(subscriber: Subscriber, channel: str) -> int:
+        """Return how many connections its user had in the channel when this one had joined; 0: not known."""
+        subscription = subscriber.subscriptions.get(channel)
+        joining = None if subscription is None or subscription.stay is None else subscription.stay.joining
+        if joining is None or not joining.done() or joining.cancelled() or joining.exception() is not None:
+            return 0
+        return joining.result().connections
 
     def _is_leaving(self, stay: Stay) -> bool:
         """The store has not yet taken an earlier leave of the same member, which would end this stay too."""

@@ -17,6 +17,7 @@ from tidewire.control import CONTROL, Control, personal
 from tidewire.errors import (
     NORMAL,
     SHUTDOWN,
+    TOO_MANY,
     BadRequest,
     ConnectionClosed,
     LimitExceeded,
@@ -48,11 +49,7 @@ POSITION_SECONDS = 10.0
 
 
 class Statistics(msgspec.Struct, frozen=True):
-    """A node's figures since its start, and what it holds now.
-
-    `limits_reached` counts by the names of `Limits`; "gap" is one that history could not fill, and "publish_failed" a
-    publish that the store did not confirm. What links count is that of the whole process.
-    """
+    """A node's figures since its start, and what it holds now; the limits that links meet are those of the process."""
 
     connections: int
     users: int
@@ -188,7 +185,7 @@ class Node:
             return len(self.registry.users.get(user, ()))
 
     async def attach(self, connection: Connection, info: bytes = b"") -> None:
-        """Take a connection in: it is counted, and with a user it follows the user's own channel."""
+        """Take a connection in; with a user it follows the user's own channel. Raises StoreUnavailable."""
         connection.on_closed = self.detach
         connection.on_drained = self.fanout.release
         connection.on_limit = self._count
@@ -209,7 +206,12 @@ class Node:
         await self._follow_user(connection, info)
 
     async def _follow_user(self, connection: Connection, info: bytes) -> None:
-        await self.subscribe(connection, personal(connection.user), info=info, present=True, reply=False)
+        channel = personal(connection.user)
+        await self.subscribe(connection, channel, info=info, present=True, reply=False)
+        if self.membership.connections(connection, channel) > self.limits.connections_per_user:  # others came too
+            self._count("connections_per_user")
+            connection.end(TOO_MANY)
+            raise _ended(connection)
 
     def _count(self, name: str) -> None:
         self.limits_reached[name] += 1

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,8 +12,9 @@ from starlette.exceptions import HTTPException
 from starlette.websockets import WebSocket
 
 from tidewire.backends.memory import MemoryBroker, MemoryPresence
+from tidewire.backends.sqlite import SqliteBroker, SqlitePresence
 from tidewire.endpoint import HubConnection, accept
-from tidewire.errors import NotPublished, StoreUnavailable
+from tidewire.errors import NORMAL, NotPublished, StoreUnavailable
 from tidewire.messages import Farewell, Member
 from tidewire.node import Node
 from tidewire.options import Limits
@@ -128,3 +130,23 @@ def test_an_outage_of_the_store_is_no_bug_of_the_handler(error: Exception, caplo
         run(main())
     assert [record.levelname for record in caplog.records] == ["WARNING"]
     assert str(error) in caplog.text
+
+
+def test_connections_of_one_user_that_come_at_once_do_not_pass_the_limit_together(tmp_path: Path) -> None:
+    async def main() -> None:
+        path = tmp_path / "store.db"
+        limits = Limits(connections_per_user=3)
+        node = Node(SqliteBroker(path, limits), SqlitePresence(path), limits=limits)
+        await node.start()
+        peers = [Peer() for _ in range(12)]
+        entering = [accept(node, peer.websocket, user="ann", protocol=PLAIN, origins=frozenset()) for peer in peers]
+        connections = await asyncio.gather(*entering)
+        assert sum(not connection.is_closed for connection in connections) == 3
+        for connection in connections:
+            connection.end(NORMAL)
+            await connection.link.hold()
+        assert [peer.sent[-1]["code"] for peer in peers].count(1013) == 9
+        assert node.statistics().limits_reached == {"connections_per_user": 9}
+        await node.aclose()
+
+    run(main())

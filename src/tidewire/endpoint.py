@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import random
 from collections.abc import AsyncIterator, Iterable
@@ -32,7 +33,7 @@ from tidewire.errors import (
     TemporaryFailure,
     TidewireError,
 )
-from tidewire.links.asgi import AsgiLink
+from tidewire.links.asgi import CLOSE_SECONDS, AsgiLink
 from tidewire.links.base import Link
 from tidewire.messages import Position, Subscribed, WireMessage
 from tidewire.node import Node
@@ -43,6 +44,9 @@ from tidewire.protocols.jsontext import JsonDecoder
 __all__ = ("HubConnection", "accept", "discard")
 
 logger = logging.getLogger("tidewire")
+
+#: Seconds for a close to be sent when the server has cancelled the application.
+_CANCELLED_SECONDS = 1.0
 
 _any_json = JsonDecoder(Any, expected="any JSON value")
 
@@ -98,17 +102,17 @@ async def _attach(node: Node, connection: Connection, info: bytes) -> None:
         pass  # whoever receives is told
     except StoreUnavailable:
         connection.end(STORE_AWAY)
-    except BaseException:
-        await discard(node, connection, INTERNAL_ERROR)
+    except BaseException as error:
+        await discard(node, connection, INTERNAL_ERROR, cancelled=isinstance(error, asyncio.CancelledError))
         raise
 
 
-async def discard(node: Node, connection: Connection, disconnect: Disconnect) -> None:
-    """End a connection that nobody will use."""
-    connection.end(disconnect)
+async def discard(node: Node, connection: Connection, disconnect: Disconnect, *, cancelled: bool = False) -> None:
+    """End a connection that nobody will use; a cancelled caller's server does not wait for its client's answer."""
+    connection.end(SHUTDOWN if cancelled else disconnect)
     node.detach(connection)
     if isinstance(connection.link, AsgiLink):
-        await connection.link.aclose()
+        await connection.link.aclose(_CANCELLED_SECONDS if cancelled else CLOSE_SECONDS)
 
 
 async def _taken_over() -> Any:
@@ -193,9 +197,8 @@ class HubConnection:
             logger.error("the handler of connection %s raised; the client gets code 1011", connection.id, exc_info=exc)
             connection.end(INTERNAL_ERROR)
         else:
-            connection.end(SHUTDOWN)
             swallow = False
-        await discard(self._node, connection, NORMAL)
+        await discard(self._node, connection, NORMAL, cancelled=not swallow)
         return swallow
 
     @property

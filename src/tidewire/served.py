@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -63,8 +64,8 @@ class ServedEndpoint:
         try:
             await self._begin(node, connection, channel)
             await connection.link.hold()
-        except BaseException:
-            await discard(node, connection, INTERNAL_ERROR)
+        except BaseException as error:
+            await discard(node, connection, INTERNAL_ERROR, cancelled=isinstance(error, asyncio.CancelledError))
             raise
 
     async def _begin(self, node: Node, connection: Connection, channel: str) -> None:

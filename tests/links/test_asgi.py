@@ -131,7 +131,7 @@ def test_a_close_comes_behind_what_is_queued() -> None:
 
 @pytest.mark.parametrize("takes", [True, False])
 def test_a_peer_that_does_not_answer_our_close_is_given_up(takes: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(asgi, "_CLOSE_SECONDS", 0.05)
+    monkeypatch.setattr(asgi, "CLOSE_SECONDS", 0.05)
 
     async def main() -> None:
         server = Server()

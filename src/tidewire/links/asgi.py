@@ -13,7 +13,7 @@ from tidewire.errors import GONE, INTERNAL_ERROR, STALLED, Disconnect
 from tidewire.links.base import Link, Listener, limits_reached
 from tidewire.options import Limits
 
-__all__ = ("AsgiLink",)
+__all__ = ("CLOSE_SECONDS", "AsgiLink")
 
 logger = logging.getLogger("tidewire")
 
@@ -23,7 +23,7 @@ Send = Callable[[Any], Awaitable[None]]
 #: Unsent bytes at which the link counts as paused, and those at which it no longer does, as in asyncio's transports.
 _HIGH_WATER, _LOW_WATER = 64 * 1024, 16 * 1024
 #: Seconds for what is queued before our close, and for the peer's answer to it.
-_CLOSE_SECONDS = 5.0
+CLOSE_SECONDS = 5.0
 #: Bytes of a close frame's reason (RFC 6455 section 5.5).
 _REASON_BYTES = 123
 
@@ -84,13 +84,15 @@ class AsgiLink(Link):
         if self._tasks:
             await asyncio.wait(self._tasks)
 
-    async def aclose(self) -> None:
-        """Wait for the end of both tasks, after `close` or `abort`; a second cancellation aborts."""
+    async def aclose(self, patience: float = CLOSE_SECONDS) -> None:
+        """Wait for the end of both tasks, after `close` or `abort`; abort after some seconds, or when cancelled."""
+        if not self._tasks:
+            return
         try:
-            await self.hold()
-        except asyncio.CancelledError:
+            await asyncio.wait(self._tasks, timeout=patience)
+        finally:
             self.abort()
-            raise
+        await asyncio.wait(self._tasks)
 
     def write(self, batch: Batch) -> None:
         if self.is_closed or self._closing is not None:
@@ -125,7 +127,7 @@ class AsgiLink(Link):
         if self.is_closed or self._closing is not None:
             return
         self._closing = Disconnect(code, reason.encode()[:_REASON_BYTES].decode(errors="ignore"))
-        self._deadline = asyncio.get_running_loop().call_later(_CLOSE_SECONDS, self.abort)
+        self._deadline = asyncio.get_running_loop().call_later(CLOSE_SECONDS, self.abort)
         self._read_on()
         self._work.set()
 

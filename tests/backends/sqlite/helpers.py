@@ -13,6 +13,7 @@ from typing import Any
 
 from tidewire.backends.sqlite import SqliteBroker
 from tidewire.backends.sqlite.clock import SystemClock
+from tidewire.broker import Resumed, nothing_to_resume
 from tidewire.options import Limits
 from tidewire.testing.store import Node
 
@@ -43,11 +44,13 @@ class ManualClock(SystemClock):
 
 
 @asynccontextmanager
-async def open_node(path: Path, *, clock: SystemClock | None = None, **limits: Any) -> AsyncIterator[Node]:
+async def open_node(
+    path: Path, *, clock: SystemClock | None = None, resumed: Resumed = nothing_to_resume, **limits: Any
+) -> AsyncIterator[Node]:
     """Open a broker on a file, and close it at the end."""
     broker = SqliteBroker(path, Limits(**limits), clock=clock)
     node = Node(broker)
-    await broker.start(node.delivered.extend)
+    await broker.start(node.delivered.extend, resumed)
     try:
         yield node
     finally:

@@ -176,6 +176,27 @@ def test_trimming_removes_what_nobody_is_shown_but_nothing_younger_than_a_minute
     asyncio.run(run())
 
 
+def test_who_knows_no_retention_leaves_what_another_process_gave(tmp_path: Path) -> None:
+    path = tmp_path / "chat.db"
+
+    def kept() -> tuple[int, float]:
+        with sqlite3.connect(path) as connection:
+            row: tuple[int, float] = connection.execute("SELECT keep_size, keep_age FROM tidewire_channels").fetchone()
+        connection.close()
+        return row
+
+    async def run() -> None:
+        async with open_node(path) as application, open_node(path) as script:
+            await script.publish("a")
+            assert kept() == (Retention().size, Retention().age)
+            await application.publish("a", retention=Retention(7, 70.0))
+            await script.publish("a")
+            assert kept() == (7, 70.0)
+            assert [len(application.delivered), (await script.broker.history("a")).top.offset] == [0, 3]
+
+    asyncio.run(run())
+
+
 def test_removed_history_and_expired_keys_leave_the_file(tmp_path: Path) -> None:
     path, clock = tmp_path / "chat.db", ManualClock()
 

@@ -212,7 +212,8 @@ def test_a_file_that_was_replaced_is_used_anew(tmp_path: Path) -> None:
     path = tmp_path / "chat.db"
 
     async def run() -> None:
-        async with open_node(path) as node:
+        resumed: list[bool] = []
+        async with open_node(path, resumed=lambda: resumed.append(True)) as node:
             before = await node.broker.subscribe("a")
             await node.publish("a")
             assert (await node.broker.history("a")).top.offset == 1
@@ -227,6 +228,7 @@ def test_a_file_that_was_replaced_is_used_anew(tmp_path: Path) -> None:
 
             await wait_until(is_new)
             assert path.exists()
+            assert resumed == [True]
             page = await node.broker.history("a")
             assert (page.top.offset, page.top.epoch) == (
                 len(page.publications),

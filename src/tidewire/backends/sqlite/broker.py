@@ -55,7 +55,8 @@ class SqliteBroker(Broker):
         self._deliver = deliver
         self._loop = asyncio.get_running_loop()
         self._mailbox = Mailbox()
-        self._writer = Writer(self._path, node_folder(self._path), self._clock, self._mailbox, self._post)
+        folder = node_folder(self._path)
+        self._writer = Writer(self._path, folder, self._clock, self._mailbox, self._post, lambda: self._call(resumed))
         started: asyncio.Future[TidewireError | None] = self._loop.create_future()
         self._ended: asyncio.Future[None] = self._loop.create_future()
         self._writer.start(

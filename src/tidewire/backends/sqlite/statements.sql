@@ -7,13 +7,13 @@ UPDATE tidewire_store SET clock = ?, monotonic = ?, wall = ?, boot = ?
 -- name: last_id
 SELECT coalesce((SELECT seq FROM sqlite_sequence WHERE name = 'tidewire_publications'), 0)
 -- name: channel_by_name
-SELECT id, name, epoch, top, keep_size, keep_age FROM tidewire_channels WHERE name = ?
+SELECT id, name, epoch, top FROM tidewire_channels WHERE name = ?
 -- name: channel_by_id
-SELECT id, name, epoch, top, keep_size, keep_age FROM tidewire_channels WHERE id = ?
+SELECT id, name, epoch, top FROM tidewire_channels WHERE id = ?
 -- name: create_channel
 INSERT INTO tidewire_channels (name, epoch, top, keep_size, keep_age) VALUES (?, ?, 0, ?, ?)
 -- name: update_channel
-UPDATE tidewire_channels SET top = ?, keep_size = ?, keep_age = ? WHERE id = ?
+UPDATE tidewire_channels SET top = ?, keep_size = coalesce(?, keep_size), keep_age = coalesce(?, keep_age) WHERE id = ?
 -- name: remove_history
 UPDATE tidewire_channels SET floor = top WHERE name = ?
 -- name: newer

@@ -57,12 +57,14 @@ def derived_epoch(seed: str, channel: str) -> str:
 
 
 class _Channel:
-    """What the writer remembers of a channel's row."""
+    """What the writer remembers of a channel's row, and the retention that this process gave it, if any."""
 
     __slots__ = ("epoch", "id", "keep_age", "keep_size", "name", "top")
 
-    def __init__(self, row: tuple[int, str, str, int, int, float]) -> None:
-        self.id, self.name, self.epoch, self.top, self.keep_size, self.keep_age = row
+    def __init__(self, row: tuple[int, str, str, int]) -> None:
+        self.id, self.name, self.epoch, self.top = row
+        self.keep_size: int | None = None
+        self.keep_age: float | None = None
 
 
 class Store:
@@ -212,8 +214,8 @@ class Store:
         if channel is None:
             retention, epoch = request.retention or Retention(), derived_epoch(self.seed, name)
             made = self.connection.execute(SQL["create_channel"], (name, epoch, retention.size, retention.age))
-            channel = self._remember(_Channel((made.lastrowid or 0, name, epoch, 0, retention.size, retention.age)))
-        elif request.retention is not None:
+            channel = self._remember(_Channel((made.lastrowid or 0, name, epoch, 0)))
+        if request.retention is not None:
             channel.keep_size, channel.keep_age = request.retention.size, request.retention.age
         return channel
 

@@ -66,12 +66,15 @@ _START = 5.0
 class Writer:
     """Owns the writing connection, on a thread of its own, from `start` until the mailbox is closed and empty."""
 
-    def __init__(self, path: Path, folder: Path, clock: StoreClock, mailbox: Mailbox, post: Post) -> None:
+    def __init__(
+        self, path: Path, folder: Path, clock: StoreClock, mailbox: Mailbox, post: Post, resumed: Callable[[], None]
+    ) -> None:
         self._path = path
         self._folder = folder
         self._clock = clock
         self._mailbox = mailbox
         self._post = post
+        self._resumed = resumed
         self._carried: set[str] = set()
         self._store: Store | None = None
         self._reopen_at = 0.0
@@ -341,6 +344,7 @@ class Writer:
             if store.seed == self.seed:
                 store.cursor = self._cursor  # what came meanwhile is still to be read
             self._store, self.seed, self.trouble = store, store.seed, ""
+            self._resumed()
         except (sqlite3.Error, OSError) as error:
             self._break(explain(error, self._path))
         except TidewireError as error:

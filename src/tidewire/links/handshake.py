@@ -25,6 +25,8 @@ __all__ = ("WIRE_LOGGER", "DeflateFactory", "Handshake", "HeaderPairs", "plain_r
 
 #: The sans-I/O core tells every opened and closed connection at INFO: it gets a logger of its own.
 WIRE_LOGGER = logging.getLogger("tidewire.wire")
+# At DEBUG it tells every header and frame, and with them tokens and what people say: only who names it gets that.
+WIRE_LOGGER.setLevel(logging.INFO)
 #: Batches are compressed once for all, with this window (see `batch.frame`).
 _WINDOW_BITS = 12
 

@@ -121,11 +121,10 @@ class RawSocket:
 
     def closed(self, within: float = 10.0) -> int:
         """Read until the connection ends, and return the close code (1006: without one)."""
-        code = 1006
         try:
             while True:
                 frame = self.next_frame(within)
                 if frame.opcode == self.CLOSE:
-                    (code,) = struct.unpack("!H", frame.data[:2])
+                    return int.from_bytes(frame.data[:2], "big")
         except (EOFError, ConnectionError):
-            return code
+            return 1006

@@ -315,6 +315,12 @@ def test_a_client_that_reads_nothing_is_cut_and_the_others_are_served(server: Se
     run(main())
 
 
+def left_over(server: Server, tasks: list[str]) -> Counter[str]:
+    left = Counter(server.known()["tasks"]) - Counter(tasks)
+    print(left)  # shown when the test fails
+    return left
+
+
 def test_nothing_is_left_of_many_connections(server: Server) -> None:
     async def main() -> None:
         await wait_until(lambda: server.known()["connections"] == 0, 10.0)
@@ -328,7 +334,7 @@ def test_nothing_is_left_of_many_connections(server: Server) -> None:
                 else:
                     await client.close()
         await wait_until(lambda: server.known()["connections"] == 0, 10.0)
-        await wait_until(lambda: not Counter(server.known()["tasks"]) - Counter(tasks), 10.0)
+        await wait_until(lambda: not left_over(server, tasks), 10.0)
         await wait_until(lambda: server.known("r6")["users"] == [], 10.0)
 
     run(main())

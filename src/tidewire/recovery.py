@@ -106,6 +106,9 @@ class Recoveries:
 
         What the channel delivers until the next suspension of the caller is in the answer. Raises StoreUnavailable.
         """
+        history = min(history, channel.options.history_size)
+        if since is None and history <= 0:
+            return Recovery((), _beginning(channel, subscription), complete=True), None
         for _ in range(_BEHIND_TRIES):
             recovery, recovered = await self._read(channel, subscription, since, history)
             if recovery.position.epoch != channel.position.epoch:
@@ -119,14 +122,11 @@ class Recoveries:
         self, channel: Channel, subscription: Subscription, since: Position | None, history: int
     ) -> tuple[Recovery, bool | None]:
         retention = channel.options.retention
-        history = min(history, retention.size)
         if since is not None:
             page = await self._reader.since(channel.name, since, retention)
             recovery = merge(since, page, _buffered(channel, subscription))
             if recovery.complete or _is_behind(recovery, channel):  # the latter is read again
                 return recovery, recovery.complete
-        elif history <= 0:
-            return Recovery((), channel.position, complete=True), None
         page = await self._broker.history(channel.name, limit=max(history, 0), reverse=True, retention=retention)
         newest = HistoryPage(page.publications[::-1], page.top, complete=True)
         recovery = merge(None, newest, _buffered(channel, subscription))
@@ -134,6 +134,18 @@ class Recoveries:
             # what came meanwhile makes the oldest ones more than was asked for
             recovery = msgspec.structs.replace(recovery, publications=recovery.publications[-history:])
         return recovery, None if since is None else False
+
+
+def _beginning(channel: Channel, subscription: Subscription) -> Position:
+    """Return where a subscriber begins that asks for nothing older.
+
+    That is where its subscribe began and not where it has come to since: a client that is accepted, and whose endpoint
+    then subscribes, expects what others say from that moment on.
+    """
+    began = subscription.began
+    if began is None or subscription.resumed is not None or began.epoch != channel.position.epoch:
+        return channel.position
+    return began
 
 
 def _is_behind(recovery: Recovery, channel: Channel) -> bool:

@@ -92,6 +92,7 @@ class Channel:
     def begin(self, subscription: Subscription) -> None:
         """Add a subscription whose reply is under way."""
         self.buffering[subscription] = None
+        subscription.began = self.position
 
     def go_live(self, subscription: Subscription, after: int) -> None:
         """Let a subscription have everything after an offset."""

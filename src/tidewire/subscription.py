@@ -83,6 +83,7 @@ class Subscription:
     """
 
     __slots__ = (
+        "began",
         "buffer",
         "buffered_bytes",
         "channel",
@@ -98,6 +99,8 @@ class Subscription:
         self.connection = connection
         self.channel = channel
         self.live_after = ENDED
+        #: The channel's position when the subscribe began: what came since waits in the buffer.
+        self.began: Position | None = None
         self.buffer: list[Publication] | None = []
         self.buffered_bytes = 0
         self.held: Publication | None = None

@@ -511,3 +511,48 @@ def test_a_code_and_reason_reach_the_link() -> None:
             assert client.connection.disconnect != NORMAL
 
     run(main())
+
+
+def test_what_is_published_while_a_subscribe_waits_for_presence_is_its_own() -> None:
+    async def main() -> None:
+        presence = FailingPresence()
+        async with open_node(presence=presence) as node:
+            first, second = await connect(node, channel="a"), await connect(node)
+            await publish(node, "before")
+            presence.join_gate.clear()
+            subscribing = asyncio.create_task(second.subscribe(present=True))
+            await turns(1)
+            await publish(node, "meanwhile")
+            await turns(3)
+            assert first.offsets() == [1, 2]
+            presence.join_gate.set()
+            assert (await subscribing).position.offset == 1
+            await publish(node, "after")
+            await turns(2)
+            assert second.offsets() == [2, 3]
+            first.link.vanish()
+            second.link.vanish()
+
+    run(main())
+
+
+def test_a_store_that_forgets_while_a_subscribe_waits_for_presence_harms_nobody() -> None:
+    async def main() -> None:
+        broker, presence = FailingBroker(), FailingPresence()
+        async with open_node(broker, presence) as node:
+            first, second = await connect(node, channel="a"), await connect(node)
+            await publish(node, "1", "2")
+            presence.join_gate.clear()
+            subscribing = asyncio.create_task(second.subscribe(present=True))
+            await turns(1)
+            broker.forget()
+            await publish(node, "new")
+            await wait_until(lambda: "i a" in first.shown)
+            presence.join_gate.set()
+            assert (await subscribing).position == node.registry.channels["a"].position
+            await publish(node, "after")
+            await wait_until(lambda: second.offsets() == [2])
+            first.link.vanish()
+            second.link.vanish()
+
+    run(main())

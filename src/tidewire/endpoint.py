@@ -48,8 +48,6 @@ logger = logging.getLogger("tidewire")
 #: Seconds for a close to be sent when the server has cancelled the application.
 _CANCELLED_SECONDS = 1.0
 
-_any_json = JsonDecoder(Any, expected="any JSON value")
-
 
 async def accept(
     node: Node,
@@ -330,7 +328,7 @@ class HubConnection:
 
     async def receive_json(self) -> Any:
         """Receive the next message as JSON, from text or bytes; raises BadRequest for what is none."""
-        return _any_json.decode(await self.receive_bytes())
+        return self._decoder(Any).decode(await self.receive_bytes())
 
     async def iter_messages(self) -> AsyncIterator[str | bytes]:
         """Iterate over messages as they come until the connection ends."""
@@ -357,7 +355,7 @@ class HubConnection:
 
     async def iter_json(self, type_: Any = Any) -> AsyncIterator[Any]:
         """Iterate over messages as JSON, converted to a type that msgspec knows; others are answered with an error."""
-        decoder = _any_json if type_ is Any else JsonDecoder(type_, expected=_describe(type_))
+        decoder = self._decoder(type_)
         async for data in self.iter_bytes():
             try:
                 value = decoder.decode(data)
@@ -365,6 +363,10 @@ class HubConnection:
                 self.tell(error)
                 continue
             yield value
+
+    def _decoder(self, type_: Any) -> JsonDecoder:
+        expected = "any JSON value" if type_ is Any else _describe(type_)
+        return JsonDecoder(type_, expected=expected, depth=self._node.limits.json_depth)
 
     async def iter_commands(self) -> AsyncIterator[Any]:
         """Iterate over the commands of the connection's protocol; what cannot be decoded is answered with an error."""

@@ -14,7 +14,7 @@ from starlette.websockets import WebSocket
 from tidewire.backends.memory import MemoryBroker, MemoryPresence
 from tidewire.backends.sqlite import SqliteBroker, SqlitePresence
 from tidewire.endpoint import HubConnection, accept
-from tidewire.errors import NORMAL, NotPublished, StoreUnavailable
+from tidewire.errors import NORMAL, BadRequest, NotPublished, StoreUnavailable
 from tidewire.messages import Farewell, Member
 from tidewire.node import Node
 from tidewire.options import Limits
@@ -41,6 +41,9 @@ class Peer:
             "extensions": {"websocket.http.response": {}},
         }
         self.websocket = WebSocket(scope, self._events.get, self._send)
+
+    def comes(self, text: str) -> None:
+        self._events.put_nowait({"type": "websocket.receive", "text": text})
 
     async def _send(self, event: Any) -> None:
         self.sent.append(event)
@@ -147,6 +150,23 @@ def test_connections_of_one_user_that_come_at_once_do_not_pass_the_limit_togethe
             await connection.link.hold()
         assert [peer.sent[-1]["code"] for peer in peers].count(1013) == 9
         assert node.statistics().limits_reached == {"connections_per_user": 9}
+        await node.aclose()
+
+    run(main())
+
+
+def test_json_has_the_depth_of_the_limits() -> None:
+    async def main() -> None:
+        node = Node(MemoryBroker(), MemoryPresence(), limits=Limits(json_depth=2))
+        await node.start()
+        peer = Peer()
+        async with HubConnection(node, peer.websocket, user="", protocol=PLAIN, origins=frozenset()) as connection:
+            for text in ("[[[1]]]", "[[[2]]]", "[[3]]"):
+                peer.comes(text)
+            with pytest.raises(BadRequest, match="deeper than the limit of 2"):
+                await connection.receive_json()
+            assert await anext(connection.iter_json()) == [[3]]
+        assert "deeper than the limit of 2" in peer.sent[1]["text"]
         await node.aclose()
 
     run(main())

@@ -12,7 +12,9 @@ from hypothesis import strategies as st
 
 from tidewire.errors import BadRequest, CommandError
 from tidewire.messages import Dropped, Format, Position, Publication, Subscribed
-from tidewire.protocols.json import JSON, iso_time, with_fields
+from tidewire.protocols.base import Protocol
+from tidewire.protocols.chat import ChatProtocol
+from tidewire.protocols.json import JSON, JsonProtocol, iso_time, with_fields
 from tidewire.protocols.jsontext import JsonDecoder
 
 texts = st.text(st.characters(exclude_categories=["Cs"]))
@@ -108,3 +110,11 @@ def test_depth_counts_brackets_outside_of_strings() -> None:
     assert decoder.decode(b"[[[]],[[]],[[]]]") == [[[]], [[]], [[]]]
     with pytest.raises(BadRequest, match="deeper"):
         decoder.decode(b'["[",[[{}]]]')
+
+
+@pytest.mark.parametrize("protocol", [JsonProtocol(json_depth=3), ChatProtocol(json_depth=3)])
+def test_a_protocol_has_the_depth_that_it_was_given(protocol: Protocol[Any]) -> None:
+    for message in ('{"type":"ping","x":[[1]]}', b'{"type":"ping","x":[[1]]}'):
+        assert protocol.decode(message)
+    with pytest.raises(BadRequest, match="deeper than the limit of 3"):
+        protocol.decode('{"type":"ping","x":[[[1]]]}')

@@ -10,6 +10,7 @@ import msgspec
 
 from tidewire.errors import BadRequest, CommandError, UnknownType
 from tidewire.messages import Dropped, Format, Publication, Subscribed, WireMessage
+from tidewire.options import Limits
 from tidewire.protocols.base import Protocol, to_utf8
 from tidewire.protocols.json import iso_time, with_fields
 from tidewire.protocols.jsontext import JsonDecoder
@@ -212,15 +213,21 @@ class Error(_Out, frozen=True, tag="error"):
 
 
 _encode = msgspec.json.Encoder().encode
-_decoder = JsonDecoder(ChatCommand, expected='an object such as {"type": "chat", "message": "hello"}')
+_EXPECTED = 'an object such as {"type": "chat", "message": "hello"}'
 _about = JsonDecoder(_About, expected="an id and a room")
 _type_of = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
 
 
 class ChatProtocol(Protocol[ChatCommand]):
-    """Encodes and decodes the chat dialect; what a chat does is `server/chat.py`."""
+    """Encodes and decodes the chat dialect; what a chat does is `server/chat.py`.
+
+    `json_depth` is how deep a client's JSON may be nested.
+    """
 
     subprotocol = "chat"
+
+    def __init__(self, *, json_depth: int = Limits().json_depth) -> None:
+        self._decoder = JsonDecoder(ChatCommand, expected=_EXPECTED, depth=json_depth)
 
     def decode(self, message: str | bytes) -> Sequence[ChatCommand]:
         """Decode JSON (in a text or binary message), or plain text: a chat message, or `/pm user message`.
@@ -239,7 +246,7 @@ class ChatProtocol(Protocol[ChatCommand]):
 
     def _decode_json(self, data: bytes) -> ChatCommand:
         try:
-            command = _decoder.decode(data)
+            command = self._decoder.decode(data)
         except BadRequest as error:
             unknown = _unknown_type(data)
             if unknown is not None:

@@ -11,13 +11,13 @@ import msgspec
 from tidewire.errors import CommandError
 from tidewire.messages import Dropped, Publication, Publish, Subscribed, WireMessage
 from tidewire.messages import Format as _Format
+from tidewire.options import Limits
 from tidewire.protocols.base import Protocol, to_utf8
 from tidewire.protocols.jsontext import JsonDecoder
 
 __all__ = ("JSON", "JsonProtocol", "iso_time", "with_fields")
 
 _encode = msgspec.json.Encoder().encode
-_decoder = JsonDecoder(Any, expected="any JSON value")
 
 
 def iso_time(seconds: float) -> str:
@@ -35,12 +35,15 @@ def with_fields(data: bytes, fields: bytes) -> bytes:
 class JsonProtocol(Protocol[Publish]):
     """What is published is sent as JSON text; objects get a `timestamp` (ISO 8601), when the broker kept them.
 
-    Errors are `{"type": "error", "code": …, "content": …}`.
+    Errors are `{"type": "error", "code": …, "content": …}`. `json_depth` is how deep a client's JSON may be nested.
     """
+
+    def __init__(self, *, json_depth: int = Limits().json_depth) -> None:
+        self._decoder = JsonDecoder(Any, expected="any JSON value", depth=json_depth)
 
     def decode(self, message: str | bytes) -> Sequence[Publish]:
         data = (to_utf8(message) if isinstance(message, str) else message).strip()
-        _decoder.decode(data)
+        self._decoder.decode(data)
         return (Publish(data, _Format.JSON),)
 
     def encode_publication(self, publication: Publication) -> WireMessage:

@@ -25,7 +25,7 @@ class JsonDecoder:
 
     def decode(self, data: bytes) -> object:
         """Decode a whole JSON text (RFC 8259)."""
-        if data.count(b"{") + data.count(b"[") > self._depth and _depth(data) > self._depth:
+        if data.count(b"{") + data.count(b"[") > self._depth and _is_deeper(data, self._depth):
             raise BadRequest(f"the JSON is nested deeper than the limit of {self._depth}")
         try:
             return self._decode(data)
@@ -35,9 +35,9 @@ class JsonDecoder:
             raise BadRequest(f"this is not JSON: {error}; expected {self._expected}") from None
 
 
-def _depth(data: bytes) -> int:
-    """Return how deep the brackets outside of strings are nested."""
-    deepest = depth = 0
+def _is_deeper(data: bytes, limit: int) -> bool:
+    """Say whether the brackets outside of strings are nested deeper than a limit."""
+    depth = 0
     in_string = escaped = False
     for byte in data:
         if in_string:
@@ -51,7 +51,8 @@ def _depth(data: bytes) -> int:
             in_string = True
         elif byte in b"{[":
             depth += 1
-            deepest = max(deepest, depth)
+            if depth > limit:
+                return True
         elif byte in b"}]":
             depth -= 1
-    return deepest
+    return False

@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator
 from fastapi import FastAPI
 
 from tidewire.fastapi import Hub
+from tidewire.protocols.chat import ChatProtocol
 from tidewire.server.accounts import Accounts
 from tidewire.server.chat import CHANNELS
 from tidewire.server.routes import accounts as account_routes
@@ -38,6 +39,7 @@ def create_app(settings: Settings) -> FastAPI:
     app = FastAPI(title="tidewire", lifespan=lifespan, openapi_url=None)
     app.state.settings = settings
     app.state.accounts = Accounts(settings.accounts_file)
+    app.state.dialect = ChatProtocol(json_depth=settings.limits.json_depth)
     app.state.hub = Hub(settings.broker, limits=settings.limits, channels=CHANNELS, origins=_origins(settings))
     app.include_router(health.router)
     app.include_router(account_routes.router)

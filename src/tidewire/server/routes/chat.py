@@ -34,7 +34,7 @@ async def chat(
     """Serve the chat dialect to an authenticated user."""
     hub, accounts, door = _services(websocket)
     user = await door.presented(websocket)
-    async with hub.connect(websocket, user=user, protocol=CHAT) as connection:
+    async with hub.connect(websocket, user=user, protocol=websocket.app.state.dialect) as connection:
         await door.admit(connection)
         session = ChatSession(hub, accounts, connection)
         position = None if since is None else claimed(since, epoch)
@@ -48,7 +48,9 @@ async def subprotocol(websocket: WebSocket) -> None:
     hub, accounts, door = _services(websocket)
     user = await door.presented(websocket)
     chosen = choose_subprotocol([name for name in websocket.scope.get("subprotocols", ()) if name], SUBPROTOCOLS)
-    async with hub.connect(websocket, user=user, protocol=CHAT, subprotocol=chosen) as connection:
+    async with hub.connect(
+        websocket, user=user, protocol=websocket.app.state.dialect, subprotocol=chosen
+    ) as connection:
         if chosen is None:
             offer = f"no subprotocol was chosen; this endpoint offers: {', '.join(SUBPROTOCOLS)}"
             await connection.send(CHAT.encode(Error("bad_request", offer)))

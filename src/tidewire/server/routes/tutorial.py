@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, cast
 
 import msgspec
 from fastapi import APIRouter, Cookie, Depends, Query, WebSocket
@@ -12,7 +12,9 @@ from tidewire.endpoint import HubConnection
 from tidewire.errors import BadRequest, CommandError, UnknownType
 from tidewire.fastapi import Hub
 from tidewire.messages import WireMessage
+from tidewire.protocols.base import to_utf8
 from tidewire.protocols.json import JSON
+from tidewire.protocols.jsontext import JsonDecoder
 
 __all__ = ("router",)
 
@@ -83,7 +85,7 @@ class _Message(msgspec.Struct):
     msg: str | None = None
 
 
-_EXPECTED = 'expected an object such as {"message": "hello"} or {"type": "ping"}'
+_EXPECTED = 'an object such as {"message": "hello"} or {"type": "ping"}'
 
 
 @router.websocket("/ws/json/{client_id}")
@@ -111,6 +113,7 @@ async def rooms(websocket: WebSocket, room: str, client_id: str, hub: HubDepende
         return {"type": kind, "user": client_id, "msg": msg}
 
     channel = f"tutorial:room:{room}"
+    decoder = JsonDecoder(_Message, expected=_EXPECTED, depth=hub.limits.json_depth)
     async with hub.connect(websocket, protocol=JSON) as connection:
         join, leave = event("join", f"{client_id} joined {room}"), event("leave", f"{client_id} left {room}")
         try:
@@ -118,20 +121,20 @@ async def rooms(websocket: WebSocket, room: str, client_id: str, hub: HubDepende
         except BadRequest as error:
             raise WebSocketException(1008, str(error)[:120]) from None
         async for message in connection.iter_messages():
-            data = await _room_message(connection, message)
+            data = _room_message(connection, decoder, message)
             if data is not None and await _is_said(connection, data):
                 said = data.msg if data.msg is not None else data.message
                 await connection.publish(channel, event("message", said or ""))
 
 
-async def _room_message(connection: HubConnection, message: str | bytes) -> _Message | None:
+def _room_message(connection: HubConnection, decoder: JsonDecoder, message: str | bytes) -> _Message | None:
     """Take JSON, or plain text as it was typed."""
     if isinstance(message, str) and not message.lstrip().startswith(("{", "[")):
         return _Message(msg=message)
     try:
-        return msgspec.json.decode(message, type=_Message)
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
-        connection.tell(BadRequest(f"this message cannot be read: {error}; {_EXPECTED}"))
+        return cast(_Message, decoder.decode(to_utf8(message) if isinstance(message, str) else message))
+    except BadRequest as error:
+        connection.tell(error)
         return None
 
 
@@ -141,7 +144,7 @@ async def _is_said(connection: HubConnection, data: _Message) -> bool:
         return True
     answer: CommandError | WireMessage | None = JSON.encode_pong()
     if data.type != "ping":
-        answer = UnknownType(f"there is no type {data.type[:80]!r}; {_EXPECTED}")
+        answer = UnknownType(f"there is no type {data.type[:80]!r}; expected {_EXPECTED}")
     if isinstance(answer, WireMessage):
         await connection.send(answer)
     elif answer is not None:

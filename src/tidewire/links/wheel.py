@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from typing import Protocol
 
 __all__ = ("Rider", "Wheel")
+
+logger = logging.getLogger("tidewire")
 
 #: Seconds of one notch. A deadline is met up to so much late.
 NOTCH = 0.25
@@ -26,7 +29,7 @@ class Rider(Protocol):
 class Wheel:
     """Calls each rider when its time has come. It turns only while somebody rides.
 
-    `of` returns the wheel of the running loop. A rider's turn must not raise.
+    `of` returns the wheel of the running loop. A rider's turn must not raise; one that does is called no more.
     """
 
     __slots__ = ("_at", "_loop", "_notches", "_timer")
@@ -101,6 +104,10 @@ class Wheel:
             if rider.notch != self._at:
                 continue
             rider.notch = 0
-            seconds = rider.turn(now)
+            try:
+                seconds = rider.turn(now)
+            except Exception:  # the others' heartbeats go on
+                logger.exception("a connection's heartbeat failed, and ends")
+                continue
             if seconds is not None:
                 self.ride(rider, seconds)

@@ -204,6 +204,18 @@ def test_at_most_two_hashes_at_a_time(tmp_path: Path, monkeypatch: pytest.Monkey
     assert most == 2
 
 
+def test_more_new_users_than_may_wait_are_sent_away(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "_WAITING", 4)
+
+    async def test(accounts: Accounts) -> None:
+        signups = [accounts.add_user(f"u{number}", GOOD) for number in range(10)]
+        outcomes = await asyncio.gather(*signups, return_exceptions=True)
+        assert [type(outcome) for outcome in outcomes].count(TooManyLogins) == 6
+        assert len(await accounts.users()) == 4
+
+    with_accounts(tmp_path / "a.db", test)
+
+
 def test_more_logins_than_may_wait_are_sent_away(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "_WAITING", 4)
 

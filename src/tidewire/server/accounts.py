@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import re
 import sqlite3
 import time
 import unicodedata
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
 from importlib import resources
 from pathlib import Path
@@ -41,10 +42,10 @@ class InvalidCredentials(TidewireError):
 
 
 class TooManyLogins(TidewireError):
-    """Raised when a user or an address has failed too often; `retry_after` is in seconds."""
+    """Raised when a user or an address failed too often, or too many log in at once; `retry_after` is in seconds."""
 
     def __init__(self, retry_after: float) -> None:
-        super().__init__("too many failed logins; wait a little and try again")
+        super().__init__("too many logins; wait a little and try again")
         self.retry_after = retry_after
 
 
@@ -97,13 +98,14 @@ class Accounts:
         self._hashing.shutdown()
 
     async def add_user(self, name: str, password: str) -> User:
-        """Add a user. Raises BadName, WeakPassword or NameTaken."""
+        """Add a user. Raises BadName, WeakPassword or NameTaken, and TooManyLogins when too many wait already."""
         name = unicodedata.normalize("NFC", name)
         check_name(name)
         check_password(password)
         if await self.find(name) is not None:
             raise _taken(name)
-        user, password_hash = User(name, time.time()), await self._hash(password)
+        async with self._place_to_hash():
+            user, password_hash = User(name, time.time()), await self._hash(password)
         values = (_key(name), user.name, password_hash, user.created)
         statement = "INSERT OR IGNORE INTO accounts_users (key, name, password, created) VALUES (?, ?, ?, ?)"
         if not await self._run(lambda db: db.execute(statement, values).rowcount):
@@ -132,18 +134,12 @@ class Accounts:
         Raises InvalidCredentials, or TooManyLogins after ten failures in a minute of one name or one address.
         """
         keys = [(self._users, _key(name))] + ([(self._addresses, address)] if address else [])
-        if self._waiting >= _WAITING:
-            raise TooManyLogins(5.0)
-        self._waiting += 1
-        try:
-            async with self._slots:
-                # Judged here and not before the wait, so that guesses made all at once are counted too.
-                wait = max(throttle.wait(key, self._clock()) for throttle, key in keys)
-                if wait:
-                    raise TooManyLogins(wait)
-                user = await self._verify(name, password)
-        finally:
-            self._waiting -= 1
+        async with self._place_to_hash():
+            # Judged here and not before the wait, so that guesses made all at once are counted too.
+            wait = max(throttle.wait(key, self._clock()) for throttle, key in keys)
+            if wait:
+                raise TooManyLogins(wait)
+            user = await self._verify(name, password)
         if user is None:
             for throttle, key in keys:
                 throttle.fail(key, self._clock())
@@ -174,6 +170,17 @@ class Accounts:
         loop = asyncio.get_running_loop()
         right = await loop.run_in_executor(self._hashing, verify_password, password, expected)
         return User(row[0], row[1]) if row and right else None
+
+    @contextlib.asynccontextmanager
+    async def _place_to_hash(self) -> AsyncIterator[None]:
+        if self._waiting >= _WAITING:
+            raise TooManyLogins(5.0)
+        self._waiting += 1
+        try:
+            async with self._slots:
+                yield
+        finally:
+            self._waiting -= 1
 
     async def _hash(self, password: str) -> str:
         return await asyncio.get_running_loop().run_in_executor(self._hashing, _HASHER.hash, password)

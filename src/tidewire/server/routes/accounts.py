@@ -89,7 +89,7 @@ async def login(request: Request, given: Annotated[Credentials, Depends(credenti
     except InvalidCredentials:
         raise _refusal(401, "Invalid credentials") from None
     except TooManyLogins as error:
-        raise _refusal(429, str(error), **{"Retry-After": str(math.ceil(error.retry_after))}) from None
+        raise _too_many(error) from None
     except StoreUnavailable:
         raise _away() from None
     return _token(request, user, 200)
@@ -105,6 +105,8 @@ async def signup(request: Request, given: Annotated[Credentials, Depends(credent
         user = await accounts.add_user(given.username, given.password)
     except NameTaken as error:
         raise _refusal(409, str(error)) from None
+    except TooManyLogins as error:
+        raise _too_many(error) from None
     except (BadName, WeakPassword) as error:
         raise _refusal(422, str(error)) from None
     except StoreUnavailable:
@@ -133,6 +135,10 @@ def _token(request: Request, user: User, status: int) -> Response:
     token = tokens.issue(user.name)
     content = {"token": token, "access_token": token, "token_type": "bearer"}
     return JSONResponse(content, status, headers=_NO_STORE)
+
+
+def _too_many(error: TooManyLogins) -> HTTPException:
+    return _refusal(429, str(error), **{"Retry-After": str(math.ceil(error.retry_after))})
 
 
 def _away() -> HTTPException:

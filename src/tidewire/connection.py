@@ -109,7 +109,7 @@ class Connection:
         if self.ending is not None:
             return
         if _is_longer(message, self._limits.message_size):
-            self._reached("message_size")
+            self.reached("message_size")
             self.end(TOO_BIG)
             return
         if not self._is_allowed(message):
@@ -117,9 +117,12 @@ class Connection:
         if self._inbox is None:
             self._inbox = deque()
         self._inbox.append(message)
+        was_over = self._inbox_size > self._limits.inbox_bytes
         self._inbox_size += len(message) + _MESSAGE_COST
         if self._inbox_size > self._limits.inbox_bytes:
             self.link.pause_reading()
+            if not was_over:
+                self.reached("inbox_bytes")
         if self.on_readable is not None:
             self.on_readable()
         else:
@@ -136,7 +139,7 @@ class Connection:
             self._refused = 0
             return True
         self._refused += 1
-        self._reached("rate")
+        self.reached("rate")
         if self._refused > limits.burst:
             self.end(POLICY)
         else:
@@ -144,7 +147,8 @@ class Connection:
             self.write(self.protocol.encode_refusal(error, message))
         return False
 
-    def _reached(self, limit: str) -> None:
+    def reached(self, limit: str) -> None:
+        """Count a limit, by its name in `Limits`."""
         if self.on_limit is not None:
             self.on_limit(limit)
 

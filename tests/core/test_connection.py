@@ -60,10 +60,11 @@ def test_messages_are_received_in_their_order_then_the_end() -> None:
 
 def test_reading_pauses_at_the_limit_and_goes_on_below_it() -> None:
     async def main() -> None:
-        client, link, _ = connection(inbox_bytes=1_000)
+        client, link, reached = connection(inbox_bytes=1_000)
         for _ in range(5):
             link.receive(b"x" * 200)
         assert not link.is_reading
+        assert reached == ["inbox_bytes"]
         while not link.is_reading:
             await client.receive()
         assert client.has_messages

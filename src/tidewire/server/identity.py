@@ -56,6 +56,7 @@ class Doorkeeper:
             async with asyncio.timeout(self._limits.auth_seconds):
                 message = await connection.receive_bytes()
         except TimeoutError:
+            connection.connection.reached("auth_seconds")
             raise WebSocketException(1008, "not authenticated in time") from None
         try:
             await connection.identify(await self._user(_decode(message).token))

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import logging
+import subprocess
+import sys
 
 import pytest
 
@@ -36,3 +38,24 @@ def test_arguments_are_part_of_what_is_cleaned() -> None:
 def test_what_moves_a_terminal_is_escaped(text: str) -> None:
     assert harmless(text).isprintable()
     assert "\\" in harmless(text)
+
+
+def test_a_traceback_shows_no_token_and_forges_no_line() -> None:
+    code = r"""
+import logging
+from tidewire.server import logs
+logs.configure("info")
+try:
+    int("0?token=abc.def&x\x1b[31m")
+except ValueError as error:
+    try:
+        raise ValueError(f"{error}\n2026-01-01 INFO forged") from error
+    except ValueError:
+        logging.getLogger("tidewire").exception("failed")
+"""
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    first, *others = ended.stderr.splitlines()
+    assert first.endswith("tidewire: failed")
+    assert "  2026-01-01 INFO forged" in others
+    assert all(line.startswith("  ") and line.isprintable() for line in others if line)
+    assert "abc.def" not in ended.stderr

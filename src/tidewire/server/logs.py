@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import logging.config
 import re
+from typing import Any
 
 __all__ = ("Clean", "configure", "harmless")
 
@@ -30,6 +31,14 @@ class Clean(logging.Filter):
         return True
 
 
+class _Formatter(logging.Formatter):
+    """Indents the lines of a traceback, and cleans them as messages: an exception's text may be a client's."""
+
+    def formatException(self, ei: Any) -> str:
+        lines = _TOKEN.sub(r"\1***", super().formatException(ei)).split("\n")
+        return "\n".join(f"  {harmless(line)}" for line in lines)
+
+
 class _WithoutQuery(logging.Filter):
     """Removes the query from uvicorn's access records (client, method, path, version, status)."""
 
@@ -49,7 +58,7 @@ def configure(level: str, *, access: bool = False) -> None:
             "version": 1,
             "disable_existing_loggers": False,
             "filters": {"clean": {"()": Clean}, "without_query": {"()": _WithoutQuery}},
-            "formatters": {"line": {"format": _FORMAT}},
+            "formatters": {"line": {"()": _Formatter, "fmt": _FORMAT}},
             "handlers": {"stderr": {"class": "logging.StreamHandler", "formatter": "line", "filters": ["clean"]}},
             "root": {"level": name, "handlers": ["stderr"]},
             "loggers": {

@@ -108,7 +108,8 @@ class Connection:
         """Keep a message until somebody receives it; one over the rate is refused with an error."""
         if self.ending is not None:
             return
-        if _is_longer(message, self._limits.message_size):
+        limits, size = self._limits, len(message)
+        if size * 4 > limits.message_size and _is_longer(message, limits.message_size):
             self.reached("message_size")
             self.end(TOO_BIG)
             return
@@ -117,12 +118,12 @@ class Connection:
         if self._inbox is None:
             self._inbox = deque()
         self._inbox.append(message)
-        was_over = self._inbox_size > self._limits.inbox_bytes
-        self._inbox_size += len(message) + _MESSAGE_COST
-        if self._inbox_size > self._limits.inbox_bytes:
+        waiting = self._inbox_size + size + _MESSAGE_COST
+        if waiting > limits.inbox_bytes:
             self.link.pause_reading()
-            if not was_over:
+            if self._inbox_size <= limits.inbox_bytes:
                 self.reached("inbox_bytes")
+        self._inbox_size = waiting
         if self.on_readable is not None:
             self.on_readable()
         else:
@@ -217,6 +218,7 @@ class Connection:
             # neither ends with the other's cancellation
             await asyncio.wait([self._waiter])
             return
+        self.link.uncork()
         self._waiter = asyncio.get_running_loop().create_future()
         try:
             await self._waiter
@@ -247,4 +249,4 @@ def _is_longer(message: str | bytes, size: int) -> bool:
     """Say whether a message has more bytes; a character of text has up to four."""
     if len(message) > size:
         return True
-    return isinstance(message, str) and len(message) * 4 > size and len(message.encode(errors="replace")) > size
+    return isinstance(message, str) and len(message.encode(errors="replace")) > size

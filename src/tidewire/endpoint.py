@@ -47,6 +47,8 @@ logger = logging.getLogger("tidewire")
 
 #: Seconds for a close to be sent when the server has cancelled the application.
 _CANCELLED_SECONDS = 1.0
+#: Seconds for which the handshake's answer is held back at most.
+_CORK_SECONDS = 1.0
 
 
 async def accept(
@@ -72,25 +74,43 @@ async def accept(
     except LimitExceeded as error:
         raise await _refusal(websocket, error) from None
     try:
-        if websocket.application_state is WebSocketState.CONNECTING:
-            await _answer(websocket, subprotocol, headers)
-        link = websocket.scope.get("extensions", {}).get("tidewire.link")
-        if not isinstance(link, Link):
-            link = AsgiLink(websocket.receive, websocket.send, node.limits)
+        link = await _open_link(node, websocket, subprotocol, headers)
         connection = Connection(link, protocol, user=user, address=address, limits=node.limits)
         # a socket has one reader: what the endpoint would read here is read by the connection
-        websocket.receive = _taken_over  # type: ignore[method-assign]
+        websocket.receive = websocket.receive_text = websocket.receive_bytes = _taken_over  # type: ignore[method-assign]
+        websocket.receive_json = _taken_over  # type: ignore[method-assign]
     finally:
         node.registry.arrived(address)
     await _attach(node, connection, info)  # counts it before it first waits: a newcomer is never counted twice
     return connection
 
 
-async def _answer(websocket: WebSocket, subprotocol: str | None, headers: Iterable[tuple[bytes, bytes]] | None) -> None:
-    try:
-        await websocket.accept(subprotocol, headers)
-    except OSError:
-        pass  # the client has gone already; its link says so as soon as somebody listens
+async def _open_link(
+    node: Node, websocket: WebSocket, subprotocol: str | None, headers: Iterable[tuple[bytes, bytes]] | None
+) -> Link:
+    """Accept a WebSocket, unless the endpoint has.
+
+    The client has its answer when the first subscribe is done, or something is sent, or the endpoint waits for it:
+    who is connected misses nothing that is published from then on.
+    """
+    link: object = websocket.scope.get("extensions", {}).get("tidewire.link")
+    if websocket.application_state is not WebSocketState.CONNECTING:
+        return link if isinstance(link, Link) else AsgiLink(websocket.receive, websocket.send, node.limits)
+    opened: Link
+    if isinstance(link, Link):
+        opened = link
+        opened.cork()
+        try:
+            await websocket.accept(subprotocol, headers)
+        except OSError:
+            pass  # the client has gone already; its link says so as soon as somebody listens
+    else:
+        if websocket.client_state is WebSocketState.CONNECTING:
+            await websocket.receive()
+        event = {"type": "websocket.accept", "subprotocol": subprotocol, "headers": list(headers or ())}
+        opened = AsgiLink(websocket.receive, websocket.send, node.limits, accept=event)
+    asyncio.get_running_loop().call_later(_CORK_SECONDS, opened.uncork)
+    return opened
 
 
 async def _attach(node: Node, connection: Connection, info: bytes) -> None:
@@ -113,7 +133,7 @@ async def discard(node: Node, connection: Connection, disconnect: Disconnect, *,
         await connection.link.aclose(_CANCELLED_SECONDS if cancelled else CLOSE_SECONDS)
 
 
-async def _taken_over() -> Any:
+async def _taken_over(mode: str = "text") -> Any:
     raise TidewireError("this WebSocket was handed to hub.connect; receive from the connection, not from the websocket")
 
 
@@ -251,18 +271,21 @@ class HubConnection:
         however it ended, by another node if this one died; `leave_on_error` takes its place when the handler raised.
         Any of them, or `presence`, makes it a member. Raises CommandError, StoreUnavailable, ConnectionClosed.
         """
-        return await self._node.subscribe(
-            self.connection,
-            open_channel(channel, self._node.limits),
-            since=since,
-            history=history,
-            present=presence,
-            info=b"" if info is None else encode_json(info),
-            join=encode_farewell(join),
-            farewell=encode_farewell(leave),
-            farewell_on_error=encode_farewell(leave_on_error),
-            reply=reply,
-        )
+        try:
+            return await self._node.subscribe(
+                self.connection,
+                open_channel(channel, self._node.limits),
+                since=since,
+                history=history,
+                present=presence,
+                info=b"" if info is None else encode_json(info),
+                join=encode_farewell(join),
+                farewell=encode_farewell(leave),
+                farewell_on_error=encode_farewell(leave_on_error),
+                reply=reply,
+            )
+        finally:
+            self.connection.link.uncork()
 
     async def unsubscribe(self, channel: str) -> None:
         """Follow a channel no longer; harmless when it is not followed."""

@@ -77,6 +77,7 @@ class ServedEndpoint:
         except ConnectionClosed:
             return
         Dispatcher(node, connection, channel)
+        connection.link.uncork()
 
 
 def _check_route(node: Node, channel: str) -> None:

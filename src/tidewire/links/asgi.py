@@ -29,7 +29,9 @@ _REASON_BYTES = 123
 
 
 class AsgiLink(Link):
-    """Carries one accepted WebSocket of an ASGI server (ASGI specification, WebSocket).
+    """Carries one WebSocket of an ASGI server (ASGI specification, WebSocket).
+
+    `accept` is the event that accepts it, if nobody has; it is held back as `cork` says.
 
     The server sends one message at a time and answers each `send` when it could take it; one that it does not take
     within `stalled_seconds` ends the link. Reading pauses while the link does, so that nobody can ask for more than
@@ -37,10 +39,12 @@ class AsgiLink(Link):
     """
 
     __slots__ = (
+        "_accept",
         "_can_read",
         "_closing",
         "_deadline",
         "_drained",
+        "_is_accepted",
         "_is_reading_paused",
         "_limits",
         "_listener",
@@ -56,14 +60,18 @@ class AsgiLink(Link):
 
     deflate = False
 
-    def __init__(self, receive: Receive, send: Send, limits: Limits) -> None:
+    def __init__(self, receive: Receive, send: Send, limits: Limits, accept: Any = None) -> None:
         self._receive = receive
         self._send = send
         self._limits = limits
         self._listener: Listener | None = None
         self._outbox: deque[tuple[Any, int]] = deque()
         self._outbox_bytes = 0
+        self._accept = accept
+        self._is_accepted = asyncio.Event()
         self._work = asyncio.Event()
+        if accept is None:
+            self._is_accepted.set()
         self._drained = asyncio.Event()
         self._drained.set()
         self._can_read = asyncio.Event()
@@ -79,6 +87,9 @@ class AsgiLink(Link):
         self._listener = listener
         loop = asyncio.get_running_loop()
         self._tasks = [loop.create_task(self._read()), loop.create_task(self._write())]
+
+    def uncork(self) -> None:
+        self._work.set()
 
     async def hold(self) -> None:
         if self._tasks:
@@ -136,6 +147,7 @@ class AsgiLink(Link):
 
     async def _read(self) -> None:
         try:
+            await self._is_accepted.wait()
             while not self.is_closed:
                 await self._can_read.wait()
                 event = await self._receive()
@@ -168,6 +180,10 @@ class AsgiLink(Link):
             while not self.is_closed:
                 await self._work.wait()
                 self._work.clear()
+                if self._accept is not None:
+                    accept, self._accept = self._accept, None
+                    await self._send_one(accept)
+                    self._is_accepted.set()
                 while self._outbox and not self.is_closed:
                     await self._send_one(self._outbox[0][0])
                     self._sent()

@@ -44,6 +44,17 @@ class Link(ABC):
     def listen(self, listener: Listener) -> None:
         """Say who is told; messages that came before are told first, before this returns or soon after."""
 
+    def cork(self) -> None:
+        """Hold the handshake's answer back until something is written, or `uncork`; called before it is given.
+
+        So a client that has its answer follows what it was subscribed to first. A link that cannot do it does nothing.
+        """
+        return
+
+    def uncork(self) -> None:
+        """Send the handshake's answer, if it is held back; harmless at any time."""
+        return
+
     @abstractmethod
     async def hold(self) -> None:
         """Keep the connection although the application's coroutine has nothing left to do (a served protocol).

@@ -42,7 +42,7 @@ class WebSocketProtocol(ReadingLink):
     `limits` and `compress` do.
     """
 
-    __slots__ = ("_endpoint", "_handshake", "_held", "_max_size", "_server", "_start")
+    __slots__ = ("_endpoint", "_handshake", "_held", "_is_corked", "_max_size", "_server", "_start")
 
     #: Negotiate permessage-deflate with clients that offer it.
     compress: ClassVar[bool] = False
@@ -64,6 +64,7 @@ class WebSocketProtocol(ReadingLink):
         self._handshake: Handshake | None = Handshake(deflate=self.compress)
         self._endpoint: Endpoint | None = None
         self._held = False
+        self._is_corked = False
 
     # What the transport and uvicorn call.
 
@@ -132,7 +133,10 @@ class WebSocketProtocol(ReadingLink):
         if handshake is None or self.is_closed:
             raise ClientGone("the client has gone before its handshake was answered")
         answer, extensions = handshake.accept([*self._server.default_headers, *headers], subprotocol)
-        self.transport.write(answer)
+        if self._is_corked:
+            self.transport = cast(asyncio.Transport, _Corked(self, self.transport, answer))
+        else:
+            self.transport.write(answer)
         self._log(handshake, "[accepted]")
         self._end_handshake()
         self.open(self._max_size, extensions, handshake.early)
@@ -168,6 +172,15 @@ class WebSocketProtocol(ReadingLink):
             self.deny(403, (), b"")
         else:
             super().close(code, reason)
+
+    def cork(self) -> None:
+        self._is_corked = True
+
+    def uncork(self) -> None:
+        if self._is_corked:
+            self._is_corked = False
+            if isinstance(self.transport, _Corked):
+                self.transport.write(b"")
 
     async def hold(self) -> None:
         self._held = True
@@ -207,6 +220,24 @@ class WebSocketProtocol(ReadingLink):
             self._close(INTERNAL_ERROR)
         elif not self._held:
             self._close(NORMAL)
+
+
+class _Corked:
+    """Stands for the transport of a link until something is written: the handshake's answer goes out in front of it."""
+
+    __slots__ = ("_answer", "_link", "_transport")
+
+    def __init__(self, link: WebSocketProtocol, transport: asyncio.Transport, answer: bytes) -> None:
+        self._link = link
+        self._transport = transport
+        self._answer = answer
+
+    def write(self, data: bytes) -> None:
+        self._link.transport = self._transport
+        self._transport.write(self._answer + data)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._transport, name)
 
 
 def configured(

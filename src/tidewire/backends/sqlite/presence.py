@@ -134,10 +134,10 @@ class SqlitePresence(Presence):
             except BaseException:
                 self._turnstile.close()
                 raise
-        except (sqlite3.Error, OSError) as error:
-            self._call(_settle, [(started, opening_error(error, self._path))])
         except TidewireError as error:
             self._call(_settle, [(started, error)])
+        except Exception as error:  # whatever it is, whoever opens the store must be told
+            self._call(_settle, [(started, opening_error(error, self._path))])
         else:
             self._call(_settle, [(started, None)])
             self._serve(roster)

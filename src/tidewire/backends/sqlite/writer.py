@@ -103,10 +103,10 @@ class Writer:
     def _run(self) -> None:
         try:
             self._open_all()
-        except (sqlite3.Error, OSError) as error:
-            self._started(opening_error(error, self._path))
         except TidewireError as error:
             self._started(error)
+        except Exception as error:  # whatever it is, whoever opens the store must be told
+            self._started(opening_error(error, self._path))
         else:
             self._started(None)
             self._loop()

@@ -139,6 +139,24 @@ def test_plain_chat_tells_the_sender_and_everyone(server: Server) -> None:
     asyncio.run(scenario())
 
 
+def test_plain_chat_is_heard_by_who_has_just_connected(every_server: Server) -> None:
+    async def scenario() -> None:
+        for number in range(25):
+            async with (
+                await open_socket(every_server, f"/ws/{2 * number}", worker=every_server.next_worker()) as one,
+                await open_socket(every_server, f"/ws/{2 * number + 1}", worker=every_server.next_worker()) as two,
+            ):
+                await one.send("can you hear me?")
+                assert await heard(two, f"Client #{2 * number} says: can you hear me?")
+
+    async def heard(socket: ClientConnection, words: str) -> bool:
+        while await text(socket) != words:
+            pass
+        return True
+
+    asyncio.run(scenario())
+
+
 def test_plain_chat_tells_of_a_client_that_vanishes(server: Server) -> None:
     async def scenario() -> None:
         async with await open_socket(server, "/ws/11") as one:

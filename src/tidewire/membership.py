@@ -52,16 +52,21 @@ class Membership:
         self,
         subscription: Subscription,
         info: bytes,
+        join: Farewell | None = None,
         farewell: Farewell | None = None,
         farewell_on_error: Farewell | None = None,
     ) -> bool:
-        """Add a member; True for the user's first connection in the channel. While presence is away, it joins later."""
+        """Add a member; True for the user's first connection in the channel. While presence is away, it joins later.
+
+        `join` is what will be announced; without it the farewell waits for no announcement.
+        """
         connection, channel = subscription.connection, subscription.channel
         leaving = self._leaving.get((channel, connection.id))
         if leaving is not None:
             await asyncio.wait([leaving], timeout=self._patience)
         member = Member(connection.id, connection.user or connection.id, info)
         stay = Stay(channel, member, f"{connection.id}:{next(_stays):x}", farewell, farewell_on_error)
+        stay.is_announced = join is None
         # before the store is asked: what it has taken must be undone even when nobody waits for its answer
         subscription.stay = stay
         if not self._is_leaving(stay):
@@ -113,6 +118,12 @@ class Membership:
             if subscription.stay is not stay or await self._try_announce(stay, join):
                 return
 
+    def withdraw(self, subscription: Subscription) -> None:
+        """Remove a member whose subscribe failed: nobody was told of it. One whose client has gone leaves."""
+        if subscription.stay is not None and not subscription.connection.is_closed:
+            subscription.stay.is_announced = False
+        self.leave(subscription)
+
     def leave(self, subscription: Subscription, *, failed: bool = False) -> asyncio.Task[None] | None:
         """Remove a member, and publish its farewell if it was the user's last; in a task that may be waited for."""
         stay, subscription.stay = subscription.stay, None
@@ -144,7 +155,7 @@ class Membership:
         if stay.joining is not None:
             await asyncio.wait([stay.joining])
         was_last = await self._remove(stay)
-        if was_last and stay.farewell is not None and stay.is_announced:
+        if was_last and stay.farewell is not None and _is_known(stay):
             await self._say_farewell(stay.channel, stay.farewell, f"leave:{stay.token}")
 
     async def _remove(self, stay: Stay) -> bool:
@@ -218,3 +229,11 @@ class Membership:
         now = asyncio.get_running_loop().time()
         while self._later and self._later[0][0] <= now:
             self._leave(self._later.popleft()[1])
+
+
+def _is_known(stay: Stay) -> bool:
+    """Others know of the user: it was announced, or it joined beside another connection of its user that was."""
+    joining = stay.joining
+    if stay.is_announced or joining is None or joining.cancelled() or joining.exception() is not None:
+        return stay.is_announced
+    return not joining.result().first

@@ -262,13 +262,13 @@ class Node:
             carried.begin(subscription)
             first = False
             if present or join is not None or farewell is not None or farewell_on_error is not None:
-                first = await self.membership.join(subscription, info, farewell, farewell_on_error)
+                first = await self.membership.join(subscription, info, join, farewell, farewell_on_error)
             recovery, recovered = await self.recoveries.recover(carried, subscription, since, history)
             answer = Subscribed(channel, recovery.position, recovery.publications, recovered)
             await self._go_live(carried, subscription, answer, reply=reply)
         except BaseException:
             self._unfollow(subscription)
-            self.membership.leave(subscription)
+            self.membership.withdraw(subscription)
             raise
         await self.membership.announce(subscription, join if first else None)
         return answer

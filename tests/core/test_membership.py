@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import pytest
 
 from tidewire import membership
-from tidewire.errors import INTERNAL_ERROR, SHUTDOWN, Disconnect, StoreUnavailable
+from tidewire.errors import INTERNAL_ERROR, SHUTDOWN, ConnectionClosed, Disconnect, StoreUnavailable
 from tidewire.messages import Departure, Farewell, Format
 from tidewire.node import Node
 from tidewire.testing import wait_until
@@ -84,6 +84,49 @@ def test_every_end_says_farewell(how: str, expected: str) -> None:
                 client.connection.end(INTERNAL_ERROR)
             await wait_said(node, "ann joined", f"ann {expected}")
             client.link.vanish()
+
+    run(main())
+
+
+@pytest.mark.parametrize("join", [None, "joined"])
+def test_who_vanishes_while_it_joins_is_told_of_if_nothing_announces_it(join: str | None) -> None:
+    async def main() -> None:
+        presence = FailingPresence()
+        async with open_node(presence=presence) as node:
+            client = await connect(node, user="ann")
+            presence.join_gate.clear()
+            joining = asyncio.create_task(
+                client.subscribe(join=None if join is None else text(join), farewell=text("left"))
+            )
+            await turns(5)
+            client.link.vanish()
+            presence.join_gate.set()
+            with pytest.raises(ConnectionClosed):
+                await joining
+            await wait_until(lambda: not presence.users())
+            await wait_said(node, *(["left"] if join is None else []))
+
+    run(main())
+
+
+def test_the_second_device_of_an_announced_user_may_be_the_last_to_go() -> None:
+    async def main() -> None:
+        broker, presence = FailingBroker(), FailingPresence()
+        async with open_node(broker=broker, presence=presence) as node:
+            phone = await enter(node, "ann")
+            laptop = await connect(node, user="ann")
+            broker.history_gate.clear()
+            entering = asyncio.create_task(
+                laptop.subscribe(history=1, join=text("joined twice"), farewell=text("ann left"))
+            )
+            await wait_until(lambda: presence.users() == ["ann", "ann"])
+            phone.link.vanish()
+            await wait_until(lambda: presence.users() == ["ann"])
+            laptop.link.vanish()
+            broker.history_gate.set()
+            with pytest.raises(ConnectionClosed):
+                await entering
+            await wait_said(node, "ann joined", "ann left")
 
     run(main())
 

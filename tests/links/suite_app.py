@@ -45,10 +45,10 @@ async def json(websocket: WebSocket) -> None:
 
 
 @app.websocket("/room/{room}")
-async def chat(websocket: WebSocket, room: str, user: str) -> None:
+async def chat(websocket: WebSocket, room: str, user: str, history: int = 5) -> None:
     async with hub.connect(websocket, user=user) as connection:
         await connection.subscribe(
-            room, join=f"{user} joined", leave=f"{user} left", leave_on_error=f"{user} failed", history=5
+            room, join=f"{user} joined", leave=f"{user} left", leave_on_error=f"{user} failed", history=history
         )
         async for text in connection.iter_text():
             if text == "raise":

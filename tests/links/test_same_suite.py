@@ -313,6 +313,20 @@ def test_a_client_that_reads_nothing_is_cut_and_the_others_are_served(server: Se
     run(main())
 
 
+def test_who_is_connected_misses_nothing(server: Server) -> None:
+    """The handshake is answered when the subscribe is done: what others say from then on comes."""
+
+    async def main() -> None:
+        async with server.open("/room/r7?user=speaker") as speaker:
+            for number in range(20):
+                async with server.open(f"/room/r7?user=newcomer{number}&history=0") as newcomer:
+                    await speaker.send(f"word {number}")
+                    while f"word {number}" not in await receive(newcomer):
+                        pass
+
+    run(main())
+
+
 def left_over(server: Server, tasks: list[str]) -> Counter[str]:
     left = Counter(server.known()["tasks"]) - Counter(tasks)
     print(left)  # shown when the test fails

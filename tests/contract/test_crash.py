@@ -98,7 +98,9 @@ def assert_kept(kept: list[Message], sender: Sender) -> None:
     assert offsets == sorted(set(offsets))
 
 
-@pytest.mark.parametrize("killed_after", [1, 60, 150])
+@pytest.mark.parametrize(
+    "killed_after", [pytest.param(1, marks=pytest.mark.slow), 60, pytest.param(150, marks=pytest.mark.slow)]
+)
 def test_kill_9_in_the_middle_of_200_messages_and_a_restart(
     start_server: StartServer, room: str, killed_after: int
 ) -> None:

@@ -149,10 +149,27 @@ def test_plain_chat_is_heard_by_who_has_just_connected(every_server: Server) -> 
                 await one.send("can you hear me?")
                 assert await heard(two, f"Client #{2 * number} says: can you hear me?")
 
-    async def heard(socket: ClientConnection, words: str) -> bool:
-        while await text(socket) != words:
-            pass
-        return True
+    asyncio.run(scenario())
+
+
+async def heard(socket: ClientConnection, words: str) -> bool:
+    """Read until these words come."""
+    while await text(socket) != words:
+        pass
+    return True
+
+
+def test_plain_chat_tells_of_who_goes_right_after_its_handshake(every_server: Server) -> None:
+    async def scenario() -> None:
+        async with await open_socket(every_server, "/ws/0", worker=every_server.next_worker()) as one:
+            for number in range(1, 25):
+                brief = await open_socket(every_server, f"/ws/{number}", worker=every_server.next_worker())
+                if number % 2:
+                    brief.transport.abort()
+                else:
+                    await brief.close()
+                assert await heard(one, f"Client #{number} left the chat")
+                await brief.wait_closed()
 
     asyncio.run(scenario())
 

@@ -19,7 +19,13 @@ pytestmark = pytest.mark.xdist_group("contract-workers")
 GONE = 15.0
 
 
-@pytest.mark.parametrize("signum", [signal.SIGKILL, signal.SIGSTOP], ids=["killed", "frozen"])
+@pytest.mark.parametrize(
+    "signum",
+    [
+        pytest.param(signal.SIGKILL, id="killed"),
+        pytest.param(signal.SIGSTOP, id="frozen", marks=pytest.mark.slow),
+    ],
+)
 def test_the_users_of_a_dead_worker_leave_unless_they_come_back(
     start_server: StartServer, room: str, signum: signal.Signals
 ) -> None:

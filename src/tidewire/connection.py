@@ -21,6 +21,8 @@ from tidewire.subscription import Subscription
 
 __all__ = ("Connection",)
 
+#: Bytes of a message that count as one more message for the rate.
+_RATED_BYTES = 4_096
 #: What a message in the inbox costs beside its bytes, so that empty ones count too.
 _MESSAGE_COST = 64
 
@@ -130,13 +132,13 @@ class Connection:
             self._wake()
 
     def _is_allowed(self, message: str | bytes) -> bool:
-        """Take one from the token bucket; who goes on for a whole burst after being told is disconnected."""
+        """Take from the token bucket, for a large message more; who goes on for a whole burst is disconnected."""
         now = time.monotonic()
         limits = self._limits
         self._allowance = min(float(limits.burst), self._allowance + (now - self._allowed_at) * limits.rate)
         self._allowed_at = now
         if self._allowance >= 1.0:
-            self._allowance -= 1.0
+            self._allowance -= 1 + len(message) // _RATED_BYTES
             self._refused = 0
             return True
         self._refused += 1

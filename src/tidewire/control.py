@@ -5,9 +5,9 @@ from __future__ import annotations
 import msgspec
 
 from tidewire.errors import Disconnect, PermissionDenied
-from tidewire.options import Limits, check_channel
+from tidewire.options import Limits, check_channel, is_reserved
 
-__all__ = ("CONTROL", "Control", "is_reserved", "open_channel", "personal")
+__all__ = ("CONTROL", "Control", "open_channel", "personal")
 
 #: The channel on which nodes tell each other what is not a publication of the application.
 CONTROL = "$control"
@@ -24,11 +24,6 @@ class Control(msgspec.Struct, frozen=True, omit_defaults=True):
 def personal(user: str) -> str:
     """Return the channel that every connection of a user follows."""
     return f"$user:{user}"
-
-
-def is_reserved(channel: str) -> bool:
-    """Say whether a name belongs to the nodes; clients and applications do not use these by name."""
-    return channel.startswith("$")
 
 
 def open_channel(channel: str, limits: Limits) -> str:

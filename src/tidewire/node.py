@@ -88,7 +88,9 @@ class Node:
         self.maintenance = Maintenance()
         self.carrier = Carrier(self.registry, broker, self.rules, self.limits, self.maintenance, self._count)
         self.fanout = self.carrier.fanout
-        self.recoveries = Recoveries(broker, self.maintenance.spawn, on_epoch_changed=self.carrier.catch_up)
+        self.recoveries = Recoveries(
+            broker, self.maintenance.spawn, self.limits, on_epoch_changed=self.carrier.catch_up
+        )
         self.membership = Membership(
             presence, self.registry, self.maintenance, self.publish, patience=self.limits.publish_seconds
         )

@@ -11,7 +11,7 @@ import msgspec
 from tidewire.errors import BadRequest, ConfigurationError
 from tidewire.messages import Retention
 
-__all__ = ("ChannelOptions", "ChannelRules", "Limits", "SlowPolicy", "check_channel")
+__all__ = ("ChannelOptions", "ChannelRules", "Limits", "SlowPolicy", "check_channel", "is_reserved")
 
 
 class SlowPolicy(Enum):
@@ -70,6 +70,8 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     json_depth: int = 64
     #: Seconds over which a drain spreads its closes.
     drain_seconds: float = 5.0
+    #: Bytes of a history or recovery reply; a recovery that is larger is told as `recovered: false`.
+    reply_bytes: int = 16_777_216
     #: What a gap may hold to be filled from history: messages, bytes.
     gap_messages: int = 1_000
     gap_bytes: int = 1_048_576
@@ -144,10 +146,17 @@ class ChannelRules:
         exact = self._exact.get(channel)
         if exact is not None:
             return exact
+        reserved = is_reserved(channel)
         for pattern, options in self._patterns:
-            if fnmatchcase(channel, pattern):
+            # "*" means the application's channels; who means the server's own says so
+            if fnmatchcase(channel, pattern) and reserved == is_reserved(pattern):
                 return options
-        return self._default
+        return ChannelOptions() if reserved else self._default
+
+
+def is_reserved(channel: str) -> bool:
+    """Say whether a name belongs to the nodes; clients and applications do not use these by name."""
+    return channel.startswith("$")
 
 
 def _is_pattern(name: str) -> bool:

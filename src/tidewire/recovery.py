@@ -10,7 +10,9 @@ import msgspec
 
 from tidewire.broker import Broker
 from tidewire.errors import StoreUnavailable
+from tidewire.links.base import limits_reached
 from tidewire.messages import HistoryPage, Position, Publication, Retention
+from tidewire.options import Limits
 from tidewire.registry import Channel
 from tidewire.subscription import Recovery, Subscription, merge
 
@@ -94,8 +96,11 @@ def narrow(page: HistoryPage, since: Position) -> HistoryPage:
 class Recoveries:
     """Reads what subscribers missed: complete, or said not to be."""
 
-    def __init__(self, broker: Broker, spawn: Spawn, *, on_epoch_changed: Callable[[Channel], None]) -> None:
+    def __init__(
+        self, broker: Broker, spawn: Spawn, limits: Limits, *, on_epoch_changed: Callable[[Channel], None]
+    ) -> None:
         self._broker = broker
+        self._limits = limits
         self._reader = HistoryReader(broker, spawn)
         self._on_epoch_changed = on_epoch_changed
 
@@ -125,15 +130,30 @@ class Recoveries:
         if since is not None:
             page = await self._reader.since(channel.name, since, retention)
             recovery = merge(since, page, _buffered(channel, subscription))
-            if recovery.complete or _is_behind(recovery, channel):  # the latter is read again
+            if _is_behind(recovery, channel):  # it is read again
                 return recovery, recovery.complete
+            if recovery.complete:
+                if self._fitting(recovery) == len(recovery.publications):
+                    return recovery, True
+                limits_reached["reply_bytes"] += 1
         page = await self._broker.history(channel.name, limit=max(history, 0), reverse=True, retention=retention)
         newest = HistoryPage(page.publications[::-1], page.top, complete=True)
         recovery = merge(None, newest, _buffered(channel, subscription))
-        if len(recovery.publications) > history > 0:
-            # what came meanwhile makes the oldest ones more than was asked for
-            recovery = msgspec.structs.replace(recovery, publications=recovery.publications[-history:])
+        # what came meanwhile makes the oldest ones more than was asked for
+        wanted = min(self._fitting(recovery), history) if history > 0 else self._fitting(recovery)
+        if len(recovery.publications) > wanted:
+            kept = recovery.publications[len(recovery.publications) - wanted :]
+            recovery = msgspec.structs.replace(recovery, publications=kept)
         return recovery, None if since is None else False
+
+    def _fitting(self, recovery: Recovery) -> int:
+        """Return how many of the newest publications one reply may hold."""
+        size = 0
+        for count, publication in enumerate(reversed(recovery.publications)):
+            size += len(publication.data)
+            if size > self._limits.reply_bytes:
+                return count
+        return len(recovery.publications)
 
 
 def _beginning(channel: Channel, subscription: Subscription) -> Position:

@@ -258,12 +258,12 @@ class FailingPresence(MemoryPresence):
         self._check()
         if self.lease_lost:
             self.lease_lost = False
-            self._channels.clear()
+            self.forget_all()
             return False
         return True
 
     def users(self, channel: str = "a") -> list[str]:
-        return [member.user for member in self._channels.get(channel, {}).values()]
+        return [member.user for member in self.members_now(channel)]
 
 
 def _open_gate() -> asyncio.Event:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import secrets
 import time
-from collections import OrderedDict, deque
+from collections import Counter, OrderedDict, deque
 from collections.abc import Callable, Sequence
 
 from tidewire.broker import Broker, Deliver, Resumed, nothing_to_resume
@@ -161,47 +161,88 @@ def _shown(stream: _Stream, retention: Retention | None, now: float) -> tuple[li
     return shown, hidden
 
 
+class _Room:
+    """The members of one channel, and how many connections each user has there."""
+
+    __slots__ = ("members", "users")
+
+    def __init__(self) -> None:
+        self.members: dict[str, Member] = {}
+        self.users: Counter[str] = Counter()
+
+    def add(self, member: Member) -> int:
+        """Add or replace a member, in its place; returns how many connections the user has."""
+        replaced = self.members.get(member.connection)
+        if replaced is not None:
+            self._uncount(replaced.user)
+        self.members[member.connection] = member
+        self.users[member.user] += 1
+        return self.users[member.user]
+
+    def remove(self, connection: str) -> Member | None:
+        """Remove a member, if it is there."""
+        member = self.members.pop(connection, None)
+        if member is not None:
+            self._uncount(member.user)
+        return member
+
+    def _uncount(self, user: str) -> None:
+        self.users[user] -= 1
+        if not self.users[user]:
+            del self.users[user]
+
+
 class MemoryPresence(Presence):
     """Who is in a channel of this process."""
 
     def __init__(self) -> None:
-        self._channels: dict[str, dict[str, Member]] = {}
+        self._rooms: dict[str, _Room] = {}
 
     async def start(self, node: str) -> None:
-        self._channels.clear()
+        self.forget_all()
 
     async def aclose(self) -> None:
-        self._channels.clear()
+        self.forget_all()
 
     async def join(self, channel: str, member: Member, farewell: Farewell | None = None) -> JoinResult:
-        members = self._channels.setdefault(channel, {})
-        others = _count(members, member.user, but=member.connection)
-        members[member.connection] = member
-        return JoinResult(first=others == 0, connections=others + 1)
+        room = self._rooms.get(channel)
+        if room is None:
+            room = self._rooms[channel] = _Room()
+        connections = room.add(member)
+        return JoinResult(first=connections == 1, connections=connections)
 
     async def leave(self, channel: str, connection: str) -> bool:
-        members = self._channels.get(channel, {})
-        member = members.pop(connection, None)
-        if not members:
-            self._channels.pop(channel, None)
-        return member is not None and _count(members, member.user) == 0
+        room = self._rooms.get(channel)
+        if room is None:
+            return False
+        member = room.remove(connection)
+        if not room.members:
+            del self._rooms[channel]
+        return member is not None and member.user not in room.users
 
     async def touch(self) -> bool:
         return True
 
     async def members(self, channel: str) -> list[Member]:
-        return list(self._channels.get(channel, {}).values())
+        return self.members_now(channel)
+
+    def members_now(self, channel: str) -> list[Member]:
+        """Return what `members` does."""
+        room = self._rooms.get(channel)
+        return [] if room is None else list(room.members.values())
+
+    def forget_all(self) -> None:
+        """Forget every member, as a store does that has lost its data."""
+        self._rooms.clear()
 
     async def count(self, channel: str, user: str | None = None) -> int:
-        members = self._channels.get(channel, {})
-        return len(members) if user is None else _count(members, user)
+        room = self._rooms.get(channel)
+        if room is None:
+            return 0
+        return len(room.members) if user is None else room.users[user]
 
     async def claim(self, limit: int = 256) -> Sequence[Departure]:
         return ()
 
     async def forget(self, departures: Sequence[Departure]) -> None:
         return None
-
-
-def _count(members: dict[str, Member], user: str, but: str = "") -> int:
-    return sum(1 for member in members.values() if member.user == user and member.connection != but)

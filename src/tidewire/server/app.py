@@ -11,6 +11,7 @@ from tidewire.fastapi import Hub
 from tidewire.protocols.chat import ChatProtocol
 from tidewire.server.accounts import Accounts
 from tidewire.server.chat import CHANNELS
+from tidewire.server.rooms import RoomDirectory
 from tidewire.server.routes import accounts as account_routes
 from tidewire.server.routes import chat, health, tutorial
 from tidewire.server.routes.pages import add_pages
@@ -41,6 +42,7 @@ def create_app(settings: Settings) -> FastAPI:
     app.state.accounts = Accounts(settings.accounts_file)
     app.state.dialect = ChatProtocol(json_depth=settings.limits.json_depth)
     app.state.hub = Hub(settings.broker, limits=settings.limits, channels=CHANNELS, origins=_origins(settings))
+    app.state.rooms = RoomDirectory(app.state.hub, app.state.accounts)
     app.include_router(health.router)
     app.include_router(account_routes.router)
     add_pages(app, tutorial=settings.serves_tutorial)

@@ -36,12 +36,11 @@ from tidewire.protocols.chat import (
     Pong,
     PrivateChat,
     PrivateChatMessage,
-    RoomEntry,
     RoomList,
     Rooms,
     System,
 )
-from tidewire.server.accounts import Accounts
+from tidewire.server.rooms import RoomDirectory
 
 __all__ = ("CHANNELS", "ChatSession", "check_room", "claimed")
 
@@ -72,9 +71,9 @@ def claimed(offset: int, epoch: str) -> Position:
 class ChatSession:
     """One authenticated connection that speaks the chat dialect."""
 
-    def __init__(self, hub: Hub, accounts: Accounts, connection: HubConnection) -> None:
+    def __init__(self, hub: Hub, directory: RoomDirectory, connection: HubConnection) -> None:
         self._hub = hub
-        self._accounts = accounts
+        self._directory = directory
         self._connection = connection
         self._user = connection.user
         self._rooms: set[str] = set()
@@ -115,7 +114,7 @@ class ChatSession:
         check_room(room)
         if room in self._rooms:
             raise BadRequest(f"you are in room {room!r} already")
-        await self._accounts.add_room(room)
+        await self._directory.add(room)
         await self._connection.subscribe(f"room:{room}", since=since, history=HISTORY)
         self._rooms.add(room)
 
@@ -130,6 +129,7 @@ class ChatSession:
             leave_on_error=event("disconnected due to an error."),
             reply=False,
         )
+        self._directory.changed()
         await self.online(Online(room))
 
     async def join(self, command: Join) -> None:
@@ -144,6 +144,7 @@ class ChatSession:
         self._rooms.discard(command.room)
         await self._connection.unsubscribe(f"room:{command.room}")
         await self._connection.unsubscribe(f"events:{command.room}")
+        self._directory.changed()
         await self._connection.send(CHAT.encode(Left(command.room)))
 
     async def online(self, command: Online) -> None:
@@ -154,9 +155,7 @@ class ChatSession:
 
     async def rooms(self, command: Rooms) -> None:
         """Say which rooms there are."""
-        names = await self._accounts.rooms()
-        entries = [RoomEntry(name, len(await self._hub.users(f"events:{name}"))) for name in names]
-        await self._connection.send(CHAT.encode(RoomList(entries)))
+        await self._connection.send(CHAT.encode(RoomList(await self._directory.entries())))
 
     def _check_joined(self, room: str) -> None:
         if room not in self._rooms:

@@ -10,9 +10,9 @@ from tidewire.endpoint import HubConnection
 from tidewire.fastapi import Hub, choose_subprotocol
 from tidewire.messages import MAX_OFFSET
 from tidewire.protocols.chat import CHAT, LOBBY, Error
-from tidewire.server.accounts import Accounts
 from tidewire.server.chat import ChatSession, claimed
 from tidewire.server.identity import Doorkeeper
+from tidewire.server.rooms import RoomDirectory
 
 __all__ = ("router",)
 
@@ -32,11 +32,11 @@ async def chat(
     inbox_epoch: str = "",
 ) -> None:
     """Serve the chat dialect to an authenticated user."""
-    hub, accounts, door = _services(websocket)
+    hub, directory, door = _services(websocket)
     user = await door.presented(websocket)
     async with hub.connect(websocket, user=user, protocol=websocket.app.state.dialect) as connection:
         await door.admit(connection)
-        session = ChatSession(hub, accounts, connection)
+        session = ChatSession(hub, directory, connection)
         position = None if since is None else claimed(since, epoch)
         seen = claimed(_offset(inbox), inbox_epoch) if inbox and inbox.isdecimal() else None
         await session.run(room, position, seen, wants_inbox=inbox is not None)
@@ -45,7 +45,7 @@ async def chat(
 @router.websocket("/ws/subprotocol")
 async def subprotocol(websocket: WebSocket) -> None:
     """Serve the dialect that the client asks for and the server has."""
-    hub, accounts, door = _services(websocket)
+    hub, directory, door = _services(websocket)
     user = await door.presented(websocket)
     chosen = choose_subprotocol([name for name in websocket.scope.get("subprotocols", ()) if name], SUBPROTOCOLS)
     async with hub.connect(
@@ -58,7 +58,7 @@ async def subprotocol(websocket: WebSocket) -> None:
             return
         await door.admit(connection)
         if chosen == "chat":
-            await ChatSession(hub, accounts, connection).run(LOBBY, None, None, wants_inbox=False)
+            await ChatSession(hub, directory, connection).run(LOBBY, None, None, wants_inbox=False)
         else:
             await _notifications(connection)
 
@@ -73,6 +73,6 @@ def _offset(digits: str) -> int:
     return int(digits) if len(digits) < 20 else MAX_OFFSET
 
 
-def _services(websocket: WebSocket) -> tuple[Hub, Accounts, Doorkeeper]:
+def _services(websocket: WebSocket) -> tuple[Hub, RoomDirectory, Doorkeeper]:
     state = websocket.app.state
-    return state.hub, state.accounts, Doorkeeper(state.tokens, state.accounts, state.hub.limits)
+    return state.hub, state.rooms, Doorkeeper(state.tokens, state.accounts, state.hub.limits)

@@ -17,6 +17,7 @@ import pytest
 
 from .chatting import Chat
 from .conftest import StartServer
+from .raw import RawSocket
 from .serving import Server
 
 pytestmark = pytest.mark.xdist_group("contract-frozen")
@@ -114,6 +115,28 @@ def _freeze_in_a_room(server: Server, room: str, *, size: int, seconds: float) -
                     await others[0].expect("system", within=remaining, content=left)
                 assert frozen_name not in await others[0].who()
                 await asyncio.to_thread(recovers, member, sent)
+
+    asyncio.run(scenario())
+
+
+def test_what_waits_for_a_client_that_reads_nothing_is_bounded(start_server: StartServer, room: str) -> None:
+    """No timer ends it here: only the limit of its outbox does, and it is told to come back."""
+    limits = {"ping_seconds": 600, "stalled_seconds": 600, "rate": 10_000, "burst": 10_000}
+    server = start_server(broker="sqlite:///tidewire.db", limits=limits)
+    _, token = server.sign_up()
+
+    async def scenario() -> None:
+        async with Chat(server, token, room=room) as one, Chat(server, token, room=room) as two:
+            await one.joined()
+            await two.joined()
+            await talk([one, two], "warm", 20, 60_000)
+            with RawSocket(server, f"/ws/auth?token={token}&room={room}", receive_buffer=8_192) as deaf:
+                await two.who()
+                before = server.resident()
+                sent = await talk([one, two], "more", 400, 60_000)
+                assert len(sent) * 60_000 > 20 * 1_048_576
+                assert server.resident() < before + 12
+                assert await asyncio.to_thread(deaf.closed) in (4008, 1006)
 
     asyncio.run(scenario())
 

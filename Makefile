@@ -38,6 +38,8 @@ types: $(DEV) ## Check the types, inside and as a user sees them
 	$(BIN)/python .ci/public_types.py
 
 bench: $(DEV) ## Measure; see bench/
+	$(BIN)/python bench/sqlite_publish.py
+	$(BIN)/python bench/sqlite_publish.py --processes 2
 	$(BIN)/python -m bench $(ARGS)
 
 check: lint types test ## Everything before a commit

@@ -37,10 +37,12 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
         yield running
 
 
+#: Tests write faster than people; what the rate does is in test_bad_input.py.
+FAST = {"rate": 100_000, "burst": 100_000}
 ARRANGEMENTS: dict[str, dict[str, Any]] = {
-    "memory": {},
-    "sqlite": {"broker": "sqlite:///tidewire.db"},
-    "two-workers": {"broker": "sqlite:///tidewire.db", "workers": 2},
+    "memory": {"limits": FAST},
+    "sqlite": {"broker": "sqlite:///tidewire.db", "limits": FAST},
+    "two-workers": {"broker": "sqlite:///tidewire.db", "workers": 2, "limits": FAST},
 }
 
 

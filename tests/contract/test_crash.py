@@ -11,7 +11,7 @@ import pytest
 from websockets.exceptions import ConnectionClosed
 
 from .chatting import Chat, Message
-from .conftest import StartServer
+from .conftest import FAST, StartServer
 from .serving import Server
 
 pytestmark = pytest.mark.xdist_group("contract-crash")
@@ -104,7 +104,7 @@ def assert_kept(kept: list[Message], sender: Sender) -> None:
 def test_kill_9_in_the_middle_of_200_messages_and_a_restart(
     start_server: StartServer, room: str, killed_after: int
 ) -> None:
-    server = start_server(broker="sqlite:///tidewire.db", limits={"rate": 10_000, "burst": 10_000})
+    server = start_server(broker="sqlite:///tidewire.db", limits=FAST)
     _, token = server.sign_up()
     _, watcher_token = server.sign_up()
 
@@ -138,7 +138,7 @@ def test_kill_9_in_the_middle_of_200_messages_and_a_restart(
 
 def test_resending_what_was_kept_but_not_acknowledged_publishes_nothing(start_server: StartServer, room: str) -> None:
     """The same ids after a restart, within five minutes, are known."""
-    server = start_server(broker="sqlite:///tidewire.db", limits={"rate": 10_000, "burst": 10_000})
+    server = start_server(broker="sqlite:///tidewire.db", limits=FAST)
     _, token = server.sign_up()
 
     async def scenario() -> None:
@@ -159,7 +159,7 @@ def test_resending_what_was_kept_but_not_acknowledged_publishes_nothing(start_se
 
 
 def test_a_worker_is_killed_in_the_middle_of_200_messages(start_server: StartServer, room: str) -> None:
-    server = start_server(broker="sqlite:///tidewire.db", workers=2, limits={"rate": 10_000, "burst": 10_000})
+    server = start_server(broker="sqlite:///tidewire.db", workers=2, limits=FAST)
     doomed, safe = server.worker_pids()
     _, token = server.sign_up()
     _, other_token = server.sign_up()

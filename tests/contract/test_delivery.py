@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from .chatting import Chat, Message
-from .conftest import StartServer
+from .conftest import FAST, StartServer
 from .raw import RawSocket
 from .serving import Server
 
@@ -164,7 +164,7 @@ def test_a_burst_reaches_all_in_one_order(every_server: Server, room: str) -> No
 def test_a_burst_in_one_turn_disconnects_nobody_who_reads(start_server: StartServer) -> None:
     """The outbox is judged by what earlier turns left: what one turn brings may be many times as much."""
     writers, size = 30, 60_000
-    server = start_server(limits={"outbox_bytes": 65_536, "connections_per_user": 100})
+    server = start_server(limits={"outbox_bytes": 65_536, "connections_per_user": 100, **FAST})
     _, token = server.sign_up()
     path = f"/ws/auth?token={token}"
     with contextlib.ExitStack() as stack:

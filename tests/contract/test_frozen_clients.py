@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from .chatting import Chat
-from .conftest import StartServer
+from .conftest import FAST, StartServer
 from .raw import RawSocket
 from .serving import Server
 
@@ -74,7 +74,7 @@ def member_of(server: Server, token: str, room: str) -> Iterator[Member]:
 
 @pytest.mark.parametrize("size", [100, 30_000], ids=["quiet", "busy"])
 def test_a_frozen_client_costs_only_itself(start_server: StartServer, room: str, size: int) -> None:
-    limits = {"ping_seconds": 3, "pong_seconds": 3, "stalled_seconds": 3}
+    limits = {"ping_seconds": 3, "pong_seconds": 3, "stalled_seconds": 3, **FAST}
     server = start_server(broker="sqlite:///tidewire.db", limits=limits)
     _freeze_in_a_room(server, room, size=size, seconds=6)
 
@@ -85,7 +85,7 @@ def test_a_frozen_client_costs_only_itself(start_server: StartServer, room: str,
 def test_a_frozen_client_costs_only_itself_with_the_default_limits(
     start_server: StartServer, room: str, size: int
 ) -> None:
-    server = start_server(broker="sqlite:///tidewire.db")
+    server = start_server(broker="sqlite:///tidewire.db", limits=FAST)
     _freeze_in_a_room(server, room, size=size, seconds=35)
 
 
@@ -121,7 +121,7 @@ def _freeze_in_a_room(server: Server, room: str, *, size: int, seconds: float) -
 
 def test_what_waits_for_a_client_that_reads_nothing_is_bounded(start_server: StartServer, room: str) -> None:
     """No timer ends it here: only the limit of its outbox does, and it is told to come back."""
-    limits = {"ping_seconds": 600, "stalled_seconds": 600, "rate": 10_000, "burst": 10_000}
+    limits = {"ping_seconds": 600, "stalled_seconds": 600, **FAST}
     server = start_server(broker="sqlite:///tidewire.db", limits=limits)
     _, token = server.sign_up()
 

@@ -22,7 +22,7 @@ from tidewire.subscription import Subscription
 __all__ = ("Connection",)
 
 #: Bytes of a message that count as one more message for the rate.
-_RATED_BYTES = 4_096
+_RATED_BYTES = 16_384
 #: What a message in the inbox costs beside its bytes, so that empty ones count too.
 _MESSAGE_COST = 64
 

@@ -42,7 +42,7 @@ class Plan(msgspec.Struct, frozen=True):
     calm: float = 0.15
     attempts: int = 3
     #: Seconds, in the whole suite, that may be spent on repeating, and on waiting until the machine is calm.
-    patience: float = 150.0
+    patience: float = 100.0
 
     @classmethod
     def quick(cls) -> Plan:
@@ -183,6 +183,7 @@ class Suite:
                     publishers=min(publishers, count),
                     window=self.plan.curve_window,
                     warmup=0.5,
+                    drain=4,
                 )
         with subject.serve() as server:
             for rate in CURVE_RATES:
@@ -203,8 +204,9 @@ class Suite:
 
 def _show(work: str, name: str, variable: float, figures: Figures) -> None:
     latency = figures.latency
+    rate = figures.rate if figures.deliveries else figures.connections / figures.connect_seconds
     columns = (
-        f"  {work:11} {variable:>6g} {name:22} {figures.rate:>12,.0f}/s",
+        f"  {work:11} {variable:>6g} {name:22} {rate:>12,.0f}/s",
         f"p50 {latency.p50_ms:9.3f} ms  p99 {latency.p99_ms:9.3f} ms",
         f"server {figures.server_cpu:4.0%}  generator {figures.generator_cpu:4.0%}  others {figures.disturbance:4.0%}",
         "" if figures.complete else "INCOMPLETE",

@@ -41,13 +41,14 @@ def render(suite: Suite, skipped: Sequence[str]) -> str:
 
 
 def _machine(suite: Suite) -> str:
-    disturbed = max((run.figures.disturbance for run in suite.runs), default=0.0)
+    disturbances = sorted(run.figures.disturbance for run in suite.runs) or [0.0]
+    disturbed = f"{disturbances[len(disturbances) // 2]:.0%} of a core (median), at most {disturbances[-1]:.0%}"
     model = next(
         (line.partition(":")[2].strip() for line in _lines("/proc/cpuinfo") if line.startswith("model name")),
         platform.machine(),
     )
     text = f"Machine: {model}, {os.cpu_count()} cores, Linux {platform.release()}, Python {platform.python_version()}."
-    return f"{text} Other programs used at most {disturbed:.0%} of a core during a window."
+    return f"{text} Other programs used {disturbed}, during a window."
 
 
 def _lines(path: str) -> list[str]:

@@ -129,6 +129,7 @@ class SocketIO(Subject):
     """python-socketio on uvicorn."""
 
     name = "python-socketio"
+    publishers = (1,)
     path = "/socket.io/?EIO=4&transport=websocket&room={room}"
     dialect = "socketio"
 

@@ -134,7 +134,7 @@ class Suite:
             self._measure("fanout", subject, server, publishers, mode="fanout", publishers=publishers)
 
     def _paced(self, subject: Subject, server: Running) -> None:
-        self._measure("paced", subject, server, 100, mode="paced", rate=100, warmup=0.5)
+        self._measure("paced", subject, server, 100, mode="paced", rate=100, publishers=16, warmup=0.5)
 
     def _rooms(self, subject: Subject, server: Running) -> None:
         self._measure("rooms", subject, server, 50, mode="paced", rate=50, rooms=100, subscribers=10, warmup=0.5)
@@ -194,6 +194,7 @@ class Suite:
                     rate,
                     mode="paced",
                     rate=rate,
+                    publishers=16,
                     window=self.plan.curve_window,
                     warmup=0.5,
                     drain=2,

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import ctypes
 import json
 import os
 import shutil
+import signal
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -17,6 +19,8 @@ __all__ = ("OUT", "Figures", "GeneratorError", "Latency", "compile_generator", "
 HERE = Path(__file__).resolve().parent
 OUT = HERE / "out"
 GENERATOR_CORE = 1
+#: prctl(2)
+PR_SET_PDEATHSIG = 1
 
 
 class GeneratorError(Exception):
@@ -90,13 +94,17 @@ class Figures(msgspec.Struct, frozen=True):
         return self.in_order and not (self.missing or self.skipped)
 
 
-def on_core(core: int) -> Callable[[], None] | None:
-    """Return what pins a child process to a core, or None on a machine of one core."""
+def on_core(core: int) -> Callable[[], None]:
+    """Return what a child process does first: end with this one, however that ends, and stay on its core."""
     cores = sorted(os.sched_getaffinity(0))
-    if len(cores) < 2:
-        return None
-    chosen = cores[core]
-    return lambda: os.sched_setaffinity(0, {chosen})
+    prctl = ctypes.CDLL(None).prctl
+
+    def prepare() -> None:
+        prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+        if len(cores) > 1:
+            os.sched_setaffinity(0, {cores[core]})
+
+    return prepare
 
 
 def compile_generator(out: Path = OUT) -> Path:

@@ -166,6 +166,7 @@ class Connection:
             return
         self.disconnect = self.ending or disconnect
         self.clean = clean
+        self.on_readable = None  # who reads holds this connection: together they would outlive it
         self._wake()
         if self.on_closed is not None:
             self.on_closed(self)

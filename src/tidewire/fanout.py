@@ -62,6 +62,8 @@ class Fanout:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._scheduled = False
         self._turn = 0
+        #: When this turn had written its first stride, by the clock and in the thread's time, which is a system call.
+        self._long_turn: tuple[float, float] | None = None
         #: Who was found paused and has not drained since → the turn of the last judgement, and what it was.
         self._paused: dict[Subscriber, tuple[int, bool]] = {}
         self.deliveries = 0
@@ -70,6 +72,7 @@ class Fanout:
         self.slow = 0
         self.dropped = 0
         self.superseded = 0
+        #: The longest turns, in seconds: of the thread's time (where more than a stride was written), of the clock.
         self.worst_turn_cpu = 0.0
         self.worst_turn_wall = 0.0
 
@@ -134,7 +137,8 @@ class Fanout:
         """Write what is pending, at most for one turn's time; what is left goes on in the next turn."""
         self._scheduled = False
         self._turn += 1
-        started, cpu = time.perf_counter(), time.thread_time()
+        started = time.perf_counter()
+        self._long_turn = None
         deadline = started + self._limits.turn_seconds
         while self._dirty:
             channel = self._dirty.popleft()
@@ -147,7 +151,9 @@ class Fanout:
         if self._dirty:
             self._count("turn_seconds")
             self._schedule()
-        self.worst_turn_cpu = max(self.worst_turn_cpu, time.thread_time() - cpu)
+        if self._long_turn is not None:
+            began, cpu = self._long_turn
+            self.worst_turn_cpu = max(self.worst_turn_cpu, began - started + time.thread_time() - cpu)
         self.worst_turn_wall = max(self.worst_turn_wall, time.perf_counter() - started)
 
     def _try_flush(self, channel: Channel, deadline: float) -> bool:
@@ -173,7 +179,10 @@ class Fanout:
                 stride = subscriptions[work.reached : work.reached + _STRIDE]
                 work.reached += len(stride)
                 self._write(channel, work, batch, stride)
-                if time.perf_counter() >= deadline and (work.reached < len(subscriptions) or len(work.parts) > 1):
+                now = time.perf_counter()
+                if self._long_turn is None and len(stride) == _STRIDE:
+                    self._long_turn = now, time.thread_time()
+                if now >= deadline and (work.reached < len(subscriptions) or len(work.parts) > 1):
                     return False
             work.parts.popleft()
             work.reached = 0

@@ -36,8 +36,9 @@ __all__ = ("CANNOT_START", "MISCONFIGURED", "Job", "serve")
 MISCONFIGURED, CANNOT_START = 2, 3
 #: Seconds that the protocols, and after them the process, may take to end when the drain is over.
 _CLOSING_SECONDS, _ENDING_SECONDS = 3, 4.5
-#: Connections live long, so young objects are looked through seldom and old ones hardly ever.
-_GC_THRESHOLDS = (50_000, 20, 100)
+#: Connections live long, so old objects are looked through hardly ever: with thousands of connections that takes longer
+#: than a turn of the loop may. Young ones are looked through in steps of a few milliseconds.
+_GC_THRESHOLDS = (10_000, 5, 100)
 
 Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]

@@ -15,7 +15,7 @@ batch | links.base | subscription
 links.asgi links.handshake links.wheel | links.wire | links.reader | links.endpoint | links.uvicorn | links.http
 connection | registry
 fanout maintenance | carrier membership recovery
-node | dispatch endpoint | served
+node | acceptance | dispatch endpoint | served
 backends.
 fastapi client_messages | client publisher | testing. | __init__ | pipelines.
 server.

@@ -10,10 +10,10 @@ from starlette.exceptions import WebSocketException
 from starlette.types import Receive, Scope, Send
 from starlette.websockets import WebSocket
 
+from tidewire.acceptance import accept, discard
 from tidewire.connection import Connection
 from tidewire.control import open_channel
 from tidewire.dispatch import Dispatcher
-from tidewire.endpoint import accept, discard
 from tidewire.errors import (
     INTERNAL_ERROR,
     STORE_AWAY,

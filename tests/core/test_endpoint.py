@@ -11,9 +11,10 @@ import pytest
 from starlette.exceptions import HTTPException
 from starlette.websockets import WebSocket
 
+from tidewire.acceptance import accept
 from tidewire.backends.memory import MemoryBroker, MemoryPresence
 from tidewire.backends.sqlite import SqliteBroker, SqlitePresence
-from tidewire.endpoint import HubConnection, accept
+from tidewire.endpoint import HubConnection
 from tidewire.errors import NORMAL, BadRequest, NotPublished, StoreUnavailable
 from tidewire.messages import Farewell, Member
 from tidewire.node import Node

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from statistics import median
 
 import msgspec
@@ -77,38 +78,25 @@ def judge(medians: Medians) -> list[Bar]:
     return [*_fanout(medians), *_latency(medians), *_connections(medians), *_frozen(medians), *_big(medians)]
 
 
-def _at_least(
-    work: str, subject: str, unit: str, figure: float | None, against: str, reference: float | None, factor: float
+def _bar(
+    work: str,
+    subject: str,
+    unit: str,
+    figure: float | None,
+    against: str,
+    reference: float | None,
+    factor: float,
+    *,
+    at_most: bool,
 ) -> Bar:
     ratio = figure / reference if figure is not None and reference else None
-    return Bar(
-        work,
-        subject,
-        figure,
-        unit,
-        against,
-        reference,
-        ratio,
-        f"≥ {factor:g} ×",
-        None if ratio is None else ratio >= factor,
-    )
+    passed = None if ratio is None else (ratio <= factor if at_most else ratio >= factor)
+    wanted = f"{'≤' if at_most else '≥'} {factor:g} ×"
+    return Bar(work, subject, figure, unit, against, reference, ratio, wanted, passed)
 
 
-def _at_most(
-    work: str, subject: str, unit: str, figure: float | None, against: str, reference: float | None, factor: float
-) -> Bar:
-    ratio = figure / reference if figure is not None and reference else None
-    return Bar(
-        work,
-        subject,
-        figure,
-        unit,
-        against,
-        reference,
-        ratio,
-        f"≤ {factor:g} ×",
-        None if ratio is None else ratio <= factor,
-    )
+_at_least = partial(_bar, at_most=False)
+_at_most = partial(_bar, at_most=True)
 
 
 def _fanout(medians: Medians) -> list[Bar]:

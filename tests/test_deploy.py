@@ -15,15 +15,18 @@ from websockets.asyncio.client import connect
 from websockets.exceptions import InvalidStatus
 
 from contract.serving import Server, free_port, until
+from requirements import require
 from tidewire.client import ChatClient, History
 
 DEPLOY = Path(__file__).parents[1] / "deploy"
 NAME = "chat.example.org"
 
-pytestmark = [
-    pytest.mark.xdist_group("deploy"),
-    pytest.mark.skipif(not shutil.which("nginx") or not shutil.which("openssl"), reason="nginx or openssl is missing"),
-]
+pytestmark = pytest.mark.xdist_group("deploy")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def installed() -> None:
+    require(shutil.which("nginx") and shutil.which("openssl"), "apt-get install nginx openssl")
 
 
 class Proxied:
@@ -133,8 +136,7 @@ def test_the_clients_address_is_the_one_that_nginx_saw(proxied: Proxied) -> None
 
 
 def test_the_unit_is_one_that_systemd_understands() -> None:
-    if not shutil.which("systemd-analyze"):
-        pytest.skip("systemd-analyze is missing")
+    require(shutil.which("systemd-analyze"), "apt-get install systemd")
     unit = DEPLOY / "tidewire.service"
     done = subprocess.run(["systemd-analyze", "verify", str(unit)], capture_output=True, text=True, check=False)
     complaints = [line for line in done.stderr.splitlines() if "tidewire.service" in line and "executable" not in line]

@@ -9,7 +9,7 @@ from pathlib import Path
 SOURCE = Path(__file__).parent.parent / "src" / "tidewire"
 #: From below to above; modules between two bars do not import each other. `x.` is a whole package.
 LAYERS = """
-errors | messages | options control
+errors | messages statistics | options control
 protocols.base | protocols.jsontext | protocols.plain protocols.json | protocols.chat | payload | broker presence
 batch | links.base | subscription
 links.asgi links.handshake links.wheel | links.wire | links.reader | links.endpoint | links.uvicorn | links.http

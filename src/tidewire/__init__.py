@@ -21,11 +21,11 @@ from tidewire.errors import (
 )
 from tidewire.fastapi import Hub, choose_subprotocol
 from tidewire.messages import Dropped, Format, HistoryPage, Member, Position, Publication, Subscribed, WireMessage
-from tidewire.node import Statistics
 from tidewire.options import ChannelOptions, Limits, SlowPolicy
 from tidewire.protocols.base import Protocol
 from tidewire.protocols.plain import PlainProtocol
 from tidewire.publisher import Publisher
+from tidewire.statistics import Statistics
 
 __all__ = (
     "BadRequest",

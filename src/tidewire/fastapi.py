@@ -18,12 +18,13 @@ from tidewire.control import Control, open_channel, personal
 from tidewire.endpoint import HubConnection
 from tidewire.errors import FORCED, ConfigurationError, Disconnect
 from tidewire.messages import HistoryPage, Member, Position
-from tidewire.node import Node, Statistics
+from tidewire.node import Node
 from tidewire.options import ChannelOptions, ChannelRules, Limits
 from tidewire.payload import encode_payload
 from tidewire.protocols.base import Protocol
 from tidewire.protocols.plain import PLAIN
 from tidewire.served import ServedEndpoint
+from tidewire.statistics import Statistics
 
 __all__ = ("Hub",)
 

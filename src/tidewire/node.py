@@ -32,9 +32,10 @@ from tidewire.options import ChannelRules, Limits
 from tidewire.presence import Presence
 from tidewire.recovery import Recoveries
 from tidewire.registry import Channel, Registry
+from tidewire.statistics import Statistics
 from tidewire.subscription import Subscriber, Subscription
 
-__all__ = ("Node", "Statistics")
+__all__ = ("Node",)
 
 logger = logging.getLogger("tidewire")
 
@@ -46,25 +47,6 @@ TOUCH_SECONDS = 2.0
 CLAIM_SECONDS = 1.0
 SWEEP_SECONDS = 2.0
 POSITION_SECONDS = 10.0
-
-
-class Statistics(msgspec.Struct, frozen=True):
-    """A node's figures since its start, and what it holds now; the limits that links meet are those of the process."""
-
-    connections: int
-    users: int
-    channels: int
-    published: int
-    deliveries: int
-    duplicates: int
-    gaps: int
-    slow_disconnects: int
-    dropped: int
-    superseded: int
-    worst_turn_cpu: float
-    worst_turn_wall: float
-    limits_reached: dict[str, int]
-    degraded: bool
 
 
 class Node:

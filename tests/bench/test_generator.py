@@ -13,7 +13,13 @@ from bench.load import Figures, GeneratorError, compile_generator, run_generator
 from websockets.asyncio.server import ServerConnection, serve
 from websockets.exceptions import ConnectionClosed
 
-pytestmark = pytest.mark.skipif(shutil.which("cc") is None, reason="needs a C compiler `cc`")
+from requirements import require
+
+
+@pytest.fixture(scope="module", autouse=True)
+def installed() -> None:
+    require(shutil.which("cc"), "apt-get install gcc libc6-dev")
+
 
 Fault = Callable[[int, str], list[str]]
 

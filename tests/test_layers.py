@@ -10,7 +10,7 @@ SOURCE = Path(__file__).parent.parent / "src" / "tidewire"
 #: From below to above; modules between two bars do not import each other. `x.` is a whole package.
 LAYERS = """
 errors | messages statistics | options control
-protocols.base | protocols.jsontext | protocols.plain protocols.json | protocols.chat | payload | broker presence
+protocols.base | protocols.jsontext | protocols.plain protocols.json | protocols.chat | payload | broker presence access
 batch | links.base | subscription
 links.asgi links.handshake links.wheel | links.wire | links.reader | links.endpoint | links.uvicorn | links.http
 connection | registry

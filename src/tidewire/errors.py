@@ -7,11 +7,17 @@
     │   └── PublishUnconfirmed        unknown: repeat it with the same `key`
     ├── StoreUnavailable              history, presence or positions cannot be read now
     ├── ConnectionClosed              the application used a connection that has ended
+    ├── Rejected                      the application ends the connection, with a code
     └── CommandError                  answers a command; the connection lives on
         ├── BadRequest                not decodable, or of the wrong shape
         ├── UnknownType               well formed, but no such command
         ├── PermissionDenied          a rule said no
         ├── NotAvailable              this channel does not offer it
+        ├── UnknownChannel            no rule names this channel
+        ├── AlreadySubscribed         this connection follows the channel
+        ├── TokenExpired              the client fetches another token, and comes again
+        ├── Unrecoverable             what was missed is not there any more, and nothing less was asked for
+        ├── Refused                   the application's own code and words
         ├── LimitExceeded             a named limit was reached
         ├── RateLimited               too many messages; wait and go on
         └── TemporaryFailure          the store is away; try again
@@ -24,6 +30,7 @@ from __future__ import annotations
 import msgspec
 
 __all__ = (
+    "AlreadySubscribed",
     "BadRequest",
     "CommandError",
     "ConfigurationError",
@@ -36,10 +43,15 @@ __all__ = (
     "PublishError",
     "PublishUnconfirmed",
     "RateLimited",
+    "Refused",
+    "Rejected",
     "StoreUnavailable",
     "TemporaryFailure",
     "TidewireError",
+    "TokenExpired",
+    "UnknownChannel",
     "UnknownType",
+    "Unrecoverable",
     "check_close_code",
 )
 
@@ -111,6 +123,14 @@ class ConnectionClosed(TidewireError):
         self.disconnect = disconnect
 
 
+class Rejected(TidewireError):
+    """Raised by a rule of the application to end the connection; carries the `Disconnect` that the client is told."""
+
+    def __init__(self, disconnect: Disconnect) -> None:
+        super().__init__(f"the connection is ended (code {disconnect.code}: {disconnect.reason or 'no reason given'})")
+        self.disconnect = disconnect
+
+
 class CommandError(TidewireError):
     """Answers one command; `code` is a stable word for programs, the text is for people."""
 
@@ -140,6 +160,41 @@ class NotAvailable(CommandError):
     """The channel does not offer what was asked (no history, no presence)."""
 
     code = "not_available"
+
+
+class UnknownChannel(CommandError):
+    """No rule names this channel."""
+
+    code = "unknown_channel"
+
+
+class AlreadySubscribed(BadRequest):
+    """This connection follows the channel already."""
+
+
+class TokenExpired(CommandError):
+    """The token was good once; the client fetches another and comes again."""
+
+    code = "token_expired"
+
+
+class Unrecoverable(CommandError):
+    """What was missed cannot be given whole, and the client wants nothing less."""
+
+    code = "unrecoverable"
+
+
+class Refused(CommandError):
+    """The application refuses with a number of its own: 400 to 1999."""
+
+    code = "refused"
+
+    def __init__(self, number: int, message: str, *, temporary: bool = False) -> None:
+        if not 400 <= number <= 1999:
+            raise ConfigurationError(f"error number {number} cannot be the application's; write 400 to 1999")
+        super().__init__(message)
+        self.number = number
+        self.temporary = temporary
 
 
 class LimitExceeded(CommandError):

@@ -18,6 +18,7 @@ from tidewire.errors import (
     NORMAL,
     SHUTDOWN,
     TOO_MANY,
+    AlreadySubscribed,
     BadRequest,
     ConnectionClosed,
     LimitExceeded,
@@ -261,7 +262,7 @@ class Node:
         if connection.is_closed:
             raise _ended(connection)
         if channel in connection.subscriptions:
-            raise BadRequest(f"this connection follows {channel!r} already; unsubscribe first")
+            raise AlreadySubscribed(f"this connection follows {channel!r} already; unsubscribe first")
         if len(connection.subscriptions) >= self.limits.channels:
             self._count("channels")
             raise LimitExceeded(

@@ -98,6 +98,20 @@ class ChannelOptions(msgspec.Struct, frozen=True, kw_only=True):
     #: What clients of a served protocol may do by themselves.
     subscribe: bool = True
     publish: bool = True
+    #: Subscribers are members, whom `presence` lists; their joins and leaves may be asked for, or are always pushed.
+    presence: bool = False
+    join_leave: bool = False
+    force_join_leave: bool = False
+    #: A subscriber is told of gaps (positioned) and may recover what it missed, when it asks or always.
+    positioned: bool = True
+    recoverable: bool = True
+    force_positioned: bool = False
+    force_recoverable: bool = False
+    #: A recovery gives the newest publication alone: the channel holds a state, not a stream.
+    latest: bool = False
+    #: Publications may be sent as differences (fossil delta) to who asks for that, and chosen by their tags.
+    delta: bool = False
+    tags_filter: bool = False
 
     def __post_init__(self) -> None:
         if not isinstance(self.slow, SlowPolicy):

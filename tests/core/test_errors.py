@@ -19,7 +19,7 @@ def test_every_error_has_the_one_root() -> None:
 
 def test_every_command_error_has_a_code_of_its_own() -> None:
     codes = [error.code for error in CommandError.__subclasses__()]
-    assert len(set(codes)) == len(codes) == 7
+    assert len(set(codes)) == len(codes) == 11
     assert {error.__name__ for error in CommandError.__subclasses__() if error.temporary} == {
         "RateLimited",
         "TemporaryFailure",

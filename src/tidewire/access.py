@@ -1,0 +1,110 @@
+"""Who a client is and what it may do: the contract between the sessions of a client protocol and the application."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from enum import Enum
+from typing import Any
+
+import msgspec
+
+from tidewire.errors import NotAvailable, UnknownType
+from tidewire.options import ChannelOptions
+
+__all__ = ("Action", "Authority", "Caller", "ConnectAttempt", "Grant", "Identity")
+
+
+class Action(Enum):
+    """What a client does in a channel beside following it."""
+
+    PUBLISH = "publish"
+    HISTORY = "history"
+    PRESENCE = "presence"
+
+
+class ConnectAttempt(msgspec.Struct, frozen=True):
+    """What a client says of itself when it connects. `headers` are the client's word alone: never trusted."""
+
+    token: str = ""
+    data: bytes = b""
+    name: str = ""
+    version: str = ""
+    headers: Mapping[str, str] = {}
+
+
+class Grant(msgspec.Struct, frozen=True):
+    """What a subscriber is given: the channel's options as they hold for it, and what belongs to its subscription.
+
+    `info` (JSON or b"") shows in presence, joins and publications; `data` (JSON or b"") goes back in the reply;
+    `expires_at` is in seconds since 1970.
+    """
+
+    options: ChannelOptions
+    info: bytes = b""
+    data: bytes = b""
+    expires_at: float | None = None
+
+
+class Identity(msgspec.Struct, frozen=True):
+    """Who a connection belongs to ("": nobody known), for how long, and what it follows without asking.
+
+    `info` (JSON or b"") shows in presence; `data` (JSON or b"") goes back in the connect reply; `context` is what the
+    application's own dependency returned, handed to its rules unchanged.
+    """
+
+    user: str = ""
+    info: bytes = b""
+    data: bytes = b""
+    expires_at: float | None = None
+    subscriptions: Mapping[str, Grant] = {}
+    context: Any = None
+
+
+class Caller(msgspec.Struct, frozen=True):
+    """A connection that asks for something: its id, and who it belongs to."""
+
+    client: str
+    identity: Identity
+
+
+class Authority(ABC):
+    """Decides for the clients of one endpoint. One instance serves every connection; every method may run concurrently.
+
+    A refusal is a CommandError, which answers the command; `Rejected` ends the connection with its code.
+    """
+
+    @abstractmethod
+    async def connect(self, attempt: ConnectAttempt, identity: Identity | None) -> Identity:
+        """Say who connects; `identity` is what the endpoint's own dependency found, if it has one.
+
+        Raises TokenExpired (the client fetches another), Rejected for anything that cannot become right.
+        """
+
+    @abstractmethod
+    async def refresh(self, caller: Caller, token: str) -> Identity:
+        """Say for how long the connection goes on; raises as `connect`."""
+
+    @abstractmethod
+    def options(self, channel: str) -> ChannelOptions:
+        """Return the options of a channel; raises UnknownChannel, BadRequest. Does no I/O."""
+
+    @abstractmethod
+    async def subscribe(self, caller: Caller, channel: str, token: str, data: bytes) -> Grant:
+        """Say what a client gets that wants to follow a channel; raises CommandError, Rejected."""
+
+    @abstractmethod
+    async def sub_refresh(self, caller: Caller, channel: str, token: str) -> Grant:
+        """Say for how long a subscription goes on; "" is the channel that the token names. Raises as above."""
+
+    @abstractmethod
+    async def allow(self, caller: Caller, channel: str, action: Action, *, subscribed: bool) -> None:
+        """Return when the client may do it; raises CommandError."""
+
+    async def rpc(self, caller: Caller, method: str, data: bytes) -> bytes:
+        """Call the application, JSON in and JSON out; raises CommandError."""
+        raise NotAvailable("this application answers no calls; register one with @hub.rpc")
+
+    async def receive(self, caller: Caller, data: bytes) -> None:
+        """Take a message that asks for no answer; raises UnknownType when nobody listens."""
+        raise UnknownType("this application takes no messages outside of channels")

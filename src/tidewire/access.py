@@ -37,13 +37,14 @@ class Grant(msgspec.Struct, frozen=True):
     """What a subscriber is given: the channel's options as they hold for it, and what belongs to its subscription.
 
     `info` (JSON or b"") shows in presence, joins and publications; `data` (JSON or b"") goes back in the reply;
-    `expires_at` is in seconds since 1970.
+    `expires_at` is in seconds since 1970; `channel` is set where the token named it (`Authority.sub_refresh`).
     """
 
     options: ChannelOptions
     info: bytes = b""
     data: bytes = b""
     expires_at: float | None = None
+    channel: str = ""
 
 
 class Identity(msgspec.Struct, frozen=True):

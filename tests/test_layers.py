@@ -25,8 +25,8 @@ RANKS = {
     name: rank for rank, names in enumerate(re.split(r"[|\n]", LAYERS.replace("control", "| control")))
     for name in names.split()
 }  # fmt: skip
-#: What backends know of the core: contracts and values.
-CONTRACTS = {"errors", "messages", "options", "broker", "presence"}
+#: What backends know of the core: contracts and values; and how SQL is read from their files.
+CONTRACTS = {"errors", "messages", "options", "broker", "presence", "backends.statements"}
 FOREIGN = re.compile(r"(fastapi|starlette|uvicorn|websockets|uvloop|httptools)\b.*(^|\.)_(?!_)")
 
 FILES = {re.sub(r"(?<=.)\.__init__$", "", ".".join(path.relative_to(SOURCE).with_suffix("").parts)): path

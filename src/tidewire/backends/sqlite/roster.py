@@ -12,15 +12,15 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from tidewire.backends.sqlite.leases import Lock, NodeRow, Watch, is_alive, remove_stale
-from tidewire.backends.sqlite.sql import read, statements
 from tidewire.backends.sqlite.store import identity
+from tidewire.backends.statements import read, statements
 from tidewire.errors import StoreUnavailable
 from tidewire.messages import Departure, Farewell, Format, Member
 from tidewire.presence import JoinResult
 
 __all__ = ("Roster",)
 
-SQL = statements("presence_statements.sql")
+SQL = statements(__package__, "presence_statements.sql")
 #: Bytes that are reserved in the file and its log, so that members can still join when the disk is full.
 _RESERVE = 96 * 4_096
 _CHECKPOINT_PAGES = 64
@@ -68,7 +68,7 @@ class Roster:
             connection.execute("PRAGMA journal_mode = WAL")
             connection.execute("PRAGMA synchronous = OFF")
             connection.execute(f"PRAGMA wal_autocheckpoint = {_CHECKPOINT_PAGES}")
-            connection.executescript(f"BEGIN IMMEDIATE;\n{read('presence_schema.sql')}\nCOMMIT;")
+            connection.executescript(f"BEGIN IMMEDIATE;\n{read(__package__, 'presence_schema.sql')}\nCOMMIT;")
             self._reserve(connection)
             lock = self._lock
             row = connection.execute(SQL["is_enrolled"], (self._id, lock.token if lock else "")).fetchone()

@@ -15,13 +15,13 @@ from pathlib import Path
 from typing import Any
 
 from tidewire.backends.sqlite.clock import Reading, StoreClock
-from tidewire.backends.sqlite.sql import read, statements
+from tidewire.backends.statements import read, statements
 from tidewire.errors import ConfigurationError
 from tidewire.messages import Format, Position, Publication, PublishRequest, Retention
 
 __all__ = ("Store", "connect", "derived_epoch", "identity")
 
-SQL = statements("statements.sql")
+SQL = statements(__package__, "statements.sql")
 _VERSION = 1
 #: Publications of other processes that are read in one step.
 PAGE = 1_000
@@ -92,7 +92,7 @@ class Store:
         execute("PRAGMA journal_mode = WAL")
         tables = {name for (name,) in execute("SELECT name FROM sqlite_master WHERE name LIKE 'tidewire%'")}
         if "tidewire_keys_by_expiry" not in tables:
-            self.connection.executescript(f"BEGIN IMMEDIATE;\n{read('schema.sql')}\nCOMMIT;")
+            self.connection.executescript(f"BEGIN IMMEDIATE;\n{read(__package__, 'schema.sql')}\nCOMMIT;")
         row = execute(SQL["store"]).fetchone() or self._create()
         version, seed, *reading = row
         if version != _VERSION:

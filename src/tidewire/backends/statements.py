@@ -1,4 +1,4 @@
-"""Reads the statements that live in the `.sql` files beside this one."""
+"""Reads SQL from the `.sql` files of a store's package, where it lives."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ __all__ = ("read", "statements")
 _MARK = "-- name: "
 
 
-def read(name: str) -> str:
-    """Return the text of a `.sql` file of this package."""
-    return files(__package__).joinpath(name).read_text(encoding="utf-8")
+def read(package: str, name: str) -> str:
+    """Return the text of a file of a package."""
+    return files(package).joinpath(name).read_text(encoding="utf-8")
 
 
-def statements(name: str) -> dict[str, str]:
+def statements(package: str, name: str) -> dict[str, str]:
     """Return the statements of a file by name; each begins with a line `-- name: …`."""
     found: dict[str, list[str]] = {}
     lines: list[str] = []
-    for line in read(name).splitlines():
+    for line in read(package, name).splitlines():
         if line.startswith(_MARK):
             lines = found[line.removeprefix(_MARK).strip()] = []
         else:

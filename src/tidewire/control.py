@@ -7,10 +7,11 @@ import msgspec
 from tidewire.errors import Disconnect, PermissionDenied
 from tidewire.options import Limits, check_channel, is_reserved
 
-__all__ = ("CONTROL", "Control", "open_channel", "personal")
+__all__ = ("CONTROL", "Control", "is_internal", "open_channel", "personal")
 
 #: The channel on which nodes tell each other what is not a publication of the application.
 CONTROL = "$control"
+_PERSONAL = "$user:"
 
 
 class Control(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -23,7 +24,12 @@ class Control(msgspec.Struct, frozen=True, omit_defaults=True):
 
 def personal(user: str) -> str:
     """Return the channel that every connection of a user follows."""
-    return f"$user:{user}"
+    return _PERSONAL + user
+
+
+def is_internal(channel: str) -> bool:
+    """Say whether a channel is the nodes' own: their control channel, or what a user's connections follow."""
+    return channel == CONTROL or channel.startswith(_PERSONAL)
 
 
 def open_channel(channel: str, limits: Limits) -> str:

@@ -1,0 +1,123 @@
+"""From blocks of bytes to batches of reads, each of them checked. After it comes `tally`, which counts.
+
+A record is four lines: `@name`, the bases, `+`, one quality character for each base.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+from tidewire.pipelines.readqc.errors import BrokenFastq
+
+__all__ = ("RECORD_SIZE", "Batch", "read_batches")
+
+#: Bytes of the longest record: what is longer is held for a file without ends of lines.
+RECORD_SIZE = 64 << 20
+
+_BASES = b"ACGTUNRYSWKMBDHVacgtunryswkmbdhv.-*"
+_QUALITIES = bytes(range(33, 127))
+_SHOWN = 40
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Some reads that stand together in a file; the quality of a read is as long as its bases."""
+
+    bases: list[bytes]
+    qualities: list[bytes]
+
+
+def read_batches(blocks: Iterable[bytes]) -> Iterator[Batch]:
+    """Return the reads of a file in batches; raises BrokenFastq with the line that is wrong."""
+    rest, done, blank = b"", 0, 0
+    for block in blocks:
+        text = rest + block
+        if b"\r" in text:
+            text = text.replace(b"\r\n", b"\n")
+        lines = text.split(b"\n")
+        whole = (len(lines) - 1) // 4 * 4
+        rest = b"\n".join(lines[whole:])
+        if len(rest) > RECORD_SIZE:
+            raise BrokenFastq(
+                f"the record that begins at line {done + 1} is longer than {RECORD_SIZE >> 20} MiB; "
+                "this is no FASTQ file, or its lines do not end with a line feed"
+            )
+        if blank and text.strip(b"\r\n"):
+            raise _blank(blank)
+        kept = _without_blank_end(lines, whole)
+        blank = blank or (done + kept + 1 if kept < whole else 0)
+        if kept:
+            yield _batch(lines[:kept], done)
+        done += whole
+    last = _last_record(rest, done)
+    if blank and last:
+        raise _blank(blank)
+    if last:
+        yield _batch(last, done)
+
+
+def _without_blank_end(lines: list[bytes], whole: int) -> int:
+    """Return how many of the whole records' lines come before blank lines that reach to the end."""
+    while whole and not any(lines[whole - 4 : whole]):
+        whole -= 4
+    return whole
+
+
+def _blank(line: int) -> BrokenFastq:
+    return BrokenFastq(f"line {line} is blank, and more reads follow; take the blank lines out")
+
+
+def _last_record(rest: bytes, done: int) -> list[bytes]:
+    """Return the lines of a last record without an end of line; a part of a record is an error."""
+    lines = rest.rstrip(b"\r\n").split(b"\n")
+    if lines == [b""]:
+        return []
+    if len(lines) == 3 and not lines[1]:
+        lines.append(b"")
+    if len(lines) < 4:
+        line = done + len(lines)
+        raise BrokenFastq(
+            f"the file ends at line {line}, within the record that begins at line {done + 1}: a record has 4 lines; "
+            "the file is cut off, copy it again"
+        )
+    return lines
+
+
+def _batch(lines: list[bytes], before: int) -> Batch:
+    heads, bases, marks, qualities = lines[0::4], lines[1::4], lines[2::4], lines[3::4]
+    if (
+        {head[:1] for head in heads} != {b"@"}
+        or {mark[:1] for mark in marks} != {b"+"}
+        or list(map(len, bases)) != list(map(len, qualities))
+        or b"".join(bases).translate(None, _BASES)
+        or b"".join(qualities).translate(None, _QUALITIES)
+    ):
+        raise BrokenFastq(next(_problems(lines, before)))
+    return Batch(bases, qualities)
+
+
+def _problems(lines: list[bytes], before: int) -> Iterator[str]:
+    """Return what is wrong, record by record."""
+    for at in range(0, len(lines), 4):
+        head, bases, mark, quality = lines[at : at + 4]
+        line = before + at + 1
+        if not head.startswith(b"@"):
+            yield f"line {line} should be the name of a read and begin with '@', but is {_shown(head)}"
+        if wrong := bases.translate(None, _BASES):
+            yield f"line {line + 1} should hold bases, but has the character {_shown(wrong[:1])}"
+        if not mark.startswith(b"+"):
+            hint = "" if mark.translate(None, _BASES) else "; reads that go over several lines are not supported"
+            yield f"line {line + 2} should begin with '+', but is {_shown(mark)}{hint}"
+        if len(bases) != len(quality):
+            yield (
+                f"line {line + 3} has {len(quality)} quality characters for the {len(bases)} bases of line {line + 1}; "
+                "both must be equal in number"
+            )
+        if wrong := quality.translate(None, _QUALITIES):
+            yield f"line {line + 3} should hold qualities, but has the character {_shown(wrong[:1])}"
+
+
+def _shown(text: bytes) -> str:
+    cut = text[:_SHOWN].decode("ascii", "backslashreplace")
+    return f"{cut + '…' if len(text) > _SHOWN else cut!r}"

@@ -17,6 +17,8 @@ from model.world import CHANNELS, Store, World
 CLIENTS = st.sampled_from(NAMES[:3])
 COUNTS = st.sampled_from([0, 1, 2, 5, 40])
 NODES = st.integers(0, 1)
+#: Starting a process takes its time.
+RARE = st.sampled_from(["settle", "settle", "trim", "kill", "lose"])
 
 
 def machine(make: Callable[[], World]) -> type[RuleBasedStateMachine]:
@@ -48,21 +50,16 @@ def machine(make: Callable[[], World]) -> type[RuleBasedStateMachine]:
         def follow_again(self, name: str, channel: str) -> None:
             self.world.follow(name, channel, 0)
 
-        @rule(node=NODES, channel=st.sampled_from(CHANNELS), count=COUNTS)
-        def kill_a_node(self, node: int, channel: str, count: int) -> None:
-            self.world.kill(node, channel, count)
-
-        @rule(channel=st.sampled_from(CHANNELS))
-        def trim(self, channel: str) -> None:
-            self.world.trim(channel)
-
-        @rule()
-        def lose_the_epoch(self) -> None:
-            self.world.lose()
-
-        @rule()
-        def settle(self) -> None:
-            self.world.settle()
+        @rule(rare=RARE, node=NODES, channel=st.sampled_from(CHANNELS), count=COUNTS)
+        def settle_kill_trim_or_lose(self, rare: str, node: int, channel: str, count: int) -> None:
+            if rare == "kill":
+                self.world.kill(node, channel, count)
+            elif rare == "trim":
+                self.world.trim(channel)
+            elif rare == "lose":
+                self.world.lose()
+            else:
+                self.world.settle()
 
         def teardown(self) -> None:
             try:
@@ -116,8 +113,7 @@ def is_found(store: Store, seed: int) -> bool:
     try:
         simulate(store, seed, steps=80)
     except AssertionError as error:
-        assert "node" not in str(error), "the judge says it, not a node that ends"
-        return True
+        return "node" not in str(error)  # the judge says it, not a node that ends
     return False
 
 

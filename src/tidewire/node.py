@@ -6,7 +6,7 @@ import asyncio
 import logging
 import secrets
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import msgspec
 
@@ -78,6 +78,8 @@ class Node:
             presence, self.registry, self.maintenance, self.publish, patience=self.limits.publish_seconds
         )
         self.published = 0
+        #: What the layers above obey when another node, or this one, asks for it by a verb.
+        self.verbs: dict[str, Callable[[Publication], None]] = {}
         self.is_open = False
 
     async def start(self) -> None:
@@ -375,6 +377,9 @@ class Node:
                 connection.end(control.disconnect)
         if control.everybody:
             self.fanout.push_everybody(tuple(self.registry.connections.values()), publication)
+        obey = self.verbs.get(control.verb)
+        if obey is not None:
+            obey(publication)
 
 
 def _ended(connection: Subscriber) -> ConnectionClosed:

@@ -71,7 +71,7 @@ class Representation:
 class Batch:
     """Encoded messages in one representation: `joined` for a raw writer, `asgi` for an ASGI link; each made once."""
 
-    __slots__ = ("_asgi", "_deflate", "_joined", "messages", "size")
+    __slots__ = ("_asgi", "_deflate", "_delimited", "_joined", "messages", "size")
 
     def __init__(self, messages: list[WireMessage], *, deflate: bool = False) -> None:
         self.messages = messages
@@ -80,6 +80,7 @@ class Batch:
         self._deflate = deflate
         self._joined: bytes | None = None
         self._asgi: list[dict[str, Any]] | None = None
+        self._delimited: dict[tuple[bytes, bytes], bytes] | None = None
 
     def __len__(self) -> int:
         return len(self.messages)
@@ -92,6 +93,17 @@ class Batch:
             deflate = self._deflate
             joined = self._joined = b"".join([frame(message, deflate=deflate) for message in self.messages])
         return joined
+
+    def delimited(self, before: bytes, after: bytes) -> bytes:
+        """Return all payloads in one buffer for a stream of bytes, each between two delimiters."""
+        made = self._delimited
+        if made is None:
+            made = self._delimited = {}
+        found = made.get((before, after))
+        if found is None:
+            pieces = [before + message.data + after for message in self.messages]
+            found = made[before, after] = b"".join(pieces)
+        return found
 
     @property
     def asgi(self) -> list[dict[str, Any]]:

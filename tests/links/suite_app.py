@@ -12,13 +12,26 @@ import uvicorn
 from fastapi import Cookie, Depends, FastAPI, Header, Path, Query, Security, WebSocket
 from fastapi.security import APIKeyQuery
 from starlette.exceptions import WebSocketException
+from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
 
 from tidewire import Hub, Limits, choose_subprotocol
+from tidewire.connection import Connection
+from tidewire.errors import SHUTDOWN
+from tidewire.links.http import configured as configured_http
+from tidewire.links.stream import LINES, StreamLink
+from tidewire.messages import WireMessage
 from tidewire.protocols.json import JSON
+from tidewire.protocols.plain import PLAIN
 
 KINDS = ("tidewire", "websockets-sansio", "hypercorn", "granian")
 LIMITS = Limits(
-    connections_per_user=2, message_size=2_000_000, inbox_bytes=100_000, stalled_seconds=2.0, outbox_bytes=300_000
+    connections_per_user=2,
+    message_size=2_000_000,
+    inbox_bytes=100_000,
+    stalled_seconds=2.0,
+    outbox_bytes=300_000,
+    drain_seconds=1.0,
 )
 
 hub = Hub("memory://", limits=LIMITS)
@@ -105,6 +118,40 @@ async def publish(channel: str, size: int, count: int) -> None:
         await asyncio.sleep(0.002)
 
 
+class Streaming(Response):
+    """Lets a user follow a room over an endless response."""
+
+    def __init__(self, room: str, user: str) -> None:
+        super().__init__()
+        self._room = room
+        self._user = user
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        server = scope.get("extensions", {}).get("tidewire.stream")
+        link = StreamLink(receive, send, LIMITS, LINES, farewell=say_bye, server=server)
+        connection = Connection(link, PLAIN, user=self._user, address="", limits=LIMITS)
+        if server is not None:
+            server.on_shutdown = lambda: connection.end(SHUTDOWN)
+        await hub.node.attach(connection)
+        await hub.node.subscribe(connection, self._room, present=True)
+        connection.write(WireMessage(f"hello {self._user}".encode()))
+        await link.hold()
+
+
+def say_bye(code: int, reason: str) -> bytes:
+    return f"bye {code} {reason}\n".encode()
+
+
+@app.get("/stream/{room}")
+async def stream(room: str, user: str) -> Response:
+    return Streaming(room, user)
+
+
+@app.post("/disconnect/{user}")
+async def disconnect(user: str) -> None:
+    await hub.disconnect(user=user)
+
+
 def describe(task: asyncio.Task[Any]) -> str:
     """Name a task of ours; servers have their own."""
     code = getattr(task.get_coro(), "cr_code", None)
@@ -126,11 +173,15 @@ async def known(channel: str) -> dict[str, Any]:
 
 def serve_uvicorn(listener: socket.socket, kind: str) -> None:
     ws = "tidewire.links.uvicorn:WebSocketProtocol" if kind == "tidewire" else kind
+    http: Any = "auto"
     if kind == "tidewire":
         from tidewire.links.uvicorn import configured
 
         ws = configured(LIMITS)  # type: ignore[assignment]
-    config = uvicorn.Config(app, ws=ws, ws_max_size=LIMITS.message_size, timeout_graceful_shutdown=8, log_level="error")
+        http = configured_http(LIMITS)
+    config = uvicorn.Config(
+        app, http=http, ws=ws, ws_max_size=LIMITS.message_size, timeout_graceful_shutdown=8, log_level="error"
+    )
     uvicorn.Server(config).run(sockets=[listener])
 
 

@@ -50,6 +50,9 @@ class Server:
         answer: dict[str, Any] = httpx.get(f"http://{self.url}/known/{channel}", timeout=5).json()
         return answer
 
+    def post(self, path: str) -> None:
+        httpx.post(f"http://{self.url}{path}", timeout=20).raise_for_status()
+
     def open(self, path: str, **options: Any) -> connect:
         options = {"max_size": 1 << 26, "proxy": None, "compression": None, **options}
         return connect(f"ws://{self.url}{path}", **options)

@@ -11,6 +11,7 @@ import asyncio
 import errno
 import socket
 import sys
+from collections.abc import Callable
 from enum import Enum, auto
 from http import HTTPStatus
 from typing import Any, ClassVar, cast
@@ -39,6 +40,16 @@ class _TooLarge(Exception):
     """Stops the parser."""
 
 
+class _Stream:
+    """What an endless response is told and may do (links.stream.StreamServer)."""
+
+    __slots__ = ("abort", "on_shutdown")
+
+    def __init__(self, abort: Callable[[], None]) -> None:
+        self.abort = abort
+        self.on_shutdown: Callable[[], None] | None = None
+
+
 class HttpProtocol(HttpToolsProtocol):
     """One HTTP connection; a request whose headers are too large or too slow is refused and the connection ended."""
 
@@ -52,6 +63,7 @@ class HttpProtocol(HttpToolsProtocol):
         self._parsed = self._came = 0
         #: What is being parsed.
         self._chunk = b""
+        self._stream: _Stream | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
@@ -59,7 +71,14 @@ class HttpProtocol(HttpToolsProtocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._end_headers(_State.IDLE)
+        self._stream = None
         super().connection_lost(exc)
+
+    def shutdown(self) -> None:
+        """Drain: an endless response is told to end."""
+        super().shutdown()
+        if self._stream is not None and self._stream.on_shutdown is not None:
+            self._stream.on_shutdown()
 
     def data_received(self, data: bytes) -> None:
         if self._state is _State.IDLE:
@@ -90,6 +109,8 @@ class HttpProtocol(HttpToolsProtocol):
 
     def on_headers_complete(self) -> None:
         self._end_headers(_State.BODY)
+        self._stream = _Stream(self.transport.abort)
+        cast(dict[str, Any], self.scope)["extensions"] = {"tidewire.stream": self._stream}
         super().on_headers_complete()
 
     def on_message_complete(self) -> None:

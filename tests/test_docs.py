@@ -16,6 +16,7 @@ from typing import Any
 import httpx
 import msgspec
 import pytest
+from pydantic import BaseModel, SecretStr
 from typer.main import get_command
 from websockets.exceptions import InvalidStatus
 from websockets.sync.client import ClientConnection, connect
@@ -25,6 +26,7 @@ from contract.serving import Server
 from tidewire import CommandError, Disconnect, Limits, errors
 from tidewire.cli import app as command_line
 from tidewire.protocols import chat
+from tidewire.server.namespaces import Namespace
 from tidewire.server.settings import Settings
 
 ROOT = Path(__file__).parents[1]
@@ -282,15 +284,29 @@ def rows(page: str) -> dict[str, list[str]]:
     return found
 
 
+def defaults(path: str, table: BaseModel) -> dict[str, object]:
+    """Return the settings of a table and of those in it, by their dotted names."""
+    found: dict[str, object] = {}
+    for name in type(table).model_fields:
+        value = getattr(table, name)
+        found |= defaults(f"{path}{name}.", value) if isinstance(value, BaseModel) else {path + name: value}
+    return found
+
+
 def test_every_setting_and_limit_is_listed_with_its_default() -> None:
     listed = rows("settings.md")
-    expected: dict[str, object] = {name: field.default for name, field in Settings.model_fields.items()}
+    expected: dict[str, object] = {
+        name: value for name, value in defaults("", Settings()).items() if not name.startswith("channel.")
+    }
     del expected["limits"]
     expected |= {field.name: field.default for field in msgspec.structs.fields(Limits)}
+    expected |= defaults("", Namespace())
     for name, default in expected.items():
         assert name in listed, f"{name} is not in settings.md"
         if default is None:
             shown = "by itself"
+        elif default in ("", []) or isinstance(default, SecretStr):
+            shown = ""
         elif isinstance(default, list):
             shown = ", ".join(f"`{item}`" for item in default)
         elif isinstance(default, bool):
@@ -298,7 +314,7 @@ def test_every_setting_and_limit_is_listed_with_its_default() -> None:
         else:
             shown = f"`{default:.10g}`" if isinstance(default, float) else f"`{default}`"
         assert listed[name][1] == shown, f"{name} has the default {shown}"
-    names = {name for name in listed if re.fullmatch(r"[a-z_]+", name) and "=" not in name}
+    names = {name for name in listed if re.fullmatch(r"[a-z_.]+", name) and "=" not in name}
     assert names == set(expected)
 
 

@@ -1,4 +1,4 @@
-"""Who opens a WebSocket: a token by query, header or cookie, or in the first message."""
+"""Who opens a connection, by the tokens that the login issues: by query, header or cookie, or in the first message."""
 
 from __future__ import annotations
 
@@ -8,15 +8,39 @@ import msgspec
 from fastapi import WebSocket
 from starlette.exceptions import WebSocketException
 
+from tidewire.access import Identity
 from tidewire.endpoint import HubConnection
-from tidewire.errors import LimitExceeded, StoreUnavailable
+from tidewire.errors import LimitExceeded, StoreUnavailable, TemporaryFailure, TokenExpired
 from tidewire.options import Limits
 from tidewire.server.accounts import Accounts
-from tidewire.server.tokens import InvalidToken, Tokens, identify
+from tidewire.server.tokens import ExpiredToken, InvalidToken, Tokens, identify
 
-__all__ = ("Doorkeeper",)
+__all__ = ("Doorkeeper", "Logins")
 
 _EXPECTED = 'the first message must be {"type": "auth", "token": "…"}'
+
+
+class Logins:
+    """Tells an authority whose token of the login it is."""
+
+    __slots__ = ("_accounts", "_tokens")
+
+    def __init__(self, tokens: Tokens, accounts: Accounts) -> None:
+        self._tokens = tokens
+        self._accounts = accounts
+
+    async def identify(self, token: str) -> Identity | None:
+        """Return whose token it is, or None when it is not one of ours; raises TokenExpired, TemporaryFailure."""
+        try:
+            claims = self._tokens.verify(token)
+            user = await identify(token, self._tokens, self._accounts)
+        except ExpiredToken:
+            raise TokenExpired("the login has expired; log in again") from None
+        except InvalidToken:
+            return None
+        except StoreUnavailable as error:
+            raise TemporaryFailure("the accounts cannot be read now; try again") from error
+        return Identity(user.name, expires_at=claims.expires)
 
 
 class _Auth(msgspec.Struct, tag="auth", tag_field="type"):

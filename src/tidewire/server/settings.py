@@ -24,6 +24,7 @@ from pydantic import (
     ConfigDict,
     Field,
     PlainSerializer,
+    SecretStr,
     ValidationError,
     create_model,
 )
@@ -40,11 +41,18 @@ from pydantic_settings import (
 from tidewire.backends import sqlite_path
 from tidewire.errors import ConfigurationError
 from tidewire.options import Limits
+from tidewire.server.authority import ClientTable
+from tidewire.server.namespaces import ChannelTable, NamedNamespace
+from tidewire.server.secret import Secret
 
 __all__ = ("CONFIG_FILE", "Loaded", "Settings", "clean_environment", "load", "redacted", "unknown_variables")
 
 CONFIG_FILE = Path("tidewire.toml")
 _PREFIX = "TIDEWIRE_"
+#: What stands in lists, for the sake of those who misspell it.
+_NAMESPACE_PATHS = tuple(f"channel.namespaces.0.{name}" for name in NamedNamespace.model_fields)
+#: Settings whose wrong values are not shown.
+_SECRET = re.compile(r"^http_api\.key$|secret")
 #: Limits that may be zero: nothing is spread, filled or waited for.
 _MAY_BE_ZERO = frozenset({"drain_seconds", "gap_messages", "gap_bytes"})
 
@@ -73,6 +81,18 @@ def _comma_separated(value: object) -> object:
 
 
 Names = Annotated[list[str], NoDecode, BeforeValidator(_comma_separated)]
+
+
+class HttpApiTable(BaseModel):
+    """The table `[http_api]`: who may call the server's API; without a key it is off."""
+
+    model_config: ClassVar[ConfigDict] = ConfigDict(extra="forbid", frozen=True)
+
+    key: Secret = SecretStr("")
+    #: Everybody may call it: for development, and behind a proxy that asks for more than a key.
+    insecure: bool = False
+    #: `transport`: an error is told by the status of the response too, as with the header X-Centrifugo-Error-Mode.
+    error_mode: Literal["", "transport"] = ""
 
 
 class Settings(BaseSettings):
@@ -116,6 +136,10 @@ class Settings(BaseSettings):
     #: Seconds of silence after which a worker process counts as frozen and is replaced.
     worker_seconds: float = Field(5.0, ge=1, allow_inf_nan=False)
     limits: Annotated[Limits, BeforeValidator(_limits), PlainSerializer(msgspec.structs.asdict)] = Limits()
+    #: Who may connect, and what the channels of clients offer.
+    client: ClientTable = ClientTable()
+    channel: ChannelTable = ChannelTable()
+    http_api: HttpApiTable = HttpApiTable()
 
     @classmethod
     def settings_customise_sources(
@@ -162,8 +186,9 @@ class Loaded(msgspec.Struct, frozen=True):
         """Yield each setting's name, its value as TOML with secrets hidden, and its origin."""
         values = {name: getattr(self.settings, name) for name in Settings.model_fields if name != "limits"}
         values |= {f"limits.{name}": value for name, value in msgspec.structs.asdict(self.settings.limits).items()}
-        for name, value in values.items():
-            yield name, _shown(name, value), self.origins.get(name, "default")
+        for path, value in values.items():
+            for name, inner in _leaves(path, value):
+                yield name, _shown(name, inner), self.origins.get(name, "default")
 
 
 class _Environment(EnvSettingsSource):
@@ -187,13 +212,11 @@ def load(config: Path | None = None, flags: Mapping[str, Any] | None = None) -> 
     merged: dict[str, Any] = {}
     origins: dict[str, str] = {}
     for origin, values in sources.items():
-        table = values.get("limits", {})
-        if not isinstance(table, Mapping):
-            raise ConfigurationError(f"limits from the {origin} must be a table of names and numbers, not {table!r}")
-        for name in values.keys() - {"limits"}:
-            merged[name], origins[name] = values[name], origin
-        for name, value in table.items():
-            merged.setdefault("limits", {})[name], origins[f"limits.{name}"] = value, origin
+        if not isinstance(values.get("limits", {}), Mapping):
+            raise ConfigurationError(
+                f"limits from the {origin} must be a table of names and numbers, not {values['limits']!r}"
+            )
+        _merge(merged, values, origins, origin, "")
     try:
         settings = Settings(**merged)
     except ValidationError as error:
@@ -202,10 +225,20 @@ def load(config: Path | None = None, flags: Mapping[str, Any] | None = None) -> 
     return Loaded(settings, origins)
 
 
+def _merge(merged: dict[str, Any], values: Mapping[str, Any], origins: dict[str, str], origin: str, path: str) -> None:
+    """Take over what a source says: tables name by name, anything else whole."""
+    for name, value in values.items():
+        if isinstance(value, Mapping) and isinstance(merged.setdefault(name, {}), dict):
+            _merge(merged[name], value, origins, origin, f"{path}{name}.")
+        else:
+            merged[name], origins[path + name] = value, origin
+
+
 def unknown_variables() -> Iterator[str]:
     """Yield a warning for each TIDEWIRE_* variable that is no setting but looks like a misspelt one."""
     known = [f"{_PREFIX}{name.upper()}" for name in Settings.model_fields]
     known += [f"{_PREFIX}LIMITS__{name.upper()}" for name in _LimitTable.model_fields]
+    known += [f"{_PREFIX}{path.upper().replace('.', '__')}" for path, _ in _table_fields(Settings) if "." in path]
     for name in os.environ:
         upper = name.upper()
         if upper.startswith(_PREFIX) and upper not in known:
@@ -245,6 +278,23 @@ def _read_file(config: Path | None) -> dict[str, Any]:
     return values
 
 
+def _table_fields(table: type[BaseModel], path: str = "") -> Iterator[tuple[str, FieldInfo]]:
+    """Yield the settings of a table and of those in it, by their dotted names."""
+    for name, field in table.model_fields.items():
+        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
+            yield from _table_fields(field.annotation, f"{path}{name}.")
+        else:
+            yield path + name, field
+
+
+def _leaves(path: str, value: object) -> Iterator[tuple[str, object]]:
+    if isinstance(value, BaseModel):
+        for name in type(value).model_fields:
+            yield from _leaves(f"{path}.{name}", getattr(value, name))
+    else:
+        yield path, value
+
+
 def _refuse_unknown(path: Path, values: Mapping[str, Any], known: Mapping[str, Any], prefix: str) -> None:
     for name in values:
         if name not in known:
@@ -273,20 +323,23 @@ def _check(settings: Settings) -> None:
 
 def _blamed(error: ValidationError, origins: Mapping[str, str]) -> str:
     problem = _problem(error)
-    name = re.match(r"(?:limits: )?(\w+)", problem)
-    origin = name and (origins.get(name[1]) or origins.get(f"limits.{name[1]}"))
-    return f"{problem} (from the {origin})" if origin else problem
+    name = problem.removeprefix("limits: ").partition(" ")[0].rstrip(":")
+    for path in (name, f"limits.{name}", *(known for known in origins if name.startswith(f"{known}."))):
+        if path in origins:
+            return f"{problem} (from the {origins[path]})"
+    return problem
 
 
 def _problem(error: ValidationError) -> str:
     first = error.errors()[0]
     where = ".".join(str(part) for part in first["loc"])
     if first["type"] == "extra_forbidden":
-        near = difflib.get_close_matches(where, [*Settings.model_fields, *_LimitTable.model_fields], 1, 0.4)
+        known = [*(path for path, _ in _table_fields(Settings)), *_LimitTable.model_fields, *_NAMESPACE_PATHS]
+        near = difflib.get_close_matches(where, known, 1, 0.4)
         return f"{where} is not a setting; " + (f"did you mean {near[0]}?" if near else "see --print-config")
     value = first["input"]
     value = redacted(value) if isinstance(value, str) else value
-    shown = f" {value!r}" if isinstance(value, str | int | float) else ""
+    shown = f" {value!r}" if isinstance(value, str | int | float) and not _SECRET.search(where) else ""
     reason = first["msg"].removeprefix("Value error, ")
     return f"{where}{shown}: {reason[:1].lower()}{reason[1:]}"
 
@@ -296,12 +349,14 @@ def _shown(name: str, value: object) -> str:
         return "(by itself)"
     if name == "broker":
         value = redacted(str(value))
+    if isinstance(value, SecretStr):
+        return '"***"' if value.get_secret_value() else '""'
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, float) and math.isfinite(value):
         return f"{value:g}" if value < 1_000_000 else f"{value:.0f}"
     if isinstance(value, list):
-        return "[" + ", ".join(f'"{item}"' for item in value) + "]"
+        return "[" + ", ".join(f'"{getattr(item, "name", item)}"' for item in value) + "]"
     return str(value) if isinstance(value, int) else f'"{value}"'
 
 

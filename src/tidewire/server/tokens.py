@@ -14,7 +14,7 @@ import msgspec
 from tidewire.errors import ConfigurationError, TidewireError
 from tidewire.server.accounts import Accounts, User
 
-__all__ = ("Claims", "InvalidToken", "Tokens", "identify", "load_key")
+__all__ = ("Claims", "ExpiredToken", "InvalidToken", "Tokens", "identify", "load_key")
 
 _ALGORITHM, _ISSUER = "HS256", "tidewire"
 #: Characters of a token.
@@ -30,6 +30,10 @@ class InvalidToken(TidewireError):
 
     def __init__(self) -> None:
         super().__init__("invalid or expired token; log in again")
+
+
+class ExpiredToken(InvalidToken):
+    """Raised for a token that was ours until it expired."""
 
 
 class Claims(msgspec.Struct, frozen=True):
@@ -70,6 +74,8 @@ class Tokens:
                 options={"require": ["sub", "iat", "exp", "iss"], "verify_iat": False},
             )
             return Claims(claims["sub"], int(claims["iat"]), int(claims["exp"]))
+        except jwt.ExpiredSignatureError:
+            raise ExpiredToken from None
         except (jwt.PyJWTError, ValueError, TypeError, RecursionError):
             raise InvalidToken from None
 

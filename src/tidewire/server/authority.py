@@ -1,0 +1,226 @@
+"""Who may connect to the server and do what there: by its accounts, by tokens, and by namespaces."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from typing import ClassVar, Protocol
+
+import msgspec
+from pydantic import BaseModel, ConfigDict
+
+from tidewire.access import Action, Authority, Caller, ConnectAttempt, Grant, Identity
+from tidewire.errors import (
+    BadRequest,
+    ConfigurationError,
+    Disconnect,
+    NotAvailable,
+    PermissionDenied,
+    Rejected,
+    UnknownChannel,
+)
+from tidewire.options import ChannelOptions
+from tidewire.server.client_tokens import BadToken, ClientTokens, ConnectionClaims, TokenTable, raw_bytes
+from tidewire.server.namespaces import Namespaces, bare_name, is_private, limited_to
+
+__all__ = ("AccountTokens", "ClientTable", "NamespaceAuthority")
+
+logger = logging.getLogger("tidewire")
+
+_INVALID_TOKEN = Disconnect(3500, "invalid token", reconnect=False)
+_BAD_REQUEST = Disconnect(3501, "bad request", reconnect=False)
+_PERMISSION_DENIED = Disconnect(3507, "permission denied", reconnect=False)
+
+
+class SubscriptionTokenTable(TokenTable):
+    """The table `[client.subscription_token]`: other keys for subscription tokens, if enabled."""
+
+    enabled: bool = False
+
+
+class PersonalTable(BaseModel):
+    """The table `[client.subscribe_to_user_personal_channel]`."""
+
+    model_config: ClassVar[ConfigDict] = ConfigDict(extra="forbid", frozen=True)
+
+    #: Each connection of a user follows `#user`, or `namespace:#user`.
+    enabled: bool = False
+    personal_channel_namespace: str = ""
+
+
+class ClientTable(BaseModel):
+    """The table `[client]`: who may connect."""
+
+    model_config: ClassVar[ConfigDict] = ConfigDict(extra="forbid", frozen=True)
+
+    #: Everybody may connect and do everything: for development and tests alone.
+    insecure: bool = False
+    allow_anonymous_connect_without_token: bool = False
+    disallow_anonymous_connection_tokens: bool = False
+    token: TokenTable = TokenTable()
+    subscription_token: SubscriptionTokenTable = SubscriptionTokenTable()
+    subscribe_to_user_personal_channel: PersonalTable = PersonalTable()
+
+
+class AccountTokens(Protocol):
+    """The tokens that the server's own login issues."""
+
+    async def identify(self, token: str) -> Identity | None:
+        """Return whose token it is, or None when it is not one of ours; raises TokenExpired, TemporaryFailure."""
+
+
+class NamespaceAuthority(Authority):
+    """Lets in who has a token of the application or of the server's login; namespaces say what is allowed.
+
+    Raises ConfigurationError for keys and names that cannot work.
+    """
+
+    def __init__(self, client: ClientTable, namespaces: Namespaces, *, accounts: AccountTokens | None = None) -> None:
+        self._client = client
+        self._namespaces = namespaces
+        self._accounts = accounts
+        self._connections = ClientTokens(client.token)
+        separate = client.subscription_token
+        self._subscriptions = (
+            ClientTokens(separate, setting="client.subscription_token") if separate.enabled else self._connections
+        )
+        self._personal = self._personal_prefix(client.subscribe_to_user_personal_channel)
+
+    def _personal_prefix(self, personal: PersonalTable) -> str | None:
+        if not personal.enabled:
+            return None
+        namespace = personal.personal_channel_namespace
+        prefix = f"{namespace}:#" if namespace else "#"
+        if self._namespaces.options(prefix) is None:
+            raise ConfigurationError(
+                f"personal_channel_namespace {namespace!r} is no namespace; add it to [[channel.namespaces]]"
+            )
+        return prefix
+
+    # Connections.
+
+    async def connect(self, attempt: ConnectAttempt, identity: Identity | None) -> Identity:
+        if attempt.token:
+            return self._with_personal(await self._bearer(attempt.token))
+        if identity is not None:
+            return self._with_personal(identity)
+        if self._client.insecure or self._client.allow_anonymous_connect_without_token:
+            return Identity()
+        raise Rejected(_BAD_REQUEST)
+
+    async def refresh(self, caller: Caller, token: str) -> Identity:
+        identity = self._with_personal(await self._bearer(token))
+        if identity.user != caller.identity.user:
+            raise self._invalid("it is another user's")
+        return identity
+
+    async def _bearer(self, token: str) -> Identity:
+        if self._accounts is not None:
+            own = await self._accounts.identify(token)
+            if own is not None:
+                return own
+        try:
+            claims = await self._connections.connection(token)
+            if not claims.sub and self._client.disallow_anonymous_connection_tokens:
+                raise Rejected(_PERMISSION_DENIED)
+            return Identity(
+                user=claims.sub,
+                info=raw_bytes(claims.info, claims.b64info),
+                expires_at=claims.expires_at,
+                subscriptions=self._server_side(claims),
+            )
+        except BadToken as error:
+            raise self._invalid(str(error)) from None
+
+    def _server_side(self, claims: ConnectionClaims) -> Mapping[str, Grant]:
+        if not claims.subs:
+            return {channel: Grant(self.options(channel)) for channel in claims.channels}
+        grants = {}
+        for channel, given in claims.subs.items():
+            options = self.options(channel)
+            grants[channel] = Grant(
+                options if given.override is None else given.override.applied(options),
+                info=raw_bytes(given.info, given.b64info),
+                data=raw_bytes(given.data, given.b64data),
+            )
+        return grants
+
+    def _with_personal(self, identity: Identity) -> Identity:
+        if self._personal is None or not identity.user:
+            return identity
+        channel = self._personal + identity.user
+        try:
+            grants = {**identity.subscriptions, channel: Grant(self.options(channel))}
+        except (BadRequest, UnknownChannel):
+            logger.warning("a user's name cannot be part of a channel's; it has no personal channel")
+            return identity
+        return msgspec.structs.replace(identity, subscriptions=grants)
+
+    def _invalid(self, why: str) -> Rejected:
+        logger.info("a token was refused: %s", why)
+        return Rejected(_INVALID_TOKEN)
+
+    # Channels.
+
+    def options(self, channel: str) -> ChannelOptions:
+        return self._namespaces.find(channel)[1]
+
+    async def subscribe(self, caller: Caller, channel: str, token: str, data: bytes) -> Grant:
+        namespace, options = self._namespaces.find(channel)
+        if token:
+            try:
+                return await self._granted(caller, channel, token)
+            except BadToken as error:
+                raise PermissionDenied(str(error)) from None
+        user = caller.identity.user
+        is_limited = namespace.allow_user_limited_channels and "#" in channel
+        if is_limited and user and user in limited_to(channel):
+            return Grant(options)
+        is_open = not is_private(channel) and not is_limited
+        if is_open and namespace.allow_subscribe_for_client and (user or namespace.allow_subscribe_for_anonymous):
+            if not namespace.names(bare_name(channel)):
+                raise BadRequest(f"channel {channel!r} does not match the channel_regex of its namespace")
+            return Grant(options)
+        if self._client.insecure:
+            return Grant(options)
+        raise PermissionDenied(f"this client may not subscribe to {channel!r}")
+
+    async def sub_refresh(self, caller: Caller, channel: str, token: str) -> Grant:
+        try:
+            return await self._granted(caller, channel, token)
+        except BadToken as error:
+            raise self._invalid(str(error)) from None
+
+    async def _granted(self, caller: Caller, channel: str, token: str) -> Grant:
+        claims = await self._subscriptions.subscription(token)
+        if claims.channel != (channel or claims.channel):
+            raise self._invalid("it is for another channel")
+        if claims.sub != caller.identity.user:
+            raise self._invalid("it is another user's")
+        if claims.client and claims.client != caller.client:
+            raise self._invalid("it is another connection's")
+        options = self.options(claims.channel)
+        return Grant(
+            options if claims.override is None else claims.override.applied(options),
+            info=raw_bytes(claims.info, claims.b64info),
+            data=raw_bytes(claims.data, claims.b64data),
+            expires_at=claims.expires_at,
+            channel=claims.channel,
+        )
+
+    async def allow(self, caller: Caller, channel: str, action: Action, *, subscribed: bool) -> None:
+        namespace, options = self._namespaces.find(channel)
+        is_anonymous = not caller.identity.user
+        if not self._client.insecure and not namespace.allows(action, is_anonymous=is_anonymous, subscribed=subscribed):
+            raise PermissionDenied(f"this client may not {_DOING[action]} {channel!r}")
+        if action is Action.HISTORY and not options.history_size:
+            raise NotAvailable(f"channel {channel!r} has no history")
+        if action is Action.PRESENCE and not options.presence:
+            raise NotAvailable(f"channel {channel!r} has no presence")
+
+
+_DOING = {
+    Action.PUBLISH: "publish in",
+    Action.HISTORY: "read the history of",
+    Action.PRESENCE: "see who is in",
+}

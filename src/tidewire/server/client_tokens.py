@@ -1,0 +1,207 @@
+"""Tokens that an application signs for its clients: who connects, and what may be subscribed to (JWT, RFC 7519).
+
+In this order: signature, audience and issuer, the kind of token, its times.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import re
+import time
+import warnings
+from collections.abc import Callable, Mapping
+from typing import Any, ClassVar, TypeVar
+
+import jwt
+import msgspec
+from pydantic import BaseModel, ConfigDict, SecretStr
+
+from tidewire.errors import ConfigurationError, TemporaryFailure, TidewireError, TokenExpired
+from tidewire.server.namespaces import Override
+from tidewire.server.secret import Secret
+from tidewire.server.token_keys import ECDSA, HMAC, RSA, KeysAway, KeySet, algorithms, load_public_key
+
+__all__ = ("BadToken", "ClientTokens", "ConnectionClaims", "ServerSubscription", "SubscriptionClaims", "TokenTable")
+
+#: Characters of a token; one with more is refused.
+TOKEN_SIZE = 16_384
+
+_jws = jwt.PyJWS()
+# Whoever chose a short secret is told once, at start, and not for each token.
+warnings.filterwarnings("ignore", category=jwt.InsecureKeyLengthWarning)
+
+
+class TokenTable(BaseModel):
+    """The table `[client.token]`: what verifies the tokens of the application."""
+
+    model_config: ClassVar[ConfigDict] = ConfigDict(extra="forbid", frozen=True)
+
+    #: The shared secret of HS256, HS384, HS512.
+    hmac_secret_key: Secret = SecretStr("")
+    #: Public keys in PEM, for RS256, RS384, RS512 and for ES256, ES384, ES512.
+    rsa_public_key: str = ""
+    ecdsa_public_key: str = ""
+    #: Where a key set is published (RS*, ES*, EdDSA); tokens name their key by `kid`.
+    jwks_public_endpoint: str = ""
+    #: What `aud` and `iss` must be, as text or as a regular expression.
+    audience: str = ""
+    audience_regex: str = ""
+    issuer: str = ""
+    issuer_regex: str = ""
+
+
+class BadToken(TidewireError):
+    """Raised for a token that can never become right; the text says why without showing it."""
+
+
+class ServerSubscription(msgspec.Struct, frozen=True):
+    """What a connection token says of a channel that its connection is to follow."""
+
+    info: msgspec.Raw = msgspec.Raw(b"")
+    b64info: str = ""
+    data: msgspec.Raw = msgspec.Raw(b"")
+    b64data: str = ""
+    override: Override | None = None
+
+
+class _Times(msgspec.Struct, frozen=True, kw_only=True):
+    sub: str = ""
+    exp: float | None = None
+    nbf: float | None = None
+    aud: str | list[str] | None = None
+    iss: str = ""
+    expire_at: float | None = None
+    info: msgspec.Raw = msgspec.Raw(b"")
+    b64info: str = ""
+
+    @property
+    def expires_at(self) -> float | None:
+        """When what the token gives ends; None: never."""
+        if self.expire_at is not None:
+            return self.expire_at or None
+        return self.exp or None
+
+
+class ConnectionClaims(_Times, frozen=True, kw_only=True):
+    """What a connection token says."""
+
+    channels: list[str] = []
+    subs: dict[str, ServerSubscription] = {}
+    channel: str = ""
+
+
+class SubscriptionClaims(_Times, frozen=True, kw_only=True):
+    """What a subscription token says."""
+
+    channel: str = ""
+    client: str = ""
+    data: msgspec.Raw = msgspec.Raw(b"")
+    b64data: str = ""
+    override: Override | None = None
+
+
+T = TypeVar("T", bound=_Times)
+
+
+class ClientTokens:
+    """Verifies tokens with the keys of a `TokenTable`; each key has its fixed algorithms, and there is no `none`."""
+
+    __slots__ = ("_audience", "_clock", "_issuer", "_keys", "_set", "is_configured")
+
+    def __init__(
+        self, table: TokenTable, *, setting: str = "client.token", clock: Callable[[], float] = time.time
+    ) -> None:
+        self._keys = _keys(table, setting)
+        self._set = KeySet(table.jwks_public_endpoint) if table.jwks_public_endpoint else None
+        self._audience = _expected(table.audience, table.audience_regex, f"{setting}.audience")
+        self._issuer = _expected(table.issuer, table.issuer_regex, f"{setting}.issuer")
+        self._clock = clock
+        self.is_configured = bool(self._keys) or self._set is not None
+
+    async def connection(self, token: str) -> ConnectionClaims:
+        """Return what a connection token says; raises BadToken, TokenExpired, TemporaryFailure."""
+        claims = await self._verified(token, ConnectionClaims)
+        if claims.channel:
+            raise BadToken("a subscription token does not open a connection")
+        return self._timely(claims)
+
+    async def subscription(self, token: str) -> SubscriptionClaims:
+        """Return what a subscription token says; raises BadToken, TokenExpired, TemporaryFailure."""
+        claims = await self._verified(token, SubscriptionClaims)
+        if not claims.channel:
+            raise BadToken("a subscription token names a channel")
+        return self._timely(claims)
+
+    async def _verified(self, token: str, kind: type[T]) -> T:
+        if len(token) > TOKEN_SIZE:
+            raise BadToken(f"a token has at most {TOKEN_SIZE} characters")
+        try:
+            header = jwt.get_unverified_header(token)
+            algorithm = str(header.get("alg", ""))
+            key = await self._key(algorithm, header)
+            payload = _jws.decode_complete(token, key, algorithms=[algorithm])["payload"]
+            claims = msgspec.json.decode(payload, type=kind)
+        except (jwt.PyJWTError, msgspec.MsgspecError, ValueError, TypeError, RecursionError) as error:
+            raise BadToken(f"the token cannot be verified ({type(error).__name__})") from None
+        self._check_parties(claims)
+        return claims
+
+    async def _key(self, algorithm: str, header: Mapping[str, Any]) -> Any:
+        if self._set is not None:
+            try:
+                found = await self._set.find(str(header.get("kid", "")))
+            except KeysAway:
+                raise TemporaryFailure("the keys that verify tokens cannot be fetched now; try again") from None
+            if found is not None and algorithm in algorithms(found):
+                return found.key
+        elif algorithm in self._keys:
+            return self._keys[algorithm]
+        raise BadToken("no key verifies the token")
+
+    def _check_parties(self, claims: _Times) -> None:
+        audiences = claims.aud if isinstance(claims.aud, list) else [claims.aud or ""]
+        if self._audience is not None and not any(self._audience.fullmatch(name) for name in audiences):
+            raise BadToken("the token is for another audience")
+        if self._issuer is not None and not self._issuer.fullmatch(claims.iss):
+            raise BadToken("the token is from another issuer")
+
+    def _timely(self, claims: T) -> T:
+        now = self._clock()
+        if claims.nbf and now < claims.nbf:
+            raise BadToken("the token is not good yet")
+        if claims.exp and now >= claims.exp:
+            raise TokenExpired("the token has expired; fetch another")
+        return claims
+
+
+def raw_bytes(raw: msgspec.Raw, encoded: str) -> bytes:
+    """Return JSON that stands in a token, or what stands there as base64; raises BadToken."""
+    if encoded:
+        try:
+            return base64.b64decode(encoded, validate=True)
+        except (binascii.Error, ValueError):
+            raise BadToken("a field of the token is not base64") from None
+    text = bytes(raw)
+    return b"" if text == b"null" else text
+
+
+def _keys(table: TokenTable, setting: str) -> dict[str, Any]:
+    keys: dict[str, Any] = {}
+    secret = table.hmac_secret_key.get_secret_value()
+    if secret:
+        keys |= dict.fromkeys(HMAC, secret.encode())
+    if table.rsa_public_key:
+        keys |= dict.fromkeys(RSA, load_public_key(table.rsa_public_key, f"{setting}.rsa_public_key"))
+    if table.ecdsa_public_key:
+        keys |= dict.fromkeys(ECDSA, load_public_key(table.ecdsa_public_key, f"{setting}.ecdsa_public_key"))
+    return keys
+
+
+def _expected(text: str, pattern: str, setting: str) -> re.Pattern[str] | None:
+    if text and pattern:
+        raise ConfigurationError(f"{setting} and {setting}_regex are both set; write one of them")
+    try:
+        return re.compile(re.escape(text) if text else pattern) if text or pattern else None
+    except re.error as error:
+        raise ConfigurationError(f"{setting}_regex is no regular expression: {error}") from None

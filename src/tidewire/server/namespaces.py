@@ -1,0 +1,255 @@
+"""What the channels of the server offer, by namespace: the text of a name before its first colon.
+
+The options have the names that Centrifugo gives them, so that a configuration moves over as it is.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import Annotated, ClassVar, Literal
+
+import msgspec
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+
+from tidewire.access import Action
+from tidewire.control import is_internal
+from tidewire.errors import BadRequest, UnknownChannel
+from tidewire.options import ChannelOptions, SlowPolicy
+
+__all__ = (
+    "ChannelTable",
+    "Duration",
+    "NamedNamespace",
+    "Namespace",
+    "Namespaces",
+    "Override",
+    "bare_name",
+    "is_private",
+    "limited_to",
+)
+
+_UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3_600.0}
+_PART = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h)")
+#: Names that are looked up once.
+_REMEMBERED = 10_000
+
+
+def _seconds(value: object) -> object:
+    if not isinstance(value, str):
+        return value
+    parts = _PART.findall(value)
+    if not parts or "".join(number + unit for number, unit in parts) != value:
+        raise ValueError('write seconds as a number, or a duration as "300s", "5m", "24h"')
+    return sum(float(number) * _UNITS[unit] for number, unit in parts)
+
+
+#: Seconds; written as a number, or as "300s", "5m", "1h30m".
+Duration = Annotated[float, BeforeValidator(_seconds), Field(ge=0, allow_inf_nan=False)]
+
+
+class Namespace(BaseModel):
+    """What the channels of one namespace offer, and to whom."""
+
+    model_config: ClassVar[ConfigDict] = ConfigDict(extra="forbid", frozen=True)
+
+    #: Publications that are kept (0: none), and for how long; without both there is no history.
+    history_size: int = Field(default=0, ge=0)
+    history_ttl: Duration = 0.0
+    #: How long positions outlive the history; our stores keep them at least as long as anybody asks for.
+    history_meta_ttl: Duration = 0.0
+    presence: bool = False
+    join_leave: bool = False
+    force_push_join_leave: bool = False
+    force_recovery: bool = False
+    allow_recovery: bool = False
+    #: `cache`: a recovery gives the newest publication alone.
+    force_recovery_mode: Literal["", "stream", "cache"] = ""
+    force_positioning: bool = False
+    allow_positioning: bool = False
+    delta_publish: bool = False
+    allowed_delta_types: list[Literal["fossil"]] = []
+    allow_tags_filter: bool = False
+    allow_subscribe_for_client: bool = False
+    allow_subscribe_for_anonymous: bool = False
+    allow_publish_for_client: bool = False
+    allow_publish_for_subscriber: bool = False
+    allow_publish_for_anonymous: bool = False
+    allow_history_for_client: bool = False
+    allow_history_for_subscriber: bool = False
+    allow_history_for_anonymous: bool = False
+    allow_presence_for_client: bool = False
+    allow_presence_for_subscriber: bool = False
+    allow_presence_for_anonymous: bool = False
+    #: In a name as `chat#ann,bob` the users behind the # may subscribe, and nobody else.
+    allow_user_limited_channels: bool = False
+    #: What a channel's name (without the namespace) must match to be subscribed to without a token.
+    channel_regex: str = ""
+    #: What happens to subscribers that do not take what is pushed to them.
+    slow: Literal["disconnect", "latest", "drop"] = "disconnect"
+
+    @model_validator(mode="after")
+    def _check(self) -> Namespace:
+        if (self.force_recovery or self.allow_recovery) and not self.has_history:
+            raise ValueError("recovery needs history: set history_size and history_ttl too")
+        try:
+            re.compile(self.channel_regex)
+        except re.error as error:
+            raise ValueError(f"channel_regex {self.channel_regex!r} is no regular expression: {error}") from None
+        return self
+
+    @property
+    def has_history(self) -> bool:
+        """Publications are kept."""
+        return self.history_size > 0 and self.history_ttl > 0
+
+    @property
+    def options(self) -> ChannelOptions:
+        """The options as the engine takes them."""
+        recoverable = self.force_recovery or self.allow_recovery
+        return ChannelOptions(
+            history_size=self.history_size if self.has_history else 0,
+            history_seconds=self.history_ttl if self.has_history else 0,
+            slow=SlowPolicy(self.slow),
+            presence=self.presence,
+            join_leave=self.join_leave or self.force_push_join_leave,
+            force_join_leave=self.force_push_join_leave,
+            positioned=self.allow_positioning or self.force_positioning or recoverable,
+            recoverable=recoverable,
+            force_positioned=self.force_positioning,
+            force_recoverable=self.force_recovery,
+            latest=self.force_recovery_mode == "cache",
+            delta="fossil" in self.allowed_delta_types,
+            tags_filter=self.allow_tags_filter,
+        )
+
+    def names(self, name: str) -> bool:
+        """Say whether a channel (without its namespace) may be called so."""
+        return not self.channel_regex or re.search(self.channel_regex, name) is not None
+
+    def allows(self, action: Action, *, is_anonymous: bool, subscribed: bool) -> bool:
+        """Say whether a client may do it."""
+        name = action.value
+        if is_anonymous and not getattr(self, f"allow_{name}_for_anonymous"):
+            return False
+        return getattr(self, f"allow_{name}_for_client") or (
+            subscribed and getattr(self, f"allow_{name}_for_subscriber")
+        )
+
+
+class NamedNamespace(Namespace):
+    """A namespace with its name: `name:…` are its channels."""
+
+    name: str = Field(pattern=r"^[-a-zA-Z0-9_.]{2,}$")
+
+
+class ChannelTable(BaseModel):
+    """The table `[channel]`: the namespaces, and what holds for names without one."""
+
+    model_config: ClassVar[ConfigDict] = ConfigDict(extra="forbid", frozen=True)
+
+    without_namespace: Namespace = Namespace()
+    namespaces: list[NamedNamespace] = []
+
+    @model_validator(mode="after")
+    def _check(self) -> ChannelTable:
+        names = [namespace.name for namespace in self.namespaces]
+        for name in names:
+            if names.count(name) > 1:
+                raise ValueError(f"namespace {name!r} is there twice; keep one")
+        return self
+
+
+class Value(msgspec.Struct, frozen=True):
+    """One overridden option."""
+
+    value: bool
+
+
+class Override(msgspec.Struct, frozen=True):
+    """Options that a token or a call of the HTTP API sets for one subscription."""
+
+    presence: Value | None = None
+    join_leave: Value | None = None
+    force_push_join_leave: Value | None = None
+    force_recovery: Value | None = None
+    force_positioning: Value | None = None
+
+    def applied(self, options: ChannelOptions) -> ChannelOptions:
+        """Return the options with what is overridden; recovery without history stays off."""
+        changes: dict[str, bool] = {}
+        if self.presence is not None:
+            changes["presence"] = self.presence.value
+        if self.join_leave is not None:
+            changes["join_leave"] = self.join_leave.value
+        if self.force_push_join_leave is not None:
+            changes["force_join_leave"] = self.force_push_join_leave.value
+            changes["join_leave"] = changes.get("join_leave", options.join_leave) or self.force_push_join_leave.value
+        if self.force_positioning is not None:
+            changes["force_positioned"] = self.force_positioning.value
+            changes["positioned"] = options.positioned or self.force_positioning.value
+        if self.force_recovery is not None:
+            forced = self.force_recovery.value and options.history_size > 0
+            changes["force_recoverable"] = forced
+            changes["recoverable"] = options.recoverable or forced
+            changes["positioned"] = changes.get("positioned", options.positioned) or forced
+        return msgspec.structs.replace(options, **changes)
+
+
+class Namespaces:
+    """Finds what holds for a channel's name."""
+
+    __slots__ = ("_default", "_found", "_limit", "_named")
+
+    def __init__(self, table: ChannelTable, *, channel_name: int = 255) -> None:
+        self._named = {namespace.name: (namespace, namespace.options) for namespace in table.namespaces}
+        self._default = (table.without_namespace, table.without_namespace.options)
+        self._limit = channel_name
+        self._found: dict[str, tuple[Namespace, ChannelOptions]] = {}
+
+    def find(self, channel: str) -> tuple[Namespace, ChannelOptions]:
+        """Return the namespace of a channel and its options; raises UnknownChannel, BadRequest."""
+        found = self._found.get(channel)
+        if found is None:
+            found = self._find(channel)
+            if len(self._found) >= _REMEMBERED:
+                self._found.clear()
+            self._found[channel] = found
+        return found
+
+    def options(self, channel: str) -> ChannelOptions | None:
+        """Return the options of a channel, or None for a name that is nobody's."""
+        try:
+            return self.find(channel)[1]
+        except (UnknownChannel, BadRequest):
+            return None
+
+    def _find(self, channel: str) -> tuple[Namespace, ChannelOptions]:
+        if not 0 < len(channel) <= self._limit or not channel.isascii() or not channel.isprintable():
+            raise BadRequest(f"a channel name is 1 to {self._limit} printable ASCII characters")
+        if is_internal(channel):
+            raise UnknownChannel(f"channel {channel!r} belongs to the server; choose another name")
+        name, boundary, _ = channel.removeprefix("$").partition(":")
+        if not boundary or not name:
+            return self._default
+        named = self._named.get(name)
+        if named is None:
+            raise UnknownChannel(f"no namespace {name!r}; add it to [[channel.namespaces]]")
+        return named
+
+
+def is_private(channel: str) -> bool:
+    """Say whether a channel is followed with a token only."""
+    return channel.startswith("$")
+
+
+def limited_to(channel: str) -> Sequence[str]:
+    """Return the users that a name as `chat#ann,bob` lists; none for other names."""
+    _, boundary, users = channel.rpartition("#")
+    return users.split(",") if boundary else ()
+
+
+def bare_name(channel: str) -> str:
+    """Return a channel's name without its namespace."""
+    _, boundary, rest = channel.partition(":")
+    return rest if boundary else channel

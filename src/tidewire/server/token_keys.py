@@ -1,0 +1,119 @@
+"""Keys that verify the tokens of others: shared secrets, public keys in PEM, and key sets that a server publishes."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+import urllib.request
+from collections.abc import Callable, Mapping
+
+import jwt
+from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePublicKey
+from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
+from cryptography.hazmat.primitives.serialization import load_pem_public_key
+
+from tidewire.errors import ConfigurationError
+
+__all__ = ("ECDSA", "HMAC", "RSA", "KeySet", "KeysAway", "algorithms", "load_public_key")
+
+logger = logging.getLogger("tidewire")
+
+#: The algorithms of each kind of key (RFC 7518 section 3.1). A token never chooses beyond the kind of its key.
+HMAC = ("HS256", "HS384", "HS512")
+RSA = ("RS256", "RS384", "RS512")
+ECDSA = ("ES256", "ES384", "ES512")
+_PUBLISHED = (*RSA, *ECDSA, "EdDSA")
+
+#: How long a key set is good, how soon it is fetched again for a key that it does not have, or after a failure.
+_GOOD_SECONDS, _AGAIN_SECONDS = 3_600.0, 10.0
+_FETCH_SECONDS = 5.0
+_SET_BYTES = 1_048_576
+_KEYS = 100
+
+
+class KeysAway(Exception):
+    """Raised when the key set cannot be fetched: whether a token is good is not known now."""
+
+
+def load_public_key(pem: str, setting: str) -> RSAPublicKey | EllipticCurvePublicKey:
+    """Return a key from PEM; raises ConfigurationError, which shows nothing of it."""
+    try:
+        key = load_pem_public_key(pem.encode())
+    except (ValueError, UnsupportedAlgorithm) as error:
+        raise ConfigurationError(
+            f"{setting} is no public key in PEM; it begins with -----BEGIN PUBLIC KEY-----"
+        ) from error
+    expected = RSAPublicKey if setting.endswith("rsa_public_key") else EllipticCurvePublicKey
+    if not isinstance(key, RSAPublicKey | EllipticCurvePublicKey) or not isinstance(key, expected):
+        raise ConfigurationError(f"{setting} is a public key of another kind; look which of the settings it is for")
+    return key
+
+
+def _fetch(url: str) -> bytes:
+    with urllib.request.urlopen(url, timeout=_FETCH_SECONDS) as response:
+        body: bytes = response.read(_SET_BYTES + 1)
+    if len(body) > _SET_BYTES:
+        raise OSError(f"the key set has more than {_SET_BYTES} bytes")
+    return body
+
+
+class KeySet:
+    """The keys that a server publishes (JWKS, RFC 7517), fetched in a thread and kept for an hour."""
+
+    __slots__ = ("_clock", "_fetching", "_keys", "_lock", "_tried", "_until", "url")
+
+    def __init__(self, url: str, *, clock: Callable[[], float] = time.monotonic) -> None:
+        if not url.startswith(("https://", "http://")):
+            raise ConfigurationError(f"key set {url!r} is no address; write https://example.org/.well-known/jwks.json")
+        self.url = url
+        self._clock = clock
+        self._keys: Mapping[str, jwt.PyJWK] = {}
+        self._until = float("-inf")
+        self._tried = float("-inf")
+        self._lock = asyncio.Lock()
+
+    async def find(self, kid: str) -> jwt.PyJWK | None:
+        """Return the key with this id, or None; raises KeysAway when there is no set to look into."""
+        if not self._is_fresh(kid):
+            async with self._lock:  # one fetches, the others wait for it
+                if not self._is_fresh(kid):
+                    await self._refresh()
+        return self._keys.get(kid)
+
+    def _is_fresh(self, kid: str) -> bool:
+        now = self._clock()
+        if now < self._until and kid in self._keys:
+            return True
+        return bool(self._keys) and now - self._tried < _AGAIN_SECONDS
+
+    async def _refresh(self) -> None:
+        if self._clock() - self._tried < _AGAIN_SECONDS:
+            raise KeysAway
+        self._tried = self._clock()
+        try:
+            body = await asyncio.to_thread(_fetch, self.url)
+            self._keys = _usable(jwt.PyJWKSet.from_json(body.decode()).keys)
+        except (OSError, ValueError, jwt.PyJWTError, RecursionError) as error:
+            logger.warning("the key set %s cannot be fetched: %s", self.url.partition("?")[0], type(error).__name__)
+            if not self._keys:
+                raise KeysAway from None
+        else:
+            self._until = self._clock() + _GOOD_SECONDS
+
+
+def _usable(keys: list[jwt.PyJWK]) -> dict[str, jwt.PyJWK]:
+    return {
+        str(key.key_id): key
+        for key in keys[:_KEYS]
+        if key.key_id and key.public_key_use in (None, "sig") and algorithms(key)
+    }
+
+
+def algorithms(key: jwt.PyJWK) -> tuple[str, ...]:
+    """Return what a token may be signed with if this key is to verify it: the key decides, never the token."""
+    if key.key_type == "RSA":
+        return RSA
+    name = str(key.algorithm_name)
+    return (name,) if name in _PUBLISHED else ()

@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
+import os
+import re
 import shutil
+import signal
 import ssl
 import subprocess
-from collections.abc import Iterator
+import tomllib
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import httpx
@@ -17,6 +22,8 @@ from websockets.exceptions import InvalidStatus
 from contract.serving import Server, free_port, until
 from requirements import require
 from tidewire.client import ChatClient, History
+from tidewire.client_messages import ChatMessage
+from tidewire.server.settings import Settings
 
 DEPLOY = Path(__file__).parents[1] / "deploy"
 NAME = "chat.example.org"
@@ -38,6 +45,12 @@ class Proxied:
         self.port = free_port()
         self.certificate = folder / "fullchain.pem"
         self.tls = ssl.create_default_context()
+        self.nginx: subprocess.Popen[bytes] | None = None
+
+    def nginx_workers(self) -> set[str]:
+        assert self.nginx is not None
+        pid = self.nginx.pid
+        return set(Path(f"/proc/{pid}/task/{pid}/children").read_text().split())
 
     def configure(self) -> Path:
         key = self.folder / "privkey.pem"
@@ -76,11 +89,13 @@ class Proxied:
 @pytest.fixture(scope="module")
 def proxied(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Proxied]:
     folder = tmp_path_factory.mktemp("nginx")
-    with Server(folder, "--access-log", broker=f"sqlite:///{folder}/store.db").running() as server:
+    broker = f"sqlite:///{folder}/store.db"
+    with Server(folder, "--access-log", broker=broker, workers=2, limits={"drain_seconds": 1}).running() as server:
         found = Proxied(server, folder)
         process = subprocess.Popen(
             ["nginx", "-c", str(found.configure()), "-p", str(folder)], stderr=subprocess.DEVNULL
         )
+        found.nginx = process
         try:
             until(lambda: _answers(found), what="nginx answers")
             yield found
@@ -125,6 +140,109 @@ def test_messages_pass_both_ways(proxied: Proxied, monkeypatch: pytest.MonkeyPat
             assert (await client.send("through nginx" * 1_000)).content == "through nginx" * 1_000
 
     asyncio.run(scene())
+
+
+def _reload_nginx(proxied: Proxied) -> None:
+    """Let new workers of nginx take over; the old ones stay for the connections that they have."""
+    assert proxied.nginx is not None
+    old = proxied.nginx_workers()
+    proxied.nginx.send_signal(signal.SIGHUP)
+    until(lambda: proxied.nginx_workers() - old, what="nginx has a new worker")
+
+
+def _reload_tidewire(proxied: Proxied) -> None:
+    """Let every worker of the server be replaced, one after another."""
+    assert proxied.server.process is not None
+    old = set(proxied.server.worker_pids())
+    proxied.server.process.send_signal(signal.SIGHUP)
+    until(lambda: not old & set(proxied.server.worker_pids()), 40, what="new workers")
+
+
+@pytest.mark.timeout(180)
+@pytest.mark.parametrize("reload", [_reload_nginx, _reload_tidewire])
+def test_a_reload_in_mid_traffic_costs_no_message(
+    proxied: Proxied, monkeypatch: pytest.MonkeyPatch, reload: Callable[[Proxied], None]
+) -> None:
+    monkeypatch.setattr("tidewire.client.connect", lambda url, **o: connect(url, **(o | proxied.options())))
+    url, room = f"wss://{NAME}:{proxied.port}/ws/auth", f"room-{reload.__name__}"
+    tokens = [proxied.server.sign_up()[1] for _ in range(4)]
+    shown: list[list[str]] = [[] for _ in tokens]
+    sent: list[str] = []
+
+    async def follow(token: str, texts: list[str], joined: asyncio.Event) -> None:
+        async with ChatClient(url, token, room=room) as client:
+            async for message in client:
+                if isinstance(message, History):
+                    assert message.recovered is not False
+                    texts += [old.content for old in message.messages]
+                    joined.set()
+                elif isinstance(message, ChatMessage):
+                    texts.append(message.content)
+
+    async def speak(client: ChatClient, enough: asyncio.Event) -> None:
+        for number in itertools.count():
+            sent.append((await client.send(f"message {number}")).content)
+            if enough.is_set() and number > 50:
+                return
+
+    async def scene() -> None:
+        enough, joined = asyncio.Event(), [asyncio.Event() for _ in tokens[1:]]
+        async with asyncio.timeout(90), asyncio.TaskGroup() as group:
+            following = [
+                group.create_task(follow(token, texts, event))
+                for token, texts, event in zip(tokens[1:], shown[1:], joined, strict=True)
+            ]
+            for event in joined:
+                await event.wait()
+            async with ChatClient(url, tokens[0], room=room) as client:
+                reading = group.create_task(_read(client))
+                speaking = group.create_task(speak(client, enough))
+                await asyncio.to_thread(reload, proxied)
+                await asyncio.to_thread(reload, proxied)
+                enough.set()
+                await speaking
+                reading.cancel()
+            while any(len(texts) < len(sent) for texts in shown[1:]):
+                await asyncio.sleep(0.02)
+            for task in following:
+                task.cancel()
+        for texts in shown[1:]:
+            assert texts == sent, "each once, in order"
+
+    asyncio.run(scene())
+
+
+async def _read(client: ChatClient) -> None:
+    async for _ in client:
+        pass
+
+
+def test_what_the_other_files_say_exists() -> None:
+    """Dockerfile, compose and Traefik: the settings, paths and ports that they name are ours."""
+    dockerfile, compose = (DEPLOY / "Dockerfile").read_text(), (DEPLOY / "compose.yaml").read_text()
+    for name in re.findall(r"TIDEWIRE_([A-Z_]+)", dockerfile + compose):
+        assert name.lower() in Settings.model_fields, name
+    for copied in re.findall(r"^COPY (?!--)(.*) \S+$", dockerfile, re.MULTILINE):
+        assert all((DEPLOY.parent / name).exists() for name in copied.split())
+    offered = tomllib.loads((DEPLOY.parent / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    extras = re.search(r"\.\[([a-z,]+)\]", dockerfile)
+    assert extras is not None
+    assert set(extras[1].split(",")) <= set(offered)
+    route = (DEPLOY / "traefik" / "tidewire.yaml").read_text()
+    for text in (dockerfile, route):
+        assert "/healthz" in text
+        assert "8000" in text
+    assert "stop_grace_period: 30s" in compose, "longer than the drain"
+
+
+def test_compose_understands_its_file() -> None:
+    require(shutil.which("docker-compose"), "apt-get install docker-compose")
+    command = ["docker-compose", "-f", str(DEPLOY / "compose.yaml"), "config"]
+    environment = os.environ | {"DOMAIN": "chat.example.org"}
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
+    assert done.returncode == 0, done.stderr
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment | {"DOMAIN": ""})
+    assert "write DOMAIN=chat.example.org" in done.stderr
 
 
 def test_the_clients_address_is_the_one_that_nginx_saw(proxied: Proxied) -> None:

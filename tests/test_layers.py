@@ -11,12 +11,12 @@ SOURCE = Path(__file__).parent.parent / "src" / "tidewire"
 LAYERS = """
 errors | messages statistics | options control
 protocols.base | protocols.jsontext | protocols.plain protocols.json | protocols.chat | payload | broker presence access
-protocols.centrifuge protocols.centrifuge.codes | protocols.centrifuge.messages
+protocols.centrifuge protocols.centrifuge.codes | protocols.centrifuge.messages | protocols.centrifuge.meta
 batch | links.base | subscription
 links.asgi links.stream links.handshake links.wheel | links.wire | links.reader | links.endpoint | links.uvicorn | links.http
 connection | registry
 fanout maintenance | carrier membership recovery
-node | acceptance | dispatch endpoint | served | centrifuge.
+node | acceptance survey | dispatch endpoint | served | centrifuge.
 backends.
 fastapi client_messages | client publisher | testing. | __init__ | pipelines.
 server.

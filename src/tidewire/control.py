@@ -7,10 +7,12 @@ import msgspec
 from tidewire.errors import Disconnect, PermissionDenied
 from tidewire.options import Limits, check_channel, is_reserved
 
-__all__ = ("CONTROL", "Control", "is_internal", "open_channel", "personal")
+__all__ = ("CONTROL", "NODES", "Control", "is_internal", "open_channel", "personal")
 
 #: The channel on which nodes tell each other what is not a publication of the application.
 CONTROL = "$control"
+#: The channel whose members are the nodes.
+NODES = "$nodes"
 _PERSONAL = "$user:"
 
 
@@ -32,8 +34,8 @@ def personal(user: str) -> str:
 
 
 def is_internal(channel: str) -> bool:
-    """Say whether a channel is the nodes' own: their control channel, or what a user's connections follow."""
-    return channel == CONTROL or channel.startswith(_PERSONAL)
+    """Say whether a channel is the nodes' own: for control, for their list, or for a user's connections."""
+    return channel in (CONTROL, NODES) or channel.startswith(_PERSONAL)
 
 
 def open_channel(channel: str, limits: Limits) -> str:

@@ -1,0 +1,65 @@
+"""What stands beside a publication's data and in a member's entry: tags, versions, and who it was.
+
+Written by sessions and by the HTTP API, read by both; a store carries it as it is.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+
+import msgspec
+from msgspec import Raw, Struct
+
+from tidewire.messages import Member
+from tidewire.protocols.centrifuge.messages import EMPTY, ClientInfo, raw
+
+__all__ = ("PublicationMeta", "client_info", "member_info", "meta_of")
+
+
+class PublicationMeta(Struct, frozen=True, omit_defaults=True):
+    """Who published (nobody: the application), the tags, and the version that later ones must exceed."""
+
+    info: ClientInfo | None = None
+    tags: dict[str, str] = {}
+    version: int = 0
+    version_epoch: str = ""
+
+    def encode(self) -> bytes:
+        """Return what `Publication.meta` carries: b"" when there is nothing to say."""
+        return b"" if self == _NOTHING else msgspec.json.encode(self)
+
+
+_NOTHING = PublicationMeta()
+
+
+class _Infos(Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True):
+    conn_info: Raw = EMPTY
+    chan_info: Raw = EMPTY
+
+
+@lru_cache(maxsize=256)
+def meta_of(meta: bytes) -> PublicationMeta:
+    """Return what a publication's `meta` says; one that is not ours says nothing."""
+    if not meta:
+        return _NOTHING
+    try:
+        return msgspec.json.decode(meta, type=PublicationMeta)
+    except msgspec.MsgspecError:
+        return _NOTHING
+
+
+def member_info(conn_info: bytes = b"", chan_info: bytes = b"") -> bytes:
+    """Return what `Member.info` carries: what the tokens say of the connection and of its subscription."""
+    if not conn_info and not chan_info:
+        return b""
+    return msgspec.json.encode(_Infos(raw(conn_info), raw(chan_info)))
+
+
+def client_info(member: Member) -> ClientInfo:
+    """Return a member as the protocol shows it; one without a user is told from its connection's name."""
+    try:
+        infos = msgspec.json.decode(member.info, type=_Infos) if member.info else _Infos()
+    except msgspec.MsgspecError:
+        infos = _Infos(conn_info=raw(member.info))
+    user = "" if member.user == member.connection else member.user
+    return ClientInfo(user, member.connection, infos.conn_info, infos.chan_info)

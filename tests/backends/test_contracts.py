@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
 
+from support.stores import start_redis
 from tidewire.backends.memory import MemoryBroker, MemoryPresence
+from tidewire.backends.redis import RedisBroker, RedisPresence
+from tidewire.backends.redis.address import parse_address
 from tidewire.backends.sqlite import SqliteBroker, SqlitePresence
 from tidewire.options import Limits
 from tidewire.testing import BrokerContract, PresenceContract, StoreUnderTest
 
 
-def memory(path: Path) -> StoreUnderTest:
+def memory(path: Path, stack: ExitStack) -> StoreUnderTest:
     return StoreUnderTest(broker=MemoryBroker, presence=MemoryPresence, shared=False, lasting=False)
 
 
-def sqlite(path: Path) -> StoreUnderTest:
+def sqlite(path: Path, stack: ExitStack) -> StoreUnderTest:
     file = path / "chat.db"
     return StoreUnderTest(
         broker=lambda: SqliteBroker(file, Limits()),
@@ -27,10 +31,22 @@ def sqlite(path: Path) -> StoreUnderTest:
     )
 
 
-@pytest.fixture(params=[memory, sqlite], ids=lambda make: make.__name__)
-def store(request: pytest.FixtureRequest, tmp_path: Path) -> StoreUnderTest:
-    make: Callable[[Path], StoreUnderTest] = request.param
-    return make(tmp_path)
+def redis(path: Path, stack: ExitStack) -> StoreUnderTest:
+    server = stack.enter_context(start_redis(path))
+    address = parse_address(f"redis://127.0.0.1:{server.port}")
+    return StoreUnderTest(
+        broker=lambda: RedisBroker(address, Limits()),
+        presence=lambda: RedisPresence(address, lease=1.0),
+        shared=True,
+        lasting=True,
+    )
+
+
+@pytest.fixture(params=[memory, sqlite, redis], ids=lambda make: make.__name__)
+def store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[StoreUnderTest]:
+    make: Callable[[Path, ExitStack], StoreUnderTest] = request.param
+    with ExitStack() as stack:
+        yield make(tmp_path, stack)
 
 
 class TestBroker(BrokerContract):

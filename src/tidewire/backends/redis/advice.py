@@ -1,0 +1,51 @@
+"""What an operator of Redis should know: in the log at start, and from `tidewire doctor`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from tidewire.backends.redis.address import Address
+from tidewire.backends.redis.line import RequestLine
+from tidewire.backends.redis.opening import Server, read_server
+
+__all__ = ("advise", "warnings")
+
+
+def warnings(server: Server, address: Address) -> tuple[str, ...]:
+    """Return what may lose publications that were acknowledged."""
+    found = []
+    if server.appendonly == "no":
+        kept = "since its last snapshot" if server.save else "(snapshots are off, too)"
+        found.append(
+            f"appendonly is no: a restart loses what was published {kept}, and subscribers are told so; "
+            "set `appendonly yes`, and `appendfsync always` if not even one second may be lost"
+        )
+    if server.policy.startswith("allkeys"):
+        found.append(
+            f"maxmemory-policy is {server.policy}: when memory is full it forgets history and idempotency keys; "
+            "set `maxmemory-policy noeviction`"
+        )
+    if address.wait > server.replicas:
+        found.append(
+            f"wait={address.wait} asks for more replicas than are connected ({server.replicas}): "
+            "publishing is not confirmed until there are enough"
+        )
+    return tuple(found)
+
+
+async def advise(lines: Sequence[RequestLine], address: Address) -> tuple[str, ...]:
+    """Return facts and warnings of every server."""
+    found: list[str] = []
+    for line in lines:
+        server = await read_server(line)
+        found.append(f"version {server.version}, {server.replicas} replicas, {_persistence(server)}")
+        found += warnings(server, address)
+    return tuple(found)
+
+
+def _persistence(server: Server) -> str:
+    if server.appendonly == "yes":
+        return f"appendonly yes, appendfsync {server.appendfsync}"
+    if server.appendonly == "no":
+        return f"appendonly no, snapshots {server.save or 'off'}"
+    return "persistence not known, because CONFIG GET is not permitted"

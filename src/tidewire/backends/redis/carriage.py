@@ -1,0 +1,183 @@
+"""Carries publications from Redis to this node: pub/sub on a connection of its own, made again when it breaks."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import deque
+from collections.abc import Callable, Sequence
+from itertools import groupby
+from operator import itemgetter
+
+from redis.exceptions import ResponseError
+
+from tidewire.backends.redis.body import unpack_carried
+from tidewire.backends.redis.keys import Keys
+from tidewire.backends.redis.line import Dial, Line
+from tidewire.backends.redis.outage import Outage
+from tidewire.backends.redis.wire import Command, Reply, Wire
+from tidewire.broker import Deliver
+from tidewire.errors import StoreUnavailable
+
+__all__ = ("Carriage",)
+
+logger = logging.getLogger("tidewire")
+
+#: Channels in one SUBSCRIBE.
+_CHUNK = 500
+#: Seconds between pings of a connection on which nothing else asks.
+_PING = 1.0
+
+
+class Carriage(Line):
+    """Subscribes, delivers, and says when carriage is back after it was interrupted."""
+
+    def __init__(
+        self,
+        shown: str,
+        dial: Dial,
+        outage: Outage,
+        patience: float,
+        keys: Keys,
+        deliver: Deliver,
+        resumed: Callable[[], None],
+    ) -> None:
+        super().__init__(shown, dial, outage, patience)
+        self._keys = keys
+        self._deliver = deliver
+        self._resumed = resumed
+        self._was_open = False
+        #: Names of pub/sub → the channels that are carried.
+        self._carried: dict[bytes, str] = {}
+        self._asking: dict[bytes, deque[asyncio.Future[None]]] = {}
+        self._pongs: deque[tuple[float, asyncio.Future[None]]] = deque()
+        self._orders: list[tuple[str, bytes]] = []
+        self._is_flushing = False
+        self._pinging: asyncio.TimerHandle | None = None
+
+    async def subscribe(self, channel: str) -> None:
+        """Carry a channel; returns when everything that is published from now on comes. Raises StoreUnavailable."""
+        if not self.is_open:
+            raise StoreUnavailable(self.trouble)
+        name = self._keys.carried(channel).encode()
+        confirmed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        is_new = name not in self._carried
+        self._carried[name] = channel
+        self._asking.setdefault(name, deque()).append(confirmed)
+        self._order("SUBSCRIBE", name)
+        try:
+            async with asyncio.timeout(self._patience):
+                await confirmed
+        except BaseException as error:
+            if is_new:
+                self.unsubscribe(channel)
+            if isinstance(error, TimeoutError):
+                raise StoreUnavailable(f"{self._shown} does not answer within {self._patience:g} s") from None
+            raise
+
+    def unsubscribe(self, channel: str) -> None:
+        """Carry a channel no longer."""
+        name = self._keys.carried(channel).encode()
+        if self._carried.pop(name, None) is not None and self.is_open:
+            self._order("UNSUBSCRIBE", name)
+
+    async def wait_delivered(self) -> None:
+        """Return when all has been delivered that the server sent so far."""
+        if self.is_open:
+            await self._ping()
+
+    def _order(self, verb: str, name: bytes) -> None:
+        self._orders.append((verb, name))
+        if not self._is_flushing:
+            self._is_flushing = True
+            asyncio.get_running_loop().call_soon(self._flush)
+
+    def _flush(self) -> None:
+        """Send what one turn of the loop has ordered, in the order in which it did."""
+        self._is_flushing = False
+        orders, self._orders = self._orders, []
+        if self._wire is None or not self.is_open:
+            return
+        for verb, run in groupby(orders, key=itemgetter(0)):
+            self._wire.send(_in_chunks(verb, [name for _, name in run]))
+
+    # The connection.
+
+    async def _prepare(self, wire: Wire) -> None:
+        wire.send(_in_chunks("SUBSCRIBE", list(self._carried)))
+        await self._ping(wire)
+
+    def _opened(self) -> None:
+        self._keep_pinging()
+        if self._was_open:
+            self._resumed()
+        self._was_open = True
+
+    async def _ping(self, wire: Wire | None = None) -> None:
+        wire = wire or self._wire
+        if wire is None:
+            return
+        loop = asyncio.get_running_loop()
+        pong: asyncio.Future[None] = loop.create_future()
+        self._pongs.append((loop.time() + self._patience, pong))
+        wire.send([["PING"]])
+        await pong
+
+    def _keep_pinging(self) -> None:
+        """Notice a server that is silent because it hangs, or because the network is cut."""
+        loop = asyncio.get_running_loop()
+        if self._pongs and self._pongs[0][0] < loop.time():
+            self.renew(f"it did not answer within {self._patience:g} s")
+            return
+        if self._wire is not None and not self._pongs:
+            self._pongs.append((loop.time() + self._patience, loop.create_future()))
+            self._wire.send([["PING"]])
+        self._pinging = loop.call_later(_PING, self._keep_pinging)
+
+    def _lost(self, reason: str) -> None:
+        if self._pinging is not None:
+            self._pinging.cancel()
+        self._orders.clear()
+        asking, self._asking = self._asking, {}
+        pongs, self._pongs = self._pongs, deque()
+        for future in (*(one for asked in asking.values() for one in asked), *(pong for _, pong in pongs)):
+            if not future.done():
+                future.set_exception(StoreUnavailable(reason))
+                future.exception()
+
+    # What comes.
+
+    def _take(self, reply: Reply) -> None:
+        if isinstance(reply, ResponseError):
+            self.renew(f"it answers {str(reply)!r}")
+            return
+        if reply == b"PONG" or (isinstance(reply, list) and reply[0] == b"pong"):
+            self._confirm(self._pongs.popleft()[1])
+            return
+        assert isinstance(reply, list)
+        if reply[0] == b"message":
+            self._arrive(reply[1], reply[2])
+        elif reply[0] == b"subscribe":
+            asked = self._asking.get(reply[1])
+            if asked:
+                self._confirm(asked.popleft())
+                if not asked:
+                    del self._asking[reply[1]]
+
+    @staticmethod
+    def _confirm(future: asyncio.Future[None]) -> None:
+        if not future.done():
+            future.set_result(None)
+
+    def _arrive(self, name: bytes, payload: bytes) -> None:
+        channel = self._carried.get(name)
+        if channel is None:
+            return
+        try:
+            self._deliver(tuple(unpack_carried(channel, payload)))
+        except Exception:
+            logger.exception("a delivery in channel %r failed", channel)
+
+
+def _in_chunks(verb: str, names: Sequence[bytes]) -> list[Command]:
+    return [[verb, *names[start : start + _CHUNK]] for start in range(0, len(names), _CHUNK)]

@@ -1,0 +1,80 @@
+"""What comes first on every connection: scripts are loaded, the server's role and its generation are known."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Sequence
+
+import msgspec
+from redis.exceptions import NoPermissionError, ResponseError
+
+from tidewire.backends.redis.line import RequestLine
+from tidewire.backends.redis.scripts import Script
+from tidewire.backends.redis.wire import Command, Reply
+from tidewire.errors import ConfigurationError, StoreUnavailable
+
+__all__ = ("Server", "load", "new_epoch", "read_server")
+
+
+class Server(msgspec.Struct, frozen=True):
+    """What a server says of itself; settings are "" where it does not let them be read."""
+
+    version: str
+    policy: str
+    maxmemory: int
+    appendonly: str
+    appendfsync: str
+    save: str
+    replicas: int
+
+    @property
+    def is_durable(self) -> bool:
+        """A restart of this very server loses nothing that was acknowledged."""
+        return self.appendonly == "yes" and self.appendfsync == "always"
+
+
+def new_epoch() -> str:
+    """Return an epoch, or a generation, that was never used."""
+    return secrets.token_hex(6)
+
+
+async def load(line: RequestLine, scripts: Sequence[Script]) -> None:
+    """Load scripts, and see that the server takes writes; raises StoreUnavailable or ConfigurationError."""
+    commands: list[Command] = [["SCRIPT", "LOAD", one.text] for one in scripts]
+    role, *replies = await line.ask_first(["ROLE"], *commands)
+    for reply in (role, *replies):
+        if isinstance(reply, NoPermissionError):
+            raise ConfigurationError(
+                f"Redis refuses what tidewire needs ({reply}); see docs/howto/redis.md for the rule"
+            )
+        if isinstance(reply, ResponseError):
+            raise StoreUnavailable(f"Redis answers {str(reply)!r}")
+    if isinstance(role, list) and role[0] != b"master":
+        raise StoreUnavailable("this Redis is a replica; name the primary, or use redis+sentinel://")
+
+
+async def read_server(line: RequestLine) -> Server:
+    """Read what a server says of itself, as far as it lets."""
+    settings: dict[str, str] = {}
+    names = ("appendonly", "appendfsync", "save", "maxmemory", "maxmemory-policy")
+    *replies, info = await line.ask_first(*(["CONFIG", "GET", name] for name in names), ["INFO"])
+    for reply in replies:
+        if isinstance(reply, list) and len(reply) == 2:
+            settings[reply[0].decode()] = reply[1].decode()
+    facts = _facts(info)
+    return Server(
+        version=facts.get("redis_version", ""),
+        policy=settings.get("maxmemory-policy", facts.get("maxmemory_policy", "")),
+        maxmemory=int(facts.get("maxmemory", "0")),
+        appendonly=settings.get("appendonly", ""),
+        appendfsync=settings.get("appendfsync", ""),
+        save=settings.get("save", ""),
+        replicas=int(facts.get("connected_slaves", "0")),
+    )
+
+
+def _facts(info: Reply) -> dict[str, str]:
+    if not isinstance(info, bytes):
+        return {}
+    lines = (line.partition(":") for line in info.decode(errors="replace").splitlines())
+    return {name: value for name, colon, value in lines if colon}

@@ -1,0 +1,120 @@
+"""Presence on Redis: leases by the server's time, every step one script."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from tidewire.backends.redis.address import Address
+from tidewire.backends.redis.keys import Keys, slot_of
+from tidewire.backends.redis.line import RequestLine
+from tidewire.backends.redis.locate import dial_owner
+from tidewire.backends.redis.opening import load
+from tidewire.backends.redis.outage import Outage
+from tidewire.backends.redis.scripts import script
+from tidewire.backends.redis.wire import Reply
+from tidewire.errors import StoreUnavailable
+from tidewire.messages import Departure, Farewell, Format, Member
+from tidewire.presence import JoinResult, Presence
+
+__all__ = ("RedisPresence",)
+
+SCRIPTS = {
+    name: script(name, "members") for name in ("enroll", "touch", "join", "leave", "list", "count", "claim", "forget")
+}
+#: Members that one claim looks at, so that it does not hold up the server.
+_LOOKS = 500
+
+
+class RedisPresence(Presence):
+    """Who is in a channel, on all nodes of one Redis.
+
+    A node is dead when it has not touched its lease for `lease` seconds of the server's time; its members are claimable
+    at once then. In a cluster all of presence is in one slot, because a step concerns nodes and channels at once.
+    """
+
+    def __init__(
+        self, address: Address, patience: float = 2.0, *, lease: float = 8.0, outage: Outage | None = None
+    ) -> None:
+        self._shown = address.shown
+        self._prefix = Keys(address).presence
+        self._lease = int(lease * 1e3)
+        self._node = ""
+        #: The name under which this node has its lease; "": it has none.
+        self._name = ""
+        self._is_lost = False
+        outage = outage or Outage(address.shown)
+        dial = dial_owner(address, slot_of("presence"))
+        self._line = RequestLine(address.shown, dial, outage, patience, self._begin)
+
+    async def _begin(self, line: RequestLine) -> None:
+        await load(line, list(SCRIPTS.values()))
+
+    async def start(self, node: str) -> None:
+        self._node = node
+        await self._line.start()
+        if not self._name:
+            await self._enroll()
+
+    async def aclose(self) -> None:
+        await self._line.aclose()
+
+    async def join(self, channel: str, member: Member, farewell: Farewell | None = None) -> JoinResult:
+        said = ("", "") if farewell is None else (int(farewell.format), farewell.data)
+        values = (channel, member.connection, member.user, member.info, *said)
+        reply = await self._run("join", self._name, *values)
+        if reply is None:
+            await self._reenroll(self._name)
+            reply = await self._run("join", self._name, *values)
+        if not isinstance(reply, list):
+            raise StoreUnavailable(f"{self._shown} has forgotten the lease of this node; its members join again")
+        others, connections = reply
+        return JoinResult(first=others == 0, connections=connections)
+
+    async def leave(self, channel: str, connection: str) -> bool:
+        return await self._run("leave", channel, connection) == 1
+
+    async def touch(self) -> bool:
+        name = self._name
+        if await self._run("touch", name, self._lease) != 1:
+            await self._reenroll(name)
+        is_lost, self._is_lost = self._is_lost, False
+        return not is_lost
+
+    async def members(self, channel: str) -> list[Member]:
+        reply = await self._run("list", channel)
+        assert isinstance(reply, list)
+        found = zip(reply[::3], reply[1::3], reply[2::3], strict=True)
+        return [Member(connection.decode(), user.decode(), info) for connection, user, info in found]
+
+    async def count(self, channel: str, user: str | None = None) -> int:
+        reply = await self._run("count", channel) if user is None else await self._run("count", channel, user)
+        assert isinstance(reply, int)
+        return reply
+
+    async def claim(self, limit: int = 256) -> Sequence[Departure]:
+        reply = await self._run("claim", self._lease, limit, _LOOKS)
+        assert isinstance(reply, list)
+        found = []
+        for at in range(0, len(reply), 5):
+            token, channel, user, format, data = reply[at : at + 5]
+            farewell = Farewell(data, Format(int(format))) if format else None
+            found.append(Departure(channel.decode(), user.decode(), token.decode(), farewell))
+        return found
+
+    async def forget(self, departures: Sequence[Departure]) -> None:
+        if departures:
+            await self._run("forget", *(departure.token for departure in departures))
+
+    async def _enroll(self) -> None:
+        reply = await self._run("enroll", self._node, self._lease)
+        assert isinstance(reply, bytes)
+        self._name = reply.decode()
+
+    async def _reenroll(self, lost: str) -> None:
+        """Take a new lease, unless another call has done it meanwhile; the members of the old one are lost."""
+        if self._name == lost:
+            await self._enroll()
+            self._is_lost = True
+
+    async def _run(self, name: str, *values: str | bytes | int) -> Reply:
+        return await self._line.run(["EVALSHA", SCRIPTS[name].sha, 1, self._prefix, *values])

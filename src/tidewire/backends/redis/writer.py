@@ -1,0 +1,241 @@
+"""Publishes by one connection: what waits goes in one pipeline, one script call for each channel in it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Sequence
+
+from redis.exceptions import ResponseError
+
+from tidewire.backends.redis.body import pack
+from tidewire.backends.redis.guard import SCRIPTS, GuardedLine
+from tidewire.backends.redis.keys import Keys
+from tidewire.backends.redis.line import LineDown
+from tidewire.backends.redis.opening import new_epoch
+from tidewire.backends.redis.wire import Command, Reply
+from tidewire.errors import NotPublished, PublishError, PublishUnconfirmed
+from tidewire.messages import Position, PublishRequest
+
+__all__ = ("WAITING_BYTES", "WAITING_COUNT", "Write", "Writer")
+
+
+#: Publishes, and their bytes, that may wait for one server.
+WAITING_COUNT = 100_000
+WAITING_BYTES = 64 * 1_048_576
+#: What one pipeline takes at most, and how many are under way at once.
+_BATCH_COUNT = 1_000
+_BATCH_BYTES = 1_048_576
+_UNDER_WAY = 2
+#: Bytes that a publish costs beside its data, about.
+_COST = 256
+#: Seconds between looks for publishes that waited too long.
+_SWEEP = 0.1
+#: The part of a publish's time in which replicas must have it.
+_WAIT_SHARE = 0.75
+#: The longest age that a key's life is made of, in seconds.
+_LONGEST_AGE = 1e10
+
+
+class Write:
+    """One publish on its way."""
+
+    __slots__ = ("body", "deadline", "future", "is_sent", "request", "size")
+
+    def __init__(self, request: PublishRequest, future: asyncio.Future[Position], deadline: float) -> None:
+        self.request = request
+        self.body = pack(request)
+        self.size = len(self.body) + _COST
+        self.future = future
+        self.deadline = deadline
+        self.is_sent = False
+
+
+class Writer:
+    """Owns the publishes of one connection, in the order in which they were submitted."""
+
+    def __init__(self, line: GuardedLine, shown: str, keys: Keys, seconds: float, wait: int) -> None:
+        self._line = line
+        self._shown = shown
+        self._keys = keys
+        self._seconds = seconds
+        self._wait = wait
+        self._waiting: deque[Write] = deque()
+        self._open: deque[Write] = deque()
+        self._count = 0
+        self._bytes = 0
+        self._under_way = 0
+        self._is_flushing = False
+        self._sweeping: asyncio.TimerHandle | None = None
+        self._idle = asyncio.Event()
+        self._idle.set()
+
+    def submit(self, request: PublishRequest) -> asyncio.Future[Position]:
+        """Take a publish; raises NotPublished at once while the store is away, or when too many wait."""
+        line = self._line
+        if not line.is_open:
+            raise NotPublished(f"not published: {line.trouble}")
+        if self._count >= WAITING_COUNT or self._bytes >= WAITING_BYTES:
+            raise NotPublished(
+                f"{self._count} publishes with {self._bytes} bytes wait for {self._shown} already "
+                f"(the limit is {WAITING_COUNT}, or {WAITING_BYTES} bytes); publish less"
+            )
+        loop = asyncio.get_running_loop()
+        write = Write(request, loop.create_future(), loop.time() + self._seconds)
+        self._count += 1
+        self._bytes += write.size
+        self._idle.clear()
+        self._waiting.append(write)
+        self._open.append(write)
+        if not self._is_flushing:
+            self._is_flushing = True
+            loop.call_soon(self._flush)
+        if self._sweeping is None:
+            self._sweeping = loop.call_later(_SWEEP, self._sweep)
+        return write.future
+
+    async def wait_idle(self) -> None:
+        """Return when nothing waits any more."""
+        await self._idle.wait()
+
+    def lost(self, reason: str) -> None:
+        """Fail what was not sent; the connection is away."""
+        waiting, self._waiting = self._waiting, deque()
+        for write in waiting:
+            self._settle(write, NotPublished(f"not published: {reason}"))
+
+    def close(self) -> None:
+        """Stop looking for what waited too long."""
+        if self._sweeping is not None:
+            self._sweeping.cancel()
+            self._sweeping = None
+
+    # Sending.
+
+    def _flush(self) -> None:
+        self._is_flushing = False
+        while self._waiting and self._under_way < _UNDER_WAY and self._line.is_open:
+            groups = self._take()
+            if not groups:
+                return
+            commands = [self._command(channel, writes) for channel, writes in groups.items()]
+            if self._wait:
+                commands.append(["WAIT", self._wait, int(self._seconds * _WAIT_SHARE * 1e3)])
+            try:
+                asked = self._line.ask(*commands, before=self._line.guards(groups))
+            except LineDown as error:
+                for writes in groups.values():
+                    self._fail(writes, NotPublished(f"not published: {error}"))
+                return
+            self._under_way += 1
+            sent = list(groups.values())
+            asked.add_done_callback(lambda done, sent=sent: self._answered(sent, done))  # type: ignore[misc]
+
+    def _take(self) -> dict[str, list[Write]]:
+        """Take the next pipeline's publishes, by channel; who has given up by now publishes nothing."""
+        groups: dict[str, list[Write]] = {}
+        count = size = 0
+        while self._waiting and count < _BATCH_COUNT and size < _BATCH_BYTES:
+            write = self._waiting.popleft()
+            if write.future.done():
+                self._release(write)
+                continue
+            write.is_sent = True
+            count += 1
+            size += write.size
+            group = groups.get(write.request.channel)
+            if group is None:
+                groups[write.request.channel] = [write]
+            else:
+                group.append(write)
+        return groups
+
+    def _command(self, channel: str, writes: Sequence[Write]) -> Command:
+        keys = [*self._keys.channel(channel)]
+        retention = None
+        ages: list[str | bytes | int] = []
+        for write in writes:
+            request = write.request
+            retention = request.retention or retention
+            if request.key:
+                keys.append(self._keys.once(channel, request.key))
+            ages.append(max(1, int(min(request.key_age, _LONGEST_AGE) * 1e3)) if request.key else 0)
+        size, age = ("", "") if retention is None else (retention.size, str(min(retention.age, _LONGEST_AGE)))
+        command: list[str | bytes | int] = ["EVALSHA", SCRIPTS["publish"].sha, len(keys), *keys]
+        command += (self._keys.carried(channel), new_epoch(), size, age, len(writes))
+        command += [write.body for write in writes]
+        if len(keys) > 3:
+            command += ages
+        return command
+
+    # Answers.
+
+    def _answered(self, groups: Sequence[Sequence[Write]], asked: asyncio.Future[list[Reply]]) -> None:
+        self._under_way -= 1
+        error = asked.exception()
+        if error is not None:
+            for writes in groups:
+                self._fail(writes, _unconfirmed(str(error)))
+        else:
+            replies = asked.result()
+            doubt = self._too_few(replies[-1]) if self._wait else None
+            for writes, reply in zip(groups, replies, strict=False):
+                self._settle_group(writes, reply, doubt)
+        if not self._is_flushing:
+            self._flush()
+
+    def _too_few(self, reply: Reply) -> PublishError | None:
+        """Say that too few replicas have what was published, if it is so."""
+        if isinstance(reply, int) and reply >= self._wait:
+            return None
+        return _unconfirmed(f"{reply} replicas of {self._shown} have it, and wait={self._wait} asks for {self._wait}")
+
+    def _settle_group(self, writes: Sequence[Write], reply: Reply, doubt: PublishError | None) -> None:
+        if not isinstance(reply, list):
+            error = f"not published: {self._shown} answers {str(reply)!r}"
+            return self._fail(writes, NotPublished(error) if isinstance(reply, ResponseError) else _unconfirmed(error))
+        if doubt is not None:
+            return self._fail(writes, doubt)
+        epoch = reply[0].decode()
+        for write, offset in zip(writes, reply[1:], strict=True):
+            self._settle(write, Position(offset, epoch))
+        return None
+
+    def _fail(self, writes: Sequence[Write], error: PublishError) -> None:
+        for write in writes:
+            self._settle(write, type(error)(*error.args))  # one for each: a raised one carries its own traceback
+
+    def _settle(self, write: Write, result: Position | PublishError) -> None:
+        self._release(write)
+        if write.future.done():
+            return
+        if isinstance(result, Position):
+            write.future.set_result(result)
+        else:
+            write.future.set_exception(result)
+
+    def _release(self, write: Write) -> None:
+        self._count -= 1
+        self._bytes -= write.size
+        if not self._count:
+            self._idle.set()
+
+    def _sweep(self) -> None:
+        """Fail the publishes that waited too long; they are in the order of their deadlines."""
+        loop = asyncio.get_running_loop()
+        self._sweeping = None
+        now = loop.time()
+        while self._open and (self._open[0].future.done() or self._open[0].deadline <= now):
+            write = self._open.popleft()
+            if not write.future.done():
+                write.future.set_exception(self._late(write))
+        if self._open:
+            self._sweeping = loop.call_later(_SWEEP, self._sweep)
+
+    def _late(self, write: Write) -> PublishError:
+        reason = f"{self._shown} did not answer within {self._seconds:g} s"
+        return _unconfirmed(reason) if write.is_sent else NotPublished(f"not published: {reason}")
+
+
+def _unconfirmed(reason: str) -> PublishUnconfirmed:
+    return PublishUnconfirmed(f"not confirmed: {reason}; publish it again with the same key")

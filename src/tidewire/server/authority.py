@@ -13,23 +13,19 @@ from tidewire.access import Action, Authority, Caller, ConnectAttempt, Grant, Id
 from tidewire.errors import (
     BadRequest,
     ConfigurationError,
-    Disconnect,
     NotAvailable,
     PermissionDenied,
     Rejected,
     UnknownChannel,
 )
 from tidewire.options import ChannelOptions
+from tidewire.protocols.centrifuge.codes import BAD_COMMAND, INVALID_TOKEN, NOT_PERMITTED
 from tidewire.server.client_tokens import BadToken, ClientTokens, ConnectionClaims, TokenTable, raw_bytes
 from tidewire.server.namespaces import Namespaces, bare_name, is_private, limited_to
 
 __all__ = ("AccountTokens", "ClientTable", "NamespaceAuthority")
 
 logger = logging.getLogger("tidewire")
-
-_INVALID_TOKEN = Disconnect(3500, "invalid token", reconnect=False)
-_BAD_REQUEST = Disconnect(3501, "bad request", reconnect=False)
-_PERMISSION_DENIED = Disconnect(3507, "permission denied", reconnect=False)
 
 
 class SubscriptionTokenTable(TokenTable):
@@ -106,7 +102,7 @@ class NamespaceAuthority(Authority):
             return self._with_personal(identity)
         if self._client.insecure or self._client.allow_anonymous_connect_without_token:
             return Identity()
-        raise Rejected(_BAD_REQUEST)
+        raise Rejected(BAD_COMMAND)
 
     async def refresh(self, caller: Caller, token: str) -> Identity:
         identity = self._with_personal(await self._bearer(token))
@@ -122,7 +118,7 @@ class NamespaceAuthority(Authority):
         try:
             claims = await self._connections.connection(token)
             if not claims.sub and self._client.disallow_anonymous_connection_tokens:
-                raise Rejected(_PERMISSION_DENIED)
+                raise Rejected(NOT_PERMITTED)
             return Identity(
                 user=claims.sub,
                 info=raw_bytes(claims.info, claims.b64info),
@@ -158,7 +154,7 @@ class NamespaceAuthority(Authority):
 
     def _invalid(self, why: str) -> Rejected:
         logger.info("a token was refused: %s", why)
-        return Rejected(_INVALID_TOKEN)
+        return Rejected(INVALID_TOKEN)
 
     # Channels.
 

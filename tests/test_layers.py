@@ -12,10 +12,12 @@ LAYERS = """
 errors | messages statistics | options control
 protocols.base | protocols.jsontext | protocols.plain protocols.json | protocols.chat | payload | broker presence access
 protocols.centrifuge protocols.centrifuge.codes | protocols.centrifuge.messages | protocols.centrifuge.meta
+protocols.centrifuge.schema | protocols.centrifuge.protobuf
+protocols.centrifuge.fossil protocols.centrifuge.filters | protocols.centrifuge.encoding
 batch | links.base | subscription
 links.asgi links.stream links.handshake links.wheel | links.wire | links.reader | links.endpoint | links.uvicorn | links.http
 connection | registry
-fanout maintenance | carrier membership recovery
+fanout maintenance | carrier membership recovery | subscribing
 node | acceptance survey | dispatch endpoint | served | centrifuge.
 backends.
 fastapi client_messages | client publisher | testing. | __init__ | pipelines.

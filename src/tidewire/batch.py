@@ -37,10 +37,11 @@ def frame(message: WireMessage, *, deflate: bool = False) -> bytes:
 class Representation:
     """A codec, a framing and a compression: what two connections must share to be given the same bytes.
 
-    Compared by identity; `of` returns the same object for the same pair.
+    Compared by identity; `of` returns the same object for the same pair. A subscription that begins in one with a
+    `then` goes on in that one, after its first publications.
     """
 
-    __slots__ = ("__weakref__", "deflate", "protocol")
+    __slots__ = ("__weakref__", "deflate", "protocol", "then")
 
     #: Those that somebody uses; each holds its protocol, whose id therefore stays its own.
     _known: WeakValueDictionary[tuple[int, bool], Representation] = WeakValueDictionary()
@@ -48,6 +49,7 @@ class Representation:
     def __init__(self, protocol: Protocol[Any], *, deflate: bool = False) -> None:
         self.protocol = protocol
         self.deflate = deflate
+        self.then: Representation | None = None
 
     @classmethod
     def of(cls, protocol: Protocol[Any], *, deflate: bool = False) -> Representation:
@@ -62,6 +64,10 @@ class Representation:
         """Encode publications; framing and joining wait until a link asks for them."""
         encode = self.protocol.encode_publication
         return Batch([encode(publication) for publication in publications], deflate=self.deflate)
+
+    def batch_after(self, last: Publication | None, publications: Sequence[Publication]) -> Batch:
+        """Encode publications for subscribers who all have been given `last`, if there is one."""
+        return self.batch(publications)
 
     def direct(self, *messages: WireMessage) -> Batch:
         """Make a batch of messages that belong to no channel."""

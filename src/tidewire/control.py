@@ -7,13 +7,14 @@ import msgspec
 from tidewire.errors import Disconnect, PermissionDenied
 from tidewire.options import Limits, check_channel, is_reserved
 
-__all__ = ("CONTROL", "NODES", "Control", "is_internal", "open_channel", "personal")
+__all__ = ("CONTROL", "NODES", "Control", "events", "is_events", "is_internal", "open_channel", "personal")
 
 #: The channel on which nodes tell each other what is not a publication of the application.
 CONTROL = "$control"
 #: The channel whose members are the nodes.
 NODES = "$nodes"
 _PERSONAL = "$user:"
+_EVENTS = "$events:"
 
 
 class Control(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -33,9 +34,19 @@ def personal(user: str) -> str:
     return _PERSONAL + user
 
 
+def events(channel: str) -> str:
+    """Return the channel that carries who joins and leaves another one, apart from its publications."""
+    return _EVENTS + channel
+
+
+def is_events(channel: str) -> bool:
+    """Say whether a channel carries joins and leaves; each connection is a member of its own there."""
+    return channel.startswith(_EVENTS)
+
+
 def is_internal(channel: str) -> bool:
-    """Say whether a channel is the nodes' own: for control, for their list, or for a user's connections."""
-    return channel in (CONTROL, NODES) or channel.startswith(_PERSONAL)
+    """Say whether a channel is the nodes' own: for control, their list, a user's connections, or joins and leaves."""
+    return channel in (CONTROL, NODES) or channel.startswith((_PERSONAL, _EVENTS))
 
 
 def open_channel(channel: str, limits: Limits) -> str:

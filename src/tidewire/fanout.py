@@ -33,9 +33,21 @@ class Work:
         self.publications = publications
         self.first = publications[0].offset
         self.last = publications[-1].offset
-        self.parts = deque(
-            (representation.batch(publications), group.snapshot) for representation, group in channel.groups.items()
-        )
+        self.parts = deque[tuple[Batch, tuple[Subscription, ...]]]()
+        began: list[Subscription] = []
+        for representation, group in channel.groups.items():
+            batch = representation.batch_after(channel.last, publications)
+            if len(batch):
+                self.parts.append((batch, group.snapshot))
+                if representation.then is not None:
+                    began += group.snapshot
+            else:  # nothing here is for them
+                for subscription in group.snapshot:
+                    subscription.live_after = max(subscription.live_after, self.last)
+        for subscription in began:
+            channel.has_begun(subscription)
+        if channel.options.delta:
+            channel.last = publications[-1]
         self.reached = 0
 
 
@@ -237,7 +249,11 @@ class Fanout:
         if not rest:
             return
         connection = subscription.connection
-        batch = connection.representation.batch(rest)
+        batch = subscription.representation.batch(rest)
+        if not len(batch):
+            subscription.live_after = rest[-1].offset
+            return
+        channel.has_begun(subscription)
         if connection.link.paused:
             self._write_slow(channel, subscription, rest, batch)
             return
@@ -307,7 +323,7 @@ class Fanout:
                 connection.write(connection.protocol.encode_dropped(push))
             if subscription.held is not None:
                 publication, subscription.held = subscription.held, None
-                connection.link.write(connection.representation.batch((publication,)))
+                connection.link.write(subscription.representation.batch((publication,)))
                 self.deliveries += 1
 
     # Order between direct sends and channel pushes.
@@ -342,6 +358,7 @@ class Fanout:
     def tell_insufficient(self, channel: Channel, top: Position) -> None:
         """Let a channel go on at `top` after a gap that could not be filled, and tell its subscribers."""
         channel.position = top
+        channel.last = None
         channel.pending = []
         channel.work = None
         for subscription in tuple(channel.subscriptions()):
@@ -353,6 +370,9 @@ class Fanout:
 
     def tell_one_insufficient(self, subscription: Subscription) -> None:
         """Tell one subscriber that something is missing; where its protocol has no word for that, it must come back."""
+        if subscription.on_insufficient is not None:
+            subscription.on_insufficient(subscription)
+            return
         connection = subscription.connection
         message = connection.protocol.encode_insufficient(subscription.channel)
         if message is None:

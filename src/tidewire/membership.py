@@ -8,6 +8,7 @@ import logging
 from collections import deque
 from typing import Protocol as TypingProtocol
 
+from tidewire.control import is_events
 from tidewire.errors import NotPublished, PublishError, StoreUnavailable
 from tidewire.maintenance import Maintenance
 from tidewire.messages import Farewell, Format, Member, Position
@@ -64,7 +65,8 @@ class Membership:
         leaving = self._leaving.get((channel, connection.id))
         if leaving is not None:
             await asyncio.wait([leaving], timeout=self._patience)
-        member = Member(connection.id, connection.user or connection.id, info)
+        user = connection.id if is_events(channel) else connection.user or connection.id
+        member = Member(connection.id, user, info)
         stay = Stay(channel, member, f"{connection.id}:{next(_stays):x}", farewell, farewell_on_error)
         stay.is_announced = join is None
         # before the store is asked: what it has taken must be undone even when nobody waits for its answer

@@ -6,7 +6,7 @@ import asyncio
 import logging
 import secrets
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import msgspec
 
@@ -15,12 +15,9 @@ from tidewire.carrier import Carrier
 from tidewire.connection import Connection
 from tidewire.control import CONTROL, Control, personal
 from tidewire.errors import (
-    NORMAL,
     SHUTDOWN,
     TOO_MANY,
-    AlreadySubscribed,
     BadRequest,
-    ConnectionClosed,
     LimitExceeded,
     PublishError,
     StoreUnavailable,
@@ -28,20 +25,18 @@ from tidewire.errors import (
 from tidewire.links.base import limits_reached
 from tidewire.maintenance import Maintenance
 from tidewire.membership import Membership
-from tidewire.messages import Farewell, Format, Position, Publication, PublishRequest, Subscribed, WireMessage
+from tidewire.messages import Format, Position, Publication, PublishRequest, WireMessage
 from tidewire.options import ChannelRules, Limits
 from tidewire.presence import Presence
 from tidewire.recovery import Recoveries
-from tidewire.registry import Channel, Registry
+from tidewire.registry import Registry
 from tidewire.statistics import Statistics
-from tidewire.subscription import Subscriber, Subscription
+from tidewire.subscribing import Subscribing, ended
 
 __all__ = ("Node",)
 
 logger = logging.getLogger("tidewire")
 
-#: Bytes of a reply that are written before the client must have taken them.
-_REPLY_PAGE = 256 * 1024
 #: Seconds between two touches of the lease, looks for departed members, sweeps of idle channels, and comparisons of all
 #: positions with the store's.
 TOUCH_SECONDS = 2.0
@@ -77,6 +72,11 @@ class Node:
         self.membership = Membership(
             presence, self.registry, self.maintenance, self.publish, patience=self.limits.publish_seconds
         )
+        self.subscribing = Subscribing(
+            self.registry, self.carrier, self.membership, self.recoveries, self.limits, self._count
+        )
+        self.subscribe = self.subscribing.subscribe
+        self.unsubscribe = self.subscribing.unsubscribe
         self.published = 0
         #: What the layers above obey when another node, or this one, asks for it by a verb.
         self.verbs: dict[str, Callable[[Publication], None]] = {}
@@ -188,7 +188,7 @@ class Node:
         if await self._connections_of(user) >= self.limits.connections_per_user:
             raise self._limit("connections_per_user")
         if connection.id not in self.registry.connections:
-            raise _ended(connection)
+            raise ended(connection)
         self.registry.identify(connection, user)
         await self._follow_user(connection, info)
 
@@ -198,7 +198,7 @@ class Node:
         if self.membership.connections(connection, channel) > self.limits.connections_per_user:  # others came too
             self._count("connections_per_user")
             connection.end(TOO_MANY)
-            raise _ended(connection)
+            raise ended(connection)
 
     def _count(self, name: str) -> None:
         self.limits_reached[name] += 1
@@ -211,127 +211,11 @@ class Node:
         reason = connection.disconnect or connection.ending
         is_drain = reason is not None and reason.code == SHUTDOWN.code
         for subscription in tuple(connection.subscriptions.values()):
-            self._unfollow(subscription)
+            self.subscribing.unfollow(subscription)
             if is_drain:
                 self.membership.leave_later(subscription)
             else:
                 self.membership.leave(subscription, failed=connection.failed)
-
-    # Subscriptions.
-
-    async def subscribe(
-        self,
-        connection: Connection,
-        channel: str,
-        *,
-        since: Position | None = None,
-        history: int = 0,
-        present: bool = False,
-        info: bytes = b"",
-        join: Farewell | None = None,
-        farewell: Farewell | None = None,
-        farewell_on_error: Farewell | None = None,
-        reply: bool = True,
-    ) -> Subscribed:
-        """Let a connection follow a channel; the reply is on its way before any publication of the channel.
-
-        With `since`, what was missed is replied, all of it, or `recovered` is False and the newest `history` is.
-        With `present`, the connection is a member; `join` is published if it is the user's first one there, and
-        `farewell` when the last one leaves, however it ends. While presence is away it is a member later. Raises
-        BadRequest, LimitExceeded, StoreUnavailable, ConnectionClosed; then nothing is followed.
-        """
-        self._check_subscribe(connection, channel)
-        subscription = Subscription(connection, channel)
-        connection.subscriptions[channel] = subscription
-        try:
-            carried = await self.carrier.carry(channel)
-            self._check_followed(subscription)
-            carried.begin(subscription)
-            first = False
-            if present or join is not None or farewell is not None or farewell_on_error is not None:
-                first = await self.membership.join(subscription, info, join, farewell, farewell_on_error)
-            recovery, recovered = await self.recoveries.recover(carried, subscription, since, history)
-            answer = Subscribed(channel, recovery.position, recovery.publications, recovered)
-            await self._go_live(carried, subscription, answer, reply=reply)
-        except BaseException:
-            self._unfollow(subscription)
-            self.membership.withdraw(subscription)
-            raise
-        await self.membership.announce(subscription, join if first else None)
-        return answer
-
-    def _check_subscribe(self, connection: Connection, channel: str) -> None:
-        if connection.is_closed:
-            raise _ended(connection)
-        if channel in connection.subscriptions:
-            raise AlreadySubscribed(f"this connection follows {channel!r} already; unsubscribe first")
-        if len(connection.subscriptions) >= self.limits.channels:
-            self._count("channels")
-            raise LimitExceeded(
-                f"a connection follows at most {self.limits.channels} channels; unsubscribe from one first"
-            )
-
-    def _check_followed(self, subscription: Subscription) -> None:
-        """Raise when a subscription was ended while its subscribe waited."""
-        connection = subscription.connection
-        if connection.is_closed:
-            raise _ended(connection)
-        if connection.subscriptions.get(subscription.channel) is not subscription:
-            raise BadRequest(f"{subscription.channel!r} was unsubscribed from before the subscribe was answered")
-
-    async def unsubscribe(self, connection: Connection, channel: str) -> None:
-        """Let a connection follow a channel no longer; harmless when it does not.
-
-        Waits for the store to take the leave, but not for long: that is repeated while the store is away.
-        """
-        subscription = connection.subscriptions.get(channel)
-        if subscription is None:
-            return
-        self.fanout.flush_for(connection)
-        self._unfollow(subscription)
-        leaving = self.membership.leave(subscription)
-        if leaving is not None:
-            await asyncio.wait([leaving], timeout=self.limits.publish_seconds)
-
-    def _unfollow(self, subscription: Subscription) -> None:
-        subscriptions = subscription.connection.subscriptions
-        if subscriptions.get(subscription.channel) is subscription:
-            del subscriptions[subscription.channel]
-        channel = self.registry.channels.get(subscription.channel)
-        if channel is not None:
-            channel.remove(subscription)
-            self.carrier.left(channel)
-
-    async def _go_live(self, channel: Channel, subscription: Subscription, answer: Subscribed, *, reply: bool) -> None:
-        """Write the reply in pages that wait for the client to take them, then what came meanwhile, then be live."""
-        connection, position, fanout = subscription.connection, answer.position, self.fanout
-        self._check_followed(subscription)
-        if reply:
-            fanout.flush_for(connection)
-            await self._write_pages(connection, connection.protocol.encode_subscribed(answer))
-        self._check_followed(subscription)
-        resumed = subscription.resumed
-        if resumed is not None and (resumed.epoch != position.epoch or resumed.offset > position.offset):
-            fanout.tell_one_insufficient(subscription)
-            position = resumed
-        rest = [publication for publication in subscription.buffer or () if publication.offset > position.offset]
-        channel.go_live(subscription, position.offset)
-        fanout.write_rest(channel, subscription, rest)
-        if connection.has_held and not connection.link.paused:
-            fanout.release(connection)
-
-    async def _write_pages(self, connection: Subscriber, messages: Sequence[WireMessage]) -> None:
-        page: list[WireMessage] = []
-        size = 0
-        for message in messages:
-            page.append(message)
-            size += len(message.data)
-            if size >= _REPLY_PAGE:
-                connection.write(*page)
-                page, size = [], 0
-                await connection.link.wait_drained()
-        connection.write(*page)
-        await connection.link.wait_drained()
 
     # Publications.
 
@@ -380,10 +264,6 @@ class Node:
         obey = self.verbs.get(control.verb)
         if obey is not None:
             obey(publication)
-
-
-def _ended(connection: Subscriber) -> ConnectionClosed:
-    return ConnectionClosed(connection.disconnect or connection.ending or NORMAL)
 
 
 def _is_loopback(address: str) -> bool:

@@ -105,9 +105,16 @@ class Recoveries:
         self._on_epoch_changed = on_epoch_changed
 
     async def recover(
-        self, channel: Channel, subscription: Subscription, since: Position | None, history: int
+        self,
+        channel: Channel,
+        subscription: Subscription,
+        since: Position | None,
+        history: int,
+        most: int | None = None,
     ) -> tuple[Recovery, bool | None]:
         """Return what came before, and whether all of it is there (None: no recovery was asked for).
+
+        A recovery of more than `most` publications is not given.
 
         What the channel delivers until the next suspension of the caller is in the answer. Raises StoreUnavailable.
         """
@@ -115,7 +122,7 @@ class Recoveries:
         if since is None and history <= 0:
             return Recovery((), _beginning(channel, subscription), complete=True), None
         for _ in range(_BEHIND_TRIES):
-            recovery, recovered = await self._read(channel, subscription, since, history)
+            recovery, recovered = await self._read(channel, subscription, since, history, most)
             if recovery.position.epoch != channel.position.epoch:
                 self._on_epoch_changed(channel)  # which has to be noticed first
             elif not _is_behind(recovery, channel):
@@ -124,7 +131,7 @@ class Recoveries:
         raise StoreUnavailable(f"the history of {channel.name!r} is behind what was delivered; try again")
 
     async def _read(
-        self, channel: Channel, subscription: Subscription, since: Position | None, history: int
+        self, channel: Channel, subscription: Subscription, since: Position | None, history: int, most: int | None
     ) -> tuple[Recovery, bool | None]:
         retention = channel.options.retention
         if since is not None:
@@ -133,9 +140,12 @@ class Recoveries:
             if _is_behind(recovery, channel):  # it is read again
                 return recovery, recovery.complete
             if recovery.complete:
-                if self._fitting(recovery) == len(recovery.publications):
+                if most is not None and len(recovery.publications) > most:
+                    limits_reached["history_messages"] += 1
+                elif self._fitting(recovery) == len(recovery.publications):
                     return recovery, True
-                limits_reached["reply_bytes"] += 1
+                else:
+                    limits_reached["reply_bytes"] += 1
         page = await self._broker.history(channel.name, limit=max(history, 0), reverse=True, retention=retention)
         newest = HistoryPage(page.publications[::-1], page.top, complete=True)
         recovery = merge(None, newest, _buffered(channel, subscription))

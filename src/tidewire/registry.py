@@ -51,6 +51,7 @@ class Channel:
         "catching_up",
         "groups",
         "is_dirty",
+        "last",
         "name",
         "options",
         "overrun",
@@ -70,6 +71,8 @@ class Channel:
         #: Subscriptions whose reply is under way.
         self.buffering: dict[Subscription, None] = {}
         self.pending: list[Publication] = []
+        #: The newest publication that was given to the subscribers, where they may be sent differences to it.
+        self.last: Publication | None = None
         self.is_dirty = False
         #: The deliveries of an earlier turn that its time budget cut short (fanout.Work).
         self.work: object | None = None
@@ -99,22 +102,34 @@ class Channel:
         self.buffering.pop(subscription, None)
         subscription.buffer = None
         subscription.live_after = after
-        representation = subscription.connection.representation
-        group = self.groups.get(representation)
+        self._group(subscription)
+
+    def _group(self, subscription: Subscription) -> None:
+        group = self.groups.get(subscription.representation)
         if group is None:
-            group = self.groups[representation] = Group()
+            group = self.groups[subscription.representation] = Group()
         group.add(subscription)
+
+    def _ungroup(self, subscription: Subscription) -> None:
+        group = self.groups.get(subscription.representation)
+        if group is not None:
+            group.discard(subscription)
+            if not group.subscriptions:
+                del self.groups[subscription.representation]
+
+    def has_begun(self, subscription: Subscription) -> None:
+        """Let a subscription that was given its first publications go on in the representation that follows."""
+        then = subscription.representation.then
+        if then is not None:
+            self._ungroup(subscription)
+            subscription.representation = then
+            self._group(subscription)
 
     def remove(self, subscription: Subscription) -> None:
         """End a subscription: nothing is pushed to it any more, not even from a batch that has begun."""
         self.buffering.pop(subscription, None)
         subscription.live_after = ENDED
-        representation = subscription.connection.representation
-        group = self.groups.get(representation)
-        if group is not None:
-            group.discard(subscription)
-            if not group.subscriptions:
-                del self.groups[representation]
+        self._ungroup(subscription)
 
 
 class Registry:

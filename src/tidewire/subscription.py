@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import pairwise
 from typing import Any
 from typing import Protocol as TypingProtocol
@@ -79,7 +79,8 @@ class Subscription:
 
     `live_after` is the offset up to which this subscriber has been given everything; a batch is cut there. `buffer`
     is not None while a recovery or history reply is under way: publications wait in it instead of being pushed.
-    `held` and `dropped` are what the slow-client policies keep (options.SlowPolicy).
+    `held` and `dropped` are what the slow-client policies keep (options.SlowPolicy). `representation` is what it is
+    pushed in: its connection's, unless its subscriber chose another (deltas, a filter by tags).
     """
 
     __slots__ = (
@@ -91,13 +92,16 @@ class Subscription:
         "dropped",
         "held",
         "live_after",
+        "on_insufficient",
+        "representation",
         "resumed",
         "stay",
     )
 
-    def __init__(self, connection: Subscriber, channel: str) -> None:
+    def __init__(self, connection: Subscriber, channel: str, representation: Representation | None = None) -> None:
         self.connection = connection
         self.channel = channel
+        self.representation = representation or connection.representation
         self.live_after = ENDED
         #: The channel's position when the subscribe began: what came since waits in the buffer.
         self.began: Position | None = None
@@ -109,6 +113,8 @@ class Subscription:
         self.resumed: Position | None = None
         #: Set when the subscriber is present in the channel.
         self.stay: Stay | None = None
+        #: Told of a gap that cannot be filled, instead of the client.
+        self.on_insufficient: Callable[[Subscription], None] | None = None
 
     def hold(self, publications: Sequence[Publication]) -> None:
         """Keep publications for later, while a reply is under way."""

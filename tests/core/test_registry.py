@@ -8,6 +8,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
+from tidewire.batch import Representation
 from tidewire.connection import Connection
 from tidewire.messages import Position
 from tidewire.options import ChannelOptions, Limits
@@ -114,7 +115,7 @@ class RegistryMachine(RuleBasedStateMachine):
             for representation, group in channel.groups.items():
                 assert group.snapshot == tuple(group.subscriptions)
                 assert group.subscriptions
-                assert all(s.connection.representation is representation for s in group.subscriptions)
+                assert all(s.representation is representation for s in group.subscriptions)
 
 
 TestRegistry = RegistryMachine.TestCase
@@ -122,11 +123,11 @@ TestRegistry.settings = settings(max_examples=60, stateful_step_count=40, deadli
 
 
 def test_a_snapshot_is_made_anew_only_after_a_change() -> None:
-    group, subscription = Group(), Subscription(None, "a")  # type: ignore[arg-type]
+    group, subscription = Group(), Subscription(None, "a", Representation(PLAIN))  # type: ignore[arg-type]
     group.add(subscription)
     before = group.snapshot
     assert group.snapshot is before
-    group.discard(Subscription(None, "a"))  # type: ignore[arg-type]
+    group.discard(Subscription(None, "a", Representation(PLAIN)))  # type: ignore[arg-type]
     assert group.snapshot is before
     group.discard(subscription)
     assert group.snapshot == ()

@@ -1,0 +1,209 @@
+"""Messages as Protobuf (proto3), and back; what strangers send is bounded before it is believed."""
+
+from __future__ import annotations
+
+from typing import Any, TypeVar, cast
+
+from msgspec import Raw, Struct
+
+from tidewire.protocols.centrifuge.codes import Malformed, MalformedFrame
+from tidewire.protocols.centrifuge.messages import EMPTY
+from tidewire.protocols.centrifuge.schema import Field, Kind, schema_of
+
+__all__ = ("decode_frame", "decode_message", "encode_delimited", "encode_message", "varint")
+
+M = TypeVar("M", bound=Struct)
+
+_VARINT, _FIXED64, _LENGTH, _FIXED32 = 0, 1, 2, 5
+_LONGEST_VARINT = 10
+
+
+def varint(number: int) -> bytes:
+    """Return a number from 0 on in base 128, lowest first."""
+    if number < 0x80:
+        return bytes((number,))
+    digits = bytearray()
+    while number > 0x7F:
+        digits.append(number & 0x7F | 0x80)
+        number >>= 7
+    digits.append(number)
+    return bytes(digits)
+
+
+# Writing.
+
+
+def encode_message(message: Struct) -> bytes:
+    """Return a message without its length."""
+    parts: list[bytes] = []
+    for field in schema_of(type(message)).fields:
+        value = getattr(message, field.name)
+        if value is not None and value != field.zero:
+            _write(parts, field, value)
+    return b"".join(parts)
+
+
+def encode_delimited(message: Struct) -> bytes:
+    """Return a message behind its length."""
+    data = encode_message(message)
+    return varint(len(data)) + data
+
+
+def _write(parts: list[bytes], field: Field, value: Any) -> None:
+    kind, key = field.kind, varint(field.number << 3 | _LENGTH)
+    if kind <= Kind.BOOL:
+        parts += (varint(field.number << 3 | _VARINT), varint(int(value) & 0xFFFF_FFFF_FFFF_FFFF))
+    elif kind is Kind.TEXTS:
+        for text in value:
+            parts += (key, _delimited(text.encode()))
+    elif kind is Kind.MESSAGES:
+        for message in value:
+            parts += (key, encode_delimited(message))
+    elif kind >= Kind.TEXT_MAP:
+        for name, item in value.items():
+            content = item.encode() if kind is Kind.TEXT_MAP else encode_message(item)
+            parts += (key, _delimited(b"\x0a" + _delimited(name.encode()) + b"\x12" + _delimited(content)))
+    elif kind is Kind.MESSAGE:
+        parts += (key, encode_delimited(value))
+    else:
+        content = value.encode() if kind is Kind.TEXT else bytes(value)
+        if content:
+            parts += (key, _delimited(content))
+
+
+def _delimited(data: bytes) -> bytes:
+    return varint(len(data)) + data
+
+
+# Reading.
+
+
+def decode_frame(cls: type[M], data: bytes, *, depth: int) -> list[M]:
+    """Return the messages of a frame, each behind its length; raises MalformedFrame."""
+    found, at = [], 0
+    while at < len(data):
+        size, at = _read_varint(data, at, len(data))
+        if size > len(data) - at:
+            raise MalformedFrame(Malformed.TRUNCATED)
+        found.append(_read(cls, data, at, at + size, depth))
+        at += size
+    return found
+
+
+def decode_message(cls: type[M], data: bytes, *, depth: int = 64) -> M:
+    """Return one message without its length; raises MalformedFrame."""
+    return _read(cls, data, 0, len(data), depth)
+
+
+def _read_varint(data: bytes, at: int, end: int) -> tuple[int, int]:
+    """Return a number, and where it ends."""
+    number = shift = 0
+    for position in range(at, min(end, at + _LONGEST_VARINT)):
+        byte = data[position]
+        number |= (byte & 0x7F) << shift
+        if byte < 0x80:
+            if number >= 1 << 64:
+                break
+            return number, position + 1
+        shift += 7
+    raise MalformedFrame(Malformed.BAD_VARINT if end - at >= _LONGEST_VARINT else Malformed.TRUNCATED)
+
+
+def _read(cls: type[M], data: bytes, at: int, end: int, depth: int) -> M:
+    if depth <= 0:
+        raise MalformedFrame(Malformed.TOO_DEEP)
+    schema = schema_of(cls)
+    values: dict[str, Any] = {}
+    while at < end:
+        tag, at = _read_varint(data, at, end)
+        number, wire = tag >> 3, tag & 7
+        field = schema.by_number.get(number)
+        if not 0 < number < 1 << 29:
+            raise MalformedFrame(Malformed.BAD_TAG)
+        if wire == _VARINT:
+            value, at = _read_varint(data, at, end)
+            if field is not None and field.kind <= Kind.BOOL:
+                values[field.name] = _number(field.kind, value)
+            continue
+        start, at = _skip(wire, data, at, end)
+        if field is not None and wire == _LENGTH and field.kind > Kind.BOOL:
+            _take(values, field, data, start, at, depth)
+    for name, field in schema.required.items():
+        if name not in values:
+            values[name] = _nothing(field)
+    return cls(**values)
+
+
+def _skip(wire: int, data: bytes, at: int, end: int) -> tuple[int, int]:
+    """Return where a field's content begins and ends."""
+    if wire == _LENGTH:
+        size, at = _read_varint(data, at, end)
+    elif wire == _FIXED64:
+        size = 8
+    elif wire == _FIXED32:
+        size = 4
+    else:
+        raise MalformedFrame(Malformed.BAD_TAG)
+    if size > end - at:
+        raise MalformedFrame(Malformed.TRUNCATED)
+    return at, at + size
+
+
+def _number(kind: Kind, value: int) -> int | bool:
+    if kind is Kind.BOOL:
+        return value != 0
+    if kind is Kind.UINT32:
+        return value & 0xFFFF_FFFF
+    if kind is Kind.INT and value >= 1 << 63:
+        return value - (1 << 64)
+    return value
+
+
+def _nothing(field: Field) -> Any:
+    if field.kind is Kind.MESSAGES:
+        return []
+    if field.kind is Kind.MESSAGE_MAP:
+        return {}
+    return field.zero if field.cls is None else _read(field.cls, b"", 0, 0, 1)
+
+
+def _take(values: dict[str, Any], field: Field, data: bytes, start: int, end: int, depth: int) -> None:
+    kind, name = field.kind, field.name
+    if kind is Kind.TEXT:
+        values[name] = _text(data[start:end])
+    elif kind is Kind.BYTES:
+        values[name] = Raw(data[start:end]) if end > start else EMPTY
+    elif kind is Kind.MESSAGE:
+        values[name] = _read(cast(type[Struct], field.cls), data, start, end, depth - 1)
+    elif kind is Kind.TEXTS:
+        values.setdefault(name, []).append(_text(data[start:end]))
+    elif kind is Kind.MESSAGES:
+        values.setdefault(name, []).append(_read(cast(type[Struct], field.cls), data, start, end, depth - 1))
+    else:
+        key, value = _read_entry(field, data, start, end, depth)
+        values.setdefault(name, {})[key] = value
+
+
+def _read_entry(field: Field, data: bytes, at: int, end: int, depth: int) -> tuple[str, Any]:
+    """Return one entry of a map: a message with the key as field 1 and the value as field 2."""
+    key, content = "", b""
+    while at < end:
+        tag, at = _read_varint(data, at, end)
+        if tag & 7 == _VARINT:
+            _, at = _read_varint(data, at, end)
+            continue
+        start, at = _skip(tag & 7, data, at, end)
+        if tag == 0x0A:
+            key = _text(data[start:at])
+        elif tag == 0x12:
+            content = data[start:at]
+    if field.cls is None:
+        return key, _text(content)
+    return key, _read(field.cls, content, 0, len(content), depth - 1)
+
+
+def _text(data: bytes) -> str:
+    try:
+        return data.decode()
+    except UnicodeDecodeError:
+        raise MalformedFrame(Malformed.NOT_TEXT) from None

@@ -52,15 +52,10 @@ class RedisBroker(Broker):
         if self._seats is not None:
             return
         address = self._address
-
-        def publishing_resumed() -> None:
-            if address.kind is Kind.SENTINEL:  # it may be another server that publishes now
-                self._carriage.renew("the primary may have changed")
-            resumed()
-
-        seats = Seats(address, self._keys, self._outage, self._patience, publishing_resumed)
+        self._resumed = resumed
+        seats = Seats(address, self._keys, self._outage, self._patience, self._seat_opened)
         self._carriage = Carriage(
-            address.shown, dial_any(address), self._outage, self._patience, self._keys, deliver, resumed
+            address.shown, dial_any(address), self._outage, self._patience, self._keys, deliver, self._reopened
         )
         try:
             await seats.start()
@@ -74,6 +69,17 @@ class RedisBroker(Broker):
             if seat.publishing.server is not None:
                 for warning in warnings(seat.publishing.server, address):
                     logger.warning("%s: %s", address.shown, warning)
+
+    def _seat_opened(self) -> None:
+        if self._address.kind is Kind.SENTINEL and self._seats is not None:
+            self._carriage.renew("the primary may have changed")  # and carriage must come from the one that publishes
+        else:
+            self._reopened()
+
+    def _reopened(self) -> None:
+        """A connection is back; when all are, what was missed can be read."""
+        if self._seats is not None and self._seats.are_open and self._carriage.is_open:
+            self._resumed()
 
     async def aclose(self) -> None:
         seats, self._seats = self._seats, None

@@ -30,7 +30,7 @@ _PING = 1.0
 
 
 class Carriage(Line):
-    """Subscribes, delivers, and says when carriage is back after it was interrupted."""
+    """Subscribes and delivers; after an interruption it subscribes again, and `opened` is called."""
 
     def __init__(
         self,
@@ -40,13 +40,12 @@ class Carriage(Line):
         patience: float,
         keys: Keys,
         deliver: Deliver,
-        resumed: Callable[[], None],
+        opened: Callable[[], None],
     ) -> None:
         super().__init__(shown, dial, outage, patience)
         self._keys = keys
         self._deliver = deliver
-        self._resumed = resumed
-        self._was_open = False
+        self._on_opened = opened
         #: Names of pub/sub → the channels that are carried.
         self._carried: dict[bytes, str] = {}
         self._asking: dict[bytes, deque[asyncio.Future[None]]] = {}
@@ -109,9 +108,7 @@ class Carriage(Line):
 
     def _opened(self) -> None:
         self._keep_pinging()
-        if self._was_open:
-            self._resumed()
-        self._was_open = True
+        self._on_opened()
 
     async def _ping(self, wire: Wire | None = None) -> None:
         wire = wire or self._wire

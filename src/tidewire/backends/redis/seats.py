@@ -29,25 +29,21 @@ class Seat:
 
     def __init__(self, seats: Seats, shown: str, dial: Dial) -> None:
         address, keys, patience = seats.address, seats.keys, seats.patience
-        self._was_open = False
-        self._on_resumed = seats.resumed
         self._on_doubt = seats.doubt
-        self.publishing = GuardedLine(
-            shown, dial, seats.outage, patience, keys, address.kind, opened=self._opened, lost=self._lost
-        )
-        self.reading = GuardedLine(
-            shown, dial, seats.outage, patience, keys, address.kind, opened=lambda: None, lost=lambda reason: None
+        self.publishing, self.reading = (
+            GuardedLine(shown, dial, seats.outage, patience, keys, address.kind, opened=seats.opened, lost=lost)
+            for lost in (self._lost, lambda reason: None)
         )
         self.writer = Writer(self.publishing, shown, keys, patience, address.wait)
-
-    def _opened(self) -> None:
-        if self._was_open:
-            self._on_resumed()
-        self._was_open = True
 
     def _lost(self, reason: str) -> None:
         self.writer.lost(reason)
         self._on_doubt()
+
+    @property
+    def is_open(self) -> bool:
+        """Both connections are there."""
+        return self.publishing.is_open and self.reading.is_open
 
     async def start(self) -> None:
         """Connect; raises StoreUnavailable or ConfigurationError."""
@@ -70,13 +66,14 @@ class Seats:
     """Knows the seat of each channel; in a cluster it follows the slots."""
 
     def __init__(
-        self, address: Address, keys: Keys, outage: Outage, patience: float, resumed: Callable[[], None]
+        self, address: Address, keys: Keys, outage: Outage, patience: float, opened: Callable[[], None]
     ) -> None:
         self.address = address
         self.keys = keys
         self.outage = outage
         self.patience = patience
-        self.resumed = resumed
+        #: Called for each connection that is made.
+        self.opened = opened
         self._seats: dict[Host, Seat] = {}
         self._firsts: list[int] = []
         self._owners: list[tuple[int, Seat]] = []
@@ -87,6 +84,11 @@ class Seats:
     def all(self) -> Sequence[Seat]:
         """Every server's seat."""
         return tuple(self._seats.values())
+
+    @property
+    def are_open(self) -> bool:
+        """All servers are connected."""
+        return all(seat.is_open for seat in self.all)
 
     async def start(self) -> None:
         """Connect to every server; raises StoreUnavailable or ConfigurationError."""
@@ -139,8 +141,8 @@ class Seats:
                 self.outage.ends(self)
                 for seat in gone:
                     await seat.aclose()
-                if all(seat.publishing.is_open and seat.reading.is_open for seat in self.all):
-                    self.resumed()
+                if self.are_open:
+                    self.opened()
                     return
         finally:
             self._following = None

@@ -1,0 +1,217 @@
+"""Redis killed, frozen, emptied, full, and cutting us off: nothing is lost in silence, and nothing needs a restart."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from pathlib import Path
+
+import pytest
+
+from core.support import run
+from support.stores import Daemon, start_redis
+from tidewire.errors import NotPublished, PublishUnconfirmed, StoreUnavailable
+from tidewire.messages import Position
+
+from .helpers import Ledger, ask, check, connect, received, redis_node, wait_until
+
+DURABLE = ("--appendonly", "yes", "--appendfsync", "always")
+
+
+def url(server: Daemon) -> str:
+    return f"redis://127.0.0.1:{server.port}"
+
+
+def test_killed_and_restarted_with_its_data_nothing_is_lost_and_nobody_is_told(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def scenario(server: Daemon) -> None:
+        async with redis_node(url(server)) as node, redis_node(url(server)) as other:
+            near, far = await connect(node, channel="a"), await connect(other, channel="a")
+            ledger = Ledger(node)
+            async with ledger.publishing():
+                await wait_until(lambda: len(ledger.kept) > 100)
+                server.kill()
+                await ledger.fails()
+                assert not near.link.is_closed
+                server.start()
+                await ledger.succeeds(50)
+            assert len({epoch for epoch, _ in ledger.kept}) == 1
+            for client in (near, far):
+                await received(client, ledger)
+                check(client, ledger)
+            assert all(seconds < 0.2 for _, seconds in ledger.failures)
+
+    caplog.set_level(logging.WARNING, "tidewire")
+    with start_redis(tmp_path, *DURABLE) as server:
+        run(scenario(server), 30)
+    told = [record.message for record in caplog.records if f"Redis at 127.0.0.1:{server.port} is" in record.message]
+    assert sum(" is away " in text for text in told) == sum(" is back " in text for text in told) == 2, told
+
+
+def test_restarted_without_its_data_subscribers_are_told(tmp_path: Path) -> None:
+    async def scenario(server: Daemon) -> None:
+        async with redis_node(url(server)) as node:
+            client = await connect(node, channel="a")
+            ledger = Ledger(node)
+            await ledger.publish(20)
+            before = ledger.last
+            server.kill()
+            await ledger.fails()
+            server.start()
+            await ledger.succeeds(20)
+            await received(client, ledger)
+            check(client, ledger, told=True)
+            assert ledger.last.epoch != before.epoch
+            back = await connect(node)
+            assert (await back.subscribe("a", since=before)).recovered is False
+            recent = Position(ledger.last.offset - 5, ledger.last.epoch)
+            again = await connect(node)
+            answer = await again.subscribe("a", since=recent)
+            assert (answer.recovered, len(answer.publications)) == (True, 5)
+
+    with start_redis(tmp_path) as server:
+        run(scenario(server), 30)
+
+
+def test_an_older_dump_begins_a_new_epoch_and_gives_no_offset_twice(tmp_path: Path) -> None:
+    async def scenario(server: Daemon) -> None:
+        async with redis_node(url(server)) as node, redis_node(url(server)) as other:
+            client = await connect(node, channel="a")
+            ledger = Ledger(node)
+            await ledger.publish(10)
+            assert ask(server.port, "SAVE") == b"+OK\r\n"
+            await ledger.publish(5)
+            await received(client, ledger)
+            before = ledger.last
+            server.kill()
+            await ledger.fails()
+            server.start()
+            await ledger.succeeds(5)
+            await received(client, ledger)
+            check(client, ledger, told=True)
+            assert ledger.last.epoch != before.epoch
+            # all nodes agree, however many came back at once
+            await wait_until(lambda: other.broker._seats.seat("a").reading.is_open)  # type: ignore[attr-defined]
+            tops = [await one.broker.positions(["a", "b"]) for one in (node, other)]
+            assert tops[0] == tops[1]
+            assert tops[0]["a"] == ledger.last
+
+    with start_redis(tmp_path) as server:
+        run(scenario(server), 30)
+
+
+@pytest.mark.parametrize("seconds", [1.5, pytest.param(30.0, marks=pytest.mark.slow)])
+def test_frozen_then_thawed(tmp_path: Path, seconds: float) -> None:
+    async def scenario(server: Daemon) -> None:
+        async with redis_node(url(server), publish_seconds=0.5) as node:
+            client = await connect(node, channel="a")
+            ledger = Ledger(node)
+            async with ledger.publishing():
+                await wait_until(lambda: len(ledger.kept) > 50)
+                server.freeze()
+                frozen = asyncio.get_running_loop().time()
+                await wait_until(lambda: len(ledger.failures) > 100, 5, "publishing fails")
+                with pytest.raises(StoreUnavailable):
+                    await node.broker.history("a")
+                assert len(asyncio.all_tasks()) < 40
+                await asyncio.sleep(max(0.0, frozen + seconds - asyncio.get_running_loop().time()))
+                server.thaw()
+                await ledger.succeeds(50)
+            assert {type(error) for error, _ in ledger.failures} == {NotPublished, PublishUnconfirmed}
+            slow = [taken for _, taken in ledger.failures if taken > 0.1]
+            assert len(slow) <= 10
+            assert max(slow) < 1.0
+            await received(client, ledger)
+            check(client, ledger)
+
+    with start_redis(tmp_path) as server:
+        try:
+            run(scenario(server), 60)
+        finally:
+            server.thaw()
+
+
+def test_cut_off_as_a_slow_subscriber_reads_what_it_missed(tmp_path: Path) -> None:
+    async def scenario(server: Daemon) -> None:
+        async with redis_node(url(server)) as node, redis_node(url(server)) as other:
+            client = await connect(node, channel="a")
+            ledger = Ledger(other)
+            async with ledger.publishing():
+                for _ in range(5):
+                    await ledger.succeeds(20)
+                    assert ask(server.port, "CLIENT", "KILL", "TYPE", "pubsub").startswith(b":")
+            assert not ledger.failures
+            await received(client, ledger)
+            check(client, ledger)
+
+    with start_redis(tmp_path) as server:
+        run(scenario(server), 30)
+
+
+def test_a_full_memory_refuses_publishing_and_reading_goes_on(tmp_path: Path) -> None:
+    async def scenario(server: Daemon) -> None:
+        async with redis_node(url(server)) as node:
+            client = await connect(node, channel="a")
+            ledger = Ledger(node)
+            await ledger.publish(10)
+            ask(server.port, "CONFIG", "SET", "maxmemory", "1mb")
+            with pytest.raises(NotPublished, match="maxmemory"):
+                await node.publish("a", b"x" * 1000)
+            assert len((await node.broker.history("a")).publications) == 10
+            ask(server.port, "CONFIG", "SET", "maxmemory", "0")
+            await ledger.succeeds(5)
+            await received(client, ledger)
+            check(client, ledger)
+
+    with start_redis(tmp_path) as server:
+        run(scenario(server))
+
+
+@pytest.mark.parametrize("command", ["FLUSHALL", "SCRIPT FLUSH"])
+def test_what_an_operator_empties_is_noticed(tmp_path: Path, command: str) -> None:
+    async def scenario(server: Daemon) -> None:
+        async with redis_node(url(server)) as node:
+            client = await connect(node, channel="a")
+            ledger = Ledger(node)
+            await ledger.publish(10)
+            assert ask(server.port, *command.split()) == b"+OK\r\n"
+            await ledger.succeeds(10)
+            assert ledger.were_sure
+            await received(client, ledger)
+            check(client, ledger, told=command == "FLUSHALL")
+
+    with start_redis(tmp_path) as server:
+        run(scenario(server))
+
+
+def test_what_was_begun_while_it_is_away_works_when_it_is_back(tmp_path: Path) -> None:
+    async def scenario(server: Daemon) -> None:
+        async with redis_node(url(server)) as node:
+            ledger = Ledger(node)
+            server.kill()
+            await ledger.fails()
+            with pytest.raises(StoreUnavailable):
+                await connect(node, channel="a")
+            with pytest.raises(StoreUnavailable):
+                await node.presence.members("a")
+            server.start()
+            await ledger.succeeds()
+            client = await connect(node, channel="a")
+            await ledger.publish(10)
+            await received(client, ledger)
+            await wait_until(lambda: not node.maintenance.degraded, 10)
+
+    with start_redis(tmp_path, *DURABLE) as server:
+        run(scenario(server), 30)
+
+
+def test_a_start_without_a_server_says_so_and_leaves_nothing(tmp_path: Path) -> None:
+    async def scenario(dead: str) -> None:
+        with pytest.raises(StoreUnavailable, match="cannot be reached"):
+            async with redis_node(dead):
+                pass
+
+    with start_redis(tmp_path) as server:
+        dead = url(server)
+    run(scenario(dead))

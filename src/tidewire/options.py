@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from enum import Enum
 from fnmatch import fnmatchcase
 
@@ -70,6 +70,8 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     json_depth: int = 64
     #: Seconds over which a drain spreads its closes.
     drain_seconds: float = 5.0
+    #: Bytes of the body of a call of the HTTP API.
+    api_bytes: int = 4_194_304
     #: Bytes of a history or recovery reply; a recovery that is larger is told as `recovered: false`.
     reply_bytes: int = 16_777_216
     #: What a gap may hold to be filled from history: messages, bytes.
@@ -129,9 +131,12 @@ class ChannelOptions(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ChannelRules:
-    """Finds the options of a channel: an exact name first, then the patterns in the order given, then the default."""
+    """Finds the options of a channel: an exact name first, then the patterns in the order given, then the default.
 
-    __slots__ = ("_default", "_exact", "_found", "_patterns")
+    Whoever knows better for some channels is preferred (`prefer`).
+    """
+
+    __slots__ = ("_default", "_exact", "_found", "_patterns", "_preferred")
 
     def __init__(
         self, rules: Mapping[str, ChannelOptions] | None = None, default: ChannelOptions | None = None
@@ -146,6 +151,12 @@ class ChannelRules:
         self._exact = {name: options for name, options in rules.items() if not _is_pattern(name)}
         self._patterns = [(name, options) for name, options in rules.items() if _is_pattern(name)]
         self._found: dict[str, ChannelOptions] = {}
+        self._preferred: list[Callable[[str], ChannelOptions | None]] = []
+
+    def prefer(self, find: Callable[[str], ChannelOptions | None]) -> None:
+        """Ask this first; it returns None for channels that it does not know, and the same for the same name."""
+        self._preferred.append(find)
+        self._found.clear()
 
     def options(self, channel: str) -> ChannelOptions:
         """Return the options of a channel; the same object for the same name."""
@@ -157,6 +168,10 @@ class ChannelRules:
         return found
 
     def _find(self, channel: str) -> ChannelOptions:
+        for find in self._preferred:
+            found = find(channel)
+            if found is not None:
+                return found
         exact = self._exact.get(channel)
         if exact is not None:
             return exact

@@ -11,7 +11,7 @@ SOURCE = Path(__file__).parent.parent / "src" / "tidewire"
 LAYERS = """
 errors | messages statistics | options control
 protocols.base | protocols.jsontext | protocols.plain protocols.json | protocols.chat | payload | broker presence access
-protocols.centrifuge protocols.centrifuge.codes | protocols.centrifuge.messages | protocols.centrifuge.meta
+protocols.centrifuge protocols.centrifuge.codes protocols.centrifuge.override | protocols.centrifuge.messages | protocols.centrifuge.meta
 protocols.centrifuge.schema | protocols.centrifuge.protobuf
 protocols.centrifuge.fossil protocols.centrifuge.filters | protocols.centrifuge.encoding
 batch | links.base | subscription
@@ -19,6 +19,7 @@ links.asgi links.stream links.handshake links.wheel | links.wire | links.reader 
 connection | registry
 fanout maintenance | carrier membership recovery | subscribing
 node | acceptance survey | dispatch endpoint | served | centrifuge.
+http_api.
 backends.
 fastapi client_messages | client publisher | testing. | __init__ | pipelines.
 server.

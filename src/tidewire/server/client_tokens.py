@@ -18,7 +18,7 @@ import msgspec
 from pydantic import BaseModel, ConfigDict, SecretStr
 
 from tidewire.errors import ConfigurationError, TemporaryFailure, TidewireError, TokenExpired
-from tidewire.server.namespaces import Override
+from tidewire.protocols.centrifuge.override import Override
 from tidewire.server.secret import Secret
 from tidewire.server.token_keys import ECDSA, HMAC, RSA, KeysAway, KeySet, algorithms, load_public_key
 

@@ -9,7 +9,6 @@ import re
 from collections.abc import Sequence
 from typing import Annotated, ClassVar, Literal
 
-import msgspec
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from tidewire.access import Action
@@ -23,7 +22,6 @@ __all__ = (
     "NamedNamespace",
     "Namespace",
     "Namespaces",
-    "Override",
     "bare_name",
     "is_private",
     "limited_to",
@@ -158,42 +156,6 @@ class ChannelTable(BaseModel):
             if names.count(name) > 1:
                 raise ValueError(f"namespace {name!r} is there twice; keep one")
         return self
-
-
-class Value(msgspec.Struct, frozen=True):
-    """One overridden option."""
-
-    value: bool
-
-
-class Override(msgspec.Struct, frozen=True):
-    """Options that a token or a call of the HTTP API sets for one subscription."""
-
-    presence: Value | None = None
-    join_leave: Value | None = None
-    force_push_join_leave: Value | None = None
-    force_recovery: Value | None = None
-    force_positioning: Value | None = None
-
-    def applied(self, options: ChannelOptions) -> ChannelOptions:
-        """Return the options with what is overridden; recovery without history stays off."""
-        changes: dict[str, bool] = {}
-        if self.presence is not None:
-            changes["presence"] = self.presence.value
-        if self.join_leave is not None:
-            changes["join_leave"] = self.join_leave.value
-        if self.force_push_join_leave is not None:
-            changes["force_join_leave"] = self.force_push_join_leave.value
-            changes["join_leave"] = changes.get("join_leave", options.join_leave) or self.force_push_join_leave.value
-        if self.force_positioning is not None:
-            changes["force_positioned"] = self.force_positioning.value
-            changes["positioned"] = options.positioned or self.force_positioning.value
-        if self.force_recovery is not None:
-            forced = self.force_recovery.value and options.history_size > 0
-            changes["force_recoverable"] = forced
-            changes["recoverable"] = options.recoverable or forced
-            changes["positioned"] = changes.get("positioned", options.positioned) or forced
-        return msgspec.structs.replace(options, **changes)
 
 
 class Namespaces:

@@ -1,0 +1,295 @@
+"""What each call of the HTTP API does."""
+
+from __future__ import annotations
+
+import asyncio
+import fnmatch
+import os
+import socket
+import time
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any, NamedTuple
+
+import msgspec
+from pydantic import BaseModel, ValidationError
+
+from tidewire.access import Grant
+from tidewire.centrifuge import remote
+from tidewire.control import is_internal
+from tidewire.errors import (
+    BadRequest,
+    CommandError,
+    Disconnect,
+    PublishError,
+    StoreUnavailable,
+    TidewireError,
+    UnknownType,
+)
+from tidewire.http_api import models as m
+from tidewire.http_api import reading
+from tidewire.http_api.publishing import Publishing, payload
+from tidewire.messages import Position
+from tidewire.node import Node
+from tidewire.options import ChannelOptions
+from tidewire.protocols.centrifuge.codes import FORCE_DISCONNECT, error_of
+from tidewire.protocols.centrifuge.override import Override
+from tidewire.survey import Survey
+
+__all__ = ("METHODS", "Calls", "Extension", "Method", "encode", "failure")
+
+#: An extension that `rpc` calls: JSON in, JSON out.
+Extension = Callable[[Any], Awaitable[Any]]
+#: Channels of a broadcast that are published to at once.
+_AT_ONCE = 256
+#: Channels in one part of a node's answer.
+_PART = 2_000
+_STARTED = time.monotonic()
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, BaseModel):
+        return {name: getattr(value, name) for name in type(value).model_fields if name in value.model_fields_set}
+    raise TypeError(f"{type(value).__name__} is no type that JSON knows")
+
+
+#: Writes what was set in results, and payloads as they came.
+encode = msgspec.json.Encoder(enc_hook=_plain).encode
+
+
+def failure(error: TidewireError) -> m.ApiError:
+    """Return how an error is told: the protocol's number and words, and what is wrong with this call."""
+    told = error_of(error)
+    return m.ApiError(code=told.code, message=_MESSAGES.get(told.code, told.message), detail=str(error))
+
+
+#: Where the API has other words than the protocol of clients.
+_MESSAGES = {104: "not found"}
+
+
+class Calls:
+    """Does what is asked, for all nodes; raises CommandError, PublishError, StoreUnavailable."""
+
+    def __init__(
+        self,
+        node: Node,
+        survey: Survey,
+        options: Callable[[str], ChannelOptions],
+        *,
+        version: str = "",
+        extensions: Mapping[str, Extension] | None = None,
+    ) -> None:
+        self._node = node
+        self._survey = survey
+        self._options = options
+        self._version = version
+        self._extensions = extensions or {}
+        self._publishing = Publishing(node, options)
+        survey.on("channels", self._own_channels)
+        survey.on("info", self._own_info)
+
+    async def call(self, method: str, body: bytes) -> m.Result:
+        """Do what a body asks; raises BadRequest, UnknownType too."""
+        found = METHODS.get(method)
+        if found is None:
+            raise UnknownType(f"no method {method!r}; there are {', '.join(METHODS)}")
+        try:
+            request = found.request.parse(body)
+        except ValidationError as error:
+            raise BadRequest(_problem(error)) from None
+        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+            raise BadRequest(f"the body is no JSON object: {error}") from None
+        result: m.Result = await found.run(self, request)
+        return result
+
+    # Publications.
+
+    async def publish(self, request: m.PublishRequest) -> m.PublishResult:
+        return await self._publishing.publish(request.channel, request)
+
+    async def broadcast(self, request: m.BroadcastRequest) -> m.BroadcastResult:
+        at_once = asyncio.Semaphore(_AT_ONCE)
+
+        async def one(channel: str) -> m.Answer[m.PublishResult]:
+            async with at_once:
+                try:
+                    return m.Answer[m.PublishResult](result=await self._publishing.publish(channel, request))
+                except (CommandError, PublishError, StoreUnavailable) as error:
+                    return m.Answer[m.PublishResult](error=failure(error))
+
+        return m.BroadcastResult(responses=await asyncio.gather(*map(one, request.channels)))
+
+    # Connections.
+
+    async def subscribe(self, request: m.SubscribeRequest) -> m.Empty:
+        since = request.recover_since
+        grant = Grant(
+            _overridden(self._options(request.channel), request.override),
+            info=_given(request.info, request.b64info),
+            data=_given(request.data, request.b64data),
+            expires_at=request.expire_at or None,
+        )
+        await remote.subscribe(
+            self._node,
+            request.user,
+            request.channel,
+            grant,
+            client=request.client,
+            session=request.session,
+            since=None if since is None else Position(since.offset, since.epoch),
+        )
+        return m.Empty()
+
+    async def unsubscribe(self, request: m.UnsubscribeRequest) -> m.Empty:
+        self._options(request.channel)
+        await remote.unsubscribe(
+            self._node, request.user, request.channel, client=request.client, session=request.session
+        )
+        return m.Empty()
+
+    async def disconnect(self, request: m.DisconnectRequest) -> m.Empty:
+        given = request.disconnect
+        await remote.disconnect(
+            self._node,
+            request.user,
+            client=request.client,
+            session=request.session,
+            whitelist=request.whitelist,
+            disconnect=FORCE_DISCONNECT
+            if given is None
+            else Disconnect(given.code, given.reason, reconnect=given.code % 1_000 < 500),
+        )
+        return m.Empty()
+
+    async def refresh(self, request: m.RefreshRequest) -> m.Empty:
+        await remote.refresh(
+            self._node,
+            request.user,
+            client=request.client,
+            session=request.session,
+            expired=request.expired,
+            expires_at=request.expire_at or None,
+            info=_given(request.info, ""),
+        )
+        return m.Empty()
+
+    # Channels.
+
+    async def presence(self, request: m.PresenceRequest) -> m.PresenceResult:
+        return await reading.presence(self._node, request.channel, self._options(request.channel))
+
+    async def presence_stats(self, request: m.PresenceStatsRequest) -> m.PresenceStatsResult:
+        return await reading.presence_stats(self._node, request.channel, self._options(request.channel))
+
+    async def history(self, request: m.HistoryRequest) -> m.HistoryResult:
+        return await reading.history(self._node, self._options(request.channel), request)
+
+    async def history_remove(self, request: m.HistoryRemoveRequest) -> m.Empty:
+        reading.check_history(request.channel, self._options(request.channel))
+        await self._node.broker.remove_history(request.channel)
+        return m.Empty()
+
+    async def channels(self, request: m.ChannelsRequest) -> m.ChannelsResult:
+        found: dict[str, int] = {}
+        for parts in (await self._survey.ask("channels", request.pattern.encode())).values():
+            for part in filter(None, parts):
+                for name, count in msgspec.json.decode(part, type=dict[str, int]).items():
+                    found[name] = found.get(name, 0) + count
+        return m.ChannelsResult(channels={name: m.ChannelInfo(num_clients=count) for name, count in found.items()})
+
+    def _own_channels(self, pattern: bytes) -> list[bytes]:
+        glob = pattern.decode()
+        found = [
+            (name, len(channel))
+            for name, channel in self._node.registry.channels.items()
+            if len(channel) and not is_internal(name) and (not glob or fnmatch.fnmatchcase(name, glob))
+        ]
+        return [msgspec.json.encode(dict(found[start : start + _PART])) for start in range(0, len(found), _PART)]
+
+    async def info(self, request: m.InfoRequest) -> m.InfoResult:
+        answers = await self._survey.ask("info")
+        nodes = [msgspec.json.decode(part, type=dict[str, Any]) for parts in answers.values() for part in parts if part]
+        return m.InfoResult(nodes=[m.NodeInfo.model_validate(node) for node in nodes])
+
+    def _own_info(self, _: bytes) -> list[bytes]:
+        registry = self._node.registry
+        channels = [channel for name, channel in registry.channels.items() if len(channel) and not is_internal(name)]
+        info = m.NodeInfo(
+            uid=self._node.id,
+            name=f"{socket.gethostname()}_{os.getpid()}",
+            version=self._version,
+            num_clients=len(registry.connections),
+            num_users=len(registry.users),
+            num_channels=len(channels),
+            num_subs=sum(map(len, channels)),
+            uptime=int(time.monotonic() - _STARTED),
+        )
+        return [info.model_dump_json().encode()]
+
+    # Others.
+
+    async def rpc(self, request: m.RpcRequest) -> m.RpcResult:
+        extension = self._extensions.get(request.method)
+        if extension is None:
+            raise UnknownType(f"no extension {request.method!r} is registered")
+        params = None if request.params is None else msgspec.json.decode(request.params)
+        return m.RpcResult(data=msgspec.Raw(encode(await extension(params))))
+
+    async def batch(self, request: m.BatchRequest) -> m.BatchResult:
+        try:
+            commands = msgspec.json.decode(request.commands, type=list[dict[str, msgspec.Raw]])
+        except msgspec.MsgspecError as error:
+            raise BadRequest(f'`commands` is a list of objects as {{"publish": {{…}}}}: {error}') from None
+        if request.parallel:
+            return m.BatchResult(replies=list(await asyncio.gather(*map(self._command, commands))))
+        return m.BatchResult(replies=[await self._command(command) for command in commands])
+
+    async def _command(self, command: dict[str, msgspec.Raw]) -> dict[str, Any]:
+        method = next((name for name in command if name in METHODS and name != "batch"), next(iter(command), ""))
+        try:
+            if method == "batch":
+                raise BadRequest("a batch holds no batch")
+            return {method: await self.call(method, bytes(command.get(method, b"")))}
+        except (CommandError, PublishError, StoreUnavailable) as error:
+            return {"error": failure(error)}
+
+
+def _given(data: msgspec.Raw | None, encoded: str) -> bytes:
+    given = payload(data, encoded)
+    return b"" if given == b"null" else given
+
+
+def _overridden(options: ChannelOptions, override: m.OptionsOverride | None) -> ChannelOptions:
+    if override is None:
+        return options
+    return msgspec.convert(override.model_dump(), Override).applied(options)
+
+
+def _problem(error: ValidationError) -> str:
+    first = error.errors(include_input=False, include_url=False)[0]
+    return f"{'.'.join(map(str, first['loc']))}: {first['msg'][:1].lower()}{first['msg'][1:]}"
+
+
+class Method(NamedTuple):
+    """One method of the API."""
+
+    request: type[m.Request]
+    result: type[m.Result]
+    run: Callable[[Calls, Any], Awaitable[m.Result]]
+
+
+METHODS: dict[str, Method] = {
+    "publish": Method(m.PublishRequest, m.PublishResult, Calls.publish),
+    "broadcast": Method(m.BroadcastRequest, m.BroadcastResult, Calls.broadcast),
+    "subscribe": Method(m.SubscribeRequest, m.Empty, Calls.subscribe),
+    "unsubscribe": Method(m.UnsubscribeRequest, m.Empty, Calls.unsubscribe),
+    "disconnect": Method(m.DisconnectRequest, m.Empty, Calls.disconnect),
+    "refresh": Method(m.RefreshRequest, m.Empty, Calls.refresh),
+    "presence": Method(m.PresenceRequest, m.PresenceResult, Calls.presence),
+    "presence_stats": Method(m.PresenceStatsRequest, m.PresenceStatsResult, Calls.presence_stats),
+    "history": Method(m.HistoryRequest, m.HistoryResult, Calls.history),
+    "history_remove": Method(m.HistoryRemoveRequest, m.Empty, Calls.history_remove),
+    "channels": Method(m.ChannelsRequest, m.ChannelsResult, Calls.channels),
+    "info": Method(m.InfoRequest, m.InfoResult, Calls.info),
+    "rpc": Method(m.RpcRequest, m.RpcResult, Calls.rpc),
+    "batch": Method(m.BatchRequest, m.BatchResult, Calls.batch),
+}

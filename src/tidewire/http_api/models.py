@@ -1,0 +1,321 @@
+"""What is sent to the HTTP API and what it answers. Payloads are `Raw`: the caller's own JSON, never decoded."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, Any, ClassVar, Generic, TypeVar
+
+import msgspec
+from pydantic import BaseModel, ConfigDict, Field, WithJsonSchema
+
+__all__ = ("Answer", "ApiError", "Payload", "Request", "Result")
+
+#: Any JSON value, carried as it was written.
+Payload = Annotated[msgspec.Raw, WithJsonSchema({"description": "any JSON value"})]
+Channel = Annotated[str, Field(min_length=1, description="The name of a channel.", examples=["room:1"])]
+User = Annotated[str, Field(description='Whose connections; "" for those of nobody known.', examples=["42"])]
+ClientId = Annotated[str, Field(description="Only the connection with this id.")]
+SessionId = Annotated[str, Field(description="Only the connection of this session.")]
+Base64 = Annotated[str, Field(description="The same as base64, for what is not JSON.")]
+
+
+class _Model(BaseModel):
+    model_config: ClassVar[ConfigDict] = ConfigDict(arbitrary_types_allowed=True, frozen=True)
+
+
+class Request(_Model):
+    """The body of a call; fields that are not known are ignored."""
+
+    #: Fields that are carried as they were written.
+    payloads: ClassVar[frozenset[str]] = frozenset()
+
+    @classmethod
+    def parse(cls, body: bytes) -> Any:
+        """Return the request that JSON holds; raises msgspec's and pydantic's errors."""
+        fields = msgspec.json.decode(body or b"{}", type=dict[str, msgspec.Raw])
+        return cls.model_validate(
+            {
+                name: raw if name in cls.payloads else msgspec.json.decode(raw)
+                for name, raw in fields.items()
+                if bytes(raw) != b"null" or name == "data"
+            }
+        )
+
+
+class Result(_Model):
+    """What a call answers; only what was set is written."""
+
+
+class ApiError(_Model):
+    """Why a call failed: a number for programs, words for both, and what is wrong with this one."""
+
+    code: int
+    message: str
+    detail: str = ""
+
+
+R = TypeVar("R", bound=Result)
+
+
+class Answer(_Model, Generic[R]):
+    """Either a result or an error; the status is 200 in both cases."""
+
+    result: R | None = None
+    error: ApiError | None = None
+
+
+class StreamPosition(_Model):
+    """A place in a channel's history."""
+
+    offset: int = Field(default=0, ge=0, le=2**53 - 1)
+    epoch: str = ""
+
+
+class Flag(_Model):
+    """Whether an option is on."""
+
+    value: bool
+
+
+class OptionsOverride(_Model):
+    """Options of the channel that differ for this subscription."""
+
+    presence: Flag | None = None
+    join_leave: Flag | None = None
+    force_push_join_leave: Flag | None = None
+    force_recovery: Flag | None = None
+    force_positioning: Flag | None = None
+
+
+class _Publishing(Request):
+    payloads = frozenset({"data"})
+
+    data: Payload | None = Field(default=None, description="What is published.", examples=[{"text": "hello"}])
+    b64data: Base64 = ""
+    skip_history: bool = Field(default=False, description="Taken; what is published is kept all the same.")
+    tags: Mapping[str, str] = Field(default={}, description="Words that subscribers can filter by.")
+    idempotency_key: str = Field(default="", description="The same key in a channel is published once in five minutes.")
+    delta: bool = Field(default=False, description="Taken; who negotiated deltas gets them.")
+    version: int = Field(default=0, ge=0, description="Published only if the channel's newest has a smaller one.")
+    version_epoch: str = Field(default="", description="Versions of another epoch do not compare.")
+
+
+class PublishRequest(_Publishing):
+    """Publish in one channel."""
+
+    channel: Channel
+
+
+class BroadcastRequest(_Publishing):
+    """Publish the same in many channels."""
+
+    channels: list[Channel] = Field(min_length=1, examples=[["room:1", "room:2"]])
+
+
+class SubscribeRequest(Request):
+    """Let connections of a user follow a channel."""
+
+    payloads = frozenset({"data", "info"})
+
+    user: User
+    channel: Channel
+    client: ClientId = ""
+    session: SessionId = ""
+    info: Payload | None = None
+    b64info: Base64 = ""
+    data: Payload | None = None
+    b64data: Base64 = ""
+    expire_at: int = Field(default=0, ge=0, description="When it ends, in seconds since 1970; 0: never.")
+    recover_since: StreamPosition | None = None
+    override: OptionsOverride | None = None
+
+
+class UnsubscribeRequest(Request):
+    """Let connections of a user follow a channel no longer."""
+
+    user: User
+    channel: Channel
+    client: ClientId = ""
+    session: SessionId = ""
+
+
+class DisconnectData(_Model):
+    """The close code and its reason."""
+
+    code: int = Field(ge=3000, le=4999)
+    reason: str = Field(default="", max_length=120)
+
+
+class DisconnectRequest(Request):
+    """End connections of a user."""
+
+    user: User
+    client: ClientId = ""
+    session: SessionId = ""
+    whitelist: list[str] = Field(default=[], description="Ids of connections that stay.")
+    disconnect: DisconnectData | None = None
+
+
+class RefreshRequest(Request):
+    """Say for how long connections of a user go on, or that they have expired."""
+
+    payloads = frozenset({"info"})
+
+    user: User
+    client: ClientId = ""
+    session: SessionId = ""
+    expired: bool = False
+    expire_at: int = Field(default=0, ge=0, description="When they end, in seconds since 1970; 0: never.")
+    info: Payload | None = None
+
+
+class _ChannelRequest(Request):
+    channel: Channel
+
+
+class PresenceRequest(_ChannelRequest):
+    """Ask who is in a channel, on all nodes."""
+
+
+class PresenceStatsRequest(_ChannelRequest):
+    """Ask how many are in a channel, on all nodes."""
+
+
+class HistoryRemoveRequest(_ChannelRequest):
+    """Remove what is kept of a channel; its position stays."""
+
+
+class HistoryRequest(Request):
+    """Read what was published in a channel."""
+
+    channel: Channel
+    limit: int = Field(default=0, description="How many; 0: the position alone; less: all.", examples=[10])
+    since: StreamPosition | None = None
+    reverse: bool = Field(default=False, description="The newest first.")
+
+
+class ChannelsRequest(Request):
+    """Ask which channels have subscribers."""
+
+    pattern: str = Field(default="", description="Names with * and ?; empty: all.", examples=["room:*"])
+
+
+class InfoRequest(Request):
+    """Ask about the nodes."""
+
+
+class RpcRequest(Request):
+    """Call an extension."""
+
+    payloads = frozenset({"params"})
+
+    method: str = Field(min_length=1)
+    params: Payload | None = None
+
+
+class BatchRequest(Request):
+    """Several calls in one; each command is `{"method": {…}}`."""
+
+    payloads = frozenset({"commands"})
+
+    commands: Payload = Field(examples=[[{"publish": {"channel": "room:1", "data": {"text": "hello"}}}]])
+    parallel: bool = Field(default=False, description="Do not wait for one before the next.")
+
+
+class Empty(Result):
+    """Done."""
+
+
+class PublishResult(Result):
+    """Where it stands in the channel's history; nothing for a channel without history."""
+
+    offset: int = 0
+    epoch: str = ""
+
+
+class BroadcastResult(Result):
+    """One answer for each channel, in their order."""
+
+    responses: list[Answer[PublishResult]]
+
+
+class ClientInfo(Result):
+    """A connection: whose it is, and what its tokens say of it."""
+
+    user: str
+    client: str
+    conn_info: Payload | None = None
+    chan_info: Payload | None = None
+
+
+class PresenceResult(Result):
+    """Connections by their ids."""
+
+    presence: dict[str, ClientInfo]
+
+
+class PresenceStatsResult(Result):
+    """Connections, and different users."""
+
+    num_clients: int
+    num_users: int
+
+
+class PublicationResult(Result):
+    """One publication; `info` when a client published it."""
+
+    data: Payload
+    offset: int
+    tags: dict[str, str] = {}
+    info: ClientInfo | None = None
+
+
+class HistoryResult(Result):
+    """Publications, and the position of the newest."""
+
+    publications: list[PublicationResult]
+    offset: int
+    epoch: str
+
+
+class ChannelInfo(Result):
+    """How many follow a channel."""
+
+    num_clients: int
+
+
+class ChannelsResult(Result):
+    """Channels by name."""
+
+    channels: dict[str, ChannelInfo]
+
+
+class NodeInfo(Result):
+    """One process of the server."""
+
+    uid: str
+    name: str
+    version: str
+    num_clients: int
+    num_users: int
+    num_channels: int
+    num_subs: int
+    uptime: int
+
+
+class InfoResult(Result):
+    """All processes of the server."""
+
+    nodes: list[NodeInfo]
+
+
+class RpcResult(Result):
+    """What the extension answered."""
+
+    data: Payload | None = None
+
+
+class BatchResult(Result):
+    """One reply for each command, in their order: `{"method": {…}}`, or `{"error": {…}}`."""
+
+    replies: list[dict[str, Any]]

@@ -1,0 +1,83 @@
+"""Publishing for the HTTP API: payloads as they were written, tags, keys, and versions that only grow."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import binascii
+from collections.abc import Callable
+
+import msgspec
+
+from tidewire.errors import BadRequest
+from tidewire.http_api import models as m
+from tidewire.messages import Format
+from tidewire.node import Node
+from tidewire.options import ChannelOptions
+from tidewire.protocols.centrifuge.meta import PublicationMeta, meta_of
+
+__all__ = ("Publishing", "payload")
+
+
+def payload(data: msgspec.Raw | None, encoded: str) -> bytes:
+    """Return what was given as JSON, or as base64; b"" for neither. Raises BadRequest."""
+    if encoded:
+        try:
+            return base64.b64decode(encoded, validate=True)
+        except (binascii.Error, ValueError):
+            raise BadRequest("b64data and b64info are base64 (RFC 4648 section 4)") from None
+    # one message stands on one line; raw line breaks stand between tokens of JSON only
+    return b"" if data is None else bytes(data).replace(b"\n", b" ").replace(b"\r", b" ")
+
+
+def _format(data: bytes) -> Format:
+    try:
+        msgspec.json.decode(data)
+    except (msgspec.MsgspecError, RecursionError):
+        return Format.BINARY
+    return Format.JSON
+
+
+class Publishing:
+    """Publishes for one node."""
+
+    def __init__(self, node: Node, options: Callable[[str], ChannelOptions]) -> None:
+        self._node = node
+        self._options = options
+        #: Publishers of versions wait for each other, channel by channel.
+        self._turns: dict[str, asyncio.Lock] = {}
+
+    async def publish(self, channel: str, request: m.PublishRequest | m.BroadcastRequest) -> m.PublishResult:
+        """Publish in one channel; raises BadRequest, UnknownChannel, PublishError, StoreUnavailable."""
+        options = self._options(channel)
+        data = payload(request.data, request.b64data)
+        if not data:
+            raise BadRequest("there is nothing to publish; write `data` or `b64data`")
+        meta = PublicationMeta(None, dict(request.tags), request.version, request.version_epoch)
+        format_ = _format(data) if request.b64data else Format.JSON
+        if not request.version:
+            return await self._keep(channel, options, data, format_, meta, request.idempotency_key)
+        turn = self._turns.setdefault(channel, asyncio.Lock())
+        try:
+            async with turn:
+                if await self._is_old(channel, meta):
+                    return m.PublishResult()
+                return await self._keep(channel, options, data, format_, meta, request.idempotency_key)
+        finally:
+            if not turn.locked():
+                self._turns.pop(channel, None)
+
+    async def _keep(
+        self, channel: str, options: ChannelOptions, data: bytes, format_: Format, meta: PublicationMeta, key: str
+    ) -> m.PublishResult:
+        position = await self._node.publish(channel, data, format_, key=key, meta=meta.encode())
+        if not options.history_size:
+            return m.PublishResult()
+        return m.PublishResult(offset=position.offset, epoch=position.epoch)
+
+    async def _is_old(self, channel: str, meta: PublicationMeta) -> bool:
+        page = await self._node.broker.history(channel, limit=1, reverse=True)
+        if not page.publications:
+            return False
+        newest = meta_of(page.publications[0].meta)
+        return newest.version_epoch == meta.version_epoch and meta.version <= newest.version

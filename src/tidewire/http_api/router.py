@@ -1,0 +1,154 @@
+"""The routes of the HTTP API: who may call, how bodies come in and answers go out, and how they are described."""
+
+from __future__ import annotations
+
+import hmac
+import logging
+from collections.abc import Callable
+from typing import Any
+
+import msgspec
+from fastapi import APIRouter, Request, Response, Security
+from fastapi.security import APIKeyHeader
+
+from tidewire.errors import ConfigurationError, StoreUnavailable, TidewireError
+from tidewire.http_api import models as m
+from tidewire.http_api.calls import METHODS, Calls, encode, failure
+from tidewire.node import Node
+from tidewire.protocols.centrifuge.codes import INTERNAL
+
+__all__ = ("api_router",)
+
+logger = logging.getLogger("tidewire")
+
+_STATUS = {102: 404, 104: 404, 107: 400, 108: 400, 112: 416, 113: 409}
+_KEY = APIKeyHeader(name="X-API-Key", auto_error=False, description="The key of the HTTP API.")
+
+
+class _TooBig(Exception):
+    pass
+
+
+def api_router(
+    calls: Callable[[], Calls],
+    node: Callable[[], Node],
+    *,
+    key: str,
+    insecure: bool = False,
+    error_mode: str = "",
+    prefix: str = "/api",
+) -> APIRouter:
+    """Make the routes `POST {prefix}/publish` and so on; `calls` and `node` are asked for when a call comes.
+
+    Raises ConfigurationError without a key, unless everybody may call.
+    """
+    if not key and not insecure:
+        raise ConfigurationError("the HTTP API needs a key: api_router(key=…); insecure=True lets everybody call it")
+    router = APIRouter(prefix=prefix, tags=["api"])
+    endpoint = _Endpoint(calls, node, key="" if insecure else key, error_mode=error_mode)
+    for name, method in METHODS.items():
+        answer = m.Answer[method.result] if name != "batch" else method.result  # type: ignore[name-defined]
+        router.add_api_route(
+            f"/{name}",
+            endpoint.method(name),
+            methods=["POST"],
+            name=name,
+            operation_id=f"api_{name}",
+            summary=name,
+            description=method.request.__doc__,
+            response_model=answer,
+            dependencies=[] if insecure else [Security(_KEY)],
+            responses={401: {"description": "The key is missing or wrong."}, 413: {"description": "Too big."}},
+            openapi_extra={
+                "requestBody": {
+                    "required": True,
+                    "content": {"application/json": {"schema": _inlined(method.request.model_json_schema())}},
+                }
+            },
+        )
+    return router
+
+
+class _Endpoint:
+    """Answers calls."""
+
+    def __init__(self, calls: Callable[[], Calls], node: Callable[[], Node], *, key: str, error_mode: str) -> None:
+        self._calls = calls
+        self._node = node
+        self._key = key.encode()
+        self._error_mode = error_mode
+
+    def method(self, name: str) -> Callable[[Request], Any]:
+        """Return the endpoint of one method."""
+
+        async def endpoint(request: Request) -> Response:
+            if self._key and not self._is_known(request):
+                return Response(status_code=401)
+            try:
+                body = await self._body(request)
+                msgspec.json.decode(body or b"{}", type=dict[str, msgspec.Raw])
+            except _TooBig:
+                return Response(status_code=413)
+            except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+                return Response("the body is no JSON object", status_code=400, media_type="text/plain")
+            return await self._answer(name, body, request)
+
+        return endpoint
+
+    def _is_known(self, request: Request) -> bool:
+        headers, query = request.headers, request.query_params
+        scheme, _, authorization = headers.get("authorization", "").partition(" ")
+        given = [headers.get("x-api-key")]
+        if given[0] is None and scheme.lower() == "apikey":
+            given.append(authorization.strip())
+        given.append(query.get("api_key"))
+        return any(key is not None and hmac.compare_digest(key.encode(), self._key) for key in given)
+
+    async def _body(self, request: Request) -> bytes:
+        limit = self._node().limits.api_bytes
+        body = bytearray()
+        async for chunk in request.stream():
+            body += chunk
+            if len(body) > limit:
+                self._node().limits_reached["api_bytes"] += 1
+                raise _TooBig
+        return bytes(body)
+
+    async def _answer(self, name: str, body: bytes, request: Request) -> Response:
+        try:
+            result = await self._calls().call(name, body)
+        except TidewireError as error:
+            if isinstance(error, StoreUnavailable):
+                logger.warning("the call %s of the HTTP API failed: %s", name, error)
+            return self._failed(failure(error), request)
+        except Exception:
+            logger.exception("the call %s of the HTTP API failed", name)
+            return self._failed(m.ApiError(code=INTERNAL.code, message=INTERNAL.message), request)
+        return _json(result if name == "batch" else {"result": result})
+
+    def _failed(self, error: m.ApiError, request: Request) -> Response:
+        if "transport" in (request.headers.get("x-centrifugo-error-mode"), self._error_mode):
+            return _json(error, _STATUS.get(error.code, 500))
+        return _json({"error": error})
+
+
+def _json(content: object, status: int = 200) -> Response:
+    return Response(encode(content), status, media_type="application/json", headers={"Cache-Control": "no-store"})
+
+
+def _inlined(schema: dict[str, Any]) -> dict[str, Any]:
+    """Put what a schema refers to where it is referred to: its own definitions are not those of the document."""
+    definitions = schema.pop("$defs", {})
+
+    def inline(value: Any) -> Any:
+        if isinstance(value, list):
+            return [inline(item) for item in value]
+        if not isinstance(value, dict):
+            return value
+        reference = value.get("$ref", "").removeprefix("#/$defs/")
+        if reference in definitions:
+            return inline(definitions[reference])
+        return {name: inline(inner) for name, inner in value.items()}
+
+    inlined: dict[str, Any] = inline(schema)
+    return inlined

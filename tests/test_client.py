@@ -13,8 +13,8 @@ from websockets.asyncio.server import ServerConnection, serve
 
 from contract.serving import Server
 from tidewire import ConnectionClosed, NotAvailable, Publisher, PublishUnconfirmed
-from tidewire import client as client_module
-from tidewire.client import ChatClient, ChatMessage, History, Inbox, Message, Online, PrivateMessage, System
+from tidewire.client import ChatClient, ChatMessage, History, Inbox, Message, Online, PrivateMessage, System, backoff
+from tidewire.client import chat as client_module
 
 pytestmark = pytest.mark.xdist_group("client")
 
@@ -112,7 +112,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 
 @pytest.fixture(autouse=True)
 def short_delays(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(client_module, "_LONGEST_DELAY", 0.2)
+    monkeypatch.setattr(backoff, "_LONGEST_DELAY", 0.2)
 
 
 def outside(server: Server, room: str, first: int, last: int) -> None:
@@ -258,7 +258,7 @@ def test_a_slow_application_gets_everything_later(server: Server, monkeypatch: p
 
 
 def test_more_than_the_rate_is_sent_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(client_module, "_LONGEST_DELAY", 2.0)
+    monkeypatch.setattr(backoff, "_LONGEST_DELAY", 2.0)
 
     async def scene(server: Server) -> None:
         _, token = server.sign_up()

@@ -22,7 +22,7 @@ from websockets.exceptions import InvalidStatus
 from contract.serving import Server, free_port, until
 from requirements import require
 from tidewire.client import ChatClient, History
-from tidewire.client_messages import ChatMessage
+from tidewire.client.chat_messages import ChatMessage
 from tidewire.server.settings import Settings
 
 DEPLOY = Path(__file__).parents[1] / "deploy"
@@ -130,7 +130,7 @@ def test_a_page_of_the_site_may_connect_and_another_may_not(proxied: Proxied) ->
 
 def test_messages_pass_both_ways(proxied: Proxied, monkeypatch: pytest.MonkeyPatch) -> None:
     _, token = proxied.server.sign_up()
-    monkeypatch.setattr("tidewire.client.connect", lambda url, **o: connect(url, **(o | proxied.options())))
+    monkeypatch.setattr("tidewire.client.chat.connect", lambda url, **o: connect(url, **(o | proxied.options())))
 
     async def scene() -> None:
         async with asyncio.timeout(20), ChatClient(f"wss://{NAME}:{proxied.port}/ws/auth", token) as client:
@@ -163,7 +163,7 @@ def _reload_tidewire(proxied: Proxied) -> None:
 def test_a_reload_in_mid_traffic_costs_no_message(
     proxied: Proxied, monkeypatch: pytest.MonkeyPatch, reload: Callable[[Proxied], None]
 ) -> None:
-    monkeypatch.setattr("tidewire.client.connect", lambda url, **o: connect(url, **(o | proxied.options())))
+    monkeypatch.setattr("tidewire.client.chat.connect", lambda url, **o: connect(url, **(o | proxied.options())))
     url, room = f"wss://{NAME}:{proxied.port}/ws/auth", f"room-{reload.__name__}"
     tokens = [proxied.server.sign_up()[1] for _ in range(4)]
     shown: list[list[str]] = [[] for _ in tokens]

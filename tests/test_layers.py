@@ -21,7 +21,7 @@ fanout maintenance | carrier membership recovery | subscribing
 node | acceptance survey | dispatch endpoint | served | centrifuge.
 http_api.
 backends.
-fastapi client_messages | client publisher | testing. | __init__ | pipelines.
+fastapi | client. publisher | testing. | __init__ | pipelines.
 server.
 cli. | __main__
 """

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import random
 import secrets
 import ssl
 from collections import deque
@@ -17,7 +16,8 @@ from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed as SocketClosed
 from websockets.exceptions import InvalidHandshake, InvalidStatus
 
-from tidewire.client_messages import (
+from tidewire.client.backoff import check_may_return, delay, retry_after
+from tidewire.client.chat_messages import (
     ChatMessage,
     History,
     HistoryReply,
@@ -47,8 +47,6 @@ __all__ = ("ChatClient", "ChatMessage", "History", "Inbox", "Message", "Online",
 
 logger = logging.getLogger("tidewire.client")
 
-#: Seconds before a further attempt: any time up to the first, doubled each time, up to the second (full jitter).
-_FIRST_DELAY, _LONGEST_DELAY = 0.5, 20.0
 #: Seconds after which a message is not repeated any more: the server knows its id for 300.
 _REPEAT_SECONDS = 240.0
 #: Messages that wait for the application.
@@ -57,9 +55,8 @@ _WAITING = 1_000
 _MESSAGE_SIZE = 128 * 1_048_576
 #: Codes of errors after which the same message may succeed.
 _TEMPORARY = frozenset({"unavailable", "not_published", "unconfirmed"})
-#: HTTP statuses and close codes (beside 4500 to 4999) after which coming back does not help.
-_TRY_AGAIN = frozenset({408, 425, 429})
-_FINAL = frozenset({1000, 1002, 1003, 1007, 1008, 1009, 1010})
+#: Close codes (beside 4500 to 4999) after which coming back does not help.
+_FINAL = frozenset({1000, 1002, 1003, 1007, 1008, 1009, 1010, *range(4500, 5000)})
 _REFUSALS: dict[str, type[CommandError]] = {"permission_denied": PermissionDenied, "not_available": NotAvailable}
 
 
@@ -169,7 +166,7 @@ class ChatClient:
                 await self._socket.send(sending.text)
             await sending.news.wait()
             if sending.is_refused:
-                await sending.wait_answer(_delay(attempt))
+                await sending.wait_answer(delay(attempt))
                 attempt += 1
 
     # The connection.
@@ -178,9 +175,9 @@ class ChatClient:
         attempt = 0
         try:
             while True:
-                delay = None
+                pause = None
                 try:
-                    delay = await self._connect()
+                    pause = await self._connect()
                 except ssl.SSLCertVerificationError:
                     raise
                 except (OSError, InvalidHandshake) as error:
@@ -188,7 +185,7 @@ class ChatClient:
                         logger.warning("the server cannot be reached (%s); trying again until it can", error)
                 attempt = 0 if self._joined.is_set() else attempt + 1
                 self._leave()
-                await asyncio.sleep(_delay(attempt) if delay is None else delay)
+                await asyncio.sleep(delay(attempt) if pause is None else pause)
         except Exception as error:
             self._ended = error
         finally:
@@ -208,9 +205,9 @@ class ChatClient:
                     self._take(frame)
                 await socket.recv()
         except InvalidStatus as error:
-            return _retry_after(error)
+            return retry_after(error)
         except SocketClosed as error:
-            _check_may_return(error)
+            check_may_return(error, _FINAL)
         return None
 
     def _query(self) -> dict[str, str | int]:
@@ -342,26 +339,3 @@ class _Sending:
             async with asyncio.timeout(seconds):
                 await self.news.wait()
         self.is_refused = False
-
-
-def _delay(attempt: int) -> float:
-    return random.uniform(0, min(_LONGEST_DELAY, _FIRST_DELAY * 2.0 ** min(attempt, 10)))
-
-
-def _retry_after(error: InvalidStatus) -> float | None:
-    """Return the seconds that the server asks for, if it does; raises ConnectionClosed when it does not want us."""
-    status = error.response.status_code
-    if status < 500 and status not in _TRY_AGAIN:
-        reason = f"refused with HTTP {status}; check the address and the token"
-        raise ConnectionClosed(Disconnect(1008, reason, reconnect=False)) from None
-    asked = error.response.headers.get("Retry-After", "")
-    return min(float(asked), 300.0) * random.uniform(1, 1.5) if asked.isdecimal() else None
-
-
-def _check_may_return(error: SocketClosed) -> None:
-    """Raise ConnectionClosed when the server closed with a code that means: do not come back."""
-    close = error.rcvd
-    if close is None or not error.rcvd_then_sent:
-        return
-    if close.code in _FINAL or 4500 <= close.code <= 4999:
-        raise ConnectionClosed(Disconnect(close.code, close.reason, reconnect=False)) from None

@@ -1,0 +1,33 @@
+"""Python clients: `Client` of the Centrifuge protocol, for any channel; `ChatClient` of the server's chat."""
+
+from tidewire.client.chat import ChatClient
+from tidewire.client.chat_messages import (
+    ChatMessage,
+    History,
+    Inbox,
+    Message,
+    Online,
+    PrivateMessage,
+    System,
+    Trouble,
+)
+from tidewire.client.client import Client
+from tidewire.client.subscription import Subscription
+from tidewire.client.values import ChannelHistory, ChannelMember, ChannelPublication
+
+__all__ = (
+    "ChannelHistory",
+    "ChannelMember",
+    "ChannelPublication",
+    "ChatClient",
+    "ChatMessage",
+    "Client",
+    "History",
+    "Inbox",
+    "Message",
+    "Online",
+    "PrivateMessage",
+    "Subscription",
+    "System",
+    "Trouble",
+)

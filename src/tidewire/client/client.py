@@ -1,0 +1,397 @@
+"""A Python client of the Centrifuge protocol (JSON over a WebSocket), which comes back by itself."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable, Mapping
+from types import TracebackType
+from typing import Any
+
+from tidewire.client.backoff import delay
+from tidewire.client.line import Line
+from tidewire.client.subscription import Subscription
+from tidewire.client.values import (
+    ChannelHistory,
+    ChannelMember,
+    decoded,
+    encoded,
+    error_from,
+    member_from,
+    publication_from,
+)
+from tidewire.errors import (
+    CommandError,
+    NotPublished,
+    PermissionDenied,
+    PublishUnconfirmed,
+    TemporaryFailure,
+    TidewireError,
+    TokenExpired,
+)
+from tidewire.messages import Position
+from tidewire.protocols.centrifuge import codes, messages
+from tidewire.protocols.centrifuge.messages import Command, Push, Reply
+
+__all__ = ("Client",)
+
+logger = logging.getLogger("tidewire.client")
+
+#: Seconds beyond the server's interval after which a missing ping means that nobody is there.
+_PING_GRACE = 10.0
+#: Seconds before a refresh is tried again: the server waits some 25 beyond the token's end.
+_RETRY_SECONDS = 5
+#: Seconds without a ping, where the server sends none.
+_FOREVER = 10.0**9
+
+
+class Client:
+    """A connection to a tidewire or Centrifugo server: `async with Client("ws://…/connection/websocket") as client`.
+
+    `token` says who connects; `get_token` fetches one, at first and whenever one has expired, and raises
+    PermissionDenied when there is none to be had. After a lost connection the client comes back, with full jitter, and
+    every subscription goes on where it was. `seconds` is what an answer may take, waiting for a connection included.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        token: str = "",
+        get_token: Callable[[], Awaitable[str]] | None = None,
+        data: Any = None,
+        headers: Mapping[str, str] | None = None,
+        seconds: float = 10.0,
+    ) -> None:
+        self._token = token
+        self._get_token = get_token
+        self._data = encoded(data)
+        self._seconds = seconds
+        self._line = Line(url, headers or {}, self, seconds)
+        self._subscriptions: dict[str, Subscription] = {}
+        #: Channels that the server chose for this client.
+        self._chosen: set[str] = set()
+
+    async def __aenter__(self) -> Client:
+        self._line.open()
+        return self
+
+    async def __aexit__(
+        self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        await self.aclose()
+
+    async def aclose(self) -> None:
+        """Leave; harmless when repeated."""
+        await self._line.aclose()
+
+    # What an application asks for.
+
+    def subscribe(
+        self,
+        channel: str,
+        *,
+        since: Position | None = None,
+        token: str = "",
+        get_token: Callable[[str], Awaitable[str]] | None = None,
+        data: Any = None,
+    ) -> Subscription:
+        """Follow a channel, from a position on if one is given; iterate over what is returned.
+
+        A channel that the server chose for this client (a personal one) is subscribed to in the same way. Raises
+        TidewireError when this client follows the channel already.
+        """
+        if channel in self._subscriptions:
+            raise TidewireError(f"this client follows {channel!r} already; iterate over that subscription")
+        subscription = Subscription(self, channel, since=since, token=token, get_token=get_token, data=data)
+        if self._line.error is not None:
+            subscription.end(self._line.error)
+            return subscription
+        self._subscriptions[channel] = subscription
+        self.follow(subscription)
+        return subscription
+
+    async def publish(self, channel: str, data: Any) -> None:
+        """Publish JSON; returns when the server keeps it.
+
+        Raises NotPublished (surely not kept), PublishUnconfirmed (the answer did not come: perhaps), CommandError for
+        what the server refuses, ConnectionClosed at the end.
+        """
+        try:
+            await self._ask(Command(publish=messages.PublishRequest(channel, encoded(data))))
+        except _Unsent as error:
+            raise NotPublished(str(error)) from None
+        except _Unanswered as error:
+            raise PublishUnconfirmed(str(error)) from None
+
+    async def presence(self, channel: str) -> list[ChannelMember]:
+        """Return who is in a channel, one entry a connection; raises CommandError."""
+        reply = await self._ask(Command(presence=messages.PresenceRequest(channel)))
+        return [] if reply.presence is None else [member_from(info) for info in reply.presence.presence.values()]
+
+    async def presence_stats(self, channel: str) -> tuple[int, int]:
+        """Return how many connections, and how many users, are in a channel; raises CommandError."""
+        stats = (await self._ask(Command(presence_stats=messages.PresenceStatsRequest(channel)))).presence_stats
+        return (0, 0) if stats is None else (stats.num_clients, stats.num_users)
+
+    async def history(
+        self, channel: str, *, limit: int = -1, since: Position | None = None, reverse: bool = False
+    ) -> ChannelHistory:
+        """Read a channel's history, at most `limit` publications (-1: as many as the server gives; 0: the position)."""
+        place = None if since is None else messages.StreamPosition(since.offset, since.epoch)
+        reply = await self._ask(Command(history=messages.HistoryRequest(channel, limit, place, reverse)))
+        found = reply.history or messages.HistoryResult([], "", 0)
+        publications = tuple(publication_from(channel, publication, found.epoch) for publication in found.publications)
+        return ChannelHistory(publications, Position(found.offset, found.epoch))
+
+    async def rpc(self, method: str, data: Any = None) -> Any:
+        """Call the application behind the server; returns what it answers, raises CommandError."""
+        reply = await self._ask(Command(rpc=messages.RpcRequest(encoded(data), method)))
+        return None if reply.rpc is None else decoded(reply.rpc.data)
+
+    async def send(self, data: Any) -> None:
+        """Tell the application something that it does not answer."""
+        await self._wait_connected()
+        self._line.write(Command(send=messages.SendRequest(encoded(data))))
+
+    async def _ask(self, command: Command) -> Reply:
+        await self._wait_connected()
+        reply = await self._line.ask(command)
+        if reply is None:
+            raise _Unanswered("the answer did not come: the connection was lost, or it took too long")
+        if reply.error is not None:
+            raise error_from(reply.error)
+        return reply
+
+    async def _wait_connected(self) -> None:
+        try:
+            async with asyncio.timeout(self._seconds):
+                await self._line.is_ready.wait()
+        except TimeoutError:
+            raise _Unsent(f"not connected within {self._seconds:g} s; is the server there?") from None
+        if self._line.error is not None:
+            raise self._line.error
+
+    # What a subscription asks for (subscription.Follower).
+
+    def follow(self, subscription: Subscription) -> None:
+        """Subscribe, now or as soon as it is connected."""
+        if not self._line.is_ready.is_set():
+            return
+        if subscription.channel in self._chosen:
+            self._line.drop()  # only a connect recovers what the server chose
+        else:
+            self._line.spawn(self._subscribe(subscription))
+
+    def unfollow(self, subscription: Subscription, *, is_over: bool) -> None:
+        """Unsubscribe, for a while or for good."""
+        channel = subscription.channel
+        if is_over and self._subscriptions.get(channel) is subscription:
+            del self._subscriptions[channel]
+        if subscription.is_asked and channel not in self._chosen:
+            subscription.is_asked = False
+            self._line.call(Command(unsubscribe=messages.UnsubscribeRequest(channel)), lambda reply: None)
+
+    async def _subscribe(self, subscription: Subscription) -> None:
+        if await self._has_token(subscription) and subscription.may_follow and not subscription.is_asked:
+            self._ask_for(subscription)
+
+    async def _has_token(self, subscription: Subscription) -> bool:
+        """Fetch a subscription's token where it needs one."""
+        if subscription.get_token is None or subscription.token:
+            return True
+        try:
+            subscription.token = await subscription.get_token(subscription.channel)
+        except TidewireError as error:
+            self._drop(subscription, error)
+            return False
+        except Exception as error:
+            logger.warning("no token for %r (%s); trying again", subscription.channel, type(error).__name__)
+            self._subscribe_later(subscription)
+            return False
+        return True
+
+    def _ask_for(self, subscription: Subscription) -> None:
+        command = Command(subscribe=subscription.request())
+        self._line.call(command, lambda reply: self._subscribed(subscription, reply))
+
+    def _subscribed(self, subscription: Subscription, reply: Reply | None) -> None:
+        if reply is None or not subscription.is_asked:
+            return
+        if reply.subscribe is not None:
+            subscription.subscribed(reply.subscribe)
+            self._refresh_subscription_in(subscription, reply.subscribe.ttl)
+            return
+        if subscription.channel in self._chosen:
+            return  # the server has subscribed it by itself
+        error = _error(reply)
+        subscription.is_asked = False
+        if isinstance(error, TokenExpired) and subscription.get_token is not None:
+            subscription.token = ""
+        elif not error.temporary:
+            self._drop(subscription, error)
+            return
+        self._subscribe_later(subscription)
+
+    def _subscribe_later(self, subscription: Subscription) -> None:
+        subscription.attempt += 1
+        self._line.later(delay(subscription.attempt), lambda: self.follow(subscription))
+
+    def _drop(self, subscription: Subscription, error: TidewireError) -> None:
+        self._subscriptions.pop(subscription.channel, None)
+        subscription.end(error)
+
+    # What the line tells (line.Speaker).
+
+    async def prepare(self) -> bool:
+        """Have a token."""
+        if self._get_token is None or self._token:
+            return True
+        try:
+            self._token = await self._get_token()
+        except TidewireError:
+            raise
+        except Exception as error:
+            logger.warning("no token (%s); trying again", type(error).__name__)
+            return False
+        if not self._token:
+            raise PermissionDenied("get_token returned no token; raise PermissionDenied when there is none to be had")
+        return True
+
+    def greet(self) -> None:
+        """Connect, with all subscribes that need no token first, in one frame."""
+        places = {
+            channel: self._subscriptions[channel].request() for channel in self._chosen & self._subscriptions.keys()
+        }
+        request = messages.ConnectRequest(self._token, self._data, places, name="tidewire.py")
+        self._line.call(Command(connect=request), self._greeted)
+        for channel, subscription in self._subscriptions.items():
+            if channel in self._chosen or not subscription.may_follow:
+                continue
+            if subscription.get_token is None or subscription.token:
+                self._ask_for(subscription)
+            else:
+                self._line.spawn(self._subscribe(subscription))
+
+    def _greeted(self, reply: Reply | None) -> None:
+        if reply is None:
+            return
+        answer = reply.connect
+        if answer is None:
+            self._refused(_error(reply))
+            return
+        self._line.answers_pings = answer.pong
+        self._line.patience = answer.ping + _PING_GRACE if answer.ping else _FOREVER
+        self._refresh_in(answer.ttl)
+        for channel in self._chosen - answer.subs.keys():
+            self._unchosen(channel, codes.SERVER_UNSUBSCRIBE.code, codes.SERVER_UNSUBSCRIBE.reason)
+        for channel, result in answer.subs.items():
+            self._choose(channel, result)
+        self._line.ready()
+        for subscription in tuple(self._subscriptions.values()):
+            if not subscription.is_asked and subscription.channel not in self._chosen and subscription.may_follow:
+                self.follow(subscription)
+
+    def _refused(self, error: CommandError) -> None:
+        if isinstance(error, TokenExpired) and self._get_token is not None:
+            self._token = ""
+        elif not error.temporary:
+            raise error
+        self._line.drop()
+
+    def left(self, code: int) -> None:
+        """Subscribe anew on the next connection."""
+        for subscription in self._subscriptions.values():
+            subscription.is_asked = False
+        if code == codes.STATE_INVALIDATED.code:
+            self._token = "" if self._get_token is not None else self._token
+            for subscription in self._subscriptions.values():
+                subscription.invalidate()
+
+    def ended(self, error: TidewireError | None) -> None:
+        """Let every iteration end."""
+        for subscription in self._subscriptions.values():
+            if error is None:
+                subscription.stop()
+            else:
+                subscription.end(error)
+
+    def pushed(self, push: Push) -> None:
+        """Take what the server says unasked."""
+        subscription = self._subscriptions.get(push.channel)
+        if push.pub is not None and subscription is not None:
+            subscription.published(push.pub)
+        elif push.unsubscribe is not None:
+            self._unsubscribed(push.channel, push.unsubscribe)
+        elif push.subscribe is not None:
+            told = push.subscribe
+            result = messages.SubscribeResult(
+                recoverable=told.recoverable, epoch=told.epoch, offset=told.offset, positioned=told.positioned
+            )
+            self._choose(push.channel, result)
+        elif push.refresh is not None:
+            self._refresh_in(push.refresh.ttl)
+
+    def _choose(self, channel: str, result: messages.SubscribeResult) -> None:
+        self._chosen.add(channel)
+        if channel in self._subscriptions:
+            self._subscriptions[channel].subscribed(result)
+
+    def _unchosen(self, channel: str, code: int, reason: str) -> None:
+        self._chosen.discard(channel)
+        if channel in self._subscriptions:
+            self._drop(
+                self._subscriptions[channel],
+                PermissionDenied(f"the server ended the subscription to {channel!r} ({code}: {reason})"),
+            )
+
+    def _unsubscribed(self, channel: str, push: messages.Unsubscribe) -> None:
+        subscription = self._subscriptions.get(channel)
+        if push.code < codes.INSUFFICIENT.code or channel in self._chosen:
+            self._unchosen(channel, push.code, push.reason)
+        elif subscription is not None:
+            if push.code == codes.INVALIDATED.code:
+                subscription.invalidate()
+            subscription.is_asked = False
+            self._subscribe_later(subscription)
+
+    # Tokens that end.
+
+    def _refresh_in(self, seconds: int) -> None:
+        if seconds and self._get_token is not None:
+            self._line.later(seconds, lambda: self._line.spawn(self._refresh()))
+
+    async def _refresh(self) -> None:
+        self._token = ""
+        try:
+            is_there = await self.prepare()
+        except TidewireError as error:
+            logger.warning("no further token (%s); the connection ends with the last one", type(error).__name__)
+            return
+        reply = await self._line.ask(Command(refresh=messages.RefreshRequest(self._token))) if is_there else None
+        self._refresh_in(reply.refresh.ttl if reply is not None and reply.refresh is not None else _RETRY_SECONDS)
+
+    def _refresh_subscription_in(self, subscription: Subscription, seconds: int) -> None:
+        if seconds and subscription.get_token is not None:
+            self._line.later(seconds, lambda: self._line.spawn(self._refresh_subscription(subscription)))
+
+    async def _refresh_subscription(self, subscription: Subscription) -> None:
+        subscription.token = ""
+        if not await self._has_token(subscription) or not subscription.is_asked:
+            return
+        request = messages.SubRefreshRequest(subscription.channel, subscription.token)
+        reply = await self._line.ask(Command(sub_refresh=request))
+        if reply is not None and reply.sub_refresh is not None:
+            self._refresh_subscription_in(subscription, reply.sub_refresh.ttl)
+
+
+class _Unsent(TemporaryFailure):
+    """Raised for a command that was not sent."""
+
+
+class _Unanswered(TemporaryFailure):
+    """Raised for a command whose answer did not come."""
+
+
+def _error(reply: Reply) -> CommandError:
+    return error_from(reply.error or messages.Error(codes.INTERNAL.code, "an answer without a result", True))

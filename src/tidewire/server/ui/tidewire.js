@@ -1,0 +1,647 @@
+// A client of the Centrifuge protocol for pages without a bundler: one file, no dependency.
+//
+//   import { connect } from "/ui/tidewire.js";
+//   const client = connect("/connection/websocket", { getToken });
+//   client.subscribe("room:1", ({ data }) => console.log(data));
+//
+// It comes back by itself with full jitter, recovers what it missed, and says when that was not possible.
+
+/**
+ * @typedef {{ offset: number, epoch: string }} Position
+ * @typedef {{ client: string, user: string, connInfo?: any, chanInfo?: any }} Member
+ * @typedef {{ channel: string, data: any, offset?: number, info?: Member, tags?: Object<string, string> }} Publication
+ * @typedef {{ channel: string, wasRecovering: boolean, recovered: boolean, position?: Position, data?: any }} Subscribed
+ *
+ * @typedef {object} Options
+ * @property {string} [token] says who connects
+ * @property {() => string | Promise<string>} [getToken] fetches a token: at first, and before one ends; "" ends it all
+ * @property {any} [data] goes to the server with each connect
+ * @property {string} [name] of the application, for the server's statistics
+ * @property {number} [timeout] milliseconds for an answer
+ * @property {typeof globalThis.WebSocket} [WebSocket] where there is none, as in Node 20
+ *
+ * @typedef {object} ChannelOptions
+ * @property {string} [token] lets a client into a private channel
+ * @property {(channel: string) => string | Promise<string>} [getToken] fetches such a token
+ * @property {any} [data] goes to the server with each subscribe
+ * @property {Position} [since] what came after this position comes first
+ * @property {boolean} [recoverable] what is missed while away is asked for; the server may say so by itself
+ * @property {boolean} [joinLeave] joins and leaves of others are asked for
+ */
+
+const FIRST_DELAY = 500;
+const LONGEST_DELAY = 20_000;
+const STABLE = 5_000;
+const PING_GRACE = 10_000;
+const LONGEST_TIMER = 2 ** 31 - 1;
+const TOKEN_EXPIRED = 109;
+
+/** Milliseconds before attempt number `attempt` (0: the first after a loss): any time up to a bound that doubles. */
+export function delay(attempt, random = Math.random) {
+  return random() * Math.min(LONGEST_DELAY, FIRST_DELAY * 2 ** attempt);
+}
+
+/** Whether a code of the server ends a client for good. */
+export function isFinal(code) {
+  return code === 1009 || (code >= 3500 && code < 4000) || (code >= 4500 && code < 5000);
+}
+
+/** What the server refuses: `code` is a number of the protocol (below 100: never answered). */
+export class TidewireError extends Error {
+  constructor(code, message, temporary = false) {
+    super(message);
+    this.name = "TidewireError";
+    this.code = code;
+    this.temporary = temporary || code < 100;
+  }
+}
+
+const closed = (reason = "the connection was lost before the answer came") => new TidewireError(11, reason);
+
+class Emitter {
+  #listeners = new Map();
+
+  /** Listen; returns a function that stops it. */
+  on(event, listener) {
+    if (!this.#listeners.has(event)) this.#listeners.set(event, new Set());
+    this.#listeners.get(event).add(listener);
+    return () => this.#listeners.get(event).delete(listener);
+  }
+
+  _emit(event, value) {
+    for (const listener of [...(this.#listeners.get(event) ?? [])]) {
+      try {
+        listener(value);
+      } catch (error) {
+        if (globalThis.reportError) globalThis.reportError(error);
+        else queueMicrotask(() => { throw error; });
+      }
+    }
+  }
+}
+
+/** @returns {Member} */
+const toMember = (info) => ({ client: info.client, user: info.user, connInfo: info.conn_info, chanInfo: info.chan_info });
+
+/** @returns {Publication} */
+function toPublication(channel, pub) {
+  return { channel, data: pub.data, offset: pub.offset, tags: pub.tags, info: pub.info && toMember(pub.info) };
+}
+
+async function fetchToken(getToken, channel) {
+  const token = await getToken(channel);
+  if (!token) throw new TidewireError(101, "there is no token for this user");
+  return token;
+}
+
+/** Make a client that connects at once. `url` may be relative to the page. */
+export function connect(url, options = {}) {
+  const client = new Client(url, options);
+  client.connect();
+  return client;
+}
+
+/**
+ * One connection, which comes back by itself.
+ *
+ * Events: `connecting` { code, reason }, `connected` { client, data }, `disconnected` { code, reason }: for good;
+ * `error` TidewireError; `message` { data }; and for channels that the server chose: `publication`, `join`, `leave`,
+ * `subscribed`, `unsubscribed`.
+ */
+export class Client extends Emitter {
+  #url;
+  #options;
+  #token;
+  #socket = null;
+  #calls = new Map();
+  #frame = [];
+  #lastId = 0;
+  #attempt = 0;
+  #flow = 0;
+  #timers = {};
+  #subscriptions = new Map();
+  #chosen = new Map();
+  #patience = 0;
+  #wake = () => globalThis.document?.visibilityState !== "hidden" && this.#look();
+
+  /** "disconnected", "connecting" or "connected". */
+  state = "disconnected";
+  /** The connection's id while it is connected. */
+  id = null;
+
+  /** @param {string} url @param {Options} [options] */
+  constructor(url, options = {}) {
+    super();
+    const absolute = new URL(url, globalThis.location?.href);
+    absolute.protocol = absolute.protocol.replace("http", "ws");
+    this.#url = absolute.href;
+    this.#options = { timeout: 5_000, name: "tidewire.js", ...options };
+    this.#token = options.token ?? "";
+  }
+
+  /** Connect, and stay connected until `disconnect`. */
+  connect() {
+    if (this.state !== "disconnected") return;
+    globalThis.addEventListener?.("online", this.#wake);
+    globalThis.document?.addEventListener("visibilitychange", this.#wake);
+    this.#attempt = 0;
+    this.#become("connecting", { code: 0, reason: "connect called" });
+    this.#open();
+  }
+
+  /** Leave; subscriptions are taken up again by the next `connect`. */
+  disconnect() {
+    this.#end(0, "disconnect called");
+  }
+
+  /**
+   * Follow a channel; the same channel gives the same subscription.
+   * @param {string} channel
+   * @param {(publication: Publication) => void} [listener]
+   * @param {ChannelOptions} [options]
+   * @returns {Subscription}
+   */
+  subscribe(channel, listener, options = {}) {
+    let subscription = this.#subscriptions.get(channel);
+    if (!subscription) {
+      subscription = new Subscription(this, channel, options);
+      this.#subscriptions.set(channel, subscription);
+      if (this.state === "connected") subscription._subscribe();
+    }
+    if (listener) subscription.on("publication", listener);
+    return subscription;
+  }
+
+  /** Publish JSON in a channel. */
+  async publish(channel, data) {
+    await this.#ask("publish", { channel, data });
+  }
+
+  /** @returns {Promise<Member[]>} who is in a channel, one entry a connection */
+  async presence(channel) {
+    return Object.values((await this.#ask("presence", { channel })).presence ?? {}).map(toMember);
+  }
+
+  /** @returns {Promise<{ clients: number, users: number }>} */
+  async presenceStats(channel) {
+    const { num_clients: clients = 0, num_users: users = 0 } = await this.#ask("presence_stats", { channel });
+    return { clients, users };
+  }
+
+  /**
+   * Read a channel's history; without a limit, only its position.
+   * @param {{ limit?: number, since?: Position, reverse?: boolean }} [options]
+   * @returns {Promise<{ publications: Publication[], position: Position }>}
+   */
+  async history(channel, { limit = 0, since, reverse = false } = {}) {
+    const { publications = [], offset = 0, epoch = "" } = await this.#ask("history", { channel, limit, since, reverse });
+    return { publications: publications.map((pub) => toPublication(channel, pub)), position: { offset, epoch } };
+  }
+
+  /** Call the application; returns what it answers. */
+  async rpc(method, data) {
+    return (await this.#ask("rpc", { method, data })).data;
+  }
+
+  /** Tell the application something that it does not answer. */
+  async send(data) {
+    await this.ready();
+    this._write({ send: { data } });
+  }
+
+  /** Wait until it is connected; rejects when that takes longer than the timeout, or can't be any more. */
+  async ready() {
+    if (this.state === "connected") return;
+    if (this.state === "disconnected") throw closed("this client is disconnected");
+    await new Promise((resolve, reject) => {
+      const timer = setTimeout(() => settle(reject, closed("not connected in time")), this.#options.timeout);
+      const stop = [
+        this.on("connected", () => settle(resolve)),
+        this.on("disconnected", ({ code, reason }) => settle(reject, new TidewireError(code || 11, reason))),
+      ];
+      const settle = (done, value) => {
+        clearTimeout(timer);
+        for (const off of stop) off();
+        done(value);
+      };
+    });
+  }
+
+  async #ask(method, params) {
+    await this.ready();
+    return this._call(method, params);
+  }
+
+  // Commands. Those of one turn go out in one frame, so that a connect brings its subscribes along.
+
+  _call(method, params) {
+    const id = ++this.#lastId;
+    return new Promise((resolve, reject) => {
+      const timer = setTimeout(() => {
+        this.#calls.delete(id);
+        reject(new TidewireError(1, `no answer to ${method} in time`));
+      }, this.#options.timeout);
+      this.#calls.set(id, { method, resolve, reject, timer });
+      this._write({ id, [method]: params });
+    });
+  }
+
+  _write(command) {
+    if (this.#frame.push(JSON.stringify(command)) > 1) return;
+    queueMicrotask(() => {
+      const frame = this.#frame.splice(0).join("\n");
+      if (frame && this.#socket?.readyState === 1) this.#socket.send(frame);
+    });
+  }
+
+  _forget(subscription) {
+    if (this.#subscriptions.get(subscription.channel) === subscription) this.#subscriptions.delete(subscription.channel);
+  }
+
+  // The connection.
+
+  #become(state, value) {
+    this.state = state;
+    this._emit(state, value);
+  }
+
+  #set(name, milliseconds, callback) {
+    clearTimeout(this.#timers[name]);
+    this.#timers[name] = setTimeout(callback, Math.min(milliseconds, LONGEST_TIMER));
+  }
+
+  async #open() {
+    const flow = ++this.#flow;
+    try {
+      if (!this.#token && this.#options.getToken) {
+        const token = await fetchToken(this.#options.getToken);
+        if (flow !== this.#flow) return;
+        this.#token = token;
+      }
+    } catch (error) {
+      if (flow !== this.#flow) return;
+      this._emit("error", error);
+      if (error.code === 101) this.#end(101, error.message);
+      else this.#retry(11, "no token");
+      return;
+    }
+    const socket = new (this.#options.WebSocket ?? WebSocket)(this.#url);
+    this.#socket = socket;
+    this.#set("silence", this.#options.timeout + PING_GRACE, () => this._lost(11, "the server does not answer"));
+    socket.onopen = () => flow === this.#flow && this.#greet(flow);
+    socket.onmessage = ({ data }) => flow === this.#flow && this.#read(data);
+    socket.onclose = ({ code, reason }) => flow === this.#flow && this._lost(code, reason);
+  }
+
+  async #greet(flow) {
+    const { data, name } = this.#options;
+    const subs = {};
+    for (const [channel, position] of this.#chosen) if (position) subs[channel] = { recover: true, ...position };
+    const connecting = this._call("connect", { token: this.#token || undefined, data, name, subs });
+    for (const subscription of this.#subscriptions.values()) subscription._subscribe();
+    try {
+      const reply = await connecting;
+      if (flow === this.#flow) this.#connected(reply);
+    } catch (error) {
+      if (flow !== this.#flow) return;
+      this._emit("error", error);
+      if (error.code === TOKEN_EXPIRED) this.#token = "";
+      if (error.temporary || (error.code === TOKEN_EXPIRED && this.#options.getToken)) {
+        this._lost(error.code, error.message);
+      } else {
+        this.#end(error.code, error.message);
+      }
+    }
+  }
+
+  #connected(reply) {
+    this.id = reply.client;
+    this.#patience = reply.ping ? reply.ping * 1_000 + PING_GRACE : 0;
+    this.#pong = Boolean(reply.pong);
+    this.#heard();
+    this.#refreshIn(reply);
+    this.#set("stable", STABLE, () => (this.#attempt = 0));
+    this.#become("connected", { client: reply.client, data: reply.data });
+    for (const channel of this.#chosen.keys()) if (!reply.subs?.[channel]) this.#unchosen(channel, 2000, "no longer");
+    for (const [channel, answer] of Object.entries(reply.subs ?? {})) this.#choose(channel, answer);
+  }
+
+  #pong = false;
+
+  #heard() {
+    if (this.#patience) this.#set("silence", this.#patience, () => this._lost(11, "no ping"));
+    else clearTimeout(this.#timers.silence);
+  }
+
+  #refreshIn({ expires, ttl }) {
+    clearTimeout(this.#timers.refresh);
+    if (expires && this.#options.getToken) this.#set("refresh", ttl * 1_000, () => this.#refresh());
+  }
+
+  async #refresh() {
+    const flow = this.#flow;
+    try {
+      const token = await fetchToken(this.#options.getToken);
+      if (flow !== this.#flow) return;
+      this.#token = token;
+      this.#refreshIn(await this._call("refresh", { token }));
+    } catch (error) {
+      if (flow !== this.#flow) return;
+      this._emit("error", error);
+      if (error.code === 101) this.#end(101, error.message);
+      else this.#set("refresh", delay(4) + FIRST_DELAY, () => this.#refresh());
+    }
+  }
+
+  /** The connection is of no use any more: come back, unless the server said that this makes no sense. */
+  _lost(code, reason) {
+    if (isFinal(code)) this.#end(code, reason);
+    else this.#retry(code, reason);
+  }
+
+  #retry(code, reason) {
+    this.#drop();
+    if (code === 3014) {
+      this.#token = this.#options.getToken ? "" : this.#token;
+      for (const subscription of this.#subscriptions.values()) subscription._invalidate();
+      for (const channel of this.#chosen.keys()) this.#chosen.set(channel, { offset: 0, epoch: "_" });
+    }
+    this.#set("retry", delay(this.#attempt++), () => this.#open());
+    this.#become("connecting", { code, reason });
+  }
+
+  #end(code, reason) {
+    if (this.state === "disconnected") return;
+    this.#drop();
+    globalThis.removeEventListener?.("online", this.#wake);
+    globalThis.document?.removeEventListener("visibilitychange", this.#wake);
+    this.#become("disconnected", { code, reason });
+  }
+
+  #drop() {
+    this.#flow += 1;
+    this.id = null;
+    for (const timer of Object.values(this.#timers)) clearTimeout(timer);
+    const socket = this.#socket;
+    this.#socket = null;
+    this.#frame = [];
+    if (socket) socket.onopen = socket.onmessage = socket.onclose = null;
+    socket?.close();
+    for (const subscription of this.#subscriptions.values()) subscription._wait();
+    const calls = [...this.#calls.values()];
+    this.#calls.clear();
+    for (const { reject, timer } of calls) {
+      clearTimeout(timer);
+      reject(closed());
+    }
+  }
+
+  // The network came back, or the person did: a wait ends now, and a socket that was long silent is tested.
+  #look() {
+    if (this.state === "connecting" && !this.#socket) {
+      clearTimeout(this.#timers.retry);
+      this.#open();
+    } else if (this.state === "connected") {
+      const flow = this.#flow;
+      // any answer will do, and this one changes nothing
+      this._call("unsubscribe", { channel: "nobody:is:here" }).catch((error) => {
+        if (error.code === 1 && flow === this.#flow) this._lost(11, "the server does not answer");
+      });
+    }
+  }
+
+  // What the server says.
+
+  #read(text) {
+    this.#heard();
+    for (const line of text.split("\n")) {
+      if (!line) continue;
+      const reply = JSON.parse(line);
+      if (reply.id) this.#answer(reply);
+      else if (reply.push) this.#push(reply.push);
+      else if (this.#pong) this._write({});
+    }
+  }
+
+  #answer({ id, error, ...results }) {
+    const call = this.#calls.get(id);
+    if (!call) return;
+    this.#calls.delete(id);
+    clearTimeout(call.timer);
+    if (error) call.reject(new TidewireError(error.code, error.message, error.temporary));
+    else call.resolve(results[call.method] ?? {});
+  }
+
+  #push(push) {
+    const { channel = "" } = push;
+    const subscription = this.#subscriptions.get(channel);
+    if (push.disconnect) this._lost(push.disconnect.code, push.disconnect.reason);
+    else if (push.message) this._emit("message", { data: push.message.data });
+    else if (push.refresh) this.#refreshIn(push.refresh);
+    else if (subscription) subscription._push(push);
+    else if (push.subscribe) this.#choose(channel, push.subscribe);
+    else if (push.unsubscribe) this.#unchosen(channel, push.unsubscribe.code, push.unsubscribe.reason);
+    else if (push.pub) this.#publication(channel, push.pub);
+    else if (push.join) this._emit("join", { channel, ...toMember(push.join.info) });
+    else if (push.leave) this._emit("leave", { channel, ...toMember(push.leave.info) });
+  }
+
+  // Channels that the server chose.
+
+  #choose(channel, answer) {
+    this.#chosen.set(channel, answer.recoverable ? { offset: answer.offset ?? 0, epoch: answer.epoch ?? "" } : null);
+    this._emit("subscribed", toSubscribed(channel, answer));
+    for (const pub of answer.publications ?? []) this.#publication(channel, pub);
+  }
+
+  #unchosen(channel, code, reason) {
+    if (this.#chosen.delete(channel)) this._emit("unsubscribed", { channel, code, reason });
+  }
+
+  #publication(channel, pub) {
+    const position = this.#chosen.get(channel);
+    if (position && pub.offset) position.offset = pub.offset;
+    this._emit("publication", toPublication(channel, pub));
+  }
+}
+
+/** @returns {Subscribed} */
+function toSubscribed(channel, { was_recovering, recovered, recoverable, positioned, offset = 0, epoch = "", data }) {
+  const position = recoverable || positioned ? { offset, epoch } : undefined;
+  return { channel, wasRecovering: Boolean(was_recovering), recovered: Boolean(recovered), position, data };
+}
+
+/**
+ * One followed channel.
+ *
+ * Events: `publication` Publication; `subscribed` Subscribed: where `wasRecovering` is true and `recovered` is not,
+ * something was missed that is not there any more; `unsubscribed` { code, reason }: for good; `join`, `leave` Member;
+ * `error` TidewireError.
+ */
+export class Subscription extends Emitter {
+  #client;
+  #options;
+  #token;
+  #position;
+  #flow = 0;
+  #attempt = 0;
+  #timer = 0;
+  /** This connection was told of it. */
+  #isAsked = false;
+
+  /** "subscribing", "subscribed" or "unsubscribed". */
+  state = "subscribing";
+
+  constructor(client, channel, options) {
+    super();
+    this.#client = client;
+    this.channel = channel;
+    this.#options = options;
+    this.#token = options.token ?? "";
+    this.#position = options.since ? { ...options.since } : null;
+  }
+
+  /** Where the channel was left: give it to another `subscribe` as `since`. */
+  get position() {
+    return this.#position && { ...this.#position };
+  }
+
+  /** Follow the channel no longer. */
+  unsubscribe() {
+    if (this.state === "unsubscribed") return;
+    if (this.#isAsked) {
+      this.#client._call("unsubscribe", { channel: this.channel }).catch((error) => {
+        if (error.code !== 11) this.#client._lost(error.code < 100 ? error.code : 11, error.message);
+      });
+    }
+    this.#end(0, "unsubscribe called");
+  }
+
+  publish(data) {
+    return this.#client.publish(this.channel, data);
+  }
+
+  presence() {
+    return this.#client.presence(this.channel);
+  }
+
+  presenceStats() {
+    return this.#client.presenceStats(this.channel);
+  }
+
+  history(options) {
+    return this.#client.history(this.channel, options);
+  }
+
+  // What the client calls.
+
+  async _subscribe() {
+    if (this.state !== "subscribing") return;
+    const flow = ++this.#flow;
+    const { getToken, data, recoverable, joinLeave } = this.#options;
+    try {
+      if (!this.#token && getToken) {
+        const token = await fetchToken(getToken, this.channel);
+        if (flow !== this.#flow) return;
+        this.#token = token;
+        if (this.#client.state !== "connected") return;
+      }
+      this.#isAsked = true;
+      const recovering = this.#position ? { recover: true, ...this.#position } : {};
+      const answer = await this.#client._call("subscribe", {
+        channel: this.channel, token: this.#token || undefined, data, recoverable, join_leave: joinLeave, ...recovering,
+      });
+      if (flow === this.#flow) this.#subscribed(answer);
+    } catch (error) {
+      if (flow === this.#flow && error.code !== 11) this.#refused(error);
+    }
+  }
+
+  _wait() {
+    this.#flow += 1;
+    this.#isAsked = false;
+    clearTimeout(this.#timer);
+    if (this.state === "subscribed") this.state = "subscribing";
+  }
+
+  _invalidate() {
+    if (this.#options.getToken) this.#token = "";
+    if (this.#position) this.#position = { offset: 0, epoch: "_" };
+  }
+
+  _push(push) {
+    if (push.pub) this.#publication(push.pub);
+    else if (push.join) this._emit("join", toMember(push.join.info));
+    else if (push.leave) this._emit("leave", toMember(push.leave.info));
+    else if (push.unsubscribe) this.#thrownOut(push.unsubscribe);
+  }
+
+  #subscribed(answer) {
+    this.state = "subscribed";
+    this.#attempt = 0;
+    this.#position = answer.recoverable ? { offset: answer.offset ?? 0, epoch: answer.epoch ?? "" } : null;
+    this.#refreshIn(answer);
+    this._emit("subscribed", toSubscribed(this.channel, answer));
+    for (const pub of answer.publications ?? []) this.#publication(pub);
+  }
+
+  #publication(pub) {
+    if (this.#position && pub.offset) this.#position.offset = pub.offset;
+    this._emit("publication", toPublication(this.channel, pub));
+  }
+
+  #refused(error) {
+    this._emit("error", error);
+    if (error.code === 1) this.#client._lost(11, "no answer to a subscribe");
+    else if (error.code === TOKEN_EXPIRED && this.#options.getToken) {
+      this.#token = "";
+      this.#again();
+    } else if (error.temporary || error.code === undefined) this.#again();
+    else this.#end(error.code, error.message);
+  }
+
+  #again() {
+    clearTimeout(this.#timer);
+    this.#timer = setTimeout(() => this.#client.state === "connected" && this._subscribe(), delay(this.#attempt++));
+  }
+
+  #thrownOut({ code, reason }) {
+    if (code < 2500) {
+      this.#end(code, reason);
+      return;
+    }
+    if (code === 2502) this._invalidate();
+    this._wait();
+    this.#again();
+  }
+
+  #end(code, reason) {
+    this._wait();
+    this.state = "unsubscribed";
+    this.#client._forget(this);
+    this._emit("unsubscribed", { code, reason });
+  }
+
+  #refreshIn({ expires, ttl }) {
+    clearTimeout(this.#timer);
+    if (expires && this.#options.getToken) {
+      this.#timer = setTimeout(() => this.#refresh(), Math.min(ttl * 1_000, LONGEST_TIMER));
+    }
+  }
+
+  async #refresh() {
+    const flow = this.#flow;
+    try {
+      const token = await fetchToken(this.#options.getToken, this.channel);
+      if (flow !== this.#flow) return;
+      this.#token = token;
+      const answer = await this.#client._call("sub_refresh", { channel: this.channel, token });
+      if (flow === this.#flow) this.#refreshIn(answer);
+    } catch (error) {
+      if (flow !== this.#flow) return;
+      this._emit("error", error);
+      if (error.code === 101) this.unsubscribe();
+      else this.#timer = setTimeout(() => this.#refresh(), delay(4) + FIRST_DELAY);
+    }
+  }
+}

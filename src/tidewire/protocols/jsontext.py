@@ -8,7 +8,7 @@ import msgspec
 
 from tidewire.errors import BadRequest
 
-__all__ = ("JsonDecoder",)
+__all__ = ("JsonDecoder", "is_deeper")
 
 T = TypeVar("T")
 
@@ -25,7 +25,7 @@ class JsonDecoder:
 
     def decode(self, data: bytes) -> object:
         """Decode a whole JSON text (RFC 8259)."""
-        if data.count(b"{") + data.count(b"[") > self._depth and _is_deeper(data, self._depth):
+        if data.count(b"{") + data.count(b"[") > self._depth and is_deeper(data, self._depth):
             raise BadRequest(f"the JSON is nested deeper than the limit of {self._depth}")
         try:
             return self._decode(data)
@@ -35,7 +35,7 @@ class JsonDecoder:
             raise BadRequest(f"this is not JSON: {error}; expected {self._expected}") from None
 
 
-def _is_deeper(data: bytes, limit: int) -> bool:
+def is_deeper(data: bytes, limit: int) -> bool:
     """Say whether the brackets outside of strings are nested deeper than a limit."""
     depth = 0
     in_string = escaped = False

@@ -1,0 +1,237 @@
+"""The two encodings of the Centrifuge protocol, for connections that speak and for those that only listen."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from base64 import b64encode
+from collections.abc import Sequence
+from typing import Any
+
+import msgspec
+
+from tidewire.control import CONTROL, personal
+from tidewire.errors import CommandError, Disconnect
+from tidewire.messages import Dropped, Format, Publication, Subscribed, WireMessage
+from tidewire.options import Limits
+from tidewire.protocols.base import Protocol
+from tidewire.protocols.centrifuge import messages as m
+from tidewire.protocols.centrifuge.codes import Malformed, MalformedFrame, disconnect_of, error_of
+from tidewire.protocols.centrifuge.messages import Command, Push, Reply, raw
+from tidewire.protocols.centrifuge.meta import PublicationMeta, meta_of
+from tidewire.protocols.centrifuge.protobuf import decode_frame, encode_delimited, encode_message, varint
+from tidewire.protocols.jsontext import is_deeper
+
+__all__ = ("CentrifugeJson", "CentrifugeProtobuf", "CentrifugeProtocol")
+
+_encode = msgspec.json.Encoder().encode
+_PERSONAL = personal("")
+_BREAKS = b"\r\n"
+
+
+class CentrifugeProtocol(Protocol[Command]):
+    """What both encodings share. One for who only listens (`one_way`) tells everything as bare pushes.
+
+    Publications of plain text reach a client as a JSON string, bytes as a JSON string in base64 (RFC 4648); in
+    Protobuf both are the bytes themselves.
+    """
+
+    #: The ping, which is an empty message.
+    ping: WireMessage
+
+    def __init__(self, *, one_way: bool = False, json_depth: int = Limits().json_depth) -> None:
+        self.one_way = one_way
+        self._depth = json_depth
+
+    @abstractmethod
+    def encode_replies(self, replies: Sequence[Reply]) -> WireMessage:
+        """Encode replies into one frame."""
+
+    @abstractmethod
+    def encode_push(self, push: Push) -> WireMessage:
+        """Encode one push."""
+
+    @abstractmethod
+    def encode_pub(self, publication: Publication, data: bytes, *, offset: bool, delta: bool = False) -> WireMessage:
+        """Encode one publication with data that `data_of`, `quote` or a delta made; `offset`: show where it stands."""
+
+    @abstractmethod
+    def data_of(self, publication: Publication) -> bytes:
+        """Return a publication's data as this encoding carries it."""
+
+    @abstractmethod
+    def quote(self, data: bytes) -> bytes:
+        """Return what a subscriber to deltas gets as data: a payload, or a patch."""
+
+    def encode_publication(self, publication: Publication) -> WireMessage:
+        return self.encode_pub(publication, self.data_of(publication), offset=True)
+
+    def encode_reply(self, reply: Reply) -> WireMessage:
+        """Encode one reply."""
+        return self.encode_replies((reply,))
+
+    def encode_subscribed(self, reply: Subscribed) -> list[WireMessage]:
+        """Tell of a subscription that is the server's will, and push its publications."""
+        position = reply.position
+        told = m.Subscribe(recoverable=True, positioned=True, epoch=position.epoch, offset=position.offset)
+        pushes = [self.encode_publication(publication) for publication in reply.publications]
+        return [self.encode_push(Push(reply.channel, subscribe=told)), *pushes]
+
+    def encode_error(self, error: CommandError) -> WireMessage:
+        told = error_of(error)
+        return self._tell({"type": "error", "code": told.code, "message": str(error) or told.message})
+
+    def encode_refusal(self, error: CommandError, message: str | bytes) -> WireMessage:
+        try:
+            commands = self.decode(message)
+        except MalformedFrame:
+            return self.encode_error(error)
+        told = m.Error(*error_of(error))
+        replies = [Reply(command.id, error=told) for command in commands if command.id]
+        return self.encode_replies(replies) if replies else self.encode_error(error)
+
+    def encode_pong(self) -> WireMessage | None:
+        return None
+
+    def encode_dropped(self, push: Dropped) -> WireMessage:
+        return self._tell({"type": "dropped", "channel": push.channel, "count": push.count})
+
+    def encode_disconnect(self, code: int, reason: str) -> WireMessage:
+        """Encode the end of a connection, for transports that have no close frame."""
+        return self.encode_push(Push(disconnect=m.Disconnect(code, reason)))
+
+    def close_code(self, disconnect: Disconnect) -> tuple[int, str]:
+        told = disconnect_of(disconnect)
+        return told.code, told.reason
+
+    def publication_of(
+        self, publication: Publication, data: bytes, *, offset: bool, delta: bool = False
+    ) -> m.Publication:
+        """Return a publication as a message, with data made as for `encode_pub`."""
+        meta = meta_of(publication.meta)
+        return m.Publication(raw(data), meta.info, publication.offset if offset else 0, meta.tags, delta)
+
+    def _tell(self, value: dict[str, Any]) -> WireMessage:
+        return self.encode_push(Push(message=m.Message(raw(_encode(value)))))
+
+
+def _is_message(channel: str) -> bool:
+    """Say whether a publication is for a client whatever it follows."""
+    return channel.startswith("$") and (channel == CONTROL or channel.startswith(_PERSONAL))
+
+
+class CentrifugeJson(CentrifugeProtocol):
+    """JSON in text frames: objects joined by a line feed."""
+
+    subprotocol = "centrifuge-json"
+    ping = WireMessage(b"{}")
+
+    def __init__(self, *, one_way: bool = False, json_depth: int = Limits().json_depth) -> None:
+        super().__init__(one_way=one_way, json_depth=json_depth)
+        self._decoder = msgspec.json.Decoder(Command)
+        self._open, self._shut = (b'{"channel":', b"}}") if one_way else (b'{"push":{"channel":', b"}}}")
+
+    def decode(self, message: str | bytes) -> Sequence[Command]:
+        try:
+            data = message.encode() if isinstance(message, str) else message.decode().encode()
+        except UnicodeError:
+            raise MalformedFrame(Malformed.NOT_TEXT) from None
+        lines = data.removesuffix(b"\n").split(b"\n")
+        if not all(line.strip() for line in lines):
+            raise MalformedFrame(Malformed.BLANK_LINE if any(lines) else Malformed.EMPTY_FRAME)
+        return [self._decode_line(line) for line in lines]
+
+    def _decode_line(self, line: bytes) -> Command:
+        if line.count(b"{") + line.count(b"[") > self._depth and is_deeper(line, self._depth):
+            raise MalformedFrame(Malformed.TOO_DEEP)
+        try:
+            return self._decoder.decode(line)
+        except msgspec.ValidationError:
+            raise MalformedFrame(Malformed.WRONG_SHAPE) from None
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+            raise MalformedFrame(Malformed.NOT_JSON) from None
+
+    def encode_replies(self, replies: Sequence[Reply]) -> WireMessage:
+        return WireMessage(b"\n".join([_encode(reply) for reply in replies]))
+
+    def encode_push(self, push: Push) -> WireMessage:
+        return WireMessage(_encode(push if self.one_way else Reply(push=push)))
+
+    def encode_publication(self, publication: Publication) -> WireMessage:
+        # the hot path: as `encode_pub` would
+        data, meta, channel = publication.data, publication.meta, publication.channel
+        if publication.format is not Format.JSON or b"\n" in data or b"\r" in data:
+            data = self.data_of(publication)
+        if meta or channel.startswith("$"):
+            return self.encode_pub(publication, data, offset=True)
+        return WireMessage(
+            b'%b%b,"pub":{"data":%b,"offset":%d%b'
+            % (self._open, _encode(channel), data, publication.offset, self._shut)
+        )
+
+    def encode_pub(self, publication: Publication, data: bytes, *, offset: bool, delta: bool = False) -> WireMessage:
+        if _is_message(publication.channel):
+            return self.encode_push(Push(message=m.Message(raw(data))))
+        fields = b'"data":' + data
+        if offset:
+            fields += b',"offset":%d' % publication.offset
+        if delta:
+            fields += b',"delta":true'
+        meta = publication.meta
+        if meta:
+            if b'"version"' in meta:  # which is the server's own
+                told = meta_of(meta)
+                meta = PublicationMeta(told.info, told.tags).encode()
+            fields += b"," + meta[1:-1] if len(meta) > 2 else b""
+        return WireMessage(b'%b%b,"pub":{%b%b' % (self._open, _encode(publication.channel), fields, self._shut))
+
+    def data_of(self, publication: Publication) -> bytes:
+        if publication.format is Format.JSON:
+            # a line feed stands between tokens only: what it means is the same without it
+            return publication.data.translate(None, _BREAKS)
+        if publication.format is Format.TEXT:
+            return self.quote(publication.data)
+        return b'"%b"' % b64encode(publication.data)
+
+    def quote(self, data: bytes) -> bytes:
+        return _encode(data.decode(errors="replace"))
+
+
+class CentrifugeProtobuf(CentrifugeProtocol):
+    """Protobuf in binary frames: messages, each behind its length."""
+
+    subprotocol = "centrifuge-protobuf"
+    ping = WireMessage(b"\x00", binary=True)
+
+    def decode(self, message: str | bytes) -> Sequence[Command]:
+        if isinstance(message, str):
+            raise MalformedFrame(Malformed.TEXT_FRAME)
+        if not message:
+            raise MalformedFrame(Malformed.EMPTY_FRAME)
+        return decode_frame(Command, message, depth=self._depth)
+
+    def encode_replies(self, replies: Sequence[Reply]) -> WireMessage:
+        return WireMessage(b"".join([encode_delimited(reply) for reply in replies]), binary=True)
+
+    def encode_push(self, push: Push) -> WireMessage:
+        return WireMessage(encode_delimited(push if self.one_way else Reply(push=push)), binary=True)
+
+    def encode_pub(self, publication: Publication, data: bytes, *, offset: bool, delta: bool = False) -> WireMessage:
+        if _is_message(publication.channel):
+            return self.encode_push(Push(message=m.Message(raw(data))))
+        if publication.meta or delta:
+            pub = encode_message(self.publication_of(publication, data, offset=offset, delta=delta))
+        else:
+            pub = b"\x22%b%b" % (varint(len(data)), data) if data else b""  # Publication.data is field 4
+            if offset:
+                pub += b"\x30" + varint(publication.offset)  # offset: field 6
+        name = publication.channel.encode()
+        push = b"\x12%b%b\x22%b%b" % (varint(len(name)), name, varint(len(pub)), pub)  # Push.channel 2, pub 4
+        if not self.one_way:
+            push = b"\x22" + varint(len(push)) + push  # Reply.push: field 4
+        return WireMessage(varint(len(push)) + push, binary=True)
+
+    def data_of(self, publication: Publication) -> bytes:
+        return publication.data
+
+    def quote(self, data: bytes) -> bytes:
+        return data

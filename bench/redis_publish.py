@@ -1,7 +1,7 @@
 """How fast `redis://` keeps publications: `python bench/redis_publish.py [--channels 1]`.
 
-100 tasks publish 128 bytes for some seconds to a server that this starts, beside what redis-benchmark gets from the same
-server with XADD: one at a time from 100 clients, and 100 in a pipeline.
+100 tasks publish 128 bytes for some seconds to a server that this starts, beside what redis-benchmark gets from the
+same server with XADD: one at a time from 100 clients, and 100 in a pipeline.
 """
 
 from __future__ import annotations

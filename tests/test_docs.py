@@ -166,7 +166,7 @@ def test_readme_runs_with_two_workers_and_is_published_to_from_outside(tmp_path:
 
 
 def test_the_brokers_that_are_planned_say_so(tmp_path: Path) -> None:
-    for url in ("redis://localhost", "postgresql://localhost/x", "nats://localhost"):
+    for url in ("postgresql://localhost/x", "nats://localhost"):
         with pytest.raises(tidewire.ConfigurationError, match="not known"):
             tidewire.Hub(url)
 

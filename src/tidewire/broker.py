@@ -98,3 +98,14 @@ class Broker(ABC):
     @abstractmethod
     async def positions(self, channels: Sequence[str]) -> dict[str, Position]:
         """Return the top position of each channel, in one bounded read. Raises StoreUnavailable."""
+
+    async def describe(self) -> tuple[str, ...]:
+        """Return what the store says of itself (version, persistence, clock), one sentence each, for `tidewire doctor`.
+
+        Raises StoreUnavailable.
+        """
+        return ()
+
+    async def advise(self) -> tuple[str, ...]:
+        """Return what should be changed in the store and why, one sentence each. Raises StoreUnavailable."""
+        return ()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from urllib.parse import SplitResult, unquote, urlsplit
 
@@ -27,9 +29,26 @@ def open_backend(url: str, limits: Limits) -> tuple[Broker, Presence]:
 
         path = sqlite_path(url)
         return SqliteBroker(path, limits), SqlitePresence(path)
+    if scheme.partition("+")[0] in ("redis", "rediss"):
+        with _driver("redis"):
+            from tidewire.backends.redis import open_redis
+        return open_redis(url, limits)
     raise ConfigurationError(
-        f"broker {_shown(url)!r} is not known; write memory:// or sqlite:///chat.db (three slashes: a path from here)"
+        f"broker {_shown(url)!r} is not known; write memory://, sqlite:///chat.db (three slashes: a path from here) "
+        "or redis://host:6379"
     )
+
+
+@contextmanager
+def _driver(extra: str) -> Iterator[None]:
+    """Say how to install a store's driver where it is missing."""
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        raise ConfigurationError(
+            f"{extra}:// needs the Python package {error.name!r}, which is not installed; "
+            f"run: pip install 'tidewire[{extra}]'"
+        ) from None
 
 
 def sqlite_path(url: str) -> Path:

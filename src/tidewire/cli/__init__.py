@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from tidewire.cli import accounts, serving, store
+from tidewire.cli import accounts, doctor, serving, store
 from tidewire.cli.terminal import complain, out
 from tidewire.errors import TidewireError
 
@@ -30,6 +30,7 @@ app.command()(accounts.token)
 app.command()(store.publish)
 app.command()(store.tail)
 app.command()(store.bench)
+app.command()(doctor.doctor)
 
 
 def _version(wanted: bool) -> None:

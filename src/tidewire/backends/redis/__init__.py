@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from tidewire.backends.redis.address import SCHEMES, parse_address
+from tidewire.backends.redis.address import parse_address
 from tidewire.backends.redis.broker import RedisBroker
 from tidewire.backends.redis.outage import Outage
 from tidewire.backends.redis.presence import RedisPresence
 from tidewire.options import Limits
 
-__all__ = ("SCHEMES", "RedisBroker", "RedisPresence", "open_redis")
+__all__ = ("RedisBroker", "RedisPresence", "open_redis")
 
 
 def open_redis(url: str, limits: Limits) -> tuple[RedisBroker, RedisPresence]:

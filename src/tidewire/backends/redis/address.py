@@ -9,7 +9,7 @@ import msgspec
 
 from tidewire.errors import ConfigurationError
 
-__all__ = ("SCHEMES", "Address", "Host", "Kind", "parse_address")
+__all__ = ("Address", "Host", "Kind", "parse_address")
 
 Host = tuple[str, int]
 
@@ -27,7 +27,7 @@ class Kind(Enum):
     CLUSTER = "cluster"
 
 
-SCHEMES = {
+_SCHEMES = {
     f"{scheme}{suffix}": (kind, scheme == "rediss")
     for scheme in ("redis", "rediss")
     for suffix, kind in (("", Kind.SINGLE), ("+sentinel", Kind.SENTINEL), ("+cluster", Kind.CLUSTER))
@@ -67,7 +67,9 @@ class Address(msgspec.Struct, frozen=True, kw_only=True):
 def parse_address(url: str) -> Address:
     """Read a URL; raises ConfigurationError, which shows no part of it that may be a password."""
     parts = urlsplit(url)
-    kind, tls = SCHEMES[parts.scheme]
+    if parts.scheme not in _SCHEMES:
+        raise ConfigurationError(f"broker URL: {parts.scheme}:// is no way to reach Redis; write {_FORMS}")
+    kind, tls = _SCHEMES[parts.scheme]
     credentials, _, hosts = parts.netloc.rpartition("@")
     username, colon, password = credentials.partition(":")
     query = _query(parts)

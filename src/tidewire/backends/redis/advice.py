@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 
 from tidewire.backends.redis.address import Address
 from tidewire.backends.redis.line import RequestLine
 from tidewire.backends.redis.opening import Server, read_server
 
-__all__ = ("advise", "warnings")
+__all__ = ("advise", "describe", "warnings")
 
 
 def warnings(server: Server, address: Address) -> tuple[str, ...]:
@@ -33,14 +34,28 @@ def warnings(server: Server, address: Address) -> tuple[str, ...]:
     return tuple(found)
 
 
+async def describe(lines: Sequence[RequestLine]) -> tuple[str, ...]:
+    """Return version, persistence and clock of every server."""
+    found = []
+    for line in lines:
+        before = time.time()
+        reply = await line.run(["TIME"])
+        ours = (before + time.time()) / 2
+        ahead = int(reply[0]) + int(reply[1]) / 1e6 - ours if isinstance(reply, list) else 0.0
+        server = await read_server(line)
+        found.append(
+            f"Redis {server.version}, {server.replicas} replicas, {_persistence(server)}, its clock is "
+            f"{abs(ahead):.1f} s {'ahead of' if ahead > 0 else 'behind'} ours"
+        )
+    return tuple(found)
+
+
 async def advise(lines: Sequence[RequestLine], address: Address) -> tuple[str, ...]:
-    """Return facts and warnings of every server."""
+    """Return the warnings of every server."""
     found: list[str] = []
     for line in lines:
-        server = await read_server(line)
-        found.append(f"version {server.version}, {server.replicas} replicas, {_persistence(server)}")
-        found += warnings(server, address)
-    return tuple(found)
+        found += warnings(await read_server(line), address)
+    return tuple(dict.fromkeys(found))
 
 
 def _persistence(server: Server) -> str:

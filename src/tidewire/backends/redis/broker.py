@@ -8,7 +8,7 @@ from collections import defaultdict
 from collections.abc import Sequence
 
 from tidewire.backends.redis.address import Address, Kind
-from tidewire.backends.redis.advice import advise, warnings
+from tidewire.backends.redis.advice import advise, describe, warnings
 from tidewire.backends.redis.body import unpack
 from tidewire.backends.redis.carriage import Carriage
 from tidewire.backends.redis.guard import SCRIPTS
@@ -96,8 +96,10 @@ class RedisBroker(Broker):
             await self._carriage.aclose()
             await seats.aclose()
 
+    async def describe(self) -> tuple[str, ...]:
+        return await describe([seat.reading for seat in self._opened().all])
+
     async def advise(self) -> tuple[str, ...]:
-        """Return what an operator should know or change, one sentence each; raises StoreUnavailable."""
         return await advise([seat.reading for seat in self._opened().all], self._address)
 
     def _opened(self) -> Seats:

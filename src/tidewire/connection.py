@@ -150,6 +150,10 @@ class Connection:
             self.write(self.protocol.encode_refusal(error, message))
         return False
 
+    def charge(self, messages: int) -> None:
+        """Take more messages from the token bucket: those that came inside of one."""
+        self._allowance -= messages
+
     def reached(self, limit: str) -> None:
         """Count a limit, by its name in `Limits`."""
         if self.on_limit is not None:

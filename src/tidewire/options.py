@@ -74,6 +74,16 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     api_bytes: int = 4_194_304
     #: Bytes of a history or recovery reply; a recovery that is larger is told as `recovered: false`.
     reply_bytes: int = 16_777_216
+    #: Publications of one history or recovery reply of a client protocol; a recovery of more is not recovered.
+    history_messages: int = 300
+    #: Publishes of one connection that wait for the store at once; more are read when these are kept.
+    publishes_in_flight: int = 64
+    #: Conditions of one filter by tags.
+    filter_nodes: int = 100
+    #: Seconds within which the answer to a ping of the Centrifuge protocol must come.
+    protocol_pong_seconds: float = 8.0
+    #: Seconds for which a connection or subscription whose token has expired goes on, so that it can be refreshed.
+    expiry_grace_seconds: float = 25.0
     #: What a gap may hold to be filled from history: messages, bytes.
     gap_messages: int = 1_000
     gap_bytes: int = 1_048_576

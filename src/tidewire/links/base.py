@@ -55,6 +55,10 @@ class Link(ABC):
         """Send the handshake's answer, if it is held back; harmless at any time."""
         return
 
+    def quiet(self) -> None:
+        """Send no pings of the link's own: the protocol has its own. A link that sends none does nothing."""
+        return
+
     @abstractmethod
     async def hold(self) -> None:
         """Keep the connection although the application's coroutine has nothing left to do (a served protocol).

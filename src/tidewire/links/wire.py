@@ -165,6 +165,9 @@ class WireLink(asyncio.Protocol, Link):
         self._listener = listener
         self.resume_reading()
 
+    def quiet(self) -> None:
+        self._ping_due = self._pong_due = 0.0
+
     def write(self, batch: Batch) -> None:
         if self.is_closed:
             return
@@ -336,7 +339,7 @@ class WireLink(asyncio.Protocol, Link):
         elif self._pong_due and now >= self._pong_due:
             self._fail(NO_PONG, "pong_seconds")
             return
-        if now >= self._ping_due:
+        if self._ping_due and now >= self._ping_due:
             # While reading is paused too: a socket that is broken shows it only when it is written to.
             self.transport.write(_PING)
             self._pong_due = self._pong_due or now + self.limits.pong_seconds

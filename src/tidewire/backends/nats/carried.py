@@ -1,0 +1,121 @@
+"""One channel that is carried: puts what arrives live into the order of its offsets. Pure.
+
+The server republishes what two connections publish at the same time in either order (seen on 2.9.10); each message
+names its own sequence and the one before it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from bisect import insort
+from collections.abc import Callable
+
+import msgspec
+from nats.aio.subscription import Subscription
+
+from tidewire.messages import Publication
+
+__all__ = ("HELD_COUNT", "Carried")
+
+#: Messages that wait for an earlier one; beyond that nothing is waited for, and history fills the gap.
+HELD_COUNT = 1_024
+
+
+class _Arrived(msgspec.Struct, frozen=True, order=True, gc=False):
+    """A message of the channel; without a publication it marks the removal of a history, whose top was `top`."""
+
+    sequence: int
+    previous: int
+    top: int
+    publication: Publication | None
+
+
+class Carried:
+    """What is known of one channel, and what waits until the messages before it have come.
+
+    `known` is the newest sequence that was handed over or read; None before the first `settle`.
+    """
+
+    __slots__ = ("_held", "_marker", "giving_up", "known", "subscription")
+
+    def __init__(self) -> None:
+        self.known: int | None = None
+        self._marker = (0, 0)
+        self._held: list[_Arrived] = []
+        self.subscription: Subscription | None = None
+        #: Set while something waits: then it is handed over whatever is missing.
+        self.giving_up: asyncio.TimerHandle | None = None
+
+    @property
+    def is_waiting(self) -> bool:
+        """Something waits for an earlier message."""
+        return bool(self._held) and self.known is not None
+
+    def settle(self, sequence: int, top: int) -> list[Publication]:
+        """Take note of the channel's newest message, and return what waited for that to be known."""
+        if top != sequence:
+            self._marker = (sequence, top)
+        if self.known is None or sequence > self.known:
+            self.known = sequence
+        return self._release()
+
+    def forget(self) -> None:
+        """Begin anew: another stream is carried now."""
+        self.known, self._marker = None, (0, 0)
+        self._held.clear()
+
+    def take(self, previous: int, publication: Publication) -> list[Publication]:
+        """Take a publication that names the sequence before it; return what can be handed over, in order."""
+        return self._take(_Arrived(publication.offset, previous, publication.offset, publication))
+
+    def take_marker(self, sequence: int, previous: int, top: int) -> list[Publication]:
+        """Take the mark of a removed history; return what can be handed over, in order."""
+        return self._take(_Arrived(sequence, previous, top, None))
+
+    def _take(self, arrived: _Arrived) -> list[Publication]:
+        insort(self._held, arrived, key=lambda held: held.sequence)
+        return self.give_up() if len(self._held) > HELD_COUNT else self._release()
+
+    def give_up(self) -> list[Publication]:
+        """Return all that waits, in order: what lies between is not coming any more."""
+        return self._hand_over(self._held_now(lambda _: True))
+
+    def _release(self) -> list[Publication]:
+        return [] if self.known is None else self._hand_over(self._held_now(self._is_next))
+
+    def _is_next(self, arrived: _Arrived) -> bool:
+        known = self.known or 0
+        # a previous of 0 in a channel that had messages: the one before is no longer stored
+        return arrived.sequence <= known or (arrived.previous <= known and (arrived.previous > 0 or not known))
+
+    def _held_now(self, is_taken: Callable[[_Arrived], bool]) -> list[tuple[_Arrived, int]]:
+        """Take from what is held, as far as it can be handed over; each with the known sequence before it."""
+        taken: list[tuple[_Arrived, int]] = []
+        count = 0
+        for arrived in self._held:
+            if not is_taken(arrived):
+                break
+            count += 1
+            known = self.known or 0
+            if arrived.sequence > known:
+                taken.append((arrived, known))
+                self.known = arrived.sequence
+        del self._held[:count]
+        return taken
+
+    def _hand_over(self, taken: list[tuple[_Arrived, int]]) -> list[Publication]:
+        publications = []
+        for arrived, known in taken:
+            if arrived.publication is None:
+                self._marker = (arrived.sequence, arrived.top)
+                continue
+            publications.append(self._linked(arrived.publication, arrived.previous, known))
+        return publications
+
+    def _linked(self, publication: Publication, previous: int, known: int) -> Publication:
+        """Return the publication with the offset before it, or with the largest that it can be."""
+        if previous and previous == self._marker[0]:
+            previous = self._marker[1]
+        elif not previous and known:
+            previous = publication.offset - 1
+        return msgspec.structs.replace(publication, previous=previous)

@@ -1,0 +1,166 @@
+"""Removes in the background what no reader is shown any more and no node needs for carriage.
+
+The server could do it by itself, but it would forget the position of a channel with its last message.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+from collections.abc import Callable
+
+import msgspec
+
+from tidewire.backends.nats.clock import StoreClock
+from tidewire.backends.nats.messages import EXPECTED, REMOVED, Ack, Stamp, StoredMessage, parse_time
+from tidewire.backends.nats.reading import oldest_of_newest
+from tidewire.backends.nats.removing import mark_removal, remove_all
+from tidewire.backends.nats.stream import Stream
+from tidewire.errors import StoreUnavailable
+from tidewire.messages import Retention
+
+__all__ = ("CARRIAGE_SECONDS", "Trimmer")
+
+logger = logging.getLogger("tidewire")
+
+#: Seconds for which every message stays, so that each node can fill a gap.
+CARRIAGE_SECONDS = 75.0
+#: Seconds between two rounds, of all nodes together.
+ROUND_SECONDS = 30.0
+#: Messages that a channel may have beyond its size, and beyond a quarter more of it, before it is trimmed.
+_SLACK = 64
+#: The largest size for which the oldest message to keep is looked up; for others, so many more are kept.
+_LARGE, _MARGIN = 1_000, 1_000
+
+
+class Trimmer:
+    """Trims all channels, round after round; the nodes of a store take turns."""
+
+    def __init__(self, clock: StoreClock, *, seconds: float = 2.0) -> None:
+        self._clock = clock
+        self._seconds = seconds
+        self._task: asyncio.Task[None] | None = None
+        #: Channels of which only a marker is left.
+        self._empty: set[str] = set()
+        self._retentions: dict[str, Retention] = {}
+
+    def start(self, find_stream: Callable[[], Stream | None]) -> None:
+        """Begin the rounds."""
+        self._task = asyncio.get_running_loop().create_task(self._run(find_stream), name="tidewire-nats-trim")
+
+    async def aclose(self) -> None:
+        """End the rounds."""
+        task, self._task = self._task, None
+        if task is not None:
+            task.cancel()
+            await asyncio.wait([task])
+
+    async def _run(self, find_stream: Callable[[], Stream | None]) -> None:
+        while True:
+            await asyncio.sleep(random.uniform(0.5, 1.5) * ROUND_SECONDS)
+            stream = find_stream()
+            if stream is None:
+                continue
+            try:
+                if await self._is_mine(stream):
+                    await self.trim(stream)
+            except StoreUnavailable as error:
+                logger.info("old messages are not removed from NATS for now: %s", error)
+            except Exception:
+                logger.exception("old messages were not removed from NATS")
+
+    async def _is_mine(self, stream: Stream) -> bool:
+        """Take the turn, unless another node had it just now."""
+        last = await stream.last(stream.turn)
+        if last is not None and self._clock.now() - parse_time(last.time) < ROUND_SECONDS:
+            return False
+        headers = {EXPECTED: str(last.seq if last is not None else 0)}
+        msg = await stream.session.request(stream.turn, b"", headers)
+        if msgspec.json.decode(msg.data, type=Ack).error is not None:
+            return False
+        await stream.purge(stream.turn, keep=1)
+        return True
+
+    async def trim(self, stream: Stream) -> None:
+        """Trim every channel once; raises StoreUnavailable."""
+        bounds = _Bounds(stream, self._clock)
+        offset = 0
+        while True:
+            answer = await stream.info(stream.all_stored, offset)
+            for subject, count in answer.state.subjects.items():
+                if count > 1 or subject not in self._empty:
+                    await self._trim_one(stream, subject, count, bounds)
+            offset += len(answer.state.subjects)
+            if not answer.state.subjects or offset >= answer.total:
+                return
+
+    async def _trim_one(self, stream: Stream, subject: str, count: int, bounds: _Bounds) -> None:
+        first, last = await stream.get(seq=1, next_by_subj=subject), await stream.last(subject)
+        if first is None or last is None:
+            return
+        if REMOVED in last.headers and first.seq == last.seq:
+            self._empty.add(subject)
+            return
+        self._empty.discard(subject)
+        retention = self._retention(subject, first, last)
+        young = await bounds.at(CARRIAGE_SECONDS)
+        bound = min(young, await bounds.at(retention.age))
+        if count > retention.size + retention.size // 4 + _SLACK or (not retention.size and first.seq < young):
+            if retention.size > _LARGE:
+                await self._trim_large(stream, subject, count, retention, young)
+            else:
+                oldest = await oldest_of_newest(stream, subject, last.seq, retention.size, self._seconds)
+                bound = max(bound, min(young, oldest))
+        if bound > last.seq:
+            await remove_all(stream, subject)
+        elif bound > first.seq:
+            await mark_removal(stream, subject)
+            await stream.purge(subject, seq=bound)
+
+    async def _trim_large(self, stream: Stream, subject: str, count: int, retention: Retention, young: int) -> None:
+        consumer = await stream.read_from(subject, young)
+        await stream.forget(consumer)
+        keep = max(retention.size, consumer.num_pending) + _MARGIN
+        if count > keep:
+            await mark_removal(stream, subject)
+            await stream.purge(subject, keep=keep)
+
+    def _retention(self, subject: str, first: StoredMessage, last: StoredMessage) -> Retention:
+        """Return what the channel keeps: who publishes from outside of the application does not say."""
+        for message in (last, first):
+            said = Stamp.read(message.headers, 0.0).retention
+            if said is not None:
+                if len(self._retentions) >= 100_000:
+                    self._retentions.clear()
+                self._retentions[subject] = said
+                return said
+        return self._retentions.get(subject) or Retention()
+
+
+class _Bounds:
+    """Finds the first sequence of the stream that is younger than so many seconds."""
+
+    def __init__(self, stream: Stream, clock: StoreClock) -> None:
+        self._stream = stream
+        self._clock = clock
+        self._known: dict[float, int] = {}
+
+    async def at(self, age: float) -> int:
+        """Return the sequence; that of the next message when all are older."""
+        known = self._known.get(age)
+        if known is None:
+            known = self._known[age] = await self._find(self._clock.now() - age)
+        return known
+
+    async def _find(self, time: float) -> int:
+        state = await self._stream.state()
+        low, high = state.first_seq, state.last_seq + 1
+        while low < high:
+            middle = (low + high) // 2
+            message = await self._stream.get(seq=middle, next_by_subj=">")
+            if message is None or parse_time(message.time) >= time:
+                high = middle
+            else:
+                low = message.seq + 1
+        return low

@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from support.stores import start_redis
+from support.stores import start_nats, start_redis
 from tidewire.backends.memory import MemoryBroker, MemoryPresence
+from tidewire.backends.nats import NatsAddress, NatsBroker, NatsPresence
 from tidewire.backends.redis import RedisBroker, RedisPresence
 from tidewire.backends.redis.address import parse_address
 from tidewire.backends.sqlite import SqliteBroker, SqlitePresence
@@ -42,7 +43,18 @@ def redis(path: Path, stack: ExitStack) -> StoreUnderTest:
     )
 
 
-@pytest.fixture(params=[memory, sqlite, redis], ids=lambda make: make.__name__)
+def nats(path: Path, stack: ExitStack) -> StoreUnderTest:
+    server = stack.enter_context(start_nats(path))
+    address = NatsAddress.from_url(f"nats://127.0.0.1:{server.port}")
+    return StoreUnderTest(
+        broker=lambda: NatsBroker(address, Limits()),
+        presence=lambda: NatsPresence(address, Limits(), lease=1.0),
+        shared=True,
+        lasting=True,
+    )
+
+
+@pytest.fixture(params=[memory, sqlite, redis, nats], ids=lambda make: make.__name__)
 def store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[StoreUnderTest]:
     make: Callable[[Path, ExitStack], StoreUnderTest] = request.param
     with ExitStack() as stack:

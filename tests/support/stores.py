@@ -13,7 +13,7 @@ from pathlib import Path
 from contract.serving import free_port, until
 from requirements import require
 
-__all__ = ("Daemon", "start_redis")
+__all__ = ("Daemon", "start_nats", "start_redis")
 
 _START_SECONDS = 15.0
 _STOP_SECONDS = 15.0
@@ -113,3 +113,15 @@ def start_redis(
         common = ["--port", str(port), "--bind", "127.0.0.1", "--dir", str(folder), "--save", "", "--logfile", ""]
         command = [program, *common, *options]
     return Daemon(command, folder, port, lambda: _redis_answers(port)).running()
+
+
+def start_nats(folder: Path, *, port: int = 0, configuration: str = "") -> contextlib.AbstractContextManager[Daemon]:
+    """Run nats-server with JetStream in a folder of its own; `configuration` is what its file says beside that."""
+    program = shutil.which("nats-server")
+    require(program, "apt-get install nats-server")
+    assert program is not None
+    port = port or free_port()
+    folder.mkdir(parents=True, exist_ok=True)
+    file = folder / "nats.conf"
+    file.write_text(f"listen: 127.0.0.1:{port}\njetstream {{ store_dir: {folder / 'data'} }}\n{configuration}\n")
+    return Daemon([program, "-c", str(file)], folder, port).running()

@@ -100,15 +100,20 @@ class Batch:
             joined = self._joined = b"".join([frame(message, deflate=deflate) for message in self.messages])
         return joined
 
-    def delimited(self, before: bytes, after: bytes) -> bytes:
-        """Return all payloads in one buffer for a stream of bytes, each between two delimiters."""
+    def delimited(self, before: bytes, after: bytes, *, lines: bool = False) -> bytes:
+        """Return all payloads in one buffer for a stream of bytes, each between two delimiters.
+
+        With `lines`, each line of a payload is one of its own; for one pair of delimiters it is always the same.
+        """
         made = self._delimited
         if made is None:
             made = self._delimited = {}
         found = made.get((before, after))
         if found is None:
-            pieces = [before + message.data + after for message in self.messages]
-            found = made[before, after] = b"".join(pieces)
+            payloads = [message.data for message in self.messages]
+            if lines:
+                payloads = [payload.replace(b"\n", after + before) for payload in payloads]
+            found = made[before, after] = b"".join([before + payload + after for payload in payloads])
         return found
 
     @property

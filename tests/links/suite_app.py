@@ -138,8 +138,8 @@ class Streaming(Response):
         await link.hold()
 
 
-def say_bye(code: int, reason: str) -> bytes:
-    return f"bye {code} {reason}\n".encode()
+def say_bye(code: int, reason: str) -> WireMessage:
+    return WireMessage(f"bye {code} {reason}".encode())
 
 
 @app.get("/stream/{room}")

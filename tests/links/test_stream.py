@@ -13,7 +13,7 @@ import pytest
 from tests.links.test_same_suite import Server as SuiteServer
 
 from tidewire.batch import Batch
-from tidewire.errors import GONE, SHUTDOWN, STALLED, Disconnect
+from tidewire.errors import GONE, SHUTDOWN, STALLED, Disconnect, RateLimited
 from tidewire.links.base import limits_reached
 from tidewire.links.stream import BINARY, EVENTS, LINES, Framing, StreamLink
 from tidewire.messages import WireMessage
@@ -53,8 +53,8 @@ class Server:
     def abort(self) -> None:
         self.aborted += 1
 
-    def farewell(self, code: int, reason: str) -> bytes:
-        return f"bye {code} {reason}\n".encode()
+    def farewell(self, code: int, reason: str) -> WireMessage:
+        return WireMessage(f"bye {code} {reason}".encode())
 
     async def send(self, event: dict[str, Any]) -> None:
         await self.takes.wait()
@@ -107,7 +107,7 @@ def test_what_is_written_in_one_turn_goes_out_at_once() -> None:
 
 @pytest.mark.parametrize(
     ("framing", "body"),
-    [(LINES, b"{}\n[]\n"), (EVENTS, b"\r\ndata: {}\n\ndata: []\n\n"), (BINARY, b"{}[]")],
+    [(LINES, b"{}\n1\n2\n"), (EVENTS, b"\r\ndata: {}\n\ndata: 1\n\ndata: 2\n\n"), (BINARY, b"{}1\n2")],
     ids=["lines", "events", "binary"],
 )
 def test_messages_stand_as_their_framing_says(framing: Framing, body: bytes) -> None:
@@ -115,7 +115,7 @@ def test_messages_stand_as_their_framing_says(framing: Framing, body: bytes) -> 
         server = Server(framing)
         server.link.uncork()
         holding = asyncio.create_task(server.link.hold())
-        server.write(b"{}", b"[]")
+        server.write(b"{}", b"1\n2")
         await wait_until(lambda: server.body == body)
         server.inbox.put_nowait({"type": "http.disconnect"})
         await holding
@@ -137,7 +137,7 @@ def test_a_client_that_goes_is_noticed_at_once_and_nothing_more_is_kept_for_it()
         server.write(b"y")
         assert server.link.backlog() == (0, 0)
         await server.link.wait_drained()
-        await server.link.wait_readable()
+        assert not await server.link.receive("too late")
         server.takes.set()
         await holding
 
@@ -187,6 +187,24 @@ def test_a_server_that_fails_ends_the_link(error: Exception) -> None:
         server.write(b"x")
         await server.link.hold()
         assert server.told == [(GONE, False)]
+
+    run(main())
+
+
+def test_what_the_client_sends_waits_in_its_order_while_reading_is_paused() -> None:
+    async def main() -> None:
+        server = Server(burst=3)
+        assert await server.link.receive("1")
+        server.link.pause_reading()
+        waiting = [asyncio.create_task(server.link.receive(text)) for text in "234"]
+        await asyncio.sleep(0)
+        with pytest.raises(RateLimited, match="3 wait already"):
+            await server.link.receive("5")
+        assert server.told == ["1"]
+        server.link.resume_reading()
+        assert await asyncio.gather(*waiting) == [True, True, True]
+        assert server.told == ["1", "2", "3", "4"]
+        server.link.abort()
 
     run(main())
 

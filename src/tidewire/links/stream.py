@@ -12,8 +12,9 @@ from typing import Protocol as TypingProtocol
 import msgspec
 
 from tidewire.batch import Batch
-from tidewire.errors import GONE, INTERNAL_ERROR, STALLED, Disconnect
+from tidewire.errors import GONE, INTERNAL_ERROR, STALLED, Disconnect, RateLimited
 from tidewire.links.base import Link, Listener, limits_reached
+from tidewire.messages import WireMessage
 from tidewire.options import Limits
 
 __all__ = ("BINARY", "EVENTS", "FIELDS", "LINES", "Framing", "StreamLink", "StreamServer")
@@ -22,8 +23,8 @@ logger = logging.getLogger("tidewire")
 
 Receive = Callable[[], Awaitable[Any]]
 Send = Callable[[Any], Awaitable[None]]
-#: Says goodbye in the dialect of the stream: a close code and a reason, as the last bytes of the body.
-Farewell = Callable[[int, str], bytes]
+#: Says goodbye in the dialect of the stream: a close code and a reason as the last message.
+Farewell = Callable[[int, str], WireMessage]
 
 #: Unsent bytes at which the link counts as paused, and those at which it no longer does; what one `send` is given.
 _HIGH_WATER, _LOW_WATER, _CHUNK = 64 * 1024, 16 * 1024, 64 * 1024
@@ -34,18 +35,26 @@ _HEADERS = ((b"cache-control", b"no-store, no-transform"), (b"x-accel-buffering"
 
 
 class Framing(msgspec.Struct, frozen=True, gc=False):
-    """How messages follow each other in a body: its media type, what it begins with, what each stands between."""
+    """How messages follow each other in a body: its media type, what it begins with, what each stands between.
+
+    With `lines`, each line of a message stands so.
+    """
 
     media_type: str
     before: bytes = b""
     after: bytes = b""
     first: bytes = b""
+    lines: bool = False
+
+    def frame(self, batch: Batch) -> bytes:
+        """Return a batch as it stands in the body; made once for all links with these delimiters."""
+        return batch.delimited(self.before, self.after, lines=self.lines)
 
 
 #: One JSON message a line.
 LINES = Framing("application/x-ndjson", after=b"\n")
 #: Server-sent events (HTML Living Standard section 9.2); the empty line makes proxies pass the headers on.
-EVENTS = Framing("text/event-stream", before=b"data: ", after=b"\n\n", first=b"\r\n")
+EVENTS = Framing("text/event-stream", before=b"data: ", after=b"\n\n", first=b"\r\n", lines=True)
 #: The same for messages that bring their fields ("id: …\ndata: …") along.
 FIELDS = Framing("text/event-stream", after=b"\n\n", first=b"\r\n")
 #: Messages that tell their own length.
@@ -71,6 +80,7 @@ class StreamLink(Link):
 
     __slots__ = (
         "_abort",
+        "_arriving",
         "_can_receive",
         "_closing",
         "_deadline",
@@ -85,6 +95,7 @@ class StreamLink(Link):
         "_outbox_messages",
         "_receive",
         "_send",
+        "_turn",
         "_work",
         "is_closed",
         "paused",
@@ -118,6 +129,8 @@ class StreamLink(Link):
         self._drained.set()
         self._can_receive = asyncio.Event()
         self._can_receive.set()
+        self._turn = asyncio.Lock()
+        self._arriving = 0
         self._closing: Disconnect | None = None
         self._deadline: asyncio.TimerHandle | None = None
         self.paused = False
@@ -148,7 +161,7 @@ class StreamLink(Link):
     def write(self, batch: Batch) -> None:
         if self.is_closed or self._closing is not None:
             return
-        data = batch.delimited(self._framing.before, self._framing.after)
+        data = self._framing.frame(batch)
         if len(data) <= _CHUNK:
             self._outbox.append((data, len(batch)))
         else:
@@ -175,9 +188,24 @@ class StreamLink(Link):
     def resume_reading(self) -> None:
         self._can_receive.set()
 
-    async def wait_readable(self) -> None:
-        """Wait until what the client sends may come: reading is not paused, or the link has ended."""
-        await self._can_receive.wait()
+    async def receive(self, message: str | bytes) -> bool:
+        """Take what the client sent by another request, in the order of these calls; False: the link has ended.
+
+        Waits while reading is paused. Raises RateLimited when as many calls wait as a burst may have messages.
+        """
+        if self._arriving >= self._limits.burst:
+            limits_reached["burst"] += 1
+            raise RateLimited(f"too many messages at once: {self._limits.burst} wait already; send fewer at a time")
+        self._arriving += 1
+        try:
+            async with self._turn:
+                await self._can_receive.wait()
+                if self.is_closed or self._closing is not None or self._listener is None:
+                    return False
+                self._guard(self._listener.message_received, message)
+                return True
+        finally:
+            self._arriving -= 1
 
     def close(self, code: int, reason: str = "") -> None:
         if self.is_closed or self._closing is not None:
@@ -240,7 +268,7 @@ class StreamLink(Link):
                 self._guard(self._listener.drained)
 
     async def _write_end(self, disconnect: Disconnect) -> None:
-        farewell = self._farewell(disconnect.code, disconnect.reason)
+        farewell = self._framing.frame(Batch([self._farewell(disconnect.code, disconnect.reason)]))
         await self._send_one({"type": "http.response.body", "body": farewell, "more_body": False})
         self._end(disconnect, clean=True)
 

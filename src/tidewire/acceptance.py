@@ -10,6 +10,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from starlette.exceptions import HTTPException, WebSocketException
+from starlette.requests import HTTPConnection
 from starlette.websockets import WebSocket, WebSocketState
 
 from tidewire.connection import Connection
@@ -29,7 +30,7 @@ from tidewire.links.base import Link
 from tidewire.node import Node
 from tidewire.protocols.base import Protocol
 
-__all__ = ("accept", "discard")
+__all__ = ("accept", "discard", "may_connect")
 
 logger = logging.getLogger("tidewire")
 
@@ -127,13 +128,19 @@ async def _taken_over(mode: str = "text") -> Any:
 
 def _check_origin(websocket: WebSocket, origins: frozenset[str]) -> None:
     """Refuse a page of another site (cross-site WebSocket hijacking, RFC 6455 section 10.2)."""
-    told = websocket.headers.getlist("origin")
-    host = websocket.headers.get("host", "").lower()
+    if not may_connect(websocket, origins):
+        raise _denial(websocket, 403, "this origin may not connect", {})
+
+
+def may_connect(connection: HTTPConnection, origins: frozenset[str]) -> bool:
+    """Say whether the page that asks may: it is of this site, or of an allowed origin, or it is no page at all."""
+    told = connection.headers.getlist("origin")
+    host = connection.headers.get("host", "").lower()
     if not told or "*" in origins or (len(told) == 1 and _is_allowed(told[0], host, origins)):
-        return
+        return True
     shown = ", ".join(told)[:200]
     logger.warning("origin %r may not connect; add it with Hub(origins=[…]) or the setting `allowed_origins`", shown)
-    raise _denial(websocket, 403, "this origin may not connect", {})
+    return False
 
 
 def _is_allowed(origin: str, host: str, origins: frozenset[str]) -> bool:

@@ -8,9 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from support.stores import start_nats, start_redis
+from support.stores import postgres_database, start_nats, start_redis
 from tidewire.backends.memory import MemoryBroker, MemoryPresence
 from tidewire.backends.nats import NatsAddress, NatsBroker, NatsPresence
+from tidewire.backends.postgres import PostgresBroker, PostgresPresence
 from tidewire.backends.redis import RedisBroker, RedisPresence
 from tidewire.backends.redis.address import parse_address
 from tidewire.backends.sqlite import SqliteBroker, SqlitePresence
@@ -43,6 +44,16 @@ def redis(path: Path, stack: ExitStack) -> StoreUnderTest:
     )
 
 
+def postgres(path: Path, stack: ExitStack) -> StoreUnderTest:
+    url = postgres_database()
+    return StoreUnderTest(
+        broker=lambda: PostgresBroker(url, Limits()),
+        presence=lambda: PostgresPresence(url, lease=1.0, grace=0.5),
+        shared=True,
+        lasting=True,
+    )
+
+
 def nats(path: Path, stack: ExitStack) -> StoreUnderTest:
     server = stack.enter_context(start_nats(path))
     address = NatsAddress.from_url(f"nats://127.0.0.1:{server.port}")
@@ -54,7 +65,7 @@ def nats(path: Path, stack: ExitStack) -> StoreUnderTest:
     )
 
 
-@pytest.fixture(params=[memory, sqlite, redis, nats], ids=lambda make: make.__name__)
+@pytest.fixture(params=[memory, sqlite, redis, postgres, nats], ids=lambda make: make.__name__)
 def store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[StoreUnderTest]:
     make: Callable[[Path, ExitStack], StoreUnderTest] = request.param
     with ExitStack() as stack:

@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import atexit
 import contextlib
+import functools
+import itertools
+import os
+import pwd
 import shutil
 import signal
 import socket
 import subprocess
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from contract.serving import free_port, until
 from requirements import require
 
-__all__ = ("Daemon", "start_nats", "start_redis")
+__all__ = ("Daemon", "Postgres", "postgres_database", "start_nats", "start_postgres", "start_redis")
 
 _START_SECONDS = 15.0
 _STOP_SECONDS = 15.0
@@ -113,6 +119,151 @@ def start_redis(
         common = ["--port", str(port), "--bind", "127.0.0.1", "--dir", str(folder), "--save", "", "--logfile", ""]
         command = [program, *common, *options]
     return Daemon(command, folder, port, lambda: _redis_answers(port)).running()
+
+
+# PostgreSQL: it must not run as root, so its folder is one that its own user can reach.
+
+_numbers = itertools.count(1)
+
+
+def _postgres_programs() -> Path:
+    """Return the folder of the programs, which Debian has not in the path."""
+    found = sorted(Path("/usr/lib/postgresql").glob("*/bin/postgres"), key=lambda path: int(path.parts[-3]))
+    program = found[-1] if found else shutil.which("postgres")
+    require(program, "apt-get install postgresql")
+    return Path(str(program)).parent
+
+
+def _as_postgres() -> list[str]:
+    """Return what runs a command as another user than root."""
+    if os.geteuid() != 0:
+        return []
+    names = {entry.pw_name for entry in pwd.getpwall()}
+    user = pwd.getpwnam("postgres" if "postgres" in names else "nobody")
+    return ["setpriv", f"--reuid={user.pw_uid}", f"--regid={user.pw_gid}", "--clear-groups", "--"]
+
+
+def _postgres_folder() -> Path:
+    folder = Path(tempfile.mkdtemp(prefix="tidewire-postgres-"))
+    prefix = _as_postgres()
+    if prefix:
+        os.chown(folder, int(prefix[1].partition("=")[2]), int(prefix[2].partition("=")[2]))
+    return folder
+
+
+class Postgres(Daemon):
+    """One PostgreSQL server with all its processes; `fresh` puts a new, empty cluster in the place of its data."""
+
+    def __init__(self, *settings: str) -> None:
+        self._programs = _postgres_programs()
+        folder, port = _postgres_folder(), free_port()
+        options = ["listen_addresses=127.0.0.1", "unix_socket_directories=", "max_connections=200", *settings]
+        command = [*_as_postgres(), str(self._programs / "postgres"), "-D", str(folder / "data"), "-p", str(port)]
+        for option in options:
+            command += ["-c", option]
+        super().__init__(command, folder, port, self._is_ready)
+        self.fresh()
+
+    def _is_ready(self) -> bool:
+        ready = [str(self._programs / "pg_isready"), "-q", "-h", "127.0.0.1", "-p", str(self.port)]
+        return subprocess.run(ready, check=False).returncode == 0
+
+    def fresh(self) -> None:
+        """Make an empty cluster; the server must not run."""
+        shutil.rmtree(self.folder / "data", ignore_errors=True)
+        command = [str(self._programs / "initdb"), "-D", str(self.folder / "data"), "-U", "postgres", "-A", "trust"]
+        quick = ["--no-sync", "--encoding=UTF8", "--locale=C.UTF-8"]
+        subprocess.run([*_as_postgres(), *command, *quick], check=True, stdout=subprocess.DEVNULL, cwd=self.folder)
+
+    def copy(self, source: str, target: str) -> None:
+        """Copy a folder of this server's, as a backup does; the server must not run."""
+        shutil.rmtree(self.folder / target, ignore_errors=True)
+        subprocess.run(["cp", "-a", str(self.folder / source), str(self.folder / target)], check=True)
+
+    def url(self, database: str = "postgres") -> str:
+        """Return the URL of a database."""
+        return f"postgresql://postgres@127.0.0.1:{self.port}/{database}"
+
+    def database(self) -> str:
+        """Make a new database, and return its URL."""
+        name = f"test{next(_numbers)}"
+        self.sql(f"CREATE DATABASE {name}")
+        return self.url(name)
+
+    def sql(self, *statements: str, url: str = "") -> str:
+        """Run statements one after the other, and return what they print."""
+        command = [str(self._programs / "psql"), "-qAtX", "-v", "ON_ERROR_STOP=1", "-d", url or self.url()]
+        for statement in statements:
+            command += ["-c", statement]
+        return subprocess.run(command, check=True, capture_output=True, text=True, timeout=20).stdout.strip()
+
+    def _processes(self) -> list[int]:
+        """Return the server's processes, the first one first."""
+        assert self.process is not None
+        children = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text().split()
+        return [self.process.pid, *map(int, children)]
+
+    def _signal(self, number: signal.Signals) -> None:
+        for process in self._processes():
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(process, number)
+
+    def freeze(self) -> None:
+        self._signal(signal.SIGSTOP)
+
+    def thaw(self) -> None:
+        self._signal(signal.SIGCONT)
+
+    def kill(self) -> None:
+        if self.process is not None and self.process.poll() is None:
+            processes = self._processes()
+            self._signal(signal.SIGKILL)
+            self.process.wait(_STOP_SECONDS)
+            until(lambda: not any(_runs(process) for process in processes), what="all its processes have ended")
+        self.process = None
+
+    def stop(self) -> None:
+        """End it as its operator does who does not wait for clients."""
+        process, self.process = self.process, None
+        if process is not None:
+            process.send_signal(signal.SIGINT)
+            process.wait(_STOP_SECONDS)
+
+    def remove(self) -> None:
+        """End it, and remove its folder."""
+        self.kill()
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+
+def _runs(process: int) -> bool:
+    try:
+        return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+@contextlib.contextmanager
+def start_postgres(*settings: str) -> Iterator[Postgres]:
+    """Run a PostgreSQL server of the test's own, with settings such as "synchronous_commit=off"."""
+    server = Postgres(*settings)
+    try:
+        server.start()
+        yield server
+    finally:
+        server.remove()
+
+
+@functools.cache
+def _shared_postgres() -> Postgres:
+    server = Postgres()
+    atexit.register(server.remove)
+    server.start()
+    return server
+
+
+def postgres_database() -> str:
+    """Return the URL of a new database on a server that the tests of this process share."""
+    return _shared_postgres().database()
 
 
 def start_nats(folder: Path, *, port: int = 0, configuration: str = "") -> contextlib.AbstractContextManager[Daemon]:

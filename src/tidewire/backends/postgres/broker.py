@@ -1,0 +1,236 @@
+"""The broker on a PostgreSQL server: its side on the event loop, and the tasks that it owns."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Coroutine, Mapping, Sequence
+from typing import Any
+
+from tidewire.backends.postgres.carriage import Carriage
+from tidewire.backends.postgres.circuit import Circuit
+from tidewire.backends.postgres.faults import FAILURES, opening_error
+from tidewire.backends.postgres.keeper import Keeper
+from tidewire.backends.postgres.names import trouble
+from tidewire.backends.postgres.reading import PositionReader, read_history
+from tidewire.backends.postgres.schema import SQL
+from tidewire.backends.postgres.server import Server
+from tidewire.backends.postgres.sessions import Sessions
+from tidewire.backends.postgres.writer import Kept, Write, Writer
+from tidewire.broker import Broker, Deliver, Resumed, nothing_to_resume
+from tidewire.errors import BadRequest, NotPublished, PublishError, PublishUnconfirmed, StoreUnavailable, TidewireError
+from tidewire.messages import HistoryPage, Position, Publication, PublishRequest, Retention
+from tidewire.options import Limits
+
+__all__ = ("PostgresBroker",)
+
+#: Publishes, and their bytes, that may wait for the server.
+WAITING_COUNT = 100_000
+WAITING_BYTES = 64 * 1_048_576
+#: Connections that publish (a channel always uses the same), and that read and keep house.
+_WRITERS, _SESSIONS = 2, 3
+#: Seconds between looks for publishes that waited too long.
+_SWEEP = 0.1
+
+
+class PostgresBroker(Broker):
+    """Keeps publications in tables: `publish` returns when the server has committed them, as it is configured."""
+
+    shared = True
+    kept = "committed by PostgreSQL"
+
+    def __init__(self, url: str, limits: Limits) -> None:
+        self._limits = limits
+        self._server = Server(url, limits.publish_seconds)
+        self._is_open = False
+        self._waiting: dict[Write, None] = {}
+        self._waiting_bytes = 0
+        self._turn: list[Write] = []
+        self._sweeping: asyncio.TimerHandle | None = None
+        self._tasks: list[asyncio.Task[None]] = []
+
+    async def start(self, deliver: Deliver, resumed: Resumed = nothing_to_resume) -> None:
+        if self._is_open:
+            return
+        self._loop = asyncio.get_running_loop()
+        server = self._server
+        self._circuit = Circuit(server.shown, self._probe, on_away=self._away, on_back=resumed)
+        self._sessions = Sessions(server, self._circuit, _SESSIONS)
+        self._positions = PositionReader(self._sessions)
+        self._carriage = Carriage(server, self._circuit, self._sessions, deliver, lambda: self._keeper.outbox())
+        self._keeper = Keeper(self._sessions, self._moved)
+        self._writers = [Writer(server, self._circuit, self._kept, self._failed) for _ in range(_WRITERS)]
+        try:
+            await self._carriage.open()
+        except (*FAILURES, TidewireError) as error:
+            raise opening_error(error, server.shown) from error
+        carriage, keeper = self._carriage, self._keeper
+        self._begin(carriage.tell, carriage.read, carriage.look, keeper.move, keeper.trim)
+        self._begin(*(writer.run for writer in self._writers))
+        self._is_open = True
+
+    def _begin(self, *works: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        for work in works:
+            self._tasks.append(self._loop.create_task(work(), name=f"tidewire-postgres-{work.__name__}"))
+
+    async def _probe(self) -> None:
+        await self._carriage.open()
+        for writer in self._writers:
+            writer.seen = self._carriage.seen
+
+    def _away(self) -> None:
+        """End everything that hangs on the server; who waits is told at once."""
+        self._carriage.drop()
+        self._sessions.drop()
+        for writer in self._writers:
+            writer.drop()
+            writer.give_up()
+
+    async def aclose(self) -> None:
+        if not self._is_open:
+            return
+        self._is_open = False
+        self._flush()
+        if self._waiting:  # each is settled by its deadline
+            waiting = [write.future for write in self._waiting]
+            await asyncio.wait(waiting, timeout=self._limits.publish_seconds + 2 * _SWEEP)
+        await self._carriage.drain()
+        await self._circuit.aclose()
+        tasks, self._tasks = self._tasks, []
+        for task in tasks:
+            task.cancel()
+        await asyncio.wait(tasks)
+        if self._sweeping is not None:
+            self._sweeping.cancel()
+        await asyncio.gather(
+            self._carriage.aclose(), self._sessions.aclose(), *(writer.aclose() for writer in self._writers)
+        )
+
+    # Publishing.
+
+    async def publish(self, request: PublishRequest) -> Position:
+        if not self._is_open:
+            raise NotPublished("the broker is not open; publish between its start and its close")
+        if self._circuit.reason:
+            raise NotPublished(f"not published: {self._circuit.reason}")
+        if len(self._waiting) >= WAITING_COUNT or self._waiting_bytes >= WAITING_BYTES:
+            raise NotPublished(
+                f"{len(self._waiting)} publishes with {self._waiting_bytes} bytes wait for PostgreSQL already "
+                f"(the limit is {WAITING_COUNT}, or {WAITING_BYTES} bytes); publish less, or use a faster server"
+            )
+        reason = trouble(request.channel) or trouble(request.key, most=None)
+        if reason:
+            raise NotPublished(f"channel {request.channel!r} or its key {reason}; mend the name")
+        write = Write(request, self._loop.create_future(), self._loop.time() + self._limits.publish_seconds)
+        self._waiting[write] = None
+        self._waiting_bytes += write.size
+        if not self._turn:
+            self._loop.call_soon(self._flush)
+        self._turn.append(write)
+        if self._sweeping is None:
+            self._sweeping = self._loop.call_later(_SWEEP, self._sweep)
+        return await write.future  # type: ignore[no-any-return]
+
+    def _flush(self) -> None:
+        """Hand over what one turn of the loop has published."""
+        turn, self._turn = self._turn, []
+        parts: list[list[Write]] = [[] for _ in self._writers]
+        for write in turn:
+            parts[hash(write.request.channel) % _WRITERS].append(write)
+        for writer, part in zip(self._writers, parts, strict=True):
+            if part:
+                writer.put(part)
+
+    def _sweep(self) -> None:
+        """Fail the publishes that waited too long; they are in the order of their deadlines."""
+        self._sweeping = None
+        now = self._loop.time()
+        if any(writer.is_stuck(now) for writer in self._writers):
+            self._circuit.trip(TimeoutError())
+        while self._waiting:
+            write = next(iter(self._waiting))
+            if write.deadline > now:
+                self._sweeping = self._loop.call_later(_SWEEP, self._sweep)
+                return
+            self._settle(write, self._timeout_error(write))
+
+    def _timeout_error(self, write: Write) -> PublishError:
+        within = f"within {self._limits.publish_seconds:g} s: {self._server.shown} is slow to answer"
+        if any(writer.withdraw(write) for writer in self._writers):
+            return NotPublished(f"not published {within}, and others were before it")
+        return PublishUnconfirmed(f"not confirmed {within}; publish it again with the same key")
+
+    def _kept(self, kept: Kept) -> None:
+        """Deliver what was kept to this node, tell the others, and answer."""
+        fresh: dict[str, list[Publication]] = {}
+        era, time = kept.era, kept.time
+        for write, offset, place in zip(kept.writes, kept.offsets, kept.places, strict=True):
+            if offset > kept.bases[place - 1]:  # its key was not known
+                request = write.request
+                publication = Publication(
+                    request.channel, offset, offset - 1, era, time, request.data, request.format, request.meta
+                )
+                fresh.setdefault(request.channel, []).append(publication)
+        self._carriage.wake({channel: publications[-1].offset for channel, publications in fresh.items()})
+        for channel, publications in fresh.items():
+            self._carriage.kept(channel, publications)
+        for write, offset in zip(kept.writes, kept.offsets, strict=True):
+            self._settle(write, Position(offset, era))
+
+    def _moved(self, tops: Mapping[str, int]) -> None:
+        self._carriage.wake(tops)
+        self._carriage.note(tops)
+
+    def _failed(self, writes: Sequence[Write], error: PublishError) -> None:
+        for write in writes:
+            self._settle(write, error)
+
+    def _settle(self, write: Write, result: Position | PublishError) -> None:
+        if write in self._waiting:
+            del self._waiting[write]
+            self._waiting_bytes -= write.size
+        if write.future.done():
+            pass
+        elif isinstance(result, Position):
+            write.future.set_result(result)
+        else:
+            write.future.set_exception(type(result)(str(result)))  # a traceback belongs to one task
+        for twin in write.twins:
+            self._settle(twin, result)
+
+    # Channels and reading.
+
+    async def subscribe(self, channel: str) -> Position:
+        self._check(channel)
+        return await self._carriage.subscribe(channel)
+
+    async def unsubscribe(self, channel: str) -> None:
+        if self._is_open:
+            self._carriage.unsubscribe(channel)
+
+    async def history(
+        self,
+        channel: str,
+        *,
+        since: Position | None = None,
+        limit: int | None = None,
+        reverse: bool = False,
+        retention: Retention | None = None,
+    ) -> HistoryPage:
+        self._check(channel)
+        return await read_history(self._sessions, channel, since, limit, retention, reverse=reverse)
+
+    async def remove_history(self, channel: str) -> None:
+        self._check(channel)
+        await self._sessions.fetch(SQL["remove_history"], channel)
+
+    async def positions(self, channels: Sequence[str]) -> dict[str, Position]:
+        self._check(*channels)
+        return await self._positions.get(channels)
+
+    def _check(self, *channels: str) -> None:
+        if not self._is_open:
+            raise StoreUnavailable("the broker is not open; use it between its start and its close")
+        for channel in channels:
+            reason = trouble(channel)
+            if reason:
+                raise BadRequest(f"channel {channel[:60]!r} {reason}; use another name")

@@ -1,0 +1,307 @@
+"""Carries publications to this node: one listening connection, a cursor for each channel, and a slow look behind them.
+
+A reader follows offsets per channel: within a channel commits come in the order of offsets, so it sees no hole.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+from collections.abc import Callable, Mapping, Sequence
+from itertools import islice
+from typing import Any
+
+from tidewire.backends.postgres import wakeups
+from tidewire.backends.postgres.circuit import Circuit
+from tidewire.backends.postgres.faults import FAILURES, is_away
+from tidewire.backends.postgres.reading import PositionReader, positions_of, read_news
+from tidewire.backends.postgres.schema import SQL, enter, prepare
+from tidewire.backends.postgres.server import Server
+from tidewire.backends.postgres.sessions import Sessions, close
+from tidewire.broker import Deliver
+from tidewire.errors import StoreUnavailable
+from tidewire.messages import Position, Publication
+
+__all__ = ("Carriage",)
+
+logger = logging.getLogger("tidewire")
+
+#: Seconds between two looks, and how many channels one of them compares.
+_LOOK_SECONDS, _LOOK_CHANNELS = 1.5, 2_000
+#: Channels and publications of one reading of news.
+_NEWS_CHANNELS, _NEWS_COUNT = 500, 256
+#: Seconds in which a close still delivers what is known to be new.
+_DRAIN_SECONDS = 1.0
+
+
+class _Cursor:
+    """How far a channel was delivered; not set while its subscribe is under way."""
+
+    __slots__ = ("position", "waiting")
+
+    def __init__(self) -> None:
+        self.position: Position | None = None
+        #: Subscribes that wait for the position.
+        self.waiting = 0
+
+
+class Carriage:
+    """The listening connection, the cursors, and what is known to be new."""
+
+    def __init__(
+        self, server: Server, circuit: Circuit, sessions: Sessions, deliver: Deliver, on_outbox: Callable[[], None]
+    ) -> None:
+        self._server = server
+        self._circuit = circuit
+        self._sessions = sessions
+        self._positions = PositionReader(sessions)
+        self._deliver_to = deliver
+        self._on_outbox = on_outbox
+        self._listener: Any = None
+        self._turn = asyncio.Lock()
+        self._cursors: dict[str, _Cursor] = {}
+        #: Channels with something new, and up to which offset.
+        self._news: dict[str, int] = {}
+        self._has_news = asyncio.Event()
+        self._is_read = asyncio.Event()
+        #: What the other nodes are to be told.
+        self._tops: dict[str, int] = {}
+        self._has_tops = asyncio.Event()
+        self._must_look = asyncio.Event()
+        self._looked = 0
+        #: A place in the server's log that is known to have been flushed.
+        self.seen: str | None = None
+
+    # The listening connection.
+
+    async def open(self) -> None:
+        """Listen, on the data that there is now; the cursors go on from its tops."""
+        connection = await self._server.connect()
+        try:
+            async with asyncio.timeout(self._server.seconds):
+                await prepare(connection)
+                await enter(connection, self.seen)
+                await connection.execute(SQL["wake_soon"])
+                await connection.add_listener(wakeups.NOTIFICATIONS, self._notified)
+                self.seen = await connection.fetchval(SQL["flushed"])
+                names = list(self._cursors)
+                tops: dict[str, Position] = {}
+                for start in range(0, len(names), _LOOK_CHANNELS):
+                    chunk = names[start : start + _LOOK_CHANNELS]
+                    tops |= positions_of(chunk, await connection.fetch(SQL["positions"], chunk))
+        except BaseException:
+            connection.terminate()
+            raise
+        self._listener = connection
+        connection.add_termination_listener(self._terminated)
+        for name, top in tops.items():
+            cursor = self._cursors.get(name)
+            if cursor is not None and cursor.position is not None:
+                cursor.position = top
+        self._must_look.set()
+
+    def _terminated(self, connection: Any) -> None:
+        if connection is self._listener:
+            self._circuit.trip(ConnectionError("the server closed the connection"))
+
+    def drop(self) -> None:
+        """End the connection at once."""
+        connection, self._listener = self._listener, None
+        self._tops.clear()
+        if connection is not None:
+            connection.terminate()
+
+    async def drain(self) -> None:
+        """Deliver what is known to be new, if that is soon done."""
+        if self._news and not self._circuit.reason:
+            self._is_read.clear()
+            try:
+                async with asyncio.timeout(_DRAIN_SECONDS):
+                    await self._is_read.wait()
+            except TimeoutError:
+                logger.info("closing with news of %d channels unread", len(self._news))
+
+    async def aclose(self) -> None:
+        """End the connection; the endless tasks must have ended."""
+        connection, self._listener = self._listener, None
+        if connection is not None:
+            await close(connection)
+
+    async def _on_listener(self, statement: str, *values: object) -> list[Any]:
+        """Run a statement on the listening connection, which so proves that it lives; raises StoreUnavailable."""
+        async with self._turn:
+            self._circuit.check()
+            connection = self._listener
+            if connection is None:
+                raise StoreUnavailable("nothing listens yet; try again")
+            try:
+                async with asyncio.timeout(self._server.seconds):
+                    return list(await connection.fetch(statement, *values))
+            except FAILURES as error:
+                if is_away(error):
+                    self._circuit.trip(error)
+                raise StoreUnavailable(str(error)) from error
+
+    # Telling the others, and being told.
+
+    def wake(self, tops: Mapping[str, int]) -> None:
+        """Tell the other nodes, soon, that channels have come to these tops."""
+        self._tops.update(tops)
+        self._has_tops.set()
+
+    async def tell(self) -> None:
+        """Tell the others, for ever; what comes meanwhile is told together."""
+        while True:
+            await self._has_tops.wait()
+            self._has_tops.clear()
+            tops, self._tops = self._tops, {}
+            if not tops:
+                continue
+            try:
+                await self._on_listener(SQL["wake"], wakeups.encode(tops))
+            except StoreUnavailable as error:  # the others look now and then
+                logger.info("the other nodes were not told of news: %s", error)
+
+    def _notified(self, connection: Any, pid: int, channel: str, payload: str) -> None:
+        if payload == wakeups.OUTBOX:
+            self._on_outbox()
+            return
+        if connection is not self._listener or pid == connection.get_server_pid():
+            return
+        tops = wakeups.decode(payload)
+        if tops is None:
+            self._must_look.set()
+        else:
+            self.note(tops)
+
+    def note(self, tops: Mapping[str, int]) -> None:
+        """Take note of tops; what is not delivered yet is read."""
+        for name, top in tops.items():
+            cursor = self._cursors.get(name)
+            if cursor is not None and (cursor.position is None or cursor.position.offset < top):
+                self._news[name] = max(top, self._news.get(name, 0))
+                self._has_news.set()
+
+    async def look(self) -> None:
+        """Compare tops now and then, for ever: a wake-up may be missing, and a connection may hang."""
+        while True:
+            try:
+                async with asyncio.timeout(_LOOK_SECONDS * random.uniform(0.8, 1.2)):
+                    await self._must_look.wait()
+                names = list(self._cursors)
+            except TimeoutError:
+                names = list(islice(self._cursors, self._looked, self._looked + _LOOK_CHANNELS))
+                self._looked = self._looked + _LOOK_CHANNELS if len(names) == _LOOK_CHANNELS else 0
+            self._must_look.clear()
+            if not self._circuit.reason:
+                try:
+                    await self._compare(names)
+                except StoreUnavailable as error:
+                    logger.info("the positions could not be compared: %s", error)
+
+    async def _compare(self, names: Sequence[str]) -> None:
+        for start in range(0, max(1, len(names)), _LOOK_CHANNELS):
+            chunk = names[start : start + _LOOK_CHANNELS]
+            rows = await self._on_listener(SQL["positions"], chunk)
+            self.note({name: position.offset for name, position in positions_of(chunk, rows).items()})
+        (row,) = await self._on_listener(SQL["pulse"])
+        self.seen = row["flushed"]
+        if row["has_outbox"]:
+            self._on_outbox()
+
+    # Delivering.
+
+    def kept(self, channel: str, publications: Sequence[Publication]) -> None:
+        """Deliver what this node has published itself; it is read back where others came between."""
+        cursor = self._cursors.get(channel)
+        if cursor is None:
+            return
+        first, last = publications[0], publications[-1]
+        if cursor.position == Position(first.previous, first.epoch):
+            cursor.position = Position(last.offset, last.epoch)
+            self._deliver(publications)
+        else:
+            self.note({channel: last.offset})
+
+    async def read(self) -> None:
+        """Read and deliver what is new, for ever."""
+        while True:
+            after = self._readable()
+            if not after:
+                self._has_news.clear()
+                self._is_read.set()
+                await self._has_news.wait()
+                continue
+            wanted = {name: self._news[name] for name in after}
+            try:
+                publications = await read_news(self._sessions, after, _NEWS_COUNT)
+            except StoreUnavailable:
+                for name in after:  # the node compares positions when the server is back
+                    self._news.pop(name, None)
+                continue
+            self._arrived(publications)
+            if len(publications) < _NEWS_COUNT:  # that was everything; what was trimmed meanwhile does not come
+                found = {publication.channel for publication in publications}
+                for name in after.keys() - found:
+                    if self._news.get(name) == wanted[name]:
+                        del self._news[name]
+
+    def _readable(self) -> dict[str, int]:
+        after: dict[str, int] = {}
+        for name, top in tuple(self._news.items()):
+            cursor = self._cursors.get(name)
+            if cursor is None or (cursor.position is not None and cursor.position.offset >= top):
+                del self._news[name]
+            elif cursor.position is not None:
+                after[name] = cursor.position.offset
+                if len(after) == _NEWS_CHANNELS:
+                    break
+        return after
+
+    def _arrived(self, publications: Sequence[Publication]) -> None:
+        fresh = []
+        for publication in publications:
+            cursor = self._cursors.get(publication.channel)
+            if cursor is None or cursor.position is None:
+                continue
+            if publication.epoch == cursor.position.epoch and publication.offset <= cursor.position.offset:
+                continue  # delivered meanwhile
+            cursor.position = Position(publication.offset, publication.epoch)
+            fresh.append(publication)
+        if fresh:
+            self._deliver(fresh)
+
+    def _deliver(self, publications: Sequence[Publication]) -> None:
+        try:
+            self._deliver_to(publications)
+        except Exception:
+            logger.exception("a delivery of %d publications failed", len(publications))
+
+    # Channels.
+
+    async def subscribe(self, channel: str) -> Position:
+        """Begin to carry a channel; raises StoreUnavailable."""
+        cursor = self._cursors.get(channel)
+        if cursor is None:
+            cursor = self._cursors[channel] = _Cursor()
+        if cursor.position is not None:
+            return cursor.position
+        cursor.waiting += 1
+        try:
+            top = (await self._positions.get((channel,)))[channel]
+        except BaseException:
+            if cursor.position is None and cursor.waiting == 1:
+                self.unsubscribe(channel)
+            raise
+        finally:
+            cursor.waiting -= 1
+        if cursor.position is None:
+            cursor.position = top
+            self._has_news.set()
+        return cursor.position
+
+    def unsubscribe(self, channel: str) -> None:
+        """Stop carrying a channel."""
+        self._cursors.pop(channel, None)
+        self._news.pop(channel, None)

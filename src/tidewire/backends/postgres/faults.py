@@ -1,0 +1,87 @@
+"""Says what a failure of the server means: is it away, was something surely not kept, and how to mend it."""
+
+from __future__ import annotations
+
+import asyncpg
+
+from tidewire.errors import ConfigurationError, StoreUnavailable, TidewireError
+
+__all__ = ("FAILURES", "explain", "is_away", "is_certain", "opening_error")
+
+#: Everything that a call of the server raises.
+FAILURES = (OSError, asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError)
+#: The connection is gone, or another server must be looked for.
+_GONE = (
+    OSError,
+    asyncpg.InterfaceError,
+    asyncpg.InternalClientError,
+    asyncpg.PostgresConnectionError,
+    asyncpg.AdminShutdownError,
+    asyncpg.CrashShutdownError,
+    asyncpg.CannotConnectNowError,
+    asyncpg.TooManyConnectionsError,
+)
+#: The connection holds, but what stands behind it is not, or no longer, our store.
+_CHANGED = (
+    asyncpg.ReadOnlySQLTransactionError,
+    asyncpg.UndefinedTableError,
+    asyncpg.UndefinedFunctionError,
+    asyncpg.NoDataFoundError,
+)
+#: What nobody mends by waiting.
+_UNUSABLE = (
+    asyncpg.InvalidAuthorizationSpecificationError,
+    asyncpg.InvalidCatalogNameError,
+    asyncpg.InsufficientPrivilegeError,
+    asyncpg.ClientConfigurationError,
+)
+
+
+def _is_bad_argument(error: BaseException) -> bool:
+    """The driver refused a value before it was sent."""
+    return isinstance(error, asyncpg.InterfaceError) and isinstance(error, ValueError)
+
+
+def is_away(error: BaseException) -> bool:
+    """After this error the server has to be found again before anything else is tried."""
+    return isinstance(error, (*_GONE, *_CHANGED)) and not _is_bad_argument(error)
+
+
+def is_certain(error: BaseException) -> bool:
+    """After this answer nothing of the statement was kept, for sure."""
+    return not isinstance(error, _GONE) or _is_bad_argument(error)
+
+
+def explain(error: BaseException, shown: str) -> str:
+    """Return one line that says what, why and how to mend it; `shown` names the server, without a password."""
+    match error:
+        case TidewireError():
+            return str(error)
+        case asyncpg.InvalidPasswordError() | asyncpg.InvalidAuthorizationSpecificationError():
+            return f"{shown} refused the login; check the user, the password and pg_hba.conf"
+        case asyncpg.InvalidCatalogNameError():
+            return f"{shown} has no such database; make it with `createdb`"
+        case asyncpg.InsufficientPrivilegeError():
+            return f"{shown}: {error}; run `tidewire migrate` as the owner of the schema, or GRANT what is missing"
+        case asyncpg.ReadOnlySQLTransactionError():
+            return f"{shown} is a standby or read-only; name the primary, or add target_session_attrs=primary"
+        case asyncpg.TooManyConnectionsError():
+            return f"{shown} has no connection left; raise max_connections (a node takes up to 8)"
+        case asyncpg.DiskFullError():
+            return f"the disk of {shown} is full; free some space: nothing that was acknowledged is lost"
+        case asyncpg.LockNotAvailableError():
+            return f"another session of {shown} holds a lock on tidewire's tables; let it finish its transaction"
+        case asyncpg.UndefinedTableError() | asyncpg.UndefinedFunctionError() | asyncpg.NoDataFoundError():
+            return f"{shown} has lost tidewire's tables ({error}); they are made again"
+        case TimeoutError():
+            return f"{shown} does not answer; see if it hangs, or if the network is cut"
+    reason = str(error).partition("\n")[0] or type(error).__name__
+    return f"{shown} cannot be used: {reason}"
+
+
+def opening_error(error: BaseException, shown: str) -> TidewireError:
+    """Return what `start` raises for an error of opening the store."""
+    if isinstance(error, TidewireError):
+        return error
+    is_unusable = isinstance(error, _UNUSABLE) or _is_bad_argument(error)
+    return (ConfigurationError if is_unusable else StoreUnavailable)(explain(error, shown))

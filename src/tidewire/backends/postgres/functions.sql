@@ -1,0 +1,287 @@
+-- What happens inside the server; made again by every migration. Times are the server's, in seconds since 1970.
+
+CREATE OR REPLACE FUNCTION tidewire_now() RETURNS double precision
+LANGUAGE sql VOLATILE AS $$ SELECT extract(epoch FROM clock_timestamp())::double precision $$;
+
+-- Begin a connection: returns the era, a new one when the server's data is not what it was before.
+-- A restored backup, a promoted standby and a copied database each have another identity; so has any restart of a server
+-- that may forget what it has committed. `seen` is what a node knows to have been flushed: less is an older copy.
+CREATE OR REPLACE FUNCTION tidewire_enter(seen pg_lsn) RETURNS text LANGUAGE plpgsql AS $$
+DECLARE
+    store    tidewire_store;
+    found_id text;
+    is_safe  boolean;
+BEGIN
+    IF pg_is_in_recovery() THEN
+        RAISE read_only_sql_transaction USING MESSAGE = 'this server is a standby';
+    END IF;
+    is_safe := current_setting('fsync') = 'on' AND current_setting('synchronous_commit') <> 'off';
+    found_id := concat_ws('/',
+        (SELECT system_identifier FROM pg_control_system()),
+        left(pg_walfile_name(pg_current_wal_lsn()), 8),
+        (SELECT oid FROM pg_database WHERE datname = current_database()),
+        'tidewire_channels'::regclass::oid,
+        CASE WHEN NOT is_safe THEN pg_postmaster_start_time() END);
+    SELECT * INTO STRICT store FROM tidewire_store;
+    IF store.identity = found_id AND (seen IS NULL OR seen <= pg_current_wal_flush_lsn()) THEN
+        RETURN store.era;
+    END IF;
+    SELECT * INTO STRICT store FROM tidewire_store FOR UPDATE;
+    IF store.identity <> found_id OR seen > pg_current_wal_flush_lsn() THEN
+        UPDATE tidewire_store SET identity = found_id, era = left(md5(gen_random_uuid()::text), 8)
+        RETURNING era INTO store.era;
+    END IF;
+    RETURN store.era;
+END $$;
+
+-- Keep publications, each in the channel names[at], in their order; a known key is not kept again. `bases` are the tops
+-- before. The counters are locked in one order everywhere, after new ones were made in one order.
+CREATE OR REPLACE FUNCTION tidewire_keep(
+    names text[], sizes bigint[], ages double precision[],
+    ats integer[], keys text[], key_ages double precision[], formats smallint[], payloads bytea[], metas bytea[],
+    OUT offsets bigint[], OUT bases bigint[], OUT moment double precision, OUT era text
+) LANGUAGE plpgsql AS $$
+#variable_conflict use_column
+DECLARE
+    ids bigint[];
+BEGIN
+    -- Before anything is locked: who waits here for another's new counter holds none that this other one may want.
+    INSERT INTO tidewire_channels (name, keep_size, keep_age)
+    SELECT n.name, coalesce(n.size, 100), coalesce(n.age, 86400) FROM unnest(names, sizes, ages) AS n (name, size, age)
+    WHERE NOT EXISTS (SELECT FROM tidewire_channels AS c WHERE c.name = n.name)
+    ORDER BY n.name COLLATE "C" ON CONFLICT (name) DO NOTHING;
+    SELECT array_agg(l.id ORDER BY l.number), array_agg(l.top ORDER BY l.number) INTO ids, bases FROM (
+        SELECT c.id, c.top, n.number FROM unnest(names) WITH ORDINALITY AS n (name, number)
+        JOIN tidewire_channels AS c ON c.name = n.name ORDER BY c.id FOR UPDATE OF c
+    ) AS l;
+    moment := tidewire_now();
+    SELECT s.era INTO STRICT era FROM tidewire_store AS s;
+    WITH items AS (
+        SELECT i.at, i.key, i.key_age, i.format, i.data, i.meta, i.number, k."offset" AS known
+        FROM unnest(ats, keys, key_ages, formats, payloads, metas)
+            WITH ORDINALITY AS i (at, key, key_age, format, data, meta, number)
+        LEFT JOIN tidewire_keys AS k
+            ON i.key IS NOT NULL AND k.channel = ids[i.at] AND k.key = i.key AND k.expires > moment
+    ), numbered AS (
+        SELECT items.*, coalesce(
+            known, bases[at] + row_number() OVER (PARTITION BY at, known IS NULL ORDER BY number)
+        ) AS "offset" FROM items
+    ), kept AS (
+        INSERT INTO tidewire_publications (channel, "offset", time, format, data, meta)
+        SELECT ids[at], "offset", moment, format, data, meta FROM numbered WHERE known IS NULL
+    ), keyed AS (
+        INSERT INTO tidewire_keys (channel, key, "offset", expires)
+        SELECT ids[at], key, "offset", moment + key_age FROM numbered WHERE known IS NULL AND key IS NOT NULL
+        ON CONFLICT (channel, key) DO UPDATE SET "offset" = excluded."offset", expires = excluded.expires
+    ), counted AS (
+        UPDATE tidewire_channels AS c SET top = n.top,
+            keep_size = coalesce(sizes[n.at], c.keep_size), keep_age = coalesce(ages[n.at], c.keep_age)
+        FROM (SELECT at, max("offset") AS top FROM numbered WHERE known IS NULL GROUP BY at) AS n
+        WHERE c.id = ids[n.at]
+    )
+    SELECT array_agg("offset" ORDER BY number) INTO offsets FROM numbered;
+END $$;
+
+-- Publish inside the caller's transaction: seen by everyone after its commit, by no one after its rollback. No counter is
+-- touched, so a transaction that stays open holds up nobody.
+CREATE OR REPLACE FUNCTION tidewire_publish_bytes(
+    channel text, format smallint, data bytea, key text DEFAULT NULL, key_age double precision DEFAULT 300
+) RETURNS void LANGUAGE plpgsql SET search_path FROM CURRENT AS $$
+BEGIN
+    INSERT INTO tidewire_outbox (channel, format, data, key, key_age)
+    VALUES (channel, format, data, nullif(key, ''), key_age);
+    PERFORM pg_notify('tidewire', 'outbox');
+END $$;
+
+CREATE OR REPLACE FUNCTION tidewire_publish(channel text, data jsonb) RETURNS void
+LANGUAGE plpgsql SET search_path FROM CURRENT AS $$
+BEGIN
+    IF channel IS NULL OR data IS NULL THEN
+        RAISE null_value_not_allowed USING MESSAGE = 'tidewire_publish needs a channel and data; JSON null is ''null''::jsonb';
+    END IF;
+    IF channel LIKE '$%' THEN
+        RAISE invalid_parameter_value USING
+            MESSAGE = format('channel %L belongs to the server; names that begin with $ are reserved', channel);
+    END IF;
+    PERFORM tidewire_publish_bytes(channel, 2::smallint, convert_to(data::text, 'UTF8'));
+END $$;
+
+-- Move what was committed to the outbox into the channels, in the order of ids, one mover at a time; NULL: another one is
+-- at it. What commits later is moved later, whatever its id.
+CREATE OR REPLACE FUNCTION tidewire_move(maximum integer, OUT moved integer, OUT names text[], OUT tops bigint[])
+LANGUAGE plpgsql AS $$
+#variable_conflict use_column
+DECLARE
+    taken tidewire_outbox[];
+BEGIN
+    IF NOT pg_try_advisory_xact_lock('tidewire_outbox'::regclass::integer, 1) THEN
+        RETURN;
+    END IF;
+    SELECT coalesce(array_agg(o ORDER BY o.id), '{}') INTO taken FROM (
+        SELECT * FROM tidewire_outbox ORDER BY id LIMIT maximum
+    ) AS o;
+    moved := cardinality(taken);
+    IF moved = 0 THEN
+        RETURN;
+    END IF;
+    names := ARRAY(SELECT DISTINCT t.channel FROM unnest(taken) AS t ORDER BY 1);
+    -- of one key only the first is kept
+    PERFORM tidewire_keep(
+        names, array_fill(NULL::bigint, ARRAY[cardinality(names)]),
+        array_fill(NULL::double precision, ARRAY[cardinality(names)]),
+        array_agg(array_position(names, f.channel) ORDER BY f.id), array_agg(f.key ORDER BY f.id),
+        array_agg(f.key_age ORDER BY f.id), array_agg(f.format ORDER BY f.id), array_agg(f.data ORDER BY f.id),
+        array_agg(''::bytea ORDER BY f.id)
+    ) FROM (
+        SELECT DISTINCT ON (t.channel, t.key, CASE WHEN t.key IS NULL THEN t.id END) t.* FROM unnest(taken) AS t
+        ORDER BY t.channel, t.key, CASE WHEN t.key IS NULL THEN t.id END, t.id
+    ) AS f;
+    SELECT array_agg(c.top ORDER BY n.number) INTO tops
+    FROM unnest(names) WITH ORDINALITY AS n (name, number) JOIN tidewire_channels AS c ON c.name = n.name;
+    DELETE FROM tidewire_outbox WHERE id IN (SELECT t.id FROM unnest(taken) AS t);
+END $$;
+
+-- Remove what no reader is shown any more from some channels after `reached`, one trimmer at a time: nothing younger than
+-- `carriage`, but for what was removed on request. Returns where it came to (NULL: a round has ended) and how much it
+-- removed; NULL for both: another one is at it.
+CREATE OR REPLACE FUNCTION tidewire_trim(
+    after bigint, channels integer, each integer, carriage double precision, OUT reached bigint, OUT removed integer
+) LANGUAGE plpgsql AS $$
+DECLARE
+    now double precision := tidewire_now();
+BEGIN
+    IF NOT pg_try_advisory_xact_lock('tidewire_outbox'::regclass::integer, 2) THEN
+        RETURN;
+    END IF;
+    WITH looked AS (
+        SELECT id, top, floor, keep_size, keep_age FROM tidewire_channels WHERE id > after ORDER BY id LIMIT channels
+    ), oldest AS (
+        SELECT p.channel, p."offset", s.id FROM looked AS s CROSS JOIN LATERAL (
+            SELECT f.channel, f."offset", f.time FROM tidewire_publications AS f
+            WHERE f.channel = s.id ORDER BY f."offset" LIMIT each
+        ) AS p
+        WHERE p."offset" <= s.floor
+            OR (p.time < now - carriage AND (p."offset" <= s.top - s.keep_size OR p.time < now - s.keep_age))
+    ), gone AS (
+        DELETE FROM tidewire_publications AS p USING oldest AS o
+        WHERE p.channel = o.channel AND p."offset" = o."offset" RETURNING 1
+    )
+    SELECT (SELECT max(id) FROM looked), (SELECT count(*) FROM gone) INTO reached, removed;
+    IF reached IS NULL THEN
+        DELETE FROM tidewire_keys WHERE (channel, key) IN (
+            SELECT channel, key FROM tidewire_keys WHERE expires < now ORDER BY expires LIMIT each
+        );
+        GET DIAGNOSTICS removed = ROW_COUNT;
+    END IF;
+END $$;
+
+-- Presence. A claim excludes all joins and leaves; those of one user in one channel exclude each other.
+
+CREATE OR REPLACE FUNCTION tidewire_lock_user(channel text, user_name text) RETURNS void LANGUAGE plpgsql AS $$
+BEGIN
+    PERFORM pg_advisory_xact_lock_shared('tidewire_nodes'::regclass::integer, 1);
+    PERFORM pg_advisory_xact_lock(hashtextextended(channel || E'\n' || user_name, 'tidewire_nodes'::regclass::oid::bigint));
+END $$;
+
+-- Add a member of a node, in the place of one of a node whose lease has ended; returns how many connections the user had
+-- and has. NULL: the node itself is not listed any more.
+CREATE OR REPLACE FUNCTION tidewire_join(
+    of_node bigint, of_channel text, of_connection text, of_user text, of_info bytea, of_farewell bytea,
+    of_format smallint, lease double precision, OUT others integer, OUT connections integer
+) LANGUAGE plpgsql AS $$
+DECLARE
+    replaced integer := 0;
+BEGIN
+    PERFORM tidewire_lock_user(of_channel, of_user);
+    IF NOT EXISTS (SELECT FROM tidewire_nodes WHERE id = of_node AND NOT dead) THEN
+        RETURN;
+    END IF;
+    SELECT count(*) INTO others FROM tidewire_members
+    WHERE channel = of_channel AND user_name = of_user AND connection <> of_connection;
+    INSERT INTO tidewire_members (channel, connection, user_name, info, node, farewell, farewell_format)
+    VALUES (of_channel, of_connection, of_user, of_info, of_node, of_farewell, of_format)
+    ON CONFLICT (channel, connection) DO UPDATE SET
+        user_name = excluded.user_name, info = excluded.info, node = excluded.node,
+        farewell = excluded.farewell, farewell_format = excluded.farewell_format;
+    IF others > 0 THEN
+        DELETE FROM tidewire_members WHERE seq = (
+            SELECT m.seq FROM tidewire_members AS m JOIN tidewire_nodes AS n ON n.id = m.node
+            WHERE m.channel = of_channel AND m.user_name = of_user AND m.connection <> of_connection
+                AND (n.dead OR n.touched < tidewire_now() - lease)
+            ORDER BY m.seq LIMIT 1
+        );
+        GET DIAGNOSTICS replaced = ROW_COUNT;
+    END IF;
+    connections := others - replaced + 1;
+END $$;
+
+CREATE OR REPLACE FUNCTION tidewire_leave(of_channel text, of_connection text) RETURNS boolean
+LANGUAGE plpgsql AS $$
+DECLARE
+    gone text;
+BEGIN
+    SELECT user_name INTO gone FROM tidewire_members WHERE channel = of_channel AND connection = of_connection;
+    IF gone IS NULL THEN
+        RETURN false;
+    END IF;
+    PERFORM tidewire_lock_user(of_channel, gone);
+    DELETE FROM tidewire_members WHERE channel = of_channel AND connection = of_connection AND user_name = gone;
+    RETURN FOUND AND NOT EXISTS (SELECT FROM tidewire_members WHERE channel = of_channel AND user_name = gone);
+END $$;
+
+-- Prolong a lease; false: the node is not listed any more. A break longer than `pause` begins its watch anew.
+CREATE OR REPLACE FUNCTION tidewire_touch(of_node bigint, pause double precision) RETURNS boolean
+LANGUAGE plpgsql AS $$
+DECLARE
+    now double precision := tidewire_now();
+BEGIN
+    UPDATE tidewire_nodes SET touched = now, since = CASE WHEN now - touched > pause THEN now ELSE since END
+    WHERE id = of_node AND NOT dead;
+    RETURN FOUND;
+END $$;
+
+-- Claim what others left unfinished for a lease, then users whose nodes are all dead: those silent for `silence`. A node
+-- that has not itself watched for that long, because the store was away from it, takes nobody for dead.
+CREATE OR REPLACE FUNCTION tidewire_claim(
+    of_node bigint, lease double precision, silence double precision, maximum integer
+) RETURNS SETOF tidewire_departures LANGUAGE plpgsql AS $$
+DECLARE
+    now   double precision := tidewire_now();
+    gone  bigint[];
+    found integer;
+BEGIN
+    IF NOT EXISTS (SELECT FROM tidewire_nodes WHERE id = of_node AND NOT dead AND since < now - silence)
+        OR NOT (
+            EXISTS (SELECT FROM tidewire_nodes WHERE dead OR touched < now - silence)
+            OR EXISTS (SELECT FROM tidewire_departures WHERE claimed < now - lease)
+        )
+        OR NOT pg_try_advisory_xact_lock('tidewire_nodes'::regclass::integer, 2)
+    THEN
+        RETURN;
+    END IF;
+    PERFORM pg_advisory_xact_lock('tidewire_nodes'::regclass::integer, 1);
+    RETURN QUERY UPDATE tidewire_departures AS d SET claimed = now WHERE d.token IN (
+        SELECT o.token FROM tidewire_departures AS o WHERE o.claimed < now - lease LIMIT maximum
+    ) RETURNING d.*;
+    GET DIAGNOSTICS found = ROW_COUNT;
+    UPDATE tidewire_nodes SET dead = true WHERE touched < now - silence AND NOT dead;
+    gone := ARRAY(SELECT id FROM tidewire_nodes WHERE dead);
+    DELETE FROM tidewire_members AS m WHERE m.node = ANY (gone) AND EXISTS (
+        SELECT FROM tidewire_members AS o
+        WHERE o.channel = m.channel AND o.user_name = m.user_name AND NOT o.node = ANY (gone)
+    );
+    RETURN QUERY WITH users AS (
+        SELECT DISTINCT m.channel, m.user_name FROM tidewire_members AS m WHERE m.node = ANY (gone) LIMIT maximum - found
+    ), removed AS (
+        DELETE FROM tidewire_members AS m USING users AS u
+        WHERE m.channel = u.channel AND m.user_name = u.user_name
+        RETURNING m.seq, m.channel, m.user_name, m.farewell, m.farewell_format
+    )
+    INSERT INTO tidewire_departures
+    SELECT DISTINCT ON (r.channel, r.user_name)
+        md5(gen_random_uuid()::text), r.channel, r.user_name, r.farewell, r.farewell_format, now
+    FROM removed AS r ORDER BY r.channel, r.user_name, r.farewell_format IS NULL, r.seq DESC
+    RETURNING *;
+    DELETE FROM tidewire_nodes AS n
+    WHERE n.dead AND NOT EXISTS (SELECT FROM tidewire_members AS m WHERE m.node = n.id);
+END $$;

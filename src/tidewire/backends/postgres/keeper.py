@@ -1,0 +1,87 @@
+"""Housekeeping that any node may do: moves the outbox into the channels, and trims what is not shown any more."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+from collections.abc import Callable, Mapping
+
+from tidewire.backends.postgres.schema import SQL
+from tidewire.backends.postgres.sessions import Sessions
+from tidewire.errors import StoreUnavailable
+
+__all__ = ("CARRIAGE", "Keeper")
+
+logger = logging.getLogger("tidewire")
+
+#: Seconds for which every publication stays.
+CARRIAGE = 60.0
+#: Publications that are moved in one transaction, and seconds between tries while another node moves, or it fails.
+_MOVE_COUNT, _MOVE_RETRY, _MOVE_FAILED = 200, 0.05, 1.0
+#: Channels that one step of trimming looks at, publications that it removes from each, and seconds between two steps
+#: and two rounds.
+_TRIM_CHANNELS, _TRIM_EACH, _TRIM_STEP, _TRIM_ROUND = 100, 200, 0.02, 5.0
+
+
+class Keeper:
+    """Two endless tasks, `move` and `trim`; of all nodes one at a time does each."""
+
+    def __init__(self, sessions: Sessions, on_moved: Callable[[Mapping[str, int]], None]) -> None:
+        self._sessions = sessions
+        self._on_moved = on_moved
+        self._has_outbox = asyncio.Event()
+
+    def outbox(self) -> None:
+        """Say that the outbox is perhaps not empty."""
+        self._has_outbox.set()
+
+    async def move(self) -> None:
+        """Move what applications have committed, for ever."""
+        is_failing = False
+        while True:
+            await self._has_outbox.wait()
+            self._has_outbox.clear()
+            try:
+                await self._move_all()
+                is_failing = False
+            except StoreUnavailable as error:
+                if not is_failing:
+                    logger.warning("the outbox cannot be moved yet: %s", error)
+                is_failing = True
+                await asyncio.sleep(_MOVE_FAILED)
+                self._has_outbox.set()
+
+    async def _move_all(self) -> None:
+        while True:
+            row = await self._sessions.fetchrow(SQL["move"], _MOVE_COUNT)
+            if row["moved"] is None:  # another node is at it, and may not have seen what this one was told of
+                await asyncio.sleep(_MOVE_RETRY * random.uniform(0.5, 1.5))
+                continue
+            if row["moved"]:
+                self._on_moved(dict(zip(row["names"], row["tops"], strict=True)))
+            if row["moved"] < _MOVE_COUNT:
+                return
+
+    async def trim(self) -> None:
+        """Trim in rounds over all channels, for ever."""
+        while True:
+            await asyncio.sleep(_TRIM_ROUND * random.uniform(0.5, 1.5))
+            try:
+                while await self.trim_round():
+                    await asyncio.sleep(_TRIM_STEP)
+            except StoreUnavailable as error:
+                logger.info("nothing was trimmed: %s", error)
+
+    async def trim_round(self, carriage: float = CARRIAGE) -> bool:
+        """Go through all channels once, unless another node does; True: some had more than one step removes."""
+        reached, has_more = 0, False
+        while True:
+            row = await self._sessions.fetchrow(SQL["trim"], reached, _TRIM_CHANNELS, _TRIM_EACH, carriage)
+            if row["removed"] is None:
+                return False
+            has_more = has_more or row["removed"] >= _TRIM_EACH
+            if row["reached"] is None:
+                return has_more
+            reached = row["reached"]
+            await asyncio.sleep(_TRIM_STEP)

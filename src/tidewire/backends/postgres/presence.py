@@ -1,0 +1,137 @@
+"""Presence in tables of its own, by leases in the server's time; every step is one statement."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Sequence
+from typing import Any
+
+from tidewire.backends.postgres.circuit import Circuit
+from tidewire.backends.postgres.faults import FAILURES, opening_error
+from tidewire.backends.postgres.names import trouble
+from tidewire.backends.postgres.schema import SQL, prepare
+from tidewire.backends.postgres.server import Server
+from tidewire.backends.postgres.sessions import Sessions
+from tidewire.broker import nothing_to_resume
+from tidewire.errors import BadRequest, StoreUnavailable, TidewireError
+from tidewire.messages import Departure, Farewell, Format, Member
+from tidewire.presence import JoinResult, Presence
+
+__all__ = ("PostgresPresence",)
+
+
+class PostgresPresence(Presence):
+    """Who is in a channel, on all nodes of a database.
+
+    `lease` is for how many seconds of the server's time a node is alive after it touched its lease; its members can be
+    claimed `grace` seconds later.
+    """
+
+    def __init__(self, url: str, seconds: float = 2.0, *, lease: float = 6.0, grace: float = 2.0) -> None:
+        self._server = Server(url, seconds)
+        self._lease = lease
+        self._silence = lease + grace
+        self._node = 0
+        self._name = ""
+        self._is_lost = False
+        self._is_open = False
+
+    async def start(self, node: str) -> None:
+        if self._is_open:
+            return
+        self._name = node
+        self._circuit = Circuit(self._server.shown, self._probe, on_away=self._away, on_back=nothing_to_resume)
+        self._sessions = Sessions(self._server, self._circuit, 1, asynchronous=True)
+        try:
+            await self._probe()
+            await self._enroll()
+        except (*FAILURES, TidewireError) as error:
+            await self._circuit.aclose()
+            await self._sessions.aclose()
+            raise opening_error(error, self._server.shown) from error
+        self._is_open = True
+
+    async def _probe(self) -> None:
+        connection = await self._server.connect(asynchronous=True)
+        try:
+            await prepare(connection)
+        finally:
+            connection.terminate()
+
+    def _away(self) -> None:
+        self._sessions.drop()
+
+    async def _enroll(self) -> None:
+        self._node = secrets.randbits(62)
+        await self._sessions.fetch(SQL["enroll"], self._node, self._name)
+
+    async def aclose(self) -> None:
+        if not self._is_open:
+            return
+        self._is_open = False
+        await self._circuit.aclose()
+        await self._sessions.aclose()
+
+    def _check(self, *texts: str) -> None:
+        if not self._is_open:
+            raise StoreUnavailable("presence is not open; use it between its start and its close")
+        for text in texts:
+            reason = trouble(text)
+            if reason:
+                raise BadRequest(f"{text[:60]!r} {reason}, so presence cannot list it; use another name")
+
+    async def join(self, channel: str, member: Member, farewell: Farewell | None = None) -> JoinResult:
+        self._check(channel, member.connection, member.user)
+        values = (channel, member.connection, member.user, member.info, *_stored(farewell), self._lease)
+        row = await self._sessions.fetchrow(SQL["join"], self._node, *values)
+        if row["others"] is None:  # this node was taken for dead: the next touch says so, and who was here joins again
+            await self._return()
+            row = await self._sessions.fetchrow(SQL["join"], self._node, *values)
+            if row["others"] is None:
+                raise StoreUnavailable("this node was taken for dead at this moment; try again")
+        return JoinResult(first=row["others"] == 0, connections=row["connections"])
+
+    async def _return(self) -> None:
+        """List this node again, under another id."""
+        self._is_lost = True
+        await self._enroll()
+
+    async def leave(self, channel: str, connection: str) -> bool:
+        self._check(channel, connection)
+        return bool((await self._sessions.fetchrow(SQL["leave"], channel, connection))[0])
+
+    async def touch(self) -> bool:
+        self._check()
+        if not (await self._sessions.fetchrow(SQL["touch"], self._node, self._lease / 2))[0]:
+            await self._return()
+        is_lost, self._is_lost = self._is_lost, False
+        return not is_lost
+
+    async def members(self, channel: str) -> list[Member]:
+        self._check(channel)
+        rows = await self._sessions.fetch(SQL["members"], channel)
+        return [Member(row["connection"], row["user_name"], row["info"]) for row in rows]
+
+    async def count(self, channel: str, user: str | None = None) -> int:
+        self._check(channel, user or "")
+        return int((await self._sessions.fetchrow(SQL["count"], channel, user))[0])
+
+    async def claim(self, limit: int = 256) -> Sequence[Departure]:
+        self._check()
+        rows = await self._sessions.fetch(SQL["claim"], self._node, self._lease, self._silence, limit)
+        return [_departure(row) for row in rows]
+
+    async def forget(self, departures: Sequence[Departure]) -> None:
+        self._check()
+        if departures:
+            await self._sessions.fetch(SQL["forget"], [departure.token for departure in departures])
+
+
+def _stored(farewell: Farewell | None) -> tuple[bytes | None, int | None]:
+    return (None, None) if farewell is None else (farewell.data, farewell.format)
+
+
+def _departure(row: Any) -> Departure:
+    data, format = row["farewell"], row["farewell_format"]
+    farewell = None if data is None or format is None else Farewell(data, Format(format))
+    return Departure(row["channel"], row["user_name"], row["token"], farewell)

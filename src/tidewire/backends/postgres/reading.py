@@ -1,0 +1,103 @@
+"""Reads history, positions and news; each is one statement, so one moment of the store."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from typing import Any
+
+from tidewire.backends.postgres.schema import SQL
+from tidewire.backends.postgres.sessions import Sessions
+from tidewire.errors import StoreUnavailable
+from tidewire.messages import MAX_OFFSET, Format, HistoryPage, Position, Publication, Retention
+
+__all__ = ("PositionReader", "positions_of", "read_history", "read_news")
+
+#: What stands for "all" in a statement.
+_ALL = Retention(2**62, 1e18)
+#: Channels of one positions statement.
+_CHUNK = 2_000
+
+
+def _publication(channel: str, row: Any) -> Publication:
+    offset = row["offset"]
+    return Publication(
+        channel, offset, offset - 1, row["era"], row["time"], row["data"], Format(row["format"]), row["meta"]
+    )
+
+
+async def read_history(
+    sessions: Sessions,
+    channel: str,
+    since: Position | None,
+    limit: int | None,
+    retention: Retention | None,
+    *,
+    reverse: bool,
+) -> HistoryPage:
+    """Answer a history query (broker.Broker.history says what it means); raises StoreUnavailable."""
+    shown = retention or _ALL
+    size, age = min(shown.size, _ALL.size), min(shown.age, _ALL.age)
+    edge = (MAX_OFFSET + 1 if reverse else 0) if since is None else max(-1, min(since.offset, MAX_OFFSET + 1))
+    most = None if limit is None else max(0, limit)
+    rows = await sessions.fetch(SQL["backward" if reverse else "forward"], channel, size, age, edge, most)
+    if not rows:
+        raise StoreUnavailable("the store is being made; try again")
+    top, era = rows[0]["top"], rows[0]["era"]
+    position = Position(top, era)
+    if since is not None and since.epoch != era:
+        return HistoryPage((), position, complete=False)
+    first = top + 1 if rows[0]["first"] is None else rows[0]["first"]
+    if since is None:
+        complete = True
+    elif reverse:
+        newest = min(since.offset - 1, top)
+        complete = (newest <= 0 or first <= newest) and since.offset <= top + 1
+    else:
+        complete = first - 1 <= since.offset <= top
+    found = tuple([_publication(channel, row) for row in rows if row["offset"] is not None])
+    return HistoryPage(found, position, complete)
+
+
+def positions_of(names: Sequence[str], rows: Sequence[Any]) -> dict[str, Position]:
+    """Return the positions that a positions statement found; a channel without a counter is at 0."""
+    if not rows:
+        raise StoreUnavailable("the store is being made; try again")
+    era = rows[0]["era"]
+    tops = {row["name"]: row["top"] for row in rows}
+    return {name: Position(tops.get(name, 0), era) for name in names}
+
+
+class PositionReader:
+    """Reads tops; who asks while a statement is under way shares the next one with all others that wait."""
+
+    def __init__(self, sessions: Sessions) -> None:
+        self._sessions = sessions
+        self._next: tuple[dict[str, None], asyncio.Task[dict[str, Position]]] | None = None
+        self._turn = asyncio.Lock()
+
+    async def get(self, names: Sequence[str]) -> dict[str, Position]:
+        """Return the top of each channel, as of a moment after the call; raises StoreUnavailable."""
+        if self._next is None:
+            asked: dict[str, None] = {}
+            self._next = asked, asyncio.get_running_loop().create_task(self._read(asked))
+        asked, reading = self._next
+        asked.update(dict.fromkeys(names))
+        found = await asyncio.shield(reading)
+        return {name: found[name] for name in names}
+
+    async def _read(self, asked: dict[str, None]) -> dict[str, Position]:
+        async with self._turn:
+            self._next = None
+            names = list(asked)
+            found: dict[str, Position] = {}
+            for start in range(0, len(names), _CHUNK):
+                chunk = names[start : start + _CHUNK]
+                found |= positions_of(chunk, await self._sessions.fetch(SQL["positions"], chunk))
+            return found
+
+
+async def read_news(sessions: Sessions, after: dict[str, int], limit: int) -> list[Publication]:
+    """Return what came in each channel after an offset, at most `limit` in all, channel by channel, in order."""
+    rows = await sessions.fetch(SQL["news"], list(after), list(after.values()), limit)
+    return [_publication(row["name"], row) for row in rows]

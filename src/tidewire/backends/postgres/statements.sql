@@ -1,0 +1,86 @@
+-- name: version
+SELECT version FROM tidewire_store
+-- name: lock_schema
+SELECT pg_advisory_xact_lock(hashtext('tidewire schema'), hashtext(current_schema()))
+-- name: has_store
+SELECT to_regclass('tidewire_store') IS NOT NULL
+-- name: create_store
+INSERT INTO tidewire_store (version, era, identity) VALUES ($1, '', '') ON CONFLICT (one) DO UPDATE SET version = $1
+-- name: enter
+SELECT tidewire_enter($1::pg_lsn)
+-- name: keep
+SELECT * FROM tidewire_keep($1, $2, $3, $4, $5, $6, $7, $8, $9)
+-- name: move
+SELECT * FROM tidewire_move($1)
+-- name: trim
+SELECT * FROM tidewire_trim($1, $2, $3, $4)
+-- name: wake_soon
+SET synchronous_commit = off
+-- name: wake
+SELECT pg_notify('tidewire', payload) FROM unnest($1::text[]) AS payload
+-- name: pulse
+SELECT pg_current_wal_flush_lsn()::text AS flushed, EXISTS (SELECT FROM tidewire_outbox) AS has_outbox
+-- name: flushed
+SELECT pg_current_wal_flush_lsn()::text
+-- name: positions
+SELECT s.era, c.name, c.top FROM tidewire_store AS s
+LEFT JOIN (unnest($1::text[]) AS n (name) JOIN tidewire_channels AS c ON c.name = n.name) ON true
+-- name: news
+SELECT n.name, s.era, p."offset", p.time, p.format, p.data, p.meta
+FROM unnest($1::text[], $2::bigint[]) WITH ORDINALITY AS n (name, after, number)
+JOIN tidewire_store AS s ON true
+JOIN tidewire_channels AS c ON c.name = n.name
+CROSS JOIN LATERAL (
+    SELECT * FROM tidewire_publications AS f WHERE f.channel = c.id AND f."offset" > n.after ORDER BY f."offset" LIMIT $3
+) AS p
+ORDER BY n.number, p."offset" LIMIT $3
+-- name: forward
+SELECT s.era, coalesce(c.top, 0) AS top, l."offset" AS first, p."offset", p.time, p.format, p.data, p.meta
+FROM tidewire_store AS s
+LEFT JOIN tidewire_channels AS c ON c.name = $1
+LEFT JOIN LATERAL (
+    SELECT f."offset" FROM tidewire_publications AS f
+    WHERE f.channel = c.id AND f."offset" > greatest(c.floor, c.top - $2::bigint) AND f.time >= tidewire_now() - $3::float8
+    ORDER BY f."offset" LIMIT 1
+) AS l ON true
+LEFT JOIN LATERAL (
+    SELECT * FROM tidewire_publications AS f
+    WHERE f.channel = c.id AND f."offset" >= l."offset" AND f."offset" > $4 ORDER BY f."offset" LIMIT $5
+) AS p ON true
+ORDER BY p."offset"
+-- name: backward
+SELECT s.era, coalesce(c.top, 0) AS top, l."offset" AS first, p."offset", p.time, p.format, p.data, p.meta
+FROM tidewire_store AS s
+LEFT JOIN tidewire_channels AS c ON c.name = $1
+LEFT JOIN LATERAL (
+    SELECT f."offset" FROM tidewire_publications AS f
+    WHERE f.channel = c.id AND f."offset" > greatest(c.floor, c.top - $2::bigint) AND f.time >= tidewire_now() - $3::float8
+    ORDER BY f."offset" LIMIT 1
+) AS l ON true
+LEFT JOIN LATERAL (
+    SELECT * FROM tidewire_publications AS f
+    WHERE f.channel = c.id AND f."offset" >= l."offset" AND f."offset" < $4 ORDER BY f."offset" DESC LIMIT $5
+) AS p ON true
+ORDER BY p."offset" DESC
+-- name: remove_history
+UPDATE tidewire_channels SET floor = top WHERE name = $1
+-- name: settings
+SELECT current_setting('fsync') AS fsync, current_setting('synchronous_commit') AS synchronous_commit,
+    current_setting('full_page_writes') AS full_page_writes, pg_notification_queue_usage() AS queue,
+    (SELECT count(*) FROM tidewire_outbox) AS outbox
+-- name: enroll
+INSERT INTO tidewire_nodes (id, name, touched, since) VALUES ($1, $2, tidewire_now(), tidewire_now())
+-- name: join
+SELECT * FROM tidewire_join($1, $2, $3, $4, $5, $6, $7, $8)
+-- name: leave
+SELECT tidewire_leave($1, $2)
+-- name: touch
+SELECT tidewire_touch($1, $2)
+-- name: members
+SELECT connection, user_name, info FROM tidewire_members WHERE channel = $1 ORDER BY seq
+-- name: count
+SELECT count(*) FROM tidewire_members WHERE channel = $1 AND ($2::text IS NULL OR user_name = $2)
+-- name: claim
+SELECT token, channel, user_name, farewell, farewell_format FROM tidewire_claim($1, $2, $3, $4)
+-- name: forget
+DELETE FROM tidewire_departures WHERE token = ANY ($1)

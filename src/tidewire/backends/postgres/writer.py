@@ -1,0 +1,231 @@
+"""Keeps publications: everything that waits goes in one statement, which is one commit, on a connection of its own."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+from collections import deque
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import msgspec
+
+from tidewire.backends.postgres.circuit import Circuit
+from tidewire.backends.postgres.faults import FAILURES, explain, is_away, is_certain
+from tidewire.backends.postgres.schema import SQL, enter
+from tidewire.backends.postgres.server import Server
+from tidewire.backends.postgres.sessions import close
+from tidewire.errors import NotPublished, PublishError, PublishUnconfirmed, TidewireError
+from tidewire.messages import PublishRequest
+
+__all__ = ("Kept", "Write", "Writer", "stored_key")
+
+#: Publications, and their bytes, of one commit; and how many must wait for an idle writer to take only half.
+_COMMIT_COUNT, _COMMIT_BYTES = 1_000, 4 * 1_048_576
+_WORTH_HALVING = 16
+#: Characters up to which a key is stored as it is: an index has no room for longer ones.
+_KEY_LENGTH = 600
+_MOST = 2**62
+
+
+class Write:
+    """One publish on its way, and who waits for it."""
+
+    __slots__ = ("deadline", "future", "request", "size", "twins")
+
+    def __init__(self, request: PublishRequest, future: asyncio.Future[Any], deadline: float) -> None:
+        self.request = request
+        self.future = future
+        self.deadline = deadline
+        self.size = len(request.data) + len(request.meta) + 256
+        #: Others of the same commit with the same key: they share its answer.
+        self.twins: list[Write] = []
+
+
+class Kept(msgspec.Struct, frozen=True, gc=False):
+    """What one commit has kept: an offset for each write, and the tops of the channels before it."""
+
+    writes: Sequence[Write]
+    offsets: Sequence[int]
+    #: The place of each write's channel in `channels` and `bases`, counted from 1.
+    places: Sequence[int]
+    channels: Sequence[str]
+    bases: Sequence[int]
+    time: float
+    era: str
+
+
+def stored_key(key: str) -> str | None:
+    """Return a key as it is stored: None without one, a digest of a long one."""
+    if len(key) <= _KEY_LENGTH:
+        return key or None
+    return hashlib.sha256(key.encode()).hexdigest()
+
+
+class Writer:
+    """Commits the publications of some channels, in the order in which they were put."""
+
+    def __init__(
+        self,
+        server: Server,
+        circuit: Circuit,
+        on_kept: Callable[[Kept], None],
+        on_failed: Callable[[Sequence[Write], PublishError], None],
+    ) -> None:
+        self._server = server
+        self._circuit = circuit
+        self._on_kept = on_kept
+        self._on_failed = on_failed
+        self._waiting: deque[Write] = deque()
+        self._wake = asyncio.Event()
+        self._connection: Any = None
+        self._sent: Sequence[Write] = ()
+        self._sent_at = 0.0
+        #: What is known to have been flushed; a server that knows less is an older copy (schema.enter).
+        self.seen: str | None = None
+
+    def put(self, writes: Sequence[Write]) -> None:
+        """Take publications; they are sent in this order."""
+        self._waiting.extend(writes)
+        self._wake.set()
+
+    def withdraw(self, write: Write) -> bool:
+        """Take a write back; False: it was sent."""
+        try:
+            self._waiting.remove(write)
+        except ValueError:
+            return False
+        return True
+
+    def is_stuck(self, now: float) -> bool:
+        """What was sent has not been answered in the time of a publish."""
+        return bool(self._sent) and now - self._sent_at >= self._server.seconds
+
+    async def run(self) -> None:
+        """Commit what waits, for ever."""
+        is_idle = True
+        while True:
+            if not self._waiting:
+                is_idle = True
+                self._wake.clear()
+                await self._wake.wait()
+                continue
+            try:
+                connection = await self._connected()
+            except (*FAILURES, TidewireError) as error:
+                self._circuit.trip(error)
+                self.give_up()
+                continue
+            await self._commit(connection, self._take(halve=is_idle))
+            is_idle = False
+
+    async def _connected(self) -> Any:
+        """Return the connection; a new one is asked first whether the data is what it was."""
+        if self._connection is None or self._connection.is_closed():
+            self._circuit.check()
+            self._connection = await self._server.connect()
+            async with asyncio.timeout(self._server.seconds):
+                await enter(self._connection, self.seen)
+        return self._connection
+
+    def _take(self, *, halve: bool) -> Sequence[Write]:
+        """Take what waits; an idle writer leaves half of much: the server and this process then work side by side."""
+        waiting, size = self._waiting, 0
+        writes: list[Write] = []
+        keyed: dict[tuple[str, str], Write] = {}
+        count = min(len(waiting), _COMMIT_COUNT)
+        if halve and count >= _WORTH_HALVING:
+            count //= 2
+        while waiting and len(writes) < count and size < _COMMIT_BYTES:
+            write = waiting.popleft()
+            key = write.request.key
+            if key:
+                first = keyed.setdefault((write.request.channel, key), write)
+                if first is not write:
+                    first.twins.append(write)
+                    continue
+            writes.append(write)
+            size += write.size
+        return writes
+
+    async def _commit(self, connection: Any, writes: Sequence[Write]) -> None:
+        loop = asyncio.get_running_loop()
+        channels, places, arguments = _arguments(writes)
+        self._sent, self._sent_at = writes, loop.time()
+        try:
+            row = await connection.fetchrow(SQL["keep"], *arguments)
+        except FAILURES as error:
+            self._failed(writes, error)
+        except BaseException:  # the broker ends, or whatever it is: whoever waits must be told
+            self._fail(writes, PublishUnconfirmed("not confirmed: the broker was closed before the server answered"))
+            raise
+        else:
+            kept = Kept(writes, row["offsets"], places, channels, row["bases"], row["moment"], row["era"])
+            # first the next commit goes out, then these are told
+            loop.call_soon(self._on_kept, kept)
+        finally:
+            self._sent = ()
+
+    def _failed(self, writes: Sequence[Write], error: BaseException) -> None:
+        reason = self._circuit.reason or explain(error, self._server.shown)
+        if is_away(error):
+            self._circuit.trip(error)
+        if is_certain(error):
+            self._fail(writes, NotPublished(f"not published: {reason}"))
+        else:
+            self._fail(writes, PublishUnconfirmed(f"not confirmed: {reason}; publish it again with the same key"))
+        if self._circuit.reason:
+            self.give_up()
+
+    def give_up(self) -> None:
+        """Fail what has not been sent: the server is away."""
+        writes, self._waiting = tuple(self._waiting), deque()
+        self._fail(writes, NotPublished(f"not published: {self._circuit.reason}"))
+
+    def _fail(self, writes: Sequence[Write], error: PublishError) -> None:
+        if writes:
+            self._on_failed(writes, error)
+
+    def drop(self) -> None:
+        """End the connection at once; what was sent on it is not confirmed."""
+        if self._connection is not None:
+            self._connection.terminate()
+
+    async def aclose(self) -> None:
+        """End the connection."""
+        if self._connection is not None:
+            await close(self._connection)
+
+
+def _arguments(writes: Sequence[Write]) -> tuple[list[str], list[int], tuple[object, ...]]:
+    """Return the channels, the place of each write's, and the arguments of the statement."""
+    known: dict[str, int] = {}
+    sizes: list[int | None] = []
+    ages: list[float | None] = []
+    places = []
+    requests = [write.request for write in writes]
+    for request in requests:
+        place = known.get(request.channel)
+        if place is None:
+            place = known[request.channel] = len(known) + 1
+            sizes.append(None)
+            ages.append(None)
+        places.append(place)
+        if request.retention is not None:
+            sizes[place - 1], ages[place - 1] = min(request.retention.size, _MOST), request.retention.age
+    channels = list(known)
+    return (
+        channels,
+        places,
+        (
+            channels,
+            sizes,
+            ages,
+            places,
+            [stored_key(request.key) for request in requests],
+            [request.key_age for request in requests],
+            [request.format for request in requests],
+            [request.data for request in requests],
+            [request.meta for request in requests],
+        ),
+    )

@@ -19,7 +19,7 @@ links.asgi links.stream links.handshake links.wheel | links.wire | links.reader 
 connection | registry
 fanout maintenance | carrier membership recovery | subscribing
 node | acceptance survey | dispatch endpoint | served | centrifuge.
-http_api.
+rules. http_api.
 backends.
 fastapi | client. publisher | testing. | __init__ | pipelines.
 server.

@@ -1,5 +1,6 @@
 """tidewire: the realtime layer for FastAPI."""
 
+from tidewire.access import Action, Authority, Caller, ConnectAttempt, Grant, Identity
 from tidewire.endpoint import HubConnection
 from tidewire.errors import (
     BadRequest,
@@ -14,9 +15,13 @@ from tidewire.errors import (
     PublishError,
     PublishUnconfirmed,
     RateLimited,
+    Refused,
+    Rejected,
     StoreUnavailable,
     TemporaryFailure,
     TidewireError,
+    TokenExpired,
+    UnknownChannel,
     UnknownType,
 )
 from tidewire.fastapi import Hub, choose_subprotocol
@@ -25,26 +30,34 @@ from tidewire.options import ChannelOptions, Limits, SlowPolicy
 from tidewire.protocols.base import Protocol
 from tidewire.protocols.plain import PlainProtocol
 from tidewire.publisher import Publisher
+from tidewire.rules.permissions import Permissions
 from tidewire.statistics import Statistics
 
 __all__ = (
+    "Action",
+    "Authority",
     "BadRequest",
+    "Caller",
     "ChannelOptions",
     "CommandError",
     "ConfigurationError",
+    "ConnectAttempt",
     "ConnectionClosed",
     "Disconnect",
     "Dropped",
     "Format",
+    "Grant",
     "HistoryPage",
     "Hub",
     "HubConnection",
+    "Identity",
     "LimitExceeded",
     "Limits",
     "Member",
     "NotAvailable",
     "NotPublished",
     "PermissionDenied",
+    "Permissions",
     "PlainProtocol",
     "Position",
     "Protocol",
@@ -53,12 +66,16 @@ __all__ = (
     "PublishUnconfirmed",
     "Publisher",
     "RateLimited",
+    "Refused",
+    "Rejected",
     "SlowPolicy",
     "Statistics",
     "StoreUnavailable",
     "Subscribed",
     "TemporaryFailure",
     "TidewireError",
+    "TokenExpired",
+    "UnknownChannel",
     "UnknownType",
     "WireMessage",
     "choose_subprotocol",

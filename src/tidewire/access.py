@@ -9,10 +9,10 @@ from typing import Any
 
 import msgspec
 
-from tidewire.errors import NotAvailable, UnknownType
+from tidewire.errors import NotAvailable, PermissionDenied, UnknownType
 from tidewire.options import ChannelOptions
 
-__all__ = ("Action", "Authority", "Caller", "ConnectAttempt", "Grant", "Identity")
+__all__ = ("Action", "Authority", "Caller", "ConnectAttempt", "Grant", "Identity", "check_allowed")
 
 
 class Action(Enum):
@@ -109,3 +109,20 @@ class Authority(ABC):
     async def receive(self, caller: Caller, data: bytes) -> None:
         """Take a message that asks for no answer; raises UnknownType when nobody listens."""
         raise UnknownType("this application takes no messages outside of channels")
+
+
+def check_allowed(allowed: bool, action: Action, channel: str, options: ChannelOptions) -> None:
+    """Raise PermissionDenied for what is not allowed, and NotAvailable for what the channel does not offer."""
+    if not allowed:
+        raise PermissionDenied(f"this client may not {_DOING[action]} {channel!r}")
+    if action is Action.HISTORY and not options.history_size:
+        raise NotAvailable(f"channel {channel!r} has no history")
+    if action is Action.PRESENCE and not options.presence:
+        raise NotAvailable(f"channel {channel!r} has no presence")
+
+
+_DOING = {
+    Action.PUBLISH: "publish in",
+    Action.HISTORY: "read the history of",
+    Action.PRESENCE: "see who is in",
+}

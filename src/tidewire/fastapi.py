@@ -3,30 +3,42 @@
 from __future__ import annotations
 
 import asyncio
+import importlib.metadata
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import asynccontextmanager
 from types import TracebackType
-from typing import Any
+from typing import Any, TypeVar
 
+from fastapi import APIRouter
 from starlette.routing import WebSocketRoute
 from starlette.types import ASGIApp
 from starlette.websockets import WebSocket
 
+from tidewire.access import Authority
 from tidewire.backends import open_backend
 from tidewire.control import Control, open_channel, personal
 from tidewire.endpoint import HubConnection
 from tidewire.errors import FORCED, ConfigurationError, Disconnect
+from tidewire.http_api.calls import Calls, Extension
+from tidewire.http_api.nodes import Nodes
+from tidewire.http_api.router import api_router
 from tidewire.messages import HistoryPage, Member, Position
 from tidewire.node import Node
-from tidewire.options import ChannelOptions, ChannelRules, Limits
+from tidewire.options import ChannelOptions, ChannelRules, Limits, SlowPolicy
 from tidewire.payload import encode_payload
 from tidewire.protocols.base import Protocol
 from tidewire.protocols.plain import PLAIN
+from tidewire.rules.authority import Authenticate, RuleAuthority
+from tidewire.rules.book import Rule, RuleBook
+from tidewire.rules.pattern import Pattern
 from tidewire.served import ServedEndpoint
 from tidewire.statistics import Statistics
+from tidewire.survey import Survey
 
 __all__ = ("Hub",)
+
+F = TypeVar("F", bound=Callable[..., Any])
 
 
 class Hub:
@@ -44,15 +56,20 @@ class Hub:
         url: str = "memory://",
         *,
         limits: Limits | None = None,
-        channels: Mapping[str, ChannelOptions] | None = None,
+        channels: Mapping[str, ChannelOptions] | ChannelRules | None = None,
         default: ChannelOptions | None = None,
         origins: Iterable[str] = (),
     ) -> None:
         self.url = url
         self.limits = limits or Limits()
         self.origins = frozenset(origins)
-        self._rules = ChannelRules(channels, default)
+        self._rules = channels if isinstance(channels, ChannelRules) else ChannelRules(channels, default)
+        self._book = RuleBook()
+        self._rules.prefer(self._book.options)
+        #: Decides for clients that choose their channels themselves: by the rules of `channel` and `rpc`.
+        self.authority = RuleAuthority(self._book, self._rules, self.limits)
         self._node: Node | None = None
+        self._nodes: Nodes | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         open_backend(url, self.limits)  # a bad URL fails where it is written, not at the first request
 
@@ -70,13 +87,20 @@ class Hub:
         broker, presence = open_backend(self.url, self.limits)
         node = Node(broker, presence, limits=self.limits, rules=self._rules)
         await node.start()
+        try:
+            survey = Survey(node)
+            await survey.start()
+        except BaseException:
+            await node.aclose()
+            raise
+        self._nodes = Nodes(node, survey, version=importlib.metadata.version("tidewire"))
         self._node, self._loop = node, asyncio.get_running_loop()
         return self
 
     async def __aexit__(
         self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        node, self._node, self._loop = self._node, None, None
+        node, self._node, self._nodes, self._loop = self._node, None, None, None
         if node is not None:
             await node.aclose()
 
@@ -145,6 +169,99 @@ class Hub:
     ) -> WebSocketRoute:
         """Make a route for `serve`, to append to `app.router.routes`."""
         return WebSocketRoute(path, self.serve(protocol, authenticate=authenticate, history=history))
+
+    def api_router(
+        self,
+        *,
+        key: str = "",
+        insecure: bool = False,
+        prefix: str = "/api",
+        error_mode: str = "",
+        authority: Authority | None = None,
+        extensions: Mapping[str, Extension] | None = None,
+    ) -> APIRouter:
+        """Make the routes of the HTTP API for `app.include_router`: `POST /api/publish` and so on, as `cent` calls it.
+
+        Who shows the `key` may call. `authority` says which channels there are and what they offer; `extensions` are
+        the functions that `rpc` calls. Raises ConfigurationError without a key, unless `insecure`.
+        """
+        options = (authority or self.authority).options
+        made: list[Calls] = []
+
+        def calls() -> Calls:
+            node, nodes = self.node, self._nodes
+            if nodes is not None and (not made or made[0].node is not node):
+                made[:] = [Calls(node, nodes, options, extensions=extensions)]
+            return made[0]
+
+        return api_router(calls, key=key, insecure=insecure, error_mode=error_mode, prefix=prefix)
+
+    # Rules.
+
+    def channel(
+        self,
+        pattern: str,
+        *,
+        history: int = 100,
+        history_seconds: float = 86_400.0,
+        recover: bool = True,
+        presence: bool = False,
+        join_leave: bool = False,
+        latest: bool = False,
+        delta: bool = False,
+        tags_filter: bool = False,
+        slow: SlowPolicy = SlowPolicy.DISCONNECT,
+    ) -> Callable[[F], F]:
+        """Decide with a function what a user may do in the channels of a pattern, and say what these offer.
+
+        `@hub.channel("room:{room}")` over `async def room(room: int, user: str) -> bool | Permissions`: it is given the
+        parameters of the pattern, converted to their types, the `user`, and what the connection's dependency returned
+        where a parameter has that type. True allows all, False nothing; it may raise PermissionDenied. The options hold
+        for everything else that uses these channels. Raises ConfigurationError for a pattern that is there.
+        """
+        options = ChannelOptions(
+            history_size=history,
+            history_seconds=history_seconds,
+            slow=slow,
+            presence=presence,
+            join_leave=join_leave,
+            force_join_leave=join_leave,
+            positioned=True,
+            recoverable=recover and history > 0,
+            force_recoverable=recover and history > 0,
+            latest=latest,
+            delta=delta,
+            tags_filter=tags_filter,
+        )
+
+        def add(function: F) -> F:
+            self._book.add(Rule(Pattern(pattern), options, function))
+            self._rules.changed()
+            return function
+
+        return add
+
+    def rpc(self, name: str) -> Callable[[F], F]:
+        """Answer a call of clients with a function: `@hub.rpc("add")` over `async def add(data: Numbers, user: str)`.
+
+        A parameter of a pydantic or msgspec type (or called `data`) is what the client sent; what is returned goes back
+        as JSON. Raises ConfigurationError for a name that is there.
+        """
+
+        def add(function: F) -> F:
+            self._book.add_call(name, function)
+            return function
+
+        return add
+
+    def authenticate(self, function: Authenticate) -> Authenticate:
+        """Let a function say who brings a token: a user's name or an `Identity`; None for a token that is not good.
+
+        Clients that present their token in the protocol, as the Centrifuge SDKs do, are asked for it here and not in
+        the dependency of the route. It may raise TokenExpired: the client fetches another.
+        """
+        self.authority.authenticate = function
+        return function
 
     # Publications.
 

@@ -166,7 +166,15 @@ class ChannelRules:
     def prefer(self, find: Callable[[str], ChannelOptions | None]) -> None:
         """Ask this first; it returns None for channels that it does not know, and the same for the same name."""
         self._preferred.append(find)
+        self.changed()
+
+    def changed(self) -> None:
+        """Look every name up again: what is preferred knows others now."""
         self._found.clear()
+
+    def names(self, channel: str) -> bool:
+        """Say whether a name, or a pattern that fits, is among the rules; else the default holds."""
+        return channel in self._exact or any(self._fits(channel, pattern) for pattern, _ in self._patterns)
 
     def options(self, channel: str) -> ChannelOptions:
         """Return the options of a channel; the same object for the same name."""
@@ -185,12 +193,15 @@ class ChannelRules:
         exact = self._exact.get(channel)
         if exact is not None:
             return exact
-        reserved = is_reserved(channel)
         for pattern, options in self._patterns:
-            # "*" means the application's channels; who means the server's own says so
-            if fnmatchcase(channel, pattern) and reserved == is_reserved(pattern):
+            if self._fits(channel, pattern):
                 return options
-        return ChannelOptions() if reserved else self._default
+        return ChannelOptions() if is_reserved(channel) else self._default
+
+    @staticmethod
+    def _fits(channel: str, pattern: str) -> bool:
+        # "*" means the application's channels; who means the server's own says so
+        return fnmatchcase(channel, pattern) and is_reserved(channel) == is_reserved(pattern)
 
 
 def is_reserved(channel: str) -> bool:

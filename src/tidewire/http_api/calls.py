@@ -3,10 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import fnmatch
-import os
-import socket
-import time
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, NamedTuple
 
@@ -15,7 +11,6 @@ from pydantic import BaseModel, ValidationError
 
 from tidewire.access import Grant
 from tidewire.centrifuge import remote
-from tidewire.control import is_internal
 from tidewire.errors import (
     BadRequest,
     CommandError,
@@ -27,13 +22,13 @@ from tidewire.errors import (
 )
 from tidewire.http_api import models as m
 from tidewire.http_api import reading
+from tidewire.http_api.nodes import Nodes
 from tidewire.http_api.publishing import Publishing, payload
 from tidewire.messages import Position
 from tidewire.node import Node
 from tidewire.options import ChannelOptions
 from tidewire.protocols.centrifuge.codes import FORCE_DISCONNECT, error_of
 from tidewire.protocols.centrifuge.override import Override
-from tidewire.survey import Survey
 
 __all__ = ("METHODS", "Calls", "Extension", "Method", "encode", "failure")
 
@@ -41,9 +36,6 @@ __all__ = ("METHODS", "Calls", "Extension", "Method", "encode", "failure")
 Extension = Callable[[Any], Awaitable[Any]]
 #: Channels of a broadcast that are published to at once.
 _AT_ONCE = 256
-#: Channels in one part of a node's answer.
-_PART = 2_000
-_STARTED = time.monotonic()
 
 
 def _plain(value: Any) -> Any:
@@ -72,20 +64,16 @@ class Calls:
     def __init__(
         self,
         node: Node,
-        survey: Survey,
+        nodes: Nodes,
         options: Callable[[str], ChannelOptions],
         *,
-        version: str = "",
         extensions: Mapping[str, Extension] | None = None,
     ) -> None:
-        self._node = node
-        self._survey = survey
+        self.node = node
+        self._nodes = nodes
         self._options = options
-        self._version = version
         self._extensions = extensions or {}
         self._publishing = Publishing(node, options)
-        survey.on("channels", self._own_channels)
-        survey.on("info", self._own_info)
 
     async def call(self, method: str, body: bytes) -> m.Result:
         """Do what a body asks; raises BadRequest, UnknownType too."""
@@ -129,7 +117,7 @@ class Calls:
             expires_at=request.expire_at or None,
         )
         await remote.subscribe(
-            self._node,
+            self.node,
             request.user,
             request.channel,
             grant,
@@ -142,14 +130,14 @@ class Calls:
     async def unsubscribe(self, request: m.UnsubscribeRequest) -> m.Empty:
         self._options(request.channel)
         await remote.unsubscribe(
-            self._node, request.user, request.channel, client=request.client, session=request.session
+            self.node, request.user, request.channel, client=request.client, session=request.session
         )
         return m.Empty()
 
     async def disconnect(self, request: m.DisconnectRequest) -> m.Empty:
         given = request.disconnect
         await remote.disconnect(
-            self._node,
+            self.node,
             request.user,
             client=request.client,
             session=request.session,
@@ -162,7 +150,7 @@ class Calls:
 
     async def refresh(self, request: m.RefreshRequest) -> m.Empty:
         await remote.refresh(
-            self._node,
+            self.node,
             request.user,
             client=request.client,
             session=request.session,
@@ -175,55 +163,24 @@ class Calls:
     # Channels.
 
     async def presence(self, request: m.PresenceRequest) -> m.PresenceResult:
-        return await reading.presence(self._node, request.channel, self._options(request.channel))
+        return await reading.presence(self.node, request.channel, self._options(request.channel))
 
     async def presence_stats(self, request: m.PresenceStatsRequest) -> m.PresenceStatsResult:
-        return await reading.presence_stats(self._node, request.channel, self._options(request.channel))
+        return await reading.presence_stats(self.node, request.channel, self._options(request.channel))
 
     async def history(self, request: m.HistoryRequest) -> m.HistoryResult:
-        return await reading.history(self._node, self._options(request.channel), request)
+        return await reading.history(self.node, self._options(request.channel), request)
 
     async def history_remove(self, request: m.HistoryRemoveRequest) -> m.Empty:
         reading.check_history(request.channel, self._options(request.channel))
-        await self._node.broker.remove_history(request.channel)
+        await self.node.broker.remove_history(request.channel)
         return m.Empty()
 
     async def channels(self, request: m.ChannelsRequest) -> m.ChannelsResult:
-        found: dict[str, int] = {}
-        for parts in (await self._survey.ask("channels", request.pattern.encode())).values():
-            for part in filter(None, parts):
-                for name, count in msgspec.json.decode(part, type=dict[str, int]).items():
-                    found[name] = found.get(name, 0) + count
-        return m.ChannelsResult(channels={name: m.ChannelInfo(num_clients=count) for name, count in found.items()})
-
-    def _own_channels(self, pattern: bytes) -> list[bytes]:
-        glob = pattern.decode()
-        found = [
-            (name, len(channel))
-            for name, channel in self._node.registry.channels.items()
-            if len(channel) and not is_internal(name) and (not glob or fnmatch.fnmatchcase(name, glob))
-        ]
-        return [msgspec.json.encode(dict(found[start : start + _PART])) for start in range(0, len(found), _PART)]
+        return await self._nodes.channels(request.pattern)
 
     async def info(self, request: m.InfoRequest) -> m.InfoResult:
-        answers = await self._survey.ask("info")
-        nodes = [msgspec.json.decode(part, type=dict[str, Any]) for parts in answers.values() for part in parts if part]
-        return m.InfoResult(nodes=[m.NodeInfo.model_validate(node) for node in nodes])
-
-    def _own_info(self, _: bytes) -> list[bytes]:
-        registry = self._node.registry
-        channels = [channel for name, channel in registry.channels.items() if len(channel) and not is_internal(name)]
-        info = m.NodeInfo(
-            uid=self._node.id,
-            name=f"{socket.gethostname()}_{os.getpid()}",
-            version=self._version,
-            num_clients=len(registry.connections),
-            num_users=len(registry.users),
-            num_channels=len(channels),
-            num_subs=sum(map(len, channels)),
-            uptime=int(time.monotonic() - _STARTED),
-        )
-        return [info.model_dump_json().encode()]
+        return await self._nodes.info()
 
     # Others.
 

@@ -14,7 +14,6 @@ from fastapi.security import APIKeyHeader
 from tidewire.errors import ConfigurationError, StoreUnavailable, TidewireError
 from tidewire.http_api import models as m
 from tidewire.http_api.calls import METHODS, Calls, encode, failure
-from tidewire.node import Node
 from tidewire.protocols.centrifuge.codes import INTERNAL
 
 __all__ = ("api_router",)
@@ -31,21 +30,20 @@ class _TooBig(Exception):
 
 def api_router(
     calls: Callable[[], Calls],
-    node: Callable[[], Node],
     *,
     key: str,
     insecure: bool = False,
     error_mode: str = "",
     prefix: str = "/api",
 ) -> APIRouter:
-    """Make the routes `POST {prefix}/publish` and so on; `calls` and `node` are asked for when a call comes.
+    """Make the routes `POST {prefix}/publish` and so on; `calls` is asked when one comes.
 
     Raises ConfigurationError without a key, unless everybody may call.
     """
     if not key and not insecure:
         raise ConfigurationError("the HTTP API needs a key: api_router(key=…); insecure=True lets everybody call it")
     router = APIRouter(prefix=prefix, tags=["api"])
-    endpoint = _Endpoint(calls, node, key="" if insecure else key, error_mode=error_mode)
+    endpoint = _Endpoint(calls, key="" if insecure else key, error_mode=error_mode)
     for name, method in METHODS.items():
         answer = m.Answer[method.result] if name != "batch" else method.result  # type: ignore[name-defined]
         router.add_api_route(
@@ -72,9 +70,8 @@ def api_router(
 class _Endpoint:
     """Answers calls."""
 
-    def __init__(self, calls: Callable[[], Calls], node: Callable[[], Node], *, key: str, error_mode: str) -> None:
+    def __init__(self, calls: Callable[[], Calls], *, key: str, error_mode: str) -> None:
         self._calls = calls
-        self._node = node
         self._key = key.encode()
         self._error_mode = error_mode
 
@@ -105,12 +102,12 @@ class _Endpoint:
         return any(key is not None and hmac.compare_digest(key.encode(), self._key) for key in given)
 
     async def _body(self, request: Request) -> bytes:
-        limit = self._node().limits.api_bytes
+        node = self._calls().node
         body = bytearray()
         async for chunk in request.stream():
             body += chunk
-            if len(body) > limit:
-                self._node().limits_reached["api_bytes"] += 1
+            if len(body) > node.limits.api_bytes:
+                node.limits_reached["api_bytes"] += 1
                 raise _TooBig
         return bytes(body)
 

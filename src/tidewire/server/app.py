@@ -8,12 +8,16 @@ from collections.abc import AsyncIterator
 from fastapi import FastAPI
 
 from tidewire.fastapi import Hub
+from tidewire.options import ChannelRules
 from tidewire.protocols.chat import ChatProtocol
 from tidewire.server.accounts import Accounts
+from tidewire.server.authority import NamespaceAuthority
 from tidewire.server.chat import CHANNELS
+from tidewire.server.identity import Logins
+from tidewire.server.namespaces import Namespaces
 from tidewire.server.rooms import RoomDirectory
 from tidewire.server.routes import accounts as account_routes
-from tidewire.server.routes import chat, health, tutorial
+from tidewire.server.routes import api, chat, health, tutorial
 from tidewire.server.routes.pages import add_pages
 from tidewire.server.settings import Settings
 from tidewire.server.tokens import Tokens, load_key
@@ -37,18 +41,29 @@ def create_app(settings: Settings) -> FastAPI:
         finally:
             await app.state.accounts.aclose()
 
-    app = FastAPI(title="tidewire", lifespan=lifespan, openapi_url=None)
+    has_api = settings.http_api.is_on
+    # only the API is described: the rest is for our own pages
+    app = FastAPI(title="tidewire", lifespan=lifespan, openapi_url="/openapi.json" if has_api else None)
     app.state.settings = settings
     app.state.accounts = Accounts(settings.accounts_file)
     app.state.dialect = ChatProtocol(json_depth=settings.limits.json_depth)
-    app.state.hub = Hub(settings.broker, limits=settings.limits, channels=CHANNELS, origins=_origins(settings))
+    namespaces = Namespaces(settings.channel, channel_name=settings.limits.channel_name)
+    rules = ChannelRules(CHANNELS)
+    rules.prefer(namespaces.options)
+    app.state.hub = Hub(settings.broker, limits=settings.limits, channels=rules, origins=_origins(settings))
+    logins = Logins(lambda: app.state.tokens, app.state.accounts)
+    app.state.authority = NamespaceAuthority(settings.client, namespaces, accounts=logins)
     app.state.rooms = RoomDirectory(app.state.hub, app.state.accounts)
-    app.include_router(health.router)
-    app.include_router(account_routes.router)
+    app.include_router(health.router, include_in_schema=False)
+    app.include_router(account_routes.router, include_in_schema=False)
+    if has_api:
+        app.include_router(api.with_key(settings.http_api, app.state.hub, app.state.authority))
+    else:
+        app.include_router(api.without_key, include_in_schema=False)
     add_pages(app, tutorial=settings.serves_tutorial)
     app.include_router(chat.router)
     if settings.serves_tutorial:
-        app.include_router(tutorial.router)
+        app.include_router(tutorial.router, include_in_schema=False)
     return app
 
 

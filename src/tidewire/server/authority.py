@@ -9,11 +9,10 @@ from typing import ClassVar, Protocol
 import msgspec
 from pydantic import BaseModel, ConfigDict
 
-from tidewire.access import Action, Authority, Caller, ConnectAttempt, Grant, Identity
+from tidewire.access import Action, Authority, Caller, ConnectAttempt, Grant, Identity, check_allowed
 from tidewire.errors import (
     BadRequest,
     ConfigurationError,
-    NotAvailable,
     PermissionDenied,
     Rejected,
     UnknownChannel,
@@ -206,17 +205,7 @@ class NamespaceAuthority(Authority):
 
     async def allow(self, caller: Caller, channel: str, action: Action, *, subscribed: bool) -> None:
         namespace, options = self._namespaces.find(channel)
-        is_anonymous = not caller.identity.user
-        if not self._client.insecure and not namespace.allows(action, is_anonymous=is_anonymous, subscribed=subscribed):
-            raise PermissionDenied(f"this client may not {_DOING[action]} {channel!r}")
-        if action is Action.HISTORY and not options.history_size:
-            raise NotAvailable(f"channel {channel!r} has no history")
-        if action is Action.PRESENCE and not options.presence:
-            raise NotAvailable(f"channel {channel!r} has no presence")
-
-
-_DOING = {
-    Action.PUBLISH: "publish in",
-    Action.HISTORY: "read the history of",
-    Action.PRESENCE: "see who is in",
-}
+        allowed = self._client.insecure or namespace.allows(
+            action, is_anonymous=not caller.identity.user, subscribed=subscribed
+        )
+        check_allowed(allowed, action, channel, options)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 
 import msgspec
 from fastapi import WebSocket
@@ -25,15 +26,16 @@ class Logins:
 
     __slots__ = ("_accounts", "_tokens")
 
-    def __init__(self, tokens: Tokens, accounts: Accounts) -> None:
-        self._tokens = tokens
+    def __init__(self, tokens: Callable[[], Tokens], accounts: Accounts) -> None:
+        self._tokens = tokens  # the key is read when the server starts, and not before
         self._accounts = accounts
 
     async def identify(self, token: str) -> Identity | None:
         """Return whose token it is, or None when it is not one of ours; raises TokenExpired, TemporaryFailure."""
         try:
-            claims = self._tokens.verify(token)
-            user = await identify(token, self._tokens, self._accounts)
+            tokens = self._tokens()
+            claims = tokens.verify(token)
+            user = await identify(token, tokens, self._accounts)
         except ExpiredToken:
             raise TokenExpired("the login has expired; log in again") from None
         except InvalidToken:

@@ -45,7 +45,16 @@ from tidewire.server.authority import ClientTable
 from tidewire.server.namespaces import ChannelTable, NamedNamespace
 from tidewire.server.secret import Secret
 
-__all__ = ("CONFIG_FILE", "Loaded", "Settings", "clean_environment", "load", "redacted", "unknown_variables")
+__all__ = (
+    "CONFIG_FILE",
+    "HttpApiTable",
+    "Loaded",
+    "Settings",
+    "clean_environment",
+    "load",
+    "redacted",
+    "unknown_variables",
+)
 
 CONFIG_FILE = Path("tidewire.toml")
 _PREFIX = "TIDEWIRE_"
@@ -93,6 +102,11 @@ class HttpApiTable(BaseModel):
     insecure: bool = False
     #: `transport`: an error is told by the status of the response too, as with the header X-Centrifugo-Error-Mode.
     error_mode: Literal["", "transport"] = ""
+
+    @property
+    def is_on(self) -> bool:
+        """Somebody may call it."""
+        return self.insecure or bool(self.key.get_secret_value())
 
 
 class Settings(BaseSettings):

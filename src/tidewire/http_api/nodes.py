@@ -1,0 +1,70 @@
+"""What is known of all nodes: their channels and figures, asked from each."""
+
+from __future__ import annotations
+
+import fnmatch
+import os
+import socket
+import time
+
+import msgspec
+
+from tidewire.control import is_internal
+from tidewire.http_api import models as m
+from tidewire.node import Node
+from tidewire.survey import Survey
+
+__all__ = ("Nodes",)
+
+#: Channels in one part of a node's answer.
+_PART = 2_000
+
+
+class Nodes:
+    """Answers for its own node, and asks all; raises as `Survey.ask` does."""
+
+    def __init__(self, node: Node, survey: Survey, *, version: str) -> None:
+        self._node = node
+        self._survey = survey
+        self._version = version
+        self._started = time.monotonic()
+        survey.on("channels", self._own_channels)
+        survey.on("info", self._own_info)
+
+    async def channels(self, pattern: str) -> m.ChannelsResult:
+        """Return the channels that somebody follows on any node, and by how many; `pattern` has * and ?."""
+        found: dict[str, int] = {}
+        for parts in (await self._survey.ask("channels", pattern.encode())).values():
+            for part in filter(None, parts):
+                for name, count in msgspec.json.decode(part, type=dict[str, int]).items():
+                    found[name] = found.get(name, 0) + count
+        return m.ChannelsResult(channels={name: m.ChannelInfo(num_clients=count) for name, count in found.items()})
+
+    async def info(self) -> m.InfoResult:
+        """Return the figures of every node."""
+        answers = await self._survey.ask("info")
+        return m.InfoResult(nodes=[m.NodeInfo.model_validate_json(b"".join(parts)) for parts in answers.values()])
+
+    def _own_channels(self, pattern: bytes) -> list[bytes]:
+        glob = pattern.decode()
+        found = [
+            (name, len(channel))
+            for name, channel in self._node.registry.channels.items()
+            if len(channel) and not is_internal(name) and (not glob or fnmatch.fnmatchcase(name, glob))
+        ]
+        return [msgspec.json.encode(dict(found[start : start + _PART])) for start in range(0, len(found), _PART)]
+
+    def _own_info(self, _: bytes) -> list[bytes]:
+        registry = self._node.registry
+        channels = [channel for name, channel in registry.channels.items() if len(channel) and not is_internal(name)]
+        info = m.NodeInfo(
+            uid=self._node.id,
+            name=f"{socket.gethostname()}_{os.getpid()}",
+            version=self._version,
+            num_clients=len(registry.connections),
+            num_users=len(registry.users),
+            num_channels=len(channels),
+            num_subs=sum(map(len, channels)),
+            uptime=int(time.monotonic() - self._started),
+        )
+        return [info.model_dump_json().encode()]

@@ -1,0 +1,121 @@
+"""The authority of a hub: its rules decide, and where there are none, the options of its channels."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Awaitable, Callable
+
+import msgspec
+from starlette.exceptions import HTTPException
+
+from tidewire.access import Action, Authority, Caller, ConnectAttempt, Grant, Identity, check_allowed
+from tidewire.control import open_channel
+from tidewire.errors import PermissionDenied, Rejected, UnknownChannel, UnknownType
+from tidewire.options import ChannelOptions, ChannelRules, Limits
+from tidewire.payload import encode_json
+from tidewire.protocols.centrifuge.codes import INVALID_TOKEN
+from tidewire.rules.book import RuleBook
+from tidewire.rules.permissions import ALL, Permissions
+
+__all__ = ("Authenticate", "RuleAuthority")
+
+#: Decisions that are remembered, of connections that may have gone.
+_REMEMBERED = 100_000
+
+#: Returns who it is that brings a token, or None for a token that is not good.
+Authenticate = Callable[[ConnectAttempt], Awaitable[Identity | str | None]]
+
+
+class RuleAuthority(Authority):
+    """Asks the rules. A decision holds for a connection and a channel while that is subscribed to."""
+
+    def __init__(self, book: RuleBook, channels: ChannelRules, limits: Limits) -> None:
+        self._book = book
+        self._channels = channels
+        self._limits = limits
+        self._decisions: OrderedDict[tuple[str, str], Permissions] = OrderedDict()
+        self.authenticate: Authenticate | None = None
+
+    # Connections.
+
+    async def connect(self, attempt: ConnectAttempt, identity: Identity | None) -> Identity:
+        if not attempt.token:
+            return identity or Identity()
+        return await self._bearer(attempt)
+
+    async def refresh(self, caller: Caller, token: str) -> Identity:
+        identity = await self._bearer(ConnectAttempt(token=token))
+        if identity.user != caller.identity.user:
+            raise Rejected(INVALID_TOKEN)
+        return identity
+
+    async def _bearer(self, attempt: ConnectAttempt) -> Identity:
+        if self.authenticate is None:
+            raise Rejected(INVALID_TOKEN)
+        try:
+            said = await self.authenticate(attempt)
+        except HTTPException as error:
+            raise Rejected(INVALID_TOKEN) from error
+        if said is None:
+            raise Rejected(INVALID_TOKEN)
+        return Identity(said) if isinstance(said, str) else said
+
+    # Channels.
+
+    def options(self, channel: str) -> ChannelOptions:
+        name = open_channel(channel, self._limits)
+        options = self._book.options(name)
+        if options is not None:
+            return options
+        if len(self._book) and not self._channels.names(name):
+            raise UnknownChannel(f"no rule is for channel {name!r}; write one with @hub.channel")
+        return self._channels.options(name)
+
+    async def subscribe(self, caller: Caller, channel: str, token: str, data: bytes) -> Grant:
+        options = self.options(channel)
+        permissions = await self._decide(caller, channel, options)
+        if not permissions.subscribe:
+            raise PermissionDenied(f"this client may not subscribe to {channel!r}")
+        self._decisions[caller.client, channel] = permissions
+        if len(self._decisions) > _REMEMBERED:
+            self._decisions.popitem(last=False)
+        return Grant(
+            options,
+            info=b"" if permissions.info is None else encode_json(permissions.info),
+            data=b"" if permissions.data is None else encode_json(permissions.data),
+            expires_at=permissions.expires_at,
+            channel=channel,
+        )
+
+    async def sub_refresh(self, caller: Caller, channel: str, token: str) -> Grant:
+        return await self.subscribe(caller, channel, token, b"")
+
+    async def allow(self, caller: Caller, channel: str, action: Action, *, subscribed: bool) -> None:
+        options = self.options(channel)
+        permissions = self._decisions.get((caller.client, channel)) if subscribed else None
+        if permissions is None:
+            permissions = await self._decide(caller, channel, options)
+        check_allowed(permissions.allows(action), action, channel, options)
+
+    async def _decide(self, caller: Caller, channel: str, options: ChannelOptions) -> Permissions:
+        found = self._book.find(channel)
+        if found is None:
+            return msgspec.structs.replace(ALL, subscribe=options.subscribe, publish=options.publish)
+        rule, texts = found
+        try:
+            return await rule.decide(caller, channel, texts)
+        except HTTPException as error:
+            raise PermissionDenied(str(error.detail)) from error
+
+    # Calls.
+
+    async def rpc(self, caller: Caller, method: str, data: bytes) -> bytes:
+        bound = self._book.call(method)
+        if bound is not None:
+            try:
+                return encode_json(await bound(caller, {}, data))
+            except HTTPException as error:
+                raise PermissionDenied(str(error.detail)) from error
+        if not self._book.has_calls:
+            return await super().rpc(caller, method, data)
+        raise UnknownType(f"no function answers {method!r}; register one with @hub.rpc({method!r})")

@@ -1,0 +1,36 @@
+"""What a user may do in a channel, as a rule returns it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+from tidewire.access import Action
+
+__all__ = ("ALL", "NOTHING", "Permissions")
+
+
+class Permissions(msgspec.Struct, frozen=True, kw_only=True):
+    """What a user may do in a channel: to read, unless it says more. A rule's True stands for all, False for nothing.
+
+    `info` shows in presence, joins and publications, `data` goes back in the reply to the subscribe: any value that
+    JSON can carry. `expires_at`, in seconds since 1970, is when the client asks again.
+    """
+
+    subscribe: bool = True
+    publish: bool = False
+    history: bool = True
+    presence: bool = True
+    info: Any = None
+    data: Any = None
+    expires_at: float | None = None
+
+    def allows(self, action: Action) -> bool:
+        """Say whether the user may do it."""
+        allowed: bool = getattr(self, action.value)
+        return allowed
+
+
+ALL = Permissions(publish=True)
+NOTHING = Permissions(subscribe=False, history=False, presence=False)

@@ -13,7 +13,7 @@ import msgspec
 from tidewire.broker import Broker
 from tidewire.carrier import Carrier
 from tidewire.connection import Connection
-from tidewire.control import CONTROL, Control, personal
+from tidewire.control import CONTROL, Control, is_events, personal
 from tidewire.errors import (
     SHUTDOWN,
     TOO_MANY,
@@ -25,7 +25,7 @@ from tidewire.errors import (
 from tidewire.links.base import limits_reached
 from tidewire.maintenance import Maintenance
 from tidewire.membership import Membership
-from tidewire.messages import Format, Position, Publication, PublishRequest, WireMessage
+from tidewire.messages import Format, Position, Publication, PublishRequest, Retention, WireMessage
 from tidewire.options import ChannelRules, Limits
 from tidewire.presence import Presence
 from tidewire.recovery import Recoveries
@@ -43,6 +43,8 @@ TOUCH_SECONDS = 2.0
 CLAIM_SECONDS = 1.0
 SWEEP_SECONDS = 2.0
 POSITION_SECONDS = 10.0
+#: Who joined and left is no history.
+_NOTHING = Retention(0, 0.0)
 
 
 class Node:
@@ -223,7 +225,7 @@ class Node:
         self, channel: str, data: bytes, format: Format = Format.JSON, *, key: str = "", meta: bytes = b""
     ) -> Position:
         """Publish; returns when the broker keeps it. Raises NotPublished or PublishUnconfirmed."""
-        retention = self.rules.options(channel).retention
+        retention = _NOTHING if is_events(channel) else self.rules.options(channel).retention
         try:
             position = await self.broker.publish(PublishRequest(channel, data, format, key, meta, retention))
         except PublishError as error:

@@ -8,7 +8,7 @@ from typing import NamedTuple
 from tidewire import errors
 from tidewire.errors import Disconnect, Refused, TidewireError
 
-__all__ = ("Malformed", "MalformedFrame", "Unsubscription", "WireError", "disconnect_of", "error_of")
+__all__ = ("Malformed", "MalformedFrame", "Unsubscription", "WireError", "disconnect_for", "disconnect_of", "error_of")
 
 
 class WireError(NamedTuple):
@@ -100,6 +100,15 @@ def disconnect_of(disconnect: Disconnect) -> Disconnect:
     if told.reason[:1] in '{["-0123456789' or told.reason in ("true", "false", "null"):
         return Disconnect(told.code, f"({told.reason})" if told.reason else "", told.reconnect)
     return told
+
+
+_ENDS = {TOKEN_EXPIRED: CONNECTION_EXPIRED, EXPIRED: CONNECTION_EXPIRED, PERMISSION_DENIED: NOT_PERMITTED}
+_ENDS[TOO_MANY_REQUESTS] = TOO_MANY_COMMANDS
+
+
+def disconnect_for(error: WireError) -> Disconnect:
+    """Return the end of a connection that can only listen, where another would be answered with an error."""
+    return _ENDS.get(error, SERVER_ERROR)
 
 
 class Unsubscription(NamedTuple):

@@ -24,6 +24,7 @@ from tidewire.protocols.jsontext import is_deeper
 __all__ = ("CentrifugeJson", "CentrifugeProtobuf", "CentrifugeProtocol")
 
 _encode = msgspec.json.Encoder().encode
+_check_json = msgspec.json.Decoder(msgspec.Raw).decode
 _PERSONAL = personal("")
 _BREAKS = b"\r\n"
 
@@ -57,6 +58,10 @@ class CentrifugeProtocol(Protocol[Command]):
     @abstractmethod
     def data_of(self, publication: Publication) -> bytes:
         """Return a publication's data as this encoding carries it."""
+
+    @abstractmethod
+    def format_of(self, data: bytes) -> Format:
+        """Return what data is that a client publishes."""
 
     @abstractmethod
     def quote(self, data: bytes) -> bytes:
@@ -192,6 +197,9 @@ class CentrifugeJson(CentrifugeProtocol):
             return self.quote(publication.data)
         return b'"%b"' % b64encode(publication.data)
 
+    def format_of(self, data: bytes) -> Format:
+        return Format.JSON
+
     def quote(self, data: bytes) -> bytes:
         return _encode(data.decode(errors="replace"))
 
@@ -232,6 +240,14 @@ class CentrifugeProtobuf(CentrifugeProtocol):
 
     def data_of(self, publication: Publication) -> bytes:
         return publication.data
+
+    def format_of(self, data: bytes) -> Format:
+        """Return JSON for what is JSON, so that clients of the other encoding can read it; otherwise bytes."""
+        try:
+            _check_json(data.decode())
+        except (UnicodeDecodeError, msgspec.DecodeError, RecursionError):
+            return Format.BINARY
+        return Format.BINARY if is_deeper(data, self._depth) else Format.JSON
 
     def quote(self, data: bytes) -> bytes:
         return data

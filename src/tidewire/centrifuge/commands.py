@@ -1,0 +1,189 @@
+"""What a client may ask for after its connect: one function for each method of the protocol."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING, Any
+
+from msgspec import Struct
+
+from tidewire.access import Action
+from tidewire.centrifuge.reading import read_history, read_presence
+from tidewire.control import is_internal
+from tidewire.errors import (
+    BadRequest,
+    CommandError,
+    PermissionDenied,
+    PublishError,
+    StoreUnavailable,
+    TokenExpired,
+    UnknownType,
+)
+from tidewire.protocols.centrifuge import codes
+from tidewire.protocols.centrifuge import messages as m
+from tidewire.protocols.centrifuge.codes import Malformed, MalformedFrame, error_of
+from tidewire.protocols.centrifuge.messages import Reply, raw
+from tidewire.protocols.centrifuge.meta import PublicationMeta
+
+if TYPE_CHECKING:
+    from tidewire.centrifuge.session import Session
+
+__all__ = ("METHODS", "answer")
+
+
+async def answer(session: Session, command: int, name: str, request: Any) -> None:
+    """Do what a command asks for, and reply to it."""
+    if name != "publish":
+        await session.in_flight.wait()
+    try:
+        result = await METHODS[name](session, command, request)
+    except (CommandError, StoreUnavailable, PublishError) as error:
+        if command:
+            session.write(Reply(command, error=m.Error(*error_of(error))))
+    else:
+        if result is not None:
+            told: dict[str, Any] = {name: result}
+            session.write(Reply(command, **told))
+
+
+def _name(session: Session, channel: str) -> str:
+    """Return the name of a channel that a client may mean."""
+    if not channel:
+        raise MalformedFrame(Malformed.NO_CHANNEL)
+    limit = session.node.limits.channel_name
+    if len(channel) > limit or not channel.isascii():
+        raise BadRequest(f"the channel's name is not ASCII, or longer than {limit}")
+    if is_internal(channel):
+        raise PermissionDenied(f"channel {channel!r} belongs to the server")
+    return channel
+
+
+async def _connect(session: Session, command: int, request: m.ConnectRequest) -> None:
+    raise MalformedFrame(Malformed.CONNECTED_TWICE)
+
+
+async def _subscribe(session: Session, command: int, request: m.SubscribeRequest) -> None:
+    channel, following = _name(session, request.channel), session.following
+    following.check(channel)
+    if request.delta not in ("", "fossil"):
+        raise MalformedFrame(Malformed.UNKNOWN_DELTA)
+    grant = await session.authority.subscribe(session.caller, channel, request.token, bytes(request.data))
+    if grant.expires_at is not None and grant.expires_at <= time.time():
+        raise TokenExpired(f"the token for {channel!r} has expired; fetch another")
+    ready = await following.prepare(channel, grant, request, session.identity)
+    reply = session.protocol.encode_reply(Reply(command, subscribe=ready.result))
+    await following.go_live(ready, (reply,), session.identity)
+    if grant.expires_at is not None:
+        session.rescheduled()
+
+
+async def _unsubscribe(session: Session, command: int, request: m.UnsubscribeRequest) -> m.UnsubscribeResult:
+    if not request.channel:
+        raise MalformedFrame(Malformed.NO_CHANNEL)
+    await session.following.unsubscribe(request.channel)
+    return m.UnsubscribeResult()
+
+
+async def _publish(session: Session, command: int, request: m.PublishRequest) -> None:
+    channel = _name(session, request.channel)
+    if not request.data:
+        raise BadRequest("a publication has data; send some")
+    followed = session.following.channels.get(channel)
+    try:
+        await session.authority.allow(session.caller, channel, Action.PUBLISH, subscribed=followed is not None)
+    except CommandError:
+        await session.in_flight.wait()  # answers of one channel stay in order
+        raise
+    info = b"" if followed is None else followed.grant.info
+    identity = session.identity
+    publisher = m.ClientInfo(identity.user, session.connection.id, raw(identity.info), raw(info))
+    data = bytes(request.data)
+    await session.in_flight.put(_keep(session, command, channel, data, PublicationMeta(publisher).encode()))
+
+
+async def _keep(session: Session, command: int, channel: str, data: bytes, meta: bytes) -> None:
+    """Publish, and reply when that is kept."""
+    try:
+        await session.node.publish(channel, data, session.protocol.format_of(data), meta=meta)
+    except PublishError as error:
+        session.write(Reply(command, error=m.Error(*error_of(error))))
+    else:
+        session.write(Reply(command, publish=m.PublishResult()))
+
+
+async def _presence(session: Session, command: int, request: m.PresenceRequest) -> m.PresenceResult:
+    return m.PresenceResult(await _who(session, request.channel))
+
+
+async def _presence_stats(session: Session, command: int, request: m.PresenceStatsRequest) -> m.PresenceStatsResult:
+    present = await _who(session, request.channel)
+    return m.PresenceStatsResult(len(present), len({info.user for info in present.values()}))
+
+
+async def _who(session: Session, name: str) -> dict[str, m.ClientInfo]:
+    channel = _name(session, name)
+    options = session.authority.options(channel)
+    subscribed = channel in session.following.channels
+    await session.authority.allow(session.caller, channel, Action.PRESENCE, subscribed=subscribed)
+    return await read_presence(session.node, channel, options)
+
+
+async def _history(session: Session, command: int, request: m.HistoryRequest) -> m.HistoryResult:
+    channel, protocol = _name(session, request.channel), session.protocol
+    options = session.authority.options(channel)
+    subscribed = channel in session.following.channels
+    await session.authority.allow(session.caller, channel, Action.HISTORY, subscribed=subscribed)
+    most = session.node.limits.history_messages
+    page = await read_history(session.node, channel, options, request, most=most)
+    found = [protocol.publication_of(pub, protocol.data_of(pub), offset=True) for pub in page.publications]
+    return m.HistoryResult(found, page.top.epoch, page.top.offset)
+
+
+async def _rpc(session: Session, command: int, request: m.RpcRequest) -> m.RpcResult:
+    return m.RpcResult(raw(await session.authority.rpc(session.caller, request.method, bytes(request.data))))
+
+
+async def _send(session: Session, command: int, request: m.SendRequest) -> None:
+    try:
+        await session.authority.receive(session.caller, bytes(request.data))
+    except UnknownType:
+        raise MalformedFrame(Malformed.NOBODY_LISTENS) from None
+
+
+async def _refresh(session: Session, command: int, request: m.RefreshRequest) -> m.RefreshResult:
+    return await session.refresh(request.token)
+
+
+async def _sub_refresh(session: Session, command: int, request: m.SubRefreshRequest) -> m.SubRefreshResult | None:
+    """Go on in a channel; an older client leaves it to the token which one that is."""
+    following = session.following
+    if request.channel and request.channel not in following.channels:
+        raise PermissionDenied(f"{request.channel!r} is not followed; subscribe first")
+    try:
+        grant = await session.authority.sub_refresh(session.caller, request.channel, request.token)
+    except TokenExpired:
+        if not request.channel:
+            raise
+        # an error would be the end of it: so the client subscribes again by itself
+        following.drop(request.channel, codes.EXPIRED_SUBSCRIPTION)
+        return None
+    followed = following.channels.get(request.channel or grant.channel)
+    if followed is None:
+        raise PermissionDenied(f"{grant.channel!r} is not followed; subscribe first")
+    return session.extended(followed, grant)
+
+
+METHODS: dict[str, Callable[[Session, int, Any], Awaitable[Struct | None]]] = {
+    "connect": _connect,
+    "subscribe": _subscribe,
+    "unsubscribe": _unsubscribe,
+    "publish": _publish,
+    "presence": _presence,
+    "presence_stats": _presence_stats,
+    "history": _history,
+    "rpc": _rpc,
+    "send": _send,
+    "refresh": _refresh,
+    "sub_refresh": _sub_refresh,
+}

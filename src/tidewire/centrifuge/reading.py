@@ -1,0 +1,52 @@
+"""What a session reads of a channel for its client: its history, and who is in it."""
+
+from __future__ import annotations
+
+from tidewire.errors import BadRequest, NotAvailable, Unrecoverable
+from tidewire.messages import MAX_OFFSET, HistoryPage, Position
+from tidewire.node import Node
+from tidewire.options import ChannelOptions
+from tidewire.protocols.centrifuge import messages as m
+from tidewire.protocols.centrifuge.meta import client_info
+
+__all__ = ("read_history", "read_presence")
+
+
+async def read_presence(node: Node, channel: str, options: ChannelOptions) -> dict[str, m.ClientInfo]:
+    """Return who is in a channel, by connection; raises NotAvailable, StoreUnavailable."""
+    if not options.presence:
+        raise NotAvailable(f"{channel!r} does not tell who is in it")
+    members = await node.presence.members(channel)
+    return {member.connection: client_info(member) for member in members}
+
+
+async def read_history(
+    node: Node, channel: str, options: ChannelOptions, request: m.HistoryRequest, *, most: int | None = None
+) -> HistoryPage:
+    """Return what a history request asks for, at most so many publications.
+
+    Raises NotAvailable, BadRequest, Unrecoverable (another epoch), StoreUnavailable.
+    """
+    if not options.history_size or not options.history_seconds:
+        raise NotAvailable(f"{channel!r} keeps no history")
+    since, limit = request.since, request.limit
+    if since is not None and request.reverse and since.offset == 0:
+        raise BadRequest("nothing is before offset 0; ask for a later one")
+    if most is not None and (limit < 0 or limit > most):
+        limit = most
+    position = None
+    if since is not None:
+        epoch = since.epoch
+        if not epoch:
+            epoch = (await node.broker.history(channel, limit=0, retention=options.retention)).top.epoch
+        position = Position(min(since.offset, MAX_OFFSET), epoch)
+    page = await node.broker.history(
+        channel,
+        since=position,
+        limit=None if limit < 0 else limit,
+        reverse=request.reverse,
+        retention=options.retention,
+    )
+    if since is not None and since.epoch and since.epoch != page.top.epoch:
+        raise Unrecoverable(f"the history of {channel!r} is of another epoch than {since.epoch!r}; read it anew")
+    return page

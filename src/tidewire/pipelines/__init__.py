@@ -1,0 +1,54 @@
+"""Long jobs with live progress: pipelines of real programs and Python functions, and runs that outlive everything."""
+
+from tidewire.pipelines.api import LogPart, Pipelines, Started
+from tidewire.pipelines.checks import Missing
+from tidewire.pipelines.definition import Input, Pipeline, Progress, Step, pipeline
+from tidewire.pipelines.errors import (
+    BadStart,
+    Forbidden,
+    NotFound,
+    NotNow,
+    PipelineError,
+    QueueFull,
+    StepFailed,
+    TooBig,
+)
+from tidewire.pipelines.files import builtin, load, load_folder
+from tidewire.pipelines.folders import FileFacts
+from tidewire.pipelines.job import Job, RemoteJob
+from tidewire.pipelines.limits import PipelineLimits
+from tidewire.pipelines.routes import router
+from tidewire.pipelines.runs import GivenInput, Run, RunStatus, StepState, StepStatus
+
+__all__ = (
+    "BadStart",
+    "FileFacts",
+    "Forbidden",
+    "GivenInput",
+    "Input",
+    "Job",
+    "LogPart",
+    "Missing",
+    "NotFound",
+    "NotNow",
+    "Pipeline",
+    "PipelineError",
+    "PipelineLimits",
+    "Pipelines",
+    "Progress",
+    "QueueFull",
+    "RemoteJob",
+    "Run",
+    "RunStatus",
+    "Started",
+    "Step",
+    "StepFailed",
+    "StepState",
+    "StepStatus",
+    "TooBig",
+    "builtin",
+    "load",
+    "load_folder",
+    "pipeline",
+    "router",
+)

@@ -1,0 +1,334 @@
+"""What an application holds: pipelines by name, their runs, and what one can do with these."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import hmac
+import os
+import secrets
+import time
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from types import TracebackType
+
+import msgspec
+
+from tidewire.endpoint import HubConnection
+from tidewire.errors import ConfigurationError
+from tidewire.fastapi import Hub
+from tidewire.pipelines.attempt import RunFacts
+from tidewire.pipelines.checks import check_programs, find_inputs
+from tidewire.pipelines.definition import Pipeline, Step
+from tidewire.pipelines.errors import Forbidden, NotFound, NotNow, QueueFull
+from tidewire.pipelines.folders import FileFacts, RunFolder, list_files, read_range
+from tidewire.pipelines.keeper import Keeper
+from tidewire.pipelines.limits import PipelineLimits
+from tidewire.pipelines.names import check_sample
+from tidewire.pipelines.runs import GivenInput, Run, RunStatus, StepState, StepStatus
+from tidewire.pipelines.store import NewRun, Record, RunStore
+from tidewire.pipelines.uploads import Uploads
+from tidewire.pipelines.viewers import Viewers
+
+__all__ = ("LogPart", "Pipelines", "Started")
+
+#: Bytes of one answer about a log.
+_LOG_BYTES = 1_048_576
+_LETTERS = "abcdefghijkmnpqrstuvwxyz23456789"
+_LOOK_SECONDS = 1.0
+
+
+class Started(msgspec.Struct, frozen=True):
+    """A run, and whether it was there already."""
+
+    run: Run
+    joined: bool
+
+
+class LogPart(msgspec.Struct, frozen=True):
+    """Bytes of a step's log from `start`, of a file that has `size` now."""
+
+    step: str
+    start: int
+    data: bytes
+    size: int
+
+
+class Pipelines:
+    """Long jobs with live progress: `async with Pipelines(hub, folder, definitions) as pipelines` inside an open hub.
+
+    Processes that share the folder share the queue and the runs. `inputs` is a folder of files that runs may be given
+    by name. `url` is where `router` is reached, for steps that report by HTTP. Raises ConfigurationError.
+    """
+
+    def __init__(
+        self,
+        hub: Hub,
+        folder: Path,
+        definitions: Iterable[Pipeline] = (),
+        *,
+        inputs: Path | None = None,
+        limits: PipelineLimits | None = None,
+        url: str = "",
+        default: str = "",
+    ) -> None:
+        self.hub = hub
+        #: The pipeline that is meant where none is named, "" when that depends.
+        self.default = default
+        self.limits = limits or PipelineLimits()
+        self.definitions: dict[str, Pipeline] = {}
+        for definition in definitions:
+            if definition.name in self.definitions:
+                raise ConfigurationError(f"two pipelines are named {definition.name!r}; give one of them another name")
+            self.definitions[definition.name] = definition
+        self.inputs = inputs.resolve() if inputs else None
+        self._root = folder.resolve()
+        self._url = url
+        self._store = RunStore(self._root / "runs.db")
+        limits_ = self.limits
+        self._keeper = Keeper(hub, self._store, self._root, limits_, self._facts, self._count)
+        self._viewers = Viewers(hub, self._store, self._keeper)
+        self.uploads = Uploads(
+            self._root / "uploads", size=limits_.upload_bytes, most=limits_.uploads, count=self._count
+        )
+
+    async def __aenter__(self) -> Pipelines:
+        try:
+            self._root.mkdir(mode=0o750, parents=True, exist_ok=True)
+            await self._store.open()
+            await self._keeper.open()
+        except OSError as error:
+            raise ConfigurationError(
+                f"{self._root} cannot be used for runs ({error.strerror}); name a folder where this user may write"
+            ) from None
+        return self
+
+    async def __aexit__(
+        self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        await self._keeper.aclose()
+        await self._store.aclose()
+
+    def _count(self, name: str) -> None:
+        self.hub.node.limits_reached[f"pipeline_{name}"] += 1
+
+    # Starting and stopping.
+
+    def definition(self, name: str) -> Pipeline:
+        """Return a pipeline by name. Raises NotFound."""
+        found = self.definitions.get(name)
+        if found is None:
+            raise NotFound(
+                f"there is no pipeline {name[:60]!r}; there are {', '.join(sorted(self.definitions)) or 'none'}"
+            )
+        return found
+
+    async def start(
+        self, name: str, sample: str, *, inputs: Mapping[str, Path] | None = None, new: bool = False, user: str = ""
+    ) -> Started:
+        """Queue a run, or join the one of the same pipeline, sample, inputs and user that is queued or running.
+
+        Raises NotFound, BadStart for a name or an input, NotNow for a program that is missing, QueueFull.
+        """
+        pipeline = self.definition(name)
+        check_sample(sample)
+        paths = await asyncio.to_thread(find_inputs, pipeline, sample, inputs or {}, self.inputs)
+        await asyncio.to_thread(check_programs, pipeline)
+        expected = await self._store.expected(name)
+        given = tuple(GivenInput(key, path.name, path.stat().st_size) for key, path in paths.items())
+        steps = tuple(_waiting(step, expected.get(step.name)) for step in pipeline.steps)
+        run = Run(_new_id(), name, pipeline.title or name, sample, user, time.time(), given, steps)
+        added = await self._add(run, pipeline, paths, new=new)
+        return Started(added, joined=added.id != run.id)
+
+    async def _add(self, run: Run, pipeline: Pipeline, paths: Mapping[str, Path], *, new: bool) -> Run:
+        folder = RunFolder(self._root, run.id)
+        kept = {key: folder.inputs / path.name if self.uploads.holds(path) else path for key, path in paths.items()}
+        facts = NewRun(
+            fingerprint=_fingerprint(run, paths),
+            key=secrets.token_urlsafe(18),
+            definition=_encoded(pipeline),
+            paths={key: str(path) for key, path in kept.items()},
+            owner=self._keeper.name,
+        )
+        self._keeper.arriving.add(run.id)
+        try:
+            added = await self._store.add(run, facts, queue=self.limits.queue, join=not new)
+            if added is None:
+                self._count("queue")
+                raise QueueFull(f"{self.limits.queue} runs wait already (pipeline_queue); try again later")
+            if added.id == run.id:
+                await asyncio.to_thread(_take, folder, paths, kept)
+                self._keeper.own(added)
+        finally:
+            self._keeper.arriving.discard(run.id)
+        return added
+
+    async def cancel(self, run: str) -> Run:
+        """Ask for the end of a run, of whichever process; `wait` returns when it has come. Raises NotFound, NotNow."""
+        if not await self._store.cancel(run):
+            found = await self.run(run)
+            raise NotNow(f"run {run} is {found.status.value}; only what is queued or running can be cancelled")
+        self._keeper.wake_all()
+        return await self.run(run)
+
+    async def resume(self, run: str) -> Run:
+        """Queue a failed, cancelled or interrupted run again; done steps stay done. Raises NotFound, NotNow."""
+        found = (await self.record(run)).run
+        self._keeper.arriving.add(run)
+        try:
+            if not await self._store.resume(run, self._keeper.name):
+                raise NotNow(
+                    f"run {run} is {found.status.value}; only what failed, was cancelled or interrupted can be resumed"
+                )
+            await self._keeper.own_again(run)
+        finally:
+            self._keeper.arriving.discard(run)
+        return await self.run(run)
+
+    async def remove(self, run: str) -> None:
+        """Remove an ended run with all its files. Raises NotFound, NotNow."""
+        found = await self.run(run)
+        if not await self._store.remove(run):
+            raise NotNow(f"run {run} is {found.status.value}; cancel it first")
+        await asyncio.to_thread(RunFolder(self._root, run).remove)
+
+    # What is known.
+
+    async def record(self, run: str) -> Record:
+        """Return all that is kept of a run. Raises NotFound."""
+        record = await self._store.record(run)
+        if record is None:
+            raise NotFound(f"there is no run {run[:60]!r}; it may have been removed")
+        return record
+
+    async def run(self, run: str) -> Run:
+        """Return a run as it is now. Raises NotFound."""
+        record = await self.record(run)
+        return msgspec.structs.replace(record.run, seq=record.view.run.seq)
+
+    async def runs(
+        self,
+        *,
+        pipeline: str = "",
+        sample: str = "",
+        status: RunStatus | None = None,
+        user: str = "",
+        before: str = "",
+        limit: int = 50,
+    ) -> list[Run]:
+        """Return runs, the newest first; a filter that is empty lets all pass. `before`: those older than this run."""
+        state = status.value if status else ""
+        return await self._store.runs(
+            limit=min(limit, 500), pipeline=pipeline, sample=sample, status=state, user=user, before=before
+        )
+
+    async def wait(self, run: str) -> Run:
+        """Return a run when it is finished, failed, cancelled or interrupted, and its viewers were told."""
+        while True:
+            record = await self.record(run)
+            if not record.status.is_active and not record.run.status.is_active and not record.owner:
+                return await self.run(run)
+            await self._keeper.wait_changed(_LOOK_SECONDS)
+
+    async def watch(self, connection: HubConnection, run: str, *, log: bool = True) -> None:
+        """Serve a viewer: the state, then every event, in order, none missing and none twice. Raises NotFound."""
+        await self._viewers.watch(connection, await self.record(run), log=log)
+
+    async def watch_steps(self, connection: HubConnection, run: str) -> None:
+        """Serve a viewer with events of steps alone; closes the connection when the run is over. Raises NotFound."""
+        await self._viewers.watch_steps(connection, await self.record(run))
+
+    async def log(self, run: str, step: str = "", *, start: int = 0, limit: int = 65_536) -> LogPart:
+        """Return a part of a step's log; without `step` the failed one's, or the one's that began last."""
+        found = await self.run(run)
+        name = step or _interesting(found)
+        if not any(known.name == name for known in found.steps):
+            raise NotFound(f"run {run} has no step {step[:60]!r}")
+        path = RunFolder(self._root, run).log(name)
+        data, begin, size = await asyncio.to_thread(read_range, path, start, max(0, min(limit, _LOG_BYTES)))
+        return LogPart(name, begin, data, size)
+
+    async def results(self, run: str) -> list[FileFacts]:
+        """Return the files that a run has made so far. Raises NotFound."""
+        await self.record(run)
+        return await asyncio.to_thread(list_files, RunFolder(self._root, run).results)
+
+    async def result(self, run: str, name: str) -> Path:
+        """Return the path of one of these files. Raises NotFound."""
+        await self.record(run)
+        return await asyncio.to_thread(RunFolder(self._root, run).result, name)
+
+    async def report(self, run: str, key: str, step: str, fraction: float, message: str) -> None:
+        """Take progress from another process, for whichever owner. Raises NotFound, Forbidden, NotNow."""
+        record = await self.record(run)
+        if not hmac.compare_digest(key.encode(), record.key.encode()):
+            raise Forbidden("this key is not the run's; take `job.key`, or TIDEWIRE_RUN_KEY of the step's environment")
+        state = next((known for known in record.run.steps if known.name == step), None)
+        if state is None:
+            raise NotFound(f"run {run} has no step {step[:60]!r}")
+        taken = self._keeper.say(run, step, fraction, message)
+        if taken is None and record.status is RunStatus.RUNNING:
+            await self._store.say(run, step, fraction, message)
+            self._keeper.wake_all()
+        elif not taken:
+            raise NotNow(f"step {step!r} of run {run} does not run now")
+
+    def _facts(self, record: Record) -> RunFacts:
+        run = record.run
+        if record.definition:
+            pipeline = msgspec.json.decode(record.definition, type=Pipeline)
+        else:
+            pipeline = self.definition(run.pipeline)
+        return RunFacts(
+            id=run.id,
+            sample=run.sample,
+            pipeline=pipeline,
+            folder=RunFolder(self._root, run.id),
+            paths=record.paths,
+            key=record.key,
+            url=self._url,
+            limits=self.limits,
+        )
+
+
+def _new_id() -> str:
+    return "r" + "".join(secrets.choice(_LETTERS) for _ in range(12))
+
+
+def _waiting(step: Step, expected: float | None) -> StepState:
+    title, needs = step.title or step.name, step.needs or ()
+    return StepState(step.name, title, step.weight, needs, step.retries + 1, expected=expected)
+
+
+def _fingerprint(run: Run, paths: Mapping[str, Path]) -> str:
+    """Return what two runs share that are the same work; a file is known by its place, size and time of change."""
+    files = []
+    for key, path in sorted(paths.items()):
+        stat = path.stat()
+        # an upload's folder is named by its content
+        files.append((key, str(path), stat.st_size, stat.st_mtime_ns if not path.parent.name.startswith("u") else 0))
+    return hashlib.sha256(msgspec.json.encode((run.pipeline, run.sample, run.user, files))).hexdigest()
+
+
+def _encoded(pipeline: Pipeline) -> bytes:
+    """Return a pipeline as JSON: a resumed run has the steps it began with; b"" where only this program has it."""
+    if any(step.is_local for step in pipeline.steps):
+        return b""
+    steps = tuple(msgspec.structs.replace(step, function=None, python=step.reference) if step.function else step
+                  for step in pipeline.steps)  # fmt: skip
+    return msgspec.json.encode(msgspec.structs.replace(pipeline, steps=steps))
+
+
+def _take(folder: RunFolder, paths: Mapping[str, Path], kept: Mapping[str, Path]) -> None:
+    folder.make()
+    for key, path in paths.items():
+        if kept[key] != path:
+            os.replace(path, kept[key])
+            path.parent.rmdir()
+
+
+def _interesting(run: Run) -> str:
+    failed = next((step for step in run.steps if step.status is StepStatus.FAILED), None)
+    begun = max(run.steps, key=lambda step: step.started or 0.0)
+    return (failed or begun).name

@@ -1,0 +1,86 @@
+"""What must be there before a run starts: its programs and its inputs; what is missing is said with its remedy."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+
+import msgspec
+
+from tidewire.pipelines.definition import Input, Pipeline
+from tidewire.pipelines.errors import BadStart, NotNow
+
+__all__ = ("Missing", "check_programs", "find_inputs", "missing_programs")
+
+_GZIP = b"\x1f\x8b"
+
+
+class Missing(msgspec.Struct, frozen=True):
+    """A program that a step needs and this machine does not have, with the Debian package that brings it."""
+
+    step: str
+    program: str
+    package: str
+
+
+def missing_programs(pipeline: Pipeline) -> list[Missing]:
+    """Return the programs that this machine does not have."""
+    return [
+        Missing(step.name, step.run[0], step.package or Path(step.run[0]).name)
+        for step in pipeline.steps
+        if step.run and shutil.which(step.run[0]) is None
+    ]
+
+
+def check_programs(pipeline: Pipeline) -> None:
+    """Raise NotNow for programs that are missing: which, and how to install them."""
+    missing = missing_programs(pipeline)
+    if missing:
+        programs = ", ".join(f"{found.program} (step {found.step!r})" for found in missing)
+        packages = " ".join(dict.fromkeys(found.package for found in missing))
+        raise NotNow(
+            f"pipeline {pipeline.name!r} needs programs that are not installed: {programs}; apt-get install {packages}"
+        )
+
+
+def find_inputs(pipeline: Pipeline, sample: str, given: Mapping[str, Path], folder: Path | None) -> dict[str, Path]:
+    """Return the input files of a run: those given, others from the folder of named inputs. Raises BadStart."""
+    known = {wanted.name for wanted in pipeline.inputs}
+    unknown = next((name for name in given if name not in known), None)
+    if unknown is not None:
+        inputs = ", ".join(sorted(known)) or "none"
+        raise BadStart(f"pipeline {pipeline.name!r} has no input {unknown[:60]!r}; it has {inputs}")
+    found = {}
+    for wanted in pipeline.inputs:
+        path = given.get(wanted.name) or _named(wanted, sample, folder)
+        if path is not None:
+            found[wanted.name] = _checked(wanted, path)
+        elif not wanted.optional:
+            names = ", ".join(wanted.names(sample)) or "none is looked for"
+            raise BadStart(
+                f"input {wanted.name!r} of sample {sample!r} is missing; give a file, or put one into the folder of "
+                f"inputs ({names})"
+            )
+    return found
+
+
+def _named(wanted: Input, sample: str, folder: Path | None) -> Path | None:
+    paths = (folder / name for name in wanted.names(sample)) if folder else ()
+    return next((path for path in paths if path.is_file()), None)
+
+
+def _checked(wanted: Input, path: Path) -> Path:
+    name = path.name
+    if wanted.accept and not name.lower().endswith(tuple(end.lower() for end in wanted.accept)):
+        raise BadStart(f"input {wanted.name!r} is {name!r}, which does not end with {' or '.join(wanted.accept)}")
+    try:
+        with path.open("rb") as file:
+            first = file.read(2)
+    except OSError as error:
+        raise BadStart(f"input {wanted.name!r} cannot be read: {name!r}: {error.strerror}") from None
+    if not first:
+        raise BadStart(f"input {wanted.name!r} is empty: {name!r}; give another file")
+    if name.endswith(".gz") and first != _GZIP:
+        raise BadStart(f"input {wanted.name!r} is no gzip file although it is named {name!r}; compress or rename it")
+    return path.resolve()

@@ -1,0 +1,60 @@
+"""What can go wrong with a pipeline, each with a word for programs and the HTTP status that tells it."""
+
+from __future__ import annotations
+
+from tidewire.errors import TidewireError
+
+__all__ = ("BadStart", "Forbidden", "NotFound", "NotNow", "PipelineError", "QueueFull", "StepFailed", "TooBig")
+
+
+class PipelineError(TidewireError):
+    """The root of what pipelines raise beside ConfigurationError (a bad definition) and StoreUnavailable."""
+
+    code = "failed"
+    status = 500
+
+
+class BadStart(PipelineError):
+    """Raised for a sample name or an input that cannot be used."""
+
+    code = "bad_request"
+    status = 400
+
+
+class Forbidden(PipelineError):
+    """Raised for a key that is not this run's."""
+
+    code = "permission_denied"
+    status = 403
+
+
+class NotFound(PipelineError):
+    """Raised when there is no such pipeline, run, step, upload or file."""
+
+    code = "not_found"
+    status = 404
+
+
+class NotNow(PipelineError):
+    """Raised for what the state of a run, or of this machine, does not allow."""
+
+    code = "not_available"
+    status = 409
+
+
+class TooBig(PipelineError):
+    """Raised for an upload over the limit `upload_bytes`."""
+
+    code = "limit_exceeded"
+    status = 413
+
+
+class QueueFull(PipelineError):
+    """Raised when the limit `queue` is reached."""
+
+    code = "limit_exceeded"
+    status = 429
+
+
+class StepFailed(Exception):
+    """Raised by a Python step to fail with a text for people; any other exception fails it with its traceback."""

@@ -1,0 +1,330 @@
+"""A small process between the server and one step's program: it reads the output, and nothing outlives it.
+
+Started by `process` as a Python without site packages, so standard library only. Its stdin is the server: first line
+the task as JSON, then `stop`; its end means that the server has died, and ends the program. Its stdout tells, one JSON
+object a line: `started`, `progress`, `log`, and last `ended`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import errno
+import json
+import os
+import select
+import signal
+import sys
+import time
+from typing import Any
+
+from tidewire.pipelines.output import BoundedLog
+from tidewire.pipelines.processes import descendants, end_tree, identity
+from tidewire.pipelines.progress import Rule, rule_from
+
+__all__ = ("main",)
+
+_READ = 262_144
+_PIPE_SIZE = 1_048_576
+_F_SETPIPE_SZ = 1_031
+_PR_SET_PDEATHSIG, _PR_SET_CHILD_SUBREAPER = 1, 36
+#: Seconds between two reports, and between two looks at how far the program has read.
+_REPORT_SECONDS, _LOOK_SECONDS = 0.1, 0.5
+#: Seconds that a program gets to end by itself when its server has died.
+_ORPHAN_SECONDS = 1.0
+#: Bytes of one line of a program about its progress.
+_SAID = 4_096
+
+
+def _prctl(option: int, value: int) -> None:
+    if sys.platform == "linux":
+        with contextlib.suppress(OSError):
+            ctypes.CDLL(None, use_errno=True).prctl(option, value, 0, 0, 0)
+
+
+class _Program:
+    """The step's program: in a session of its own, with its output in a pipe."""
+
+    def __init__(self, task: dict[str, Any]) -> None:
+        self.output, writing = os.pipe()
+        self.said, saying = os.pipe()
+        failed, failing = os.pipe()
+        if sys.platform == "linux":
+            import fcntl
+
+            with contextlib.suppress(OSError):
+                fcntl.fcntl(self.output, _F_SETPIPE_SZ, _PIPE_SIZE)
+        self.pid = os.fork()
+        if self.pid == 0:
+            _become(task, writing, saying, failing)
+        for descriptor in (writing, saying, failing):
+            os.close(descriptor)
+        with os.fdopen(failed, "rb") as file:
+            problem = file.read()
+        if problem:
+            os.waitpid(self.pid, 0)
+            raise OSError(problem.decode(errors="replace"))
+        os.set_blocking(self.output, False)
+        os.set_blocking(self.said, False)
+
+    def signal(self, signum: int) -> None:
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(self.pid, signum)
+
+
+def _become(task: dict[str, Any], writing: int, saying: int, failing: int) -> None:
+    """Turn this fork into the program; never returns."""
+    try:
+        os.setsid()
+        _prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+        for signum in (signal.SIGPIPE, signal.SIGINT, signal.SIGHUP, signal.SIGTERM, signal.SIGXFSZ):
+            signal.signal(signum, signal.SIG_DFL)
+        os.nice(task["nice"])
+        with contextlib.suppress(OSError), open("/proc/self/oom_score_adj", "w") as file:
+            file.write("500")  # when memory ends, a step goes before the server
+        os.chdir(task["cwd"])
+        os.dup2(os.open(task["stdin"] or os.devnull, os.O_RDONLY), 0)
+        flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC
+        os.dup2(os.open(task["stdout"], flags, 0o640) if task["stdout"] else writing, 1)
+        os.dup2(writing, 2)
+        os.set_inheritable(saying, True)
+        argv = task["argv"]
+        os.execve(task["program"], argv, task["env"] | {"TIDEWIRE_PROGRESS_FD": str(saying)})
+    except OSError as error:
+        os.write(failing, f"{error.filename or task['program']}: {error.strerror}".encode(errors="replace"))
+    finally:
+        os._exit(127)
+
+
+class _Guard:
+    """Pumps output, tells the server, and ends the program when told, when time is over, or when nobody is left."""
+
+    def __init__(self, task: dict[str, Any]) -> None:
+        now = time.monotonic()
+        self._task = task
+        self._rule: Rule = rule_from(task["progress"])
+        self._log = BoundedLog(task["log"], limit=task["log_bytes"], rate=task["log_rate"], now=now)
+        self._log.note(task["heading"])
+        self._wake, wake = os.pipe()
+        os.set_blocking(self._wake, False)
+        os.set_blocking(wake, False)
+        signal.set_wakeup_fd(wake, warn_on_full_buffer=False)
+        self._program = _Program(task)
+        self._reason = ""
+        self._error = ""
+        self._kill_at = now + task["timeout"] if task["timeout"] else None
+        self._is_killing = False
+        self._fraction, self._message = 0.0, ""
+        self._told: tuple[float, str] = (0.0, "")
+        self._said_rest = b""
+        self._next_report = self._next_look = 0.0
+        self._is_dirty = True
+        self._status: int | None = None
+        self._poll = select.poll()
+        for descriptor in (0, self._wake, self._program.output, self._program.said):
+            self._poll.register(descriptor, select.POLLIN)
+
+    def run(self) -> dict[str, Any]:
+        """Return what is told at the end."""
+        pid = self._program.pid
+        self._tell({"started": [pid, identity(pid)]})
+        while self._status is None:
+            now = time.monotonic()
+            for descriptor, _ in self._poll.poll(self._wait_ms(now)):
+                self._handle(descriptor)
+            now = time.monotonic()
+            self._check_time(now)
+            if now >= self._next_look:
+                self._next_look = now + _LOOK_SECONDS
+                self._rule.look([pid, *descendants(os.getpid())] if self._task["progress"].get("path") else [])
+            if now >= self._next_report:
+                self._next_report = now + _REPORT_SECONDS
+                self._report()
+        return self._end()
+
+    def _wait_ms(self, now: float) -> float:
+        until = self._next_look if self._task["progress"].get("path") else now + 60.0
+        if self._kill_at is not None:
+            until = min(until, self._kill_at)
+        if self._has_news():
+            until = min(until, self._next_report)
+        return max(0.0, (until - now) * 1_000 + 1)
+
+    def _has_news(self) -> bool:
+        return self._is_dirty or (self._fraction_now(), self._message) != self._told
+
+    def _handle(self, descriptor: int) -> None:
+        if descriptor == self._program.output:
+            self._pump()
+        elif descriptor == self._program.said:
+            self._listen()
+        elif descriptor == self._wake:
+            os.read(self._wake, 512)
+            self._reap()
+        elif os.read(0, 512):
+            self.stop("cancelled", self._task["grace"])
+        else:
+            self._forget(0)
+            self.stop("orphaned", _ORPHAN_SECONDS)
+
+    def _forget(self, descriptor: int) -> None:
+        with contextlib.suppress(KeyError):
+            self._poll.unregister(descriptor)
+
+    def _pump(self) -> bool:
+        """Take one piece of output; False when there is none now."""
+        try:
+            data = os.read(self._program.output, _READ)
+        except BlockingIOError:
+            return False
+        if not data:
+            self._forget(self._program.output)
+            return False
+        self._rule.feed(data)
+        self._is_dirty = True
+        try:
+            self._log.write(data, time.monotonic())
+        except OSError as error:
+            self._fail(error)
+        return True
+
+    def _fail(self, error: OSError) -> None:
+        if not self._error:
+            self._error = f"its log cannot be written ({error.strerror})"
+            if error.errno in (errno.ENOSPC, errno.EDQUOT):
+                self._error = "the disk of the runs is full; free some space, then resume the run"
+            self.stop("disk", self._task["grace"])
+
+    def _listen(self) -> bool:
+        """Take what the program says of itself."""
+        try:
+            data = os.read(self._program.said, _READ)
+        except BlockingIOError:
+            return False
+        if not data:
+            self._forget(self._program.said)
+            return False
+        *lines, self._said_rest = (self._said_rest + data)[-_READ:].split(b"\n")
+        self._said_rest = self._said_rest[-_SAID:]
+        for line in lines:
+            self._take(line)
+        return True
+
+    def _take(self, line: bytes) -> None:
+        with contextlib.suppress(ValueError, TypeError, AttributeError, RecursionError):
+            said = json.loads(line[:_SAID])
+            if "error" in said:
+                self._error = str(said["error"])
+            if "progress" in said:
+                self._fraction = max(self._fraction, min(float(said["progress"]), 1.0))
+            if "message" in said:
+                self._message = str(said["message"])[:500]
+
+    def _reap(self) -> None:
+        with contextlib.suppress(ChildProcessError):
+            while True:
+                pid, status = os.waitpid(-1, os.WNOHANG)
+                if pid == self._program.pid:
+                    self._status = status
+                if not pid:
+                    return
+
+    def stop(self, reason: str, grace: float) -> None:
+        """Ask the program to end, and kill it with all below it when it does not in time."""
+        self._reason = self._reason or reason
+        if self._is_killing:
+            return
+        self._is_killing = True
+        self._kill_at = time.monotonic() + grace
+        self._program.signal(signal.SIGTERM)
+        self._program.signal(signal.SIGCONT)
+
+    def _check_time(self, now: float) -> None:
+        if self._kill_at is None or now < self._kill_at:
+            return
+        if not self._is_killing:
+            self.stop("timeout", self._task["grace"])
+            return
+        self._kill_at = now + 1.0
+        self._program.signal(signal.SIGKILL)
+
+    def _fraction_now(self) -> float:
+        self._fraction = max(self._fraction, min(self._rule.fraction, 1.0))
+        return round(self._fraction, 3)
+
+    def _report(self) -> None:
+        news = self._log.news()
+        if news is not None:
+            self._tell({"log": news})
+        self._is_dirty = False
+        now = (self._fraction_now(), self._message)
+        if now != self._told:
+            self._told = now
+            self._tell({"progress": now})
+
+    def _end(self) -> dict[str, Any]:
+        """End what the program left behind, and take the rest of its output."""
+        left = descendants(os.getpid())
+        end_tree(os.getpid())  # first: who lives on may write for ever
+        while self._listen() or self._pump():
+            pass
+        code = os.waitstatus_to_exitcode(self._status or 0)
+        lines = self._log.last_lines()
+        try:
+            if left and not self._is_killing:
+                self._log.note(f"{len(left)} processes that it left behind were ended")
+            self._log.note(f"ended with {code}" + (f" ({self._reason})" if self._reason else ""))
+            self._log.close()
+        except OSError as error:
+            self._fail(error)
+        self._report()
+        return {
+            "exit": code,
+            "reason": self._reason,
+            "error": self._error,
+            "lines": lines,
+            "left_out": self._log.left_out,
+        }
+
+    def _tell(self, message: dict[str, Any]) -> None:
+        try:
+            _write(message)
+        except BrokenPipeError:
+            self.stop("orphaned", _ORPHAN_SECONDS)
+
+
+def _write(message: dict[str, Any]) -> None:
+    rest = json.dumps(message).encode() + b"\n"
+    while rest:
+        rest = rest[os.write(1, rest) :]
+
+
+def _read_task() -> dict[str, Any]:
+    line = b""
+    while not line.endswith(b"\n"):
+        data = os.read(0, 65_536)
+        if not data:
+            sys.exit(1)  # the server has died before it said what to do
+        line += data
+    task: dict[str, Any] = json.loads(line)
+    return task
+
+
+def main() -> None:
+    """Guard one program."""
+    for signum in (signal.SIGINT, signal.SIGHUP, signal.SIGXFSZ):
+        signal.signal(signum, signal.SIG_IGN)
+    signal.signal(signal.SIGCHLD, lambda *_: None)
+    _prctl(_PR_SET_CHILD_SUBREAPER, 1)
+    task = _read_task()
+    try:
+        guard = _Guard(task)
+        signal.signal(signal.SIGTERM, lambda *_: guard.stop("cancelled", task["grace"]))
+        ended = guard.run()
+    except OSError as error:
+        end_tree(os.getpid())
+        problem = error.strerror or str(error)
+        full = "; free some space, then resume the run" if error.errno in (errno.ENOSPC, errno.EDQUOT) else ""
+        ended = {"exit": None, "reason": "start", "error": f"it cannot be started ({problem}){full}"}
+    with contextlib.suppress(BrokenPipeError):
+        _write({"ended": ended})

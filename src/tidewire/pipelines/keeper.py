@@ -1,0 +1,271 @@
+"""Who runs what: the queue over all processes, cancellations that reach the owner, and runs whose owner has died."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import Callable
+from pathlib import Path
+
+import msgspec
+
+from tidewire.errors import StoreUnavailable
+from tidewire.fastapi import Hub
+from tidewire.pipelines.attempt import RunFacts
+from tidewire.pipelines.errors import PipelineError
+from tidewire.pipelines.folders import RunFolder
+from tidewire.pipelines.limits import PipelineLimits
+from tidewire.pipelines.owners import Owners
+from tidewire.pipelines.processes import end_identity
+from tidewire.pipelines.reporter import Reporter, current_view
+from tidewire.pipelines.runs import Run, RunStatus, StepStatus, View
+from tidewire.pipelines.schedule import Execution
+from tidewire.pipelines.store import Attention, Record, RunStore
+
+__all__ = ("Keeper",)
+
+logger = logging.getLogger("tidewire.pipelines")
+
+#: Seconds between two looks when nobody calls, and between two looks for dead owners.
+_LOOK_SECONDS, _SWEEP_SECONDS = 1.0, 2.0
+#: Seconds for what a closing process has still to tell, and for a dead owner's processes to end by themselves.
+_CLOSING_SECONDS, _ORPHAN_SECONDS = 2.0, 3.0
+
+
+class _Owned:
+    """A run of this process, with what tells it, and what runs it once it does."""
+
+    def __init__(self, reporter: Reporter) -> None:
+        self.reporter = reporter
+        self.execution: Execution | None = None
+        self.task: asyncio.Task[None] | None = None
+        #: What a cancelled task makes of the run.
+        self.ending = RunStatus.INTERRUPTED
+
+
+class Keeper:
+    """The runs of this process. `facts` makes of a record what its execution needs, `count` is told of limits."""
+
+    def __init__(
+        self,
+        hub: Hub,
+        store: RunStore,
+        root: Path,
+        limits: PipelineLimits,
+        facts: Callable[[Record], RunFacts],
+        count: Callable[[str], None],
+    ) -> None:
+        self._hub = hub
+        self._store = store
+        self._root = root
+        self._limits = limits
+        self._facts = facts
+        self._count = count
+        self._owners = Owners(root / "owners")
+        self._owned: dict[str, _Owned] = {}
+        #: Runs that the store gives to this process now.
+        self.arriving: set[str] = set()
+        self._woken = asyncio.Event()
+        self._changed = asyncio.Condition()
+        self._task: asyncio.Task[None] | None = None
+        self._is_closing = False
+
+    @property
+    def name(self) -> str:
+        """The name of this process as an owner."""
+        return self._owners.name
+
+    async def open(self) -> None:
+        """Begin to keep; runs of dead owners are looked after before this returns. Raises OSError."""
+        self._owners.open(self.wake)
+        await self._sweep()
+        self._task = asyncio.create_task(self._keep())
+
+    async def aclose(self) -> None:
+        """Interrupt what runs, tell it, and end."""
+        self._is_closing = True
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.wait([self._task])
+        tasks = [owned.task for owned in self._owned.values() if owned.task is not None]
+        for task in tasks:
+            task.cancel()
+        if tasks:
+            await asyncio.wait(tasks)
+        for run, owned in list(self._owned.items()):
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(_CLOSING_SECONDS):
+                    # what was queued goes on in the next process that looks for dead owners
+                    await (owned.reporter.wait_settled() if owned.task is None else self._retire(run, owned))
+            await owned.reporter.aclose()
+        self._owners.close()
+        await self._notify()
+
+    def wake(self) -> None:
+        """Look now: something has changed."""
+        self._woken.set()
+
+    def wake_all(self) -> None:
+        """Look now, in all processes."""
+        self.wake()
+        self._owners.wake()
+
+    async def wait_changed(self, seconds: float) -> None:
+        """Return when something may have changed, or after so many seconds."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(seconds), self._changed:
+                await self._changed.wait()
+
+    def own(self, run: Run, view: View | None = None) -> None:
+        """Take a run that the store gives to this process."""
+        self._owned[run.id] = _Owned(Reporter(self._hub, self._store, run, view or View(run)))
+        self.wake_all()
+
+    async def own_again(self, run: str) -> None:
+        """Take a run that the store has queued again for this process."""
+        record = await self._store.record(run)
+        if record is not None:
+            view = await current_view(self._hub, record.view)
+            self.own(record.run, view)
+            self._owned[run].reporter.note_run(RunStatus.QUEUED)
+
+    def say(self, run: str, step: str, fraction: float, message: str) -> bool | None:
+        """Take progress from another process; None: this process does not own the run."""
+        owned = self._owned.get(run)
+        if owned is None or owned.execution is None:
+            return None
+        return owned.execution.say(step, fraction, message)
+
+    # The loop.
+
+    async def _keep(self) -> None:
+        swept = 0.0
+        loop = asyncio.get_running_loop()
+        while True:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(_LOOK_SECONDS):
+                    await self._woken.wait()
+            self._woken.clear()
+            try:
+                if loop.time() - swept >= _SWEEP_SECONDS:
+                    swept = loop.time()
+                    await self._sweep()
+                for attention in await self._store.attend(self.name, self._limits.concurrency):
+                    await self._attend(attention)
+                for said in await self._store.take_said(self.name):
+                    self.say(*said)
+            except StoreUnavailable as error:
+                logger.warning("the runs cannot be looked after now: %s", error)
+            await self._notify()
+
+    async def _notify(self) -> None:
+        async with self._changed:
+            self._changed.notify_all()
+
+    async def _attend(self, attention: Attention) -> None:
+        owned = self._owned.get(attention.id)
+        if owned is None:
+            if attention.id not in self.arriving:  # it could not be inherited when its owner had died
+                await self._inherit(attention.id)
+            return
+        if attention.is_cancelled and attention.status.is_active:
+            self._cancel(attention.id, owned)
+        elif attention.status is RunStatus.QUEUED and owned.task is None:
+            if attention.may_begin and await self._store.begin(attention.id, self.name, self._limits.concurrency):
+                await self._begin(attention.id, owned)
+            elif owned.reporter.run.position != attention.position:
+                owned.reporter.note_run(RunStatus.QUEUED, position=attention.position)
+
+    async def _begin(self, run: str, owned: _Owned) -> None:
+        record = await self._store.record(run)
+        if record is None:
+            return
+        try:
+            facts = self._facts(record)
+        except PipelineError as error:
+            owned.reporter.note_run(RunStatus.FAILED, error=str(error))
+            owned.task = asyncio.create_task(self._retire(run, owned))
+            return
+        owned.execution = Execution(facts, owned.reporter, self._store, self._count)
+        owned.task = asyncio.create_task(self._execute(run, owned, owned.execution))
+        self._owners.wake()
+
+    def _cancel(self, run: str, owned: _Owned) -> None:
+        if owned.task is not None:
+            owned.ending = RunStatus.CANCELLED
+            owned.task.cancel()
+        elif owned.reporter.run.status is RunStatus.QUEUED:
+            owned.reporter.note_run(RunStatus.CANCELLED)
+            owned.task = asyncio.create_task(self._retire(run, owned))
+
+    async def _execute(self, run: str, owned: _Owned, execution: Execution) -> None:
+        try:
+            await execution.run()
+        except asyncio.CancelledError:
+            owned.reporter.note_run(owned.ending, error=_STOPPED if owned.ending is RunStatus.INTERRUPTED else "")
+        except Exception:
+            logger.exception("run %s failed", run)
+            owned.reporter.note_run(RunStatus.FAILED, error="the server failed at it; its log says why")
+        if not self._is_closing:
+            await self._retire(run, owned)
+
+    async def _retire(self, run: str, owned: _Owned) -> None:
+        """Let a run go when everything about it is told and kept."""
+        await owned.reporter.wait_settled()
+        while True:
+            try:
+                await self._store.release(run)
+                break
+            except StoreUnavailable as error:
+                logger.warning("run %s has ended, which is not kept yet: %s", run, error)
+                await asyncio.sleep(_LOOK_SECONDS)
+        await owned.reporter.aclose()
+        self._owned.pop(run, None)
+        self.wake_all()
+
+    # Dead owners.
+
+    async def _sweep(self) -> None:
+        """Take over the runs of processes that have died, end what these left running, and say so."""
+        for owner in await self._store.owners():
+            if self._owners.is_dead(owner):
+                for run in await self._store.adopt(owner, self.name):
+                    await self._inherit(run)
+                self._owners.bury(owner)
+        for run in await self._store.beyond(self._limits.keep):
+            if await self._store.remove(run):
+                self._count("keep")
+                await asyncio.to_thread(RunFolder(self._root, run).remove)
+
+    async def _inherit(self, run: str) -> None:
+        record = await self._store.record(run)
+        if record is None:
+            return
+        for identity in await self._store.processes(run):
+            await asyncio.to_thread(end_identity, identity, seconds=_ORPHAN_SECONDS)
+        await self._store.clear_processes(run)
+        view = await current_view(self._hub, record.view)
+        self.own(_furthest(record.run, view.run), view)
+        owned = self._owned[run]
+        owned.reporter.catch_up()
+        if record.status is RunStatus.QUEUED and not record.is_cancelled:
+            return  # nothing was begun, so nothing is lost
+        if record.run.status.is_active or record.status.is_active:
+            status = RunStatus.CANCELLED if record.is_cancelled else RunStatus.INTERRUPTED
+            owned.reporter.note_run(status, error=_STOPPED if status is RunStatus.INTERRUPTED else "")
+            logger.warning("run %s was left by a process that has died: it is %s", run, status.value)
+        owned.task = asyncio.create_task(self._retire(run, owned))
+
+
+#: Why a run is interrupted.
+_STOPPED = "the server that ran it has ended; resume it, and the steps that are done stay done"
+
+
+def _furthest(kept: Run, told: Run) -> Run:
+    """Return what was kept, with the steps of which viewers were told already that they are done."""
+    steps = tuple(
+        after if after.status is StepStatus.DONE else before
+        for before, after in zip(kept.steps, told.steps, strict=True)
+    )
+    return msgspec.structs.replace(kept, steps=steps, progress=max(kept.progress, told.progress), seq=told.seq)

@@ -1,0 +1,65 @@
+"""Names of samples and files that can be neither a path nor an option, and placeholders that are never split."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+
+from tidewire.errors import ConfigurationError
+from tidewire.pipelines.errors import BadStart
+
+__all__ = ("check_sample", "expand", "expand_argument", "file_name", "is_name", "placeholders")
+
+_SAMPLE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+_NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,39}")
+_TOKEN = re.compile(r"\{\{|\}\}|\{([a-z0-9][a-z0-9_-]*)\}|[{}]")
+_FILE_NAME = 100
+
+
+def check_sample(sample: object) -> str:
+    """Return the name of a sample if it is one; raises BadStart."""
+    if isinstance(sample, str) and _SAMPLE.fullmatch(sample):
+        return sample
+    raise BadStart(
+        f"sample name {str(sample)[:80]!r} cannot be used; write 1 to 64 letters, digits, '.', '_' or '-', "
+        "beginning with a letter or a digit"
+    )
+
+
+def is_name(name: str) -> bool:
+    """Say whether this can be the name of a pipeline, a step or an input."""
+    return _NAME.fullmatch(name) is not None
+
+
+def file_name(name: str, default: str) -> str:
+    """Return the name under which a file that somebody sent is kept: no path, no option, nothing hidden."""
+    name = re.sub(r"[^A-Za-z0-9._-]", "_", re.split(r"[/\\]", name)[-1]).lstrip("._-")
+    return name[-_FILE_NAME:].lstrip("._-") or default
+
+
+def placeholders(template: str) -> set[str]:
+    """Return the placeholders of a template; raises ConfigurationError for a stray brace."""
+    found = set()
+    for match in _TOKEN.finditer(template):
+        if match[0] in "{}":
+            raise ConfigurationError(
+                f"{template!r} has a stray {match[0]!r}; write {match[0] * 2!r} for the brace itself"
+            )
+        if match[1]:
+            found.add(match[1])
+    return found
+
+
+def expand(template: str, values: Mapping[str, str]) -> str:
+    """Return a template with its placeholders replaced."""
+    return _TOKEN.sub(lambda match: values[match[1]] if match[1] else match[0][0], template)
+
+
+def expand_argument(template: str, values: Mapping[str, str]) -> str:
+    """Return one argument; raises BadStart when a value would make an option of it, or end it early."""
+    argument = expand(template, values)
+    if argument.startswith("-") and not template.startswith("-"):
+        raise BadStart(f"argument {template!r} would become {argument[:80]!r}, which is an option; use another name")
+    if "\0" in argument:
+        raise BadStart(f"argument {template!r} would have a zero byte; use another name")
+    return argument

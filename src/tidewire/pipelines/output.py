@@ -1,0 +1,118 @@
+"""The log file of one step: bounded in bytes and in rate. Standard library only: the guard of a step uses it, too."""
+
+from __future__ import annotations
+
+import codecs
+import os
+
+__all__ = ("BoundedLog",)
+
+#: Bytes of the newest output that are kept while output is left out, and shown when it ends.
+_TAIL = 65_536
+#: Bytes of what was written last that a listener is told.
+_RECENT = 16_384
+#: Seconds of the rate that may come at once.
+_BURST_SECONDS = 4.0
+_LAST_LINES = 20
+_LINE = 1_000
+
+
+class BoundedLog:
+    """Appends output to a file until a limit or a rate is reached; what is left out is counted, and said in the log.
+
+    Time is an argument, in seconds that only grow. Raises OSError when the file cannot be written.
+    """
+
+    def __init__(self, path: str, *, limit: int, rate: float, now: float) -> None:
+        self._file = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o640)
+        #: The position at the file's end.
+        self.size = os.fstat(self._file).st_size
+        #: Bytes that stand in no log.
+        self.left_out = 0
+        self._limit = max(limit - _TAIL, 0)
+        self._rate = rate
+        self._tokens = self._burst = rate * _BURST_SECONDS
+        self._then = now
+        self._omitted_bytes = self._omitted_lines = 0
+        self._tail = b""
+        self._recent = b""
+        self._told = self.size
+
+    def write(self, data: bytes, now: float) -> None:
+        """Append output, or leave it out."""
+        self._tokens = min(self._burst, self._tokens + (now - self._then) * self._rate)
+        self._then = now
+        if self._omitted_bytes and self.size < self._limit and self._tokens >= self._rate:
+            self._say_omitted()
+        room = int(min(self._limit - self.size, self._tokens))
+        if self._omitted_bytes:
+            self._omit(data)
+        elif len(data) <= room:
+            self._put(data)
+        else:
+            cut = data.rfind(b"\n", 0, max(room, 0)) + 1
+            self._put(data[:cut])
+            self._omit(data[cut:])
+
+    def note(self, text: str) -> None:
+        """Append a line of ours, behind all output."""
+        self._say_omitted()
+        self._put(f"[tidewire] {text}\n".encode(errors="replace"))
+
+    def news(self) -> tuple[int, int, str] | None:
+        """Return the newest text since the last call as (from, to, text), or None; what is before it is in the file."""
+        start = max(self._told, self.size - len(self._recent))
+        data = self._recent[len(self._recent) - (self.size - start) :] if start < self.size else b""
+        if start > self._told:
+            skipped = data.find(b"\n") + 1
+            data, start = data[skipped:], start + skipped
+        # a character may still be incomplete
+        text, length = codecs.utf_8_decode(data, "replace", False)
+        if not text:
+            return None
+        self._told = start + length
+        return start, self._told, text
+
+    def last_lines(self) -> list[str]:
+        """Return the last lines of output."""
+        lines = (self._recent + self._tail).decode(errors="replace").replace("\r", "\n").split("\n")
+        shown = [line for line in lines if line.strip() and not line.startswith("[tidewire] ")]
+        return [line[-_LINE:] for line in shown[-_LAST_LINES:]]
+
+    def close(self) -> None:
+        """Say what is left out, and close the file."""
+        try:
+            self._say_omitted()
+        finally:
+            os.close(self._file)
+
+    def _omit(self, data: bytes) -> None:
+        self._omitted_bytes += len(data)
+        self._omitted_lines += data.count(b"\n")
+        self._tail = data[-_TAIL:] if len(data) >= _TAIL else (self._tail + data)[-_TAIL:]
+
+    def _say_omitted(self) -> None:
+        if not self._omitted_bytes:
+            return
+        tail = self._tail
+        if len(tail) < self._omitted_bytes:
+            tail = tail[tail.find(b"\n") + 1 :]
+        missing = self._omitted_bytes - len(tail)
+        lines = self._omitted_lines - tail.count(b"\n")
+        self._omitted_bytes = self._omitted_lines = 0
+        self._tail = b""
+        if missing:
+            self.left_out += missing
+            why = "the log is full" if self.size >= self._limit else "they came too fast"
+            self._put(f"\n[tidewire] {lines} lines ({missing} bytes) are left out here: {why}\n".encode())
+        self._put(tail)
+
+    def _put(self, data: bytes) -> None:
+        if not data:
+            return
+        rest = memoryview(data)
+        while rest:
+            rest = rest[os.write(self._file, rest) :]
+        self.size += len(data)
+        self._tokens -= len(data)
+        self._recent = data[-_RECENT:] if len(data) >= _RECENT else (self._recent + data)[-_RECENT:]

@@ -1,0 +1,156 @@
+"""One program of a step, seen from the server: a guard process starts it, reads its output and ends it."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import signal
+import sys
+from asyncio.subprocess import DEVNULL, PIPE, Process
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+import tidewire
+from tidewire.pipelines.processes import end_identity, identity
+
+__all__ = ("Ended", "Listener", "Program", "run_program")
+
+#: The guard's interpreter loads nothing but the standard library and three modules of ours.
+_BOOT = """
+import sys, types
+for name, path in zip(("tidewire", "tidewire.pipelines"), sys.argv[1:]):
+    sys.modules[name] = types.ModuleType(name)
+    sys.modules[name].__path__ = [path]
+from tidewire.pipelines.guard import main
+main()
+"""
+_PATHS = [str(Path(tidewire.__file__).parent), str(Path(__file__).parent)]
+#: Seconds beyond the program's grace after which its guard is killed.
+_GUARD_SECONDS = 10.0
+#: Bytes of one line of the guard.
+_LINE = 1_048_576
+
+
+class Program(msgspec.Struct, frozen=True):
+    """What a guard is told: a program with everything about it. `timeout` 0: none."""
+
+    program: str
+    argv: list[str]
+    env: dict[str, str]
+    cwd: str
+    log: str
+    heading: str
+    log_bytes: int
+    log_rate: float
+    progress: dict[str, str | int]
+    stdin: str = ""
+    stdout: str = ""
+    timeout: float = 0.0
+    grace: float = 5.0
+    nice: int = 0
+
+
+class Ended(msgspec.Struct, frozen=True):
+    """How a program ended; `reason` is "" when by itself, `error` what is known beyond its exit code."""
+
+    exit: int | None = None
+    reason: str = ""
+    error: str = ""
+    lines: tuple[str, ...] = ()
+    left_out: int = 0
+
+
+class _Report(msgspec.Struct, frozen=True):
+    started: tuple[int, str] | None = None
+    progress: tuple[float, str] | None = None
+    log: tuple[int, int, str] | None = None
+    ended: Ended | None = None
+
+
+class Listener(msgspec.Struct, frozen=True):
+    """Who is told on the event loop: identities of processes, progress with a message, and newest text of the log."""
+
+    started: Callable[[list[str]], Awaitable[None]]
+    progress: Callable[[float, str], None]
+    log: Callable[[int, int, str], None]
+
+
+_decode = msgspec.json.Decoder(_Report).decode
+
+
+async def run_program(program: Program, listener: Listener) -> Ended:
+    """Run a program to its end. When cancelled, it is ended with all below it before this returns.
+
+    Raises OSError when not even the guard can be started.
+    """
+    # Its own session: Ctrl+C in the server's terminal is the server's affair.
+    guard = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-I", "-S", "-c", _BOOT, *_PATHS),
+        stdin=PIPE,
+        stdout=PIPE,
+        stderr=DEVNULL,
+        limit=_LINE,
+        start_new_session=True,
+    )
+    watching = asyncio.create_task(_watch(guard, program, listener))
+    try:
+        return await asyncio.shield(watching)
+    except asyncio.CancelledError:
+        await _stop(guard, watching, program.grace)
+        raise
+
+
+async def _watch(guard: Process, program: Program, listener: Listener) -> Ended:
+    assert guard.stdin is not None
+    assert guard.stdout is not None
+    guard.stdin.write(msgspec.json.encode(program) + b"\n")
+    ended: Ended | None = None
+    known: list[str] = []
+    async for line in guard.stdout:
+        report = _decode(line)
+        if report.started is not None:
+            known = [name for name in (identity(guard.pid), report.started[1]) if name]
+            await listener.started(known)
+        if report.progress is not None:
+            listener.progress(*report.progress)
+        if report.log is not None:
+            listener.log(*report.log)
+        ended = report.ended or ended
+    await guard.wait()
+    guard.stdin.close()
+    if ended is None:
+        for name in known:
+            await asyncio.to_thread(end_identity, name, seconds=0.0)
+        ended = Ended(reason="guard", error="the process that watched it was killed")
+    return ended
+
+
+async def _stop(guard: Process, watching: asyncio.Task[Ended], grace: float) -> None:
+    """Have the program ended, and wait for it, however often this is cancelled again."""
+    assert guard.stdin is not None
+    with contextlib.suppress(OSError):
+        guard.stdin.write(b"stop\n")
+    deadline = asyncio.get_running_loop().time() + grace + _GUARD_SECONDS
+    while not watching.done():
+        left = deadline - asyncio.get_running_loop().time()
+        if left <= 0:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(guard.pid, signal.SIGKILL)
+        with contextlib.suppress(asyncio.CancelledError):
+            await asyncio.wait([watching], timeout=max(left, 0.5))
+
+
+def environment(**more: str) -> dict[str, str]:
+    """Return this process's environment without what is the server's own, with more."""
+    kept = {name: value for name, value in os.environ.items() if not name.upper().startswith("TIDEWIRE_")}
+    return kept | more
+
+
+def as_table(rule: Any, path: str) -> dict[str, str | int]:
+    """Return a rule of progress as the guard reads it; `path` is that of the input it names."""
+    table = {name: getattr(rule, name) for name in ("pattern", "lines", "bytes") if getattr(rule, name)}
+    return table | ({"path": path} if rule.input else {})

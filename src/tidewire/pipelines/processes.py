@@ -1,0 +1,92 @@
+"""Processes by the number that the kernel gives and may give again, and their ends. Standard library only."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import time
+
+__all__ = ("descendants", "end_identity", "end_tree", "identity", "is_alive")
+
+_BOOT = "/proc/sys/kernel/random/boot_id"
+#: Seconds between two looks at processes that are to end, and rounds of killing what forks while it is killed.
+_STEP_SECONDS, _ROUNDS = 0.01, 300
+
+
+def _stat(pid: int) -> list[str]:
+    try:
+        with open(f"/proc/{pid}/stat", "rb") as file:
+            # the name in parentheses may hold anything
+            return file.read().rpartition(b")")[2].decode().split()
+    except OSError:
+        return []
+
+
+def identity(pid: int) -> str:
+    """Return a name of a process that no other has had or will have: boot, number, start time; "" where unknown."""
+    fields = _stat(pid)
+    try:
+        with open(_BOOT) as file:
+            return f"{file.read().strip()}:{pid}:{fields[19]}" if fields else ""
+    except OSError:
+        return ""
+
+
+def is_alive(name: str) -> bool:
+    """Say whether the process of an identity still runs; a zombie does not."""
+    pid = int(name.split(":")[1]) if name.count(":") == 2 else 0
+    return bool(pid) and identity(pid) == name and _stat(pid)[:1] not in ([], ["Z"])
+
+
+def descendants(pid: int) -> list[int]:
+    """Return the living processes below one (Linux; elsewhere none)."""
+    children: dict[int, list[int]] = {}
+    try:
+        names = os.listdir("/proc")
+    except OSError:
+        return []
+    for name in names:
+        if name.isdecimal() and (fields := _stat(int(name))) and fields[0] != "Z":
+            children.setdefault(int(fields[1]), []).append(int(name))
+    found: list[int] = []
+    waiting = [pid]
+    while waiting:
+        below = children.get(waiting.pop(), [])
+        found += below
+        waiting += below
+    return found
+
+
+def end_tree(pid: int) -> None:
+    """Kill everything below a process, and what that forks meanwhile; the caller reaps its own children."""
+    for _ in range(_ROUNDS):
+        below = descendants(pid)
+        # stopped first: who does not run does not fork
+        for signum in (signal.SIGSTOP, signal.SIGKILL):
+            for child in below:
+                with contextlib.suppress(ProcessLookupError, PermissionError):
+                    os.kill(child, signum)
+        with contextlib.suppress(ChildProcessError):
+            while os.waitpid(-1, os.WNOHANG)[0]:
+                pass
+        if not below:
+            return
+        time.sleep(_STEP_SECONDS)
+
+
+def end_identity(name: str, *, seconds: float) -> bool:
+    """Wait for a process to end by itself, then kill it and its group; False when it still lives."""
+    end = time.monotonic() + seconds
+    while is_alive(name) and time.monotonic() < end:
+        time.sleep(_STEP_SECONDS)
+    for _ in range(_ROUNDS):
+        if not is_alive(name):
+            return True
+        pid = int(name.split(":")[1])
+        with contextlib.suppress(OSError):
+            if os.getpgid(pid) == pid:
+                os.killpg(pid, signal.SIGKILL)
+            os.kill(pid, signal.SIGKILL)
+        time.sleep(_STEP_SECONDS)
+    return False

@@ -1,0 +1,212 @@
+"""Tells what happens to a run: keeps the truth, publishes events in order, and keeps what viewers were told."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Sequence
+
+import msgspec
+
+from tidewire.errors import PublishError, StoreUnavailable
+from tidewire.fastapi import Hub
+from tidewire.messages import Format, Position, Publication
+from tidewire.pipelines.runs import (
+    Event,
+    LogEvent,
+    Run,
+    RunEvent,
+    RunStatus,
+    StepEvent,
+    StepState,
+    StepStatus,
+    View,
+    apply,
+)
+from tidewire.pipelines.store import RunStore
+
+__all__ = ("Reporter", "channel", "current_view", "log_channel")
+
+logger = logging.getLogger("tidewire.pipelines")
+
+#: Seconds between two tellings, and before a failed one is tried again.
+_PACE, _AGAIN = 0.1, 1.0
+_encode = msgspec.json.Encoder().encode
+_decode = msgspec.json.Decoder(StepEvent | RunEvent).decode
+
+
+def channel(run: str) -> str:
+    """Return the channel of a run's events; a name that clients cannot use by themselves."""
+    return f"$pipeline:{run}"
+
+
+def log_channel(run: str) -> str:
+    """Return the channel of the newest text of a run's logs."""
+    return f"$pipeline-log:{run}"
+
+
+async def current_view(hub: Hub, view: View) -> View:
+    """Return a view with what was published after it was kept, and the position up to which that is all."""
+    page = await hub.history(channel(view.run.id), since=view.position)
+    run = view.run
+    for event in _events(page.publications):
+        if event.seq > run.seq:
+            run = apply(run, event)
+    return View(run, page.top)
+
+
+def _events(publications: Sequence[Publication]) -> list[Event]:
+    found: list[Event] = []
+    for publication in publications:
+        try:
+            found.append(_decode(publication.data))
+        except msgspec.MsgspecError:
+            logger.warning("an event of another version in %s was not understood", publication.channel)
+    return found
+
+
+class Reporter:
+    """One run, as its owner tells it. Nothing here raises for a store that is away: it is tried again.
+
+    Of a running step only the newest progress waits to be told; everything else is told, in order.
+    """
+
+    def __init__(self, hub: Hub, store: RunStore, run: Run, view: View) -> None:
+        #: What is true, whether viewers were told or not.
+        self.run = run
+        self._hub = hub
+        self._store = store
+        self._view = view
+        self._pending: list[Event] = []
+        self._logs: dict[str, LogEvent] = {}
+        self._news = asyncio.Event()
+        self._settled = asyncio.Event()
+        self._settled.set()
+        self._is_saved = True
+        self._task = asyncio.create_task(self._tell())
+
+    async def aclose(self) -> None:
+        """Tell no more."""
+        self._task.cancel()
+        await asyncio.wait([self._task])
+
+    async def wait_settled(self) -> None:
+        """Wait until everything is told and kept."""
+        await self._settled.wait()
+
+    def note_run(self, status: RunStatus, *, position: int | None = None, error: str = "") -> None:
+        """Say what has happened to the run."""
+        progress = 100 if status is RunStatus.FINISHED else self.run.progress
+        self._note(RunEvent(0, self.run.id, time.time(), status, progress, position, error))
+
+    def note_step(self, step: StepState) -> None:
+        """Say what has happened to a step: everything that changes while it runs is taken from this."""
+        total = self.run.with_step(step).progress
+        self._note(
+            StepEvent(
+                0,
+                self.run.id,
+                time.time(),
+                step.name,
+                step.progress,
+                step.status,
+                total,
+                step.attempt,
+                step.message,
+                step.exit_code,
+                step.error,
+                step.lines,
+            )
+        )
+
+    def note_log(self, step: str, start: int, end: int, text: str) -> None:
+        """Say what is new in a step's log."""
+        self._logs[step] = LogEvent(self.run.id, step, start, end, text)
+        self._news.set()
+
+    def _note(self, event: Event) -> None:
+        self.run = apply(self.run, event)
+        if isinstance(event, StepEvent) and event.status is StepStatus.RUNNING:
+            self._pending = [old for old in self._pending if not _is_older_progress(old, event)]
+        self._pending.append(event)
+        self._changed()
+
+    def _changed(self) -> None:
+        self._is_saved = False
+        self._settled.clear()
+        self._news.set()
+
+    def catch_up(self) -> None:
+        """Tell viewers what is true and was not told by an owner that has died."""
+        told = self._view.run
+        for step in self.run.steps:
+            known = told.step(step.name)
+            if step.status in (StepStatus.RUNNING, StepStatus.DONE, StepStatus.FAILED) and (
+                (step.status, step.attempt) != (known.status, known.attempt)
+            ):
+                self.note_step(step)
+        if self.run.status is not told.status:
+            self.note_run(self.run.status, position=self.run.position, error=self.run.error)
+
+    async def save(self, *, sync: bool = False) -> None:
+        """Keep what is true now; when that fails it is tried again later. `sync`: through a power cut, too."""
+        run, view = self.run, self._view
+        try:
+            await self._store.save(run, view, sync=sync)
+        except StoreUnavailable as error:
+            logger.warning("the state of run %s is not kept yet: %s", run.id, error)
+            return
+        self._is_saved = run is self.run and view is self._view
+
+    async def _tell(self) -> None:
+        while True:
+            await self._news.wait()
+            self._news.clear()
+            await self._tell_events()
+            await self._tell_logs()
+            if not self._is_saved:
+                await self.save()
+            pause = _PACE
+            if self._pending or not self._is_saved:
+                self._news.set()
+                pause = _PACE if self._is_saved else _AGAIN
+            else:
+                self._settled.set()
+            await asyncio.sleep(pause)
+
+    async def _tell_events(self) -> None:
+        while self._pending:
+            event = msgspec.structs.replace(self._pending.pop(0), seq=self._view.run.seq + 1)
+            # the very same again until it is surely kept: an unconfirmed one may be, and its number is taken then
+            while (position := await self._publish(event)) is None:
+                await self.save()
+                await asyncio.sleep(_AGAIN)
+            self._view = View(apply(self._view.run, event), position)
+            self._is_saved = False
+
+    async def _publish(self, event: Event) -> Position | None:
+        try:
+            key = f"{event.seq}:{event.time}"
+            return await self._hub.node.publish(channel(self.run.id), _encode(event), Format.JSON, key=key)
+        except PublishError as error:
+            logger.warning("an event of run %s is told later: %s", self.run.id, error)
+            return None
+
+    async def _tell_logs(self) -> None:
+        logs, self._logs = self._logs, {}
+        for event in logs.values():
+            try:
+                await self._hub.node.publish(log_channel(self.run.id), _encode(event), Format.JSON)
+            except PublishError as error:
+                logger.debug("newest text of run %s is not pushed, its log has it: %s", self.run.id, error)
+
+
+def _is_older_progress(old: Event, new: StepEvent) -> bool:
+    return (
+        isinstance(old, StepEvent)
+        and old.step == new.step
+        and old.status is StepStatus.RUNNING
+        and old.attempt == new.attempt
+        and old.progress > 0
+    )

@@ -1,0 +1,254 @@
+"""The HTTP interface of pipelines, to include in any FastAPI application."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Annotated, Any
+
+import msgspec
+from fastapi import APIRouter, HTTPException, Query, Request, Response
+from fastapi.responses import FileResponse
+from starlette.requests import HTTPConnection
+from starlette.websockets import WebSocket
+
+from tidewire.errors import StoreUnavailable
+from tidewire.pipelines.api import Pipelines
+from tidewire.pipelines.checks import missing_programs
+from tidewire.pipelines.errors import BadStart, NotFound, PipelineError
+from tidewire.pipelines.folders import list_files
+from tidewire.pipelines.runs import Run, RunStatus
+from tidewire.pipelines.viewers import EVENTS
+
+__all__ = ("Authorize", "refuse", "refusing", "router")
+
+#: Returns the user of a connection, "" for who may see everything; raises HTTPException or WebSocketException.
+Authorize = Callable[[HTTPConnection], Awaitable[str]]
+_BODY = 65_536
+_HEADERS = {"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff"}
+#: A result is somebody's file: it is never a page of ours.
+_FILE_HEADERS = _HEADERS | {"Content-Security-Policy": "sandbox; default-src 'none'"}
+
+
+class _Given(msgspec.Struct):
+    upload: str = ""
+    name: str = ""
+
+
+class _Start(msgspec.Struct):
+    pipeline: str
+    sample: str
+    inputs: dict[str, _Given] = {}
+    new: bool = False
+
+
+class _Progress(msgspec.Struct):
+    step: str
+    progress: Annotated[float, msgspec.Meta(ge=0, le=1)]
+    message: str = ""
+
+
+async def nobody(_: HTTPConnection) -> str:
+    """Let everybody see everything."""
+    return ""
+
+
+def router(pipelines: Pipelines, *, authorize: Authorize = nobody) -> APIRouter:
+    """Return the HTTP interface, to include under a prefix; `authorize` finds the user of a request or refuses it."""
+    made = APIRouter(tags=["pipelines"])
+    api = _Routes(pipelines, authorize)
+    get, post = ["GET"], ["POST"]
+    made.add_api_route("/", api.pipelines, methods=get)
+    made.add_api_route("/inputs", api.inputs, methods=get)
+    made.add_api_route("/uploads", api.upload, methods=post)
+    made.add_api_route("/runs", api.start, methods=post)
+    made.add_api_route("/runs", api.runs, methods=get)
+    made.add_api_route("/runs/{run}", api.run, methods=get)
+    made.add_api_route("/runs/{run}", api.remove, methods=["DELETE"])
+    made.add_api_route("/runs/{run}/cancel", api.cancel, methods=post)
+    made.add_api_route("/runs/{run}/resume", api.resume, methods=post)
+    made.add_api_route("/runs/{run}/log", api.log, methods=get)
+    made.add_api_route("/runs/{run}/results", api.results, methods=get)
+    made.add_api_route("/runs/{run}/results/{name:path}", api.result, methods=get)
+    made.add_api_route("/runs/{run}/progress", api.progress, methods=post)
+    made.add_api_websocket_route("/runs/{run}/events", api.events)
+    return made
+
+
+class refusing:
+    """Turns what pipelines raise into answers: `with refusing():`."""
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, exc_type: object, exc: BaseException | None, traceback: object) -> None:
+        if isinstance(exc, PipelineError):
+            raise HTTPException(exc.status, str(exc), headers=_HEADERS) from None
+        if isinstance(exc, StoreUnavailable):
+            raise HTTPException(503, "the runs cannot be read now; try again", headers={"Retry-After": "5"}) from None
+
+
+def _answer(value: object, status: int = 200) -> Response:
+    return Response(msgspec.json.encode(value), status, _HEADERS, "application/json")
+
+
+async def _body(request: Request, type_: type[Any]) -> Any:
+    data = b""
+    async for chunk in request.stream():
+        data += chunk
+        if len(data) > _BODY:
+            raise HTTPException(413, f"the body has more than {_BODY} bytes")
+    try:
+        return msgspec.json.decode(data, type=type_)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+        raise BadStart(f"the body is not what was expected ({error}); see docs/reference/pipelines.md") from None
+
+
+class _Routes:
+    """The endpoints; each finds its user first."""
+
+    def __init__(self, pipelines: Pipelines, authorize: Authorize) -> None:
+        self._pipelines = pipelines
+        self._authorize = authorize
+
+    async def _visible(self, connection: HTTPConnection, run: str) -> Run:
+        """Return a run of this user; another's is as one that does not exist."""
+        user = await self._authorize(connection)
+        found = await self._pipelines.run(run)
+        if user and found.user != user:
+            raise NotFound(f"there is no run {run[:60]!r}; it may have been removed")
+        return found
+
+    async def pipelines(self, request: Request) -> Response:
+        await self._authorize(request)
+        shown = []
+        for pipeline in self._pipelines.definitions.values():
+            missing = await asyncio.to_thread(missing_programs, pipeline)
+            steps = [{"name": step.name, "title": step.title or step.name, "weight": step.weight, "needs": step.needs}
+                     for step in pipeline.steps]  # fmt: skip
+            inputs = [{"name": given.name, "title": given.title or given.name, "accept": given.accept,
+                       "optional": given.optional} for given in pipeline.inputs]  # fmt: skip
+            shown.append({"name": pipeline.name, "title": pipeline.title or pipeline.name,
+                          "description": pipeline.description, "inputs": inputs, "steps": steps,
+                          "missing": missing})  # fmt: skip
+        return _answer({"default": self._pipelines.default, "pipelines": shown})
+
+    async def inputs(self, request: Request) -> Response:
+        await self._authorize(request)
+        folder = self._pipelines.inputs
+        return _answer({"inputs": await asyncio.to_thread(list_files, folder) if folder else []})
+
+    async def upload(self, request: Request, name: str) -> Response:
+        await self._authorize(request)
+        with refusing():
+            return _answer(await self._pipelines.uploads.save(name, request.stream()), 201)
+
+    async def start(self, request: Request) -> Response:
+        user = await self._authorize(request)
+        with refusing():
+            wanted: _Start = await _body(request, _Start)
+            inputs = {key: self._file(given) for key, given in wanted.inputs.items()}
+            started = await self._pipelines.start(
+                wanted.pipeline, wanted.sample, inputs=inputs, new=wanted.new, user=user
+            )
+            return _answer(started, 200 if started.joined else 201)
+
+    def _file(self, given: _Given) -> Path:
+        if given.upload:
+            return self._pipelines.uploads.path(given.upload)
+        folder = self._pipelines.inputs
+        known = {file.name for file in list_files(folder)} if folder else set()
+        if folder is None or given.name not in known:
+            raise BadStart(
+                f"there is no input {given.name[:80]!r} on the server; upload it, or name one that is listed"
+            )
+        return folder / given.name
+
+    async def runs(
+        self,
+        request: Request,
+        pipeline: str = "",
+        sample: str = "",
+        status: RunStatus | None = None,
+        before: str = "",
+        limit: Annotated[int, Query(ge=1, le=500)] = 50,
+    ) -> Response:
+        user = await self._authorize(request)
+        with refusing():
+            runs = await self._pipelines.runs(
+                pipeline=pipeline, sample=sample, status=status, user=user, before=before, limit=limit
+            )
+            return _answer({"runs": runs, "next": runs[-1].id if len(runs) == limit else None})
+
+    async def run(self, request: Request, run: str) -> Response:
+        with refusing():
+            return _answer({"run": await self._visible(request, run)})
+
+    async def remove(self, request: Request, run: str) -> Response:
+        with refusing():
+            await self._visible(request, run)
+            await self._pipelines.remove(run)
+            return Response(status_code=204, headers=_HEADERS)
+
+    async def cancel(self, request: Request, run: str) -> Response:
+        with refusing():
+            await self._visible(request, run)
+            return _answer({"run": await self._pipelines.cancel(run)}, 202)
+
+    async def resume(self, request: Request, run: str) -> Response:
+        with refusing():
+            await self._visible(request, run)
+            return _answer({"run": await self._pipelines.resume(run)}, 202)
+
+    async def log(
+        self,
+        request: Request,
+        run: str,
+        step: str = "",
+        start: Annotated[int, Query(alias="from")] = 0,
+        limit: Annotated[int, Query(ge=0)] = 65_536,
+    ) -> Response:
+        with refusing():
+            await self._visible(request, run)
+            part = await self._pipelines.log(run, step, start=start, limit=limit)
+        headers = {"Log-Step": part.step, "Log-From": str(part.start), "Log-Size": str(part.size)}
+        headers["Log-Next"] = str(part.start + len(part.data))
+        return Response(part.data, headers=_HEADERS | headers, media_type="text/plain; charset=utf-8")
+
+    async def results(self, request: Request, run: str) -> Response:
+        with refusing():
+            await self._visible(request, run)
+            return _answer({"results": await self._pipelines.results(run)})
+
+    async def result(self, request: Request, run: str, name: str) -> Response:
+        with refusing():
+            await self._visible(request, run)
+            path = await self._pipelines.result(run, name)
+        return FileResponse(path, filename=path.name, headers=_FILE_HEADERS)
+
+    async def progress(self, request: Request, run: str) -> Response:
+        scheme, _, key = request.headers.get("authorization", "").partition(" ")
+        with refusing():
+            said: _Progress = await _body(request, _Progress)
+            await self._pipelines.report(
+                run, key.strip() if scheme.lower() == "bearer" else "", said.step, said.progress, said.message
+            )
+            return Response(status_code=204, headers=_HEADERS)
+
+    async def events(self, websocket: WebSocket, run: str, log: bool = True) -> None:
+        pipelines = self._pipelines
+        try:
+            await self._visible(websocket, run)
+        except PipelineError as error:
+            await refuse(pipelines, websocket, error)
+            return
+        async with pipelines.hub.connect(websocket, protocol=EVENTS) as connection:
+            await pipelines.watch(connection, run, log=log)
+
+
+async def refuse(pipelines: Pipelines, websocket: WebSocket, error: PipelineError) -> None:
+    """Tell a WebSocket client why it gets nothing; a page cannot read a refused handshake."""
+    async with pipelines.hub.connect(websocket, protocol=EVENTS) as connection:
+        await connection.send_json({"type": "error", "code": error.code, "content": str(error)})
+        await connection.close(1008, str(error)[:100])

@@ -1,0 +1,274 @@
+"""The durable record of all runs: one SQLite file that several processes share. All its calls run in one thread."""
+
+from __future__ import annotations
+
+import asyncio
+import sqlite3
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import TypeVar
+
+import msgspec
+
+from tidewire.backends.sqlite.faults import explain, is_full
+from tidewire.backends.sqlite.reserve import Reserve
+from tidewire.backends.statements import statements
+from tidewire.errors import ConfigurationError, StoreUnavailable
+from tidewire.pipelines.runs import Run, RunStatus, StepStatus, View
+
+__all__ = ("Attention", "Record", "RunStore")
+
+T = TypeVar("T")
+
+_BUSY_SECONDS = 10.0
+_encode = msgspec.json.Encoder().encode
+_decode_run = msgspec.json.Decoder(Run).decode
+_decode_view = msgspec.json.Decoder(View).decode
+_decode_paths = msgspec.json.Decoder(dict[str, str]).decode
+
+
+class Record(msgspec.Struct, frozen=True):
+    """All that is kept of a run; `key` is the hash of what other processes report with, `definition` is JSON or b""."""
+
+    run: Run
+    view: View
+    definition: bytes
+    paths: dict[str, str]
+    key: str
+    owner: str
+    status: RunStatus
+    is_cancelled: bool
+
+
+class Attention(msgspec.Struct, frozen=True):
+    """One run of an owner that may need something: its place in the queue (0: none), and may it begin."""
+
+    id: str
+    status: RunStatus
+    is_cancelled: bool
+    position: int
+    may_begin: bool
+
+
+class NewRun(msgspec.Struct, frozen=True):
+    """What is kept beside the state of a new run."""
+
+    fingerprint: str
+    key: str
+    definition: bytes
+    paths: dict[str, str]
+    owner: str
+
+
+class RunStore:
+    """Runs and their processes. Methods raise StoreUnavailable when the file cannot be read or written."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._sql = statements("tidewire.pipelines", "runs.sql")
+        self._thread = ThreadPoolExecutor(1, "tidewire-runs")
+        self._database: sqlite3.Connection | None = None
+        self._reserve: Reserve | None = None
+
+    async def open(self) -> None:
+        """Open the file, making it if need be. Raises ConfigurationError."""
+        await asyncio.get_running_loop().run_in_executor(self._thread, self._connect)
+
+    async def aclose(self) -> None:
+        """Close the file; harmless when it is not open."""
+        await asyncio.get_running_loop().run_in_executor(self._thread, self._disconnect)
+        self._thread.shutdown()
+
+    # Runs come and go.
+
+    async def add(self, run: Run, new: NewRun, *, queue: int, join: bool) -> Run | None:
+        """Add a run to the queue, or return the one to join; None: the queue is full. Atomic over all processes."""
+
+        def work(db: sqlite3.Connection) -> Run | None:
+            found = db.execute(self._sql["joinable"], (new.fingerprint,)).fetchone() if join else None
+            if found:
+                return _decode_run(found[0])
+            waiting = db.execute(self._sql["waiting"]).fetchone()[0]
+            if waiting >= queue:
+                return None
+            added = msgspec.structs.replace(run, position=waiting + 1)
+            turn = db.execute(self._sql["next_turn"]).fetchone()[0]
+            state, view = _encode(added), _encode(View(added))
+            what = (run.id, run.pipeline, run.sample, run.user, new.fingerprint, new.key, new.definition)
+            db.execute(self._sql["insert"], (*what, _encode(new.paths), turn, new.owner, state, view))
+            return added
+
+        return await self._write(work, sync=True)
+
+    async def record(self, run: str) -> Record | None:
+        """Return all that is kept of a run."""
+        row = await self._read(lambda db: db.execute(self._sql["get"], (run,)).fetchone())
+        if row is None:
+            return None
+        state, view, definition, paths, key, owner, status, cancel = row
+        status = RunStatus(status)
+        return Record(
+            _decode_run(state), _decode_view(view), definition, _decode_paths(paths), key, owner, status, bool(cancel)
+        )
+
+    async def runs(self, *, limit: int, **filters: str) -> list[Run]:
+        """Return runs, the newest first; a filter that is empty lets all pass."""
+        rows = await self._read(lambda db: db.execute(self._sql["list"], {**filters, "limit": limit}).fetchall())
+        return [_decode_run(row[0]) for row in rows]
+
+    async def expected(self, pipeline: str) -> Mapping[str, float]:
+        """Return how many seconds each step took on average in the last finished runs."""
+        rows = await self._read(lambda db: db.execute(self._sql["finished"], (pipeline,)).fetchall())
+        took: dict[str, list[float]] = {}
+        for row in rows:
+            for step in _decode_run(row[0]).steps:
+                if step.status is StepStatus.DONE and step.started and step.ended:
+                    took.setdefault(step.name, []).append(max(step.ended - step.started, 0.0))
+        return {name: round(sum(seconds) / len(seconds), 2) for name, seconds in took.items()}
+
+    async def save(self, run: Run, view: View, *, sync: bool) -> None:
+        """Keep what is true of a run, and what its viewers know; `sync`: through a power cut, too."""
+        values = (_encode(run), _encode(view), run.status.value, run.id)
+        await self._write(lambda db: db.execute(self._sql["save"], values), sync=sync)
+
+    async def remove(self, run: str) -> bool:
+        """Forget a run that is not queued or running; False when it is."""
+        return await self._write(lambda db: db.execute(self._sql["remove"], (run,)).rowcount) > 0
+
+    async def beyond(self, keep: int) -> list[str]:
+        """Return the ended runs that are older than so many."""
+        rows = await self._read(lambda db: db.execute(self._sql["beyond"], (keep,)).fetchall())
+        return [row[0] for row in rows]
+
+    # Who owns what.
+
+    async def attend(self, owner: str, concurrency: int) -> list[Attention]:
+        """Return the runs of an owner, with what they may do now."""
+
+        def work(db: sqlite3.Connection) -> list[Attention]:
+            owned = db.execute(self._sql["owned"], (owner,)).fetchall()
+            if not owned:
+                return []
+            queue = {row[0]: place for place, row in enumerate(db.execute(self._sql["queue"]), 1)}
+            free = concurrency - db.execute(self._sql["running"]).fetchone()[0]
+            return [
+                Attention(run, RunStatus(status), bool(cancel), queue.get(run, 0), 0 < queue.get(run, 0) <= free)
+                for run, status, cancel, _ in owned
+            ]
+
+        return await self._read(work)
+
+    async def begin(self, run: str, owner: str, concurrency: int) -> bool:
+        """Let a queued run begin; False when others were faster or it was cancelled. Atomic over all processes."""
+
+        def work(db: sqlite3.Connection) -> bool:
+            if db.execute(self._sql["running"]).fetchone()[0] >= concurrency:
+                return False
+            return db.execute(self._sql["begin"], (run, owner)).rowcount > 0
+
+        return await self._write(work)
+
+    async def release(self, run: str) -> None:
+        """Own a run no longer: there is nothing to do for it and nothing to tell."""
+        await self._write(lambda db: db.execute(self._sql["release"], (run,)), sync=True)
+
+    async def cancel(self, run: str) -> bool:
+        """Ask the owner of a queued or running run to cancel it; False when it is neither."""
+        return await self._write(lambda db: db.execute(self._sql["cancel"], (run,)).rowcount) > 0
+
+    async def resume(self, run: str, owner: str) -> bool:
+        """Queue a failed, cancelled or interrupted run again, for this owner; False when it is not one now."""
+
+        def work(db: sqlite3.Connection) -> bool:
+            turn = db.execute(self._sql["next_turn"]).fetchone()[0]
+            return db.execute(self._sql["resume"], (owner, turn, run)).rowcount > 0
+
+        return await self._write(work)
+
+    async def owners(self) -> set[str]:
+        """Return everybody who owns a run."""
+        return {row[0] for row in await self._read(lambda db: db.execute(self._sql["owners"]).fetchall())}
+
+    async def adopt(self, dead: str, owner: str) -> list[str]:
+        """Take the runs of a dead owner over; each is given to one process only."""
+        rows = await self._write(lambda db: db.execute(self._sql["adopt"], (owner, dead)).fetchall())
+        return [row[0] for row in rows]
+
+    async def say(self, run: str, step: str, fraction: float, message: str) -> None:
+        """Leave progress for the owner of a run; of one step only the newest is kept."""
+        await self._write(lambda db: db.execute(self._sql["say"], (run, step, fraction, message)))
+
+    async def take_said(self, owner: str) -> list[tuple[str, str, float, str]]:
+        """Take the progress that was left for an owner."""
+        if not await self._read(lambda db: db.execute(self._sql["any_said"]).fetchone()[0]):
+            return []
+        return await self._write(lambda db: db.execute(self._sql["take_said"], (owner,)).fetchall())
+
+    # Processes.
+
+    async def set_processes(self, run: str, step: str, identities: Sequence[str]) -> None:
+        """Remember processes, so that they can be ended when their owner is dead."""
+        values = [(run, step, identity) for identity in identities]
+        await self._write(lambda db: db.executemany(self._sql["set_process"], values))
+
+    async def clear_processes(self, run: str, step: str = "") -> None:
+        """Forget the processes of a step, or of a run: they have ended."""
+        if step:
+            await self._write(lambda db: db.execute(self._sql["clear_processes"], (run, step)))
+        else:
+            await self._write(lambda db: db.execute(self._sql["clear_all_processes"], (run,)))
+
+    async def processes(self, run: str) -> list[str]:
+        """Return the identities of processes that were not seen to end."""
+        return [row[0] for row in await self._read(lambda db: db.execute(self._sql["processes"], (run,)).fetchall())]
+
+    # The thread.
+
+    async def _read(self, work: Callable[[sqlite3.Connection], T]) -> T:
+        return await asyncio.get_running_loop().run_in_executor(self._thread, self._work, work, "BEGIN", False)
+
+    async def _write(self, work: Callable[[sqlite3.Connection], T], *, sync: bool = False) -> T:
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self._thread, self._work, work, "BEGIN IMMEDIATE", sync)
+
+    def _work(self, work: Callable[[sqlite3.Connection], T], begin: str, sync: bool) -> T:
+        if self._database is None:
+            raise StoreUnavailable("the runs are not open; write `async with pipelines:`")
+        try:
+            # in WAL mode a process may die at any time; only a power cut asks for more
+            self._database.execute(f"PRAGMA synchronous = {'FULL' if sync else 'NORMAL'}")
+            return self._transaction(self._database, work, begin)
+        except sqlite3.Error as error:
+            if is_full(error) and self._reserve is not None:
+                self._reserve.give_up()  # so that the next attempt can say how a run ended
+            raise StoreUnavailable(explain(error, self._path)) from error
+
+    @staticmethod
+    def _transaction(database: sqlite3.Connection, work: Callable[[sqlite3.Connection], T], begin: str) -> T:
+        database.execute(begin)
+        try:
+            result = work(database)
+            database.execute("COMMIT")
+        except BaseException:
+            if database.in_transaction:
+                database.execute("ROLLBACK")
+            raise
+        return result
+
+    def _connect(self) -> None:
+        try:
+            self._path.touch(0o600)
+            database = sqlite3.connect(self._path, timeout=_BUSY_SECONDS, isolation_level=None, check_same_thread=False)
+            database.execute("PRAGMA journal_mode = WAL")
+            database.executescript(self._sql["schema"])
+            self._reserve = Reserve(self._path.parent)
+            self._reserve.take()
+        except (OSError, sqlite3.Error) as error:
+            raise ConfigurationError(explain(error, self._path)) from None
+        self._database = database
+
+    def _disconnect(self) -> None:
+        if self._database is not None:
+            self._database.close()
+            self._database = None

@@ -1,0 +1,103 @@
+"""Files that were sent before their run: bounded, named by their content, kept for a day."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import re
+import secrets
+import shutil
+import time
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+
+import msgspec
+
+from tidewire.pipelines.errors import BadStart, NotFound, NotNow, TooBig
+from tidewire.pipelines.names import file_name
+
+__all__ = ("Upload", "Uploads")
+
+_SECONDS = 86_400.0
+_ID = re.compile(r"u[0-9a-f]{40}")
+
+
+class Upload(msgspec.Struct, frozen=True):
+    """A file that waits for its run."""
+
+    upload: str
+    name: str
+    size: int
+
+
+class Uploads:
+    """The folder of uploads; `count` is told of limits that were reached."""
+
+    def __init__(self, folder: Path, *, size: int, most: int, count: Callable[[str], None]) -> None:
+        self._folder = folder
+        self._size = size
+        self._most = most
+        self._count = count
+
+    async def save(self, name: str, chunks: AsyncIterator[bytes]) -> Upload:
+        """Write a file as it comes. Raises TooBig, BadStart, NotNow when too many wait or the disk is full."""
+        await asyncio.to_thread(self._make_room)
+        draft = self._folder / f".{secrets.token_hex(8)}"
+        try:
+            size, digest = await self._receive(draft, chunks)
+            if not size:
+                raise BadStart(f"upload {name[:80]!r} is empty; send the file as the body of the request")
+            return await asyncio.to_thread(self._keep, draft, file_name(name, "upload"), size, digest)
+        except OSError as error:
+            raise NotNow(f"the upload cannot be kept ({error.strerror}); free some space, or try again later") from None
+        finally:
+            await asyncio.to_thread(draft.unlink, missing_ok=True)
+
+    async def _receive(self, draft: Path, chunks: AsyncIterator[bytes]) -> tuple[int, str]:
+        size, digest = 0, hashlib.sha256()
+        with draft.open("xb") as file:
+            async for chunk in chunks:
+                size += len(chunk)
+                if size > self._size:
+                    self._count("upload_bytes")
+                    raise TooBig(
+                        f"an upload has at most {self._size} bytes (pipeline_upload_bytes); use the folder of inputs"
+                    )
+                await asyncio.to_thread(_write, file.write, digest.update, chunk)
+        return size, digest.hexdigest()
+
+    def path(self, upload: str) -> Path:
+        """Return the file of an upload. Raises NotFound."""
+        if _ID.fullmatch(upload):
+            for path in (self._folder / upload).glob("*"):
+                return path
+        raise NotFound(f"there is no upload {upload[:60]!r}; they are kept for a day, send the file again")
+
+    def holds(self, path: Path) -> bool:
+        """Say whether a file is an upload, which its run takes away."""
+        return path.parent.parent == self._folder.resolve()
+
+    def _make_room(self) -> None:
+        self._folder.mkdir(mode=0o750, parents=True, exist_ok=True)
+        waiting = 0
+        for path in self._folder.iterdir():
+            if time.time() - path.stat().st_mtime > _SECONDS:
+                shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)
+            else:
+                waiting += 1
+        if waiting >= self._most:
+            self._count("uploads")
+            raise NotNow(f"{waiting} uploads wait for their runs already; start those first")
+
+    def _keep(self, draft: Path, name: str, size: int, digest: str) -> Upload:
+        upload = f"u{digest[:40]}"
+        folder = self._folder / upload
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(mode=0o750)
+        draft.rename(folder / name)
+        return Upload(upload, name, size)
+
+
+def _write(write: Callable[[bytes], object], update: Callable[[bytes], object], chunk: bytes) -> None:
+    write(chunk)
+    update(chunk)

@@ -1,0 +1,219 @@
+"""Replicas that must have it, a primary that Sentinels replace, and a cluster that loses a server."""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+
+from contract.serving import free_port, until
+from core.support import run
+from support.stores import Daemon, start_redis
+from tidewire.backends.redis import RedisBroker, RedisPresence
+from tidewire.backends.redis.address import parse_address
+from tidewire.errors import PublishUnconfirmed
+from tidewire.messages import Member
+from tidewire.options import Limits
+from tidewire.testing import BrokerContract, PresenceContract, StoreUnderTest
+
+from .helpers import Ledger, ask, check, connect, received, redis_node, wait_until
+
+
+def is_linked(replica: Daemon) -> bool:
+    return b"master_link_status:up" in ask(replica.port, "INFO", "replication")
+
+
+@pytest.fixture
+def replicated(tmp_path: Path) -> Iterator[tuple[Daemon, Daemon]]:
+    """A primary, and its replica."""
+    with ExitStack() as stack:
+        primary = stack.enter_context(start_redis(tmp_path / "primary", "--repl-diskless-sync-delay", "0"))
+        source = ("--replicaof", f"127.0.0.1 {primary.port}", "--repl-diskless-sync-delay", "0")
+        replica = stack.enter_context(start_redis(tmp_path / "replica", *source))
+        until(lambda: is_linked(replica), what="the replica is linked")
+        yield primary, replica
+
+
+def test_wait_counts_replicas_before_a_publish_counts_as_kept(replicated: tuple[Daemon, Daemon]) -> None:
+    primary, replica = replicated
+
+    async def scenario() -> None:
+        async with redis_node(f"redis://127.0.0.1:{primary.port}?wait=1", publish_seconds=0.5) as node:
+            client = await connect(node, channel="a")
+            ledger = Ledger(node)
+            await asyncio.gather(*(ledger.publish(20) for _ in range(5)))
+            assert len(ledger.kept) == 100
+            replica.freeze()
+            with pytest.raises(PublishUnconfirmed, match="0 replicas"):
+                await node.publish("a", b"frozen")
+            # reading does not wait for replicas
+            assert len((await node.broker.history("a")).publications) == 101
+            replica.thaw()
+            await ledger.succeeds(5)
+            await received(client, ledger)
+            check(client, ledger)
+
+    try:
+        run(scenario())
+    finally:
+        replica.thaw()
+
+
+def test_a_promoted_replica_begins_a_new_epoch(replicated: tuple[Daemon, Daemon]) -> None:
+    """What takes the place of the primary at the same address may have less than was acknowledged."""
+    primary, replica = replicated
+
+    async def scenario() -> None:
+        async with redis_node(f"redis://127.0.0.1:{primary.port}") as node:
+            client = await connect(node, channel="a")
+            ledger = Ledger(node)
+            await ledger.publish(20)
+            before = ledger.last
+            # the replica misses the end, is promoted, and becomes the source of the former primary, which comes back
+            ask(replica.port, "REPLICAOF", "NO", "ONE")
+            await ledger.publish(5)
+            ask(primary.port, "REPLICAOF", "127.0.0.1", str(replica.port))
+            await ledger.fails()
+            await wait_until(lambda: is_linked(primary))
+            ask(primary.port, "REPLICAOF", "NO", "ONE")
+            await ledger.succeeds(20)
+            await received(client, ledger)
+            check(client, ledger, told=True)
+            assert ledger.last.epoch != before.epoch
+
+    run(scenario(), 30)
+
+
+def _knows_all(sentinel: Daemon) -> bool:
+    known = ask(sentinel.port, "SENTINEL", "MASTER", "main")
+    return b"num-slaves\r\n$1\r\n1\r\n" in known and b"num-other-sentinels\r\n$1\r\n2\r\n" in known
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(90)
+def test_sentinels_replace_a_killed_primary(replicated: tuple[Daemon, Daemon], tmp_path: Path) -> None:
+    primary, replica = replicated
+    rules = (
+        f"sentinel monitor main 127.0.0.1 {primary.port} 2",
+        "sentinel down-after-milliseconds main 500",
+        "sentinel failover-timeout main 3000",
+    )
+
+    async def scenario(ports: list[int]) -> None:
+        hosts = ",".join(f"127.0.0.1:{port}" for port in ports)
+        async with (
+            redis_node(f"redis+sentinel://{hosts}/main") as node,
+            redis_node(f"redis+sentinel://{hosts}/main") as other,
+        ):
+            near, far = await connect(node, channel="a"), await connect(other, channel="a")
+            ledger = Ledger(node)
+            async with ledger.publishing(tasks=2, pause=0.01):
+                await wait_until(lambda: len(ledger.kept) > 50)
+                primary.kill()
+                await ledger.fails()
+                await ledger.succeeds(50, within=40)
+            assert ask(replica.port, "ROLE").startswith(b"*3\r\n$6\r\nmaster")
+            for client in (near, far):
+                await received(client, ledger)
+                check(client, ledger, told=True)
+            await wait_until(lambda: not node.maintenance.degraded, 10)
+
+    with ExitStack() as stack:
+        sentinels = [
+            stack.enter_context(start_redis(tmp_path / f"sentinel{n}", *rules, is_sentinel=True)) for n in range(3)
+        ]
+        for sentinel in sentinels:
+            until(functools.partial(_knows_all, sentinel), 30, what="the Sentinels know each other and the replica")
+        run(scenario([sentinel.port for sentinel in sentinels]), 70)
+
+
+# A cluster.
+
+
+class Cluster:
+    """Three servers that share the slots, and a replica of the first."""
+
+    def __init__(self, folder: Path, stack: ExitStack) -> None:
+        self.servers: list[Daemon] = []
+        for number in range(4):
+            options = ("--cluster-enabled", "yes", "--cluster-node-timeout", "1000", "--cluster-port", str(free_port()))
+            more = ("--repl-diskless-sync-delay", "0", "--cluster-require-full-coverage", "no")
+            self.servers.append(stack.enter_context(start_redis(folder / str(number), *options, *more)))
+        first = self.servers[0]
+        bounds = ((0, 5460), (5461, 10922), (10923, 16383))
+        for server, (low, high) in zip(self.servers, bounds, strict=False):
+            assert ask(server.port, "CLUSTER", "ADDSLOTSRANGE", str(low), str(high)) == b"+OK\r\n"
+        for server in self.servers[1:]:
+            bus = _bus_port(server)
+            assert ask(first.port, "CLUSTER", "MEET", "127.0.0.1", str(server.port), bus) == b"+OK\r\n"
+        until(lambda: all(b"cluster_known_nodes:4" in self._info(server) for server in self.servers), 20, what="meet")
+        id = ask(first.port, "CLUSTER", "MYID").split(b"\r\n")[1].decode()
+        until(lambda: ask(self.servers[3].port, "CLUSTER", "REPLICATE", id) == b"+OK\r\n", 20, what="replicate")
+        until(lambda: is_linked(self.servers[3]), 20, what="the replica is linked")
+        until(lambda: all(b"cluster_state:ok" in self._info(server) for server in self.servers), 20, what="cluster ok")
+        self.url = f"redis+cluster://127.0.0.1:{first.port},127.0.0.1:{self.servers[1].port}"
+
+    @staticmethod
+    def _info(server: Daemon) -> bytes:
+        return ask(server.port, "CLUSTER", "INFO")
+
+
+def _bus_port(server: Daemon) -> str:
+    reply = ask(server.port, "CONFIG", "GET", "cluster-port")
+    return reply.split(b"\r\n")[-2].decode()
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Iterator[StoreUnderTest]:
+    with ExitStack() as stack:
+        address = parse_address(Cluster(tmp_path, stack).url)
+        yield StoreUnderTest(
+            broker=lambda: RedisBroker(address, Limits()),
+            presence=lambda: RedisPresence(address, lease=1.0),
+            shared=True,
+            lasting=True,
+        )
+
+
+@pytest.mark.slow
+class TestClusterBroker(BrokerContract):
+    pass
+
+
+@pytest.mark.slow
+class TestClusterPresence(PresenceContract):
+    pass
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(90)
+def test_a_cluster_goes_on_when_a_server_dies_and_its_replica_takes_its_slots(tmp_path: Path) -> None:
+    async def scenario(cluster: Cluster) -> None:
+        async with redis_node(cluster.url) as node, redis_node(cluster.url) as other:
+            channels = [f"room:{n}" for n in range(12)]
+            ledgers = [Ledger(node, channel) for channel in channels]
+            clients = [await connect(one, channel=channel) for one in (node, other) for channel in channels]
+            for ledger in ledgers:
+                await ledger.publish(10)
+            owned = [channel for channel in channels if node.broker._keys.slot(channel) <= 5460]  # type: ignore[attr-defined]
+            assert 0 < len(owned) < len(channels)
+            cluster.servers[0].kill()
+            rest = [ledger for ledger, channel in zip(ledgers, channels, strict=True) if channel not in owned]
+            for ledger in rest:  # who is not concerned notices nothing
+                await ledger.publish(10)
+                assert not ledger.failures
+            for ledger in ledgers:
+                await ledger.succeeds(10, within=30)
+            for client, ledger, channel in zip(clients, ledgers * 2, channels * 2, strict=True):
+                await received(client, ledger, channel)
+                check(client, ledger, channel=channel, told=f"i {channel}" in client.shown)
+            for ledger, channel in zip(ledgers, channels, strict=True):
+                assert (len({epoch for epoch, _ in ledger.kept}) == 2) == (channel in owned)
+            assert (await node.presence.join("room:0", Member("1", "ann"))).first
+
+    with ExitStack() as stack:
+        run(scenario(Cluster(tmp_path, stack)), 70)

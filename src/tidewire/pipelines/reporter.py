@@ -149,15 +149,16 @@ class Reporter:
         if self.run.status is not told.status:
             self.note_run(self.run.status, position=self.run.position, error=self.run.error)
 
-    async def save(self, *, sync: bool = False) -> None:
+    async def save(self, *, sync: bool = False) -> bool:
         """Keep what is true now; when that fails it is tried again later. `sync`: through a power cut, too."""
         run, view = self.run, self._view
         try:
             await self._store.save(run, view, sync=sync)
         except StoreUnavailable as error:
             logger.warning("the state of run %s is not kept yet: %s", run.id, error)
-            return
+            return False
         self._is_saved = run is self.run and view is self._view
+        return True
 
     async def _tell(self) -> None:
         while True:
@@ -165,15 +166,12 @@ class Reporter:
             self._news.clear()
             await self._tell_events()
             await self._tell_logs()
-            if not self._is_saved:
-                await self.save()
-            pause = _PACE
+            failed = not self._is_saved and not await self.save()
             if self._pending or not self._is_saved:
                 self._news.set()
-                pause = _PACE if self._is_saved else _AGAIN
             else:
                 self._settled.set()
-            await asyncio.sleep(pause)
+            await asyncio.sleep(_AGAIN if failed else _PACE)
 
     async def _tell_events(self) -> None:
         while self._pending:

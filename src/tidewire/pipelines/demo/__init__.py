@@ -1,0 +1,1 @@
+"""A pipeline that needs nothing but Python: it makes reads from the sample's name, and works on them."""

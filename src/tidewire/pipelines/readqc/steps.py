@@ -1,0 +1,36 @@
+"""The steps of the pipeline `readqc`, each in a process of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from tidewire.pipelines.errors import StepFailed
+from tidewire.pipelines.job import Job
+from tidewire.pipelines.readqc import work
+from tidewire.pipelines.readqc.errors import BrokenFastq
+
+__all__ = ("look", "measure")
+
+
+def look(job: Job) -> None:
+    """Fail at once for what is no FASTQ file."""
+    with _told(job):
+        job.log(work.look(job.inputs["reads"]))
+
+
+def measure(job: Job) -> None:
+    """Read all, and write the report into the results."""
+    with _told(job):
+        summary = work.measure(job.inputs["reads"], job.sample, job.results, job.progress_nowait)
+    job.log(f"{summary.reads:,} reads, {summary.bases:,} bases")
+    for remark in summary.remarks:
+        job.log(remark)
+
+
+@contextmanager
+def _told(job: Job) -> Iterator[None]:
+    try:
+        yield
+    except BrokenFastq as error:
+        raise StepFailed(f"{job.inputs['reads'].name}: {error}") from None

@@ -71,6 +71,8 @@ class NatsBroker(Broker):
         self._newest = (0, 0.0)
         self._epoch = ""
         self._told_dropped = 0.0
+        #: Messages that came faster than this process took them; history has filled their gaps.
+        self.dropped = 0
 
     async def start(self, deliver: Deliver, resumed: Resumed = nothing_to_resume) -> None:
         if self._is_open:
@@ -152,6 +154,7 @@ class NatsBroker(Broker):
 
     def _dropped(self) -> None:
         """Messages were dropped on the way, because this process was too slow: they are in the history."""
+        self.dropped += 1
         now = asyncio.get_running_loop().time()
         if now - self._told_dropped >= _DROPPED:
             self._told_dropped = now
@@ -207,7 +210,7 @@ class NatsBroker(Broker):
         async def arrive(msg: Msg) -> None:
             self._arrive(stream.epoch, channel, carried, msg)
 
-        carried.subscription = await stream.session.subscribe(stream.carried(channel), arrive)
+        carried.subscription = await stream.session.subscribe(stream.carried(channel), arrive, may_drop=True)
 
     async def unsubscribe(self, channel: str) -> None:
         carried = self._carried.pop(channel, None)

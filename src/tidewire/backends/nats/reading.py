@@ -24,6 +24,8 @@ __all__ = ("HistoryQuery", "oldest_of_newest", "read_history", "top_of")
 
 #: Messages that are asked for at once.
 _BATCH = 500
+#: Bytes that are asked for at once: the server cuts off a client for which too much waits; and for one large message.
+_BATCH_BYTES, _LARGEST = 512 * 1024, 64 * 1_048_576
 #: How much further back is looked when too few messages were found.
 _FURTHER = 8
 #: Marks of a removed history that may stand among what is read.
@@ -80,7 +82,7 @@ class _Reader:
 
     async def take(self, consumer: ConsumerInfo, last: int, keep: deque[_Read], most: int | None = None) -> None:
         """Read up to the sequence `last`, or at most so many."""
-        arrived: asyncio.Queue[Msg | None] = asyncio.Queue()
+        arrived: asyncio.Queue[Msg] = asyncio.Queue()
         session, inbox = self._stream.session, self._stream.session.new_inbox()
 
         async def arrive(msg: Msg) -> None:
@@ -89,22 +91,35 @@ class _Reader:
         left = consumer.num_pending if most is None else min(most, consumer.num_pending)
         subscription = await session.subscribe(inbox, arrive)
         try:
+            size = _BATCH_BYTES
             while left > 0:
-                batch = min(left, _BATCH)
-                asked = msgspec.json.encode({"batch": batch, "expires": int(self._seconds * 1e9)})
+                asked = {"batch": min(left, _BATCH), "max_bytes": size, "expires": int(self._seconds * 1e9)}
                 subject = f"$JS.API.CONSUMER.MSG.NEXT.{self._stream.name}.{consumer.name}"
-                await session.publish(subject, asked, reply=inbox)
-                for _ in range(batch):
-                    async with asyncio.timeout(self._seconds):
-                        msg = await arrived.get()
-                    read = _read(msg) if msg is not None else None
-                    if read is None or read.seq > last:
-                        return
-                    keep.append(read)
-                left -= batch
+                await session.publish(subject, msgspec.json.encode(asked), reply=inbox)
+                found = await self._take_batch(arrived, min(left, _BATCH))
+                keep.extend(read for read in found if read.seq <= last)
+                if found and found[-1].seq > last:
+                    return
+                if not found and size > _BATCH_BYTES:
+                    raise StoreUnavailable("a history cannot be read: the server does not send what it said it has")
+                size = _BATCH_BYTES if found else _LARGEST  # one message may be larger than a batch
+                left -= len(found)
         finally:
             await session.unsubscribe(subscription)
             await self._stream.forget(consumer)
+
+    async def _take_batch(self, arrived: asyncio.Queue[Msg], count: int) -> list[_Read]:
+        """Take what one request brings: so many messages, or fewer and the word that there are no more in it."""
+        found: list[_Read] = []
+        async with asyncio.timeout(None) as limit:
+            loop = asyncio.get_running_loop()
+            while len(found) < count:
+                limit.reschedule(loop.time() + self._seconds)
+                read = _read(await arrived.get())
+                if read is None:
+                    break
+                found.append(read)
+        return found
 
     async def forward(self, first: int, last: int, most: int | None) -> list[_Read]:
         """Return what is stored from one sequence to another, or the oldest of it."""

@@ -195,12 +195,16 @@ class Session:
 
     # Receiving.
 
-    async def subscribe(self, subject: str, handle: Callable[[Msg], Awaitable[None]]) -> Subscription:
-        """Begin to receive; raises StoreUnavailable."""
+    async def subscribe(
+        self, subject: str, handle: Callable[[Msg], Awaitable[None]], *, may_drop: bool = False
+    ) -> Subscription:
+        """Begin to receive; raises StoreUnavailable.
+
+        With `may_drop` so much waits as the limits say, and what is more is dropped; what was asked for never is.
+        """
+        count, size = (PENDING_COUNT, PENDING_BYTES) if may_drop else (0, 0)
         try:
-            return await self._client.subscribe(
-                subject, cb=handle, pending_msgs_limit=PENDING_COUNT, pending_bytes_limit=PENDING_BYTES
-            )
+            return await self._client.subscribe(subject, cb=handle, pending_msgs_limit=count, pending_bytes_limit=size)
         except (NatsError, OSError, AttributeError) as error:
             raise StoreUnavailable(f"NATS at {self._address.shown} is away: {error}") from error
 

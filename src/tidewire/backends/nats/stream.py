@@ -139,15 +139,16 @@ async def open_stream(session: Session, address: NatsAddress) -> Stream:
     if session.version < _OLDEST:
         raise ConfigurationError(f"nats-server {'.'.join(map(str, session.version))} is too old; use 2.9 or newer")
     prefix = address.stream
-    answer = await session.api(f"STREAM.INFO.{address.stream}", None, StreamAnswer)
+    try:
+        answer = await session.api(f"STREAM.INFO.{address.stream}", None, StreamAnswer)
+    except Refused as error:
+        raise ConfigurationError(f"JetStream is off on NATS at {address.shown}; start nats-server with -js") from error
     if answer.error is not None and answer.error.err_code == _NO_STREAM:
         asked = _config(address, secrets.token_hex(4) + "x1")
         answer = await session.api(f"STREAM.CREATE.{address.stream}", asked, StreamAnswer)
         if answer.error is not None and answer.error.err_code == _IN_USE:  # another node was faster
             answer = await session.api(f"STREAM.INFO.{address.stream}", None, StreamAnswer)
     if answer.error is not None:
-        if answer.error.code in (400, 503) and "not enabled" in answer.error.description:
-            raise ConfigurationError(f"JetStream is off on NATS at {address.shown}; start nats-server with -js")
         raise Refused(f"make the stream {address.stream}", answer.error)
     epoch = _epoch_of(answer.config, prefix)
     if not epoch:

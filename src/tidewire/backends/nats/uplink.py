@@ -8,7 +8,6 @@ import logging
 import random
 from collections.abc import Awaitable, Callable
 
-from nats.errors import AuthorizationError
 from nats.errors import Error as NatsError
 
 from tidewire.backends.nats.address import NatsAddress
@@ -25,6 +24,7 @@ _LONGEST, _FIRST = 2.0, 0.05
 PROBE_SECONDS = 2.0
 #: Seconds that a close waits for tasks.
 _CLOSE = 1.0
+_FORBIDDEN = "authorization violation"
 
 
 class Uplink:
@@ -74,11 +74,11 @@ class Uplink:
         """Open the first session; raises StoreUnavailable, or ConfigurationError when no trying again would help."""
         try:
             self._session = await self._open()
-        except AuthorizationError as error:
-            raise ConfigurationError(
-                f"NATS at {self.address.shown} does not let this user in; mend user and password, or the credentials"
-            ) from error
         except (NatsError, OSError, TimeoutError) as error:
+            if _FORBIDDEN in str(error).lower():
+                raise ConfigurationError(
+                    f"NATS at {self.address.shown} does not let this user in; mend user and password, or credentials"
+                ) from error
             raise StoreUnavailable(f"NATS at {self.address.shown} cannot be reached: {_words(error)}") from error
         self.trouble = ""
         self._task = asyncio.get_running_loop().create_task(self._keep(), name="tidewire-nats")

@@ -1,0 +1,355 @@
+"""NATS killed, frozen, emptied, full, and cutting us off: nothing is lost in silence, and nothing needs a restart."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import shutil
+import threading
+from functools import partial
+from pathlib import Path
+
+import nats
+import pytest
+
+from core.support import connect, run
+from support.ledger import Ledger, received
+from support.ledger import check as check_all
+from support.stores import Daemon, start_nats
+from tidewire.backends.nats import NatsAddress, NatsBroker
+from tidewire.errors import ConfigurationError, NotPublished, PublishUnconfirmed, StoreUnavailable
+from tidewire.messages import Member, Position
+from tidewire.options import Limits
+from tidewire.testing import wait_until
+
+from .helpers import nats_node
+
+check = partial(check_all, has_holes=True)
+
+
+async def ask(server: Daemon, what: str, **asked: object) -> dict[str, object]:
+    """Ask the JetStream API on a connection of its own."""
+    client = await nats.connect(f"nats://127.0.0.1:{server.port}")
+    try:
+        answer = await client.request(f"$JS.API.{what}", json.dumps(asked).encode() if asked else b"")
+        found: dict[str, object] = json.loads(answer.data)
+        return found
+    finally:
+        await client.close()
+
+
+def test_killed_and_restarted_with_its_data_nothing_is_lost_and_nobody_is_told(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def scenario(server: Daemon) -> None:
+        async with nats_node(server) as node, nats_node(server) as other:
+            near, far = await connect(node, channel="a"), await connect(other, channel="a")
+            ledger = Ledger(node)
+            async with ledger.publishing():
+                await wait_until(lambda: len(ledger.kept) > 100)
+                server.kill()
+                await ledger.fails()
+                assert not near.link.is_closed
+                server.start()
+                await ledger.succeeds(50)
+            assert len({epoch for epoch, _ in ledger.kept}) == 1
+            for client in (near, far):
+                await received(client, ledger)
+                check(client, ledger)
+            assert all(seconds < 0.3 for _, seconds in ledger.failures)
+
+    caplog.set_level(logging.WARNING, "tidewire")
+    with start_nats(tmp_path) as server:
+        run(scenario(server), 30)
+    words = f"the broker on NATS at 127.0.0.1:{server.port} is"
+    told = [record.message for record in caplog.records if words in record.message]
+    assert sum(" is away" in text for text in told) == sum(" is back" in text for text in told) == 2, told
+
+
+def test_restarted_without_its_data_subscribers_are_told(tmp_path: Path) -> None:
+    async def scenario(server: Daemon) -> None:
+        async with nats_node(server) as node:
+            client = await connect(node, channel="a")
+            ledger = Ledger(node)
+            await ledger.publish(20)
+            before = ledger.last
+            server.kill()
+            await ledger.fails()
+            shutil.rmtree(tmp_path / "data")
+            server.start()
+            await ledger.succeeds(20)
+            await received(client, ledger)
+            check(client, ledger, told=True)
+            assert ledger.last.epoch != before.epoch
+            back = await connect(node)
+            assert (await back.subscribe("a", since=before)).recovered is False
+            recent = Position(sorted(offset for _, offset in ledger.kept)[-6], ledger.last.epoch)
+            again = await connect(node)
+            assert (await again.subscribe("a", since=recent)).recovered is not None
+
+    with start_nats(tmp_path) as server:
+        run(scenario(server), 30)
+
+
+def test_older_data_begins_a_new_epoch_and_gives_no_offset_twice(tmp_path: Path) -> None:
+    async def scenario(server: Daemon) -> None:
+        async with nats_node(server) as node, nats_node(server) as other:
+            client = await connect(node, channel="a")
+            await connect(other, channel="a")
+            ledger = Ledger(node)
+            await ledger.publish(10)
+            server.stop()
+            await ledger.fails()
+            shutil.copytree(tmp_path / "data", tmp_path / "older")
+            server.start()
+            await ledger.succeeds(5)
+            await received(client, ledger)
+            before = ledger.last
+            server.kill()
+            await ledger.fails()
+            shutil.rmtree(tmp_path / "data")
+            (tmp_path / "older").rename(tmp_path / "data")
+            server.start()
+            await ledger.succeeds(5)
+            await received(client, ledger)
+            check(client, ledger, told=True)
+            assert ledger.last.epoch != before.epoch
+
+            async def do_agree() -> bool:
+                try:
+                    tops = [await one.broker.positions(["a"]) for one in (node, other)]
+                except StoreUnavailable:
+                    return False
+                return tops[0] == tops[1] == {"a": ledger.last}
+
+            await wait_until(do_agree, 10, "all nodes agree, however many came back at once")
+
+    with start_nats(tmp_path) as server:
+        run(scenario(server), 40)
+
+
+@pytest.mark.parametrize("seconds", [2.5, pytest.param(30.0, marks=pytest.mark.slow)])
+def test_frozen_then_thawed(tmp_path: Path, seconds: float) -> None:
+    async def scenario(server: Daemon) -> None:
+        async with nats_node(server, publish_seconds=0.5) as node:
+            client = await connect(node, channel="a")
+            ledger = Ledger(node)
+            async with ledger.publishing():
+                await wait_until(lambda: len(ledger.kept) > 50)
+                server.freeze()
+                frozen = asyncio.get_running_loop().time()
+                await wait_until(lambda: len(ledger.failures) > 100, 5, "publishing fails")
+                with pytest.raises(StoreUnavailable):
+                    await node.broker.history("a")
+                assert len(asyncio.all_tasks()) < 50
+                await asyncio.sleep(max(0.0, frozen + seconds - asyncio.get_running_loop().time()))
+                server.thaw()
+                await ledger.succeeds(50)
+            assert {type(error) for error, _ in ledger.failures} == {NotPublished, PublishUnconfirmed}
+            slow = [taken for _, taken in ledger.failures if taken > 0.1]
+            assert len(slow) <= 10
+            assert max(slow) < 1.0
+            await received(client, ledger)
+            check(client, ledger)
+
+    with start_nats(tmp_path) as server:
+        try:
+            run(scenario(server), 60)
+        finally:
+            server.thaw()
+
+
+def test_cut_off_as_a_slow_client_reads_what_it_missed(tmp_path: Path) -> None:
+    async def scenario(server: Daemon) -> None:
+        async with nats_node(server) as node, nats_node(server) as other:
+            client = await connect(node, channel="a")
+            ledger = Ledger(other)
+            async with ledger.publishing():
+                for _ in range(5):
+                    await ledger.succeeds(20)
+                    node.broker._uplink.fail("cut for the test")  # type: ignore[attr-defined]
+                    await wait_until(lambda: node.broker._uplink.is_up, 5)  # type: ignore[attr-defined]
+            assert not ledger.failures
+            await received(client, ledger)
+            check(client, ledger)
+
+    with start_nats(tmp_path) as server:
+        run(scenario(server), 30)
+
+
+def test_the_server_cuts_off_who_does_not_read(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """It lets 1 MiB wait for a client; this process stands still while another publishes more."""
+
+    async def flood(port: int, subject: str) -> None:
+        client = await nats.connect(f"nats://127.0.0.1:{port}")
+        for number in range(400):
+            await client.request(subject, b"%60000d" % number, timeout=5)
+        await client.close()
+
+    async def scenario(server: Daemon) -> None:
+        async with nats_node(server, outbox_bytes=50_000_000, gap_bytes=50_000_000) as node:
+            client = await connect(node, channel="a")
+            ledger = Ledger(node)
+            await ledger.publish(10)
+            subject = node.broker._stream.stored("a")  # type: ignore[attr-defined]
+            flooding = threading.Thread(target=lambda: asyncio.run(flood(server.port, subject)))
+            flooding.start()
+            flooding.join()  # the loop stands still: that is the fault
+            await ledger.succeeds(5, 15)
+            await received(client, ledger)
+            check(client, ledger)
+            assert len(client.offsets("a")) >= 415
+
+    with start_nats(tmp_path, configuration='max_pending: 1048576\nwrite_deadline: "1s"') as server:
+        run(scenario(server), 40)
+        assert "Slow Consumer" in (tmp_path / "server.log").read_text()
+
+
+def test_more_than_this_process_can_take_is_read_from_history(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tidewire.backends.nats.session.PENDING_COUNT", 5)
+
+    async def scenario(server: Daemon) -> None:
+        async with nats_node(server) as node, nats_node(server) as other:
+            client = await connect(node, channel="a")
+            ledgers = [Ledger(other), Ledger(other)]
+            await asyncio.gather(*(ledgers[0].publish() for _ in range(500)))
+            await ledgers[0].succeeds(1)
+            await received(client, ledgers[0])
+            check(client, ledgers[0])
+
+    with start_nats(tmp_path) as server:
+        run(scenario(server), 30)
+
+
+def test_a_stream_that_is_removed_while_it_is_used_begins_a_new_epoch(tmp_path: Path) -> None:
+    async def scenario(server: Daemon) -> None:
+        async with nats_node(server) as node:
+            client = await connect(node, channel="a")
+            ledger = Ledger(node)
+            await ledger.publish(10)
+            before = ledger.last
+            for stream in ("TIDEWIRE", "TIDEWIRE_PRESENCE"):
+                assert (await ask(server, f"STREAM.DELETE.{stream}"))["success"] is True
+            await ledger.succeeds(10)
+            assert ledger.were_sure
+            await received(client, ledger)
+            check(client, ledger, told=True)
+            assert ledger.last.epoch != before.epoch
+
+            async def is_present() -> bool:
+                try:
+                    return (await node.presence.join("a", Member("1", "ann"))).first
+                except StoreUnavailable:
+                    return False
+
+            await wait_until(is_present, 10)
+
+    with start_nats(tmp_path) as server:
+        run(scenario(server), 30)
+
+
+def test_what_was_begun_while_it_is_away_works_when_it_is_back(tmp_path: Path) -> None:
+    async def scenario(server: Daemon) -> None:
+        async with nats_node(server) as node:
+            ledger = Ledger(node)
+            server.kill()
+            await ledger.fails()
+            with pytest.raises(StoreUnavailable):
+                await connect(node, channel="a")
+            with pytest.raises(StoreUnavailable):
+                await node.presence.members("a")
+            server.start()
+            await ledger.succeeds()
+            client = await connect(node, channel="a")
+            await ledger.publish(10)
+            await received(client, ledger)
+            await wait_until(lambda: not node.maintenance.degraded, 10)
+
+    with start_nats(tmp_path) as server:
+        run(scenario(server), 30)
+
+
+def test_presence_is_true_again_after_an_outage(tmp_path: Path) -> None:
+    async def scenario(server: Daemon) -> None:
+        async with nats_node(server) as node, nats_node(server) as other:
+            for number, one in enumerate((node, other)):
+                client = await connect(one, user=f"user {number}")
+                await client.subscribe("a", present=True)
+            server.kill()
+            await Ledger(node).fails()
+            server.start()
+
+            async def is_true() -> bool:
+                try:
+                    found = [await one.presence.members("a") for one in (node, other)]
+                except StoreUnavailable:
+                    return False
+                return all(sorted(member.user for member in members) == ["user 0", "user 1"] for members in found)
+
+            await wait_until(is_true, 10, "both are listed again")
+
+    with start_nats(tmp_path) as server:
+        run(scenario(server), 30)
+
+
+def test_a_full_server_refuses_and_reading_goes_on_until_there_is_more_room(tmp_path: Path) -> None:
+    async def scenario(server: Daemon) -> None:
+        async with nats_node(server) as node:
+            client = await connect(node, channel="a")
+            ledger = Ledger(node)
+            await ledger.publish(5)
+
+            async def fill() -> None:
+                for _ in range(200):
+                    await node.publish("b", b"x" * 60_000)
+
+            with pytest.raises(NotPublished, match="refused"):
+                await fill()
+            assert (await node.broker.history("a")).top == ledger.last
+            server.stop()
+            file = tmp_path / "nats.conf"
+            file.write_text(file.read_text().replace("5242880", "52428800"))
+            server.start()
+            await ledger.succeeds(5)
+            await received(client, ledger)
+            check(client, ledger)
+
+    with start_nats(tmp_path, jetstream="max_file_store: 5242880") as server:
+        run(scenario(server), 30)
+
+
+def test_a_start_without_a_server_says_so_and_leaves_nothing(tmp_path: Path) -> None:
+    async def scenario(dead: Daemon) -> None:
+        with pytest.raises(StoreUnavailable, match="cannot be reached"):
+            async with nats_node(dead):
+                pass
+
+    with start_nats(tmp_path) as server:
+        pass
+    run(scenario(server))
+
+
+def test_a_server_without_jetstream_is_a_wrong_configuration(tmp_path: Path) -> None:
+    async def scenario(server: Daemon) -> None:
+        with pytest.raises(ConfigurationError, match="start nats-server with -js"):
+            async with nats_node(server):
+                pass
+
+    with start_nats(tmp_path, jetstream=None) as server:
+        run(scenario(server))
+
+
+def test_a_wrong_password_is_a_wrong_configuration_and_is_not_shown(tmp_path: Path) -> None:
+    async def scenario(server: Daemon) -> None:
+        address = NatsAddress.from_url(f"nats://ann:s3cret@127.0.0.1:{server.port}")
+        with pytest.raises(ConfigurationError, match="does not let this user in") as raised:
+            await NatsBroker(address, Limits()).start(lambda _: None)
+        assert "s3cret" not in str(raised.value)
+        right = NatsBroker(NatsAddress.from_url(f"nats://ann:right@127.0.0.1:{server.port}"), Limits())
+        await right.start(lambda _: None)
+        await right.aclose()
+
+    users = 'authorization { users: [{user: "ann", password: "right"}] }'
+    with start_nats(tmp_path, configuration=users) as server:
+        run(scenario(server))

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 from collections.abc import Callable, Sequence
 
+from hiredis import pack_command
 from redis.asyncio.connection import Connection, SSLConnection
 from redis.exceptions import AuthenticationError, AuthorizationError, RedisError, ResponseError
 
@@ -73,8 +74,7 @@ class Wire:
 
     def send(self, commands: Sequence[Command]) -> None:
         """Send commands, all together with what else waits; their replies come by `take`."""
-        for command in commands:
-            self._outgoing += self._connection.pack_command(*command)
+        self._outgoing += [pack_command(tuple(command)) for command in commands]  # type: ignore[arg-type]
         self._has_outgoing.set()
 
     def end(self, reason: str) -> None:
@@ -105,7 +105,7 @@ class Wire:
         await self._has_outgoing.wait()
         self._has_outgoing.clear()
         outgoing, self._outgoing = self._outgoing, []
-        await self._connection.send_packed_command(outgoing, check_health=False)
+        await self._connection.send_packed_command(b"".join(outgoing), check_health=False)
 
     async def _read(self) -> None:
         try:

@@ -266,13 +266,16 @@ def postgres_database() -> str:
     return _shared_postgres().database()
 
 
-def start_nats(folder: Path, *, port: int = 0, configuration: str = "") -> contextlib.AbstractContextManager[Daemon]:
-    """Run nats-server with JetStream in a folder of its own; `configuration` is what its file says beside that."""
+def start_nats(
+    folder: Path, *, jetstream: str | None = "", configuration: str = ""
+) -> contextlib.AbstractContextManager[Daemon]:
+    """Run nats-server with JetStream in a folder of its own (None: without it), and with so much more configuration."""
     program = shutil.which("nats-server")
     require(program, "apt-get install nats-server")
     assert program is not None
-    port = port or free_port()
+    port = free_port()
     folder.mkdir(parents=True, exist_ok=True)
     file = folder / "nats.conf"
-    file.write_text(f"listen: 127.0.0.1:{port}\njetstream {{ store_dir: {folder / 'data'} }}\n{configuration}\n")
+    block = "" if jetstream is None else f'jetstream {{ store_dir: "{folder / "data"}", {jetstream} }}'
+    file.write_text(f"listen: 127.0.0.1:{port}\n{block}\n{configuration}\n")
     return Daemon([program, "-c", str(file)], folder, port).running()

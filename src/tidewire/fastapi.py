@@ -17,6 +17,7 @@ from starlette.websockets import WebSocket
 
 from tidewire.access import Authority
 from tidewire.backends import open_backend
+from tidewire.centrifuge.router import client_router
 from tidewire.control import Control, open_channel, personal
 from tidewire.endpoint import HubConnection
 from tidewire.errors import FORCED, ConfigurationError, Disconnect
@@ -195,6 +196,29 @@ class Hub:
             return made[0]
 
         return api_router(calls, key=key, insecure=insecure, error_mode=error_mode, prefix=prefix)
+
+    def client_router(
+        self,
+        *,
+        user: Callable[..., Any] | None = None,
+        name: Callable[[Any], str] | None = None,
+        authority: Authority | None = None,
+    ) -> APIRouter:
+        """Make the routes for the SDKs of the Centrifuge protocol, for `app.include_router`.
+
+        They are `/connection/websocket`, `http_stream`, `sse`, their `uni_` siblings for who only listens, and
+        `/emulation`. `user` is a FastAPI dependency (of `HTTPConnection`, so that it fits requests and WebSockets) that
+        returns who connects: a user's name, an `Identity`, None for a stranger; or anything else, whose `name` the
+        function returns. `authority` decides instead of the hub's rules.
+        """
+        return client_router(
+            lambda: self.node,
+            authority or self.authority,
+            origins=self.origins,
+            user=user,
+            name=name,
+            json_depth=self.limits.json_depth,
+        )
 
     # Rules.
 

@@ -78,6 +78,8 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     history_messages: int = 300
     #: Publishes of one connection that wait for the store at once; more are read when these are kept.
     publishes_in_flight: int = 64
+    #: Commands of clients of other nodes that wait for that node's answer.
+    relays: int = 1_000
     #: Conditions of one filter by tags.
     filter_nodes: int = 100
     #: Seconds within which the answer to a ping of the Centrifuge protocol must come.

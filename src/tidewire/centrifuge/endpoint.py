@@ -13,7 +13,7 @@ from tidewire.errors import INTERNAL_ERROR
 from tidewire.node import Node
 from tidewire.protocols.centrifuge.encoding import CentrifugeJson, CentrifugeProtobuf, CentrifugeProtocol
 
-__all__ = ("JSON", "PROTOBUF", "serve_websocket")
+__all__ = ("JSON", "PROTOBUF", "choose_protocol", "serve_websocket")
 
 #: The instances that connections share.
 JSON = CentrifugeJson()
@@ -29,7 +29,7 @@ async def serve_websocket(
     identity: Identity | None = None,
 ) -> None:
     """Accept a WebSocket and serve the protocol on it until it ends; raises what `acceptance.accept` raises."""
-    protocol, subprotocol = _choose(websocket)
+    protocol, subprotocol = choose_protocol(websocket)
     user = identity.user if identity is not None else ""
     connection = await accept(node, websocket, user=user, protocol=protocol, origins=origins, subprotocol=subprotocol)
     try:
@@ -44,7 +44,7 @@ async def serve_websocket(
         raise
 
 
-def _choose(websocket: WebSocket) -> tuple[CentrifugeProtocol, str | None]:
+def choose_protocol(websocket: WebSocket) -> tuple[CentrifugeProtocol, str | None]:
     """Return the encoding, and the subprotocol to select; an empty name that was offered is never echoed."""
     offered = websocket.scope.get("subprotocols", ())
     if PROTOBUF.subprotocol in offered:

@@ -15,10 +15,13 @@ from tidewire.server.authority import NamespaceAuthority
 from tidewire.server.chat import CHANNELS
 from tidewire.server.identity import Logins
 from tidewire.server.namespaces import Namespaces
+from tidewire.server.pipelines import server_pipelines
 from tidewire.server.rooms import RoomDirectory
 from tidewire.server.routes import accounts as account_routes
 from tidewire.server.routes import api, chat, health, tutorial
+from tidewire.server.routes.clients import client_routes
 from tidewire.server.routes.pages import add_pages
+from tidewire.server.routes.pipelines import add_pipelines
 from tidewire.server.settings import Settings
 from tidewire.server.tokens import Tokens, load_key
 
@@ -36,7 +39,7 @@ def create_app(settings: Settings) -> FastAPI:
         app.state.tokens = Tokens(load_key(settings.token_key_file), settings.token_seconds)
         await app.state.accounts.open()
         try:
-            async with app.state.hub:
+            async with app.state.hub, app.state.pipelines or contextlib.nullcontext():
                 yield
         finally:
             await app.state.accounts.aclose()
@@ -54,14 +57,18 @@ def create_app(settings: Settings) -> FastAPI:
     logins = Logins(lambda: app.state.tokens, app.state.accounts)
     app.state.authority = NamespaceAuthority(settings.client, namespaces, accounts=logins)
     app.state.rooms = RoomDirectory(app.state.hub, app.state.accounts)
+    app.state.pipelines = server_pipelines(settings, app.state.hub) if settings.pipelines.enabled else None
     app.include_router(health.router, include_in_schema=False)
     app.include_router(account_routes.router, include_in_schema=False)
     if has_api:
         app.include_router(api.with_key(settings.http_api, app.state.hub, app.state.authority))
     else:
         app.include_router(api.without_key, include_in_schema=False)
+    app.include_router(client_routes(app.state.hub, app.state.authority, logins))
     add_pages(app, tutorial=settings.serves_tutorial)
     app.include_router(chat.router)
+    if app.state.pipelines is not None:
+        add_pipelines(app, settings, app.state.pipelines)
     if settings.serves_tutorial:
         app.include_router(tutorial.router, include_in_schema=False)
     return app

@@ -186,6 +186,14 @@ class Command(_Message, frozen=True):
     sub_refresh: SubRefreshRequest | None = None
 
 
+class EmulationRequest(_Message, frozen=True):
+    """Commands of a client that listens to a stream: text in a JSON string, or the binary frame."""
+
+    node: str = ""
+    session: str = ""
+    data: Raw = EMPTY
+
+
 # What the server answers.
 
 

@@ -90,6 +90,7 @@ _NUMBERS: dict[type[Struct], str] = {
     m.SubRefreshRequest: "channel1 token2",
     m.Command: "id1 connect4 subscribe5 unsubscribe6 publish7 presence8 presence_stats9 history10 send12 rpc13"
     " refresh14 sub_refresh15",
+    m.EmulationRequest: "node1 session2 data3",
     m.SubscribeResult: "expires1 ttl2 recoverable3 epoch6 publications7 recovered8 offset9 positioned10 data11"
     " was_recovering12 delta13",
     m.ConnectResult: "client1 version2 expires3 ttl4 data5 subs6 ping7 pong8 session9 node10",

@@ -1,0 +1,129 @@
+"""Commands of clients that listen to a stream and speak by other requests, which may reach another node.
+
+The node that was reached asks the one that the client names, over the nodes' control channel, and answers the client
+when that node has answered: a success says that the session has the commands.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import logging
+from http import HTTPStatus
+from weakref import WeakKeyDictionary
+
+import msgspec
+
+from tidewire.centrifuge.sessions import Sessions
+from tidewire.control import Control
+from tidewire.errors import PublishError, RateLimited
+from tidewire.links.stream import StreamLink
+from tidewire.messages import Format, Publication
+from tidewire.node import Node
+
+__all__ = ("Emulation",)
+
+logger = logging.getLogger("tidewire")
+
+_ASK, _ANSWER = "emulate", "emulated"
+#: Seconds in which the other node must answer; after that it counts as gone.
+_SECONDS = 3.0
+_encode = msgspec.msgpack.Encoder().encode
+
+
+class _Asked(msgspec.Struct, frozen=True, array_like=True):
+    """Commands on their way to another node: text, or bytes of the binary encoding."""
+
+    node: str
+    session: str
+    data: str | bytes
+    origin: str
+    id: int
+
+
+class _Answered(msgspec.Struct, frozen=True, array_like=True):
+    """What became of them, as an HTTP status."""
+
+    origin: str
+    id: int
+    status: int
+
+
+class Emulation:
+    """Takes commands to the sessions of all nodes. `of` returns that of a node, which from then on answers others."""
+
+    _of: WeakKeyDictionary[Node, Emulation] = WeakKeyDictionary()
+
+    def __init__(self, node: Node) -> None:
+        self._id = node.id
+        self._limits = node.limits
+        self._reached = node.limits_reached
+        self._spawn = node.maintenance.spawn
+        self._control = node.control
+        self._sessions = Sessions.of(node)
+        self._ids = itertools.count(1)
+        self._pending: dict[int, asyncio.Future[int]] = {}
+        node.verbs[_ASK] = self._asked
+        node.verbs[_ANSWER] = self._answered
+
+    @classmethod
+    def of(cls, node: Node) -> Emulation:
+        """Return the one of a node."""
+        found = cls._of.get(node)
+        if found is None:
+            found = cls._of[node] = cls(node)
+        return found
+
+    async def deliver(self, node: str, session: str, data: str | bytes) -> HTTPStatus:
+        """Give a session the commands of its client; returns what to answer.
+
+        204: it has them. 404: no such node, or no such session there. 429: too many wait. 503: the store is away.
+        """
+        if node == self._id:
+            return await self._take(session, data)
+        if len(self._pending) >= self._limits.relays:
+            self._reached["relays"] += 1
+            return HTTPStatus.TOO_MANY_REQUESTS
+        answered: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+        number = next(self._ids)
+        self._pending[number] = answered
+        try:
+            asked = _Asked(node, session, data, self._id, number)
+            await self._control(Control(verb=_ASK), _encode(asked), Format.BINARY)
+            async with asyncio.timeout(_SECONDS):
+                return HTTPStatus(await answered)
+        except PublishError:
+            return HTTPStatus.SERVICE_UNAVAILABLE
+        except TimeoutError:
+            return HTTPStatus.NOT_FOUND
+        finally:
+            del self._pending[number]
+
+    async def _take(self, secret: str, data: str | bytes) -> HTTPStatus:
+        session = self._sessions.get(secret)
+        link = session.connection.link if session is not None else None
+        if not isinstance(link, StreamLink):
+            return HTTPStatus.NOT_FOUND
+        try:
+            return HTTPStatus.NO_CONTENT if await link.receive(data) else HTTPStatus.NOT_FOUND
+        except RateLimited:
+            return HTTPStatus.TOO_MANY_REQUESTS
+
+    def _asked(self, publication: Publication) -> None:
+        asked = msgspec.msgpack.decode(publication.data, type=_Asked)
+        if asked.node == self._id:
+            self._spawn(self._answer(asked))
+
+    async def _answer(self, asked: _Asked) -> None:
+        status = await self._take(asked.session, asked.data)
+        answer = _Answered(asked.origin, asked.id, status)
+        try:
+            await self._control(Control(verb=_ANSWER), _encode(answer), Format.BINARY)
+        except PublishError as error:
+            logger.warning("a node that passed commands on cannot be answered: %s", error)
+
+    def _answered(self, publication: Publication) -> None:
+        answer = msgspec.msgpack.decode(publication.data, type=_Answered)
+        pending = self._pending.get(answer.id) if answer.origin == self._id else None
+        if pending is not None and not pending.done():
+            pending.set_result(answer.status)

@@ -1,0 +1,230 @@
+"""Every endpoint of the Centrifuge protocol as one FastAPI router."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import msgspec
+from fastapi import APIRouter, Depends
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.websockets import WebSocket
+
+from tidewire.acceptance import accept, discard, may_connect
+from tidewire.access import Authority, Identity
+from tidewire.centrifuge.emulation import Emulation
+from tidewire.centrifuge.endpoint import JSON, PROTOBUF, choose_protocol, serve_websocket
+from tidewire.centrifuge.session import Session
+from tidewire.centrifuge.streaming import StreamedSession, TooLarge, cors_headers, is_binary, preflight, read_body
+from tidewire.centrifuge.unidirectional import EventProtocol, connect_frame, parse_request
+from tidewire.connection import Connection
+from tidewire.errors import INTERNAL_ERROR, CommandError, ConfigurationError, ConnectionClosed, Rejected
+from tidewire.links.stream import BINARY, EVENTS, FIELDS, LINES, Framing
+from tidewire.messages import Position
+from tidewire.node import Node
+from tidewire.protocols.centrifuge.codes import BAD_COMMAND, STALE
+from tidewire.protocols.centrifuge.encoding import CentrifugeJson, CentrifugeProtobuf, CentrifugeProtocol
+from tidewire.protocols.centrifuge.messages import ConnectRequest, EmulationRequest
+from tidewire.protocols.centrifuge.protobuf import decode_message
+
+__all__ = ("ClientEndpoints", "client_router")
+
+#: The query parameter in which a browser's EventSource, which sends no body, brings what it asks for.
+_CONNECT = "cf_connect"
+
+
+def nobody() -> None:
+    """Know nobody: the authority asks for a token, or lets strangers in."""
+
+
+def client_router(
+    node: Callable[[], Node],
+    authority: Authority,
+    *,
+    origins: frozenset[str],
+    user: Callable[..., Any] | None = None,
+    name: Callable[[Any], str] | None = None,
+    json_depth: int,
+) -> APIRouter:
+    """Make the routes `/connection/…` and `/emulation`; fastapi.Hub.client_router says what they take."""
+    endpoints = ClientEndpoints(node, authority, origins=origins, json_depth=json_depth)
+    router = APIRouter(include_in_schema=False)
+    found = Depends(user or nobody)
+
+    async def websocket(websocket: WebSocket, who: Any = found) -> None:
+        await serve_websocket(node(), authority, websocket, origins=origins, identity=_identity(who, name))
+
+    async def uni_websocket(websocket: WebSocket, who: Any = found) -> None:
+        await endpoints.uni_websocket(websocket, _identity(who, name))
+
+    router.add_api_websocket_route("/connection/websocket", websocket)
+    router.add_api_websocket_route("/connection/uni_websocket", uni_websocket)
+    streams = {
+        "http_stream": (endpoints.http_stream, ["POST"]),
+        "sse": (endpoints.sse, ["GET", "POST"]),
+        "uni_http_stream": (endpoints.uni_http_stream, ["POST"]),
+        "uni_sse": (endpoints.uni_sse, ["GET", "POST"]),
+    }
+    for path, (serve, methods) in streams.items():
+        router.add_api_route(f"/connection/{path}", _endpoint(serve, found, name), methods=methods)
+        router.add_api_route(f"/connection/{path}", endpoints.preflight, methods=["OPTIONS"])
+    router.add_api_route("/emulation", endpoints.emulation, methods=["POST"])
+    router.add_api_route("/emulation", endpoints.preflight, methods=["OPTIONS"])
+    return router
+
+
+def _endpoint(
+    serve: Callable[[Request, Identity | None], Awaitable[Response]], found: Any, name: Callable[[Any], str] | None
+) -> Callable[..., Awaitable[Response]]:
+    async def endpoint(request: Request, who: Any = found) -> Response:
+        return await serve(request, _identity(who, name))
+
+    return endpoint
+
+
+def _identity(found: Any, name: Callable[[Any], str] | None) -> Identity | None:
+    """Return who a dependency found; raises ConfigurationError for what says nothing of a user."""
+    if found is None or isinstance(found, Identity):
+        return found
+    user = found if name is None else name(found)
+    if not isinstance(user, str):
+        raise ConfigurationError(
+            f"the user dependency returned {type(found).__name__}; return the user's name, an Identity or None, "
+            "or say client_router(name=…)"
+        )
+    return Identity(user, context=found) if user else None
+
+
+class ClientEndpoints:
+    """What the routes do, for one node and one authority."""
+
+    def __init__(
+        self, node: Callable[[], Node], authority: Authority, *, origins: frozenset[str], json_depth: int
+    ) -> None:
+        self._node = node
+        self._authority = authority
+        self._origins = origins
+        self._depth = json_depth
+        self._pushes = CentrifugeJson(one_way=True, json_depth=json_depth)
+        self._binary_pushes = CentrifugeProtobuf(one_way=True, json_depth=json_depth)
+
+    # Streams of clients that speak by other requests.
+
+    async def http_stream(self, request: Request, identity: Identity | None) -> Response:
+        """Answer with an endless body of replies."""
+        first = await self._body(request)
+        protocol, framing = (PROTOBUF, BINARY) if is_binary(request) else (JSON, LINES)
+        return self._session(request, protocol, framing, first, identity)
+
+    async def sse(self, request: Request, identity: Identity | None) -> Response:
+        """Answer with server-sent events, each a reply."""
+        first = await self._asked(request)
+        if not first:
+            raise HTTPException(400, f"send the connect command as {_CONNECT}=…, or in the body of a POST")
+        return self._session(request, JSON, EVENTS, first, identity)
+
+    async def emulation(self, request: Request) -> Response:
+        """Take commands of a client that listens to a stream: 204, or 400, 404, 413, 429, 503."""
+        body, binary = await self._body(request), is_binary(request)
+        try:
+            asked = decode_message(EmulationRequest, body) if binary else _decode(body)
+            data = bytes(asked.data) if binary else msgspec.json.decode(asked.data, type=str)
+        except (msgspec.MsgspecError, UnicodeDecodeError, Rejected, RecursionError):
+            raise HTTPException(400, 'send {"session": …, "node": …, "data": …}') from None
+        status = await Emulation.of(self._node()).deliver(asked.node, asked.session, data)
+        return Response(status_code=status, headers=cors_headers(request, self._origins))
+
+    # Streams of clients that only listen.
+
+    async def uni_http_stream(self, request: Request, identity: Identity | None) -> Response:
+        """Answer with an endless body of pushes."""
+        body, binary = await self._body(request), is_binary(request)
+        first = self._first(body, binary=binary)
+        protocol, framing = (self._binary_pushes, BINARY) if binary else (self._pushes, LINES)
+        return self._session(request, protocol, framing, connect_frame(first, binary=binary), identity)
+
+    async def uni_sse(self, request: Request, identity: Identity | None) -> Response:
+        """Answer with server-sent events, each a push, which name the positions from which they can go on."""
+        first = self._first(await self._asked(request), last_event_id=request.headers.get("last-event-id", ""))
+        places = {name: Position(sub.offset, sub.epoch) for name, sub in first.subs.items() if sub.recover}
+        protocol = EventProtocol(places, json_depth=self._depth)
+        return self._session(request, protocol, FIELDS, connect_frame(first), identity)
+
+    async def uni_websocket(self, websocket: WebSocket, identity: Identity | None) -> None:
+        """Push over a WebSocket whose first message is the connect request."""
+        chosen, subprotocol = choose_protocol(websocket)
+        binary = chosen is PROTOBUF
+        protocol = self._binary_pushes if binary else self._pushes
+        node, user = self._node(), identity.user if identity is not None else ""
+        connection = await accept(
+            node, websocket, user=user, protocol=protocol, origins=self._origins, subprotocol=subprotocol
+        )
+        try:
+            connection.link.quiet()
+            first = await self._first_message(connection, binary=binary)
+            if first is not None:
+                Session(node, self._authority, connection, identity=identity)
+                connection.message_received(connect_frame(first, binary=binary))
+            await connection.link.hold()
+        except BaseException as error:
+            await discard(node, connection, INTERNAL_ERROR, cancelled=isinstance(error, asyncio.CancelledError))
+            raise
+
+    async def _first_message(self, connection: Connection, *, binary: bool) -> ConnectRequest | None:
+        """Wait for the connect request; None when the connection has ended, or ends for what came instead."""
+        try:
+            async with asyncio.timeout(self._node().limits.auth_seconds):
+                message = await connection.receive()
+            data = message.encode(errors="replace") if isinstance(message, str) else message
+            return parse_request(data, binary=binary, depth=self._depth)
+        except TimeoutError:
+            connection.reached("auth_seconds")
+            connection.end(STALE)
+        except CommandError:
+            connection.end(BAD_COMMAND)
+        except ConnectionClosed:
+            pass
+        return None
+
+    # What they share.
+
+    async def preflight(self, request: Request) -> Response:
+        """Answer a browser that asks whether its page may ask."""
+        return preflight(request, self._origins)
+
+    def _session(
+        self,
+        request: Request,
+        protocol: CentrifugeProtocol,
+        framing: Framing,
+        first: str | bytes,
+        identity: Identity | None,
+    ) -> Response:
+        headers = cors_headers(request, self._origins)
+        return StreamedSession(
+            self._node(), self._authority, protocol, framing, first, identity=identity, headers=headers
+        )
+
+    async def _body(self, request: Request) -> bytes:
+        if not may_connect(request, self._origins):
+            raise HTTPException(403, "this origin may not connect")
+        try:
+            return await read_body(request, self._node())
+        except TooLarge as error:
+            raise HTTPException(413, str(error)) from None
+
+    async def _asked(self, request: Request) -> bytes:
+        """Return what an event stream's client asks for: a browser's EventSource sends no body."""
+        return await self._body(request) or request.query_params.get(_CONNECT, "").encode(errors="replace")
+
+    def _first(self, data: bytes, *, binary: bool = False, last_event_id: str = "") -> ConnectRequest:
+        try:
+            return parse_request(data, binary=binary, depth=self._depth, last_event_id=last_event_id)
+        except CommandError as error:
+            raise HTTPException(400, str(error)) from None
+
+
+_decode = msgspec.json.Decoder(EmulationRequest).decode

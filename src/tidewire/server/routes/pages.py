@@ -41,7 +41,7 @@ class _Files(StaticFiles):
 
 
 def add_pages(app: FastAPI, *, tutorial: bool) -> None:
-    """Serve the chat at `/`, its files at `/ui/`, and the tutorial's pages if wanted."""
+    """Serve the chat at `/`, the pipelines at `/pipelines`, all files at `/ui/`, and the tutorial's pages if wanted."""
     files = _Files(directory=_UI)
     router = APIRouter(include_in_schema=False)
 
@@ -52,6 +52,7 @@ def add_pages(app: FastAPI, *, tutorial: bool) -> None:
         router.add_api_route(path, answer, methods=["GET", "HEAD"], name=file)
 
     page("/", "chat.html")
+    page("/pipelines", "pipelines.html")
     page("/favicon.ico", "mark.svg")
     if tutorial:
         page("/tutorial", "tutorial/index.html")

@@ -1,4 +1,5 @@
-// The three HTTP requests of the page. Each returns a value or throws a Refusal that says which field it is about.
+// HTTP requests: what all pages need, and the three of the chat. Each returns a value or throws a Refusal that says which
+// field it is about.
 
 export class Refusal extends Error {
   constructor(message, { status = 0, field = "form", wait = 0 } = {}) {
@@ -9,7 +10,8 @@ export class Refusal extends Error {
   }
 }
 
-async function request(path, options) {
+/** Ask the server; throws a Refusal when it cannot be reached. */
+export async function request(path, options) {
   try {
     return await fetch(path, { cache: "no-store", ...options });
   } catch {
@@ -17,7 +19,8 @@ async function request(path, options) {
   }
 }
 
-async function detail(response) {
+/** What the server says about a refusal, or nothing. */
+export async function detail(response) {
   try {
     const body = await response.json();
     return typeof body.detail === "string" ? body.detail : "";
@@ -26,7 +29,8 @@ async function detail(response) {
   }
 }
 
-function sentence(text) {
+/** A server's words as a sentence for people. */
+export function sentence(text) {
   const trimmed = text.trim();
   if (!trimmed) return "";
   const begun = trimmed[0].toUpperCase() + trimmed.slice(1);

@@ -22,8 +22,8 @@ export class Connection extends Emitter {
 
   state = { name: "idle" };
 
-  /** `address()` gives the URL and `hello()` the first message of each attempt. */
-  constructor({ address, hello }) {
+  /** `address()` gives the URL and `hello()`, where there is one, the first message of each attempt. */
+  constructor({ address, hello = null }) {
     super();
     this.#address = address;
     this.#hello = hello;
@@ -56,7 +56,7 @@ export class Connection extends Emitter {
     return true;
   }
 
-  /** Told by the client when the server has answered with the first history: now the connection is of use. */
+  /** Told by the client when the server has answered with what there is so far: now the connection is of use. */
   ready() {
     clearTimeout(this.#timers.handshake);
     if (this.state.name !== "connecting") return;
@@ -89,7 +89,7 @@ export class Connection extends Emitter {
     this.#timers.handshake = setTimeout(() => this.#lost(socket, 0, ""), HANDSHAKE);
     socket.onopen = () => {
       if (socket !== this.#socket) return;
-      this.send(this.#hello());
+      if (this.#hello) this.send(this.#hello());
       this.#watchSilence();
     };
     socket.onmessage = ({ data }) => {

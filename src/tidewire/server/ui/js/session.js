@@ -23,6 +23,19 @@ export function save({ token, username, stay }) {
 
 export function forget() {
   for (const box of boxes) box.remove(KEY);
+  cookie("", 0);
+}
+
+/** Let the browser show the token where a page cannot: with a download and with a WebSocket. */
+export function presentByCookie(session) {
+  if (session) cookie(session.token);
+}
+
+// Only for the paths that need it, and never sent by another site's page.
+function cookie(value, seconds = null) {
+  const age = seconds === null ? "" : `; Max-Age=${seconds}`;
+  const secure = location.protocol === "https:" ? "; Secure" : "";
+  document.cookie = `token=${value}; Path=/api/pipelines; SameSite=Strict${age}${secure}`;
 }
 
 /** Where this person's positions, unsent messages and conversations are kept: as lasting as the session. */

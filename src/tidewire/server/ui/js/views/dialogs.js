@@ -1,4 +1,4 @@
-// The dialogs: find or create a room, write to a person, and one question.
+// The dialogs: find or create a room, write to a person.
 
 import { personProblem } from "../conversations.js";
 import { el, reconcile } from "../dom.js";
@@ -107,20 +107,6 @@ export class PersonDialog {
     this.#dialog.showModal();
     this.#name.focus();
   }
-}
-
-/** Ask one question; resolves to whether the answer was yes. */
-export function ask(text, yes) {
-  const dialog = $("confirm-dialog");
-  $("confirm-text").textContent = text;
-  $("confirm-yes").textContent = yes;
-  dialog.returnValue = "";
-  dialog.showModal();
-  return new Promise((resolve) => {
-    $("confirm-yes").onclick = () => dialog.close("yes");
-    $("confirm-no").onclick = () => dialog.close();
-    dialog.onclose = () => resolve(dialog.returnValue === "yes");
-  });
 }
 
 export const unsentQuestion = (number, what) => `${count(number, "message is", "messages are")} not sent yet. ${what}`;

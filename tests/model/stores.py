@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from model.world import Store
+from support.stores import Daemon, start_nats, start_postgres, start_redis
 
 __all__ = ("STORES", "running")
 
@@ -28,9 +30,47 @@ def _sqlite(path: Path) -> Iterator[Store]:
     yield Store(f"sqlite:///{file}", lose=remove, loses_offline=True)
 
 
+def _emptied(server: Daemon, url: str) -> Store:
+    """A server that loses everything when it is killed and its folder is removed."""
+
+    def lose() -> None:
+        server.kill()
+        for found in ("data", "dump.rdb", "appendonlydir"):
+            shutil.rmtree(server.folder / found, ignore_errors=True)
+            (server.folder / found).unlink(missing_ok=True)
+        server.start()
+
+    return Store(url, lose=lose)
+
+
+@contextlib.contextmanager
+def _redis(path: Path) -> Iterator[Store]:
+    with start_redis(path) as server:
+        yield _emptied(server, f"redis://127.0.0.1:{server.port}/0")
+
+
+@contextlib.contextmanager
+def _nats(path: Path) -> Iterator[Store]:
+    with start_nats(path) as server:
+        yield _emptied(server, f"nats://127.0.0.1:{server.port}")
+
+
+@contextlib.contextmanager
+def _postgres(path: Path) -> Iterator[Store]:
+    with start_postgres() as server:
+
+        def lose() -> None:
+            server.kill()
+            server.fresh()
+            server.start()
+
+        yield Store(server.url(), lose=lose)
+
+
 STORES: dict[str, Callable[[Path], contextlib.AbstractContextManager[Store]]] = {
     "memory": _memory,
     "sqlite": _sqlite,
+    "redis": _redis,
 }
 
 

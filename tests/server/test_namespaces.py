@@ -1,0 +1,263 @@
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import pytest
+from pydantic import ValidationError
+
+from tidewire.access import Action, Caller, ConnectAttempt, Grant, Identity
+from tidewire.errors import (
+    BadRequest,
+    CommandError,
+    ConfigurationError,
+    NotAvailable,
+    PermissionDenied,
+    Rejected,
+    TokenExpired,
+    UnknownChannel,
+)
+from tidewire.options import SlowPolicy
+from tidewire.server.authority import ClientTable, NamespaceAuthority
+from tidewire.server.namespaces import ChannelTable, Namespace, Namespaces
+
+ANN = Caller("c1", Identity("ann"))
+NOBODY = Caller("c2", Identity())
+
+
+def namespaces(default: dict[str, Any] | None = None, **named: dict[str, Any]) -> Namespaces:
+    table = {
+        "without_namespace": default or {},
+        "namespaces": [{"name": name, **options} for name, options in named.items()],
+    }
+    return Namespaces(ChannelTable.model_validate(table))
+
+
+def authority(
+    default: dict[str, Any] | None = None, client: dict[str, Any] | None = None, **named: dict[str, Any]
+) -> NamespaceAuthority:
+    return NamespaceAuthority(ClientTable.model_validate(client or {}), namespaces(default, **named))
+
+
+def subscribed(authority: NamespaceAuthority, channel: str, caller: Caller = ANN) -> bool:
+    """Say whether a client may subscribe without a token."""
+    try:
+        asyncio.run(authority.subscribe(caller, channel, "", b""))
+    except PermissionDenied:
+        return False
+    return True
+
+
+def allowed(
+    authority: NamespaceAuthority, action: Action, caller: Caller = ANN, *, subscribed: bool = False, channel: str = "x"
+) -> type[CommandError] | None:
+    """Return what a client is refused with."""
+    try:
+        asyncio.run(authority.allow(caller, channel, action, subscribed=subscribed))
+    except CommandError as error:
+        return type(error)
+    return None
+
+
+HISTORY = {"history_size": 10, "history_ttl": "60s"}
+
+
+def test_the_namespace_stands_before_the_first_colon() -> None:
+    found = namespaces(HISTORY, room={"presence": True})
+    assert found.find("room:1")[1].presence
+    assert found.find("room:1:2")[1].presence
+    assert found.find("$room:1")[1].presence
+    assert not found.find("room")[1].presence
+    assert found.find("room")[1].history_size == 10
+    assert found.find("room:1")[1].history_size == 0
+    for unknown in ("rooms:1", "$other:1"):
+        with pytest.raises(UnknownChannel):
+            found.find(unknown)
+
+
+@pytest.mark.parametrize("channel", ["$control", "$user:ann", "$nodes"])
+def test_the_nodes_own_channels_do_not_exist_for_clients(channel: str) -> None:
+    with pytest.raises(UnknownChannel):
+        namespaces(user={}).find(channel)
+
+
+@pytest.mark.parametrize("channel", ["", "ä", "a\n", "a" * 256, "\x7f"])
+def test_names_that_are_none(channel: str) -> None:
+    with pytest.raises(BadRequest):
+        namespaces().find(channel)
+    assert namespaces().options(channel) is None
+
+
+@pytest.mark.parametrize(
+    ("written", "seconds"),
+    [("300s", 300), ("5m", 300), ("24h", 86_400), ("1h30m", 5_400), ("500ms", 0.5), (7, 7), (1.5, 1.5)],
+)
+def test_durations(written: str | float, seconds: float) -> None:
+    assert Namespace.model_validate({"history_ttl": written}).history_ttl == seconds
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"history_ttl": "3 s"},
+        {"history_ttl": "s"},
+        {"history_ttl": -1},
+        {"history_size": -1},
+        {"force_recovery": True},
+        {"allow_recovery": True, "history_size": 1},
+        {"channel_regex": "("},
+        {"allowed_delta_types": ["other"]},
+        {"slow": "sometimes"},
+        {"unknown": True},
+    ],
+)
+def test_options_that_cannot_work(wrong: dict[str, Any]) -> None:
+    with pytest.raises(ValidationError):
+        Namespace.model_validate(wrong)
+
+
+def test_a_namespace_twice_is_refused() -> None:
+    with pytest.raises(ValidationError, match="twice"):
+        ChannelTable.model_validate({"namespaces": [{"name": "aa"}, {"name": "aa"}]})
+
+
+def test_options_as_the_engine_takes_them() -> None:
+    options = Namespace.model_validate(
+        {**HISTORY, "force_recovery": True, "force_push_join_leave": True, "slow": "latest", "presence": True}
+        | {"allowed_delta_types": ["fossil"], "allow_tags_filter": True, "force_recovery_mode": "cache"}
+    ).options
+    assert (options.history_size, options.history_seconds) == (10, 60)
+    assert options.recoverable
+    assert options.force_recoverable
+    assert options.positioned
+    assert not options.force_positioned
+    assert options.join_leave
+    assert options.force_join_leave
+    assert options.slow is SlowPolicy.LATEST
+    assert options.delta
+    assert options.tags_filter
+    assert options.latest
+    nothing = Namespace().options
+    assert (nothing.history_size, nothing.recoverable, nothing.positioned, nothing.presence) == (0, False, False, False)
+    assert Namespace.model_validate({"history_size": 5}).options.history_size == 0  # no time to keep it
+
+
+def test_without_permission_nothing_is_allowed() -> None:
+    closed = authority({**HISTORY, "presence": True})
+    assert not subscribed(closed, "x")
+    for action in Action:
+        assert allowed(closed, action, subscribed=True) is PermissionDenied
+
+
+def test_who_may_subscribe() -> None:
+    open_ = authority({"allow_subscribe_for_client": True})
+    assert subscribed(open_, "x")
+    assert not subscribed(open_, "x", NOBODY)
+    assert subscribed(
+        authority({"allow_subscribe_for_client": True, "allow_subscribe_for_anonymous": True}), "x", NOBODY
+    )
+    assert not subscribed(authority({"allow_subscribe_for_anonymous": True}), "x")
+
+
+def test_a_private_channel_wants_a_token() -> None:
+    open_ = authority({"allow_subscribe_for_client": True})
+    assert not subscribed(open_, "$x")
+
+
+def test_a_channel_that_lists_its_users() -> None:
+    limited = authority({"allow_user_limited_channels": True, "allow_subscribe_for_client": True})
+    assert subscribed(limited, "x#ann,bob")
+    assert subscribed(limited, "x#ann")
+    assert not subscribed(limited, "x#bob")
+    assert not subscribed(limited, "x#bob", NOBODY)
+    assert not subscribed(limited, "x#", NOBODY)
+    assert not subscribed(limited, "x#ann#bob")  # the last # counts
+    assert subscribed(limited, "x")
+    assert subscribed(authority({"allow_subscribe_for_client": True}), "x#bob")  # where it means nothing
+
+
+def test_a_name_that_its_namespace_does_not_allow() -> None:
+    numbers = authority(room={"allow_subscribe_for_client": True, "channel_regex": "^[0-9]+$"})
+    assert subscribed(numbers, "room:1")
+    with pytest.raises(BadRequest, match="channel_regex"):
+        subscribed(numbers, "room:one")
+
+
+def test_insecure_allows_all_that_exists() -> None:
+    insecure = authority(HISTORY, {"insecure": True})
+    assert subscribed(insecure, "$x", NOBODY)
+    assert allowed(insecure, Action.PUBLISH, NOBODY) is None
+    assert allowed(insecure, Action.HISTORY, NOBODY) is None
+    assert allowed(insecure, Action.PRESENCE, NOBODY) is NotAvailable
+    assert asyncio.run(insecure.connect(ConnectAttempt(), None)) == Identity()
+    with pytest.raises(UnknownChannel):
+        subscribed(insecure, "other:1")
+
+
+@pytest.mark.parametrize("action", list(Action))
+def test_publish_history_and_presence_have_three_switches_each(action: Action) -> None:
+    name = action.value
+    offered = {**HISTORY, "presence": True}
+    for_client = authority({**offered, f"allow_{name}_for_client": True})
+    assert allowed(for_client, action) is None
+    assert allowed(for_client, action, NOBODY) is PermissionDenied
+    for_subscriber = authority({**offered, f"allow_{name}_for_subscriber": True})
+    assert allowed(for_subscriber, action) is PermissionDenied
+    assert allowed(for_subscriber, action, subscribed=True) is None
+    assert allowed(for_subscriber, action, NOBODY, subscribed=True) is PermissionDenied
+    anonymous = {f"allow_{name}_for_client": True, f"allow_{name}_for_anonymous": True}
+    assert allowed(authority(offered | anonymous), action, NOBODY) is None
+
+
+def test_what_is_allowed_and_not_offered_is_not_available() -> None:
+    bare = authority({"allow_history_for_client": True, "allow_presence_for_client": True})
+    assert allowed(bare, Action.HISTORY) is NotAvailable
+    assert allowed(bare, Action.PRESENCE) is NotAvailable
+
+
+def test_who_connects_without_a_token() -> None:
+    with pytest.raises(Rejected) as caught:
+        asyncio.run(authority().connect(ConnectAttempt(), None))
+    assert caught.value.disconnect.code == 3501
+    anonymous = authority(client={"allow_anonymous_connect_without_token": True})
+    assert asyncio.run(anonymous.connect(ConnectAttempt(), None)).user == ""
+    found = asyncio.run(authority().connect(ConnectAttempt(), Identity("ann")))
+    assert found.user == "ann"
+
+
+def test_each_user_follows_a_channel_of_its_own() -> None:
+    personal = authority(
+        client={"subscribe_to_user_personal_channel": {"enabled": True, "personal_channel_namespace": "mine"}},
+        mine=HISTORY,
+    )
+    identity = asyncio.run(
+        personal.connect(ConnectAttempt(), Identity("ann", subscriptions={"other": Grant(personal.options("x"))}))
+    )
+    assert list(identity.subscriptions) == ["other", "mine:#ann"]
+    assert identity.subscriptions["mine:#ann"].options.history_size == 10
+    plain = authority(client={"subscribe_to_user_personal_channel": {"enabled": True}})
+    assert list(asyncio.run(plain.connect(ConnectAttempt(), Identity("ann"))).subscriptions) == ["#ann"]
+    assert not asyncio.run(plain.connect(ConnectAttempt(), Identity("jörg"))).subscriptions
+    with pytest.raises(ConfigurationError, match="mine"):
+        authority(
+            client={"subscribe_to_user_personal_channel": {"enabled": True, "personal_channel_namespace": "mine"}}
+        )
+
+
+class Login:
+    """Knows one token."""
+
+    async def identify(self, token: str) -> Identity | None:
+        if token == "expired":
+            raise TokenExpired("log in again")
+        return Identity("ann") if token == "ours" else None
+
+
+def test_the_servers_own_login_counts_as_well() -> None:
+    own = NamespaceAuthority(ClientTable(), namespaces(), accounts=Login())
+    assert asyncio.run(own.connect(ConnectAttempt(token="ours"), None)).user == "ann"
+    with pytest.raises(TokenExpired):
+        asyncio.run(own.connect(ConnectAttempt(token="expired"), None))
+    with pytest.raises(Rejected) as caught:
+        asyncio.run(own.connect(ConnectAttempt(token="other"), None))
+    assert caught.value.disconnect.code == 3500

@@ -135,9 +135,7 @@ def test_other_algorithms_are_refused(algorithm: Any) -> None:
         asyncio.run(tokens(rsa_public_key=pem(RSA_KEY)).connection(forged({"alg": algorithm}, {"sub": "ann"})))
 
 
-@pytest.mark.parametrize(
-    "token", ["", "x", "a.b", "a.b.c", "....", "é.é.é", "A" * 20_000, forged({"alg": "HS256"}, {})]
-)
+@pytest.mark.parametrize("token", ["", "x", "a.b", "a.b.c", "....", "é.é.é", forged({"alg": "HS256"}, {})])
 def test_what_is_no_token(token: str) -> None:
     with pytest.raises(BadToken):
         asyncio.run(tokens().connection(token))
@@ -151,6 +149,12 @@ def test_claims_of_wrong_types(claims: dict[str, Any]) -> None:
     token = jwt.PyJWS().encode(json.dumps(claims).encode(), SECRET, "HS256")
     with pytest.raises(BadToken):
         asyncio.run(tokens().connection(token))
+
+
+def test_a_token_has_a_size() -> None:
+    assert asyncio.run(tokens().connection(sign({"sub": "ann", "info": "x" * 10_000})))
+    with pytest.raises(BadToken, match="at most"):
+        asyncio.run(tokens().connection(sign({"sub": "ann", "info": "x" * 20_000})))
 
 
 def test_without_keys_no_token_is_good() -> None:

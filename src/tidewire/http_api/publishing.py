@@ -9,6 +9,7 @@ from collections.abc import Callable
 
 import msgspec
 
+from tidewire.centrifuge.endpoint import PROTOBUF
 from tidewire.errors import BadRequest
 from tidewire.http_api import models as m
 from tidewire.messages import Format
@@ -26,16 +27,7 @@ def payload(data: msgspec.Raw | None, encoded: str) -> bytes:
             return base64.b64decode(encoded, validate=True)
         except (binascii.Error, ValueError):
             raise BadRequest("b64data and b64info are base64 (RFC 4648 section 4)") from None
-    # one message stands on one line; raw line breaks stand between tokens of JSON only
-    return b"" if data is None else bytes(data).replace(b"\n", b" ").replace(b"\r", b" ")
-
-
-def _format(data: bytes) -> Format:
-    try:
-        msgspec.json.decode(data)
-    except (msgspec.MsgspecError, RecursionError):
-        return Format.BINARY
-    return Format.JSON
+    return b"" if data is None else bytes(data)
 
 
 class Publishing:
@@ -54,7 +46,7 @@ class Publishing:
         if not data:
             raise BadRequest("there is nothing to publish; write `data` or `b64data`")
         meta = PublicationMeta(None, dict(request.tags), request.version, request.version_epoch)
-        format_ = _format(data) if request.b64data else Format.JSON
+        format_ = PROTOBUF.format_of(data) if request.b64data else Format.JSON
         if not request.version:
             return await self._keep(channel, options, data, format_, meta, request.idempotency_key)
         turn = self._turns.setdefault(channel, asyncio.Lock())

@@ -83,7 +83,7 @@ class _Endpoint:
                 return Response(status_code=401)
             try:
                 body = await self._body(request)
-                msgspec.json.decode(body or b"{}", type=dict[str, msgspec.Raw])
+                msgspec.json.decode(body.decode() or "{}", type=dict[str, msgspec.Raw])
             except _TooBig:
                 return Response(status_code=413)
             except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):

@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from tidewire.cli import accounts, doctor, serving, store
+from tidewire.cli import accounts, doctor, pipeline, serving, store
 from tidewire.cli.terminal import complain, out
 from tidewire.errors import TidewireError
 
@@ -31,6 +31,7 @@ app.command()(store.publish)
 app.command()(store.tail)
 app.command()(store.bench)
 app.command()(doctor.doctor)
+app.add_typer(pipeline.pipelines, name="pipeline")
 
 
 def _version(wanted: bool) -> None:

@@ -156,7 +156,7 @@ class Pipelines:
             added = await self._store.add(run, facts, queue=self.limits.queue, join=not new)
             if added is None:
                 self._count("queue")
-                raise QueueFull(f"{self.limits.queue} runs wait already (pipeline_queue); try again later")
+                raise QueueFull(f"{self.limits.queue} runs wait already (limit queue); try again later")
             if added.id == run.id:
                 await asyncio.to_thread(_take, folder, paths, kept)
                 self._keeper.own(added)

@@ -62,7 +62,7 @@ def _explained(problem: str) -> str:
 def load_folder(folder: Path) -> list[Pipeline]:
     """Return the pipelines of all `*.toml` of a folder, by name. Raises ConfigurationError."""
     if not folder.is_dir():
-        raise ConfigurationError(f"{folder} is no folder; make it, or name another with pipeline_folder")
+        raise ConfigurationError(f"{folder} is no folder; make it, or name another with pipelines.folder")
     return sorted((load(path) for path in folder.glob("*.toml")), key=lambda found: found.name)
 
 

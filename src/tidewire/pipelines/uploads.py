@@ -61,7 +61,7 @@ class Uploads:
                 if size > self._size:
                     self._count("upload_bytes")
                     raise TooBig(
-                        f"an upload has at most {self._size} bytes (pipeline_upload_bytes); use the folder of inputs"
+                        f"an upload has at most {self._size} bytes (limit upload_bytes); use the folder of inputs"
                     )
                 await asyncio.to_thread(_write, file.write, digest.update, chunk)
         return size, digest.hexdigest()

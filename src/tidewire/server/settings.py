@@ -43,6 +43,7 @@ from tidewire.errors import ConfigurationError
 from tidewire.options import Limits
 from tidewire.server.authority import ClientTable
 from tidewire.server.namespaces import ChannelTable, NamedNamespace
+from tidewire.server.pipeline_table import PipelineTable
 from tidewire.server.secret import Secret
 
 __all__ = (
@@ -154,6 +155,8 @@ class Settings(BaseSettings):
     client: ClientTable = ClientTable()
     channel: ChannelTable = ChannelTable()
     http_api: HttpApiTable = HttpApiTable()
+    #: Long jobs with live progress.
+    pipelines: PipelineTable = PipelineTable()
 
     @classmethod
     def settings_customise_sources(

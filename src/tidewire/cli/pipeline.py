@@ -1,0 +1,259 @@
+"""`tidewire pipeline list|run|runs|log|cancel|resume`: beside a server, through one, or without any."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections.abc import Awaitable, Callable
+from contextlib import AbstractAsyncContextManager
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.markup import escape
+from rich.progress import BarColumn, Progress, TaskID, TaskProgressColumn, TextColumn, TimeElapsedColumn
+
+from tidewire.cli import options
+from tidewire.cli.pipeline_source import Source, here, there
+from tidewire.cli.terminal import load_settings, out, say
+from tidewire.errors import ConfigurationError
+from tidewire.pipelines.runs import Run, RunStatus, StepStatus
+from tidewire.server.logs import harmless
+
+__all__ = ("pipelines",)
+
+pipelines: typer.Typer = typer.Typer(help="Long jobs with live progress.", no_args_is_help=True)
+
+_LOOK_SECONDS = 0.2
+_COLORS = {
+    RunStatus.FINISHED: "green",
+    RunStatus.FAILED: "red",
+    RunStatus.CANCELLED: "yellow",
+    RunStatus.INTERRUPTED: "yellow",
+}
+#: What a run that did not finish makes of the command.
+_FAILED = 1
+
+RunId = Annotated[str, typer.Argument(metavar="RUN", help="The name of a run, as `tidewire pipeline runs` shows it.")]
+Server = Annotated[
+    str | None, typer.Option("--server", metavar="URL", help="Ask a server, e.g. http://127.0.0.1:8000.")
+]
+TokenFile = Annotated[
+    Path | None, typer.Option("--token-file", help="Its token, for a server that wants one (or TIDEWIRE_TOKEN).")
+]
+Inputs = Annotated[
+    list[str] | None, typer.Option("--input", metavar="NAME=FILE", help="An input of the pipeline; may be repeated.")
+]
+New = Annotated[bool, typer.Option("--new", help="Start anew, even if the same runs already.")]
+Step = Annotated[str, typer.Option("--step", help="Which step; by itself the failed one, or the one begun last.")]
+Follow = Annotated[bool, typer.Option("-f", "--follow", help="Go on as the log grows, until the run has ended.")]
+Limit = Annotated[int, typer.Option("--limit", min=1, max=500, help="How many.")]
+
+
+@pipelines.command(name="list")
+def list_pipelines(config: options.Config = None, server: Server = None, token_file: TokenFile = None) -> None:
+    """List the pipelines, and the programs that they miss."""
+
+    async def work(source: Source) -> None:
+        for found in await source.pipelines():
+            out.print(f"[bold]{escape(found.name)}[/]  {escape(harmless(found.title))}")
+            for missing in found.missing:
+                out.print(
+                    f"    step {missing.step} needs {missing.program}: apt-get install {missing.package}", markup=False
+                )
+
+    _with_source(config, server, token_file, work)
+
+
+@pipelines.command()
+def run(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="A pipeline.")],
+    sample: Annotated[str, typer.Argument(metavar="SAMPLE", help="Letters, digits, '.', '_' and '-'.")],
+    inputs: Inputs = None,
+    new: New = False,
+    config: options.Config = None,
+    server: Server = None,
+    token_file: TokenFile = None,
+) -> None:
+    """Run a pipeline, and show how far each step is; without a server, Ctrl+C interrupts the run."""
+    files = _files(inputs or [])
+
+    async def work(source: Source) -> int:
+        started = await source.start(name, sample, files, new=new)
+        say(f"run [bold]{started.run.id}[/]" + (" (joined: the same runs already)" if started.joined else ""))
+        return await _show(source, started.run)
+
+    _exit(_with_source(config, server, token_file, work))
+
+
+@pipelines.command()
+def runs(limit: Limit = 20, config: options.Config = None, server: Server = None, token_file: TokenFile = None) -> None:
+    """List the runs, the newest first."""
+
+    async def work(source: Source) -> None:
+        for found in await source.runs(limit):
+            when = time.strftime("%Y-%m-%d %H:%M", time.localtime(found.created))
+            status = f"[{_COLORS.get(found.status, 'cyan')}]{found.status.value:11}[/]"
+            names = f"{found.pipeline:16} {found.sample:20}"
+            out.print(f"[bold]{found.id}[/] {when} {status} {found.progress:3}% {escape(names)} {escape(_why(found))}")
+
+    _with_source(config, server, token_file, work)
+
+
+@pipelines.command()
+def log(
+    run: RunId,
+    step: Step = "",
+    follow: Follow = False,
+    config: options.Config = None,
+    server: Server = None,
+    token_file: TokenFile = None,
+) -> None:
+    """Print the log of a step."""
+    with contextlib.suppress(KeyboardInterrupt):
+        _with_source(config, server, token_file, lambda source: _print_log(source, run, step, follow))
+
+
+@pipelines.command()
+def cancel(run: RunId, config: options.Config = None, server: Server = None, token_file: TokenFile = None) -> None:
+    """End a run: TERM to its programs, then KILL."""
+
+    async def work(source: Source) -> None:
+        found = await source.cancel(run)
+        while found.status.is_active:
+            await asyncio.sleep(_LOOK_SECONDS)
+            found = await source.run(run)
+        say(f"run {found.id} is {found.status.value}")
+
+    _with_source(config, server, token_file, work)
+
+
+@pipelines.command()
+def resume(run: RunId, config: options.Config = None, server: Server = None, token_file: TokenFile = None) -> None:
+    """Go on with a run that failed, was cancelled or interrupted, at the first step that is not done."""
+
+    async def work(source: Source) -> int:
+        return await _show(source, await source.resume(run))
+
+    _exit(_with_source(config, server, token_file, work))
+
+
+def _with_source(
+    config: Path | None, server: str | None, token_file: Path | None, work: Callable[[Source], Awaitable[int | None]]
+) -> int:
+    async def opened(context: AbstractAsyncContextManager[Source]) -> int:
+        async with context as source:
+            return await work(source) or 0
+
+    if server is not None:
+        return asyncio.run(opened(there(server, token_file)))
+    return asyncio.run(opened(here(load_settings(config, {}).settings)))
+
+
+def _exit(code: int) -> None:
+    if code:
+        raise typer.Exit(code)
+
+
+def _files(given: list[str]) -> dict[str, Path]:
+    files = {}
+    for pair in given:
+        name, equals, path = pair.partition("=")
+        if not equals or not path:
+            raise ConfigurationError(f"--input {pair!r} has no file; write it as --input reads=S1.fastq")
+        if not Path(path).is_file():
+            raise ConfigurationError(f"--input {pair!r}: there is no file {path}")
+        files[name] = Path(path).resolve()
+    return files
+
+
+def _why(run: Run) -> str:
+    if run.status is RunStatus.QUEUED and run.position:
+        return f"number {run.position} in the queue"
+    return harmless(run.error)
+
+
+async def _show(source: Source, run: Run) -> int:
+    """Show a run until it ends; returns the exit code."""
+    try:
+        run = await (_bars(source, run) if out.is_terminal else _lines(source, run))
+    except asyncio.CancelledError:
+        what = (
+            f"tidewire pipeline resume {run.id}" if source.is_here else f"it goes on; tidewire pipeline log -f {run.id}"
+        )
+        say(f"run {run.id}: {what}")
+        raise
+    color = _COLORS.get(run.status, "cyan")
+    say(f"[{color}]{run.status.value}[/] {escape(_why(run))}".rstrip())
+    for step in run.steps:
+        for line in step.lines if step.status is StepStatus.FAILED else ():
+            out.print(f"  {harmless(line)}", markup=False)
+    return 0 if run.status is RunStatus.FINISHED else _FAILED
+
+
+async def _bars(source: Source, run: Run) -> Run:
+    columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeElapsedColumn())
+    with Progress(*columns, TextColumn("{task.fields[note]}", markup=False), console=out) as progress:
+        tasks: dict[str, TaskID] = {
+            step.name: progress.add_task(escape(step.title), total=100, start=False, note="") for step in run.steps
+        }
+        while True:
+            for step in run.steps:
+                task = tasks[step.name]
+                if step.started is not None and not progress.tasks[task].started:
+                    progress.start_task(task)
+                note = harmless(step.error or step.message)
+                progress.update(task, completed=step.progress, note=note if step.status is not StepStatus.DONE else "")
+                if step.ended is not None:
+                    progress.stop_task(task)
+            if not run.status.is_active:
+                return run
+            await asyncio.sleep(_LOOK_SECONDS)
+            run = await source.run(run.id)
+
+
+async def _lines(source: Source, run: Run) -> Run:
+    """Say what changes, one line each, for a pipe or a file: ten percent at a time."""
+    told: dict[str, object] = {}
+    while True:
+        if run.status is RunStatus.QUEUED and told.get("") != run.position:
+            told[""] = run.position
+            say(f"queued {escape(_why(run))}".rstrip())
+        for step in run.steps:
+            now = (step.status, step.attempt, step.progress // 10)
+            if step.status is not StepStatus.WAITING and told.get(step.name) != now:
+                told[step.name] = now
+                say(f"{escape(step.name)} {step.status.value} {step.progress}% {escape(harmless(step.error))}".rstrip())
+        if not run.status.is_active:
+            return run
+        await asyncio.sleep(_LOOK_SECONDS)
+        run = await source.run(run.id)
+
+
+async def _print_log(source: Source, run: str, step: str, follow: bool) -> None:
+    """Print one step's log, or, while following, those of all steps as they begin."""
+    printed: dict[str, int] = {}
+    last = ""
+    while True:
+        found = await source.run(run)
+        begun = sorted((known for known in found.steps if known.started), key=lambda known: known.started or 0.0)
+        names = [step] if step or not follow else [known.name for known in begun]
+        for name in names:
+            part = await source.log(run, name, printed.get(name, 0))
+            while part.data:
+                if follow and not step and part.step != last:
+                    last = part.step
+                    out.print(f"==> {last} <==", markup=False)
+                _print_text(part.data)
+                printed[name] = part.start + len(part.data)
+                part = await source.log(run, name or part.step, printed[name])
+        if not follow or not found.status.is_active:
+            return
+        await asyncio.sleep(_LOOK_SECONDS)
+
+
+def _print_text(data: bytes) -> None:
+    lines = data.decode(errors="replace").replace("\t", "    ").split("\n")
+    out.print("\n".join(harmless(line) for line in lines), end="", markup=False)
+    out.file.flush()

@@ -1,0 +1,212 @@
+"""Where the commands about pipelines find runs: in the folder of the settings, or at a server."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import urllib.error
+import urllib.request
+from abc import ABC, abstractmethod
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote, urlencode
+
+import msgspec
+
+from tidewire.errors import ConfigurationError, StoreUnavailable
+from tidewire.fastapi import Hub
+from tidewire.pipelines.api import LogPart, Pipelines, Started
+from tidewire.pipelines.checks import Missing, missing_programs
+from tidewire.pipelines.errors import PipelineError
+from tidewire.pipelines.runs import Run
+from tidewire.server.pipelines import server_pipelines
+from tidewire.server.settings import Settings
+
+__all__ = ("Listed", "Source", "here", "there")
+
+_HTTP_SECONDS = 30.0
+
+
+class Listed(msgspec.Struct, frozen=True):
+    """A pipeline as it is listed."""
+
+    name: str
+    title: str
+    description: str = ""
+    missing: tuple[Missing, ...] = ()
+
+
+class _AllListed(msgspec.Struct, frozen=True):
+    pipelines: tuple[Listed, ...]
+
+
+class _OneRun(msgspec.Struct, frozen=True):
+    run: Run
+
+
+class _Runs(msgspec.Struct, frozen=True):
+    runs: list[Run]
+
+
+class Source(ABC):
+    """Pipelines and runs, wherever they are."""
+
+    #: Runs that are started live in this process, and end with it.
+    is_here: bool
+
+    @abstractmethod
+    async def pipelines(self) -> list[Listed]:
+        """Return all pipelines."""
+
+    @abstractmethod
+    async def start(self, name: str, sample: str, inputs: Mapping[str, Path], *, new: bool) -> Started:
+        """Start or join a run."""
+
+    @abstractmethod
+    async def runs(self, limit: int) -> list[Run]:
+        """Return the newest runs."""
+
+    @abstractmethod
+    async def run(self, run: str) -> Run:
+        """Return one run."""
+
+    @abstractmethod
+    async def log(self, run: str, step: str, start: int) -> LogPart:
+        """Return a part of a log."""
+
+    @abstractmethod
+    async def cancel(self, run: str) -> Run:
+        """Ask for the end of a run."""
+
+    @abstractmethod
+    async def resume(self, run: str) -> Run:
+        """Queue a run again."""
+
+
+class _Here(Source):
+    is_here = True
+
+    def __init__(self, pipelines: Pipelines) -> None:
+        self._pipelines = pipelines
+
+    async def pipelines(self) -> list[Listed]:
+        return [
+            Listed(found.name, found.title or found.name, found.description, tuple(missing_programs(found)))
+            for found in self._pipelines.definitions.values()
+        ]
+
+    async def start(self, name: str, sample: str, inputs: Mapping[str, Path], *, new: bool) -> Started:
+        return await self._pipelines.start(name, sample, inputs=inputs, new=new)
+
+    async def runs(self, limit: int) -> list[Run]:
+        return await self._pipelines.runs(limit=limit)
+
+    async def run(self, run: str) -> Run:
+        return await self._pipelines.run(run)
+
+    async def log(self, run: str, step: str, start: int) -> LogPart:
+        return await self._pipelines.log(run, step, start=start)
+
+    async def cancel(self, run: str) -> Run:
+        return await self._pipelines.cancel(run)
+
+    async def resume(self, run: str) -> Run:
+        return await self._pipelines.resume(run)
+
+
+@asynccontextmanager
+async def here(settings: Settings) -> AsyncIterator[Source]:
+    """Open the folder of runs of the settings, beside a server if there is one."""
+    async with Hub(settings.broker, limits=settings.limits) as hub, server_pipelines(settings, hub) as pipelines:
+        yield _Here(pipelines)
+
+
+class _There(Source):
+    is_here = False
+
+    def __init__(self, url: str, token: str) -> None:
+        self._url = f"{url.rstrip('/')}/api/pipelines"
+        self._headers = {"Authorization": f"Bearer {token}"} if token else {}
+
+    async def pipelines(self) -> list[Listed]:
+        answer, _ = await self._ask("GET", "/")
+        return list(msgspec.json.decode(answer, type=_AllListed).pipelines)
+
+    async def start(self, name: str, sample: str, inputs: Mapping[str, Path], *, new: bool) -> Started:
+        given = {key: {"upload": await self._upload(path)} for key, path in inputs.items()}
+        body = {"pipeline": name, "sample": sample, "inputs": given, "new": new}
+        answer, _ = await self._ask("POST", "/runs", json.dumps(body).encode())
+        return msgspec.json.decode(answer, type=Started)
+
+    async def _upload(self, path: Path) -> str:
+        query = urlencode({"name": path.name})
+        try:
+            with path.open("rb") as file:
+                answer, _ = await self._ask("POST", f"/uploads?{query}", file, length=os.fstat(file.fileno()).st_size)
+        except OSError as error:
+            raise ConfigurationError(f"{path} cannot be read ({error.strerror})") from None
+        return str(json.loads(answer)["upload"])
+
+    async def runs(self, limit: int) -> list[Run]:
+        answer, _ = await self._ask("GET", f"/runs?limit={limit}")
+        return msgspec.json.decode(answer, type=_Runs).runs
+
+    async def run(self, run: str) -> Run:
+        return await self._one("GET", f"/runs/{quote(run, safe='')}")
+
+    async def log(self, run: str, step: str, start: int) -> LogPart:
+        query = urlencode({"step": step, "from": start})
+        data, headers = await self._ask("GET", f"/runs/{quote(run, safe='')}/log?{query}")
+        return LogPart(headers["Log-Step"], int(headers["Log-From"]), data, int(headers["Log-Size"]))
+
+    async def cancel(self, run: str) -> Run:
+        return await self._one("POST", f"/runs/{quote(run, safe='')}/cancel")
+
+    async def resume(self, run: str) -> Run:
+        return await self._one("POST", f"/runs/{quote(run, safe='')}/resume")
+
+    async def _one(self, method: str, path: str) -> Run:
+        answer, _ = await self._ask(method, path)
+        return msgspec.json.decode(answer, type=_OneRun).run
+
+    async def _ask(self, method: str, path: str, body: Any = None, *, length: int | None = None) -> tuple[bytes, Any]:
+        return await asyncio.to_thread(self._ask_now, method, path, body, length)
+
+    def _ask_now(self, method: str, path: str, body: Any, length: int | None) -> tuple[bytes, Any]:
+        headers = self._headers | ({"Content-Length": str(length)} if length is not None else {})
+        request = urllib.request.Request(self._url + path, body, headers, method=method)
+        try:
+            with urllib.request.urlopen(request, timeout=_HTTP_SECONDS) as answer:
+                return answer.read(), answer.headers
+        except urllib.error.HTTPError as error:
+            with error:
+                raise PipelineError(_detail(error)) from None
+        except OSError as error:
+            raise StoreUnavailable(f"{self._url} does not answer ({error}); is the server running?") from None
+
+
+def _detail(error: urllib.error.HTTPError) -> str:
+    try:
+        return str(json.loads(error.read())["detail"])
+    except (ValueError, KeyError, TypeError):
+        return f"the server answered with HTTP {error.code}"
+
+
+@asynccontextmanager
+async def there(url: str, token_file: Path | None) -> AsyncIterator[Source]:
+    """Ask a server, with the token of a file or of the variable TIDEWIRE_TOKEN."""
+    if not url.startswith(("http://", "https://")):
+        raise ConfigurationError(f"--server {url!r} is no URL; write it as http://127.0.0.1:8000")
+    yield _There(url, _token(token_file))
+
+
+def _token(file: Path | None) -> str:
+    try:
+        return file.read_text().strip() if file else os.environ.get("TIDEWIRE_TOKEN", "")
+    except OSError as error:
+        raise ConfigurationError(
+            f"{file} cannot be read ({error.strerror}); `tidewire token NAME` prints one"
+        ) from None

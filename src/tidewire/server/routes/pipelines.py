@@ -1,0 +1,135 @@
+"""`/api/pipelines`, and `WS /pipeline/{sample_id}` (contract.md A9 and C), for who may use them."""
+
+from __future__ import annotations
+
+import asyncio
+import ipaddress
+
+from fastapi import APIRouter, FastAPI, HTTPException, WebSocket
+from starlette.exceptions import WebSocketException
+from starlette.requests import HTTPConnection
+
+from tidewire.acceptance import may_connect
+from tidewire.errors import StoreUnavailable
+from tidewire.pipelines.api import Pipelines
+from tidewire.pipelines.errors import PipelineError
+from tidewire.pipelines.names import check_sample
+from tidewire.pipelines.routes import refuse
+from tidewire.pipelines.routes import router as pipelines_router
+from tidewire.pipelines.runs import RunStatus
+from tidewire.pipelines.viewers import STEPS
+from tidewire.server.pipelines import default_pipeline
+from tidewire.server.settings import Settings
+from tidewire.server.tokens import InvalidToken, identify
+
+__all__ = ("add_pipelines",)
+
+_PREFIX = "/api/pipelines"
+_READING = ("GET", "HEAD")
+_SAME_SITE = ("same-origin", "none")
+_LOCAL_NAMES = ("localhost", "")
+
+
+def add_pipelines(app: FastAPI, settings: Settings, pipelines: Pipelines) -> None:
+    """Serve pipelines; without a login only from this machine to this machine."""
+    door = _Door(app, settings, pipelines)
+    app.include_router(pipelines_router(pipelines, authorize=door.user), prefix=_PREFIX, include_in_schema=False)
+    router = APIRouter()
+    router.add_api_websocket_route("/pipeline/{sample_id:path}", _Samples(settings, pipelines, door).serve)
+    app.include_router(router)
+
+
+class _Door:
+    """Finds the user of a connection: "" for this machine's own, who sees everything."""
+
+    def __init__(self, app: FastAPI, settings: Settings, pipelines: Pipelines) -> None:
+        self._app = app
+        self._settings = settings
+        self._pipelines = pipelines
+
+    async def user(self, connection: HTTPConnection) -> str:
+        """Return the user. Raises HTTPException, for a WebSocket WebSocketException."""
+        if not may_connect(connection, self._pipelines.hub.origins):
+            raise _refusal(connection, 403, "a page of this origin may not use this server")
+        if self._settings.is_loopback and _is_local(connection):
+            return ""
+        token = _token(connection)
+        if not token:
+            raise _refusal(connection, 401, "log in first: POST /login, then send its token as Authorization: Bearer")
+        try:
+            return (await identify(token, self._app.state.tokens, self._app.state.accounts)).name
+        except InvalidToken as error:
+            raise _refusal(connection, 401, str(error)) from None
+        except StoreUnavailable:
+            raise _refusal(connection, 503, "the accounts cannot be read now; try again") from None
+
+
+def _refusal(connection: HTTPConnection, status: int, text: str) -> Exception:
+    if connection.scope["type"] == "websocket":
+        return WebSocketException(1008, text)
+    headers = {"Cache-Control": "no-store"} | ({"WWW-Authenticate": "Bearer"} if status == 401 else {})
+    return HTTPException(status, text, headers)
+
+
+def _token(connection: HTTPConnection) -> str:
+    scheme, _, bearer = connection.headers.get("authorization", "").partition(" ")
+    if scheme.lower() == "bearer":
+        return bearer.strip()
+    is_socket = connection.scope["type"] == "websocket"
+    if is_socket and "token" in connection.query_params:
+        return connection.query_params["token"]
+    # A browser sends a cookie whoever asks: it counts only where the page that asks is known to be one of ours.
+    is_reading = not is_socket and connection.scope["method"] in _READING
+    is_ours = "origin" in connection.headers or (
+        is_reading and connection.headers.get("sec-fetch-site", "none") in _SAME_SITE
+    )
+    return connection.cookies.get("token", "") if is_ours else ""
+
+
+def _is_local(connection: HTTPConnection) -> bool:
+    """Say whether this machine asks by a name of its own: no proxy for others, no foreign name that leads here."""
+    client = connection.client.host if connection.client else ""
+    host = connection.headers.get("host", "").lower()
+    name = host.rpartition("]")[0].lstrip("[") if host.startswith("[") else host.partition(":")[0]
+    return _is_loopback(client) and _is_loopback(name)
+
+
+def _is_loopback(name: str) -> bool:
+    try:
+        return name in _LOCAL_NAMES or ipaddress.ip_address(name).is_loopback
+    except ValueError:
+        return False
+
+
+class _Samples:
+    """The endpoint of the default pipeline."""
+
+    def __init__(self, settings: Settings, pipelines: Pipelines, door: _Door) -> None:
+        self._settings = settings
+        self._pipelines = pipelines
+        self._door = door
+
+    async def serve(
+        self, websocket: WebSocket, sample_id: str, pipeline: str = "", new: bool = False, resume: bool = False
+    ) -> None:
+        """Start or join the run of a sample, and tell its progress."""
+        user = await self._door.user(websocket)
+        try:
+            run = await self._find(sample_id, pipeline, user, new=new, resume=resume)
+        except PipelineError as error:
+            await refuse(self._pipelines, websocket, error)
+            return
+        async with self._pipelines.hub.connect(websocket, user=user, protocol=STEPS) as connection:
+            await self._pipelines.watch_steps(connection, run)
+
+    async def _find(self, sample: str, name: str, user: str, *, new: bool, resume: bool) -> str:
+        check_sample(sample)
+        pipelines = self._pipelines
+        wanted = name or await asyncio.to_thread(default_pipeline, self._settings, pipelines, sample)
+        newest = await pipelines.runs(pipeline=wanted, sample=sample, user=user, limit=1)
+        if newest and not new:
+            if newest[0].status is RunStatus.INTERRUPTED and resume:
+                return (await pipelines.resume(newest[0].id)).id
+            if newest[0].status.is_active or newest[0].status is RunStatus.INTERRUPTED:
+                return newest[0].id
+        return (await pipelines.start(wanted, sample, new=new, user=user)).run.id

@@ -197,6 +197,8 @@ def test_what_was_begun_while_it_is_away_works_when_it_is_back(tmp_path: Path) -
                 await node.presence.members("a")
             server.start()
             await ledger.succeeds()
+            await wait_until(lambda: node.broker._seats.are_open)  # type: ignore[attr-defined]
+            await wait_until(lambda: node.broker._carriage.is_open)  # type: ignore[attr-defined]
             client = await connect(node, channel="a")
             await ledger.publish(10)
             await received(client, ledger)

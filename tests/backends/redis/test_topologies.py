@@ -217,3 +217,41 @@ def test_a_cluster_goes_on_when_a_server_dies_and_its_replica_takes_its_slots(tm
 
     with ExitStack() as stack:
         run(scenario(Cluster(tmp_path, stack)), 70)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(90)
+def test_a_slot_that_moves_to_another_server_takes_its_channel_with_it(tmp_path: Path) -> None:
+    async def scenario(cluster: Cluster) -> None:
+        source, target = cluster.servers[1], cluster.servers[2]
+        async with redis_node(cluster.url) as node, redis_node(cluster.url) as other:
+            keys = node.broker._keys  # type: ignore[attr-defined]
+            moving, staying = [f"room:{n}" for n in range(99) if 5461 <= keys.slot(f"room:{n}") <= 10922][:2]
+            slot = str(keys.slot(moving))
+            clients = {channel: await connect(other, channel=channel) for channel in (moving, staying)}
+            ledgers = {channel: Ledger(node, channel) for channel in clients}
+            async with ledgers[moving].publishing(1), ledgers[staying].publishing(1):
+                await asyncio.sleep(0.1)
+                await asyncio.to_thread(_move, slot, source, target)
+                await ledgers[moving].succeeds(20)
+            assert not ledgers[staying].failures
+            assert ledgers[moving].were_sure
+            for channel, client in clients.items():
+                await received(client, ledgers[channel], channel)
+                check(client, ledgers[channel], channel=channel, told=f"i {channel}" in client.shown)
+
+    with ExitStack() as stack:
+        run(scenario(Cluster(tmp_path, stack)), 70)
+
+
+def _move(slot: str, source: Daemon, target: Daemon) -> None:
+    source_id, target_id = (
+        ask(server.port, "CLUSTER", "MYID").split(b"\r\n")[1].decode() for server in (source, target)
+    )
+    assert ask(target.port, "CLUSTER", "SETSLOT", slot, "IMPORTING", source_id) == b"+OK\r\n"
+    assert ask(source.port, "CLUSTER", "SETSLOT", slot, "MIGRATING", target_id) == b"+OK\r\n"
+    while keys := ask(source.port, "CLUSTER", "GETKEYSINSLOT", slot, "100").decode().split("\r\n")[2::2]:
+        for key in keys:
+            ask(source.port, "MIGRATE", "127.0.0.1", str(target.port), key, "0", "5000")
+    for server in (target, source):
+        assert ask(server.port, "CLUSTER", "SETSLOT", slot, "NODE", target_id) == b"+OK\r\n"

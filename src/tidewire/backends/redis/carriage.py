@@ -53,6 +53,7 @@ class Carriage(Line):
         self._orders: list[tuple[str, bytes]] = []
         self._is_flushing = False
         self._pinging: asyncio.TimerHandle | None = None
+        self._is_overdue = False
 
     async def subscribe(self, channel: str) -> None:
         """Carry a channel; returns when everything that is published from now on comes. Raises StoreUnavailable."""
@@ -123,7 +124,8 @@ class Carriage(Line):
     def _keep_pinging(self) -> None:
         """Notice a server that is silent because it hangs, or because the network is cut."""
         loop = asyncio.get_running_loop()
-        if self._pongs and self._pongs[0][0] < loop.time():
+        was_overdue, self._is_overdue = self._is_overdue, bool(self._pongs and self._pongs[0][0] < loop.time())
+        if was_overdue and self._is_overdue:  # twice: see RequestLine
             self.renew(f"it did not answer within {self._patience:g} s")
             return
         if self._wire is not None and not self._pongs:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 
-from redis.exceptions import ResponseError
+from redis.exceptions import AskError, ClusterDownError, MovedError, ResponseError, TryAgainError
 
 from tidewire.backends.redis.address import Kind
 from tidewire.backends.redis.keys import Keys
@@ -39,8 +39,10 @@ class GuardedLine(RequestLine):
         *,
         opened: Callable[[], None],
         lost: Callable[[str], None],
+        moved: Callable[[], None],
     ) -> None:
         super().__init__(shown, dial, outage, patience, self._begin, opened=opened, lost=lost)
+        self._on_moved = moved
         self._keys = keys
         self._kind = kind
         self._guarded: set[int] = set()
@@ -56,6 +58,12 @@ class GuardedLine(RequestLine):
             if isinstance(reply, ResponseError):
                 raise StoreUnavailable(f"{self._shown} answers {str(reply)!r}")
             self._guarded.add(0)
+
+    def _judge(self, error: ResponseError) -> None:
+        if isinstance(error, MovedError | AskError | TryAgainError | ClusterDownError):
+            self._on_moved()  # one slot is elsewhere, or on its way; the others are still here
+        else:
+            super()._judge(error)
 
     def guards(self, channels: Iterable[str]) -> list[Command]:
         """Return the commands that come before those that touch these channels, and take them for done."""

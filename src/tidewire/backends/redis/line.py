@@ -13,7 +13,6 @@ from typing import Any
 from redis.asyncio.connection import Connection
 from redis.exceptions import (
     AskError,
-    ClusterDownError,
     MasterDownError,
     MovedError,
     NoScriptError,
@@ -37,7 +36,7 @@ _SWEEP = 0.1
 ASKED_COUNT = 10_000
 
 #: Errors after which a connection is of no use: its server lost the scripts, or its place.
-_FATAL = (NoScriptError, ReadOnlyError, MovedError, AskError, ClusterDownError, MasterDownError)
+_FATAL = (NoScriptError, ReadOnlyError, MovedError, AskError, MasterDownError)
 
 Dial = Callable[[], Awaitable[Connection]]
 
@@ -197,6 +196,7 @@ class RequestLine(Line):
         self._on_lost = lost
         self._asked: deque[Asked] = deque()
         self._sweeping: asyncio.TimerHandle | None = None
+        self._is_overdue = False
 
     def ask(self, *commands: Command, before: Sequence[Command] = ()) -> asyncio.Future[list[Reply]]:
         """Send commands; the future has their replies, errors among them, or raises LineDown.
@@ -233,11 +233,14 @@ class RequestLine(Line):
 
     def _sweep(self) -> None:
         self._sweeping = None
+        was_overdue, self._is_overdue = self._is_overdue, False
         if not self._asked:
             return
         loop = asyncio.get_running_loop()
         if self._asked[0].deadline < loop.time():
-            self.renew(f"it did not answer within {self._patience:g} s")
+            self._is_overdue = True
+            if was_overdue:  # twice: when this process itself stood still, answers are there that nobody has taken
+                self.renew(f"it did not answer within {self._patience:g} s")
         self._sweeping = loop.call_later(_SWEEP, self._sweep)
 
     async def _prepare(self, wire: Wire) -> None:
@@ -246,9 +249,14 @@ class RequestLine(Line):
     def _opened(self) -> None:
         self._on_opened()
 
+    def _judge(self, error: ResponseError) -> None:
+        """Give the connection up after an error that will not pass."""
+        if isinstance(error, _FATAL) or "TIDEWIRE" in str(error):
+            self.renew(f"it answers {str(error)!r}")
+
     def _take(self, reply: Reply) -> None:
-        if isinstance(reply, ResponseError) and (isinstance(reply, _FATAL) or "TIDEWIRE" in str(reply)):
-            self.renew(f"it answers {str(reply)!r}")
+        if isinstance(reply, ResponseError):
+            self._judge(reply)
         asked = self._asked[0]
         asked.replies.append(reply)
         asked.missing -= 1

@@ -31,7 +31,17 @@ class Seat:
         address, keys, patience = seats.address, seats.keys, seats.patience
         self._on_doubt = seats.doubt
         self.publishing, self.reading = (
-            GuardedLine(shown, dial, seats.outage, patience, keys, address.kind, opened=seats.opened, lost=lost)
+            GuardedLine(
+                shown,
+                dial,
+                seats.outage,
+                patience,
+                keys,
+                address.kind,
+                opened=seats.opened,
+                lost=lost,
+                moved=seats.doubt,
+            )
             for lost in (self._lost, lambda reason: None)
         )
         self.writer = Writer(self.publishing, shown, keys, patience, address.wait)

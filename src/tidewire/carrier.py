@@ -124,19 +124,30 @@ class Carrier:
 
     async def check_positions(self) -> None:
         """Compare what this node has with what the store has: a lost tail shows in no other way."""
+        moved = await self._compare(list(self._registry.channels))
+        if moved:  # a gap that was filled meanwhile may have been filled from before the end
+            await self._compare(moved)
+
+    async def _compare(self, names: Sequence[str]) -> list[str]:
+        """Catch up where the store has something else; return what moved meanwhile and is behind what it had."""
         channels = self._registry.channels
-        names = list(channels)
+        moved: list[str] = []
         for start in range(0, len(names), _POSITION_BATCH):
             batch = names[start : start + _POSITION_BATCH]
             before = {name: channels[name].position for name in batch if name in channels}
             tops = await self._broker.positions(list(before))
             for name, top in tops.items():
                 channel = channels.get(name)
-                if channel is None or channel.catching_up or channel.position != before.get(name):
+                if channel is None or channel.position == top:
                     continue
-                if top != channel.position:
+                if channel.catching_up:
+                    channel.overrun = True  # what is being read may be older: it is read once more
+                elif channel.position == before[name]:
                     self.fanout.gaps += 1
                     self.catch_up(channel)
+                elif channel.position.offset < top.offset or channel.position.epoch != top.epoch:
+                    moved.append(name)
+        return moved
 
     def catch_up(self, channel: Channel) -> None:
         """Fill a gap from history before anything later is shown; in a task of its own."""

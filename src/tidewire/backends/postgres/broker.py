@@ -28,6 +28,8 @@ WAITING_COUNT = 100_000
 WAITING_BYTES = 64 * 1_048_576
 #: Connections that publish (a channel always uses the same), and that read and keep house.
 _WRITERS, _SESSIONS = 2, 3
+#: How full the notification queue may be before the operator is told.
+_QUEUE_USED = 0.5
 #: Seconds between looks for publishes that waited too long.
 _SWEEP = 0.1
 
@@ -83,7 +85,7 @@ class PostgresBroker(Broker):
         self._sessions.drop()
         for writer in self._writers:
             writer.drop()
-            writer.give_up()
+            writer.give_up(self._circuit.reason)
 
     async def aclose(self) -> None:
         if not self._is_open:
@@ -145,7 +147,7 @@ class PostgresBroker(Broker):
         self._sweeping = None
         now = self._loop.time()
         if any(writer.is_stuck(now) for writer in self._writers):
-            self._circuit.trip(TimeoutError())
+            self._circuit.trip(TimeoutError(), self._circuit.outages)
         while self._waiting:
             write = next(iter(self._waiting))
             if write.deadline > now:
@@ -234,3 +236,23 @@ class PostgresBroker(Broker):
             reason = trouble(channel)
             if reason:
                 raise BadRequest(f"channel {channel[:60]!r} {reason}; use another name")
+
+    async def advise(self) -> tuple[str, ...]:
+        """Return what the server's settings put at risk, in words; raises StoreUnavailable."""
+        self._check()
+        row = await self._sessions.fetchrow(SQL["settings"])
+        advice = []
+        if row["fsync"] != "on" or row["full_page_writes"] != "on":
+            advice.append(
+                "fsync or full_page_writes is off: a crash of the machine may destroy the database; turn it on"
+            )
+        if row["synchronous_commit"] == "off":
+            advice.append(
+                "synchronous_commit is off: a crash may lose what was acknowledged a moment ago, so every restart "
+                "begins a new epoch and clients are told that they may have missed something; turn it on"
+            )
+        if row["queue"] > _QUEUE_USED:
+            advice.append(
+                f"the notification queue is {row['queue']:.0%} full: a session that listens has an open transaction"
+            )
+        return tuple(advice)

@@ -79,7 +79,7 @@ class Carriage:
         """Listen, on the data that there is now; the cursors go on from its tops."""
         connection = await self._server.connect()
         try:
-            async with asyncio.timeout(self._server.seconds):
+            async with asyncio.timeout(self._server.opening_seconds):
                 await prepare(connection)
                 await enter(connection, self.seen)
                 await connection.execute(SQL["wake_soon"])
@@ -103,7 +103,7 @@ class Carriage:
 
     def _terminated(self, connection: Any) -> None:
         if connection is self._listener:
-            self._circuit.trip(ConnectionError("the server closed the connection"))
+            self._circuit.trip(ConnectionError("the server closed the connection"), self._circuit.outages)
 
     def drop(self) -> None:
         """End the connection at once."""
@@ -132,7 +132,7 @@ class Carriage:
         """Run a statement on the listening connection, which so proves that it lives; raises StoreUnavailable."""
         async with self._turn:
             self._circuit.check()
-            connection = self._listener
+            outages, connection = self._circuit.outages, self._listener
             if connection is None:
                 raise StoreUnavailable("nothing listens yet; try again")
             try:
@@ -140,7 +140,7 @@ class Carriage:
                     return list(await connection.fetch(statement, *values))
             except FAILURES as error:
                 if is_away(error):
-                    self._circuit.trip(error)
+                    self._circuit.trip(error, outages)
                 raise StoreUnavailable(str(error)) from error
 
     # Telling the others, and being told.

@@ -37,18 +37,21 @@ class Circuit:
         self._is_ended = False
         #: Why the server is away; "" while it is there.
         self.reason = ""
+        #: Counts the outages: what was begun before the last one says nothing of the server as it is now.
+        self.outages = 0
 
     def check(self) -> None:
         """Raise StoreUnavailable while the server is away."""
         if self.reason:
             raise StoreUnavailable(self.reason)
 
-    def trip(self, error: BaseException) -> None:
-        """Say that the server failed; harmless when that is known."""
-        if self.reason or self._is_ended:
+    def trip(self, error: BaseException, outages: int) -> None:
+        """Say that what was begun after so many outages has failed; harmless when there was another one since."""
+        if self.reason or self._is_ended or outages != self.outages:
             return
+        self.outages += 1
         self.reason = explain(error, self._shown)
-        logger.info("the connection was lost: %s", self.reason)
+        logger.warning("%s is away (%s); publishing fails until it is back", self._shown, self.reason)
         self._on_away()
         self._probing = asyncio.get_running_loop().create_task(self._try_until_back(), name="tidewire-postgres-probe")
 
@@ -68,7 +71,7 @@ class Circuit:
         if self._is_ended:
             return
         self.reason, self._probing = "", None
-        logger.info("%s is connected again", self._shown)
+        logger.warning("%s is back", self._shown)
         self._on_back()
 
     async def aclose(self) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import secrets
 from collections.abc import Sequence
 from typing import Any
@@ -54,7 +55,8 @@ class PostgresPresence(Presence):
     async def _probe(self) -> None:
         connection = await self._server.connect(asynchronous=True)
         try:
-            await prepare(connection)
+            async with asyncio.timeout(self._server.opening_seconds):
+                await prepare(connection)
         finally:
             connection.terminate()
 

@@ -21,6 +21,7 @@ _SETTINGS = {
     "plan_cache_mode": "force_generic_plan",
     "jit": "off",
 }
+_OPENING_SECONDS = 5.0
 _HOW = "write postgresql://user:password@host:5432/database, with characters such as @ : / in a password as %40 %3A %2F"
 
 
@@ -29,8 +30,9 @@ class Server:
 
     def __init__(self, url: str, seconds: float) -> None:
         self._url = url
-        #: Seconds within which it has to answer.
+        #: Seconds within which it has to answer, and within which a connection has to be ready, its tables made.
         self.seconds = seconds
+        self.opening_seconds = max(seconds, _OPENING_SECONDS)
         #: What people are told of it.
         self.shown = _shown(url)
 
@@ -46,7 +48,7 @@ class Server:
         try:
             return await asyncpg.connect(
                 self._url,
-                timeout=self.seconds,
+                timeout=self.opening_seconds,
                 server_settings=settings,
                 target_session_attrs="primary" if is_one_of_many else None,
             )

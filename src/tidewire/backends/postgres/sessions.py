@@ -43,6 +43,7 @@ class Sessions:
     async def run(self, use: Callable[[Any], Awaitable[T]]) -> T:
         """Use a connection for one thing; raises StoreUnavailable."""
         self._circuit.check()
+        outages = self._circuit.outages
         if self._waiting >= WAITING_STATEMENTS:
             raise StoreUnavailable(
                 f"{self._waiting} statements wait for {self._server.shown} already (the limit is {WAITING_STATEMENTS})"
@@ -53,7 +54,7 @@ class Sessions:
                 return await self._use(use)
         except FAILURES as error:
             if is_away(error):
-                self._circuit.trip(error)
+                self._circuit.trip(error, outages)
             raise StoreUnavailable(explain(error, self._server.shown)) from error
         finally:
             self._waiting -= 1

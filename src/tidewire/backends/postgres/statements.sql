@@ -7,7 +7,7 @@ SELECT to_regclass('tidewire_store') IS NOT NULL
 -- name: create_store
 INSERT INTO tidewire_store (version, era, identity) VALUES ($1, '', '') ON CONFLICT (one) DO UPDATE SET version = $1
 -- name: enter
-SELECT tidewire_enter($1::pg_lsn)
+SELECT tidewire_enter($1::text::pg_lsn)
 -- name: keep
 SELECT * FROM tidewire_keep($1, $2, $3, $4, $5, $6, $7, $8, $9)
 -- name: move

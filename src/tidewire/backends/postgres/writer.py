@@ -110,11 +110,12 @@ class Writer:
                 self._wake.clear()
                 await self._wake.wait()
                 continue
+            outages = self._circuit.outages
             try:
                 connection = await self._connected()
             except (*FAILURES, TidewireError) as error:
-                self._circuit.trip(error)
-                self.give_up()
+                self._circuit.trip(error, outages)
+                self.give_up(explain(error, self._server.shown))
                 continue
             await self._commit(connection, self._take(halve=is_idle))
             is_idle = False
@@ -150,12 +151,13 @@ class Writer:
 
     async def _commit(self, connection: Any, writes: Sequence[Write]) -> None:
         loop = asyncio.get_running_loop()
+        outages = self._circuit.outages
         channels, places, arguments = _arguments(writes)
         self._sent, self._sent_at = writes, loop.time()
         try:
             row = await connection.fetchrow(SQL["keep"], *arguments)
         except FAILURES as error:
-            self._failed(writes, error)
+            self._failed(writes, error, outages)
         except BaseException:  # the broker ends, or whatever it is: whoever waits must be told
             self._fail(writes, PublishUnconfirmed("not confirmed: the broker was closed before the server answered"))
             raise
@@ -166,21 +168,19 @@ class Writer:
         finally:
             self._sent = ()
 
-    def _failed(self, writes: Sequence[Write], error: BaseException) -> None:
+    def _failed(self, writes: Sequence[Write], error: BaseException, outages: int) -> None:
         reason = self._circuit.reason or explain(error, self._server.shown)
         if is_away(error):
-            self._circuit.trip(error)
+            self._circuit.trip(error, outages)
         if is_certain(error):
             self._fail(writes, NotPublished(f"not published: {reason}"))
         else:
             self._fail(writes, PublishUnconfirmed(f"not confirmed: {reason}; publish it again with the same key"))
-        if self._circuit.reason:
-            self.give_up()
 
-    def give_up(self) -> None:
-        """Fail what has not been sent: the server is away."""
+    def give_up(self, reason: str) -> None:
+        """Fail what has not been sent."""
         writes, self._waiting = tuple(self._waiting), deque()
-        self._fail(writes, NotPublished(f"not published: {self._circuit.reason}"))
+        self._fail(writes, NotPublished(f"not published: {reason}"))
 
     def _fail(self, writes: Sequence[Write], error: PublishError) -> None:
         if writes:

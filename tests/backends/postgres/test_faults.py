@@ -1,0 +1,287 @@
+"""PostgreSQL killed, restarted, frozen, emptied, put back and cutting us off: nothing is lost in silence."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+
+import pytest
+
+from core.support import connect, run
+from support.ledger import Ledger, check, received
+from support.stores import Postgres, postgres_database, start_postgres
+from tidewire.errors import ConfigurationError, NotPublished, PublishUnconfirmed, StoreUnavailable
+from tidewire.messages import Position
+from tidewire.testing import wait_until
+
+from .helpers import client_of, postgres_node
+
+
+def test_killed_and_restarted_with_its_data_nothing_is_lost_and_nobody_is_told(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    async def scenario(server: Postgres) -> None:
+        url = server.url()
+        async with postgres_node(url) as node, postgres_node(url) as other:
+            near, far = await connect(node, channel="a"), await connect(other, channel="a")
+            ledger, second = Ledger(node), Ledger(other)
+            async with ledger.publishing(), second.publishing():
+                await wait_until(lambda: len(ledger.kept) > 100)
+                await asyncio.to_thread(server.kill)
+                await ledger.fails()
+                assert not near.link.is_closed
+                await asyncio.to_thread(server.start)
+                await ledger.succeeds(50)
+                await second.succeeds(50)
+            assert len({epoch for epoch, _ in (ledger.kept | second.kept)}) == 1
+            assert all(seconds < 0.3 for _, seconds in ledger.failures)
+            for client in (near, far):
+                await received(client, ledger)
+                await received(client, second)
+                check(client, ledger, second)
+            await wait_until(lambda: not node.maintenance.degraded, 15)
+
+    caplog.set_level(logging.WARNING, "tidewire")
+    with start_postgres() as server:
+        run(scenario(server), 40)
+    told = [record.message for record in caplog.records if f"PostgreSQL at 127.0.0.1:{server.port}" in record.message]
+    away = [text for text in told if "is away (" in text and "publishing fails" in text]
+    assert 4 == len(away) == sum(text.endswith(" is back") for text in told), told  # two nodes, each with presence
+
+
+def test_restarted_by_its_operator_it_is_found_again_at_once() -> None:
+    async def scenario(server: Postgres) -> None:
+        async with postgres_node(server.url()) as node:
+            client = await connect(node, channel="a")
+            ledger = Ledger(node)
+            async with ledger.publishing():
+                await wait_until(lambda: len(ledger.kept) > 50)
+                await asyncio.to_thread(server.stop)
+                await asyncio.to_thread(server.start)
+                await ledger.succeeds(50)
+            await received(client, ledger)
+            check(client, ledger)
+
+    with start_postgres() as server:
+        run(scenario(server), 30)
+
+
+def test_restarted_without_its_data_subscribers_are_told() -> None:
+    async def scenario(server: Postgres) -> None:
+        async with postgres_node(server.url()) as node:
+            client = await connect(node, channel="a")
+            ledger = Ledger(node)
+            await ledger.publish(20)
+            before = ledger.last
+            await asyncio.to_thread(server.kill)
+            await ledger.fails()
+            await asyncio.to_thread(server.fresh)
+            await asyncio.to_thread(server.start)
+            await ledger.succeeds(20)
+            await received(client, ledger)
+            check(client, ledger, told=True)
+            assert ledger.last.epoch != before.epoch
+            back = await connect(node)
+            assert (await back.subscribe("a", since=before)).recovered is False
+            again = await connect(node)
+            answer = await again.subscribe("a", since=Position(ledger.last.offset - 5, ledger.last.epoch))
+            assert (answer.recovered, len(answer.publications)) == (True, 5)
+
+    with start_postgres() as server:
+        run(scenario(server), 30)
+
+
+def test_a_copy_of_older_data_begins_a_new_epoch_and_gives_no_offset_twice() -> None:
+    """Nothing in the data says that it is old; that this node has seen more says it."""
+
+    async def scenario(server: Postgres) -> None:
+        async with postgres_node(server.url()) as node, postgres_node(server.url()) as other:
+            client = await connect(node, channel="a")
+            ledger = Ledger(node)
+            await ledger.publish(10)
+            await asyncio.to_thread(server.stop)
+            await asyncio.to_thread(server.copy, "data", "backup")
+            await asyncio.to_thread(server.start)
+            await ledger.succeeds(20)
+            seen = node.broker._carriage.seen  # type: ignore[attr-defined]
+            await wait_until(lambda: node.broker._carriage.seen != seen)  # type: ignore[attr-defined]
+            before = ledger.last
+            await received(client, ledger)
+            await asyncio.to_thread(server.kill)
+            await ledger.fails()
+            await asyncio.to_thread(server.copy, "backup", "data")
+            await asyncio.to_thread(server.start)
+            await ledger.succeeds(5)
+            await received(client, ledger)
+            check(client, ledger, told=True)
+            assert ledger.last.epoch != before.epoch
+            await wait_until(lambda: not other.broker._circuit.reason)  # type: ignore[attr-defined]
+            await ledger.publish()
+            tops = [await one.broker.positions(["a", "b"]) for one in (node, other)]
+            assert tops[0] == tops[1]
+            assert tops[0]["a"] == ledger.last
+
+    with start_postgres() as server:
+        run(scenario(server), 40)
+
+
+def test_a_server_that_may_forget_commits_begins_a_new_epoch_after_a_restart() -> None:
+    async def scenario(server: Postgres) -> None:
+        async with postgres_node(server.url()) as node:
+            client = await connect(node, channel="a")
+            ledger = Ledger(node)
+            await ledger.publish(10)
+            await received(client, ledger)
+            await asyncio.to_thread(server.kill)
+            await ledger.fails()
+            await asyncio.to_thread(server.start)
+            await ledger.succeeds(10)
+            await received(client, ledger)
+            check(client, ledger, told=True)
+            assert any("synchronous_commit" in text for text in await node.broker.advise())  # type: ignore[attr-defined]
+
+    with start_postgres("synchronous_commit=off") as server:
+        run(scenario(server), 30)
+
+
+@pytest.mark.parametrize("seconds", [1.5, pytest.param(30.0, marks=pytest.mark.slow)])
+def test_frozen_then_thawed(seconds: float) -> None:
+    async def scenario(server: Postgres) -> None:
+        async with postgres_node(server.url(), publish_seconds=0.5) as node:
+            client = await connect(node, channel="a")
+            ledger = Ledger(node)
+            async with ledger.publishing():
+                await wait_until(lambda: len(ledger.kept) > 50)
+                server.freeze()
+                frozen = asyncio.get_running_loop().time()
+                await wait_until(lambda: len(ledger.failures) > 100, 5, "publishing fails")
+                with pytest.raises(StoreUnavailable):
+                    await node.broker.history("a")
+                assert len(asyncio.all_tasks()) < 40
+                await asyncio.sleep(max(0.0, frozen + seconds - asyncio.get_running_loop().time()))
+                server.thaw()
+                await ledger.succeeds(50)
+            slow = [taken for _, taken in ledger.failures if taken > 0.2]
+            assert len(slow) <= 10
+            assert max(slow) < 1.0
+            assert {type(error) for error, _ in ledger.failures} == {NotPublished, PublishUnconfirmed}
+            await received(client, ledger)
+            check(client, ledger)
+
+    with start_postgres() as server:
+        try:
+            run(scenario(server), 60)
+        finally:
+            server.thaw()
+
+
+def test_cut_off_again_and_again() -> None:
+    async def scenario(url: str) -> None:
+        async with postgres_node(url) as node, postgres_node(url) as other, client_of(url) as operator:
+            client = await connect(node, channel="a")
+            ledger = Ledger(other)
+            async with ledger.publishing():
+                for _ in range(5):
+                    await ledger.succeeds(20)
+                    await operator.fetch(
+                        "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
+                        "WHERE application_name = 'tidewire' AND datname = current_database()"
+                    )
+            await ledger.succeeds(5)
+            await received(client, ledger)
+            check(client, ledger)
+            mine = (
+                "SELECT count(*) FROM pg_stat_activity WHERE application_name='tidewire' AND datname=current_database()"
+            )
+            assert await operator.fetchval(mine) <= 16
+
+    run(scenario(postgres_database()), 30)
+
+
+def test_a_lock_that_is_held_too_long_fails_in_time_and_only_in_its_channel() -> None:
+    async def scenario(url: str) -> None:
+        async with postgres_node(url, publish_seconds=0.6) as node, client_of(url) as application:
+            client = await connect(node, channel="a")
+            ledger = Ledger(node)
+            await ledger.publish(5)
+            transaction = application.transaction()
+            await transaction.start()
+            await application.execute("SELECT 1 FROM tidewire_channels WHERE name = 'a' FOR UPDATE")
+            start = time.monotonic()
+            with pytest.raises(NotPublished, match="lock"):
+                await node.publish("a", b"held up")
+            assert time.monotonic() - start < 0.7
+            assert not node.broker._circuit.reason  # type: ignore[attr-defined]
+            await transaction.rollback()
+            await ledger.publish(5)
+            await received(client, ledger)
+            check(client, ledger)
+
+    run(scenario(postgres_database()))
+
+
+def test_what_was_begun_while_it_is_away_works_when_it_is_back() -> None:
+    async def scenario(server: Postgres) -> None:
+        async with postgres_node(server.url()) as node:
+            ledger = Ledger(node)
+            await asyncio.to_thread(server.kill)
+            await ledger.fails()
+            with pytest.raises(StoreUnavailable):
+                await connect(node, channel="a")
+            with pytest.raises(StoreUnavailable):
+                await node.presence.members("a")
+            await asyncio.to_thread(server.start)
+            await ledger.succeeds()
+            client = await connect(node, channel="a")
+            await ledger.publish(10)
+            await received(client, ledger)
+            await wait_until(lambda: not node.maintenance.degraded, 15)
+
+    with start_postgres() as server:
+        run(scenario(server), 30)
+
+
+def test_tables_that_an_operator_drops_are_made_again() -> None:
+    async def scenario(url: str) -> None:
+        async with postgres_node(url) as node, client_of(url) as operator:
+            client = await connect(node, channel="a")
+            ledger = Ledger(node)
+            await ledger.publish(10)
+            await received(client, ledger)
+            await operator.execute("DROP SCHEMA public CASCADE; CREATE SCHEMA public")
+            await ledger.succeeds(10)
+            assert ledger.were_sure
+            await received(client, ledger)
+            check(client, ledger, told=True)
+
+    run(scenario(postgres_database()), 30)
+
+
+def test_a_start_without_a_server_says_so_and_leaves_nothing() -> None:
+    async def scenario(dead: str) -> None:
+        with pytest.raises(StoreUnavailable, match="cannot be used"):
+            async with postgres_node(dead):
+                pass
+
+    with start_postgres() as server:
+        dead = server.url()
+    run(scenario(dead))
+
+
+def test_no_part_of_a_url_that_may_be_a_password_is_shown() -> None:
+    async def scenario() -> None:
+        url = postgres_database()
+        cases = [
+            (url.replace("postgres@", "nobody:s3cret@"), "refused the login|does not exist|nobody"),
+            ("postgresql://ann:s3cret/with@127.0.0.1:1/x", "cannot be used"),
+            ("postgresql://ann:s3cret@127.0.0.1:port/x", "cannot be used"),
+            (f"{url}_no?password=s3cret", "no such database"),
+        ]
+        for case, said in cases:
+            with pytest.raises((ConfigurationError, StoreUnavailable), match=said) as caught:
+                async with postgres_node(case):
+                    pass
+            assert "s3cret" not in str(caught.value)
+
+    run(scenario())

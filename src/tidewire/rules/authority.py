@@ -47,6 +47,8 @@ class RuleAuthority(Authority):
         identity = await self._bearer(ConnectAttempt(token=token))
         if identity.user != caller.identity.user:
             raise Rejected(INVALID_TOKEN)
+        if identity.context is None:
+            identity = msgspec.structs.replace(identity, context=caller.identity.context)
         return identity
 
     async def _bearer(self, attempt: ConnectAttempt) -> Identity:

@@ -22,6 +22,7 @@ from websockets.exceptions import InvalidStatus
 from websockets.sync.client import ClientConnection, connect
 
 import tidewire
+from clients.serving import connection_token, serving
 from contract.serving import Server
 from tidewire import CommandError, Disconnect, Limits, errors
 from tidewire.cli import app as command_line
@@ -82,6 +83,7 @@ def test_every_whole_program_is_one_of_those_that_are_run_below() -> None:
         "docs/howto/channels.md": 1,
         "docs/howto/presence.md": 1,
         "docs/howto/recovery.md": 2,
+        "docs/howto/python-client.md": 1,
         "docs/howto/testing.md": 1,
     }
     found = {str(page.relative_to(ROOT)): len(blocks(page, "python")) for page in PAGES}
@@ -166,7 +168,7 @@ def test_readme_runs_with_two_workers_and_is_published_to_from_outside(tmp_path:
 
 
 def test_the_brokers_that_are_planned_say_so(tmp_path: Path) -> None:
-    for url in ("postgresql://localhost/x", "nats://localhost"):
+    for url in ("postgresql://localhost/x",):
         with pytest.raises(tidewire.ConfigurationError, match="not known"):
             tidewire.Hub(url)
 
@@ -259,6 +261,14 @@ def test_recovery_with_the_python_client(tmp_path: Path) -> None:
         command = [sys.executable, "client.py", server.url("/ws/auth"), token]
         done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=30, check=False)
         assert done.stdout == "ann: hello\n", done.stderr
+
+
+def test_python_client(tmp_path: Path) -> None:
+    (tmp_path / "follow.py").write_text(program("docs/howto/python-client.md"))
+    with serving(tmp_path) as service:
+        command = [sys.executable, "follow.py", service.websocket, connection_token("ann")]
+        done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=30, check=False)
+        assert done.stdout == "hello\n", done.stderr
 
 
 def test_testing(tmp_path: Path) -> None:

@@ -1,0 +1,368 @@
+"""The Python client of the Centrifuge protocol and the real server: cuts, restarts, tokens that end, slow readers."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Awaitable, Callable, Iterator
+from pathlib import Path
+from typing import Any, TypeVar
+
+import pytest
+from websockets.asyncio.server import ServerConnection, serve
+
+from clients.serving import Cuttable, Service, connection_token, serving, subscription_token
+from tidewire.client import Client, Subscription, backoff
+from tidewire.client import subscription as subscription_module
+from tidewire.errors import (
+    BadRequest,
+    CommandError,
+    ConnectionClosed,
+    NotAvailable,
+    NotPublished,
+    PermissionDenied,
+    PublishUnconfirmed,
+    TidewireError,
+    UnknownChannel,
+    Unrecoverable,
+)
+from tidewire.messages import Position
+from tidewire.testing import wait_until
+
+pytestmark = pytest.mark.xdist_group("clients")
+
+T = TypeVar("T")
+
+
+@pytest.fixture(scope="module")
+def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+    with serving(tmp_path_factory.mktemp("service")) as service:
+        yield service
+
+
+@pytest.fixture(autouse=True)
+def quickly(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(backoff, "_LONGEST_DELAY", 0.3)
+
+
+def run(work: Awaitable[T], seconds: float = 30.0) -> T:
+    async def limited() -> T:
+        async with asyncio.timeout(seconds):
+            result = await work
+        left = asyncio.all_tasks() - {asyncio.current_task()}
+        assert not left, f"tasks are left: {left}"
+        return result
+
+    return asyncio.run(limited())
+
+
+async def numbers(subscription: Subscription, count: int) -> list[int]:
+    """Return the next so many numbers of a channel."""
+    found: list[int] = []
+    while len(found) < count:
+        found.append((await anext(subscription)).data["n"])
+    return found
+
+
+def test_what_a_client_asks_for(service: Service) -> None:
+    async def main() -> None:
+        token = connection_token("ann", info={"name": "Ann"})
+        async with Client(service.websocket, token=token) as client, client.subscribe("room:ask") as room:
+            await room.wait_subscribed()
+            await client.publish("room:ask", {"n": 1})
+            publication = await anext(room)
+            assert (publication.data, publication.channel) == ({"n": 1}, "room:ask")
+            assert publication.position == room.position
+            assert publication.publisher is not None
+            assert publication.publisher.connection_info == {"name": "Ann"}
+            (member,) = await client.presence("room:ask")
+            assert (member.user, member.client) == ("ann", publication.publisher.client)
+            assert await client.presence_stats("room:ask") == (1, 1)
+            history = await client.history("room:ask")
+            assert [found.data for found in history.publications] == [{"n": 1}]
+            assert history.position == room.position
+            assert (await client.history("room:ask", limit=0)).publications == ()
+
+    run(main())
+
+
+def test_what_the_server_refuses_is_an_exception(service: Service) -> None:
+    async def main() -> None:
+        async with Client(service.websocket) as client:
+            with pytest.raises(UnknownChannel):
+                await client.publish("nowhere:1", {})
+            with pytest.raises(PermissionDenied):
+                await client.publish("secret:1", {})
+            with pytest.raises(NotAvailable):
+                await client.rpc("anything")
+            with pytest.raises(BadRequest, match="JSON"):
+                await client.publish("room:1", object())
+            secret = client.subscribe("secret:1")
+            with pytest.raises(PermissionDenied):
+                await secret.wait_subscribed()
+            with pytest.raises(PermissionDenied):
+                await anext(secret)
+            again = client.subscribe("secret:1")
+            with pytest.raises(TidewireError, match="already"):
+                client.subscribe("secret:1")
+            again.close()
+
+    run(main())
+
+
+def test_the_position_of_an_earlier_run_brings_what_was_missed(service: Service) -> None:
+    async def main() -> None:
+        async with Client(service.websocket) as client, client.subscribe("room:since") as room:
+            await room.wait_subscribed()
+            start = room.position
+            assert start is not None
+            await asyncio.to_thread(service.publish, "room:since", 1, 2, 3)
+            assert await numbers(room, 2) == [1, 2]
+            reached = room.position
+        async with Client(service.websocket) as client, client.subscribe("room:since", since=reached) as room:
+            assert await numbers(room, 1) == [3]
+            await client.publish("room:since", {"n": 4})
+            assert await numbers(room, 1) == [4]
+        async with Client(service.websocket) as client:
+            other = client.subscribe("room:since", since=Position(1, "another"))
+            with pytest.raises(Unrecoverable, match="room:since"):
+                await anext(other)
+            await client.publish("room:since", {"n": 5})
+            assert await numbers(other, 1) == [5]
+
+    run(main())
+
+
+def test_a_cut_costs_nothing(service: Service) -> None:
+    async def main(relay: Cuttable) -> None:
+        url = f"ws://127.0.0.1:{relay.port}/connection/websocket"
+        async with Client(url) as client, client.subscribe("room:cut") as room, client.subscribe("bare:cut") as bare:
+            await room.wait_subscribed()
+            await bare.wait_subscribed()
+            for number in range(0, 20, 4):
+                await asyncio.to_thread(service.publish, "room:cut", number, number + 1)
+                relay.is_cut = True
+                relay.cut()
+                await asyncio.to_thread(service.publish, "room:cut", number + 2, number + 3)
+                relay.is_cut = False
+                assert await numbers(room, 4) == list(range(number, number + 4))
+            await wait_until(lambda: client._line.is_ready.is_set())
+            await asyncio.to_thread(service.publish, "bare:cut", 7)
+            assert await numbers(bare, 1) == [7]
+
+    with Cuttable(service.server.port) as relay:
+        run(main(relay))
+
+
+def test_more_than_is_kept_is_told(service: Service) -> None:
+    async def main(relay: Cuttable) -> None:
+        async with Client(f"ws://127.0.0.1:{relay.port}/connection/websocket") as client:
+            room = client.subscribe("short:1")
+            await room.wait_subscribed()
+            await asyncio.to_thread(service.publish, "short:1", 1)
+            assert await numbers(room, 1) == [1]
+            relay.is_cut = True
+            relay.cut()
+            await asyncio.to_thread(service.publish, "short:1", 2, 3, 4, 5)
+            relay.is_cut = False
+            with pytest.raises(Unrecoverable):
+                await anext(room)
+            await asyncio.to_thread(service.publish, "short:1", 6)
+            assert await numbers(room, 1) == [6]
+
+    with Cuttable(service.server.port) as relay:
+        run(main(relay))
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_restart_costs_nothing(tmp_path: Path, workers: int) -> None:
+    with serving(tmp_path, workers=workers) as service:
+
+        async def main() -> None:
+            async with contextlib.AsyncExitStack() as stack:
+                clients = [await stack.enter_async_context(Client(service.websocket)) for _ in range(4)]
+                rooms = [client.subscribe("room:r") for client in clients]
+                for room in rooms:
+                    await room.wait_subscribed()
+                await asyncio.to_thread(service.publish, "room:r", 1, 2)
+                await asyncio.to_thread(service.server.kill)
+                await asyncio.to_thread(service.server.start)
+                await asyncio.to_thread(service.publish, "room:r", 3)
+                for room in rooms:
+                    assert await numbers(room, 3) == [1, 2, 3]
+                await asyncio.to_thread(service.server.stop)
+                await asyncio.to_thread(service.server.start)
+                for number, client in enumerate(clients, 4):
+                    await client.publish("room:r", {"n": number})
+                for room in rooms:
+                    assert sorted(await numbers(room, 4)) == [4, 5, 6, 7]
+
+        run(main(), 60.0)
+
+
+def test_tokens_are_fetched_and_refreshed(service: Service) -> None:
+    fetched: list[str] = []
+
+    async def connection() -> str:
+        fetched.append("connection")
+        return connection_token("ann", seconds=1.5)
+
+    async def subscription(channel: str) -> str:
+        fetched.append(channel)
+        return subscription_token("ann", channel, seconds=1.5)
+
+    async def main() -> None:
+        async with Client(service.websocket, get_token=connection) as client:
+            secret = client.subscribe("secret:t", get_token=subscription)
+            await secret.wait_subscribed()
+            await wait_until(lambda: fetched.count("connection") >= 3 and fetched.count("secret:t") >= 3, 15.0)
+            await asyncio.to_thread(service.publish, "secret:t", 1)
+            assert await numbers(secret, 1) == [1]
+
+    run(main())
+
+
+def test_a_token_that_has_expired_is_fetched_anew(service: Service) -> None:
+    tokens = [connection_token("ann", seconds=300), connection_token("ann", seconds=-10)]
+
+    async def connection() -> str:
+        return tokens.pop()
+
+    async def main() -> None:
+        async with Client(service.websocket, get_token=connection) as client:
+            with pytest.raises(NotAvailable):
+                await client.rpc("anything")
+            assert tokens == []
+
+    run(main())
+
+
+def test_who_is_not_wanted_does_not_come_back(service: Service) -> None:
+    async def main() -> None:
+        async with Client(service.websocket, token="nonsense") as client:
+            room = client.subscribe("room:1")
+            with pytest.raises(ConnectionClosed) as caught:
+                await anext(room)
+            assert caught.value.disconnect.code == 3500
+            with pytest.raises(ConnectionClosed):
+                await client.publish("room:1", {})
+            with pytest.raises(ConnectionClosed):
+                await anext(client.subscribe("room:2"))
+
+        async def nothing() -> str:
+            raise PermissionDenied("logged out")
+
+        async with Client(service.websocket, get_token=nothing) as client:
+            with pytest.raises(PermissionDenied, match="logged out"):
+                await client.publish("room:1", {})
+
+    run(main())
+
+
+def test_the_server_ends_a_subscription_or_a_client(service: Service) -> None:
+    async def main() -> None:
+        async with Client(service.websocket, token=connection_token("eve")) as client:
+            one, two, own = (client.subscribe(channel) for channel in ("room:1", "room:2", "#eve"))
+            for subscription in (one, two, own):
+                await subscription.wait_subscribed()
+            await asyncio.to_thread(service.publish, "#eve", 1)
+            assert await numbers(own, 1) == [1]
+            await asyncio.to_thread(service.api, "unsubscribe", user="eve", channel="room:1")
+            with pytest.raises(PermissionDenied, match="2000"):
+                await anext(one)
+            await asyncio.to_thread(service.api, "disconnect", user="eve")
+            with pytest.raises(ConnectionClosed) as caught:
+                await anext(two)
+            assert caught.value.disconnect.code == 3503
+
+    run(main())
+
+
+def test_a_slow_application_gets_all_of_it_in_order(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(subscription_module, "WAITING", 20)
+
+    async def main() -> None:
+        async with Client(service.websocket) as client:
+            room, bare = client.subscribe("room:slow"), client.subscribe("bare:slow")
+            await room.wait_subscribed()
+            await bare.wait_subscribed()
+            await asyncio.to_thread(service.publish, "room:slow", *range(100))
+            await asyncio.to_thread(service.publish, "bare:slow", *range(30))
+            assert await numbers(room, 100) == list(range(100))
+            with pytest.raises(Unrecoverable, match="keeps no history"):
+                await numbers(bare, 30)
+            await bare.wait_subscribed()
+            assert len(room._waiting) == 0
+
+    run(main())
+
+
+def test_a_publish_says_what_became_of_it() -> None:
+    async def silent(socket: ServerConnection) -> None:
+        await socket.recv()
+        await socket.send('{"id":1,"connect":{"client":"c","version":"v"}}')
+        async for _ in socket:
+            pass
+
+    async def main() -> None:
+        async with serve(silent, "127.0.0.1", 0) as server:
+            port = next(iter(server.sockets)).getsockname()[1]
+            async with Client(f"ws://127.0.0.1:{port}", seconds=0.3) as client:
+                with pytest.raises(PublishUnconfirmed):
+                    await client.publish("x", {})
+                with pytest.raises(CommandError) as caught:
+                    await client.presence("x")
+                assert caught.value.temporary
+        async with Client(f"ws://127.0.0.1:{port}", seconds=0.3) as client:
+            with pytest.raises(NotPublished, match="not connected"):
+                await client.publish("x", {})
+
+    run(main())
+
+
+def test_a_server_that_falls_silent_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tidewire.client.client._PING_GRACE", 0.2)
+    greeted = 0
+
+    async def silent(socket: ServerConnection) -> None:
+        nonlocal greeted
+        greeted += 1
+        await socket.recv()
+        await socket.send('{"id":1,"connect":{"client":"c","version":"v","ping":1,"pong":true}}')
+        await socket.send("{}")
+        assert await socket.recv() == "{}"
+        await socket.wait_closed()
+
+    async def main() -> None:
+        async with serve(silent, "127.0.0.1", 0) as server:
+            port = next(iter(server.sockets)).getsockname()[1]
+            async with Client(f"ws://127.0.0.1:{port}", seconds=0.5):
+                await wait_until(lambda: greeted >= 2, 10.0)
+
+    run(main())
+
+
+def test_a_client_that_is_closed_ends_what_iterates(service: Service) -> None:
+    async def main() -> None:
+        client = Client(service.websocket)
+        async with client:
+            room = client.subscribe("room:end")
+            await room.wait_subscribed()
+            reading: asyncio.Task[list[Any]] = asyncio.create_task(_all(room))
+        assert await reading == []
+        with pytest.raises(TidewireError, match="entered before"):
+            await client.__aenter__()
+
+    run(main())
+
+
+async def _all(room: Subscription) -> list[Any]:
+    return [publication async for publication in room]
+
+
+def test_back_off_is_full_jitter_under_a_cap(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(backoff, "_LONGEST_DELAY", 20.0)
+    for draw, expected in ((lambda low, high: low, [0.0] * 8), (lambda low, high: high, [0.5, 1, 2, 4, 8, 16, 20, 20])):
+        _draw: Callable[[float, float], float] = draw
+        monkeypatch.setattr(backoff.random, "uniform", _draw)
+        assert [backoff.delay(attempt) for attempt in range(8)] == expected

@@ -10,8 +10,15 @@ import socketio  # type: ignore[import-untyped]
 
 PING_SECONDS = float(os.environ.get("BENCH_PING_SECONDS", "25"))
 
+#: Set where several workers share their rooms.
+REDIS = os.environ.get("BENCH_REDIS")
+
 server = socketio.AsyncServer(
-    async_mode="asgi", transports=["websocket"], http_compression=False, ping_interval=PING_SECONDS
+    async_mode="asgi",
+    transports=["websocket"],
+    http_compression=False,
+    ping_interval=PING_SECONDS,
+    client_manager=socketio.AsyncRedisManager(REDIS) if REDIS else None,
 )
 rooms: dict[str, str] = {}
 

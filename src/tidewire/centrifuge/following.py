@@ -150,9 +150,8 @@ class Following:
         if since is not None and not ready.result.recovered and request.flag & _ALL_OR_NOTHING:
             self.abandon(ready)
             raise Unrecoverable(f"what {channel!r} had after offset {since.offset} is not there any more")
-        missed = ready.result.publications
-        if shown.then is not None and missed and missed[-1].offset == prepared.answer.position.offset:
-            prepared.subscription.representation = shown.then
+        if shown.then is not None and ready.result.publications:
+            _begin_deltas(prepared, shown.then)
         return ready
 
     def _representations(
@@ -262,6 +261,15 @@ class Following:
 
 def _ignore(subscription: Subscription) -> None:
     """Go on after a gap: who joined and left has no history."""
+
+
+def _begin_deltas(prepared: Prepared, representation: Representation) -> None:
+    """Let a subscriber that was given the channel's newest publication have the next one as a difference to it."""
+    newest, channel = prepared.answer.publications[-1], prepared.channel
+    if newest.offset == prepared.answer.position.offset:
+        prepared.subscription.representation = representation
+        if channel.last is None or channel.last.offset < newest.offset:
+            channel.last = newest
 
 
 def _result(

@@ -30,6 +30,19 @@ class Expiring(TypingProtocol):
         """End what has expired."""
 
 
+class _Nothing:
+    """Has no tokens."""
+
+    def next_expiry(self) -> float | None:
+        return None
+
+    def expire(self, now: float) -> None:
+        return
+
+
+_NOTHING = _Nothing()
+
+
 class Heartbeat:
     """Rides on the loop's wheel (links.wheel.Rider) from the first byte to the last."""
 
@@ -75,6 +88,7 @@ class Heartbeat:
     def stop(self) -> None:
         """Ride no more."""
         Wheel.of(self._loop).leave(self)
+        self._expiring = _NOTHING  # it holds this one: together they would outlive their connection
 
     def schedule(self) -> None:
         """Look at the moments anew: some token's end has changed."""

@@ -26,6 +26,9 @@ class InFlight:
         self._most = most
         self._tasks: set[asyncio.Task[Any]] = set()
 
+    def __len__(self) -> int:
+        return len(self._tasks)
+
     async def put(self, work: Coroutine[Any, Any, None]) -> None:
         """Begin some work; waits while there is too much."""
         if len(self._tasks) >= self._most:

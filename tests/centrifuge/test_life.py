@@ -11,10 +11,11 @@ import pytest
 
 from centrifuge.support import JSON, PROTOBUF, begin, connect, open_sessions
 from core.support import FailingBroker, run, turns
-from tidewire.access import Identity
+from tidewire.access import Grant, Identity
 from tidewire.centrifuge import remote
 from tidewire.centrifuge.sessions import Sessions
 from tidewire.errors import INTERNAL_ERROR, SHUTDOWN, SLOW, Disconnect
+from tidewire.options import ChannelOptions
 from tidewire.protocols.centrifuge.codes import DISCONNECTS, Malformed
 from tidewire.protocols.centrifuge.encoding import CentrifugeJson, CentrifugeProtocol
 from tidewire.testing import wait_until
@@ -138,7 +139,7 @@ def test_a_subscription_that_is_not_refreshed_ends_after_the_grace(protocol: Cen
             await client.ask("subscribe", channel="history:b", token="ttl:0.2")
             await client.ask("subscribe", channel="history:c", token="ttl:0.2")
             assert await client.ask("sub_refresh", channel="history:b", token="ttl:60") == {"expires": True, "ttl": 60}
-            assert await client.ask("sub_refresh", token="ttl:60 channel:history:c".replace(":c", ":c")) is not None
+            assert await client.ask("sub_refresh", token="ttl:60 channel:history:c") is not None
             [told] = await client.wait_pushes("unsubscribe")
             assert told == {"channel": "history:a", "unsubscribe": {"code": 2501, "reason": "subscription expired"}}
             client.send({"id": 60, "sub_refresh": {"channel": "history:b", "token": "expired"}})
@@ -150,9 +151,6 @@ def test_a_subscription_that_is_not_refreshed_ends_after_the_grace(protocol: Cen
 
 def test_a_subscription_of_the_server_that_expires_ends_the_connection() -> None:
     async def main() -> None:
-        from tidewire.access import Grant
-        from tidewire.options import ChannelOptions
-
         async with open_sessions(expiry_grace_seconds=0.1) as node:
             client = await connect(node, "user:ann")
             await remote.subscribe(node, "ann", "history:a", Grant(ChannelOptions(), expires_at=1.0))

@@ -42,7 +42,7 @@ def test_wait_counts_replicas_before_a_publish_counts_as_kept(replicated: tuple[
     primary, replica = replicated
 
     async def scenario() -> None:
-        async with redis_node(f"redis://127.0.0.1:{primary.port}?wait=1", publish_seconds=0.5) as node:
+        async with redis_node(f"redis://127.0.0.1:{primary.port}?wait=1", publish_seconds=2.0) as node:
             client = await connect(node, channel="a")
             ledger = Ledger(node)
             await asyncio.gather(*(ledger.publish(20) for _ in range(5)))

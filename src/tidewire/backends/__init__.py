@@ -33,9 +33,17 @@ def open_backend(url: str, limits: Limits) -> tuple[Broker, Presence]:
         with _driver("redis"):
             from tidewire.backends.redis import open_redis
         return open_redis(url, limits)
+    if scheme in ("nats", "tls"):
+        with _driver("nats"):
+            from tidewire.backends.nats import open_nats
+        return open_nats(url, limits)
+    if scheme in ("postgresql", "postgres"):
+        with _driver("postgres"):
+            from tidewire.backends.postgres import PostgresBroker, PostgresPresence
+        return PostgresBroker(url, limits), PostgresPresence(url, limits.publish_seconds)
     raise ConfigurationError(
-        f"broker {_shown(url)!r} is not known; write memory://, sqlite:///chat.db (three slashes: a path from here) "
-        "or redis://host:6379"
+        f"broker {_shown(url)!r} is not known; write memory://, sqlite:///chat.db (three slashes: a path from here), "
+        "redis://host:6379 or nats://host:4222"
     )
 
 

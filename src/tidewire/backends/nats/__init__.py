@@ -3,5 +3,14 @@
 from tidewire.backends.nats.address import NatsAddress
 from tidewire.backends.nats.broker import NatsBroker
 from tidewire.backends.nats.presence import NatsPresence
+from tidewire.broker import Broker
+from tidewire.options import Limits
+from tidewire.presence import Presence
 
-__all__ = ("NatsAddress", "NatsBroker", "NatsPresence")
+__all__ = ("NatsAddress", "NatsBroker", "NatsPresence", "open_nats")
+
+
+def open_nats(url: str, limits: Limits) -> tuple[Broker, Presence]:
+    """Make the broker and the presence of a nats:// URL; raises ConfigurationError for one that cannot be read."""
+    address = NatsAddress.from_url(url)
+    return NatsBroker(address, limits), NatsPresence(address, limits)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Sequence
+import time
+from collections.abc import Iterator, Sequence
 
 from nats.aio.msg import Msg
 
@@ -17,6 +18,7 @@ from tidewire.backends.nats.messages import (
     SEQUENCE,
     STAMP,
     Stamp,
+    StreamConfig,
     parse_time,
 )
 from tidewire.backends.nats.publishing import Publishing, Write
@@ -41,6 +43,8 @@ _ASKED = 128
 _PATIENCE = 0.1
 #: Seconds between two words of `resumed` because of dropped messages.
 _DROPPED = 0.5
+#: The first version with the fixes for streams that a crash damaged, and with `sync_interval` (docs/howto/nats.md).
+_FIXED, _CAN_SYNC = (2, 10, 23), (2, 10, 0)
 
 
 class NatsBroker(Broker):
@@ -134,13 +138,13 @@ class NatsBroker(Broker):
 
     async def _is_whole(self, stream: Stream) -> bool:
         """Say whether the stream still has what it had: after a crash of the machine its end may be missing."""
-        seq, time = self._newest
+        seq, stamped = self._newest
         if not seq:
             return True
         message = await stream.get(seq=seq)
         if message is None:
             return (await stream.state()).last_seq >= seq
-        return Stamp.read(message.headers, 0.0).time == time
+        return Stamp.read(message.headers, 0.0).time == stamped
 
     async def _probe(self, session: Session) -> None:
         await self._stream.state()
@@ -161,9 +165,9 @@ class NatsBroker(Broker):
             logger.warning("messages came from NATS faster than this process took them; they are read from history")
             asyncio.get_running_loop().call_later(_DROPPED, self._resumed)
 
-    def _remember(self, seq: int, time: float) -> None:
+    def _remember(self, seq: int, stamped: float) -> None:
         if seq > self._newest[0]:
-            self._newest = (seq, time)
+            self._newest = (seq, stamped)
 
     # Publishing.
 
@@ -277,25 +281,41 @@ class NatsBroker(Broker):
             found.update(zip(names, tops, strict=True))
         return found
 
-    async def advise(self) -> tuple[str, ...]:
-        """Return what an operator should know of this store, in plain words."""
+    async def describe(self) -> tuple[str, ...]:
         stream = self._ready()
-        config, warnings = (await stream.info()).config, []
-        version = stream.session.version
-        if version < (2, 10, 23):
-            warnings.append(
-                f"nats-server {'.'.join(map(str, version))} is older than the fixes for streams that a crash damages "
-                "(2.10.23); a killed server may lose what it acknowledged"
-            )
-        warnings.append(
-            "NATS syncs to disk every 2 minutes unless its configuration says `jetstream { sync_interval: always }`: "
-            "without it a power loss takes what was acknowledged last"
+        answer = await stream.info()
+        ahead = await stream.time() - time.time()
+        return (
+            f"nats-server {'.'.join(map(str, stream.session.version))} at {self._address.shown}",
+            f"stream {stream.name}: {answer.state.messages} messages, {answer.config.storage} storage, "
+            f"{answer.config.num_replicas} replicas, epoch {stream.epoch}",
+            f"its clock is {abs(ahead):.1f} s {'ahead of' if ahead > 0 else 'behind'} this machine's",
         )
-        if is_limited(config):
-            warnings.append(f"the stream {stream.name} has limits of its own: history may be shorter than channels say")
-        if stream.session.is_plain and not self._is_local():
-            warnings.append("what goes to NATS is not encrypted; write tls:// for servers on other machines")
-        return tuple(warnings)
+
+    async def advise(self) -> tuple[str, ...]:
+        stream = self._ready()
+        config = (await stream.info()).config
+        return tuple(_advice(config, stream, is_local=self._is_local()))
 
     def _is_local(self) -> bool:
         return all(name.startswith(("127.", "localhost", "[::1]")) for name in self._address.shown.split(","))
+
+
+def _advice(config: StreamConfig, stream: Stream, *, is_local: bool) -> Iterator[str]:
+    version = stream.session.version
+    words = f"nats-server {'.'.join(map(str, version))}"
+    if version < _FIXED:
+        yield (
+            f"{words} is older than what a crash no longer damages (2.10.23): a killed server may lose streams; "
+            "use a newer one"
+        )
+    if version < _CAN_SYNC:
+        yield f"{words} syncs to disk every 2 minutes: a power loss takes what came last; newer ones can sync always"
+    else:
+        yield "without `sync_interval: always` in its jetstream block a power loss takes the last 2 minutes"
+    if config.num_replicas == 1:
+        yield "the stream has one replica: while its server is away nothing can be published (?replicas=3 in a cluster)"
+    if is_limited(config):
+        yield f"the stream {stream.name} has limits of its own: history may be shorter than channels say; remove them"
+    if stream.session.is_plain and not is_local:
+        yield "what goes to NATS is not encrypted; write tls:// in the URL"

@@ -27,6 +27,7 @@ from tidewire.errors import (
     ConnectionClosed,
     Disconnect,
     LimitExceeded,
+    PermissionDenied,
     Rejected,
     StoreUnavailable,
     TokenExpired,
@@ -161,6 +162,8 @@ class Session:
 
     async def _take(self, message: str | bytes) -> None:
         """Handle the commands of one frame; they count as messages of their own for the rate."""
+        if self.protocol.one_way and self._state is not _State.NEW:
+            return  # who only listens has nothing more to say
         commands = self.protocol.decode(message)
         self.connection.charge(len(commands) - 1)
         for command in commands:
@@ -248,9 +251,14 @@ class Session:
         grants = dict(self.identity.subscriptions)
         self._granted = frozenset(grants)
         if self.protocol.one_way:
-            for channel in request.subs:
+            for channel, wish in request.subs.items():
                 if channel not in grants:
-                    grants[channel] = await self._authority.subscribe(self.caller, channel, "", b"")
+                    try:
+                        grants[channel] = await self._authority.subscribe(self.caller, channel, "", b"")
+                    except PermissionDenied:
+                        # where it comes back: this one it was given by another's will, which may have ended
+                        if not wish.recover or len(request.subs) == 1:
+                            raise
         prepared: list[Ready] = []
         try:
             for channel, grant in grants.items():

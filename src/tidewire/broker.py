@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 
 from tidewire.messages import HistoryPage, Position, Publication, PublishRequest, Retention
 
@@ -36,6 +36,8 @@ class Broker(ABC):
     shared: bool = False
     #: What `publish` waits for, in words for people ("committed and fsynced").
     kept: str = ""
+    #: Publishes inside an application's own transaction, through its connection; None: this store cannot.
+    within: Callable[[object, PublishRequest], Awaitable[None]] | None = None
 
     @abstractmethod
     async def start(self, deliver: Deliver, resumed: Resumed = nothing_to_resume) -> None:

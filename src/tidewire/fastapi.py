@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mappin
 from concurrent.futures import Future
 from contextlib import asynccontextmanager
 from types import TracebackType
-from typing import Any, TypeVar
+from typing import Any, TypeVar, overload
 
 from fastapi import APIRouter
 from starlette.routing import WebSocketRoute
@@ -24,7 +24,7 @@ from tidewire.errors import FORCED, ConfigurationError, Disconnect
 from tidewire.http_api.calls import Calls, Extension
 from tidewire.http_api.nodes import Nodes
 from tidewire.http_api.router import api_router
-from tidewire.messages import HistoryPage, Member, Position
+from tidewire.messages import HistoryPage, Member, Position, PublishRequest
 from tidewire.node import Node
 from tidewire.options import ChannelOptions, ChannelRules, Limits, SlowPolicy
 from tidewire.payload import encode_payload
@@ -289,13 +289,32 @@ class Hub:
 
     # Publications.
 
-    async def publish(self, channel: str, data: Any, *, key: str = "") -> Position:
+    @overload
+    async def publish(self, channel: str, data: Any, *, key: str = "", connection: None = None) -> Position: ...
+
+    @overload
+    async def publish(self, channel: str, data: Any, *, key: str = "", connection: object) -> None: ...
+
+    async def publish(
+        self, channel: str, data: Any, *, key: str = "", connection: object | None = None
+    ) -> Position | None:
         """Publish str as text, bytes as binary, anything else as JSON; returns when the broker keeps it.
 
-        The same `key` in the same channel within five minutes is published once. Raises NotPublished (surely not kept)
-        or PublishUnconfirmed (unknown; repeat it with the same key), CommandError for a channel name or data that
-        cannot be used.
+        The same `key` in the same channel within five minutes is published once. With a `connection` (postgresql://
+        only; asyncpg, psycopg or SQLAlchemy) it is published if and when that connection's transaction commits.
+        Raises NotPublished (surely not kept) or PublishUnconfirmed (unknown; repeat it with the same key), CommandError
+        for a channel name or data that cannot be used, ConfigurationError for a store that cannot do it.
         """
+        if connection is not None:
+            within = self.node.broker.within
+            if within is None:
+                raise ConfigurationError(
+                    f"{self.url.partition(':')[0]}:// cannot publish in your transaction, only postgresql:// can; "
+                    "publish after its commit, without connection="
+                )
+            request = PublishRequest(open_channel(channel, self.limits), *encode_payload(data), key=key)
+            await within(connection, request)
+            return None
         return await self.node.publish(open_channel(channel, self.limits), *encode_payload(data), key=key)
 
     def publish_threadsafe(self, channel: str, data: Any, *, key: str = "") -> Future[Position]:

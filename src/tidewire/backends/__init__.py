@@ -43,7 +43,7 @@ def open_backend(url: str, limits: Limits) -> tuple[Broker, Presence]:
         return PostgresBroker(url, limits), PostgresPresence(url, limits.publish_seconds)
     raise ConfigurationError(
         f"broker {_shown(url)!r} is not known; write memory://, sqlite:///chat.db (three slashes: a path from here), "
-        "redis://host:6379 or nats://host:4222"
+        "redis://host:6379, postgresql://user@host/database or nats://host:4222"
     )
 
 

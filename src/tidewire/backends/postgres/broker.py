@@ -11,6 +11,7 @@ from tidewire.backends.postgres.circuit import Circuit
 from tidewire.backends.postgres.faults import FAILURES, opening_error
 from tidewire.backends.postgres.keeper import Keeper
 from tidewire.backends.postgres.names import trouble
+from tidewire.backends.postgres.outbox import publish_within
 from tidewire.backends.postgres.reading import PositionReader, read_history
 from tidewire.backends.postgres.schema import SQL
 from tidewire.backends.postgres.server import Server
@@ -39,6 +40,7 @@ class PostgresBroker(Broker):
 
     shared = True
     kept = "committed by PostgreSQL"
+    within = staticmethod(publish_within)
 
     def __init__(self, url: str, limits: Limits) -> None:
         self._limits = limits

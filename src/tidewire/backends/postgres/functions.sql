@@ -85,11 +85,12 @@ END $$;
 -- Publish inside the caller's transaction: seen by everyone after its commit, by no one after its rollback. No counter is
 -- touched, so a transaction that stays open holds up nobody.
 CREATE OR REPLACE FUNCTION tidewire_publish_bytes(
-    channel text, format smallint, data bytea, key text DEFAULT NULL, key_age double precision DEFAULT 300
+    channel text, format smallint, data bytea, key text DEFAULT NULL, key_age double precision DEFAULT 300,
+    meta bytea DEFAULT ''
 ) RETURNS void LANGUAGE plpgsql SET search_path FROM CURRENT AS $$
 BEGIN
-    INSERT INTO tidewire_outbox (channel, format, data, key, key_age)
-    VALUES (channel, format, data, nullif(key, ''), key_age);
+    INSERT INTO tidewire_outbox (channel, format, data, key, key_age, meta)
+    VALUES (channel, format, data, nullif(key, ''), key_age, meta);
     PERFORM pg_notify('tidewire', 'outbox');
 END $$;
 
@@ -131,7 +132,7 @@ BEGIN
         array_fill(NULL::double precision, ARRAY[cardinality(names)]),
         array_agg(array_position(names, f.channel) ORDER BY f.id), array_agg(f.key ORDER BY f.id),
         array_agg(f.key_age ORDER BY f.id), array_agg(f.format ORDER BY f.id), array_agg(f.data ORDER BY f.id),
-        array_agg(''::bytea ORDER BY f.id)
+        array_agg(f.meta ORDER BY f.id)
     ) FROM (
         SELECT DISTINCT ON (t.channel, t.key, CASE WHEN t.key IS NULL THEN t.id END) t.* FROM unnest(taken) AS t
         ORDER BY t.channel, t.key, CASE WHEN t.key IS NULL THEN t.id END, t.id

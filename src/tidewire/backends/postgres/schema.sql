@@ -46,7 +46,8 @@ CREATE TABLE tidewire_outbox (
     format  smallint         NOT NULL CHECK (format BETWEEN 0 AND 2),
     data    bytea            NOT NULL,
     key     text COLLATE "C" CHECK (char_length(key) BETWEEN 1 AND 600),
-    key_age double precision NOT NULL DEFAULT 300
+    key_age double precision NOT NULL DEFAULT 300,
+    meta    bytea            NOT NULL DEFAULT ''
 );
 
 -- Presence: gone after a crash of the server, and then every node joins its members again. A node chooses its own id at

@@ -14,6 +14,11 @@ SELECT * FROM tidewire_keep($1, $2, $3, $4, $5, $6, $7, $8, $9)
 SELECT * FROM tidewire_move($1)
 -- name: trim
 SELECT * FROM tidewire_trim($1, $2, $3, $4)
+-- name: publish
+SELECT tidewire_publish_bytes(
+    CAST(:channel AS text), CAST(:format AS smallint), CAST(:data AS bytea), CAST(:key AS text),
+    CAST(:key_age AS double precision), CAST(:meta AS bytea)
+)
 -- name: wake_soon
 SET synchronous_commit = off
 -- name: wake

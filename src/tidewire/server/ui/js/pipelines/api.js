@@ -20,7 +20,7 @@ export class PipelinesApi {
   }
 
   pipelines() {
-    return this.#json("");
+    return this.#json("/");
   }
 
   async inputs() {

@@ -6,7 +6,7 @@ const ENOUGH = 5;
 export function stepLeft(step, now) {
   if (step.status === "done") return 0;
   if (step.status !== "running") return step.expected;
-  const elapsed = step.started ? Math.max(0, now - step.started) : 0;
+  const elapsed = step.started === null ? 0 : Math.max(0, now - step.started);
   const fromProgress = step.progress >= ENOUGH ? (elapsed / step.progress) * (100 - step.progress) : null;
   if (step.expected === null) return fromProgress;
   const fromBefore = Math.max(0, step.expected - elapsed);
@@ -29,7 +29,7 @@ export function runLeft(run, now) {
 }
 
 function fromTotal({ progress, started }, now) {
-  if (progress < ENOUGH || !started) return null;
+  if (progress < ENOUGH || started === null) return null;
   return (Math.max(0, now - started) / progress) * (100 - progress);
 }
 

@@ -61,15 +61,15 @@ export class WatchedRun extends Emitter {
     this.emit("change", message);
   }
 
-  #step({ step: name, status, progress, total, message, attempt, lines, time }) {
+  #step({ step: name, status, progress, total, message = "", attempt, error = "", lines = [], time }) {
     const step = this.run.steps.find((one) => one.name === name);
     if (!step) return;
     const isNew = step.status !== "running" || attempt !== step.attempt;
     if (status === "running" && isNew) Object.assign(step, { started: time, ended: null, error: "", lines: [] });
     if (status !== "running") step.ended = time;
-    if (status === "failed") Object.assign(step, { error: message ?? "", lines: lines ?? [] });
-    Object.assign(step, { status, progress, message: message ?? "", attempt: attempt ?? step.attempt });
-    if (total !== undefined) this.run.progress = total;
+    if (status === "failed") Object.assign(step, { error, lines });
+    Object.assign(step, { status, progress, message, attempt });
+    this.run.progress = total;
   }
 
   #status({ status, progress, position = null, error = "", time }) {

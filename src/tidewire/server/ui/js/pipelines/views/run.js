@@ -50,7 +50,7 @@ export class RunView {
     const isShown = run.status === "failed" || run.status === "interrupted" || (step && run.status !== "finished");
     $("failure").hidden = !isShown;
     if (!isShown) return;
-    const head = run.status === "interrupted" ? "Interrupted" : step ? `${step.title} failed` : "Failed";
+    const head = run.status === "interrupted" ? "Interrupted" : step ? `Failed: ${step.title}` : "Failed";
     const why = run.status === "interrupted" ? run.error || "The server ended while it ran. Resume goes on where it was." : step?.error || run.error;
     const parts = [el("h2", { text: head }), el("p", { text: why })];
     if (step?.lines?.length) {

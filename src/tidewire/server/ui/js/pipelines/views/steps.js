@@ -37,14 +37,12 @@ function update(line, step, now) {
   setText(line.state, step.status === "running" ? `${step.progress}%` : stepState(step));
   setText(line.time, times(step, now));
   setBar(line.bar, { value: step.progress, status: step.status });
-  const attempt = step.attempt > 1 ? `Attempt ${step.attempt} of ${step.attempts}` : "";
   // Why it failed stands above all steps, with its last lines.
-  const message = step.status === "failed" ? "" : step.message;
-  setText(line.message, [attempt, message].filter(Boolean).join(" · "));
+  setText(line.message, step.status === "failed" ? "" : step.message);
 }
 
 function times(step, now) {
-  if (step.status === "waiting") return step.expected === null ? "" : `about ${duration(step.expected)}`;
+  if (step.status === "waiting") return !step.expected || step.expected < 1 ? "" : `about ${duration(step.expected)}`;
   if (!step.started) return "";
   const elapsed = duration((step.ended ?? now) - step.started);
   if (step.status !== "running") return elapsed;

@@ -36,8 +36,8 @@ class NatsAddress(msgspec.Struct, frozen=True, kw_only=True):
         try:
             parts = urlsplit(url)
             options = dict(parse_qsl(parts.query, keep_blank_values=True, strict_parsing=bool(parts.query)))
-        except ValueError as error:
-            raise ConfigurationError(f"the broker's URL cannot be read ({error}); write {_EXAMPLE}") from None
+        except ValueError:  # what is wrong with it may be in its password, so it is not shown
+            raise ConfigurationError(f"the broker's URL cannot be read; write {_EXAMPLE}") from None
         unknown = set(options) - {"stream", "replicas", "credentials"}
         if unknown or parts.path.strip("/"):
             wrong = parts.path if parts.path.strip("/") else f"option {min(unknown)!r}"

@@ -224,15 +224,16 @@ class Replica:
 
     async def sync(self) -> None:
         """Return when everything is applied that was said before; raises StoreUnavailable."""
+        applied = self._applied
         answer = await self.session.api(f"STREAM.INFO.{self._stream}", None, StreamAnswer)
         if answer.error is not None:
             self.session.end("the presence stream is gone")
             raise Refused("tell of presence", answer.error)
         last = answer.state.last_seq
-        if last < self._applied:
+        if last < applied:
             self.session.end("the presence stream was made anew")
             raise StoreUnavailable("the presence stream on NATS was made anew")
-        if last == self._applied:
+        if last <= self._applied:
             return
         self._number += 1
         waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import shutil
 import signal
 import sys
@@ -109,9 +110,7 @@ def _program(run: RunFacts, step: Step, facts: JobFacts, values: dict[str, str])
         env=environment(**more, **({"TIDEWIRE_URL": facts.url} if facts.url else {})),
         cwd=facts.workdir,
         log=str(run.folder.log(step.name)),
-        heading=f"attempt {facts.attempt}: {' '.join(argv)}"
-        if step.run
-        else f"attempt {facts.attempt}: {step.reference}",
+        heading=f"attempt {facts.attempt}: {shlex.join(argv) if step.run else step.reference}",
         log_bytes=limits.log_bytes,
         log_rate=limits.log_rate,
         progress=as_table(step.progress, values.get(step.progress.input, "")),

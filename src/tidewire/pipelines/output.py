@@ -57,7 +57,8 @@ class BoundedLog:
     def note(self, text: str) -> None:
         """Append a line of ours, behind all output."""
         self._say_omitted()
-        self._put(f"[tidewire] {text}\n".encode(errors="replace"))
+        line = text.replace("\n", "\\n")[:_LINE]
+        self._put(f"[tidewire] {line}\n".encode(errors="replace"))
 
     def news(self) -> tuple[int, int, str] | None:
         """Return the newest text since the last call as (from, to, text), or None; what is before it is in the file."""

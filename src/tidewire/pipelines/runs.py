@@ -116,7 +116,7 @@ class Run(msgspec.Struct, frozen=True):
         return msgspec.structs.replace(self, steps=steps, progress=max(self.progress, min(done, 99)))
 
 
-class StepEvent(msgspec.Struct, frozen=True, tag="step"):
+class StepEvent(msgspec.Struct, frozen=True, tag="step", omit_defaults=True):
     """Something happened to a step; `total` is the progress of the whole run."""
 
     seq: int
@@ -133,7 +133,7 @@ class StepEvent(msgspec.Struct, frozen=True, tag="step"):
     lines: tuple[str, ...] = ()
 
 
-class RunEvent(msgspec.Struct, frozen=True, tag="run"):
+class RunEvent(msgspec.Struct, frozen=True, tag="run", omit_defaults=True):
     """Something happened to a whole run."""
 
     seq: int

@@ -1,0 +1,63 @@
+"""Pipelines on a hub in this process, with programs of the test's own."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from tidewire import Hub
+from tidewire.pipelines import Pipeline, PipelineLimits, Pipelines, Run, Step
+
+__all__ = ("events", "exists", "finished", "opened", "program", "until")
+
+
+def program(text: str, *arguments: str) -> tuple[str, ...]:
+    """Return the command of a Python program; isolated, so that it starts fast."""
+    return (sys.executable, "-I", "-S", "-c", text.replace("{", "{{").replace("}", "}}"), *arguments)
+
+
+@asynccontextmanager
+async def opened(
+    folder: Path, *definitions: Pipeline, inputs: Path | None = None, **limits: Any
+) -> AsyncIterator[Pipelines]:
+    async with (
+        Hub("memory://") as hub,
+        Pipelines(hub, folder / "runs", definitions, inputs=inputs, limits=PipelineLimits(**limits)) as pipelines,
+    ):
+        yield pipelines
+
+
+async def finished(pipelines: Pipelines, *steps: Step, sample: str = "S1", seconds: float = 40.0) -> Run:
+    """Run steps as a pipeline of one run, to its end."""
+    definition = Pipeline("test", steps)
+    pipelines.definitions["test"] = definition
+    started = await pipelines.start("test", sample)
+    async with asyncio.timeout(seconds):
+        return await pipelines.wait(started.run.id)
+
+
+async def events(pipelines: Pipelines, run: str) -> list[dict[str, Any]]:
+    """Return all that viewers were told of a run."""
+    page = await pipelines.hub.history(f"$pipeline:{run}")
+    return [msgspec.json.decode(publication.data) for publication in page.publications]
+
+
+def exists(pid: int) -> bool:
+    """Say whether a process is there, be it a zombie."""
+    return Path(f"/proc/{pid}").exists()
+
+
+async def until(condition: Callable[[], Any], *, what: str, seconds: float = 20.0) -> Any:
+    """Return the condition's first true value."""
+    end = time.monotonic() + seconds
+    while not (value := condition()):
+        assert time.monotonic() < end, f"not within {seconds:g} s: {what}"
+        await asyncio.sleep(0.02)
+    return value

@@ -87,7 +87,7 @@ class Survey:
         """
         nodes = {member.connection for member in await self._node.presence.members(NODES)} | {self._node.id}
         question = _Question(secrets.token_hex(8), name, argument)
-        pending = self._pending[question.id] = _Pending(nodes)
+        pending = self._pending[question.id] = _Pending(set(nodes))
         try:
             await self._node.control(Control(verb=_QUESTION), msgspec.json.encode(question))
             await asyncio.wait_for(pending.complete.wait(), seconds)

@@ -1,0 +1,486 @@
+"""The HTTP API of a real server, over two workers, with a client that speaks the protocol by hand."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.util
+import json
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import jwt
+import pytest
+from websockets.exceptions import ConnectionClosed
+from websockets.sync.client import ClientConnection, connect
+
+import requirements
+from server.live_server import LiveServer, wait_for
+from tidewire.http_api.calls import METHODS
+
+pytestmark = pytest.mark.xdist_group("http-api")
+
+CONFIG = """
+[client]
+insecure = true
+[client.token]
+hmac_secret_key = "a secret that is long enough for SHA-256"
+[http_api]
+key = "the key"
+[channel.without_namespace]
+presence = true
+history_size = 100
+history_ttl = "300s"
+force_recovery = true
+[[channel.namespaces]]
+name = "bare"
+"""
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveServer]:
+    folder = tmp_path_factory.mktemp("api")
+    (folder / "tidewire.toml").write_text(CONFIG)
+    with LiveServer(folder, "--workers", "2") as server:
+        yield server
+
+
+class Api:
+    """Calls methods of the API; `call` returns the result, `error` the number of the error."""
+
+    def __init__(self, server: LiveServer, **headers: str) -> None:
+        self._client = httpx.Client(base_url=server.url + "/api", headers=headers, timeout=20)
+
+    def post(self, method: str, body: object = None, /, **options: Any) -> httpx.Response:
+        content = body if isinstance(body, bytes | str) else json.dumps(body or {})
+        return self._client.post(f"/{method}", content=content, **options)
+
+    def call(self, method: str, /, **fields: Any) -> dict[str, Any]:
+        answer = self.post(method, fields)
+        assert answer.status_code == 200, answer.text
+        assert "result" in answer.json(), answer.text
+        result: dict[str, Any] = answer.json()["result"]
+        return result
+
+    def error(self, method: str, /, **fields: Any) -> int:
+        answer = self.post(method, fields)
+        assert answer.status_code == 200
+        code: int = answer.json()["error"]["code"]
+        return code
+
+
+@pytest.fixture
+def api(server: LiveServer) -> Api:
+    return Api(server, **{"X-API-Key": "the key"})
+
+
+@pytest.fixture
+def channel() -> str:
+    return f"c{uuid.uuid4().hex}"
+
+
+class Client:
+    """Speaks JSON of the Centrifuge protocol."""
+
+    def __init__(self, socket: ClientConnection) -> None:
+        self._socket = socket
+        self._id = 0
+        self.pushes: list[dict[str, Any]] = []
+        self.id: str = ""
+
+    def ask(self, **command: Any) -> dict[str, Any]:
+        self._id += 1
+        self._socket.send(json.dumps({"id": self._id, **command}))
+        while (reply := self._next()).get("id") != self._id:
+            pass
+        return reply
+
+    def _next(self) -> dict[str, Any]:
+        for line in str(self._socket.recv(timeout=20)).splitlines():
+            message: dict[str, Any] = json.loads(line)
+            if "push" in message:
+                self.pushes.append(message["push"])
+        return message
+
+    def push(self, kind: str) -> dict[str, Any]:
+        """Wait for a push of this kind."""
+        while True:
+            for push in self.pushes:
+                if kind in push:
+                    self.pushes.remove(push)
+                    return push
+            self._next()
+
+    def closed(self) -> tuple[int, str]:
+        """Wait for the end, and return the server's code and reason."""
+        try:
+            while True:
+                self._next()
+        except ConnectionClosed as closed:
+            if closed.rcvd is None:
+                raise
+            return closed.rcvd.code, closed.rcvd.reason
+
+
+@pytest.fixture
+def client(server: LiveServer) -> Iterator[Client]:
+    with connect(server.websocket_url + "/connection/websocket", proxy=None) as socket:
+        client = Client(socket)
+        client.id = client.ask(connect={})["connect"]["client"]
+        yield client
+
+
+# Who may call.
+
+
+@pytest.mark.parametrize(
+    ("headers", "query", "status"),
+    [
+        ({"X-API-Key": "the key"}, "", 200),
+        ({"Authorization": "apikey the key"}, "", 200),
+        ({}, "?api_key=the+key", 200),
+        ({"X-API-Key": "wrong"}, "?api_key=the+key", 200),
+        ({}, "", 401),
+        ({"X-API-Key": "wrong"}, "", 401),
+        ({"X-API-Key": ""}, "", 401),
+        ({"X-API-Key": "wrong", "Authorization": "apikey the key"}, "", 401),
+        ({"Authorization": "Bearer the key"}, "", 401),
+        ({"X-API-Key": "thé key"}, "", 401),
+    ],
+)
+def test_the_key(server: LiveServer, headers: dict[str, str], query: str, status: int) -> None:
+    raw = {name: value.encode() for name, value in headers.items()}
+    answer = httpx.post(f"{server.url}/api/info{query}", headers=raw, content="{}", timeout=20)
+    assert answer.status_code == status
+    assert status == 200 or answer.content == b""
+
+
+def test_without_a_key_the_api_is_off(tmp_path: Path) -> None:
+    with LiveServer(tmp_path) as server:
+        answer = server.post("/api/publish", json={"channel": "a", "data": 1})
+        assert answer.status_code == 404
+        assert "http_api.key" in answer.json()["detail"]
+        assert server.get("/openapi.json").status_code == 404
+        assert server.get("/docs").status_code == 404
+
+
+def test_an_insecure_api_wants_no_key(tmp_path: Path) -> None:
+    with LiveServer(tmp_path, TIDEWIRE_HTTP_API__INSECURE="true") as server:
+        assert server.post("/api/publish", json={"channel": "a", "data": 1}).json() == {"result": {}}
+
+
+def test_other_verbs_and_methods(api: Api, server: LiveServer) -> None:
+    assert server.get("/api/publish").status_code == 405
+    assert api.post("connections").status_code == 404
+
+
+# Publishing.
+
+
+def test_a_publication_reaches_subscribers_as_it_was_written(api: Api, client: Client, channel: str) -> None:
+    client.ask(subscribe={"channel": channel})
+    text = '{"one": 1.0, "big": 12345678901234567890.10, "twice": 1, "twice": 2, "escape": "\\u00e9", "é": null}'
+    answer = api.post("publish", f'{{"channel": "{channel}", "data": {text}, "tags": {{"kind": "news"}}}}'.encode())
+    assert answer.json()["result"]["offset"] == 1
+    push = client.push("pub")
+    assert push["pub"]["data"]["one"] == 1
+    assert push["pub"]["tags"] == {"kind": "news"}
+    assert "info" not in push["pub"]
+    history = api.post("history", {"channel": channel, "limit": 1}).text
+    assert text in history
+
+
+def test_what_a_client_publishes_says_who_it_was(api: Api, client: Client, channel: str) -> None:
+    client.ask(publish={"channel": channel, "data": [1]})
+    [publication] = api.call("history", channel=channel, limit=10)["publications"]
+    assert publication == {"data": [1], "offset": 1, "info": {"user": "", "client": client.id}}
+
+
+def test_a_channel_without_history_has_no_position_to_tell(api: Api) -> None:
+    assert api.call("publish", channel="bare:1", data=1) == {}
+
+
+def test_the_same_key_is_published_once(api: Api, channel: str) -> None:
+    first = api.call("publish", channel=channel, data=1, idempotency_key="k")
+    assert api.call("publish", channel=channel, data=2, idempotency_key="k") == first
+    assert api.call("publish", channel=channel, data=3)["offset"] == 2
+    assert [found["data"] for found in api.call("history", channel=channel, limit=-1)["publications"]] == [1, 3]
+
+
+def test_versions_only_grow(api: Api, channel: str) -> None:
+    assert api.call("publish", channel=channel, data=1, version=5)["offset"] == 1
+    assert api.call("publish", channel=channel, data=2, version=5) == {}
+    assert api.call("publish", channel=channel, data=3, version=4) == {}
+    assert api.call("publish", channel=channel, data=4, version=1, version_epoch="new")["offset"] == 2
+    assert api.call("publish", channel=channel, data=5, version=2, version_epoch="new")["offset"] == 3
+
+
+def test_a_broadcast_answers_for_each_channel(api: Api, channel: str) -> None:
+    responses = api.call("broadcast", channels=[channel, "unknown:1", "bare:1"], data="x")["responses"]
+    assert responses[0]["result"]["offset"] == 1
+    assert responses[1]["error"]["code"] == 102
+    assert responses[2] == {"result": {}}
+
+
+def test_bytes_and_json_in_base64(api: Api, channel: str) -> None:
+    api.call("publish", channel=channel, b64data="eyJhIjoxfQ==")
+    api.call("publish", channel=channel, b64data="/w==")
+    found = api.call("history", channel=channel, limit=5)["publications"]
+    assert [publication["data"] for publication in found] == [{"a": 1}, "/w=="]
+    assert api.error("publish", channel=channel, b64data="?") == 107
+
+
+@pytest.mark.parametrize(
+    "body",
+    [b"", b"{", b"[]", b"1", b'{"channel": NaN}', b'{"channel": "a", "data": "\xff"}', b'{"a":' * 5_000],
+    ids=["empty", "cut", "list", "number", "nan", "bytes", "deep"],
+)
+def test_a_body_that_is_no_json_object(api: Api, body: bytes) -> None:
+    answer = api.post("publish", body)
+    if body:
+        assert answer.status_code == 400
+    else:
+        assert answer.json()["error"]["code"] == 107
+
+
+@pytest.mark.parametrize(
+    ("method", "fields", "code"),
+    [
+        ("publish", {"data": 1}, 107),
+        ("publish", {"channel": "a"}, 107),
+        ("publish", {"channel": "", "data": 1}, 107),
+        ("publish", {"channel": "é", "data": 1}, 107),
+        ("publish", {"channel": "a" * 256, "data": 1}, 107),
+        ("publish", {"channel": "unknown:1", "data": 1}, 102),
+        ("publish", {"channel": "$user:ann", "data": 1}, 102),
+        ("publish", {"channel": "$control", "data": 1}, 102),
+        ("publish", {"channel": "a", "data": 1, "tags": {"a": 1}}, 107),
+        ("broadcast", {"channels": [], "data": 1}, 107),
+        ("history", {"channel": "bare:1"}, 108),
+        ("history_remove", {"channel": "bare:1"}, 108),
+        ("presence", {"channel": "bare:1"}, 108),
+        ("presence_stats", {"channel": "bare:1"}, 108),
+        ("history", {"channel": "a", "since": {"offset": 1, "epoch": "other"}}, 112),
+        ("history", {"channel": "a", "since": {"offset": 2**60}}, 107),
+        ("history", {"channel": "a", "reverse": True, "since": {"offset": 0}}, 107),
+        ("subscribe", {"channel": "a"}, 107),
+        ("subscribe", {"user": "u", "channel": "unknown:1"}, 102),
+        ("unsubscribe", {"user": "u"}, 107),
+        ("disconnect", {}, 107),
+        ("disconnect", {"user": "u", "disconnect": {"code": 1}}, 107),
+        ("refresh", {}, 107),
+        ("rpc", {"method": "any"}, 104),
+        ("batch", {}, 107),
+        ("batch", {"commands": {}}, 107),
+    ],
+)
+def test_errors_have_numbers(api: Api, method: str, fields: dict[str, Any], code: int) -> None:
+    assert api.error(method, **fields) == code
+
+
+def test_errors_may_be_told_by_the_status(api: Api) -> None:
+    transport = {"X-Centrifugo-Error-Mode": "transport"}
+    for method, fields, status in (
+        ("publish", {"channel": "unknown:1", "data": 1}, 404),
+        ("publish", {}, 400),
+        ("presence", {"channel": "bare:1"}, 400),
+        ("history", {"channel": "a", "since": {"offset": 1, "epoch": "other"}}, 416),
+        ("rpc", {"method": "any"}, 404),
+    ):
+        answer = api.post(method, fields, headers=transport)
+        assert answer.status_code == status
+        assert set(answer.json()) == {"code", "message", "detail"}
+    assert api.post("publish", {"channel": "a", "data": 1}, headers=transport).status_code == 200
+
+
+def test_a_body_has_a_size(tmp_path: Path) -> None:
+    (tmp_path / "tidewire.toml").write_text(CONFIG + "[limits]\napi_bytes = 1000\n")
+    with LiveServer(tmp_path) as server:
+        api = Api(server, **{"X-API-Key": "the key"})
+        assert api.post("publish", {"channel": "a", "data": "x" * 900}).status_code == 200
+        assert api.post("publish", {"channel": "a", "data": "x" * 1_000}).status_code == 413
+
+
+# History and presence.
+
+
+def test_history_in_both_directions(api: Api, channel: str) -> None:
+    for number in range(1, 6):
+        position = api.call("publish", channel=channel, data=number)
+    epoch = position["epoch"]
+
+    def read(**fields: Any) -> list[int]:
+        page = api.call("history", channel=channel, **fields)
+        assert (page["offset"], page["epoch"]) == (5, epoch)
+        return [publication["data"] for publication in page["publications"]]
+
+    assert read() == []
+    assert read(limit=2) == [1, 2]
+    assert read(limit=-1, reverse=True) == [5, 4, 3, 2, 1]
+    assert read(limit=2, since={"offset": 2, "epoch": epoch}) == [3, 4]
+    assert read(limit=2, since={"offset": 2}) == [3, 4]
+    assert read(limit=5, since={"offset": 3, "epoch": epoch}, reverse=True) == [2, 1]
+    assert api.call("history_remove", channel=channel) == {}
+    assert read(limit=5) == []
+
+
+def test_who_is_in_a_channel(api: Api, server: LiveServer, client: Client, channel: str) -> None:
+    assert api.call("presence", channel=channel) == {"presence": {}}
+    client.ask(subscribe={"channel": channel})
+    wait_for(lambda: api.call("presence", channel=channel)["presence"], what="the member")
+    assert api.call("presence", channel=channel) == {"presence": {client.id: {"user": "", "client": client.id}}}
+    assert api.call("presence_stats", channel=channel) == {"num_clients": 1, "num_users": 1}
+
+
+def test_channels_and_nodes_of_all_workers(api: Api, server: LiveServer, channel: str) -> None:
+    with connections(server, "many", 8) as clients:
+        for client in clients:
+            client.ask(subscribe={"channel": channel})
+        assert api.call("channels", pattern=f"{channel[:-1]}*") == {"channels": {channel: {"num_clients": 8}}}
+        assert api.call("channels", pattern="nothing*") == {"channels": {}}
+        nodes = api.call("info")["nodes"]
+        assert len(nodes) == 2
+        assert sum(node["num_clients"] for node in nodes) >= 8
+        assert all(node["num_subs"] >= node["num_channels"] for node in nodes)
+        assert {node["version"] for node in nodes} != {""}
+
+
+# Connections, on whichever worker they are.
+
+
+@contextlib.contextmanager
+def connections(server: LiveServer, user: str, count: int) -> Iterator[list[Client]]:
+    """Connect a user so many times."""
+    token = jwt.encode({"sub": user}, "a secret that is long enough for SHA-256", "HS256")
+    with contextlib.ExitStack() as stack:
+        clients = []
+        for _ in range(count):
+            socket = stack.enter_context(connect(server.websocket_url + "/connection/websocket", proxy=None))
+            client = Client(socket)
+            client.id = client.ask(connect={"token": token})["connect"]["client"]
+            clients.append(client)
+        yield clients
+
+
+def test_a_user_is_subscribed_and_unsubscribed_everywhere(api: Api, server: LiveServer, channel: str) -> None:
+    with connections(server, "sub", 4) as clients:
+        position = api.call("publish", channel=channel, data="before")
+        since = {"offset": 0, "epoch": position["epoch"]}
+        assert api.call("subscribe", user="sub", channel=channel, data={"welcome": 1}, recover_since=since) == {}
+        for client in clients:
+            push = client.push("subscribe")
+            assert (push["channel"], push["subscribe"]["data"]) == (channel, {"welcome": 1})
+            assert client.push("pub")["pub"]["data"] == "before"
+        api.call("publish", channel=channel, data="after")
+        for client in clients:
+            assert client.push("pub")["pub"]["data"] == "after"
+        assert api.call("unsubscribe", user="sub", channel=channel) == {}
+        for client in clients:
+            push = client.push("unsubscribe")
+            assert (push["channel"], push["unsubscribe"]["code"]) == (channel, 2000)
+
+
+def test_a_user_is_disconnected_but_for_some(api: Api, server: LiveServer, channel: str) -> None:
+    with connections(server, "gone", 4) as (spared, *others):
+        api.call("disconnect", user="gone", whitelist=[spared.id], disconnect={"code": 4001, "reason": "moved"})
+        for client in others:
+            assert client.closed() == (4001, "moved")
+        assert "subscribe" in spared.ask(subscribe={"channel": channel})
+        api.call("disconnect", user="gone", client=spared.id)
+        assert spared.closed()[0] == 3503
+
+
+def test_connections_are_given_more_time_or_none(api: Api, server: LiveServer) -> None:
+    with connections(server, "ref", 2) as (one, two):
+        api.call("refresh", user="ref", client=one.id, expire_at=4_000_000_000)
+        assert one.push("refresh")["refresh"]["expires"] is True
+        api.call("refresh", user="ref", client=two.id, expired=True)
+        assert two.closed()[0] == 3005
+
+
+def test_targeting_nobody_is_success(api: Api) -> None:
+    for method in ("disconnect", "refresh"):
+        assert api.call(method, user="nobody at all") == {}
+    for method in ("subscribe", "unsubscribe"):
+        assert api.call(method, user="nobody at all", channel="a") == {}
+
+
+# Batches.
+
+
+@pytest.mark.parametrize("parallel", [False, True])
+def test_a_batch_answers_each_command_in_order(api: Api, channel: str, parallel: bool) -> None:
+    commands = [
+        {"publish": {"channel": channel, "data": 1.0}},
+        {"nothing": {}},
+        {"publish": {"channel": "unknown:1", "data": 1}},
+        {"presence": {"channel": channel}},
+        {"batch": {"commands": []}},
+        {},
+    ]
+    answer = api.post("batch", {"commands": commands, "parallel": parallel})
+    replies = answer.json()["replies"]
+    assert replies[0]["publish"]["offset"] == 1
+    assert [reply.get("error", {}).get("code") for reply in replies] == [None, 104, 102, None, 107, 104]
+    assert replies[3] == {"presence": {"presence": {}}}
+
+
+# The description.
+
+
+def test_the_api_is_described_and_nothing_else(server: LiveServer) -> None:
+    described = server.get("/openapi.json").json()
+    assert set(described["paths"]) == {f"/api/{method}" for method in METHODS}
+    publish = described["paths"]["/api/publish"]["post"]
+    schema = publish["requestBody"]["content"]["application/json"]["schema"]
+    assert schema["required"] == ["channel"]
+    assert schema["properties"]["data"]["examples"] == [{"text": "hello"}]
+    assert publish["security"] == [{"APIKeyHeader": []}]
+    assert "$defs" not in json.dumps(described)
+    assert server.get("/docs").status_code == 200
+
+
+# The published client.
+
+
+def test_the_published_client_speaks_to_it(server: LiveServer, channel: str) -> None:
+    requirements.require(importlib.util.find_spec("cent"), "pip install cent==5.2.0")
+    import cent
+
+    client = cent.Client(server.url + "/api", "the key")
+    try:
+        assert client.publish(cent.PublishRequest(channel=channel, data={"n": 1})).offset == 1
+        broadcast = client.broadcast(cent.BroadcastRequest(channels=[channel, "b"], data=2))
+        assert [response.error for response in broadcast.responses] == [None, None]
+        history = client.history(cent.HistoryRequest(channel=channel, limit=10))
+        assert [publication.data for publication in history.publications] == [{"n": 1}, 2]
+        assert client.presence(cent.PresenceRequest(channel=channel)).presence == {}
+        assert client.presence_stats(cent.PresenceStatsRequest(channel=channel)).num_clients == 0
+        client.history_remove(cent.HistoryRemoveRequest(channel=channel))
+        override = cent.ChannelOptionsOverride(presence=cent.BoolValue(value=True))
+        since = cent.StreamPosition(offset=1, epoch=history.epoch)
+        client.subscribe(
+            cent.SubscribeRequest(user="u", channel=channel, info={"a": 1}, recover_since=since, override=override)
+        )
+        client.unsubscribe(cent.UnsubscribeRequest(user="u", channel=channel))
+        client.disconnect(cent.DisconnectRequest(user="u", disconnect=cent.Disconnect(code=4000, reason="x")))
+        client.refresh(cent.RefreshRequest(user="u", expire_at=1))
+        assert channel not in client.channels(cent.ChannelsRequest(pattern="*")).channels
+        assert len(client.info(cent.InfoRequest()).nodes) == 2
+        replies = client.batch(
+            cent.BatchRequest(
+                requests=[cent.PublishRequest(channel=channel, data=3), cent.PresenceRequest(channel=channel)]
+            )
+        ).replies
+        assert (replies[0].offset, replies[1].presence) == (3, {})
+        with pytest.raises(cent.CentApiResponseError, match="unknown channel") as caught:
+            client.publish(cent.PublishRequest(channel="unknown:1", data=1))
+        assert caught.value.code == 102
+        with pytest.raises(cent.CentTransportError):
+            client.connections(cent.ConnectionsRequest(user="u", expression=""))
+        with pytest.raises(cent.CentUnauthorizedError):
+            cent.Client(server.url + "/api", "wrong").info(cent.InfoRequest())
+    finally:
+        client.close()

@@ -1,0 +1,108 @@
+"""Questions to all nodes: every live one answers, or the asker is told that some did not."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+import pytest
+
+from core.support import FailingBroker, FailingPresence, open_node, run
+from tidewire.backends import open_backend
+from tidewire.control import NODES
+from tidewire.errors import StoreUnavailable, TemporaryFailure
+from tidewire.messages import Member
+from tidewire.node import Node
+from tidewire.options import Limits
+from tidewire.survey import Survey
+
+
+async def begin(node: Node, *answers: str) -> Survey:
+    """Let a node take part; it answers "who" with these parts."""
+    survey = Survey(node)
+    await survey.start()
+    survey.on("who", lambda argument: [argument + answer.encode() for answer in answers])
+    return survey
+
+
+def test_a_node_answers_itself_in_parts() -> None:
+    async def main() -> None:
+        async with open_node() as node:
+            survey = await begin(node, "one", "two")
+            assert await survey.ask("who", b"x-") == {node.id: [b"x-one", b"x-two"]}
+            assert await survey.ask("unknown") == {node.id: [b""]}
+
+    run(main())
+
+
+def test_every_node_answers(tmp_path: Path) -> None:
+    async def main() -> None:
+        nodes = [Node(*open_backend(f"sqlite:///{tmp_path}/a.db", Limits())) for _ in range(3)]
+        try:
+            for number, node in enumerate(nodes):
+                await node.start()
+                survey = await begin(node, str(number))
+            answers = await survey.ask("who")
+            assert answers == {node.id: [str(number).encode()] for number, node in enumerate(nodes)}
+            await nodes[0].aclose()
+        finally:
+            for node in nodes:
+                await node.aclose()
+
+    run(main())
+
+
+def test_a_node_that_does_not_answer_is_told_of() -> None:
+    async def main() -> None:
+        async with open_node() as node:
+            survey = await begin(node, "here")
+            await node.presence.join(NODES, Member("frozen", "frozen"))
+            with pytest.raises(TemporaryFailure, match="1 of 2 nodes"):
+                await survey.ask("who", seconds=0.1)
+            await node.presence.leave(NODES, "frozen")
+            assert await survey.ask("who") == {node.id: [b"here"]}
+
+    run(main())
+
+
+def test_an_answer_to_nobodys_question_is_ignored() -> None:
+    async def main() -> None:
+        async with open_node() as node:
+            survey = await begin(node, "late")
+            await node.presence.join(NODES, Member("frozen", "frozen"))
+            with pytest.raises(TemporaryFailure):
+                await survey.ask("who", seconds=0)
+            await node.presence.leave(NODES, "frozen")
+            answers = await asyncio.gather(*(survey.ask("who") for _ in range(5)))
+            assert answers == [{node.id: [b"late"]}] * 5
+
+    run(main())
+
+
+def test_who_lost_its_lease_is_counted_again() -> None:
+    async def main() -> None:
+        async with open_node() as node:
+            survey = await begin(node, "here")
+            await node.presence.leave(NODES, node.id)
+            await survey.ask("who")
+            members = await node.presence.members(NODES)
+            while not members:
+                await asyncio.sleep(0)
+                members = await node.presence.members(NODES)
+            assert [member.connection for member in members] == [node.id]
+
+    run(main())
+
+
+def test_a_store_that_is_away_is_told_of() -> None:
+    async def main() -> None:
+        presence = FailingPresence()
+        async with open_node(FailingBroker(), presence) as node:
+            survey = await begin(node, "here")
+            presence.is_away = True
+            with pytest.raises(StoreUnavailable):
+                await survey.ask("who")
+            presence.is_away = False
+            assert await survey.ask("who")
+
+    run(main())

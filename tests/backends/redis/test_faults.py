@@ -149,6 +149,22 @@ def test_cut_off_as_a_slow_subscriber_reads_what_it_missed(tmp_path: Path) -> No
         run(scenario(server), 30)
 
 
+def test_a_tail_that_was_lost_while_carriage_was_cut_is_read_at_once(tmp_path: Path) -> None:
+    async def scenario(server: Daemon) -> None:
+        async with redis_node(url(server)) as node, redis_node(url(server)) as other:
+            client = await connect(node, channel="a")
+            ledger = Ledger(other)
+            for _ in range(10):
+                assert ask(server.port, "CLIENT", "KILL", "TYPE", "pubsub").startswith(b":")
+                await ledger.publish()
+                await received(client, ledger, within=4)  # positions are compared by themselves every 10 s only
+            assert node.statistics().gaps > 0
+            check(client, ledger)
+
+    with start_redis(tmp_path) as server:
+        run(scenario(server), 60)
+
+
 def test_a_full_memory_refuses_publishing_and_reading_goes_on(tmp_path: Path) -> None:
     async def scenario(server: Daemon) -> None:
         async with redis_node(url(server)) as node:

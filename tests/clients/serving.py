@@ -29,6 +29,7 @@ key = "key"
 [channel.without_namespace]
 history_size = 100
 history_ttl = "300s"
+force_recovery = true
 allow_user_limited_channels = true
 """
 _ROOM = """

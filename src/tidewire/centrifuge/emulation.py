@@ -32,11 +32,12 @@ _encode = msgspec.msgpack.Encoder().encode
 
 
 class _Asked(msgspec.Struct, frozen=True, array_like=True):
-    """Commands on their way to another node: text, or bytes of the binary encoding."""
+    """Commands on their way to another node: UTF-8, or the binary encoding."""
 
     node: str
     session: str
-    data: str | bytes
+    data: bytes
+    is_text: bool
     origin: str
     id: int
 
@@ -88,7 +89,9 @@ class Emulation:
         number = next(self._ids)
         self._pending[number] = answered
         try:
-            asked = _Asked(node, session, data, self._id, number)
+            is_text = isinstance(data, str)
+            raw = data.encode(errors="replace") if isinstance(data, str) else data
+            asked = _Asked(node, session, raw, is_text, self._id, number)
             await self._control(Control(verb=_ASK), _encode(asked), Format.BINARY)
             async with asyncio.timeout(_SECONDS):
                 return HTTPStatus(await answered)
@@ -115,7 +118,7 @@ class Emulation:
             self._spawn(self._answer(asked))
 
     async def _answer(self, asked: _Asked) -> None:
-        status = await self._take(asked.session, asked.data)
+        status = await self._take(asked.session, asked.data.decode() if asked.is_text else asked.data)
         answer = _Answered(asked.origin, asked.id, status)
         try:
             await self._control(Control(verb=_ANSWER), _encode(answer), Format.BINARY)

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from core.support import FailingBroker, FailingPresence, open_node, run
+from core.support import FailingBroker, open_node, run
 from tidewire.backends import open_backend
 from tidewire.control import NODES
-from tidewire.errors import StoreUnavailable, TemporaryFailure
+from tidewire.errors import NotPublished, TemporaryFailure
 from tidewire.messages import Member
 from tidewire.node import Node
 from tidewire.options import Limits
@@ -96,13 +96,13 @@ def test_who_lost_its_lease_is_counted_again() -> None:
 
 def test_a_store_that_is_away_is_told_of() -> None:
     async def main() -> None:
-        presence = FailingPresence()
-        async with open_node(FailingBroker(), presence) as node:
+        broker = FailingBroker()
+        async with open_node(broker) as node:
             survey = await begin(node, "here")
-            presence.is_away = True
-            with pytest.raises(StoreUnavailable):
+            broker.away(NotPublished("away for the test"))
+            with pytest.raises(NotPublished):
                 await survey.ask("who")
-            presence.is_away = False
+            broker.back()
             assert await survey.ask("who")
 
     run(main())

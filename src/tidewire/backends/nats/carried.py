@@ -73,7 +73,10 @@ class Carried:
         return self._take(_Arrived(sequence, previous, top, None))
 
     def _take(self, arrived: _Arrived) -> list[Publication]:
-        insort(self._held, arrived, key=lambda held: held.sequence)
+        if self._held and arrived.sequence < self._held[-1].sequence:
+            insort(self._held, arrived, key=lambda held: held.sequence)
+        else:
+            self._held.append(arrived)
         return self.give_up() if len(self._held) > HELD_COUNT else self._release()
 
     def give_up(self) -> list[Publication]:
@@ -118,4 +121,6 @@ class Carried:
             previous = self._marker[1]
         elif not previous and known:
             previous = publication.offset - 1
+        if previous == publication.previous:
+            return publication
         return msgspec.structs.replace(publication, previous=previous)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Coroutine, Mapping, Sequence
+from time import time as wall
 from typing import Any
 
 from tidewire.backends.postgres.carriage import Carriage
@@ -13,7 +14,7 @@ from tidewire.backends.postgres.keeper import Keeper
 from tidewire.backends.postgres.names import trouble
 from tidewire.backends.postgres.outbox import publish_within
 from tidewire.backends.postgres.reading import PositionReader, read_history
-from tidewire.backends.postgres.schema import SQL
+from tidewire.backends.postgres.schema import SQL, VERSION
 from tidewire.backends.postgres.server import Server
 from tidewire.backends.postgres.sessions import Sessions
 from tidewire.backends.postgres.writer import Kept, Write, Writer
@@ -238,6 +239,16 @@ class PostgresBroker(Broker):
             reason = trouble(channel)
             if reason:
                 raise BadRequest(f"channel {channel[:60]!r} {reason}; use another name")
+
+    async def describe(self) -> tuple[str, ...]:
+        """Return what the server is, in words; raises StoreUnavailable."""
+        self._check()
+        row = await self._sessions.fetchrow(SQL["settings"])
+        return (
+            f"PostgreSQL {row['version']}, schema version {VERSION}, its clock differs by {row['now'] - wall():+.2f} s",
+            f"fsync is {row['fsync']}, synchronous_commit is {row['synchronous_commit']}",
+            f"{row['outbox']} publications wait in the outbox",
+        )
 
     async def advise(self) -> tuple[str, ...]:
         """Return what the server's settings put at risk, in words; raises StoreUnavailable."""

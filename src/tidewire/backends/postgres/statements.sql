@@ -3,7 +3,10 @@ SELECT version FROM tidewire_store
 -- name: lock_schema
 SELECT pg_advisory_xact_lock(hashtext('tidewire schema'), hashtext(current_schema()))
 -- name: has_store
-SELECT to_regclass('tidewire_store') IS NOT NULL
+SELECT EXISTS (
+    SELECT FROM pg_class AS c JOIN pg_namespace AS n ON n.oid = c.relnamespace
+    WHERE c.relname = 'tidewire_store' AND n.nspname = ANY (current_schemas(false))
+)
 -- name: create_store
 INSERT INTO tidewire_store (version, era, identity) VALUES ($1, '', '') ON CONFLICT (one) DO UPDATE SET version = $1
 -- name: enter
@@ -72,7 +75,8 @@ UPDATE tidewire_channels SET floor = top WHERE name = $1
 -- name: settings
 SELECT current_setting('fsync') AS fsync, current_setting('synchronous_commit') AS synchronous_commit,
     current_setting('full_page_writes') AS full_page_writes, pg_notification_queue_usage() AS queue,
-    (SELECT count(*) FROM tidewire_outbox) AS outbox
+    (SELECT count(*) FROM tidewire_outbox) AS outbox, current_setting('server_version') AS version,
+    tidewire_now() AS now
 -- name: enroll
 INSERT INTO tidewire_nodes (id, name, touched, since) VALUES ($1, $2, tidewire_now(), tidewire_now())
 -- name: join

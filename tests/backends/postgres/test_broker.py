@@ -1,0 +1,194 @@
+"""What only this store does: names, late readers, trimming, wake-ups, cancelled calls, its schema and its advice."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from core.support import run
+from support.stores import postgres_database
+from tidewire.backends.postgres import PostgresBroker, PostgresPresence, wakeups
+from tidewire.backends.postgres.keeper import Keeper
+from tidewire.errors import BadRequest, ConfigurationError, NotPublished
+from tidewire.messages import Format, Member, Position, PublishRequest, Retention
+from tidewire.options import Limits
+from tidewire.testing.store import Node, wait_until
+
+from .helpers import client_of
+
+ALL = Retention(1_000_000, 1e9)
+
+
+class _Opened:
+    """An open broker for a block."""
+
+    def __init__(self, url: str, **limits: float) -> None:
+        self.node = Node(PostgresBroker(url, Limits(**limits)))  # type: ignore[arg-type]
+
+    async def __aenter__(self) -> Node:
+        await self.node.broker.start(self.node.delivered.extend)
+        return self.node
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.node.broker.aclose()
+
+
+def test_names_and_payloads_of_every_kind() -> None:
+    async def scenario(url: str) -> None:
+        async with _Opened(url) as node:
+            name = "ü" * 255
+            await node.broker.subscribe(name)
+            data = bytes(range(256)) * 1_000
+            await node.publish(name, data, format=Format.BINARY, key="k" * 5_000)
+            assert await node.publish(name, data, format=Format.BINARY, key="k" * 5_000) == 1
+            await wait_until(lambda: [p.data for p in node.delivered] == [data])
+            for bad in ("a\0b", "\ud800", "x" * 5_000):
+                with pytest.raises(NotPublished):
+                    await node.publish(bad)
+                with pytest.raises(BadRequest):
+                    await node.broker.subscribe(bad)
+            with pytest.raises(NotPublished, match="NUL"):
+                await node.publish("a", key="\0")
+            assert await node.publish("a", retention=Retention(10**30, float("inf"))) == 1
+            presence = PostgresPresence(url)
+            await presence.start("node")
+            with pytest.raises(BadRequest):
+                await presence.join("a", Member("1", "ann\0"))
+            await presence.aclose()
+
+    run(scenario(postgres_database()))
+
+
+def test_many_channels_at_once_from_two_nodes_without_a_deadlock() -> None:
+    async def scenario(url: str) -> None:
+        async with _Opened(url) as one, _Opened(url) as other:
+            names = [f"channel {n}" for n in range(60)]
+            await asyncio.gather(*(one.broker.subscribe(name) for name in names))
+            work = [node.publish(name) for _ in range(10) for name in names for node in (one, other)]
+            await asyncio.gather(*work)
+            await wait_until(lambda: len(one.delivered) >= 1_200, 10)
+            assert all(one.offsets(name) == list(range(1, 21)) for name in names)
+
+    run(scenario(postgres_database()), 30)
+
+
+def test_a_missing_wake_up_is_made_up_for_by_a_look(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def scenario(url: str) -> None:
+        async with _Opened(url) as writer, _Opened(url) as reader:
+            await reader.broker.subscribe("a")
+            monkeypatch.setattr(wakeups, "encode", lambda tops: [])
+            await writer.publish("a")
+            await wait_until(lambda: reader.offsets("a") == [1], 4)
+
+    run(scenario(postgres_database()))
+
+
+def test_more_news_than_one_reading_takes_come_in_order() -> None:
+    async def scenario(url: str) -> None:
+        async with _Opened(url) as writer, _Opened(url) as reader:
+            for name in "ab":
+                await reader.broker.subscribe(name)
+            await asyncio.gather(*(writer.publish(name, retention=ALL) for _ in range(1_500) for name in "ab"))
+            await wait_until(lambda: len(reader.delivered) >= 3_000, 10)
+            assert all(reader.offsets(name) == list(range(1, 1_501)) for name in "ab")
+
+    run(scenario(postgres_database()), 30)
+
+
+def test_wake_ups_fit_and_are_understood() -> None:
+    tops = {f"channel {n} ü": n for n in range(1_000)}
+    payloads = wakeups.encode(tops)
+    assert max(len(payload.encode()) for payload in payloads) < 8_000
+    found: dict[str, int] = {}
+    for payload in payloads:
+        found |= wakeups.decode(payload) or {}
+    assert found == tops
+    assert wakeups.encode({f"channel {n}": n for n in range(10_000)}) == [wakeups.LOOK]
+    assert wakeups.decode(wakeups.LOOK) is None
+
+
+def test_trimming_keeps_what_is_young_and_what_retention_shows() -> None:
+    async def scenario(url: str) -> None:
+        async with _Opened(url) as node, client_of(url) as sql:
+            for _ in range(500):
+                await node.publish("many", retention=Retention(10, 1e9))
+            await node.publish("aged", retention=Retention(100, 0.0), key="k", key_age=0.0)
+            keeper = Keeper(node.broker._sessions, lambda tops: None)  # type: ignore[attr-defined]
+
+            async def count() -> int:
+                return int(await sql.fetchval("SELECT count(*) FROM tidewire_publications"))
+
+            await keeper.trim_round()
+            assert await count() == 501
+            while await keeper.trim_round(carriage=0.0):
+                pass
+            assert await count() == 10
+            assert await sql.fetchval("SELECT count(*) FROM tidewire_keys") == 0
+            await node.publish("many")
+            await node.broker.remove_history("many")
+            await keeper.trim_round()
+            assert await count() == 0
+            assert (await node.broker.history("many")).top.offset == 501
+            async with sql.transaction():
+                await sql.execute("SELECT pg_advisory_xact_lock('tidewire_outbox'::regclass::integer, 2)")
+                assert not await keeper.trim_round()  # another node is at it
+
+    run(scenario(postgres_database()), 30)
+
+
+def test_publishes_that_nobody_waits_for_leave_nothing() -> None:
+    async def scenario(url: str) -> None:
+        async with _Opened(url) as node:
+            tasks = [asyncio.create_task(node.broker.history("a")) for _ in range(50)]
+            tasks += [asyncio.create_task(node.broker.subscribe(f"b{n}")) for n in range(50)]  # type: ignore[misc]
+            await asyncio.sleep(0.001)
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+            assert not node.broker._circuit.reason  # type: ignore[attr-defined]
+            assert await node.publish("a") == 1
+            assert not node.broker._waiting  # type: ignore[attr-defined]
+            assert (await node.broker.history("a")).top.offset == 1
+
+    run(scenario(postgres_database()))
+
+
+def test_nodes_that_start_at_once_make_one_schema_and_a_newer_one_is_refused() -> None:
+    async def scenario(url: str) -> None:
+        brokers = [PostgresBroker(url, Limits()) for _ in range(5)]
+        await asyncio.gather(*(broker.start(lambda _: None) for broker in brokers))
+        tops = [await broker.positions(["a"]) for broker in brokers]
+        assert all(top == tops[0] for top in tops)
+        await asyncio.gather(*(broker.aclose() for broker in brokers))
+        async with client_of(url) as sql:
+            await sql.execute("UPDATE tidewire_store SET version = 99")
+        with pytest.raises(ConfigurationError, match="version 99"):
+            await PostgresBroker(url, Limits()).start(lambda _: None)
+
+    run(scenario(postgres_database()))
+
+
+def test_a_database_that_was_copied_begins_an_epoch_of_its_own() -> None:
+    async def scenario(url: str) -> None:
+        async with _Opened(url) as node:
+            before = await node.broker.publish(PublishRequest("a", b"1"))
+        name = url.rpartition("/")[2]
+        async with client_of(url.removesuffix(name) + "postgres") as operator:
+            await operator.execute(f"CREATE DATABASE {name}_copy TEMPLATE {name}")
+        async with _Opened(f"{url}_copy") as copy:
+            top = (await copy.broker.positions(["a"]))["a"]
+            assert top.offset == before.offset
+            assert top.epoch != before.epoch
+            assert not (await copy.broker.history("a", since=Position(0, before.epoch))).complete
+
+    run(scenario(postgres_database()))
+
+
+def test_it_says_what_it_is() -> None:
+    async def scenario(url: str) -> None:
+        async with _Opened(url) as node:
+            assert any("PostgreSQL" in text for text in await node.broker.describe())
+            assert await node.broker.advise() == ()
+
+    run(scenario(postgres_database()))

@@ -13,11 +13,11 @@ from pathlib import Path
 import nats
 import pytest
 
-from core.support import connect, run
+from core.support import connect, open_node, run
 from support.ledger import Ledger, received
 from support.ledger import check as check_all
 from support.stores import Daemon, start_nats
-from tidewire.backends.nats import NatsAddress, NatsBroker
+from tidewire.backends.nats import NatsAddress, NatsBroker, NatsPresence
 from tidewire.errors import ConfigurationError, NotPublished, PublishUnconfirmed, StoreUnavailable
 from tidewire.messages import Member, Position
 from tidewire.options import Limits
@@ -353,3 +353,30 @@ def test_a_wrong_password_is_a_wrong_configuration_and_is_not_shown(tmp_path: Pa
     users = 'authorization { users: [{user: "ann", password: "right"}] }'
     with start_nats(tmp_path, configuration=users) as server:
         run(scenario(server))
+
+
+def test_the_rights_that_the_page_names_are_enough(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    page = Path(__file__).parents[3] / "docs" / "howto" / "nats.md"
+    permissions = page.read_text().split("\npermissions ")[1].split("```")[0]
+    users = f'authorization {{ users: [{{user: "ann", password: "right", permissions: {permissions} }}] }}'
+
+    async def scenario(server: Daemon) -> None:
+        address = NatsAddress.from_url(f"nats://ann:right@127.0.0.1:{server.port}")
+        broker, presence = NatsBroker(address, Limits()), NatsPresence(address, Limits())
+        async with open_node(broker, presence) as node:
+            client = await connect(node, user="ann")
+            await client.subscribe("a", present=True)
+            ledger = Ledger(node)
+            await ledger.publish(50)
+            await received(client, ledger)
+            assert len((await broker.history("a")).publications) == 50
+            await broker.remove_history("a")
+            await broker._trimmer.trim(broker._stream)
+            for number in range(2_000):  # more than the server sends before it asks whether it may go on
+                await presence.join("b", Member(str(number), "ann", b"x" * 500))
+            assert await presence.count("b") == 2_000
+
+    with start_nats(tmp_path, configuration=users) as server:
+        run(scenario(server), 30)
+        assert "does not permit" not in caplog.text
+        assert "Violation" not in (tmp_path / "server.log").read_text()

@@ -80,6 +80,7 @@ def test_every_whole_program_is_one_of_those_that_are_run_below() -> None:
         "README.md": 1,
         "docs/tutorial/1-first-chat.md": 1,
         "docs/howto/authentication.md": 1,
+        "docs/howto/channel-rules.md": 1,
         "docs/howto/channels.md": 1,
         "docs/howto/presence.md": 1,
         "docs/howto/recovery.md": 2,
@@ -211,6 +212,60 @@ def test_channels(tmp_path: Path) -> None:
         with app.open("/follow/feed") as reader:
             reader.send("not allowed")
             assert "do not publish" in str(reader.recv(timeout=15))
+
+
+def speak(socket: ClientConnection, *commands: dict[str, Any]) -> dict[int, dict[str, Any]]:
+    """Send commands of the Centrifuge protocol in one frame, and return the replies by their ids."""
+    numbered = [{"id": number, **command} for number, command in enumerate(commands, 1)]
+    socket.send("\n".join(map(json.dumps, numbered)))
+    replies: dict[int, dict[str, Any]] = {}
+    while len(replies) < len(commands):
+        for message in map(json.loads, str(socket.recv(timeout=15)).splitlines()):
+            if "id" in message:
+                replies[message["id"]] = message
+    return replies
+
+
+def test_channel_rules(tmp_path: Path) -> None:
+    with served(program("docs/howto/channel-rules.md"), tmp_path) as app:
+        path = "/connection/websocket?session="
+        with app.open(path + "s3cret") as host, app.open(path + "0ther") as guest, app.open(path) as nobody:
+            order = {"rpc": {"method": "order", "data": {"symbol": "tea", "count": 2}}}
+            publish = {"publish": {"channel": "room:1", "data": "hello"}}
+            replies = speak(host, {"connect": {}}, {"subscribe": {"channel": "room:1"}}, publish, order)
+            assert "error" not in str(replies)
+            assert replies[4]["rpc"]["data"] == {"thanks": "ann"}
+            replies = speak(
+                guest,
+                {"connect": {}},
+                {"subscribe": {"channel": "room:1"}},
+                publish,
+                {"presence": {"channel": "room:1"}},
+                {"subscribe": {"channel": "room:one"}},
+                {"subscribe": {"channel": "room:100"}},
+                {"rpc": {"method": "order", "data": {"symbol": "tea"}}},
+            )
+            assert [reply.get("error", {}).get("code") for _, reply in sorted(replies.items())] == [
+                *(None, None, 103, None, 102, 103, 107)
+            ]
+            infos = replies[4]["presence"]["presence"].values()
+            assert sorted((info["user"], info.get("chan_info")) for info in infos) == [
+                ("ann", None),
+                ("bob", {"role": "guest"}),
+            ]
+            replies = speak(
+                nobody,
+                {"connect": {}},
+                {"subscribe": {"channel": "room:1"}},
+                {"subscribe": {"channel": "price:tea"}},
+                {"history": {"channel": "price:tea", "limit": 1}},
+            )
+            assert replies[2]["error"]["code"] == 103
+            assert replies[4]["history"]["publications"][0]["data"] == {"sold": 2}
+        key = {"X-API-Key": "a long random word"}
+        body = {"channel": "room:1", "limit": 10}
+        found = app.http.post("/api/history", json=body, headers=key).json()["result"]["publications"]
+        assert [publication["data"] for publication in found] == ["hello"]
 
 
 def test_presence(tmp_path: Path) -> None:

@@ -79,11 +79,11 @@ def test_a_node_that_is_split_from_redis_comes_back_by_itself_and_others_go_on(t
         ):
             clients = [await connect(node, channel="a") for node in (whole, split)]
             ledgers = Ledger(whole), Ledger(split)
-            async with ledgers[0].publishing(2), ledgers[1].publishing(2):
+            async with ledgers[0].publishing(1, 0.02), ledgers[1].publishing(2):
                 await wait_until(lambda: len(ledgers[1].kept) > 50)
                 proxy.swallow()
                 await ledgers[1].fails()
-                await ledgers[0].succeeds(100)
+                await ledgers[0].succeeds(50)
                 carriage = split.broker._carriage  # type: ignore[attr-defined]
                 await wait_until(lambda: not carriage.is_open, what="silence is noticed where nothing is asked")
                 proxy.heal()

@@ -155,23 +155,23 @@ class Postgres(Daemon):
     """One PostgreSQL server with all its processes; `fresh` puts a new, empty cluster in the place of its data."""
 
     def __init__(self, *settings: str) -> None:
-        self._programs = _postgres_programs()
+        self.programs = _postgres_programs()
         folder, port = _postgres_folder(), free_port()
         options = ["listen_addresses=127.0.0.1", "unix_socket_directories=", "max_connections=200", *settings]
-        command = [*_as_postgres(), str(self._programs / "postgres"), "-D", str(folder / "data"), "-p", str(port)]
+        command = [*_as_postgres(), str(self.programs / "postgres"), "-D", str(folder / "data"), "-p", str(port)]
         for option in options:
             command += ["-c", option]
         super().__init__(command, folder, port, self._is_ready)
         self.fresh()
 
     def _is_ready(self) -> bool:
-        ready = [str(self._programs / "pg_isready"), "-q", "-h", "127.0.0.1", "-p", str(self.port)]
+        ready = [str(self.programs / "pg_isready"), "-q", "-h", "127.0.0.1", "-p", str(self.port)]
         return subprocess.run(ready, check=False).returncode == 0
 
     def fresh(self) -> None:
         """Make an empty cluster; the server must not run."""
         shutil.rmtree(self.folder / "data", ignore_errors=True)
-        command = [str(self._programs / "initdb"), "-D", str(self.folder / "data"), "-U", "postgres", "-A", "trust"]
+        command = [str(self.programs / "initdb"), "-D", str(self.folder / "data"), "-U", "postgres", "-A", "trust"]
         quick = ["--no-sync", "--encoding=UTF8", "--locale=C.UTF-8"]
         subprocess.run([*_as_postgres(), *command, *quick], check=True, stdout=subprocess.DEVNULL, cwd=self.folder)
 
@@ -192,7 +192,7 @@ class Postgres(Daemon):
 
     def sql(self, *statements: str, url: str = "") -> str:
         """Run statements one after the other, and return what they print."""
-        command = [str(self._programs / "psql"), "-qAtX", "-v", "ON_ERROR_STOP=1", "-d", url or self.url()]
+        command = [str(self.programs / "psql"), "-qAtX", "-v", "ON_ERROR_STOP=1", "-d", url or self.url()]
         for statement in statements:
             command += ["-c", statement]
         return subprocess.run(command, check=True, capture_output=True, text=True, timeout=20).stdout.strip()

@@ -15,7 +15,7 @@ from typing import Any
 from bench.load import OUT
 from bench.processes import Running, free_port, running
 
-__all__ = ("ALL_WORKS", "Nats", "Nchan", "NodeWs", "Ours", "SocketIO", "Subject", "Tutorial", "all_subjects")
+__all__ = ("ALL_WORKS", "Nats", "Nchan", "NodeWs", "Ours", "OursCentrifuge", "SocketIO", "Subject", "Tutorial", "all_subjects")
 
 ALL_WORKS = ("paced", "rooms", "fanout", "connect", "frozen", "idle", "big", "curves")
 PEERS = Path(__file__).resolve().parent / "peers"
@@ -109,6 +109,16 @@ class Ours(Subject):
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)
         return folder / "bench.db"
+
+
+class OursCentrifuge(Ours):
+    """Our server with clients of the Centrifuge protocol, in one of its encodings."""
+
+    def __init__(self, encoding: str, store: str = "memory") -> None:
+        super().__init__(encoding, store)
+        self.works = frozenset({"fanout", "paced"})
+        self.dialect = f"centrifuge-{encoding}"
+        self.path = f"/connection/websocket?cf_protocol={encoding}"
 
 
 class Tutorial(Subject):
@@ -220,5 +230,6 @@ def write_config(source: Path, target: Path, values: dict[str, str]) -> Path:
 
 def all_subjects() -> list[Subject]:
     """Return every server of the suite, ours first."""
-    ours = (Ours("served", "memory"), Ours("endpoint", "memory"), Ours("served", "sqlite"))
+    ours = [Ours("served", "memory"), Ours("endpoint", "memory"), Ours("served", "sqlite")]
+    ours += [OursCentrifuge("json"), OursCentrifuge("protobuf"), OursCentrifuge("json", "sqlite")]
     return [*ours, Nats(), Nchan(), NodeWs(), SocketIO(), Tutorial()]

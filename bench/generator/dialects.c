@@ -1,4 +1,5 @@
 /* What the servers speak inside WebSocket messages. */
+#define _GNU_SOURCE
 #include "frame.h"
 #include "load.h"
 #include <stdio.h>
@@ -100,3 +101,111 @@ static size_t socketio_publish(uint8_t *out, const char *channel, const uint8_t 
 }
 
 const dialect dialect_socketio = {"socketio", 0, OP_TEXT, socketio_opened, socketio_received, socketio_publish};
+
+/* The Centrifuge protocol, https://centrifugal.dev/docs/transports/client_protocol: a payload is a JSON string in both encodings. */
+static uint32_t next_command(void) {
+  static uint32_t last = 2;
+  return last = last == UINT32_MAX ? 3 : last + 1;
+}
+
+static void centrifuge_push(connection *c, const uint8_t *data, size_t size) {
+  const uint8_t *payload = memmem(data, size, "\"twb:", 5);
+  if (payload && (size_t)(data + size - payload) > config.size + 1) deliver(c, payload + 1, config.size);
+  else count.foreign++;
+}
+
+static void json_opened(connection *c) {
+  char hello[128];
+  int size = snprintf(hello, sizeof hello, "{\"id\":1,\"connect\":{}}");
+  if (c->subscriber)
+    size += snprintf(hello + size, sizeof hello - (size_t)size, "\n{\"id\":2,\"subscribe\":{\"channel\":\"%s\"}}", rooms[c->room].name);
+  connection_queue(c, (const uint8_t *)hello, (size_t)size);
+}
+
+static size_t json_received(connection *c, const uint8_t *data, size_t size) {
+  if (size > 8 && memcmp(data, "{\"push\":", 8) == 0) {
+    centrifuge_push(c, data, size);
+  } else if (size == 2) {
+    count.pings++;
+    connection_queue(c, (const uint8_t *)"{}", 2);
+  } else if (memmem(data, size, "\"error\"", 7)) {
+    die("the Centrifuge server says %.*s", (int)size, (const char *)data);
+  } else if (size > 8 && memcmp(data, c->subscriber ? "{\"id\":2," : "{\"id\":1,", 8) == 0) {
+    connection_ready(c);
+  }
+  return size;
+}
+
+static size_t json_publish(uint8_t *out, const char *channel, const uint8_t *payload, size_t size) {
+  size_t at = (size_t)sprintf((char *)out, "{\"id\":%u,\"publish\":{\"channel\":\"%s\",\"data\":\"", next_command(), channel);
+  memcpy(out + at, payload, size);
+  memcpy(out + at + size, "\"}}", 3);
+  return at + size + 3;
+}
+
+const dialect dialect_centrifuge_json = {"centrifuge-json", 0, OP_TEXT, json_opened, json_received, json_publish};
+
+/* Base 128, lowest first (protobuf.dev/programming-guides/encoding). */
+static size_t write_varint(uint8_t *out, uint32_t value) {
+  size_t at = 0;
+  for (; value > 127; value >>= 7) out[at++] = (uint8_t)(value | 128);
+  out[at++] = (uint8_t)value;
+  return at;
+}
+
+static size_t write_field(uint8_t *out, uint8_t number, const void *data, size_t size) {
+  size_t at = 1 + write_varint(out + 1, (uint32_t)size);
+  out[0] = (uint8_t)(number << 3 | 2);
+  memcpy(out + at, data, size);
+  return at + size;
+}
+
+/* A command with an id and one method, behind its length. */
+static size_t write_command(uint8_t *out, uint32_t id, uint8_t method, const uint8_t *request, size_t size) {
+  static uint8_t command[PAYLOAD_MAX + 128];
+  size_t at = 1;
+  command[0] = 1 << 3;
+  at += write_varint(command + at, id);
+  at += write_field(command + at, method, request, size);
+  size_t head = write_varint(out, (uint32_t)at);
+  memcpy(out + head, command, at);
+  return head + at;
+}
+
+static void protobuf_opened(connection *c) {
+  uint8_t hello[128], request[64];
+  size_t size = write_command(hello, 1, 4, request, 0);
+  if (c->subscriber) {
+    size_t asked = write_field(request, 1, rooms[c->room].name, strlen(rooms[c->room].name));
+    size += write_command(hello + size, 2, 5, request, asked);
+  }
+  connection_queue(c, hello, size);
+}
+
+static size_t protobuf_received(connection *c, const uint8_t *data, size_t size) {
+  if (size == 1) {
+    count.pings++;
+    connection_queue(c, (const uint8_t *)"", 1);
+    return size;
+  }
+  size_t head = 1;
+  while (head < size && data[head - 1] & 128) head++;
+  if (head + 2 > size) return size;
+  if (data[head] == (4 << 3 | 2)) {
+    centrifuge_push(c, data, size);
+  } else if (data[head] == 1 << 3 && data[head + 1] == (c->subscriber ? 2 : 1)) {
+    connection_ready(c);
+  }
+  return size;
+}
+
+static size_t protobuf_publish(uint8_t *out, const char *channel, const uint8_t *payload, size_t size) {
+  static uint8_t request[PAYLOAD_MAX + 64], quoted[PAYLOAD_MAX + 2];
+  size_t at = write_field(request, 1, channel, strlen(channel));
+  quoted[0] = quoted[size + 1] = '"';
+  memcpy(quoted + 1, payload, size);
+  at += write_field(request + at, 2, quoted, size + 2);
+  return write_command(out, next_command(), 7, request, at);
+}
+
+const dialect dialect_centrifuge_protobuf = {"centrifuge-protobuf", 0, OP_BINARY, protobuf_opened, protobuf_received, protobuf_publish};

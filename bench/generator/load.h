@@ -76,7 +76,7 @@ extern uint32_t ring_size;
 extern histogram *each, *whole;     /* latency of each delivery; of the last delivery of each message */
 extern uint64_t now;                /* CLOCK_MONOTONIC, read once for each batch of bytes received */
 
-extern const dialect dialect_plain, dialect_nats, dialect_socketio;
+extern const dialect dialect_plain, dialect_nats, dialect_socketio, dialect_centrifuge_json, dialect_centrifuge_protobuf;
 
 uint64_t clock_ns(void);
 void die(const char *format, ...) __attribute__((format(printf, 1, 2), noreturn));

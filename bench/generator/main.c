@@ -189,10 +189,10 @@ static enum mode find_mode(const char *name) {
 }
 
 static const dialect *find_dialect(const char *name) {
-  const dialect *const known[] = {&dialect_plain, &dialect_nats, &dialect_socketio};
-  for (int i = 0; i < 3; i++)
+  const dialect *const known[] = {&dialect_plain, &dialect_nats, &dialect_socketio, &dialect_centrifuge_json, &dialect_centrifuge_protobuf};
+  for (size_t i = 0; i < sizeof known / sizeof *known; i++)
     if (strcmp(name, known[i]->name) == 0) return known[i];
-  die("unknown dialect %s; it is one of plain, nats, socketio", name);
+  die("unknown dialect %s; it is one of plain, nats, socketio, centrifuge-json, centrifuge-protobuf", name);
 }
 
 static void set(int option, const char *value) {

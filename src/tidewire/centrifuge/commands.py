@@ -32,6 +32,9 @@ if TYPE_CHECKING:
 __all__ = ("METHODS", "answer")
 
 
+_KEPT = m.PublishResult()
+
+
 async def answer(session: Session, command: int, name: str, request: Any) -> None:
     """Do what a command asks for, and reply to it."""
     if name != "publish":
@@ -103,13 +106,14 @@ async def _publish(session: Session, command: int, request: m.PublishRequest) ->
 
 
 async def _keep(session: Session, command: int, channel: str, data: bytes, meta: bytes) -> None:
-    """Publish, and reply when that is kept."""
+    """Publish, and reply when that is kept; the reply waits for no publication, not even for this one."""
     try:
         await session.node.publish(channel, data, session.protocol.format_of(data), meta=meta)
     except PublishError as error:
-        session.write(Reply(command, error=m.Error(*error_of(error))))
+        reply = Reply(command, error=m.Error(*error_of(error)))
     else:
-        session.write(Reply(command, publish=m.PublishResult()))
+        reply = Reply(command, publish=_KEPT)
+    session.connection.write(session.protocol.encode_reply(reply))
 
 
 async def _presence(session: Session, command: int, request: m.PresenceRequest) -> m.PresenceResult:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from base64 import b64encode
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Any
 
 import msgspec
@@ -204,6 +205,13 @@ class CentrifugeJson(CentrifugeProtocol):
         return _encode(data.decode(errors="replace"))
 
 
+@lru_cache(maxsize=256)
+def _encode_meta(meta: bytes) -> bytes:
+    """Return the fields of a publication that its `meta` tells; who publishes much says the same each time."""
+    told = meta_of(meta)
+    return encode_message(m.Publication(info=told.info, tags=told.tags))
+
+
 class CentrifugeProtobuf(CentrifugeProtocol):
     """Protobuf in binary frames: messages, each behind its length."""
 
@@ -226,12 +234,13 @@ class CentrifugeProtobuf(CentrifugeProtocol):
     def encode_pub(self, publication: Publication, data: bytes, *, offset: bool, delta: bool = False) -> WireMessage:
         if _is_message(publication.channel):
             return self.encode_push(Push(message=m.Message(raw(data))))
-        if publication.meta or delta:
-            pub = encode_message(self.publication_of(publication, data, offset=offset, delta=delta))
-        else:
-            pub = b"\x22%b%b" % (varint(len(data)), data) if data else b""  # Publication.data is field 4
-            if offset:
-                pub += b"\x30" + varint(publication.offset)  # offset: field 6
+        pub = b"\x22%b%b" % (varint(len(data)), data) if data else b""  # Publication.data is field 4
+        if offset:
+            pub += b"\x30" + varint(publication.offset)  # offset: field 6
+        if delta:
+            pub += b"\x40\x01"  # delta: field 8
+        if publication.meta:
+            pub += _encode_meta(publication.meta)
         name = publication.channel.encode()
         push = b"\x12%b%b\x22%b%b" % (varint(len(name)), name, varint(len(pub)), pub)  # Push.channel 2, pub 4
         if not self.one_way:
@@ -247,7 +256,8 @@ class CentrifugeProtobuf(CentrifugeProtocol):
             _check_json(data.decode())
         except (UnicodeDecodeError, msgspec.DecodeError, RecursionError):
             return Format.BINARY
-        return Format.BINARY if is_deeper(data, self._depth) else Format.JSON
+        may_be_deep = data.count(b"{") + data.count(b"[") > self._depth
+        return Format.BINARY if may_be_deep and is_deeper(data, self._depth) else Format.JSON
 
     def quote(self, data: bytes) -> bytes:
         return data

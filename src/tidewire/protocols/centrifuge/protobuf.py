@@ -50,9 +50,9 @@ def encode_delimited(message: Struct) -> bytes:
 
 
 def _write(parts: list[bytes], field: Field, value: Any) -> None:
-    kind, key = field.kind, varint(field.number << 3 | _LENGTH)
+    kind, key = field.kind, field.key
     if kind <= Kind.BOOL:
-        parts += (varint(field.number << 3 | _VARINT), varint(int(value) & 0xFFFF_FFFF_FFFF_FFFF))
+        parts += (key, varint(int(value) & 0xFFFF_FFFF_FFFF_FFFF))
     elif kind is Kind.TEXTS:
         for text in value:
             parts += (key, _delimited(text.encode()))
@@ -97,6 +97,8 @@ def decode_message(cls: type[M], data: bytes, *, depth: int = 64) -> M:
 
 def _read_varint(data: bytes, at: int, end: int) -> tuple[int, int]:
     """Return a number, and where it ends."""
+    if at < end and data[at] < 0x80:
+        return data[at], at + 1
     number = shift = 0
     for position in range(at, min(end, at + _LONGEST_VARINT)):
         byte = data[position]

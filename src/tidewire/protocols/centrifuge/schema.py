@@ -14,6 +14,9 @@ from tidewire.protocols.centrifuge import messages as m
 __all__ = ("Field", "Kind", "Schema", "schema_of")
 
 
+_VARINT, _LENGTH = 0, 2
+
+
 class Kind(IntEnum):
     """How a field is written (protobuf.dev/programming-guides/encoding)."""
 
@@ -31,9 +34,9 @@ class Kind(IntEnum):
 
 
 class Field:
-    """One field: `cls` is the message inside, `zero` what it has when it is left out."""
+    """One field: `cls` is the message inside, `zero` what it has when it is left out, `key` what stands before it."""
 
-    __slots__ = ("cls", "kind", "name", "number", "zero")
+    __slots__ = ("cls", "key", "kind", "name", "number", "zero")
 
     def __init__(self, name: str, number: int, kind: Kind, cls: type[Struct] | None) -> None:
         self.name = name
@@ -41,6 +44,7 @@ class Field:
         self.kind = kind
         self.cls = cls
         self.zero: Any = _ZEROS.get(kind)
+        self.key = bytes((number << 3 | (_VARINT if kind <= Kind.BOOL else _LENGTH),))
 
 
 class Schema:

@@ -30,6 +30,7 @@ app.command()(accounts.token)
 app.command()(store.publish)
 app.command()(store.tail)
 app.command()(store.bench)
+app.command()(store.migrate)
 app.command()(doctor.doctor)
 app.add_typer(pipeline.pipelines, name="pipeline")
 

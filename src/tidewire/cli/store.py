@@ -1,4 +1,4 @@
-"""`tidewire publish`, `tidewire tail` and `tidewire bench`: the configured broker, opened beside the server."""
+"""`tidewire publish`, `tail`, `migrate` and `bench`: the configured broker, opened beside the server."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from tidewire.options import check_channel
 from tidewire.server.logs import harmless
 from tidewire.server.settings import Settings, redacted
 
-__all__ = ("bench", "publish", "tail")
+__all__ = ("bench", "migrate", "publish", "tail")
 
 Channel = Annotated[str, typer.Argument(metavar="CHANNEL", help="A channel, e.g. room:lobby.")]
 Data = Annotated[str, typer.Argument(metavar="JSON", help="What to publish; - reads it from stdin.")]
@@ -68,6 +68,13 @@ def tail(
         asyncio.run(_Tail(channel, lines).run(settings, history, since))
 
 
+def migrate(config: options.Config = None, broker: options.Broker = None) -> None:
+    """Make or update what the store needs (tables, functions), before a server starts."""
+    settings = _settings(config, broker)
+    asyncio.run(_migrate(settings))
+    say(f"{redacted(settings.broker)} is ready")
+
+
 def bench(config: options.Config = None, broker: options.Broker = None) -> None:
     """Measure publishing and fan-out on this machine, in some ten seconds."""
     from tidewire.cli.benchmark import fan_out, publishing
@@ -80,11 +87,12 @@ def bench(config: options.Config = None, broker: options.Broker = None) -> None:
     say(fan_out(settings))
 
 
-def _settings(config: Path | None, broker: str | None, channel: str) -> Settings:
+def _settings(config: Path | None, broker: str | None, channel: str | None = None) -> Settings:
     settings = load_settings(config, {"broker": broker}).settings
     if settings.broker.startswith("memory:"):
         raise ConfigurationError("memory:// lives inside the server's process; name a broker that others can open")
-    check_channel(channel, settings.limits)
+    if channel is not None:
+        check_channel(channel, settings.limits)
     return settings
 
 
@@ -96,6 +104,11 @@ async def _opened(settings: Settings, deliver: Deliver) -> AsyncIterator[Broker]
         yield broker
     finally:
         await broker.aclose()
+
+
+async def _migrate(settings: Settings) -> None:
+    async with _opened(settings, lambda _: None):
+        pass
 
 
 async def _publish(settings: Settings, request: PublishRequest) -> Position:

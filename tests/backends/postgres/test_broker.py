@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 
@@ -183,6 +186,51 @@ def test_a_database_that_was_copied_begins_an_epoch_of_its_own() -> None:
             assert not (await copy.broker.history("a", since=Position(0, before.epoch))).complete
 
     run(scenario(postgres_database()))
+
+
+def test_a_role_that_may_not_make_tables_needs_them_made_and_granted(tmp_path: Path) -> None:
+    url = postgres_database()
+    role = "server_" + url.rpartition("/")[2]
+    restricted = url.replace("postgres@", f"{role}@")
+
+    async def sql(statement: str) -> None:
+        async with client_of(url) as owner:
+            await owner.execute(statement)
+
+    async def publish() -> None:
+        presence = PostgresPresence(restricted)
+        async with _Opened(restricted) as node:
+            await presence.start("node")
+            await presence.join("a", Member("1", "ann"))
+            assert await node.publish("a") == 1
+            assert await node.broker.advise() == ()
+            await presence.aclose()
+
+    run(sql(f"CREATE ROLE {role} LOGIN"))
+    with pytest.raises(ConfigurationError, match="tidewire migrate"):
+        run(publish())
+    command = [sys.executable, "-m", "tidewire", "migrate", "--broker", url]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=60, check=True)
+    assert "is ready" in done.stdout + done.stderr
+    run(sql(f"GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA public TO {role}"))
+    run(publish())
+    before = run_positions(restricted)
+    run(sql("UPDATE tidewire_store SET identity = ''"))  # what the howto says to do after a bare copy
+    after = run_positions(restricted)
+    assert (before.offset, after.offset) == (1, 1)
+    assert before.epoch != after.epoch
+
+
+def run_positions(url: str) -> Position:
+    """Return the position of channel a, as a node sees it that starts."""
+    found: list[Position] = []
+
+    async def scenario() -> None:
+        async with _Opened(url) as node:
+            found.append((await node.broker.positions(["a"]))["a"])
+
+    run(scenario())
+    return found[0]
 
 
 def test_it_says_what_it_is() -> None:

@@ -15,7 +15,18 @@ from typing import Any
 from bench.load import OUT
 from bench.processes import Running, free_port, running
 
-__all__ = ("ALL_WORKS", "Nats", "Nchan", "NodeWs", "Ours", "OursCentrifuge", "SocketIO", "Subject", "Tutorial", "all_subjects")
+__all__ = (
+    "ALL_WORKS",
+    "Nats",
+    "Nchan",
+    "NodeWs",
+    "Ours",
+    "OursCentrifuge",
+    "SocketIO",
+    "Subject",
+    "Tutorial",
+    "all_subjects",
+)
 
 ALL_WORKS = ("paced", "rooms", "fanout", "connect", "frozen", "idle", "big", "curves")
 PEERS = Path(__file__).resolve().parent / "peers"

@@ -11,7 +11,6 @@ import asyncio
 import shutil
 import socket
 import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
@@ -31,8 +30,7 @@ TASKS, SIZE = 100, 128
 def server(folder: Path, fsync: str) -> Iterator[int]:
     """Run a redis-server on a free port."""
     program = shutil.which("redis-server")
-    if program is None or shutil.which("redis-benchmark") is None:
-        sys.exit("redis-server and redis-benchmark are needed: apt-get install redis-server")
+    assert program is not None
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]
@@ -92,6 +90,9 @@ def main() -> None:
         "--fsync", choices=("off", "everysec", "always"), default="off", help="the server's appendfsync"
     )
     options = parser.parse_args()
+    if shutil.which("redis-server") is None or shutil.which("redis-benchmark") is None:
+        print("redis:// is not measured: apt-get install redis-server redis-tools")
+        return
     with tempfile.TemporaryDirectory() as name, server(Path(name), options.fsync) as port:
         time.sleep(0.5)
         waits, passed = uvloop.run(publish(port, options.channels, options.seconds))

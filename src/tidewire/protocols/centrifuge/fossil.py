@@ -120,6 +120,7 @@ def apply_delta(old: bytes, delta: bytes) -> bytes:
     size, at = _read_number(delta, 0)
     at += 1  # the new line
     parts: list[bytes] = []
+    number, sign = 0, b""
     while at < len(delta):
         number, at = _read_number(delta, at)
         sign, at = delta[at : at + 1], at + 1

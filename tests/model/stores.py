@@ -71,6 +71,8 @@ STORES: dict[str, Callable[[Path], contextlib.AbstractContextManager[Store]]] = 
     "memory": _memory,
     "sqlite": _sqlite,
     "redis": _redis,
+    "postgres": _postgres,
+    "nats": _nats,
 }
 
 

@@ -13,7 +13,7 @@ from nats.aio.client import Client
 from nats.aio.msg import Msg
 from nats.aio.subscription import Subscription
 from nats.errors import Error as NatsError
-from nats.errors import MaxPayloadError, SlowConsumerError
+from nats.errors import MaxPayloadError, NoServersError, SlowConsumerError
 
 from tidewire.backends.nats.address import NatsAddress
 from tidewire.backends.nats.messages import STATUS, ApiError
@@ -66,6 +66,7 @@ class Session:
         self._answers: dict[int, Callable[[Msg | None], None]] = {}
         self._number = 0
         self._inbox = ""
+        self._refusal: Exception | None = None
         self.ended = asyncio.Event()
         self.reason = ""
         #: Called when messages were dropped because this process was too slow.
@@ -78,6 +79,8 @@ class Session:
                 await self._client.connect(
                     server,
                     allow_reconnect=False,
+                    max_reconnect_attempts=1,  # or the driver tries a server that refuses for minutes
+                    reconnect_time_wait=0,
                     connect_timeout=max(1, round(self._seconds)),
                     pending_size=_BUFFER,
                     flush_timeout=self._seconds,
@@ -88,6 +91,9 @@ class Session:
                 )
                 self._inbox = self._client.new_inbox()
                 await self.subscribe(f"{self._inbox}.*", self._answered)
+        except NoServersError as error:
+            await self.close("it was not opened")
+            raise OSError(str(self._refusal or error)) from error
         except BaseException:
             await self.close("it was not opened")
             raise
@@ -111,6 +117,7 @@ class Session:
             answer(None)
 
     async def _failed(self, error: Exception) -> None:
+        self._refusal = error
         if isinstance(error, SlowConsumerError):
             if self.on_dropped is not None:
                 self.on_dropped()

@@ -34,8 +34,9 @@ BEGIN
     RETURN store.era;
 END $$;
 
--- Keep publications, each in the channel names[at], in their order; a known key is not kept again. `bases` are the tops
--- before. The counters are locked in one order everywhere, after new ones were made in one order.
+-- Keep publications, each in the channel names[at], in their order; a known key is not kept again. Arrays of what none
+-- of them has (keys, metas) may be empty. `bases` are the tops before. The counters are locked in one order everywhere,
+-- after new ones were made in one order.
 CREATE OR REPLACE FUNCTION tidewire_keep(
     names text[], sizes bigint[], ages double precision[],
     ats integer[], keys text[], key_ages double precision[], formats smallint[], payloads bytea[], metas bytea[],
@@ -57,7 +58,7 @@ BEGIN
     moment := tidewire_now();
     SELECT s.era INTO STRICT era FROM tidewire_store AS s;
     WITH items AS (
-        SELECT i.at, i.key, i.key_age, i.format, i.data, i.meta, i.number, k."offset" AS known
+        SELECT i.at, i.key, i.key_age, i.format, i.data, coalesce(i.meta, '') AS meta, i.number, k."offset" AS known
         FROM unnest(ats, keys, key_ages, formats, payloads, metas)
             WITH ORDINALITY AS i (at, key, key_age, format, data, meta, number)
         LEFT JOIN tidewire_keys AS k

@@ -214,6 +214,10 @@ def _arguments(writes: Sequence[Write]) -> tuple[list[str], list[int], tuple[obj
         if request.retention is not None:
             sizes[place - 1], ages[place - 1] = min(request.retention.size, _MOST), request.retention.age
     channels = list(known)
+    keys = [stored_key(request.key) for request in requests]
+    metas = [request.meta for request in requests]
+    has_keys = any(keys)
+    # the driver takes as long for each element that says nothing as for one that does
     return (
         channels,
         places,
@@ -222,10 +226,10 @@ def _arguments(writes: Sequence[Write]) -> tuple[list[str], list[int], tuple[obj
             sizes,
             ages,
             places,
-            [stored_key(request.key) for request in requests],
-            [request.key_age for request in requests],
+            keys if has_keys else [],
+            [request.key_age for request in requests] if has_keys else [],
             [request.format for request in requests],
             [request.data for request in requests],
-            [request.meta for request in requests],
+            metas if any(metas) else [],
         ),
     )

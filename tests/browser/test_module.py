@@ -1,0 +1,135 @@
+"""The module and the browser's own EventSource, in a real Chromium and against a real server."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from playwright.sync_api import Browser, Page
+
+from clients.serving import Service, serving
+
+pytestmark = [pytest.mark.browser, pytest.mark.xdist_group("browser")]
+
+
+@pytest.fixture(scope="module")
+def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+    with serving(tmp_path_factory.mktemp("module")) as service:
+        yield service
+
+
+@pytest.fixture
+def page(chromium: Browser, service: Service) -> Iterator[Page]:
+    context = chromium.new_context()
+    page = context.new_page()
+    page.goto(f"{service.base}/tutorial")
+    yield page
+    context.close()
+
+
+def run(page: Page, body: str, *arguments: Any) -> Any:
+    """Run `body` with the module as `m`; what it leaves in `window.t` stays for the next one."""
+    return page.evaluate(
+        f"async (a) => {{ const m = await import('/ui/tidewire.js'); const t = (window.t ??= {{}}); {body} }}",
+        list(arguments),
+    )
+
+
+def wait(page: Page, condition: str) -> None:
+    """Wait until a condition holds in the page, whose policy lets nobody evaluate it there again and again."""
+    end = time.monotonic() + 25
+    while not page.evaluate(condition):
+        assert time.monotonic() < end, f"not in time: {condition}"
+        page.wait_for_timeout(20)
+
+
+def test_a_page_follows_a_channel_and_comes_back(page: Page, service: Service) -> None:
+    body = """
+        t.seen = [];
+        t.client = m.connect("/connection/websocket");
+        t.room = t.client.subscribe("room:page", ({ data }) => t.seen.push(data.n));
+        await new Promise((resolve) => t.room.on("subscribed", resolve));
+        t.states = [];
+        for (const state of ["connecting", "connected"]) t.client.on(state, () => t.states.push(state));
+        await t.client.publish("room:page", { n: 1 });
+        return t.client.state;
+    """
+    assert run(page, body) == "connected"
+    service.publish("room:page", 2)
+    wait(page, "t.seen.length === 2")
+    service.server.kill()
+    wait(page, "t.states.length === 1")
+    service.server.start()
+    service.publish("room:page", 3)
+    page.evaluate("dispatchEvent(new Event('online'))")  # a wait ends when the network is back
+    wait(page, "t.seen.length === 3")
+    assert run(page, "return [t.seen, t.states.at(-1)]") == [[1, 2, 3], "connected"]
+    assert run(page, "t.client.disconnect(); return t.client.state") == "disconnected"
+
+
+def test_a_socket_that_died_in_silence_is_noticed_when_the_page_is_looked_at(page: Page, service: Service) -> None:
+    body = """
+        const Real = WebSocket;
+        class Deaf extends Real {
+          send(data) { if (!t.isDeaf) super.send(data); }
+        }
+        t.states = [];
+        t.client = new m.Client("/connection/websocket", { WebSocket: Deaf, timeout: 500 });
+        t.client.on("connecting", ({ reason }) => t.states.push(reason));
+        t.client.on("connected", () => t.states.push("connected"));
+        t.client.connect();
+        await t.client.ready();
+        dispatchEvent(new Event("online"));
+        await new Promise((resolve) => setTimeout(resolve, 1_000));
+        const before = t.states.length;
+        t.isDeaf = true;
+        document.dispatchEvent(new Event("visibilitychange"));
+        return before;
+    """
+    assert run(page, body) == 2  # it answered, and stayed
+    wait(page, "t.states.length === 3")
+    assert run(page, "t.isDeaf = false; return t.states.at(-1)") == "the server does not answer"
+    wait(page, "t.states.at(-1) === 'connected'")
+
+
+def test_who_is_logged_in_by_a_cookie_is_known(page: Page, service: Service) -> None:
+    name, token = service.server.sign_up()
+    page.context.add_cookies([{"name": "token", "value": token, "url": service.base}])
+    body = """
+        t.client = m.connect("/connection/websocket");
+        const room = t.client.subscribe("room:cookie");
+        await new Promise((resolve) => room.on("subscribed", resolve));
+        return (await room.presence()).map(({ user }) => user);
+    """
+    assert run(page, body) == [name]
+
+
+def test_an_event_source_goes_on_where_it_was(page: Page, service: Service) -> None:
+    body = """
+        const request = { subs: { "room:events": {} } };
+        t.seen = [];
+        t.connects = [];
+        t.source = new EventSource(`/connection/uni_sse?cf_connect=${encodeURIComponent(JSON.stringify(request))}`);
+        t.source.onmessage = ({ data }) => {
+          const push = JSON.parse(data);
+          if (push.connect) {
+            const sub = push.connect.subs["room:events"];
+            t.connects.push(sub.recovered ?? null);
+            for (const pub of sub.publications ?? []) t.seen.push(pub.data.n);
+          }
+          if (push.pub) t.seen.push(push.pub.data.n);
+        };
+    """
+    run(page, body)
+    wait(page, "t.connects.length === 1")
+    service.publish("room:events", 1, 2)
+    wait(page, "t.seen.length === 2")
+    service.server.kill()
+    service.server.start()
+    service.publish("room:events", 3, 4)
+    wait(page, "t.seen.length === 4")
+    service.publish("room:events", 5)
+    wait(page, "t.seen.length === 5")
+    assert run(page, "t.source.close(); return [t.seen, t.connects]") == [[1, 2, 3, 4, 5], [None, True]]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from typing import Any
 
@@ -56,7 +57,11 @@ class WordAuthority(Authority):
 
     @staticmethod
     def _end(words: dict[str, str]) -> float | None:
-        return time.time() + float(words["ttl"]) if "ttl" in words else None
+        if "ttl" not in words:
+            return None
+        if not re.fullmatch(r"-?\d{1,9}(\.\d+)?", words["ttl"], re.ASCII):
+            raise Rejected(INVALID_TOKEN)
+        return time.time() + float(words["ttl"])
 
     async def refresh(self, caller: Caller, token: str) -> Identity:
         return self._identity(token)

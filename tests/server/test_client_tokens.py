@@ -202,6 +202,21 @@ def test_audience_and_issuer() -> None:
         tokens(issuer_regex="(")
 
 
+def test_the_user_may_stand_in_a_claim_of_its_own() -> None:
+    assert connect({"sub": "x", "uid": "ann"}, user_id_claim="uid").user == "ann"
+    assert connect({"sub": "x"}, user_id_claim="uid").user == ""
+    with pytest.raises(Rejected):
+        connect({"uid": 5}, user_id_claim="uid")
+
+
+def test_a_short_secret_is_told_of_and_not_shown(caplog: pytest.LogCaptureFixture) -> None:
+    tokens(hmac_secret_key="secret")
+    assert "client.token.hmac_secret_key has 6 characters" in caplog.text
+    caplog.clear()
+    tokens()
+    assert not caplog.text
+
+
 def test_a_subscription_token_says_what_may_be_followed() -> None:
     claims = {"sub": "ann", "channel": "room:1", "info": {"role": "host"}, "data": 1, "exp": 4_000_000_000}
     grant = subscribe(claims | {"override": {"force_recovery": {"value": True}}})

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import msgspec
@@ -7,6 +8,7 @@ import pytest
 
 from tidewire.errors import ConfigurationError
 from tidewire.options import Limits
+from tidewire.server import hints
 from tidewire.server.settings import Settings, load, redacted, unknown_variables
 
 
@@ -174,3 +176,62 @@ def test_settings_survive_the_way_to_a_worker() -> None:
     settings = Settings(port=1, accounts=Path("a.db"), limits=Limits(rate=7.5), allowed_origins=["https://a.org"])
     job = Job(settings, "main:app")
     assert Job.decode(job.encode()) == job
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("[client]\nallowed_origins = ['https://a.example']", "write allowed_origins, without a table"),
+        ("[client]\nchannel_limit = 5", "write limits.channels"),
+        ("[client.token]\nhmac_secret = 'x'", "did you mean client.token.hmac_secret_key?"),
+        ("[http_server]\nport = '8000'", "write host, port"),
+        ("[sse]\nenabled = true", "always on"),
+        ("[uni_sse]\nenabled = true", "always on"),
+        ("[uni_grpc]\nenabled = true", "no such endpoint"),
+        ("[engine]\ntype = 'redis'", 'set broker = "redis://'),
+        ("[[proxies]]\nname = 'x'", "rules"),
+        ("[[channel.namespaces]]\nname = 'aa'\nsubscription_type = 'map'", "not supported, because map subscriptions"),
+        ("[channel.without_namespace]\nsubscribe_proxy_name = 'x'", "rules"),
+        ("[channel]\nmax_length = 5", "write limits.channel_name"),
+        ("[channel.without_namespace]\nhistory_siz = 5", "did you mean channel.without_namespace.history_size?"),
+    ],
+)
+def test_what_only_centrifugo_has_is_told_of(text: str, said: str) -> None:
+    with pytest.raises(ConfigurationError) as caught:
+        load(written(text))
+    assert said in str(caught.value)
+
+
+def test_every_limit_that_a_hint_names_exists() -> None:
+    names = {name for hint in hints._HINTS.values() for name in re.findall(r"limits\.(\w+)", hint)}
+    assert names
+    assert names <= {field.name for field in msgspec.structs.fields(Limits)}
+
+
+def test_tables_come_together_from_all_places_and_secrets_are_not_shown(monkeypatch: pytest.MonkeyPatch) -> None:
+    written(
+        '[client.token]\nhmac_secret_key = "s3cret"\n[http_api]\nkey = "k3y"\n[[channel.namespaces]]\nname = "room"\n'
+    )
+    monkeypatch.setenv("TIDEWIRE_CLIENT__TOKEN__ISSUER", "me")
+    monkeypatch.setenv("TIDEWIRE_CLIENT__INSECURE", "true")
+    loaded = load()
+    assert loaded.settings.client.token.hmac_secret_key.get_secret_value() == "s3cret"
+    assert (loaded.settings.client.token.issuer, loaded.settings.client.insecure) == ("me", True)
+    shown = {name: (value, origin) for name, value, origin in loaded.lines()}
+    assert shown["client.token.hmac_secret_key"] == shown["http_api.key"] == ('"***"', "file")
+    assert shown["client.token.issuer"] == ('"me"', "environment")
+    assert shown["channel.namespaces"] == ('["room"]', "file")
+    assert shown["channel.without_namespace.presence"] == ("false", "default")
+    for text in (str(loaded), repr(loaded.settings), str(shown)):
+        assert "s3cret" not in text
+        assert "k3y" not in text
+    assert Settings(**loaded.settings.model_dump(mode="json")) == loaded.settings  # so workers are given them
+    monkeypatch.setenv("TIDEWIRE_CHANNEL__NAMESPACES", '[{"name": "other"}]')
+    assert [namespace.name for namespace in load().settings.channel.namespaces] == ["other"]
+
+
+def test_a_wrong_secret_is_not_shown() -> None:
+    with pytest.raises(ConfigurationError) as caught:
+        load(written("[client.token]\nhmac_secret_key = 12345"))
+    assert "12345" not in str(caught.value)
+    assert "hmac_secret_key" in str(caught.value)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import logging
 import re
 import time
 import warnings
@@ -27,6 +28,10 @@ __all__ = ("BadToken", "ClientTokens", "ConnectionClaims", "ServerSubscription",
 #: Characters of a token; one with more is refused.
 TOKEN_SIZE = 16_384
 
+#: What HMAC-SHA-256 wants at least (RFC 7518 section 3.2).
+_SECRET_BYTES = 32
+
+logger = logging.getLogger("tidewire")
 _jws = jwt.PyJWS()
 # Whoever chose a short secret is told once, at start, and not for each token.
 warnings.filterwarnings("ignore", category=jwt.InsecureKeyLengthWarning)
@@ -49,6 +54,8 @@ class TokenTable(BaseModel):
     audience_regex: str = ""
     issuer: str = ""
     issuer_regex: str = ""
+    #: The claim that holds the user's id, instead of `sub`.
+    user_id_claim: str = ""
 
 
 class BadToken(TidewireError):
@@ -107,7 +114,7 @@ T = TypeVar("T", bound=_Times)
 class ClientTokens:
     """Verifies tokens with the keys of a `TokenTable`; each key has its fixed algorithms, and there is no `none`."""
 
-    __slots__ = ("_audience", "_clock", "_issuer", "_keys", "_set", "is_configured")
+    __slots__ = ("_audience", "_clock", "_issuer", "_keys", "_set", "_user_claim", "is_configured")
 
     def __init__(
         self, table: TokenTable, *, setting: str = "client.token", clock: Callable[[], float] = time.time
@@ -116,6 +123,7 @@ class ClientTokens:
         self._set = KeySet(table.jwks_public_endpoint) if table.jwks_public_endpoint else None
         self._audience = _expected(table.audience, table.audience_regex, f"{setting}.audience")
         self._issuer = _expected(table.issuer, table.issuer_regex, f"{setting}.issuer")
+        self._user_claim = table.user_id_claim
         self._clock = clock
         self.is_configured = bool(self._keys) or self._set is not None
 
@@ -142,6 +150,10 @@ class ClientTokens:
             key = await self._key(algorithm, header)
             payload = _jws.decode_complete(token, key, algorithms=[algorithm])["payload"]
             claims = msgspec.json.decode(payload, type=kind)
+            if self._user_claim:
+                found = msgspec.json.decode(payload, type=dict[str, msgspec.Raw]).get(self._user_claim)
+                user = "" if found is None else msgspec.json.decode(found, type=str)
+                claims = msgspec.structs.replace(claims, sub=user)
         except (jwt.PyJWTError, msgspec.MsgspecError, ValueError, TypeError, RecursionError) as error:
             raise BadToken(f"the token cannot be verified ({type(error).__name__})") from None
         self._check_parties(claims)
@@ -190,6 +202,13 @@ def _keys(table: TokenTable, setting: str) -> dict[str, Any]:
     keys: dict[str, Any] = {}
     secret = table.hmac_secret_key.get_secret_value()
     if secret:
+        if len(secret) < _SECRET_BYTES:
+            logger.warning(
+                "%s.hmac_secret_key has %d characters; %d or more cannot be guessed",
+                setting,
+                len(secret),
+                _SECRET_BYTES,
+            )
         keys |= dict.fromkeys(HMAC, secret.encode())
     if table.rsa_public_key:
         keys |= dict.fromkeys(RSA, load_public_key(table.rsa_public_key, f"{setting}.rsa_public_key"))

@@ -42,6 +42,7 @@ from tidewire.backends import sqlite_path
 from tidewire.errors import ConfigurationError
 from tidewire.options import Limits
 from tidewire.server.authority import ClientTable
+from tidewire.server.hints import hint_for
 from tidewire.server.namespaces import ChannelTable, NamedNamespace
 from tidewire.server.pipeline_table import PipelineTable
 from tidewire.server.secret import Secret
@@ -319,6 +320,7 @@ def _refuse_unknown(path: Path, values: Mapping[str, Any], known: Mapping[str, A
             near = difflib.get_close_matches(name, known, 1, 0.4)
             hint = elsewhere or (prefix + near[0] if near else None)
             mend = f"did you mean {hint}?" if hint else "`tidewire serve --print-config` lists all settings"
+            mend = (not prefix and hint_for(name)) or mend
             raise ConfigurationError(f"{path}: unknown setting {prefix}{name}; {mend}")
 
 
@@ -353,7 +355,8 @@ def _problem(error: ValidationError) -> str:
     if first["type"] == "extra_forbidden":
         known = [*(path for path, _ in _table_fields(Settings)), *_LimitTable.model_fields, *_NAMESPACE_PATHS]
         near = difflib.get_close_matches(where, known, 1, 0.4)
-        return f"{where} is not a setting; " + (f"did you mean {near[0]}?" if near else "see --print-config")
+        mend = hint_for(where) or (f"did you mean {near[0]}?" if near else "see --print-config")
+        return f"{where} is not a setting; {mend}"
     value = first["input"]
     value = redacted(value) if isinstance(value, str) else value
     shown = f" {value!r}" if isinstance(value, str | int | float) and not _SECRET.search(where) else ""

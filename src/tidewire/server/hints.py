@@ -1,0 +1,100 @@
+"""Settings of Centrifugo that have another name here, or none: what to write instead."""
+
+from __future__ import annotations
+
+import re
+
+__all__ = ("hint_for",)
+
+_RULES = "decide in your own FastAPI application, with rules (docs/howto/channel-rules.md)"
+_MAPS = "not supported, because map subscriptions and shared polls are not; use a channel with history"
+_ALWAYS = "not needed, because it is always on, at the path that the SDKs use; leave it out"
+_NONE = "not supported, because the server has no such endpoint; leave it out"
+_SHARED = 'not needed, because that is the store\'s own; set broker = "redis://…", "nats://…" or another URL'
+
+#: The longest that a setting's name begins with counts.
+_HINTS = {
+    "admin": _NONE,
+    "broker.": 'one URL names the store: broker = "redis://…"',
+    "channel.history_meta_ttl": "not needed, because positions never expire; leave it out",
+    "channel.max_length": "write limits.channel_name",
+    "channel.namespace_boundary": "not supported, because it is always a colon",
+    "channel.namespaces.client_publish_debounce_interval": _MAPS,
+    "channel.namespaces.map": _MAPS,
+    "channel.namespaces.publish_proxy_name": _RULES,
+    "channel.namespaces.publish_proxy_enabled": _RULES,
+    "channel.namespaces.shared_poll": _MAPS,
+    "channel.namespaces.sub_refresh_proxy": _RULES,
+    "channel.namespaces.subscribe_proxy": _RULES,
+    "channel.namespaces.subscribe_stream": _RULES,
+    "channel.namespaces.subscription_type": _MAPS,
+    "channel.namespaces.cache_empty": _RULES,
+    "channel.private_prefix": "not supported, because it is always $",
+    "channel.proxy": _RULES,
+    "channel.user_boundary": "not supported, because it is always #",
+    "channel.user_separator": "not supported, because it is always a comma",
+    "client.allowed_delta_types": "write it in each namespace",
+    "client.allowed_origins": "write allowed_origins, without a table",
+    "client.channel_limit": "write limits.channels",
+    "client.channel_position": "not needed, because positions are compared every 10 s",
+    "client.concurrency": "not needed, because publishes of a connection never wait for each other",
+    "client.connect_code_to_unidirectional_disconnect": "not needed, because one-way transports are told by codes",
+    "client.connect_include_server_time": "not supported, because no SDK reads it",
+    "client.connect_proxy": _RULES,
+    "client.connection_limit": "write limits.connections",
+    "client.connection_rate_limit": "not supported, because limits.connections_per_address bounds one client",
+    "client.expired_close_delay": "write limits.expiry_grace_seconds",
+    "client.expired_sub_close_delay": "write limits.expiry_grace_seconds",
+    "client.history_max_publication_limit": "write limits.history_messages",
+    "client.insecure_skip_token_signature_verify": "not supported, because then anybody is anybody",
+    "client.ping_interval": "write limits.ping_seconds",
+    "client.pong_timeout": "write limits.protocol_pong_seconds",
+    "client.presence_update_interval": "not needed, because members hold leases",
+    "client.proxy": _RULES,
+    "client.queue_max_size": "write limits.outbox_bytes",
+    "client.recovery_max_publication_limit": "write limits.reply_bytes, which bounds a recovery",
+    "client.refresh_proxy": _RULES,
+    "client.stale_close_delay": "write limits.auth_seconds",
+    "client.subscribe_to_user_personal_channel.single_connection": "write limits.connections_per_user = 1",
+    "client.user_connection_limit": "write limits.connections_per_user",
+    "client.user_id_http_header": _RULES,
+    "consumers": "not supported; with PostgreSQL an application publishes in its own transaction by SQL",
+    "debug": _NONE,
+    "dev": _NONE,
+    "emulation": _ALWAYS,
+    "engine": _SHARED,
+    "graphite": _NONE,
+    "grpc_api": _NONE,
+    "health": "not needed, because /healthz and /readyz are always there; leave it out",
+    "http_api.disabled": "leave http_api.key out, and the API is off",
+    "http_api.external": _NONE,
+    "http_api.handler_prefix": "not supported, because it is always /api",
+    "http_server": "write host, port, tls_cert and tls_key, without a table",
+    "http_stream": _ALWAYS,
+    "init": _NONE,
+    "log": "write log_level, without a table",
+    "map_broker": _MAPS,
+    "node": "not supported, because a node is named by its machine and process",
+    "opentelemetry": _NONE,
+    "pid_file": "not supported; let systemd keep the process (deploy/)",
+    "presence_manager": _SHARED,
+    "prometheus": _NONE,
+    "proxies": _RULES,
+    "rpc": _RULES,
+    "shared_poll": _MAPS,
+    "shutdown": "write limits.drain_seconds",
+    "sse": _ALWAYS,
+    "swagger": "not needed, because the API describes itself at /docs; leave it out",
+    "uni_grpc": _NONE,
+    "uni_": _ALWAYS,
+    "usage_stats": "not needed, because none are sent",
+    "websocket": _ALWAYS,
+    "webtransport": _NONE,
+}
+
+
+def hint_for(setting: str) -> str | None:
+    """Return what to do about a setting that only Centrifugo has; None for one that nobody has."""
+    name = re.sub(r"^channel\.(without_namespace|namespaces\.\d+)\.", "channel.namespaces.", setting)
+    found = [known for known in _HINTS if name.startswith(known)]
+    return _HINTS[max(found, key=len)] if found else None

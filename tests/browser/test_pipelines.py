@@ -96,6 +96,7 @@ def start_two(page: Page, sample: str) -> None:
     page.locator("#pipeline").select_option("two")
     page.get_by_label("Sample").fill(sample)
     page.get_by_role("button", name="Start", exact=True).click()
+    expect(page.get_by_role("heading", level=1)).to_have_text(sample)
     expect(step(page, "Linger")).to_contain_text("40%", timeout=30_000)
 
 
@@ -241,7 +242,7 @@ def test_the_same_sample_again_is_joined(people: MakePerson, server: Server, fol
     first = page.url
     page.get_by_role("link", name="New run").click()
     start_two(page, "twice")
-    assert page.url == first
+    expect(page).to_have_url(first)
     expect(page.locator("#run-notice")).to_contain_text("under way already")
     (folder / "twice.word").write_text("go")
     is_now(page, "Finished")

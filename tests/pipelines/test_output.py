@@ -112,6 +112,7 @@ def test_the_last_lines(tmp_path: Path) -> None:
         ({"pattern": r"(\d+)%"}, [b"10%\r40%\r"], 0.4),
         ({"pattern": r"^([\d,]+) of ([\d,]+)$"}, [b"1,000 of 4,000\nno\n"], 0.25),
         ({"pattern": r"(\d+) of (\d+)"}, [b"1 of 0\n"], 0.0),
+        ({"pattern": r"(\d+)%"}, [b"10%\n", b"x" * 200_000 + b"\n30%\n"], 0.3),
         ({"lines": 4}, [b"a\nb\n", b"c\n"], 0.75),
         ({"bytes": 10}, [b"12345"], 0.5),
     ],

@@ -121,7 +121,7 @@ def test_any_process_cancels_and_resumes(tmp_path: Path) -> None:
             cancelled = await second.wait(run)
             assert cancelled.status is RunStatus.CANCELLED
             assert [step.status for step in cancelled.steps] == [StepStatus.DONE, StepStatus.STOPPED]
-            await second.resume(run)
+            assert (await second.resume(run)).status.is_active
             await is_status(first, run, RunStatus.RUNNING)
             with pytest.raises(NotNow, match="is running"):
                 await first.resume(run)

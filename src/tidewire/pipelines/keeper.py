@@ -128,7 +128,9 @@ class Keeper:
         if record is not None:
             view = await current_view(self._hub, record.view)
             self.own(record.run, view)
-            self._owned[run].reporter.note_run(RunStatus.QUEUED)
+            reporter = self._owned[run].reporter
+            reporter.note_run(RunStatus.QUEUED)
+            await reporter.save()  # who asked reads it back at once
 
     def say(self, run: str, step: str, fraction: float, message: str) -> bool | None:
         """Take progress from another process; None: this process does not own the run."""

@@ -10,8 +10,8 @@ from typing import Any
 
 __all__ = ("Rule", "rule_from")
 
-#: Bytes of an unfinished line that are kept for its end.
-_LINE = 65_536
+#: Bytes of an unfinished line that are kept for its end, and of a flood that are looked at: its newest.
+_LINE, _FLOOD = 65_536, 65_536
 
 
 class Rule:
@@ -35,6 +35,8 @@ class _Pattern(Rule):
         self._rest = b""
 
     def feed(self, data: bytes) -> None:
+        if len(data) > 2 * _FLOOD:
+            data, self._rest = data[-_FLOOD:], b""
         # a bar that is drawn again and again on one line ends with a carriage return each time
         data = (self._rest + data).replace(b"\r", b"\n")
         cut = data.rfind(b"\n") + 1

@@ -88,6 +88,28 @@ def test_many_movers_move_everything_once_and_in_order() -> None:
     run(scenario(postgres_database()), 30)
 
 
+def test_transactions_that_commit_in_any_order_lose_nothing() -> None:
+    async def application(url: str, number: int) -> None:
+        async with client_of(url) as connection:
+            for n in range(60):
+                async with connection.transaction():
+                    await connection.execute("SELECT tidewire_publish('a', to_jsonb($1::int))", number * 1_000 + n)
+                    await asyncio.sleep(0.002 * (number % 3))
+
+    async def scenario(url: str) -> None:
+        async with postgres_node(url) as node, postgres_node(url):
+            client = await connect(node, channel="a")
+            await asyncio.gather(*(application(url, number) for number in range(8)))
+            await wait_until(lambda: len(data_of(client)) >= 480, 10)
+            found = [int(text) for text in data_of(client)]
+            assert sorted(found) == [number * 1_000 + n for number in range(8) for n in range(60)]
+            for number in range(8):
+                mine = [n for n in found if n // 1_000 == number]
+                assert mine == sorted(mine)
+
+    run(scenario(postgres_database()), 40)
+
+
 def test_a_key_is_kept_once_with_or_without_a_transaction() -> None:
     async def scenario(url: str) -> None:
         async with postgres_node(url) as node, client_of(url) as application:

@@ -9,7 +9,7 @@ from pathlib import Path
 SOURCE = Path(__file__).parent.parent / "src" / "tidewire"
 #: From below to above; modules between two bars do not import each other. `x.` is a whole package.
 LAYERS = """
-errors | messages statistics | options control
+errors | messages statistics memory | options control
 protocols.base | protocols.jsontext | protocols.plain protocols.json | protocols.chat | payload | broker presence access
 protocols.centrifuge protocols.centrifuge.codes protocols.centrifuge.override | protocols.centrifuge.messages | protocols.centrifuge.meta
 protocols.centrifuge.schema | protocols.centrifuge.protobuf
@@ -18,7 +18,7 @@ batch | links.base | subscription
 links.asgi links.stream links.handshake links.wheel | links.wire | links.reader | links.endpoint | links.uvicorn | links.http
 connection | registry
 fanout maintenance | carrier membership recovery | subscribing
-node | acceptance survey | dispatch endpoint | served | centrifuge.
+node | inflight | acceptance survey | dispatch endpoint | served | centrifuge.
 rules. http_api.
 backends.
 fastapi | client. publisher | testing. | __init__ | pipelines.

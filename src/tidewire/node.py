@@ -25,6 +25,7 @@ from tidewire.errors import (
 from tidewire.links.base import limits_reached
 from tidewire.maintenance import Maintenance
 from tidewire.membership import Membership
+from tidewire.memory import ResidentMemory
 from tidewire.messages import Format, Position, Publication, PublishRequest, Retention, WireMessage
 from tidewire.options import ChannelRules, Limits
 from tidewire.presence import Presence
@@ -79,6 +80,7 @@ class Node:
         )
         self.subscribe = self.subscribing.subscribe
         self.unsubscribe = self.subscribing.unsubscribe
+        self.memory = ResidentMemory()
         self.published = 0
         #: What the layers above obey when another node, or this one, asks for it by a verb.
         self.verbs: dict[str, Callable[[Publication], None]] = {}
@@ -151,6 +153,8 @@ class Node:
         It counts as arriving until `registry.arrived` is called, which the caller does however the handshake ends.
         """
         registry, limits = self.registry, self.limits
+        if 0 < limits.memory_bytes <= self.memory.read():
+            raise self._limit("memory_bytes", "No memory for more connections")
         if len(registry.connections) + registry.arriving >= limits.connections:
             raise self._limit("connections")
         if not _is_loopback(address) and registry.addresses.get(address, 0) >= limits.connections_per_address:
@@ -163,9 +167,9 @@ class Node:
             registry.arrived(address)
             raise
 
-    def _limit(self, name: str) -> LimitExceeded:
+    def _limit(self, name: str, what: str = "Too many connections") -> LimitExceeded:
         self.limits_reached[name] += 1
-        return LimitExceeded(f"Too many connections (the limit {name} is {getattr(self.limits, name)})")
+        return LimitExceeded(f"{what} (the limit {name} is {getattr(self.limits, name)})")
 
     async def _connections_of(self, user: str) -> int:
         try:

@@ -22,15 +22,15 @@ class SlowPolicy(Enum):
     DROP = "drop"  #: what it cannot take is dropped; it is counted, and told how many
 
 
-#: Limits that may be zero: nothing is pinged, spread or filled, or each turn takes one step.
-_MAY_BE_ZERO = frozenset({"ping_seconds", "drain_seconds", "gap_messages", "gap_bytes", "turn_seconds"})
+#: Limits that may be zero: nothing is bounded, pinged, spread or filled, or each turn takes one step.
+_MAY_BE_ZERO = frozenset({"memory_bytes", "ping_seconds", "drain_seconds", "gap_messages", "gap_bytes", "turn_seconds"})
 
 
 class Limits(msgspec.Struct, frozen=True, kw_only=True):
     """Every limit of a node, with its default. Reaching one is counted under its name in `statistics()`.
 
-    All are greater than 0; `ping_seconds`, `drain_seconds`, `turn_seconds` and those of a gap may be 0. Raises
-    ConfigurationError for others.
+    All are greater than 0; `memory_bytes`, `ping_seconds`, `drain_seconds`, `turn_seconds` and those of a gap may be 0.
+    Raises ConfigurationError for others.
     """
 
     #: Bytes of one inbound message.
@@ -51,6 +51,8 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     connections_per_user: int = 32
     #: Connections from one address (loopback is exempt).
     connections_per_address: int = 256
+    #: Bytes of resident memory of one process, at which newcomers are refused; 0: however many.
+    memory_bytes: int = 0
     #: Inbound messages per second of one connection, and how many may come at once.
     rate: float = 100.0
     burst: int = 200

@@ -14,7 +14,7 @@ _STATM = Path("/proc/self/statm")
 
 
 class ResidentMemory:
-    """The resident memory of this process, as it was at most a second ago; 0 where the kernel does not tell (not Linux)."""
+    """The resident memory of this process, at most a second old; 0 where the kernel does not tell it (not Linux)."""
 
     __slots__ = ("_bytes", "_due")
 

@@ -64,8 +64,8 @@ _PREFIX = "TIDEWIRE_"
 _NAMESPACE_PATHS = tuple(f"channel.namespaces.0.{name}" for name in NamedNamespace.model_fields)
 #: Settings whose wrong values are not shown.
 _SECRET = re.compile(r"^http_api\.key$|secret")
-#: Limits that may be zero: nothing is spread, filled or waited for.
-_MAY_BE_ZERO = frozenset({"drain_seconds", "gap_messages", "gap_bytes"})
+#: Limits that may be zero: nothing is bounded, spread, filled or waited for.
+_MAY_BE_ZERO = frozenset({"memory_bytes", "drain_seconds", "gap_messages", "gap_bytes"})
 
 
 def _limit_field(field: msgspec.structs.FieldInfo) -> tuple[Any, Any]:
@@ -187,6 +187,13 @@ class Settings(BaseSettings):
     def is_loopback(self) -> bool:
         """Only this machine can reach the server."""
         return _is_loopback(self.host)
+
+    @property
+    def accepts_accounts(self) -> bool:
+        """Clients may connect as users of the server's own accounts."""
+        if self.client.allow_accounts is not None:
+            return self.client.allow_accounts
+        return not (self.signup and self.client.token.has_keys)
 
     @property
     def serves_tutorial(self) -> bool:

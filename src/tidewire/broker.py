@@ -34,6 +34,8 @@ class Broker(ABC):
 
     #: Other processes on this store see what is published here.
     shared: bool = False
+    #: `publish` may wait for the store; where it never does, nothing is gained by several at once.
+    waits: bool = True
     #: What `publish` waits for, in words for people ("committed and fsynced").
     kept: str = ""
     #: Publishes inside an application's own transaction, through its connection; None: this store cannot.

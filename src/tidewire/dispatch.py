@@ -18,6 +18,7 @@ from tidewire.errors import (
     StoreUnavailable,
     TemporaryFailure,
 )
+from tidewire.inflight import InFlight
 from tidewire.messages import Ping, Publish, Subscribe, Unsubscribe
 from tidewire.node import Node
 
@@ -27,15 +28,19 @@ logger = logging.getLogger("tidewire")
 
 
 class Dispatcher:
-    """Handles what a client of a served protocol asks for. An idle connection has no task."""
+    """Handles what a client of a served protocol asks for. An idle connection has no task.
 
-    __slots__ = ("_channel", "_connection", "_is_running", "_node")
+    Publishes wait for the store together; anything else waits for those before it.
+    """
+
+    __slots__ = ("_channel", "_connection", "_in_flight", "_is_running", "_node")
 
     def __init__(self, node: Node, connection: Connection, channel: str = "") -> None:
         self._node = node
         self._connection = connection
         self._channel = channel
         self._is_running = False
+        self._in_flight = InFlight(node, connection)
         connection.on_readable = self._readable
         if connection.has_messages:
             self._readable()
@@ -51,9 +56,11 @@ class Dispatcher:
             while (message := connection.receive_nowait()) is not None:
                 try:
                     for command in connection.protocol.decode(message):
+                        if not isinstance(command, Publish):
+                            await self._in_flight.wait()
                         await _HANDLERS[type(command)](self, command)
                 except CommandError as error:
-                    self._node.send(connection, connection.protocol.encode_error(error))
+                    self._tell(error)
         except ConnectionClosed:
             pass
         except Exception:
@@ -72,12 +79,18 @@ class Dispatcher:
         name = self._name(command.channel)
         if not self._node.rules.options(name).publish:
             raise PermissionDenied(f"clients do not publish in {name!r}")
+        await self._in_flight.put(self._keep(name, command))
+
+    async def _keep(self, channel: str, command: Publish) -> None:
         try:
-            await self._node.publish(name, command.data, command.format, key=command.key)
+            await self._node.publish(channel, command.data, command.format, key=command.key)
         except NotPublished as error:
-            raise TemporaryFailure(f"not published: {error}") from error
+            self._tell(TemporaryFailure(f"not published: {error}"))
         except PublishError as error:
-            raise TemporaryFailure(f"unconfirmed: {error}") from error
+            self._tell(TemporaryFailure(f"unconfirmed: {error}"))
+
+    def _tell(self, error: CommandError) -> None:
+        self._node.send(self._connection, self._connection.protocol.encode_error(error))
 
     async def subscribe(self, command: Subscribe) -> None:
         """Let the client follow a channel."""

@@ -157,6 +157,8 @@ async def publish(node: Node, *texts: str, channel: str = "a") -> None:
 class FailingBroker(MemoryBroker):
     """A memory broker that is away, loses deliveries, forgets, or waits, as a test wants."""
 
+    waits = True
+
     def __init__(self) -> None:
         super().__init__()
         self.down: Exception | None = None

@@ -189,3 +189,26 @@ def test_a_client_recovers_by_itself() -> None:
                 each.link.vanish()
 
     run(main())
+
+
+def test_publishes_wait_for_the_store_together_and_keep_their_order() -> None:
+    async def main() -> None:
+        async with open_node(publishes_in_flight=3) as node:
+            broker = node.broker
+            assert isinstance(broker, FailingBroker)
+            client = await served(node, "a")
+            client.link.receive('["subscribe", "a"]')
+            await wait_until(lambda: kinds(client) == ["s a"])
+            broker.publish_gate.clear()
+            for number in range(6):
+                client.link.receive(json.dumps(["publish", "a", str(number)]))
+            client.link.receive('["ping"]')
+            await wait_until(lambda: node.limits_reached["publishes_in_flight"] == 1)
+            assert "pong" not in client.shown
+            broker.publish_gate.set()
+            await wait_until(lambda: "pong" in client.shown)
+            assert [text.rsplit(" ", 1)[1] for text in client.shown if text.startswith("p ")] == list("012345")
+            assert client.shown[-1] == "pong"
+            client.link.vanish()
+
+    run(main())

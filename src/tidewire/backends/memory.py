@@ -45,6 +45,7 @@ class MemoryBroker(Broker):
     Nothing has to be carried to another node, so no more is kept than the channel's retention shows.
     """
 
+    waits = False
     kept = "in the memory of this process"
 
     def __init__(self, clock: Callable[[], float] = time.time) -> None:

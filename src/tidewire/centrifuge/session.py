@@ -17,7 +17,6 @@ from tidewire.access import Authority, Caller, ConnectAttempt, Grant, Identity
 from tidewire.centrifuge.commands import METHODS, answer
 from tidewire.centrifuge.following import Followed, Following, Ready, ttl_of
 from tidewire.centrifuge.heartbeat import Heartbeat
-from tidewire.centrifuge.publishing import InFlight
 from tidewire.centrifuge.sessions import Sessions
 from tidewire.connection import Connection
 from tidewire.errors import (
@@ -32,6 +31,7 @@ from tidewire.errors import (
     StoreUnavailable,
     TokenExpired,
 )
+from tidewire.inflight import InFlight
 from tidewire.messages import Position
 from tidewire.node import Node
 from tidewire.protocols.centrifuge import codes
@@ -98,7 +98,7 @@ class Session:
         self.identity = identity or Identity()
         self.caller = Caller(connection.id, self.identity)
         self.following = Following(node, connection, self.protocol)
-        self.in_flight = InFlight(node.maintenance, connection, node.limits.publishes_in_flight)
+        self.in_flight = InFlight(node, connection)
         self._authority = authority
         self._given = identity
         self._emulated = emulated

@@ -7,7 +7,7 @@ from collections.abc import Coroutine
 from typing import Any
 
 from tidewire.connection import Connection
-from tidewire.maintenance import Maintenance
+from tidewire.node import Node
 
 __all__ = ("InFlight",)
 
@@ -18,19 +18,23 @@ class InFlight:
     The store is asked in the order of `put`, so offsets are given in that order (broker.Broker.publish).
     """
 
-    __slots__ = ("_connection", "_maintenance", "_most", "_tasks")
+    __slots__ = ("_connection", "_maintenance", "_most", "_tasks", "_waits")
 
-    def __init__(self, maintenance: Maintenance, connection: Connection, most: int) -> None:
-        self._maintenance = maintenance
+    def __init__(self, node: Node, connection: Connection) -> None:
+        self._maintenance = node.maintenance
+        self._waits = node.broker.waits
+        self._most = node.limits.publishes_in_flight
         self._connection = connection
-        self._most = most
         self._tasks: set[asyncio.Task[Any]] = set()
 
     def __len__(self) -> int:
         return len(self._tasks)
 
     async def put(self, work: Coroutine[Any, Any, None]) -> None:
-        """Begin some work; waits while there is too much."""
+        """Begin some work; waits while there is too much, or for all of it where the store needs no time."""
+        if not self._waits:
+            await work
+            return
         if len(self._tasks) >= self._most:
             self._connection.reached("publishes_in_flight")
             try:

@@ -169,6 +169,11 @@ def test_without_a_key_the_api_is_off(tmp_path: Path) -> None:
 def test_an_insecure_api_wants_no_key(tmp_path: Path) -> None:
     with LiveServer(tmp_path, TIDEWIRE_HTTP_API__INSECURE="true") as server:
         assert server.post("/api/publish", json={"channel": "a", "data": 1}).json() == {"result": {}}
+        # a page of another site could call it in the name of whoever looks at it
+        foreign = {"Origin": "https://evil.example"}
+        assert server.post("/api/publish", json={"channel": "a", "data": 1}, headers=foreign).status_code == 401
+        own = {"Origin": server.url}
+        assert server.post("/api/publish", json={"channel": "a", "data": 1}, headers=own).status_code == 200
 
 
 def test_other_verbs_and_methods(api: Api, server: LiveServer) -> None:
@@ -215,6 +220,19 @@ def test_versions_only_grow(api: Api, channel: str) -> None:
     assert api.call("publish", channel=channel, data=3, version=4) == {}
     assert api.call("publish", channel=channel, data=4, version=1, version_epoch="new")["offset"] == 2
     assert api.call("publish", channel=channel, data=5, version=2, version_epoch="new")["offset"] == 3
+
+
+def test_of_the_same_version_one_is_published(api: Api, channel: str) -> None:
+    commands = [{"publish": {"channel": channel, "data": number, "version": 1}} for number in range(50)]
+    replies = api.post("batch", {"commands": commands, "parallel": True}).json()["replies"]
+    assert [reply for reply in replies if reply["publish"]] == [replies[0]]
+
+
+def test_a_broadcast_to_many(api: Api, channel: str) -> None:
+    channels = [f"{channel}{number}" for number in range(700)]
+    responses = api.call("broadcast", channels=[*channels, "unknown:1"], data="x")["responses"]
+    assert all(response["result"]["offset"] == 1 for response in responses[:-1])
+    assert (len(responses), responses[-1]["error"]["code"]) == (701, 102)
 
 
 def test_a_broadcast_answers_for_each_channel(api: Api, channel: str) -> None:

@@ -158,7 +158,8 @@ def test_a_token_has_a_size() -> None:
 
 
 def test_without_keys_no_token_is_good() -> None:
-    assert not tokens(hmac_secret_key="").is_configured
+    assert not TokenTable().has_keys
+    assert TokenTable(rsa_public_key="x").has_keys
     with pytest.raises(BadToken):
         asyncio.run(tokens(hmac_secret_key="").connection(sign({"sub": "ann"})))
 

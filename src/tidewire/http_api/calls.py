@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping
-from typing import Any, NamedTuple
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import Any, NamedTuple, TypeVar
 
 import msgspec
 from pydantic import BaseModel, ValidationError
@@ -32,9 +32,12 @@ from tidewire.protocols.centrifuge.override import Override
 
 __all__ = ("METHODS", "Calls", "Extension", "Method", "encode", "failure")
 
+T = TypeVar("T")
+R = TypeVar("R")
+
 #: An extension that `rpc` calls: JSON in, JSON out.
 Extension = Callable[[Any], Awaitable[Any]]
-#: Channels of a broadcast that are published to at once.
+#: Channels of a broadcast, or commands of a parallel batch, that are done at once.
 _AT_ONCE = 256
 
 
@@ -95,16 +98,13 @@ class Calls:
         return await self._publishing.publish(request.channel, request)
 
     async def broadcast(self, request: m.BroadcastRequest) -> m.BroadcastResult:
-        at_once = asyncio.Semaphore(_AT_ONCE)
-
         async def one(channel: str) -> m.Answer[m.PublishResult]:
-            async with at_once:
-                try:
-                    return m.Answer[m.PublishResult](result=await self._publishing.publish(channel, request))
-                except (CommandError, PublishError, StoreUnavailable) as error:
-                    return m.Answer[m.PublishResult](error=failure(error))
+            try:
+                return m.Answer[m.PublishResult](result=await self._publishing.publish(channel, request))
+            except (CommandError, PublishError, StoreUnavailable) as error:
+                return m.Answer[m.PublishResult](error=failure(error))
 
-        return m.BroadcastResult(responses=await asyncio.gather(*map(one, request.channels)))
+        return m.BroadcastResult(responses=await _each(one, request.channels))
 
     # Connections.
 
@@ -197,7 +197,7 @@ class Calls:
         except msgspec.MsgspecError as error:
             raise BadRequest(f'`commands` is a list of objects as {{"publish": {{…}}}}: {error}') from None
         if request.parallel:
-            return m.BatchResult(replies=list(await asyncio.gather(*map(self._command, commands))))
+            return m.BatchResult(replies=await _each(self._command, commands))
         return m.BatchResult(replies=[await self._command(command) for command in commands])
 
     async def _command(self, command: dict[str, msgspec.Raw]) -> dict[str, Any]:
@@ -208,6 +208,14 @@ class Calls:
             return {method: await self.call(method, bytes(command.get(method, b"")))}
         except (CommandError, PublishError, StoreUnavailable) as error:
             return {"error": failure(error)}
+
+
+async def _each(work: Callable[[T], Awaitable[R]], items: Sequence[T]) -> list[R]:
+    """Do the same for all items, so many at once, and return the results in their order."""
+    results: list[R] = []
+    for start in range(0, len(items), _AT_ONCE):
+        results += await asyncio.gather(*map(work, items[start : start + _AT_ONCE]))
+    return results
 
 
 def _given(data: msgspec.Raw | None, encoded: str) -> bytes:

@@ -30,6 +30,14 @@ def payload(data: msgspec.Raw | None, encoded: str) -> bytes:
     return b"" if data is None else bytes(data)
 
 
+class _Turn:
+    """Who publishes versions in one channel, one after the other."""
+
+    def __init__(self) -> None:
+        self.lock = asyncio.Lock()
+        self.users = 0
+
+
 class Publishing:
     """Publishes for one node."""
 
@@ -37,7 +45,7 @@ class Publishing:
         self._node = node
         self._options = options
         #: Publishers of versions wait for each other, channel by channel.
-        self._turns: dict[str, asyncio.Lock] = {}
+        self._turns: dict[str, _Turn] = {}
 
     async def publish(self, channel: str, request: m.PublishRequest | m.BroadcastRequest) -> m.PublishResult:
         """Publish in one channel; raises BadRequest, UnknownChannel, PublishError, StoreUnavailable."""
@@ -49,15 +57,17 @@ class Publishing:
         format_ = PROTOBUF.format_of(data) if request.b64data else Format.JSON
         if not request.version:
             return await self._keep(channel, options, data, format_, meta, request.idempotency_key)
-        turn = self._turns.setdefault(channel, asyncio.Lock())
+        turn = self._turns.setdefault(channel, _Turn())
+        turn.users += 1
         try:
-            async with turn:
+            async with turn.lock:
                 if await self._is_old(channel, meta):
                     return m.PublishResult()
                 return await self._keep(channel, options, data, format_, meta, request.idempotency_key)
         finally:
-            if not turn.locked():
-                self._turns.pop(channel, None)
+            turn.users -= 1
+            if not turn.users:
+                del self._turns[channel]
 
     async def _keep(
         self, channel: str, options: ChannelOptions, data: bytes, format_: Format, meta: PublicationMeta, key: str

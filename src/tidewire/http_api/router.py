@@ -11,6 +11,7 @@ import msgspec
 from fastapi import APIRouter, Request, Response, Security
 from fastapi.security import APIKeyHeader
 
+from tidewire.acceptance import may_connect
 from tidewire.errors import ConfigurationError, StoreUnavailable, TidewireError
 from tidewire.http_api import models as m
 from tidewire.http_api.calls import METHODS, Calls, encode, failure
@@ -79,7 +80,7 @@ class _Endpoint:
         """Return the endpoint of one method."""
 
         async def endpoint(request: Request) -> Response:
-            if self._key and not self._is_known(request):
+            if not self._is_known(request):
                 return Response(status_code=401)
             try:
                 body = await self._body(request)
@@ -93,6 +94,8 @@ class _Endpoint:
         return endpoint
 
     def _is_known(self, request: Request) -> bool:
+        if not self._key:  # everybody may call, but not from a page of another site, on somebody's behalf
+            return may_connect(request, frozenset())
         headers, query = request.headers, request.query_params
         scheme, _, authorization = headers.get("authorization", "").partition(" ")
         given = [headers.get("x-api-key")]

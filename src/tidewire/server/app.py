@@ -54,7 +54,7 @@ def create_app(settings: Settings) -> FastAPI:
     rules = ChannelRules(CHANNELS)
     rules.prefer(namespaces.options)
     app.state.hub = Hub(settings.broker, limits=settings.limits, channels=rules, origins=_origins(settings))
-    logins = Logins(lambda: app.state.tokens, app.state.accounts)
+    logins = Logins(lambda: app.state.tokens, app.state.accounts) if settings.accepts_accounts else None
     app.state.authority = NamespaceAuthority(settings.client, namespaces, accounts=logins)
     app.state.rooms = RoomDirectory(app.state.hub, app.state.accounts)
     app.state.pipelines = server_pipelines(settings, app.state.hub) if settings.pipelines.enabled else None

@@ -52,6 +52,9 @@ class ClientTable(BaseModel):
     insecure: bool = False
     allow_anonymous_connect_without_token: bool = False
     disallow_anonymous_connection_tokens: bool = False
+    #: The server's own accounts connect too; None: unless a stranger could sign up with the name of a user for whom
+    #: your application signs tokens.
+    allow_accounts: bool | None = None
     token: TokenTable = TokenTable()
     subscription_token: SubscriptionTokenTable = SubscriptionTokenTable()
     subscribe_to_user_personal_channel: PersonalTable = PersonalTable()

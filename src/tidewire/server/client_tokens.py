@@ -57,6 +57,12 @@ class TokenTable(BaseModel):
     #: The claim that holds the user's id, instead of `sub`.
     user_id_claim: str = ""
 
+    @property
+    def has_keys(self) -> bool:
+        """Some token can be verified."""
+        secret = self.hmac_secret_key.get_secret_value()
+        return bool(secret or self.rsa_public_key or self.ecdsa_public_key or self.jwks_public_endpoint)
+
 
 class BadToken(TidewireError):
     """Raised for a token that can never become right; the text says why without showing it."""
@@ -114,7 +120,7 @@ T = TypeVar("T", bound=_Times)
 class ClientTokens:
     """Verifies tokens with the keys of a `TokenTable`; each key has its fixed algorithms, and there is no `none`."""
 
-    __slots__ = ("_audience", "_clock", "_issuer", "_keys", "_set", "_user_claim", "is_configured")
+    __slots__ = ("_audience", "_clock", "_issuer", "_keys", "_set", "_user_claim")
 
     def __init__(
         self, table: TokenTable, *, setting: str = "client.token", clock: Callable[[], float] = time.time
@@ -125,7 +131,6 @@ class ClientTokens:
         self._issuer = _expected(table.issuer, table.issuer_regex, f"{setting}.issuer")
         self._user_claim = table.user_id_claim
         self._clock = clock
-        self.is_configured = bool(self._keys) or self._set is not None
 
     async def connection(self, token: str) -> ConnectionClaims:
         """Return what a connection token says; raises BadToken, TokenExpired, TemporaryFailure."""

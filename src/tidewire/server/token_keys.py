@@ -7,6 +7,7 @@ import logging
 import time
 import urllib.request
 from collections.abc import Callable, Mapping
+from urllib.parse import urlsplit
 
 import jwt
 from cryptography.exceptions import UnsupportedAlgorithm
@@ -96,7 +97,7 @@ class KeySet:
             body = await asyncio.to_thread(_fetch, self.url)
             self._keys = _usable(jwt.PyJWKSet.from_json(body.decode()).keys)
         except (OSError, ValueError, jwt.PyJWTError, RecursionError) as error:
-            logger.warning("the key set %s cannot be fetched: %s", self.url.partition("?")[0], type(error).__name__)
+            logger.warning("the key set of %s cannot be fetched: %s", urlsplit(self.url).hostname, type(error).__name__)
             if not self._keys:
                 raise KeysAway from None
         else:

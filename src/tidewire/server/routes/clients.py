@@ -13,8 +13,10 @@ from tidewire.server.identity import Logins
 __all__ = ("client_routes",)
 
 
-def client_routes(hub: Hub, authority: Authority, logins: Logins) -> APIRouter:
-    """Make the routes of a server with these accounts."""
+def client_routes(hub: Hub, authority: Authority, logins: Logins | None) -> APIRouter:
+    """Make the routes of a server with these accounts; None: who logged in is a stranger here."""
+    if logins is None:
+        return hub.client_router(authority=authority)
 
     async def logged_in(connection: HTTPConnection) -> Identity | None:
         token = connection.cookies.get("token")

@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mappin
 from concurrent.futures import Future
 from contextlib import asynccontextmanager
 from types import TracebackType
-from typing import Any, TypeVar, overload
+from typing import Any, overload
 
 from fastapi import APIRouter
 from starlette.routing import WebSocketRoute
@@ -26,23 +26,21 @@ from tidewire.http_api.nodes import Nodes
 from tidewire.http_api.router import api_router
 from tidewire.messages import HistoryPage, Member, Position, PublishRequest
 from tidewire.node import Node
-from tidewire.options import ChannelOptions, ChannelRules, Limits, SlowPolicy
+from tidewire.options import ChannelOptions, ChannelRules, Limits
 from tidewire.payload import encode_payload
 from tidewire.protocols.base import Protocol
+from tidewire.protocols.centrifuge.meta import PublicationMeta
 from tidewire.protocols.plain import PLAIN
-from tidewire.rules.authority import Authenticate, RuleAuthority
-from tidewire.rules.book import Rule, RuleBook
-from tidewire.rules.pattern import Pattern
+from tidewire.rules.decorators import Ruled
 from tidewire.served import ServedEndpoint
 from tidewire.statistics import Statistics
 from tidewire.survey import Survey
 
 __all__ = ("Hub",)
+_Tags = Mapping[str, str] | None
 
-F = TypeVar("F", bound=Callable[..., Any])
 
-
-class Hub:
+class Hub(Ruled):
     """Channels, history, presence and connections for a FastAPI application.
 
     `url` names the store (memory://, sqlite:///chat.db). `channels` maps channel names or patterns ("room:*") to their
@@ -64,11 +62,9 @@ class Hub:
         self.url = url
         self.limits = limits or Limits()
         self.origins = frozenset(origins)
-        self._rules = channels if isinstance(channels, ChannelRules) else ChannelRules(channels, default)
-        self._book = RuleBook()
-        self._rules.prefer(self._book.options)
-        #: Decides for clients that choose their channels themselves: by the rules of `channel` and `rpc`.
-        self.authority = RuleAuthority(self._book, self._rules, self.limits)
+        super().__init__(
+            channels if isinstance(channels, ChannelRules) else ChannelRules(channels, default), self.limits
+        )
         self._node: Node | None = None
         self._nodes: Nodes | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -220,91 +216,52 @@ class Hub:
             json_depth=self.limits.json_depth,
         )
 
-    # Rules.
-
-    def channel(
-        self,
-        pattern: str,
-        *,
-        history: int = 100,
-        history_seconds: float = 86_400.0,
-        recover: bool = True,
-        presence: bool = False,
-        join_leave: bool = False,
-        latest: bool = False,
-        delta: bool = False,
-        tags_filter: bool = False,
-        slow: SlowPolicy = SlowPolicy.DISCONNECT,
-    ) -> Callable[[F], F]:
-        """Decide with a function what a user may do in the channels of a pattern, and say what these offer.
-
-        `@hub.channel("room:{room}")` over `async def room(room: int, user: str) -> bool | Permissions`: it is given the
-        parameters of the pattern, converted to their types, the `user`, and what the connection's dependency returned
-        where a parameter has that type. True allows all, False nothing; it may raise PermissionDenied. The options hold
-        for everything else that uses these channels. Raises ConfigurationError for a pattern that is there.
-        """
-        options = ChannelOptions(
-            history_size=history,
-            history_seconds=history_seconds,
-            slow=slow,
-            presence=presence,
-            join_leave=join_leave,
-            force_join_leave=join_leave,
-            positioned=True,
-            recoverable=recover and history > 0,
-            force_recoverable=recover and history > 0,
-            latest=latest,
-            delta=delta,
-            tags_filter=tags_filter,
-        )
-
-        def add(function: F) -> F:
-            self._book.add(Rule(Pattern(pattern), options, function))
-            self._rules.changed()
-            return function
-
-        return add
-
-    def rpc(self, name: str) -> Callable[[F], F]:
-        """Answer a call of clients with a function: `@hub.rpc("add")` over `async def add(data: Numbers, user: str)`.
-
-        A parameter of a pydantic or msgspec type (or called `data`) is what the client sent; what is returned goes back
-        as JSON. Raises ConfigurationError for a name that is there.
-        """
-
-        def add(function: F) -> F:
-            self._book.add_call(name, function)
-            return function
-
-        return add
-
-    def authenticate(self, function: Authenticate) -> Authenticate:
-        """Let a function say who brings a token: a user's name or an `Identity`; None for a token that is not good.
-
-        Clients that present their token in the protocol, as the Centrifuge SDKs do, are asked for it here and not in
-        the dependency of the route. It may raise TokenExpired: the client fetches another.
-        """
-        self.authority.authenticate = function
-        return function
-
     # Publications.
 
     @overload
-    async def publish(self, channel: str, data: Any, *, key: str = "", connection: None = None) -> Position: ...
+    async def publish(
+        self,
+        channel: str,
+        data: Any,
+        *,
+        key: str = "",
+        tags: _Tags = None,
+        skip_history: bool = False,
+        connection: None = None,
+    ) -> Position: ...
 
     @overload
-    async def publish(self, channel: str, data: Any, *, key: str = "", connection: object) -> None: ...
+    async def publish(
+        self,
+        channel: str,
+        data: Any,
+        *,
+        key: str = "",
+        tags: _Tags = None,
+        skip_history: bool = False,
+        connection: object,
+    ) -> None: ...
 
     async def publish(
-        self, channel: str, data: Any, *, key: str = "", connection: object | None = None
+        self,
+        channel: str,
+        data: Any,
+        *,
+        key: str = "",
+        tags: _Tags = None,
+        skip_history: bool = False,
+        connection: object | None = None,
     ) -> Position | None:
         """Publish str as text, bytes as binary, anything else as JSON; returns when the broker keeps it.
 
-        The same `key` in the same channel within five minutes is published once. With a `connection` (postgresql://
+        The same `key` in the same channel within five minutes is published once. Clients of the Centrifuge protocol may
+        choose by `tags`, and find nothing in history that has `skip_history`. With a `connection` (postgresql://
         only; asyncpg, psycopg or SQLAlchemy) it is published if and when that connection's transaction commits.
         Raises NotPublished (surely not kept) or PublishUnconfirmed (unknown; repeat it with the same key), CommandError
         for a channel name or data that cannot be used, ConfigurationError for a store that cannot do it.
         """
+        name, (encoded, format_) = open_channel(channel, self.limits), encode_payload(data)
+        meta = PublicationMeta(None, dict(tags or {}), skip_history=skip_history).encode()
         if connection is not None:
             within = self.node.broker.within
             if within is None:
@@ -312,10 +269,9 @@ class Hub:
                     f"{self.url.partition(':')[0]}:// cannot publish in your transaction, only postgresql:// can; "
                     "publish after its commit, without connection="
                 )
-            request = PublishRequest(open_channel(channel, self.limits), *encode_payload(data), key=key)
-            await within(connection, request)
+            await within(connection, PublishRequest(name, encoded, format_, key, meta))
             return None
-        return await self.node.publish(open_channel(channel, self.limits), *encode_payload(data), key=key)
+        return await self.node.publish(name, encoded, format_, key=key, meta=meta)
 
     def publish_threadsafe(self, channel: str, data: Any, *, key: str = "") -> Future[Position]:
         """Publish from a thread of this process; the future raises as `publish` does."""

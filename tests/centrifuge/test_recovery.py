@@ -18,6 +18,7 @@ from tidewire.options import ChannelOptions
 from tidewire.protocols.centrifuge.encoding import CentrifugeProtocol
 from tidewire.protocols.centrifuge.fossil import apply_delta
 from tidewire.protocols.centrifuge.messages import Reply
+from tidewire.protocols.centrifuge.meta import PublicationMeta
 from tidewire.protocols.centrifuge.protobuf import decode_frame
 from tidewire.testing import wait_until
 
@@ -411,5 +412,27 @@ def test_the_application_disconnects_users() -> None:
             await remote.disconnect(node, "ann", client=bob.connection.id)
             assert await bob.ask("rpc", method="who") == {"data": {"user": "bob", "client": bob.connection.id}}
             assert spared.link.closed_with is None
+
+    run(main())
+
+
+@both
+def test_what_skips_history_is_pushed_and_never_shown_again(protocol: CentrifugeProtocol) -> None:
+    async def main() -> None:
+        async with open_sessions() as node:
+            client = await connect(node, channel=CHANNEL, protocol=protocol)
+            await publish(node, 1)
+            meta = PublicationMeta(tags={"t": "1"}, skip_history=True).encode()
+            await node.publish(CHANNEL, b"2", meta=meta)
+            await publish(node, 3)
+            await client.wait_pushes("pub", 3)
+            assert client.data() == [1, 2, 3]
+            assert client.pushes("pub")[1]["pub"] == {"data": 2, "offset": 2, "tags": {"t": "1"}}
+            found = await client.ask("history", channel=CHANNEL, limit=-1)
+            assert [pub["data"] for pub in found["publications"]] == [1, 3]
+            late = await connect(node, protocol=protocol)
+            reply = await late.ask("subscribe", channel=CHANNEL, recover=True, offset=1)
+            assert reply["recovered"] is True
+            assert [pub["data"] for pub in reply["publications"]] == [3]
 
     run(main())

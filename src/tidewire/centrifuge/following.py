@@ -37,7 +37,7 @@ from tidewire.protocols.centrifuge.codes import Malformed, MalformedFrame, Unsub
 from tidewire.protocols.centrifuge.encoding import CentrifugeProtocol
 from tidewire.protocols.centrifuge.filters import count_nodes
 from tidewire.protocols.centrifuge.messages import Push, SubscribeRequest, raw
-from tidewire.protocols.centrifuge.meta import member_info
+from tidewire.protocols.centrifuge.meta import is_history, member_info
 from tidewire.subscribing import Prepared
 from tidewire.subscription import Subscription
 
@@ -287,7 +287,7 @@ def _result(
         ttl=ttl_of(followed.expires_at),
         recoverable=followed.is_recoverable,
         epoch=position.epoch if followed.is_positioned else "",
-        publications=shown.missed(missed),
+        publications=shown.missed([publication for publication in missed if is_history(publication)]),
         recovered=recovered,
         offset=offset if followed.is_positioned else 0,
         positioned=followed.is_positioned,

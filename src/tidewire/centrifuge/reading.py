@@ -7,7 +7,7 @@ from tidewire.messages import MAX_OFFSET, HistoryPage, Position
 from tidewire.node import Node
 from tidewire.options import ChannelOptions
 from tidewire.protocols.centrifuge import messages as m
-from tidewire.protocols.centrifuge.meta import client_info
+from tidewire.protocols.centrifuge.meta import client_info, is_history
 
 __all__ = ("read_history", "read_presence")
 
@@ -49,4 +49,5 @@ async def read_history(
     )
     if since is not None and since.epoch and since.epoch != page.top.epoch:
         raise Unrecoverable(f"the history of {channel!r} is of another epoch than {since.epoch!r}; read it anew")
-    return page
+    shown = tuple(publication for publication in page.publications if is_history(publication))
+    return page if len(shown) == len(page.publications) else HistoryPage(shown, page.top, page.complete)

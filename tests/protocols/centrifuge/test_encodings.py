@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import msgspec
 import pytest
-from hypothesis import example, given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from msgspec.structs import fields
 
@@ -23,6 +23,7 @@ JSON, PROTOBUF = CentrifugeJson(), CentrifugeProtobuf()
 both = pytest.mark.parametrize("protocol", [JSON, PROTOBUF], ids=["json", "protobuf"])
 
 
+@settings(deadline=None)
 @given(st.lists(commands, min_size=1, max_size=3))
 def test_commands_mean_the_same_in_both_encodings(sent: list[Command]) -> None:
     text = b"\n".join(msgspec.json.encode(command) for command in sent)
@@ -32,6 +33,7 @@ def test_commands_mean_the_same_in_both_encodings(sent: list[Command]) -> None:
     assert PROTOBUF.decode(b"".join(encode_delimited(command) for command in from_json)) == sent
 
 
+@settings(deadline=None)
 @given(st.lists(replies, min_size=1, max_size=3))
 def test_replies_mean_the_same_in_both_encodings(sent: list[Reply]) -> None:
     message = PROTOBUF.encode_replies(sent)
@@ -54,6 +56,7 @@ def test_every_field_has_a_number_of_its_own() -> None:
             assert len(schema.by_number) == len(schema.fields), cls
 
 
+@settings(deadline=None)
 @given(st.binary(max_size=60))
 @example(b"\x80" * 11)
 @example(b"\xff\xff\xff\xff\xff\xff\xff\xff\xff\x7f")
@@ -67,6 +70,7 @@ def test_any_bytes_are_commands_or_refused(frame: bytes) -> None:
         assert all(isinstance(command, Command) for command in found)
 
 
+@settings(deadline=None)
 @given(st.text(max_size=60))
 def test_any_text_is_commands_or_refused(frame: str) -> None:
     try:

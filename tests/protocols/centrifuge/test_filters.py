@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tidewire.errors import BadRequest
@@ -61,6 +61,7 @@ def test_a_choice(cmp: str, key: str, vals: list[str], wanted: bool) -> None:
     assert compile_filter(FilterNode(key=key, cmp=cmp, vals=vals))(TAGS) is wanted
 
 
+@settings(deadline=None)
 @given(st.lists(st.booleans(), min_size=1, max_size=4))
 def test_nodes_are_joined(values: list[bool]) -> None:
     nodes = [FilterNode(key="a" if value else "missing", cmp="ex") for value in values]
@@ -94,6 +95,7 @@ def test_what_means_nothing_is_refused(node: FilterNode) -> None:
         compile_filter(node)
 
 
+@settings(deadline=None)
 @given(st.dictionaries(st.text(max_size=3), st.text(max_size=5)))
 def test_any_tags_can_be_compared(tags: Mapping[str, str]) -> None:
     for cmp in ("eq", "neq", "in", "nin", "ex", "nex", "sw", "ew", "ct", "lt", "lte", "gt", "gte"):

@@ -6,7 +6,7 @@ import os
 import time
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tidewire.protocols.centrifuge.fossil import apply_delta, make_delta
@@ -26,6 +26,7 @@ def edits(draw: st.DrawFn) -> tuple[bytes, bytes]:
     return "".join(parts).encode(), "".join(changed).encode()
 
 
+@settings(deadline=None)
 @given(edits() | st.tuples(texts.map(str.encode), texts.map(str.encode)))
 def test_a_delta_makes_the_next_version_and_is_smaller_and_a_text(versions: tuple[bytes, bytes]) -> None:
     old, new = versions
@@ -36,6 +37,7 @@ def test_a_delta_makes_the_next_version_and_is_smaller_and_a_text(versions: tupl
         delta.decode()
 
 
+@settings(deadline=None)
 @given(st.binary(max_size=200), st.binary(max_size=200))
 def test_bytes_too(old: bytes, new: bytes) -> None:
     delta = make_delta(old, new + old + new)

@@ -184,7 +184,7 @@ class CentrifugeJson(CentrifugeProtocol):
             fields += b',"delta":true'
         meta = publication.meta
         if meta:
-            if b'"version"' in meta:  # which is the server's own
+            if b'"version"' in meta or b'"skip_history"' in meta:  # which are the server's own
                 told = meta_of(meta)
                 meta = PublicationMeta(told.info, told.tags).encode()
             fields += b"," + meta[1:-1] if len(meta) > 2 else b""

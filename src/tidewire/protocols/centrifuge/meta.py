@@ -10,19 +10,23 @@ from functools import lru_cache
 import msgspec
 from msgspec import Raw, Struct
 
-from tidewire.messages import Member
+from tidewire.messages import Member, Publication
 from tidewire.protocols.centrifuge.messages import EMPTY, ClientInfo, raw
 
-__all__ = ("PublicationMeta", "client_info", "member_info", "meta_of")
+__all__ = ("PublicationMeta", "client_info", "is_history", "member_info", "meta_of")
 
 
 class PublicationMeta(Struct, frozen=True, omit_defaults=True):
-    """Who published (nobody: the application), the tags, and the version that later ones must exceed."""
+    """Who published (nobody: the application), the tags, and the version that later ones must exceed.
+
+    What is to be in no history is pushed to who is there, and shown to nobody who comes later.
+    """
 
     info: ClientInfo | None = None
     tags: dict[str, str] = {}
     version: int = 0
     version_epoch: str = ""
+    skip_history: bool = False
 
     def encode(self) -> bytes:
         """Return what `Publication.meta` carries: b"" when there is nothing to say."""
@@ -35,6 +39,11 @@ _NOTHING = PublicationMeta()
 class _Infos(Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True):
     conn_info: Raw = EMPTY
     chan_info: Raw = EMPTY
+
+
+def is_history(publication: Publication) -> bool:
+    """Say whether a publication is shown to who was not there."""
+    return b'"skip_history"' not in publication.meta or not meta_of(publication.meta).skip_history
 
 
 @lru_cache(maxsize=256)

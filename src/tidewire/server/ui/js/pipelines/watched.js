@@ -78,7 +78,7 @@ export class WatchedRun extends Emitter {
     const isEnd = status !== "running" && status !== "queued";
     Object.assign(run, { status, position, error, ended: isEnd ? time : null });
     if (progress !== undefined) run.progress = progress;
-    if (isStart) run.started ??= time;
+    if (isStart) run.started = time;
     if (isStart || status === "queued") this.#takeUp();
     if (isEnd) this.#stop(status === "finished" ? null : time);
   }

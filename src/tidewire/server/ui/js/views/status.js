@@ -36,7 +36,7 @@ export class StatusView {
     const { state } = this.#connection;
     clearTimeout(this.#timer);
     const { text, action, pill, say } = this.#describe(state);
-    const isCalm = state.name === "connected" || (state.name === "connecting" && !this.#wasLost);
+    const isCalm = ["idle", "connected"].includes(state.name) || (state.name === "connecting" && !this.#wasLost);
     if (state.name === "waiting") this.#wasLost = true;
     $("pill").dataset.state = state.name;
     setText("pill-text", pill);

@@ -1,5 +1,6 @@
 // One run: what it is, how far it is, what can be done with it, what failed, what came out.
 
+import { sentence } from "../../api.js";
 import { el, reconcile } from "../../dom.js";
 import { fullTime } from "../../text.js";
 import { runLeft } from "../estimate.js";
@@ -51,7 +52,7 @@ export class RunView {
     $("failure").hidden = !isShown;
     if (!isShown) return;
     const head = run.status === "interrupted" ? "Interrupted" : step ? `Failed: ${step.title}` : "Failed";
-    const why = run.status === "interrupted" ? run.error || "The server ended while it ran. Resume goes on where it was." : step?.error || run.error;
+    const why = run.status === "interrupted" ? sentence(run.error) : step?.error || run.error;
     const parts = [el("h2", { text: head }), el("p", { text: why })];
     if (step?.lines?.length) {
       parts.push(el("p", { class: "hint", text: "Its last lines:" }), el("pre", { tabindex: 0, text: step.lines.join("\n") }));

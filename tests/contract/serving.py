@@ -11,7 +11,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TypeVar
 
@@ -53,8 +53,12 @@ class Server:
         workers: int = 1,
         limits: Mapping[str, float] | None = None,
         environment: Mapping[str, str] | None = None,
+        host: str = "127.0.0.1",
+        prefix: Sequence[str] = (),
     ) -> None:
+        """`host`: where it is reached; `prefix`: the command that runs it, as `ip netns exec NAME`."""
         self.folder = folder
+        self.host = host
         self.port = free_port()
         self.workers = workers
         self.log_file = folder / "server.log"
@@ -62,14 +66,14 @@ class Server:
         what = ("--broker", broker) if app is None else (f"{app.stem}:app",)
         if app is not None:
             shutil.copy(app, folder)
-        self._command = [sys.executable, "-m", "tidewire", command, *what, "--port", str(self.port)]
-        self._command += ["--workers", str(workers), *arguments]
+        self._command = [*prefix, sys.executable, "-m", "tidewire", command, *what, "--port", str(self.port)]
+        self._command += ["--workers", str(workers), *(("--host", host) if host != "127.0.0.1" else ()), *arguments]
         self._environment = {name: value for name, value in os.environ.items() if not name.startswith("TIDEWIRE_")}
         self._environment |= {f"TIDEWIRE_LIMITS__{name.upper()}": str(value) for name, value in (limits or {}).items()}
         self._environment |= environment or {}
         self.process: subprocess.Popen[bytes] | None = None
         self._turns = itertools.count()
-        self.http = httpx.Client(base_url=f"http://127.0.0.1:{self.port}", timeout=20.0)
+        self.http = httpx.Client(base_url=f"http://{host}:{self.port}", timeout=20.0)
 
     # The process.
 
@@ -87,7 +91,7 @@ class Server:
         if self.workers > 1 and len(self.worker_pids()) < self.workers:
             return False
         try:
-            with socket.create_connection(("127.0.0.1", self.port), timeout=5):
+            with socket.create_connection((self.host, self.port), timeout=5):
                 pass
             return self.http.get("/healthz").status_code in (200, 404)
         except (OSError, httpx.HTTPError):
@@ -161,7 +165,7 @@ class Server:
 
     def url(self, path: str) -> str:
         """Return the WebSocket URL of a path."""
-        return f"ws://127.0.0.1:{self.port}{path}"
+        return f"ws://{self.host}:{self.port}{path}"
 
     def sign_up(self, name: str = "", password: str = "a good password") -> tuple[str, str]:
         """Make an account, and return its name and its token."""
@@ -181,7 +185,7 @@ class Server:
         """Open a TCP connection, one that this worker has accepted if it matters."""
         end = time.monotonic() + 20
         while time.monotonic() < end:
-            client = socket.create_connection(("127.0.0.1", self.port), timeout=10)
+            client = socket.create_connection((self.host, self.port), timeout=10)
             if worker is None or self._acceptor(client) == worker:
                 client.setblocking(False)
                 return client

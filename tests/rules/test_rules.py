@@ -221,6 +221,19 @@ def test_the_options_of_a_rule_are_the_options_of_the_channel() -> None:
     run(published())
 
 
+def test_dialects_that_ask_no_rules_leave_their_channels_alone() -> None:
+    hub = Hub()
+
+    @hub.channel("room:{room}")
+    async def rule(room: str) -> bool:
+        return True
+
+    options = hub.authority.options("room:1")
+    assert not options.subscribe
+    assert not options.publish
+    assert subscribe(hub, "room:1")
+
+
 def test_with_a_rule_only_named_channels_exist() -> None:
     hub = Hub(channels={"feed": ChannelOptions(publish=False), "price:*": ChannelOptions()})
 

@@ -15,7 +15,7 @@ import msgspec
 from tidewire import Hub
 from tidewire.pipelines import Pipeline, PipelineLimits, Pipelines, Run, Step
 
-__all__ = ("events", "exists", "finished", "opened", "program", "until")
+__all__ = ("events", "exists", "finished", "opened", "program", "until", "while_blocked")
 
 
 def program(text: str, *arguments: str) -> tuple[str, ...]:
@@ -61,3 +61,11 @@ async def until(condition: Callable[[], Any], *, what: str, seconds: float = 20.
         assert time.monotonic() < end, f"not within {seconds:g} s: {what}"
         await asyncio.sleep(0.02)
     return value
+
+
+def while_blocked(condition: Callable[[], Any], *, seconds: float = 10.0) -> None:
+    """Wait without letting the event loop run."""
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "the condition did not come"
+        time.sleep(0.01)

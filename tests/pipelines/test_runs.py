@@ -283,3 +283,19 @@ open(sys.argv[1] + "/in/a.txt", "w").write("a")
                     await pipelines.result(run.id, name)
 
     asyncio.run(scenario())
+
+
+def test_never_more_at_a_time_than_the_limit(tmp_path: Path) -> None:
+    alone = program(
+        "import os, sys; os.open(sys.argv[1], os.O_CREAT | os.O_EXCL); os.unlink(sys.argv[1])", f"{tmp_path}/lock"
+    )
+
+    async def scenario() -> None:
+        async with two(tmp_path, Pipeline("alone", (Step("one", alone),)), concurrency=1) as both:
+            runs = [(await both[number % 2].start("alone", f"S{number}")).run.id for number in range(12)]
+            for run in runs:
+                assert (await both[0].wait(run)).status is RunStatus.FINISHED, await both[0].run(run)
+            begun = [(await both[0].run(run)).started or 0.0 for run in runs]
+            assert begun == sorted(begun), "first come, first served"
+
+    asyncio.run(scenario())

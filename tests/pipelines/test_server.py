@@ -42,6 +42,12 @@ name = "tick"
 run = [{_PYTHON}, {json.dumps(_TICKING)}]
 progress = {{ pattern = '(\\d+) of (\\d+)' }}
 grace = 0.5
+
+[[steps]]
+name = "silent"
+needs = ["first"]
+run = [{_PYTHON}, "import os, time\\nwhile not os.path.exists('go'): time.sleep(0.02)"]
+grace = 0.5
 """
 
 
@@ -119,12 +125,14 @@ def test_a_crash_in_the_middle_of_a_step_is_told_and_resumed(tmp_path: Path) -> 
         run = start(server)["id"]
         early = Viewer(server, f"{API}/runs/{run}/events")
         early.until("running")
+        logs = tmp_path / "hub.db-pipelines" / "runs" / run / "logs"
+        until((logs / "silent.log").exists, what="the silent step runs, too")
         until(
             lambda: len(early.events) > 20 or early.events.append(json.loads(early.socket.recv(timeout=9))), what="20"
         )
         assert server.process is not None
         below = [identity(pid) for pid in descendants(server.process.pid)]
-        assert len(below) >= 2
+        assert len(below) == 4  # two programs with their guards
         seen = early.events[-1]["seq"] if early.events[-1]["type"] != "log" else 0
         server.process.send_signal(signal.SIGKILL)
         server.process.wait(10)
@@ -138,7 +146,7 @@ def test_a_crash_in_the_middle_of_a_step_is_told_and_resumed(tmp_path: Path) -> 
         assert state["seq"] >= seen
         told = wait(server, run, "interrupted")
         assert "resume" in told["error"]
-        assert [step["status"] for step in told["steps"]] == ["done", "stopped"]
+        assert [step["status"] for step in told["steps"]] == ["done", "stopped", "stopped"]
         simple = Viewer(server, "/pipeline/S1?pipeline=ticking")
         simple.until("interrupted")
         assert server.http.post(f"{API}/runs/{run}/resume").status_code == 202
@@ -374,3 +382,17 @@ def test_users_see_their_own_runs(tmp_path: Path) -> None:
         assert server.http.get(f"{API}/runs", headers={**cookie, "Sec-Fetch-Site": "cross-site"}).status_code == 401
         ours = {**cookie, "Origin": "https://chat.example.org"}
         assert server.http.post(f"{API}/runs/{run}/cancel", headers=ours).status_code == 202
+
+
+def test_nothing_falls_between_the_state_and_what_follows(tmp_path: Path) -> None:
+    with Server(tmp_path, app=Path(__file__).parent / "racing_app.py").running() as server:
+        run = start(server, "racing")["id"]
+        until(lambda: server.http.get(f"{API}/runs/{run}").json()["run"]["steps"][0]["started"], what="the step runs")
+        viewers = [Viewer(server, f"{API}/runs/{run}/events?log=0") for _ in range(5)]
+        for viewer in viewers:
+            viewer.until("running")
+        server.http.post("/done")
+        for viewer in viewers:
+            viewer.until("finished")
+            viewer.check()
+            assert viewer.events[-1]["seq"] > viewers[0].events[0]["seq"] + 5

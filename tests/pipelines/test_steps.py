@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from pipelines.support import events, exists, finished, opened, program, until
+from pipelines.support import events, exists, finished, opened, program, until, while_blocked
 from requirements import require
 from tidewire.pipelines import Input, Job, NotNow, Pipeline, Progress, RunStatus, Step, StepFailed, StepStatus
 from tidewire.pipelines.processes import descendants, identity, is_alive
@@ -280,9 +280,10 @@ def test_a_guard_that_is_killed_takes_its_program_along(tmp_path: Path) -> None:
             guard, child = sorted(descendants(os.getpid()))
             name = identity(child)
             os.kill(guard, signal.SIGKILL)
+            # the loop stands still meanwhile: as when the server was killed, too
+            while_blocked(lambda: not is_alive(name))
             run = await pipelines.wait(started.run.id)
             assert run.error == "step 'one' failed: the process that watched it was killed"
-            await until(lambda: not is_alive(name), what="the program has ended")
 
     asyncio.run(scenario())
 

@@ -252,6 +252,29 @@ def test_the_same_sample_again_is_joined(people: MakePerson, server: Server, fol
     is_now(page, "Finished")
 
 
+def test_where_people_log_in_each_sees_their_own(people: MakePerson, own_server: Callable[..., Server]) -> None:
+    server = own_server("--host", "0.0.0.0")
+    stranger = people(server)
+    stranger.page.goto(f"{server.url}/pipelines")
+    expect(stranger.page.get_by_role("heading", level=1)).to_have_text("Sign in to see your runs")
+    expect(stranger.page.get_by_role("link", name="Sign in")).to_be_visible()
+    ann, bob = (people(server).sign_up() for _ in range(2))
+    ann.page.get_by_role("link", name="Pipelines").click()
+    expect(ann.page.locator("#pipeline option").first).to_be_attached()
+    ann.page.locator("#pipeline").select_option("demo")
+    ann.page.get_by_label("Sample").fill("mine")
+    ann.page.get_by_role("button", name="Start", exact=True).click()
+    is_now(ann.page, "Finished")
+    with ann.page.expect_download() as download:
+        ann.page.locator("#results a").first.click()
+    assert Path(download.value.path()).stat().st_size > 0
+    assert not [address for address in ann.addresses if "token" in address], "no token is in an address"
+    opened(bob)
+    expect(bob.page.locator("#no-runs")).to_be_visible()
+    bob.page.goto(ann.page.url)
+    expect(bob.page.locator("#run-problem")).not_to_be_empty()
+
+
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("viewport", [DESK, PHONE, {"width": 360, "height": 740}], ids=["desk", "phone", "small"])
 def test_names_contrast_and_sizes(

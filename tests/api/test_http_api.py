@@ -207,6 +207,14 @@ def test_a_channel_without_history_has_no_position_to_tell(api: Api) -> None:
     assert api.call("publish", channel="bare:1", data=1) == {}
 
 
+def test_what_skips_history_is_for_who_is_there(api: Api, client: Client, channel: str) -> None:
+    client.ask(subscribe={"channel": channel})
+    assert api.call("publish", channel=channel, data="now", skip_history=True) == {}
+    api.call("publish", channel=channel, data="kept")
+    assert [client.push("pub")["pub"]["data"] for _ in range(2)] == ["now", "kept"]
+    assert [found["data"] for found in api.call("history", channel=channel, limit=-1)["publications"]] == ["kept"]
+
+
 def test_the_same_key_is_published_once(api: Api, channel: str) -> None:
     first = api.call("publish", channel=channel, data=1, idempotency_key="k")
     assert api.call("publish", channel=channel, data=2, idempotency_key="k") == first

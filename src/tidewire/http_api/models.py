@@ -92,7 +92,7 @@ class _Publishing(Request):
 
     data: Payload | None = Field(default=None, description="What is published.", examples=[{"text": "hello"}])
     b64data: Base64 = ""
-    skip_history: bool = Field(default=False, description="Taken; what is published is kept all the same.")
+    skip_history: bool = Field(default=False, description="Only for who is there now.")
     tags: Mapping[str, str] = Field(default={}, description="Words that subscribers can filter by.")
     idempotency_key: str = Field(default="", description="The same key in a channel is published once in five minutes.")
     delta: bool = Field(default=False, description="Taken; who negotiated deltas gets them.")

@@ -53,7 +53,9 @@ class Publishing:
         data = payload(request.data, request.b64data)
         if not data:
             raise BadRequest("there is nothing to publish; write `data` or `b64data`")
-        meta = PublicationMeta(None, dict(request.tags), request.version, request.version_epoch)
+        meta = PublicationMeta(
+            None, dict(request.tags), request.version, request.version_epoch, skip_history=request.skip_history
+        )
         format_ = PROTOBUF.format_of(data) if request.b64data else Format.JSON
         if not request.version:
             return await self._keep(channel, options, data, format_, meta, request.idempotency_key)
@@ -73,7 +75,7 @@ class Publishing:
         self, channel: str, options: ChannelOptions, data: bytes, format_: Format, meta: PublicationMeta, key: str
     ) -> m.PublishResult:
         position = await self._node.publish(channel, data, format_, key=key, meta=meta.encode())
-        if not options.history_size:
+        if not options.history_size or meta.skip_history:
             return m.PublishResult()
         return m.PublishResult(offset=position.offset, epoch=position.epoch)
 

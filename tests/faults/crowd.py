@@ -203,6 +203,32 @@ class Crowd:
 
         return await asyncio.to_thread(ask)
 
+    async def publish_fails(self, within: float) -> None:
+        """Wait until a publish fails, and see that the next ones fail at once."""
+        await self._wait_failure(within)
+        for _ in range(3):
+            assert await self._wait_failure(2.0) < 1.0, "publishing fails at once while the store is away"
+
+    async def _wait_failure(self, within: float) -> float:
+        count = len(self.api.failures)
+
+        async def has_failed() -> bool:
+            await self.api.publish()
+            return len(self.api.failures) > count
+
+        await wait_until(has_failed, within, "publishing fails")
+        return self.api.failures[-1][1]
+
+    async def readiness(self, status: int, within: float) -> None:
+        """Wait until every request to /readyz is answered so for a while: by each worker, that is."""
+        async with httpx.AsyncClient(base_url=self._server.http.base_url, timeout=5.0) as http:
+
+            async def is_so() -> bool:
+                answers = [await http.get("/readyz", headers={"Connection": "close"}) for _ in range(8)]
+                return {answer.status_code for answer in answers} == {status}
+
+            await wait_until(is_so, within, f"/readyz says {status}")
+
     async def presence_is_true(self, within: float) -> None:
         """Wait until presence lists every follower once, and nobody else."""
         users = sorted(follower.user for follower in self.followers)

@@ -41,30 +41,35 @@ class Store(NamedTuple):
 
 
 @contextlib.contextmanager
-def _sqlite(folder: Path) -> Iterator[Store]:
+def _sqlite(folder: Path, host: str) -> Iterator[Store]:
     folder.mkdir(exist_ok=True)
     yield Store(f"sqlite:///{folder / 'faults.db'}", None)
 
 
 @contextlib.contextmanager
-def _redis(folder: Path) -> Iterator[Store]:
-    with start_redis(folder, *DURABLE) as daemon:
-        yield Store(f"redis://127.0.0.1:{daemon.port}", daemon)
+def _redis(folder: Path, host: str) -> Iterator[Store]:
+    addresses = " ".join({"127.0.0.1", host})
+    with start_redis(folder, *DURABLE, "--bind", addresses, "--protected-mode", "no") as daemon:
+        yield Store(f"redis://{host}:{daemon.port}", daemon)
 
 
 @contextlib.contextmanager
-def _postgres(folder: Path) -> Iterator[Store]:
-    with start_postgres() as daemon:
-        yield Store(daemon.url(), daemon)
+def _postgres(folder: Path, host: str) -> Iterator[Store]:
+    with start_postgres("listen_addresses=" + ",".join({"127.0.0.1", host})) as daemon:
+        if host != "127.0.0.1":
+            with (daemon.folder / "data" / "pg_hba.conf").open("a") as rights:
+                rights.write(f"host all all {host}/24 trust\n")
+            daemon.sql("SELECT pg_reload_conf()")
+        yield Store(daemon.url().replace("127.0.0.1", host), daemon)
 
 
 @contextlib.contextmanager
-def _nats(folder: Path) -> Iterator[Store]:
-    with start_nats(folder) as daemon:
-        yield Store(f"nats://127.0.0.1:{daemon.port}", daemon, has_holes=True)
+def _nats(folder: Path, host: str) -> Iterator[Store]:
+    with start_nats(folder, host=host) as daemon:
+        yield Store(f"nats://{host}:{daemon.port}", daemon, has_holes=True)
 
 
-STORES: dict[str, Callable[[Path], contextlib.AbstractContextManager[Store]]] = {
+STORES: dict[str, Callable[[Path, str], contextlib.AbstractContextManager[Store]]] = {
     "redis": _redis,
     "postgres": _postgres,
     "nats": _nats,
@@ -72,9 +77,9 @@ STORES: dict[str, Callable[[Path], contextlib.AbstractContextManager[Store]]] = 
 }
 
 
-def store(name: str, folder: Path) -> contextlib.AbstractContextManager[Store]:
-    """Start a store in a folder of its own."""
-    return STORES[name](folder / name)
+def store(name: str, folder: Path, host: str = "127.0.0.1") -> contextlib.AbstractContextManager[Store]:
+    """Start a store in a folder of its own; `host`: an address of this machine where it is reached."""
+    return STORES[name](folder / name, host)
 
 
 @contextlib.contextmanager

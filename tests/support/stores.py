@@ -83,10 +83,10 @@ class Daemon:
             self.kill()
 
 
-def accepts(port: int) -> bool:
+def accepts(port: int, host: str = "127.0.0.1") -> bool:
     """Say whether somebody listens on a port."""
     try:
-        with socket.create_connection(("127.0.0.1", port), timeout=1):
+        with socket.create_connection((host, port), timeout=1):
             return True
     except OSError:
         return False
@@ -267,7 +267,7 @@ def postgres_database() -> str:
 
 
 def start_nats(
-    folder: Path, *, jetstream: str | None = "", configuration: str = ""
+    folder: Path, *, jetstream: str | None = "", configuration: str = "", host: str = "127.0.0.1"
 ) -> contextlib.AbstractContextManager[Daemon]:
     """Run nats-server with JetStream in a folder of its own (None: without it), and with so much more configuration."""
     program = shutil.which("nats-server")
@@ -277,5 +277,5 @@ def start_nats(
     folder.mkdir(parents=True, exist_ok=True)
     file = folder / "nats.conf"
     block = "" if jetstream is None else f'jetstream {{ store_dir: "{folder / "data"}", {jetstream} }}'
-    file.write_text(f"listen: 127.0.0.1:{port}\n{block}\n{configuration}\n")
-    return Daemon([program, "-c", str(file)], folder, port).running()
+    file.write_text(f"listen: {host}:{port}\n{block}\n{configuration}\n")
+    return Daemon([program, "-c", str(file)], folder, port, lambda: accepts(port, host)).running()

@@ -29,6 +29,7 @@ from tidewire.node import Node
 from tidewire.options import ChannelOptions, ChannelRules, Limits
 from tidewire.payload import encode_payload
 from tidewire.protocols.base import Protocol
+from tidewire.protocols.centrifuge.meta import PublicationMeta
 from tidewire.protocols.plain import PLAIN
 from tidewire.rules.decorators import Ruled
 from tidewire.served import ServedEndpoint
@@ -36,6 +37,7 @@ from tidewire.statistics import Statistics
 from tidewire.survey import Survey
 
 __all__ = ("Hub",)
+_Tags = Mapping[str, str] | None
 
 
 class Hub(Ruled):
@@ -217,21 +219,49 @@ class Hub(Ruled):
     # Publications.
 
     @overload
-    async def publish(self, channel: str, data: Any, *, key: str = "", connection: None = None) -> Position: ...
+    async def publish(
+        self,
+        channel: str,
+        data: Any,
+        *,
+        key: str = "",
+        tags: _Tags = None,
+        skip_history: bool = False,
+        connection: None = None,
+    ) -> Position: ...
 
     @overload
-    async def publish(self, channel: str, data: Any, *, key: str = "", connection: object) -> None: ...
+    async def publish(
+        self,
+        channel: str,
+        data: Any,
+        *,
+        key: str = "",
+        tags: _Tags = None,
+        skip_history: bool = False,
+        connection: object,
+    ) -> None: ...
 
     async def publish(
-        self, channel: str, data: Any, *, key: str = "", connection: object | None = None
+        self,
+        channel: str,
+        data: Any,
+        *,
+        key: str = "",
+        tags: _Tags = None,
+        skip_history: bool = False,
+        connection: object | None = None,
     ) -> Position | None:
         """Publish str as text, bytes as binary, anything else as JSON; returns when the broker keeps it.
 
-        The same `key` in the same channel within five minutes is published once. With a `connection` (postgresql://
+        The same `key` in the same channel within five minutes is published once. Clients of the Centrifuge protocol may
+        choose by `tags`, and find nothing in history that has `skip_history`. With a `connection` (postgresql://
         only; asyncpg, psycopg or SQLAlchemy) it is published if and when that connection's transaction commits.
         Raises NotPublished (surely not kept) or PublishUnconfirmed (unknown; repeat it with the same key), CommandError
         for a channel name or data that cannot be used, ConfigurationError for a store that cannot do it.
         """
+        name, (encoded, format_) = open_channel(channel, self.limits), encode_payload(data)
+        meta = PublicationMeta(None, dict(tags or {}), skip_history=skip_history).encode()
         if connection is not None:
             within = self.node.broker.within
             if within is None:
@@ -239,10 +269,9 @@ class Hub(Ruled):
                     f"{self.url.partition(':')[0]}:// cannot publish in your transaction, only postgresql:// can; "
                     "publish after its commit, without connection="
                 )
-            request = PublishRequest(open_channel(channel, self.limits), *encode_payload(data), key=key)
-            await within(connection, request)
+            await within(connection, PublishRequest(name, encoded, format_, key, meta))
             return None
-        return await self.node.publish(open_channel(channel, self.limits), *encode_payload(data), key=key)
+        return await self.node.publish(name, encoded, format_, key=key, meta=meta)
 
     def publish_threadsafe(self, channel: str, data: Any, *, key: str = "") -> Future[Position]:
         """Publish from a thread of this process; the future raises as `publish` does."""

@@ -346,3 +346,19 @@ def test_a_full_disk_fails_the_run_and_nothing_else(tmp_path: Path, text: str, e
         asyncio.run(scenario())
     finally:
         subprocess.run(["umount", "-l", str(disk)], check=True)
+
+
+@linux
+def test_a_stopping_process_does_not_wait_for_the_grace_of_its_programs(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        pipeline = Pipeline("stubborn", (Step("one", program(_STUBBORN, "away"), grace=60),))
+        async with opened(tmp_path, pipeline) as pipelines:
+            started = await pipelines.start("stubborn", "S1")
+            log = tmp_path / "runs" / "runs" / started.run.id / "logs" / "one.log"
+            await until(lambda: log.exists() and b"\nready\n" in log.read_bytes(), what="the program runs")
+            names = [identity(pid) for pid in descendants(os.getpid())]
+            began = asyncio.get_running_loop().time()
+        assert asyncio.get_running_loop().time() - began < 20
+        assert not any(map(is_alive, names))
+
+    asyncio.run(scenario())

@@ -189,7 +189,9 @@ class Keeper:
             owned.reporter.note_run(RunStatus.FAILED, error=str(error))
             owned.task = asyncio.create_task(self._retire(run, owned))
             return
-        owned.execution = Execution(facts, owned.reporter, self._store, self._count)
+        owned.execution = Execution(
+            facts, owned.reporter, self._store, count=self._count, is_closing=lambda: self._is_closing
+        )
         owned.task = asyncio.create_task(self._execute(run, owned, owned.execution))
         self._owners.wake()
 

@@ -72,11 +72,15 @@ class _Report(msgspec.Struct, frozen=True):
 
 
 class Listener(msgspec.Struct, frozen=True):
-    """Who is told on the event loop: identities of processes, progress with a message, and newest text of the log."""
+    """Who is told on the event loop: identities of processes, progress with a message, and newest text of the log.
+
+    `is_closing` says whether this process ends, and a program that is cancelled has less time.
+    """
 
     started: Callable[[list[str]], Awaitable[None]]
     progress: Callable[[float, str], None]
     log: Callable[[int, int, str], None]
+    is_closing: Callable[[], bool] = bool
 
 
 _decode = msgspec.json.Decoder(_Report).decode
@@ -100,7 +104,7 @@ async def run_program(program: Program, listener: Listener) -> Ended:
     try:
         return await asyncio.shield(watching)
     except asyncio.CancelledError:
-        await _stop(guard, watching, program.grace)
+        await _stop(guard, watching, program.grace, hurry=listener.is_closing())
         raise
 
 
@@ -129,11 +133,14 @@ async def _watch(guard: Process, program: Program, listener: Listener) -> Ended:
     return ended
 
 
-async def _stop(guard: Process, watching: asyncio.Task[Ended], grace: float) -> None:
+async def _stop(guard: Process, watching: asyncio.Task[Ended], grace: float, *, hurry: bool) -> None:
     """Have the program ended, and wait for it, however often this is cancelled again."""
     assert guard.stdin is not None
     with contextlib.suppress(OSError):
-        guard.stdin.write(b"stop\n")
+        if hurry:
+            guard.stdin.close()  # as if this process had died already
+        else:
+            guard.stdin.write(b"stop\n")
     deadline = asyncio.get_running_loop().time() + grace + _GUARD_SECONDS
     while not watching.done():
         left = deadline - asyncio.get_running_loop().time()

@@ -27,11 +27,20 @@ _LONGEST_PAUSE = 300.0
 class Execution:
     """One run, while it runs: `run` returns when all steps are done, one has failed, or it was cancelled."""
 
-    def __init__(self, facts: RunFacts, reporter: Reporter, store: RunStore, count: Callable[[str], None]) -> None:
+    def __init__(
+        self,
+        facts: RunFacts,
+        reporter: Reporter,
+        store: RunStore,
+        *,
+        count: Callable[[str], None],
+        is_closing: Callable[[], bool],
+    ) -> None:
         self._facts = facts
         self._reporter = reporter
         self._store = store
         self._count = count
+        self._is_closing = is_closing
         self._tasks: dict[asyncio.Task[bool], Step] = {}
 
     async def run(self) -> None:
@@ -156,7 +165,7 @@ class Execution:
         def log(start: int, end: int, text: str) -> None:
             self._reporter.note_log(step.name, start, end, text)
 
-        return Listener(started, progress, log)
+        return Listener(started, progress, log, self._is_closing)
 
     async def _forget_processes(self, step: Step) -> None:
         try:

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import re
 from typing import TypeVar
 
 import msgspec
 
 from tidewire.errors import BadRequest
 
-__all__ = ("JsonDecoder", "is_deeper")
+__all__ = ("JsonDecoder", "is_deeper", "with_whole_characters")
+
+#: Escapes: a pair of surrogates, one alone (which is half a character), or any other (RFC 8259 section 7).
+_ESCAPES = re.compile(rb"\\(?:u[dD][89abAB]..\\u[dD][c-fC-F]..|(u[dD][89a-fA-F]..)|.)", re.DOTALL)
 
 T = TypeVar("T")
 
@@ -33,6 +37,11 @@ class JsonDecoder:
             raise BadRequest(f"the JSON has the wrong shape: {error}; expected {self._expected}") from None
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
             raise BadRequest(f"this is not JSON: {error}; expected {self._expected}") from None
+
+
+def with_whole_characters(data: bytes) -> bytes:
+    """Return a JSON text with U+FFFD for each half of a character: a browser writes them where it cut a text."""
+    return _ESCAPES.sub(lambda found: rb"\ufffd" if found[1] else found[0], data)
 
 
 def is_deeper(data: bytes, limit: int) -> bool:

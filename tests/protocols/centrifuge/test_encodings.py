@@ -232,3 +232,23 @@ def test_ends_say_by_their_number_whether_the_client_may_come_back() -> None:
         if isinstance(value, codes.Disconnect):
             assert value.reconnect == (value.code < 3500), value
     assert 3504 not in {value.code for value in vars(codes).values() if isinstance(value, codes.Disconnect)}
+
+
+@pytest.mark.parametrize(
+    ("sent", "kept"),
+    [
+        (r'"\ud83d"', r'"\ufffd"'),
+        (r'"a\uDE00 b"', r'"a\ufffd b"'),
+        (r'"\ud83d\ud83d\ude00"', r'"\ufffd\ud83d\ude00"'),
+        (r'"\\ud83d \ud83d"', r'"\\ud83d \ufffd"'),
+        (r'"\ud83d\n"', r'"\ufffd\n"'),
+        (r'"\ud83d\ude00"', r'"\ud83d\ude00"'),
+    ],
+)
+def test_half_a_character_is_no_reason_to_end(sent: str, kept: str) -> None:
+    [command] = JSON.decode(f'{{"id":2,"rpc":{{"data":{sent}}}}}')
+    assert command.rpc is not None
+    assert bytes(command.rpc.data).decode() == kept
+    for broken in (f'{{"id":2,"rpc":{{"data":{sent}', f'{{"data":{sent}x}}'):
+        with pytest.raises(MalformedFrame):
+            JSON.decode(broken)

@@ -20,7 +20,7 @@ from tidewire.protocols.centrifuge.codes import Malformed, MalformedFrame, disco
 from tidewire.protocols.centrifuge.messages import Command, Push, Reply, raw
 from tidewire.protocols.centrifuge.meta import PublicationMeta, meta_of
 from tidewire.protocols.centrifuge.protobuf import decode_frame, encode_delimited, encode_message, varint
-from tidewire.protocols.jsontext import is_deeper
+from tidewire.protocols.jsontext import is_deeper, with_whole_characters
 
 __all__ = ("CentrifugeJson", "CentrifugeProtobuf", "CentrifugeProtocol")
 
@@ -154,7 +154,10 @@ class CentrifugeJson(CentrifugeProtocol):
         except msgspec.ValidationError:
             raise MalformedFrame(Malformed.WRONG_SHAPE) from None
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-            raise MalformedFrame(Malformed.NOT_JSON) from None
+            whole = with_whole_characters(line)
+            if whole == line:
+                raise MalformedFrame(Malformed.NOT_JSON) from None
+        return self._decode_line(whole)
 
     def encode_replies(self, replies: Sequence[Reply]) -> WireMessage:
         return WireMessage(b"\n".join([_encode(reply) for reply in replies]))

@@ -34,7 +34,6 @@ from tidewire.protocols.plain import PLAIN
 from tidewire.rules.decorators import Ruled
 from tidewire.served import ServedEndpoint
 from tidewire.statistics import Statistics
-from tidewire.survey import Survey
 
 __all__ = ("Hub",)
 _Tags = Mapping[str, str] | None
@@ -84,20 +83,22 @@ class Hub(Ruled):
         broker, presence = open_backend(self.url, self.limits)
         node = Node(broker, presence, limits=self.limits, rules=self._rules)
         await node.start()
+        nodes = Nodes(node, version=importlib.metadata.version("tidewire"))
         try:
-            survey = Survey(node)
-            await survey.start()
+            await nodes.start()
         except BaseException:
             await node.aclose()
             raise
-        self._nodes = Nodes(node, survey, version=importlib.metadata.version("tidewire"))
-        self._node, self._loop = node, asyncio.get_running_loop()
+        self._node, self._nodes, self._loop = node, nodes, asyncio.get_running_loop()
         return self
 
     async def __aexit__(
         self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        node, self._node, self._nodes, self._loop = self._node, None, None, None
+        node, nodes = self._node, self._nodes
+        self._node = self._nodes = self._loop = None
+        if nodes is not None:
+            await nodes.aclose()
         if node is not None:
             await node.aclose()
 

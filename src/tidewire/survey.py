@@ -6,6 +6,7 @@ Each node is a member of a channel of its own kind, so that whoever asks knows h
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import secrets
 from collections.abc import Callable, Sequence
@@ -62,7 +63,7 @@ Answerer = Callable[[bytes], Sequence[bytes]]
 
 
 class Survey:
-    """Asks all nodes, and answers for its own. `start` comes after the node's."""
+    """Asks all nodes, and answers for its own. `start` comes after the node's, `aclose` before the node's."""
 
     def __init__(self, node: Node) -> None:
         self._node = node
@@ -74,6 +75,11 @@ class Survey:
     async def start(self) -> None:
         """Be counted among the nodes; raises StoreUnavailable."""
         await self._node.presence.join(NODES, Member(self._node.id, self._node.id))
+
+    async def aclose(self) -> None:
+        """Be counted no longer, before the node closes; a store that is away finds out by itself."""
+        with contextlib.suppress(StoreUnavailable):
+            await self._node.presence.leave(NODES, self._node.id)
 
     def on(self, name: str, answerer: Answerer) -> None:
         """Say how this node answers a question."""

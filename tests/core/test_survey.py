@@ -37,14 +37,19 @@ def test_a_node_answers_itself_in_parts() -> None:
 
 def test_every_node_answers(tmp_path: Path) -> None:
     async def main() -> None:
+        first: Survey | None = None
         nodes = [Node(*open_backend(f"sqlite:///{tmp_path}/a.db", Limits())) for _ in range(3)]
         try:
             for number, node in enumerate(nodes):
                 await node.start()
                 survey = await begin(node, str(number))
+                first = first or survey
+            assert first is not None
             answers = await survey.ask("who")
             assert answers == {node.id: [str(number).encode()] for number, node in enumerate(nodes)}
+            await first.aclose()
             await nodes[0].aclose()
+            assert set(await survey.ask("who")) == {node.id for node in nodes[1:]}
         finally:
             for node in nodes:
                 await node.aclose()

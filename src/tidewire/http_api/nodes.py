@@ -21,15 +21,23 @@ _PART = 2_000
 
 
 class Nodes:
-    """Answers for its own node, and asks all; raises as `Survey.ask` does."""
+    """Answers for its own node from `start` on, and asks all; raises as `Survey.ask` does."""
 
-    def __init__(self, node: Node, survey: Survey, *, version: str) -> None:
+    def __init__(self, node: Node, *, version: str) -> None:
         self._node = node
-        self._survey = survey
+        self._survey = Survey(node)
         self._version = version
         self._started = time.monotonic()
-        survey.on("channels", self._own_channels)
-        survey.on("info", self._own_info)
+        self._survey.on("channels", self._own_channels)
+        self._survey.on("info", self._own_info)
+
+    async def start(self) -> None:
+        """Be one of the nodes; raises StoreUnavailable."""
+        await self._survey.start()
+
+    async def aclose(self) -> None:
+        """Be none of them any more; before the node closes."""
+        await self._survey.aclose()
 
     async def channels(self, pattern: str) -> m.ChannelsResult:
         """Return the channels that somebody follows on any node, and by how many; `pattern` has * and ?."""

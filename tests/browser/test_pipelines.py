@@ -364,13 +364,13 @@ def test_pieces_of_a_log_in_any_order_make_a_whole(plain: Page) -> None:
 
 def test_durations_sizes_and_what_is_left(plain: Page) -> None:
     body = """async () => {
-      const { duration, size } = await import("/ui/js/pipelines/words.js");
+      const { duration, roughly, size } = await import("/ui/js/pipelines/words.js");
       const { runLeft } = await import("/ui/js/pipelines/estimate.js");
       const step = (name, needs, status, progress, expected, started = null) =>
         ({ name, needs, status, progress, expected, started });
       const run = (...steps) => ({ status: "running", progress: 50, started: 0, steps });
       return [
-        [0, 59.6, 200, 3599, 7500, 100000].map(duration), [0, 999, 1603019, 5e9].map(size),
+        [0, 59.6, 200, 3599, 7500, 100000].map(duration), [59, 239, 7500].map(roughly), [0, 999, 1603019, 5e9].map(size),
         // The longer of two chains: 40 of 60 s are left of b, then c takes 30 s.
         runLeft(run(step("c", ["b"], "waiting", 0, 30), step("a", [], "running", 0, 50, 80),
           step("b", [], "running", 0, 60, 80)), 100),
@@ -379,7 +379,18 @@ def test_durations_sizes_and_what_is_left(plain: Page) -> None:
         runLeft({ ...run(), progress: 1, steps: [step("c", [], "waiting", 0, null)] }, 100),
       ];
     }"""
-    times, sizes, chain, whole, unknown = plain.evaluate(body)
+    times, rough, sizes, chain, whole, unknown = plain.evaluate(body)
     assert times == ["0 s", "1 min", "3 min 20 s", "60 min", "2 h 5 min", "1 d 3 h"]
+    assert rough == ["under 1 min", "3 min", "2 h 5 min"]
     assert sizes == ["0 bytes", "999 bytes", "1.6 MB", "5.0 GB"]
     assert (chain, whole, unknown) == (70, 100, None)
+
+
+def test_a_server_without_pipelines_says_so(
+    people: MakePerson, own_server: Callable[..., Server], tmp_path: Path
+) -> None:
+    (tmp_path / "tidewire.toml").write_text("[pipelines]\nenabled = false\n")
+    server = own_server()
+    page = people(server).page
+    page.goto(f"{server.url}/pipelines")
+    expect(page.get_by_role("heading", level=1)).to_have_text("No pipelines here")

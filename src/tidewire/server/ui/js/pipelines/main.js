@@ -108,6 +108,7 @@ class Page {
     } catch (error) {
       if (!(error instanceof Refusal)) throw error;
       if (error.status === 401) this.#lock();
+      else if (error.status === 404) this.#switchedOff();
       else $("start-problem").textContent = error.message;
     }
   }
@@ -117,6 +118,13 @@ class Page {
     this.#watched.leave();
     $("locked").hidden = false;
     $("new").hidden = $("run").hidden = $("runs-pane").hidden = true;
+  }
+
+  #switchedOff() {
+    $("locked-title").textContent = "No pipelines here";
+    $("locked-text").textContent = "They are switched off on this server: pipelines.enabled in its settings.";
+    $("locked-link").hidden = true;
+    this.#lock();
   }
 
   #happened(event) {

@@ -39,8 +39,7 @@ export class Runs extends Emitter {
   /** What the page has just heard of a run, so that the list is not older than what stands beside it. */
   took(run) {
     const known = (this.runs ?? []).some(({ id }) => id === run.id);
-    const { steps, ...rest } = run;
-    if (known) this.runs = this.runs.map((one) => (one.id === run.id ? { ...one, ...rest } : one));
+    if (known) this.runs = this.runs.map((one) => (one.id === run.id ? run : one));
     else this.runs = [run, ...(this.runs ?? [])].sort((a, b) => b.created - a.created);
     this.emit("change");
   }

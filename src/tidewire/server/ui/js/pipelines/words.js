@@ -13,6 +13,9 @@ export function duration(seconds) {
   return whole < DAY ? pair(whole, HOUR, "h", MINUTE, "min") : pair(whole, DAY, "d", HOUR, "h");
 }
 
+/** A duration that changes once a minute: for what is read out, or drawn anew, when it changes. */
+export const roughly = (seconds) => (seconds < MINUTE ? "under 1 min" : duration(seconds - (seconds % MINUTE)));
+
 function pair(whole, large, largeName, small, smallName) {
   const rest = Math.floor((whole % large) / small);
   return `${Math.floor(whole / large)} ${largeName}${rest ? ` ${rest} ${smallName}` : ""}`;

@@ -64,7 +64,7 @@ export class FileField {
   check() {
     const { accept, optional } = this.#input;
     let problem = "";
-    if (this.#file && accept.length && !accept.some((end) => this.#file.name.toLowerCase().endsWith(end.toLowerCase()))) {
+    if (this.#file && !fits(this.#file.name, accept)) {
       problem = `${this.#file.name} is no such file: its name should end with ${accept.join(" or ")}.`;
     } else if (this.#file && this.#file.size === 0) {
       problem = `${this.#file.name} is empty.`;
@@ -96,7 +96,7 @@ export class FileField {
 
   #offer(onServer, id) {
     const { accept } = this.#input;
-    const fitting = onServer.filter(({ name }) => !accept.length || accept.some((end) => name.toLowerCase().endsWith(end)));
+    const fitting = onServer.filter(({ name }) => fits(name, accept));
     if (!fitting.length) return;
     const options = fitting.map(({ name, size: bytes }) => el("option", { value: name, text: `${name} (${size(bytes)})` }));
     this.#server = el("select", { id }, el("option", { value: "", text: "found by the sample's name" }), ...options);
@@ -116,4 +116,8 @@ export class FileField {
     setText(this.#text, this.#file ? `${this.#file.name} · ${size(this.#file.size)}` : ask);
     this.node.classList.toggle("filled", this.hasFile);
   }
+}
+
+function fits(name, accept) {
+  return accept.length === 0 || accept.some((end) => name.toLowerCase().endsWith(end.toLowerCase()));
 }

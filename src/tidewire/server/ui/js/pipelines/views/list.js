@@ -2,7 +2,8 @@
 
 import { el, reconcile } from "../../dom.js";
 import { timeOfDay } from "../../text.js";
-import { duration, runState } from "../words.js";
+import { runLeft } from "../estimate.js";
+import { duration, roughly, runState } from "../words.js";
 import { bar } from "./bar.js";
 
 const $ = (id) => document.getElementById(id);
@@ -42,7 +43,10 @@ export class RunList {
 
   #when(run) {
     const now = this.#api.now();
-    if (run.status === "running") return `for ${duration(now - run.started)}`;
+    if (run.status === "running") {
+      const left = runLeft(run, now);
+      return `for ${roughly(now - run.started)}${left === null ? "" : `, ${roughly(left)} left`}`;
+    }
     const at = new Date((run.ended ?? run.created) * 1000);
     const isToday = at.toDateString() === new Date(now * 1000).toDateString();
     const took = run.started && run.ended ? `, ${duration(run.ended - run.started)}` : "";

@@ -344,7 +344,7 @@ def test_an_event_stream_goes_on_where_it_was(service: Service) -> None:
 
 
 def test_what_is_not_kept_any_more_is_told(one: Service) -> None:
-    request = {"subs": {"short:1": {}}}
+    request: dict[str, Any] = {"subs": {"short:1": {}}}
     with streamed(one, sse(request)) as stream:
         stream.read()
         place = stream.id
@@ -359,7 +359,7 @@ def test_event_ids_that_are_none_are_refused(one: Service) -> None:
     for wrong in ("x", "room:1=5", "room:1=e:", "room:1=e:x", "room:1=e:99999999999999999", "=&=", "e:1"):
         with streamed(one, sse(ROOM), None, {"Last-Event-ID": wrong}) as stream:
             assert stream.status == 400, wrong
-    many = {"subs": {f"room:{number:0200}": {} for number in range(50)}}
+    many: dict[str, Any] = {"subs": {f"room:{number:0200}": {} for number in range(50)}}
     with streamed(one, "/connection/uni_sse", json.dumps(many).encode()) as stream:
         assert stream.status == 400
     for wrong in ("[]", "{", '{"subs": 1}'):
@@ -401,7 +401,7 @@ def test_pushes_over_a_websocket(service: Service) -> None:
     with connect(service.server.url("/connection/uni_websocket"), **options) as socket:
         assert socket.subprotocol == "centrifuge-protobuf"
         socket.send(encode_message(m.ConnectRequest(subs={"room:ws": m.SubscribeRequest()})))
-        (push,) = decode_frame(m.Push, bytes(socket.recv(timeout=15)), depth=64)  # type: ignore[arg-type]
+        (push,) = decode_frame(m.Push, bytes(socket.recv(timeout=15)), depth=64)
         assert push.connect is not None
         assert push.connect.subs["room:ws"].offset == 1
 

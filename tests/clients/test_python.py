@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import random
 from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
@@ -364,5 +365,5 @@ def test_back_off_is_full_jitter_under_a_cap(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr(backoff, "_LONGEST_DELAY", 20.0)
     for draw, expected in ((lambda low, high: low, [0.0] * 8), (lambda low, high: high, [0.5, 1, 2, 4, 8, 16, 20, 20])):
         _draw: Callable[[float, float], float] = draw
-        monkeypatch.setattr(backoff.random, "uniform", _draw)
+        monkeypatch.setattr(random, "uniform", _draw)
         assert [backoff.delay(attempt) for attempt in range(8)] == expected

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import socket
 import time
-from collections.abc import Coroutine, Iterator
+from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -43,7 +43,7 @@ class Server:
         self.inbox: asyncio.Queue[dict[str, Any]] = asyncio.Queue()
         self.told: list[Any] = []
         self.aborted = 0
-        self.on_shutdown = None
+        self.on_shutdown: Callable[[], None] | None = None
         self.link = StreamLink(
             self.inbox.get, self.send, Limits(**limits), framing, farewell=self.farewell, headers={"X-Own": "yes"},
             server=self,

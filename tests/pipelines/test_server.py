@@ -19,6 +19,8 @@ from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.client import ClientConnection, connect
 
 from contract.serving import Server, until
+from tidewire import ConfigurationError, StoreUnavailable
+from tidewire.pipelines import NotNow, RemoteJob
 from tidewire.pipelines.processes import descendants, identity, is_alive
 
 API = "/api/pipelines"
@@ -315,16 +317,13 @@ def test_http(tmp_path: Path) -> None:
 
 def test_progress_by_http(tmp_path: Path) -> None:
     text = """
-import json, os, time, urllib.request
-body = json.dumps({"step": os.environ["TIDEWIRE_STEP"], "progress": 0.42, "message": "from elsewhere"}).encode()
-url = os.environ["TIDEWIRE_URL"] + "/runs/" + os.environ["TIDEWIRE_RUN"] + "/progress"
-headers = {"Authorization": "Bearer " + os.environ["TIDEWIRE_RUN_KEY"]}
-print(urllib.request.urlopen(urllib.request.Request(url, body, headers)).status)
+import os, time
+from tidewire.pipelines import RemoteJob
+RemoteJob.from_environment().progress(0.42, "from elsewhere")
 while not os.path.exists("go"): time.sleep(0.02)
 """
     (tmp_path / "definitions").mkdir()
-    braces = text.replace("{", "{{").replace("}", "}}")
-    steps = f'[[steps]]\nname = "one"\nrun = ["{sys.executable}", "-c", {json.dumps(braces)}]\n'
+    steps = f'[[steps]]\nname = "one"\nrun = ["{sys.executable}", "-c", {json.dumps(text)}]\n'
     (tmp_path / "definitions" / "far.toml").write_text(steps)
     environment = {"TIDEWIRE_PIPELINES__FOLDER": "definitions"}
     with Server(tmp_path, broker="sqlite:///hub.db", workers=2, environment=environment).running() as server:
@@ -341,6 +340,12 @@ while not os.path.exists("go"): time.sleep(0.02)
         assert wrong.status_code == 403
         go(server, run)
         wait(server, run, "finished")
+        with pytest.raises(NotNow, match="was refused"):
+            RemoteJob(f"http://127.0.0.1:{server.port}{API}", run, "x", "one").progress(0.5)
+    with pytest.raises(StoreUnavailable, match="does not answer"):
+        RemoteJob(f"http://127.0.0.1:{server.port}{API}", run, "x", "one").progress(0.5)
+    with pytest.raises(ConfigurationError, match="is not set"):
+        RemoteJob.from_environment()
 
 
 def test_who_may(tmp_path: Path) -> None:

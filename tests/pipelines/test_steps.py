@@ -270,6 +270,20 @@ def test_what_a_step_leaves_behind_is_ended(tmp_path: Path) -> None:
 
 
 @linux
+def test_what_never_keeps_its_number_is_ended(tmp_path: Path) -> None:
+    flee = "import os, time\nwhile True:\n if os.fork(): os._exit(0)\n time.sleep(0.001)"
+
+    async def scenario() -> None:
+        async with opened(tmp_path) as pipelines:
+            run = await finished(pipelines, Step("flee", program(flee)))
+            assert run.status is RunStatus.FINISHED, run
+            assert "that it left behind were ended" in (await pipelines.log(run.id)).data.decode()
+            assert not descendants(os.getpid())
+
+    asyncio.run(scenario())
+
+
+@linux
 def test_a_guard_that_is_killed_takes_its_program_along(tmp_path: Path) -> None:
     async def scenario() -> None:
         pipeline = Pipeline("one", (Step("one", program(_STUBBORN)),))

@@ -19,7 +19,7 @@ import time
 from typing import Any
 
 from tidewire.pipelines.output import BoundedLog
-from tidewire.pipelines.processes import descendants, end_tree, identity
+from tidewire.pipelines.processes import descendants, end_below, has_children, identity
 from tidewire.pipelines.progress import Rule, rule_from
 
 __all__ = ("main",)
@@ -264,15 +264,15 @@ class _Guard:
 
     def _end(self) -> dict[str, Any]:
         """End what the program left behind, and take the rest of its output."""
-        left = descendants(os.getpid())
-        end_tree(os.getpid())  # first: who lives on may write for ever
+        left = len(descendants(os.getpid())) or has_children()
+        end_below(self._program.pid)  # first: who lives on may write for ever
         while self._listen() or self._pump():
             pass
         code = os.waitstatus_to_exitcode(self._status or 0)
         lines = self._log.last_lines()
         try:
             if left and not self._is_killing:
-                self._log.note(f"{len(left)} processes that it left behind were ended")
+                self._log.note(f"{left:d} processes that it left behind were ended")
             self._log.note(f"ended with {code}" + (f" ({self._reason})" if self._reason else ""))
             self._log.close()
         except OSError as error:
@@ -322,7 +322,6 @@ def main() -> None:
         signal.signal(signal.SIGTERM, lambda *_: guard.stop("cancelled", task["grace"]))
         ended = guard.run()
     except OSError as error:
-        end_tree(os.getpid())
         problem = error.strerror or str(error)
         full = "; free some space, then resume the run" if error.errno in (errno.ENOSPC, errno.EDQUOT) else ""
         ended = {"exit": None, "reason": "start", "error": f"it cannot be started ({problem}){full}"}

@@ -7,7 +7,7 @@ import os
 import signal
 import time
 
-__all__ = ("descendants", "end_identity", "end_tree", "identity", "is_alive")
+__all__ = ("descendants", "end_below", "end_identity", "has_children", "identity", "is_alive")
 
 _BOOT = "/proc/sys/kernel/random/boot_id"
 #: Seconds between two looks at processes that are to end, and rounds of killing what forks while it is killed.
@@ -58,21 +58,40 @@ def descendants(pid: int) -> list[int]:
     return found
 
 
-def end_tree(pid: int) -> None:
-    """Kill everything below a process, and what that forks meanwhile; the caller reaps its own children."""
+def has_children() -> bool:
+    """Say whether this process has children; a subreaper (prctl(2)) has one as long as anything below it lives."""
+    try:
+        os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+    except ChildProcessError:
+        return False
+    return True
+
+
+def end_below(group: int) -> None:
+    """Kill and reap all below this process, a subreaper, and what that forks meanwhile; `group` is one of theirs."""
     for _ in range(_ROUNDS):
-        below = descendants(pid)
-        # stopped first: who does not run does not fork
+        below = descendants(os.getpid())
+        # Stopped first: who does not run does not fork. By groups, too: who forks and exits all the time has no number
+        # for long.
+        groups = _groups(below) | {group}
         for signum in (signal.SIGSTOP, signal.SIGKILL):
-            for child in below:
+            for target in (*(-group for group in groups), *below):
                 with contextlib.suppress(ProcessLookupError, PermissionError):
-                    os.kill(child, signum)
-        with contextlib.suppress(ChildProcessError):
+                    os.kill(target, signum)
+        try:
             while os.waitpid(-1, os.WNOHANG)[0]:
                 pass
-        if not below:
+        except ChildProcessError:
             return
         time.sleep(_STEP_SECONDS)
+
+
+def _groups(pids: list[int]) -> set[int]:
+    found = set()
+    for pid in pids:
+        with contextlib.suppress(ProcessLookupError):
+            found.add(os.getpgid(pid))
+    return found - {os.getpgrp()}
 
 
 def end_identity(name: str, *, seconds: float) -> bool:

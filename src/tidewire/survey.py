@@ -69,6 +69,8 @@ class Survey:
         self._node = node
         self._answerers: dict[str, Answerer] = {}
         self._pending: dict[str, _Pending] = {}
+        self._answering: set[asyncio.Task[None]] = set()
+        self._is_closed = False
         node.verbs[_QUESTION] = self._asked
         node.verbs[_ANSWER] = self._answered
 
@@ -78,6 +80,9 @@ class Survey:
 
     async def aclose(self) -> None:
         """Be counted no longer, before the node closes; a store that is away finds out by itself."""
+        self._is_closed = True
+        if self._answering:  # an answer ends with being counted again
+            await asyncio.wait(tuple(self._answering))
         with contextlib.suppress(StoreUnavailable):
             await self._node.presence.leave(NODES, self._node.id)
 
@@ -107,7 +112,12 @@ class Survey:
         return pending.answers
 
     def _asked(self, publication: Publication) -> None:
-        self._node.maintenance.spawn(self._answer(msgspec.json.decode(publication.data, type=_Question)))
+        if self._is_closed:
+            return
+        task = self._node.maintenance.spawn(self._answer(msgspec.json.decode(publication.data, type=_Question)))
+        if task is not None:
+            self._answering.add(task)
+            task.add_done_callback(self._answering.discard)
 
     async def _answer(self, question: _Question) -> None:
         answerer = self._answerers.get(question.name)

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from msgspec.structs import fields
 
 from protocols.centrifuge.strategies import commands, replies
-from tidewire.errors import BadRequest, LimitExceeded, RateLimited, Refused, StoreUnavailable
+from tidewire.errors import BadRequest, Disconnect, LimitExceeded, RateLimited, Refused, StoreUnavailable
 from tidewire.messages import Dropped, Format, Position, Publication, Subscribed
 from tidewire.protocols.centrifuge import codes
 from tidewire.protocols.centrifuge import messages as m
@@ -178,7 +178,7 @@ def test_the_quick_way_to_push_says_what_the_slow_one_does(meta: bytes, one_way:
                 assert msgspec.json.decode(pushed.data) == msgspec.json.decode(expected.data)
             else:
                 cls = Push if one_way else Reply
-                assert decode_frame(cls, pushed.data, depth=9) == decode_frame(cls, expected.data, depth=9)  # type: ignore[type-var]
+                assert decode_frame(cls, pushed.data, depth=9) == decode_frame(cls, expected.data, depth=9)
 
 
 @both
@@ -229,9 +229,9 @@ def test_errors_have_their_numbers() -> None:
 
 def test_ends_say_by_their_number_whether_the_client_may_come_back() -> None:
     for value in vars(codes).values():
-        if isinstance(value, codes.Disconnect):
+        if isinstance(value, Disconnect):
             assert value.reconnect == (value.code < 3500), value
-    assert 3504 not in {value.code for value in vars(codes).values() if isinstance(value, codes.Disconnect)}
+    assert 3504 not in {value.code for value in vars(codes).values() if isinstance(value, Disconnect)}
 
 
 @pytest.mark.parametrize(

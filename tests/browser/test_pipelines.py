@@ -370,7 +370,8 @@ def test_durations_sizes_and_what_is_left(plain: Page) -> None:
         ({ name, needs, status, progress, expected, started });
       const run = (...steps) => ({ status: "running", progress: 50, started: 0, steps });
       return [
-        [0, 59.6, 200, 3599, 7500, 100000].map(duration), [59, 239, 7500].map(roughly), [0, 999, 1603019, 5e9].map(size),
+        [0, 59.6, 200, 3599, 7500, 100000].map(duration), [59, 239, 7500].map(roughly),
+        [0, 999, 1603019, 5e9].map(size),
         // The longer of two chains: 40 of 60 s are left of b, then c takes 30 s.
         runLeft(run(step("c", ["b"], "waiting", 0, 30), step("a", [], "running", 0, 50, 80),
           step("b", [], "running", 0, 60, 80)), 100),

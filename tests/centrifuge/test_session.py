@@ -258,6 +258,22 @@ def test_joins_and_leaves_are_told_to_who_wants_them(protocol: CentrifugeProtoco
     run(main())
 
 
+def test_each_connection_of_a_user_joins_and_leaves_and_none_of_it_is_history() -> None:
+    async def main() -> None:
+        async with open_sessions() as node:
+            watcher = await connect(node, "user:bob", channel="recovery:a")
+            tabs = [await connect(node, "user:ann", channel="recovery:a") for _ in range(2)]
+            await watcher.wait_pushes("join", 3)
+            for number, tab in enumerate(tabs, 1):
+                tab.link.vanish()
+                await watcher.wait_pushes("leave", number)
+            left = [push["leave"]["info"]["client"] for push in watcher.pushes("leave")]
+            assert left == [tab.connection.id for tab in tabs]
+            assert not (await node.broker.history("$events:recovery:a")).publications
+
+    run(main())
+
+
 def test_joins_are_not_told_to_who_does_not_ask() -> None:
     async def main() -> None:
         async with open_sessions() as node:

@@ -28,6 +28,7 @@ from tidewire.errors import (
     Unrecoverable,
 )
 from tidewire.messages import Position
+from tidewire.protocols.centrifuge import messages as m
 from tidewire.testing import wait_until
 
 pytestmark = pytest.mark.xdist_group("clients")
@@ -298,6 +299,52 @@ def test_a_slow_application_gets_all_of_it_in_order(service: Service, monkeypatc
     run(main())
 
 
+class Following:
+    """A client that notes what its subscription asks for."""
+
+    def __init__(self) -> None:
+        self.asked: list[str] = []
+
+    def follow(self, subscription: Subscription) -> None:
+        self.asked.append("follow")
+
+    def unfollow(self, subscription: Subscription, *, is_over: bool) -> None:
+        self.asked.append("unfollow")
+
+
+def test_nothing_is_shown_behind_a_hole(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(subscription_module, "WAITING", 3)
+
+    async def main() -> None:
+        client = Following()
+        room = Subscription(client, "room", since=None, token="", get_token=None, data=None)
+        room.subscribed(m.SubscribeResult(recoverable=True, epoch="e"))
+
+        def publish(*offsets: int) -> None:
+            for offset in offsets:
+                room.published(m.Publication(m.raw(b'{"n":%d}' % offset), offset=offset))
+
+        publish(1, 2, 3, 4)
+        assert client.asked == ["unfollow"]
+        assert await numbers(room, 2) == [1, 2]
+        publish(5)  # it was under way when the server was asked to stop
+        assert await numbers(room, 1) == [3]
+        reading = asyncio.create_task(numbers(room, 3))
+        await wait_until(lambda: client.asked == ["unfollow", "follow"])
+        request = room.request()
+        assert (request.recover, request.offset, request.epoch) == (True, 3, "e")
+        missed = [m.Publication(m.raw(b'{"n":%d}' % offset), offset=offset) for offset in (4, 5)]
+        room.subscribed(
+            m.SubscribeResult(
+                recoverable=True, was_recovering=True, recovered=True, epoch="e", offset=3, publications=missed
+            )
+        )
+        publish(6)
+        assert await reading == [4, 5, 6]
+
+    run(main())
+
+
 def test_a_publish_says_what_became_of_it() -> None:
     async def silent(socket: ServerConnection) -> None:
         await socket.recv()
@@ -323,15 +370,15 @@ def test_a_publish_says_what_became_of_it() -> None:
 
 def test_a_server_that_falls_silent_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("tidewire.client.client._PING_GRACE", 0.2)
-    greeted = 0
+    greeted, pongs = 0, 0
 
     async def silent(socket: ServerConnection) -> None:
-        nonlocal greeted
+        nonlocal greeted, pongs
         greeted += 1
         await socket.recv()
         await socket.send('{"id":1,"connect":{"client":"c","version":"v","ping":1,"pong":true}}')
         await socket.send("{}")
-        assert await socket.recv() == "{}"
+        pongs += await socket.recv() == "{}"
         await socket.wait_closed()
 
     async def main() -> None:
@@ -339,6 +386,7 @@ def test_a_server_that_falls_silent_is_left(monkeypatch: pytest.MonkeyPatch) -> 
             port = next(iter(server.sockets)).getsockname()[1]
             async with Client(f"ws://127.0.0.1:{port}", seconds=0.5):
                 await wait_until(lambda: greeted >= 2, 10.0)
+        assert pongs
 
     run(main())
 

@@ -32,7 +32,7 @@ def page(chromium: Browser, service: Service) -> Iterator[Page]:
 def run(page: Page, body: str, *arguments: Any) -> Any:
     """Run `body` with the module as `m`; what it leaves in `window.t` stays for the next one."""
     return page.evaluate(
-        f"async (a) => {{ const m = await import('/ui/tidewire.js'); const t = (window.t ??= {{}}); {body} }}",
+        f"async (a) => {{ const m = await import('/connection/tidewire.js'); const t = (window.t ??= {{}}); {body} }}",
         list(arguments),
     )
 

@@ -272,11 +272,21 @@ def test_pages_of_other_sites(service: Service) -> None:
     assert (status, headers["access-control-allow-origin"]) == (204, friend)
     assert headers["access-control-allow-headers"] == "content-type,x-own"
     assert headers["vary"] == "Origin"
+    status, headers = post(service, b"x" * 70_000, Origin=friend)
+    assert (status, headers["access-control-allow-origin"]) == (413, friend)
     status, headers = post(service, b"", method="OPTIONS", Origin="https://evil.example")
     assert "access-control-allow-origin" not in headers
     with streamed(service, "/connection/sse?cf_connect=" + quote(batch(CONNECT)), None, {"Origin": friend}) as stream:
         assert stream.header("access-control-allow-origin") == friend
         assert stream.header("access-control-allow-credentials") == "true"
+
+
+def test_the_module_is_served(one: Service) -> None:
+    answer = one.server.http.get("/connection/tidewire.js")
+    assert answer.headers["content-type"].startswith("text/javascript")
+    assert "export function connect(" in answer.text
+    again = one.server.http.get("/connection/tidewire.js", headers={"If-None-Match": answer.headers["etag"]})
+    assert again.headers["etag"] == answer.headers["etag"]
 
 
 def test_over_a_limit_a_client_learns_why(tmp_path: Path) -> None:
@@ -336,7 +346,7 @@ def test_an_event_stream_goes_on_where_it_was(service: Service) -> None:
         again = stream.id
         service.publish("room:2", 4)
         assert stream.pub()["data"] == {"n": 4}
-    with streamed(service, sse(request), None, {"Last-Event-ID": again}) as stream:
+    with streamed(service, sse(request) + "&last_event_id=" + quote(again)) as stream:
         subs = stream.read()["connect"]["subs"]
         assert [pub["data"]["n"] for pub in subs["room:2"]["publications"]] == [4]
         assert subs["#ivy"]["recovered"]

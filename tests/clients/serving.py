@@ -20,6 +20,7 @@ _SECRET = "a secret that is only for tests, 32 bytes"
 _CONFIG = f"""
 [client]
 allow_anonymous_connect_without_token = true
+allow_accounts = true
 [client.token]
 hmac_secret_key = "{_SECRET}"
 [client.subscribe_to_user_personal_channel]

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from pathlib import Path
 from typing import Any
 
 import msgspec
 from fastapi import APIRouter, Depends
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
-from starlette.responses import Response
+from starlette.responses import FileResponse, Response
 from starlette.websockets import WebSocket
 
 from tidewire.acceptance import accept, discard, may_connect
@@ -34,6 +35,9 @@ __all__ = ("ClientEndpoints", "client_router")
 
 #: The query parameter in which a browser's EventSource, which sends no body, brings what it asks for.
 _CONNECT = "cf_connect"
+#: The one in which a page that opens another EventSource brings the last event's id, which it cannot send as a header.
+_LAST_EVENT = "last_event_id"
+_MODULE = Path(__file__).parent.parent / "server" / "ui" / "tidewire.js"
 
 
 def nobody() -> None:
@@ -71,9 +75,15 @@ def client_router(
     for path, (serve, methods) in streams.items():
         router.add_api_route(f"/connection/{path}", _endpoint(serve, found, name), methods=methods)
         router.add_api_route(f"/connection/{path}", endpoints.preflight, methods=["OPTIONS"])
+    router.add_api_route("/connection/tidewire.js", _module, methods=["GET", "HEAD"])
     router.add_api_route("/emulation", endpoints.emulation, methods=["POST"])
     router.add_api_route("/emulation", endpoints.preflight, methods=["OPTIONS"])
     return router
+
+
+async def _module() -> Response:
+    """Give a page the client that needs no bundler; it is asked for again each time, and answered by its ETag."""
+    return FileResponse(_MODULE, media_type="text/javascript", headers={"Cache-Control": "no-cache"})
 
 
 def _endpoint(
@@ -123,7 +133,7 @@ class ClientEndpoints:
         """Answer with server-sent events, each a reply."""
         first = await self._asked(request)
         if not first:
-            raise HTTPException(400, f"send the connect command as {_CONNECT}=…, or in the body of a POST")
+            raise self._refusal(request, 400, f"send the connect command as {_CONNECT}=…, or in the body of a POST")
         return self._session(request, JSON, EVENTS, first, identity)
 
     async def emulation(self, request: Request) -> Response:
@@ -133,7 +143,7 @@ class ClientEndpoints:
             asked = decode_message(EmulationRequest, body) if binary else _decode(body)
             data = bytes(asked.data) if binary else msgspec.json.decode(asked.data, type=str)
         except (msgspec.MsgspecError, UnicodeDecodeError, Rejected, RecursionError):
-            raise HTTPException(400, 'send {"session": …, "node": …, "data": …}') from None
+            raise self._refusal(request, 400, 'send {"session": …, "node": …, "data": …}') from None
         status = await Emulation.of(self._node()).deliver(asked.node, asked.session, data)
         return Response(status_code=status, headers=cors_headers(request, self._origins))
 
@@ -142,13 +152,14 @@ class ClientEndpoints:
     async def uni_http_stream(self, request: Request, identity: Identity | None) -> Response:
         """Answer with an endless body of pushes."""
         body, binary = await self._body(request), is_binary(request)
-        first = self._first(body, binary=binary)
+        first = self._first(request, body, binary=binary)
         protocol, framing = (self._binary_pushes, BINARY) if binary else (self._pushes, LINES)
         return self._session(request, protocol, framing, connect_frame(first, binary=binary), identity)
 
     async def uni_sse(self, request: Request, identity: Identity | None) -> Response:
         """Answer with server-sent events, each a push, which name the positions from which they can go on."""
-        first = self._first(await self._asked(request), last_event_id=request.headers.get("last-event-id", ""))
+        last = request.headers.get("last-event-id") or request.query_params.get(_LAST_EVENT, "")
+        first = self._first(request, await self._asked(request), last_event_id=last)
         places = {name: Position(sub.offset, sub.epoch) for name, sub in first.subs.items() if sub.recover}
         protocol = EventProtocol(places, json_depth=self._depth)
         return self._session(request, protocol, FIELDS, connect_frame(first), identity)
@@ -214,17 +225,21 @@ class ClientEndpoints:
         try:
             return await read_body(request, self._node())
         except TooLarge as error:
-            raise HTTPException(413, str(error)) from None
+            raise self._refusal(request, 413, str(error)) from None
 
     async def _asked(self, request: Request) -> bytes:
         """Return what an event stream's client asks for: a browser's EventSource sends no body."""
         return await self._body(request) or request.query_params.get(_CONNECT, "").encode(errors="replace")
 
-    def _first(self, data: bytes, *, binary: bool = False, last_event_id: str = "") -> ConnectRequest:
+    def _first(self, request: Request, data: bytes, *, binary: bool = False, last_event_id: str = "") -> ConnectRequest:
         try:
             return parse_request(data, binary=binary, depth=self._depth, last_event_id=last_event_id)
         except CommandError as error:
-            raise HTTPException(400, str(error)) from None
+            raise self._refusal(request, 400, str(error)) from None
+
+    def _refusal(self, request: Request, status: int, text: str) -> HTTPException:
+        """Return what refuses a request so that a page of an allowed origin can read it."""
+        return HTTPException(status, text, cors_headers(request, self._origins))
 
 
 _decode = msgspec.json.Decoder(EmulationRequest).decode

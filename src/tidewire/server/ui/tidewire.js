@@ -1,6 +1,6 @@
 // A client of the Centrifuge protocol for pages without a bundler: one file, no dependency.
 //
-//   import { connect } from "/ui/tidewire.js";
+//   import { connect } from "/connection/tidewire.js";
 //   const client = connect("/connection/websocket", { getToken });
 //   client.subscribe("room:1", ({ data }) => console.log(data));
 //

@@ -23,7 +23,8 @@ def test_killed_and_restarted_with_its_data_nothing_is_lost_and_nobody_is_told(
 ) -> None:
     async def scenario(server: Postgres) -> None:
         url = server.url()
-        async with postgres_node(url) as node, postgres_node(url) as other:
+        gap = {"gap_messages": 100_000, "gap_bytes": 100_000_000}  # who is back first may publish a lot
+        async with postgres_node(url, **gap) as node, postgres_node(url, **gap) as other:
             near, far = await connect(node, channel="a"), await connect(other, channel="a")
             ledger, second = Ledger(node), Ledger(other)
             async with ledger.publishing(), second.publishing():

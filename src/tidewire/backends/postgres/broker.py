@@ -63,7 +63,9 @@ class PostgresBroker(Broker):
         self._positions = PositionReader(self._sessions)
         self._carriage = Carriage(server, self._circuit, self._sessions, deliver, lambda: self._keeper.outbox())
         self._keeper = Keeper(self._sessions, self._moved)
-        self._writers = [Writer(server, self._circuit, self._kept, self._failed) for _ in range(_WRITERS)]
+        self._writers = [
+            Writer(server, self._circuit, self._kept, self._failed, self._release) for _ in range(_WRITERS)
+        ]
         try:
             await self._carriage.open()
         except (*FAILURES, TidewireError) as error:
@@ -160,16 +162,16 @@ class PostgresBroker(Broker):
 
     def _timeout_error(self, write: Write) -> PublishError:
         within = f"within {self._limits.publish_seconds:g} s: {self._server.shown} is slow to answer"
-        if any(writer.withdraw(write) for writer in self._writers):
-            return NotPublished(f"not published {within}, and others were before it")
-        return PublishUnconfirmed(f"not confirmed {within}; publish it again with the same key")
+        if write.is_sent:
+            return PublishUnconfirmed(f"not confirmed {within}; publish it again with the same key")
+        return NotPublished(f"not published {within}, and others were before it")
 
     def _kept(self, kept: Kept) -> None:
         """Deliver what was kept to this node, tell the others, and answer."""
         fresh: dict[str, list[Publication]] = {}
         era, time = kept.era, kept.time
-        for write, offset, place in zip(kept.writes, kept.offsets, kept.places, strict=True):
-            if offset > kept.bases[place - 1]:  # its key was not known
+        for write, offset, base in zip(kept.writes, kept.offsets, kept.bases, strict=True):
+            if offset > base:  # its key was not known
                 request = write.request
                 publication = Publication(
                     request.channel, offset, offset - 1, era, time, request.data, request.format, request.meta
@@ -189,16 +191,19 @@ class PostgresBroker(Broker):
         for write in writes:
             self._settle(write, error)
 
-    def _settle(self, write: Write, result: Position | PublishError) -> None:
+    def _release(self, write: Write) -> None:
         if write in self._waiting:
             del self._waiting[write]
             self._waiting_bytes -= write.size
+
+    def _settle(self, write: Write, result: Position | PublishError) -> None:
+        self._release(write)
         if write.future.done():
             pass
-        elif isinstance(result, Position):
-            write.future.set_result(result)
-        else:
+        elif isinstance(result, PublishError):
             write.future.set_exception(type(result)(str(result)))  # a traceback belongs to one task
+        else:
+            write.future.set_result(result)
         for twin in write.twins:
             self._settle(twin, result)
 

@@ -13,6 +13,8 @@ INSERT INTO tidewire_store (version, era, identity) VALUES ($1, '', '') ON CONFL
 SELECT tidewire_enter($1::text::pg_lsn)
 -- name: keep
 SELECT * FROM tidewire_keep($1, $2, $3, $4, $5, $6, $7, $8, $9)
+-- name: append
+SELECT * FROM tidewire_append($1, $2, $3, $4, $5, $6)
 -- name: move
 SELECT * FROM tidewire_move($1)
 -- name: trim

@@ -31,25 +31,23 @@ _MOST = 2**62
 class Write:
     """One publish on its way, and who waits for it."""
 
-    __slots__ = ("deadline", "future", "request", "size", "twins")
+    __slots__ = ("deadline", "future", "is_sent", "request", "size", "twins")
 
     def __init__(self, request: PublishRequest, future: asyncio.Future[Any], deadline: float) -> None:
         self.request = request
         self.future = future
         self.deadline = deadline
         self.size = len(request.data) + len(request.meta) + 256
+        self.is_sent = False
         #: Others of the same commit with the same key: they share its answer.
         self.twins: list[Write] = []
 
 
 class Kept(msgspec.Struct, frozen=True, gc=False):
-    """What one commit has kept: an offset for each write, and the tops of the channels before it."""
+    """What one commit has kept: for each write its offset, and the top of its channel before the commit."""
 
     writes: Sequence[Write]
     offsets: Sequence[int]
-    #: The place of each write's channel in `channels` and `bases`, counted from 1.
-    places: Sequence[int]
-    channels: Sequence[str]
     bases: Sequence[int]
     time: float
     era: str
@@ -71,11 +69,13 @@ class Writer:
         circuit: Circuit,
         on_kept: Callable[[Kept], None],
         on_failed: Callable[[Sequence[Write], PublishError], None],
+        on_given_up: Callable[[Write], None],
     ) -> None:
         self._server = server
         self._circuit = circuit
         self._on_kept = on_kept
         self._on_failed = on_failed
+        self._on_given_up = on_given_up
         self._waiting: deque[Write] = deque()
         self._wake = asyncio.Event()
         self._connection: Any = None
@@ -88,14 +88,6 @@ class Writer:
         """Take publications; they are sent in this order."""
         self._waiting.extend(writes)
         self._wake.set()
-
-    def withdraw(self, write: Write) -> bool:
-        """Take a write back; False: it was sent."""
-        try:
-            self._waiting.remove(write)
-        except ValueError:
-            return False
-        return True
 
     def is_stuck(self, now: float) -> bool:
         """What was sent has not been answered in the time of a publish."""
@@ -117,16 +109,23 @@ class Writer:
                 self._circuit.trip(error, outages)
                 self.give_up(explain(error, self._server.shown))
                 continue
-            await self._commit(connection, self._take(halve=is_idle))
-            is_idle = False
+            writes = self._take(halve=is_idle)
+            if writes:
+                await self._commit(connection, writes)
+                is_idle = False
 
     async def _connected(self) -> Any:
         """Return the connection; a new one is asked first whether the data is what it was."""
         if self._connection is None or self._connection.is_closed():
             self._circuit.check()
-            self._connection = await self._server.connect()
-            async with asyncio.timeout(self._server.seconds):
-                await enter(self._connection, self.seen)
+            connection = await self._server.connect()
+            try:
+                async with asyncio.timeout(self._server.seconds):
+                    await enter(connection, self.seen)
+            except BaseException:
+                connection.terminate()  # nothing is published on data that may be older
+                raise
+            self._connection = connection
         return self._connection
 
     def _take(self, *, halve: bool) -> Sequence[Write]:
@@ -139,6 +138,10 @@ class Writer:
             count //= 2
         while waiting and len(writes) < count and size < _COMMIT_BYTES:
             write = waiting.popleft()
+            if write.future.done():  # who has given up by now publishes nothing
+                self._on_given_up(write)
+                continue
+            write.is_sent = True
             key = write.request.key
             if key:
                 first = keyed.setdefault((write.request.channel, key), write)
@@ -152,17 +155,17 @@ class Writer:
     async def _commit(self, connection: Any, writes: Sequence[Write]) -> None:
         loop = asyncio.get_running_loop()
         outages = self._circuit.outages
-        channels, places, arguments = _arguments(writes)
+        first = writes[0].request.channel
+        is_one = all(write.request.channel == first and not write.request.key for write in writes)
         self._sent, self._sent_at = writes, loop.time()
         try:
-            row = await connection.fetchrow(SQL["keep"], *arguments)
+            kept = await (_append if is_one else _keep)(connection, writes)
         except FAILURES as error:
             self._failed(writes, error, outages)
         except BaseException:  # the broker ends, or whatever it is: whoever waits must be told
             self._fail(writes, PublishUnconfirmed("not confirmed: the broker was closed before the server answered"))
             raise
         else:
-            kept = Kept(writes, row["offsets"], places, channels, row["bases"], row["moment"], row["era"])
             # first the next commit goes out, then these are told
             loop.call_soon(self._on_kept, kept)
         finally:
@@ -197,8 +200,20 @@ class Writer:
             await close(self._connection)
 
 
-def _arguments(writes: Sequence[Write]) -> tuple[list[str], list[int], tuple[object, ...]]:
-    """Return the channels, the place of each write's, and the arguments of the statement."""
+async def _append(connection: Any, writes: Sequence[Write]) -> Kept:
+    """Keep publications of one channel, none of which has a key."""
+    requests = [write.request for write in writes]
+    size, age = None, None
+    for request in requests:
+        if request.retention is not None:
+            size, age = min(request.retention.size, _MOST), request.retention.age
+    row = await connection.fetchrow(SQL["append"], requests[0].channel, size, age, *_bodies(requests))
+    base = row["base"]
+    return Kept(writes, range(base + 1, base + 1 + len(writes)), (base,) * len(writes), row["moment"], row["era"])
+
+
+async def _keep(connection: Any, writes: Sequence[Write]) -> Kept:
+    """Keep publications of any channels."""
     known: dict[str, int] = {}
     sizes: list[int | None] = []
     ages: list[float | None] = []
@@ -213,23 +228,15 @@ def _arguments(writes: Sequence[Write]) -> tuple[list[str], list[int], tuple[obj
         places.append(place)
         if request.retention is not None:
             sizes[place - 1], ages[place - 1] = min(request.retention.size, _MOST), request.retention.age
-    channels = list(known)
     keys = [stored_key(request.key) for request in requests]
+    keyed = (keys, [request.key_age for request in requests]) if any(keys) else ([], [])
+    row = await connection.fetchrow(SQL["keep"], list(known), sizes, ages, places, *keyed, *_bodies(requests))
+    bases = row["bases"]
+    return Kept(writes, row["offsets"], [bases[place - 1] for place in places], row["moment"], row["era"])
+
+
+def _bodies(requests: Sequence[PublishRequest]) -> tuple[list[int], list[bytes], list[bytes]]:
+    """Return formats, data and metas; no metas where all are empty, because each takes the driver its time."""
     metas = [request.meta for request in requests]
-    has_keys = any(keys)
-    # the driver takes as long for each element that says nothing as for one that does
-    return (
-        channels,
-        places,
-        (
-            channels,
-            sizes,
-            ages,
-            places,
-            keys if has_keys else [],
-            [request.key_age for request in requests] if has_keys else [],
-            [request.format for request in requests],
-            [request.data for request in requests],
-            metas if any(metas) else [],
-        ),
-    )
+    formats: list[int] = [request.format for request in requests]
+    return formats, [request.data for request in requests], metas if any(metas) else []

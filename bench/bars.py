@@ -104,6 +104,8 @@ def _fanout(medians: Medians) -> list[Bar]:
         ("ours-served-memory", (("nats-server", 1.5), ("nchan", 8), ("node-ws", 25), ("tutorial", 40))),
         ("ours-served-sqlite", (("nats-server", 1),)),
         ("ours-endpoint-memory", (("nats-server", 1),)),
+        ("ours-json-memory", (("nats-server", 1.5),)),
+        ("ours-protobuf-memory", (("nats-server", 1.5), ("ours-json-memory", 1))),
     ]
     return [
         _at_least("fan-out", ours, "deliveries/s", medians.fanout(ours), peer, medians.fanout(peer), factor)

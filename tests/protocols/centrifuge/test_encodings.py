@@ -16,7 +16,13 @@ from tidewire.protocols.centrifuge import messages as m
 from tidewire.protocols.centrifuge.codes import Malformed, MalformedFrame
 from tidewire.protocols.centrifuge.encoding import CentrifugeJson, CentrifugeProtobuf, CentrifugeProtocol
 from tidewire.protocols.centrifuge.messages import Command, Push, Reply, raw
-from tidewire.protocols.centrifuge.protobuf import decode_frame, decode_message, encode_delimited, varint
+from tidewire.protocols.centrifuge.protobuf import (
+    decode_frame,
+    decode_message,
+    decode_publish,
+    encode_delimited,
+    varint,
+)
 from tidewire.protocols.centrifuge.schema import schema_of
 
 JSON, PROTOBUF = CentrifugeJson(), CentrifugeProtobuf()
@@ -252,3 +258,22 @@ def test_half_a_character_is_no_reason_to_end(sent: str, kept: str) -> None:
     for broken in (f'{{"id":2,"rpc":{{"data":{sent}', f'{{"data":{sent}x}}'):
         with pytest.raises(MalformedFrame):
             JSON.decode(broken)
+
+
+@settings(deadline=None)
+@given(
+    st.integers(1, 2**32 - 1), st.text(max_size=200), st.binary(max_size=300), st.binary(max_size=3), st.integers(0, 3)
+)
+def test_the_quick_way_to_publish_means_what_the_slow_one_does(
+    number: int, channel: str, data: bytes, more: bytes, cut: int
+) -> None:
+    whole = encode_delimited(Command(number, publish=m.PublishRequest(channel, raw(data))))
+    frame = whole[: len(whole) - cut] + more
+    quick = decode_publish(frame)
+    if not cut and not more and channel and data:
+        assert quick == (number, channel, data)
+    if quick is not None:
+        expected = [Command(quick[0], publish=m.PublishRequest(quick[1], raw(quick[2])))]
+        assert decode_frame(Command, frame, depth=9) == expected
+    done = Reply(number, publish=m.PublishResult())
+    assert PROTOBUF.encode_reply(done) == PROTOBUF.encode_replies([done])

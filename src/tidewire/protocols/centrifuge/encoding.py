@@ -19,7 +19,13 @@ from tidewire.protocols.centrifuge import messages as m
 from tidewire.protocols.centrifuge.codes import Malformed, MalformedFrame, disconnect_of, error_of
 from tidewire.protocols.centrifuge.messages import Command, Push, Reply, raw
 from tidewire.protocols.centrifuge.meta import PublicationMeta, meta_of
-from tidewire.protocols.centrifuge.protobuf import decode_frame, encode_delimited, encode_message, varint
+from tidewire.protocols.centrifuge.protobuf import (
+    decode_frame,
+    decode_publish,
+    encode_delimited,
+    encode_message,
+    varint,
+)
 from tidewire.protocols.jsontext import is_deeper, with_whole_characters
 
 __all__ = ("CentrifugeJson", "CentrifugeProtobuf", "CentrifugeProtocol")
@@ -226,7 +232,17 @@ class CentrifugeProtobuf(CentrifugeProtocol):
             raise MalformedFrame(Malformed.TEXT_FRAME)
         if not message:
             raise MalformedFrame(Malformed.EMPTY_FRAME)
+        usual = decode_publish(message)
+        if usual is not None:
+            number, channel, data = usual
+            return (Command(number, publish=m.PublishRequest(channel, raw(data))),)
         return decode_frame(Command, message, depth=self._depth)
+
+    def encode_reply(self, reply: Reply) -> WireMessage:
+        if reply.publish is not None:
+            done = b"\x08%b\x42\x00" % varint(reply.id)  # Reply.id: field 1, publish: field 8, empty
+            return WireMessage(varint(len(done)) + done, binary=True)
+        return super().encode_reply(reply)
 
     def encode_replies(self, replies: Sequence[Reply]) -> WireMessage:
         return WireMessage(b"".join([encode_delimited(reply) for reply in replies]), binary=True)

@@ -7,7 +7,9 @@ import http.client
 import json
 import socket
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote, urlencode
@@ -234,11 +236,21 @@ def test_commands_that_reach_nobody_are_not_taken(service: Service) -> None:
             assert speaker.send(worker=worker, session="x" * 32, data="{}") == 404
             assert speaker.send({"id": 2, "rpc": {"method": "x"}}, worker=worker) == 204
         assert speaker.send(node="0123456789ab") == 404
+        assert speaker.send(node="n" * 65) == speaker.send(session="s" * 65, node="0123456789ab") == 404
         for body in (b"", b"[]", b"{", b'{"session": 1}', b'{"data": {"id": 1}}', b"\xff"):
             assert post(service, body)[0] == 400
         assert post(service, b"x" * 70_000)[0] == 413
         stream.close()
         until(lambda: speaker.send({"id": 3, "rpc": {}}) == 404, what="the session has gone with its stream")
+
+
+def test_made_up_nodes_are_asked_for_a_few_at_a_time(two: Service) -> None:
+    with streamed(two, "/connection/http_stream", batch(CONNECT)) as stream, ThreadPoolExecutor(48) as threads:
+        speaker, workers = Speaker(two, stream), two.server.worker_pids()
+        assert [speaker.send({"id": 2, "rpc": {"method": "x"}}, worker=worker) for worker in workers] == [204, 204]
+        flood = [threads.submit(speaker.send, node=f"{number:012x}", worker=workers[0]) for number in range(40)]
+        assert Counter(future.result() for future in flood) == {404: 16, 429: 24}
+        assert [speaker.send({"id": 3, "rpc": {"method": "x"}}, worker=worker) for worker in workers] == [204, 204]
 
 
 def test_who_goes_is_no_member_any_more(service: Service) -> None:

@@ -28,6 +28,11 @@ logger = logging.getLogger("tidewire")
 _ASK, _ANSWER = "emulate", "emulated"
 #: Seconds in which the other node must answer; after that it counts as gone.
 _SECONDS = 3.0
+#: Questions at a time to nodes that nothing was heard of: whoever never had a session knows no node's id, and is not
+#: to fill the nodes' channel with made-up ones.
+_UNHEARD = 16
+#: Characters of the id of a node or a session.
+_ID_SIZE = 64
 _encode = msgspec.msgpack.Encoder().encode
 
 
@@ -45,6 +50,7 @@ class _Asked(msgspec.Struct, frozen=True, array_like=True):
 class _Answered(msgspec.Struct, frozen=True, array_like=True):
     """What became of them, as an HTTP status."""
 
+    node: str
     origin: str
     id: int
     status: int
@@ -64,6 +70,9 @@ class Emulation:
         self._sessions = Sessions.of(node)
         self._ids = itertools.count(1)
         self._pending: dict[int, asyncio.Future[int]] = {}
+        #: Nodes that were heard of, and how many questions are on their way to others.
+        self._heard: set[str] = set()
+        self._unheard = 0
         node.verbs[_ASK] = self._asked
         node.verbs[_ANSWER] = self._answered
 
@@ -82,23 +91,34 @@ class Emulation:
         """
         if node == self._id:
             return await self._take(session, data)
-        if len(self._pending) >= self._limits.relays:
+        if max(len(node), len(session)) > _ID_SIZE:
+            return HTTPStatus.NOT_FOUND
+        is_unheard = node not in self._heard
+        if len(self._pending) >= self._limits.relays or (is_unheard and self._unheard >= _UNHEARD):
             self._reached["relays"] += 1
             return HTTPStatus.TOO_MANY_REQUESTS
+        self._unheard += is_unheard
+        try:
+            return await self._ask(node, session, data)
+        except PublishError:
+            return HTTPStatus.SERVICE_UNAVAILABLE
+        except TimeoutError:
+            self._heard.discard(node)
+            return HTTPStatus.NOT_FOUND
+        finally:
+            self._unheard -= is_unheard
+
+    async def _ask(self, node: str, session: str, data: str | bytes) -> HTTPStatus:
         answered: asyncio.Future[int] = asyncio.get_running_loop().create_future()
         number = next(self._ids)
         self._pending[number] = answered
+        is_text = isinstance(data, str)
+        raw = data.encode(errors="replace") if isinstance(data, str) else data
         try:
-            is_text = isinstance(data, str)
-            raw = data.encode(errors="replace") if isinstance(data, str) else data
             asked = _Asked(node, session, raw, is_text, self._id, number)
             await self._control(Control(verb=_ASK), _encode(asked), Format.BINARY)
             async with asyncio.timeout(_SECONDS):
                 return HTTPStatus(await answered)
-        except PublishError:
-            return HTTPStatus.SERVICE_UNAVAILABLE
-        except TimeoutError:
-            return HTTPStatus.NOT_FOUND
         finally:
             del self._pending[number]
 
@@ -114,12 +134,13 @@ class Emulation:
 
     def _asked(self, publication: Publication) -> None:
         asked = msgspec.msgpack.decode(publication.data, type=_Asked)
+        self._heard.add(asked.origin)
         if asked.node == self._id:
             self._spawn(self._answer(asked))
 
     async def _answer(self, asked: _Asked) -> None:
         status = await self._take(asked.session, asked.data.decode() if asked.is_text else asked.data)
-        answer = _Answered(asked.origin, asked.id, status)
+        answer = _Answered(self._id, asked.origin, asked.id, status)
         try:
             await self._control(Control(verb=_ANSWER), _encode(answer), Format.BINARY)
         except PublishError as error:
@@ -127,6 +148,7 @@ class Emulation:
 
     def _answered(self, publication: Publication) -> None:
         answer = msgspec.msgpack.decode(publication.data, type=_Answered)
+        self._heard.add(answer.node)
         pending = self._pending.get(answer.id) if answer.origin == self._id else None
         if pending is not None and not pending.done():
             pending.set_result(answer.status)

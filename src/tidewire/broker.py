@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
 
 from tidewire.messages import HistoryPage, Position, Publication, PublishRequest, Retention
 
-__all__ = ("Broker", "Deliver", "Resumed", "nothing_to_resume")
+__all__ = ("Broker", "Deliver", "Resumed", "nothing_to_resume", "store_limits_reached")
 
 Deliver = Callable[[Sequence[Publication]], None]
 Resumed = Callable[[], None]
+
+#: How often this process reached each limit of what may wait for a store, or come from it, by name.
+store_limits_reached: Counter[str] = Counter()
 
 
 def nothing_to_resume() -> None:

@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 import msgspec
 
-from tidewire.broker import Broker
+from tidewire.broker import Broker, store_limits_reached
 from tidewire.carrier import Carrier
 from tidewire.connection import Connection
 from tidewire.control import CONTROL, Control, is_events, personal
@@ -65,7 +65,7 @@ class Node:
         self.rules = rules or ChannelRules()
         self.registry = Registry()
         self.limits_reached: Counter[str] = Counter()
-        self._reached_before = limits_reached.copy()
+        self._reached_before = limits_reached + store_limits_reached
         self.maintenance = Maintenance()
         self.carrier = Carrier(self.registry, broker, self.rules, self.limits, self.maintenance, self._count)
         self.fanout = self.carrier.fanout
@@ -141,7 +141,7 @@ class Node:
             superseded=fanout.superseded,
             worst_turn_cpu=fanout.worst_turn_cpu,
             worst_turn_wall=fanout.worst_turn_wall,
-            limits_reached=dict(self.limits_reached + (limits_reached - self._reached_before)),
+            limits_reached=dict(self.limits_reached + (limits_reached + store_limits_reached - self._reached_before)),
             degraded=self.maintenance.degraded,
         )
 

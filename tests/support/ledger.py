@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import os
 import time
 from collections.abc import AsyncIterator, Sequence
@@ -14,7 +15,7 @@ from tidewire.messages import Format, Position
 from tidewire.options import ChannelOptions
 from tidewire.testing import wait_until
 
-__all__ = ("RULES", "Ledger", "check", "open_files", "received")
+__all__ = ("RULES", "Ledger", "check", "check_outage_told", "open_files", "received")
 
 #: Everything is shown, so that history is no reason for a gap.
 RULES = {"*": ChannelOptions(history_size=1_000_000)}
@@ -112,6 +113,12 @@ class Ledger:
     def were_sure(self) -> bool:
         """No failed publish may have been kept."""
         return not any(isinstance(error, PublishUnconfirmed) for error, _ in self.failures)
+
+
+def check_outage_told(records: Sequence[logging.LogRecord], shown: str, nodes: int) -> None:
+    """Each node has told of an outage by one line at the beginning, and one at the end."""
+    told = [record.message for record in records if record.message.startswith(f"{shown} is ")]
+    assert sum(" is away (" in text for text in told) == sum(" is back " in text for text in told) == nodes, told
 
 
 async def received(client: Shows, ledger: Ledger, channel: str = "a", within: float = 15.0) -> None:

@@ -39,8 +39,8 @@ def open_backend(url: str, limits: Limits) -> tuple[Broker, Presence]:
         return open_nats(url, limits)
     if scheme in ("postgresql", "postgres"):
         with _driver("postgres"):
-            from tidewire.backends.postgres import PostgresBroker, PostgresPresence
-        return PostgresBroker(url, limits), PostgresPresence(url, limits.publish_seconds)
+            from tidewire.backends.postgres import open_postgres
+        return open_postgres(url, limits)
     raise ConfigurationError(
         f"broker {_shown(url)!r} is not known; write memory://, sqlite:///chat.db (three slashes: a path from here), "
         "redis://host:6379, postgresql://user@host/database or nats://host:4222"

@@ -10,6 +10,7 @@ from core.support import open_node
 from support.ledger import RULES, open_files
 from support.stores import Daemon
 from tidewire.backends.nats import NatsAddress, NatsBroker, NatsPresence
+from tidewire.backends.outage import Outage
 from tidewire.node import Node
 from tidewire.options import Limits
 from tidewire.testing import wait_until
@@ -35,7 +36,8 @@ async def nats_node(server: Daemon, lease: float = 8.0, **limits: Any) -> AsyncI
     before = open_files()
     limits.setdefault("publish_seconds", 1.0)
     address, options = address_of(server), Limits(**limits)
-    presence = NatsPresence(address, options, lease=lease)
-    async with open_node(NatsBroker(address, options), presence, rules=RULES, **limits) as node:
+    outage = Outage(f"NATS at {address.shown}")
+    presence = NatsPresence(address, options, lease=lease, outage=outage)
+    async with open_node(NatsBroker(address, options, outage), presence, rules=RULES, **limits) as node:
         yield node
     await wait_until(lambda: open_files() <= before, what="all descriptors are closed")

@@ -14,7 +14,7 @@ import nats
 import pytest
 
 from core.support import connect, open_node, run
-from support.ledger import Ledger, received
+from support.ledger import Ledger, check_outage_told, received
 from support.ledger import check as check_all
 from support.stores import Daemon, start_nats
 from tidewire.backends.nats import NatsAddress, NatsBroker, NatsPresence
@@ -62,9 +62,7 @@ def test_killed_and_restarted_with_its_data_nothing_is_lost_and_nobody_is_told(
     caplog.set_level(logging.WARNING, "tidewire")
     with start_nats(tmp_path) as server:
         run(scenario(server), 30)
-    words = f"the broker on NATS at 127.0.0.1:{server.port} is"
-    told = [record.message for record in caplog.records if words in record.message]
-    assert sum(" is away" in text for text in told) == sum(" is back" in text for text in told) == 2, told
+    check_outage_told(caplog.records, f"NATS at 127.0.0.1:{server.port}", 2)
 
 
 def test_restarted_without_its_data_subscribers_are_told(tmp_path: Path) -> None:
@@ -219,7 +217,7 @@ def test_more_than_this_process_can_take_is_read_from_history(tmp_path: Path, mo
             await asyncio.gather(*(ledger.publish() for _ in range(500)))
             await received(client, ledger, within=5)
             check(client, ledger)
-            assert node.broker.dropped  # type: ignore[attr-defined]
+            assert node.statistics().limits_reached["carriage_waiting"]
 
     with start_nats(tmp_path) as server:
         run(scenario(server), 30)

@@ -10,7 +10,7 @@ import asyncpg
 
 from core.support import open_node
 from support.ledger import RULES, open_files
-from tidewire.backends.postgres import PostgresBroker, PostgresPresence
+from tidewire.backends.postgres import open_postgres
 from tidewire.node import Node
 from tidewire.options import Limits
 from tidewire.testing import wait_until
@@ -26,8 +26,7 @@ async def postgres_node(url: str, **limits: Any) -> AsyncIterator[Node]:
     """Open a node on PostgreSQL; when the last one closes, no descriptor is left."""
     _before.append(open_files())
     limits.setdefault("publish_seconds", 1.0)
-    seconds = limits["publish_seconds"]
-    broker, presence = PostgresBroker(url, Limits(**limits)), PostgresPresence(url, seconds)
+    broker, presence = open_postgres(url, Limits(**limits))
     async with open_node(broker, presence, rules=RULES, **limits) as node:
         yield node
     before = _before.pop()

@@ -9,7 +9,7 @@ import time
 import pytest
 
 from core.support import connect, run
-from support.ledger import Ledger, check, received
+from support.ledger import Ledger, check, check_outage_told, received
 from support.stores import Postgres, postgres_database, start_postgres
 from tidewire.errors import ConfigurationError, NotPublished, PublishUnconfirmed, StoreUnavailable
 from tidewire.messages import Position
@@ -48,11 +48,7 @@ def test_killed_and_restarted_with_its_data_nothing_is_lost_and_nobody_is_told(
     caplog.set_level(logging.WARNING, "tidewire")
     with start_postgres() as server:
         run(scenario(server), 40)
-    told = [record.message for record in caplog.records if record.message.startswith("PostgreSQL at 127.0.0.1")]
-    away = [text for text in told if " is away (" in text]
-    assert (len(away), len(told)) == (4, 8), (
-        told
-    )  # two nodes, each with presence: one line at the beginning, one at the end
+    check_outage_told(caplog.records, f"PostgreSQL at 127.0.0.1:{server.port}/postgres", 2)
 
 
 def test_restarted_by_its_operator_it_is_found_again_at_once() -> None:

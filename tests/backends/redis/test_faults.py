@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from core.support import run
+from support.ledger import check_outage_told
 from support.stores import Daemon, start_redis
 from tidewire.errors import NotPublished, PublishUnconfirmed, StoreUnavailable
 from tidewire.messages import Position
@@ -45,8 +46,7 @@ def test_killed_and_restarted_with_its_data_nothing_is_lost_and_nobody_is_told(
     caplog.set_level(logging.WARNING, "tidewire")
     with start_redis(tmp_path, *DURABLE) as server:
         run(scenario(server), 30)
-    told = [record.message for record in caplog.records if f"Redis at 127.0.0.1:{server.port} is" in record.message]
-    assert sum(" is away " in text for text in told) == sum(" is back " in text for text in told) == 2, told
+    check_outage_told(caplog.records, f"Redis at 127.0.0.1:{server.port}", 2)
 
 
 def test_restarted_without_its_data_subscribers_are_told(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from tidewire.backends.nats.address import NatsAddress
 from tidewire.backends.nats.broker import NatsBroker
 from tidewire.backends.nats.presence import NatsPresence
+from tidewire.backends.outage import Outage
 from tidewire.broker import Broker
 from tidewire.options import Limits
 from tidewire.presence import Presence
@@ -13,4 +14,5 @@ __all__ = ("NatsAddress", "NatsBroker", "NatsPresence", "open_nats")
 def open_nats(url: str, limits: Limits) -> tuple[Broker, Presence]:
     """Make the broker and the presence of a nats:// URL; raises ConfigurationError for one that cannot be read."""
     address = NatsAddress.from_url(url)
-    return NatsBroker(address, limits), NatsPresence(address, limits)
+    outage = Outage(f"NATS at {address.shown}")
+    return NatsBroker(address, limits, outage), NatsPresence(address, limits, outage=outage)

@@ -28,7 +28,8 @@ from tidewire.backends.nats.session import Session
 from tidewire.backends.nats.stream import Stream, begin_epoch, is_limited, open_stream
 from tidewire.backends.nats.trim import Trimmer
 from tidewire.backends.nats.uplink import Uplink
-from tidewire.broker import Broker, Deliver, Resumed, nothing_to_resume
+from tidewire.backends.outage import Outage
+from tidewire.broker import Broker, Deliver, Resumed, nothing_to_resume, store_limits_reached
 from tidewire.errors import NotPublished, StoreUnavailable
 from tidewire.messages import HistoryPage, Position, Publication, PublishRequest, Retention
 from tidewire.options import Limits
@@ -56,7 +57,7 @@ class NatsBroker(Broker):
     shared = True
     kept = "acknowledged by JetStream"
 
-    def __init__(self, address: NatsAddress, limits: Limits) -> None:
+    def __init__(self, address: NatsAddress, limits: Limits, outage: Outage | None = None) -> None:
         self._address = address
         self._limits = limits
         self._clock = StoreClock()
@@ -69,14 +70,12 @@ class NatsBroker(Broker):
             probe=self._probe,
             lost=self._lost,
             restored=self._restored,
-            what="the broker",
+            outage=outage or Outage(f"NATS at {address.shown}"),
         )
         #: The newest message that this node knows to be kept: its sequence, and the time it was stamped with.
         self._newest = (0, 0.0)
         self._epoch = ""
         self._told_dropped = 0.0
-        #: Messages that came faster than this process took them; history has filled their gaps.
-        self.dropped = 0
 
     async def start(self, deliver: Deliver, resumed: Resumed = nothing_to_resume) -> None:
         if self._is_open:
@@ -158,7 +157,7 @@ class NatsBroker(Broker):
 
     def _dropped(self) -> None:
         """Messages were dropped on the way, because this process was too slow: they are in the history."""
-        self.dropped += 1
+        store_limits_reached["carriage_waiting"] += 1
         now = asyncio.get_running_loop().time()
         if now - self._told_dropped >= _DROPPED:
             self._told_dropped = now

@@ -13,6 +13,7 @@ from tidewire.backends.nats.replica import Replica
 from tidewire.backends.nats.roster import Claim, Present
 from tidewire.backends.nats.session import Session
 from tidewire.backends.nats.uplink import Uplink
+from tidewire.backends.outage import Outage
 from tidewire.errors import StoreUnavailable
 from tidewire.messages import Departure, Farewell, Member
 from tidewire.options import Limits
@@ -28,8 +29,9 @@ class NatsPresence(Presence):
     after that; a node touches every 2 s, so that is 6 to 8 s after its death.
     """
 
-    def __init__(self, address: NatsAddress, limits: Limits, lease: float = 8.0) -> None:
+    def __init__(self, address: NatsAddress, limits: Limits, lease: float = 8.0, outage: Outage | None = None) -> None:
         self._address = address
+        self._outage = outage or Outage(f"NATS at {address.shown}")
         self._seconds = limits.publish_seconds
         self._lease = lease
         self._uplink: Uplink | None = None
@@ -48,7 +50,7 @@ class NatsPresence(Presence):
             probe=self._probe,
             lost=lambda _: None,
             restored=lambda: None,
-            what="presence",
+            outage=self._outage,
         )
         await uplink.start()
         self._uplink = uplink

@@ -13,14 +13,12 @@ from tidewire.backends.nats.clock import StoreClock
 from tidewire.backends.nats.messages import MESSAGE_ID, Ack, Stamp, fingerprint
 from tidewire.backends.nats.session import Unsendable, is_nobody
 from tidewire.backends.nats.stream import WINDOW_SECONDS, Stream
+from tidewire.backends.waiting import check_room
 from tidewire.errors import NotPublished, PublishError, PublishUnconfirmed
 from tidewire.messages import Position, PublishRequest
 
 __all__ = ("Publishing", "Write")
 
-#: Publishes, and their bytes, that may wait for the store.
-WAITING_COUNT = 100_000
-WAITING_BYTES = 64 * 1_048_576
 #: Publishes that the server has not answered, at which no more are sent.
 IN_FLIGHT = 8_192
 #: Seconds between looks for publishes that waited too long.
@@ -73,11 +71,7 @@ class Publishing:
 
     def submit(self, request: PublishRequest) -> asyncio.Future[Position]:
         """Take a publish; raises NotPublished."""
-        if len(self._waiting) >= WAITING_COUNT or self._waiting_bytes >= WAITING_BYTES:
-            raise NotPublished(
-                f"{len(self._waiting)} publishes with {self._waiting_bytes} bytes wait for NATS already "
-                f"(the limit is {WAITING_COUNT}, or {WAITING_BYTES} bytes); publish less, or use a faster server"
-            )
+        check_room(len(self._waiting), self._waiting_bytes, "NATS")
         if request.key and request.key_age > WINDOW_SECONDS:
             raise NotPublished(
                 f"key_age={request.key_age:g} is more than the {WINDOW_SECONDS:g} s for which NATS remembers keys"

@@ -12,6 +12,7 @@ from nats.errors import Error as NatsError
 
 from tidewire.backends.nats.address import NatsAddress
 from tidewire.backends.nats.session import Refused, Session
+from tidewire.backends.outage import Outage
 from tidewire.errors import ConfigurationError, StoreUnavailable
 
 __all__ = ("Uplink",)
@@ -43,7 +44,7 @@ class Uplink:
         probe: Callable[[Session], Awaitable[None]],
         lost: Callable[[str], None],
         restored: Callable[[], None],
-        what: str,
+        outage: Outage,
     ) -> None:
         self.address = address
         self._seconds = seconds
@@ -51,7 +52,7 @@ class Uplink:
         self._probe = probe
         self._lost = lost
         self._restored = restored
-        self._what = what
+        self._outage = outage
         self._session: Session | None = None
         self._tries = 0
         self._task: asyncio.Task[None] | None = None
@@ -87,6 +88,7 @@ class Uplink:
         """Close the session, and open no other."""
         task, self._task = self._task, None
         self.trouble = "it is closed"
+        self._outage.forget(self)
         if task is not None:
             task.cancel()
             await asyncio.wait([task], timeout=_CLOSE)
@@ -118,12 +120,12 @@ class Uplink:
             await self._watch(session)
             self.trouble = session.reason
             self._session = None
-            logger.warning("%s on NATS at %s is away: %s", self._what, self.address.shown, session.reason)
+            self._outage.begins(self, session.reason)
             self._lost(session.reason)
             await session.close(session.reason)
             self._session = await self._reopen()
             self.trouble = ""
-            logger.warning("%s on NATS at %s is back", self._what, self.address.shown)
+            self._outage.ends(self)
             self._restored()
 
     async def _watch(self, session: Session) -> None:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Coroutine, Mapping, Sequence
 from time import time as wall
 from typing import Any
 
+from tidewire.backends.outage import Outage
 from tidewire.backends.postgres.carriage import Carriage
 from tidewire.backends.postgres.circuit import Circuit
 from tidewire.backends.postgres.faults import FAILURES, opening_error
@@ -18,6 +19,7 @@ from tidewire.backends.postgres.schema import SQL, VERSION
 from tidewire.backends.postgres.server import Server
 from tidewire.backends.postgres.sessions import Sessions
 from tidewire.backends.postgres.writer import Kept, Write, Writer
+from tidewire.backends.waiting import check_room
 from tidewire.broker import Broker, Deliver, Resumed, nothing_to_resume
 from tidewire.errors import BadRequest, NotPublished, PublishError, PublishUnconfirmed, StoreUnavailable, TidewireError
 from tidewire.messages import HistoryPage, Position, Publication, PublishRequest, Retention
@@ -25,9 +27,6 @@ from tidewire.options import Limits
 
 __all__ = ("PostgresBroker",)
 
-#: Publishes, and their bytes, that may wait for the server.
-WAITING_COUNT = 100_000
-WAITING_BYTES = 64 * 1_048_576
 #: Connections that publish (a channel always uses the same), and that read and keep house.
 _WRITERS, _SESSIONS = 2, 3
 #: How full the notification queue may be before the operator is told.
@@ -43,9 +42,10 @@ class PostgresBroker(Broker):
     kept = "committed by PostgreSQL"
     within = staticmethod(publish_within)
 
-    def __init__(self, url: str, limits: Limits) -> None:
+    def __init__(self, url: str, limits: Limits, outage: Outage | None = None) -> None:
         self._limits = limits
         self._server = Server(url, limits.publish_seconds)
+        self._outage = outage or Outage(self._server.shown)
         self._is_open = False
         self._waiting: dict[Write, None] = {}
         self._waiting_bytes = 0
@@ -58,7 +58,7 @@ class PostgresBroker(Broker):
             return
         self._loop = asyncio.get_running_loop()
         server = self._server
-        self._circuit = Circuit(server.shown, self._probe, on_away=self._away, on_back=resumed)
+        self._circuit = Circuit(server.shown, self._outage, self._probe, on_away=self._away, on_back=resumed)
         self._sessions = Sessions(server, self._circuit, _SESSIONS)
         self._positions = PositionReader(self._sessions)
         self._carriage = Carriage(server, self._circuit, self._sessions, deliver, lambda: self._keeper.outbox())
@@ -119,11 +119,7 @@ class PostgresBroker(Broker):
             raise NotPublished("the broker is not open; publish between its start and its close")
         if self._circuit.reason:
             raise NotPublished(f"not published: {self._circuit.reason}")
-        if len(self._waiting) >= WAITING_COUNT or self._waiting_bytes >= WAITING_BYTES:
-            raise NotPublished(
-                f"{len(self._waiting)} publishes with {self._waiting_bytes} bytes wait for PostgreSQL already "
-                f"(the limit is {WAITING_COUNT}, or {WAITING_BYTES} bytes); publish less, or use a faster server"
-            )
+        check_room(len(self._waiting), self._waiting_bytes, self._server.shown)
         reason = trouble(request.channel) or trouble(request.key, most=None)
         if reason:
             raise NotPublished(f"channel {request.channel!r} or its key {reason}; mend the name")

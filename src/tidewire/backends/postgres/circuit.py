@@ -7,6 +7,7 @@ import logging
 import random
 from collections.abc import Awaitable, Callable
 
+from tidewire.backends.outage import Outage
 from tidewire.backends.postgres.faults import FAILURES, explain
 from tidewire.errors import StoreUnavailable, TidewireError
 
@@ -24,12 +25,14 @@ class Circuit:
     def __init__(
         self,
         shown: str,
+        outage: Outage,
         probe: Callable[[], Awaitable[None]],
         *,
         on_away: Callable[[], None],
         on_back: Callable[[], None],
     ) -> None:
         self._shown = shown
+        self._outage = outage
         self._probe = probe
         self._on_away = on_away
         self._on_back = on_back
@@ -51,7 +54,7 @@ class Circuit:
             return
         self.outages += 1
         self.reason = explain(error, self._shown)
-        logger.warning("%s is away (%s); publishing fails until it is back", self._shown, self.reason)
+        self._outage.begins(self, self.reason)
         self._on_away()
         self._probing = asyncio.get_running_loop().create_task(self._try_until_back(), name="tidewire-postgres-probe")
 
@@ -71,12 +74,13 @@ class Circuit:
         if self._is_ended:
             return
         self.reason, self._probing = "", None
-        logger.warning("%s is back", self._shown)
+        self._outage.ends(self)
         self._on_back()
 
     async def aclose(self) -> None:
         """End a probe that is under way; nothing trips any more."""
         self._is_ended = True
+        self._outage.forget(self)
         if self._probing is not None:
             self._probing.cancel()
             await asyncio.wait([self._probing])

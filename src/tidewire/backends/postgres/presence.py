@@ -7,6 +7,7 @@ import secrets
 from collections.abc import Sequence
 from typing import Any
 
+from tidewire.backends.outage import Outage
 from tidewire.backends.postgres.circuit import Circuit
 from tidewire.backends.postgres.faults import FAILURES, opening_error
 from tidewire.backends.postgres.names import trouble
@@ -28,8 +29,11 @@ class PostgresPresence(Presence):
     claimed `grace` seconds later.
     """
 
-    def __init__(self, url: str, seconds: float = 2.0, *, lease: float = 6.0, grace: float = 2.0) -> None:
+    def __init__(
+        self, url: str, seconds: float = 2.0, *, lease: float = 6.0, grace: float = 2.0, outage: Outage | None = None
+    ) -> None:
         self._server = Server(url, seconds)
+        self._outage = outage or Outage(self._server.shown)
         self._lease = lease
         self._silence = lease + grace
         self._node = 0
@@ -41,7 +45,9 @@ class PostgresPresence(Presence):
         if self._is_open:
             return
         self._name = node
-        self._circuit = Circuit(self._server.shown, self._probe, on_away=self._away, on_back=nothing_to_resume)
+        self._circuit = Circuit(
+            self._server.shown, self._outage, self._probe, on_away=self._away, on_back=nothing_to_resume
+        )
         self._sessions = Sessions(self._server, self._circuit, 1, asynchronous=True)
         try:
             await self._probe()

@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 from tidewire.backends.postgres.circuit import Circuit
 from tidewire.backends.postgres.faults import FAILURES, explain, is_away
 from tidewire.backends.postgres.server import Server
+from tidewire.broker import store_limits_reached
 from tidewire.errors import StoreUnavailable
 
 __all__ = ("Sessions", "close")
@@ -45,6 +46,7 @@ class Sessions:
         self._circuit.check()
         outages = self._circuit.outages
         if self._waiting >= WAITING_STATEMENTS:
+            store_limits_reached["reads_waiting"] += 1
             raise StoreUnavailable(
                 f"{self._waiting} statements wait for {self._server.shown} already (the limit is {WAITING_STATEMENTS})"
             )

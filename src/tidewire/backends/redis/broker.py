@@ -7,6 +7,7 @@ import logging
 from collections import defaultdict
 from collections.abc import Sequence
 
+from tidewire.backends.outage import Outage
 from tidewire.backends.redis.address import Address, Kind
 from tidewire.backends.redis.advice import advise, describe, warnings
 from tidewire.backends.redis.body import unpack
@@ -15,7 +16,6 @@ from tidewire.backends.redis.guard import SCRIPTS
 from tidewire.backends.redis.keys import Keys
 from tidewire.backends.redis.locate import dial_any
 from tidewire.backends.redis.opening import new_epoch
-from tidewire.backends.redis.outage import Outage
 from tidewire.backends.redis.seats import Seat, Seats
 from tidewire.backends.redis.wire import Command
 from tidewire.broker import Broker, Deliver, Resumed, nothing_to_resume

@@ -11,10 +11,10 @@ from operator import itemgetter
 
 from redis.exceptions import ResponseError
 
+from tidewire.backends.outage import Outage
 from tidewire.backends.redis.body import unpack_carried
 from tidewire.backends.redis.keys import Keys
 from tidewire.backends.redis.line import Dial, Line
-from tidewire.backends.redis.outage import Outage
 from tidewire.backends.redis.wire import Command, Reply, Wire
 from tidewire.broker import Deliver
 from tidewire.errors import StoreUnavailable

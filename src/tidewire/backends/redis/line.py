@@ -20,8 +20,9 @@ from redis.exceptions import (
     ResponseError,
 )
 
-from tidewire.backends.redis.outage import Outage
+from tidewire.backends.outage import Outage
 from tidewire.backends.redis.wire import Command, Reply, Wire
+from tidewire.broker import store_limits_reached
 from tidewire.errors import StoreUnavailable, TidewireError
 
 __all__ = ("Asked", "Line", "LineDown", "RequestLine")
@@ -88,7 +89,7 @@ class Line(ABC):
             await asyncio.wait([task])
             await self._close_wire()
             self._lose("it is closed")
-            self._outage.ends(self)
+            self._outage.forget(self)
 
     def renew(self, reason: str) -> None:
         """Give the connection up and make a new one."""
@@ -206,6 +207,7 @@ class RequestLine(Line):
         if not self.is_open:
             raise LineDown(self.trouble, is_sent=False)
         if len(self._asked) >= ASKED_COUNT:
+            store_limits_reached["reads_waiting"] += 1
             raise LineDown(f"{ASKED_COUNT} requests wait for {self._shown} already; ask for less", is_sent=False)
         return self._ask((*before, *commands), skipped=len(before))
 

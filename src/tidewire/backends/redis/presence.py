@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from tidewire.backends.outage import Outage
 from tidewire.backends.redis.address import Address
 from tidewire.backends.redis.keys import Keys, slot_of
 from tidewire.backends.redis.line import RequestLine
 from tidewire.backends.redis.locate import dial_owner
 from tidewire.backends.redis.opening import load
-from tidewire.backends.redis.outage import Outage
 from tidewire.backends.redis.scripts import script
 from tidewire.backends.redis.wire import Reply
 from tidewire.errors import StoreUnavailable

@@ -14,15 +14,12 @@ from tidewire.backends.redis.keys import Keys
 from tidewire.backends.redis.line import LineDown
 from tidewire.backends.redis.opening import new_epoch
 from tidewire.backends.redis.wire import Command, Reply
+from tidewire.backends.waiting import check_room
 from tidewire.errors import NotPublished, PublishError, PublishUnconfirmed
 from tidewire.messages import Position, PublishRequest
 
-__all__ = ("WAITING_BYTES", "WAITING_COUNT", "Write", "Writer")
+__all__ = ("Write", "Writer")
 
-
-#: Publishes, and their bytes, that may wait for one server.
-WAITING_COUNT = 100_000
-WAITING_BYTES = 64 * 1_048_576
 #: What one pipeline takes at most, and how many are under way at once.
 _BATCH_COUNT = 1_000
 _BATCH_BYTES = 1_048_576
@@ -75,11 +72,7 @@ class Writer:
         line = self._line
         if not line.is_open:
             raise NotPublished(f"not published: {line.trouble}")
-        if self._count >= WAITING_COUNT or self._bytes >= WAITING_BYTES:
-            raise NotPublished(
-                f"{self._count} publishes with {self._bytes} bytes wait for {self._shown} already "
-                f"(the limit is {WAITING_COUNT}, or {WAITING_BYTES} bytes); publish less"
-            )
+        check_room(self._count, self._bytes, self._shown)
         loop = asyncio.get_running_loop()
         write = Write(request, loop.create_future(), loop.time() + self._seconds)
         self._count += 1

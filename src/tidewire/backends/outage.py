@@ -11,7 +11,7 @@ logger = logging.getLogger("tidewire")
 
 
 class Outage:
-    """What the connections of one store have in common when it is away."""
+    """What all connections to one store, for publications and for presence, have in common when it is away."""
 
     def __init__(self, shown: str) -> None:
         self._shown = shown
@@ -26,8 +26,12 @@ class Outage:
         self._away.add(who)
 
     def ends(self, who: object) -> None:
-        """A connection is made, or is wanted no longer."""
+        """A connection is made."""
         if who in self._away:
             self._away.discard(who)
             if not self._away:
                 logger.warning("%s is back after %.1f s", self._shown, time.monotonic() - self._began)
+
+    def forget(self, who: object) -> None:
+        """A connection is wanted no longer, wherever the store is."""
+        self._away.discard(who)

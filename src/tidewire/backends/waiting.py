@@ -1,0 +1,23 @@
+"""How much may wait for a store: the same for every store, and counted when it is reached."""
+
+from __future__ import annotations
+
+from tidewire.broker import store_limits_reached
+from tidewire.errors import NotPublished
+
+__all__ = ("WAITING_BYTES", "WAITING_COUNT", "check_room")
+
+#: Publishes, and their bytes, that may wait for one server.
+WAITING_COUNT = 100_000
+WAITING_BYTES = 64 * 1_048_576
+
+
+def check_room(count: int, size: int, shown: str) -> None:
+    """Raise NotPublished when so many publishes wait that no more can; `shown` names the store."""
+    if count < WAITING_COUNT and size < WAITING_BYTES:
+        return
+    store_limits_reached["publishes_waiting" if count >= WAITING_COUNT else "publish_bytes_waiting"] += 1
+    raise NotPublished(
+        f"{count} publishes with {size} bytes wait for {shown} already "
+        f"(the limit is {WAITING_COUNT}, or {WAITING_BYTES} bytes); publish less, or use a faster store"
+    )

@@ -321,6 +321,32 @@ def test_nothing_is_left_of_a_session() -> None:
     run(main())
 
 
+@both
+@pytest.mark.parametrize("method", ["connect", "subscribe"])
+def test_who_leaves_while_a_subscribe_waits_is_no_fault(
+    protocol: CentrifugeProtocol, method: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def main() -> None:
+        async with open_sessions() as node:
+            broker = node.broker
+            assert isinstance(broker, FailingBroker)
+            client = await begin(node, protocol=protocol) if method == "connect" else await connect(node)
+            broker.subscribe_gate.clear()
+            request = {"token": "subs:recovery:a"} if method == "connect" else {"channel": "recovery:a"}
+            client.send({"id": 9, method: request})
+            await wait_until(lambda: "recovery:a" in client.connection.subscriptions, what="the store is asked")
+            client.link.vanish()
+            broker.subscribe_gate.set()
+            await wait_until(lambda: not client.session._is_running, what="the session has ended")
+            await client.wait_gone()
+            assert not client.session.following.channels
+            assert not await node.presence.members("recovery:a")
+            assert await (await connect(node)).ask("subscribe", channel="recovery:a")
+
+    run(main())
+    assert not [record for record in caplog.records if record.levelname == "ERROR"]
+
+
 def test_an_idle_session_has_no_task_and_no_timer_of_its_own() -> None:
     async def main() -> None:
         async with open_sessions() as node:

@@ -144,7 +144,7 @@ class Following:
                 on_insufficient=self._insufficient,
             )
         except BaseException:
-            del self.channels[channel]
+            self._forget(followed)
             raise
         ready = Ready(followed, prepared, _result(followed, prepared.answer, since, shown))
         if since is not None and not ready.result.recovered and request.flag & _ALL_OR_NOTHING:
@@ -179,8 +179,13 @@ class Following:
 
     def abandon(self, ready: Ready) -> None:
         """Give up what is prepared."""
-        self.channels.pop(ready.followed.channel, None)
+        self._forget(ready.followed)
         self._node.subscribing.abandon(ready.prepared)
+
+    def _forget(self, followed: Followed) -> None:
+        # who leaves while a subscribe waits follows nothing any more, or the same channel anew
+        if self.channels.get(followed.channel) is followed:
+            del self.channels[followed.channel]
 
     async def go_live(self, ready: Ready, messages: Sequence[WireMessage], identity: Identity) -> None:
         """Send the reply, let publications follow it, then tell of who joins and leaves."""
@@ -188,8 +193,7 @@ class Following:
         try:
             await self._node.subscribing.go_live(ready.prepared, messages)
         except BaseException:
-            if self.channels.get(followed.channel) is followed:
-                del self.channels[followed.channel]
+            self._forget(followed)
             raise
         if followed.events is not None and self.channels.get(followed.channel) is followed:
             await self._join(followed, followed.events, identity)

@@ -38,7 +38,7 @@ __all__ = ("Fuzzer", "fuzz")
 #: Frames of one connection before it is left.
 _FRAMES = 12
 #: Ends that the protocol knows.
-_CODES = {1009, 1013, 3004, 3005, 3006, 3008, 3010, 3012, 3013, 3500, 3501, 3502, 3508}
+CODES = {1009, 1013, 3004, 3005, 3006, 3008, 3010, 3012, 3013, 3500, 3501, 3502, 3508}
 
 _CHANNELS = ["plain", "forbidden", "refused", "é", "nowhere:a", "$control", "$user:ann", "x" * 300]
 _CHANNELS += [f"{name}:{letter}" for name in OPTIONS if name for letter in "ab"]
@@ -228,7 +228,7 @@ async def _one(node: Node, fuzzer: Fuzzer, seed: int, ends: Counter[int]) -> int
     if client.link.closed_with is not None:
         code = client.link.closed_with[0]
         ends[code] += 1
-        assert code in _CODES, f"connection of seed {seed} ended with {client.link.closed_with}"
+        assert code in CODES, f"connection of seed {seed} ended with {client.link.closed_with}"
     _check_readable(client)
     client.link.vanish()
     return frames

@@ -36,7 +36,7 @@ async def undisturbed(server: Server, crowd: Crowd) -> AsyncIterator[None]:
     await crowd.check()
     await crowd.presence_is_true(15)
     assert await crowd.present() == people, "nobody had to connect again"
-    assert server.worker_pids() == workers
+    assert server.worker_pids() == workers, server.log()
     await crowd.nothing_is_left(before)
 
 

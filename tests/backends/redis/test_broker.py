@@ -12,9 +12,9 @@ import pytest
 
 from core.support import run
 from support.stores import start_redis
-from tidewire.backends import open_backend
-from tidewire.backends.redis import writer
-from tidewire.errors import ConfigurationError, NotPublished
+from tidewire.backends import open_backend, waiting
+from tidewire.broker import store_limits_reached
+from tidewire.errors import ConfigurationError, NotPublished, PublishUnconfirmed
 from tidewire.messages import Position, PublishRequest, Retention
 from tidewire.options import Limits
 from tidewire.testing.store import Node
@@ -83,7 +83,7 @@ def test_everything_of_a_channel_ends_by_itself_and_one_that_was_forgotten_begin
         await node.publish("a", key="k", retention=Retention(5, 10.0))
         ends = {kind: integers(ask(port, "TTL", f"tidewire:{{a}}:{kind}"))[0] for kind in ("meta", "stream", "key:k")}
         assert 86_000 < ends["meta"] <= 172_800
-        assert 60 <= ends["stream"] <= 61
+        assert 60 <= ends["stream"] <= 62
         assert 290 < ends["key:k"] <= 300
         ask(port, "DEL", "tidewire:{a}:meta")
         new = await node.broker.publish(PublishRequest("a", b"again"))
@@ -155,7 +155,8 @@ def test_a_server_that_keeps_nothing_on_disk_is_warned_of(tmp_path: Path, caplog
 
 
 def test_what_waits_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(writer, "WAITING_COUNT", 50)
+    monkeypatch.setattr(waiting, "WAITING_COUNT", 50)
+    before = store_limits_reached["publishes_waiting"]
 
     async def scenario(port: int) -> None:
         node = await open_broker(f"redis://127.0.0.1:{port}")
@@ -163,6 +164,37 @@ def test_what_waits_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
         assert answers[:50] == list(range(1, 51))
         assert all(isinstance(answer, NotPublished) and "the limit is 50" in str(answer) for answer in answers[50:])
         assert await node.publish("a") == 51
+        await node.broker.aclose()
+        assert store_limits_reached["publishes_waiting"] - before == 30
+
+    with start_redis(tmp_path) as server:
+        run(scenario(server.port))
+
+
+def test_what_fails_in_one_channel_fails_in_no_other_of_the_same_call(tmp_path: Path) -> None:
+    async def scenario(port: int) -> None:
+        node = await open_broker(f"redis://127.0.0.1:{port}")
+        ask(port, "SET", "tidewire:{b}:stream", "not a stream")
+        names = [name for name in "abc" for _ in range(3)]
+        answers = await asyncio.gather(
+            *(node.publish(name, key=f"{n % 2}" if n % 3 else "") for n, name in enumerate(names)),
+            return_exceptions=True,
+        )
+        assert answers[:3] + answers[6:] == [1, 2, 3] * 2
+        assert all(isinstance(answer, NotPublished) and "wrong kind" in str(answer) for answer in answers[3:6])
+        await node.broker.aclose()
+
+    with start_redis(tmp_path) as server:
+        run(scenario(server.port))
+
+
+def test_a_refusal_that_came_after_something_was_kept_is_no_certain_one(tmp_path: Path) -> None:
+    async def scenario(port: int) -> None:
+        ask(port, "ACL", "SETUSER", "mute", *RIGHTS.split(), "-publish")
+        node = await open_broker(f"redis://mute:s3cret@127.0.0.1:{port}")
+        with pytest.raises(PublishUnconfirmed, match="UNSURE"):
+            await node.publish("a")
+        assert stored(port, "a") == 1
         await node.broker.aclose()
 
     with start_redis(tmp_path) as server:

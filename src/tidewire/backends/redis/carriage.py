@@ -171,6 +171,7 @@ class Carriage(Line):
     def _arrive(self, name: bytes, payload: bytes) -> None:
         channel = self._carried.get(name)
         if channel is None:
+            self._order("UNSUBSCRIBE", name)  # it was given up while the connection was made again
             return
         try:
             self._deliver(tuple(unpack_carried(channel, payload)))

@@ -59,11 +59,12 @@ class GuardedLine(RequestLine):
                 raise StoreUnavailable(f"{self._shown} answers {str(reply)!r}")
             self._guarded.add(0)
 
-    def _judge(self, error: ResponseError) -> None:
+    def judge(self, error: ResponseError) -> None:
         if isinstance(error, MovedError | AskError | TryAgainError | ClusterDownError):
+            self._guarded.clear()  # who gets a slot back was perhaps a replica meanwhile, and has lost something
             self._on_moved()  # one slot is elsewhere, or on its way; the others are still here
         else:
-            super()._judge(error)
+            super().judge(error)
 
     def guards(self, channels: Iterable[str]) -> list[Command]:
         """Return the commands that come before those that touch these channels, and take them for done."""

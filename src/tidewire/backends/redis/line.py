@@ -251,14 +251,14 @@ class RequestLine(Line):
     def _opened(self) -> None:
         self._on_opened()
 
-    def _judge(self, error: ResponseError) -> None:
+    def judge(self, error: ResponseError) -> None:
         """Give the connection up after an error that will not pass."""
         if isinstance(error, _FATAL) or "TIDEWIRE" in str(error):
             self.renew(f"it answers {str(error)!r}")
 
     def _take(self, reply: Reply) -> None:
         if isinstance(reply, ResponseError):
-            self._judge(reply)
+            self.judge(reply)
         asked = self._asked[0]
         asked.replies.append(reply)
         asked.missing -= 1

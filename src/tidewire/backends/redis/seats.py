@@ -44,7 +44,9 @@ class Seat:
             )
             for lost in (self._lost, lambda reason: None)
         )
-        self.writer = Writer(self.publishing, shown, keys, patience, address.wait)
+        self.writer = Writer(
+            self.publishing, shown, keys, patience, wait=address.wait, is_cluster=address.kind is Kind.CLUSTER
+        )
 
     def _lost(self, reason: str) -> None:
         self.writer.lost(reason)

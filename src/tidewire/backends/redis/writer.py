@@ -1,10 +1,11 @@
-"""Publishes by one connection: what waits goes in one pipeline, one script call for each channel in it."""
+"""Publishes by one connection: what waits goes in one script call; in a cluster, in one for each channel."""
 
 from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from itertools import chain
 
 from redis.exceptions import ResponseError
 
@@ -48,15 +49,22 @@ class Write:
         self.is_sent = False
 
 
+#: What one script call publishes: of each channel, some.
+_Call = Sequence[Sequence[Write]]
+
+
 class Writer:
     """Owns the publishes of one connection, in the order in which they were submitted."""
 
-    def __init__(self, line: GuardedLine, shown: str, keys: Keys, seconds: float, wait: int) -> None:
+    def __init__(
+        self, line: GuardedLine, shown: str, keys: Keys, seconds: float, *, wait: int, is_cluster: bool
+    ) -> None:
         self._line = line
         self._shown = shown
         self._keys = keys
         self._seconds = seconds
         self._wait = wait
+        self._is_cluster = is_cluster
         self._waiting: deque[Write] = deque()
         self._open: deque[Write] = deque()
         self._count = 0
@@ -111,18 +119,17 @@ class Writer:
             groups = self._take()
             if not groups:
                 return
-            commands = [self._command(channel, writes) for channel, writes in groups.items()]
+            calls = [[group] for group in groups.values()] if self._is_cluster else [list(groups.values())]
+            commands = [self._command(call) for call in calls]
             if self._wait:
                 commands.append(["WAIT", self._wait, int(self._seconds * _WAIT_SHARE * 1e3)])
             try:
                 asked = self._line.ask(*commands, before=self._line.guards(groups))
             except LineDown as error:
-                for writes in groups.values():
-                    self._fail(writes, NotPublished(f"not published: {error}"))
+                self._fail(_all(calls), NotPublished(f"not published: {error}"))
                 return
             self._under_way += 1
-            sent = list(groups.values())
-            asked.add_done_callback(lambda done, sent=sent: self._answered(sent, done))  # type: ignore[misc]
+            asked.add_done_callback(lambda done, calls=calls: self._answered(calls, done))  # type: ignore[misc]
 
     def _take(self) -> dict[str, list[Write]]:
         """Take the next pipeline's publishes, by channel; who has given up by now publishes nothing."""
@@ -143,37 +150,44 @@ class Writer:
                 group.append(write)
         return groups
 
-    def _command(self, channel: str, writes: Sequence[Write]) -> Command:
-        keys = [*self._keys.channel(channel)]
-        retention = None
-        ages: list[str | bytes | int] = []
-        for write in writes:
-            request = write.request
-            retention = request.retention or retention
-            if request.key:
-                keys.append(self._keys.once(channel, request.key))
-            ages.append(max(1, int(min(request.key_age, _LONGEST_AGE) * 1e3)) if request.key else 0)
-        size, age = ("", "") if retention is None else (retention.size, str(min(retention.age, _LONGEST_AGE)))
-        command: list[str | bytes | int] = ["EVALSHA", SCRIPTS["publish"].sha, len(keys), *keys]
-        command += (self._keys.carried(channel), new_epoch(), size, age, len(writes))
-        command += [write.body for write in writes]
-        if len(keys) > 3:
-            command += ages
-        return command
+    def _command(self, call: _Call) -> Command:
+        keys = [self._keys.channel(call[0][0].request.channel)[0]]
+        command: list[str | bytes | int] = [new_epoch()]
+        for writes in call:
+            channel = writes[0].request.channel
+            keys += self._keys.channel(channel)[1:]
+            before = len(keys)
+            retention = None
+            ages: list[str | bytes | int] = []
+            for write in writes:
+                request = write.request
+                retention = request.retention or retention
+                if request.key:
+                    keys.append(self._keys.once(channel, request.key))
+                ages.append(max(1, int(min(request.key_age, _LONGEST_AGE) * 1e3)) if request.key else 0)
+            size, age = ("", "") if retention is None else (retention.size, str(min(retention.age, _LONGEST_AGE)))
+            command += (self._keys.carried(channel), size, age, len(writes), len(keys) - before)
+            command += [write.body for write in writes]
+            if len(keys) > before:
+                command += ages
+        return ["EVALSHA", SCRIPTS["publish"].sha, len(keys), *keys, *command]
 
     # Answers.
 
-    def _answered(self, groups: Sequence[Sequence[Write]], asked: asyncio.Future[list[Reply]]) -> None:
+    def _answered(self, calls: Sequence[_Call], asked: asyncio.Future[list[Reply]]) -> None:
         self._under_way -= 1
         error = asked.exception()
         if error is not None:
-            for writes in groups:
-                self._fail(writes, _unconfirmed(str(error)))
+            self._fail(_all(calls), _unconfirmed(str(error)))
         else:
             replies = asked.result()
-            doubt = self._too_few(replies[-1]) if self._wait else None
-            for writes, reply in zip(groups, replies, strict=False):
-                self._settle_group(writes, reply, doubt)
+            doubt = self._too_few(replies.pop()) if self._wait else None
+            for call, reply in zip(calls, replies, strict=True):
+                answers = reply if isinstance(reply, list) else [reply] * len(call)
+                for writes, answer in zip(call, answers, strict=True):
+                    if isinstance(answer, ResponseError) and answer is not reply:
+                        self._line.judge(answer)
+                    self._settle_group(writes, answer, doubt)
         if not self._is_flushing:
             self._flush()
 
@@ -185,8 +199,9 @@ class Writer:
 
     def _settle_group(self, writes: Sequence[Write], reply: Reply, doubt: PublishError | None) -> None:
         if not isinstance(reply, list):
-            error = f"not published: {self._shown} answers {str(reply)!r}"
-            return self._fail(writes, NotPublished(error) if isinstance(reply, ResponseError) else _unconfirmed(error))
+            error = f"{self._shown} answers {str(reply)!r}"
+            is_sure = isinstance(reply, ResponseError) and not str(reply).startswith("UNSURE")
+            return self._fail(writes, NotPublished(f"not published: {error}") if is_sure else _unconfirmed(error))
         if doubt is not None:
             return self._fail(writes, doubt)
         epoch = reply[0].decode()
@@ -194,7 +209,7 @@ class Writer:
             self._settle(write, Position(offset, epoch))
         return None
 
-    def _fail(self, writes: Sequence[Write], error: PublishError) -> None:
+    def _fail(self, writes: Iterable[Write], error: PublishError) -> None:
         for write in writes:
             self._settle(write, type(error)(*error.args))  # one for each: a raised one carries its own traceback
 
@@ -228,6 +243,10 @@ class Writer:
     def _late(self, write: Write) -> PublishError:
         reason = f"{self._shown} did not answer within {self._seconds:g} s"
         return _unconfirmed(reason) if write.is_sent else NotPublished(f"not published: {reason}")
+
+
+def _all(calls: Sequence[_Call]) -> Iterable[Write]:
+    return chain.from_iterable(chain.from_iterable(calls))
 
 
 def _unconfirmed(reason: str) -> PublishUnconfirmed:

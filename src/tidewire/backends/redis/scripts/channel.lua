@@ -18,13 +18,14 @@ local function generation(key)
   return found
 end
 
--- Return a channel's epoch, top, size, age and lowest offset. Where the generation is another than the one in which the
+-- Return a channel's epoch, top, size, age, lowest offset, and when its life was prolonged. Where the generation is another than the one in which the
 -- channel was last used, its offsets go on in a new epoch. A channel that is not known begins one.
 local function position(id, meta, stream, candidate)
-  local found = redis.call('HMGET', meta, 'generation', 'epoch', 'top', 'size', 'age', 'lowest')
+  local found = redis.call('HMGET', meta, 'generation', 'epoch', 'top', 'size', 'age', 'lowest',
+    'prolonged')
   local size, age = tonumber(found[4] or 100), tonumber(found[5] or 86400)
   if found[1] == id then
-    return found[2], tonumber(found[3]), size, age, tonumber(found[6])
+    return found[2], tonumber(found[3]), size, age, tonumber(found[6]), tonumber(found[7] or 0)
   end
   local top, lowest = tonumber(found[3] or 0), tonumber(found[6] or 1)
   redis.call('HSET', meta, 'generation', id, 'epoch', candidate, 'top', text(top), 'size', size, 'age', age,
@@ -32,7 +33,7 @@ local function position(id, meta, stream, candidate)
   if not found[1] then
     redis.call('DEL', stream)
   end
-  return candidate, top, size, age, lowest
+  return candidate, top, size, age, lowest, 0
 end
 
 -- A channel that nobody uses is forgotten after a day more than it shows; who returns later is told by its epoch.

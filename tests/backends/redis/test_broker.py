@@ -174,7 +174,7 @@ def test_what_waits_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
 def test_what_fails_in_one_channel_fails_in_no_other_of_the_same_call(tmp_path: Path) -> None:
     async def scenario(port: int) -> None:
         node = await open_broker(f"redis://127.0.0.1:{port}")
-        ask(port, "SET", "tidewire:{b}:stream", "not a stream")
+        ask(port, "SET", "tidewire:{b}:meta", "not a hash")
         names = [name for name in "abc" for _ in range(3)]
         answers = await asyncio.gather(
             *(node.publish(name, key=f"{n % 2}" if n % 3 else "") for n, name in enumerate(names)),

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
+import time
 from collections.abc import AsyncIterator
 from types import TracebackType
 from typing import Any
@@ -15,6 +17,7 @@ from tidewire.acceptance import accept, discard
 from tidewire.connection import Connection
 from tidewire.control import open_channel
 from tidewire.errors import (
+    EXPIRED,
     INTERNAL_ERROR,
     NORMAL,
     STORE_AWAY,
@@ -45,7 +48,7 @@ class HubConnection:
     client does not take what was sent before.
     """
 
-    __slots__ = ("_accepting", "_connection", "_info", "_node", "_websocket")
+    __slots__ = ("_accepting", "_connection", "_expiry", "_info", "_node", "_websocket")
 
     def __init__(self, node: Node, websocket: WebSocket, *, info: Any = None, **accepting: Any) -> None:
         self._node = node
@@ -53,6 +56,7 @@ class HubConnection:
         self._info = info
         self._accepting: dict[str, Any] | None = accepting
         self._connection: Connection | None = None
+        self._expiry: asyncio.TimerHandle | None = None
 
     async def __aenter__(self) -> HubConnection:
         accepting, self._accepting = self._accepting, None
@@ -67,6 +71,7 @@ class HubConnection:
         self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
     ) -> bool:
         connection = self.connection
+        self.expire_at(None)
         swallow = True
         if exc is None or isinstance(exc, ConnectionClosed | WebSocketDisconnect):
             connection.end(NORMAL)
@@ -114,6 +119,18 @@ class HubConnection:
         Raises LimitExceeded when the user has too many connections.
         """
         await self._node.identify(self.connection, user, b"" if info is None else encode_json(info))
+
+    def expire_at(self, at: float | None) -> None:
+        """End the connection at a time, in seconds since 1970, with 1008; a later call moves it, None takes it back.
+
+        So a connection lives no longer than the token that opened it. A clock that is set later moves nothing.
+        """
+        if self._expiry is not None:
+            self._expiry.cancel()
+            self._expiry = None
+        if at is not None:
+            delay = max(0.0, at - time.time())
+            self._expiry = asyncio.get_running_loop().call_later(delay, self.connection.end, EXPIRED)
 
     # Channels.
 

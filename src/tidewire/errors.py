@@ -97,6 +97,7 @@ class Disconnect(msgspec.Struct, frozen=True):
 NORMAL = Disconnect(1000, "", reconnect=False)
 GONE = Disconnect(1001, "going away")
 POLICY = Disconnect(1008, "policy violation", reconnect=False)
+EXPIRED = Disconnect(1008, "token expired; come back with another", reconnect=False)
 TOO_BIG = Disconnect(1009, "message too big", reconnect=False)
 INTERNAL_ERROR = Disconnect(1011, "internal error")
 SHUTDOWN = Disconnect(1012, "service restart")

@@ -184,11 +184,12 @@ def test_nothing_is_told_to_who_is_not_authenticated(server: Server) -> None:
     asyncio.run(scenario())
 
 
-def test_a_second_authentication_is_an_error(server: Server, room: str) -> None:
-    name, token = server.sign_up()
+def test_an_authentication_as_somebody_else_is_an_error(server: Server, room: str) -> None:
+    name, own = server.sign_up()
+    _, token = server.sign_up()
 
     async def scenario() -> None:
-        async with Chat(server, token, room=room) as chat:
+        async with Chat(server, own, room=room) as chat:
             await chat.joined()
             await chat.send("auth", token=token)
             error = await chat.expect("error", code="bad_request")

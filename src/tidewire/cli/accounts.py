@@ -13,7 +13,8 @@ import typer
 
 from tidewire.cli import options
 from tidewire.cli.terminal import load_settings, out, read_stdin, say
-from tidewire.errors import ConfigurationError
+from tidewire.errors import ConfigurationError, PublishError, StoreUnavailable
+from tidewire.fastapi import Hub
 from tidewire.server.accounts import Accounts, check_name
 from tidewire.server.settings import Settings
 from tidewire.server.tokens import Tokens, load_key
@@ -59,11 +60,21 @@ def list_users(config: options.Config = None, broker: options.Broker = None, acc
 def remove(
     name: Name, config: options.Config = None, broker: options.Broker = None, accounts: options.Accounts = None
 ) -> None:
-    """Remove a user; tokens of that user are refused from now on."""
+    """Remove a user; tokens of that user are refused from now on, and open connections end."""
     settings = _settings(config, broker, accounts)
     if not _with_accounts(settings, lambda opened: opened.remove_user(name)):
         raise _unknown(name, settings)
     say(f"removed {name}")
+    try:
+        asyncio.run(_disconnect(settings, name))
+    except (PublishError, StoreUnavailable) as error:
+        say(f"but open connections of {name} stay until their token expires: {error}")
+
+
+async def _disconnect(settings: Settings, name: str) -> None:
+    """End the connections that a user has on the running servers of this store."""
+    async with Hub(settings.broker) as hub:
+        await hub.disconnect(user=name, reason="account removed")
 
 
 def token(

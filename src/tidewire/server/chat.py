@@ -40,6 +40,7 @@ from tidewire.protocols.chat import (
     Rooms,
     System,
 )
+from tidewire.server.identity import Doorkeeper
 from tidewire.server.rooms import RoomDirectory
 
 __all__ = ("CHANNELS", "ChatSession", "check_room", "claimed")
@@ -71,8 +72,9 @@ def claimed(offset: int, epoch: str) -> Position:
 class ChatSession:
     """One authenticated connection that speaks the chat dialect."""
 
-    def __init__(self, hub: Hub, directory: RoomDirectory, connection: HubConnection) -> None:
+    def __init__(self, hub: Hub, directory: RoomDirectory, connection: HubConnection, door: Doorkeeper) -> None:
         self._hub = hub
+        self._door = door
         self._directory = directory
         self._connection = connection
         self._user = connection.user
@@ -203,8 +205,8 @@ class ChatSession:
         await self._connection.send(CHAT.encode(Pong()))
 
     async def auth(self, command: Auth) -> None:
-        """Refuse a second authentication."""
-        raise BadRequest(f"this connection is authenticated already, as {self._user}")
+        """Let the connection live as long as a newer token of the same user."""
+        await self._door.prolong(self._connection, command.token)
 
 
 def _is_private(publication: Publication) -> bool:

@@ -11,7 +11,7 @@ from starlette.exceptions import WebSocketException
 
 from tidewire.access import Identity
 from tidewire.endpoint import HubConnection
-from tidewire.errors import LimitExceeded, StoreUnavailable, TemporaryFailure, TokenExpired
+from tidewire.errors import BadRequest, LimitExceeded, StoreUnavailable, TemporaryFailure, TokenExpired
 from tidewire.options import Limits
 from tidewire.server.accounts import Accounts
 from tidewire.server.tokens import ExpiredToken, InvalidToken, Tokens, identify
@@ -53,14 +53,18 @@ _decode = msgspec.json.Decoder(_Auth).decode
 
 
 class Doorkeeper:
-    """Finds the user of a WebSocket; refuses with 1008 (before accept: HTTP 403) who has no valid token."""
+    """Finds the user of one WebSocket; refuses with 1008 (before accept: HTTP 403) who has no valid token.
 
-    __slots__ = ("_accounts", "_limits", "_tokens")
+    The connection ends with its token, unless the client sends a newer one.
+    """
+
+    __slots__ = ("_accounts", "_expires", "_limits", "_tokens")
 
     def __init__(self, tokens: Tokens, accounts: Accounts, limits: Limits) -> None:
         self._tokens = tokens
         self._accounts = accounts
         self._limits = limits
+        self._expires = 0
 
     async def presented(self, websocket: WebSocket) -> str:
         """Return the user of the token that the handshake presents, or "" when it presents none.
@@ -76,8 +80,11 @@ class Doorkeeper:
         Raises WebSocketException 1008 when none comes in time or it is invalid, 1013 when the user has too many
         connections, ConnectionClosed when the client goes.
         """
-        if connection.user:
-            return
+        if not connection.user:
+            await self._wait_for_token(connection)
+        connection.expire_at(self._expires)
+
+    async def _wait_for_token(self, connection: HubConnection) -> None:
         try:
             async with asyncio.timeout(self._limits.auth_seconds):
                 message = await connection.receive_bytes()
@@ -91,9 +98,23 @@ class Doorkeeper:
         except LimitExceeded:
             raise WebSocketException(1013, "Too many connections") from None
 
+    async def prolong(self, connection: HubConnection, token: str) -> None:
+        """Let a connection live as long as a newer token of the same user; raises BadRequest for any other."""
+        before = self._expires
+        try:
+            if await self._user(token) == connection.user:
+                connection.expire_at(self._expires)
+                return
+        except WebSocketException:
+            pass
+        self._expires = before
+        raise BadRequest(f"this connection belongs to {connection.user!r}; only a valid token of that user prolongs it")
+
     async def _user(self, token: str) -> str:
         try:
-            return (await identify(token, self._tokens, self._accounts)).name
+            user = await identify(token, self._tokens, self._accounts)
+            self._expires = self._tokens.verify(token).expires
+            return user.name
         except InvalidToken:
             raise WebSocketException(1008, "invalid token") from None
         except StoreUnavailable:

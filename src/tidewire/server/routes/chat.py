@@ -36,7 +36,7 @@ async def chat(
     user = await door.presented(websocket)
     async with hub.connect(websocket, user=user, protocol=websocket.app.state.dialect) as connection:
         await door.admit(connection)
-        session = ChatSession(hub, directory, connection)
+        session = ChatSession(hub, directory, connection, door)
         position = None if since is None else claimed(since, epoch)
         seen = claimed(_offset(inbox), inbox_epoch) if inbox and inbox.isdecimal() else None
         await session.run(room, position, seen, wants_inbox=inbox is not None)
@@ -58,7 +58,7 @@ async def subprotocol(websocket: WebSocket) -> None:
             return
         await door.admit(connection)
         if chosen == "chat":
-            await ChatSession(hub, directory, connection).run(LOBBY, None, None, wants_inbox=False)
+            await ChatSession(hub, directory, connection, door).run(LOBBY, None, None, wants_inbox=False)
         else:
             await _notifications(connection)
 

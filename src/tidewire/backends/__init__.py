@@ -42,7 +42,7 @@ def open_backend(url: str, limits: Limits) -> tuple[Broker, Presence]:
             from tidewire.backends.postgres import open_postgres
         return open_postgres(url, limits)
     raise ConfigurationError(
-        f"broker {_shown(url)!r} is not known; write memory://, sqlite:///chat.db (three slashes: a path from here), "
+        f"broker {scheme!r} is not known; write memory://, sqlite:///chat.db (three slashes: a path from here), "
         "redis://host:6379, postgresql://user@host/database or nats://host:4222"
     )
 
@@ -74,10 +74,17 @@ def sqlite_path(url: str) -> Path:
 
 
 def _split(url: str) -> SplitResult:
+    """Return the parts of a URL; raises ConfigurationError, which shows none: any may be of a password."""
     try:
-        return urlsplit(url)
-    except ValueError as error:  # it may hold a password, so it is not shown
-        raise ConfigurationError(f"the broker's URL is none ({error}); write memory:// or sqlite:///chat.db") from None
+        parts = urlsplit(url)
+    except ValueError:
+        parts = None
+    if parts is None or (parts.netloc and "@" in parts.path + parts.query + parts.fragment):
+        raise ConfigurationError(
+            "the broker's URL cannot be read; write memory://, sqlite:///chat.db or redis://user:password@host:6379, "
+            "and characters such as @ : / ? # [ in a password or an option as %40 %3A %2F %3F %23 %5B"
+        )
+    return parts
 
 
 def _shown(url: str) -> str:

@@ -74,6 +74,6 @@ def _servers(parts: SplitResult) -> tuple[str, ...]:
         except ValueError:
             named, port = None, None
         if not named:
-            raise ConfigurationError(f"the broker's URL names no server ({host!r}); write {_EXAMPLE}")
+            raise ConfigurationError(f"the broker's URL names no server; write {_EXAMPLE}")
         servers.append(server if port else f"{server}:4222")
     return tuple(servers)

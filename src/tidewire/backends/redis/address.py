@@ -124,7 +124,7 @@ def _hosts(text: str, port: int, *, is_one: bool) -> tuple[Host, ...]:
             split = urlsplit(f"//{item}")
             found.append((split.hostname or "localhost", split.port or port))
         except ValueError:
-            raise ConfigurationError(f"broker URL: {item!r} is not host:port; write {_FORMS}") from None
+            raise ConfigurationError(f"broker URL: it names no host:port; write {_FORMS}") from None
     if is_one and len(found) > 1:
         raise ConfigurationError(f"broker URL names several hosts; write {_FORMS}")
     return tuple(found)

@@ -1,0 +1,37 @@
+"""What is said of a URL that cannot be read: nothing that may be of its password."""
+
+from __future__ import annotations
+
+import pytest
+
+from tidewire.backends import open_backend
+from tidewire.errors import ConfigurationError
+from tidewire.options import Limits
+
+SCHEMES = ("redis", "redis+sentinel", "redis+cluster", "nats", "tls", "postgresql", "mysql")
+FORMS = (
+    "ann:s3cret/more@host",
+    "ann:s3cret?more@host",
+    "ann:s3cret#more@host",
+    "ann:s3cret[more@host",
+    "ann:[s3cret]@host",
+    "ann:s3cret\u2100@host",
+    "ann:more@s3cret/more@host",
+    ":s3cret",
+    "ann:1/s3cret@host",
+)
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("scheme", SCHEMES)
+def test_no_part_of_a_password_is_told(scheme: str, form: str) -> None:
+    told = ""
+    try:
+        open_backend(f"{scheme}://{form}", Limits())
+    except ConfigurationError as error:
+        told = str(error)
+    assert "s3cret" not in told
+
+
+def test_a_file_may_have_any_name() -> None:
+    open_backend("sqlite:///chat@home.db", Limits())

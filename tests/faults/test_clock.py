@@ -1,4 +1,4 @@
-"""The wall clock of a server jumps back by an hour and ahead by two days: nothing is lost, reordered, or expired by it."""
+"""The wall clock of a server jumps back by an hour and ahead by two days: nothing is lost, reordered or aged by it."""
 
 from __future__ import annotations
 

@@ -7,12 +7,25 @@ import msgspec
 from tidewire.errors import Disconnect, PermissionDenied
 from tidewire.options import Limits, check_channel, is_reserved
 
-__all__ = ("CONTROL", "NODES", "Control", "events", "is_events", "is_internal", "open_channel", "personal")
+__all__ = (
+    "CONTROL",
+    "NODES",
+    "RUN_EVENTS",
+    "RUN_LOGS",
+    "Control",
+    "events",
+    "is_events",
+    "is_internal",
+    "open_channel",
+    "personal",
+)
 
 #: The channel on which nodes tell each other what is not a publication of the application.
 CONTROL = "$control"
 #: The channel whose members are the nodes.
 NODES = "$nodes"
+#: The events of each run of a pipeline, and the newest text of its logs.
+RUN_EVENTS, RUN_LOGS = "$pipeline:", "$pipeline-log:"
 _PERSONAL = "$user:"
 _EVENTS = "$events:"
 
@@ -45,8 +58,8 @@ def is_events(channel: str) -> bool:
 
 
 def is_internal(channel: str) -> bool:
-    """Say whether a channel is the nodes' own: for control, their list, a user's connections, or joins and leaves."""
-    return channel in (CONTROL, NODES) or channel.startswith((_PERSONAL, _EVENTS))
+    """Say whether a channel is the server's own, whatever the application allows: no client and no caller names it."""
+    return channel in (CONTROL, NODES) or channel.startswith((_PERSONAL, _EVENTS, RUN_EVENTS, RUN_LOGS))
 
 
 def open_channel(channel: str, limits: Limits) -> str:

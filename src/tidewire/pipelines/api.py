@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hashlib
 import hmac
 import os
@@ -143,26 +144,38 @@ class Pipelines:
 
     async def _add(self, run: Run, pipeline: Pipeline, paths: Mapping[str, Path], *, new: bool) -> Run:
         folder = RunFolder(self._root, run.id)
-        kept = {key: folder.inputs / path.name if self.uploads.holds(path) else path for key, path in paths.items()}
+        # by the input's name: two files may have the same one, and one file may be given twice
+        taken: dict[Path, Path] = {}
+        for key, path in paths.items():
+            if self.uploads.holds(path):
+                taken.setdefault(path, folder.inputs / key / path.name)
         facts = NewRun(
             fingerprint=_fingerprint(run, paths),
             key=secrets.token_urlsafe(18),
             definition=_encoded(pipeline),
-            paths={key: str(path) for key, path in kept.items()},
+            paths={key: str(taken.get(path, path)) for key, path in paths.items()},
             owner=self._keeper.name,
         )
         self._keeper.arriving.add(run.id)
         try:
             added = await self._store.add(run, facts, queue=self.limits.queue, join=not new)
             if added is None:
-                self._count("queue")
-                raise QueueFull(f"{self.limits.queue} runs wait already (limit queue); try again later")
+                raise self._queue_full()
             if added.id == run.id:
-                await asyncio.to_thread(_take, folder, paths, kept)
-                self._keeper.own(added)
+                await self._take(added, folder, taken)
         finally:
             self._keeper.arriving.discard(run.id)
         return added
+
+    async def _take(self, run: Run, folder: RunFolder, files: Mapping[Path, Path]) -> None:
+        """Give a new run its files; one whose upload another run has taken meanwhile is cancelled. Raises NotNow."""
+        try:
+            await asyncio.to_thread(_move, folder, files)
+        except FileNotFoundError:
+            await self._store.cancel(run.id)
+            raise NotNow("another run has just taken an upload of this one; send the file again") from None
+        finally:
+            self._keeper.own(run)
 
     async def cancel(self, run: str) -> Run:
         """Ask for the end of a run, of whichever process; `wait` returns when it has come. Raises NotFound, NotNow."""
@@ -173,11 +186,17 @@ class Pipelines:
         return await self.run(run)
 
     async def resume(self, run: str) -> Run:
-        """Queue a failed, cancelled or interrupted run again; done steps stay done. Raises NotFound, NotNow."""
+        """Queue a failed, cancelled or interrupted run again; done steps stay done.
+
+        Raises NotFound, NotNow, QueueFull.
+        """
         found = (await self.record(run)).run
         self._keeper.arriving.add(run)
         try:
-            if not await self._store.resume(run, self._keeper.name):
+            is_queued = await self._store.resume(run, self._keeper.name, queue=self.limits.queue)
+            if is_queued is None and not found.status.is_active:
+                raise self._queue_full()
+            if not is_queued:
                 raise NotNow(
                     f"run {run} is {found.status.value}; only what failed, was cancelled or interrupted can be resumed"
                 )
@@ -185,6 +204,10 @@ class Pipelines:
         finally:
             self._keeper.arriving.discard(run)
         return await self.run(run)
+
+    def _queue_full(self) -> QueueFull:
+        self._count("queue")
+        return QueueFull(f"{self.limits.queue} runs wait already (limit queue); try again later")
 
     async def remove(self, run: str) -> None:
         """Remove an ended run with all its files. Raises NotFound, NotNow."""
@@ -320,12 +343,13 @@ def _encoded(pipeline: Pipeline) -> bytes:
     return msgspec.json.encode(msgspec.structs.replace(pipeline, steps=steps))
 
 
-def _take(folder: RunFolder, paths: Mapping[str, Path], kept: Mapping[str, Path]) -> None:
+def _move(folder: RunFolder, files: Mapping[Path, Path]) -> None:
     folder.make()
-    for key, path in paths.items():
-        if kept[key] != path:
-            os.replace(path, kept[key])
-            path.parent.rmdir()
+    for upload, path in files.items():
+        path.parent.mkdir(mode=0o750)
+        os.replace(upload, path)
+        with contextlib.suppress(OSError):  # the same file has just been sent again
+            upload.parent.rmdir()
 
 
 def _interesting(run: Run) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import msgspec
@@ -11,7 +11,7 @@ import msgspec
 from tidewire.pipelines.definition import Input, Pipeline
 from tidewire.pipelines.errors import BadStart, NotNow
 
-__all__ = ("Missing", "check_programs", "find_inputs", "missing_programs")
+__all__ = ("Missing", "check_names", "check_programs", "find_inputs", "missing_programs")
 
 _GZIP = b"\x1f\x8b"
 
@@ -44,13 +44,18 @@ def check_programs(pipeline: Pipeline) -> None:
         )
 
 
-def find_inputs(pipeline: Pipeline, sample: str, given: Mapping[str, Path], folder: Path | None) -> dict[str, Path]:
-    """Return the input files of a run: those given, others from the folder of named inputs. Raises BadStart."""
+def check_names(pipeline: Pipeline, given: Iterable[str]) -> None:
+    """Raise BadStart for an input that the pipeline does not have."""
     known = {wanted.name for wanted in pipeline.inputs}
     unknown = next((name for name in given if name not in known), None)
     if unknown is not None:
         inputs = ", ".join(sorted(known)) or "none"
         raise BadStart(f"pipeline {pipeline.name!r} has no input {unknown[:60]!r}; it has {inputs}")
+
+
+def find_inputs(pipeline: Pipeline, sample: str, given: Mapping[str, Path], folder: Path | None) -> dict[str, Path]:
+    """Return the input files of a run: those given, others from the folder of named inputs. Raises BadStart."""
+    check_names(pipeline, given)
     found = {}
     for wanted in pipeline.inputs:
         path = given.get(wanted.name) or _named(wanted, sample, folder)

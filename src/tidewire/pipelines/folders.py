@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import stat
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -69,7 +70,7 @@ class RunFolder:
 
 
 def list_files(folder: Path) -> list[FileFacts]:
-    """Return the files below a folder by name, at most 10,000; links are not among them."""
+    """Return the files below a folder by name, at most 10,000; no links, and no names that are no text."""
     return sorted(_walk(folder), key=lambda file: file.name)[:_FILES]
 
 
@@ -78,13 +79,26 @@ def _walk(folder: Path) -> Iterator[FileFacts]:
     for parent, _, names in os.walk(folder):
         for name in names:
             path = Path(parent, name)
-            if path.is_symlink() or not path.is_file():
+            try:
+                facts = path.lstat()
+            except OSError:
+                continue  # a program has just removed it
+            shown = path.relative_to(folder).as_posix()
+            if not stat.S_ISREG(facts.st_mode) or not _is_text(shown):
                 continue
             count += 1
             if count > _FILES:
                 return
-            stat = path.stat()
-            yield FileFacts(path.relative_to(folder).as_posix(), stat.st_size, stat.st_mtime)
+            yield FileFacts(shown, facts.st_size, facts.st_mtime)
+
+
+def _is_text(path: str) -> bool:
+    """Say whether a name can be shown and asked for: a file system takes names that are no UTF-8."""
+    try:
+        path.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def read_range(path: Path, start: int, limit: int) -> tuple[bytes, int, int]:

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 
 import msgspec
 
+from tidewire.control import RUN_EVENTS, RUN_LOGS
 from tidewire.errors import PublishError, StoreUnavailable
 from tidewire.fastapi import Hub
 from tidewire.messages import Format, Position, Publication
@@ -38,12 +39,12 @@ _decode = msgspec.json.Decoder(StepEvent | RunEvent).decode
 
 def channel(run: str) -> str:
     """Return the channel of a run's events; a name that clients cannot use by themselves."""
-    return f"$pipeline:{run}"
+    return RUN_EVENTS + run
 
 
 def log_channel(run: str) -> str:
     """Return the channel of the newest text of a run's logs."""
-    return f"$pipeline-log:{run}"
+    return RUN_LOGS + run
 
 
 async def current_view(hub: Hub, view: View) -> View:

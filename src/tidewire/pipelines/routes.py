@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -15,7 +15,7 @@ from starlette.websockets import WebSocket
 
 from tidewire.errors import StoreUnavailable
 from tidewire.pipelines.api import Pipelines
-from tidewire.pipelines.checks import missing_programs
+from tidewire.pipelines.checks import check_names, missing_programs
 from tidewire.pipelines.errors import BadStart, NotFound, PipelineError
 from tidewire.pipelines.folders import list_files
 from tidewire.pipelines.runs import Run, RunStatus
@@ -140,30 +140,36 @@ class _Routes:
         return _answer({"inputs": await asyncio.to_thread(list_files, folder) if folder else []})
 
     async def upload(self, request: Request, name: str) -> Response:
-        await self._authorize(request)
+        user = await self._authorize(request)
         with refusing():
-            return _answer(await self._pipelines.uploads.save(name, request.stream()), 201)
+            return _answer(await self._pipelines.uploads.save(name, request.stream(), user=user), 201)
 
     async def start(self, request: Request) -> Response:
         user = await self._authorize(request)
         with refusing():
             wanted: _Start = await _body(request, _Start)
-            inputs = {key: self._file(given) for key, given in wanted.inputs.items()}
+            check_names(self._pipelines.definition(wanted.pipeline), wanted.inputs)
+            inputs = await asyncio.to_thread(self._files, wanted.inputs, user)
             started = await self._pipelines.start(
                 wanted.pipeline, wanted.sample, inputs=inputs, new=wanted.new, user=user
             )
             return _answer(started, 200 if started.joined else 201)
 
-    def _file(self, given: _Given) -> Path:
-        if given.upload:
-            return self._pipelines.uploads.path(given.upload)
+    def _files(self, inputs: Mapping[str, _Given], user: str) -> dict[str, Path]:
         folder = self._pipelines.inputs
-        known = {file.name for file in list_files(folder)} if folder else set()
-        if folder is None or given.name not in known:
-            raise BadStart(
-                f"there is no input {given.name[:80]!r} on the server; upload it, or name one that is listed"
-            )
-        return folder / given.name
+        is_named = any(not given.upload for given in inputs.values())
+        listed = {file.name for file in list_files(folder)} if folder and is_named else set()
+        found = {}
+        for key, given in inputs.items():
+            if given.upload:
+                found[key] = self._pipelines.uploads.path(given.upload, user=user)
+            elif folder and given.name in listed:
+                found[key] = folder / given.name
+            else:
+                raise BadStart(
+                    f"there is no input {given.name[:80]!r} on the server; upload it, or name one that is listed"
+                )
+        return found
 
     async def runs(
         self,

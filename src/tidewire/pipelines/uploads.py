@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hashlib
 import re
 import secrets
@@ -39,15 +40,20 @@ class Uploads:
         self._most = most
         self._count = count
 
-    async def save(self, name: str, chunks: AsyncIterator[bytes]) -> Upload:
-        """Write a file as it comes. Raises TooBig, BadStart, NotNow when too many wait or the disk is full."""
+    async def save(self, name: str, chunks: AsyncIterator[bytes], *, user: str = "") -> Upload:
+        """Write a file of a user as it comes.
+
+        Raises TooBig, BadStart, NotNow when too many wait or the disk is full.
+        """
         await asyncio.to_thread(self._make_room)
         draft = self._folder / f".{secrets.token_hex(8)}"
         try:
             size, digest = await self._receive(draft, chunks)
             if not size:
                 raise BadStart(f"upload {name[:80]!r} is empty; send the file as the body of the request")
-            return await asyncio.to_thread(self._keep, draft, file_name(name, "upload"), size, digest)
+            upload = Upload(f"u{digest[:40]}", file_name(name, "upload"), size)
+            await asyncio.to_thread(self._keep, draft, upload, user)
+            return upload
         except OSError as error:
             raise NotNow(f"the upload cannot be kept ({error.strerror}); free some space, or try again later") from None
         finally:
@@ -66,10 +72,10 @@ class Uploads:
                 await asyncio.to_thread(_write, file.write, digest.update, chunk)
         return size, digest.hexdigest()
 
-    def path(self, upload: str) -> Path:
-        """Return the file of an upload. Raises NotFound."""
+    def path(self, upload: str, *, user: str = "") -> Path:
+        """Return the file of an upload of this user. Raises NotFound."""
         if _ID.fullmatch(upload):
-            for path in (self._folder / upload).glob("*"):
+            for path in self._place(upload, user).glob("*"):
                 return path
         raise NotFound(f"there is no upload {upload[:60]!r}; they are kept for a day, send the file again")
 
@@ -81,21 +87,26 @@ class Uploads:
         self._folder.mkdir(mode=0o750, parents=True, exist_ok=True)
         waiting = 0
         for path in self._folder.iterdir():
-            if time.time() - path.stat().st_mtime > _SECONDS:
-                shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)
-            else:
-                waiting += 1
+            with contextlib.suppress(FileNotFoundError):  # another request has just taken it
+                if time.time() - path.stat().st_mtime > _SECONDS:
+                    shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)
+                else:
+                    waiting += 1
         if waiting >= self._most:
             self._count("uploads")
             raise NotNow(f"{waiting} uploads wait for their runs already; start those first")
 
-    def _keep(self, draft: Path, name: str, size: int, digest: str) -> Upload:
-        upload = f"u{digest[:40]}"
-        folder = self._folder / upload
-        shutil.rmtree(folder, ignore_errors=True)
-        folder.mkdir(mode=0o750)
-        draft.rename(folder / name)
-        return Upload(upload, name, size)
+    def _place(self, upload: str, user: str) -> Path:
+        """Return the folder of an upload: whoever knows what a file of another holds does not have it by that."""
+        return self._folder / f"u{hashlib.sha256(f'{user}/{upload}'.encode()).hexdigest()[:40]}"
+
+    def _keep(self, draft: Path, upload: Upload, user: str) -> None:
+        folder = self._place(upload.upload, user)
+        folder.mkdir(mode=0o750, exist_ok=True)
+        draft.rename(folder / upload.name)
+        for other in folder.iterdir():
+            if other.name != upload.name:
+                other.unlink(missing_ok=True)
 
 
 def _write(write: Callable[[bytes], object], update: Callable[[bytes], object], chunk: bytes) -> None:

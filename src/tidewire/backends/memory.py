@@ -27,7 +27,7 @@ __all__ = ("MemoryBroker", "MemoryPresence")
 class _Stream:
     """One channel's publications and top position."""
 
-    __slots__ = ("epoch", "keys", "publications", "retention", "top", "trimmed")
+    __slots__ = ("epoch", "kept", "keys", "publications", "retention", "top", "trimmed")
 
     def __init__(self, epoch: str) -> None:
         self.epoch = epoch
@@ -36,6 +36,8 @@ class _Stream:
         self.trimmed = 0
         self.retention = Retention()
         self.publications: deque[Publication] = deque()
+        #: When each of them was kept, by the clock of ages; their own time is the wall clock's, which may jump.
+        self.kept: deque[float] = deque()
         self.keys: OrderedDict[str, tuple[float, Position]] = OrderedDict()
 
 
@@ -48,7 +50,7 @@ class MemoryBroker(Broker):
     waits = False
     kept = "in the memory of this process"
 
-    def __init__(self, clock: Callable[[], float] = time.time) -> None:
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
         self._epoch = secrets.token_hex(4)
         self._streams: dict[str, _Stream] = {}
@@ -84,12 +86,13 @@ class MemoryBroker(Broker):
         previous = stream.top
         stream.top = offset = previous + 1
         publication = Publication(
-            request.channel, offset, previous, stream.epoch, now, request.data, request.format, request.meta
+            request.channel, offset, previous, stream.epoch, time.time(), request.data, request.format, request.meta
         )
         position = Position(offset, stream.epoch)
         if request.key:
             stream.keys[request.key] = (now + request.key_age, position)
         stream.publications.append(publication)
+        stream.kept.append(now)
         stream.retention = request.retention or stream.retention
         _trim(stream, stream.retention, now)
         if request.channel in self._subscribed:
@@ -121,6 +124,7 @@ class MemoryBroker(Broker):
     async def remove_history(self, channel: str) -> None:
         stream = self._stream(channel)
         stream.publications.clear()
+        stream.kept.clear()
         stream.trimmed = stream.top
 
     async def positions(self, channels: Sequence[str]) -> dict[str, Position]:
@@ -146,9 +150,10 @@ def _known(stream: _Stream, key: str, now: float) -> Position | None:
 
 
 def _trim(stream: _Stream, retention: Retention, now: float) -> None:
-    publications = stream.publications
+    publications, kept = stream.publications, stream.kept
     oldest = now - retention.age
-    while publications and (len(publications) > retention.size or publications[0].time < oldest):
+    while kept and (len(kept) > retention.size or kept[0] < oldest):
+        kept.popleft()
         stream.trimmed = publications.popleft().offset
 
 
@@ -157,7 +162,8 @@ def _shown(stream: _Stream, retention: Retention | None, now: float) -> tuple[li
     if retention is None:
         return list(stream.publications), stream.trimmed
     lowest, oldest = stream.top - retention.size, now - retention.age
-    shown = [p for p in stream.publications if p.offset > lowest and p.time >= oldest]
+    kept = zip(stream.publications, stream.kept, strict=True)
+    shown = [p for p, moment in kept if p.offset > lowest and moment >= oldest]
     hidden = shown[0].previous if shown else stream.top
     return shown, hidden
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import msgspec
 
-from tidewire.errors import StoreUnavailable
+from tidewire.errors import ConfigurationError, StoreUnavailable
 from tidewire.fastapi import Hub
 from tidewire.pipelines.attempt import RunFacts
 from tidewire.pipelines.errors import PipelineError
@@ -66,6 +66,7 @@ class Keeper:
         self._owned: dict[str, _Owned] = {}
         #: Runs that the store gives to this process now.
         self.arriving: set[str] = set()
+        self._broken: set[str] = set()
         self._woken = asyncio.Event()
         self._changed = asyncio.Condition()
         self._task: asyncio.Task[None] | None = None
@@ -80,6 +81,7 @@ class Keeper:
         """Begin to keep; runs of dead owners are looked after before this returns. Raises OSError."""
         self._owners.open(self.wake)
         await self._sweep()
+        await self._look()
         self._task = asyncio.create_task(self._keep())
 
     async def aclose(self) -> None:
@@ -93,14 +95,24 @@ class Keeper:
             task.cancel()
         if tasks:
             await asyncio.wait(tasks)
-        for run, owned in list(self._owned.items()):
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(_CLOSING_SECONDS):
-                    # what was queued goes on in the next process that looks for dead owners
-                    await (owned.reporter.wait_settled() if owned.task is None else self._retire(run, owned))
-            await owned.reporter.aclose()
+        await self._let_go()
         self._owners.close()
         await self._notify()
+
+    async def _let_go(self) -> None:
+        last = list(self._owned.items())
+        tasks = {
+            # what was queued goes on in the next process that looks for dead owners
+            asyncio.create_task(owned.reporter.wait_settled() if owned.task is None else self._retire(run, owned))
+            for run, owned in last
+        }
+        if tasks:
+            _, late = await asyncio.wait(tasks, timeout=_CLOSING_SECONDS)
+            for task in late:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+        for _, owned in last:
+            await owned.reporter.aclose()
 
     def wake(self) -> None:
         """Look now: something has changed."""
@@ -153,13 +165,24 @@ class Keeper:
                 if loop.time() - swept >= _SWEEP_SECONDS:
                     swept = loop.time()
                     await self._sweep()
-                for attention in await self._store.attend(self.name, self._limits.concurrency):
-                    await self._attend(attention)
+                await self._look()
                 for said in await self._store.take_said(self.name):
                     self.say(*said)
             except StoreUnavailable as error:
                 logger.warning("the runs cannot be looked after now: %s", error)
             await self._notify()
+
+    async def _look(self) -> None:
+        for attention in await self._store.attend(self.name, self._limits.concurrency):
+            if attention.id in self._broken:
+                continue
+            try:
+                await self._attend(attention)
+            except StoreUnavailable:
+                raise
+            except Exception:  # one run, of another version perhaps, must not stop all others
+                self._broken.add(attention.id)
+                logger.exception("run %s is left as it is until the server is started again", attention.id)
 
     async def _notify(self) -> None:
         async with self._changed:
@@ -168,16 +191,17 @@ class Keeper:
     async def _attend(self, attention: Attention) -> None:
         owned = self._owned.get(attention.id)
         if owned is None:
-            if attention.id not in self.arriving:  # it could not be inherited when its owner had died
+            if attention.id not in self.arriving:
                 await self._inherit(attention.id)
             return
-        if attention.is_cancelled and attention.status.is_active:
+        if attention.is_cancelled:
             self._cancel(attention.id, owned)
-        elif attention.status is RunStatus.QUEUED and owned.task is None:
-            if attention.may_begin and await self._store.begin(attention.id, self.name, self._limits.concurrency):
-                await self._begin(attention.id, owned)
-            elif owned.reporter.run.position != attention.position:
-                owned.reporter.note_run(RunStatus.QUEUED, position=attention.position)
+        elif owned.task is not None:
+            return
+        elif attention.may_begin or attention.status is RunStatus.RUNNING:  # begun, which the store did not answer
+            await self._begin(attention.id, owned)
+        elif owned.reporter.run.position != attention.position:
+            owned.reporter.note_run(RunStatus.QUEUED, position=attention.position)
 
     async def _begin(self, run: str, owned: _Owned) -> None:
         record = await self._store.record(run)
@@ -185,9 +209,11 @@ class Keeper:
             return
         try:
             facts = self._facts(record)
-        except PipelineError as error:
-            owned.reporter.note_run(RunStatus.FAILED, error=str(error))
+        except (PipelineError, ConfigurationError, msgspec.MsgspecError) as error:
+            owned.reporter.note_run(RunStatus.FAILED, error=f"its definition cannot be used any more: {error}")
             owned.task = asyncio.create_task(self._retire(run, owned))
+            return
+        if not await self._store.begin(run, self.name):
             return
         owned.execution = Execution(
             facts, owned.reporter, self._store, count=self._count, is_closing=lambda: self._is_closing
@@ -196,10 +222,12 @@ class Keeper:
         self._owners.wake()
 
     def _cancel(self, run: str, owned: _Owned) -> None:
+        if owned.ending is RunStatus.CANCELLED or not owned.reporter.run.status.is_active:
+            return  # it is ending, which must be told and kept undisturbed
+        owned.ending = RunStatus.CANCELLED
         if owned.task is not None:
-            owned.ending = RunStatus.CANCELLED
             owned.task.cancel()
-        elif owned.reporter.run.status is RunStatus.QUEUED:
+        else:
             owned.reporter.note_run(RunStatus.CANCELLED)
             owned.task = asyncio.create_task(self._retire(run, owned))
 
@@ -219,23 +247,23 @@ class Keeper:
         await owned.reporter.wait_settled()
         while True:
             try:
-                await self._store.release(run)
+                await self._store.release(run, self.name)
                 break
             except StoreUnavailable as error:
                 logger.warning("run %s has ended, which is not kept yet: %s", run, error)
                 await asyncio.sleep(_LOOK_SECONDS)
         await owned.reporter.aclose()
-        self._owned.pop(run, None)
+        if self._owned.get(run) is owned:  # released, it may be resumed already
+            del self._owned[run]
         self.wake_all()
 
     # Dead owners.
 
     async def _sweep(self) -> None:
-        """Take over the runs of processes that have died, end what these left running, and say so."""
+        """Take over the runs of processes that have died, and remove the oldest of all."""
         for owner in await self._store.owners():
             if self._owners.is_dead(owner):
-                for run in await self._store.adopt(owner, self.name):
-                    await self._inherit(run)
+                await self._store.adopt(owner, self.name)
                 self._owners.bury(owner)
         for run in await self._store.beyond(self._limits.keep):
             if await self._store.remove(run):
@@ -243,8 +271,9 @@ class Keeper:
                 await asyncio.to_thread(RunFolder(self._root, run).remove)
 
     async def _inherit(self, run: str) -> None:
+        """Take over what a dead process was doing, or this one when the store did not answer."""
         record = await self._store.record(run)
-        if record is None:
+        if record is None or record.owner != self.name:
             return
         for identity in await self._store.processes(run):
             await asyncio.to_thread(end_identity, identity, seconds=_ORPHAN_SECONDS)

@@ -74,10 +74,10 @@ SELECT id FROM runs WHERE status = 'queued' ORDER BY turn
 SELECT count(*) FROM runs WHERE status = 'running'
 
 -- name: begin
-UPDATE runs SET status = 'running' WHERE id = ? AND owner = ? AND status = 'queued' AND cancel = 0
+UPDATE runs SET status = 'running' WHERE id = ? AND owner = ? AND status IN ('queued', 'running') AND cancel = 0
 
 -- name: release
-UPDATE runs SET owner = '', cancel = 0 WHERE id = ?
+UPDATE runs SET owner = '', cancel = 0 WHERE id = ? AND owner = ?
 
 -- name: cancel
 UPDATE runs SET cancel = 1 WHERE id = ? AND status IN ('queued', 'running')
@@ -90,7 +90,7 @@ WHERE id = ? AND owner = '' AND status IN ('failed', 'cancelled', 'interrupted')
 SELECT DISTINCT owner FROM runs WHERE owner <> ''
 
 -- name: adopt
-UPDATE runs SET owner = ? WHERE owner = ? RETURNING id
+UPDATE runs SET owner = ? WHERE owner = ?
 
 -- name: set_process
 INSERT OR IGNORE INTO processes (run, step, identity) VALUES (?, ?, ?)
@@ -115,7 +115,11 @@ DELETE FROM runs WHERE id = ? AND owner = '' AND status NOT IN ('queued', 'runni
 SELECT state FROM runs WHERE pipeline = ? AND status = 'finished' ORDER BY number DESC LIMIT 5
 
 -- name: say
-INSERT OR REPLACE INTO said (run, step, fraction, message) VALUES (?, ?, ?, ?)
+INSERT OR REPLACE INTO said (run, step, fraction, message)
+SELECT id, ?2, ?3, ?4 FROM runs WHERE id = ?1 AND status = 'running'
+
+-- name: clear_said
+DELETE FROM said WHERE run = ?
 
 -- name: take_said
 DELETE FROM said WHERE run IN (SELECT id FROM runs WHERE owner = ?) RETURNING run, step, fraction, message

@@ -134,7 +134,14 @@ class RunStore:
 
     async def remove(self, run: str) -> bool:
         """Forget a run that is not queued or running; False when it is."""
-        return await self._write(lambda db: db.execute(self._sql["remove"], (run,)).rowcount) > 0
+
+        def work(db: sqlite3.Connection) -> bool:
+            is_removed = db.execute(self._sql["remove"], (run,)).rowcount > 0
+            if is_removed:
+                db.execute(self._sql["clear_all_processes"], (run,))
+            return is_removed
+
+        return await self._write(work)
 
     async def beyond(self, keep: int) -> list[str]:
         """Return the ended runs that are older than so many."""
@@ -159,28 +166,32 @@ class RunStore:
 
         return await self._read(work)
 
-    async def begin(self, run: str, owner: str, concurrency: int) -> bool:
-        """Let a queued run begin; False when others were faster or it was cancelled. Atomic over all processes."""
+    async def begin(self, run: str, owner: str) -> bool:
+        """Let a run begin that `attend` has let begin; False when it was cancelled meanwhile. May be repeated.
 
-        def work(db: sqlite3.Connection) -> bool:
-            if db.execute(self._sql["running"]).fetchone()[0] >= concurrency:
-                return False
-            return db.execute(self._sql["begin"], (run, owner)).rowcount > 0
+        Nobody else can be faster: only the first of the queue may begin, as many as are free.
+        """
+        return await self._write(lambda db: db.execute(self._sql["begin"], (run, owner)).rowcount) > 0
 
-        return await self._write(work)
-
-    async def release(self, run: str) -> None:
+    async def release(self, run: str, owner: str) -> None:
         """Own a run no longer: there is nothing to do for it and nothing to tell."""
-        await self._write(lambda db: db.execute(self._sql["release"], (run,)), sync=True)
+
+        def work(db: sqlite3.Connection) -> None:
+            db.execute(self._sql["release"], (run, owner))
+            db.execute(self._sql["clear_said"], (run,))
+
+        await self._write(work, sync=True)
 
     async def cancel(self, run: str) -> bool:
         """Ask the owner of a queued or running run to cancel it; False when it is neither."""
         return await self._write(lambda db: db.execute(self._sql["cancel"], (run,)).rowcount) > 0
 
-    async def resume(self, run: str, owner: str) -> bool:
-        """Queue a failed, cancelled or interrupted run again, for this owner; False when it is not one now."""
+    async def resume(self, run: str, owner: str, *, queue: int) -> bool | None:
+        """Queue a failed, cancelled or interrupted run again, for this owner; False: not one now, None: queue full."""
 
-        def work(db: sqlite3.Connection) -> bool:
+        def work(db: sqlite3.Connection) -> bool | None:
+            if db.execute(self._sql["waiting"]).fetchone()[0] >= queue:
+                return None
             turn = db.execute(self._sql["next_turn"]).fetchone()[0]
             return db.execute(self._sql["resume"], (owner, turn, run)).rowcount > 0
 
@@ -190,10 +201,9 @@ class RunStore:
         """Return everybody who owns a run."""
         return {row[0] for row in await self._read(lambda db: db.execute(self._sql["owners"]).fetchall())}
 
-    async def adopt(self, dead: str, owner: str) -> list[str]:
+    async def adopt(self, dead: str, owner: str) -> None:
         """Take the runs of a dead owner over; each is given to one process only."""
-        rows = await self._write(lambda db: db.execute(self._sql["adopt"], (owner, dead)).fetchall())
-        return [row[0] for row in rows]
+        await self._write(lambda db: db.execute(self._sql["adopt"], (owner, dead)))
 
     async def say(self, run: str, step: str, fraction: float, message: str) -> None:
         """Leave progress for the owner of a run; of one step only the newest is kept."""

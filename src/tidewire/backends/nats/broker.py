@@ -107,9 +107,12 @@ class NatsBroker(Broker):
     async def _take_what_came(self) -> None:
         """Deliver what the server sent before its last acknowledgement."""
         subscriptions = [carried.subscription for carried in self._carried.values()]
-        async with asyncio.timeout(self._limits.publish_seconds):
-            while self._uplink.is_up and any(one is not None and one.pending_msgs for one in subscriptions):
-                await asyncio.sleep(0)
+        end = asyncio.get_running_loop().time() + self._limits.publish_seconds
+        while self._uplink.is_up and any(one is not None and one.pending_msgs for one in subscriptions):
+            if asyncio.get_running_loop().time() > end:
+                logger.warning("NATS at %s: closing before everything that came was delivered", self._address.shown)
+                break
+            await asyncio.sleep(0.001)
         for carried in self._carried.values():
             if carried.giving_up is not None:
                 carried.giving_up.cancel()
@@ -133,7 +136,8 @@ class NatsBroker(Broker):
             if is_new:
                 carried.forget()
                 carried.settle(0, 0)
-            await self._listen(stream, channel, carried)
+            if self._carried.get(channel) is carried:  # it may have been given up meanwhile
+                await self._listen(stream, channel, carried)
 
     async def _is_whole(self, stream: Stream) -> bool:
         """Say whether the stream still has what it had: after a crash of the machine its end may be missing."""

@@ -65,6 +65,9 @@ class Publishing:
         self._wanted = asyncio.Event()
         self._answered = asyncio.Event()
         self._in_flight = 0
+        #: When the server answered last, or was first asked since; and that this was long ago when last looked.
+        self._heard = 0.0
+        self._is_silent = False
         self._sender: asyncio.Task[None] | None = None
         self._asking: set[asyncio.Task[None]] = set()
         self._sweeping: asyncio.TimerHandle | None = None
@@ -138,6 +141,7 @@ class Publishing:
                 await self._send(stream, write, subject)
 
     async def _send(self, stream: Stream, write: Write, subject: str) -> None:
+        loop = asyncio.get_running_loop()
         request, time = write.request, self._clock.now()
         headers = Stamp.headers_of(request, time)
         if request.key:
@@ -145,11 +149,14 @@ class Publishing:
 
         def answer(msg: Msg | None) -> None:
             self._in_flight -= 1
+            self._heard = loop.time()
             self._answered.set()
             if msg is not None:
                 self._take(stream, write, msg, time)
 
         write.is_sent = True
+        if not self._in_flight:
+            self._heard = loop.time()
         self._in_flight += 1
         try:
             await stream.session.publish(subject, request.data, headers, answer)
@@ -195,20 +202,19 @@ class Publishing:
     # Ending.
 
     def _sweep(self) -> None:
-        """Fail the publishes that waited too long; they are in the order of their deadlines."""
+        """Fail the publishes that waited too long, in the order of their deadlines; give up a server that is silent."""
         loop = asyncio.get_running_loop()
-        self._sweeping = None
-        while self._waiting:
-            write = next(iter(self._waiting))
-            if write.deadline > loop.time():
-                self._sweeping = loop.call_later(_SWEEP, self._sweep)
-                return
-            reason = f"no answer within {self._seconds:g} s"
+        now, reason = loop.time(), f"no answer within {self._seconds:g} s"
+        while self._waiting and (write := next(iter(self._waiting))).deadline <= now:
             if write.future.done():
                 self._drop(write)
-                continue
+            else:
+                self._settle(write, _lost(write, reason))
+        was_silent, self._is_silent = self._is_silent, self._in_flight > 0 and now - self._heard >= self._seconds
+        if was_silent and self._is_silent:  # twice: when this process itself stood still, answers are there already
             self._failed(reason)
-            self._settle(write, _lost(write, reason))
+        is_wanted = self._waiting or self._in_flight
+        self._sweeping = loop.call_later(_SWEEP, self._sweep) if is_wanted else None
 
     def _drop(self, write: Write) -> None:
         if write in self._waiting:

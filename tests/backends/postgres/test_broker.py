@@ -13,7 +13,8 @@ from core.support import run
 from support.stores import postgres_database
 from tidewire.backends.postgres import PostgresBroker, PostgresPresence, wakeups
 from tidewire.backends.postgres.keeper import Keeper
-from tidewire.errors import BadRequest, ConfigurationError, NotPublished
+from tidewire.backends.postgres.schema import SQL
+from tidewire.errors import BadRequest, ConfigurationError, NotPublished, StoreUnavailable
 from tidewire.messages import Format, Member, Position, PublishRequest, Retention
 from tidewire.options import Limits
 from tidewire.testing.store import Node, wait_until
@@ -113,7 +114,7 @@ def test_wake_ups_fit_and_are_understood() -> None:
     assert wakeups.decode(wakeups.LOOK) is None
 
 
-def test_trimming_keeps_what_is_young_and_what_retention_shows() -> None:
+def test_trimming_keeps_what_is_young_and_what_retention_shows(monkeypatch: pytest.MonkeyPatch) -> None:
     async def scenario(url: str) -> None:
         async with _Opened(url) as node, client_of(url) as sql:
             for _ in range(500):
@@ -126,20 +127,53 @@ def test_trimming_keeps_what_is_young_and_what_retention_shows() -> None:
 
             await keeper.trim_round()
             assert await count() == 501
-            while await keeper.trim_round(carriage=0.0):
-                pass
+            monkeypatch.setattr("tidewire.backends.postgres.keeper._TRIM_COUNT", 20)
+            await keeper.trim_round(carriage=0.0)  # in many steps, and nothing is left for another round
             assert await count() == 10
             assert await sql.fetchval("SELECT count(*) FROM tidewire_keys") == 0
             await node.publish("many")
             await node.broker.remove_history("many")
-            await keeper.trim_round()
-            assert await count() == 0
-            assert (await node.broker.history("many")).top.offset == 501
             async with sql.transaction():
                 await sql.execute("SELECT pg_advisory_xact_lock('tidewire_outbox'::regclass::integer, 2)")
-                assert not await keeper.trim_round()  # another node is at it
+                await keeper.trim_round()  # another node is at it
+                assert await count() == 11
+            await keeper.trim_round()
+            assert await count() == 0
 
     run(scenario(postgres_database()), 30)
+
+
+def test_what_is_slow_or_much_is_no_outage() -> None:
+    async def scenario(url: str) -> None:
+        async with _Opened(url, publish_seconds=0.5) as node:
+            sessions, circuit = node.broker._sessions, node.broker._circuit  # type: ignore[attr-defined]
+            with pytest.raises(StoreUnavailable, match="too slow"):
+                await sessions.fetch("SELECT pg_sleep(10)")
+            waits = [sessions.fetch("SELECT pg_sleep(0.3)") for _ in range(12)]
+            answers = await asyncio.gather(*waits, return_exceptions=True)
+            assert any("was free" in str(answer) for answer in answers)
+            assert not circuit.reason
+            assert not circuit.outages
+            assert await node.publish("a") == 1
+
+    run(scenario(postgres_database()))
+
+
+def test_a_node_waits_for_another_that_makes_the_schema() -> None:
+    async def scenario(url: str) -> None:
+        broker = PostgresBroker(url, Limits(publish_seconds=0.2))
+        async with client_of(url) as other:
+            transaction = other.transaction()
+            await transaction.start()
+            await other.execute(SQL["lock_schema"])
+            starting = asyncio.create_task(broker.start(lambda _: None))
+            await asyncio.wait([starting], timeout=0.5)
+            assert not starting.done()
+            await transaction.rollback()
+            await starting
+        await broker.aclose()
+
+    run(scenario(postgres_database()))
 
 
 def test_publishes_that_nobody_waits_for_leave_nothing() -> None:

@@ -71,6 +71,8 @@ def explain(error: BaseException, shown: str) -> str:
             return f"the disk of {shown} is full; free some space: nothing that was acknowledged is lost"
         case asyncpg.LockNotAvailableError():
             return f"another session of {shown} holds a lock on tidewire's tables; let it finish its transaction"
+        case asyncpg.QueryCanceledError():
+            return f"{shown} was too slow for one statement; see what else it does"
         case asyncpg.UndefinedTableError() | asyncpg.UndefinedFunctionError() | asyncpg.NoDataFoundError():
             return f"{shown} has lost tidewire's tables ({error}); they are made again"
         case TimeoutError():

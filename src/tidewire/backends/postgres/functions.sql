@@ -172,10 +172,10 @@ BEGIN
 END $$;
 
 -- Remove what no reader is shown any more from some channels after `reached`, one trimmer at a time: nothing younger than
--- `carriage`, but for what was removed on request. Returns where it came to (NULL: a round has ended) and how much it
--- removed; NULL for both: another one is at it.
+-- `carriage`, but for what was removed on request. Returns where it came to (NULL: only keys were left to remove) and how
+-- much it removed, at most `maximum`; NULL for both: another one is at it.
 CREATE OR REPLACE FUNCTION tidewire_trim(
-    after bigint, channels integer, each integer, carriage double precision, OUT reached bigint, OUT removed integer
+    after bigint, channels integer, maximum integer, carriage double precision, OUT reached bigint, OUT removed integer
 ) LANGUAGE plpgsql AS $$
 DECLARE
     now double precision := tidewire_now();
@@ -188,10 +188,11 @@ BEGIN
     ), oldest AS (
         SELECT p.channel, p."offset", s.id FROM looked AS s CROSS JOIN LATERAL (
             SELECT f.channel, f."offset", f.time FROM tidewire_publications AS f
-            WHERE f.channel = s.id ORDER BY f."offset" LIMIT each
+            WHERE f.channel = s.id ORDER BY f."offset" LIMIT maximum
         ) AS p
         WHERE p."offset" <= s.floor
             OR (p.time < now - carriage AND (p."offset" <= s.top - s.keep_size OR p.time < now - s.keep_age))
+        LIMIT maximum
     ), gone AS (
         DELETE FROM tidewire_publications AS p USING oldest AS o
         WHERE p.channel = o.channel AND p."offset" = o."offset" RETURNING 1
@@ -199,7 +200,7 @@ BEGIN
     SELECT (SELECT max(id) FROM looked), (SELECT count(*) FROM gone) INTO reached, removed;
     IF reached IS NULL THEN
         DELETE FROM tidewire_keys WHERE (channel, key) IN (
-            SELECT channel, key FROM tidewire_keys WHERE expires < now ORDER BY expires LIMIT each
+            SELECT channel, key FROM tidewire_keys WHERE expires < now ORDER BY expires LIMIT maximum
         );
         GET DIAGNOSTICS removed = ROW_COUNT;
     END IF;

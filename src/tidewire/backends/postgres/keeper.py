@@ -19,9 +19,9 @@ logger = logging.getLogger("tidewire")
 CARRIAGE = 60.0
 #: Publications that are moved in one transaction, and seconds between tries while another node moves, or it fails.
 _MOVE_COUNT, _MOVE_RETRY, _MOVE_FAILED = 200, 0.05, 1.0
-#: Channels that one step of trimming looks at, publications that it removes from each, and seconds between two steps
-#: and two rounds.
-_TRIM_CHANNELS, _TRIM_EACH, _TRIM_STEP, _TRIM_ROUND = 100, 200, 0.02, 5.0
+#: Channels that one step of trimming looks at, publications or keys that it removes, and seconds between two steps and
+#: two rounds.
+_TRIM_CHANNELS, _TRIM_COUNT, _TRIM_STEP, _TRIM_ROUND = 100, 1_000, 0.02, 5.0
 
 
 class Keeper:
@@ -68,20 +68,17 @@ class Keeper:
         while True:
             await asyncio.sleep(_TRIM_ROUND * random.uniform(0.5, 1.5))
             try:
-                while await self.trim_round():
-                    await asyncio.sleep(_TRIM_STEP)
+                await self.trim_round()
             except StoreUnavailable as error:
                 logger.info("nothing was trimmed: %s", error)
 
-    async def trim_round(self, carriage: float = CARRIAGE) -> bool:
-        """Go through all channels once, unless another node does; True: some had more than one step removes."""
-        reached, has_more = 0, False
+    async def trim_round(self, carriage: float = CARRIAGE) -> None:
+        """Go through all channels and then all keys, unless another node does; who has much is seen again."""
+        reached = 0
         while True:
-            row = await self._sessions.fetchrow(SQL["trim"], reached, _TRIM_CHANNELS, _TRIM_EACH, carriage)
-            if row["removed"] is None:
-                return False
-            has_more = has_more or row["removed"] >= _TRIM_EACH
-            if row["reached"] is None:
-                return has_more
-            reached = row["reached"]
+            row = await self._sessions.fetchrow(SQL["trim"], reached, _TRIM_CHANNELS, _TRIM_COUNT, carriage)
+            if row["removed"] is None or (row["reached"] is None and row["removed"] < _TRIM_COUNT):
+                return
+            if row["removed"] < _TRIM_COUNT:
+                reached = row["reached"]
             await asyncio.sleep(_TRIM_STEP)

@@ -24,6 +24,7 @@ async def prepare(connection: Any) -> None:
     if await _found(connection) == VERSION:
         return
     async with connection.transaction():
+        await connection.execute(SQL["be_patient"])
         await connection.execute(SQL["lock_schema"])
         found = await _found(connection)
         if found == VERSION:

@@ -41,7 +41,10 @@ class Server:
 
         `asynchronous`: its commits need not be on the disk, because they hold nothing that lasts.
         """
-        settings = {**_SETTINGS, "lock_timeout": str(int(self.seconds * 750))}
+        # the server gives up before we do: who is slow or held up says so, and who says nothing is away
+        milliseconds = self.seconds * 1e3
+        settings = {**_SETTINGS, "lock_timeout": f"{milliseconds * 0.75:.0f}"}
+        settings["statement_timeout"] = f"{milliseconds * 0.85:.0f}"
         if asynchronous:
             settings["synchronous_commit"] = "off"
         is_one_of_many = "," in urlsplit(self._url).netloc and "target_session_attrs" not in self._url

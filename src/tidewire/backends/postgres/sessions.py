@@ -52,14 +52,28 @@ class Sessions:
             )
         self._waiting += 1
         try:
-            async with asyncio.timeout(self._server.seconds), self._free:
-                return await self._use(use)
+            await self._wait_free()
+            try:
+                async with asyncio.timeout(self._server.seconds):
+                    return await self._use(use)
+            finally:
+                self._free.release()
         except FAILURES as error:
             if is_away(error):
                 self._circuit.trip(error, outages)
             raise StoreUnavailable(explain(error, self._server.shown)) from error
         finally:
             self._waiting -= 1
+
+    async def _wait_free(self) -> None:
+        """Wait for a connection; that others use all for so long says nothing of the server."""
+        try:
+            async with asyncio.timeout(self._server.seconds):
+                await self._free.acquire()
+        except TimeoutError:
+            raise StoreUnavailable(
+                f"no connection to {self._server.shown} was free within {self._server.seconds:g} s; read less at once"
+            ) from None
 
     async def _use(self, use: Callable[[Any], Awaitable[T]]) -> T:
         self._circuit.check()

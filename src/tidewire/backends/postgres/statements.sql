@@ -1,5 +1,7 @@
 -- name: version
 SELECT version FROM tidewire_store
+-- name: be_patient
+SET LOCAL lock_timeout = 0; SET LOCAL statement_timeout = 0
 -- name: lock_schema
 SELECT pg_advisory_xact_lock(hashtext('tidewire schema'), hashtext(current_schema()))
 -- name: has_store

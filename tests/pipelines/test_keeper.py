@@ -213,11 +213,13 @@ def test_closing_with_a_long_queue_and_no_store_does_not_take_long(
 ) -> None:
     async def scenario() -> None:
         async with opened(tmp_path, WAITING, concurrency=1) as pipelines:
+            runs = [(await pipelines.start("waiting", f"S{number}")).run.id for number in range(10)]
+            await is_status(pipelines, runs[0], RunStatus.RUNNING)
             away(pipelines, monkeypatch)
-            for number in range(10):
-                await pipelines.start("waiting", f"S{number}")
+            await pipelines.cancel(runs[1])
+            owned = pipelines._keeper._owned
             await until(
-                lambda: not any(owned.reporter._settled.is_set() for owned in pipelines._keeper._owned.values()),
+                lambda: not any(owned[run].reporter._settled.is_set() for run in runs[2:]),
                 what="all places in the queue have changed, and wait to be told",
             )
             began = time.monotonic()

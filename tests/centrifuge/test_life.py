@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import time
 import weakref
 from typing import Any
 
@@ -144,6 +145,23 @@ def test_a_subscription_that_is_not_refreshed_ends_after_the_grace(protocol: Cen
             client.send({"id": 60, "sub_refresh": {"channel": "history:b", "token": "expired"}})
             assert (await client.wait_pushes("unsubscribe", 2))[1]["channel"] == "history:b"
             assert client.reply(60) is None
+
+    run(main())
+
+
+@pytest.mark.parametrize("jump", [-3_600, 2 * 86_400])
+def test_a_jump_of_the_wall_clock_moves_no_expiry(monkeypatch: pytest.MonkeyPatch, jump: int) -> None:
+    async def main() -> None:
+        async with open_sessions(expiry_grace_seconds=0.5) as node:
+            short, long = [await connect(node, f"user:ann ttl:{ttl}") for ttl in (0.2, 60)]
+            subscribed = await connect(node, "user:bob")
+            await subscribed.ask("subscribe", channel="history:b", token="ttl:0.2")
+            true = time.time
+            monkeypatch.setattr(time, "time", lambda: true() + jump)
+            assert await short.wait_closed(3005) == "connection expired"
+            assert (await subscribed.wait_pushes("unsubscribe"))[0]["unsubscribe"]["code"] == 2501
+            await asyncio.sleep(1)
+            assert long.link.closed_with is None
 
     run(main())
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import time
 from collections.abc import Sequence
@@ -41,7 +42,7 @@ from tidewire.protocols.centrifuge.meta import is_history, member_info
 from tidewire.subscribing import Prepared
 from tidewire.subscription import Subscription
 
-__all__ = ("Followed", "Following", "ttl_of")
+__all__ = ("Followed", "Following", "end_of", "ttl_of")
 
 logger = logging.getLogger("tidewire")
 
@@ -58,10 +59,24 @@ def ttl_of(expires_at: float | None) -> int:
     return max(1, min(_LONGEST_TTL, round(expires_at - time.time())))
 
 
+def end_of(expires_at: float | None) -> float | None:
+    """Return an end in seconds since 1970 by the loop's clock, which nobody sets: a jump of the other moves no end."""
+    return None if expires_at is None else asyncio.get_running_loop().time() + expires_at - time.time()
+
+
 class Followed:
     """One channel of a session: how it is followed, and until when."""
 
-    __slots__ = ("channel", "events", "expires_at", "grant", "is_positioned", "is_recoverable", "is_server_side")
+    __slots__ = (
+        "channel",
+        "ends",
+        "events",
+        "expires_at",
+        "grant",
+        "is_positioned",
+        "is_recoverable",
+        "is_server_side",
+    )
 
     def __init__(self, channel: str, grant: Grant, request: SubscribeRequest, *, is_server_side: bool) -> None:
         options = grant.options
@@ -75,11 +90,17 @@ class Followed:
         self.is_positioned = self.is_recoverable or (
             has_history and (options.force_positioned or (options.positioned and asks))
         )
-        self.expires_at = grant.expires_at
+        self.extend(grant.expires_at)
         #: Joins and leaves are told of this session, and it is told of them (None: neither).
         self.events: bool | None = None
         if options.join_leave or options.force_join_leave:
             self.events = options.force_join_leave or request.join_leave
+
+    def extend(self, expires_at: float | None) -> None:
+        """Follow it until then, in seconds since 1970; None: for ever."""
+        self.expires_at = expires_at
+        #: The same by the loop's clock.
+        self.ends = end_of(expires_at)
 
 
 class Ready:
@@ -250,13 +271,13 @@ class Following:
             self.drop(followed.channel, codes.INSUFFICIENT)
 
     def next_expiry(self) -> float | None:
-        """Return when the first subscription expires, in seconds since 1970."""
-        return min((one.expires_at for one in self.channels.values() if one.expires_at is not None), default=None)
+        """Return when the first subscription expires, by the loop's clock."""
+        return min((one.ends for one in self.channels.values() if one.ends is not None), default=None)
 
     def expire(self, now: float) -> None:
         """End the subscriptions that have expired."""
         for followed in tuple(self.channels.values()):
-            if followed.expires_at is not None and followed.expires_at <= now:
+            if followed.ends is not None and followed.ends <= now:
                 if followed.is_server_side:
                     self._connection.end(codes.SUBSCRIPTION_EXPIRED)
                     return

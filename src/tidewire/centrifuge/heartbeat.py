@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import random
-import time
 from typing import Protocol as TypingProtocol
 
 from tidewire.connection import Connection
@@ -16,7 +15,7 @@ from tidewire.protocols.centrifuge.codes import NO_PONG, STALE, Malformed, Malfo
 
 __all__ = ("Heartbeat",)
 
-#: The farthest that an expiry is looked for: clocks that are set do not move one for longer.
+#: The farthest that an expiry is looked for: some are years away.
 _LOOK_SECONDS = 3_600.0
 
 
@@ -24,7 +23,7 @@ class Expiring(TypingProtocol):
     """What has tokens that end."""
 
     def next_expiry(self) -> float | None:
-        """Return when the first of them ends for good, in seconds since 1970."""
+        """Return when the first of them ends for good, by the loop's clock."""
 
     def expire(self, now: float) -> None:
         """End what has expired."""
@@ -100,7 +99,7 @@ class Heartbeat:
         moments = [due - now for due in (self._stale_due, self._ping_due, self._pong_due) if due > 0]
         expiry = self._expiring.next_expiry()
         if expiry is not None:
-            moments.append(min(expiry - time.time(), _LOOK_SECONDS))
+            moments.append(min(expiry - now, _LOOK_SECONDS))
         return max(0.0, min(moments)) if moments else None
 
     def turn(self, now: float) -> float | None:
@@ -123,5 +122,5 @@ class Heartbeat:
             if not self._pong_due:
                 self._pong_due = now + self._limits.protocol_pong_seconds
             connection.write(self._ping)
-        self._expiring.expire(time.time())
+        self._expiring.expire(now)
         return None if connection.is_closed else self._seconds(now)

@@ -15,7 +15,7 @@ import msgspec
 
 from tidewire.access import Authority, Caller, ConnectAttempt, Grant, Identity
 from tidewire.centrifuge.commands import METHODS, answer
-from tidewire.centrifuge.following import Followed, Following, Ready, ttl_of
+from tidewire.centrifuge.following import Followed, Following, Ready, end_of, ttl_of
 from tidewire.centrifuge.heartbeat import Heartbeat
 from tidewire.centrifuge.sessions import Sessions
 from tidewire.connection import Connection
@@ -64,6 +64,7 @@ class Session:
         "__weakref__",
         "_authority",
         "_emulated",
+        "_ends",
         "_given",
         "_granted",
         "_heartbeat",
@@ -95,8 +96,7 @@ class Session:
         self.connection = connection
         self.protocol = cast(CentrifugeProtocol, connection.protocol)
         self.secret = secrets.token_urlsafe(24)
-        self.identity = identity or Identity()
-        self.caller = Caller(connection.id, self.identity)
+        self._be(connection.id, identity or Identity())
         self.following = Following(node, connection, self.protocol)
         self.in_flight = InFlight(node, connection)
         self._authority = authority
@@ -198,6 +198,12 @@ class Session:
 
     # Connect and refresh.
 
+    def _be(self, connection: str, identity: Identity) -> None:
+        """Be somebody from now on."""
+        self.identity = identity
+        self.caller = Caller(connection, identity)
+        self._ends = end_of(identity.expires_at)
+
     async def _connect(self, command: int, request: m.ConnectRequest) -> None:
         if self._state is not _State.NEW:
             failed = self._state is _State.FAILED
@@ -235,8 +241,7 @@ class Session:
 
     async def _identify(self, identity: Identity) -> None:
         connection = self.connection
-        self.identity = identity
-        self.caller = Caller(connection.id, identity)
+        self._be(connection.id, identity)
         if identity.user == connection.user:
             return
         if connection.user:
@@ -298,8 +303,7 @@ class Session:
             raise Rejected(codes.INVALID_TOKEN)
         if frozenset(identity.subscriptions) != self._granted:
             raise Rejected(codes.INSUFFICIENT_STATE)  # it comes back, and gets what is right now
-        self.identity = identity
-        self.caller = Caller(self.connection.id, identity)
+        self._be(self.connection.id, identity)
         self._heartbeat.schedule()
         expires_at = identity.expires_at
         return m.RefreshResult(self.connection.id, _VERSION, expires_at is not None, ttl_of(expires_at))
@@ -307,15 +311,14 @@ class Session:
     # Expiry (heartbeat.Expiring).
 
     def next_expiry(self) -> float | None:
-        """Return when the connection or a subscription ends for good, in seconds since 1970."""
-        moments = [moment for moment in (self.identity.expires_at, self.following.next_expiry()) if moment is not None]
+        """Return when the connection or a subscription ends for good, by the loop's clock."""
+        moments = [moment for moment in (self._ends, self.following.next_expiry()) if moment is not None]
         return min(moments) + self.node.limits.expiry_grace_seconds if moments else None
 
     def expire(self, now: float) -> None:
         """End what was not refreshed in time."""
         moment = now - self.node.limits.expiry_grace_seconds
-        expires_at = self.identity.expires_at
-        if expires_at is not None and expires_at <= moment and self._state is _State.CONNECTED:
+        if self._ends is not None and self._ends <= moment and self._state is _State.CONNECTED:
             self.connection.end(codes.CONNECTION_EXPIRED)
         else:
             self.following.expire(moment)
@@ -326,7 +329,7 @@ class Session:
 
     def extended(self, followed: Followed, grant: Grant) -> m.SubRefreshResult:
         """Let a subscription go on as long as a new grant says."""
-        followed.expires_at = grant.expires_at
+        followed.extend(grant.expires_at)
         self._heartbeat.schedule()
         return m.SubRefreshResult(grant.expires_at is not None, ttl_of(grant.expires_at))
 
@@ -371,8 +374,8 @@ class Session:
         if expired:
             self.kick(codes.CONNECTION_EXPIRED)
             return
-        self.identity = msgspec.structs.replace(self.identity, expires_at=expires_at, info=info or self.identity.info)
-        self.caller = Caller(self.connection.id, self.identity)
+        identity = msgspec.structs.replace(self.identity, expires_at=expires_at, info=info or self.identity.info)
+        self._be(self.connection.id, identity)
         self._heartbeat.schedule()
         self.push(Push(refresh=m.Refresh(expires_at is not None, ttl_of(expires_at))))
 

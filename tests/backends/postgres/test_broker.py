@@ -6,6 +6,7 @@ import asyncio
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -77,6 +78,33 @@ def test_many_channels_at_once_from_two_nodes_without_a_deadlock() -> None:
             assert all(one.offsets(name) == list(range(1, 21)) for name in names)
 
     run(scenario(postgres_database()), 30)
+
+
+def test_a_commit_that_waits_for_a_counter_holds_none_that_comes_later() -> None:
+    """Whatever the order in which channels are named: so two commits never wait for each other."""
+
+    def keep(connection: Any, *names: str) -> asyncio.Task[Any]:
+        nothing: list[None] = [None] * len(names)
+        places, formats = list(range(1, len(names) + 1)), [2] * len(names)
+        values = (list(names), nothing, nothing, places, [], [], formats, [b"{}"] * len(names), [])
+        return asyncio.create_task(connection.fetchrow(SQL["keep"], *values))
+
+    async def scenario(url: str) -> None:
+        async with _Opened(url) as node, client_of(url) as first, client_of(url) as second, client_of(url) as third:
+            for name in "abc":
+                await node.publish(name)
+            is_held_up = "SELECT EXISTS (SELECT FROM pg_locks WHERE pid = $1 AND NOT granted)"
+            for taken, wanted in (("a", "cba"), ("n1", ("n3", "n2", "n1"))):  # counters that are there, and new ones
+                transaction = first.transaction()
+                await transaction.start()
+                await keep(first, taken)
+                waiting, pid = keep(second, *wanted), second.get_server_pid()
+                await wait_until(lambda pid=pid: third.fetchval(is_held_up, pid))  # type: ignore[misc]
+                await asyncio.wait_for(keep(third, *wanted[:-1]), 2)
+                await transaction.rollback()
+                await waiting
+
+    run(scenario(postgres_database()))
 
 
 def test_a_missing_wake_up_is_made_up_for_by_a_look(monkeypatch: pytest.MonkeyPatch) -> None:

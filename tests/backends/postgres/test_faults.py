@@ -146,10 +146,10 @@ def test_a_server_that_may_forget_commits_begins_a_new_epoch_after_a_restart() -
         run(scenario(server), 30)
 
 
-@pytest.mark.parametrize("seconds", [1.5, pytest.param(30.0, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("seconds", [2.5, pytest.param(30.0, marks=pytest.mark.slow)])
 def test_frozen_then_thawed(seconds: float) -> None:
     async def scenario(server: Postgres) -> None:
-        async with postgres_node(server.url(), publish_seconds=0.5) as node:
+        async with postgres_node(server.url()) as node:
             client = await connect(node, channel="a")
             ledger = Ledger(node)
             async with ledger.publishing():
@@ -163,9 +163,9 @@ def test_frozen_then_thawed(seconds: float) -> None:
                 await asyncio.sleep(max(0.0, frozen + seconds - asyncio.get_running_loop().time()))
                 server.thaw()
                 await ledger.succeeds(50)
-            slow = [taken for _, taken in ledger.failures if taken > 0.2]
+            slow = [taken for _, taken in ledger.failures if taken > 0.7]
             assert len(slow) <= 10
-            assert max(slow) < 2.0  # a busy machine adds its own
+            assert max(slow) < 3.0  # a busy machine adds its own
             assert {type(error) for error, _ in ledger.failures} == {NotPublished, PublishUnconfirmed}
             await received(client, ledger)
             check(client, ledger)

@@ -33,6 +33,9 @@ logger = logging.getLogger("tidewire.pipelines")
 
 #: Seconds between two tellings, and before a failed one is tried again.
 _PACE, _AGAIN = 0.1, 1.0
+#: Events that are told before what viewers know is kept: who comes late finds these in the channel's history, which
+#: has 100.
+_AHEAD = 50
 _encode = msgspec.json.Encoder().encode
 _decode = msgspec.json.Decoder(StepEvent | RunEvent).decode
 
@@ -79,6 +82,7 @@ class Reporter:
         self._hub = hub
         self._store = store
         self._view = view
+        self._kept_seq = view.run.seq
         self._pending: list[Event] = []
         self._logs: dict[str, LogEvent] = {}
         self._news = asyncio.Event()
@@ -129,9 +133,17 @@ class Reporter:
     def _note(self, event: Event) -> None:
         self.run = apply(self.run, event)
         if isinstance(event, StepEvent) and event.status is StepStatus.RUNNING:
-            self._pending = [old for old in self._pending if not _is_older_progress(old, event)]
+            self._drop_older(event)
         self._pending.append(event)
         self._changed()
+
+    def _drop_older(self, event: StepEvent) -> None:
+        """Take away what nobody was told yet of the same attempt, but that it has begun."""
+        known = self._view.run.step(event.step)
+        older = [old for old in self._pending if _is_same_attempt(old, event)]
+        is_begun = (known.status, known.attempt) == (StepStatus.RUNNING, event.attempt)
+        for old in older if is_begun else older[1:]:
+            self._pending.remove(old)
 
     def _changed(self) -> None:
         self._is_saved = False
@@ -158,6 +170,7 @@ class Reporter:
         except StoreUnavailable as error:
             logger.warning("the state of run %s is not kept yet: %s", run.id, error)
             return False
+        self._kept_seq = max(self._kept_seq, view.run.seq)
         self._is_saved = run is self.run and view is self._view
         return True
 
@@ -175,7 +188,7 @@ class Reporter:
             await asyncio.sleep(_AGAIN if failed else _PACE)
 
     async def _tell_events(self) -> None:
-        while self._pending:
+        while self._pending and self._view.run.seq < self._kept_seq + _AHEAD:
             event = msgspec.structs.replace(self._pending.pop(0), seq=self._view.run.seq + 1)
             # the very same again until it is surely kept: an unconfirmed one may be, and its number is taken then
             while (position := await self._publish(event)) is None:
@@ -201,11 +214,9 @@ class Reporter:
                 logger.debug("newest text of run %s is not pushed, its log has it: %s", self.run.id, error)
 
 
-def _is_older_progress(old: Event, new: StepEvent) -> bool:
+def _is_same_attempt(old: Event, new: StepEvent) -> bool:
     return (
         isinstance(old, StepEvent)
-        and old.step == new.step
+        and (old.step, old.attempt) == (new.step, new.attempt)
         and old.status is StepStatus.RUNNING
-        and old.attempt == new.attempt
-        and old.progress > 0
     )

@@ -11,6 +11,7 @@ __all__ = (
     "CONTROL",
     "NODES",
     "RUN_EVENTS",
+    "RUN_LISTS",
     "RUN_LOGS",
     "Control",
     "events",
@@ -26,6 +27,8 @@ CONTROL = "$control"
 NODES = "$nodes"
 #: The events of each run of a pipeline, and the newest text of its logs.
 RUN_EVENTS, RUN_LOGS = "$pipeline:", "$pipeline-log:"
+#: What changes in the list of runs that a user sees.
+RUN_LISTS = "$pipeline-list:"
 _PERSONAL = "$user:"
 _EVENTS = "$events:"
 
@@ -59,7 +62,7 @@ def is_events(channel: str) -> bool:
 
 def is_internal(channel: str) -> bool:
     """Say whether a channel is the server's own, whatever the application allows: no client and no caller names it."""
-    return channel in (CONTROL, NODES) or channel.startswith((_PERSONAL, _EVENTS, RUN_EVENTS, RUN_LOGS))
+    return channel in (CONTROL, NODES) or channel.startswith((_PERSONAL, _EVENTS, RUN_EVENTS, RUN_LISTS, RUN_LOGS))
 
 
 def open_channel(channel: str, limits: Limits) -> str:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from pathlib import Path
 
 import pytest
 
 from core.support import run
 from support.ledger import check_outage_told
+from support.processes import worker
 from support.stores import Daemon, start_redis
 from tidewire.errors import NotPublished, PublishUnconfirmed, StoreUnavailable
 from tidewire.messages import Position
@@ -233,3 +235,25 @@ def test_a_start_without_a_server_says_so_and_leaves_nothing(tmp_path: Path) -> 
     with start_redis(tmp_path) as server:
         dead = url(server)
     run(scenario(dead))
+
+
+@pytest.mark.slow
+def test_a_node_that_redis_cuts_off_as_slow_reads_what_it_missed(tmp_path: Path) -> None:
+    """The event loop stands still while more is published than Redis holds for a subscriber."""
+
+    async def scenario(port: int) -> None:
+        url = f"redis://127.0.0.1:{port}"
+        ask(port, "CONFIG", "SET", "client-output-buffer-limit", "pubsub 1mb 0 0")
+        async with redis_node(url, gap_messages=1_000_000, gap_bytes=1_000_000_000, outbox_bytes=10**9) as node:
+            client = await connect(node, channel="a")
+            with worker(url, "flood", tasks=10, size=20_000, pause=0.001):
+                await wait_until(lambda: len(client.offsets()) > 10)
+                time.sleep(3)  # the loop is what stands still  # noqa: ASYNC251
+                await wait_until(lambda: node.statistics().gaps > 0, 10)
+            top = (await node.broker.history("a", limit=0)).top
+            await wait_until(lambda: client.offsets()[-1] == top.offset, 15)
+            assert client.offsets() == list(range(1, top.offset + 1))
+            assert "i a" not in client.shown
+
+    with start_redis(tmp_path) as server:
+        run(scenario(server.port), 60)

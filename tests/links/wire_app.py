@@ -111,6 +111,9 @@ async def http(scope: Event, receive: Receive, send: Send) -> None:
     if scope["path"] == "/stats":
         answer = {"events": events, "links": sorted(links), "limits": ws_class.limits_reached, "rss": _rss()}
     await send({"type": "http.response.start", "status": 200, "headers": [(b"content-type", b"application/json")]})
+    if scope["path"] == "/endless":
+        await send({"type": "http.response.body", "body": b"begun", "more_body": True})
+        await receive()
     await send({"type": "http.response.body", "body": json.dumps(answer).encode()})
 
 

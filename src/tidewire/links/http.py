@@ -1,8 +1,8 @@
-"""An HTTP protocol class for uvicorn's `http=` option that bounds a request's headers in bytes and in time.
+"""An HTTP protocol class for uvicorn's `http=` option that bounds requests in bytes, in time and in number.
 
     uvicorn app:app --http tidewire.links.http:HttpProtocol --ws tidewire.links.uvicorn:WebSocketProtocol
 
-uvicorn's own class waits for ever for the end of the headers, and keeps as many as come.
+uvicorn's own class waits for ever for the end of a request, and keeps as many headers and requests as come.
 """
 
 from __future__ import annotations
@@ -40,6 +40,10 @@ class _TooLarge(Exception):
     """Stops the parser."""
 
 
+class _TooMany(Exception):
+    """Stops the parser at one request too many behind an answer that is under way."""
+
+
 class _Stream:
     """What an endless response is told and may do (links.stream.StreamServer)."""
 
@@ -51,7 +55,7 @@ class _Stream:
 
 
 class HttpProtocol(HttpToolsProtocol):
-    """One HTTP connection; a request whose headers are too large or too slow is refused and the connection ended."""
+    """One HTTP connection; it is ended at a request that is too large, too slow, or one too many that wait."""
 
     limits: ClassVar[Limits] = Limits()
 
@@ -61,6 +65,9 @@ class HttpProtocol(HttpToolsProtocol):
         self._deadline: asyncio.TimerHandle | None = None
         #: Bytes of the headers that are parsed, and of those that came, in reads that ended within them.
         self._parsed = self._came = 0
+        #: Bytes of the body, and when it was first waited for.
+        self._body = 0
+        self._body_began = 0.0
         #: What is being parsed.
         self._chunk = b""
         self._stream: _Stream | None = None
@@ -70,7 +77,7 @@ class HttpProtocol(HttpToolsProtocol):
         self._begin()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self._end_headers(_State.IDLE)
+        self._enter(_State.IDLE)
         self._stream = None
         super().connection_lost(exc)
 
@@ -91,6 +98,9 @@ class HttpProtocol(HttpToolsProtocol):
             self._came += len(data)
             if self._came > self.limits.header_bytes:
                 self._refuse(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE, "header_bytes")
+        elif self._state is _State.BODY and self._deadline is None:
+            self._body_began = self.loop.time()
+            self._deadline = self.loop.call_later(self.limits.body_seconds, self._expire_body)
 
     # What the parser calls.
 
@@ -108,14 +118,21 @@ class HttpProtocol(HttpToolsProtocol):
         super().on_header(name, value)
 
     def on_headers_complete(self) -> None:
-        self._end_headers(_State.BODY)
+        if len(self.pipeline) >= self.limits.pipelined:
+            raise _TooMany
+        self._enter(_State.BODY)
+        self._body = 0
         self._stream = _Stream(self.transport.abort)
         cast(dict[str, Any], self.scope)["extensions"] = {"tidewire.stream": self._stream}
         super().on_headers_complete()
 
+    def on_body(self, body: bytes) -> None:
+        self._body += len(body)
+        super().on_body(body)
+
     def on_message_complete(self) -> None:
         super().on_message_complete()
-        self._state = _State.IDLE
+        self._enter(_State.IDLE)
 
     def handle_websocket_upgrade(self) -> None:
         """Hand over to the WebSocket class, with what the client has sent behind its request."""
@@ -147,8 +164,13 @@ class HttpProtocol(HttpToolsProtocol):
         """Refuse a request that the parser has stopped at."""
         if self._parsed > self.limits.header_bytes:
             self._refuse(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE, "header_bytes")
+        elif len(self.pipeline) >= self.limits.pipelined:
+            self._refuse(HTTPStatus.TOO_MANY_REQUESTS, "pipelined")
+        elif self._is_answering:
+            self._enter(_State.IDLE)
+            self.transport.abort()
         elif not self.transport.is_closing():
-            self._end_headers(_State.IDLE)
+            self._enter(_State.IDLE)
             super().send_400_response(msg)
 
     # The budget.
@@ -158,7 +180,7 @@ class HttpProtocol(HttpToolsProtocol):
         self._parsed = self._came = 0
         self._deadline = self.loop.call_later(self.limits.header_seconds, self._expire)
 
-    def _end_headers(self, state: _State) -> None:
+    def _enter(self, state: _State) -> None:
         self._state = state
         if self._deadline is not None:
             self._deadline.cancel()
@@ -177,10 +199,30 @@ class HttpProtocol(HttpToolsProtocol):
         else:
             self._refuse(HTTPStatus.REQUEST_TIMEOUT, "header_seconds")
 
+    def _expire_body(self) -> None:
+        """Refuse a body that is slower than its rate; while we do not read it, its client is not to blame."""
+        limits, self._deadline = self.limits, None
+        left = limits.body_seconds + self._body / limits.body_rate - (self.loop.time() - self._body_began)
+        if self.flow.read_paused:
+            self._body_began = self.loop.time() - self._body / limits.body_rate
+            left = limits.body_seconds
+        if left > 0:
+            self._deadline = self.loop.call_later(left, self._expire_body)
+        else:
+            self._refuse(HTTPStatus.REQUEST_TIMEOUT, "body_seconds")
+
+    @property
+    def _is_answering(self) -> bool:
+        """An answer has begun and is not complete: nothing of ours may stand within it."""
+        cycle = self.cycle
+        return bool(self.pipeline) or (cycle is not None and cycle.response_started and not cycle.response_complete)
+
     def _refuse(self, status: HTTPStatus, limit: str) -> None:
         limits_reached[limit] += 1
-        self._end_headers(_State.IDLE)
-        if not self.transport.is_closing():
+        self._enter(_State.IDLE)
+        if self._is_answering:
+            self.transport.abort()
+        elif not self.transport.is_closing():
             head = f"HTTP/1.1 {status.value} {status.phrase}\r\nconnection: close\r\ncontent-length: 0\r\n\r\n"
             self.transport.write(head.encode())
             self.transport.close()

@@ -214,6 +214,7 @@ class Pipelines:
         found = await self.run(run)
         if not await self._store.remove(run):
             raise NotNow(f"run {run} is {found.status.value}; cancel it first")
+        self._keeper.notices.removed(run, found.user)
         await asyncio.to_thread(RunFolder(self._root, run).remove)
 
     # What is known.

@@ -15,7 +15,9 @@ from tidewire.fastapi import Hub
 from tidewire.pipelines.attempt import RunFacts
 from tidewire.pipelines.errors import PipelineError
 from tidewire.pipelines.folders import RunFolder
+from tidewire.pipelines.guards import Guards
 from tidewire.pipelines.limits import PipelineLimits
+from tidewire.pipelines.notices import Notices
 from tidewire.pipelines.owners import Owners
 from tidewire.pipelines.processes import end_identity
 from tidewire.pipelines.reporter import Reporter, current_view
@@ -63,7 +65,10 @@ class Keeper:
         self._facts = facts
         self._count = count
         self._owners = Owners(root / "owners")
+        self._guards = Guards()
         self._owned: dict[str, _Owned] = {}
+        #: Who shows lists of runs hears from this.
+        self.notices = Notices(hub)
         #: Runs that the store gives to this process now.
         self.arriving: set[str] = set()
         self._broken: set[str] = set()
@@ -82,6 +87,7 @@ class Keeper:
         self._owners.open(self.wake)
         await self._sweep()
         await self._look()
+        self.notices.open()
         self._task = asyncio.create_task(self._keep())
 
     async def aclose(self) -> None:
@@ -96,6 +102,8 @@ class Keeper:
         if tasks:
             await asyncio.wait(tasks)
         await self._let_go()
+        await self._guards.aclose()
+        await self.notices.aclose()
         self._owners.close()
         await self._notify()
 
@@ -131,7 +139,10 @@ class Keeper:
 
     def own(self, run: Run, view: View | None = None) -> None:
         """Take a run that the store gives to this process."""
-        self._owned[run.id] = _Owned(Reporter(self._hub, self._store, run, view or View(run)))
+        view = view or View(run)
+        self._guards.prepare()
+        self._owned[run.id] = _Owned(Reporter(self._hub, self._store, self.notices, run, view))
+        self.notices.changed(run, view.run.seq)
         self.wake_all()
 
     async def own_again(self, run: str) -> None:
@@ -216,7 +227,7 @@ class Keeper:
         if not await self._store.begin(run, self.name):
             return
         owned.execution = Execution(
-            facts, owned.reporter, self._store, count=self._count, is_closing=lambda: self._is_closing
+            facts, owned.reporter, self._store, self._guards, count=self._count, is_closing=lambda: self._is_closing
         )
         owned.task = asyncio.create_task(self._execute(run, owned, owned.execution))
         self._owners.wake()
@@ -265,9 +276,10 @@ class Keeper:
             if self._owners.is_dead(owner):
                 await self._store.adopt(owner, self.name)
                 self._owners.bury(owner)
-        for run in await self._store.beyond(self._limits.keep):
+        for run, user in await self._store.beyond(self._limits.keep):
             if await self._store.remove(run):
                 self._count("keep")
+                self.notices.removed(run, user)
                 await asyncio.to_thread(RunFolder(self._root, run).remove)
 
     async def _inherit(self, run: str) -> None:

@@ -13,6 +13,7 @@ from tidewire.control import RUN_EVENTS, RUN_LOGS
 from tidewire.errors import PublishError, StoreUnavailable
 from tidewire.fastapi import Hub
 from tidewire.messages import Format, Position, Publication
+from tidewire.pipelines.notices import Notices
 from tidewire.pipelines.runs import (
     Event,
     LogEvent,
@@ -76,11 +77,12 @@ class Reporter:
     Of a running step only the newest progress waits to be told; everything else is told, in order.
     """
 
-    def __init__(self, hub: Hub, store: RunStore, run: Run, view: View) -> None:
+    def __init__(self, hub: Hub, store: RunStore, notices: Notices, run: Run, view: View) -> None:
         #: What is true, whether viewers were told or not.
         self.run = run
         self._hub = hub
         self._store = store
+        self._notices = notices
         self._view = view
         self._kept_seq = view.run.seq
         self._pending: list[Event] = []
@@ -172,6 +174,7 @@ class Reporter:
             return False
         self._kept_seq = max(self._kept_seq, view.run.seq)
         self._is_saved = run is self.run and view is self._view
+        self._notices.changed(run, view.run.seq)
         return True
 
     async def _tell(self) -> None:

@@ -105,7 +105,7 @@ SELECT identity FROM processes WHERE run = ?
 DELETE FROM processes WHERE run = ?
 
 -- name: beyond
-SELECT id FROM runs WHERE owner = '' AND status NOT IN ('queued', 'running')
+SELECT id, user FROM runs WHERE owner = '' AND status NOT IN ('queued', 'running')
 ORDER BY number DESC LIMIT -1 OFFSET ?
 
 -- name: remove

@@ -143,10 +143,9 @@ class RunStore:
 
         return await self._write(work)
 
-    async def beyond(self, keep: int) -> list[str]:
-        """Return the ended runs that are older than so many."""
-        rows = await self._read(lambda db: db.execute(self._sql["beyond"], (keep,)).fetchall())
-        return [row[0] for row in rows]
+    async def beyond(self, keep: int) -> list[tuple[str, str]]:
+        """Return the ended runs that are older than so many, each with its user."""
+        return await self._read(lambda db: db.execute(self._sql["beyond"], (keep,)).fetchall())
 
     # Who owns what.
 

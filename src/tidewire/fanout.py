@@ -39,8 +39,8 @@ class Work:
             batch = representation.batch_after(channel.last, publications)
             if len(batch):
                 self.parts.append((batch, group.snapshot))
-                if representation.then is not None:
-                    began += group.snapshot
+                if representation.then is not None:  # who has begun already behind all this is given nothing of it
+                    began += [one for one in group.snapshot if one.live_after < self.last]
             else:  # nothing here is for them
                 for subscription in group.snapshot:
                     subscription.live_after = max(subscription.live_after, self.last)

@@ -39,6 +39,7 @@ from tidewire.protocols.centrifuge import messages as m
 from tidewire.protocols.centrifuge.codes import Malformed, MalformedFrame, Unsubscription, error_of
 from tidewire.protocols.centrifuge.encoding import CentrifugeProtocol
 from tidewire.protocols.centrifuge.messages import Command, Push, Reply, raw
+from tidewire.subscribing import ended
 
 __all__ = ("Session",)
 
@@ -167,6 +168,8 @@ class Session:
         commands = self.protocol.decode(message)
         self.connection.charge(len(commands) - 1)
         for command in commands:
+            if self.connection.link.paused:  # who takes no answers is given no more of them
+                await self.connection.link.wait_drained()
             if self.connection.is_closed or (self._state is _State.FAILED and len(commands) > 1):
                 return
             await self._handle(command)
@@ -219,6 +222,8 @@ class Session:
         except (CommandError, StoreUnavailable) as error:
             self._fail(command, error_of(error))
             return
+        if self.connection.is_closed:  # it has left while it was judged, and nobody would take it out of what follows
+            raise ended(self.connection)
         self._state = _State.CONNECTED
         Sessions.of(self.node).add(self)
         result = self._connect_result({ready.followed.channel: ready.result for ready in prepared})

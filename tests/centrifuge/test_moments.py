@@ -1,0 +1,99 @@
+"""What falls into the same moment: an end during a connect, a subscribe during a publish, more than a client takes."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import msgspec
+
+from centrifuge.authority import WordAuthority
+from centrifuge.support import Client, begin, connect, open_sessions
+from centrifuge.test_deltas import publish, rebuilt
+from core.support import run, turns
+from tidewire.access import Caller, ConnectAttempt, Identity
+from tidewire.centrifuge.sessions import Sessions
+from tidewire.messages import Position
+from tidewire.testing import wait_until
+
+
+class SlowAuthority(WordAuthority):
+    """Decides when it is let."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.gate = asyncio.Event()
+        self.asked = 0
+
+    async def connect(self, attempt: ConnectAttempt, identity: Identity | None) -> Identity:
+        self.asked += 1
+        await self.gate.wait()
+        return await super().connect(attempt, identity)
+
+
+def test_who_leaves_while_it_connects_leaves_nothing() -> None:
+    async def main() -> None:
+        async with open_sessions() as node:
+            for token in ("", "user:ann", "subs:history:a"):
+                authority = SlowAuthority()
+                client = await begin(node, authority)
+                client.send({"id": 1, "connect": {"token": token}})
+                await wait_until(lambda authority=authority: authority.asked == 1)  # type: ignore[misc]
+                client.link.vanish()
+                authority.gate.set()
+                await turns(10)
+                assert not len(Sessions.of(node)), token
+                assert not client.session.following.channels
+
+    run(main())
+
+
+def test_a_difference_is_only_sent_to_who_was_given_its_base() -> None:
+    async def main() -> None:
+        async with open_sessions() as node:
+            values = [{"text": "abc" * 50, "n": n} for n in range(3)]
+            client = await connect(node)
+            other = await connect(node, channel="delta:a")
+            # delivered, and not yet written when the subscribe is answered
+            channel = node.registry.channels["delta:a"]
+            await publish(node, values[0], channel="delta:a")
+            assert channel.pending
+            ready = await client.session.following.prepare(*await _wish(client))
+            assert channel.pending
+            assert ready.prepared.answer.position == Position(1, channel.position.epoch)
+            await client.session.following.go_live(ready, (), client.session.identity)
+            for value in values[1:]:
+                await turns(3)
+                await publish(node, value, channel="delta:a")
+            await client.wait_pushes("pub", 2)
+            await other.wait_pushes("pub", 3)
+            assert [msgspec.json.decode(data) for data in rebuilt(client, "delta:a")] == values[1:]
+
+    run(main())
+
+
+async def _wish(client: Client) -> tuple[Any, ...]:
+    from tidewire.protocols.centrifuge.messages import SubscribeRequest
+
+    session = client.session
+    grant = await session.authority.subscribe(Caller("", session.identity), "delta:a", "", b"")
+    return "delta:a", grant, SubscribeRequest("delta:a", delta="fossil"), session.identity
+
+
+def test_who_takes_no_answers_is_given_no_more_of_them() -> None:
+    async def main() -> None:
+        async with open_sessions() as node:
+            for _ in range(50):
+                await publish(node, "x" * 10_000)
+            client = await connect(node)
+            client.link.stall()
+            client.send(*({"id": n, "history": {"channel": "history:a", "limit": 50}} for n in range(10, 40)))
+            for n in range(40, 60):
+                client.send({"id": n, "history": {"channel": "history:a", "limit": 50}})
+            await turns(200)
+            size, _ = client.link.worst_backlog
+            assert 500_000 < size < 5_000_000
+            client.link.take()
+            await wait_until(lambda: client.reply(59) is not None)
+
+    run(main())

@@ -244,7 +244,9 @@ def test_a_node_that_redis_cuts_off_as_slow_reads_what_it_missed(tmp_path: Path)
     async def scenario(port: int) -> None:
         url = f"redis://127.0.0.1:{port}"
         ask(port, "CONFIG", "SET", "client-output-buffer-limit", "pubsub 1mb 0 0")
-        async with redis_node(url, gap_messages=1_000_000, gap_bytes=1_000_000_000, outbox_bytes=10**9) as node:
+        # a gap of some 100 MB takes its time to be read
+        limits = {"gap_messages": 1_000_000, "gap_bytes": 10**9, "outbox_bytes": 10**9, "publish_seconds": 10.0}
+        async with redis_node(url, **limits) as node:
             client = await connect(node, channel="a")
             with worker(url, "flood", tasks=10, size=20_000, pause=0.001):
                 await wait_until(lambda: len(client.offsets()) > 10)

@@ -40,7 +40,7 @@ async def undisturbed(server: Server, crowd: Crowd) -> AsyncIterator[None]:
     await crowd.nothing_is_left(before)
 
 
-@pytest.mark.parametrize("name", SERVERS)
+@pytest.mark.parametrize("name", ["redis", pytest.param("postgres", marks=slow), pytest.param("nats", marks=slow)])
 def test_killed_and_started_again(tmp_path: Path, name: str) -> None:
     with store(name, tmp_path) as used, serving(tmp_path / "run", used.url) as server:
         daemon = used.daemon
@@ -58,7 +58,7 @@ def test_killed_and_started_again(tmp_path: Path, name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "seconds"), [("redis", 4.0), *(pytest.param(name, 30.0, marks=slow) for name in SERVERS)]
+    ("name", "seconds"), [("redis", 3.0), *(pytest.param(name, 30.0, marks=slow) for name in SERVERS)]
 )
 def test_frozen_for_a_while(tmp_path: Path, name: str, seconds: float) -> None:
     with store(name, tmp_path) as used, serving(tmp_path / "run", used.url) as server:

@@ -53,6 +53,7 @@ async def _fill(publisher: ApiPublisher) -> None:
             await ledger.publish()
 
 
+@pytest.mark.slow
 def test_a_disk_that_hangs_fails_publishing_in_time(tmp_path: Path) -> None:
     with ext4_disk(tmp_path) as disk, serving(tmp_path / "run", f"sqlite:///{disk.folder}/faults.db") as server:
 
@@ -70,6 +71,7 @@ def test_a_disk_that_hangs_fails_publishing_in_time(tmp_path: Path) -> None:
             disk.thaw()
 
 
+@pytest.mark.slow
 def test_a_disk_that_turns_read_only_fails_publishing_alone(tmp_path: Path) -> None:
     """What it was given before is read, and there when the server is started on the mended disk."""
     with ext4_disk(tmp_path) as disk, serving(tmp_path / "run", f"sqlite:///{disk.folder}/faults.db") as server:

@@ -7,6 +7,8 @@ import signal
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
+import pytest
+
 from contract.serving import Server
 from core.support import run
 from tidewire.testing import wait_until
@@ -28,6 +30,7 @@ def test_a_rolling_reload_in_mid_traffic(tmp_path: Path) -> None:
     _in_mid_traffic(tmp_path, reload)
 
 
+@pytest.mark.slow
 def test_a_stop_and_a_start_in_mid_traffic(tmp_path: Path) -> None:
     async def restart(server: Server) -> None:
         await asyncio.to_thread(server.stop)

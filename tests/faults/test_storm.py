@@ -5,19 +5,22 @@ from __future__ import annotations
 import asyncio
 from pathlib import Path
 
+import pytest
+
 from core.support import run
 
 from .crowd import KEY, Crowd, census
 from .serving import serving, store
 
-CLIENTS, STAYING = 300, 5
+STAYING = 5
 
 
-def test_hundreds_return_at_once(tmp_path: Path) -> None:
+@pytest.mark.parametrize("clients", [150, pytest.param(500, marks=pytest.mark.slow)])
+def test_hundreds_return_at_once(tmp_path: Path, clients: int) -> None:
     with store("redis", tmp_path) as used, serving(tmp_path / "run", used.url) as server:
 
         async def scenario() -> None:
-            crowd = Crowd(server, followers=CLIENTS, chatters=1)
+            crowd = Crowd(server, followers=clients, chatters=1)
             async with crowd.following():
                 await crowd.presence_is_true(15)
                 before, first = await census(server), await crowd.present()
@@ -41,7 +44,7 @@ def test_hundreds_return_at_once(tmp_path: Path) -> None:
                         "disconnect": {"code": 3011, "reason": "force reconnect"},
                     }
                 }
-                for number in range(STAYING, CLIENTS)
+                for number in range(STAYING, clients)
             ]
             answer = server.http.post("/api/batch", json={"commands": orders, "parallel": True}, headers=KEY).json()
             assert not [reply for reply in answer["replies"] if "error" in reply], answer

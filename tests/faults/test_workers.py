@@ -20,7 +20,7 @@ BACK, GONE = 5.0, 15.0
 
 
 @pytest.mark.parametrize("signum", [signal.SIGKILL, pytest.param(signal.SIGSTOP, marks=pytest.mark.slow)])
-@pytest.mark.parametrize("name", STORES)
+@pytest.mark.parametrize("name", ["redis", *(pytest.param(n, marks=pytest.mark.slow) for n in STORES if n != "redis")])
 def test_a_killed_or_frozen_worker_costs_nothing(tmp_path: Path, name: str, signum: signal.Signals) -> None:
     with store(name, tmp_path) as used, serving(tmp_path / "run", used.url) as server:
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 import contextlib
 from collections.abc import AsyncIterator
 
-from fastapi import FastAPI
+from fastapi import FastAPI, Request, Response
+from starlette.requests import ClientDisconnect
 
 from tidewire.fastapi import Hub
 from tidewire.options import ChannelRules
 from tidewire.protocols.chat import ChatProtocol
 from tidewire.server.accounts import Accounts
-from tidewire.server.authority import NamespaceAuthority
 from tidewire.server.chat import CHANNELS
 from tidewire.server.identity import Logins
 from tidewire.server.namespaces import Namespaces
@@ -24,6 +24,7 @@ from tidewire.server.routes.pages import add_pages
 from tidewire.server.routes.pipelines import add_pipelines
 from tidewire.server.settings import Settings
 from tidewire.server.tokens import Tokens, load_key
+from tidewire.server.visits import PageAuthority, with_playground
 
 __all__ = ("create_app",)
 
@@ -47,15 +48,17 @@ def create_app(settings: Settings) -> FastAPI:
     has_api = settings.http_api.is_on
     # only the API is described: the rest is for our own pages
     app = FastAPI(title="tidewire", lifespan=lifespan, openapi_url="/openapi.json" if has_api else None)
+    app.add_exception_handler(ClientDisconnect, _gone)
     app.state.settings = settings
     app.state.accounts = Accounts(settings.accounts_file)
     app.state.dialect = ChatProtocol(json_depth=settings.limits.json_depth)
-    namespaces = Namespaces(settings.channel, channel_name=settings.limits.channel_name)
+    channel = with_playground(settings.channel) if settings.serves_tutorial else settings.channel
+    namespaces = Namespaces(channel, channel_name=settings.limits.channel_name)
     rules = ChannelRules(CHANNELS)
     rules.prefer(namespaces.options)
     app.state.hub = Hub(settings.broker, limits=settings.limits, channels=rules, origins=_origins(settings))
-    logins = Logins(lambda: app.state.tokens, app.state.accounts) if settings.accepts_accounts else None
-    app.state.authority = NamespaceAuthority(settings.client, namespaces, accounts=logins)
+    logins = Logins(lambda: app.state.tokens, app.state.accounts)
+    app.state.authority = _authority(settings, namespaces, logins)
     app.state.rooms = RoomDirectory(app.state.hub, app.state.accounts)
     app.state.pipelines = server_pipelines(settings, app.state.hub) if settings.pipelines.enabled else None
     app.include_router(health.router, include_in_schema=False)
@@ -64,7 +67,7 @@ def create_app(settings: Settings) -> FastAPI:
         app.include_router(api.with_key(settings.http_api, app.state.hub, app.state.authority))
     else:
         app.include_router(api.without_key, include_in_schema=False)
-    app.include_router(client_routes(app.state.hub, app.state.authority, logins))
+    app.include_router(client_routes(app.state.hub, settings, app.state.authority, logins))
     add_pages(app, tutorial=settings.serves_tutorial)
     app.include_router(chat.router)
     if app.state.pipelines is not None:
@@ -72,6 +75,22 @@ def create_app(settings: Settings) -> FastAPI:
     if settings.serves_tutorial:
         app.include_router(tutorial.router, include_in_schema=False)
     return app
+
+
+def _authority(settings: Settings, namespaces: Namespaces, logins: Logins) -> PageAuthority:
+    return PageAuthority(
+        settings.client,
+        namespaces,
+        accounts=logins if settings.accepts_accounts else None,
+        logins=logins,
+        pipelines=settings.pipelines.enabled,
+        playground=settings.serves_tutorial,
+    )
+
+
+async def _gone(request: Request, error: Exception) -> Response:
+    """Answer nobody: a client that goes in the middle of its request is no failure of ours, and no traceback."""
+    return Response(status_code=400)
 
 
 def _origins(settings: Settings) -> tuple[str, ...]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import msgspec
 from fastapi import APIRouter
 from starlette.requests import HTTPConnection
 
@@ -9,20 +10,27 @@ from tidewire.access import Authority, Identity
 from tidewire.errors import TemporaryFailure, TokenExpired
 from tidewire.fastapi import Hub
 from tidewire.server.identity import Logins
+from tidewire.server.local import is_local
+from tidewire.server.settings import Settings
+from tidewire.server.visits import LOCAL
 
 __all__ = ("client_routes",)
 
 
-def client_routes(hub: Hub, authority: Authority, logins: Logins | None) -> APIRouter:
-    """Make the routes of a server with these accounts; None: who logged in is a stranger here."""
-    if logins is None:
-        return hub.client_router(authority=authority)
+def client_routes(hub: Hub, settings: Settings, authority: Authority, logins: Logins) -> APIRouter:
+    """Make the routes; who has logged in to the server connects as that user where its accounts are accepted."""
 
     async def logged_in(connection: HTTPConnection) -> Identity | None:
         token = connection.cookies.get("token")
         try:
-            return await logins.identify(token) if token else None
+            return await logins.identify(token) if token and settings.accepts_accounts else None
         except (TokenExpired, TemporaryFailure):
             return None  # as if it had none: the authority says what strangers may do
 
-    return hub.client_router(user=logged_in, authority=authority)
+    async def presented(connection: HTTPConnection) -> Identity | None:
+        identity = await logged_in(connection)
+        if not is_local(settings, connection):
+            return identity
+        return msgspec.structs.replace(identity or Identity(), context=LOCAL)
+
+    return hub.client_router(user=presented, authority=authority)

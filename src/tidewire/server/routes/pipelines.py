@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import ipaddress
 
 from fastapi import APIRouter, FastAPI, HTTPException, WebSocket
 from starlette.exceptions import WebSocketException
@@ -18,6 +17,7 @@ from tidewire.pipelines.routes import refuse
 from tidewire.pipelines.routes import router as pipelines_router
 from tidewire.pipelines.runs import RunStatus
 from tidewire.pipelines.viewers import STEPS
+from tidewire.server.local import is_local
 from tidewire.server.pipelines import default_pipeline
 from tidewire.server.settings import Settings
 from tidewire.server.tokens import InvalidToken, identify
@@ -27,7 +27,6 @@ __all__ = ("add_pipelines",)
 _PREFIX = "/api/pipelines"
 _READING = ("GET", "HEAD")
 _SAME_SITE = ("same-origin", "none")
-_LOCAL_NAMES = ("localhost", "")
 
 
 def add_pipelines(app: FastAPI, settings: Settings, pipelines: Pipelines) -> None:
@@ -51,7 +50,7 @@ class _Door:
         """Return the user. Raises HTTPException, for a WebSocket WebSocketException."""
         if not may_connect(connection, self._pipelines.hub.origins):
             raise _refusal(connection, 403, "a page of this origin may not use this server")
-        if self._settings.is_loopback and _is_local(connection):
+        if is_local(self._settings, connection):
             return ""
         token = _token(connection)
         if not token:
@@ -84,21 +83,6 @@ def _token(connection: HTTPConnection) -> str:
         is_reading and connection.headers.get("sec-fetch-site", "none") in _SAME_SITE
     )
     return connection.cookies.get("token", "") if is_ours else ""
-
-
-def _is_local(connection: HTTPConnection) -> bool:
-    """Say whether this machine asks by a name of its own: no proxy for others, no foreign name that leads here."""
-    client = connection.client.host if connection.client else ""
-    host = connection.headers.get("host", "").lower()
-    name = host.rpartition("]")[0].lstrip("[") if host.startswith("[") else host.partition(":")[0]
-    return _is_loopback(client) and _is_loopback(name)
-
-
-def _is_loopback(name: str) -> bool:
-    try:
-        return name in _LOCAL_NAMES or ipaddress.ip_address(name).is_loopback
-    except ValueError:
-        return False
 
 
 class _Samples:

@@ -1,0 +1,28 @@
+"""Whether a connection is this machine's own, which a server that only this machine can reach trusts."""
+
+from __future__ import annotations
+
+import ipaddress
+
+from starlette.requests import HTTPConnection
+
+from tidewire.server.settings import Settings
+
+__all__ = ("is_local",)
+
+_LOCAL_NAMES = ("localhost", "")
+
+
+def is_local(settings: Settings, connection: HTTPConnection) -> bool:
+    """Say whether this machine asks by a name of its own: no proxy for others, no foreign name that leads here."""
+    client = connection.client.host if connection.client else ""
+    host = connection.headers.get("host", "").lower()
+    name = host.rpartition("]")[0].lstrip("[") if host.startswith("[") else host.partition(":")[0]
+    return settings.is_loopback and _is_loopback(client) and _is_loopback(name)
+
+
+def _is_loopback(name: str) -> bool:
+    try:
+        return name in _LOCAL_NAMES or ipaddress.ip_address(name).is_loopback
+    except ValueError:
+        return False

@@ -65,6 +65,10 @@ class Representation:
         encode = self.protocol.encode_publication
         return Batch([encode(publication) for publication in publications], deflate=self.deflate)
 
+    def choose(self, publications: Sequence[Publication]) -> Sequence[Publication]:
+        """Return those that its subscribers want."""
+        return publications
+
     def batch_after(self, last: Publication | None, publications: Sequence[Publication]) -> Batch:
         """Encode publications for subscribers who all have been given `last`, if there is one."""
         return self.batch(publications)

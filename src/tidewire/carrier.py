@@ -90,7 +90,7 @@ class Carrier:
 
     def left(self, channel: Channel) -> None:
         """Say that a channel has lost a subscriber."""
-        if not len(channel):
+        if not channel.is_followed:
             self._idle[channel.name] = None
 
     async def sweep(self) -> None:
@@ -98,7 +98,7 @@ class Carrier:
         for name in tuple(self._idle):
             self._idle.pop(name, None)  # one at a time: where the store fails, the others are looked at again
             channel = self._registry.channels.get(name)
-            if channel is not None and not len(channel) and channel.tap is None and name not in self._opening:
+            if channel is not None and not channel.is_followed and channel.tap is None and name not in self._opening:
                 await self._drop(name)
 
     async def _drop(self, name: str) -> None:

@@ -212,14 +212,13 @@ class Fanout:
 
     def _shorten(self, channel: Channel, subscription: Subscription) -> None:
         """Apply the slow-client policy to what waits behind a reply."""
-        buffer = subscription.buffer
-        assert buffer
+        buffer = list(subscription.representation.choose(subscription.buffer or ()))
         if channel.options.slow is SlowPolicy.DISCONNECT:
             self._cut_off(subscription.connection)
             kept = 0
         elif channel.options.slow is SlowPolicy.LATEST:
-            self.superseded += len(buffer) - 1
-            kept = 1
+            kept = min(len(buffer), 1)
+            self.superseded += len(buffer) - kept
         else:
             self.dropped += len(buffer)
             subscription.dropped += len(buffer)
@@ -275,12 +274,13 @@ class Fanout:
             connection.link.write(batch)
             self.deliveries += len(batch)
         elif policy is SlowPolicy.LATEST:
-            self.superseded += len(publications) - (subscription.held is None)
-            subscription.held = publications[-1]
+            wanted = subscription.representation.choose(publications)
+            self.superseded += len(wanted) - (subscription.held is None)
+            subscription.held = wanted[-1]
             connection.has_held = True
         else:
-            self.dropped += len(publications)
-            subscription.dropped += len(publications)
+            self.dropped += len(batch)
+            subscription.dropped += len(batch)
             connection.has_held = True
         subscription.live_after = publications[-1].offset
 

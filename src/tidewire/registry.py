@@ -86,6 +86,11 @@ class Channel:
     def __len__(self) -> int:
         return sum(len(group.subscriptions) for group in self.groups.values()) + len(self.buffering)
 
+    @property
+    def is_followed(self) -> bool:
+        """Somebody follows it."""
+        return bool(self.groups or self.buffering)
+
     def subscriptions(self) -> Iterator[Subscription]:
         """All subscriptions, live ones first."""
         for group in self.groups.values():

@@ -23,6 +23,8 @@ OPTIONS = {
     "cache": ChannelOptions(history_size=1, latest=True, force_recoverable=True),
     "small": ChannelOptions(history_size=3),
     "latest": ChannelOptions(slow=SlowPolicy.LATEST, delta=True),
+    "newest": ChannelOptions(slow=SlowPolicy.LATEST, tags_filter=True),
+    "dropped": ChannelOptions(slow=SlowPolicy.DROP, tags_filter=True),
 }
 
 

@@ -14,6 +14,7 @@ from core.support import run, turns
 from tidewire.access import Caller, ConnectAttempt, Identity
 from tidewire.centrifuge.sessions import Sessions
 from tidewire.messages import Position
+from tidewire.protocols.centrifuge.messages import SubscribeRequest
 from tidewire.testing import wait_until
 
 
@@ -73,8 +74,6 @@ def test_a_difference_is_only_sent_to_who_was_given_its_base() -> None:
 
 
 async def _wish(client: Client) -> tuple[Any, ...]:
-    from tidewire.protocols.centrifuge.messages import SubscribeRequest
-
     session = client.session
     grant = await session.authority.subscribe(Caller("", session.identity), "delta:a", "", b"")
     return "delta:a", grant, SubscribeRequest("delta:a", delta="fossil"), session.identity
@@ -95,5 +94,28 @@ def test_who_takes_no_answers_is_given_no_more_of_them() -> None:
             assert 500_000 < size < 5_000_000
             client.link.take()
             await wait_until(lambda: client.reply(59) is not None)
+
+    run(main())
+
+
+def test_what_is_held_for_a_slow_client_is_what_its_filter_wants() -> None:
+    async def main() -> None:
+        async with open_sessions() as node:
+            wanted = {"key": "kind", "cmp": "eq", "val": "wanted"}
+            client = await connect(node)
+            for channel in ("newest:a", "dropped:a"):
+                await client.ask("subscribe", channel=channel, tf=wanted)
+            client.link.stall()
+            for channel in ("newest:a", "dropped:a"):
+                await publish(node, "x" * 70_000, channel=channel, tags={"kind": "wanted"})
+                await turns(3)
+                await publish(node, 1, channel=channel, tags={"kind": "wanted"})
+                await publish(node, 2, channel=channel, tags={"kind": "other"})
+                await turns(3)
+            client.link.take()
+            assert client.data("newest:a")[1:] == [1]
+            [told] = [push["message"]["data"] for push in client.pushes("message")]
+            assert told == {"type": "dropped", "channel": "dropped:a", "count": 2}
+            assert (node.statistics().superseded, node.statistics().dropped) == (0, 2)
 
     run(main())

@@ -56,7 +56,6 @@ class PubRepresentation(Representation):
         )
 
     def choose(self, publications: Sequence[Publication]) -> Sequence[Publication]:
-        """Return those that its subscribers want."""
         wanted = self._wanted
         if wanted is None:
             return publications

@@ -40,7 +40,7 @@ types: $(DEV) ## Check the types, inside and as a user sees them
 bench: $(DEV) ## Measure; see bench/
 	$(BIN)/python bench/sqlite_publish.py
 	$(BIN)/python bench/sqlite_publish.py --processes 2
-	$(BIN)/python bench/redis_publish.py
+	$(BIN)/python -m bench.stores
 	$(BIN)/python -m bench $(ARGS)
 
 check: lint types test ## Everything before a commit

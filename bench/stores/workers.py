@@ -1,14 +1,13 @@
 """Two workers with 500 subscribers each in one channel, beside one worker on memory, and python-socketio with Redis.
 
-`python -m bench.workers redis://…`: prints a line of JSON. All workers share one core, and the generator has the other
-with the store: what is compared are deliveries for each second of a worker's own CPU time, which is what a worker with
-a core of its own delivers each second.
+`python -m bench.stores.workers redis://…`: prints a line of JSON. All workers share one core, and the generator has the
+other with the store: what is compared are deliveries for each second of a worker's own CPU time, which is what a worker
+with a core of its own delivers each second.
 """
 
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 from collections.abc import Mapping
 
@@ -92,5 +91,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    os.environ.setdefault("PYTHONUNBUFFERED", "1")
     main()

@@ -1,6 +1,6 @@
 """From a publish on one node to the arrival on another, beside the store's own round trip, on one running store.
 
-`python bench/carriage.py URL`: prints a line of JSON. The other node is a process of its own (`--arrive`).
+`python -m bench.stores.carriage URL`: prints a line of JSON. The other node is a process of its own (`--arrive`).
 """
 
 from __future__ import annotations
@@ -8,7 +8,6 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
-import os
 import socket
 import sqlite3
 import subprocess
@@ -88,7 +87,7 @@ async def arrive(url: str) -> None:
 
 async def ours(url: str) -> Waits:
     """Publish at an even rate here, and take what the other node says."""
-    command = [sys.executable, __file__, url, "--arrive"]
+    command = [sys.executable, "-m", "bench.stores.carriage", url, "--arrive"]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as other:  # noqa: ASYNC220
         assert other.stdin is not None
         assert other.stdout is not None
@@ -250,5 +249,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    os.environ.setdefault("PYTHONUNBUFFERED", "1")
     main()

@@ -1,4 +1,6 @@
-"""Clients that drop and come back, on two workers: `python bench/recovery.py jitter|storm URL`; prints a line of JSON.
+"""Clients that drop and come back, on two workers: `python -m bench.stores.recovery jitter|storm URL`.
+
+Prints a line of JSON.
 
 jitter: 1,000 clients, each dropped for 2 s every 15 s, while 120 messages are published in 120 s.
 storm: 2,000 clients come back at once, each of which has missed 100 messages, beside 100 that never left.
@@ -21,8 +23,8 @@ from contextlib import contextmanager, suppress
 import msgspec
 import uvloop
 
-from bench.crowd import Crowd, Member, payload
 from bench.processes import free_port
+from bench.stores.crowd import Crowd, Member, payload
 from tidewire.backends import open_backend
 from tidewire.errors import PublishError
 from tidewire.messages import PublishRequest, Retention
@@ -179,7 +181,7 @@ async def storm(url: str, port: int, clients: int, missed: int) -> Storm:
     """Let all come back at once."""
     crowd = Crowd(port, PATH, "storm", clients)
     await _opened(crowd)
-    command = [sys.executable, "-m", "bench.recovery", "steady", url, "--port", str(port)]
+    command = [sys.executable, "-m", "bench.stores.recovery", "steady", url, "--port", str(port)]
     other = await asyncio.create_subprocess_exec(
         *command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
     )

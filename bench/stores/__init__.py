@@ -1,0 +1,1 @@
+"""What each store can do: publishing, carriage between nodes, clients that come back."""

@@ -12,7 +12,15 @@ from collections.abc import Callable
 from typing import Any
 
 from tidewire.batch import Representation
-from tidewire.errors import POLICY, TOO_BIG, ConnectionClosed, Disconnect, RateLimited, check_close_code
+from tidewire.errors import (
+    POLICY,
+    SHUTDOWN,
+    TOO_BIG,
+    ConnectionClosed,
+    Disconnect,
+    RateLimited,
+    check_close_code,
+)
 from tidewire.links.base import Link
 from tidewire.messages import WireMessage
 from tidewire.options import Limits
@@ -158,6 +166,10 @@ class Connection:
         """Count a limit, by its name in `Limits`."""
         if self.on_limit is not None:
             self.on_limit(limit)
+
+    def shut_down(self) -> None:
+        """The server goes down."""
+        self.end(SHUTDOWN)
 
     def drained(self) -> None:
         """The link can take more."""

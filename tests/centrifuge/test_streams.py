@@ -321,11 +321,16 @@ def test_a_shutdown_is_told_and_does_not_wait_for_streams(tmp_path: Path) -> Non
         serving(tmp_path, limits={"drain_seconds": 1}) as service,
         streamed(service, "/connection/http_stream", batch(CONNECT)) as stream,
         streamed(service, sse(ROOM)) as events,
+        connect(service.server.url("/connection/websocket"), proxy=None) as socket,
     ):
         assert stream.read()["connect"]
         began = time.monotonic()
         service.server.stop()
         assert time.monotonic() - began < 5
+        with pytest.raises(ConnectionClosed) as ended:
+            socket.recv(timeout=15)
+        assert ended.value.rcvd is not None
+        assert (ended.value.rcvd.code, ended.value.rcvd.reason) == (3001, "shutdown")
         assert stream.read() == {"push": {"disconnect": {"code": 3001, "reason": "shutdown"}}}
         assert events.until(lambda message: message.get("disconnect")) == {"code": 3001, "reason": "shutdown"}
         assert "Error" not in service.server.log(), service.server.log()

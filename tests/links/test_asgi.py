@@ -58,6 +58,9 @@ class Server:
             raise ValueError("a bug in the listener")
         self.told.append(message)
 
+    def shut_down(self) -> None:
+        self.told.append("shut down")
+
     def drained(self) -> None:
         self.told.append("drained")
 

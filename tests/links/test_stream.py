@@ -65,6 +65,9 @@ class Server:
     def message_received(self, message: str | bytes) -> None:
         self.told.append(message)
 
+    def shut_down(self) -> None:
+        self.told.append("shut down")
+
     def drained(self) -> None:
         self.told.append("drained")
 

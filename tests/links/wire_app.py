@@ -73,6 +73,9 @@ class Listener:
             self.link.write(batch)
             await asyncio.sleep(0)
 
+    def shut_down(self) -> None:
+        self.link.close(1012, "service restart")
+
     def drained(self) -> None:
         events.append([self.name, "drained"])
 

@@ -16,7 +16,7 @@ from tidewire.access import Authority, Identity
 from tidewire.centrifuge.emulation import Emulation
 from tidewire.centrifuge.session import Session
 from tidewire.connection import Connection
-from tidewire.errors import SHUTDOWN, TOO_MANY, LimitExceeded
+from tidewire.errors import TOO_MANY, LimitExceeded
 from tidewire.links.stream import Framing, StreamLink
 from tidewire.node import Node
 from tidewire.protocols.centrifuge.encoding import CentrifugeProtocol
@@ -148,4 +148,4 @@ class StreamedSession(Response):
 
 def _end_some_time(connection: Connection, seconds: float) -> None:
     """Drain: not all clients come back in the same moment."""
-    asyncio.get_running_loop().call_later(random.random() * seconds, connection.end, SHUTDOWN)
+    asyncio.get_running_loop().call_later(random.random() * seconds, connection.shut_down)

@@ -21,6 +21,9 @@ class Listener(TypingProtocol):
     def message_received(self, message: str | bytes) -> None:
         """A whole message has come: str from a text message, bytes from a binary one."""
 
+    def shut_down(self) -> None:
+        """The server goes down: the listener ends the link, with the word that its dialect has for that."""
+
     def drained(self) -> None:
         """The link was paused, and has now passed on enough to take more."""
 

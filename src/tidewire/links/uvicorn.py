@@ -93,7 +93,13 @@ class WebSocketProtocol(ReadingLink):
         if self._handshake is not None:
             self._refuse(plain_response(503, SHUTDOWN.reason, (b"Retry-After", b"1")).serialize(), SHUTDOWN)
         else:
-            self._loop.call_later(random() * self.limits.drain_seconds, self._close, SHUTDOWN)
+            self._loop.call_later(random() * self.limits.drain_seconds, self._leave)
+
+    def _leave(self) -> None:
+        if self._listener is not None:
+            self._guard(self._listener.shut_down)
+        else:
+            self._close(SHUTDOWN)
 
     # The opening handshake.
 

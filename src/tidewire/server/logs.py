@@ -9,7 +9,7 @@ from typing import Any
 
 __all__ = ("Clean", "configure", "harmless")
 
-_TOKEN = re.compile(r"([?&](?:access_)?token=)[^&\s\"']+")
+_TOKEN = re.compile(r"([?&](?:(?:access_)?token|api_key|cf_connect)=)[^&\s\"']+")
 _FORMAT = "%(asctime)s %(levelname)s [%(process)d] %(name)s: %(message)s"
 
 

@@ -31,7 +31,7 @@ RANKS = {
 }  # fmt: skip
 #: What backends know of the core: contracts and values; and what they share among themselves.
 CONTRACTS = {"errors", "messages", "options", "broker", "presence"}
-SHARED = {"backends.statements", "backends.outage", "backends.waiting"}
+SHARED = {"backends.statements", "backends.outage", "backends.waiting", "backends.completeness"}
 FOREIGN = re.compile(r"(fastapi|starlette|uvicorn|websockets|uvloop|httptools)\b.*(^|\.)_(?!_)")
 
 FILES = {re.sub(r"(?<=.)\.__init__$", "", ".".join(path.relative_to(SOURCE).with_suffix("").parts)): path

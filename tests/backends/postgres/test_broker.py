@@ -221,6 +221,22 @@ def test_publishes_that_nobody_waits_for_leave_nothing() -> None:
     run(scenario(postgres_database()))
 
 
+def test_a_node_that_is_late_keeps_its_members_though_their_users_join_elsewhere() -> None:
+    async def scenario(url: str) -> None:
+        late, other = PostgresPresence(url, lease=0.2), PostgresPresence(url, lease=0.2)
+        await late.start("late")
+        await other.start("other")
+        await late.join("a", Member("1", "ann"))
+        await asyncio.sleep(0.3)  # the lease ends by the server's time
+        assert (await other.join("a", Member("2", "ann"))).connections == 1
+        assert await late.touch(), "it lost nothing, and need not join its members again"
+        assert [member.connection for member in await other.members("a")] == ["1", "2"]
+        for presence in (late, other):
+            await presence.aclose()
+
+    run(scenario(postgres_database()))
+
+
 def test_nodes_that_start_at_once_make_one_schema_and_a_newer_one_is_refused() -> None:
     async def scenario(url: str) -> None:
         brokers = [PostgresBroker(url, Limits()) for _ in range(5)]

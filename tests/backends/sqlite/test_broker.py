@@ -12,8 +12,8 @@ from typing import Any
 
 import pytest
 
+from tidewire.backends import waiting
 from tidewire.backends.sqlite import SqliteBroker, SqlitePresence
-from tidewire.backends.sqlite import broker as broker_module
 from tidewire.backends.sqlite.clock import StoreClock
 from tidewire.backends.sqlite.store import Store
 from tidewire.errors import NotPublished, PublishUnconfirmed, StoreUnavailable
@@ -132,7 +132,7 @@ def test_a_commit_whose_outcome_is_unknown_is_unconfirmed_and_delivered_if_it_wa
 
 
 def test_too_much_that_waits_is_refused_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(broker_module, "WAITING_COUNT", 10)
+    monkeypatch.setattr(waiting, "WAITING_COUNT", 10)
 
     async def run() -> None:
         async with open_node(tmp_path / "chat.db") as node:
@@ -141,7 +141,7 @@ def test_too_much_that_waits_is_refused_at_once(tmp_path: Path, monkeypatch: pyt
             assert len(refused) == 5
             assert "the limit is 10" in str(refused[0])
             assert await node.publish("a") == 11
-            monkeypatch.setattr(broker_module, "WAITING_BYTES", 100)
+            monkeypatch.setattr(waiting, "WAITING_BYTES", 100)
             sizes = await asyncio.gather(*(node.publish("a", b"x" * 60) for _ in range(3)), return_exceptions=True)
             assert [isinstance(result, NotPublished) for result in sizes] == [False, False, True]
 

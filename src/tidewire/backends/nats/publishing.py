@@ -13,7 +13,7 @@ from tidewire.backends.nats.clock import StoreClock
 from tidewire.backends.nats.messages import MESSAGE_ID, Ack, Stamp, fingerprint
 from tidewire.backends.nats.session import Unsendable, is_nobody
 from tidewire.backends.nats.stream import WINDOW_SECONDS, Stream
-from tidewire.backends.waiting import check_room
+from tidewire.backends.waiting import check_room, settle
 from tidewire.errors import NotPublished, PublishError, PublishUnconfirmed
 from tidewire.messages import Position, PublishRequest
 
@@ -223,12 +223,7 @@ class Publishing:
 
     def _settle(self, write: Write, result: Position | PublishError) -> None:
         self._drop(write)
-        if write.future.done():
-            return
-        if isinstance(result, Position):
-            write.future.set_result(result)
-        else:
-            write.future.set_exception(result)
+        settle(write.future, result)
 
 
 def _lost(write: Write, reason: str) -> PublishError:

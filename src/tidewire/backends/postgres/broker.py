@@ -19,7 +19,7 @@ from tidewire.backends.postgres.schema import SQL, VERSION
 from tidewire.backends.postgres.server import Server
 from tidewire.backends.postgres.sessions import Sessions
 from tidewire.backends.postgres.writer import Kept, Write, Writer
-from tidewire.backends.waiting import check_room
+from tidewire.backends.waiting import check_room, settle
 from tidewire.broker import Broker, Deliver, Resumed, nothing_to_resume
 from tidewire.errors import BadRequest, NotPublished, PublishError, PublishUnconfirmed, StoreUnavailable, TidewireError
 from tidewire.messages import HistoryPage, Position, Publication, PublishRequest, Retention
@@ -194,12 +194,7 @@ class PostgresBroker(Broker):
 
     def _settle(self, write: Write, result: Position | PublishError) -> None:
         self._release(write)
-        if write.future.done():
-            pass
-        elif isinstance(result, PublishError):
-            write.future.set_exception(type(result)(str(result)))  # a traceback belongs to one task
-        else:
-            write.future.set_result(result)
+        settle(write.future, result)
         for twin in write.twins:
             self._settle(twin, result)
 

@@ -214,36 +214,27 @@ BEGIN
     PERFORM pg_advisory_xact_lock(hashtextextended(channel || E'\n' || user_name, 'tidewire_nodes'::regclass::oid::bigint));
 END $$;
 
--- Add a member of a node, in the place of one of a node whose lease has ended; returns how many connections the user had
--- and has. NULL: the node itself is not listed any more.
+-- Add a member of a node; returns how many other connections the user had, and how many it has now without those of nodes
+-- whose lease has ended. These stay until a claim: a node that is only late is never told, so nothing may be taken from it.
+-- NULL: the node itself is not listed any more.
 CREATE OR REPLACE FUNCTION tidewire_join(
     of_node bigint, of_channel text, of_connection text, of_user text, of_info bytea, of_farewell bytea,
     of_format smallint, lease double precision, OUT others integer, OUT connections integer
 ) LANGUAGE plpgsql AS $$
-DECLARE
-    replaced integer := 0;
 BEGIN
     PERFORM tidewire_lock_user(of_channel, of_user);
     IF NOT EXISTS (SELECT FROM tidewire_nodes WHERE id = of_node AND NOT dead) THEN
         RETURN;
     END IF;
-    SELECT count(*) INTO others FROM tidewire_members
-    WHERE channel = of_channel AND user_name = of_user AND connection <> of_connection;
+    SELECT count(*), 1 + count(*) FILTER (WHERE m.node = of_node OR (NOT n.dead AND n.touched >= tidewire_now() - lease))
+    INTO others, connections
+    FROM tidewire_members AS m LEFT JOIN tidewire_nodes AS n ON n.id = m.node
+    WHERE m.channel = of_channel AND m.user_name = of_user AND m.connection <> of_connection;
     INSERT INTO tidewire_members (channel, connection, user_name, info, node, farewell, farewell_format)
     VALUES (of_channel, of_connection, of_user, of_info, of_node, of_farewell, of_format)
     ON CONFLICT (channel, connection) DO UPDATE SET
         user_name = excluded.user_name, info = excluded.info, node = excluded.node,
         farewell = excluded.farewell, farewell_format = excluded.farewell_format;
-    IF others > 0 THEN
-        DELETE FROM tidewire_members WHERE seq = (
-            SELECT m.seq FROM tidewire_members AS m JOIN tidewire_nodes AS n ON n.id = m.node
-            WHERE m.channel = of_channel AND m.user_name = of_user AND m.connection <> of_connection
-                AND (n.dead OR n.touched < tidewire_now() - lease)
-            ORDER BY m.seq LIMIT 1
-        );
-        GET DIAGNOSTICS replaced = ROW_COUNT;
-    END IF;
-    connections := others - replaced + 1;
 END $$;
 
 CREATE OR REPLACE FUNCTION tidewire_leave(of_channel text, of_connection text) RETURNS boolean

@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Sequence
 from typing import Any
 
+from tidewire.backends.completeness import is_complete
 from tidewire.backends.postgres.schema import SQL
 from tidewire.backends.postgres.sessions import Sessions
 from tidewire.errors import StoreUnavailable
@@ -48,15 +49,8 @@ async def read_history(
     if since is not None and since.epoch != era:
         return HistoryPage((), position, complete=False)
     first = top + 1 if rows[0]["first"] is None else rows[0]["first"]
-    if since is None:
-        complete = True
-    elif reverse:
-        newest = min(since.offset - 1, top)
-        complete = (newest <= 0 or first <= newest) and since.offset <= top + 1
-    else:
-        complete = first - 1 <= since.offset <= top
     found = tuple([_publication(channel, row) for row in rows if row["offset"] is not None])
-    return HistoryPage(found, position, complete)
+    return HistoryPage(found, position, is_complete(since, top, first, reverse=reverse))
 
 
 def positions_of(names: Sequence[str], rows: Sequence[Any]) -> dict[str, Position]:

@@ -7,6 +7,7 @@ import logging
 from collections import defaultdict
 from collections.abc import Sequence
 
+from tidewire.backends.completeness import is_complete
 from tidewire.backends.outage import Outage
 from tidewire.backends.redis.address import Address, Kind
 from tidewire.backends.redis.advice import advise, describe, warnings
@@ -160,7 +161,7 @@ class RedisBroker(Broker):
         found = tuple(
             unpack(channel, int(id[:-2]), position.epoch, int(fields[1]), fields[3]) for id, fields in entries
         )
-        return HistoryPage(found, position, since is None or _is_complete(since.offset, top, first, reverse=reverse))
+        return HistoryPage(found, position, is_complete(since, top, first, reverse=reverse))
 
     async def remove_history(self, channel: str) -> None:
         await self._run("remove", channel)
@@ -198,11 +199,3 @@ class RedisBroker(Broker):
         reply = await line.run(command, before=line.guards([channel]))
         assert isinstance(reply, list)
         return reply
-
-
-def _is_complete(offset: int, top: int, first: int, *, reverse: bool) -> bool:
-    """Say whether nothing is missing next to an offset, where `first` is the lowest one that is shown."""
-    if reverse:
-        newest = min(offset - 1, top)
-        return offset <= top + 1 and (newest <= 0 or first <= newest)
-    return first - 1 <= offset <= top

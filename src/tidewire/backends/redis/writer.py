@@ -15,7 +15,7 @@ from tidewire.backends.redis.keys import Keys
 from tidewire.backends.redis.line import LineDown
 from tidewire.backends.redis.opening import new_epoch
 from tidewire.backends.redis.wire import Command, Reply
-from tidewire.backends.waiting import check_room
+from tidewire.backends.waiting import check_room, settle
 from tidewire.errors import NotPublished, PublishError, PublishUnconfirmed
 from tidewire.messages import Position, PublishRequest
 
@@ -211,16 +211,11 @@ class Writer:
 
     def _fail(self, writes: Iterable[Write], error: PublishError) -> None:
         for write in writes:
-            self._settle(write, type(error)(*error.args))  # one for each: a raised one carries its own traceback
+            self._settle(write, error)
 
     def _settle(self, write: Write, result: Position | PublishError) -> None:
         self._release(write)
-        if write.future.done():
-            return
-        if isinstance(result, Position):
-            write.future.set_result(result)
-        else:
-            write.future.set_exception(result)
+        settle(write.future, result)
 
     def _release(self, write: Write) -> None:
         self._count -= 1

@@ -12,6 +12,7 @@ from tidewire.backends.sqlite.folder import node_folder
 from tidewire.backends.sqlite.mailbox import Mailbox, Subscribing, Write
 from tidewire.backends.sqlite.reading import HistoryQuery, Readers, read_history, read_positions
 from tidewire.backends.sqlite.writer import Answer, Writer
+from tidewire.backends.waiting import check_room
 from tidewire.broker import Broker, Deliver, Resumed, nothing_to_resume
 from tidewire.errors import NotPublished, PublishError, PublishUnconfirmed, StoreUnavailable, TidewireError
 from tidewire.messages import HistoryPage, Position, Publication, PublishRequest, Retention
@@ -21,9 +22,6 @@ __all__ = ("SqliteBroker",)
 
 logger = logging.getLogger("tidewire")
 
-#: Publishes, and their bytes, that may wait for the disk.
-WAITING_COUNT = 100_000
-WAITING_BYTES = 64 * 1_048_576
 #: Seconds between looks for publishes that waited too long.
 _SWEEP = 0.1
 #: Seconds that a close waits for a disk that does not answer, beyond the time of a publish.
@@ -115,11 +113,7 @@ class SqliteBroker(Broker):
     def _submit(self, request: PublishRequest, *, removes: bool = False) -> asyncio.Future[Position]:
         if not self._is_open:
             raise NotPublished("the broker is not open; publish between its start and its close")
-        if len(self._waiting) >= WAITING_COUNT or self._waiting_bytes >= WAITING_BYTES:
-            raise NotPublished(
-                f"{len(self._waiting)} publishes with {self._waiting_bytes} bytes wait for the disk already "
-                f"(the limit is {WAITING_COUNT}, or {WAITING_BYTES} bytes); publish less, or use a faster disk"
-            )
+        check_room(len(self._waiting), self._waiting_bytes, "the disk")
         try:
             request.channel.encode()
             request.key.encode()

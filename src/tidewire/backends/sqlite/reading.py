@@ -13,6 +13,7 @@ from typing import TypeVar
 
 import msgspec
 
+from tidewire.backends.completeness import is_complete
 from tidewire.backends.sqlite.clock import StoreClock
 from tidewire.backends.sqlite.faults import explain
 from tidewire.backends.sqlite.store import SQL, connect, derived_epoch, identity
@@ -112,19 +113,15 @@ def read_history(connection: sqlite3.Connection, query: HistoryQuery, clock: Sto
     if query.reverse:
         before = _ABOVE_ALL if since is None else since.offset
         statement, window = "backward", (first, before)
-        newest = min(before - 1, top)
-        complete = newest <= 0 or first <= newest or since is None
-        complete = complete and (since is None or since.offset <= top + 1)
     else:
         after = 0 if since is None else since.offset
         statement, window = "forward", (max(first, after + 1), _ABOVE_ALL)
-        complete = since is None or first - 1 <= after <= top
     rows = connection.execute(SQL[statement], (channel_id, *window, limit)).fetchall()
     found = [
         Publication(query.channel, offset, offset - 1, epoch, time, data, Format(format), meta)
         for offset, time, format, data, meta in rows
     ]
-    return HistoryPage(tuple(found), position, complete)
+    return HistoryPage(tuple(found), position, is_complete(since, top, first, reverse=query.reverse))
 
 
 def _first_shown(

@@ -14,8 +14,20 @@ import msgspec
 
 from tidewire import Hub
 from tidewire.pipelines import Pipeline, PipelineLimits, Pipelines, Run, Step
+from tidewire.pipelines.processes import descendants
 
-__all__ = ("events", "exists", "finished", "opened", "program", "until", "while_blocked")
+__all__ = (
+    "at_work",
+    "events",
+    "exists",
+    "finished",
+    "opened",
+    "parent",
+    "program",
+    "programs",
+    "until",
+    "while_blocked",
+)
 
 
 def program(text: str, *arguments: str) -> tuple[str, ...]:
@@ -47,6 +59,28 @@ async def events(pipelines: Pipelines, run: str) -> list[dict[str, Any]]:
     """Return all that viewers were told of a run."""
     page = await pipelines.hub.history(f"$pipeline:{run}")
     return [msgspec.json.decode(publication.data) for publication in page.publications]
+
+
+def at_work(pid: int) -> list[int]:
+    """Return the processes below one but a guard that waits for the next step."""
+    return [below for below in descendants(pid) if not _is_guard(below) or descendants(below)]
+
+
+def programs(pid: int) -> list[int]:
+    """Return the processes below one that are no guards."""
+    return [below for below in descendants(pid) if not _is_guard(below)]
+
+
+def parent(pid: int) -> int:
+    """Return the process that a process was started by."""
+    return int(Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()[1])
+
+
+def _is_guard(pid: int) -> bool:
+    try:
+        return b"tidewire.pipelines.guard" in Path(f"/proc/{pid}/cmdline").read_bytes()
+    except OSError:
+        return False
 
 
 def exists(pid: int) -> bool:

@@ -19,6 +19,7 @@ from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.client import ClientConnection, connect
 
 from contract.serving import Server, until
+from pipelines.support import at_work
 from tidewire import ConfigurationError, StoreUnavailable
 from tidewire.pipelines import NotNow, RemoteJob
 from tidewire.pipelines.processes import descendants, identity, is_alive
@@ -133,7 +134,7 @@ def test_a_crash_in_the_middle_of_a_step_is_told_and_resumed(tmp_path: Path) -> 
             lambda: len(early.events) > 20 or early.events.append(json.loads(early.socket.recv(timeout=9))), what="20"
         )
         assert server.process is not None
-        below = [identity(pid) for pid in descendants(server.process.pid)]
+        below = [identity(pid) for pid in at_work(server.process.pid)]
         assert len(below) == 4  # two programs with their guards
         seen = early.events[-1]["seq"] if early.events[-1]["type"] != "log" else 0
         server.process.send_signal(signal.SIGKILL)

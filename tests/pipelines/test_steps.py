@@ -12,10 +12,10 @@ from pathlib import Path
 
 import pytest
 
-from pipelines.support import events, exists, finished, opened, program, until, while_blocked
+from pipelines.support import at_work, events, exists, finished, opened, parent, program, programs, until, while_blocked
 from requirements import require
 from tidewire.pipelines import Input, Job, NotNow, Pipeline, Progress, RunStatus, Step, StepFailed, StepStatus
-from tidewire.pipelines.processes import descendants, identity, is_alive
+from tidewire.pipelines.processes import identity, is_alive
 
 linux = pytest.mark.skipif(sys.platform != "linux", reason="looks at /proc")
 
@@ -238,7 +238,7 @@ def test_cancel_ends_who_ignores_term_and_all_below(tmp_path: Path, where: str) 
             started = await pipelines.start("stubborn", "S1")
             log = tmp_path / "runs" / "runs" / started.run.id / "logs" / "one.log"
             await until(lambda: log.exists() and b"\nready\n" in log.read_bytes(), what="the program runs")
-            below = descendants(os.getpid())
+            below = at_work(os.getpid())
             names = [identity(pid) for pid in below]
             assert len(names) >= 3  # the guard, the program, and its child
             await pipelines.cancel(started.run.id)
@@ -278,7 +278,7 @@ def test_what_never_keeps_its_number_is_ended(tmp_path: Path) -> None:
             run = await finished(pipelines, Step("flee", program(flee)))
             assert run.status is RunStatus.FINISHED, run
             assert "that it left behind were ended" in (await pipelines.log(run.id)).data.decode()
-            assert not descendants(os.getpid())
+            assert not programs(os.getpid())
 
     asyncio.run(scenario())
 
@@ -291,9 +291,9 @@ def test_a_guard_that_is_killed_takes_its_program_along(tmp_path: Path) -> None:
             started = await pipelines.start("one", "S1")
             log = tmp_path / "runs" / "runs" / started.run.id / "logs" / "one.log"
             await until(lambda: log.exists() and b"\nready\n" in log.read_bytes(), what="the program runs")
-            guard, child = sorted(descendants(os.getpid()))
+            (child,) = programs(os.getpid())
             name = identity(child)
-            os.kill(guard, signal.SIGKILL)
+            os.kill(parent(child), signal.SIGKILL)
             # the loop stands still meanwhile: as when the server was killed, too
             while_blocked(lambda: not is_alive(name))
             run = await pipelines.wait(started.run.id)
@@ -370,7 +370,7 @@ def test_a_stopping_process_does_not_wait_for_the_grace_of_its_programs(tmp_path
             started = await pipelines.start("stubborn", "S1")
             log = tmp_path / "runs" / "runs" / started.run.id / "logs" / "one.log"
             await until(lambda: log.exists() and b"\nready\n" in log.read_bytes(), what="the program runs")
-            names = [identity(pid) for pid in descendants(os.getpid())]
+            names = [identity(pid) for pid in at_work(os.getpid())]
             began = asyncio.get_running_loop().time()
         assert asyncio.get_running_loop().time() - began < 20
         assert not any(map(is_alive, names))

@@ -15,8 +15,9 @@ from tidewire.pipelines.errors import (
 )
 from tidewire.pipelines.files import builtin, load, load_folder
 from tidewire.pipelines.folders import FileFacts
-from tidewire.pipelines.job import Job, RemoteJob
+from tidewire.pipelines.job import Job
 from tidewire.pipelines.limits import PipelineLimits
+from tidewire.pipelines.remote import RemoteJob
 from tidewire.pipelines.routes import router
 from tidewire.pipelines.runs import GivenInput, Run, RunStatus, StepState, StepStatus
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import shlex
 import shutil
@@ -12,9 +13,11 @@ from pathlib import Path
 
 import msgspec
 
+from tidewire.pipelines import boot
 from tidewire.pipelines.definition import Pipeline, Step
 from tidewire.pipelines.errors import BadStart
 from tidewire.pipelines.folders import RunFolder
+from tidewire.pipelines.guards import Guards
 from tidewire.pipelines.job import JobFacts
 from tidewire.pipelines.limits import PipelineLimits
 from tidewire.pipelines.local import run_function
@@ -37,9 +40,10 @@ class RunFacts(msgspec.Struct, frozen=True):
     limits: PipelineLimits
 
 
-async def run_attempt(run: RunFacts, step: Step, attempt: int, listener: Listener) -> Ended:
+async def run_attempt(run: RunFacts, step: Step, attempt: int, listener: Listener, guards: Guards) -> Ended:
     """Run one attempt. Raises BadStart for what is missing before it, OSError when the disk does not take it."""
-    facts = _facts(run, step, attempt)
+    # a folder of an assembly has many files
+    facts = await asyncio.to_thread(_facts, run, step, attempt)
     values = _values(run, facts)
     _check_there((expand(path, values) for path in step.inputs), facts.workdir, "it needs {}, which is not there")
     if step.is_local:
@@ -53,7 +57,7 @@ async def run_attempt(run: RunFacts, step: Step, attempt: int, listener: Listene
             timeout=step.timeout,
         )
     else:
-        ended = await run_program(_program(run, step, facts, values), listener)
+        ended = await run_program(_program(run, step, facts, values), listener, guards)
     if ended.exit == 0 and not ended.reason and not ended.error:
         _check_there(
             (expand(path, values) for path in step.outputs), facts.workdir, "it ended well, but {} is not there"
@@ -99,7 +103,7 @@ def _program(run: RunFacts, step: Step, facts: JobFacts, values: dict[str, str])
         argv = [done for done, part in zip(argv, step.run, strict=True) if done or not part]
         more: dict[str, str] = {}
     else:
-        argv = [sys.executable, "-P", "-m", "tidewire.pipelines.child", step.reference]
+        argv = [sys.executable, "-P", boot.__file__, "tidewire.pipelines.child", step.reference]
         more = {"TIDEWIRE_JOB": msgspec.json.encode(facts).decode(), "PYTHONPATH": _python_path(run.pipeline.folder)}
     more |= {name: expand(value, values) for name, value in step.env.items()}
     more |= {"TIDEWIRE_RUN": facts.run, "TIDEWIRE_STEP": facts.step, "TIDEWIRE_RUN_KEY": facts.key}

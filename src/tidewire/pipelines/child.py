@@ -1,4 +1,4 @@
-"""Runs one Python function as a step in a process of its own: `python -m tidewire.pipelines.child module:function`."""
+"""Runs one Python function as a step, in a process of its own that `boot` has started."""
 
 from __future__ import annotations
 
@@ -49,7 +49,3 @@ def main() -> None:
         print(error, file=sys.stderr)
         _say(error=str(error)[:500])
         sys.exit(1)
-
-
-if __name__ == "__main__":
-    main()

@@ -24,8 +24,9 @@ from tidewire.pipelines.progress import Rule, rule_from
 
 __all__ = ("main",)
 
-_READ = 262_144
-_PIPE_SIZE = 1_048_576
+_READ = _PIPE_SIZE = 1_048_576
+#: Seconds in which small pieces of output become a large one: waking for each costs a program more than its work.
+_GATHER_SECONDS = 0.003
 _F_SETPIPE_SZ = 1_031
 _PR_SET_PDEATHSIG, _PR_SET_CHILD_SUBREAPER = 1, 36
 #: Seconds between two reports, and between two looks at how far the program has read.
@@ -155,7 +156,8 @@ class _Guard:
 
     def _handle(self, descriptor: int) -> None:
         if descriptor == self._program.output:
-            self._pump()
+            if 0 < self._pump() < _READ:
+                time.sleep(_GATHER_SECONDS)
         elif descriptor == self._program.said:
             self._listen()
         elif descriptor == self._wake:
@@ -171,22 +173,22 @@ class _Guard:
         with contextlib.suppress(KeyError):
             self._poll.unregister(descriptor)
 
-    def _pump(self) -> bool:
-        """Take one piece of output; False when there is none now."""
+    def _pump(self) -> int:
+        """Take one piece of output; returns its bytes, 0 when there is none now."""
         try:
             data = os.read(self._program.output, _READ)
         except BlockingIOError:
-            return False
+            return 0
         if not data:
             self._forget(self._program.output)
-            return False
+            return 0
         self._rule.feed(data)
         self._is_dirty = True
         try:
             self._log.write(data, time.monotonic())
         except OSError as error:
             self._fail(error)
-        return True
+        return len(data)
 
     def _fail(self, error: OSError) -> None:
         if not self._error:
@@ -214,11 +216,11 @@ class _Guard:
         with contextlib.suppress(ValueError, TypeError, AttributeError, RecursionError):
             said = json.loads(line[:_SAID])
             if "error" in said:
-                self._error = str(said["error"])
+                self._error = _text(said["error"])
             if "progress" in said:
                 self._fraction = max(self._fraction, min(float(said["progress"]), 1.0))
             if "message" in said:
-                self._message = str(said["message"])[:500]
+                self._message = _text(said["message"])[:500]
 
     def _reap(self) -> None:
         with contextlib.suppress(ChildProcessError):
@@ -264,15 +266,17 @@ class _Guard:
 
     def _end(self) -> dict[str, Any]:
         """End what the program left behind, and take the rest of its output."""
-        left = len(descendants(os.getpid())) or has_children()
-        end_below(self._program.pid)  # first: who lives on may write for ever
+        left = 0
+        if has_children():
+            left = len(descendants(os.getpid())) or 1
+            end_below(self._program.pid)  # first: who lives on may write for ever
         while self._listen() or self._pump():
             pass
         code = os.waitstatus_to_exitcode(self._status or 0)
         lines = self._log.last_lines()
         try:
             if left and not self._is_killing:
-                self._log.note(f"{left:d} processes that it left behind were ended")
+                self._log.note(f"{left} processes that it left behind were ended")
             self._log.note(f"ended with {code}" + (f" ({self._reason})" if self._reason else ""))
             self._log.close()
         except OSError as error:
@@ -291,6 +295,10 @@ class _Guard:
             _write(message)
         except BrokenPipeError:
             self.stop("orphaned", _ORPHAN_SECONDS)
+
+
+def _text(said: object) -> str:
+    return str(said).encode(errors="replace").decode()  # half of a surrogate pair is no text
 
 
 def _write(message: dict[str, Any]) -> None:

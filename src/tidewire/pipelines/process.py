@@ -6,33 +6,19 @@ import asyncio
 import contextlib
 import os
 import signal
-import sys
-from asyncio.subprocess import DEVNULL, PIPE, Process
+from asyncio.subprocess import Process
 from collections.abc import Awaitable, Callable
-from pathlib import Path
 from typing import Any
 
 import msgspec
 
-import tidewire
+from tidewire.pipelines.guards import Guards
 from tidewire.pipelines.processes import end_identity, identity
 
 __all__ = ("Ended", "Listener", "Program", "run_program")
 
-#: The guard's interpreter loads nothing but the standard library and three modules of ours.
-_BOOT = """
-import sys, types
-for name, path in zip(("tidewire", "tidewire.pipelines"), sys.argv[1:]):
-    sys.modules[name] = types.ModuleType(name)
-    sys.modules[name].__path__ = [path]
-from tidewire.pipelines.guard import main
-main()
-"""
-_PATHS = [str(Path(tidewire.__file__).parent), str(Path(__file__).parent)]
 #: Seconds beyond the program's grace after which its guard is killed.
 _GUARD_SECONDS = 10.0
-#: Bytes of one line of the guard.
-_LINE = 1_048_576
 
 
 class Program(msgspec.Struct, frozen=True):
@@ -86,25 +72,17 @@ class Listener(msgspec.Struct, frozen=True):
 _decode = msgspec.json.Decoder(_Report).decode
 
 
-async def run_program(program: Program, listener: Listener) -> Ended:
-    """Run a program to its end. When cancelled, it is ended with all below it before this returns.
+async def run_program(program: Program, listener: Listener, guards: Guards) -> Ended:
+    """Run a program to its end. When cancelled, or when anything fails, it is ended with all below it first.
 
     Raises OSError when not even the guard can be started.
     """
-    # Its own session: Ctrl+C in the server's terminal is the server's affair.
-    guard = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-I", "-S", "-c", _BOOT, *_PATHS),
-        stdin=PIPE,
-        stdout=PIPE,
-        stderr=DEVNULL,
-        limit=_LINE,
-        start_new_session=True,
-    )
+    guard = await guards.take()
     watching = asyncio.create_task(_watch(guard, program, listener))
     try:
         return await asyncio.shield(watching)
-    except asyncio.CancelledError:
-        await _stop(guard, watching, program.grace, hurry=listener.is_closing())
+    except BaseException:
+        await _stop(guard, watching, program.grace, hurry=listener.is_closing() or watching.done())
         raise
 
 
@@ -142,13 +120,14 @@ async def _stop(guard: Process, watching: asyncio.Task[Ended], grace: float, *, 
         else:
             guard.stdin.write(b"stop\n")
     deadline = asyncio.get_running_loop().time() + grace + _GUARD_SECONDS
-    while not watching.done():
+    ending = [watching, asyncio.create_task(guard.wait())]
+    while waiting := [task for task in ending if not task.done()]:
         left = deadline - asyncio.get_running_loop().time()
         if left <= 0:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(guard.pid, signal.SIGKILL)
         with contextlib.suppress(asyncio.CancelledError):
-            await asyncio.wait([watching], timeout=max(left, 0.5))
+            await asyncio.wait(waiting, timeout=max(left, 0.5))
 
 
 def environment(**more: str) -> dict[str, str]:

@@ -12,6 +12,7 @@ from tidewire.errors import StoreUnavailable
 from tidewire.pipelines.attempt import RunFacts, explain, run_attempt
 from tidewire.pipelines.definition import Step
 from tidewire.pipelines.errors import BadStart
+from tidewire.pipelines.guards import Guards
 from tidewire.pipelines.process import Ended, Listener
 from tidewire.pipelines.reporter import Reporter
 from tidewire.pipelines.runs import RunStatus, StepState, StepStatus
@@ -32,6 +33,7 @@ class Execution:
         facts: RunFacts,
         reporter: Reporter,
         store: RunStore,
+        guards: Guards,
         *,
         count: Callable[[str], None],
         is_closing: Callable[[], bool],
@@ -39,6 +41,7 @@ class Execution:
         self._facts = facts
         self._reporter = reporter
         self._store = store
+        self._guards = guards
         self._count = count
         self._is_closing = is_closing
         self._tasks: dict[asyncio.Task[bool], Step] = {}
@@ -143,7 +146,7 @@ class Execution:
     async def _attempt(self, step: Step, attempt: int) -> tuple[Ended, str]:
         """Return how an attempt ended, and why it failed, "" when it did not."""
         try:
-            ended = await run_attempt(self._facts, step, attempt, self._listener(step))
+            ended = await run_attempt(self._facts, step, attempt, self._listener(step), self._guards)
         except BadStart as error:
             return Ended(), str(error)
         except OSError as error:

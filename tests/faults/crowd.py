@@ -203,10 +203,10 @@ class Crowd:
 
         return await asyncio.to_thread(ask)
 
-    async def publish_fails(self, within: float, *, after: float = 1.0) -> None:
+    async def publish_fails(self, within: float, *, after: float = 1.0, times: int = 3) -> None:
         """Wait until a publish fails, and see that the next ones fail at once, or after so many seconds."""
         await self._wait_failure(within)
-        for _ in range(3):
+        for _ in range(times):
             assert await self._wait_failure(after + 1.0) < after, "publishing fails in time while the store is away"
 
     async def _wait_failure(self, within: float) -> float:

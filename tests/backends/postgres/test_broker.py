@@ -15,7 +15,7 @@ from support.stores import postgres_database
 from tidewire.backends.postgres import PostgresBroker, PostgresPresence, wakeups
 from tidewire.backends.postgres.keeper import Keeper
 from tidewire.backends.postgres.schema import SQL
-from tidewire.errors import BadRequest, ConfigurationError, NotPublished, StoreUnavailable
+from tidewire.errors import BadRequest, ConfigurationError, NotPublished, PublishUnconfirmed, StoreUnavailable
 from tidewire.messages import Format, Member, Position, PublishRequest, Retention
 from tidewire.options import Limits
 from tidewire.testing.store import Node, wait_until
@@ -217,6 +217,18 @@ def test_publishes_that_nobody_waits_for_leave_nothing() -> None:
             assert await node.publish("a") == 1
             assert not node.broker._waiting  # type: ignore[attr-defined]
             assert (await node.broker.history("a")).top.offset == 1
+
+    run(scenario(postgres_database()))
+
+
+def test_a_fault_of_the_program_fails_one_commit_and_not_all_that_follow(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def scenario(url: str) -> None:
+        async with _Opened(url) as node:
+            with monkeypatch.context() as broken:
+                broken.setattr("tidewire.backends.postgres.writer._append", None)
+                with pytest.raises(PublishUnconfirmed, match="internal error"):
+                    await node.publish("a")
+            assert await node.publish("a") == 1
 
     run(scenario(postgres_database()))
 

@@ -202,7 +202,7 @@ def test_cut_off_again_and_again() -> None:
 
 def test_a_lock_that_is_held_too_long_fails_in_time_and_only_in_its_channel() -> None:
     async def scenario(url: str) -> None:
-        async with postgres_node(url, publish_seconds=0.6) as node, client_of(url) as application:
+        async with postgres_node(url, publish_seconds=2.0) as node, client_of(url) as application:
             client = await connect(node, channel="a")
             ledger = Ledger(node)
             await ledger.publish(5)
@@ -212,7 +212,7 @@ def test_a_lock_that_is_held_too_long_fails_in_time_and_only_in_its_channel() ->
             start = time.monotonic()
             with pytest.raises(NotPublished, match="lock"):
                 await node.publish("a", b"held up")
-            assert time.monotonic() - start < 0.7
+            assert time.monotonic() - start < 2.1
             assert not node.broker._circuit.reason  # type: ignore[attr-defined]
             await transaction.rollback()
             await ledger.publish(5)

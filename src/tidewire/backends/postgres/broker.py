@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from time import time as wall
 from typing import Any
@@ -27,10 +28,14 @@ from tidewire.options import Limits
 
 __all__ = ("PostgresBroker",)
 
+logger = logging.getLogger("tidewire")
+
 #: Connections that publish (a channel always uses the same), and that read and keep house.
 _WRITERS, _SESSIONS = 2, 3
 #: How full the notification queue may be before the operator is told.
 _QUEUE_USED = 0.5
+#: Seconds after which an endless task that a fault of the program has ended begins again.
+_AGAIN = 0.5
 #: Seconds between looks for publishes that waited too long.
 _SWEEP = 0.1
 
@@ -77,7 +82,7 @@ class PostgresBroker(Broker):
 
     def _begin(self, *works: Callable[[], Coroutine[Any, Any, None]]) -> None:
         for work in works:
-            self._tasks.append(self._loop.create_task(work(), name=f"tidewire-postgres-{work.__name__}"))
+            self._tasks.append(self._loop.create_task(_for_ever(work), name=f"tidewire-postgres-{work.__name__}"))
 
     async def _probe(self) -> None:
         await self._carriage.open()
@@ -265,3 +270,13 @@ class PostgresBroker(Broker):
                 f"the notification queue is {row['queue']:.0%} full: a session that listens has an open transaction"
             )
         return tuple(advice)
+
+
+async def _for_ever(work: Callable[[], Coroutine[Any, Any, None]]) -> None:
+    """Do what has no end; a fault of the program is told, and does not end the node's publishing or hearing."""
+    while True:
+        try:
+            await work()
+        except Exception:
+            logger.exception("%s failed by a fault of the program; it begins again", work.__qualname__)
+        await asyncio.sleep(_AGAIN)

@@ -162,8 +162,10 @@ class Writer:
             kept = await (_append if is_one else _keep)(connection, writes)
         except FAILURES as error:
             self._failed(writes, error, outages)
-        except BaseException:  # the broker ends, or whatever it is: whoever waits must be told
-            self._fail(writes, PublishUnconfirmed("not confirmed: the broker was closed before the server answered"))
+        except BaseException as error:  # whatever it is: whoever waits must be told
+            is_end = isinstance(error, asyncio.CancelledError)
+            reason = "the broker was closed" if is_end else f"an internal error came ({error!r})"
+            self._fail(writes, PublishUnconfirmed(f"not confirmed: {reason} before the server answered"))
             raise
         else:
             # first the next commit goes out, then these are told

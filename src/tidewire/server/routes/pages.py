@@ -24,7 +24,7 @@ _HEADERS = {
     # Asked again each time, answered by the ETag: a new version of the server is never half in the cache.
     "Cache-Control": "no-cache",
 }
-_TUTORIAL = ("echo", "items", "chat")
+_TUTORIAL = ("echo", "items", "chat", "channels")
 
 # What the operating system says about these differs, and a browser refuses a module of another type.
 for _suffix, _type in ((".js", "text/javascript"), (".css", "text/css"), (".svg", "image/svg+xml")):

@@ -11,13 +11,13 @@ export function endpoint(path) {
   return url;
 }
 
-/** Add a frame to the list, the newest first: a text, or an ArrayBuffer shown as hexadecimal bytes. */
-export function show(way, data) {
+/** Add a frame to the list, the newest first: a text, or an ArrayBuffer shown as hexadecimal bytes; and when it came. */
+export function show(way, data, when = new Date().toLocaleTimeString()) {
   const isText = typeof data === "string";
   const row = document.createElement("li");
   row.className = `${way}${isText ? "" : " binary"}`;
   row.append(part("span", "way", isText ? way : `${way} bytes`), part("span", "data", isText ? data : hexadecimal(data)));
-  row.append(part("time", "", new Date().toLocaleTimeString()));
+  row.append(part("time", "", when));
   list.prepend(row);
   if (list.children.length > MOST) list.lastElementChild.remove();
 }

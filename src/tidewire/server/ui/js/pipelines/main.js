@@ -9,6 +9,7 @@ import { Announcer } from "../views/announcer.js";
 import { ask } from "../views/ask.js";
 import { StatusView } from "../views/status.js";
 import { PipelinesApi } from "./api.js";
+import { Notices } from "./notices.js";
 import { Runs } from "./runs.js";
 import { StepLog } from "./steplog.js";
 import { LogView } from "./views/log.js";
@@ -37,7 +38,7 @@ class Page {
   constructor(session) {
     this.#api = new PipelinesApi(session?.token);
     this.#watched = new WatchedRun(this.#api);
-    this.#runs = new Runs(this.#api);
+    this.#runs = new Runs(this.#api, new Notices(session?.token));
     this.list = new RunList({ api: this.#api, more: () => this.#runs.more() });
     this.log = new LogView({ open: (step) => this.#log(step || this.#newestStep()) });
     this.form = new StartForm({ api: this.#api, started: (answer) => this.#started(answer) });

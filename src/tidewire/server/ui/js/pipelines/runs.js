@@ -1,4 +1,5 @@
-// The list of runs, asked for again and again while somebody looks: often while something runs.
+// The list of runs: fetched once, then kept as the server's notices say. Where none come it is asked for again and again
+// while somebody looks: often while something runs.
 //
 // Emits "change", and "locked" when the server wants to know who asks.
 
@@ -6,34 +7,48 @@ import { Refusal } from "../api.js";
 import { Emitter } from "../emitter.js";
 import { isActive } from "./words.js";
 
+const SOON = 100;
 const BUSY = 3_000;
 const CALM = 15_000;
+const FOLLOWED = 60_000;
+const WAITING = { status: "waiting", progress: 0, started: null };
 
 export class Runs extends Emitter {
   #api;
+  #notices;
   #timer = 0;
   #next = null;
   #isStopped = true;
+  #isAsking = false;
+  #isOutdated = false;
 
   /** The newest first; null until the server has answered. */
   runs = null;
   problem = "";
   hasMore = false;
 
-  constructor(api) {
+  constructor(api, notices) {
     super();
     this.#api = api;
-    document.addEventListener("visibilitychange", () => document.visibilityState === "visible" && this.#soon(0));
+    this.#notices = notices;
+    notices.on("stale", () => this.#outdated());
+    notices.on("news", (news) => this.#heard(news));
+    notices.on("lost", () => this.#soon(BUSY));
+    document.addEventListener("visibilitychange", () => {
+      if (document.visibilityState === "visible" && !notices.isLive) this.#soon(0);
+    });
   }
 
   start() {
     this.#isStopped = false;
     this.#soon(0);
+    this.#notices.start();
   }
 
   stop() {
     this.#isStopped = true;
     clearTimeout(this.#timer);
+    this.#notices.stop();
   }
 
   /** What the page has just heard of a run, so that the list is not older than what stands beside it. */
@@ -59,13 +74,36 @@ export class Runs extends Emitter {
     });
   }
 
+  // What the server tells.
+
+  #heard({ changed = [], removed = [] }) {
+    if (this.#isAsking) this.#isOutdated = true; // the answer may be older than this
+    if (!this.runs) return;
+    const known = new Set(this.runs.map(({ id }) => id));
+    const oldest = this.#next ? this.runs.at(-1).created : -Infinity;
+    if (changed.some(({ run, created }) => !known.has(run) && created > oldest)) this.#outdated();
+    const notices = new Map(changed.map((notice) => [notice.run, notice]));
+    this.runs = this.runs
+      .filter(({ id }) => !removed.includes(id))
+      .map((run) => (notices.has(run.id) ? patched(run, notices.get(run.id)) : run));
+    this.emit("change");
+  }
+
+  #outdated() {
+    if (this.#isAsking) this.#isOutdated = true;
+    else this.#soon(SOON);
+  }
+
+  // Asking.
+
   #soon(wait) {
     clearTimeout(this.#timer);
     if (!this.#isStopped) this.#timer = setTimeout(() => this.#refresh(), wait);
   }
 
   async #refresh() {
-    if (document.visibilityState === "visible") {
+    if (document.visibilityState === "visible" || this.#notices.isLive) {
+      this.#isOutdated = false;
       await this.#ask(async () => {
         const { runs, next } = await this.#api.runs();
         const isFirst = this.runs === null || this.runs.length <= runs.length;
@@ -74,7 +112,13 @@ export class Runs extends Emitter {
         this.#merge(runs);
       });
     }
-    this.#soon((this.runs ?? []).some(isActive) ? BUSY : CALM);
+    this.#soon(this.#wait());
+  }
+
+  #wait() {
+    if (this.#isOutdated) return SOON;
+    if (this.#notices.isLive && !this.problem) return FOLLOWED;
+    return (this.runs ?? []).some(isActive) ? BUSY : CALM;
   }
 
   // What the newest page should hold and does not has been deleted.
@@ -90,6 +134,7 @@ export class Runs extends Emitter {
   }
 
   async #ask(work) {
+    this.#isAsking = true;
     try {
       await work();
       this.problem = "";
@@ -101,8 +146,18 @@ export class Runs extends Emitter {
       }
       this.problem = error.message;
     } finally {
+      this.#isAsking = false;
+      if (this.#isOutdated) this.#soon(SOON);
       this.hasMore = this.#next !== null;
       this.emit("change");
     }
   }
+}
+
+function patched(run, { seq, status, progress, position, started, ended, steps }) {
+  if (seq < run.seq) return run;
+  return {
+    ...run, seq, status, progress, position, started, ended,
+    steps: run.steps.map((step) => ({ ...step, ...(steps[step.name] ?? WAITING) })),
+  };
 }

@@ -1,0 +1,40 @@
+// What changes in the list of runs, told by the server over the module that any page may use: /connection/tidewire.js.
+//
+// Emits "news" { changed, removed }, "stale" when something may have been missed, "lost" when nothing is told now.
+
+import { Client } from "/connection/tidewire.js";
+import { Emitter } from "../emitter.js";
+
+export class Notices extends Emitter {
+  #client;
+
+  /** What is told now is all that happens. */
+  isLive = false;
+
+  /** `token` is that of the signed-in person; a server on this machine wants none. */
+  constructor(token = "") {
+    super();
+    // The name of this page lets it follow the list, and nothing else.
+    this.#client = new Client("/connection/websocket", { token, data: { tidewire: "pipelines" } });
+    this.#client.on("subscribed", ({ recovered }) => {
+      this.isLive = true;
+      if (!recovered) this.emit("stale");
+    });
+    this.#client.on("publication", ({ data }) => this.emit("news", data));
+    for (const end of ["connecting", "disconnected", "unsubscribed"]) this.#client.on(end, () => this.#lost());
+  }
+
+  start() {
+    this.#client.connect();
+  }
+
+  stop() {
+    this.#client.disconnect();
+  }
+
+  #lost() {
+    if (!this.isLive) return;
+    this.isLive = false;
+    this.emit("lost");
+  }
+}

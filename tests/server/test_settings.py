@@ -184,7 +184,22 @@ def test_settings_survive_the_way_to_a_worker() -> None:
         ("[client]\nallowed_origins = ['https://a.example']", "write allowed_origins, without a table"),
         ("[client]\nchannel_limit = 5", "write limits.channels"),
         ("[client.token]\nhmac_secret = 'x'", "did you mean client.token.hmac_secret_key?"),
-        ("[http_server]\nport = '8000'", "write host, port"),
+        ("[http_server]\nport = '8000'", "unknown setting http_server.port; write port, without a table"),
+        ("[http_server]\ninternal_port = '9'", "unknown setting http_server; not supported, because"),
+        ("[broker]\ntype = 'redis'", 'unknown setting broker.type; one URL names the store: broker = "redis://'),
+        ("[broker.redis]\naddress = 'x:1'", "unknown setting broker.redis.address; one URL names the store"),
+        ("[websocket]\nmessage_size_limit = 1", "unknown setting websocket.message_size_limit; write limits.message_"),
+        ("[clinet]\ninsecure = true", "unknown setting clinet; did you mean client?"),
+        ("[client]\nclient_insecure = true", "unknown setting client.client_insecure; did you mean client.insecure?"),
+        (
+            "[client]\nhistory_size = 1",
+            "unknown setting client.history_size; did you mean channel.without_namespace.hi",
+        ),
+        ("[client.token]\nzzz = 'x'", "unknown setting client.token.zzz; `tidewire serve --print-config` lists"),
+        (
+            "[[channel.namespaces]]\nname = 'aa'\npresense = true",
+            "namespaces.0.presense; did you mean channel.namespaces.0.",
+        ),
         ("[sse]\nenabled = true", "always on"),
         ("[uni_sse]\nenabled = true", "always on"),
         ("[uni_grpc]\nenabled = true", "no such endpoint"),
@@ -200,6 +215,21 @@ def test_what_only_centrifugo_has_is_told_of(text: str, said: str) -> None:
     with pytest.raises(ConfigurationError) as caught:
         load(written(text))
     assert said in str(caught.value)
+
+
+def test_all_names_that_are_no_settings_are_told_at_once() -> None:
+    path = written(
+        "prot = 1\n[client]\ninsecure = true\nconcurrency = 8\n[http_server]\nport = 8000\nhttp3 = {enabled = true}\n"
+        "[sse]\nenabled = true\n[[channel.namespaces]]\nname = 'aa'\n[[channel.namespaces]]\nname = 'bb'\n"
+        "historysize = 1\n"
+    )
+    with pytest.raises(ConfigurationError) as caught:
+        load(path)
+    first, *others = str(caught.value).splitlines()
+    assert first == f"{path}: unknown settings"
+    names = ["prot", "client.concurrency", "http_server.port", "http_server.http3.enabled", "sse"]
+    assert [line.split(":")[0].strip() for line in others] == [*names, "channel.namespaces.1.historysize"]
+    assert others[-1].endswith("did you mean channel.namespaces.1.history_size?")
 
 
 def test_every_limit_that_a_hint_names_exists() -> None:

@@ -42,10 +42,10 @@ from tidewire.backends import sqlite_path
 from tidewire.errors import ConfigurationError
 from tidewire.options import Limits
 from tidewire.server.authority import ClientTable
-from tidewire.server.hints import hint_for
 from tidewire.server.namespaces import ChannelTable, NamedNamespace
 from tidewire.server.pipeline_table import PipelineTable
 from tidewire.server.secret import Secret
+from tidewire.server.unknown import mend_for, unknown_settings
 
 __all__ = (
     "CONFIG_FILE",
@@ -297,9 +297,7 @@ def _read_file(config: Path | None) -> dict[str, Any]:
         raise ConfigurationError(f"{path} cannot be read ({error.strerror}); make it readable") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigurationError(f"{path} is not TOML: {error}") from None
-    _refuse_unknown(path, values, Settings.model_fields, "")
-    if isinstance(values.get("limits"), dict):
-        _refuse_unknown(path, values["limits"], _LimitTable.model_fields, "limits.")
+    _refuse_unknown(path, values)
     return values
 
 
@@ -320,15 +318,18 @@ def _leaves(path: str, value: object) -> Iterator[tuple[str, object]]:
         yield path, value
 
 
-def _refuse_unknown(path: Path, values: Mapping[str, Any], known: Mapping[str, Any], prefix: str) -> None:
-    for name in values:
-        if name not in known:
-            elsewhere = f"limits.{name}" if not prefix and name in _LimitTable.model_fields else None
-            near = difflib.get_close_matches(name, known, 1, 0.4)
-            hint = elsewhere or (prefix + near[0] if near else None)
-            mend = f"did you mean {hint}?" if hint else "`tidewire serve --print-config` lists all settings"
-            mend = (not prefix and hint_for(name)) or mend
-            raise ConfigurationError(f"{path}: unknown setting {prefix}{name}; {mend}")
+def _refuse_unknown(path: Path, values: Mapping[str, Any]) -> None:
+    found = list(unknown_settings(values, _known()))
+    if len(found) == 1:
+        raise ConfigurationError(f"{path}: unknown setting {found[0][0]}; {found[0][1]}")
+    if found:
+        raise ConfigurationError(f"{path}: unknown settings\n" + "\n".join(f"  {name}: {mend}" for name, mend in found))
+
+
+def _known() -> list[str]:
+    """Return the dotted names of all settings."""
+    limits = (f"limits.{name}" for name in _LimitTable.model_fields)
+    return [*(path for path, _ in _table_fields(Settings)), *limits, *_NAMESPACE_PATHS]
 
 
 def _check(settings: Settings) -> None:
@@ -360,10 +361,7 @@ def _problem(error: ValidationError) -> str:
     first = error.errors()[0]
     where = ".".join(str(part) for part in first["loc"])
     if first["type"] == "extra_forbidden":
-        known = [*(path for path, _ in _table_fields(Settings)), *_LimitTable.model_fields, *_NAMESPACE_PATHS]
-        near = difflib.get_close_matches(where, known, 1, 0.4)
-        mend = hint_for(where) or (f"did you mean {near[0]}?" if near else "see --print-config")
-        return f"{where} is not a setting; {mend}"
+        return f"{where} is not a setting; {mend_for(where, _known())}"
     value = first["input"]
     value = redacted(value) if isinstance(value, str) else value
     shown = f" {value!r}" if isinstance(value, str | int | float) and not _SECRET.search(where) else ""

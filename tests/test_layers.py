@@ -14,7 +14,7 @@ protocols.base | protocols.jsontext | protocols.plain protocols.json | protocols
 protocols.centrifuge protocols.centrifuge.codes protocols.centrifuge.override | protocols.centrifuge.messages | protocols.centrifuge.meta
 protocols.centrifuge.schema | protocols.centrifuge.protobuf
 protocols.centrifuge.fossil protocols.centrifuge.filters | protocols.centrifuge.encoding
-batch | links.base | subscription
+batch history | links.base | subscription
 links.asgi links.stream links.handshake links.wheel | links.wire | links.reader | links.endpoint | links.uvicorn | links.http
 connection | registry
 fanout maintenance | carrier membership recovery | subscribing

@@ -40,7 +40,7 @@ class Dispatcher:
         self._connection = connection
         self._channel = channel
         self._is_running = False
-        self._in_flight = InFlight(node, connection)
+        self._in_flight = InFlight(node, connection, "publishes_in_flight", waits=node.broker.waits)
         connection.on_readable = self._readable
         if connection.has_messages:
             self._readable()

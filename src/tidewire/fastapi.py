@@ -21,6 +21,7 @@ from tidewire.centrifuge.router import client_router
 from tidewire.control import Control, open_channel, personal
 from tidewire.endpoint import HubConnection
 from tidewire.errors import FORCED, ConfigurationError, Disconnect
+from tidewire.history import read_shown
 from tidewire.http_api.calls import Calls, Extension
 from tidewire.http_api.nodes import Nodes
 from tidewire.http_api.router import api_router
@@ -257,7 +258,7 @@ class Hub(Ruled):
         """Publish str as text, bytes as binary, anything else as JSON; returns when the broker keeps it.
 
         The same `key` in the same channel within five minutes is published once. Clients of the Centrifuge protocol may
-        choose by `tags`, and find nothing in history that has `skip_history`. With a `connection` (postgresql://
+        choose by `tags`; nobody finds in history, or recovers, what has `skip_history`. With a `connection` (postgresql://
         only; asyncpg, psycopg or SQLAlchemy) it is published if and when that connection's transaction commits.
         Raises NotPublished (surely not kept) or PublishUnconfirmed (unknown; repeat it with the same key), CommandError
         for a channel name or data that cannot be used, ConfigurationError for a store that cannot do it.
@@ -301,7 +302,9 @@ class Hub(Ruled):
     ) -> HistoryPage:
         """Read a channel's history as its retention shows it; raises StoreUnavailable."""
         retention = self.node.rules.options(channel).retention
-        return await self.node.broker.history(channel, since=since, limit=limit, reverse=reverse, retention=retention)
+        return await read_shown(
+            self.node.broker, channel, since=since, limit=limit, reverse=reverse, retention=retention
+        )
 
     async def inbox(self, user: str, *, since: Position | None = None) -> HistoryPage:
         """Read what was sent to a user by `send_to_user`; raises StoreUnavailable."""

@@ -1,4 +1,4 @@
-"""Publishes of one connection: several wait for the store at once, in their order for each channel."""
+"""Work for one connection that waits for the store or the application: several at once, begun in their order."""
 
 from __future__ import annotations
 
@@ -13,17 +13,19 @@ __all__ = ("InFlight",)
 
 
 class InFlight:
-    """What one connection has asked of the store and is not yet answered, at most so much.
+    """What one connection has asked for and is not yet answered, at most so much as a limit (by its name) says.
 
-    The store is asked in the order of `put`, so offsets are given in that order (broker.Broker.publish).
+    The store is asked in the order of `put`, so offsets are given in that order (broker.Broker.publish). Work that
+    never `waits` is done at once.
     """
 
-    __slots__ = ("_connection", "_maintenance", "_most", "_tasks", "_waits")
+    __slots__ = ("_connection", "_limit", "_maintenance", "_most", "_tasks", "_waits")
 
-    def __init__(self, node: Node, connection: Connection) -> None:
+    def __init__(self, node: Node, connection: Connection, limit: str, *, waits: bool = True) -> None:
         self._maintenance = node.maintenance
-        self._waits = node.broker.waits
-        self._most = node.limits.publishes_in_flight
+        self._waits = waits
+        self._limit = limit
+        self._most: int = getattr(node.limits, limit)
         self._connection = connection
         self._tasks: set[asyncio.Task[Any]] = set()
 
@@ -31,12 +33,12 @@ class InFlight:
         return len(self._tasks)
 
     async def put(self, work: Coroutine[Any, Any, None]) -> None:
-        """Begin some work; waits while there is too much, or for all of it where the store needs no time."""
+        """Begin some work; waits while there is too much."""
         if not self._waits:
             await work
             return
         if len(self._tasks) >= self._most:
-            self._connection.reached("publishes_in_flight")
+            self._connection.reached(self._limit)
             try:
                 await asyncio.wait(self._tasks, return_when=asyncio.FIRST_COMPLETED)
             except BaseException:

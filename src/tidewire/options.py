@@ -85,6 +85,8 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     history_messages: int = 300
     #: Publishes of one connection that wait for the store at once; more are read when these are kept.
     publishes_in_flight: int = 64
+    #: Calls and reads of one client that are answered beside its other commands; more are read when these are done.
+    calls_in_flight: int = 16
     #: Commands of clients of other nodes that wait for that node's answer.
     relays: int = 1_000
     #: Conditions of one filter by tags.

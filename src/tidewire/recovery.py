@@ -10,9 +10,11 @@ import msgspec
 
 from tidewire.broker import Broker
 from tidewire.errors import StoreUnavailable
+from tidewire.history import read_shown
 from tidewire.links.base import limits_reached
 from tidewire.messages import HistoryPage, Position, Publication, Retention
 from tidewire.options import Limits
+from tidewire.protocols.centrifuge.meta import is_history
 from tidewire.registry import Channel
 from tidewire.subscription import Recovery, Subscription, merge
 
@@ -136,7 +138,7 @@ class Recoveries:
         retention = channel.options.retention
         if since is not None:
             page = await self._reader.since(channel.name, since, retention)
-            recovery = merge(since, page, _buffered(channel, subscription))
+            recovery = _shown(merge(since, page, _buffered(channel, subscription)))
             if _is_behind(recovery, channel):  # it is read again
                 return recovery, recovery.complete
             if recovery.complete:
@@ -146,9 +148,9 @@ class Recoveries:
                     return recovery, True
                 else:
                     limits_reached["reply_bytes"] += 1
-        page = await self._broker.history(channel.name, limit=max(history, 0), reverse=True, retention=retention)
+        page = await read_shown(self._broker, channel.name, limit=max(history, 0), reverse=True, retention=retention)
         newest = HistoryPage(page.publications[::-1], page.top, complete=True)
-        recovery = merge(None, newest, _buffered(channel, subscription))
+        recovery = _shown(merge(None, newest, _buffered(channel, subscription)))
         # what came meanwhile makes the oldest ones more than was asked for
         wanted = min(self._fitting(recovery), history) if history > 0 else self._fitting(recovery)
         if len(recovery.publications) > wanted:
@@ -164,6 +166,12 @@ class Recoveries:
             if size > self._limits.reply_bytes:
                 return count
         return len(recovery.publications)
+
+
+def _shown(recovery: Recovery) -> Recovery:
+    """Leave out what is for who is there alone; the position counts it."""
+    shown = tuple(filter(is_history, recovery.publications))
+    return msgspec.structs.replace(recovery, publications=shown)
 
 
 def _beginning(channel: Channel, subscription: Subscription) -> Position:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 import time
 from typing import Any
@@ -34,6 +35,8 @@ class WordAuthority(Authority):
     def __init__(self) -> None:
         self.received: list[bytes] = []
         self.has_listener = False
+        #: What must be set before the call `wait` is answered.
+        self.answers = asyncio.Event()
 
     async def connect(self, attempt: ConnectAttempt, identity: Identity | None) -> Identity:
         if attempt.token == "unavailable":
@@ -98,6 +101,9 @@ class WordAuthority(Authority):
             return data
         if method == "who":
             return msgspec.json.encode({"user": caller.identity.user, "client": caller.client})
+        if method == "wait":
+            await self.answers.wait()
+            return data
         if method == "boom":
             raise ValueError("a bug of the application")
         if method == "bad":

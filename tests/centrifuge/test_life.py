@@ -61,8 +61,8 @@ def test_a_client_whose_answers_we_do_not_read_is_not_ended_for_them() -> None:
             client = await connect(node)
             broker.publish_gate.clear()
             client.send({"id": 5, "publish": {"channel": "history:a", "data": 1}})
-            client.send({"id": 6, "rpc": {"method": "echo"}})
-            client.send({"id": 7, "rpc": {"method": "echo"}})
+            client.send({"id": 6, "subscribe": {"channel": "plain"}})
+            client.send({"id": 7, "unsubscribe": {"channel": "plain"}})
             await wait_until(lambda: client.all.count({}) >= 3)
             assert client.link.closed_with is None
             broker.publish_gate.set()

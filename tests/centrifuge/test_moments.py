@@ -10,9 +10,10 @@ import msgspec
 from centrifuge.authority import WordAuthority
 from centrifuge.support import Client, begin, connect, open_sessions
 from centrifuge.test_deltas import publish, rebuilt
-from core.support import run, turns
+from core.support import FailingBroker, run, turns
 from tidewire.access import Caller, ConnectAttempt, Identity
 from tidewire.centrifuge.sessions import Sessions
+from tidewire.links.base import limits_reached
 from tidewire.messages import Position
 from tidewire.protocols.centrifuge.messages import SubscribeRequest
 from tidewire.testing import wait_until
@@ -117,5 +118,75 @@ def test_what_is_held_for_a_slow_client_is_what_its_filter_wants() -> None:
             [told] = [push["message"]["data"] for push in client.pushes("message")]
             assert told == {"type": "dropped", "channel": "dropped:a", "count": 2}
             assert (node.statistics().superseded, node.statistics().dropped) == (0, 2)
+
+    run(main())
+
+
+def test_a_slow_call_holds_nothing_else_back() -> None:
+    async def main() -> None:
+        async with open_sessions(calls_in_flight=2) as node:
+            broker = node.broker
+            assert isinstance(broker, FailingBroker)
+            client = await connect(node)
+            authority = client.session.authority
+            assert isinstance(authority, WordAuthority)
+            client.send({"id": 11, "rpc": {"method": "wait", "data": 11}})
+            for method, request in (
+                ("subscribe", {"channel": "history:a"}),
+                ("publish", {"channel": "history:a", "data": 1}),
+                ("unsubscribe", {"channel": "history:a"}),
+            ):
+                assert "error" not in await client.ask(method, **request)
+            # what is read was asked for behind a publish, and sees it
+            broker.publish_gate.clear()
+            client.send(
+                {"id": 12, "publish": {"channel": "history:a", "data": 2}},
+                {"id": 13, "history": {"channel": "history:a", "limit": -1}},
+                {"id": 14, "rpc": {"method": "wait", "data": 14}},
+            )
+            await turns(5)
+            assert not client.reply(13)
+            broker.publish_gate.set()
+            await wait_until(lambda: client.reply(13) is not None)
+            found = client.reply(13)
+            assert found is not None
+            assert [pub["data"] for pub in found["history"]["publications"]] == [1, 2]
+            client.send({"id": 15, "rpc": {"method": "wait", "data": 15}}, {"id": 16, "rpc": {"method": "echo"}})
+            await wait_until(lambda: node.limits_reached["calls_in_flight"] > 0)
+            assert [n for n in (11, 14, 15, 16) if client.reply(n)] == []
+            authority.answers.set()
+            await wait_until(lambda: all(client.reply(n) for n in (11, 14, 15, 16)))
+
+    run(main())
+
+
+def test_a_call_that_fails_beside_the_others_ends_the_connection() -> None:
+    async def main() -> None:
+        async with open_sessions() as node:
+            client = await connect(node)
+            client.send({"id": 11, "rpc": {"method": "boom"}}, {"id": 12, "rpc": {"method": "wait"}})
+            await client.wait_closed(3004)
+            authority = client.session.authority
+            assert isinstance(authority, WordAuthority)
+            authority.answers.set()
+            await turns(5)
+            assert client.reply(12) is None
+
+    run(main())
+
+
+def test_a_history_reply_has_a_limit_in_bytes() -> None:
+    async def main() -> None:
+        async with open_sessions(reply_bytes=1_000) as node:
+            for number in range(5):
+                await publish(node, [number, "x" * 300])
+            before = limits_reached["reply_bytes"]
+            client = await connect(node)
+            found = await client.ask("history", channel="history:a", limit=-1)
+            assert [pub["data"][0] for pub in found["publications"]] == [0, 1, 2]
+            assert found["offset"] == 5
+            found = await client.ask("history", channel="history:a", limit=-1, reverse=True)
+            assert [pub["data"][0] for pub in found["publications"]] == [4, 3, 2]
+            assert limits_reached["reply_bytes"] == before + 2
 
     run(main())

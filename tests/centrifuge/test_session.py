@@ -78,6 +78,7 @@ def test_commands_of_one_frame_are_done_in_their_order(protocol: CentrifugeProto
             ]
             client.send(*commands)
             await client.wait_pushes("pub")
+            await wait_until(lambda: client.reply(13) is not None)
             assert [message["id"] for message in client.all if "id" in message] == list(range(1, 14))
 
     run(main())

@@ -108,7 +108,7 @@ class MemoryBroker(Broker):
         reverse: bool = False,
         retention: Retention | None = None,
     ) -> HistoryPage:
-        stream = self._stream(channel)
+        stream = self._seen(channel)
         top = Position(stream.top, stream.epoch)
         shown, hidden = _shown(stream, retention, self._clock())
         if since is not None and since.epoch != stream.epoch:
@@ -122,14 +122,18 @@ class MemoryBroker(Broker):
         return HistoryPage(tuple(found if limit is None else found[:limit]), top, complete)
 
     async def remove_history(self, channel: str) -> None:
-        stream = self._stream(channel)
+        stream = self._seen(channel)
         stream.publications.clear()
         stream.kept.clear()
         stream.trimmed = stream.top
 
     async def positions(self, channels: Sequence[str]) -> dict[str, Position]:
-        streams = {channel: self._stream(channel) for channel in channels}
+        streams = {channel: self._seen(channel) for channel in channels}
         return {channel: Position(stream.top, stream.epoch) for channel, stream in streams.items()}
+
+    def _seen(self, channel: str) -> _Stream:
+        """Return a stream to look at: clients choose names, and one that holds nothing is not remembered."""
+        return self._streams.get(channel) or _Stream(self._epoch)
 
     def _stream(self, channel: str) -> _Stream:
         stream = self._streams.get(channel)

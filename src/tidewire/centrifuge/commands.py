@@ -20,6 +20,7 @@ from tidewire.errors import (
     TokenExpired,
     UnknownType,
 )
+from tidewire.options import ChannelOptions
 from tidewire.protocols.centrifuge import codes
 from tidewire.protocols.centrifuge import messages as m
 from tidewire.protocols.centrifuge.codes import Malformed, MalformedFrame, error_of
@@ -31,16 +32,21 @@ if TYPE_CHECKING:
 
 __all__ = ("METHODS", "answer")
 
-
 _KEPT = m.PublishResult()
+#: What does not wait for the publishes before it, or does so beside the others.
+_BESIDE = frozenset({"publish", "rpc", "history", "presence", "presence_stats"})
 
 
 async def answer(session: Session, command: int, name: str, request: Any) -> None:
-    """Do what a command asks for, and reply to it."""
-    if name != "publish":
+    """Do what a command asks for, and reply to it; calls and reads go on beside the commands that follow."""
+    if name not in _BESIDE:
         await session.in_flight.wait()
+    await _reply(session, command, name, METHODS[name](session, command, request))
+
+
+async def _reply(session: Session, command: int, name: str, work: Awaitable[Struct | None]) -> None:
     try:
-        result = await METHODS[name](session, command, request)
+        result = await work
     except (CommandError, StoreUnavailable, PublishError) as error:
         if command:
             session.write(Reply(command, error=m.Error(*error_of(error))))
@@ -116,36 +122,58 @@ async def _keep(session: Session, command: int, channel: str, data: bytes, meta:
     session.connection.write(session.protocol.encode_reply(reply))
 
 
-async def _presence(session: Session, command: int, request: m.PresenceRequest) -> m.PresenceResult:
-    return m.PresenceResult(await _who(session, request.channel))
+async def _presence(session: Session, command: int, request: m.PresenceRequest) -> None:
+    read = await _may_see(session, request.channel)
+
+    async def result() -> m.PresenceResult:
+        return m.PresenceResult(await read())
+
+    await session.beside(lambda: _reply(session, command, "presence", result()))
 
 
-async def _presence_stats(session: Session, command: int, request: m.PresenceStatsRequest) -> m.PresenceStatsResult:
-    present = await _who(session, request.channel)
-    return m.PresenceStatsResult(len(present), len({info.user for info in present.values()}))
+async def _presence_stats(session: Session, command: int, request: m.PresenceStatsRequest) -> None:
+    read = await _may_see(session, request.channel)
+
+    async def result() -> m.PresenceStatsResult:
+        present = await read()
+        return m.PresenceStatsResult(len(present), len({info.user for info in present.values()}))
+
+    await session.beside(lambda: _reply(session, command, "presence_stats", result()))
 
 
-async def _who(session: Session, name: str) -> dict[str, m.ClientInfo]:
+async def _may_see(session: Session, name: str) -> Callable[[], Awaitable[dict[str, m.ClientInfo]]]:
+    """Return what reads who is in a channel, for a client that may see it."""
+    channel, options = await _may_read(session, name, Action.PRESENCE)
+    return lambda: read_presence(session.node, channel, options)
+
+
+async def _may_read(session: Session, name: str, action: Action) -> tuple[str, ChannelOptions]:
+    """Return the channel and its options, for a client that may do it."""
     channel = _name(session, name)
     options = session.authority.options(channel)
-    subscribed = channel in session.following.channels
-    await session.authority.allow(session.caller, channel, Action.PRESENCE, subscribed=subscribed)
-    return await read_presence(session.node, channel, options)
+    await session.authority.allow(session.caller, channel, action, subscribed=channel in session.following.channels)
+    return channel, options
 
 
-async def _history(session: Session, command: int, request: m.HistoryRequest) -> m.HistoryResult:
-    channel, protocol = _name(session, request.channel), session.protocol
-    options = session.authority.options(channel)
-    subscribed = channel in session.following.channels
-    await session.authority.allow(session.caller, channel, Action.HISTORY, subscribed=subscribed)
-    most = session.node.limits.history_messages
-    page = await read_history(session.node, channel, options, request, most=most)
-    found = [protocol.publication_of(pub, protocol.data_of(pub), offset=True) for pub in page.publications]
-    return m.HistoryResult(found, page.top.epoch, page.top.offset)
+async def _history(session: Session, command: int, request: m.HistoryRequest) -> None:
+    channel, options = await _may_read(session, request.channel, Action.HISTORY)
+    protocol = session.protocol
+
+    async def result() -> m.HistoryResult:
+        page = await read_history(session.node, channel, options, request, limits=session.node.limits)
+        found = [protocol.publication_of(pub, protocol.data_of(pub), offset=True) for pub in page.publications]
+        return m.HistoryResult(found, page.top.epoch, page.top.offset)
+
+    await session.beside(lambda: _reply(session, command, "history", result()))
 
 
-async def _rpc(session: Session, command: int, request: m.RpcRequest) -> m.RpcResult:
-    return m.RpcResult(raw(await session.authority.rpc(session.caller, request.method, bytes(request.data))))
+async def _rpc(session: Session, command: int, request: m.RpcRequest) -> None:
+    caller = session.caller
+
+    async def result() -> m.RpcResult:
+        return m.RpcResult(raw(await session.authority.rpc(caller, request.method, bytes(request.data))))
+
+    await session.beside(lambda: _reply(session, command, "rpc", result()))
 
 
 async def _send(session: Session, command: int, request: m.SendRequest) -> None:

@@ -38,7 +38,7 @@ from tidewire.protocols.centrifuge.codes import Malformed, MalformedFrame, Unsub
 from tidewire.protocols.centrifuge.encoding import CentrifugeProtocol
 from tidewire.protocols.centrifuge.filters import count_nodes
 from tidewire.protocols.centrifuge.messages import Push, SubscribeRequest, raw
-from tidewire.protocols.centrifuge.meta import is_history, member_info
+from tidewire.protocols.centrifuge.meta import member_info
 from tidewire.subscribing import Prepared
 from tidewire.subscription import Subscription
 
@@ -312,7 +312,7 @@ def _result(
         ttl=ttl_of(followed.expires_at),
         recoverable=followed.is_recoverable,
         epoch=position.epoch if followed.is_positioned else "",
-        publications=shown.missed([publication for publication in missed if is_history(publication)]),
+        publications=shown.missed(missed),
         recovered=recovered,
         offset=offset if followed.is_positioned else 0,
         positioned=followed.is_positioned,
@@ -325,7 +325,7 @@ def _result(
 def _newest(answer: Subscribed, since: Position) -> tuple[Sequence[Publication], bool]:
     """Return the newest publication, unless the client has it, and whether it is there."""
     position, publications = answer.position, answer.publications
-    if not publications or publications[-1].offset != position.offset:
+    if not publications:
         return (), False
-    is_known = since.offset == position.offset and since.epoch in ("", position.epoch)
+    is_known = publications[-1].offset <= since.offset <= position.offset and since.epoch in ("", position.epoch)
     return (() if is_known else publications[-1:]), True

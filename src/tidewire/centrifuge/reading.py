@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from itertools import accumulate
+
 from tidewire.errors import BadRequest, NotAvailable, Unrecoverable
+from tidewire.history import read_shown
+from tidewire.links.base import limits_reached
 from tidewire.messages import MAX_OFFSET, HistoryPage, Position
 from tidewire.node import Node
-from tidewire.options import ChannelOptions
+from tidewire.options import ChannelOptions, Limits
 from tidewire.protocols.centrifuge import messages as m
-from tidewire.protocols.centrifuge.meta import client_info, is_history
+from tidewire.protocols.centrifuge.meta import client_info
 
 __all__ = ("read_history", "read_presence")
 
@@ -21,9 +25,9 @@ async def read_presence(node: Node, channel: str, options: ChannelOptions) -> di
 
 
 async def read_history(
-    node: Node, channel: str, options: ChannelOptions, request: m.HistoryRequest, *, most: int | None = None
+    node: Node, channel: str, options: ChannelOptions, request: m.HistoryRequest, *, limits: Limits | None = None
 ) -> HistoryPage:
-    """Return what a history request asks for, at most so many publications.
+    """Return what a history request asks for, at most as much as the limits of a reply.
 
     Raises NotAvailable, BadRequest, Unrecoverable (another epoch), StoreUnavailable.
     """
@@ -32,15 +36,16 @@ async def read_history(
     since, limit = request.since, request.limit
     if since is not None and request.reverse and since.offset == 0:
         raise BadRequest("nothing is before offset 0; ask for a later one")
-    if most is not None and (limit < 0 or limit > most):
-        limit = most
+    if limits is not None and not 0 <= limit <= limits.history_messages:
+        limit = limits.history_messages
     position = None
     if since is not None:
         epoch = since.epoch
         if not epoch:
             epoch = (await node.broker.history(channel, limit=0, retention=options.retention)).top.epoch
         position = Position(min(since.offset, MAX_OFFSET), epoch)
-    page = await node.broker.history(
+    page = await read_shown(
+        node.broker,
         channel,
         since=position,
         limit=None if limit < 0 else limit,
@@ -49,5 +54,13 @@ async def read_history(
     )
     if since is not None and since.epoch and since.epoch != page.top.epoch:
         raise Unrecoverable(f"the history of {channel!r} is of another epoch than {since.epoch!r}; read it anew")
-    shown = tuple(publication for publication in page.publications if is_history(publication))
-    return page if len(shown) == len(page.publications) else HistoryPage(shown, page.top, page.complete)
+    if limits is None or (count := _fitting(page, limits.reply_bytes)) == len(page.publications):
+        return page
+    limits_reached["reply_bytes"] += 1
+    return HistoryPage(page.publications[:count], page.top, page.complete)
+
+
+def _fitting(page: HistoryPage, size: int) -> int:
+    """Return how many of a page's publications have no more bytes than that together."""
+    sizes = accumulate(len(publication.data) for publication in page.publications)
+    return sum(1 for total in sizes if total <= size)

@@ -55,7 +55,8 @@ class _State(Enum):
 
 
 class Session:
-    """One client. What it sends, and what the application asks of it, is done one after the other.
+    """One client. What it sends, and what the application asks of it, is done one after the other, but for calls and
+    reads, which may take long: these are answered beside the rest.
 
     An idle session has no task and no timer of its own. `secret` names it to whoever may act for it; the connection's
     id does not. Without `pings` the client is not asked whether it is there: its link does that.
@@ -64,6 +65,7 @@ class Session:
     __slots__ = (
         "__weakref__",
         "_authority",
+        "_calls",
         "_emulated",
         "_ends",
         "_given",
@@ -99,7 +101,8 @@ class Session:
         self.secret = secrets.token_urlsafe(24)
         self._be(connection.id, identity or Identity())
         self.following = Following(node, connection, self.protocol)
-        self.in_flight = InFlight(node, connection)
+        self.in_flight = InFlight(node, connection, "publishes_in_flight", waits=node.broker.waits)
+        self._calls: InFlight | None = None
         self._authority = authority
         self._given = identity
         self._emulated = emulated
@@ -140,16 +143,34 @@ class Session:
             self._orders.append(work)
             self._readable()
 
+    async def beside(self, work: Callable[[], Awaitable[None]]) -> None:
+        """Begin something that nothing waits for, behind what was published before; waits while there is too much."""
+
+        async def behind_publishes() -> None:
+            await self.in_flight.wait()
+            await self._wait_drained()
+            await work()
+
+        if self._calls is None:
+            self._calls = InFlight(self.node, self.connection, "calls_in_flight")
+        await self._calls.put(self._do(behind_publishes))
+
+    async def _wait_drained(self) -> None:
+        """Wait while the client takes nothing: it is given no more answers then."""
+        if self.connection.link.paused:
+            await self.connection.link.wait_drained()
+
     async def _run(self) -> None:
+        try:
+            await self._do(self._take_all)
+        finally:
+            self._is_running = False
+
+    async def _do(self, work: Callable[[], Awaitable[None]]) -> None:
+        """Do something for the client; what fails ends its connection."""
         connection = self.connection
         try:
-            while not connection.is_closed:
-                if self._orders:
-                    await self._orders.popleft()()
-                elif (message := connection.receive_nowait()) is not None:
-                    await self._take(message)
-                else:
-                    break
+            await work()
         except ConnectionClosed:
             pass
         except Rejected as rejected:
@@ -158,8 +179,16 @@ class Session:
             logger.exception("a command of connection %s failed; the client gets code 3004", connection.id)
             connection.failed = True
             connection.end(INTERNAL_ERROR)
-        finally:
-            self._is_running = False
+
+    async def _take_all(self) -> None:
+        connection = self.connection
+        while not connection.is_closed:
+            if self._orders:
+                await self._orders.popleft()()
+            elif (message := connection.receive_nowait()) is not None:
+                await self._take(message)
+            else:
+                return
 
     async def _take(self, message: str | bytes) -> None:
         """Handle the commands of one frame; they count as messages of their own for the rate."""
@@ -168,8 +197,7 @@ class Session:
         commands = self.protocol.decode(message)
         self.connection.charge(len(commands) - 1)
         for command in commands:
-            if self.connection.link.paused:  # who takes no answers is given no more of them
-                await self.connection.link.wait_drained()
+            await self._wait_drained()
             if self.connection.is_closed or (self._state is _State.FAILED and len(commands) > 1):
                 return
             await self._handle(command)

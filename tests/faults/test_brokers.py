@@ -57,10 +57,9 @@ def test_killed_and_started_again(tmp_path: Path, name: str) -> None:
         run(scenario(), 80)
 
 
-@pytest.mark.parametrize(
-    ("name", "seconds"), [("redis", 3.0), *(pytest.param(name, 30.0, marks=slow) for name in SERVERS)]
-)
-def test_frozen_for_a_while(tmp_path: Path, name: str, seconds: float) -> None:
+@slow
+@pytest.mark.parametrize("name", SERVERS)
+def test_frozen_for_a_while(tmp_path: Path, name: str) -> None:
     with store(name, tmp_path) as used, serving(tmp_path / "run", used.url) as server:
         daemon = used.daemon
         assert daemon is not None
@@ -68,7 +67,7 @@ def test_frozen_for_a_while(tmp_path: Path, name: str, seconds: float) -> None:
         async def scenario() -> None:
             crowd = Crowd(server, followers=6, chatters=2, has_holes=used.has_holes)
             async with crowd.following(), undisturbed(server, crowd):
-                await _freeze(daemon, crowd, seconds)
+                await _freeze(daemon, crowd, 30.0)
 
         try:
             run(scenario(), 100)

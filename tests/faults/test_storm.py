@@ -15,7 +15,7 @@ from .serving import serving, store
 STAYING = 5
 
 
-@pytest.mark.parametrize("clients", [150, pytest.param(500, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("clients", [100, pytest.param(500, marks=pytest.mark.slow)])
 def test_hundreds_return_at_once(tmp_path: Path, clients: int) -> None:
     with store("redis", tmp_path) as used, serving(tmp_path / "run", used.url) as server:
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from playwright.sync_api import Browser, Page
+from playwright.sync_api import Browser, Page, expect
 
 from clients.serving import Service, serving
 
@@ -133,3 +133,34 @@ def test_an_event_source_goes_on_where_it_was(page: Page, service: Service) -> N
     service.publish("room:events", 5)
     wait(page, "t.seen.length === 5")
     assert run(page, "t.source.close(); return [t.seen, t.connects]") == [[1, 2, 3, 4, 5], [None, True]]
+
+
+def test_the_page_of_channels_is_what_it_prints(page: Page, service: Service) -> None:
+    """Two tabs: history, presence, publications, and what was missed while the connection was cut."""
+    service.api("publish", channel="playground:tabs", data={"name": "Eve", "text": "before"})
+    other = page.context.new_page()
+    for number, tab in enumerate((page, other)):
+        tab.goto(f"{service.base}/tutorial/channels#tabs")
+        expect(tab.locator("#state")).to_have_text("Connected")
+        expect(tab.locator("#frames li.history")).to_contain_text("Eve: before")
+        tab.get_by_label("Your name").fill(f"Tab <b>{number}</b>")
+        tab.get_by_role("button", name="Enter").click()
+    for tab in (page, other):
+        expect(tab.locator("#members li")).to_have_count(2)
+    expect(page.locator("#members")).to_contain_text("Tab <b>0</b> (this tab)")
+    page.get_by_role("button", name="Publish").click()
+    expect(other.locator("#frames li.live")).to_contain_text("Tab <b>0</b>: Hello")
+    page.get_by_role("button", name="Cut the connection").click()
+    expect(page.locator("#state")).to_contain_text("Not connected")
+    expect(other.locator("#members li")).to_have_count(1)
+    for text in ("one", "two"):
+        other.get_by_role("textbox", name="Message").fill(text)
+        other.get_by_role("textbox", name="Message").press("Enter")
+        expect(other.locator("#frames")).to_contain_text(f"Tab <b>1</b>: {text}")
+    page.get_by_role("button", name="Let it through again").click()
+    expect(page.locator("#state")).to_have_text("Connected again, recovered: 2 messages missed")
+    shown = page.locator("#frames .data").all_inner_texts()
+    assert [text.partition(": ")[2] for text in shown[:3]] == ["two", "one", "Hello"]
+    assert page.locator("#frames .missed").count() == 2
+    source = page.request.get(f"{service.base}/ui/tutorial/room.js").text()
+    assert page.locator("#code").inner_text().strip() == source.strip()

@@ -224,6 +224,28 @@ def test_a_killed_server_interrupts_and_the_page_goes_on(people: MakePerson, ser
     assert len(re.findall(r"^line 7 ", shown, re.MULTILINE)) == len(re.findall(r"\[tidewire\] attempt", shown))
 
 
+def test_the_list_follows_without_asking(people: MakePerson, server: Server, folder: Path) -> None:
+    """From the first run to its removal, over a crash of the server; nobody looks at the run itself."""
+    person = people(server)
+    page, api = opened(person), f"{server.url}/api/pipelines/runs"
+    entry = page.locator(".run-link", has_text="listed")
+    body = {"pipeline": "two", "sample": "listed"}
+    run = page.request.post(api, data=body).json()["run"]["id"]
+    bar = page.get_by_role("progressbar", name="Progress of listed")
+    expect(bar).to_have_attribute("aria-valuenow", "55", timeout=30_000)
+    server.kill()
+    server.start()
+    page.evaluate("() => dispatchEvent(new Event('online'))")  # a wait ends when the network is back
+    expect(entry).to_contain_text("Interrupted", timeout=30_000)
+    (folder / "listed.word").write_text("go")
+    page.route("**/api/pipelines/runs?*", lambda route: route.abort())
+    page.request.post(f"{api}/{run}/resume")
+    expect(entry).to_contain_text("Finished", timeout=45_000)
+    expect(entry.locator(".run-about")).to_contain_text(" s")
+    assert page.request.delete(f"{api}/{run}").ok
+    expect(entry).to_have_count(0)
+
+
 def test_a_lost_connection_is_caught_up(people: MakePerson, server: Server, folder: Path) -> None:
     person = people(server)
     page = opened(person)
@@ -269,10 +291,17 @@ def test_where_people_log_in_each_sees_their_own(people: MakePerson, own_server:
         ann.page.locator("#results a").first.click()
     assert Path(download.value.path()).stat().st_size > 0
     assert not [address for address in ann.addresses if "token" in address], "no token is in an address"
+    (cookie,) = ann.page.context.cookies(f"{server.url}/api/pipelines")
+    assert (cookie["name"], cookie["httpOnly"], cookie["sameSite"]) == ("token", True, "Strict")
     opened(bob)
     expect(bob.page.locator("#no-runs")).to_be_visible()
     bob.page.goto(ann.page.url)
     expect(bob.page.locator("#run-problem")).not_to_be_empty()
+    ann.page.goto(f"{server.url}/")
+    with ann.page.expect_response("**/api/pipelines/session"):
+        ann.page.get_by_role("button", name="Sign out").click()
+    expect(ann.page.get_by_role("heading", name="Sign in")).to_be_visible()
+    assert not ann.page.context.cookies(f"{server.url}/api/pipelines")
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
@@ -328,6 +357,25 @@ def plain(chromium: Browser, server: Server) -> Iterator[Page]:
     page.goto(f"{server.url}/ui/mark.svg")
     yield page
     page.close()
+
+
+def test_a_run_that_is_resumed_begins_again_at_what_was_not_done(plain: Page) -> None:
+    body = """async () => {
+      const { WatchedRun } = await import("/ui/js/pipelines/watched.js");
+      const watched = new WatchedRun({ eventsAddress: () => "ws://127.0.0.1:1/" });
+      const told = (message) => watched.connection.emit("message", message);
+      const step = { message: "", attempt: 1, error: "", lines: [], started: 5, ended: 9 };
+      const names = ["done", "failed", "stopped"];
+      const steps = names.map((name) => ({ ...step, name, status: name, progress: name === "done" ? 100 : 40 }));
+      Object.assign(steps[1], { error: "exit code 3", lines: ["last words"] });
+      told({ type: "state", seq: 4, run: { id: "r1", status: "failed", progress: 60, steps } });
+      told({ type: "run", seq: 5, time: 20, status: "queued", progress: 60, position: 1 });
+      return watched.run.steps.map(({ status, progress, error, lines, started, ended }) =>
+        [status, progress, error, lines.length, started, ended]);
+    }"""
+    done, *others = plain.evaluate(body)
+    assert done == ["done", 100, "", 0, 5, 9]
+    assert others == [["waiting", 0, "", 0, None, None]] * 2
 
 
 def test_pieces_of_a_log_in_any_order_make_a_whole(plain: Page) -> None:

@@ -390,6 +390,29 @@ def test_users_see_their_own_runs(tmp_path: Path) -> None:
         assert server.http.post(f"{API}/runs/{run}/cancel", headers=ours).status_code == 202
 
 
+def test_the_cookie_is_the_servers_and_no_script_reads_it(tmp_path: Path) -> None:
+    with serving(tmp_path).running() as server:
+        _, token = server.sign_up("ann")
+        far = {"Host": "chat.example.org"}
+        answer = server.http.post(f"{API}/session", headers={**far, "Authorization": f"Bearer {token}"})
+        assert answer.status_code == 204, answer.text
+        said = answer.headers["Set-Cookie"]
+        assert said.startswith(f"token={token};")
+        assert {"HttpOnly", "Path=/api/pipelines", "SameSite=strict"} <= set(said.split("; "))
+        for headers, status in (
+            ({}, 401),
+            ({"Authorization": "Bearer wrong"}, 401),
+            ({"Cookie": f"token={token}", "Origin": "https://chat.example.org"}, 401),
+            ({"Authorization": f"Bearer {token}", "Origin": "https://evil.example"}, 403),
+        ):
+            refused = server.http.post(f"{API}/session", headers={**far, **headers})
+            assert (refused.status_code, "Set-Cookie" in refused.headers) == (status, False)
+        assert server.http.delete(f"{API}/session", headers={"Origin": "https://evil.example"}).status_code == 403
+        gone = server.http.delete(f"{API}/session", headers=far).headers["Set-Cookie"]
+        assert gone.startswith('token="";')
+        assert {"Max-Age=0", "Path=/api/pipelines"} <= set(gone.split("; "))
+
+
 def test_nothing_falls_between_the_state_and_what_follows(tmp_path: Path) -> None:
     with Server(tmp_path, app=Path(__file__).parent / "racing_app.py").running() as server:
         run = start(server, "racing")["id"]

@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from pipelines.support import finished, opened, program, programs, until
-from tidewire.pipelines import Pipeline, RunStatus, Step
+from tidewire import Hub
+from tidewire.pipelines import Pipeline, Pipelines, RunStatus, Step
 from tidewire.pipelines.guards import Guards
 from tidewire.pipelines.processes import descendants, identity, is_alive
 
@@ -116,5 +117,19 @@ def test_a_failure_while_watching_leaves_no_program(tmp_path: Path, monkeypatch:
             run = await finished(pipelines, Step("one", ("sleep", "300"), grace=0.3))
             assert "the server failed at it" in run.error
             assert not programs(os.getpid())
+
+    asyncio.run(scenario())
+
+
+def test_a_step_may_name_the_url_itself(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        async with Hub("memory://") as hub, Pipelines(hub, tmp_path / "runs", url="http://127.0.0.1:1") as pipelines:
+            show = program("import os; print(os.environ['TIDEWIRE_URL'])")
+            run = await finished(
+                pipelines, Step("one", show), Step("two", show, env={"TIDEWIRE_URL": "https://a.example"})
+            )
+            assert run.status is RunStatus.FINISHED, run
+            for name, url in (("one", b"http://127.0.0.1:1"), ("two", b"https://a.example")):
+                assert b"\n" + url + b"\n" in (await pipelines.log(run.id, name)).data
 
     asyncio.run(scenario())

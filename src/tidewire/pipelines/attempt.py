@@ -105,13 +105,15 @@ def _program(run: RunFacts, step: Step, facts: JobFacts, values: dict[str, str])
     else:
         argv = [sys.executable, "-P", boot.__file__, "tidewire.pipelines.child", step.reference]
         more = {"TIDEWIRE_JOB": msgspec.json.encode(facts).decode(), "PYTHONPATH": _python_path(run.pipeline.folder)}
+    if facts.url:
+        more["TIDEWIRE_URL"] = facts.url  # a step may know another way
     more |= {name: expand(value, values) for name, value in step.env.items()}
     more |= {"TIDEWIRE_RUN": facts.run, "TIDEWIRE_STEP": facts.step, "TIDEWIRE_RUN_KEY": facts.key}
     limits = run.limits
     return Program(
         program=shutil.which(argv[0]) or argv[0],
         argv=argv,
-        env=environment(**more, **({"TIDEWIRE_URL": facts.url} if facts.url else {})),
+        env=environment(**more),
         cwd=facts.workdir,
         log=str(run.folder.log(step.name)),
         heading=f"attempt {facts.attempt}: {shlex.join(argv) if step.run else step.reference}",

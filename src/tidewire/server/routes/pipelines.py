@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
-from fastapi import APIRouter, FastAPI, HTTPException, WebSocket
+from fastapi import APIRouter, FastAPI, HTTPException, Request, Response, WebSocket
 from starlette.exceptions import WebSocketException
 from starlette.requests import HTTPConnection
 
@@ -25,6 +25,8 @@ from tidewire.server.tokens import InvalidToken, identify
 __all__ = ("add_pipelines",)
 
 _PREFIX = "/api/pipelines"
+_COOKIE = "token"
+_NOT_KEPT = {"Cache-Control": "no-store"}
 _READING = ("GET", "HEAD")
 _SAME_SITE = ("same-origin", "none")
 
@@ -34,6 +36,9 @@ def add_pipelines(app: FastAPI, settings: Settings, pipelines: Pipelines) -> Non
     door = _Door(app, settings, pipelines)
     app.include_router(pipelines_router(pipelines, authorize=door.user), prefix=_PREFIX, include_in_schema=False)
     router = APIRouter()
+    session = f"{_PREFIX}/session"
+    router.add_api_route(session, door.open, methods=["POST"], include_in_schema=False)
+    router.add_api_route(session, door.close, methods=["DELETE"], include_in_schema=False)
     router.add_api_websocket_route("/pipeline/{sample_id:path}", _Samples(settings, pipelines, door).serve)
     app.include_router(router)
 
@@ -48,11 +53,33 @@ class _Door:
 
     async def user(self, connection: HTTPConnection) -> str:
         """Return the user. Raises HTTPException, for a WebSocket WebSocketException."""
-        if not may_connect(connection, self._pipelines.hub.origins):
-            raise _refusal(connection, 403, "a page of this origin may not use this server")
+        self._check_origin(connection)
         if is_local(self._settings, connection):
             return ""
-        token = _token(connection)
+        return await self._named(connection, _token(connection))
+
+    async def open(self, request: Request) -> Response:
+        """Let a browser show its token where a page cannot: with a download, and with a WebSocket."""
+        self._check_origin(request)
+        token = _bearer(request)
+        await self._named(request, token)
+        response = Response(status_code=204, headers=_NOT_KEPT)
+        is_tls = request.url.scheme == "https"
+        response.set_cookie(_COOKIE, token, path=_PREFIX, secure=is_tls, httponly=True, samesite="strict")
+        return response
+
+    async def close(self, request: Request) -> Response:
+        """Have a browser forget the token."""
+        self._check_origin(request)
+        response = Response(status_code=204, headers=_NOT_KEPT)
+        response.delete_cookie(_COOKIE, path=_PREFIX, httponly=True, samesite="strict")
+        return response
+
+    def _check_origin(self, connection: HTTPConnection) -> None:
+        if not may_connect(connection, self._pipelines.hub.origins):
+            raise _refusal(connection, 403, "a page of this origin may not use this server")
+
+    async def _named(self, connection: HTTPConnection, token: str) -> str:
         if not token:
             raise _refusal(connection, 401, "log in first: POST /login, then send its token as Authorization: Bearer")
         try:
@@ -66,14 +93,18 @@ class _Door:
 def _refusal(connection: HTTPConnection, status: int, text: str) -> Exception:
     if connection.scope["type"] == "websocket":
         return WebSocketException(1008, text)
-    headers = {"Cache-Control": "no-store"} | ({"WWW-Authenticate": "Bearer"} if status == 401 else {})
+    headers = _NOT_KEPT | ({"WWW-Authenticate": "Bearer"} if status == 401 else {})
     return HTTPException(status, text, headers)
 
 
+def _bearer(connection: HTTPConnection) -> str:
+    scheme, _, token = connection.headers.get("authorization", "").partition(" ")
+    return token.strip() if scheme.lower() == "bearer" else ""
+
+
 def _token(connection: HTTPConnection) -> str:
-    scheme, _, bearer = connection.headers.get("authorization", "").partition(" ")
-    if scheme.lower() == "bearer":
-        return bearer.strip()
+    if token := _bearer(connection):
+        return token
     is_socket = connection.scope["type"] == "websocket"
     if is_socket and "token" in connection.query_params:
         return connection.query_params["token"]
@@ -82,7 +113,7 @@ def _token(connection: HTTPConnection) -> str:
     is_ours = "origin" in connection.headers or (
         is_reading and connection.headers.get("sec-fetch-site", "none") in _SAME_SITE
     )
-    return connection.cookies.get("token", "") if is_ours else ""
+    return connection.cookies.get(_COOKIE, "") if is_ours else ""
 
 
 class _Samples:

@@ -1,7 +1,7 @@
 // Where the page begins: signed in or not.
 
 import { Page } from "./page.js";
-import { forget, load, personalBox, save, watchSignOut } from "./session.js";
+import { forget, load, personalBox, save, watchSignOut, withdrawCookie } from "./session.js";
 import { Box, passing } from "./storage.js";
 import { EntryView } from "./views/entry.js";
 
@@ -10,6 +10,7 @@ const notes = new Box(passing, "tidewire:");
 /** Forget the session and begin anew, so that nothing of one person is left in the page of another. */
 function signOut(notice = "") {
   forget();
+  withdrawCookie();
   notes.set("notice", notice);
   location.reload();
 }

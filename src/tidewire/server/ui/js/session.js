@@ -23,19 +23,23 @@ export function save({ token, username, stay }) {
 
 export function forget() {
   for (const box of boxes) box.remove(KEY);
-  cookie("", 0);
 }
 
-/** Let the browser show the token where a page cannot: with a download and with a WebSocket. */
-export function presentByCookie(session) {
-  if (session) cookie(session.token);
+/** Have the browser show the token where a page cannot, with a download and with a WebSocket; no script can read it. */
+export async function presentByCookie(session) {
+  if (session) await cookie({ method: "POST", headers: { Authorization: `Bearer ${session.token}` } });
 }
 
-// Only for the paths that need it, and never sent by another site's page.
-function cookie(value, seconds = null) {
-  const age = seconds === null ? "" : `; Max-Age=${seconds}`;
-  const secure = location.protocol === "https:" ? "; Secure" : "";
-  document.cookie = `token=${value}; Path=/api/pipelines; SameSite=Strict${age}${secure}`;
+export async function withdrawCookie() {
+  await cookie({ method: "DELETE", keepalive: true });
+}
+
+async function cookie(options) {
+  try {
+    await fetch("/api/pipelines/session", options);
+  } catch {
+    // The server is away: what asks it next says so.
+  }
 }
 
 /** Where this person's positions, unsent messages and conversations are kept: as lasting as the session. */

@@ -232,6 +232,6 @@ class Page {
 }
 
 const session = load();
-presentByCookie(session);
+await presentByCookie(session);
 watchSignOut(() => location.reload());
 new Page(session).start();

@@ -112,13 +112,13 @@ class _Routes:
         self._pipelines = pipelines
         self._authorize = authorize
 
-    async def _visible(self, connection: HTTPConnection, run: str) -> Run:
-        """Return a run of this user; another's is as one that does not exist."""
+    async def _visible(self, connection: HTTPConnection, run: str) -> tuple[str, Run]:
+        """Return the user and a run that they may see; another's is as one that does not exist."""
         user = await self._authorize(connection)
         found = await self._pipelines.run(run)
         if user and found.user != user:
             raise NotFound(f"there is no run {run[:60]!r}; it may have been removed")
-        return found
+        return user, found
 
     async def pipelines(self, request: Request) -> Response:
         await self._authorize(request)
@@ -189,7 +189,7 @@ class _Routes:
 
     async def run(self, request: Request, run: str) -> Response:
         with refusing():
-            return _answer({"run": await self._visible(request, run)})
+            return _answer({"run": (await self._visible(request, run))[1]})
 
     async def remove(self, request: Request, run: str) -> Response:
         with refusing():
@@ -245,11 +245,11 @@ class _Routes:
     async def events(self, websocket: WebSocket, run: str, log: bool = True) -> None:
         pipelines = self._pipelines
         try:
-            await self._visible(websocket, run)
+            user, _ = await self._visible(websocket, run)
         except PipelineError as error:
             await refuse(pipelines, websocket, error)
             return
-        async with pipelines.hub.connect(websocket, protocol=EVENTS) as connection:
+        async with pipelines.hub.connect(websocket, user=user, protocol=EVENTS) as connection:
             await pipelines.watch(connection, run, log=log)
 
 

@@ -8,6 +8,7 @@ import time
 
 import msgspec
 
+from tidewire.control import RUN_EVENTS, RUN_LOGS
 from tidewire.endpoint import HubConnection
 from tidewire.errors import INSUFFICIENT, ConnectionClosed
 from tidewire.fastapi import Hub
@@ -28,7 +29,10 @@ _BEGUN = {StepStatus.STOPPED: StepStatus.RUNNING}
 
 
 class EventProtocol(JsonProtocol):
-    """Events as they were published."""
+    """Events as they were published; a viewer is told nothing else, whoever writes to its user."""
+
+    def takes(self, channel: str) -> bool:
+        return channel.startswith((RUN_EVENTS, RUN_LOGS))
 
     def encode_publication(self, publication: Publication) -> WireMessage:
         return WireMessage(publication.data)

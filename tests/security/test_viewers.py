@@ -1,0 +1,93 @@
+"""Who watches a run as a user: private messages break nothing, the limit of a user counts, a ban ends it."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import socket
+from collections.abc import Iterator
+
+import httpx
+import pytest
+from websockets.exceptions import ConnectionClosed, InvalidStatus
+from websockets.sync.client import ClientConnection, connect
+
+from server.live_server import LiveServer, tidewire
+
+API = "/api/pipelines"
+NAME = "server.example"
+SETTINGS = '[pipelines]\nfolder = "pipelines"\n[limits]\nconnections_per_user = 6\n'
+SLOW = 'name = "slow"\n[[steps]]\nname = "sleep"\nrun = ["sleep", "60"]\n'
+
+
+@pytest.fixture
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveServer]:
+    folder = tmp_path_factory.mktemp("server")
+    (folder / "tidewire.toml").write_text(SETTINGS)
+    (folder / "pipelines").mkdir()
+    (folder / "pipelines" / "slow.toml").write_text(SLOW)
+    with LiveServer(folder) as running:
+        yield running
+
+
+def sign_up(server: LiveServer, name: str) -> str:
+    answer = server.post("/signup", json={"username": name, "password": "correct horse"})
+    token: str = answer.json()["token"]
+    return token
+
+
+@contextlib.contextmanager
+def dial(server: LiveServer, path: str, token: str) -> Iterator[ClientConnection]:
+    """Connect by a name that this machine does not have, as a user."""
+    url = httpx.URL(server.url)
+    opened = socket.create_connection((url.host, url.port or 80), timeout=10)
+    mark = "&" if "?" in path else "?"
+    with connect(f"ws://{NAME}:{url.port}{path}{mark}token={token}", sock=opened, proxy=None) as connection:
+        yield connection
+
+
+def until(connection: ClientConnection, text: str) -> str:
+    """Receive until a message holds a text."""
+    while text not in (message := str(connection.recv(timeout=10))):
+        pass
+    return message
+
+
+def test_viewers_of_a_user(server: LiveServer) -> None:
+    ann, bob = sign_up(server, "ann"), sign_up(server, "bob")
+    headers = {"Host": NAME, "Authorization": f"Bearer {ann}"}
+    run = server.post(f"{API}/runs", json={"pipeline": "slow", "sample": "S1"}, headers=headers).json()["run"]["id"]
+    with contextlib.ExitStack() as stack:
+        simple = stack.enter_context(dial(server, "/pipeline/S1?pipeline=slow", ann))
+        full = stack.enter_context(dial(server, f"{API}/runs/{run}/events", ann))
+        chat = stack.enter_context(dial(server, "/ws/auth", ann))
+        other = stack.enter_context(dial(server, "/ws/auth", bob))
+        until(simple, '"sleep"')
+        until(full, '"state"')
+        until(chat, '"online"')
+        other.send(json.dumps({"type": "private_chat", "target_user": "ann", "message": "hello ann"}))
+        assert "private_chat_message" in until(chat, "hello ann")
+        full.send('{"type": "ping"}')
+        until(full, '"pong"')
+        assert server.post(f"{API}/runs/{run}/cancel", headers=headers).status_code == 202
+        for viewer in (simple, full):
+            until(viewer, '"cancelled"')
+        assert "cannot be encoded" not in server.err
+
+
+def test_viewers_count_as_connections_of_their_user_and_end_with_it(server: LiveServer) -> None:
+    ann = sign_up(server, "ann")
+    headers = {"Host": NAME, "Authorization": f"Bearer {ann}"}
+    run = server.post(f"{API}/runs", json={"pipeline": "slow", "sample": "S1"}, headers=headers).json()["run"]["id"]
+    path = f"{API}/runs/{run}/events"
+    with contextlib.ExitStack() as stack:
+        viewers = [stack.enter_context(dial(server, path, ann)) for _ in range(6)]
+        for viewer in viewers:
+            until(viewer, '"state"')
+        with pytest.raises(InvalidStatus, match="503"), dial(server, path, ann):
+            pass
+        removed = tidewire("user", "remove", "ann", folder=server.folder)
+        assert removed.returncode == 0, removed.stderr
+        for viewer in viewers:
+            with pytest.raises(ConnectionClosed):
+                until(viewer, "never sent")

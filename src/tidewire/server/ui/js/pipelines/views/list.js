@@ -4,7 +4,7 @@ import { el, reconcile } from "../../dom.js";
 import { timeOfDay } from "../../text.js";
 import { runLeft } from "../estimate.js";
 import { duration, roughly, runState } from "../words.js";
-import { bar } from "./bar.js";
+import { bar, setBar } from "./bar.js";
 
 const $ = (id) => document.getElementById(id);
 const day = new Intl.DateTimeFormat(undefined, { day: "numeric", month: "short" });
@@ -20,25 +20,34 @@ export class RunList {
 
   render({ runs, hasMore, selected, problem }) {
     reconcile($("runs"), (runs ?? []).map((run) => this.#entry(run, run.id === selected)));
+    (runs ?? []).forEach((run, place) => this.#refresh($("runs").children[place], run));
     $("no-runs").hidden = runs === null || runs.length > 0;
     $("more-runs").hidden = !hasMore;
     if ($("runs-problem").textContent !== problem) $("runs-problem").textContent = problem;
   }
 
   #entry(run, isSelected) {
-    const when = this.#when(run);
-    const stamp = [run.status, run.progress, run.position, isSelected, when].join("|");
+    const stamp = [run.status, run.position, isSelected].join("|");
     const make = () => {
       const link = { class: "run-link", href: `#/run/${run.id}`, "aria-current": isSelected ? "page" : null };
       const parts = [
         el("span", { class: "run-sample", text: run.sample }),
         el("span", { class: "chip", "data-status": run.status, text: runState(run) }),
-        el("span", { class: "run-about", text: `${run.title} · ${when}` }),
+        el("span", { class: "run-about" }),
       ];
       if (run.status === "running") parts.push(bar({ label: `Progress of ${run.sample}`, value: run.progress, status: run.status }));
       return el("li", {}, el("a", link, ...parts));
     };
     return { key: run.id, stamp, make };
+  }
+
+  // What changes all the time changes in place: a link that is made anew under a finger is not followed.
+  #refresh(node, run) {
+    const about = node.querySelector(".run-about");
+    const text = `${run.title} · ${this.#when(run)}`;
+    if (about.textContent !== text) about.textContent = text;
+    const progress = node.querySelector(".progress");
+    if (progress) setBar(progress, { value: run.progress, status: run.status });
   }
 
   #when(run) {

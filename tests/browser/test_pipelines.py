@@ -122,8 +122,17 @@ def test_a_dropped_file_becomes_a_report(people: MakePerson, server: Server) -> 
     is_now(page, "Finished")
     expect(page.get_by_role("progressbar", name="Progress of the run")).to_have_attribute("aria-valuenow", "100")
     with page.expect_download() as download:
-        page.get_by_role("link", name="readqc.html").click()
+        page.locator("#results a[download='readqc.html']").click()
     assert "2,000 reads" in Path(download.value.path()).read_text()
+    with page.context.expect_page() as shown:
+        page.get_by_role("link", name="Open readqc.html").click()
+    report = shown.value
+    expect(report.get_by_role("heading", level=1)).to_have_text("Tuesday-1")
+    assert report.locator("figure svg").count() >= 4
+    box = report.locator("figure").first.bounding_box()
+    assert box, "its own styles are in force"
+    assert box["width"] > 300
+    report.close()
     expect(page.locator("#log-text")).to_contain_text("2,000 reads, 144,000 bases")
     expect(page.locator("#said")).to_contain_text("Tuesday-1: Finished")
 

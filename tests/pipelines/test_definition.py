@@ -53,6 +53,7 @@ def test_a_file_becomes_a_pipeline(tmp_path: Path) -> None:
         ("steps = [", "is not TOML"),
         ("", "missing required field `steps`"),
         ("steps = []", "it has 0 steps"),
+        ('show = ["{run}.html"]\nsteps = [{ name = "a", run = ["x"] }]', "show has '{run}.html'"),
         ('steps = [{ name = "a", rn = ["x"] }]', "did you mean run"),
         ('steps = [{ name = "a", run = "x" }]', "expected `array`"),
         ('steps = [{ name = "../a", run = ["x"] }]', "cannot have this name"),

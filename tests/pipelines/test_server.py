@@ -413,6 +413,26 @@ def test_the_cookie_is_the_servers_and_no_script_reads_it(tmp_path: Path) -> Non
         assert {"Max-Age=0", "Path=/api/pipelines"} <= set(gone.split("; "))
 
 
+def test_only_what_a_pipeline_names_is_opened_in_place(tmp_path: Path) -> None:
+    with serving(tmp_path).running() as server:
+        body = "@1\nACGT\n+\nIIII\n" * 50
+        upload = server.http.post(f"{API}/uploads", params={"name": "a.fastq"}, content=body).json()["upload"]
+        run = start(server, "readqc", inputs={"reads": {"upload": upload}})["id"]
+        wait(server, run, "finished")
+        results = server.http.get(f"{API}/runs/{run}/results").json()["results"]
+        assert [result["name"] for result in results if result.get("show")] == ["readqc.html"]
+        for name, query, is_shown in (
+            ("readqc.html", "?show=1", True),
+            ("readqc.html", "", False),
+            ("readqc.json", "?show=1", False),
+        ):
+            answer = server.http.get(f"{API}/runs/{run}/results/{name}{query}")
+            policy = answer.headers["Content-Security-Policy"].split("; ")
+            assert {"sandbox", "default-src 'none'"} <= set(policy)
+            assert not [rule for rule in policy if "script" in rule]
+            assert ("attachment" in answer.headers.get("Content-Disposition", "")) is not is_shown
+
+
 def test_nothing_falls_between_the_state_and_what_follows(tmp_path: Path) -> None:
     with Server(tmp_path, app=Path(__file__).parent / "racing_app.py").running() as server:
         run = start(server, "racing")["id"]

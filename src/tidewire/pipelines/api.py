@@ -275,8 +275,17 @@ class Pipelines:
 
     async def results(self, run: str) -> list[FileFacts]:
         """Return the files that a run has made so far. Raises NotFound."""
-        await self.record(run)
-        return await asyncio.to_thread(list_files, RunFolder(self._root, run).results)
+        shown = await self.shown(run)
+        files = await asyncio.to_thread(list_files, RunFolder(self._root, run).results)
+        return [msgspec.structs.replace(file, show=file.name in shown) for file in files]
+
+    async def shown(self, run: str) -> list[str]:
+        """Return the names of the results that a browser may open in place. Raises NotFound."""
+        record = await self.record(run)
+        try:
+            return self._definition(record).shown(record.run.sample)
+        except (NotFound, ConfigurationError, msgspec.MsgspecError):
+            return []  # its definition is of another version, or gone
 
     async def result(self, run: str, name: str) -> Path:
         """Return the path of one of these files. Raises NotFound."""
@@ -298,16 +307,17 @@ class Pipelines:
         elif not taken:
             raise NotNow(f"step {step!r} of run {run} does not run now")
 
+    def _definition(self, record: Record) -> Pipeline:
+        if record.definition:
+            return msgspec.json.decode(record.definition, type=Pipeline)
+        return self.definition(record.run.pipeline)
+
     def _facts(self, record: Record) -> RunFacts:
         run = record.run
-        if record.definition:
-            pipeline = msgspec.json.decode(record.definition, type=Pipeline)
-        else:
-            pipeline = self.definition(run.pipeline)
         return RunFacts(
             id=run.id,
             sample=run.sample,
-            pipeline=pipeline,
+            pipeline=self._definition(record),
             folder=RunFolder(self._root, run.id),
             paths=record.paths,
             key=record.key,

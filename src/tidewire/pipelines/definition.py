@@ -12,7 +12,7 @@ from typing import Any
 import msgspec
 
 from tidewire.errors import ConfigurationError
-from tidewire.pipelines.names import is_name, placeholders
+from tidewire.pipelines.names import expand, is_name, placeholders
 
 __all__ = ("Input", "Pipeline", "Progress", "Step", "pipeline")
 
@@ -159,7 +159,8 @@ def _check_progress(progress: Progress) -> None:
 class Pipeline(msgspec.Struct, frozen=True):
     """A pipeline: steps with an order, over inputs. Raises ConfigurationError for one that cannot work.
 
-    Where a step does not say what it needs, it needs the one before it. `folder` is that of its file.
+    Where a step does not say what it needs, it needs the one before it. `folder` is that of its file. `show` names the
+    results that a browser may open in place.
     """
 
     name: str
@@ -168,6 +169,7 @@ class Pipeline(msgspec.Struct, frozen=True):
     description: str = ""
     inputs: tuple[Input, ...] = ()
     folder: str = ""
+    show: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if not is_name(self.name):
@@ -184,7 +186,14 @@ class Pipeline(msgspec.Struct, frozen=True):
         """Return a step by name."""
         return next((step for step in self.steps if step.name == name), None)
 
+    def shown(self, sample: str) -> list[str]:
+        """Return the names of the results of a sample that may be opened in place."""
+        return [expand(template, {"sample": sample}) for template in self.show]
+
     def _check(self) -> None:
+        unknown = next((name for name in self.show if placeholders(name) - {"sample"} or not name), None)
+        if unknown is not None:
+            raise ConfigurationError(f"show has {unknown!r}; write the name of a result, with {{sample}} if need be")
         if not 1 <= len(self.steps) <= _STEPS:
             raise ConfigurationError(f"it has {len(self.steps)} steps; write 1 to {_STEPS}")
         for kind, values in (("step", self.steps), ("input", self.inputs)):

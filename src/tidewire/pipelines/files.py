@@ -22,6 +22,7 @@ class _File(msgspec.Struct, forbid_unknown_fields=True):
     title: str = ""
     description: str = ""
     inputs: dict[str, dict[str, Any]] = {}
+    show: tuple[str, ...] = ()
 
 
 def load(path: Path, *, name: str = "") -> Pipeline:
@@ -46,7 +47,7 @@ def _pipeline(table: dict[str, Any], name: str, folder: str) -> Pipeline:
         raise ConfigurationError('a file names a function as python = "module:function"')
     file = msgspec.convert(table, _File)
     inputs = [msgspec.convert({**given, "name": key}, Input) for key, given in file.inputs.items()]
-    return Pipeline(file.name or name, file.steps, file.title, file.description, tuple(inputs), folder)
+    return Pipeline(file.name or name, file.steps, file.title, file.description, tuple(inputs), folder, file.show)
 
 
 def _explained(problem: str) -> str:

@@ -17,12 +17,13 @@ __all__ = ("FileFacts", "RunFolder", "list_files", "read_range")
 _FILES = 10_000
 
 
-class FileFacts(msgspec.Struct, frozen=True):
-    """A file by its name inside a folder."""
+class FileFacts(msgspec.Struct, frozen=True, omit_defaults=True):
+    """A file by its name inside a folder; `show`: a browser may open it in place."""
 
     name: str
     size: int
     modified: float
+    show: bool = False
 
 
 class RunFolder:

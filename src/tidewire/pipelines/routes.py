@@ -29,6 +29,12 @@ _BODY = 65_536
 _HEADERS = {"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff"}
 #: A result is somebody's file: it is never a page of ours.
 _FILE_HEADERS = _HEADERS | {"Content-Security-Policy": "sandbox; default-src 'none'"}
+#: Opened in place it may have styles and pictures of its own, but no script, no form, and nothing from elsewhere.
+_SHOWN_HEADERS = _HEADERS | {
+    "Content-Security-Policy": "sandbox; default-src 'none'; style-src 'unsafe-inline'; img-src data:; "
+    "base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
+    "Referrer-Policy": "no-referrer",
+}
 
 
 class _Given(msgspec.Struct):
@@ -227,10 +233,12 @@ class _Routes:
             await self._visible(request, run)
             return _answer({"results": await self._pipelines.results(run)})
 
-    async def result(self, request: Request, run: str, name: str) -> Response:
+    async def result(self, request: Request, run: str, name: str, show: bool = False) -> Response:
         with refusing():
             await self._visible(request, run)
             path = await self._pipelines.result(run, name)
+            if show and name in await self._pipelines.shown(run):
+                return FileResponse(path, headers=_SHOWN_HEADERS)
         return FileResponse(path, filename=path.name, headers=_FILE_HEADERS)
 
     async def progress(self, request: Request, run: str) -> Response:

@@ -66,9 +66,13 @@ export class RunView {
       key: `${run.id}/${result.name}`,
       stamp: `${result.size}|${result.modified}`,
       make: () => {
-        const link = { class: "result", href: this.#api.resultAddress(run.id, result.name), download: result.name.split("/").pop() };
+        const href = this.#api.resultAddress(run.id, result.name);
         const name = el("span", { class: "label", text: result.name });
-        return el("li", {}, el("a", link, name, el("span", { class: "aside", text: size(result.size) })));
+        const link = { class: "result", href, download: result.name.split("/").pop() };
+        const download = el("a", link, name, el("span", { class: "aside", text: size(result.size) }));
+        if (!result.show) return el("li", {}, download);
+        const place = { class: "open", href: `${href}?show=1`, target: "_blank", rel: "noopener" };
+        return el("li", { class: "shown" }, download, el("a", { ...place, "aria-label": `Open ${result.name}`, text: "Open" }));
       },
     }));
     reconcile($("results"), entries);

@@ -207,7 +207,7 @@ class Hub(Ruled):
         They are `/connection/websocket`, `http_stream`, `sse`, their `uni_` siblings for who only listens, and
         `/emulation`. `user` is a FastAPI dependency (of `HTTPConnection`, so that it fits requests and WebSockets) that
         returns who connects: a user's name, an `Identity`, None for a stranger; or anything else, whose `name` the
-        function returns. What it opens with `yield` stays open as long as the connection. `authority` decides instead
+        function returns. What it opens with `yield` is closed before the client is served. `authority` decides instead
         of the hub's rules. `/connection/tidewire.js` is a client for pages without a bundler.
         """
         return client_router(

@@ -21,8 +21,9 @@ from tidewire.centrifuge.endpoint import JSON, PROTOBUF, choose_protocol, serve_
 from tidewire.centrifuge.session import Session
 from tidewire.centrifuge.streaming import StreamedSession, TooLarge, cors_headers, is_binary, preflight, read_body
 from tidewire.centrifuge.unidirectional import EventProtocol, connect_frame, parse_request
+from tidewire.centrifuge.visitor import Name, identified_by, nobody
 from tidewire.connection import Connection
-from tidewire.errors import INTERNAL_ERROR, CommandError, ConfigurationError, ConnectionClosed, Rejected
+from tidewire.errors import INTERNAL_ERROR, CommandError, ConnectionClosed, Rejected
 from tidewire.links.stream import BINARY, EVENTS, FIELDS, LINES, Framing
 from tidewire.messages import Position
 from tidewire.node import Node
@@ -40,29 +41,25 @@ _LAST_EVENT = "last_event_id"
 _MODULE = Path(__file__).parent.parent / "server" / "ui" / "tidewire.js"
 
 
-def nobody() -> None:
-    """Know nobody: the authority asks for a token, or lets strangers in."""
-
-
 def client_router(
     node: Callable[[], Node],
     authority: Authority,
     *,
     origins: frozenset[str],
     user: Callable[..., Any] | None = None,
-    name: Callable[[Any], str] | None = None,
+    name: Name | None = None,
     json_depth: int,
 ) -> APIRouter:
     """Make the routes `/connection/…` and `/emulation`; fastapi.Hub.client_router says what they take."""
     endpoints = ClientEndpoints(node, authority, origins=origins, json_depth=json_depth)
     router = APIRouter(include_in_schema=False)
-    found = Depends(user or nobody)
+    found = Depends(nobody if user is None else identified_by(user, name))
 
     async def websocket(websocket: WebSocket, who: Any = found) -> None:
-        await serve_websocket(node(), authority, websocket, origins=origins, identity=_identity(who, name))
+        await serve_websocket(node(), authority, websocket, origins=origins, identity=who)
 
     async def uni_websocket(websocket: WebSocket, who: Any = found) -> None:
-        await endpoints.uni_websocket(websocket, _identity(who, name))
+        await endpoints.uni_websocket(websocket, who)
 
     router.add_api_websocket_route("/connection/websocket", websocket)
     router.add_api_websocket_route("/connection/uni_websocket", uni_websocket)
@@ -73,7 +70,7 @@ def client_router(
         "uni_sse": (endpoints.uni_sse, ["GET", "POST"]),
     }
     for path, (serve, methods) in streams.items():
-        router.add_api_route(f"/connection/{path}", _endpoint(serve, found, name), methods=methods)
+        router.add_api_route(f"/connection/{path}", _endpoint(serve, found), methods=methods)
         router.add_api_route(f"/connection/{path}", endpoints.preflight, methods=["OPTIONS"])
     router.add_api_route("/connection/tidewire.js", _module, methods=["GET", "HEAD"])
     router.add_api_route("/emulation", endpoints.emulation, methods=["POST"])
@@ -87,25 +84,12 @@ async def _module() -> Response:
 
 
 def _endpoint(
-    serve: Callable[[Request, Identity | None], Awaitable[Response]], found: Any, name: Callable[[Any], str] | None
+    serve: Callable[[Request, Identity | None], Awaitable[Response]], found: Any
 ) -> Callable[..., Awaitable[Response]]:
     async def endpoint(request: Request, who: Any = found) -> Response:
-        return await serve(request, _identity(who, name))
+        return await serve(request, who)
 
     return endpoint
-
-
-def _identity(found: Any, name: Callable[[Any], str] | None) -> Identity | None:
-    """Return who a dependency found; raises ConfigurationError for what says nothing of a user."""
-    if found is None or isinstance(found, Identity):
-        return found
-    user = found if name is None else name(found)
-    if not isinstance(user, str):
-        raise ConfigurationError(
-            f"the user dependency returned {type(found).__name__}; return the user's name, an Identity or None, "
-            "or say client_router(name=…)"
-        )
-    return Identity(user, context=found) if user else None
 
 
 class ClientEndpoints:

@@ -92,10 +92,12 @@ class Service:
 
 
 @contextlib.contextmanager
-def serving(folder: Path, *, workers: int = 1, config: str = "", **options: Any) -> Iterator[Service]:
+def serving(
+    folder: Path, *, workers: int = 1, config: str = "", broker: str = "sqlite:///tidewire.db", **options: Any
+) -> Iterator[Service]:
     """Run a server in a folder; it keeps what it is told over its restarts."""
     (folder / "tidewire.toml").write_text(_CONFIG + _ROOM + config)
-    with Server(folder, broker="sqlite:///tidewire.db", workers=workers, **options).running() as server:
+    with Server(folder, broker=broker, workers=workers, **options).running() as server:
         yield Service(server)
 
 

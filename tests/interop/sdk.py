@@ -20,7 +20,7 @@ from typing import Any
 from contract.serving import until
 from requirements import require
 
-__all__ = ("KINDS", "Sdk", "driving")
+__all__ = ("KINDS", "Sdk", "driving", "driving_all")
 
 HERE = Path(__file__).parent
 #: A client, its transport and its encoding.
@@ -38,17 +38,19 @@ KINDS = (
 def node_modules() -> Path:
     """Return the folder of the pinned packages, which are installed into the user's cache when they are not there."""
     require(shutil.which("npm"), "apt-get install npm")
-    pins = HERE / "package.json"
+    pins = (HERE / "package.json", HERE / "package-lock.json")
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    folder = cache / "tidewire" / f"interop-{hashlib.sha256(pins.read_bytes()).hexdigest()[:12]}"
+    digest = hashlib.sha256(b"".join(pin.read_bytes() for pin in pins)).hexdigest()
+    folder = cache / "tidewire" / f"interop-{digest[:12]}"
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / ".lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not (folder / ".installed").exists():
-            shutil.copy(pins, folder)
-            command = ["npm", "install", "--no-audit", "--no-fund", "--ignore-scripts"]
+            for pin in pins:
+                shutil.copy(pin, folder)
+            command = ["npm", "ci", "--no-audit", "--no-fund", "--ignore-scripts"]
             done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=300, check=False)
-            require(done.returncode == 0, f"npm packages of {pins.name}: {done.stderr[-300:]}")
+            require(done.returncode == 0, f"npm packages of {pins[0].name}: {done.stderr[-300:]}")
             (folder / ".installed").touch()
     return folder
 
@@ -144,6 +146,13 @@ class Sdk:
             if stream is not None:
                 with contextlib.suppress(BrokenPipeError):
                     stream.close()
+
+
+@contextlib.contextmanager
+def driving_all(port: int) -> Iterator[dict[str, Sdk]]:
+    """Run every SDK for as long as the block lasts: what takes its time is waited for once."""
+    with contextlib.ExitStack() as stack:
+        yield {kind: stack.enter_context(driving(kind, port)) for kind in KINDS}
 
 
 @contextlib.contextmanager

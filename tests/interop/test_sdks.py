@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+import redis
 
 from clients.serving import Cuttable, Service, connection_token, serving, subscription_token
 from contract.serving import Server, until
-from interop.sdk import KINDS, driving
+from interop.sdk import KINDS, Sdk, driving, driving_all
+from support.stores import start_redis
 
 pytestmark = pytest.mark.xdist_group("interop")
 
@@ -125,18 +128,26 @@ def test_deltas(service: Service, kind: str) -> None:
         assert sdk.data(2) == values[6:]
 
 
-def test_tokens_are_refreshed(service: Service, kind: str) -> None:
-    channel = f"secret:{kind}"
-    with driving(kind, service.server.port) as sdk:
-        sdk.tokens[""] = lambda: connection_token("ann", seconds=2)
-        sdk.tokens[channel] = lambda: subscription_token("ann", channel, seconds=2)
-        sdk.do("connect", asksToken=True)
-        sdk.next("connected")
-        sdk.do("subscribe", channel=channel, asksToken=True)
-        until(lambda: min(sdk.asked.count(""), sdk.asked.count(channel)) >= 3, 20.0, what="it asks again")
-        assert not [event for event in sdk.events if event["event"] in ("connecting", "disconnected", "unsubscribed")]
-        service.publish(channel, 1)
-        assert sdk.data(1) == [{"n": 1}]
+def test_tokens_are_refreshed(service: Service) -> None:
+    with driving_all(service.server.port) as sdks:
+        for kind, sdk in sdks.items():
+            sdk.tokens[""] = lambda: connection_token("ann", seconds=2)
+            sdk.tokens[f"secret:{kind}"] = functools.partial(subscription_token, "ann", f"secret:{kind}", seconds=2)
+            sdk.do("connect", asksToken=True)
+        for kind, sdk in sdks.items():
+            sdk.next("connected")
+            sdk.do("subscribe", channel=f"secret:{kind}", asksToken=True)
+        for kind, sdk in sdks.items():
+            asked = functools.partial(_have_asked, sdk, "", f"secret:{kind}")
+            until(asked, 20.0, what=f"{kind} asks again and again")
+            lost = ("connecting", "disconnected", "unsubscribed")
+            assert not [event for event in sdk.events if event["event"] in lost]
+            service.publish(f"secret:{kind}", 1)
+            assert sdk.data(1) == [{"n": 1}]
+
+
+def _have_asked(sdk: Sdk, *channels: str) -> bool:
+    return all(sdk.asked.count(channel) >= 3 for channel in channels)
 
 
 def test_what_the_application_does(service: Service, kind: str) -> None:
@@ -158,23 +169,56 @@ def test_what_the_application_does(service: Service, kind: str) -> None:
         assert sdk.next("disconnected")["code"] == 3503
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("workers", [1, 2])
-def test_a_restart_costs_nothing(tmp_path: Path, kind: str, workers: int) -> None:
-    with serving(tmp_path, workers=workers) as service, driving(kind, service.server.port) as sdk:
-        sdk.do("connect")
-        sdk.next("connected")
-        sdk.subscribe("room:restart")
+def test_a_restart_costs_nothing(tmp_path: Path, workers: int) -> None:
+    with serving(tmp_path, workers=workers) as service, driving_all(service.server.port) as sdks:
+        _follow(sdks, "room:restart")
         service.publish("room:restart", 1)
-        assert sdk.data(1) == [{"n": 1}]
+        assert all(sdk.data(1) == [{"n": 1}] for sdk in sdks.values())
         for number, end in ((2, service.server.kill), (3, service.server.stop)):
             end()
             service.server.start()
             service.publish("room:restart", number)
-            assert sdk.next("subscribed")["recovered"]
-            assert sdk.data(1) == [{"n": number}]
-        assert sdk.ask("publish", channel="room:restart", data={"n": 4}) is None
-        assert sdk.data(1) == [{"n": 4}]
+            for sdk in sdks.values():
+                assert sdk.next("subscribed")["recovered"]
+                assert sdk.data(1) == [{"n": number}]
+        assert sdks[KINDS[0]].ask("publish", channel="room:restart", data={"n": 4}) is None
+        assert all(sdk.data(1) == [{"n": 4}] for sdk in sdks.values())
+
+
+def test_a_store_that_has_forgotten_is_told_as_insufficient_state(tmp_path: Path) -> None:
+    with (
+        start_redis(tmp_path / "redis") as store,
+        serving(tmp_path, workers=2, broker=f"redis://127.0.0.1:{store.port}") as service,
+        driving_all(service.server.port) as sdks,
+    ):
+        _follow(sdks, "room:forgotten")
+        service.publish("room:forgotten", 1)
+        assert all(sdk.data(1) == [{"n": 1}] for sdk in sdks.values())
+        with redis.Redis(port=store.port) as client:
+            client.flushall()
+        until(lambda: _is_kept(service, "room:forgotten", 2), what="the store takes publications again")
+        for sdk in sdks.values():
+            told = sdk.next("subscribed")
+            assert (told["wasRecovering"], told["recovered"]) == (True, False)
+        service.publish("room:forgotten", 3)
+        for sdk in sdks.values():
+            while sdk.data(1) != [{"n": 3}]:
+                pass
+
+
+def _is_kept(service: Service, channel: str, number: int) -> bool:
+    parameters = {"channel": channel, "data": {"n": number}}
+    answer = service.server.http.post("/api/publish", json=parameters, headers={"X-API-Key": "key"})
+    return "error" not in answer.json()
+
+
+def _follow(sdks: dict[str, Sdk], channel: str) -> None:
+    for sdk in sdks.values():
+        sdk.do("connect")
+    for sdk in sdks.values():
+        sdk.next("connected")
+        sdk.subscribe(channel)
 
 
 def test_an_application_with_rules_and_calls(tmp_path: Path) -> None:

@@ -19,6 +19,9 @@ from tidewire.protocols.centrifuge.meta import PublicationMeta, meta_of
 
 __all__ = ("Publishing", "payload")
 
+#: Publications among which the newest with a version is looked for.
+_LOOK_BACK = 100
+
 
 def payload(data: msgspec.Raw | None, encoded: str) -> bytes:
     """Return what was given as JSON, or as base64; b"" for neither. Raises BadRequest."""
@@ -65,7 +68,9 @@ class Publishing:
             async with turn.lock:
                 if await self._is_old(channel, meta):
                     return m.PublishResult()
-                return await self._keep(channel, options, data, format_, meta, request.idempotency_key)
+                # whoever publishes the same version on another node at this moment publishes it once, too
+                key = request.idempotency_key or f"version:{meta.version}:{meta.version_epoch}"
+                return await self._keep(channel, options, data, format_, meta, key)
         finally:
             turn.users -= 1
             if not turn.users:
@@ -80,8 +85,12 @@ class Publishing:
         return m.PublishResult(offset=position.offset, epoch=position.epoch)
 
     async def _is_old(self, channel: str, meta: PublicationMeta) -> bool:
-        page = await self._node.broker.history(channel, limit=1, reverse=True)
-        if not page.publications:
-            return False
-        newest = meta_of(page.publications[0].meta)
-        return newest.version_epoch == meta.version_epoch and meta.version <= newest.version
+        """Say whether the newest version is as great; publications without one may have come behind it."""
+        for limit in (1, _LOOK_BACK):
+            page = await self._node.broker.history(channel, limit=limit, reverse=True)
+            for newest in [meta_of(publication.meta) for publication in page.publications]:
+                if newest.version:
+                    return newest.version_epoch == meta.version_epoch and meta.version <= newest.version
+            if len(page.publications) < limit:
+                break
+        return False

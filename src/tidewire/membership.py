@@ -48,6 +48,19 @@ class Membership:
         self._leaving: dict[tuple[str, str], asyncio.Task[None]] = {}
         self._later: deque[tuple[float, Stay]] = deque()
         self._must_rejoin = False
+        #: What this node itself is a member of (the channel of the nodes).
+        self._own: dict[str, Member] = {}
+
+    async def enter(self, channel: str, member: Member) -> None:
+        """Let this node be a member of a channel, until `quit`; one that loses its lease is again at once."""
+        self._own[channel] = member
+        await self._presence.join(channel, member)
+
+    async def quit(self, channel: str) -> None:
+        """Let this node be a member of a channel no longer."""
+        member = self._own.pop(channel, None)
+        if member is not None:
+            await self._presence.leave(channel, member.connection)
 
     async def join(
         self,
@@ -206,6 +219,10 @@ class Membership:
             for subscription in connection.subscriptions.values()
             if subscription.stay is not None
         ]
+        for channel, member in tuple(self._own.items()):
+            await self._presence.join(channel, member)
+            if channel not in self._own:
+                await self._presence.leave(channel, member.connection)
         for start in range(0, len(present), _REJOIN_BATCH):
             await asyncio.gather(*(self._rejoin(*pair) for pair in present[start : start + _REJOIN_BATCH]))
             if not await self._presence.touch():

@@ -69,22 +69,19 @@ class Survey:
         self._node = node
         self._answerers: dict[str, Answerer] = {}
         self._pending: dict[str, _Pending] = {}
-        self._answering: set[asyncio.Task[None]] = set()
         self._is_closed = False
         node.verbs[_QUESTION] = self._asked
         node.verbs[_ANSWER] = self._answered
 
     async def start(self) -> None:
         """Be counted among the nodes; raises StoreUnavailable."""
-        await self._node.presence.join(NODES, Member(self._node.id, self._node.id))
+        await self._node.membership.enter(NODES, Member(self._node.id, self._node.id))
 
     async def aclose(self) -> None:
         """Be counted no longer, before the node closes; a store that is away finds out by itself."""
         self._is_closed = True
-        if self._answering:  # an answer ends with being counted again
-            await asyncio.wait(tuple(self._answering))
         with contextlib.suppress(StoreUnavailable):
-            await self._node.presence.leave(NODES, self._node.id)
+            await self._node.membership.quit(NODES)
 
     def on(self, name: str, answerer: Answerer) -> None:
         """Say how this node answers a question."""
@@ -114,10 +111,7 @@ class Survey:
     def _asked(self, publication: Publication) -> None:
         if self._is_closed:
             return
-        task = self._node.maintenance.spawn(self._answer(msgspec.json.decode(publication.data, type=_Question)))
-        if task is not None:
-            self._answering.add(task)
-            task.add_done_callback(self._answering.discard)
+        self._node.maintenance.spawn(self._answer(msgspec.json.decode(publication.data, type=_Question)))
 
     async def _answer(self, question: _Question) -> None:
         answerer = self._answerers.get(question.name)
@@ -127,8 +121,7 @@ class Survey:
             for number, part in enumerate(parts, 1):
                 answer = _Answer(question.id, self._node.id, part, number == len(parts))
                 await self._node.control(Control(verb=_ANSWER), msgspec.json.encode(answer))
-            await self.start()  # who lost its lease is counted again from the next question on
-        except (PublishError, StoreUnavailable) as error:
+        except PublishError as error:
             logger.warning("the question %r of a node cannot be answered: %s", question.name, error)
 
     def _answered(self, publication: Publication) -> None:

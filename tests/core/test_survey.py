@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from core.support import FailingBroker, open_node, run
+from core.support import FailingBroker, FailingPresence, open_node, run
 from tidewire.backends import open_backend
 from tidewire.control import NODES
 from tidewire.errors import NotPublished, TemporaryFailure
@@ -87,14 +87,16 @@ def test_an_answer_to_nobodys_question_is_ignored() -> None:
 def test_who_lost_its_lease_is_counted_again() -> None:
     async def main() -> None:
         async with open_node() as node:
+            presence = node.presence
+            assert isinstance(presence, FailingPresence)
             survey = await begin(node, "here")
-            await node.presence.leave(NODES, node.id)
-            await survey.ask("who")
-            members = await node.presence.members(NODES)
-            while not members:
-                await asyncio.sleep(0)
-                members = await node.presence.members(NODES)
-            assert [member.connection for member in members] == [node.id]
+            presence.lease_lost = True
+            await node.membership.touch()
+            assert presence.users(NODES) == [node.id]
+            await survey.aclose()
+            presence.lease_lost = True
+            await node.membership.touch()
+            assert presence.users(NODES) == []
 
     run(main())
 

@@ -58,7 +58,7 @@ def test_no_token_is_written_down(server: LiveServer) -> None:
             connect(f"{server.websocket_url}{path}?token={SECRET}&cf_connect={CONNECT}", proxy=None) as opened_socket,
         ):
             opened_socket.send(json.dumps({"id": 1, "connect": {"token": SECRET}}))
-            opened_socket.recv(timeout=1)
+            opened_socket.recv(timeout=0.3)
     server.post("/api/publish", json={"channel": "talk:1", "data": 1}, headers={"X-API-Key": SECRET})
     server.post("/login", json={"username": "ann", "password": SECRET})
     wait_for(lambda: "/login" in server.err, what="the last request is written down")

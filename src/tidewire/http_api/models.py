@@ -10,6 +10,8 @@ from pydantic import BaseModel, ConfigDict, Field, WithJsonSchema
 
 __all__ = ("Answer", "ApiError", "Payload", "Request", "Result")
 
+#: The largest whole number that every JSON reader knows (RFC 8259 section 6).
+_MOST = 2**53 - 1
 #: Any JSON value, carried as it was written.
 Payload = Annotated[msgspec.Raw, WithJsonSchema({"description": "any JSON value"})]
 Channel = Annotated[str, Field(min_length=1, description="The name of a channel.", examples=["room:1"])]
@@ -67,7 +69,7 @@ class Answer(_Model, Generic[R]):
 class StreamPosition(_Model):
     """A place in a channel's history."""
 
-    offset: int = Field(default=0, ge=0, le=2**53 - 1)
+    offset: int = Field(default=0, ge=0, le=_MOST)
     epoch: str = ""
 
 
@@ -189,7 +191,9 @@ class HistoryRequest(Request):
     """Read what was published in a channel."""
 
     channel: Channel
-    limit: int = Field(default=0, description="How many; 0: the position alone; less: all.", examples=[10])
+    limit: int = Field(
+        default=0, ge=-_MOST, le=_MOST, description="How many; 0: the position alone; less: all.", examples=[10]
+    )
     since: StreamPosition | None = None
     reverse: bool = Field(default=False, description="The newest first.")
 

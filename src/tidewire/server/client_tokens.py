@@ -187,7 +187,7 @@ class ClientTokens:
         now = self._clock()
         if claims.nbf and now < claims.nbf:
             raise BadToken("the token is not good yet")
-        if claims.exp and now >= claims.exp:
+        if claims.exp is not None and now >= claims.exp:
             raise TokenExpired("the token has expired; fetch another")
         return claims
 

@@ -53,10 +53,14 @@ def load_public_key(pem: str, setting: str) -> RSAPublicKey | EllipticCurvePubli
 
 
 def _fetch(url: str) -> bytes:
+    end, body = time.monotonic() + _FETCH_SECONDS, b""
     with urllib.request.urlopen(url, timeout=_FETCH_SECONDS) as response:
-        body: bytes = response.read(_SET_BYTES + 1)
-    if len(body) > _SET_BYTES:
-        raise OSError(f"the key set has more than {_SET_BYTES} bytes")
+        while data := response.read1(_SET_BYTES):
+            body += data
+            if len(body) > _SET_BYTES:
+                raise OSError(f"the key set has more than {_SET_BYTES} bytes")
+            if time.monotonic() > end:  # the timeout above is one of silence
+                raise TimeoutError
     return body
 
 
@@ -74,6 +78,7 @@ class KeySet:
         self._until = float("-inf")
         self._tried = float("-inf")
         self._lock = asyncio.Lock()
+        self._fetching: asyncio.Task[bytes] | None = None
 
     async def find(self, kid: str) -> jwt.PyJWK | None:
         """Return the key with this id, or None; raises KeysAway when there is no set to look into."""
@@ -94,7 +99,7 @@ class KeySet:
             raise KeysAway
         self._tried = self._clock()
         try:
-            body = await asyncio.to_thread(_fetch, self.url)
+            body = await self._fetched()
             self._keys = _usable(jwt.PyJWKSet.from_json(body.decode()).keys)
         except (OSError, ValueError, jwt.PyJWTError, RecursionError) as error:
             logger.warning("the key set of %s cannot be fetched: %s", urlsplit(self.url).hostname, type(error).__name__)
@@ -102,6 +107,16 @@ class KeySet:
                 raise KeysAway from None
         else:
             self._until = self._clock() + _GOOD_SECONDS
+
+    async def _fetched(self) -> bytes:
+        """Wait for the set within the deadline; a fetch that takes longer is not begun twice. Raises OSError."""
+        if self._fetching is None:
+            self._fetching = asyncio.create_task(asyncio.to_thread(_fetch, self.url))
+        done, _ = await asyncio.wait([self._fetching], timeout=_FETCH_SECONDS)
+        if not done:
+            raise TimeoutError
+        fetching, self._fetching = self._fetching, None
+        return fetching.result()
 
 
 def _usable(keys: list[jwt.PyJWK]) -> dict[str, jwt.PyJWK]:

@@ -1,0 +1,124 @@
+"""Tokens that were made to be misread, and a key set whose server does not want to end."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import contextlib
+import hashlib
+import hmac
+import json
+import socket
+import threading
+import time
+from collections.abc import Iterator, Mapping
+
+import pytest
+from pydantic import SecretStr
+
+from tidewire.errors import TokenExpired
+from tidewire.server import token_keys
+from tidewire.server.client_tokens import BadToken, ClientTokens, TokenTable
+from tidewire.server.token_keys import KeysAway, KeySet
+
+SECRET = "a secret that is long enough for SHA-256"
+PLAIN = {"alg": "HS256"}
+TABLE = TokenTable(hmac_secret_key=SecretStr(SECRET))
+
+
+def _base64(data: bytes) -> str:
+    return base64.urlsafe_b64encode(data).rstrip(b"=").decode()
+
+
+def signed(header: Mapping[str, object], claims: bytes, secret: str = SECRET) -> str:
+    """Return a token with any header and any claims, signed with HMAC-SHA-256."""
+    text = f"{_base64(json.dumps(header).encode())}.{_base64(claims)}"
+    return f"{text}.{_base64(hmac.new(secret.encode(), text.encode(), hashlib.sha256).digest())}"
+
+
+@pytest.mark.parametrize(
+    "token",
+    [
+        ".".join((_base64(b'{"alg":"none"}'), _base64(b'{"sub":"ann"}'), "")),
+        signed({"alg": "None"}, b'{"sub":"ann"}'),
+        signed({"alg": "RS256"}, b'{"sub":"ann"}'),
+        signed({"alg": ["HS256"]}, b'{"sub":"ann"}'),
+        signed({}, b'{"sub":"ann"}'),
+        signed(PLAIN, b'{"sub":"ann"}').rpartition(".")[0] + ".",
+        signed({"alg": "HS256", "jwk": {"kty": "oct", "k": _base64(b"x" * 32)}}, b'{"sub":"ann"}', "x" * 32),
+        signed({"alg": "HS256", "crit": ["b64"], "b64": False}, b'{"sub":"ann"}'),
+        signed(PLAIN, b'{"sub":"ann","exp":"9999999999"}'),
+        signed(PLAIN, b'{"sub":"ann","exp":1e999}'),
+        signed(PLAIN, b'{"sub":"ann","exp":NaN}'),
+        signed(PLAIN, b'{"sub":"ann","exp":true}'),
+        signed(PLAIN, b'{"sub":"ann","nbf":9999999999}'),
+        signed(PLAIN, b'{"sub":42}'),
+        signed(PLAIN, b'{"sub":"\\ud800"}'),
+        signed(PLAIN, b'{"sub":"ann","x":' + b"[" * 5_000 + b"]" * 5_000 + b"}"),
+        signed(PLAIN, b'{"sub":"%b"}' % (b"x" * 40_000)),
+        signed(PLAIN, b'{"sub":"ann","channel":"room:1"}'),
+    ],
+)
+def test_what_is_no_token_of_ours(token: str) -> None:
+    with pytest.raises(BadToken):
+        asyncio.run(ClientTokens(TABLE).connection(token))
+
+
+@pytest.mark.parametrize("moment", ["0", "-1", "0.0", "1", "-1e308"])
+def test_a_token_whose_end_lies_in_the_past_however_far(moment: str) -> None:
+    token = signed(PLAIN, b'{"sub":"ann","exp":%b}' % moment.encode())
+    with pytest.raises(TokenExpired):
+        asyncio.run(ClientTokens(TABLE).connection(token))
+
+
+@contextlib.contextmanager
+def dripping(head: bytes) -> Iterator[tuple[str, list[int]]]:
+    """Serve an answer that comes byte by byte for as long as somebody reads; says how often it was asked for."""
+    asked: list[int] = []
+    done = threading.Event()
+
+    def drip(opened: socket.socket) -> None:
+        with opened, contextlib.suppress(OSError):
+            opened.sendall(head)
+            while not done.wait(0.05):
+                opened.sendall(b" ")
+
+    def serve() -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                opened, _ = listener.accept()
+                asked.append(1)
+                threading.Thread(target=drip, args=(opened,), daemon=True).start()
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        threading.Thread(target=serve, daemon=True).start()
+        try:
+            yield f"http://127.0.0.1:{listener.getsockname()[1]}/keys", asked
+        finally:
+            done.set()
+
+
+@pytest.mark.parametrize("head", [b"HTTP/1.1 200 OK\r\nContent-Length: 900000\r\n\r\n", b"HTTP/1.1 200 OK\r\nX: "])
+def test_a_key_set_that_comes_byte_by_byte(head: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(token_keys, "_FETCH_SECONDS", 0.5)
+    monkeypatch.setattr(token_keys, "_AGAIN_SECONDS", 0.1)
+
+    async def ask(keys: KeySet) -> None:
+        for _ in range(3):
+            began = time.monotonic()
+            with pytest.raises(KeysAway):
+                await asyncio.wait_for(keys.find("some"), 10)
+            assert time.monotonic() - began < 3
+            await asyncio.sleep(0.15)
+
+    with dripping(head) as (url, asked):
+        loop = asyncio.new_event_loop()
+        try:
+            loop.run_until_complete(ask(KeySet(url)))
+            if b"X" in head:
+                assert len(asked) == 1, "a fetch that hangs takes one thread, not more and more"
+        finally:
+            for task in asyncio.all_tasks(loop):
+                task.cancel()
+            loop.run_until_complete(asyncio.sleep(0))
+            loop.close()

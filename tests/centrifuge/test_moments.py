@@ -3,18 +3,29 @@
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
+from pathlib import Path
 from typing import Any
 
 import msgspec
+import pytest
 
 from centrifuge.authority import WordAuthority
 from centrifuge.support import Client, begin, connect, open_sessions
 from centrifuge.test_deltas import publish, rebuilt
 from core.support import FailingBroker, run, turns
 from tidewire.access import Caller, ConnectAttempt, Identity
+from tidewire.backends import open_backend
+from tidewire.centrifuge import emulation
+from tidewire.centrifuge.endpoint import JSON
+from tidewire.centrifuge.session import Session
 from tidewire.centrifuge.sessions import Sessions
+from tidewire.connection import Connection
 from tidewire.links.base import limits_reached
+from tidewire.links.stream import LINES, StreamLink
 from tidewire.messages import Position
+from tidewire.node import Node
+from tidewire.options import Limits
 from tidewire.protocols.centrifuge.messages import SubscribeRequest
 from tidewire.testing import wait_until
 
@@ -190,3 +201,52 @@ def test_a_history_reply_has_a_limit_in_bytes() -> None:
             assert limits_reached["reply_bytes"] == before + 2
 
     run(main())
+
+
+def test_made_up_nodes_are_asked_for_so_many_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def main() -> None:
+        async with open_sessions() as node:
+            monkeypatch.setattr(emulation, "_SECONDS", 0.2)
+            asked = [emulation.Emulation.of(node).deliver(f"{number:012x}", "s", "{}") for number in range(40)]
+            assert Counter(await asyncio.gather(*asked)) == {404: 16, 429: 24}
+            assert node.limits_reached["relays"] == 24
+            assert await emulation.Emulation.of(node).deliver("gone", "s", "{}") == 404
+
+    run(main())
+
+
+def test_a_session_that_reads_no_more_is_not_told_as_gone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(emulation, "_TAKING_SECONDS", 0.1)
+
+    async def main() -> None:
+        nodes = [Node(*open_backend(f"sqlite:///{tmp_path}/a.db", Limits()), limits=Limits()) for _ in range(2)]
+        near, far = nodes
+        for node in nodes:
+            await node.start()
+            emulation.Emulation.of(node)
+        link = StreamLink(_never, _ignore, far.limits, LINES, farewell=JSON.encode_disconnect)
+        connection = Connection(link, JSON, user="", address="", limits=far.limits)
+        await far.attach(connection)
+        session = Session(far, WordAuthority(), connection, identity=None, emulated=True)
+        connection.message_received('{"id":1,"connect":{}}')
+        await wait_until(lambda: len(Sessions.of(far)) == 1)
+        link.pause_reading()
+        deliver = emulation.Emulation.of(near).deliver
+        assert await deliver(far.id, session.secret, '{"id":2,"rpc":{"method":"echo"}}') == 429
+        link.resume_reading()
+        before = link.backlog()[1]
+        assert await deliver(far.id, session.secret, '{"id":3,"rpc":{"method":"echo"}}') == 204
+        await wait_until(lambda: link.backlog()[1] == before + 1)
+        link.abort()
+        for node in nodes:
+            await node.aclose()
+
+    run(main())
+
+
+async def _never() -> Any:
+    await asyncio.Event().wait()
+
+
+async def _ignore(event: Any) -> None:
+    return

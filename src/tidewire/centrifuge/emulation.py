@@ -28,6 +28,8 @@ logger = logging.getLogger("tidewire")
 _ASK, _ANSWER = "emulate", "emulated"
 #: Seconds in which the other node must answer; after that it counts as gone.
 _SECONDS = 3.0
+#: Seconds for which commands of another node wait for a session that reads nothing more.
+_TAKING_SECONDS = 2.0
 #: Questions at a time to nodes that nothing was heard of: whoever never had a session knows no node's id, and is not
 #: to fill the nodes' channel with made-up ones.
 _UNHEARD = 16
@@ -139,7 +141,11 @@ class Emulation:
             self._spawn(self._answer(asked))
 
     async def _answer(self, asked: _Asked) -> None:
-        status = await self._take(asked.session, asked.data.decode() if asked.is_text else asked.data)
+        try:
+            async with asyncio.timeout(_TAKING_SECONDS):
+                status = await self._take(asked.session, asked.data.decode() if asked.is_text else asked.data)
+        except TimeoutError:  # not taken: the session has more than it can do, and is told of as gone otherwise
+            status = HTTPStatus.TOO_MANY_REQUESTS
         answer = _Answered(self._id, asked.origin, asked.id, status)
         try:
             await self._control(Control(verb=_ANSWER), _encode(answer), Format.BINARY)

@@ -24,7 +24,7 @@ from tidewire.server.routes.pages import add_pages
 from tidewire.server.routes.pipelines import add_pipelines
 from tidewire.server.settings import Settings
 from tidewire.server.tokens import Tokens, load_key
-from tidewire.server.visits import PageAuthority, with_playground
+from tidewire.server.visits import PLAYGROUND, PageAuthority, with_playground
 
 __all__ = ("create_app",)
 
@@ -58,7 +58,7 @@ def create_app(settings: Settings) -> FastAPI:
     rules.prefer(namespaces.options)
     app.state.hub = Hub(settings.broker, limits=settings.limits, channels=rules, origins=_origins(settings))
     logins = Logins(lambda: app.state.tokens, app.state.accounts)
-    app.state.authority = _authority(settings, namespaces, logins)
+    app.state.authority = _authority(settings, namespaces, logins, playground=PLAYGROUND in channel.namespaces)
     app.state.rooms = RoomDirectory(app.state.hub, app.state.accounts)
     app.state.pipelines = server_pipelines(settings, app.state.hub) if settings.pipelines.enabled else None
     app.include_router(health.router, include_in_schema=False)
@@ -77,14 +77,14 @@ def create_app(settings: Settings) -> FastAPI:
     return app
 
 
-def _authority(settings: Settings, namespaces: Namespaces, logins: Logins) -> PageAuthority:
+def _authority(settings: Settings, namespaces: Namespaces, logins: Logins, *, playground: bool) -> PageAuthority:
     return PageAuthority(
         settings.client,
         namespaces,
         accounts=logins if settings.accepts_accounts else None,
         logins=logins,
         pipelines=settings.pipelines.enabled,
-        playground=settings.serves_tutorial,
+        playground=playground,
     )
 
 

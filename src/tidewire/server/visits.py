@@ -63,7 +63,7 @@ _NOTHING = Asked()
 
 
 def with_playground(table: ChannelTable) -> ChannelTable:
-    """Return the namespaces with the playground; one that has its name already stays as it is."""
+    """Return the namespaces with the playground; one of that name stays as it is, and strangers stay out of it."""
     if any(namespace.name == PLAYGROUND.name for namespace in table.namespaces):
         return table
     return table.model_copy(update={"namespaces": [*table.namespaces, PLAYGROUND]})

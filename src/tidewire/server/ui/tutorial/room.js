@@ -10,6 +10,7 @@ export function enter(channel, name, page) {
   room.on("join", () => page.list(room.presence()));
   room.on("leave", () => page.list(room.presence()));
   client.on("connecting", ({ reason }) => page.away(reason));
+  client.on("disconnected", ({ reason }) => page.away(reason));
   return {
     publish: (text) => room.publish({ name, text }),
     history: () => room.history({ limit: 20, reverse: true }),

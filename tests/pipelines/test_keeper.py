@@ -245,3 +245,17 @@ def test_resuming_waits_for_room_in_the_queue(tmp_path: Path) -> None:
                 await pipelines.resume(second)
 
     asyncio.run(scenario())
+
+
+def test_who_dies_without_runs_leaves_no_file(tmp_path: Path) -> None:
+    dead = tmp_path / "runs" / "owners" / "1-dead.lock"
+    dead.parent.mkdir(parents=True)
+    dead.touch()
+
+    async def scenario() -> None:
+        async with opened(tmp_path) as first, opened(tmp_path) as second:
+            assert {path.stem for path in dead.parent.glob("*.lock")} == {first._keeper.name, second._keeper.name}
+            assert not second._keeper._owners.is_dead(first._keeper.name)
+        assert not list(dead.parent.glob("*.lock"))
+
+    asyncio.run(scenario())

@@ -272,7 +272,7 @@ class Keeper:
 
     async def _sweep(self) -> None:
         """Take over the runs of processes that have died, and remove the oldest of all."""
-        for owner in await self._store.owners():
+        for owner in await self._store.owners() | self._owners.known():
             if self._owners.is_dead(owner):
                 await self._store.adopt(owner, self.name)
                 self._owners.bury(owner)

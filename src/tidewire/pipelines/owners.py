@@ -29,8 +29,10 @@ class Owners:
     def open(self, woken: Callable[[], None]) -> None:
         """Begin to live; `woken` is called on the event loop when another process calls. Raises OSError."""
         self._folder.mkdir(parents=True, exist_ok=True)
-        self._lock = _open(self._folder / f"{self.name}{_SUFFIX}")
+        draft = self._folder / f".{self.name}"
+        self._lock = _open(draft)
         fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        draft.rename(self._folder / f"{self.name}{_SUFFIX}")  # seen by others, it is locked already
         peers = self._peers = Peers(self._folder)
 
         def called() -> None:
@@ -57,6 +59,10 @@ class Owners:
         """Call every other process."""
         if self._peers is not None:
             self._peers.wake()
+
+    def known(self) -> set[str]:
+        """Return all owners that have not been buried."""
+        return {path.stem for path in self._folder.glob(f"*{_SUFFIX}")}
 
     def is_dead(self, owner: str) -> bool:
         """Say whether the process of an owner has ended."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import os
+import random
 import shutil
 import signal
 import socket
@@ -21,7 +22,7 @@ __all__ = ("Server", "free_port", "until")
 
 T = TypeVar("T")
 
-_START_SECONDS = 20.0
+_START_SECONDS = 40.0
 _numbers = itertools.count(1)
 
 
@@ -35,10 +36,12 @@ def until(condition: Callable[[], T], within: float = 10.0, *, what: str) -> T:
 
 
 def free_port() -> int:
-    """Return a port that nobody listens on now."""
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return int(listener.getsockname()[1])
+    """Return a port that nobody listens on now, and that no outgoing connection is given until the server has it."""
+    while True:
+        port = random.randrange(20_000, 32_000)  # below those that the kernel gives away
+        with socket.socket() as listener, contextlib.suppress(OSError):
+            listener.bind(("127.0.0.1", port))
+            return port
 
 
 class Server:

@@ -5,8 +5,6 @@ from __future__ import annotations
 import logging
 import secrets
 import time
-from collections import deque
-from collections.abc import Awaitable, Callable
 from enum import Enum
 from importlib.metadata import version
 from typing import cast
@@ -17,13 +15,12 @@ from tidewire.access import Authority, Caller, ConnectAttempt, Grant, Identity
 from tidewire.centrifuge.commands import METHODS, answer
 from tidewire.centrifuge.following import Followed, Following, Ready, end_of, ttl_of
 from tidewire.centrifuge.heartbeat import Heartbeat
+from tidewire.centrifuge.lane import Lane
 from tidewire.centrifuge.sessions import Sessions
 from tidewire.connection import Connection
 from tidewire.errors import (
-    INTERNAL_ERROR,
     TOO_MANY,
     CommandError,
-    ConnectionClosed,
     Disconnect,
     LimitExceeded,
     PermissionDenied,
@@ -31,7 +28,6 @@ from tidewire.errors import (
     StoreUnavailable,
     TokenExpired,
 )
-from tidewire.inflight import InFlight
 from tidewire.messages import Position
 from tidewire.node import Node
 from tidewire.protocols.centrifuge import codes
@@ -54,33 +50,23 @@ class _State(Enum):
     FAILED = 2
 
 
-class Session:
-    """One client. What it sends, and what the application asks of it, is done one after the other, but for calls and
-    reads, which may take long: these are answered beside the rest.
-
-    An idle session has no task and no timer of its own. `secret` names it to whoever may act for it; the connection's
+class Session(Lane):
+    """One client. `secret` names it to whoever may act for it; the connection's
     id does not. Without `pings` the client is not asked whether it is there: its link does that.
     """
 
     __slots__ = (
-        "__weakref__",
         "_authority",
-        "_calls",
         "_emulated",
         "_ends",
         "_given",
         "_granted",
         "_heartbeat",
-        "_is_running",
-        "_orders",
         "_pings",
         "_state",
         "caller",
-        "connection",
         "following",
         "identity",
-        "in_flight",
-        "node",
         "protocol",
         "secret",
     )
@@ -95,14 +81,11 @@ class Session:
         emulated: bool = False,
         pings: bool = True,
     ) -> None:
-        self.node = node
-        self.connection = connection
+        super().__init__(node, connection)
         self.protocol = cast(CentrifugeProtocol, connection.protocol)
         self.secret = secrets.token_urlsafe(24)
         self._be(connection.id, identity or Identity())
         self.following = Following(node, connection, self.protocol)
-        self.in_flight = InFlight(node, connection, "publishes_in_flight", waits=node.broker.waits)
-        self._calls: InFlight | None = None
         self._authority = authority
         self._given = identity
         self._emulated = emulated
@@ -110,8 +93,6 @@ class Session:
         self._state = _State.NEW
         #: The channels that the client was given when it connected.
         self._granted: frozenset[str] = frozenset()
-        self._orders: deque[Callable[[], Awaitable[None]]] = deque()
-        self._is_running = False
         self._heartbeat = Heartbeat(connection, node.limits, self)
         connection.on_closed = self._closed
         connection.on_readable = self._readable
@@ -130,65 +111,7 @@ class Session:
         """Who decides for this client."""
         return self._authority
 
-    # One thing after the other.
-
-    def _readable(self) -> None:
-        if not self._is_running:
-            self._is_running = True
-            self.node.maintenance.spawn(self._run())
-
-    def order(self, work: Callable[[], Awaitable[None]]) -> None:
-        """Do something behind what is being done for the client."""
-        if not self.connection.is_closed:
-            self._orders.append(work)
-            self._readable()
-
-    async def beside(self, work: Callable[[], Awaitable[None]]) -> None:
-        """Begin something that nothing waits for, behind what was published before; waits while there is too much."""
-
-        async def behind_publishes() -> None:
-            await self.in_flight.wait()
-            await self._wait_drained()
-            await work()
-
-        if self._calls is None:
-            self._calls = InFlight(self.node, self.connection, "calls_in_flight")
-        await self._calls.put(self._do(behind_publishes))
-
-    async def _wait_drained(self) -> None:
-        """Wait while the client takes nothing: it is given no more answers then."""
-        if self.connection.link.paused:
-            await self.connection.link.wait_drained()
-
-    async def _run(self) -> None:
-        try:
-            await self._do(self._take_all)
-        finally:
-            self._is_running = False
-
-    async def _do(self, work: Callable[[], Awaitable[None]]) -> None:
-        """Do something for the client; what fails ends its connection."""
-        connection = self.connection
-        try:
-            await work()
-        except ConnectionClosed:
-            pass
-        except Rejected as rejected:
-            connection.end(rejected.disconnect)
-        except Exception:
-            logger.exception("a command of connection %s failed; the client gets code 3004", connection.id)
-            connection.failed = True
-            connection.end(INTERNAL_ERROR)
-
-    async def _take_all(self) -> None:
-        connection = self.connection
-        while not connection.is_closed:
-            if self._orders:
-                await self._orders.popleft()()
-            elif (message := connection.receive_nowait()) is not None:
-                await self._take(message)
-            else:
-                return
+    # What the client says.
 
     async def _take(self, message: str | bytes) -> None:
         """Handle the commands of one frame; they count as messages of their own for the rate."""

@@ -11,10 +11,14 @@ from tidewire.server.settings import Settings
 __all__ = ("is_local",)
 
 _LOCAL_NAMES = ("localhost", "")
+#: What a proxy adds (RFC 7239, RFC 9110 section 7.6.3): many ask by the name under which they reach us.
+_PROXIED = ("forwarded", "via", "x-forwarded-for", "x-forwarded-host", "x-forwarded-proto", "x-real-ip")
 
 
 def is_local(settings: Settings, connection: HTTPConnection) -> bool:
     """Say whether this machine asks by a name of its own: no proxy for others, no foreign name that leads here."""
+    if any(name in connection.headers for name in _PROXIED):
+        return False
     client = connection.client.host if connection.client else ""
     host = connection.headers.get("host", "").lower()
     name = host.rpartition("]")[0].lstrip("[") if host.startswith("[") else host.partition(":")[0]

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from playwright.sync_api import Browser, Page, expect
 
+from browser.looks import SMALL, check
 from clients.serving import Service, serving
 
 pytestmark = [pytest.mark.browser, pytest.mark.xdist_group("browser")]
@@ -162,5 +163,9 @@ def test_the_page_of_channels_is_what_it_prints(page: Page, service: Service) ->
     shown = page.locator("#frames .data").all_inner_texts()
     assert [text.partition(": ")[2] for text in shown[:3]] == ["two", "one", "Hello"]
     assert page.locator("#frames .missed").count() == 2
+    check(page)
+    page.set_viewport_size({"width": 390, "height": 844})
+    assert page.evaluate(SMALL) == []
+    assert page.evaluate("document.documentElement.scrollWidth") == 390
     source = page.request.get(f"{service.base}/ui/tutorial/room.js").text()
     assert page.locator("#code").inner_text().strip() == source.strip()

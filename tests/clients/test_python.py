@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import random
 from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
@@ -364,6 +365,26 @@ def test_a_publish_says_what_became_of_it() -> None:
         async with Client(f"ws://127.0.0.1:{port}", seconds=0.3) as client:
             with pytest.raises(NotPublished, match="not connected"):
                 await client.publish("x", {})
+
+    run(main())
+
+
+def test_a_store_that_failed_has_perhaps_kept_it() -> None:
+    async def failing(socket: ServerConnection) -> None:
+        async for frame in socket:
+            for command in str(frame).splitlines():
+                number = json.loads(command)["id"]
+                answer: dict[str, Any] = {"connect": {"client": "c", "version": "v"}}
+                if "publish" in command:
+                    answer = {"error": {"code": 100, "message": "internal server error", "temporary": True}}
+                await socket.send(json.dumps({"id": number, **answer}))
+
+    async def main() -> None:
+        async with serve(failing, "127.0.0.1", 0) as server:
+            port = next(iter(server.sockets)).getsockname()[1]
+            async with Client(f"ws://127.0.0.1:{port}", seconds=5) as client:
+                with pytest.raises(PublishUnconfirmed, match="internal server error"):
+                    await client.publish("x", {})
 
     run(main())
 

@@ -31,7 +31,8 @@ class EventProtocol(CentrifugeJson):
 
     def __init__(self, positions: Mapping[str, Position], *, json_depth: int) -> None:
         super().__init__(one_way=True, json_depth=json_depth)
-        self._positions = dict(positions)
+        #: The part of the id that each channel is.
+        self._places = {channel: shown_positions({channel: place}) for channel, place in positions.items()}
 
     def encode_push(self, push: Push) -> WireMessage:
         if push.connect is not None:
@@ -41,7 +42,7 @@ class EventProtocol(CentrifugeJson):
         elif push.subscribe is not None:
             self._move(push.channel, push.subscribe.offset, push.subscribe.epoch)
         elif push.unsubscribe is not None:
-            self._positions.pop(push.channel, None)
+            self._places.pop(push.channel, None)
         return self._event(super().encode_push(push))
 
     def encode_pub(self, publication: Publication, data: bytes, *, offset: bool, delta: bool = False) -> WireMessage:
@@ -57,11 +58,11 @@ class EventProtocol(CentrifugeJson):
 
     def _move(self, channel: str, offset: int, epoch: str) -> None:
         if epoch:
-            self._positions[channel] = Position(offset, epoch)
+            self._places[channel] = shown_positions({channel: Position(offset, epoch)})
 
     def _event(self, message: WireMessage) -> WireMessage:
         # an empty id would make the browser forget the last one
-        place = b"id: %b\n" % shown_positions(self._positions).encode() if self._positions else b""
+        place = b"id: %b\n" % "&".join(self._places.values()).encode() if self._places else b""
         return WireMessage(b"%bdata: %b" % (place, message.data))
 
 

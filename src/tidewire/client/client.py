@@ -114,14 +114,14 @@ class Client:
     async def publish(self, channel: str, data: Any) -> None:
         """Publish JSON; returns when the server keeps it.
 
-        Raises NotPublished (surely not kept), PublishUnconfirmed (the answer did not come: perhaps), CommandError for
-        what the server refuses, ConnectionClosed at the end.
+        Raises NotPublished (surely not kept), PublishUnconfirmed (perhaps: the answer did not come, or the server's
+        store failed), CommandError for what the server refuses, ConnectionClosed at the end.
         """
         try:
             await self._ask(Command(publish=messages.PublishRequest(channel, encoded(data))))
         except _Unsent as error:
             raise NotPublished(str(error)) from None
-        except _Unanswered as error:
+        except TemporaryFailure as error:  # unanswered; or the server's store failed, before or after it was kept
             raise PublishUnconfirmed(str(error)) from None
 
     async def presence(self, channel: str) -> list[ChannelMember]:

@@ -174,3 +174,12 @@ def test_a_namespace_named_pipeline_opens_no_run(server: LiveServer) -> None:
                 socket.send(json.dumps({"id": 2, method: {"channel": channel, **more}}))
                 reply = json.loads(socket.recv(timeout=10))
                 assert reply["error"]["code"] == 103, (channel, method, reply)
+
+
+@pytest.mark.parametrize(
+    "header", ["X-Forwarded-For", "X-Real-IP", "X-Forwarded-Host", "X-Forwarded-Proto", "Forwarded", "Via"]
+)
+def test_who_comes_through_a_proxy_of_this_machine_is_not_this_machine(server: LiveServer, header: str) -> None:
+    assert server.get(f"{API}/runs").status_code == 200
+    for value in ("203.0.113.9", "127.0.0.1", ""):
+        assert server.get(f"{API}/runs", headers={header: value}).status_code == 401

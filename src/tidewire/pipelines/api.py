@@ -136,10 +136,13 @@ class Pipelines:
         paths = await asyncio.to_thread(find_inputs, pipeline, sample, inputs or {}, self.inputs)
         await asyncio.to_thread(check_programs, pipeline)
         expected = await self._store.expected(name)
-        given = tuple(GivenInput(key, path.name, path.stat().st_size) for key, path in paths.items())
         steps = tuple(_waiting(step, expected.get(step.name)) for step in pipeline.steps)
-        run = Run(_new_id(), name, pipeline.title or name, sample, user, time.time(), given, steps)
-        added = await self._add(run, pipeline, paths, new=new)
+        try:
+            given = tuple(GivenInput(key, path.name, path.stat().st_size) for key, path in paths.items())
+            run = Run(_new_id(), name, pipeline.title or name, sample, user, time.time(), given, steps)
+            added = await self._add(run, pipeline, paths, new=new)
+        except FileNotFoundError:
+            raise NotNow("another run has just taken a file of this one; send it again") from None
         return Started(added, joined=added.id != run.id)
 
     async def _add(self, run: Run, pipeline: Pipeline, paths: Mapping[str, Path], *, new: bool) -> Run:
@@ -168,12 +171,12 @@ class Pipelines:
         return added
 
     async def _take(self, run: Run, folder: RunFolder, files: Mapping[Path, Path]) -> None:
-        """Give a new run its files; one whose upload another run has taken meanwhile is cancelled. Raises NotNow."""
+        """Give a new run its files; one whose upload another has taken is cancelled. Raises FileNotFoundError."""
         try:
             await asyncio.to_thread(_move, folder, files)
         except FileNotFoundError:
             await self._store.cancel(run.id)
-            raise NotNow("another run has just taken an upload of this one; send the file again") from None
+            raise
         finally:
             self._keeper.own(run)
 

@@ -80,7 +80,9 @@ class Uplink:
                 raise ConfigurationError(
                     f"NATS at {self.address.shown} does not let this user in; mend user and password, or credentials"
                 ) from error
-            raise StoreUnavailable(f"NATS at {self.address.shown} cannot be reached: {_words(error)}") from error
+            raise StoreUnavailable(
+                f"NATS at {self.address.shown} cannot be reached ({_words(error)}); see that it runs there"
+            ) from error
         self.trouble = ""
         self._task = asyncio.get_running_loop().create_task(self._keep(), name="tidewire-nats")
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import socket
+
 import asyncpg
 
 from tidewire.errors import ConfigurationError, StoreUnavailable, TidewireError
@@ -77,6 +79,8 @@ def explain(error: BaseException, shown: str) -> str:
             return f"{shown} has lost tidewire's tables ({error}); they are made again"
         case TimeoutError():
             return f"{shown} does not answer; see if it hangs, or if the network is cut"
+        case ConnectionError() | socket.gaierror() | OSError(errno=None):
+            return f"{shown} cannot be reached ({error}); see that it runs there"
     reason = str(error).partition("\n")[0] or type(error).__name__
     return f"{shown} cannot be used: {reason}"
 

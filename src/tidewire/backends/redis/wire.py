@@ -55,7 +55,9 @@ async def connect(address: Address, host: Host, *, is_sentinel: bool = False) ->
                 f"{address.shown} refuses the login ({explain(error)}); write redis://user:password@host"
             ) from None
         if isinstance(error, RedisError | OSError):
-            raise StoreUnavailable(f"{address.shown} cannot be reached: {explain(error)}") from error
+            raise StoreUnavailable(
+                f"{address.shown} cannot be reached ({explain(error)}); see that it runs there"
+            ) from error
         raise
     return connection
 

@@ -420,7 +420,8 @@ def test_pings_come_and_want_no_answer(one: Service) -> None:
 
 def test_pushes_over_a_websocket(service: Service) -> None:
     with connect(service.server.url("/connection/uni_websocket"), proxy=None) as socket:
-        socket.send('{\n"subs": {"room:ws": {}}\n}')
+        socket.protocol.send_text(b'{\n"subs": {"room:ws": {}}\n}')  # which goes out with the next
+        socket.send('{"id":1,"rpc":{"method":"too early, and ignored as well"}}')
         connected = json.loads(socket.recv(timeout=15))["connect"]
         assert connected["subs"]["room:ws"]["recoverable"]
         for ignored in ('{"id":1,"rpc":{"method":"x"}}', "nonsense", b"\xff"):

@@ -161,6 +161,8 @@ class ClientEndpoints:
             connection.link.quiet()
             first = await self._first_message(connection, binary=binary)
             if first is not None:
+                while connection.receive_nowait() is not None:
+                    pass  # who only listens has nothing more to say, however early it comes
                 Session(node, self._authority, connection, identity=identity)
                 connection.message_received(connect_frame(first, binary=binary))
             await connection.link.hold()

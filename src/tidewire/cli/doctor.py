@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import importlib.metadata
+import logging
 import platform
 import time
 from collections.abc import Iterator
@@ -27,6 +28,8 @@ def doctor(config: options.Config = None, broker: options.Broker = None) -> None
     settings = load_settings(config, {"broker": broker}).settings
     _show("tidewire", f"{importlib.metadata.version('tidewire')}, Python {platform.python_version()}", *_drivers())
     _show("broker", redacted(settings.broker))
+    # What a store warns of at its start stands under "to change", once.
+    logging.getLogger("tidewire").addHandler(logging.NullHandler())
     try:
         asyncio.run(_examine(settings))
     except StoreUnavailable as error:

@@ -18,6 +18,7 @@ def test_doctor_says_what_the_store_is_and_what_to_change(tmp_path: Path) -> Non
     with start_redis(tmp_path / "redis", "--requirepass", "s3cret") as server:
         seen = doctor(f"redis://:s3cret@127.0.0.1:{server.port}?wait=1", tmp_path)
         assert seen.returncode == 0, seen.stderr
+        assert not seen.stderr, "a warning is said once, under `to change`"
         for part in ("answers in", "accepted by Redis, and by 1 of its replicas", "Redis 7.", "its clock is 0."):
             assert part in seen.stdout
         changes = seen.stdout.partition("to change")[2]

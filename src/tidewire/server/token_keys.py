@@ -112,6 +112,8 @@ class KeySet:
         """Wait for the set within the deadline; a fetch that takes longer is not begun twice. Raises OSError."""
         if self._fetching is None:
             self._fetching = asyncio.create_task(asyncio.to_thread(_fetch, self.url))
+            # it may end when nobody waits any more; whoever asks next is told
+            self._fetching.add_done_callback(lambda task: task.cancelled() or task.exception())
         done, _ = await asyncio.wait([self._fetching], timeout=_FETCH_SECONDS)
         if not done:
             raise TimeoutError

@@ -259,3 +259,24 @@ def test_who_dies_without_runs_leaves_no_file(tmp_path: Path) -> None:
         assert not list(dead.parent.glob("*.lock"))
 
     asyncio.run(scenario())
+
+
+def test_resumed_and_removed_as_soon_as_it_is_seen_to_have_failed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def scenario() -> None:
+        async with opened(tmp_path, Pipeline("bad", (Step("bad", ("false",)),))) as pipelines:
+            release = pipelines._store.release
+
+            async def late(*arguments: Any) -> None:
+                await asyncio.sleep(0.5)
+                await release(*arguments)
+
+            monkeypatch.setattr(pipelines._store, "release", late)
+            run = (await pipelines.start("bad", "S1")).run.id
+            await is_status(pipelines, run, RunStatus.FAILED)
+            assert (await pipelines.resume(run)).status.is_active
+            await is_status(pipelines, run, RunStatus.FAILED)
+            await pipelines.remove(run)
+
+    asyncio.run(scenario())

@@ -37,6 +37,8 @@ __all__ = ("LogPart", "Pipelines", "Started")
 _LOG_BYTES = 1_048_576
 _LETTERS = "abcdefghijkmnpqrstuvwxyz23456789"
 _LOOK_SECONDS = 1.0
+#: Seconds that who resumes or removes a run waits for its owner, who may have to tell its end.
+_LETTING_GO_SECONDS = 5.0
 
 
 class Started(msgspec.Struct, frozen=True):
@@ -193,7 +195,7 @@ class Pipelines:
 
         Raises NotFound, NotNow, QueueFull.
         """
-        found = (await self.record(run)).run
+        found = await self._let_go(run)
         self._keeper.arriving.add(run)
         try:
             is_queued = await self._store.resume(run, self._keeper.name, queue=self.limits.queue)
@@ -208,13 +210,22 @@ class Pipelines:
             self._keeper.arriving.discard(run)
         return await self.run(run)
 
+    async def _let_go(self, run: str) -> Run:
+        """Return a run; one that has just ended when its owner has told everything of it. Raises NotFound."""
+        end = time.monotonic() + _LETTING_GO_SECONDS
+        while True:
+            record = await self.record(run)
+            if record.run.status.is_active or not record.owner or time.monotonic() > end:
+                return record.run
+            await self._keeper.wait_changed(_LOOK_SECONDS)
+
     def _queue_full(self) -> QueueFull:
         self._count("queue")
         return QueueFull(f"{self.limits.queue} runs wait already (limit queue); try again later")
 
     async def remove(self, run: str) -> None:
         """Remove an ended run with all its files. Raises NotFound, NotNow."""
-        found = await self.run(run)
+        found = await self._let_go(run)
         if not await self._store.remove(run):
             raise NotNow(f"run {run} is {found.status.value}; cancel it first")
         self._keeper.notices.removed(run, found.user)

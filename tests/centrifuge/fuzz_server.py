@@ -48,6 +48,8 @@ _OPTIONS = {
     "cache": 'force_recovery = true\nforce_recovery_mode = "cache"',
     "small": "",
     "latest": 'slow = "latest"\nallowed_delta_types = ["fossil"]',
+    "newest": 'slow = "latest"\nallow_tags_filter = true',
+    "dropped": 'slow = "drop"\nallow_tags_filter = true',
 }
 _CONFIG = f"""
 [client]

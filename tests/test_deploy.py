@@ -128,6 +128,15 @@ def test_a_page_of_the_site_may_connect_and_another_may_not(proxied: Proxied) ->
     assert token not in logs
 
 
+def test_a_file_for_a_pipeline_may_be_large(proxied: Proxied) -> None:
+    _, token = proxied.server.sign_up()
+    url = f"https://127.0.0.1:{proxied.port}/api/pipelines/uploads"
+    headers = {"Authorization": f"Bearer {token}"}
+    sent = httpx.post(url, params={"name": "S1.fastq"}, content=bytes(3_000_000), headers=headers, verify=False)
+    assert sent.status_code == 201, sent.text
+    assert sent.json()["size"] == 3_000_000
+
+
 def test_messages_pass_both_ways(proxied: Proxied, monkeypatch: pytest.MonkeyPatch) -> None:
     _, token = proxied.server.sign_up()
     monkeypatch.setattr("tidewire.client.chat.connect", lambda url, **o: connect(url, **(o | proxied.options())))

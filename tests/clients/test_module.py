@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import gzip
 import json
 import re
@@ -15,6 +16,7 @@ from typing import Any
 import pytest
 
 from clients.serving import Cuttable, Service, connection_token, serving, subscription_token
+from interop.sdk import node_modules
 from requirements import require
 
 pytestmark = pytest.mark.xdist_group("clients")
@@ -28,6 +30,22 @@ def node() -> None:
     require(shutil.which("node"), "apt-get install nodejs")
 
 
+@functools.cache
+def _node_version() -> int:
+    told = subprocess.run(["node", "--version"], capture_output=True, text=True, check=True).stdout
+    return int(told.removeprefix("v").partition(".")[0])
+
+
+def _websocket_flags() -> list[str]:
+    """Node 20 has a WebSocket behind this flag, later ones have it anyway."""
+    return ["--experimental-websocket"] if 20 <= _node_version() < 22 else []
+
+
+def _websocket_package() -> str:
+    """Return where a WebSocket is for a Node that has none (Debian 12 has version 18)."""
+    return "" if _node_version() >= 20 else str(node_modules() / "node_modules" / "ws" / "wrapper.mjs")
+
+
 @pytest.fixture(scope="module")
 def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
     limits = {"ping_seconds": 1, "protocol_pong_seconds": 1}
@@ -39,8 +57,7 @@ class Script:
     """A running program that uses the module."""
 
     def __init__(self, url: str, body: str) -> None:
-        # Node 20 has a WebSocket behind this flag, later ones have it anyway
-        command = ["node", "--experimental-websocket", "--no-warnings", str(DRIVER), str(MODULE), url]
+        command = ["node", *_websocket_flags(), "--no-warnings", str(DRIVER), str(MODULE), url, _websocket_package()]
         self.process = subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
         )

@@ -11,11 +11,13 @@ SOURCE = Path(__file__).parent.parent / "src" / "tidewire"
 LAYERS = """
 errors | messages statistics memory | options control
 protocols.base | protocols.jsontext | protocols.plain protocols.json | protocols.chat | payload | broker presence access
-protocols.centrifuge protocols.centrifuge.codes protocols.centrifuge.override | protocols.centrifuge.messages | protocols.centrifuge.meta
+protocols.centrifuge protocols.centrifuge.codes protocols.centrifuge.override
+protocols.centrifuge.messages | protocols.centrifuge.meta
 protocols.centrifuge.schema | protocols.centrifuge.protobuf
 protocols.centrifuge.fossil protocols.centrifuge.filters | protocols.centrifuge.encoding
 batch history | links.base | subscription
-links.asgi links.stream links.handshake links.wheel | links.wire | links.reader | links.endpoint | links.uvicorn | links.http
+links.asgi links.stream links.handshake links.wheel
+links.wire | links.reader | links.endpoint | links.uvicorn | links.http
 connection | registry
 fanout maintenance | carrier membership recovery | subscribing
 node | inflight | acceptance survey | dispatch endpoint | served | centrifuge.

@@ -132,6 +132,15 @@ def test_a_mistake_is_one_line_that_says_what_to_do(tmp_path: Path, arguments: s
     assert "s3cret" not in ended.stderr
 
 
+def test_several_mistakes_of_a_file_have_a_line_each(tmp_path: Path) -> None:
+    (tmp_path / "tidewire.toml").write_text("prot = 1\n[engine]\ntype = 'redis'\n")
+    ended = tidewire(tmp_path, "serve")
+    assert ended.returncode == 2
+    first, *others = ended.stderr.splitlines()
+    assert first == "error: tidewire.toml: unknown settings"
+    assert [line.partition(":")[0] for line in others] == ["  prot", "  engine"], ended.stderr
+
+
 @pytest.mark.parametrize("arguments", ["publish news -", "user add ann --password-stdin"])
 @pytest.mark.parametrize("errors", ["strict", "surrogateescape"])
 def test_stdin_that_is_not_utf_8_is_one_line(tmp_path: Path, arguments: str, errors: str) -> None:

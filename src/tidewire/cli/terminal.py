@@ -36,8 +36,9 @@ def read_stdin(*, only_a_line: bool = False) -> str:
 
 
 def complain(message: str) -> int:
-    """Print an error in one line, and return the exit code of a user's mistake."""
-    err.print(f"[bold red]error:[/] {escape(harmless(' '.join(message.split())))}")
+    """Print an error, further lines of it indented, and return the exit code of a user's mistake."""
+    lines = (harmless(" ".join(line.split())) for line in message.splitlines() if line.strip())
+    err.print("[bold red]error:[/] " + escape("\n  ".join(lines)))
     return 2
 
 

@@ -10,7 +10,9 @@ _RULES = "decide in your own FastAPI application, with rules (docs/howto/channel
 _MAPS = "not supported, because map subscriptions and shared polls are not; use a channel with history"
 _ALWAYS = "not needed, because it is always on, at the path that the SDKs use; leave it out"
 _NONE = "not supported, because the server has no such endpoint; leave it out"
-_SHARED = 'not needed, because that is the store\'s own; set broker = "redis://…", "nats://…" or another URL'
+_SHARED = (
+    'not needed, because one URL says where messages are kept; set broker = "redis://…", "nats://…" or another URL'
+)
 
 #: The longest that a setting's name begins with counts.
 _HINTS = {

@@ -97,7 +97,7 @@ def test_a_user_from_beginning_to_end(tmp_path: Path) -> None:
         ("serve --workers 2 --broker memory://", "or --workers 1"),
         ("serve --broker nonsense", "broker 'nonsense'"),
         ("serve --port 0 --broker kafka://user:s3cret@host", "is not known"),
-        ("serve --port 0 --broker redis://[user:s3cret@host", "URL is none"),
+        ("serve --port 0 --broker redis://[user:s3cret@host", "URL cannot be read"),
         ("serve --limit rate", "has no value"),
         ("serve --limit rate=fast", "rate 'fast'"),
         ("serve --limit speed=1", "speed is not a setting"),

@@ -34,6 +34,7 @@ __all__ = ("Jitter", "Storm")
 
 PATH = "/connection/websocket"
 RETENTION = Retention(500, 3_600.0)
+_START_SECONDS = 30.0
 
 
 class Jitter(msgspec.Struct, frozen=True):
@@ -104,13 +105,14 @@ class Writer:
 
 
 async def _opened(crowd: Crowd) -> None:
-    """Open a crowd, as soon as the server takes clients."""
-    while True:
-        try:
-            await crowd.connect(crowd.members[0])
-            break
-        except OSError:
-            await asyncio.sleep(0.1)
+    """Open a crowd, as soon as the server takes clients; raises TimeoutError when it does not."""
+    async with asyncio.timeout(_START_SECONDS):
+        while True:
+            try:
+                await crowd.connect(crowd.members[0])
+                break
+            except OSError:
+                await asyncio.sleep(0.1)
     await crowd.open(crowd.members[1:])
 
 

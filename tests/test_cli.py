@@ -84,7 +84,8 @@ def test_a_user_from_beginning_to_end(tmp_path: Path) -> None:
     assert "\n" not in token
     assert done(tmp_path, "user", "remove", "ann") == "removed ann\n"
     assert done(tmp_path, "user", "list") == ""
-    assert not [file for file in tmp_path.iterdir() if GOOD in file.read_text(errors="replace")]
+    files = [path for path in tmp_path.rglob("*") if path.is_file()]
+    assert not [file for file in files if GOOD in file.read_text(errors="replace")]
 
 
 @pytest.mark.parametrize(

@@ -41,13 +41,24 @@ class Served:
 
     async def join(self, client: str, since: dict[str, list[Any]], history: int) -> None:
         """Connect a client, and follow channels: each from a position, or from now with some history."""
-        link = FakeLink()
-        connection = Connection(link, OFFSETS, user=client, address="", limits=self.node.limits)
-        self.clients[client] = connection, link
-        self.told[client] = 0
-        await self.node.attach(connection)
+        connection = await self._connected(client)
         for channel, position in since.items():
             await self._subscribe(connection, channel, Position(*position) if position else None, history)
+
+    async def _connected(self, client: str) -> Connection:
+        """Return a connection; while the store is away a client is refused, and comes again."""
+        while True:
+            link = FakeLink()
+            connection = Connection(link, OFFSETS, user=client, address="", limits=self.node.limits)
+            try:
+                await self.node.attach(connection)
+            except StoreUnavailable:
+                link.vanish()
+                await asyncio.sleep(0.05)
+            else:
+                self.clients[client] = connection, link
+                self.told[client] = 0
+                return connection
 
     async def _subscribe(self, connection: Connection, channel: str, since: Position | None, history: int) -> None:
         while True:

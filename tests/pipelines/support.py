@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import sys
 import time
 from collections.abc import AsyncIterator, Callable
@@ -18,6 +19,7 @@ from tidewire.pipelines.processes import descendants
 
 __all__ = (
     "at_work",
+    "below",
     "events",
     "exists",
     "finished",
@@ -35,10 +37,16 @@ def program(text: str, *arguments: str) -> tuple[str, ...]:
     return (sys.executable, "-I", "-S", "-c", text.replace("{", "{{").replace("}", "}}"), *arguments)
 
 
+#: What ran below this process before its pipelines were opened: servers of other tests.
+_others: set[int] = set()
+
+
 @asynccontextmanager
 async def opened(
     folder: Path, *definitions: Pipeline, inputs: Path | None = None, **limits: Any
 ) -> AsyncIterator[Pipelines]:
+    _others.clear()
+    _others.update(descendants(os.getpid()))
     async with (
         Hub("memory://") as hub,
         Pipelines(hub, folder / "runs", definitions, inputs=inputs, limits=PipelineLimits(**limits)) as pipelines,
@@ -61,14 +69,19 @@ async def events(pipelines: Pipelines, run: str) -> list[dict[str, Any]]:
     return [msgspec.json.decode(publication.data) for publication in page.publications]
 
 
+def below(pid: int) -> list[int]:
+    """Return the processes below one that its pipelines have started."""
+    return [found for found in descendants(pid) if found not in _others]
+
+
 def at_work(pid: int) -> list[int]:
     """Return the processes below one but a guard that waits for the next step."""
-    return [below for below in descendants(pid) if not _is_guard(below) or descendants(below)]
+    return [found for found in below(pid) if not _is_guard(found) or descendants(found)]
 
 
 def programs(pid: int) -> list[int]:
     """Return the processes below one that are no guards."""
-    return [below for below in descendants(pid) if not _is_guard(below)]
+    return [found for found in below(pid) if not _is_guard(found)]
 
 
 def parent(pid: int) -> int:

@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from pipelines.support import finished, opened, program, programs, until
+from pipelines.support import below, finished, opened, program, programs, until
 from tidewire import Hub
 from tidewire.pipelines import Pipeline, Pipelines, RunStatus, Step
 from tidewire.pipelines.guards import Guards
-from tidewire.pipelines.processes import descendants, identity, is_alive
+from tidewire.pipelines.processes import identity, is_alive
 
 linux = pytest.mark.skipif(sys.platform != "linux", reason="looks at /proc")
 
@@ -50,14 +50,14 @@ def test_one_guard_waits_for_the_next_step_and_ends_with_its_process(tmp_path: P
     async def scenario() -> None:
         async with opened(tmp_path) as pipelines:
             assert (await finished(pipelines, Step("one", ("true",)))).status is RunStatus.FINISHED
-            waiting = await until(lambda: descendants(os.getpid()), what="one waits")
+            waiting = await until(lambda: below(os.getpid()), what="one waits")
             name = identity(waiting[0])
             echo = program("import os; print('guarded by', os.getppid())")
             run = await finished(pipelines, Step("two", echo), sample="S2")
             assert f"guarded by {waiting[0]}" in (await pipelines.log(run.id)).data.decode()
             assert not is_alive(name)
-            await until(lambda: len(descendants(os.getpid())) == 1, what="another one waits")
-        assert not descendants(os.getpid())
+            await until(lambda: len(below(os.getpid())) == 1, what="another one waits")
+        assert not below(os.getpid())
 
     asyncio.run(scenario())
 
@@ -72,16 +72,16 @@ def test_guards_that_died_waiting_or_whose_taker_gave_up(tmp_path: Path) -> None
             taking.cancel()
             await asyncio.wait([taking])
         guards.prepare()
-        await until(lambda: len(descendants(os.getpid())) == 1, what="one has started")
-        os.kill(descendants(os.getpid())[0], 9)
-        await until(lambda: not descendants(os.getpid()), what="it is dead")
+        await until(lambda: len(below(os.getpid())) == 1, what="one has started")
+        os.kill(below(os.getpid())[0], 9)
+        await until(lambda: not below(os.getpid()), what="it is dead")
         guard = await guards.take()
         assert guard.returncode is None
         assert guard.stdin is not None
         guard.stdin.close()
         await guard.wait()
         await guards.aclose()
-        assert not descendants(os.getpid())
+        assert not below(os.getpid())
 
     asyncio.run(scenario())
 

@@ -138,7 +138,12 @@ class ChatSession:
         """Follow one more room."""
         since = None if command.since is None else claimed(command.since, command.epoch)
         await self._follow(command.room, since)
-        await self._join_events(command.room)
+        try:
+            await self._join_events(command.room)
+        except (CommandError, StoreUnavailable):  # a room is joined whole or not at all
+            self._rooms.discard(command.room)
+            await self._connection.unsubscribe(f"room:{command.room}")
+            raise
 
     async def leave(self, command: Leave) -> None:
         """Follow a room no longer."""

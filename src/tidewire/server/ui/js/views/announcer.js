@@ -1,4 +1,4 @@
-// What a screen reader says about new messages: the words of a few, the number of many.
+// What a screen reader says about new messages: the words of a few; of many the number, and the words of the last.
 
 import { count } from "../text.js";
 
@@ -19,7 +19,7 @@ export class Announcer {
   #speak() {
     this.#timer = 0;
     const texts = this.#waiting.splice(0);
-    const spoken = texts.length > SPOKEN ? [count(texts.length, "new message")] : texts;
+    const spoken = texts.length > SPOKEN ? [count(texts.length, "new message"), texts.at(-1)] : texts;
     this.#region.replaceChildren(...spoken.map((text) => Object.assign(document.createElement("p"), { textContent: text })));
   }
 }

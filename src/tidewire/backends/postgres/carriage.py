@@ -31,8 +31,6 @@ logger = logging.getLogger("tidewire")
 _LOOK_SECONDS, _LOOK_CHANNELS = 1.5, 2_000
 #: Channels and publications of one reading of news.
 _NEWS_CHANNELS, _NEWS_COUNT = 500, 256
-#: Seconds between two wake-ups of the other nodes: each is a transaction, and one may tell of many commits.
-_TELL_SECONDS = 0.005
 #: Seconds in which a close still delivers what is known to be new.
 _DRAIN_SECONDS = 1.0
 
@@ -153,7 +151,7 @@ class Carriage:
         self._has_tops.set()
 
     async def tell(self) -> None:
-        """Tell the others, for ever; what comes meanwhile is told together."""
+        """Tell the others, for ever; what comes while one wake-up is under way is told together by the next."""
         while True:
             await self._has_tops.wait()
             self._has_tops.clear()
@@ -164,7 +162,6 @@ class Carriage:
                 await self._on_listener(SQL["wake"], wakeups.encode(tops))
             except StoreUnavailable as error:  # the others look now and then
                 logger.info("the other nodes were not told of news: %s", error)
-            await asyncio.sleep(_TELL_SECONDS)
 
     def _notified(self, connection: Any, pid: int, channel: str, payload: str) -> None:
         if payload == wakeups.OUTBOX:

@@ -90,10 +90,25 @@ def parent(pid: int) -> int:
 
 
 def _is_guard(pid: int) -> bool:
+    return b"tidewire.pipelines.guard" in _command_line(pid)
+
+
+def _command_line(pid: int) -> bytes:
+    """Return a process's command line, empty for one that has ended; one being started has none yet."""
+    end = time.monotonic() + 10.0
     try:
-        return b"tidewire.pipelines.guard" in Path(f"/proc/{pid}/cmdline").read_bytes()
+        while not (line := Path(f"/proc/{pid}/cmdline").read_bytes()):
+            if _state(pid) in b"ZX":
+                return b""
+            assert time.monotonic() < end, f"process {pid} has no command line"
+            time.sleep(0.001)
     except OSError:
-        return False
+        return b""
+    return line
+
+
+def _state(pid: int) -> bytes:
+    return Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()[0]
 
 
 def exists(pid: int) -> bool:

@@ -206,6 +206,7 @@ def test_settings_survive_the_way_to_a_worker() -> None:
         ("[engine]\ntype = 'redis'", 'set broker = "redis://'),
         ("[[proxies]]\nname = 'x'", "rules"),
         ("[[channel.namespaces]]\nname = 'aa'\nsubscription_type = 'map'", "not supported, because map subscriptions"),
+        ("client.map_pagination_min_limit = 1", "not supported, because map subscriptions"),
         ("[channel.without_namespace]\nsubscribe_proxy_name = 'x'", "rules"),
         ("[channel]\nmax_length = 5", "write limits.channel_name"),
         ("[channel.without_namespace]\nhistory_siz = 5", "did you mean channel.without_namespace.history_size?"),

@@ -49,6 +49,7 @@ _HINTS = {
     "client.expired_sub_close_delay": "write limits.expiry_grace_seconds",
     "client.history_max_publication_limit": "write limits.history_messages",
     "client.insecure_skip_token_signature_verify": "not supported, because then anybody is anybody",
+    "client.map_": _MAPS,
     "client.ping_interval": "write limits.ping_seconds",
     "client.pong_timeout": "write limits.protocol_pong_seconds",
     "client.presence_update_interval": "not needed, because members hold leases",

@@ -53,6 +53,8 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     connections_per_address: int = 256
     #: Bytes of resident memory of one process, at which newcomers are refused; 0: however many.
     memory_bytes: int = 0
+    #: Steps of newcomers that one turn of the loop begins: first requests, first messages, reads of what was missed.
+    arrivals: int = 4
     #: Inbound messages per second of one connection, and how many may come at once.
     rate: float = 100.0
     burst: int = 200

@@ -11,6 +11,7 @@ import msgspec
 from tidewire.broker import Broker
 from tidewire.errors import StoreUnavailable
 from tidewire.history import read_shown
+from tidewire.links.admission import Admission
 from tidewire.links.base import limits_reached
 from tidewire.messages import HistoryPage, Position, Publication, Retention
 from tidewire.options import Limits
@@ -138,6 +139,7 @@ class Recoveries:
         retention = channel.options.retention
         if since is not None:
             page = await self._reader.since(channel.name, since, retention)
+            await self._admitted()  # one read may serve thousands, and each of them is much work
             recovery = _shown(merge(since, page, _buffered(channel, subscription)))
             if _is_behind(recovery, channel):  # it is read again
                 return recovery, recovery.complete
@@ -149,6 +151,7 @@ class Recoveries:
                 else:
                     limits_reached["reply_bytes"] += 1
         page = await read_shown(self._broker, channel.name, limit=max(history, 0), reverse=True, retention=retention)
+        await self._admitted()
         newest = HistoryPage(page.publications[::-1], page.top, complete=True)
         recovery = _shown(merge(None, newest, _buffered(channel, subscription)))
         # what came meanwhile makes the oldest ones more than was asked for
@@ -157,6 +160,9 @@ class Recoveries:
             kept = recovery.publications[len(recovery.publications) - wanted :]
             recovery = msgspec.structs.replace(recovery, publications=kept)
         return recovery, None if since is None else False
+
+    async def _admitted(self) -> None:
+        await Admission.of(asyncio.get_running_loop()).turn(self._limits.arrivals)
 
     def _fitting(self, recovery: Recovery) -> int:
         """Return how many of the newest publications one reply may hold."""

@@ -20,6 +20,7 @@ from httptools import HttpParserUpgrade
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from tidewire.errors import ConfigurationError
+from tidewire.links.admission import Admission
 from tidewire.links.uvicorn import WebSocketProtocol
 from tidewire.links.wire import limits_reached
 from tidewire.options import Limits
@@ -70,6 +71,8 @@ class HttpProtocol(HttpToolsProtocol):
         self._body_began = 0.0
         #: What is being parsed.
         self._chunk = b""
+        #: What came before this connection was admitted.
+        self._first: bytes | None = b""
         self._stream: _Stream | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
@@ -88,6 +91,22 @@ class HttpProtocol(HttpToolsProtocol):
             self._stream.on_shutdown()
 
     def data_received(self, data: bytes) -> None:
+        if self._first is None:
+            self._read(data)
+        elif self._first:
+            self._first += data
+            self.flow.pause_reading()
+        else:
+            self._first = data
+            Admission.of(self.loop).begin(self._admitted, self.limits.arrivals)
+
+    def _admitted(self) -> None:
+        data, self._first = self._first, None
+        if data and not self.transport.is_closing():
+            self.flow.resume_reading()
+            self._read(data)
+
+    def _read(self, data: bytes) -> None:
         if self._state is _State.IDLE:
             self._begin()
         was_in_headers = self._state is _State.HEADERS
@@ -193,8 +212,8 @@ class HttpProtocol(HttpToolsProtocol):
 
     def _expire(self) -> None:
         self._deadline = None
-        if self.flow.read_paused:
-            # A pipelined request that we do not read while the one before it is answered.
+        if self.flow.read_paused or self._first:
+            # It waits to be admitted, or is a pipelined request that we do not read while another is answered.
             self._deadline = self.loop.call_later(self.limits.header_seconds, self._expire)
         else:
             self._refuse(HTTPStatus.REQUEST_TIMEOUT, "header_seconds")

@@ -86,10 +86,11 @@ def workers(name: str, url: str) -> Iterator[Row]:
 
 
 def storm(name: str, url: str) -> Iterator[Row]:
-    """2,000 clients return at once."""
-    found = run("recovery", Storm, "storm", url)
+    """2,000 clients return at once, three times; the middle one counts."""
+    storms = [run("recovery", Storm, "storm", url) for _ in range(3)]
+    found = sorted(storms, key=lambda storm: storm.storm_p99 / storm.calm_p99)[1]
     figure = f"{found.recovered:,} of {found.clients:,} exact in {found.seconds:.1f} s"
-    yield Row("2,000 return at once", name, figure, "", "all, exact", found.exact)
+    yield Row("2,000 return at once", name, figure, "", "all, exact", all(storm.exact for storm in storms))
     figure, against = f"{found.storm_p99:.1f} ms p99", f"before: {found.calm_p99:.1f} ms"
     yield Row("those who never left", name, figure, against, "≤ 2 ×", found.storm_p99 <= 2 * found.calm_p99)
 

@@ -38,7 +38,7 @@ MISCONFIGURED, CANNOT_START = 2, 3
 _CLOSING_SECONDS, _ENDING_SECONDS = 3, 4.5
 #: Connections live long, so old objects are looked through hardly ever: with thousands of connections that takes longer
 #: than a turn of the loop may. Young ones are looked through in steps of a few milliseconds.
-_GC_THRESHOLDS = (1_000, 5, 1_000)
+_GC_THRESHOLDS = (700, 2, 3_500)
 
 Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import logging
 import time
 import traceback
@@ -23,29 +24,61 @@ _PACE = 0.1
 
 
 class _Log:
-    """Lines of a function, written into its log by a thread, ten times a second."""
+    """Lines of a function, written into its log ten times a second; one task has the log, and closes it."""
 
     def __init__(self, log: BoundedLog, listener: Listener) -> None:
-        self._log = log
+        self.log = log
         self._listener = listener
         self._lines: list[str] = []
+        self._is_over = asyncio.Event()
+        #: What the function's time is bounded by, while it runs.
+        self.limit: asyncio.Timeout | None = None
+        #: Why the log cannot be written.
+        self.problem = ""
+        self._writing = asyncio.create_task(self._write_all())
 
     def add(self, text: str) -> None:
-        self._lines.append(text)
+        if not self.problem:
+            self._lines.append(text)
 
-    async def write(self) -> None:
+    async def aclose(self) -> None:
+        """Write what is left, and close the log."""
+        self._is_over.set()
+        await asyncio.wait([self._writing])
+
+    async def _write_all(self) -> None:
+        try:
+            while not self._is_over.is_set():
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(_PACE):
+                        await self._is_over.wait()
+                await self._write()
+            await self._write()  # what came during the last one
+        except OSError as error:
+            self._fail(error)
+        finally:
+            try:
+                self.log.close()
+            except OSError as error:
+                self._fail(error)
+
+    async def _write(self) -> None:
         lines, self._lines = self._lines, []
         if lines:
             data = ("\n".join(lines) + "\n").encode(errors="replace")
-            await asyncio.to_thread(self._log.write, data, time.monotonic())
-            news = self._log.news()
+            await asyncio.to_thread(self.log.write, data, time.monotonic())
+            news = self.log.news()
             if news is not None:
                 self._listener.log(*news)
 
-    async def write_for_ever(self) -> None:
-        while True:
-            await asyncio.sleep(_PACE)
-            await self.write()
+    def _fail(self, error: OSError) -> None:
+        """End the function: its log cannot be written any more."""
+        self.problem = f"its log cannot be written ({error.strerror})"
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            self.problem = "the disk of the runs is full; free some space, then resume the run"
+        self._lines.clear()
+        if self.limit is not None and not self.limit.expired():
+            self.limit.reschedule(asyncio.get_running_loop().time())
 
 
 async def run_function(
@@ -67,23 +100,24 @@ async def run_function(
         loop.call_soon_threadsafe(listener.progress, fraction, message)
 
     job = Job(facts, say, lines.add)
-    bounded.note(f"attempt {facts.attempt}")
-    writing = asyncio.create_task(lines.write_for_ever())
     try:
+        bounded.note(f"attempt {facts.attempt}")
         ended = await _call(function, job, timeout, lines)
     finally:
-        writing.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await writing
-        await lines.write()
-        bounded.close()
+        await lines.aclose()
+    if lines.problem:
+        ended = Ended(1, "disk", lines.problem)
     return Ended(ended.exit, ended.reason, ended.error, tuple(bounded.last_lines()), bounded.left_out)
 
 
 async def _call(function: Callable[[Job], Awaitable[object]], job: Job, timeout: float | None, lines: _Log) -> Ended:
     try:
         async with asyncio.timeout(timeout) as limit:
-            await function(job)
+            lines.limit = limit
+            try:
+                await function(job)
+            finally:
+                lines.limit = None
     except StepFailed as error:
         return Ended(1, error=str(error))
     except Exception as error:

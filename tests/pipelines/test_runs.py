@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -102,6 +103,41 @@ def test_the_same_again_joins(tmp_path: Path) -> None:
             go(tmp_path, run.id)
             await second.wait(run.id)
             assert not (await second.start("waiting", "S1", inputs={"reads": reads}, new=True)).joined
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.parametrize("folder", ["reads", "unmapped"])
+def test_a_file_that_has_changed_is_other_work(tmp_path: Path, folder: str) -> None:
+    reads = tmp_path / folder / "a.fastq"
+    reads.parent.mkdir()
+    reads.write_text("@1")
+    definition = Pipeline("waiting", (Step("wait", WAIT, grace=0.5),), inputs=(Input("reads"),))
+
+    async def scenario() -> None:
+        async with two(tmp_path, definition, concurrency=9) as (first, second):
+            run = (await first.start("waiting", "S1", inputs={"reads": reads})).run
+            reads.write_text("@2")
+            os.utime(reads, (1e9, 1e9))
+            again = await second.start("waiting", "S1", inputs={"reads": reads})
+            assert not again.joined
+            for one in (run, again.run):
+                await first.cancel(one.id)
+                await first.wait(one.id)
+
+    asyncio.run(scenario())
+
+
+def test_a_run_whose_folder_cannot_be_made_is_told_of_and_cancelled(tmp_path: Path) -> None:
+    definition = Pipeline("waiting", (Step("wait", WAIT, grace=0.5),))
+
+    async def scenario() -> None:
+        async with two(tmp_path, definition) as (first, _):
+            (tmp_path / "runs" / "runs").write_text("in the way")
+            with pytest.raises(NotNow, match="the run cannot be kept"):
+                await first.start("waiting", "S1")
+            (run,) = await first.runs()
+            assert (await first.wait(run.id)).status is RunStatus.CANCELLED
 
     asyncio.run(scenario())
 

@@ -131,7 +131,8 @@ class Pipelines:
     ) -> Started:
         """Queue a run, or join the one of the same pipeline, sample, inputs and user that is queued or running.
 
-        Raises NotFound, BadStart for a name or an input, NotNow for a program that is missing, QueueFull.
+        Raises NotFound, BadStart for a name or an input, NotNow for a program that is missing or a disk that is full,
+        QueueFull.
         """
         pipeline = self.definition(name)
         check_sample(sample)
@@ -145,6 +146,8 @@ class Pipelines:
             added = await self._add(run, pipeline, paths, new=new)
         except FileNotFoundError:
             raise NotNow("another run has just taken a file of this one; send it again") from None
+        except OSError as error:
+            raise NotNow(f"the run cannot be kept ({error.strerror}); free some space, or try again later") from None
         return Started(added, joined=added.id != run.id)
 
     async def _add(self, run: Run, pipeline: Pipeline, paths: Mapping[str, Path], *, new: bool) -> Run:
@@ -155,7 +158,7 @@ class Pipelines:
             if self.uploads.holds(path):
                 taken.setdefault(path, folder.inputs / key / path.name)
         facts = NewRun(
-            fingerprint=_fingerprint(run, paths),
+            fingerprint=_fingerprint(run, paths, self.uploads),
             key=secrets.token_urlsafe(18),
             definition=_encoded(pipeline),
             paths={key: str(taken.get(path, path)) for key, path in paths.items()},
@@ -173,10 +176,10 @@ class Pipelines:
         return added
 
     async def _take(self, run: Run, folder: RunFolder, files: Mapping[Path, Path]) -> None:
-        """Give a new run its files; one whose upload another has taken is cancelled. Raises FileNotFoundError."""
+        """Give a new run its files; where these cannot be had, it is cancelled. Raises OSError."""
         try:
             await asyncio.to_thread(_move, folder, files)
-        except FileNotFoundError:
+        except OSError:  # another run has taken its upload, or the disk takes no more
             await self._store.cancel(run.id)
             raise
         finally:
@@ -349,13 +352,13 @@ def _waiting(step: Step, expected: float | None) -> StepState:
     return StepState(step.name, title, step.weight, needs, step.retries + 1, expected=expected)
 
 
-def _fingerprint(run: Run, paths: Mapping[str, Path]) -> str:
+def _fingerprint(run: Run, paths: Mapping[str, Path], uploads: Uploads) -> str:
     """Return what two runs share that are the same work; a file is known by its place, size and time of change."""
     files = []
     for key, path in sorted(paths.items()):
         stat = path.stat()
         # an upload's folder is named by its content
-        files.append((key, str(path), stat.st_size, stat.st_mtime_ns if not path.parent.name.startswith("u") else 0))
+        files.append((key, str(path), stat.st_size, 0 if uploads.holds(path) else stat.st_mtime_ns))
     return hashlib.sha256(msgspec.json.encode((run.pipeline, run.sample, run.user, files))).hexdigest()
 
 

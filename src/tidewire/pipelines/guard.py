@@ -25,8 +25,9 @@ from tidewire.pipelines.progress import Rule, rule_from
 __all__ = ("main",)
 
 _READ = _PIPE_SIZE = 1_048_576
-#: Seconds in which small pieces of output become a large one: waking for each costs a program more than its work.
-_GATHER_SECONDS = 0.003
+#: Seconds in which small pieces of output become a large one: waking for each costs a program more than its work. Who
+#: writes fast fills its pipe in two milliseconds, and would then wait for us.
+_GATHER_SECONDS, _GATHER_MUCH_SECONDS, _MUCH = 0.003, 0.001, 16_384
 _F_SETPIPE_SZ = 1_031
 _PR_SET_PDEATHSIG, _PR_SET_CHILD_SUBREAPER = 1, 36
 #: Seconds between two reports, and between two looks at how far the program has read.
@@ -156,8 +157,8 @@ class _Guard:
 
     def _handle(self, descriptor: int) -> None:
         if descriptor == self._program.output:
-            if 0 < self._pump() < _READ:
-                time.sleep(_GATHER_SECONDS)
+            if 0 < (size := self._pump()) < _READ:
+                time.sleep(_GATHER_SECONDS if size < _MUCH else _GATHER_MUCH_SECONDS)
         elif descriptor == self._program.said:
             self._listen()
         elif descriptor == self._wake:
@@ -335,3 +336,4 @@ def main() -> None:
         ended = {"exit": None, "reason": "start", "error": f"it cannot be started ({problem}){full}"}
     with contextlib.suppress(BrokenPipeError):
         _write({"ended": ended})
+    os._exit(0)  # who waits for the end has no use for an interpreter that tidies up

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, NamedTuple, TypeVar
 
@@ -27,10 +28,12 @@ from tidewire.http_api.publishing import Publishing, payload
 from tidewire.messages import Position
 from tidewire.node import Node
 from tidewire.options import ChannelOptions
-from tidewire.protocols.centrifuge.codes import FORCE_DISCONNECT, error_of
+from tidewire.protocols.centrifuge.codes import FORCE_DISCONNECT, INTERNAL, error_of
 from tidewire.protocols.centrifuge.override import Override
 
-__all__ = ("METHODS", "Calls", "Extension", "Method", "encode", "failure")
+__all__ = ("FAULT", "METHODS", "Calls", "Extension", "Method", "encode", "failure")
+
+logger = logging.getLogger("tidewire")
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -57,6 +60,8 @@ def failure(error: TidewireError) -> m.ApiError:
     return m.ApiError(code=told.code, message=_MESSAGES.get(told.code, told.message), detail=str(error))
 
 
+#: How a fault of ours, or of an extension, is told: the log has the rest.
+FAULT = m.ApiError(code=INTERNAL.code, message=INTERNAL.message)
 #: Where the API has other words than the protocol of clients.
 _MESSAGES = {104: "not found"}
 
@@ -208,6 +213,9 @@ class Calls:
             return {method: await self.call(method, bytes(command.get(method, b"")))}
         except (CommandError, PublishError, StoreUnavailable) as error:
             return {"error": failure(error)}
+        except Exception:  # what other commands have done is told all the same
+            logger.exception("the command %s in a batch of the HTTP API failed", method)
+            return {"error": FAULT}
 
 
 async def _each(work: Callable[[T], Awaitable[R]], items: Sequence[T]) -> list[R]:

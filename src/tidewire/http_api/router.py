@@ -14,8 +14,7 @@ from fastapi.security import APIKeyHeader
 from tidewire.acceptance import may_connect
 from tidewire.errors import ConfigurationError, StoreUnavailable, TidewireError
 from tidewire.http_api import models as m
-from tidewire.http_api.calls import METHODS, Calls, encode, failure
-from tidewire.protocols.centrifuge.codes import INTERNAL
+from tidewire.http_api.calls import FAULT, METHODS, Calls, encode, failure
 
 __all__ = ("api_router",)
 
@@ -123,7 +122,7 @@ class _Endpoint:
             return self._failed(failure(error), request)
         except Exception:
             logger.exception("the call %s of the HTTP API failed", name)
-            return self._failed(m.ApiError(code=INTERNAL.code, message=INTERNAL.message), request)
+            return self._failed(FAULT, request)
         return _json(result if name == "batch" else {"result": result})
 
     def _failed(self, error: m.ApiError, request: Request) -> Response:

@@ -10,7 +10,7 @@ from typing import Any
 import msgspec
 from fastapi import APIRouter, Depends
 from starlette.exceptions import HTTPException
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import FileResponse, Response
 from starlette.websockets import WebSocket
 
@@ -212,6 +212,8 @@ class ClientEndpoints:
             return await read_body(request, self._node())
         except TooLarge as error:
             raise self._refusal(request, 413, str(error)) from None
+        except ClientDisconnect:  # nobody reads this, and it is no fault of the application that the log would show
+            raise self._refusal(request, 400, "the client has gone before its request was complete") from None
 
     async def _asked(self, request: Request) -> bytes:
         """Return what an event stream's client asks for: a browser's EventSource sends no body."""

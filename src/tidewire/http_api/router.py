@@ -10,6 +10,7 @@ from typing import Any
 import msgspec
 from fastapi import APIRouter, Request, Response, Security
 from fastapi.security import APIKeyHeader
+from starlette.requests import ClientDisconnect
 
 from tidewire.acceptance import may_connect
 from tidewire.errors import ConfigurationError, StoreUnavailable, TidewireError
@@ -86,6 +87,8 @@ class _Endpoint:
                 msgspec.json.decode(body.decode() or "{}", type=dict[str, msgspec.Raw])
             except _TooBig:
                 return Response(status_code=413)
+            except ClientDisconnect:
+                return Response(status_code=400)  # nobody reads it
             except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
                 return Response("the body is no JSON object", status_code=400, media_type="text/plain")
             return await self._answer(name, body, request)

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import msgspec
 from fastapi import APIRouter, HTTPException, Query, Request, Response
 from fastapi.responses import FileResponse
-from starlette.requests import HTTPConnection
+from starlette.requests import ClientDisconnect, HTTPConnection
 from starlette.websockets import WebSocket
 
 from tidewire.errors import StoreUnavailable
@@ -91,6 +91,8 @@ class refusing:
     def __exit__(self, exc_type: object, exc: BaseException | None, traceback: object) -> None:
         if isinstance(exc, PipelineError):
             raise HTTPException(exc.status, str(exc), headers=_HEADERS) from None
+        if isinstance(exc, ClientDisconnect):  # nobody reads this; an upload that is broken off is no fault of ours
+            raise HTTPException(400, "the client has gone before its request was complete") from None
         if isinstance(exc, StoreUnavailable):
             raise HTTPException(503, "the runs cannot be read now; try again", headers={"Retry-After": "5"}) from None
 

@@ -196,6 +196,8 @@ def test_what_an_operator_empties_is_noticed(tmp_path: Path, command: str) -> No
             assert ask(server.port, *command.split()) == b"+OK\r\n"
             await ledger.succeeds(10)
             assert ledger.were_sure
+            assert ledger.failures
+            assert all("was emptied, or has lost its scripts" in str(error) for error, _ in ledger.failures)
             await received(client, ledger)
             check(client, ledger, told=command == "FLUSHALL")
 

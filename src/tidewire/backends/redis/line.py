@@ -25,7 +25,7 @@ from tidewire.backends.redis.wire import Command, Reply, Wire
 from tidewire.broker import store_limits_reached
 from tidewire.errors import StoreUnavailable, TidewireError
 
-__all__ = ("Asked", "Line", "LineDown", "RequestLine")
+__all__ = ("Asked", "Line", "LineDown", "RequestLine", "meaning")
 
 logger = logging.getLogger("tidewire")
 
@@ -40,6 +40,13 @@ ASKED_COUNT = 10_000
 _FATAL = (NoScriptError, ReadOnlyError, MovedError, AskError, MasterDownError)
 
 Dial = Callable[[], Awaitable[Connection]]
+
+
+def meaning(error: Reply) -> str:
+    """Return what a server does that answers with an error, in words that go on after its name."""
+    if isinstance(error, NoScriptError) or "TIDEWIRE" in str(error):
+        return "was emptied, or has lost its scripts (FLUSHALL, SCRIPT FLUSH); it is prepared again, try again"
+    return f"answers {str(error)!r}"
 
 
 class LineDown(StoreUnavailable):
@@ -215,7 +222,7 @@ class RequestLine(Line):
         """Return the reply to one command; raises StoreUnavailable, also for an error."""
         reply = (await self.ask(command, before=before))[0]
         if isinstance(reply, ResponseError):
-            raise StoreUnavailable(f"{self._shown} answers {str(reply)!r}")
+            raise StoreUnavailable(f"{self._shown} {meaning(reply)}")
         return reply
 
     async def ask_first(self, *commands: Command) -> list[Reply]:
@@ -254,7 +261,7 @@ class RequestLine(Line):
     def judge(self, error: ResponseError) -> None:
         """Give the connection up after an error that will not pass."""
         if isinstance(error, _FATAL) or "TIDEWIRE" in str(error):
-            self.renew(f"it answers {str(error)!r}")
+            self.renew(f"it {meaning(error)}")
 
     def _take(self, reply: Reply) -> None:
         if isinstance(reply, ResponseError):

@@ -12,7 +12,7 @@ from redis.exceptions import ResponseError
 from tidewire.backends.redis.body import pack
 from tidewire.backends.redis.guard import SCRIPTS, GuardedLine
 from tidewire.backends.redis.keys import Keys
-from tidewire.backends.redis.line import LineDown
+from tidewire.backends.redis.line import LineDown, meaning
 from tidewire.backends.redis.opening import new_epoch
 from tidewire.backends.redis.wire import Command, Reply
 from tidewire.backends.waiting import check_room, settle
@@ -199,7 +199,7 @@ class Writer:
 
     def _settle_group(self, writes: Sequence[Write], reply: Reply, doubt: PublishError | None) -> None:
         if not isinstance(reply, list):
-            error = f"{self._shown} answers {str(reply)!r}"
+            error = f"{self._shown} {meaning(reply)}"
             is_sure = isinstance(reply, ResponseError) and not str(reply).startswith("UNSURE")
             return self._fail(writes, NotPublished(f"not published: {error}") if is_sure else _unconfirmed(error))
         if doubt is not None:

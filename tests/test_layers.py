@@ -9,7 +9,7 @@ from pathlib import Path
 SOURCE = Path(__file__).parent.parent / "src" / "tidewire"
 #: From below to above; modules between two bars do not import each other. `x.` is a whole package.
 LAYERS = """
-errors | messages statistics memory | options control
+errors | messages statistics memory seldom | options control
 protocols.base | protocols.jsontext | protocols.plain protocols.json | protocols.chat | payload | broker presence access
 protocols.centrifuge protocols.centrifuge.codes protocols.centrifuge.override
 protocols.centrifuge.messages | protocols.centrifuge.meta

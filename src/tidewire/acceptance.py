@@ -29,10 +29,13 @@ from tidewire.links.asgi import CLOSE_SECONDS, AsgiLink
 from tidewire.links.base import Link
 from tidewire.node import Node
 from tidewire.protocols.base import Protocol
+from tidewire.seldom import Seldom
 
 __all__ = ("accept", "discard", "may_connect")
 
 logger = logging.getLogger("tidewire")
+#: Any page may ask as often as it likes.
+_refused = Seldom()
 
 #: Seconds for a close to be sent when the server has cancelled the application.
 _CANCELLED_SECONDS = 1.0
@@ -139,7 +142,11 @@ def may_connect(connection: HTTPConnection, origins: frozenset[str]) -> bool:
     if not told or "*" in origins or (len(told) == 1 and _is_allowed(told[0], host, origins)):
         return True
     shown = ", ".join(told)[:200]
-    logger.warning("origin %r may not connect; add it with Hub(origins=[…]) or the setting `allowed_origins`", shown)
+    more = _refused.due(shown)
+    if more is not None:
+        logger.warning(
+            "origin %r may not connect; add it with Hub(origins=[…]) or the setting `allowed_origins`%s", shown, more
+        )
     return False
 
 

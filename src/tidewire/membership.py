@@ -14,6 +14,7 @@ from tidewire.maintenance import Maintenance
 from tidewire.messages import Farewell, Format, Member, Position
 from tidewire.presence import Presence
 from tidewire.registry import Registry
+from tidewire.seldom import Seldom
 from tidewire.subscription import Stay, Subscriber, Subscription
 
 __all__ = ("Membership",)
@@ -48,6 +49,7 @@ class Membership:
         self._leaving: dict[tuple[str, str], asyncio.Task[None]] = {}
         self._later: deque[tuple[float, Stay]] = deque()
         self._must_rejoin = False
+        self._unlisted = Seldom()
         #: What this node itself is a member of (the channel of the nodes).
         self._own: dict[str, Member] = {}
 
@@ -92,7 +94,9 @@ class Membership:
             try:
                 return (await asyncio.shield(stay.joining)).first
             except StoreUnavailable:
-                logger.warning("presence is away: a member of %r is not listed until it is back", channel)
+                more = self._unlisted.due()
+                if more is not None:
+                    logger.warning("presence is away: a member of %r is not listed until it is back%s", channel, more)
         self._must_rejoin = True
         return False
 

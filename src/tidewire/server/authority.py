@@ -19,12 +19,15 @@ from tidewire.errors import (
 )
 from tidewire.options import ChannelOptions
 from tidewire.protocols.centrifuge.codes import BAD_COMMAND, INVALID_TOKEN, NOT_PERMITTED
+from tidewire.seldom import Seldom
 from tidewire.server.client_tokens import BadToken, ClientTokens, ConnectionClaims, TokenTable, raw_bytes
 from tidewire.server.namespaces import Namespaces, bare_name, is_private, limited_to
 
 __all__ = ("AccountTokens", "ClientTable", "NamespaceAuthority")
 
 logger = logging.getLogger("tidewire")
+#: Anybody can bring tokens as often as they like.
+_refused = Seldom()
 
 
 class SubscriptionTokenTable(TokenTable):
@@ -155,7 +158,9 @@ class NamespaceAuthority(Authority):
         return msgspec.structs.replace(identity, subscriptions=grants)
 
     def _invalid(self, why: str) -> Rejected:
-        logger.info("a token was refused: %s", why)
+        more = _refused.due(why)
+        if more is not None:
+            logger.info("a token was refused: %s%s", why, more)
         return Rejected(INVALID_TOKEN)
 
     # Channels.

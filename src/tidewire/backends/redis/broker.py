@@ -90,7 +90,7 @@ class RedisBroker(Broker):
             async with asyncio.timeout(self._patience):
                 for seat in seats.all:
                     await seat.writer.wait_idle()
-                await self._carriage.wait_delivered()
+                await self._carriage.wait_delivered([seat.publishing for seat in seats.all])
         except (TimeoutError, StoreUnavailable):
             logger.warning("%s did not answer before the end; closing without it", self._address.shown)
         finally:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import secrets
 from collections import deque
 from collections.abc import Callable, Sequence
 from itertools import groupby
@@ -14,7 +15,7 @@ from redis.exceptions import ResponseError
 from tidewire.backends.outage import Outage
 from tidewire.backends.redis.body import unpack_carried
 from tidewire.backends.redis.keys import Keys
-from tidewire.backends.redis.line import Dial, Line
+from tidewire.backends.redis.line import Dial, Line, RequestLine
 from tidewire.backends.redis.wire import Command, Reply, Wire
 from tidewire.broker import Deliver
 from tidewire.errors import StoreUnavailable
@@ -48,6 +49,8 @@ class Carriage(Line):
         self._on_opened = opened
         #: Names of pub/sub → the channels that are carried.
         self._carried: dict[bytes, str] = {}
+        #: Names of pub/sub → the words that have come there.
+        self._words: dict[bytes, asyncio.Semaphore] = {}
         self._asking: dict[bytes, deque[asyncio.Future[None]]] = {}
         self._pongs: deque[tuple[float, asyncio.Future[None]]] = deque()
         self._orders: list[tuple[str, bytes]] = []
@@ -81,10 +84,25 @@ class Carriage(Line):
         if self._carried.pop(name, None) is not None and self.is_open:
             self._order("UNSUBSCRIBE", name)
 
-    async def wait_delivered(self) -> None:
-        """Return when all has been delivered that the server sent so far."""
-        if self.is_open:
-            await self._ping()
+    async def wait_delivered(self, lines: Sequence[RequestLine]) -> None:
+        """Return when all has been delivered that these connections have published; raises StoreUnavailable.
+
+        Servers of a cluster pass on what each of them took in its order: a word of each comes behind that.
+        """
+        if not self.is_open:
+            return
+        channel = f"$delivered:{secrets.token_hex(8)}"
+        name = self._keys.carried(channel).encode()
+        self._words[name] = words = asyncio.Semaphore(0)
+        try:
+            await self.subscribe(channel)
+            for line in lines:
+                await line.run(["PUBLISH", name, b""])
+            for _ in lines:
+                await words.acquire()
+        finally:
+            del self._words[name]
+            self.unsubscribe(channel)
 
     def _order(self, verb: str, name: bytes) -> None:
         self._orders.append((verb, name))
@@ -169,6 +187,10 @@ class Carriage(Line):
             future.set_result(None)
 
     def _arrive(self, name: bytes, payload: bytes) -> None:
+        words = self._words.get(name)
+        if words is not None:
+            words.release()
+            return
         channel = self._carried.get(name)
         if channel is None:
             self._order("UNSUBSCRIBE", name)  # it was given up while the connection was made again

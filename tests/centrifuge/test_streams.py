@@ -341,6 +341,20 @@ def test_a_shutdown_is_told_and_does_not_wait_for_streams(tmp_path: Path) -> Non
         assert "Error" not in service.server.log(), service.server.log()
 
 
+def test_a_shutdown_is_told_before_a_request_that_waits_behind_a_stream(tmp_path: Path) -> None:
+    with (
+        serving(tmp_path, limits={"drain_seconds": 1}) as service,
+        streamed(service, "/connection/http_stream", batch(CONNECT)) as stream,
+    ):
+        assert stream.read()["connect"]
+        assert stream.http.sock is not None
+        for _ in range(3):
+            stream.http.sock.sendall(b"GET /healthz HTTP/1.1\r\nHost: test\r\n\r\n")
+            time.sleep(0.1)
+        service.server.stop()
+        assert stream.read() == {"push": {"disconnect": {"code": 3001, "reason": "shutdown"}}}
+
+
 # Those that only listen.
 
 

@@ -73,7 +73,8 @@ class HttpProtocol(HttpToolsProtocol):
         self._chunk = b""
         #: What came before this connection was admitted.
         self._first: bytes | None = b""
-        self._stream: _Stream | None = None
+        #: Of the request that is answered, and of those behind it.
+        self._streams: tuple[_Stream, ...] = ()
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
@@ -81,14 +82,15 @@ class HttpProtocol(HttpToolsProtocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._enter(_State.IDLE)
-        self._stream = None
+        self._streams = ()
         super().connection_lost(exc)
 
     def shutdown(self) -> None:
         """Drain: an endless response is told to end."""
         super().shutdown()
-        if self._stream is not None and self._stream.on_shutdown is not None:
-            self._stream.on_shutdown()
+        for stream in self._streams:
+            if stream.on_shutdown is not None:
+                stream.on_shutdown()
 
     def data_received(self, data: bytes) -> None:
         if self._first is None:
@@ -141,8 +143,11 @@ class HttpProtocol(HttpToolsProtocol):
             raise _TooMany
         self._enter(_State.BODY)
         self._body = 0
-        self._stream = _Stream(self.transport.abort)
-        cast(dict[str, Any], self.scope)["extensions"] = {"tidewire.stream": self._stream}
+        stream = _Stream(self.transport.abort)
+        waiting = len(self.pipeline)
+        is_first = self.cycle is None or self.cycle.response_complete
+        self._streams = (stream,) if is_first else (*self._streams[-waiting - 1 :], stream)
+        cast(dict[str, Any], self.scope)["extensions"] = {"tidewire.stream": stream}
         super().on_headers_complete()
 
     def on_body(self, body: bytes) -> None:

@@ -100,7 +100,10 @@ class Pipelines:
             self._root.mkdir(mode=0o750, parents=True, exist_ok=True)
             await self._store.open()
             await self._keeper.open()
-        except OSError as error:
+        except BaseException as error:
+            await self._close()
+            if not isinstance(error, OSError):
+                raise
             raise ConfigurationError(
                 f"{self._root} cannot be used for runs ({error.strerror}); name a folder where this user may write"
             ) from None
@@ -109,8 +112,13 @@ class Pipelines:
     async def __aexit__(
         self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        await self._keeper.aclose()
-        await self._store.aclose()
+        await self._close()
+
+    async def _close(self) -> None:
+        try:
+            await self._keeper.aclose()
+        finally:
+            await self._store.aclose()
 
     def _count(self, name: str) -> None:
         self.hub.node.limits_reached[f"pipeline_{name}"] += 1

@@ -61,11 +61,14 @@ class Owners:
             self._peers.wake()
 
     def known(self) -> set[str]:
-        """Return all owners that have not been buried."""
-        return {path.stem for path in self._folder.glob(f"*{_SUFFIX}")}
+        """Return all owners that have not been buried; none while the folder cannot be read."""
+        try:
+            return {name.removesuffix(_SUFFIX) for name in os.listdir(self._folder) if name.endswith(_SUFFIX)}
+        except OSError:
+            return set()
 
     def is_dead(self, owner: str) -> bool:
-        """Say whether the process of an owner has ended."""
+        """Say whether the process of an owner has ended; no while that cannot be found out."""
         if owner == self.name:
             return False
         path = self._folder / f"{owner}{_SUFFIX}"
@@ -73,9 +76,11 @@ class Owners:
             descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC)
         except FileNotFoundError:
             return True
+        except OSError:  # too many files are open, perhaps
+            return False
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+        except OSError:
             return False
         finally:
             os.close(descriptor)

@@ -1,0 +1,88 @@
+"""Who owns runs while a process has no descriptor left, and what is left of a folder that cannot be used."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import os
+import sys
+import threading
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from core.support import run
+from pipelines.support import finished, opened
+from tidewire import ConfigurationError, Hub
+from tidewire.pipelines import Pipelines, RunStatus, Step
+from tidewire.pipelines.owners import Owners
+
+
+def test_whoever_cannot_be_looked_at_lives(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def main() -> None:
+        mine, other = Owners(tmp_path), Owners(tmp_path)
+        mine.open(lambda: None)
+        other.open(lambda: None)
+        try:
+            assert mine.known() == {mine.name, other.name}
+            assert not mine.is_dead(other.name)
+            with monkeypatch.context() as context:
+                context.setattr(os, "open", _none_left)
+                context.setattr(os, "listdir", _none_left)
+                context.setattr(os, "scandir", _none_left)
+                assert not mine.is_dead(other.name)
+                assert mine.known() == set()
+        finally:
+            other.close()
+            mine.close()
+        assert mine.is_dead(other.name)
+
+    run(main())
+
+
+def _none_left(*arguments: Any, **options: Any) -> Any:
+    raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+
+def test_runs_go_on_when_descriptors_are_there_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    looked = 0
+    original = os.open
+
+    def opening(path: Any, *arguments: Any, **options: Any) -> int:
+        nonlocal looked
+        if str(path).endswith(".lock"):
+            looked += 1
+            _none_left()
+        return original(path, *arguments, **options)
+
+    async def main() -> None:
+        other = Owners(tmp_path / "runs" / "owners")
+        other.open(lambda: None)
+        async with opened(tmp_path) as pipelines:
+            with monkeypatch.context() as context:
+                context.setattr(os, "open", opening)
+                async with asyncio.timeout(10):
+                    while not looked:
+                        await asyncio.sleep(0.05)
+            assert (await finished(pipelines, Step("one", ("true",)), seconds=10)).status is RunStatus.FINISHED
+        other.close()
+
+    asyncio.run(main())
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="looks at /proc")
+def test_a_folder_that_cannot_be_used_leaves_nothing_open(tmp_path: Path) -> None:
+    (tmp_path / "owners").write_text("in the way")
+
+    async def main() -> None:
+        async with Hub("memory://") as hub:
+            before = set(os.listdir("/proc/self/fd"))
+            for _ in range(2):
+                with pytest.raises(ConfigurationError, match="cannot be used for runs"):
+                    async with Pipelines(hub, tmp_path):
+                        pass
+            assert set(os.listdir("/proc/self/fd")) == before
+            assert not [thread for thread in threading.enumerate() if thread.name.startswith("tidewire-runs")]
+
+    run(main())

@@ -14,11 +14,12 @@ import nats
 import pytest
 
 from core.support import connect, open_node, run
+from support.frozen import check_frozen_then_thawed
 from support.ledger import Ledger, check_outage_told, received
 from support.ledger import check as check_all
 from support.stores import Daemon, start_nats
 from tidewire.backends.nats import NatsAddress, NatsBroker, NatsPresence
-from tidewire.errors import ConfigurationError, NotPublished, PublishUnconfirmed, StoreUnavailable
+from tidewire.errors import ConfigurationError, NotPublished, StoreUnavailable
 from tidewire.messages import Member, Position
 from tidewire.options import Limits
 from tidewire.testing import wait_until
@@ -131,25 +132,7 @@ def test_older_data_begins_a_new_epoch_and_gives_no_offset_twice(tmp_path: Path)
 def test_frozen_then_thawed(tmp_path: Path, seconds: float) -> None:
     async def scenario(server: Daemon) -> None:
         async with nats_node(server, publish_seconds=0.5) as node:
-            client = await connect(node, channel="a")
-            ledger = Ledger(node)
-            async with ledger.publishing():
-                await wait_until(lambda: len(ledger.kept) > 50)
-                server.freeze()
-                frozen = asyncio.get_running_loop().time()
-                await wait_until(lambda: len(ledger.failures) > 100, 5, "publishing fails")
-                with pytest.raises(StoreUnavailable):
-                    await node.broker.history("a")
-                assert len(asyncio.all_tasks()) < 50
-                await asyncio.sleep(max(0.0, frozen + seconds - asyncio.get_running_loop().time()))
-                server.thaw()
-                await ledger.succeeds(50)
-            assert {type(error) for error, _ in ledger.failures} == {NotPublished, PublishUnconfirmed}
-            slow = [taken for _, taken in ledger.failures if taken > 0.1]
-            assert len(slow) <= 10
-            assert max(slow) < 1.0
-            await received(client, ledger)
-            check(client, ledger)
+            await check_frozen_then_thawed(server, node, seconds, tasks=50, has_holes=True)
 
     with start_nats(tmp_path) as server:
         try:

@@ -9,9 +9,10 @@ import time
 import pytest
 
 from core.support import connect, run
+from support.frozen import check_frozen_then_thawed
 from support.ledger import Ledger, check, check_outage_told, received
 from support.stores import Postgres, postgres_database, start_postgres
-from tidewire.errors import ConfigurationError, NotPublished, PublishUnconfirmed, StoreUnavailable
+from tidewire.errors import ConfigurationError, NotPublished, StoreUnavailable
 from tidewire.messages import Position
 from tidewire.testing import wait_until
 
@@ -150,25 +151,7 @@ def test_a_server_that_may_forget_commits_begins_a_new_epoch_after_a_restart() -
 def test_frozen_then_thawed(seconds: float) -> None:
     async def scenario(server: Postgres) -> None:
         async with postgres_node(server.url()) as node:
-            client = await connect(node, channel="a")
-            ledger = Ledger(node)
-            async with ledger.publishing():
-                await wait_until(lambda: len(ledger.kept) > 50)
-                server.freeze()
-                frozen = asyncio.get_running_loop().time()
-                await wait_until(lambda: len(ledger.failures) > 100, 5, "publishing fails")
-                with pytest.raises(StoreUnavailable):
-                    await node.broker.history("a")
-                assert len(asyncio.all_tasks()) < 40
-                await asyncio.sleep(max(0.0, frozen + seconds - asyncio.get_running_loop().time()))
-                server.thaw()
-                await ledger.succeeds(50)
-            slow = [taken for _, taken in ledger.failures if taken > 0.7]
-            assert len(slow) <= 10
-            assert max(slow) < 3.0  # a busy machine adds its own
-            assert {type(error) for error, _ in ledger.failures} == {NotPublished, PublishUnconfirmed}
-            await received(client, ledger)
-            check(client, ledger)
+            await check_frozen_then_thawed(server, node, seconds, at_once=0.7, longest=3.0)  # a busy machine
 
     with start_postgres() as server:
         try:

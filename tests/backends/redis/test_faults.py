@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import time
 from pathlib import Path
@@ -10,10 +9,11 @@ from pathlib import Path
 import pytest
 
 from core.support import run
+from support.frozen import check_frozen_then_thawed
 from support.ledger import check_outage_told
 from support.processes import worker
 from support.stores import Daemon, start_redis
-from tidewire.errors import NotPublished, PublishUnconfirmed, StoreUnavailable
+from tidewire.errors import NotPublished, StoreUnavailable
 from tidewire.messages import Position
 
 from .helpers import Ledger, ask, check, connect, received, redis_node, wait_until
@@ -107,25 +107,7 @@ def test_an_older_dump_begins_a_new_epoch_and_gives_no_offset_twice(tmp_path: Pa
 def test_frozen_then_thawed(tmp_path: Path, seconds: float) -> None:
     async def scenario(server: Daemon) -> None:
         async with redis_node(url(server), publish_seconds=0.5) as node:
-            client = await connect(node, channel="a")
-            ledger = Ledger(node)
-            async with ledger.publishing():
-                await wait_until(lambda: len(ledger.kept) > 50)
-                server.freeze()
-                frozen = asyncio.get_running_loop().time()
-                await wait_until(lambda: len(ledger.failures) > 100, 5, "publishing fails")
-                with pytest.raises(StoreUnavailable):
-                    await node.broker.history("a")
-                assert len(asyncio.all_tasks()) < 40
-                await asyncio.sleep(max(0.0, frozen + seconds - asyncio.get_running_loop().time()))
-                server.thaw()
-                await ledger.succeeds(50)
-            assert {type(error) for error, _ in ledger.failures} == {NotPublished, PublishUnconfirmed}
-            slow = [taken for _, taken in ledger.failures if taken > 0.1]
-            assert len(slow) <= 10
-            assert max(slow) < 1.0
-            await received(client, ledger)
-            check(client, ledger)
+            await check_frozen_then_thawed(server, node, seconds)
 
     with start_redis(tmp_path) as server:
         try:

@@ -10,15 +10,15 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-__all__ = ("told", "worker")
+__all__ = ("WORKER", "told", "worker")
 
-_WORKER = Path(__file__).with_name("worker.py")
+WORKER = Path(__file__).with_name("worker.py")
 
 
 @contextlib.contextmanager
 def worker(url: str, mode: str, **options: Any) -> Iterator[subprocess.Popen[str]]:
     """Run a process on the store, which is ready when this returns."""
-    command = [sys.executable, "-W", "ignore", str(_WORKER), url, mode, json.dumps(options)]
+    command = [sys.executable, "-W", "ignore", str(WORKER), url, mode, json.dumps(options)]
     process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     try:
         assert process.stdout is not None

@@ -11,13 +11,14 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
+from support.processes import WORKER
 from tidewire.backends.sqlite import SqliteBroker
 from tidewire.backends.sqlite.clock import SystemClock
 from tidewire.broker import Resumed, nothing_to_resume
 from tidewire.options import Limits
 from tidewire.testing.store import Node
 
-WORKER = Path(__file__).with_name("worker.py")
+_WORKER = Path(__file__).with_name("worker.py")
 
 
 class ManualClock(SystemClock):
@@ -58,10 +59,11 @@ async def open_node(
 
 
 class WorkerProcess:
-    """A second process on the same file, which tells by lines of JSON what it does (worker.py)."""
+    """A second process on the same file, which tells by lines of JSON what it does (worker.py, support/worker.py)."""
 
     def __init__(self, path: Path, mode: str, **options: Any) -> None:
-        arguments = [sys.executable, str(WORKER), str(path), mode, json.dumps(options)]
+        where = [str(_WORKER), str(path)] if mode in ("hold", "attend") else [str(WORKER), f"sqlite:///{path}"]
+        arguments = [sys.executable, *where, mode, json.dumps(options)]
         self.process = subprocess.Popen(arguments, stdout=subprocess.PIPE, text=True)
         self.pid = self.process.pid
 

@@ -3,44 +3,35 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import os
 import signal
 import sqlite3
-import subprocess
-import sys
 import time
 from pathlib import Path
 
 import pytest
 
+from support.processes import worker
 from tidewire.backends.sqlite import mailbox
 from tidewire.backends.sqlite.store import PAGE
 from tidewire.errors import NotPublished
 from tidewire.testing import wait_until
 
-from .helpers import WORKER, WorkerProcess, in_thread, open_node
+from .helpers import WorkerProcess, in_thread, open_node
 
 
 def test_processes_deliver_the_same_order_exactly_once(tmp_path: Path) -> None:
     path, tasks, each = tmp_path / "chat.db", 10, 100
-    options = f'{{"tasks": {tasks}, "each": {each}, "expected": {2 * tasks * each}}}'
-    command = [sys.executable, str(WORKER), str(path), "exchange", options]
-    pipe = subprocess.PIPE
-    children = [subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True) for _ in range(2)]
-    try:
-        for child in children:
-            assert child.stdout is not None
-            assert child.stdout.readline() == '"ready"\n'
+    with contextlib.ExitStack() as stack:
+        options = {"tasks": tasks, "each": each, "expected": 2 * tasks * each}
+        children = [stack.enter_context(worker(f"sqlite:///{path}", "exchange", **options)) for _ in range(2)]
         for child in children:
             assert child.stdin is not None
             child.stdin.write("go\n")
             child.stdin.flush()
         told = [child.communicate(timeout=30)[0] for child in children]
-    finally:
-        for child in children:
-            child.kill()
-            child.wait()
     assert told[0] == told[1]
     with sqlite3.connect(path) as connection:
         stored = connection.execute('SELECT "offset", data FROM tidewire_publications ORDER BY id').fetchall()

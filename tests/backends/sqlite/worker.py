@@ -1,4 +1,4 @@
-"""A process of its own on a store, for tests: `worker.py PATH MODE OPTIONS`; prints lines of JSON."""
+"""What a process of its own does with the file of a store, beside what all stores have (support/worker.py)."""
 
 from __future__ import annotations
 
@@ -9,57 +9,12 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from tidewire.backends.sqlite import SqliteBroker, SqlitePresence
-from tidewire.errors import PublishError
-from tidewire.messages import Farewell, Member, Publication, PublishRequest, Retention
-from tidewire.options import Limits
-
-ALL = Retention(1_000_000, 1e9)
+from tidewire.backends.sqlite import SqlitePresence
+from tidewire.messages import Farewell, Member
 
 
 def say(value: Any) -> None:
     print(json.dumps(value), flush=True)
-
-
-async def exchange(path: Path, options: dict[str, Any]) -> None:
-    """Publish together with others, and tell everything that was delivered, in order."""
-    delivered: list[Publication] = []
-    broker = SqliteBroker(path, Limits())
-    await broker.start(delivered.extend)
-    await broker.subscribe("a")
-    say("ready")
-    await asyncio.to_thread(sys.stdin.readline)
-
-    async def publish(task: int) -> None:
-        for n in range(options["each"]):
-            await broker.publish(PublishRequest("a", f"{os.getpid()}/{task}/{n}".encode(), retention=ALL))
-
-    await asyncio.gather(*(publish(task) for task in range(options["tasks"])))
-    async with asyncio.timeout(20):
-        while len(delivered) < options["expected"]:
-            await asyncio.sleep(0.01)
-    await broker.aclose()
-    say([[publication.offset, publication.data.decode()] for publication in delivered])
-
-
-async def flood(path: Path, options: dict[str, Any]) -> None:
-    """Publish without end, and tell each message when it is acknowledged."""
-    broker = SqliteBroker(path, Limits())
-    await broker.start(lambda _: None)
-    say("ready")
-
-    async def publish(task: int) -> None:
-        n = 0
-        while True:
-            data = f"{task}/{n}".ljust(options.get("size", 0))
-            try:
-                position = await broker.publish(PublishRequest("a", data.encode(), retention=ALL))
-                say([position.offset, data])
-            except PublishError as error:
-                say([0, str(error)])
-            n += 1
-
-    await asyncio.gather(*(publish(task) for task in range(options["tasks"])))
 
 
 async def hold(path: Path, options: dict[str, Any]) -> None:
@@ -86,7 +41,7 @@ async def attend(path: Path, options: dict[str, Any]) -> None:
         await asyncio.sleep(0.2)
 
 
-MODES = {mode.__name__: mode for mode in (exchange, flood, hold, attend)}
+MODES = {mode.__name__: mode for mode in (hold, attend)}
 
 if __name__ == "__main__":
     asyncio.run(MODES[sys.argv[2]](Path(sys.argv[1]), json.loads(sys.argv[3])))

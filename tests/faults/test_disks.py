@@ -160,10 +160,12 @@ def flooding(path: Path) -> Iterator[tuple[WorkerProcess, dict[int, str]]]:
         until(lambda: len(acknowledged) > 200, 20, what="messages are acknowledged")
         yield worker, acknowledged
     finally:
-        worker.process.send_signal(signal.SIGINT)
-        worker.process.wait(10)
-        reading.join(10)
-        worker.end()
+        try:
+            worker.process.send_signal(signal.SIGINT)
+            worker.process.wait(10)
+            reading.join(10)
+        finally:
+            worker.end()
 
 
 def assert_kept(path: Path, acknowledged: dict[int, str]) -> None:

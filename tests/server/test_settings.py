@@ -100,6 +100,14 @@ def test_a_wrong_value_names_its_origin(monkeypatch: pytest.MonkeyPatch) -> None
         load()
 
 
+def test_a_limit_that_is_none_names_the_nearest_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TIDEWIRE_LIMITS__MESAGE_SIZE", "1")
+    with pytest.raises(ConfigurationError) as caught:
+        load()
+    told = "limits.mesage_size is not a setting; did you mean limits.message_size? (from the environment)"
+    assert str(caught.value) == told
+
+
 def test_misspelt_variables_are_warned_of(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TIDEWIRE_WORKER", "2")
     monkeypatch.setenv("TIDEWIRE_REQUIRE_ALL", "1")

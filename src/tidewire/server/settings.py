@@ -84,7 +84,7 @@ def _limits(value: object) -> Limits:
     try:
         return Limits(**_LimitTable.model_validate(value).model_dump())
     except ValidationError as error:
-        raise ValueError(_problem(error)) from None
+        raise ValueError(_problem(error, "limits.")) from None
 
 
 def _comma_separated(value: object) -> object:
@@ -350,22 +350,24 @@ def _check(settings: Settings) -> None:
 
 def _blamed(error: ValidationError, origins: Mapping[str, str]) -> str:
     problem = _problem(error)
-    name = problem.removeprefix("limits: ").partition(" ")[0].rstrip(":")
-    for path in (name, f"limits.{name}", *(known for known in origins if name.startswith(f"{known}."))):
+    name = problem.partition(" ")[0].rstrip(":")
+    for path in (name, *(known for known in origins if name.startswith(f"{known}."))):
         if path in origins:
             return f"{problem} (from the {origins[path]})"
     return problem
 
 
-def _problem(error: ValidationError) -> str:
+def _problem(error: ValidationError, table: str = "") -> str:
     first = error.errors()[0]
-    where = ".".join(str(part) for part in first["loc"])
+    where = table + ".".join(str(part) for part in first["loc"])
     if first["type"] == "extra_forbidden":
         return f"{where} is not a setting; {mend_for(where, _known())}"
     value = first["input"]
     value = redacted(value) if isinstance(value, str) else value
     shown = f" {value!r}" if isinstance(value, str | int | float) and not _SECRET.search(where) else ""
     reason = first["msg"].removeprefix("Value error, ")
+    if reason.startswith(f"{where}."):
+        return reason  # a table has said which of its names it is
     return f"{where}{shown}: {reason[:1].lower()}{reason[1:]}"
 
 

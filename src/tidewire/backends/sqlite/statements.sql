@@ -4,6 +4,10 @@ SELECT version, seed, clock, monotonic, wall, boot FROM tidewire_store
 INSERT OR IGNORE INTO tidewire_store (one, version, seed, clock, monotonic, wall, boot) VALUES (1, ?, ?, ?, ?, ?, ?)
 -- name: save_clock
 UPDATE tidewire_store SET clock = ?, monotonic = ?, wall = ?, boot = ?
+-- name: change_seed
+UPDATE tidewire_store SET seed = ?
+-- name: begin_epochs
+UPDATE tidewire_channels SET epoch = derived_epoch(?, name)
 -- name: last_id
 SELECT coalesce((SELECT seq FROM sqlite_sequence WHERE name = 'tidewire_publications'), 0)
 -- name: channel_by_name

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import logging
 import os
 import secrets
 import sqlite3
@@ -15,11 +16,14 @@ from pathlib import Path
 from typing import Any
 
 from tidewire.backends.sqlite.clock import Reading, StoreClock
+from tidewire.backends.sqlite.witness import Witness
 from tidewire.backends.statements import read, statements
 from tidewire.errors import ConfigurationError
 from tidewire.messages import Format, Position, Publication, PublishRequest, Retention
 
 __all__ = ("Store", "connect", "derived_epoch", "identity")
+
+logger = logging.getLogger("tidewire")
 
 SQL = statements(__package__, "statements.sql")
 _VERSION = 1
@@ -74,14 +78,19 @@ class Store:
         self._clock = clock
         self._path = path
         self.connection = connect(path)
+        self._witness = Witness(path)
         try:
             self.seed = self._prepare()
             #: The id up to which this process has seen every publication.
             self.cursor: int = self._one("last_id")
+            if self._witness.has_seen_more(self.seed, self.cursor):
+                self.seed = self._begin_epochs()
+            self._witnessed = -1
             self._identity = identity(path)
         except BaseException:
-            self.connection.close()
+            self.close()
             raise
+        self._is_writing = False
         self._version = -1
         self._before = (self.cursor, self._version)
         self._by_name: dict[str, _Channel] = {}
@@ -109,6 +118,21 @@ class Store:
         self.connection.execute(SQL["create_store"], row)
         return row
 
+    def _begin_epochs(self) -> str:
+        """Begin a new epoch in every channel, and return the seed of those to come: this is an older copy."""
+        logger.warning("%s is older than it was; all channels begin a new epoch", self._path)
+        seed, execute = secrets.token_hex(16), self.connection.execute
+        self.connection.create_function("derived_epoch", 2, derived_epoch, deterministic=True)
+        execute("BEGIN IMMEDIATE")
+        try:
+            execute(SQL["begin_epochs"], (seed,))
+            execute(SQL["change_seed"], (seed,))
+            execute("COMMIT")
+        except BaseException:
+            execute("ROLLBACK")
+            raise
+        return seed
+
     @property
     def is_replaced(self) -> bool:
         """The file was removed, or another one has its name: what is written here would be lost."""
@@ -127,11 +151,15 @@ class Store:
         if len(self._by_id) >= _REMEMBERED:
             self._forget()
         self._before = (self.cursor, self._version)
+        self._is_writing = write
         self.connection.execute("BEGIN IMMEDIATE" if write else "BEGIN")
 
     def commit(self) -> None:
         """Keep what was written; returns when it is on the disk."""
         self.connection.execute("COMMIT")
+        if self._is_writing and self.cursor != self._witnessed:
+            self._witnessed = self.cursor
+            self._witness.keep(self.seed, self.cursor)
 
     def rollback(self) -> None:
         """Undo, and forget what was read since `begin`. Never raises."""
@@ -142,6 +170,7 @@ class Store:
 
     def close(self) -> None:
         """Close the connection. Never raises."""
+        self._witness.close()
         with contextlib.suppress(sqlite3.Error):
             self.connection.close()
 

@@ -212,6 +212,27 @@ def test_what_the_client_sends_waits_in_its_order_while_reading_is_paused() -> N
     run(main())
 
 
+def test_what_waits_while_reading_is_paused_is_bounded_in_bytes() -> None:
+    async def main() -> None:
+        server = Server(inbox_bytes=1_000)
+        server.link.pause_reading()
+        before = limits_reached["inbox_bytes"]
+        waiting = [asyncio.create_task(server.link.receive(text * 600)) for text in "ab"]
+        waiting.append(asyncio.create_task(server.link.receive("c" * 400)))
+        await asyncio.sleep(0)
+        assert limits_reached["inbox_bytes"] == before + 1
+        with pytest.raises(RateLimited, match="1000 bytes wait already"):
+            await server.link.receive("d")
+        server.link.resume_reading()
+        first, refused, last = await asyncio.gather(*waiting, return_exceptions=True)
+        assert (first, type(refused), last) == (True, RateLimited, True)
+        assert await server.link.receive("e" * 5_000), "one alone may be as large as a message may be"
+        assert server.told == ["a" * 600, "c" * 400, "e" * 5_000]
+        server.link.abort()
+
+    run(main())
+
+
 def test_a_close_before_anything_was_said_is_told() -> None:
     async def main() -> None:
         server = Server()

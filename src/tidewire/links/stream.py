@@ -81,6 +81,7 @@ class StreamLink(Link):
     __slots__ = (
         "_abort",
         "_arriving",
+        "_arriving_bytes",
         "_can_receive",
         "_closing",
         "_deadline",
@@ -130,7 +131,8 @@ class StreamLink(Link):
         self._can_receive = asyncio.Event()
         self._can_receive.set()
         self._turn = asyncio.Lock()
-        self._arriving = 0
+        #: What waits in `receive`.
+        self._arriving = self._arriving_bytes = 0
         self._closing: Disconnect | None = None
         self._deadline: asyncio.TimerHandle | None = None
         self.paused = False
@@ -191,12 +193,20 @@ class StreamLink(Link):
     async def receive(self, message: str | bytes) -> bool:
         """Take what the client sent by another request, in the order of these calls; False: the link has ended.
 
-        Waits while reading is paused. Raises RateLimited when as many calls wait as a burst may have messages.
+        Waits while reading is paused. Raises RateLimited when as many calls wait as a burst may have messages, or
+        together with this one more than `inbox_bytes`.
         """
         if self._arriving >= self._limits.burst:
             limits_reached["burst"] += 1
             raise RateLimited(f"too many messages at once: {self._limits.burst} wait already; send fewer at a time")
+        size = len(message)
+        if self._arriving and self._arriving_bytes + size > self._limits.inbox_bytes:
+            limits_reached["inbox_bytes"] += 1
+            raise RateLimited(
+                f"too much at once: {self._arriving_bytes} bytes wait already; wait for their answers first"
+            )
         self._arriving += 1
+        self._arriving_bytes += size
         try:
             async with self._turn:
                 await self._can_receive.wait()
@@ -206,6 +216,7 @@ class StreamLink(Link):
                 return True
         finally:
             self._arriving -= 1
+            self._arriving_bytes -= size
 
     def close(self, code: int, reason: str = "") -> None:
         if self.is_closed or self._closing is not None:

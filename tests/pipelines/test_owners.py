@@ -13,9 +13,10 @@ from typing import Any
 import pytest
 
 from core.support import run
-from pipelines.support import finished, opened
+from pipelines.support import finished, opened, until
 from tidewire import ConfigurationError, Hub
 from tidewire.pipelines import Pipelines, RunStatus, Step
+from tidewire.pipelines.keeper import Keeper
 from tidewire.pipelines.owners import Owners
 
 
@@ -69,6 +70,42 @@ def test_runs_go_on_when_descriptors_are_there_again(tmp_path: Path, monkeypatch
         other.close()
 
     asyncio.run(main())
+
+
+@pytest.mark.parametrize(
+    ("name", "error", "said"),
+    [
+        ("_sweep", RuntimeError("unforeseen"), "looking after the runs failed; it is tried again"),
+        ("_attend", OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)), "cannot be looked after now"),
+    ],
+)
+def test_a_failure_while_runs_are_looked_after_ends_nothing(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    name: str,
+    error: Exception,
+    said: str,
+) -> None:
+    failures = 0
+    original = getattr(Keeper, name)
+
+    async def failing(self: Keeper, *arguments: Any) -> None:
+        nonlocal failures
+        if failures < 2:
+            failures += 1
+            raise error
+        await original(self, *arguments)
+
+    async def main() -> None:
+        async with opened(tmp_path) as pipelines:
+            monkeypatch.setattr(Keeper, name, failing)
+            assert (await finished(pipelines, Step("one", ("true",)), seconds=30)).status is RunStatus.FINISHED
+            await until(lambda: failures == 2, what="it has failed twice")
+            assert (await finished(pipelines, Step("two", ("true",)), sample="S2")).status is RunStatus.FINISHED
+
+    asyncio.run(main())
+    assert caplog.text.count(said) == 2
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="looks at /proc")

@@ -401,3 +401,11 @@ def test_who_connects() -> None:
     assert run(hub.authority.refresh(ANN, "a")).context == User("ann")
     with pytest.raises(Rejected):
         run(hub.authority.refresh(ANN, "b"))
+
+    @hub.authenticate
+    def at_once(attempt: ConnectAttempt) -> str | None:
+        return {"a": "ann"}.get(attempt.token)
+
+    assert run(hub.authority.connect(ConnectAttempt(token="a"), None)) == Identity("ann")
+    with pytest.raises(Rejected):
+        run(hub.authority.connect(ConnectAttempt(token="b"), None))

@@ -181,6 +181,8 @@ class Keeper:
                     self.say(*said)
             except StoreUnavailable as error:
                 logger.warning("the runs cannot be looked after now: %s", error)
+            except Exception:  # whatever it is, no run is begun or cancelled without this loop
+                logger.exception("looking after the runs failed; it is tried again")
             await self._notify()
 
     async def _look(self) -> None:
@@ -191,6 +193,8 @@ class Keeper:
                 await self._attend(attention)
             except StoreUnavailable:
                 raise
+            except OSError as error:  # it passes: a disk that is full, no descriptors left
+                logger.warning("run %s cannot be looked after now: %s", attention.id, error)
             except Exception:  # one run, of another version perhaps, must not stop all others
                 self._broken.add(attention.id)
                 logger.exception("run %s is left as it is until the server is started again", attention.id)

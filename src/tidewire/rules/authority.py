@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable
 
@@ -23,7 +24,7 @@ __all__ = ("Authenticate", "RuleAuthority")
 _REMEMBERED = 100_000
 
 #: Returns who it is that brings a token, or None for a token that is not good.
-Authenticate = Callable[[ConnectAttempt], Awaitable[Identity | str | None]]
+Authenticate = Callable[[ConnectAttempt], Awaitable[Identity | str | None] | Identity | str | None]
 
 
 class RuleAuthority(Authority):
@@ -55,7 +56,9 @@ class RuleAuthority(Authority):
         if self.authenticate is None:
             raise Rejected(INVALID_TOKEN)
         try:
-            said = await self.authenticate(attempt)
+            said = self.authenticate(attempt)
+            if inspect.isawaitable(said):
+                said = await said
         except HTTPException as error:
             raise Rejected(INVALID_TOKEN) from error
         if said is None:

@@ -153,5 +153,5 @@ def test_a_file_that_is_no_key_is_named_and_not_shown(tmp_path: Path, content: s
 
 
 def test_a_folder_that_is_not_there(tmp_path: Path) -> None:
-    with pytest.raises(ConfigurationError, match=r"folder .*missing does not exist.*make it.*--key-file"):
+    with pytest.raises(ConfigurationError, match="--key-file"):
         load_key(tmp_path / "missing" / "a.key")

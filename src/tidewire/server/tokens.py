@@ -100,11 +100,6 @@ def load_key(path: Path) -> bytes:
             _make_key(path)
         key = bytes.fromhex(path.read_text("ascii"))
     except OSError as error:
-        if not path.parent.exists():
-            raise ConfigurationError(
-                f"folder {path.parent} does not exist, where {path.name} is to be made; make it, or name another file "
-                "with --key-file"
-            ) from None
         raise ConfigurationError(
             f"{path} cannot be used for the key of the tokens ({error.strerror}); "
             "start where you may write, or name another file with --key-file"

@@ -63,7 +63,9 @@ def test_the_queue_is_one_over_all_processes_and_tells_positions(tmp_path: Path)
                 for number, pipelines in enumerate((first, second, first))
             ]
             await is_status(second, runs[0].id, RunStatus.RUNNING)
-            assert [(await first.run(run.id)).position for run in runs] == [None, 1, 2]
+            async with asyncio.timeout(20):  # they move up when the first has begun
+                while [(await first.run(run.id)).position for run in runs] != [None, 1, 2]:
+                    await asyncio.sleep(0.02)
             with pytest.raises(QueueFull, match="2 runs wait already"):
                 await second.start("waiting", "S4")
             assert second.hub.statistics().limits_reached["pipeline_queue"] == 1

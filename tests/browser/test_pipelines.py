@@ -17,6 +17,7 @@ from playwright.sync_api import Browser, Locator, Page, expect
 from browser.looks import SMALL, check
 from browser.people import DESK, PHONE, Person
 from browser.serving import Server
+from contract.serving import until
 
 pytestmark = [pytest.mark.browser, pytest.mark.xdist_group("browser")]
 
@@ -264,6 +265,14 @@ def test_a_lost_connection_is_caught_up(people: MakePerson, server: Server, fold
     page.evaluate("() => dispatchEvent(new Event('offline'))")
     expect(page.locator("#bar")).to_be_visible(timeout=20_000)
     (folder / "tunnel.word").write_text("go")
+    run = page.url.rpartition("/")[2]
+    asked = people(server).context.request
+    address = f"{server.url}/api/pipelines/runs/{run}"
+    until(
+        lambda: asked.get(address).json().get("run", {}).get("status") == "finished",
+        20,
+        what="the rest is said while the page is away",
+    )
     person.context.set_offline(False)
     is_now(page, "Finished")
     expect(page.locator("#log-text")).to_contain_text("last words")

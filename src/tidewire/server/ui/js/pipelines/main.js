@@ -133,6 +133,7 @@ class Page {
     this.#runs.took(run);
     const isEnd = event.type === "run" && !isActive(run);
     if (event.type === "state" || isEnd || (event.type === "step" && event.status === "done")) this.#loadResults(run.id);
+    if (event.type === "state") for (const log of this.#logs.values()) log.returned();
     if (event.type === "run") this.#announcer.say(`${run.sample}: ${runState(run)}`);
     if (event.type === "step" && event.status !== "running") {
       const step = run.steps.find(({ name }) => name === event.step);

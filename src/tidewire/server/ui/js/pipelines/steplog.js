@@ -15,6 +15,7 @@ export class StepLog extends Emitter {
   #decoder = new TextDecoder();
   #wanted = 0;
   #busy = false;
+  #isStale = false;
 
   /** Blocks of text, `{text, from, to}`; a block's end is the next one's beginning. */
   blocks = [];
@@ -44,6 +45,12 @@ export class StepLog extends Emitter {
     }
     this.#wanted = Math.max(this.#wanted, to);
     if (this.isLoaded && this.#wanted > this.next) this.#alone(() => this.#catchUp());
+  }
+
+  /** The connection was lost: fetch what was pushed meanwhile. */
+  returned() {
+    this.#isStale = true;
+    return this.#alone(() => (this.isLoaded ? null : this.#newest()));
   }
 
   /** Fetch what comes before the first block. */
@@ -107,6 +114,12 @@ export class StepLog extends Emitter {
     try {
       await work();
       if (this.isLoaded) await this.#catchUp();
+      while (this.isLoaded && this.#isStale) {
+        const { size } = await this.#fetch({ from: this.next, limit: 1 });
+        this.#isStale = false;
+        this.#wanted = Math.max(this.#wanted, size);
+        await this.#catchUp();
+      }
     } catch (error) {
       this.emit("problem", error);
     } finally {

@@ -172,6 +172,9 @@ def test_a_worker_is_killed_in_the_middle_of_200_messages(start_server: StartSer
             sending = [asyncio.create_task(sender.send_all()) for sender in (struck, spared)]
             for _ in range(100):
                 await watcher.expect("chat_message")
+            async with asyncio.timeout(20):  # the other may have said all of it before this one is in the room
+                while not struck.acknowledged:
+                    await asyncio.sleep(0.005)
             os.kill(doomed, signal.SIGKILL)
             assert await sending[1] is True
             if not await sending[0]:

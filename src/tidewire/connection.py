@@ -71,6 +71,7 @@ class Connection:
         "failed",
         "has_held",
         "id",
+        "is_admitted",
         "link",
         "on_closed",
         "on_drained",
@@ -97,6 +98,8 @@ class Connection:
         self.ending: Disconnect | None = None
         #: The application's handler raised.
         self.failed = False
+        #: What the client asks for is done at once: its first message has had its turn (node.Node.begin).
+        self.is_admitted = False
         #: Some subscription holds something back for this slow client.
         self.has_held = False
         #: Called for each message that has come, instead of waking whoever waits in `receive`.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
 from collections.abc import Awaitable, Callable
 from typing import Any
@@ -20,7 +19,6 @@ from tidewire.errors import (
     TemporaryFailure,
 )
 from tidewire.inflight import InFlight
-from tidewire.links.admission import Admission
 from tidewire.messages import Ping, Publish, Subscribe, Unsubscribe
 from tidewire.node import Node
 
@@ -35,14 +33,13 @@ class Dispatcher:
     Publishes wait for the store together; anything else waits for those before it.
     """
 
-    __slots__ = ("_channel", "_connection", "_in_flight", "_is_admitted", "_is_running", "_node")
+    __slots__ = ("_channel", "_connection", "_in_flight", "_is_running", "_node")
 
     def __init__(self, node: Node, connection: Connection, channel: str = "") -> None:
         self._node = node
         self._connection = connection
         self._channel = channel
         self._is_running = False
-        self._is_admitted = False
         self._in_flight = InFlight(node, connection, "publishes_in_flight", waits=node.broker.waits)
         connection.on_readable = self._readable
         if connection.has_messages:
@@ -51,14 +48,7 @@ class Dispatcher:
     def _readable(self) -> None:
         if not self._is_running:
             self._is_running = True
-            if self._is_admitted:
-                self._begin()
-            else:
-                self._is_admitted = True
-                Admission.of(asyncio.get_running_loop()).begin(self._begin, self._node.limits.arrivals)
-
-    def _begin(self) -> None:
-        self._node.maintenance.spawn(self._run())
+            self._node.begin(self._connection, self._run)
 
     async def _run(self) -> None:
         connection = self._connection

@@ -6,7 +6,9 @@ import asyncio
 import logging
 import secrets
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
+from functools import partial
+from typing import Any
 
 import msgspec
 
@@ -22,6 +24,7 @@ from tidewire.errors import (
     PublishError,
     StoreUnavailable,
 )
+from tidewire.links.admission import Admission
 from tidewire.links.base import limits_reached
 from tidewire.maintenance import Maintenance
 from tidewire.membership import Membership
@@ -205,6 +208,17 @@ class Node:
             self._count("connections_per_user")
             connection.end(TOO_MANY)
             raise ended(connection)
+
+    def begin(self, connection: Connection, work: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        """Do in the background what a client asks for; the first time waits for its turn (links.admission)."""
+        if connection.is_admitted:
+            self._spawn(work)
+        else:
+            connection.is_admitted = True
+            Admission.of(asyncio.get_running_loop()).begin(partial(self._spawn, work), self.limits.arrivals)
+
+    def _spawn(self, work: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        self.maintenance.spawn(work())
 
     def _count(self, name: str) -> None:
         self.limits_reached[name] += 1

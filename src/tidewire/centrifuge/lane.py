@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
 from abc import ABC, abstractmethod
 from collections import deque
@@ -11,7 +10,6 @@ from collections.abc import Awaitable, Callable
 from tidewire.connection import Connection
 from tidewire.errors import INTERNAL_ERROR, ConnectionClosed, Rejected
 from tidewire.inflight import InFlight
-from tidewire.links.admission import Admission
 from tidewire.node import Node
 
 __all__ = ("Lane",)
@@ -25,7 +23,7 @@ class Lane(ABC):
     An idle one has no task and no timer of its own.
     """
 
-    __slots__ = ("__weakref__", "_calls", "_is_admitted", "_is_running", "_orders", "connection", "in_flight", "node")
+    __slots__ = ("__weakref__", "_calls", "_is_running", "_orders", "connection", "in_flight", "node")
 
     def __init__(self, node: Node, connection: Connection) -> None:
         self.node = node
@@ -35,7 +33,6 @@ class Lane(ABC):
         self._calls: InFlight | None = None
         self._orders: deque[Callable[[], Awaitable[None]]] = deque()
         self._is_running = False
-        self._is_admitted = False
 
     @abstractmethod
     async def _take(self, message: str | bytes) -> None:
@@ -44,14 +41,7 @@ class Lane(ABC):
     def _readable(self) -> None:
         if not self._is_running:
             self._is_running = True
-            if self._is_admitted:
-                self._begin()
-            else:
-                self._is_admitted = True
-                Admission.of(asyncio.get_running_loop()).begin(self._begin, self.node.limits.arrivals)
-
-    def _begin(self) -> None:
-        self.node.maintenance.spawn(self._run())
+            self.node.begin(self.connection, self._run)
 
     def order(self, work: Callable[[], Awaitable[None]]) -> None:
         """Do something behind what is being done for the client."""

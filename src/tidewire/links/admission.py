@@ -8,6 +8,7 @@ from collections import deque
 from collections.abc import Callable
 
 from tidewire.links.base import limits_reached
+from tidewire.links.perloop import PerLoop
 
 __all__ = ("Admission",)
 
@@ -15,34 +16,22 @@ __all__ = ("Admission",)
 _LONG = 0.002
 
 
-class Admission:
+class Admission(PerLoop):
     """Lets few steps of newcomers begin in one turn of the loop; the others wait, first come, first served.
 
     A step is the first request of a TCP connection, the first message of a client, or one read of what a subscriber
     missed. A turn begins one of those that wait, and up to its limit after a long turn: where fan-out fills the turns,
-    newcomers get on all the same. `of` returns the admission of an event loop.
+    newcomers get on all the same.
     """
 
-    __slots__ = ("_began", "_begun", "_loop", "_waiting")
-
-    _admissions: dict[asyncio.AbstractEventLoop, Admission] = {}
+    __slots__ = ("_began", "_begun", "_waiting")
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
-        self._loop = loop
+        super().__init__(loop)
         #: Steps that this turn has begun (a turn of none needs no end), and when that was.
         self._begun = 0
         self._began = 0.0
         self._waiting: deque[Callable[[], None]] = deque()
-
-    @classmethod
-    def of(cls, loop: asyncio.AbstractEventLoop) -> Admission:
-        """Return the admission of an event loop."""
-        admission = cls._admissions.get(loop)
-        if admission is None:
-            for ended in [other for other in cls._admissions if other.is_closed()]:
-                del cls._admissions[ended]
-            admission = cls._admissions[loop] = cls(loop)
-        return admission
 
     def begin(self, step: Callable[[], None], limit: int) -> bool:
         """Do a step now if this turn has begun fewer than `limit`, else in one of the next; say whether it is done.

@@ -6,6 +6,8 @@ import asyncio
 import logging
 from typing import Protocol
 
+from tidewire.links.perloop import PerLoop
+
 __all__ = ("Rider", "Wheel")
 
 logger = logging.getLogger("tidewire")
@@ -26,31 +28,19 @@ class Rider(Protocol):
         """Do what is due at `now` (the loop's time) and return the seconds until the next turn; None: no more."""
 
 
-class Wheel:
+class Wheel(PerLoop):
     """Calls each rider when its time has come. It turns only while somebody rides.
 
-    `of` returns the wheel of the running loop. A rider's turn must not raise; one that does is called no more.
+    A rider's turn must not raise; one that does is called no more.
     """
 
-    __slots__ = ("_at", "_loop", "_notches", "_timer")
-
-    _wheels: dict[asyncio.AbstractEventLoop, Wheel] = {}
+    __slots__ = ("_at", "_notches", "_timer")
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
-        self._loop = loop
+        super().__init__(loop)
         self._notches: dict[int, set[Rider]] = {}
         self._at = 0
         self._timer: asyncio.TimerHandle | None = None
-
-    @classmethod
-    def of(cls, loop: asyncio.AbstractEventLoop) -> Wheel:
-        """Return the wheel of an event loop."""
-        wheel = cls._wheels.get(loop)
-        if wheel is None:
-            for ended in [other for other in cls._wheels if other.is_closed()]:
-                del cls._wheels[ended]
-            wheel = cls._wheels[loop] = cls(loop)
-        return wheel
 
     def ride(self, rider: Rider, seconds: float) -> None:
         """Call the rider's `turn` in so many seconds, instead of when it was to be called before."""

@@ -18,7 +18,7 @@ import sys
 import time
 from typing import Any
 
-from tidewire.pipelines.output import BoundedLog
+from tidewire.pipelines.output import BoundedLog, unwritable
 from tidewire.pipelines.processes import descendants, end_below, has_children, identity
 from tidewire.pipelines.progress import Rule, rule_from
 
@@ -193,9 +193,7 @@ class _Guard:
 
     def _fail(self, error: OSError) -> None:
         if not self._error:
-            self._error = f"its log cannot be written ({error.strerror})"
-            if error.errno in (errno.ENOSPC, errno.EDQUOT):
-                self._error = "the disk of the runs is full; free some space, then resume the run"
+            self._error = unwritable(error)
             self.stop("disk", self._task["grace"])
 
     def _listen(self) -> bool:

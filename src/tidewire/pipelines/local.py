@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import errno
 import logging
 import time
 import traceback
@@ -13,7 +12,7 @@ from pathlib import Path
 
 from tidewire.pipelines.errors import StepFailed
 from tidewire.pipelines.job import Job, JobFacts
-from tidewire.pipelines.output import BoundedLog
+from tidewire.pipelines.output import BoundedLog, unwritable
 from tidewire.pipelines.process import Ended, Listener
 
 __all__ = ("run_function",)
@@ -73,9 +72,7 @@ class _Log:
 
     def _fail(self, error: OSError) -> None:
         """End the function: its log cannot be written any more."""
-        self.problem = f"its log cannot be written ({error.strerror})"
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            self.problem = "the disk of the runs is full; free some space, then resume the run"
+        self.problem = unwritable(error)
         self._lines.clear()
         if self.limit is not None and not self.limit.expired():
             self.limit.reschedule(asyncio.get_running_loop().time())

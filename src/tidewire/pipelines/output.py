@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import codecs
+import errno
 import os
 
-__all__ = ("BoundedLog",)
+__all__ = ("BoundedLog", "unwritable")
 
 #: Bytes of the newest output that are kept while output is left out, and shown when it ends.
 _TAIL = 65_536
@@ -15,6 +16,13 @@ _RECENT = 16_384
 _BURST_SECONDS = 4.0
 _LAST_LINES = 20
 _LINE = 1_000
+
+
+def unwritable(error: OSError) -> str:
+    """Return why a step whose log cannot be written has failed, and how to mend it."""
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return "the disk of the runs is full; free some space, then resume the run"
+    return f"its log cannot be written ({error.strerror})"
 
 
 class BoundedLog:

@@ -37,7 +37,7 @@ MISCONFIGURED, CANNOT_START = 2, 3
 #: Seconds that the protocols, and after them the process, may take to end when the drain is over.
 _CLOSING_SECONDS, _ENDING_SECONDS = 3, 4.5
 #: Connections live long, so old objects are looked through hardly ever: with thousands of connections that takes longer
-#: than a turn of the loop may. Young ones are looked through in steps of a few milliseconds.
+#: than a turn of the loop may. Young ones are looked through in steps of a millisecond.
 _GC_THRESHOLDS = (700, 2, 3_500)
 
 Message = MutableMapping[str, Any]

@@ -33,6 +33,8 @@ __all__ = ("Connection",)
 _RATED_BYTES = 16_384
 #: What a message in the inbox costs beside its bytes, so that empty ones count too.
 _MESSAGE_COST = 64
+#: The code of a connection that ended without a close frame (RFC 6455 section 7.1.5).
+_LOST = 1006
 
 _ids = itertools.count(1)
 _prefix = ""
@@ -52,8 +54,9 @@ if hasattr(os, "register_at_fork"):  # a server may load the application first, 
 class Connection:
     """One client.
 
-    What the client sends waits in the inbox until `receive` takes it; reading pauses at `limits.inbox_bytes`. After
-    the end, `disconnect` says why.
+    What the client sends waits in the inbox until `receive` takes it; reading pauses at `limits.inbox_bytes`. A client
+    that leaves has left when what it sent before is taken, `limits.leaving_seconds` later at most: its close comes
+    behind its messages, as it was sent. After the end, `disconnect` says why.
     """
 
     __slots__ = (
@@ -61,6 +64,7 @@ class Connection:
         "_allowed_at",
         "_inbox",
         "_inbox_size",
+        "_leaving",
         "_limits",
         "_refused",
         "_waiter",
@@ -72,6 +76,7 @@ class Connection:
         "has_held",
         "id",
         "is_admitted",
+        "is_handling",
         "link",
         "on_closed",
         "on_drained",
@@ -100,6 +105,8 @@ class Connection:
         self.failed = False
         #: What the client asks for is done at once: its first message has had its turn (node.Node.begin).
         self.is_admitted = False
+        #: Who took the last message has not done with it, and will come for the next: until then the client is there.
+        self.is_handling = False
         #: Some subscription holds something back for this slow client.
         self.has_held = False
         #: Called for each message that has come, instead of waking whoever waits in `receive`.
@@ -109,6 +116,8 @@ class Connection:
         self.on_limit: Callable[[str], None] | None = None
         self._inbox: deque[str | bytes] | None = None
         self._inbox_size = 0
+        #: How the client left while it had messages that nobody has taken yet, and what ends the wait for that.
+        self._leaving: tuple[Disconnect, bool, asyncio.TimerHandle] | None = None
         self._limits = limits
         self._allowance = float(limits.burst)
         self._allowed_at = 0.0
@@ -180,9 +189,27 @@ class Connection:
             self.on_drained(self)
 
     def closed(self, disconnect: Disconnect, *, clean: bool) -> None:
-        """The link has ended."""
-        if self.disconnect is not None:
+        """The link has ended: by the client, behind what it sent before."""
+        if self.disconnect is not None or self._leaving is not None:
             return
+        if (self._inbox or self.is_handling) and self.ending is None and (clean or disconnect.code == _LOST):
+            overdue = asyncio.get_running_loop().call_later(self._limits.leaving_seconds, self._overdue)
+            self._leaving = disconnect, clean, overdue
+        else:
+            self._end(disconnect, clean)
+
+    def _overdue(self) -> None:
+        self.reached("leaving_seconds")
+        self._leave()
+
+    def _leave(self) -> None:
+        """Take the client's close, if it waits."""
+        if self._leaving is not None:
+            (disconnect, clean, overdue), self._leaving = self._leaving, None
+            overdue.cancel()
+            self._end(disconnect, clean)
+
+    def _end(self, disconnect: Disconnect, clean: bool) -> None:
         self.disconnect = self.ending or disconnect
         self.clean = clean
         self.on_readable = None  # who reads holds this connection: together they would outlive it
@@ -203,9 +230,11 @@ class Connection:
         return bool(self._inbox)
 
     def receive_nowait(self) -> str | bytes | None:
-        """Take the next message, or None when none is waiting."""
+        """Take the next message, or None when none is waiting: then a client that has left is gone."""
         inbox = self._inbox
         if not inbox:
+            self.is_handling = False
+            self._leave()
             return None
         message = inbox.popleft()
         was_over = self._inbox_size > self._limits.inbox_bytes
@@ -229,11 +258,12 @@ class Connection:
 
     async def wait_closed(self) -> Disconnect:
         """Wait until the connection has ended, and return why; what the client sends meanwhile is thrown away."""
-        while self.disconnect is None:
+        while True:
             while self.receive_nowait() is not None:
                 pass
+            if self.disconnect is not None:
+                return self.disconnect
             await self._wait()
-        return self.disconnect
 
     async def _wait(self) -> None:
         if self._waiter is not None:
@@ -258,6 +288,7 @@ class Connection:
 
     def end(self, disconnect: Disconnect) -> None:
         """Begin to end the connection; harmless when it has ended. Raises ConfigurationError for an impossible code."""
+        self._leave()
         if self.is_closed:
             return
         code, reason = self.protocol.close_code(disconnect)

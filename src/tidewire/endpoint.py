@@ -236,10 +236,16 @@ class HubConnection:
         return self._decoder(Any).decode(await self.receive_bytes())
 
     async def iter_messages(self) -> AsyncIterator[str | bytes]:
-        """Iterate over messages as they come until the connection ends."""
+        """Iterate over messages as they come until the connection ends.
+
+        A client that leaves is there until what it sent before is handled, some seconds at most (`leaving_seconds`).
+        """
+        connection = self.connection
         try:
             while True:
-                yield await self.connection.receive()
+                message = await connection.receive()
+                connection.is_handling = True
+                yield message
         except ConnectionClosed:
             return
 

@@ -41,6 +41,8 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     outbox_messages: int = 4_096
     #: Bytes received and not yet handled, at which reading pauses.
     inbox_bytes: int = 65_536
+    #: Seconds within which what a client sent before it left is handled; then it counts as gone all the same.
+    leaving_seconds: float = 5.0
     #: Channels of one connection.
     channels: int = 128
     #: Characters of a channel name.

@@ -153,12 +153,18 @@ class Stranger:
             assert head.startswith(b"HTTP/1.1 101 "), head
             for frame in frames:
                 self._write(writer, Opcode.TEXT if isinstance(frame, str) else Opcode.BINARY, frame)
-            self._write(writer, Opcode.CLOSE, struct.pack("!H", 1000))
+            goodbye = Frame(Opcode.CLOSE, struct.pack("!H", 1000)).serialize(mask=True)
             answer = bytearray()
+            is_said = self._random.random() < 0.5
+            if is_said:
+                writer.write(goodbye)
             try:
                 async with asyncio.timeout(_SECONDS):
                     while data := await reader.read(65_536):
                         answer += data
+                        if not is_said:  # the others say it when something is answered, which may be their end
+                            is_said = True
+                            writer.write(goodbye)
             except ConnectionError:
                 pass
             self._look_at(bytes(answer))

@@ -10,12 +10,12 @@ from typing import Any
 
 import pytest
 
-from centrifuge.support import JSON, PROTOBUF, begin, connect, open_sessions
+from centrifuge.support import JSON, PROTOBUF, begin, connect, names, open_sessions
 from core.support import FailingBroker, run, turns
 from tidewire.access import Grant, Identity
 from tidewire.centrifuge import remote
 from tidewire.centrifuge.sessions import Sessions
-from tidewire.errors import INTERNAL_ERROR, SHUTDOWN, SLOW, Disconnect
+from tidewire.errors import INTERNAL_ERROR, NORMAL, SHUTDOWN, SLOW, Disconnect
 from tidewire.options import ChannelOptions
 from tidewire.protocols.centrifuge.encoding import CentrifugeJson, CentrifugeProtocol
 from tidewire.testing import wait_until
@@ -215,6 +215,24 @@ def test_commands_of_one_frame_count_for_the_rate() -> None:
             error = {"code": 111, "message": "too many requests", "temporary": True}
             assert client.reply(32) == {"error": error}
             assert client.link.closed_with is None
+
+    run(main())
+
+
+@both
+def test_what_a_client_says_right_before_it_leaves_is_done_and_then_it_leaves(protocol: CentrifugeProtocol) -> None:
+    async def main() -> None:
+        async with open_sessions() as node:
+            follower = await connect(node, channel="recovery:a")
+            client = await begin(node, protocol=protocol)
+            client.send({"id": 1, "connect": {}}, {"id": 2, "subscribe": {"channel": "recovery:a"}})
+            client.send(*({"id": n, "publish": {"channel": "recovery:a", "data": n}} for n in range(3, 6)))
+            client.send({"id": 6, "publish": {"channel": "recovery:a", "data": 6}})
+            client.link.vanish(NORMAL, clean=True)
+            await follower.wait_pushes("leave")
+            assert names(follower.pushes())[-6:] == ["join", "pub", "pub", "pub", "pub", "leave"]
+            assert follower.data("recovery:a") == [3, 4, 5, 6]
+            assert client.connection.is_closed
 
     run(main())
 

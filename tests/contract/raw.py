@@ -68,6 +68,11 @@ class RawSocket:
 
     def send_frame(self, opcode: int, data: bytes, *, fin: bool = True) -> None:
         """Send one masked frame, whatever is in it."""
+        self.socket.sendall(self.frame(opcode, data, fin=fin))
+
+    @staticmethod
+    def frame(opcode: int, data: bytes, *, fin: bool = True) -> bytes:
+        """Return one masked frame."""
         first = opcode | (0x80 if fin else 0)
         size = len(data)
         if size < 126:
@@ -79,7 +84,7 @@ class RawSocket:
         mask = os.urandom(4)
         repeated = mask * (size // 4 + 1)
         masked = int.from_bytes(data, "big") ^ int.from_bytes(repeated[:size], "big")
-        self.socket.sendall(head + mask + masked.to_bytes(size, "big"))
+        return head + mask + masked.to_bytes(size, "big")
 
     def send_text(self, text: str) -> None:
         """Send one text message."""

@@ -18,7 +18,7 @@ from typing import TypeVar
 
 import httpx
 
-__all__ = ("Server", "free_port", "until")
+__all__ = ("Server", "free_port", "standing_still", "until")
 
 T = TypeVar("T")
 
@@ -187,13 +187,17 @@ class Server:
     def dial(self, worker: int | None = None) -> socket.socket:
         """Open a TCP connection, one that this worker has accepted if it matters."""
         end = time.monotonic() + 20
+        patience = time.monotonic() + 2
         while time.monotonic() < end:
-            client = socket.create_connection((self.host, self.port), timeout=10)
-            if worker is None or self._acceptor(client) == worker:
-                client.setblocking(False)
-                return client
+            # who shares a listener may win every race for it; the others stand still for a moment then
+            others = [pid for pid in self.worker_pids() if pid != worker] if time.monotonic() > patience else []
+            with standing_still(others if worker is not None else []):
+                client = socket.create_connection((self.host, self.port), timeout=10)
+                if worker is None or self._acceptor(client) == worker:
+                    client.setblocking(False)
+                    return client
             client.close()
-        raise AssertionError(f"worker {worker} accepted no connection within 20 s")
+        raise AssertionError(f"worker {worker} accepted no connection within 20 s; workers: {self.worker_pids()}")
 
     def _acceptor(self, client: socket.socket) -> int:
         """Return the worker that has accepted a connection; 0 when that does not show soon."""
@@ -204,6 +208,19 @@ class Server:
             if pid:
                 return pid
         return 0
+
+
+@contextlib.contextmanager
+def standing_still(pids: list[int]) -> Iterator[None]:
+    """Let processes stand still."""
+    try:
+        for pid in pids:
+            os.kill(pid, signal.SIGSTOP)
+        yield
+    finally:
+        for pid in pids:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGCONT)
 
 
 def _inode_of_peer(client: socket.socket) -> str:

@@ -5,9 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
-import os
-import signal
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
@@ -15,7 +13,7 @@ import pytest
 from .chatting import Chat, Message
 from .conftest import FAST, StartServer
 from .raw import RawSocket
-from .serving import Server
+from .serving import Server, standing_still
 
 pytestmark = pytest.mark.xdist_group("contract-delivery")
 
@@ -124,19 +122,6 @@ def assert_same_end(reference: list[Message], followers: list[Following]) -> Non
         assert len(follower.history) == 100 or start == 0
 
 
-@contextlib.contextmanager
-def standing_still(server: Server) -> Iterator[None]:
-    """What is written to the server while it stands still is there at once when it goes on."""
-    pids = server.worker_pids()
-    for pid in pids:
-        os.kill(pid, signal.SIGSTOP)
-    try:
-        yield
-    finally:
-        for pid in pids:
-            os.kill(pid, signal.SIGCONT)
-
-
 def test_a_burst_reaches_all_in_one_order(every_server: Server, room: str) -> None:
     writers, each = 16, 8
     users = [every_server.sign_up() for _ in range(4)]
@@ -147,7 +132,7 @@ def test_a_burst_reaches_all_in_one_order(every_server: Server, room: str) -> No
             for chat in chats:
                 await stack.enter_async_context(chat)
                 await chat.joined()
-            with standing_still(every_server):
+            with standing_still(every_server.worker_pids()):
                 for number in range(each):
                     for writer, chat in enumerate(chats):
                         await chat.say(f"{writer}.{number} ".ljust(5_000, "x"))
@@ -172,7 +157,7 @@ def test_a_burst_in_one_turn_disconnects_nobody_who_reads(start_server: StartSer
         for member in members:
             while json.loads(member.next_message())["type"] != "online":
                 pass
-        with standing_still(server):
+        with standing_still(server.worker_pids()):
             for number, member in enumerate(members):
                 member.send_text(f"{number} ".ljust(size, "x"))
         for member in members:

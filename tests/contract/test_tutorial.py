@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import json
+import struct
 from collections.abc import Coroutine
 from datetime import UTC, datetime, timedelta
+from socket import SHUT_WR
 from typing import Any
 
 import pytest
@@ -14,6 +16,7 @@ from websockets.exceptions import InvalidStatus
 
 from .chatting import Message, open_socket
 from .conftest import StartServer
+from .raw import RawSocket
 from .serving import Server
 
 pytestmark = pytest.mark.xdist_group("contract-tutorial")
@@ -170,6 +173,29 @@ def test_plain_chat_tells_of_who_goes_right_after_its_handshake(every_server: Se
                     await brief.close()
                 assert await heard(one, f"Client #{number} left the chat")
                 await brief.wait_closed()
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.parametrize("says_goodbye", [True, False])
+def test_plain_chat_keeps_what_a_client_says_right_before_it_goes(every_server: Server, says_goodbye: bool) -> None:
+    async def scenario() -> None:
+        words = [f"word {number}" for number in range(5)]
+        async with await open_socket(every_server, "/ws/100", worker=every_server.next_worker()) as one:
+            for number in range(101, 111):
+                expected = [f"Client #{number} says: {word}" for word in words] + [f"Client #{number} left the chat"]
+                with RawSocket(every_server, f"/ws/{number}") as brief:
+                    frames = [brief.frame(RawSocket.TEXT, word.encode()) for word in words]
+                    if says_goodbye:
+                        frames.append(brief.frame(RawSocket.CLOSE, struct.pack("!H", 1000)))
+                    brief.socket.sendall(b"".join(frames))
+                    brief.socket.shutdown(SHUT_WR)
+                    told: list[str] = []
+                    while len(told) < len(expected):
+                        message = await text(one)
+                        if message.startswith(f"Client #{number} "):  # others, of another test, may have just left
+                            told.append(message)
+                assert told == expected
 
     asyncio.run(scenario())
 

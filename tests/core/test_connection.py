@@ -12,7 +12,7 @@ from tidewire.errors import FORCED, GONE, NORMAL, ConfigurationError, Connection
 from tidewire.messages import WireMessage
 from tidewire.options import Limits
 from tidewire.protocols.plain import PLAIN
-from tidewire.testing import FakeLink
+from tidewire.testing import FakeLink, wait_until
 
 from .support import run, turns
 
@@ -153,6 +153,88 @@ def test_our_reason_counts_more_than_what_the_link_says() -> None:
         link.vanish(GONE)
         link.vanish(GONE)
         assert (await client.wait_closed(), ended) == (FORCED, [client])
+
+    run(main())
+
+
+@pytest.mark.parametrize(("left", "clean"), [(GONE, True), (Disconnect(1006, "connection lost"), False)])
+def test_a_client_has_left_when_what_it_sent_before_is_taken(left: Disconnect, clean: bool) -> None:
+    async def main() -> None:
+        client, link, _ = connection()
+        ended: list[Connection] = []
+        client.on_closed = ended.append
+        link.receive("a")
+        link.receive("b")
+        link.vanish(left, clean=clean)
+        assert await client.receive() == "a"
+        assert await client.receive() == "b"
+        assert (client.is_closed, ended) == (False, [])
+        client.write(WireMessage(b"to nobody"))
+        with pytest.raises(ConnectionClosed):
+            await client.receive()
+        assert (client.disconnect, client.clean, ended) == (left, clean, [client])
+
+    run(main())
+
+
+def test_a_client_has_left_when_what_was_taken_last_is_handled() -> None:
+    async def main() -> None:
+        client, link, _ = connection()
+        link.receive("a")
+        assert client.receive_nowait() == "a"
+        client.is_handling = True
+        link.vanish(GONE, clean=True)
+        assert not client.is_closed
+        assert client.receive_nowait() is None
+        assert client.disconnect == GONE
+
+    run(main())
+
+
+def test_who_does_not_take_what_a_client_sent_learns_in_time_that_it_left() -> None:
+    async def main() -> None:
+        client, link, reached = connection(leaving_seconds=0.02)
+        ended: list[Connection] = []
+        client.on_closed = ended.append
+        link.receive("a")
+        link.vanish(GONE, clean=True)
+        await wait_until(lambda: client.is_closed)
+        assert (ended, reached) == ([client], ["leaving_seconds"])
+        assert await client.receive() == "a"
+        assert await client.wait_closed() == GONE
+
+    run(main())
+
+
+def test_who_waits_for_the_end_throws_away_what_a_client_sent_before_it_left() -> None:
+    async def main() -> None:
+        client, link, _ = connection()
+        link.receive("a")
+        link.vanish(GONE, clean=True)
+        assert await client.wait_closed() == GONE
+
+    run(main())
+
+
+def test_an_end_of_ours_does_not_wait_for_what_a_client_sent_before_it_left() -> None:
+    async def main() -> None:
+        client, link, reached = connection()
+        ended: list[Connection] = []
+        client.on_closed = ended.append
+        link.receive("a")
+        link.vanish(GONE, clean=True)
+        client.end(FORCED)
+        assert (client.disconnect, ended, reached) == (GONE, [client], [])
+
+    run(main())
+
+
+def test_a_faulty_end_waits_for_nothing() -> None:
+    async def main() -> None:
+        client, link, _ = connection()
+        link.receive("a")
+        link.vanish(Disconnect(1007, "no UTF-8"))
+        assert client.disconnect == Disconnect(1007, "no UTF-8")
 
     run(main())
 

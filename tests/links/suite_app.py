@@ -72,6 +72,17 @@ async def chat(websocket: WebSocket, room: str, user: str, history: int = 5) -> 
             await connection.publish(room, f"{user}: {text}")
 
 
+@app.websocket("/talk/{room}")
+async def talk(websocket: WebSocket, room: str, user: str) -> None:
+    """Answer before it publishes, as the tutorial does."""
+    async with hub.connect(websocket, user=user) as connection:
+        await connection.subscribe(room, join=f"{user} joined", leave=f"{user} left")
+        async for text in connection.iter_text():
+            await connection.send_text(f"you: {text}")
+            await asyncio.sleep(0)
+            await connection.publish(room, f"{user}: {text}")
+
+
 def get_number(number: Annotated[int, Query()]) -> int:
     return number * 2
 
@@ -194,7 +205,9 @@ def serve_hypercorn(listener: socket.socket) -> None:
     config = Config()
     config.bind = [f"fd://{listener.fileno()}"]
     config.graceful_timeout = 5.0
-    config.websocket_max_message_size = LIMITS.message_size
+    # Its default, above our limit. At its own limit it sends a close frame, tells the application nothing, and now and
+    # then never ends the connection.
+    config.websocket_max_message_size = 16 * 1024 * 1024
 
     async def main() -> None:
         ended = asyncio.Event()

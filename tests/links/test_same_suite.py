@@ -6,6 +6,7 @@ import asyncio
 import json
 import signal
 import socket
+import struct
 import subprocess
 import sys
 import time
@@ -18,6 +19,7 @@ import httpx
 import pytest
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus
+from websockets.frames import Frame, Opcode
 
 from tidewire.testing import wait_until
 
@@ -224,6 +226,26 @@ def test_everyone_sees_joins_messages_and_leaves(server: Server) -> None:
                 await bob.send("hi")
                 assert [await receive(ann), await receive(bob)] == ["bob: hi", "bob: hi"]
             assert await receive(ann) == "bob left"
+
+    run(main())
+
+
+@pytest.mark.parametrize("path", ["room", "talk"])
+def test_what_a_client_says_right_before_it_goes_is_heard(server: Server, path: str) -> None:
+    words = [f"word {number}" for number in range(20)]
+    said = [Frame(Opcode.TEXT, word.encode()) for word in words]
+    goodbye = Frame(Opcode.CLOSE, struct.pack("!H", 1000))
+
+    async def main() -> None:
+        async with server.open(f"/room/{path}?user=ann") as ann:
+            assert await receive(ann) == "ann joined"
+            for number in range(5):
+                bob = await server.open(f"/{path}/{path}?user=bob{number}")
+                assert await receive(ann) == f"bob{number} joined"
+                bob.transport.write(b"".join(frame.serialize(mask=True) for frame in [*said, goodbye]))
+                assert [await receive(ann) for _ in words] == [f"bob{number}: {word}" for word in words]
+                assert await receive(ann) == f"bob{number} left"
+                bob.transport.abort()
 
     run(main())
 

@@ -463,7 +463,7 @@ def test_asgi_messages_are_compressed_too_and_a_real_client_reads_them(deflating
 
 
 def test_a_drain_closes_everybody_with_1012_spread_over_its_time() -> None:
-    with serving(limits={"drain_seconds": 2.0}) as server:
+    with serving(limits={"drain_seconds": 4.0}) as server:
         clients = [Client(server, f"/{path}?name=n{number}") for number in range(10) for path in ("echo", "link")]
         waiting = connect(server)
         waiting.sendall(request("/hesitate"))
@@ -485,7 +485,7 @@ def test_a_drain_closes_everybody_with_1012_spread_over_its_time() -> None:
                 ready.sendall(frame(CLOSE, b"\x03\xf4"))
                 times.append(time.monotonic() - start)
         events = server.stop()
-        assert time.monotonic() - start < 8
+        assert time.monotonic() - start < 12
     assert codes == [b"\x03\xf4"] * 20
     assert max(times) - min(times) > 0.7
     assert events.count(["drain"]) == 1

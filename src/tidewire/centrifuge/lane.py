@@ -92,6 +92,7 @@ class Lane(ABC):
             if self._orders:
                 await self._orders.popleft()()
             elif (message := connection.receive_nowait()) is not None:
+                connection.is_handling = True
                 await self._take(message)
             else:
                 return

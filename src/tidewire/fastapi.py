@@ -312,7 +312,7 @@ class Hub(Ruled):
 
     async def remove_history(self, channel: str) -> None:
         """Remove what is stored of a channel; raises StoreUnavailable."""
-        await self.node.broker.remove_history(open_channel(channel, self.limits))
+        await self.node.remove_history(open_channel(channel, self.limits))
 
     async def presence(self, channel: str) -> list[Member]:
         """Return who is present in a channel on all nodes, one entry a connection; raises StoreUnavailable."""

@@ -255,6 +255,11 @@ class Node:
             self.maintenance.worked("publish")
         return position
 
+    async def remove_history(self, channel: str) -> None:
+        """Remove what is stored of a channel; raises StoreUnavailable."""
+        await self.broker.remove_history(channel)
+        self.recoveries.forget(channel)
+
     def send(self, connection: Connection, *messages: WireMessage) -> None:
         """Write to one connection of this node, behind everything that is pending for it."""
         if connection.subscriptions:

@@ -13,7 +13,7 @@ from tidewire.errors import NORMAL, AlreadySubscribed, BadRequest, ConnectionClo
 from tidewire.membership import Membership
 from tidewire.messages import Farewell, Position, Subscribed, WireMessage
 from tidewire.options import Limits
-from tidewire.recovery import Recoveries
+from tidewire.recovery import Forms, Recoveries
 from tidewire.registry import Channel, Registry
 from tidewire.subscription import Subscriber, Subscription
 
@@ -26,13 +26,22 @@ _REPLY_PAGE = 256 * 1024
 class Prepared:
     """A subscription that has its answer and is not yet live: what is published meanwhile waits behind the reply."""
 
-    __slots__ = ("answer", "channel", "join", "subscription")
+    __slots__ = ("answer", "channel", "forms", "join", "subscription")
 
-    def __init__(self, channel: Channel, subscription: Subscription, answer: Subscribed, join: Farewell | None) -> None:
+    def __init__(
+        self,
+        channel: Channel,
+        subscription: Subscription,
+        answer: Subscribed,
+        join: Farewell | None,
+        forms: Forms | None = None,
+    ) -> None:
         self.channel = channel
         self.subscription = subscription
         self.answer = answer
         self.join = join
+        #: How others are shown the publications of the same answer, by what they like; None: nobody is given the same.
+        self.forms = forms
 
 
 class Subscribing:
@@ -125,12 +134,12 @@ class Subscribing:
                 first = await self._membership.join(subscription, info, join, farewell, farewell_on_error)
             if since is not None and not since.epoch:
                 since = Position(since.offset, carried.position.epoch)
-            recovery, recovered = await self._recoveries.recover(carried, subscription, since, history, most)
+            recovery, recovered, forms = await self._recoveries.recover(carried, subscription, since, history, most)
         except BaseException:
             self._abandon(subscription)
             raise
         answer = Subscribed(channel, recovery.position, recovery.publications, recovered)
-        return Prepared(carried, subscription, answer, join if first else None)
+        return Prepared(carried, subscription, answer, join if first else None, forms)
 
     async def go_live(self, prepared: Prepared, messages: Sequence[WireMessage] = ()) -> None:
         """Write the reply in pages that wait for the client to take them, then what came meanwhile, then be live."""

@@ -77,6 +77,22 @@ def test_what_was_missed_is_recovered_from_the_position_that_was_asked_for(proto
     run(main())
 
 
+def test_who_is_given_the_same_is_given_it_in_the_form_that_each_asked_for() -> None:
+    async def main() -> None:
+        async with open_sessions() as node:
+            await connect(node, channel=CHANNEL)
+            await publish(node, 1, 2, 3)
+            for protocol in (JSON, PROTOBUF, JSON, PROTOBUF):
+                client = await connect(node, protocol=protocol)
+                for since, missed in ((1, [(2, 2), (3, 3)]), (2, [(3, 3)])):
+                    reply = await client.ask("subscribe", channel=CHANNEL, recover=True, offset=since)
+                    assert reply["recovered"] is True
+                    assert [(pub["data"], pub["offset"]) for pub in reply["publications"]] == missed
+                    await client.ask("unsubscribe", channel=CHANNEL)
+
+    run(main())
+
+
 @both
 def test_recovery_from_the_beginning_leaves_the_offset_out(protocol: CentrifugeProtocol) -> None:
     async def main() -> None:

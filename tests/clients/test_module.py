@@ -130,7 +130,7 @@ def test_what_a_client_asks_for(service: Service) -> None:
         const { publications, position } = await room.history({ limit: 1, reverse: true });
         say([publications.map(({ data }) => data), position.offset, position.epoch === room.position.epoch]);
         const attempts = [client.rpc("x", 1), client.publish("nowhere:1", 1), client.publish("secret:1", 1)];
-        const refused = attempts.map((attempt) => attempt.catch(({ name, code, temporary }) => [name, code, temporary]));
+        const refused = attempts.map((one) => one.catch(({ name, code, temporary }) => [name, code, temporary]));
         for (const refusal of refused) say(await refusal);
         const secret = client.subscribe("secret:1");
         say(await new Promise((resolve) => secret.on("unsubscribed", resolve)));

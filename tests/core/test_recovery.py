@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tidewire import recovery
 from tidewire.errors import StoreUnavailable
 from tidewire.messages import HistoryPage, Position, Publication
 from tidewire.recovery import narrow
@@ -55,6 +56,62 @@ def test_all_who_return_at_once_cost_two_reads() -> None:
             assert keeper.offsets() == []
             for client in (*clients, keeper):
                 client.link.vanish()
+
+    run(main())
+
+
+def test_who_returns_a_moment_later_costs_no_read_unless_the_channel_has_gone_on(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async def main() -> None:
+        monkeypatch.setattr(recovery, "_AGAIN_SECONDS", 3_600.0)
+        broker = FailingBroker()
+        async with open_node(broker) as node:
+            await publish(node, *"12345")
+            keeper = await connect(node, channel="a")
+            epoch = node.registry.channels["a"].position.epoch
+
+            async def come_back(offset: int) -> list[int]:
+                client = await connect(node)
+                reply = await client.subscribe(since=Position(offset, epoch))
+                assert reply.recovered
+                client.link.vanish()
+                return client.offsets()
+
+            broker.reads = 0
+            assert [await come_back(2), await come_back(2), await come_back(4)] == [[3, 4, 5], [3, 4, 5], [5]]
+            assert broker.reads == 1
+            assert await come_back(1) == [2, 3, 4, 5]  # the read did not reach as far back
+            assert broker.reads == 2
+            await publish(node, "6")
+            await wait_until(lambda: keeper.offsets() == [6])
+            assert await come_back(4) == [5, 6]
+            assert broker.reads == 3
+            await node.remove_history("a")
+            client = await connect(node)
+            assert (await client.subscribe(since=Position(4, epoch))).recovered is False
+            for one in (client, keeper):
+                one.link.vanish()
+
+    run(main())
+
+
+def test_a_read_is_not_given_again_for_long(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def main() -> None:
+        monkeypatch.setattr(recovery, "_AGAIN_SECONDS", 0.001)
+        broker = FailingBroker()
+        async with open_node(broker) as node:
+            await publish(node, *"123")
+            keeper = await connect(node, channel="a")
+            epoch = node.registry.channels["a"].position.epoch
+            broker.reads = 0
+            for reads in (1, 2):
+                client = await connect(node)
+                assert (await client.subscribe(since=Position(1, epoch))).recovered
+                client.link.vanish()
+                assert broker.reads == reads
+                await wait_until(lambda: not node.recoveries._reader._ended)
+            keeper.link.vanish()
 
     run(main())
 

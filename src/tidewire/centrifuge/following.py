@@ -167,7 +167,7 @@ class Following:
         except BaseException:
             self._forget(followed)
             raise
-        ready = Ready(followed, prepared, _result(followed, prepared.answer, since, shown))
+        ready = Ready(followed, prepared, _result(followed, prepared, since, shown))
         if since is not None and not ready.result.recovered and request.flag & _ALL_OR_NOTHING:
             self.abandon(ready)
             raise Unrecoverable(f"what {channel!r} had after offset {since.offset} is not there any more")
@@ -298,9 +298,10 @@ def _begin_deltas(prepared: Prepared, representation: Representation) -> None:
 
 
 def _result(
-    followed: Followed, answer: Subscribed, since: Position | None, shown: PubRepresentation
+    followed: Followed, prepared: Prepared, since: Position | None, shown: PubRepresentation
 ) -> m.SubscribeResult:
     """Return what the client is told; a recovered one stands where the client said, and goes on by what it missed."""
+    answer = prepared.answer
     position = answer.position
     missed: Sequence[Publication] = answer.publications if answer.recovered else ()
     recovered = bool(answer.recovered)
@@ -312,7 +313,7 @@ def _result(
         ttl=ttl_of(followed.expires_at),
         recoverable=followed.is_recoverable,
         epoch=position.epoch if followed.is_positioned else "",
-        publications=shown.missed(missed),
+        publications=_missed(prepared, missed, shown),
         recovered=recovered,
         offset=offset if followed.is_positioned else 0,
         positioned=followed.is_positioned,
@@ -320,6 +321,17 @@ def _result(
         was_recovering=since is not None,
         delta=shown.then is not None,
     )
+
+
+def _missed(prepared: Prepared, missed: Sequence[Publication], shown: PubRepresentation) -> list[m.Publication]:
+    """Return publications as a reply holds them, made once for all who are given the same."""
+    forms = prepared.forms
+    if forms is None or missed is not prepared.answer.publications:
+        return shown.missed(missed)
+    made: list[m.Publication] | None = forms.get(shown)
+    if made is None:
+        made = forms[shown] = shown.missed(missed)
+    return made
 
 
 def _newest(answer: Subscribed, since: Position) -> tuple[Sequence[Publication], bool]:

@@ -178,7 +178,7 @@ class Calls:
 
     async def history_remove(self, request: m.HistoryRemoveRequest) -> m.Empty:
         reading.check_history(request.channel, self._options(request.channel))
-        await self.node.broker.remove_history(request.channel)
+        await self.node.remove_history(request.channel)
         return m.Empty()
 
     async def channels(self, request: m.ChannelsRequest) -> m.ChannelsResult:

@@ -16,7 +16,7 @@ protocols.centrifuge.messages | protocols.centrifuge.meta
 protocols.centrifuge.schema | protocols.centrifuge.protobuf
 protocols.centrifuge.fossil protocols.centrifuge.filters | protocols.centrifuge.encoding
 batch history | links.base | subscription
-links.asgi links.stream links.handshake links.perloop | links.wheel links.admission
+links.asgi links.stream links.handshake links.perloop | links.wheel links.admission | links.acceptor
 links.wire | links.reader | links.endpoint | links.uvicorn | links.http
 connection | registry
 fanout maintenance | carrier membership recovery | subscribing

@@ -18,7 +18,7 @@ import ssl
 import sys
 import threading
 from collections.abc import Awaitable, Callable, Iterator, MutableMapping
-from typing import Any
+from typing import Any, cast
 
 import msgspec
 import uvicorn
@@ -27,6 +27,8 @@ from uvicorn.importer import ImportFromStringError, import_from_string
 from tidewire.errors import ConfigurationError, TidewireError
 from tidewire.links import http
 from tidewire.links import uvicorn as websocket
+from tidewire.links.acceptor import Acceptor
+from tidewire.options import Limits
 from tidewire.server import logs
 from tidewire.server.settings import Settings
 
@@ -39,6 +41,8 @@ _CLOSING_SECONDS, _ENDING_SECONDS = 3, 4.5
 #: Connections live long, so old objects are looked through hardly ever: with thousands of connections that takes longer
 #: than a turn of the loop may. Young ones are looked through in steps of a millisecond.
 _GC_THRESHOLDS = (700, 2, 3_500)
+#: A store's thread gets its turn beside a busy event loop in a fraction of a turn, not in a whole one.
+_SWITCH_SECONDS = 0.0005
 
 Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
@@ -102,23 +106,32 @@ class _Application:
 
 
 class _Server(uvicorn.Server):
-    """uvicorn's server, which tells when it is ready, and ends in time whatever hangs."""
+    """uvicorn's server with our acceptor, which tells when it is ready, and ends in time whatever hangs."""
 
-    def __init__(self, config: uvicorn.Config, ready: Callable[[], None], drain_seconds: float) -> None:
+    def __init__(self, config: uvicorn.Config, ready: Callable[[], None], limits: Limits) -> None:
         super().__init__(config)
         self._ready = ready
-        self._drain_seconds = drain_seconds
+        self._limits = limits
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        await super().startup(sockets)
+        await super().startup([])
         if self.started:
+            for listener in sockets or ():
+                acceptor = Acceptor(asyncio.get_running_loop(), listener, self._protocol, self._limits, self.config.ssl)
+                self.servers.append(cast(asyncio.Server, acceptor))
             gc.collect()
             gc.freeze()
             gc.set_threshold(*_GC_THRESHOLDS)
+            sys.setswitchinterval(_SWITCH_SECONDS)
             self._ready()
 
+    def _protocol(self) -> asyncio.Protocol:
+        """Return what speaks on one more connection, as uvicorn makes it."""
+        make = cast(Callable[..., asyncio.Protocol], self.config.http_protocol_class)
+        return make(config=self.config, server_state=self.server_state, app_state=self.lifespan.state)
+
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        last_resort = threading.Timer(self._drain_seconds + _ENDING_SECONDS, os._exit, (1,))
+        last_resort = threading.Timer(self._limits.drain_seconds + _ENDING_SECONDS, os._exit, (1,))
         last_resort.daemon = True
         last_resort.start()
         await super().shutdown(sockets)
@@ -129,7 +142,7 @@ def serve(job: Job, listener: socket.socket, ready: Callable[[], None], channel:
     settings = job.settings
     logs.configure(settings.log_level, access=settings.access_log)
     application = _Application(_load(job))
-    server = _Server(_config(settings, application), ready, settings.limits.drain_seconds)
+    server = _Server(_config(settings, application), ready, settings.limits)
     for signum in (signal.SIGINT, signal.SIGTERM):
         # uvicorn raises the signal again when it has ended, for the handler that was there before: this one.
         signal.signal(signum, server.handle_exit)

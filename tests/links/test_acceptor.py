@@ -1,0 +1,128 @@
+"""Connections are taken a few in one turn, and are taken again when there is something to take them with."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import errno
+import shutil
+import socket
+import time
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+import uvloop
+
+from contract.serving import Server, until
+from requirements import require
+from server.test_run import certificate
+from tidewire.links.acceptor import Acceptor
+from tidewire.links.base import limits_reached
+from tidewire.options import Limits
+from tidewire.testing import wait_until
+
+PENDING = 200
+
+
+@contextlib.contextmanager
+def pending(count: int) -> Iterator[tuple[socket.socket, list[socket.socket]]]:
+    """Return a listener, and clients whose connections wait there."""
+    with contextlib.ExitStack() as stack:
+        listener = stack.enter_context(socket.create_server(("127.0.0.1", 0), backlog=1_024))
+        port = listener.getsockname()[1]
+        yield listener, [stack.enter_context(socket.create_connection(("127.0.0.1", port))) for _ in range(count)]
+
+
+class Greeter(asyncio.Protocol):
+    """Says hello, and notes in which turn it was made."""
+
+    turn = 0
+    made: Counter[int]
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.made[self.turn] += 1
+        transport.write(b"hello")  # type: ignore[attr-defined]
+        nodelay = transport.get_extra_info("socket").getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
+        assert nodelay
+
+
+@pytest.mark.parametrize("loop", [uvloop.new_event_loop, asyncio.new_event_loop], ids=["uvloop", "asyncio"])
+def test_hundreds_that_wait_are_taken_a_few_in_a_turn(loop: object) -> None:
+    async def main(listener: socket.socket, clients: list[socket.socket]) -> None:
+        Greeter.made, Greeter.turn = Counter(), 0
+        acceptor = Acceptor(asyncio.get_running_loop(), listener, Greeter, Limits(arrivals=4))
+        end = time.monotonic() + 10
+        while Greeter.made.total() < len(clients):
+            assert time.monotonic() < end, Greeter.made
+            await asyncio.sleep(0)
+            Greeter.turn += 1
+        assert max(Greeter.made.values()) <= 8, Greeter.made
+        for client in clients:
+            assert client.recv(5) == b"hello"
+        acceptor.close()
+        await acceptor.wait_closed()
+        late = socket.create_connection(listener.getsockname())
+        with late:
+            for _ in range(20):
+                await asyncio.sleep(0)
+            assert Greeter.made.total() == len(clients)
+
+    with pending(PENDING) as (listener, clients), asyncio.Runner(loop_factory=loop) as runner:  # type: ignore[arg-type]
+        runner.run(main(listener, clients))
+
+
+def test_without_descriptors_nobody_is_taken_for_a_moment(caplog: pytest.LogCaptureFixture) -> None:
+    class Exhausted(socket.socket):
+        """A listener of a process that has none left, until it is told."""
+
+        tries = 0
+        is_over = False
+
+        def accept(self) -> tuple[socket.socket, object]:
+            if self.is_over:
+                return super().accept()
+            self.tries += 1
+            raise OSError(errno.EMFILE, "too many open files")
+
+    async def main(listener: Exhausted) -> None:
+        Greeter.made, before = Counter(), limits_reached["descriptors"]
+        acceptor = Acceptor(asyncio.get_running_loop(), listener, Greeter, Limits())
+        await wait_until(lambda: listener.tries >= 3)
+        assert limits_reached["descriptors"] >= before + 3
+        listener.is_over = True
+        await wait_until(lambda: Greeter.made.total() == 2)
+        acceptor.close()
+
+    with pending(2) as (plain, _), Exhausted(fileno=plain.detach()) as listener:
+        asyncio.run(main(listener))
+    assert len([record for record in caplog.records if "ulimit -n" in record.getMessage()]) == 1
+
+
+def test_a_server_with_too_few_descriptors_goes_on_and_takes_others_later(tmp_path: Path) -> None:
+    require(shutil.which("prlimit"), "apt-get install util-linux")
+    limits = {"header_seconds": 2.0}
+    with Server(tmp_path, broker="memory://", limits=limits, prefix=("prlimit", "--nofile=64")).running() as server:
+        opened = [socket.create_connection((server.host, server.port)) for _ in range(120)]
+        try:
+            until(lambda: "ulimit -n" in server.log(), what="it is said in the log")
+        finally:
+            for one in opened:
+                one.close()
+        until(lambda: server.http.get("/healthz").status_code == 200, what="the server answers again")
+
+
+def test_a_silent_tls_handshake_ends_in_the_time_of_the_headers(tmp_path: Path) -> None:
+    certificate(tmp_path)
+    tls = ("--tls-cert", "cert.pem", "--tls-key", "key.pem")
+    server = Server(tmp_path, *tls, broker="memory://", limits={"header_seconds": 1.0})
+    server.http = httpx.Client(base_url=f"https://{server.host}:{server.port}", verify=False)
+    with server.running():
+        with socket.create_connection((server.host, server.port), timeout=10) as silent:
+            began = time.monotonic()
+            assert silent.recv(1) == b""
+            assert time.monotonic() - began < 8
+        assert server.http.get("/healthz").status_code == 200
+        assert "Traceback" not in server.log()

@@ -18,7 +18,7 @@ protocols.centrifuge.fossil protocols.centrifuge.filters | protocols.centrifuge.
 batch history | links.base | subscription
 links.asgi links.stream links.handshake links.perloop | links.wheel links.admission | links.acceptor
 links.wire | links.reader | links.endpoint | links.uvicorn | links.http
-connection | registry
+connection | registry | underway
 fanout maintenance | carrier membership recovery | subscribing
 node | inflight | acceptance survey | dispatch endpoint | served | centrifuge.
 rules. http_api.

@@ -8,12 +8,13 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 
-from tidewire.batch import Batch, Representation
+from tidewire.batch import Batch
 from tidewire.errors import INSUFFICIENT, SLOW
 from tidewire.messages import Dropped, Position, Publication
 from tidewire.options import Limits, SlowPolicy
 from tidewire.registry import Channel, Registry
 from tidewire.subscription import Subscriber, Subscription
+from tidewire.underway import Everybody, Work
 
 __all__ = ("Fanout",)
 
@@ -21,34 +22,6 @@ logger = logging.getLogger("tidewire")
 
 #: Subscriptions between two looks at the clock.
 _STRIDE = 32
-
-
-class Work:
-    """What one channel publishes in one turn, and how far that has come when the turn's time ends."""
-
-    __slots__ = ("first", "last", "parts", "publications", "reached")
-
-    def __init__(self, channel: Channel) -> None:
-        publications = tuple(channel.pending)
-        self.publications = publications
-        self.first = publications[0].offset
-        self.last = publications[-1].offset
-        self.parts = deque[tuple[Batch, tuple[Subscription, ...]]]()
-        began: list[Subscription] = []
-        for representation, group in channel.groups.items():
-            batch = representation.batch_after(channel.last, publications)
-            if len(batch):
-                self.parts.append((batch, group.snapshot))
-                if representation.then is not None:  # who has begun already behind all this is given nothing of it
-                    began += [one for one in group.snapshot if one.live_after < self.last]
-            else:  # nothing here is for them
-                for subscription in group.snapshot:
-                    subscription.live_after = max(subscription.live_after, self.last)
-        for subscription in began:
-            channel.has_begun(subscription)
-        if channel.options.delta:
-            channel.last = publications[-1]
-        self.reached = 0
 
 
 class Fanout:
@@ -71,6 +44,7 @@ class Fanout:
         self._on_gap = on_gap
         self._count = count
         self._dirty: deque[Channel] = deque()
+        self._everybody: deque[Everybody] = deque()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._scheduled = False
         self._turn = 0
@@ -152,6 +126,7 @@ class Fanout:
         started = time.perf_counter()
         self._long_turn = None
         deadline = started + self._limits.turn_seconds
+        self._push_on(deadline)
         while self._dirty:
             channel = self._dirty.popleft()
             if self._try_flush(channel, deadline):
@@ -160,7 +135,7 @@ class Fanout:
                 self._dirty.append(channel)
             if time.perf_counter() >= deadline:
                 break
-        if self._dirty:
+        if self._dirty or self._everybody:
             self._count("turn_seconds")
             self._schedule()
         if self._long_turn is not None:
@@ -326,10 +301,22 @@ class Fanout:
                 connection.link.write(subscription.representation.batch((publication,)))
                 self.deliveries += 1
 
-    # Order between direct sends and channel pushes.
+    # Order between direct sends and pushes.
+
+    @property
+    def is_pushing(self) -> bool:
+        """A publication for everybody is under way."""
+        return bool(self._everybody)
 
     def flush_for(self, connection: Subscriber) -> None:
         """Write what is pending for one connection, so that a direct send comes after it."""
+        for everybody in self._everybody:
+            if connection in everybody.waiting:
+                del everybody.waiting[connection]
+                self._push_one(everybody, connection)
+        self._flush_channels_for(connection)
+
+    def _flush_channels_for(self, connection: Subscriber) -> None:
         channels = self._registry.channels
         for subscription in tuple(connection.subscriptions.values()):
             channel = channels.get(subscription.channel)
@@ -342,18 +329,36 @@ class Fanout:
                 self.write_rest(channel, subscription, channel.pending)
 
     def push_everybody(self, connections: Sequence[Subscriber], publication: Publication) -> None:
-        """Push one publication to connections whatever they follow; a slow one is judged as in a channel."""
-        batches: dict[Representation, Batch] = {}
-        for connection in connections:
-            batch = batches.get(connection.representation)
-            if batch is None:
-                batch = batches[connection.representation] = connection.representation.batch((publication,))
-            self.flush_for(connection)
-            if connection.link.paused and self._is_over(connection):
-                self._cut_off(connection)
-            elif not connection.is_closed:
-                connection.link.write(batch)
-                self.deliveries += 1
+        """Push one publication to connections whatever they follow, for one turn's time; the others in the next turns.
+
+        A slow one is judged as in a channel. A direct send to one that waits comes after it.
+        """
+        self._everybody.append(Everybody(publication, connections))
+        self._push_on(time.perf_counter() + self._limits.turn_seconds)
+        if self._everybody:
+            self._schedule()
+
+    def _push_on(self, deadline: float) -> None:
+        while self._everybody:
+            one = self._everybody[0]
+            while one.waiting:
+                for _ in range(min(_STRIDE, len(one.waiting))):
+                    self._push_one(one, one.waiting.popitem()[0])
+                if time.perf_counter() >= deadline:
+                    return
+            self._everybody.popleft()
+
+    def _push_one(self, everybody: Everybody, connection: Subscriber) -> None:
+        representation = connection.representation
+        batch = everybody.batches.get(representation)
+        if batch is None:
+            batch = everybody.batches[representation] = representation.batch((everybody.publication,))
+        self._flush_channels_for(connection)
+        if connection.link.paused and self._is_over(connection):
+            self._cut_off(connection)
+        elif not connection.is_closed:
+            connection.link.write(batch)
+            self.deliveries += 1
 
     def tell_insufficient(self, channel: Channel, top: Position) -> None:
         """Let a channel go on at `top` after a gap that could not be filled, and tell its subscribers."""

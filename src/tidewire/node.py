@@ -262,7 +262,7 @@ class Node:
 
     def send(self, connection: Connection, *messages: WireMessage) -> None:
         """Write to one connection of this node, behind everything that is pending for it."""
-        if connection.subscriptions:
+        if connection.subscriptions or self.fanout.is_pushing:
             self.fanout.flush_for(connection)
         connection.write(*messages)
 

@@ -525,6 +525,31 @@ def test_everybody_is_pushed_behind_what_is_pending() -> None:
     run(main())
 
 
+def test_a_push_to_everybody_ends_with_the_turns_time_and_a_direct_send_comes_behind_it() -> None:
+    async def main() -> None:
+        async with open_node(turn_seconds=0.0) as node:
+            clients = [await connect(node, channel="a" if number % 2 else "") for number in range(150)]
+            slow = clients[0]
+            await node.control(Control(everybody=True), b"first", Format.TEXT)
+            await node.control(Control(everybody=True), b"second", Format.TEXT)
+            await wait_until(lambda: node.fanout.is_pushing)
+            given = sum(bool(client.shown) for client in clients)
+            assert given < len(clients)
+            assert not slow.shown
+            node.send(slow.connection, WireMessage(b"direct"))
+            assert [text.rsplit(" ", 1)[-1] for text in slow.shown] == ["first", "second", "direct"]
+            gone = clients[1]
+            gone.link.vanish()
+            await wait_until(lambda: not node.fanout.is_pushing)
+            for client in clients[2:]:
+                assert [text.rsplit(" ", 1)[-1] for text in client.shown[-2:]] == ["first", "second"]
+            assert len(slow.shown) == 3
+            for client in clients:
+                client.link.vanish()
+
+    run(main())
+
+
 def test_a_control_message_of_another_version_is_passed_over() -> None:
     async def main() -> None:
         async with open_node() as node:

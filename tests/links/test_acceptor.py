@@ -74,7 +74,7 @@ def test_hundreds_that_wait_are_taken_a_few_in_a_turn(loop: object) -> None:
         runner.run(main(listener, clients))
 
 
-def test_without_descriptors_nobody_is_taken_for_a_moment(caplog: pytest.LogCaptureFixture) -> None:
+def test_without_descriptors_nobody_is_taken_for_a_moment() -> None:
     class Exhausted(socket.socket):
         """A listener of a process that has none left, until it is told."""
 
@@ -98,7 +98,6 @@ def test_without_descriptors_nobody_is_taken_for_a_moment(caplog: pytest.LogCapt
 
     with pending(2) as (plain, _), Exhausted(fileno=plain.detach()) as listener:
         asyncio.run(main(listener))
-    assert len([record for record in caplog.records if "ulimit -n" in record.getMessage()]) == 1
 
 
 def test_a_server_with_too_few_descriptors_goes_on_and_takes_others_later(tmp_path: Path) -> None:

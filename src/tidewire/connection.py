@@ -21,7 +21,7 @@ from tidewire.errors import (
     RateLimited,
     check_close_code,
 )
-from tidewire.links.base import Link
+from tidewire.links.base import LOST, Link
 from tidewire.messages import WireMessage
 from tidewire.options import Limits
 from tidewire.protocols.base import Protocol
@@ -33,8 +33,6 @@ __all__ = ("Connection",)
 _RATED_BYTES = 16_384
 #: What a message in the inbox costs beside its bytes, so that empty ones count too.
 _MESSAGE_COST = 64
-#: The code of a connection that ended without a close frame (RFC 6455 section 7.1.5).
-_LOST = 1006
 
 _ids = itertools.count(1)
 _prefix = ""
@@ -192,7 +190,7 @@ class Connection:
         """The link has ended: by the client, behind what it sent before."""
         if self.disconnect is not None or self._leaving is not None:
             return
-        if (self._inbox or self.is_handling) and self.ending is None and (clean or disconnect.code == _LOST):
+        if (self._inbox or self.is_handling) and self.ending is None and (clean or disconnect.code == LOST.code):
             overdue = asyncio.get_running_loop().call_later(self._limits.leaving_seconds, self._overdue)
             self._leaving = disconnect, clean, overdue
         else:

@@ -55,7 +55,7 @@ class _Read:
 
     def __init__(self, lowest: Position) -> None:
         self.lowest = lowest
-        self.answer: asyncio.Task[_Read] | None = None
+        self.answer: asyncio.Task[None] | None = None
         self.page: HistoryPage | None = None
         self._shares: dict[int, Share] = {}
 
@@ -85,7 +85,7 @@ class HistoryReader:
         self._broker = broker
         self._spawn = spawn
         self._next: dict[tuple[str, str], _Read] = {}
-        self._current: dict[tuple[str, str], asyncio.Task[_Read]] = {}
+        self._current: dict[tuple[str, str], asyncio.Task[None]] = {}
         self._ended: dict[tuple[str, str], _Read] = {}
 
     async def since(self, channel: str, since: Position, retention: Retention, at: Position | None = None) -> Share:
@@ -110,14 +110,15 @@ class HistoryReader:
         elif since.offset < joined.lowest.offset:
             joined.lowest = since
         assert joined.answer is not None
-        return (await asyncio.shield(joined.answer)).share(since)
+        await asyncio.shield(joined.answer)
+        return joined.share(since)
 
     def forget(self, channel: str) -> None:
         """Give nothing again of a channel: its history was removed."""
         for key in [key for key in self._ended if key[0] == channel]:
             del self._ended[key]
 
-    async def _read(self, key: tuple[str, str], joined: _Read, retention: Retention) -> _Read:
+    async def _read(self, key: tuple[str, str], joined: _Read, retention: Retention) -> None:
         current = self._current.get(key)
         if current is not None:
             await asyncio.wait([current])
@@ -131,7 +132,6 @@ class HistoryReader:
                 del self._current[key]
         self._ended[key] = joined
         asyncio.get_running_loop().call_later(_AGAIN_SECONDS, self._expire, key, joined)
-        return joined
 
     def _expire(self, key: tuple[str, str], read: _Read) -> None:
         if self._ended.get(key) is read:

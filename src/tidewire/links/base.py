@@ -9,7 +9,10 @@ from typing import Protocol as TypingProtocol
 from tidewire.batch import Batch
 from tidewire.errors import Disconnect
 
-__all__ = ("Link", "Listener", "limits_reached")
+__all__ = ("LOST", "Link", "Listener", "limits_reached")
+
+#: The connection ended without a close frame: a code that is never sent (RFC 6455 section 7.1.5).
+LOST = Disconnect(1006, "connection lost")
 
 #: How often each limit was reached by a link of this process, by its name in `Limits`.
 limits_reached: Counter[str] = Counter()

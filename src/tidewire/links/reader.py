@@ -12,7 +12,8 @@ from websockets.frames import Frame, Opcode
 from websockets.protocol import Protocol as Core
 
 from tidewire.errors import Disconnect
-from tidewire.links.wire import LOST, WireLink, limits_reached
+from tidewire.links.base import LOST
+from tidewire.links.wire import WireLink, limits_reached
 
 __all__ = ("ReadingLink",)
 

@@ -20,11 +20,11 @@ from uvicorn.server import ServerState
 
 from tidewire.batch import frame
 from tidewire.errors import INTERNAL_ERROR, NORMAL, SHUTDOWN, Disconnect
-from tidewire.links.base import Listener
+from tidewire.links.base import LOST, Listener
 from tidewire.links.endpoint import ClientGone, Endpoint
 from tidewire.links.handshake import Handshake, HeaderPairs, plain_response, response
 from tidewire.links.reader import ReadingLink
-from tidewire.links.wire import BY_HANDSHAKE, LOST, limits_reached
+from tidewire.links.wire import BY_HANDSHAKE, limits_reached
 from tidewire.messages import WireMessage
 from tidewire.options import Limits
 

@@ -20,17 +20,14 @@ from websockets.protocol import Side, State
 
 from tidewire.batch import Batch
 from tidewire.errors import INTERNAL_ERROR, NO_PONG, STALLED, ConfigurationError, Disconnect
-from tidewire.links.base import Link, Listener, limits_reached
+from tidewire.links.base import LOST, Link, Listener, limits_reached
 from tidewire.links.handshake import WIRE_LOGGER
 from tidewire.links.wheel import Wheel
 from tidewire.options import Limits
 
-__all__ = ("BY_HANDSHAKE", "LOST", "WireLink", "limits_reached")
+__all__ = ("BY_HANDSHAKE", "WireLink", "limits_reached")
 
 logger = logging.getLogger("uvicorn.error")
-
-#: The connection ended without a close frame.
-LOST = Disconnect(1006, "connection lost")
 
 _HIGH_WATER, _LOW_WATER = 65_536, 16_384
 _PING = b"\x89\x00"

@@ -7,7 +7,7 @@ import os
 from fastapi import FastAPI
 
 from tidewire import Hub, Limits
-from tidewire.access import Identity
+from tidewire.rules.base import Identity
 from tidewire.options import ChannelOptions
 
 limits = Limits(rate=1e9, burst=1_000_000_000, connections=20_000)

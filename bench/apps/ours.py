@@ -13,8 +13,8 @@ import msgspec
 from fastapi import FastAPI, WebSocket
 
 from tidewire import ChannelOptions, Hub, Limits
-from tidewire.access import Action, Authority, Caller, ConnectAttempt, Grant, Identity
-from tidewire.centrifuge.endpoint import serve_websocket
+from tidewire.rules.base import Action, Authority, Caller, ConnectAttempt, Grant, Identity
+from tidewire.sessions.centrifuge.websocket import serve_websocket
 
 limits = Limits(rate=1e9, burst=1_000_000_000, connections=20_000)
 hub = Hub(os.environ.get("BENCH_URL", "memory://"), limits=limits)

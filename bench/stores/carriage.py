@@ -24,9 +24,9 @@ import msgspec
 import uvloop
 
 from tidewire.backends import open_backend, sqlite_path
-from tidewire.connection import Connection
+from tidewire.engine.connection import Connection
 from tidewire.messages import Format
-from tidewire.node import Node
+from tidewire.engine.node import Node
 from tidewire.options import Limits
 from tidewire.protocols.plain import PLAIN
 from tidewire.testing import FakeLink

@@ -10,7 +10,7 @@ from pathlib import Path
 
 sys.path.append(str(Path(__file__).parents[2] / "tests"))
 
-from support.stores import start_nats, start_postgres, start_redis
+from helpers.stores import start_nats, start_postgres, start_redis
 
 __all__ = ("STORES", "missing", "serving")
 

@@ -1,7 +1,7 @@
 """tidewire: the realtime layer for FastAPI."""
 
-from tidewire.access import Action, Authority, Caller, ConnectAttempt, Grant, Identity
-from tidewire.endpoint import HubConnection
+from tidewire.rules.base import Action, Authority, Caller, ConnectAttempt, Grant, Identity
+from tidewire.sessions.application import HubConnection
 from tidewire.errors import (
     BadRequest,
     CommandError,
@@ -24,14 +24,14 @@ from tidewire.errors import (
     UnknownChannel,
     UnknownType,
 )
-from tidewire.fastapi import Hub, choose_subprotocol
+from tidewire.hub import Hub, choose_subprotocol
 from tidewire.messages import Dropped, Format, HistoryPage, Member, Position, Publication, Subscribed, WireMessage
 from tidewire.options import ChannelOptions, Limits, SlowPolicy
 from tidewire.protocols.base import Protocol
 from tidewire.protocols.plain import PlainProtocol
 from tidewire.publisher import Publisher
 from tidewire.rules.permissions import Permissions
-from tidewire.statistics import Statistics
+from tidewire.engine.statistics import Statistics
 
 __all__ = (
     "Action",

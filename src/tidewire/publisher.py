@@ -10,12 +10,12 @@ from types import TracebackType
 from typing import Any
 
 from tidewire.backends import open_backend
-from tidewire.broker import Broker
-from tidewire.control import open_channel, personal
+from tidewire.backends.base import Broker
+from tidewire.channels import open_channel, personal
 from tidewire.errors import ConfigurationError, NotPublished, PublishUnconfirmed, StoreUnavailable
 from tidewire.messages import Position, PublishRequest
 from tidewire.options import Limits
-from tidewire.payload import encode_payload
+from tidewire.protocols.payload import encode_payload
 
 __all__ = ("Publisher",)
 

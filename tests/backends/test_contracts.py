@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from support.stores import postgres_database, start_nats, start_redis
+from helpers.stores import postgres_database, start_nats, start_redis
 from tidewire.backends.memory import MemoryBroker, MemoryPresence
 from tidewire.backends.nats import NatsAddress, NatsBroker, NatsPresence
 from tidewire.backends.postgres import PostgresBroker, PostgresPresence

@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from core.support import run
+from engine.support import run
 from tidewire.backends.memory import MemoryBroker
 from tidewire.messages import PublishRequest, Retention
 

@@ -16,9 +16,9 @@ import pytest
 
 from contract.chatting import Chat
 from contract.serving import Server, until
-from core.support import run
-from support.processes import told, worker
-from support.stores import Daemon, postgres_database, start_nats, start_postgres, start_redis
+from engine.support import run
+from helpers.processes import told, worker
+from helpers.stores import Daemon, postgres_database, start_nats, start_postgres, start_redis
 from tidewire.backends import open_backend
 from tidewire.messages import Departure
 from tidewire.options import Limits

@@ -10,7 +10,7 @@ from fastapi import Path as PathParameter
 from fastapi.security import SecurityScopes
 
 from tidewire import Hub
-from tidewire.endpoint import HubConnection
+from tidewire.sessions.application import HubConnection
 from tidewire.server.app import create_app
 from tidewire.server.settings import Settings
 

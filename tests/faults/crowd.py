@@ -15,7 +15,7 @@ import httpx
 
 from clients.serving import connection_token
 from contract.serving import Server
-from support.ledger import Ledger, check, received
+from helpers.ledger import Ledger, check, received
 from tidewire.client import ChatClient, Client, History
 from tidewire.client.chat_messages import ChatMessage
 from tidewire.errors import PublishUnconfirmed, Unrecoverable

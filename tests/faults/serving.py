@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 from contract.conftest import FAST
 from contract.serving import Server
-from support.stores import Daemon, start_nats, start_postgres, start_redis
+from helpers.stores import Daemon, start_nats, start_postgres, start_redis
 
 __all__ = ("SECRET_CONFIG", "STORES", "Store", "serving", "store")
 

@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 
 from contract.serving import Server
-from core.support import run
-from support.ledger import Ledger, check
-from support.stores import Daemon
+from engine.support import run
+from helpers.ledger import Ledger, check
+from helpers.stores import Daemon
 
 from .crowd import CHANNEL, ApiPublisher, Crowd, census
 from .network import namespace

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from contract.serving import Server, until
-from support.stores import Daemon, start_redis
+from helpers.stores import Daemon, start_redis
 
 APP = Path(__file__).with_name("census_app.py")
 #: Ends a connection with a reset: nothing of what was sent has to arrive.

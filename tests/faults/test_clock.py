@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from contract.serving import Server
-from core.support import run
+from engine.support import run
 from requirements import require
 
 from .crowd import CHANNEL, KEY, Crowd

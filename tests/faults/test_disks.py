@@ -17,8 +17,8 @@ import pytest
 
 from backends.sqlite.helpers import WorkerProcess
 from contract.serving import Server, until
-from core.support import run
-from support.ledger import Ledger
+from engine.support import run
+from helpers.ledger import Ledger
 
 from .crowd import CHANNEL, KEY, ApiPublisher, Crowd
 from .disks import Disk, ext4_disk, remount, small_disk

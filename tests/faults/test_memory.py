@@ -11,7 +11,7 @@ from websockets.asyncio.client import connect
 from websockets.exceptions import InvalidStatus
 from websockets.http11 import Response
 
-from core.support import run
+from engine.support import run
 from requirements import require
 
 from .crowd import KEY, Crowd

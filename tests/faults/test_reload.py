@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from contract.serving import Server
-from core.support import run
+from engine.support import run
 from tidewire.testing import wait_until
 
 from .crowd import Crowd, census

@@ -10,9 +10,9 @@ import pytest
 
 from backends.nats.helpers import nats_node
 from backends.postgres.helpers import client_of, postgres_node
-from core.support import connect, run
-from support.ledger import Ledger, check, received
-from support.stores import Daemon, postgres_database, start_nats
+from engine.support import connect, run
+from helpers.ledger import Ledger, check, received
+from helpers.stores import Daemon, postgres_database, start_nats
 from tidewire.testing import wait_until
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from core.support import run
+from engine.support import run
 
 from .crowd import KEY, Crowd, census
 from .serving import serving, store

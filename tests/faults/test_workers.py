@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from core.support import run
+from engine.support import run
 from tidewire.testing import wait_until
 
 from .crowd import Crowd, census

@@ -8,7 +8,7 @@ import sys
 from collections import deque
 from typing import Any
 
-from centrifuge.exceptions import ReplyError
+from sessions.centrifuge.exceptions import ReplyError
 
 from centrifuge import CentrifugeError, Client, ClientEventHandler, DeltaType, SubscriptionEventHandler
 

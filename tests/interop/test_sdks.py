@@ -13,7 +13,7 @@ import redis
 from clients.serving import Cuttable, Service, connection_token, serving, subscription_token
 from contract.serving import Server, until
 from interop.sdk import KINDS, Sdk, driving, driving_all
-from support.stores import start_redis
+from helpers.stores import start_redis
 
 pytestmark = pytest.mark.xdist_group("interop")
 

@@ -16,7 +16,7 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from tidewire import Hub, Limits, choose_subprotocol
-from tidewire.connection import Connection
+from tidewire.engine.connection import Connection
 from tidewire.errors import SHUTDOWN
 from tidewire.links.http import configured as configured_http
 from tidewire.links.stream import LINES, StreamLink

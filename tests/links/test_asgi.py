@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from tidewire.batch import Batch
+from tidewire.protocols.batch import Batch
 from tidewire.errors import GONE, INTERNAL_ERROR, SHUTDOWN, STALLED, Disconnect
 from tidewire.links import asgi
 from tidewire.links.asgi import AsgiLink

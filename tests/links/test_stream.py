@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from tests.links.test_same_suite import Server as SuiteServer
 
-from tidewire.batch import Batch
+from tidewire.protocols.batch import Batch
 from tidewire.errors import GONE, SHUTDOWN, STALLED, Disconnect, RateLimited
 from tidewire.links.base import limits_reached
 from tidewire.links.stream import BINARY, EVENTS, LINES, Framing, StreamLink

@@ -42,7 +42,7 @@ from websockets.protocol import Protocol as Core
 from tidewire.errors import ConfigurationError
 from tidewire.links.http import HttpProtocol, listening_socket
 from tidewire.links.uvicorn import WebSocketProtocol
-from tidewire.links.wheel import Wheel
+from tidewire.support.wheel import Wheel
 
 
 @pytest.fixture(scope="module")

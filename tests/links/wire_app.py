@@ -12,7 +12,7 @@ from urllib.parse import parse_qs
 import msgspec
 import uvicorn
 
-from tidewire.batch import Batch
+from tidewire.protocols.batch import Batch
 from tidewire.errors import Disconnect
 from tidewire.links import http as http_class
 from tidewire.links import uvicorn as ws_class

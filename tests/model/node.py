@@ -8,13 +8,13 @@ import os
 import sys
 from typing import Any
 
-from core.support import OFFSETS
+from engine.support import OFFSETS
 from model.reader import HISTORY
 from tidewire.backends import open_backend
-from tidewire.connection import Connection
+from tidewire.engine.connection import Connection
 from tidewire.errors import NotPublished, PublishUnconfirmed, StoreUnavailable
 from tidewire.messages import Format, Position
-from tidewire.node import Node
+from tidewire.engine.node import Node
 from tidewire.options import ChannelOptions, ChannelRules, Limits
 from tidewire.testing import FakeLink
 

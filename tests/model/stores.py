@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from model.world import Store
-from support.stores import Daemon, start_nats, start_postgres, start_redis
+from helpers.stores import Daemon, start_nats, start_postgres, start_redis
 
 __all__ = ("STORES", "running")
 

@@ -121,16 +121,16 @@ def is_found(store: Store, seed: int) -> bool:
     "code",
     [
         # a node drops one publication of a few without a word
-        "from tidewire.fanout import Fanout as F; a = F.accept\n"
+        "from tidewire.engine.fanout import Fanout as F; a = F.accept\n"
         "def f(s, c, p):\n  a(s, c, p)\n  if p.offset % 5 == 0: c.pending = c.pending[:-1]\nF.accept = f",
         # a recovery says that it is complete, and is not
-        "import msgspec; import tidewire.recovery as r; m = r.merge\n"
+        "import msgspec; import tidewire.engine.recovery as r; m = r.merge\n"
         "def f(*a):\n  x = m(*a); return msgspec.structs.replace(x, publications=x.publications[1:], complete=True)\n"
         "r.merge = f",
         # the order is not kept
-        "from tidewire.batch import Representation as R; b = R.batch; R.batch = lambda s, p: b(s, p[::-1])",
+        "from tidewire.protocols.batch import Representation as R; b = R.batch; R.batch = lambda s, p: b(s, p[::-1])",
         # a recovery is refused that could be given
-        "import msgspec; import tidewire.recovery as r; m = r.merge\n"
+        "import msgspec; import tidewire.engine.recovery as r; m = r.merge\n"
         "r.merge = lambda *a: msgspec.structs.replace(m(*a), complete=False)",
     ],
     ids=["drops", "partial", "order", "refuses"],

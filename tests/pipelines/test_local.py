@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from core.support import run
+from engine.support import run
 from tidewire.pipelines import Job
 from tidewire.pipelines.job import JobFacts
 from tidewire.pipelines.local import run_function

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from core.support import run
+from engine.support import run
 from pipelines.support import finished, opened, until
 from tidewire import ConfigurationError, Hub
 from tidewire.pipelines import Pipelines, RunStatus, Step

@@ -15,7 +15,7 @@ from tidewire.messages import Dropped, Format, Position, Publication, Subscribed
 from tidewire.protocols.base import Protocol
 from tidewire.protocols.chat import ChatProtocol
 from tidewire.protocols.json import JSON, JsonProtocol, iso_time, with_fields
-from tidewire.protocols.jsontext import JsonDecoder
+from tidewire.protocols.json_text import JsonDecoder
 
 texts = st.text(st.characters(exclude_categories=["Cs"]))
 values = st.recursive(

@@ -25,7 +25,7 @@ from tidewire import (
     UnknownChannel,
     UnknownType,
 )
-from tidewire.access import Action, Caller, ConnectAttempt, Identity
+from tidewire.rules.base import Action, Caller, ConnectAttempt, Identity
 from tidewire.options import ChannelOptions
 
 

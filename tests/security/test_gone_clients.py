@@ -8,7 +8,7 @@ import pytest
 from fastapi import FastAPI
 from starlette.types import Message
 
-from core.support import run
+from engine.support import run
 from tidewire import Hub
 from tidewire.pipelines import Pipelines, router
 

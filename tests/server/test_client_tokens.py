@@ -22,7 +22,7 @@ from cryptography.hazmat.primitives.serialization import (
     PublicFormat,
 )
 
-from tidewire.access import Caller, ConnectAttempt, Grant, Identity
+from tidewire.rules.base import Caller, ConnectAttempt, Grant, Identity
 from tidewire.errors import ConfigurationError, PermissionDenied, Rejected, TemporaryFailure, TokenExpired
 from tidewire.server.authority import ClientTable, NamespaceAuthority
 from tidewire.server.client_tokens import BadToken, ClientTokens, TokenTable

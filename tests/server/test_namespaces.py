@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from tidewire.access import Action, Caller, ConnectAttempt, Grant, Identity
+from tidewire.rules.base import Action, Caller, ConnectAttempt, Grant, Identity
 from tidewire.errors import (
     BadRequest,
     CommandError,

@@ -7,9 +7,9 @@ import logging
 import pytest
 from starlette.requests import HTTPConnection
 
-from core.support import run
-from tidewire.acceptance import may_connect
-from tidewire.access import ConnectAttempt
+from engine.support import run
+from tidewire.sessions.accept import may_connect
+from tidewire.rules.base import ConnectAttempt
 from tidewire.errors import Rejected
 from tidewire.server.authority import ClientTable, NamespaceAuthority
 from tidewire.server.namespaces import ChannelTable, Namespaces

@@ -8,10 +8,10 @@ from pathlib import Path
 from urllib.parse import SplitResult, unquote, urlsplit
 
 from tidewire.backends.memory import MemoryBroker, MemoryPresence
-from tidewire.broker import Broker
+from tidewire.backends.base import Broker
 from tidewire.errors import ConfigurationError
 from tidewire.options import Limits
-from tidewire.presence import Presence
+from tidewire.backends.base import Presence
 
 __all__ = ("open_backend", "sqlite_path")
 

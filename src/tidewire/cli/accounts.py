@@ -14,7 +14,7 @@ import typer
 from tidewire.cli import options
 from tidewire.cli.terminal import load_settings, out, read_stdin, say
 from tidewire.errors import ConfigurationError, PublishError, StoreUnavailable
-from tidewire.fastapi import Hub
+from tidewire.hub import Hub
 from tidewire.server.accounts import Accounts, check_name
 from tidewire.server.settings import Settings
 from tidewire.server.tokens import Tokens, load_key

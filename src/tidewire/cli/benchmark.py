@@ -18,9 +18,9 @@ from pathlib import Path
 from fastapi import FastAPI, WebSocket
 
 from tidewire.backends import open_backend, sqlite_path
-from tidewire.broker import Broker
+from tidewire.backends.base import Broker
 from tidewire.errors import TidewireError
-from tidewire.fastapi import Hub
+from tidewire.hub import Hub
 from tidewire.messages import PublishRequest
 from tidewire.options import ChannelOptions
 from tidewire.server.settings import Settings, clean_environment

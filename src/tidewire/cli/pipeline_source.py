@@ -17,7 +17,7 @@ from urllib.parse import quote, urlencode
 import msgspec
 
 from tidewire.errors import ConfigurationError, StoreUnavailable
-from tidewire.fastapi import Hub
+from tidewire.hub import Hub
 from tidewire.pipelines.api import LogPart, Pipelines, Started
 from tidewire.pipelines.checks import Missing, missing_programs
 from tidewire.pipelines.errors import PipelineError

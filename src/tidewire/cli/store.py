@@ -15,7 +15,7 @@ import msgspec
 import typer
 
 from tidewire.backends import open_backend
-from tidewire.broker import Broker, Deliver
+from tidewire.backends.base import Broker, Deliver
 from tidewire.cli import options
 from tidewire.cli.terminal import load_settings, out, read_stdin, say
 from tidewire.errors import ConfigurationError

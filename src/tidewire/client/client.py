@@ -9,7 +9,7 @@ from types import TracebackType
 from typing import Any
 
 from tidewire.client.backoff import delay
-from tidewire.client.line import Line
+from tidewire.client.connection import Line
 from tidewire.client.subscription import Subscription
 from tidewire.client.values import (
     ChannelHistory,

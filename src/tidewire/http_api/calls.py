@@ -10,8 +10,8 @@ from typing import Any, NamedTuple, TypeVar
 import msgspec
 from pydantic import BaseModel, ValidationError
 
-from tidewire.access import Grant
-from tidewire.centrifuge import remote
+from tidewire.rules.base import Grant
+from tidewire.sessions.centrifuge import remote
 from tidewire.errors import (
     BadRequest,
     CommandError,
@@ -26,7 +26,7 @@ from tidewire.http_api import reading
 from tidewire.http_api.nodes import Nodes
 from tidewire.http_api.publishing import Publishing, payload
 from tidewire.messages import Position
-from tidewire.node import Node
+from tidewire.engine.node import Node
 from tidewire.options import ChannelOptions
 from tidewire.protocols.centrifuge.codes import FORCE_DISCONNECT, INTERNAL, error_of
 from tidewire.protocols.centrifuge.override import Override

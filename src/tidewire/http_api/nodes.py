@@ -9,10 +9,10 @@ import time
 
 import msgspec
 
-from tidewire.control import is_internal
+from tidewire.channels import is_internal
 from tidewire.http_api import models as m
-from tidewire.node import Node
-from tidewire.survey import Survey
+from tidewire.engine.node import Node
+from tidewire.engine.survey import Survey
 
 __all__ = ("Nodes",)
 

@@ -9,13 +9,13 @@ from collections.abc import Callable
 
 import msgspec
 
-from tidewire.centrifuge.endpoint import PROTOBUF
+from tidewire.sessions.centrifuge.websocket import PROTOBUF
 from tidewire.errors import BadRequest
 from tidewire.http_api import models as m
 from tidewire.messages import Format
-from tidewire.node import Node
+from tidewire.engine.node import Node
 from tidewire.options import ChannelOptions
-from tidewire.protocols.centrifuge.meta import PublicationMeta, meta_of
+from tidewire.protocols.meta import PublicationMeta, meta_of
 
 __all__ = ("Publishing", "payload")
 

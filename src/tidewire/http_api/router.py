@@ -12,7 +12,7 @@ from fastapi import APIRouter, Request, Response, Security
 from fastapi.security import APIKeyHeader
 from starlette.requests import ClientDisconnect
 
-from tidewire.acceptance import may_connect
+from tidewire.sessions.accept import may_connect
 from tidewire.errors import ConfigurationError, StoreUnavailable, TidewireError
 from tidewire.http_api import models as m
 from tidewire.http_api.calls import FAULT, METHODS, Calls, encode, failure

@@ -14,10 +14,10 @@ import ssl
 from collections.abc import Callable
 from socket import socket
 
-from tidewire.links.admission import Admission
+from tidewire.support.turns import Admission
 from tidewire.links.base import limits_reached
 from tidewire.options import Limits
-from tidewire.seldom import Seldom
+from tidewire.support.log_limit import Seldom
 
 __all__ = ("Acceptor",)
 

@@ -8,7 +8,7 @@ from collections import deque
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-from tidewire.batch import Batch
+from tidewire.protocols.batch import Batch
 from tidewire.errors import GONE, INTERNAL_ERROR, STALLED, Disconnect
 from tidewire.links.base import Link, Listener, limits_reached
 from tidewire.options import Limits

@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 from collections import Counter
 from typing import Protocol as TypingProtocol
 
-from tidewire.batch import Batch
+from tidewire.protocols.batch import Batch
 from tidewire.errors import Disconnect
 
 __all__ = ("LOST", "Link", "Listener", "limits_reached")

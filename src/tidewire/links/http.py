@@ -20,9 +20,9 @@ from httptools import HttpParserUpgrade
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from tidewire.errors import ConfigurationError
-from tidewire.links.admission import Admission
+from tidewire.support.turns import Admission
 from tidewire.links.uvicorn import WebSocketProtocol
-from tidewire.links.wire import limits_reached
+from tidewire.links.writer import limits_reached
 from tidewire.options import Limits
 
 __all__ = ("HttpProtocol", "configured", "listening_socket")

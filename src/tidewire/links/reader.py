@@ -13,7 +13,7 @@ from websockets.protocol import Protocol as Core
 
 from tidewire.errors import Disconnect
 from tidewire.links.base import LOST
-from tidewire.links.wire import WireLink, limits_reached
+from tidewire.links.writer import WireLink, limits_reached
 
 __all__ = ("ReadingLink",)
 

@@ -11,7 +11,7 @@ from typing import Protocol as TypingProtocol
 
 import msgspec
 
-from tidewire.batch import Batch
+from tidewire.protocols.batch import Batch
 from tidewire.errors import GONE, INTERNAL_ERROR, STALLED, Disconnect, RateLimited
 from tidewire.links.base import Link, Listener, limits_reached
 from tidewire.messages import WireMessage

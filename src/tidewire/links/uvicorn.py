@@ -18,13 +18,13 @@ from weakref import WeakSet
 from uvicorn.config import Config
 from uvicorn.server import ServerState
 
-from tidewire.batch import frame
+from tidewire.protocols.batch import frame
 from tidewire.errors import INTERNAL_ERROR, NORMAL, SHUTDOWN, Disconnect
 from tidewire.links.base import LOST, Listener
-from tidewire.links.endpoint import ClientGone, Endpoint
+from tidewire.links.asgi_application import ClientGone, Endpoint
 from tidewire.links.handshake import Handshake, HeaderPairs, plain_response, response
 from tidewire.links.reader import ReadingLink
-from tidewire.links.wire import BY_HANDSHAKE, limits_reached
+from tidewire.links.writer import BY_HANDSHAKE, limits_reached
 from tidewire.messages import WireMessage
 from tidewire.options import Limits
 

@@ -15,9 +15,9 @@ from types import TracebackType
 
 import msgspec
 
-from tidewire.endpoint import HubConnection
+from tidewire.sessions.application import HubConnection
 from tidewire.errors import ConfigurationError
-from tidewire.fastapi import Hub
+from tidewire.hub import Hub
 from tidewire.pipelines.attempt import RunFacts
 from tidewire.pipelines.checks import check_programs, find_inputs
 from tidewire.pipelines.definition import Pipeline, Step

@@ -11,7 +11,7 @@ from pathlib import Path
 import msgspec
 
 from tidewire.errors import ConfigurationError, StoreUnavailable
-from tidewire.fastapi import Hub
+from tidewire.hub import Hub
 from tidewire.pipelines.attempt import RunFacts
 from tidewire.pipelines.errors import PipelineError
 from tidewire.pipelines.folders import RunFolder

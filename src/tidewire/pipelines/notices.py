@@ -9,9 +9,9 @@ from collections import defaultdict
 
 import msgspec
 
-from tidewire.control import RUN_LISTS
+from tidewire.pipelines.run_channels import RUN_LISTS
 from tidewire.errors import PublishError
-from tidewire.fastapi import Hub
+from tidewire.hub import Hub
 from tidewire.messages import Format
 from tidewire.pipelines.runs import Run, RunStatus, StepState, StepStatus
 

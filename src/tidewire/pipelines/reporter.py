@@ -9,9 +9,9 @@ from collections.abc import Sequence
 
 import msgspec
 
-from tidewire.control import RUN_EVENTS, RUN_LOGS
+from tidewire.pipelines.run_channels import RUN_EVENTS, RUN_LOGS
 from tidewire.errors import PublishError, StoreUnavailable
-from tidewire.fastapi import Hub
+from tidewire.hub import Hub
 from tidewire.messages import Format, Position, Publication
 from tidewire.pipelines.notices import Notices
 from tidewire.pipelines.runs import (

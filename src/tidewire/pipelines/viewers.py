@@ -8,10 +8,10 @@ import time
 
 import msgspec
 
-from tidewire.control import RUN_EVENTS, RUN_LOGS
-from tidewire.endpoint import HubConnection
+from tidewire.pipelines.run_channels import RUN_EVENTS, RUN_LOGS
+from tidewire.sessions.application import HubConnection
 from tidewire.errors import INSUFFICIENT, ConnectionClosed
-from tidewire.fastapi import Hub
+from tidewire.hub import Hub
 from tidewire.messages import Position, Publication, WireMessage
 from tidewire.pipelines.keeper import Keeper
 from tidewire.pipelines.reporter import channel, current_view, log_channel

@@ -13,7 +13,7 @@ from tidewire.messages import Dropped, Format, Publication, Subscribed, WireMess
 from tidewire.options import Limits
 from tidewire.protocols.base import Protocol, to_utf8
 from tidewire.protocols.json import iso_time, with_fields
-from tidewire.protocols.jsontext import JsonDecoder
+from tidewire.protocols.json_text import JsonDecoder
 
 __all__ = (
     "CHAT",

@@ -13,7 +13,7 @@ from tidewire.messages import Dropped, Publication, Publish, Subscribed, WireMes
 from tidewire.messages import Format as _Format
 from tidewire.options import Limits
 from tidewire.protocols.base import Protocol, to_utf8
-from tidewire.protocols.jsontext import JsonDecoder
+from tidewire.protocols.json_text import JsonDecoder
 
 __all__ = ("JSON", "JsonProtocol", "iso_time", "with_fields")
 

@@ -9,11 +9,11 @@ from collections.abc import Awaitable, Callable
 import msgspec
 from starlette.exceptions import HTTPException
 
-from tidewire.access import Action, Authority, Caller, ConnectAttempt, Grant, Identity, check_allowed
-from tidewire.control import open_channel
+from tidewire.rules.base import Action, Authority, Caller, ConnectAttempt, Grant, Identity, check_allowed
+from tidewire.channels import open_channel
 from tidewire.errors import PermissionDenied, Rejected, UnknownChannel, UnknownType
 from tidewire.options import ChannelOptions, ChannelRules, Limits
-from tidewire.payload import encode_json
+from tidewire.protocols.payload import encode_json
 from tidewire.protocols.centrifuge.codes import INVALID_TOKEN
 from tidewire.rules.book import RuleBook
 from tidewire.rules.permissions import ALL, Permissions

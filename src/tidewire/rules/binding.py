@@ -12,7 +12,7 @@ from typing import Any
 import msgspec
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
-from tidewire.access import Caller, Identity
+from tidewire.rules.base import Caller, Identity
 from tidewire.errors import BadRequest, ConfigurationError, PermissionDenied
 
 __all__ = ("Bound", "NoMatch")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from tidewire.access import Caller
+from tidewire.rules.base import Caller
 from tidewire.errors import ConfigurationError, UnknownChannel
 from tidewire.options import ChannelOptions
 from tidewire.rules.binding import Bound, NoMatch

@@ -6,7 +6,7 @@ from typing import Any
 
 import msgspec
 
-from tidewire.access import Action
+from tidewire.rules.base import Action
 
 __all__ = ("ALL", "NOTHING", "Permissions")
 

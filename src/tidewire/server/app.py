@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator
 from fastapi import FastAPI, Request, Response
 from starlette.requests import ClientDisconnect
 
-from tidewire.fastapi import Hub
+from tidewire.hub import Hub
 from tidewire.options import ChannelRules
 from tidewire.protocols.chat import ChatProtocol
 from tidewire.server.accounts import Accounts
@@ -24,7 +24,7 @@ from tidewire.server.routes.pages import add_pages
 from tidewire.server.routes.pipelines import add_pipelines
 from tidewire.server.settings import Settings
 from tidewire.server.tokens import Tokens, load_key
-from tidewire.server.visits import PLAYGROUND, PageAuthority, with_playground
+from tidewire.server.page_authority import PLAYGROUND, PageAuthority, with_playground
 
 __all__ = ("create_app",)
 

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-from tidewire.endpoint import HubConnection
+from tidewire.sessions.application import HubConnection
 from tidewire.errors import (
     BadRequest,
     CommandError,
@@ -16,7 +16,7 @@ from tidewire.errors import (
     PublishError,
     StoreUnavailable,
 )
-from tidewire.fastapi import Hub
+from tidewire.hub import Hub
 from tidewire.messages import MAX_OFFSET, Position, Publication
 from tidewire.options import ChannelOptions
 from tidewire.protocols.chat import (

@@ -9,8 +9,8 @@ import msgspec
 from fastapi import WebSocket
 from starlette.exceptions import WebSocketException
 
-from tidewire.access import Identity
-from tidewire.endpoint import HubConnection
+from tidewire.rules.base import Identity
+from tidewire.sessions.application import HubConnection
 from tidewire.errors import BadRequest, LimitExceeded, StoreUnavailable, TemporaryFailure, TokenExpired
 from tidewire.options import Limits
 from tidewire.server.accounts import Accounts

@@ -11,8 +11,8 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
-from tidewire.access import Action
-from tidewire.control import is_internal
+from tidewire.rules.base import Action
+from tidewire.channels import is_internal
 from tidewire.errors import BadRequest, UnknownChannel
 from tidewire.options import ChannelOptions, SlowPolicy
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from tidewire.errors import ConfigurationError
-from tidewire.fastapi import Hub
+from tidewire.hub import Hub
 from tidewire.pipelines.api import Pipelines
 from tidewire.pipelines.checks import find_inputs
 from tidewire.pipelines.errors import BadStart

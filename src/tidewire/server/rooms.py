@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 
-from tidewire.fastapi import Hub
+from tidewire.hub import Hub
 from tidewire.protocols.chat import RoomEntry
 from tidewire.server.accounts import Accounts
 

@@ -7,7 +7,7 @@ import re
 from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
-from tidewire.server.hints import hint_for
+from tidewire.server.settings_help import hint_for
 
 __all__ = ("mend_for", "unknown_settings")
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
-from tidewire.batch import Batch
+from tidewire.protocols.batch import Batch
 from tidewire.errors import GONE, Disconnect
 from tidewire.links.base import Link, Listener
 from tidewire.messages import WireMessage

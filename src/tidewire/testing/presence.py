@@ -7,7 +7,7 @@ import contextlib
 from collections.abc import AsyncIterator, Sequence
 
 from tidewire.messages import Departure, Farewell, Format, Member
-from tidewire.presence import JoinResult, Presence
+from tidewire.backends.base import JoinResult, Presence
 from tidewire.testing.store import StoreUnderTest, open_presences, wait_until
 
 __all__ = ("PresenceContract",)

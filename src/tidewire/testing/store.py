@@ -10,9 +10,9 @@ from typing import Any
 
 import msgspec
 
-from tidewire.broker import Broker
+from tidewire.backends.base import Broker
 from tidewire.messages import Publication, PublishRequest
-from tidewire.presence import Presence
+from tidewire.backends.base import Presence
 
 __all__ = ("Node", "StoreUnderTest", "open_nodes", "open_presences", "wait_until")
 

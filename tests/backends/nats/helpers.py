@@ -6,12 +6,12 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
-from core.support import open_node
-from support.ledger import RULES, open_files
-from support.stores import Daemon
+from engine.support import open_node
+from helpers.ledger import RULES, open_files
+from helpers.stores import Daemon
 from tidewire.backends.nats import NatsAddress, NatsBroker, NatsPresence
-from tidewire.backends.outage import Outage
-from tidewire.node import Node
+from tidewire.backends.shared.outage import Outage
+from tidewire.engine.node import Node
 from tidewire.options import Limits
 from tidewire.testing import wait_until
 

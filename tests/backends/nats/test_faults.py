@@ -13,11 +13,11 @@ from pathlib import Path
 import nats
 import pytest
 
-from core.support import connect, open_node, run
-from support.frozen import check_frozen_then_thawed
-from support.ledger import Ledger, check_outage_told, received
-from support.ledger import check as check_all
-from support.stores import Daemon, start_nats
+from engine.support import connect, open_node, run
+from helpers.frozen import check_frozen_then_thawed
+from helpers.ledger import Ledger, check_outage_told, received
+from helpers.ledger import check as check_all
+from helpers.stores import Daemon, start_nats
 from tidewire.backends.nats import NatsAddress, NatsBroker, NatsPresence
 from tidewire.errors import ConfigurationError, NotPublished, StoreUnavailable
 from tidewire.messages import Member, Position

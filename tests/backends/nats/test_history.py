@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from core.support import run
-from support.stores import Daemon, start_nats
+from engine.support import run
+from helpers.stores import Daemon, start_nats
 from tidewire.backends.nats import NatsBroker
 from tidewire.messages import HistoryPage, Position, Publication, PublishRequest, Retention
 from tidewire.testing import wait_until

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from core.support import run
-from support.ledger import open_files
-from support.stores import Daemon, start_nats
+from engine.support import run
+from helpers.ledger import open_files
+from helpers.stores import Daemon, start_nats
 from tidewire.backends.nats import publishing
 from tidewire.errors import NotPublished, PublishUnconfirmed
 from tidewire.messages import Position, PublishRequest

@@ -8,10 +8,10 @@ from typing import Any
 
 import asyncpg
 
-from core.support import open_node
-from support.ledger import RULES, open_files
+from engine.support import open_node
+from helpers.ledger import RULES, open_files
 from tidewire.backends.postgres import open_postgres
-from tidewire.node import Node
+from tidewire.engine.node import Node
 from tidewire.options import Limits
 from tidewire.testing import wait_until
 

@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from core.support import run
-from support.stores import postgres_database
+from engine.support import run
+from helpers.stores import postgres_database
 from tidewire.backends.postgres import PostgresBroker, PostgresPresence, wakeups
 from tidewire.backends.postgres.keeper import Keeper
 from tidewire.backends.postgres.schema import SQL

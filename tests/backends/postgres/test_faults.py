@@ -8,10 +8,10 @@ import time
 
 import pytest
 
-from core.support import connect, run
-from support.frozen import check_frozen_then_thawed
-from support.ledger import Ledger, check, check_outage_told, received
-from support.stores import Postgres, postgres_database, start_postgres
+from engine.support import connect, run
+from helpers.frozen import check_frozen_then_thawed
+from helpers.ledger import Ledger, check, check_outage_told, received
+from helpers.stores import Postgres, postgres_database, start_postgres
 from tidewire.errors import ConfigurationError, NotPublished, StoreUnavailable
 from tidewire.messages import Position
 from tidewire.testing import wait_until

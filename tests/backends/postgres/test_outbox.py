@@ -14,9 +14,9 @@ from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
 from sqlalchemy.orm import Session
 from sqlalchemy.pool import NullPool
 
-from core.support import connect, run
-from support.ledger import Ledger, check, received
-from support.stores import postgres_database
+from engine.support import connect, run
+from helpers.ledger import Ledger, check, received
+from helpers.stores import postgres_database
 from tidewire import Hub
 from tidewire.errors import ConfigurationError, NotPublished
 from tidewire.messages import Format, PublishRequest

@@ -7,10 +7,10 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
-from core.support import connect, open_node
-from support.ledger import RULES, Ledger, check, open_files, received
+from engine.support import connect, open_node
+from helpers.ledger import RULES, Ledger, check, open_files, received
 from tidewire.backends.redis import open_redis
-from tidewire.node import Node
+from tidewire.engine.node import Node
 from tidewire.options import Limits
 from tidewire.testing import wait_until
 

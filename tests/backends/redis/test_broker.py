@@ -10,10 +10,11 @@ from typing import Any
 
 import pytest
 
-from core.support import run
-from support.stores import start_redis
-from tidewire.backends import open_backend, waiting
-from tidewire.broker import store_limits_reached
+from engine.support import run
+from helpers.stores import start_redis
+from tidewire.backends import open_backend
+from tidewire.backends.shared import waiting
+from tidewire.backends.base import store_limits_reached
 from tidewire.errors import ConfigurationError, NotPublished, PublishUnconfirmed
 from tidewire.messages import Position, PublishRequest, Retention
 from tidewire.options import Limits

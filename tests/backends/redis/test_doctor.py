@@ -6,7 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from support.stores import start_redis
+from helpers.stores import start_redis
 
 
 def doctor(url: str, folder: Path) -> subprocess.CompletedProcess[str]:

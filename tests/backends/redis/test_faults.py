@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from core.support import run
-from support.frozen import check_frozen_then_thawed
-from support.ledger import check_outage_told
-from support.processes import worker
-from support.stores import Daemon, start_redis
+from engine.support import run
+from helpers.frozen import check_frozen_then_thawed
+from helpers.ledger import check_outage_told
+from helpers.processes import worker
+from helpers.stores import Daemon, start_redis
 from tidewire.errors import NotPublished, StoreUnavailable
 from tidewire.messages import Position
 

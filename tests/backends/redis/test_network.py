@@ -13,9 +13,9 @@ from pathlib import Path
 import pytest
 
 from contract.serving import free_port
-from core.support import run
+from engine.support import run
 from requirements import require
-from support.stores import start_redis
+from helpers.stores import start_redis
 from tidewire.errors import ConfigurationError, NotPublished, PublishUnconfirmed, StoreUnavailable
 
 from .helpers import Ledger, check, connect, received, redis_node, wait_until

@@ -7,13 +7,13 @@ from pathlib import Path
 
 import pytest
 
-from core.support import run
-from support.stores import start_redis
+from engine.support import run
+from helpers.stores import start_redis
 from tidewire.backends.redis import RedisPresence
 from tidewire.backends.redis.address import parse_address
 from tidewire.errors import StoreUnavailable
 from tidewire.messages import Departure, Farewell, Format, Member
-from tidewire.presence import JoinResult
+from tidewire.backends.base import JoinResult
 
 from .helpers import ask, wait_until
 

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from contract.serving import free_port, until
-from core.support import run
-from support.stores import Daemon, start_redis
+from engine.support import run
+from helpers.stores import Daemon, start_redis
 from tidewire.backends.redis import RedisBroker, RedisPresence
 from tidewire.backends.redis.address import parse_address
 from tidewire.errors import PublishUnconfirmed

@@ -11,10 +11,10 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
-from support.processes import WORKER
+from helpers.processes import WORKER
 from tidewire.backends.sqlite import SqliteBroker
 from tidewire.backends.sqlite.clock import SystemClock
-from tidewire.broker import Resumed, nothing_to_resume
+from tidewire.backends.base import Resumed, nothing_to_resume
 from tidewire.options import Limits
 from tidewire.testing.store import Node
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from tidewire.backends import waiting
+from tidewire.backends.shared import waiting
 from tidewire.backends.sqlite import SqliteBroker, SqlitePresence
 from tidewire.backends.sqlite.clock import StoreClock
 from tidewire.backends.sqlite.store import Store

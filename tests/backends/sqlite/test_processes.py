@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from support.processes import worker
+from helpers.processes import worker
 from tidewire.backends.sqlite import mailbox
 from tidewire.backends.sqlite.store import PAGE
 from tidewire.errors import NotPublished

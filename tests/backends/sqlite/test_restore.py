@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from core.support import run
+from engine.support import run
 from tidewire.backends.sqlite.folder import node_folder
 from tidewire.messages import Position, Retention
 from tidewire.testing import wait_until

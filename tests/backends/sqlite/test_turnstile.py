@@ -6,7 +6,7 @@ import select
 from pathlib import Path
 
 from tidewire.backends.sqlite.peers import Peers
-from tidewire.backends.sqlite.turnstile import Turnstile
+from tidewire.backends.sqlite.fair_lock import Turnstile
 
 
 class Clock:

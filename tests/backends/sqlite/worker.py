@@ -20,7 +20,7 @@ def say(value: Any) -> None:
 async def hold(path: Path, options: dict[str, Any]) -> None:
     """Take the write lock as a writer does, and keep it until killed."""
     from tidewire.backends.sqlite.folder import node_folder
-    from tidewire.backends.sqlite.turnstile import Turnstile
+    from tidewire.backends.sqlite.fair_lock import Turnstile
 
     turnstile = Turnstile(node_folder(path), "write")
     while not turnstile.try_acquire():

@@ -3,10 +3,10 @@
 from tidewire.backends.nats.address import NatsAddress
 from tidewire.backends.nats.broker import NatsBroker
 from tidewire.backends.nats.presence import NatsPresence
-from tidewire.backends.outage import Outage
-from tidewire.broker import Broker
+from tidewire.backends.shared.outage import Outage
+from tidewire.backends.base import Broker
 from tidewire.options import Limits
-from tidewire.presence import Presence
+from tidewire.backends.base import Presence
 
 __all__ = ("NatsAddress", "NatsBroker", "NatsPresence", "open_nats")
 

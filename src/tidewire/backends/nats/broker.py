@@ -27,9 +27,9 @@ from tidewire.backends.nats.removing import remove_all
 from tidewire.backends.nats.session import Session
 from tidewire.backends.nats.stream import Stream, begin_epoch, is_limited, open_stream
 from tidewire.backends.nats.trim import Trimmer
-from tidewire.backends.nats.uplink import Uplink
-from tidewire.backends.outage import Outage
-from tidewire.broker import Broker, Deliver, Resumed, nothing_to_resume, store_limits_reached
+from tidewire.backends.nats.connection import Uplink
+from tidewire.backends.shared.outage import Outage
+from tidewire.backends.base import Broker, Deliver, Resumed, nothing_to_resume, store_limits_reached
 from tidewire.errors import NotPublished, StoreUnavailable
 from tidewire.messages import HistoryPage, Position, Publication, PublishRequest, Retention
 from tidewire.options import Limits

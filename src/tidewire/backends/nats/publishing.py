@@ -13,7 +13,7 @@ from tidewire.backends.nats.clock import StoreClock
 from tidewire.backends.nats.messages import MESSAGE_ID, Ack, Stamp, fingerprint
 from tidewire.backends.nats.session import Unsendable, is_nobody
 from tidewire.backends.nats.stream import WINDOW_SECONDS, Stream
-from tidewire.backends.waiting import check_room, settle
+from tidewire.backends.shared.waiting import check_room, settle
 from tidewire.errors import NotPublished, PublishError, PublishUnconfirmed
 from tidewire.messages import Position, PublishRequest
 

@@ -30,7 +30,7 @@ from tidewire.backends.nats.messages import (
 from tidewire.backends.nats.roster import Claim, Present, Roster
 from tidewire.backends.nats.session import Refused, Session, Unsendable, is_nobody
 from tidewire.errors import StoreUnavailable
-from tidewire.presence import JoinResult
+from tidewire.backends.base import JoinResult
 
 __all__ = ("Replica",)
 

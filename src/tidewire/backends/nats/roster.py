@@ -11,7 +11,7 @@ from typing import TypeVar
 import msgspec
 
 from tidewire.messages import Departure, Farewell, Member
-from tidewire.presence import JoinResult
+from tidewire.backends.base import JoinResult
 
 __all__ = ("Claim", "Present", "Roster")
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tidewire.backends.outage import Outage
+from tidewire.backends.shared.outage import Outage
 from tidewire.backends.postgres.broker import PostgresBroker
 from tidewire.backends.postgres.presence import PostgresPresence
 from tidewire.backends.postgres.server import Server

@@ -19,7 +19,7 @@ from tidewire.backends.postgres.reading import PositionReader, positions_of, rea
 from tidewire.backends.postgres.schema import SQL, enter, prepare
 from tidewire.backends.postgres.server import Server
 from tidewire.backends.postgres.sessions import Sessions, close
-from tidewire.broker import Deliver
+from tidewire.backends.base import Deliver
 from tidewire.errors import StoreUnavailable
 from tidewire.messages import Position, Publication
 

@@ -7,7 +7,7 @@ import logging
 import random
 from collections.abc import Awaitable, Callable
 
-from tidewire.backends.outage import Outage
+from tidewire.backends.shared.outage import Outage
 from tidewire.backends.postgres.faults import FAILURES, explain
 from tidewire.errors import StoreUnavailable, TidewireError
 

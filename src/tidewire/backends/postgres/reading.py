@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Sequence
 from typing import Any
 
-from tidewire.backends.completeness import is_complete
+from tidewire.backends.shared.completeness import is_complete
 from tidewire.backends.postgres.schema import SQL
 from tidewire.backends.postgres.sessions import Sessions
 from tidewire.errors import StoreUnavailable

@@ -6,7 +6,7 @@ from typing import Any
 
 import asyncpg
 
-from tidewire.backends.statements import read, statements
+from tidewire.backends.shared.statements import read, statements
 from tidewire.errors import ConfigurationError
 
 __all__ = ("SQL", "VERSION", "enter", "prepare")

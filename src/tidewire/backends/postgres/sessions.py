@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 from tidewire.backends.postgres.circuit import Circuit
 from tidewire.backends.postgres.faults import FAILURES, explain, is_away
 from tidewire.backends.postgres.server import Server
-from tidewire.broker import store_limits_reached
+from tidewire.backends.base import store_limits_reached
 from tidewire.errors import StoreUnavailable
 
 __all__ = ("Sessions", "close")

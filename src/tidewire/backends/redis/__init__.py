@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tidewire.backends.outage import Outage
+from tidewire.backends.shared.outage import Outage
 from tidewire.backends.redis.address import parse_address
 from tidewire.backends.redis.broker import RedisBroker
 from tidewire.backends.redis.presence import RedisPresence

@@ -6,7 +6,7 @@ import time
 from collections.abc import Sequence
 
 from tidewire.backends.redis.address import Address
-from tidewire.backends.redis.line import RequestLine
+from tidewire.backends.redis.connection import RequestLine
 from tidewire.backends.redis.opening import Server, read_server
 
 __all__ = ("advise", "describe", "warnings")

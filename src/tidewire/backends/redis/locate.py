@@ -9,7 +9,7 @@ from redis.asyncio.connection import Connection
 from redis.exceptions import RedisError
 
 from tidewire.backends.redis.address import Address, Host, Kind
-from tidewire.backends.redis.line import Dial
+from tidewire.backends.redis.connection import Dial
 from tidewire.backends.redis.wire import Command, Reply, connect, explain
 from tidewire.errors import ConfigurationError, StoreUnavailable
 

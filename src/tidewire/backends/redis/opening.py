@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import msgspec
 from redis.exceptions import NoPermissionError, ResponseError
 
-from tidewire.backends.redis.line import RequestLine
+from tidewire.backends.redis.connection import RequestLine
 from tidewire.backends.redis.scripts import Script
 from tidewire.backends.redis.wire import Command, Reply
 from tidewire.errors import ConfigurationError, StoreUnavailable

@@ -13,7 +13,7 @@ from typing import TypeVar
 
 import msgspec
 
-from tidewire.backends.completeness import is_complete
+from tidewire.backends.shared.completeness import is_complete
 from tidewire.backends.sqlite.clock import StoreClock
 from tidewire.backends.sqlite.faults import explain
 from tidewire.backends.sqlite.store import SQL, connect, derived_epoch, identity

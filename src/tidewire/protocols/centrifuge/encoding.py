@@ -10,7 +10,7 @@ from typing import Any
 
 import msgspec
 
-from tidewire.control import CONTROL, personal
+from tidewire.channels import CONTROL, personal
 from tidewire.errors import CommandError, Disconnect
 from tidewire.messages import Dropped, Format, Publication, Subscribed, WireMessage
 from tidewire.options import Limits
@@ -18,7 +18,7 @@ from tidewire.protocols.base import Protocol
 from tidewire.protocols.centrifuge import messages as m
 from tidewire.protocols.centrifuge.codes import Malformed, MalformedFrame, disconnect_of, error_of
 from tidewire.protocols.centrifuge.messages import Command, Push, Reply, raw
-from tidewire.protocols.centrifuge.meta import PublicationMeta, meta_of
+from tidewire.protocols.meta import PublicationMeta, meta_of
 from tidewire.protocols.centrifuge.protobuf import (
     decode_frame,
     decode_publish,
@@ -26,7 +26,7 @@ from tidewire.protocols.centrifuge.protobuf import (
     encode_message,
     varint,
 )
-from tidewire.protocols.jsontext import is_deeper, with_whole_characters
+from tidewire.protocols.json_text import is_deeper, with_whole_characters
 
 __all__ = ("CentrifugeJson", "CentrifugeProtobuf", "CentrifugeProtocol")
 

@@ -6,8 +6,8 @@ from typing import Annotated
 
 from fastapi import APIRouter, Query, WebSocket
 
-from tidewire.endpoint import HubConnection
-from tidewire.fastapi import Hub, choose_subprotocol
+from tidewire.sessions.application import HubConnection
+from tidewire.hub import Hub, choose_subprotocol
 from tidewire.messages import MAX_OFFSET
 from tidewire.protocols.chat import CHAT, LOBBY, Error
 from tidewire.server.chat import ChatSession, claimed

@@ -8,7 +8,7 @@ from fastapi import APIRouter, FastAPI, HTTPException, Request, Response, WebSoc
 from starlette.exceptions import WebSocketException
 from starlette.requests import HTTPConnection
 
-from tidewire.acceptance import may_connect
+from tidewire.sessions.accept import may_connect
 from tidewire.errors import StoreUnavailable
 from tidewire.pipelines.api import Pipelines
 from tidewire.pipelines.errors import PipelineError

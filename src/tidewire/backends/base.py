@@ -1,0 +1,188 @@
+"""The two contracts of a store: the broker keeps publications and carries them, presence says who is in a channel."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections import Counter
+from collections.abc import Awaitable, Callable, Sequence
+
+import msgspec
+
+from tidewire.messages import (
+    Departure,
+    Farewell,
+    HistoryPage,
+    Member,
+    Position,
+    Publication,
+    PublishRequest,
+    Retention,
+)
+
+__all__ = ("Broker", "Deliver", "JoinResult", "Presence", "Resumed", "nothing_to_resume", "store_limits_reached")
+
+Deliver = Callable[[Sequence[Publication]], None]
+Resumed = Callable[[], None]
+
+#: How often this process reached each limit of what may wait for a store, or come from it, by name.
+store_limits_reached: Counter[str] = Counter()
+
+
+def nothing_to_resume() -> None:
+    """Be told of the end of an outage, and do nothing."""
+
+
+class Broker(ABC):
+    """Keeps publications and carries them between nodes.
+
+    One instance belongs to one node and to one event loop. `start` comes first and `aclose` last; both may be called
+    twice. Every other method may run concurrently with itself.
+
+    **Order.** Within a channel and epoch, offsets grow; each publication names the offset before it. `deliver` is
+    called on the event loop, never concurrently, with publications of subscribed channels; per channel they come in
+    the order of their offsets. A publication may be delivered twice or not at all after an outage: the node
+    compares `previous` with what it has and reads `history` to fill a gap.
+
+    **Kept.** A publication stays readable for at least 60 s, whatever its channel's retention, so that every node can
+    fill a gap; `Retention` decides what *readers* are shown.
+    """
+
+    #: Other processes on this store see what is published here.
+    shared: bool = False
+    #: `publish` may wait for the store; where it never does, nothing is gained by several at once.
+    waits: bool = True
+    #: What `publish` waits for, in words for people ("committed and fsynced").
+    kept: str = ""
+    #: Publishes inside an application's own transaction, through its connection; None: this store cannot.
+    within: Callable[[object, PublishRequest], Awaitable[None]] | None = None
+
+    @abstractmethod
+    async def start(self, deliver: Deliver, resumed: Resumed = nothing_to_resume) -> None:
+        """Open the store and begin to deliver.
+
+        `resumed` is called on the event loop when carriage is back after an outage: what was published meanwhile was
+        perhaps not delivered, and the node compares its positions with the store's at once.
+        Raises ConfigurationError when the store cannot be used as configured, StoreUnavailable when it does not answer.
+        """
+
+    @abstractmethod
+    async def aclose(self) -> None:
+        """Finish what was accepted, then release everything. Nothing is delivered afterwards."""
+
+    @abstractmethod
+    async def subscribe(self, channel: str) -> Position:
+        """Begin to carry a channel, and return its position: everything after it is delivered (at least once).
+
+        A channel that nobody has published to has a position too (offset 0 and an epoch that stays).
+        Calling it again is harmless. Raises StoreUnavailable.
+        """
+
+    @abstractmethod
+    async def unsubscribe(self, channel: str) -> None:
+        """Stop carrying a channel; harmless when it is not carried. Deliveries under way may still arrive."""
+
+    @abstractmethod
+    async def publish(self, request: PublishRequest) -> Position:
+        """Keep one publication and return its position.
+
+        Returns when the store keeps it (`kept` says what that means). Two calls of one node for one channel get their
+        offsets in the order in which the calls were first entered. With a `key` that is known within its window,
+        nothing is kept again and the position of the first is returned.
+
+        Raises NotPublished (surely not kept) or PublishUnconfirmed (unknown), nothing else for a failing store.
+        """
+
+    @abstractmethod
+    async def history(
+        self,
+        channel: str,
+        *,
+        since: Position | None = None,
+        limit: int | None = None,
+        reverse: bool = False,
+        retention: Retention | None = None,
+    ) -> HistoryPage:
+        """Read a channel in one atomic step.
+
+        Forward: publications after `since` (exclusive; None: from the beginning of what is retained), oldest first.
+        With `reverse`: those before `since` (None: from the top), newest first. `limit` cuts the far end; 0 gives the
+        position alone. `retention` hides what is beyond its size and age; None shows everything that is still stored.
+        `complete` in the answer refers to `since` and to what `retention` shows. Raises StoreUnavailable.
+        """
+
+    @abstractmethod
+    async def remove_history(self, channel: str) -> None:
+        """Remove what is stored of a channel; its position stays. Raises StoreUnavailable."""
+
+    @abstractmethod
+    async def positions(self, channels: Sequence[str]) -> dict[str, Position]:
+        """Return the top position of each channel, in one bounded read. Raises StoreUnavailable."""
+
+    async def describe(self) -> tuple[str, ...]:
+        """Return what the store says of itself (version, persistence, clock), one sentence each, for `tidewire doctor`.
+
+        Raises StoreUnavailable.
+        """
+        return ()
+
+    async def advise(self) -> tuple[str, ...]:
+        """Return what should be changed in the store and why, one sentence each. Raises StoreUnavailable."""
+        return ()
+
+
+class JoinResult(msgspec.Struct, frozen=True, gc=False):
+    """`first`: no other connection of this user was in the channel. `connections`: how many the user has now."""
+
+    first: bool
+    connections: int
+
+
+class Presence(ABC):
+    """Who is in a channel, on all nodes.
+
+    Members belong to the node that joined them. A node is alive while it touches its lease (and, where the store can
+    tell, while its process lives). The members of a node that is dead for longer than the grace are *departed*: they
+    are claimed by a surviving node (`claim`), which publishes their farewells and then forgets them (`forget`).
+    Claimed members are no longer listed or counted. A member that joins again before the claim takes the place of the
+    dead one, and there is no departure. A claim that is not forgotten within a lease may be claimed again, with the
+    same token.
+
+    Time is the store's or is measured by watching it; the clocks of two nodes are never compared.
+    Every method raises StoreUnavailable when the store does not answer.
+    """
+
+    @abstractmethod
+    async def start(self, node: str) -> None:
+        """Open the store and take a lease for this node."""
+
+    @abstractmethod
+    async def aclose(self) -> None:
+        """Release everything. Members that have not left stay until their lease ends, as if the node had died."""
+
+    @abstractmethod
+    async def join(self, channel: str, member: Member, farewell: Farewell | None = None) -> JoinResult:
+        """Add a member of this node, or replace the one with the same connection. Atomic with what it returns."""
+
+    @abstractmethod
+    async def leave(self, channel: str, connection: str) -> bool:
+        """Remove a member; True when it was there and was the user's last connection in the channel."""
+
+    @abstractmethod
+    async def touch(self) -> bool:
+        """Prolong this node's lease, in one step for all its members; False: it was lost, join the members again."""
+
+    @abstractmethod
+    async def members(self, channel: str) -> list[Member]:
+        """Return the members of all live nodes, in the order in which they joined."""
+
+    @abstractmethod
+    async def count(self, channel: str, user: str | None = None) -> int:
+        """Return how many connections are in the channel, or how many of them belong to one user."""
+
+    @abstractmethod
+    async def claim(self, limit: int = 256) -> Sequence[Departure]:
+        """Claim departed users, at most `limit` of them; the claim is this node's for one lease."""
+
+    @abstractmethod
+    async def forget(self, departures: Sequence[Departure]) -> None:
+        """Remove claimed departures, after their farewells are kept. Harmless when repeated."""

@@ -1,0 +1,303 @@
+"""One client: who it is, what it follows, the link to it, and what it has sent that nobody has read. Passive."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import os
+import secrets
+import time
+from collections import deque
+from collections.abc import Callable
+from typing import Any
+
+from tidewire.protocols.batch import Representation
+from tidewire.errors import (
+    POLICY,
+    SHUTDOWN,
+    TOO_BIG,
+    ConnectionClosed,
+    Disconnect,
+    RateLimited,
+    check_close_code,
+)
+from tidewire.links.base import LOST, Link
+from tidewire.messages import WireMessage
+from tidewire.options import Limits
+from tidewire.protocols.base import Protocol
+from tidewire.engine.subscription import Subscription
+
+__all__ = ("Connection",)
+
+#: Bytes of a message that count as one more message for the rate.
+_RATED_BYTES = 16_384
+#: What a message in the inbox costs beside its bytes, so that empty ones count too.
+_MESSAGE_COST = 64
+
+_ids = itertools.count(1)
+_prefix = ""
+
+
+def _begin_ids() -> None:
+    """Let the ids of this process be its own: nodes on many machines know a member by the id of its connection."""
+    global _prefix
+    _prefix = secrets.token_hex(6)
+
+
+_begin_ids()
+if hasattr(os, "register_at_fork"):  # a server may load the application first, and fork its workers then
+    os.register_at_fork(after_in_child=_begin_ids)
+
+
+class Connection:
+    """One client.
+
+    What the client sends waits in the inbox until `receive` takes it; reading pauses at `limits.inbox_bytes`. A client
+    that leaves has left when what it sent before is taken, `limits.leaving_seconds` later at most: its close comes
+    behind its messages, as it was sent. After the end, `disconnect` says why.
+    """
+
+    __slots__ = (
+        "_allowance",
+        "_allowed_at",
+        "_inbox",
+        "_inbox_size",
+        "_leaving",
+        "_limits",
+        "_refused",
+        "_waiter",
+        "address",
+        "clean",
+        "disconnect",
+        "ending",
+        "failed",
+        "has_held",
+        "id",
+        "is_admitted",
+        "is_handling",
+        "link",
+        "on_closed",
+        "on_drained",
+        "on_limit",
+        "on_readable",
+        "protocol",
+        "representation",
+        "subscriptions",
+        "user",
+    )
+
+    def __init__(self, link: Link, protocol: Protocol[Any], *, user: str, address: str, limits: Limits) -> None:
+        self.id = f"{_prefix}-{next(_ids):x}"
+        self.user = user
+        self.address = address
+        self.link = link
+        self.protocol = protocol
+        self.representation = Representation.of(protocol, deflate=link.deflate)
+        self.subscriptions: dict[str, Subscription] = {}
+        #: Why the connection ended, once it has.
+        self.disconnect: Disconnect | None = None
+        self.clean = False
+        #: Why we end it; set before the closing handshake is over.
+        self.ending: Disconnect | None = None
+        #: The application's handler raised.
+        self.failed = False
+        #: What the client asks for is done at once: its first message has had its turn (node.Node.begin).
+        self.is_admitted = False
+        #: Who took the last message has not done with it, and will come for the next: until then the client is there.
+        self.is_handling = False
+        #: Some subscription holds something back for this slow client.
+        self.has_held = False
+        #: Called for each message that has come, instead of waking whoever waits in `receive`.
+        self.on_readable: Callable[[], None] | None = None
+        self.on_drained: Callable[[Connection], None] | None = None
+        self.on_closed: Callable[[Connection], None] | None = None
+        self.on_limit: Callable[[str], None] | None = None
+        self._inbox: deque[str | bytes] | None = None
+        self._inbox_size = 0
+        #: How the client left while it had messages that nobody has taken yet, and what ends the wait for that.
+        self._leaving: tuple[Disconnect, bool, asyncio.TimerHandle] | None = None
+        self._limits = limits
+        self._allowance = float(limits.burst)
+        self._allowed_at = 0.0
+        self._refused = 0
+        self._waiter: asyncio.Future[None] | None = None
+
+    # What the link tells (links.base.Listener).
+
+    def message_received(self, message: str | bytes) -> None:
+        """Keep a message until somebody receives it; one over the rate is refused with an error."""
+        if self.ending is not None:
+            return
+        limits, size = self._limits, len(message)
+        if size * 4 > limits.message_size and _is_longer(message, limits.message_size):
+            self.reached("message_size")
+            self.end(TOO_BIG)
+            return
+        if not self._is_allowed(message):
+            return
+        if self._inbox is None:
+            self._inbox = deque()
+        self._inbox.append(message)
+        waiting = self._inbox_size + size + _MESSAGE_COST
+        if waiting > limits.inbox_bytes:
+            self.link.pause_reading()
+            if self._inbox_size <= limits.inbox_bytes:
+                self.reached("inbox_bytes")
+        self._inbox_size = waiting
+        if self.on_readable is not None:
+            self.on_readable()
+        else:
+            self._wake()
+
+    def _is_allowed(self, message: str | bytes) -> bool:
+        """Take from the token bucket, for a large message more; who goes on for a whole burst is disconnected."""
+        now = time.monotonic()
+        limits = self._limits
+        self._allowance = min(float(limits.burst), self._allowance + (now - self._allowed_at) * limits.rate)
+        self._allowed_at = now
+        if self._allowance >= 1.0:
+            self._allowance -= 1 + len(message) // _RATED_BYTES
+            self._refused = 0
+            return True
+        self._refused += 1
+        self.reached("rate")
+        if self._refused > limits.burst:
+            self.end(POLICY)
+        else:
+            error = RateLimited(f"too many messages: more than {limits.rate:g} a second; this one was not handled")
+            self.write(self.protocol.encode_refusal(error, message))
+        return False
+
+    def charge(self, messages: int) -> None:
+        """Take more messages from the token bucket: those that came inside of one."""
+        self._allowance -= messages
+
+    def reached(self, limit: str) -> None:
+        """Count a limit, by its name in `Limits`."""
+        if self.on_limit is not None:
+            self.on_limit(limit)
+
+    def shut_down(self) -> None:
+        """The server goes down."""
+        self.end(SHUTDOWN)
+
+    def drained(self) -> None:
+        """The link can take more."""
+        if self.on_drained is not None:
+            self.on_drained(self)
+
+    def closed(self, disconnect: Disconnect, *, clean: bool) -> None:
+        """The link has ended: by the client, behind what it sent before."""
+        if self.disconnect is not None or self._leaving is not None:
+            return
+        if (self._inbox or self.is_handling) and self.ending is None and (clean or disconnect.code == LOST.code):
+            overdue = asyncio.get_running_loop().call_later(self._limits.leaving_seconds, self._overdue)
+            self._leaving = disconnect, clean, overdue
+        else:
+            self._end(disconnect, clean)
+
+    def _overdue(self) -> None:
+        self.reached("leaving_seconds")
+        self._leave()
+
+    def _leave(self) -> None:
+        """Take the client's close, if it waits."""
+        if self._leaving is not None:
+            (disconnect, clean, overdue), self._leaving = self._leaving, None
+            overdue.cancel()
+            self._end(disconnect, clean)
+
+    def _end(self, disconnect: Disconnect, clean: bool) -> None:
+        self.disconnect = self.ending or disconnect
+        self.clean = clean
+        self.on_readable = None  # who reads holds this connection: together they would outlive it
+        self._wake()
+        if self.on_closed is not None:
+            self.on_closed(self)
+
+    # What the layers above use.
+
+    @property
+    def is_closed(self) -> bool:
+        """The connection has ended, or is ending."""
+        return self.disconnect is not None or self.ending is not None
+
+    @property
+    def has_messages(self) -> bool:
+        """A message waits to be received."""
+        return bool(self._inbox)
+
+    def receive_nowait(self) -> str | bytes | None:
+        """Take the next message, or None when none is waiting: then a client that has left is gone."""
+        inbox = self._inbox
+        if not inbox:
+            self.is_handling = False
+            self._leave()
+            return None
+        message = inbox.popleft()
+        was_over = self._inbox_size > self._limits.inbox_bytes
+        self._inbox_size -= len(message) + _MESSAGE_COST
+        if was_over and self._inbox_size <= self._limits.inbox_bytes:
+            self.link.resume_reading()
+        if not inbox:
+            self._inbox = None
+        return message
+
+    async def receive(self) -> str | bytes:
+        """Wait for the next message; raises ConnectionClosed after the last one, as soon as either side ends it."""
+        while True:
+            message = self.receive_nowait()
+            if message is not None:
+                return message
+            reason = self.disconnect or self.ending
+            if reason is not None:
+                raise ConnectionClosed(reason)
+            await self._wait()
+
+    async def wait_closed(self) -> Disconnect:
+        """Wait until the connection has ended, and return why; what the client sends meanwhile is thrown away."""
+        while True:
+            while self.receive_nowait() is not None:
+                pass
+            if self.disconnect is not None:
+                return self.disconnect
+            await self._wait()
+
+    async def _wait(self) -> None:
+        if self._waiter is not None:
+            # neither ends with the other's cancellation
+            await asyncio.wait([self._waiter])
+            return
+        self.link.uncork()
+        self._waiter = asyncio.get_running_loop().create_future()
+        try:
+            await self._waiter
+        finally:
+            self._waiter = None
+
+    def _wake(self) -> None:
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
+
+    def write(self, *messages: WireMessage) -> None:
+        """Write messages that belong to no channel, behind all that was written before."""
+        if self.disconnect is None and messages:
+            self.link.write(self.representation.direct(*messages))
+
+    def end(self, disconnect: Disconnect) -> None:
+        """Begin to end the connection; harmless when it has ended. Raises ConfigurationError for an impossible code."""
+        self._leave()
+        if self.is_closed:
+            return
+        code, reason = self.protocol.close_code(disconnect)
+        check_close_code(code)
+        self.ending = disconnect
+        self.link.close(code, reason)
+        self._wake()
+
+
+def _is_longer(message: str | bytes, size: int) -> bool:
+    """Say whether a message has more bytes; a character of text has up to four."""
+    if len(message) > size:
+        return True
+    return isinstance(message, str) and len(message.encode(errors="replace")) > size

@@ -1,0 +1,262 @@
+"""Who is present in the channels of this node: joins, leaves and farewells that outlive a store's failure."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import logging
+from collections import deque
+from typing import Protocol as TypingProtocol
+
+from tidewire.channels import is_events
+from tidewire.errors import NotPublished, PublishError, StoreUnavailable
+from tidewire.engine.tasks import Maintenance
+from tidewire.messages import Farewell, Format, Member, Position
+from tidewire.backends.base import Presence
+from tidewire.engine.registry import Registry
+from tidewire.support.log_limit import Seldom
+from tidewire.engine.subscription import Stay, Subscriber, Subscription
+
+__all__ = ("Membership",)
+
+logger = logging.getLogger("tidewire")
+
+#: Seconds between two tries while the store is away.
+_RETRY_SECONDS = 1.0
+#: Seconds after which who was sent away by a drain has left, if this node still runs.
+_DRAIN_LINGER = 15.0
+#: Members that join again at once after a lost lease.
+_REJOIN_BATCH = 64
+
+_stays = itertools.count(1)
+
+
+class _Publish(TypingProtocol):
+    async def __call__(self, channel: str, data: bytes, format: Format, *, key: str) -> Position: ...
+
+
+class Membership:
+    """Joins and leaves; a leave is repeated until the store has taken it, and so is the farewell that follows it."""
+
+    def __init__(
+        self, presence: Presence, registry: Registry, maintenance: Maintenance, publish: _Publish, patience: float
+    ) -> None:
+        self._presence = presence
+        self._registry = registry
+        self._maintenance = maintenance
+        self._publish = publish
+        self._patience = patience
+        self._leaving: dict[tuple[str, str], asyncio.Task[None]] = {}
+        self._later: deque[tuple[float, Stay]] = deque()
+        self._must_rejoin = False
+        self._unlisted = Seldom()
+        #: What this node itself is a member of (the channel of the nodes).
+        self._own: dict[str, Member] = {}
+
+    async def enter(self, channel: str, member: Member) -> None:
+        """Let this node be a member of a channel, until `quit`; one that loses its lease is again at once."""
+        self._own[channel] = member
+        await self._presence.join(channel, member)
+
+    async def quit(self, channel: str) -> None:
+        """Let this node be a member of a channel no longer."""
+        member = self._own.pop(channel, None)
+        if member is not None:
+            await self._presence.leave(channel, member.connection)
+
+    async def join(
+        self,
+        subscription: Subscription,
+        info: bytes,
+        join: Farewell | None = None,
+        farewell: Farewell | None = None,
+        farewell_on_error: Farewell | None = None,
+    ) -> bool:
+        """Add a member; True for the user's first connection in the channel. While presence is away, it joins later.
+
+        `join` is what will be announced; without it the farewell waits for no announcement.
+        """
+        connection, channel = subscription.connection, subscription.channel
+        leaving = self._leaving.get((channel, connection.id))
+        if leaving is not None:
+            await asyncio.wait([leaving], timeout=self._patience)
+        user = connection.id if is_events(channel) else connection.user or connection.id
+        member = Member(connection.id, user, info)
+        stay = Stay(channel, member, f"{connection.id}:{next(_stays):x}", farewell, farewell_on_error)
+        stay.is_announced = join is None
+        # before the store is asked: what it has taken must be undone even when nobody waits for its answer
+        subscription.stay = stay
+        if not self._is_leaving(stay):
+            # a task of its own: a leave comes behind it, however the caller ends
+            stay.joining = self._maintenance.spawn(self._presence.join(channel, member, farewell))
+            if stay.joining is None:
+                return False
+            try:
+                return (await asyncio.shield(stay.joining)).first
+            except StoreUnavailable:
+                more = self._unlisted.due()
+                if more is not None:
+                    logger.warning("presence is away: a member of %r is not listed until it is back%s", channel, more)
+        self._must_rejoin = True
+        return False
+
+    @staticmethod
+    def connections(subscriber: Subscriber, channel: str) -> int:
+        """Return how many connections its user had in the channel when this one had joined; 0: not known."""
+        subscription = subscriber.subscriptions.get(channel)
+        joining = None if subscription is None or subscription.stay is None else subscription.stay.joining
+        if joining is None or not joining.done() or joining.cancelled() or joining.exception() is not None:
+            return 0
+        return joining.result().connections
+
+    def _is_leaving(self, stay: Stay) -> bool:
+        """The store has not yet taken an earlier leave of the same member, which would end this stay too."""
+        return (stay.channel, stay.member.connection) in self._leaving
+
+    async def announce(self, subscription: Subscription, join: Farewell | None) -> None:
+        """Publish that a user has come; a store that fails does so later, unless the user has left by then."""
+        stay = subscription.stay
+        if stay is None:
+            return
+        stay.is_announced = True
+        if join is not None and not await self._try_announce(stay, join):
+            self._maintenance.spawn(self._announce_later(subscription, stay, join))
+
+    async def _try_announce(self, stay: Stay, join: Farewell) -> bool:
+        try:
+            await self._publish(stay.channel, join.data, join.format, key=f"join:{stay.token}")
+        except PublishError as error:
+            stay.is_announced = not isinstance(error, NotPublished)
+            return False
+        stay.is_announced = True
+        return True
+
+    async def _announce_later(self, subscription: Subscription, stay: Stay, join: Farewell) -> None:
+        while True:
+            await asyncio.sleep(_RETRY_SECONDS)
+            if subscription.stay is not stay or await self._try_announce(stay, join):
+                return
+
+    def withdraw(self, subscription: Subscription) -> None:
+        """Remove a member whose subscribe failed: nobody was told of it. One whose client has gone leaves."""
+        if subscription.stay is not None and not subscription.connection.is_closed:
+            subscription.stay.is_announced = False
+        self.leave(subscription)
+
+    def leave(self, subscription: Subscription, *, failed: bool = False) -> asyncio.Task[None] | None:
+        """Remove a member, and publish its farewell if it was the user's last; in a task that may be waited for."""
+        stay, subscription.stay = subscription.stay, None
+        if stay is None:
+            return None
+        if failed and stay.farewell_on_error is not None:
+            stay.farewell = stay.farewell_on_error
+        return self._leave(stay)
+
+    def leave_later(self, subscription: Subscription) -> None:
+        """Remove a member that a drain has sent away, if this node lives on: no leave is published in a drain."""
+        stay, subscription.stay = subscription.stay, None
+        if stay is not None:
+            self._later.append((asyncio.get_running_loop().time() + _DRAIN_LINGER, stay))
+
+    def _leave(self, stay: Stay) -> asyncio.Task[None] | None:
+        task = self._maintenance.spawn(self._leave_now(stay))
+        if task is not None:
+            key = (stay.channel, stay.member.connection)
+            self._leaving[key] = task
+            task.add_done_callback(lambda done: self._left(key, done))
+        return task
+
+    def _left(self, key: tuple[str, str], task: asyncio.Task[None]) -> None:
+        if self._leaving.get(key) is task:  # a later leave of the same member may have taken the place
+            del self._leaving[key]
+
+    async def _leave_now(self, stay: Stay) -> None:
+        if stay.joining is not None:
+            await asyncio.wait([stay.joining])
+        was_last = await self._remove(stay)
+        if was_last and stay.farewell is not None and _is_known(stay):
+            await self._say_farewell(stay.channel, stay.farewell, f"leave:{stay.token}")
+
+    async def _remove(self, stay: Stay) -> bool:
+        is_repeated = False
+        while True:
+            try:
+                if await self._presence.leave(stay.channel, stay.member.connection):
+                    return True
+                # the store may have done it when it seemed to fail, and then says nothing of it the second time
+                return is_repeated and await self._presence.count(stay.channel, stay.member.user) == 0
+            except StoreUnavailable:
+                is_repeated = True
+                await asyncio.sleep(_RETRY_SECONDS)
+
+    async def _say_farewell(self, channel: str, farewell: Farewell, key: str) -> None:
+        """Publish a farewell, again and again until the store keeps it; the key makes that harmless."""
+        while True:
+            try:
+                await self._publish(channel, farewell.data, farewell.format, key=key)
+            except PublishError as error:
+                if self._maintenance.is_closed and isinstance(error, NotPublished):
+                    return
+                await asyncio.sleep(_RETRY_SECONDS)
+            else:
+                return
+
+    # Regular steps.
+
+    async def touch(self) -> None:
+        """Prolong the lease; who was lost with it joins again."""
+        if not await self._presence.touch():
+            logger.warning("this node lost its lease; its members join again")
+            self._must_rejoin = True
+        if self._must_rejoin:
+            self._must_rejoin = False
+            try:
+                await self._join_again()
+            except BaseException:
+                self._must_rejoin = True
+                raise
+
+    async def _join_again(self) -> None:
+        present = [
+            (subscription, subscription.stay)
+            for connection in self._registry.connections.values()
+            for subscription in connection.subscriptions.values()
+            if subscription.stay is not None
+        ]
+        for channel, member in tuple(self._own.items()):
+            await self._presence.join(channel, member)
+            if channel not in self._own:
+                await self._presence.leave(channel, member.connection)
+        for start in range(0, len(present), _REJOIN_BATCH):
+            await asyncio.gather(*(self._rejoin(*pair) for pair in present[start : start + _REJOIN_BATCH]))
+            if not await self._presence.touch():
+                self._must_rejoin = True
+
+    async def _rejoin(self, subscription: Subscription, stay: Stay) -> None:
+        if self._is_leaving(stay):
+            self._must_rejoin = True
+        elif subscription.stay is stay:
+            await self._presence.join(stay.channel, stay.member, stay.farewell)
+            if subscription.stay is not stay:
+                await self._presence.leave(stay.channel, stay.member.connection)
+
+    async def claim(self) -> None:
+        """Publish the farewells of those whose nodes have died, and forget them."""
+        departures = await self._presence.claim()
+        for departure in departures:
+            if departure.farewell is not None:
+                farewell = departure.farewell
+                await self._publish(departure.channel, farewell.data, farewell.format, key=departure.token)
+        if departures:
+            await self._presence.forget(departures)
+        now = asyncio.get_running_loop().time()
+        while self._later and self._later[0][0] <= now:
+            self._leave(self._later.popleft()[1])
+
+
+def _is_known(stay: Stay) -> bool:
+    """Others know of the user: it was announced, or it joined beside another connection of its user that was."""
+    joining = stay.joining
+    if stay.is_announced or joining is None or joining.cancelled() or joining.exception() is not None:
+        return stay.is_announced
+    return not joining.result().first

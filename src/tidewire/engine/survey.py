@@ -1,0 +1,132 @@
+"""A question to all nodes, and their answers within a deadline; they travel on the nodes' control channel.
+
+Each node is a member of a channel of its own kind, so that whoever asks knows how many answers to wait for.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import secrets
+from collections.abc import Callable, Sequence
+
+import msgspec
+
+from tidewire.channels import NODES
+from tidewire.engine.control import Control
+from tidewire.errors import PublishError, StoreUnavailable, TemporaryFailure
+from tidewire.messages import Member, Publication
+from tidewire.engine.node import Node
+
+__all__ = ("Survey",)
+
+logger = logging.getLogger("tidewire")
+
+_QUESTION, _ANSWER = "question", "answer"
+#: Seconds in which all nodes must have answered.
+_SECONDS = 3.0
+
+
+class _Question(msgspec.Struct, frozen=True):
+    id: str
+    name: str
+    argument: bytes
+
+
+class _Answer(msgspec.Struct, frozen=True):
+    """One part of what a node answers; the last one says so."""
+
+    id: str
+    node: str
+    part: bytes
+    is_last: bool
+
+
+class _Pending:
+    """A question that was asked here, and what has come of it."""
+
+    def __init__(self, nodes: set[str]) -> None:
+        self.missing = nodes
+        self.answers: dict[str, list[bytes]] = {}
+        self.complete = asyncio.Event()
+
+    def take(self, answer: _Answer) -> None:
+        self.answers.setdefault(answer.node, []).append(answer.part)
+        if answer.is_last:
+            self.missing.discard(answer.node)
+            if not self.missing:
+                self.complete.set()
+
+
+#: Answers a question with parts, none too big to be one message.
+Answerer = Callable[[bytes], Sequence[bytes]]
+
+
+class Survey:
+    """Asks all nodes, and answers for its own. `start` comes after the node's, `aclose` before the node's."""
+
+    def __init__(self, node: Node) -> None:
+        self._node = node
+        self._answerers: dict[str, Answerer] = {}
+        self._pending: dict[str, _Pending] = {}
+        self._is_closed = False
+        node.verbs[_QUESTION] = self._asked
+        node.verbs[_ANSWER] = self._answered
+
+    async def start(self) -> None:
+        """Be counted among the nodes; raises StoreUnavailable."""
+        await self._node.membership.enter(NODES, Member(self._node.id, self._node.id))
+
+    async def aclose(self) -> None:
+        """Be counted no longer, before the node closes; a store that is away finds out by itself."""
+        self._is_closed = True
+        with contextlib.suppress(StoreUnavailable):
+            await self._node.membership.quit(NODES)
+
+    def on(self, name: str, answerer: Answerer) -> None:
+        """Say how this node answers a question."""
+        self._answerers[name] = answerer
+
+    async def ask(self, name: str, argument: bytes = b"", *, seconds: float = _SECONDS) -> dict[str, list[bytes]]:
+        """Return the parts that each live node answers, by the node's id.
+
+        Raises TemporaryFailure when some node does not answer in time: an answer is complete, or there is none. Raises
+        StoreUnavailable, PublishError.
+        """
+        nodes = {member.connection for member in await self._node.presence.members(NODES)} | {self._node.id}
+        question = _Question(secrets.token_hex(8), name, argument)
+        pending = self._pending[question.id] = _Pending(set(nodes))
+        try:
+            await self._node.control(Control(verb=_QUESTION), msgspec.json.encode(question))
+            await asyncio.wait_for(pending.complete.wait(), seconds)
+        except TimeoutError:
+            count = len(pending.missing)
+            raise TemporaryFailure(
+                f"{count} of {len(nodes)} nodes did not answer in {seconds:g} s; try again"
+            ) from None
+        finally:
+            del self._pending[question.id]
+        return pending.answers
+
+    def _asked(self, publication: Publication) -> None:
+        if self._is_closed:
+            return
+        self._node.maintenance.spawn(self._answer(msgspec.json.decode(publication.data, type=_Question)))
+
+    async def _answer(self, question: _Question) -> None:
+        answerer = self._answerers.get(question.name)
+        parts = list(answerer(question.argument)) if answerer is not None else []
+        parts = parts or [b""]
+        try:
+            for number, part in enumerate(parts, 1):
+                answer = _Answer(question.id, self._node.id, part, number == len(parts))
+                await self._node.control(Control(verb=_ANSWER), msgspec.json.encode(answer))
+        except PublishError as error:
+            logger.warning("the question %r of a node cannot be answered: %s", question.name, error)
+
+    def _answered(self, publication: Publication) -> None:
+        answer = msgspec.json.decode(publication.data, type=_Answer)
+        pending = self._pending.get(answer.id)
+        if pending is not None:
+            pending.take(answer)

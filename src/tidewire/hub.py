@@ -1,0 +1,342 @@
+"""What a FastAPI application uses: the hub with its lifespan, its connections and its routes."""
+
+from __future__ import annotations
+
+import asyncio
+import importlib.metadata
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
+from concurrent.futures import Future
+from contextlib import asynccontextmanager
+from types import TracebackType
+from typing import Any, overload
+
+from fastapi import APIRouter
+from starlette.routing import WebSocketRoute
+from starlette.types import ASGIApp
+from starlette.websockets import WebSocket
+
+from tidewire.rules.base import Authority
+from tidewire.backends import open_backend
+from tidewire.sessions.centrifuge.router import client_router
+from tidewire.channels import open_channel, personal
+from tidewire.engine.control import Control
+from tidewire.sessions.application import HubConnection
+from tidewire.errors import FORCED, ConfigurationError, Disconnect
+from tidewire.engine.history import read_shown
+from tidewire.http_api.calls import Calls, Extension
+from tidewire.http_api.nodes import Nodes
+from tidewire.http_api.router import api_router
+from tidewire.messages import HistoryPage, Member, Position, PublishRequest
+from tidewire.engine.node import Node
+from tidewire.options import ChannelOptions, ChannelRules, Limits
+from tidewire.protocols.payload import encode_payload
+from tidewire.protocols.base import Protocol
+from tidewire.protocols.meta import PublicationMeta
+from tidewire.protocols.plain import PLAIN
+from tidewire.rules.decorators import Ruled
+from tidewire.sessions.served import ServedEndpoint
+from tidewire.engine.statistics import Statistics
+
+__all__ = ("Hub",)
+_Tags = Mapping[str, str] | None
+
+
+class Hub(Ruled):
+    """Channels, history, presence and connections for a FastAPI application.
+
+    `url` names the store (memory://, sqlite:///chat.db). `channels` maps channel names or patterns ("room:*") to their
+    options. `origins` are the browser origins that may connect beside the application's own ("http://localhost:*": with
+    any port, "*": any).
+    Use it as `FastAPI(lifespan=hub.lifespan)`, or as `async with hub:` inside another lifespan. Raises
+    ConfigurationError for what cannot work.
+    """
+
+    def __init__(
+        self,
+        url: str = "memory://",
+        *,
+        limits: Limits | None = None,
+        channels: Mapping[str, ChannelOptions] | ChannelRules | None = None,
+        default: ChannelOptions | None = None,
+        origins: Iterable[str] = (),
+    ) -> None:
+        self.url = url
+        self.limits = limits or Limits()
+        self.origins = frozenset(origins)
+        super().__init__(
+            channels if isinstance(channels, ChannelRules) else ChannelRules(channels, default), self.limits
+        )
+        self._node: Node | None = None
+        self._nodes: Nodes | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
+        open_backend(url, self.limits)  # a bad URL fails where it is written, not at the first request
+
+    # Lifespan.
+
+    @asynccontextmanager
+    async def lifespan(self, app: object = None) -> AsyncIterator[None]:
+        """Open the hub for as long as the application runs."""
+        async with self:
+            yield
+
+    async def __aenter__(self) -> Hub:
+        if self._node is not None:
+            raise ConfigurationError("this hub is open already; enter it once, in the application's lifespan")
+        broker, presence = open_backend(self.url, self.limits)
+        node = Node(broker, presence, limits=self.limits, rules=self._rules)
+        await node.start()
+        nodes = Nodes(node, version=importlib.metadata.version("tidewire"))
+        try:
+            await nodes.start()
+        except BaseException:
+            await node.aclose()
+            raise
+        self._node, self._nodes, self._loop = node, nodes, asyncio.get_running_loop()
+        return self
+
+    async def __aexit__(
+        self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        node, nodes = self._node, self._nodes
+        self._node = self._nodes = self._loop = None
+        if nodes is not None:
+            await nodes.aclose()
+        if node is not None:
+            await node.aclose()
+
+    @property
+    def node(self) -> Node:
+        """The engine; raises ConfigurationError while the hub is closed."""
+        if self._node is None:
+            raise ConfigurationError(
+                "this hub is not open; write FastAPI(lifespan=hub.lifespan), or `async with hub:` in your own lifespan"
+            )
+        return self._node
+
+    # Connections.
+
+    def connect(
+        self,
+        websocket: WebSocket,
+        *,
+        user: str = "",
+        info: Any = None,
+        protocol: Protocol[Any] = PLAIN,
+        subprotocol: str | None = None,
+        headers: Iterable[tuple[bytes, bytes]] | None = None,
+    ) -> HubConnection:
+        """Take a WebSocket over: `async with hub.connect(websocket, user=…) as connection`.
+
+        Accepts it if nobody has. Over a connection limit it is refused so that the client can read why: HTTP 503 with
+        Retry-After in the handshake, or, for a browser, close code 1013. Inside the block, a client that goes away ends
+        the iteration, and an outage of the store ends the connection with 1013: it may come back. Any other exception
+        is logged, the client gets 1011, and the others see it leave.
+        """
+        return HubConnection(
+            self.node,
+            websocket,
+            user=user,
+            info=info,
+            protocol=protocol,
+            subprotocol=subprotocol,
+            headers=headers,
+            origins=self.origins,
+        )
+
+    def serve(
+        self,
+        protocol: Protocol[Any] = PLAIN,
+        *,
+        authenticate: Callable[[WebSocket], Awaitable[str]] | None = None,
+        history: int = 0,
+    ) -> ASGIApp:
+        """Make an ASGI application that serves a whole protocol.
+
+        The route's `channel` parameter, if it has one, is followed from the start and takes what names no channel.
+        `authenticate` returns the user, or raises starlette's HTTPException or WebSocketException.
+        """
+        return ServedEndpoint(
+            lambda: self.node, protocol, origins=self.origins, authenticate=authenticate, history=history
+        )
+
+    def route(
+        self,
+        path: str,
+        protocol: Protocol[Any] = PLAIN,
+        *,
+        authenticate: Callable[[WebSocket], Awaitable[str]] | None = None,
+        history: int = 0,
+    ) -> WebSocketRoute:
+        """Make a route for `serve`, to append to `app.router.routes`."""
+        return WebSocketRoute(path, self.serve(protocol, authenticate=authenticate, history=history))
+
+    def api_router(
+        self,
+        *,
+        key: str = "",
+        insecure: bool = False,
+        prefix: str = "/api",
+        error_mode: str = "",
+        authority: Authority | None = None,
+        extensions: Mapping[str, Extension] | None = None,
+    ) -> APIRouter:
+        """Make the routes of the HTTP API for `app.include_router`: `POST /api/publish` and so on, as `cent` calls it.
+
+        Who shows the `key` may call. `authority` says which channels there are and what they offer; `extensions` are
+        the functions that `rpc` calls. Raises ConfigurationError without a key, unless `insecure`.
+        """
+        options = (authority or self.authority).options
+        made: list[Calls] = []
+
+        def calls() -> Calls:
+            node, nodes = self.node, self._nodes
+            if nodes is not None and (not made or made[0].node is not node):
+                made[:] = [Calls(node, nodes, options, extensions=extensions)]
+            return made[0]
+
+        return api_router(calls, key=key, insecure=insecure, error_mode=error_mode, prefix=prefix)
+
+    def client_router(
+        self,
+        *,
+        user: Callable[..., Any] | None = None,
+        name: Callable[[Any], str] | None = None,
+        authority: Authority | None = None,
+    ) -> APIRouter:
+        """Make the routes for the SDKs of the Centrifuge protocol, for `app.include_router`.
+
+        They are `/connection/websocket`, `http_stream`, `sse`, their `uni_` siblings for who only listens, and
+        `/emulation`. `user` is a FastAPI dependency (of `HTTPConnection`, so that it fits requests and WebSockets) that
+        returns who connects: a user's name, an `Identity`, None for a stranger; or anything else, whose `name` the
+        function returns. What it opens with `yield` is closed before the client is served. `authority` decides instead
+        of the hub's rules. `/connection/tidewire.js` is a client for pages without a bundler.
+        """
+        return client_router(
+            lambda: self.node,
+            authority or self.authority,
+            origins=self.origins,
+            user=user,
+            name=name,
+            json_depth=self.limits.json_depth,
+        )
+
+    # Publications.
+
+    @overload
+    async def publish(
+        self,
+        channel: str,
+        data: Any,
+        *,
+        key: str = "",
+        tags: _Tags = None,
+        skip_history: bool = False,
+        connection: None = None,
+    ) -> Position: ...
+
+    @overload
+    async def publish(
+        self,
+        channel: str,
+        data: Any,
+        *,
+        key: str = "",
+        tags: _Tags = None,
+        skip_history: bool = False,
+        connection: object,
+    ) -> None: ...
+
+    async def publish(
+        self,
+        channel: str,
+        data: Any,
+        *,
+        key: str = "",
+        tags: _Tags = None,
+        skip_history: bool = False,
+        connection: object | None = None,
+    ) -> Position | None:
+        """Publish str as text, bytes as binary, anything else as JSON; returns when the broker keeps it.
+
+        The same `key` in the same channel within five minutes is published once. Clients of the Centrifuge protocol may
+        choose by `tags`; nobody finds in history, or recovers, what has `skip_history`. With a `connection` (postgresql://
+        only; asyncpg, psycopg or SQLAlchemy) it is published if and when that connection's transaction commits.
+        Raises NotPublished (surely not kept) or PublishUnconfirmed (unknown; repeat it with the same key), CommandError
+        for a channel name or data that cannot be used, ConfigurationError for a store that cannot do it.
+        """
+        name, (encoded, format_) = open_channel(channel, self.limits), encode_payload(data)
+        meta = PublicationMeta(None, dict(tags or {}), skip_history=skip_history).encode()
+        if connection is not None:
+            within = self.node.broker.within
+            if within is None:
+                raise ConfigurationError(
+                    f"{self.url.partition(':')[0]}:// cannot publish in your transaction, only postgresql:// can; "
+                    "publish after its commit, without connection="
+                )
+            await within(connection, PublishRequest(name, encoded, format_, key, meta))
+            return None
+        return await self.node.publish(name, encoded, format_, key=key, meta=meta)
+
+    def publish_threadsafe(self, channel: str, data: Any, *, key: str = "") -> Future[Position]:
+        """Publish from a thread of this process; the future raises as `publish` does."""
+        if self._loop is None:
+            raise ConfigurationError("this hub is not open; publish while the application runs")
+        return asyncio.run_coroutine_threadsafe(self.publish(channel, data, key=key), self._loop)
+
+    async def send_to_user(self, user: str, data: Any, *, key: str = "") -> Position:
+        """Push to every connection of a user, on all nodes; kept in the user's own channel. Raises as `publish`."""
+        return await self.node.publish(personal(user), *encode_payload(data), key=key)
+
+    async def broadcast(self, data: Any) -> None:
+        """Push to every connection on all nodes, whatever it follows; not kept for anybody who is away."""
+        await self.node.control(Control(everybody=True), *encode_payload(data))
+
+    async def disconnect(self, *, user: str, reason: str = "", reconnect: bool = False) -> None:
+        """End every connection of a user on all nodes."""
+        code = 4000 if reconnect else FORCED.code
+        await self.node.control(Control(user, Disconnect(code, reason or FORCED.reason, reconnect)))
+
+    # What is known.
+
+    async def history(
+        self, channel: str, *, since: Position | None = None, limit: int | None = None, reverse: bool = False
+    ) -> HistoryPage:
+        """Read a channel's history as its retention shows it; raises StoreUnavailable."""
+        retention = self.node.rules.options(channel).retention
+        return await read_shown(
+            self.node.broker, channel, since=since, limit=limit, reverse=reverse, retention=retention
+        )
+
+    async def inbox(self, user: str, *, since: Position | None = None) -> HistoryPage:
+        """Read what was sent to a user by `send_to_user`; raises StoreUnavailable."""
+        return await self.history(personal(user), since=since)
+
+    async def remove_history(self, channel: str) -> None:
+        """Remove what is stored of a channel; raises StoreUnavailable."""
+        await self.node.remove_history(open_channel(channel, self.limits))
+
+    async def presence(self, channel: str) -> list[Member]:
+        """Return who is present in a channel on all nodes, one entry a connection; raises StoreUnavailable."""
+        return await self.node.presence.members(channel)
+
+    async def users(self, channel: str) -> list[str]:
+        """Return the users present in a channel on all nodes, each once, in the order of their arrival."""
+        return list(dict.fromkeys(member.user for member in await self.presence(channel)))
+
+    async def is_online(self, user: str) -> bool:
+        """Say whether a user has a connection on any node; raises StoreUnavailable."""
+        return await self.node.presence.count(personal(user), user) > 0
+
+    @property
+    def degraded(self) -> bool:
+        """The store is away: publishing fails, clients stay."""
+        return self.node.maintenance.degraded
+
+    def statistics(self) -> Statistics:
+        """Return the figures of this node."""
+        return self.node.statistics()
+
+
+def choose_subprotocol(asked: Sequence[str], offered: Sequence[str]) -> str | None:
+    """Return the first that the client asks for and the server has (RFC 6455 section 4.2.2), or None."""
+    return next((name for name in asked if name in offered), None)

@@ -1,0 +1,1 @@
+"""Sessions: what stands between one client and the engine."""

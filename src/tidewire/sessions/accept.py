@@ -1,0 +1,175 @@
+"""How a WebSocket is taken over: judged by origin and limits, accepted, and attached to the node."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+from collections.abc import Iterable
+from typing import Any
+from urllib.parse import urlsplit
+
+from starlette.exceptions import HTTPException, WebSocketException
+from starlette.requests import HTTPConnection
+from starlette.websockets import WebSocket, WebSocketState
+
+from tidewire.engine.connection import Connection
+from tidewire.errors import (
+    INTERNAL_ERROR,
+    SHUTDOWN,
+    STORE_AWAY,
+    TOO_MANY,
+    ConnectionClosed,
+    Disconnect,
+    LimitExceeded,
+    StoreUnavailable,
+    TidewireError,
+)
+from tidewire.links.asgi import CLOSE_SECONDS, AsgiLink
+from tidewire.links.base import Link
+from tidewire.engine.node import Node
+from tidewire.protocols.base import Protocol
+from tidewire.support.log_limit import Seldom
+
+__all__ = ("accept", "discard", "may_connect")
+
+logger = logging.getLogger("tidewire")
+#: Any page may ask as often as it likes.
+_refused = Seldom()
+
+#: Seconds for a close to be sent when the server has cancelled the application.
+_CANCELLED_SECONDS = 1.0
+#: Seconds for which the handshake's answer is held back at most.
+_CORK_SECONDS = 1.0
+
+
+async def accept(
+    node: Node,
+    websocket: WebSocket,
+    *,
+    user: str,
+    protocol: Protocol[Any],
+    origins: frozenset[str],
+    subprotocol: str | None = None,
+    headers: Iterable[tuple[bytes, bytes]] | None = None,
+    info: bytes = b"",
+) -> Connection:
+    """Judge, accept and attach a WebSocket.
+
+    Raises starlette's HTTPException (403 for a foreign origin, 503 over a limit) or WebSocketException (1013), which
+    FastAPI turns into what the client can read.
+    """
+    _check_origin(websocket, origins)
+    address = websocket.client.host if websocket.client else ""
+    try:
+        await node.admit(user, address)
+    except LimitExceeded as error:
+        raise await _refusal(websocket, error) from None
+    try:
+        link = await _open_link(node, websocket, subprotocol, headers)
+        connection = Connection(link, protocol, user=user, address=address, limits=node.limits)
+        # a socket has one reader: what the endpoint would read here is read by the connection
+        websocket.receive = websocket.receive_text = websocket.receive_bytes = _taken_over  # type: ignore[method-assign]
+        websocket.receive_json = _taken_over  # type: ignore[method-assign]
+    finally:
+        node.registry.arrived(address)
+    await _attach(node, connection, info)  # counts it before it first waits: a newcomer is never counted twice
+    return connection
+
+
+async def _open_link(
+    node: Node, websocket: WebSocket, subprotocol: str | None, headers: Iterable[tuple[bytes, bytes]] | None
+) -> Link:
+    """Accept a WebSocket, unless the endpoint has.
+
+    The client has its answer when the first subscribe is done, or something is sent, or the endpoint waits for it:
+    who is connected misses nothing that is published from then on.
+    """
+    link: object = websocket.scope.get("extensions", {}).get("tidewire.link")
+    if websocket.application_state is not WebSocketState.CONNECTING:
+        return link if isinstance(link, Link) else AsgiLink(websocket.receive, websocket.send, node.limits)
+    opened: Link
+    if isinstance(link, Link):
+        opened = link
+        opened.cork()
+        try:
+            await websocket.accept(subprotocol, headers)
+        except OSError:
+            pass  # the client has gone already; its link says so as soon as somebody listens
+    else:
+        if websocket.client_state is WebSocketState.CONNECTING:
+            await websocket.receive()
+        event = {"type": "websocket.accept", "subprotocol": subprotocol, "headers": list(headers or ())}
+        opened = AsgiLink(websocket.receive, websocket.send, node.limits, accept=event)
+    asyncio.get_running_loop().call_later(_CORK_SECONDS, opened.uncork)
+    return opened
+
+
+async def _attach(node: Node, connection: Connection, info: bytes) -> None:
+    try:
+        await node.attach(connection, info)
+    except ConnectionClosed:
+        pass  # whoever receives is told
+    except StoreUnavailable:
+        connection.end(STORE_AWAY)
+    except BaseException as error:
+        await discard(node, connection, INTERNAL_ERROR, cancelled=isinstance(error, asyncio.CancelledError))
+        raise
+
+
+async def discard(node: Node, connection: Connection, disconnect: Disconnect, *, cancelled: bool = False) -> None:
+    """End a connection that nobody will use; a cancelled caller's server does not wait for its client's answer."""
+    connection.end(SHUTDOWN if cancelled else disconnect)
+    node.detach(connection)
+    if isinstance(connection.link, AsgiLink):
+        await connection.link.aclose(_CANCELLED_SECONDS if cancelled else CLOSE_SECONDS)
+
+
+async def _taken_over(mode: str = "text") -> Any:
+    raise TidewireError("this WebSocket was handed to hub.connect; receive from the connection, not from the websocket")
+
+
+def _check_origin(websocket: WebSocket, origins: frozenset[str]) -> None:
+    """Refuse a page of another site (cross-site WebSocket hijacking, RFC 6455 section 10.2)."""
+    if not may_connect(websocket, origins):
+        raise _denial(websocket, 403, "this origin may not connect", {})
+
+
+def may_connect(connection: HTTPConnection, origins: frozenset[str]) -> bool:
+    """Say whether the page that asks may: it is of this site, or of an allowed origin, or it is no page at all."""
+    told = connection.headers.getlist("origin")
+    host = connection.headers.get("host", "").lower()
+    if not told or "*" in origins or (len(told) == 1 and _is_allowed(told[0], host, origins)):
+        return True
+    shown = ", ".join(told)[:200]
+    more = _refused.due(shown)
+    if more is not None:
+        logger.warning(
+            "origin %r may not connect; add it with Hub(origins=[…]) or the setting `allowed_origins`%s", shown, more
+        )
+    return False
+
+
+def _is_allowed(origin: str, host: str, origins: frozenset[str]) -> bool:
+    try:
+        parts = urlsplit(origin)
+    except ValueError:  # brackets that enclose no IPv6 address
+        return False
+    if origin in origins or (parts.scheme in ("http", "https") and parts.netloc.lower() == host):
+        return True
+    return f"{origin.removesuffix(parts.netloc)}{parts.netloc.rpartition(':')[0] or parts.netloc}:*" in origins
+
+
+async def _refusal(websocket: WebSocket, error: LimitExceeded) -> Exception:
+    """Return what tells the client of a full server: 503 in the handshake, 1013 to a browser, which can't read that."""
+    if websocket.application_state is WebSocketState.CONNECTING:
+        if "origin" not in websocket.headers:
+            return _denial(websocket, 503, str(error), {"Retry-After": str(random.randint(2, 10))})
+        await websocket.accept()
+    return WebSocketException(TOO_MANY.code, TOO_MANY.reason)
+
+
+def _denial(websocket: WebSocket, status: int, text: str, headers: dict[str, str]) -> Exception:
+    if "websocket.http.response" in websocket.scope.get("extensions", {}):
+        return HTTPException(status, text, headers)
+    return WebSocketException(1008, text)  # before accept, the server makes it a plain 403

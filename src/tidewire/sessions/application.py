@@ -1,0 +1,311 @@
+"""One WebSocket inside a FastAPI endpoint: a connection with the verbs of the hub."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import AsyncIterator
+from types import TracebackType
+from typing import Any
+
+import msgspec
+from starlette.exceptions import WebSocketException
+from starlette.websockets import WebSocket, WebSocketDisconnect
+
+from tidewire.sessions.accept import accept, discard
+from tidewire.engine.connection import Connection
+from tidewire.channels import open_channel
+from tidewire.errors import (
+    EXPIRED,
+    INTERNAL_ERROR,
+    NORMAL,
+    STORE_AWAY,
+    BadRequest,
+    CommandError,
+    ConnectionClosed,
+    Disconnect,
+    NotPublished,
+    PublishError,
+    StoreUnavailable,
+    TemporaryFailure,
+    TidewireError,
+)
+from tidewire.messages import Position, Subscribed, WireMessage
+from tidewire.engine.node import Node
+from tidewire.protocols.payload import encode_farewell, encode_json, encode_message, encode_payload
+from tidewire.protocols.json_text import JsonDecoder
+
+__all__ = ("HubConnection",)
+
+logger = logging.getLogger("tidewire")
+
+
+class HubConnection:
+    """One client of a FastAPI endpoint; made by `Hub.connect`, used with `async with`.
+
+    Receiving raises ConnectionClosed after the last message; the `iter_*` methods end instead. Sending waits while the
+    client does not take what was sent before.
+    """
+
+    __slots__ = ("_accepting", "_connection", "_expiry", "_info", "_node", "_websocket")
+
+    def __init__(self, node: Node, websocket: WebSocket, *, info: Any = None, **accepting: Any) -> None:
+        self._node = node
+        self._websocket: WebSocket | None = websocket
+        self._info = info
+        self._accepting: dict[str, Any] | None = accepting
+        self._connection: Connection | None = None
+        self._expiry: asyncio.TimerHandle | None = None
+
+    async def __aenter__(self) -> HubConnection:
+        accepting, self._accepting = self._accepting, None
+        if accepting is None or self._websocket is None:
+            raise TidewireError("this connection was entered before; call hub.connect for each WebSocket once")
+        info = b"" if self._info is None else encode_json(self._info)
+        websocket, self._websocket = self._websocket, None
+        self._connection = await accept(self._node, websocket, info=info, **accepting)
+        return self
+
+    async def __aexit__(
+        self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
+    ) -> bool:
+        connection = self.connection
+        self.expire_at(None)
+        swallow = True
+        if exc is None or isinstance(exc, ConnectionClosed | WebSocketDisconnect):
+            connection.end(NORMAL)
+        elif isinstance(exc, WebSocketException):
+            connection.end(Disconnect(exc.code, exc.reason))
+        elif isinstance(exc, StoreUnavailable | PublishError):
+            logger.warning("connection %s ends, the client may come back: %s", connection.id, exc)
+            connection.end(STORE_AWAY)
+        elif isinstance(exc, Exception):
+            connection.failed = True
+            logger.error("the handler of connection %s raised; the client gets code 1011", connection.id, exc_info=exc)
+            connection.end(INTERNAL_ERROR)
+        else:
+            swallow = False
+        await discard(self._node, connection, NORMAL, cancelled=not swallow)
+        return swallow
+
+    @property
+    def connection(self) -> Connection:
+        """The connection in the engine; raises TidewireError before `async with`."""
+        if self._connection is None:
+            raise TidewireError(
+                "this connection is not accepted yet; write `async with hub.connect(websocket) as connection:`"
+            )
+        return self._connection
+
+    @property
+    def id(self) -> str:
+        """A name of this connection that no other has."""
+        return self.connection.id
+
+    @property
+    def user(self) -> str:
+        """The user that `connect` was given."""
+        return self.connection.user
+
+    @property
+    def disconnect(self) -> Disconnect | None:
+        """Why the connection ended, once it has."""
+        return self.connection.disconnect
+
+    async def identify(self, user: str, *, info: Any = None) -> None:
+        """Give the connection its user, where that is known only after it was accepted.
+
+        Raises LimitExceeded when the user has too many connections.
+        """
+        await self._node.identify(self.connection, user, b"" if info is None else encode_json(info))
+
+    def expire_at(self, at: float | None) -> None:
+        """End the connection at a time, in seconds since 1970, with 1008; a later call moves it, None takes it back.
+
+        So a connection lives no longer than the token that opened it. A clock that is set later moves nothing.
+        """
+        if self._expiry is not None:
+            self._expiry.cancel()
+            self._expiry = None
+        if at is not None:
+            delay = max(0.0, at - time.time())
+            self._expiry = asyncio.get_running_loop().call_later(delay, self.connection.end, EXPIRED)
+
+    # Channels.
+
+    async def subscribe(
+        self,
+        channel: str,
+        *,
+        since: Position | None = None,
+        history: int = 0,
+        presence: bool = False,
+        join: Any = None,
+        leave: Any = None,
+        leave_on_error: Any = None,
+        info: Any = None,
+        reply: bool = True,
+    ) -> Subscribed:
+        """Follow a channel; its history, or what was missed since a position, is sent first, then what comes.
+
+        `join` is published when this is the user's first connection in the channel, `leave` when the last one has gone,
+        however it ended, by another node if this one died; `leave_on_error` takes its place when the handler raised.
+        Any of them, or `presence`, makes it a member. Raises CommandError, StoreUnavailable, ConnectionClosed.
+        """
+        try:
+            return await self._node.subscribe(
+                self.connection,
+                open_channel(channel, self._node.limits),
+                since=since,
+                history=history,
+                present=presence,
+                info=b"" if info is None else encode_json(info),
+                join=encode_farewell(join),
+                farewell=encode_farewell(leave),
+                farewell_on_error=encode_farewell(leave_on_error),
+                reply=reply,
+            )
+        finally:
+            self.connection.link.uncork()
+
+    async def unsubscribe(self, channel: str) -> None:
+        """Follow a channel no longer; harmless when it is not followed."""
+        await self._node.unsubscribe(self.connection, channel)
+
+    async def publish(self, channel: str, data: Any, *, key: str = "") -> bool:
+        """Publish for this client; when the broker fails, the client is told, and False is returned."""
+        encoded, format_ = encode_payload(data)
+        try:
+            await self._node.publish(open_channel(channel, self._node.limits), encoded, format_, key=key)
+        except PublishError as error:
+            kept = "not published" if isinstance(error, NotPublished) else "unconfirmed"
+            self.tell(TemporaryFailure(f"{kept}: {error}"))
+            return False
+        return True
+
+    # Sending.
+
+    async def send(self, *messages: WireMessage) -> None:
+        """Send encoded messages, behind everything that is pending; raises ConnectionClosed after the end."""
+        connection = self.connection
+        if connection.is_closed:
+            raise ConnectionClosed(connection.disconnect or connection.ending or NORMAL)
+        self._node.send(connection, *messages)
+        if connection.link.paused:
+            await connection.link.wait_drained()
+
+    async def send_text(self, text: str) -> None:
+        """Send one text message."""
+        await self.send(encode_message(text))
+
+    async def send_bytes(self, data: bytes) -> None:
+        """Send one binary message."""
+        await self.send(WireMessage(bytes(data), binary=True))
+
+    async def send_json(self, value: Any, *, binary: bool = False) -> None:
+        """Send a value as JSON, in a text or binary message."""
+        await self.send(WireMessage(encode_json(value), binary))
+
+    def tell(self, error: CommandError) -> None:
+        """Answer the client with an error, in its protocol; nothing happens when it has gone."""
+        connection = self.connection
+        self._node.send(connection, connection.protocol.encode_error(error))
+
+    async def close(self, code: int = 1000, reason: str = "") -> None:
+        """End the connection (close codes: RFC 6455 section 7.4)."""
+        self.connection.end(Disconnect(code, reason))
+
+    # Receiving.
+
+    async def receive(self) -> str | bytes:
+        """Receive the next message: str from a text one, bytes from a binary one."""
+        return await self.connection.receive()
+
+    async def receive_text(self) -> str:
+        """Receive the next message as text; raises BadRequest for bytes that are not UTF-8."""
+        return _as_text(await self.connection.receive())
+
+    async def receive_bytes(self) -> bytes:
+        """Receive the next message as bytes; text comes as UTF-8."""
+        message = await self.connection.receive()
+        return message.encode() if isinstance(message, str) else message
+
+    async def receive_json(self) -> Any:
+        """Receive the next message as JSON, from text or bytes; raises BadRequest for what is none."""
+        return self._decoder(Any).decode(await self.receive_bytes())
+
+    async def iter_messages(self) -> AsyncIterator[str | bytes]:
+        """Iterate over messages as they come until the connection ends.
+
+        A client that leaves is there until what it sent before is handled, some seconds at most (`leaving_seconds`).
+        """
+        connection = self.connection
+        try:
+            while True:
+                message = await connection.receive()
+                connection.is_handling = True
+                yield message
+        except ConnectionClosed:
+            return
+
+    async def iter_text(self) -> AsyncIterator[str]:
+        """Iterate over messages as text; a client that sends other bytes is told, and the connection lives on."""
+        async for message in self.iter_messages():
+            try:
+                text = _as_text(message)
+            except BadRequest as error:
+                self.tell(error)
+                continue
+            yield text
+
+    async def iter_bytes(self) -> AsyncIterator[bytes]:
+        """Iterate over messages as bytes; text comes as UTF-8."""
+        async for message in self.iter_messages():
+            yield message.encode() if isinstance(message, str) else message
+
+    async def iter_json(self, type_: Any = Any) -> AsyncIterator[Any]:
+        """Iterate over messages as JSON, converted to a type that msgspec knows; others are answered with an error."""
+        decoder = self._decoder(type_)
+        async for data in self.iter_bytes():
+            try:
+                value = decoder.decode(data)
+            except BadRequest as error:
+                self.tell(error)
+                continue
+            yield value
+
+    def _decoder(self, type_: Any) -> JsonDecoder:
+        expected = "any JSON value" if type_ is Any else _describe(type_)
+        return JsonDecoder(type_, expected=expected, depth=self._node.limits.json_depth)
+
+    async def iter_commands(self) -> AsyncIterator[Any]:
+        """Iterate over the commands of the connection's protocol; what cannot be decoded is answered with an error."""
+        async for message in self.iter_messages():
+            try:
+                commands = self.connection.protocol.decode(message)
+            except CommandError as error:
+                self._node.send(self.connection, self.connection.protocol.encode_refusal(error, message))
+                continue
+            for command in commands:
+                yield command
+
+    async def wait_closed(self) -> Disconnect:
+        """Wait until the connection has ended; what the client sends meanwhile is ignored."""
+        return await self.connection.wait_closed()
+
+
+def _as_text(message: str | bytes) -> str:
+    if isinstance(message, str):
+        return message
+    try:
+        return message.decode()
+    except UnicodeDecodeError:
+        raise BadRequest("a text message was expected; this binary one is not UTF-8") from None
+
+
+def _describe(type_: Any) -> str:
+    try:
+        return msgspec.json.encode(msgspec.json.schema(type_)).decode()[:200]
+    except TypeError:
+        return str(type_)

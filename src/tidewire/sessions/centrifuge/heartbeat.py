@@ -1,0 +1,126 @@
+"""The moments of a session: its pings, the answers to them, and the ends of its tokens; all on one shared wheel."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from typing import Protocol as TypingProtocol
+
+from tidewire.engine.connection import Connection
+from tidewire.links.base import limits_reached
+from tidewire.support.wheel import Wheel
+from tidewire.messages import WireMessage
+from tidewire.options import Limits
+from tidewire.protocols.centrifuge.codes import NO_PONG, STALE, Malformed, MalformedFrame
+
+__all__ = ("Heartbeat",)
+
+#: The farthest that an expiry is looked for: some are years away.
+_LOOK_SECONDS = 3_600.0
+
+
+class Expiring(TypingProtocol):
+    """What has tokens that end."""
+
+    def next_expiry(self) -> float | None:
+        """Return when the first of them ends for good, by the loop's clock."""
+
+    def expire(self, now: float) -> None:
+        """End what has expired."""
+
+
+class _Nothing:
+    """Has no tokens."""
+
+    def next_expiry(self) -> float | None:
+        return None
+
+    def expire(self, now: float) -> None:
+        return
+
+
+_NOTHING = _Nothing()
+
+
+class Heartbeat:
+    """Rides on the loop's wheel (links.wheel.Rider) from the first byte to the last."""
+
+    __slots__ = (
+        "_connection",
+        "_expiring",
+        "_limits",
+        "_loop",
+        "_ping",
+        "_ping_due",
+        "_pong_due",
+        "_stale_due",
+        "notch",
+    )
+
+    def __init__(self, connection: Connection, limits: Limits, expiring: Expiring) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._connection = connection
+        self._limits = limits
+        self._expiring = expiring
+        self._ping: WireMessage | None = None
+        self._ping_due = self._pong_due = 0.0
+        self._stale_due = self._loop.time() + limits.auth_seconds
+        self.notch = 0
+        self.schedule()
+
+    def begin(self, ping: WireMessage | None, *, is_answered: bool) -> None:
+        """Say that the client has connected, and what it is pinged with (None: not at all)."""
+        self._stale_due = 0.0
+        seconds = self._limits.ping_seconds
+        if ping is not None and seconds > 0:
+            self._ping = ping
+            self._ping_due = self._loop.time() + seconds * random.uniform(0.5, 1.0)
+            self._pong_due = 0.0 if is_answered else -1.0
+        self.schedule()
+
+    def pong(self) -> None:
+        """Take the answer to a ping; raises MalformedFrame when none was due."""
+        if self._pong_due <= 0:
+            raise MalformedFrame(Malformed.UNASKED_PONG)
+        self._pong_due = 0.0
+
+    def stop(self) -> None:
+        """Ride no more."""
+        Wheel.of(self._loop).leave(self)
+        self._expiring = _NOTHING  # it holds this one: together they would outlive their connection
+
+    def schedule(self) -> None:
+        """Look at the moments anew: some token's end has changed."""
+        seconds = self._seconds(self._loop.time())
+        if seconds is not None:
+            Wheel.of(self._loop).ride(self, seconds)
+
+    def _seconds(self, now: float) -> float | None:
+        moments = [due - now for due in (self._stale_due, self._ping_due, self._pong_due) if due > 0]
+        expiry = self._expiring.next_expiry()
+        if expiry is not None:
+            moments.append(min(expiry - now, _LOOK_SECONDS))
+        return max(0.0, min(moments)) if moments else None
+
+    def turn(self, now: float) -> float | None:
+        """Do what is due."""
+        connection = self._connection
+        if connection.is_closed:
+            return None
+        if self._stale_due and now >= self._stale_due:
+            limits_reached["auth_seconds"] += 1
+            connection.end(STALE)
+            return None
+        if self._pong_due > 0 and now >= self._pong_due:
+            if not (connection.has_messages or connection.link.paused):  # else it may be among what is not yet read
+                limits_reached["protocol_pong_seconds"] += 1
+                connection.end(NO_PONG)
+                return None
+            self._pong_due = now + self._limits.protocol_pong_seconds
+        if self._ping is not None and now >= self._ping_due:
+            self._ping_due = now + self._limits.ping_seconds
+            if not self._pong_due:
+                self._pong_due = now + self._limits.protocol_pong_seconds
+            connection.write(self._ping)
+        self._expiring.expire(now)
+        return None if connection.is_closed else self._seconds(now)

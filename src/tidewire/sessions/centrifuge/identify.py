@@ -1,0 +1,84 @@
+"""Who connects, by the application's own dependency: it is resolved and closed before the client is served."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import Any
+from weakref import WeakKeyDictionary
+
+from fastapi import Depends
+from fastapi.routing import APIRoute, APIWebSocketRoute
+from starlette.requests import HTTPConnection
+from starlette.responses import Response
+from starlette.types import ASGIApp, Message
+from starlette.websockets import WebSocket
+
+from tidewire.rules.base import Identity
+from tidewire.errors import ConfigurationError
+
+__all__ = ("Name", "identified_by", "nobody")
+
+#: Returns the name of a user that is none.
+Name = Callable[[Any], str]
+#: Says who connects.
+Identify = Callable[[HTTPConnection], Awaitable[Identity | None]]
+_FOUND = "tidewire.identity"
+
+
+def nobody() -> None:
+    """Know nobody: the authority asks for a token, or lets strangers in."""
+
+
+def identified_by(
+    user: Callable[..., Any], name: Name | None
+) -> Callable[[HTTPConnection], Awaitable[Identity | None]]:
+    """Return a dependency that says who connects, as an application's dependency finds it.
+
+    FastAPI keeps what a dependency opens with `yield` until the endpoint returns, which is as long as the client stays.
+    So `user` is resolved for an endpoint of its own that returns at once: one database session does not stay with each
+    client. Its refusals are raised here, and `app.dependency_overrides` hold for it.
+    """
+    routes: WeakKeyDictionary[Any, dict[tuple[type, str], ASGIApp]] = WeakKeyDictionary()
+
+    async def endpoint(connection: HTTPConnection, who: Any = Depends(user)) -> Response:
+        connection.scope[_FOUND] = _identity(who, name)
+        return Response()
+
+    async def identify(connection: HTTPConnection) -> Identity | None:
+        scope = dict(connection.scope)
+        kind = APIWebSocketRoute if isinstance(connection, WebSocket) else APIRoute
+        path = "".join(f"/{{{parameter}}}" for parameter in connection.path_params) or "/"  # those of a prefix, too
+        known = routes.setdefault(connection.app, {})
+        app = known.get((kind, path))
+        if app is None:
+            app = known[kind, path] = kind(path, endpoint, dependency_overrides_provider=connection.app).app
+        scope.pop("starlette.exception_handlers", None)  # what is raised is the outer endpoint's to answer
+        if isinstance(connection, WebSocket):
+            await app(scope, connection.receive, connection.send)
+        else:
+            await app(scope, _no_body, _unsent)
+        found: Identity | None = scope[_FOUND]
+        return found
+
+    return identify
+
+
+async def _no_body() -> Message:
+    return {"type": "http.request", "body": b"", "more_body": False}
+
+
+async def _unsent(message: Message) -> None:
+    """Send nothing: the outer endpoint answers."""
+
+
+def _identity(found: Any, name: Name | None) -> Identity | None:
+    """Return who a dependency found; raises ConfigurationError for what says nothing of a user."""
+    if found is None or isinstance(found, Identity):
+        return found
+    user = found if name is None else name(found)
+    if not isinstance(user, str):
+        raise ConfigurationError(
+            f"the user dependency returned {type(found).__name__}; return the user's name, an Identity or None, "
+            "or say client_router(name=…)"
+        )
+    return Identity(user, context=found) if user else None

@@ -1,0 +1,66 @@
+"""What a session reads of a channel for its client: its history, and who is in it."""
+
+from __future__ import annotations
+
+from itertools import accumulate
+
+from tidewire.errors import BadRequest, NotAvailable, Unrecoverable
+from tidewire.engine.history import read_shown
+from tidewire.links.base import limits_reached
+from tidewire.messages import MAX_OFFSET, HistoryPage, Position
+from tidewire.engine.node import Node
+from tidewire.options import ChannelOptions, Limits
+from tidewire.protocols.centrifuge import messages as m
+from tidewire.protocols.meta import client_info
+
+__all__ = ("read_history", "read_presence")
+
+
+async def read_presence(node: Node, channel: str, options: ChannelOptions) -> dict[str, m.ClientInfo]:
+    """Return who is in a channel, by connection; raises NotAvailable, StoreUnavailable."""
+    if not options.presence:
+        raise NotAvailable(f"{channel!r} does not tell who is in it")
+    members = await node.presence.members(channel)
+    return {member.connection: client_info(member) for member in members}
+
+
+async def read_history(
+    node: Node, channel: str, options: ChannelOptions, request: m.HistoryRequest, *, limits: Limits | None = None
+) -> HistoryPage:
+    """Return what a history request asks for, at most as much as the limits of a reply.
+
+    Raises NotAvailable, BadRequest, Unrecoverable (another epoch), StoreUnavailable.
+    """
+    if not options.history_size or not options.history_seconds:
+        raise NotAvailable(f"{channel!r} keeps no history")
+    since, limit = request.since, request.limit
+    if since is not None and request.reverse and since.offset == 0:
+        raise BadRequest("nothing is before offset 0; ask for a later one")
+    if limits is not None and not 0 <= limit <= limits.history_messages:
+        limit = limits.history_messages
+    position = None
+    if since is not None:
+        epoch = since.epoch
+        if not epoch:
+            epoch = (await node.broker.history(channel, limit=0, retention=options.retention)).top.epoch
+        position = Position(min(since.offset, MAX_OFFSET), epoch)
+    page = await read_shown(
+        node.broker,
+        channel,
+        since=position,
+        limit=None if limit < 0 else limit,
+        reverse=request.reverse,
+        retention=options.retention,
+    )
+    if since is not None and since.epoch and since.epoch != page.top.epoch:
+        raise Unrecoverable(f"the history of {channel!r} is of another epoch than {since.epoch!r}; read it anew")
+    if limits is None or (count := _fitting(page, limits.reply_bytes)) == len(page.publications):
+        return page
+    limits_reached["reply_bytes"] += 1
+    return HistoryPage(page.publications[:count], page.top, page.complete)
+
+
+def _fitting(page: HistoryPage, size: int) -> int:
+    """Return how many of a page's publications have no more bytes than that together."""
+    sizes = accumulate(len(publication.data) for publication in page.publications)
+    return sum(1 for total in sizes if total <= size)

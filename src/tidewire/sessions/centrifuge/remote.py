@@ -1,0 +1,136 @@
+"""What the application asks of sessions on all nodes; targeting nobody is success."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import msgspec
+
+from tidewire.rules.base import Grant
+from tidewire.engine.control import Control
+from tidewire.errors import Disconnect
+from tidewire.messages import Position
+from tidewire.engine.node import Node
+from tidewire.protocols.centrifuge.codes import FORCE_DISCONNECT, SERVER_UNSUBSCRIBE
+
+__all__ = (
+    "VERB",
+    "Disconnection",
+    "Order",
+    "Refreshing",
+    "Subscribing",
+    "Target",
+    "Unsubscribing",
+    "disconnect",
+    "refresh",
+    "subscribe",
+    "unsubscribe",
+)
+
+#: The verb of these orders among what nodes tell each other (control.Control).
+VERB = "sessions"
+
+
+class Target(msgspec.Struct, frozen=True, omit_defaults=True):
+    """Which connections are meant: those of a user ("": of nobody known), or one of them by its id or its secret."""
+
+    user: str = ""
+    client: str = ""
+    session: str = ""
+
+
+class Disconnection(msgspec.Struct, frozen=True, tag="disconnect"):
+    """End connections, but those whose ids are in `spared`."""
+
+    target: Target
+    disconnect: Disconnect
+    spared: tuple[str, ...] = ()
+
+
+class Subscribing(msgspec.Struct, frozen=True, tag="subscribe"):
+    """Let connections follow a channel from now on, or from a position."""
+
+    target: Target
+    channel: str
+    grant: Grant
+    since: Position | None = None
+
+
+class Unsubscribing(msgspec.Struct, frozen=True, tag="unsubscribe"):
+    """Let connections follow a channel no longer."""
+
+    target: Target
+    channel: str
+    code: int
+    reason: str
+
+
+class Refreshing(msgspec.Struct, frozen=True, tag="refresh"):
+    """Say for how long connections go on (None: for ever), or that they have expired."""
+
+    target: Target
+    expired: bool = False
+    expires_at: float | None = None
+    info: bytes = b""
+
+
+Order = Disconnection | Subscribing | Unsubscribing | Refreshing
+
+
+async def disconnect(
+    node: Node,
+    user: str,
+    *,
+    client: str = "",
+    session: str = "",
+    whitelist: Sequence[str] = (),
+    disconnect: Disconnect = FORCE_DISCONNECT,
+) -> None:
+    """End connections of a user on all nodes; those whose ids are in `whitelist` stay. Raises PublishError."""
+    await _ask(node, Disconnection(Target(user, client, session), disconnect, tuple(whitelist)))
+
+
+async def subscribe(
+    node: Node,
+    user: str,
+    channel: str,
+    grant: Grant,
+    *,
+    client: str = "",
+    session: str = "",
+    since: Position | None = None,
+) -> None:
+    """Let connections of a user follow a channel, and tell them; raises PublishError."""
+    await _ask(node, Subscribing(Target(user, client, session), channel, grant, since))
+
+
+async def unsubscribe(
+    node: Node,
+    user: str,
+    channel: str,
+    *,
+    client: str = "",
+    session: str = "",
+    code: int = SERVER_UNSUBSCRIBE.code,
+    reason: str = SERVER_UNSUBSCRIBE.reason,
+) -> None:
+    """Let connections of a user follow a channel ("": any) no longer, and tell them; raises PublishError."""
+    await _ask(node, Unsubscribing(Target(user, client, session), channel, code, reason))
+
+
+async def refresh(
+    node: Node,
+    user: str,
+    *,
+    client: str = "",
+    session: str = "",
+    expired: bool = False,
+    expires_at: float | None = None,
+    info: bytes = b"",
+) -> None:
+    """Say for how long connections of a user go on (seconds since 1970; None: for ever); raises PublishError."""
+    await _ask(node, Refreshing(Target(user, client, session), expired, expires_at, info))
+
+
+async def _ask(node: Node, order: Order) -> None:
+    await node.control(Control(verb=VERB), msgspec.json.encode(order))

@@ -1,0 +1,233 @@
+"""Every endpoint of the Centrifuge protocol as one FastAPI router."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+import msgspec
+from fastapi import APIRouter, Depends
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import FileResponse, Response
+from starlette.websockets import WebSocket
+
+from tidewire.sessions.accept import accept, discard, may_connect
+from tidewire.rules.base import Authority, Identity
+from tidewire.sessions.centrifuge.emulation import Emulation
+from tidewire.sessions.centrifuge.websocket import JSON, PROTOBUF, choose_protocol, serve_websocket
+from tidewire.sessions.centrifuge.session import Session
+from tidewire.sessions.centrifuge.streaming import StreamedSession, TooLarge, cors_headers, is_binary, preflight, read_body
+from tidewire.sessions.centrifuge.unidirectional import EventProtocol, connect_frame, parse_request
+from tidewire.sessions.centrifuge.identify import Name, identified_by, nobody
+from tidewire.engine.connection import Connection
+from tidewire.errors import INTERNAL_ERROR, CommandError, ConnectionClosed, Rejected
+from tidewire.links.stream import BINARY, EVENTS, FIELDS, LINES, Framing
+from tidewire.messages import Position
+from tidewire.engine.node import Node
+from tidewire.protocols.centrifuge.codes import BAD_COMMAND, STALE
+from tidewire.protocols.centrifuge.encoding import CentrifugeJson, CentrifugeProtobuf, CentrifugeProtocol
+from tidewire.protocols.centrifuge.messages import ConnectRequest, EmulationRequest
+from tidewire.protocols.centrifuge.protobuf import decode_message
+
+__all__ = ("ClientEndpoints", "client_router")
+
+#: The query parameter in which a browser's EventSource, which sends no body, brings what it asks for.
+_CONNECT = "cf_connect"
+#: The one in which a page that opens another EventSource brings the last event's id, which it cannot send as a header.
+_LAST_EVENT = "last_event_id"
+_MODULE = Path(__file__).parent.parent / "server" / "ui" / "tidewire.js"
+
+
+def client_router(
+    node: Callable[[], Node],
+    authority: Authority,
+    *,
+    origins: frozenset[str],
+    user: Callable[..., Any] | None = None,
+    name: Name | None = None,
+    json_depth: int,
+) -> APIRouter:
+    """Make the routes `/connection/…` and `/emulation`; fastapi.Hub.client_router says what they take."""
+    endpoints = ClientEndpoints(node, authority, origins=origins, json_depth=json_depth)
+    router = APIRouter(include_in_schema=False)
+    found = Depends(nobody if user is None else identified_by(user, name))
+
+    async def websocket(websocket: WebSocket, who: Any = found) -> None:
+        await serve_websocket(node(), authority, websocket, origins=origins, identity=who)
+
+    async def uni_websocket(websocket: WebSocket, who: Any = found) -> None:
+        await endpoints.uni_websocket(websocket, who)
+
+    router.add_api_websocket_route("/connection/websocket", websocket)
+    router.add_api_websocket_route("/connection/uni_websocket", uni_websocket)
+    streams = {
+        "http_stream": (endpoints.http_stream, ["POST"]),
+        "sse": (endpoints.sse, ["GET", "POST"]),
+        "uni_http_stream": (endpoints.uni_http_stream, ["POST"]),
+        "uni_sse": (endpoints.uni_sse, ["GET", "POST"]),
+    }
+    for path, (serve, methods) in streams.items():
+        router.add_api_route(f"/connection/{path}", _endpoint(serve, found), methods=methods)
+        router.add_api_route(f"/connection/{path}", endpoints.preflight, methods=["OPTIONS"])
+    router.add_api_route("/connection/tidewire.js", _module, methods=["GET", "HEAD"])
+    router.add_api_route("/emulation", endpoints.emulation, methods=["POST"])
+    router.add_api_route("/emulation", endpoints.preflight, methods=["OPTIONS"])
+    return router
+
+
+async def _module() -> Response:
+    """Give a page the client that needs no bundler; it is asked for again each time, and answered by its ETag."""
+    return FileResponse(_MODULE, media_type="text/javascript", headers={"Cache-Control": "no-cache"})
+
+
+def _endpoint(
+    serve: Callable[[Request, Identity | None], Awaitable[Response]], found: Any
+) -> Callable[..., Awaitable[Response]]:
+    async def endpoint(request: Request, who: Any = found) -> Response:
+        return await serve(request, who)
+
+    return endpoint
+
+
+class ClientEndpoints:
+    """What the routes do, for one node and one authority."""
+
+    def __init__(
+        self, node: Callable[[], Node], authority: Authority, *, origins: frozenset[str], json_depth: int
+    ) -> None:
+        self._node = node
+        self._authority = authority
+        self._origins = origins
+        self._depth = json_depth
+        self._pushes = CentrifugeJson(one_way=True, json_depth=json_depth)
+        self._binary_pushes = CentrifugeProtobuf(one_way=True, json_depth=json_depth)
+
+    # Streams of clients that speak by other requests.
+
+    async def http_stream(self, request: Request, identity: Identity | None) -> Response:
+        """Answer with an endless body of replies."""
+        first = await self._body(request)
+        protocol, framing = (PROTOBUF, BINARY) if is_binary(request) else (JSON, LINES)
+        return self._session(request, protocol, framing, first, identity)
+
+    async def sse(self, request: Request, identity: Identity | None) -> Response:
+        """Answer with server-sent events, each a reply."""
+        first = await self._asked(request)
+        if not first:
+            raise self._refusal(request, 400, f"send the connect command as {_CONNECT}=…, or in the body of a POST")
+        return self._session(request, JSON, EVENTS, first, identity)
+
+    async def emulation(self, request: Request) -> Response:
+        """Take commands of a client that listens to a stream: 204, or 400, 404, 413, 429, 503."""
+        body, binary = await self._body(request), is_binary(request)
+        try:
+            asked = decode_message(EmulationRequest, body) if binary else _decode(body)
+            data = bytes(asked.data) if binary else msgspec.json.decode(asked.data, type=str)
+        except (msgspec.MsgspecError, UnicodeDecodeError, Rejected, RecursionError):
+            raise self._refusal(request, 400, 'send {"session": …, "node": …, "data": …}') from None
+        status = await Emulation.of(self._node()).deliver(asked.node, asked.session, data)
+        return Response(status_code=status, headers=cors_headers(request, self._origins))
+
+    # Streams of clients that only listen.
+
+    async def uni_http_stream(self, request: Request, identity: Identity | None) -> Response:
+        """Answer with an endless body of pushes."""
+        body, binary = await self._body(request), is_binary(request)
+        first = self._first(request, body, binary=binary)
+        protocol, framing = (self._binary_pushes, BINARY) if binary else (self._pushes, LINES)
+        return self._session(request, protocol, framing, connect_frame(first, binary=binary), identity)
+
+    async def uni_sse(self, request: Request, identity: Identity | None) -> Response:
+        """Answer with server-sent events, each a push, which name the positions from which they can go on."""
+        last = request.headers.get("last-event-id") or request.query_params.get(_LAST_EVENT, "")
+        first = self._first(request, await self._asked(request), last_event_id=last)
+        places = {name: Position(sub.offset, sub.epoch) for name, sub in first.subs.items() if sub.recover}
+        protocol = EventProtocol(places, json_depth=self._depth)
+        return self._session(request, protocol, FIELDS, connect_frame(first), identity)
+
+    async def uni_websocket(self, websocket: WebSocket, identity: Identity | None) -> None:
+        """Push over a WebSocket whose first message is the connect request."""
+        chosen, subprotocol = choose_protocol(websocket)
+        binary = chosen is PROTOBUF
+        protocol = self._binary_pushes if binary else self._pushes
+        node, user = self._node(), identity.user if identity is not None else ""
+        connection = await accept(
+            node, websocket, user=user, protocol=protocol, origins=self._origins, subprotocol=subprotocol
+        )
+        try:
+            connection.link.quiet()
+            first = await self._first_message(connection, binary=binary)
+            if first is not None:
+                while connection.receive_nowait() is not None:
+                    pass  # who only listens has nothing more to say, however early it comes
+                Session(node, self._authority, connection, identity=identity)
+                connection.message_received(connect_frame(first, binary=binary))
+            await connection.link.hold()
+        except BaseException as error:
+            await discard(node, connection, INTERNAL_ERROR, cancelled=isinstance(error, asyncio.CancelledError))
+            raise
+
+    async def _first_message(self, connection: Connection, *, binary: bool) -> ConnectRequest | None:
+        """Wait for the connect request; None when the connection has ended, or ends for what came instead."""
+        try:
+            async with asyncio.timeout(self._node().limits.auth_seconds):
+                message = await connection.receive()
+            data = message.encode(errors="replace") if isinstance(message, str) else message
+            return parse_request(data, binary=binary, depth=self._depth)
+        except TimeoutError:
+            connection.reached("auth_seconds")
+            connection.end(STALE)
+        except CommandError:
+            connection.end(BAD_COMMAND)
+        except ConnectionClosed:
+            pass
+        return None
+
+    # What they share.
+
+    async def preflight(self, request: Request) -> Response:
+        """Answer a browser that asks whether its page may ask."""
+        return preflight(request, self._origins)
+
+    def _session(
+        self,
+        request: Request,
+        protocol: CentrifugeProtocol,
+        framing: Framing,
+        first: str | bytes,
+        identity: Identity | None,
+    ) -> Response:
+        headers = cors_headers(request, self._origins)
+        return StreamedSession(
+            self._node(), self._authority, protocol, framing, first, identity=identity, headers=headers
+        )
+
+    async def _body(self, request: Request) -> bytes:
+        if not may_connect(request, self._origins):
+            raise HTTPException(403, "this origin may not connect")
+        try:
+            return await read_body(request, self._node())
+        except TooLarge as error:
+            raise self._refusal(request, 413, str(error)) from None
+        except ClientDisconnect:  # nobody reads this, and it is no fault of the application that the log would show
+            raise self._refusal(request, 400, "the client has gone before its request was complete") from None
+
+    async def _asked(self, request: Request) -> bytes:
+        """Return what an event stream's client asks for: a browser's EventSource sends no body."""
+        return await self._body(request) or request.query_params.get(_CONNECT, "").encode(errors="replace")
+
+    def _first(self, request: Request, data: bytes, *, binary: bool = False, last_event_id: str = "") -> ConnectRequest:
+        try:
+            return parse_request(data, binary=binary, depth=self._depth, last_event_id=last_event_id)
+        except CommandError as error:
+            raise self._refusal(request, 400, str(error)) from None
+
+    def _refusal(self, request: Request, status: int, text: str) -> HTTPException:
+        """Return what refuses a request so that a page of an allowed origin can read it."""
+        return HTTPException(status, text, cors_headers(request, self._origins))
+
+
+_decode = msgspec.json.Decoder(EmulationRequest).decode

@@ -1,0 +1,151 @@
+"""Sessions over the endless response of a request: judged as WebSockets are, refused so that clients can read it."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Mapping
+
+import msgspec
+from starlette.requests import Request
+from starlette.responses import PlainTextResponse, Response
+from starlette.types import Receive, Scope, Send
+
+from tidewire.sessions.accept import may_connect
+from tidewire.rules.base import Authority, Identity
+from tidewire.sessions.centrifuge.emulation import Emulation
+from tidewire.sessions.centrifuge.session import Session
+from tidewire.engine.connection import Connection
+from tidewire.errors import TOO_MANY, LimitExceeded
+from tidewire.links.stream import Framing, StreamLink
+from tidewire.engine.node import Node
+from tidewire.protocols.centrifuge.encoding import CentrifugeProtocol
+
+__all__ = ("StreamedSession", "TooLarge", "cors_headers", "is_binary", "preflight", "read_body")
+
+#: Milliseconds after which a browser's EventSource comes back by itself, at least and at most: not all at once.
+_RETRY = (1_000, 5_000)
+#: Seconds for which a browser remembers that it may ask.
+_PREFLIGHT_SECONDS = 7_200
+
+
+class TooLarge(LimitExceeded):
+    """The body of a request is larger than a message may be."""
+
+
+async def read_body(request: Request, node: Node) -> bytes:
+    """Return the body of a request; raises TooLarge."""
+    most = node.limits.message_size
+    body = b""
+    async for chunk in request.stream():
+        body += chunk
+        if len(body) > most:
+            node.limits_reached["message_size"] += 1
+            raise TooLarge(f"the body has more than {most} bytes; send less at a time")
+    return body
+
+
+def is_binary(request: Request) -> bool:
+    """Say whether a request speaks Protobuf."""
+    return request.headers.get("content-type", "").partition(";")[0].strip().lower() == "application/octet-stream"
+
+
+def cors_headers(request: Request, origins: frozenset[str]) -> dict[str, str]:
+    """Return what lets a page of another origin read the answer (WHATWG Fetch section 3.2); it was judged before."""
+    origin = request.headers.get("origin")
+    if origin is None:
+        return {}
+    told = {"Access-Control-Allow-Origin": origin, "Vary": "Origin"}
+    # whoever may come from anywhere brings no cookies along
+    return told if "*" in origins else {**told, "Access-Control-Allow-Credentials": "true"}
+
+
+def preflight(request: Request, origins: frozenset[str]) -> Response:
+    """Answer a browser that asks whether its page may ask."""
+    headers = cors_headers(request, origins) if may_connect(request, origins) else {}
+    if headers:
+        headers |= {
+            "Access-Control-Allow-Methods": "GET, POST, OPTIONS",
+            "Access-Control-Allow-Headers": request.headers.get("access-control-request-headers", "content-type"),
+            "Access-Control-Max-Age": str(_PREFLIGHT_SECONDS),
+        }
+    return Response(status_code=204, headers=headers)
+
+
+class StreamedSession(Response):
+    """A response that lasts as long as its session.
+
+    `first` is the frame that the client sent along. Over a limit on connections it is a plain 503, or in an event
+    stream a disconnect: a browser's EventSource gives up at a 503.
+    """
+
+    def __init__(
+        self,
+        node: Node,
+        authority: Authority,
+        protocol: CentrifugeProtocol,
+        framing: Framing,
+        first: str | bytes,
+        *,
+        identity: Identity | None,
+        headers: Mapping[str, str],
+    ) -> None:
+        super().__init__(headers=dict(headers))
+        self._node = node
+        self._authority = authority
+        self._protocol = protocol
+        self._is_events = framing.media_type == "text/event-stream"
+        if self._is_events:
+            retry = b"retry: %d\n\n" % random.randint(*_RETRY)
+            framing = msgspec.structs.replace(framing, first=framing.first + retry)
+        self._framing = framing
+        self._first = first
+        self._identity = identity
+        self._told = dict(headers)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        node, request = self._node, Request(scope)
+        address = request.client.host if request.client else ""
+        server = scope.get("extensions", {}).get("tidewire.stream")
+        link = StreamLink(
+            receive,
+            send,
+            node.limits,
+            self._framing,
+            farewell=self._protocol.encode_disconnect,
+            headers=self._told,
+            server=server,
+        )
+        try:
+            await node.admit(self._identity.user if self._identity is not None else "", address)
+        except LimitExceeded as error:
+            await self._refuse(error, link, scope, receive, send)
+            return
+        try:
+            connection = Connection(link, self._protocol, user="", address=address, limits=node.limits)
+        finally:
+            node.registry.arrived(address)
+        await node.attach(connection)
+        if server is not None:
+            server.on_shutdown = lambda: _end_some_time(connection, node.limits.drain_seconds)
+        Emulation.of(node)
+        Session(node, self._authority, connection, identity=self._identity, emulated=True)
+        connection.message_received(self._first)
+        try:
+            await link.hold()
+        finally:
+            if server is not None:
+                server.on_shutdown = None
+
+    async def _refuse(self, error: LimitExceeded, link: StreamLink, scope: Scope, receive: Receive, send: Send) -> None:
+        if self._is_events:
+            link.close(TOO_MANY.code, TOO_MANY.reason)
+            await link.hold()
+            return
+        headers = {**self._told, "Retry-After": str(random.randint(2, 10))}
+        await PlainTextResponse(str(error), 503, headers)(scope, receive, send)
+
+
+def _end_some_time(connection: Connection, seconds: float) -> None:
+    """Drain: not all clients come back in the same moment."""
+    asyncio.get_running_loop().call_later(random.random() * seconds, connection.shut_down)

@@ -1,0 +1,55 @@
+"""The WebSocket route of the Centrifuge protocol: in JSON, or in Protobuf for who offers that."""
+
+from __future__ import annotations
+
+import asyncio
+
+from starlette.websockets import WebSocket
+
+from tidewire.sessions.accept import accept, discard
+from tidewire.rules.base import Authority, Identity
+from tidewire.sessions.centrifuge.session import Session
+from tidewire.errors import INTERNAL_ERROR
+from tidewire.engine.node import Node
+from tidewire.protocols.centrifuge.encoding import CentrifugeJson, CentrifugeProtobuf, CentrifugeProtocol
+
+__all__ = ("JSON", "PROTOBUF", "choose_protocol", "serve_websocket")
+
+#: The instances that connections share.
+JSON = CentrifugeJson()
+PROTOBUF = CentrifugeProtobuf()
+
+
+async def serve_websocket(
+    node: Node,
+    authority: Authority,
+    websocket: WebSocket,
+    *,
+    origins: frozenset[str],
+    identity: Identity | None = None,
+) -> None:
+    """Accept a WebSocket and serve the protocol on it until it ends; raises what `acceptance.accept` raises."""
+    protocol, subprotocol = choose_protocol(websocket)
+    user = identity.user if identity is not None else ""
+    connection = await accept(node, websocket, user=user, protocol=protocol, origins=origins, subprotocol=subprotocol)
+    try:
+        pings = websocket.query_params.get("cf_ws_frame_ping_pong") != "true"
+        if pings:
+            connection.link.quiet()
+        Session(node, authority, connection, identity=identity, pings=pings)
+        connection.link.uncork()
+        await connection.link.hold()
+    except BaseException as error:
+        await discard(node, connection, INTERNAL_ERROR, cancelled=isinstance(error, asyncio.CancelledError))
+        raise
+
+
+def choose_protocol(websocket: WebSocket) -> tuple[CentrifugeProtocol, str | None]:
+    """Return the encoding, and the subprotocol to select; an empty name that was offered is never echoed."""
+    offered = websocket.scope.get("subprotocols", ())
+    if PROTOBUF.subprotocol in offered:
+        return PROTOBUF, PROTOBUF.subprotocol
+    query = websocket.query_params
+    if "protobuf" in (query.get("format"), query.get("cf_protocol")):
+        return PROTOBUF, None
+    return JSON, JSON.subprotocol if JSON.subprotocol in offered else None

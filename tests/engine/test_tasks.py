@@ -1,0 +1,111 @@
+"""The node's tasks, and what their failures say about the store."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+
+import pytest
+
+from tidewire import maintenance
+from tidewire.errors import NotPublished, StoreUnavailable
+from tidewire.engine.tasks import Maintenance
+from tidewire.testing import wait_until
+
+from .support import run, turns
+
+
+def test_a_step_that_fails_degrades_until_it_works(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(maintenance, "_RETRY_SECONDS", 0.01)
+    failures: list[Exception] = [StoreUnavailable("away"), NotPublished("away"), StoreUnavailable("away")]
+    calls = 0
+
+    async def step() -> None:
+        nonlocal calls
+        calls += 1
+        if failures:
+            raise failures.pop()
+
+    async def main() -> None:
+        tasks = Maintenance()
+        tasks.start([("step", 0.01, step), ("calm", 60.0, step)])
+        await wait_until(lambda: tasks.degraded)
+        await wait_until(lambda: not tasks.degraded)
+        assert calls >= 4
+        await tasks.aclose(0.0)
+
+    with caplog.at_level(logging.WARNING, "tidewire"):
+        run(main())
+    assert [record.message.partition(" (")[0] for record in caplog.records] == [
+        "the store is away",
+        "the store is back",
+    ]
+
+
+def test_a_bug_in_a_step_is_logged_and_the_step_goes_on(caplog: pytest.LogCaptureFixture) -> None:
+    calls = 0
+
+    async def step() -> None:
+        nonlocal calls
+        calls += 1
+        raise ValueError("a bug")
+
+    async def main() -> None:
+        tasks = Maintenance()
+        tasks.start([("step", 0.001, step)])
+        await wait_until(lambda: calls > 3)
+        assert not tasks.degraded
+        await tasks.aclose(0.0)
+
+    run(main())
+    assert "the regular step 'step' failed" in caplog.text
+
+
+def test_failed_publishing_is_forgotten_after_a_while(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(maintenance, "_RETRY_SECONDS", 0.01)
+
+    async def step() -> None:
+        return
+
+    async def main() -> None:
+        tasks = Maintenance()
+        tasks.start([("step", 0.01, step)])
+        tasks.failed("publish", NotPublished("away"))
+        for _ in range(5):
+            await asyncio.sleep(0.01)
+            assert tasks.degraded, "reading works, but nobody has published since"
+        monkeypatch.setattr(maintenance, "_PUBLISH_MEMORY", 0.05)
+        await wait_until(lambda: not tasks.degraded)
+        await tasks.aclose(0.0)
+
+    run(main())
+
+
+def test_closing_lets_short_tasks_finish_and_ends_the_rest(caplog: pytest.LogCaptureFixture) -> None:
+    done: list[str] = []
+
+    async def short() -> None:
+        await turns(3)
+        done.append("short")
+
+    async def endless() -> None:
+        try:
+            await asyncio.Event().wait()
+        finally:
+            done.append("endless")
+
+    async def failing() -> None:
+        raise ValueError("a bug in the background")
+
+    async def main() -> None:
+        tasks = Maintenance()
+        for work in (short, endless, failing):
+            assert tasks.spawn(work()) is not None
+        await tasks.aclose(0.05)
+        assert done == ["short", "endless"]
+        assert tasks.spawn(short()) is None
+
+    run(main())
+    assert "a background step failed" in caplog.text

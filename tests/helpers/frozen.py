@@ -1,0 +1,48 @@
+"""A store that stands still for a while, and what every node on it does then."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from engine.support import connect
+from helpers.ledger import Ledger, check, received
+from helpers.stores import Daemon
+from tidewire.errors import NotPublished, PublishUnconfirmed, StoreUnavailable
+from tidewire.engine.node import Node
+from tidewire.testing import wait_until
+
+__all__ = ("check_frozen_then_thawed",)
+
+
+async def check_frozen_then_thawed(
+    server: Daemon,
+    node: Node,
+    seconds: float,
+    *,
+    at_once: float = 0.1,
+    longest: float = 1.0,
+    tasks: int = 40,
+    has_holes: bool = False,
+) -> None:
+    """Freeze a store while a node publishes: all but what was on its way fails `at_once`, and no tasks pile up."""
+    client = await connect(node, channel="a")
+    ledger = Ledger(node)
+    async with ledger.publishing():
+        await wait_until(lambda: len(ledger.kept) > 50)
+        server.freeze()
+        frozen = asyncio.get_running_loop().time()
+        await wait_until(lambda: len(ledger.failures) > 100, 5, "publishing fails")
+        with pytest.raises(StoreUnavailable):
+            await node.broker.history("a")
+        assert len(asyncio.all_tasks()) < tasks
+        await asyncio.sleep(max(0.0, frozen + seconds - asyncio.get_running_loop().time()))
+        server.thaw()
+        await ledger.succeeds(50)
+    assert {type(error) for error, _ in ledger.failures} == {NotPublished, PublishUnconfirmed}
+    slow = [taken for _, taken in ledger.failures if taken > at_once]
+    assert len(slow) <= 10
+    assert max(slow) < longest
+    await received(client, ledger)
+    check(client, ledger, has_holes=has_holes)

@@ -1,0 +1,58 @@
+"""The limit on resident memory: who comes is refused, who is inside goes on."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import pytest
+
+from engine.support import connect, open_node, publish, run
+from tidewire.errors import LimitExceeded
+from tidewire.support.resident_memory import ResidentMemory
+from tidewire.testing import wait_until
+
+
+def test_it_is_what_the_process_holds() -> None:
+    told = Path("/proc/self/status").read_text().split("VmRSS:")[1].split()[0]
+    assert ResidentMemory().read() == pytest.approx(int(told) * 1_024, rel=0.1)
+
+
+def test_it_is_read_once_a_second(monkeypatch: pytest.MonkeyPatch) -> None:
+    now, readings = time.monotonic(), iter(range(1, 9))
+    monkeypatch.setattr("tidewire.support.resident_memory._resident", lambda: next(readings))
+    memory = ResidentMemory()
+    for passed, expected in ((0.0, 1), (0.9, 1), (1.1, 2), (1.2, 2), (2.2, 3)):
+        monkeypatch.setattr("tidewire.support.resident_memory.time.monotonic", lambda passed=passed: now + passed)
+        assert memory.read() == expected
+
+
+def test_over_the_limit_newcomers_are_refused_and_those_inside_go_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def main() -> None:
+        async with open_node(memory_bytes=1_000) as node:
+            monkeypatch.setattr(ResidentMemory, "read", lambda _: 999)
+            await node.admit("", "")
+            client = await connect(node, channel="a")
+            monkeypatch.setattr(ResidentMemory, "read", lambda _: 1_000)
+            with pytest.raises(LimitExceeded, match=r"No memory .*memory_bytes is 1000"):
+                await node.admit("", "")
+            assert node.statistics().limits_reached["memory_bytes"] == 1
+            await publish(node, "still here")
+            await wait_until(lambda: client.offsets() == [1])
+            assert node.registry.arriving == 1
+            node.registry.arrived("")
+
+    run(main())
+
+
+def test_without_a_limit_nothing_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(
+        "tidewire.support.resident_memory._resident", lambda: pytest.fail("read although there is no limit")
+    )
+
+    async def main() -> None:
+        async with open_node() as node:
+            await node.admit("", "")
+            node.registry.arrived("")
+
+    run(main())

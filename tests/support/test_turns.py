@@ -1,0 +1,176 @@
+"""Newcomers begin a few at a time, in their order, whatever comes of them."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import itertools
+import os
+import signal
+import socket
+import time
+from collections.abc import AsyncIterator, Callable
+from typing import Any
+
+import pytest
+import uvicorn
+from tests.links.wire import request, serving, wait_for
+from uvicorn.server import ServerState
+
+from tidewire.links.base import limits_reached
+from tidewire.links.http import HttpProtocol
+from tidewire.support import turns as turns_module
+from tidewire.support.turns import Admission
+from tidewire.testing import wait_until
+
+
+def test_steps_that_wait_begin_one_in_a_turn_and_in_their_order(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(turns_module, "_LONG", 3_600.0)
+    begun: list[tuple[int, int]] = []
+    turn = 0
+
+    def step(number: int) -> Callable[[], None]:
+        return lambda: begun.append((turn, number))
+
+    async def main() -> None:
+        nonlocal turn
+        gate, before = Admission.of(asyncio.get_running_loop()), limits_reached["arrivals"]
+        assert [gate.begin(step(number), 3) for number in range(6)] == [True] * 3 + [False] * 3
+        assert limits_reached["arrivals"] == before + 3
+        while len(begun) < 6:
+            await asyncio.sleep(0)
+            turn += 1
+
+    asyncio.run(main())
+    assert [number for _, number in begun] == list(range(6))
+    turns = [turn for turn, _ in begun[3:]]
+    assert turns == sorted(set(turns)), begun
+
+
+def test_a_turn_that_was_long_lets_as_many_begin_as_the_limit_says(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(turns_module, "_LONG", -1.0)
+    monkeypatch.setattr(turns_module, "_CROWDED", 3_600.0)
+    begun: list[int] = []
+
+    async def main() -> None:
+        gate = Admission.of(asyncio.get_running_loop())
+        for number in range(9):
+            gate.begin(lambda number=number: begun.append(number), 3)  # type: ignore[misc]
+        seen = []
+        while len(begun) < 9:
+            await asyncio.sleep(0)
+            seen.append(len(begun))
+        # a turn is long by what was there before; where it began several, that may be by them
+        assert set(seen) <= {3, 4, 7, 8, 9}
+
+    asyncio.run(main())
+
+
+def test_where_another_had_the_processor_newcomers_let_it_have_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(turns_module, "_CROWDED", -3_600.0)
+    monkeypatch.setattr(turns_module, "_REST", 0.005)
+    begun: list[float] = []
+
+    async def main() -> None:
+        gate = Admission.of(asyncio.get_running_loop())
+        for _ in range(6):
+            gate.begin(lambda: begun.append(time.monotonic()), 2)
+        await wait_until(lambda: len(begun) == 6)
+        assert begun[1] - begun[0] < 0.005
+        assert all(later - earlier >= 0.004 for earlier, later in itertools.pairwise(begun[1:]))
+        await wait_until(lambda: gate.begin(lambda: begun.append(0.0), 2))
+
+    asyncio.run(main())
+
+
+def test_who_gave_up_waiting_holds_nobody_up_and_a_step_that_fails_ends_nothing() -> None:
+    async def main() -> None:
+        loop = asyncio.get_running_loop()
+        failures: list[dict[str, Any]] = []
+        loop.set_exception_handler(lambda _, context: failures.append(context))
+        gate = Admission.of(loop)
+        await gate.turn(1)
+        waiting = [asyncio.create_task(gate.turn(1)) for _ in range(5)]
+        await asyncio.sleep(0)
+        waiting[1].cancel()
+        waiting[3].cancel()
+        gate.begin(lambda: 1 / 0, 1)  # type: ignore[arg-type,return-value]
+        last = asyncio.create_task(gate.turn(1))
+        await asyncio.wait_for(asyncio.gather(*waiting, last, return_exceptions=True), 10)
+        await wait_until(lambda: not gate._waiting)
+        assert [type(failure["exception"]) for failure in failures] == [ZeroDivisionError]
+
+    asyncio.run(main())
+
+
+async def _answer(scope: Any, receive: Any, send: Any) -> None:
+    body, more = b"", True
+    while more:
+        message = await receive()
+        body, more = body + message.get("body", b""), message.get("more_body", False)
+    await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"%d" % len(body))]})
+    await send({"type": "http.response.body", "body": body})
+
+
+@contextlib.asynccontextmanager
+async def _listening(**limits: float) -> AsyncIterator[int]:
+    config = uvicorn.Config(_answer, lifespan="off", log_config=None)
+    config.load()
+    state = ServerState()
+    loop = asyncio.get_running_loop()
+    bounded = type("Bounded", (HttpProtocol,), {"limits": HttpProtocol.limits.__class__(**limits)})
+    server = await loop.create_server(lambda: bounded(config=config, server_state=state, app_state={}), "127.0.0.1", 0)
+    try:
+        yield server.sockets[0].getsockname()[1]
+    finally:
+        server.close()
+
+
+def test_what_comes_while_a_connection_waits_is_read_whole_and_a_wait_is_not_the_clients_fault() -> None:
+    async def main() -> None:
+        async with _listening(header_seconds=0.05) as port:
+            gate = Admission.of(asyncio.get_running_loop())
+            gate._begun = 4  # a turn that does not end
+            before = limits_reached["header_seconds"]
+            reader, writer = await asyncio.open_connection("127.0.0.1", port)
+            writer.write(b"POST / HTTP/1.1\r\nhost: a\r\ncontent-len")
+            await wait_until(lambda: len(gate._waiting) == 1)
+            writer.write(b"gth: 1000000\r\n")
+            held = gate._waiting[0].__self__  # type: ignore[attr-defined]
+            await wait_until(lambda: held.flow.read_paused)
+            writer.write(b"connection: close\r\n\r\n" + b"x" * 1_000_000)
+            _, gone_writer = await asyncio.open_connection("127.0.0.1", port)
+            gone_writer.write(b"GET / HTTP/1.1\r\nhost: a\r\n\r\n")
+            other_reader, other_writer = await asyncio.open_connection("127.0.0.1", port)
+            other_writer.write(b"GET / HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n")
+            await wait_until(lambda: len(gate._waiting) == 3)
+            gone_writer.transport.abort()
+            end = time.monotonic() + 0.2  # longer than the headers may take
+            await wait_until(lambda: time.monotonic() > end)
+            gate._turn(4)
+            answer = await asyncio.wait_for(reader.read(), 10)
+            assert answer.startswith(b"HTTP/1.1 200"), answer[:80]
+            assert answer.endswith(b"\r\n\r\n" + b"x" * 1_000_000)
+            assert limits_reached["header_seconds"] == before
+            assert (await asyncio.wait_for(other_reader.read(), 10)).startswith(b"HTTP/1.1 200")
+            writer.close()
+            other_writer.close()
+
+    asyncio.run(main())
+
+
+def test_hundreds_at_once_are_all_served_a_few_in_a_turn() -> None:
+    with serving() as server, contextlib.ExitStack() as stack:
+        before = server.stats()["limits"].get("arrivals", 0)
+        sockets = [
+            stack.enter_context(socket.create_connection(("127.0.0.1", server.port), timeout=20)) for _ in range(200)
+        ]
+        server.stats()  # asked for behind them: they are accepted
+        os.kill(server.process.pid, signal.SIGSTOP)  # what they send lies ready for one turn
+        try:
+            for one in sockets:
+                one.sendall(request("/echo"))
+        finally:
+            os.kill(server.process.pid, signal.SIGCONT)
+        assert all(one.recv(12) == b"HTTP/1.1 101" for one in sockets)
+        wait_for(lambda: server.stats()["limits"].get("arrivals", 0) > before, why="some have waited")

@@ -1,0 +1,94 @@
+"""Channel rules and channel names."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tidewire.channels import is_reserved, open_channel, personal
+from tidewire.errors import BadRequest, ConfigurationError, PermissionDenied
+from tidewire.messages import Retention
+from tidewire.options import ChannelOptions, ChannelRules, Limits, SlowPolicy, check_channel
+
+LATEST, KEPT, ROOM = ChannelOptions(slow=SlowPolicy.LATEST), ChannelOptions(history_size=7), ChannelOptions()
+
+
+def test_an_exact_name_comes_before_patterns_and_these_in_their_order() -> None:
+    rules = ChannelRules({"room:*": ROOM, "room:1*": KEPT, "room:12": LATEST}, default=KEPT)
+    assert rules.options("room:12") is LATEST
+    assert rules.options("room:13") is ROOM
+    assert rules.options("elsewhere") is KEPT
+    assert rules.options("room:13") is rules.options("room:13")
+
+
+def test_many_names_do_not_fill_the_memory() -> None:
+    rules = ChannelRules({"room:*": ROOM})
+    for number in range(25_000):
+        assert rules.options(f"room:{number}") is ROOM
+    assert len(rules._found) <= 10_000
+
+
+def test_an_empty_rule_is_refused() -> None:
+    with pytest.raises(ConfigurationError, match="empty name"):
+        ChannelRules({"": ROOM})
+
+
+@pytest.mark.parametrize("slow", ["disconnect", "latest", None])
+def test_a_policy_that_is_none_is_refused_and_not_taken_for_another(slow: Any) -> None:
+    with pytest.raises(ConfigurationError, match=r"SlowPolicy\.DISCONNECT"):
+        ChannelOptions(slow=slow)
+
+
+@pytest.mark.parametrize(
+    "history", [{"history_size": -1}, {"history_seconds": -0.1}, {"history_seconds": float("nan")}]
+)
+def test_a_history_of_less_than_nothing_is_refused(history: dict[str, Any]) -> None:
+    with pytest.raises(ConfigurationError, match="write 0 for none"):
+        ChannelOptions(**history)
+
+
+@pytest.mark.parametrize("name", Limits.__struct_fields__)
+def test_a_limit_that_cannot_work_is_refused_where_it_is_written(name: str) -> None:
+    for value in (-1, float("nan")):
+        with pytest.raises(ConfigurationError, match=f"limit {name} is"):
+            Limits(**{name: value})
+    if name in ("memory_bytes", "ping_seconds", "drain_seconds", "gap_messages", "gap_bytes", "turn_seconds"):
+        assert getattr(Limits(**{name: 0}), name) == 0
+    else:
+        with pytest.raises(ConfigurationError, match="greater than 0"):
+            Limits(**{name: 0})
+
+
+def test_options_give_a_retention() -> None:
+    assert ChannelOptions(history_size=3, history_seconds=60).retention == Retention(3, 60)
+
+
+@pytest.mark.parametrize("name", ["a", "room:1", "Straße", "日本", "a b", "x" * 255])
+def test_names(name: str) -> None:
+    assert check_channel(name, Limits()) == name
+
+
+@pytest.mark.parametrize("name", ["", " a", "a ", "a\n", "a\0b", "\u202e", "\ud800", "x" * 256, None, 3, b"a"])
+def test_what_is_no_name(name: object) -> None:
+    with pytest.raises(BadRequest):
+        check_channel(name, Limits())
+
+
+@given(st.text())
+def test_any_text_is_a_name_or_refused(name: str) -> None:
+    try:
+        assert check_channel(name, Limits()) == name
+    except BadRequest:
+        return
+    assert name.isprintable()
+    name.encode()
+
+
+@pytest.mark.parametrize("name", ["$control", "$user:ann", "$", personal("ann")])
+def test_reserved_names_are_not_open(name: str) -> None:
+    assert is_reserved(name)
+    with pytest.raises(PermissionDenied, match="reserved"):
+        open_channel(name, Limits())

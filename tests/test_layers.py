@@ -1,45 +1,31 @@
-"""Imports point down only, type-only ones included, and nobody uses a private name of what we stand on."""
+"""Imports point down only, type-only ones included, in no circle; nobody uses a private name of what we stand on."""
 
 from __future__ import annotations
 
 import ast
 import re
+from collections import Counter
+from functools import cache
 from pathlib import Path
 
+import pytest
+
 SOURCE = Path(__file__).parent.parent / "src" / "tidewire"
-#: From below to above; modules between two bars do not import each other. `x.` is a whole package.
-LAYERS = """
-errors | messages statistics memory seldom | options control
-protocols.base | protocols.jsontext | protocols.plain protocols.json | protocols.chat | payload | broker presence access
-protocols.centrifuge protocols.centrifuge.codes protocols.centrifuge.override
-protocols.centrifuge.messages | protocols.centrifuge.meta
-protocols.centrifuge.schema | protocols.centrifuge.protobuf
-protocols.centrifuge.fossil protocols.centrifuge.filters | protocols.centrifuge.encoding
-batch history | links.base | subscription
-links.asgi links.stream links.handshake links.perloop | links.wheel links.admission | links.acceptor
-links.wire | links.reader | links.endpoint | links.uvicorn | links.http
-connection | registry | underway
-fanout maintenance | carrier membership recovery | subscribing
-node | inflight | acceptance survey | dispatch endpoint | served | centrifuge.
-rules. http_api.
-backends.
-fastapi | client. publisher | testing. | __init__ | pipelines.
-server.
-cli. | __main__
-"""
-RANKS = {
-    name: rank for rank, names in enumerate(re.split(r"[|\n]", LAYERS.replace("control", "| control")))
-    for name in names.split()
-}  # fmt: skip
-#: What backends know of the core: contracts and values; and what they share among themselves.
-CONTRACTS = {"errors", "messages", "options", "broker", "presence"}
-SHARED = {"backends.statements", "backends.outage", "backends.waiting", "backends.completeness"}
+#: From below to above; rooms between two bars do not import each other.
+ROOMS = (
+    "support | errors | messages | options | channels | protocols | links backends rules | engine | sessions | http_api"
+    " | hub publisher client testing | __init__ pipelines | server | cli __main__"
+)
+RANKS = {room: rank for rank, rooms in enumerate(ROOMS.split("|")) for room in rooms.split()}
+#: What a store may know beside its own folder: the contracts, what stores share, values, and things of the loop.
+OF_STORES = ("backends.base", "backends.shared", "errors", "messages", "options", "support")
 FOREIGN = re.compile(r"(fastapi|starlette|uvicorn|websockets|uvloop|httptools)\b.*(^|\.)_(?!_)")
 
 FILES = {re.sub(r"(?<=.)\.__init__$", "", ".".join(path.relative_to(SOURCE).with_suffix("").parts)): path
          for path in SOURCE.rglob("*.py")}  # fmt: skip
 
 
+@cache
 def imports(module: str) -> list[str]:
     """Return what a module imports, with dots."""
     found: list[str] = []
@@ -52,37 +38,62 @@ def imports(module: str) -> list[str]:
     return found
 
 
-def own(module: str) -> set[str]:
+@cache
+def own(module: str) -> frozenset[str]:
     """Return the modules of ours that a module imports."""
     names = (name.removeprefix("tidewire.") for name in imports(module) if name.startswith("tidewire."))
-    return {next((m for m in (name, name.rpartition(".")[0]) if m in FILES), "__init__") for name in names}
+    return frozenset(next((m for m in (name, name.rpartition(".")[0]) if m in FILES), "__init__") for name in names)
 
 
-def rank(module: str) -> tuple[int, str]:
-    """Return the height of a module, and the package inside which it may import its equals."""
-    if module in RANKS:
-        return RANKS[module], module
-    package = module.partition(".")[0] + "."
-    assert package in RANKS, f"module {module!r} stands in no layer; name it in LAYERS"
-    return RANKS[package], package
+def room(module: str) -> str:
+    """Return the folder at the top, or the module at the top, that a module belongs to."""
+    return module.partition(".")[0]
 
 
-def test_imports_point_down() -> None:
+def test_imports_between_rooms_point_down() -> None:
     wrong = [
         f"{module} imports {imported}"
         for module in FILES
-        if not module.endswith(("links", "protocols"))
         for imported in own(module)
-        if rank(imported)[0] >= rank(module)[0] and rank(imported) != rank(module)
+        if room(imported) != room(module) and RANKS[room(imported)] >= RANKS[room(module)]
     ]
     assert not wrong
 
 
-def test_backends_know_contracts_and_values_only() -> None:
+@pytest.mark.xfail(reason="sessions are being moved into", strict=True)
+def test_no_module_imports_itself_around_a_corner() -> None:
+    above: list[str] = []
+    done: set[str] = set()
+
+    def visit(module: str) -> None:
+        assert module not in above, f"a circle: {' imports '.join([*above[above.index(module) :], module])}"
+        if module not in done:
+            above.append(module)
+            for imported in own(module) - {module}:
+                visit(imported)
+            done.add(above.pop())
+
     for module in FILES:
-        if module.startswith("backends."):
-            family = ".".join(module.split(".")[:2])
-            assert {name for name in own(module) if not name.startswith(family)} <= CONTRACTS | SHARED, module
+        visit(module)
+
+
+def test_a_store_knows_contracts_and_values_only() -> None:
+    for module in FILES:
+        parts = module.split(".")
+        if parts[0] == "backends" and len(parts) > 1:
+            allowed = (*OF_STORES, ".".join(parts[:2]))
+            assert not [name for name in own(module) if not name.startswith(allowed)], module
+
+
+def test_the_top_holds_values_and_faces_only() -> None:
+    assert len([module for module in FILES if "." not in module and FILES[module].parent == SOURCE]) <= 9
+
+
+@pytest.mark.xfail(reason="rooms are being moved into", strict=True)
+def test_a_name_that_is_used_twice_means_the_same() -> None:
+    names = Counter(path.stem for path in FILES.values() if path.stem not in ("__init__", "__main__"))
+    twice = {name for name, count in names.items() if count > 1}
+    assert len(twice) <= 15, sorted(twice)
 
 
 def test_no_private_names_of_what_we_stand_on() -> None:

@@ -1,7 +1,6 @@
 """tidewire: the realtime layer for FastAPI."""
 
-from tidewire.rules.base import Action, Authority, Caller, ConnectAttempt, Grant, Identity
-from tidewire.sessions.application import HubConnection
+from tidewire.engine.statistics import Statistics
 from tidewire.errors import (
     BadRequest,
     CommandError,
@@ -30,8 +29,9 @@ from tidewire.options import ChannelOptions, Limits, SlowPolicy
 from tidewire.protocols.base import Protocol
 from tidewire.protocols.plain import PlainProtocol
 from tidewire.publisher import Publisher
+from tidewire.rules.base import Action, Authority, Caller, ConnectAttempt, Grant, Identity
 from tidewire.rules.permissions import Permissions
-from tidewire.engine.statistics import Statistics
+from tidewire.sessions.application import HubConnection
 
 __all__ = (
     "Action",

@@ -15,27 +15,27 @@ from starlette.routing import WebSocketRoute
 from starlette.types import ASGIApp
 from starlette.websockets import WebSocket
 
-from tidewire.rules.base import Authority
 from tidewire.backends import open_backend
-from tidewire.sessions.centrifuge.router import client_router
 from tidewire.channels import open_channel, personal
 from tidewire.engine.control import Control
-from tidewire.sessions.application import HubConnection
-from tidewire.errors import FORCED, ConfigurationError, Disconnect
 from tidewire.engine.history import read_shown
+from tidewire.engine.node import Node
+from tidewire.engine.statistics import Statistics
+from tidewire.errors import FORCED, ConfigurationError, Disconnect
 from tidewire.http_api.calls import Calls, Extension
 from tidewire.http_api.nodes import Nodes
 from tidewire.http_api.router import api_router
 from tidewire.messages import HistoryPage, Member, Position, PublishRequest
-from tidewire.engine.node import Node
 from tidewire.options import ChannelOptions, ChannelRules, Limits
-from tidewire.protocols.payload import encode_payload
 from tidewire.protocols.base import Protocol
 from tidewire.protocols.meta import PublicationMeta
+from tidewire.protocols.payload import encode_payload
 from tidewire.protocols.plain import PLAIN
+from tidewire.rules.base import Authority
 from tidewire.rules.decorators import Ruled
+from tidewire.sessions.application import HubConnection
+from tidewire.sessions.centrifuge.router import client_router
 from tidewire.sessions.served import ServedEndpoint
-from tidewire.engine.statistics import Statistics
 
 __all__ = ("Hub",)
 _Tags = Mapping[str, str] | None

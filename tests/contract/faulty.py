@@ -10,9 +10,9 @@ from fastapi import Path as PathParameter
 from fastapi.security import SecurityScopes
 
 from tidewire import Hub
-from tidewire.sessions.application import HubConnection
 from tidewire.server.app import create_app
 from tidewire.server.settings import Settings
+from tidewire.sessions.application import HubConnection
 
 _publish_by_hub, _publish_by_connection = Hub.publish, HubConnection.publish
 

@@ -8,9 +8,10 @@ from collections.abc import AsyncIterator, Coroutine, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
+from tidewire.backends.base import Broker, JoinResult, Presence
 from tidewire.backends.memory import MemoryBroker, MemoryPresence
-from tidewire.backends.base import Broker
 from tidewire.engine.connection import Connection
+from tidewire.engine.node import Node
 from tidewire.errors import CommandError, NotPublished, StoreUnavailable
 from tidewire.messages import (
     Dropped,
@@ -24,9 +25,7 @@ from tidewire.messages import (
     Subscribed,
     WireMessage,
 )
-from tidewire.engine.node import Node
 from tidewire.options import ChannelOptions, ChannelRules, Limits
-from tidewire.backends.base import JoinResult, Presence
 from tidewire.protocols.base import Protocol
 from tidewire.protocols.plain import PLAIN
 from tidewire.testing import FakeLink, wait_until

@@ -7,6 +7,7 @@ import os
 
 import pytest
 
+from helpers.counting import reached
 from tidewire.engine.connection import Connection
 from tidewire.errors import FORCED, GONE, NORMAL, ConfigurationError, ConnectionClosed, Disconnect
 from tidewire.messages import WireMessage
@@ -17,12 +18,11 @@ from tidewire.testing import FakeLink, wait_until
 from .support import run, turns
 
 
-def connection(**limits: float) -> tuple[Connection, FakeLink, list[str]]:
-    link, reached = FakeLink(), list[str]()
+def connection(**limits: float) -> tuple[Connection, FakeLink]:
+    link = FakeLink()
     made = Connection(link, PLAIN, user="", address="", limits=Limits(**limits))  # type: ignore[arg-type]
-    made.on_limit = reached.append
     link.listen(made)
-    return made, link, reached
+    return made, link
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="this system does not fork")
@@ -41,7 +41,7 @@ def test_forked_processes_give_ids_of_their_own() -> None:
 
 def test_messages_are_received_in_their_order_then_the_end() -> None:
     async def main() -> None:
-        client, link, _ = connection()
+        client, link = connection()
         link.receive("a")
         link.receive(b"b")
         assert client.has_messages
@@ -60,11 +60,11 @@ def test_messages_are_received_in_their_order_then_the_end() -> None:
 
 def test_reading_pauses_at_the_limit_and_goes_on_below_it() -> None:
     async def main() -> None:
-        client, link, reached = connection(inbox_bytes=1_000)
+        client, link = connection(inbox_bytes=1_000)
         for _ in range(5):
             link.receive(b"x" * 200)
         assert not link.is_reading
-        assert reached == ["inbox_bytes"]
+        assert list(reached().elements()) == ["inbox_bytes"]
         while not link.is_reading:
             await client.receive()
         assert client.has_messages
@@ -74,7 +74,7 @@ def test_reading_pauses_at_the_limit_and_goes_on_below_it() -> None:
 
 def test_empty_messages_fill_the_inbox_too() -> None:
     async def main() -> None:
-        client, link, _ = connection(inbox_bytes=6_400, burst=1_000)
+        client, link = connection(inbox_bytes=6_400, burst=1_000)
         for _ in range(101):
             link.receive("")
         assert not link.is_reading
@@ -89,9 +89,9 @@ def test_empty_messages_fill_the_inbox_too() -> None:
 )
 def test_the_size_of_a_message_is_counted_in_bytes(message: str, is_over: bool) -> None:
     async def main() -> None:
-        client, link, reached = connection(message_size=100)
+        client, link = connection(message_size=100)
         link.receive(message)
-        assert reached == ["message_size"] * is_over
+        assert list(reached().elements()) == ["message_size"] * is_over
         assert link.closed_with == ((1009, "message too big") if is_over else None)
         assert client.has_messages is not is_over
 
@@ -100,7 +100,7 @@ def test_the_size_of_a_message_is_counted_in_bytes(message: str, is_over: bool) 
 
 def test_who_sends_too_fast_is_told_then_disconnected() -> None:
     async def main() -> None:
-        client, link, reached = connection(rate=0.001, burst=5)
+        client, link = connection(rate=0.001, burst=5)
         for number in range(20):
             link.receive(str(number))
         assert [await client.receive() for _ in range(5)] == list("01234")
@@ -108,18 +108,18 @@ def test_who_sends_too_fast_is_told_then_disconnected() -> None:
         assert "too many messages" in link.data[0].decode()
         assert link.closed_with is not None
         assert link.closed_with[0] == 1008
-        assert set(reached) == {"rate"}
+        assert set(reached()) == {"rate"}
 
     run(main())
 
 
 def test_the_allowance_comes_back_with_time() -> None:
     async def main() -> None:
-        client, link, reached = connection(rate=1_000_000.0, burst=1)
+        client, link = connection(rate=1_000_000.0, burst=1)
         for _ in range(50):
             link.receive("x")
             await asyncio.sleep(0.0001)
-        assert not reached
+        assert not reached()
         assert client.disconnect is None
 
     run(main())
@@ -127,7 +127,7 @@ def test_the_allowance_comes_back_with_time() -> None:
 
 def test_an_end_of_ours_wakes_who_receives_at_once() -> None:
     async def main() -> None:
-        client, link, _ = connection()
+        client, link = connection()
         link.answers_close = False
         waiting = asyncio.create_task(client.receive())
         await turns()
@@ -146,7 +146,7 @@ def test_an_end_of_ours_wakes_who_receives_at_once() -> None:
 
 def test_our_reason_counts_more_than_what_the_link_says() -> None:
     async def main() -> None:
-        client, link, _ = connection()
+        client, link = connection()
         ended: list[Connection] = []
         client.on_closed = ended.append
         client.end(FORCED)
@@ -160,7 +160,7 @@ def test_our_reason_counts_more_than_what_the_link_says() -> None:
 @pytest.mark.parametrize(("left", "clean"), [(GONE, True), (Disconnect(1006, "connection lost"), False)])
 def test_a_client_has_left_when_what_it_sent_before_is_taken(left: Disconnect, clean: bool) -> None:
     async def main() -> None:
-        client, link, _ = connection()
+        client, link = connection()
         ended: list[Connection] = []
         client.on_closed = ended.append
         link.receive("a")
@@ -179,7 +179,7 @@ def test_a_client_has_left_when_what_it_sent_before_is_taken(left: Disconnect, c
 
 def test_a_client_has_left_when_what_was_taken_last_is_handled() -> None:
     async def main() -> None:
-        client, link, _ = connection()
+        client, link = connection()
         link.receive("a")
         assert client.receive_nowait() == "a"
         client.is_handling = True
@@ -193,13 +193,13 @@ def test_a_client_has_left_when_what_was_taken_last_is_handled() -> None:
 
 def test_who_does_not_take_what_a_client_sent_learns_in_time_that_it_left() -> None:
     async def main() -> None:
-        client, link, reached = connection(leaving_seconds=0.02)
+        client, link = connection(leaving_seconds=0.02)
         ended: list[Connection] = []
         client.on_closed = ended.append
         link.receive("a")
         link.vanish(GONE, clean=True)
         await wait_until(lambda: client.is_closed)
-        assert (ended, reached) == ([client], ["leaving_seconds"])
+        assert (ended, list(reached())) == ([client], ["leaving_seconds"])
         assert await client.receive() == "a"
         assert await client.wait_closed() == GONE
 
@@ -208,7 +208,7 @@ def test_who_does_not_take_what_a_client_sent_learns_in_time_that_it_left() -> N
 
 def test_who_waits_for_the_end_throws_away_what_a_client_sent_before_it_left() -> None:
     async def main() -> None:
-        client, link, _ = connection()
+        client, link = connection()
         link.receive("a")
         link.vanish(GONE, clean=True)
         assert await client.wait_closed() == GONE
@@ -218,20 +218,20 @@ def test_who_waits_for_the_end_throws_away_what_a_client_sent_before_it_left() -
 
 def test_an_end_of_ours_does_not_wait_for_what_a_client_sent_before_it_left() -> None:
     async def main() -> None:
-        client, link, reached = connection()
+        client, link = connection()
         ended: list[Connection] = []
         client.on_closed = ended.append
         link.receive("a")
         link.vanish(GONE, clean=True)
         client.end(FORCED)
-        assert (client.disconnect, ended, reached) == (GONE, [client], [])
+        assert (client.disconnect, ended, list(reached())) == (GONE, [client], [])
 
     run(main())
 
 
 def test_a_faulty_end_waits_for_nothing() -> None:
     async def main() -> None:
-        client, link, _ = connection()
+        client, link = connection()
         link.receive("a")
         link.vanish(Disconnect(1007, "no UTF-8"))
         assert client.disconnect == Disconnect(1007, "no UTF-8")
@@ -241,7 +241,7 @@ def test_a_faulty_end_waits_for_nothing() -> None:
 
 def test_a_code_that_cannot_be_sent_leaves_the_connection_as_it_is() -> None:
     async def main() -> None:
-        client, link, _ = connection()
+        client, link = connection()
         with pytest.raises(ConfigurationError, match="999"):
             client.end(Disconnect(999, ""))
         assert not client.is_closed
@@ -253,7 +253,7 @@ def test_a_code_that_cannot_be_sent_leaves_the_connection_as_it_is() -> None:
 
 def test_two_who_wait_do_not_end_with_each_other() -> None:
     async def main() -> None:
-        client, link, _ = connection()
+        client, link = connection()
         first, second = asyncio.create_task(client.receive()), asyncio.create_task(client.receive())
         await turns(2)
         first.cancel()
@@ -272,7 +272,7 @@ def test_two_who_wait_do_not_end_with_each_other() -> None:
 
 def test_a_cancelled_receive_loses_nothing() -> None:
     async def main() -> None:
-        client, link, _ = connection()
+        client, link = connection()
         for number in range(20):
             waiting = asyncio.create_task(client.receive())
             await turns()
@@ -289,7 +289,7 @@ def test_a_cancelled_receive_loses_nothing() -> None:
 
 def test_waiting_for_the_end_throws_away_what_comes() -> None:
     async def main() -> None:
-        client, link, _ = connection(inbox_bytes=100)
+        client, link = connection(inbox_bytes=100)
         waiting = asyncio.create_task(client.wait_closed())
         for _ in range(10):
             link.receive("x" * 90)
@@ -304,7 +304,7 @@ def test_waiting_for_the_end_throws_away_what_comes() -> None:
 
 def test_nothing_is_written_after_the_end() -> None:
     async def main() -> None:
-        client, link, _ = connection()
+        client, link = connection()
         client.write(WireMessage(b"a"))
         client.write()
         link.vanish()

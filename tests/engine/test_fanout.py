@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from helpers.counting import reached
 from tidewire.engine.control import Control
 from tidewire.errors import INSUFFICIENT, SLOW
 from tidewire.messages import Format, Publication, WireMessage
@@ -145,7 +146,7 @@ def test_a_gap_that_cannot_be_filled_is_told(tells: bool) -> None:
             await publish(node, *"1234")
             broker.loses = False
             await publish(node, "5")
-            await wait_until(lambda: node.limits_reached["gap"] == 1)
+            await wait_until(lambda: reached()["gap"] == 1)
             if not tells:
                 assert client.link.closed_with == (INSUFFICIENT.code, INSUFFICIENT.reason)
                 return

@@ -7,10 +7,10 @@ from collections.abc import Sequence
 
 import pytest
 
-from tidewire import membership
+from tidewire.engine import membership
+from tidewire.engine.node import Node
 from tidewire.errors import INTERNAL_ERROR, SHUTDOWN, ConnectionClosed, Disconnect, StoreUnavailable
 from tidewire.messages import Departure, Farewell, Format
-from tidewire.engine.node import Node
 from tidewire.testing import wait_until
 
 from .support import Client, FailingBroker, FailingPresence, connect, open_node, run, turns

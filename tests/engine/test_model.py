@@ -12,9 +12,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tidewire.engine import fanout
+from tidewire.engine.node import Node
 from tidewire.errors import BadRequest, ConnectionClosed
 from tidewire.messages import Format, Position, WireMessage
-from tidewire.engine.node import Node
 from tidewire.options import ChannelOptions, SlowPolicy
 from tidewire.testing import FakeLink, wait_until
 

@@ -6,8 +6,10 @@ import asyncio
 
 import pytest
 
+from helpers.counting import reached
 from tidewire.channels import personal
 from tidewire.engine.control import Control
+from tidewire.engine.node import Node
 from tidewire.errors import (
     FORCED,
     NORMAL,
@@ -21,10 +23,9 @@ from tidewire.errors import (
     PublishUnconfirmed,
     StoreUnavailable,
 )
-from tidewire.links.base import limits_reached
 from tidewire.messages import Farewell, Format, Position, WireMessage
-from tidewire.engine.node import Node
 from tidewire.options import ChannelOptions
+from tidewire.support.counters import count_limit
 from tidewire.testing import FakeLink, wait_until
 
 from .support import PLAIN, FailingBroker, FailingPresence, connect, open_node, publish, run, turns
@@ -55,14 +56,13 @@ def test_limits_count_those_who_are_arriving() -> None:
     run(main())
 
 
-def test_what_links_count_is_part_of_the_statistics() -> None:
+def test_what_links_and_stores_count_is_part_of_the_statistics() -> None:
     async def main() -> None:
-        limits_reached["fragments"] += 1
         async with open_node() as node:
             assert node.statistics().limits_reached == {}
-            limits_reached["fragments"] += 2
-            node.limits_reached["fragments"] += 1
-            assert node.statistics().limits_reached == {"fragments": 3}
+            count_limit("fragments")
+            count_limit("fragments")
+            assert node.statistics().limits_reached == {"fragments": 2}
 
     run(main())
 
@@ -165,7 +165,7 @@ def test_a_channel_is_followed_once() -> None:
             await client.subscribe("b")
             with pytest.raises(LimitExceeded, match="2 channels"):
                 await client.subscribe("c")
-            assert node.limits_reached["channels"] == 1
+            assert reached()["channels"] == 1
             await node.unsubscribe(client.connection, "b")
             await node.unsubscribe(client.connection, "b")
             await client.subscribe("c")
@@ -365,7 +365,7 @@ def test_a_store_that_forgets_while_a_reply_is_under_way_is_told_behind_it() -> 
             await turns(5)
             broker.forget()
             await publish(node, "n")
-            await wait_until(lambda: node.limits_reached["gap"] == 1)
+            await wait_until(lambda: reached()["gap"] == 1)
             await publish(node, "m")
             await turns(2)
             client.link.take()
@@ -393,7 +393,7 @@ def test_a_failed_publish_is_raised_and_shows_as_degraded(error: Exception) -> N
                 await publish(node, "1")
             assert node.maintenance.degraded
             assert node.statistics().degraded
-            assert node.limits_reached["publish_failed"] == 1
+            assert reached()["publish_failed"] == 1
             assert not client.connection.is_closed
             broker.back()
             await publish(node, "2")

@@ -6,8 +6,8 @@ import asyncio
 from pathlib import Path
 
 from tidewire.backends.sqlite import SqliteBroker, SqlitePresence
-from tidewire.messages import Position
 from tidewire.engine.node import Node
+from tidewire.messages import Position
 from tidewire.options import Limits
 from tidewire.testing import wait_until
 

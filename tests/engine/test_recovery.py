@@ -9,9 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tidewire.engine import recovery
+from tidewire.engine.recovery import narrow
 from tidewire.errors import StoreUnavailable
 from tidewire.messages import HistoryPage, Position, Publication
-from tidewire.engine.recovery import narrow
 
 from .support import FailingBroker, connect, open_node, publish, run, turns, wait_until
 

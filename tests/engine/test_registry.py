@@ -8,14 +8,14 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
-from tidewire.protocols.batch import Representation
 from tidewire.engine.connection import Connection
-from tidewire.messages import Position
-from tidewire.options import ChannelOptions, Limits
-from tidewire.protocols.json import JSON
-from tidewire.protocols.plain import PLAIN
 from tidewire.engine.registry import Channel, Group, Registry
 from tidewire.engine.subscription import ENDED, Subscription
+from tidewire.messages import Position
+from tidewire.options import ChannelOptions, Limits
+from tidewire.protocols.batch import Representation
+from tidewire.protocols.json import JSON
+from tidewire.protocols.plain import PLAIN
 from tidewire.testing import FakeLink
 
 users, addresses, names = st.sampled_from(["", "ann", "bob"]), st.sampled_from(["1", "2"]), st.sampled_from("abc")

@@ -8,10 +8,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tidewire.protocols.batch import Representation
-from tidewire.messages import HistoryPage, Position, Publication
-from tidewire.protocols.plain import PLAIN
 from tidewire.engine.subscription import ENDED, Subscription, merge
+from tidewire.messages import HistoryPage, Position, Publication
+from tidewire.protocols.batch import Representation
+from tidewire.protocols.plain import PLAIN
 
 
 def publications(offsets: list[int], epoch: str = "e") -> list[Publication]:

@@ -10,11 +10,11 @@ import pytest
 from engine.support import FailingBroker, FailingPresence, open_node, run
 from tidewire.backends import open_backend
 from tidewire.channels import NODES
+from tidewire.engine.node import Node
+from tidewire.engine.survey import Survey
 from tidewire.errors import NotPublished, TemporaryFailure
 from tidewire.messages import Member
-from tidewire.engine.node import Node
 from tidewire.options import Limits
-from tidewire.engine.survey import Survey
 
 
 async def begin(node: Node, *answers: str) -> Survey:

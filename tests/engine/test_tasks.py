@@ -7,9 +7,9 @@ import logging
 
 import pytest
 
-from tidewire import maintenance
-from tidewire.errors import NotPublished, StoreUnavailable
+from tidewire.engine import tasks as tasks_module
 from tidewire.engine.tasks import Maintenance
+from tidewire.errors import NotPublished, StoreUnavailable
 from tidewire.testing import wait_until
 
 from .support import run, turns
@@ -18,7 +18,7 @@ from .support import run, turns
 def test_a_step_that_fails_degrades_until_it_works(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(maintenance, "_RETRY_SECONDS", 0.01)
+    monkeypatch.setattr(tasks_module, "_RETRY_SECONDS", 0.01)
     failures: list[Exception] = [StoreUnavailable("away"), NotPublished("away"), StoreUnavailable("away")]
     calls = 0
 
@@ -64,7 +64,7 @@ def test_a_bug_in_a_step_is_logged_and_the_step_goes_on(caplog: pytest.LogCaptur
 
 
 def test_failed_publishing_is_forgotten_after_a_while(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(maintenance, "_RETRY_SECONDS", 0.01)
+    monkeypatch.setattr(tasks_module, "_RETRY_SECONDS", 0.01)
 
     async def step() -> None:
         return
@@ -76,7 +76,7 @@ def test_failed_publishing_is_forgotten_after_a_while(monkeypatch: pytest.Monkey
         for _ in range(5):
             await asyncio.sleep(0.01)
             assert tasks.degraded, "reading works, but nobody has published since"
-        monkeypatch.setattr(maintenance, "_PUBLISH_MEMORY", 0.05)
+        monkeypatch.setattr(tasks_module, "_PUBLISH_MEMORY", 0.05)
         await wait_until(lambda: not tasks.degraded)
         await tasks.aclose(0.0)
 

@@ -9,8 +9,8 @@ import pytest
 from engine.support import connect
 from helpers.ledger import Ledger, check, received
 from helpers.stores import Daemon
-from tidewire.errors import NotPublished, PublishUnconfirmed, StoreUnavailable
 from tidewire.engine.node import Node
+from tidewire.errors import NotPublished, PublishUnconfirmed, StoreUnavailable
 from tidewire.testing import wait_until
 
 __all__ = ("check_frozen_then_thawed",)

@@ -8,9 +8,8 @@ import sys
 from collections import deque
 from typing import Any
 
-from sessions.centrifuge.exceptions import ReplyError
-
 from centrifuge import CentrifugeError, Client, ClientEventHandler, DeltaType, SubscriptionEventHandler
+from sessions.centrifuge.exceptions import ReplyError
 
 protocol, base = sys.argv[1:3]
 questions: deque[asyncio.Future[str]] = deque()

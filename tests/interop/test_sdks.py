@@ -12,8 +12,8 @@ import redis
 
 from clients.serving import Cuttable, Service, connection_token, serving, subscription_token
 from contract.serving import Server, until
-from interop.sdk import KINDS, Sdk, driving, driving_all
 from helpers.stores import start_redis
+from interop.sdk import KINDS, Sdk, driving, driving_all
 
 pytestmark = pytest.mark.xdist_group("interop")
 

@@ -17,10 +17,10 @@ import pytest
 import uvloop
 
 from contract.serving import Server, until
+from helpers.counting import reached
 from requirements import require
 from server.test_run import certificate
 from tidewire.links.acceptor import Acceptor
-from tidewire.links.base import limits_reached
 from tidewire.options import Limits
 from tidewire.testing import wait_until
 
@@ -88,10 +88,10 @@ def test_without_descriptors_nobody_is_taken_for_a_moment() -> None:
             raise OSError(errno.EMFILE, "too many open files")
 
     async def main(listener: Exhausted) -> None:
-        Greeter.made, before = Counter(), limits_reached["descriptors"]
+        Greeter.made, before = Counter(), reached()["descriptors"]
         acceptor = Acceptor(asyncio.get_running_loop(), listener, Greeter, Limits())
         await wait_until(lambda: listener.tries >= 3)
-        assert limits_reached["descriptors"] >= before + 3
+        assert reached()["descriptors"] >= before + 3
         listener.is_over = True
         await wait_until(lambda: Greeter.made.total() == 2)
         acceptor.close()

@@ -12,12 +12,12 @@ from typing import Any
 import pytest
 from tests.links.test_same_suite import Server as SuiteServer
 
-from tidewire.protocols.batch import Batch
+from helpers.counting import reached
 from tidewire.errors import GONE, SHUTDOWN, STALLED, Disconnect, RateLimited
-from tidewire.links.base import limits_reached
 from tidewire.links.stream import BINARY, EVENTS, LINES, Framing, StreamLink
 from tidewire.messages import WireMessage
 from tidewire.options import Limits
+from tidewire.protocols.batch import Batch
 from tidewire.testing import wait_until
 
 
@@ -171,13 +171,13 @@ def test_a_slow_client_is_paused_and_drained_and_gets_all_in_pieces() -> None:
 
 def test_a_client_that_takes_nothing_is_cut() -> None:
     async def main() -> None:
-        before = limits_reached["stalled_seconds"]
+        before = reached()["stalled_seconds"]
         server = Server(stalled_seconds=0.05)
         server.takes.clear()
         server.write(b"x")
         await server.link.hold()
         assert (server.told, server.aborted) == ([(STALLED, False)], 1)
-        assert limits_reached["stalled_seconds"] == before + 1
+        assert reached()["stalled_seconds"] == before + 1
 
     run(main())
 
@@ -216,11 +216,11 @@ def test_what_waits_while_reading_is_paused_is_bounded_in_bytes() -> None:
     async def main() -> None:
         server = Server(inbox_bytes=1_000)
         server.link.pause_reading()
-        before = limits_reached["inbox_bytes"]
+        before = reached()["inbox_bytes"]
         waiting = [asyncio.create_task(server.link.receive(text * 600)) for text in "ab"]
         waiting.append(asyncio.create_task(server.link.receive("c" * 400)))
         await asyncio.sleep(0)
-        assert limits_reached["inbox_bytes"] == before + 1
+        assert reached()["inbox_bytes"] == before + 1
         with pytest.raises(RateLimited, match="1000 bytes wait already"):
             await server.link.receive("d")
         server.link.resume_reading()

@@ -12,7 +12,6 @@ from urllib.parse import parse_qs
 import msgspec
 import uvicorn
 
-from tidewire.protocols.batch import Batch
 from tidewire.errors import Disconnect
 from tidewire.links import http as http_class
 from tidewire.links import uvicorn as ws_class
@@ -20,6 +19,8 @@ from tidewire.links.asgi import AsgiLink
 from tidewire.links.base import Link
 from tidewire.messages import WireMessage
 from tidewire.options import Limits
+from tidewire.protocols.batch import Batch
+from tidewire.support.counters import LimitCounter
 
 Event = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Event]]
@@ -112,7 +113,12 @@ async def http(scope: Event, receive: Receive, send: Send) -> None:
         more = event.get("more_body", False)
     answer: Any = len(body)
     if scope["path"] == "/stats":
-        answer = {"events": events, "links": sorted(links), "limits": ws_class.limits_reached, "rss": _rss()}
+        answer = {
+            "events": events,
+            "links": sorted(links),
+            "limits": LimitCounter.of(asyncio.get_running_loop()).reached,
+            "rss": _rss(),
+        }
     await send({"type": "http.response.start", "status": 200, "headers": [(b"content-type", b"application/json")]})
     if scope["path"] == "/endless":
         await send({"type": "http.response.body", "body": b"begun", "more_body": True})

@@ -12,9 +12,9 @@ from engine.support import OFFSETS
 from model.reader import HISTORY
 from tidewire.backends import open_backend
 from tidewire.engine.connection import Connection
+from tidewire.engine.node import Node
 from tidewire.errors import NotPublished, PublishUnconfirmed, StoreUnavailable
 from tidewire.messages import Format, Position
-from tidewire.engine.node import Node
 from tidewire.options import ChannelOptions, ChannelRules, Limits
 from tidewire.testing import FakeLink
 

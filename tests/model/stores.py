@@ -7,8 +7,8 @@ import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from model.world import Store
 from helpers.stores import Daemon, start_nats, start_postgres, start_redis
+from model.world import Store
 
 __all__ = ("STORES", "running")
 

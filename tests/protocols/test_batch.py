@@ -12,8 +12,8 @@ from websockets.frames import Frame, Opcode
 from websockets.protocol import Protocol as Core
 from websockets.protocol import Side
 
-from tidewire.protocols.batch import Batch, Representation, frame
 from tidewire.messages import Format, Publication, WireMessage
+from tidewire.protocols.batch import Batch, Representation, frame
 from tidewire.protocols.json import JSON
 from tidewire.protocols.plain import PLAIN, PlainProtocol
 

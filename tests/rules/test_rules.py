@@ -25,8 +25,8 @@ from tidewire import (
     UnknownChannel,
     UnknownType,
 )
-from tidewire.rules.base import Action, Caller, ConnectAttempt, Identity
 from tidewire.options import ChannelOptions
+from tidewire.rules.base import Action, Caller, ConnectAttempt, Identity
 
 
 @dataclasses.dataclass(frozen=True)

@@ -22,8 +22,8 @@ from cryptography.hazmat.primitives.serialization import (
     PublicFormat,
 )
 
-from tidewire.rules.base import Caller, ConnectAttempt, Grant, Identity
 from tidewire.errors import ConfigurationError, PermissionDenied, Rejected, TemporaryFailure, TokenExpired
+from tidewire.rules.base import Caller, ConnectAttempt, Grant, Identity
 from tidewire.server.authority import ClientTable, NamespaceAuthority
 from tidewire.server.client_tokens import BadToken, ClientTokens, TokenTable
 from tidewire.server.namespaces import ChannelTable, Namespaces

@@ -6,7 +6,6 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from tidewire.rules.base import Action, Caller, ConnectAttempt, Grant, Identity
 from tidewire.errors import (
     BadRequest,
     CommandError,
@@ -18,6 +17,7 @@ from tidewire.errors import (
     UnknownChannel,
 )
 from tidewire.options import SlowPolicy
+from tidewire.rules.base import Action, Caller, ConnectAttempt, Grant, Identity
 from tidewire.server.authority import ClientTable, NamespaceAuthority
 from tidewire.server.namespaces import ChannelTable, Namespace, Namespaces
 

@@ -8,11 +8,11 @@ import pytest
 from starlette.requests import HTTPConnection
 
 from engine.support import run
-from tidewire.sessions.accept import may_connect
-from tidewire.rules.base import ConnectAttempt
 from tidewire.errors import Rejected
+from tidewire.rules.base import ConnectAttempt
 from tidewire.server.authority import ClientTable, NamespaceAuthority
 from tidewire.server.namespaces import ChannelTable, Namespaces
+from tidewire.sessions.accept import may_connect
 
 
 def test_refused_tokens(caplog: pytest.LogCaptureFixture) -> None:

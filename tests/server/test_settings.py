@@ -8,7 +8,7 @@ import pytest
 
 from tidewire.errors import ConfigurationError
 from tidewire.options import Limits
-from tidewire.server import hints
+from tidewire.server import settings_help
 from tidewire.server.settings import Settings, load, redacted, unknown_variables
 
 
@@ -242,7 +242,7 @@ def test_all_names_that_are_no_settings_are_told_at_once() -> None:
 
 
 def test_every_limit_that_a_hint_names_exists() -> None:
-    names = {name for hint in hints._HINTS.values() for name in re.findall(r"limits\.(\w+)", hint)}
+    names = {name for hint in settings_help._HINTS.values() for name in re.findall(r"limits\.(\w+)", hint)}
     assert names
     assert names <= {field.name for field in msgspec.structs.fields(Limits)}
 

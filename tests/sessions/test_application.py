@@ -11,19 +11,18 @@ import pytest
 from starlette.exceptions import HTTPException
 from starlette.websockets import WebSocket
 
-from tidewire.sessions.accept import accept
+from engine.support import run
+from tidewire.backends.base import JoinResult
 from tidewire.backends.memory import MemoryBroker, MemoryPresence
 from tidewire.backends.sqlite import SqliteBroker, SqlitePresence
-from tidewire.sessions.application import HubConnection
+from tidewire.engine.node import Node
 from tidewire.errors import NORMAL, BadRequest, NotPublished, StoreUnavailable
 from tidewire.messages import Farewell, Member
-from tidewire.engine.node import Node
 from tidewire.options import Limits
-from tidewire.backends.base import JoinResult
 from tidewire.protocols.plain import PLAIN
+from tidewire.sessions.accept import accept
+from tidewire.sessions.application import HubConnection
 from tidewire.testing import wait_until
-
-from .support import run
 
 
 class Peer:

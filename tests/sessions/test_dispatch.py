@@ -9,13 +9,13 @@ from typing import Any
 
 import pytest
 
-from tidewire.sessions.dispatch import Dispatcher
+from engine.support import Client, FailingBroker, OffsetProtocol, connect, open_node, run, turns
+from helpers.counting import reached
 from tidewire.errors import BadRequest
 from tidewire.messages import Format, Ping, Position, Publish, Subscribe, Unsubscribe, WireMessage
 from tidewire.options import ChannelOptions
+from tidewire.sessions.dispatch import Dispatcher
 from tidewire.testing import wait_until
-
-from .support import Client, FailingBroker, OffsetProtocol, connect, open_node, run, turns
 
 
 class Commands(OffsetProtocol):
@@ -203,7 +203,7 @@ def test_publishes_wait_for_the_store_together_and_keep_their_order() -> None:
             for number in range(6):
                 client.link.receive(json.dumps(["publish", "a", str(number)]))
             client.link.receive('["ping"]')
-            await wait_until(lambda: node.limits_reached["publishes_in_flight"] == 1)
+            await wait_until(lambda: reached()["publishes_in_flight"] == 1)
             assert "pong" not in client.shown
             broker.publish_gate.set()
             await wait_until(lambda: "pong" in client.shown)

@@ -17,7 +17,7 @@ import uvicorn
 from tests.links.wire import request, serving, wait_for
 from uvicorn.server import ServerState
 
-from tidewire.links.base import limits_reached
+from helpers.counting import reached
 from tidewire.links.http import HttpProtocol
 from tidewire.support import turns as turns_module
 from tidewire.support.turns import Admission
@@ -34,9 +34,9 @@ def test_steps_that_wait_begin_one_in_a_turn_and_in_their_order(monkeypatch: pyt
 
     async def main() -> None:
         nonlocal turn
-        gate, before = Admission.of(asyncio.get_running_loop()), limits_reached["arrivals"]
+        gate, before = Admission.of(asyncio.get_running_loop()), reached()["arrivals"]
         assert [gate.begin(step(number), 3) for number in range(6)] == [True] * 3 + [False] * 3
-        assert limits_reached["arrivals"] == before + 3
+        assert reached()["arrivals"] == before + 3
         while len(begun) < 6:
             await asyncio.sleep(0)
             turn += 1
@@ -131,7 +131,7 @@ def test_what_comes_while_a_connection_waits_is_read_whole_and_a_wait_is_not_the
         async with _listening(header_seconds=0.05) as port:
             gate = Admission.of(asyncio.get_running_loop())
             gate._begun = 4  # a turn that does not end
-            before = limits_reached["header_seconds"]
+            before = reached()["header_seconds"]
             reader, writer = await asyncio.open_connection("127.0.0.1", port)
             writer.write(b"POST / HTTP/1.1\r\nhost: a\r\ncontent-len")
             await wait_until(lambda: len(gate._waiting) == 1)
@@ -151,7 +151,7 @@ def test_what_comes_while_a_connection_waits_is_read_whole_and_a_wait_is_not_the
             answer = await asyncio.wait_for(reader.read(), 10)
             assert answer.startswith(b"HTTP/1.1 200"), answer[:80]
             assert answer.endswith(b"\r\n\r\n" + b"x" * 1_000_000)
-            assert limits_reached["header_seconds"] == before
+            assert reached()["header_seconds"] == before
             assert (await asyncio.wait_for(other_reader.read(), 10)).startswith(b"HTTP/1.1 200")
             writer.close()
             other_writer.close()

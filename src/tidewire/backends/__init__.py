@@ -7,11 +7,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from urllib.parse import SplitResult, unquote, urlsplit
 
+from tidewire.backends.base import Broker, Presence
 from tidewire.backends.memory import MemoryBroker, MemoryPresence
-from tidewire.backends.base import Broker
 from tidewire.errors import ConfigurationError
 from tidewire.options import Limits
-from tidewire.backends.base import Presence
 
 __all__ = ("open_backend", "sqlite_path")
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
 
 import msgspec
@@ -19,13 +18,10 @@ from tidewire.messages import (
     Retention,
 )
 
-__all__ = ("Broker", "Deliver", "JoinResult", "Presence", "Resumed", "nothing_to_resume", "store_limits_reached")
+__all__ = ("Broker", "Deliver", "JoinResult", "Presence", "Resumed", "nothing_to_resume")
 
 Deliver = Callable[[Sequence[Publication]], None]
 Resumed = Callable[[], None]
-
-#: How often this process reached each limit of what may wait for a store, or come from it, by name.
-store_limits_reached: Counter[str] = Counter()
 
 
 def nothing_to_resume() -> None:

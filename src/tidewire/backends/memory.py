@@ -7,7 +7,7 @@ import time
 from collections import Counter, OrderedDict, deque
 from collections.abc import Callable, Sequence
 
-from tidewire.backends.base import Broker, Deliver, Resumed, nothing_to_resume
+from tidewire.backends.base import Broker, Deliver, JoinResult, Presence, Resumed, nothing_to_resume
 from tidewire.errors import NotPublished
 from tidewire.messages import (
     Departure,
@@ -19,7 +19,6 @@ from tidewire.messages import (
     PublishRequest,
     Retention,
 )
-from tidewire.backends.base import JoinResult, Presence
 
 __all__ = ("MemoryBroker", "MemoryPresence")
 

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 from tidewire.backends.base import Broker
-from tidewire.errors import StoreUnavailable
 from tidewire.engine.fanout import Fanout
+from tidewire.engine.registry import Channel, Registry
 from tidewire.engine.tasks import Maintenance
+from tidewire.errors import StoreUnavailable
 from tidewire.messages import HistoryPage, Position, Publication
 from tidewire.options import ChannelRules, Limits
-from tidewire.engine.registry import Channel, Registry
+from tidewire.support.counters import count_limit
 
 __all__ = ("Carrier",)
 
@@ -34,19 +35,17 @@ class Carrier:
         rules: ChannelRules,
         limits: Limits,
         maintenance: Maintenance,
-        count: Callable[[str], None],
     ) -> None:
         self._registry = registry
         self._broker = broker
         self._rules = rules
         self._limits = limits
         self._maintenance = maintenance
-        self._count = count
         self._opening: dict[str, asyncio.Task[None]] = {}
         self._dropping: dict[str, asyncio.Future[None]] = {}
         #: Channels that perhaps nobody follows any more.
         self._idle: dict[str, None] = {}
-        self.fanout = Fanout(registry, limits, on_gap=self.catch_up, count=count)
+        self.fanout = Fanout(registry, limits, on_gap=self.catch_up)
 
     async def carry(self, name: str) -> Channel:
         """Return the channel of this name, which the broker carries from now on; raises StoreUnavailable.
@@ -178,7 +177,7 @@ class Carrier:
             for publication in publications:
                 self.fanout.accept(channel, publication)
         else:
-            self._count(limit or "gap")
+            count_limit(limit or "gap")
             self.fanout.tell_insufficient(channel, page.top)
 
     def _exceeded(self, publications: Sequence[Publication]) -> str | None:

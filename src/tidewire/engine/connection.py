@@ -11,7 +11,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any
 
-from tidewire.protocols.batch import Representation
+from tidewire.engine.subscription import Subscription
 from tidewire.errors import (
     POLICY,
     SHUTDOWN,
@@ -25,7 +25,8 @@ from tidewire.links.base import LOST, Link
 from tidewire.messages import WireMessage
 from tidewire.options import Limits
 from tidewire.protocols.base import Protocol
-from tidewire.engine.subscription import Subscription
+from tidewire.protocols.batch import Representation
+from tidewire.support.counters import count_limit
 
 __all__ = ("Connection",)
 
@@ -78,7 +79,6 @@ class Connection:
         "link",
         "on_closed",
         "on_drained",
-        "on_limit",
         "on_readable",
         "protocol",
         "representation",
@@ -111,7 +111,6 @@ class Connection:
         self.on_readable: Callable[[], None] | None = None
         self.on_drained: Callable[[Connection], None] | None = None
         self.on_closed: Callable[[Connection], None] | None = None
-        self.on_limit: Callable[[str], None] | None = None
         self._inbox: deque[str | bytes] | None = None
         self._inbox_size = 0
         #: How the client left while it had messages that nobody has taken yet, and what ends the wait for that.
@@ -130,7 +129,7 @@ class Connection:
             return
         limits, size = self._limits, len(message)
         if size * 4 > limits.message_size and _is_longer(message, limits.message_size):
-            self.reached("message_size")
+            count_limit("message_size")
             self.end(TOO_BIG)
             return
         if not self._is_allowed(message):
@@ -142,7 +141,7 @@ class Connection:
         if waiting > limits.inbox_bytes:
             self.link.pause_reading()
             if self._inbox_size <= limits.inbox_bytes:
-                self.reached("inbox_bytes")
+                count_limit("inbox_bytes")
         self._inbox_size = waiting
         if self.on_readable is not None:
             self.on_readable()
@@ -160,7 +159,7 @@ class Connection:
             self._refused = 0
             return True
         self._refused += 1
-        self.reached("rate")
+        count_limit("rate")
         if self._refused > limits.burst:
             self.end(POLICY)
         else:
@@ -171,11 +170,6 @@ class Connection:
     def charge(self, messages: int) -> None:
         """Take more messages from the token bucket: those that came inside of one."""
         self._allowance -= messages
-
-    def reached(self, limit: str) -> None:
-        """Count a limit, by its name in `Limits`."""
-        if self.on_limit is not None:
-            self.on_limit(limit)
 
     def shut_down(self) -> None:
         """The server goes down."""
@@ -197,7 +191,7 @@ class Connection:
             self._end(disconnect, clean)
 
     def _overdue(self) -> None:
-        self.reached("leaving_seconds")
+        count_limit("leaving_seconds")
         self._leave()
 
     def _leave(self) -> None:

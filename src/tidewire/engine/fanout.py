@@ -8,13 +8,14 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 
-from tidewire.protocols.batch import Batch
+from tidewire.engine.pushes import Everybody, Work
+from tidewire.engine.registry import Channel, Registry
+from tidewire.engine.subscription import Subscriber, Subscription
 from tidewire.errors import INSUFFICIENT, SLOW
 from tidewire.messages import Dropped, Position, Publication
 from tidewire.options import Limits, SlowPolicy
-from tidewire.engine.registry import Channel, Registry
-from tidewire.engine.subscription import Subscriber, Subscription
-from tidewire.engine.pushes import Everybody, Work
+from tidewire.protocols.batch import Batch
+from tidewire.support.counters import count_limit
 
 __all__ = ("Fanout",)
 
@@ -37,12 +38,10 @@ class Fanout:
         limits: Limits,
         *,
         on_gap: Callable[[Channel], None],
-        count: Callable[[str], None],
     ) -> None:
         self._registry = registry
         self._limits = limits
         self._on_gap = on_gap
-        self._count = count
         self._dirty: deque[Channel] = deque()
         self._everybody: deque[Everybody] = deque()
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -136,7 +135,7 @@ class Fanout:
             if time.perf_counter() >= deadline:
                 break
         if self._dirty or self._everybody:
-            self._count("turn_seconds")
+            count_limit("turn_seconds")
             self._schedule()
         if self._long_turn is not None:
             began, cpu = self._long_turn
@@ -276,7 +275,7 @@ class Fanout:
         limits = self._limits
         if size <= limits.outbox_bytes and messages <= limits.outbox_messages:
             return False
-        self._count("outbox_bytes" if size > limits.outbox_bytes else "outbox_messages")
+        count_limit("outbox_bytes" if size > limits.outbox_bytes else "outbox_messages")
         return True
 
     def _cut_off(self, connection: Subscriber) -> None:

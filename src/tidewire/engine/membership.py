@@ -8,14 +8,14 @@ import logging
 from collections import deque
 from typing import Protocol as TypingProtocol
 
-from tidewire.channels import is_events
-from tidewire.errors import NotPublished, PublishError, StoreUnavailable
-from tidewire.engine.tasks import Maintenance
-from tidewire.messages import Farewell, Format, Member, Position
 from tidewire.backends.base import Presence
+from tidewire.channels import is_events
 from tidewire.engine.registry import Registry
-from tidewire.support.log_limit import Seldom
 from tidewire.engine.subscription import Stay, Subscriber, Subscription
+from tidewire.engine.tasks import Maintenance
+from tidewire.errors import NotPublished, PublishError, StoreUnavailable
+from tidewire.messages import Farewell, Format, Member, Position
+from tidewire.support.log_limit import Seldom
 
 __all__ = ("Membership",)
 

@@ -12,11 +12,17 @@ from typing import Any
 
 import msgspec
 
-from tidewire.backends.base import Broker, store_limits_reached
+from tidewire.backends.base import Broker, Presence
+from tidewire.channels import CONTROL, is_events, personal
 from tidewire.engine.channels import Carrier
 from tidewire.engine.connection import Connection
-from tidewire.channels import CONTROL, is_events, personal
 from tidewire.engine.control import Control
+from tidewire.engine.membership import Membership
+from tidewire.engine.recovery import Recoveries
+from tidewire.engine.registry import Registry
+from tidewire.engine.statistics import Statistics
+from tidewire.engine.subscribing import Subscribing, ended
+from tidewire.engine.tasks import Maintenance
 from tidewire.errors import (
     SHUTDOWN,
     TOO_MANY,
@@ -25,18 +31,11 @@ from tidewire.errors import (
     PublishError,
     StoreUnavailable,
 )
-from tidewire.support.turns import Admission
-from tidewire.links.base import limits_reached
-from tidewire.engine.tasks import Maintenance
-from tidewire.engine.membership import Membership
-from tidewire.support.resident_memory import ResidentMemory
 from tidewire.messages import Format, Position, Publication, PublishRequest, Retention, WireMessage
 from tidewire.options import ChannelRules, Limits
-from tidewire.backends.base import Presence
-from tidewire.engine.recovery import Recoveries
-from tidewire.engine.registry import Registry
-from tidewire.engine.statistics import Statistics
-from tidewire.engine.subscribing import Subscribing, ended
+from tidewire.support.counters import LimitCounter, count_limit
+from tidewire.support.resident_memory import ResidentMemory
+from tidewire.support.turns import Admission
 
 __all__ = ("Node",)
 
@@ -68,10 +67,9 @@ class Node:
         self.limits = limits or Limits()
         self.rules = rules or ChannelRules()
         self.registry = Registry()
-        self.limits_reached: Counter[str] = Counter()
-        self._reached_before = limits_reached + store_limits_reached
+        self._limits_reached: Counter[str] = Counter()
         self.maintenance = Maintenance()
-        self.carrier = Carrier(self.registry, broker, self.rules, self.limits, self.maintenance, self._count)
+        self.carrier = Carrier(self.registry, broker, self.rules, self.limits, self.maintenance)
         self.fanout = self.carrier.fanout
         self.recoveries = Recoveries(
             broker, self.maintenance.spawn, self.limits, on_epoch_changed=self.carrier.catch_up
@@ -79,9 +77,7 @@ class Node:
         self.membership = Membership(
             presence, self.registry, self.maintenance, self.publish, patience=self.limits.publish_seconds
         )
-        self.subscribing = Subscribing(
-            self.registry, self.carrier, self.membership, self.recoveries, self.limits, self._count
-        )
+        self.subscribing = Subscribing(self.registry, self.carrier, self.membership, self.recoveries, self.limits)
         self.subscribe = self.subscribing.subscribe
         self.unsubscribe = self.subscribing.unsubscribe
         self.memory = ResidentMemory()
@@ -92,7 +88,9 @@ class Node:
 
     async def start(self) -> None:
         """Open the store and begin; raises ConfigurationError or StoreUnavailable."""
-        self.fanout.bind(asyncio.get_running_loop())
+        loop = asyncio.get_running_loop()
+        self._limits_reached = LimitCounter.of(loop).reached
+        self.fanout.bind(loop)
         try:
             await self.broker.start(self.fanout.deliver, self.carrier.resume)
             await self.presence.start(self.id)
@@ -145,7 +143,7 @@ class Node:
             superseded=fanout.superseded,
             worst_turn_cpu=fanout.worst_turn_cpu,
             worst_turn_wall=fanout.worst_turn_wall,
-            limits_reached=dict(self.limits_reached + (limits_reached + store_limits_reached - self._reached_before)),
+            limits_reached=dict(self._limits_reached),
             degraded=self.maintenance.degraded,
         )
 
@@ -172,7 +170,7 @@ class Node:
             raise
 
     def _limit(self, name: str, what: str = "Too many connections") -> LimitExceeded:
-        self.limits_reached[name] += 1
+        count_limit(name)
         return LimitExceeded(f"{what} (the limit {name} is {getattr(self.limits, name)})")
 
     async def _connections_of(self, user: str) -> int:
@@ -185,7 +183,6 @@ class Node:
         """Take a connection in; with a user it follows the user's own channel. Raises StoreUnavailable."""
         connection.on_closed = self.detach
         connection.on_drained = self.fanout.release
-        connection.on_limit = self._count
         self.registry.add(connection)
         connection.link.listen(connection)
         if connection.user:
@@ -206,7 +203,7 @@ class Node:
         channel = personal(connection.user)
         await self.subscribe(connection, channel, info=info, present=True, reply=False)
         if self.membership.connections(connection, channel) > self.limits.connections_per_user:  # others came too
-            self._count("connections_per_user")
+            count_limit("connections_per_user")
             connection.end(TOO_MANY)
             raise ended(connection)
 
@@ -220,9 +217,6 @@ class Node:
 
     def _spawn(self, work: Callable[[], Coroutine[Any, Any, None]]) -> None:
         self.maintenance.spawn(work())
-
-    def _count(self, name: str) -> None:
-        self.limits_reached[name] += 1
 
     def detach(self, connection: Connection) -> None:
         """Let a connection go: it follows nothing more, and leaves where it was present. Harmless when repeated."""
@@ -248,7 +242,7 @@ class Node:
         try:
             position = await self.broker.publish(PublishRequest(channel, data, format, key, meta, retention))
         except PublishError as error:
-            self._count("publish_failed")
+            count_limit("publish_failed")
             self.maintenance.failed("publish", error)
             raise
         self.published += 1

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Sequence
 
-from tidewire.protocols.batch import Batch, Representation
-from tidewire.messages import Publication
 from tidewire.engine.registry import Channel
 from tidewire.engine.subscription import Subscriber, Subscription
+from tidewire.messages import Publication
+from tidewire.protocols.batch import Batch, Representation
 
 __all__ = ("Everybody", "Work")
 

@@ -9,15 +9,15 @@ from typing import Any
 import msgspec
 
 from tidewire.backends.base import Broker
-from tidewire.errors import StoreUnavailable
 from tidewire.engine.history import read_shown
-from tidewire.support.turns import Admission
-from tidewire.links.base import limits_reached
+from tidewire.engine.registry import Channel
+from tidewire.engine.subscription import Recovery, Subscription, merge
+from tidewire.errors import StoreUnavailable
 from tidewire.messages import HistoryPage, Position, Publication, Retention
 from tidewire.options import Limits
 from tidewire.protocols.meta import is_history
-from tidewire.engine.registry import Channel
-from tidewire.engine.subscription import Recovery, Subscription, merge
+from tidewire.support.counters import count_limit
+from tidewire.support.turns import Admission
 
 __all__ = ("Forms", "HistoryReader", "Recoveries", "narrow")
 
@@ -199,11 +199,11 @@ class Recoveries:
                 return recovery, recovery.complete, forms
             if recovery.complete:
                 if most is not None and len(recovery.publications) > most:
-                    limits_reached["history_messages"] += 1
+                    count_limit("history_messages")
                 elif fitting == len(recovery.publications):
                     return recovery, True, forms
                 else:
-                    limits_reached["reply_bytes"] += 1
+                    count_limit("reply_bytes")
         page = await read_shown(self._broker, channel.name, limit=max(history, 0), reverse=True, retention=retention)
         await self._admitted()
         newest = HistoryPage(page.publications[::-1], page.top, complete=True)

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 
-from tidewire.protocols.batch import Representation
 from tidewire.engine.connection import Connection
+from tidewire.engine.subscription import ENDED, Subscription
 from tidewire.messages import Position, Publication
 from tidewire.options import ChannelOptions
-from tidewire.engine.subscription import ENDED, Subscription
+from tidewire.protocols.batch import Representation
 
 __all__ = ("Channel", "Group", "Registry")
 

@@ -5,17 +5,18 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Sequence
 
-from tidewire.protocols.batch import Representation
+from tidewire.channels import is_internal
 from tidewire.engine.channels import Carrier
 from tidewire.engine.connection import Connection
-from tidewire.channels import is_internal
-from tidewire.errors import NORMAL, AlreadySubscribed, BadRequest, ConnectionClosed, LimitExceeded
 from tidewire.engine.membership import Membership
-from tidewire.messages import Farewell, Position, Subscribed, WireMessage
-from tidewire.options import Limits
 from tidewire.engine.recovery import Forms, Recoveries
 from tidewire.engine.registry import Channel, Registry
 from tidewire.engine.subscription import Subscriber, Subscription
+from tidewire.errors import NORMAL, AlreadySubscribed, BadRequest, ConnectionClosed, LimitExceeded
+from tidewire.messages import Farewell, Position, Subscribed, WireMessage
+from tidewire.options import Limits
+from tidewire.protocols.batch import Representation
+from tidewire.support.counters import count_limit
 
 __all__ = ("Prepared", "Subscribing", "ended")
 
@@ -54,7 +55,6 @@ class Subscribing:
         membership: Membership,
         recoveries: Recoveries,
         limits: Limits,
-        count: Callable[[str], None],
     ) -> None:
         self._registry = registry
         self._carrier = carrier
@@ -62,7 +62,6 @@ class Subscribing:
         self._membership = membership
         self._recoveries = recoveries
         self._limits = limits
-        self._count = count
 
     async def subscribe(
         self,
@@ -183,7 +182,7 @@ class Subscribing:
         if len(connection.subscriptions) < limit or is_internal(channel):
             return
         if sum(not is_internal(name) for name in connection.subscriptions) >= limit:
-            self._count("channels")
+            count_limit("channels")
             raise LimitExceeded(f"a connection follows at most {limit} channels; unsubscribe from one first")
 
     async def unsubscribe(self, connection: Connection, channel: str) -> None:

@@ -10,12 +10,12 @@ from typing import Protocol as TypingProtocol
 
 import msgspec
 
-from tidewire.protocols.batch import Representation
+from tidewire.backends.base import JoinResult
 from tidewire.errors import Disconnect
 from tidewire.links.base import Link
 from tidewire.messages import Farewell, HistoryPage, Member, Position, Publication, WireMessage
-from tidewire.backends.base import JoinResult
 from tidewire.protocols.base import Protocol
+from tidewire.protocols.batch import Representation
 
 __all__ = ("ENDED", "Recovery", "Stay", "Subscriber", "Subscription", "merge")
 

@@ -15,9 +15,9 @@ import msgspec
 
 from tidewire.channels import NODES
 from tidewire.engine.control import Control
+from tidewire.engine.node import Node
 from tidewire.errors import PublishError, StoreUnavailable, TemporaryFailure
 from tidewire.messages import Member, Publication
-from tidewire.engine.node import Node
 
 __all__ = ("Survey",)
 

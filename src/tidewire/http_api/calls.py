@@ -10,8 +10,7 @@ from typing import Any, NamedTuple, TypeVar
 import msgspec
 from pydantic import BaseModel, ValidationError
 
-from tidewire.rules.base import Grant
-from tidewire.sessions.centrifuge import remote
+from tidewire.engine.node import Node
 from tidewire.errors import (
     BadRequest,
     CommandError,
@@ -26,10 +25,11 @@ from tidewire.http_api import reading
 from tidewire.http_api.nodes import Nodes
 from tidewire.http_api.publishing import Publishing, payload
 from tidewire.messages import Position
-from tidewire.engine.node import Node
 from tidewire.options import ChannelOptions
 from tidewire.protocols.centrifuge.codes import FORCE_DISCONNECT, INTERNAL, error_of
 from tidewire.protocols.centrifuge.override import Override
+from tidewire.rules.base import Grant
+from tidewire.sessions.centrifuge import remote
 
 __all__ = ("FAULT", "METHODS", "Calls", "Extension", "Method", "encode", "failure")
 

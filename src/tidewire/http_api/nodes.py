@@ -10,9 +10,9 @@ import time
 import msgspec
 
 from tidewire.channels import is_internal
-from tidewire.http_api import models as m
 from tidewire.engine.node import Node
 from tidewire.engine.survey import Survey
+from tidewire.http_api import models as m
 
 __all__ = ("Nodes",)
 

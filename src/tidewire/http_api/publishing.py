@@ -9,13 +9,13 @@ from collections.abc import Callable
 
 import msgspec
 
-from tidewire.sessions.centrifuge.websocket import PROTOBUF
+from tidewire.engine.node import Node
 from tidewire.errors import BadRequest
 from tidewire.http_api import models as m
 from tidewire.messages import Format
-from tidewire.engine.node import Node
 from tidewire.options import ChannelOptions
 from tidewire.protocols.meta import PublicationMeta, meta_of
+from tidewire.sessions.centrifuge.websocket import PROTOBUF
 
 __all__ = ("Publishing", "payload")
 

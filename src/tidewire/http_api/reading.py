@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import msgspec
 
-from tidewire.sessions.centrifuge.websocket import JSON
-from tidewire.sessions.centrifuge.reading import read_history, read_presence
+from tidewire.engine.node import Node
 from tidewire.errors import NotAvailable
 from tidewire.http_api import models as m
 from tidewire.messages import Publication
-from tidewire.engine.node import Node
 from tidewire.options import ChannelOptions
 from tidewire.protocols.centrifuge import messages as wire
 from tidewire.protocols.meta import meta_of
+from tidewire.sessions.centrifuge.reading import read_history, read_presence
+from tidewire.sessions.centrifuge.websocket import JSON
 
 __all__ = ("check_history", "history", "presence", "presence_stats")
 

@@ -12,10 +12,11 @@ from fastapi import APIRouter, Request, Response, Security
 from fastapi.security import APIKeyHeader
 from starlette.requests import ClientDisconnect
 
-from tidewire.sessions.accept import may_connect
 from tidewire.errors import ConfigurationError, StoreUnavailable, TidewireError
 from tidewire.http_api import models as m
 from tidewire.http_api.calls import FAULT, METHODS, Calls, encode, failure
+from tidewire.sessions.accept import may_connect
+from tidewire.support.counters import count_limit
 
 __all__ = ("api_router",)
 
@@ -112,7 +113,7 @@ class _Endpoint:
         async for chunk in request.stream():
             body += chunk
             if len(body) > node.limits.api_bytes:
-                node.limits_reached["api_bytes"] += 1
+                count_limit("api_bytes")
                 raise _TooBig
         return bytes(body)
 

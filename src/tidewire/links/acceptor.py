@@ -14,10 +14,10 @@ import ssl
 from collections.abc import Callable
 from socket import socket
 
-from tidewire.support.turns import Admission
-from tidewire.links.base import limits_reached
 from tidewire.options import Limits
+from tidewire.support.counters import count_limit
 from tidewire.support.log_limit import Seldom
+from tidewire.support.turns import Admission
 
 __all__ = ("Acceptor",)
 
@@ -111,7 +111,7 @@ class Acceptor:
     def _rest(self, error: OSError) -> None:
         """Take nobody for a moment: what there is too little of may come back."""
         if error.errno in _EXHAUSTED:
-            limits_reached["descriptors"] += 1
+            count_limit("descriptors")
         more = _exhausted.due(str(error.errno))
         if more is not None:
             logger.error("no connection can be taken now (%s); raise `ulimit -n`, or add a worker%s", error, more)

@@ -8,10 +8,11 @@ from collections import deque
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-from tidewire.protocols.batch import Batch
 from tidewire.errors import GONE, INTERNAL_ERROR, STALLED, Disconnect
-from tidewire.links.base import Link, Listener, limits_reached
+from tidewire.links.base import Link, Listener
 from tidewire.options import Limits
+from tidewire.protocols.batch import Batch
+from tidewire.support.counters import count_limit
 
 __all__ = ("CLOSE_SECONDS", "AsgiLink")
 
@@ -191,7 +192,7 @@ class AsgiLink(Link):
                     await self._write_close(self._closing)
                     return
         except TimeoutError:
-            limits_reached["stalled_seconds"] += 1
+            count_limit("stalled_seconds")
             self._end(self._closing or STALLED, clean=False)
         except Exception:
             self._end(self._closing or GONE, clean=False)

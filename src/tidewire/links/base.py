@@ -3,19 +3,15 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections import Counter
 from typing import Protocol as TypingProtocol
 
-from tidewire.protocols.batch import Batch
 from tidewire.errors import Disconnect
+from tidewire.protocols.batch import Batch
 
-__all__ = ("LOST", "Link", "Listener", "limits_reached")
+__all__ = ("LOST", "Link", "Listener")
 
 #: The connection ended without a close frame: a code that is never sent (RFC 6455 section 7.1.5).
 LOST = Disconnect(1006, "connection lost")
-
-#: How often each limit was reached by a link of this process, by its name in `Limits`.
-limits_reached: Counter[str] = Counter()
 
 
 class Listener(TypingProtocol):

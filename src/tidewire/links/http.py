@@ -20,10 +20,10 @@ from httptools import HttpParserUpgrade
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from tidewire.errors import ConfigurationError
-from tidewire.support.turns import Admission
 from tidewire.links.uvicorn import WebSocketProtocol
-from tidewire.links.writer import limits_reached
 from tidewire.options import Limits
+from tidewire.support.counters import count_limit
+from tidewire.support.turns import Admission
 
 __all__ = ("HttpProtocol", "configured", "listening_socket")
 
@@ -242,7 +242,7 @@ class HttpProtocol(HttpToolsProtocol):
         return bool(self.pipeline) or (cycle is not None and cycle.response_started and not cycle.response_complete)
 
     def _refuse(self, status: HTTPStatus, limit: str) -> None:
-        limits_reached[limit] += 1
+        count_limit(limit)
         self._enter(_State.IDLE)
         if self._is_answering:
             self.transport.abort()

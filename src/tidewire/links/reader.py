@@ -13,7 +13,8 @@ from websockets.protocol import Protocol as Core
 
 from tidewire.errors import Disconnect
 from tidewire.links.base import LOST
-from tidewire.links.writer import WireLink, limits_reached
+from tidewire.links.writer import WireLink
+from tidewire.support.counters import count_limit
 
 __all__ = ("ReadingLink",)
 
@@ -141,7 +142,7 @@ class ReadingLink(WireLink):
 
     def _parser_failed(self, core: Core, output: list[bytes]) -> None:
         if isinstance(core.parser_exc, PayloadTooBig):
-            limits_reached["message_size"] += 1
+            count_limit("message_size")
         self._write_last(b"".join(output))
         sent = core.close_sent
         disconnect = LOST if sent is None else Disconnect(int(sent.code), sent.reason, reconnect=False)

@@ -11,11 +11,12 @@ from typing import Protocol as TypingProtocol
 
 import msgspec
 
-from tidewire.protocols.batch import Batch
 from tidewire.errors import GONE, INTERNAL_ERROR, STALLED, Disconnect, RateLimited
-from tidewire.links.base import Link, Listener, limits_reached
+from tidewire.links.base import Link, Listener
 from tidewire.messages import WireMessage
 from tidewire.options import Limits
+from tidewire.protocols.batch import Batch
+from tidewire.support.counters import count_limit
 
 __all__ = ("BINARY", "EVENTS", "FIELDS", "LINES", "Framing", "StreamLink", "StreamServer")
 
@@ -151,7 +152,7 @@ class StreamLink(Link):
             await self._write()
         except TimeoutError:
             if not self.is_closed:
-                limits_reached["stalled_seconds"] += 1
+                count_limit("stalled_seconds")
             self._cut(self._closing or STALLED)
         except Exception:
             self._cut(self._closing or GONE)
@@ -197,11 +198,11 @@ class StreamLink(Link):
         together with this one more than `inbox_bytes`.
         """
         if self._arriving >= self._limits.burst:
-            limits_reached["burst"] += 1
+            count_limit("burst")
             raise RateLimited(f"too many messages at once: {self._limits.burst} wait already; send fewer at a time")
         size = len(message)
         if self._arriving and self._arriving_bytes + size > self._limits.inbox_bytes:
-            limits_reached["inbox_bytes"] += 1
+            count_limit("inbox_bytes")
             raise RateLimited(
                 f"too much at once: {self._arriving_bytes} bytes wait already; wait for their answers first"
             )

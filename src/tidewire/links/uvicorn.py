@@ -18,17 +18,17 @@ from weakref import WeakSet
 from uvicorn.config import Config
 from uvicorn.server import ServerState
 
-from tidewire.protocols.batch import frame
 from tidewire.errors import INTERNAL_ERROR, NORMAL, SHUTDOWN, Disconnect
-from tidewire.links.base import LOST, Listener
 from tidewire.links.asgi_application import ClientGone, Endpoint
+from tidewire.links.base import LOST, Listener
 from tidewire.links.handshake import Handshake, HeaderPairs, plain_response, response
 from tidewire.links.reader import ReadingLink
-from tidewire.links.writer import BY_HANDSHAKE, limits_reached
+from tidewire.links.writer import BY_HANDSHAKE
 from tidewire.messages import WireMessage
 from tidewire.options import Limits
+from tidewire.protocols.batch import frame
 
-__all__ = ("WebSocketProtocol", "configured", "limits_reached")
+__all__ = ("WebSocketProtocol", "configured")
 
 logger = logging.getLogger("uvicorn.error")
 #: The servers whose drain has begun.

@@ -18,14 +18,15 @@ from websockets.frames import Close, Frame, Opcode
 from websockets.protocol import Protocol as Core
 from websockets.protocol import Side, State
 
-from tidewire.protocols.batch import Batch
 from tidewire.errors import INTERNAL_ERROR, NO_PONG, STALLED, ConfigurationError, Disconnect
-from tidewire.links.base import LOST, Link, Listener, limits_reached
+from tidewire.links.base import LOST, Link, Listener
 from tidewire.links.handshake import WIRE_LOGGER
-from tidewire.support.wheel import Wheel
 from tidewire.options import Limits
+from tidewire.protocols.batch import Batch
+from tidewire.support.counters import count_limit
+from tidewire.support.wheel import Wheel
 
-__all__ = ("BY_HANDSHAKE", "WireLink", "limits_reached")
+__all__ = ("BY_HANDSHAKE", "WireLink")
 
 logger = logging.getLogger("uvicorn.error")
 
@@ -246,7 +247,7 @@ class WireLink(asyncio.Protocol, Link):
     def _fail(self, disconnect: Disconnect, limit: str | None = None) -> None:
         """End for a fault of the peer: close frame, then nothing more is read from it."""
         if limit is not None:
-            limits_reached[limit] += 1
+            count_limit(limit)
         if self._closing is None:
             # Not by the core, which may have parsed the peer's own close behind the fault.
             close = Close(disconnect.code, _short(disconnect.reason))
@@ -321,7 +322,7 @@ class WireLink(asyncio.Protocol, Link):
                 return None
         elif self._stall is not None:
             if self._stall.lasts(self.transport.get_write_buffer_size(), now) >= self.limits.stalled_seconds:
-                limits_reached["stalled_seconds"] += 1
+                count_limit("stalled_seconds")
                 self._tell_closed(STALLED, clean=False)
                 self.transport.abort()
                 return None

@@ -15,7 +15,6 @@ from types import TracebackType
 
 import msgspec
 
-from tidewire.sessions.application import HubConnection
 from tidewire.errors import ConfigurationError
 from tidewire.hub import Hub
 from tidewire.pipelines.attempt import RunFacts
@@ -30,6 +29,8 @@ from tidewire.pipelines.runs import GivenInput, Run, RunStatus, StepState, StepS
 from tidewire.pipelines.store import NewRun, Record, RunStore
 from tidewire.pipelines.uploads import Uploads
 from tidewire.pipelines.viewers import Viewers
+from tidewire.sessions.application import HubConnection
+from tidewire.support.counters import count_limit
 
 __all__ = ("LogPart", "Pipelines", "Started")
 
@@ -121,7 +122,7 @@ class Pipelines:
             await self._store.aclose()
 
     def _count(self, name: str) -> None:
-        self.hub.node.limits_reached[f"pipeline_{name}"] += 1
+        count_limit(f"pipeline_{name}")
 
     # Starting and stopping.
 

@@ -9,10 +9,10 @@ from collections import defaultdict
 
 import msgspec
 
-from tidewire.pipelines.run_channels import RUN_LISTS
 from tidewire.errors import PublishError
 from tidewire.hub import Hub
 from tidewire.messages import Format
+from tidewire.pipelines.run_channels import RUN_LISTS
 from tidewire.pipelines.runs import Run, RunStatus, StepState, StepStatus
 
 __all__ = ("Notices", "list_channel")

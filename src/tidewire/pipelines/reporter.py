@@ -9,11 +9,11 @@ from collections.abc import Sequence
 
 import msgspec
 
-from tidewire.pipelines.run_channels import RUN_EVENTS, RUN_LOGS
 from tidewire.errors import PublishError, StoreUnavailable
 from tidewire.hub import Hub
 from tidewire.messages import Format, Position, Publication
 from tidewire.pipelines.notices import Notices
+from tidewire.pipelines.run_channels import RUN_EVENTS, RUN_LOGS
 from tidewire.pipelines.runs import (
     Event,
     LogEvent,

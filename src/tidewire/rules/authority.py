@@ -9,12 +9,12 @@ from collections.abc import Awaitable, Callable
 import msgspec
 from starlette.exceptions import HTTPException
 
-from tidewire.rules.base import Action, Authority, Caller, ConnectAttempt, Grant, Identity, check_allowed
 from tidewire.channels import open_channel
 from tidewire.errors import PermissionDenied, Rejected, UnknownChannel, UnknownType
 from tidewire.options import ChannelOptions, ChannelRules, Limits
-from tidewire.protocols.payload import encode_json
 from tidewire.protocols.centrifuge.codes import INVALID_TOKEN
+from tidewire.protocols.payload import encode_json
+from tidewire.rules.base import Action, Authority, Caller, ConnectAttempt, Grant, Identity, check_allowed
 from tidewire.rules.book import RuleBook
 from tidewire.rules.permissions import ALL, Permissions
 

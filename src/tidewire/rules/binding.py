@@ -12,8 +12,8 @@ from typing import Any
 import msgspec
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
-from tidewire.rules.base import Caller, Identity
 from tidewire.errors import BadRequest, ConfigurationError, PermissionDenied
+from tidewire.rules.base import Caller, Identity
 
 __all__ = ("Bound", "NoMatch")
 

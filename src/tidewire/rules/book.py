@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from tidewire.rules.base import Caller
 from tidewire.errors import ConfigurationError, UnknownChannel
 from tidewire.options import ChannelOptions
+from tidewire.rules.base import Caller
 from tidewire.rules.binding import Bound, NoMatch
 from tidewire.rules.pattern import Pattern
 from tidewire.rules.permissions import ALL, NOTHING, Permissions

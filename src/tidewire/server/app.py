@@ -15,6 +15,7 @@ from tidewire.server.accounts import Accounts
 from tidewire.server.chat import CHANNELS
 from tidewire.server.identity import Logins
 from tidewire.server.namespaces import Namespaces
+from tidewire.server.page_authority import PLAYGROUND, PageAuthority, with_playground
 from tidewire.server.pipelines import server_pipelines
 from tidewire.server.rooms import RoomDirectory
 from tidewire.server.routes import accounts as account_routes
@@ -24,7 +25,6 @@ from tidewire.server.routes.pages import add_pages
 from tidewire.server.routes.pipelines import add_pipelines
 from tidewire.server.settings import Settings
 from tidewire.server.tokens import Tokens, load_key
-from tidewire.server.page_authority import PLAYGROUND, PageAuthority, with_playground
 
 __all__ = ("create_app",)
 

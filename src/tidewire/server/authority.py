@@ -9,7 +9,6 @@ from typing import ClassVar, Protocol
 import msgspec
 from pydantic import BaseModel, ConfigDict
 
-from tidewire.rules.base import Action, Authority, Caller, ConnectAttempt, Grant, Identity, check_allowed
 from tidewire.errors import (
     BadRequest,
     ConfigurationError,
@@ -19,9 +18,10 @@ from tidewire.errors import (
 )
 from tidewire.options import ChannelOptions
 from tidewire.protocols.centrifuge.codes import BAD_COMMAND, INVALID_TOKEN, NOT_PERMITTED
-from tidewire.support.log_limit import Seldom
+from tidewire.rules.base import Action, Authority, Caller, ConnectAttempt, Grant, Identity, check_allowed
 from tidewire.server.client_tokens import BadToken, ClientTokens, ConnectionClaims, TokenTable, raw_bytes
 from tidewire.server.namespaces import Namespaces, bare_name, is_private, limited_to
+from tidewire.support.log_limit import Seldom
 
 __all__ = ("AccountTokens", "ClientTable", "NamespaceAuthority")
 

@@ -7,7 +7,6 @@ import sys
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-from tidewire.sessions.application import HubConnection
 from tidewire.errors import (
     BadRequest,
     CommandError,
@@ -42,6 +41,7 @@ from tidewire.protocols.chat import (
 )
 from tidewire.server.identity import Doorkeeper
 from tidewire.server.rooms import RoomDirectory
+from tidewire.sessions.application import HubConnection
 
 __all__ = ("CHANNELS", "ChatSession", "check_room", "claimed")
 

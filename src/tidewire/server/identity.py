@@ -9,12 +9,13 @@ import msgspec
 from fastapi import WebSocket
 from starlette.exceptions import WebSocketException
 
-from tidewire.rules.base import Identity
-from tidewire.sessions.application import HubConnection
 from tidewire.errors import BadRequest, LimitExceeded, StoreUnavailable, TemporaryFailure, TokenExpired
 from tidewire.options import Limits
+from tidewire.rules.base import Identity
 from tidewire.server.accounts import Accounts
 from tidewire.server.tokens import ExpiredToken, InvalidToken, Tokens, identify
+from tidewire.sessions.application import HubConnection
+from tidewire.support.counters import count_limit
 
 __all__ = ("Doorkeeper", "Logins")
 
@@ -89,7 +90,7 @@ class Doorkeeper:
             async with asyncio.timeout(self._limits.auth_seconds):
                 message = await connection.receive_bytes()
         except TimeoutError:
-            connection.connection.reached("auth_seconds")
+            count_limit("auth_seconds")
             raise WebSocketException(1008, "not authenticated in time") from None
         try:
             await connection.identify(await self._user(_decode(message).token))

@@ -11,10 +11,10 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
-from tidewire.rules.base import Action
 from tidewire.channels import is_internal
 from tidewire.errors import BadRequest, UnknownChannel
 from tidewire.options import ChannelOptions, SlowPolicy
+from tidewire.rules.base import Action
 
 __all__ = (
     "ChannelTable",

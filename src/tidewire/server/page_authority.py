@@ -9,11 +9,11 @@ from typing import Annotated
 
 import msgspec
 
-from tidewire.rules.base import Action, Caller, ConnectAttempt, Grant, Identity
 from tidewire.errors import PermissionDenied, Rejected
 from tidewire.options import ChannelOptions
 from tidewire.pipelines.notices import list_channel
 from tidewire.protocols.centrifuge.codes import BAD_COMMAND, INVALID_TOKEN
+from tidewire.rules.base import Action, Caller, ConnectAttempt, Grant, Identity
 from tidewire.server.authority import AccountTokens, ClientTable, NamespaceAuthority
 from tidewire.server.namespaces import ChannelTable, NamedNamespace, Namespaces
 

@@ -14,6 +14,7 @@ from starlette.requests import HTTPConnection
 from starlette.websockets import WebSocket, WebSocketState
 
 from tidewire.engine.connection import Connection
+from tidewire.engine.node import Node
 from tidewire.errors import (
     INTERNAL_ERROR,
     SHUTDOWN,
@@ -27,7 +28,6 @@ from tidewire.errors import (
 )
 from tidewire.links.asgi import CLOSE_SECONDS, AsgiLink
 from tidewire.links.base import Link
-from tidewire.engine.node import Node
 from tidewire.protocols.base import Protocol
 from tidewire.support.log_limit import Seldom
 

@@ -13,9 +13,9 @@ import msgspec
 from starlette.exceptions import WebSocketException
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
-from tidewire.sessions.accept import accept, discard
-from tidewire.engine.connection import Connection
 from tidewire.channels import open_channel
+from tidewire.engine.connection import Connection
+from tidewire.engine.node import Node
 from tidewire.errors import (
     EXPIRED,
     INTERNAL_ERROR,
@@ -32,9 +32,9 @@ from tidewire.errors import (
     TidewireError,
 )
 from tidewire.messages import Position, Subscribed, WireMessage
-from tidewire.engine.node import Node
-from tidewire.protocols.payload import encode_farewell, encode_json, encode_message, encode_payload
 from tidewire.protocols.json_text import JsonDecoder
+from tidewire.protocols.payload import encode_farewell, encode_json, encode_message, encode_payload
+from tidewire.sessions.accept import accept, discard
 
 __all__ = ("HubConnection",)
 

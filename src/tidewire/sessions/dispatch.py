@@ -6,8 +6,9 @@ import logging
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-from tidewire.engine.connection import Connection
 from tidewire.channels import open_channel
+from tidewire.engine.connection import Connection
+from tidewire.engine.node import Node
 from tidewire.errors import (
     INTERNAL_ERROR,
     CommandError,
@@ -18,9 +19,8 @@ from tidewire.errors import (
     StoreUnavailable,
     TemporaryFailure,
 )
-from tidewire.sessions.in_flight import InFlight
 from tidewire.messages import Ping, Publish, Subscribe, Unsubscribe
-from tidewire.engine.node import Node
+from tidewire.sessions.in_flight import InFlight
 
 __all__ = ("Dispatcher",)
 

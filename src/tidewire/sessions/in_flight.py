@@ -8,6 +8,7 @@ from typing import Any
 
 from tidewire.engine.connection import Connection
 from tidewire.engine.node import Node
+from tidewire.support.counters import count_limit
 
 __all__ = ("InFlight",)
 
@@ -38,7 +39,7 @@ class InFlight:
             await work
             return
         if len(self._tasks) >= self._most:
-            self._connection.reached(self._limit)
+            count_limit(self._limit)
             try:
                 await asyncio.wait(self._tasks, return_when=asyncio.FIRST_COMPLETED)
             except BaseException:

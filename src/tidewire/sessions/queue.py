@@ -8,9 +8,9 @@ from collections import deque
 from collections.abc import Awaitable, Callable
 
 from tidewire.engine.connection import Connection
+from tidewire.engine.node import Node
 from tidewire.errors import INTERNAL_ERROR, ConnectionClosed, Rejected
 from tidewire.sessions.in_flight import InFlight
-from tidewire.engine.node import Node
 
 __all__ = ("Lane",)
 

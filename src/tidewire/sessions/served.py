@@ -10,10 +10,9 @@ from starlette.exceptions import WebSocketException
 from starlette.types import Receive, Scope, Send
 from starlette.websockets import WebSocket
 
-from tidewire.sessions.accept import accept, discard
-from tidewire.engine.connection import Connection
 from tidewire.channels import open_channel
-from tidewire.sessions.dispatch import Dispatcher
+from tidewire.engine.connection import Connection
+from tidewire.engine.node import Node
 from tidewire.errors import (
     INTERNAL_ERROR,
     STORE_AWAY,
@@ -22,8 +21,9 @@ from tidewire.errors import (
     PermissionDenied,
     StoreUnavailable,
 )
-from tidewire.engine.node import Node
 from tidewire.protocols.base import Protocol
+from tidewire.sessions.accept import accept, discard
+from tidewire.sessions.dispatch import Dispatcher
 
 __all__ = ("ServedEndpoint",)
 

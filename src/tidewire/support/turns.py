@@ -7,7 +7,7 @@ import time
 from collections import deque
 from collections.abc import Callable
 
-from tidewire.links.base import limits_reached
+from tidewire.support.counters import count_limit
 from tidewire.support.per_loop import PerLoop
 
 __all__ = ("Admission",)
@@ -45,7 +45,7 @@ class Admission(PerLoop):
             self._began = time.perf_counter(), time.thread_time()
             self._loop.call_soon(self._turn, limit)
         elif self._waiting or self._begun >= limit:
-            limits_reached["arrivals"] += 1
+            count_limit("arrivals")
             self._waiting.append(step)
             return False
         self._begun += 1

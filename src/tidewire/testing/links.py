@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import asyncio
 
-from tidewire.protocols.batch import Batch
 from tidewire.errors import GONE, Disconnect
 from tidewire.links.base import Link, Listener
 from tidewire.messages import WireMessage
+from tidewire.protocols.batch import Batch
 
 __all__ = ("FakeLink", "ManualClock")
 

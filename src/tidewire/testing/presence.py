@@ -6,8 +6,8 @@ import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Sequence
 
-from tidewire.messages import Departure, Farewell, Format, Member
 from tidewire.backends.base import JoinResult, Presence
+from tidewire.messages import Departure, Farewell, Format, Member
 from tidewire.testing.store import StoreUnderTest, open_presences, wait_until
 
 __all__ = ("PresenceContract",)

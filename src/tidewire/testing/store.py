@@ -10,9 +10,8 @@ from typing import Any
 
 import msgspec
 
-from tidewire.backends.base import Broker
+from tidewire.backends.base import Broker, Presence
 from tidewire.messages import Publication, PublishRequest
-from tidewire.backends.base import Presence
 
 __all__ = ("Node", "StoreUnderTest", "open_nodes", "open_presences", "wait_until")
 

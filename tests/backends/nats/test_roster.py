@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+from tidewire.backends.base import JoinResult
 from tidewire.backends.nats.roster import Claim, Present, Roster
 from tidewire.messages import Departure, Farewell, Member
-from tidewire.backends.base import JoinResult
 
 ANN, ANN_TOO, BOB = Member("1", "ann"), Member("2", "ann"), Member("3", "bob")
 

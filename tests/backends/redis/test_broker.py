@@ -11,10 +11,10 @@ from typing import Any
 import pytest
 
 from engine.support import run
+from helpers.counting import reached
 from helpers.stores import start_redis
 from tidewire.backends import open_backend
 from tidewire.backends.shared import waiting
-from tidewire.backends.base import store_limits_reached
 from tidewire.errors import ConfigurationError, NotPublished, PublishUnconfirmed
 from tidewire.messages import Position, PublishRequest, Retention
 from tidewire.options import Limits
@@ -157,7 +157,7 @@ def test_a_server_that_keeps_nothing_on_disk_is_warned_of(tmp_path: Path, caplog
 
 def test_what_waits_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(waiting, "WAITING_COUNT", 50)
-    before = store_limits_reached["publishes_waiting"]
+    before = reached()["publishes_waiting"]
 
     async def scenario(port: int) -> None:
         node = await open_broker(f"redis://127.0.0.1:{port}")
@@ -166,7 +166,7 @@ def test_what_waits_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
         assert all(isinstance(answer, NotPublished) and "the limit is 50" in str(answer) for answer in answers[50:])
         assert await node.publish("a") == 51
         await node.broker.aclose()
-        assert store_limits_reached["publishes_waiting"] - before == 30
+        assert reached()["publishes_waiting"] - before == 30
 
     with start_redis(tmp_path) as server:
         run(scenario(server.port))

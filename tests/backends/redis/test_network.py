@@ -14,8 +14,8 @@ import pytest
 
 from contract.serving import free_port
 from engine.support import run
-from requirements import require
 from helpers.stores import start_redis
+from requirements import require
 from tidewire.errors import ConfigurationError, NotPublished, PublishUnconfirmed, StoreUnavailable
 
 from .helpers import Ledger, check, connect, received, redis_node, wait_until

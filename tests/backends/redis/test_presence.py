@@ -9,11 +9,11 @@ import pytest
 
 from engine.support import run
 from helpers.stores import start_redis
+from tidewire.backends.base import JoinResult
 from tidewire.backends.redis import RedisPresence
 from tidewire.backends.redis.address import parse_address
 from tidewire.errors import StoreUnavailable
 from tidewire.messages import Departure, Farewell, Format, Member
-from tidewire.backends.base import JoinResult
 
 from .helpers import ask, wait_until
 

@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from helpers.processes import WORKER
+from tidewire.backends.base import Resumed, nothing_to_resume
 from tidewire.backends.sqlite import SqliteBroker
 from tidewire.backends.sqlite.clock import SystemClock
-from tidewire.backends.base import Resumed, nothing_to_resume
 from tidewire.options import Limits
 from tidewire.testing.store import Node
 

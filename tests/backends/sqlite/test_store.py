@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from tidewire.backends.shared.statements import read
 from tidewire.backends.sqlite import SqliteBroker
 from tidewire.backends.sqlite.clock import StoreClock, SystemClock
 from tidewire.backends.sqlite.store import Store, connect
-from tidewire.backends.shared.statements import read
 from tidewire.errors import StoreUnavailable
 from tidewire.options import Limits
 

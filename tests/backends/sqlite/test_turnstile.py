@@ -5,8 +5,8 @@ from __future__ import annotations
 import select
 from pathlib import Path
 
-from tidewire.backends.sqlite.peers import Peers
 from tidewire.backends.sqlite.fair_lock import Turnstile
+from tidewire.backends.sqlite.peers import Peers
 
 
 class Clock:

@@ -9,7 +9,6 @@ import sys
 from pathlib import Path
 
 import pytest
-
 from readqc.reads import dice_reads, fastq
 
 

@@ -6,8 +6,8 @@ import gzip
 from pathlib import Path
 
 import pytest
-
 from readqc.reads import dice_reads, fastq
+
 from tidewire.pipelines.readqc import source as module
 from tidewire.pipelines.readqc.errors import BrokenFastq
 from tidewire.pipelines.readqc.source import Source

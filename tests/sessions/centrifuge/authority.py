@@ -9,10 +9,10 @@ from typing import Any
 
 import msgspec
 
-from tidewire.rules.base import Action, Authority, Caller, ConnectAttempt, Grant, Identity
 from tidewire.errors import BadRequest, PermissionDenied, Refused, Rejected, TokenExpired, UnknownChannel, UnknownType
 from tidewire.options import ChannelOptions, SlowPolicy
 from tidewire.protocols.centrifuge.codes import INVALID_TOKEN
+from tidewire.rules.base import Action, Authority, Caller, ConnectAttempt, Grant, Identity
 
 OPTIONS = {
     "": ChannelOptions(history_size=0, recoverable=False),

@@ -24,13 +24,13 @@ import msgspec
 from sessions.centrifuge.authority import OPTIONS, WordAuthority
 from sessions.centrifuge.support import JSON, PATTERNS, PROTOBUF, Client, begin, connect
 from tidewire.backends.memory import MemoryBroker, MemoryPresence
-from tidewire.sessions.centrifuge.session import Session
-from tidewire.sessions.centrifuge.directory import Sessions
 from tidewire.engine.node import Node
 from tidewire.options import ChannelRules, Limits
 from tidewire.protocols.centrifuge.encoding import CentrifugeProtocol
 from tidewire.protocols.centrifuge.messages import Command, Reply
 from tidewire.protocols.centrifuge.protobuf import decode_frame, encode_delimited
+from tidewire.sessions.centrifuge.directory import Sessions
+from tidewire.sessions.centrifuge.session import Session
 from tidewire.testing import wait_until
 
 __all__ = ("Fuzzer", "fuzz")

@@ -24,10 +24,10 @@ from typing import Any
 import jwt
 from websockets.frames import Frame, Opcode
 
+from contract.serving import Server, until
 from sessions.centrifuge.authority import OPTIONS
 from sessions.centrifuge.fuzz import CODES, Fuzzer
 from sessions.centrifuge.support import JSON, PROTOBUF
-from contract.serving import Server, until
 from tidewire.protocols.centrifuge.messages import Reply
 from tidewire.protocols.centrifuge.protobuf import decode_frame
 

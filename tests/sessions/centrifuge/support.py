@@ -8,18 +8,17 @@ from typing import Any
 
 import msgspec
 
-from sessions.centrifuge.authority import OPTIONS, WordAuthority
 from engine.support import open_node
-from tidewire.rules.base import Authority, Identity
-from tidewire.backends.base import Broker
-from tidewire.sessions.centrifuge.websocket import JSON, PROTOBUF
-from tidewire.sessions.centrifuge.session import Session
+from sessions.centrifuge.authority import OPTIONS, WordAuthority
+from tidewire.backends.base import Broker, Presence
 from tidewire.engine.connection import Connection
 from tidewire.engine.node import Node
-from tidewire.backends.base import Presence
 from tidewire.protocols.centrifuge.encoding import CentrifugeProtocol
 from tidewire.protocols.centrifuge.messages import Command, Push, Reply
 from tidewire.protocols.centrifuge.protobuf import decode_frame, encode_delimited
+from tidewire.rules.base import Authority, Identity
+from tidewire.sessions.centrifuge.session import Session
+from tidewire.sessions.centrifuge.websocket import JSON, PROTOBUF
 from tidewire.testing import FakeLink, wait_until
 
 __all__ = ("JSON", "PROTOBUF", "Client", "begin", "connect", "open_sessions")

@@ -8,8 +8,8 @@ from typing import Any
 import msgspec
 import pytest
 
-from sessions.centrifuge.support import JSON, PROTOBUF, Client, connect, open_sessions
 from engine.support import run
+from sessions.centrifuge.support import JSON, PROTOBUF, Client, connect, open_sessions
 from tidewire.engine.node import Node
 from tidewire.protocols.centrifuge.encoding import CentrifugeProtocol
 from tidewire.protocols.centrifuge.fossil import apply_delta

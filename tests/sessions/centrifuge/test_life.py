@@ -10,14 +10,14 @@ from typing import Any
 
 import pytest
 
-from sessions.centrifuge.support import JSON, PROTOBUF, begin, connect, names, open_sessions
 from engine.support import FailingBroker, run, turns
-from tidewire.rules.base import Grant, Identity
-from tidewire.sessions.centrifuge import remote
-from tidewire.sessions.centrifuge.directory import Sessions
+from sessions.centrifuge.support import JSON, PROTOBUF, begin, connect, names, open_sessions
 from tidewire.errors import INTERNAL_ERROR, NORMAL, SHUTDOWN, SLOW, Disconnect
 from tidewire.options import ChannelOptions
 from tidewire.protocols.centrifuge.encoding import CentrifugeJson, CentrifugeProtocol
+from tidewire.rules.base import Grant, Identity
+from tidewire.sessions.centrifuge import remote
+from tidewire.sessions.centrifuge.directory import Sessions
 from tidewire.testing import wait_until
 
 both = pytest.mark.parametrize("protocol", [JSON, PROTOBUF], ids=["json", "protobuf"])

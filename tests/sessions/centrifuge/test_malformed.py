@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from sessions.centrifuge.support import JSON, PROTOBUF, begin, connect, open_sessions
 from engine.support import run, turns
+from sessions.centrifuge.support import JSON, PROTOBUF, begin, connect, open_sessions
 from tidewire.protocols.centrifuge.codes import DISCONNECTS, Malformed
 
 both = pytest.mark.parametrize("protocol", [JSON, PROTOBUF], ids=["json", "protobuf"])

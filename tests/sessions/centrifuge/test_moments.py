@@ -10,23 +10,23 @@ from typing import Any
 import msgspec
 import pytest
 
+from engine.support import FailingBroker, run, turns
+from helpers.counting import reached
 from sessions.centrifuge.authority import WordAuthority
 from sessions.centrifuge.support import Client, begin, connect, open_sessions
 from sessions.centrifuge.test_deltas import publish, rebuilt
-from engine.support import FailingBroker, run, turns
-from tidewire.rules.base import Caller, ConnectAttempt, Identity
 from tidewire.backends import open_backend
-from tidewire.sessions.centrifuge import emulation
-from tidewire.sessions.centrifuge.websocket import JSON
-from tidewire.sessions.centrifuge.session import Session
-from tidewire.sessions.centrifuge.directory import Sessions
 from tidewire.engine.connection import Connection
-from tidewire.links.base import limits_reached
+from tidewire.engine.node import Node
 from tidewire.links.stream import LINES, StreamLink
 from tidewire.messages import Position
-from tidewire.engine.node import Node
 from tidewire.options import Limits
 from tidewire.protocols.centrifuge.messages import SubscribeRequest
+from tidewire.rules.base import Caller, ConnectAttempt, Identity
+from tidewire.sessions.centrifuge import emulation
+from tidewire.sessions.centrifuge.directory import Sessions
+from tidewire.sessions.centrifuge.session import Session
+from tidewire.sessions.centrifuge.websocket import JSON
 from tidewire.testing import wait_until
 
 
@@ -163,7 +163,7 @@ def test_a_slow_call_holds_nothing_else_back() -> None:
             assert found is not None
             assert [pub["data"] for pub in found["history"]["publications"]] == [1, 2]
             client.send({"id": 15, "rpc": {"method": "wait", "data": 15}}, {"id": 16, "rpc": {"method": "echo"}})
-            await wait_until(lambda: node.limits_reached["calls_in_flight"] > 0)
+            await wait_until(lambda: reached()["calls_in_flight"] > 0)
             assert [n for n in (11, 14, 15, 16) if client.reply(n)] == []
             authority.answers.set()
             await wait_until(lambda: all(client.reply(n) for n in (11, 14, 15, 16)))
@@ -191,14 +191,14 @@ def test_a_history_reply_has_a_limit_in_bytes() -> None:
         async with open_sessions(reply_bytes=1_000) as node:
             for number in range(5):
                 await publish(node, [number, "x" * 300])
-            before = limits_reached["reply_bytes"]
+            before = reached()["reply_bytes"]
             client = await connect(node)
             found = await client.ask("history", channel="history:a", limit=-1)
             assert [pub["data"][0] for pub in found["publications"]] == [0, 1, 2]
             assert found["offset"] == 5
             found = await client.ask("history", channel="history:a", limit=-1, reverse=True)
             assert [pub["data"][0] for pub in found["publications"]] == [4, 3, 2]
-            assert limits_reached["reply_bytes"] == before + 2
+            assert reached()["reply_bytes"] == before + 2
 
     run(main())
 
@@ -209,7 +209,7 @@ def test_made_up_nodes_are_asked_for_so_many_at_a_time(monkeypatch: pytest.Monke
             monkeypatch.setattr(emulation, "_SECONDS", 0.2)
             asked = [emulation.Emulation.of(node).deliver(f"{number:012x}", "s", "{}") for number in range(40)]
             assert Counter(await asyncio.gather(*asked)) == {404: 16, 429: 24}
-            assert node.limits_reached["relays"] == 24
+            assert reached()["relays"] == 24
             assert await emulation.Emulation.of(node).deliver("gone", "s", "{}") == 404
 
     run(main())

@@ -6,13 +6,13 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
-from sessions.centrifuge.support import PATTERNS, PROTOBUF, connect, names
 from engine.support import run
-from tidewire.rules.base import Grant
+from sessions.centrifuge.support import PATTERNS, PROTOBUF, connect, names
 from tidewire.backends import open_backend
-from tidewire.sessions.centrifuge import remote
 from tidewire.engine.node import Node
 from tidewire.options import ChannelOptions, ChannelRules, Limits
+from tidewire.rules.base import Grant
+from tidewire.sessions.centrifuge import remote
 from tidewire.testing import wait_until
 
 

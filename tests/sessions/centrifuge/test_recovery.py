@@ -7,15 +7,15 @@ from typing import Any
 import msgspec
 import pytest
 
-from sessions.centrifuge.support import JSON, PROTOBUF, Client, begin, connect, open_sessions
 from engine.support import run
-from tidewire.rules.base import Grant
-from tidewire.sessions.centrifuge import remote
-from tidewire.messages import Position
+from sessions.centrifuge.support import JSON, PROTOBUF, Client, begin, connect, open_sessions
 from tidewire.engine.node import Node
+from tidewire.messages import Position
 from tidewire.options import ChannelOptions
 from tidewire.protocols.centrifuge.encoding import CentrifugeProtocol
 from tidewire.protocols.meta import PublicationMeta
+from tidewire.rules.base import Grant
+from tidewire.sessions.centrifuge import remote
 from tidewire.testing import wait_until
 
 both = pytest.mark.parametrize("protocol", [JSON, PROTOBUF], ids=["json", "protobuf"])

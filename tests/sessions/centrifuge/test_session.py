@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
+from engine.support import run
 from sessions.centrifuge.authority import WordAuthority
 from sessions.centrifuge.support import JSON, PROTOBUF, begin, connect, names, open_sessions
-from engine.support import run
 from tidewire.messages import Format
 from tidewire.protocols.centrifuge.encoding import CentrifugeProtocol
 from tidewire.testing import wait_until

@@ -18,8 +18,8 @@ from websockets.asyncio.client import connect
 from websockets.exceptions import InvalidStatus
 
 from tidewire import Hub
-from tidewire.rules.base import Caller
 from tidewire.links.uvicorn import WebSocketProtocol
+from tidewire.rules.base import Caller
 from tidewire.testing import wait_until
 
 ways = pytest.mark.parametrize("ws", [WebSocketProtocol, "websockets-sansio"], ids=["own", "plain"])

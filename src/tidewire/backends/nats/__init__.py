@@ -1,12 +1,11 @@
 """The store on NATS JetStream, for all processes of many machines."""
 
+from tidewire.backends.base import Broker, Presence
 from tidewire.backends.nats.address import NatsAddress
 from tidewire.backends.nats.broker import NatsBroker
 from tidewire.backends.nats.presence import NatsPresence
 from tidewire.backends.shared.outage import Outage
-from tidewire.backends.base import Broker
 from tidewire.options import Limits
-from tidewire.backends.base import Presence
 
 __all__ = ("NatsAddress", "NatsBroker", "NatsPresence", "open_nats")
 

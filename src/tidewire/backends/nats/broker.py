@@ -9,9 +9,11 @@ from collections.abc import Iterator, Sequence
 
 from nats.aio.msg import Msg
 
+from tidewire.backends.base import Broker, Deliver, Resumed, nothing_to_resume
 from tidewire.backends.nats.address import NatsAddress
 from tidewire.backends.nats.carried import Carried
 from tidewire.backends.nats.clock import StoreClock
+from tidewire.backends.nats.connection import Uplink
 from tidewire.backends.nats.messages import (
     LAST_SEQUENCE,
     REMOVED,
@@ -27,12 +29,11 @@ from tidewire.backends.nats.removing import remove_all
 from tidewire.backends.nats.session import Session
 from tidewire.backends.nats.stream import Stream, begin_epoch, is_limited, open_stream
 from tidewire.backends.nats.trim import Trimmer
-from tidewire.backends.nats.connection import Uplink
 from tidewire.backends.shared.outage import Outage
-from tidewire.backends.base import Broker, Deliver, Resumed, nothing_to_resume, store_limits_reached
 from tidewire.errors import NotPublished, StoreUnavailable
 from tidewire.messages import HistoryPage, Position, Publication, PublishRequest, Retention
 from tidewire.options import Limits
+from tidewire.support.counters import count_limit
 
 __all__ = ("NatsBroker",)
 
@@ -161,7 +162,7 @@ class NatsBroker(Broker):
 
     def _dropped(self) -> None:
         """Messages were dropped on the way, because this process was too slow: they are in the history."""
-        store_limits_reached["carriage_waiting"] += 1
+        count_limit("carriage_waiting")
         now = asyncio.get_running_loop().time()
         if now - self._told_dropped >= _DROPPED:
             self._told_dropped = now

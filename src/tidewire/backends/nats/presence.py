@@ -8,16 +8,16 @@ from collections.abc import Sequence
 
 import msgspec
 
+from tidewire.backends.base import JoinResult, Presence
 from tidewire.backends.nats.address import NatsAddress
+from tidewire.backends.nats.connection import Uplink
 from tidewire.backends.nats.replica import Replica
 from tidewire.backends.nats.roster import Claim, Present
 from tidewire.backends.nats.session import Session
-from tidewire.backends.nats.connection import Uplink
 from tidewire.backends.shared.outage import Outage
 from tidewire.errors import StoreUnavailable
 from tidewire.messages import Departure, Farewell, Member
 from tidewire.options import Limits
-from tidewire.backends.base import JoinResult, Presence
 
 __all__ = ("NatsPresence",)
 

@@ -16,6 +16,7 @@ from heapq import heappop, heappush
 import msgspec
 from nats.aio.msg import Msg
 
+from tidewire.backends.base import JoinResult
 from tidewire.backends.nats.address import NatsAddress
 from tidewire.backends.nats.messages import (
     EXPECTED,
@@ -30,7 +31,6 @@ from tidewire.backends.nats.messages import (
 from tidewire.backends.nats.roster import Claim, Present, Roster
 from tidewire.backends.nats.session import Refused, Session, Unsendable, is_nobody
 from tidewire.errors import StoreUnavailable
-from tidewire.backends.base import JoinResult
 
 __all__ = ("Replica",)
 

@@ -10,8 +10,8 @@ from typing import TypeVar
 
 import msgspec
 
-from tidewire.messages import Departure, Farewell, Member
 from tidewire.backends.base import JoinResult
+from tidewire.messages import Departure, Farewell, Member
 
 __all__ = ("Claim", "Present", "Roster")
 

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from tidewire.backends.shared.outage import Outage
 from tidewire.backends.postgres.broker import PostgresBroker
 from tidewire.backends.postgres.presence import PostgresPresence
 from tidewire.backends.postgres.server import Server
+from tidewire.backends.shared.outage import Outage
 from tidewire.options import Limits
 
 __all__ = ("PostgresBroker", "PostgresPresence", "open_postgres")

@@ -8,7 +8,7 @@ from collections.abc import Callable, Coroutine, Mapping, Sequence
 from time import time as wall
 from typing import Any
 
-from tidewire.backends.shared.outage import Outage
+from tidewire.backends.base import Broker, Deliver, Resumed, nothing_to_resume
 from tidewire.backends.postgres.carriage import Carriage
 from tidewire.backends.postgres.circuit import Circuit
 from tidewire.backends.postgres.faults import FAILURES, opening_error
@@ -20,8 +20,8 @@ from tidewire.backends.postgres.schema import SQL, VERSION
 from tidewire.backends.postgres.server import Server
 from tidewire.backends.postgres.sessions import Sessions
 from tidewire.backends.postgres.writer import Kept, Write, Writer
+from tidewire.backends.shared.outage import Outage
 from tidewire.backends.shared.waiting import check_room, settle
-from tidewire.backends.base import Broker, Deliver, Resumed, nothing_to_resume
 from tidewire.errors import BadRequest, NotPublished, PublishError, PublishUnconfirmed, StoreUnavailable, TidewireError
 from tidewire.messages import HistoryPage, Position, Publication, PublishRequest, Retention
 from tidewire.options import Limits

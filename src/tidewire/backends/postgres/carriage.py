@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from itertools import islice
 from typing import Any
 
+from tidewire.backends.base import Deliver
 from tidewire.backends.postgres import wakeups
 from tidewire.backends.postgres.circuit import Circuit
 from tidewire.backends.postgres.faults import FAILURES, is_away
@@ -19,7 +20,6 @@ from tidewire.backends.postgres.reading import PositionReader, positions_of, rea
 from tidewire.backends.postgres.schema import SQL, enter, prepare
 from tidewire.backends.postgres.server import Server
 from tidewire.backends.postgres.sessions import Sessions, close
-from tidewire.backends.base import Deliver
 from tidewire.errors import StoreUnavailable
 from tidewire.messages import Position, Publication
 

@@ -7,8 +7,8 @@ import logging
 import random
 from collections.abc import Awaitable, Callable
 
-from tidewire.backends.shared.outage import Outage
 from tidewire.backends.postgres.faults import FAILURES, explain
+from tidewire.backends.shared.outage import Outage
 from tidewire.errors import StoreUnavailable, TidewireError
 
 __all__ = ("Circuit",)

@@ -7,17 +7,16 @@ import secrets
 from collections.abc import Sequence
 from typing import Any
 
-from tidewire.backends.shared.outage import Outage
+from tidewire.backends.base import JoinResult, Presence, nothing_to_resume
 from tidewire.backends.postgres.circuit import Circuit
 from tidewire.backends.postgres.faults import FAILURES, opening_error
 from tidewire.backends.postgres.names import trouble
 from tidewire.backends.postgres.schema import SQL, prepare
 from tidewire.backends.postgres.server import Server
 from tidewire.backends.postgres.sessions import Sessions
-from tidewire.backends.base import nothing_to_resume
+from tidewire.backends.shared.outage import Outage
 from tidewire.errors import BadRequest, StoreUnavailable, TidewireError
 from tidewire.messages import Departure, Farewell, Format, Member
-from tidewire.backends.base import JoinResult, Presence
 
 __all__ = ("PostgresPresence",)
 

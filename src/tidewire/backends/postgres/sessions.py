@@ -9,8 +9,8 @@ from typing import Any, TypeVar
 from tidewire.backends.postgres.circuit import Circuit
 from tidewire.backends.postgres.faults import FAILURES, explain, is_away
 from tidewire.backends.postgres.server import Server
-from tidewire.backends.base import store_limits_reached
 from tidewire.errors import StoreUnavailable
+from tidewire.support.counters import count_limit
 
 __all__ = ("Sessions", "close")
 
@@ -46,7 +46,7 @@ class Sessions:
         self._circuit.check()
         outages = self._circuit.outages
         if self._waiting >= WAITING_STATEMENTS:
-            store_limits_reached["reads_waiting"] += 1
+            count_limit("reads_waiting")
             raise StoreUnavailable(
                 f"{self._waiting} statements wait for {self._server.shown} already (the limit is {WAITING_STATEMENTS})"
             )

@@ -7,8 +7,7 @@ import logging
 from collections import defaultdict
 from collections.abc import Sequence
 
-from tidewire.backends.shared.completeness import is_complete
-from tidewire.backends.shared.outage import Outage
+from tidewire.backends.base import Broker, Deliver, Resumed, nothing_to_resume
 from tidewire.backends.redis.address import Address, Kind
 from tidewire.backends.redis.advice import advise, describe, warnings
 from tidewire.backends.redis.body import unpack
@@ -19,7 +18,8 @@ from tidewire.backends.redis.locate import dial_any
 from tidewire.backends.redis.opening import new_epoch
 from tidewire.backends.redis.seats import Seat, Seats
 from tidewire.backends.redis.wire import Command
-from tidewire.backends.base import Broker, Deliver, Resumed, nothing_to_resume
+from tidewire.backends.shared.completeness import is_complete
+from tidewire.backends.shared.outage import Outage
 from tidewire.errors import NotPublished, StoreUnavailable
 from tidewire.messages import MAX_OFFSET, HistoryPage, Position, PublishRequest, Retention
 from tidewire.options import Limits

@@ -12,12 +12,12 @@ from operator import itemgetter
 
 from redis.exceptions import ResponseError
 
-from tidewire.backends.shared.outage import Outage
-from tidewire.backends.redis.body import unpack_carried
-from tidewire.backends.redis.keys import Keys
-from tidewire.backends.redis.connection import Dial, Line, RequestLine
-from tidewire.backends.redis.wire import Command, Reply, Wire
 from tidewire.backends.base import Deliver
+from tidewire.backends.redis.body import unpack_carried
+from tidewire.backends.redis.connection import Dial, Line, RequestLine
+from tidewire.backends.redis.keys import Keys
+from tidewire.backends.redis.wire import Command, Reply, Wire
+from tidewire.backends.shared.outage import Outage
 from tidewire.errors import StoreUnavailable
 
 __all__ = ("Carriage",)

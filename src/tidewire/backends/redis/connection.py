@@ -20,10 +20,10 @@ from redis.exceptions import (
     ResponseError,
 )
 
-from tidewire.backends.shared.outage import Outage
 from tidewire.backends.redis.wire import Command, Reply, Wire
-from tidewire.backends.base import store_limits_reached
+from tidewire.backends.shared.outage import Outage
 from tidewire.errors import StoreUnavailable, TidewireError
+from tidewire.support.counters import count_limit
 
 __all__ = ("Asked", "Line", "LineDown", "RequestLine", "meaning")
 
@@ -214,7 +214,7 @@ class RequestLine(Line):
         if not self.is_open:
             raise LineDown(self.trouble, is_sent=False)
         if len(self._asked) >= ASKED_COUNT:
-            store_limits_reached["reads_waiting"] += 1
+            count_limit("reads_waiting")
             raise LineDown(f"{ASKED_COUNT} requests wait for {self._shown} already; ask for less", is_sent=False)
         return self._ask((*before, *commands), skipped=len(before))
 

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from tidewire.backends.shared.outage import Outage
+from tidewire.backends.base import JoinResult, Presence
 from tidewire.backends.redis.address import Address
-from tidewire.backends.redis.keys import Keys, slot_of
 from tidewire.backends.redis.connection import RequestLine
+from tidewire.backends.redis.keys import Keys, slot_of
 from tidewire.backends.redis.locate import dial_owner
 from tidewire.backends.redis.opening import load
 from tidewire.backends.redis.scripts import script
 from tidewire.backends.redis.wire import Reply
+from tidewire.backends.shared.outage import Outage
 from tidewire.errors import StoreUnavailable
 from tidewire.messages import Departure, Farewell, Format, Member
-from tidewire.backends.base import JoinResult, Presence
 
 __all__ = ("RedisPresence",)
 

@@ -7,13 +7,13 @@ import logging
 from bisect import bisect_right
 from collections.abc import Callable, Sequence
 
-from tidewire.backends.shared.outage import Outage
 from tidewire.backends.redis.address import Address, Host, Kind
+from tidewire.backends.redis.connection import Dial
 from tidewire.backends.redis.guard import GuardedLine
 from tidewire.backends.redis.keys import Keys
-from tidewire.backends.redis.connection import Dial
 from tidewire.backends.redis.locate import SlotRange, dial_any, dial_host, read_slots
 from tidewire.backends.redis.writer import Writer
+from tidewire.backends.shared.outage import Outage
 from tidewire.errors import StoreUnavailable, TidewireError
 
 __all__ = ("Seat", "Seats")

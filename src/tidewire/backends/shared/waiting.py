@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import asyncio
 
-from tidewire.backends.base import store_limits_reached
 from tidewire.errors import NotPublished, PublishError
 from tidewire.messages import Position
+from tidewire.support.counters import count_limit
 
 __all__ = ("WAITING_BYTES", "WAITING_COUNT", "check_room", "settle")
 
@@ -19,7 +19,7 @@ def check_room(count: int, size: int, shown: str) -> None:
     """Raise NotPublished when so many publishes wait that no more can; `shown` names the store."""
     if count < WAITING_COUNT and size < WAITING_BYTES:
         return
-    store_limits_reached["publishes_waiting" if count >= WAITING_COUNT else "publish_bytes_waiting"] += 1
+    count_limit("publishes_waiting" if count >= WAITING_COUNT else "publish_bytes_waiting")
     raise NotPublished(
         f"{count} publishes with {size} bytes wait for {shown} already "
         f"(the limit is {WAITING_COUNT}, or {WAITING_BYTES} bytes); publish less, or use a faster store"

@@ -12,14 +12,14 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Generic, TypeVar
 
+from tidewire.backends.base import JoinResult, Presence
+from tidewire.backends.sqlite.fair_lock import Turnstile
 from tidewire.backends.sqlite.faults import explain, is_lasting, opening_error
 from tidewire.backends.sqlite.folder import node_folder
 from tidewire.backends.sqlite.leases import Watch
 from tidewire.backends.sqlite.roster import Roster
-from tidewire.backends.sqlite.fair_lock import Turnstile
 from tidewire.errors import StoreUnavailable, TidewireError
 from tidewire.messages import Departure, Farewell, Member
-from tidewire.backends.base import JoinResult, Presence
 
 __all__ = ("SqlitePresence",)
 

@@ -11,12 +11,12 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+from tidewire.backends.base import JoinResult
+from tidewire.backends.shared.statements import read, statements
 from tidewire.backends.sqlite.leases import Lock, NodeRow, Watch, is_alive, remove_stale
 from tidewire.backends.sqlite.store import identity
-from tidewire.backends.shared.statements import read, statements
 from tidewire.errors import StoreUnavailable
 from tidewire.messages import Departure, Farewell, Format, Member
-from tidewire.backends.base import JoinResult
 
 __all__ = ("Roster",)
 

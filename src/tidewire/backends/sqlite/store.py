@@ -15,9 +15,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from tidewire.backends.shared.statements import read, statements
 from tidewire.backends.sqlite.clock import Reading, StoreClock
 from tidewire.backends.sqlite.rollback_guard import Witness
-from tidewire.backends.shared.statements import read, statements
 from tidewire.errors import ConfigurationError
 from tidewire.messages import Format, Position, Publication, PublishRequest, Retention
 

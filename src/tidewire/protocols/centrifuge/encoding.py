@@ -18,7 +18,6 @@ from tidewire.protocols.base import Protocol
 from tidewire.protocols.centrifuge import messages as m
 from tidewire.protocols.centrifuge.codes import Malformed, MalformedFrame, disconnect_of, error_of
 from tidewire.protocols.centrifuge.messages import Command, Push, Reply, raw
-from tidewire.protocols.meta import PublicationMeta, meta_of
 from tidewire.protocols.centrifuge.protobuf import (
     decode_frame,
     decode_publish,
@@ -27,6 +26,7 @@ from tidewire.protocols.centrifuge.protobuf import (
     varint,
 )
 from tidewire.protocols.json_text import is_deeper, with_whole_characters
+from tidewire.protocols.meta import PublicationMeta, meta_of
 
 __all__ = ("CentrifugeJson", "CentrifugeProtobuf", "CentrifugeProtocol")
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from fastapi import APIRouter
 from fastapi.responses import JSONResponse
 
-from tidewire.rules.base import Authority
 from tidewire.hub import Hub
+from tidewire.rules.base import Authority
 from tidewire.server.settings import HttpApiTable
 
 __all__ = ("with_key", "without_key")

@@ -6,13 +6,13 @@ import msgspec
 from fastapi import APIRouter
 from starlette.requests import HTTPConnection
 
-from tidewire.rules.base import Authority, Identity
 from tidewire.errors import TemporaryFailure, TokenExpired
 from tidewire.hub import Hub
+from tidewire.rules.base import Authority, Identity
 from tidewire.server.identity import Logins
 from tidewire.server.local import is_local
-from tidewire.server.settings import Settings
 from tidewire.server.page_authority import LOCAL
+from tidewire.server.settings import Settings
 
 __all__ = ("client_routes",)
 

@@ -8,7 +8,6 @@ from fastapi import APIRouter, FastAPI, HTTPException, Request, Response, WebSoc
 from starlette.exceptions import WebSocketException
 from starlette.requests import HTTPConnection
 
-from tidewire.sessions.accept import may_connect
 from tidewire.errors import StoreUnavailable
 from tidewire.pipelines.api import Pipelines
 from tidewire.pipelines.errors import PipelineError
@@ -21,6 +20,7 @@ from tidewire.server.local import is_local
 from tidewire.server.pipelines import default_pipeline
 from tidewire.server.settings import Settings
 from tidewire.server.tokens import InvalidToken, identify
+from tidewire.sessions.accept import may_connect
 
 __all__ = ("add_pipelines",)
 

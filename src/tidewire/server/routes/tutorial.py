@@ -8,13 +8,13 @@ import msgspec
 from fastapi import APIRouter, Cookie, Depends, Query, WebSocket
 from starlette.exceptions import WebSocketException
 
-from tidewire.sessions.application import HubConnection
 from tidewire.errors import BadRequest, CommandError, UnknownType
 from tidewire.hub import Hub
 from tidewire.messages import WireMessage
 from tidewire.protocols.base import to_utf8
 from tidewire.protocols.json import JSON
 from tidewire.protocols.json_text import JsonDecoder
+from tidewire.sessions.application import HubConnection
 
 __all__ = ("router",)
 

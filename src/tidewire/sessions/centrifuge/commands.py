@@ -8,8 +8,6 @@ from typing import TYPE_CHECKING, Any
 
 from msgspec import Struct
 
-from tidewire.rules.base import Action
-from tidewire.sessions.centrifuge.reading import read_history, read_presence
 from tidewire.channels import is_internal
 from tidewire.errors import (
     BadRequest,
@@ -26,6 +24,8 @@ from tidewire.protocols.centrifuge import messages as m
 from tidewire.protocols.centrifuge.codes import Malformed, MalformedFrame, error_of
 from tidewire.protocols.centrifuge.messages import Reply, raw
 from tidewire.protocols.meta import PublicationMeta
+from tidewire.rules.base import Action
+from tidewire.sessions.centrifuge.reading import read_history, read_presence
 
 if TYPE_CHECKING:
     from tidewire.sessions.centrifuge.session import Session

@@ -9,6 +9,10 @@ from weakref import WeakKeyDictionary
 
 import msgspec
 
+from tidewire.engine.connection import Connection
+from tidewire.engine.node import Node
+from tidewire.errors import Disconnect
+from tidewire.messages import Position, Publication
 from tidewire.rules.base import Grant
 from tidewire.sessions.centrifuge.remote import (
     VERB,
@@ -19,10 +23,6 @@ from tidewire.sessions.centrifuge.remote import (
     Target,
     Unsubscribing,
 )
-from tidewire.engine.connection import Connection
-from tidewire.errors import Disconnect
-from tidewire.messages import Position, Publication
-from tidewire.engine.node import Node
 
 __all__ = ("Controlled", "Sessions")
 

@@ -14,12 +14,13 @@ from weakref import WeakKeyDictionary
 
 import msgspec
 
-from tidewire.sessions.centrifuge.directory import Sessions
 from tidewire.engine.control import Control
+from tidewire.engine.node import Node
 from tidewire.errors import PublishError, RateLimited
 from tidewire.links.stream import StreamLink
 from tidewire.messages import Format, Publication
-from tidewire.engine.node import Node
+from tidewire.sessions.centrifuge.directory import Sessions
+from tidewire.support.counters import count_limit
 
 __all__ = ("Emulation",)
 
@@ -66,7 +67,6 @@ class Emulation:
     def __init__(self, node: Node) -> None:
         self._id = node.id
         self._limits = node.limits
-        self._reached = node.limits_reached
         self._spawn = node.maintenance.spawn
         self._control = node.control
         self._sessions = Sessions.of(node)
@@ -97,7 +97,7 @@ class Emulation:
             return HTTPStatus.NOT_FOUND
         is_unheard = node not in self._heard
         if len(self._pending) >= self._limits.relays or (is_unheard and self._unheard >= _UNHEARD):
-            self._reached["relays"] += 1
+            count_limit("relays")
             return HTTPStatus.TOO_MANY_REQUESTS
         self._unheard += is_unheard
         try:

@@ -7,11 +7,11 @@ import random
 from typing import Protocol as TypingProtocol
 
 from tidewire.engine.connection import Connection
-from tidewire.links.base import limits_reached
-from tidewire.support.wheel import Wheel
 from tidewire.messages import WireMessage
 from tidewire.options import Limits
 from tidewire.protocols.centrifuge.codes import NO_PONG, STALE, Malformed, MalformedFrame
+from tidewire.support.counters import count_limit
+from tidewire.support.wheel import Wheel
 
 __all__ = ("Heartbeat",)
 
@@ -108,12 +108,12 @@ class Heartbeat:
         if connection.is_closed:
             return None
         if self._stale_due and now >= self._stale_due:
-            limits_reached["auth_seconds"] += 1
+            count_limit("auth_seconds")
             connection.end(STALE)
             return None
         if self._pong_due > 0 and now >= self._pong_due:
             if not (connection.has_messages or connection.link.paused):  # else it may be among what is not yet read
-                limits_reached["protocol_pong_seconds"] += 1
+                count_limit("protocol_pong_seconds")
                 connection.end(NO_PONG)
                 return None
             self._pong_due = now + self._limits.protocol_pong_seconds

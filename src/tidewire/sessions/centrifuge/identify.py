@@ -13,8 +13,8 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Message
 from starlette.websockets import WebSocket
 
-from tidewire.rules.base import Identity
 from tidewire.errors import ConfigurationError
+from tidewire.rules.base import Identity
 
 __all__ = ("Name", "identified_by", "nobody")
 

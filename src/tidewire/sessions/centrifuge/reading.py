@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from itertools import accumulate
 
-from tidewire.errors import BadRequest, NotAvailable, Unrecoverable
 from tidewire.engine.history import read_shown
-from tidewire.links.base import limits_reached
-from tidewire.messages import MAX_OFFSET, HistoryPage, Position
 from tidewire.engine.node import Node
+from tidewire.errors import BadRequest, NotAvailable, Unrecoverable
+from tidewire.messages import MAX_OFFSET, HistoryPage, Position
 from tidewire.options import ChannelOptions, Limits
 from tidewire.protocols.centrifuge import messages as m
 from tidewire.protocols.meta import client_info
+from tidewire.support.counters import count_limit
 
 __all__ = ("read_history", "read_presence")
 
@@ -56,7 +56,7 @@ async def read_history(
         raise Unrecoverable(f"the history of {channel!r} is of another epoch than {since.epoch!r}; read it anew")
     if limits is None or (count := _fitting(page, limits.reply_bytes)) == len(page.publications):
         return page
-    limits_reached["reply_bytes"] += 1
+    count_limit("reply_bytes")
     return HistoryPage(page.publications[:count], page.top, page.complete)
 
 

@@ -6,12 +6,12 @@ from collections.abc import Sequence
 
 import msgspec
 
-from tidewire.rules.base import Grant
 from tidewire.engine.control import Control
+from tidewire.engine.node import Node
 from tidewire.errors import Disconnect
 from tidewire.messages import Position
-from tidewire.engine.node import Node
 from tidewire.protocols.centrifuge.codes import FORCE_DISCONNECT, SERVER_UNSUBSCRIBE
+from tidewire.rules.base import Grant
 
 __all__ = (
     "VERB",

@@ -10,8 +10,8 @@ from weakref import WeakValueDictionary
 
 import msgspec
 
-from tidewire.protocols.batch import Batch, Representation
 from tidewire.messages import Publication, WireMessage
+from tidewire.protocols.batch import Batch, Representation
 from tidewire.protocols.centrifuge import messages as m
 from tidewire.protocols.centrifuge.encoding import CentrifugeProtocol
 from tidewire.protocols.centrifuge.filters import Wanted, compile_filter

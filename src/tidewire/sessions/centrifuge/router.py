@@ -14,23 +14,31 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import FileResponse, Response
 from starlette.websockets import WebSocket
 
-from tidewire.sessions.accept import accept, discard, may_connect
-from tidewire.rules.base import Authority, Identity
-from tidewire.sessions.centrifuge.emulation import Emulation
-from tidewire.sessions.centrifuge.websocket import JSON, PROTOBUF, choose_protocol, serve_websocket
-from tidewire.sessions.centrifuge.session import Session
-from tidewire.sessions.centrifuge.streaming import StreamedSession, TooLarge, cors_headers, is_binary, preflight, read_body
-from tidewire.sessions.centrifuge.unidirectional import EventProtocol, connect_frame, parse_request
-from tidewire.sessions.centrifuge.identify import Name, identified_by, nobody
 from tidewire.engine.connection import Connection
+from tidewire.engine.node import Node
 from tidewire.errors import INTERNAL_ERROR, CommandError, ConnectionClosed, Rejected
 from tidewire.links.stream import BINARY, EVENTS, FIELDS, LINES, Framing
 from tidewire.messages import Position
-from tidewire.engine.node import Node
 from tidewire.protocols.centrifuge.codes import BAD_COMMAND, STALE
 from tidewire.protocols.centrifuge.encoding import CentrifugeJson, CentrifugeProtobuf, CentrifugeProtocol
 from tidewire.protocols.centrifuge.messages import ConnectRequest, EmulationRequest
 from tidewire.protocols.centrifuge.protobuf import decode_message
+from tidewire.rules.base import Authority, Identity
+from tidewire.sessions.accept import accept, discard, may_connect
+from tidewire.sessions.centrifuge.emulation import Emulation
+from tidewire.sessions.centrifuge.identify import Name, identified_by, nobody
+from tidewire.sessions.centrifuge.session import Session
+from tidewire.sessions.centrifuge.streaming import (
+    StreamedSession,
+    TooLarge,
+    cors_headers,
+    is_binary,
+    preflight,
+    read_body,
+)
+from tidewire.sessions.centrifuge.unidirectional import EventProtocol, connect_frame, parse_request
+from tidewire.sessions.centrifuge.websocket import JSON, PROTOBUF, choose_protocol, serve_websocket
+from tidewire.support.counters import count_limit
 
 __all__ = ("ClientEndpoints", "client_router")
 
@@ -38,7 +46,7 @@ __all__ = ("ClientEndpoints", "client_router")
 _CONNECT = "cf_connect"
 #: The one in which a page that opens another EventSource brings the last event's id, which it cannot send as a header.
 _LAST_EVENT = "last_event_id"
-_MODULE = Path(__file__).parent.parent / "server" / "ui" / "tidewire.js"
+_MODULE = Path(__file__).parents[2] / "server" / "ui" / "tidewire.js"
 
 
 def client_router(
@@ -178,7 +186,7 @@ class ClientEndpoints:
             data = message.encode(errors="replace") if isinstance(message, str) else message
             return parse_request(data, binary=binary, depth=self._depth)
         except TimeoutError:
-            connection.reached("auth_seconds")
+            count_limit("auth_seconds")
             connection.end(STALE)
         except CommandError:
             connection.end(BAD_COMMAND)

@@ -11,13 +11,9 @@ from typing import cast
 
 import msgspec
 
-from tidewire.rules.base import Authority, Caller, ConnectAttempt, Grant, Identity
-from tidewire.sessions.centrifuge.commands import METHODS, answer
-from tidewire.sessions.centrifuge.subscriptions import Followed, Following, Ready, end_of, ttl_of
-from tidewire.sessions.centrifuge.heartbeat import Heartbeat
-from tidewire.sessions.queue import Lane
-from tidewire.sessions.centrifuge.directory import Sessions
 from tidewire.engine.connection import Connection
+from tidewire.engine.node import Node
+from tidewire.engine.subscribing import ended
 from tidewire.errors import (
     TOO_MANY,
     CommandError,
@@ -29,13 +25,17 @@ from tidewire.errors import (
     TokenExpired,
 )
 from tidewire.messages import Position
-from tidewire.engine.node import Node
 from tidewire.protocols.centrifuge import codes
 from tidewire.protocols.centrifuge import messages as m
 from tidewire.protocols.centrifuge.codes import Malformed, MalformedFrame, Unsubscription, error_of
 from tidewire.protocols.centrifuge.encoding import CentrifugeProtocol
 from tidewire.protocols.centrifuge.messages import Command, Push, Reply, raw
-from tidewire.engine.subscribing import ended
+from tidewire.rules.base import Authority, Caller, ConnectAttempt, Grant, Identity
+from tidewire.sessions.centrifuge.commands import METHODS, answer
+from tidewire.sessions.centrifuge.directory import Sessions
+from tidewire.sessions.centrifuge.heartbeat import Heartbeat
+from tidewire.sessions.centrifuge.subscriptions import Followed, Following, Ready, end_of, ttl_of
+from tidewire.sessions.queue import Lane
 
 __all__ = ("Session",)
 

@@ -11,15 +11,16 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.types import Receive, Scope, Send
 
-from tidewire.sessions.accept import may_connect
-from tidewire.rules.base import Authority, Identity
-from tidewire.sessions.centrifuge.emulation import Emulation
-from tidewire.sessions.centrifuge.session import Session
 from tidewire.engine.connection import Connection
+from tidewire.engine.node import Node
 from tidewire.errors import TOO_MANY, LimitExceeded
 from tidewire.links.stream import Framing, StreamLink
-from tidewire.engine.node import Node
 from tidewire.protocols.centrifuge.encoding import CentrifugeProtocol
+from tidewire.rules.base import Authority, Identity
+from tidewire.sessions.accept import may_connect
+from tidewire.sessions.centrifuge.emulation import Emulation
+from tidewire.sessions.centrifuge.session import Session
+from tidewire.support.counters import count_limit
 
 __all__ = ("StreamedSession", "TooLarge", "cors_headers", "is_binary", "preflight", "read_body")
 
@@ -40,7 +41,7 @@ async def read_body(request: Request, node: Node) -> bytes:
     async for chunk in request.stream():
         body += chunk
         if len(body) > most:
-            node.limits_reached["message_size"] += 1
+            count_limit("message_size")
             raise TooLarge(f"the body has more than {most} bytes; send less at a time")
     return body
 

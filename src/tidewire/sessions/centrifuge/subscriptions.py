@@ -9,16 +9,11 @@ from collections.abc import Sequence
 
 import msgspec
 
-from tidewire.rules.base import Grant, Identity
-from tidewire.protocols.batch import Representation
-from tidewire.sessions.centrifuge.representations import (
-    EventRepresentation,
-    PubRepresentation,
-    differences,
-    plain,
-)
-from tidewire.engine.connection import Connection
 from tidewire.channels import events
+from tidewire.engine.connection import Connection
+from tidewire.engine.node import Node
+from tidewire.engine.subscribing import Prepared
+from tidewire.engine.subscription import Subscription
 from tidewire.errors import (
     INSUFFICIENT,
     AlreadySubscribed,
@@ -30,8 +25,8 @@ from tidewire.errors import (
     Unrecoverable,
 )
 from tidewire.messages import MAX_OFFSET, Farewell, Position, Publication, Subscribed, WireMessage
-from tidewire.engine.node import Node
 from tidewire.options import ChannelOptions, SlowPolicy
+from tidewire.protocols.batch import Representation
 from tidewire.protocols.centrifuge import codes
 from tidewire.protocols.centrifuge import messages as m
 from tidewire.protocols.centrifuge.codes import Malformed, MalformedFrame, Unsubscription
@@ -39,8 +34,14 @@ from tidewire.protocols.centrifuge.encoding import CentrifugeProtocol
 from tidewire.protocols.centrifuge.filters import count_nodes
 from tidewire.protocols.centrifuge.messages import Push, SubscribeRequest, raw
 from tidewire.protocols.meta import member_info
-from tidewire.engine.subscribing import Prepared
-from tidewire.engine.subscription import Subscription
+from tidewire.rules.base import Grant, Identity
+from tidewire.sessions.centrifuge.representations import (
+    EventRepresentation,
+    PubRepresentation,
+    differences,
+    plain,
+)
+from tidewire.support.counters import count_limit
 
 __all__ = ("Followed", "Following", "end_of", "ttl_of")
 
@@ -130,7 +131,7 @@ class Following:
         if channel in self._connection.subscriptions:
             raise AlreadySubscribed(f"this connection follows {channel!r} already; unsubscribe first")
         if len(self.channels) >= self._node.limits.channels:
-            self._connection.reached("channels")
+            count_limit("channels")
             raise LimitExceeded(f"a connection follows at most {self._node.limits.channels} channels")
 
     async def prepare(
@@ -187,7 +188,7 @@ class Following:
             if not options.tags_filter or request.delta:
                 raise BadRequest("this subscription cannot have a filter by tags")
             if count_nodes(request.tf) > self._node.limits.filter_nodes:
-                self._connection.reached("filter_nodes")
+                count_limit("filter_nodes")
                 raise BadRequest(f"a filter has at most {self._node.limits.filter_nodes} conditions")
             filtered = plain(protocol, deflate, offset=offset, filter_node=request.tf)
             return filtered, filtered

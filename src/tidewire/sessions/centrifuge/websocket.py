@@ -6,12 +6,12 @@ import asyncio
 
 from starlette.websockets import WebSocket
 
-from tidewire.sessions.accept import accept, discard
-from tidewire.rules.base import Authority, Identity
-from tidewire.sessions.centrifuge.session import Session
-from tidewire.errors import INTERNAL_ERROR
 from tidewire.engine.node import Node
+from tidewire.errors import INTERNAL_ERROR
 from tidewire.protocols.centrifuge.encoding import CentrifugeJson, CentrifugeProtobuf, CentrifugeProtocol
+from tidewire.rules.base import Authority, Identity
+from tidewire.sessions.accept import accept, discard
+from tidewire.sessions.centrifuge.session import Session
 
 __all__ = ("JSON", "PROTOBUF", "choose_protocol", "serve_websocket")
 

@@ -8,8 +8,8 @@ import msgspec
 
 __all__ = (
     "MAX_OFFSET",
+    "Announcement",
     "Departure",
-    "Farewell",
     "Format",
     "HistoryPage",
     "Member",
@@ -104,7 +104,7 @@ class Member(msgspec.Struct, frozen=True, gc=False):
     info: bytes = b""
 
 
-class Farewell(msgspec.Struct, frozen=True, gc=False):
+class Announcement(msgspec.Struct, frozen=True, gc=False):
     """What is published when a user's last connection leaves a channel, by whichever node notices."""
 
     data: bytes
@@ -114,13 +114,14 @@ class Farewell(msgspec.Struct, frozen=True, gc=False):
 class Departure(msgspec.Struct, frozen=True, gc=False):
     """A user whose connections in a channel all belonged to dead nodes; claimed by the node that got this value.
 
-    `token` is the same for every claim of the same departure, so a farewell published with it as `key` is kept once.
+    `token` is the same for every claim of the same departure, so that an announcement
+    published with it as `key` is kept once.
     """
 
     channel: str
     user: str
     token: str
-    farewell: Farewell | None = None
+    announcement: Announcement | None = None
 
 
 class WireMessage(msgspec.Struct, frozen=True, gc=False):

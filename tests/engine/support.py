@@ -14,8 +14,8 @@ from tidewire.engine.connection import Connection
 from tidewire.engine.node import Node
 from tidewire.errors import CommandError, NotPublished, StoreUnavailable
 from tidewire.messages import (
+    Announcement,
     Dropped,
-    Farewell,
     Format,
     HistoryPage,
     Member,
@@ -241,10 +241,10 @@ class FailingPresence(MemoryPresence):
         if self.is_away:
             raise StoreUnavailable("presence is away for the test")
 
-    async def join(self, channel: str, member: Member, farewell: Farewell | None = None) -> JoinResult:
+    async def join(self, channel: str, member: Member, announcement: Announcement | None = None) -> JoinResult:
         self._check()
         await self.join_gate.wait()
-        return await super().join(channel, member, farewell)
+        return await super().join(channel, member, announcement)
 
     async def leave(self, channel: str, connection: str) -> bool:
         self._check()

@@ -1,4 +1,4 @@
-"""Joins, leaves and farewells: once for each user, whatever ends a connection and whatever the store does."""
+"""Joins, leaves and announcements: once for each user, whatever ends a connection and whatever the store does."""
 
 from __future__ import annotations
 
@@ -10,20 +10,23 @@ import pytest
 from tidewire.engine import membership
 from tidewire.engine.node import Node
 from tidewire.errors import INTERNAL_ERROR, SHUTDOWN, ConnectionClosed, Disconnect, StoreUnavailable
-from tidewire.messages import Departure, Farewell, Format
+from tidewire.messages import Announcement, Departure, Format
 from tidewire.testing import wait_until
 
 from .support import Client, FailingBroker, FailingPresence, connect, open_node, run, turns
 
 
-def text(value: str) -> Farewell:
-    return Farewell(value.encode(), Format.TEXT)
+def text(value: str) -> Announcement:
+    return Announcement(value.encode(), Format.TEXT)
 
 
 async def enter(node: Node, user: str, channel: str = "a") -> Client:
     client = await connect(node, user=user)
     await client.subscribe(
-        channel, join=text(f"{user} joined"), farewell=text(f"{user} left"), farewell_on_error=text(f"{user} failed")
+        channel,
+        join=text(f"{user} joined"),
+        announcement=text(f"{user} left"),
+        announcement_on_error=text(f"{user} failed"),
     )
     return client
 
@@ -66,7 +69,7 @@ def test_a_user_joins_and_leaves_once_with_several_devices() -> None:
     ("how", "expected"),
     [("clean", "left"), ("unclean", "left"), ("ours", "left"), ("unsubscribe", "left"), ("error", "failed")],
 )
-def test_every_end_says_farewell(how: str, expected: str) -> None:
+def test_every_end_says_announcement(how: str, expected: str) -> None:
     async def main() -> None:
         async with open_node() as node:
             client = await enter(node, "ann")
@@ -96,7 +99,7 @@ def test_who_vanishes_while_it_joins_is_told_of_if_nothing_announces_it(join: st
             client = await connect(node, user="ann")
             presence.join_gate.clear()
             joining = asyncio.create_task(
-                client.subscribe(join=None if join is None else text(join), farewell=text("left"))
+                client.subscribe(join=None if join is None else text(join), announcement=text("left"))
             )
             await turns(5)
             client.link.vanish()
@@ -117,7 +120,7 @@ def test_the_second_device_of_an_announced_user_may_be_the_last_to_go() -> None:
             laptop = await connect(node, user="ann")
             broker.history_gate.clear()
             entering = asyncio.create_task(
-                laptop.subscribe(history=1, join=text("joined twice"), farewell=text("ann left"))
+                laptop.subscribe(history=1, join=text("joined twice"), announcement=text("ann left"))
             )
             await wait_until(lambda: presence.users() == ["ann", "ann"])
             phone.link.vanish()
@@ -137,7 +140,7 @@ def test_who_leaves_and_joins_again_is_announced_again() -> None:
         async with open_node(presence=presence) as node:
             client = await connect(node, user="ann")
             for _ in range(3):
-                await client.subscribe(join=text("joined"), farewell=text("left"))
+                await client.subscribe(join=text("joined"), announcement=text("left"))
                 await node.unsubscribe(client.connection, "a")
             await wait_said(node, *["joined", "left"] * 3)
             client.link.vanish()
@@ -169,7 +172,7 @@ def test_a_leave_that_is_under_way_does_not_end_the_next_stay() -> None:
     run(main())
 
 
-def test_a_farewell_is_kept_while_the_store_is_away() -> None:
+def test_a_announcement_is_kept_while_the_store_is_away() -> None:
     async def main() -> None:
         broker, presence = FailingBroker(), FailingPresence()
         async with open_node(broker, presence) as node:
@@ -226,7 +229,7 @@ def test_a_join_that_cannot_be_published_is_said_later_or_not_at_all() -> None:
             broker.away()
             for client in (first, second):
                 await node.unsubscribe(client.connection, "a")
-                await client.subscribe(join=text("joined"), farewell=text("left"))
+                await client.subscribe(join=text("joined"), announcement=text("left"))
             second.link.vanish()
             await turns(5)
             broker.back()
@@ -302,7 +305,7 @@ def test_closing_the_node_says_nothing() -> None:
     run(main())
 
 
-def test_the_farewells_of_a_dead_node_are_published_once_then_forgotten() -> None:
+def test_the_announcements_of_a_dead_node_are_published_once_then_forgotten() -> None:
     class Claiming(FailingPresence):
         def __init__(self) -> None:
             super().__init__()

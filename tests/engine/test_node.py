@@ -23,14 +23,14 @@ from tidewire.errors import (
     PublishUnconfirmed,
     StoreUnavailable,
 )
-from tidewire.messages import Farewell, Format, Position, WireMessage
+from tidewire.messages import Announcement, Format, Position, WireMessage
 from tidewire.options import ChannelOptions
 from tidewire.support.counters import count_limit
 from tidewire.testing import FakeLink, wait_until
 
 from .support import PLAIN, FailingBroker, FailingPresence, connect, open_node, publish, run, turns
 
-JOIN, LEAVE = Farewell(b"joined", Format.TEXT), Farewell(b"left", Format.TEXT)
+JOIN, LEAVE = Announcement(b"joined", Format.TEXT), Announcement(b"left", Format.TEXT)
 
 
 # Admission.
@@ -185,7 +185,7 @@ def test_an_interrupted_subscribe_leaves_nothing(gate: str, how: str) -> None:
             client, other = await connect(node), await connect(node)
             closed = getattr(presence if gate == "join_gate" else broker, gate)
             closed.clear()
-            task = asyncio.create_task(client.subscribe(history=5, join=JOIN, farewell=LEAVE))
+            task = asyncio.create_task(client.subscribe(history=5, join=JOIN, announcement=LEAVE))
             waits = asyncio.create_task(other.subscribe(history=5))
             await turns(5)
             if how == "cancel":
@@ -483,8 +483,8 @@ def test_closing_ends_connections_and_begins_nothing_new() -> None:
         node = Node(FailingBroker(), presence)
         await node.start()
         client, silent = await connect(node), await connect(node, link=FakeLink(answers_close=False))
-        await client.subscribe(farewell=LEAVE)
-        await silent.subscribe(farewell=LEAVE)
+        await client.subscribe(announcement=LEAVE)
+        await silent.subscribe(announcement=LEAVE)
         await node.aclose()
         await turns(3)
         assert client.link.closed_with == (SHUTDOWN.code, SHUTDOWN.reason)

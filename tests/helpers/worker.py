@@ -10,7 +10,7 @@ from typing import Any
 
 from tidewire.backends import open_backend
 from tidewire.errors import PublishError
-from tidewire.messages import Farewell, Member, Publication, PublishRequest, Retention
+from tidewire.messages import Announcement, Member, Publication, PublishRequest, Retention
 from tidewire.options import Limits
 
 ALL = Retention(1_000_000, 1e9)
@@ -67,7 +67,7 @@ async def attend(url: str, options: dict[str, Any]) -> None:
     _, presence = open_backend(url, Limits())
     await presence.start("worker")
     for n in range(options["members"]):
-        await presence.join("a", Member(f"{os.getpid()}-{n}", f"user {n}"), Farewell(b"bye"))
+        await presence.join("a", Member(f"{os.getpid()}-{n}", f"user {n}"), Announcement(b"bye"))
     say("ready")
     while True:
         await presence.touch()

@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 from pydantic import BaseModel
 
 from tidewire.errors import BadRequest
-from tidewire.messages import Farewell, Format, WireMessage
-from tidewire.protocols.payload import encode_farewell, encode_json, encode_message, encode_payload
+from tidewire.messages import Announcement, Format, WireMessage
+from tidewire.protocols.payload import encode_announcement, encode_json, encode_message, encode_payload
 
 
 class Model(BaseModel):
@@ -81,9 +81,9 @@ def test_json_round_trip(value: Any) -> None:
     assert json.loads(encode_json(value)) == value
 
 
-def test_farewells_and_messages() -> None:
-    assert encode_farewell(None) is None
-    assert encode_farewell("bye") == Farewell(b"bye", Format.TEXT)
+def test_announcements_and_messages() -> None:
+    assert encode_announcement(None) is None
+    assert encode_announcement("bye") == Announcement(b"bye", Format.TEXT)
     assert encode_message("hi") == WireMessage(b"hi")
     assert encode_message(b"hi") == WireMessage(b"hi", binary=True)
     assert encode_message([1]) == WireMessage(b"[1]")

@@ -17,7 +17,7 @@ from tidewire.backends.memory import MemoryBroker, MemoryPresence
 from tidewire.backends.sqlite import SqliteBroker, SqlitePresence
 from tidewire.engine.node import Node
 from tidewire.errors import NORMAL, BadRequest, NotPublished, StoreUnavailable
-from tidewire.messages import Farewell, Member
+from tidewire.messages import Announcement, Member
 from tidewire.options import Limits
 from tidewire.protocols.plain import PLAIN
 from tidewire.sessions.accept import accept
@@ -91,9 +91,9 @@ class SlowPresence(MemoryPresence):
         super().__init__()
         self.go = asyncio.Event()
 
-    async def join(self, channel: str, member: Member, farewell: Farewell | None = None) -> JoinResult:
+    async def join(self, channel: str, member: Member, announcement: Announcement | None = None) -> JoinResult:
         await self.go.wait()
-        return await super().join(channel, member, farewell)
+        return await super().join(channel, member, announcement)
 
 
 @pytest.mark.parametrize("limit", ["connections", "connections_per_address"])

@@ -8,8 +8,8 @@ from collections.abc import Awaitable, Callable, Sequence
 import msgspec
 
 from tidewire.messages import (
+    Announcement,
     Departure,
-    Farewell,
     HistoryPage,
     Member,
     Position,
@@ -138,7 +138,7 @@ class Presence(ABC):
 
     Members belong to the node that joined them. A node is alive while it touches its lease (and, where the store can
     tell, while its process lives). The members of a node that is dead for longer than the grace are *departed*: they
-    are claimed by a surviving node (`claim`), which publishes their farewells and then forgets them (`forget`).
+    are claimed by a surviving node (`claim`), which publishes their announcements and then forgets them (`forget`).
     Claimed members are no longer listed or counted. A member that joins again before the claim takes the place of the
     dead one, and there is no departure. A claim that is not forgotten within a lease may be claimed again, with the
     same token.
@@ -156,7 +156,7 @@ class Presence(ABC):
         """Release everything. Members that have not left stay until their lease ends, as if the node had died."""
 
     @abstractmethod
-    async def join(self, channel: str, member: Member, farewell: Farewell | None = None) -> JoinResult:
+    async def join(self, channel: str, member: Member, announcement: Announcement | None = None) -> JoinResult:
         """Add a member of this node, or replace the one with the same connection. Atomic with what it returns."""
 
     @abstractmethod
@@ -181,4 +181,4 @@ class Presence(ABC):
 
     @abstractmethod
     async def forget(self, departures: Sequence[Departure]) -> None:
-        """Remove claimed departures, after their farewells are kept. Harmless when repeated."""
+        """Remove claimed departures, after their announcements are kept. Harmless when repeated."""

@@ -10,8 +10,8 @@ from collections.abc import Callable, Sequence
 from tidewire.backends.base import Broker, Deliver, JoinResult, Presence, Resumed, nothing_to_resume
 from tidewire.errors import NotPublished
 from tidewire.messages import (
+    Announcement,
     Departure,
-    Farewell,
     HistoryPage,
     Member,
     Position,
@@ -214,7 +214,7 @@ class MemoryPresence(Presence):
     async def aclose(self) -> None:
         self.forget_all()
 
-    async def join(self, channel: str, member: Member, farewell: Farewell | None = None) -> JoinResult:
+    async def join(self, channel: str, member: Member, announcement: Announcement | None = None) -> JoinResult:
         room = self._rooms.get(channel)
         if room is None:
             room = self._rooms[channel] = _Room()

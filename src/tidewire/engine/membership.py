@@ -1,4 +1,4 @@
-"""Who is present in the channels of this node: joins, leaves and farewells that outlive a store's failure."""
+"""Who is present in the channels of this node: joins, leaves and announcements that outlive a store's failure."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tidewire.engine.registry import Registry
 from tidewire.engine.subscription import Stay, Subscriber, Subscription
 from tidewire.engine.tasks import Maintenance
 from tidewire.errors import NotPublished, PublishError, StoreUnavailable
-from tidewire.messages import Farewell, Format, Member, Position
+from tidewire.messages import Announcement, Format, Member, Position
 from tidewire.support.log_limit import Seldom
 
 __all__ = ("Membership",)
@@ -36,7 +36,7 @@ class _Publish(TypingProtocol):
 
 
 class Membership:
-    """Joins and leaves; a leave is repeated until the store has taken it, and so is the farewell that follows it."""
+    """Joins and leaves; a leave is repeated until the store has taken it, as is its announcement."""
 
     def __init__(
         self, presence: Presence, registry: Registry, maintenance: Maintenance, publish: _Publish, patience: float
@@ -68,13 +68,13 @@ class Membership:
         self,
         subscription: Subscription,
         info: bytes,
-        join: Farewell | None = None,
-        farewell: Farewell | None = None,
-        farewell_on_error: Farewell | None = None,
+        join: Announcement | None = None,
+        announcement: Announcement | None = None,
+        announcement_on_error: Announcement | None = None,
     ) -> bool:
         """Add a member; True for the user's first connection in the channel. While presence is away, it joins later.
 
-        `join` is what will be announced; without it the farewell waits for no announcement.
+        `join` is what will be announced; without it the announcement waits for no announcement.
         """
         connection, channel = subscription.connection, subscription.channel
         leaving = self._leaving.get((channel, connection.id))
@@ -82,13 +82,13 @@ class Membership:
             await asyncio.wait([leaving], timeout=self._patience)
         user = connection.id if is_events(channel) else connection.user or connection.id
         member = Member(connection.id, user, info)
-        stay = Stay(channel, member, f"{connection.id}:{next(_stays):x}", farewell, farewell_on_error)
+        stay = Stay(channel, member, f"{connection.id}:{next(_stays):x}", announcement, announcement_on_error)
         stay.is_announced = join is None
         # before the store is asked: what it has taken must be undone even when nobody waits for its answer
         subscription.stay = stay
         if not self._is_leaving(stay):
             # a task of its own: a leave comes behind it, however the caller ends
-            stay.joining = self._maintenance.spawn(self._presence.join(channel, member, farewell))
+            stay.joining = self._maintenance.spawn(self._presence.join(channel, member, announcement))
             if stay.joining is None:
                 return False
             try:
@@ -113,7 +113,7 @@ class Membership:
         """The store has not yet taken an earlier leave of the same member, which would end this stay too."""
         return (stay.channel, stay.member.connection) in self._leaving
 
-    async def announce(self, subscription: Subscription, join: Farewell | None) -> None:
+    async def announce(self, subscription: Subscription, join: Announcement | None) -> None:
         """Publish that a user has come; a store that fails does so later, unless the user has left by then."""
         stay = subscription.stay
         if stay is None:
@@ -122,7 +122,7 @@ class Membership:
         if join is not None and not await self._try_announce(stay, join):
             self._maintenance.spawn(self._announce_later(subscription, stay, join))
 
-    async def _try_announce(self, stay: Stay, join: Farewell) -> bool:
+    async def _try_announce(self, stay: Stay, join: Announcement) -> bool:
         try:
             await self._publish(stay.channel, join.data, join.format, key=f"join:{stay.token}")
         except PublishError as error:
@@ -131,7 +131,7 @@ class Membership:
         stay.is_announced = True
         return True
 
-    async def _announce_later(self, subscription: Subscription, stay: Stay, join: Farewell) -> None:
+    async def _announce_later(self, subscription: Subscription, stay: Stay, join: Announcement) -> None:
         while True:
             await asyncio.sleep(_RETRY_SECONDS)
             if subscription.stay is not stay or await self._try_announce(stay, join):
@@ -144,12 +144,12 @@ class Membership:
         self.leave(subscription)
 
     def leave(self, subscription: Subscription, *, failed: bool = False) -> asyncio.Task[None] | None:
-        """Remove a member, and publish its farewell if it was the user's last; in a task that may be waited for."""
+        """Remove a member, and publish its announcement if it was the user's last; in a task that may be waited for."""
         stay, subscription.stay = subscription.stay, None
         if stay is None:
             return None
-        if failed and stay.farewell_on_error is not None:
-            stay.farewell = stay.farewell_on_error
+        if failed and stay.announcement_on_error is not None:
+            stay.announcement = stay.announcement_on_error
         return self._leave(stay)
 
     def leave_later(self, subscription: Subscription) -> None:
@@ -174,8 +174,8 @@ class Membership:
         if stay.joining is not None:
             await asyncio.wait([stay.joining])
         was_last = await self._remove(stay)
-        if was_last and stay.farewell is not None and _is_known(stay):
-            await self._say_farewell(stay.channel, stay.farewell, f"leave:{stay.token}")
+        if was_last and stay.announcement is not None and _is_known(stay):
+            await self._announce_leave(stay.channel, stay.announcement, f"leave:{stay.token}")
 
     async def _remove(self, stay: Stay) -> bool:
         is_repeated = False
@@ -189,11 +189,11 @@ class Membership:
                 is_repeated = True
                 await asyncio.sleep(_RETRY_SECONDS)
 
-    async def _say_farewell(self, channel: str, farewell: Farewell, key: str) -> None:
-        """Publish a farewell, again and again until the store keeps it; the key makes that harmless."""
+    async def _announce_leave(self, channel: str, announcement: Announcement, key: str) -> None:
+        """Publish an announcement, again and again until the store keeps it; the key makes that harmless."""
         while True:
             try:
-                await self._publish(channel, farewell.data, farewell.format, key=key)
+                await self._publish(channel, announcement.data, announcement.format, key=key)
             except PublishError as error:
                 if self._maintenance.is_closed and isinstance(error, NotPublished):
                     return
@@ -236,17 +236,17 @@ class Membership:
         if self._is_leaving(stay):
             self._must_rejoin = True
         elif subscription.stay is stay:
-            await self._presence.join(stay.channel, stay.member, stay.farewell)
+            await self._presence.join(stay.channel, stay.member, stay.announcement)
             if subscription.stay is not stay:
                 await self._presence.leave(stay.channel, stay.member.connection)
 
     async def claim(self) -> None:
-        """Publish the farewells of those whose nodes have died, and forget them."""
+        """Publish the announcements of those whose nodes have died, and forget them."""
         departures = await self._presence.claim()
         for departure in departures:
-            if departure.farewell is not None:
-                farewell = departure.farewell
-                await self._publish(departure.channel, farewell.data, farewell.format, key=departure.token)
+            if departure.announcement is not None:
+                announcement = departure.announcement
+                await self._publish(departure.channel, announcement.data, announcement.format, key=departure.token)
         if departures:
             await self._presence.forget(departures)
         now = asyncio.get_running_loop().time()

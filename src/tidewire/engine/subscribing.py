@@ -13,7 +13,7 @@ from tidewire.engine.recovery import Forms, Recoveries
 from tidewire.engine.registry import Channel, Registry
 from tidewire.engine.subscription import Subscriber, Subscription
 from tidewire.errors import NORMAL, AlreadySubscribed, BadRequest, ConnectionClosed, LimitExceeded
-from tidewire.messages import Farewell, Position, Subscribed, WireMessage
+from tidewire.messages import Announcement, Position, Subscribed, WireMessage
 from tidewire.options import Limits
 from tidewire.protocols.batch import Representation
 from tidewire.support.counters import count_limit
@@ -34,7 +34,7 @@ class Prepared:
         channel: Channel,
         subscription: Subscription,
         answer: Subscribed,
-        join: Farewell | None,
+        join: Announcement | None,
         forms: Forms | None = None,
     ) -> None:
         self.channel = channel
@@ -72,16 +72,16 @@ class Subscribing:
         history: int = 0,
         present: bool = False,
         info: bytes = b"",
-        join: Farewell | None = None,
-        farewell: Farewell | None = None,
-        farewell_on_error: Farewell | None = None,
+        join: Announcement | None = None,
+        announcement: Announcement | None = None,
+        announcement_on_error: Announcement | None = None,
         reply: bool = True,
     ) -> Subscribed:
         """Let a connection follow a channel; the reply is on its way before any publication of the channel.
 
         With `since`, what was missed is replied, all of it, or `recovered` is False and the newest `history` is.
         With `present`, the connection is a member; `join` is published if it is the user's first one there, and
-        `farewell` when the last one leaves, however it ends. While presence is away it is a member later. Raises
+        `announcement` when the last one leaves, however it ends. While presence is away it is a member later. Raises
         BadRequest, LimitExceeded, StoreUnavailable, ConnectionClosed; then nothing is followed.
         """
         prepared = await self.prepare(
@@ -92,8 +92,8 @@ class Subscribing:
             present=present,
             info=info,
             join=join,
-            farewell=farewell,
-            farewell_on_error=farewell_on_error,
+            announcement=announcement,
+            announcement_on_error=announcement_on_error,
         )
         answer = prepared.answer
         await self.go_live(prepared, connection.protocol.encode_subscribed(answer) if reply else ())
@@ -109,9 +109,9 @@ class Subscribing:
         most: int | None = None,
         present: bool = False,
         info: bytes = b"",
-        join: Farewell | None = None,
-        farewell: Farewell | None = None,
-        farewell_on_error: Farewell | None = None,
+        join: Announcement | None = None,
+        announcement: Announcement | None = None,
+        announcement_on_error: Announcement | None = None,
         representation: Representation | None = None,
         on_insufficient: Callable[[Subscription], None] | None = None,
     ) -> Prepared:
@@ -129,8 +129,8 @@ class Subscribing:
             _check_followed(subscription)
             carried.begin(subscription)
             first = False
-            if present or join is not None or farewell is not None or farewell_on_error is not None:
-                first = await self._membership.join(subscription, info, join, farewell, farewell_on_error)
+            if present or join is not None or announcement is not None or announcement_on_error is not None:
+                first = await self._membership.join(subscription, info, join, announcement, announcement_on_error)
             if since is not None and not since.epoch:
                 since = Position(since.offset, carried.position.epoch)
             recovery, recovered, forms = await self._recoveries.recover(carried, subscription, since, history, most)

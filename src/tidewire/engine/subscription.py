@@ -13,7 +13,7 @@ import msgspec
 from tidewire.backends.base import JoinResult
 from tidewire.errors import Disconnect
 from tidewire.links.base import Link
-from tidewire.messages import Farewell, HistoryPage, Member, Position, Publication, WireMessage
+from tidewire.messages import Announcement, HistoryPage, Member, Position, Publication, WireMessage
 from tidewire.protocols.base import Protocol
 from tidewire.protocols.batch import Representation
 
@@ -50,25 +50,25 @@ class Subscriber(TypingProtocol):
 class Stay:
     """One subscriber's presence in one channel, from its join to its leave.
 
-    `token` belongs to this stay alone: a connection that leaves and joins again is announced again. The farewell is
+    `token` belongs to this stay alone: a connection that leaves and joins again is announced again. The announcement is
     said only of who `is_announced`.
     """
 
-    __slots__ = ("channel", "farewell", "farewell_on_error", "is_announced", "joining", "member", "token")
+    __slots__ = ("announcement", "announcement_on_error", "channel", "is_announced", "joining", "member", "token")
 
     def __init__(
         self,
         channel: str,
         member: Member,
         token: str,
-        farewell: Farewell | None = None,
-        farewell_on_error: Farewell | None = None,
+        announcement: Announcement | None = None,
+        announcement_on_error: Announcement | None = None,
     ) -> None:
         self.channel = channel
         self.member = member
         self.token = token
-        self.farewell = farewell
-        self.farewell_on_error = farewell_on_error
+        self.announcement = announcement
+        self.announcement_on_error = announcement_on_error
         self.is_announced = False
         #: The store's answer to the join.
         self.joining: asyncio.Task[JoinResult] | None = None

@@ -8,10 +8,10 @@ import msgspec
 from pydantic import BaseModel
 
 from tidewire.errors import BadRequest
-from tidewire.messages import Farewell, Format, WireMessage
+from tidewire.messages import Announcement, Format, WireMessage
 from tidewire.protocols.base import to_utf8
 
-__all__ = ("encode_farewell", "encode_json", "encode_message", "encode_payload")
+__all__ = ("encode_announcement", "encode_json", "encode_message", "encode_payload")
 
 
 def _plain(value: Any) -> Any:
@@ -46,9 +46,9 @@ def encode_payload(data: Any) -> tuple[bytes, Format]:
     return encode_json(data), Format.JSON
 
 
-def encode_farewell(data: Any) -> Farewell | None:
+def encode_announcement(data: Any) -> Announcement | None:
     """Return what is to be published on leaving, or None for None."""
-    return None if data is None else Farewell(*encode_payload(data))
+    return None if data is None else Announcement(*encode_payload(data))
 
 
 def encode_message(data: Any) -> WireMessage:

@@ -33,7 +33,7 @@ from tidewire.errors import (
 )
 from tidewire.messages import Position, Subscribed, WireMessage
 from tidewire.protocols.json_text import JsonDecoder
-from tidewire.protocols.payload import encode_farewell, encode_json, encode_message, encode_payload
+from tidewire.protocols.payload import encode_announcement, encode_json, encode_message, encode_payload
 from tidewire.sessions.accept import accept, discard
 
 __all__ = ("HubConnection",)
@@ -161,9 +161,9 @@ class HubConnection:
                 history=history,
                 present=presence,
                 info=b"" if info is None else encode_json(info),
-                join=encode_farewell(join),
-                farewell=encode_farewell(leave),
-                farewell_on_error=encode_farewell(leave_on_error),
+                join=encode_announcement(join),
+                announcement=encode_announcement(leave),
+                announcement_on_error=encode_announcement(leave_on_error),
                 reply=reply,
             )
         finally:

@@ -7,13 +7,13 @@ import contextlib
 from collections.abc import AsyncIterator, Sequence
 
 from tidewire.backends.base import JoinResult, Presence
-from tidewire.messages import Departure, Farewell, Format, Member
+from tidewire.messages import Announcement, Departure, Format, Member
 from tidewire.testing.store import StoreUnderTest, open_presences, wait_until
 
 __all__ = ("PresenceContract",)
 
 ANN, ANN_TOO, BOB = Member("1", "ann", b'{"a":1}'), Member("2", "ann"), Member("3", "bob")
-FAREWELL = Farewell(b"bye", Format.TEXT)
+ANNOUNCEMENT = Announcement(b"bye", Format.TEXT)
 
 
 @contextlib.asynccontextmanager
@@ -85,7 +85,7 @@ class PresenceContract:
                 await presence.join("a", ANN)
                 await presence.join("a", BOB)
                 renewed = Member("1", "ann", b'{"a":2}')
-                assert await presence.join("a", renewed, FAREWELL) == JoinResult(first=True, connections=1)
+                assert await presence.join("a", renewed, ANNOUNCEMENT) == JoinResult(first=True, connections=1)
                 assert await presence.members("a") == [renewed, BOB]
 
         asyncio.run(run())
@@ -134,14 +134,14 @@ class PresenceContract:
 
         async def run() -> None:
             async with open_presences(store, 3) as (dead, one, other), _touching(one, other):
-                await dead.join("a", ANN, FAREWELL)
+                await dead.join("a", ANN, ANNOUNCEMENT)
                 await dead.join("a", ANN_TOO)
                 await dead.join("a", BOB)
-                await one.join("a", Member("4", "cid"), FAREWELL)
+                await one.join("a", Member("4", "cid"), ANNOUNCEMENT)
                 await dead.aclose()
                 found = await _claimed(one, store)
-                farewells = {departure.user: departure.farewell for departure in found}
-                assert farewells == {"ann": FAREWELL, "bob": None}
+                announcements = {departure.user: departure.announcement for departure in found}
+                assert announcements == {"ann": ANNOUNCEMENT, "bob": None}
                 assert {departure.channel for departure in found} == {"a"}
                 assert len({departure.token for departure in found}) == 2
                 assert not await other.claim()
@@ -156,8 +156,8 @@ class PresenceContract:
 
         async def run() -> None:
             async with open_presences(store, 2) as (dead, one), _touching(one):
-                await dead.join("a", ANN, FAREWELL)
-                await dead.join("a", BOB, FAREWELL)
+                await dead.join("a", ANN, ANNOUNCEMENT)
+                await dead.join("a", BOB, ANNOUNCEMENT)
                 await dead.aclose()
                 back = Member("9", "ann")
                 assert not (await one.join("a", back)).first
@@ -174,9 +174,9 @@ class PresenceContract:
 
         async def run() -> None:
             async with open_presences(store, 2) as (dead, one), _touching(one):
-                await one.join("a", ANN_TOO, FAREWELL)
+                await one.join("a", ANN_TOO, ANNOUNCEMENT)
                 for channel in ("a", "b"):
-                    await dead.join(channel, ANN, FAREWELL)
+                    await dead.join(channel, ANN, ANNOUNCEMENT)
                 await dead.aclose()
                 found = await _claimed(one, store)
                 assert [(departure.channel, departure.user) for departure in found] == [("b", "ann")]
@@ -190,7 +190,7 @@ class PresenceContract:
 
         async def run() -> None:
             async with open_presences(store, 3) as (dead, forgetful, other), _touching(other):
-                await dead.join("a", ANN, FAREWELL)
+                await dead.join("a", ANN, ANNOUNCEMENT)
                 await dead.aclose()
                 first = await _claimed(forgetful, store, forget=False)
                 await forgetful.aclose()
@@ -207,7 +207,7 @@ class PresenceContract:
         async def run() -> None:
             async with open_presences(store, 2) as (dead, one), _touching(one):
                 for n in range(10):
-                    await dead.join("a", Member(str(n), f"user {n}"), FAREWELL)
+                    await dead.join("a", Member(str(n), f"user {n}"), ANNOUNCEMENT)
                 await dead.aclose()
                 sizes: list[int] = []
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from tidewire.backends.base import JoinResult
 from tidewire.backends.nats.roster import Claim, Present, Roster
-from tidewire.messages import Departure, Farewell, Member
+from tidewire.messages import Announcement, Departure, Member
 
 ANN, ANN_TOO, BOB = Member("1", "ann"), Member("2", "ann"), Member("3", "bob")
 
@@ -26,8 +26,10 @@ class Log:
     def touch(self, node: str) -> None:
         self.roster.touch(node, self.next())
 
-    def join(self, node: str, member: Member, farewell: Farewell | None = None, channel: str = "a") -> JoinResult:
-        return self.roster.join(Present(channel, node, member, farewell), self.next())
+    def join(
+        self, node: str, member: Member, announcement: Announcement | None = None, channel: str = "a"
+    ) -> JoinResult:
+        return self.roster.join(Present(channel, node, member, announcement), self.next())
 
     def outlive(self, node: str, steps: int = 12) -> None:
         """Let one node be heard for longer than a lease."""
@@ -36,7 +38,7 @@ class Log:
 
     def claim(self, claim: Claim, token: str = "t") -> Claim:
         named = Claim(
-            Departure(claim.departure.channel, claim.departure.user, token, claim.departure.farewell),
+            Departure(claim.departure.channel, claim.departure.user, token, claim.departure.announcement),
             claim.claimer,
             claim.members,
             claim.nodes,
@@ -72,14 +74,14 @@ def test_nobody_is_dead_because_the_store_was_away() -> None:
     assert log.roster.departed("live", 10) == []
 
 
-def test_departed_users_are_claimed_with_the_newest_farewell() -> None:
+def test_departed_users_are_claimed_with_the_newest_announcement() -> None:
     log = two_nodes()
-    log.join("dead", ANN, Farewell(b"old"))
-    log.join("dead", ANN_TOO, Farewell(b"new"))
+    log.join("dead", ANN, Announcement(b"old"))
+    log.join("dead", ANN_TOO, Announcement(b"new"))
     log.join("live", BOB)
     log.outlive("live")
     (claim,) = log.roster.departed("live", 10)
-    assert (claim.departure.user, claim.departure.farewell) == ("ann", Farewell(b"new"))
+    assert (claim.departure.user, claim.departure.announcement) == ("ann", Announcement(b"new"))
     assert not log.claim(claim).is_void
     assert log.roster.members("a") == [BOB]
     assert log.roster.departed("live", 10) == []

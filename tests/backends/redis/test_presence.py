@@ -13,7 +13,7 @@ from tidewire.backends.base import JoinResult
 from tidewire.backends.redis import RedisPresence
 from tidewire.backends.redis.address import parse_address
 from tidewire.errors import StoreUnavailable
-from tidewire.messages import Departure, Farewell, Format, Member
+from tidewire.messages import Announcement, Departure, Format, Member
 
 from .helpers import ask, wait_until
 
@@ -69,7 +69,7 @@ def test_a_node_that_was_given_up_is_told_and_joins_under_a_new_lease(tmp_path: 
         silent, other = open_presence(server.port, 0.4), open_presence(server.port, 0.4)
         await silent.start("silent")
         await other.start("other")
-        await silent.join("a", ANN, Farewell(b"bye", Format.TEXT))
+        await silent.join("a", ANN, Announcement(b"bye", Format.TEXT))
         await silent.join("b", BOB)
         found: list[Departure] = []
 

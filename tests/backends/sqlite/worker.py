@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from tidewire.backends.sqlite import SqlitePresence
-from tidewire.messages import Farewell, Member
+from tidewire.messages import Announcement, Member
 
 
 def say(value: Any) -> None:
@@ -34,7 +34,7 @@ async def attend(path: Path, options: dict[str, Any]) -> None:
     presence = SqlitePresence(path, **options.get("leases", {}))
     await presence.start("worker")
     for n in range(options["members"]):
-        await presence.join("a", Member(f"{os.getpid()}-{n}", f"user {n}"), Farewell(b"bye"))
+        await presence.join("a", Member(f"{os.getpid()}-{n}", f"user {n}"), Announcement(b"bye"))
     say("ready")
     while True:
         say(await presence.touch())

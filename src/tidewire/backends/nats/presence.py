@@ -16,7 +16,7 @@ from tidewire.backends.nats.roster import Claim, Present
 from tidewire.backends.nats.session import Session
 from tidewire.backends.shared.outage import Outage
 from tidewire.errors import StoreUnavailable
-from tidewire.messages import Departure, Farewell, Member
+from tidewire.messages import Announcement, Departure, Member
 from tidewire.options import Limits
 
 __all__ = ("NatsPresence",)
@@ -91,11 +91,11 @@ class NatsPresence(Presence):
 
     # Members.
 
-    async def join(self, channel: str, member: Member, farewell: Farewell | None = None) -> JoinResult:
+    async def join(self, channel: str, member: Member, announcement: Announcement | None = None) -> JoinResult:
         replica = self._ready()
         known = replica.roster.find(channel, member.connection)
         order = 0 if known is None else known.order
-        present = Present(channel, self._node, member, farewell, order)
+        present = Present(channel, self._node, member, announcement, order)
         result = await replica.step(replica.member(channel, member.connection), present)
         assert isinstance(result, JoinResult)
         return result

@@ -11,7 +11,7 @@ from typing import TypeVar
 import msgspec
 
 from tidewire.backends.base import JoinResult
-from tidewire.messages import Departure, Farewell, Member
+from tidewire.messages import Announcement, Departure, Member
 
 __all__ = ("Claim", "Present", "Roster")
 
@@ -25,7 +25,7 @@ class Present(msgspec.Struct, frozen=True):
     channel: str
     node: str
     member: Member
-    farewell: Farewell | None = None
+    announcement: Announcement | None = None
     order: int = 0
     sequence: int = 0
 
@@ -210,9 +210,9 @@ class Roster:
 
     def _claim_of(self, claimer: str, channel: str, user: str, members: list[Present]) -> Claim:
         newest = sorted(members, key=lambda present: -present.sequence)
-        farewell = next((present.farewell for present in newest if present.farewell is not None), None)
+        announcement = next((present.announcement for present in newest if present.announcement is not None), None)
         return Claim(
-            Departure(channel, user, "", farewell),
+            Departure(channel, user, "", announcement),
             claimer,
             {present.member.connection: present.sequence for present in members},
             {present.node: self._leases[present.node].sequence for present in members if present.node in self._leases},

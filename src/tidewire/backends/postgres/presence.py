@@ -16,7 +16,7 @@ from tidewire.backends.postgres.server import Server
 from tidewire.backends.postgres.sessions import Sessions
 from tidewire.backends.shared.outage import Outage
 from tidewire.errors import BadRequest, StoreUnavailable, TidewireError
-from tidewire.messages import Departure, Farewell, Format, Member
+from tidewire.messages import Announcement, Departure, Format, Member
 
 __all__ = ("PostgresPresence",)
 
@@ -87,9 +87,9 @@ class PostgresPresence(Presence):
             if reason:
                 raise BadRequest(f"{text[:60]!r} {reason}, so presence cannot list it; use another name")
 
-    async def join(self, channel: str, member: Member, farewell: Farewell | None = None) -> JoinResult:
+    async def join(self, channel: str, member: Member, announcement: Announcement | None = None) -> JoinResult:
         self._check(channel, member.connection, member.user)
-        values = (channel, member.connection, member.user, member.info, *_stored(farewell), self._lease)
+        values = (channel, member.connection, member.user, member.info, *_stored(announcement), self._lease)
         row = await self._sessions.fetchrow(SQL["join"], self._node, *values)
         if row["others"] is None:  # this node was taken for dead: the next touch says so, and who was here joins again
             await self._return()
@@ -134,11 +134,11 @@ class PostgresPresence(Presence):
             await self._sessions.fetch(SQL["forget"], [departure.token for departure in departures])
 
 
-def _stored(farewell: Farewell | None) -> tuple[bytes | None, int | None]:
-    return (None, None) if farewell is None else (farewell.data, farewell.format)
+def _stored(announcement: Announcement | None) -> tuple[bytes | None, int | None]:
+    return (None, None) if announcement is None else (announcement.data, announcement.format)
 
 
 def _departure(row: Any) -> Departure:
-    data, format = row["farewell"], row["farewell_format"]
-    farewell = None if data is None or format is None else Farewell(data, Format(format))
-    return Departure(row["channel"], row["user_name"], row["token"], farewell)
+    data, format = row["announcement"], row["announcement_format"]
+    announcement = None if data is None or format is None else Announcement(data, Format(format))
+    return Departure(row["channel"], row["user_name"], row["token"], announcement)

@@ -94,6 +94,6 @@ SELECT connection, user_name, info FROM tidewire_members WHERE channel = $1 ORDE
 -- name: count
 SELECT count(*) FROM tidewire_members WHERE channel = $1 AND ($2::text IS NULL OR user_name = $2)
 -- name: claim
-SELECT token, channel, user_name, farewell, farewell_format FROM tidewire_claim($1, $2, $3, $4)
+SELECT token, channel, user_name, farewell AS announcement, farewell_format AS announcement_format FROM tidewire_claim($1, $2, $3, $4)
 -- name: forget
 DELETE FROM tidewire_departures WHERE token = ANY ($1)

@@ -14,7 +14,7 @@ from tidewire.backends.redis.scripts import script
 from tidewire.backends.redis.wire import Reply
 from tidewire.backends.shared.outage import Outage
 from tidewire.errors import StoreUnavailable
-from tidewire.messages import Departure, Farewell, Format, Member
+from tidewire.messages import Announcement, Departure, Format, Member
 
 __all__ = ("RedisPresence",)
 
@@ -58,8 +58,8 @@ class RedisPresence(Presence):
     async def aclose(self) -> None:
         await self._line.aclose()
 
-    async def join(self, channel: str, member: Member, farewell: Farewell | None = None) -> JoinResult:
-        said = ("", "") if farewell is None else (int(farewell.format), farewell.data)
+    async def join(self, channel: str, member: Member, announcement: Announcement | None = None) -> JoinResult:
+        said = ("", "") if announcement is None else (int(announcement.format), announcement.data)
         values = (channel, member.connection, member.user, member.info, *said)
         reply = await self._run("join", self._name, *values)
         if reply is None:
@@ -97,8 +97,8 @@ class RedisPresence(Presence):
         found = []
         for at in range(0, len(reply), 5):
             token, channel, user, format, data = reply[at : at + 5]
-            farewell = Farewell(data, Format(int(format))) if format else None
-            found.append(Departure(channel.decode(), user.decode(), token.decode(), farewell))
+            announcement = Announcement(data, Format(int(format))) if format else None
+            found.append(Departure(channel.decode(), user.decode(), token.decode(), announcement))
         return found
 
     async def forget(self, departures: Sequence[Departure]) -> None:

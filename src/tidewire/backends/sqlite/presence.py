@@ -19,7 +19,7 @@ from tidewire.backends.sqlite.folder import node_folder
 from tidewire.backends.sqlite.leases import Watch
 from tidewire.backends.sqlite.roster import Roster
 from tidewire.errors import StoreUnavailable, TidewireError
-from tidewire.messages import Departure, Farewell, Member
+from tidewire.messages import Announcement, Departure, Member
 
 __all__ = ("SqlitePresence",)
 
@@ -91,8 +91,8 @@ class SqlitePresence(Presence):
         if thread is not None:
             thread.join()
 
-    async def join(self, channel: str, member: Member, farewell: Farewell | None = None) -> JoinResult:
-        return await self._ask(lambda roster: roster.join(channel, member, farewell), writes=True)
+    async def join(self, channel: str, member: Member, announcement: Announcement | None = None) -> JoinResult:
+        return await self._ask(lambda roster: roster.join(channel, member, announcement), writes=True)
 
     async def leave(self, channel: str, connection: str) -> bool:
         return await self._ask(lambda roster: roster.leave(channel, connection), writes=True)

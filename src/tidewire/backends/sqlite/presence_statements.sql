@@ -41,7 +41,7 @@ DELETE FROM members WHERE node IN (SELECT value FROM json_each(?1)) AND EXISTS (
 )
 -- name: departed
 SELECT DISTINCT channel, user FROM members WHERE node IN (SELECT value FROM json_each(?)) LIMIT ?
--- name: farewell
+-- name: announcement
 SELECT farewell, farewell_format FROM members
 WHERE channel = ? AND user = ? AND farewell_format IS NOT NULL ORDER BY seq DESC LIMIT 1
 -- name: remove_user

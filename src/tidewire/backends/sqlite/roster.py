@@ -16,7 +16,7 @@ from tidewire.backends.shared.statements import read, statements
 from tidewire.backends.sqlite.leases import Lock, NodeRow, Watch, is_alive, remove_stale
 from tidewire.backends.sqlite.store import identity
 from tidewire.errors import StoreUnavailable
-from tidewire.messages import Departure, Farewell, Format, Member
+from tidewire.messages import Announcement, Departure, Format, Member
 
 __all__ = ("Roster",)
 
@@ -140,9 +140,9 @@ class Roster:
 
     # What presence does (presence.Presence says what it means).
 
-    def join(self, channel: str, member: Member, farewell: Farewell | None) -> JoinResult:
+    def join(self, channel: str, member: Member, announcement: Announcement | None) -> JoinResult:
         """Add a member of this node; it takes the place of one of a dead node."""
-        data, format = (None, None) if farewell is None else (farewell.data, int(farewell.format))
+        data, format = (None, None) if announcement is None else (announcement.data, int(announcement.format))
         me = (channel, member.user, member.connection)
         others = self._execute("count_others", *me).fetchone()[0]
         self._execute("join", channel, member.connection, member.user, member.info, self._id, data, format)
@@ -181,7 +181,7 @@ class Roster:
         claimed = []
         for token, claims in list(self._watch.overdue.items())[:limit]:
             for channel, user, data, format in self._execute("claim_again", token, claims).fetchall():
-                claimed.append(Departure(channel, user, token, _farewell(data, format)))
+                claimed.append(Departure(channel, user, token, _announcement(data, format)))
         departed = [
             node
             for node, counter in self._watch.departed.items()
@@ -197,11 +197,11 @@ class Roster:
         self._execute("remove_superseded", nodes)
         departures = []
         for channel, user in self._execute("departed", nodes, limit).fetchall():
-            data, format = self._execute("farewell", channel, user).fetchone() or (None, None)
+            data, format = self._execute("announcement", channel, user).fetchone() or (None, None)
             token = secrets.token_hex(8)
             self._execute("depart", token, channel, user, data, format)
             self._execute("remove_user", channel, user)
-            departures.append(Departure(channel, user, token, _farewell(data, format)))
+            departures.append(Departure(channel, user, token, _announcement(data, format)))
         return departures
 
     def forget(self, departures: Sequence[Departure]) -> None:
@@ -210,5 +210,5 @@ class Roster:
             self._execute("forget", departure.token)
 
 
-def _farewell(data: bytes | None, format: int | None) -> Farewell | None:
-    return None if data is None or format is None else Farewell(data, Format(format))
+def _announcement(data: bytes | None, format: int | None) -> Announcement | None:
+    return None if data is None or format is None else Announcement(data, Format(format))

@@ -24,7 +24,7 @@ from tidewire.errors import (
     StoreUnavailable,
     Unrecoverable,
 )
-from tidewire.messages import MAX_OFFSET, Farewell, Position, Publication, Subscribed, WireMessage
+from tidewire.messages import MAX_OFFSET, Announcement, Position, Publication, Subscribed, WireMessage
 from tidewire.options import ChannelOptions, SlowPolicy
 from tidewire.protocols.batch import Representation
 from tidewire.protocols.centrifuge import codes
@@ -229,8 +229,8 @@ class Following:
                 self._connection,
                 events(name),
                 present=True,
-                join=Farewell(msgspec.json.encode(Push(name, join=m.Join(info)))),
-                farewell=Farewell(msgspec.json.encode(Push(name, leave=m.Leave(info)))),
+                join=Announcement(msgspec.json.encode(Push(name, join=m.Join(info)))),
+                announcement=Announcement(msgspec.json.encode(Push(name, leave=m.Leave(info)))),
                 representation=EventRepresentation.of_events(self._protocol, self._connection.link.deflate, is_told),
                 on_insufficient=_ignore,
             )

@@ -148,7 +148,7 @@ def test_our_reason_counts_more_than_what_the_link_says() -> None:
     async def main() -> None:
         client, link = connection()
         ended: list[Connection] = []
-        client.on_closed = ended.append
+        client.attach(closed=ended.append, drained=lambda _: None)
         client.end(FORCED)
         link.vanish(GONE)
         link.vanish(GONE)
@@ -162,7 +162,7 @@ def test_a_client_has_left_when_what_it_sent_before_is_taken(left: Disconnect, c
     async def main() -> None:
         client, link = connection()
         ended: list[Connection] = []
-        client.on_closed = ended.append
+        client.attach(closed=ended.append, drained=lambda _: None)
         link.receive("a")
         link.receive("b")
         link.vanish(left, clean=clean)
@@ -182,7 +182,7 @@ def test_a_client_has_left_when_what_was_taken_last_is_handled() -> None:
         client, link = connection()
         link.receive("a")
         assert client.receive_nowait() == "a"
-        client.is_handling = True
+        client.begin_handling()
         link.vanish(GONE, clean=True)
         assert not client.is_closed
         assert client.receive_nowait() is None
@@ -195,7 +195,7 @@ def test_who_does_not_take_what_a_client_sent_learns_in_time_that_it_left() -> N
     async def main() -> None:
         client, link = connection(leaving_seconds=0.02)
         ended: list[Connection] = []
-        client.on_closed = ended.append
+        client.attach(closed=ended.append, drained=lambda _: None)
         link.receive("a")
         link.vanish(GONE, clean=True)
         await wait_until(lambda: client.is_closed)
@@ -220,7 +220,7 @@ def test_an_end_of_ours_does_not_wait_for_what_a_client_sent_before_it_left() ->
     async def main() -> None:
         client, link = connection()
         ended: list[Connection] = []
-        client.on_closed = ended.append
+        client.attach(closed=ended.append, drained=lambda _: None)
         link.receive("a")
         link.vanish(GONE, clean=True)
         client.end(FORCED)

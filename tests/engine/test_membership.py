@@ -83,8 +83,7 @@ def test_every_end_says_announcement(how: str, expected: str) -> None:
                 await node.unsubscribe(client.connection, "a")
                 assert await said(node) == ["ann joined", "ann left"]
             else:
-                client.connection.failed = True
-                client.connection.end(INTERNAL_ERROR)
+                client.connection.fail(INTERNAL_ERROR)
             await wait_said(node, "ann joined", f"ann {expected}")
             client.link.vanish()
 

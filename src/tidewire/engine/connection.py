@@ -65,6 +65,10 @@ class Connection:
         "_inbox_size",
         "_leaving",
         "_limits",
+        "_on_closed",
+        "_on_drained",
+        "_on_left",
+        "_on_readable",
         "_refused",
         "_waiter",
         "address",
@@ -77,9 +81,6 @@ class Connection:
         "is_admitted",
         "is_handling",
         "link",
-        "on_closed",
-        "on_drained",
-        "on_readable",
         "protocol",
         "representation",
         "subscriptions",
@@ -103,14 +104,14 @@ class Connection:
         self.failed = False
         #: What the client asks for is done at once: its first message has had its turn (node.Node.begin).
         self.is_admitted = False
-        #: Who took the last message has not done with it, and will come for the next: until then the client is there.
+        #: The last message that was taken is being handled, and the next is asked for afterwards.
         self.is_handling = False
         #: Some subscription holds something back for this slow client.
         self.has_held = False
-        #: Called for each message that has come, instead of waking whoever waits in `receive`.
-        self.on_readable: Callable[[], None] | None = None
-        self.on_drained: Callable[[Connection], None] | None = None
-        self.on_closed: Callable[[Connection], None] | None = None
+        self._on_drained: Callable[[Connection], None] | None = None
+        self._on_closed: Callable[[Connection], None] | None = None
+        self._on_readable: Callable[[], None] | None = None
+        self._on_left: Callable[[], None] | None = None
         self._inbox: deque[str | bytes] | None = None
         self._inbox_size = 0
         #: How the client left while it had messages that nobody has taken yet, and what ends the wait for that.
@@ -120,6 +121,18 @@ class Connection:
         self._allowed_at = 0.0
         self._refused = 0
         self._waiter: asyncio.Future[None] | None = None
+
+    def attach(self, *, closed: Callable[[Connection], None], drained: Callable[[Connection], None]) -> None:
+        """Take what the node is told by: the end of this connection, and that its link can take more."""
+        self._on_closed, self._on_drained = closed, drained
+
+    def serve(self, readable: Callable[[], None], closed: Callable[[], None] | None = None) -> None:
+        """Call `readable` for each message that has come, instead of waking a caller that waits in `receive`.
+
+        `closed` is called at the end, before the node lets the connection go. Neither is kept after that: the callers
+        hold this connection, and would outlive it together with it.
+        """
+        self._on_readable, self._on_left = readable, closed
 
     # What the link tells (links.base.Listener).
 
@@ -143,8 +156,8 @@ class Connection:
             if self._inbox_size <= limits.inbox_bytes:
                 count_limit("inbox_bytes")
         self._inbox_size = waiting
-        if self.on_readable is not None:
-            self.on_readable()
+        if self._on_readable is not None:
+            self._on_readable()
         else:
             self._wake()
 
@@ -177,8 +190,8 @@ class Connection:
 
     def drained(self) -> None:
         """The link can take more."""
-        if self.on_drained is not None:
-            self.on_drained(self)
+        if self._on_drained is not None:
+            self._on_drained(self)
 
     def closed(self, disconnect: Disconnect, *, clean: bool) -> None:
         """The link has ended: by the client, behind what it sent before."""
@@ -204,10 +217,12 @@ class Connection:
     def _end(self, disconnect: Disconnect, clean: bool) -> None:
         self.disconnect = self.ending or disconnect
         self.clean = clean
-        self.on_readable = None  # who reads holds this connection: together they would outlive it
+        left, self._on_left, self._on_readable = self._on_left, None, None
         self._wake()
-        if self.on_closed is not None:
-            self.on_closed(self)
+        if left is not None:
+            left()
+        if self._on_closed is not None:
+            self._on_closed(self)
 
     # What the layers above use.
 
@@ -220,6 +235,10 @@ class Connection:
     def has_messages(self) -> bool:
         """A message waits to be received."""
         return bool(self._inbox)
+
+    def begin_handling(self) -> None:
+        """Count the client as present until the next message is asked for: the last one is being handled."""
+        self.is_handling = True
 
     def receive_nowait(self) -> str | bytes | None:
         """Take the next message, or None when none is waiting: then a client that has left is gone."""
@@ -277,6 +296,11 @@ class Connection:
         """Write messages that belong to no channel, behind all that was written before."""
         if self.disconnect is None and messages:
             self.link.write(self.representation.direct(*messages))
+
+    def fail(self, disconnect: Disconnect) -> None:
+        """End the connection because its handler raised: announcements for that case are published."""
+        self.failed = True
+        self.end(disconnect)
 
     def end(self, disconnect: Disconnect) -> None:
         """Begin to end the connection; harmless when it has ended. Raises ConfigurationError for an impossible code."""

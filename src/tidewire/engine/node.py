@@ -181,8 +181,7 @@ class Node:
 
     async def attach(self, connection: Connection, info: bytes = b"") -> None:
         """Take a connection in; with a user it follows the user's own channel. Raises StoreUnavailable."""
-        connection.on_closed = self.detach
-        connection.on_drained = self.fanout.release
+        connection.attach(closed=self.detach, drained=self.fanout.release)
         self.registry.add(connection)
         connection.link.listen(connection)
         if connection.user:

@@ -81,9 +81,8 @@ class HubConnection:
             logger.warning("connection %s ends, the client may come back: %s", connection.id, exc)
             connection.end(STORE_AWAY)
         elif isinstance(exc, Exception):
-            connection.failed = True
             logger.error("the handler of connection %s raised; the client gets code 1011", connection.id, exc_info=exc)
-            connection.end(INTERNAL_ERROR)
+            connection.fail(INTERNAL_ERROR)
         else:
             swallow = False
         await discard(self._node, connection, NORMAL, cancelled=not swallow)
@@ -244,7 +243,7 @@ class HubConnection:
         try:
             while True:
                 message = await connection.receive()
-                connection.is_handling = True
+                connection.begin_handling()
                 yield message
         except ConnectionClosed:
             return

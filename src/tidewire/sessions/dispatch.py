@@ -41,7 +41,7 @@ class Dispatcher:
         self._channel = channel
         self._is_running = False
         self._in_flight = InFlight(node, connection, "publishes_in_flight", waits=node.broker.waits)
-        connection.on_readable = self._readable
+        connection.serve(self._readable)
         if connection.has_messages:
             self._readable()
 
@@ -65,8 +65,7 @@ class Dispatcher:
             pass
         except Exception:
             logger.exception("a command of connection %s failed; the client gets code 1011", connection.id)
-            connection.failed = True
-            connection.end(INTERNAL_ERROR)
+            connection.fail(INTERNAL_ERROR)
         finally:
             self._is_running = False
 

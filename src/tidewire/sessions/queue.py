@@ -83,8 +83,7 @@ class Lane(ABC):
             connection.end(rejected.disconnect)
         except Exception:
             logger.exception("a command of connection %s failed; the client gets code 3004", connection.id)
-            connection.failed = True
-            connection.end(INTERNAL_ERROR)
+            connection.fail(INTERNAL_ERROR)
 
     async def _take_all(self) -> None:
         connection = self.connection
@@ -92,7 +91,7 @@ class Lane(ABC):
             if self._orders:
                 await self._orders.popleft()()
             elif (message := connection.receive_nowait()) is not None:
-                connection.is_handling = True
+                connection.begin_handling()
                 await self._take(message)
             else:
                 return

@@ -94,8 +94,7 @@ class Session(Lane):
         #: The channels that the client was given when it connected.
         self._granted: frozenset[str] = frozenset()
         self._heartbeat = Heartbeat(connection, node.limits, self)
-        connection.on_closed = self._closed
-        connection.on_readable = self._readable
+        connection.serve(self._readable, self._closed)
         if connection.is_closed:
             self._heartbeat.stop()
         elif connection.has_messages:
@@ -335,10 +334,8 @@ class Session(Lane):
         self._heartbeat.schedule()
         self.push(Push(refresh=m.Refresh(expires_at is not None, ttl_of(expires_at))))
 
-    def _closed(self, connection: Connection) -> None:
+    def _closed(self) -> None:
         self._heartbeat.stop()
         self._orders.clear()
         self.following.channels.clear()
         Sessions.of(self.node).discard(self)
-        connection.on_closed = None  # it holds this session, which holds it
-        self.node.detach(connection)

@@ -13,7 +13,7 @@ import msgspec
 
 from tidewire.backends.shared.statements import statements
 from tidewire.backends.sqlite.disk_reserve import Reserve
-from tidewire.backends.sqlite.faults import explain, is_full
+from tidewire.backends.sqlite.file_errors import explain, is_full
 from tidewire.errors import ConfigurationError, StoreUnavailable
 from tidewire.pipelines.runs import Run, RunStatus, StepStatus, View
 

@@ -10,7 +10,7 @@ def store() -> StoreUnderTest:
 from tidewire.testing.broker import BrokerContract
 from tidewire.testing.links import FakeLink, ManualClock
 from tidewire.testing.presence import PresenceContract
-from tidewire.testing.store import StoreUnderTest, wait_until
+from tidewire.testing.store_under_test import StoreUnderTest, wait_until
 
 __all__ = (
     "BrokerContract",

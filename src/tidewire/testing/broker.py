@@ -10,7 +10,7 @@ import pytest
 
 from tidewire.errors import NotPublished
 from tidewire.messages import Format, HistoryPage, Position, Publication, PublishRequest, Retention
-from tidewire.testing.store import Node, StoreUnderTest, open_nodes, wait_until
+from tidewire.testing.store_under_test import Node, StoreUnderTest, open_nodes, wait_until
 
 __all__ = ("BrokerContract",)
 

@@ -104,8 +104,8 @@ def test_large_messages_are_read_one_by_one(tmp_path: Path) -> None:
 def test_what_is_trimmed_makes_a_recovery_incomplete_and_the_position_stays(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("tidewire.backends.nats.trim.CARRIAGE_SECONDS", 0.3)
-    monkeypatch.setattr("tidewire.backends.nats.trim._SLACK", 0)
+    monkeypatch.setattr("tidewire.backends.nats.housekeeping.CARRIAGE_SECONDS", 0.3)
+    monkeypatch.setattr("tidewire.backends.nats.housekeeping._SLACK", 0)
 
     async def scenario(server: Daemon) -> None:
         broker = await opened(server)

@@ -13,12 +13,12 @@ import pytest
 from engine.support import run
 from helpers.stores import postgres_database
 from tidewire.backends.postgres import PostgresBroker, PostgresPresence, wakeups
-from tidewire.backends.postgres.keeper import Keeper
+from tidewire.backends.postgres.housekeeping import Keeper
 from tidewire.backends.postgres.schema import SQL
 from tidewire.errors import BadRequest, ConfigurationError, NotPublished, PublishUnconfirmed, StoreUnavailable
 from tidewire.messages import Format, Member, Position, PublishRequest, Retention
 from tidewire.options import Limits
-from tidewire.testing.store import Node, wait_until
+from tidewire.testing.store_under_test import Node, wait_until
 
 from .helpers import client_of
 
@@ -155,7 +155,7 @@ def test_trimming_keeps_what_is_young_and_what_retention_shows(monkeypatch: pyte
 
             await keeper.trim_round()
             assert await count() == 501
-            monkeypatch.setattr("tidewire.backends.postgres.keeper._TRIM_COUNT", 20)
+            monkeypatch.setattr("tidewire.backends.postgres.housekeeping._TRIM_COUNT", 20)
             await keeper.trim_round(carriage=0.0)  # in many steps, and nothing is left for another round
             assert await count() == 10
             assert await sql.fetchval("SELECT count(*) FROM tidewire_keys") == 0
@@ -225,7 +225,7 @@ def test_a_fault_of_the_program_fails_one_commit_and_not_all_that_follow(monkeyp
     async def scenario(url: str) -> None:
         async with _Opened(url) as node:
             with monkeypatch.context() as broken:
-                broken.setattr("tidewire.backends.postgres.writer._append", None)
+                broken.setattr("tidewire.backends.postgres.publishing._append", None)
                 with pytest.raises(PublishUnconfirmed, match="internal error"):
                     await node.publish("a")
             assert await node.publish("a") == 1

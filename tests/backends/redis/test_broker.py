@@ -18,7 +18,7 @@ from tidewire.backends.shared import waiting
 from tidewire.errors import ConfigurationError, NotPublished, PublishUnconfirmed
 from tidewire.messages import Position, PublishRequest, Retention
 from tidewire.options import Limits
-from tidewire.testing.store import Node
+from tidewire.testing.store_under_test import Node
 
 from .helpers import ask, redis_node, wait_until
 

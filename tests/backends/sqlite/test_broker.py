@@ -14,13 +14,13 @@ import pytest
 
 from tidewire.backends.shared import waiting
 from tidewire.backends.sqlite import SqliteBroker, SqlitePresence
-from tidewire.backends.sqlite.clock import StoreClock
-from tidewire.backends.sqlite.store import Store
+from tidewire.backends.sqlite.database import Store
+from tidewire.backends.sqlite.store_clock import StoreClock
 from tidewire.errors import NotPublished, PublishUnconfirmed, StoreUnavailable
 from tidewire.messages import Member, Position, PublishRequest, Retention
 from tidewire.options import Limits
 from tidewire.testing import wait_until
-from tidewire.testing.store import Node
+from tidewire.testing.store_under_test import Node
 
 from .helpers import ManualClock, open_node
 

@@ -17,7 +17,7 @@ from tidewire.errors import ConfigurationError, NotPublished, PublishError, Stor
 from tidewire.messages import Member, PublishRequest, Retention
 from tidewire.options import Limits
 from tidewire.testing import wait_until
-from tidewire.testing.store import Node
+from tidewire.testing.store_under_test import Node
 
 from .helpers import ManualClock, open_node
 

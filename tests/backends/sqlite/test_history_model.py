@@ -11,10 +11,10 @@ from pathlib import Path
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tidewire.backends.sqlite.clock import StoreClock
+from tidewire.backends.sqlite.database import Store
+from tidewire.backends.sqlite.housekeeping import Trimmer
 from tidewire.backends.sqlite.reading import HistoryQuery, read_history
-from tidewire.backends.sqlite.store import Store
-from tidewire.backends.sqlite.trim import Trimmer
+from tidewire.backends.sqlite.store_clock import StoreClock
 from tidewire.messages import Position, PublishRequest, Retention
 
 from .helpers import ManualClock, open_node

@@ -13,7 +13,7 @@ import pytest
 
 from tidewire.backends.sqlite import SqlitePresence
 from tidewire.backends.sqlite.leases import NodeRow, Watch
-from tidewire.backends.sqlite.roster import Roster
+from tidewire.backends.sqlite.presence_database import Roster
 from tidewire.errors import StoreUnavailable
 from tidewire.messages import Departure, Member
 from tidewire.testing import wait_until

@@ -15,7 +15,7 @@ import pytest
 
 from helpers.processes import worker
 from tidewire.backends.sqlite import mailbox
-from tidewire.backends.sqlite.store import PAGE
+from tidewire.backends.sqlite.database import PAGE
 from tidewire.errors import NotPublished
 from tidewire.testing import wait_until
 

@@ -11,10 +11,9 @@ from nats.aio.msg import Msg
 
 from tidewire.backends.base import Broker, Deliver, Resumed, nothing_to_resume
 from tidewire.backends.nats.address import NatsAddress
-from tidewire.backends.nats.carried import Carried
-from tidewire.backends.nats.clock import StoreClock
 from tidewire.backends.nats.connection import Uplink
-from tidewire.backends.nats.messages import (
+from tidewire.backends.nats.housekeeping import Trimmer
+from tidewire.backends.nats.jetstream import (
     LAST_SEQUENCE,
     REMOVED,
     SEQUENCE,
@@ -23,12 +22,13 @@ from tidewire.backends.nats.messages import (
     StreamConfig,
     parse_time,
 )
+from tidewire.backends.nats.ordering import Carried
+from tidewire.backends.nats.publication_stream import Stream, begin_epoch, is_limited, open_stream
 from tidewire.backends.nats.publishing import Publishing, Write
 from tidewire.backends.nats.reading import HistoryQuery, read_history, top_of
 from tidewire.backends.nats.removing import remove_all
+from tidewire.backends.nats.server_clock import StoreClock
 from tidewire.backends.nats.session import Session
-from tidewire.backends.nats.stream import Stream, begin_epoch, is_limited, open_stream
-from tidewire.backends.nats.trim import Trimmer
 from tidewire.backends.shared.outage import Outage
 from tidewire.errors import NotPublished, StoreUnavailable
 from tidewire.messages import HistoryPage, Position, Publication, PublishRequest, Retention

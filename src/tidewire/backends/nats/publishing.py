@@ -9,10 +9,10 @@ from collections.abc import Awaitable, Callable
 import msgspec
 from nats.aio.msg import Msg
 
-from tidewire.backends.nats.clock import StoreClock
-from tidewire.backends.nats.messages import MESSAGE_ID, Ack, Stamp, fingerprint
+from tidewire.backends.nats.jetstream import MESSAGE_ID, Ack, Stamp, fingerprint
+from tidewire.backends.nats.publication_stream import WINDOW_SECONDS, Stream
+from tidewire.backends.nats.server_clock import StoreClock
 from tidewire.backends.nats.session import Unsendable, is_nobody
-from tidewire.backends.nats.stream import WINDOW_SECONDS, Stream
 from tidewire.backends.shared.waiting import check_room, settle
 from tidewire.errors import NotPublished, PublishError, PublishUnconfirmed
 from tidewire.messages import Position, PublishRequest

@@ -13,10 +13,10 @@ from collections.abc import Callable, Sequence
 import msgspec
 from nats.aio.msg import Msg
 
-from tidewire.backends.nats.clock import StoreClock
-from tidewire.backends.nats.messages import REMOVED, STATUS, ConsumerInfo, Stamp, StoredMessage, parse_time
+from tidewire.backends.nats.jetstream import REMOVED, STATUS, ConsumerInfo, Stamp, StoredMessage, parse_time
+from tidewire.backends.nats.publication_stream import Stream
+from tidewire.backends.nats.server_clock import StoreClock
 from tidewire.backends.nats.session import Unsendable
-from tidewire.backends.nats.stream import Stream
 from tidewire.errors import StoreUnavailable
 from tidewire.messages import HistoryPage, Position, Publication, Retention
 

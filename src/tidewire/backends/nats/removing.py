@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import msgspec
 
-from tidewire.backends.nats.messages import EXPECTED, REMOVED, Ack
+from tidewire.backends.nats.jetstream import EXPECTED, REMOVED, Ack
+from tidewire.backends.nats.publication_stream import Stream
 from tidewire.backends.nats.reading import top_of
 from tidewire.backends.nats.session import Refused
-from tidewire.backends.nats.stream import Stream
 from tidewire.errors import StoreUnavailable
 
 __all__ = ("mark_removal", "remove_all")

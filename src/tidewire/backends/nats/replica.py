@@ -18,7 +18,7 @@ from nats.aio.msg import Msg
 
 from tidewire.backends.base import JoinResult
 from tidewire.backends.nats.address import NatsAddress
-from tidewire.backends.nats.messages import (
+from tidewire.backends.nats.jetstream import (
     EXPECTED,
     STATUS,
     Ack,

@@ -16,7 +16,7 @@ from nats.errors import Error as NatsError
 from nats.errors import MaxPayloadError, NoServersError, SlowConsumerError
 
 from tidewire.backends.nats.address import NatsAddress
-from tidewire.backends.nats.messages import STATUS, ApiError
+from tidewire.backends.nats.jetstream import STATUS, ApiError
 from tidewire.errors import StoreUnavailable
 
 __all__ = ("Refused", "Session", "Unsendable")

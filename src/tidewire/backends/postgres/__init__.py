@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+from tidewire.backends.postgres.address import Server
 from tidewire.backends.postgres.broker import PostgresBroker
 from tidewire.backends.postgres.presence import PostgresPresence
-from tidewire.backends.postgres.server import Server
 from tidewire.backends.shared.outage import Outage
 from tidewire.options import Limits
 

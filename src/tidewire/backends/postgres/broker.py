@@ -9,17 +9,17 @@ from time import time as wall
 from typing import Any
 
 from tidewire.backends.base import Broker, Deliver, Resumed, nothing_to_resume
+from tidewire.backends.postgres.address import Server
 from tidewire.backends.postgres.carriage import Carriage
-from tidewire.backends.postgres.circuit import Circuit
-from tidewire.backends.postgres.faults import FAILURES, opening_error
-from tidewire.backends.postgres.keeper import Keeper
-from tidewire.backends.postgres.names import trouble
+from tidewire.backends.postgres.connection import Circuit
+from tidewire.backends.postgres.housekeeping import Keeper
+from tidewire.backends.postgres.name_limits import trouble
 from tidewire.backends.postgres.outbox import publish_within
+from tidewire.backends.postgres.pool import Sessions
+from tidewire.backends.postgres.publishing import Kept, Write, Writer
 from tidewire.backends.postgres.reading import PositionReader, read_history
 from tidewire.backends.postgres.schema import SQL, VERSION
-from tidewire.backends.postgres.server import Server
-from tidewire.backends.postgres.sessions import Sessions
-from tidewire.backends.postgres.writer import Kept, Write, Writer
+from tidewire.backends.postgres.server_errors import FAILURES, opening_error
 from tidewire.backends.shared.outage import Outage
 from tidewire.backends.shared.waiting import check_room, settle
 from tidewire.errors import BadRequest, NotPublished, PublishError, PublishUnconfirmed, StoreUnavailable, TidewireError

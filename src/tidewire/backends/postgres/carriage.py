@@ -14,12 +14,12 @@ from typing import Any
 
 from tidewire.backends.base import Deliver
 from tidewire.backends.postgres import wakeups
-from tidewire.backends.postgres.circuit import Circuit
-from tidewire.backends.postgres.faults import FAILURES, is_away
+from tidewire.backends.postgres.address import Server
+from tidewire.backends.postgres.connection import Circuit
+from tidewire.backends.postgres.pool import Sessions, close
 from tidewire.backends.postgres.reading import PositionReader, positions_of, read_news
 from tidewire.backends.postgres.schema import SQL, enter, prepare
-from tidewire.backends.postgres.server import Server
-from tidewire.backends.postgres.sessions import Sessions, close
+from tidewire.backends.postgres.server_errors import FAILURES, is_away
 from tidewire.errors import StoreUnavailable
 from tidewire.messages import Position, Publication
 

@@ -9,9 +9,9 @@ import sys
 from collections.abc import Mapping
 from typing import Any
 
-from tidewire.backends.postgres.names import trouble
+from tidewire.backends.postgres.name_limits import trouble
+from tidewire.backends.postgres.publishing import stored_key
 from tidewire.backends.postgres.schema import SQL
-from tidewire.backends.postgres.writer import stored_key
 from tidewire.errors import ConfigurationError, NotPublished
 from tidewire.messages import PublishRequest
 

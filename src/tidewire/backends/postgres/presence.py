@@ -8,12 +8,12 @@ from collections.abc import Sequence
 from typing import Any
 
 from tidewire.backends.base import JoinResult, Presence, nothing_to_resume
-from tidewire.backends.postgres.circuit import Circuit
-from tidewire.backends.postgres.faults import FAILURES, opening_error
-from tidewire.backends.postgres.names import trouble
+from tidewire.backends.postgres.address import Server
+from tidewire.backends.postgres.connection import Circuit
+from tidewire.backends.postgres.name_limits import trouble
+from tidewire.backends.postgres.pool import Sessions
 from tidewire.backends.postgres.schema import SQL, prepare
-from tidewire.backends.postgres.server import Server
-from tidewire.backends.postgres.sessions import Sessions
+from tidewire.backends.postgres.server_errors import FAILURES, opening_error
 from tidewire.backends.shared.outage import Outage
 from tidewire.errors import BadRequest, StoreUnavailable, TidewireError
 from tidewire.messages import Announcement, Departure, Format, Member

@@ -6,8 +6,8 @@ import asyncio
 from collections.abc import Sequence
 from typing import Any
 
+from tidewire.backends.postgres.pool import Sessions
 from tidewire.backends.postgres.schema import SQL
-from tidewire.backends.postgres.sessions import Sessions
 from tidewire.backends.shared.completeness import is_complete
 from tidewire.errors import StoreUnavailable
 from tidewire.messages import MAX_OFFSET, Format, HistoryPage, Position, Publication, Retention

@@ -10,14 +10,14 @@ from collections.abc import Sequence
 from tidewire.backends.base import Broker, Deliver, Resumed, nothing_to_resume
 from tidewire.backends.redis.address import Address, Kind
 from tidewire.backends.redis.advice import advise, describe, warnings
-from tidewire.backends.redis.body import unpack
 from tidewire.backends.redis.carriage import Carriage
-from tidewire.backends.redis.guard import SCRIPTS
+from tidewire.backends.redis.discovery import dial_any
+from tidewire.backends.redis.driver import Command
+from tidewire.backends.redis.entries import unpack
+from tidewire.backends.redis.generations import SCRIPTS
 from tidewire.backends.redis.keys import Keys
-from tidewire.backends.redis.locate import dial_any
 from tidewire.backends.redis.opening import new_epoch
-from tidewire.backends.redis.seats import Seat, Seats
-from tidewire.backends.redis.wire import Command
+from tidewire.backends.redis.shards import Seat, Seats
 from tidewire.backends.shared.completeness import is_complete
 from tidewire.backends.shared.outage import Outage
 from tidewire.errors import NotPublished, StoreUnavailable

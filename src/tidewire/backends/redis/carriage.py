@@ -13,10 +13,10 @@ from operator import itemgetter
 from redis.exceptions import ResponseError
 
 from tidewire.backends.base import Deliver
-from tidewire.backends.redis.body import unpack_carried
 from tidewire.backends.redis.connection import Dial, Line, RequestLine
+from tidewire.backends.redis.driver import Command, Reply, Wire
+from tidewire.backends.redis.entries import unpack_carried
 from tidewire.backends.redis.keys import Keys
-from tidewire.backends.redis.wire import Command, Reply, Wire
 from tidewire.backends.shared.outage import Outage
 from tidewire.errors import StoreUnavailable
 

@@ -20,7 +20,7 @@ from redis.exceptions import (
     ResponseError,
 )
 
-from tidewire.backends.redis.wire import Command, Reply, Wire
+from tidewire.backends.redis.driver import Command, Reply, Wire
 from tidewire.backends.shared.outage import Outage
 from tidewire.errors import StoreUnavailable, TidewireError
 from tidewire.support.counters import count_limit

@@ -9,8 +9,8 @@ import msgspec
 from redis.exceptions import NoPermissionError, ResponseError
 
 from tidewire.backends.redis.connection import RequestLine
+from tidewire.backends.redis.driver import Command, Reply
 from tidewire.backends.redis.scripts import Script
-from tidewire.backends.redis.wire import Command, Reply
 from tidewire.errors import ConfigurationError, StoreUnavailable
 
 __all__ = ("Server", "load", "new_epoch", "read_server")

@@ -7,11 +7,11 @@ from collections.abc import Sequence
 from tidewire.backends.base import JoinResult, Presence
 from tidewire.backends.redis.address import Address
 from tidewire.backends.redis.connection import RequestLine
+from tidewire.backends.redis.discovery import dial_owner
+from tidewire.backends.redis.driver import Reply
 from tidewire.backends.redis.keys import Keys, slot_of
-from tidewire.backends.redis.locate import dial_owner
 from tidewire.backends.redis.opening import load
 from tidewire.backends.redis.scripts import script
-from tidewire.backends.redis.wire import Reply
 from tidewire.backends.shared.outage import Outage
 from tidewire.errors import StoreUnavailable
 from tidewire.messages import Announcement, Departure, Format, Member

@@ -9,10 +9,10 @@ from pathlib import Path
 
 from tidewire.backends.base import Broker, Deliver, Resumed, nothing_to_resume
 from tidewire.backends.shared.waiting import check_room
-from tidewire.backends.sqlite.clock import StoreClock, SystemClock
 from tidewire.backends.sqlite.folder import node_folder
 from tidewire.backends.sqlite.mailbox import Mailbox, Subscribing, Write
 from tidewire.backends.sqlite.reading import HistoryQuery, Readers, read_history, read_positions
+from tidewire.backends.sqlite.store_clock import StoreClock, SystemClock
 from tidewire.backends.sqlite.writer import Answer, Writer
 from tidewire.errors import NotPublished, PublishError, PublishUnconfirmed, StoreUnavailable, TidewireError
 from tidewire.messages import HistoryPage, Position, Publication, PublishRequest, Retention

@@ -13,7 +13,7 @@ import threading
 import time
 from pathlib import Path
 
-from tidewire.backends.sqlite.store import connect
+from tidewire.backends.sqlite.database import connect
 
 __all__ = ("Checkpointer",)
 

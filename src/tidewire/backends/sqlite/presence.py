@@ -14,10 +14,10 @@ from typing import Generic, TypeVar
 
 from tidewire.backends.base import JoinResult, Presence
 from tidewire.backends.sqlite.fair_lock import Turnstile
-from tidewire.backends.sqlite.faults import explain, is_lasting, opening_error
+from tidewire.backends.sqlite.file_errors import explain, is_lasting, opening_error
 from tidewire.backends.sqlite.folder import node_folder
 from tidewire.backends.sqlite.leases import Watch
-from tidewire.backends.sqlite.roster import Roster
+from tidewire.backends.sqlite.presence_database import Roster
 from tidewire.errors import StoreUnavailable, TidewireError
 from tidewire.messages import Announcement, Departure, Member
 

@@ -14,9 +14,9 @@ from typing import TypeVar
 import msgspec
 
 from tidewire.backends.shared.completeness import is_complete
-from tidewire.backends.sqlite.clock import StoreClock
-from tidewire.backends.sqlite.faults import explain
-from tidewire.backends.sqlite.store import SQL, connect, derived_epoch, identity
+from tidewire.backends.sqlite.database import SQL, connect, derived_epoch, identity
+from tidewire.backends.sqlite.file_errors import explain
+from tidewire.backends.sqlite.store_clock import StoreClock
 from tidewire.errors import StoreUnavailable
 from tidewire.messages import Format, HistoryPage, Position, Publication, Retention
 

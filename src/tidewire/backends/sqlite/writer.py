@@ -17,14 +17,14 @@ from itertools import groupby
 from pathlib import Path
 
 from tidewire.backends.sqlite.checkpoint import Checkpointer
-from tidewire.backends.sqlite.clock import StoreClock
+from tidewire.backends.sqlite.database import Store
 from tidewire.backends.sqlite.disk_reserve import Reserve
 from tidewire.backends.sqlite.fair_lock import Turnstile
-from tidewire.backends.sqlite.faults import explain, is_certain, is_full, is_lasting, opening_error
+from tidewire.backends.sqlite.file_errors import explain, is_certain, is_full, is_lasting, opening_error
+from tidewire.backends.sqlite.housekeeping import Trimmer
 from tidewire.backends.sqlite.mailbox import Mailbox, Subscribing, Write
 from tidewire.backends.sqlite.peers import Peers
-from tidewire.backends.sqlite.store import Store
-from tidewire.backends.sqlite.trim import Trimmer
+from tidewire.backends.sqlite.store_clock import StoreClock
 from tidewire.errors import NotPublished, PublishUnconfirmed, StoreUnavailable, TidewireError
 from tidewire.messages import Position, Publication
 

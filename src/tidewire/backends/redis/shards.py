@@ -9,10 +9,10 @@ from collections.abc import Callable, Sequence
 
 from tidewire.backends.redis.address import Address, Host, Kind
 from tidewire.backends.redis.connection import Dial
-from tidewire.backends.redis.guard import GuardedLine
+from tidewire.backends.redis.discovery import SlotRange, dial_any, dial_host, read_slots
+from tidewire.backends.redis.generations import GuardedLine
 from tidewire.backends.redis.keys import Keys
-from tidewire.backends.redis.locate import SlotRange, dial_any, dial_host, read_slots
-from tidewire.backends.redis.writer import Writer
+from tidewire.backends.redis.publishing import Writer
 from tidewire.backends.shared.outage import Outage
 from tidewire.errors import StoreUnavailable, TidewireError
 

@@ -8,10 +8,10 @@ from redis.exceptions import AskError, ClusterDownError, MovedError, ResponseErr
 
 from tidewire.backends.redis.address import Kind
 from tidewire.backends.redis.connection import Dial, RequestLine
+from tidewire.backends.redis.driver import Command
 from tidewire.backends.redis.keys import Keys
 from tidewire.backends.redis.opening import Server, load, new_epoch, read_server
 from tidewire.backends.redis.scripts import script
-from tidewire.backends.redis.wire import Command
 from tidewire.backends.shared.outage import Outage
 from tidewire.errors import StoreUnavailable
 

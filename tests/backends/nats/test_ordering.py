@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tidewire.backends.nats.carried import HELD_COUNT, Carried
+from tidewire.backends.nats.ordering import HELD_COUNT, Carried
 from tidewire.messages import Publication
 
 

@@ -7,8 +7,8 @@ import logging
 import random
 from collections.abc import Callable, Mapping
 
+from tidewire.backends.postgres.pool import Sessions
 from tidewire.backends.postgres.schema import SQL
-from tidewire.backends.postgres.sessions import Sessions
 from tidewire.errors import StoreUnavailable
 
 __all__ = ("CARRIAGE", "Keeper")

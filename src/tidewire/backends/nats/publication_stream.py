@@ -11,7 +11,7 @@ import logging
 import secrets
 
 from tidewire.backends.nats.address import NatsAddress
-from tidewire.backends.nats.messages import (
+from tidewire.backends.nats.jetstream import (
     ConsumerInfo,
     GetAnswer,
     StoredMessage,

@@ -10,7 +10,7 @@ from redis.exceptions import RedisError
 
 from tidewire.backends.redis.address import Address, Host, Kind
 from tidewire.backends.redis.connection import Dial
-from tidewire.backends.redis.wire import Command, Reply, connect, explain
+from tidewire.backends.redis.driver import Command, Reply, connect, explain
 from tidewire.errors import ConfigurationError, StoreUnavailable
 
 __all__ = ("SlotRange", "dial_any", "dial_host", "dial_owner", "read_slots")

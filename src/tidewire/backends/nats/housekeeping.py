@@ -12,11 +12,11 @@ from collections.abc import Callable
 
 import msgspec
 
-from tidewire.backends.nats.clock import StoreClock
-from tidewire.backends.nats.messages import EXPECTED, REMOVED, Ack, Stamp, StoredMessage, parse_time
+from tidewire.backends.nats.jetstream import EXPECTED, REMOVED, Ack, Stamp, StoredMessage, parse_time
+from tidewire.backends.nats.publication_stream import Stream
 from tidewire.backends.nats.reading import oldest_of_newest
 from tidewire.backends.nats.removing import mark_removal, remove_all
-from tidewire.backends.nats.stream import Stream
+from tidewire.backends.nats.server_clock import StoreClock
 from tidewire.errors import StoreUnavailable
 from tidewire.messages import Retention
 

@@ -10,11 +10,11 @@ from typing import Any
 
 import msgspec
 
-from tidewire.backends.postgres.circuit import Circuit
-from tidewire.backends.postgres.faults import FAILURES, explain, is_away, is_certain
+from tidewire.backends.postgres.address import Server
+from tidewire.backends.postgres.connection import Circuit
+from tidewire.backends.postgres.pool import close
 from tidewire.backends.postgres.schema import SQL, enter
-from tidewire.backends.postgres.server import Server
-from tidewire.backends.postgres.sessions import close
+from tidewire.backends.postgres.server_errors import FAILURES, explain, is_away, is_certain
 from tidewire.errors import NotPublished, PublishError, PublishUnconfirmed, TidewireError
 from tidewire.messages import PublishRequest
 

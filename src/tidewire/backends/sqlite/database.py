@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from tidewire.backends.shared.statements import read, statements
-from tidewire.backends.sqlite.clock import Reading, StoreClock
 from tidewire.backends.sqlite.rollback_guard import Witness
+from tidewire.backends.sqlite.store_clock import Reading, StoreClock
 from tidewire.errors import ConfigurationError
 from tidewire.messages import Format, Position, Publication, PublishRequest, Retention
 

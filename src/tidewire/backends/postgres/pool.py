@@ -6,9 +6,9 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from typing import Any, TypeVar
 
-from tidewire.backends.postgres.circuit import Circuit
-from tidewire.backends.postgres.faults import FAILURES, explain, is_away
-from tidewire.backends.postgres.server import Server
+from tidewire.backends.postgres.address import Server
+from tidewire.backends.postgres.connection import Circuit
+from tidewire.backends.postgres.server_errors import FAILURES, explain, is_away
 from tidewire.errors import StoreUnavailable
 from tidewire.support.counters import count_limit
 

@@ -13,8 +13,8 @@ from pathlib import Path
 
 from tidewire.backends.base import JoinResult
 from tidewire.backends.shared.statements import read, statements
+from tidewire.backends.sqlite.database import identity
 from tidewire.backends.sqlite.leases import Lock, NodeRow, Watch, is_alive, remove_stale
-from tidewire.backends.sqlite.store import identity
 from tidewire.errors import StoreUnavailable
 from tidewire.messages import Announcement, Departure, Format, Member
 

@@ -9,8 +9,8 @@ import pytest
 
 from tidewire.backends.shared.statements import read
 from tidewire.backends.sqlite import SqliteBroker
-from tidewire.backends.sqlite.clock import StoreClock, SystemClock
-from tidewire.backends.sqlite.store import Store, connect
+from tidewire.backends.sqlite.database import Store, connect
+from tidewire.backends.sqlite.store_clock import StoreClock, SystemClock
 from tidewire.errors import StoreUnavailable
 from tidewire.options import Limits
 

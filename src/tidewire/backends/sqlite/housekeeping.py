@@ -10,8 +10,8 @@ import sqlite3
 
 import msgspec
 
-from tidewire.backends.sqlite.clock import StoreClock
-from tidewire.backends.sqlite.store import SQL
+from tidewire.backends.sqlite.database import SQL
+from tidewire.backends.sqlite.store_clock import StoreClock
 
 __all__ = ("CARRIAGE", "Trimmer")
 

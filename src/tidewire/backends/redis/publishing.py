@@ -9,12 +9,12 @@ from itertools import chain
 
 from redis.exceptions import ResponseError
 
-from tidewire.backends.redis.body import pack
 from tidewire.backends.redis.connection import LineDown, meaning
-from tidewire.backends.redis.guard import SCRIPTS, GuardedLine
+from tidewire.backends.redis.driver import Command, Reply
+from tidewire.backends.redis.entries import pack
+from tidewire.backends.redis.generations import SCRIPTS, GuardedLine
 from tidewire.backends.redis.keys import Keys
 from tidewire.backends.redis.opening import new_epoch
-from tidewire.backends.redis.wire import Command, Reply
 from tidewire.backends.shared.waiting import check_room, settle
 from tidewire.errors import NotPublished, PublishError, PublishUnconfirmed
 from tidewire.messages import Position, PublishRequest

@@ -7,7 +7,7 @@ import logging
 import random
 from collections.abc import Awaitable, Callable
 
-from tidewire.backends.postgres.faults import FAILURES, explain
+from tidewire.backends.postgres.server_errors import FAILURES, explain
 from tidewire.backends.shared.outage import Outage
 from tidewire.errors import StoreUnavailable, TidewireError
 

@@ -12,7 +12,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 JOBS ?= 2
 
 .DEFAULT_GOAL := help
-.PHONY: help setup serve test test-slow lint types bench check lock
+.PHONY: help setup serve test test-slow lint types trace bench check lock
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -36,6 +36,9 @@ lint: $(DEV) ## Check format, style and the direction of imports
 types: $(DEV) ## Check the types, inside and as a user sees them
 	$(BIN)/mypy --strict src
 	$(BIN)/python .ci/public_types.py
+
+trace: $(DEV) ## Print the way of one message through the files
+	$(BIN)/python -m tests.helpers.tracing $(ARGS)
 
 bench: $(DEV) ## Measure; see bench/
 	$(BIN)/python bench/sqlite_publish.py

@@ -24,8 +24,8 @@ from cryptography.hazmat.primitives.serialization import (
 
 from tidewire.errors import ConfigurationError, PermissionDenied, Rejected, TemporaryFailure, TokenExpired
 from tidewire.rules.base import Caller, ConnectAttempt, Grant, Identity
-from tidewire.server.authority import ClientTable, NamespaceAuthority
 from tidewire.server.client_tokens import BadToken, ClientTokens, TokenTable
+from tidewire.server.namespace_authority import ClientTable, NamespaceAuthority
 from tidewire.server.namespaces import ChannelTable, Namespaces
 from tidewire.server.token_keys import KeySet
 

@@ -18,7 +18,7 @@ from tidewire.errors import (
 )
 from tidewire.options import SlowPolicy
 from tidewire.rules.base import Action, Caller, ConnectAttempt, Grant, Identity
-from tidewire.server.authority import ClientTable, NamespaceAuthority
+from tidewire.server.namespace_authority import ClientTable, NamespaceAuthority
 from tidewire.server.namespaces import ChannelTable, Namespace, Namespaces
 
 ANN = Caller("c1", Identity("ann"))

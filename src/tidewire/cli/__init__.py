@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from tidewire.cli import accounts, doctor, pipeline, serving, store
+from tidewire.cli import doctor, pipeline, serving, store_commands, users
 from tidewire.cli.terminal import complain, out
 from tidewire.errors import TidewireError
 
@@ -25,12 +25,12 @@ app: typer.Typer = typer.Typer(
 )
 app.command()(serving.serve)
 app.command()(serving.run)
-app.add_typer(accounts.users, name="user")
-app.command()(accounts.token)
-app.command()(store.publish)
-app.command()(store.tail)
-app.command()(store.bench)
-app.command()(store.migrate)
+app.add_typer(users.users, name="user")
+app.command()(users.token)
+app.command()(store_commands.publish)
+app.command()(store_commands.tail)
+app.command()(store_commands.bench)
+app.command()(store_commands.migrate)
 app.command()(doctor.doctor)
 app.add_typer(pipeline.pipelines, name="pipeline")
 

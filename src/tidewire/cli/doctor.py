@@ -12,7 +12,7 @@ from collections.abc import Iterator
 import typer
 
 from tidewire.backends import open_backend
-from tidewire.cli import options
+from tidewire.cli import flags
 from tidewire.cli.terminal import load_settings, out
 from tidewire.errors import StoreUnavailable
 from tidewire.server.settings import Settings, redacted
@@ -23,7 +23,7 @@ __all__ = ("doctor",)
 _DRIVERS = ("redis", "asyncpg", "nats-py")
 
 
-def doctor(config: options.Config = None, broker: options.Broker = None) -> None:
+def doctor(config: flags.Config = None, broker: flags.Broker = None) -> None:
     """Look at the configured store: reachable, what it keeps, and what to change."""
     settings = load_settings(config, {"broker": broker}).settings
     _show("tidewire", f"{importlib.metadata.version('tidewire')}, Python {platform.python_version()}", *_drivers())

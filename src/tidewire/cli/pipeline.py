@@ -14,7 +14,7 @@ import typer
 from rich.markup import escape
 from rich.progress import BarColumn, Progress, TaskID, TaskProgressColumn, TextColumn, TimeElapsedColumn
 
-from tidewire.cli import options
+from tidewire.cli import flags
 from tidewire.cli.pipeline_source import Source, here, there
 from tidewire.cli.terminal import load_settings, out, say
 from tidewire.errors import ConfigurationError
@@ -52,7 +52,7 @@ Limit = Annotated[int, typer.Option("--limit", min=1, max=500, help="How many.")
 
 
 @pipelines.command(name="list")
-def list_pipelines(config: options.Config = None, server: Server = None, token_file: TokenFile = None) -> None:
+def list_pipelines(config: flags.Config = None, server: Server = None, token_file: TokenFile = None) -> None:
     """List the pipelines, and the programs that they miss."""
 
     async def work(source: Source) -> None:
@@ -72,7 +72,7 @@ def run(
     sample: Annotated[str, typer.Argument(metavar="SAMPLE", help="Letters, digits, '.', '_' and '-'.")],
     inputs: Inputs = None,
     new: New = False,
-    config: options.Config = None,
+    config: flags.Config = None,
     server: Server = None,
     token_file: TokenFile = None,
 ) -> None:
@@ -88,7 +88,7 @@ def run(
 
 
 @pipelines.command()
-def runs(limit: Limit = 20, config: options.Config = None, server: Server = None, token_file: TokenFile = None) -> None:
+def runs(limit: Limit = 20, config: flags.Config = None, server: Server = None, token_file: TokenFile = None) -> None:
     """List the runs, the newest first."""
 
     async def work(source: Source) -> None:
@@ -106,7 +106,7 @@ def log(
     run: RunId,
     step: Step = "",
     follow: Follow = False,
-    config: options.Config = None,
+    config: flags.Config = None,
     server: Server = None,
     token_file: TokenFile = None,
 ) -> None:
@@ -116,7 +116,7 @@ def log(
 
 
 @pipelines.command()
-def cancel(run: RunId, config: options.Config = None, server: Server = None, token_file: TokenFile = None) -> None:
+def cancel(run: RunId, config: flags.Config = None, server: Server = None, token_file: TokenFile = None) -> None:
     """End a run: TERM to its programs, then KILL."""
 
     async def work(source: Source) -> None:
@@ -130,7 +130,7 @@ def cancel(run: RunId, config: options.Config = None, server: Server = None, tok
 
 
 @pipelines.command()
-def resume(run: RunId, config: options.Config = None, server: Server = None, token_file: TokenFile = None) -> None:
+def resume(run: RunId, config: flags.Config = None, server: Server = None, token_file: TokenFile = None) -> None:
     """Go on with a run that failed, was cancelled or interrupted, at the first step that is not done."""
 
     async def work(source: Source) -> int:

@@ -22,7 +22,7 @@ from tidewire.pipelines.api import LogPart, Pipelines, Started
 from tidewire.pipelines.checks import Missing, missing_programs
 from tidewire.pipelines.errors import PipelineError
 from tidewire.pipelines.runs import Run
-from tidewire.server.pipelines import server_pipelines
+from tidewire.server.pipeline_setup import server_pipelines
 from tidewire.server.settings import Settings
 
 __all__ = ("Listed", "Source", "here", "there")

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 from rich.markup import escape
 
-from tidewire.cli import options
+from tidewire.cli import flags
 from tidewire.cli.terminal import load_settings, out, say
 from tidewire.server.settings import Loaded, Settings, redacted
 
@@ -16,30 +16,30 @@ __all__ = ("run", "serve")
 
 
 def serve(
-    config: options.Config = None,
-    host: options.Host = None,
-    port: options.Port = None,
-    broker: options.Broker = None,
-    workers: options.Workers = None,
-    accounts: options.Accounts = None,
-    key_file: options.KeyFile = None,
-    token_seconds: options.TokenSeconds = None,
-    signup: options.Signup = None,
-    tutorial: options.Tutorial = None,
-    allowed_origins: options.Origins = None,
-    trusted_proxies: options.Proxies = None,
-    deflate: options.Deflate = None,
-    log_level: options.LogLevel = None,
-    access_log: options.AccessLog = None,
-    tls_cert: options.TlsCert = None,
-    tls_key: options.TlsKey = None,
-    worker_seconds: options.WorkerSeconds = None,
-    limit: options.Limit = None,
-    print_config: options.PrintConfig = False,
+    config: flags.Config = None,
+    host: flags.Host = None,
+    port: flags.Port = None,
+    broker: flags.Broker = None,
+    workers: flags.Workers = None,
+    accounts: flags.Accounts = None,
+    key_file: flags.KeyFile = None,
+    token_seconds: flags.TokenSeconds = None,
+    signup: flags.Signup = None,
+    tutorial: flags.Tutorial = None,
+    allowed_origins: flags.Origins = None,
+    trusted_proxies: flags.Proxies = None,
+    deflate: flags.Deflate = None,
+    log_level: flags.LogLevel = None,
+    access_log: flags.AccessLog = None,
+    tls_cert: flags.TlsCert = None,
+    tls_key: flags.TlsKey = None,
+    worker_seconds: flags.WorkerSeconds = None,
+    limit: flags.Limit = None,
+    print_config: flags.PrintConfig = False,
 ) -> None:
     """Run the chat and notification server."""
-    flags = {name: value for name, value in locals().items() if name in Settings.model_fields}
-    loaded = load_settings(config, flags, limit)
+    given = {name: value for name, value in locals().items() if name in Settings.model_fields}
+    loaded = load_settings(config, given, limit)
     if print_config:
         _print_config(loaded)
     else:
@@ -48,22 +48,22 @@ def serve(
 
 def run(
     application: Annotated[str, typer.Argument(metavar="MODULE:APP", help="Any ASGI application.")],
-    config: options.Config = None,
-    host: options.Host = None,
-    port: options.Port = None,
-    workers: options.Workers = None,
-    trusted_proxies: options.Proxies = None,
-    deflate: options.Deflate = None,
-    log_level: options.LogLevel = None,
-    access_log: options.AccessLog = None,
-    tls_cert: options.TlsCert = None,
-    tls_key: options.TlsKey = None,
-    worker_seconds: options.WorkerSeconds = None,
-    limit: options.Limit = None,
+    config: flags.Config = None,
+    host: flags.Host = None,
+    port: flags.Port = None,
+    workers: flags.Workers = None,
+    trusted_proxies: flags.Proxies = None,
+    deflate: flags.Deflate = None,
+    log_level: flags.LogLevel = None,
+    access_log: flags.AccessLog = None,
+    tls_cert: flags.TlsCert = None,
+    tls_key: flags.TlsKey = None,
+    worker_seconds: flags.WorkerSeconds = None,
+    limit: flags.Limit = None,
 ) -> None:
     """Run an application of your own under the same server: its limits, its drain, its workers."""
-    flags = {name: value for name, value in locals().items() if name in Settings.model_fields}
-    _run(load_settings(config, flags, limit).settings, application)
+    given = {name: value for name, value in locals().items() if name in Settings.model_fields}
+    _run(load_settings(config, given, limit).settings, application)
 
 
 def _run(settings: Settings, application: str | None) -> None:

@@ -219,7 +219,7 @@ _type_of = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
 
 
 class ChatProtocol(Protocol[ChatCommand]):
-    """Encodes and decodes the chat dialect; what a chat does is `server/chat.py`.
+    """Encodes and decodes the chat dialect; what a chat does is `server/chat_session.py`.
 
     `json_depth` is how deep a client's JSON may be nested.
     """

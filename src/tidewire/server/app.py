@@ -12,17 +12,16 @@ from tidewire.hub import Hub
 from tidewire.options import ChannelRules
 from tidewire.protocols.chat import ChatProtocol
 from tidewire.server.accounts import Accounts
-from tidewire.server.chat import CHANNELS
+from tidewire.server.chat_session import CHANNELS
 from tidewire.server.identity import Logins
 from tidewire.server.namespaces import Namespaces
 from tidewire.server.page_authority import PLAYGROUND, PageAuthority, with_playground
-from tidewire.server.pipelines import server_pipelines
+from tidewire.server.pipeline_setup import server_pipelines
 from tidewire.server.rooms import RoomDirectory
-from tidewire.server.routes import accounts as account_routes
-from tidewire.server.routes import api, chat, health, tutorial
+from tidewire.server.routes import api_key, chat_socket, health, login, tutorial
 from tidewire.server.routes.clients import client_routes
 from tidewire.server.routes.pages import add_pages
-from tidewire.server.routes.pipelines import add_pipelines
+from tidewire.server.routes.pipeline_access import add_pipelines
 from tidewire.server.settings import Settings
 from tidewire.server.tokens import Tokens, load_key
 
@@ -62,14 +61,14 @@ def create_app(settings: Settings) -> FastAPI:
     app.state.rooms = RoomDirectory(app.state.hub, app.state.accounts)
     app.state.pipelines = server_pipelines(settings, app.state.hub) if settings.pipelines.enabled else None
     app.include_router(health.router, include_in_schema=False)
-    app.include_router(account_routes.router, include_in_schema=False)
+    app.include_router(login.router, include_in_schema=False)
     if has_api:
-        app.include_router(api.with_key(settings.http_api, app.state.hub, app.state.authority))
+        app.include_router(api_key.with_key(settings.http_api, app.state.hub, app.state.authority))
     else:
-        app.include_router(api.without_key, include_in_schema=False)
+        app.include_router(api_key.without_key, include_in_schema=False)
     app.include_router(client_routes(app.state.hub, settings, app.state.authority, logins))
     add_pages(app, tutorial=settings.serves_tutorial)
-    app.include_router(chat.router)
+    app.include_router(chat_socket.router)
     if app.state.pipelines is not None:
         add_pipelines(app, settings, app.state.pipelines)
     if settings.serves_tutorial:

@@ -14,12 +14,12 @@ from tidewire.options import ChannelOptions
 from tidewire.pipelines.notices import list_channel
 from tidewire.protocols.centrifuge.codes import BAD_COMMAND, INVALID_TOKEN
 from tidewire.rules.base import Action, Caller, ConnectAttempt, Grant, Identity
-from tidewire.server.authority import AccountTokens, ClientTable, NamespaceAuthority
+from tidewire.server.namespace_authority import AccountTokens, ClientTable, NamespaceAuthority
 from tidewire.server.namespaces import ChannelTable, NamedNamespace, Namespaces
 
 __all__ = ("LOCAL", "PLAYGROUND", "PageAuthority", "with_playground")
 
-#: The context of a connection that is this machine's own (local.is_local).
+#: The context of a connection that is this machine's own (loopback.is_local).
 LOCAL = "local"
 #: Where visitors of the tutorial try channels out: whoever may see the page may do everything in a channel that it
 #: follows, and connections are told of each other.

@@ -41,11 +41,11 @@ from pydantic_settings import (
 from tidewire.backends import sqlite_path
 from tidewire.errors import ConfigurationError
 from tidewire.options import Limits
-from tidewire.server.authority import ClientTable
+from tidewire.server.namespace_authority import ClientTable
 from tidewire.server.namespaces import ChannelTable, NamedNamespace
 from tidewire.server.pipeline_table import PipelineTable
 from tidewire.server.secret import Secret
-from tidewire.server.unknown import mend_for, unknown_settings
+from tidewire.server.settings_help import mend_for, unknown_settings
 
 __all__ = (
     "CONFIG_FILE",

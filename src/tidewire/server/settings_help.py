@@ -1,10 +1,13 @@
-"""Settings of Centrifugo that have another name here, or none: what to write instead."""
+"""Unknown settings: what to write instead of a misspelt one, or of one that only Centrifugo has."""
 
 from __future__ import annotations
 
+import difflib
 import re
+from collections.abc import Collection, Iterator, Mapping
+from typing import Any
 
-__all__ = ("hint_for",)
+__all__ = ("hint_for", "mend_for", "unknown_settings")
 
 _RULES = "decide in your own FastAPI application, with rules (docs/howto/channel-rules.md)"
 _MAPS = "not supported, because map subscriptions and shared polls are not; use a channel with history"
@@ -14,7 +17,7 @@ _SHARED = (
     'not needed, because one URL says where messages are kept; set broker = "redis://…", "nats://…" or another URL'
 )
 
-#: The longest that a setting's name begins with counts.
+#: By the beginning of a setting's name; the longest one that fits counts.
 _HINTS = {
     "admin": _NONE,
     "broker.": 'one URL names the store: broker = "redis://…"',
@@ -108,7 +111,61 @@ _HINTS = {
 
 
 def hint_for(setting: str) -> str | None:
-    """Return what to do about a setting that only Centrifugo has; None for one that nobody has."""
+    """Return how to replace a setting of Centrifugo; None if Centrifugo has no such setting either."""
     name = re.sub(r"^channel\.(without_namespace|namespaces\.\d+)\.", "channel.namespaces.", setting)
     found = [known for known in _HINTS if name.startswith(known)]
     return _HINTS[max(found, key=len)] if found else None
+
+
+def unknown_settings(values: Mapping[str, Any], known: Collection[str], path: str = "") -> Iterator[tuple[str, str]]:
+    """Yield each unknown name of a file, and how to mend it.
+
+    `known` has the dotted names of all settings; in a list of tables the number is 0.
+    """
+    for name, value in values.items():
+        where = path + name
+        numbered = _numbered(where)
+        if isinstance(value, Mapping) and any(one.startswith(f"{numbered}.") for one in known):
+            yield from unknown_settings(value, known, f"{where}.")
+        elif isinstance(value, list) and any(one.startswith(f"{numbered}.0.") for one in known):
+            for number, item in enumerate(value):
+                if isinstance(item, Mapping):
+                    yield from unknown_settings(item, known, f"{where}.{number}.")
+        elif numbered not in known or (isinstance(value, Mapping) and hint_for(f"{numbered}.")):
+            yield from _mended(where, value, known)
+
+
+def _numbered(where: str) -> str:
+    return re.sub(r"\.\d+(?=\.)", ".0", where)
+
+
+def _mended(where: str, value: object, known: Collection[str]) -> Iterator[tuple[str, str]]:
+    """Yield one line for a whole table if all its names are mended in the same way, else one line for each name."""
+    hint = hint_for(where)
+    hints = {leaf: hint_for(leaf) for leaf in _leaves(where, value)}
+    if all(one == hint for one in hints.values()):
+        yield where, mend_for(where, known)
+    else:
+        yield from ((leaf, one or mend_for(where, known)) for leaf, one in hints.items())
+
+
+def _leaves(where: str, value: object) -> Iterator[str]:
+    if isinstance(value, Mapping):
+        for name, inner in value.items():
+            yield from _leaves(f"{where}.{name}", inner)
+    else:
+        yield where
+
+
+def mend_for(where: str, known: Collection[str]) -> str:
+    """Return how to mend an unknown name: its replacement, or the nearest known name."""
+    if hint := hint_for(where):
+        return hint
+    table, dot, name = where.rpartition(".")
+    prefix = _numbered(table + dot)
+    beside = {one[len(prefix) :].partition(".")[0] for one in known if one.startswith(prefix)}
+    for near in difflib.get_close_matches(name, beside, 1, 0.6):
+        return f"did you mean {table}{dot}{near}?"
+    for elsewhere in sorted(one for one in known if one.endswith(f".{name}") and ".0." not in one):
+        return f"did you mean {elsewhere}?"
+    return "`tidewire serve --print-config` lists all settings"

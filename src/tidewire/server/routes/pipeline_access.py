@@ -16,8 +16,8 @@ from tidewire.pipelines.routes import refuse
 from tidewire.pipelines.routes import router as pipelines_router
 from tidewire.pipelines.runs import RunStatus
 from tidewire.pipelines.viewers import STEPS
-from tidewire.server.local import is_local
-from tidewire.server.pipelines import default_pipeline
+from tidewire.server.loopback import is_local
+from tidewire.server.pipeline_setup import default_pipeline
 from tidewire.server.settings import Settings
 from tidewire.server.tokens import InvalidToken, identify
 from tidewire.sessions.accept import may_connect

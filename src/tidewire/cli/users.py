@@ -11,7 +11,7 @@ from typing import Annotated, TypeVar
 
 import typer
 
-from tidewire.cli import options
+from tidewire.cli import flags
 from tidewire.cli.terminal import load_settings, out, read_stdin, say
 from tidewire.errors import ConfigurationError, PublishError, StoreUnavailable
 from tidewire.hub import Hub
@@ -36,9 +36,9 @@ Ttl = Annotated[float | None, typer.Option("--ttl", metavar="SECONDS", min=1, he
 def add(
     name: Name,
     password_stdin: PasswordStdin = False,
-    config: options.Config = None,
-    broker: options.Broker = None,
-    accounts: options.Accounts = None,
+    config: flags.Config = None,
+    broker: flags.Broker = None,
+    accounts: flags.Accounts = None,
 ) -> None:
     """Add a user; the password is asked for, twice."""
     settings = _settings(config, broker, accounts)
@@ -49,7 +49,7 @@ def add(
 
 
 @users.command(name="list")
-def list_users(config: options.Config = None, broker: options.Broker = None, accounts: options.Accounts = None) -> None:
+def list_users(config: flags.Config = None, broker: flags.Broker = None, accounts: flags.Accounts = None) -> None:
     """List the users, and since when they are."""
     for user in _with_accounts(_settings(config, broker, accounts), lambda opened: opened.users()):
         since = time.strftime("%Y-%m-%d", time.localtime(user.created))
@@ -58,7 +58,7 @@ def list_users(config: options.Config = None, broker: options.Broker = None, acc
 
 @users.command()
 def remove(
-    name: Name, config: options.Config = None, broker: options.Broker = None, accounts: options.Accounts = None
+    name: Name, config: flags.Config = None, broker: flags.Broker = None, accounts: flags.Accounts = None
 ) -> None:
     """Remove a user; tokens of that user are refused from now on, and open connections end."""
     settings = _settings(config, broker, accounts)
@@ -80,10 +80,10 @@ async def _disconnect(settings: Settings, name: str) -> None:
 def token(
     name: Name,
     ttl: Ttl = None,
-    config: options.Config = None,
-    broker: options.Broker = None,
-    accounts: options.Accounts = None,
-    key_file: options.KeyFile = None,
+    config: flags.Config = None,
+    broker: flags.Broker = None,
+    accounts: flags.Accounts = None,
+    key_file: flags.KeyFile = None,
 ) -> None:
     """Print a token of a user, for a script or for a test."""
     settings = _settings(config, broker, accounts, key_file)

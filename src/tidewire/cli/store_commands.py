@@ -16,7 +16,7 @@ import typer
 
 from tidewire.backends import open_backend
 from tidewire.backends.base import Broker, Deliver
-from tidewire.cli import options
+from tidewire.cli import flags
 from tidewire.cli.terminal import load_settings, out, read_stdin, say
 from tidewire.errors import ConfigurationError
 from tidewire.messages import Format, Position, Publication, PublishRequest, Retention
@@ -38,8 +38,8 @@ def publish(
     channel: Channel,
     data: Data,
     key: Key = "",
-    config: options.Config = None,
-    broker: options.Broker = None,
+    config: flags.Config = None,
+    broker: flags.Broker = None,
 ) -> None:
     """Publish JSON in a channel; says its offset when the broker keeps it."""
     settings = _settings(config, broker, channel)
@@ -59,8 +59,8 @@ def tail(
     history: History = 10,
     since: Since = None,
     lines: Lines = False,
-    config: options.Config = None,
-    broker: options.Broker = None,
+    config: flags.Config = None,
+    broker: flags.Broker = None,
 ) -> None:
     """Show what is published in a channel, from its history on, until Ctrl+C."""
     settings = _settings(config, broker, channel)
@@ -68,14 +68,14 @@ def tail(
         asyncio.run(_Tail(channel, lines).run(settings, history, since))
 
 
-def migrate(config: options.Config = None, broker: options.Broker = None) -> None:
+def migrate(config: flags.Config = None, broker: flags.Broker = None) -> None:
     """Make or update what the store needs (tables, functions), before a server starts."""
     settings = _settings(config, broker)
     asyncio.run(_migrate(settings))
     say(f"{redacted(settings.broker)} is ready")
 
 
-def bench(config: options.Config = None, broker: options.Broker = None) -> None:
+def bench(config: flags.Config = None, broker: flags.Broker = None) -> None:
     """Measure publishing and fan-out on this machine, in some ten seconds."""
     from tidewire.cli.benchmark import fan_out, publishing
 

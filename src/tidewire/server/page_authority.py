@@ -1,6 +1,7 @@
-"""What our own pages may do over `/connection/…`: a page names itself when it connects, and may do that and no more.
+"""Permissions of the server's own pages over `/connection/…`.
 
-So a page needs nothing from the configuration, and gives nobody what the configuration does not.
+A page names itself when it connects, and may use the channels of that page and no others. So a page needs nothing from
+the configuration, and gives nobody what the configuration does not.
 """
 
 from __future__ import annotations
@@ -19,10 +20,10 @@ from tidewire.server.namespaces import ChannelTable, NamedNamespace, Namespaces
 
 __all__ = ("LOCAL", "PLAYGROUND", "PageAuthority", "with_playground")
 
-#: The context of a connection that is this machine's own (loopback.is_local).
+#: The context of a connection from this machine (loopback.is_local).
 LOCAL = "local"
-#: Where visitors of the tutorial try channels out: whoever may see the page may do everything in a channel that it
-#: follows, and connections are told of each other.
+#: Where readers of the tutorial try out channels: everybody who sees the page may do everything in a channel after
+#: subscribing to it, and joins and leaves are pushed.
 PLAYGROUND = NamedNamespace(
     name="playground",
     history_size=100,
@@ -41,39 +42,40 @@ PLAYGROUND = NamedNamespace(
     allow_presence_for_anonymous=True,
     channel_regex="^[a-z0-9-]{1,40}$",
 )
-#: A list of runs is recovered from its notices; where these are not enough, it is fetched anew.
+#: A list of runs is recovered from its notices; if they do not reach back far enough, the page fetches the list again.
 _LIST = Grant(ChannelOptions())
 
 
-class Asked(msgspec.Struct, frozen=True):
-    """What a page of ours says when it connects: which one it is, and on the playground the visitor's name."""
+class PageHello(msgspec.Struct, frozen=True):
+    """The connect data of one of our pages: which page it is, and on the playground the name to show to others."""
 
     tidewire: str = ""
     name: Annotated[str, msgspec.Meta(max_length=40)] = ""
 
 
-class Visit(msgspec.Struct, frozen=True):
-    """The context of a connection that a page has opened: how the channels begin that it may use, "" for none."""
+class PageContext(msgspec.Struct, frozen=True):
+    """The context of a connection of a page: the prefix of the channels that it may use, "" for none."""
 
     prefix: str = ""
 
 
-_decode = msgspec.json.Decoder(Asked).decode
-_NOTHING = Asked()
+_decode = msgspec.json.Decoder(PageHello).decode
+_NO_PAGE = PageHello()
 
 
 def with_playground(table: ChannelTable) -> ChannelTable:
-    """Return the namespaces with the playground; one of that name stays as it is, and strangers stay out of it."""
+    """Return the namespaces with the playground; a configured namespace of that name is kept, and turns it off."""
     if any(namespace.name == PLAYGROUND.name for namespace in table.namespaces):
         return table
     return table.model_copy(update={"namespaces": [*table.namespaces, PLAYGROUND]})
 
 
 class PageAuthority(NamespaceAuthority):
-    """Lets our own pages in beside everybody else; `logins` tells whose token of the login a page shows.
+    """Admits the server's own pages beside all other clients.
 
-    `pipelines`: the list of runs may be followed, by each user their own, from this machine all. `playground`:
-    strangers may use the playground.
+    `logins` verifies the login token that a page presents. With `pipelines`, users may subscribe to the list of their
+    own runs, and connections from this machine to the list of all. With `playground`, anonymous clients may use the
+    playground.
     """
 
     def __init__(
@@ -92,11 +94,12 @@ class PageAuthority(NamespaceAuthority):
         self._has_playground = playground
 
     async def connect(self, attempt: ConnectAttempt, identity: Identity | None) -> Identity:
-        page = _asked(attempt.data)
+        page = _hello(attempt.data)
         if page.tidewire == "pipelines" and self._has_pipelines:
             return await self._list_viewer(attempt.token, identity)
         if page.tidewire == "playground" and self._has_playground:
-            return Identity(info=msgspec.json.encode({"name": page.name}), context=Visit(f"{PLAYGROUND.name}:"))
+            info = msgspec.json.encode({"name": page.name})
+            return Identity(info=info, context=PageContext(f"{PLAYGROUND.name}:"))
         return await super().connect(attempt, identity if identity is not None and identity.user else None)
 
     async def _list_viewer(self, token: str, identity: Identity | None) -> Identity:
@@ -108,8 +111,8 @@ class PageAuthority(NamespaceAuthority):
             viewer = identity
         else:
             raise Rejected(BAD_COMMAND)
-        channel = list_channel(viewer.user)
-        return Identity(viewer.user, expires_at=viewer.expires_at, subscriptions={channel: _LIST}, context=Visit())
+        subscriptions = {list_channel(viewer.user): _LIST}
+        return Identity(viewer.user, expires_at=viewer.expires_at, subscriptions=subscriptions, context=PageContext())
 
     async def _login(self, token: str) -> Identity:
         found = await self._logins.identify(token)
@@ -118,7 +121,7 @@ class PageAuthority(NamespaceAuthority):
         return found
 
     async def refresh(self, caller: Caller, token: str) -> Identity:
-        if not isinstance(caller.identity.context, Visit):
+        if not isinstance(caller.identity.context, PageContext):
             return await super().refresh(caller, token)
         again = await self._login(token)
         if again.user != caller.identity.user:
@@ -134,15 +137,15 @@ class PageAuthority(NamespaceAuthority):
         await super().allow(caller, channel, action, subscribed=subscribed)
 
 
-def _asked(data: bytes) -> Asked:
-    """Return what a page of ours says; what an application's client says instead is no concern of ours."""
+def _hello(data: bytes) -> PageHello:
+    """Return the connect data if it is that of a page of ours; other clients may send anything."""
     try:
         return _decode(data)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
-        return _NOTHING
+        return _NO_PAGE
 
 
 def _check(caller: Caller, channel: str) -> None:
-    visit = caller.identity.context
-    if isinstance(visit, Visit) and not (visit.prefix and channel.startswith(visit.prefix)):
-        raise PermissionDenied(f"a page of the server may not use {channel!r}; connect without its name")
+    page = caller.identity.context
+    if isinstance(page, PageContext) and not (page.prefix and channel.startswith(page.prefix)):
+        raise PermissionDenied(f"a page of the server may not use {channel!r}; connect without naming a page")

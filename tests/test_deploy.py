@@ -139,7 +139,7 @@ def test_a_file_for_a_pipeline_may_be_large(proxied: Proxied) -> None:
 
 def test_messages_pass_both_ways(proxied: Proxied, monkeypatch: pytest.MonkeyPatch) -> None:
     _, token = proxied.server.sign_up()
-    monkeypatch.setattr("tidewire.client.chat.connect", lambda url, **o: connect(url, **(o | proxied.options())))
+    monkeypatch.setattr("tidewire.client.chat_client.connect", lambda url, **o: connect(url, **(o | proxied.options())))
 
     async def scene() -> None:
         async with asyncio.timeout(20), ChatClient(f"wss://{NAME}:{proxied.port}/ws/auth", token) as client:
@@ -172,7 +172,7 @@ def _reload_tidewire(proxied: Proxied) -> None:
 def test_a_reload_in_mid_traffic_costs_no_message(
     proxied: Proxied, monkeypatch: pytest.MonkeyPatch, reload: Callable[[Proxied], None]
 ) -> None:
-    monkeypatch.setattr("tidewire.client.chat.connect", lambda url, **o: connect(url, **(o | proxied.options())))
+    monkeypatch.setattr("tidewire.client.chat_client.connect", lambda url, **o: connect(url, **(o | proxied.options())))
     url, room = f"wss://{NAME}:{proxied.port}/ws/auth", f"room-{reload.__name__}"
     tokens = [proxied.server.sign_up()[1] for _ in range(4)]
     shown: list[list[str]] = [[] for _ in tokens]

@@ -14,7 +14,7 @@ from websockets.asyncio.server import ServerConnection, serve
 from contract.serving import Server
 from tidewire import ConnectionClosed, NotAvailable, Publisher, PublishUnconfirmed
 from tidewire.client import ChatClient, ChatMessage, History, Inbox, Message, Online, PrivateMessage, System, backoff
-from tidewire.client import chat as client_module
+from tidewire.client import chat_client as client_module
 
 pytestmark = pytest.mark.xdist_group("client")
 

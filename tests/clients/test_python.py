@@ -15,7 +15,7 @@ from websockets.asyncio.server import ServerConnection, serve
 
 from clients.serving import Cuttable, Service, connection_token, serving, subscription_token
 from tidewire.client import Client, Subscription, backoff
-from tidewire.client import subscription as subscription_module
+from tidewire.client import client_subscription as subscription_module
 from tidewire.errors import (
     BadRequest,
     CommandError,

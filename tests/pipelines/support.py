@@ -90,7 +90,7 @@ def parent(pid: int) -> int:
 
 
 def _is_guard(pid: int) -> bool:
-    return b"tidewire.pipelines.guard" in _command_line(pid)
+    return b"tidewire.pipelines.program_guard" in _command_line(pid)
 
 
 def _command_line(pid: int) -> bytes:

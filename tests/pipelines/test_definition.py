@@ -10,7 +10,7 @@ import pytest
 from tidewire import ConfigurationError
 from tidewire.pipelines import Input, Job, Pipeline, Progress, builtin, load, load_folder, pipeline
 from tidewire.pipelines.errors import BadStart
-from tidewire.pipelines.names import check_sample, expand, expand_argument, file_name, placeholders
+from tidewire.pipelines.naming import check_sample, expand, expand_argument, file_name, placeholders
 
 TRUE = ("true",)
 

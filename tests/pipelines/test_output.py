@@ -137,7 +137,7 @@ def test_how_far_a_file_was_read(tmp_path: Path) -> None:
 
 def test_the_guard_needs_nothing_but_the_standard_library() -> None:
     folder = Path(tidewire.pipelines.__file__).parent
-    for name in ("guard", "output", "processes", "progress"):
+    for name in ("program_guard", "output", "processes", "progress"):
         for node in ast.walk(ast.parse((folder / f"{name}.py").read_text())):
             names = [node.module or ""] if isinstance(node, ast.ImportFrom) else []
             names += [alias.name for alias in node.names] if isinstance(node, ast.Import) else []

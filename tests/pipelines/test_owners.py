@@ -16,8 +16,8 @@ from engine.support import run
 from pipelines.support import finished, opened, until
 from tidewire import ConfigurationError, Hub
 from tidewire.pipelines import Pipelines, RunStatus, Step
-from tidewire.pipelines.keeper import Keeper
 from tidewire.pipelines.owners import Owners
+from tidewire.pipelines.run_keeper import Keeper
 
 
 def test_whoever_cannot_be_looked_at_lives(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

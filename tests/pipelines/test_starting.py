@@ -12,7 +12,7 @@ import pytest
 from pipelines.support import below, finished, opened, program, programs, until
 from tidewire import Hub
 from tidewire.pipelines import Pipeline, Pipelines, RunStatus, Step
-from tidewire.pipelines.guards import Guards
+from tidewire.pipelines.guard_pool import Guards
 from tidewire.pipelines.processes import identity, is_alive
 
 linux = pytest.mark.skipif(sys.platform != "linux", reason="looks at /proc")

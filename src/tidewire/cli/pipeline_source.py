@@ -18,10 +18,10 @@ import msgspec
 
 from tidewire.errors import ConfigurationError, StoreUnavailable
 from tidewire.hub import Hub
-from tidewire.pipelines.api import LogPart, Pipelines, Started
 from tidewire.pipelines.checks import Missing, missing_programs
 from tidewire.pipelines.errors import PipelineError
 from tidewire.pipelines.runs import Run
+from tidewire.pipelines.service import LogPart, Pipelines, Started
 from tidewire.server.pipeline_setup import server_pipelines
 from tidewire.server.settings import Settings
 

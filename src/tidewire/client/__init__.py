@@ -1,6 +1,6 @@
 """Python clients: `Client` of the Centrifuge protocol, for any channel; `ChatClient` of the server's chat."""
 
-from tidewire.client.chat import ChatClient
+from tidewire.client.chat_client import ChatClient
 from tidewire.client.chat_messages import (
     ChatMessage,
     History,
@@ -12,7 +12,7 @@ from tidewire.client.chat_messages import (
     Trouble,
 )
 from tidewire.client.client import Client
-from tidewire.client.subscription import Subscription
+from tidewire.client.client_subscription import Subscription
 from tidewire.client.values import ChannelHistory, ChannelMember, ChannelPublication
 
 __all__ = (

@@ -9,8 +9,8 @@ from types import TracebackType
 from typing import Any
 
 from tidewire.client.backoff import delay
-from tidewire.client.connection import Line
-from tidewire.client.subscription import Subscription
+from tidewire.client.client_connection import Line
+from tidewire.client.client_subscription import Subscription
 from tidewire.client.values import (
     ChannelHistory,
     ChannelMember,

@@ -1,6 +1,5 @@
 """Long jobs with live progress: pipelines of real programs and Python functions, and runs that outlive everything."""
 
-from tidewire.pipelines.api import LogPart, Pipelines, Started
 from tidewire.pipelines.checks import Missing
 from tidewire.pipelines.definition import Input, Pipeline, Progress, Step, pipeline
 from tidewire.pipelines.errors import (
@@ -17,9 +16,10 @@ from tidewire.pipelines.files import builtin, load, load_folder
 from tidewire.pipelines.folders import FileFacts
 from tidewire.pipelines.job import Job
 from tidewire.pipelines.limits import PipelineLimits
-from tidewire.pipelines.remote import RemoteJob
+from tidewire.pipelines.remote_job import RemoteJob
 from tidewire.pipelines.routes import router
 from tidewire.pipelines.runs import GivenInput, Run, RunStatus, StepState, StepStatus
+from tidewire.pipelines.service import LogPart, Pipelines, Started
 
 __all__ = (
     "BadStart",

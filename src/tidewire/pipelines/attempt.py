@@ -14,14 +14,14 @@ from pathlib import Path
 import msgspec
 
 from tidewire.pipelines import boot
+from tidewire.pipelines.coroutine_step import run_function
 from tidewire.pipelines.definition import Pipeline, Step
 from tidewire.pipelines.errors import BadStart
 from tidewire.pipelines.folders import RunFolder
-from tidewire.pipelines.guards import Guards
+from tidewire.pipelines.guard_pool import Guards
 from tidewire.pipelines.job import JobFacts
 from tidewire.pipelines.limits import PipelineLimits
-from tidewire.pipelines.local import run_function
-from tidewire.pipelines.names import expand, expand_argument
+from tidewire.pipelines.naming import expand, expand_argument
 from tidewire.pipelines.process import Ended, Listener, Program, as_table, environment, run_program
 
 __all__ = ("RunFacts", "explain", "run_attempt")

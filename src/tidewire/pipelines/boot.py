@@ -17,7 +17,7 @@ __all__ = ("main",)
 _HERE = os.path.dirname(os.path.abspath(__file__))
 _FOLDERS = {"tidewire": os.path.dirname(_HERE), "tidewire.pipelines": _HERE}
 #: What of `tidewire.pipelines` a step uses, and that can be had without the rest.
-_LIGHT = ("job", "remote", "errors")
+_LIGHT = ("job", "remote_job", "errors")
 
 
 class _Package(ModuleType):

@@ -12,7 +12,7 @@ from typing import Any
 import msgspec
 
 from tidewire.errors import ConfigurationError
-from tidewire.pipelines.names import expand, is_name, placeholders
+from tidewire.pipelines.naming import expand, is_name, placeholders
 
 __all__ = ("Input", "Pipeline", "Progress", "Step", "pipeline")
 

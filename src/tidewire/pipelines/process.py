@@ -12,7 +12,7 @@ from typing import Any
 
 import msgspec
 
-from tidewire.pipelines.guards import Guards
+from tidewire.pipelines.guard_pool import Guards
 from tidewire.pipelines.processes import end_identity, identity
 
 __all__ = ("Ended", "Listener", "Program", "run_program")

@@ -14,6 +14,7 @@ from tidewire.hub import Hub
 from tidewire.messages import Format, Position, Publication
 from tidewire.pipelines.notices import Notices
 from tidewire.pipelines.run_channels import RUN_EVENTS, RUN_LOGS
+from tidewire.pipelines.run_store import RunStore
 from tidewire.pipelines.runs import (
     Event,
     LogEvent,
@@ -26,7 +27,6 @@ from tidewire.pipelines.runs import (
     View,
     apply,
 )
-from tidewire.pipelines.store import RunStore
 
 __all__ = ("Reporter", "channel", "current_view", "log_channel")
 

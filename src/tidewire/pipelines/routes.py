@@ -14,11 +14,11 @@ from starlette.requests import ClientDisconnect, HTTPConnection
 from starlette.websockets import WebSocket
 
 from tidewire.errors import StoreUnavailable
-from tidewire.pipelines.api import Pipelines
 from tidewire.pipelines.checks import check_names, missing_programs
 from tidewire.pipelines.errors import BadStart, NotFound, PipelineError
 from tidewire.pipelines.folders import list_files
 from tidewire.pipelines.runs import Run, RunStatus
+from tidewire.pipelines.service import Pipelines
 from tidewire.pipelines.viewers import EVENTS
 
 __all__ = ("Authorize", "refuse", "refusing", "router")

@@ -15,7 +15,7 @@ from pathlib import Path
 import msgspec
 
 from tidewire.pipelines.errors import BadStart, NotFound, NotNow, TooBig
-from tidewire.pipelines.names import file_name
+from tidewire.pipelines.naming import file_name
 
 __all__ = ("Upload", "Uploads")
 

@@ -11,11 +11,11 @@ import msgspec
 from tidewire.errors import INSUFFICIENT, ConnectionClosed
 from tidewire.hub import Hub
 from tidewire.messages import Position, Publication, WireMessage
-from tidewire.pipelines.keeper import Keeper
 from tidewire.pipelines.reporter import channel, current_view, log_channel
 from tidewire.pipelines.run_channels import RUN_EVENTS, RUN_LOGS
+from tidewire.pipelines.run_keeper import Keeper
+from tidewire.pipelines.run_store import Record, RunStore
 from tidewire.pipelines.runs import Run, RunEvent, RunStatus, StepEvent, StepStatus
-from tidewire.pipelines.store import Record, RunStore
 from tidewire.protocols.json import JsonProtocol
 from tidewire.sessions.application import HubConnection
 

@@ -6,10 +6,10 @@ from pathlib import Path
 
 from tidewire.errors import ConfigurationError
 from tidewire.hub import Hub
-from tidewire.pipelines.api import Pipelines
 from tidewire.pipelines.checks import find_inputs
 from tidewire.pipelines.errors import BadStart
 from tidewire.pipelines.files import builtin, load_folder
+from tidewire.pipelines.service import Pipelines
 from tidewire.server.settings import Settings
 
 __all__ = ("default_pipeline", "server_pipelines")

@@ -7,10 +7,10 @@ from collections.abc import Iterable
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from readqc.reads import dice_reads, fastq
 
+from pipelines.readqc.reads import dice_reads, fastq
 from tidewire.pipelines.readqc import fastq as module
-from tidewire.pipelines.readqc.errors import BrokenFastq
+from tidewire.pipelines.readqc.broken import BrokenFastq
 from tidewire.pipelines.readqc.fastq import read_batches
 
 GOOD = b"@a\nACGT\n+\nIIII\n"

@@ -9,7 +9,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from readqc.reads import dice_reads, fastq
+
+from pipelines.readqc.reads import dice_reads, fastq
 
 
 def run(*arguments: str | Path) -> subprocess.CompletedProcess[str]:

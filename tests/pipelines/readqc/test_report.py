@@ -7,8 +7,7 @@ import re
 from html.parser import HTMLParser
 from xml.etree import ElementTree
 
-from readqc.reads import dice_reads, fastq, tallied
-
+from pipelines.readqc.reads import dice_reads, fastq, tallied
 from tidewire.pipelines.readqc.report import as_html, as_json, as_tsv
 from tidewire.pipelines.readqc.summary import Summary, summarise
 

@@ -6,10 +6,10 @@ import gzip
 from pathlib import Path
 
 import pytest
-from readqc.reads import dice_reads, fastq
 
+from pipelines.readqc.reads import dice_reads, fastq
 from tidewire.pipelines.readqc import source as module
-from tidewire.pipelines.readqc.errors import BrokenFastq
+from tidewire.pipelines.readqc.broken import BrokenFastq
 from tidewire.pipelines.readqc.source import Source
 
 TEXT = fastq(dice_reads(3_000, range(30, 90)))

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections import Counter
 
 import pytest
-from readqc.reads import Read, dice_reads, fastq, tallied
 
+from pipelines.readqc.reads import Read, dice_reads, fastq, tallied
 from tidewire.pipelines.readqc.summary import summarise
 from tidewire.pipelines.readqc.tally import POSITIONS, Repeats
 

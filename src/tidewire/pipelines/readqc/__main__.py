@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from tidewire.pipelines.readqc.errors import BrokenFastq
+from tidewire.pipelines.readqc.broken import BrokenFastq
 from tidewire.pipelines.readqc.work import look, measure
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
-from tidewire.pipelines.readqc.errors import BrokenFastq
+from tidewire.pipelines.readqc.broken import BrokenFastq
 
 __all__ = ("RECORD_SIZE", "Batch", "read_batches")
 

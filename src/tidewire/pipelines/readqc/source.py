@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
 
-from tidewire.pipelines.readqc.errors import BrokenFastq
+from tidewire.pipelines.readqc.broken import BrokenFastq
 
 __all__ = ("Source",)
 

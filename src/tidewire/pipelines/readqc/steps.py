@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from tidewire.pipelines.errors import StepFailed
 from tidewire.pipelines.job import Job
 from tidewire.pipelines.readqc import work
-from tidewire.pipelines.readqc.errors import BrokenFastq
+from tidewire.pipelines.readqc.broken import BrokenFastq
 
 __all__ = ("look", "measure")
 

@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from tidewire.pipelines.readqc.errors import BrokenFastq
+from tidewire.pipelines.readqc.broken import BrokenFastq
 from tidewire.pipelines.readqc.fastq import read_batches
 from tidewire.pipelines.readqc.report import as_html, as_json, as_tsv
 from tidewire.pipelines.readqc.source import Source

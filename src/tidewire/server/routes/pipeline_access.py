@@ -9,12 +9,12 @@ from starlette.exceptions import WebSocketException
 from starlette.requests import HTTPConnection
 
 from tidewire.errors import StoreUnavailable
-from tidewire.pipelines.api import Pipelines
 from tidewire.pipelines.errors import PipelineError
-from tidewire.pipelines.names import check_sample
+from tidewire.pipelines.naming import check_sample
 from tidewire.pipelines.routes import refuse
 from tidewire.pipelines.routes import router as pipelines_router
 from tidewire.pipelines.runs import RunStatus
+from tidewire.pipelines.service import Pipelines
 from tidewire.pipelines.viewers import STEPS
 from tidewire.server.loopback import is_local
 from tidewire.server.pipeline_setup import default_pipeline

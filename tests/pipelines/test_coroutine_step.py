@@ -14,8 +14,8 @@ import pytest
 
 from engine.support import run
 from tidewire.pipelines import Job
+from tidewire.pipelines.coroutine_step import run_function
 from tidewire.pipelines.job import JobFacts
-from tidewire.pipelines.local import run_function
 from tidewire.pipelines.output import BoundedLog
 from tidewire.pipelines.process import Ended, Listener
 

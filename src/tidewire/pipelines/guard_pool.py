@@ -65,7 +65,7 @@ class Guards:
 async def _start() -> Process:
     # Its own session: Ctrl+C in the server's terminal is the server's affair.
     return await asyncio.create_subprocess_exec(
-        *(sys.executable, "-I", "-S", boot.__file__, "tidewire.pipelines.guard"),
+        *(sys.executable, "-I", "-S", boot.__file__, "tidewire.pipelines.program_guard"),
         stdin=PIPE,
         stdout=PIPE,
         stderr=DEVNULL,

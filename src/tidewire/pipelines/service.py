@@ -22,11 +22,11 @@ from tidewire.pipelines.checks import check_programs, find_inputs
 from tidewire.pipelines.definition import Pipeline, Step
 from tidewire.pipelines.errors import Forbidden, NotFound, NotNow, QueueFull
 from tidewire.pipelines.folders import FileFacts, RunFolder, list_files, read_range
-from tidewire.pipelines.keeper import Keeper
 from tidewire.pipelines.limits import PipelineLimits
-from tidewire.pipelines.names import check_sample
+from tidewire.pipelines.naming import check_sample
+from tidewire.pipelines.run_keeper import Keeper
+from tidewire.pipelines.run_store import NewRun, Record, RunStore
 from tidewire.pipelines.runs import GivenInput, Run, RunStatus, StepState, StepStatus
-from tidewire.pipelines.store import NewRun, Record, RunStore
 from tidewire.pipelines.uploads import Uploads
 from tidewire.pipelines.viewers import Viewers
 from tidewire.sessions.application import HubConnection

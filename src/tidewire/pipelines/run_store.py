@@ -66,7 +66,7 @@ class RunStore:
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._sql = statements("tidewire.pipelines", "runs.sql")
+        self._sql = statements("tidewire.pipelines", "run_store.sql")
         self._thread = ThreadPoolExecutor(1, "tidewire-runs")
         self._database: sqlite3.Connection | None = None
         self._reserve: Reserve | None = None

@@ -14,16 +14,16 @@ from tidewire.errors import ConfigurationError, StoreUnavailable
 from tidewire.hub import Hub
 from tidewire.pipelines.attempt import RunFacts
 from tidewire.pipelines.errors import PipelineError
+from tidewire.pipelines.execution import Execution
 from tidewire.pipelines.folders import RunFolder
-from tidewire.pipelines.guards import Guards
+from tidewire.pipelines.guard_pool import Guards
 from tidewire.pipelines.limits import PipelineLimits
 from tidewire.pipelines.notices import Notices
 from tidewire.pipelines.owners import Owners
 from tidewire.pipelines.processes import end_identity
 from tidewire.pipelines.reporter import Reporter, current_view
+from tidewire.pipelines.run_store import Attention, Record, RunStore
 from tidewire.pipelines.runs import Run, RunStatus, StepStatus, View
-from tidewire.pipelines.schedule import Execution
-from tidewire.pipelines.store import Attention, Record, RunStore
 
 __all__ = ("Keeper",)
 

@@ -12,11 +12,11 @@ from tidewire.errors import StoreUnavailable
 from tidewire.pipelines.attempt import RunFacts, explain, run_attempt
 from tidewire.pipelines.definition import Step
 from tidewire.pipelines.errors import BadStart
-from tidewire.pipelines.guards import Guards
+from tidewire.pipelines.guard_pool import Guards
 from tidewire.pipelines.process import Ended, Listener
 from tidewire.pipelines.reporter import Reporter
+from tidewire.pipelines.run_store import RunStore
 from tidewire.pipelines.runs import RunStatus, StepState, StepStatus
-from tidewire.pipelines.store import RunStore
 
 __all__ = ("Execution",)
 

@@ -22,9 +22,9 @@ from tidewire.engine.history import read_shown
 from tidewire.engine.node import Node
 from tidewire.engine.statistics import Statistics
 from tidewire.errors import FORCED, ConfigurationError, Disconnect
+from tidewire.http_api.api_router import api_router
 from tidewire.http_api.calls import Calls, Extension
 from tidewire.http_api.nodes import Nodes
-from tidewire.http_api.router import api_router
 from tidewire.messages import HistoryPage, Member, Position, PublishRequest
 from tidewire.options import ChannelOptions, ChannelRules, Limits
 from tidewire.protocols.base import Protocol
@@ -34,7 +34,7 @@ from tidewire.protocols.plain import PLAIN
 from tidewire.rules.base import Authority
 from tidewire.rules.decorators import Ruled
 from tidewire.sessions.application import HubConnection
-from tidewire.sessions.centrifuge.router import client_router
+from tidewire.sessions.centrifuge.client_router import client_router
 from tidewire.sessions.served import ServedEndpoint
 
 __all__ = ("Hub",)

@@ -21,15 +21,15 @@ from tidewire.errors import (
     UnknownType,
 )
 from tidewire.http_api import models as m
-from tidewire.http_api import reading
+from tidewire.http_api import results
 from tidewire.http_api.nodes import Nodes
-from tidewire.http_api.publishing import Publishing, payload
+from tidewire.http_api.publish import Publishing, payload
 from tidewire.messages import Position
 from tidewire.options import ChannelOptions
 from tidewire.protocols.centrifuge.codes import FORCE_DISCONNECT, INTERNAL, error_of
 from tidewire.protocols.centrifuge.override import Override
 from tidewire.rules.base import Grant
-from tidewire.sessions.centrifuge import remote
+from tidewire.sessions.centrifuge import orders
 
 __all__ = ("FAULT", "METHODS", "Calls", "Extension", "Method", "encode", "failure")
 
@@ -121,7 +121,7 @@ class Calls:
             data=_given(request.data, request.b64data),
             expires_at=request.expire_at or None,
         )
-        await remote.subscribe(
+        await orders.subscribe(
             self.node,
             request.user,
             request.channel,
@@ -134,14 +134,14 @@ class Calls:
 
     async def unsubscribe(self, request: m.UnsubscribeRequest) -> m.Empty:
         self._options(request.channel)
-        await remote.unsubscribe(
+        await orders.unsubscribe(
             self.node, request.user, request.channel, client=request.client, session=request.session
         )
         return m.Empty()
 
     async def disconnect(self, request: m.DisconnectRequest) -> m.Empty:
         given = request.disconnect
-        await remote.disconnect(
+        await orders.disconnect(
             self.node,
             request.user,
             client=request.client,
@@ -154,7 +154,7 @@ class Calls:
         return m.Empty()
 
     async def refresh(self, request: m.RefreshRequest) -> m.Empty:
-        await remote.refresh(
+        await orders.refresh(
             self.node,
             request.user,
             client=request.client,
@@ -168,16 +168,16 @@ class Calls:
     # Channels.
 
     async def presence(self, request: m.PresenceRequest) -> m.PresenceResult:
-        return await reading.presence(self.node, request.channel, self._options(request.channel))
+        return await results.presence(self.node, request.channel, self._options(request.channel))
 
     async def presence_stats(self, request: m.PresenceStatsRequest) -> m.PresenceStatsResult:
-        return await reading.presence_stats(self.node, request.channel, self._options(request.channel))
+        return await results.presence_stats(self.node, request.channel, self._options(request.channel))
 
     async def history(self, request: m.HistoryRequest) -> m.HistoryResult:
-        return await reading.history(self.node, self._options(request.channel), request)
+        return await results.history(self.node, self._options(request.channel), request)
 
     async def history_remove(self, request: m.HistoryRemoveRequest) -> m.Empty:
-        reading.check_history(request.channel, self._options(request.channel))
+        results.check_history(request.channel, self._options(request.channel))
         await self.node.remove_history(request.channel)
         return m.Empty()
 

@@ -6,9 +6,9 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 from tidewire.options import ChannelOptions, ChannelRules, Limits, SlowPolicy
-from tidewire.rules.authority import Authenticate, RuleAuthority
 from tidewire.rules.book import Rule, RuleBook
 from tidewire.rules.pattern import Pattern
+from tidewire.rules.rule_authority import Authenticate, RuleAuthority
 
 __all__ = ("Ruled",)
 

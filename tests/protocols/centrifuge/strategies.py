@@ -8,8 +8,8 @@ import msgspec
 from hypothesis import strategies as st
 
 from tidewire.protocols.centrifuge import messages as m
+from tidewire.protocols.centrifuge.fields import Field, Kind, schema_of
 from tidewire.protocols.centrifuge.messages import Command, Reply, raw
-from tidewire.protocols.centrifuge.schema import Field, Kind, schema_of
 
 __all__ = ("commands", "message", "payloads", "replies")
 

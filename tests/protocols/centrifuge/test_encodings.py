@@ -15,6 +15,7 @@ from tidewire.protocols.centrifuge import codes
 from tidewire.protocols.centrifuge import messages as m
 from tidewire.protocols.centrifuge.codes import Malformed, MalformedFrame
 from tidewire.protocols.centrifuge.encoding import CentrifugeJson, CentrifugeProtobuf, CentrifugeProtocol
+from tidewire.protocols.centrifuge.fields import schema_of
 from tidewire.protocols.centrifuge.messages import Command, Push, Reply, raw
 from tidewire.protocols.centrifuge.protobuf import (
     decode_frame,
@@ -23,7 +24,6 @@ from tidewire.protocols.centrifuge.protobuf import (
     encode_delimited,
     varint,
 )
-from tidewire.protocols.centrifuge.schema import schema_of
 
 JSON, PROTOBUF = CentrifugeJson(), CentrifugeProtobuf()
 both = pytest.mark.parametrize("protocol", [JSON, PROTOBUF], ids=["json", "protobuf"])

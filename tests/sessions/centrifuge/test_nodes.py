@@ -12,7 +12,7 @@ from tidewire.backends import open_backend
 from tidewire.engine.node import Node
 from tidewire.options import ChannelOptions, ChannelRules, Limits
 from tidewire.rules.base import Grant
-from tidewire.sessions.centrifuge import remote
+from tidewire.sessions.centrifuge import orders
 from tidewire.testing import wait_until
 
 
@@ -44,9 +44,9 @@ def test_two_nodes_are_as_one(tmp_path: Path) -> None:
             assert ann.data() == bob.data() == list(range(5))
             found = (await ann.ask("presence", channel="recovery:a"))["presence"]
             assert set(found) == {ann.connection.id, bob.connection.id}
-            await remote.subscribe(here, "bob", "history:b", Grant(ChannelOptions()))
+            await orders.subscribe(here, "bob", "history:b", Grant(ChannelOptions()))
             assert (await bob.wait_pushes("subscribe"))[0]["channel"] == "history:b"
-            await remote.disconnect(here, "bob", client=bob.connection.id)
+            await orders.disconnect(here, "bob", client=bob.connection.id)
             await bob.wait_closed(3503)
             await ann.wait_pushes("leave")
             assert [names(ann.pushes(channel="recovery:a"))[at] for at in (0, 1, -1)] == ["join", "join", "leave"]

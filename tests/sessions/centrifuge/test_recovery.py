@@ -15,7 +15,7 @@ from tidewire.options import ChannelOptions
 from tidewire.protocols.centrifuge.encoding import CentrifugeProtocol
 from tidewire.protocols.meta import PublicationMeta
 from tidewire.rules.base import Grant
-from tidewire.sessions.centrifuge import remote
+from tidewire.sessions.centrifuge import orders
 from tidewire.testing import wait_until
 
 both = pytest.mark.parametrize("protocol", [JSON, PROTOBUF], ids=["json", "protobuf"])
@@ -252,7 +252,7 @@ def test_the_application_subscribes_and_unsubscribes_users(protocol: CentrifugeP
             bob = await connect(node, "user:bob", protocol=protocol)
             await publish(node, 1, 2)
             grant = Grant(ChannelOptions(), data=b'{"hi":1}')
-            await remote.subscribe(node, "ann", CHANNEL, grant, since=Position(1, ""))
+            await orders.subscribe(node, "ann", CHANNEL, grant, since=Position(1, ""))
             for device in (ann, tab):
                 [told] = await device.wait_pushes("subscribe")
                 assert told["channel"] == CHANNEL
@@ -260,12 +260,12 @@ def test_the_application_subscribes_and_unsubscribes_users(protocol: CentrifugeP
                 assert (await device.wait_pushes("pub"))[0]["pub"]["data"] == 2
             await publish(node, 3)
             await ann.wait_pushes("pub", 2)
-            await remote.unsubscribe(node, "ann", CHANNEL, client=tab.connection.id)
+            await orders.unsubscribe(node, "ann", CHANNEL, client=tab.connection.id)
             [told] = await tab.wait_pushes("unsubscribe")
             assert told == {"channel": CHANNEL, "unsubscribe": {"code": 2000, "reason": "server unsubscribe"}}
             assert ann.pushes("unsubscribe") == []
             assert bob.pushes() == []
-            await remote.unsubscribe(node, "ann", "", code=2100, reason="enough")
+            await orders.unsubscribe(node, "ann", "", code=2100, reason="enough")
             assert (await ann.wait_pushes("unsubscribe"))[0]["unsubscribe"]["code"] == 2100
 
     run(main())
@@ -276,14 +276,14 @@ def test_the_application_disconnects_users() -> None:
         async with open_sessions() as node:
             clients = [await connect(node, token) for token in ("user:ann", "user:ann", "user:ann", "user:bob", "")]
             ann, spared, session, bob, nobody = clients
-            await remote.disconnect(node, "ann", session=session.session.secret)
+            await orders.disconnect(node, "ann", session=session.session.secret)
             await session.wait_closed(3503)
-            await remote.disconnect(node, "ann", whitelist=[spared.connection.id])
+            await orders.disconnect(node, "ann", whitelist=[spared.connection.id])
             assert await ann.wait_closed(3503) == "force disconnect"
-            await remote.disconnect(node, "", client=nobody.connection.id)
+            await orders.disconnect(node, "", client=nobody.connection.id)
             await nobody.wait_closed(3503)
-            await remote.disconnect(node, "nobody-there")
-            await remote.disconnect(node, "ann", client=bob.connection.id)
+            await orders.disconnect(node, "nobody-there")
+            await orders.disconnect(node, "ann", client=bob.connection.id)
             assert await bob.ask("rpc", method="who") == {"data": {"user": "bob", "client": bob.connection.id}}
             assert spared.link.closed_with is None
 

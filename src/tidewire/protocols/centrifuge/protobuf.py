@@ -7,8 +7,8 @@ from typing import Any, TypeVar, cast
 from msgspec import Raw, Struct
 
 from tidewire.protocols.centrifuge.codes import Malformed, MalformedFrame
+from tidewire.protocols.centrifuge.fields import Field, Kind, schema_of
 from tidewire.protocols.centrifuge.messages import EMPTY
-from tidewire.protocols.centrifuge.schema import Field, Kind, schema_of
 
 __all__ = ("decode_frame", "decode_message", "decode_publish", "encode_delimited", "encode_message", "varint")
 

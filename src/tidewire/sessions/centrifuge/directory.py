@@ -14,7 +14,7 @@ from tidewire.engine.node import Node
 from tidewire.errors import Disconnect
 from tidewire.messages import Position, Publication
 from tidewire.rules.base import Grant
-from tidewire.sessions.centrifuge.remote import (
+from tidewire.sessions.centrifuge.orders import (
     VERB,
     Disconnection,
     Order,

@@ -6,7 +6,7 @@ import asyncio
 
 from engine.support import FailingBroker, open_node, run, turns
 from tidewire.http_api import models as m
-from tidewire.http_api.publishing import Publishing
+from tidewire.http_api.publish import Publishing
 
 
 def versioned(version: int) -> m.PublishRequest:

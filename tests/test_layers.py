@@ -89,7 +89,6 @@ def test_the_top_holds_values_and_faces_only() -> None:
     assert len([module for module in FILES if "." not in module and FILES[module].parent == SOURCE]) <= 9
 
 
-@pytest.mark.xfail(reason="rooms are being moved into", strict=True)
 def test_a_name_that_is_used_twice_means_the_same() -> None:
     names = Counter(path.stem for path in FILES.values() if path.stem not in ("__init__", "__main__"))
     twice = {name for name, count in names.items() if count > 1}

@@ -1,4 +1,4 @@
-"""The command line: `tidewire serve`, and what one does beside a server; a mistake of the user is one line."""
+"""The command line: `tidewire serve` and its companions; a user's mistake is answered in one line."""
 
 from __future__ import annotations
 
@@ -57,11 +57,11 @@ def main() -> None:
     except typer.Abort:
         code = 130
     except typer.TyperException as error:
-        code = complain(error.format_message()) if error.format_message() else 2  # no command: its help was shown
+        code = complain(error.format_message()) if error.format_message() else 2  # without a command the help was shown
     except TidewireError as error:
         code = complain(str(error))
     except BrokenPipeError:
-        # The reader of a pipe has gone; nothing can be said to it, not even by the interpreter when it flushes.
+        # The reader of the pipe has gone: keep the interpreter from failing when it flushes.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = 0
     sys.exit(code if isinstance(code, int) else 0)

@@ -1,4 +1,4 @@
-"""What `tidewire bench` measures: publishing by the configured broker, and fan-out from one server process to sockets.
+"""The measurements of `tidewire bench`: publishing by the configured broker, and fan-out from one server process.
 
 A look at one machine in ten seconds; `make bench` in the source tree is the thorough one.
 """
@@ -30,12 +30,12 @@ __all__ = ("application", "fan_out", "publishing")
 _SECONDS, _TASKS = 3.0, 100
 _SUBSCRIBERS, _BURST = 100, 100
 _MESSAGE = "x" * 120
-#: A text of less than 126 bytes has two bytes before it (RFC 6455 section 5.2).
+#: A text of less than 126 bytes has a header of two bytes (RFC 6455 section 5.2).
 _FRAME = len(_MESSAGE) + 2
 _CHANNEL = "bench"
 
 _hub = Hub("memory://", default=ChannelOptions(history_size=0))
-#: The server that fan-out is measured on: whoever says anything makes it publish a burst.
+#: The server for the fan-out measurement: it publishes a burst for each message of a client.
 application: FastAPI = FastAPI(lifespan=_hub.lifespan)
 
 
@@ -49,11 +49,11 @@ async def _bursts(websocket: WebSocket) -> None:
 
 
 def publishing(settings: Settings) -> Iterator[str]:
-    """Yield what was measured, for one publisher that waits each time and for many at once."""
+    """Yield the result for one publisher that waits for each publish, and for many at once."""
     with tempfile.TemporaryDirectory(prefix=".tidewire-bench-", dir=_folder(settings)) as folder:
         url = settings.broker
         if url.startswith("sqlite:"):
-            # The same disk, but not among the messages of people.
+            # The same disk, but a file of its own.
             url = f"sqlite:///{Path(folder).resolve() / 'bench.db'}"
         yield asyncio.run(_publish(url, settings, 1))
         yield asyncio.run(_publish(url, settings, _TASKS))
@@ -128,7 +128,7 @@ async def _measure(port: int) -> str:
     await meter.wait_frames(_SUBSCRIBERS)
     begin, bursts = time.perf_counter(), 0
     while time.perf_counter() - begin < _SECONDS:
-        # Another one each time: what one client may send in a second is limited.
+        # A different client each time, because the rate of one client is limited.
         clients[bursts % _SUBSCRIBERS][1].burst()
         bursts += 1
         await meter.wait_frames(_SUBSCRIBERS * (1 + bursts * _BURST))

@@ -1,4 +1,4 @@
-"""The options that several commands share; one that is not given leaves the setting to the environment and the file."""
+"""Options of several commands; one that is not given leaves the setting to the environment and the file."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`tidewire pipeline list|run|runs|log|cancel|resume`: beside a server, through one, or without any."""
+"""`tidewire pipeline list|run|runs|log|cancel|resume`, with or without a server."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ _COLORS = {
     RunStatus.CANCELLED: "yellow",
     RunStatus.INTERRUPTED: "yellow",
 }
-#: What a run that did not finish makes of the command.
+#: The exit code of the command for runs that did not finish.
 _FAILED = 1
 
 RunId = Annotated[str, typer.Argument(metavar="RUN", help="The name of a run, as `tidewire pipeline runs` shows it.")]
@@ -53,7 +53,7 @@ Limit = Annotated[int, typer.Option("--limit", min=1, max=500, help="How many.")
 
 @pipelines.command(name="list")
 def list_pipelines(config: flags.Config = None, server: Server = None, token_file: TokenFile = None) -> None:
-    """List the pipelines, and the programs that they miss."""
+    """List the pipelines, and the programs that are not installed."""
 
     async def work(source: Source) -> None:
         for found in await source.pipelines():
@@ -76,7 +76,7 @@ def run(
     server: Server = None,
     token_file: TokenFile = None,
 ) -> None:
-    """Run a pipeline, and show how far each step is; without a server, Ctrl+C interrupts the run."""
+    """Run a pipeline, and show the progress of each step; without a server, Ctrl+C interrupts the run."""
     files = _files(inputs or [])
 
     async def work(source: Source) -> int:
@@ -117,7 +117,7 @@ def log(
 
 @pipelines.command()
 def cancel(run: RunId, config: flags.Config = None, server: Server = None, token_file: TokenFile = None) -> None:
-    """End a run: TERM to its programs, then KILL."""
+    """Cancel a run: its programs get TERM, then KILL."""
 
     async def work(source: Source) -> None:
         found = await source.cancel(run)
@@ -131,7 +131,7 @@ def cancel(run: RunId, config: flags.Config = None, server: Server = None, token
 
 @pipelines.command()
 def resume(run: RunId, config: flags.Config = None, server: Server = None, token_file: TokenFile = None) -> None:
-    """Go on with a run that failed, was cancelled or interrupted, at the first step that is not done."""
+    """Resume a run that failed, was cancelled or interrupted, at the first unfinished step."""
 
     async def work(source: Source) -> int:
         return await _show(source, await source.resume(run))
@@ -175,7 +175,7 @@ def _why(run: Run) -> str:
 
 
 async def _show(source: Source, run: Run) -> int:
-    """Show a run until it ends; returns the exit code."""
+    """Show a run until it ends, and return the exit code."""
     try:
         run = await (_bars(source, run) if out.is_terminal else _lines(source, run))
     except asyncio.CancelledError:
@@ -214,7 +214,7 @@ async def _bars(source: Source, run: Run) -> Run:
 
 
 async def _lines(source: Source, run: Run) -> Run:
-    """Say what changes, one line each, for a pipe or a file: ten percent at a time."""
+    """Print changes for a pipe or a file, one line each, in steps of ten percent."""
     told: dict[str, object] = {}
     while True:
         if run.status is RunStatus.QUEUED and told.get("") != run.position:
@@ -232,7 +232,7 @@ async def _lines(source: Source, run: Run) -> Run:
 
 
 async def _print_log(source: Source, run: str, step: str, follow: bool) -> None:
-    """Print one step's log, or, while following, those of all steps as they begin."""
+    """Print the log of one step, or, with --follow, of all steps as they begin."""
     printed: dict[str, int] = {}
     last = ""
     while True:

@@ -1,4 +1,4 @@
-"""Where the commands about pipelines find runs: in the folder of the settings, or at a server."""
+"""Where the pipeline commands find runs: in the folder of the settings, or at a server."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ _HTTP_SECONDS = 30.0
 
 
 class Listed(msgspec.Struct, frozen=True):
-    """A pipeline as it is listed."""
+    """One entry of the list of pipelines."""
 
     name: str
     title: str
@@ -52,9 +52,9 @@ class _Runs(msgspec.Struct, frozen=True):
 
 
 class Source(ABC):
-    """Pipelines and runs, wherever they are."""
+    """Pipelines and runs, of this machine or of a server."""
 
-    #: Runs that are started live in this process, and end with it.
+    #: True: started runs live in this process, and end with it.
     is_here: bool
 
     @abstractmethod
@@ -79,11 +79,11 @@ class Source(ABC):
 
     @abstractmethod
     async def cancel(self, run: str) -> Run:
-        """Ask for the end of a run."""
+        """Cancel a run."""
 
     @abstractmethod
     async def resume(self, run: str) -> Run:
-        """Queue a run again."""
+        """Resume a run."""
 
 
 class _Here(Source):

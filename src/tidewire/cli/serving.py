@@ -61,7 +61,7 @@ def run(
     worker_seconds: flags.WorkerSeconds = None,
     limit: flags.Limit = None,
 ) -> None:
-    """Run an application of your own under the same server: its limits, its drain, its workers."""
+    """Run your own application under the same server, with its limits, drain and workers."""
     given = {name: value for name, value in locals().items() if name in Settings.model_fields}
     _run(load_settings(config, given, limit).settings, application)
 

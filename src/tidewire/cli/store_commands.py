@@ -41,7 +41,7 @@ def publish(
     config: flags.Config = None,
     broker: flags.Broker = None,
 ) -> None:
-    """Publish JSON in a channel; says its offset when the broker keeps it."""
+    """Publish JSON in a channel, and print its offset when the broker keeps it."""
     settings = _settings(config, broker, channel)
     text = read_stdin() if data == "-" else data
     try:
@@ -62,21 +62,21 @@ def tail(
     config: flags.Config = None,
     broker: flags.Broker = None,
 ) -> None:
-    """Show what is published in a channel, from its history on, until Ctrl+C."""
+    """Show the history of a channel and its publications until Ctrl+C."""
     settings = _settings(config, broker, channel)
     with contextlib.suppress(KeyboardInterrupt):
         asyncio.run(_Tail(channel, lines).run(settings, history, since))
 
 
 def migrate(config: flags.Config = None, broker: flags.Broker = None) -> None:
-    """Make or update what the store needs (tables, functions), before a server starts."""
+    """Create or update the tables and functions of the store, before a server starts."""
     settings = _settings(config, broker)
     asyncio.run(_migrate(settings))
     say(f"{redacted(settings.broker)} is ready")
 
 
 def bench(config: flags.Config = None, broker: flags.Broker = None) -> None:
-    """Measure publishing and fan-out on this machine, in some ten seconds."""
+    """Measure publishing and fan-out on this machine in about ten seconds."""
     from tidewire.cli.benchmark import fan_out, publishing
 
     settings = load_settings(config, {"broker": broker}).settings
@@ -117,7 +117,7 @@ async def _publish(settings: Settings, request: PublishRequest) -> Position:
 
 
 class _Tail:
-    """Prints the publications of one channel in order, each once, and says where some are missing."""
+    """Prints the publications of one channel in order, each once, and reports gaps."""
 
     def __init__(self, channel: str, lines: bool) -> None:
         self._channel = channel
@@ -185,5 +185,5 @@ def _show_json(publication: Publication) -> None:
     data = publication.data.hex() if binary else publication.data.decode(errors="replace")
     value = json.loads(data) if publication.format is Format.JSON else data
     shown = {"offset": publication.offset, "epoch": publication.epoch, "time": publication.time, "data": value}
-    # ASCII, so that nothing in it can be an escape of the terminal.
+    # ASCII, so that it cannot contain an escape sequence of the terminal.
     print(json.dumps(shown, ensure_ascii=True), flush=True)

@@ -1,4 +1,4 @@
-"""What every command needs: the terminal, the settings, and text that cannot play tricks on a terminal."""
+"""Helpers of all commands: the terminal, the settings, and text that is safe to print."""
 
 from __future__ import annotations
 

@@ -50,7 +50,7 @@ def add(
 
 @users.command(name="list")
 def list_users(config: flags.Config = None, broker: flags.Broker = None, accounts: flags.Accounts = None) -> None:
-    """List the users, and since when they are."""
+    """List the users, and when each was added."""
     for user in _with_accounts(_settings(config, broker, accounts), lambda opened: opened.users()):
         since = time.strftime("%Y-%m-%d", time.localtime(user.created))
         out.print(f"{user.name:32} {since}", markup=False)

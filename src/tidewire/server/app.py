@@ -1,4 +1,4 @@
-"""The ready server as one FastAPI application; what its routes need stands in `app.state`."""
+"""The ready server as one FastAPI application; `app.state` has the objects that its routes need."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from tidewire.server.tokens import Tokens, load_key
 
 __all__ = ("create_app",)
 
-#: Whose pages may connect to a server that only this machine can reach.
+#: Origins whose pages may connect to a server on a loopback address.
 _LOOPBACK_ORIGINS = ("http://localhost:*", "http://127.0.0.1:*", "http://[::1]:*")
 
 
@@ -45,7 +45,7 @@ def create_app(settings: Settings) -> FastAPI:
             await app.state.accounts.aclose()
 
     has_api = settings.http_api.is_on
-    # only the API is described: the rest is for our own pages
+    # only the API is described: the other routes are for our own pages
     app = FastAPI(title="tidewire", lifespan=lifespan, openapi_url="/openapi.json" if has_api else None)
     app.add_exception_handler(ClientDisconnect, _gone)
     app.state.settings = settings
@@ -88,7 +88,7 @@ def _authority(settings: Settings, namespaces: Namespaces, logins: Logins, *, pl
 
 
 async def _gone(request: Request, error: Exception) -> Response:
-    """Answer nobody: a client that goes in the middle of its request is no failure of ours, and no traceback."""
+    """Handle a client that goes in the middle of its request: no traceback, because it is no failure of ours."""
     return Response(status_code=400)
 
 

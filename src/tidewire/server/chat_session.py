@@ -1,4 +1,4 @@
-"""What a chat does: rooms, who is in them, private messages, and what was said before (contract.md section B)."""
+"""One session of the chat: rooms, their members, private messages and history (contract.md section B)."""
 
 from __future__ import annotations
 
@@ -45,9 +45,9 @@ from tidewire.sessions.application import HubConnection
 
 __all__ = ("CHANNELS", "ChatSession", "check_room", "claimed")
 
-#: The newest messages that a newcomer is shown.
+#: The newest messages that are sent after joining.
 HISTORY = 100
-#: What the chat's channels offer: what is said is kept, who comes and goes is not.
+#: Messages are kept; announcements of joins and leaves are not.
 CHANNELS = {
     "room:*": ChannelOptions(history_size=1_000, history_seconds=30 * 86_400.0),
     "events:*": ChannelOptions(history_size=0),
@@ -81,14 +81,14 @@ class ChatSession:
         self._rooms: set[str] = set()
 
     async def run(self, room: str, since: Position | None, inbox: Position | None, *, wants_inbox: bool) -> None:
-        """Join the first room, then do what the client asks until it goes."""
+        """Join the first room, then handle commands until the client goes."""
         room = sys.intern(room)
         await self._answer(self._enter(room, since, inbox, wants_inbox=wants_inbox))
         async for command in self._connection.iter_commands():
             await self._answer(_HANDLERS[type(command)](self, command), command)
 
     async def _answer(self, work: Awaitable[None], command: Any = None) -> None:
-        """Do one thing; what goes wrong with it is told with the message's id and room."""
+        """Await the work of a command; send its error, if any, with the message's id and room."""
         try:
             await work
         except CommandError as error:
@@ -107,12 +107,12 @@ class ChatSession:
     # Rooms.
 
     async def _enter(self, room: str, since: Position | None, inbox: Position | None, *, wants_inbox: bool) -> None:
-        await self._follow(room, since)
+        await self._subscribe(room, since)
         if wants_inbox:
             await self._send_inbox(inbox)
         await self._join_events(room)
 
-    async def _follow(self, room: str, since: Position | None) -> None:
+    async def _subscribe(self, room: str, since: Position | None) -> None:
         check_room(room)
         if room in self._rooms:
             raise BadRequest(f"you are in room {room!r} already")
@@ -135,9 +135,9 @@ class ChatSession:
         await self.online(Online(room))
 
     async def join(self, command: Join) -> None:
-        """Follow one more room."""
+        """Join one more room."""
         since = None if command.since is None else claimed(command.since, command.epoch)
-        await self._follow(command.room, since)
+        await self._subscribe(command.room, since)
         try:
             await self._join_events(command.room)
         except (CommandError, StoreUnavailable):  # a room is joined whole or not at all
@@ -146,7 +146,7 @@ class ChatSession:
             raise
 
     async def leave(self, command: Leave) -> None:
-        """Follow a room no longer."""
+        """Leave a room."""
         self._check_joined(command.room)
         self._rooms.discard(command.room)
         await self._connection.unsubscribe(f"room:{command.room}")
@@ -155,23 +155,23 @@ class ChatSession:
         await self._connection.send(CHAT.encode(Left(command.room)))
 
     async def online(self, command: Online) -> None:
-        """Say who is in a room."""
+        """Send the members of a room."""
         self._check_joined(command.room)
         users = await self._hub.users(f"events:{command.room}")
         await self._connection.send(CHAT.encode(OnlineUsers(users, command.room)))
 
     async def rooms(self, command: Rooms) -> None:
-        """Say which rooms there are."""
+        """Send the list of rooms."""
         await self._connection.send(CHAT.encode(RoomList(await self._directory.entries())))
 
     def _check_joined(self, room: str) -> None:
         if room not in self._rooms:
             raise PermissionDenied(f"you are not in room {room[:80]!r}; join it first")
 
-    # What is said.
+    # Messages.
 
     async def chat(self, command: Chat) -> None:
-        """Say something in a room; a repetition of the same id is kept once."""
+        """Publish a message in a room; a repetition with the same id is kept once."""
         if not command.message.strip():
             return
         self._check_joined(command.room)
@@ -179,7 +179,7 @@ class ChatSession:
         await self._hub.publish(f"room:{command.room}", message, key=self._key(command.id))
 
     async def private_chat(self, command: PrivateChat) -> None:
-        """Say something to all devices of one user."""
+        """Send a message to all devices of one user."""
         if not command.message.strip():
             return
         target = command.target_user
@@ -203,14 +203,14 @@ class ChatSession:
         answer = Inbox(messages, page.top.offset, page.top.epoch, page.complete)
         await self._connection.send(CHAT.encode(answer))
 
-    # Small things.
+    # Other commands.
 
     async def ping(self, command: Ping) -> None:
-        """Answer."""
+        """Reply to a ping."""
         await self._connection.send(CHAT.encode(Pong()))
 
     async def auth(self, command: Auth) -> None:
-        """Let the connection live as long as a newer token of the same user."""
+        """Extend the connection to the end of a newer token of the same user."""
         await self._door.prolong(self._connection, command.token)
 
 

@@ -1,6 +1,6 @@
-"""Tokens that an application signs for its clients: who connects, and what may be subscribed to (JWT, RFC 7519).
+"""Tokens that an application signs for its clients, to connect and to subscribe (JWT, RFC 7519).
 
-In this order: signature, audience and issuer, the kind of token, its times.
+The checks, in this order: signature, audience and issuer, kind of token, times.
 """
 
 from __future__ import annotations
@@ -28,17 +28,17 @@ __all__ = ("BadToken", "ClientTokens", "ConnectionClaims", "ServerSubscription",
 #: Characters of a token; one with more is refused.
 TOKEN_SIZE = 16_384
 
-#: What HMAC-SHA-256 wants at least (RFC 7518 section 3.2).
+#: The least that HMAC-SHA-256 needs (RFC 7518 section 3.2).
 _SECRET_BYTES = 32
 
 logger = logging.getLogger("tidewire")
 _jws = jwt.PyJWS()
-# Whoever chose a short secret is told once, at start, and not for each token.
+# The log warns of a short secret once, at start, and not for each token.
 warnings.filterwarnings("ignore", category=jwt.InsecureKeyLengthWarning)
 
 
 class TokenTable(BaseModel):
-    """The table `[client.token]`: what verifies the tokens of the application."""
+    """The table `[client.token]`: the keys that verify the tokens of the application."""
 
     model_config: ClassVar[ConfigDict] = ConfigDict(extra="forbid", frozen=True)
 
@@ -59,17 +59,17 @@ class TokenTable(BaseModel):
 
     @property
     def has_keys(self) -> bool:
-        """Some token can be verified."""
+        """Whether there is any key."""
         secret = self.hmac_secret_key.get_secret_value()
         return bool(secret or self.rsa_public_key or self.ecdsa_public_key or self.jwks_public_endpoint)
 
 
 class BadToken(TidewireError):
-    """Raised for a token that can never become right; the text says why without showing it."""
+    """Raised for a token that can never become valid; the text says why without showing it."""
 
 
 class ServerSubscription(msgspec.Struct, frozen=True):
-    """What a connection token says of a channel that its connection is to follow."""
+    """One server-side subscription in a connection token."""
 
     info: msgspec.Raw = msgspec.Raw(b"")
     b64info: str = ""
@@ -90,14 +90,14 @@ class _Times(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def expires_at(self) -> float | None:
-        """When what the token gives ends; None: never."""
+        """When the connection or subscription ends; None: never."""
         if self.expire_at is not None:
             return self.expire_at or None
         return self.exp or None
 
 
 class ConnectionClaims(_Times, frozen=True, kw_only=True):
-    """What a connection token says."""
+    """The claims of a connection token."""
 
     channels: list[str] = []
     subs: dict[str, ServerSubscription] = {}
@@ -105,7 +105,7 @@ class ConnectionClaims(_Times, frozen=True, kw_only=True):
 
 
 class SubscriptionClaims(_Times, frozen=True, kw_only=True):
-    """What a subscription token says."""
+    """The claims of a subscription token."""
 
     channel: str = ""
     client: str = ""

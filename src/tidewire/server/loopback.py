@@ -1,4 +1,4 @@
-"""Whether a connection is this machine's own, which a server that only this machine can reach trusts."""
+"""Connections from this machine, which a server on a loopback address trusts."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from tidewire.server.settings import Settings
 __all__ = ("is_local",)
 
 _LOCAL_NAMES = ("localhost", "")
-#: What a proxy adds (RFC 7239, RFC 9110 section 7.6.3): many ask by the name under which they reach us.
+#: Headers that a proxy adds (RFC 7239, RFC 9110 section 7.6.3).
 _PROXIED = ("forwarded", "via", "x-forwarded-for", "x-forwarded-host", "x-forwarded-proto", "x-real-ip")
 
 
 def is_local(settings: Settings, connection: HTTPConnection) -> bool:
-    """Say whether this machine asks by a name of its own: no proxy for others, no foreign name that leads here."""
+    """Return whether a connection comes from this machine, by a loopback name and not through a proxy."""
     if any(name in connection.headers for name in _PROXIED):
         return False
     client = connection.client.host if connection.client else ""

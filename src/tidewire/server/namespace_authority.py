@@ -1,4 +1,4 @@
-"""Who may connect to the server and do what there: by its accounts, by tokens, and by namespaces."""
+"""Permissions of clients of the server, by accounts, tokens and namespaces."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from tidewire.support.log_limit import Seldom
 __all__ = ("AccountTokens", "ClientTable", "NamespaceAuthority")
 
 logger = logging.getLogger("tidewire")
-#: Anybody can bring tokens as often as they like.
+#: Limits the log lines about refused tokens, which any client can cause.
 _refused = Seldom()
 
 
@@ -41,22 +41,22 @@ class PersonalTable(BaseModel):
 
     model_config: ClassVar[ConfigDict] = ConfigDict(extra="forbid", frozen=True)
 
-    #: Each connection of a user follows `#user`, or `namespace:#user`.
+    #: Each connection of a user is subscribed to `#user`, or `namespace:#user`.
     enabled: bool = False
     personal_channel_namespace: str = ""
 
 
 class ClientTable(BaseModel):
-    """The table `[client]`: who may connect."""
+    """The table `[client]`: which clients may connect, and as which users."""
 
     model_config: ClassVar[ConfigDict] = ConfigDict(extra="forbid", frozen=True)
 
-    #: Everybody may connect and do everything: for development and tests alone.
+    #: Every client may connect and do everything: for development and tests only.
     insecure: bool = False
     allow_anonymous_connect_without_token: bool = False
     disallow_anonymous_connection_tokens: bool = False
-    #: The server's own accounts connect too; None: unless a stranger could sign up with the name of a user for whom
-    #: your application signs tokens.
+    #: Users of the server's own accounts may connect too; None: unless signing up is open and your application signs
+    #: tokens, because then a stranger could sign up with the name of one of your users.
     allow_accounts: bool | None = None
     token: TokenTable = TokenTable()
     subscription_token: SubscriptionTokenTable = SubscriptionTokenTable()
@@ -64,14 +64,14 @@ class ClientTable(BaseModel):
 
 
 class AccountTokens(Protocol):
-    """The tokens that the server's own login issues."""
+    """Verifies the tokens that the server's own login issues."""
 
     async def identify(self, token: str) -> Identity | None:
         """Return whose token it is, or None when it is not one of ours; raises TokenExpired, TemporaryFailure."""
 
 
 class NamespaceAuthority(Authority):
-    """Lets in who has a token of the application or of the server's login; namespaces say what is allowed.
+    """Admits clients with a token of the application or of the server's login; namespaces decide what they may do.
 
     Raises ConfigurationError for keys and names that cannot work.
     """

@@ -1,4 +1,4 @@
-"""What the channels of the server offer, by namespace: the text of a name before its first colon.
+"""Options of channels by namespace, which is the part of a name before its first colon.
 
 The options have the names that Centrifugo gives them, so that a configuration moves over as it is.
 """
@@ -29,7 +29,7 @@ __all__ = (
 
 _UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3_600.0}
 _PART = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h)")
-#: Names that are looked up once.
+#: Channel names whose options are cached.
 _REMEMBERED = 10_000
 
 
@@ -47,14 +47,14 @@ Duration = Annotated[float, BeforeValidator(_seconds), Field(ge=0, allow_inf_nan
 
 
 class Namespace(BaseModel):
-    """What the channels of one namespace offer, and to whom."""
+    """Options and permissions of the channels of one namespace."""
 
     model_config: ClassVar[ConfigDict] = ConfigDict(extra="forbid", frozen=True)
 
     #: Publications that are kept (0: none), and for how long; without both there is no history.
     history_size: int = Field(default=0, ge=0)
     history_ttl: Duration = 0.0
-    #: How long positions outlive the history; our stores keep them at least as long as anybody asks for.
+    #: How long positions outlive the history; accepted for Centrifugo's sake, because our stores keep them longer.
     history_meta_ttl: Duration = 0.0
     presence: bool = False
     join_leave: bool = False
@@ -79,11 +79,11 @@ class Namespace(BaseModel):
     allow_presence_for_client: bool = False
     allow_presence_for_subscriber: bool = False
     allow_presence_for_anonymous: bool = False
-    #: In a name as `chat#ann,bob` the users behind the # may subscribe, and nobody else.
+    #: To a channel such as `chat#ann,bob` only the users after the # may subscribe.
     allow_user_limited_channels: bool = False
-    #: What a channel's name (without the namespace) must match to be subscribed to without a token.
+    #: Channel names (without the namespace) must match it for a subscription without a token.
     channel_regex: str = ""
-    #: What happens to subscribers that do not take what is pushed to them.
+    #: The policy for slow subscribers.
     slow: Literal["disconnect", "latest", "drop"] = "disconnect"
 
     @model_validator(mode="after")
@@ -98,7 +98,7 @@ class Namespace(BaseModel):
 
     @property
     def has_history(self) -> bool:
-        """Publications are kept."""
+        """Whether publications are kept."""
         return self.history_size > 0 and self.history_ttl > 0
 
     @property
@@ -122,11 +122,11 @@ class Namespace(BaseModel):
         )
 
     def names(self, name: str) -> bool:
-        """Say whether a channel (without its namespace) may be called so."""
+        """Return whether a name (without its namespace) matches `channel_regex`."""
         return not self.channel_regex or re.search(self.channel_regex, name) is not None
 
     def allows(self, action: Action, *, is_anonymous: bool, subscribed: bool) -> bool:
-        """Say whether a client may do it."""
+        """Return whether a client may do it."""
         name = action.value
         if is_anonymous and not getattr(self, f"allow_{name}_for_anonymous"):
             return False
@@ -136,13 +136,13 @@ class Namespace(BaseModel):
 
 
 class NamedNamespace(Namespace):
-    """A namespace with its name: `name:…` are its channels."""
+    """A namespace with its name; its channels are `name:…`."""
 
     name: str = Field(pattern=r"^[-a-zA-Z0-9_.]{2,}$")
 
 
 class ChannelTable(BaseModel):
-    """The table `[channel]`: the namespaces, and what holds for names without one."""
+    """The table `[channel]`: the namespaces, and the options of names without one."""
 
     model_config: ClassVar[ConfigDict] = ConfigDict(extra="forbid", frozen=True)
 
@@ -159,7 +159,7 @@ class ChannelTable(BaseModel):
 
 
 class Namespaces:
-    """Finds what holds for a channel's name."""
+    """Finds the namespace and the options of a channel."""
 
     __slots__ = ("_default", "_found", "_limit", "_named")
 
@@ -201,7 +201,7 @@ class Namespaces:
 
 
 def is_private(channel: str) -> bool:
-    """Say whether a channel is followed with a token only."""
+    """Return whether subscribing to a channel needs a token."""
     return channel.startswith("$")
 
 

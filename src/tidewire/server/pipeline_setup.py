@@ -1,4 +1,4 @@
-"""The pipelines of the ready server: where they come from, and which one is meant for a sample."""
+"""The pipelines of the ready server, and the choice of one for a sample."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def server_pipelines(settings: Settings, hub: Hub) -> Pipelines:
     pipelines = Pipelines(
         hub,
         table.runs or Path(f"{settings.accounts_file}-pipelines"),
-        # a file of one's own takes the place of ours of the same name
+        # a file in the folder replaces the built-in pipeline of the same name
         own + [definition for definition in builtin() if definition.name not in names],
         inputs=table.inputs,
         limits=table.limits,

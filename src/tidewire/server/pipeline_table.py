@@ -19,15 +19,15 @@ class PipelineTable(BaseModel):
 
     model_config: ClassVar[ConfigDict] = ConfigDict(extra="forbid", frozen=True)
 
-    #: They are served.
+    #: False: no pipelines are served.
     enabled: bool = True
-    #: Definitions, `*.toml`.
+    #: The folder of definitions, `*.toml`.
     folder: Path | None = None
-    #: Files that runs may be given by name.
+    #: The folder of input files, which users give by name.
     inputs: Path | None = None
     #: Where runs are kept; None: the accounts file with `-pipelines` added.
     runs: Path | None = None
-    #: What `WS /pipeline/{sample_id}` starts; None: `readqc` where there is a file for the sample, else `demo`.
+    #: What `WS /pipeline/{sample_id}` starts; None: `readqc` if there is a file for the sample, else `demo`.
     default: str | None = None
     concurrency: int = Field(default=_DEFAULTS.concurrency, gt=0)
     steps: int = Field(default=_DEFAULTS.steps, gt=0)

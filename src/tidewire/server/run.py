@@ -1,4 +1,4 @@
-"""Starts the server: checks what it needs, listens, and serves in this process or in several supervised ones."""
+"""Starts the server: listens, and serves in this process or in several supervised ones."""
 
 from __future__ import annotations
 

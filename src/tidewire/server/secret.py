@@ -1,4 +1,4 @@
-"""A setting that nobody is shown: its text is asked for by name, and travels only to our own workers."""
+"""A secret setting: never printed, and serialised for our own workers only."""
 
 from __future__ import annotations
 
@@ -8,5 +8,5 @@ from pydantic import PlainSerializer, SecretStr
 
 __all__ = ("Secret",)
 
-#: Hidden when printed; serialised as it is, for a worker process is given its settings that way.
+#: Hidden when printed; serialised in full, because a worker process receives its settings that way.
 Secret = Annotated[SecretStr, PlainSerializer(lambda secret: secret.get_secret_value(), return_type=str)]

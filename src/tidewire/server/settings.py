@@ -60,11 +60,11 @@ __all__ = (
 
 CONFIG_FILE = Path("tidewire.toml")
 _PREFIX = "TIDEWIRE_"
-#: What stands in lists, for the sake of those who misspell it.
+#: Names inside of a list of tables, for the hints about misspelt ones.
 _NAMESPACE_PATHS = tuple(f"channel.namespaces.0.{name}" for name in NamedNamespace.model_fields)
-#: Settings whose wrong values are not shown.
+#: Settings whose values no error shows.
 _SECRET = re.compile(r"^http_api\.key$|secret")
-#: Limits that may be zero: nothing is bounded, spread, filled or waited for.
+#: Limits that may be zero, which turns them off.
 _MAY_BE_ZERO = frozenset({"memory_bytes", "drain_seconds", "gap_messages", "gap_bytes"})
 
 
@@ -74,7 +74,7 @@ def _limit_field(field: msgspec.structs.FieldInfo) -> tuple[Any, Any]:
 
 
 _limit_fields: Any = {field.name: _limit_field(field) for field in msgspec.structs.fields(Limits)}
-#: Checks a table of limits; made from the fields of `Limits`, so that the two cannot differ.
+#: Validates a table of limits; made from the fields of `Limits`, so that the two cannot differ.
 _LimitTable: type[BaseModel] = create_model("_LimitTable", __config__=ConfigDict(extra="forbid"), **_limit_fields)
 
 
@@ -95,24 +95,24 @@ Names = Annotated[list[str], NoDecode, BeforeValidator(_comma_separated)]
 
 
 class HttpApiTable(BaseModel):
-    """The table `[http_api]`: who may call the server's API; without a key it is off."""
+    """The table `[http_api]`: the key of the HTTP API, which is off without one."""
 
     model_config: ClassVar[ConfigDict] = ConfigDict(extra="forbid", frozen=True)
 
     key: Secret = SecretStr("")
-    #: Everybody may call it: for development, and behind a proxy that asks for more than a key.
+    #: Anybody may call it: for development, and behind a proxy that authenticates the callers.
     insecure: bool = False
-    #: `transport`: an error is told by the status of the response too, as with the header X-Centrifugo-Error-Mode.
+    #: `transport`: an error sets the status of the response too, as with the header X-Centrifugo-Error-Mode.
     error_mode: Literal["", "transport"] = ""
 
     @property
     def is_on(self) -> bool:
-        """Somebody may call it."""
+        """Whether the API is on."""
         return self.insecure or bool(self.key.get_secret_value())
 
 
 class Settings(BaseSettings):
-    """What the server is told; reads nothing by itself (`load` does), so that a test may simply construct it."""
+    """The settings. Constructing them reads nothing; `load` reads the file and the environment."""
 
     model_config: ClassVar[SettingsConfigDict] = SettingsConfigDict(
         env_prefix=_PREFIX,
@@ -168,36 +168,36 @@ class Settings(BaseSettings):
         dotenv_settings: PydanticBaseSettingsSource,
         file_secret_settings: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """Take what is given and nothing else."""
+        """Use the given values only."""
         return (init_settings,)
 
     @property
     def accounts_file(self) -> Path:
-        """The SQLite file of users and rooms."""
+        """The path of the SQLite file of users and rooms."""
         if self.accounts is not None:
             return self.accounts
         return sqlite_path(self.broker) if self.broker.startswith("sqlite:") else Path("tidewire.db")
 
     @property
     def token_key_file(self) -> Path:
-        """The file of the key that signs tokens."""
+        """The path of the key that signs tokens."""
         return self.key_file or Path(f"{self.accounts_file}.key")
 
     @property
     def is_loopback(self) -> bool:
-        """Only this machine can reach the server."""
+        """Whether only this machine can reach the server."""
         return _is_loopback(self.host)
 
     @property
     def accepts_accounts(self) -> bool:
-        """Clients may connect as users of the server's own accounts."""
+        """Whether clients may connect as users of the server's own accounts."""
         if self.client.allow_accounts is not None:
             return self.client.allow_accounts
         return not (self.signup and self.client.token.has_keys)
 
     @property
     def serves_tutorial(self) -> bool:
-        """The tutorial is on."""
+        """Whether the tutorial is served."""
         return self.is_loopback if self.tutorial is None else self.tutorial
 
 
@@ -251,7 +251,7 @@ def load(config: Path | None = None, flags: Mapping[str, Any] | None = None) -> 
 
 
 def _merge(merged: dict[str, Any], values: Mapping[str, Any], origins: dict[str, str], origin: str, path: str) -> None:
-    """Take over what a source says: tables name by name, anything else whole."""
+    """Merge the values of a source: tables name by name, other values whole."""
     for name, value in values.items():
         if isinstance(value, Mapping) and isinstance(merged.setdefault(name, {}), dict):
             _merge(merged[name], value, origins, origin, f"{path}{name}.")
@@ -260,7 +260,7 @@ def _merge(merged: dict[str, Any], values: Mapping[str, Any], origins: dict[str,
 
 
 def unknown_variables() -> Iterator[str]:
-    """Yield a warning for each TIDEWIRE_* variable that is no setting but looks like a misspelt one."""
+    """Yield a warning for each TIDEWIRE_* variable that looks like a misspelt setting."""
     known = [f"{_PREFIX}{name.upper()}" for name in Settings.model_fields]
     known += [f"{_PREFIX}LIMITS__{name.upper()}" for name in _LimitTable.model_fields]
     known += [f"{_PREFIX}{path.upper().replace('.', '__')}" for path, _ in _table_fields(Settings) if "." in path]
@@ -367,7 +367,7 @@ def _problem(error: ValidationError, table: str = "") -> str:
     shown = f" {value!r}" if isinstance(value, str | int | float) and not _SECRET.search(where) else ""
     reason = first["msg"].removeprefix("Value error, ")
     if reason.startswith(f"{where}."):
-        return reason  # a table has said which of its names it is
+        return reason  # the table's own error names the setting already
     return f"{where}{shown}: {reason[:1].lower()}{reason[1:]}"
 
 

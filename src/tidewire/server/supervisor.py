@@ -21,11 +21,11 @@ __all__ = ("Supervisor",)
 
 _log = logging.getLogger(__name__)
 
-#: Seconds in which a worker must become ready; failed starts in a row after which, if nobody serves, all ends.
+#: Seconds in which a worker must become ready; failed starts in a row after which the server ends if no worker serves.
 _START_SECONDS, _STARTS = 60.0, 3
-#: The longest that a worker which cannot start waits for its next try, beside others that serve.
+#: The longest pause before a worker that cannot start is tried again while others serve.
 _RETRY_SECONDS = 30.0
-#: Seconds beyond the drain after which a worker that was told to end is killed.
+#: Seconds beyond the drain after which a terminated worker is killed.
 _ENDING_SECONDS = 5.0
 
 
@@ -37,7 +37,7 @@ class _Worker:
         self.failure = ""
         #: True: it serves; False: it ended before it served.
         self.ready: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
-        #: Its end, or its failure to start, is nothing to mend: it was told to end, or stands in for one that serves.
+        #: True: it is not replaced if it ends: it was terminated, or is a replacement that is not ready.
         self.leaving = False
         self._reader, self._writer = reader, writer
 
@@ -98,7 +98,7 @@ class _Worker:
 
 
 class Supervisor:
-    """Runs `settings.workers` workers until it is told to end."""
+    """Runs `settings.workers` workers until a signal ends it."""
 
     def __init__(self, job: Job, listener: socket.socket, ready: Callable[[], None]) -> None:
         self._job = job

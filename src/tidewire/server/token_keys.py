@@ -1,4 +1,4 @@
-"""Keys that verify the tokens of others: shared secrets, public keys in PEM, and key sets that a server publishes."""
+"""Keys that verify the tokens of an application: secrets, public keys in PEM, and published key sets."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ __all__ = ("ECDSA", "HMAC", "RSA", "KeySet", "KeysAway", "algorithms", "load_pub
 
 logger = logging.getLogger("tidewire")
 
-#: The algorithms of each kind of key (RFC 7518 section 3.1). A token never chooses beyond the kind of its key.
+#: The algorithms of each kind of key (RFC 7518 section 3.1). A token cannot choose one of another kind.
 HMAC = ("HS256", "HS384", "HS512")
 RSA = ("RS256", "RS384", "RS512")
 ECDSA = ("ES256", "ES384", "ES512")
 _PUBLISHED = (*RSA, *ECDSA, "EdDSA")
 
-#: How long a key set is good, how soon it is fetched again for a key that it does not have, or after a failure.
+#: Seconds until a key set is fetched again: ordinarily, and for an unknown key or after a failure.
 _GOOD_SECONDS, _AGAIN_SECONDS = 3_600.0, 10.0
 _FETCH_SECONDS = 5.0
 _SET_BYTES = 1_048_576
@@ -35,7 +35,7 @@ _KEYS = 100
 
 
 class KeysAway(Exception):
-    """Raised when the key set cannot be fetched: whether a token is good is not known now."""
+    """Raised when the key set cannot be fetched, so that the token can be neither accepted nor refused."""
 
 
 def load_public_key(pem: str, setting: str) -> RSAPublicKey | EllipticCurvePublicKey:
@@ -59,7 +59,7 @@ def _fetch(url: str) -> bytes:
             body += data
             if len(body) > _SET_BYTES:
                 raise OSError(f"the key set has more than {_SET_BYTES} bytes")
-            if time.monotonic() > end:  # the timeout above is one of silence
+            if time.monotonic() > end:  # the timeout above bounds silence only
                 raise TimeoutError
     return body
 
@@ -83,7 +83,7 @@ class KeySet:
     async def find(self, kid: str) -> jwt.PyJWK | None:
         """Return the key with this id, or None; raises KeysAway when there is no set to look into."""
         if not self._is_fresh(kid):
-            async with self._lock:  # one fetches, the others wait for it
+            async with self._lock:  # the first caller fetches, the others wait
                 if not self._is_fresh(kid):
                     await self._refresh()
         return self._keys.get(kid)
@@ -112,7 +112,7 @@ class KeySet:
         """Wait for the set within the deadline; a fetch that takes longer is not begun twice. Raises OSError."""
         if self._fetching is None:
             self._fetching = asyncio.create_task(asyncio.to_thread(_fetch, self.url))
-            # it may end when nobody waits any more; whoever asks next is told
+            # it may end when no caller waits for it any more; the next caller gets its result
             self._fetching.add_done_callback(lambda task: task.cancelled() or task.exception())
         done, _ = await asyncio.wait([self._fetching], timeout=_FETCH_SECONDS)
         if not done:

@@ -1,6 +1,6 @@
-"""One process that serves: uvicorn on uvloop with a tuned garbage collector; `run` starts it, alone or supervised.
+"""One serving process: uvicorn on uvloop with a tuned garbage collector, started by `run` or by the supervisor.
 
-A supervised worker tells through its channel: `.` each second from its event loop, or `!` and why it cannot start.
+A supervised worker writes to its channel: `.` each second from its event loop, or `!` and why it cannot start.
 It ends itself when the channel ends, so that no worker outlives its supervisor.
 """
 
@@ -34,14 +34,14 @@ from tidewire.server.settings import Settings
 
 __all__ = ("CANNOT_START", "MISCONFIGURED", "Job", "serve")
 
-#: Exit codes: a mistake that no repetition mends, and a failure that may pass.
+#: Exit codes: a configuration error, and a failure that may pass when the start is repeated.
 MISCONFIGURED, CANNOT_START = 2, 3
 #: Seconds that the protocols, and after them the process, may take to end when the drain is over.
 _CLOSING_SECONDS, _ENDING_SECONDS = 3, 4.5
-#: Connections live long, so old objects are looked through hardly ever: with thousands of connections that takes longer
-#: than a turn of the loop may. Young ones are looked through in steps of a millisecond.
+#: Connections live long, so full collections are rare: with thousands of connections one takes longer than a turn of
+#: the loop may. Collections of young objects take about a millisecond.
 _GC_THRESHOLDS = (700, 2, 3_500)
-#: A store's thread gets its turn beside a busy event loop in a fraction of a turn, not in a whole one.
+#: Shorter than Python's default, so that the thread of a store soon gets its turn beside a busy event loop.
 _SWITCH_SECONDS = 0.0005
 
 Message = MutableMapping[str, Any]
@@ -51,7 +51,7 @@ App = Callable[[Message, Receive, Send], Awaitable[None]]
 
 
 class Job(msgspec.Struct, frozen=True):
-    """What a worker serves: the ready server, or the ASGI application that `app` names as `module:attribute`."""
+    """What to serve: the ready server, or the ASGI application that `app` names as `module:attribute`."""
 
     settings: Settings
     app: str | None = None
@@ -72,7 +72,7 @@ class StartupFailed(TidewireError):
 
 
 class _Application:
-    """The application, with the reason kept for which its lifespan failed."""
+    """The application; keeps the reason if its lifespan fails."""
 
     def __init__(self, app: App) -> None:
         self._app = app
@@ -95,7 +95,7 @@ class _Application:
         except Exception as error:
             if failed and isinstance(error, TidewireError):
                 self.failure = error
-                # It is told in one line by whoever started us; uvicorn would add a traceback and a line of its own.
+                # The caller reports it in one line; uvicorn would add a traceback and a line of its own.
                 logging.getLogger("uvicorn.error").disabled = True
             elif failed:
                 self.failure = StartupFailed(f"the application did not start: {type(error).__name__}: {error}")
@@ -106,7 +106,7 @@ class _Application:
 
 
 class _Server(uvicorn.Server):
-    """uvicorn's server with our acceptor, which tells when it is ready, and ends in time whatever hangs."""
+    """uvicorn's server with our acceptor; reports when it is ready, and ends in time even if something hangs."""
 
     def __init__(self, config: uvicorn.Config, ready: Callable[[], None], limits: Limits) -> None:
         super().__init__(config)
@@ -144,7 +144,7 @@ def serve(job: Job, listener: socket.socket, ready: Callable[[], None], channel:
     application = _Application(_load(job))
     server = _Server(_config(settings, application), ready, settings.limits)
     for signum in (signal.SIGINT, signal.SIGTERM):
-        # uvicorn raises the signal again when it has ended, for the handler that was there before: this one.
+        # uvicorn raises the signal again after its end, for the previous handler: this one.
         signal.signal(signum, server.handle_exit)
     try:
         with asyncio.Runner(loop_factory=_loop_factory()) as runner:
@@ -253,7 +253,7 @@ def _reported(channel: socket.socket) -> Iterator[None]:
 
 
 def main() -> None:
-    """Be a supervised worker; the arguments are the descriptors of its channel and of the listening socket."""
+    """Run as a supervised worker; the arguments are the descriptors of its channel and of the listening socket."""
     channel, listener = (socket.socket(fileno=int(descriptor)) for descriptor in sys.argv[1:3])
     with channel, listener, channel.makefile("rb") as lines:
         job = Job.decode(lines.readline())

@@ -1,4 +1,4 @@
-"""`POST /api/…`: the HTTP API for who has its key; without a key it is off, and says so."""
+"""`POST /api/…`: the HTTP API, protected by a key; without one it is off and answers 404 with the reason."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ without_key: APIRouter = APIRouter()
 
 @without_key.api_route("/api/{method}", methods=["GET", "POST"])
 async def off(method: str) -> JSONResponse:
-    """Say what is missing."""
+    """Return how to turn the API on."""
     detail = "the HTTP API is off: set http_api.key in tidewire.toml, or TIDEWIRE_HTTP_API__KEY"
     return JSONResponse({"detail": detail}, 404)
 

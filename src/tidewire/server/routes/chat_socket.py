@@ -18,7 +18,7 @@ __all__ = ("router",)
 
 router = APIRouter()
 
-#: What `/ws/subprotocol` offers.
+#: The subprotocols of `/ws/subprotocol`.
 SUBPROTOCOLS = ("chat", "notifications")
 
 
@@ -44,7 +44,7 @@ async def chat(
 
 @router.websocket("/ws/subprotocol")
 async def subprotocol(websocket: WebSocket) -> None:
-    """Serve the dialect that the client asks for and the server has."""
+    """Serve the first subprotocol that the client asks for and the server has."""
     hub, directory, door = _services(websocket)
     user = await door.presented(websocket)
     chosen = choose_subprotocol([name for name in websocket.scope.get("subprotocols", ()) if name], SUBPROTOCOLS)
@@ -64,12 +64,12 @@ async def subprotocol(websocket: WebSocket) -> None:
 
 
 async def _notifications(connection: HubConnection) -> None:
-    """Send what is sent to this user, and nothing else; what the client says is ignored."""
+    """Push the user's private messages only; ignore messages of the client."""
     await connection.wait_closed()
 
 
 def _offset(digits: str) -> int:
-    # more digits than any offset has are not turned into a number: that takes its time
+    # a long text of digits takes long to convert, and no offset has as many
     return int(digits) if len(digits) < 20 else MAX_OFFSET
 
 

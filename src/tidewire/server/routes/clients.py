@@ -1,4 +1,4 @@
-"""The endpoints for the SDKs of the Centrifuge protocol: with a token of theirs, or logged in by our own cookie."""
+"""The endpoints for SDKs of the Centrifuge protocol, authenticated by a token or by the login's cookie."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ __all__ = ("client_routes",)
 
 
 def client_routes(hub: Hub, settings: Settings, authority: Authority, logins: Logins) -> APIRouter:
-    """Make the routes; who has logged in to the server connects as that user where its accounts are accepted."""
+    """Return the routes; a browser that has logged in connects as that user if `client.allow_accounts` permits."""
 
     async def logged_in(connection: HTTPConnection) -> Identity | None:
         token = connection.cookies.get("token")
         try:
             return await logins.identify(token) if token and settings.accepts_accounts else None
         except (TokenExpired, TemporaryFailure):
-            return None  # as if it had none: the authority says what strangers may do
+            return None  # like no cookie: the authority decides about anonymous clients
 
     async def presented(connection: HTTPConnection) -> Identity | None:
         identity = await logged_in(connection)

@@ -1,4 +1,4 @@
-"""`GET /healthz` (the process answers) and `GET /readyz` (it can do its work)."""
+"""`GET /healthz` (the process is alive) and `GET /readyz` (it can publish)."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ router: APIRouter = APIRouter(tags=["health"])
 
 @router.get("/healthz")
 async def healthz() -> dict[str, str]:
-    """The process answers."""
+    """Return that the process is alive."""
     return {"status": "ok"}
 
 
 @router.get("/readyz")
 async def readyz(request: Request, response: Response) -> dict[str, str]:
-    """The process can publish; 503 while its store is away."""
+    """Return whether the process can publish; 503 while its store is away."""
     if request.app.state.hub.degraded:
         response.status_code = 503
         return {"status": "degraded"}

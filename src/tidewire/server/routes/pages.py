@@ -1,4 +1,4 @@
-"""The pages of the server (`ui/`), with a policy that lets nothing in but our own files."""
+"""The pages of the server (`ui/`), with a content security policy that allows only our own files."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ _HEADERS = {
     "Cross-Origin-Opener-Policy": "same-origin",
     "Referrer-Policy": "no-referrer",
     "X-Content-Type-Options": "nosniff",
-    # Asked again each time, answered by the ETag: a new version of the server is never half in the cache.
+    # Browsers revalidate by the ETag, so that a page never mixes files of two versions of the server.
     "Cache-Control": "no-cache",
 }
 _TUTORIAL = ("echo", "items", "chat", "channels")
 
-# What the operating system says about these differs, and a browser refuses a module of another type.
+# Operating systems differ in these types, and a browser refuses a module of another type.
 for _suffix, _type in ((".js", "text/javascript"), (".css", "text/css"), (".svg", "image/svg+xml")):
     mimetypes.add_type(_type, _suffix)
 

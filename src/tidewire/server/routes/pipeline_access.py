@@ -1,4 +1,4 @@
-"""`/api/pipelines`, and `WS /pipeline/{sample_id}` (contract.md A9 and C), for who may use them."""
+"""`/api/pipelines` and `WS /pipeline/{sample_id}` (contract.md A9 and C), with access control."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ _SAME_SITE = ("same-origin", "none")
 
 
 def add_pipelines(app: FastAPI, settings: Settings, pipelines: Pipelines) -> None:
-    """Serve pipelines; without a login only from this machine to this machine."""
+    """Serve pipelines; without a login only to connections from this machine."""
     door = _Door(app, settings, pipelines)
     app.include_router(pipelines_router(pipelines, authorize=door.user), prefix=_PREFIX, include_in_schema=False)
     router = APIRouter()
@@ -44,7 +44,7 @@ def add_pipelines(app: FastAPI, settings: Settings, pipelines: Pipelines) -> Non
 
 
 class _Door:
-    """Finds the user of a connection: "" for this machine's own, who sees everything."""
+    """Finds the user of a connection: "" for one from this machine, which sees all runs."""
 
     def __init__(self, app: FastAPI, settings: Settings, pipelines: Pipelines) -> None:
         self._app = app
@@ -59,7 +59,7 @@ class _Door:
         return await self._named(connection, _token(connection))
 
     async def open(self, request: Request) -> Response:
-        """Let a browser show its token where a page cannot: with a download, and with a WebSocket."""
+        """Set the cookie that presents the token with downloads and WebSockets, where a page cannot set a header."""
         self._check_origin(request)
         token = _bearer(request)
         await self._named(request, token)
@@ -69,7 +69,7 @@ class _Door:
         return response
 
     async def close(self, request: Request) -> Response:
-        """Have a browser forget the token."""
+        """Delete the cookie."""
         self._check_origin(request)
         response = Response(status_code=204, headers=_NOT_KEPT)
         response.delete_cookie(_COOKIE, path=_PREFIX, httponly=True, samesite="strict")
@@ -108,7 +108,7 @@ def _token(connection: HTTPConnection) -> str:
     is_socket = connection.scope["type"] == "websocket"
     if is_socket and "token" in connection.query_params:
         return connection.query_params["token"]
-    # A browser sends a cookie whoever asks: it counts only where the page that asks is known to be one of ours.
+    # A browser sends the cookie for pages of other sites too: it counts only if the page is known to be ours.
     is_reading = not is_socket and connection.scope["method"] in _READING
     is_ours = "origin" in connection.headers or (
         is_reading and connection.headers.get("sec-fetch-site", "none") in _SAME_SITE
@@ -127,7 +127,7 @@ class _Samples:
     async def serve(
         self, websocket: WebSocket, sample_id: str, pipeline: str = "", new: bool = False, resume: bool = False
     ) -> None:
-        """Start or join the run of a sample, and tell its progress."""
+        """Start or join the run of a sample, and send its progress."""
         user = await self._door.user(websocket)
         try:
             run = await self._find(sample_id, pipeline, user, new=new, resume=resume)

@@ -32,7 +32,7 @@ HubDependency = Annotated[Hub, Depends(get_hub)]
 
 @router.websocket("/ws")
 async def echo(websocket: WebSocket, hub: HubDependency) -> None:
-    """Send back what comes: text with a prefix, bytes as they are (A1)."""
+    """Send back each message: text with a prefix, bytes unchanged (A1)."""
     async with hub.connect(websocket) as connection:
         async for message in connection.iter_messages():
             if isinstance(message, str):
@@ -58,7 +58,7 @@ async def items(
     hub: HubDependency,
     q: int | None = None,
 ) -> None:
-    """Say what the dependencies found, for each text (A2)."""
+    """Send the values that the dependencies found, for each text (A2)."""
     async with hub.connect(websocket) as connection:
         async for data in connection.iter_text():
             await connection.send_text(f"Session cookie or query token value is: {cookie_or_token}")
@@ -78,7 +78,7 @@ async def chat_room(websocket: WebSocket, client_id: int, hub: HubDependency) ->
 
 
 class _Message(msgspec.Struct):
-    """What a JSON client says; `type` may name a ping."""
+    """A message of a JSON client; `type` may name a ping."""
 
     type: str = "message"
     message: str | None = None
@@ -128,7 +128,7 @@ async def rooms(websocket: WebSocket, room: str, client_id: str, hub: HubDepende
 
 
 def _room_message(connection: HubConnection, decoder: JsonDecoder, message: str | bytes) -> _Message | None:
-    """Take JSON, or plain text as it was typed."""
+    """Decode JSON, or take plain text as it was typed."""
     if isinstance(message, str) and not message.lstrip().startswith(("{", "[")):
         return _Message(msg=message)
     try:
@@ -139,7 +139,7 @@ def _room_message(connection: HubConnection, decoder: JsonDecoder, message: str 
 
 
 async def _is_said(connection: HubConnection, data: _Message) -> bool:
-    """Answer a ping or an unknown type; True for something to say."""
+    """Answer a ping or an unknown type; return True for a message to publish."""
     if data.type in ("message", "chat"):
         return True
     answer: CommandError | WireMessage | None = JSON.encode_pong()

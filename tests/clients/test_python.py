@@ -149,7 +149,7 @@ def test_a_cut_costs_nothing(service: Service) -> None:
                 await asyncio.to_thread(service.publish, "room:cut", number + 2, number + 3)
                 relay.is_cut = False
                 assert await numbers(room, 4) == list(range(number, number + 4))
-            await wait_until(lambda: client._line.is_ready.is_set())
+            await wait_until(lambda: client._connection.is_ready.is_set())
             await asyncio.to_thread(service.publish, "bare:cut", 7)
             assert await numbers(bare, 1) == [7]
 
@@ -300,24 +300,24 @@ def test_a_slow_application_gets_all_of_it_in_order(service: Service, monkeypatc
     run(main())
 
 
-class Following:
-    """A client that notes what its subscription asks for."""
+class FakeClient:
+    """A client that records the calls of its subscription."""
 
     def __init__(self) -> None:
         self.asked: list[str] = []
 
-    def follow(self, subscription: Subscription) -> None:
-        self.asked.append("follow")
+    def request_subscribe(self, subscription: Subscription) -> None:
+        self.asked.append("subscribe")
 
-    def unfollow(self, subscription: Subscription, *, is_over: bool) -> None:
-        self.asked.append("unfollow")
+    def request_unsubscribe(self, subscription: Subscription, *, is_over: bool) -> None:
+        self.asked.append("unsubscribe")
 
 
 def test_nothing_is_shown_behind_a_hole(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(subscription_module, "WAITING", 3)
 
     async def main() -> None:
-        client = Following()
+        client = FakeClient()
         room = Subscription(client, "room", since=None, token="", get_token=None, data=None)
         room.subscribed(m.SubscribeResult(recoverable=True, epoch="e"))
 
@@ -326,12 +326,12 @@ def test_nothing_is_shown_behind_a_hole(monkeypatch: pytest.MonkeyPatch) -> None
                 room.published(m.Publication(m.raw(b'{"n":%d}' % offset), offset=offset))
 
         publish(1, 2, 3, 4)
-        assert client.asked == ["unfollow"]
+        assert client.asked == ["unsubscribe"]
         assert await numbers(room, 2) == [1, 2]
         publish(5)  # it was under way when the server was asked to stop
         assert await numbers(room, 1) == [3]
         reading = asyncio.create_task(numbers(room, 3))
-        await wait_until(lambda: client.asked == ["unfollow", "follow"])
+        await wait_until(lambda: client.asked == ["unsubscribe", "subscribe"])
         request = room.request()
         assert (request.recover, request.offset, request.epoch) == (True, 3, "e")
         missed = [m.Publication(m.raw(b'{"n":%d}' % offset), offset=offset) for offset in (4, 5)]

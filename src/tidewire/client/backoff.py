@@ -1,4 +1,4 @@
-"""When a client comes back, and when it does not; pure."""
+"""When a client reconnects, and when it does not; pure."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ __all__ = ("check_may_return", "delay", "retry_after")
 
 #: Seconds before a further attempt: any time up to the first, doubled each time, up to the second (full jitter).
 _FIRST_DELAY, _LONGEST_DELAY = 0.5, 20.0
-#: HTTP statuses below 500 after which coming back helps.
+#: HTTP statuses below 500 after which reconnecting helps.
 _TRY_AGAIN = frozenset({408, 425, 429})
 
 
@@ -24,7 +24,7 @@ def delay(attempt: int) -> float:
 
 
 def retry_after(error: InvalidStatus) -> float | None:
-    """Return the seconds that the server asks for, if it does; raises ConnectionClosed when it does not want us."""
+    """Return the seconds of `Retry-After` if the server sent it. Raises ConnectionClosed for a final refusal."""
     status = error.response.status_code
     if status < 500 and status not in _TRY_AGAIN:
         reason = f"refused with HTTP {status}; check the address and the token"
@@ -34,7 +34,7 @@ def retry_after(error: InvalidStatus) -> float | None:
 
 
 def check_may_return(error: SocketClosed, final: Collection[int]) -> None:
-    """Raise ConnectionClosed when the server closed with a code that means: do not come back."""
+    """Raise ConnectionClosed when the server closed with a code that forbids reconnecting."""
     close = error.rcvd
     if close is None or not error.rcvd_then_sent:
         return

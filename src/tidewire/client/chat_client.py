@@ -1,4 +1,4 @@
-"""A Python client of the chat dialect: it comes back by itself, and misses and repeats nothing in silence."""
+"""A Python client of the chat dialect that reconnects by itself, and loses or repeats no message in silence."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ from types import TracebackType
 from urllib.parse import urlencode
 
 import msgspec
-from websockets.asyncio.client import ClientConnection, connect
+from websockets.asyncio.client import ClientConnection as Socket
+from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed as SocketClosed
 from websockets.exceptions import InvalidHandshake, InvalidStatus
 
@@ -51,11 +52,11 @@ logger = logging.getLogger("tidewire.client")
 _REPEAT_SECONDS = 240.0
 #: Messages that wait for the application.
 _WAITING = 1_000
-#: Bytes of a message of the server: an inbox may hold a thousand long ones.
+#: Bytes of one message from the server: an inbox may hold a thousand long ones.
 _MESSAGE_SIZE = 128 * 1_048_576
-#: Codes of errors after which the same message may succeed.
+#: Error codes after which the same message may succeed.
 _TEMPORARY = frozenset({"unavailable", "not_published", "unconfirmed"})
-#: Close codes (beside 4500 to 4999) after which coming back does not help.
+#: Close codes after which reconnecting does not help.
 _FINAL = frozenset({1000, 1002, 1003, 1007, 1008, 1009, 1010, *range(4500, 5000)})
 _REFUSALS: dict[str, type[CommandError]] = {"permission_denied": PermissionDenied, "not_available": NotAvailable}
 
@@ -63,10 +64,10 @@ _REFUSALS: dict[str, type[CommandError]] = {"permission_denied": PermissionDenie
 class ChatClient:
     """One user in one room of a tidewire server: `async with ChatClient(url, token) as client`.
 
-    Iterating yields messages as they come. After a lost connection the client comes back, and what it missed follows
-    as if nothing had happened; if that is not kept any more, a `History` with `recovered` False says so.
-    `url` is the server's `ws://…/ws/auth`. The iteration raises ConnectionClosed when the server does not want this
-    client back: a wrong token, a user who was disconnected, a message that is too big.
+    Iterating yields messages as they come. After a lost connection the client reconnects, and the messages that it
+    missed follow; if they are not kept any more, a `History` with `recovered` False says so. `url` is the server's
+    `ws://…/ws/auth`. The iteration raises ConnectionClosed when the server refuses this client for good: for a wrong
+    token, a disconnected user, a message that is too big.
     """
 
     def __init__(self, url: str, token: str, *, room: str = "lobby") -> None:
@@ -74,7 +75,7 @@ class ChatClient:
         self._token = token
         self._room = room
         self._task: asyncio.Task[None] | None = None
-        self._socket: ClientConnection | None = None
+        self._socket: Socket | None = None
         self._joined = asyncio.Event()
         self._ended: Exception | None = None
         self._position: Position | None = None
@@ -83,7 +84,7 @@ class ChatClient:
         self._early: list[PrivateMessage] | None = None
         self._waiting: deque[Message] = deque()
         self._arrived = asyncio.Event()
-        #: The application is slow: what came since is fetched again when it has caught up.
+        #: The application is slow: later messages are fetched again when it has caught up.
         self._overflowed = False
         self._unanswered: dict[str, _Sending] = {}
 
@@ -99,7 +100,7 @@ class ChatClient:
         await self.aclose()
 
     async def aclose(self) -> None:
-        """Leave; harmless when repeated."""
+        """Close the client; harmless when repeated."""
         if self._task is not None:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
@@ -122,17 +123,17 @@ class ChatClient:
     # Sending.
 
     async def send(self, text: str, *, seconds: float = 60.0) -> ChatMessage:
-        """Say something in the room; returns when everybody there gets it, with its offset.
+        """Publish a message in the room; return it with its offset when the server keeps it.
 
-        It is repeated, over reconnections too, and published once. Raises PublishUnconfirmed when nothing is known
-        after so many seconds (at most 240), CommandError for what the server refuses, ConnectionClosed at the end.
+        It is sent again after a reconnect, and published once. Raises PublishUnconfirmed when no reply came within
+        `seconds` (at most 240), CommandError when the server refuses it, ConnectionClosed when the client has ended.
         """
         answer = await self._send({"type": "chat", "message": text, "room": self._room}, seconds)
         assert isinstance(answer, ChatMessage)
         return answer
 
     async def send_private(self, user: str, text: str, *, seconds: float = 60.0) -> None:
-        """Say something to one user; raises NotAvailable when that user is not online, and as `send`."""
+        """Send a message to one user. Raises NotAvailable when that user is not online, and as `send`."""
         answer = await self._send({"type": "private_chat", "target_user": user, "message": text}, seconds)
         assert isinstance(answer, System)
         if not answer.content.startswith("Private message sent"):
@@ -140,7 +141,7 @@ class ChatClient:
 
     async def _send(self, command: dict[str, str], seconds: float) -> ChatMessage | System:
         if not command["message"].strip():
-            raise BadRequest("a blank message would be ignored; say something")
+            raise BadRequest("a blank message would be ignored by the server; write some text")
         sending = _Sending(secrets.token_hex(8), command)
         self._unanswered[sending.id] = sending
         try:
@@ -195,7 +196,7 @@ class ChatClient:
             self._arrived.set()
 
     async def _connect(self) -> float | None:
-        """Live through one connection; returns the seconds after which the server wants the next one, if it says so."""
+        """Serve one WebSocket until it is lost; return the seconds that the server asked to wait, if it did."""
         address = f"{self._url}{'&' if '?' in self._url else '?'}{urlencode(self._query())}"
         headers = {"Authorization": f"Bearer {self._token}"}
         try:
@@ -222,7 +223,7 @@ class ChatClient:
         self._socket = None
         self._joined.clear()
 
-    # What the server says.
+    # Messages of the server.
 
     def _take(self, frame: str | bytes) -> None:
         message = decode_message(frame)
@@ -280,7 +281,7 @@ class ChatClient:
             self._private_position = Position(message.offset, position.epoch)
 
     def _take_trouble(self, error: Trouble) -> None:
-        if error.code == "rate_limited":  # it does not say for which message
+        if error.code == "rate_limited":  # it does not name the message
             self._repeat_all(refused=True)
         elif not isinstance(error.id, str) or error.id not in self._unanswered:
             self._show(error)
@@ -299,7 +300,7 @@ class ChatClient:
             sending.settle(answer)
 
     def _show(self, message: Message) -> bool:
-        """Keep a message for the application; False when too many wait: it is fetched again later."""
+        """Queue a message for the application; return False when too many wait: it is fetched again later."""
         if self._overflowed or len(self._waiting) >= _WAITING:
             self._overflowed = True
             return False
@@ -309,7 +310,7 @@ class ChatClient:
 
 
 class _Sending:
-    """A message that is not answered yet."""
+    """A message without a reply so far."""
 
     __slots__ = ("answer", "id", "is_refused", "news", "text")
 
@@ -317,9 +318,9 @@ class _Sending:
         self.id = id_
         self.text = msgspec.json.encode({**command, "id": id_}).decode()
         self.answer: ChatMessage | System | CommandError | None = None
-        #: The server could not take it now; it may later.
+        #: The server could not take it now, but may later.
         self.is_refused = False
-        #: There is an answer, or a reason to send it again.
+        #: Set when there is a reply, or a reason to send it again.
         self.news = asyncio.Event()
 
     def settle(self, answer: ChatMessage | System | CommandError) -> None:
@@ -332,7 +333,7 @@ class _Sending:
             self.news.set()
 
     async def wait_answer(self, seconds: float) -> None:
-        """Wait until there is an answer, or it is time to send a refused message again."""
+        """Wait for a reply, or until it is time to send a refused message again."""
         if self.answer is None:
             self.news.clear()
         with contextlib.suppress(TimeoutError):

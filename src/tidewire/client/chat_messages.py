@@ -1,4 +1,4 @@
-"""What a client of the chat dialect receives (protocols/chat.py is the server's side)."""
+"""Messages that a client of the chat dialect receives (protocols/chat.py is the server's side)."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ T = TypeVar("T")
 
 
 class ChatMessage(msgspec.Struct, frozen=True, tag_field="type", tag="chat_message"):
-    """What somebody said in the room."""
+    """A message in the room."""
 
     sender: str
     content: str
@@ -37,7 +37,7 @@ class ChatMessage(msgspec.Struct, frozen=True, tag_field="type", tag="chat_messa
 
 
 class PrivateMessage(msgspec.Struct, frozen=True, tag_field="type", tag="private_chat_message"):
-    """What somebody said to this user alone."""
+    """A message to this user alone."""
 
     sender: str
     target: str
@@ -48,7 +48,7 @@ class PrivateMessage(msgspec.Struct, frozen=True, tag_field="type", tag="private
 
 
 class System(msgspec.Struct, frozen=True, tag_field="type", tag="system"):
-    """What the server says: who joined, who left."""
+    """A message of the server, as when a user joins or leaves."""
 
     content: str
     timestamp: str | None = None
@@ -56,13 +56,13 @@ class System(msgspec.Struct, frozen=True, tag_field="type", tag="system"):
 
 
 class Online(msgspec.Struct, frozen=True, tag_field="type", tag="online"):
-    """Who is in the room."""
+    """The users in the room."""
 
     users: tuple[str, ...]
 
 
 class Trouble(msgspec.Struct, frozen=True, tag_field="type", tag="error"):
-    """What the server refused; the `send` that caused it raises it instead."""
+    """An error of the server that belongs to no `send`, which raises its own."""
 
     code: str
     content: str
@@ -70,14 +70,14 @@ class Trouble(msgspec.Struct, frozen=True, tag_field="type", tag="error"):
 
 
 class History(msgspec.Struct, frozen=True):
-    """What was said before; it comes once, and again with `recovered` False when something missed is not kept."""
+    """Earlier messages; sent once, and again with `recovered` False when missed messages are not kept any more."""
 
     messages: tuple[ChatMessage, ...]
     recovered: bool | None
 
 
 class Inbox(msgspec.Struct, frozen=True):
-    """Private messages of before, as `History`."""
+    """Earlier private messages, as `History`."""
 
     messages: tuple[PrivateMessage, ...]
     recovered: bool | None
@@ -108,7 +108,7 @@ _decoder: msgspec.json.Decoder[Received] = msgspec.json.Decoder(Received)
 
 
 def decode_message(frame: str | bytes) -> Received | None:
-    """Decode what the server sent; None for a type of a later version, or what an application put in the room."""
+    """Return a message of the server; None for a type of a later version, or for an application's own message."""
     try:
         return _decoder.decode(frame)
     except msgspec.DecodeError:
@@ -116,7 +116,7 @@ def decode_message(frame: str | bytes) -> Received | None:
 
 
 def decode_each(raw: Sequence[msgspec.Raw], type_: type[T]) -> Iterator[T]:
-    """Decode those that are of a type, and leave out the others."""
+    """Yield the messages that are of a type, and leave out the others."""
     for part in raw:
         try:
             yield msgspec.json.decode(part, type=type_)

@@ -1,4 +1,4 @@
-"""A Python client of the Centrifuge protocol (JSON over a WebSocket), which comes back by itself."""
+"""A Python client of the Centrifuge protocol (JSON over a WebSocket) that reconnects by itself."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from types import TracebackType
 from typing import Any
 
 from tidewire.client.backoff import delay
-from tidewire.client.client_connection import Line
+from tidewire.client.client_connection import ClientConnection
 from tidewire.client.client_subscription import Subscription
 from tidewire.client.values import (
     ChannelHistory,
@@ -37,7 +37,7 @@ __all__ = ("Client",)
 
 logger = logging.getLogger("tidewire.client")
 
-#: Seconds beyond the server's interval after which a missing ping means that nobody is there.
+#: Seconds beyond the server's ping interval after which the server counts as gone.
 _PING_GRACE = 10.0
 #: Seconds before a refresh is tried again: the server waits some 25 beyond the token's end.
 _RETRY_SECONDS = 5
@@ -48,9 +48,9 @@ _FOREVER = 10.0**9
 class Client:
     """A connection to a tidewire or Centrifugo server: `async with Client("ws://…/connection/websocket") as client`.
 
-    `token` says who connects; `get_token` fetches one, at first and whenever one has expired, and raises
-    PermissionDenied when there is none to be had. After a lost connection the client comes back, with full jitter, and
-    every subscription goes on where it was. `seconds` is what an answer may take, waiting for a connection included.
+    `token` identifies the user; `get_token` fetches a token, at first and whenever one has expired, and raises
+    PermissionDenied when the user may not have one. After a lost connection the client reconnects with full jitter, and
+    every subscription continues where it was. `seconds` bounds the time for a reply, waiting for a connection included.
     """
 
     def __init__(
@@ -67,13 +67,13 @@ class Client:
         self._get_token = get_token
         self._data = encoded(data)
         self._seconds = seconds
-        self._line = Line(url, headers or {}, self, seconds)
+        self._connection = ClientConnection(url, headers or {}, self, seconds)
         self._subscriptions: dict[str, Subscription] = {}
         #: Channels that the server chose for this client.
         self._chosen: set[str] = set()
 
     async def __aenter__(self) -> Client:
-        self._line.open()
+        self._connection.open()
         return self
 
     async def __aexit__(
@@ -82,10 +82,10 @@ class Client:
         await self.aclose()
 
     async def aclose(self) -> None:
-        """Leave; harmless when repeated."""
-        await self._line.aclose()
+        """Close the client; harmless when repeated."""
+        await self._connection.aclose()
 
-    # What an application asks for.
+    # Called by the application.
 
     def subscribe(
         self,
@@ -96,26 +96,28 @@ class Client:
         get_token: Callable[[str], Awaitable[str]] | None = None,
         data: Any = None,
     ) -> Subscription:
-        """Follow a channel, from a position on if one is given; iterate over what is returned.
+        """Subscribe to a channel, from a position on if one is given; iterate over the returned subscription.
 
         A channel that the server chose for this client (a personal one) is subscribed to in the same way. Raises
-        TidewireError when this client follows the channel already.
+        TidewireError when this client has subscribed to the channel already.
         """
         if channel in self._subscriptions:
-            raise TidewireError(f"this client follows {channel!r} already; iterate over that subscription")
+            raise TidewireError(
+                f"this client has subscribed to {channel!r} already; iterate over that subscription, or close it first"
+            )
         subscription = Subscription(self, channel, since=since, token=token, get_token=get_token, data=data)
-        if self._line.error is not None:
-            subscription.end(self._line.error)
+        if self._connection.error is not None:
+            subscription.end(self._connection.error)
             return subscription
         self._subscriptions[channel] = subscription
-        self.follow(subscription)
+        self.request_subscribe(subscription)
         return subscription
 
     async def publish(self, channel: str, data: Any) -> None:
         """Publish JSON; returns when the server keeps it.
 
-        Raises NotPublished (surely not kept), PublishUnconfirmed (perhaps: the answer did not come, or the server's
-        store failed), CommandError for what the server refuses, ConnectionClosed at the end.
+        Raises NotPublished (surely not kept), PublishUnconfirmed (perhaps kept: no reply came, or the server's store
+        failed), CommandError when the server refuses, ConnectionClosed when the client has ended.
         """
         try:
             await self._ask(Command(publish=messages.PublishRequest(channel, encoded(data))))
@@ -125,19 +127,19 @@ class Client:
             raise PublishUnconfirmed(str(error)) from None
 
     async def presence(self, channel: str) -> list[ChannelMember]:
-        """Return who is in a channel, one entry a connection; raises CommandError."""
+        """Return the members of a channel, one for each connection. Raises CommandError."""
         reply = await self._ask(Command(presence=messages.PresenceRequest(channel)))
         return [] if reply.presence is None else [member_from(info) for info in reply.presence.presence.values()]
 
     async def presence_stats(self, channel: str) -> tuple[int, int]:
-        """Return how many connections, and how many users, are in a channel; raises CommandError."""
+        """Return the numbers of connections and of users in a channel. Raises CommandError."""
         stats = (await self._ask(Command(presence_stats=messages.PresenceStatsRequest(channel)))).presence_stats
         return (0, 0) if stats is None else (stats.num_clients, stats.num_users)
 
     async def history(
         self, channel: str, *, limit: int = -1, since: Position | None = None, reverse: bool = False
     ) -> ChannelHistory:
-        """Read a channel's history, at most `limit` publications (-1: as many as the server gives; 0: the position)."""
+        """Return a channel's history: at most `limit` publications (-1: the server's limit, 0: the position only)."""
         place = None if since is None else messages.StreamPosition(since.offset, since.epoch)
         reply = await self._ask(Command(history=messages.HistoryRequest(channel, limit, place, reverse)))
         found = reply.history or messages.HistoryResult([], "", 0)
@@ -145,18 +147,18 @@ class Client:
         return ChannelHistory(publications, Position(found.offset, found.epoch))
 
     async def rpc(self, method: str, data: Any = None) -> Any:
-        """Call the application behind the server; returns what it answers, raises CommandError."""
+        """Call a method of the application behind the server and return its result. Raises CommandError."""
         reply = await self._ask(Command(rpc=messages.RpcRequest(encoded(data), method)))
         return None if reply.rpc is None else decoded(reply.rpc.data)
 
     async def send(self, data: Any) -> None:
-        """Tell the application something that it does not answer."""
+        """Send a message to the application; it has no reply."""
         await self._wait_connected()
-        self._line.write(Command(send=messages.SendRequest(encoded(data))))
+        self._connection.write(Command(send=messages.SendRequest(encoded(data))))
 
     async def _ask(self, command: Command) -> Reply:
         await self._wait_connected()
-        reply = await self._line.ask(command)
+        reply = await self._connection.ask(command)
         if reply is None:
             raise _Unanswered("the answer did not come: the connection was lost, or it took too long")
         if reply.error is not None:
@@ -166,38 +168,38 @@ class Client:
     async def _wait_connected(self) -> None:
         try:
             async with asyncio.timeout(self._seconds):
-                await self._line.is_ready.wait()
+                await self._connection.is_ready.wait()
         except TimeoutError:
             raise _Unsent(f"not connected within {self._seconds:g} s; is the server there?") from None
-        if self._line.error is not None:
-            raise self._line.error
+        if self._connection.error is not None:
+            raise self._connection.error
 
-    # What a subscription asks for (subscription.Follower).
+    # Called by subscriptions (SubscriptionClient).
 
-    def follow(self, subscription: Subscription) -> None:
-        """Subscribe, now or as soon as it is connected."""
-        if not self._line.is_ready.is_set():
+    def request_subscribe(self, subscription: Subscription) -> None:
+        """Subscribe now, or as soon as the client is connected."""
+        if not self._connection.is_ready.is_set():
             return
         if subscription.channel in self._chosen:
-            self._line.drop()  # only a connect recovers what the server chose
+            self._connection.drop()  # only a connect recovers what the server chose
         else:
-            self._line.spawn(self._subscribe(subscription))
+            self._connection.spawn(self._subscribe(subscription))
 
-    def unfollow(self, subscription: Subscription, *, is_over: bool) -> None:
-        """Unsubscribe, for a while or for good."""
+    def request_unsubscribe(self, subscription: Subscription, *, is_over: bool) -> None:
+        """Unsubscribe, for good or until the subscription asks again."""
         channel = subscription.channel
         if is_over and self._subscriptions.get(channel) is subscription:
             del self._subscriptions[channel]
         if subscription.is_asked and channel not in self._chosen:
             subscription.is_asked = False
-            self._line.call(Command(unsubscribe=messages.UnsubscribeRequest(channel)), lambda reply: None)
+            self._connection.call(Command(unsubscribe=messages.UnsubscribeRequest(channel)), lambda reply: None)
 
     async def _subscribe(self, subscription: Subscription) -> None:
-        if await self._has_token(subscription) and subscription.may_follow and not subscription.is_asked:
+        if await self._has_token(subscription) and subscription.is_wanted and not subscription.is_asked:
             self._ask_for(subscription)
 
     async def _has_token(self, subscription: Subscription) -> bool:
-        """Fetch a subscription's token where it needs one."""
+        """Fetch a subscription's token if it needs one; return whether it may subscribe now."""
         if subscription.get_token is None or subscription.token:
             return True
         try:
@@ -213,7 +215,7 @@ class Client:
 
     def _ask_for(self, subscription: Subscription) -> None:
         command = Command(subscribe=subscription.request())
-        self._line.call(command, lambda reply: self._subscribed(subscription, reply))
+        self._connection.call(command, lambda reply: self._subscribed(subscription, reply))
 
     def _subscribed(self, subscription: Subscription, reply: Reply | None) -> None:
         if reply is None or not subscription.is_asked:
@@ -235,16 +237,16 @@ class Client:
 
     def _subscribe_later(self, subscription: Subscription) -> None:
         subscription.attempt += 1
-        self._line.later(delay(subscription.attempt), lambda: self.follow(subscription))
+        self._connection.later(delay(subscription.attempt), lambda: self.request_subscribe(subscription))
 
     def _drop(self, subscription: Subscription, error: TidewireError) -> None:
         self._subscriptions.pop(subscription.channel, None)
         subscription.end(error)
 
-    # What the line tells (line.Speaker).
+    # Called by the connection (ConnectionHandler).
 
     async def prepare(self) -> bool:
-        """Have a token."""
+        """Fetch a token if one is needed; return False to try again later."""
         if self._get_token is None or self._token:
             return True
         try:
@@ -258,49 +260,49 @@ class Client:
             raise PermissionDenied("get_token returned no token; raise PermissionDenied when there is none to be had")
         return True
 
-    def greet(self) -> None:
-        """Connect, with all subscribes that need no token first, in one frame."""
+    def opened(self) -> None:
+        """Send the connect command and, in the same frame, all subscribes that need no token first."""
         places = {
             channel: self._subscriptions[channel].request() for channel in self._chosen & self._subscriptions.keys()
         }
         request = messages.ConnectRequest(self._token, self._data, places, name="tidewire.py")
-        self._line.call(Command(connect=request), self._greeted)
+        self._connection.call(Command(connect=request), self._connected)
         for channel, subscription in self._subscriptions.items():
-            if channel in self._chosen or not subscription.may_follow:
+            if channel in self._chosen or not subscription.is_wanted:
                 continue
             if subscription.get_token is None or subscription.token:
                 self._ask_for(subscription)
             else:
-                self._line.spawn(self._subscribe(subscription))
+                self._connection.spawn(self._subscribe(subscription))
 
-    def _greeted(self, reply: Reply | None) -> None:
+    def _connected(self, reply: Reply | None) -> None:
         if reply is None:
             return
         answer = reply.connect
         if answer is None:
             self._refused(_error(reply))
             return
-        self._line.answers_pings = answer.pong
-        self._line.patience = answer.ping + _PING_GRACE if answer.ping else _FOREVER
+        self._connection.answers_pings = answer.pong
+        self._connection.silence_limit = answer.ping + _PING_GRACE if answer.ping else _FOREVER
         self._refresh_in(answer.ttl)
         for channel in self._chosen - answer.subs.keys():
             self._unchosen(channel, codes.SERVER_UNSUBSCRIBE.code, codes.SERVER_UNSUBSCRIBE.reason)
         for channel, result in answer.subs.items():
             self._choose(channel, result)
-        self._line.ready()
+        self._connection.ready()
         for subscription in tuple(self._subscriptions.values()):
-            if not subscription.is_asked and subscription.channel not in self._chosen and subscription.may_follow:
-                self.follow(subscription)
+            if not subscription.is_asked and subscription.channel not in self._chosen and subscription.is_wanted:
+                self.request_subscribe(subscription)
 
     def _refused(self, error: CommandError) -> None:
         if isinstance(error, TokenExpired) and self._get_token is not None:
             self._token = ""
         elif not error.temporary:
             raise error
-        self._line.drop()
+        self._connection.drop()
 
-    def left(self, code: int) -> None:
-        """Subscribe anew on the next connection."""
+    def lost(self, code: int) -> None:
+        """Mark all subscriptions to be subscribed on the next WebSocket."""
         for subscription in self._subscriptions.values():
             subscription.is_asked = False
         if code == codes.STATE_INVALIDATED.code:
@@ -309,7 +311,7 @@ class Client:
                 subscription.invalidate()
 
     def ended(self, error: TidewireError | None) -> None:
-        """Let every iteration end."""
+        """End every subscription."""
         for subscription in self._subscriptions.values():
             if error is None:
                 subscription.stop()
@@ -317,7 +319,7 @@ class Client:
                 subscription.end(error)
 
     def pushed(self, push: Push) -> None:
-        """Take what the server says unasked."""
+        """Hand a push to its subscription."""
         subscription = self._subscriptions.get(push.channel)
         if push.pub is not None and subscription is not None:
             subscription.published(push.pub)
@@ -359,7 +361,7 @@ class Client:
 
     def _refresh_in(self, seconds: int) -> None:
         if seconds and self._get_token is not None:
-            self._line.later(seconds, lambda: self._line.spawn(self._refresh()))
+            self._connection.later(seconds, lambda: self._connection.spawn(self._refresh()))
 
     async def _refresh(self) -> None:
         self._token = ""
@@ -368,19 +370,19 @@ class Client:
         except TidewireError as error:
             logger.warning("no further token (%s); the connection ends with the last one", type(error).__name__)
             return
-        reply = await self._line.ask(Command(refresh=messages.RefreshRequest(self._token))) if is_there else None
+        reply = await self._connection.ask(Command(refresh=messages.RefreshRequest(self._token))) if is_there else None
         self._refresh_in(reply.refresh.ttl if reply is not None and reply.refresh is not None else _RETRY_SECONDS)
 
     def _refresh_subscription_in(self, subscription: Subscription, seconds: int) -> None:
         if seconds and subscription.get_token is not None:
-            self._line.later(seconds, lambda: self._line.spawn(self._refresh_subscription(subscription)))
+            self._connection.later(seconds, lambda: self._connection.spawn(self._refresh_subscription(subscription)))
 
     async def _refresh_subscription(self, subscription: Subscription) -> None:
         subscription.token = ""
         if not await self._has_token(subscription) or not subscription.is_asked:
             return
         request = messages.SubRefreshRequest(subscription.channel, subscription.token)
-        reply = await self._line.ask(Command(sub_refresh=request))
+        reply = await self._connection.ask(Command(sub_refresh=request))
         if reply is not None and reply.sub_refresh is not None:
             self._refresh_subscription_in(subscription, reply.sub_refresh.ttl)
 
@@ -390,7 +392,7 @@ class _Unsent(TemporaryFailure):
 
 
 class _Unanswered(TemporaryFailure):
-    """Raised for a command whose answer did not come."""
+    """Raised for a command whose reply did not come."""
 
 
 def _error(reply: Reply) -> CommandError:

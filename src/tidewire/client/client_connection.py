@@ -1,4 +1,4 @@
-"""The connection of a client: one WebSocket after the other, calls and their answers, and when to come back."""
+"""The connection of a client: one WebSocket after another, commands and their replies, and reconnecting."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ from typing import Any
 from typing import Protocol as TypingProtocol
 
 import msgspec
-from websockets.asyncio.client import ClientConnection, connect
+from websockets.asyncio.client import ClientConnection as Socket
+from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed as SocketClosed
 from websockets.exceptions import InvalidHandshake, InvalidStatus
 
@@ -19,58 +20,59 @@ from tidewire.client.backoff import check_may_return, delay, retry_after
 from tidewire.errors import ConnectionClosed, Disconnect, TidewireError
 from tidewire.protocols.centrifuge.messages import Command, Push, Reply
 
-__all__ = ("Answered", "Line", "Speaker")
+__all__ = ("Answered", "ClientConnection", "ConnectionHandler")
 
 logger = logging.getLogger("tidewire.client")
 
-#: Is given the answer to a command, or None when the connection was lost before it came.
+#: Takes the reply to a command, or None when the connection was lost before the reply came.
 Answered = Callable[[Reply | None], None]
 
-#: Seconds after which a connection counts as one that lasts: the next loss is a first one.
+#: Seconds after which a connection counts as stable: the back-off begins again with the next loss.
 _STABLE_SECONDS = 5.0
-#: Bytes of one message of the server: a recovery may bring many publications.
+#: Bytes of one message from the server: a recovery may bring many publications.
 _MESSAGE_SIZE = 64 * 1_048_576
-#: Close codes after which coming back does not help.
+#: Close codes after which reconnecting does not help.
 _FINAL = frozenset({1002, 1003, 1007, 1008, 1009, 1010, *range(3500, 4000), *range(4500, 5000)})
 
 _encode = msgspec.json.Encoder().encode
 _decode = msgspec.json.Decoder(Reply).decode
 
 
-class Speaker(TypingProtocol):
-    """Who speaks on a line; what it raises here ends the line for good."""
+class ConnectionHandler(TypingProtocol):
+    """Handles the events of a connection. An exception that it raises ends the connection for good."""
 
     async def prepare(self) -> bool:
-        """Get what a connection needs; False: not now, try again later."""
+        """Get what a connection needs, as a token; return False to try again later."""
 
-    def greet(self) -> None:
-        """Speak first: a socket is open."""
+    def opened(self) -> None:
+        """Send the first commands: a WebSocket is open."""
 
     def pushed(self, push: Push) -> None:
-        """Take what the server says unasked."""
+        """Take a push of the server."""
 
-    def left(self, code: int) -> None:
-        """The connection is lost, by a close code or 0."""
+    def lost(self, code: int) -> None:
+        """Note that the WebSocket was lost, with its close code or 0."""
 
     def ended(self, error: TidewireError | None) -> None:
-        """The line comes back no more: by an error, or because it was closed."""
+        """Note that the connection has ended for good, with its error, or None when it was closed."""
 
 
-class Line:
-    """Keeps a connection: comes back with full jitter until it is closed, or the server does not want it back."""
+class ClientConnection:
+    """Reconnects with full jitter until it is closed, or until the server forbids it to come back."""
 
-    def __init__(self, url: str, headers: Mapping[str, str], speaker: Speaker, seconds: float) -> None:
+    def __init__(self, url: str, headers: Mapping[str, str], handler: ConnectionHandler, seconds: float) -> None:
         self._url = url
         self._headers = dict(headers)
-        self._speaker = speaker
+        self._handler = handler
         self._seconds = seconds
-        #: Seconds of silence after which nobody is there, and whether pings want an answer; the greeting says it.
-        self.patience = seconds
+        #: Seconds of silence after which the server counts as gone, and whether its pings must be answered; the connect
+        #: reply sets both.
+        self.silence_limit = seconds
         self.answers_pings = False
-        #: The server has taken the greeting.
+        #: The server has accepted the connect command.
         self.is_ready = asyncio.Event()
         self.error: TidewireError | None = None
-        self._socket: ClientConnection | None = None
+        self._socket: Socket | None = None
         self._outbox: list[bytes] = []
         self._has_outbox = asyncio.Event()
         self._calls: dict[int, Answered] = {}
@@ -81,27 +83,27 @@ class Line:
         self._running: asyncio.Task[None] | None = None
 
     def open(self) -> None:
-        """Begin; once."""
+        """Start connecting; may be called once."""
         if self._running is not None:
             raise TidewireError("this client was entered before; make another one")
         self._running = asyncio.get_running_loop().create_task(self._run(), name="tidewire-client")
 
     async def aclose(self) -> None:
-        """Leave; harmless when repeated."""
+        """Close the connection; harmless when repeated."""
         if self._running is not None:
             self._running.cancel()
             await asyncio.gather(self._running, return_exceptions=True)
 
-    # What the speaker uses.
+    # Called by the handler.
 
     def call(self, command: Command, answered: Answered) -> None:
-        """Send a command; all of one turn go in one frame."""
+        """Send a command; all commands of one turn of the loop go in one frame."""
         self._last_id += 1
         self._calls[self._last_id] = answered
         self.write(msgspec.structs.replace(command, id=self._last_id))
 
     async def ask(self, command: Command) -> Reply | None:
-        """Send a command and wait for its answer; None when there is none in time."""
+        """Send a command and return its reply, or None when none comes in time."""
         future: asyncio.Future[Reply | None] = asyncio.get_running_loop().create_future()
         self.call(command, lambda reply: None if future.done() else future.set_result(reply))
         try:
@@ -111,31 +113,31 @@ class Line:
             return None
 
     def write(self, command: Command) -> None:
-        """Send a command that has no answer."""
+        """Send a command that has no reply."""
         if self._socket is None:
-            self._calls.pop(command.id, _nobody)(None)
+            self._calls.pop(command.id, _ignore)(None)
             return
         self._outbox.append(_encode(command))
         self._has_outbox.set()
 
     def drop(self) -> None:
-        """Close the socket and come back on another."""
+        """Close the WebSocket and connect again."""
         if self._socket is not None:
             self.spawn(self._socket.close())
 
     def ready(self) -> None:
-        """Say that the server has taken the greeting."""
+        """Note that the server has accepted the connect command."""
         self.later(_STABLE_SECONDS, self._settle)
         self.is_ready.set()
 
     def spawn(self, work: Coroutine[Any, Any, None]) -> None:
-        """Do something for as long as this connection lasts."""
+        """Run a coroutine, and cancel it when this WebSocket is lost."""
         task = asyncio.get_running_loop().create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
     def later(self, seconds: float, callback: Callable[[], None]) -> None:
-        """Do something after so many seconds if this connection lasts."""
+        """Call a function after a delay, unless this WebSocket is lost before."""
 
         def due() -> None:
             self._timers.discard(timer)
@@ -144,7 +146,7 @@ class Line:
         timer = asyncio.get_running_loop().call_later(seconds, due)
         self._timers.add(timer)
 
-    # One connection after the other.
+    # One WebSocket after another.
 
     async def _run(self) -> None:
         error: TidewireError | None = None
@@ -162,14 +164,14 @@ class Line:
             self._leave(0)
             self.error = error or ConnectionClosed(Disconnect(1000, "this client was closed", reconnect=False))
             self.is_ready.set()
-            self._speaker.ended(error)
+            self._handler.ended(error)
             await asyncio.gather(*self._tasks, return_exceptions=True)
 
     async def _live(self) -> float:
-        """Live through one connection; returns the seconds before the next one."""
+        """Serve one WebSocket until it is lost; return the seconds to wait before the next one."""
         code, pause = 0, None
         try:
-            if await self._speaker.prepare():
+            if await self._handler.prepare():
                 await self._talk()
         except ssl.SSLCertVerificationError:
             raise
@@ -190,8 +192,8 @@ class Line:
     async def _talk(self) -> None:
         options: dict[str, Any] = {"max_size": _MESSAGE_SIZE, "ping_interval": None, "close_timeout": 2}
         async with connect(self._url, additional_headers=self._headers, **options) as socket:
-            self._socket, self.patience = socket, self._seconds
-            self._speaker.greet()
+            self._socket, self.silence_limit = socket, self._seconds
+            self._handler.opened()
             writer = asyncio.get_running_loop().create_task(self._write(socket))
             try:
                 await self._listen(socket)
@@ -199,7 +201,7 @@ class Line:
                 writer.cancel()
                 await asyncio.gather(writer, return_exceptions=True)
 
-    async def _write(self, socket: ClientConnection) -> None:
+    async def _write(self, socket: Socket) -> None:
         while True:
             await self._has_outbox.wait()
             self._has_outbox.clear()
@@ -207,20 +209,20 @@ class Line:
             with contextlib.suppress(SocketClosed):  # the listener is told, too
                 await socket.send(frame, text=True)
 
-    async def _listen(self, socket: ClientConnection) -> None:
+    async def _listen(self, socket: Socket) -> None:
         loop = asyncio.get_running_loop()
-        async with asyncio.timeout(self.patience) as silence:
+        async with asyncio.timeout(self.silence_limit) as silence:
             async for frame in socket:
                 for line in frame.splitlines():
                     self._take(_decode(line))
-                silence.reschedule(loop.time() + self.patience)
+                silence.reschedule(loop.time() + self.silence_limit)
             await socket.recv()
 
     def _take(self, reply: Reply) -> None:
         if reply.id:
-            self._calls.pop(reply.id, _nobody)(reply)
+            self._calls.pop(reply.id, _ignore)(reply)
         elif reply.push is not None:
-            self._speaker.pushed(reply.push)
+            self._handler.pushed(reply.push)
         elif self.answers_pings:
             self.write(Command())
 
@@ -239,8 +241,8 @@ class Line:
         calls, self._calls = self._calls, {}
         for answered in calls.values():
             answered(None)
-        self._speaker.left(code)
+        self._handler.lost(code)
 
 
-def _nobody(reply: Reply | None) -> None:
-    """Take an answer that nobody waits for any more."""
+def _ignore(reply: Reply | None) -> None:
+    """Ignore a reply that nothing waits for any more."""

@@ -1,4 +1,4 @@
-"""One followed channel of a client: what has come and waits for the application, and where it was left."""
+"""A subscription of a client: its publications that wait for the application, and its position."""
 
 from __future__ import annotations
 
@@ -18,32 +18,32 @@ __all__ = ("INVALID", "WAITING", "Subscription")
 
 #: Publications of a channel that wait for the application.
 WAITING = 1_000
-#: What is recovered from where positions mean nothing any more: nothing, and the server says so.
+#: A position that no channel has: the server answers that nothing could be recovered.
 INVALID = Position(0, "_")
 
 
-class Follower(TypingProtocol):
-    """What a subscription asks of its client."""
+class SubscriptionClient(TypingProtocol):
+    """The methods of a client that a subscription calls."""
 
-    def follow(self, subscription: Subscription) -> None:
-        """Subscribe, now or as soon as it is connected."""
+    def request_subscribe(self, subscription: Subscription) -> None:
+        """Subscribe now, or as soon as the client is connected."""
 
-    def unfollow(self, subscription: Subscription, *, is_over: bool) -> None:
-        """Unsubscribe, for a while or for good."""
+    def request_unsubscribe(self, subscription: Subscription, *, is_over: bool) -> None:
+        """Unsubscribe, for good or until the subscription asks again."""
 
 
 class Subscription:
-    """A followed channel: `async for publication in client.subscribe("room:1")`.
+    """A subscription to a channel: `async for publication in client.subscribe("room:1")`.
 
-    What was missed while the connection was away comes first. Where that is not possible the iteration raises
-    Unrecoverable once: load what you need, then iterate on. It raises what the server refuses as CommandError, and
-    ConnectionClosed when the server does not want this client back. An application that falls behind by a thousand
-    publications is given the rest from history as it catches up.
+    Publications that were missed during a lost connection come first. If they cannot be recovered, the iteration raises
+    Unrecoverable once: load what you need, then iterate on. A refusal of the server is raised as CommandError, and
+    ConnectionClosed means that the client has ended. When the application falls behind by a thousand publications, the
+    rest is read from history as it catches up.
     """
 
     def __init__(
         self,
-        client: Follower,
+        client: SubscriptionClient,
         channel: str,
         *,
         since: Position | None,
@@ -56,13 +56,13 @@ class Subscription:
         self.get_token = get_token
         #: The position of the last publication that the application was given.
         self.position = since
-        #: How often in a row the server could not take the subscribe.
+        #: Failed attempts to subscribe in a row.
         self.attempt = 0
-        #: It is subscribed on this connection, or asks for it.
+        #: The subscribe was sent on this WebSocket.
         self.is_asked = False
         self._client = client
         self._data = encoded(data)
-        #: Up to where everything has come.
+        #: The position up to which all publications have come.
         self._reached = since
         self._waiting: deque[ChannelPublication | TidewireError] = deque()
         self._has_overflowed = False
@@ -90,7 +90,7 @@ class Subscription:
                 raise StopAsyncIteration
             if self._has_overflowed:
                 self._has_overflowed = False
-                self._client.follow(self)
+                self._client.request_subscribe(self)
             self._news.clear()
             await self._news.wait()
         item = self._waiting.popleft()
@@ -101,26 +101,26 @@ class Subscription:
         return item
 
     async def wait_subscribed(self) -> None:
-        """Wait until what is published from now on will come; raises as the iteration does."""
+        """Wait until the server has confirmed the subscription; raises as the iteration does."""
         await self._subscribed.wait()
         if self._ended is not None:
             raise self._ended
 
     def close(self) -> None:
-        """Follow the channel no longer; what has come can still be iterated."""
+        """Unsubscribe; publications that have come can still be iterated."""
         if not self._is_closed and self._ended is None:
-            self._client.unfollow(self, is_over=True)
+            self._client.request_unsubscribe(self, is_over=True)
         self.stop()
 
-    # What the client calls.
+    # Called by the client.
 
     @property
-    def may_follow(self) -> bool:
-        """It is to be followed now: not over, and not behind."""
+    def is_wanted(self) -> bool:
+        """Whether the client should subscribe now: the subscription has not ended and is not behind."""
         return not (self._is_closed or self._has_overflowed or self._ended is not None)
 
     def request(self) -> SubscribeRequest:
-        """Return what asks the server for this channel, from where it was left."""
+        """Return the subscribe request, with the position to recover from."""
         self.is_asked = True
         reached = self._reached
         if reached is None:
@@ -130,10 +130,10 @@ class Subscription:
         )
 
     def subscribed(self, answer: SubscribeResult) -> None:
-        """Take the server's answer, with what was missed."""
+        """Take the server's reply, with the publications that it recovered."""
         self.attempt = 0
         if answer.was_recovering and not answer.recovered:
-            self._show(Unrecoverable(f"what was missed of {self.channel!r} is not there any more; load it anew"))
+            self._show(Unrecoverable(f"missed publications of {self.channel!r} are not kept any more; load them anew"))
         is_kept = answer.recoverable or answer.positioned
         self._reached = Position(answer.offset, answer.epoch) if is_kept else None
         if not answer.recovered:
@@ -143,7 +143,7 @@ class Subscription:
         self._subscribed.set()
 
     def published(self, publication: Publication) -> None:
-        """Take a publication; one that is too many waits in the channel's history."""
+        """Take a publication; over the limit it is left in the channel's history for later."""
         if self._has_overflowed:
             return
         if len(self._waiting) >= WAITING:
@@ -156,19 +156,21 @@ class Subscription:
 
     def _overflow(self) -> None:
         self._has_overflowed = True
-        self._client.unfollow(self, is_over=False)
+        self._client.request_unsubscribe(self, is_over=False)
         if self._reached is None:
-            self._show(Unrecoverable(f"{self.channel!r} keeps no history, and more came than was taken; load it anew"))
+            self._show(
+                Unrecoverable(f"{self.channel!r} keeps no history, and the application fell behind; load it anew")
+            )
 
     def invalidate(self) -> None:
-        """Forget the position: the server says that it means nothing any more."""
+        """Forget the position: the server has declared it invalid."""
         if self.get_token is not None:
             self.token = ""
         if self._reached is not None:
             self._reached = INVALID
 
     def end(self, error: TidewireError) -> None:
-        """End for good; the iteration raises this behind what has come."""
+        """End with an error, which the iteration raises after the publications that have come."""
         self._ended = error
         self._wake()
 

@@ -1,4 +1,4 @@
-"""What a client is given, and what the server's error numbers are in Python; pure."""
+"""Values that a client returns, and the exceptions that stand for the server's error codes; pure."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ _ERRORS: dict[int, type[CommandError]] = {
 
 
 class ChannelMember(msgspec.Struct, frozen=True):
-    """One connection, as presence and publications show it; the infos are what its tokens say of it."""
+    """One connection, as presence and publications show it; the two infos come from its tokens."""
 
     client: str
     user: str
@@ -74,14 +74,14 @@ class ChannelPublication(msgspec.Struct, frozen=True):
 
 
 class ChannelHistory(msgspec.Struct, frozen=True):
-    """What was asked of a channel's history, and where the channel is."""
+    """A part of a channel's history, and the channel's position."""
 
     publications: tuple[ChannelPublication, ...]
     position: Position
 
 
 def encoded(data: Any) -> Raw:
-    """Return data as the protocol carries it; None is no data. Raises BadRequest."""
+    """Return data as JSON; None is no data. Raises BadRequest."""
     if data is None:
         return EMPTY
     try:
@@ -91,7 +91,7 @@ def encoded(data: Any) -> Raw:
 
 
 def decoded(data: Raw) -> Any:
-    """Return data that the protocol carried; no data is None."""
+    """Return the value of JSON data; no data is None."""
     return msgspec.json.decode(data) if bytes(data) else None
 
 

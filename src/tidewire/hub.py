@@ -35,6 +35,7 @@ from tidewire.rules.base import Authority
 from tidewire.rules.decorators import Ruled
 from tidewire.sessions.application import HubConnection
 from tidewire.sessions.centrifuge.client_router import client_router
+from tidewire.sessions.origins import Origins
 from tidewire.sessions.served import ServedEndpoint
 
 __all__ = ("Hub",)
@@ -45,8 +46,8 @@ class Hub(Ruled):
     """Channels, history, presence and connections for a FastAPI application.
 
     `url` names the store (memory://, sqlite:///chat.db). `channels` maps channel names or patterns ("room:*") to their
-    options. `origins` are the browser origins that may connect beside the application's own ("http://localhost:*": with
-    any port, "*": any).
+    options. `origins` are the browser origins that may connect beside the application's own: "https://app.example.org",
+    "http://localhost:*", "https://*.example.org" or "*".
     Use it as `FastAPI(lifespan=hub.lifespan)`, or as `async with hub:` inside another lifespan. Raises
     ConfigurationError for what cannot work.
     """
@@ -58,11 +59,11 @@ class Hub(Ruled):
         limits: Limits | None = None,
         channels: Mapping[str, ChannelOptions] | ChannelRules | None = None,
         default: ChannelOptions | None = None,
-        origins: Iterable[str] = (),
+        origins: Iterable[str] | Origins = (),
     ) -> None:
         self.url = url
         self.limits = limits or Limits()
-        self.origins = frozenset(origins)
+        self.origins = origins if isinstance(origins, Origins) else Origins(origins)
         super().__init__(
             channels if isinstance(channels, ChannelRules) else ChannelRules(channels, default), self.limits
         )

@@ -12,7 +12,7 @@ from tidewire.errors import Rejected
 from tidewire.rules.base import ConnectAttempt
 from tidewire.server.namespace_authority import ClientTable, NamespaceAuthority
 from tidewire.server.namespaces import ChannelTable, Namespaces
-from tidewire.sessions.accept import may_connect
+from tidewire.sessions.origins import Origins
 
 
 def test_refused_tokens(caplog: pytest.LogCaptureFixture) -> None:
@@ -31,5 +31,5 @@ def test_refused_origins(caplog: pytest.LogCaptureFixture) -> None:
     for number in range(2_000):
         origin = f"https://{number % 1_000}.example".encode()
         scope = {"type": "websocket", "headers": [(b"host", b"here.example"), (b"origin", origin)]}
-        assert not may_connect(HTTPConnection(scope), frozenset())
+        assert not Origins().allows(HTTPConnection(scope))
     assert len(caplog.records) <= 60

@@ -22,6 +22,7 @@ from tidewire.options import Limits
 from tidewire.protocols.plain import PLAIN
 from tidewire.sessions.accept import accept
 from tidewire.sessions.application import HubConnection
+from tidewire.sessions.origins import Origins
 from tidewire.testing import wait_until
 
 
@@ -71,7 +72,7 @@ def test_only_one_origin_that_is_allowed_is_let_in(told: list[str], is_let_in: b
         await node.start()
         peer = Peer(*[("origin", origin) for origin in told])
         options: dict[str, Any] = {"protocol": PLAIN, "user": ""}
-        entering = HubConnection(node, peer.websocket, origins=frozenset({"https://friend.example:8443"}), **options)
+        entering = HubConnection(node, peer.websocket, origins=Origins(["https://friend.example:8443"]), **options)
         if is_let_in:
             async with entering:
                 assert peer.sent[0]["type"] == "websocket.accept"
@@ -105,7 +106,7 @@ def test_who_is_attached_and_waits_for_the_store_is_counted_once(limit: str) -> 
         tasks = []
         for number in range(2):
             websocket = Peer().websocket
-            entering = accept(node, websocket, user=f"u{number}", protocol=PLAIN, origins=frozenset())
+            entering = accept(node, websocket, user=f"u{number}", protocol=PLAIN, origins=Origins())
             tasks.append(asyncio.ensure_future(entering))
             await wait_until(lambda number=number: len(node.registry.connections) == number + 1)
         presence.go.set()
@@ -124,7 +125,7 @@ def test_an_outage_of_the_store_is_no_bug_of_the_handler(error: Exception, caplo
         node = Node(MemoryBroker(), MemoryPresence())
         await node.start()
         peer = Peer()
-        async with HubConnection(node, peer.websocket, user="", protocol=PLAIN, origins=frozenset()):
+        async with HubConnection(node, peer.websocket, user="", protocol=PLAIN, origins=Origins()):
             raise error
         assert peer.sent[-1]["code"] == 1013
         await node.aclose()
@@ -142,7 +143,7 @@ def test_connections_of_one_user_that_come_at_once_do_not_pass_the_limit_togethe
         node = Node(SqliteBroker(path, limits), SqlitePresence(path), limits=limits)
         await node.start()
         peers = [Peer() for _ in range(12)]
-        entering = [accept(node, peer.websocket, user="ann", protocol=PLAIN, origins=frozenset()) for peer in peers]
+        entering = [accept(node, peer.websocket, user="ann", protocol=PLAIN, origins=Origins()) for peer in peers]
         connections = await asyncio.gather(*entering)
         assert sum(not connection.is_closed for connection in connections) == 3
         for connection in connections:
@@ -160,7 +161,7 @@ def test_json_has_the_depth_of_the_limits() -> None:
         node = Node(MemoryBroker(), MemoryPresence(), limits=Limits(json_depth=2))
         await node.start()
         peer = Peer()
-        async with HubConnection(node, peer.websocket, user="", protocol=PLAIN, origins=frozenset()) as connection:
+        async with HubConnection(node, peer.websocket, user="", protocol=PLAIN, origins=Origins()) as connection:
             for text in ("[[[1]]]", "[[[2]]]", "[[3]]"):
                 peer.comes(text)
             with pytest.raises(BadRequest, match="deeper than the limit of 2"):

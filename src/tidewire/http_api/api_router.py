@@ -15,13 +15,14 @@ from starlette.requests import ClientDisconnect
 from tidewire.errors import ConfigurationError, StoreUnavailable, TidewireError
 from tidewire.http_api import models as m
 from tidewire.http_api.calls import FAULT, METHODS, Calls, encode, failure
-from tidewire.sessions.accept import may_connect
+from tidewire.sessions.origins import Origins
 from tidewire.support.counters import count_limit
 
 __all__ = ("api_router",)
 
 logger = logging.getLogger("tidewire")
 
+_OWN_PAGES = Origins()
 _STATUS = {102: 404, 104: 404, 107: 400, 108: 400, 112: 416, 113: 409}
 _KEY = APIKeyHeader(name="X-API-Key", auto_error=False, description="The key of the HTTP API.")
 
@@ -98,7 +99,7 @@ class _Endpoint:
 
     def _is_known(self, request: Request) -> bool:
         if not self._key:  # everybody may call, but not from a page of another site, on somebody's behalf
-            return may_connect(request, frozenset())
+            return _OWN_PAGES.allows(request)
         headers, query = request.headers, request.query_params
         scheme, _, authorization = headers.get("authorization", "").partition(" ")
         given = [headers.get("x-api-key")]

@@ -46,6 +46,7 @@ from tidewire.server.namespaces import ChannelTable, NamedNamespace
 from tidewire.server.pipeline_table import PipelineTable
 from tidewire.server.secret import Secret
 from tidewire.server.settings_help import mend_for, unknown_settings
+from tidewire.sessions.origins import Origins
 
 __all__ = (
     "CONFIG_FILE",
@@ -336,9 +337,7 @@ def _check(settings: Settings) -> None:
     if (settings.tls_cert is None) != (settings.tls_key is None):
         missing = "tls_key" if settings.tls_key is None else "tls_cert"
         raise ConfigurationError(f"{missing} is missing: TLS needs both tls_cert and tls_key")
-    for origin in settings.allowed_origins or ():
-        if not re.fullmatch(r"https?://[^/?#@\s]+", origin):
-            raise ConfigurationError(f"allowed origin {origin!r} is none; write it as https://example.org")
+    Origins(settings.allowed_origins or ())
     if settings.broker.startswith("sqlite:"):
         sqlite_path(settings.broker)
     if settings.workers > 1 and settings.broker.startswith("memory:"):

@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import random
 from collections.abc import Iterable
 from typing import Any
-from urllib.parse import urlsplit
 
 from starlette.exceptions import HTTPException, WebSocketException
-from starlette.requests import HTTPConnection
 from starlette.websockets import WebSocket, WebSocketState
 
 from tidewire.engine.connection import Connection
@@ -29,13 +26,9 @@ from tidewire.errors import (
 from tidewire.links.asgi import CLOSE_SECONDS, AsgiLink
 from tidewire.links.base import Link
 from tidewire.protocols.base import Protocol
-from tidewire.support.log_limit import Seldom
+from tidewire.sessions.origins import Origins
 
-__all__ = ("accept", "discard", "may_connect")
-
-logger = logging.getLogger("tidewire")
-#: Any page may ask as often as it likes.
-_refused = Seldom()
+__all__ = ("accept", "discard")
 
 #: Seconds for a close to be sent when the server has cancelled the application.
 _CANCELLED_SECONDS = 1.0
@@ -49,7 +42,7 @@ async def accept(
     *,
     user: str,
     protocol: Protocol[Any],
-    origins: frozenset[str],
+    origins: Origins,
     subprotocol: str | None = None,
     headers: Iterable[tuple[bytes, bytes]] | None = None,
     info: bytes = b"",
@@ -129,35 +122,10 @@ async def _taken_over(mode: str = "text") -> Any:
     raise TidewireError("this WebSocket was handed to hub.connect; receive from the connection, not from the websocket")
 
 
-def _check_origin(websocket: WebSocket, origins: frozenset[str]) -> None:
+def _check_origin(websocket: WebSocket, origins: Origins) -> None:
     """Refuse a page of another site (cross-site WebSocket hijacking, RFC 6455 section 10.2)."""
-    if not may_connect(websocket, origins):
+    if not origins.allows(websocket):
         raise _denial(websocket, 403, "this origin may not connect", {})
-
-
-def may_connect(connection: HTTPConnection, origins: frozenset[str]) -> bool:
-    """Say whether the page that asks may: it is of this site, or of an allowed origin, or it is no page at all."""
-    told = connection.headers.getlist("origin")
-    host = connection.headers.get("host", "").lower()
-    if not told or "*" in origins or (len(told) == 1 and _is_allowed(told[0], host, origins)):
-        return True
-    shown = ", ".join(told)[:200]
-    more = _refused.due(shown)
-    if more is not None:
-        logger.warning(
-            "origin %r may not connect; add it with Hub(origins=[…]) or the setting `allowed_origins`%s", shown, more
-        )
-    return False
-
-
-def _is_allowed(origin: str, host: str, origins: frozenset[str]) -> bool:
-    try:
-        parts = urlsplit(origin)
-    except ValueError:  # brackets that enclose no IPv6 address
-        return False
-    if origin in origins or (parts.scheme in ("http", "https") and parts.netloc.lower() == host):
-        return True
-    return f"{origin.removesuffix(parts.netloc)}{parts.netloc.rpartition(':')[0] or parts.netloc}:*" in origins
 
 
 async def _refusal(websocket: WebSocket, error: LimitExceeded) -> Exception:

@@ -24,6 +24,7 @@ from tidewire.errors import (
 from tidewire.protocols.base import Protocol
 from tidewire.sessions.accept import accept, discard
 from tidewire.sessions.dispatch import Dispatcher
+from tidewire.sessions.origins import Origins
 
 __all__ = ("ServedEndpoint",)
 
@@ -38,7 +39,7 @@ class ServedEndpoint:
         node: Callable[[], Node],
         protocol: Protocol[Any],
         *,
-        origins: frozenset[str],
+        origins: Origins,
         authenticate: Callable[[WebSocket], Awaitable[str]] | None,
         history: int,
     ) -> None:

@@ -20,7 +20,6 @@ from tidewire.server.loopback import is_local
 from tidewire.server.pipeline_setup import default_pipeline
 from tidewire.server.settings import Settings
 from tidewire.server.tokens import InvalidToken, identify
-from tidewire.sessions.accept import may_connect
 
 __all__ = ("add_pipelines",)
 
@@ -76,7 +75,7 @@ class _Door:
         return response
 
     def _check_origin(self, connection: HTTPConnection) -> None:
-        if not may_connect(connection, self._pipelines.hub.origins):
+        if not self._pipelines.hub.origins.allows(connection):
             raise _refusal(connection, 403, "a page of this origin may not use this server")
 
     async def _named(self, connection: HTTPConnection, token: str) -> str:

@@ -24,7 +24,7 @@ from tidewire.protocols.centrifuge.encoding import CentrifugeJson, CentrifugePro
 from tidewire.protocols.centrifuge.messages import ConnectRequest, EmulationRequest
 from tidewire.protocols.centrifuge.protobuf import decode_message
 from tidewire.rules.base import Authority, Identity
-from tidewire.sessions.accept import accept, discard, may_connect
+from tidewire.sessions.accept import accept, discard
 from tidewire.sessions.centrifuge.emulation import Emulation
 from tidewire.sessions.centrifuge.identify import Name, identified_by, nobody
 from tidewire.sessions.centrifuge.session import Session
@@ -38,6 +38,7 @@ from tidewire.sessions.centrifuge.streaming import (
 )
 from tidewire.sessions.centrifuge.unidirectional import EventProtocol, connect_frame, parse_request
 from tidewire.sessions.centrifuge.websocket import JSON, PROTOBUF, choose_protocol, serve_websocket
+from tidewire.sessions.origins import Origins
 from tidewire.support.counters import count_limit
 
 __all__ = ("ClientEndpoints", "client_router")
@@ -53,7 +54,7 @@ def client_router(
     node: Callable[[], Node],
     authority: Authority,
     *,
-    origins: frozenset[str],
+    origins: Origins,
     user: Callable[..., Any] | None = None,
     name: Name | None = None,
     json_depth: int,
@@ -103,9 +104,7 @@ def _endpoint(
 class ClientEndpoints:
     """What the routes do, for one node and one authority."""
 
-    def __init__(
-        self, node: Callable[[], Node], authority: Authority, *, origins: frozenset[str], json_depth: int
-    ) -> None:
+    def __init__(self, node: Callable[[], Node], authority: Authority, *, origins: Origins, json_depth: int) -> None:
         self._node = node
         self._authority = authority
         self._origins = origins
@@ -214,7 +213,7 @@ class ClientEndpoints:
         )
 
     async def _body(self, request: Request) -> bytes:
-        if not may_connect(request, self._origins):
+        if not self._origins.allows(request):
             raise HTTPException(403, "this origin may not connect")
         try:
             return await read_body(request, self._node())

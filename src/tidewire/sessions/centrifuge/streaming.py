@@ -17,9 +17,9 @@ from tidewire.errors import TOO_MANY, LimitExceeded
 from tidewire.links.stream import Framing, StreamLink
 from tidewire.protocols.centrifuge.encoding import CentrifugeProtocol
 from tidewire.rules.base import Authority, Identity
-from tidewire.sessions.accept import may_connect
 from tidewire.sessions.centrifuge.emulation import Emulation
 from tidewire.sessions.centrifuge.session import Session
+from tidewire.sessions.origins import Origins
 from tidewire.support.counters import count_limit
 
 __all__ = ("StreamedSession", "TooLarge", "cors_headers", "is_binary", "preflight", "read_body")
@@ -51,19 +51,19 @@ def is_binary(request: Request) -> bool:
     return request.headers.get("content-type", "").partition(";")[0].strip().lower() == "application/octet-stream"
 
 
-def cors_headers(request: Request, origins: frozenset[str]) -> dict[str, str]:
+def cors_headers(request: Request, origins: Origins) -> dict[str, str]:
     """Return what lets a page of another origin read the answer (WHATWG Fetch section 3.2); it was judged before."""
     origin = request.headers.get("origin")
     if origin is None:
         return {}
     told = {"Access-Control-Allow-Origin": origin, "Vary": "Origin"}
     # whoever may come from anywhere brings no cookies along
-    return told if "*" in origins else {**told, "Access-Control-Allow-Credentials": "true"}
+    return told if origins.allows_any else {**told, "Access-Control-Allow-Credentials": "true"}
 
 
-def preflight(request: Request, origins: frozenset[str]) -> Response:
+def preflight(request: Request, origins: Origins) -> Response:
     """Answer a browser that asks whether its page may ask."""
-    headers = cors_headers(request, origins) if may_connect(request, origins) else {}
+    headers = cors_headers(request, origins) if origins.allows(request) else {}
     if headers:
         headers |= {
             "Access-Control-Allow-Methods": "GET, POST, OPTIONS",

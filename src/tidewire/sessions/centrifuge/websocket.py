@@ -12,6 +12,7 @@ from tidewire.protocols.centrifuge.encoding import CentrifugeJson, CentrifugePro
 from tidewire.rules.base import Authority, Identity
 from tidewire.sessions.accept import accept, discard
 from tidewire.sessions.centrifuge.session import Session
+from tidewire.sessions.origins import Origins
 
 __all__ = ("JSON", "PROTOBUF", "choose_protocol", "serve_websocket")
 
@@ -25,7 +26,7 @@ async def serve_websocket(
     authority: Authority,
     websocket: WebSocket,
     *,
-    origins: frozenset[str],
+    origins: Origins,
     identity: Identity | None = None,
 ) -> None:
     """Accept a WebSocket and serve the protocol on it until it ends; raises what `acceptance.accept` raises."""

@@ -204,12 +204,12 @@ def test_authentication(tmp_path: Path) -> None:
 
 def test_channels(tmp_path: Path) -> None:
     with served(program("docs/howto/channels.md"), tmp_path) as app:
-        with app.open("/ws") as several, app.open("/follow/room:1") as follower:
-            follower.send("from a served protocol")
+        with app.open("/ws") as several, app.open("/channels/room:1") as subscriber:
+            subscriber.send("from a served protocol")
             expect(several, "from a served protocol")
             several.send("from an endpoint")
-            expect(follower, "from an endpoint")
-        with app.open("/follow/feed") as reader:
+            expect(subscriber, "from an endpoint")
+        with app.open("/channels/feed") as reader:
             reader.send("not allowed")
             assert "do not publish" in str(reader.recv(timeout=15))
 
@@ -318,9 +318,9 @@ def test_recovery_with_the_python_client(tmp_path: Path) -> None:
 
 
 def test_python_client(tmp_path: Path) -> None:
-    (tmp_path / "follow.py").write_text(program("docs/howto/python-client.md"))
+    (tmp_path / "subscribe.py").write_text(program("docs/howto/python-client.md"))
     with serving(tmp_path) as service:
-        command = [sys.executable, "follow.py", service.websocket, connection_token("ann")]
+        command = [sys.executable, "subscribe.py", service.websocket, connection_token("ann")]
         done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=30, check=False)
         assert done.stdout == "hello\n", done.stderr
 

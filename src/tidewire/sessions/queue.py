@@ -1,9 +1,8 @@
-"""In which order things are done for one client: one after the other, but for calls and reads, which may take long."""
+"""The command queue of one connection: its commands run one after the other; calls and reads go on beside them."""
 
 from __future__ import annotations
 
 import logging
-from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Awaitable, Callable
 
@@ -12,86 +11,113 @@ from tidewire.engine.node import Node
 from tidewire.errors import INTERNAL_ERROR, ConnectionClosed, Rejected
 from tidewire.sessions.in_flight import InFlight
 
-__all__ = ("Lane",)
+__all__ = ("CommandQueue",)
 
 logger = logging.getLogger("tidewire")
 
+#: Handles one message of the client.
+Handle = Callable[[str | bytes], Awaitable[None]]
+#: One more step that the queue runs.
+Step = Callable[[], Awaitable[None]]
 
-class Lane(ABC):
-    """What the client sends, and what the application asks of it, is done one after the other; calls go beside that.
 
-    An idle one has no task and no timer of its own.
+class CommandQueue:
+    """Runs what a client sends, and what the application asks of it, in order. An idle queue has no task and no timer.
+
+    `handle` is called with each message; a `Rejected` that it raises ends the connection with its code, and any other
+    exception ends it with 1011, or what the protocol has for that. `closed` is called when the connection has ended.
     """
 
-    __slots__ = ("__weakref__", "_calls", "_is_running", "_orders", "connection", "in_flight", "node")
+    __slots__ = ("_calls", "_closed", "_handle", "_steps", "connection", "is_running", "node", "publishes")
 
-    def __init__(self, node: Node, connection: Connection) -> None:
+    def __init__(
+        self, node: Node, connection: Connection, handle: Handle, *, closed: Callable[[], None] | None = None
+    ) -> None:
         self.node = node
         self.connection = connection
-        #: What the client publishes.
-        self.in_flight = InFlight(node, connection, "publishes_in_flight", waits=node.broker.waits)
+        #: What the client publishes: several publications wait for the store at once.
+        self.publishes = InFlight(node, connection, "publishes_in_flight", waits=node.broker.waits)
+        self._handle = handle
+        self._closed = closed
         self._calls: InFlight | None = None
-        self._orders: deque[Callable[[], Awaitable[None]]] = deque()
-        self._is_running = False
+        self._steps: deque[Step] | None = None
+        #: Something is running for the client.
+        self.is_running = False
 
-    @abstractmethod
-    async def _take(self, message: str | bytes) -> None:
-        """Handle one message."""
-
-    def _readable(self) -> None:
-        if not self._is_running:
-            self._is_running = True
-            self.node.begin(self.connection, self._run)
-
-    def order(self, work: Callable[[], Awaitable[None]]) -> None:
-        """Do something behind what is being done for the client."""
-        if not self.connection.is_closed:
-            self._orders.append(work)
+    def start(self) -> None:
+        """Begin to take messages, those that came before included."""
+        self.connection.serve(self._readable, self.close)
+        if self.connection.has_messages:
             self._readable()
 
-    async def beside(self, work: Callable[[], Awaitable[None]]) -> None:
-        """Begin something that nothing waits for, behind what was published before; waits while there is too much."""
+    def submit(self, step: Step) -> None:
+        """Run a step behind what is running for the client; nothing happens when the connection has ended."""
+        if not self.connection.is_closed:
+            if self._steps is None:
+                self._steps = deque()
+            self._steps.append(step)
+            self._readable()
 
-        async def behind_publishes() -> None:
-            await self.in_flight.wait()
-            await self._wait_drained()
-            await work()
+    async def run_beside(self, step: Step) -> None:
+        """Begin a step that nothing waits for, behind what was published before; waits while too many are running."""
+
+        async def run() -> None:
+            await self.publishes.wait()
+            await self.wait_drained()
+            await step()
 
         if self._calls is None:
             self._calls = InFlight(self.node, self.connection, "calls_in_flight")
-        await self._calls.put(self._do(behind_publishes))
+        await self._calls.put(self._guard(run))
 
-    async def _wait_drained(self) -> None:
-        """Wait while the client takes nothing: it is given no more answers then."""
+    async def wait_drained(self) -> None:
+        """Wait while the client takes nothing: it is given no more replies then."""
         if self.connection.link.paused:
             await self.connection.link.wait_drained()
 
+    def _readable(self) -> None:
+        if not self.is_running:
+            self.is_running = True
+            self.node.begin(self.connection, self._run)
+
+    def close(self) -> None:
+        """Handle nothing more: the connection has ended."""
+        closed, self._closed, self._steps = self._closed, None, None
+        self._handle = _ignore  # it holds this queue: together they would outlive their connection
+        if closed is not None:
+            closed()
+
     async def _run(self) -> None:
         try:
-            await self._do(self._take_all)
+            await self._guard(self._run_all)
         finally:
-            self._is_running = False
+            self.is_running = False
 
-    async def _do(self, work: Callable[[], Awaitable[None]]) -> None:
-        """Do something for the client; what fails ends its connection."""
+    async def _guard(self, step: Step) -> None:
+        """Run a step; what it raises ends the connection."""
         connection = self.connection
         try:
-            await work()
+            await step()
         except ConnectionClosed:
             pass
         except Rejected as rejected:
             connection.end(rejected.disconnect)
         except Exception:
-            logger.exception("a command of connection %s failed; the client gets code 3004", connection.id)
+            code, _ = connection.protocol.close_code(INTERNAL_ERROR)
+            logger.exception("a command of connection %s failed; the client gets code %d", connection.id, code)
             connection.fail(INTERNAL_ERROR)
 
-    async def _take_all(self) -> None:
+    async def _run_all(self) -> None:
         connection = self.connection
         while not connection.is_closed:
-            if self._orders:
-                await self._orders.popleft()()
+            if self._steps:
+                await self._steps.popleft()()
             elif (message := connection.receive_nowait()) is not None:
                 connection.begin_handling()
-                await self._take(message)
+                await self._handle(message)
             else:
                 return
+
+
+async def _ignore(message: str | bytes) -> None:
+    """Handle nothing: the connection has ended."""

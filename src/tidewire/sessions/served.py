@@ -1,4 +1,4 @@
-"""A route that serves a whole protocol: no coroutine of the application waits while its connection is idle."""
+"""A route that serves a native protocol: no coroutine of the application waits while its connection is idle."""
 
 from __future__ import annotations
 
@@ -18,19 +18,23 @@ from tidewire.errors import (
     STORE_AWAY,
     CommandError,
     ConnectionClosed,
+    NotPublished,
     PermissionDenied,
+    PublishError,
     StoreUnavailable,
+    TemporaryFailure,
 )
+from tidewire.messages import Ping, Publish, Subscribe, Unsubscribe
 from tidewire.protocols.base import Protocol
 from tidewire.sessions.accept import accept, discard
-from tidewire.sessions.dispatch import Dispatcher
 from tidewire.sessions.origins import Origins
+from tidewire.sessions.queue import CommandQueue
 
-__all__ = ("ServedEndpoint",)
+__all__ = ("ServedCommands", "ServedEndpoint")
 
 
 class ServedEndpoint:
-    """An ASGI application for WebSockets: accepts, follows the route's channel, and hands over to the dispatcher."""
+    """An ASGI application for WebSockets: accepts, subscribes to the route's channel, and starts a command queue."""
 
     __slots__ = ("_authenticate", "_history", "_node", "_origins", "_protocol")
 
@@ -77,15 +81,93 @@ class ServedEndpoint:
             connection.end(STORE_AWAY)
         except ConnectionClosed:
             return
-        Dispatcher(node, connection, channel)
+        ServedCommands(node, connection, channel).start()
         connection.link.uncork()
 
 
 def _check_route(node: Node, channel: str) -> None:
-    """Refuse a handshake for a channel that clients may not follow."""
+    """Raise WebSocketException, which refuses the handshake, for a channel that clients do not subscribe to."""
     try:
         open_channel(channel, node.limits)
         if not node.rules.options(channel).subscribe:
             raise PermissionDenied(f"clients do not subscribe to {channel!r}")
     except CommandError as error:
         raise WebSocketException(1008, str(error)[:120]) from None
+
+
+class ServedCommands:
+    """Runs the commands of one client: subscribe, unsubscribe, publish, ping.
+
+    Publications wait for the store together; any other command waits for those before it.
+    """
+
+    __slots__ = ("_channel", "_connection", "_node", "_queue")
+
+    def __init__(self, node: Node, connection: Connection, channel: str = "") -> None:
+        self._node = node
+        self._connection = connection
+        self._channel = channel
+        self._queue = CommandQueue(node, connection, self._handle)
+
+    def start(self) -> None:
+        """Begin to take messages."""
+        self._queue.start()
+
+    async def _handle(self, message: str | bytes) -> None:
+        try:
+            for command in self._connection.protocol.decode(message):
+                if not isinstance(command, Publish):
+                    await self._queue.publishes.wait()
+                await _METHODS[type(command)](self, command)
+        except CommandError as error:
+            self._tell(error)
+
+    def _name(self, channel: str) -> str:
+        """Return the channel that a command means, if clients may name it."""
+        return open_channel(channel or self._channel, self._node.limits)
+
+    async def publish(self, command: Publish) -> None:
+        """Publish what the client sent."""
+        name = self._name(command.channel)
+        if not self._node.rules.options(name).publish:
+            raise PermissionDenied(f"clients do not publish in {name!r}")
+        await self._queue.publishes.put(self._publish(name, command))
+
+    async def _publish(self, channel: str, command: Publish) -> None:
+        try:
+            await self._node.publish(channel, command.data, command.format, key=command.key)
+        except NotPublished as error:
+            self._tell(TemporaryFailure(f"not published: {error}"))
+        except PublishError as error:
+            self._tell(TemporaryFailure(f"unconfirmed: {error}"))
+
+    def _tell(self, error: CommandError) -> None:
+        self._node.send(self._connection, self._connection.protocol.encode_error(error))
+
+    async def subscribe(self, command: Subscribe) -> None:
+        """Subscribe the client to a channel."""
+        name = self._name(command.channel)
+        if not self._node.rules.options(name).subscribe:
+            raise PermissionDenied(f"clients do not subscribe to {name!r}")
+        try:
+            await self._node.subscribe(self._connection, name, since=command.since, history=command.history)
+        except StoreUnavailable as error:
+            raise TemporaryFailure(str(error)) from error
+
+    async def unsubscribe(self, command: Unsubscribe) -> None:
+        """Unsubscribe the client from a channel."""
+        await self._node.unsubscribe(self._connection, self._name(command.channel))
+
+    async def ping(self, command: Ping) -> None:
+        """Answer the dialect's own ping."""
+        pong = self._connection.protocol.encode_pong()
+        if pong is not None:
+            self._node.send(self._connection, pong)
+
+
+_METHODS: dict[type, Callable[[ServedCommands, Any], Awaitable[None]]] = {
+    Publish: ServedCommands.publish,
+    Subscribe: ServedCommands.subscribe,
+    Unsubscribe: ServedCommands.unsubscribe,
+    Ping: ServedCommands.ping,
+}

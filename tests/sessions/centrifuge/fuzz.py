@@ -245,7 +245,7 @@ def _check_readable(client: Client) -> None:
 
 async def _settle(client: Client) -> None:
     for _ in range(2_000):
-        if client.connection.is_closed or not client.session._is_running:
+        if client.connection.is_closed or not client.session.queue.is_running:
             return
         await asyncio.sleep(0)
     raise AssertionError("a session does not come to rest")

@@ -43,7 +43,7 @@ class Client:
         self.protocol = protocol
         self.link = FakeLink()
         self.connection = Connection(self.link, protocol, user="", address="", limits=node.limits)
-        self._authority = authority
+        self.authority = authority
         self._options = options
         self._taken = 0
         self._ids = 0
@@ -52,7 +52,8 @@ class Client:
     async def attach(self) -> None:
         await self.node.attach(self.connection)
         options = {"identity": None, **self._options}
-        self.session = Session(self.node, self._authority, self.connection, **options)
+        self.session = Session(self.node, self.authority, self.connection, **options)
+        self.session.start()
 
     # What is sent.
 

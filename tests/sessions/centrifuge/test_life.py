@@ -247,7 +247,7 @@ def test_publishes_wait_for_the_store_together_and_keep_their_order(protocol: Ce
             broker.publish_gate.clear()
             client.send(*({"id": n, "publish": {"channel": "history:a", "data": n}} for n in range(10, 20)))
             client.send({"id": 20, "rpc": {"method": "echo"}})
-            await wait_until(lambda: len(client.session.in_flight) == 4)
+            await wait_until(lambda: len(client.session.queue.publishes) == 4)
             await turns(5)
             assert client.reply(20) is None
             broker.publish_gate.set()
@@ -373,9 +373,9 @@ def test_who_leaves_while_a_subscribe_waits_is_no_fault(
             await wait_until(lambda: "recovery:a" in client.connection.subscriptions, what="the store is asked")
             client.link.vanish()
             broker.subscribe_gate.set()
-            await wait_until(lambda: not client.session._is_running, what="the session has ended")
+            await wait_until(lambda: not client.session.queue.is_running, what="the session has ended")
             await client.wait_gone()
-            assert not client.session.following.channels
+            assert not client.session.subscriptions.channels
             assert not await node.presence.members("recovery:a")
             assert await (await connect(node)).ask("subscribe", channel="recovery:a")
 

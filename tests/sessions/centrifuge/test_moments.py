@@ -56,7 +56,7 @@ def test_who_leaves_while_it_connects_leaves_nothing() -> None:
                 authority.gate.set()
                 await turns(10)
                 assert not len(Sessions.of(node)), token
-                assert not client.session.following.channels
+                assert not client.session.subscriptions.channels
 
     run(main())
 
@@ -71,10 +71,10 @@ def test_a_difference_is_only_sent_to_who_was_given_its_base() -> None:
             channel = node.registry.channels["delta:a"]
             await publish(node, values[0], channel="delta:a")
             assert channel.pending
-            ready = await client.session.following.prepare(*await _wish(client))
+            ready = await client.session.subscriptions.prepare(*await _wish(client))
             assert channel.pending
             assert ready.prepared.answer.position == Position(1, channel.position.epoch)
-            await client.session.following.go_live(ready, (), client.session.identity)
+            await client.session.subscriptions.go_live(ready, (), client.session.credentials.identity)
             for value in values[1:]:
                 await turns(3)
                 await publish(node, value, channel="delta:a")
@@ -87,8 +87,8 @@ def test_a_difference_is_only_sent_to_who_was_given_its_base() -> None:
 
 async def _wish(client: Client) -> tuple[Any, ...]:
     session = client.session
-    grant = await session.authority.subscribe(Caller("", session.identity), "delta:a", "", b"")
-    return "delta:a", grant, SubscribeRequest("delta:a", delta="fossil"), session.identity
+    grant = await WordAuthority().subscribe(Caller("", session.credentials.identity), "delta:a", "", b"")
+    return "delta:a", grant, SubscribeRequest("delta:a", delta="fossil"), session.credentials.identity
 
 
 def test_who_takes_no_answers_is_given_no_more_of_them() -> None:
@@ -139,7 +139,7 @@ def test_a_slow_call_holds_nothing_else_back() -> None:
             broker = node.broker
             assert isinstance(broker, FailingBroker)
             client = await connect(node)
-            authority = client.session.authority
+            authority = client.authority
             assert isinstance(authority, WordAuthority)
             client.send({"id": 11, "rpc": {"method": "wait", "data": 11}})
             for method, request in (
@@ -177,7 +177,7 @@ def test_a_call_that_fails_beside_the_others_ends_the_connection() -> None:
             client = await connect(node)
             client.send({"id": 11, "rpc": {"method": "boom"}}, {"id": 12, "rpc": {"method": "wait"}})
             await client.wait_closed(3004)
-            authority = client.session.authority
+            authority = client.authority
             assert isinstance(authority, WordAuthority)
             authority.answers.set()
             await turns(5)
@@ -228,6 +228,7 @@ def test_a_session_that_reads_no_more_is_not_told_as_gone(tmp_path: Path, monkey
         connection = Connection(link, JSON, user="", address="", limits=far.limits)
         await far.attach(connection)
         session = Session(far, WordAuthority(), connection, identity=None, emulated=True)
+        session.start()
         connection.message_received('{"id":1,"connect":{}}')
         await wait_until(lambda: len(Sessions.of(far)) == 1)
         link.pause_reading()

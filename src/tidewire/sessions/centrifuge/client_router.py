@@ -169,8 +169,8 @@ class ClientEndpoints:
             first = await self._first_message(connection, binary=binary)
             if first is not None:
                 while connection.receive_nowait() is not None:
-                    pass  # who only listens has nothing more to say, however early it comes
-                Session(node, self._authority, connection, identity=identity)
+                    pass  # a client that only listens sends its connect request alone
+                Session(node, self._authority, connection, identity=identity).start()
                 connection.message_received(connect_frame(first, binary=binary))
             await connection.link.hold()
         except BaseException as error:

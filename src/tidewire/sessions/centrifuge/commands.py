@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import time
 from collections.abc import Awaitable, Callable
-from typing import TYPE_CHECKING, Any
+from importlib.metadata import version
+from typing import Any, cast
 
 from msgspec import Struct
 
@@ -14,6 +15,7 @@ from tidewire.errors import (
     CommandError,
     PermissionDenied,
     PublishError,
+    Rejected,
     StoreUnavailable,
     TokenExpired,
     UnknownType,
@@ -22,200 +24,248 @@ from tidewire.options import ChannelOptions
 from tidewire.protocols.centrifuge import codes
 from tidewire.protocols.centrifuge import messages as m
 from tidewire.protocols.centrifuge.codes import Malformed, MalformedFrame, error_of
+from tidewire.protocols.centrifuge.encoding import CentrifugeProtocol
 from tidewire.protocols.centrifuge.messages import Reply, raw
 from tidewire.protocols.meta import PublicationMeta
-from tidewire.rules.base import Action
+from tidewire.rules.base import Action, Authority
+from tidewire.sessions.centrifuge.credentials import Credentials, ttl_of
+from tidewire.sessions.centrifuge.heartbeat import Heartbeat
 from tidewire.sessions.centrifuge.reading import read_history, read_presence
+from tidewire.sessions.centrifuge.subscriptions import Subscriptions
+from tidewire.sessions.queue import CommandQueue
 
-if TYPE_CHECKING:
-    from tidewire.sessions.centrifuge.session import Session
+__all__ = ("METHODS", "VERSION", "Commands")
 
-__all__ = ("METHODS", "answer")
-
-_KEPT = m.PublishResult()
-#: What does not wait for the publishes before it, or does so beside the others.
+#: What a client is told of the server.
+VERSION = f"tidewire {version('tidewire')}"
+_PUBLISHED = m.PublishResult()
+#: Methods that do not wait for the publications before them, or do so beside the other commands.
 _BESIDE = frozenset({"publish", "rpc", "history", "presence", "presence_stats"})
 
 
-async def answer(session: Session, command: int, name: str, request: Any) -> None:
-    """Do what a command asks for, and reply to it; calls and reads go on beside the commands that follow."""
-    if name not in _BESIDE:
-        await session.in_flight.wait()
-    await _reply(session, command, name, METHODS[name](session, command, request))
+class Commands:
+    """Runs the commands of one connected client, and replies to them."""
 
+    __slots__ = (
+        "_authority",
+        "_connection",
+        "_credentials",
+        "_heartbeat",
+        "_node",
+        "_protocol",
+        "_queue",
+        "_subscriptions",
+    )
 
-async def _reply(session: Session, command: int, name: str, work: Awaitable[Struct | None]) -> None:
-    try:
-        result = await work
-    except (CommandError, StoreUnavailable, PublishError) as error:
-        if command:
-            session.write(Reply(command, error=m.Error(*error_of(error))))
-    else:
-        if result is not None:
-            told: dict[str, Any] = {name: result}
-            session.write(Reply(command, **told))
+    def __init__(
+        self,
+        queue: CommandQueue,
+        authority: Authority,
+        credentials: Credentials,
+        subscriptions: Subscriptions,
+        heartbeat: Heartbeat,
+    ) -> None:
+        self._queue = queue
+        self._node = queue.node
+        self._connection = queue.connection
+        self._protocol = cast(CentrifugeProtocol, queue.connection.protocol)
+        self._authority = authority
+        self._credentials = credentials
+        self._subscriptions = subscriptions
+        self._heartbeat = heartbeat
 
+    async def run(self, command: int, name: str, request: Any) -> None:
+        """Run one command and reply to it; calls and reads go on beside the commands that follow."""
+        if name not in _BESIDE:
+            await self._queue.publishes.wait()
+        await self._answer(command, name, METHODS[name](self, command, request))
 
-def _name(session: Session, channel: str) -> str:
-    """Return the name of a channel that a client may mean."""
-    if not channel:
-        raise MalformedFrame(Malformed.NO_CHANNEL)
-    limit = session.node.limits.channel_name
-    if len(channel) > limit or not channel.isascii():
-        raise BadRequest(f"the channel's name is not ASCII, or longer than {limit}")
-    if is_internal(channel):
-        raise PermissionDenied(f"channel {channel!r} belongs to the server")
-    return channel
+    def reply(self, reply: Reply) -> None:
+        """Write a reply behind everything that is pending for the client."""
+        self._node.send(self._connection, self._protocol.encode_reply(reply))
 
+    async def _answer(self, command: int, name: str, work: Awaitable[Struct | None]) -> None:
+        try:
+            result = await work
+        except (CommandError, StoreUnavailable, PublishError) as error:
+            if command:
+                self.reply(Reply(command, error=m.Error(*error_of(error))))
+        else:
+            if result is not None:
+                told: dict[str, Any] = {name: result}
+                self.reply(Reply(command, **told))
 
-async def _connect(session: Session, command: int, request: m.ConnectRequest) -> None:
-    raise MalformedFrame(Malformed.CONNECTED_TWICE)
+    async def _answer_beside(self, command: int, name: str, read: Callable[[], Awaitable[Struct]]) -> None:
+        await self._queue.run_beside(lambda: self._answer(command, name, read()))
 
+    def _name(self, channel: str) -> str:
+        """Return the name of a channel that a client may mean."""
+        if not channel:
+            raise MalformedFrame(Malformed.NO_CHANNEL)
+        limit = self._node.limits.channel_name
+        if len(channel) > limit or not channel.isascii():
+            raise BadRequest(f"the channel's name is not ASCII, or longer than {limit}")
+        if is_internal(channel):
+            raise PermissionDenied(f"channel {channel!r} belongs to the server")
+        return channel
 
-async def _subscribe(session: Session, command: int, request: m.SubscribeRequest) -> None:
-    channel, following = _name(session, request.channel), session.following
-    following.check(channel)
-    if request.delta not in ("", "fossil"):
-        raise MalformedFrame(Malformed.UNKNOWN_DELTA)
-    grant = await session.authority.subscribe(session.caller, channel, request.token, bytes(request.data))
-    if grant.expires_at is not None and grant.expires_at <= time.time():
-        raise TokenExpired(f"the token for {channel!r} has expired; fetch another")
-    ready = await following.prepare(channel, grant, request, session.identity)
-    reply = session.protocol.encode_reply(Reply(command, subscribe=ready.result))
-    await following.go_live(ready, (reply,), session.identity)
-    if grant.expires_at is not None:
-        session.rescheduled()
+    async def connect(self, command: int, request: m.ConnectRequest) -> None:
+        """Refuse a second connect."""
+        raise MalformedFrame(Malformed.CONNECTED_TWICE)
 
+    async def subscribe(self, command: int, request: m.SubscribeRequest) -> None:
+        """Subscribe the client to a channel; its publications follow the reply."""
+        channel, subscriptions, credentials = self._name(request.channel), self._subscriptions, self._credentials
+        subscriptions.check(channel)
+        if request.delta not in ("", "fossil"):
+            raise MalformedFrame(Malformed.UNKNOWN_DELTA)
+        grant = await self._authority.subscribe(credentials.caller, channel, request.token, bytes(request.data))
+        if grant.expires_at is not None and grant.expires_at <= time.time():
+            raise TokenExpired(f"the token for {channel!r} has expired; fetch another")
+        ready = await subscriptions.prepare(channel, grant, request, credentials.identity)
+        reply = self._protocol.encode_reply(Reply(command, subscribe=ready.result))
+        await subscriptions.go_live(ready, (reply,), credentials.identity)
+        if grant.expires_at is not None:
+            self._heartbeat.schedule()
 
-async def _unsubscribe(session: Session, command: int, request: m.UnsubscribeRequest) -> m.UnsubscribeResult:
-    if not request.channel:
-        raise MalformedFrame(Malformed.NO_CHANNEL)
-    await session.following.unsubscribe(request.channel)
-    return m.UnsubscribeResult()
-
-
-async def _publish(session: Session, command: int, request: m.PublishRequest) -> None:
-    channel = _name(session, request.channel)
-    if not request.data:
-        raise BadRequest("a publication has data; send some")
-    followed = session.following.channels.get(channel)
-    try:
-        await session.authority.allow(session.caller, channel, Action.PUBLISH, subscribed=followed is not None)
-    except CommandError:
-        await session.in_flight.wait()  # answers of one channel stay in order
-        raise
-    info = b"" if followed is None else followed.grant.info
-    identity = session.identity
-    publisher = m.ClientInfo(identity.user, session.connection.id, raw(identity.info), raw(info))
-    data = bytes(request.data)
-    await session.in_flight.put(_keep(session, command, channel, data, PublicationMeta(publisher).encode()))
-
-
-async def _keep(session: Session, command: int, channel: str, data: bytes, meta: bytes) -> None:
-    """Publish, and reply when that is kept; the reply waits for no publication, not even for this one."""
-    try:
-        await session.node.publish(channel, data, session.protocol.format_of(data), meta=meta)
-    except PublishError as error:
-        reply = Reply(command, error=m.Error(*error_of(error)))
-    else:
-        reply = Reply(command, publish=_KEPT)
-    session.connection.write(session.protocol.encode_reply(reply))
-
-
-async def _presence(session: Session, command: int, request: m.PresenceRequest) -> None:
-    read = await _may_see(session, request.channel)
-
-    async def result() -> m.PresenceResult:
-        return m.PresenceResult(await read())
-
-    await session.beside(lambda: _reply(session, command, "presence", result()))
-
-
-async def _presence_stats(session: Session, command: int, request: m.PresenceStatsRequest) -> None:
-    read = await _may_see(session, request.channel)
-
-    async def result() -> m.PresenceStatsResult:
-        present = await read()
-        return m.PresenceStatsResult(len(present), len({info.user for info in present.values()}))
-
-    await session.beside(lambda: _reply(session, command, "presence_stats", result()))
-
-
-async def _may_see(session: Session, name: str) -> Callable[[], Awaitable[dict[str, m.ClientInfo]]]:
-    """Return what reads who is in a channel, for a client that may see it."""
-    channel, options = await _may_read(session, name, Action.PRESENCE)
-    return lambda: read_presence(session.node, channel, options)
-
-
-async def _may_read(session: Session, name: str, action: Action) -> tuple[str, ChannelOptions]:
-    """Return the channel and its options, for a client that may do it."""
-    channel = _name(session, name)
-    options = session.authority.options(channel)
-    await session.authority.allow(session.caller, channel, action, subscribed=channel in session.following.channels)
-    return channel, options
-
-
-async def _history(session: Session, command: int, request: m.HistoryRequest) -> None:
-    channel, options = await _may_read(session, request.channel, Action.HISTORY)
-    protocol = session.protocol
-
-    async def result() -> m.HistoryResult:
-        page = await read_history(session.node, channel, options, request, limits=session.node.limits)
-        found = [protocol.publication_of(pub, protocol.data_of(pub), offset=True) for pub in page.publications]
-        return m.HistoryResult(found, page.top.epoch, page.top.offset)
-
-    await session.beside(lambda: _reply(session, command, "history", result()))
-
-
-async def _rpc(session: Session, command: int, request: m.RpcRequest) -> None:
-    caller = session.caller
-
-    async def result() -> m.RpcResult:
-        return m.RpcResult(raw(await session.authority.rpc(caller, request.method, bytes(request.data))))
-
-    await session.beside(lambda: _reply(session, command, "rpc", result()))
-
-
-async def _send(session: Session, command: int, request: m.SendRequest) -> None:
-    try:
-        await session.authority.receive(session.caller, bytes(request.data))
-    except UnknownType:
-        raise MalformedFrame(Malformed.NOBODY_LISTENS) from None
-
-
-async def _refresh(session: Session, command: int, request: m.RefreshRequest) -> m.RefreshResult:
-    return await session.refresh(request.token)
-
-
-async def _sub_refresh(session: Session, command: int, request: m.SubRefreshRequest) -> m.SubRefreshResult | None:
-    """Go on in a channel; an older client leaves it to the token which one that is."""
-    following = session.following
-    if request.channel and request.channel not in following.channels:
-        raise PermissionDenied(f"{request.channel!r} is not followed; subscribe first")
-    try:
-        grant = await session.authority.sub_refresh(session.caller, request.channel, request.token)
-    except TokenExpired:
+    async def unsubscribe(self, command: int, request: m.UnsubscribeRequest) -> m.UnsubscribeResult:
+        """Unsubscribe the client from a channel; harmless when it is not subscribed."""
         if not request.channel:
+            raise MalformedFrame(Malformed.NO_CHANNEL)
+        await self._subscriptions.unsubscribe(request.channel)
+        return m.UnsubscribeResult()
+
+    async def publish(self, command: int, request: m.PublishRequest) -> None:
+        """Publish what the client sent; the reply is written when it is kept."""
+        channel, credentials = self._name(request.channel), self._credentials
+        if not request.data:
+            raise BadRequest("a publication has data; send some")
+        subscription = self._subscriptions.channels.get(channel)
+        try:
+            await self._authority.allow(
+                credentials.caller, channel, Action.PUBLISH, subscribed=subscription is not None
+            )
+        except CommandError:
+            await self._queue.publishes.wait()  # answers of one channel stay in order
             raise
-        # an error would be the end of it: so the client subscribes again by itself
-        following.drop(request.channel, codes.EXPIRED_SUBSCRIPTION)
-        return None
-    followed = following.channels.get(request.channel or grant.channel)
-    if followed is None:
-        raise PermissionDenied(f"{grant.channel!r} is not followed; subscribe first")
-    return session.extended(followed, grant)
+        info = b"" if subscription is None else subscription.grant.info
+        identity = credentials.identity
+        publisher = m.ClientInfo(identity.user, self._connection.id, raw(identity.info), raw(info))
+        data = bytes(request.data)
+        await self._queue.publishes.put(self._publish(command, channel, data, PublicationMeta(publisher).encode()))
+
+    async def _publish(self, command: int, channel: str, data: bytes, meta: bytes) -> None:
+        """Publish, and reply when that is kept; the reply waits for no publication, not even for this one."""
+        try:
+            await self._node.publish(channel, data, self._protocol.format_of(data), meta=meta)
+        except PublishError as error:
+            reply = Reply(command, error=m.Error(*error_of(error)))
+        else:
+            reply = Reply(command, publish=_PUBLISHED)
+        self._connection.write(self._protocol.encode_reply(reply))
+
+    async def presence(self, command: int, request: m.PresenceRequest) -> None:
+        """Reply with the members of a channel."""
+        channel, options = await self._may_read(request.channel, Action.PRESENCE)
+
+        async def read() -> m.PresenceResult:
+            return m.PresenceResult(await read_presence(self._node, channel, options))
+
+        await self._answer_beside(command, "presence", read)
+
+    async def presence_stats(self, command: int, request: m.PresenceStatsRequest) -> None:
+        """Reply with the number of members of a channel."""
+        channel, options = await self._may_read(request.channel, Action.PRESENCE)
+
+        async def read() -> m.PresenceStatsResult:
+            members = await read_presence(self._node, channel, options)
+            return m.PresenceStatsResult(len(members), len({info.user for info in members.values()}))
+
+        await self._answer_beside(command, "presence_stats", read)
+
+    async def _may_read(self, name: str, action: Action) -> tuple[str, ChannelOptions]:
+        """Return a channel and its options, for a client that may do it."""
+        channel, authority = self._name(name), self._authority
+        options = authority.options(channel)
+        subscribed = channel in self._subscriptions.channels
+        await authority.allow(self._credentials.caller, channel, action, subscribed=subscribed)
+        return channel, options
+
+    async def history(self, command: int, request: m.HistoryRequest) -> None:
+        """Reply with a page of a channel's history."""
+        channel, options = await self._may_read(request.channel, Action.HISTORY)
+        protocol = self._protocol
+
+        async def read() -> m.HistoryResult:
+            page = await read_history(self._node, channel, options, request, limits=self._node.limits)
+            found = [protocol.publication_of(pub, protocol.data_of(pub), offset=True) for pub in page.publications]
+            return m.HistoryResult(found, page.top.epoch, page.top.offset)
+
+        await self._answer_beside(command, "history", read)
+
+    async def rpc(self, command: int, request: m.RpcRequest) -> None:
+        """Reply with what the application returns."""
+        caller = self._credentials.caller
+
+        async def call() -> m.RpcResult:
+            return m.RpcResult(raw(await self._authority.rpc(caller, request.method, bytes(request.data))))
+
+        await self._answer_beside(command, "rpc", call)
+
+    async def send(self, command: int, request: m.SendRequest) -> None:
+        """Hand a message to the application, which answers nothing."""
+        try:
+            await self._authority.receive(self._credentials.caller, bytes(request.data))
+        except UnknownType:
+            raise MalformedFrame(Malformed.NOBODY_LISTENS) from None
+
+    async def refresh(self, command: int, request: m.RefreshRequest) -> m.RefreshResult:
+        """Let the connection go on with another token; raises Rejected for one that is not for this client."""
+        credentials = self._credentials
+        try:
+            identity = await self._authority.refresh(credentials.caller, request.token)
+        except TokenExpired:
+            raise Rejected(codes.CONNECTION_EXPIRED) from None
+        if identity.user != credentials.identity.user:
+            raise Rejected(codes.INVALID_TOKEN)
+        if frozenset(identity.subscriptions) != credentials.granted:
+            raise Rejected(codes.INSUFFICIENT_STATE)  # it comes back, and is given the channels of now
+        credentials.renew(identity)
+        self._heartbeat.schedule()
+        expires_at = identity.expires_at
+        return m.RefreshResult(self._connection.id, VERSION, expires_at is not None, ttl_of(expires_at))
+
+    async def sub_refresh(self, command: int, request: m.SubRefreshRequest) -> m.SubRefreshResult | None:
+        """Let a subscription go on with another token; an older client leaves it to the token to name the channel."""
+        subscriptions = self._subscriptions
+        if request.channel and request.channel not in subscriptions.channels:
+            raise PermissionDenied(f"this client is not subscribed to {request.channel!r}; subscribe first")
+        try:
+            grant = await self._authority.sub_refresh(self._credentials.caller, request.channel, request.token)
+        except TokenExpired:
+            if not request.channel:
+                raise
+            # at an error the client would give up; so it subscribes again by itself
+            subscriptions.drop(request.channel, codes.EXPIRED_SUBSCRIPTION)
+            return None
+        subscription = subscriptions.channels.get(request.channel or grant.channel)
+        if subscription is None:
+            raise PermissionDenied(f"this client is not subscribed to {grant.channel!r}; subscribe first")
+        subscription.extend(grant.expires_at)
+        self._heartbeat.schedule()
+        return m.SubRefreshResult(grant.expires_at is not None, ttl_of(grant.expires_at))
 
 
-METHODS: dict[str, Callable[[Session, int, Any], Awaitable[Struct | None]]] = {
-    "connect": _connect,
-    "subscribe": _subscribe,
-    "unsubscribe": _unsubscribe,
-    "publish": _publish,
-    "presence": _presence,
-    "presence_stats": _presence_stats,
-    "history": _history,
-    "rpc": _rpc,
-    "send": _send,
-    "refresh": _refresh,
-    "sub_refresh": _sub_refresh,
+METHODS: dict[str, Callable[[Commands, int, Any], Awaitable[Struct | None]]] = {
+    "connect": Commands.connect,
+    "subscribe": Commands.subscribe,
+    "unsubscribe": Commands.unsubscribe,
+    "publish": Commands.publish,
+    "presence": Commands.presence,
+    "presence_stats": Commands.presence_stats,
+    "history": Commands.history,
+    "rpc": Commands.rpc,
+    "send": Commands.send,
+    "refresh": Commands.refresh,
+    "sub_refresh": Commands.sub_refresh,
 }

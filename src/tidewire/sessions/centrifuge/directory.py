@@ -1,4 +1,4 @@
-"""The sessions of one node: found by their secrets, and what other nodes ask of them."""
+"""The sessions of one node: found by their secrets, and given the orders of all nodes."""
 
 from __future__ import annotations
 
@@ -30,30 +30,30 @@ logger = logging.getLogger("tidewire")
 
 
 class Controlled(TypingProtocol):
-    """What is asked of a session (session.Session)."""
+    """What a session can be told to do (session.Session)."""
 
     connection: Connection
     secret: str
 
     @property
     def user(self) -> str:
-        """Whom it belongs to; "": nobody known."""
+        """The user that it belongs to; "": nobody known."""
 
     def kick(self, disconnect: Disconnect) -> None:
         """End it."""
 
     def force_subscribe(self, channel: str, grant: Grant, since: Position | None = None) -> None:
-        """Let it follow a channel, and tell its client."""
+        """Subscribe it to a channel, and tell its client."""
 
     def force_unsubscribe(self, channel: str, code: int, reason: str) -> None:
-        """Let it follow a channel no longer, and tell its client."""
+        """Unsubscribe it from a channel, and tell its client."""
 
     def force_refresh(self, expires_at: float | None, *, expired: bool, info: bytes) -> None:
-        """Say for how long it goes on."""
+        """Set when it ends."""
 
 
 class Sessions:
-    """Every connected session of a node. `of` returns those of a node, which then obeys what other nodes ask."""
+    """Every connected session of a node. `of` returns those of a node, which obeys orders of all nodes from then on."""
 
     _of: WeakKeyDictionary[Node, Sessions] = WeakKeyDictionary()
 

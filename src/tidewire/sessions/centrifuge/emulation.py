@@ -31,8 +31,8 @@ _ASK, _ANSWER = "emulate", "emulated"
 _SECONDS = 3.0
 #: Seconds for which commands of another node wait for a session that reads nothing more.
 _TAKING_SECONDS = 2.0
-#: Questions at a time to nodes that nothing was heard of: whoever never had a session knows no node's id, and is not
-#: to fill the nodes' channel with made-up ones.
+#: Questions at a time to nodes that never answered: a client that makes up ids of nodes must not fill the nodes'
+#: channel with them.
 _UNHEARD = 16
 #: Characters of the id of a node or a session.
 _ID_SIZE = 64

@@ -1,4 +1,4 @@
-"""The moments of a session: its pings, the answers to them, and the ends of its tokens; all on one shared wheel."""
+"""The deadlines of a session: its pings, their pongs, and the ends of its tokens; all on one shared wheel."""
 
 from __future__ import annotations
 
@@ -66,10 +66,9 @@ class Heartbeat:
         self._ping_due = self._pong_due = 0.0
         self._stale_due = self._loop.time() + limits.auth_seconds
         self.notch = 0
-        self.schedule()
 
     def begin(self, ping: WireMessage | None, *, is_answered: bool) -> None:
-        """Say that the client has connected, and what it is pinged with (None: not at all)."""
+        """Begin to ping a client that has connected (None: it is not pinged)."""
         self._stale_due = 0.0
         seconds = self._limits.ping_seconds
         if ping is not None and seconds > 0:
@@ -85,12 +84,12 @@ class Heartbeat:
         self._pong_due = 0.0
 
     def stop(self) -> None:
-        """Ride no more."""
+        """Leave the wheel."""
         Wheel.of(self._loop).leave(self)
         self._expiring = _NOTHING  # it holds this one: together they would outlive their connection
 
     def schedule(self) -> None:
-        """Look at the moments anew: some token's end has changed."""
+        """Look at the deadlines anew: the end of a token has changed."""
         seconds = self._seconds(self._loop.time())
         if seconds is not None:
             Wheel.of(self._loop).ride(self, seconds)

@@ -1,4 +1,4 @@
-"""Who connects, by the application's own dependency: it is resolved and closed before the client is served."""
+"""Identify a client by the application's own dependency, which is closed before the client is served."""
 
 from __future__ import annotations
 
@@ -20,19 +20,19 @@ __all__ = ("Name", "identified_by", "nobody")
 
 #: Returns the name of a user that is none.
 Name = Callable[[Any], str]
-#: Says who connects.
+#: Returns the identity of a client that connects.
 Identify = Callable[[HTTPConnection], Awaitable[Identity | None]]
 _FOUND = "tidewire.identity"
 
 
 def nobody() -> None:
-    """Know nobody: the authority asks for a token, or lets strangers in."""
+    """Identify nobody: the authority asks for a token, or accepts anonymous clients."""
 
 
 def identified_by(
     user: Callable[..., Any], name: Name | None
 ) -> Callable[[HTTPConnection], Awaitable[Identity | None]]:
-    """Return a dependency that says who connects, as an application's dependency finds it.
+    """Return a dependency that gives the identity that an application's own dependency finds.
 
     FastAPI keeps what a dependency opens with `yield` until the endpoint returns, which is as long as the client stays.
     So `user` is resolved for an endpoint of its own that returns at once: one database session does not stay with each
@@ -72,7 +72,7 @@ async def _unsent(message: Message) -> None:
 
 
 def _identity(found: Any, name: Name | None) -> Identity | None:
-    """Return who a dependency found; raises ConfigurationError for what says nothing of a user."""
+    """Return the identity in what a dependency returned; raises ConfigurationError for a value that names no user."""
     if found is None or isinstance(found, Identity):
         return found
     user = found if name is None else name(found)

@@ -1,4 +1,4 @@
-"""What the application asks of sessions on all nodes; targeting nobody is success."""
+"""Orders of the application to the sessions of all nodes. An order that reaches no session succeeds, too."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ class Disconnection(msgspec.Struct, frozen=True, tag="disconnect"):
 
 
 class Subscribing(msgspec.Struct, frozen=True, tag="subscribe"):
-    """Let connections follow a channel from now on, or from a position."""
+    """Subscribe connections to a channel, from now on or from a position."""
 
     target: Target
     channel: str
@@ -57,7 +57,7 @@ class Subscribing(msgspec.Struct, frozen=True, tag="subscribe"):
 
 
 class Unsubscribing(msgspec.Struct, frozen=True, tag="unsubscribe"):
-    """Let connections follow a channel no longer."""
+    """Unsubscribe connections from a channel."""
 
     target: Target
     channel: str
@@ -66,7 +66,7 @@ class Unsubscribing(msgspec.Struct, frozen=True, tag="unsubscribe"):
 
 
 class Refreshing(msgspec.Struct, frozen=True, tag="refresh"):
-    """Say for how long connections go on (None: for ever), or that they have expired."""
+    """Set when connections end (None: never), or end them as expired."""
 
     target: Target
     expired: bool = False
@@ -100,7 +100,7 @@ async def subscribe(
     session: str = "",
     since: Position | None = None,
 ) -> None:
-    """Let connections of a user follow a channel, and tell them; raises PublishError."""
+    """Subscribe connections of a user to a channel, and tell them; raises PublishError."""
     await _ask(node, Subscribing(Target(user, client, session), channel, grant, since))
 
 
@@ -114,7 +114,7 @@ async def unsubscribe(
     code: int = SERVER_UNSUBSCRIBE.code,
     reason: str = SERVER_UNSUBSCRIBE.reason,
 ) -> None:
-    """Let connections of a user follow a channel ("": any) no longer, and tell them; raises PublishError."""
+    """Unsubscribe connections of a user from a channel ("": from all), and tell them; raises PublishError."""
     await _ask(node, Unsubscribing(Target(user, client, session), channel, code, reason))
 
 
@@ -128,7 +128,7 @@ async def refresh(
     expires_at: float | None = None,
     info: bytes = b"",
 ) -> None:
-    """Say for how long connections of a user go on (seconds since 1970; None: for ever); raises PublishError."""
+    """Set when connections of a user end (seconds since 1970; None: never); raises PublishError."""
     await _ask(node, Refreshing(Target(user, client, session), expired, expires_at, info))
 
 

@@ -110,7 +110,7 @@ class DeltaRepresentation(PubRepresentation):
 
 
 class EventRepresentation(Representation):
-    """Who joined and left, from the channel that carries it; or nothing, for who is only to be a member there."""
+    """Joins and leaves, from the channel that carries them; or nothing, for a client that is only a member there."""
 
     __slots__ = ("_is_told", "_protocol")
 
@@ -153,7 +153,7 @@ def plain(
 
 
 def differences(protocol: CentrifugeProtocol, deflate: bool, *, knows_last: bool) -> DeltaRepresentation:
-    """Return the representation of deltas, for who was given the channel's newest publication or was not."""
+    """Return the representation of deltas, for a subscriber that was given the channel's newest publication or not."""
     ready = shared(
         DeltaRepresentation, protocol, deflate, "ready", make=lambda: DeltaRepresentation(protocol, deflate=deflate)
     )

@@ -1,4 +1,4 @@
-"""One client of the Centrifuge protocol, from its connect to its end: commands in their order, replies, expiry."""
+"""One client of the Centrifuge protocol, from its connect to its end: its state, its expiry, what it is told to do."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import logging
 import secrets
 import time
 from enum import Enum
-from importlib.metadata import version
 from typing import cast
 
 import msgspec
@@ -22,7 +21,6 @@ from tidewire.errors import (
     PermissionDenied,
     Rejected,
     StoreUnavailable,
-    TokenExpired,
 )
 from tidewire.messages import Position
 from tidewire.protocols.centrifuge import codes
@@ -30,18 +28,17 @@ from tidewire.protocols.centrifuge import messages as m
 from tidewire.protocols.centrifuge.codes import Malformed, MalformedFrame, Unsubscription, error_of
 from tidewire.protocols.centrifuge.encoding import CentrifugeProtocol
 from tidewire.protocols.centrifuge.messages import Command, Push, Reply, raw
-from tidewire.rules.base import Authority, Caller, ConnectAttempt, Grant, Identity
-from tidewire.sessions.centrifuge.commands import METHODS, answer
+from tidewire.rules.base import Authority, ConnectAttempt, Grant, Identity
+from tidewire.sessions.centrifuge.commands import METHODS, VERSION, Commands
+from tidewire.sessions.centrifuge.credentials import Credentials, ttl_of
 from tidewire.sessions.centrifuge.directory import Sessions
 from tidewire.sessions.centrifuge.heartbeat import Heartbeat
-from tidewire.sessions.centrifuge.subscriptions import Followed, Following, Ready, end_of, ttl_of
-from tidewire.sessions.queue import Lane
+from tidewire.sessions.centrifuge.subscriptions import Ready, Subscriptions
+from tidewire.sessions.queue import CommandQueue
 
 __all__ = ("Session",)
 
 logger = logging.getLogger("tidewire")
-
-_VERSION = f"tidewire {version('tidewire')}"
 
 
 class _State(Enum):
@@ -50,25 +47,28 @@ class _State(Enum):
     FAILED = 2
 
 
-class Session(Lane):
-    """One client. `secret` names it to whoever may act for it; the connection's
-    id does not. Without `pings` the client is not asked whether it is there: its link does that.
+class Session:
+    """One client. `secret` names it to whoever may act for it; the connection's id does not.
+
+    Without `pings` the client is not asked whether it is there: its link does that. `start` comes next.
     """
 
     __slots__ = (
+        "__weakref__",
         "_authority",
+        "_commands",
         "_emulated",
-        "_ends",
         "_given",
-        "_granted",
         "_heartbeat",
         "_pings",
         "_state",
-        "caller",
-        "following",
-        "identity",
+        "connection",
+        "credentials",
+        "node",
         "protocol",
+        "queue",
         "secret",
+        "subscriptions",
     )
 
     def __init__(
@@ -81,45 +81,44 @@ class Session(Lane):
         emulated: bool = False,
         pings: bool = True,
     ) -> None:
-        super().__init__(node, connection)
+        self.node = node
+        self.connection = connection
         self.protocol = cast(CentrifugeProtocol, connection.protocol)
         self.secret = secrets.token_urlsafe(24)
-        self._be(connection.id, identity or Identity())
-        self.following = Following(node, connection, self.protocol)
+        self.credentials = Credentials(connection.id, identity or Identity())
+        self.subscriptions = Subscriptions(node, connection, self.protocol)
+        self.queue = CommandQueue(node, connection, self._handle_frame, closed=self._closed)
         self._authority = authority
         self._given = identity
         self._emulated = emulated
         self._pings = pings
         self._state = _State.NEW
-        #: The channels that the client was given when it connected.
-        self._granted: frozenset[str] = frozenset()
         self._heartbeat = Heartbeat(connection, node.limits, self)
-        connection.serve(self._readable, self._closed)
-        if connection.is_closed:
-            self._heartbeat.stop()
-        elif connection.has_messages:
-            self._readable()
+        self._commands = Commands(self.queue, authority, self.credentials, self.subscriptions, self._heartbeat)
+
+    def start(self) -> None:
+        """Begin to take what the client sends."""
+        if self.connection.is_closed:
+            self.queue.close()
+            return
+        self._heartbeat.schedule()
+        self.queue.start()
 
     @property
     def user(self) -> str:
-        """Whom the session belongs to; "": nobody known."""
-        return self.identity.user
+        """The user that the session belongs to; "": nobody known."""
+        return self.credentials.identity.user
 
-    @property
-    def authority(self) -> Authority:
-        """Who decides for this client."""
-        return self._authority
+    # What the client sends.
 
-    # What the client says.
-
-    async def _take(self, message: str | bytes) -> None:
+    async def _handle_frame(self, message: str | bytes) -> None:
         """Handle the commands of one frame; they count as messages of their own for the rate."""
         if self.protocol.one_way and self._state is not _State.NEW:
-            return  # who only listens has nothing more to say
+            return  # a client that only listens sends its connect request alone
         commands = self.protocol.decode(message)
         self.connection.charge(len(commands) - 1)
         for command in commands:
-            await self._wait_drained()
+            await self.queue.wait_drained()
             if self.connection.is_closed or (self._state is _State.FAILED and len(commands) > 1):
                 return
             await self._handle(command)
@@ -139,23 +138,13 @@ class Session(Lane):
         elif is_connect:
             await self._connect(command.id, cast(m.ConnectRequest, command.connect))
         else:
-            await answer(self, command.id, *found)
+            await self._commands.run(command.id, *found)
 
-    def write(self, reply: Reply) -> None:
-        """Write a reply behind everything that is pending for the client."""
-        self.node.send(self.connection, self.protocol.encode_reply(reply))
-
-    def push(self, push: Push) -> None:
+    def _push(self, push: Push) -> None:
         """Push something that belongs to no publication."""
         self.node.send(self.connection, self.protocol.encode_push(push))
 
-    # Connect and refresh.
-
-    def _be(self, connection: str, identity: Identity) -> None:
-        """Be somebody from now on."""
-        self.identity = identity
-        self.caller = Caller(connection, identity)
-        self._ends = end_of(identity.expires_at)
+    # Connect.
 
     async def _connect(self, command: int, request: m.ConnectRequest) -> None:
         if self._state is not _State.NEW:
@@ -172,18 +161,18 @@ class Session(Lane):
         except (CommandError, StoreUnavailable) as error:
             self._fail(command, error_of(error))
             return
-        if self.connection.is_closed:  # it has left while it was judged, and nobody would take it out of what follows
+        if self.connection.is_closed:  # it has left meanwhile, and nobody would end its subscriptions
             raise ended(self.connection)
         self._state = _State.CONNECTED
         Sessions.of(self.node).add(self)
-        result = self._connect_result({ready.followed.channel: ready.result for ready in prepared})
+        result = self._connect_result({ready.subscription.channel: ready.result for ready in prepared})
         if self.protocol.one_way:
-            self.push(Push(connect=result))
+            self._push(Push(connect=result))
         else:
-            self.write(Reply(command, connect=result))
+            self._commands.reply(Reply(command, connect=result))
         self._heartbeat.begin(self.protocol.ping if self._pings else None, is_answered=not self.protocol.one_way)
         for ready in prepared:
-            await self.following.go_live(ready, (), self.identity)
+            await self.subscriptions.go_live(ready, (), identity)
         self._heartbeat.schedule()
 
     def _fail(self, command: int, error: codes.WireError) -> None:
@@ -192,11 +181,11 @@ class Session(Lane):
         if self.protocol.one_way:
             self.connection.end(codes.disconnect_for(error))
         else:
-            self.write(Reply(command, error=m.Error(*error)))
+            self._commands.reply(Reply(command, error=m.Error(*error)))
 
     async def _identify(self, identity: Identity) -> None:
         connection = self.connection
-        self._be(connection.id, identity)
+        self.credentials.renew(identity)
         if identity.user == connection.user:
             return
         if connection.user:
@@ -207,16 +196,17 @@ class Session(Lane):
             raise Rejected(TOO_MANY) from None
 
     async def _prepare_granted(self, request: m.ConnectRequest) -> list[Ready]:
-        """Prepare what the client follows without asking, and what a client that cannot ask later wants now."""
-        grants = dict(self.identity.subscriptions)
-        self._granted = frozenset(grants)
+        """Prepare the channels that the client is given unasked, and those that a one-way client asks for here."""
+        identity = self.credentials.identity
+        grants = dict(identity.subscriptions)
+        self.credentials.grant(frozenset(grants))
         if self.protocol.one_way:
             for channel, wish in request.subs.items():
                 if channel not in grants:
                     try:
-                        grants[channel] = await self._authority.subscribe(self.caller, channel, "", b"")
+                        grants[channel] = await self._authority.subscribe(self.credentials.caller, channel, "", b"")
                     except PermissionDenied:
-                        # where it comes back: this one it was given by another's will, which may have ended
+                        # a channel that it recovers was perhaps given to it by the server, which may have ended that
                         if not wish.recover or len(request.subs) == 1:
                             raise
         prepared: list[Ready] = []
@@ -224,20 +214,20 @@ class Session(Lane):
             for channel, grant in grants.items():
                 wish = request.subs.get(channel) or m.SubscribeRequest(channel)
                 wish = m.SubscribeRequest(channel, recover=wish.recover, epoch=wish.epoch, offset=wish.offset)
-                prepared.append(await self.following.prepare(channel, grant, wish, self.identity, is_server_side=True))
+                prepared.append(await self.subscriptions.prepare(channel, grant, wish, identity, is_server_side=True))
         except BaseException:
             for ready in prepared:
-                self.following.abandon(ready)
+                self.subscriptions.abandon(ready)
             raise
         return prepared
 
     def _connect_result(self, subs: dict[str, m.SubscribeResult]) -> m.ConnectResult:
-        identity, seconds = self.identity, self.node.limits.ping_seconds
+        identity, seconds = self.credentials.identity, self.node.limits.ping_seconds
         named = self._emulated or self.protocol.one_way
         pings = self._pings and seconds > 0
         return m.ConnectResult(
             client=self.connection.id,
-            version=_VERSION,
+            version=VERSION,
             expires=identity.expires_at is not None,
             ttl=ttl_of(identity.expires_at),
             data=raw(identity.data),
@@ -248,47 +238,23 @@ class Session(Lane):
             node=self.node.id if named else "",
         )
 
-    async def refresh(self, token: str) -> m.RefreshResult:
-        """Go on with another token; raises Rejected for one that cannot be."""
-        try:
-            identity = await self._authority.refresh(self.caller, token)
-        except TokenExpired:
-            raise Rejected(codes.CONNECTION_EXPIRED) from None
-        if identity.user != self.user:
-            raise Rejected(codes.INVALID_TOKEN)
-        if frozenset(identity.subscriptions) != self._granted:
-            raise Rejected(codes.INSUFFICIENT_STATE)  # it comes back, and gets what is right now
-        self._be(self.connection.id, identity)
-        self._heartbeat.schedule()
-        expires_at = identity.expires_at
-        return m.RefreshResult(self.connection.id, _VERSION, expires_at is not None, ttl_of(expires_at))
-
     # Expiry (heartbeat.Expiring).
 
     def next_expiry(self) -> float | None:
         """Return when the connection or a subscription ends for good, by the loop's clock."""
-        moments = [moment for moment in (self._ends, self.following.next_expiry()) if moment is not None]
+        ends = (self.credentials.ends, self.subscriptions.next_expiry())
+        moments = [moment for moment in ends if moment is not None]
         return min(moments) + self.node.limits.expiry_grace_seconds if moments else None
 
     def expire(self, now: float) -> None:
         """End what was not refreshed in time."""
-        moment = now - self.node.limits.expiry_grace_seconds
-        if self._ends is not None and self._ends <= moment and self._state is _State.CONNECTED:
+        moment, ends = now - self.node.limits.expiry_grace_seconds, self.credentials.ends
+        if ends is not None and ends <= moment and self._state is _State.CONNECTED:
             self.connection.end(codes.CONNECTION_EXPIRED)
         else:
-            self.following.expire(moment)
+            self.subscriptions.expire(moment)
 
-    def rescheduled(self) -> None:
-        """Look at the moments anew: a subscription's end has changed."""
-        self._heartbeat.schedule()
-
-    def extended(self, followed: Followed, grant: Grant) -> m.SubRefreshResult:
-        """Let a subscription go on as long as a new grant says."""
-        followed.extend(grant.expires_at)
-        self._heartbeat.schedule()
-        return m.SubRefreshResult(grant.expires_at is not None, ttl_of(grant.expires_at))
-
-    # What the application asks (sessions.Controlled).
+    # What the application asks (directory.Controlled).
 
     def kick(self, disconnect: Disconnect) -> None:
         """End the session, behind what is pending for it."""
@@ -296,46 +262,46 @@ class Session(Lane):
         self.connection.end(disconnect)
 
     def force_subscribe(self, channel: str, grant: Grant, since: Position | None = None) -> None:
-        """Let the client follow a channel by the server's will; harmless when it does."""
-        self.order(lambda: self._force_subscribe(channel, grant, since))
+        """Subscribe the client to a channel without its asking; harmless when it is subscribed."""
+        self.queue.submit(lambda: self._force_subscribe(channel, grant, since))
 
     async def _force_subscribe(self, channel: str, grant: Grant, since: Position | None) -> None:
-        if self._state is not _State.CONNECTED or channel in self.following.channels:
+        if self._state is not _State.CONNECTED or channel in self.subscriptions.channels:
             return
+        identity = self.credentials.identity
         offset, epoch = (since.offset, since.epoch) if since is not None else (0, "")
         wish = m.SubscribeRequest(channel, recover=since is not None, epoch=epoch, offset=offset)
         try:
-            ready = await self.following.prepare(channel, grant, wish, self.identity, is_server_side=True)
+            ready = await self.subscriptions.prepare(channel, grant, wish, identity, is_server_side=True)
         except (CommandError, StoreUnavailable) as error:
-            logger.warning("connection %s cannot follow %r: %s", self.connection.id, channel, error)
+            logger.warning("connection %s cannot be subscribed to %r: %s", self.connection.id, channel, error)
             return
         result = ready.result
         told = m.Subscribe(result.recoverable, result.epoch, result.offset, result.positioned, result.data)
         pushes = [Push(channel, subscribe=told), *(Push(channel, pub=missed) for missed in result.publications)]
-        await self.following.go_live(ready, [self.protocol.encode_push(push) for push in pushes], self.identity)
+        await self.subscriptions.go_live(ready, [self.protocol.encode_push(push) for push in pushes], identity)
         self._heartbeat.schedule()
 
     def force_unsubscribe(self, channel: str, code: int, reason: str) -> None:
-        """Let the client follow a channel ("": any) no longer, and tell it."""
+        """Unsubscribe the client from a channel ("": from all), and tell it."""
 
         async def unsubscribe() -> None:
-            for name in (channel,) if channel else tuple(self.following.channels):
-                self.following.drop(name, Unsubscription(code, reason))
+            for name in (channel,) if channel else tuple(self.subscriptions.channels):
+                self.subscriptions.drop(name, Unsubscription(code, reason))
 
-        self.order(unsubscribe)
+        self.queue.submit(unsubscribe)
 
     def force_refresh(self, expires_at: float | None, *, expired: bool, info: bytes = b"") -> None:
-        """Say for how long the session goes on, or that it has expired."""
+        """Set when the session ends, or end it as expired."""
         if expired:
             self.kick(codes.CONNECTION_EXPIRED)
             return
-        identity = msgspec.structs.replace(self.identity, expires_at=expires_at, info=info or self.identity.info)
-        self._be(self.connection.id, identity)
+        identity = self.credentials.identity
+        self.credentials.renew(msgspec.structs.replace(identity, expires_at=expires_at, info=info or identity.info))
         self._heartbeat.schedule()
-        self.push(Push(refresh=m.Refresh(expires_at is not None, ttl_of(expires_at))))
+        self._push(Push(refresh=m.Refresh(expires_at is not None, ttl_of(expires_at))))
 
     def _closed(self) -> None:
         self._heartbeat.stop()
-        self._orders.clear()
-        self.following.channels.clear()
+        self.subscriptions.clear()
         Sessions.of(self.node).discard(self)

@@ -47,7 +47,7 @@ async def read_body(request: Request, node: Node) -> bytes:
 
 
 def is_binary(request: Request) -> bool:
-    """Say whether a request speaks Protobuf."""
+    """Return whether a request speaks Protobuf."""
     return request.headers.get("content-type", "").partition(";")[0].strip().lower() == "application/octet-stream"
 
 
@@ -57,7 +57,7 @@ def cors_headers(request: Request, origins: Origins) -> dict[str, str]:
     if origin is None:
         return {}
     told = {"Access-Control-Allow-Origin": origin, "Vary": "Origin"}
-    # whoever may come from anywhere brings no cookies along
+    # where any origin may connect, browsers send no cookies along
     return told if origins.allows_any else {**told, "Access-Control-Allow-Credentials": "true"}
 
 
@@ -130,7 +130,7 @@ class StreamedSession(Response):
         if server is not None:
             server.on_shutdown = lambda: _end_some_time(connection, node.limits.drain_seconds)
         Emulation.of(node)
-        Session(node, self._authority, connection, identity=self._identity, emulated=True)
+        Session(node, self._authority, connection, identity=self._identity, emulated=True).start()
         connection.message_received(self._first)
         try:
             await link.hold()

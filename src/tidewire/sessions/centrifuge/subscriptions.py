@@ -1,10 +1,8 @@
-"""What a session follows: by its client's wish or the server's will, from which position, and how it is told."""
+"""The subscriptions of a session: asked for by its client or by the server, and what the client is told of them."""
 
 from __future__ import annotations
 
-import asyncio
 import logging
-import time
 from collections.abc import Sequence
 
 import msgspec
@@ -35,6 +33,7 @@ from tidewire.protocols.centrifuge.filters import count_nodes
 from tidewire.protocols.centrifuge.messages import Push, SubscribeRequest, raw
 from tidewire.protocols.meta import member_info
 from tidewire.rules.base import Grant, Identity
+from tidewire.sessions.centrifuge.credentials import end_of, ttl_of
 from tidewire.sessions.centrifuge.representations import (
     EventRepresentation,
     PubRepresentation,
@@ -43,30 +42,16 @@ from tidewire.sessions.centrifuge.representations import (
 )
 from tidewire.support.counters import count_limit
 
-__all__ = ("Followed", "Following", "end_of", "ttl_of")
+__all__ = ("ClientSubscription", "Ready", "Subscriptions")
 
 logger = logging.getLogger("tidewire")
 
-#: The longest time to live that is told.
-_LONGEST_TTL = 365 * 86_400
 #: A flag of a subscribe request: rather error 112 than `recovered: false`.
 _ALL_OR_NOTHING = 2
 
 
-def ttl_of(expires_at: float | None) -> int:
-    """Return the seconds to tell a client, at least 1; 0 when there is no end."""
-    if expires_at is None:
-        return 0
-    return max(1, min(_LONGEST_TTL, round(expires_at - time.time())))
-
-
-def end_of(expires_at: float | None) -> float | None:
-    """Return an end in seconds since 1970 by the loop's clock, which nobody sets: a jump of the other moves no end."""
-    return None if expires_at is None else asyncio.get_running_loop().time() + expires_at - time.time()
-
-
-class Followed:
-    """One channel of a session: how it is followed, and until when."""
+class ClientSubscription:
+    """One channel of a session: what was granted, and until when."""
 
     __slots__ = (
         "channel",
@@ -92,13 +77,13 @@ class Followed:
             has_history and (options.force_positioned or (options.positioned and asks))
         )
         self.extend(grant.expires_at)
-        #: Joins and leaves are told of this session, and it is told of them (None: neither).
+        #: Whether joins and leaves are pushed to this client; None: they are not announced at all.
         self.events: bool | None = None
         if options.join_leave or options.force_join_leave:
             self.events = options.force_join_leave or request.join_leave
 
     def extend(self, expires_at: float | None) -> None:
-        """Follow it until then, in seconds since 1970; None: for ever."""
+        """Let it go on until then, in seconds since 1970; None: for ever."""
         self.expires_at = expires_at
         #: The same by the loop's clock.
         self.ends = end_of(expires_at)
@@ -107,15 +92,15 @@ class Followed:
 class Ready:
     """A subscription that is prepared, and what its client is told."""
 
-    __slots__ = ("followed", "prepared", "result")
+    __slots__ = ("prepared", "result", "subscription")
 
-    def __init__(self, followed: Followed, prepared: Prepared, result: m.SubscribeResult) -> None:
-        self.followed = followed
+    def __init__(self, subscription: ClientSubscription, prepared: Prepared, result: m.SubscribeResult) -> None:
+        self.subscription = subscription
         self.prepared = prepared
         self.result = result
 
 
-class Following:
+class Subscriptions:
     """The channels of one session."""
 
     __slots__ = ("_connection", "_node", "_protocol", "channels")
@@ -124,15 +109,20 @@ class Following:
         self._node = node
         self._connection = connection
         self._protocol = protocol
-        self.channels: dict[str, Followed] = {}
+        self.channels: dict[str, ClientSubscription] = {}
+
+    def clear(self) -> None:
+        """Forget every subscription: the connection has ended."""
+        self.channels.clear()
 
     def check(self, channel: str) -> None:
-        """Raise when one more channel cannot be followed: it is already, or there are too many."""
+        """Raise when one more channel cannot be subscribed to: it is already, or there are too many."""
         if channel in self._connection.subscriptions:
-            raise AlreadySubscribed(f"this connection follows {channel!r} already; unsubscribe first")
-        if len(self.channels) >= self._node.limits.channels:
+            raise AlreadySubscribed(f"this client is subscribed to {channel!r} already; unsubscribe first")
+        limit = self._node.limits.channels
+        if len(self.channels) >= limit:
             count_limit("channels")
-            raise LimitExceeded(f"a connection follows at most {self._node.limits.channels} channels")
+            raise LimitExceeded(f"a connection subscribes to at most {limit} channels; unsubscribe from one first")
 
     async def prepare(
         self,
@@ -143,16 +133,16 @@ class Following:
         *,
         is_server_side: bool = False,
     ) -> Ready:
-        """Begin to follow a channel; `go_live` comes next. Raises CommandError, StoreUnavailable."""
+        """Begin to subscribe to a channel; `go_live` comes next. Raises CommandError, StoreUnavailable."""
         if request.type:
             raise NotAvailable(f"subscriptions of type {request.type} are not offered; leave `type` out")
         options = grant.options
-        followed = Followed(channel, grant, request, is_server_side=is_server_side)
+        subscription = ClientSubscription(channel, grant, request, is_server_side=is_server_side)
         pushed, shown = self._representations(options, request)
         since = None
-        if request.recover and followed.is_recoverable:
+        if request.recover and subscription.is_recoverable:
             since = Position(min(request.offset, MAX_OFFSET), request.epoch)
-        self.channels[channel] = followed
+        self.channels[channel] = subscription
         try:
             prepared = await self._node.subscribing.prepare(
                 self._connection,
@@ -166,9 +156,9 @@ class Following:
                 on_insufficient=self._insufficient,
             )
         except BaseException:
-            self._forget(followed)
+            self._forget(subscription)
             raise
-        ready = Ready(followed, prepared, _result(followed, prepared, since, shown))
+        ready = Ready(subscription, prepared, _result(subscription, prepared, since, shown))
         if since is not None and not ready.result.recovered and request.flag & _ALL_OR_NOTHING:
             self.abandon(ready)
             raise Unrecoverable(f"what {channel!r} had after offset {since.offset} is not there any more")
@@ -192,7 +182,7 @@ class Following:
                 raise BadRequest(f"a filter has at most {self._node.limits.filter_nodes} conditions")
             filtered = plain(protocol, deflate, offset=offset, filter_node=request.tf)
             return filtered, filtered
-        # who is not given everything would have no base
+        # a subscriber that is not given everything would have no base for a delta
         if request.delta and options.delta and offset and options.slow is SlowPolicy.DISCONNECT:
             whole_first = differences(protocol, deflate, knows_last=False)
             return whole_first, whole_first
@@ -200,30 +190,30 @@ class Following:
         return (None if offset else shown), shown
 
     def abandon(self, ready: Ready) -> None:
-        """Give up what is prepared."""
-        self._forget(ready.followed)
+        """Give up a prepared subscription."""
+        self._forget(ready.subscription)
         self._node.subscribing.abandon(ready.prepared)
 
-    def _forget(self, followed: Followed) -> None:
-        # who leaves while a subscribe waits follows nothing any more, or the same channel anew
-        if self.channels.get(followed.channel) is followed:
-            del self.channels[followed.channel]
+    def _forget(self, subscription: ClientSubscription) -> None:
+        # a client that unsubscribed while its subscribe waited may have subscribed anew
+        if self.channels.get(subscription.channel) is subscription:
+            del self.channels[subscription.channel]
 
     async def go_live(self, ready: Ready, messages: Sequence[WireMessage], identity: Identity) -> None:
-        """Send the reply, let publications follow it, then tell of who joins and leaves."""
-        followed = ready.followed
+        """Send the reply, then publications, then announce joins and leaves."""
+        subscription = ready.subscription
         try:
             await self._node.subscribing.go_live(ready.prepared, messages)
         except BaseException:
-            self._forget(followed)
+            self._forget(subscription)
             raise
-        if followed.events is not None and self.channels.get(followed.channel) is followed:
-            await self._join(followed, followed.events, identity)
+        if subscription.events is not None and self.channels.get(subscription.channel) is subscription:
+            await self._join(subscription, subscription.events, identity)
 
-    async def _join(self, followed: Followed, is_told: bool, identity: Identity) -> None:
-        """Be a member of the channel that carries joins and leaves: the client's own join follows its reply."""
-        name, subscribing = followed.channel, self._node.subscribing
-        info = m.ClientInfo(identity.user, self._connection.id, raw(identity.info), raw(followed.grant.info))
+    async def _join(self, subscription: ClientSubscription, is_told: bool, identity: Identity) -> None:
+        """Join the channel that carries joins and leaves: the client's own join comes after its reply."""
+        name, subscribing = subscription.channel, self._node.subscribing
+        info = m.ClientInfo(identity.user, self._connection.id, raw(identity.info), raw(subscription.grant.info))
         try:
             prepared = await subscribing.prepare(
                 self._connection,
@@ -237,21 +227,21 @@ class Following:
             await subscribing.go_live(prepared)
         except (StoreUnavailable, CommandError) as error:
             logger.warning("joins and leaves of %r cannot be told now: %s", name, error)
-            self._insufficient_state(followed)
+            self._insufficient_state(subscription)
 
     # Ending.
 
     async def unsubscribe(self, channel: str) -> None:
-        """Follow a channel no longer; its members are told. Harmless when it is not followed."""
-        followed = self.channels.pop(channel, None)
-        if followed is None:
+        """Unsubscribe from a channel; its members are told. Harmless when it is not subscribed to."""
+        subscription = self.channels.pop(channel, None)
+        if subscription is None:
             return
-        if followed.events is not None:
+        if subscription.events is not None:
             await self._node.unsubscribe(self._connection, events(channel))
         await self._node.unsubscribe(self._connection, channel)
 
     def drop(self, channel: str, told: Unsubscription) -> None:
-        """Follow a channel no longer, and tell the client why."""
+        """Unsubscribe from a channel, and tell the client why."""
         if self.channels.pop(channel, None) is None:
             return
         self._node.subscribing.drop(self._connection, events(channel))
@@ -259,17 +249,17 @@ class Following:
         push = Push(channel, unsubscribe=m.Unsubscribe(*told))
         self._connection.write(self._protocol.encode_push(push))
 
-    def _insufficient(self, subscription: Subscription) -> None:
-        followed = self.channels.get(subscription.channel)
-        if followed is not None and followed.is_positioned:
-            self._insufficient_state(followed)
+    def _insufficient(self, missing: Subscription) -> None:
+        subscription = self.channels.get(missing.channel)
+        if subscription is not None and subscription.is_positioned:
+            self._insufficient_state(subscription)
 
-    def _insufficient_state(self, followed: Followed) -> None:
-        """End a subscription whose client must come back for what it misses; one of the server's will, by all of it."""
-        if followed.is_server_side:
+    def _insufficient_state(self, subscription: ClientSubscription) -> None:
+        """End a subscription whose client has to recover; where the server subscribed it, end the whole connection."""
+        if subscription.is_server_side:
             self._connection.end(INSUFFICIENT)
         else:
-            self.drop(followed.channel, codes.INSUFFICIENT)
+            self.drop(subscription.channel, codes.INSUFFICIENT)
 
     def next_expiry(self) -> float | None:
         """Return when the first subscription expires, by the loop's clock."""
@@ -277,20 +267,20 @@ class Following:
 
     def expire(self, now: float) -> None:
         """End the subscriptions that have expired."""
-        for followed in tuple(self.channels.values()):
-            if followed.ends is not None and followed.ends <= now:
-                if followed.is_server_side:
+        for subscription in tuple(self.channels.values()):
+            if subscription.ends is not None and subscription.ends <= now:
+                if subscription.is_server_side:
                     self._connection.end(codes.SUBSCRIPTION_EXPIRED)
                     return
-                self.drop(followed.channel, codes.EXPIRED_SUBSCRIPTION)
+                self.drop(subscription.channel, codes.EXPIRED_SUBSCRIPTION)
 
 
 def _ignore(subscription: Subscription) -> None:
-    """Go on after a gap: who joined and left has no history."""
+    """Go on after a gap: joins and leaves have no history."""
 
 
 def _begin_deltas(prepared: Prepared, representation: Representation) -> None:
-    """Let a subscriber that was given the channel's newest publication have the next one as a difference to it."""
+    """Push the next publication as a delta to a subscriber that was given the newest one."""
     newest, channel = prepared.answer.publications[-1], prepared.channel
     if newest.offset == prepared.answer.position.offset:
         prepared.subscription.representation = representation
@@ -299,33 +289,33 @@ def _begin_deltas(prepared: Prepared, representation: Representation) -> None:
 
 
 def _result(
-    followed: Followed, prepared: Prepared, since: Position | None, shown: PubRepresentation
+    subscription: ClientSubscription, prepared: Prepared, since: Position | None, shown: PubRepresentation
 ) -> m.SubscribeResult:
-    """Return what the client is told; a recovered one stands where the client said, and goes on by what it missed."""
+    """Return what the client is told; after a recovery the position is the client's own, and what it missed follows."""
     answer = prepared.answer
     position = answer.position
     missed: Sequence[Publication] = answer.publications if answer.recovered else ()
     recovered = bool(answer.recovered)
-    if since is not None and followed.grant.options.latest:
+    if since is not None and subscription.grant.options.latest:
         missed, recovered = _newest(answer, since)
     offset = since.offset if since is not None and recovered else position.offset
     return m.SubscribeResult(
-        expires=followed.expires_at is not None,
-        ttl=ttl_of(followed.expires_at),
-        recoverable=followed.is_recoverable,
-        epoch=position.epoch if followed.is_positioned else "",
+        expires=subscription.expires_at is not None,
+        ttl=ttl_of(subscription.expires_at),
+        recoverable=subscription.is_recoverable,
+        epoch=position.epoch if subscription.is_positioned else "",
         publications=_missed(prepared, missed, shown),
         recovered=recovered,
-        offset=offset if followed.is_positioned else 0,
-        positioned=followed.is_positioned,
-        data=raw(followed.grant.data),
+        offset=offset if subscription.is_positioned else 0,
+        positioned=subscription.is_positioned,
+        data=raw(subscription.grant.data),
         was_recovering=since is not None,
         delta=shown.then is not None,
     )
 
 
 def _missed(prepared: Prepared, missed: Sequence[Publication], shown: PubRepresentation) -> list[m.Publication]:
-    """Return publications as a reply holds them, made once for all who are given the same."""
+    """Return publications as a reply holds them, made once for all clients that are given the same."""
     forms = prepared.forms
     if forms is None or missed is not prepared.answer.publications:
         return shown.missed(missed)

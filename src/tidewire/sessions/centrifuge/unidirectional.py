@@ -1,7 +1,7 @@
 """Clients that only listen: one connect request, then bare pushes.
 
-An event stream names with each event where every channel of the client is, so that a browser's EventSource, which sends
-the last one back when it reconnects, goes on where it was.
+Each event of an event stream names the position of every channel of the client: a browser's EventSource sends the last
+one back when it reconnects, and so goes on where it was.
 """
 
 from __future__ import annotations

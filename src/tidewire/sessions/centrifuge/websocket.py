@@ -1,4 +1,4 @@
-"""The WebSocket route of the Centrifuge protocol: in JSON, or in Protobuf for who offers that."""
+"""The WebSocket route of the Centrifuge protocol: JSON, or Protobuf for clients that offer it."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ async def serve_websocket(
         pings = websocket.query_params.get("cf_ws_frame_ping_pong") != "true"
         if pings:
             connection.link.quiet()
-        Session(node, authority, connection, identity=identity, pings=pings)
+        Session(node, authority, connection, identity=identity, pings=pings).start()
         connection.link.uncork()
         await connection.link.hold()
     except BaseException as error:

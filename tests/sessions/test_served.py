@@ -14,7 +14,7 @@ from helpers.counting import reached
 from tidewire.errors import BadRequest
 from tidewire.messages import Format, Ping, Position, Publish, Subscribe, Unsubscribe, WireMessage
 from tidewire.options import ChannelOptions
-from tidewire.sessions.dispatch import Dispatcher
+from tidewire.sessions.served import ServedCommands
 from tidewire.testing import wait_until
 
 
@@ -40,7 +40,7 @@ class Commands(OffsetProtocol):
 
 async def served(node: Any, channel: str = "") -> Client:
     client = await connect(node, Commands())
-    Dispatcher(node, client.connection, channel)
+    ServedCommands(node, client.connection, channel).start()
     return client
 
 
@@ -73,7 +73,7 @@ def test_what_came_before_is_handled_too() -> None:
             client.link.receive('["ping"]')
             await turns(3)
             assert client.shown == []
-            Dispatcher(node, client.connection)
+            ServedCommands(node, client.connection).start()
             await wait_until(lambda: client.shown == ["pong"])
             client.link.vanish()
 
@@ -181,7 +181,7 @@ def test_a_client_recovers_by_itself() -> None:
             for number in range(5):
                 await node.publish("a", b"%d" % number, Format.TEXT)
             client = await connect(node, Recovering())
-            Dispatcher(node, client.connection)
+            ServedCommands(node, client.connection).start()
             client.link.receive(f"2 {node.registry.channels['a'].position.epoch}")
             await wait_until(lambda: client.offsets() == [3, 4, 5])
             assert client.shown[0].split(" ")[4] == "True"

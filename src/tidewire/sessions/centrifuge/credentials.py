@@ -1,0 +1,52 @@
+"""The identity of a client, from its token or its endpoint's dependency, and when that ends."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+
+from tidewire.rules.base import Caller, Identity
+
+__all__ = ("Credentials", "end_of", "ttl_of")
+
+#: The longest time to live that a client is told.
+_LONGEST_TTL = 365 * 86_400
+
+
+def ttl_of(expires_at: float | None) -> int:
+    """Return the seconds to tell a client, at least 1; 0 when there is no end."""
+    if expires_at is None:
+        return 0
+    return max(1, min(_LONGEST_TTL, round(expires_at - time.time())))
+
+
+def end_of(expires_at: float | None) -> float | None:
+    """Return an end in seconds since 1970 by the loop's clock, which nobody sets: a jump of the other moves no end."""
+    return None if expires_at is None else asyncio.get_running_loop().time() + expires_at - time.time()
+
+
+class Credentials:
+    """The identity of one client, which a refresh renews."""
+
+    __slots__ = ("caller", "ends", "granted")
+
+    def __init__(self, connection: str, identity: Identity) -> None:
+        #: The channels that the client was given when it connected.
+        self.granted: frozenset[str] = frozenset()
+        self.caller = Caller(connection, identity)
+        #: When the identity ends, by the loop's clock.
+        self.ends = end_of(identity.expires_at)
+
+    @property
+    def identity(self) -> Identity:
+        """Who the client is now."""
+        return self.caller.identity
+
+    def renew(self, identity: Identity) -> None:
+        """Take another identity, or the same one with another end."""
+        self.caller = Caller(self.caller.client, identity)
+        self.ends = end_of(identity.expires_at)
+
+    def grant(self, channels: frozenset[str]) -> None:
+        """Remember the channels that the client was given when it connected: a refresh that gives others is refused."""
+        self.granted = channels

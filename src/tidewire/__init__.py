@@ -23,7 +23,7 @@ from tidewire.errors import (
     UnknownChannel,
     UnknownType,
 )
-from tidewire.hub import Hub, choose_subprotocol
+from tidewire.hub import Hub
 from tidewire.messages import Dropped, Format, HistoryPage, Member, Position, Publication, Subscribed, WireMessage
 from tidewire.options import ChannelOptions, Limits, SlowPolicy
 from tidewire.protocols.base import Protocol
@@ -31,6 +31,7 @@ from tidewire.protocols.plain import PlainProtocol
 from tidewire.publisher import Publisher
 from tidewire.rules.base import Action, Authority, Caller, ConnectAttempt, Grant, Identity
 from tidewire.rules.permissions import Permissions
+from tidewire.sessions.accept import choose_subprotocol
 from tidewire.sessions.application import HubConnection
 
 __all__ = (

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import importlib.metadata
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
 from concurrent.futures import Future
 from contextlib import asynccontextmanager
 from types import TracebackType
-from typing import Any, overload
+from typing import Any, NamedTuple, TypeVar, overload
 
 from fastapi import APIRouter
 from starlette.routing import WebSocketRoute
@@ -26,13 +26,14 @@ from tidewire.http_api.api_router import api_router
 from tidewire.http_api.calls import Calls, Extension
 from tidewire.http_api.nodes import Nodes
 from tidewire.messages import HistoryPage, Member, Position, PublishRequest
-from tidewire.options import ChannelOptions, ChannelRules, Limits
+from tidewire.options import ChannelOptions, ChannelRules, Limits, SlowPolicy
 from tidewire.protocols.base import Protocol
 from tidewire.protocols.meta import PublicationMeta
 from tidewire.protocols.payload import encode_payload
 from tidewire.protocols.plain import PLAIN
 from tidewire.rules.base import Authority
-from tidewire.rules.decorators import Ruled
+from tidewire.rules.book import Authenticate, RuleBook, rule_options
+from tidewire.rules.rule_authority import RuleAuthority
 from tidewire.sessions.application import HubConnection
 from tidewire.sessions.centrifuge.client_router import client_router
 from tidewire.sessions.origins import Origins
@@ -40,9 +41,18 @@ from tidewire.sessions.served import ServedEndpoint
 
 __all__ = ("Hub",)
 _Tags = Mapping[str, str] | None
+F = TypeVar("F", bound=Callable[..., Any])
 
 
-class Hub(Ruled):
+class _Open(NamedTuple):
+    """What a hub has while it is open."""
+
+    node: Node
+    nodes: Nodes
+    loop: asyncio.AbstractEventLoop
+
+
+class Hub:
     """Channels, history, presence and connections for a FastAPI application.
 
     `url` names the store (memory://, sqlite:///chat.db). `channels` maps channel names or patterns ("room:*") to their
@@ -64,12 +74,11 @@ class Hub(Ruled):
         self.url = url
         self.limits = limits or Limits()
         self.origins = origins if isinstance(origins, Origins) else Origins(origins)
-        super().__init__(
-            channels if isinstance(channels, ChannelRules) else ChannelRules(channels, default), self.limits
-        )
-        self._node: Node | None = None
-        self._nodes: Nodes | None = None
-        self._loop: asyncio.AbstractEventLoop | None = None
+        self._rules = channels if isinstance(channels, ChannelRules) else ChannelRules(channels, default)
+        self._book = RuleBook(self._rules)
+        #: Decides for clients that choose their channels themselves, by the rules of `channel` and `rpc`.
+        self.authority = RuleAuthority(self._book, self._rules, self.limits)
+        self._open: _Open | None = None
         open_backend(url, self.limits)  # a bad URL fails where it is written, not at the first request
 
     # Lifespan.
@@ -81,7 +90,7 @@ class Hub(Ruled):
             yield
 
     async def __aenter__(self) -> Hub:
-        if self._node is not None:
+        if self._open is not None:
             raise ConfigurationError("this hub is open already; enter it once, in the application's lifespan")
         broker, presence = open_backend(self.url, self.limits)
         node = Node(broker, presence, limits=self.limits, rules=self._rules)
@@ -92,27 +101,29 @@ class Hub(Ruled):
         except BaseException:
             await node.aclose()
             raise
-        self._node, self._nodes, self._loop = node, nodes, asyncio.get_running_loop()
+        self._open = _Open(node, nodes, asyncio.get_running_loop())
         return self
 
     async def __aexit__(
         self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        node, nodes = self._node, self._nodes
-        self._node = self._nodes = self._loop = None
-        if nodes is not None:
-            await nodes.aclose()
-        if node is not None:
-            await node.aclose()
+        opened, self._open = self._open, None
+        if opened is not None:
+            await opened.nodes.aclose()
+            await opened.node.aclose()
 
     @property
     def node(self) -> Node:
         """The engine; raises ConfigurationError while the hub is closed."""
-        if self._node is None:
+        return self._opened.node
+
+    @property
+    def _opened(self) -> _Open:
+        if self._open is None:
             raise ConfigurationError(
                 "this hub is not open; write FastAPI(lifespan=hub.lifespan), or `async with hub:` in your own lifespan"
             )
-        return self._node
+        return self._open
 
     # Connections.
 
@@ -187,13 +198,9 @@ class Hub(Ruled):
         the functions that `rpc` calls. Raises ConfigurationError without a key, unless `insecure`.
         """
         options = (authority or self.authority).options
-        made: list[Calls] = []
 
         def calls() -> Calls:
-            node, nodes = self.node, self._nodes
-            if nodes is not None and (not made or made[0].node is not node):
-                made[:] = [Calls(node, nodes, options, extensions=extensions)]
-            return made[0]
+            return Calls(self.node, self._opened.nodes, options, extensions=extensions)
 
         return api_router(calls, key=key, insecure=insecure, error_mode=error_mode, prefix=prefix)
 
@@ -220,6 +227,70 @@ class Hub(Ruled):
             name=name,
             json_depth=self.limits.json_depth,
         )
+
+    # Rules.
+
+    def channel(
+        self,
+        pattern: str,
+        *,
+        history: int = 100,
+        history_seconds: float = 86_400.0,
+        recover: bool = True,
+        presence: bool = False,
+        join_leave: bool = False,
+        latest: bool = False,
+        delta: bool = False,
+        tags_filter: bool = False,
+        slow: SlowPolicy = SlowPolicy.DISCONNECT,
+    ) -> Callable[[F], F]:
+        """Decide with a function what a user may do in the channels of a pattern, and set their options.
+
+        `@hub.channel("room:{room}")` over `async def room(room: int, user: str) -> bool | Permissions`: the function is
+        given the parameters of the pattern, converted to their types, the `user`, and the value that the connection's
+        dependency returned where a parameter has its type. True allows everything, False nothing; it may raise
+        PermissionDenied. The options hold for all other uses of these channels. Raises ConfigurationError for a pattern
+        that has a rule.
+        """
+        options = rule_options(
+            history=history,
+            history_seconds=history_seconds,
+            recover=recover,
+            presence=presence,
+            join_leave=join_leave,
+            latest=latest,
+            delta=delta,
+            tags_filter=tags_filter,
+            slow=slow,
+        )
+
+        def add(function: F) -> F:
+            self._book.add_channel(pattern, options, function)
+            return function
+
+        return add
+
+    def rpc(self, name: str) -> Callable[[F], F]:
+        """Answer a call of clients with a function: `@hub.rpc("add")` over `async def add(data: Numbers, user: str)`.
+
+        A parameter of a pydantic or msgspec type (or named `data`) is the client's argument; the return value is sent
+        as JSON. Raises ConfigurationError for a name that has a function.
+        """
+
+        def add(function: F) -> F:
+            self._book.add_call(name, function)
+            return function
+
+        return add
+
+    def authenticate(self, function: Authenticate) -> Authenticate:
+        """Recognise tokens with a function: it returns a user's name or an `Identity`, None for an invalid token.
+
+        Clients that present a token in the protocol, as the Centrifuge SDKs do, are identified by it, not by the
+        dependency of the route. The function may raise TokenExpired: then the client fetches another token.
+        """
+        self._book.add_authentication(function)
+        return function
 
     # Publications.
 
@@ -280,9 +351,7 @@ class Hub(Ruled):
 
     def publish_threadsafe(self, channel: str, data: Any, *, key: str = "") -> Future[Position]:
         """Publish from a thread of this process; the future raises as `publish` does."""
-        if self._loop is None:
-            raise ConfigurationError("this hub is not open; publish while the application runs")
-        return asyncio.run_coroutine_threadsafe(self.publish(channel, data, key=key), self._loop)
+        return asyncio.run_coroutine_threadsafe(self.publish(channel, data, key=key), self._opened.loop)
 
     async def send_to_user(self, user: str, data: Any, *, key: str = "") -> Position:
         """Push to every connection of a user, on all nodes; kept in the user's own channel. Raises as `publish`."""
@@ -336,8 +405,3 @@ class Hub(Ruled):
     def statistics(self) -> Statistics:
         """Return the figures of this node."""
         return self.node.statistics()
-
-
-def choose_subprotocol(asked: Sequence[str], offered: Sequence[str]) -> str | None:
-    """Return the first that the client asks for and the server has (RFC 6455 section 4.2.2), or None."""
-    return next((name for name in asked if name in offered), None)

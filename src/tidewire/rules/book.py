@@ -1,25 +1,61 @@
-"""The rules of one hub: which function decides for a channel, which one answers a call."""
+"""The rules of one hub: which function decides for a channel, answers a call, or recognises a token."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 from tidewire.errors import ConfigurationError, UnknownChannel
-from tidewire.options import ChannelOptions
-from tidewire.rules.base import Caller
+from tidewire.options import ChannelOptions, ChannelRules, SlowPolicy
+from tidewire.rules.base import Caller, ConnectAttempt, Identity
 from tidewire.rules.binding import Bound, NoMatch
 from tidewire.rules.pattern import Pattern
 from tidewire.rules.permissions import ALL, NOTHING, Permissions
 
-__all__ = ("Rule", "RuleBook")
+__all__ = ("Authenticate", "Rule", "RuleBook", "rule_options")
 
-#: Names that are looked up once.
+#: Channel names whose rule is remembered.
 _REMEMBERED = 10_000
+
+#: Returns the user of a token, or None for a token that is not valid.
+Authenticate = Callable[[ConnectAttempt], Awaitable[Identity | str | None] | Identity | str | None]
+
+
+def rule_options(
+    *,
+    history: int,
+    history_seconds: float,
+    recover: bool,
+    presence: bool,
+    join_leave: bool,
+    latest: bool,
+    delta: bool,
+    tags_filter: bool,
+    slow: SlowPolicy,
+) -> ChannelOptions:
+    """Return the options of channels that have a rule, from the arguments of `Hub.channel`."""
+    is_recoverable = recover and history > 0
+    return ChannelOptions(
+        history_size=history,
+        history_seconds=history_seconds,
+        slow=slow,
+        # protocols that do not ask rules leave these channels alone
+        subscribe=False,
+        publish=False,
+        presence=presence,
+        join_leave=join_leave,
+        force_join_leave=join_leave,
+        positioned=True,
+        recoverable=is_recoverable,
+        force_recoverable=is_recoverable,
+        latest=latest,
+        delta=delta,
+        tags_filter=tags_filter,
+    )
 
 
 class Rule:
-    """One pattern with its options, and the function that decides."""
+    """A pattern of channel names, their options, and the function that decides for them."""
 
     __slots__ = ("_bound", "options", "pattern")
 
@@ -29,44 +65,54 @@ class Rule:
         self._bound = Bound(function, pattern.names)
 
     async def decide(self, caller: Caller, channel: str, texts: dict[str, str]) -> Permissions:
-        """Return what a caller may do; raises what the function raises, UnknownChannel when the name does not fit."""
+        """Return the permissions of a caller; raises as the rule does, UnknownChannel for other names."""
         try:
-            said = await self._bound(caller, texts)
+            decision = await self._bound(caller, texts)
         except NoMatch:
             raise UnknownChannel(f"no rule is for channel {channel!r}") from None
-        if isinstance(said, bool):
-            return ALL if said else NOTHING
-        if not isinstance(said, Permissions):
+        if isinstance(decision, bool):
+            return ALL if decision else NOTHING
+        if not isinstance(decision, Permissions):
             raise ConfigurationError(
-                f"the rule for {self.pattern.text!r} returned {type(said).__name__}; "
+                f"the rule for {self.pattern.text!r} returned {type(decision).__name__}; "
                 "return True, False or Permissions(…)"
             )
-        return said
+        return decision
 
 
 class RuleBook:
-    """Rules in the order of their precedence: an exact name, then the most special pattern, then the first given."""
+    """All rules of one hub.
 
-    __slots__ = ("_calls", "_found", "_rules")
+    The rule of a channel is the one with its exact name, else the one with the most specific pattern, else the first
+    that was added. The options of a rule take precedence over those of `channels`.
+    """
 
-    def __init__(self) -> None:
+    __slots__ = ("_calls", "_channels", "_found", "_rules", "authenticate")
+
+    def __init__(self, channels: ChannelRules) -> None:
+        self._channels = channels
         self._rules: list[Rule] = []
         self._calls: dict[str, Bound] = {}
         self._found: dict[str, tuple[Rule, dict[str, str]] | None] = {}
+        #: Recognises the tokens that clients bring in the protocol.
+        self.authenticate: Authenticate | None = None
+        channels.prefer(self.options)
 
     def __len__(self) -> int:
         return len(self._rules)
 
-    def add(self, rule: Rule) -> None:
-        """Add a rule; raises ConfigurationError for a pattern that is there."""
-        if any(rule.pattern.text == known.pattern.text for known in self._rules):
-            raise ConfigurationError(f"there is a rule for {rule.pattern.text!r} already; decide in one function")
+    def add_channel(self, pattern: str, options: ChannelOptions, function: Callable[..., Any]) -> None:
+        """Add a rule; raises ConfigurationError for a pattern that has one, and for a function that cannot be one."""
+        rule = Rule(Pattern(pattern), options, function)
+        if any(pattern == known.pattern.text for known in self._rules):
+            raise ConfigurationError(f"there is a rule for {pattern!r} already; decide in one function")
         self._rules.append(rule)
         self._rules.sort(key=lambda rule: rule.pattern.rank)  # stable: the first given stays first
         self._found.clear()
+        self._channels.changed()
 
     def find(self, channel: str) -> tuple[Rule, dict[str, str]] | None:
-        """Return the rule for a channel, and the texts of its parameters."""
+        """Return the rule of a channel, and the texts of its parameters."""
         if channel not in self._found:
             if len(self._found) >= _REMEMBERED:
                 self._found.clear()
@@ -86,16 +132,20 @@ class RuleBook:
         return None if found is None else found[0].options
 
     def add_call(self, name: str, function: Callable[..., Any]) -> None:
-        """Add what answers a call; raises ConfigurationError for a name that is there."""
+        """Add the function that answers a call; raises ConfigurationError for a name that has one."""
         if name in self._calls:
             raise ConfigurationError(f"there is a function for the call {name!r} already; give this one another name")
         self._calls[name] = Bound(function, takes_data=True)
 
     def call(self, name: str) -> Bound | None:
-        """Return what answers a call."""
+        """Return the function that answers a call."""
         return self._calls.get(name)
 
     @property
     def has_calls(self) -> bool:
-        """Some call is answered."""
+        """Return whether any call is answered."""
         return bool(self._calls)
+
+    def add_authentication(self, function: Authenticate) -> None:
+        """Set the function that recognises tokens."""
+        self.authenticate = function

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import inspect
 from collections import OrderedDict
-from collections.abc import Awaitable, Callable
 
 import msgspec
 from starlette.exceptions import HTTPException
@@ -18,24 +17,20 @@ from tidewire.rules.base import Action, Authority, Caller, ConnectAttempt, Grant
 from tidewire.rules.book import RuleBook
 from tidewire.rules.permissions import ALL, Permissions
 
-__all__ = ("Authenticate", "RuleAuthority")
+__all__ = ("RuleAuthority",)
 
-#: Decisions that are remembered, of connections that may have gone.
+#: Decisions that are remembered; some are of connections that have ended.
 _REMEMBERED = 100_000
-
-#: Returns who it is that brings a token, or None for a token that is not good.
-Authenticate = Callable[[ConnectAttempt], Awaitable[Identity | str | None] | Identity | str | None]
 
 
 class RuleAuthority(Authority):
-    """Asks the rules. A decision holds for a connection and a channel while that is subscribed to."""
+    """Decides by a rule book. A decision holds for as long as the connection is subscribed to the channel."""
 
     def __init__(self, book: RuleBook, channels: ChannelRules, limits: Limits) -> None:
         self._book = book
         self._channels = channels
         self._limits = limits
         self._decisions: OrderedDict[tuple[str, str], Permissions] = OrderedDict()
-        self.authenticate: Authenticate | None = None
 
     # Connections.
 
@@ -53,17 +48,17 @@ class RuleAuthority(Authority):
         return identity
 
     async def _bearer(self, attempt: ConnectAttempt) -> Identity:
-        if self.authenticate is None:
+        if self._book.authenticate is None:
             raise Rejected(INVALID_TOKEN)
         try:
-            said = self.authenticate(attempt)
-            if inspect.isawaitable(said):
-                said = await said
+            found = self._book.authenticate(attempt)
+            if inspect.isawaitable(found):
+                found = await found
         except HTTPException as error:
             raise Rejected(INVALID_TOKEN) from error
-        if said is None:
+        if found is None:
             raise Rejected(INVALID_TOKEN)
-        return Identity(said) if isinstance(said, str) else said
+        return Identity(found) if isinstance(found, str) else found
 
     # Channels.
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from starlette.exceptions import HTTPException, WebSocketException
@@ -28,7 +28,7 @@ from tidewire.links.base import Link
 from tidewire.protocols.base import Protocol
 from tidewire.sessions.origins import Origins
 
-__all__ = ("accept", "discard")
+__all__ = ("accept", "choose_subprotocol", "discard")
 
 #: Seconds for a close to be sent when the server has cancelled the application.
 _CANCELLED_SECONDS = 1.0
@@ -141,3 +141,8 @@ def _denial(websocket: WebSocket, status: int, text: str, headers: dict[str, str
     if "websocket.http.response" in websocket.scope.get("extensions", {}):
         return HTTPException(status, text, headers)
     return WebSocketException(1008, text)  # before accept, the server makes it a plain 403
+
+
+def choose_subprotocol(asked: Sequence[str], offered: Sequence[str]) -> str | None:
+    """Return the first that the client asks for and the server has (RFC 6455 section 4.2.2), or None."""
+    return next((name for name in asked if name in offered), None)

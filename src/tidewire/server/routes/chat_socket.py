@@ -6,12 +6,13 @@ from typing import Annotated
 
 from fastapi import APIRouter, Query, WebSocket
 
-from tidewire.hub import Hub, choose_subprotocol
+from tidewire.hub import Hub
 from tidewire.messages import MAX_OFFSET
 from tidewire.protocols.chat import CHAT, LOBBY, Error
 from tidewire.server.chat_session import ChatSession, claimed
 from tidewire.server.identity import Doorkeeper
 from tidewire.server.rooms import RoomDirectory
+from tidewire.sessions.accept import choose_subprotocol
 from tidewire.sessions.application import HubConnection
 
 __all__ = ("router",)

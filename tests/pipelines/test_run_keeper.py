@@ -201,7 +201,7 @@ def test_what_was_said_of_a_run_that_has_ended_is_not_kept(tmp_path: Path) -> No
     async def scenario() -> None:
         async with opened(tmp_path) as pipelines:
             run = await finished(pipelines, Step("one", ("true",)))
-            await pipelines._store.say(run.id, "one", 0.5, "too late")
+            await pipelines._store.add_progress(run.id, "one", 0.5, "too late")
             with sqlite3.connect(tmp_path / "runs" / "runs.db") as database:
                 assert database.execute("SELECT count(*) FROM said").fetchone() == (0,)
 

@@ -1,4 +1,4 @@
-"""Long jobs with live progress: pipelines of real programs and Python functions, and runs that outlive everything."""
+"""Long jobs with live progress: pipelines of programs and Python functions, and their durable runs."""
 
 from tidewire.pipelines.checks import Missing
 from tidewire.pipelines.definition import Input, Pipeline, Progress, Step, pipeline

@@ -1,4 +1,4 @@
-"""One attempt at one step: what its program is given, what must be there before and after, and why it failed."""
+"""One attempt at one step: its arguments and environment, the files it needs and makes, and why it failed."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ __all__ = ("RunFacts", "explain", "run_attempt")
 
 
 class RunFacts(msgspec.Struct, frozen=True):
-    """What all steps of a run share. `paths` are its inputs', `key` is what other processes report with."""
+    """The facts that all steps of a run share. `paths` has its input files, `key` authorises progress reports."""
 
     id: str
     sample: str
@@ -41,8 +41,8 @@ class RunFacts(msgspec.Struct, frozen=True):
 
 
 async def run_attempt(run: RunFacts, step: Step, attempt: int, listener: Listener, guards: Guards) -> Ended:
-    """Run one attempt. Raises BadStart for what is missing before it, OSError when the disk does not take it."""
-    # a folder of an assembly has many files
+    """Run one attempt. Raises BadStart for a missing input file, OSError when the disk is full."""
+    # in a thread: the folder of an assembly has many files to remove
     facts = await asyncio.to_thread(_facts, run, step, attempt)
     values = _values(run, facts)
     _check_there((expand(path, values) for path in step.inputs), facts.workdir, "it needs {}, which is not there")
@@ -99,14 +99,14 @@ def _values(run: RunFacts, facts: JobFacts) -> dict[str, str]:
 def _program(run: RunFacts, step: Step, facts: JobFacts, values: dict[str, str]) -> Program:
     if step.run:
         argv = [step.run[0], *(expand_argument(part, values) for part in step.run[1:])]
-        # a placeholder alone, of an optional input that was not given, is no argument
+        # an argument that is only an optional input that was not given is left out
         argv = [done for done, part in zip(argv, step.run, strict=True) if done or not part]
         more: dict[str, str] = {}
     else:
         argv = [sys.executable, "-P", boot.__file__, "tidewire.pipelines.child", step.reference]
         more = {"TIDEWIRE_JOB": msgspec.json.encode(facts).decode(), "PYTHONPATH": _python_path(run.pipeline.folder)}
     if facts.url:
-        more["TIDEWIRE_URL"] = facts.url  # a step may know another way
+        more["TIDEWIRE_URL"] = facts.url  # `env` of a step may replace it
     more |= {name: expand(value, values) for name, value in step.env.items()}
     more |= {"TIDEWIRE_RUN": facts.run, "TIDEWIRE_STEP": facts.step, "TIDEWIRE_RUN_KEY": facts.key}
     limits = run.limits
@@ -129,7 +129,7 @@ def _program(run: RunFacts, step: Step, facts: JobFacts, values: dict[str, str])
 
 
 def _python_path(folder: str) -> str:
-    """Return where a function's module is looked for: beside the pipeline's file, then where this process looks."""
+    """Return the import path of a function's module: the pipeline's folder, then the path of this process."""
     own = [path for path in sys.path if path and not path.startswith((sys.prefix, sys.base_prefix))]
     return os.pathsep.join(([folder] if folder else []) + own)
 
@@ -142,7 +142,7 @@ def _check_there(paths: Iterable[str], folder: str, problem: str) -> None:
 
 
 def explain(step: Step, ended: Ended) -> str:
-    """Return why a step failed, in words; "" when it did not."""
+    """Return why a step failed, or "" when it succeeded."""
     if ended.reason == "timeout":
         return f"it took longer than its {step.timeout:g} s"
     if ended.error:

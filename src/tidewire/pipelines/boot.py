@@ -1,7 +1,7 @@
 """Starts one module of tidewire as a program that starts fast: `python -P …/boot.py MODULE [ARGUMENT …]`.
 
-The packages above a module import FastAPI and all of the engine, which no step needs: here they are loaded when
-somebody wants a name of theirs. Standard library only.
+The packages above a module import FastAPI and the whole engine, which no step needs. Here they are loaded only when one
+of their names is used. Standard library only.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ __all__ = ("main",)
 
 _HERE = os.path.dirname(os.path.abspath(__file__))
 _FOLDERS = {"tidewire": os.path.dirname(_HERE), "tidewire.pipelines": _HERE}
-#: What of `tidewire.pipelines` a step uses, and that can be had without the rest.
+#: The modules of `tidewire.pipelines` that a step may use and that load without the rest.
 _LIGHT = ("job", "remote_job", "errors")
 
 
 class _Package(ModuleType):
-    """A package that is loaded as a whole when somebody wants one of its names that no light module has."""
+    """A package that is loaded as a whole when one of its names is used that no light module has."""
 
     def __init__(self, name: str, folder: str) -> None:
         super().__init__(name)
@@ -33,7 +33,7 @@ class _Package(ModuleType):
 
     def __getattr__(self, name: str) -> object:
         if name.startswith("__") or PathFinder.find_spec(f"{self.__name__}.{name}", self.__path__):
-            raise AttributeError(name)  # a module below is imported by whoever asks
+            raise AttributeError(name)  # the import system then imports the submodule
         for light in _LIGHT if self.__name__ == "tidewire.pipelines" else ():
             module = importlib.import_module(f"{self.__name__}.{light}")
             if name in module.__all__:
@@ -46,7 +46,7 @@ class _Package(ModuleType):
 
 
 def main() -> None:
-    """Call `main` of the module that is named."""
+    """Call `main` of the module that the command line names."""
     for name, folder in _FOLDERS.items():
         sys.modules[name] = _Package(name, folder)
     del sys.argv[0]

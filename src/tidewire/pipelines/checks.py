@@ -1,4 +1,4 @@
-"""What must be there before a run starts: its programs and its inputs; what is missing is said with its remedy."""
+"""Checks before a run starts: its programs and inputs must exist; each error says how to mend it."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _GZIP = b"\x1f\x8b"
 
 
 class Missing(msgspec.Struct, frozen=True):
-    """A program that a step needs and this machine does not have, with the Debian package that brings it."""
+    """A program of a step that this machine does not have, with the Debian package that contains it."""
 
     step: str
     program: str
@@ -34,7 +34,7 @@ def missing_programs(pipeline: Pipeline) -> list[Missing]:
 
 
 def check_programs(pipeline: Pipeline) -> None:
-    """Raise NotNow for programs that are missing: which, and how to install them."""
+    """Raise NotNow for missing programs, with how to install them."""
     missing = missing_programs(pipeline)
     if missing:
         programs = ", ".join(f"{found.program} (step {found.step!r})" for found in missing)
@@ -54,7 +54,7 @@ def check_names(pipeline: Pipeline, given: Iterable[str]) -> None:
 
 
 def find_inputs(pipeline: Pipeline, sample: str, given: Mapping[str, Path], folder: Path | None) -> dict[str, Path]:
-    """Return the input files of a run: those given, others from the folder of named inputs. Raises BadStart."""
+    """Return the input files of a run: the given ones, others by name from the folder of inputs. Raises BadStart."""
     check_names(pipeline, given)
     found = {}
     for wanted in pipeline.inputs:

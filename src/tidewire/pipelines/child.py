@@ -1,4 +1,4 @@
-"""Runs one Python function as a step, in a process of its own that `boot` has started."""
+"""Runs one Python function as a step, in a separate process that `boot` has started."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def _run(reference: str, facts: JobFacts) -> None:
 
 
 def main() -> None:
-    """Be a step; the facts of its job stand in the environment."""
+    """Run the function of a step; the facts of its job are in the environment."""
     if len(sys.argv) != 2 or "TIDEWIRE_JOB" not in os.environ:
         raise ConfigurationError(
             "this module is started for a step by the server; write python = in a pipeline instead"

@@ -1,4 +1,4 @@
-"""Runs a coroutine function as a step, on the event loop of this process."""
+"""Runs a coroutine function as a step, on this process's event loop."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ _PACE = 0.1
 
 
 class _Log:
-    """Lines of a function, written into its log ten times a second; one task has the log, and closes it."""
+    """Writes the lines of a function into its log ten times a second. Its task owns the log and closes it."""
 
     def __init__(self, log: BoundedLog, listener: Listener) -> None:
         self.log = log
         self._listener = listener
         self._lines: list[str] = []
         self._is_over = asyncio.Event()
-        #: What the function's time is bounded by, while it runs.
+        #: The function's timeout, while it runs.
         self.limit: asyncio.Timeout | None = None
         #: Why the log cannot be written.
         self.problem = ""
@@ -41,7 +41,7 @@ class _Log:
             self._lines.append(text)
 
     async def aclose(self) -> None:
-        """Write what is left, and close the log."""
+        """Write the remaining lines, and close the log."""
         self._is_over.set()
         await asyncio.wait([self._writing])
 
@@ -52,7 +52,7 @@ class _Log:
                     async with asyncio.timeout(_PACE):
                         await self._is_over.wait()
                 await self._write()
-            await self._write()  # what came during the last one
+            await self._write()  # lines that came during the last write
         except OSError as error:
             self._fail(error)
         finally:
@@ -71,7 +71,7 @@ class _Log:
                 self._listener.log(*news)
 
     def _fail(self, error: OSError) -> None:
-        """End the function: its log cannot be written any more."""
+        """End the function, because its log cannot be written any more."""
         self.problem = unwritable(error)
         self._lines.clear()
         if self.limit is not None and not self.limit.expired():
@@ -88,7 +88,7 @@ async def run_function(
     log_rate: float,
     timeout: float | None,
 ) -> Ended:
-    """Run a coroutine function to its end; a failure is told in what is returned. Raises OSError for its log."""
+    """Run a coroutine function to its end and return how it ended. Raises OSError when its log cannot be opened."""
     loop = asyncio.get_running_loop()
     bounded = await asyncio.to_thread(BoundedLog, str(log), limit=log_bytes, rate=log_rate, now=time.monotonic())
     lines = _Log(bounded, listener)

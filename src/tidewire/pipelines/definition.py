@@ -33,7 +33,7 @@ class Progress(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
 
 
 class Input(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """One file that whoever starts a run gives; `accept` are the ends its name may have, `find` where it may be."""
+    """One input file of a run. `accept` lists the endings of its name, `find` the names to look for without a file."""
 
     name: str
     title: str = ""
@@ -95,18 +95,18 @@ class Step(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     @property
     def is_local(self) -> bool:
-        """It is a coroutine function of this process."""
+        """Whether the step is a coroutine function of this process."""
         return self.function is not None and inspect.iscoroutinefunction(self.function)
 
     @property
     def reference(self) -> str:
-        """The function that runs in a process of its own, as `module:name`."""
+        """The function to run in a separate process, as `module:name`."""
         function: Callable[..., object] | None = self.function
         return self.python if function is None else f"{function.__module__}:{function.__qualname__}"
 
     @property
     def templates(self) -> tuple[str, ...]:
-        """Everything that may have placeholders."""
+        """All values that may contain placeholders."""
         return (*self.run[1:], *self.env.values(), *self.inputs, *self.outputs, self.stdin, self.stdout)
 
     def _check(self) -> None:
@@ -157,9 +157,9 @@ def _check_progress(progress: Progress) -> None:
 
 
 class Pipeline(msgspec.Struct, frozen=True):
-    """A pipeline: steps with an order, over inputs. Raises ConfigurationError for one that cannot work.
+    """A pipeline: ordered steps over inputs. Raises ConfigurationError for one that cannot work.
 
-    Where a step does not say what it needs, it needs the one before it. `folder` is that of its file. `show` names the
+    A step without `needs` needs the step before it. `folder` is the folder of the pipeline's file. `show` names the
     results that a browser may open in place.
     """
 
@@ -187,7 +187,7 @@ class Pipeline(msgspec.Struct, frozen=True):
         return next((step for step in self.steps if step.name == name), None)
 
     def shown(self, sample: str) -> list[str]:
-        """Return the names of the results of a sample that may be opened in place."""
+        """Return the names of the results that a browser may open in place, for one sample."""
         return [expand(template, {"sample": sample}) for template in self.show]
 
     def _check(self) -> None:

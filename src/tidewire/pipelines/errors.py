@@ -1,4 +1,4 @@
-"""What can go wrong with a pipeline, each with a word for programs and the HTTP status that tells it."""
+"""The errors of pipelines, each with a code for programs and its HTTP status."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ __all__ = ("BadStart", "Forbidden", "NotFound", "NotNow", "PipelineError", "Queu
 
 
 class PipelineError(TidewireError):
-    """The root of what pipelines raise beside ConfigurationError (a bad definition) and StoreUnavailable."""
+    """The base of all errors of pipelines except ConfigurationError (a bad definition) and StoreUnavailable."""
 
     code = "failed"
     status = 500
@@ -36,7 +36,7 @@ class NotFound(PipelineError):
 
 
 class NotNow(PipelineError):
-    """Raised for what the state of a run, or of this machine, does not allow."""
+    """Raised when the state of a run, or of this machine, does not allow a request."""
 
     code = "not_available"
     status = 409

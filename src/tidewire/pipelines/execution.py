@@ -1,4 +1,4 @@
-"""Runs the steps of one run in their order: side by side where they can, again where they may."""
+"""Runs the steps of one run in order, in parallel where their needs allow it, and retries them."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _LONGEST_PAUSE = 300.0
 
 
 class Execution:
-    """One run, while it runs: `run` returns when all steps are done, one has failed, or it was cancelled."""
+    """One running run: `run` returns when all steps are done, one has failed, or it was cancelled."""
 
     def __init__(
         self,
@@ -47,7 +47,7 @@ class Execution:
         self._tasks: dict[asyncio.Task[bool], Step] = {}
 
     async def run(self) -> None:
-        """Run what is not done yet, and say how it ended. When cancelled, no process is left when it returns."""
+        """Run the steps that are not done, and note how the run ended. No process is left when this returns."""
         self._reporter.note_run(RunStatus.RUNNING)
         failed: list[str] = []
         try:
@@ -75,14 +75,14 @@ class Execution:
             try:
                 await asyncio.wait(waiting)
             except asyncio.CancelledError:
-                continue  # cancelled again: the processes must end all the same
+                continue  # cancelled again, but the processes must end first
 
-    def say(self, step: str, fraction: float, message: str) -> bool:
-        """Take progress of a running step; False when it does not run."""
+    def note_progress(self, step: str, fraction: float, message: str) -> bool:
+        """Take progress of a step; return False when it is not running."""
         state = self._reporter.run.step(step)
         if state.status is not StepStatus.RUNNING:
             return False
-        # 100 is said of a step that is done
+        # 100 means that the step is done
         progress = max(state.progress, min(int(fraction * 100), 99))
         if (progress, message) != (state.progress, state.message):
             self._reporter.note_step(
@@ -91,7 +91,7 @@ class Execution:
         return True
 
     def _start_ready(self, failed: list[str]) -> bool:
-        """Start what can start; False when there is nothing more to wait for. After a failure nothing is started."""
+        """Start all steps that can start, none after a failure; return False when none is running."""
         run = self._reporter.run
         done = {step.name for step in run.steps if step.status is StepStatus.DONE}
         started = {step.name for step in self._tasks.values()}
@@ -144,7 +144,7 @@ class Execution:
         await self._reporter.save(sync=True)
 
     async def _attempt(self, step: Step, attempt: int) -> tuple[Ended, str]:
-        """Return how an attempt ended, and why it failed, "" when it did not."""
+        """Return how an attempt ended, and why it failed ("" when it succeeded)."""
         try:
             ended = await run_attempt(self._facts, step, attempt, self._listener(step), self._guards)
         except BadStart as error:
@@ -160,10 +160,10 @@ class Execution:
             try:
                 await self._store.set_processes(self._facts.id, step.name, identities)
             except StoreUnavailable as error:
-                logger.warning("a process of run %s is not kept: %s", self._facts.id, error)
+                logger.warning("a process of run %s cannot be recorded: %s", self._facts.id, error)
 
         def progress(fraction: float, message: str) -> None:
-            self.say(step.name, fraction, message)
+            self.note_progress(step.name, fraction, message)
 
         def log(start: int, end: int, text: str) -> None:
             self._reporter.note_log(step.name, start, end, text)
@@ -174,4 +174,4 @@ class Execution:
         try:
             await self._store.clear_processes(self._facts.id, step.name)
         except StoreUnavailable as error:
-            logger.warning("processes of run %s that have ended are still kept: %s", self._facts.id, error)
+            logger.warning("ended processes of run %s are still recorded: %s", self._facts.id, error)

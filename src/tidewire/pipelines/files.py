@@ -1,4 +1,4 @@
-"""Pipelines from TOML files: those of a folder, and those that come with tidewire."""
+"""Loads pipelines from TOML files: those of a folder, and those that come with tidewire."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class _File(msgspec.Struct, forbid_unknown_fields=True):
 
 
 def load(path: Path, *, name: str = "") -> Pipeline:
-    """Return the pipeline of a file; `name` is its name unless it says one. Raises ConfigurationError."""
+    """Return the pipeline of a file; `name` is used unless the file has a name. Raises ConfigurationError."""
     try:
         with path.open("rb") as file:
             table = tomllib.load(file)
@@ -51,7 +51,7 @@ def _pipeline(table: dict[str, Any], name: str, folder: str) -> Pipeline:
 
 
 def _explained(problem: str) -> str:
-    """Return a validation error in our words, with the field that was perhaps meant."""
+    """Return a validation error in plain words, with the field that was probably meant."""
     problem = re.sub(r" - at `\$\.?(.*?)`", r" (in \1)", problem).replace("Object ", "it ", 1)
     unknown = re.search(r"unknown field `(.*?)`", problem)
     known = {*_File.__struct_fields__, *Step.__struct_fields__, *Input.__struct_fields__, *Progress.__struct_fields__}
@@ -61,7 +61,7 @@ def _explained(problem: str) -> str:
 
 
 def load_folder(folder: Path) -> list[Pipeline]:
-    """Return the pipelines of all `*.toml` of a folder, by name. Raises ConfigurationError."""
+    """Return the pipelines of all `*.toml` files of a folder, sorted by name. Raises ConfigurationError."""
     if not folder.is_dir():
         raise ConfigurationError(f"{folder} is no folder; make it, or name another with pipelines.folder")
     return sorted((load(path) for path in folder.glob("*.toml")), key=lambda found: found.name)

@@ -1,4 +1,4 @@
-"""Where a run has its files, and which of them may be shown: never a way out of its folder."""
+"""The folder of a run, and the files in it that may be shown: never one outside of it."""
 
 from __future__ import annotations
 
@@ -39,12 +39,12 @@ class RunFolder:
         self.logs = self.path / "logs"
 
     def make(self) -> None:
-        """Make it with all its parts; harmless when it is there."""
+        """Create the folder with its parts; harmless when it exists."""
         for folder in (self.work, self.results, self.inputs, self.logs):
             folder.mkdir(mode=0o750, parents=True, exist_ok=True)
 
     def remove(self) -> None:
-        """Remove it with everything in it."""
+        """Remove the folder with all files in it."""
         shutil.rmtree(self.path, ignore_errors=True)
 
     def log(self, step: str) -> Path:
@@ -52,7 +52,7 @@ class RunFolder:
         return self.logs / f"{step}.log"
 
     def fresh_stepdir(self, step: str) -> Path:
-        """Return the folder of one step, empty."""
+        """Return the folder of one step, emptied."""
         folder = self.work / step
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(mode=0o750)
@@ -94,7 +94,7 @@ def _walk(folder: Path) -> Iterator[FileFacts]:
 
 
 def _is_text(path: str) -> bool:
-    """Say whether a name can be shown and asked for: a file system takes names that are no UTF-8."""
+    """Return whether a name can be shown and requested: file systems allow names that are not UTF-8."""
     try:
         path.encode()
     except UnicodeEncodeError:

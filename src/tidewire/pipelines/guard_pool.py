@@ -1,4 +1,4 @@
-"""Guards before they have a program: one waits for the next step, as starting a process takes longer than many do."""
+"""Guard processes without a program yet: one is kept ready for the next step, because starting a process is slow."""
 
 from __future__ import annotations
 
@@ -10,21 +10,21 @@ from tidewire.pipelines import boot
 
 __all__ = ("Guards",)
 
-#: Bytes of one line of a guard.
+#: Bytes of one message line of a guard.
 _LINE = 1_048_576
-#: Seconds after which the next one is started: a step that begins has the processors for itself.
+#: Seconds before the next guard is started: a step that begins has the processors for itself.
 _LATER = 0.3
 
 
 class Guards:
-    """Starts guards, each a little before it is wanted; one whose stdin ends before it has a program ends by itself."""
+    """Starts guards ahead of time. A guard whose stdin ends before it has a program ends by itself."""
 
     def __init__(self) -> None:
         self._next: asyncio.Task[Process] | None = None
         self._timer: asyncio.TimerHandle | None = None
 
     def prepare(self) -> None:
-        """Have one ready soon."""
+        """Start a guard unless one is ready."""
         if self._next is None:
             self._next = asyncio.create_task(_start())
 
@@ -34,7 +34,7 @@ class Guards:
             self.prepare()
             ready = self._next
             assert ready is not None
-            await asyncio.wait([ready])  # cancelled, it is left for the next who asks
+            await asyncio.wait([ready])  # when this is cancelled, the guard stays for the next caller
             if self._next is ready:
                 self._next = None
                 guard = ready.result()
@@ -49,7 +49,7 @@ class Guards:
         self.prepare()
 
     async def aclose(self) -> None:
-        """End the one that waits."""
+        """End the guard that waits."""
         if self._timer is not None:
             self._timer.cancel()
         waiting, self._next = self._next, None
@@ -63,7 +63,7 @@ class Guards:
 
 
 async def _start() -> Process:
-    # Its own session: Ctrl+C in the server's terminal is the server's affair.
+    # A session of its own: Ctrl+C in the server's terminal must reach the server alone.
     return await asyncio.create_subprocess_exec(
         *(sys.executable, "-I", "-S", boot.__file__, "tidewire.pipelines.program_guard"),
         stdin=PIPE,

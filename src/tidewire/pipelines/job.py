@@ -1,4 +1,4 @@
-"""What a Python step is given: where things are, and how to say how far it is."""
+"""The argument of a Python step: its inputs and folders, and methods to report progress."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class JobFacts(msgspec.Struct, frozen=True):
 
 
 class Job:
-    """One attempt at one step; `progress` and `log` may be called as often as one likes, the newest is told."""
+    """One attempt at one step. `progress` and `log` may be called at any rate; the newest progress is published."""
 
     __slots__ = ("_facts", "_log", "_say")
 
@@ -55,22 +55,22 @@ class Job:
 
     @property
     def threads(self) -> int:
-        """How many threads it may use."""
+        """The number of threads that it may use."""
         return self._facts.threads
 
     @property
     def attempt(self) -> int:
-        """Which attempt this is; 1 is the first."""
+        """The number of this attempt; 1 is the first."""
         return self._facts.attempt
 
     @property
     def workdir(self) -> Path:
-        """The folder in which the steps of this run work."""
+        """The working folder that all steps of this run share."""
         return Path(self._facts.workdir)
 
     @property
     def stepdir(self) -> Path:
-        """A folder of this step alone, empty at the beginning of each attempt."""
+        """A folder of this step alone, emptied before each attempt."""
         return Path(self._facts.stepdir)
 
     @property
@@ -80,25 +80,25 @@ class Job:
 
     @property
     def inputs(self) -> Mapping[str, Path]:
-        """The files that the run was given, by the names of its inputs."""
+        """The input files of the run by name."""
         return {name: Path(path) for name, path in self._facts.inputs.items()}
 
     @property
     def key(self) -> str:
-        """What `RemoteJob` in another process needs beside `url`, `run` and `step`; it is a secret of this run."""
+        """The secret key of this run, which a `RemoteJob` in another process needs."""
         return self._facts.key
 
     @property
     def url(self) -> str:
-        """Where the HTTP interface is, as far as the server knows it."""
+        """The address of the HTTP interface; "" when the server does not know it."""
         return self._facts.url
 
     async def progress(self, fraction: float, message: str = "") -> None:
-        """Say how far this step is, 0 to 1; less than before counts as before."""
+        """Report progress, 0 to 1; a lower value than before is ignored."""
         self.progress_nowait(fraction, message)
 
     def progress_nowait(self, fraction: float, message: str = "") -> None:
-        """Say how far this step is, from any thread."""
+        """Report progress from any thread."""
         self._say(check_fraction(fraction), message[:500])
 
     def log(self, text: str) -> None:
@@ -107,7 +107,7 @@ class Job:
 
 
 def check_fraction(fraction: float) -> float:
-    """Return a fraction if it is one; raises BadStart."""
+    """Return a fraction if it is between 0 and 1. Raises BadStart."""
     if not 0.0 <= fraction <= 1.0:
         raise BadStart(f"progress {fraction!r} is not between 0 and 1; divide what is done by all there is to do")
     return float(fraction)

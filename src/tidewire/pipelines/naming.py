@@ -1,4 +1,4 @@
-"""Names of samples and files that can be neither a path nor an option, and placeholders that are never split."""
+"""Names of samples and files that can be neither a path nor an option, and the expansion of placeholders."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _FILE_NAME = 100
 
 
 def check_sample(sample: object) -> str:
-    """Return the name of a sample if it is one; raises BadStart."""
+    """Return the name of a sample if it is valid. Raises BadStart."""
     if isinstance(sample, str) and _SAMPLE.fullmatch(sample):
         return sample
     raise BadStart(
@@ -27,7 +27,7 @@ def check_sample(sample: object) -> str:
 
 
 def is_name(name: str) -> bool:
-    """Say whether this can be the name of a pipeline, a step or an input."""
+    """Return whether this is a valid name of a pipeline, a step or an input."""
     return _NAME.fullmatch(name) is not None
 
 
@@ -56,7 +56,7 @@ def expand(template: str, values: Mapping[str, str]) -> str:
 
 
 def expand_argument(template: str, values: Mapping[str, str]) -> str:
-    """Return one argument; raises BadStart when a value would make an option of it, or end it early."""
+    """Return one argument. Raises BadStart when a value would turn it into an option or cut it short."""
     argument = expand(template, values)
     if argument.startswith("-") and not template.startswith("-"):
         raise BadStart(f"argument {template!r} would become {argument[:80]!r}, which is an option; use another name")

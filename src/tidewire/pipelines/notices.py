@@ -1,4 +1,4 @@
-"""Tells lists of runs what changes: small notices, of each run the newest only, for everybody who may see it."""
+"""Publishes changes of runs to the lists that show them: small notices, only the newest of each run."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ __all__ = ("Notices", "list_channel")
 
 logger = logging.getLogger("tidewire.pipelines")
 
-#: Seconds between two tellings, and for the last one of a process that ends.
+#: Seconds between two publications, and for the last one of a process that ends.
 _PACE, _CLOSING_SECONDS = 0.5, 2.0
 #: Runs in one publication.
 _MOST = 50
@@ -27,12 +27,12 @@ _encode = msgspec.json.Encoder().encode
 
 
 def list_channel(user: str) -> str:
-    """Return the channel of the list that a user sees; "" sees everything. Clients cannot use it by themselves."""
+    """Return the channel of a user's list of runs; "" is the list of all. Clients cannot subscribe to it directly."""
     return RUN_LISTS + user
 
 
 class StepNotice(msgspec.Struct, frozen=True):
-    """What a list needs of a step that has begun, to say how long the run may take."""
+    """The state of a started step, from which a list estimates how long the run may take."""
 
     status: StepStatus
     progress: int
@@ -40,7 +40,7 @@ class StepNotice(msgspec.Struct, frozen=True):
 
 
 class RunNotice(msgspec.Struct, frozen=True):
-    """What a list shows of a run; steps that wait are left out."""
+    """The state of a run as a list shows it; waiting steps are left out."""
 
     run: str
     created: float
@@ -61,14 +61,14 @@ class ListNews(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class _News(msgspec.Struct, frozen=True):
-    """What is to be told of one run; without a notice it was removed."""
+    """The next notice of one run; None means that the run was removed."""
 
     user: str
     notice: RunNotice | None
 
 
 class Notices:
-    """Publishes what this process changes, and tries again while the store is away: only the newest of a run waits."""
+    """Publishes this process's changes, and retries while the store is away: only the newest notice of a run waits."""
 
     def __init__(self, hub: Hub) -> None:
         self._hub = hub
@@ -77,11 +77,11 @@ class Notices:
         self._task: asyncio.Task[None] | None = None
 
     def open(self) -> None:
-        """Begin to tell."""
-        self._task = asyncio.create_task(self._tell())
+        """Start publishing."""
+        self._task = asyncio.create_task(self._publish_all())
 
     async def aclose(self) -> None:
-        """Tell what is left if that is possible now, and end."""
+        """Publish the pending notices if that is possible now, and stop."""
         if self._task is None:
             return
         self._task.cancel()
@@ -91,18 +91,18 @@ class Notices:
                 await self._publish_pending()
 
     def changed(self, run: Run, seq: int) -> None:
-        """Say what a run is now, kept already; `seq` is the event up to which that is so at least."""
+        """Queue a notice of a run that was saved; `seq` is the number of its last published event."""
         self._note(run.id, _News(run.user, _notice(run, seq)))
 
     def removed(self, run: str, user: str) -> None:
-        """Say that a user's run is not there any more."""
+        """Queue a notice that a user's run was removed."""
         self._note(run, _News(user, None))
 
     def _note(self, run: str, news: _News) -> None:
         self._pending[run] = news
         self._news.set()
 
-    async def _tell(self) -> None:
+    async def _publish_all(self) -> None:
         while True:
             await self._news.wait()
             self._news.clear()
@@ -120,10 +120,10 @@ class Notices:
                 await self._publish(user, notices)
             taken.clear()
         except PublishError as error:
-            logger.debug("what has changed in lists of runs is told later: %s", error)
+            logger.debug("changes in lists of runs are published later: %s", error)
             self._news.set()
         finally:
-            self._pending = taken | self._pending  # told twice, it changes nothing
+            self._pending = taken | self._pending  # a repeated notice is harmless
 
     async def _publish(self, user: str, notices: dict[str, RunNotice | None]) -> None:
         runs = list(notices)

@@ -1,4 +1,4 @@
-"""The log file of one step: bounded in bytes and in rate. Standard library only: the guard of a step uses it, too."""
+"""The log file of one step, bounded in bytes and in rate. Standard library only: the guard of a step uses it, too."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ import os
 
 __all__ = ("BoundedLog", "unwritable")
 
-#: Bytes of the newest output that are kept while output is left out, and shown when it ends.
+#: Bytes of the newest output that are kept in memory while output is left out.
 _TAIL = 65_536
-#: Bytes of what was written last that a listener is told.
+#: Bytes of the newest written text that a listener is given.
 _RECENT = 16_384
 #: Seconds of the rate that may come at once.
 _BURST_SECONDS = 4.0
@@ -19,23 +19,23 @@ _LINE = 1_000
 
 
 def unwritable(error: OSError) -> str:
-    """Return why a step whose log cannot be written has failed, and how to mend it."""
+    """Return the error text of a step whose log cannot be written."""
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return "the disk of the runs is full; free some space, then resume the run"
     return f"its log cannot be written ({error.strerror})"
 
 
 class BoundedLog:
-    """Appends output to a file until a limit or a rate is reached; what is left out is counted, and said in the log.
+    """Appends output to a file up to a limit and a rate; the rest is counted, and the log notes how much is missing.
 
-    Time is an argument, in seconds that only grow. Raises OSError when the file cannot be written.
+    Time is an argument, in monotonic seconds. Raises OSError when the file cannot be written.
     """
 
     def __init__(self, path: str, *, limit: int, rate: float, now: float) -> None:
         self._file = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o640)
         #: The position at the file's end.
         self.size = os.fstat(self._file).st_size
-        #: Bytes that stand in no log.
+        #: Bytes that were left out of the log.
         self.left_out = 0
         self._limit = max(limit - _TAIL, 0)
         self._rate = rate
@@ -47,7 +47,7 @@ class BoundedLog:
         self._told = self.size
 
     def write(self, data: bytes, now: float) -> None:
-        """Append output, or leave it out."""
+        """Append output, or leave it out over a limit."""
         self._tokens = min(self._burst, self._tokens + (now - self._then) * self._rate)
         self._then = now
         if self._omitted_bytes and self.size < self._limit and self._tokens >= self._rate:
@@ -63,19 +63,19 @@ class BoundedLog:
             self._omit(data[cut:])
 
     def note(self, text: str) -> None:
-        """Append a line of ours, behind all output."""
+        """Append a line of tidewire's own after all output."""
         self._say_omitted()
         line = text.replace("\n", "\\n")[:_LINE]
         self._put(f"[tidewire] {line}\n".encode(errors="replace"))
 
     def news(self) -> tuple[int, int, str] | None:
-        """Return the newest text since the last call as (from, to, text), or None; what is before it is in the file."""
+        """Return the newest text since the last call as (from, to, text), or None; older text is in the file alone."""
         start = max(self._told, self.size - len(self._recent))
         data = self._recent[len(self._recent) - (self.size - start) :] if start < self.size else b""
         if start > self._told:
             skipped = data.find(b"\n") + 1
             data, start = data[skipped:], start + skipped
-        # a character may still be incomplete
+        # the last character may be incomplete
         text, length = codecs.utf_8_decode(data, "replace", False)
         if not text:
             return None
@@ -89,7 +89,7 @@ class BoundedLog:
         return [line[-_LINE:] for line in shown[-_LAST_LINES:]]
 
     def close(self) -> None:
-        """Say what is left out, and close the file."""
+        """Note what was left out, and close the file."""
         try:
             self._say_omitted()
         finally:

@@ -1,4 +1,4 @@
-"""Which processes share a folder of runs, which of them live, and a call that wakes them."""
+"""The processes that share a folder of runs: which of them are alive, and how to wake them."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _SUFFIX = ".lock"
 
 
 class Owners:
-    """This process as an owner of runs: its life is a lock that the kernel frees when it dies, however it dies."""
+    """This process as an owner of runs. It holds a file lock, which the kernel releases however the process ends."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -27,12 +27,12 @@ class Owners:
         self._peers: Peers | None = None
 
     def open(self, woken: Callable[[], None]) -> None:
-        """Begin to live; `woken` is called on the event loop when another process calls. Raises OSError."""
+        """Take the lock; `woken` is called on the event loop when another process calls `wake`. Raises OSError."""
         self._folder.mkdir(parents=True, exist_ok=True)
         draft = self._folder / f".{self.name}"
         self._lock = _open(draft)
         fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        draft.rename(self._folder / f"{self.name}{_SUFFIX}")  # seen by others, it is locked already
+        draft.rename(self._folder / f"{self.name}{_SUFFIX}")  # locked before others can see it
         peers = self._peers = Peers(self._folder)
 
         def called() -> None:
@@ -43,7 +43,7 @@ class Owners:
             asyncio.get_running_loop().add_reader(peers.fileno(), called)
 
     def close(self) -> None:
-        """Be dead for the others; harmless when it was never opened."""
+        """Release the lock; harmless when it was never taken."""
         peers, self._peers = self._peers, None
         if peers is not None:
             if peers.fileno() >= 0:
@@ -56,19 +56,19 @@ class Owners:
             self._lock = -1
 
     def wake(self) -> None:
-        """Call every other process."""
+        """Wake every other process."""
         if self._peers is not None:
             self._peers.wake()
 
     def known(self) -> set[str]:
-        """Return all owners that have not been buried; none while the folder cannot be read."""
+        """Return all owners that were not forgotten; none while the folder cannot be read."""
         try:
             return {name.removesuffix(_SUFFIX) for name in os.listdir(self._folder) if name.endswith(_SUFFIX)}
         except OSError:
             return set()
 
     def is_dead(self, owner: str) -> bool:
-        """Say whether the process of an owner has ended; no while that cannot be found out."""
+        """Return whether the process of an owner has ended; False while that is unknown."""
         if owner == self.name:
             return False
         path = self._folder / f"{owner}{_SUFFIX}"
@@ -86,8 +86,8 @@ class Owners:
             os.close(descriptor)
         return True
 
-    def bury(self, owner: str) -> None:
-        """Remove what a dead owner has left."""
+    def forget(self, owner: str) -> None:
+        """Remove the lock file of a dead owner."""
         with contextlib.suppress(OSError):
             os.unlink(self._folder / f"{owner}{_SUFFIX}")
 

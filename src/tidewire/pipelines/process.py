@@ -1,4 +1,4 @@
-"""One program of a step, seen from the server: a guard process starts it, reads its output and ends it."""
+"""One program of a step as the server sees it: a guard process starts it, reads its output and ends it."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _GUARD_SECONDS = 10.0
 
 
 class Program(msgspec.Struct, frozen=True):
-    """What a guard is told: a program with everything about it. `timeout` 0: none."""
+    """A program with everything that its guard needs to run it. `timeout` 0 means none."""
 
     program: str
     argv: list[str]
@@ -41,7 +41,7 @@ class Program(msgspec.Struct, frozen=True):
 
 
 class Ended(msgspec.Struct, frozen=True):
-    """How a program ended; `reason` is "" when by itself, `error` what is known beyond its exit code."""
+    """How a program ended. `reason` is "" when it ended by itself; `error` explains more than the exit code."""
 
     exit: int | None = None
     reason: str = ""
@@ -58,9 +58,9 @@ class _Report(msgspec.Struct, frozen=True):
 
 
 class Listener(msgspec.Struct, frozen=True):
-    """Who is told on the event loop: identities of processes, progress with a message, and newest text of the log.
+    """Callbacks on the event loop: identities of processes, progress with a message, and new text of the log.
 
-    `is_closing` says whether this process ends, and a program that is cancelled has less time.
+    `is_closing` returns whether this process is shutting down, so that a cancelled program gets less time.
     """
 
     started: Callable[[list[str]], Awaitable[None]]
@@ -73,9 +73,9 @@ _decode = msgspec.json.Decoder(_Report).decode
 
 
 async def run_program(program: Program, listener: Listener, guards: Guards) -> Ended:
-    """Run a program to its end. When cancelled, or when anything fails, it is ended with all below it first.
+    """Run a program to its end. When this is cancelled or fails, the program and its descendants are ended first.
 
-    Raises OSError when not even the guard can be started.
+    Raises OSError when the guard cannot be started.
     """
     guard = await guards.take()
     watching = asyncio.create_task(_watch(guard, program, listener))
@@ -112,11 +112,11 @@ async def _watch(guard: Process, program: Program, listener: Listener) -> Ended:
 
 
 async def _stop(guard: Process, watching: asyncio.Task[Ended], grace: float, *, hurry: bool) -> None:
-    """Have the program ended, and wait for it, however often this is cancelled again."""
+    """End the program and wait for it, even when this is cancelled again."""
     assert guard.stdin is not None
     with contextlib.suppress(OSError):
         if hurry:
-            guard.stdin.close()  # as if this process had died already
+            guard.stdin.close()  # the guard then acts as if this process had died
         else:
             guard.stdin.write(b"stop\n")
     deadline = asyncio.get_running_loop().time() + grace + _GUARD_SECONDS
@@ -137,6 +137,6 @@ def environment(**more: str) -> dict[str, str]:
 
 
 def as_table(rule: Any, path: str) -> dict[str, str | int]:
-    """Return a rule of progress as the guard reads it; `path` is that of the input it names."""
+    """Return a progress rule in the form that the guard reads; `path` is that of the input it names."""
     table = {name: getattr(rule, name) for name in ("pattern", "lines", "bytes") if getattr(rule, name)}
     return table | ({"path": path} if rule.input else {})

@@ -1,4 +1,4 @@
-"""Processes by the number that the kernel gives and may give again, and their ends. Standard library only."""
+"""Finds and ends processes, safely against reused process ids. Standard library only."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import time
 __all__ = ("descendants", "end_below", "end_identity", "has_children", "identity", "is_alive")
 
 _BOOT = "/proc/sys/kernel/random/boot_id"
-#: Seconds between two looks at processes that are to end, and rounds of killing what forks while it is killed.
+#: Seconds between two checks of ending processes, and rounds of killing processes that fork meanwhile.
 _STEP_SECONDS, _ROUNDS = 0.01, 300
 
 
@@ -24,7 +24,7 @@ def _stat(pid: int) -> list[str]:
 
 
 def identity(pid: int) -> str:
-    """Return a name of a process that no other has had or will have: boot, number, start time; "" where unknown."""
+    """Return a unique name of a process (boot id, process id, start time); "" when it is unknown."""
     fields = _stat(pid)
     try:
         with open(_BOOT) as file:
@@ -34,7 +34,7 @@ def identity(pid: int) -> str:
 
 
 def is_alive(name: str) -> bool:
-    """Say whether the process of an identity still runs; a zombie does not."""
+    """Return whether the process of an identity is alive; a zombie is not."""
     pid = int(name.split(":")[1]) if name.count(":") == 2 else 0
     return bool(pid) and identity(pid) == name and _stat(pid)[:1] not in ([], ["Z"])
 
@@ -59,7 +59,7 @@ def descendants(pid: int) -> list[int]:
 
 
 def has_children() -> bool:
-    """Say whether this process has children; a subreaper (prctl(2)) has one as long as anything below it lives."""
+    """Return whether this process has children; all descendants count for a subreaper (prctl(2))."""
     try:
         os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
     except ChildProcessError:
@@ -68,11 +68,11 @@ def has_children() -> bool:
 
 
 def end_below(group: int) -> None:
-    """Kill and reap all below this process, a subreaper, and what that forks meanwhile; `group` is one of theirs."""
+    """Kill and reap all descendants of this process, a subreaper, and their forks; `group` is one of their groups."""
     for _ in range(_ROUNDS):
         below = descendants(os.getpid())
-        # Stopped first: who does not run does not fork. By groups, too: who forks and exits all the time has no number
-        # for long.
+        # Stopped first, because a stopped process cannot fork. By groups, too: a process that forks and exits all the
+        # time is never listed under the same id for long.
         groups = _groups(below) | {group}
         for signum in (signal.SIGSTOP, signal.SIGKILL):
             for target in (*(-group for group in groups), *below):

@@ -1,8 +1,8 @@
-"""A small process between the server and one step's program: it reads the output, and nothing outlives it.
+"""A small process between the server and one step's program: it reads the output, and leaves no process behind.
 
-Started by `process` as a Python without site packages, so standard library only. Its stdin is the server: first line
-the task as JSON, then `stop`; its end means that the server has died, and ends the program. Its stdout tells, one JSON
-object a line: `started`, `progress`, `log`, and last `ended`.
+`guard_pool` starts it as a Python without site packages, so it uses the standard library only. The server writes to its
+stdin: the task as one line of JSON, later `stop`; the end of stdin means that the server has died, and ends the
+program. The guard writes one JSON object a line to its stdout: `started`, `progress`, `log`, and last `ended`.
 """
 
 from __future__ import annotations
@@ -25,16 +25,16 @@ from tidewire.pipelines.progress import Rule, rule_from
 __all__ = ("main",)
 
 _READ = _PIPE_SIZE = 1_048_576
-#: Seconds in which small pieces of output become a large one: waking for each costs a program more than its work. Who
-#: writes fast fills its pipe in two milliseconds, and would then wait for us.
+#: Seconds to wait for more output after a small piece: waking up for each piece would slow the program down. A fast
+#: program fills its pipe in two milliseconds, and must not wait for the guard.
 _GATHER_SECONDS, _GATHER_MUCH_SECONDS, _MUCH = 0.003, 0.001, 16_384
 _F_SETPIPE_SZ = 1_031
 _PR_SET_PDEATHSIG, _PR_SET_CHILD_SUBREAPER = 1, 36
-#: Seconds between two reports, and between two looks at how far the program has read.
+#: Seconds between two reports, and between two looks at the program's position in its input.
 _REPORT_SECONDS, _LOOK_SECONDS = 0.1, 0.5
-#: Seconds that a program gets to end by itself when its server has died.
+#: Seconds that a program has to end by itself when its server has died.
 _ORPHAN_SECONDS = 1.0
-#: Bytes of one line of a program about its progress.
+#: Bytes of one progress message of a program.
 _SAID = 4_096
 
 
@@ -45,7 +45,7 @@ def _prctl(option: int, value: int) -> None:
 
 
 class _Program:
-    """The step's program: in a session of its own, with its output in a pipe."""
+    """The step's program, in a session of its own, with pipes for its output and its progress messages."""
 
     def __init__(self, task: dict[str, Any]) -> None:
         self.output, writing = os.pipe()
@@ -83,7 +83,7 @@ def _become(task: dict[str, Any], writing: int, saying: int, failing: int) -> No
             signal.signal(signum, signal.SIG_DFL)
         os.nice(task["nice"])
         with contextlib.suppress(OSError), open("/proc/self/oom_score_adj", "w") as file:
-            file.write("500")  # when memory ends, a step goes before the server
+            file.write("500")  # when memory runs out, the kernel kills a step before the server
         os.chdir(task["cwd"])
         os.dup2(os.open(task["stdin"] or os.devnull, os.O_RDONLY), 0)
         flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC
@@ -99,7 +99,7 @@ def _become(task: dict[str, Any], writing: int, saying: int, failing: int) -> No
 
 
 class _Guard:
-    """Pumps output, tells the server, and ends the program when told, when time is over, or when nobody is left."""
+    """Reads output, reports to the server, and ends the program on request, after its timeout, or without a server."""
 
     def __init__(self, task: dict[str, Any]) -> None:
         now = time.monotonic()
@@ -117,7 +117,7 @@ class _Guard:
         self._kill_at = now + task["timeout"] if task["timeout"] else None
         self._is_killing = False
         self._fraction, self._message = 0.0, ""
-        self._told: tuple[float, str] = (0.0, "")
+        self._reported: tuple[float, str] = (0.0, "")
         self._said_rest = b""
         self._next_report = self._next_look = 0.0
         self._is_dirty = True
@@ -127,9 +127,9 @@ class _Guard:
             self._poll.register(descriptor, select.POLLIN)
 
     def run(self) -> dict[str, Any]:
-        """Return what is told at the end."""
+        """Serve the program until it ends; return the final report."""
         pid = self._program.pid
-        self._tell({"started": [pid, identity(pid)]})
+        self._send({"started": [pid, identity(pid)]})
         while self._status is None:
             now = time.monotonic()
             for descriptor, _ in self._poll.poll(self._wait_ms(now)):
@@ -153,7 +153,7 @@ class _Guard:
         return max(0.0, (until - now) * 1_000 + 1)
 
     def _has_news(self) -> bool:
-        return self._is_dirty or (self._fraction_now(), self._message) != self._told
+        return self._is_dirty or (self._fraction_now(), self._message) != self._reported
 
     def _handle(self, descriptor: int) -> None:
         if descriptor == self._program.output:
@@ -175,7 +175,7 @@ class _Guard:
             self._poll.unregister(descriptor)
 
     def _pump(self) -> int:
-        """Take one piece of output; returns its bytes, 0 when there is none now."""
+        """Read one piece of output; return its number of bytes, 0 when there is none now."""
         try:
             data = os.read(self._program.output, _READ)
         except BlockingIOError:
@@ -197,7 +197,7 @@ class _Guard:
             self.stop("disk", self._task["grace"])
 
     def _listen(self) -> bool:
-        """Take what the program says of itself."""
+        """Read the program's messages about itself; return False when there are none now."""
         try:
             data = os.read(self._program.said, _READ)
         except BlockingIOError:
@@ -231,7 +231,7 @@ class _Guard:
                     return
 
     def stop(self, reason: str, grace: float) -> None:
-        """Ask the program to end, and kill it with all below it when it does not in time."""
+        """Ask the program to end; it is killed with its descendants if it does not end in time."""
         self._reason = self._reason or reason
         if self._is_killing:
             return
@@ -256,19 +256,19 @@ class _Guard:
     def _report(self) -> None:
         news = self._log.news()
         if news is not None:
-            self._tell({"log": news})
+            self._send({"log": news})
         self._is_dirty = False
         now = (self._fraction_now(), self._message)
-        if now != self._told:
-            self._told = now
-            self._tell({"progress": now})
+        if now != self._reported:
+            self._reported = now
+            self._send({"progress": now})
 
     def _end(self) -> dict[str, Any]:
-        """End what the program left behind, and take the rest of its output."""
+        """End the processes that the program left behind, and read the rest of its output."""
         left = 0
         if has_children():
             left = len(descendants(os.getpid())) or 1
-            end_below(self._program.pid)  # first: who lives on may write for ever
+            end_below(self._program.pid)  # before the output is read: a process that lives on may write for ever
         while self._listen() or self._pump():
             pass
         code = os.waitstatus_to_exitcode(self._status or 0)
@@ -289,7 +289,7 @@ class _Guard:
             "left_out": self._log.left_out,
         }
 
-    def _tell(self, message: dict[str, Any]) -> None:
+    def _send(self, message: dict[str, Any]) -> None:
         try:
             _write(message)
         except BrokenPipeError:
@@ -297,7 +297,7 @@ class _Guard:
 
 
 def _text(said: object) -> str:
-    return str(said).encode(errors="replace").decode()  # half of a surrogate pair is no text
+    return str(said).encode(errors="replace").decode()  # half of a surrogate pair cannot be encoded
 
 
 def _write(message: dict[str, Any]) -> None:
@@ -311,7 +311,7 @@ def _read_task() -> dict[str, Any]:
     while not line.endswith(b"\n"):
         data = os.read(0, 65_536)
         if not data:
-            sys.exit(1)  # the server has died before it said what to do
+            sys.exit(1)  # the server has died before it sent a task
         line += data
     task: dict[str, Any] = json.loads(line)
     return task
@@ -334,4 +334,4 @@ def main() -> None:
         ended = {"exit": None, "reason": "start", "error": f"it cannot be started ({problem}){full}"}
     with contextlib.suppress(BrokenPipeError):
         _write({"ended": ended})
-    os._exit(0)  # who waits for the end has no use for an interpreter that tidies up
+    os._exit(0)  # the server waits for this process: skip the interpreter's shutdown

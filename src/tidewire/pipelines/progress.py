@@ -1,4 +1,4 @@
-"""How far a program is, told by its output or by what it has read. Standard library only, as `output`."""
+"""The progress of a program, from its output or from its position in an input. Standard library only, as `output`."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from typing import Any
 
 __all__ = ("Rule", "rule_from")
 
-#: Bytes of an unfinished line that are kept for its end, and of a flood that are looked at: its newest.
+#: Bytes of an unfinished line that are kept, and bytes of much output that are searched: the newest.
 _LINE, _FLOOD = 65_536, 65_536
 
 
 class Rule:
-    """No rule: the program itself says how far it is, or nobody does."""
+    """No rule: only the program itself may report its progress."""
 
     #: 0 to 1.
     fraction: float = 0.0
@@ -24,7 +24,7 @@ class Rule:
         """Take output."""
 
     def look(self, pids: Iterable[int]) -> None:
-        """Look at the program's processes."""
+        """Inspect the program's processes."""
 
 
 class _Pattern(Rule):
@@ -54,7 +54,7 @@ def _matched(match: re.Match[bytes]) -> float:
 
 
 class _Count(Rule):
-    """So many lines or bytes of output are all."""
+    """Counts lines or bytes of output against an expected number."""
 
     def __init__(self, whole: int, *, lines: bool) -> None:
         self._whole = whole
@@ -67,7 +67,7 @@ class _Count(Rule):
 
 
 class _Reading(Rule):
-    """How far the program has read a file: the position of its descriptor (Linux: /proc/PID/fdinfo)."""
+    """Reads the program's position in a file from its descriptor (Linux: /proc/PID/fdinfo)."""
 
     def __init__(self, path: str) -> None:
         self._path = os.path.realpath(path)

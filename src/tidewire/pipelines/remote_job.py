@@ -1,4 +1,4 @@
-"""Says by HTTP how far a step is, from any process: what `job.Job` does in the step itself."""
+"""Reports the progress of a step by HTTP from any process, as `job.Job` does within the step."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _HTTP_SECONDS = 10.0
 
 
 class RemoteJob:
-    """Says from any process, by HTTP, how far a step is: `RemoteJob(job.url, job.run, job.key, job.step)`."""
+    """Reports the progress of a step by HTTP: `RemoteJob(job.url, job.run, job.key, job.step)`."""
 
     __slots__ = ("_key", "_step", "_url")
 
@@ -32,7 +32,7 @@ class RemoteJob:
 
     @classmethod
     def from_environment(cls) -> RemoteJob:
-        """Return the job of the step whose program this process belongs to. Raises ConfigurationError."""
+        """Return the job of the step that this process belongs to. Raises ConfigurationError."""
         try:
             url, run, key, step = (os.environ[f"TIDEWIRE_{name}"] for name in ("URL", "RUN", "RUN_KEY", "STEP"))
         except KeyError as error:
@@ -42,7 +42,7 @@ class RemoteJob:
         return cls(url, run, key, step)
 
     def progress(self, fraction: float, message: str = "") -> None:
-        """Say how far the step is, 0 to 1. Raises NotNow when it does not run any more, StoreUnavailable."""
+        """Report progress, 0 to 1. Raises NotNow when the step is not running any more, and StoreUnavailable."""
         body = json.dumps({"step": self._step, "progress": check_fraction(fraction), "message": message[:500]})
         headers = {"Content-Type": "application/json", "Authorization": f"Bearer {self._key}"}
         request = urllib.request.Request(self._url, body.encode(), headers, method="POST")

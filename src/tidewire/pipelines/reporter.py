@@ -1,4 +1,4 @@
-"""Tells what happens to a run: keeps the truth, publishes events in order, and keeps what viewers were told."""
+"""Publishes the events of a run in order, and stores both the state of the run and the view of its viewers."""
 
 from __future__ import annotations
 
@@ -32,27 +32,26 @@ __all__ = ("Reporter", "channel", "current_view", "log_channel")
 
 logger = logging.getLogger("tidewire.pipelines")
 
-#: Seconds between two tellings, and before a failed one is tried again.
+#: Seconds between two publications, and before a failed one is repeated.
 _PACE, _AGAIN = 0.1, 1.0
-#: Events that are told before what viewers know is kept: who comes late finds these in the channel's history, which
-#: has 100.
+#: Events that are published before the view is stored: a later viewer reads them from the channel's history of 100.
 _AHEAD = 50
 _encode = msgspec.json.Encoder().encode
 _decode = msgspec.json.Decoder(StepEvent | RunEvent).decode
 
 
 def channel(run: str) -> str:
-    """Return the channel of a run's events; a name that clients cannot use by themselves."""
+    """Return the channel of a run's events; clients cannot subscribe to it directly."""
     return RUN_EVENTS + run
 
 
 def log_channel(run: str) -> str:
-    """Return the channel of the newest text of a run's logs."""
+    """Return the channel of new text in a run's logs."""
     return RUN_LOGS + run
 
 
 async def current_view(hub: Hub, view: View) -> View:
-    """Return a view with what was published after it was kept, and the position up to which that is all."""
+    """Return a stored view with all later events applied, and their last position."""
     page = await hub.history(channel(view.run.id), since=view.position)
     run = view.run
     for event in _events(page.publications):
@@ -72,13 +71,13 @@ def _events(publications: Sequence[Publication]) -> list[Event]:
 
 
 class Reporter:
-    """One run, as its owner tells it. Nothing here raises for a store that is away: it is tried again.
+    """Publishes and stores one run for its owner. It raises nothing while a store is away, but tries again.
 
-    Of a running step only the newest progress waits to be told; everything else is told, in order.
+    Only the newest progress of a running step is published; all other events are, in order.
     """
 
     def __init__(self, hub: Hub, store: RunStore, notices: Notices, run: Run, view: View) -> None:
-        #: What is true, whether viewers were told or not.
+        #: The state of the run, whether it is published or not.
         self.run = run
         self._hub = hub
         self._store = store
@@ -91,24 +90,24 @@ class Reporter:
         self._settled = asyncio.Event()
         self._settled.set()
         self._is_saved = True
-        self._task = asyncio.create_task(self._tell())
+        self._task = asyncio.create_task(self._publish_all())
 
     async def aclose(self) -> None:
-        """Tell no more."""
+        """Stop publishing."""
         self._task.cancel()
         await asyncio.wait([self._task])
 
     async def wait_settled(self) -> None:
-        """Wait until everything is told and kept."""
+        """Wait until all events are published and stored."""
         await self._settled.wait()
 
     def note_run(self, status: RunStatus, *, position: int | None = None, error: str = "") -> None:
-        """Say what has happened to the run."""
+        """Note a change of the run."""
         progress = 100 if status is RunStatus.FINISHED else self.run.progress
         self._note(RunEvent(0, self.run.id, time.time(), status, progress, position, error))
 
     def note_step(self, step: StepState) -> None:
-        """Say what has happened to a step: everything that changes while it runs is taken from this."""
+        """Note a change of a step: its new state."""
         total = self.run.with_step(step).progress
         self._note(
             StepEvent(
@@ -128,7 +127,7 @@ class Reporter:
         )
 
     def note_log(self, step: str, start: int, end: int, text: str) -> None:
-        """Say what is new in a step's log."""
+        """Note new text in a step's log."""
         self._logs[step] = LogEvent(self.run.id, step, start, end, text)
         self._news.set()
 
@@ -140,7 +139,7 @@ class Reporter:
         self._changed()
 
     def _drop_older(self, event: StepEvent) -> None:
-        """Take away what nobody was told yet of the same attempt, but that it has begun."""
+        """Remove unpublished progress of the same attempt, except the event that it has begun."""
         known = self._view.run.step(event.step)
         older = [old for old in self._pending if _is_same_attempt(old, event)]
         is_begun = (known.status, known.attempt) == (StepStatus.RUNNING, event.attempt)
@@ -153,7 +152,7 @@ class Reporter:
         self._news.set()
 
     def catch_up(self) -> None:
-        """Tell viewers what is true and was not told by an owner that has died."""
+        """Note all changes that an owner stored but did not publish before it died."""
         told = self._view.run
         for step in self.run.steps:
             known = told.step(step.name)
@@ -165,24 +164,24 @@ class Reporter:
             self.note_run(self.run.status, position=self.run.position, error=self.run.error)
 
     async def save(self, *, sync: bool = False) -> bool:
-        """Keep what is true now; when that fails it is tried again later. `sync`: through a power cut, too."""
+        """Store the current state; a failure is tried again later. With `sync` it survives a power cut."""
         run, view = self.run, self._view
         try:
             await self._store.save(run, view, sync=sync)
         except StoreUnavailable as error:
-            logger.warning("the state of run %s is not kept yet: %s", run.id, error)
+            logger.warning("the state of run %s is not stored yet: %s", run.id, error)
             return False
         self._kept_seq = max(self._kept_seq, view.run.seq)
         self._is_saved = run is self.run and view is self._view
         self._notices.changed(run, view.run.seq)
         return True
 
-    async def _tell(self) -> None:
+    async def _publish_all(self) -> None:
         while True:
             await self._news.wait()
             self._news.clear()
-            await self._tell_events()
-            await self._tell_logs()
+            await self._publish_events()
+            await self._publish_logs()
             failed = not self._is_saved and not await self.save()
             if self._pending or not self._is_saved:
                 self._news.set()
@@ -190,10 +189,10 @@ class Reporter:
                 self._settled.set()
             await asyncio.sleep(_AGAIN if failed else _PACE)
 
-    async def _tell_events(self) -> None:
+    async def _publish_events(self) -> None:
         while self._pending and self._view.run.seq < self._kept_seq + _AHEAD:
             event = msgspec.structs.replace(self._pending.pop(0), seq=self._view.run.seq + 1)
-            # the very same again until it is surely kept: an unconfirmed one may be, and its number is taken then
+            # The same event is repeated until it is surely kept: an unconfirmed one may have taken its number.
             while (position := await self._publish(event)) is None:
                 await self.save()
                 await asyncio.sleep(_AGAIN)
@@ -205,10 +204,10 @@ class Reporter:
             key = f"{event.seq}:{event.time}"
             return await self._hub.node.publish(channel(self.run.id), _encode(event), Format.JSON, key=key)
         except PublishError as error:
-            logger.warning("an event of run %s is told later: %s", self.run.id, error)
+            logger.warning("an event of run %s is published later: %s", self.run.id, error)
             return None
 
-    async def _tell_logs(self) -> None:
+    async def _publish_logs(self) -> None:
         logs, self._logs = self._logs, {}
         for event in logs.values():
             try:

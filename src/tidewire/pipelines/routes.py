@@ -23,13 +23,13 @@ from tidewire.pipelines.viewers import EVENTS
 
 __all__ = ("Authorize", "refuse", "refusing", "router")
 
-#: Returns the user of a connection, "" for who may see everything; raises HTTPException or WebSocketException.
+#: Returns the user of a connection, "" for one who may see all runs. Raises HTTPException or WebSocketException.
 Authorize = Callable[[HTTPConnection], Awaitable[str]]
 _BODY = 65_536
 _HEADERS = {"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff"}
-#: A result is somebody's file: it is never a page of ours.
+#: A result is a user's file: a browser must never run it as a page of this server.
 _FILE_HEADERS = _HEADERS | {"Content-Security-Policy": "sandbox; default-src 'none'"}
-#: Opened in place it may have styles and pictures of its own, but no script, no form, and nothing from elsewhere.
+#: A result that is opened in place may have its own styles and pictures, but no scripts, forms or foreign resources.
 _SHOWN_HEADERS = _HEADERS | {
     "Content-Security-Policy": "sandbox; default-src 'none'; style-src 'unsafe-inline'; img-src data:; "
     "base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
@@ -56,7 +56,7 @@ class _Progress(msgspec.Struct):
 
 
 async def nobody(_: HTTPConnection) -> str:
-    """Let everybody see everything."""
+    """Return no user: everybody may see all runs."""
     return ""
 
 
@@ -83,7 +83,7 @@ def router(pipelines: Pipelines, *, authorize: Authorize = nobody) -> APIRouter:
 
 
 class refusing:
-    """Turns what pipelines raise into answers: `with refusing():`."""
+    """Turns the errors of pipelines into HTTP errors: `with refusing():`."""
 
     def __enter__(self) -> None:
         return None
@@ -91,7 +91,7 @@ class refusing:
     def __exit__(self, exc_type: object, exc: BaseException | None, traceback: object) -> None:
         if isinstance(exc, PipelineError):
             raise HTTPException(exc.status, str(exc), headers=_HEADERS) from None
-        if isinstance(exc, ClientDisconnect):  # nobody reads this; an upload that is broken off is no fault of ours
+        if isinstance(exc, ClientDisconnect):  # a broken upload needs no traceback; nobody reads this answer
             raise HTTPException(400, "the client has gone before its request was complete") from None
         if isinstance(exc, StoreUnavailable):
             raise HTTPException(503, "the runs cannot be read now; try again", headers={"Retry-After": "5"}) from None
@@ -114,14 +114,14 @@ async def _body(request: Request, type_: type[Any]) -> Any:
 
 
 class _Routes:
-    """The endpoints; each finds its user first."""
+    """The endpoints; each identifies its user first."""
 
     def __init__(self, pipelines: Pipelines, authorize: Authorize) -> None:
         self._pipelines = pipelines
         self._authorize = authorize
 
     async def _visible(self, connection: HTTPConnection, run: str) -> tuple[str, Run]:
-        """Return the user and a run that they may see; another's is as one that does not exist."""
+        """Return the user and a run that they may see. Raises NotFound for another user's run, too."""
         user = await self._authorize(connection)
         found = await self._pipelines.run(run)
         if user and found.user != user:
@@ -264,7 +264,7 @@ class _Routes:
 
 
 async def refuse(pipelines: Pipelines, websocket: WebSocket, error: PipelineError) -> None:
-    """Tell a WebSocket client why it gets nothing; a page cannot read a refused handshake."""
+    """Accept a WebSocket, send it an error and close it: a page cannot read a refused handshake."""
     async with pipelines.hub.connect(websocket, protocol=EVENTS) as connection:
         await connection.send_json({"type": "error", "code": error.code, "content": str(error)})
         await connection.close(1008, str(error)[:100])

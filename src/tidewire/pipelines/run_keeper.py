@@ -1,4 +1,4 @@
-"""Who runs what: the queue over all processes, cancellations that reach the owner, and runs whose owner has died."""
+"""Keeps the runs of this process: takes them from the queue, cancels them, and takes over runs of dead processes."""
 
 from __future__ import annotations
 
@@ -29,25 +29,25 @@ __all__ = ("Keeper",)
 
 logger = logging.getLogger("tidewire.pipelines")
 
-#: Seconds between two looks when nobody calls, and between two looks for dead owners.
+#: Seconds between two looks at the store, and between two looks for dead owners.
 _LOOK_SECONDS, _SWEEP_SECONDS = 1.0, 2.0
-#: Seconds for what a closing process has still to tell, and for a dead owner's processes to end by themselves.
+#: Seconds for the last events of a closing process, and for a dead owner's processes to end by themselves.
 _CLOSING_SECONDS, _ORPHAN_SECONDS = 2.0, 3.0
 
 
 class _Owned:
-    """A run of this process, with what tells it, and what runs it once it does."""
+    """A run of this process, with its reporter, and with its execution once it runs."""
 
     def __init__(self, reporter: Reporter) -> None:
         self.reporter = reporter
         self.execution: Execution | None = None
         self.task: asyncio.Task[None] | None = None
-        #: What a cancelled task makes of the run.
+        #: The status of the run when its task is cancelled.
         self.ending = RunStatus.INTERRUPTED
 
 
 class Keeper:
-    """The runs of this process. `facts` makes of a record what its execution needs, `count` is told of limits."""
+    """The runs of this process. `facts` returns what the execution of a record needs, `count` counts reached limits."""
 
     def __init__(
         self,
@@ -67,9 +67,9 @@ class Keeper:
         self._owners = Owners(root / "owners")
         self._guards = Guards()
         self._owned: dict[str, _Owned] = {}
-        #: Who shows lists of runs hears from this.
+        #: Publishes changes to lists of runs.
         self.notices = Notices(hub)
-        #: Runs that the store gives to this process now.
+        #: Runs that are being added to the store for this process.
         self.arriving: set[str] = set()
         self._broken: set[str] = set()
         self._woken = asyncio.Event()
@@ -83,7 +83,7 @@ class Keeper:
         return self._owners.name
 
     async def open(self) -> None:
-        """Begin to keep; runs of dead owners are looked after before this returns. Raises OSError."""
+        """Start; runs of dead owners are taken over before this returns. Raises OSError."""
         self._owners.open(self.wake)
         await self._sweep()
         await self._look()
@@ -91,7 +91,7 @@ class Keeper:
         self._task = asyncio.create_task(self._keep())
 
     async def aclose(self) -> None:
-        """Interrupt what runs, tell it, and end."""
+        """Interrupt the running runs, publish that, and stop."""
         self._is_closing = True
         if self._task is not None:
             self._task.cancel()
@@ -110,7 +110,7 @@ class Keeper:
     async def _let_go(self) -> None:
         last = list(self._owned.items())
         tasks = {
-            # what was queued goes on in the next process that looks for dead owners
+            # queued runs continue in the next process that looks for dead owners
             asyncio.create_task(owned.reporter.wait_settled() if owned.task is None else self._retire(run, owned))
             for run, owned in last
         }
@@ -123,22 +123,22 @@ class Keeper:
             await owned.reporter.aclose()
 
     def wake(self) -> None:
-        """Look now: something has changed."""
+        """Look at the store now."""
         self._woken.set()
 
     def wake_all(self) -> None:
-        """Look now, in all processes."""
+        """Look at the store now, in all processes."""
         self.wake()
         self._owners.wake()
 
     async def wait_changed(self, seconds: float) -> None:
-        """Return when something may have changed, or after so many seconds."""
+        """Return when a run may have changed, or after a timeout."""
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(seconds), self._changed:
                 await self._changed.wait()
 
     def own(self, run: Run, view: View | None = None) -> None:
-        """Take a run that the store gives to this process."""
+        """Take a run that the store has assigned to this process."""
         view = view or View(run)
         self._guards.prepare()
         self._owned[run.id] = _Owned(Reporter(self._hub, self._store, self.notices, run, view))
@@ -146,21 +146,21 @@ class Keeper:
         self.wake_all()
 
     async def own_again(self, run: str) -> None:
-        """Take a run that the store has queued again for this process."""
+        """Take a resumed run that the store has assigned to this process."""
         record = await self._store.record(run)
         if record is not None:
             view = await current_view(self._hub, record.view)
             self.own(record.run, view)
             reporter = self._owned[run].reporter
             reporter.note_run(RunStatus.QUEUED)
-            await reporter.save()  # who asked reads it back at once
+            await reporter.save()  # `resume` reads it back at once
 
-    def say(self, run: str, step: str, fraction: float, message: str) -> bool | None:
-        """Take progress from another process; None: this process does not own the run."""
+    def note_progress(self, run: str, step: str, fraction: float, message: str) -> bool | None:
+        """Take progress from another process; return None when this process does not run it."""
         owned = self._owned.get(run)
         if owned is None or owned.execution is None:
             return None
-        return owned.execution.say(step, fraction, message)
+        return owned.execution.note_progress(step, fraction, message)
 
     # The loop.
 
@@ -177,12 +177,12 @@ class Keeper:
                     swept = loop.time()
                     await self._sweep()
                 await self._look()
-                for said in await self._store.take_said(self.name):
-                    self.say(*said)
+                for progress in await self._store.take_progress(self.name):
+                    self.note_progress(*progress)
             except StoreUnavailable as error:
-                logger.warning("the runs cannot be looked after now: %s", error)
-            except Exception:  # whatever it is, no run is begun or cancelled without this loop
-                logger.exception("looking after the runs failed; it is tried again")
+                logger.warning("the runs cannot be read now, trying again: %s", error)
+            except Exception:  # without this loop no run would begin or be cancelled any more
+                logger.exception("looking at the runs failed; it is tried again")
             await self._notify()
 
     async def _look(self) -> None:
@@ -193,11 +193,11 @@ class Keeper:
                 await self._attend(attention)
             except StoreUnavailable:
                 raise
-            except OSError as error:  # it passes: a disk that is full, no descriptors left
-                logger.warning("run %s cannot be looked after now: %s", attention.id, error)
-            except Exception:  # one run, of another version perhaps, must not stop all others
+            except OSError as error:  # temporary: a full disk, no descriptors left
+                logger.warning("run %s cannot be started or ended now, trying again: %s", attention.id, error)
+            except Exception:  # one run, perhaps of another version, must not stop all others
                 self._broken.add(attention.id)
-                logger.exception("run %s is left as it is until the server is started again", attention.id)
+                logger.exception("run %s stays as it is until the server is restarted", attention.id)
 
     async def _notify(self) -> None:
         async with self._changed:
@@ -213,7 +213,7 @@ class Keeper:
             self._cancel(attention.id, owned)
         elif owned.task is not None:
             return
-        elif attention.may_begin or attention.status is RunStatus.RUNNING:  # begun, which the store did not answer
+        elif attention.may_begin or attention.status is RunStatus.RUNNING:  # `begin` worked, but its answer was lost
             await self._begin(attention.id, owned)
         elif owned.reporter.run.position != attention.position:
             owned.reporter.note_run(RunStatus.QUEUED, position=attention.position)
@@ -238,7 +238,7 @@ class Keeper:
 
     def _cancel(self, run: str, owned: _Owned) -> None:
         if owned.ending is RunStatus.CANCELLED or not owned.reporter.run.status.is_active:
-            return  # it is ending, which must be told and kept undisturbed
+            return  # it is ending already, which must be published and stored
         owned.ending = RunStatus.CANCELLED
         if owned.task is not None:
             owned.task.cancel()
@@ -258,28 +258,28 @@ class Keeper:
             await self._retire(run, owned)
 
     async def _retire(self, run: str, owned: _Owned) -> None:
-        """Let a run go when everything about it is told and kept."""
+        """Release a run when all its events are published and stored."""
         await owned.reporter.wait_settled()
         while True:
             try:
                 await self._store.release(run, self.name)
                 break
             except StoreUnavailable as error:
-                logger.warning("run %s has ended, which is not kept yet: %s", run, error)
+                logger.warning("the end of run %s is not stored yet: %s", run, error)
                 await asyncio.sleep(_LOOK_SECONDS)
         await owned.reporter.aclose()
-        if self._owned.get(run) is owned:  # released, it may be resumed already
+        if self._owned.get(run) is owned:  # a released run may have been resumed already
             del self._owned[run]
         self.wake_all()
 
     # Dead owners.
 
     async def _sweep(self) -> None:
-        """Take over the runs of processes that have died, and remove the oldest of all."""
+        """Take over the runs of dead processes, and remove the oldest ended runs over the limit."""
         for owner in await self._store.owners() | self._owners.known():
             if self._owners.is_dead(owner):
                 await self._store.adopt(owner, self.name)
-                self._owners.bury(owner)
+                self._owners.forget(owner)
         for run, user in await self._store.beyond(self._limits.keep):
             if await self._store.remove(run):
                 self._count("keep")
@@ -287,7 +287,7 @@ class Keeper:
                 await asyncio.to_thread(RunFolder(self._root, run).remove)
 
     async def _inherit(self, run: str) -> None:
-        """Take over what a dead process was doing, or this one when the store did not answer."""
+        """Take over a run of a dead process, or one that this process added without an answer of the store."""
         record = await self._store.record(run)
         if record is None or record.owner != self.name:
             return
@@ -299,7 +299,7 @@ class Keeper:
         owned = self._owned[run]
         owned.reporter.catch_up()
         if record.status is RunStatus.QUEUED and not record.is_cancelled:
-            return  # nothing was begun, so nothing is lost
+            return  # no step had begun, so nothing is lost
         if record.run.status.is_active or record.status.is_active:
             status = RunStatus.CANCELLED if record.is_cancelled else RunStatus.INTERRUPTED
             owned.reporter.note_run(status, error=_STOPPED if status is RunStatus.INTERRUPTED else "")
@@ -307,12 +307,12 @@ class Keeper:
         owned.task = asyncio.create_task(self._retire(run, owned))
 
 
-#: Why a run is interrupted.
+#: The error text of an interrupted run.
 _STOPPED = "the server that ran it has ended; resume it, and the steps that are done stay done"
 
 
 def _furthest(kept: Run, told: Run) -> Run:
-    """Return what was kept, with the steps of which viewers were told already that they are done."""
+    """Return the stored state, with the steps that were already published as done."""
     steps = tuple(
         after if after.status is StepStatus.DONE else before
         for before, after in zip(kept.steps, told.steps, strict=True)

@@ -1,4 +1,4 @@
-"""The durable record of all runs: one SQLite file that several processes share. All its calls run in one thread."""
+"""The durable record of all runs: one SQLite file that several processes share, used from one thread of each."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _decode_paths = msgspec.json.Decoder(dict[str, str]).decode
 
 
 class Record(msgspec.Struct, frozen=True):
-    """All that is kept of a run; `key` is the hash of what other processes report with, `definition` is JSON or b""."""
+    """The stored record of a run. `key` authorises progress reports of other processes, `definition` is JSON or b""."""
 
     run: Run
     view: View
@@ -42,7 +42,7 @@ class Record(msgspec.Struct, frozen=True):
 
 
 class Attention(msgspec.Struct, frozen=True):
-    """One run of an owner that may need something: its place in the queue (0: none), and may it begin."""
+    """The state of an owner's run: its position in the queue (0: none), and whether it may begin."""
 
     id: str
     status: RunStatus
@@ -52,7 +52,7 @@ class Attention(msgspec.Struct, frozen=True):
 
 
 class NewRun(msgspec.Struct, frozen=True):
-    """What is kept beside the state of a new run."""
+    """The stored values of a new run beside its state."""
 
     fingerprint: str
     key: str
@@ -72,18 +72,18 @@ class RunStore:
         self._reserve: Reserve | None = None
 
     async def open(self) -> None:
-        """Open the file, making it if need be. Raises ConfigurationError."""
+        """Open the file, and create it if necessary. Raises ConfigurationError."""
         await asyncio.get_running_loop().run_in_executor(self._thread, self._connect)
 
     async def aclose(self) -> None:
-        """Close the file; harmless when it is not open."""
+        """Close the file; harmless when it is closed."""
         await asyncio.get_running_loop().run_in_executor(self._thread, self._disconnect)
         self._thread.shutdown()
 
-    # Runs come and go.
+    # Runs.
 
     async def add(self, run: Run, new: NewRun, *, queue: int, join: bool) -> Run | None:
-        """Add a run to the queue, or return the one to join; None: the queue is full. Atomic over all processes."""
+        """Add a run to the queue, or return the one to join; None when the queue is full. Atomic over all processes."""
 
         def work(db: sqlite3.Connection) -> Run | None:
             found = db.execute(self._sql["joinable"], (new.fingerprint,)).fetchone() if join else None
@@ -102,7 +102,7 @@ class RunStore:
         return await self._write(work, sync=True)
 
     async def record(self, run: str) -> Record | None:
-        """Return all that is kept of a run."""
+        """Return the record of a run, or None."""
         row = await self._read(lambda db: db.execute(self._sql["get"], (run,)).fetchone())
         if row is None:
             return None
@@ -113,12 +113,12 @@ class RunStore:
         )
 
     async def runs(self, *, limit: int, **filters: str) -> list[Run]:
-        """Return runs, the newest first; a filter that is empty lets all pass."""
+        """Return runs, the newest first; an empty filter matches all."""
         rows = await self._read(lambda db: db.execute(self._sql["list"], {**filters, "limit": limit}).fetchall())
         return [_decode_run(row[0]) for row in rows]
 
     async def expected(self, pipeline: str) -> Mapping[str, float]:
-        """Return how many seconds each step took on average in the last finished runs."""
+        """Return the average seconds of each step in the last finished runs."""
         rows = await self._read(lambda db: db.execute(self._sql["finished"], (pipeline,)).fetchall())
         took: dict[str, list[float]] = {}
         for row in rows:
@@ -128,12 +128,12 @@ class RunStore:
         return {name: round(sum(seconds) / len(seconds), 2) for name, seconds in took.items()}
 
     async def save(self, run: Run, view: View, *, sync: bool) -> None:
-        """Keep what is true of a run, and what its viewers know; `sync`: through a power cut, too."""
+        """Store the state of a run and its view; with `sync` they survive a power cut."""
         values = (_encode(run), _encode(view), run.status.value, run.id)
         await self._write(lambda db: db.execute(self._sql["save"], values), sync=sync)
 
     async def remove(self, run: str) -> bool:
-        """Forget a run that is not queued or running; False when it is."""
+        """Delete a run; return False when it is queued or running."""
 
         def work(db: sqlite3.Connection) -> bool:
             is_removed = db.execute(self._sql["remove"], (run,)).rowcount > 0
@@ -144,13 +144,13 @@ class RunStore:
         return await self._write(work)
 
     async def beyond(self, keep: int) -> list[tuple[str, str]]:
-        """Return the ended runs that are older than so many, each with its user."""
+        """Return the ended runs beyond the newest `keep`, each with its user."""
         return await self._read(lambda db: db.execute(self._sql["beyond"], (keep,)).fetchall())
 
-    # Who owns what.
+    # Owners.
 
     async def attend(self, owner: str, concurrency: int) -> list[Attention]:
-        """Return the runs of an owner, with what they may do now."""
+        """Return the state of each run of an owner."""
 
         def work(db: sqlite3.Connection) -> list[Attention]:
             owned = db.execute(self._sql["owned"], (owner,)).fetchall()
@@ -166,27 +166,27 @@ class RunStore:
         return await self._read(work)
 
     async def begin(self, run: str, owner: str) -> bool:
-        """Let a run begin that `attend` has let begin; False when it was cancelled meanwhile. May be repeated.
+        """Mark a run as running that `attend` allowed to begin; return False when it was cancelled. May be repeated.
 
-        Nobody else can be faster: only the first of the queue may begin, as many as are free.
+        This needs no further check: only the first runs of the queue may begin, as many as there are free places.
         """
         return await self._write(lambda db: db.execute(self._sql["begin"], (run, owner)).rowcount) > 0
 
     async def release(self, run: str, owner: str) -> None:
-        """Own a run no longer: there is nothing to do for it and nothing to tell."""
+        """Remove the owner of a run that has ended and whose events are published."""
 
         def work(db: sqlite3.Connection) -> None:
             db.execute(self._sql["release"], (run, owner))
-            db.execute(self._sql["clear_said"], (run,))
+            db.execute(self._sql["clear_progress"], (run,))
 
         await self._write(work, sync=True)
 
     async def cancel(self, run: str) -> bool:
-        """Ask the owner of a queued or running run to cancel it; False when it is neither."""
+        """Ask the owner of a run to cancel it; return False when it is neither queued nor running."""
         return await self._write(lambda db: db.execute(self._sql["cancel"], (run,)).rowcount) > 0
 
     async def resume(self, run: str, owner: str, *, queue: int) -> bool | None:
-        """Queue a failed, cancelled or interrupted run again, for this owner; False: not one now, None: queue full."""
+        """Queue an ended run again for this owner; return False when it has not ended, None when the queue is full."""
 
         def work(db: sqlite3.Connection) -> bool | None:
             if db.execute(self._sql["waiting"]).fetchone()[0] >= queue:
@@ -197,39 +197,39 @@ class RunStore:
         return await self._write(work)
 
     async def owners(self) -> set[str]:
-        """Return everybody who owns a run."""
+        """Return all owners of runs."""
         return {row[0] for row in await self._read(lambda db: db.execute(self._sql["owners"]).fetchall())}
 
     async def adopt(self, dead: str, owner: str) -> None:
-        """Take the runs of a dead owner over; each is given to one process only."""
+        """Take over the runs of a dead owner; each run goes to one process only."""
         await self._write(lambda db: db.execute(self._sql["adopt"], (owner, dead)))
 
-    async def say(self, run: str, step: str, fraction: float, message: str) -> None:
-        """Leave progress for the owner of a run; of one step only the newest is kept."""
-        await self._write(lambda db: db.execute(self._sql["say"], (run, step, fraction, message)))
+    async def add_progress(self, run: str, step: str, fraction: float, message: str) -> None:
+        """Store progress for the owner of a run; only the newest of each step is kept."""
+        await self._write(lambda db: db.execute(self._sql["add_progress"], (run, step, fraction, message)))
 
-    async def take_said(self, owner: str) -> list[tuple[str, str, float, str]]:
-        """Take the progress that was left for an owner."""
-        if not await self._read(lambda db: db.execute(self._sql["any_said"]).fetchone()[0]):
+    async def take_progress(self, owner: str) -> list[tuple[str, str, float, str]]:
+        """Return and remove the progress that was stored for an owner."""
+        if not await self._read(lambda db: db.execute(self._sql["any_progress"]).fetchone()[0]):
             return []
-        return await self._write(lambda db: db.execute(self._sql["take_said"], (owner,)).fetchall())
+        return await self._write(lambda db: db.execute(self._sql["take_progress"], (owner,)).fetchall())
 
     # Processes.
 
     async def set_processes(self, run: str, step: str, identities: Sequence[str]) -> None:
-        """Remember processes, so that they can be ended when their owner is dead."""
+        """Record processes, so that they can be ended when their owner has died."""
         values = [(run, step, identity) for identity in identities]
         await self._write(lambda db: db.executemany(self._sql["set_process"], values))
 
     async def clear_processes(self, run: str, step: str = "") -> None:
-        """Forget the processes of a step, or of a run: they have ended."""
+        """Delete the records of ended processes, of a step or of a whole run."""
         if step:
             await self._write(lambda db: db.execute(self._sql["clear_processes"], (run, step)))
         else:
             await self._write(lambda db: db.execute(self._sql["clear_all_processes"], (run,)))
 
     async def processes(self, run: str) -> list[str]:
-        """Return the identities of processes that were not seen to end."""
+        """Return the identities of processes that are recorded as running."""
         return [row[0] for row in await self._read(lambda db: db.execute(self._sql["processes"], (run,)).fetchall())]
 
     # The thread.
@@ -245,12 +245,12 @@ class RunStore:
         if self._database is None:
             raise StoreUnavailable("the runs are not open; write `async with pipelines:`")
         try:
-            # in WAL mode a process may die at any time; only a power cut asks for more
+            # WAL mode survives the death of a process by itself; only a power cut needs FULL
             self._database.execute(f"PRAGMA synchronous = {'FULL' if sync else 'NORMAL'}")
             return self._transaction(self._database, work, begin)
         except sqlite3.Error as error:
             if is_full(error) and self._reserve is not None:
-                self._reserve.give_up()  # so that the next attempt can say how a run ended
+                self._reserve.give_up()  # so that the end of a run can still be stored
             raise StoreUnavailable(explain(error, self._path)) from error
 
     @staticmethod

@@ -27,7 +27,7 @@ CREATE TABLE IF NOT EXISTS processes (
     identity TEXT NOT NULL,
     PRIMARY KEY (run, step, identity)
 ) WITHOUT ROWID;
-CREATE TABLE IF NOT EXISTS said (
+CREATE TABLE IF NOT EXISTS progress_reports (
     run TEXT NOT NULL,
     step TEXT NOT NULL,
     fraction REAL NOT NULL,
@@ -114,15 +114,15 @@ DELETE FROM runs WHERE id = ? AND owner = '' AND status NOT IN ('queued', 'runni
 -- name: finished
 SELECT state FROM runs WHERE pipeline = ? AND status = 'finished' ORDER BY number DESC LIMIT 5
 
--- name: say
-INSERT OR REPLACE INTO said (run, step, fraction, message)
+-- name: add_progress
+INSERT OR REPLACE INTO progress_reports (run, step, fraction, message)
 SELECT id, ?2, ?3, ?4 FROM runs WHERE id = ?1 AND status = 'running'
 
--- name: clear_said
-DELETE FROM said WHERE run = ?
+-- name: clear_progress
+DELETE FROM progress_reports WHERE run = ?
 
--- name: take_said
-DELETE FROM said WHERE run IN (SELECT id FROM runs WHERE owner = ?) RETURNING run, step, fraction, message
+-- name: take_progress
+DELETE FROM progress_reports WHERE run IN (SELECT id FROM runs WHERE owner = ?) RETURNING run, step, fraction, message
 
--- name: any_said
-SELECT EXISTS (SELECT 1 FROM said)
+-- name: any_progress
+SELECT EXISTS (SELECT 1 FROM progress_reports)

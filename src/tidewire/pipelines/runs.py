@@ -1,4 +1,4 @@
-"""What a run is at a moment, what can happen to it, and what that makes of it. Values, and one pure function."""
+"""The state of a run, its events, and a pure function that applies an event to a state."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ __all__ = (
 
 
 class RunStatus(StrEnum):
-    """Where a run is."""
+    """The state of a whole run."""
 
     QUEUED = "queued"
     RUNNING = "running"
@@ -35,17 +35,17 @@ class RunStatus(StrEnum):
 
     @property
     def is_active(self) -> bool:
-        """It waits or runs."""
+        """Whether the run waits or runs."""
         return self in (RunStatus.QUEUED, RunStatus.RUNNING)
 
     @property
     def is_over(self) -> bool:
-        """It ended by itself or was cancelled; an interrupted one waits for somebody to resume it."""
+        """Whether the run finished, failed or was cancelled; an interrupted one may be resumed."""
         return self in (RunStatus.FINISHED, RunStatus.FAILED, RunStatus.CANCELLED)
 
 
 class StepStatus(StrEnum):
-    """Where a step is."""
+    """The state of a step."""
 
     WAITING = "waiting"
     RUNNING = "running"
@@ -55,7 +55,7 @@ class StepStatus(StrEnum):
 
 
 class GivenInput(msgspec.Struct, frozen=True):
-    """A file that a run was given; its path is known to the server alone."""
+    """An input file of a run; only the server knows its path."""
 
     input: str
     name: str
@@ -109,7 +109,7 @@ class Run(msgspec.Struct, frozen=True):
         raise KeyError(name)
 
     def with_step(self, changed: StepState) -> Run:
-        """Return the run with one step changed, and with the progress that this makes; it never goes back."""
+        """Return the run with one step changed and its progress updated; progress never goes back."""
         steps = tuple(changed if step.name == changed.name else step for step in self.steps)
         whole = sum(step.weight for step in steps)
         done = int(sum(step.weight * step.progress for step in steps) / whole)
@@ -117,7 +117,7 @@ class Run(msgspec.Struct, frozen=True):
 
 
 class StepEvent(msgspec.Struct, frozen=True, tag="step", omit_defaults=True):
-    """Something happened to a step; `total` is the progress of the whole run."""
+    """A change of a step; `total` is the progress of the whole run."""
 
     seq: int
     run: str
@@ -134,7 +134,7 @@ class StepEvent(msgspec.Struct, frozen=True, tag="step", omit_defaults=True):
 
 
 class RunEvent(msgspec.Struct, frozen=True, tag="run", omit_defaults=True):
-    """Something happened to a whole run."""
+    """A change of a whole run."""
 
     seq: int
     run: str
@@ -159,14 +159,14 @@ Event = StepEvent | RunEvent
 
 
 class View(msgspec.Struct, frozen=True):
-    """What viewers have been told of a run, and up to which position of its channel."""
+    """The state of a run as its published events give it, and the position of the last of them."""
 
     run: Run
     position: Position | None = None
 
 
 def apply(run: Run, event: Event) -> Run:
-    """Return what an event makes of a run."""
+    """Return the state of a run after an event."""
     replace = msgspec.structs.replace
     if isinstance(event, StepEvent):
         step = run.step(event.step)

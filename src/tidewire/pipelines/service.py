@@ -1,4 +1,4 @@
-"""What an application holds: pipelines by name, their runs, and what one can do with these."""
+"""The pipelines of an application and their runs: start, cancel, resume, watch, read logs and results."""
 
 from __future__ import annotations
 
@@ -38,12 +38,12 @@ __all__ = ("LogPart", "Pipelines", "Started")
 _LOG_BYTES = 1_048_576
 _LETTERS = "abcdefghijkmnpqrstuvwxyz23456789"
 _LOOK_SECONDS = 1.0
-#: Seconds that who resumes or removes a run waits for its owner, who may have to tell its end.
+#: Seconds that `resume` and `remove` wait for the owner of a run, which may still publish its end.
 _LETTING_GO_SECONDS = 5.0
 
 
 class Started(msgspec.Struct, frozen=True):
-    """A run, and whether it was there already."""
+    """A run, and whether it had been started before."""
 
     run: Run
     joined: bool
@@ -61,8 +61,8 @@ class LogPart(msgspec.Struct, frozen=True):
 class Pipelines:
     """Long jobs with live progress: `async with Pipelines(hub, folder, definitions) as pipelines` inside an open hub.
 
-    Processes that share the folder share the queue and the runs. `inputs` is a folder of files that runs may be given
-    by name. `url` is where `router` is reached, for steps that report by HTTP. Raises ConfigurationError.
+    Processes that share the folder share the queue and the runs. `inputs` is a folder whose files can be named as
+    inputs. `url` is the address of `router`, for steps that report by HTTP. Raises ConfigurationError.
     """
 
     def __init__(
@@ -77,7 +77,7 @@ class Pipelines:
         default: str = "",
     ) -> None:
         self.hub = hub
-        #: The pipeline that is meant where none is named, "" when that depends.
+        #: The pipeline to use when none is named; "" when that depends on the sample.
         self.default = default
         self.limits = limits or PipelineLimits()
         self.definitions: dict[str, Pipeline] = {}
@@ -164,7 +164,7 @@ class Pipelines:
         # by the input's name: two files may have the same one, and one file may be given twice
         taken: dict[Path, Path] = {}
         for key, path in paths.items():
-            if self.uploads.holds(path):
+            if self.uploads.contains(path):
                 taken.setdefault(path, folder.inputs / key / path.name)
         facts = NewRun(
             fingerprint=_fingerprint(run, paths, self.uploads),
@@ -185,17 +185,17 @@ class Pipelines:
         return added
 
     async def _take(self, run: Run, folder: RunFolder, files: Mapping[Path, Path]) -> None:
-        """Give a new run its files; where these cannot be had, it is cancelled. Raises OSError."""
+        """Move a new run's uploads into its folder; cancel the run when that fails. Raises OSError."""
         try:
             await asyncio.to_thread(_move, folder, files)
-        except OSError:  # another run has taken its upload, or the disk takes no more
+        except OSError:  # another run has taken its upload, or the disk is full
             await self._store.cancel(run.id)
             raise
         finally:
             self._keeper.own(run)
 
     async def cancel(self, run: str) -> Run:
-        """Ask for the end of a run, of whichever process; `wait` returns when it has come. Raises NotFound, NotNow."""
+        """Ask the owner of a run to cancel it; `wait` returns when it has ended. Raises NotFound, NotNow."""
         if not await self._store.cancel(run):
             found = await self.run(run)
             raise NotNow(f"run {run} is {found.status.value}; only what is queued or running can be cancelled")
@@ -223,7 +223,7 @@ class Pipelines:
         return await self.run(run)
 
     async def _let_go(self, run: str) -> Run:
-        """Return a run; one that has just ended when its owner has told everything of it. Raises NotFound."""
+        """Return a run; if it has just ended, wait until its owner has published everything. Raises NotFound."""
         end = time.monotonic() + _LETTING_GO_SECONDS
         while True:
             record = await self.record(run)
@@ -243,10 +243,10 @@ class Pipelines:
         self._keeper.notices.removed(run, found.user)
         await asyncio.to_thread(RunFolder(self._root, run).remove)
 
-    # What is known.
+    # Reading.
 
     async def record(self, run: str) -> Record:
-        """Return all that is kept of a run. Raises NotFound."""
+        """Return the stored record of a run. Raises NotFound."""
         record = await self._store.record(run)
         if record is None:
             raise NotFound(f"there is no run {run[:60]!r}; it may have been removed")
@@ -267,14 +267,14 @@ class Pipelines:
         before: str = "",
         limit: int = 50,
     ) -> list[Run]:
-        """Return runs, the newest first; a filter that is empty lets all pass. `before`: those older than this run."""
+        """Return runs, the newest first; an empty filter matches all. `before`: only runs older than this one."""
         state = status.value if status else ""
         return await self._store.runs(
             limit=min(limit, 500), pipeline=pipeline, sample=sample, status=state, user=user, before=before
         )
 
     async def wait(self, run: str) -> Run:
-        """Return a run when it is finished, failed, cancelled or interrupted, and its viewers were told."""
+        """Return a run when it has finished, failed, been cancelled or interrupted, and this was published."""
         while True:
             record = await self.record(run)
             if not record.status.is_active and not record.run.status.is_active and not record.owner:
@@ -282,15 +282,15 @@ class Pipelines:
             await self._keeper.wait_changed(_LOOK_SECONDS)
 
     async def watch(self, connection: HubConnection, run: str, *, log: bool = True) -> None:
-        """Serve a viewer: the state, then every event, in order, none missing and none twice. Raises NotFound."""
+        """Send a viewer the state, then every event once and in order. Raises NotFound."""
         await self._viewers.watch(connection, await self.record(run), log=log)
 
     async def watch_steps(self, connection: HubConnection, run: str) -> None:
-        """Serve a viewer with events of steps alone; closes the connection when the run is over. Raises NotFound."""
+        """Send a viewer the events of steps, and close the connection when the run is over. Raises NotFound."""
         await self._viewers.watch_steps(connection, await self.record(run))
 
     async def log(self, run: str, step: str = "", *, start: int = 0, limit: int = 65_536) -> LogPart:
-        """Return a part of a step's log; without `step` the failed one's, or the one's that began last."""
+        """Return a part of a step's log; without `step` that of the failed step, or of the one that began last."""
         found = await self.run(run)
         name = step or _interesting(found)
         if not any(known.name == name for known in found.steps):
@@ -314,21 +314,21 @@ class Pipelines:
             return []  # its definition is of another version, or gone
 
     async def result(self, run: str, name: str) -> Path:
-        """Return the path of one of these files. Raises NotFound."""
+        """Return the path of a result. Raises NotFound."""
         await self.record(run)
         return await asyncio.to_thread(RunFolder(self._root, run).result, name)
 
     async def report(self, run: str, key: str, step: str, fraction: float, message: str) -> None:
-        """Take progress from another process, for whichever owner. Raises NotFound, Forbidden, NotNow."""
+        """Take progress of a step from another process. Raises NotFound, Forbidden, NotNow."""
         record = await self.record(run)
         if not hmac.compare_digest(key.encode(), record.key.encode()):
             raise Forbidden("this key is not the run's; take `job.key`, or TIDEWIRE_RUN_KEY of the step's environment")
         state = next((known for known in record.run.steps if known.name == step), None)
         if state is None:
             raise NotFound(f"run {run} has no step {step[:60]!r}")
-        taken = self._keeper.say(run, step, fraction, message)
+        taken = self._keeper.note_progress(run, step, fraction, message)
         if taken is None and record.status is RunStatus.RUNNING:
-            await self._store.say(run, step, fraction, message)
+            await self._store.add_progress(run, step, fraction, message)
             self._keeper.wake_all()
         elif not taken:
             raise NotNow(f"step {step!r} of run {run} does not run now")
@@ -362,17 +362,17 @@ def _waiting(step: Step, expected: float | None) -> StepState:
 
 
 def _fingerprint(run: Run, paths: Mapping[str, Path], uploads: Uploads) -> str:
-    """Return what two runs share that are the same work; a file is known by its place, size and time of change."""
+    """Return a hash that is equal for runs of the same work; files are compared by path, size and time of change."""
     files = []
     for key, path in sorted(paths.items()):
         stat = path.stat()
         # an upload's folder is named by its content
-        files.append((key, str(path), stat.st_size, 0 if uploads.holds(path) else stat.st_mtime_ns))
+        files.append((key, str(path), stat.st_size, 0 if uploads.contains(path) else stat.st_mtime_ns))
     return hashlib.sha256(msgspec.json.encode((run.pipeline, run.sample, run.user, files))).hexdigest()
 
 
 def _encoded(pipeline: Pipeline) -> bytes:
-    """Return a pipeline as JSON: a resumed run has the steps it began with; b"" where only this program has it."""
+    """Return a pipeline as JSON, to resume a run with its original steps; b"" if it has a coroutine function."""
     if any(step.is_local for step in pipeline.steps):
         return b""
     steps = tuple(msgspec.structs.replace(step, function=None, python=step.reference) if step.function else step

@@ -1,4 +1,4 @@
-"""Files that were sent before their run: bounded, named by their content, kept for a day."""
+"""Files that users upload before they start a run: bounded, named by their content, kept for a day."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _ID = re.compile(r"u[0-9a-f]{40}")
 
 
 class Upload(msgspec.Struct, frozen=True):
-    """A file that waits for its run."""
+    """An uploaded file that waits for its run."""
 
     upload: str
     name: str
@@ -32,7 +32,7 @@ class Upload(msgspec.Struct, frozen=True):
 
 
 class Uploads:
-    """The folder of uploads; `count` is told of limits that were reached."""
+    """The folder of uploads; `count` is called with the name of each limit that is reached."""
 
     def __init__(self, folder: Path, *, size: int, most: int, count: Callable[[str], None]) -> None:
         self._folder = folder
@@ -41,9 +41,9 @@ class Uploads:
         self._count = count
 
     async def save(self, name: str, chunks: AsyncIterator[bytes], *, user: str = "") -> Upload:
-        """Write a file of a user as it comes.
+        """Write a user's file while it is received.
 
-        Raises TooBig, BadStart, NotNow when too many wait or the disk is full.
+        Raises TooBig, BadStart, or NotNow when too many uploads wait or the disk is full.
         """
         await asyncio.to_thread(self._make_room)
         draft = self._folder / f".{secrets.token_hex(8)}"
@@ -73,21 +73,21 @@ class Uploads:
         return size, digest.hexdigest()
 
     def path(self, upload: str, *, user: str = "") -> Path:
-        """Return the file of an upload of this user. Raises NotFound."""
+        """Return the path of a user's upload. Raises NotFound."""
         if _ID.fullmatch(upload):
             for path in self._place(upload, user).glob("*"):
                 return path
         raise NotFound(f"there is no upload {upload[:60]!r}; they are kept for a day, send the file again")
 
-    def holds(self, path: Path) -> bool:
-        """Say whether a file is an upload, which its run takes away."""
+    def contains(self, path: Path) -> bool:
+        """Return whether a file is an upload; a run moves its uploads into its own folder."""
         return path.parent.parent == self._folder.resolve()
 
     def _make_room(self) -> None:
         self._folder.mkdir(mode=0o750, parents=True, exist_ok=True)
         waiting = 0
         for path in self._folder.iterdir():
-            with contextlib.suppress(FileNotFoundError):  # another request has just taken it
+            with contextlib.suppress(FileNotFoundError):  # another request has just removed it
                 if time.time() - path.stat().st_mtime > _SECONDS:
                     shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)
                 else:
@@ -97,7 +97,7 @@ class Uploads:
             raise NotNow(f"{waiting} uploads wait for their runs already; start those first")
 
     def _place(self, upload: str, user: str) -> Path:
-        """Return the folder of an upload: whoever knows what a file of another holds does not have it by that."""
+        """Return the folder of an upload. It depends on the user: knowing a file's hash gives no access to it."""
         return self._folder / f"u{hashlib.sha256(f'{user}/{upload}'.encode()).hexdigest()[:40]}"
 
     def _keep(self, draft: Path, upload: Upload, user: str) -> None:

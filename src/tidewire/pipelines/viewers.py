@@ -1,4 +1,4 @@
-"""Serves one viewer of a run: the state so far, then exactly what follows."""
+"""Serves the viewers of a run: first its state, then every later event."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from tidewire.sessions.application import HubConnection
 
 __all__ = ("EVENTS", "STEPS", "Viewers")
 
-#: Seconds between two looks whether a run is over, and for its last event to reach a viewer.
+#: Seconds between two checks whether a run is over, and for its last event to reach a viewer.
 _LOOK_SECONDS, _LAST_SECONDS = 1.0, 10.0
 _encode = msgspec.json.Encoder().encode
 _decode = msgspec.json.Decoder(StepEvent | RunEvent).decode
@@ -29,7 +29,7 @@ _BEGUN = {StepStatus.STOPPED: StepStatus.RUNNING}
 
 
 class EventProtocol(JsonProtocol):
-    """Events as they were published; a viewer is told nothing else, whoever writes to its user."""
+    """Encodes events as they were published; messages to the viewer's user are left out."""
 
     def takes(self, channel: str) -> bool:
         return channel.startswith((RUN_EVENTS, RUN_LOGS))
@@ -39,7 +39,7 @@ class EventProtocol(JsonProtocol):
 
 
 class StepProtocol(EventProtocol):
-    """Events of steps, and how the run ended; waiting in the queue is told as a step, too (contract.md section C)."""
+    """Encodes events of steps and the end of the run; the queue is shown as a step, too (contract.md section C)."""
 
     def encode_publication(self, publication: Publication) -> WireMessage:
         event = _decode(publication.data)
@@ -64,7 +64,7 @@ class Viewers:
         self._keeper = keeper
 
     async def watch(self, connection: HubConnection, record: Record, *, log: bool) -> None:
-        """Send the state and then every event, until the client goes. `log`: the newest text of the logs, too."""
+        """Send the state and then every event until the client leaves; with `log` also new text of the logs."""
         if log:
             await self._follow(connection, log_channel(record.run.id), None)
         view = await current_view(self._hub, record.view)
@@ -73,7 +73,7 @@ class Viewers:
         await _answer(connection)
 
     async def watch_steps(self, connection: HubConnection, record: Record) -> None:
-        """Send one event for each step that has begun and then every event, and close when the run is over."""
+        """Send one event for each step that has begun, then every event, and close when the run is over."""
         view = await current_view(self._hub, record.view)
         await connection.send(*_so_far(view.run))
         await self._follow(connection, channel(record.run.id), view.position)
@@ -97,7 +97,7 @@ class Viewers:
         finally:
             connection.connection.link.uncork()
         if answer.recovered is False:
-            connection.connection.end(INSUFFICIENT)  # it comes back, and gets the state anew
+            connection.connection.end(INSUFFICIENT)  # the client reconnects, and gets the state again
 
 
 async def _answer(connection: HubConnection) -> None:
@@ -107,7 +107,7 @@ async def _answer(connection: HubConnection) -> None:
 
 
 async def _wait_told(connection: HubConnection, name: str, position: Position | None) -> None:
-    """Wait until a viewer was given everything up to a position."""
+    """Wait until all events up to a position were pushed to a viewer."""
     end = time.monotonic() + _LAST_SECONDS
     while time.monotonic() < end:
         subscription = connection.connection.subscriptions.get(name)
@@ -117,7 +117,7 @@ async def _wait_told(connection: HubConnection, name: str, position: Position | 
 
 
 def as_step(event: RunEvent) -> WireMessage:
-    """Return an event of a run; queued and running are told as a step named `queue`."""
+    """Return an event of a run; queued and running are shown as a step named `queue`."""
     if not event.status.is_active:
         return WireMessage(_encode(event))
     is_waiting = event.status is RunStatus.QUEUED

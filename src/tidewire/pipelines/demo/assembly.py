@@ -1,4 +1,4 @@
-"""The steps of the pipeline `demo`: real work on reads that come from a seed, each step in a process of its own."""
+"""The steps of the pipeline `demo`: real work on simulated reads, each step in a process of its own."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from tidewire.pipelines.job import Job
 __all__ = ("assemble", "count_kmers", "quality", "simulate")
 
 _GENOME, _READS, _LENGTH, _KMER = 5_000, 4_000, 100, 21
-#: A k-mer that is seen less often is taken for an error of reading.
+#: A k-mer that is seen less often counts as a sequencing error.
 _TRUSTED = 8
 _EACH = 200
 
 
 def simulate(job: Job) -> None:
-    """Write reads of a genome that the sample's name decides, with errors towards their ends."""
+    """Write reads of a random genome with the sample's name as seed, with more errors towards their ends."""
     chance = random.Random(job.sample)
     genome = "".join(chance.choices("ACGT", k=_GENOME))
     with _reads_file(job).open("w") as file:
@@ -55,7 +55,7 @@ def quality(job: Job) -> None:
 
 
 def count_kmers(job: Job) -> None:
-    """Count all words of 21 letters, and keep those that were seen often."""
+    """Count all k-mers of 21 bases, and keep the frequent ones."""
     counts: Counter[str] = Counter()
     for number, (read, _) in enumerate(_reads(job)):
         counts.update(read[start : start + _KMER] for start in range(len(read) - _KMER + 1))
@@ -81,7 +81,7 @@ def assemble(job: Job) -> None:
 
 
 def _extended(contig: str, left: dict[str, int]) -> str:
-    """Return a contig as long as k-mers that are left carry it, to its right and then to its left."""
+    """Return a contig extended by overlapping k-mers, first to its right and then to its left."""
     while following := next((base for base in "ACGT" if left.pop(contig[1 - _KMER :] + base, 0)), ""):
         contig += following
     while before := next((base for base in "ACGT" if left.pop(base + contig[: _KMER - 1], 0)), ""):

@@ -1,5 +1,5 @@
-"""How good the reads of a FASTQ file are: the pipeline that the server has by itself. Pure Python, nothing to install.
+"""The built-in pipeline `readqc`: a quality report on the reads of a FASTQ file. Pure Python, nothing to install.
 
-`source` unpacks, `fastq` finds and checks the records, `tally` counts, `summary` draws conclusions, `report` writes
-them; `work` does it all, for the steps of the pipeline and for `python -m tidewire.pipelines.readqc`.
+`source` unpacks the file, `fastq` finds and checks the records, `tally` counts, `summary` evaluates the counts and
+`report` writes the results; `work` runs all of them, for the pipeline and for `python -m tidewire.pipelines.readqc`.
 """

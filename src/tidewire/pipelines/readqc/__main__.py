@@ -1,4 +1,4 @@
-"""The command `python -m tidewire.pipelines.readqc`: a report on a file without a server and without a run."""
+"""The command `python -m tidewire.pipelines.readqc`: a report on a file without a server or a run."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tidewire.pipelines.readqc.work import look, measure
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command; returns the exit status, 1 when the file is broken or cannot be read."""
+    """Run one command and return its exit status: 1 when the file is broken or cannot be read."""
     parser = argparse.ArgumentParser(prog="readqc", description="How good the reads of a FASTQ file are.")
     commands = parser.add_subparsers(dest="command", required=True)
     for name, what in (("look", "read the beginning only: is it FASTQ?"), ("measure", "read all, write the report")):

@@ -1,4 +1,4 @@
-"""What is wrong with a file of reads."""
+"""The error of a broken file of reads."""
 
 from __future__ import annotations
 
@@ -8,4 +8,4 @@ __all__ = ("BrokenFastq",)
 
 
 class BrokenFastq(TidewireError):
-    """Raised for a file that is no FASTQ file or a damaged one; says where and what was expected."""
+    """Raised for a file that is not FASTQ or is damaged, with the place and what was expected."""

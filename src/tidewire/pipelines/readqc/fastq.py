@@ -1,4 +1,4 @@
-"""From blocks of bytes to batches of reads, each of them checked. After it comes `tally`, which counts.
+"""Splits blocks of bytes into batches of checked reads. Its input comes from `source`; `tally` counts the batches.
 
 A record is four lines: `@name`, the bases, `+`, one quality character for each base.
 """
@@ -12,7 +12,7 @@ from tidewire.pipelines.readqc.broken import BrokenFastq
 
 __all__ = ("RECORD_SIZE", "Batch", "read_batches")
 
-#: Bytes of the longest record: what is longer is held for a file without ends of lines.
+#: Bytes of the longest record; a longer one means that the file has no line ends.
 RECORD_SIZE = 64 << 20
 
 _BASES = b"ACGTUNRYSWKMBDHVacgtunryswkmbdhv.-*"
@@ -22,14 +22,14 @@ _SHOWN = 40
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """Some reads that stand together in a file; the quality of a read is as long as its bases."""
+    """Consecutive reads of a file; the quality of a read is as long as its bases."""
 
     bases: list[bytes]
     qualities: list[bytes]
 
 
 def read_batches(blocks: Iterable[bytes]) -> Iterator[Batch]:
-    """Return the reads of a file in batches; raises BrokenFastq with the line that is wrong."""
+    """Yield the reads of a file in batches. Raises BrokenFastq with the number of the wrong line."""
     rest, done, blank = b"", 0, 0
     for block in blocks:
         text = rest + block
@@ -58,7 +58,7 @@ def read_batches(blocks: Iterable[bytes]) -> Iterator[Batch]:
 
 
 def _without_blank_end(lines: list[bytes], whole: int) -> int:
-    """Return how many of the whole records' lines come before blank lines that reach to the end."""
+    """Return the number of lines of whole records without the blank lines at their end."""
     while whole and not any(lines[whole - 4 : whole]):
         whole -= 4
     return whole
@@ -69,7 +69,7 @@ def _blank(line: int) -> BrokenFastq:
 
 
 def _last_record(rest: bytes, done: int) -> list[bytes]:
-    """Return the lines of a last record without an end of line; a part of a record is an error."""
+    """Return the lines of the last record of a file. Raises BrokenFastq for a part of a record."""
     lines = rest.rstrip(b"\r\n").split(b"\n")
     if lines == [b""]:
         return []
@@ -98,7 +98,7 @@ def _batch(lines: list[bytes], before: int) -> Batch:
 
 
 def _problems(lines: list[bytes], before: int) -> Iterator[str]:
-    """Return what is wrong, record by record."""
+    """Yield what is wrong, record by record."""
     for at in range(0, len(lines), 4):
         head, bases, mark, quality = lines[at : at + 4]
         line = before + at + 1

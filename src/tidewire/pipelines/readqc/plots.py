@@ -1,4 +1,4 @@
-"""Small plots as SVG text, without scripts; their colours are classes that the page's style gives values to."""
+"""Small plots as SVG text, without scripts; their colours come from classes of the page's style sheet."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _LEFT, _RIGHT, _TOP, _BOTTOM = 58, 14, 12, 46
 
 
 class Plot:
-    """One plot, drawn from below to above in the order of the calls; `str` of it is the finished element."""
+    """One plot, drawn in the order of the calls; `str` returns the finished element."""
 
     def __init__(self, title: str, said: str, x: tuple[float, float], y: tuple[float, float]) -> None:
         self._head = (title, said)
@@ -47,7 +47,7 @@ class Plot:
         self._parts.append(f'<path class="line {kind}" d="M{self._path(points)}"/>')
 
     def band(self, kind: str, low: Sequence[tuple[float, float]], high: Sequence[tuple[float, float]]) -> None:
-        """Fill what is between two lines."""
+        """Fill the area between two lines."""
         self._parts.append(f'<path class="{kind}" d="M{self._path([*low, *reversed(high)])}Z"/>')
 
     def bars(self, kind: str, bars: Iterable[tuple[float, float]], width: float) -> None:

@@ -1,4 +1,4 @@
-"""A summary as a page, as JSON and as a table."""
+"""Writes a summary as a page, as JSON and as a table."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _MOST_BARS = 60
 
 
 def as_json(summary: Summary) -> str:
-    """Return all values; positions begin at 1, parts are in percent."""
+    """Return all values as JSON; positions begin at 1, shares are in percent."""
     return json.dumps(dataclasses.asdict(summary), indent=1, ensure_ascii=False) + "\n"
 
 
@@ -29,7 +29,7 @@ def as_tsv(summary: Summary) -> str:
 
 
 def as_html(summary: Summary) -> str:
-    """Return one page that needs nothing else: no script, no other file."""
+    """Return one page without scripts or other files."""
     remarks = "".join(f"<li>{escape(remark)}</li>" for remark in summary.remarks)
     found = f'<div class="remarks bad"><strong>What stands out</strong><ul>{remarks}</ul></div>'
     calm = '<div class="remarks"><p>Nothing stands out.</p></div>'

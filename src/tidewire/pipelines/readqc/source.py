@@ -1,4 +1,4 @@
-"""The bytes of a file, plain or gzip, block by block. After it comes `fastq`, which finds the records in them."""
+"""Reads the bytes of a file, plain or gzip, block by block; `fastq` finds the records in them."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from tidewire.pipelines.readqc.broken import BrokenFastq
 
 __all__ = ("Source",)
 
-#: Bytes that are read at once, and at most so many come out of them at once.
+#: Bytes that are read at once, and the most that are unpacked at once.
 BLOCK = 1 << 20
 
 _GZIP = b"\x1f\x8b"
-#: How the files begin that are taken for FASTQ by mistake, and what to do with them.
+#: The first bytes of files that are mistaken for FASTQ, with what they are and what to do.
 _OTHERS = (
     (b"BZh", "compressed with bzip2; unpack it, or compress it with gzip"),
     (b"\xfd7zXZ\x00", "compressed with xz; unpack it, or compress it with gzip"),
@@ -27,7 +27,7 @@ _OTHERS = (
 
 
 class Source:
-    """A file whose content comes in blocks; `taken` of its `size` bytes have been read from the disk so far."""
+    """A file that is read in blocks; `taken` of its `size` bytes have been read from the disk so far."""
 
     def __init__(self, path: Path) -> None:
         self._file = path.open("rb", buffering=0)
@@ -43,7 +43,7 @@ class Source:
         self._file.close()
 
     def blocks(self) -> Iterator[bytes]:
-        """Return the content in blocks, unpacked; raises BrokenFastq for what is no FASTQ file at first sight."""
+        """Yield the unpacked content in blocks. Raises BrokenFastq for a file that does not begin as FASTQ."""
         first = self._read()
         if not first:
             raise BrokenFastq("the file is empty; give a FASTQ file")
@@ -63,7 +63,7 @@ class Source:
         return block
 
     def _unpacked(self, packed: bytes) -> Iterator[bytes]:
-        # A gzip file may have several members (bgzip makes thousands), and zero bytes after the last.
+        # A gzip file may have several members (bgzip writes thousands), and zero bytes after the last one.
         member = zlib.decompressobj(zlib.MAX_WBITS | 16)
         is_begun = False
         while packed or (packed := self._read()):

@@ -14,13 +14,13 @@ __all__ = ("look", "measure")
 
 
 def look(job: Job) -> None:
-    """Fail at once for what is no FASTQ file."""
+    """Read the beginning of the file; fail when it is not FASTQ."""
     with _told(job):
         job.log(work.look(job.inputs["reads"]))
 
 
 def measure(job: Job) -> None:
-    """Read all, and write the report into the results."""
+    """Read the whole file, and write the report into the results."""
     with _told(job):
         summary = work.measure(job.inputs["reads"], job.sample, job.results, job.progress_nowait)
     job.log(f"{summary.reads:,} reads, {summary.bases:,} bases")

@@ -1,4 +1,4 @@
-"""What the counts say about the reads: one frozen value, from which every form of the report is written."""
+"""Evaluates the counts of a file: one frozen value, from which every form of the report is written."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _LEVELS = ((1, 1), (2, 2), (3, 4), (5, 9), (10, 49), (50, 99), (100, None))
 
 @dataclass(frozen=True, slots=True)
 class Lengths:
-    """How long the reads are; `counts` has (length, reads), with three digits from 1,000 bases on."""
+    """The lengths of the reads; `counts` has (length, reads), with three digits from 1,000 bases on."""
 
     shortest: int
     median: int
@@ -28,7 +28,7 @@ class Lengths:
 
 @dataclass(frozen=True, slots=True)
 class Letters:
-    """What the reads are made of, in percent; `at` has (position, A, C, G, T, other), positions from 1."""
+    """The bases of the reads in percent; `at` has (position, A, C, G, T, other), positions from 1."""
 
     gc: float
     other: float
@@ -38,7 +38,7 @@ class Letters:
 
 @dataclass(frozen=True, slots=True)
 class Spread:
-    """How a value is spread at one position, from 1."""
+    """The distribution of quality at one position, from 1."""
 
     position: int
     mean: float
@@ -51,7 +51,7 @@ class Spread:
 
 @dataclass(frozen=True, slots=True)
 class Qualities:
-    """How sure the machine was; `of_reads` has (mean quality, reads), `q20` and `q30` are percent of all bases."""
+    """The qualities of the reads; `of_reads` has (mean quality, reads), `q20` and `q30` are percent of all bases."""
 
     encoding: int
     mean: float
@@ -72,7 +72,7 @@ class Duplicates:
 
 @dataclass(frozen=True, slots=True)
 class Adapter:
-    """How many reads hold the beginning of a known adapter."""
+    """The reads that contain the beginning of a known adapter."""
 
     name: str
     sequence: str
@@ -82,7 +82,7 @@ class Adapter:
 
 @dataclass(frozen=True, slots=True)
 class Summary:
-    """Everything that a report says."""
+    """All values of a report."""
 
     name: str
     reads: int
@@ -97,7 +97,7 @@ class Summary:
 
 
 def summarise(tally: Tally, name: str) -> Summary:
-    """Return what the counts of a file say; `name` is the title of the report."""
+    """Return the summary of a file's counts; `name` is the title of the report."""
     lengths = _lengths(tally)
     letters = _letters(tally)
     qualities = _qualities(tally)
@@ -179,7 +179,7 @@ def _duplicates(repeats: Repeats) -> Duplicates:
 def _remarks(
     letters: Letters, qualities: Qualities, duplicates: Duplicates, adapters: tuple[Adapter, ...]
 ) -> Iterable[str]:
-    """Say what somebody would want to know before using the reads."""
+    """Yield remarks that a user should know before working with the reads."""
     low = [spread.position for spread in qualities.at if spread.median < 20]
     if low:
         yield f"The median quality is under 20 at {len(low)} positions, first at {low[0]}: trim the reads."

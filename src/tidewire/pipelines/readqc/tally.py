@@ -1,4 +1,4 @@
-"""Counts over all reads of a file, batch by batch, in memory that does not grow with the file. After it: `summary`.
+"""Counts over all reads of a file, batch by batch, in bounded memory; `summary` evaluates the counts.
 
 Pure Python counts fast enough only where one call looks at many bytes: the bases at one position of a whole batch are
 one strided slice, and `bytes.count` goes over it.
@@ -17,10 +17,10 @@ __all__ = ("ADAPTERS", "DUPLICATE_BASES", "POSITIONS", "Repeats", "Tally")
 
 #: Positions of a read that are counted one by one.
 POSITIONS = 600
-#: So many of a read's first bases decide whether it is a duplicate of another.
+#: The first bases of a read that are compared to find duplicates.
 DUPLICATE_BASES = 50
-#: Beginnings of what is ligated to the ends of reads, and tails that are no biology. Sources: Illumina's "Adapter
-#: Sequences" (document 1000000002694).
+#: The beginnings of sequencing adapters, and tails that are artefacts. Source: Illumina's "Adapter Sequences" (document
+#: 1000000002694).
 ADAPTERS = {
     "Illumina TruSeq": b"AGATCGGAAGAG",
     "Nextera / transposase": b"CTGTCTCTTATA",
@@ -32,15 +32,15 @@ ADAPTERS = {
 
 _PAD = b"\0"
 _ALL_BUT_GC = bytes(sorted(set(range(256)) - set(b"GC")))
-#: What need not be changed before it is counted, and how the rest is changed: to capitals, and RNA's U to T.
+#: Bases that are counted as they are, and how others are changed first: to capitals, and RNA's U to T.
 _PLAIN = b"ACGTN"
 _CAPITALS = bytes.maketrans(b"acgtunryswkmbdhvU", b"ACGTTNRYSWKMBDHVT")
-#: Lengths above are counted with three digits, so that a million different ones take no more memory than a thousand.
+#: Longer lengths are rounded to three digits, so that a million different ones take no more memory than a thousand.
 _EXACT_LENGTHS = 1_000
 
 
 class Columns:
-    """How often each character stands at each position."""
+    """Counts each character at each position."""
 
     def __init__(self) -> None:
         self.at: dict[int, list[int]] = {}
@@ -66,7 +66,7 @@ class Columns:
     def _count(self, rows: list[bytes], width: int) -> None:
         padded = len(rows[-1]) < width
         text = b"".join([row.ljust(width, _PAD) for row in rows] if padded else rows)
-        # The commonest character is what the others leave: counting it would cost the most.
+        # The commonest character is computed from the others: counting it would cost the most.
         *rare, common = sorted(self._known, key=lambda letter: sum(self.at[letter][:8]))
         counted = [(letter, self.at[letter]) for letter in rare]
         for place in range(width):
@@ -80,9 +80,9 @@ class Columns:
 
 
 class Repeats:
-    """How many reads begin alike, estimated from all reads whose beginning hashes into a part of the hash's range.
+    """Estimates how many reads begin alike, from the reads whose beginning hashes into a part of the hash's range.
 
-    The part is halved whenever more than `MOST` different beginnings are held, so that small files are counted exactly.
+    The part is halved whenever there are more than `MOST` different beginnings: small files are counted exactly.
     """
 
     MOST = 100_000
@@ -104,7 +104,7 @@ class Repeats:
 
 
 class Tally:
-    """Everything that is counted."""
+    """All counts of one file."""
 
     def __init__(self) -> None:
         self.reads = 0
@@ -113,7 +113,7 @@ class Tally:
         self.longest = 0
         self.lengths: Counter[int] = Counter()
         self.gc_percents: Counter[int] = Counter()
-        #: Of the reads' mean quality characters, rounded.
+        #: Reads by the rounded mean of their quality characters.
         self.read_qualities: Counter[int] = Counter()
         self.letters = Columns()
         self.qualities = Columns()
@@ -155,7 +155,7 @@ def _rounded(length: int) -> int:
 
 
 def _of_similar_length(rows: list[bytes]) -> Iterator[list[bytes]]:
-    """Return the rows in groups, the longest first in each, so that little is lost by padding them to one length."""
+    """Yield the rows in groups of similar length, the longest first: padding them then costs little."""
     lengths = list(map(len, rows))
     if min(lengths) == max(lengths):
         if rows[0]:

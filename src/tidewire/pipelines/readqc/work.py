@@ -1,4 +1,4 @@
-"""What is done with a file: a quick look, or all of it. The steps of the pipeline and the command do the same."""
+"""Reads the beginning of a file, or all of it and writes the report; used by the pipeline's steps and the command."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from tidewire.pipelines.readqc.tally import Tally
 
 __all__ = ("look", "measure")
 
-#: Seconds between two words on how far it is.
+#: Seconds between two progress reports.
 _PACE = 0.25
-#: Batches that the quick look reads.
+#: Batches that `look` reads.
 _LOOK = 4
 
 
 def look(file: Path) -> str:
-    """Return what the beginning of a file holds, in a line; raises BrokenFastq."""
+    """Return a description of the beginning of a file in one line. Raises BrokenFastq."""
     with Source(file) as source:
         batches = list(itertools.islice(read_batches(source.blocks()), _LOOK))
         reads = [read for batch in batches for read in batch.bases]
@@ -36,7 +36,7 @@ def look(file: Path) -> str:
 
 
 def measure(file: Path, name: str, folder: Path, tell: Callable[[float, str], object]) -> Summary:
-    """Read all of a file and write its report; `tell` hears how far it is (0 to 1). Raises BrokenFastq."""
+    """Read a whole file and write its report; `tell` is called with the progress (0 to 1). Raises BrokenFastq."""
     tally = Tally()
     told = time.monotonic()
     with Source(file) as source:
@@ -65,7 +65,7 @@ def _tell_of(source: Source, tally: Tally, tell: Callable[[float, str], object])
 
 
 def _write(path: Path, text: str) -> None:
-    # Complete or not there: who looks at the folder while a run is cancelled never finds half a report.
+    # Renamed when complete: a cancelled run never leaves half a report.
     part = path.with_name(f"{path.name}.part")
     part.write_text(text, encoding="utf-8")
     os.replace(part, path)

@@ -11,8 +11,8 @@ import msgspec
 
 from tidewire.channels import is_internal
 from tidewire.engine.node import Node
-from tidewire.engine.survey import Survey
 from tidewire.http_api import models as m
+from tidewire.http_api.survey import Survey
 
 __all__ = ("Nodes",)
 

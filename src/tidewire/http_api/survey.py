@@ -71,18 +71,18 @@ class Survey:
         self._answerers: dict[str, Answerer] = {}
         self._pending: dict[str, _Pending] = {}
         self._is_closed = False
-        node.verbs[_QUESTION] = self._asked
-        node.verbs[_ANSWER] = self._answered
+        node.on_control(_QUESTION, self._asked)
+        node.on_control(_ANSWER, self._answered)
 
     async def start(self) -> None:
         """Be counted among the nodes; raises StoreUnavailable."""
-        await self._node.membership.enter(NODES, Member(self._node.id, self._node.id))
+        await self._node.memberships.enter(NODES, Member(self._node.id, self._node.id))
 
     async def aclose(self) -> None:
         """Be counted no longer, before the node closes; a store that is away finds out by itself."""
         self._is_closed = True
         with contextlib.suppress(StoreUnavailable):
-            await self._node.membership.quit(NODES)
+            await self._node.memberships.quit(NODES)
 
     def on(self, name: str, answerer: Answerer) -> None:
         """Say how this node answers a question."""
@@ -112,7 +112,7 @@ class Survey:
     def _asked(self, publication: Publication) -> None:
         if self._is_closed:
             return
-        self._node.maintenance.spawn(self._answer(msgspec.json.decode(publication.data, type=_Question)))
+        self._node.tasks.spawn(self._answer(msgspec.json.decode(publication.data, type=_Question)))
 
     async def _answer(self, question: _Question) -> None:
         answerer = self._answerers.get(question.name)

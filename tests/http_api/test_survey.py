@@ -11,8 +11,8 @@ from engine.support import FailingBroker, FailingPresence, open_node, run
 from tidewire.backends import open_backend
 from tidewire.channels import NODES
 from tidewire.engine.node import Node
-from tidewire.engine.survey import Survey
 from tidewire.errors import NotPublished, TemporaryFailure
+from tidewire.http_api.survey import Survey
 from tidewire.messages import Member
 from tidewire.options import Limits
 
@@ -91,11 +91,11 @@ def test_who_lost_its_lease_is_counted_again() -> None:
             assert isinstance(presence, FailingPresence)
             survey = await begin(node, "here")
             presence.lease_lost = True
-            await node.membership.touch()
+            await node.memberships.touch()
             assert presence.users(NODES) == [node.id]
             await survey.aclose()
             presence.lease_lost = True
-            await node.membership.touch()
+            await node.memberships.touch()
             assert presence.users(NODES) == []
 
     run(main())

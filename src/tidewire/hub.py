@@ -18,7 +18,6 @@ from starlette.websockets import WebSocket
 from tidewire.backends import open_backend
 from tidewire.channels import open_channel, personal
 from tidewire.engine.control import Control
-from tidewire.engine.history import read_shown
 from tidewire.engine.node import Node
 from tidewire.engine.statistics import Statistics
 from tidewire.errors import FORCED, ConfigurationError, Disconnect
@@ -28,7 +27,7 @@ from tidewire.http_api.nodes import Nodes
 from tidewire.messages import HistoryPage, Member, Position, PublishRequest
 from tidewire.options import ChannelOptions, ChannelRules, Limits, SlowPolicy
 from tidewire.protocols.base import Protocol
-from tidewire.protocols.meta import PublicationMeta
+from tidewire.protocols.meta import PublicationMeta, is_history
 from tidewire.protocols.payload import encode_payload
 from tidewire.protocols.plain import PLAIN
 from tidewire.rules.base import Authority
@@ -93,7 +92,7 @@ class Hub:
         if self._open is not None:
             raise ConfigurationError("this hub is open already; enter it once, in the application's lifespan")
         broker, presence = open_backend(self.url, self.limits)
-        node = Node(broker, presence, limits=self.limits, rules=self._rules)
+        node = Node(broker, presence, limits=self.limits, rules=self._rules, is_shown=is_history)
         await node.start()
         nodes = Nodes(node, version=importlib.metadata.version("tidewire"))
         try:
@@ -373,9 +372,7 @@ class Hub:
     ) -> HistoryPage:
         """Read a channel's history as its retention shows it; raises StoreUnavailable."""
         retention = self.node.rules.options(channel).retention
-        return await read_shown(
-            self.node.broker, channel, since=since, limit=limit, reverse=reverse, retention=retention
-        )
+        return await self.node.history.read(channel, since=since, limit=limit, reverse=reverse, retention=retention)
 
     async def inbox(self, user: str, *, since: Position | None = None) -> HistoryPage:
         """Read what was sent to a user by `send_to_user`; raises StoreUnavailable."""
@@ -400,7 +397,7 @@ class Hub:
     @property
     def degraded(self) -> bool:
         """The store is away: publishing fails, clients stay."""
-        return self.node.maintenance.degraded
+        return self.node.tasks.degraded
 
     def statistics(self) -> Statistics:
         """Return the figures of this node."""

@@ -13,6 +13,7 @@ __all__ = (
     "Format",
     "HistoryPage",
     "Member",
+    "Membership",
     "Position",
     "Publication",
     "PublishRequest",
@@ -105,10 +106,31 @@ class Member(msgspec.Struct, frozen=True, gc=False):
 
 
 class Announcement(msgspec.Struct, frozen=True, gc=False):
-    """What is published when a user's last connection leaves a channel, by whichever node notices."""
+    """A publication that says that a user has come or gone, made by whichever node notices."""
 
     data: bytes
     format: Format = Format.JSON
+
+
+class Membership(msgspec.Struct, frozen=True, gc=False):
+    """How a subscriber is present in its channel: not at all by default.
+
+    `info` (b"" or a JSON value) shows in presence. `join` is published if the connection is its user's first one in
+    the channel, and `leave` after the user's last one, however it ends; `leave_on_error` takes its place when the
+    handler of the last one raised. An announcement makes the subscriber present, too.
+    """
+
+    present: bool = False
+    info: bytes = b""
+    join: Announcement | None = None
+    leave: Announcement | None = None
+    leave_on_error: Announcement | None = None
+
+    @property
+    def is_present(self) -> bool:
+        """Whether the subscriber is a member of the channel."""
+        announcements = (self.join, self.leave, self.leave_on_error)
+        return self.present or any(announcement is not None for announcement in announcements)
 
 
 class Departure(msgspec.Struct, frozen=True, gc=False):

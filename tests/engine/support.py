@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
-from collections.abc import AsyncIterator, Coroutine, Sequence
+from collections.abc import AsyncIterator, Coroutine, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -12,6 +12,7 @@ from tidewire.backends.base import Broker, JoinResult, Presence
 from tidewire.backends.memory import MemoryBroker, MemoryPresence
 from tidewire.engine.connection import Connection
 from tidewire.engine.node import Node
+from tidewire.engine.subscription import Subscription
 from tidewire.errors import CommandError, NotPublished, StoreUnavailable
 from tidewire.messages import (
     Announcement,
@@ -19,6 +20,7 @@ from tidewire.messages import (
     Format,
     HistoryPage,
     Member,
+    Membership,
     Position,
     Publication,
     PublishRequest,
@@ -27,6 +29,7 @@ from tidewire.messages import (
 )
 from tidewire.options import ChannelOptions, ChannelRules, Limits
 from tidewire.protocols.base import Protocol
+from tidewire.protocols.meta import is_history
 from tidewire.protocols.plain import PLAIN
 from tidewire.testing import FakeLink, wait_until
 
@@ -103,8 +106,14 @@ class Client:
         """The offsets of a channel that were written, of an OffsetProtocol."""
         return [int(text.split(" ")[2]) for text in self.shown if text.startswith(f"p {channel} ")]
 
+    @property
+    def subscriptions(self) -> Mapping[str, Subscription]:
+        return self.node.registry.subscriptions(self.connection)
+
     async def subscribe(self, channel: str = "a", **options: Any) -> Subscribed:
-        return await self.node.subscribe(self.connection, channel, **options)
+        """Subscribe; the fields of a Membership may be given by their names."""
+        fields = {name: options.pop(name) for name in tuple(options) if name in Membership.__struct_fields__}
+        return await self.node.subscribe(self.connection, channel, membership=Membership(**fields), **options)
 
 
 async def connect(
@@ -133,7 +142,11 @@ async def open_node(
 ) -> AsyncIterator[Node]:
     """Open a node; when it closes, nothing of its connections may be left."""
     node = Node(
-        broker or FailingBroker(), presence or FailingPresence(), limits=Limits(**limits), rules=ChannelRules(rules)
+        broker or FailingBroker(),
+        presence or FailingPresence(),
+        limits=Limits(**limits),
+        rules=ChannelRules(rules),
+        is_shown=is_history,
     )
     await node.start()
     try:
@@ -194,6 +207,10 @@ class FailingBroker(MemoryBroker):
 
         await super().start(may_lose)
         self.deliver = deliver
+
+    @property
+    def subscriptions(self) -> Mapping[str, Subscription]:
+        return self.node.registry.subscriptions(self.connection)
 
     async def subscribe(self, channel: str) -> Position:
         await self.subscribe_gate.wait()

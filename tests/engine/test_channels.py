@@ -20,9 +20,9 @@ def test_channels_that_could_not_be_dropped_are_dropped_when_the_store_is_back()
             broker.away()
             for _ in range(2):
                 with pytest.raises(StoreUnavailable):
-                    await node.carrier.sweep()
+                    await node.channels.sweep()
             broker.back()
-            await node.carrier.sweep()
+            await node.channels.sweep()
             assert set(node.registry.channels) == {"$control"}
 
     run(main())

@@ -72,7 +72,7 @@ def test_duplicates_are_dropped() -> None:
             await publish(node, "3")
             await turns(2)
             assert client.offsets() == [1, 2, 3]
-            assert (node.fanout.duplicates, node.fanout.gaps) == (3, 0)
+            assert (node.channels.duplicates, node.channels.gaps) == (3, 0)
             client.link.vanish()
 
     run(main())
@@ -88,7 +88,7 @@ def test_a_stride_between_offsets_is_no_gap() -> None:
                 broker.deliver((Publication("a", offset, previous, epoch, 0.0, b"x", Format.TEXT),))
             await turns(2)
             assert client.offsets() == [5, 9, 12]
-            assert node.fanout.gaps == 0
+            assert node.channels.gaps == 0
             client.link.vanish()
 
     run(main())
@@ -110,7 +110,7 @@ def test_a_gap_is_filled_before_anything_later_is_shown() -> None:
             assert node.registry.channels["a"].catching_up
             broker.history_gate.set()
             await wait_until(lambda: client.offsets() == [1, 2, 3, 4, 5])
-            assert node.fanout.gaps == 1
+            assert node.channels.gaps == 1
             client.link.vanish()
 
     run(main())
@@ -223,14 +223,14 @@ def test_a_lost_tail_is_found_by_its_position() -> None:
         broker = FailingBroker()
         async with open_node(broker) as node:
             client = await connect(node, channel="a")
-            await node.carrier.check_positions()
-            assert node.fanout.gaps == 0
+            await node.channels.check_positions()
+            assert node.channels.gaps == 0
             broker.loses = True
             await publish(node, "1", "2")
             broker.loses = False
             await turns(3)
             assert client.offsets() == []
-            node.carrier.resume()
+            node.channels.resume()
             await wait_until(lambda: client.offsets() == [1, 2])
             client.link.vanish()
 
@@ -518,7 +518,7 @@ def test_everybody_is_pushed_behind_what_is_pending() -> None:
             broker.loses = True
             await node.control(Control(everybody=True), b"lost on its way")
             broker.loses = False
-            await node.carrier.check_positions()
+            await node.channels.check_positions()
             await wait_until(lambda: len(stranger.shown) == 2, what="a lost control message is found")
             follower.link.vanish()
             stranger.link.vanish()
@@ -533,7 +533,7 @@ def test_a_push_to_everybody_ends_with_the_turns_time_and_a_direct_send_comes_be
             slow = clients[0]
             await node.control(Control(everybody=True), b"first", Format.TEXT)
             await node.control(Control(everybody=True), b"second", Format.TEXT)
-            await wait_until(lambda: node.fanout.is_pushing)
+            await wait_until(lambda: node.fanout.is_broadcasting)
             given = sum(bool(client.shown) for client in clients)
             assert given < len(clients)
             assert not slow.shown
@@ -541,7 +541,7 @@ def test_a_push_to_everybody_ends_with_the_turns_time_and_a_direct_send_comes_be
             assert [text.rsplit(" ", 1)[-1] for text in slow.shown] == ["first", "second", "direct"]
             gone = clients[1]
             gone.link.vanish()
-            await wait_until(lambda: not node.fanout.is_pushing)
+            await wait_until(lambda: not node.fanout.is_broadcasting)
             for client in clients[2:]:
                 assert [text.rsplit(" ", 1)[-1] for text in client.shown[-2:]] == ["first", "second"]
             assert len(slow.shown) == 3
@@ -594,8 +594,8 @@ def test_the_fanout_forgets_who_has_gone() -> None:
             for _ in range(5):
                 await publish(node, "x" * 100)
                 await turns(2)
-            assert node.fanout._paused
+            assert node.fanout.slow._paused
             client.link.vanish()
-            assert not node.fanout._paused
+            assert not node.fanout.slow._paused
 
     run(main())

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from engine.support import FailingBroker, connect, open_node, run
 from tidewire.backends.memory import MemoryBroker
-from tidewire.engine.history import read_shown
+from tidewire.engine.history import History
 from tidewire.messages import Format, Position, PublishRequest, Retention
-from tidewire.protocols.meta import PublicationMeta
+from tidewire.protocols.meta import PublicationMeta, is_history
 
 ALL = Retention(10_000)
 HIDDEN = PublicationMeta(skip_history=True).encode()
@@ -38,12 +38,12 @@ def test_a_limit_counts_what_is_shown() -> None:
             ({"limit": 1, "since": Position(253, broker._epoch), "reverse": True}, [2]),
             ({"limit": 1, "since": Position(0, "other")}, []),
         ):
-            page = await read_shown(broker, "a", retention=ALL, **options)
+            page = await History(broker, is_history).read("a", retention=ALL, **options)
             assert [publication.offset for publication in page.publications] == offsets, options
             assert page.top == Position(253, broker._epoch)
             assert page.complete == (options.get("since") != Position(0, "other"))
         broker.reads = 0
-        await read_shown(broker, "a", retention=ALL, limit=2)
+        await History(broker, is_history).read("a", retention=ALL, limit=2)
         assert broker.reads == 1
         await broker.aclose()
 

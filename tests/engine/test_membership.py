@@ -25,8 +25,8 @@ async def enter(node: Node, user: str, channel: str = "a") -> Client:
     await client.subscribe(
         channel,
         join=text(f"{user} joined"),
-        announcement=text(f"{user} left"),
-        announcement_on_error=text(f"{user} failed"),
+        leave=text(f"{user} left"),
+        leave_on_error=text(f"{user} failed"),
     )
     return client
 
@@ -98,7 +98,7 @@ def test_who_vanishes_while_it_joins_is_told_of_if_nothing_announces_it(join: st
             client = await connect(node, user="ann")
             presence.join_gate.clear()
             joining = asyncio.create_task(
-                client.subscribe(join=None if join is None else text(join), announcement=text("left"))
+                client.subscribe(join=None if join is None else text(join), leave=text("left"))
             )
             await turns(5)
             client.link.vanish()
@@ -119,7 +119,7 @@ def test_the_second_device_of_an_announced_user_may_be_the_last_to_go() -> None:
             laptop = await connect(node, user="ann")
             broker.history_gate.clear()
             entering = asyncio.create_task(
-                laptop.subscribe(history=1, join=text("joined twice"), announcement=text("ann left"))
+                laptop.subscribe(history=1, join=text("joined twice"), leave=text("ann left"))
             )
             await wait_until(lambda: presence.users() == ["ann", "ann"])
             phone.link.vanish()
@@ -139,7 +139,7 @@ def test_who_leaves_and_joins_again_is_announced_again() -> None:
         async with open_node(presence=presence) as node:
             client = await connect(node, user="ann")
             for _ in range(3):
-                await client.subscribe(join=text("joined"), announcement=text("left"))
+                await client.subscribe(join=text("joined"), leave=text("left"))
                 await node.unsubscribe(client.connection, "a")
             await wait_said(node, *["joined", "left"] * 3)
             client.link.vanish()
@@ -164,7 +164,7 @@ def test_a_leave_that_is_under_way_does_not_end_the_next_stay() -> None:
             await client.subscribe(present=True)  # the store does not take the leave in time
             presence.leave_gate.set()
             await wait_until(lambda: presence.users() == [])
-            await node.membership.touch()
+            await node.memberships.touch()
             assert presence.users() == ["ann"]
             client.link.vanish()
 
@@ -208,9 +208,9 @@ def test_who_comes_while_presence_is_away_is_a_member_later() -> None:
             client = await connect(node, user="ann")
             await client.subscribe(present=True)
             with pytest.raises(StoreUnavailable):
-                await node.membership.touch()
+                await node.memberships.touch()
             presence.is_away = False
-            await node.membership.touch()
+            await node.memberships.touch()
             assert presence.users() == ["ann"]
             assert presence.users("$user:ann") == ["ann"]
             client.link.vanish()
@@ -228,7 +228,7 @@ def test_a_join_that_cannot_be_published_is_said_later_or_not_at_all() -> None:
             broker.away()
             for client in (first, second):
                 await node.unsubscribe(client.connection, "a")
-                await client.subscribe(join=text("joined"), announcement=text("left"))
+                await client.subscribe(join=text("joined"), leave=text("left"))
             second.link.vanish()
             await turns(5)
             broker.back()
@@ -256,8 +256,8 @@ def test_a_lost_lease_joins_everybody_again_until_all_are_in() -> None:
 
             presence.join = failing_join  # type: ignore[assignment, method-assign]
             with pytest.raises(StoreUnavailable):
-                await node.membership.touch()
-            await node.membership.touch()
+                await node.memberships.touch()
+            await node.memberships.touch()
             assert sorted(presence.users()) == sorted(f"user {n}" for n in range(100))
             for client in clients:
                 client.link.vanish()
@@ -279,14 +279,14 @@ def test_a_drain_says_nothing_and_leaves_later_if_the_node_lives_on(
             else:  # a client may say 1012 too, and must not stay for ever
                 client.link.vanish(Disconnect(1012, "service restart"), clean=True)
             await turns(5)
-            await node.membership.claim()
+            await node.memberships.claim()
             await turns(5)
             assert await said(node) == ["ann joined"]
             assert presence.users() == ["ann"]
             loop = asyncio.get_running_loop()
             now = loop.time()
             monkeypatch.setattr(loop, "time", lambda: now + 16.0)
-            await node.membership.claim()
+            await node.memberships.claim()
             monkeypatch.undo()
             await wait_said(node, "ann joined", "ann left")
 
@@ -325,11 +325,11 @@ def test_the_announcements_of_a_dead_node_are_published_once_then_forgotten() ->
         async with open_node(broker, presence) as node:
             broker.away()
             with pytest.raises(Exception, match="away"):
-                await node.membership.claim()
+                await node.memberships.claim()
             assert not presence.forgotten
             broker.back()
-            await node.membership.claim()
-            await node.membership.claim()
+            await node.memberships.claim()
+            await node.memberships.claim()
             assert await said(node) == ["ann left"]
             assert presence.forgotten == presence.departures * 2
 

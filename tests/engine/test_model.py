@@ -78,7 +78,7 @@ class World:
 
     def begin(self, index: int, channel: str, **options: Any) -> None:
         client = self.clients[index]
-        if not client.connection.is_closed and channel not in client.connection.subscriptions:
+        if not client.connection.is_closed and channel not in client.subscriptions:
             task = asyncio.create_task(self._subscribe(client, channel, options))
             self.tasks.add(task)
 
@@ -120,14 +120,14 @@ class World:
             # what was delivered before, the link must have been given before
             pending = {
                 name: subscription.live_after
-                for name, subscription in client.connection.subscriptions.items()
+                for name, subscription in client.subscriptions.items()
                 if subscription.buffer is None and CHANNELS[name].slow is SlowPolicy.DISCONNECT
             }
             self.node.send(client.connection, WireMessage(text.encode()))
             self.directs[index].append(text)
             for name in pending:
                 position = self.node.registry.channels[name].position
-                subscription = client.connection.subscriptions.get(name)
+                subscription = client.subscriptions.get(name)
                 if subscription is not None and not client.connection.is_closed:
                     assert subscription.live_after >= position.offset
 
@@ -218,14 +218,14 @@ async def play(steps: list[Step], turn_seconds: float) -> None:
         for client in clients:
             client.link.take()
         await asyncio.gather(*world.tasks)
-        await node.carrier.check_positions()
+        await node.channels.check_positions()
         await wait_until(settled(node), what="all is delivered")
         for client in clients:
             client.link.take()
         await turns(3)
         for index, client in enumerate(clients):
             judge(world, index)
-            for name, subscription in client.connection.subscriptions.items():
+            for name, subscription in client.subscriptions.items():
                 assert subscription.live_after == len(world.published[name]), "the end is reached"
                 last = last_shown(client, name)
                 if CHANNELS[name].slow is not SlowPolicy.DROP:

@@ -36,20 +36,22 @@ JOIN, LEAVE = Announcement(b"joined", Format.TEXT), Announcement(b"left", Format
 # Admission.
 
 
+async def admit(node: Node, user: str, address: str) -> None:
+    async with node.admit(user, address):
+        pass
+
+
 def test_limits_count_those_who_are_arriving() -> None:
     async def main() -> None:
         async with open_node(connections=2, connections_per_address=5) as node:
-            await node.admit("", "1.2.3.4")
-            await node.admit("", "1.2.3.4")
-            with pytest.raises(LimitExceeded, match="connections"):
-                await node.admit("", "1.2.3.4")
-            node.registry.arrived("1.2.3.4")
-            client = await connect(node, address="5.6.7.8")
-            with pytest.raises(LimitExceeded):
-                await node.admit("", "1.2.3.4")
-            node.registry.arrived("1.2.3.4")
-            await node.admit("", "1.2.3.4")
-            node.registry.arrived("1.2.3.4")
+            async with node.admit("", "1.2.3.4"):
+                async with node.admit("", "1.2.3.4"):
+                    with pytest.raises(LimitExceeded, match="connections"):
+                        await admit(node, "", "1.2.3.4")
+                client = await connect(node, address="5.6.7.8")
+                with pytest.raises(LimitExceeded):
+                    await admit(node, "", "1.2.3.4")
+            await admit(node, "", "1.2.3.4")
             assert node.statistics().limits_reached == {"connections": 2}
             client.link.vanish()
 
@@ -77,10 +79,9 @@ def test_an_address_has_a_limit_but_loopback(address: str, limited: bool) -> Non
             client = await connect(node, address=address)
             if limited:
                 with pytest.raises(LimitExceeded, match="connections_per_address"):
-                    await node.admit("", address)
+                    await admit(node, "", address)
             else:
-                await node.admit("", address)
-                node.registry.arrived(address)
+                await admit(node, "", address)
             client.link.vanish()
 
     run(main())
@@ -94,7 +95,7 @@ def test_a_user_has_a_limit_also_while_the_store_is_away() -> None:
             for away in (False, True):
                 presence.is_away = away
                 with pytest.raises(LimitExceeded, match="connections_per_user"):
-                    await node.admit("ann", "1.2.3.4")
+                    await admit(node, "ann", "1.2.3.4")
             assert not node.registry.arriving
             presence.is_away = False
             anonymous = await connect(node)
@@ -185,7 +186,7 @@ def test_an_interrupted_subscribe_leaves_nothing(gate: str, how: str) -> None:
             client, other = await connect(node), await connect(node)
             closed = getattr(presence if gate == "join_gate" else broker, gate)
             closed.clear()
-            task = asyncio.create_task(client.subscribe(history=5, join=JOIN, announcement=LEAVE))
+            task = asyncio.create_task(client.subscribe(history=5, join=JOIN, leave=LEAVE))
             waits = asyncio.create_task(other.subscribe(history=5))
             await turns(5)
             if how == "cancel":
@@ -200,7 +201,7 @@ def test_an_interrupted_subscribe_leaves_nothing(gate: str, how: str) -> None:
                 await task
             await waits
             await wait_until(lambda: not presence.users())
-            assert not client.connection.subscriptions
+            assert not client.subscriptions
             assert len(node.registry.channels["a"]) == 1
             await publish(node, "1")
             await turns(2)
@@ -230,11 +231,11 @@ def test_many_open_a_channel_once_and_fail_together() -> None:
             broker.back()
             await asyncio.gather(*(client.subscribe() for client in clients))
             assert broker.carried.count("a") == 1
-            await node.carrier.sweep()
+            await node.channels.sweep()
             assert broker.carried.count("a") == 1
             for client in clients:
                 client.link.vanish()
-            await node.carrier.sweep()
+            await node.channels.sweep()
             assert "a" not in broker.carried
             assert "a" not in node.registry.channels
 
@@ -247,7 +248,7 @@ def test_a_channel_that_is_dropped_can_be_followed_at_once() -> None:
             for _ in range(20):
                 client = await connect(node, channel="a")
                 client.link.vanish()
-                sweeping = asyncio.create_task(node.carrier.sweep())
+                sweeping = asyncio.create_task(node.channels.sweep())
                 again = await connect(node, channel="a")
                 await sweeping
                 await publish(node, "x")
@@ -391,13 +392,13 @@ def test_a_failed_publish_is_raised_and_shows_as_degraded(error: Exception) -> N
             broker.away(error)
             with pytest.raises(type(error)):
                 await publish(node, "1")
-            assert node.maintenance.degraded
+            assert node.tasks.degraded
             assert node.statistics().degraded
             assert reached()["publish_failed"] == 1
             assert not client.connection.is_closed
             broker.back()
             await publish(node, "2")
-            assert not node.maintenance.degraded
+            assert not node.tasks.degraded
             await turns(2)
             assert client.offsets() == [1]
             client.link.vanish()
@@ -411,9 +412,9 @@ def test_an_outage_is_noticed_and_its_end_too() -> None:
         async with open_node(presence=presence) as node:
             client = await connect(node, channel="a", user="ann")
             presence.is_away = True
-            await wait_until(lambda: node.maintenance.degraded, 5.0)
+            await wait_until(lambda: node.tasks.degraded, 5.0)
             presence.is_away = False
-            await wait_until(lambda: not node.maintenance.degraded, 5.0)
+            await wait_until(lambda: not node.tasks.degraded, 5.0)
             assert not client.connection.is_closed
             client.link.vanish()
 
@@ -446,7 +447,7 @@ def test_a_cancelled_publish_leaves_nothing(gate: str) -> None:
             await asyncio.gather(*tasks, return_exceptions=True)
             getattr(broker, gate).set()
             await publish(node, "1")
-            assert node.published == 1
+            assert node.statistics().published == 1
 
     run(main())
 
@@ -483,14 +484,14 @@ def test_closing_ends_connections_and_begins_nothing_new() -> None:
         node = Node(FailingBroker(), presence)
         await node.start()
         client, silent = await connect(node), await connect(node, link=FakeLink(answers_close=False))
-        await client.subscribe(announcement=LEAVE)
-        await silent.subscribe(announcement=LEAVE)
+        await client.subscribe(leave=LEAVE)
+        await silent.subscribe(leave=LEAVE)
         await node.aclose()
         await turns(3)
         assert client.link.closed_with == (SHUTDOWN.code, SHUTDOWN.reason)
         silent.link.vanish()
         with pytest.raises(StoreUnavailable, match="closed"):
-            await node.carrier.carry("b")
+            await node.channels.open("b")
         with pytest.raises(ConnectionClosed):
             await silent.subscribe("b")
         await node.aclose()

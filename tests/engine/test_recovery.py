@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tidewire.engine import recovery
-from tidewire.engine.recovery import narrow
+from tidewire.engine import history_reader
+from tidewire.engine.merge import narrow
 from tidewire.errors import StoreUnavailable
 from tidewire.messages import HistoryPage, Position, Publication
 
@@ -64,7 +64,7 @@ def test_who_returns_a_moment_later_costs_no_read_unless_the_channel_has_gone_on
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     async def main() -> None:
-        monkeypatch.setattr(recovery, "_AGAIN_SECONDS", 3_600.0)
+        monkeypatch.setattr(history_reader, "_AGAIN_SECONDS", 3_600.0)
         broker = FailingBroker()
         async with open_node(broker) as node:
             await publish(node, *"12345")
@@ -98,7 +98,7 @@ def test_who_returns_a_moment_later_costs_no_read_unless_the_channel_has_gone_on
 
 def test_a_read_is_not_given_again_for_long(monkeypatch: pytest.MonkeyPatch) -> None:
     async def main() -> None:
-        monkeypatch.setattr(recovery, "_AGAIN_SECONDS", 0.001)
+        monkeypatch.setattr(history_reader, "_AGAIN_SECONDS", 0.001)
         broker = FailingBroker()
         async with open_node(broker) as node:
             await publish(node, *"123")
@@ -110,7 +110,7 @@ def test_a_read_is_not_given_again_for_long(monkeypatch: pytest.MonkeyPatch) -> 
                 assert (await client.subscribe(since=Position(1, epoch))).recovered
                 client.link.vanish()
                 assert broker.reads == reads
-                await wait_until(lambda: not node.recoveries._reader._ended)
+                await wait_until(lambda: not node._recoveries._reader._ended)
             keeper.link.vanish()
 
     run(main())
@@ -149,7 +149,7 @@ def test_a_failed_read_fails_all_who_wait_and_nothing_is_followed() -> None:
             broker.back()
             assert len(node.registry.channels["a"]) == 1
             for client in clients:
-                assert not client.connection.subscriptions
+                assert not client.subscriptions
                 assert (await client.subscribe(since=Position(0, epoch))).recovered
                 client.link.vanish()
             keeper.link.vanish()
@@ -175,7 +175,7 @@ def test_who_gives_up_waiting_leaves_the_read_to_the_others() -> None:
             broker.history_gate.set()
             assert (await stays).recovered
             assert gone.cancelled()
-            assert not first.connection.subscriptions
+            assert not first.subscriptions
             for client in (first, second, keeper):
                 client.link.vanish()
 
@@ -210,7 +210,7 @@ def test_history_behind_what_was_delivered_is_read_again() -> None:
             late = await connect(node)
             with pytest.raises(StoreUnavailable, match="behind"):
                 await late.subscribe(history=3)
-            await wait_until(lambda: not late.connection.subscriptions)
+            await wait_until(lambda: not late.subscriptions)
             for each in (client, keeper, late):
                 each.link.vanish()
 

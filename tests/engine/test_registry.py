@@ -11,7 +11,6 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 from tidewire.engine.connection import Connection
 from tidewire.engine.registry import Channel, Group, Registry
 from tidewire.engine.subscription import ENDED, Subscription
-from tidewire.messages import Position
 from tidewire.options import ChannelOptions, Limits
 from tidewire.protocols.batch import Representation
 from tidewire.protocols.json import JSON
@@ -28,7 +27,7 @@ class RegistryMachine(RuleBasedStateMachine):
         super().__init__()
         self.registry = Registry()
         for name in "abc":
-            self.registry.channels[name] = Channel(name, ChannelOptions(), Position(0, "e"))
+            self.registry.channels[name] = Channel(name, ChannelOptions())
         self.connections: list[Connection] = []
         self.arriving: list[str] = []
         self.followed: dict[tuple[str, str], tuple[Subscription, str]] = {}
@@ -72,7 +71,7 @@ class RegistryMachine(RuleBasedStateMachine):
             connection = data.draw(st.sampled_from(self.connections))
             if (connection.id, name) not in self.followed:
                 subscription = Subscription(connection, name)
-                self.registry.channels[name].begin(subscription)
+                self.registry.channels[name].add(subscription)
                 self.followed[connection.id, name] = (subscription, "buffering")
 
     @rule(data=st.data(), after=st.integers(0, 9))

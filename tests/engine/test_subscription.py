@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tidewire.engine.subscription import ENDED, Subscription, merge
+from tidewire.engine.merge import merge
+from tidewire.engine.subscription import ENDED, Subscription
 from tidewire.messages import HistoryPage, Position, Publication
 from tidewire.protocols.batch import Representation
 from tidewire.protocols.plain import PLAIN
@@ -109,5 +110,5 @@ def test_without_a_position_history_and_buffer_are_joined(buffered: list[int]) -
 def test_a_subscription_begins_with_nothing() -> None:
     subscription = Subscription(None, "a", Representation(PLAIN))  # type: ignore[arg-type]
     assert subscription.live_after == ENDED
-    subscription.hold(publications([1, 2]))
+    subscription.buffer_behind_reply(publications([1, 2]))
     assert (len(subscription.buffer or ()), subscription.buffered_bytes) == (2, 2)

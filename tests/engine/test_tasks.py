@@ -8,7 +8,7 @@ import logging
 import pytest
 
 from tidewire.engine import tasks as tasks_module
-from tidewire.engine.tasks import Maintenance
+from tidewire.engine.tasks import Tasks
 from tidewire.errors import NotPublished, StoreUnavailable
 from tidewire.testing import wait_until
 
@@ -29,7 +29,7 @@ def test_a_step_that_fails_degrades_until_it_works(
             raise failures.pop()
 
     async def main() -> None:
-        tasks = Maintenance()
+        tasks = Tasks()
         tasks.start([("step", 0.01, step), ("calm", 60.0, step)])
         await wait_until(lambda: tasks.degraded)
         await wait_until(lambda: not tasks.degraded)
@@ -53,7 +53,7 @@ def test_a_bug_in_a_step_is_logged_and_the_step_goes_on(caplog: pytest.LogCaptur
         raise ValueError("a bug")
 
     async def main() -> None:
-        tasks = Maintenance()
+        tasks = Tasks()
         tasks.start([("step", 0.001, step)])
         await wait_until(lambda: calls > 3)
         assert not tasks.degraded
@@ -70,7 +70,7 @@ def test_failed_publishing_is_forgotten_after_a_while(monkeypatch: pytest.Monkey
         return
 
     async def main() -> None:
-        tasks = Maintenance()
+        tasks = Tasks()
         tasks.start([("step", 0.01, step)])
         tasks.failed("publish", NotPublished("away"))
         for _ in range(5):
@@ -100,7 +100,7 @@ def test_closing_lets_short_tasks_finish_and_ends_the_rest(caplog: pytest.LogCap
         raise ValueError("a bug in the background")
 
     async def main() -> None:
-        tasks = Maintenance()
+        tasks = Tasks()
         for work in (short, endless, failing):
             assert tasks.spawn(work()) is not None
         await tasks.aclose(0.05)

@@ -38,7 +38,7 @@ def test_a_nats_server_that_is_a_lame_duck_and_its_replacement(tmp_path: Path) -
             for client in (near, far):
                 await received(client, ledger)
                 check(client, ledger, has_holes=True)
-            await wait_until(lambda: not node.maintenance.degraded, 15)
+            await wait_until(lambda: not node.tasks.degraded, 15)
 
     quick = 'lame_duck_duration: "30s"\nlame_duck_grace_period: "1s"'
     with start_nats(tmp_path, configuration=quick) as server:

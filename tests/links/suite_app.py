@@ -20,7 +20,7 @@ from tidewire.engine.connection import Connection
 from tidewire.errors import SHUTDOWN
 from tidewire.links.http import configured as configured_http
 from tidewire.links.stream import LINES, StreamLink
-from tidewire.messages import WireMessage
+from tidewire.messages import Membership, WireMessage
 from tidewire.protocols.json import JSON
 from tidewire.protocols.plain import PLAIN
 
@@ -144,7 +144,7 @@ class Streaming(Response):
         if server is not None:
             server.on_shutdown = lambda: connection.end(SHUTDOWN)
         await hub.node.attach(connection)
-        await hub.node.subscribe(connection, self._room, present=True)
+        await hub.node.subscribe(connection, self._room, membership=Membership(present=True))
         connection.write(WireMessage(f"hello {self._user}".encode()))
         await link.hold()
 

@@ -14,7 +14,7 @@ from tidewire.backends import open_backend
 from tidewire.engine.connection import Connection
 from tidewire.engine.node import Node
 from tidewire.errors import NotPublished, PublishUnconfirmed, StoreUnavailable
-from tidewire.messages import Format, Position
+from tidewire.messages import Format, Membership, Position
 from tidewire.options import ChannelOptions, ChannelRules, Limits
 from tidewire.testing import FakeLink
 
@@ -63,7 +63,9 @@ class Served:
     async def _subscribe(self, connection: Connection, channel: str, since: Position | None, history: int) -> None:
         while True:
             try:
-                await self.node.subscribe(connection, channel, since=since, history=history, present=True)
+                await self.node.subscribe(
+                    connection, channel, since=since, history=history, membership=Membership(present=True)
+                )
             except StoreUnavailable:
                 await asyncio.sleep(0.05)
             else:

@@ -121,8 +121,8 @@ def is_found(store: Store, seed: int) -> bool:
     "code",
     [
         # a node drops one publication of a few without a word
-        "from tidewire.engine.fanout import Fanout as F; a = F.accept\n"
-        "def f(s, c, p):\n  a(s, c, p)\n  if p.offset % 5 == 0: c.pending = c.pending[:-1]\nF.accept = f",
+        "from tidewire.engine.fanout import Fanout as F; a = F.add\n"
+        "def f(s, c, p):\n  a(s, c, p)\n  if p.offset % 5 == 0: c.pending = c.pending[:-1]\nF.add = f",
         # a recovery says that it is complete, and is not
         "import msgspec; import tidewire.engine.recovery as r; m = r.merge\n"
         "def f(*a):\n  x = m(*a); return msgspec.structs.replace(x, publications=x.publications[1:], complete=True)\n"

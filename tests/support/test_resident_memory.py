@@ -31,16 +31,16 @@ def test_over_the_limit_newcomers_are_refused_and_those_inside_go_on(monkeypatch
     async def main() -> None:
         async with open_node(memory_bytes=1_000) as node:
             monkeypatch.setattr(ResidentMemory, "read", lambda _: 999)
-            await node.admit("", "")
-            client = await connect(node, channel="a")
+            async with node.admit("", ""):
+                client = await connect(node, channel="a")
             monkeypatch.setattr(ResidentMemory, "read", lambda _: 1_000)
             with pytest.raises(LimitExceeded, match=r"No memory .*memory_bytes is 1000"):
-                await node.admit("", "")
+                async with node.admit("", ""):
+                    pass
             assert node.statistics().limits_reached["memory_bytes"] == 1
             await publish(node, "still here")
             await wait_until(lambda: client.offsets() == [1])
-            assert node.registry.arriving == 1
-            node.registry.arrived("")
+            assert node.registry.arriving == 0
 
     run(main())
 
@@ -51,8 +51,7 @@ def test_without_a_limit_nothing_is_read(monkeypatch: pytest.MonkeyPatch) -> Non
     )
 
     async def main() -> None:
-        async with open_node() as node:
-            await node.admit("", "")
-            node.registry.arrived("")
+        async with open_node() as node, node.admit("", ""):
+            pass
 
     run(main())

@@ -1,21 +1,21 @@
-"""Which channels this node carries: begun with their first follower, kept whole, dropped when nobody follows them."""
+"""Step 6 of the way of a message: it arrives. The channels that this node is subscribed to, and their gaps."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from tidewire.backends.base import Broker
 from tidewire.engine.fanout import Fanout
 from tidewire.engine.registry import Channel, Registry
-from tidewire.engine.tasks import Maintenance
+from tidewire.engine.tasks import Tasks
 from tidewire.errors import StoreUnavailable
 from tidewire.messages import HistoryPage, Position, Publication
 from tidewire.options import ChannelRules, Limits
 from tidewire.support.counters import count_limit
 
-__all__ = ("Carrier",)
+__all__ = ("Channels",)
 
 logger = logging.getLogger("tidewire")
 
@@ -25,37 +25,40 @@ _POSITION_BATCH = 500
 _RETRY_SECONDS = 0.5
 
 
-class Carrier:
-    """Begins and ends the carriage of channels, one step of one channel at a time, and fills their gaps."""
+class Channels:
+    """Subscribes to channels at the broker with their first subscriber here, and unsubscribes after the last.
+
+    What the broker delivers is shown in the order of its offsets: a duplicate is dropped, and behind a gap nothing is
+    shown before history has filled it, or the subscribers are told.
+    """
 
     def __init__(
-        self,
-        registry: Registry,
-        broker: Broker,
-        rules: ChannelRules,
-        limits: Limits,
-        maintenance: Maintenance,
+        self, registry: Registry, broker: Broker, fanout: Fanout, rules: ChannelRules, limits: Limits, tasks: Tasks
     ) -> None:
         self._registry = registry
         self._broker = broker
+        self._fanout = fanout
         self._rules = rules
         self._limits = limits
-        self._maintenance = maintenance
+        self._tasks = tasks
         self._opening: dict[str, asyncio.Task[None]] = {}
-        self._dropping: dict[str, asyncio.Future[None]] = {}
-        #: Channels that perhaps nobody follows any more.
+        self._closing: dict[str, asyncio.Future[None]] = {}
+        #: Channels that perhaps have no subscriber any more.
         self._idle: dict[str, None] = {}
-        self.fanout = Fanout(registry, limits, on_gap=self.catch_up)
+        self.duplicates = 0
+        self.gaps = 0
 
-    async def carry(self, name: str) -> Channel:
-        """Return the channel of this name, which the broker carries from now on; raises StoreUnavailable.
+    # Open and close.
 
-        What the caller does with it until it first suspends is done before the channel can be dropped.
+    async def open(self, name: str) -> Channel:
+        """Return the channel of this name, which the broker delivers from now on; raises StoreUnavailable.
+
+        What the caller does with it until it first suspends is done before the channel can be closed.
         """
         while True:
-            dropping = self._dropping.get(name)
-            if dropping is not None:
-                await asyncio.wait([dropping])
+            closing = self._closing.get(name)
+            if closing is not None:
+                await asyncio.wait([closing])
                 continue
             opening = self._opening.get(name)
             if opening is None:
@@ -63,15 +66,14 @@ class Carrier:
                 if channel is not None:
                     return channel
                 opening = self._begin(name)
-            # a task of its own: who asked first may be cancelled while others wait
+            # a task of its own: the caller that asked first may be cancelled while others wait
             await asyncio.shield(opening)
 
     def _begin(self, name: str) -> asyncio.Task[None]:
-        channel = Channel(name, self._rules.options(name), Position(0, ""))
-        channel.catching_up = True
-        opening = self._maintenance.spawn(self._open(channel))
+        channel = Channel(name, self._rules.options(name))
+        opening = self._tasks.spawn(self._open(channel))
         if opening is None:
-            raise StoreUnavailable(f"channel {name!r} cannot be followed: this node is closed")
+            raise StoreUnavailable(f"channel {name!r} cannot be subscribed to: this node is closed")
         self._registry.channels[name] = channel
         self._opening[name] = opening
         return opening
@@ -85,35 +87,81 @@ class Carrier:
         finally:
             del self._opening[channel.name]
         self._idle[channel.name] = None
-        self._go_on(channel)
+        self._caught_up(channel)
+
+    async def listen(self, name: str, tap: Callable[[Publication], None]) -> None:
+        """Give what is published in a channel to a function instead of subscribers; raises StoreUnavailable."""
+        (await self.open(name)).tap = tap
 
     def left(self, channel: Channel) -> None:
-        """Say that a channel has lost a subscriber."""
-        if not channel.is_followed:
+        """Note that a channel has lost a subscriber."""
+        if not channel.is_used:
             self._idle[channel.name] = None
 
     async def sweep(self) -> None:
-        """Stop carrying the channels that nobody follows."""
+        """Close the channels that have no subscriber."""
         for name in tuple(self._idle):
             self._idle.pop(name, None)  # one at a time: where the store fails, the others are looked at again
             channel = self._registry.channels.get(name)
-            if channel is not None and not channel.is_followed and channel.tap is None and name not in self._opening:
-                await self._drop(name)
+            if channel is not None and not channel.is_used and name not in self._opening:
+                await self._close(name)
 
-    async def _drop(self, name: str) -> None:
-        dropped = self._dropping[name] = asyncio.get_running_loop().create_future()
+    async def _close(self, name: str) -> None:
+        closed = self._closing[name] = asyncio.get_running_loop().create_future()
         del self._registry.channels[name]
         try:
             await self._broker.unsubscribe(name)
         finally:
-            del self._dropping[name]
-            dropped.set_result(None)
+            del self._closing[name]
+            closed.set_result(None)
+
+    # A publication arrives.
+
+    def deliver(self, publications: Sequence[Publication]) -> None:
+        """Take publications from the broker: drop duplicates, notice gaps, give the rest to fan-out."""
+        channels = self._registry.channels
+        for publication in publications:
+            channel = channels.get(publication.channel)
+            if channel is None:
+                continue
+            if channel.catching_up:
+                self._wait(channel, publication)
+                continue
+            position = channel.position
+            if publication.epoch == position.epoch:
+                if publication.offset <= position.offset:
+                    self.duplicates += 1
+                    continue
+                if publication.previous <= position.offset:
+                    self._accept(channel, publication)
+                    continue
+            self.gaps += 1
+            self.catch_up(channel)
+            self._wait(channel, publication)
+
+    def _accept(self, channel: Channel, publication: Publication) -> None:
+        """Show one publication that follows the channel's position."""
+        channel.position = Position(publication.offset, publication.epoch)
+        if channel.tap is not None:
+            channel.tap(publication)
+        else:
+            self._fanout.add(channel, publication)
+
+    def _wait(self, channel: Channel, publication: Publication) -> None:
+        """Keep what arrives while a channel is catching up; what would be too much is in history anyway."""
+        channel.waiting.append(publication)
+        channel.waiting_bytes += len(publication.data)
+        limits = self._limits
+        if len(channel.waiting) > limits.gap_messages or channel.waiting_bytes > limits.gap_bytes:
+            channel.waiting.clear()
+            channel.waiting_bytes = 0
+            channel.overrun = True
 
     # Gaps.
 
     def resume(self) -> None:
-        """Compare positions at once: the broker was away, and is back (broker.Resumed)."""
-        self._maintenance.spawn(self._resume())
+        """Compare positions at once: the broker was away, and is back (backends.base.Resumed)."""
+        self._tasks.spawn(self._resume())
 
     async def _resume(self) -> None:
         try:
@@ -142,7 +190,7 @@ class Carrier:
                 if channel.catching_up:
                     channel.overrun = True  # what is being read may be older: it is read once more
                 elif channel.position == before[name]:
-                    self.fanout.gaps += 1
+                    self.gaps += 1
                     self.catch_up(channel)
                 elif channel.position.offset < top.offset or channel.position.epoch != top.epoch:
                     moved.append(name)
@@ -152,7 +200,7 @@ class Carrier:
         """Fill a gap from history before anything later is shown; in a task of its own."""
         if not channel.catching_up:
             channel.catching_up = True
-            self._maintenance.spawn(self._catch_up(channel))
+            self._tasks.spawn(self._catch_up(channel))
 
     async def _catch_up(self, channel: Channel) -> None:
         limit = self._limits.gap_messages + 1
@@ -166,7 +214,7 @@ class Carrier:
                 await asyncio.sleep(_RETRY_SECONDS)
             else:
                 self._fill(channel, page)
-                self._go_on(channel)
+                self._caught_up(channel)
                 return
 
     def _fill(self, channel: Channel, page: HistoryPage) -> None:
@@ -175,10 +223,11 @@ class Carrier:
         reached = publications[-1].offset if publications else position.offset
         if limit is None and page.complete and page.top.epoch == position.epoch and reached >= page.top.offset:
             for publication in publications:
-                self.fanout.accept(channel, publication)
+                self._accept(channel, publication)
         else:
             count_limit(limit or "gap")
-            self.fanout.tell_insufficient(channel, page.top)
+            channel.position = page.top
+            self._fanout.tell_insufficient(channel)
 
     def _exceeded(self, publications: Sequence[Publication]) -> str | None:
         """Return the limit that a gap of these publications exceeds."""
@@ -187,10 +236,10 @@ class Carrier:
         size = sum([len(publication.data) for publication in publications])
         return "gap_bytes" if size > self._limits.gap_bytes else None
 
-    def _go_on(self, channel: Channel) -> None:
+    def _caught_up(self, channel: Channel) -> None:
         """Take what came meanwhile; where that was more than may wait, history is read again."""
         waiting, channel.waiting, channel.waiting_bytes = channel.waiting, [], 0
         overrun, channel.overrun, channel.catching_up = channel.overrun, False, False
-        self.fanout.deliver(waiting)
+        self.deliver(waiting)
         if overrun:
             self.catch_up(channel)

@@ -1,4 +1,4 @@
-"""One client: who it is, what it follows, the link to it, and what it has sent that nobody has read. Passive."""
+"""One client: its user, the link to it, and the messages that it has sent and nobody has received. Passive."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any
 
-from tidewire.engine.subscription import Subscription
 from tidewire.errors import (
     POLICY,
     SHUTDOWN,
@@ -63,6 +62,8 @@ class Connection:
         "_allowed_at",
         "_inbox",
         "_inbox_size",
+        "_is_admitted",
+        "_is_handling",
         "_leaving",
         "_limits",
         "_on_closed",
@@ -76,14 +77,10 @@ class Connection:
         "disconnect",
         "ending",
         "failed",
-        "has_held",
         "id",
-        "is_admitted",
-        "is_handling",
         "link",
         "protocol",
         "representation",
-        "subscriptions",
         "user",
     )
 
@@ -94,7 +91,6 @@ class Connection:
         self.link = link
         self.protocol = protocol
         self.representation = Representation.of(protocol, deflate=link.deflate)
-        self.subscriptions: dict[str, Subscription] = {}
         #: Why the connection ended, once it has.
         self.disconnect: Disconnect | None = None
         self.clean = False
@@ -102,12 +98,10 @@ class Connection:
         self.ending: Disconnect | None = None
         #: The application's handler raised.
         self.failed = False
-        #: What the client asks for is done at once: its first message has had its turn (node.Node.begin).
-        self.is_admitted = False
+        #: The first message of the client has had its turn (node.Node.begin).
+        self._is_admitted = False
         #: The last message that was taken is being handled, and the next is asked for afterwards.
-        self.is_handling = False
-        #: Some subscription holds something back for this slow client.
-        self.has_held = False
+        self._is_handling = False
         self._on_drained: Callable[[Connection], None] | None = None
         self._on_closed: Callable[[Connection], None] | None = None
         self._on_readable: Callable[[], None] | None = None
@@ -133,6 +127,15 @@ class Connection:
         hold this connection, and would outlive it together with it.
         """
         self._on_readable, self._on_left = readable, closed
+
+    def identify(self, user: str) -> None:
+        """Set the user of a connection that had none."""
+        self.user = user
+
+    def admit(self) -> bool:
+        """Return whether the connection was admitted before; from now on it is."""
+        was_admitted, self._is_admitted = self._is_admitted, True
+        return was_admitted
 
     # What the link tells (links.base.Listener).
 
@@ -197,7 +200,7 @@ class Connection:
         """The link has ended: by the client, behind what it sent before."""
         if self.disconnect is not None or self._leaving is not None:
             return
-        if (self._inbox or self.is_handling) and self.ending is None and (clean or disconnect.code == LOST.code):
+        if (self._inbox or self._is_handling) and self.ending is None and (clean or disconnect.code == LOST.code):
             overdue = asyncio.get_running_loop().call_later(self._limits.leaving_seconds, self._overdue)
             self._leaving = disconnect, clean, overdue
         else:
@@ -238,13 +241,13 @@ class Connection:
 
     def begin_handling(self) -> None:
         """Count the client as present until the next message is asked for: the last one is being handled."""
-        self.is_handling = True
+        self._is_handling = True
 
     def receive_nowait(self) -> str | bytes | None:
         """Take the next message, or None when none is waiting: then a client that has left is gone."""
         inbox = self._inbox
         if not inbox:
-            self.is_handling = False
+            self._is_handling = False
             self._leave()
             return None
         message = inbox.popleft()

@@ -1,4 +1,4 @@
-"""Steps 6 to 9 of the way of a message: arrive, group, prepare once, write. Nothing here waits."""
+"""Steps 7 to 9 of the way of a message: group, prepare once, write. Nothing here waits."""
 
 from __future__ import annotations
 
@@ -6,14 +6,16 @@ import asyncio
 import logging
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
-from tidewire.engine.pushes import Everybody, Work
+from tidewire.engine.connection import Connection
+from tidewire.engine.pushes import BroadcastPush, ChannelPush
 from tidewire.engine.registry import Channel, Registry
-from tidewire.engine.subscription import Subscriber, Subscription
-from tidewire.errors import INSUFFICIENT, SLOW
-from tidewire.messages import Dropped, Position, Publication
-from tidewire.options import Limits, SlowPolicy
+from tidewire.engine.slow import SlowClients
+from tidewire.engine.subscription import Subscription
+from tidewire.errors import INSUFFICIENT
+from tidewire.messages import Publication
+from tidewire.options import Limits
 from tidewire.protocols.batch import Batch
 from tidewire.support.counters import count_limit
 
@@ -26,85 +28,33 @@ _STRIDE = 32
 
 
 class Fanout:
-    """Takes deliveries and writes them to links, at the end of each turn of the loop, within its time budget.
+    """Writes what channels have pending to links, at the end of each turn of the loop, within its time budget.
 
     Order: per channel and link, batches are first in, first out. A subscription is given each offset at most once,
     whatever mixture of batches, direct sends and cut turns it sees: `live_after` moves with every write.
     """
 
-    def __init__(
-        self,
-        registry: Registry,
-        limits: Limits,
-        *,
-        on_gap: Callable[[Channel], None],
-    ) -> None:
+    def __init__(self, registry: Registry, limits: Limits) -> None:
         self._registry = registry
         self._limits = limits
-        self._on_gap = on_gap
+        self.slow = SlowClients(limits)
         self._dirty: deque[Channel] = deque()
-        self._everybody: deque[Everybody] = deque()
+        self._broadcasts: deque[BroadcastPush] = deque()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._scheduled = False
-        self._turn = 0
         #: When this turn had written its first stride, by the clock and in the thread's time, which is a system call.
         self._long_turn: tuple[float, float] | None = None
-        #: Who was found paused and has not drained since → the turn of the last judgement, and what it was.
-        self._paused: dict[Subscriber, tuple[int, bool]] = {}
         self.deliveries = 0
-        self.duplicates = 0
-        self.gaps = 0
-        self.slow = 0
-        self.dropped = 0
-        self.superseded = 0
         #: The longest turns, in seconds: of the thread's time (where more than a stride was written), of the clock.
         self.worst_turn_cpu = 0.0
         self.worst_turn_wall = 0.0
 
     def bind(self, loop: asyncio.AbstractEventLoop) -> None:
-        """Say which loop's turns these are."""
+        """Write in the turns of this event loop."""
         self._loop = loop
 
-    # 6. Arrive.
-
-    def deliver(self, publications: Sequence[Publication]) -> None:
-        """Take publications from the broker: drop duplicates, notice gaps, keep the rest until the end of the turn."""
-        channels = self._registry.channels
-        for publication in publications:
-            channel = channels.get(publication.channel)
-            if channel is None:
-                continue
-            if channel.catching_up:
-                self._wait(channel, publication)
-                continue
-            position = channel.position
-            if publication.epoch == position.epoch:
-                if publication.offset <= position.offset:
-                    self.duplicates += 1
-                    continue
-                if publication.previous <= position.offset:
-                    self.accept(channel, publication)
-                    continue
-            self.gaps += 1
-            self._on_gap(channel)
-            self._wait(channel, publication)
-
-    def _wait(self, channel: Channel, publication: Publication) -> None:
-        """Keep what arrives while a channel is catching up; what would be too much is in history anyway."""
-        channel.waiting.append(publication)
-        channel.waiting_bytes += len(publication.data)
-        limits = self._limits
-        if len(channel.waiting) > limits.gap_messages or channel.waiting_bytes > limits.gap_bytes:
-            channel.waiting.clear()
-            channel.waiting_bytes = 0
-            channel.overrun = True
-
-    def accept(self, channel: Channel, publication: Publication) -> None:
-        """Keep one publication that follows the channel's position until the end of the turn."""
-        channel.position = Position(publication.offset, publication.epoch)
-        if channel.tap is not None:
-            channel.tap(publication)
-            return
+    def add(self, channel: Channel, publication: Publication) -> None:
+        """Keep one publication until the end of the turn."""
         channel.pending.append(publication)
         if not channel.is_dirty:
             channel.is_dirty = True
@@ -116,16 +66,14 @@ class Fanout:
             self._scheduled = True
             self._loop.call_soon(self.flush)
 
-    # 7 to 9. Group, prepare once, write.
-
     def flush(self) -> None:
         """Write what is pending, at most for one turn's time; what is left goes on in the next turn."""
         self._scheduled = False
-        self._turn += 1
+        self.slow.begin_turn()
         started = time.perf_counter()
         self._long_turn = None
         deadline = started + self._limits.turn_seconds
-        self._push_on(deadline)
+        self._push_broadcasts(deadline)
         while self._dirty:
             channel = self._dirty.popleft()
             if self._try_flush(channel, deadline):
@@ -134,7 +82,7 @@ class Fanout:
                 self._dirty.append(channel)
             if time.perf_counter() >= deadline:
                 break
-        if self._dirty or self._everybody:
+        if self._dirty or self._broadcasts:
             count_limit("turn_seconds")
             self._schedule()
         if self._long_turn is not None:
@@ -142,75 +90,74 @@ class Fanout:
             self.worst_turn_cpu = max(self.worst_turn_cpu, began - started + time.thread_time() - cpu)
         self.worst_turn_wall = max(self.worst_turn_wall, time.perf_counter() - started)
 
+    # One channel.
+
     def _try_flush(self, channel: Channel, deadline: float) -> bool:
         try:
             return self._flush_channel(channel, deadline)
         except Exception:
             # one publication that cannot be encoded must not keep the channel from going on
             logger.exception("publications of channel %r cannot be encoded; its subscribers are told", channel.name)
-            self.tell_insufficient(channel, channel.position)
+            self.tell_insufficient(channel)
             return True
 
     def _flush_channel(self, channel: Channel, deadline: float) -> bool:
-        """Write a channel's batches; False when the time ended first."""
-        work = channel.work
-        if work is None:
+        """Write a channel's batches; return False when the time ended first."""
+        push = channel.push
+        if push is None:
             if not channel.pending:
                 return True
-            work = channel.work = self._begin(channel)
-        assert isinstance(work, Work)
-        while work.parts:
-            batch, subscriptions = work.parts[0]
-            while work.reached < len(subscriptions):
-                stride = subscriptions[work.reached : work.reached + _STRIDE]
-                work.reached += len(stride)
-                self._write(channel, work, batch, stride)
+            push = channel.push = self._begin(channel)
+        while push.parts:
+            batch, subscriptions = push.parts[0]
+            while push.reached < len(subscriptions):
+                stride = subscriptions[push.reached : push.reached + _STRIDE]
+                push.reached += len(stride)
+                self._write(channel, push, batch, stride)
                 now = time.perf_counter()
                 if self._long_turn is None and len(stride) == _STRIDE:
                     self._long_turn = now, time.thread_time()
-                if now >= deadline and (work.reached < len(subscriptions) or len(work.parts) > 1):
+                if now >= deadline and (push.reached < len(subscriptions) or len(push.parts) > 1):
                     return False
-            work.parts.popleft()
-            work.reached = 0
-        channel.work = None
+            push.parts.popleft()
+            push.reached = 0
+        channel.push = None
         return not channel.pending
 
-    def _begin(self, channel: Channel) -> Work:
+    def _begin(self, channel: Channel) -> ChannelPush:
+        """Take what is pending, and prepare it once for each representation in use."""
         for subscription in tuple(channel.buffering):
-            subscription.hold(channel.pending)
-            if self._is_more_than_may_wait(subscription.buffered_bytes, len(subscription.buffer or ())):
-                self._shorten(channel, subscription)
-        work = Work(channel)
+            subscription.buffer_behind_reply(channel.pending)
+            self.slow.shorten(channel, subscription)
+        push = ChannelPush(tuple(channel.pending))
         channel.pending = []
-        return work
+        begun: list[Subscription] = []
+        for representation, group in channel.groups.items():
+            batch = representation.batch_after(channel.last, push.publications)
+            if not len(batch):  # nothing here is for them
+                for subscription in group.snapshot:
+                    subscription.live_after = max(subscription.live_after, push.last)
+                continue
+            push.parts.append((batch, group.snapshot))
+            if representation.then is not None:  # a subscriber that is live behind all this is given nothing of it
+                begun += [one for one in group.snapshot if one.live_after < push.last]
+        for subscription in begun:
+            channel.has_begun(subscription)
+        if channel.options.delta:
+            channel.last = push.publications[-1]
+        return push
 
-    def _shorten(self, channel: Channel, subscription: Subscription) -> None:
-        """Apply the slow-client policy to what waits behind a reply."""
-        buffer = list(subscription.representation.choose(subscription.buffer or ()))
-        if channel.options.slow is SlowPolicy.DISCONNECT:
-            self._cut_off(subscription.connection)
-            kept = 0
-        elif channel.options.slow is SlowPolicy.LATEST:
-            kept = min(len(buffer), 1)
-            self.superseded += len(buffer) - kept
-        else:
-            self.dropped += len(buffer)
-            subscription.dropped += len(buffer)
-            subscription.connection.has_held = True
-            kept = 0
-        subscription.buffer = buffer[len(buffer) - kept :]
-        subscription.buffered_bytes = sum(len(publication.data) for publication in subscription.buffer)
-
-    def _write(self, channel: Channel, work: Work, batch: Batch, subscriptions: Sequence[Subscription]) -> None:
-        first, last, size = work.first, work.last, len(batch)
+    def _write(self, channel: Channel, push: ChannelPush, batch: Batch, subscriptions: Sequence[Subscription]) -> None:
+        first, last, size = push.first, push.last, len(batch)
         for subscription in subscriptions:
             if subscription.live_after >= first:
                 if subscription.live_after < last:
-                    self.write_rest(channel, subscription, work.publications)
+                    self.write_rest(channel, subscription, push.publications)
                 continue
             link = subscription.connection.link
             if link.paused:
-                self._write_slow(channel, subscription, work.publications, batch)
+                if self.slow.write(channel, subscription, push.publications, batch):
+                    subscription.live_after = last
                 continue
             subscription.live_after = last
             link.write(batch)
@@ -221,156 +168,99 @@ class Fanout:
         rest = [publication for publication in publications if publication.offset > subscription.live_after]
         if not rest:
             return
-        connection = subscription.connection
+        last, link = rest[-1].offset, subscription.connection.link
         batch = subscription.representation.batch(rest)
-        if not len(batch):
-            subscription.live_after = rest[-1].offset
-            return
-        channel.has_begun(subscription)
-        if connection.link.paused:
-            self._write_slow(channel, subscription, rest, batch)
-            return
-        subscription.live_after = rest[-1].offset
-        connection.link.write(batch)
-        self.deliveries += len(batch)
+        if len(batch):
+            channel.has_begun(subscription)
+            if link.paused:
+                if not self.slow.write(channel, subscription, rest, batch):
+                    return
+            else:
+                link.write(batch)
+                self.deliveries += len(batch)
+        subscription.live_after = last
 
-    # A slow client costs only itself.
+    # One publication for everybody.
 
-    def _write_slow(
-        self, channel: Channel, subscription: Subscription, publications: Sequence[Publication], batch: Batch
-    ) -> None:
-        connection = subscription.connection
-        policy = channel.options.slow
-        if policy is SlowPolicy.DISCONNECT:
-            if self._is_over(connection):
-                self._cut_off(connection)
-                return
-            connection.link.write(batch)
-            self.deliveries += len(batch)
-        elif policy is SlowPolicy.LATEST:
-            wanted = subscription.representation.choose(publications)
-            self.superseded += len(wanted) - (subscription.held is None)
-            subscription.held = wanted[-1]
-            connection.has_held = True
-        else:
-            self.dropped += len(batch)
-            subscription.dropped += len(batch)
-            connection.has_held = True
-        subscription.live_after = publications[-1].offset
+    def broadcast(self, connections: Sequence[Connection], publication: Publication) -> None:
+        """Push one publication to connections whatever they subscribe to, for one turn's time at once.
 
-    def _is_over(self, connection: Subscriber) -> bool:
-        """Judge what *earlier* turns left unsent, before anything is added: a burst in one turn cuts nobody off.
-
-        Who is found paused for the first time may be so by this very turn.
+        A slow client is judged as in a channel. A direct send to a connection that waits comes after it.
         """
-        turn, is_over = self._paused.get(connection, (0, False))
-        if not turn:
-            self._paused[connection] = (self._turn, False)
-        elif turn != self._turn:
-            is_over = self._is_more_than_may_wait(*connection.link.backlog())
-            self._paused[connection] = (self._turn, is_over)
-        return is_over
-
-    def _is_more_than_may_wait(self, size: int, messages: int) -> bool:
-        limits = self._limits
-        if size <= limits.outbox_bytes and messages <= limits.outbox_messages:
-            return False
-        count_limit("outbox_bytes" if size > limits.outbox_bytes else "outbox_messages")
-        return True
-
-    def _cut_off(self, connection: Subscriber) -> None:
-        self._paused.pop(connection, None)
-        if not connection.is_closed:
-            self.slow += 1
-            connection.end(SLOW)
-
-    def release(self, connection: Subscriber) -> None:
-        """Give a client that has caught up what its policies held back."""
-        self._paused.pop(connection, None)
-        if not connection.has_held:
-            return
-        connection.has_held = False
-        for subscription in tuple(connection.subscriptions.values()):
-            if subscription.dropped:
-                push = Dropped(subscription.channel, subscription.dropped)
-                subscription.dropped = 0
-                connection.write(connection.protocol.encode_dropped(push))
-            if subscription.held is not None:
-                publication, subscription.held = subscription.held, None
-                connection.link.write(subscription.representation.batch((publication,)))
-                self.deliveries += 1
-
-    # Order between direct sends and pushes.
-
-    @property
-    def is_pushing(self) -> bool:
-        """A publication for everybody is under way."""
-        return bool(self._everybody)
-
-    def flush_for(self, connection: Subscriber) -> None:
-        """Write what is pending for one connection, so that a direct send comes after it."""
-        for everybody in self._everybody:
-            if connection in everybody.waiting:
-                del everybody.waiting[connection]
-                self._push_one(everybody, connection)
-        self._flush_channels_for(connection)
-
-    def _flush_channels_for(self, connection: Subscriber) -> None:
-        channels = self._registry.channels
-        for subscription in tuple(connection.subscriptions.values()):
-            channel = channels.get(subscription.channel)
-            if channel is None or not channel.is_dirty or subscription.buffer is not None:
-                continue
-            work = channel.work
-            if isinstance(work, Work) and subscription.live_after < work.last:
-                self.write_rest(channel, subscription, work.publications)
-            if channel.pending and subscription.live_after < channel.pending[-1].offset:
-                self.write_rest(channel, subscription, channel.pending)
-
-    def push_everybody(self, connections: Sequence[Subscriber], publication: Publication) -> None:
-        """Push one publication to connections whatever they follow, for one turn's time; the others in the next turns.
-
-        A slow one is judged as in a channel. A direct send to one that waits comes after it.
-        """
-        self._everybody.append(Everybody(publication, connections))
-        self._push_on(time.perf_counter() + self._limits.turn_seconds)
-        if self._everybody:
+        self._broadcasts.append(BroadcastPush(publication, connections))
+        self._push_broadcasts(time.perf_counter() + self._limits.turn_seconds)
+        if self._broadcasts:
             self._schedule()
 
-    def _push_on(self, deadline: float) -> None:
-        while self._everybody:
-            one = self._everybody[0]
-            while one.waiting:
-                for _ in range(min(_STRIDE, len(one.waiting))):
-                    self._push_one(one, one.waiting.popitem()[0])
+    def _push_broadcasts(self, deadline: float) -> None:
+        while self._broadcasts:
+            push = self._broadcasts[0]
+            while push.waiting:
+                for _ in range(min(_STRIDE, len(push.waiting))):
+                    self._push_one(push, push.waiting.popitem()[0])
                 if time.perf_counter() >= deadline:
                     return
-            self._everybody.popleft()
+            self._broadcasts.popleft()
 
-    def _push_one(self, everybody: Everybody, connection: Subscriber) -> None:
-        representation = connection.representation
-        batch = everybody.batches.get(representation)
-        if batch is None:
-            batch = everybody.batches[representation] = representation.batch((everybody.publication,))
+    def _push_one(self, push: BroadcastPush, connection: Connection) -> None:
+        batch = push.batch(connection.representation)
         self._flush_channels_for(connection)
-        if connection.link.paused and self._is_over(connection):
-            self._cut_off(connection)
+        if connection.link.paused and self.slow.is_over(connection):
+            self.slow.cut_off(connection)
         elif not connection.is_closed:
             connection.link.write(batch)
             self.deliveries += 1
 
-    def tell_insufficient(self, channel: Channel, top: Position) -> None:
-        """Let a channel go on at `top` after a gap that could not be filled, and tell its subscribers."""
-        channel.position = top
+    # Order between direct sends and pushes.
+
+    @property
+    def is_broadcasting(self) -> bool:
+        """Whether a publication for everybody has begun and not reached everybody."""
+        return bool(self._broadcasts)
+
+    def flush_for(self, connection: Connection) -> None:
+        """Write what is pending for one connection, so that a direct send comes after it."""
+        for push in self._broadcasts:
+            if connection in push.waiting:
+                del push.waiting[connection]
+                self._push_one(push, connection)
+        self._flush_channels_for(connection)
+
+    def _flush_channels_for(self, connection: Connection) -> None:
+        channels = self._registry.channels
+        for subscription in tuple(self._registry.subscriptions(connection).values()):
+            channel = channels.get(subscription.channel)
+            if channel is None or not channel.is_dirty or subscription.buffer is not None:
+                continue
+            push = channel.push
+            if push is not None and subscription.live_after < push.last:
+                self.write_rest(channel, subscription, push.publications)
+            if channel.pending and subscription.live_after < channel.pending[-1].offset:
+                self.write_rest(channel, subscription, channel.pending)
+
+    # A client that has caught up, or has ended.
+
+    def release(self, connection: Connection) -> None:
+        """Give a client that has caught up what the slow-client policies held back."""
+        self.slow.release(connection, self._registry.subscriptions(connection))
+
+    def forget(self, connection: Connection) -> None:
+        """Drop what is remembered of a connection that has ended."""
+        self.slow.forget(connection)
+
+    # A gap that could not be filled.
+
+    def tell_insufficient(self, channel: Channel) -> None:
+        """Tell a channel's subscribers that something is missing; it goes on where its position is."""
+        top = channel.position
         channel.last = None
         channel.pending = []
-        channel.work = None
+        channel.push = None
         for subscription in tuple(channel.subscriptions()):
-            if subscription.buffer is not None:  # it is told behind its reply
-                subscription.buffer, subscription.buffered_bytes, subscription.resumed = [], 0, top
-                continue
-            subscription.live_after, subscription.held = top.offset, None
-            self.tell_one_insufficient(subscription)
+            is_replying = subscription.buffer is not None
+            subscription.resume(top)
+            if not is_replying:  # the others are told behind their replies
+                self.tell_one_insufficient(subscription)
 
     def tell_one_insufficient(self, subscription: Subscription) -> None:
         """Tell one subscriber that something is missing; where its protocol has no word for that, it must come back."""
@@ -383,7 +273,3 @@ class Fanout:
             connection.end(INSUFFICIENT)
         else:
             connection.write(message)
-
-    def forget(self, connection: Subscriber) -> None:
-        """Drop what is remembered of a connection that has ended."""
-        self._paused.pop(connection, None)

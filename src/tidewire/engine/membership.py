@@ -1,4 +1,4 @@
-"""Who is present in the channels of this node: joins, leaves and announcements that outlive a store's failure."""
+"""Who is present in the channels of this node: joins, leaves and announcements that outlive a failing store."""
 
 from __future__ import annotations
 
@@ -10,20 +10,21 @@ from typing import Protocol as TypingProtocol
 
 from tidewire.backends.base import Presence
 from tidewire.channels import is_events
+from tidewire.engine.connection import Connection
 from tidewire.engine.registry import Registry
-from tidewire.engine.subscription import Stay, Subscriber, Subscription
-from tidewire.engine.tasks import Maintenance
+from tidewire.engine.subscription import Stay, Subscription
+from tidewire.engine.tasks import Tasks
 from tidewire.errors import NotPublished, PublishError, StoreUnavailable
-from tidewire.messages import Announcement, Format, Member, Position
+from tidewire.messages import Announcement, Format, Member, Membership, Position
 from tidewire.support.log_limit import Seldom
 
-__all__ = ("Membership",)
+__all__ = ("Memberships",)
 
 logger = logging.getLogger("tidewire")
 
 #: Seconds between two tries while the store is away.
 _RETRY_SECONDS = 1.0
-#: Seconds after which who was sent away by a drain has left, if this node still runs.
+#: Seconds after which a client that a drain has sent away has left, if this node still runs.
 _DRAIN_LINGER = 15.0
 #: Members that join again at once after a lost lease.
 _REJOIN_BATCH = 64
@@ -35,15 +36,15 @@ class _Publish(TypingProtocol):
     async def __call__(self, channel: str, data: bytes, format: Format, *, key: str) -> Position: ...
 
 
-class Membership:
+class Memberships:
     """Joins and leaves; a leave is repeated until the store has taken it, as is its announcement."""
 
     def __init__(
-        self, presence: Presence, registry: Registry, maintenance: Maintenance, publish: _Publish, patience: float
+        self, presence: Presence, registry: Registry, tasks: Tasks, publish: _Publish, patience: float
     ) -> None:
         self._presence = presence
         self._registry = registry
-        self._maintenance = maintenance
+        self._tasks = tasks
         self._publish = publish
         self._patience = patience
         self._leaving: dict[tuple[str, str], asyncio.Task[None]] = {}
@@ -54,41 +55,35 @@ class Membership:
         self._own: dict[str, Member] = {}
 
     async def enter(self, channel: str, member: Member) -> None:
-        """Let this node be a member of a channel, until `quit`; one that loses its lease is again at once."""
+        """Make this node a member of a channel until `quit`; if it loses its lease, it joins again at once."""
         self._own[channel] = member
         await self._presence.join(channel, member)
 
     async def quit(self, channel: str) -> None:
-        """Let this node be a member of a channel no longer."""
+        """End this node's own membership of a channel."""
         member = self._own.pop(channel, None)
         if member is not None:
             await self._presence.leave(channel, member.connection)
 
-    async def join(
-        self,
-        subscription: Subscription,
-        info: bytes,
-        join: Announcement | None = None,
-        announcement: Announcement | None = None,
-        announcement_on_error: Announcement | None = None,
-    ) -> bool:
-        """Add a member; True for the user's first connection in the channel. While presence is away, it joins later.
+    async def join(self, subscription: Subscription, membership: Membership) -> bool:
+        """Add a member; return whether it is the user's first in the channel. While presence is away, it joins later.
 
-        `join` is what will be announced; without it the announcement waits for no announcement.
+        A leave waits for no announcement where none of the join is wanted.
         """
         connection, channel = subscription.connection, subscription.channel
         leaving = self._leaving.get((channel, connection.id))
         if leaving is not None:
             await asyncio.wait([leaving], timeout=self._patience)
         user = connection.id if is_events(channel) else connection.user or connection.id
-        member = Member(connection.id, user, info)
-        stay = Stay(channel, member, f"{connection.id}:{next(_stays):x}", announcement, announcement_on_error)
-        stay.is_announced = join is None
+        member = Member(connection.id, user, membership.info)
+        token = f"{connection.id}:{next(_stays):x}"
+        stay = Stay(channel, member, token, membership.leave, membership.leave_on_error)
+        stay.is_announced = membership.join is None
         # before the store is asked: what it has taken must be undone even when nobody waits for its answer
-        subscription.stay = stay
+        subscription.enter(stay)
         if not self._is_leaving(stay):
             # a task of its own: a leave comes behind it, however the caller ends
-            stay.joining = self._maintenance.spawn(self._presence.join(channel, member, announcement))
+            stay.joining = self._tasks.spawn(self._presence.join(channel, member, stay.leave))
             if stay.joining is None:
                 return False
             try:
@@ -100,17 +95,16 @@ class Membership:
         self._must_rejoin = True
         return False
 
-    @staticmethod
-    def connections(subscriber: Subscriber, channel: str) -> int:
+    def connections(self, connection: Connection, channel: str) -> int:
         """Return how many connections its user had in the channel when this one had joined; 0: not known."""
-        subscription = subscriber.subscriptions.get(channel)
+        subscription = self._registry.subscriptions(connection).get(channel)
         joining = None if subscription is None or subscription.stay is None else subscription.stay.joining
         if joining is None or not joining.done() or joining.cancelled() or joining.exception() is not None:
             return 0
         return joining.result().connections
 
     def _is_leaving(self, stay: Stay) -> bool:
-        """The store has not yet taken an earlier leave of the same member, which would end this stay too."""
+        """Return whether the store has yet to take an earlier leave of the same member, which would end this stay."""
         return (stay.channel, stay.member.connection) in self._leaving
 
     async def announce(self, subscription: Subscription, join: Announcement | None) -> None:
@@ -120,7 +114,7 @@ class Membership:
             return
         stay.is_announced = True
         if join is not None and not await self._try_announce(stay, join):
-            self._maintenance.spawn(self._announce_later(subscription, stay, join))
+            self._tasks.spawn(self._announce_later(subscription, stay, join))
 
     async def _try_announce(self, stay: Stay, join: Announcement) -> bool:
         try:
@@ -145,21 +139,21 @@ class Membership:
 
     def leave(self, subscription: Subscription, *, failed: bool = False) -> asyncio.Task[None] | None:
         """Remove a member, and publish its announcement if it was the user's last; in a task that may be waited for."""
-        stay, subscription.stay = subscription.stay, None
+        stay = subscription.leave()
         if stay is None:
             return None
-        if failed and stay.announcement_on_error is not None:
-            stay.announcement = stay.announcement_on_error
+        if failed and stay.leave_on_error is not None:
+            stay.leave = stay.leave_on_error
         return self._leave(stay)
 
     def leave_later(self, subscription: Subscription) -> None:
         """Remove a member that a drain has sent away, if this node lives on: no leave is published in a drain."""
-        stay, subscription.stay = subscription.stay, None
+        stay = subscription.leave()
         if stay is not None:
             self._later.append((asyncio.get_running_loop().time() + _DRAIN_LINGER, stay))
 
     def _leave(self, stay: Stay) -> asyncio.Task[None] | None:
-        task = self._maintenance.spawn(self._leave_now(stay))
+        task = self._tasks.spawn(self._leave_now(stay))
         if task is not None:
             key = (stay.channel, stay.member.connection)
             self._leaving[key] = task
@@ -174,8 +168,8 @@ class Membership:
         if stay.joining is not None:
             await asyncio.wait([stay.joining])
         was_last = await self._remove(stay)
-        if was_last and stay.announcement is not None and _is_known(stay):
-            await self._announce_leave(stay.channel, stay.announcement, f"leave:{stay.token}")
+        if was_last and stay.leave is not None and _is_known(stay):
+            await self._announce_leave(stay.channel, stay.leave, f"leave:{stay.token}")
 
     async def _remove(self, stay: Stay) -> bool:
         is_repeated = False
@@ -195,7 +189,7 @@ class Membership:
             try:
                 await self._publish(channel, announcement.data, announcement.format, key=key)
             except PublishError as error:
-                if self._maintenance.is_closed and isinstance(error, NotPublished):
+                if self._tasks.is_closed and isinstance(error, NotPublished):
                     return
                 await asyncio.sleep(_RETRY_SECONDS)
             else:
@@ -204,7 +198,7 @@ class Membership:
     # Regular steps.
 
     async def touch(self) -> None:
-        """Prolong the lease; who was lost with it joins again."""
+        """Prolong the lease; the members that were lost with it join again."""
         if not await self._presence.touch():
             logger.warning("this node lost its lease; its members join again")
             self._must_rejoin = True
@@ -220,7 +214,7 @@ class Membership:
         present = [
             (subscription, subscription.stay)
             for connection in self._registry.connections.values()
-            for subscription in connection.subscriptions.values()
+            for subscription in self._registry.subscriptions(connection).values()
             if subscription.stay is not None
         ]
         for channel, member in tuple(self._own.items()):
@@ -236,7 +230,7 @@ class Membership:
         if self._is_leaving(stay):
             self._must_rejoin = True
         elif subscription.stay is stay:
-            await self._presence.join(stay.channel, stay.member, stay.announcement)
+            await self._presence.join(stay.channel, stay.member, stay.leave)
             if subscription.stay is not stay:
                 await self._presence.leave(stay.channel, stay.member.connection)
 
@@ -255,7 +249,7 @@ class Membership:
 
 
 def _is_known(stay: Stay) -> bool:
-    """Others know of the user: it was announced, or it joined beside another connection of its user that was."""
+    """Return whether others know of the user: it was announced, or it joined beside an announced connection."""
     joining = stay.joining
     if stay.is_announced or joining is None or joining.cancelled() or joining.exception() is not None:
         return stay.is_announced

@@ -6,7 +6,8 @@ import asyncio
 import logging
 import secrets
 from collections import Counter
-from collections.abc import Callable, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine
+from contextlib import asynccontextmanager
 from functools import partial
 from typing import Any
 
@@ -14,24 +15,19 @@ import msgspec
 
 from tidewire.backends.base import Broker, Presence
 from tidewire.channels import CONTROL, is_events, personal
-from tidewire.engine.channels import Carrier
+from tidewire.engine.channels import Channels
 from tidewire.engine.connection import Connection
 from tidewire.engine.control import Control
-from tidewire.engine.membership import Membership
+from tidewire.engine.fanout import Fanout
+from tidewire.engine.history import History, IsShown, everything
+from tidewire.engine.membership import Memberships
 from tidewire.engine.recovery import Recoveries
 from tidewire.engine.registry import Registry
 from tidewire.engine.statistics import Statistics
-from tidewire.engine.subscribing import Subscribing, ended
-from tidewire.engine.tasks import Maintenance
-from tidewire.errors import (
-    SHUTDOWN,
-    TOO_MANY,
-    BadRequest,
-    LimitExceeded,
-    PublishError,
-    StoreUnavailable,
-)
-from tidewire.messages import Format, Position, Publication, PublishRequest, Retention, WireMessage
+from tidewire.engine.subscribing import Subscriptions, ended
+from tidewire.engine.tasks import Tasks
+from tidewire.errors import SHUTDOWN, TOO_MANY, BadRequest, LimitExceeded, PublishError, StoreUnavailable
+from tidewire.messages import Format, Membership, Position, Publication, PublishRequest, Retention, WireMessage
 from tidewire.options import ChannelRules, Limits
 from tidewire.support.counters import LimitCounter, count_limit
 from tidewire.support.resident_memory import ResidentMemory
@@ -47,43 +43,51 @@ TOUCH_SECONDS = 2.0
 CLAIM_SECONDS = 1.0
 SWEEP_SECONDS = 2.0
 POSITION_SECONDS = 10.0
-#: Who joined and left is no history.
+#: Joins and leaves are no history.
 _NOTHING = Retention(0, 0.0)
 
 
 class Node:
     """The engine of one process.
 
-    Everything runs on one event loop. `start` comes first and `aclose` last; all tasks between them belong to
-    `maintenance` and end with it.
+    Everything runs on one event loop. `start` comes first and `aclose` last; all tasks between them belong to `tasks`
+    and end with it. `is_shown` decides which publications history shows.
     """
 
     def __init__(
-        self, broker: Broker, presence: Presence, *, limits: Limits | None = None, rules: ChannelRules | None = None
+        self,
+        broker: Broker,
+        presence: Presence,
+        *,
+        limits: Limits | None = None,
+        rules: ChannelRules | None = None,
+        is_shown: IsShown = everything,
     ) -> None:
         self.id = secrets.token_hex(6)
         self.broker = broker
         self.presence = presence
-        self.limits = limits or Limits()
+        self.limits = limits = limits or Limits()
         self.rules = rules or ChannelRules()
         self.registry = Registry()
+        self.tasks = Tasks()
+        self.history = History(broker, is_shown)
+        self.fanout = Fanout(self.registry, limits)
+        self.channels = Channels(self.registry, broker, self.fanout, self.rules, limits, self.tasks)
+        self.memberships = Memberships(
+            presence, self.registry, self.tasks, self.publish, patience=limits.publish_seconds
+        )
+        self._recoveries = Recoveries(
+            broker, self.history, self.tasks.spawn, limits, on_epoch_changed=self.channels.catch_up
+        )
+        self.subscriptions = Subscriptions(
+            self.registry, self.channels, self.fanout, self.memberships, self._recoveries, limits
+        )
+        self.subscribe = self.subscriptions.subscribe
+        self.unsubscribe = self.subscriptions.unsubscribe
+        self._memory = ResidentMemory()
         self._limits_reached: Counter[str] = Counter()
-        self.maintenance = Maintenance()
-        self.carrier = Carrier(self.registry, broker, self.rules, self.limits, self.maintenance)
-        self.fanout = self.carrier.fanout
-        self.recoveries = Recoveries(
-            broker, self.maintenance.spawn, self.limits, on_epoch_changed=self.carrier.catch_up
-        )
-        self.membership = Membership(
-            presence, self.registry, self.maintenance, self.publish, patience=self.limits.publish_seconds
-        )
-        self.subscribing = Subscribing(self.registry, self.carrier, self.membership, self.recoveries, self.limits)
-        self.subscribe = self.subscribing.subscribe
-        self.unsubscribe = self.subscribing.unsubscribe
-        self.memory = ResidentMemory()
-        self.published = 0
-        #: What the layers above obey when another node, or this one, asks for it by a verb.
-        self.verbs: dict[str, Callable[[Publication], None]] = {}
+        self._published = 0
+        self._verbs: dict[str, Callable[[Publication], None]] = {}
         self.is_open = False
 
     async def start(self) -> None:
@@ -92,16 +96,16 @@ class Node:
         self._limits_reached = LimitCounter.of(loop).reached
         self.fanout.bind(loop)
         try:
-            await self.broker.start(self.fanout.deliver, self.carrier.resume)
+            await self.broker.start(self.channels.deliver, self.channels.resume)
             await self.presence.start(self.id)
             self.is_open = True
-            (await self.carrier.carry(CONTROL)).tap = self._control
-            self.maintenance.start(
+            await self.channels.listen(CONTROL, self._control)
+            self.tasks.start(
                 (
-                    ("touch", TOUCH_SECONDS, self.membership.touch),
-                    ("claim", CLAIM_SECONDS, self.membership.claim),
-                    ("sweep", SWEEP_SECONDS, self.carrier.sweep),
-                    ("positions", POSITION_SECONDS, self.carrier.check_positions),
+                    ("touch", TOUCH_SECONDS, self.memberships.touch),
+                    ("claim", CLAIM_SECONDS, self.memberships.claim),
+                    ("sweep", SWEEP_SECONDS, self.channels.sweep),
+                    ("positions", POSITION_SECONDS, self.channels.check_positions),
                 )
             )
         except BaseException:
@@ -120,7 +124,7 @@ class Node:
 
     async def _close_all(self) -> None:
         try:
-            await self.maintenance.aclose(grace=self.limits.publish_seconds + 1.0)
+            await self.tasks.aclose(grace=self.limits.publish_seconds + 1.0)
         finally:
             try:
                 await self.presence.aclose()
@@ -129,33 +133,35 @@ class Node:
 
     def statistics(self) -> Statistics:
         """Return the figures of this node."""
-        fanout = self.fanout
+        channels, fanout, slow = self.channels, self.fanout, self.fanout.slow
         return Statistics(
             connections=len(self.registry.connections),
             users=len(self.registry.users),
             channels=len(self.registry.channels),
-            published=self.published,
-            deliveries=fanout.deliveries,
-            duplicates=fanout.duplicates,
-            gaps=fanout.gaps,
-            slow_disconnects=fanout.slow,
-            dropped=fanout.dropped,
-            superseded=fanout.superseded,
+            published=self._published,
+            deliveries=fanout.deliveries + slow.deliveries,
+            duplicates=channels.duplicates,
+            gaps=channels.gaps,
+            slow_disconnects=slow.disconnects,
+            dropped=slow.dropped,
+            superseded=slow.superseded,
             worst_turn_cpu=fanout.worst_turn_cpu,
             worst_turn_wall=fanout.worst_turn_wall,
             limits_reached=dict(self._limits_reached),
-            degraded=self.maintenance.degraded,
+            degraded=self.tasks.degraded,
         )
 
     # Connections come and go.
 
-    async def admit(self, user: str, address: str) -> None:
+    @asynccontextmanager
+    async def admit(self, user: str, address: str) -> AsyncIterator[None]:
         """Judge a newcomer before it is accepted; raises LimitExceeded, which names the limit.
 
-        It counts as arriving until `registry.arrived` is called, which the caller does however the handshake ends.
+        Within the block it counts for the limits, so that many at once do not pass them together; `attach` counts it
+        from then on, before it first waits.
         """
         registry, limits = self.registry, self.limits
-        if 0 < limits.memory_bytes <= self.memory.read():
+        if 0 < limits.memory_bytes <= self._memory.read():
             raise self._limit("memory_bytes", "No memory for more connections")
         if len(registry.connections) + registry.arriving >= limits.connections:
             raise self._limit("connections")
@@ -165,9 +171,9 @@ class Node:
         try:
             if user and await self._connections_of(user) >= limits.connections_per_user:
                 raise self._limit("connections_per_user")
-        except BaseException:
+            yield
+        finally:
             registry.arrived(address)
-            raise
 
     def _limit(self, name: str, what: str = "Too many connections") -> LimitExceeded:
         count_limit(name)
@@ -180,12 +186,12 @@ class Node:
             return len(self.registry.users.get(user, ()))
 
     async def attach(self, connection: Connection, info: bytes = b"") -> None:
-        """Take a connection in; with a user it follows the user's own channel. Raises StoreUnavailable."""
+        """Add a connection; with a user, subscribe it to the user's own channel. Raises StoreUnavailable."""
         connection.attach(closed=self.detach, drained=self.fanout.release)
         self.registry.add(connection)
         connection.link.listen(connection)
         if connection.user:
-            await self._follow_user(connection, info)
+            await self._subscribe_user(connection, info)
 
     async def identify(self, connection: Connection, user: str, info: bytes = b"") -> None:
         """Give a connection its user after it was accepted; raises LimitExceeded, and BadRequest when it has one."""
@@ -196,40 +202,39 @@ class Node:
         if connection.id not in self.registry.connections:
             raise ended(connection)
         self.registry.identify(connection, user)
-        await self._follow_user(connection, info)
+        await self._subscribe_user(connection, info)
 
-    async def _follow_user(self, connection: Connection, info: bytes) -> None:
+    async def _subscribe_user(self, connection: Connection, info: bytes) -> None:
         channel = personal(connection.user)
-        await self.subscribe(connection, channel, info=info, present=True, reply=False)
-        if self.membership.connections(connection, channel) > self.limits.connections_per_user:  # others came too
+        await self.subscribe(connection, channel, membership=Membership(present=True, info=info), reply=False)
+        if self.memberships.connections(connection, channel) > self.limits.connections_per_user:  # others came too
             count_limit("connections_per_user")
             connection.end(TOO_MANY)
             raise ended(connection)
 
     def begin(self, connection: Connection, work: Callable[[], Coroutine[Any, Any, None]]) -> None:
         """Do in the background what a client asks for; the first time waits for its turn (links.admission)."""
-        if connection.is_admitted:
+        if connection.admit():
             self._spawn(work)
         else:
-            connection.is_admitted = True
             Admission.of(asyncio.get_running_loop()).begin(partial(self._spawn, work), self.limits.arrivals)
 
     def _spawn(self, work: Callable[[], Coroutine[Any, Any, None]]) -> None:
-        self.maintenance.spawn(work())
+        self.tasks.spawn(work())
 
     def detach(self, connection: Connection) -> None:
-        """Let a connection go: it follows nothing more, and leaves where it was present. Harmless when repeated."""
+        """Remove a connection with its subscriptions; it leaves where it was present. Harmless when repeated."""
         if not self.registry.remove(connection):
             return
         self.fanout.forget(connection)
         reason = connection.disconnect or connection.ending
         is_drain = reason is not None and reason.code == SHUTDOWN.code
-        for subscription in tuple(connection.subscriptions.values()):
-            self.subscribing.unfollow(subscription)
+        for subscription in tuple(self.registry.subscriptions(connection).values()):
+            self.subscriptions.end(subscription)
             if is_drain:
-                self.membership.leave_later(subscription)
+                self.memberships.leave_later(subscription)
             else:
-                self.membership.leave(subscription, failed=connection.failed)
+                self.memberships.leave(subscription, failed=connection.failed)
 
     # Publications.
 
@@ -242,23 +247,27 @@ class Node:
             position = await self.broker.publish(PublishRequest(channel, data, format, key, meta, retention))
         except PublishError as error:
             count_limit("publish_failed")
-            self.maintenance.failed("publish", error)
+            self.tasks.failed("publish", error)
             raise
-        self.published += 1
-        if self.maintenance.failing:
-            self.maintenance.worked("publish")
+        self._published += 1
+        if self.tasks.failing:
+            self.tasks.worked("publish")
         return position
 
     async def remove_history(self, channel: str) -> None:
         """Remove what is stored of a channel; raises StoreUnavailable."""
         await self.broker.remove_history(channel)
-        self.recoveries.forget(channel)
+        self._recoveries.forget(channel)
 
     def send(self, connection: Connection, *messages: WireMessage) -> None:
         """Write to one connection of this node, behind everything that is pending for it."""
-        if connection.subscriptions or self.fanout.is_pushing:
+        if self.registry.subscriptions(connection) or self.fanout.is_broadcasting:
             self.fanout.flush_for(connection)
         connection.write(*messages)
+
+    def on_control(self, verb: str, obey: Callable[[Publication], None]) -> None:
+        """Call a function of a layer above when another node, or this one, asks for it by a verb."""
+        self._verbs[verb] = obey
 
     async def control(self, control: Control, data: bytes = b"", format: Format = Format.JSON) -> None:
         """Ask something of all nodes; raises as `publish` does."""
@@ -279,8 +288,8 @@ class Node:
                 self.fanout.flush_for(connection)
                 connection.end(control.disconnect)
         if control.everybody:
-            self.fanout.push_everybody(tuple(self.registry.connections.values()), publication)
-        obey = self.verbs.get(control.verb)
+            self.fanout.broadcast(tuple(self.registry.connections.values()), publication)
+        obey = self._verbs.get(control.verb)
         if obey is not None:
             obey(publication)
 

@@ -1,162 +1,43 @@
-"""What a subscriber is given before it is live; one history read serves all recoveries that wait for it."""
+"""Recovery: what a subscriber is given before it is live, complete or said not to be."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine
-from typing import Any
+from collections.abc import Callable
 
 import msgspec
 
 from tidewire.backends.base import Broker
-from tidewire.engine.history import read_shown
+from tidewire.engine.history import History
+from tidewire.engine.history_reader import Forms, HistoryReader, Share, Spawn
+from tidewire.engine.merge import Recovery, merge
 from tidewire.engine.registry import Channel
-from tidewire.engine.subscription import Recovery, Subscription, merge
+from tidewire.engine.subscription import Subscription
 from tidewire.errors import StoreUnavailable
-from tidewire.messages import HistoryPage, Position, Publication, Retention
+from tidewire.messages import HistoryPage, Position, Publication
 from tidewire.options import Limits
-from tidewire.protocols.meta import is_history
 from tidewire.support.counters import count_limit
 from tidewire.support.turns import Admission
 
-__all__ = ("Forms", "HistoryReader", "Recoveries", "narrow")
-
-#: Runs something in a task that somebody owns; None when that is over.
-Spawn = Callable[[Coroutine[Any, Any, Any]], asyncio.Task[Any] | None]
-#: What was made of publications, for who is given the same ones.
-Forms = dict[object, Any]
+__all__ = ("Forms", "Recoveries")
 
 #: How often, and after how many seconds, history is read again that was behind what the store delivered.
 _BEHIND_TRIES, _BEHIND_SECONDS = 25, 0.02
-#: Seconds for which one read is given again, and to how many different positions what was made of it.
-_AGAIN_SECONDS, _SHARES = 0.1, 64
-#: The largest offset that every store can hold.
-_LARGEST = (1 << 63) - 1
-
-
-class Share:
-    """What all get who stand at one position: the part of a page that comes after it, and what was made of that."""
-
-    __slots__ = ("fitting", "forms", "page", "recovery")
-
-    def __init__(self, page: HistoryPage) -> None:
-        self.page = page
-        #: The recovery of who had nothing delivered meanwhile, and how many of its newest publications fit a reply.
-        self.recovery: Recovery | None = None
-        self.fitting = 0
-        #: How a layer above shows the publications of that recovery, by what it likes.
-        self.forms: Forms = {}
-
-
-class _Read:
-    """One read, from the lowest position that it must serve; it begins when the one before has ended."""
-
-    __slots__ = ("_shares", "answer", "lowest", "page")
-
-    def __init__(self, lowest: Position) -> None:
-        self.lowest = lowest
-        self.answer: asyncio.Task[None] | None = None
-        self.page: HistoryPage | None = None
-        self._shares: dict[int, Share] = {}
-
-    def share(self, since: Position) -> Share:
-        """Return what comes after a position that is not before the lowest."""
-        share = self._shares.get(since.offset)
-        if share is None:
-            assert self.page is not None
-            share = Share(narrow(self.page, since))
-            if len(self._shares) < _SHARES:
-                self._shares[since.offset] = share
-        return share
-
-    def serves(self, since: Position, at: Position | None) -> bool:
-        """Say whether a read that has ended is still the truth where a channel stands."""
-        return self.page is not None and self.page.top == at and self.lowest.offset <= since.offset
-
-
-class HistoryReader:
-    """Reads history since a position, single-flight per channel: who asks during a read shares the next one.
-
-    When many return at once, the store sees two reads for each channel, however many they are; who comes a moment later
-    is given the same, unless the channel has gone on.
-    """
-
-    def __init__(self, broker: Broker, spawn: Spawn) -> None:
-        self._broker = broker
-        self._spawn = spawn
-        self._next: dict[tuple[str, str], _Read] = {}
-        self._current: dict[tuple[str, str], asyncio.Task[None]] = {}
-        self._ended: dict[tuple[str, str], _Read] = {}
-
-    async def since(self, channel: str, since: Position, retention: Retention, at: Position | None = None) -> Share:
-        """Return what `Broker.history` would; raises StoreUnavailable.
-
-        `at` is where the channel stands for who is live: what was read there lately is given again.
-        """
-        if not 0 <= since.offset <= _LARGEST:  # no store has given this offset, and some could not even look for it
-            page = await self._broker.history(channel, limit=0, retention=retention)
-            return Share(HistoryPage((), page.top, complete=False))
-        key = (channel, since.epoch)
-        ended = self._ended.get(key)
-        if ended is not None and ended.serves(since, at):
-            return ended.share(since)
-        joined = self._next.get(key)
-        if joined is None:
-            joined = _Read(since)
-            joined.answer = self._spawn(self._read(key, joined, retention))
-            if joined.answer is None:
-                raise StoreUnavailable(f"the history of {channel!r} cannot be read: this node is closed")
-            self._next[key] = joined
-        elif since.offset < joined.lowest.offset:
-            joined.lowest = since
-        assert joined.answer is not None
-        await asyncio.shield(joined.answer)
-        return joined.share(since)
-
-    def forget(self, channel: str) -> None:
-        """Give nothing again of a channel: its history was removed."""
-        for key in [key for key in self._ended if key[0] == channel]:
-            del self._ended[key]
-
-    async def _read(self, key: tuple[str, str], joined: _Read, retention: Retention) -> None:
-        current = self._current.get(key)
-        if current is not None:
-            await asyncio.wait([current])
-        del self._next[key]
-        assert joined.answer is not None
-        self._current[key] = joined.answer
-        try:
-            joined.page = await self._broker.history(key[0], since=joined.lowest, retention=retention)
-        finally:
-            if self._current.get(key) is joined.answer:
-                del self._current[key]
-        self._ended[key] = joined
-        asyncio.get_running_loop().call_later(_AGAIN_SECONDS, self._expire, key, joined)
-
-    def _expire(self, key: tuple[str, str], read: _Read) -> None:
-        if self._ended.get(key) is read:
-            del self._ended[key]
-
-
-def narrow(page: HistoryPage, since: Position) -> HistoryPage:
-    """Return the part of a page that comes after a position which is not before the page's own."""
-    if since.epoch != page.top.epoch:
-        return HistoryPage((), page.top, complete=False)
-    rest = tuple(publication for publication in page.publications if publication.offset > since.offset)
-    if since.offset > page.top.offset:
-        return HistoryPage((), page.top, complete=False)
-    if page.complete or since.offset == page.top.offset:
-        return HistoryPage(rest, page.top, complete=True)
-    return HistoryPage(rest, page.top, complete=bool(rest) and rest[0].previous <= since.offset)
 
 
 class Recoveries:
-    """Reads what subscribers missed: complete, or said not to be."""
+    """Reads the publications that subscribers missed."""
 
     def __init__(
-        self, broker: Broker, spawn: Spawn, limits: Limits, *, on_epoch_changed: Callable[[Channel], None]
+        self,
+        broker: Broker,
+        history: History,
+        spawn: Spawn,
+        limits: Limits,
+        *,
+        on_epoch_changed: Callable[[Channel], None],
     ) -> None:
-        self._broker = broker
+        self._history = history
         self._limits = limits
         self._reader = HistoryReader(broker, spawn)
         self._on_epoch_changed = on_epoch_changed
@@ -204,10 +85,10 @@ class Recoveries:
                     return recovery, True, forms
                 else:
                     count_limit("reply_bytes")
-        page = await read_shown(self._broker, channel.name, limit=max(history, 0), reverse=True, retention=retention)
+        page = await self._history.read(channel.name, limit=max(history, 0), reverse=True, retention=retention)
         await self._admitted()
         newest = HistoryPage(page.publications[::-1], page.top, complete=True)
-        recovery = _shown(merge(None, newest, _buffered(channel, subscription)))
+        recovery = self._shown(merge(None, newest, _buffered(channel, subscription)))
         # what came meanwhile makes the oldest ones more than was asked for
         wanted = min(self._fitting(recovery), history) if history > 0 else self._fitting(recovery)
         if len(recovery.publications) > wanted:
@@ -218,14 +99,18 @@ class Recoveries:
     def _merged(
         self, since: Position, share: Share, buffered: tuple[Publication, ...]
     ) -> tuple[Recovery, int, Forms | None]:
-        """Return what is shown of what was missed, how much of it fits a reply, and its forms."""
-        if buffered:
-            recovery = _shown(merge(since, share.page, buffered))
-            return recovery, self._fitting(recovery), None
-        if share.recovery is None:
-            share.recovery = _shown(merge(since, share.page, ()))
-            share.fitting = self._fitting(share.recovery)
-        return share.recovery, share.fitting, share.forms
+        """Return what is shown of the missed publications, how many of them fit a reply, and their forms."""
+        if not buffered:
+            return share.once(lambda page: self._join(since, page, ()))
+        return *self._join(since, share.page, buffered), None
+
+    def _join(self, since: Position, page: HistoryPage, buffered: tuple[Publication, ...]) -> tuple[Recovery, int]:
+        recovery = self._shown(merge(since, page, buffered))
+        return recovery, self._fitting(recovery)
+
+    def _shown(self, recovery: Recovery) -> Recovery:
+        """Leave out what history does not show; the position counts it."""
+        return msgspec.structs.replace(recovery, publications=self._history.shown(recovery.publications))
 
     def forget(self, channel: str) -> None:
         """Give nothing again of a channel: its history was removed."""
@@ -242,12 +127,6 @@ class Recoveries:
             if size > self._limits.reply_bytes:
                 return count
         return len(recovery.publications)
-
-
-def _shown(recovery: Recovery) -> Recovery:
-    """Leave out what is for who is there alone; the position counts it."""
-    shown = tuple(filter(is_history, recovery.publications))
-    return msgspec.structs.replace(recovery, publications=shown)
 
 
 def _beginning(channel: Channel, subscription: Subscription) -> Position:

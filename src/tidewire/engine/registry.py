@@ -1,16 +1,20 @@
-"""Who follows what on this node: channel → representation → subscriptions, user → connections. Pure."""
+"""Which connection is subscribed to which channel of this node: channel → representation → subscriptions. Pure."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from types import MappingProxyType
 
 from tidewire.engine.connection import Connection
-from tidewire.engine.subscription import ENDED, Subscription
+from tidewire.engine.pushes import ChannelPush
+from tidewire.engine.subscription import Subscription
 from tidewire.messages import Position, Publication
 from tidewire.options import ChannelOptions
 from tidewire.protocols.batch import Representation
 
 __all__ = ("Channel", "Group", "Registry")
+
+_NONE: Mapping[str, Subscription] = MappingProxyType({})
 
 
 class Group:
@@ -40,10 +44,11 @@ class Group:
 
 
 class Channel:
-    """One channel that this node carries.
+    """One channel that this node is subscribed to at the broker.
 
-    `position` is that of the newest publication this node was delivered. `pending` waits for the end of the turn.
-    While the channel is `catching_up`, what arrives is `waiting`; `overrun` says that this was more than may wait.
+    `channels.Channels` moves `position`, that of the newest publication that was delivered to this node, and what
+    waits while the channel is `catching_up`; `overrun` says that this was more than may wait. `fanout.Fanout` moves
+    `pending` (for the end of the turn), `is_dirty`, `last` and `push`.
     """
 
     __slots__ = (
@@ -57,26 +62,27 @@ class Channel:
         "overrun",
         "pending",
         "position",
+        "push",
         "tap",
         "waiting",
         "waiting_bytes",
-        "work",
     )
 
-    def __init__(self, name: str, options: ChannelOptions, position: Position) -> None:
+    def __init__(self, name: str, options: ChannelOptions) -> None:
         self.name = name
         self.options = options
-        self.position = position
+        self.position = Position(0, "")
         self.groups: dict[Representation, Group] = {}
-        #: Subscriptions whose reply is under way.
+        #: Subscriptions whose reply is being written.
         self.buffering: dict[Subscription, None] = {}
         self.pending: list[Publication] = []
         #: The newest publication that was given to the subscribers, where they may be sent differences to it.
         self.last: Publication | None = None
         self.is_dirty = False
-        #: The deliveries of an earlier turn that its time budget cut short (fanout.Work).
-        self.work: object | None = None
-        self.catching_up = False
+        #: The push of an earlier turn that its time budget cut short.
+        self.push: ChannelPush | None = None
+        #: A new channel catches up with the broker first.
+        self.catching_up = True
         #: Takes the publications instead of subscribers (the nodes' own channel).
         self.tap: Callable[[Publication], None] | None = None
         self.waiting: list[Publication] = []
@@ -87,26 +93,25 @@ class Channel:
         return sum(len(group.subscriptions) for group in self.groups.values()) + len(self.buffering)
 
     @property
-    def is_followed(self) -> bool:
-        """Somebody follows it."""
-        return bool(self.groups or self.buffering)
+    def is_used(self) -> bool:
+        """The channel has a subscriber, or a tap."""
+        return bool(self.groups or self.buffering) or self.tap is not None
 
     def subscriptions(self) -> Iterator[Subscription]:
-        """All subscriptions, live ones first."""
+        """Iterate over all subscriptions, live ones first."""
         for group in self.groups.values():
             yield from group.snapshot
         yield from tuple(self.buffering)
 
-    def begin(self, subscription: Subscription) -> None:
-        """Add a subscription whose reply is under way."""
+    def add(self, subscription: Subscription) -> None:
+        """Add a subscription whose reply is being written."""
         self.buffering[subscription] = None
-        subscription.began = self.position
+        subscription.begin(self.position)
 
     def go_live(self, subscription: Subscription, after: int) -> None:
-        """Let a subscription have everything after an offset."""
+        """Push everything after an offset to a subscription."""
         self.buffering.pop(subscription, None)
-        subscription.buffer = None
-        subscription.live_after = after
+        subscription.go_live(after)
         self._group(subscription)
 
     def _group(self, subscription: Subscription) -> None:
@@ -123,32 +128,57 @@ class Channel:
                 del self.groups[subscription.representation]
 
     def has_begun(self, subscription: Subscription) -> None:
-        """Let a subscription that was given its first publications go on in the representation that follows."""
+        """Move a subscription that was given its first publications to the representation that comes then."""
         then = subscription.representation.then
         if then is not None:
             self._ungroup(subscription)
-            subscription.representation = then
+            subscription.go_on(then)
             self._group(subscription)
 
     def remove(self, subscription: Subscription) -> None:
         """End a subscription: nothing is pushed to it any more, not even from a batch that has begun."""
         self.buffering.pop(subscription, None)
-        subscription.live_after = ENDED
+        subscription.end()
         self._ungroup(subscription)
 
 
 class Registry:
-    """All channels, connections and users of a node."""
+    """All channels, connections, subscriptions and users of a node."""
 
-    __slots__ = ("addresses", "arriving", "channels", "connections", "users")
+    __slots__ = ("_subscriptions", "addresses", "arriving", "channels", "connections", "users")
 
     def __init__(self) -> None:
-        #: How many were admitted and are not yet added.
+        #: Connections that were admitted and are not yet added.
         self.arriving = 0
         self.channels: dict[str, Channel] = {}
         self.connections: dict[str, Connection] = {}
         self.users: dict[str, dict[str, Connection]] = {}
         self.addresses: dict[str, int] = {}
+        self._subscriptions: dict[Connection, dict[str, Subscription]] = {}
+
+    # Subscriptions.
+
+    def subscriptions(self, connection: Connection) -> Mapping[str, Subscription]:
+        """Return the subscriptions of a connection, by channel, as they are now."""
+        return self._subscriptions.get(connection, _NONE)
+
+    def subscribe(self, subscription: Subscription) -> None:
+        """Add a subscription."""
+        self._subscriptions.setdefault(subscription.connection, {})[subscription.channel] = subscription
+
+    def unsubscribe(self, subscription: Subscription) -> None:
+        """Remove a subscription; harmless when it was removed, or another took its place."""
+        mine = self._subscriptions.get(subscription.connection)
+        if mine is not None and mine.get(subscription.channel) is subscription:
+            del mine[subscription.channel]
+            if not mine:
+                del self._subscriptions[subscription.connection]
+
+    def is_subscribed(self, subscription: Subscription) -> bool:
+        """Return whether a subscription was added and not removed."""
+        return self.subscriptions(subscription.connection).get(subscription.channel) is subscription
+
+    # Connections.
 
     def add(self, connection: Connection) -> None:
         """Add a connection."""
@@ -176,11 +206,11 @@ class Registry:
 
     def identify(self, connection: Connection, user: str) -> None:
         """Give a connection its user."""
-        connection.user = user
+        connection.identify(user)
         self.users.setdefault(user, {})[connection.id] = connection
 
     def remove(self, connection: Connection) -> bool:
-        """Remove a connection; False when it was not there."""
+        """Remove a connection; return whether it was there."""
         if self.connections.pop(connection.id, None) is None:
             return False
         self._count(connection.address, -1)

@@ -1,74 +1,43 @@
-"""One connection in one channel: where it became live, what waits for it, and the recovery merge. Pure."""
+"""One connection in one channel: where it became live, and what waits for it. Passive."""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Sequence
-from itertools import pairwise
-from typing import Any
-from typing import Protocol as TypingProtocol
-
-import msgspec
 
 from tidewire.backends.base import JoinResult
-from tidewire.errors import Disconnect
-from tidewire.links.base import Link
-from tidewire.messages import Announcement, HistoryPage, Member, Position, Publication, WireMessage
-from tidewire.protocols.base import Protocol
+from tidewire.engine.connection import Connection
+from tidewire.messages import Announcement, Member, Position, Publication
 from tidewire.protocols.batch import Representation
 
-__all__ = ("ENDED", "Recovery", "Stay", "Subscriber", "Subscription", "merge")
+__all__ = ("ENDED", "Stay", "Subscription")
 
 #: The `live_after` of a subscription that takes nothing more.
 ENDED = 1 << 62
 
 
-class Subscriber(TypingProtocol):
-    """What a subscription needs of its connection (connection.Connection)."""
-
-    id: str
-    user: str
-    link: Link
-    protocol: Protocol[Any]
-    representation: Representation
-    subscriptions: dict[str, Subscription]
-    disconnect: Disconnect | None
-    ending: Disconnect | None
-    has_held: bool
-
-    @property
-    def is_closed(self) -> bool:
-        """It has ended, or is ending."""
-
-    def write(self, *messages: WireMessage) -> None:
-        """Write messages that belong to no channel."""
-
-    def end(self, disconnect: Disconnect) -> None:
-        """Begin to end it."""
-
-
 class Stay:
-    """One subscriber's presence in one channel, from its join to its leave.
+    """One subscriber's presence in one channel, from its join to its leave. Memberships alone write its fields.
 
-    `token` belongs to this stay alone: a connection that leaves and joins again is announced again. The announcement is
-    said only of who `is_announced`.
+    `token` belongs to this stay alone: a connection that leaves and joins again is announced again. The leave is
+    announced only if the user `is_announced`.
     """
 
-    __slots__ = ("announcement", "announcement_on_error", "channel", "is_announced", "joining", "member", "token")
+    __slots__ = ("channel", "is_announced", "joining", "leave", "leave_on_error", "member", "token")
 
     def __init__(
         self,
         channel: str,
         member: Member,
         token: str,
-        announcement: Announcement | None = None,
-        announcement_on_error: Announcement | None = None,
+        leave: Announcement | None = None,
+        leave_on_error: Announcement | None = None,
     ) -> None:
         self.channel = channel
         self.member = member
         self.token = token
-        self.announcement = announcement
-        self.announcement_on_error = announcement_on_error
+        self.leave = leave
+        self.leave_on_error = leave_on_error
         self.is_announced = False
         #: The store's answer to the join.
         self.joining: asyncio.Task[JoinResult] | None = None
@@ -77,10 +46,11 @@ class Stay:
 class Subscription:
     """One connection in one channel.
 
-    `live_after` is the offset up to which this subscriber has been given everything; a batch is cut there. `buffer`
-    is not None while a recovery or history reply is under way: publications wait in it instead of being pushed.
-    `held` and `dropped` are what the slow-client policies keep (options.SlowPolicy). `representation` is what it is
-    pushed in: its connection's, unless its subscriber chose another (deltas, a filter by tags).
+    `live_after` is the offset up to which this subscriber has been given everything; a batch is cut there. Fan-out
+    moves it with every write. `buffer` is not None while a recovery or history reply is being written: publications
+    wait in it instead of being pushed. `held` and `dropped` are what the slow-client policies keep
+    (options.SlowPolicy). `representation` is its connection's, unless its subscriber chose another (deltas, a filter
+    by tags). `on_insufficient` is told of a gap that cannot be filled, instead of the client.
     """
 
     __slots__ = (
@@ -98,10 +68,17 @@ class Subscription:
         "stay",
     )
 
-    def __init__(self, connection: Subscriber, channel: str, representation: Representation | None = None) -> None:
+    def __init__(
+        self,
+        connection: Connection,
+        channel: str,
+        representation: Representation | None = None,
+        on_insufficient: Callable[[Subscription], None] | None = None,
+    ) -> None:
         self.connection = connection
         self.channel = channel
         self.representation = representation or connection.representation
+        self.on_insufficient = on_insufficient
         self.live_after = ENDED
         #: The channel's position when the subscribe began: what came since waits in the buffer.
         self.began: Position | None = None
@@ -109,57 +86,71 @@ class Subscription:
         self.buffered_bytes = 0
         self.held: Publication | None = None
         self.dropped = 0
-        #: Where the channel went on after a gap that could not be filled while the reply was under way.
+        #: Where the channel went on after a gap that could not be filled while the reply was being written.
         self.resumed: Position | None = None
-        #: Set when the subscriber is present in the channel.
+        #: Set while the subscriber is present in the channel.
         self.stay: Stay | None = None
-        #: Told of a gap that cannot be filled, instead of the client.
-        self.on_insufficient: Callable[[Subscription], None] | None = None
 
-    def hold(self, publications: Sequence[Publication]) -> None:
-        """Keep publications for later, while a reply is under way."""
+    # From subscribe to the end.
+
+    def begin(self, position: Position) -> None:
+        """Note where the channel stands when the subscribe begins."""
+        self.began = position
+
+    def go_live(self, after: int) -> None:
+        """Be pushed everything after an offset, instead of buffering it."""
+        self.buffer = None
+        self.live_after = after
+
+    def go_on(self, representation: Representation) -> None:
+        """Be pushed another representation from now on."""
+        self.representation = representation
+
+    def end(self) -> None:
+        """Take nothing more, not even from a batch that has begun."""
+        self.live_after = ENDED
+
+    def enter(self, stay: Stay) -> None:
+        """Be present in the channel."""
+        self.stay = stay
+
+    def leave(self) -> Stay | None:
+        """Be present no longer; return the stay that has ended."""
+        stay, self.stay = self.stay, None
+        return stay
+
+    # What waits.
+
+    def buffer_behind_reply(self, publications: Sequence[Publication]) -> None:
+        """Keep publications until the reply is written."""
         assert self.buffer is not None
         self.buffer.extend(publications)
         self.buffered_bytes += sum([len(publication.data) for publication in publications])
 
+    def shorten_buffer(self, kept: Sequence[Publication]) -> None:
+        """Keep no more than these of what waits behind the reply."""
+        self.buffer = list(kept)
+        self.buffered_bytes = sum([len(publication.data) for publication in kept])
 
-class Recovery(msgspec.Struct, frozen=True):
-    """What a subscriber is given before it is live: `publications` up to `position`, and whether nothing is missing."""
+    def resume(self, top: Position) -> None:
+        """Go on at `top` after a gap that cannot be filled; while a reply is written, that is told behind it."""
+        if self.buffer is not None:
+            self.shorten_buffer(())
+            self.resumed = top
+        else:
+            self.live_after, self.held = top.offset, None
 
-    publications: tuple[Publication, ...]
-    position: Position
-    complete: bool
+    def hold_newest(self, publication: Publication) -> bool:
+        """Keep the newest publication for a slow client; return whether it superseded another."""
+        superseded, self.held = self.held is not None, publication
+        return superseded
 
+    def drop(self, count: int) -> None:
+        """Count publications that a slow client will not be given."""
+        self.dropped += count
 
-def merge(since: Position | None, page: HistoryPage, buffered: Sequence[Publication]) -> Recovery:
-    """Join what history said with what was delivered meanwhile: each offset once, in order, with no hole inside.
-
-    `buffered` are publications in the order of their offsets, delivered since before the history was read; those of
-    another epoch than `page.top` end it, as does a hole. `complete` is never True when something between `since` and
-    the position is not in `publications`.
-    """
-    top = page.top
-    publications = list(page.publications)
-    reached = since.offset if since is not None else top.offset
-    if publications:
-        reached = publications[-1].offset
-    complete = page.complete and reached >= top.offset and _is_chain(publications)
-    if since is not None:
-        complete = complete and since.epoch == top.epoch and since.offset <= top.offset
-    last = max(publications[-1].offset, top.offset) if publications else top.offset
-    for publication in buffered:
-        if publication.epoch != top.epoch:
-            complete = False
-            break
-        if publication.offset <= last:
-            continue
-        if publication.previous > last:
-            complete = False
-            break
-        publications.append(publication)
-        last = publication.offset
-    return Recovery(tuple(publications), Position(last, top.epoch), complete)
-
-
-def _is_chain(publications: Sequence[Publication]) -> bool:
-    return all(later.previous <= earlier.offset < later.offset for earlier, later in pairwise(publications))
+    def take_held(self) -> tuple[Publication | None, int]:
+        """Return what was held for a slow client, and how many were dropped; forget both."""
+        held, dropped = self.held, self.dropped
+        self.held, self.dropped = None, 0
+        return held, dropped

@@ -9,7 +9,7 @@ from typing import Any
 
 from tidewire.errors import PublishError, StoreUnavailable
 
-__all__ = ("Maintenance", "Step")
+__all__ = ("Step", "Tasks")
 
 logger = logging.getLogger("tidewire")
 
@@ -21,7 +21,7 @@ _RETRY_SECONDS = 1.0
 _PUBLISH_MEMORY = 10.0
 
 
-class Maintenance:
+class Tasks:
     """Owns a node's tasks. A store's failure is logged once and marks the node degraded until it is over."""
 
     def __init__(self) -> None:

@@ -82,7 +82,7 @@ class Viewers:
             while not answering.done():
                 now = await self._store.record(record.run.id)
                 if now is None or now.view.run.status.is_over:
-                    await _wait_told(connection, channel(record.run.id), now.view.position if now else None)
+                    await self._wait_told(connection, channel(record.run.id), now.view.position if now else None)
                     await connection.close(1000, now.view.run.status.value if now else "removed")
                     break
                 await self._keeper.wait_changed(_LOOK_SECONDS)
@@ -99,21 +99,21 @@ class Viewers:
         if answer.recovered is False:
             connection.connection.end(INSUFFICIENT)  # the client reconnects, and gets the state again
 
+    async def _wait_told(self, connection: HubConnection, name: str, position: Position | None) -> None:
+        """Wait until all events up to a position were pushed to a viewer."""
+        subscriptions = self._hub.node.registry.subscriptions(connection.connection)
+        end = time.monotonic() + _LAST_SECONDS
+        while time.monotonic() < end:
+            subscription = subscriptions.get(name)
+            if subscription is None or position is None or subscription.live_after >= position.offset:
+                return
+            await asyncio.sleep(0.02)
+
 
 async def _answer(connection: HubConnection) -> None:
     async for said in connection.iter_json(_Said):
         if said.type == "ping":
             await connection.send_json({"type": "pong"})
-
-
-async def _wait_told(connection: HubConnection, name: str, position: Position | None) -> None:
-    """Wait until all events up to a position were pushed to a viewer."""
-    end = time.monotonic() + _LAST_SECONDS
-    while time.monotonic() < end:
-        subscription = connection.connection.subscriptions.get(name)
-        if subscription is None or position is None or subscription.live_after >= position.offset:
-            return
-        await asyncio.sleep(0.02)
 
 
 def as_step(event: RunEvent) -> WireMessage:

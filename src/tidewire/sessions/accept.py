@@ -55,17 +55,14 @@ async def accept(
     _check_origin(websocket, origins)
     address = websocket.client.host if websocket.client else ""
     try:
-        await node.admit(user, address)
+        async with node.admit(user, address):
+            link = await _open_link(node, websocket, subprotocol, headers)
+            connection = Connection(link, protocol, user=user, address=address, limits=node.limits)
+            # a socket has one reader: what the endpoint would read here is read by the connection
+            websocket.receive = websocket.receive_text = _taken_over  # type: ignore[method-assign]
+            websocket.receive_bytes = websocket.receive_json = _taken_over  # type: ignore[method-assign]
     except LimitExceeded as error:
         raise await _refusal(websocket, error) from None
-    try:
-        link = await _open_link(node, websocket, subprotocol, headers)
-        connection = Connection(link, protocol, user=user, address=address, limits=node.limits)
-        # a socket has one reader: what the endpoint would read here is read by the connection
-        websocket.receive = websocket.receive_text = websocket.receive_bytes = _taken_over  # type: ignore[method-assign]
-        websocket.receive_json = _taken_over  # type: ignore[method-assign]
-    finally:
-        node.registry.arrived(address)
     await _attach(node, connection, info)  # counts it before it first waits: a newcomer is never counted twice
     return connection
 

@@ -31,7 +31,7 @@ from tidewire.errors import (
     TemporaryFailure,
     TidewireError,
 )
-from tidewire.messages import Position, Subscribed, WireMessage
+from tidewire.messages import Membership, Position, Subscribed, WireMessage
 from tidewire.protocols.json_text import JsonDecoder
 from tidewire.protocols.payload import encode_announcement, encode_json, encode_message, encode_payload
 from tidewire.sessions.accept import accept, discard
@@ -158,11 +158,13 @@ class HubConnection:
                 open_channel(channel, self._node.limits),
                 since=since,
                 history=history,
-                present=presence,
-                info=b"" if info is None else encode_json(info),
-                join=encode_announcement(join),
-                announcement=encode_announcement(leave),
-                announcement_on_error=encode_announcement(leave_on_error),
+                membership=Membership(
+                    present=presence,
+                    info=b"" if info is None else encode_json(info),
+                    join=encode_announcement(join),
+                    leave=encode_announcement(leave),
+                    leave_on_error=encode_announcement(leave_on_error),
+                ),
                 reply=reply,
             )
         finally:

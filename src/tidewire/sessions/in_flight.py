@@ -20,10 +20,10 @@ class InFlight:
     never `waits` is done at once.
     """
 
-    __slots__ = ("_connection", "_limit", "_maintenance", "_most", "_tasks", "_waits")
+    __slots__ = ("_connection", "_limit", "_most", "_spawn", "_tasks", "_waits")
 
     def __init__(self, node: Node, connection: Connection, limit: str, *, waits: bool = True) -> None:
-        self._maintenance = node.maintenance
+        self._spawn = node.tasks.spawn
         self._waits = waits
         self._limit = limit
         self._most: int = getattr(node.limits, limit)
@@ -45,7 +45,7 @@ class InFlight:
             except BaseException:
                 work.close()
                 raise
-        task = self._maintenance.spawn(work)
+        task = self._spawn(work)
         if task is not None:
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)

@@ -248,7 +248,7 @@ def test_what_was_begun_while_it_is_away_works_when_it_is_back(tmp_path: Path) -
             client = await connect(node, channel="a")
             await ledger.publish(10)
             await received(client, ledger)
-            await wait_until(lambda: not node.maintenance.degraded, 10)
+            await wait_until(lambda: not node.tasks.degraded, 10)
 
     with start_nats(tmp_path) as server:
         run(scenario(server), 30)

@@ -42,7 +42,7 @@ def test_killed_and_restarted_with_its_data_nothing_is_lost_and_nobody_is_told(
                 await received(client, ledger)
                 await received(client, second)
                 check(client, ledger, second)
-            await wait_until(lambda: not node.maintenance.degraded, 15)
+            await wait_until(lambda: not node.tasks.degraded, 15)
             circuits = [one.presence._circuit for one in (node, other)]  # type: ignore[attr-defined]
             await wait_until(lambda: not any(circuit.reason for circuit in circuits), 15)
 
@@ -220,7 +220,7 @@ def test_what_was_begun_while_it_is_away_works_when_it_is_back() -> None:
             client = await connect(node, channel="a")
             await ledger.publish(10)
             await received(client, ledger)
-            await wait_until(lambda: not node.maintenance.degraded, 15)
+            await wait_until(lambda: not node.tasks.degraded, 15)
 
     with start_postgres() as server:
         run(scenario(server), 30)

@@ -120,7 +120,7 @@ def test_sentinels_replace_a_killed_primary(replicated: tuple[Daemon, Daemon], t
             for client in (near, far):
                 await received(client, ledger)
                 check(client, ledger, told=True)
-            await wait_until(lambda: not node.maintenance.degraded, 10)
+            await wait_until(lambda: not node.tasks.degraded, 10)
 
     with ExitStack() as stack:
         sentinels = [

@@ -29,6 +29,7 @@ from tidewire.options import ChannelRules, Limits
 from tidewire.protocols.centrifuge.encoding import CentrifugeProtocol
 from tidewire.protocols.centrifuge.messages import Command, Reply
 from tidewire.protocols.centrifuge.protobuf import decode_frame, encode_delimited
+from tidewire.protocols.meta import is_history
 from tidewire.sessions.centrifuge.directory import Sessions
 from tidewire.sessions.centrifuge.session import Session
 from tidewire.testing import wait_until
@@ -256,7 +257,7 @@ async def fuzz(frames: int, seed: int) -> Counter[int]:
     faults = _Faults()
     logging.getLogger("tidewire").addHandler(faults)
     limits = Limits(rate=1e9, burst=10**9, connections_per_user=10**9)
-    node = Node(MemoryBroker(), MemoryPresence(), limits=limits, rules=ChannelRules(PATTERNS))
+    node = Node(MemoryBroker(), MemoryPresence(), limits=limits, rules=ChannelRules(PATTERNS), is_shown=is_history)
     await node.start()
     ends: Counter[int] = Counter()
     fuzzer, said, number = Fuzzer(seed), 0, 0
@@ -271,7 +272,7 @@ async def fuzz(frames: int, seed: int) -> Counter[int]:
         await wait_until(lambda: len(node.registry.connections) == 1, what="every other connection is gone")
         await wait_until(lambda: len(Sessions.of(node)) == 1, what="every other session is gone")
         witness.link.vanish()
-        await wait_until(lambda: not node.membership._leaving, what="everybody has left")
+        await wait_until(lambda: not node.memberships._leaving, what="everybody has left")
         for channel in ("recovery:a", "$events:recovery:a", "presence:a", "$user:ann"):
             assert not await node.presence.members(channel), channel
         del witness

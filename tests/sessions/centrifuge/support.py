@@ -114,7 +114,7 @@ class Client:
 
     async def wait_gone(self) -> None:
         """Wait until the node has done all that its going asks for."""
-        membership = self.node.membership
+        membership = self.node.memberships
         await wait_until(lambda: not membership._leaving, what="every leave is taken")
 
     async def wait_closed(self, code: int) -> str:

@@ -370,7 +370,9 @@ def test_who_leaves_while_a_subscribe_waits_is_no_fault(
             broker.subscribe_gate.clear()
             request = {"token": "subs:recovery:a"} if method == "connect" else {"channel": "recovery:a"}
             client.send({"id": 9, method: request})
-            await wait_until(lambda: "recovery:a" in client.connection.subscriptions, what="the store is asked")
+            await wait_until(
+                lambda: "recovery:a" in node.registry.subscriptions(client.connection), what="the store is asked"
+            )
             client.link.vanish()
             broker.subscribe_gate.set()
             await wait_until(lambda: not client.session.queue.is_running, what="the session has ended")

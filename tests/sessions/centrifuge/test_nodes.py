@@ -11,6 +11,7 @@ from sessions.centrifuge.support import PATTERNS, PROTOBUF, connect, names
 from tidewire.backends import open_backend
 from tidewire.engine.node import Node
 from tidewire.options import ChannelOptions, ChannelRules, Limits
+from tidewire.protocols.meta import is_history
 from tidewire.rules.base import Grant
 from tidewire.sessions.centrifuge import orders
 from tidewire.testing import wait_until
@@ -21,7 +22,7 @@ async def two_nodes(folder: Path) -> AsyncIterator[tuple[Node, Node]]:
     nodes = []
     for _ in range(2):
         broker, presence = open_backend(f"sqlite:///{folder}/store.db", Limits())
-        nodes.append(Node(broker, presence, limits=Limits(), rules=ChannelRules(PATTERNS)))
+        nodes.append(Node(broker, presence, limits=Limits(), rules=ChannelRules(PATTERNS), is_shown=is_history))
         await nodes[-1].start()
     try:
         yield nodes[0], nodes[1]

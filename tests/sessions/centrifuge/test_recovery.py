@@ -208,7 +208,8 @@ def test_a_gap_that_cannot_be_filled_ends_the_subscription_or_the_connection() -
             await publish(node, 1)
             await careless.wait_pushes("pub")
             channel = node.registry.channels[CHANNEL]
-            node.fanout.tell_insufficient(channel, Position(7, channel.position.epoch))
+            channel.position = Position(7, channel.position.epoch)
+            node.fanout.tell_insufficient(channel)
             assert positioned.pushes("unsubscribe") == [
                 {"channel": CHANNEL, "unsubscribe": {"code": 2500, "reason": "insufficient state"}}
             ]
@@ -228,11 +229,12 @@ def test_a_gap_while_the_reply_waits_for_the_client_is_told_behind_it() -> None:
             client.send({"id": 7, "subscribe": {"channel": CHANNEL, "recover": True}})
             await wait_until(lambda: client.link.paused)
             channel = node.registry.channels[CHANNEL]
-            node.fanout.tell_insufficient(channel, Position(7, channel.position.epoch))
+            channel.position = Position(7, channel.position.epoch)
+            node.fanout.tell_insufficient(channel)
             client.link.take()
             await client.wait_pushes("unsubscribe")
             assert client.all[-2]["id"] == 7
-            assert CHANNEL not in client.connection.subscriptions
+            assert CHANNEL not in node.registry.subscriptions(client.connection)
             assert not len(channel)
 
     run(main())

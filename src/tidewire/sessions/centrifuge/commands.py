@@ -31,7 +31,7 @@ from tidewire.rules.base import Action, Authority
 from tidewire.sessions.centrifuge.credentials import Credentials, ttl_of
 from tidewire.sessions.centrifuge.heartbeat import Heartbeat
 from tidewire.sessions.centrifuge.reading import read_history, read_presence
-from tidewire.sessions.centrifuge.subscriptions import Subscriptions
+from tidewire.sessions.centrifuge.subscriptions import ClientSubscriptions
 from tidewire.sessions.queue import CommandQueue
 
 __all__ = ("METHODS", "VERSION", "Commands")
@@ -62,7 +62,7 @@ class Commands:
         queue: CommandQueue,
         authority: Authority,
         credentials: Credentials,
-        subscriptions: Subscriptions,
+        subscriptions: ClientSubscriptions,
         heartbeat: Heartbeat,
     ) -> None:
         self._queue = queue

@@ -61,7 +61,7 @@ class Sessions:
         self._registry = node.registry
         self.by_secret: dict[str, Controlled] = {}
         self._by_client: dict[str, Controlled] = {}
-        node.verbs[VERB] = self._obey
+        node.on_control(VERB, self._obey)
 
     @classmethod
     def of(cls, node: Node) -> Sessions:

@@ -67,7 +67,7 @@ class Emulation:
     def __init__(self, node: Node) -> None:
         self._id = node.id
         self._limits = node.limits
-        self._spawn = node.maintenance.spawn
+        self._spawn = node.tasks.spawn
         self._control = node.control
         self._sessions = Sessions.of(node)
         self._ids = itertools.count(1)
@@ -75,8 +75,8 @@ class Emulation:
         #: Nodes that were heard of, and how many questions are on their way to others.
         self._heard: set[str] = set()
         self._unheard = 0
-        node.verbs[_ASK] = self._asked
-        node.verbs[_ANSWER] = self._answered
+        node.on_control(_ASK, self._asked)
+        node.on_control(_ANSWER, self._answered)
 
     @classmethod
     def of(cls, node: Node) -> Emulation:

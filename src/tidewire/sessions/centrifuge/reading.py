@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from itertools import accumulate
 
-from tidewire.engine.history import read_shown
 from tidewire.engine.node import Node
 from tidewire.errors import BadRequest, NotAvailable, Unrecoverable
 from tidewire.messages import MAX_OFFSET, HistoryPage, Position
@@ -44,8 +43,7 @@ async def read_history(
         if not epoch:
             epoch = (await node.broker.history(channel, limit=0, retention=options.retention)).top.epoch
         position = Position(min(since.offset, MAX_OFFSET), epoch)
-    page = await read_shown(
-        node.broker,
+    page = await node.history.read(
         channel,
         since=position,
         limit=None if limit < 0 else limit,

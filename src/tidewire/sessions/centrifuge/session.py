@@ -33,7 +33,7 @@ from tidewire.sessions.centrifuge.commands import METHODS, VERSION, Commands
 from tidewire.sessions.centrifuge.credentials import Credentials, ttl_of
 from tidewire.sessions.centrifuge.directory import Sessions
 from tidewire.sessions.centrifuge.heartbeat import Heartbeat
-from tidewire.sessions.centrifuge.subscriptions import Ready, Subscriptions
+from tidewire.sessions.centrifuge.subscriptions import ClientSubscriptions, Ready
 from tidewire.sessions.queue import CommandQueue
 
 __all__ = ("Session",)
@@ -86,7 +86,7 @@ class Session:
         self.protocol = cast(CentrifugeProtocol, connection.protocol)
         self.secret = secrets.token_urlsafe(24)
         self.credentials = Credentials(connection.id, identity or Identity())
-        self.subscriptions = Subscriptions(node, connection, self.protocol)
+        self.subscriptions = ClientSubscriptions(node, connection, self.protocol)
         self.queue = CommandQueue(node, connection, self._handle_frame, closed=self._closed)
         self._authority = authority
         self._given = identity

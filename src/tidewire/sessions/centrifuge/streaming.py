@@ -118,14 +118,11 @@ class StreamedSession(Response):
             server=server,
         )
         try:
-            await node.admit(self._identity.user if self._identity is not None else "", address)
+            async with node.admit(self._identity.user if self._identity is not None else "", address):
+                connection = Connection(link, self._protocol, user="", address=address, limits=node.limits)
         except LimitExceeded as error:
             await self._refuse(error, link, scope, receive, send)
             return
-        try:
-            connection = Connection(link, self._protocol, user="", address=address, limits=node.limits)
-        finally:
-            node.registry.arrived(address)
         await node.attach(connection)
         if server is not None:
             server.on_shutdown = lambda: _end_some_time(connection, node.limits.drain_seconds)

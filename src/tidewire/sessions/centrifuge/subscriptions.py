@@ -22,7 +22,7 @@ from tidewire.errors import (
     StoreUnavailable,
     Unrecoverable,
 )
-from tidewire.messages import MAX_OFFSET, Announcement, Position, Publication, Subscribed, WireMessage
+from tidewire.messages import MAX_OFFSET, Announcement, Membership, Position, Publication, Subscribed, WireMessage
 from tidewire.options import ChannelOptions, SlowPolicy
 from tidewire.protocols.batch import Representation
 from tidewire.protocols.centrifuge import codes
@@ -42,7 +42,7 @@ from tidewire.sessions.centrifuge.representations import (
 )
 from tidewire.support.counters import count_limit
 
-__all__ = ("ClientSubscription", "Ready", "Subscriptions")
+__all__ = ("ClientSubscription", "ClientSubscriptions", "Ready")
 
 logger = logging.getLogger("tidewire")
 
@@ -100,7 +100,7 @@ class Ready:
         self.result = result
 
 
-class Subscriptions:
+class ClientSubscriptions:
     """The channels of one session."""
 
     __slots__ = ("_connection", "_node", "_protocol", "channels")
@@ -117,7 +117,7 @@ class Subscriptions:
 
     def check(self, channel: str) -> None:
         """Raise when one more channel cannot be subscribed to: it is already, or there are too many."""
-        if channel in self._connection.subscriptions:
+        if channel in self._node.registry.subscriptions(self._connection):
             raise AlreadySubscribed(f"this client is subscribed to {channel!r} already; unsubscribe first")
         limit = self._node.limits.channels
         if len(self.channels) >= limit:
@@ -144,14 +144,13 @@ class Subscriptions:
             since = Position(min(request.offset, MAX_OFFSET), request.epoch)
         self.channels[channel] = subscription
         try:
-            prepared = await self._node.subscribing.prepare(
+            prepared = await self._node.subscriptions.prepare(
                 self._connection,
                 channel,
                 since=None if options.latest else since,
                 history=1 if options.latest and since is not None else 0,
                 most=self._node.limits.history_messages,
-                present=options.presence,
-                info=member_info(identity.info, grant.info),
+                membership=Membership(options.presence, member_info(identity.info, grant.info)),
                 representation=pushed,
                 on_insufficient=self._insufficient,
             )
@@ -192,7 +191,7 @@ class Subscriptions:
     def abandon(self, ready: Ready) -> None:
         """Give up a prepared subscription."""
         self._forget(ready.subscription)
-        self._node.subscribing.abandon(ready.prepared)
+        self._node.subscriptions.abandon(ready.prepared)
 
     def _forget(self, subscription: ClientSubscription) -> None:
         # a client that unsubscribed while its subscribe waited may have subscribed anew
@@ -203,7 +202,7 @@ class Subscriptions:
         """Send the reply, then publications, then announce joins and leaves."""
         subscription = ready.subscription
         try:
-            await self._node.subscribing.go_live(ready.prepared, messages)
+            await self._node.subscriptions.go_live(ready.prepared, messages)
         except BaseException:
             self._forget(subscription)
             raise
@@ -212,15 +211,16 @@ class Subscriptions:
 
     async def _join(self, subscription: ClientSubscription, is_told: bool, identity: Identity) -> None:
         """Join the channel that carries joins and leaves: the client's own join comes after its reply."""
-        name, subscribing = subscription.channel, self._node.subscribing
+        name, subscribing = subscription.channel, self._node.subscriptions
         info = m.ClientInfo(identity.user, self._connection.id, raw(identity.info), raw(subscription.grant.info))
         try:
             prepared = await subscribing.prepare(
                 self._connection,
                 events(name),
-                present=True,
-                join=Announcement(msgspec.json.encode(Push(name, join=m.Join(info)))),
-                announcement=Announcement(msgspec.json.encode(Push(name, leave=m.Leave(info)))),
+                membership=Membership(
+                    join=Announcement(msgspec.json.encode(Push(name, join=m.Join(info)))),
+                    leave=Announcement(msgspec.json.encode(Push(name, leave=m.Leave(info)))),
+                ),
                 representation=EventRepresentation.of_events(self._protocol, self._connection.link.deflate, is_told),
                 on_insufficient=_ignore,
             )
@@ -244,8 +244,8 @@ class Subscriptions:
         """Unsubscribe from a channel, and tell the client why."""
         if self.channels.pop(channel, None) is None:
             return
-        self._node.subscribing.drop(self._connection, events(channel))
-        self._node.subscribing.drop(self._connection, channel)
+        self._node.subscriptions.drop(self._connection, events(channel))
+        self._node.subscriptions.drop(self._connection, channel)
         push = Push(channel, unsubscribe=m.Unsubscribe(*told))
         self._connection.write(self._protocol.encode_push(push))
 

@@ -1,0 +1,66 @@
+"""The recovery merge: what history said, joined with what was delivered meanwhile. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import pairwise
+
+import msgspec
+
+from tidewire.messages import HistoryPage, Position, Publication
+
+__all__ = ("Recovery", "merge", "narrow")
+
+
+class Recovery(msgspec.Struct, frozen=True):
+    """What a subscriber is given before it is live: `publications` up to `position`, and whether nothing is missing."""
+
+    publications: tuple[Publication, ...]
+    position: Position
+    complete: bool
+
+
+def merge(since: Position | None, page: HistoryPage, buffered: Sequence[Publication]) -> Recovery:
+    """Join what history said with what was delivered meanwhile: each offset once, in order, with no hole inside.
+
+    `buffered` are publications in the order of their offsets, delivered since before the history was read; those of
+    another epoch than `page.top` end it, as does a hole. `complete` is never True when something between `since` and
+    the position is not in `publications`.
+    """
+    top = page.top
+    publications = list(page.publications)
+    reached = since.offset if since is not None else top.offset
+    if publications:
+        reached = publications[-1].offset
+    complete = page.complete and reached >= top.offset and _is_chain(publications)
+    if since is not None:
+        complete = complete and since.epoch == top.epoch and since.offset <= top.offset
+    last = max(publications[-1].offset, top.offset) if publications else top.offset
+    for publication in buffered:
+        if publication.epoch != top.epoch:
+            complete = False
+            break
+        if publication.offset <= last:
+            continue
+        if publication.previous > last:
+            complete = False
+            break
+        publications.append(publication)
+        last = publication.offset
+    return Recovery(tuple(publications), Position(last, top.epoch), complete)
+
+
+def _is_chain(publications: Sequence[Publication]) -> bool:
+    return all(later.previous <= earlier.offset < later.offset for earlier, later in pairwise(publications))
+
+
+def narrow(page: HistoryPage, since: Position) -> HistoryPage:
+    """Return the part of a page that comes after a position which is not before the page's own."""
+    if since.epoch != page.top.epoch:
+        return HistoryPage((), page.top, complete=False)
+    rest = tuple(publication for publication in page.publications if publication.offset > since.offset)
+    if since.offset > page.top.offset:
+        return HistoryPage((), page.top, complete=False)
+    if page.complete or since.offset == page.top.offset:
+        return HistoryPage(rest, page.top, complete=True)
+    return HistoryPage(rest, page.top, complete=bool(rest) and rest[0].previous <= since.offset)

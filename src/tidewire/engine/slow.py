@@ -1,0 +1,126 @@
+"""A slow client costs only itself: what is held back or dropped for it, and when it is disconnected."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from tidewire.engine.connection import Connection
+from tidewire.engine.registry import Channel
+from tidewire.engine.subscription import Subscription
+from tidewire.errors import SLOW
+from tidewire.messages import Dropped, Publication
+from tidewire.options import Limits, SlowPolicy
+from tidewire.protocols.batch import Batch
+from tidewire.support.counters import count_limit
+
+__all__ = ("SlowClients",)
+
+
+class SlowClients:
+    """Applies the policies of channels (options.SlowPolicy) to connections whose links are paused."""
+
+    def __init__(self, limits: Limits) -> None:
+        self._limits = limits
+        self._turn = 0
+        #: Paused connections that have not drained since: the turn of the last judgement, and its outcome.
+        self._paused: dict[Connection, tuple[int, bool]] = {}
+        #: Connections with a subscription for which something is held back or was dropped.
+        self._holding: set[Connection] = set()
+        self.deliveries = 0
+        self.disconnects = 0
+        self.dropped = 0
+        self.superseded = 0
+
+    def begin_turn(self) -> None:
+        """Note that another turn of fan-out begins."""
+        self._turn += 1
+
+    def write(
+        self, channel: Channel, subscription: Subscription, publications: Sequence[Publication], batch: Batch
+    ) -> bool:
+        """Treat a batch for a paused link as the channel's policy says.
+
+        Return False when the client is over its limit, and is disconnected instead.
+        """
+        connection, policy = subscription.connection, channel.options.slow
+        if policy is SlowPolicy.DISCONNECT:
+            if self.is_over(connection):
+                self.cut_off(connection)
+                return False
+            connection.link.write(batch)
+            self.deliveries += len(batch)
+        elif policy is SlowPolicy.LATEST:
+            wanted = subscription.representation.choose(publications)
+            self.superseded += len(wanted) - 1 + subscription.hold_newest(wanted[-1])
+            self._holding.add(connection)
+        else:
+            self._drop(subscription, len(batch))
+        return True
+
+    def shorten(self, channel: Channel, subscription: Subscription) -> None:
+        """Apply the channel's policy to the buffer behind a reply, where it has become more than may wait."""
+        buffer = subscription.buffer or ()
+        if not self._is_too_much(subscription.buffered_bytes, len(buffer)):
+            return
+        wanted = list(subscription.representation.choose(buffer))
+        kept: list[Publication] = []
+        if channel.options.slow is SlowPolicy.DISCONNECT:
+            self.cut_off(subscription.connection)
+        elif channel.options.slow is SlowPolicy.LATEST:
+            kept = wanted[-1:]
+            self.superseded += len(wanted) - len(kept)
+        else:
+            self._drop(subscription, len(wanted))
+        subscription.shorten_buffer(kept)
+
+    def _drop(self, subscription: Subscription, count: int) -> None:
+        self.dropped += count
+        subscription.drop(count)
+        self._holding.add(subscription.connection)
+
+    def is_over(self, connection: Connection) -> bool:
+        """Return whether *earlier* turns left more unsent than may wait, before anything is added.
+
+        A burst in one turn cuts nobody off: a connection that is found paused for the first time may be so by this
+        very turn.
+        """
+        turn, is_over = self._paused.get(connection, (0, False))
+        if not turn:
+            self._paused[connection] = (self._turn, False)
+        elif turn != self._turn:
+            is_over = self._is_too_much(*connection.link.backlog())
+            self._paused[connection] = (self._turn, is_over)
+        return is_over
+
+    def _is_too_much(self, size: int, messages: int) -> bool:
+        limits = self._limits
+        if size <= limits.outbox_bytes and messages <= limits.outbox_messages:
+            return False
+        count_limit("outbox_bytes" if size > limits.outbox_bytes else "outbox_messages")
+        return True
+
+    def cut_off(self, connection: Connection) -> None:
+        """Disconnect a client with a code that makes it come back and recover."""
+        self._paused.pop(connection, None)
+        if not connection.is_closed:
+            self.disconnects += 1
+            connection.end(SLOW)
+
+    def release(self, connection: Connection, subscriptions: Mapping[str, Subscription]) -> None:
+        """Give a client that has caught up what was held back for it, and tell it how much was dropped."""
+        self._paused.pop(connection, None)
+        if connection not in self._holding:
+            return
+        self._holding.discard(connection)
+        for subscription in tuple(subscriptions.values()):
+            held, dropped = subscription.take_held()
+            if dropped:
+                connection.write(connection.protocol.encode_dropped(Dropped(subscription.channel, dropped)))
+            if held is not None:
+                connection.link.write(subscription.representation.batch((held,)))
+                self.deliveries += 1
+
+    def forget(self, connection: Connection) -> None:
+        """Drop what is remembered of a connection that has ended."""
+        self._paused.pop(connection, None)
+        self._holding.discard(connection)

@@ -32,7 +32,8 @@ from tidewire.server.settings import Settings
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
-PAGES = [ROOT / "README.md", ROOT / "ARCHITECTURE.md", *sorted(DOCS.rglob("*.md"))]
+PAGES = [ROOT / name for name in ("README.md", "ARCHITECTURE.md", "CONTRIBUTING.md", "SECURITY.md")]
+PAGES += sorted(DOCS.rglob("*.md"))
 PAGES += [ROOT / "examples" / "README.md", ROOT / "deploy" / "README.md"]
 
 pytestmark = pytest.mark.xdist_group("docs")
@@ -65,6 +66,36 @@ def test_a_page_links_to_what_exists(page: Path) -> None:
         assert found.exists(), f"{page.name} links to {target}"
         if anchor:
             assert anchor in anchors(found), f"{page.name} links to {target}"
+
+
+def test_the_architecture_names_files_that_exist() -> None:
+    text = (ROOT / "ARCHITECTURE.md").read_text()
+    named = set(re.findall(r"`((?:\w+/)*\w*(?:\.py|/|\.js))`", text))
+    source = ROOT / "src" / "tidewire"
+    files = {path.name for path in source.rglob("*.py")}
+    assert len(named) > 50
+    assert not [name for name in named if not ((source / name).exists() or (ROOT / name).exists() or name in files)]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_a_page_names_tests_that_exist(page: Path) -> None:
+    for path, name in re.findall(r"`(tests/[\w/]+\.py)(?:::(\w+))?`", page.read_text()):
+        assert (ROOT / path).exists(), path
+        assert f"def {name}" in (ROOT / path).read_text(), f"{path}::{name}"
+
+
+def test_a_decision_is_short_and_says_what_else_was_considered() -> None:
+    pages = sorted((DOCS / "decisions").glob("*.md"))
+    listed = (DOCS / "decisions" / "README.md").read_text()
+    for page in pages:
+        if page.name == "README.md":
+            continue
+        assert f"]({page.name})" in listed, f"{page.name} is not in decisions/README.md"
+        text = page.read_text()
+        assert len(text.splitlines()) <= 60, page.name
+        heads = re.findall(r"^## (.*)$", text, re.MULTILINE)
+        assert heads == ["Context", "Decision", "Consequences", "What else was considered"], page.name
+        assert "\nStatus: " in text, page.name
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))

@@ -120,7 +120,6 @@ def test_comments_and_docstrings_name_the_subject(path: Path) -> None:
     assert not found, "\n".join(found)
 
 
-@pytest.mark.skip(reason="the pages are being written anew")
 @pytest.mark.parametrize("path", PAGES, ids=lambda path: str(path.relative_to(ROOT)))
 def test_a_page_has_one_word_for_one_thing(path: Path) -> None:
     text = path.read_text().partition("## Words that we do not use")[0]

@@ -12,7 +12,7 @@ from typing import TypeVar
 import msgspec
 
 from tidewire.backends.shared.statements import statements
-from tidewire.backends.sqlite.disk_reserve import Reserve
+from tidewire.backends.sqlite.disk_reserve import DiskReserve
 from tidewire.backends.sqlite.file_errors import explain, is_full
 from tidewire.errors import ConfigurationError, StoreUnavailable
 from tidewire.pipelines.runs import Run, RunStatus, StepStatus, View
@@ -69,7 +69,7 @@ class RunStore:
         self._sql = statements("tidewire.pipelines", "run_store.sql")
         self._thread = ThreadPoolExecutor(1, "tidewire-runs")
         self._database: sqlite3.Connection | None = None
-        self._reserve: Reserve | None = None
+        self._reserve: DiskReserve | None = None
 
     async def open(self) -> None:
         """Open the file, and create it if necessary. Raises ConfigurationError."""
@@ -271,7 +271,7 @@ class RunStore:
             database = sqlite3.connect(self._path, timeout=_BUSY_SECONDS, isolation_level=None, check_same_thread=False)
             database.execute("PRAGMA journal_mode = WAL")
             database.executescript(self._sql["schema"])
-            self._reserve = Reserve(self._path.parent)
+            self._reserve = DiskReserve(self._path.parent)
             self._reserve.take()
         except (OSError, sqlite3.Error) as error:
             raise ConfigurationError(explain(error, self._path)) from None

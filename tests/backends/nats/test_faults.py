@@ -149,10 +149,10 @@ def test_cut_off_as_a_slow_client_reads_what_it_missed(tmp_path: Path) -> None:
             async with ledger.publishing():
                 for _ in range(5):
                     await ledger.succeeds(20)
-                    node.broker._uplink.fail("cut for the test")  # type: ignore[attr-defined]
-                    await wait_until(lambda: node.broker._uplink.is_up, 5)  # type: ignore[attr-defined]
+                    node.broker._connection.fail("cut for the test")  # type: ignore[attr-defined]
+                    await wait_until(lambda: node.broker._connection.is_up, 5)  # type: ignore[attr-defined]
             await received(client, ledger)
-            node.broker._uplink.fail("cut once more, so that the end is missed")  # type: ignore[attr-defined]
+            node.broker._connection.fail("cut once more, so that the end is missed")  # type: ignore[attr-defined]
             await ledger.publish(3)
             assert not ledger.failures
             await received(client, ledger, within=5)

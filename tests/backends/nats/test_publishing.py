@@ -26,7 +26,7 @@ def test_more_than_the_server_takes_in_time_fails_surely_and_costs_no_connection
     async def scenario(server: Daemon) -> None:
         broker = broker_on(server, publish_seconds=1.0)
         await broker.start(lambda _: None)
-        session = broker._uplink.session
+        session = broker._connection.session
         calls = (broker.publish(PublishRequest("a", b"x")) for _ in range(20_000))
         answers = await asyncio.gather(*calls, return_exceptions=True)
         kept = [answer for answer in answers if isinstance(answer, Position)]
@@ -34,7 +34,7 @@ def test_more_than_the_server_takes_in_time_fails_surely_and_costs_no_connection
         assert kept
         assert len(unsure) <= 20  # one of those that each look finds too late
         assert len(kept) + len(unsure) + sum(isinstance(answer, NotPublished) for answer in answers) == 20_000
-        assert broker._uplink.session is session
+        assert broker._connection.session is session
         await broker.aclose()
 
     with start_nats(tmp_path) as server:
@@ -52,7 +52,7 @@ def test_a_close_ends_everything_though_not_all_could_be_delivered(tmp_path: Pat
         async def never(_: object) -> None:
             await stuck.wait()
 
-        subscription = broker._carried["a"].subscription
+        subscription = broker._carriage._channels["a"].subscription
         assert subscription is not None
         subscription._cb = never  # type: ignore[assignment]  # what hangs is this node, not the server
         await asyncio.gather(*(broker.publish(PublishRequest("a", b"x")) for _ in range(3)))

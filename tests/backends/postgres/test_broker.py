@@ -13,7 +13,7 @@ import pytest
 from engine.support import run
 from helpers.stores import postgres_database
 from tidewire.backends.postgres import PostgresBroker, PostgresPresence, wakeups
-from tidewire.backends.postgres.housekeeping import Keeper
+from tidewire.backends.postgres.housekeeping import Housekeeping
 from tidewire.backends.postgres.schema import SQL
 from tidewire.errors import BadRequest, ConfigurationError, NotPublished, PublishUnconfirmed, StoreUnavailable
 from tidewire.messages import Format, Member, Position, PublishRequest, Retention
@@ -148,7 +148,7 @@ def test_trimming_keeps_what_is_young_and_what_retention_shows(monkeypatch: pyte
             for _ in range(500):
                 await node.publish("many", retention=Retention(10, 1e9))
             await node.publish("aged", retention=Retention(100, 0.0), key="k", key_age=0.0)
-            keeper = Keeper(node.broker._sessions, lambda tops: None)  # type: ignore[attr-defined]
+            keeper = Housekeeping(node.broker._pool, lambda tops: None)  # type: ignore[attr-defined]
 
             async def count() -> int:
                 return int(await sql.fetchval("SELECT count(*) FROM tidewire_publications"))
@@ -174,14 +174,14 @@ def test_trimming_keeps_what_is_young_and_what_retention_shows(monkeypatch: pyte
 def test_what_is_slow_or_much_is_no_outage() -> None:
     async def scenario(url: str) -> None:
         async with _Opened(url, publish_seconds=0.5) as node:
-            sessions, circuit = node.broker._sessions, node.broker._circuit  # type: ignore[attr-defined]
+            sessions, connection = node.broker._pool, node.broker._connection  # type: ignore[attr-defined]
             with pytest.raises(StoreUnavailable, match="too slow"):
                 await sessions.fetch("SELECT pg_sleep(10)")
             waits = [sessions.fetch("SELECT pg_sleep(0.3)") for _ in range(12)]
             answers = await asyncio.gather(*waits, return_exceptions=True)
             assert any("was free" in str(answer) for answer in answers)
-            assert not circuit.reason
-            assert not circuit.outages
+            assert not connection.trouble
+            assert not connection.losses
             assert await node.publish("a") == 1
 
     run(scenario(postgres_database()))
@@ -213,9 +213,9 @@ def test_publishes_that_nobody_waits_for_leave_nothing() -> None:
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
-            assert not node.broker._circuit.reason  # type: ignore[attr-defined]
+            assert not node.broker._connection.trouble  # type: ignore[attr-defined]
             assert await node.publish("a") == 1
-            assert not node.broker._waiting  # type: ignore[attr-defined]
+            assert not node.broker._publishing._room._waiting  # type: ignore[attr-defined]
             assert (await node.broker.history("a")).top.offset == 1
 
     run(scenario(postgres_database()))

@@ -43,8 +43,8 @@ def test_killed_and_restarted_with_its_data_nothing_is_lost_and_nobody_is_told(
                 await received(client, second)
                 check(client, ledger, second)
             await wait_until(lambda: not node.tasks.degraded, 15)
-            circuits = [one.presence._circuit for one in (node, other)]  # type: ignore[attr-defined]
-            await wait_until(lambda: not any(circuit.reason for circuit in circuits), 15)
+            connections = [one.presence._connection for one in (node, other)]  # type: ignore[attr-defined]
+            await wait_until(lambda: not any(connection.trouble for connection in connections), 15)
 
     caplog.set_level(logging.WARNING, "tidewire")
     with start_postgres() as server:
@@ -118,7 +118,7 @@ def test_a_copy_of_older_data_begins_a_new_epoch_and_gives_no_offset_twice() -> 
             await received(client, ledger)
             check(client, ledger, told=True)
             assert ledger.last.epoch != before.epoch
-            await wait_until(lambda: not other.broker._circuit.reason)  # type: ignore[attr-defined]
+            await wait_until(lambda: not other.broker._connection.trouble)  # type: ignore[attr-defined]
             await ledger.publish()
             tops = [await one.broker.positions(["a", "b"]) for one in (node, other)]
             assert tops[0] == tops[1]
@@ -196,7 +196,7 @@ def test_a_lock_that_is_held_too_long_fails_in_time_and_only_in_its_channel() ->
             with pytest.raises(NotPublished, match="lock"):
                 await node.publish("a", b"held up")
             assert time.monotonic() - start < 2.1
-            assert not node.broker._circuit.reason  # type: ignore[attr-defined]
+            assert not node.broker._connection.trouble  # type: ignore[attr-defined]
             await transaction.rollback()
             await ledger.publish(5)
             await received(client, ledger)

@@ -94,7 +94,7 @@ def test_an_older_dump_begins_a_new_epoch_and_gives_no_offset_twice(tmp_path: Pa
             check(client, ledger, told=True)
             assert ledger.last.epoch != before.epoch
             # all nodes agree, however many came back at once
-            await wait_until(lambda: other.broker._seats.seat("a").reading.is_open)  # type: ignore[attr-defined]
+            await wait_until(lambda: other.broker._shards.shard("a").reading.is_open)  # type: ignore[attr-defined]
             tops = [await one.broker.positions(["a", "b"]) for one in (node, other)]
             assert tops[0] == tops[1]
             assert tops[0]["a"] == ledger.last
@@ -199,8 +199,8 @@ def test_what_was_begun_while_it_is_away_works_when_it_is_back(tmp_path: Path) -
                 await node.presence.members("a")
             server.start()
             await ledger.succeeds()
-            await wait_until(lambda: node.broker._seats.are_open)  # type: ignore[attr-defined]
-            await wait_until(lambda: node.broker._carriage.is_open)  # type: ignore[attr-defined]
+            await wait_until(lambda: node.broker._shards.are_open)  # type: ignore[attr-defined]
+            await wait_until(lambda: node.broker._carriage.connection.is_open)  # type: ignore[attr-defined]
             client = await connect(node, channel="a")
             await ledger.publish(10)
             await received(client, ledger)

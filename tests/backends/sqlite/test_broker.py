@@ -14,7 +14,7 @@ import pytest
 
 from tidewire.backends.shared import waiting
 from tidewire.backends.sqlite import SqliteBroker, SqlitePresence
-from tidewire.backends.sqlite.database import Store
+from tidewire.backends.sqlite.database import Database
 from tidewire.backends.sqlite.store_clock import StoreClock
 from tidewire.errors import NotPublished, PublishUnconfirmed, StoreUnavailable
 from tidewire.messages import Member, Position, PublishRequest, Retention
@@ -63,15 +63,15 @@ class Stall:
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.is_open = threading.Event()
         self.is_reached = threading.Event()
-        commit = Store.commit
+        commit = Database.commit
 
-        def stalled(store: Store) -> None:
+        def stalled(store: Database) -> None:
             if store.connection.total_changes:
                 self.is_reached.set()
                 assert self.is_open.wait(10)
             commit(store)
 
-        monkeypatch.setattr(Store, "commit", stalled)
+        monkeypatch.setattr(Database, "commit", stalled)
 
 
 def test_a_commit_that_hangs_is_unconfirmed_and_what_waits_behind_is_not_published(
@@ -100,10 +100,10 @@ def test_a_commit_that_hangs_is_unconfirmed_and_what_waits_behind_is_not_publish
 def test_a_commit_whose_outcome_is_unknown_is_unconfirmed_and_delivered_if_it_was_kept(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    commit = Store.commit
+    commit = Database.commit
     failures = [True]
 
-    def failing(store: Store) -> None:
+    def failing(store: Database) -> None:
         commit(store)
         if store.connection.total_changes and failures:
             failures.clear()
@@ -114,7 +114,7 @@ def test_a_commit_whose_outcome_is_unknown_is_unconfirmed_and_delivered_if_it_wa
     async def run() -> None:
         async with open_node(tmp_path / "chat.db") as node:
             await node.broker.subscribe("a")
-            monkeypatch.setattr(Store, "commit", failing)
+            monkeypatch.setattr(Database, "commit", failing)
             with pytest.raises(PublishUnconfirmed, match="see the system's log"):
                 await node.publish("a", b"kept", key="k")
 
@@ -141,7 +141,7 @@ def test_too_much_that_waits_is_refused_at_once(tmp_path: Path, monkeypatch: pyt
             assert len(refused) == 5
             assert "the limit is 10" in str(refused[0])
             assert await node.publish("a") == 11
-            monkeypatch.setattr(waiting, "WAITING_BYTES", 100)
+            monkeypatch.setattr(waiting, "WAITING_BYTES", 600)
             sizes = await asyncio.gather(*(node.publish("a", b"x" * 60) for _ in range(3)), return_exceptions=True)
             assert [isinstance(result, NotPublished) for result in sizes] == [False, False, True]
 
@@ -290,7 +290,7 @@ def test_time_goes_on_over_a_restart_of_the_machine(tmp_path: Path) -> None:
 
 
 def test_every_commit_is_fsynced(tmp_path: Path) -> None:
-    store = Store(tmp_path / "chat.db", StoreClock(ManualClock()))
+    store = Database(tmp_path / "chat.db", StoreClock(ManualClock()))
     assert store.connection.execute("PRAGMA journal_mode").fetchone() == ("wal",)
     assert store.connection.execute("PRAGMA synchronous").fetchone() == (2,), "FULL (sqlite.org/pragma.html)"
     store.close()

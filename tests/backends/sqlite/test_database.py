@@ -9,7 +9,7 @@ import pytest
 
 from tidewire.backends.shared.statements import read
 from tidewire.backends.sqlite import SqliteBroker
-from tidewire.backends.sqlite.database import Store, connect
+from tidewire.backends.sqlite.database import Database, connect
 from tidewire.backends.sqlite.store_clock import StoreClock, SystemClock
 from tidewire.errors import StoreUnavailable
 from tidewire.options import Limits
@@ -20,7 +20,7 @@ def test_a_process_that_died_while_it_made_the_store_leaves_one_that_opens(tmp_p
     half_made = connect(path)
     half_made.executescript(read("tidewire.backends.sqlite", "schema.sql"))
     half_made.close()
-    first, second = (Store(path, StoreClock(SystemClock())) for _ in range(2))
+    first, second = (Database(path, StoreClock(SystemClock())) for _ in range(2))
     assert first.seed == second.seed
     first.close()
     second.close()
@@ -28,7 +28,7 @@ def test_a_process_that_died_while_it_made_the_store_leaves_one_that_opens(tmp_p
 
 def test_a_store_that_nobody_can_understand_is_refused_and_keeps_nobody_waiting(tmp_path: Path) -> None:
     path = tmp_path / "store.db"
-    Store(path, StoreClock(SystemClock())).close()
+    Database(path, StoreClock(SystemClock())).close()
     strange = connect(path)
     strange.execute("UPDATE tidewire_store SET clock = 'noon', monotonic = 'noon', wall = 'noon'")
     strange.close()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import select
 from pathlib import Path
 
-from tidewire.backends.sqlite.fair_lock import Turnstile
+from tidewire.backends.sqlite.fair_lock import FairLock
 from tidewire.backends.sqlite.peers import Peers
 
 
@@ -18,7 +18,7 @@ class Clock:
 
 
 def test_who_releases_does_not_barge_in_before_a_waiter(tmp_path: Path) -> None:
-    one, other = Turnstile(tmp_path, "write"), Turnstile(tmp_path, "write")
+    one, other = FairLock(tmp_path, "write"), FairLock(tmp_path, "write")
     assert one.try_acquire()
     for _ in range(10):
         assert not other.try_acquire()
@@ -31,7 +31,7 @@ def test_who_releases_does_not_barge_in_before_a_waiter(tmp_path: Path) -> None:
 
 
 def test_who_withdraws_holds_up_nobody(tmp_path: Path) -> None:
-    one, other = Turnstile(tmp_path, "write"), Turnstile(tmp_path, "write")
+    one, other = FairLock(tmp_path, "write"), FairLock(tmp_path, "write")
     assert one.try_acquire()
     assert not other.try_acquire()
     assert other.is_waiting
@@ -46,8 +46,8 @@ def test_who_withdraws_holds_up_nobody(tmp_path: Path) -> None:
 
 def test_a_waiter_that_is_frozen_is_passed_by(tmp_path: Path) -> None:
     clock = Clock()
-    frozen, waiter = Turnstile(tmp_path, "write"), Turnstile(tmp_path, "write", clock)
-    holder = Turnstile(tmp_path, "write")
+    frozen, waiter = FairLock(tmp_path, "write"), FairLock(tmp_path, "write", clock)
+    holder = FairLock(tmp_path, "write")
     assert holder.try_acquire()
     assert not frozen.try_acquire()
     assert not waiter.try_acquire()
@@ -55,8 +55,8 @@ def test_a_waiter_that_is_frozen_is_passed_by(tmp_path: Path) -> None:
     assert not waiter.try_acquire()
     clock.now = 1.0
     assert waiter.try_acquire()
-    for turnstile in (frozen, waiter, holder):
-        turnstile.close()
+    for lock in (frozen, waiter, holder):
+        lock.close()
 
 
 def test_a_call_reaches_every_other_process_and_the_dead_are_forgotten(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tidewire.backends.sqlite.database import Store
+from tidewire.backends.sqlite.database import Database
 from tidewire.backends.sqlite.housekeeping import Trimmer
 from tidewire.backends.sqlite.reading import HistoryQuery, read_history
 from tidewire.backends.sqlite.store_clock import StoreClock
@@ -74,7 +74,7 @@ def test_pages_are_those_of_a_list(data: st.DataObject) -> None:
     model = Model()
     with tempfile.TemporaryDirectory(dir=MEMORY) as name:
         clock = StoreClock(system)
-        store = Store(Path(name) / "chat.db", clock)
+        store = Database(Path(name) / "chat.db", clock)
         for _ in range(data.draw(st.integers(0, 5))):
             keep = Retention(data.draw(sizes), data.draw(ages))
             count = data.draw(st.integers(1, 4))

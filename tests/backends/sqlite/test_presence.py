@@ -13,7 +13,7 @@ import pytest
 
 from tidewire.backends.sqlite import SqlitePresence
 from tidewire.backends.sqlite.leases import NodeRow, Watch
-from tidewire.backends.sqlite.presence_database import Roster
+from tidewire.backends.sqlite.presence_database import PresenceDatabase
 from tidewire.errors import StoreUnavailable
 from tidewire.messages import Departure, Member
 from tidewire.testing import wait_until
@@ -158,7 +158,7 @@ def test_after_a_failed_transaction_members_join_again_and_nobody_is_dead(
 ) -> None:
     path = tmp_path / "chat.db"
 
-    def fail(roster: Roster) -> None:
+    def fail(roster: PresenceDatabase) -> None:
         raise sqlite3.OperationalError("disk I/O error")
 
     async def run() -> None:
@@ -169,7 +169,7 @@ def test_after_a_failed_transaction_members_join_again_and_nobody_is_dead(
         worker.end()
         await wait_until(lambda: bool(presence._watch.departed))
         with monkeypatch.context() as patch:
-            patch.setattr(Roster, "commit", fail)
+            patch.setattr(PresenceDatabase, "commit", fail)
             with pytest.raises(StoreUnavailable):
                 await presence.join("a", Member("1", "ann"))
             assert (presence._watch.dead, presence._watch.departed) == ([], {})

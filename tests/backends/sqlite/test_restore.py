@@ -96,7 +96,7 @@ def test_who_has_it_open_goes_on_in_the_new_epoch(path: Path, copy: Path) -> Non
 @pytest.mark.parametrize("said", [b"", b"nonsense\n", b"\xff\xff", b"0" * 32 + b" 99999999999999999999\n"])
 def test_what_it_remembers_of_another_database_or_of_none_changes_nothing(path: Path, copy: Path, said: bytes) -> None:
     before = asyncio.run(_publish(path, 1))
-    (node_folder(path) / "witness").write_bytes(said)
+    (node_folder(path) / "rollback-guard").write_bytes(said)
     assert asyncio.run(_publish(path, 0)) == before
-    os.unlink(node_folder(path) / "witness")
+    os.unlink(node_folder(path) / "rollback-guard")
     assert asyncio.run(_publish(path, 0)) == before

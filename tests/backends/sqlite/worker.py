@@ -19,11 +19,11 @@ def say(value: Any) -> None:
 
 async def hold(path: Path, options: dict[str, Any]) -> None:
     """Take the write lock as a writer does, and keep it until killed."""
-    from tidewire.backends.sqlite.fair_lock import Turnstile
+    from tidewire.backends.sqlite.fair_lock import FairLock
     from tidewire.backends.sqlite.folder import node_folder
 
-    turnstile = Turnstile(node_folder(path), "write")
-    while not turnstile.try_acquire():
+    lock = FairLock(node_folder(path), "write")
+    while not lock.try_acquire():
         await asyncio.sleep(0.001)
     say("ready")
     await asyncio.Event().wait()

@@ -7,31 +7,21 @@ import logging
 import time
 from collections.abc import Iterator, Sequence
 
-from nats.aio.msg import Msg
-
 from tidewire.backends.base import Broker, Deliver, Resumed, nothing_to_resume
 from tidewire.backends.nats.address import NatsAddress
-from tidewire.backends.nats.connection import Uplink
-from tidewire.backends.nats.housekeeping import Trimmer
-from tidewire.backends.nats.jetstream import (
-    LAST_SEQUENCE,
-    REMOVED,
-    SEQUENCE,
-    STAMP,
-    Stamp,
-    StreamConfig,
-    parse_time,
-)
-from tidewire.backends.nats.ordering import Carried
+from tidewire.backends.nats.carriage import Carriage
+from tidewire.backends.nats.connection import Connection
+from tidewire.backends.nats.housekeeping import Trimmer, remove_all
+from tidewire.backends.nats.jetstream import Stamp, StreamConfig, parse_time
 from tidewire.backends.nats.publication_stream import Stream, begin_epoch, is_limited, open_stream
-from tidewire.backends.nats.publishing import Publishing, Write
+from tidewire.backends.nats.publishing import KeyedWrite, Publishing
 from tidewire.backends.nats.reading import HistoryQuery, read_history, top_of
-from tidewire.backends.nats.removing import remove_all
 from tidewire.backends.nats.server_clock import StoreClock
 from tidewire.backends.nats.session import Session
 from tidewire.backends.shared.outage import Outage
+from tidewire.backends.shared.waiting import not_published
 from tidewire.errors import NotPublished, StoreUnavailable
-from tidewire.messages import HistoryPage, Position, Publication, PublishRequest, Retention
+from tidewire.messages import HistoryPage, Position, PublishRequest, Retention
 from tidewire.options import Limits
 from tidewire.support.counters import count_limit
 
@@ -41,8 +31,6 @@ logger = logging.getLogger("tidewire")
 
 #: Questions for positions that are under way at once.
 _ASKED = 128
-#: Seconds for which a message waits for an earlier one of its channel.
-_PATIENCE = 0.1
 #: Seconds between two words of `resumed` because of dropped messages.
 _DROPPED = 0.5
 #: The first version with the fixes for streams that a crash damaged, and with `sync_interval` (docs/howto/nats.md).
@@ -63,8 +51,7 @@ class NatsBroker(Broker):
         self._limits = limits
         self._clock = StoreClock()
         self._is_open = False
-        self._carried: dict[str, Carried] = {}
-        self._uplink = Uplink(
+        self._connection = Connection(
             address,
             limits.publish_seconds,
             prepare=self._prepare,
@@ -81,18 +68,19 @@ class NatsBroker(Broker):
     async def start(self, deliver: Deliver, resumed: Resumed = nothing_to_resume) -> None:
         if self._is_open:
             return
-        self._deliver, self._resumed = deliver, resumed
+        self._resumed = resumed
+        self._carriage = Carriage(self._clock, deliver, self._remember)
         self._publishing = Publishing(
             self._limits.publish_seconds,
             self._clock,
             is_expired=self._is_key_expired,
-            failed=self._uplink.fail,
+            failed=self._connection.fail,
             kept=self._remember,
         )
         self._trimmer = Trimmer(self._clock)
-        await self._uplink.start()
+        await self._connection.start()
         self._publishing.open(self._stream)
-        self._trimmer.start(lambda: self._stream if self._uplink.is_up else None)
+        self._trimmer.start(lambda: self._stream if self._connection.is_up else None)
         self._is_open = True
 
     async def aclose(self) -> None:
@@ -101,28 +89,23 @@ class NatsBroker(Broker):
         self._is_open = False
         await self._trimmer.aclose()
         await self._publishing.aclose()
-        await self._take_what_came()
-        await self._uplink.aclose()
-        self._carried.clear()
+        await self._wait_arrived()
+        await self._connection.aclose()
+        self._carriage.close()
 
-    async def _take_what_came(self) -> None:
-        """Deliver what the server sent before its last acknowledgement."""
-        subscriptions = [carried.subscription for carried in self._carried.values()]
+    async def _wait_arrived(self) -> None:
+        """Return when everything is delivered that the server sent before its last acknowledgement."""
         end = asyncio.get_running_loop().time() + self._limits.publish_seconds
-        while self._uplink.is_up and any(one is not None and one.pending_msgs for one in subscriptions):
+        while self._connection.is_up and not self._carriage.has_arrived:
             if asyncio.get_running_loop().time() > end:
                 logger.warning("NATS at %s: closing before everything that came was delivered", self._address.shown)
                 break
             await asyncio.sleep(0.001)
-        for carried in self._carried.values():
-            if carried.giving_up is not None:
-                carried.giving_up.cancel()
-                self._give_up(carried)
 
     # The session.
 
     async def _prepare(self, session: Session) -> None:
-        """Make a new session carry what the last one did."""
+        """Prepare a new session: check the stream, and carry the same channels as before."""
         stream = await open_stream(session, self._address)
         if stream.epoch == self._epoch and not await self._is_whole(stream):
             await begin_epoch(session, self._address, stream.epoch)
@@ -133,15 +116,10 @@ class NatsBroker(Broker):
         self._stream, self._epoch = stream, stream.epoch
         session.on_dropped = self._dropped
         self._clock.set(await stream.time())
-        for channel, carried in tuple(self._carried.items()):
-            if is_new:
-                carried.forget()
-                carried.settle(0, 0)
-            if self._carried.get(channel) is carried:  # it may have been given up meanwhile
-                await self._listen(stream, channel, carried)
+        await self._carriage.carry_on(stream, is_new=is_new)
 
     async def _is_whole(self, stream: Stream) -> bool:
-        """Say whether the stream still has what it had: after a crash of the machine its end may be missing."""
+        """Return whether the stream has everything that it had: after a crash of the machine its end may be missing."""
         seq, stamped = self._newest
         if not seq:
             return True
@@ -161,7 +139,7 @@ class NatsBroker(Broker):
         self._resumed()
 
     def _dropped(self) -> None:
-        """Messages were dropped on the way, because this process was too slow: they are in the history."""
+        """Read from history what the driver has dropped, because this process was too slow."""
         count_limit("carriage_waiting")
         now = asyncio.get_running_loop().time()
         if now - self._told_dropped >= _DROPPED:
@@ -178,16 +156,11 @@ class NatsBroker(Broker):
     async def publish(self, request: PublishRequest) -> Position:
         if not self._is_open:
             raise NotPublished("the broker is not open; publish between its start and its close")
-        if not self._uplink.is_up:
-            raise NotPublished(f"not published: NATS at {self._address.shown} is away ({self._uplink.trouble})")
-        try:
-            request.channel.encode()
-            request.key.encode()
-        except UnicodeEncodeError as error:
-            raise NotPublished(f"channel {request.channel!r} or its key is not valid Unicode; mend the name") from error
+        if not self._connection.is_up:
+            raise not_published(f"NATS at {self._address.shown} is away ({self._connection.trouble})")
         return await self._publishing.submit(request)
 
-    async def _is_key_expired(self, stream: Stream, write: Write, seq: int) -> bool:
+    async def _is_key_expired(self, stream: Stream, write: KeyedWrite, seq: int) -> bool:
         message = await stream.get(seq=seq)
         return message is not None and self._clock.now() - parse_time(message.time) > write.request.key_age
 
@@ -197,68 +170,18 @@ class NatsBroker(Broker):
     # Carrying.
 
     async def subscribe(self, channel: str) -> Position:
-        stream = self._ready()
-        carried = self._carried.get(channel)
-        is_new = carried is None
-        if carried is None:
-            carried = self._carried[channel] = Carried()
-        try:
-            if is_new:
-                await self._listen(stream, channel, carried)
-            last = await stream.last(stream.stored(channel))
-        except BaseException:
-            if is_new:
-                await self.unsubscribe(channel)
-            raise
-        position = Position(top_of(last), stream.epoch)
-        self._hand_over(carried.settle(0 if last is None else last.seq, position.offset))
-        return position
-
-    async def _listen(self, stream: Stream, channel: str, carried: Carried) -> None:
-        async def arrive(msg: Msg) -> None:
-            self._arrive(stream.epoch, channel, carried, msg)
-
-        carried.subscription = await stream.session.subscribe(stream.carried(channel), arrive, may_drop=True)
+        return await self._carriage.subscribe(self._ready(), channel)
 
     async def unsubscribe(self, channel: str) -> None:
-        carried = self._carried.pop(channel, None)
-        if carried is not None and carried.subscription is not None and self._uplink.is_up:
-            await self._stream.session.unsubscribe(carried.subscription)
-
-    def _arrive(self, epoch: str, channel: str, carried: Carried, msg: Msg) -> None:
-        headers = msg.headers
-        if headers is None or SEQUENCE not in headers or LAST_SEQUENCE not in headers:
-            return  # somebody else's: the stream's own always say which they are
-        offset, previous = int(headers[SEQUENCE]), int(headers[LAST_SEQUENCE])
-        if REMOVED in headers:
-            self._hand_over(carried.take_marker(offset, previous, int(headers[REMOVED])))
-            return
-        stamp = Stamp.read(headers, self._clock.now())
-        if STAMP in headers:
-            self._remember(offset, stamp.time)
-        self._hand_over(carried.take(previous, stamp.publication(channel, offset, previous, epoch, msg.data)))
-        if carried.is_waiting and carried.giving_up is None:
-            loop = asyncio.get_running_loop()
-            carried.giving_up = loop.call_later(_PATIENCE, self._give_up, carried)
-
-    def _give_up(self, carried: Carried) -> None:
-        carried.giving_up = None
-        self._hand_over(carried.give_up())
-
-    def _hand_over(self, publications: Sequence[Publication]) -> None:
-        if not publications:
-            return
-        try:
-            self._deliver(publications)
-        except Exception:
-            logger.exception("a delivery of %d publications failed", len(publications))
+        if self._is_open:
+            await self._carriage.unsubscribe(channel, self._stream if self._connection.is_up else None)
 
     # Reading.
 
     def _ready(self) -> Stream:
         if not self._is_open:
             raise StoreUnavailable("the broker is not open; use it between its start and its close")
-        self._uplink.session  # noqa: B018  (raises while there is none)
+        self._connection.session  # noqa: B018  (raises while there is none)
         return self._stream
 
     async def _top(self, stream: Stream, channel: str) -> Position:

@@ -1,11 +1,10 @@
-"""Always a connection, or the reason why there is none: opens sessions one by one, and sees when one is dead."""
+"""A connection to NATS that is made again when it breaks: opens sessions one by one, and finds out when one is dead."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
 import logging
-import random
 from collections.abc import Awaitable, Callable
 
 from nats.errors import Error as NatsError
@@ -13,26 +12,27 @@ from nats.errors import Error as NatsError
 from tidewire.backends.nats.address import NatsAddress
 from tidewire.backends.nats.session import Refused, Session
 from tidewire.backends.shared.outage import Outage
+from tidewire.backends.shared.reconnecting import reconnect
 from tidewire.errors import ConfigurationError, StoreUnavailable
 
-__all__ = ("Uplink",)
+__all__ = ("Connection",)
 
 logger = logging.getLogger("tidewire")
 
-#: Seconds between two tries to connect: at most, and after the first failure.
-_LONGEST, _FIRST = 2.0, 0.05
-#: Seconds between two looks whether the server still answers.
+#: Seconds between two checks that the server still answers.
 PROBE_SECONDS = 2.0
 #: Seconds that a close waits for tasks.
 _CLOSE = 1.0
 _FORBIDDEN = "authorization violation"
+#: The errors of a server that cannot be used now.
+_EXPECTED = (NatsError, OSError, TimeoutError, StoreUnavailable, ConfigurationError)
 
 
-class Uplink:
+class Connection:
     """Keeps one session open, and prepares each new one before it is used.
 
-    `prepare` makes a session ready (it may raise StoreUnavailable: the session is given up), `probe` looks whether it
-    still is, `lost` is told the end of one, `restored` that a new one has taken the place of a lost one.
+    `prepare` makes a session ready, `probe` checks that it still is; when one raises StoreUnavailable, the session
+    is given up. `lost` is called at the end of a session, `restored` when a new one has taken its place.
     """
 
     def __init__(
@@ -125,9 +125,10 @@ class Uplink:
             self._outage.begins(self, session.reason)
             self._lost(session.reason)
             await session.close(session.reason)
-            self._session = await self._reopen()
+            self._session = await reconnect(
+                self._open, outage=self._outage, owner=self, expected=_EXPECTED, failed=self._failed
+            )
             self.trouble = ""
-            self._outage.ends(self)
             self._restored()
 
     async def _watch(self, session: Session) -> None:
@@ -142,21 +143,13 @@ class Uplink:
             except StoreUnavailable as error:
                 session.end(str(error))
             except Exception as error:
-                logger.exception("a look at NATS failed")
+                logger.exception("a check of NATS failed by a fault of the program")
                 session.end(_words(error))
 
-    async def _reopen(self) -> Session:
-        failures = 0
-        while True:
-            await asyncio.sleep(random.uniform(0, min(_LONGEST, _FIRST * 2**failures)))
-            failures = min(failures + 1, 10)
-            try:
-                return await self._open()
-            except (NatsError, OSError, TimeoutError, StoreUnavailable, ConfigurationError) as error:
-                if isinstance(error, Refused | ConfigurationError):
-                    self.trouble = str(error)
-            except Exception:
-                logger.exception("NATS at %s cannot be used", self.address.shown)
+    def _failed(self, error: Exception) -> str:
+        if isinstance(error, Refused | ConfigurationError):
+            self.trouble = str(error)
+        return _words(error)
 
 
 def _words(error: BaseException) -> str:

@@ -1,6 +1,8 @@
-"""Removes in the background what no reader is shown any more and no node needs for carriage.
+"""Removes, in the background, publications that no reader is shown any more and no node needs for carriage.
 
-The server could do it by itself, but it would forget the position of a channel with its last message.
+The server could do it by itself, but it would forget the position of a channel with its last message. So a marker takes
+the place of a removed history, itself a message of the channel, with the position that the channel had. The server
+stores it only where nothing was published meanwhile.
 """
 
 from __future__ import annotations
@@ -14,13 +16,13 @@ import msgspec
 
 from tidewire.backends.nats.jetstream import EXPECTED, REMOVED, Ack, Stamp, StoredMessage, parse_time
 from tidewire.backends.nats.publication_stream import Stream
-from tidewire.backends.nats.reading import oldest_of_newest
-from tidewire.backends.nats.removing import mark_removal, remove_all
+from tidewire.backends.nats.reading import oldest_of_newest, top_of
 from tidewire.backends.nats.server_clock import StoreClock
+from tidewire.backends.nats.session import Refused
 from tidewire.errors import StoreUnavailable
 from tidewire.messages import Retention
 
-__all__ = ("CARRIAGE_SECONDS", "Trimmer")
+__all__ = ("CARRIAGE_SECONDS", "Trimmer", "remove_all")
 
 logger = logging.getLogger("tidewire")
 
@@ -32,6 +34,8 @@ ROUND_SECONDS = 30.0
 _SLACK = 64
 #: The largest size for which the oldest message to keep is looked up; for others, so many more are kept.
 _LARGE, _MARGIN = 1_000, 1_000
+#: The server's error code where something was published meanwhile, and tries to remove a history.
+_WRONG_LAST, _TRIES = 10071, 100
 
 
 class Trimmer:
@@ -164,3 +168,35 @@ class _Bounds:
             else:
                 low = message.seq + 1
         return low
+
+
+async def remove_all(stream: Stream, subject: str) -> None:
+    """Remove everything that is stored at a subject; raises StoreUnavailable."""
+    for _ in range(_TRIES):
+        last = await stream.last(subject)
+        if last is None:
+            return
+        marker = last.seq
+        if REMOVED not in last.headers:
+            headers = {EXPECTED: str(last.seq), REMOVED: str(top_of(last))}
+            msg = await stream.session.request(subject, b"", headers)
+            ack = msgspec.json.decode(msg.data, type=Ack)
+            if ack.error is not None:
+                if ack.error.err_code == _WRONG_LAST:  # something was published meanwhile
+                    continue
+                raise Refused("remove a history", ack.error)
+            marker = ack.seq
+        await mark_removal(stream, subject)
+        await stream.purge(subject, seq=marker)
+        return
+    raise StoreUnavailable("the history was not removed: too much is published there; try again")
+
+
+async def mark_removal(stream: Stream, subject: str) -> None:
+    """Note that something is removed at a subject, before it is; raises StoreUnavailable."""
+    mark = stream.mark(subject)
+    if await stream.last(mark) is None:
+        msg = await stream.session.request(mark, b"1")
+        ack = msgspec.json.decode(msg.data, type=Ack)
+        if ack.error is not None:
+            raise Refused("remove messages", ack.error)

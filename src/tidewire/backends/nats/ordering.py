@@ -1,7 +1,7 @@
-"""One channel that is carried: puts what arrives live into the order of its offsets. Pure.
+"""One channel that is carried: puts its live messages into the order of their offsets.
 
-The server republishes what two connections publish at the same time in either order (seen on 2.9.10); each message
-names its own sequence and the one before it.
+The server republishes the messages of two connections that publish at the same time in either order (seen on 2.9.10);
+each message names its own sequence and the one before it.
 """
 
 from __future__ import annotations
@@ -31,12 +31,12 @@ class _Arrived(msgspec.Struct, frozen=True, order=True, gc=False):
 
 
 class Carried:
-    """What is known of one channel, and what waits until the messages before it have come.
+    """What is known of one channel, and its messages that wait for an earlier one.
 
     `known` is the newest sequence that was handed over or read; None before the first `settle`.
     """
 
-    __slots__ = ("_held", "_marker", "giving_up", "known", "subscription")
+    __slots__ = ("_giving_up", "_held", "_marker", "known", "subscription")
 
     def __init__(self) -> None:
         self.known: int | None = None
@@ -44,7 +44,23 @@ class Carried:
         self._held: list[_Arrived] = []
         self.subscription: Subscription | None = None
         #: Set while something waits: then it is handed over whatever is missing.
-        self.giving_up: asyncio.TimerHandle | None = None
+        self._giving_up: asyncio.TimerHandle | None = None
+
+    def listens(self, subscription: Subscription) -> None:
+        """Note the subscription by which the channel is carried now."""
+        self.subscription = subscription
+
+    def wait(self, seconds: float, give_up: Callable[[], None]) -> None:
+        """Call `give_up` after some seconds, if no earlier call has begun to wait."""
+        if self._giving_up is None:
+            self._giving_up = asyncio.get_running_loop().call_later(seconds, give_up)
+
+    def stop_waiting(self) -> bool:
+        """Wait no longer; True when a call of `give_up` was due."""
+        giving_up, self._giving_up = self._giving_up, None
+        if giving_up is not None:
+            giving_up.cancel()
+        return giving_up is not None
 
     @property
     def is_waiting(self) -> bool:
@@ -52,7 +68,7 @@ class Carried:
         return bool(self._held) and self.known is not None
 
     def settle(self, sequence: int, top: int) -> list[Publication]:
-        """Take note of the channel's newest message, and return what waited for that to be known."""
+        """Note the channel's newest message, and return the publications that waited for that."""
         if top != sequence:
             self._marker = (sequence, top)
         if self.known is None or sequence > self.known:
@@ -60,16 +76,16 @@ class Carried:
         return self._release()
 
     def forget(self) -> None:
-        """Begin anew: another stream is carried now."""
+        """Begin anew with another stream."""
         self.known, self._marker = None, (0, 0)
         self._held.clear()
 
     def take(self, previous: int, publication: Publication) -> list[Publication]:
-        """Take a publication that names the sequence before it; return what can be handed over, in order."""
+        """Take a publication that names the sequence before it; return those that can be handed over now, in order."""
         return self._take(_Arrived(publication.offset, previous, publication.offset, publication))
 
     def take_marker(self, sequence: int, previous: int, top: int) -> list[Publication]:
-        """Take the mark of a removed history; return what can be handed over, in order."""
+        """Take the mark of a removed history; return the publications that can be handed over, in order."""
         return self._take(_Arrived(sequence, previous, top, None))
 
     def _take(self, arrived: _Arrived) -> list[Publication]:
@@ -80,7 +96,8 @@ class Carried:
         return self.give_up() if len(self._held) > HELD_COUNT else self._release()
 
     def give_up(self) -> list[Publication]:
-        """Return all that waits, in order: what lies between is not coming any more."""
+        """Return all that waits, in order: the messages between are not coming any more."""
+        self.stop_waiting()
         return self._hand_over(self._held_now(lambda _: True))
 
     def _release(self) -> list[Publication]:
@@ -92,7 +109,7 @@ class Carried:
         return arrived.sequence <= known or (arrived.previous <= known and (arrived.previous > 0 or not known))
 
     def _held_now(self, is_taken: Callable[[_Arrived], bool]) -> list[tuple[_Arrived, int]]:
-        """Take from what is held, as far as it can be handed over; each with the known sequence before it."""
+        """Take the held messages that can be handed over, each with the known sequence before it."""
         taken: list[tuple[_Arrived, int]] = []
         count = 0
         for arrived in self._held:

@@ -10,7 +10,7 @@ import msgspec
 
 from tidewire.backends.base import JoinResult, Presence
 from tidewire.backends.nats.address import NatsAddress
-from tidewire.backends.nats.connection import Uplink
+from tidewire.backends.nats.connection import Connection
 from tidewire.backends.nats.replica import Replica
 from tidewire.backends.nats.roster import Claim, Present
 from tidewire.backends.nats.session import Session
@@ -34,16 +34,16 @@ class NatsPresence(Presence):
         self._outage = outage or Outage(f"NATS at {address.shown}")
         self._seconds = limits.publish_seconds
         self._lease = lease
-        self._uplink: Uplink | None = None
+        self._connection: Connection | None = None
         self._node = ""
         self._is_lost = False
 
     async def start(self, node: str) -> None:
-        if self._uplink is not None:
+        if self._connection is not None:
             return
         # a name of its own: a process that starts again under an old name is another node
         self._node = f"{node}-{secrets.token_hex(4)}"
-        uplink = Uplink(
+        connection = Connection(
             self._address,
             self._seconds,
             prepare=self._prepare,
@@ -52,8 +52,8 @@ class NatsPresence(Presence):
             restored=lambda: None,
             outage=self._outage,
         )
-        await uplink.start()
-        self._uplink = uplink
+        await connection.start()
+        self._connection = connection
         try:
             await self.touch()
         except BaseException:
@@ -62,9 +62,9 @@ class NatsPresence(Presence):
         self._is_lost = False
 
     async def aclose(self) -> None:
-        uplink, self._uplink = self._uplink, None
-        if uplink is not None:
-            await uplink.aclose()
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            await connection.aclose()
 
     async def _prepare(self, session: Session) -> None:
         replica = Replica(session, self._address, self._lease, self._seconds)
@@ -84,9 +84,9 @@ class NatsPresence(Presence):
             self._is_lost = True
 
     def _ready(self) -> Replica:
-        if self._uplink is None:
+        if self._connection is None:
             raise StoreUnavailable("presence is not open; use it between its start and its close")
-        self._uplink.session  # noqa: B018  (raises while there is none)
+        self._connection.session  # noqa: B018  (raises while there is none)
         return self._replica
 
     # Members.

@@ -11,18 +11,17 @@ from typing import Any
 from tidewire.backends.base import Broker, Deliver, Resumed, nothing_to_resume
 from tidewire.backends.postgres.address import Server
 from tidewire.backends.postgres.carriage import Carriage
-from tidewire.backends.postgres.connection import Circuit
-from tidewire.backends.postgres.housekeeping import Keeper
+from tidewire.backends.postgres.connection import Connection
+from tidewire.backends.postgres.housekeeping import Housekeeping
 from tidewire.backends.postgres.name_limits import trouble
 from tidewire.backends.postgres.outbox import publish_within
-from tidewire.backends.postgres.pool import Sessions
-from tidewire.backends.postgres.publishing import Kept, Write, Writer
+from tidewire.backends.postgres.pool import Pool
+from tidewire.backends.postgres.publishing import Kept, Publishing
 from tidewire.backends.postgres.reading import PositionReader, read_history
 from tidewire.backends.postgres.schema import SQL, VERSION
 from tidewire.backends.postgres.server_errors import FAILURES, opening_error
 from tidewire.backends.shared.outage import Outage
-from tidewire.backends.shared.waiting import check_room, settle
-from tidewire.errors import BadRequest, NotPublished, PublishError, PublishUnconfirmed, StoreUnavailable, TidewireError
+from tidewire.errors import BadRequest, NotPublished, StoreUnavailable, TidewireError
 from tidewire.messages import HistoryPage, Position, Publication, PublishRequest, Retention
 from tidewire.options import Limits
 
@@ -30,14 +29,12 @@ __all__ = ("PostgresBroker",)
 
 logger = logging.getLogger("tidewire")
 
-#: Connections that publish (a channel always uses the same), and that read and keep house.
-_WRITERS, _SESSIONS = 2, 3
+#: Sessions that read and keep house.
+_SESSIONS = 3
 #: How full the notification queue may be before the operator is told.
 _QUEUE_USED = 0.5
 #: Seconds after which an endless task that a fault of the program has ended begins again.
 _AGAIN = 0.5
-#: Seconds between looks for publishes that waited too long.
-_SWEEP = 0.1
 
 
 class PostgresBroker(Broker):
@@ -52,10 +49,6 @@ class PostgresBroker(Broker):
         self._server = Server(url, limits.publish_seconds)
         self._outage = outage or Outage(self._server.shown)
         self._is_open = False
-        self._waiting: dict[Write, None] = {}
-        self._waiting_bytes = 0
-        self._turn: list[Write] = []
-        self._sweeping: asyncio.TimerHandle | None = None
         self._tasks: list[asyncio.Task[None]] = []
 
     async def start(self, deliver: Deliver, resumed: Resumed = nothing_to_resume) -> None:
@@ -63,21 +56,21 @@ class PostgresBroker(Broker):
             return
         self._loop = asyncio.get_running_loop()
         server = self._server
-        self._circuit = Circuit(server.shown, self._outage, self._probe, on_away=self._away, on_back=resumed)
-        self._sessions = Sessions(server, self._circuit, _SESSIONS)
-        self._positions = PositionReader(self._sessions)
-        self._carriage = Carriage(server, self._circuit, self._sessions, deliver, lambda: self._keeper.outbox())
-        self._keeper = Keeper(self._sessions, self._moved)
-        self._writers = [
-            Writer(server, self._circuit, self._kept, self._failed, self._release) for _ in range(_WRITERS)
-        ]
+        self._connection = Connection(server.shown, self._outage, self._probe, on_lost=self._lost, on_back=resumed)
+        self._pool = Pool(server, self._connection, _SESSIONS)
+        self._positions = PositionReader(self._pool)
+        self._carriage = Carriage(
+            server, self._connection, self._pool, deliver, lambda: self._housekeeping.note_outbox()
+        )
+        self._housekeeping = Housekeeping(self._pool, self._moved)
+        self._publishing = Publishing(server, self._connection, self._kept)
         try:
             await self._carriage.open()
         except (*FAILURES, TidewireError) as error:
             raise opening_error(error, server.shown) from error
-        carriage, keeper = self._carriage, self._keeper
-        self._begin(carriage.tell, carriage.read, carriage.look, keeper.move, keeper.trim)
-        self._begin(*(writer.run for writer in self._writers))
+        carriage, housekeeping = self._carriage, self._housekeeping
+        self._begin(carriage.tell, carriage.read, carriage.look, housekeeping.move, housekeeping.trim)
+        self._begin(*(committer.run for committer in self._publishing.committers))
         self._is_open = True
 
     def _begin(self, *works: Callable[[], Coroutine[Any, Any, None]]) -> None:
@@ -86,89 +79,39 @@ class PostgresBroker(Broker):
 
     async def _probe(self) -> None:
         await self._carriage.open()
-        for writer in self._writers:
-            writer.seen = self._carriage.seen
+        self._publishing.expect(self._carriage.seen)
 
-    def _away(self) -> None:
-        """End everything that hangs on the server; who waits is told at once."""
+    def _lost(self) -> None:
+        """End all sessions; everything that waits for them fails at once."""
         self._carriage.drop()
-        self._sessions.drop()
-        for writer in self._writers:
-            writer.drop()
-            writer.give_up(self._circuit.reason)
+        self._pool.drop()
+        self._publishing.lost()
 
     async def aclose(self) -> None:
         if not self._is_open:
             return
         self._is_open = False
-        self._flush()
-        if self._waiting:  # each is settled by its deadline
-            waiting = [write.future for write in self._waiting]
-            await asyncio.wait(waiting, timeout=self._limits.publish_seconds + 2 * _SWEEP)
+        await self._publishing.wait_empty()
         await self._carriage.drain()
-        await self._circuit.aclose()
+        await self._connection.aclose()
         tasks, self._tasks = self._tasks, []
         for task in tasks:
             task.cancel()
         await asyncio.wait(tasks)
-        if self._sweeping is not None:
-            self._sweeping.cancel()
-        await asyncio.gather(
-            self._carriage.aclose(), self._sessions.aclose(), *(writer.aclose() for writer in self._writers)
-        )
+        await asyncio.gather(self._carriage.aclose(), self._pool.aclose(), self._publishing.aclose())
 
     # Publishing.
 
     async def publish(self, request: PublishRequest) -> Position:
         if not self._is_open:
             raise NotPublished("the broker is not open; publish between its start and its close")
-        if self._circuit.reason:
-            raise NotPublished(f"not published: {self._circuit.reason}")
-        check_room(len(self._waiting), self._waiting_bytes, self._server.shown)
         reason = trouble(request.channel) or trouble(request.key, most=None)
         if reason:
             raise NotPublished(f"channel {request.channel!r} or its key {reason}; mend the name")
-        write = Write(request, self._loop.create_future(), self._loop.time() + self._limits.publish_seconds)
-        self._waiting[write] = None
-        self._waiting_bytes += write.size
-        if not self._turn:
-            self._loop.call_soon(self._flush)
-        self._turn.append(write)
-        if self._sweeping is None:
-            self._sweeping = self._loop.call_later(_SWEEP, self._sweep)
-        return await write.future  # type: ignore[no-any-return]
-
-    def _flush(self) -> None:
-        """Hand over what one turn of the loop has published."""
-        turn, self._turn = self._turn, []
-        parts: list[list[Write]] = [[] for _ in self._writers]
-        for write in turn:
-            parts[hash(write.request.channel) % _WRITERS].append(write)
-        for writer, part in zip(self._writers, parts, strict=True):
-            if part:
-                writer.put(part)
-
-    def _sweep(self) -> None:
-        """Fail the publishes that waited too long; they are in the order of their deadlines."""
-        self._sweeping = None
-        now = self._loop.time()
-        if any(writer.is_stuck(now) for writer in self._writers):
-            self._circuit.trip(TimeoutError(), self._circuit.outages)
-        while self._waiting:
-            write = next(iter(self._waiting))
-            if write.deadline > now:
-                self._sweeping = self._loop.call_later(_SWEEP, self._sweep)
-                return
-            self._settle(write, self._timeout_error(write))
-
-    def _timeout_error(self, write: Write) -> PublishError:
-        within = f"within {self._limits.publish_seconds:g} s: {self._server.shown} is slow to answer"
-        if write.is_sent:
-            return PublishUnconfirmed(f"not confirmed {within}; publish it again with the same key")
-        return NotPublished(f"not published {within}, and others were before it")
+        return await self._publishing.submit(request)
 
     def _kept(self, kept: Kept) -> None:
-        """Deliver what was kept to this node, tell the others, and answer."""
+        """Deliver the publications of a commit to this node, and tell the others."""
         fresh: dict[str, list[Publication]] = {}
         era, time = kept.era, kept.time
         for write, offset, base in zip(kept.writes, kept.offsets, kept.bases, strict=True):
@@ -181,27 +124,10 @@ class PostgresBroker(Broker):
         self._carriage.wake({channel: publications[-1].offset for channel, publications in fresh.items()})
         for channel, publications in fresh.items():
             self._carriage.kept(channel, publications)
-        for write, offset in zip(kept.writes, kept.offsets, strict=True):
-            self._settle(write, Position(offset, era))
 
     def _moved(self, tops: Mapping[str, int]) -> None:
         self._carriage.wake(tops)
         self._carriage.note(tops)
-
-    def _failed(self, writes: Sequence[Write], error: PublishError) -> None:
-        for write in writes:
-            self._settle(write, error)
-
-    def _release(self, write: Write) -> None:
-        if write in self._waiting:
-            del self._waiting[write]
-            self._waiting_bytes -= write.size
-
-    def _settle(self, write: Write, result: Position | PublishError) -> None:
-        self._release(write)
-        settle(write.future, result)
-        for twin in write.twins:
-            self._settle(twin, result)
 
     # Channels and reading.
 
@@ -223,11 +149,11 @@ class PostgresBroker(Broker):
         retention: Retention | None = None,
     ) -> HistoryPage:
         self._check(channel)
-        return await read_history(self._sessions, channel, since, limit, retention, reverse=reverse)
+        return await read_history(self._pool, channel, since, limit, retention, reverse=reverse)
 
     async def remove_history(self, channel: str) -> None:
         self._check(channel)
-        await self._sessions.fetch(SQL["remove_history"], channel)
+        await self._pool.fetch(SQL["remove_history"], channel)
 
     async def positions(self, channels: Sequence[str]) -> dict[str, Position]:
         self._check(*channels)
@@ -242,9 +168,8 @@ class PostgresBroker(Broker):
                 raise BadRequest(f"channel {channel[:60]!r} {reason}; use another name")
 
     async def describe(self) -> tuple[str, ...]:
-        """Return what the server is, in words; raises StoreUnavailable."""
         self._check()
-        row = await self._sessions.fetchrow(SQL["settings"])
+        row = await self._pool.fetchrow(SQL["settings"])
         return (
             f"PostgreSQL {row['version']}, schema version {VERSION}, its clock differs by {row['now'] - wall():+.2f} s",
             f"fsync is {row['fsync']}, synchronous_commit is {row['synchronous_commit']}",
@@ -252,9 +177,8 @@ class PostgresBroker(Broker):
         )
 
     async def advise(self) -> tuple[str, ...]:
-        """Return what the server's settings put at risk, in words; raises StoreUnavailable."""
         self._check()
-        row = await self._sessions.fetchrow(SQL["settings"])
+        row = await self._pool.fetchrow(SQL["settings"])
         advice = []
         if row["fsync"] != "on" or row["full_page_writes"] != "on":
             advice.append(
@@ -273,7 +197,7 @@ class PostgresBroker(Broker):
 
 
 async def _for_ever(work: Callable[[], Coroutine[Any, Any, None]]) -> None:
-    """Do what has no end; a fault of the program is told, and does not end the node's publishing or hearing."""
+    """Run endless work; after a fault of the program, which is logged, it begins again."""
     while True:
         try:
             await work()

@@ -15,8 +15,8 @@ from typing import Any
 from tidewire.backends.base import Deliver
 from tidewire.backends.postgres import wakeups
 from tidewire.backends.postgres.address import Server
-from tidewire.backends.postgres.connection import Circuit
-from tidewire.backends.postgres.pool import Sessions, close
+from tidewire.backends.postgres.connection import Connection
+from tidewire.backends.postgres.pool import Pool, close
 from tidewire.backends.postgres.reading import PositionReader, positions_of, read_news
 from tidewire.backends.postgres.schema import SQL, enter, prepare
 from tidewire.backends.postgres.server_errors import FAILURES, is_away
@@ -50,12 +50,12 @@ class Carriage:
     """The listening connection, the cursors, and what is known to be new."""
 
     def __init__(
-        self, server: Server, circuit: Circuit, sessions: Sessions, deliver: Deliver, on_outbox: Callable[[], None]
+        self, server: Server, connection: Connection, pool: Pool, deliver: Deliver, on_outbox: Callable[[], None]
     ) -> None:
         self._server = server
-        self._circuit = circuit
-        self._sessions = sessions
-        self._positions = PositionReader(sessions)
+        self._connection = connection
+        self._pool = pool
+        self._positions = PositionReader(pool)
         self._deliver_to = deliver
         self._on_outbox = on_outbox
         self._listener: Any = None
@@ -103,7 +103,7 @@ class Carriage:
 
     def _terminated(self, connection: Any) -> None:
         if connection is self._listener:
-            self._circuit.trip(ConnectionError("the server closed the connection"), self._circuit.outages)
+            self._connection.lose(ConnectionError("the server closed the connection"), self._connection.losses)
 
     def drop(self) -> None:
         """End the connection at once."""
@@ -114,7 +114,7 @@ class Carriage:
 
     async def drain(self) -> None:
         """Deliver what is known to be new, if that is soon done."""
-        if self._news and not self._circuit.reason:
+        if self._news and not self._connection.trouble:
             self._is_read.clear()
             try:
                 async with asyncio.timeout(_DRAIN_SECONDS):
@@ -131,8 +131,8 @@ class Carriage:
     async def _on_listener(self, statement: str, *values: object) -> list[Any]:
         """Run a statement on the listening connection, which so proves that it lives; raises StoreUnavailable."""
         async with self._turn:
-            self._circuit.check()
-            outages, connection = self._circuit.outages, self._listener
+            self._connection.check()
+            losses, connection = self._connection.losses, self._listener
             if connection is None:
                 raise StoreUnavailable("nothing listens yet; try again")
             try:
@@ -140,7 +140,7 @@ class Carriage:
                     return list(await connection.fetch(statement, *values))
             except FAILURES as error:
                 if is_away(error):
-                    self._circuit.trip(error, outages)
+                    self._connection.lose(error, losses)
                 raise StoreUnavailable(str(error)) from error
 
     # Telling the others, and being told.
@@ -194,7 +194,7 @@ class Carriage:
                 names = list(islice(self._cursors, self._looked, self._looked + _LOOK_CHANNELS))
                 self._looked = self._looked + _LOOK_CHANNELS if len(names) == _LOOK_CHANNELS else 0
             self._must_look.clear()
-            if not self._circuit.reason:
+            if not self._connection.trouble:
                 try:
                     await self._compare(names)
                 except StoreUnavailable as error:
@@ -235,7 +235,7 @@ class Carriage:
                 continue
             wanted = {name: self._news[name] for name in after}
             try:
-                publications = await read_news(self._sessions, after, _NEWS_COUNT)
+                publications = await read_news(self._pool, after, _NEWS_COUNT)
             except StoreUnavailable:
                 for name in after:  # the node compares positions when the server is back
                     self._news.pop(name, None)

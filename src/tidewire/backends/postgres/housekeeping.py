@@ -1,4 +1,4 @@
-"""Housekeeping that any node may do: moves the outbox into the channels, and trims what is not shown any more."""
+"""Housekeeping, by any node: moves the outbox into the channels, and removes publications that are shown no more."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ import logging
 import random
 from collections.abc import Callable, Mapping
 
-from tidewire.backends.postgres.pool import Sessions
+from tidewire.backends.postgres.pool import Pool
 from tidewire.backends.postgres.schema import SQL
 from tidewire.errors import StoreUnavailable
 
-__all__ = ("CARRIAGE", "Keeper")
+__all__ = ("CARRIAGE", "Housekeeping")
 
 logger = logging.getLogger("tidewire")
 
@@ -24,20 +24,20 @@ _MOVE_COUNT, _MOVE_RETRY, _MOVE_FAILED = 200, 0.05, 1.0
 _TRIM_CHANNELS, _TRIM_COUNT, _TRIM_STEP, _TRIM_ROUND = 100, 1_000, 0.02, 5.0
 
 
-class Keeper:
+class Housekeeping:
     """Two endless tasks, `move` and `trim`; of all nodes one at a time does each."""
 
-    def __init__(self, sessions: Sessions, on_moved: Callable[[Mapping[str, int]], None]) -> None:
-        self._sessions = sessions
+    def __init__(self, pool: Pool, on_moved: Callable[[Mapping[str, int]], None]) -> None:
+        self._pool = pool
         self._on_moved = on_moved
         self._has_outbox = asyncio.Event()
 
-    def outbox(self) -> None:
-        """Say that the outbox is perhaps not empty."""
+    def note_outbox(self) -> None:
+        """Note that the outbox is perhaps not empty."""
         self._has_outbox.set()
 
     async def move(self) -> None:
-        """Move what applications have committed, for ever."""
+        """Move the publications that applications have committed, for ever."""
         is_failing = False
         while True:
             await self._has_outbox.wait()
@@ -54,7 +54,7 @@ class Keeper:
 
     async def _move_all(self) -> None:
         while True:
-            row = await self._sessions.fetchrow(SQL["move"], _MOVE_COUNT)
+            row = await self._pool.fetchrow(SQL["move"], _MOVE_COUNT)
             if row["moved"] is None:  # another node is at it, and may not have seen what this one was told of
                 await asyncio.sleep(_MOVE_RETRY * random.uniform(0.5, 1.5))
                 continue
@@ -73,10 +73,10 @@ class Keeper:
                 logger.info("nothing was trimmed: %s", error)
 
     async def trim_round(self, carriage: float = CARRIAGE) -> None:
-        """Go through all channels and then all keys, unless another node does; who has much is seen again."""
+        """Go through all channels and then all keys, unless another node does; a channel with much is visited again."""
         reached = 0
         while True:
-            row = await self._sessions.fetchrow(SQL["trim"], reached, _TRIM_CHANNELS, _TRIM_COUNT, carriage)
+            row = await self._pool.fetchrow(SQL["trim"], reached, _TRIM_CHANNELS, _TRIM_COUNT, carriage)
             if row["removed"] is None or (row["reached"] is None and row["removed"] < _TRIM_COUNT):
                 return
             if row["removed"] < _TRIM_COUNT:

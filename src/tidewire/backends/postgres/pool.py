@@ -1,4 +1,4 @@
-"""A few connections for what is not publishing: each statement gets an idle one, or waits for one, not for long."""
+"""A few sessions for everything but publishing: each statement gets an idle one, or waits for one, not for long."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from collections.abc import Awaitable, Callable
 from typing import Any, TypeVar
 
 from tidewire.backends.postgres.address import Server
-from tidewire.backends.postgres.connection import Circuit
+from tidewire.backends.postgres.connection import Connection
 from tidewire.backends.postgres.server_errors import FAILURES, explain, is_away
 from tidewire.errors import StoreUnavailable
 from tidewire.support.counters import count_limit
 
-__all__ = ("Sessions", "close")
+__all__ = ("Pool", "close")
 
 T = TypeVar("T")
 
@@ -20,12 +20,12 @@ T = TypeVar("T")
 WAITING_STATEMENTS = 10_000
 
 
-class Sessions:
-    """Up to `count` connections, made when they are needed."""
+class Pool:
+    """Up to `count` sessions, opened when they are needed."""
 
-    def __init__(self, server: Server, circuit: Circuit, count: int, *, asynchronous: bool = False) -> None:
+    def __init__(self, server: Server, connection: Connection, count: int, *, asynchronous: bool = False) -> None:
         self._server = server
-        self._circuit = circuit
+        self._connection = connection
         self._asynchronous = asynchronous
         self._idle: list[Any] = []
         self._busy: set[Any] = set()
@@ -43,8 +43,8 @@ class Sessions:
 
     async def run(self, use: Callable[[Any], Awaitable[T]]) -> T:
         """Use a connection for one thing; raises StoreUnavailable."""
-        self._circuit.check()
-        outages = self._circuit.outages
+        self._connection.check()
+        losses = self._connection.losses
         if self._waiting >= WAITING_STATEMENTS:
             count_limit("reads_waiting")
             raise StoreUnavailable(
@@ -60,7 +60,7 @@ class Sessions:
                 self._free.release()
         except FAILURES as error:
             if is_away(error):
-                self._circuit.trip(error, outages)
+                self._connection.lose(error, losses)
             raise StoreUnavailable(explain(error, self._server.shown)) from error
         finally:
             self._waiting -= 1
@@ -76,7 +76,7 @@ class Sessions:
             ) from None
 
     async def _use(self, use: Callable[[Any], Awaitable[T]]) -> T:
-        self._circuit.check()
+        self._connection.check()
         if self._is_closed:
             raise StoreUnavailable("the store is closed; use it between its start and its close")
         while self._idle and self._idle[-1].is_closed():

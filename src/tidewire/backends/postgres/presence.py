@@ -9,9 +9,9 @@ from typing import Any
 
 from tidewire.backends.base import JoinResult, Presence, nothing_to_resume
 from tidewire.backends.postgres.address import Server
-from tidewire.backends.postgres.connection import Circuit
+from tidewire.backends.postgres.connection import Connection
 from tidewire.backends.postgres.name_limits import trouble
-from tidewire.backends.postgres.pool import Sessions
+from tidewire.backends.postgres.pool import Pool
 from tidewire.backends.postgres.schema import SQL, prepare
 from tidewire.backends.postgres.server_errors import FAILURES, opening_error
 from tidewire.backends.shared.outage import Outage
@@ -44,16 +44,16 @@ class PostgresPresence(Presence):
         if self._is_open:
             return
         self._name = node
-        self._circuit = Circuit(
-            self._server.shown, self._outage, self._probe, on_away=self._away, on_back=nothing_to_resume
+        self._connection = Connection(
+            self._server.shown, self._outage, self._probe, on_lost=self._lost, on_back=nothing_to_resume
         )
-        self._sessions = Sessions(self._server, self._circuit, 1, asynchronous=True)
+        self._pool = Pool(self._server, self._connection, 1, asynchronous=True)
         try:
             await self._probe()
             await self._enroll()
         except (*FAILURES, TidewireError) as error:
-            await self._circuit.aclose()
-            await self._sessions.aclose()
+            await self._connection.aclose()
+            await self._pool.aclose()
             raise opening_error(error, self._server.shown) from error
         self._is_open = True
 
@@ -65,19 +65,19 @@ class PostgresPresence(Presence):
         finally:
             connection.terminate()
 
-    def _away(self) -> None:
-        self._sessions.drop()
+    def _lost(self) -> None:
+        self._pool.drop()
 
     async def _enroll(self) -> None:
         self._node = secrets.randbits(62)
-        await self._sessions.fetch(SQL["enroll"], self._node, self._name)
+        await self._pool.fetch(SQL["enroll"], self._node, self._name)
 
     async def aclose(self) -> None:
         if not self._is_open:
             return
         self._is_open = False
-        await self._circuit.aclose()
-        await self._sessions.aclose()
+        await self._connection.aclose()
+        await self._pool.aclose()
 
     def _check(self, *texts: str) -> None:
         if not self._is_open:
@@ -90,10 +90,10 @@ class PostgresPresence(Presence):
     async def join(self, channel: str, member: Member, announcement: Announcement | None = None) -> JoinResult:
         self._check(channel, member.connection, member.user)
         values = (channel, member.connection, member.user, member.info, *_stored(announcement), self._lease)
-        row = await self._sessions.fetchrow(SQL["join"], self._node, *values)
+        row = await self._pool.fetchrow(SQL["join"], self._node, *values)
         if row["others"] is None:  # this node was taken for dead: the next touch says so, and who was here joins again
             await self._return()
-            row = await self._sessions.fetchrow(SQL["join"], self._node, *values)
+            row = await self._pool.fetchrow(SQL["join"], self._node, *values)
             if row["others"] is None:
                 raise StoreUnavailable("this node was taken for dead at this moment; try again")
         return JoinResult(first=row["others"] == 0, connections=row["connections"])
@@ -105,33 +105,33 @@ class PostgresPresence(Presence):
 
     async def leave(self, channel: str, connection: str) -> bool:
         self._check(channel, connection)
-        return bool((await self._sessions.fetchrow(SQL["leave"], channel, connection))[0])
+        return bool((await self._pool.fetchrow(SQL["leave"], channel, connection))[0])
 
     async def touch(self) -> bool:
         self._check()
-        if not (await self._sessions.fetchrow(SQL["touch"], self._node, self._lease / 2))[0]:
+        if not (await self._pool.fetchrow(SQL["touch"], self._node, self._lease / 2))[0]:
             await self._return()
         is_lost, self._is_lost = self._is_lost, False
         return not is_lost
 
     async def members(self, channel: str) -> list[Member]:
         self._check(channel)
-        rows = await self._sessions.fetch(SQL["members"], channel)
+        rows = await self._pool.fetch(SQL["members"], channel)
         return [Member(row["connection"], row["user_name"], row["info"]) for row in rows]
 
     async def count(self, channel: str, user: str | None = None) -> int:
         self._check(channel, user or "")
-        return int((await self._sessions.fetchrow(SQL["count"], channel, user))[0])
+        return int((await self._pool.fetchrow(SQL["count"], channel, user))[0])
 
     async def claim(self, limit: int = 256) -> Sequence[Departure]:
         self._check()
-        rows = await self._sessions.fetch(SQL["claim"], self._node, self._lease, self._silence, limit)
+        rows = await self._pool.fetch(SQL["claim"], self._node, self._lease, self._silence, limit)
         return [_departure(row) for row in rows]
 
     async def forget(self, departures: Sequence[Departure]) -> None:
         self._check()
         if departures:
-            await self._sessions.fetch(SQL["forget"], [departure.token for departure in departures])
+            await self._pool.fetch(SQL["forget"], [departure.token for departure in departures])
 
 
 def _stored(announcement: Announcement | None) -> tuple[bytes | None, int | None]:

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Sequence
 from typing import Any
 
-from tidewire.backends.postgres.pool import Sessions
+from tidewire.backends.postgres.pool import Pool
 from tidewire.backends.postgres.schema import SQL
 from tidewire.backends.shared.completeness import is_complete
 from tidewire.errors import StoreUnavailable
@@ -28,7 +28,7 @@ def _publication(channel: str, row: Any) -> Publication:
 
 
 async def read_history(
-    sessions: Sessions,
+    pool: Pool,
     channel: str,
     since: Position | None,
     limit: int | None,
@@ -41,7 +41,7 @@ async def read_history(
     size, age = min(shown.size, _ALL.size), min(shown.age, _ALL.age)
     edge = (MAX_OFFSET + 1 if reverse else 0) if since is None else max(-1, min(since.offset, MAX_OFFSET + 1))
     most = None if limit is None else max(0, limit)
-    rows = await sessions.fetch(SQL["backward" if reverse else "forward"], channel, size, age, edge, most)
+    rows = await pool.fetch(SQL["backward" if reverse else "forward"], channel, size, age, edge, most)
     if not rows:
         raise StoreUnavailable("the store is being made; try again")
     top, era = rows[0]["top"], rows[0]["era"]
@@ -65,8 +65,8 @@ def positions_of(names: Sequence[str], rows: Sequence[Any]) -> dict[str, Positio
 class PositionReader:
     """Reads tops; who asks while a statement is under way shares the next one with all others that wait."""
 
-    def __init__(self, sessions: Sessions) -> None:
-        self._sessions = sessions
+    def __init__(self, pool: Pool) -> None:
+        self._pool = pool
         self._next: tuple[dict[str, None], asyncio.Task[dict[str, Position]]] | None = None
         self._turn = asyncio.Lock()
 
@@ -87,11 +87,11 @@ class PositionReader:
             found: dict[str, Position] = {}
             for start in range(0, len(names), _CHUNK):
                 chunk = names[start : start + _CHUNK]
-                found |= positions_of(chunk, await self._sessions.fetch(SQL["positions"], chunk))
+                found |= positions_of(chunk, await self._pool.fetch(SQL["positions"], chunk))
             return found
 
 
-async def read_news(sessions: Sessions, after: dict[str, int], limit: int) -> list[Publication]:
+async def read_news(pool: Pool, after: dict[str, int], limit: int) -> list[Publication]:
     """Return what came in each channel after an offset, at most `limit` in all, channel by channel, in order."""
-    rows = await sessions.fetch(SQL["news"], list(after), list(after.values()), limit)
+    rows = await pool.fetch(SQL["news"], list(after), list(after.values()), limit)
     return [_publication(row["name"], row) for row in rows]

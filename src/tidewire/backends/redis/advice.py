@@ -1,4 +1,4 @@
-"""What an operator of Redis should know: in the log at start, and from `tidewire doctor`."""
+"""Advice for the operator of a Redis server, in the log at start and from `tidewire doctor`."""
 
 from __future__ import annotations
 
@@ -6,14 +6,14 @@ import time
 from collections.abc import Sequence
 
 from tidewire.backends.redis.address import Address
-from tidewire.backends.redis.connection import RequestLine
 from tidewire.backends.redis.opening import Server, read_server
+from tidewire.backends.redis.requests import Requests
 
 __all__ = ("advise", "describe", "warnings")
 
 
 def warnings(server: Server, address: Address) -> tuple[str, ...]:
-    """Return what may lose publications that were acknowledged."""
+    """Return the settings by which acknowledged publications may be lost, one sentence each."""
     found = []
     if server.appendonly == "no":
         kept = "since its last snapshot" if server.save else "(snapshots are off, too)"
@@ -34,15 +34,15 @@ def warnings(server: Server, address: Address) -> tuple[str, ...]:
     return tuple(found)
 
 
-async def describe(lines: Sequence[RequestLine]) -> tuple[str, ...]:
+async def describe(servers: Sequence[Requests]) -> tuple[str, ...]:
     """Return version, persistence and clock of every server."""
     found = []
-    for line in lines:
+    for requests in servers:
         before = time.time()
-        reply = await line.run(["TIME"])
+        reply = await requests.run(["TIME"])
         ours = (before + time.time()) / 2
         ahead = int(reply[0]) + int(reply[1]) / 1e6 - ours if isinstance(reply, list) else 0.0
-        server = await read_server(line)
+        server = await read_server(requests)
         found.append(
             f"Redis {server.version}, {server.replicas} replicas, {_persistence(server)}, its clock is "
             f"{abs(ahead):.1f} s {'ahead of' if ahead > 0 else 'behind'} ours"
@@ -50,11 +50,11 @@ async def describe(lines: Sequence[RequestLine]) -> tuple[str, ...]:
     return tuple(found)
 
 
-async def advise(lines: Sequence[RequestLine], address: Address) -> tuple[str, ...]:
+async def advise(servers: Sequence[Requests], address: Address) -> tuple[str, ...]:
     """Return the warnings of every server."""
     found: list[str] = []
-    for line in lines:
-        found += warnings(await read_server(line), address)
+    for requests in servers:
+        found += warnings(await read_server(requests), address)
     return tuple(dict.fromkeys(found))
 
 

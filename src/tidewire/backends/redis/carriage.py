@@ -1,4 +1,4 @@
-"""Carries publications from Redis to this node: pub/sub on a connection of its own, made again when it breaks."""
+"""Carries publications from Redis to this node, by pub/sub on a connection of its own."""
 
 from __future__ import annotations
 
@@ -13,10 +13,11 @@ from operator import itemgetter
 from redis.exceptions import ResponseError
 
 from tidewire.backends.base import Deliver
-from tidewire.backends.redis.connection import Dial, Line, RequestLine
-from tidewire.backends.redis.driver import Command, Reply, Wire
+from tidewire.backends.redis.connection import Connection, Dial, User
+from tidewire.backends.redis.driver import Command, Reply, Session, pack
 from tidewire.backends.redis.entries import unpack_carried
 from tidewire.backends.redis.keys import Keys
+from tidewire.backends.redis.requests import Requests
 from tidewire.backends.shared.outage import Outage
 from tidewire.errors import StoreUnavailable
 
@@ -28,10 +29,11 @@ logger = logging.getLogger("tidewire")
 _CHUNK = 500
 #: Seconds between pings of a connection on which nothing else asks.
 _PING = 1.0
+_PACKED_PING = pack([["PING"]])
 
 
-class Carriage(Line):
-    """Subscribes and delivers; after an interruption it subscribes again, and `opened` is called."""
+class Carriage(User):
+    """Subscribes and delivers; after an interruption it subscribes again and calls `opened`."""
 
     def __init__(
         self,
@@ -43,14 +45,14 @@ class Carriage(Line):
         deliver: Deliver,
         opened: Callable[[], None],
     ) -> None:
-        super().__init__(shown, dial, outage, patience)
+        self.connection = Connection(shown, dial, outage, patience, self)
         self._keys = keys
         self._deliver = deliver
         self._on_opened = opened
         #: Names of pub/sub → the channels that are carried.
         self._carried: dict[bytes, str] = {}
-        #: Names of pub/sub → the words that have come there.
-        self._words: dict[bytes, asyncio.Semaphore] = {}
+        #: Names of pub/sub → the markers that have come there.
+        self._markers: dict[bytes, asyncio.Semaphore] = {}
         self._asking: dict[bytes, deque[asyncio.Future[None]]] = {}
         self._pongs: deque[tuple[float, asyncio.Future[None]]] = deque()
         self._orders: list[tuple[str, bytes]] = []
@@ -59,9 +61,12 @@ class Carriage(Line):
         self._is_overdue = False
 
     async def subscribe(self, channel: str) -> None:
-        """Carry a channel; returns when everything that is published from now on comes. Raises StoreUnavailable."""
-        if not self.is_open:
-            raise StoreUnavailable(self.trouble)
+        """Carry a channel; return when everything that is published from now on is delivered.
+
+        Raises StoreUnavailable.
+        """
+        if not self.connection.is_open:
+            raise StoreUnavailable(self.connection.trouble)
         name = self._keys.carried(channel).encode()
         confirmed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         is_new = name not in self._carried
@@ -69,39 +74,40 @@ class Carriage(Line):
         self._asking.setdefault(name, deque()).append(confirmed)
         self._order("SUBSCRIBE", name)
         try:
-            async with asyncio.timeout(self._patience):
+            async with asyncio.timeout(self.connection.patience):
                 await confirmed
         except BaseException as error:
             if is_new:
                 self.unsubscribe(channel)
             if isinstance(error, TimeoutError):
-                raise StoreUnavailable(f"{self._shown} does not answer within {self._patience:g} s") from None
+                shown, patience = self.connection.shown, self.connection.patience
+                raise StoreUnavailable(f"{shown} does not answer within {patience:g} s") from None
             raise
 
     def unsubscribe(self, channel: str) -> None:
-        """Carry a channel no longer."""
+        """Stop carrying a channel."""
         name = self._keys.carried(channel).encode()
-        if self._carried.pop(name, None) is not None and self.is_open:
+        if self._carried.pop(name, None) is not None and self.connection.is_open:
             self._order("UNSUBSCRIBE", name)
 
-    async def wait_delivered(self, lines: Sequence[RequestLine]) -> None:
-        """Return when all has been delivered that these connections have published; raises StoreUnavailable.
+    async def wait_delivered(self, servers: Sequence[Requests]) -> None:
+        """Return when everything is delivered that these connections have published; raises StoreUnavailable.
 
-        Servers of a cluster pass on what each of them took in its order: a word of each comes behind that.
+        Each server passes its publications on in their order, so a marker that it publishes now comes behind them.
         """
-        if not self.is_open:
+        if not self.connection.is_open:
             return
         channel = f"$delivered:{secrets.token_hex(8)}"
         name = self._keys.carried(channel).encode()
-        self._words[name] = words = asyncio.Semaphore(0)
+        self._markers[name] = markers = asyncio.Semaphore(0)
         try:
             await self.subscribe(channel)
-            for line in lines:
-                await line.run(["PUBLISH", name, b""])
-            for _ in lines:
-                await words.acquire()
+            for requests in servers:
+                await requests.run(["PUBLISH", name, b""])
+            for _ in servers:
+                await markers.acquire()
         finally:
-            del self._words[name]
+            del self._markers[name]
             self.unsubscribe(channel)
 
     def _order(self, verb: str, name: bytes) -> None:
@@ -111,47 +117,47 @@ class Carriage(Line):
             asyncio.get_running_loop().call_soon(self._flush)
 
     def _flush(self) -> None:
-        """Send what one turn of the loop has ordered, in the order in which it did."""
+        """Send the orders of one turn of the loop, in their order."""
         self._is_flushing = False
         orders, self._orders = self._orders, []
-        if self._wire is None or not self.is_open:
+        session = self.connection.session
+        if session is None or not self.connection.is_open:
             return
         for verb, run in groupby(orders, key=itemgetter(0)):
-            self._wire.send(_in_chunks(verb, [name for _, name in run]))
+            session.send(pack(_in_chunks(verb, [name for _, name in run])))
 
-    # The connection.
+    # For the connection.
 
-    async def _prepare(self, wire: Wire) -> None:
-        wire.send(_in_chunks("SUBSCRIBE", list(self._carried)))
-        await self._ping(wire)
+    async def prepare(self, session: Session) -> None:
+        session.send(pack(_in_chunks("SUBSCRIBE", list(self._carried))))
+        await self._ping(session)
 
-    def _opened(self) -> None:
+    def opened(self) -> None:
         self._keep_pinging()
         self._on_opened()
 
-    async def _ping(self, wire: Wire | None = None) -> None:
-        wire = wire or self._wire
-        if wire is None:
-            return
-        loop = asyncio.get_running_loop()
-        pong: asyncio.Future[None] = loop.create_future()
-        self._pongs.append((loop.time() + self._patience, pong))
-        wire.send([["PING"]])
+    async def _ping(self, session: Session) -> None:
+        pong: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._send_ping(session, pong)
         await pong
+
+    def _send_ping(self, session: Session, pong: asyncio.Future[None]) -> None:
+        self._pongs.append((asyncio.get_running_loop().time() + self.connection.patience, pong))
+        session.send(_PACKED_PING)
 
     def _keep_pinging(self) -> None:
         """Notice a server that is silent because it hangs, or because the network is cut."""
         loop = asyncio.get_running_loop()
         was_overdue, self._is_overdue = self._is_overdue, bool(self._pongs and self._pongs[0][0] < loop.time())
-        if was_overdue and self._is_overdue:  # twice: see RequestLine
-            self.renew(f"it did not answer within {self._patience:g} s")
+        if was_overdue and self._is_overdue:  # twice: see Requests
+            self.connection.renew(f"it did not answer within {self.connection.patience:g} s")
             return
-        if self._wire is not None and not self._pongs:
-            self._pongs.append((loop.time() + self._patience, loop.create_future()))
-            self._wire.send([["PING"]])
+        session = self.connection.session
+        if session is not None and not self._pongs:
+            self._send_ping(session, loop.create_future())
         self._pinging = loop.call_later(_PING, self._keep_pinging)
 
-    def _lost(self, reason: str) -> None:
+    def lost(self, reason: str) -> None:
         if self._pinging is not None:
             self._pinging.cancel()
         self._orders.clear()
@@ -162,11 +168,9 @@ class Carriage(Line):
                 future.set_exception(StoreUnavailable(reason))
                 future.exception()
 
-    # What comes.
-
-    def _take(self, reply: Reply) -> None:
+    def take(self, reply: Reply) -> None:
         if isinstance(reply, ResponseError):
-            self.renew(f"it answers {str(reply)!r}")
+            self.connection.renew(f"it answers {str(reply)!r}")
             return
         if reply == b"PONG" or (isinstance(reply, list) and reply[0] == b"pong"):
             self._confirm(self._pongs.popleft()[1])
@@ -187,9 +191,9 @@ class Carriage(Line):
             future.set_result(None)
 
     def _arrive(self, name: bytes, payload: bytes) -> None:
-        words = self._words.get(name)
-        if words is not None:
-            words.release()
+        markers = self._markers.get(name)
+        if markers is not None:
+            markers.release()
             return
         channel = self._carried.get(name)
         if channel is None:

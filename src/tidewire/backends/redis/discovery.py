@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Sequence
 
-from redis.asyncio.connection import Connection
+from redis.asyncio.connection import Connection as DriverConnection
 from redis.exceptions import RedisError
 
 from tidewire.backends.redis.address import Address, Host, Kind
@@ -45,7 +45,7 @@ async def _ask(address: Address, command: Command, hosts: Sequence[Host] = ()) -
 
 
 async def _primary(address: Address) -> Host:
-    """Return where the server is that takes writes."""
+    """Return the host of the server that takes writes."""
     if address.kind is not Kind.SENTINEL:
         return address.hosts[0]
     reply = await _ask(address, ["SENTINEL", "GET-MASTER-ADDR-BY-NAME", address.service])
@@ -64,18 +64,18 @@ async def read_slots(address: Address, hosts: Sequence[Host] = ()) -> list[SlotR
 
 
 def dial_host(address: Address, host: Host) -> Dial:
-    """Return what connects to one server."""
+    """Return a function that connects to one server."""
 
-    async def dial() -> Connection:
+    async def dial() -> DriverConnection:
         return await connect(address, host)
 
     return dial
 
 
 def dial_any(address: Address) -> Dial:
-    """Return what connects to the server that takes writes; in a cluster, to any."""
+    """Return a function that connects to the server that takes writes; in a cluster, to any."""
 
-    async def dial() -> Connection:
+    async def dial() -> DriverConnection:
         if address.kind is not Kind.CLUSTER:
             return await connect(address, await _primary(address))
         owners = list({host for _, _, host in await read_slots(address)})
@@ -85,11 +85,11 @@ def dial_any(address: Address) -> Dial:
 
 
 def dial_owner(address: Address, slot: int) -> Dial:
-    """Return what connects to the server that has a slot."""
+    """Return a function that connects to the server that owns a slot."""
     if address.kind is not Kind.CLUSTER:
         return dial_any(address)
 
-    async def dial() -> Connection:
+    async def dial() -> DriverConnection:
         for first, last, host in await read_slots(address):
             if first <= slot <= last:
                 return await connect(address, host)

@@ -1,4 +1,4 @@
-"""One connection to a Redis server: commands leave in order, replies are taken in order, nothing is retried."""
+"""One session with a Redis server: commands leave in order, replies come in order, nothing is retried."""
 
 from __future__ import annotations
 
@@ -7,13 +7,14 @@ import contextlib
 from collections.abc import Callable, Sequence
 
 from hiredis import pack_command
-from redis.asyncio.connection import Connection, SSLConnection
+from redis.asyncio.connection import Connection as DriverConnection
+from redis.asyncio.connection import SSLConnection
 from redis.exceptions import AuthenticationError, AuthorizationError, RedisError, ResponseError
 
 from tidewire.backends.redis.address import Address, Host
 from tidewire.errors import ConfigurationError, StoreUnavailable
 
-__all__ = ("Command", "Reply", "Wire", "connect", "explain")
+__all__ = ("Command", "Reply", "Session", "connect", "explain", "pack")
 
 Command = Sequence[str | bytes | int]
 #: What the driver makes of a reply; an error that answers a command is a value here.
@@ -21,20 +22,20 @@ Reply = object
 
 
 def explain(error: BaseException) -> str:
-    """Say in a few words why a server cannot be used; no credentials are in the driver's texts."""
+    """Return in a few words why a server cannot be used; the driver's texts hold no credentials."""
     if isinstance(error, TimeoutError) or not str(error):
         return "it does not answer"
     return " ".join(str(error).split()).rstrip(".")
 
 
-async def connect(address: Address, host: Host, *, is_sentinel: bool = False) -> Connection:
+async def connect(address: Address, host: Host, *, is_sentinel: bool = False) -> DriverConnection:
     """Connect and log in; raises ConfigurationError when the login is refused, StoreUnavailable otherwise."""
     username = address.sentinel_username if is_sentinel else address.username
     password = address.sentinel_password if is_sentinel else address.password
     options: dict[str, object] = dict(address.tls_options)
     if "ssl_check_hostname" in options:
         options["ssl_check_hostname"] = options["ssl_check_hostname"] in ("true", "1", "yes")
-    connection: Connection = (SSLConnection if address.tls else Connection)(
+    connection: DriverConnection = (SSLConnection if address.tls else DriverConnection)(
         host=host[0],
         port=host[1],
         db=0 if is_sentinel else address.db,
@@ -62,10 +63,15 @@ async def connect(address: Address, host: Host, *, is_sentinel: bool = False) ->
     return connection
 
 
-class Wire:
-    """Sends and reads on a connection until it ends; `ended` is then the reason, in words."""
+def pack(commands: Sequence[Command]) -> bytes:
+    """Return commands as they are sent; raises TypeError or UnicodeEncodeError for a value that cannot be sent."""
+    return b"".join([pack_command(tuple(command)) for command in commands])  # type: ignore[arg-type]
 
-    def __init__(self, connection: Connection, take: Callable[[Reply], None]) -> None:
+
+class Session:
+    """Sends and reads on a driver's connection until it ends; `ended` is then the reason, in words."""
+
+    def __init__(self, connection: DriverConnection, take: Callable[[Reply], None]) -> None:
         self._connection = connection
         self._take = take
         self._outgoing: list[bytes] = []
@@ -74,9 +80,9 @@ class Wire:
         self.ended: asyncio.Future[str] = loop.create_future()
         self._tasks = (loop.create_task(self._run(self._send)), loop.create_task(self._run(self._read)))
 
-    def send(self, commands: Sequence[Command]) -> None:
-        """Send commands, all together with what else waits; their replies come by `take`."""
-        self._outgoing += [pack_command(tuple(command)) for command in commands]  # type: ignore[arg-type]
+    def send(self, packed: bytes) -> None:
+        """Send packed commands, together with what else waits; their replies come by `take`."""
+        self._outgoing.append(packed)
         self._has_outgoing.set()
 
     def end(self, reason: str) -> None:

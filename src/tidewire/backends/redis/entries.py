@@ -1,4 +1,4 @@
-"""How a publication lies in the stream, and how many travel in one pub/sub message."""
+"""The entries of a stream, each a publication, and the pub/sub messages that hold several of them."""
 
 from __future__ import annotations
 

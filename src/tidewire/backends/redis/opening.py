@@ -1,4 +1,4 @@
-"""What comes first on every connection: scripts are loaded, the server's role and its generation are known."""
+"""What comes first on every connection: the scripts are loaded, and the server's role and settings are read."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from collections.abc import Sequence
 import msgspec
 from redis.exceptions import NoPermissionError, ResponseError
 
-from tidewire.backends.redis.connection import RequestLine
 from tidewire.backends.redis.driver import Command, Reply
+from tidewire.backends.redis.requests import Requests
 from tidewire.backends.redis.scripts import Script
 from tidewire.errors import ConfigurationError, StoreUnavailable
 
@@ -17,7 +17,7 @@ __all__ = ("Server", "load", "new_epoch", "read_server")
 
 
 class Server(msgspec.Struct, frozen=True):
-    """What a server says of itself; settings are "" where it does not let them be read."""
+    """A server's description of itself; settings are "" where it does not let them be read."""
 
     version: str
     policy: str
@@ -29,7 +29,7 @@ class Server(msgspec.Struct, frozen=True):
 
     @property
     def is_durable(self) -> bool:
-        """A restart of this very server loses nothing that was acknowledged."""
+        """A restart of this very server loses nothing that it has acknowledged."""
         return self.appendonly == "yes" and self.appendfsync == "always"
 
 
@@ -38,10 +38,10 @@ def new_epoch() -> str:
     return secrets.token_hex(6)
 
 
-async def load(line: RequestLine, scripts: Sequence[Script]) -> None:
-    """Load scripts, and see that the server takes writes; raises StoreUnavailable or ConfigurationError."""
+async def load(requests: Requests, scripts: Sequence[Script]) -> None:
+    """Load scripts and check that the server takes writes; raises StoreUnavailable or ConfigurationError."""
     commands: list[Command] = [["SCRIPT", "LOAD", one.text] for one in scripts]
-    role, *replies = await line.ask_first(["ROLE"], *commands)
+    role, *replies = await requests.ask_first(["ROLE"], *commands)
     for reply in (role, *replies):
         if isinstance(reply, NoPermissionError):
             raise ConfigurationError(
@@ -53,11 +53,11 @@ async def load(line: RequestLine, scripts: Sequence[Script]) -> None:
         raise StoreUnavailable("this Redis is a replica; name the primary, or use redis+sentinel://")
 
 
-async def read_server(line: RequestLine) -> Server:
-    """Read what a server says of itself, as far as it lets."""
+async def read_server(requests: Requests) -> Server:
+    """Read a server's description of itself, as far as it permits that."""
     settings: dict[str, str] = {}
     names = ("appendonly", "appendfsync", "save", "maxmemory", "maxmemory-policy")
-    *replies, info = await line.ask_first(*(["CONFIG", "GET", name] for name in names), ["INFO"])
+    *replies, info = await requests.ask_first(*(["CONFIG", "GET", name] for name in names), ["INFO"])
     for reply in replies:
         if isinstance(reply, list) and len(reply) == 2:
             settings[reply[0].decode()] = reply[1].decode()

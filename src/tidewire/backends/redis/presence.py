@@ -6,11 +6,11 @@ from collections.abc import Sequence
 
 from tidewire.backends.base import JoinResult, Presence
 from tidewire.backends.redis.address import Address
-from tidewire.backends.redis.connection import RequestLine
 from tidewire.backends.redis.discovery import dial_owner
 from tidewire.backends.redis.driver import Reply
 from tidewire.backends.redis.keys import Keys, slot_of
 from tidewire.backends.redis.opening import load
+from tidewire.backends.redis.requests import Requests
 from tidewire.backends.redis.scripts import script
 from tidewire.backends.shared.outage import Outage
 from tidewire.errors import StoreUnavailable
@@ -44,19 +44,19 @@ class RedisPresence(Presence):
         self._is_lost = False
         outage = outage or Outage(address.shown)
         dial = dial_owner(address, slot_of("presence"))
-        self._line = RequestLine(address.shown, dial, outage, patience, self._begin)
+        self._requests = Requests(address.shown, dial, outage, patience, self._begin)
 
-    async def _begin(self, line: RequestLine) -> None:
-        await load(line, list(SCRIPTS.values()))
+    async def _begin(self, requests: Requests) -> None:
+        await load(requests, list(SCRIPTS.values()))
 
     async def start(self, node: str) -> None:
         self._node = node
-        await self._line.start()
+        await self._requests.connection.start()
         if not self._name:
             await self._enroll()
 
     async def aclose(self) -> None:
-        await self._line.aclose()
+        await self._requests.connection.aclose()
 
     async def join(self, channel: str, member: Member, announcement: Announcement | None = None) -> JoinResult:
         said = ("", "") if announcement is None else (int(announcement.format), announcement.data)
@@ -117,4 +117,4 @@ class RedisPresence(Presence):
             self._is_lost = True
 
     async def _run(self, name: str, *values: str | bytes | int) -> Reply:
-        return await self._line.run(["EVALSHA", SCRIPTS[name].sha, 1, self._prefix, *values])
+        return await self._requests.run(["EVALSHA", SCRIPTS[name].sha, 1, self._prefix, *values])

@@ -1,4 +1,4 @@
-"""When a history page is complete (broker.Broker.history): the same for every store whose offsets have no holes."""
+"""When a history page is complete (base.Broker.history): the same for every store whose offsets have no holes."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ __all__ = ("is_complete",)
 
 
 def is_complete(since: Position | None, top: int, first: int, *, reverse: bool) -> bool:
-    """Say whether nothing is missing next to a position, where `first` is the lowest offset that is shown."""
+    """Return whether nothing is missing next to a position; `first` is the lowest offset that is shown."""
     if since is None:
         return True
     if reverse:

@@ -1,4 +1,4 @@
-"""Reads SQL from the `.sql` files of a store's package, where it lives."""
+"""Reads SQL from the `.sql` files in a store's package."""
 
 from __future__ import annotations
 

@@ -1,36 +1,165 @@
-"""Publishes that wait for a store: how many may, the same for every store, and how they are answered."""
+"""The waiting room of publishes: how many may wait for a store, for how long, and how each is answered."""
 
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable, Iterable
+from itertools import takewhile
+from typing import Generic, TypeVar
 
-from tidewire.errors import NotPublished, PublishError
-from tidewire.messages import Position
+from tidewire.errors import NotPublished, PublishError, PublishUnconfirmed
+from tidewire.messages import Position, PublishRequest
 from tidewire.support.counters import count_limit
 
-__all__ = ("WAITING_BYTES", "WAITING_COUNT", "check_room", "settle")
+__all__ = ("WAITING_BYTES", "WAITING_COUNT", "WaitingRoom", "Write", "not_published", "unconfirmed")
 
 #: Publishes, and their bytes, that may wait for one server.
 WAITING_COUNT = 100_000
 WAITING_BYTES = 64 * 1_048_576
+#: Bytes that a publish costs beside its data, about.
+_COST = 256
+#: Seconds between looks for publishes that have waited too long.
+_SWEEP = 0.1
 
 
-def check_room(count: int, size: int, shown: str) -> None:
-    """Raise NotPublished when so many publishes wait that no more can; `shown` names the store."""
-    if count < WAITING_COUNT and size < WAITING_BYTES:
-        return
-    count_limit("publishes_waiting" if count >= WAITING_COUNT else "publish_bytes_waiting")
-    raise NotPublished(
-        f"{count} publishes with {size} bytes wait for {shown} already "
-        f"(the limit is {WAITING_COUNT}, or {WAITING_BYTES} bytes); publish less, or use a faster store"
-    )
+def not_published(reason: str) -> NotPublished:
+    """Return the error of a publish that was surely not kept."""
+    return NotPublished(f"not published: {reason}")
 
 
-def settle(future: asyncio.Future[Position], result: Position | PublishError) -> None:
-    """Answer who waits for a publish, if somebody still does; each is raised an error of its own."""
-    if future.done():
-        return
-    if isinstance(result, PublishError):
-        future.set_exception(type(result)(*result.args))
-    else:
-        future.set_result(result)
+def unconfirmed(reason: str) -> PublishUnconfirmed:
+    """Return the error of a publish of which nobody knows whether it was kept."""
+    return PublishUnconfirmed(f"not confirmed: {reason}; publish it again with the same key")
+
+
+class Write:
+    """One publish on its way to a store, and the future that its caller awaits."""
+
+    __slots__ = ("deadline", "future", "is_sent", "request", "size")
+
+    def __init__(self, request: PublishRequest, seconds: float) -> None:
+        loop = asyncio.get_running_loop()
+        try:
+            request.channel.encode()
+            request.key.encode()
+        except UnicodeEncodeError as error:
+            raise NotPublished(f"channel {request.channel!r} or its key is not valid Unicode; mend the name") from error
+        self.request = request
+        self.future: asyncio.Future[Position] = loop.create_future()
+        self.deadline = loop.time() + seconds
+        self.size = len(request.data) + len(request.meta) + _COST
+        #: The store may have it.
+        self.is_sent = False
+
+    def sent(self) -> None:
+        """Note that the store may have it from now on."""
+        self.is_sent = True
+
+
+W = TypeVar("W", bound=Write)
+
+
+class WaitingRoom(Generic[W]):
+    """All publishes of one connection that have no answer yet, in the order in which they came.
+
+    The publishes of one turn of the loop are handed over together, by `hand_over`. One that reaches its deadline is
+    settled with the error that `late` returns. `watch` is called with the time at each look for late ones; while it
+    returns True, the looks go on even if nothing waits.
+    """
+
+    def __init__(
+        self,
+        shown: str,
+        *,
+        hand_over: Callable[[list[W]], None],
+        late: Callable[[W], PublishError],
+        watch: Callable[[float], bool] = lambda now: False,
+    ) -> None:
+        self._shown = shown
+        self._hand_over = hand_over
+        self._late = late
+        self._watch = watch
+        self._waiting: dict[W, None] = {}
+        self._bytes = 0
+        self._turn: list[W] = []
+        self._sweeping: asyncio.TimerHandle | None = None
+
+    def __contains__(self, write: W) -> bool:
+        return write in self._waiting
+
+    def enter(self, write: W) -> asyncio.Future[Position]:
+        """Take a publish and return its future; raises NotPublished when too many wait."""
+        if len(self._waiting) >= WAITING_COUNT or self._bytes >= WAITING_BYTES:
+            raise self._full()
+        self._waiting[write] = None
+        self._bytes += write.size
+        if not self._turn:
+            asyncio.get_running_loop().call_soon(self.flush)
+        self._turn.append(write)
+        if self._sweeping is None:
+            self._sweeping = asyncio.get_running_loop().call_later(_SWEEP, self._sweep)
+        return write.future
+
+    def _full(self) -> NotPublished:
+        count = len(self._waiting)
+        count_limit("publishes_waiting" if count >= WAITING_COUNT else "publish_bytes_waiting")
+        return NotPublished(
+            f"{count} publishes with {self._bytes} bytes wait for {self._shown} already "
+            f"(the limit is {WAITING_COUNT}, or {WAITING_BYTES} bytes); publish less, or use a faster store"
+        )
+
+    def flush(self) -> None:
+        """Hand over what this turn of the loop has brought."""
+        if self._turn:
+            turn, self._turn = self._turn, []
+            self._hand_over(turn)
+
+    def settle(self, write: W, result: Position | PublishError) -> None:
+        """Answer a publish, if its caller still waits; each caller gets an error of its own."""
+        self.release(write)
+        future = write.future
+        if future.done():
+            return
+        if isinstance(result, PublishError):
+            future.set_exception(type(result)(*result.args))
+        else:
+            future.set_result(result)
+
+    def fail(self, writes: Iterable[W], error: PublishError) -> None:
+        """Answer several publishes with one error."""
+        for write in writes:
+            self.settle(write, error)
+
+    def fail_all(self, error: Callable[[W], PublishError]) -> None:
+        """Answer everything that waits with an error."""
+        self._turn.clear()
+        for write in tuple(self._waiting):
+            self.settle(write, error(write))
+
+    def release(self, write: W) -> None:
+        """Forget a publish that is answered, or that its caller has given up."""
+        if write in self._waiting:
+            del self._waiting[write]
+            self._bytes -= write.size
+
+    def _sweep(self) -> None:
+        loop = asyncio.get_running_loop()
+        now = loop.time()
+        is_watching = self._watch(now)
+        for write in list(takewhile(lambda write: write.deadline <= now, self._waiting)):
+            self.settle(write, self._late(write))
+        is_wanted = is_watching or self._waiting
+        self._sweeping = loop.call_later(_SWEEP, self._sweep) if is_wanted else None
+
+    async def wait_empty(self) -> None:
+        """Hand over what there is and return when everything is answered, which takes no longer than a deadline."""
+        self.flush()
+        futures = [write.future for write in self._waiting]
+        if futures:
+            await asyncio.wait(futures)
+
+    def close(self) -> None:
+        """Stop to look for late publishes."""
+        if self._sweeping is not None:
+            self._sweeping.cancel()
+            self._sweeping = None

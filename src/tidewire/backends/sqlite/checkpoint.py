@@ -1,7 +1,7 @@
-"""Moves what is committed from the write-ahead log into the database (sqlite.org/wal.html), beside the writer.
+"""Moves commits from the write-ahead log into the database (sqlite.org/wal.html), beside the writer.
 
-A passive checkpoint on a thread of its own moves nearly all of it while the writer goes on. The log can only begin anew
-when nothing is left to move, so the writer moves the little rest itself, between two commits.
+A passive checkpoint on a thread of its own moves nearly all of them while the writer goes on. The log can only begin
+anew when nothing is left to move, so the writer moves the little rest itself, between two commits.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _PAGE = 4_096
 class Checkpointer:
     """The thread that moves; the writer's thread calls everything else.
 
-    What is not moved stays below `limit` bytes or little more: it is what a database on a full disk has to grow by.
+    The part that is not moved stays below `limit` bytes or little more: a database on a full disk has to grow by it.
     """
 
     def __init__(self, path: Path, limit: int) -> None:
@@ -42,6 +42,9 @@ class Checkpointer:
         self._has_rest = False
         self._blocked_until = 0.0
         self._thread = threading.Thread(target=self._run, name="tidewire-sqlite-checkpoint", daemon=True)
+
+    def start(self) -> None:
+        """Begin the thread."""
         self._thread.start()
 
     def committed(self, writer: sqlite3.Connection, size: int) -> None:
@@ -81,7 +84,7 @@ class Checkpointer:
                 logger.debug("a checkpoint of %s has to be repeated: %s", self._path, error)
 
     def _move(self) -> int:
-        """Move what can be moved, and return the pages of the log."""
+        """Move as much as possible, and return the pages of the log."""
         connection = connect(self._path)
         try:
             _, pages, _ = connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()

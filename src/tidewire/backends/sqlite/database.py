@@ -1,6 +1,6 @@
-"""The database of one writer thread: what it has seen, what the channels' tops are, and how a batch is kept.
+"""The database of one writer thread: the publications that it has seen, the channels' tops, and how a batch is kept.
 
-Comes under writer.py, which says when; nothing here waits for anybody but the disk.
+publishing.py, carriage.py and housekeeping.py say when; nothing here waits for anything but the disk.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ from pathlib import Path
 from typing import Any
 
 from tidewire.backends.shared.statements import read, statements
-from tidewire.backends.sqlite.rollback_guard import Witness
+from tidewire.backends.sqlite.rollback_guard import RollbackGuard
 from tidewire.backends.sqlite.store_clock import Reading, StoreClock
 from tidewire.errors import ConfigurationError
 from tidewire.messages import Format, Position, Publication, PublishRequest, Retention
 
-__all__ = ("Store", "connect", "derived_epoch", "identity")
+__all__ = ("Database", "connect", "derived_epoch", "identity")
 
 logger = logging.getLogger("tidewire")
 
@@ -34,7 +34,7 @@ _REMEMBERED = 100_000
 
 
 def identity(path: Path) -> tuple[int, int] | None:
-    """Return what tells a file from another one of the same name, None when there is none."""
+    """Return a value that tells a file from another one of the same name, None when there is none."""
     try:
         found = os.stat(path)
     except OSError:
@@ -61,7 +61,7 @@ def derived_epoch(seed: str, channel: str) -> str:
 
 
 class _Channel:
-    """What the writer remembers of a channel's row, and the retention that this process gave it, if any."""
+    """A channel's row as the writer remembers it, and the retention that this process gave it, if any."""
 
     __slots__ = ("epoch", "id", "keep_age", "keep_size", "name", "top")
 
@@ -71,21 +71,21 @@ class _Channel:
         self.keep_age: float | None = None
 
 
-class Store:
-    """One connection that writes. Between `begin` and `commit` or `rollback`, all it says is of one moment."""
+class Database:
+    """One connection that writes. Between `begin` and `commit` or `rollback`, all answers are of one moment."""
 
     def __init__(self, path: Path, clock: StoreClock) -> None:
         self._clock = clock
         self._path = path
         self.connection = connect(path)
-        self._witness = Witness(path)
+        self._rollback_guard = RollbackGuard(path)
         try:
             self.seed = self._prepare()
             #: The id up to which this process has seen every publication.
             self.cursor: int = self._one("last_id")
-            if self._witness.has_seen_more(self.seed, self.cursor):
+            if self._rollback_guard.is_ahead(self.seed, self.cursor):
                 self.seed = self._begin_epochs()
-            self._witnessed = -1
+            self._guarded = -1
             self._identity = identity(path)
         except BaseException:
             self.close()
@@ -135,7 +135,7 @@ class Store:
 
     @property
     def is_replaced(self) -> bool:
-        """The file was removed, or another one has its name: what is written here would be lost."""
+        """The file was removed, or another one has its name: everything written here would be lost."""
         return identity(self._path) != self._identity
 
     def save_clock(self) -> None:
@@ -157,9 +157,9 @@ class Store:
     def commit(self) -> None:
         """Keep what was written; returns when it is on the disk."""
         self.connection.execute("COMMIT")
-        if self._is_writing and self.cursor != self._witnessed:
-            self._witnessed = self.cursor
-            self._witness.keep(self.seed, self.cursor)
+        if self._is_writing and self.cursor != self._guarded:
+            self._guarded = self.cursor
+            self._rollback_guard.remember(self.seed, self.cursor)
 
     def rollback(self) -> None:
         """Undo, and forget what was read since `begin`. Never raises."""
@@ -170,7 +170,7 @@ class Store:
 
     def close(self) -> None:
         """Close the connection. Never raises."""
-        self._witness.close()
+        self._rollback_guard.close()
         with contextlib.suppress(sqlite3.Error):
             self.connection.close()
 

@@ -1,6 +1,7 @@
-"""Room on the disk that is given up when the disk is full, so that what is old can still be removed.
+"""Room on the disk that is given up when the disk is full, so that old publications can still be removed.
 
-Removing writes to the log first, and a log can only begin anew when it was moved into the database: both need room.
+A removal is first written to the log, and the log can only begin anew after it was moved into the database: both need
+room.
 """
 
 from __future__ import annotations
@@ -9,15 +10,15 @@ import contextlib
 import os
 from pathlib import Path
 
-__all__ = ("Reserve",)
+__all__ = ("DiskReserve",)
 
 #: Bytes that are reserved, and the part of a small disk.
 _SIZE = 4 * 1_048_576
 _PART = 8
 
 
-class Reserve:
-    """A file of nothing beside the database."""
+class DiskReserve:
+    """An empty file beside the database that takes up room."""
 
     def __init__(self, folder: Path) -> None:
         self._path = folder / "reserve"
@@ -26,7 +27,7 @@ class Reserve:
         self.size = min(_SIZE, disk.f_blocks * disk.f_frsize // _PART)
 
     def take(self) -> None:
-        """Reserve the room if there is enough; without it everything works but the help on a full disk."""
+        """DiskReserve the room if there is enough; without it everything works but the help on a full disk."""
         with contextlib.suppress(OSError):
             disk = os.statvfs(self._path.parent)
             if self.size == self._taken() or disk.f_bavail * disk.f_frsize < self.size:

@@ -1,7 +1,8 @@
 """The write lock of the processes that share a store, handed over fairly.
 
-A bare `flock` lets the one who releases it barge in again before a waiter has woken. So there are two: who wants
-`main` first takes `next`, and lets it go when it has `main`. The releaser then finds `next` taken by the waiter.
+With a bare `flock`, the process that releases it takes it again before a waiter has woken. So there are two locks: a
+process that wants `main` first takes `next`, and releases it when it has `main`. The process that has just released
+`main` then finds `next` taken by the waiter.
 """
 
 from __future__ import annotations
@@ -13,16 +14,16 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-__all__ = ("Turnstile",)
+__all__ = ("FairLock",)
 
 #: Seconds after which a waiter passes by `next`: its holder may be a frozen process.
 _BYPASS = 0.25
 
 
-class Turnstile:
+class FairLock:
     """A lock between processes that is tried, never waited in; the kernel frees it when its holder dies.
 
-    One thread uses an instance. Who failed to acquire tries again soon, or says `withdraw`.
+    One thread uses an instance. After a failed `try_acquire` it tries again soon, or calls `withdraw`.
     """
 
     def __init__(self, folder: Path, name: str, clock: Callable[[], float] = time.monotonic) -> None:
@@ -38,11 +39,11 @@ class Turnstile:
 
     @property
     def is_waiting(self) -> bool:
-        """The last try failed, and was not withdrawn."""
+        """The last try failed and was not withdrawn."""
         return self._waiting_since is not None
 
     def try_acquire(self) -> bool:
-        """Take the lock if it is this process's turn."""
+        """Take the lock if it is this process's turn; return whether it was taken."""
         if not self._is_next:
             self._is_next = _try_lock(self._next)
         if (self._is_next or self._waited() > _BYPASS) and _try_lock(self._main):
@@ -56,18 +57,18 @@ class Turnstile:
         return 0.0 if self._waiting_since is None else self._clock() - self._waiting_since
 
     def withdraw(self) -> None:
-        """Wait no more, so that another may be the next."""
+        """Stop waiting, so that another process may be the next."""
         self._waiting_since = None
         if self._is_next:
             self._is_next = False
             fcntl.flock(self._next, fcntl.LOCK_UN)
 
     def release(self) -> None:
-        """Let the lock go; harmless when it is not held."""
+        """Release the lock; harmless when it is not held."""
         fcntl.flock(self._main, fcntl.LOCK_UN)
 
     def close(self) -> None:
-        """Let everything go."""
+        """Release everything."""
         for descriptor in (self._main, self._next):
             with contextlib.suppress(OSError):
                 os.close(descriptor)

@@ -1,4 +1,4 @@
-"""Removes what no reader is shown any more, in small steps that the writer takes when it likes.
+"""Removes publications that no reader is shown any more, in small steps of the writer thread.
 
 It goes through the channels that have publications in rounds. Nothing younger than `CARRIAGE` is removed, so that every
 node can fill a gap, unless the history was removed on request.
@@ -7,18 +7,33 @@ node can fill a gap, unless the history was removed on request.
 from __future__ import annotations
 
 import sqlite3
+import time
+from pathlib import Path
 
 import msgspec
 
-from tidewire.backends.sqlite.database import SQL
+from tidewire.backends.sqlite.checkpoint import Checkpointer
+from tidewire.backends.sqlite.connection import Connection
+from tidewire.backends.sqlite.database import SQL, Database
+from tidewire.backends.sqlite.disk_reserve import DiskReserve
+from tidewire.backends.sqlite.fair_lock import FairLock
+from tidewire.backends.sqlite.file_errors import explain, is_full, is_lasting
 from tidewire.backends.sqlite.store_clock import StoreClock
 
-__all__ = ("CARRIAGE", "Trimmer")
+__all__ = ("CARRIAGE", "Housekeeping", "Trimmer")
 
 #: Seconds for which every publication stays.
 CARRIAGE = 60.0
 #: Seconds between two rounds.
 _REST = 5.0
+#: Channels that one look for something to trim goes through, and rows that an idle step removes.
+_CHANNELS, _STEP = 8, 150
+#: Rows that a commit removes beside its writes: for each write, and at least.
+_SHARE, _LEAST = 2, 50
+#: Seconds between two attempts to make room on a full disk, and steps of trimming in each.
+_RELIEF, _RELIEF_STEPS = 1.0, 20
+#: Bytes that a commit, and a row in it, add to the log beside the data, about.
+_COMMIT_COST, _ROW_COST = 20_480, 300
 
 
 class _Trimmable(msgspec.Struct):
@@ -32,7 +47,7 @@ class _Trimmable(msgspec.Struct):
 
 
 class Trimmer:
-    """Where a round of trimming is; `find` reads, `remove` writes inside a transaction."""
+    """The place that a round of trimming has reached; `find` reads, `remove` writes inside a transaction."""
 
     def __init__(self, clock: StoreClock) -> None:
         self._clock = clock
@@ -93,3 +108,93 @@ class Trimmer:
             "young": now - CARRIAGE,
             "oldest": now - trimmable.keep_age,
         }
+
+
+class Housekeeping:
+    """Trims beside commits and in idle moments, moves the log into the database, and makes room on a full disk."""
+
+    def __init__(self, path: Path, folder: Path, clock: StoreClock, connection: Connection, lock: FairLock) -> None:
+        self._path = path
+        self._connection = connection
+        self._lock = lock
+        self._trimmer = Trimmer(clock)
+        self._reserve = DiskReserve(folder)
+        self._checkpointer = Checkpointer(path, self._reserve.size)
+        self._relieved_at = 0.0
+        #: There is something to remove now.
+        self.is_busy = False
+
+    def start(self) -> None:
+        """Reserve room on the disk, and begin to move the log."""
+        self._reserve.take()
+        self._checkpointer.start()
+
+    def close(self) -> None:
+        """Wait for a checkpoint that is under way, and end."""
+        self._checkpointer.close()
+
+    def trim_beside(self, database: Database, writes: int) -> None:
+        """Remove a little inside a writing transaction, in proportion to its writes."""
+        self.is_busy = self._trimmer.find(database.connection, _CHANNELS)
+        if self.is_busy:
+            self._trimmer.remove(database.connection, max(_LEAST, _SHARE * writes))
+
+    def committed(self, database: Database, rows: int, size: int) -> None:
+        """Take note of a commit of so many rows and bytes of data; the caller holds the lock."""
+        self._checkpointer.committed(database.connection, _COMMIT_COST + rows * _ROW_COST + size)
+
+    def trim(self, database: Database) -> None:
+        """Take one step of trimming in an idle moment."""
+        try:
+            is_found = self._trimmer.find(database.connection, _CHANNELS)
+        except sqlite3.Error as error:
+            self.mend(database, error)
+            return
+        self.is_busy = is_found or not self._trimmer.is_resting
+        if not is_found:
+            return
+        if not self._lock.try_acquire():
+            self._lock.withdraw()
+            return
+        try:
+            database.begin(write=True)
+            self._trimmer.remove(database.connection, _STEP)
+            database.save_clock()
+            database.commit()
+            self.committed(database, _STEP, 0)
+        except sqlite3.Error as error:
+            self.mend(database, error)
+        finally:
+            self._lock.release()
+
+    def mend(self, database: Database, error: sqlite3.Error) -> None:
+        """Undo a transaction that failed; make room on a full disk, and give up a connection that cannot go on."""
+        database.rollback()
+        self._trimmer.restart(pause=_RELIEF)
+        reason = explain(error, self._path)
+        if is_lasting(error):
+            self._connection.lose(reason)
+        else:
+            self._connection.failed(reason)
+        if is_full(error):
+            self._relieve(database)
+
+    def _relieve(self, database: Database) -> None:
+        """Make room on a full disk: only publications that nobody is shown any more are removed."""
+        if time.monotonic() - self._relieved_at < _RELIEF:
+            return
+        self._relieved_at = time.monotonic()
+        self._reserve.give_up()
+        self._trimmer.restart()
+        try:
+            database.connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+            for _ in range(_RELIEF_STEPS):
+                if self._trimmer.find(database.connection, _CHANNELS):
+                    database.begin(write=True)
+                    self._trimmer.remove(database.connection, _STEP)
+                    database.commit()
+            database.connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        except sqlite3.Error:
+            database.rollback()
+            self._trimmer.restart(pause=_RELIEF)
+        self._reserve.take()

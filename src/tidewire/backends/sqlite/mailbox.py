@@ -1,4 +1,4 @@
-"""What the event loop hands to the writer thread: nothing here touches the database."""
+"""Everything that the event loop hands to the writer thread; nothing here touches the database."""
 
 from __future__ import annotations
 
@@ -9,9 +9,10 @@ from collections import deque
 from collections.abc import Sequence
 from enum import Enum
 
+from tidewire.backends.shared.waiting import Write
 from tidewire.messages import Position, PublishRequest
 
-__all__ = ("Mailbox", "Subscribing", "Write")
+__all__ = ("CarriageOrder", "FileWrite", "Mailbox")
 
 
 #: Bytes of deliveries that may wait for the event loop.
@@ -24,24 +25,19 @@ class _State(Enum):
     WITHDRAWN = 2
 
 
-class Write:
-    """One publish (or one removal of a channel's history) on its way to the disk, and who waits for it."""
+class FileWrite(Write):
+    """One publish, or one removal of a channel's history, on its way to the disk."""
 
-    __slots__ = ("deadline", "future", "removes", "request", "size", "state")
+    __slots__ = ("removes", "state")
 
-    def __init__(
-        self, request: PublishRequest, future: asyncio.Future[Position], deadline: float, *, removes: bool = False
-    ) -> None:
-        self.request = request
-        self.future = future
-        self.deadline = deadline
+    def __init__(self, request: PublishRequest, seconds: float, *, removes: bool = False) -> None:
+        super().__init__(request, seconds)
         self.removes = removes
-        self.size = len(request.data) + len(request.meta)
         self.state = _State.WAITING
 
 
-class Subscribing:
-    """A channel to carry (with somebody who waits for its position), or to carry no more."""
+class CarriageOrder:
+    """A channel to carry, with a future for its position, or (without a future) to stop carrying."""
 
     __slots__ = ("channel", "future")
 
@@ -51,12 +47,12 @@ class Subscribing:
 
 
 class Mailbox:
-    """Writes and subscriptions that wait for the writer thread, and the means to wake it."""
+    """Writes and orders that wait for the writer thread, and the means to wake it."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._writes: deque[Write] = deque()
-        self._subscribing: list[Subscribing] = []
+        self._writes: deque[FileWrite] = deque()
+        self._orders: list[CarriageOrder] = []
         self._receiver, self._sender = socket.socketpair()
         self._receiver.setblocking(False)
         self._sender.setblocking(False)
@@ -67,19 +63,19 @@ class Mailbox:
 
     # From the event loop.
 
-    def put(self, writes: Sequence[Write]) -> None:
+    def put(self, writes: Sequence[FileWrite]) -> None:
         """Hand over writes, in their order."""
         with self._lock:
             self._writes.extend(writes)
         self.wake()
 
-    def subscribe(self, order: Subscribing) -> None:
+    def order(self, order: CarriageOrder) -> None:
         """Hand over a subscription or its end."""
         with self._lock:
-            self._subscribing.append(order)
+            self._orders.append(order)
         self.wake()
 
-    def withdraw(self, write: Write) -> bool:
+    def withdraw(self, write: FileWrite) -> bool:
         """Take a write back; False when the writer has it already."""
         with self._lock:
             if write.state is _State.TAKEN:
@@ -93,14 +89,14 @@ class Mailbox:
         self.wake()
 
     def wake(self) -> None:
-        """Let the writer thread look."""
+        """Wake the writer thread."""
         with self._lock:
             if not self._is_awake:
                 self._is_awake = True
                 self._sender.send(b"\0")
 
     def delivered(self, size: int) -> None:
-        """Say that so many bytes of deliveries have been handled."""
+        """Note that so many bytes of deliveries have been handled."""
         was_congested = self.is_congested
         with self._lock:
             self._undelivered -= size
@@ -122,16 +118,16 @@ class Mailbox:
 
     @property
     def has_writes(self) -> bool:
-        """Something waits to be written."""
+        """Some writes wait."""
         with self._lock:
             writes = self._writes
             while writes and writes[0].state is _State.WITHDRAWN:
                 writes.popleft()
             return bool(writes)
 
-    def take(self, count: int, size: int) -> list[Write]:
+    def take(self, count: int, size: int) -> list[FileWrite]:
         """Take waiting writes in their order, about `size` bytes at most; from now on they cannot be withdrawn."""
-        taken: list[Write] = []
+        taken: list[FileWrite] = []
         with self._lock:
             while self._writes and len(taken) < count and size > 0:
                 write = self._writes.popleft()
@@ -141,14 +137,14 @@ class Mailbox:
                     taken.append(write)
         return taken
 
-    def take_subscribing(self) -> list[Subscribing]:
-        """Take what waits to be subscribed or unsubscribed, in order."""
+    def take_orders(self) -> list[CarriageOrder]:
+        """Take the orders that wait, in their order."""
         with self._lock:
-            taken, self._subscribing = self._subscribing, []
+            taken, self._orders = self._orders, []
         return taken
 
     def posted(self, size: int) -> None:
-        """Say that so many bytes of deliveries are on their way to the event loop."""
+        """Note that so many bytes of deliveries are on their way to the event loop."""
         with self._lock:
             self._undelivered += size
 

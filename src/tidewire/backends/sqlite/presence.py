@@ -13,11 +13,11 @@ from pathlib import Path
 from typing import Generic, TypeVar
 
 from tidewire.backends.base import JoinResult, Presence
-from tidewire.backends.sqlite.fair_lock import Turnstile
+from tidewire.backends.sqlite.fair_lock import FairLock
 from tidewire.backends.sqlite.file_errors import explain, is_lasting, opening_error
 from tidewire.backends.sqlite.folder import node_folder
 from tidewire.backends.sqlite.leases import Watch
-from tidewire.backends.sqlite.presence_database import Roster
+from tidewire.backends.sqlite.presence_database import PresenceDatabase
 from tidewire.errors import StoreUnavailable, TidewireError
 from tidewire.messages import Announcement, Departure, Member
 
@@ -41,7 +41,7 @@ class _Step(Generic[T]):
 
     __slots__ = ("future", "run", "writes")
 
-    def __init__(self, run: Callable[[Roster], T], future: asyncio.Future[T], *, writes: bool) -> None:
+    def __init__(self, run: Callable[[PresenceDatabase], T], future: asyncio.Future[T], *, writes: bool) -> None:
         self.run = run
         self.future = future
         self.writes = writes
@@ -92,30 +92,30 @@ class SqlitePresence(Presence):
             thread.join()
 
     async def join(self, channel: str, member: Member, announcement: Announcement | None = None) -> JoinResult:
-        return await self._ask(lambda roster: roster.join(channel, member, announcement), writes=True)
+        return await self._ask(lambda database: database.join(channel, member, announcement), writes=True)
 
     async def leave(self, channel: str, connection: str) -> bool:
-        return await self._ask(lambda roster: roster.leave(channel, connection), writes=True)
+        return await self._ask(lambda database: database.leave(channel, connection), writes=True)
 
     async def touch(self) -> bool:
-        return await self._ask(lambda roster: roster.touch(), writes=True)
+        return await self._ask(lambda database: database.touch(), writes=True)
 
     async def members(self, channel: str) -> list[Member]:
-        return await self._ask(lambda roster: roster.members(channel), writes=False)
+        return await self._ask(lambda database: database.members(channel), writes=False)
 
     async def count(self, channel: str, user: str | None = None) -> int:
-        return await self._ask(lambda roster: roster.count(channel, user), writes=False)
+        return await self._ask(lambda database: database.count(channel, user), writes=False)
 
     async def claim(self, limit: int = 256) -> Sequence[Departure]:
         if not self._watch.departed and not self._watch.overdue:
             return ()
-        return await self._ask(lambda roster: roster.claim(limit), writes=True)
+        return await self._ask(lambda database: database.claim(limit), writes=True)
 
     async def forget(self, departures: Sequence[Departure]) -> None:
         if departures:
-            await self._ask(lambda roster: roster.forget(departures), writes=True)
+            await self._ask(lambda database: database.forget(departures), writes=True)
 
-    async def _ask(self, run: Callable[[Roster], T], *, writes: bool) -> T:
+    async def _ask(self, run: Callable[[PresenceDatabase], T], *, writes: bool) -> T:
         if self._thread is None:
             raise StoreUnavailable("presence is not open; use it between its start and its close")
         future: asyncio.Future[T] = self._loop.create_future()
@@ -125,14 +125,14 @@ class SqlitePresence(Presence):
     # The thread.
 
     def _run(self, node: str, started: asyncio.Future[None]) -> None:
-        roster = Roster(self._path, self._folder, node, self._watch)
+        database = PresenceDatabase(self._path, self._folder, node, self._watch)
         try:
             self._folder.mkdir(exist_ok=True)
-            self._turnstile = Turnstile(self._folder, "presence")
+            self._lock = FairLock(self._folder, "presence")
             try:
-                self._locked(roster.open)
+                self._locked(database.open)
             except BaseException:
-                self._turnstile.close()
+                self._lock.close()
                 raise
         except TidewireError as error:
             self._call(_settle, [(started, error)])
@@ -140,29 +140,29 @@ class SqlitePresence(Presence):
             self._call(_settle, [(started, opening_error(error, self._path))])
         else:
             self._call(_settle, [(started, None)])
-            self._serve(roster)
-            roster.close()
-            self._turnstile.close()
+            self._serve(database)
+            database.close()
+            self._lock.close()
         self._call(_settle, [(self._ended, None)])
 
-    def _serve(self, roster: Roster) -> None:
+    def _serve(self, database: PresenceDatabase) -> None:
         looked = 0.0
         is_closing = False
         while not is_closing:
             steps, is_closing = self._take()
             is_due = time.monotonic() - looked >= _LOOK
             try:
-                if not roster.is_open:
-                    self._locked(roster.open)
+                if not database.is_open:
+                    self._locked(database.open)
                 if is_due:
                     looked = time.monotonic()
-                    self._look(roster)
-                self._run_steps(roster, steps)
+                    self._look(database)
+                self._run_steps(database, steps)
             except (sqlite3.Error, OSError, TidewireError) as error:
-                self._fail(roster, error, steps)
+                self._fail(database, error, steps)
             except Exception as error:
                 logger.exception("presence of %s failed in a step, and goes on", self._path)
-                self._fail(roster, error, steps)
+                self._fail(database, error, steps)
 
     def _take(self) -> tuple[list[_Step[object]], bool]:
         """Wait for steps, until the next look at most; also says whether this is the end."""
@@ -178,39 +178,39 @@ class SqlitePresence(Presence):
             return steps, False
         return steps, step is None
 
-    def _run_steps(self, roster: Roster, steps: list[_Step[object]]) -> None:
+    def _run_steps(self, database: PresenceDatabase, steps: list[_Step[object]]) -> None:
         if not any(step.writes for step in steps):
-            self._transact(roster, steps, write=False)
-        elif self._turnstile.try_acquire():
-            self._transact(roster, steps, write=True)
+            self._transact(database, steps, write=False)
+        elif self._lock.try_acquire():
+            self._transact(database, steps, write=True)
         else:  # who only reads does not wait for another process
-            self._transact(roster, [step for step in steps if not step.writes], write=False)
+            self._transact(database, [step for step in steps if not step.writes], write=False)
             self._acquire()
-            self._transact(roster, [step for step in steps if step.writes], write=True)
+            self._transact(database, [step for step in steps if step.writes], write=True)
 
-    def _transact(self, roster: Roster, steps: Sequence[_Step[object]], *, write: bool) -> None:
+    def _transact(self, database: PresenceDatabase, steps: Sequence[_Step[object]], *, write: bool) -> None:
         """Run steps in one transaction, for writing with the lock held, which is free again when they are told."""
         if not steps:
             return
         try:
-            roster.begin(write=write)
-            results = [(step.future, step.run(roster)) for step in steps]
-            roster.commit()
+            database.begin(write=write)
+            results = [(step.future, step.run(database)) for step in steps]
+            database.commit()
         finally:
             if write:
-                self._turnstile.release()
+                self._lock.release()
         self._call(_settle, results)
 
-    def _look(self, roster: Roster) -> None:
-        roster.begin(write=False)
-        roster.look()
-        roster.commit()
+    def _look(self, database: PresenceDatabase) -> None:
+        database.begin(write=False)
+        database.look()
+        database.commit()
 
     def _acquire(self) -> None:
         limit = time.monotonic() + _PATIENCE
-        while not self._turnstile.try_acquire():
+        while not self._lock.try_acquire():
             if time.monotonic() > limit:
-                self._turnstile.withdraw()
+                self._lock.withdraw()
                 raise StoreUnavailable(
                     f"another process has held the lock of {self._path} for {_PATIENCE:g} s; see if it hangs"
                 )
@@ -221,14 +221,14 @@ class SqlitePresence(Presence):
         try:
             run()
         finally:
-            self._turnstile.release()
+            self._lock.release()
 
-    def _fail(self, roster: Roster, error: BaseException, steps: Sequence[_Step[object]]) -> None:
+    def _fail(self, database: PresenceDatabase, error: BaseException, steps: Sequence[_Step[object]]) -> None:
         """Answer what waits; nobody is taken for dead by what was seen before an outage."""
-        roster.rollback()
+        database.rollback()
         self._watch.reset()
         if is_lasting(error) and not isinstance(error, TidewireError):
-            roster.disconnect()
+            database.disconnect()
         reason = str(error) if isinstance(error, TidewireError) else explain(error, self._path)
         self._call(_settle, [(step.future, StoreUnavailable(reason)) for step in steps])
 

@@ -18,7 +18,7 @@ from tidewire.backends.sqlite.leases import Lock, NodeRow, Watch, is_alive, remo
 from tidewire.errors import StoreUnavailable
 from tidewire.messages import Announcement, Departure, Format, Member
 
-__all__ = ("Roster",)
+__all__ = ("PresenceDatabase",)
 
 SQL = statements(__package__, "presence_statements.sql")
 #: Bytes that are reserved in the file and its log, so that members can still join when the disk is full.
@@ -26,7 +26,7 @@ _RESERVE = 96 * 4_096
 _CHECKPOINT_PAGES = 64
 
 
-class Roster:
+class PresenceDatabase:
     """One connection to the presence file, and this node's place in it."""
 
     def __init__(self, path: Path, folder: Path, node: str, watch: Watch) -> None:

@@ -1,4 +1,4 @@
-"""Reads history and positions, in threads and on connections of its own: readers never wait for the writer."""
+"""Reads history and positions, in threads and on connections of their own: readers never wait for the writer."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ class Readers:
 
 
 class HistoryQuery(msgspec.Struct, frozen=True):
-    """What `Broker.history` was asked, and what is known without the database."""
+    """The arguments of `Broker.history`, and the store's seed."""
 
     channel: str
     since: Position | None
@@ -99,7 +99,7 @@ class HistoryQuery(msgspec.Struct, frozen=True):
 
 
 def read_history(connection: sqlite3.Connection, query: HistoryQuery, clock: StoreClock) -> HistoryPage:
-    """Answer a history query inside a transaction (broker.Broker.history says what it means)."""
+    """Answer a history query inside a transaction (base.Broker.history)."""
     row = connection.execute(SQL["history_channel"], (query.channel,)).fetchone()
     if row is None:
         row = (0, derived_epoch(query.seed, query.channel), 0, 0)

@@ -1,0 +1,100 @@
+"""Reads history and positions, and removes history: each read is one script, so one moment of the store."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import defaultdict
+from collections.abc import Sequence
+
+import msgspec
+
+from tidewire.backends.redis.driver import Command
+from tidewire.backends.redis.entries import unpack
+from tidewire.backends.redis.generations import SCRIPTS
+from tidewire.backends.redis.keys import Keys
+from tidewire.backends.redis.opening import new_epoch
+from tidewire.backends.redis.shards import Shard, Shards
+from tidewire.backends.shared.completeness import is_complete
+from tidewire.messages import MAX_OFFSET, HistoryPage, Position, Retention
+
+__all__ = ("HistoryQuery", "read_history", "read_positions", "remove_history")
+
+#: Channels in one reading of positions.
+_CHUNK = 500
+#: The longest age that a script is told, in seconds.
+_LONGEST_AGE = 1e10
+
+
+class HistoryQuery(msgspec.Struct, frozen=True):
+    """The arguments of `Broker.history`."""
+
+    channel: str
+    since: Position | None
+    limit: int | None
+    reverse: bool
+    retention: Retention | None
+
+
+async def read_history(shards: Shards, keys: Keys, query: HistoryQuery) -> HistoryPage:
+    """Answer a history query (base.Broker.history); raises StoreUnavailable."""
+    since, retention = query.since, query.retention
+    bound = "" if since is None else min(max(since.offset, 0), MAX_OFFSET)
+    shown = ("", "") if retention is None else (retention.size, str(min(retention.age, _LONGEST_AGE)))
+    epoch, top, first, entries = await _run(
+        shards,
+        keys,
+        "history",
+        query.channel,
+        "-" if query.reverse else "+",
+        bound,
+        "" if since is None else since.epoch,
+        "" if query.limit is None else max(0, query.limit),
+        *shown,
+    )
+    position = Position(top, epoch.decode())
+    if since is not None and since.epoch != position.epoch:
+        return HistoryPage((), position, complete=False)
+    found = tuple(
+        unpack(query.channel, int(id[:-2]), position.epoch, int(fields[1]), fields[3]) for id, fields in entries
+    )
+    return HistoryPage(found, position, is_complete(since, top, first, reverse=query.reverse))
+
+
+async def remove_history(shards: Shards, keys: Keys, channel: str) -> None:
+    """Remove the publications of a channel; its position stays. Raises StoreUnavailable."""
+    await _run(shards, keys, "remove", channel)
+
+
+async def _run(shards: Shards, keys: Keys, name: str, channel: str, *arguments: str | int) -> list:  # type: ignore[type-arg]
+    """Run a script of one channel, on the connection for reading."""
+    of_channel = keys.channel(channel)
+    command: Command = ["EVALSHA", SCRIPTS[name].sha, len(of_channel), *of_channel, new_epoch(), *arguments]
+    reply = await shards.shard(channel).reading.run([channel], command)
+    assert isinstance(reply, list)
+    return reply
+
+
+async def read_positions(shards: Shards, keys: Keys, channels: Sequence[str]) -> dict[str, Position]:
+    """Return the top of each channel; raises StoreUnavailable."""
+    # a call is one slot's in a cluster, and so is a chunk
+    chunks: dict[tuple[Shard, int], list[str]] = defaultdict(list)
+    for channel in channels:
+        chunks[shards.shard(channel), keys.slot(channel)].append(channel)
+    answers = [
+        _read_chunk(shard, keys, names[start : start + _CHUNK])
+        for (shard, _), names in chunks.items()
+        for start in range(0, len(names), _CHUNK)
+    ]
+    found: dict[str, Position] = {}
+    for answer in await asyncio.gather(*answers):
+        found |= answer
+    return {channel: found[channel] for channel in channels}
+
+
+async def _read_chunk(shard: Shard, keys: Keys, channels: Sequence[str]) -> dict[str, Position]:
+    of_channels = [key for channel in channels for key in keys.channel(channel)]
+    command: Command = ["EVALSHA", SCRIPTS["positions"].sha, len(of_channels), *of_channels, new_epoch()]
+    reply = await shard.reading.run(channels, command)
+    assert isinstance(reply, list)
+    tops = (Position(top, epoch.decode()) for epoch, top in zip(reply[::2], reply[1::2], strict=True))
+    return dict(zip(channels, tops, strict=True))

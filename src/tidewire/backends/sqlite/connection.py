@@ -1,0 +1,102 @@
+"""The writer thread's connection to its database, opened again after a failure or when the file was replaced."""
+
+from __future__ import annotations
+
+import sqlite3
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from tidewire.backends.sqlite.database import Database
+from tidewire.backends.sqlite.fair_lock import FairLock
+from tidewire.backends.sqlite.file_errors import explain
+from tidewire.backends.sqlite.store_clock import StoreClock
+from tidewire.errors import StoreUnavailable, TidewireError
+
+__all__ = ("Connection",)
+
+#: Seconds in which a start waits for other processes that are starting, and between tries of their lock.
+_START, _RETRY = 5.0, 0.005
+#: Seconds between tries to open a database that failed.
+_REOPEN = 0.5
+
+
+class Connection:
+    """Keeps the database open; `resumed` is called when it is open again after it was lost."""
+
+    def __init__(self, path: Path, clock: StoreClock, lock: FairLock, resumed: Callable[[], None]) -> None:
+        self._path = path
+        self._clock = clock
+        self._lock = lock
+        self._resumed = resumed
+        self._cursor = 0
+        self._reopen_at = 0.0
+        #: The open database, None after it was lost.
+        self.database: Database | None = None
+        #: Why the last transaction failed, "" when it did not.
+        self.trouble = ""
+        #: The store's seed (database.derived_epoch); "" before the first opening.
+        self.seed = ""
+
+    def open(self) -> None:
+        """Open the database under the write lock, because the first process makes it; raises what fails."""
+        limit = time.monotonic() + _START
+        while not self._lock.try_acquire():
+            if time.monotonic() > limit:
+                self._lock.withdraw()
+                raise StoreUnavailable(f"another process has held the lock of {self._path} for {_START:g} s; end it")
+            time.sleep(_RETRY)
+        try:
+            self.database = Database(self._path, self._clock)
+            self.seed = self.database.seed
+        finally:
+            self._lock.release()
+
+    def usable(self) -> Database | None:
+        """Return the database, opened again if it is due; None while it cannot be used."""
+        if self.database is not None and self.database.is_replaced:
+            self.lose(f"{self._path} was removed or replaced while it was open; it is opened anew")
+            self._reopen_at = 0.0
+        return self.database or self._reopen()
+
+    def _reopen(self) -> Database | None:
+        if time.monotonic() < self._reopen_at or not self._lock.try_acquire():
+            return None
+        try:
+            database = Database(self._path, self._clock)
+            if database.seed == self.seed:
+                database.cursor = self._cursor  # the publications since then are still to be read
+            self.database, self.seed, self.trouble = database, database.seed, ""
+            self._resumed()
+        except (sqlite3.Error, OSError) as error:
+            self.lose(explain(error, self._path))
+        except TidewireError as error:
+            self.lose(str(error))
+        finally:
+            self._lock.release()
+        return self.database
+
+    def succeeded(self) -> None:
+        """Note that a transaction succeeded."""
+        self.trouble = ""
+
+    def failed(self, reason: str) -> None:
+        """Note why a transaction failed."""
+        self.trouble = reason
+
+    def lose(self, reason: str) -> None:
+        """Close the database; a new connection is opened soon."""
+        self.trouble = reason
+        if self.database is not None:
+            self.database.rollback()
+            self._cursor = self.database.cursor
+            self.database.close()
+            self.database = None
+        self._reopen_at = time.monotonic() + _REOPEN
+
+    def close(self) -> None:
+        """Close the database for good."""
+        self.trouble = f"{self._path} is closed; use the broker between its start and its close"
+        if self.database is not None:
+            self.database.close()
+            self.database = None

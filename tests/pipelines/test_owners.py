@@ -75,8 +75,8 @@ def test_runs_go_on_when_descriptors_are_there_again(tmp_path: Path, monkeypatch
 @pytest.mark.parametrize(
     ("name", "error", "said"),
     [
-        ("_sweep", RuntimeError("unforeseen"), "looking after the runs failed; it is tried again"),
-        ("_attend", OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)), "cannot be looked after now"),
+        ("_sweep", RuntimeError("unforeseen"), "looking at the runs failed; it is tried again"),
+        ("_attend", OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)), "cannot be started or ended now"),
     ],
 )
 def test_a_failure_while_runs_are_looked_after_ends_nothing(

@@ -171,7 +171,7 @@ def test_a_run_that_cannot_be_read_stops_no_other(tmp_path: Path, caplog: pytest
             async with opened(tmp_path) as pipelines:
                 assert (await finished(pipelines, Step("one", ("true",)), sample="S2")).status is RunStatus.FINISHED
         assert [record.message for record in caplog.records if run in record.message] == [
-            f"run {run} is left as it is until the server is started again"
+            f"run {run} stays as it is until the server is restarted"
         ]
 
     asyncio.run(scenario())
@@ -197,13 +197,13 @@ def test_a_stale_look_takes_no_run_of_another(tmp_path: Path) -> None:
     asyncio.run(scenario())
 
 
-def test_what_was_said_of_a_run_that_has_ended_is_not_kept(tmp_path: Path) -> None:
+def test_progress_of_an_ended_run_is_not_kept(tmp_path: Path) -> None:
     async def scenario() -> None:
         async with opened(tmp_path) as pipelines:
             run = await finished(pipelines, Step("one", ("true",)))
             await pipelines._store.add_progress(run.id, "one", 0.5, "too late")
             with sqlite3.connect(tmp_path / "runs" / "runs.db") as database:
-                assert database.execute("SELECT count(*) FROM said").fetchone() == (0,)
+                assert database.execute("SELECT count(*) FROM progress_reports").fetchone() == (0,)
 
     asyncio.run(scenario())
 

@@ -48,7 +48,7 @@ def open_backend(url: str, limits: Limits) -> tuple[Broker, Presence]:
 
 @contextmanager
 def _driver(extra: str) -> Iterator[None]:
-    """Say how to install a store's driver where it is missing."""
+    """Raise ConfigurationError with the command that installs a store's driver, if it is missing."""
     try:
         yield
     except ModuleNotFoundError as error:

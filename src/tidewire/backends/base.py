@@ -1,4 +1,4 @@
-"""The two contracts of a store: the broker keeps publications and carries them, presence says who is in a channel."""
+"""The two contracts of a store: a broker keeps and delivers publications, presence lists the members of channels."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ Resumed = Callable[[], None]
 
 
 def nothing_to_resume() -> None:
-    """Be told of the end of an outage, and do nothing."""
+    """Do nothing at the end of an outage."""
 
 
 class Broker(ABC):
-    """Keeps publications and carries them between nodes.
+    """Keeps publications and delivers them to nodes.
 
     One instance belongs to one node and to one event loop. `start` comes first and `aclose` last; both may be called
     twice. Every other method may run concurrently with itself.
@@ -47,7 +47,7 @@ class Broker(ABC):
     shared: bool = False
     #: `publish` may wait for the store; where it never does, nothing is gained by several at once.
     waits: bool = True
-    #: What `publish` waits for, in words for people ("committed and fsynced").
+    #: The moment at which `publish` returns, in words for people ("committed and fsynced").
     kept: str = ""
     #: Publishes inside an application's own transaction, through its connection; None: this store cannot.
     within: Callable[[object, PublishRequest], Awaitable[None]] | None = None
@@ -56,8 +56,8 @@ class Broker(ABC):
     async def start(self, deliver: Deliver, resumed: Resumed = nothing_to_resume) -> None:
         """Open the store and begin to deliver.
 
-        `resumed` is called on the event loop when carriage is back after an outage: what was published meanwhile was
-        perhaps not delivered, and the node compares its positions with the store's at once.
+        `resumed` is called on the event loop when delivery is back after an outage. Publications of that time were
+        perhaps not delivered, so the node compares its positions with the store's at once.
         Raises ConfigurationError when the store cannot be used as configured, StoreUnavailable when it does not answer.
         """
 
@@ -67,7 +67,7 @@ class Broker(ABC):
 
     @abstractmethod
     async def subscribe(self, channel: str) -> Position:
-        """Begin to carry a channel, and return its position: everything after it is delivered (at least once).
+        """Subscribe this node to a channel, and return its position: everything after it is delivered (at least once).
 
         A channel that nobody has published to has a position too (offset 0 and an epoch that stays).
         Calling it again is harmless. Raises StoreUnavailable.
@@ -75,7 +75,7 @@ class Broker(ABC):
 
     @abstractmethod
     async def unsubscribe(self, channel: str) -> None:
-        """Stop carrying a channel; harmless when it is not carried. Deliveries under way may still arrive."""
+        """End the subscription to a channel; harmless when there is none. Deliveries in flight may still arrive."""
 
     @abstractmethod
     async def publish(self, request: PublishRequest) -> Position:
@@ -115,14 +115,14 @@ class Broker(ABC):
         """Return the top position of each channel, in one bounded read. Raises StoreUnavailable."""
 
     async def describe(self) -> tuple[str, ...]:
-        """Return what the store says of itself (version, persistence, clock), one sentence each, for `tidewire doctor`.
+        """Return facts about the store (version, persistence, clock), one sentence each, for `tidewire doctor`.
 
         Raises StoreUnavailable.
         """
         return ()
 
     async def advise(self) -> tuple[str, ...]:
-        """Return what should be changed in the store and why, one sentence each. Raises StoreUnavailable."""
+        """Return advice on the store's configuration and the reasons, one sentence each. Raises StoreUnavailable."""
         return ()
 
 
@@ -134,14 +134,14 @@ class JoinResult(msgspec.Struct, frozen=True, gc=False):
 
 
 class Presence(ABC):
-    """Who is in a channel, on all nodes.
+    """The members of channels, on all nodes.
 
     Members belong to the node that joined them. A node is alive while it touches its lease (and, where the store can
-    tell, while its process lives). The members of a node that is dead for longer than the grace are *departed*: they
-    are claimed by a surviving node (`claim`), which publishes their announcements and then forgets them (`forget`).
-    Claimed members are no longer listed or counted. A member that joins again before the claim takes the place of the
-    dead one, and there is no departure. A claim that is not forgotten within a lease may be claimed again, with the
-    same token.
+    find that out, while its process lives). The members of a node that is dead for longer than the grace are
+    *departed*: they are claimed by a surviving node (`claim`), which publishes their announcements and then forgets
+    them (`forget`). Claimed members are no longer listed or counted. A member that joins again before the claim takes
+    the place of the dead one, and there is no departure. A claim that is not forgotten within a lease may be claimed
+    again, with the same token.
 
     Time is the store's or is measured by watching it; the clocks of two nodes are never compared.
     Every method raises StoreUnavailable when the store does not answer.

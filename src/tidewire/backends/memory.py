@@ -43,7 +43,7 @@ class _Stream:
 class MemoryBroker(Broker):
     """Keeps publications in this process: `publish` never suspends, and delivers before it returns.
 
-    Nothing has to be carried to another node, so no more is kept than the channel's retention shows.
+    There is no other node to deliver to, so no more is kept than the channel's retention shows.
     """
 
     waits = False
@@ -203,7 +203,7 @@ class _Room:
 
 
 class MemoryPresence(Presence):
-    """Who is in a channel of this process."""
+    """The members of the channels of this process."""
 
     def __init__(self) -> None:
         self._rooms: dict[str, _Room] = {}

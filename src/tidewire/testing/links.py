@@ -22,7 +22,7 @@ class ManualClock:
         return self.now
 
     def advance(self, seconds: float) -> None:
-        """Let some seconds pass."""
+        """Advance the time by some seconds."""
         self.now += seconds
 
 
@@ -74,7 +74,7 @@ class FakeLink(Link):
     # What the client does.
 
     def receive(self, message: str | bytes) -> None:
-        """Let a message come from the client."""
+        """Receive a message as if the client had sent it."""
         if self._listener is not None:
             self._listener.message_received(message)
 

@@ -64,7 +64,7 @@ def _replicas(text: str) -> int:
 
 
 def _servers(parts: SplitResult) -> tuple[str, ...]:
-    """Return one URL for each server; who you are stands once, before the first."""
+    """Return one URL for each server; user and password are written once, before the first."""
     who, _, hosts = parts.netloc.rpartition("@")
     servers = []
     for host in hosts.split(","):

@@ -1,4 +1,4 @@
-"""The broker on NATS JetStream: one stream holds all channels, and its republished messages carry them live."""
+"""The broker on NATS JetStream: one stream holds all channels, and its republished messages are delivered live."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ class NatsBroker(Broker):
         #: The newest message that this node knows to be kept: its sequence, and the time it was stamped with.
         self._newest = (0, 0.0)
         self._epoch = ""
-        self._told_dropped = 0.0
+        self._dropped_at = 0.0
 
     async def start(self, deliver: Deliver, resumed: Resumed = nothing_to_resume) -> None:
         if self._is_open:
@@ -105,7 +105,7 @@ class NatsBroker(Broker):
     # The session.
 
     async def _prepare(self, session: Session) -> None:
-        """Prepare a new session: check the stream, and carry the same channels as before."""
+        """Prepare a new session: check the stream, and subscribe to the same channels as before."""
         stream = await open_stream(session, self._address)
         if stream.epoch == self._epoch and not await self._is_whole(stream):
             await begin_epoch(session, self._address, stream.epoch)
@@ -116,7 +116,7 @@ class NatsBroker(Broker):
         self._stream, self._epoch = stream, stream.epoch
         session.on_dropped = self._dropped
         self._clock.set(await stream.time())
-        await self._carriage.carry_on(stream, is_new=is_new)
+        await self._carriage.resume(stream, is_new=is_new)
 
     async def _is_whole(self, stream: Stream) -> bool:
         """Return whether the stream has everything that it had: after a crash of the machine its end may be missing."""
@@ -142,8 +142,8 @@ class NatsBroker(Broker):
         """Read from history what the driver has dropped, because this process was too slow."""
         count_limit("carriage_waiting")
         now = asyncio.get_running_loop().time()
-        if now - self._told_dropped >= _DROPPED:
-            self._told_dropped = now
+        if now - self._dropped_at >= _DROPPED:
+            self._dropped_at = now
             logger.warning("messages came from NATS faster than this process took them; they are read from history")
             asyncio.get_running_loop().call_later(_DROPPED, self._resumed)
 
@@ -167,7 +167,7 @@ class NatsBroker(Broker):
     async def remove_history(self, channel: str) -> None:
         await remove_all(self._ready(), self._ready().stored(channel))
 
-    # Carrying.
+    # Subscriptions.
 
     async def subscribe(self, channel: str) -> Position:
         return await self._carriage.subscribe(self._ready(), channel)

@@ -131,7 +131,7 @@ class Trimmer:
             await stream.purge(subject, keep=keep)
 
     def _retention(self, subject: str, first: StoredMessage, last: StoredMessage) -> Retention:
-        """Return what the channel keeps: who publishes from outside of the application does not say."""
+        """Return the channel's retention, which a publisher outside of the application does not state."""
         for message in (last, first):
             said = Stamp.read(message.headers, 0.0).retention
             if said is not None:

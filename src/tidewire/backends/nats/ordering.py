@@ -1,4 +1,4 @@
-"""One channel that is carried: puts its live messages into the order of their offsets.
+"""Puts the live messages of one channel into the order of their offsets.
 
 The server republishes the messages of two connections that publish at the same time in either order (seen on 2.9.10);
 each message names its own sequence and the one before it.
@@ -15,7 +15,7 @@ from nats.aio.subscription import Subscription
 
 from tidewire.messages import Publication
 
-__all__ = ("HELD_COUNT", "Carried")
+__all__ = ("HELD_COUNT", "OrderedChannel")
 
 #: Messages that wait for an earlier one; beyond that nothing is waited for, and history fills the gap.
 HELD_COUNT = 1_024
@@ -30,7 +30,7 @@ class _Arrived(msgspec.Struct, frozen=True, order=True, gc=False):
     publication: Publication | None
 
 
-class Carried:
+class OrderedChannel:
     """What is known of one channel, and its messages that wait for an earlier one.
 
     `known` is the newest sequence that was handed over or read; None before the first `settle`.
@@ -47,7 +47,7 @@ class Carried:
         self._giving_up: asyncio.TimerHandle | None = None
 
     def listens(self, subscription: Subscription) -> None:
-        """Note the subscription by which the channel is carried now."""
+        """Note the subscription by which the channel is delivered now."""
         self.subscription = subscription
 
     def wait(self, seconds: float, give_up: Callable[[], None]) -> None:

@@ -1,4 +1,4 @@
-"""Presence on NATS: a stream in the server's memory says what happens, and every node follows it (replica.Replica)."""
+"""Presence on NATS: a stream in the server's memory lists all changes, and each node applies them (replica.py)."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ __all__ = ("NatsPresence",)
 
 
 class NatsPresence(Presence):
-    """Who is in a channel, on all nodes.
+    """The members of channels, on all nodes.
 
     A node is alive while it is heard at least every `lease` seconds by the server's time. Its members are claimable
     after that; a node touches every 2 s, so that is 6 to 8 s after its death.

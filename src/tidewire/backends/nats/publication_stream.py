@@ -1,7 +1,7 @@
 """The stream that holds every publication, and its epoch.
 
 The epoch stands in every subject, `prefix.s.<epoch>.<channel>`, and the stream takes the subjects of one epoch only:
-who still believes in another one is refused, and hears nothing. So two epochs are never mixed.
+a node that still uses another one is refused, and hears nothing. So two epochs are never mixed.
 """
 
 from __future__ import annotations
@@ -50,8 +50,8 @@ class Stream:
         """Return the subject at which a channel's publications are stored."""
         return f"{self._prefix}.s.{self.epoch}.{token_of(channel)}"
 
-    def carried(self, channel: str) -> str:
-        """Return the subject at which they are carried."""
+    def live(self, channel: str) -> str:
+        """Return the subject at which they are republished live."""
         return f"{self._prefix}.r.{self.epoch}.{token_of(channel)}"
 
     def mark(self, stored: str) -> str:
@@ -159,9 +159,9 @@ async def open_stream(session: Session, address: NatsAddress) -> Stream:
 
 
 async def begin_epoch(session: Session, address: NatsAddress, old: str) -> None:
-    """Let the stream have a new epoch, because it came back without its newest messages.
+    """Give the stream a new epoch, because it came back without its newest messages.
 
-    Who notices the same names the same epoch, so it does not matter how many do.
+    All nodes that notice it name the same epoch, so it does not matter how many do.
     """
     seed, _, number = old.partition("x")
     logger.error("the stream %s came back without its newest messages; a new epoch begins", address.stream)
@@ -200,5 +200,5 @@ def _epoch_of(config: StreamConfig, prefix: str) -> str:
 
 
 def is_limited(config: StreamConfig) -> bool:
-    """Say whether the server removes messages by itself."""
+    """Return whether the server removes messages by itself."""
     return max(config.max_msgs, config.max_bytes, config.max_msgs_per_subject, config.max_age) > 0

@@ -1,7 +1,7 @@
-"""The presence stream on one session: a roster that follows it, and steps that are done when the roster has them.
+"""The presence stream on one session: a roster applies its messages, and a step is done when the roster has it.
 
-One message for each member, lease and claim, the newest of each; an empty one says that it is gone, and is itself
-removed when every node must have seen it.
+The stream keeps one message for each member, lease and claim, the newest. An empty one stands for something that is
+gone, and is itself removed when every node must have seen it.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ _Result = JoinResult | Claim | bool
 
 
 class Replica:
-    """Follows the presence stream for as long as a session lasts."""
+    """Applies the presence stream for as long as a session lasts."""
 
     def __init__(self, session: Session, address: NatsAddress, lease: float, seconds: float) -> None:
         self.session = session
@@ -81,10 +81,10 @@ class Replica:
         """Return the subject of a claimed departure."""
         return f"{self._stream}.{_DEPARTURE}.{token_of(channel)}.{token_of(user)}"
 
-    # Following.
+    # Reading.
 
     async def open(self) -> None:
-        """Load what there is, and follow; raises StoreUnavailable."""
+        """Load the stream, and apply its new messages from then on; raises StoreUnavailable."""
         state = (await self._open_stream()).state
         inbox = self.session.new_inbox()
         await self.session.subscribe(inbox, self._arrive)
@@ -101,7 +101,7 @@ class Replica:
         asked = {"stream_name": self._stream, "config": config}
         consumer = await self.session.api(f"CONSUMER.CREATE.{self._stream}", asked, ConsumerInfo)
         if consumer.error is not None:
-            raise Refused("follow presence", consumer.error)
+            raise Refused("read presence", consumer.error)
         if consumer.num_pending:
             await self._wait(lambda: self._delivered >= consumer.num_pending)
         self._applied = max(self._applied, state.last_seq)
@@ -193,10 +193,10 @@ class Replica:
     # Steps.
 
     async def step(self, subject: str, value: object | None, expected: int | None = None) -> _Result | None:
-        """Say something, and return what came of it in the order of all that is said; raises StoreUnavailable.
+        """Publish one change, and return its outcome in the order of all changes; raises StoreUnavailable.
 
-        A value of None says that it is gone. With `expected`, None comes back when the subject's newest message is
-        another one; 0: when there is one.
+        A value of None removes it. With `expected`, None is returned when the subject's newest message has another
+        sequence; 0 expects that there is none.
         """
         self._number += 1
         name = f"{self._name}{self._number}"
@@ -217,8 +217,8 @@ class Replica:
             async with asyncio.timeout(self._seconds):
                 return await future
         except TimeoutError:
-            self.session.end("presence does not follow")
-            raise StoreUnavailable(f"presence on NATS did not follow within {self._seconds:g} s") from None
+            self.session.end("presence is not up to date")
+            raise StoreUnavailable(f"presence on NATS was not up to date within {self._seconds:g} s") from None
         finally:
             self._steps.pop(name, None)
 
@@ -242,8 +242,8 @@ class Replica:
             async with asyncio.timeout(self._seconds):
                 await waiter
         except TimeoutError:
-            self.session.end("presence does not follow")
-            raise StoreUnavailable(f"presence on NATS did not follow within {self._seconds:g} s") from None
+            self.session.end("presence is not up to date")
+            raise StoreUnavailable(f"presence on NATS was not up to date within {self._seconds:g} s") from None
 
     async def newest(self, subject: str) -> int | None:
         """Return the sequence of a subject's newest message, 0: there is none; None: it says something."""

@@ -1,4 +1,4 @@
-"""Who is in which channel, as the presence stream says it. Pure: every node applies the same messages in one order.
+"""The members of all channels, by the presence stream. Pure: every node applies the same messages in one order.
 
 Time is that of the messages: a node is dead when others are heard for a lease and it is not.
 """

@@ -50,7 +50,7 @@ class Refused(StoreUnavailable):
 
 class _Client(Client):
     def abort(self) -> None:
-        """Let the socket go at once, whatever waits for it: a frozen server takes nothing."""
+        """Close the socket at once, whatever waits for it: a frozen server takes nothing."""
         writer = getattr(self._transport, "_bare_io_writer", None)
         if isinstance(writer, asyncio.StreamWriter):
             writer.transport.abort()
@@ -111,7 +111,7 @@ class Session:
         self._client.abort()
 
     def end(self, reason: str) -> None:
-        """Use this connection no more; who waits for an answer is told that none will come."""
+        """End this session; everything that waits for an answer learns that none will come."""
         if self.ended.is_set():
             return
         self.reason = reason
@@ -230,5 +230,5 @@ class Session:
 
 
 def is_nobody(msg: Msg) -> bool:
-    """Say whether this is the server's word that nobody listens."""
+    """Return whether the server answers that nobody listens."""
     return bool(msg.headers) and msg.headers is not None and msg.headers.get(STATUS) == _NOBODY

@@ -41,7 +41,7 @@ class Server:
 
         `asynchronous`: its commits need not be on the disk, because they hold nothing that lasts.
         """
-        # the server gives up before we do: who is slow or held up says so, and who says nothing is away
+        # the server gives up before we do: a slow or blocked one answers with an error, and a silent one is away
         milliseconds = self.seconds * 1e3
         settings = {**_SETTINGS, "lock_timeout": f"{milliseconds * 0.75:.0f}"}
         settings["statement_timeout"] = f"{milliseconds * 0.85:.0f}"

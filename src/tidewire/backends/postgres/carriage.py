@@ -1,6 +1,6 @@
-"""Carries publications to this node: one listening connection, a cursor for each channel, and a slow look behind them.
+"""Delivers publications to this node: one listening session, a cursor for each channel, and a slow poll behind them.
 
-A reader follows offsets per channel: within a channel commits come in the order of offsets, so it sees no hole.
+A reader reads offsets per channel: within a channel commits come in the order of offsets, so it sees no hole.
 """
 
 from __future__ import annotations
@@ -281,7 +281,7 @@ class Carriage:
     # Channels.
 
     async def subscribe(self, channel: str) -> Position:
-        """Begin to carry a channel; raises StoreUnavailable."""
+        """Subscribe to a channel; raises StoreUnavailable."""
         cursor = self._cursors.get(channel)
         if cursor is None:
             cursor = self._cursors[channel] = _Cursor()
@@ -302,6 +302,6 @@ class Carriage:
         return cursor.position
 
     def unsubscribe(self, channel: str) -> None:
-        """Stop carrying a channel."""
+        """End the subscription to a channel."""
         self._cursors.pop(channel, None)
         self._news.pop(channel, None)

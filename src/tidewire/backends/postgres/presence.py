@@ -22,7 +22,7 @@ __all__ = ("PostgresPresence",)
 
 
 class PostgresPresence(Presence):
-    """Who is in a channel, on all nodes of a database.
+    """The members of channels, on all nodes of a database.
 
     `lease` is for how many seconds of the server's time a node is alive after it touched its lease; its members can be
     claimed `grace` seconds later.
@@ -91,7 +91,9 @@ class PostgresPresence(Presence):
         self._check(channel, member.connection, member.user)
         values = (channel, member.connection, member.user, member.info, *_stored(announcement), self._lease)
         row = await self._pool.fetchrow(SQL["join"], self._node, *values)
-        if row["others"] is None:  # this node was taken for dead: the next touch says so, and who was here joins again
+        if (
+            row["others"] is None
+        ):  # this node was taken for dead: the next touch returns False, and its members join again
             await self._return()
             row = await self._pool.fetchrow(SQL["join"], self._node, *values)
             if row["others"] is None:

@@ -63,7 +63,7 @@ def positions_of(names: Sequence[str], rows: Sequence[Any]) -> dict[str, Positio
 
 
 class PositionReader:
-    """Reads tops; who asks while a statement is under way shares the next one with all others that wait."""
+    """Reads tops; calls that come while a statement is in flight share the next one."""
 
     def __init__(self, pool: Pool) -> None:
         self._pool = pool

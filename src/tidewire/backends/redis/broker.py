@@ -26,7 +26,7 @@ logger = logging.getLogger("tidewire")
 
 
 class RedisBroker(Broker):
-    """Keeps publications in streams of Redis, carries them by pub/sub, and fills what that loses from the streams.
+    """Keeps publications in streams of Redis, delivers them by pub/sub, and fills gaps from the streams.
 
     All nodes that name the same server, database and prefix are one store.
     """

@@ -1,4 +1,4 @@
-"""Carries publications from Redis to this node, by pub/sub on a connection of its own."""
+"""Delivers publications from Redis to this node, by pub/sub on a connection of its own."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from redis.exceptions import ResponseError
 from tidewire.backends.base import Deliver
 from tidewire.backends.redis.connection import Connection, Dial, User
 from tidewire.backends.redis.driver import Command, Reply, Session, pack
-from tidewire.backends.redis.entries import unpack_carried
+from tidewire.backends.redis.entries import unpack_message
 from tidewire.backends.redis.keys import Keys
 from tidewire.backends.redis.requests import Requests
 from tidewire.backends.shared.outage import Outage
@@ -49,8 +49,8 @@ class Carriage(User):
         self._keys = keys
         self._deliver = deliver
         self._on_opened = opened
-        #: Names of pub/sub → the channels that are carried.
-        self._carried: dict[bytes, str] = {}
+        #: Names of pub/sub → the subscribed channels.
+        self._channels: dict[bytes, str] = {}
         #: Names of pub/sub → the markers that have come there.
         self._markers: dict[bytes, asyncio.Semaphore] = {}
         self._asking: dict[bytes, deque[asyncio.Future[None]]] = {}
@@ -61,16 +61,16 @@ class Carriage(User):
         self._is_overdue = False
 
     async def subscribe(self, channel: str) -> None:
-        """Carry a channel; return when everything that is published from now on is delivered.
+        """Subscribe to a channel; return when everything that is published from now on is delivered.
 
         Raises StoreUnavailable.
         """
         if not self.connection.is_open:
             raise StoreUnavailable(self.connection.trouble)
-        name = self._keys.carried(channel).encode()
+        name = self._keys.pubsub(channel).encode()
         confirmed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        is_new = name not in self._carried
-        self._carried[name] = channel
+        is_new = name not in self._channels
+        self._channels[name] = channel
         self._asking.setdefault(name, deque()).append(confirmed)
         self._order("SUBSCRIBE", name)
         try:
@@ -85,9 +85,9 @@ class Carriage(User):
             raise
 
     def unsubscribe(self, channel: str) -> None:
-        """Stop carrying a channel."""
-        name = self._keys.carried(channel).encode()
-        if self._carried.pop(name, None) is not None and self.connection.is_open:
+        """End the subscription to a channel."""
+        name = self._keys.pubsub(channel).encode()
+        if self._channels.pop(name, None) is not None and self.connection.is_open:
             self._order("UNSUBSCRIBE", name)
 
     async def wait_delivered(self, servers: Sequence[Requests]) -> None:
@@ -98,7 +98,7 @@ class Carriage(User):
         if not self.connection.is_open:
             return
         channel = f"$delivered:{secrets.token_hex(8)}"
-        name = self._keys.carried(channel).encode()
+        name = self._keys.pubsub(channel).encode()
         self._markers[name] = markers = asyncio.Semaphore(0)
         try:
             await self.subscribe(channel)
@@ -129,7 +129,7 @@ class Carriage(User):
     # For the connection.
 
     async def prepare(self, session: Session) -> None:
-        session.send(pack(_in_chunks("SUBSCRIBE", list(self._carried))))
+        session.send(pack(_in_chunks("SUBSCRIBE", list(self._channels))))
         await self._ping(session)
 
     def opened(self) -> None:
@@ -195,12 +195,12 @@ class Carriage(User):
         if markers is not None:
             markers.release()
             return
-        channel = self._carried.get(name)
+        channel = self._channels.get(name)
         if channel is None:
             self._order("UNSUBSCRIBE", name)  # it was given up while the connection was made again
             return
         try:
-            self._deliver(tuple(unpack_carried(channel, payload)))
+            self._deliver(tuple(unpack_message(channel, payload)))
         except Exception:
             logger.exception("a delivery in channel %r failed", channel)
 

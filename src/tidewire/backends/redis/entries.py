@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 from tidewire.messages import Format, Publication, PublishRequest
 
-__all__ = ("pack", "unpack", "unpack_carried")
+__all__ = ("pack", "unpack", "unpack_message")
 
 _HEAD = struct.Struct(">BI")
 _SIZE = struct.Struct(">I")
@@ -36,7 +36,7 @@ def unpack(channel: str, offset: int, epoch: str, milliseconds: int, body: bytes
     )
 
 
-def unpack_carried(channel: str, payload: bytes) -> Iterator[Publication]:
+def unpack_message(channel: str, payload: bytes) -> Iterator[Publication]:
     """Return the publications of one message of pub/sub (scripts/publish.lua writes it)."""
     (size,) = _EPOCH.unpack_from(payload)
     at = _EPOCH.size + size

@@ -35,7 +35,7 @@ class Keys:
         self._prefix = address.prefix
         self._is_cluster = address.kind is Kind.CLUSTER
         # pub/sub knows no databases, and stores in two of them are two
-        self._carried = f"{address.prefix}:{address.db}:"
+        self._pubsub = f"{address.prefix}:{address.db}:"
         self.presence = f"{address.prefix}:{{presence}}:"
 
     @staticmethod
@@ -60,6 +60,6 @@ class Keys:
         """Return the key that remembers an idempotency key."""
         return f"{self._prefix}:{{{self.tag(channel)}}}:key:{key}"
 
-    def carried(self, channel: str) -> str:
-        """Return the name under which pub/sub carries a channel."""
-        return self._carried + channel
+    def pubsub(self, channel: str) -> str:
+        """Return the name of a channel in pub/sub."""
+        return self._pubsub + channel

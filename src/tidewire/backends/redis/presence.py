@@ -26,7 +26,7 @@ _LOOKS = 500
 
 
 class RedisPresence(Presence):
-    """Who is in a channel, on all nodes of one Redis.
+    """The members of channels, on all nodes of one Redis.
 
     A node is dead when it has not touched its lease for `lease` seconds of the server's time; its members are claimable
     at once then. In a cluster all of presence is in one slot, because a step concerns nodes and channels at once.

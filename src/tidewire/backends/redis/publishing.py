@@ -128,7 +128,7 @@ class Publishing:
                     keys.append(self._keys.once(channel, request.key))
                 ages.append(max(1, int(min(request.key_age, _LONGEST_AGE) * 1e3)) if request.key else 0)
             size, age = ("", "") if retention is None else (retention.size, str(min(retention.age, _LONGEST_AGE)))
-            command += (self._keys.carried(channel), size, age, len(writes), len(keys) - before)
+            command += (self._keys.pubsub(channel), size, age, len(writes), len(keys) - before)
             command += [pack(write.request) for write in writes]
             if len(keys) > before:
                 command += ages

@@ -1,4 +1,4 @@
-"""Carries publications of other processes to this one: reads everything past a cursor, in the order of their ids."""
+"""Delivers publications of other processes to this one: reads everything past a cursor, in the order of their ids."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ OrderAnswer = tuple[CarriageOrder, Position | TidewireError]
 
 
 class Carriage:
-    """The channels that are carried, and whether everything is read. The writer thread alone uses it."""
+    """The subscribed channels, and whether everything is read. The writer thread alone uses it."""
 
     def __init__(self) -> None:
         self.channels: set[str] = set()

@@ -178,10 +178,10 @@ class Database:
         self._by_name.clear()
         self._by_id.clear()
 
-    def catch_up(self, carried: set[str]) -> tuple[list[Publication], bool]:
-        """Read what other processes have published since, one page at most, inside a transaction.
+    def catch_up(self, subscribed: set[str]) -> tuple[list[Publication], bool]:
+        """Read the publications of other processes since then, one page at most, inside a transaction.
 
-        Returns those of the carried channels in order, and whether this was all.
+        Returns those of the subscribed channels in order, and whether this was all.
         """
         version = self._pragma_data_version()
         if version == self._version:
@@ -191,7 +191,7 @@ class Database:
         for _, channel_id, offset, time, format, data, meta in rows:
             channel = self._channel_by_id(channel_id)
             channel.top = max(channel.top, offset)
-            if channel.name in carried:
+            if channel.name in subscribed:
                 found.append(
                     Publication(channel.name, offset, offset - 1, channel.epoch, time, data, Format(format), meta)
                 )
@@ -248,10 +248,12 @@ class Database:
             channel.keep_size, channel.keep_age = request.retention.size, request.retention.age
         return channel
 
-    def keep(self, requests: Sequence[PublishRequest], carried: set[str]) -> tuple[list[Position], list[Publication]]:
+    def keep(
+        self, requests: Sequence[PublishRequest], subscribed: set[str]
+    ) -> tuple[list[Position], list[Publication]]:
         """Write a batch, inside a writing transaction that has caught up.
 
-        Returns the position of each request, and the new publications of the carried channels.
+        Returns the position of each request, and the new publications of the subscribed channels.
         """
         now, wall = self._clock.now(), self._clock.wall()
         positions: list[Position] = []
@@ -272,7 +274,7 @@ class Database:
                 key = (channel.id, request.key, offset, now + request.key_age)
                 self.connection.execute(SQL["keep_key"], key)
             positions.append(Position(offset, channel.epoch))
-            if channel.name in carried:
+            if channel.name in subscribed:
                 new.append(
                     Publication(
                         channel.name, offset, previous, channel.epoch, wall, request.data, request.format, request.meta

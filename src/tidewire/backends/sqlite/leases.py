@@ -1,4 +1,4 @@
-"""Who of the nodes of a store is dead: told by kernel file locks, and by counters that no longer move.
+"""Which nodes of a store are dead: known by kernel file locks, and by counters that no longer move.
 
 Only time that this process spent watching counts, by its own monotonic clock, so a process or a laptop that slept finds
 nobody dead when it wakes.
@@ -31,7 +31,7 @@ class Lock:
         fcntl.flock(self._descriptor, fcntl.LOCK_EX)
 
     def release(self) -> None:
-        """Let it go: to the others this node is dead."""
+        """Release it: to the others this node is dead."""
         with contextlib.suppress(OSError):
             os.unlink(self._path)
         os.close(self._descriptor)
@@ -102,7 +102,7 @@ class Watch:
         before, self._nodes = self._nodes, {}
         self.dead, self.departed = [], {}
         for row, is_locked in nodes:
-            seen = self._nodes[row.id] = _followed(before.get(row.id), row.counter, step)
+            seen = self._nodes[row.id] = _updated(before.get(row.id), row.counter, step)
             seen.free = 0.0 if is_locked else seen.free + step
             is_silent = seen.silent >= self._lease
             if row.dead or not is_locked or is_silent:
@@ -111,7 +111,7 @@ class Watch:
                 self.departed[row.id] = row.counter
         before_claims, self._claims = self._claims, {}
         for token, count in claims:
-            self._claims[token] = _followed(before_claims.get(token), count, step)
+            self._claims[token] = _updated(before_claims.get(token), count, step)
         self.overdue = {token: seen.counter for token, seen in self._claims.items() if seen.silent >= self._lease}
 
     def reset(self) -> None:
@@ -121,7 +121,7 @@ class Watch:
         self.dead, self.departed, self.overdue = [], {}, {}
 
 
-def _followed(seen: _Seen | None, counter: int, step: float) -> _Seen:
+def _updated(seen: _Seen | None, counter: int, step: float) -> _Seen:
     """Return what is known of a counter, after a step in which it was watched."""
     if seen is None:
         return _Seen(counter)

@@ -37,7 +37,7 @@ class FileWrite(Write):
 
 
 class CarriageOrder:
-    """A channel to carry, with a future for its position, or (without a future) to stop carrying."""
+    """A subscription to a channel, with a future for its position, or (without a future) its end."""
 
     __slots__ = ("channel", "future")
 

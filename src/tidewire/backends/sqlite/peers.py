@@ -87,7 +87,7 @@ class Peers:
         return path
 
     def close(self) -> None:
-        """Be called no more."""
+        """Close the socket: nobody wakes this process any more."""
         self._socket.close()
         os.close(self._descriptor)
         if self._is_bound:

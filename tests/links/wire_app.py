@@ -278,7 +278,6 @@ def main() -> None:
         or ws_class.configured(limits, deflate=deflate, close_seconds=options.get("close_seconds", 5.0)),
         **uvicorn_options,
     )
-    ws_class.WebSocketProtocol.on_drain.append(lambda: events.append(["drain"]))
     print(listener.getsockname()[1], flush=True)
     uvicorn.Server(config).run(sockets=[listener])
 

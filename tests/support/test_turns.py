@@ -18,7 +18,8 @@ from tests.links.wire import request, serving, wait_for
 from uvicorn.server import ServerState
 
 from helpers.counting import reached
-from tidewire.links.http import HttpProtocol
+from tidewire.links.http import configured
+from tidewire.options import Limits
 from tidewire.support import turns as turns_module
 from tidewire.support.turns import Admission
 from tidewire.testing import wait_until
@@ -118,7 +119,7 @@ async def _listening(**limits: float) -> AsyncIterator[int]:
     config.load()
     state = ServerState()
     loop = asyncio.get_running_loop()
-    bounded = type("Bounded", (HttpProtocol,), {"limits": HttpProtocol.limits.__class__(**limits)})
+    bounded = configured(Limits(**limits))
     server = await loop.create_server(lambda: bounded(config=config, server_state=state, app_state={}), "127.0.0.1", 0)
     try:
         yield server.sockets[0].getsockname()[1]

@@ -1,4 +1,4 @@
-"""The ASGI side of a connection: an application's `receive` and `send`, for as long as no listener has taken over."""
+"""The ASGI side of a WebSocket: an application's `receive` and `send`, until a listener takes the messages over."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any, Protocol
 from tidewire.errors import TidewireError
 from tidewire.messages import WireMessage
 
-__all__ = ("ClientGone", "Endpoint", "Peer", "UnexpectedEvent")
+__all__ = ("AsgiApplication", "ClientGone", "Opened", "Opening", "UnexpectedEvent")
 
 Event = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Event]]
@@ -31,36 +31,40 @@ class UnexpectedEvent(TidewireError, RuntimeError):
     """Raised by `send` for an event that this state of the connection does not know."""
 
 
-class Peer(Protocol):
-    """What an endpoint needs of its connection."""
-
-    @property
-    def paused(self) -> bool:
-        """More than the high-water mark waits to be sent."""
+class Opening(Protocol):
+    """The opening handshake of the application's WebSocket."""
 
     def accept(self, headers: Iterable[tuple[bytes, bytes]], subprotocol: str | None) -> None:
-        """Answer the handshake with 101."""
+        """Answer the handshake with 101. Raises ClientGone."""
 
     def deny(self, status: int, headers: Iterable[tuple[bytes, bytes]], body: bytes) -> None:
         """Answer the handshake with a refusal."""
 
+
+class Opened(Protocol):
+    """The application's WebSocket after its handshake."""
+
+    @property
+    def paused(self) -> bool:
+        """Whether more than the high-water mark waits to be sent."""
+
+    async def wait_drained(self) -> None:
+        """Wait until it is not paused, or closed."""
+
     def send_message(self, message: WireMessage) -> None:
-        """Write one message."""
+        """Write one message. Raises ClientGone."""
+
+    def pause_reading(self) -> None:
+        """Read no more from the client."""
+
+    def resume_reading(self) -> None:
+        """Read again."""
 
     def close(self, code: int, reason: str = "") -> None:
         """Begin the closing handshake."""
 
     def application_returned(self, *, failed: bool) -> None:
         """The ASGI call has ended."""
-
-    async def wait_drained(self) -> None:
-        """Wait until not paused."""
-
-    def pause_reading(self) -> None:
-        """Read no more."""
-
-    def resume_reading(self) -> None:
-        """Read again."""
 
 
 class _State(Enum):
@@ -71,13 +75,17 @@ class _State(Enum):
     GONE = auto()  #: by the client, or by the connection
 
 
-class Endpoint:
-    """Runs one ASGI application on one connection; `put` and `disconnected` are the connection's side of it."""
+class AsgiApplication:
+    """One call of an ASGI application, for one WebSocket: `receive` and `send` are the application's side of it.
 
-    __slots__ = ("_denial", "_inbox", "_limit", "_peer", "_size", "_state", "_waiting")
+    `put`, `take` and `disconnected` are the side of the connection.
+    """
 
-    def __init__(self, peer: Peer, inbox_bytes: int) -> None:
-        self._peer = peer
+    __slots__ = ("_denial", "_inbox", "_limit", "_opened", "_opening", "_size", "_state", "_waiting")
+
+    def __init__(self, opening: Opening, opened: Opened, inbox_bytes: int) -> None:
+        self._opening = opening
+        self._opened = opened
         self._limit = inbox_bytes
         self._state = _State.CONNECTING
         self._inbox: list[Event] = [{"type": "websocket.connect"}]
@@ -104,7 +112,7 @@ class Endpoint:
             elif result is not None:
                 logger.error("ASGI callable should return None, but returned '%s'.", result)
         finally:
-            self._peer.application_returned(failed=failed)
+            self._opened.application_returned(failed=failed)
 
     async def receive(self) -> Event:
         """Return the next event (ASGI `receive`); after the end always the disconnect."""
@@ -122,13 +130,13 @@ class Endpoint:
         if event["type"] == "websocket.receive":
             self._size -= _cost(event)
             if self._size <= self._limit // 2:
-                self._peer.resume_reading()
+                self._opened.resume_reading()
         return event
 
     async def send(self, event: Event) -> None:
         """Take one event (ASGI `send`); waits while the connection is paused. Raises ClientGone after its end."""
-        if self._peer.paused:
-            await self._peer.wait_drained()
+        if self._opened.paused:
+            await self._opened.wait_drained()
         match self._state:
             case _State.OPEN:
                 self._send_open(event)
@@ -146,24 +154,24 @@ class Endpoint:
         if kind == "websocket.send":
             data = event.get("bytes")
             if data is not None:
-                self._peer.send_message(WireMessage(data, binary=True))
+                self._opened.send_message(WireMessage(data, binary=True))
             else:
-                self._peer.send_message(WireMessage((event.get("text") or "").encode()))
+                self._opened.send_message(WireMessage((event.get("text") or "").encode()))
         elif kind == "websocket.close":
             code, reason = event.get("code", 1000), event.get("reason") or ""
             self._end(_State.CLOSED, code, reason)
-            self._peer.close(code, reason)
+            self._opened.close(code, reason)
         else:
             raise UnexpectedEvent(f"expected ASGI event 'websocket.send' or 'websocket.close', but got {kind!r}")
 
     def _send_connecting(self, event: Event) -> None:
         kind = event["type"]
         if kind == "websocket.accept":
-            self._peer.accept(event.get("headers") or (), event.get("subprotocol"))
+            self._opening.accept(event.get("headers") or (), event.get("subprotocol"))
             self._state = _State.OPEN
         elif kind == "websocket.close":
             self._end(_State.CLOSED, 1006, "")
-            self._peer.deny(403, (), b"")
+            self._opening.deny(403, (), b"")
         elif kind == "websocket.http.response.start":
             status = event["status"]
             if not 200 <= status < 600:
@@ -185,7 +193,7 @@ class Endpoint:
         self._denial = (status, headers, body)
         if not event.get("more_body", False):
             self._end(_State.CLOSED, 1006, "")
-            self._peer.deny(status, headers, body)
+            self._opening.deny(status, headers, body)
 
     def put(self, message: str | bytes) -> None:
         """Queue a message for `receive`; over the limit the connection reads no more."""
@@ -194,7 +202,7 @@ class Endpoint:
         self._inbox.append(event)
         self._size += _cost(event)
         if self._size > self._limit:
-            self._peer.pause_reading()
+            self._opened.pause_reading()
         self._wake()
 
     def take(self) -> list[str | bytes]:

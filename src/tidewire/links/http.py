@@ -13,11 +13,14 @@ import socket
 import sys
 from collections.abc import Callable
 from enum import Enum, auto
+from functools import partial
 from http import HTTPStatus
-from typing import Any, ClassVar, cast
+from typing import Any, cast
 
 from httptools import HttpParserUpgrade
+from uvicorn.config import Config
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.server import ServerState
 
 from tidewire.errors import ConfigurationError
 from tidewire.links.uvicorn import WebSocketProtocol
@@ -29,6 +32,7 @@ __all__ = ("HttpProtocol", "configured", "listening_socket")
 
 #: Seconds that sent bytes may wait for their acknowledgement before the kernel gives the peer up (`TCP_USER_TIMEOUT`).
 _ACKNOWLEDGE_SECONDS = 15
+_DEFAULTS = Limits()
 
 
 class _State(Enum):
@@ -58,10 +62,17 @@ class _Stream:
 class HttpProtocol(HttpToolsProtocol):
     """One HTTP connection; it is ended at a request that is too large, too slow, or one too many that wait."""
 
-    limits: ClassVar[Limits] = Limits()
-
-    def __init__(self, *arguments: Any, **options: Any) -> None:
-        super().__init__(*arguments, **options)
+    def __init__(
+        self,
+        config: Config,
+        server_state: ServerState,
+        app_state: dict[str, Any],
+        _loop: asyncio.AbstractEventLoop | None = None,
+        *,
+        limits: Limits = _DEFAULTS,
+    ) -> None:
+        super().__init__(config, server_state, app_state, _loop)
+        self._limits = limits
         self._state = _State.HEADERS
         self._deadline: asyncio.TimerHandle | None = None
         #: Bytes of the headers that are parsed, and of those that came, in reads that ended within them.
@@ -100,7 +111,7 @@ class HttpProtocol(HttpToolsProtocol):
             self.flow.pause_reading()
         else:
             self._first = data
-            Admission.of(self.loop).begin(self._admitted, self.limits.arrivals)
+            Admission.of(self.loop).begin(self._admitted, self._limits.arrivals)
 
     def _admitted(self) -> None:
         data, self._first = self._first, None
@@ -117,11 +128,11 @@ class HttpProtocol(HttpToolsProtocol):
         self._chunk = b""
         if was_in_headers and self._state is _State.HEADERS and not self.transport.is_closing():
             self._came += len(data)
-            if self._came > self.limits.header_bytes:
+            if self._came > self._limits.header_bytes:
                 self._refuse(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE, "header_bytes")
         elif self._state is _State.BODY and self._deadline is None:
             self._body_began = self.loop.time()
-            self._deadline = self.loop.call_later(self.limits.body_seconds, self._expire_body)
+            self._deadline = self.loop.call_later(self._limits.body_seconds, self._expire_body)
 
     # What the parser calls.
 
@@ -139,7 +150,7 @@ class HttpProtocol(HttpToolsProtocol):
         super().on_header(name, value)
 
     def on_headers_complete(self) -> None:
-        if len(self.pipeline) >= self.limits.pipelined:
+        if len(self.pipeline) >= self._limits.pipelined:
             raise _TooMany
         self._enter(_State.BODY)
         self._body = 0
@@ -165,9 +176,10 @@ class HttpProtocol(HttpToolsProtocol):
             return
         error = sys.exception()
         early = self._chunk[error.args[0] :] if isinstance(error, HttpParserUpgrade) else b""
-        websocket_class = self.ws_protocol_class
-        if isinstance(websocket_class, type) and issubclass(websocket_class, WebSocketProtocol):
-            self._hand_over(websocket_class)
+        make = cast(Callable[..., object], self.ws_protocol_class)
+        protocol = make(self.config, self.server_state, self.app_state) if _is_ours(make) else None
+        if isinstance(protocol, WebSocketProtocol):
+            self._hand_over(protocol)
         else:
             super().handle_websocket_upgrade()
         # The parser and this object hold each other; nobody else would part them.
@@ -176,19 +188,18 @@ class HttpProtocol(HttpToolsProtocol):
         if early:
             cast(asyncio.Protocol, self.transport.get_protocol()).data_received(early)
 
-    def _hand_over(self, websocket_class: type[WebSocketProtocol]) -> None:
-        """Give our own class the request as it was parsed, which spares it to be written and parsed again."""
+    def _hand_over(self, protocol: WebSocketProtocol) -> None:
+        """Give a protocol of our own the request as it was parsed, so that it is not written and parsed again."""
         self.connections.discard(self)
-        protocol = websocket_class(self.config, self.server_state, self.app_state)
         protocol.connection_made(self.transport)
         self.transport.set_protocol(protocol)
         protocol.request_received(self.scope["method"], self.url, self.scope["headers"])
 
     def send_400_response(self, msg: str) -> None:
         """Refuse a request that the parser has stopped at."""
-        if self._parsed > self.limits.header_bytes:
+        if self._parsed > self._limits.header_bytes:
             self._refuse(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE, "header_bytes")
-        elif len(self.pipeline) >= self.limits.pipelined:
+        elif len(self.pipeline) >= self._limits.pipelined:
             self._refuse(HTTPStatus.TOO_MANY_REQUESTS, "pipelined")
         elif self._is_answering:
             self._enter(_State.IDLE)
@@ -202,7 +213,7 @@ class HttpProtocol(HttpToolsProtocol):
     def _begin(self) -> None:
         self._state = _State.HEADERS
         self._parsed = self._came = 0
-        self._deadline = self.loop.call_later(self.limits.header_seconds, self._expire)
+        self._deadline = self.loop.call_later(self._limits.header_seconds, self._expire)
 
     def _enter(self, state: _State) -> None:
         self._state = state
@@ -212,20 +223,20 @@ class HttpProtocol(HttpToolsProtocol):
 
     def _count(self, size: int) -> None:
         self._parsed += size
-        if self._parsed > self.limits.header_bytes:
+        if self._parsed > self._limits.header_bytes:
             raise _TooLarge
 
     def _expire(self) -> None:
         self._deadline = None
         if self.flow.read_paused or self._first:
             # It waits to be admitted, or is a pipelined request that we do not read while another is answered.
-            self._deadline = self.loop.call_later(self.limits.header_seconds, self._expire)
+            self._deadline = self.loop.call_later(self._limits.header_seconds, self._expire)
         else:
             self._refuse(HTTPStatus.REQUEST_TIMEOUT, "header_seconds")
 
     def _expire_body(self) -> None:
         """Refuse a body that is slower than its rate; while we do not read it, its client is not to blame."""
-        limits, self._deadline = self.limits, None
+        limits, self._deadline = self._limits, None
         left = limits.body_seconds + self._body / limits.body_rate - (self.loop.time() - self._body_began)
         if self.flow.read_paused:
             self._body_began = self.loop.time() - self._body / limits.body_rate
@@ -252,9 +263,15 @@ class HttpProtocol(HttpToolsProtocol):
             self.transport.close()
 
 
-def configured(limits: Limits) -> type[HttpProtocol]:
-    """Return a protocol class with these limits, to be given to uvicorn as `Config(http=…)`."""
-    return type("HttpProtocol", (HttpProtocol,), {"limits": limits})
+def configured(limits: Limits) -> partial[HttpProtocol]:
+    """Return what makes protocols with these limits, to be given to uvicorn as `Config(http=…)`."""
+    return partial(HttpProtocol, limits=limits)
+
+
+def _is_ours(make: Callable[..., object]) -> bool:
+    """Return whether a factory of WebSocket protocols makes those of links/uvicorn.py."""
+    made = make.func if isinstance(make, partial) else make
+    return isinstance(made, type) and issubclass(made, WebSocketProtocol)
 
 
 def listening_socket(host: str, port: int, backlog: int = 4_096) -> socket.socket:

@@ -1,150 +1,120 @@
-"""The reading half of an open WebSocket connection: bytes to frames (by the sans-I/O core), frames to whole messages.
-
-Here a hostile peer meets its limits: bytes and fragments of a message, control frames, text that is no UTF-8.
-"""
+"""The reading half of a WebSocket: what its transport receives is told in messages, until somebody pauses it."""
 
 from __future__ import annotations
 
-from typing import Any
+import asyncio
+from collections.abc import Callable
 
-from websockets.exceptions import PayloadTooBig
-from websockets.frames import Frame, Opcode
-from websockets.protocol import Protocol as Core
+from tidewire.links.frames import Control, Fault, FrameParser
 
-from tidewire.errors import Disconnect
-from tidewire.links.base import LOST
-from tidewire.links.writer import WireLink
-from tidewire.support.counters import count_limit
+__all__ = ("BY_APPLICATION", "BY_HANDSHAKE", "BY_WRITER", "Reader")
 
-__all__ = ("ReadingLink",)
-
-#: Bytes that are parsed at a time: bounds what one read of many tiny frames can make of memory.
-_SLICE = 4_096
-#: Bytes that are read after our close frame; who sends more is not waited for.
+#: Bytes that are read after the end, so that our close frame arrives; a client that sends more is cut off.
 _DISCARD = 4_194_304
+#: Why reading is paused: by the layer above, by a full write buffer (a client can't ask for more than it takes), by a
+#: handshake that has no answer yet.
+BY_APPLICATION, BY_WRITER, BY_HANDSHAKE = 1, 2, 4
 
 
-class ReadingLink(WireLink):
-    """Tells the listener what comes; `message` gets it while there is none."""
+class Reader:
+    """Reads one transport. Each message and control frame is given to `take`, one call at a time.
 
-    __slots__ = ()
+    Pausing takes effect at once, in the middle of what has been received too; the rest waits here.
+    """
 
-    def message(self, message: str | bytes) -> None:
-        """Take a message while there is no listener; to be overridden."""
+    __slots__ = ("_is_reading", "_left", "_loop", "_parser", "_pauses", "_take", "_transport")
 
-    def data_received(self, data: bytes) -> None:
-        self._pong_due = 0.0
-        if self.is_closed:
-            self._discarded += len(data)
-            if self._discarded > _DISCARD:
-                self.transport.abort()
+    def __init__(self, transport: asyncio.Transport, loop: asyncio.AbstractEventLoop) -> None:
+        self._transport = transport
+        self._loop = loop
+        self._parser: FrameParser | None = None
+        self._take: Callable[[str | bytes | Control | Fault], None] | None = None
+        self._pauses = 0
+        self._is_reading = False
+        #: Bytes that may still come, after `limit_rest`.
+        self._left: int | None = None
+
+    def open(self, parser: FrameParser, take: Callable[[str | bytes | Control | Fault], None], early: bytes) -> None:
+        """Read frames from now on; `early`, which has come already, in the next turn of the loop."""
+        self._parser = parser
+        self._take = take
+        self._pauses &= ~BY_HANDSHAKE
+        if early:
+            parser.feed(early)
+            self._loop.call_soon(self._read_on)
+
+    def limit_rest(self) -> None:
+        """Cut the connection if the client sends much more: it is about to end."""
+        if self._left is None:
+            self._left = _DISCARD
+
+    def close(self) -> None:
+        """Tell nothing more; what still comes is discarded."""
+        self._parser = self._take = None
+        self.limit_rest()
+
+    @property
+    def is_open(self) -> bool:
+        """Whether frames are read."""
+        return self._parser is not None
+
+    @property
+    def is_paused(self) -> bool:
+        """Whether somebody has paused it."""
+        return bool(self._pauses)
+
+    def feed(self, data: bytes) -> None:
+        """Take what the transport has received."""
+        if self._left is not None:
+            self._left -= len(data)
+            if self._left < 0:
+                self._transport.abort()
                 return
-        if self._unread:
-            self._unread += data
-        elif self._ended is None:
-            self._read(data)
+        if self._parser is not None:
+            self._parser.feed(data)
+            self._read(self._parser)
 
-    # Reading.
-
-    def _read(self, data: bytes) -> None:
-        self._in_read = True
-        position, size = 0, len(data)
-        while position < size and not self._pauses and self._ended is None:
-            self._parse(data if size <= _SLICE else data[position : position + _SLICE])
-            position += _SLICE
-        self._in_read = False
-        if self._ended is not None:
+    def _read(self, parser: FrameParser) -> None:
+        if self._is_reading:
             return
-        if position < size:
-            self._unread = data[position:]
-        elif not self._pauses:
-            self.transport.resume_reading()
+        self._is_reading = True
+        try:
+            while not self._pauses and self._take is not None:
+                event = parser.next_event()
+                if event is None:
+                    break
+                self._take(event)
+        except Fault as fault:
+            if self._take is not None:
+                self._take(fault)
+        finally:
+            self._is_reading = False
 
     def _read_on(self) -> None:
-        data, self._unread = self._unread, b""
-        if self._pauses or self._in_read:
-            self._unread = data
-        elif self._ended is None:
-            self._read(data)
+        """Read what was left unread when reading paused, and go on reading from the transport."""
+        if self._parser is not None:
+            self._read(self._parser)
+        if not self._pauses and not self._transport.is_closing():
+            self._transport.resume_reading()
 
-    def _parse(self, data: bytes) -> None:
-        core = self._core
-        assert core is not None
-        core.receive_data(data)
-        events, output = core.events_received(), core.data_to_send()
-        for event in events:
-            assert isinstance(event, Frame)
-            if event.opcode is Opcode.PING:
-                # Its pong is the next output; it goes out before the answers to the messages behind the ping.
-                pong = output.pop(0)
-                if not self.is_closed:
-                    self._write_last(pong)
-            elif event.opcode is Opcode.CLOSE:
-                self._take_close(core, output)
-            self._take(event)
-            if self._ended is not None:
-                return
-        if output:
-            self._parser_failed(core, output)
+    def pause(self, reason: int) -> None:
+        """Read no more until the same reason has resumed it."""
+        self._pauses |= reason
+        self._transport.pause_reading()
 
-    def _take(self, event: Frame) -> None:
-        opcode = event.opcode
-        if opcode is Opcode.PING or opcode is Opcode.PONG:
-            self._take_control()
-        elif self.is_closed:
-            return
-        elif opcode is Opcode.CONT:
-            self._take_fragment(event)
-        elif event.fin:
-            self._deliver(opcode, event.data)
-        else:
-            self._fragments = [event]
+    def resume(self, reason: int) -> bool:
+        """End a pause, and return whether reading goes on: no other reason is left."""
+        if not self._pauses & reason:
+            return False
+        self._pauses &= ~reason
+        if self._pauses:
+            return False
+        if self._parser is not None and self._parser.unread:
+            self._loop.call_soon(self._read_on)
+        elif not self._transport.is_closing():
+            self._transport.resume_reading()
+        return True
 
-    def _take_fragment(self, event: Frame) -> None:
-        fragments = self._fragments
-        if fragments is None:
-            return
-        fragments.append(event)
-        if len(fragments) > self.limits.fragments:
-            reason = f"more than {self.limits.fragments} fragments in one message"
-            self._fail(Disconnect(1009, reason, reconnect=False), "fragments")
-        elif event.fin:
-            self._fragments = None
-            self._deliver(fragments[0].opcode, b"".join([fragment.data for fragment in fragments]))
-
-    def _take_control(self) -> None:
-        rate, now = self.limits.rate, self._loop.time()
-        self._control_time = max(self._control_time, now) + 1.0 / rate
-        if self._control_time - now > self.limits.burst / rate:
-            self._fail(Disconnect(1008, "too many control frames", reconnect=False), "rate")
-
-    def _take_close(self, core: Core, output: list[bytes]) -> None:
-        received = core.close_rcvd
-        assert received is not None
-        self._tell_closed(self._closing or Disconnect(int(received.code), received.reason), clean=True)
-        self._write_last(b"".join(output))
-        self._end(self.close_seconds)
-
-    def _deliver(self, opcode: Opcode, data: Any) -> None:
-        message: str | bytes
-        if opcode is Opcode.TEXT:
-            try:
-                message = str(data, "utf-8")
-            except UnicodeDecodeError as error:
-                self._fail(Disconnect(1007, f"{error.reason} at position {error.start}", reconnect=False))
-                return
-        else:
-            message = bytes(data)
-        if self._listener is not None:
-            self._guard(self._listener.message_received, message)
-        else:
-            self.message(message)
-
-    def _parser_failed(self, core: Core, output: list[bytes]) -> None:
-        if isinstance(core.parser_exc, PayloadTooBig):
-            count_limit("message_size")
-        self._write_last(b"".join(output))
-        sent = core.close_sent
-        disconnect = LOST if sent is None else Disconnect(int(sent.code), sent.reason, reconnect=False)
-        self._tell_closed(self._closing or disconnect, clean=False)
-        self._linger()
+    def resume_all(self) -> None:
+        """End every pause: the connection ends, and the client's last frames are to be seen."""
+        self.resume(self._pauses)

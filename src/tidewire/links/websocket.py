@@ -1,0 +1,386 @@
+"""A WebSocket on a transport, as a `Link`: a reader, a writer and deadlines, and how it ends.
+
+Before this comes the opening handshake (links/uvicorn.py), which makes the link and opens it; after it the listener,
+or the ASGI application for as long as no listener has taken over.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+from random import random
+from typing import Any
+
+import msgspec
+from websockets.extensions.base import Extension
+
+from tidewire.errors import INTERNAL_ERROR, NO_PONG, NORMAL, SHUTDOWN, STALLED, ConfigurationError, Disconnect
+from tidewire.links.asgi_application import AsgiApplication, ClientGone, Opening
+from tidewire.links.base import LOST, Link, Listener
+from tidewire.links.deadlines import Deadlines, Due
+from tidewire.links.frames import Control, Fault, FrameParser, Opcode, close_frame, control_frame
+from tidewire.links.reader import BY_APPLICATION, BY_HANDSHAKE, BY_WRITER, Reader
+from tidewire.links.writer import Writer
+from tidewire.messages import WireMessage
+from tidewire.options import Limits
+from tidewire.protocols.batch import Batch, frame
+from tidewire.support.counters import count_limit
+from tidewire.support.wheel import Wheel
+
+__all__ = ("WebSocketLink", "WebSocketSettings")
+
+logger = logging.getLogger("uvicorn.error")
+
+#: Seconds between a failure (its close frame was sent) and the abort.
+_LINGER = 1.0
+#: Seconds between looks at a client that takes nothing.
+_LOOK = 1.0
+
+
+class WebSocketSettings(msgspec.Struct, frozen=True, kw_only=True):
+    """What all WebSockets of one server have in common."""
+
+    limits: Limits = Limits()
+    #: Negotiate permessage-deflate with clients that offer it.
+    deflate: bool = False
+    #: Seconds for the client's answer to our close frame.
+    close_seconds: float = 5.0
+
+
+class WebSocketLink(Link):
+    """One WebSocket, from its handshake on; `open` begins it, and the transport's protocol calls what it is told."""
+
+    __slots__ = (
+        "_application",
+        "_closing",
+        "_control_time",
+        "_deadlines",
+        "_ended",
+        "_is_corked",
+        "_is_held",
+        "_listener",
+        "_loop",
+        "_opening",
+        "_reader",
+        "_settings",
+        "_transport",
+        "_writer",
+        "deflate",
+        "is_closed",
+        "notch",
+        "paused",
+    )
+
+    def __init__(
+        self,
+        transport: asyncio.Transport,
+        opening: Opening,
+        settings: WebSocketSettings,
+        loop: asyncio.AbstractEventLoop,
+    ) -> None:
+        self._transport = transport
+        self._settings = settings
+        self._loop = loop
+        self._opening: Opening | None = opening
+        self._reader = Reader(transport, loop)
+        self._writer = Writer(transport)
+        self._deadlines = Deadlines(settings.limits)
+        self._listener: Listener | None = None
+        #: Given messages while there is no listener, and told of the end.
+        self._application: AsgiApplication | None = None
+        self._is_held = self._is_corked = False
+        self._closing: Disconnect | None = None
+        self._ended: tuple[Disconnect, bool] | None = None
+        self._control_time = 0.0
+        self.notch = 0
+        self.deflate = self.paused = self.is_closed = False
+
+    # The opening handshake.
+
+    def open(self, answer: bytes, max_size: int, extensions: list[Extension], early: bytes) -> None:
+        """Send the handshake's answer and begin; `early` (sent by the client before it) is read in the next turn."""
+        if self._is_corked:
+            self._writer.hold_answer(answer)
+        else:
+            self._transport.write(answer)
+        self._opening = None
+        parser = FrameParser(max_size, self._settings.limits.fragments, extensions)
+        self._reader.open(parser, self._take, early)
+        self.deflate = bool(extensions)
+        self._deadlines.start_pings(self._loop.time(), random())
+        self._schedule()
+
+    def refuse(self, answer: bytes, disconnect: Disconnect) -> None:
+        """Send a refusing answer, and end."""
+        self._transport.write(answer)
+        self._closing = disconnect
+        self._tell_closed(disconnect, clean=False)
+        self._end(self._settings.close_seconds)
+
+    def pause_handshake(self) -> None:
+        """Read no more until the handshake has its answer."""
+        self._reader.pause(BY_HANDSHAKE)
+
+    def application_started(self, application: AsgiApplication) -> None:
+        """Give messages to an ASGI application until a listener takes over, and tell it of the end."""
+        self._application = application
+
+    def application_returned(self, *, failed: bool) -> None:
+        """End the connection when its ASGI call has returned, unless a listener has it and it is held."""
+        self._application = None
+        if self._opening is not None:
+            if not self.is_closed:
+                self._opening.deny(500, (), b"Internal Server Error")
+        elif failed:
+            self._close(INTERNAL_ERROR)
+        elif not self._is_held:
+            self._close(NORMAL)
+
+    def shut_down(self) -> None:
+        """The server drains: the listener ends the link, or the link itself where there is none."""
+        if self._listener is not None:
+            self._guard(self._listener.shut_down)
+        else:
+            self._close(SHUTDOWN)
+
+    # What the transport tells.
+
+    def data_received(self, data: bytes) -> None:
+        """Read what the client has sent."""
+        self._deadlines.heard()
+        self._reader.feed(data)
+
+    def connection_lost(self) -> None:
+        """Tell the end, unless it was told."""
+        Wheel.of(self._loop).leave(self)
+        self._opening = None
+        self._tell_closed(self._closing or LOST, clean=False)
+        self._writer.resume()
+        self.paused = False
+
+    def eof_received(self) -> None:
+        """End: the client sends nothing more."""
+        if self._ended is None:
+            self._tell_closed(self._closing or LOST, clean=False)
+            self._end(self._settings.close_seconds)
+
+    def pause_writing(self) -> None:
+        """Watch a client that takes less than is written, and read nothing from it meanwhile."""
+        self.paused = True
+        if not self.is_closed:
+            self._reader.pause(BY_WRITER)
+        self._writer.pause(self._loop.time())
+        self._schedule()
+
+    def resume_writing(self) -> None:
+        """Go on with a client that has taken enough."""
+        if not self.paused:
+            return
+        self.paused = False
+        self._writer.resume()
+        self._schedule()
+        self._resume_reading(BY_WRITER)
+        if self._listener is not None and not self.is_closed:
+            self._guard(self._listener.drained)
+
+    # The link.
+
+    def listen(self, listener: Listener) -> None:
+        if self._listener is not None:
+            raise ConfigurationError("this link has a listener already; a connection has one reader")
+        if self._ended is not None:
+            self._loop.call_soon(lambda ended: listener.closed(ended[0], clean=ended[1]), self._ended)
+            return
+        self._listener = listener
+        self.resume_reading()
+        for message in self._application.take() if self._application is not None else ():
+            self._guard(listener.message_received, message)
+
+    def cork(self) -> None:
+        self._is_corked = True
+
+    def uncork(self) -> None:
+        if self._is_corked:
+            self._is_corked = False
+            self._writer.release_answer()
+
+    def quiet(self) -> None:
+        self._deadlines.stop_pings()
+
+    async def hold(self) -> None:
+        self._is_held = True
+
+    def write(self, batch: Batch) -> None:
+        if not self.is_closed:
+            self._writer.write(batch)
+
+    def send_message(self, message: WireMessage) -> None:
+        """Write one message of the ASGI application; raises ClientGone after the end."""
+        if self.is_closed:
+            raise ClientGone("the client has gone; nothing can be sent any more")
+        self._writer.write_frame(frame(message, deflate=self.deflate))
+
+    def backlog(self) -> tuple[int, int]:
+        """Return bytes and messages; messages are those written since the link was last below its high-water mark."""
+        return self._writer.backlog()
+
+    async def wait_drained(self) -> None:
+        while self.paused and not self.is_closed:
+            await self._writer.wait_writable()
+
+    def pause_reading(self) -> None:
+        if not self.is_closed:
+            self._reader.pause(BY_APPLICATION)
+
+    def resume_reading(self) -> None:
+        self._resume_reading(BY_APPLICATION)
+
+    def _resume_reading(self, reason: int) -> None:
+        if self._reader.resume(reason):
+            self._deadlines.reading_resumed(self._loop.time())
+
+    def close(self, code: int, reason: str = "") -> None:
+        """Begin the closing handshake, or refuse the opening one.
+
+        Raises ConfigurationError for a code that cannot be sent (RFC 6455 section 7.4).
+        """
+        if self._opening is not None:
+            self._opening.deny(403, (), b"")
+        else:
+            self._close(Disconnect(code, reason))
+
+    def abort(self) -> None:
+        self._closing = self._closing or LOST
+        self.is_closed = True
+        self._transport.abort()
+
+    # What the reader gives.
+
+    def _take(self, event: str | bytes | Control | Fault) -> None:
+        if isinstance(event, Control):
+            self._take_control(event)
+        elif isinstance(event, Fault):
+            self._fail(event.disconnect, event.limit)
+        elif self.is_closed:
+            return
+        elif self._listener is not None:
+            try:
+                self._listener.message_received(event)
+            except Exception:
+                self._listener_failed()
+        elif self._application is not None:
+            self._application.put(event)
+
+    def _take_control(self, control: Control) -> None:
+        limits, now = self._settings.limits, self._loop.time()
+        self._control_time = max(self._control_time, now) + 1.0 / limits.rate
+        if self._control_time - now > limits.burst / limits.rate:
+            self._fail(Disconnect(1008, "too many control frames", reconnect=False), "rate")
+        elif control.opcode is Opcode.PING:
+            if not self.is_closed:
+                self._writer.write_frame(control_frame(Opcode.PONG, control.payload))
+        elif control.disconnect is not None:
+            self._take_close(control.disconnect, control.payload)
+
+    def _take_close(self, disconnect: Disconnect, payload: bytes) -> None:
+        if self._closing is None:
+            self._writer.write_frame(control_frame(Opcode.CLOSE, payload))
+        self._tell_closed(self._closing or disconnect, clean=True)
+        self._end(self._settings.close_seconds)
+
+    # Ending.
+
+    def _close(self, disconnect: Disconnect) -> None:
+        if self.is_closed or not self._reader.is_open:
+            return
+        self._writer.write_frame(close_frame(disconnect))
+        self._closing = disconnect
+        self.is_closed = True
+        self._reader.limit_rest()
+        self._writer.release_waiters()
+        self._tell_application(disconnect)
+        self._end_within(self._settings.close_seconds)
+        self._reader.resume_all()
+
+    def _fail(self, disconnect: Disconnect, limit: str | None = None) -> None:
+        """End for a fault of the client: a close frame, then nothing more is read from it."""
+        if limit is not None:
+            count_limit(limit)
+        if self._closing is None:
+            self._writer.write_frame(close_frame(disconnect))
+        self._tell_closed(self._closing or disconnect, clean=False)
+        # What the client still sends is discarded for a moment: closing at once would reset the connection before
+        # the client has read our close frame.
+        if self._transport.can_write_eof() and not self._transport.is_closing():
+            self._transport.write_eof()
+        self._end_within(_LINGER)
+        self._reader.resume_all()
+
+    def _end(self, seconds: float) -> None:
+        """Close the transport behind what it still holds, and abort it when that takes too long."""
+        self._transport.close()
+        self._end_within(seconds)
+
+    def _tell_closed(self, disconnect: Disconnect, *, clean: bool) -> None:
+        self.is_closed = True
+        if self._ended is not None:
+            return
+        self._ended = (disconnect, clean)
+        self._reader.close()
+        self._writer.release_waiters()
+        self._tell_application(disconnect)
+        listener, self._listener = self._listener, None
+        if listener is not None:
+            self._guard(listener.closed, disconnect, clean=clean)
+
+    def _tell_application(self, disconnect: Disconnect) -> None:
+        """Tell the application, which is told before the closing handshake is over."""
+        if self._application is not None:
+            self._application.disconnected(disconnect.code, disconnect.reason)
+
+    def _guard(self, callback: Callable[..., None], *arguments: Any, **options: Any) -> None:
+        try:
+            callback(*arguments, **options)
+        except Exception:
+            self._listener_failed()
+
+    def _listener_failed(self) -> None:
+        logger.exception("exception in a listener; its connection is closed")
+        self._close(INTERNAL_ERROR)
+
+    def _end_within(self, seconds: float) -> None:
+        self._deadlines.end(self._loop.time() + seconds)
+        self._schedule()
+
+    # What is due.
+
+    def _schedule(self) -> None:
+        seconds = self._seconds(self._loop.time())
+        if seconds is not None:
+            Wheel.of(self._loop).ride(self, seconds)
+
+    def _seconds(self, now: float) -> float | None:
+        if self.paused and not self._deadlines.is_ending:
+            return min(_LOOK, self._settings.limits.stalled_seconds)
+        moment = self._deadlines.next_moment()
+        return None if moment is None else moment - now
+
+    def turn(self, now: float) -> float | None:
+        """Do what is due, and return the seconds until something is due again."""
+        if self.paused and not self._deadlines.is_ending:
+            if self._writer.stalled_seconds(now) >= self._settings.limits.stalled_seconds:
+                count_limit("stalled_seconds")
+                self._tell_closed(STALLED, clean=False)
+                self._transport.abort()
+                return None
+        else:
+            match self._deadlines.take_due(now, is_reading=not self._reader.is_paused):
+                case Due.PING:
+                    self._writer.write_frame(control_frame(Opcode.PING, b""))
+                case Due.NO_PONG:
+                    self._fail(NO_PONG, "pong_seconds")
+                case Due.END:
+                    self._transport.abort()
+                    return None
+        return self._seconds(now)

@@ -1,0 +1,58 @@
+"""The deadlines of a WebSocket, by a clock that only the test moves."""
+
+from __future__ import annotations
+
+from tidewire.links.deadlines import Deadlines, Due
+from tidewire.options import Limits
+
+LIMITS = Limits(ping_seconds=25, pong_seconds=10)
+
+
+def test_pings_follow_each_other_and_each_wants_its_pong() -> None:
+    deadlines = Deadlines(LIMITS)
+    assert deadlines.next_moment() is None
+    deadlines.start_pings(100.0, 0.5)
+    assert deadlines.next_moment() == 112.5
+    assert deadlines.take_due(112.0, is_reading=True) is Due.NOTHING
+    assert deadlines.take_due(112.5, is_reading=True) is Due.PING
+    assert deadlines.next_moment() == 122.5
+    deadlines.heard()
+    assert deadlines.next_moment() == 137.5
+    assert deadlines.take_due(137.5, is_reading=True) is Due.PING
+    assert deadlines.take_due(147.4, is_reading=True) is Due.NOTHING
+    assert deadlines.take_due(147.5, is_reading=True) is Due.NO_PONG
+
+
+def test_nobody_is_judged_while_it_is_not_read() -> None:
+    deadlines = Deadlines(LIMITS)
+    deadlines.start_pings(1.0, 0.0)
+    assert deadlines.take_due(1.0, is_reading=True) is Due.PING
+    assert deadlines.take_due(24.0, is_reading=False) is Due.NOTHING
+    assert deadlines.take_due(26.0, is_reading=False) is Due.PING
+    deadlines.reading_resumed(60.0)
+    assert deadlines.take_due(69.0, is_reading=True) is Due.PING
+    assert deadlines.take_due(70.0, is_reading=True) is Due.NO_PONG
+
+
+def test_no_pings_where_they_are_off_or_stopped() -> None:
+    deadlines = Deadlines(Limits(ping_seconds=0))
+    deadlines.start_pings(0.0, 0.5)
+    assert deadlines.next_moment() is None
+    deadlines = Deadlines(LIMITS)
+    deadlines.start_pings(1.0, 0.0)
+    deadlines.take_due(1.0, is_reading=True)
+    deadlines.stop_pings()
+    assert deadlines.next_moment() is None
+    assert deadlines.take_due(1_000.0, is_reading=True) is Due.NOTHING
+
+
+def test_the_end_is_all_that_is_due_once_it_is_set() -> None:
+    deadlines = Deadlines(LIMITS)
+    deadlines.start_pings(1.0, 0.0)
+    deadlines.take_due(1.0, is_reading=True)
+    assert not deadlines.is_ending
+    deadlines.end(50.0)
+    assert deadlines.is_ending
+    assert deadlines.next_moment() == 50.0
+    assert deadlines.take_due(49.0, is_reading=True) is Due.NOTHING
+    assert deadlines.take_due(50.0, is_reading=True) is Due.END

@@ -1,0 +1,107 @@
+"""The writer of frames, on a transport that only remembers."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import cast
+
+from tidewire.links.writer import Writer
+from tidewire.messages import WireMessage
+from tidewire.protocols.batch import Batch
+
+ANSWER = b"HTTP/1.1 101 Switching Protocols\r\n\r\n"
+
+
+class Transport:
+    def __init__(self) -> None:
+        self.written: list[bytes] = []
+        self.unsent = 0
+        self.closing = False
+
+    def set_write_buffer_limits(self, high: int, low: int) -> None:
+        assert high > low
+
+    def get_write_buffer_size(self) -> int:
+        return self.unsent
+
+    def is_closing(self) -> bool:
+        return self.closing
+
+    def write(self, data: bytes) -> None:
+        self.written.append(data)
+
+
+def make() -> tuple[Writer, Transport]:
+    transport = Transport()
+    return Writer(cast(asyncio.Transport, transport)), transport
+
+
+def batch(*texts: bytes) -> Batch:
+    return Batch([WireMessage(text) for text in texts])
+
+
+def test_a_held_answer_goes_out_in_front_of_what_is_written_next() -> None:
+    writer, transport = make()
+    writer.hold_answer(ANSWER)
+    writer.write(batch(b"one"))
+    writer.write(batch(b"two"))
+    writer.release_answer()
+    assert transport.written == [ANSWER + b"\x81\x03one", b"\x81\x03two"]
+
+
+def test_a_held_answer_goes_out_alone_and_before_a_frame() -> None:
+    writer, transport = make()
+    writer.hold_answer(ANSWER)
+    writer.release_answer()
+    writer.hold_answer(ANSWER)
+    writer.write_frame(b"\x89\x00")
+    assert transport.written == [ANSWER, ANSWER + b"\x89\x00"]
+
+
+def test_the_backlog_counts_messages_since_the_pause() -> None:
+    writer, transport = make()
+    writer.write(batch(b"before"))
+    transport.unsent = 70_000
+    assert writer.backlog() == (70_000, 0)
+    writer.pause(1.0)
+    assert writer.is_paused
+    writer.write(batch(b"one", b"two"))
+    assert writer.backlog() == (70_000, 2)
+    writer.resume()
+    assert not writer.is_paused
+    assert writer.backlog() == (70_000, 0)
+
+
+def test_a_client_stalls_when_it_takes_nothing_whatever_is_written_to_it() -> None:
+    writer, transport = make()
+    transport.unsent = 70_000
+    writer.pause(10.0)
+    writer.write(batch(b"x" * 98))
+    transport.unsent += 100
+    assert writer.stalled_seconds(13.0) == 3.0
+    writer.write(batch(b"x" * 98))
+    transport.unsent += 99
+    assert writer.stalled_seconds(15.0) == 0.0
+    assert writer.stalled_seconds(16.0) == 1.0
+
+
+def test_nothing_is_written_to_a_closing_transport() -> None:
+    writer, transport = make()
+    transport.closing = True
+    writer.write_frame(b"\x88\x00")
+    writer.hold_answer(ANSWER)
+    writer.release_answer()
+    assert transport.written == []
+
+
+def test_waiting_ends_with_the_pause() -> None:
+    async def main() -> None:
+        writer, _ = make()
+        writer.pause(0.0)
+        waiting = [asyncio.create_task(writer.wait_writable()) for _ in range(2)]
+        await asyncio.sleep(0)
+        writer.resume()
+        async with asyncio.timeout(5):
+            await asyncio.gather(*waiting)
+
+    asyncio.run(main())

@@ -43,7 +43,7 @@ from tidewire.errors import ConfigurationError
 from tidewire.links.http import HttpProtocol, listening_socket
 from tidewire.links.uvicorn import WebSocketProtocol
 from tidewire.links.websocket import WebSocketLink
-from tidewire.support.wheel import Wheel
+from tidewire.support.timer_wheel import Wheel
 
 
 @pytest.fixture(scope="module")

@@ -29,9 +29,9 @@ from tidewire.engine.tasks import Tasks
 from tidewire.errors import SHUTDOWN, TOO_MANY, BadRequest, LimitExceeded, PublishError, StoreUnavailable
 from tidewire.messages import Format, Membership, Position, Publication, PublishRequest, Retention, WireMessage
 from tidewire.options import ChannelRules, Limits
+from tidewire.support.admission import Admission
 from tidewire.support.counters import LimitCounter, count_limit
 from tidewire.support.resident_memory import ResidentMemory
-from tidewire.support.turns import Admission
 
 __all__ = ("Node",)
 

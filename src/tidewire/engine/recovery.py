@@ -17,7 +17,6 @@ from tidewire.errors import StoreUnavailable
 from tidewire.messages import HistoryPage, Position, Publication
 from tidewire.options import Limits
 from tidewire.support.counters import count_limit
-from tidewire.support.turns import Admission
 
 __all__ = ("Forms", "Recoveries")
 

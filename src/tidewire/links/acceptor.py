@@ -15,9 +15,9 @@ from collections.abc import Callable
 from socket import socket
 
 from tidewire.options import Limits
+from tidewire.support.admission import Admission
 from tidewire.support.counters import count_limit
 from tidewire.support.log_limit import Seldom
-from tidewire.support.turns import Admission
 
 __all__ = ("Acceptor",)
 

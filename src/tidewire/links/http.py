@@ -25,8 +25,8 @@ from uvicorn.server import ServerState
 from tidewire.errors import ConfigurationError
 from tidewire.links.uvicorn import WebSocketProtocol
 from tidewire.options import Limits
+from tidewire.support.admission import Admission
 from tidewire.support.counters import count_limit
-from tidewire.support.turns import Admission
 
 __all__ = ("HttpProtocol", "configured", "listening_socket")
 

@@ -26,7 +26,7 @@ from tidewire.messages import WireMessage
 from tidewire.options import Limits
 from tidewire.protocols.batch import Batch, frame
 from tidewire.support.counters import count_limit
-from tidewire.support.wheel import Wheel
+from tidewire.support.timer_wheel import Wheel
 
 __all__ = ("WebSocketLink", "WebSocketSettings")
 

@@ -11,7 +11,7 @@ from tidewire.messages import WireMessage
 from tidewire.options import Limits
 from tidewire.protocols.centrifuge.codes import NO_PONG, STALE, Malformed, MalformedFrame
 from tidewire.support.counters import count_limit
-from tidewire.support.wheel import Wheel
+from tidewire.support.timer_wheel import Wheel
 
 __all__ = ("Heartbeat",)
 

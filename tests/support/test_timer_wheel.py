@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from tidewire.support.wheel import Wheel
+from tidewire.support.timer_wheel import Wheel
 from tidewire.testing import wait_until
 
 

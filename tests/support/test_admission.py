@@ -21,7 +21,7 @@ from helpers.counting import reached
 from tidewire.links.http import configured
 from tidewire.options import Limits
 from tidewire.support import turns as turns_module
-from tidewire.support.turns import Admission
+from tidewire.support.admission import Admission
 from tidewire.testing import wait_until
 
 

@@ -139,14 +139,14 @@ class Streaming(Response):
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         server = scope.get("extensions", {}).get("tidewire.stream")
-        link = StreamLink(receive, send, LIMITS, LINES, farewell=say_bye, server=server)
+        link = StreamLink(receive, send, LIMITS, LINES, last_message=say_bye, server=server)
         connection = Connection(link, PLAIN, user=self._user, address="", limits=LIMITS)
         if server is not None:
             server.on_shutdown = lambda: connection.end(SHUTDOWN)
         await hub.node.attach(connection)
         await hub.node.subscribe(connection, self._room, membership=Membership(present=True))
         connection.write(WireMessage(f"hello {self._user}".encode()))
-        await link.hold()
+        await link.keep_open()
 
 
 def say_bye(code: int, reason: str) -> WireMessage:

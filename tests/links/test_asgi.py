@@ -98,7 +98,7 @@ def test_the_clients_end_is_told(code: int | None, clean: bool) -> None:
         server = Server()
         server.comes("last")
         server.inbox.put_nowait({"type": "websocket.disconnect", "code": code, "reason": None})
-        await server.link.hold()
+        await server.link.keep_open()
         assert server.told == ["last", (Disconnect(code or 1005, ""), clean)]
         server.write(b"too late")
         server.link.close(1000)
@@ -212,7 +212,7 @@ def test_a_peer_that_takes_nothing_is_cut_in_time() -> None:
         server = Server(stalled_seconds=0.05)
         server.takes.clear()
         server.write(b"1")
-        await server.link.hold()
+        await server.link.keep_open()
         assert server.told == [(STALLED, False)]
         assert server.link.is_closed
         await server.link.wait_drained()
@@ -225,7 +225,7 @@ def test_a_send_that_fails_ends_the_link() -> None:
         server = Server()
         server.error = OSError("gone")
         server.write(b"1")
-        await server.link.hold()
+        await server.link.keep_open()
         assert server.told == [(GONE, False)]
 
     run(main())
@@ -235,7 +235,7 @@ def test_a_bug_in_a_listener_closes_its_connection(caplog: pytest.LogCaptureFixt
     async def main() -> None:
         server = Server()
         server.comes("raise")
-        await server.link.hold()
+        await server.link.keep_open()
         assert server.sent[-1]["code"] == INTERNAL_ERROR.code
 
     run(main())
@@ -257,7 +257,7 @@ def test_a_bug_in_what_a_listener_does_then_is_logged(
         server.takes.set()
         await server.link.wait_drained()
         server.link.close(1000)
-        await server.link.hold()
+        await server.link.keep_open()
 
     run(main())
     assert f"a bug in {moment}" in caplog.text

@@ -45,15 +45,20 @@ class Server:
         self.aborted = 0
         self.on_shutdown: Callable[[], None] | None = None
         self.link = StreamLink(
-            self.inbox.get, self.send, Limits(**limits), framing, farewell=self.farewell, headers={"X-Own": "yes"},
+            self.inbox.get,
+            self.send,
+            Limits(**limits),
+            framing,
+            last_message=self.last_message,
+            headers={"X-Own": "yes"},
             server=self,
-        )  # fmt: skip
+        )
         self.link.listen(self)
 
     def abort(self) -> None:
         self.aborted += 1
 
-    def farewell(self, code: int, reason: str) -> WireMessage:
+    def last_message(self, code: int, reason: str) -> WireMessage:
         return WireMessage(f"bye {code} {reason}".encode())
 
     async def send(self, event: dict[str, Any]) -> None:
@@ -85,7 +90,7 @@ class Server:
 def test_what_is_written_in_one_turn_goes_out_at_once() -> None:
     async def main() -> None:
         server = Server()
-        holding = asyncio.create_task(server.link.hold())
+        holding = asyncio.create_task(server.link.keep_open())
         await asyncio.sleep(0)
         assert server.sent == []  # nothing was written: who asked has no answer yet
         server.write(b"1", b"2")
@@ -117,7 +122,7 @@ def test_messages_stand_as_their_framing_says(framing: Framing, body: bytes) -> 
     async def main() -> None:
         server = Server(framing)
         server.link.uncork()
-        holding = asyncio.create_task(server.link.hold())
+        holding = asyncio.create_task(server.link.keep_open())
         server.write(b"{}", b"1\n2")
         await wait_until(lambda: server.body == body)
         server.inbox.put_nowait({"type": "http.disconnect"})
@@ -131,7 +136,7 @@ def test_a_client_that_goes_is_noticed_at_once_and_nothing_more_is_kept_for_it()
     async def main() -> None:
         server = Server()
         server.takes.clear()
-        holding = asyncio.create_task(server.link.hold())
+        holding = asyncio.create_task(server.link.keep_open())
         server.write(b"x" * 100_000)
         assert server.link.paused
         server.inbox.put_nowait({"type": "http.request", "body": b"", "more_body": False})
@@ -151,7 +156,7 @@ def test_a_slow_client_is_paused_and_drained_and_gets_all_in_pieces() -> None:
     async def main() -> None:
         server = Server()
         server.takes.clear()
-        holding = asyncio.create_task(server.link.hold())
+        holding = asyncio.create_task(server.link.keep_open())
         messages = [bytes([65 + number]) * 50_000 for number in range(4)]
         server.write(*messages)
         server.write(b"last")
@@ -175,7 +180,7 @@ def test_a_client_that_takes_nothing_is_cut() -> None:
         server = Server(stalled_seconds=0.05)
         server.takes.clear()
         server.write(b"x")
-        await server.link.hold()
+        await server.link.keep_open()
         assert (server.told, server.aborted) == ([(STALLED, False)], 1)
         assert reached()["stalled_seconds"] == before + 1
 
@@ -188,7 +193,7 @@ def test_a_server_that_fails_ends_the_link(error: Exception) -> None:
         server = Server()
         server.error = error
         server.write(b"x")
-        await server.link.hold()
+        await server.link.keep_open()
         assert server.told == [(GONE, False)]
 
     run(main())
@@ -237,7 +242,7 @@ def test_a_close_before_anything_was_said_is_told() -> None:
     async def main() -> None:
         server = Server()
         server.link.close(SHUTDOWN.code, "bye")
-        await server.link.hold()
+        await server.link.keep_open()
         assert server.body == b"bye 1012 bye\n"
         assert server.told == [(Disconnect(SHUTDOWN.code, "bye"), True)]
 
@@ -247,7 +252,7 @@ def test_a_close_before_anything_was_said_is_told() -> None:
 def test_a_cancelled_application_ends_the_link() -> None:
     async def main() -> None:
         server = Server()
-        holding = asyncio.create_task(server.link.hold())
+        holding = asyncio.create_task(server.link.keep_open())
         await asyncio.sleep(0)
         holding.cancel()
         await asyncio.wait([holding])

@@ -43,7 +43,7 @@ from tidewire.errors import ConfigurationError
 from tidewire.links.http import HttpProtocol, listening_socket
 from tidewire.links.uvicorn import WebSocketProtocol
 from tidewire.links.websocket import WebSocketLink
-from tidewire.support.timer_wheel import Wheel
+from tidewire.support.timer_wheel import TimerWheel
 
 
 @pytest.fixture(scope="module")
@@ -548,30 +548,30 @@ def test_a_peer_that_never_answers_our_close_is_aborted() -> None:
 
 
 def test_a_wheel_that_was_held_up_with_its_loop_judges_nobody_before_it_has_read() -> None:
-    class Rider:
-        notch = 0
-        turned: list[float] = []
+    class Timer:
+        timer_slot = 0
+        calls: list[float] = []
 
-        def turn(self, now: float) -> float | None:
-            self.turned.append(now)
+        def on_timer(self, now: float) -> float | None:
+            self.calls.append(now)
             return None
 
     async def main() -> None:
         loop = asyncio.get_running_loop()
-        wheel, rider = Wheel.of(loop), Rider()
-        wheel.ride(rider, 0.1)
+        wheel, timer = TimerWheel.of(loop), Timer()
+        wheel.schedule(timer, 0.1)
         time.sleep(2)  # noqa: ASYNC251 the loop is to be held up
         await asyncio.sleep(0)
         await asyncio.sleep(0)
-        assert rider.turned == []
+        assert timer.calls == []
         start = loop.time()
-        while not rider.turned and loop.time() - start < 5:
+        while not timer.calls and loop.time() - start < 5:
             await asyncio.sleep(0.01)
-        assert len(rider.turned) == 1
-        wheel.ride(rider, 0.1)
-        wheel.leave(rider)
+        assert len(timer.calls) == 1
+        wheel.schedule(timer, 0.1)
+        wheel.cancel(timer)
         await asyncio.sleep(0.6)
-        assert len(rider.turned) == 1
+        assert len(timer.calls) == 1
 
     asyncio.run(main())
 

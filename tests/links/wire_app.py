@@ -157,7 +157,7 @@ async def ws_link(scope: Event, receive: Receive, send: Send, query: dict[str, s
     if "stay" in query:
         events.append([await receive()])
     else:
-        await link.hold()
+        await link.keep_open()
 
 
 async def ws_flood(scope: Event, receive: Receive, send: Send, query: dict[str, str]) -> None:

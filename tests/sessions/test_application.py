@@ -112,7 +112,7 @@ def test_who_is_attached_and_waits_for_the_store_is_counted_once(limit: str) -> 
         presence.go.set()
         for connection in await asyncio.gather(*tasks):
             connection.link.abort()
-            await connection.link.hold()
+            await connection.link.keep_open()
         assert not node.registry.addresses
         await node.aclose()
 
@@ -148,7 +148,7 @@ def test_connections_of_one_user_that_come_at_once_do_not_pass_the_limit_togethe
         assert sum(not connection.is_closed for connection in connections) == 3
         for connection in connections:
             connection.end(NORMAL)
-            await connection.link.hold()
+            await connection.link.keep_open()
         assert [peer.sent[-1]["code"] for peer in peers].count(1013) == 9
         assert node.statistics().limits_reached == {"connections_per_user": 9}
         await node.aclose()

@@ -20,13 +20,13 @@ from uvicorn.server import ServerState
 from helpers.counting import reached
 from tidewire.links.http import configured
 from tidewire.options import Limits
-from tidewire.support import turns as turns_module
+from tidewire.support import admission as admission_module
 from tidewire.support.admission import Admission
 from tidewire.testing import wait_until
 
 
 def test_steps_that_wait_begin_one_in_a_turn_and_in_their_order(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(turns_module, "_LONG", 3_600.0)
+    monkeypatch.setattr(admission_module, "_LONG", 3_600.0)
     begun: list[tuple[int, int]] = []
     turn = 0
 
@@ -36,7 +36,7 @@ def test_steps_that_wait_begin_one_in_a_turn_and_in_their_order(monkeypatch: pyt
     async def main() -> None:
         nonlocal turn
         gate, before = Admission.of(asyncio.get_running_loop()), reached()["arrivals"]
-        assert [gate.begin(step(number), 3) for number in range(6)] == [True] * 3 + [False] * 3
+        assert [gate.start(step(number), 3) for number in range(6)] == [True] * 3 + [False] * 3
         assert reached()["arrivals"] == before + 3
         while len(begun) < 6:
             await asyncio.sleep(0)
@@ -49,14 +49,14 @@ def test_steps_that_wait_begin_one_in_a_turn_and_in_their_order(monkeypatch: pyt
 
 
 def test_a_turn_that_was_long_lets_as_many_begin_as_the_limit_says(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(turns_module, "_LONG", -1.0)
-    monkeypatch.setattr(turns_module, "_CROWDED", 3_600.0)
+    monkeypatch.setattr(admission_module, "_LONG", -1.0)
+    monkeypatch.setattr(admission_module, "_DEPRIVED", 3_600.0)
     begun: list[int] = []
 
     async def main() -> None:
         gate = Admission.of(asyncio.get_running_loop())
         for number in range(9):
-            gate.begin(lambda number=number: begun.append(number), 3)  # type: ignore[misc]
+            gate.start(lambda number=number: begun.append(number), 3)  # type: ignore[misc]
         seen = []
         while len(begun) < 9:
             await asyncio.sleep(0)
@@ -68,18 +68,18 @@ def test_a_turn_that_was_long_lets_as_many_begin_as_the_limit_says(monkeypatch: 
 
 
 def test_where_another_had_the_processor_newcomers_let_it_have_more(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(turns_module, "_CROWDED", -3_600.0)
-    monkeypatch.setattr(turns_module, "_REST", 0.005)
+    monkeypatch.setattr(admission_module, "_DEPRIVED", -3_600.0)
+    monkeypatch.setattr(admission_module, "_REST", 0.005)
     begun: list[float] = []
 
     async def main() -> None:
         gate = Admission.of(asyncio.get_running_loop())
         for _ in range(6):
-            gate.begin(lambda: begun.append(time.monotonic()), 2)
+            gate.start(lambda: begun.append(time.monotonic()), 2)
         await wait_until(lambda: len(begun) == 6)
         assert begun[1] - begun[0] < 0.005
         assert all(later - earlier >= 0.004 for earlier, later in itertools.pairwise(begun[1:]))
-        await wait_until(lambda: gate.begin(lambda: begun.append(0.0), 2))
+        await wait_until(lambda: gate.start(lambda: begun.append(0.0), 2))
 
     asyncio.run(main())
 
@@ -90,13 +90,13 @@ def test_who_gave_up_waiting_holds_nobody_up_and_a_step_that_fails_ends_nothing(
         failures: list[dict[str, Any]] = []
         loop.set_exception_handler(lambda _, context: failures.append(context))
         gate = Admission.of(loop)
-        await gate.turn(1)
-        waiting = [asyncio.create_task(gate.turn(1)) for _ in range(5)]
+        await gate.wait_admitted(1)
+        waiting = [asyncio.create_task(gate.wait_admitted(1)) for _ in range(5)]
         await asyncio.sleep(0)
         waiting[1].cancel()
         waiting[3].cancel()
-        gate.begin(lambda: 1 / 0, 1)  # type: ignore[arg-type,return-value]
-        last = asyncio.create_task(gate.turn(1))
+        gate.start(lambda: 1 / 0, 1)  # type: ignore[arg-type,return-value]
+        last = asyncio.create_task(gate.wait_admitted(1))
         await asyncio.wait_for(asyncio.gather(*waiting, last, return_exceptions=True), 10)
         await wait_until(lambda: not gate._waiting)
         assert [type(failure["exception"]) for failure in failures] == [ZeroDivisionError]
@@ -131,7 +131,7 @@ def test_what_comes_while_a_connection_waits_is_read_whole_and_a_wait_is_not_the
     async def main() -> None:
         async with _listening(header_seconds=0.05) as port:
             gate = Admission.of(asyncio.get_running_loop())
-            gate._begun = 4  # a turn that does not end
+            gate._started = 4  # a turn that does not end
             before = reached()["header_seconds"]
             reader, writer = await asyncio.open_connection("127.0.0.1", port)
             writer.write(b"POST / HTTP/1.1\r\nhost: a\r\ncontent-len")
@@ -148,7 +148,7 @@ def test_what_comes_while_a_connection_waits_is_read_whole_and_a_wait_is_not_the
             gone_writer.transport.abort()
             end = time.monotonic() + 0.2  # longer than the headers may take
             await wait_until(lambda: time.monotonic() > end)
-            gate._turn(4)
+            gate._next_turn(4)
             answer = await asyncio.wait_for(reader.read(), 10)
             assert answer.startswith(b"HTTP/1.1 200"), answer[:80]
             assert answer.endswith(b"\r\n\r\n" + b"x" * 1_000_000)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tidewire.support.log_limit import Seldom
+from tidewire.support.log_limit import LogLimit
 
 
 class Clock:
@@ -14,20 +14,20 @@ class Clock:
 
 def test_one_line_a_minute_says_how_many_it_stands_for() -> None:
     clock = Clock()
-    seldom = Seldom(60, clock=clock)
-    assert [seldom.due("bad") for _ in range(4)] == ["", None, None, None]
-    assert seldom.due("worse") == ""
+    limit = LogLimit(60, clock=clock)
+    assert [limit.due("bad") for _ in range(4)] == ["", None, None, None]
+    assert limit.due("worse") == ""
     clock.now = 60.0
-    assert seldom.due("bad") == " (and 3 more since the last line)"
+    assert limit.due("bad") == " (and 3 more since the last line)"
     clock.now = 120.0
-    assert seldom.due("bad") == ""
+    assert limit.due("bad") == ""
 
 
 def test_made_up_kinds_fill_neither_the_memory_nor_the_log() -> None:
     clock = Clock()
-    seldom = Seldom(60, clock=clock)
-    lines = [line for number in range(1_000) if (line := seldom.due(str(number))) is not None]
+    limit = LogLimit(60, clock=clock)
+    lines = [line for number in range(1_000) if (line := limit.due(str(number))) is not None]
     assert lines == [""] * 51
     clock.now = 60.0
-    assert seldom.due("0") == ""
-    assert seldom.due("one more") == ""
+    assert limit.due("0") == ""
+    assert limit.due("one more") == ""

@@ -16,7 +16,7 @@ from tidewire.engine.subscription import Stay, Subscription
 from tidewire.engine.tasks import Tasks
 from tidewire.errors import NotPublished, PublishError, StoreUnavailable
 from tidewire.messages import Announcement, Format, Member, Membership, Position
-from tidewire.support.log_limit import Seldom
+from tidewire.support.log_limit import LogLimit
 
 __all__ = ("Memberships",)
 
@@ -50,7 +50,7 @@ class Memberships:
         self._leaving: dict[tuple[str, str], asyncio.Task[None]] = {}
         self._later: deque[tuple[float, Stay]] = deque()
         self._must_rejoin = False
-        self._unlisted = Seldom()
+        self._unlisted = LogLimit()
         #: What this node itself is a member of (the channel of the nodes).
         self._own: dict[str, Member] = {}
 

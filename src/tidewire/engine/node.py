@@ -213,11 +213,11 @@ class Node:
             raise ended(connection)
 
     def begin(self, connection: Connection, work: Callable[[], Coroutine[Any, Any, None]]) -> None:
-        """Do in the background what a client asks for; the first time waits for its turn (links.admission)."""
+        """Do in the background what a client asks for; the first time waits for its admission."""
         if connection.admit():
             self._spawn(work)
         else:
-            Admission.of(asyncio.get_running_loop()).begin(partial(self._spawn, work), self.limits.arrivals)
+            Admission.of(asyncio.get_running_loop()).start(partial(self._spawn, work), self.limits.arrivals)
 
     def _spawn(self, work: Callable[[], Coroutine[Any, Any, None]]) -> None:
         self.tasks.spawn(work())

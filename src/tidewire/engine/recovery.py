@@ -16,6 +16,7 @@ from tidewire.engine.subscription import Subscription
 from tidewire.errors import StoreUnavailable
 from tidewire.messages import HistoryPage, Position, Publication
 from tidewire.options import Limits
+from tidewire.support.admission import Admission
 from tidewire.support.counters import count_limit
 
 __all__ = ("Forms", "Recoveries")
@@ -116,7 +117,7 @@ class Recoveries:
         self._reader.forget(channel)
 
     async def _admitted(self) -> None:
-        await Admission.of(asyncio.get_running_loop()).turn(self._limits.arrivals)
+        await Admission.of(asyncio.get_running_loop()).wait_admitted(self._limits.arrivals)
 
     def _fitting(self, recovery: Recovery) -> int:
         """Return how many of the newest publications one reply may hold."""

@@ -1,7 +1,7 @@
-"""Takes connections from a listening socket, each when it is its turn; the others wait in the kernel.
+"""Accepts the connections of a listening socket a few at a time; the others wait in the kernel.
 
-An event loop's own server takes all that wait at once: a thousand who come back together are a turn of 30 ms, in which
-nobody is served, and then a thousand first requests.
+An event loop's own server accepts all that wait at once: when a thousand clients come back together, this takes a turn
+of 30 ms, in which nobody is served, and then there are a thousand first requests.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from socket import socket
 from tidewire.options import Limits
 from tidewire.support.admission import Admission
 from tidewire.support.counters import count_limit
-from tidewire.support.log_limit import Seldom
+from tidewire.support.log_limit import LogLimit
 
 __all__ = ("Acceptor",)
 
@@ -25,13 +25,13 @@ logger = logging.getLogger("uvicorn.error")
 
 #: The process or the system has no descriptors or memory for one more (accept(2)).
 _EXHAUSTED = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
-#: Seconds for which nobody is taken then: they wait in the kernel's queue.
+#: Seconds for which no connection is accepted then.
 _PAUSE = 0.2
-_exhausted = Seldom()
+_exhausted = LogLimit()
 
 
 class Acceptor:
-    """Serves one listening socket, as an `asyncio.Server` does; it is closed by `close`, its connections are not."""
+    """Accepts on one listening socket, with the interface of `asyncio.Server`; `close` does not end its connections."""
 
     def __init__(
         self,
@@ -54,7 +54,7 @@ class Acceptor:
         self._resume()
 
     def close(self) -> None:
-        """Take nobody more; who is amid its TLS handshake is let go."""
+        """Accept no more connections, and drop those amid their TLS handshake."""
         if self._is_closed:
             return
         self._is_closed = True
@@ -65,23 +65,23 @@ class Acceptor:
             opening.cancel()
 
     async def wait_closed(self) -> None:
-        """Wait until nobody is amid its TLS handshake."""
+        """Wait until no connection is amid its TLS handshake."""
         if self._openings:
             await asyncio.wait(self._openings)
 
     def _resume(self) -> None:
         self._pause = None
-        self._loop.add_reader(self._listener.fileno(), self._readable)
+        self._loop.add_reader(self._listener.fileno(), self._accept_waiting)
 
-    def _readable(self) -> None:
-        """Take who is there, one in each turn that may begin something for a newcomer."""
+    def _accept_waiting(self) -> None:
+        """Accept the connections that wait, each when it is admitted."""
         self._loop.remove_reader(self._listener.fileno())
-        self._begin()
+        self._accept_next()
 
-    def _begin(self) -> None:
-        self._admission.begin(self._take, self._limits.arrivals)
+    def _accept_next(self) -> None:
+        self._admission.start(self._accept, self._limits.arrivals)
 
-    def _take(self) -> None:
+    def _accept(self) -> None:
         if self._is_closed:
             return
         try:
@@ -89,13 +89,13 @@ class Acceptor:
         except (BlockingIOError, InterruptedError, ConnectionAbortedError):
             self._resume()
         except OSError as error:
-            self._rest(error)
+            self._wait_out(error)
         else:
             connection.setblocking(False)
             opening = self._loop.create_task(self._open(connection))
             self._openings.add(opening)
             opening.add_done_callback(self._openings.discard)
-            self._begin()
+            self._accept_next()
 
     async def _open(self, connection: socket) -> None:
         seconds = None if self._context is None else self._limits.header_seconds
@@ -103,16 +103,16 @@ class Acceptor:
             await self._loop.connect_accepted_socket(
                 self._factory, connection, ssl=self._context, ssl_handshake_timeout=seconds
             )
-        except (OSError, asyncio.CancelledError) as error:  # TLS: the peer went, was silent, or speaks something else
+        except (OSError, asyncio.CancelledError) as error:  # TLS: the client left, was silent, or does not speak it
             logger.debug("a connection ended before it was open: %r", error)
             with contextlib.suppress(OSError):
                 connection.close()
 
-    def _rest(self, error: OSError) -> None:
-        """Take nobody for a moment: what there is too little of may come back."""
+    def _wait_out(self, error: OSError) -> None:
+        """Accept nothing for a moment, until the process or the system has descriptors or memory again."""
         if error.errno in _EXHAUSTED:
             count_limit("descriptors")
         more = _exhausted.due(str(error.errno))
         if more is not None:
-            logger.error("no connection can be taken now (%s); raise `ulimit -n`, or add a worker%s", error, more)
+            logger.error("no connection can be accepted now (%s); raise `ulimit -n`, or add a worker%s", error, more)
         self._pause = self._loop.call_later(_PAUSE, self._resume)

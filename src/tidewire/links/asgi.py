@@ -23,20 +23,19 @@ Send = Callable[[Any], Awaitable[None]]
 
 #: Unsent bytes at which the link counts as paused, and those at which it no longer does, as in asyncio's transports.
 _HIGH_WATER, _LOW_WATER = 64 * 1024, 16 * 1024
-#: Seconds for what is queued before our close, and for the peer's answer to it.
+#: Seconds for what is queued in front of our close, and for the client's answer to it.
 CLOSE_SECONDS = 5.0
 #: Bytes of a close frame's reason (RFC 6455 section 5.5).
 _REASON_BYTES = 123
 
 
 class AsgiLink(Link):
-    """Carries one WebSocket of an ASGI server (ASGI specification, WebSocket).
+    """One WebSocket of an ASGI server (ASGI specification, WebSocket).
 
-    `accept` is the event that accepts it, if nobody has; it is held back as `cork` says.
+    `accept` is the event that accepts it, unless it is accepted already; it is held back as `cork` says.
 
-    The server sends one message at a time and answers each `send` when it could take it; one that it does not take
-    within `stalled_seconds` ends the link. Reading pauses while the link does, so that nobody can ask for more than
-    they take.
+    The server takes one message at a time. A `send` that does not return within `stalled_seconds` ends the link.
+    Reading pauses while the link does, so that a client cannot ask for more than it takes.
     """
 
     __slots__ = (
@@ -92,7 +91,7 @@ class AsgiLink(Link):
     def uncork(self) -> None:
         self._work.set()
 
-    async def hold(self) -> None:
+    async def keep_open(self) -> None:
         if self._tasks:
             await asyncio.wait(self._tasks)
 
@@ -171,10 +170,10 @@ class AsgiLink(Link):
             self.close(INTERNAL_ERROR.code, INTERNAL_ERROR.reason)
 
     def _disconnected(self, event: Any) -> None:
-        """Take the end that the server tells: 1005 is a close frame without a code, 1006 none at all."""
+        """End as the server says: 1005 stands for a close frame without a code, 1006 for none at all."""
         code = event.get("code") or 1005
-        told = Disconnect(code, event.get("reason") or "")
-        self._end(self._closing or told, clean=code != 1006)
+        theirs = Disconnect(code, event.get("reason") or "")
+        self._end(self._closing or theirs, clean=code != 1006)
 
     async def _write(self) -> None:
         try:
@@ -198,7 +197,7 @@ class AsgiLink(Link):
             self._end(self._closing or GONE, clean=False)
 
     async def _write_close(self, disconnect: Disconnect) -> None:
-        """Send our close, then wait for the peer's: some servers send it only when nobody waits for their `receive`."""
+        """Send our close and wait for the client's. Some servers send ours only while nobody waits in `receive`."""
         reader = self._tasks[0]
         reader.cancel()
         await asyncio.wait([reader])

@@ -19,7 +19,7 @@ Send = Callable[[Event], Awaitable[None]]
 Application = Callable[[MutableMapping[str, Any], Receive, Send], Awaitable[None]]
 
 logger = logging.getLogger("uvicorn.error")
-#: What a message in the queue costs beside its bytes, so that empty ones count too.
+#: Bytes that a message in the queue counts beside its own, so that empty ones count too.
 _EVENT_COST = 64
 
 
@@ -94,7 +94,7 @@ class AsgiApplication:
         self._denial: tuple[int, list[tuple[bytes, bytes]], bytes] = (0, [], b"")
 
     async def run(self, application: Application, scope: dict[str, Any]) -> None:
-        """Run the application until it returns, and tell the connection."""
+        """Run the application until it returns, and report it to the connection."""
         failed = False
         try:
             result = await application(scope, self.receive, self.send)  # type: ignore[func-returns-value]
@@ -134,7 +134,7 @@ class AsgiApplication:
         return event
 
     async def send(self, event: Event) -> None:
-        """Take one event (ASGI `send`); waits while the connection is paused. Raises ClientGone after its end."""
+        """Handle one event (ASGI `send`). Waits while the connection is paused. Raises ClientGone after its end."""
         if self._opened.paused:
             await self._opened.wait_drained()
         match self._state:
@@ -206,14 +206,14 @@ class AsgiApplication:
         self._wake()
 
     def take(self) -> list[str | bytes]:
-        """Give up the queued messages, for a listener that takes over."""
+        """Return the queued messages, and forget them: a listener takes over."""
         received = [event for event in self._inbox if event["type"] == "websocket.receive"]
         self._inbox = [event for event in self._inbox if event["type"] != "websocket.receive"]
         self._size = 0
         return [event["text"] if "text" in event else event["bytes"] for event in received]
 
     def disconnected(self, code: int, reason: str) -> None:
-        """The connection has ended."""
+        """Queue the disconnect for `receive`: the connection has ended."""
         if self._state not in (_State.CLOSED, _State.GONE):
             self._end(_State.GONE, code, reason)
 

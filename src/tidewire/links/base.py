@@ -1,4 +1,4 @@
-"""The contract of a link: how bytes reach one client, and come from it."""
+"""The contract of a link: it sends bytes to one client, and receives messages from it."""
 
 from __future__ import annotations
 
@@ -15,78 +15,82 @@ LOST = Disconnect(1006, "connection lost")
 
 
 class Listener(TypingProtocol):
-    """What a link tells, on the event loop, one call at a time: messages in order, then `closed` exactly once."""
+    """Receives messages of a client, in order, and then `closed` exactly once; a link calls it on the event loop."""
 
     def message_received(self, message: str | bytes) -> None:
-        """A whole message has come: str from a text message, bytes from a binary one."""
+        """Handle a whole message: str for a text message, bytes for a binary one."""
 
     def shut_down(self) -> None:
-        """The server goes down: the listener ends the link, with the word that its dialect has for that."""
+        """End the link with the code that the protocol has for it: the server shuts down."""
 
     def drained(self) -> None:
-        """The link was paused, and has now passed on enough to take more."""
+        """Write on: the link was paused, and is so no longer."""
 
     def closed(self, disconnect: Disconnect, *, clean: bool) -> None:
-        """The link has ended: by whom and why; `clean` says that a close frame was received or answered."""
+        """Handle the end of the link. `clean` is whether close frames were exchanged."""
 
 
 class Link(ABC):
-    """How bytes reach one client. Nothing here waits but `wait_drained`; nothing raises when the client has gone."""
+    """The connection to one client. Only the coroutines wait; no method raises when the client has gone."""
 
     __slots__ = ()
 
-    #: The link compresses: it takes batches of the deflated representation.
+    #: Whether the link compresses: it takes batches of the deflated representation.
     deflate: bool = False
-    #: More than the transport's high-water mark waits to be sent.
+    #: Whether more than the transport's high-water mark waits to be sent.
     paused: bool = False
-    #: Nothing can be written any more.
+    #: Whether nothing can be written any more.
     is_closed: bool = False
 
     @abstractmethod
     def listen(self, listener: Listener) -> None:
-        """Say who is told; messages that came before are told first, before this returns or soon after."""
+        """Give messages to a listener from now on.
+
+        Those that came before are given to it first, before this returns or soon after.
+        """
 
     def cork(self) -> None:
-        """Hold the handshake's answer back until something is written, or `uncork`; called before it is given.
+        """Hold the handshake's answer back until something is written, or until `uncork`; called before `accept`.
 
-        So a client that has its answer follows what it was subscribed to first. A link that cannot do it does nothing.
+        A client that has its answer is then subscribed already, and misses nothing from that moment on. A link that
+        cannot hold it back does nothing.
         """
         return
 
     def uncork(self) -> None:
-        """Send the handshake's answer, if it is held back; harmless at any time."""
+        """Send the handshake's answer, if it is held back. May be called at any time."""
         return
 
-    def quiet(self) -> None:
-        """Send no pings of the link's own: the protocol has its own. A link that sends none does nothing."""
+    def stop_pings(self) -> None:
+        """Send no pings, because the protocol has its own. A link that sends none does nothing."""
         return
 
     @abstractmethod
-    async def hold(self) -> None:
-        """Keep the connection although the application's coroutine has nothing left to do (a served protocol).
+    async def keep_open(self) -> None:
+        """Keep the connection open although the application's coroutine has nothing left to do (a served protocol).
 
-        A link that needs the ASGI call returns when the connection has ended; one that does not returns at once, and
-        the return of the ASGI call no longer closes the connection.
+        A link that needs the ASGI call returns when the connection has ended. One that does not need it returns at
+        once, and the return of the ASGI call no longer closes the connection.
         """
 
     @abstractmethod
     def write(self, batch: Batch) -> None:
-        """Queue a batch after all that was written before; it is sent as a whole and in order, or not at all.
+        """Queue a batch behind all that was written before; it is sent as a whole and in order, or not at all.
 
-        Never fails and never waits: after the end it does nothing. It is the caller who judges the backlog first.
+        It never fails and never waits, and does nothing after the end. The caller judges the backlog first.
         """
 
     @abstractmethod
     def backlog(self) -> tuple[int, int]:
-        """Return what is queued and has not been handed to the operating system: bytes, messages (an upper bound)."""
+        """Return the bytes and (an upper bound of) the messages that are not yet given to the operating system."""
 
     @abstractmethod
     async def wait_drained(self) -> None:
-        """Wait until the link is no longer paused; returns at once when it is not, or when it is closed."""
+        """Wait until the link is not paused; return at once when it is not, or when it is closed."""
 
     @abstractmethod
     def pause_reading(self) -> None:
-        """Read no more until `resume_reading`; what was already received may still be told."""
+        """Read no more until `resume_reading`; messages that were received already may still be given."""
 
     @abstractmethod
     def resume_reading(self) -> None:

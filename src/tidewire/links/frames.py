@@ -141,7 +141,7 @@ class FrameParser:
                 self._at = end
             if first == _WHOLE_TEXT:
                 return _text(data)
-            event = self._take(first, data)
+            event = self._handle(first, data)
             if event is not None:
                 return event
 
@@ -164,10 +164,10 @@ class FrameParser:
         else:
             raise Fault(1002, "invalid opcode")
 
-    def _take(self, first: int, data: bytes) -> str | bytes | Control | None:
+    def _handle(self, first: int, data: bytes) -> str | bytes | Control | None:
         opcode = first & 15
         if opcode & _CONTROL:
-            return self._take_control(Opcode(opcode), data)
+            return self._parse_control(Opcode(opcode), data)
         if self._fragments is None:
             if first == _WHOLE_BINARY:
                 return data
@@ -176,9 +176,9 @@ class FrameParser:
             self._fragments = []
         if self._is_compressed:
             data = self._decompress(first, data)
-        return self._take_fragment(self._fragments, data, is_last=bool(first & _FIN))
+        return self._add_fragment(self._fragments, data, is_last=bool(first & _FIN))
 
-    def _take_fragment(self, fragments: list[bytes], data: bytes, *, is_last: bool) -> str | bytes | None:
+    def _add_fragment(self, fragments: list[bytes], data: bytes, *, is_last: bool) -> str | bytes | None:
         fragments.append(data)
         self._size += len(data)
         if len(fragments) > self._max_fragments:
@@ -189,7 +189,7 @@ class FrameParser:
         message = fragments[0] if len(fragments) == 1 else b"".join(fragments)
         return _text(message) if self._first_opcode == _TEXT else message
 
-    def _take_control(self, opcode: Opcode, payload: bytes) -> Control:
+    def _parse_control(self, opcode: Opcode, payload: bytes) -> Control:
         if opcode is not Opcode.CLOSE:
             return Control(opcode, payload)
         try:

@@ -1,4 +1,4 @@
-"""The opening handshake: what a request must be, its ASGI scope, and the answers to it; no I/O."""
+"""The opening handshake: the judgement of a request, its ASGI scope, and the answers to it; no I/O."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ from tidewire.errors import ConfigurationError
 
 __all__ = ("WIRE_LOGGER", "DeflateFactory", "Handshake", "HeaderPairs", "plain_response", "response")
 
-#: The sans-I/O core tells every opened and closed connection at INFO: it gets a logger of its own.
+#: The core of `websockets` logs every opened and closed connection at INFO, so it has a logger of its own.
 WIRE_LOGGER = logging.getLogger("tidewire.wire")
-# At DEBUG it tells every header and frame, and with them tokens and what people say: only who names it gets that.
+# At DEBUG it logs every header, tokens too: only a configuration that names this logger gets that.
 WIRE_LOGGER.setLevel(logging.INFO)
 #: Batches are compressed once for all, with this window (see `batch.frame`).
 _WINDOW_BITS = 12
@@ -60,7 +60,7 @@ def _new_core(*, deflate: bool) -> ServerProtocol:
 
 
 class _Judges(threading.local):
-    """Cores that judge complete requests: it is done in one call, so one serves all connections of a thread."""
+    """The cores that judge complete requests, in one call: one core serves all connections of a thread."""
 
     def __init__(self) -> None:
         self.plain = _new_core(deflate=False)
@@ -71,23 +71,23 @@ _judges = _Judges()
 
 
 class Handshake:
-    """One opening handshake; `feed` takes the request, and the answer is made by `accept` or by the functions below."""
+    """One opening handshake: `feed` or `take` reads the request, `accept` or a function below makes the answer."""
 
     __slots__ = ("_answer", "_core", "_deflate", "_extensions", "_fields", "early", "request")
 
     def __init__(self, *, deflate: bool) -> None:
         self._deflate = deflate
-        #: Parses the request, where no HTTP class did.
+        #: Parses the request, if no HTTP class has parsed it.
         self._core: ServerProtocol | None = None
         self._answer: Headers | None = None
         self._extensions: list[Extension] = []
         self._fields: list[tuple[bytes, bytes]] | None = None
         self.request: Request | None = None
-        #: What the client sent behind its request before it had an answer.
+        #: Bytes that the client sent behind its request before it had an answer.
         self.early = b""
 
     def feed(self, data: bytes) -> bytes | None:
-        """Take the bytes of the request; returns the refusal to be sent, or None: go on."""
+        """Parse bytes of the request; return the refusal to be sent, or None."""
         core = self._core
         if core is None:
             core = self._core = _new_core(deflate=self._deflate)
@@ -98,12 +98,12 @@ class Handshake:
                 return None if refusal is None else refusal.serialize()
         if core.handshake_exc is None:
             return None
-        # The core has an answer for headers that are too large, and none for what is no request at all.
+        # The core has an answer to headers that are too large, but none to bytes that are no request at all.
         answer = b"".join(core.data_to_send())
         return answer or plain_response(400, "this is not a WebSocket handshake (RFC 6455 section 4.1)").serialize()
 
     def take(self, method: str, path: bytes, headers: HeaderPairs) -> bytes | None:
-        """Take a request that was parsed by an HTTP class (HTTP/1.1 only); returns what `feed` does."""
+        """Judge a request that an HTTP class has parsed (HTTP/1.1 only); return what `feed` returns."""
         try:
             fields = Headers([(name.decode("ascii"), value.decode("latin-1")) for name, value in headers])
             request = Request(path.decode("ascii"), fields, method)
@@ -168,7 +168,7 @@ class Handshake:
         return b"HTTP/1.1 101 Switching Protocols\r\n" + b"\r\n".join(lines) + b"\r\n\r\n", self._extensions
 
     def end(self) -> None:
-        """Part the core from its parser, which hold each other and the request."""
+        """Close the core's parser: the two refer to each other and to the request."""
         if self._core is not None:
             self._core.parser.close()
 

@@ -2,7 +2,7 @@
 
     uvicorn app:app --http tidewire.links.http:HttpProtocol --ws tidewire.links.uvicorn:WebSocketProtocol
 
-uvicorn's own class waits for ever for the end of a request, and keeps as many headers and requests as come.
+uvicorn's own class waits for ever for the end of a request, and keeps any number of headers and requests.
 """
 
 from __future__ import annotations
@@ -46,11 +46,11 @@ class _TooLarge(Exception):
 
 
 class _TooMany(Exception):
-    """Stops the parser at one request too many behind an answer that is under way."""
+    """Stops the parser: too many requests wait behind one that is being answered."""
 
 
 class _Stream:
-    """What an endless response is told and may do (links.stream.StreamServer)."""
+    """What an endless response needs beyond ASGI (links.stream.StreamServer)."""
 
     __slots__ = ("abort", "on_shutdown")
 
@@ -60,7 +60,7 @@ class _Stream:
 
 
 class HttpProtocol(HttpToolsProtocol):
-    """One HTTP connection; it is ended at a request that is too large, too slow, or one too many that wait."""
+    """One HTTP connection; a request that is too large, too slow, or one too many ends it."""
 
     def __init__(
         self,
@@ -80,11 +80,11 @@ class HttpProtocol(HttpToolsProtocol):
         #: Bytes of the body, and when it was first waited for.
         self._body = 0
         self._body_began = 0.0
-        #: What is being parsed.
+        #: The bytes that are being parsed.
         self._chunk = b""
-        #: What came before this connection was admitted.
+        #: The bytes that came before this connection was admitted; None afterwards.
         self._first: bytes | None = b""
-        #: Of the request that is answered, and of those behind it.
+        #: Those of the request that is being answered, and of the requests behind it.
         self._streams: tuple[_Stream, ...] = ()
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
@@ -111,7 +111,7 @@ class HttpProtocol(HttpToolsProtocol):
             self.flow.pause_reading()
         else:
             self._first = data
-            Admission.of(self.loop).begin(self._admitted, self._limits.arrivals)
+            Admission.of(self.loop).start(self._admitted, self._limits.arrivals)
 
     def _admitted(self) -> None:
         data, self._first = self._first, None
@@ -182,7 +182,7 @@ class HttpProtocol(HttpToolsProtocol):
             self._hand_over(protocol)
         else:
             super().handle_websocket_upgrade()
-        # The parser and this object hold each other; nobody else would part them.
+        # The parser and this object refer to each other: left alone, both would wait for the garbage collector.
         self.parser = cast(Any, None)
         self._chunk = b""
         if early:
@@ -229,13 +229,13 @@ class HttpProtocol(HttpToolsProtocol):
     def _expire(self) -> None:
         self._deadline = None
         if self.flow.read_paused or self._first:
-            # It waits to be admitted, or is a pipelined request that we do not read while another is answered.
+            # It waits to be admitted, or is a pipelined request that is not read while another is being answered.
             self._deadline = self.loop.call_later(self._limits.header_seconds, self._expire)
         else:
             self._refuse(HTTPStatus.REQUEST_TIMEOUT, "header_seconds")
 
     def _expire_body(self) -> None:
-        """Refuse a body that is slower than its rate; while we do not read it, its client is not to blame."""
+        """Refuse a body that is slower than its rate; the time in which it is not read does not count."""
         limits, self._deadline = self._limits, None
         left = limits.body_seconds + self._body / limits.body_rate - (self.loop.time() - self._body_began)
         if self.flow.read_paused:
@@ -248,7 +248,7 @@ class HttpProtocol(HttpToolsProtocol):
 
     @property
     def _is_answering(self) -> bool:
-        """An answer has begun and is not complete: nothing of ours may stand within it."""
+        """Whether an answer has begun and is not complete, so that no other may be written."""
         cycle = self.cycle
         return bool(self.pipeline) or (cycle is not None and cycle.response_started and not cycle.response_complete)
 

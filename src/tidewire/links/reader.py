@@ -1,4 +1,4 @@
-"""The reading half of a WebSocket: what its transport receives is told in messages, until somebody pauses it."""
+"""The reading half of a WebSocket: it turns the bytes of a transport into messages, and can be paused."""
 
 from __future__ import annotations
 
@@ -17,27 +17,27 @@ BY_APPLICATION, BY_WRITER, BY_HANDSHAKE = 1, 2, 4
 
 
 class Reader:
-    """Reads one transport. Each message and control frame is given to `take`, one call at a time.
+    """Reads one transport. Each message and control frame is given to `handle`, one call at a time.
 
-    Pausing takes effect at once, in the middle of what has been received too; the rest waits here.
+    A pause takes effect at once, also in the middle of what has been received; the rest waits here.
     """
 
-    __slots__ = ("_is_reading", "_left", "_loop", "_parser", "_pauses", "_take", "_transport")
+    __slots__ = ("_handle", "_is_reading", "_left", "_loop", "_parser", "_pauses", "_transport")
 
     def __init__(self, transport: asyncio.Transport, loop: asyncio.AbstractEventLoop) -> None:
         self._transport = transport
         self._loop = loop
         self._parser: FrameParser | None = None
-        self._take: Callable[[str | bytes | Control | Fault], None] | None = None
+        self._handle: Callable[[str | bytes | Control | Fault], None] | None = None
         self._pauses = 0
         self._is_reading = False
         #: Bytes that may still come, after `limit_rest`.
         self._left: int | None = None
 
-    def open(self, parser: FrameParser, take: Callable[[str | bytes | Control | Fault], None], early: bytes) -> None:
+    def open(self, parser: FrameParser, handle: Callable[[str | bytes | Control | Fault], None], early: bytes) -> None:
         """Read frames from now on; `early`, which has come already, in the next turn of the loop."""
         self._parser = parser
-        self._take = take
+        self._handle = handle
         self._pauses &= ~BY_HANDSHAKE
         if early:
             parser.feed(early)
@@ -49,8 +49,8 @@ class Reader:
             self._left = _DISCARD
 
     def close(self) -> None:
-        """Tell nothing more; what still comes is discarded."""
-        self._parser = self._take = None
+        """Give no more messages; bytes that still come are discarded."""
+        self._parser = self._handle = None
         self.limit_rest()
 
     @property
@@ -60,11 +60,11 @@ class Reader:
 
     @property
     def is_paused(self) -> bool:
-        """Whether somebody has paused it."""
+        """Whether it is paused."""
         return bool(self._pauses)
 
     def feed(self, data: bytes) -> None:
-        """Take what the transport has received."""
+        """Read bytes that the transport has received."""
         if self._left is not None:
             self._left -= len(data)
             if self._left < 0:
@@ -79,19 +79,19 @@ class Reader:
             return
         self._is_reading = True
         try:
-            while not self._pauses and self._take is not None:
+            while not self._pauses and self._handle is not None:
                 event = parser.next_event()
                 if event is None:
                     break
-                self._take(event)
+                self._handle(event)
         except Fault as fault:
-            if self._take is not None:
-                self._take(fault)
+            if self._handle is not None:
+                self._handle(fault)
         finally:
             self._is_reading = False
 
     def _read_on(self) -> None:
-        """Read what was left unread when reading paused, and go on reading from the transport."""
+        """Read the bytes that were left when reading paused, and go on with the transport."""
         if self._parser is not None:
             self._read(self._parser)
         if not self._pauses and not self._transport.is_closing():

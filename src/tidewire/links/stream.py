@@ -24,21 +24,21 @@ logger = logging.getLogger("tidewire")
 
 Receive = Callable[[], Awaitable[Any]]
 Send = Callable[[Any], Awaitable[None]]
-#: Says goodbye in the dialect of the stream: a close code and a reason as the last message.
-Farewell = Callable[[int, str], WireMessage]
+#: Makes the last message of a stream of a close code and a reason.
+LastMessage = Callable[[int, str], WireMessage]
 
 #: Unsent bytes at which the link counts as paused, and those at which it no longer does; what one `send` is given.
 _HIGH_WATER, _LOW_WATER, _CHUNK = 64 * 1024, 16 * 1024, 64 * 1024
-#: Seconds for what is queued before our close.
+#: Seconds for what is queued in front of our close.
 CLOSE_SECONDS = 5.0
-#: No cache, and no proxy that collects the response before it passes it on.
+#: For caches and proxies: the response is not to be kept, nor collected before it is passed on.
 _HEADERS = ((b"cache-control", b"no-store, no-transform"), (b"x-accel-buffering", b"no"))
 
 
 class Framing(msgspec.Struct, frozen=True, gc=False):
-    """How messages follow each other in a body: its media type, what it begins with, what each stands between.
+    """How messages follow each other in a body: its media type, how it begins, and what stands around each message.
 
-    With `lines`, each line of a message stands so.
+    With `lines`, it stands around each line of a message.
     """
 
     media_type: str
@@ -56,14 +56,14 @@ class Framing(msgspec.Struct, frozen=True, gc=False):
 LINES = Framing("application/x-ndjson", after=b"\n")
 #: Server-sent events (HTML Living Standard section 9.2); the empty line makes proxies pass the headers on.
 EVENTS = Framing("text/event-stream", before=b"data: ", after=b"\n\n", first=b"\r\n", lines=True)
-#: The same for messages that bring their fields ("id: …\ndata: …") along.
+#: The same for messages that contain their fields ("id: …\ndata: …").
 FIELDS = Framing("text/event-stream", after=b"\n\n", first=b"\r\n")
-#: Messages that tell their own length.
+#: Messages that contain their length.
 BINARY = Framing("application/octet-stream")
 
 
 class StreamServer(TypingProtocol):
-    """What links.http gives to a request in its scope's extension `tidewire.stream`: more than ASGI has."""
+    """What an endless response needs beyond ASGI: the extension `tidewire.stream` of links/http.py."""
 
     #: Called when the server's drain begins.
     on_shutdown: Callable[[], None] | None
@@ -73,10 +73,11 @@ class StreamServer(TypingProtocol):
 
 
 class StreamLink(Link):
-    """Carries one client over an HTTP response (ASGI specification, HTTP); what it sends comes by other requests.
+    """One client of an endless HTTP response (ASGI specification, HTTP); what the client sends comes by other requests.
 
-    The response begins with the first write, or `uncork`. All that is queued goes out together, in pieces of 64 KiB;
-    a piece that the server does not take within `stalled_seconds` ends the link. The body ends with `farewell`.
+    The response begins with the first write, or with `uncork`. All that is queued goes out together, in pieces of
+    64 KiB; a piece that the server does not take within `stalled_seconds` ends the link. The body ends
+    with `last_message`.
     """
 
     __slots__ = (
@@ -87,17 +88,17 @@ class StreamLink(Link):
         "_closing",
         "_deadline",
         "_drained",
-        "_farewell",
         "_framing",
         "_headers",
+        "_last_message",
         "_limits",
         "_listener",
         "_outbox",
         "_outbox_bytes",
         "_outbox_messages",
         "_receive",
+        "_receiving",
         "_send",
-        "_turn",
         "_work",
         "is_closed",
         "paused",
@@ -112,7 +113,7 @@ class StreamLink(Link):
         limits: Limits,
         framing: Framing,
         *,
-        farewell: Farewell,
+        last_message: LastMessage,
         headers: Mapping[str, str] | None = None,
         server: StreamServer | None = None,
     ) -> None:
@@ -120,7 +121,7 @@ class StreamLink(Link):
         self._send = send
         self._limits = limits
         self._framing = framing
-        self._farewell = farewell
+        self._last_message = last_message
         self._headers = headers or {}
         self._abort = server.abort if server is not None else None
         self._listener: Listener | None = None
@@ -131,8 +132,8 @@ class StreamLink(Link):
         self._drained.set()
         self._can_receive = asyncio.Event()
         self._can_receive.set()
-        self._turn = asyncio.Lock()
-        #: What waits in `receive`.
+        self._receiving = asyncio.Lock()
+        #: Calls that wait in `receive`, and the bytes of their messages.
         self._arriving = self._arriving_bytes = 0
         self._closing: Disconnect | None = None
         self._deadline: asyncio.TimerHandle | None = None
@@ -145,8 +146,8 @@ class StreamLink(Link):
     def uncork(self) -> None:
         self._work.set()
 
-    async def hold(self) -> None:
-        """Write the response until it ends: the application's call is the writer, and the link has ended with it."""
+    async def keep_open(self) -> None:
+        """Write the response until it ends; the link has ended when this returns."""
         watcher = asyncio.get_running_loop().create_task(self._watch())
         try:
             await self._write()
@@ -192,10 +193,10 @@ class StreamLink(Link):
         self._can_receive.set()
 
     async def receive(self, message: str | bytes) -> bool:
-        """Take what the client sent by another request, in the order of these calls; False: the link has ended.
+        """Handle a message that the client sent by another request, in the order of calls; return False after the end.
 
         Waits while reading is paused. Raises RateLimited when as many calls wait as a burst may have messages, or
-        together with this one more than `inbox_bytes`.
+        when this one would make more than `inbox_bytes` wait.
         """
         if self._arriving >= self._limits.burst:
             count_limit("burst")
@@ -209,7 +210,7 @@ class StreamLink(Link):
         self._arriving += 1
         self._arriving_bytes += size
         try:
-            async with self._turn:
+            async with self._receiving:
                 await self._can_receive.wait()
                 if self.is_closed or self._closing is not None or self._listener is None:
                     return False
@@ -235,7 +236,7 @@ class StreamLink(Link):
             while (await self._receive())["type"] != "http.disconnect":
                 pass
         except Exception:
-            pass  # a server that cannot receive any more has lost its client, too
+            pass  # a server that cannot receive any more has lost its client as well
         self._end(self._closing or GONE, clean=False)
 
     async def _write(self) -> None:
@@ -280,8 +281,8 @@ class StreamLink(Link):
                 self._guard(self._listener.drained)
 
     async def _write_end(self, disconnect: Disconnect) -> None:
-        farewell = self._framing.frame(Batch([self._farewell(disconnect.code, disconnect.reason)]))
-        await self._send_one({"type": "http.response.body", "body": farewell, "more_body": False})
+        last = self._framing.frame(Batch([self._last_message(disconnect.code, disconnect.reason)]))
+        await self._send_one({"type": "http.response.body", "body": last, "more_body": False})
         self._end(disconnect, clean=True)
 
     async def _send_one(self, event: Any) -> None:

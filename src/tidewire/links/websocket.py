@@ -26,7 +26,7 @@ from tidewire.messages import WireMessage
 from tidewire.options import Limits
 from tidewire.protocols.batch import Batch, frame
 from tidewire.support.counters import count_limit
-from tidewire.support.timer_wheel import Wheel
+from tidewire.support.timer_wheel import TimerWheel
 
 __all__ = ("WebSocketLink", "WebSocketSettings")
 
@@ -49,7 +49,7 @@ class WebSocketSettings(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class WebSocketLink(Link):
-    """One WebSocket, from its handshake on; `open` begins it, and the transport's protocol calls what it is told."""
+    """One WebSocket, from its handshake on; `open` begins it. The transport's protocol passes its events on."""
 
     __slots__ = (
         "_application",
@@ -68,8 +68,8 @@ class WebSocketLink(Link):
         "_writer",
         "deflate",
         "is_closed",
-        "notch",
         "paused",
+        "timer_slot",
     )
 
     def __init__(
@@ -87,13 +87,13 @@ class WebSocketLink(Link):
         self._writer = Writer(transport)
         self._deadlines = Deadlines(settings.limits)
         self._listener: Listener | None = None
-        #: Given messages while there is no listener, and told of the end.
+        #: Receives messages while there is no listener, and the end.
         self._application: AsgiApplication | None = None
         self._is_held = self._is_corked = False
         self._closing: Disconnect | None = None
         self._ended: tuple[Disconnect, bool] | None = None
         self._control_time = 0.0
-        self.notch = 0
+        self.timer_slot = 0
         self.deflate = self.paused = self.is_closed = False
 
     # The opening handshake.
@@ -106,7 +106,7 @@ class WebSocketLink(Link):
             self._transport.write(answer)
         self._opening = None
         parser = FrameParser(max_size, self._settings.limits.fragments, extensions)
-        self._reader.open(parser, self._take, early)
+        self._reader.open(parser, self._handle, early)
         self.deflate = bool(extensions)
         self._deadlines.start_pings(self._loop.time(), random())
         self._schedule()
@@ -115,7 +115,7 @@ class WebSocketLink(Link):
         """Send a refusing answer, and end."""
         self._transport.write(answer)
         self._closing = disconnect
-        self._tell_closed(disconnect, clean=False)
+        self._report_closed(disconnect, clean=False)
         self._end(self._settings.close_seconds)
 
     def pause_handshake(self) -> None:
@@ -123,7 +123,7 @@ class WebSocketLink(Link):
         self._reader.pause(BY_HANDSHAKE)
 
     def application_started(self, application: AsgiApplication) -> None:
-        """Give messages to an ASGI application until a listener takes over, and tell it of the end."""
+        """Give messages to an ASGI application until a listener takes over, and report the end to it."""
         self._application = application
 
     def application_returned(self, *, failed: bool) -> None:
@@ -138,13 +138,13 @@ class WebSocketLink(Link):
             self._close(NORMAL)
 
     def shut_down(self) -> None:
-        """The server drains: the listener ends the link, or the link itself where there is none."""
+        """End the connection for the server's drain: the listener does, or the link itself where there is none."""
         if self._listener is not None:
             self._guard(self._listener.shut_down)
         else:
             self._close(SHUTDOWN)
 
-    # What the transport tells.
+    # Events of the transport.
 
     def data_received(self, data: bytes) -> None:
         """Read what the client has sent."""
@@ -152,17 +152,17 @@ class WebSocketLink(Link):
         self._reader.feed(data)
 
     def connection_lost(self) -> None:
-        """Tell the end, unless it was told."""
-        Wheel.of(self._loop).leave(self)
+        """Report the end, unless it was reported."""
+        TimerWheel.of(self._loop).cancel(self)
         self._opening = None
-        self._tell_closed(self._closing or LOST, clean=False)
+        self._report_closed(self._closing or LOST, clean=False)
         self._writer.resume()
         self.paused = False
 
     def eof_received(self) -> None:
         """End: the client sends nothing more."""
         if self._ended is None:
-            self._tell_closed(self._closing or LOST, clean=False)
+            self._report_closed(self._closing or LOST, clean=False)
             self._end(self._settings.close_seconds)
 
     def pause_writing(self) -> None:
@@ -205,10 +205,10 @@ class WebSocketLink(Link):
             self._is_corked = False
             self._writer.release_answer()
 
-    def quiet(self) -> None:
+    def stop_pings(self) -> None:
         self._deadlines.stop_pings()
 
-    async def hold(self) -> None:
+    async def keep_open(self) -> None:
         self._is_held = True
 
     def write(self, batch: Batch) -> None:
@@ -255,11 +255,11 @@ class WebSocketLink(Link):
         self.is_closed = True
         self._transport.abort()
 
-    # What the reader gives.
+    # Events of the reader.
 
-    def _take(self, event: str | bytes | Control | Fault) -> None:
+    def _handle(self, event: str | bytes | Control | Fault) -> None:
         if isinstance(event, Control):
-            self._take_control(event)
+            self._handle_control(event)
         elif isinstance(event, Fault):
             self._fail(event.disconnect, event.limit)
         elif self.is_closed:
@@ -272,7 +272,7 @@ class WebSocketLink(Link):
         elif self._application is not None:
             self._application.put(event)
 
-    def _take_control(self, control: Control) -> None:
+    def _handle_control(self, control: Control) -> None:
         limits, now = self._settings.limits, self._loop.time()
         self._control_time = max(self._control_time, now) + 1.0 / limits.rate
         if self._control_time - now > limits.burst / limits.rate:
@@ -281,12 +281,12 @@ class WebSocketLink(Link):
             if not self.is_closed:
                 self._writer.write_frame(control_frame(Opcode.PONG, control.payload))
         elif control.disconnect is not None:
-            self._take_close(control.disconnect, control.payload)
+            self._handle_close(control.disconnect, control.payload)
 
-    def _take_close(self, disconnect: Disconnect, payload: bytes) -> None:
+    def _handle_close(self, disconnect: Disconnect, payload: bytes) -> None:
         if self._closing is None:
             self._writer.write_frame(control_frame(Opcode.CLOSE, payload))
-        self._tell_closed(self._closing or disconnect, clean=True)
+        self._report_closed(self._closing or disconnect, clean=True)
         self._end(self._settings.close_seconds)
 
     # Ending.
@@ -299,7 +299,7 @@ class WebSocketLink(Link):
         self.is_closed = True
         self._reader.limit_rest()
         self._writer.release_waiters()
-        self._tell_application(disconnect)
+        self._report_to_application(disconnect)
         self._end_within(self._settings.close_seconds)
         self._reader.resume_all()
 
@@ -309,7 +309,7 @@ class WebSocketLink(Link):
             count_limit(limit)
         if self._closing is None:
             self._writer.write_frame(close_frame(disconnect))
-        self._tell_closed(self._closing or disconnect, clean=False)
+        self._report_closed(self._closing or disconnect, clean=False)
         # What the client still sends is discarded for a moment: closing at once would reset the connection before
         # the client has read our close frame.
         if self._transport.can_write_eof() and not self._transport.is_closing():
@@ -322,20 +322,20 @@ class WebSocketLink(Link):
         self._transport.close()
         self._end_within(seconds)
 
-    def _tell_closed(self, disconnect: Disconnect, *, clean: bool) -> None:
+    def _report_closed(self, disconnect: Disconnect, *, clean: bool) -> None:
         self.is_closed = True
         if self._ended is not None:
             return
         self._ended = (disconnect, clean)
         self._reader.close()
         self._writer.release_waiters()
-        self._tell_application(disconnect)
+        self._report_to_application(disconnect)
         listener, self._listener = self._listener, None
         if listener is not None:
             self._guard(listener.closed, disconnect, clean=clean)
 
-    def _tell_application(self, disconnect: Disconnect) -> None:
-        """Tell the application, which is told before the closing handshake is over."""
+    def _report_to_application(self, disconnect: Disconnect) -> None:
+        """Report the end to the application, which learns of it before the closing handshake is over."""
         if self._application is not None:
             self._application.disconnected(disconnect.code, disconnect.reason)
 
@@ -353,12 +353,12 @@ class WebSocketLink(Link):
         self._deadlines.end(self._loop.time() + seconds)
         self._schedule()
 
-    # What is due.
+    # Deadlines.
 
     def _schedule(self) -> None:
         seconds = self._seconds(self._loop.time())
         if seconds is not None:
-            Wheel.of(self._loop).ride(self, seconds)
+            TimerWheel.of(self._loop).schedule(self, seconds)
 
     def _seconds(self, now: float) -> float | None:
         if self.paused and not self._deadlines.is_ending:
@@ -366,12 +366,12 @@ class WebSocketLink(Link):
         moment = self._deadlines.next_moment()
         return None if moment is None else moment - now
 
-    def turn(self, now: float) -> float | None:
+    def on_timer(self, now: float) -> float | None:
         """Do what is due, and return the seconds until something is due again."""
         if self.paused and not self._deadlines.is_ending:
             if self._writer.stalled_seconds(now) >= self._settings.limits.stalled_seconds:
                 count_limit("stalled_seconds")
-                self._tell_closed(STALLED, clean=False)
+                self._report_closed(STALLED, clean=False)
                 self._transport.abort()
                 return None
         else:

@@ -21,13 +21,13 @@ from tidewire.protocols.centrifuge.codes import BAD_COMMAND, INVALID_TOKEN, NOT_
 from tidewire.rules.base import Action, Authority, Caller, ConnectAttempt, Grant, Identity, check_allowed
 from tidewire.server.client_tokens import BadToken, ClientTokens, ConnectionClaims, TokenTable, raw_bytes
 from tidewire.server.namespaces import Namespaces, bare_name, is_private, limited_to
-from tidewire.support.log_limit import Seldom
+from tidewire.support.log_limit import LogLimit
 
 __all__ = ("AccountTokens", "ClientTable", "NamespaceAuthority")
 
 logger = logging.getLogger("tidewire")
 #: Limits the log lines about refused tokens, which any client can cause.
-_refused = Seldom()
+_refused = LogLimit()
 
 
 class SubscriptionTokenTable(TokenTable):

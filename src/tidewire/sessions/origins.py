@@ -12,13 +12,13 @@ from starlette.datastructures import Headers
 from starlette.requests import HTTPConnection
 
 from tidewire.errors import ConfigurationError
-from tidewire.support.log_limit import Seldom
+from tidewire.support.log_limit import LogLimit
 
 __all__ = ("Origins",)
 
 logger = logging.getLogger("tidewire")
 #: Any page may ask as often as it likes.
-_refused = Seldom()
+_refused = LogLimit()
 
 #: An origin as browsers serialise it (RFC 6454 section 6.2), and as people write it.
 _ORIGIN = re.compile(r"([a-z][a-z0-9+.-]*)://(\[[0-9a-f:.]+\]|[^\s/?#@:\[\]\\]+)(?::(\d{1,5}|\*))?")

@@ -68,7 +68,7 @@ class ServedEndpoint:
         )
         try:
             await self._begin(node, connection, channel)
-            await connection.link.hold()
+            await connection.link.keep_open()
         except BaseException as error:
             await discard(node, connection, INTERNAL_ERROR, cancelled=isinstance(error, asyncio.CancelledError))
             raise

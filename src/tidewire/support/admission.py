@@ -1,4 +1,16 @@
-"""A few newcomers at a time: when thousands come at once, those who are there wait for a short turn of the loop."""
+"""Admission of newcomers: when thousands come at once, they start a few at a time, so that existing clients are served.
+
+A newcomer is served in steps: its TCP connection is accepted, its first request and its first message are handled, what
+it missed is read from history. Each step asks here before it starts. How many may start in one turn of the event loop
+is decided by what the turn before has cost:
+
+- At most `limit` steps start in one turn. The others wait, first come, first served.
+- While steps wait, one starts in each turn: those who are served already never wait for more than one.
+- After a long turn that started one step only, `limit` steps start: the time goes to other work (fan-out to thousands),
+  which a few steps more do not make much longer, and without which newcomers would hardly get on.
+- After a turn in which another thread or process had the processor, none starts for two milliseconds: it is short, and
+  existing clients, the store and the kernel need it first.
+"""
 
 from __future__ import annotations
 
@@ -12,72 +24,73 @@ from tidewire.support.per_loop import PerLoop
 
 __all__ = ("Admission",)
 
-#: Seconds of this thread's processor time in a turn that was long.
+#: Seconds of this thread's processor time from which a turn is long.
 _LONG = 0.002
-#: Seconds of a turn in which another had the processor, and of the rest that follows.
-_CROWDED, _REST = 0.0005, 0.002
+#: Seconds of one turn without the processor from which others need it, and how long newcomers then wait.
+_DEPRIVED, _REST = 0.0005, 0.002
 
 
 class Admission(PerLoop):
-    """Lets few steps of newcomers begin in one turn of the loop; the others wait, first come, first served.
+    """Starts the steps of newcomers on one event loop, a few in each turn of it."""
 
-    A step is a TCP connection or its first request, the first message of a client, or one read of what a subscriber
-    missed. A turn begins one of those that wait, and up to its limit after a turn that was long although it began but
-    one: where fan-out fills the turns, newcomers get on all the same.
-    """
-
-    __slots__ = ("_began", "_begun", "_is_resting", "_waiting")
+    __slots__ = ("_is_resting", "_processor_time", "_started", "_waiting", "_wall_time")
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         super().__init__(loop)
-        #: Steps that this turn has begun (a turn of none needs no end), and when that was.
-        self._begun = 0
-        self._began = (0.0, 0.0)
+        #: Steps started in this turn; 0 while nothing was started, and then no turn is watched.
+        self._started = 0
+        #: When this turn began, by the clock and by this thread's processor time.
+        self._wall_time = self._processor_time = 0.0
         self._is_resting = False
         self._waiting: deque[Callable[[], None]] = deque()
 
-    def begin(self, step: Callable[[], None], limit: int) -> bool:
-        """Do a step now if this turn has begun fewer than `limit`, else in one of the next; say whether it is done.
+    def start(self, step: Callable[[], None], limit: int) -> bool:
+        """Start a step now if it may, or else in one of the next turns; return whether it was started now.
 
         A step must not raise.
         """
-        if not self._begun:
-            self._began = time.perf_counter(), time.thread_time()
-            self._loop.call_soon(self._turn, limit)
-        elif self._waiting or self._begun >= limit:
+        if not self._started:
+            self._wall_time, self._processor_time = time.perf_counter(), time.thread_time()
+            self._loop.call_soon(self._next_turn, limit)
+        elif self._waiting or self._started >= limit:
             count_limit("arrivals")
             self._waiting.append(step)
             return False
-        self._begun += 1
+        self._started += 1
         step()
         return True
 
-    async def turn(self, limit: int) -> None:
-        """Wait until a step may begin."""
+    async def wait_admitted(self, limit: int) -> None:
+        """Wait until a step may start; it starts when this returns."""
         admitted: asyncio.Future[None] = self._loop.create_future()
 
         def admit() -> None:
             if not admitted.done():
                 admitted.set_result(None)
 
-        if not self.begin(admit, limit):
+        if not self.start(admit, limit):
             await admitted
 
-    def _turn(self, limit: int) -> None:
-        """Begin a turn with those who wait; where others want the processor, they have it first."""
-        waiting, (wall, spent) = self._waiting, self._began
-        if not waiting:
-            self._begun = 0
+    def _next_turn(self, limit: int) -> None:
+        """Start steps that wait, as the last turn allows."""
+        if not self._waiting:
+            self._started = 0
             return
-        self._began = time.perf_counter(), time.thread_time()
-        own = self._began[1] - spent
-        if not self._is_resting and self._began[0] - wall - own > _CROWDED:
-            self._begun, self._is_resting = limit, True
-            self._loop.call_later(_REST, self._turn, limit)
+        own, others = self._measure_turn()
+        if others > _DEPRIVED and not self._is_resting:
+            self._is_resting, self._started = True, limit
+            self._loop.call_later(_REST, self._next_turn, limit)
             return
         self._is_resting = False
-        is_filled = self._begun == 1 and own > _LONG
-        self._begun = min(len(waiting), limit if is_filled else 1)
-        self._loop.call_soon(self._turn, limit)
-        for _ in range(self._begun):
-            waiting.popleft()()
+        allowed = limit if own > _LONG and self._started == 1 else 1
+        self._started = min(len(self._waiting), allowed)
+        self._loop.call_soon(self._next_turn, limit)
+        for _ in range(self._started):
+            self._waiting.popleft()()
+
+    def _measure_turn(self) -> tuple[float, float]:
+        """Return the processor time of the turn that ends, and the time in which this thread had no processor."""
+        wall_time, processor_time = self._wall_time, self._processor_time
+        self._wall_time, self._processor_time = time.perf_counter(), time.thread_time()
+        own = self._processor_time - processor_time
+        return own, self._wall_time - wall_time - own

@@ -11,7 +11,7 @@ __all__ = ("LimitCounter", "count_limit")
 
 
 class LimitCounter(PerLoop):
-    """How often each limit was reached on one event loop, by whichever link, store or node of it."""
+    """How often each limit was reached on one event loop, by any link, store or node of it."""
 
     __slots__ = ("reached",)
 

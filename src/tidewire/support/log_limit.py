@@ -1,18 +1,18 @@
-"""Which of the lines that clients could write into the log as often as they like are written."""
+"""Rate-limited logging, for lines that clients could write into the log as often as they like."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable
 
-__all__ = ("Seldom",)
+__all__ = ("LogLimit",)
 
-#: Different kinds that are told apart; what comes beyond them is one more.
+#: Kinds that are told apart; any kind beyond them counts as one more.
 _KINDS = 50
 
 
-class Seldom:
-    """Lets one line of each kind through, and then one in so many seconds, which says how many were left out."""
+class LogLimit:
+    """Allows one line of each kind in so many seconds; each says how many were left out since the one before."""
 
     __slots__ = ("_clock", "_kinds", "_seconds")
 
@@ -23,7 +23,7 @@ class Seldom:
         self._kinds: dict[str, tuple[float, int]] = {}
 
     def due(self, kind: str = "") -> str | None:
-        """Return what is to stand at the end of a line about this, or None when none is due."""
+        """Return what to write at the end of a line of this kind, or None when the line is to be left out."""
         now = self._clock()
         if kind not in self._kinds and len(self._kinds) >= _KINDS:
             self._kinds = {known: state for known, state in self._kinds.items() if state[0] > now}

@@ -1,4 +1,4 @@
-"""Something of which each event loop has one."""
+"""Objects of which each event loop has one."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ __all__ = ("PerLoop",)
 
 
 class PerLoop:
-    """A class of which each event loop has one instance, made when it is first asked for."""
+    """A class with one instance for each event loop, made when it is first asked for."""
 
     __slots__ = ("_loop",)
 

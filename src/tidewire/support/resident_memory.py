@@ -1,4 +1,4 @@
-"""How much memory this process holds, read from the kernel often enough to judge newcomers by it."""
+"""The memory of this process, read from the kernel often enough to judge newcomers by it."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 
 __all__ = ("ResidentMemory",)
 
-#: Seconds for which one reading counts: a storm of handshakes does not become a storm of readings.
+#: Seconds for which one reading is used, so that many handshakes at once do not cause as many readings.
 _READING_SECONDS = 1.0
 _STATM = Path("/proc/self/statm")
 
@@ -23,7 +23,7 @@ class ResidentMemory:
         self._due = 0.0
 
     def read(self) -> int:
-        """Return the bytes that this process holds in memory."""
+        """Return the resident bytes of this process."""
         now = time.monotonic()
         if now >= self._due:
             self._due = now + _READING_SECONDS

@@ -8,96 +8,99 @@ from typing import Protocol
 
 from tidewire.support.per_loop import PerLoop
 
-__all__ = ("Rider", "Wheel")
+__all__ = ("Timer", "TimerWheel")
 
 logger = logging.getLogger("tidewire")
 
-#: Seconds of one notch. A deadline is met up to so much late.
-NOTCH = 0.25
-#: A wheel that comes later than this was held up with its loop: what peers sent is read before they are judged.
-LATE = 1.0
+#: Seconds that one slot stands for; a timer is called at most so much late.
+SLOT_SECONDS = 0.25
+#: Seconds of delay from which the loop must have been blocked. Timers then wait for two slots more, so that the loop
+#: reads what clients have sent before they are judged by it.
+BLOCKED_SECONDS = 1.0
 
 
-class Rider(Protocol):
-    """Something with a next moment; it rides on at most one notch of one wheel."""
+class Timer(Protocol):
+    """An object that is called after a time; it is in at most one slot of one wheel."""
 
-    #: The notch it rides on; 0 when on none. Kept by the wheel.
-    notch: int
+    #: The slot that it is in, or 0. Written by the wheel alone.
+    timer_slot: int
 
-    def turn(self, now: float) -> float | None:
-        """Do what is due at `now` (the loop's time) and return the seconds until the next turn; None: no more."""
+    def on_timer(self, now: float) -> float | None:
+        """Do what is due at `now` (the loop's time); return the seconds until the next call, or None for no more."""
 
 
-class Wheel(PerLoop):
-    """Calls each rider when its time has come. It turns only while somebody rides.
+class TimerWheel(PerLoop):
+    """Calls each timer when its time has come (a timer wheel, hashed by time). It runs only while it has timers.
 
-    A rider's turn must not raise; one that does is called no more.
+    `on_timer` must not raise; a timer that does is not called again.
     """
 
-    __slots__ = ("_at", "_notches", "_timer")
+    __slots__ = ("_current", "_handle", "_slots")
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         super().__init__(loop)
-        self._notches: dict[int, set[Rider]] = {}
-        self._at = 0
-        self._timer: asyncio.TimerHandle | None = None
+        self._slots: dict[int, set[Timer]] = {}
+        #: The last slot whose timers were called.
+        self._current = 0
+        self._handle: asyncio.TimerHandle | None = None
 
-    def ride(self, rider: Rider, seconds: float) -> None:
-        """Call the rider's `turn` in so many seconds, instead of when it was to be called before."""
-        self.leave(rider)
-        rider.notch = notch = int((self._loop.time() + seconds) / NOTCH) + 1
-        riders = self._notches.get(notch)
-        if riders is None:
-            riders = self._notches[notch] = set()
-        riders.add(rider)
-        if self._timer is None:
-            self._at = int(self._loop.time() / NOTCH)
-            self._wind()
+    def schedule(self, timer: Timer, seconds: float) -> None:
+        """Call a timer after so many seconds, instead of when it was to be called before."""
+        self.cancel(timer)
+        timer.timer_slot = slot = int((self._loop.time() + seconds) / SLOT_SECONDS) + 1
+        timers = self._slots.get(slot)
+        if timers is None:
+            timers = self._slots[slot] = set()
+        timers.add(timer)
+        if self._handle is None:
+            self._current = int(self._loop.time() / SLOT_SECONDS)
+            self._wait()
 
-    def leave(self, rider: Rider) -> None:
-        """Call the rider no more."""
-        if not rider.notch:
+    def cancel(self, timer: Timer) -> None:
+        """Do not call a timer any more."""
+        if not timer.timer_slot:
             return
-        riders = self._notches.get(rider.notch)
-        rider.notch = 0
-        if riders is not None:
-            riders.discard(rider)
+        timers = self._slots.get(timer.timer_slot)
+        timer.timer_slot = 0
+        if timers is not None:
+            timers.discard(timer)
 
-    def _wind(self) -> None:
-        self._timer = self._loop.call_at((self._at + 1) * NOTCH, self._turn)
+    def _wait(self) -> None:
+        self._handle = self._loop.call_at((self._current + 1) * SLOT_SECONDS, self._advance)
 
-    def _turn(self) -> None:
+    def _advance(self) -> None:
         now = self._loop.time()
-        reached = int(now / NOTCH)
-        if now - (self._at + 1) * NOTCH > LATE:
-            self._at = reached
-            self._hold_back(reached)
+        reached = int(now / SLOT_SECONDS)
+        if now - (self._current + 1) * SLOT_SECONDS > BLOCKED_SECONDS:
+            self._current = reached
+            self._postpone(reached)
         else:
-            while self._at < reached:
-                self._at += 1
-                self._turn_notch(self._notches.pop(self._at, ()), now)
-        if self._notches:
-            self._wind()
+            while self._current < reached:
+                self._current += 1
+                self._call(self._slots.pop(self._current, ()), now)
+        if self._slots:
+            self._wait()
         else:
-            self._timer = None
+            self._handle = None
 
-    def _hold_back(self, reached: int) -> None:
-        missed = [notch for notch in self._notches if notch <= reached]
-        for notch in missed:
-            for rider in tuple(self._notches.pop(notch)):
-                rider.notch = 0
-                self.ride(rider, 2 * NOTCH)
+    def _postpone(self, reached: int) -> None:
+        """Schedule again the timers that the blocked loop has missed."""
+        missed = [slot for slot in self._slots if slot <= reached]
+        for slot in missed:
+            for timer in tuple(self._slots.pop(slot)):
+                timer.timer_slot = 0
+                self.schedule(timer, 2 * SLOT_SECONDS)
 
-    def _turn_notch(self, riders: set[Rider] | tuple[()], now: float) -> None:
-        for rider in tuple(riders):
-            # An earlier rider's turn may have ended or moved this one.
-            if rider.notch != self._at:
+    def _call(self, timers: set[Timer] | tuple[()], now: float) -> None:
+        for timer in tuple(timers):
+            # An earlier timer may have cancelled or moved this one.
+            if timer.timer_slot != self._current:
                 continue
-            rider.notch = 0
+            timer.timer_slot = 0
             try:
-                seconds = rider.turn(now)
-            except Exception:  # the others' heartbeats go on
-                logger.exception("a connection's heartbeat failed, and ends")
+                seconds = timer.on_timer(now)
+            except Exception:  # the other timers are still called
+                logger.exception("a connection's timer failed, and is not called again")
                 continue
             if seconds is not None:
-                self.ride(rider, seconds)
+                self.schedule(timer, seconds)

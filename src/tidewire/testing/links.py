@@ -101,7 +101,7 @@ class FakeLink(Link):
     def listen(self, listener: Listener) -> None:
         self._listener = listener
 
-    async def hold(self) -> None:
+    async def keep_open(self) -> None:
         return None
 
     def write(self, batch: Batch) -> None:

@@ -224,7 +224,7 @@ def test_a_session_that_reads_no_more_is_not_told_as_gone(tmp_path: Path, monkey
         for node in nodes:
             await node.start()
             emulation.Emulation.of(node)
-        link = StreamLink(_never, _ignore, far.limits, LINES, farewell=JSON.encode_disconnect)
+        link = StreamLink(_never, _ignore, far.limits, LINES, last_message=JSON.encode_disconnect)
         connection = Connection(link, JSON, user="", address="", limits=far.limits)
         await far.attach(connection)
         session = Session(far, WordAuthority(), connection, identity=None, emulated=True)

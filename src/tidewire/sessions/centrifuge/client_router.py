@@ -165,14 +165,14 @@ class ClientEndpoints:
             node, websocket, user=user, protocol=protocol, origins=self._origins, subprotocol=subprotocol
         )
         try:
-            connection.link.quiet()
+            connection.link.stop_pings()
             first = await self._first_message(connection, binary=binary)
             if first is not None:
                 while connection.receive_nowait() is not None:
                     pass  # a client that only listens sends its connect request alone
                 Session(node, self._authority, connection, identity=identity).start()
                 connection.message_received(connect_frame(first, binary=binary))
-            await connection.link.hold()
+            await connection.link.keep_open()
         except BaseException as error:
             await discard(node, connection, INTERNAL_ERROR, cancelled=isinstance(error, asyncio.CancelledError))
             raise

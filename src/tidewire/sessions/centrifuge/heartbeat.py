@@ -11,7 +11,7 @@ from tidewire.messages import WireMessage
 from tidewire.options import Limits
 from tidewire.protocols.centrifuge.codes import NO_PONG, STALE, Malformed, MalformedFrame
 from tidewire.support.counters import count_limit
-from tidewire.support.timer_wheel import Wheel
+from tidewire.support.timer_wheel import TimerWheel
 
 __all__ = ("Heartbeat",)
 
@@ -43,7 +43,7 @@ _NOTHING = _Nothing()
 
 
 class Heartbeat:
-    """Rides on the loop's wheel (links.wheel.Rider) from the first byte to the last."""
+    """The timer (support.timer_wheel.Timer) of one session, from its first byte to its last."""
 
     __slots__ = (
         "_connection",
@@ -54,7 +54,7 @@ class Heartbeat:
         "_ping_due",
         "_pong_due",
         "_stale_due",
-        "notch",
+        "timer_slot",
     )
 
     def __init__(self, connection: Connection, limits: Limits, expiring: Expiring) -> None:
@@ -65,7 +65,7 @@ class Heartbeat:
         self._ping: WireMessage | None = None
         self._ping_due = self._pong_due = 0.0
         self._stale_due = self._loop.time() + limits.auth_seconds
-        self.notch = 0
+        self.timer_slot = 0
 
     def begin(self, ping: WireMessage | None, *, is_answered: bool) -> None:
         """Begin to ping a client that has connected (None: it is not pinged)."""
@@ -84,15 +84,15 @@ class Heartbeat:
         self._pong_due = 0.0
 
     def stop(self) -> None:
-        """Leave the wheel."""
-        Wheel.of(self._loop).leave(self)
+        """Cancel the timer."""
+        TimerWheel.of(self._loop).cancel(self)
         self._expiring = _NOTHING  # it holds this one: together they would outlive their connection
 
     def schedule(self) -> None:
         """Look at the deadlines anew: the end of a token has changed."""
         seconds = self._seconds(self._loop.time())
         if seconds is not None:
-            Wheel.of(self._loop).ride(self, seconds)
+            TimerWheel.of(self._loop).schedule(self, seconds)
 
     def _seconds(self, now: float) -> float | None:
         moments = [due - now for due in (self._stale_due, self._ping_due, self._pong_due) if due > 0]
@@ -101,7 +101,7 @@ class Heartbeat:
             moments.append(min(expiry - now, _LOOK_SECONDS))
         return max(0.0, min(moments)) if moments else None
 
-    def turn(self, now: float) -> float | None:
+    def on_timer(self, now: float) -> float | None:
         """Do what is due."""
         connection = self._connection
         if connection.is_closed:

@@ -113,7 +113,7 @@ class StreamedSession(Response):
             send,
             node.limits,
             self._framing,
-            farewell=self._protocol.encode_disconnect,
+            last_message=self._protocol.encode_disconnect,
             headers=self._told,
             server=server,
         )
@@ -130,7 +130,7 @@ class StreamedSession(Response):
         Session(node, self._authority, connection, identity=self._identity, emulated=True).start()
         connection.message_received(self._first)
         try:
-            await link.hold()
+            await link.keep_open()
         finally:
             if server is not None:
                 server.on_shutdown = None
@@ -138,7 +138,7 @@ class StreamedSession(Response):
     async def _refuse(self, error: LimitExceeded, link: StreamLink, scope: Scope, receive: Receive, send: Send) -> None:
         if self._is_events:
             link.close(TOO_MANY.code, TOO_MANY.reason)
-            await link.hold()
+            await link.keep_open()
             return
         headers = {**self._told, "Retry-After": str(random.randint(2, 10))}
         await PlainTextResponse(str(error), 503, headers)(scope, receive, send)

@@ -36,10 +36,10 @@ async def serve_websocket(
     try:
         pings = websocket.query_params.get("cf_ws_frame_ping_pong") != "true"
         if pings:
-            connection.link.quiet()
+            connection.link.stop_pings()
         Session(node, authority, connection, identity=identity, pings=pings).start()
         connection.link.uncork()
-        await connection.link.hold()
+        await connection.link.keep_open()
     except BaseException as error:
         await discard(node, connection, INTERNAL_ERROR, cancelled=isinstance(error, asyncio.CancelledError))
         raise

@@ -8,10 +8,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tidewire.channels import is_reserved, open_channel, personal
+from tidewire.channels import check_channel, is_reserved, open_channel, personal
 from tidewire.errors import BadRequest, ConfigurationError, PermissionDenied
 from tidewire.messages import Retention
-from tidewire.options import ChannelOptions, ChannelRules, Limits, SlowPolicy, check_channel
+from tidewire.options import ChannelOptions, Limits, SlowPolicy
+from tidewire.rules.channel_rules import ChannelRules
 
 LATEST, KEPT, ROOM = ChannelOptions(slow=SlowPolicy.LATEST), ChannelOptions(history_size=7), ChannelOptions()
 
@@ -68,19 +69,19 @@ def test_options_give_a_retention() -> None:
 
 @pytest.mark.parametrize("name", ["a", "room:1", "Straße", "日本", "a b", "x" * 255])
 def test_names(name: str) -> None:
-    assert check_channel(name, Limits()) == name
+    assert check_channel(name, 255) == name
 
 
 @pytest.mark.parametrize("name", ["", " a", "a ", "a\n", "a\0b", "\u202e", "\ud800", "x" * 256, None, 3, b"a"])
 def test_what_is_no_name(name: object) -> None:
     with pytest.raises(BadRequest):
-        check_channel(name, Limits())
+        check_channel(name, 255)
 
 
 @given(st.text())
 def test_any_text_is_a_name_or_refused(name: str) -> None:
     try:
-        assert check_channel(name, Limits()) == name
+        assert check_channel(name, 255) == name
     except BadRequest:
         return
     assert name.isprintable()
@@ -91,4 +92,4 @@ def test_any_text_is_a_name_or_refused(name: str) -> None:
 def test_reserved_names_are_not_open(name: str) -> None:
     assert is_reserved(name)
     with pytest.raises(PermissionDenied, match="reserved"):
-        open_channel(name, Limits())
+        open_channel(name, 255)

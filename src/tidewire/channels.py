@@ -2,10 +2,20 @@
 
 from __future__ import annotations
 
-from tidewire.errors import PermissionDenied
-from tidewire.options import Limits, check_channel, is_reserved
+from tidewire.errors import BadRequest, PermissionDenied
 
-__all__ = ("CONTROL", "NODES", "PIPELINES", "events", "is_events", "is_internal", "open_channel", "personal")
+__all__ = (
+    "CONTROL",
+    "NODES",
+    "PIPELINES",
+    "check_channel",
+    "events",
+    "is_events",
+    "is_internal",
+    "is_reserved",
+    "open_channel",
+    "personal",
+)
 
 #: The channel on which nodes tell each other what is not a publication of the application.
 CONTROL = "$control"
@@ -37,9 +47,28 @@ def is_internal(channel: str) -> bool:
     return channel in (CONTROL, NODES) or channel.startswith((_PERSONAL, _EVENTS, PIPELINES))
 
 
-def open_channel(channel: str, limits: Limits) -> str:
+def open_channel(channel: str, longest: int) -> str:
     """Return a channel name that clients and applications may use; raises BadRequest, PermissionDenied."""
-    name = check_channel(channel, limits)
+    name = check_channel(channel, longest)
     if is_reserved(name):
         raise PermissionDenied(f"channel {name!r} belongs to the server; names that begin with $ are reserved")
     return name
+
+
+def is_reserved(channel: str) -> bool:
+    """Say whether a name belongs to the nodes; clients and applications do not use these by name."""
+    return channel.startswith("$")
+
+
+def check_channel(channel: object, longest: int) -> str:
+    """Return the channel name if it is one; raises BadRequest otherwise.
+
+    A name is 1 to `longest` (the limit `channel_name`) printable characters without white space at its ends.
+    """
+    if not isinstance(channel, str) or not channel:
+        raise BadRequest(f"channel name {channel!r} is not a non-empty string")
+    if len(channel) > longest:
+        raise BadRequest(f"channel name of {len(channel)} characters is longer than the limit of {longest}")
+    if not channel.isprintable() or channel != channel.strip():
+        raise BadRequest(f"channel name {channel!r} has characters that cannot be printed, or spaces at its ends")
+    return channel

@@ -25,13 +25,14 @@ from tidewire.http_api.api_router import api_router
 from tidewire.http_api.calls import Calls, Extension
 from tidewire.http_api.nodes import Nodes
 from tidewire.messages import HistoryPage, Member, Position, PublishRequest
-from tidewire.options import ChannelOptions, ChannelRules, Limits, SlowPolicy
+from tidewire.options import ChannelOptions, Limits, SlowPolicy
 from tidewire.protocols.base import Protocol
 from tidewire.protocols.meta import PublicationMeta, is_history
 from tidewire.protocols.payload import encode_payload
 from tidewire.protocols.plain import PLAIN
 from tidewire.rules.base import Authority
 from tidewire.rules.book import Authenticate, RuleBook, rule_options
+from tidewire.rules.channel_rules import ChannelRules
 from tidewire.rules.rule_authority import RuleAuthority
 from tidewire.sessions.application import HubConnection
 from tidewire.sessions.centrifuge.client_router import client_router
@@ -335,7 +336,7 @@ class Hub:
         Raises NotPublished (surely not kept) or PublishUnconfirmed (unknown; repeat it with the same key), CommandError
         for a channel name or data that cannot be used, ConfigurationError for a store that cannot do it.
         """
-        name, (encoded, format_) = open_channel(channel, self.limits), encode_payload(data)
+        name, (encoded, format_) = open_channel(channel, self.limits.channel_name), encode_payload(data)
         meta = PublicationMeta(None, dict(tags or {}), skip_history=skip_history).encode()
         if connection is not None:
             within = self.node.broker.within
@@ -380,7 +381,7 @@ class Hub:
 
     async def remove_history(self, channel: str) -> None:
         """Remove what is stored of a channel; raises StoreUnavailable."""
-        await self.node.remove_history(open_channel(channel, self.limits))
+        await self.node.remove_history(open_channel(channel, self.limits.channel_name))
 
     async def presence(self, channel: str) -> list[Member]:
         """Return who is present in a channel on all nodes, one entry a connection; raises StoreUnavailable."""

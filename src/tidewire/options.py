@@ -1,17 +1,15 @@
-"""Limits and channel options, and which options apply to a channel name."""
+"""Limits, and what a channel offers."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
 from enum import Enum
-from fnmatch import fnmatchcase
 
 import msgspec
 
-from tidewire.errors import BadRequest, ConfigurationError
+from tidewire.errors import ConfigurationError
 from tidewire.messages import Retention
 
-__all__ = ("ChannelOptions", "ChannelRules", "Limits", "SlowPolicy", "check_channel", "is_reserved")
+__all__ = ("ChannelOptions", "Limits", "SlowPolicy")
 
 
 class SlowPolicy(Enum):
@@ -153,90 +151,3 @@ class ChannelOptions(msgspec.Struct, frozen=True, kw_only=True):
     def retention(self) -> Retention:
         """The retention that brokers are given."""
         return Retention(self.history_size, self.history_seconds)
-
-
-class ChannelRules:
-    """Finds the options of a channel: an exact name first, then the patterns in the order given, then the default.
-
-    Whoever knows better for some channels is preferred (`prefer`).
-    """
-
-    __slots__ = ("_default", "_exact", "_found", "_patterns", "_preferred")
-
-    def __init__(
-        self, rules: Mapping[str, ChannelOptions] | None = None, default: ChannelOptions | None = None
-    ) -> None:
-        rules = rules or {}
-        for pattern in rules:
-            if not pattern:
-                raise ConfigurationError(
-                    "a channel rule has an empty name; write a channel name or a pattern as 'room:*'"
-                )
-        self._default = default or ChannelOptions()
-        self._exact = {name: options for name, options in rules.items() if not _is_pattern(name)}
-        self._patterns = [(name, options) for name, options in rules.items() if _is_pattern(name)]
-        self._found: dict[str, ChannelOptions] = {}
-        self._preferred: list[Callable[[str], ChannelOptions | None]] = []
-
-    def prefer(self, find: Callable[[str], ChannelOptions | None]) -> None:
-        """Ask this first; it returns None for channels that it does not know, and the same for the same name."""
-        self._preferred.append(find)
-        self.changed()
-
-    def changed(self) -> None:
-        """Look every name up again: what is preferred knows others now."""
-        self._found.clear()
-
-    def names(self, channel: str) -> bool:
-        """Say whether a name, or a pattern that fits, is among the rules; else the default holds."""
-        return channel in self._exact or any(self._fits(channel, pattern) for pattern, _ in self._patterns)
-
-    def options(self, channel: str) -> ChannelOptions:
-        """Return the options of a channel; the same object for the same name."""
-        found = self._found.get(channel)
-        if found is None:
-            if len(self._found) >= 10_000:
-                self._found.clear()
-            found = self._found[channel] = self._find(channel)
-        return found
-
-    def _find(self, channel: str) -> ChannelOptions:
-        for find in self._preferred:
-            found = find(channel)
-            if found is not None:
-                return found
-        exact = self._exact.get(channel)
-        if exact is not None:
-            return exact
-        for pattern, options in self._patterns:
-            if self._fits(channel, pattern):
-                return options
-        return ChannelOptions() if is_reserved(channel) else self._default
-
-    @staticmethod
-    def _fits(channel: str, pattern: str) -> bool:
-        # "*" means the application's channels; who means the server's own says so
-        return fnmatchcase(channel, pattern) and is_reserved(channel) == is_reserved(pattern)
-
-
-def is_reserved(channel: str) -> bool:
-    """Say whether a name belongs to the nodes; clients and applications do not use these by name."""
-    return channel.startswith("$")
-
-
-def _is_pattern(name: str) -> bool:
-    return any(character in name for character in "*?[")
-
-
-def check_channel(channel: object, limits: Limits) -> str:
-    """Return the channel name if it is one; raises BadRequest otherwise.
-
-    A name is 1 to `limits.channel_name` printable characters without white space at its ends.
-    """
-    if not isinstance(channel, str) or not channel:
-        raise BadRequest(f"channel name {channel!r} is not a non-empty string")
-    if len(channel) > limits.channel_name:
-        raise BadRequest(f"channel name of {len(channel)} characters is longer than the limit of {limits.channel_name}")
-    if not channel.isprintable() or channel != channel.strip():
-        raise BadRequest(f"channel name {channel!r} has characters that cannot be printed, or spaces at its ends")
-    return channel

@@ -59,7 +59,7 @@ class Publisher:
         or PublishUnconfirmed (unknown; repeat it with the same key), CommandError for what cannot be published,
         ConfigurationError for a store that cannot be used.
         """
-        return self._publish(open_channel(channel, self._limits), data, key)
+        return self._publish(open_channel(channel, self._limits.channel_name), data, key)
 
     def send_to_user(self, user: str, data: Any, *, key: str = "") -> Position:
         """Push to every connection of a user; kept in the user's own channel. Raises as `publish`."""

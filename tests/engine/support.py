@@ -27,10 +27,11 @@ from tidewire.messages import (
     Subscribed,
     WireMessage,
 )
-from tidewire.options import ChannelOptions, ChannelRules, Limits
+from tidewire.options import ChannelOptions, Limits
 from tidewire.protocols.base import Protocol
 from tidewire.protocols.meta import is_history
 from tidewire.protocols.plain import PLAIN
+from tidewire.rules.channel_rules import ChannelRules
 from tidewire.testing import FakeLink, wait_until
 
 

@@ -466,7 +466,7 @@ def test_who_ends_while_a_batch_is_written_gets_nothing_more() -> None:
 
             ending = await connect(node, link=Ending())
             await ending.subscribe(reply=False)
-            node.registry.channels["a"].groups[ending.connection.representation]._snapshot = (
+            node.registry.channels["a"].groups[ending.connection.representation].snapshot = (
                 *(s for s in node.registry.channels["a"].subscriptions() if s.connection is ending.connection),
                 *(s for s in node.registry.channels["a"].subscriptions() if s.connection is not ending.connection),
             )

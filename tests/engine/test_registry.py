@@ -112,7 +112,7 @@ class RegistryMachine(RuleBasedStateMachine):
             assert set(channel.subscriptions()) == {subscription for subscription, _ in mine}
             assert set(channel.buffering) == {subscription for subscription, state in mine if state == "buffering"}
             for representation, group in channel.groups.items():
-                assert group.snapshot == tuple(group.subscriptions)
+                assert group.freeze() == tuple(group.subscriptions)
                 assert group.subscriptions
                 assert all(s.representation is representation for s in group.subscriptions)
 
@@ -124,10 +124,10 @@ TestRegistry.settings = settings(max_examples=60, stateful_step_count=40, deadli
 def test_a_snapshot_is_made_anew_only_after_a_change() -> None:
     group, subscription = Group(), Subscription(None, "a", Representation(PLAIN))  # type: ignore[arg-type]
     group.add(subscription)
-    before = group.snapshot
-    assert group.snapshot is before
+    before = group.freeze()
+    assert group.freeze() is before
     group.discard(Subscription(None, "a", Representation(PLAIN)))  # type: ignore[arg-type]
-    assert group.snapshot is before
+    assert group.freeze() is before
     group.discard(subscription)
-    assert group.snapshot == ()
+    assert group.freeze() == ()
     assert before == (subscription,)

@@ -15,7 +15,8 @@ from tidewire.engine.connection import Connection
 from tidewire.engine.node import Node
 from tidewire.errors import NotPublished, PublishUnconfirmed, StoreUnavailable
 from tidewire.messages import Format, Membership, Position
-from tidewire.options import ChannelOptions, ChannelRules, Limits
+from tidewire.options import ChannelOptions, Limits
+from tidewire.rules.channel_rules import ChannelRules
 from tidewire.testing import FakeLink
 
 

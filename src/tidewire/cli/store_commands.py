@@ -16,11 +16,11 @@ import typer
 
 from tidewire.backends import open_backend
 from tidewire.backends.base import Broker, Deliver
+from tidewire.channels import check_channel
 from tidewire.cli import flags
 from tidewire.cli.terminal import load_settings, out, read_stdin, say
 from tidewire.errors import ConfigurationError
 from tidewire.messages import Format, Position, Publication, PublishRequest, Retention
-from tidewire.options import check_channel
 from tidewire.server.logs import harmless
 from tidewire.server.settings import Settings, redacted
 
@@ -92,7 +92,7 @@ def _settings(config: Path | None, broker: str | None, channel: str | None = Non
     if settings.broker.startswith("memory:"):
         raise ConfigurationError("memory:// lives inside the server's process; name a broker that others can open")
     if channel is not None:
-        check_channel(channel, settings.limits)
+        check_channel(channel, settings.limits.channel_name)
     return settings
 
 

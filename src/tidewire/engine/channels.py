@@ -12,7 +12,8 @@ from tidewire.engine.registry import Channel, Registry
 from tidewire.engine.tasks import Tasks
 from tidewire.errors import StoreUnavailable
 from tidewire.messages import HistoryPage, Position, Publication
-from tidewire.options import ChannelRules, Limits
+from tidewire.options import Limits
+from tidewire.rules.channel_rules import ChannelRules
 from tidewire.support.counters import count_limit
 
 __all__ = ("Channels",)

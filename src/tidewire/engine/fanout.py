@@ -42,6 +42,7 @@ class Fanout:
         self._broadcasts: deque[BroadcastPush] = deque()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._scheduled = False
+        self._turn = 0
         #: When this turn had written its first stride, by the clock and in the thread's time, which is a system call.
         self._long_turn: tuple[float, float] | None = None
         self.deliveries = 0
@@ -69,7 +70,7 @@ class Fanout:
     def flush(self) -> None:
         """Write what is pending, at most for one turn's time; what is left goes on in the next turn."""
         self._scheduled = False
-        self.slow.begin_turn()
+        self._turn += 1
         started = time.perf_counter()
         self._long_turn = None
         deadline = started + self._limits.turn_seconds
@@ -129,26 +130,28 @@ class Fanout:
         for subscription in tuple(channel.buffering):
             subscription.buffer_behind_reply(channel.pending)
             self.slow.shorten(channel, subscription)
-        push = ChannelPush(tuple(channel.pending))
+        publications = tuple(channel.pending)
+        push = ChannelPush(publications, publications[0].offset, publications[-1].offset, deque())
         channel.pending = []
         begun: list[Subscription] = []
         for representation, group in channel.groups.items():
-            batch = representation.batch_after(channel.last, push.publications)
-            if not len(batch):  # nothing here is for them
-                for subscription in group.snapshot:
+            batch = representation.batch_after(channel.last, publications)
+            subscriptions = group.snapshot or group.freeze()
+            if not batch.messages:  # nothing here is for them
+                for subscription in subscriptions:
                     subscription.live_after = max(subscription.live_after, push.last)
                 continue
-            push.parts.append((batch, group.snapshot))
+            push.parts.append((batch, subscriptions))
             if representation.then is not None:  # a subscriber that is live behind all this is given nothing of it
-                begun += [one for one in group.snapshot if one.live_after < push.last]
+                begun += [one for one in subscriptions if one.live_after < push.last]
         for subscription in begun:
             channel.has_begun(subscription)
         if channel.options.delta:
-            channel.last = push.publications[-1]
+            channel.last = publications[-1]
         return push
 
     def _write(self, channel: Channel, push: ChannelPush, batch: Batch, subscriptions: Sequence[Subscription]) -> None:
-        first, last, size = push.first, push.last, len(batch)
+        first, last, size = push.first, push.last, len(batch.messages)
         for subscription in subscriptions:
             if subscription.live_after >= first:
                 if subscription.live_after < last:
@@ -156,7 +159,7 @@ class Fanout:
                 continue
             link = subscription.connection.link
             if link.paused:
-                if self.slow.write(channel, subscription, push.publications, batch):
+                if self.slow.write(channel, subscription, push.publications, batch, self._turn):
                     subscription.live_after = last
                 continue
             subscription.live_after = last
@@ -173,7 +176,7 @@ class Fanout:
         if len(batch):
             channel.has_begun(subscription)
             if link.paused:
-                if not self.slow.write(channel, subscription, rest, batch):
+                if not self.slow.write(channel, subscription, rest, batch, self._turn):
                     return
             else:
                 link.write(batch)
@@ -205,7 +208,7 @@ class Fanout:
     def _push_one(self, push: BroadcastPush, connection: Connection) -> None:
         batch = push.batch(connection.representation)
         self._flush_channels_for(connection)
-        if connection.link.paused and self.slow.is_over(connection):
+        if connection.link.paused and self.slow.is_over(connection, self._turn):
             self.slow.cut_off(connection)
         elif not connection.is_closed:
             connection.link.write(batch)

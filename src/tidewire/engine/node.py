@@ -14,7 +14,7 @@ from typing import Any
 import msgspec
 
 from tidewire.backends.base import Broker, Presence
-from tidewire.channels import CONTROL, is_events, personal
+from tidewire.channels import CONTROL, personal
 from tidewire.engine.channels import Channels
 from tidewire.engine.connection import Connection
 from tidewire.engine.control import Control
@@ -27,8 +27,9 @@ from tidewire.engine.statistics import Statistics
 from tidewire.engine.subscribing import Subscriptions, ended
 from tidewire.engine.tasks import Tasks
 from tidewire.errors import SHUTDOWN, TOO_MANY, BadRequest, LimitExceeded, PublishError, StoreUnavailable
-from tidewire.messages import Format, Membership, Position, Publication, PublishRequest, Retention, WireMessage
-from tidewire.options import ChannelRules, Limits
+from tidewire.messages import Format, Membership, Position, Publication, PublishRequest, WireMessage
+from tidewire.options import Limits
+from tidewire.rules.channel_rules import ChannelRules
 from tidewire.support.admission import Admission
 from tidewire.support.counters import LimitCounter, count_limit
 from tidewire.support.resident_memory import ResidentMemory
@@ -43,8 +44,6 @@ TOUCH_SECONDS = 2.0
 CLAIM_SECONDS = 1.0
 SWEEP_SECONDS = 2.0
 POSITION_SECONDS = 10.0
-#: Joins and leaves are no history.
-_NOTHING = Retention(0, 0.0)
 
 
 class Node:
@@ -242,7 +241,7 @@ class Node:
         self, channel: str, data: bytes, format: Format = Format.JSON, *, key: str = "", meta: bytes = b""
     ) -> Position:
         """Publish; returns when the broker keeps it. Raises NotPublished or PublishUnconfirmed."""
-        retention = _NOTHING if is_events(channel) else self.rules.options(channel).retention
+        retention = self.rules.retention(channel)
         try:
             position = await self.broker.publish(PublishRequest(channel, data, format, key, meta, retention))
         except PublishError as error:

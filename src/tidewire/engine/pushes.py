@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Sequence
 
+import msgspec
+
 from tidewire.engine.connection import Connection
 from tidewire.engine.subscription import Subscription
 from tidewire.messages import Publication
@@ -13,21 +15,18 @@ from tidewire.protocols.batch import Batch, Representation
 __all__ = ("BroadcastPush", "ChannelPush")
 
 
-class ChannelPush:
+class ChannelPush(msgspec.Struct):
     """What one channel publishes in one turn, and how far that has come when the turn's time ends.
 
-    `parts` are the batches that are left, each with the subscriptions that take it; `reached` counts those of the first
-    part that were given it. Fan-out moves both.
+    `first` and `last` are the offsets of the publications at its ends. `parts` are the batches that are left, each with
+    the subscriptions that take it; `reached` counts those of the first part that were given it. Fan-out moves both.
     """
 
-    __slots__ = ("first", "last", "parts", "publications", "reached")
-
-    def __init__(self, publications: tuple[Publication, ...]) -> None:
-        self.publications = publications
-        self.first = publications[0].offset
-        self.last = publications[-1].offset
-        self.parts = deque[tuple[Batch, tuple[Subscription, ...]]]()
-        self.reached = 0
+    publications: tuple[Publication, ...]
+    first: int
+    last: int
+    parts: deque[tuple[Batch, tuple[Subscription, ...]]]
+    reached: int = 0
 
 
 class BroadcastPush:

@@ -18,29 +18,29 @@ _NONE: Mapping[str, Subscription] = MappingProxyType({})
 
 
 class Group:
-    """The subscriptions of one channel that share a representation, grouped when they subscribe."""
+    """The subscriptions of one channel that share a representation, grouped when they subscribe.
 
-    __slots__ = ("_snapshot", "subscriptions")
+    `snapshot` holds them as they are now, once `freeze` has made it: later changes make a new tuple.
+    """
+
+    __slots__ = ("snapshot", "subscriptions")
 
     def __init__(self) -> None:
         self.subscriptions: dict[Subscription, None] = {}
-        self._snapshot: tuple[Subscription, ...] | None = None
+        self.snapshot: tuple[Subscription, ...] = ()
 
     def add(self, subscription: Subscription) -> None:
         self.subscriptions[subscription] = None
-        self._snapshot = None
+        self.snapshot = ()
 
     def discard(self, subscription: Subscription) -> None:
         if self.subscriptions.pop(subscription, False) is None:
-            self._snapshot = None
+            self.snapshot = ()
 
-    @property
-    def snapshot(self) -> tuple[Subscription, ...]:
-        """The subscriptions as they are now; later changes make a new tuple."""
-        snapshot = self._snapshot
-        if snapshot is None:
-            snapshot = self._snapshot = tuple(self.subscriptions)
-        return snapshot
+    def freeze(self) -> tuple[Subscription, ...]:
+        """Return the subscriptions as they are now."""
+        self.snapshot = self.snapshot or tuple(self.subscriptions)
+        return self.snapshot
 
 
 class Channel:
@@ -100,7 +100,7 @@ class Channel:
     def subscriptions(self) -> Iterator[Subscription]:
         """Iterate over all subscriptions, live ones first."""
         for group in self.groups.values():
-            yield from group.snapshot
+            yield from group.freeze()
         yield from tuple(self.buffering)
 
     def add(self, subscription: Subscription) -> None:

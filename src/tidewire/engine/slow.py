@@ -21,7 +21,6 @@ class SlowClients:
 
     def __init__(self, limits: Limits) -> None:
         self._limits = limits
-        self._turn = 0
         #: Paused connections that have not drained since: the turn of the last judgement, and its outcome.
         self._paused: dict[Connection, tuple[int, bool]] = {}
         #: Connections with a subscription for which something is held back or was dropped.
@@ -31,12 +30,13 @@ class SlowClients:
         self.dropped = 0
         self.superseded = 0
 
-    def begin_turn(self) -> None:
-        """Note that another turn of fan-out begins."""
-        self._turn += 1
-
     def write(
-        self, channel: Channel, subscription: Subscription, publications: Sequence[Publication], batch: Batch
+        self,
+        channel: Channel,
+        subscription: Subscription,
+        publications: Sequence[Publication],
+        batch: Batch,
+        turn: int,
     ) -> bool:
         """Treat a batch for a paused link as the channel's policy says.
 
@@ -44,7 +44,7 @@ class SlowClients:
         """
         connection, policy = subscription.connection, channel.options.slow
         if policy is SlowPolicy.DISCONNECT:
-            if self.is_over(connection):
+            if self.is_over(connection, turn):
                 self.cut_off(connection)
                 return False
             connection.link.write(batch)
@@ -78,18 +78,18 @@ class SlowClients:
         subscription.drop(count)
         self._holding.add(subscription.connection)
 
-    def is_over(self, connection: Connection) -> bool:
+    def is_over(self, connection: Connection, turn: int) -> bool:
         """Return whether *earlier* turns left more unsent than may wait, before anything is added.
 
         A burst in one turn cuts nobody off: a connection that is found paused for the first time may be so by this
         very turn.
         """
-        turn, is_over = self._paused.get(connection, (0, False))
-        if not turn:
-            self._paused[connection] = (self._turn, False)
-        elif turn != self._turn:
+        judged, is_over = self._paused.get(connection, (0, False))
+        if not judged:
+            self._paused[connection] = (turn, False)
+        elif judged != turn:
             is_over = self._is_too_much(*connection.link.backlog())
-            self._paused[connection] = (self._turn, is_over)
+            self._paused[connection] = (turn, is_over)
         return is_over
 
     def _is_too_much(self, size: int, messages: int) -> bool:

@@ -31,17 +31,20 @@ _BEGUN = {StepStatus.STOPPED: StepStatus.RUNNING}
 class EventProtocol(JsonProtocol):
     """Encodes events as they were published; messages to the viewer's user are left out."""
 
-    def takes(self, channel: str) -> bool:
-        return channel.startswith((RUN_EVENTS, RUN_LOGS))
+    def encode_publication(self, publication: Publication) -> WireMessage | None:
+        if not publication.channel.startswith((RUN_EVENTS, RUN_LOGS)):
+            return None
+        return self.encode_event(publication)
 
-    def encode_publication(self, publication: Publication) -> WireMessage:
+    def encode_event(self, publication: Publication) -> WireMessage:
+        """Encode the event of a run."""
         return WireMessage(publication.data)
 
 
 class StepProtocol(EventProtocol):
     """Encodes events of steps and the end of the run; the queue is shown as a step, too (contract.md section C)."""
 
-    def encode_publication(self, publication: Publication) -> WireMessage:
+    def encode_event(self, publication: Publication) -> WireMessage:
         event = _decode(publication.data)
         return as_step(event) if isinstance(event, RunEvent) else WireMessage(publication.data)
 

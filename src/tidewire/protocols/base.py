@@ -27,13 +27,9 @@ class Protocol(ABC, Generic[C]):
     def decode(self, message: str | bytes) -> Sequence[C]:
         """Decode one inbound message into commands; raises CommandError for what cannot be one."""
 
-    def takes(self, channel: str) -> bool:
-        """Say whether this dialect has words for a channel's publications; those of others are left out."""
-        return True
-
     @abstractmethod
-    def encode_publication(self, publication: Publication) -> WireMessage:
-        """Encode one publication as it is pushed."""
+    def encode_publication(self, publication: Publication) -> WireMessage | None:
+        """Encode one publication as it is pushed; None leaves out one that the dialect cannot express."""
 
     @abstractmethod
     def encode_subscribed(self, reply: Subscribed) -> list[WireMessage]:

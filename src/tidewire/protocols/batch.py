@@ -63,9 +63,8 @@ class Representation:
     def batch(self, publications: Sequence[Publication]) -> Batch:
         """Encode publications; framing and joining wait until a link asks for them."""
         encode = self.protocol.encode_publication
-        if publications and not self.protocol.takes(publications[0].channel):
-            publications = ()
-        return Batch([encode(publication) for publication in publications], deflate=self.deflate)
+        messages = [message for one in publications if (message := encode(one)) is not None]
+        return Batch(messages, deflate=self.deflate)
 
     def choose(self, publications: Sequence[Publication]) -> Sequence[Publication]:
         """Return those that its subscribers want."""

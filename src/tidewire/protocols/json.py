@@ -46,13 +46,14 @@ class JsonProtocol(Protocol[Publish]):
         self._decoder.decode(data)
         return (Publish(data, _Format.JSON),)
 
-    def encode_publication(self, publication: Publication) -> WireMessage:
+    def encode_publication(self, publication: Publication) -> WireMessage | None:
         if publication.format is _Format.BINARY:
             return WireMessage(publication.data, binary=True)
         return WireMessage(with_fields(publication.data, b'"timestamp":"%b"' % iso_time(publication.time).encode()))
 
     def encode_subscribed(self, reply: Subscribed) -> list[WireMessage]:
-        return [self.encode_publication(publication) for publication in reply.publications]
+        found = map(self.encode_publication, reply.publications)
+        return [message for message in found if message is not None]
 
     def encode_error(self, error: CommandError) -> WireMessage:
         return _message({"type": "error", "code": error.code, "content": str(error)})

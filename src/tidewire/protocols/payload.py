@@ -40,7 +40,10 @@ def encode_json(value: Any) -> bytes:
 def encode_payload(data: Any) -> tuple[bytes, Format]:
     """Return str as text, bytes as binary, and anything else as JSON; raises BadRequest."""
     if isinstance(data, str):
-        return to_utf8(data), Format.TEXT
+        try:
+            return data.encode(), Format.TEXT
+        except UnicodeEncodeError:
+            return to_utf8(data), Format.TEXT  # raises what says why
     if isinstance(data, bytes | bytearray | memoryview):
         return bytes(data), Format.BINARY
     return encode_json(data), Format.JSON

@@ -6,9 +6,10 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 from tidewire.errors import ConfigurationError, UnknownChannel
-from tidewire.options import ChannelOptions, ChannelRules, SlowPolicy
+from tidewire.options import ChannelOptions, SlowPolicy
 from tidewire.rules.base import Caller, ConnectAttempt, Identity
 from tidewire.rules.binding import Bound, NoMatch
+from tidewire.rules.channel_rules import ChannelRules
 from tidewire.rules.pattern import Pattern
 from tidewire.rules.permissions import ALL, NOTHING, Permissions
 

@@ -10,11 +10,12 @@ from starlette.exceptions import HTTPException
 
 from tidewire.channels import open_channel
 from tidewire.errors import PermissionDenied, Rejected, UnknownChannel, UnknownType
-from tidewire.options import ChannelOptions, ChannelRules, Limits
+from tidewire.options import ChannelOptions, Limits
 from tidewire.protocols.centrifuge.codes import INVALID_TOKEN
 from tidewire.protocols.payload import encode_json
 from tidewire.rules.base import Action, Authority, Caller, ConnectAttempt, Grant, Identity, check_allowed
 from tidewire.rules.book import RuleBook
+from tidewire.rules.channel_rules import ChannelRules
 from tidewire.rules.permissions import ALL, Permissions
 
 __all__ = ("RuleAuthority",)
@@ -63,7 +64,7 @@ class RuleAuthority(Authority):
     # Channels.
 
     def options(self, channel: str) -> ChannelOptions:
-        name = open_channel(channel, self._limits)
+        name = open_channel(channel, self._limits.channel_name)
         options = self._book.options(name)
         if options is not None:
             return options

@@ -9,8 +9,8 @@ from fastapi import FastAPI, Request, Response
 from starlette.requests import ClientDisconnect
 
 from tidewire.hub import Hub
-from tidewire.options import ChannelRules
 from tidewire.protocols.chat import ChatProtocol
+from tidewire.rules.channel_rules import ChannelRules
 from tidewire.server.accounts import Accounts
 from tidewire.server.chat_session import CHANNELS
 from tidewire.server.identity import Logins

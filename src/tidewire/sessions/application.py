@@ -155,7 +155,7 @@ class HubConnection:
         try:
             return await self._node.subscribe(
                 self.connection,
-                open_channel(channel, self._node.limits),
+                open_channel(channel, self._node.limits.channel_name),
                 since=since,
                 history=history,
                 membership=Membership(
@@ -178,7 +178,7 @@ class HubConnection:
         """Publish for this client; when the broker fails, the client is told, and False is returned."""
         encoded, format_ = encode_payload(data)
         try:
-            await self._node.publish(open_channel(channel, self._node.limits), encoded, format_, key=key)
+            await self._node.publish(open_channel(channel, self._node.limits.channel_name), encoded, format_, key=key)
         except PublishError as error:
             kept = "not published" if isinstance(error, NotPublished) else "unconfirmed"
             self.tell(TemporaryFailure(f"{kept}: {error}"))

@@ -88,7 +88,7 @@ class ServedEndpoint:
 def _check_route(node: Node, channel: str) -> None:
     """Raise WebSocketException, which refuses the handshake, for a channel that clients do not subscribe to."""
     try:
-        open_channel(channel, node.limits)
+        open_channel(channel, node.limits.channel_name)
         if not node.rules.options(channel).subscribe:
             raise PermissionDenied(f"clients do not subscribe to {channel!r}")
     except CommandError as error:
@@ -124,7 +124,7 @@ class ServedCommands:
 
     def _name(self, channel: str) -> str:
         """Return the channel that a command means, if clients may name it."""
-        return open_channel(channel or self._channel, self._node.limits)
+        return open_channel(channel or self._channel, self._node.limits.channel_name)
 
     async def publish(self, command: Publish) -> None:
         """Publish what the client sent."""

@@ -25,11 +25,12 @@ from sessions.centrifuge.authority import OPTIONS, WordAuthority
 from sessions.centrifuge.support import JSON, PATTERNS, PROTOBUF, Client, begin, connect
 from tidewire.backends.memory import MemoryBroker, MemoryPresence
 from tidewire.engine.node import Node
-from tidewire.options import ChannelRules, Limits
+from tidewire.options import Limits
 from tidewire.protocols.centrifuge.encoding import CentrifugeProtocol
 from tidewire.protocols.centrifuge.messages import Command, Reply
 from tidewire.protocols.centrifuge.protobuf import decode_frame, encode_delimited
 from tidewire.protocols.meta import is_history
+from tidewire.rules.channel_rules import ChannelRules
 from tidewire.sessions.centrifuge.directory import Sessions
 from tidewire.sessions.centrifuge.session import Session
 from tidewire.testing import wait_until

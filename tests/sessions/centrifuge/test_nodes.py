@@ -10,9 +10,10 @@ from engine.support import run
 from sessions.centrifuge.support import PATTERNS, PROTOBUF, connect, names
 from tidewire.backends import open_backend
 from tidewire.engine.node import Node
-from tidewire.options import ChannelOptions, ChannelRules, Limits
+from tidewire.options import ChannelOptions, Limits
 from tidewire.protocols.meta import is_history
 from tidewire.rules.base import Grant
+from tidewire.rules.channel_rules import ChannelRules
 from tidewire.sessions.centrifuge import orders
 from tidewire.testing import wait_until
 

@@ -1,0 +1,97 @@
+"""The options of channels by their names, from the application's patterns."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from fnmatch import fnmatchcase
+
+from tidewire.channels import is_events, is_reserved
+from tidewire.errors import ConfigurationError
+from tidewire.messages import Retention
+from tidewire.options import ChannelOptions
+
+__all__ = ("ChannelRules",)
+
+#: Channels whose options are remembered.
+_REMEMBERED = 10_000
+#: Joins and leaves are no history.
+_EVENTS = ChannelOptions(history_size=0, history_seconds=0.0)
+
+
+class ChannelRules:
+    """Finds the options of a channel: an exact name first, then the patterns in the order given, then the default.
+
+    A function that decides for some channels is preferred (`prefer`).
+    """
+
+    __slots__ = ("_default", "_exact", "_found", "_patterns", "_preferred", "_retentions")
+
+    def __init__(
+        self, rules: Mapping[str, ChannelOptions] | None = None, default: ChannelOptions | None = None
+    ) -> None:
+        rules = rules or {}
+        for pattern in rules:
+            if not pattern:
+                raise ConfigurationError(
+                    "a channel rule has an empty name; write a channel name or a pattern as 'room:*'"
+                )
+        self._default = default or ChannelOptions()
+        self._exact = {name: options for name, options in rules.items() if not _is_pattern(name)}
+        self._patterns = [(name, options) for name, options in rules.items() if _is_pattern(name)]
+        self._found: dict[str, ChannelOptions] = {}
+        self._retentions: dict[str, Retention] = {}
+        self._preferred: list[Callable[[str], ChannelOptions | None]] = []
+
+    def prefer(self, find: Callable[[str], ChannelOptions | None]) -> None:
+        """Ask a function first; it returns None for channels that it does not know, and the same for the same name."""
+        self._preferred.append(find)
+        self.changed()
+
+    def changed(self) -> None:
+        """Look every name up again: a preferred function decides for others now."""
+        self._found.clear()
+        self._retentions.clear()
+
+    def names(self, channel: str) -> bool:
+        """Return whether a name, or a pattern that fits, is among the rules; else the default holds."""
+        return channel in self._exact or any(self._fits(channel, pattern) for pattern, _ in self._patterns)
+
+    def options(self, channel: str) -> ChannelOptions:
+        """Return the options of a channel; the same object for the same name."""
+        found = self._found.get(channel)
+        if found is None:
+            if len(self._found) >= _REMEMBERED:
+                self.changed()
+            found = self._found[channel] = self._find(channel)
+        return found
+
+    def retention(self, channel: str) -> Retention:
+        """Return the retention of a channel's publications."""
+        found = self._retentions.get(channel)
+        if found is None:
+            found = self._retentions[channel] = self.options(channel).retention
+        return found
+
+    def _find(self, channel: str) -> ChannelOptions:
+        for find in self._preferred:
+            found = find(channel)
+            if found is not None:
+                return found
+        exact = self._exact.get(channel)
+        if exact is not None:
+            return exact
+        for pattern, options in self._patterns:
+            if self._fits(channel, pattern):
+                return options
+        if is_events(channel):
+            return _EVENTS
+        return ChannelOptions() if is_reserved(channel) else self._default
+
+    @staticmethod
+    def _fits(channel: str, pattern: str) -> bool:
+        # "*" means the application's channels; a pattern for the server's own begins with "$"
+        return fnmatchcase(channel, pattern) and is_reserved(channel) == is_reserved(pattern)
+
+
+def _is_pattern(name: str) -> bool:
+    return any(character in name for character in "*?[")

@@ -28,22 +28,22 @@ _EVENTS = "$events:"
 
 
 def personal(user: str) -> str:
-    """Return the channel that every connection of a user follows."""
+    """Return the channel that every connection of a user is subscribed to."""
     return _PERSONAL + user
 
 
 def events(channel: str) -> str:
-    """Return the channel that carries who joins and leaves another one, apart from its publications."""
+    """Return the channel for the joins and leaves of another one, apart from its publications."""
     return _EVENTS + channel
 
 
 def is_events(channel: str) -> bool:
-    """Say whether a channel carries joins and leaves; each connection is a member of its own there."""
+    """Return whether a channel is for joins and leaves; each connection is a member of its own there."""
     return channel.startswith(_EVENTS)
 
 
 def is_internal(channel: str) -> bool:
-    """Say whether a channel is the server's own, whatever the application allows: no client and no caller names it."""
+    """Return whether a channel is the server's own, which no client and no caller may name."""
     return channel in (CONTROL, NODES) or channel.startswith((_PERSONAL, _EVENTS, PIPELINES))
 
 
@@ -56,7 +56,7 @@ def open_channel(channel: str, longest: int) -> str:
 
 
 def is_reserved(channel: str) -> bool:
-    """Say whether a name belongs to the nodes; clients and applications do not use these by name."""
+    """Return whether a name is reserved for the server: it begins with $."""
     return channel.startswith("$")
 
 

@@ -14,7 +14,7 @@
         ├── PermissionDenied          a rule said no
         ├── NotAvailable              this channel does not offer it
         ├── UnknownChannel            no rule names this channel
-        ├── AlreadySubscribed         this connection follows the channel
+        ├── AlreadySubscribed         this connection is subscribed already
         ├── TokenExpired              the client fetches another token, and comes again
         ├── Unrecoverable             what was missed is not there any more, and nothing less was asked for
         ├── Refused                   the application's own code and words
@@ -117,7 +117,7 @@ def check_close_code(code: int) -> None:
 
 
 class ConnectionClosed(TidewireError):
-    """Raised when a connection is read or written after its end; carries the `Disconnect`."""
+    """Raised when a connection is read or written after its end; holds the `Disconnect`."""
 
     def __init__(self, disconnect: Disconnect) -> None:
         super().__init__(f"the connection has ended (code {disconnect.code}: {disconnect.reason or 'no reason given'})")
@@ -125,7 +125,7 @@ class ConnectionClosed(TidewireError):
 
 
 class Rejected(TidewireError):
-    """Raised by a rule of the application to end the connection; carries the `Disconnect` that the client is told."""
+    """Raised by a rule of the application to end the connection; holds the `Disconnect` that the client is given."""
 
     def __init__(self, disconnect: Disconnect) -> None:
         super().__init__(f"the connection is ended (code {disconnect.code}: {disconnect.reason or 'no reason given'})")
@@ -170,7 +170,7 @@ class UnknownChannel(CommandError):
 
 
 class AlreadySubscribed(BadRequest):
-    """This connection follows the channel already."""
+    """This connection is subscribed to the channel already."""
 
 
 class TokenExpired(CommandError):

@@ -1,4 +1,4 @@
-"""The values that travel: every layer above this one speaks in them, and none carries a dict."""
+"""The values that travel: every layer above this one speaks in them, and none passes a dict."""
 
 from __future__ import annotations
 
@@ -71,8 +71,8 @@ class Retention(msgspec.Struct, frozen=True, gc=False):
 class PublishRequest(msgspec.Struct, frozen=True, gc=False):
     """What a broker is asked to keep. The same `key` in the same channel within `key_age` seconds is kept once.
 
-    A `retention` of None leaves the channel's as it is (the defaults, where nothing was published yet): who publishes
-    from outside of the application does not know its rules.
+    A `retention` of None leaves the channel's as it is (the defaults, where nothing was published yet): a
+    publisher outside of the application does not know its rules.
     """
 
     channel: str
@@ -154,7 +154,7 @@ class WireMessage(msgspec.Struct, frozen=True, gc=False):
 
 
 class Subscribe(msgspec.Struct, frozen=True):
-    """Command: follow a channel; `since` asks for recovery, `history` for the newest publications."""
+    """Command: subscribe to a channel; `since` asks for recovery, `history` for the newest publications."""
 
     channel: str
     since: Position | None = None
@@ -162,7 +162,7 @@ class Subscribe(msgspec.Struct, frozen=True):
 
 
 class Unsubscribe(msgspec.Struct, frozen=True):
-    """Command: stop following a channel."""
+    """Command: unsubscribe from a channel."""
 
     channel: str
 

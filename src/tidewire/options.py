@@ -123,7 +123,7 @@ class ChannelOptions(msgspec.Struct, frozen=True, kw_only=True):
     #: What clients of a served protocol may do by themselves.
     subscribe: bool = True
     publish: bool = True
-    #: Subscribers are members, whom `presence` lists; their joins and leaves may be asked for, or are always pushed.
+    #: Subscribers are members, which `presence` lists; their joins and leaves may be asked for, or are always pushed.
     presence: bool = False
     join_leave: bool = False
     force_join_leave: bool = False
@@ -134,7 +134,7 @@ class ChannelOptions(msgspec.Struct, frozen=True, kw_only=True):
     force_recoverable: bool = False
     #: A recovery gives the newest publication alone: the channel holds a state, not a stream.
     latest: bool = False
-    #: Publications may be sent as differences (fossil delta) to who asks for that, and chosen by their tags.
+    #: Publications may be sent as differences (fossil delta) to subscribers that ask for it, and chosen by tags.
     delta: bool = False
     tags_filter: bool = False
 

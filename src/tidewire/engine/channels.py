@@ -141,7 +141,7 @@ class Channels:
             self._wait(channel, publication)
 
     def _accept(self, channel: Channel, publication: Publication) -> None:
-        """Show one publication that follows the channel's position."""
+        """Show one publication that is contiguous with the channel's position."""
         channel.position = Position(publication.offset, publication.epoch)
         if channel.tap is not None:
             channel.tap(publication)

@@ -39,7 +39,7 @@ _prefix = ""
 
 
 def _begin_ids() -> None:
-    """Let the ids of this process be its own: nodes on many machines know a member by the id of its connection."""
+    """Choose a prefix that no other process has: nodes on many machines know a member by its connection's id."""
     global _prefix
     _prefix = secrets.token_hex(6)
 
@@ -117,7 +117,7 @@ class Connection:
         self._waiter: asyncio.Future[None] | None = None
 
     def attach(self, *, closed: Callable[[Connection], None], drained: Callable[[Connection], None]) -> None:
-        """Take what the node is told by: the end of this connection, and that its link can take more."""
+        """Call `closed` when this connection has ended, and `drained` when its link can take more."""
         self._on_closed, self._on_drained = closed, drained
 
     def serve(self, readable: Callable[[], None], closed: Callable[[], None] | None = None) -> None:
@@ -165,7 +165,7 @@ class Connection:
             self._wake()
 
     def _is_allowed(self, message: str | bytes) -> bool:
-        """Take from the token bucket, for a large message more; who goes on for a whole burst is disconnected."""
+        """Take from the token bucket, for a large message more; after a whole burst over the rate, disconnect."""
         now = time.monotonic()
         limits = self._limits
         self._allowance = min(float(limits.burst), self._allowance + (now - self._allowed_at) * limits.rate)
@@ -318,7 +318,7 @@ class Connection:
 
 
 def _is_longer(message: str | bytes, size: int) -> bool:
-    """Say whether a message has more bytes; a character of text has up to four."""
+    """Return whether a message has more bytes than `size`; a character of text has up to four."""
     if len(message) > size:
         return True
     return isinstance(message, str) and len(message.encode(errors="replace")) > size

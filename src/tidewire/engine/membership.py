@@ -1,4 +1,4 @@
-"""Who is present in the channels of this node: joins, leaves and announcements that outlive a failing store."""
+"""Presence in the channels of this node: joins, leaves and announcements that outlive a failing store."""
 
 from __future__ import annotations
 
@@ -132,7 +132,7 @@ class Memberships:
                 return
 
     def withdraw(self, subscription: Subscription) -> None:
-        """Remove a member whose subscribe failed: nobody was told of it. One whose client has gone leaves."""
+        """Remove a member whose subscribe failed: its join was not announced. A member whose client has gone leaves."""
         if subscription.stay is not None and not subscription.connection.is_closed:
             subscription.stay.is_announced = False
         self.leave(subscription)
@@ -235,7 +235,7 @@ class Memberships:
                 await self._presence.leave(stay.channel, stay.member.connection)
 
     async def claim(self) -> None:
-        """Publish the announcements of those whose nodes have died, and forget them."""
+        """Publish the announcements of members of dead nodes, and forget them."""
         departures = await self._presence.claim()
         for departure in departures:
             if departure.announcement is not None:

@@ -98,12 +98,12 @@ class Subscription:
         self.began = position
 
     def go_live(self, after: int) -> None:
-        """Be pushed everything after an offset, instead of buffering it."""
+        """Push everything after an offset from now on, instead of buffering it."""
         self.buffer = None
         self.live_after = after
 
     def go_on(self, representation: Representation) -> None:
-        """Be pushed another representation from now on."""
+        """Push another representation from now on."""
         self.representation = representation
 
     def end(self) -> None:
@@ -111,11 +111,11 @@ class Subscription:
         self.live_after = ENDED
 
     def enter(self, stay: Stay) -> None:
-        """Be present in the channel."""
+        """Begin a stay in the channel."""
         self.stay = stay
 
     def leave(self) -> Stay | None:
-        """Be present no longer; return the stay that has ended."""
+        """End the stay in the channel, and return it."""
         stay, self.stay = self.stay, None
         return stay
 

@@ -64,8 +64,8 @@ class Protocol(ABC, Generic[C]):
 
 
 def to_utf8(text: str) -> bytes:
-    """Return text as UTF-8; raises BadRequest for a lone surrogate, which UTF-8 cannot carry."""
+    """Return text as UTF-8; raises BadRequest for a lone surrogate, which UTF-8 cannot encode."""
     try:
         return text.encode()
     except UnicodeEncodeError:
-        raise BadRequest("the text has a lone surrogate, which UTF-8 cannot carry; replace it") from None
+        raise BadRequest("the text has a lone surrogate, which UTF-8 cannot encode; replace it") from None

@@ -43,7 +43,7 @@ class Representation:
 
     __slots__ = ("__weakref__", "deflate", "protocol", "then")
 
-    #: Those that somebody uses; each holds its protocol, whose id therefore stays its own.
+    #: Those in use; each holds its protocol, whose id therefore is not given again.
     _known: WeakValueDictionary[tuple[int, bool], Representation] = WeakValueDictionary()
 
     def __init__(self, protocol: Protocol[Any], *, deflate: bool = False) -> None:
@@ -71,7 +71,7 @@ class Representation:
         return publications
 
     def batch_after(self, last: Publication | None, publications: Sequence[Publication]) -> Batch:
-        """Encode publications for subscribers who all have been given `last`, if there is one."""
+        """Encode publications for subscribers that all have been given `last`, if there is one."""
         return self.batch(publications)
 
     def direct(self, *messages: WireMessage) -> Batch:

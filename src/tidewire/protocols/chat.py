@@ -59,7 +59,7 @@ class _InRoom(_In, frozen=True):
 
 
 class Chat(_InRoom, frozen=True, tag="chat"):
-    """Say something in a room; `id` makes a repetition harmless."""
+    """Publish a message in a room; `id` makes a repetition harmless."""
 
     message: str
     id: str | int | None = None
@@ -67,7 +67,7 @@ class Chat(_InRoom, frozen=True, tag="chat"):
 
 
 class PrivateChat(_In, frozen=True, tag="private_chat"):
-    """Say something to one user."""
+    """Send a message to one user."""
 
     target_user: str
     message: str
@@ -85,13 +85,13 @@ class Auth(_In, frozen=True, tag="auth"):
 
 
 class Online(_InRoom, frozen=True, tag="online"):
-    """Ask who is in a room."""
+    """Ask for the users in a room."""
 
     room: str = LOBBY
 
 
 class Join(_InRoom, frozen=True, tag="join"):
-    """Follow one more room, from a position if there is one."""
+    """Subscribe to one more room, from a position if there is one."""
 
     room: str
     since: Annotated[int, msgspec.Meta(ge=0)] | None = None
@@ -99,7 +99,7 @@ class Join(_InRoom, frozen=True, tag="join"):
 
 
 class Leave(_InRoom, frozen=True, tag="leave"):
-    """Follow a room no longer."""
+    """Unsubscribe from a room."""
 
     room: str
 
@@ -156,7 +156,7 @@ class System(_Out, frozen=True, tag="system"):
 
 
 class OnlineUsers(_Out, frozen=True, tag="online"):
-    """Who is in a room."""
+    """The users in a room."""
 
     users: list[str]
     room: str = LOBBY
@@ -181,7 +181,7 @@ class Inbox(_Out, frozen=True, tag="inbox"):
 
 
 class Left(_Out, frozen=True, tag="left"):
-    """The room is no longer followed."""
+    """The client has left the room."""
 
     room: str
 
@@ -261,7 +261,7 @@ class ChatProtocol(Protocol[ChatCommand]):
         return WireMessage(_encode(message))
 
     def encode_publication(self, publication: Publication) -> WireMessage:
-        """Encode a stored message: its timestamp is when it was kept, and what somebody said carries its offset."""
+        """Encode a stored message: its timestamp is when it was kept, and a chat message has its offset."""
         data = publication.data
         if data.startswith(_SAID):
             fields = b'"timestamp":"%b","offset":%d' % (iso_time(publication.time).encode(), publication.offset)

@@ -45,7 +45,7 @@ def with_whole_characters(data: bytes) -> bytes:
 
 
 def is_deeper(data: bytes, limit: int) -> bool:
-    """Say whether the brackets outside of strings are nested deeper than a limit."""
+    """Return whether the brackets outside of strings are nested deeper than a limit."""
     depth = 0
     in_string = escaped = False
     for byte in data:

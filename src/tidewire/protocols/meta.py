@@ -1,6 +1,6 @@
-"""What stands beside a publication's data and in a member's entry: tags, versions, and who it was.
+"""Facts beside a publication's data and in a member's entry: tags, versions, and the publisher.
 
-Written by sessions and by the HTTP API, read by both; a store carries it as it is.
+Written by sessions and by the HTTP API, read by both; a store keeps it as it is.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ __all__ = ("PublicationMeta", "client_info", "is_history", "member_info", "meta_
 
 
 class PublicationMeta(Struct, frozen=True, omit_defaults=True):
-    """Who published (nobody: the application), the tags, and the version that later ones must exceed.
+    """The publisher (None: the application), the tags, and the version that later ones must exceed.
 
-    What is to be in no history is pushed to who is there, and shown to nobody who comes later.
+    A publication with `skip_history` is pushed to the present subscribers, and shown to nobody later.
     """
 
     info: ClientInfo | None = None
@@ -29,7 +29,7 @@ class PublicationMeta(Struct, frozen=True, omit_defaults=True):
     skip_history: bool = False
 
     def encode(self) -> bytes:
-        """Return what `Publication.meta` carries: b"" when there is nothing to say."""
+        """Return the bytes for `Publication.meta`: b"" when there is nothing to say."""
         return b"" if self == _NOTHING else msgspec.json.encode(self)
 
 
@@ -42,7 +42,7 @@ class _Infos(Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True
 
 
 def is_history(publication: Publication) -> bool:
-    """Say whether a publication is shown to who was not there."""
+    """Return whether history shows a publication."""
     return b'"skip_history"' not in publication.meta or not meta_of(publication.meta).skip_history
 
 
@@ -58,7 +58,7 @@ def meta_of(meta: bytes) -> PublicationMeta:
 
 
 def member_info(conn_info: bytes = b"", chan_info: bytes = b"") -> bytes:
-    """Return what `Member.info` carries: what the tokens say of the connection and of its subscription."""
+    """Return the bytes for `Member.info`, from the tokens of the connection and of its subscription."""
     if not conn_info and not chan_info:
         return b""
     return msgspec.json.encode(_Infos(raw(conn_info), raw(chan_info)))

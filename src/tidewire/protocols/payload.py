@@ -27,7 +27,7 @@ _encode = msgspec.json.Encoder(enc_hook=_plain).encode
 def encode_json(value: Any) -> bytes:
     """Return a value as JSON (RFC 8259): pydantic models, msgspec structs, dataclasses and plain values.
 
-    Raises BadRequest for a value that JSON cannot carry.
+    Raises BadRequest for a value that JSON cannot express.
     """
     try:
         if isinstance(value, BaseModel):

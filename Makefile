@@ -15,7 +15,7 @@ JOBS ?= 2
 .PHONY: help setup serve test test-slow lint types trace bench check lock
 
 help: ## Show this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 setup: $(DEV) ## Set up .venv with everything for development
 
@@ -45,6 +45,12 @@ bench: $(DEV) ## Measure; see bench/
 	$(BIN)/python bench/sqlite_publish.py --processes 2
 	$(BIN)/python -m bench.stores
 	$(BIN)/python -m bench $(ARGS)
+
+bench-quick: $(DEV) ## Measure the most in five minutes; fails where a ratio to a peer has become worse
+	$(BIN)/python -m bench --quick $(ARGS)
+
+bench-peers: $(DEV) ## Install and build the peers that are measured beside ours
+	bench/peers/setup.sh
 
 check: lint types test ## Everything before a commit
 

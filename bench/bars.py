@@ -16,6 +16,8 @@ __all__ = ("Bar", "Medians", "judge")
 
 KIB = 1024
 OUTBOX_BYTES = 1_048_576
+#: uvicorn with each of its WebSocket classes.
+UVICORN = ("uvicorn-bare", "uvicorn-wsproto", "uvicorn-websockets", "uvicorn-fastapi")
 
 
 class Bar(msgspec.Struct, frozen=True):
@@ -75,7 +77,8 @@ class Medians:
 
 def judge(medians: Medians) -> list[Bar]:
     """Return every row that must be reached."""
-    return [*_fanout(medians), *_latency(medians), *_connections(medians), *_frozen(medians), *_big(medians)]
+    small = [*_echo(medians), *_few(medians), *_newcomers(medians)]
+    return [*small, *_fanout(medians), *_latency(medians), *_memory(medians), *_frozen(medians), *_big(medians)]
 
 
 def _bar(
@@ -114,24 +117,28 @@ def _fanout(medians: Medians) -> list[Bar]:
     ]
 
 
-def _p99(figures: Figures) -> float:
+def p50(figures: Figures) -> float:
+    """The median latency, in milliseconds."""
+    return figures.latency.p50_ms
+
+
+def p99(figures: Figures) -> float:
+    """The latency that one in a hundred exceeds, in milliseconds."""
     return figures.latency.p99_ms
 
 
 def _latency(medians: Medians) -> list[Bar]:
-    peers = {name: medians.of("paced", name, 100, _p99) for name in ("nats-server", "nchan")}
+    peers = {name: medians.of("paced", name, 100, p99) for name in ("nats-server", "nchan")}
     known = {name: value for name, value in peers.items() if value is not None}
     best = min(known, key=lambda name: known[name]) if known else "nats-server or nchan"
     rows = []
     for ours in ("ours-served-memory", "ours-endpoint-memory"):
         rows.append(
-            _at_most("paced, 100/s", ours, "ms p99", medians.of("paced", ours, 100, _p99), best, known.get(best), 1.25)
+            _at_most("paced, 100/s", ours, "ms p99", medians.of("paced", ours, 100, p99), best, known.get(best), 1.25)
         )
     for ours in ("ours-served-memory", "ours-endpoint-memory"):
-        nats = medians.of("rooms", "nats-server", 50, _p99)
-        rows.append(
-            _at_most("100 rooms", ours, "ms p99", medians.of("rooms", ours, 50, _p99), "nats-server", nats, 1.5)
-        )
+        nats = medians.of("rooms", "nats-server", 50, p99)
+        rows.append(_at_most("100 rooms", ours, "ms p99", medians.of("rooms", ours, 50, p99), "nats-server", nats, 1.5))
     return rows
 
 
@@ -140,32 +147,83 @@ def per_connection(figures: Figures) -> float:
     return (figures.rss_end - figures.rss_warm) / (figures.connections - 100)
 
 
+def messages(figures: Figures) -> float:
+    """Messages per second that all subscribers have."""
+    return figures.completed / figures.seconds
+
+
+def cpu_each(figures: Figures) -> float:
+    """Microseconds of the server's CPU time for each message that was published."""
+    return figures.server_cpu * figures.seconds / figures.published * 1e6 if figures.published else 0.0
+
+
 def connect_rate(figures: Figures) -> float:
     """New connections per second."""
     return (figures.connections - 100) / figures.connect_seconds
 
 
-def _connections(medians: Medians) -> list[Bar]:
+def _echo(medians: Medians) -> list[Bar]:
     rows = []
-    for ours, limit in (("ours-served-memory", 10), ("ours-endpoint-memory", 24)):
-        for variable in medians.variables("idle", ours) or [0]:
-            figure = medians.of("idle", ours, variable, per_connection)
-            kib = None if figure is None else figure / KIB
-            rows.append(_limited("idle memory", ours, "KiB each", kib, limit))
-    for ours in ("ours-served-memory", "ours-endpoint-memory"):
-        for variable in medians.variables("connect", ours) or [0]:
-            tutorial = medians.of("connect", "tutorial", variable, connect_rate)
-            rows.append(
-                _at_least(
-                    "connect",
-                    ours,
-                    "new/s",
-                    medians.of("connect", ours, variable, connect_rate),
-                    "tutorial",
-                    tutorial,
-                    2,
-                )
-            )
+    for ours, factors in (("ours-bare", (1.2, 1.4)), ("ours-ready-ws", (1.1, 1.2))):
+        for window, factor in zip((1, 64), factors, strict=True):
+            best = _best(medians, "echo", window, UVICORN)
+            figure, reference = (medians.of("echo", name, window, messages) for name in (ours, best))
+            rows.append(_at_least(f"echo, window {window}", ours, "messages/s", figure, best, reference, factor))
+    return rows
+
+
+def _best(medians: Medians, work: str, variable: float, names: Sequence[str]) -> str:
+    """Return which of these servers is the fastest."""
+    return max(names, key=lambda name: medians.of(work, name, variable, messages) or 0.0)
+
+
+def _few(medians: Medians) -> list[Bar]:
+    rows = []
+    wanted: dict[str, dict[str, tuple[float | None, ...]]] = {
+        "ours-endpoint-memory": {"go-centrifuge": (1.2, 2, 4), "socketify": (None, 1, 1, 1)},
+        "ours-json-memory": {"go-centrifuge": (1, 1.5, 3)},
+        "ours-endpoint-sqlite": {"ours-endpoint-memory": (None, 0.6, 0.6, 0.6)},
+        "ours-json-sqlite": {"ours-json-memory": (None, 0.6, 0.6, 0.6)},
+    }
+    for ours, peers in wanted.items():
+        for peer, factors in peers.items():
+            for count, factor in zip((2, 10, 100, 1_000), factors, strict=False):
+                if factor is not None:
+                    figure, reference = (medians.of("few", name, count, messages) for name in (ours, peer))
+                    work = f"publishes to {count:,}"
+                    rows.append(_at_least(work, ours, "messages/s", figure, peer, reference, factor))
+    return rows
+
+
+def _newcomers(medians: Medians) -> list[Bar]:
+    rows = []
+    many = (
+        *((f"ours-{kind}-memory", "uvicorn-fastapi", 3) for kind in ("served", "json", "protobuf")),
+        ("ours-ready-json", "uvicorn-fastapi", 3),
+        ("ours-endpoint-memory", "uvicorn-fastapi", 2),
+        ("ours-bare", "uvicorn-fastapi", 1.2),
+        ("ours-served-memory", "node-ws", 1),
+    )
+    for ours, peer, factor in many:
+        figure, reference = (only(medians, "connect", name, connect_rate) for name in (ours, peer))
+        rows.append(_at_least("connects, 64 at once", ours, "new/s", figure, peer, reference, factor))
+    for ours, factor in (("ours-bare", 0.6), ("ours-ready-ws", 0.9), ("ours-json-memory", 0.9)):
+        figure, reference = (only(medians, "arrive", name, p50) for name in (ours, "uvicorn-fastapi"))
+        rows.append(_at_most("one connect after another", ours, "ms p50", figure, "uvicorn-fastapi", reference, factor))
+    return rows
+
+
+def only(medians: Medians, work: str, subject: str, figure: Callable[[Figures], float]) -> float | None:
+    """Return the median of a work that was measured at one variable."""
+    variables = medians.variables(work, subject)
+    return medians.of(work, subject, variables[0], figure) if variables else None
+
+
+def _memory(medians: Medians) -> list[Bar]:
+    rows = []
+    for ours, limit in (("ours-served-memory", 10), ("ours-endpoint-memory", 16)):
+        figure = only(medians, "idle", ours, per_connection)
+        rows.append(_limited("idle memory", ours, "KiB each", None if figure is None else figure / KIB, limit))
     return rows
 
 

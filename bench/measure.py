@@ -10,13 +10,15 @@ import time
 import urllib.request
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import msgspec
 
 from bench.load import Figures, GeneratorError, run_generator
+from bench.ours import Ours
 from bench.processes import Running, ServerError
-from bench.subjects import Ours, Subject
+from bench.subjects import FEW, Subject
 
 __all__ = ("CURVE_RATES", "CURVE_SUBSCRIBERS", "Plan", "Run", "Suite")
 
@@ -37,6 +39,10 @@ class Plan(msgspec.Struct, frozen=True):
     idle_connections: int = 5_000
     idle_hold: float = 6.0
     connect_connections: int = 5_000
+    #: One after another, and the members of one channel.
+    arrivals: int = 1_000
+    members: int = 300
+    small_window: float = 1.0
     big_subscribers: int = 10_000
     #: A window in which other programs used more of a core than this is repeated, so often.
     calm: float = 0.15
@@ -47,7 +53,7 @@ class Plan(msgspec.Struct, frozen=True):
     @classmethod
     def quick(cls) -> Plan:
         """Short windows, once: to see that everything works, not to publish figures."""
-        return cls(1, 0.4, 0.6, 4.0, 0.4, 1_000, 2.0, 1_000, 2_000, patience=0.0)
+        return cls(1, 0.3, 0.5, 4.0, 0.4, 1_000, 2.0, 1_000, 400, 100, 0.4, 2_000, patience=0.0)
 
 
 class Run(msgspec.Struct, frozen=True):
@@ -72,12 +78,12 @@ class Suite:
 
     def run(self, works: Sequence[str]) -> None:
         """Run these works, in the order of the suite."""
-        hot = [work for work in ("paced", "rooms", "fanout") if work in works]
+        hot = [work for work in ("echo", "low", "few", "paced", "rooms", "fanout") if work in works]
         for _ in range(self.plan.repetitions):
             for subject in self.subjects:
                 self._guarded(subject, self._hot, [work for work in hot if work in subject.works])
-        for work in ("connect", "frozen", "idle", "big", "curves"):
-            repetitions = self.plan.repetitions if work in ("connect", "frozen") else 1
+        for work in ("connect", "arrive", "members", "frozen", "idle", "big", "curves"):
+            repetitions = self.plan.repetitions if work in ("connect", "arrive", "members", "frozen") else 1
             for _ in range(repetitions if work in works else 0):
                 for subject in self.subjects:
                     if work in subject.works:
@@ -94,7 +100,7 @@ class Suite:
     def _measure(self, work: str, subject: Subject, server: Running, variable: float, **arguments: Any) -> Figures:
         options = {name.replace("_", "-"): value for name, value in arguments.items()}
         options = {"warmup": self.plan.warmup, "window": self.plan.window, **subject.arguments(server), **options}
-        figures = self._calmest(options, repeatable=work not in ("connect", "idle"))
+        figures = self._calmest(options, repeatable=work not in ("connect", "arrive", "members", "idle"))
         self.runs.append(Run(work, subject.name, variable, figures))
         _show(work, subject.name, variable, figures)
         return figures
@@ -133,6 +139,26 @@ class Suite:
         for publishers in subject.publishers:
             self._measure("fanout", subject, server, publishers, mode="fanout", publishers=publishers)
 
+    def _echo(self, subject: Subject, server: Running) -> None:
+        """One client that has so many messages under way."""
+        for window in (1, 64):
+            self._small("echo", subject, server, window, subscribers=1, in_flight=window)
+
+    def _few(self, subject: Subject, server: Running) -> None:
+        """One connection publishes, to so many subscribers."""
+        for count in FEW:
+            self._small("few", subject, server, count, subscribers=count, in_flight=64)
+
+    def _small(self, work: str, subject: Subject, server: Running, variable: float, **arguments: Any) -> None:
+        window = self.plan.small_window
+        self._measure(
+            work, subject, server, variable, mode="fanout", publishers=1, warmup=0.2, window=window, **arguments
+        )
+
+    def _low(self, subject: Subject, server: Running) -> None:
+        """So few messages to one client that each is alone: what counts is the server's CPU time."""
+        self._measure("low", subject, server, 500, mode="paced", rate=500, publishers=1, subscribers=1, warmup=0.2)
+
     def _paced(self, subject: Subject, server: Running) -> None:
         self._measure("paced", subject, server, 100, mode="paced", rate=100, publishers=16, warmup=0.5)
 
@@ -143,6 +169,19 @@ class Suite:
         count = self.plan.connect_connections
         with subject.serve() as server:
             self._measure("connect", subject, server, count, mode="connect", subscribers=count, warm=100)
+
+    def _arrive(self, subject: Subject) -> None:
+        """One connection after another."""
+        count = self.plan.arrivals + 100
+        with subject.serve() as server:
+            self._measure("arrive", subject, server, 1, mode="connect", subscribers=count, warm=100, parallel=1)
+
+    def _members(self, subject: Subject) -> None:
+        """So many join one channel, each told of every other, and leave it at once."""
+        count = self.plan.members
+        with subject.serve() as server:
+            self._measure("members", subject, server, count, mode="connect", subscribers=count + 1, warm=1, parallel=16)
+            self.runs[-1].extra["leave_seconds"] = _seconds_until_idle(server)
 
     def _idle(self, subject: Subject) -> None:
         count, hold = self.plan.idle_connections, self.plan.idle_hold
@@ -205,7 +244,8 @@ class Suite:
 
 def _show(work: str, name: str, variable: float, figures: Figures) -> None:
     latency = figures.latency
-    rate = figures.rate if figures.deliveries else figures.connections / figures.connect_seconds
+    rate = figures.completed / figures.seconds if work in ("echo", "few") else figures.rate
+    rate = rate or figures.connections / figures.connect_seconds
     columns = (
         f"  {work:11} {variable:>6g} {name:22} {rate:>12,.0f}/s",
         f"p50 {latency.p50_ms:9.3f} ms  p99 {latency.p99_ms:9.3f} ms",
@@ -220,6 +260,18 @@ def busy_seconds() -> float:
     with open("/proc/stat") as file:
         ticks = [int(word) for word in file.readline().split()[1:9]]
     return (sum(ticks) - ticks[3] - ticks[4]) / os.sysconf("SC_CLK_TCK")
+
+
+def _seconds_until_idle(server: Running) -> float:
+    """Return for how long the server works on, after all its clients have gone."""
+    began, busy = time.monotonic(), time.monotonic()
+    before = -1
+    while time.monotonic() - busy < 0.3 and busy - began < 20:
+        ticks = sum(sum(map(int, Path(f"/proc/{pid}/stat").read_text().split()[13:15])) for pid in server.pids)
+        if ticks > before + 1:
+            before, busy = ticks, time.monotonic()
+        time.sleep(0.05)
+    return busy - began
 
 
 def _statistics(server: Running) -> dict[str, float]:

@@ -1,19 +1,29 @@
-"""Tables, in Markdown, for the terminal and the docs; and the same as JSON."""
+"""Tables, in Markdown, for the terminal and the docs."""
 
 from __future__ import annotations
 
-import os
-import platform
+from collections import defaultdict
 from collections.abc import Sequence
-from pathlib import Path
 
-import msgspec
-
-from bench.bars import Bar, Medians, connect_rate, incomplete, judge, per_connection
-from bench.measure import Run, Suite
+from bench.bars import (
+    Bar,
+    Medians,
+    connect_rate,
+    cpu_each,
+    incomplete,
+    judge,
+    messages,
+    only,
+    p50,
+    p99,
+    per_connection,
+)
+from bench.measure import Run
 from bench.plot import Line, Plot
+from bench.results import Results, Stamp
+from bench.subjects import FEW
 
-__all__ = ("plots", "render", "write_json")
+__all__ = ("plots", "render")
 
 ABOUT = """Every server ran alone on one core, the load generator (C, epoll) on the other, over loopback, in turn, in
 one run; figures are medians. `make bench` writes this page.
@@ -25,37 +35,32 @@ measured with several numbers of them, and what is compared is each server's bes
 than 90 %, a figure is a lower bound."""
 
 
-def render(suite: Suite, skipped: Sequence[str]) -> str:
+def render(results: Results) -> str:
     """Return the page of results."""
-    medians = Medians(suite.runs)
-    parts = ["# Measurements", ABOUT.format(size=128), _machine(suite)]
-    parts += [
-        "## What must be reached",
-        _table(("work", "server", "figure", "compared with", "ratio", "wanted", ""), map(_bar, judge(medians))),
-    ]
-    parts += _fanout_part(medians) + _latency_part(medians) + _connection_part(medians)
-    for title, notes in (("Skipped", skipped), ("Failed", suite.failures), ("Incomplete", incomplete(suite.runs))):
+    medians = Medians(results.runs)
+    parts = ["# Measurements", ABOUT.format(size=128), f"Machine: {results.machine}. {_disturbance(results)}"]
+    parts += [_stamps(results), "## What must be reached"]
+    parts += [_table(("work", "server", "figure", "compared with", "ratio", "wanted", ""), map(_bar, judge(medians)))]
+    parts += _message_part(medians) + _connection_part(medians) + _fanout_part(medians) + _latency_part(medians)
+    for title, notes in (("Left out", results.notes), ("Incomplete", incomplete(results.runs))):
         if notes:
             parts += [f"## {title}", "\n".join(f"- {note}" for note in notes)]
     return "\n\n".join(parts) + "\n"
 
 
-def _machine(suite: Suite) -> str:
-    disturbances = sorted(run.figures.disturbance for run in suite.runs) or [0.0]
-    disturbed = f"{disturbances[len(disturbances) // 2]:.0%} of a core (median), at most {disturbances[-1]:.0%}"
-    model = next(
-        (line.partition(":")[2].strip() for line in _lines("/proc/cpuinfo") if line.startswith("model name")),
-        platform.machine(),
-    )
-    text = f"Machine: {model}, {os.cpu_count()} cores, Linux {platform.release()}, Python {platform.python_version()}."
-    return f"{text} Other programs used {disturbed}, during a window."
+def _disturbance(results: Results) -> str:
+    shares = sorted(run.figures.disturbance for run in results.runs) or [0.0]
+    middle = f"{shares[len(shares) // 2]:.0%} of a core (median), at most {shares[-1]:.0%}"
+    return f"Other programs used {middle}, during a window."
 
 
-def _lines(path: str) -> list[str]:
-    try:
-        return Path(path).read_text().splitlines()
-    except OSError:
-        return []
+def _stamps(results: Results) -> str:
+    """Say which works are of which commit."""
+    works = defaultdict[Stamp, list[str]](list)
+    for work, stamp in results.works.items():
+        works[stamp].append(work)
+    lines = [f"- {stamp.date}, commit {stamp.commit}: {', '.join(names)}" for stamp, names in works.items()]
+    return "\n".join(["Measured:", "", *lines])
 
 
 def _bar(bar: Bar) -> tuple[str, ...]:
@@ -88,6 +93,28 @@ def _table(head: Sequence[str], rows: object) -> str:
     ]
     lines.insert(1, "|" + "|".join("-" * (width + 2) for width in widths) + "|")
     return "\n".join(lines)
+
+
+def _message_part(medians: Medians) -> list[str]:
+    echo = [
+        (name, *(_number(medians.of("echo", name, window, messages)) for window in (1, 64)))
+        for name in medians.subjects("echo")
+    ]
+    few = [
+        (name, *(_number(medians.of("few", name, count, messages)) for count in FEW))
+        for name in medians.subjects("few")
+    ]
+    low = [(name, _number(medians.of("low", name, 500, cpu_each))) for name in medians.subjects("low")]
+    tables = (
+        ("Echo: messages per second, one client", ("server", "1 under way", "64 under way"), echo),
+        (
+            "Publishes per second from one connection, 64 under way",
+            ("server", *(f"{count:,} subscribers" for count in FEW)),
+            few,
+        ),
+        ("CPU for each message, one client, 500 messages/s", ("server", "µs of the server"), low),
+    )
+    return [part for title, head, rows in tables if rows for part in (f"## {title}", _table(head, rows))]
 
 
 def _fanout_part(medians: Medians) -> list[str]:
@@ -152,11 +179,24 @@ def _latency_part(medians: Medians) -> list[str]:
 def _connection_part(medians: Medians) -> list[str]:
     rows = []
     for name in dict.fromkeys([*medians.subjects("connect"), *medians.subjects("idle")]):
-        rates = [medians.of("connect", name, at, connect_rate) for at in medians.variables("connect", name)]
-        sizes = [medians.of("idle", name, at, per_connection) for at in medians.variables("idle", name)]
-        size = f"{sizes[0] / 1024:.1f}" if sizes and sizes[0] is not None else "–"
-        rows.append((name, _number(rates[0] if rates else None), size))
-    return ["## Connections", _table(("server", "new per second", "KiB of each idle one"), rows)] if rows else []
+        rate = only(medians, "connect", name, connect_rate)
+        alone = [only(medians, "arrive", name, value) for value in (p50, p99)]
+        size = only(medians, "idle", name, per_connection)
+        rows.append((name, *map(_number, (rate, *alone, None if size is None else size / 1024))))
+    head = ("server", "new per second, 64 at once", "one after another, p50 ms", "p99 ms", "KiB of each idle one")
+    parts = ["## Connections", _table(head, rows)] if rows else []
+    members = [
+        (
+            name,
+            _number(only(medians, "members", name, lambda f: (f.connections - 1) / f.connect_seconds)),
+            _number(medians.extra("members", name, medians.variables("members", name)[0], "leave_seconds")),
+        )
+        for name in medians.subjects("members")
+    ]
+    if members:
+        title = "## A room in which everybody is told of everybody: 300 join, and leave at once"
+        parts += [title, _table(("server", "joins per second", "seconds until all is told"), members)]
+    return parts
 
 
 def plots(runs: Sequence[Run]) -> dict[str, Plot]:
@@ -187,17 +227,3 @@ def plots(runs: Sequence[Run]) -> dict[str, Plot]:
         title = f"Latency ({quantile}) against load, 1,000 subscribers"
         found[f"latency-{quantile}.svg"] = Plot(title, "deliveries asked for per second", "ms", lines)
     return found
-
-
-def write_json(path: Path, suite: Suite, skipped: Sequence[str]) -> None:
-    """Write everything that was measured, and the verdicts."""
-    page = {
-        "plan": suite.plan,
-        "bars": judge(Medians(suite.runs)),
-        "skipped": list(skipped),
-        "failures": suite.failures,
-        "incomplete": incomplete(suite.runs),
-        "runs": suite.runs,
-    }
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(msgspec.json.format(msgspec.json.encode(page)) + b"\n")

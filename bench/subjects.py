@@ -1,10 +1,7 @@
-"""The servers under test: how each is started, and how the generator speaks to it."""
+"""A server under test: how it is started, and how the generator speaks to it."""
 
 from __future__ import annotations
 
-import importlib.util
-import shutil
-import subprocess
 import sys
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
@@ -12,25 +9,17 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from bench.load import OUT
 from bench.processes import Running, free_port, running
 
-__all__ = (
-    "ALL_WORKS",
-    "Nats",
-    "Nchan",
-    "NodeWs",
-    "Ours",
-    "OursCentrifuge",
-    "SocketIO",
-    "Subject",
-    "Tutorial",
-    "all_subjects",
-)
+__all__ = ("ALL_WORKS", "FEW", "QUICK_WORKS", "SMALL_WORKS", "Subject", "uvicorn", "write_config")
 
-ALL_WORKS = ("paced", "rooms", "fanout", "connect", "frozen", "idle", "big", "curves")
-PEERS = Path(__file__).resolve().parent / "peers"
-NCHAN_MODULE = Path("/usr/lib/nginx/modules/ngx_nchan_module.so")
+#: A message to few, one newcomer, one program that publishes.
+SMALL_WORKS = ("echo", "few", "low", "connect", "arrive", "members")
+ALL_WORKS = (*SMALL_WORKS, "paced", "rooms", "fanout", "frozen", "idle", "big", "curves")
+#: What `--quick` measures unless it is told otherwise.
+QUICK_WORKS = ("echo", "few", "low", "connect", "arrive", "paced", "fanout")
+#: In how many subscribers' rooms one connection publishes.
+FEW = (2, 10, 100, 1_000)
 
 
 class Subject(ABC):
@@ -49,9 +38,9 @@ class Subject(ABC):
     #: How many connections publish in the fan-out work; the first is used where only one number can be.
     publishers: tuple[int, ...] = (1, 16)
 
-    @abstractmethod
     def missing(self) -> str | None:
         """Return how to install what is missing, or None."""
+        return None
 
     @abstractmethod
     def command(self, port: int, ping_seconds: int) -> tuple[list[str], dict[str, str]]:
@@ -94,142 +83,6 @@ def uvicorn(app: str, port: int, ping_seconds: int, *more: str) -> list[str]:
     ]
 
 
-class Ours(Subject):
-    """Our server, with an application of ours: a served protocol, or a FastAPI endpoint of the library."""
-
-    def __init__(self, kind: str, store: str) -> None:
-        self.works = frozenset(ALL_WORKS if store == "memory" else {"fanout", "paced", "curves"})
-        # A commit takes milliseconds, and a connection has one command in flight: one publisher measures the disk.
-        self.publishers = (1, 16, 256) if store == "memory" else (256, 16)
-        self.name = f"ours-{kind}-{store}"
-        self.path = f"/{kind}/{{room}}"
-        self._store = store
-
-    def missing(self) -> str | None:
-        return None
-
-    def command(self, port: int, ping_seconds: int) -> tuple[list[str], dict[str, str]]:
-        url = "memory://" if self._store == "memory" else f"sqlite:///{self._database()}"
-        command = [sys.executable, "-m", "tidewire", "run", "bench.apps.ours:app", "--port", str(port)]
-        command += ["--limit", f"ping_seconds={ping_seconds}"]
-        return command, {"BENCH_URL": url}
-
-    def _database(self) -> Path:
-        """A file that does not exist yet, on the disk that holds this tree."""
-        folder = OUT / "sqlite"
-        shutil.rmtree(folder, ignore_errors=True)
-        folder.mkdir(parents=True)
-        return folder / "bench.db"
-
-
-class OursCentrifuge(Ours):
-    """Our server with clients of the Centrifuge protocol, in one of its encodings."""
-
-    def __init__(self, encoding: str, store: str = "memory") -> None:
-        super().__init__(encoding, store)
-        self.works = frozenset({"fanout", "paced"})
-        self.dialect = f"centrifuge-{encoding}"
-        self.path = f"/connection/websocket?cf_protocol={encoding}"
-
-
-class Tutorial(Subject):
-    """The FastAPI tutorial's ConnectionManager on plain uvicorn."""
-
-    name = "tutorial"
-    works = frozenset({"fanout", "connect", "idle", "curves"})
-    path = "/ws/{room}"
-
-    def missing(self) -> str | None:
-        return None
-
-    def command(self, port: int, ping_seconds: int) -> tuple[list[str], dict[str, str]]:
-        return uvicorn("bench.peers.tutorial:app", port, ping_seconds), {}
-
-
-class SocketIO(Subject):
-    """python-socketio on uvicorn."""
-
-    name = "python-socketio"
-    publishers = (1,)
-    path = "/socket.io/?EIO=4&transport=websocket&room={room}"
-    dialect = "socketio"
-
-    def missing(self) -> str | None:
-        return None if importlib.util.find_spec("socketio") else "pip install python-socketio"
-
-    def command(self, port: int, ping_seconds: int) -> tuple[list[str], dict[str, str]]:
-        return uvicorn("bench.peers.socketio_app:app", port, ping_seconds), {"BENCH_PING_SECONDS": str(ping_seconds)}
-
-
-class NodeWs(Subject):
-    """Node with the package `ws`, which is installed into bench/out at first use."""
-
-    name = "node-ws"
-    works = frozenset({"fanout", "connect", "idle", "curves"})
-    path = "/{room}"
-
-    def missing(self) -> str | None:
-        if shutil.which("node") is None or shutil.which("npm") is None:
-            return "apt-get install nodejs npm"
-        if not (OUT / "node_modules" / "ws").is_dir():
-            OUT.mkdir(parents=True, exist_ok=True)
-            done = subprocess.run(
-                ["npm", "install", "--silent", "--no-save", "--prefix", str(OUT), "ws@8"],
-                capture_output=True,
-                check=False,
-                timeout=120,
-            )
-            if done.returncode:
-                return f"npm install --prefix {OUT.name} ws (it failed here)"
-        return None
-
-    def command(self, port: int, ping_seconds: int) -> tuple[list[str], dict[str, str]]:
-        node = shutil.which("node") or "node"
-        return [node, str(PEERS / "ws_server.mjs"), str(port), str(OUT / "node_modules"), str(ping_seconds)], {
-            "NODE_ENV": "production"
-        }
-
-
-class Nchan(Subject):
-    """nginx with the nchan module, one worker."""
-
-    name = "nchan"
-    has_master = True
-    works = frozenset({"fanout", "paced", "idle", "curves"})
-    publishers = (16, 1)
-    path = "/sub/{room}"
-    publish_path = "/pub/{room}"
-
-    def missing(self) -> str | None:
-        installed = shutil.which("nginx") is not None and NCHAN_MODULE.exists()
-        return None if installed else "apt-get install nginx-light libnginx-mod-nchan"
-
-    def command(self, port: int, ping_seconds: int) -> tuple[list[str], dict[str, str]]:
-        folder = OUT / "nchan"
-        folder.mkdir(parents=True, exist_ok=True)
-        values = {"module": str(NCHAN_MODULE), "port": str(port), "ping_seconds": str(ping_seconds)}
-        config = write_config(PEERS / "nchan.conf", folder / "nginx.conf", values)
-        return [shutil.which("nginx") or "nginx", "-p", str(folder), "-c", str(config)], {}
-
-
-class Nats(Subject):
-    """A NATS server over WebSocket, on one core."""
-
-    name = "nats-server"
-    publishers = (1, 16, 256)
-    works = frozenset(ALL_WORKS) - {"frozen"}
-    path = "/"
-    dialect = "nats"
-
-    def missing(self) -> str | None:
-        return None if shutil.which("nats-server") else "apt-get install nats-server"
-
-    def command(self, port: int, ping_seconds: int) -> tuple[list[str], dict[str, str]]:
-        values = {"port": str(port), "ping_seconds": str(ping_seconds)}
-        config = write_config(PEERS / "nats.conf", OUT / "nats.conf", values)
-        return [shutil.which("nats-server") or "nats-server", "-c", str(config)], {"GOMAXPROCS": "1"}
-
-
 def write_config(source: Path, target: Path, values: dict[str, str]) -> Path:
     """Fill the marks of a configuration file, `@name@`."""
     text = source.read_text()
@@ -237,10 +90,3 @@ def write_config(source: Path, target: Path, values: dict[str, str]) -> Path:
         text = text.replace(f"@{name}@", value)
     target.write_text(text)
     return target
-
-
-def all_subjects() -> list[Subject]:
-    """Return every server of the suite, ours first."""
-    ours = [Ours("served", "memory"), Ours("endpoint", "memory"), Ours("served", "sqlite")]
-    ours += [OursCentrifuge("json"), OursCentrifuge("protobuf"), OursCentrifuge("json", "sqlite")]
-    return [*ours, Nats(), Nchan(), NodeWs(), SocketIO(), Tutorial()]

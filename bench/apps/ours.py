@@ -1,11 +1,13 @@
-"""Our application under test: the same room as a served protocol and as a FastAPI endpoint of the library.
+"""Our application under test: the same room as a served protocol, as a FastAPI endpoint, and for Centrifuge clients.
 
-`BENCH_URL` names the store. The limits that keep a stranger from publishing thousands of messages a second, and from
-holding thousands of connections, are raised; nothing else is changed.
+`BENCH_URL` names the store; with `BENCH_MEMBERS` channels of Centrifuge clients tell who joins and leaves. The limits
+that keep a stranger from publishing thousands of messages a second, and from holding thousands of connections, are
+raised; nothing else is changed.
 """
 
 from __future__ import annotations
 
+import itertools
 import os
 from typing import Any
 
@@ -14,7 +16,6 @@ from fastapi import FastAPI, WebSocket
 
 from tidewire import ChannelOptions, Hub, Limits
 from tidewire.rules.base import Action, Authority, Caller, ConnectAttempt, Grant, Identity
-from tidewire.sessions.centrifuge.websocket import serve_websocket
 
 limits = Limits(rate=1e9, burst=1_000_000_000, connections=20_000)
 hub = Hub(os.environ.get("BENCH_URL", "memory://"), limits=limits)
@@ -31,11 +32,23 @@ async def endpoint(websocket: WebSocket, room: str) -> None:
             await connection.publish(room, text)
 
 
+numbers = itertools.count()
+
+
+@app.websocket("/members/{room}")
+async def members(websocket: WebSocket, room: str) -> None:
+    """Tell the room who comes and goes."""
+    async with hub.connect(websocket, user=f"user{next(numbers)}") as connection:
+        await connection.subscribe(room, join=f"{connection.user} joined", leave=f"{connection.user} left")
+        await connection.wait_closed()
+
+
 class Anybody(Authority):
     """Lets everybody do everything, as the other servers under test do."""
 
     def __init__(self) -> None:
-        self._options = ChannelOptions()
+        told = bool(os.environ.get("BENCH_MEMBERS"))
+        self._options = ChannelOptions(presence=told, join_leave=told, force_join_leave=told)
 
     async def connect(self, attempt: ConnectAttempt, identity: Identity | None) -> Identity:
         return Identity()
@@ -56,13 +69,7 @@ class Anybody(Authority):
         return None
 
 
-anybody = Anybody()
-
-
-@app.websocket("/connection/websocket")
-async def centrifuge(websocket: WebSocket) -> None:
-    """Serve the Centrifuge protocol, in JSON or Protobuf."""
-    await serve_websocket(hub.node, anybody, websocket, origins=hub.origins)
+app.include_router(hub.client_router(authority=Anybody()))
 
 
 @app.get("/stats")

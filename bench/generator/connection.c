@@ -43,6 +43,7 @@ void connection_open(connection *c) {
   setsockopt(c->fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof one);
   if (connect(c->fd, (struct sockaddr *)&to, sizeof to) != 0 && errno != EINPROGRESS)
     die("cannot connect to %s:%d: %s", config.host, config.port, strerror(errno));
+  c->opened = clock_ns();
   c->state = CONNECTING;
   pending_count++;
   watch(c, EPOLL_CTL_ADD, EPOLLIN | EPOLLOUT);
@@ -51,6 +52,7 @@ void connection_open(connection *c) {
 void connection_ready(connection *c) {
   if (c->state == READY) return;
   c->state = READY;
+  if (config.mode == CONNECT && !config.warm) histogram_add(each, clock_ns() - c->opened);
   ready_count++;
   pending_count--;
 }

@@ -18,6 +18,15 @@ static size_t plain_received(connection *c, const uint8_t *data, size_t size) {
 /* A message is a payload, and the path names the room. */
 const dialect dialect_plain = {"plain", 0, OP_TEXT, connection_ready, plain_received, published_as_it_is};
 
+/* An echo that puts its own words before what came. */
+static size_t prefixed_received(connection *c, const uint8_t *data, size_t size) {
+  if (size >= config.size) deliver(c, data + size - config.size, config.size);
+  else count.foreign++;
+  return size;
+}
+
+const dialect dialect_prefixed = {"prefixed", 0, OP_TEXT, connection_ready, prefixed_received, published_as_it_is};
+
 /* NATS client protocol, https://docs.nats.io/reference/reference-protocols/nats-protocol */
 static void nats_opened(connection *c) {
   char hello[256];
@@ -144,6 +153,36 @@ static size_t json_publish(uint8_t *out, const char *channel, const uint8_t *pay
 }
 
 const dialect dialect_centrifuge_json = {"centrifuge-json", 0, OP_TEXT, json_opened, json_received, json_publish};
+
+/* The first version of the protocol, as Centrifuge 0.15 speaks it: methods are numbers, and a frame has several lines. */
+static void first_opened(connection *c) {
+  char hello[128];
+  int size = snprintf(hello, sizeof hello, "{\"id\":1,\"params\":{}}");
+  if (c->subscriber)
+    size += snprintf(hello + size, sizeof hello - (size_t)size, "\n{\"id\":2,\"method\":1,\"params\":{\"channel\":\"%s\"}}", rooms[c->room].name);
+  connection_queue(c, (const uint8_t *)hello, (size_t)size);
+}
+
+static size_t first_received(connection *c, const uint8_t *data, size_t size) {
+  for (size_t at = 0; at < size;) {
+    const uint8_t *line = data + at, *end = memchr(line, '\n', size - at);
+    size_t length = end ? (size_t)(end - line) : size - at;
+    if (length > 10 && memcmp(line, "{\"result\":", 10) == 0) centrifuge_push(c, line, length);
+    else if (memmem(line, length, "\"error\"", 7)) die("the Centrifuge server says %.*s", (int)length, (const char *)line);
+    else if (length > 8 && memcmp(line, c->subscriber ? "{\"id\":2," : "{\"id\":1,", 8) == 0) connection_ready(c);
+    at += length + 1;
+  }
+  return size;
+}
+
+static size_t first_publish(uint8_t *out, const char *channel, const uint8_t *payload, size_t size) {
+  size_t at = (size_t)sprintf((char *)out, "{\"id\":%u,\"method\":3,\"params\":{\"channel\":\"%s\",\"data\":\"", next_command(), channel);
+  memcpy(out + at, payload, size);
+  memcpy(out + at + size, "\"}}", 3);
+  return at + size + 3;
+}
+
+const dialect dialect_centrifuge_first = {"centrifuge-first", 0, OP_TEXT, first_opened, first_received, first_publish};
 
 /* Base 128, lowest first (protobuf.dev/programming-guides/encoding). */
 static size_t write_varint(uint8_t *out, uint32_t value) {

@@ -39,7 +39,7 @@ struct connection {
   int fd, room;
   enum state state;
   uint8_t subscriber, frozen, in_frame, dirty, waiting;
-  uint64_t frame_left;
+  uint64_t frame_left, opened;      /* opened: when it began to connect */
   uint32_t carry;                   /* bytes of a stream that the last frame left unfinished */
   uint32_t rest_size;               /* bytes received and not yet handled */
   uint8_t *rest;
@@ -73,10 +73,10 @@ extern room *rooms;
 extern publisher *publishers;
 extern int connection_count, publisher_count, measuring;
 extern uint32_t ring_size;
-extern histogram *each, *whole;     /* latency of each delivery; of the last delivery of each message */
+extern histogram *each, *whole;     /* latency of each delivery, or until a connection was ready; of the last delivery of each message */
 extern uint64_t now;                /* CLOCK_MONOTONIC, read once for each batch of bytes received */
 
-extern const dialect dialect_plain, dialect_nats, dialect_socketio, dialect_centrifuge_json, dialect_centrifuge_protobuf;
+extern const dialect dialect_plain, dialect_prefixed, dialect_centrifuge_first, dialect_nats, dialect_socketio, dialect_centrifuge_json, dialect_centrifuge_protobuf;
 
 uint64_t clock_ns(void);
 void die(const char *format, ...) __attribute__((format(printf, 1, 2), noreturn));

@@ -189,10 +189,11 @@ static enum mode find_mode(const char *name) {
 }
 
 static const dialect *find_dialect(const char *name) {
-  const dialect *const known[] = {&dialect_plain, &dialect_nats, &dialect_socketio, &dialect_centrifuge_json, &dialect_centrifuge_protobuf};
+  const dialect *const known[] = {&dialect_plain,           &dialect_prefixed,          &dialect_nats,           &dialect_socketio,
+                                  &dialect_centrifuge_json, &dialect_centrifuge_protobuf, &dialect_centrifuge_first};
   for (size_t i = 0; i < sizeof known / sizeof *known; i++)
     if (strcmp(name, known[i]->name) == 0) return known[i];
-  die("unknown dialect %s; it is one of plain, nats, socketio, centrifuge-json, centrifuge-protobuf", name);
+  die("unknown dialect %s; it is one of plain, prefixed, nats, socketio, centrifuge-json, centrifuge-protobuf, centrifuge-first", name);
 }
 
 static void set(int option, const char *value) {

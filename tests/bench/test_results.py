@@ -1,0 +1,51 @@
+"""The stored results: medians by work, a work at a time, and which ratio to a peer has become worse."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import msgspec
+import pytest
+from bench.load import Figures, Latency
+from bench.measure import Run
+from bench.results import Results, Stamp, condense, regressions
+
+TODAY = Stamp("abc1234", "2026-11-29")
+NOTHING = Latency(0, 0.0, 0.0, 0.0, 0.0)
+ZERO = dict.fromkeys((field.name for field in msgspec.structs.fields(Figures)), 0)
+
+
+def run(work: str, subject: str, variable: float, completed: int) -> Run:
+    figures = Figures(**{**ZERO, "seconds": 1.0, "completed": completed, "latency": NOTHING, "last": NOTHING})
+    return Run(work, subject, variable, figures)
+
+
+def echoes(ours: int, uvicorn: int) -> list[Run]:
+    return [run("echo", "ours-bare", 64, ours), run("echo", "uvicorn-bare", 64, uvicorn)]
+
+
+def test_keeps_the_median_of_each_figure() -> None:
+    (found,) = condense([run("echo", "ours-bare", 64, completed) for completed in (10, 1_000, 30)])
+    assert found.figures.completed == 30
+
+
+def test_renews_the_works_that_were_measured_and_keeps_the_others(tmp_path: Path) -> None:
+    before = Results().renewed([*echoes(10, 10), run("few", "ours-endpoint-memory", 2, 5)], [], TODAY)
+    later = Stamp("def5678", "2026-11-30")
+    after = before.renewed(echoes(20, 10), ["nchan is not installed"], later)
+    assert after.works == {"echo": later, "few": TODAY}
+    assert [(one.work, one.figures.completed) for one in after.runs] == [("few", 5), ("echo", 20), ("echo", 10)]
+    after.write(tmp_path / "results.json")
+    assert Results.read(tmp_path / "results.json") == after
+
+
+@pytest.mark.parametrize(("ours", "uvicorn", "is_worse"), [(100, 50, False), (93, 50, False), (180, 100, True)])
+def test_names_a_ratio_that_is_worse_by_more_than_a_tenth(ours: int, uvicorn: int, is_worse: bool) -> None:
+    stored = Results().renewed(echoes(101, 50), [], TODAY)
+    found = regressions(stored, echoes(ours, uvicorn))
+    assert found == (["echo, window 64, ours-bare: 1.80 × uvicorn-bare, stored 2.02 ×"] if is_worse else [])
+
+
+def test_says_nothing_of_what_was_not_measured() -> None:
+    stored = Results().renewed(echoes(100, 50), [], TODAY)
+    assert regressions(stored, [run("few", "ours-endpoint-memory", 2, 5)]) == []

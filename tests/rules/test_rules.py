@@ -409,3 +409,20 @@ def test_who_connects() -> None:
     assert run(hub.authority.connect(ConnectAttempt(token="a"), None)) == Identity("ann")
     with pytest.raises(Rejected):
         run(hub.authority.connect(ConnectAttempt(token="b"), None))
+
+
+def test_a_value_that_cannot_be_sent_is_a_fault_of_the_application_and_not_of_the_client() -> None:
+    hub = Hub()
+
+    @hub.rpc("now")
+    async def now(user: str) -> object:
+        return object()
+
+    @hub.channel("room")
+    async def room(user: str) -> Permissions:
+        return Permissions(info=object())
+
+    with pytest.raises(ConfigurationError, match="the call 'now' returned a value that cannot be sent"):
+        run(hub.authority.rpc(ANN, "now", b""))
+    with pytest.raises(ConfigurationError, match="the rule for 'room' returned a value that cannot be sent"):
+        subscribe(hub, "room")

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import inspect
 from collections import OrderedDict
+from typing import Any
 
 import msgspec
 from starlette.exceptions import HTTPException
 
 from tidewire.channels import open_channel
-from tidewire.errors import PermissionDenied, Rejected, UnknownChannel, UnknownType
+from tidewire.errors import BadRequest, ConfigurationError, PermissionDenied, Rejected, UnknownChannel, UnknownType
 from tidewire.options import ChannelOptions, Limits
 from tidewire.protocols.centrifuge.codes import INVALID_TOKEN
 from tidewire.protocols.payload import encode_json
@@ -82,8 +83,8 @@ class RuleAuthority(Authority):
             self._decisions.popitem(last=False)
         return Grant(
             options,
-            info=b"" if permissions.info is None else encode_json(permissions.info),
-            data=b"" if permissions.data is None else encode_json(permissions.data),
+            info=_encoded(permissions.info, f"the rule for {channel!r}"),
+            data=_encoded(permissions.data, f"the rule for {channel!r}"),
             expires_at=permissions.expires_at,
             channel=channel,
         )
@@ -114,9 +115,23 @@ class RuleAuthority(Authority):
         bound = self._book.call(method)
         if bound is not None:
             try:
-                return encode_json(await bound(caller, {}, data))
+                returned = await bound(caller, {}, data)
             except HTTPException as error:
                 raise PermissionDenied(str(error.detail)) from error
+            return _encoded(returned, f"the function for the call {method!r}") or b"null"
         if not self._book.has_calls:
             return await super().rpc(caller, method, data)
         raise UnknownType(f"no function answers {method!r}; register one with @hub.rpc({method!r})")
+
+
+def _encoded(value: Any, who: str) -> bytes:
+    """Return what a function of the application returned as JSON, b"" for None.
+
+    Raises ConfigurationError, which is the application's to mend and not the client's, for a value that JSON has not.
+    """
+    if value is None:
+        return b""
+    try:
+        return encode_json(value)
+    except BadRequest as error:
+        raise ConfigurationError(f"{who} returned a value that cannot be sent: {error}") from error

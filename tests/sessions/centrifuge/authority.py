@@ -39,6 +39,8 @@ class WordAuthority(Authority):
         self.answers = asyncio.Event()
 
     async def connect(self, attempt: ConnectAttempt, identity: Identity | None) -> Identity:
+        if attempt.token == "boom":
+            raise ZeroDivisionError("a bug of the application")
         if attempt.token == "unavailable":
             raise PermissionDenied("not today")
         return self._identity(attempt.token) if attempt.token else identity or Identity(data=attempt.data)
@@ -80,6 +82,8 @@ class WordAuthority(Authority):
     async def subscribe(self, caller: Caller, channel: str, token: str, data: bytes) -> Grant:
         if channel == "forbidden":
             raise PermissionDenied("nobody may")
+        if channel == "boom":
+            raise ZeroDivisionError("a bug of the application")
         if channel == "refused":
             raise Refused(1234, "the application says no")
         options = self.options(channel)
@@ -93,6 +97,8 @@ class WordAuthority(Authority):
 
     async def allow(self, caller: Caller, channel: str, action: Action, *, subscribed: bool) -> None:
         self.options(channel)
+        if channel == "boom":
+            raise ZeroDivisionError("a bug of the application")
         if channel == "quiet":
             raise PermissionDenied("nobody may")
 
@@ -111,6 +117,8 @@ class WordAuthority(Authority):
         raise UnknownType(f"no call {method!r}")
 
     async def receive(self, caller: Caller, data: bytes) -> None:
+        if data == b'"boom"':
+            raise ZeroDivisionError("a bug of the application")
         if not self.has_listener:
             raise UnknownType("nobody listens")
         self.received.append(data)

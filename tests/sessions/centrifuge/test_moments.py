@@ -171,17 +171,51 @@ def test_a_slow_call_holds_nothing_else_back() -> None:
     run(main())
 
 
-def test_a_call_that_fails_beside_the_others_ends_the_connection() -> None:
+@pytest.mark.parametrize(
+    ("method", "request_"),
+    [
+        ("rpc", {"method": "boom"}),
+        ("subscribe", {"channel": "boom"}),
+        ("publish", {"channel": "boom", "data": 1}),
+        ("history", {"channel": "boom"}),
+        ("presence", {"channel": "boom"}),
+        ("presence_stats", {"channel": "boom"}),
+    ],
+)
+def test_a_bug_of_the_application_answers_its_command_alone(
+    method: str, request_: dict[str, Any], caplog: pytest.LogCaptureFixture
+) -> None:
+    async def main() -> None:
+        async with open_sessions() as node:
+            client = await connect(node, channel="history:a")
+            reply = await client.ask(method, **request_)
+            assert reply["error"] == {"code": 100, "message": "internal server error", "temporary": True}
+            assert "ZeroDivisionError" in caplog.text or "a bug of the application" in caplog.text
+            assert await client.ask("rpc", method="echo", data=1) == {"data": 1}
+            assert not client.connection.is_closed
+            assert client.session.subscriptions.channels
+
+    run(main())
+
+
+def test_a_bug_in_a_message_without_answer_is_logged(caplog: pytest.LogCaptureFixture) -> None:
     async def main() -> None:
         async with open_sessions() as node:
             client = await connect(node)
-            client.send({"id": 11, "rpc": {"method": "boom"}}, {"id": 12, "rpc": {"method": "wait"}})
-            await client.wait_closed(3004)
-            authority = client.authority
-            assert isinstance(authority, WordAuthority)
-            authority.answers.set()
-            await turns(5)
-            assert client.reply(12) is None
+            client.send({"send": {"data": "boom"}})
+            assert await client.ask("rpc", method="echo", data=1) == {"data": 1}
+            assert "ZeroDivisionError" in caplog.text
+
+    run(main())
+
+
+def test_a_bug_in_the_connect_is_a_temporary_error(caplog: pytest.LogCaptureFixture) -> None:
+    async def main() -> None:
+        async with open_sessions() as node:
+            client = await begin(node)
+            reply = await client.ask("connect", token="boom")
+            assert reply["error"]["code"] == 100
+            assert "ZeroDivisionError" in caplog.text
 
     run(main())
 

@@ -309,18 +309,6 @@ def test_rpc_and_send(protocol: CentrifugeProtocol) -> None:
     run(main())
 
 
-def test_a_bug_of_the_application_ends_the_connection_alone(caplog: pytest.LogCaptureFixture) -> None:
-    async def main() -> None:
-        async with open_sessions() as node:
-            client, other = await connect(node), await connect(node)
-            client.send({"id": 5, "rpc": {"method": "boom"}})
-            await client.wait_closed(3004)
-            assert await other.ask("rpc", method="echo", data=1) == {"data": 1}
-
-    run(main())
-    assert "a bug of the application" in caplog.text
-
-
 def test_payloads_pass_through_untouched() -> None:
     async def main() -> None:
         async with open_sessions() as node:

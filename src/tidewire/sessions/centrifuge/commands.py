@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Awaitable, Callable
 from importlib.metadata import version
@@ -13,6 +14,7 @@ from tidewire.channels import is_internal
 from tidewire.errors import (
     BadRequest,
     CommandError,
+    ConnectionClosed,
     PermissionDenied,
     PublishError,
     Rejected,
@@ -23,7 +25,7 @@ from tidewire.errors import (
 from tidewire.options import ChannelOptions
 from tidewire.protocols.centrifuge import codes
 from tidewire.protocols.centrifuge import messages as m
-from tidewire.protocols.centrifuge.codes import Malformed, MalformedFrame, error_of
+from tidewire.protocols.centrifuge.codes import Malformed, MalformedFrame, WireError, error_of
 from tidewire.protocols.centrifuge.encoding import CentrifugeProtocol
 from tidewire.protocols.centrifuge.messages import Reply, raw
 from tidewire.protocols.meta import PublicationMeta
@@ -35,6 +37,8 @@ from tidewire.sessions.centrifuge.subscriptions import ClientSubscriptions
 from tidewire.sessions.queue import CommandQueue
 
 __all__ = ("METHODS", "VERSION", "Commands")
+
+logger = logging.getLogger("tidewire")
 
 #: What a client is told of the server.
 VERSION = f"tidewire {version('tidewire')}"
@@ -87,13 +91,28 @@ class Commands:
     async def _answer(self, command: int, name: str, work: Awaitable[Struct | None]) -> None:
         try:
             result = await work
-        except (CommandError, StoreUnavailable, PublishError) as error:
+        except (ConnectionClosed, Rejected):
+            raise
+        except Exception as error:
+            failure = self.judge(error, name)
             if command:
-                self.reply(Reply(command, error=m.Error(*error_of(error))))
+                self.reply(Reply(command, error=m.Error(*failure)))
         else:
             if result is not None:
                 told: dict[str, Any] = {name: result}
                 self.reply(Reply(command, **told))
+
+    def judge(self, error: Exception, name: str) -> WireError:
+        """Return what the client is told of a command that failed; a bug is logged, and the connection lives on."""
+        if isinstance(error, CommandError | StoreUnavailable | PublishError):
+            return error_of(error)
+        logger.error(
+            "the command %s of connection %s failed; the client gets error 100",
+            name,
+            self._connection.id,
+            exc_info=error,
+        )
+        return codes.INTERNAL
 
     async def _answer_beside(self, command: int, name: str, read: Callable[[], Awaitable[Struct]]) -> None:
         await self._queue.run_beside(lambda: self._answer(command, name, read()))
@@ -145,7 +164,7 @@ class Commands:
             await self._authority.allow(
                 credentials.caller, channel, Action.PUBLISH, subscribed=subscription is not None
             )
-        except CommandError:
+        except Exception:
             await self._queue.publishes.wait()  # answers of one channel stay in order
             raise
         info = b"" if subscription is None else subscription.grant.info
@@ -158,8 +177,8 @@ class Commands:
         """Publish, and reply when that is kept; the reply waits for no publication, not even for this one."""
         try:
             await self._node.publish(channel, data, self._protocol.format_of(data), meta=meta)
-        except PublishError as error:
-            reply = Reply(command, error=m.Error(*error_of(error)))
+        except Exception as error:
+            reply = Reply(command, error=m.Error(*self.judge(error, "publish")))
         else:
             reply = Reply(command, publish=_PUBLISHED)
         self._connection.write(self._protocol.encode_reply(reply))

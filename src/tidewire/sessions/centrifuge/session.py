@@ -16,6 +16,7 @@ from tidewire.engine.subscribing import ended
 from tidewire.errors import (
     TOO_MANY,
     CommandError,
+    ConnectionClosed,
     Disconnect,
     LimitExceeded,
     PermissionDenied,
@@ -25,7 +26,7 @@ from tidewire.errors import (
 from tidewire.messages import Position
 from tidewire.protocols.centrifuge import codes
 from tidewire.protocols.centrifuge import messages as m
-from tidewire.protocols.centrifuge.codes import Malformed, MalformedFrame, Unsubscription, error_of
+from tidewire.protocols.centrifuge.codes import Malformed, MalformedFrame, Unsubscription
 from tidewire.protocols.centrifuge.encoding import CentrifugeProtocol
 from tidewire.protocols.centrifuge.messages import Command, Push, Reply, raw
 from tidewire.rules.base import Authority, ConnectAttempt, Grant, Identity
@@ -158,8 +159,10 @@ class Session:
                 return
             await self._identify(identity)
             prepared = await self._prepare_granted(request)
-        except (CommandError, StoreUnavailable) as error:
-            self._fail(command, error_of(error))
+        except (ConnectionClosed, Rejected):
+            raise
+        except Exception as error:
+            self._fail(command, self._commands.judge(error, "connect"))
             return
         if self.connection.is_closed:  # it has left meanwhile, and nobody would end its subscriptions
             raise ended(self.connection)

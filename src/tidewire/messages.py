@@ -153,36 +153,6 @@ class WireMessage(msgspec.Struct, frozen=True, gc=False):
     binary: bool = False
 
 
-class Subscribe(msgspec.Struct, frozen=True):
-    """Command: subscribe to a channel; `since` asks for recovery, `history` for the newest publications."""
-
-    channel: str
-    since: Position | None = None
-    history: int = 0
-
-
-class Unsubscribe(msgspec.Struct, frozen=True):
-    """Command: unsubscribe from a channel."""
-
-    channel: str
-
-
-class Publish(msgspec.Struct, frozen=True):
-    """Command: publish in a channel ("": the one that the connection's route names)."""
-
-    data: bytes
-    format: Format
-    channel: str = ""
-    key: str = ""
-
-
-class Ping(msgspec.Struct, frozen=True):
-    """Command: answer with a pong."""
-
-
-Command = Subscribe | Unsubscribe | Publish | Ping
-
-
 class Subscribed(msgspec.Struct, frozen=True):
     """Reply to a subscribe: the position from which the channel is live, and what came before it.
 

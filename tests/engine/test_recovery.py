@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tidewire.engine import history_reader
-from tidewire.engine.merge import narrow
+from tidewire.backends.shared import history_reader
+from tidewire.backends.shared.history_reader import narrow
 from tidewire.errors import StoreUnavailable
 from tidewire.messages import HistoryPage, Position, Publication
 

@@ -12,8 +12,9 @@ import pytest
 from engine.support import Client, FailingBroker, OffsetProtocol, connect, open_node, run, turns
 from helpers.counting import reached
 from tidewire.errors import BadRequest
-from tidewire.messages import Format, Ping, Position, Publish, Subscribe, Unsubscribe, WireMessage
+from tidewire.messages import Format, Position, WireMessage
 from tidewire.options import ChannelOptions
+from tidewire.protocols.commands import Ping, Publish, Subscribe, Unsubscribe
 from tidewire.sessions.served import ServedCommands
 from tidewire.testing import wait_until
 

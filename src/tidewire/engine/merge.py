@@ -9,7 +9,7 @@ import msgspec
 
 from tidewire.messages import HistoryPage, Position, Publication
 
-__all__ = ("Recovery", "merge", "narrow")
+__all__ = ("Recovery", "merge")
 
 
 class Recovery(msgspec.Struct, frozen=True):
@@ -52,15 +52,3 @@ def merge(since: Position | None, page: HistoryPage, buffered: Sequence[Publicat
 
 def _is_chain(publications: Sequence[Publication]) -> bool:
     return all(later.previous <= earlier.offset < later.offset for earlier, later in pairwise(publications))
-
-
-def narrow(page: HistoryPage, since: Position) -> HistoryPage:
-    """Return the part of a page that comes after a position which is not before the page's own."""
-    if since.epoch != page.top.epoch:
-        return HistoryPage((), page.top, complete=False)
-    rest = tuple(publication for publication in page.publications if publication.offset > since.offset)
-    if since.offset > page.top.offset:
-        return HistoryPage((), page.top, complete=False)
-    if page.complete or since.offset == page.top.offset:
-        return HistoryPage(rest, page.top, complete=True)
-    return HistoryPage(rest, page.top, complete=bool(rest) and rest[0].previous <= since.offset)

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from typing import Any
 
 import msgspec
 
 from tidewire.backends.base import Broker
+from tidewire.backends.shared.history_reader import HistoryReader, Share, Spawn
 from tidewire.engine.history import History
-from tidewire.engine.history_reader import Forms, HistoryReader, Share, Spawn
 from tidewire.engine.merge import Recovery, merge
 from tidewire.engine.registry import Channel
 from tidewire.engine.subscription import Subscription
@@ -20,6 +21,11 @@ from tidewire.support.admission import Admission
 from tidewire.support.counters import count_limit
 
 __all__ = ("Forms", "Recoveries")
+
+#: What a layer above has made of the publications of one recovery, for all subscribers that are given the same ones.
+Forms = dict[object, Any]
+#: A recovery, how many of its newest publications fit a reply, and its forms.
+_Made = tuple[Recovery, int, Forms]
 
 #: How often, and after how many seconds, history is read again that was behind what the store delivered.
 _BEHIND_TRIES, _BEHIND_SECONDS = 25, 0.02
@@ -39,7 +45,7 @@ class Recoveries:
     ) -> None:
         self._history = history
         self._limits = limits
-        self._reader = HistoryReader(broker, spawn)
+        self._reader = HistoryReader[_Made](broker, spawn)
         self._on_epoch_changed = on_epoch_changed
 
     async def recover(
@@ -97,11 +103,11 @@ class Recoveries:
         return recovery, None if since is None else False, None
 
     def _merged(
-        self, since: Position, share: Share, buffered: tuple[Publication, ...]
+        self, since: Position, share: Share[_Made], buffered: tuple[Publication, ...]
     ) -> tuple[Recovery, int, Forms | None]:
         """Return what is shown of the missed publications, how many of them fit a reply, and their forms."""
         if not buffered:
-            return share.once(lambda page: self._join(since, page, ()))
+            return share.once(lambda page: (*self._join(since, page, ()), {}))
         return *self._join(since, share.page, buffered), None
 
     def _join(self, since: Position, page: HistoryPage, buffered: tuple[Publication, ...]) -> tuple[Recovery, int]:

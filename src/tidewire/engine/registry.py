@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from types import MappingProxyType
 
+import msgspec
+
 from tidewire.engine.connection import Connection
 from tidewire.engine.pushes import ChannelPush
 from tidewire.engine.subscription import Subscription
@@ -43,7 +45,7 @@ class Group:
         return self.snapshot
 
 
-class Channel:
+class Channel(msgspec.Struct, eq=False):
     """One channel that this node is subscribed to at the broker.
 
     `channels.Channels` moves `position`, that of the newest publication that was delivered to this node, and what
@@ -51,43 +53,25 @@ class Channel:
     `pending` (for the end of the turn), `is_dirty`, `last` and `push`.
     """
 
-    __slots__ = (
-        "buffering",
-        "catching_up",
-        "groups",
-        "is_dirty",
-        "last",
-        "name",
-        "options",
-        "overrun",
-        "pending",
-        "position",
-        "push",
-        "tap",
-        "waiting",
-        "waiting_bytes",
-    )
-
-    def __init__(self, name: str, options: ChannelOptions) -> None:
-        self.name = name
-        self.options = options
-        self.position = Position(0, "")
-        self.groups: dict[Representation, Group] = {}
-        #: Subscriptions whose reply is being written.
-        self.buffering: dict[Subscription, None] = {}
-        self.pending: list[Publication] = []
-        #: The newest publication that was given to the subscribers, where they may be sent differences to it.
-        self.last: Publication | None = None
-        self.is_dirty = False
-        #: The push of an earlier turn that its time budget cut short.
-        self.push: ChannelPush | None = None
-        #: A new channel catches up with the broker first.
-        self.catching_up = True
-        #: Takes the publications instead of subscribers (the nodes' own channel).
-        self.tap: Callable[[Publication], None] | None = None
-        self.waiting: list[Publication] = []
-        self.waiting_bytes = 0
-        self.overrun = False
+    name: str
+    options: ChannelOptions
+    position: Position = Position(0, "")
+    groups: dict[Representation, Group] = {}
+    #: Subscriptions whose reply is being written.
+    buffering: dict[Subscription, None] = {}
+    pending: list[Publication] = []
+    #: The newest publication that was given to the subscribers, where they may be sent differences to it.
+    last: Publication | None = None
+    is_dirty: bool = False
+    #: The push of an earlier turn that its time budget cut short.
+    push: ChannelPush | None = None
+    #: A new channel catches up with the broker first.
+    catching_up: bool = True
+    #: Takes the publications instead of subscribers (the nodes' own channel).
+    tap: Callable[[Publication], None] | None = None
+    waiting: list[Publication] = []
+    waiting_bytes: int = 0
+    overrun: bool = False
 
     def __len__(self) -> int:
         return sum(len(group.subscriptions) for group in self.groups.values()) + len(self.buffering)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Sequence
 
+import msgspec
+
 from tidewire.channels import is_internal
 from tidewire.engine.channels import Channels
 from tidewire.engine.connection import Connection
@@ -25,25 +27,15 @@ __all__ = ("Prepared", "Subscriptions", "ended")
 _REPLY_PAGE = 256 * 1024
 
 
-class Prepared:
+class Prepared(msgspec.Struct, frozen=True, eq=False):
     """A subscription that has its answer and is not yet live: what is published meanwhile waits behind the reply."""
 
-    __slots__ = ("answer", "channel", "forms", "join", "subscription")
-
-    def __init__(
-        self,
-        channel: Channel,
-        subscription: Subscription,
-        answer: Subscribed,
-        join: Announcement | None,
-        forms: Forms | None = None,
-    ) -> None:
-        self.channel = channel
-        self.subscription = subscription
-        self.answer = answer
-        self.join = join
-        #: What was made of the publications of the same answer for other subscribers; None: it is this one's alone.
-        self.forms = forms
+    channel: Channel
+    subscription: Subscription
+    answer: Subscribed
+    join: Announcement | None
+    #: What was made of the publications of the same answer for other subscribers; None: it is this one's alone.
+    forms: Forms | None = None
 
 
 class Subscriptions:

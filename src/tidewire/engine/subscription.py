@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Sequence
 
+import msgspec
+
 from tidewire.backends.base import JoinResult
 from tidewire.engine.connection import Connection
 from tidewire.messages import Announcement, Member, Position, Publication
@@ -16,31 +18,21 @@ __all__ = ("ENDED", "Stay", "Subscription")
 ENDED = 1 << 62
 
 
-class Stay:
+class Stay(msgspec.Struct, eq=False):
     """One subscriber's presence in one channel, from its join to its leave. Memberships alone write its fields.
 
     `token` belongs to this stay alone: a connection that leaves and joins again is announced again. The leave is
     announced only if the user `is_announced`.
     """
 
-    __slots__ = ("channel", "is_announced", "joining", "leave", "leave_on_error", "member", "token")
-
-    def __init__(
-        self,
-        channel: str,
-        member: Member,
-        token: str,
-        leave: Announcement | None = None,
-        leave_on_error: Announcement | None = None,
-    ) -> None:
-        self.channel = channel
-        self.member = member
-        self.token = token
-        self.leave = leave
-        self.leave_on_error = leave_on_error
-        self.is_announced = False
-        #: The store's answer to the join.
-        self.joining: asyncio.Task[JoinResult] | None = None
+    channel: str
+    member: Member
+    token: str
+    leave: Announcement | None = None
+    leave_on_error: Announcement | None = None
+    is_announced: bool = False
+    #: The store's answer to the join.
+    joining: asyncio.Task[JoinResult] | None = None
 
 
 class Subscription:

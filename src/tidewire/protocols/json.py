@@ -9,10 +9,11 @@ from typing import Any
 import msgspec
 
 from tidewire.errors import CommandError
-from tidewire.messages import Dropped, Publication, Publish, Subscribed, WireMessage
+from tidewire.messages import Dropped, Publication, Subscribed, WireMessage
 from tidewire.messages import Format as _Format
 from tidewire.options import Limits
 from tidewire.protocols.base import Protocol, to_utf8
+from tidewire.protocols.commands import Publish
 from tidewire.protocols.json_text import JsonDecoder
 
 __all__ = ("JSON", "JsonProtocol", "iso_time", "with_fields")

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from tidewire.errors import CommandError
-from tidewire.messages import Dropped, Format, Publication, Publish, Subscribed, WireMessage
+from tidewire.messages import Dropped, Format, Publication, Subscribed, WireMessage
 from tidewire.protocols.base import Protocol, to_utf8
+from tidewire.protocols.commands import Publish
 
 __all__ = ("PLAIN", "PlainProtocol")
 

@@ -24,8 +24,8 @@ from tidewire.errors import (
     StoreUnavailable,
     TemporaryFailure,
 )
-from tidewire.messages import Ping, Publish, Subscribe, Unsubscribe
 from tidewire.protocols.base import Protocol
+from tidewire.protocols.commands import Ping, Publish, Subscribe, Unsubscribe
 from tidewire.sessions.accept import accept, discard
 from tidewire.sessions.origins import Origins
 from tidewire.sessions.queue import CommandQueue

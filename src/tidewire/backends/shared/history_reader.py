@@ -4,42 +4,41 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Coroutine
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 from tidewire.backends.base import Broker
-from tidewire.engine.merge import Recovery, narrow
 from tidewire.errors import StoreUnavailable
 from tidewire.messages import HistoryPage, Position, Retention
 
-__all__ = ("Forms", "HistoryReader", "Share", "Spawn")
+__all__ = ("HistoryReader", "Share", "Spawn", "narrow")
+
+T = TypeVar("T")
 
 #: Runs something in a task that somebody owns; None when that is over.
 Spawn = Callable[[Coroutine[Any, Any, Any]], asyncio.Task[Any] | None]
-#: What a layer above has made of the publications of one recovery, for all subscribers that are given the same ones.
-Forms = dict[object, Any]
 #: Seconds for which one read is given again, and the number of positions for which its parts are remembered.
 _AGAIN_SECONDS, _SHARES = 0.1, 64
 #: The largest offset that every store can hold.
 _LARGEST = (1 << 63) - 1
 
 
-class Share:
-    """The part of a page that comes after one position, and what was made of it for all that stand there."""
+class Share(Generic[T]):
+    """The part of a page that comes after one position, and what the caller made of it for all that stand there."""
 
     __slots__ = ("_made", "page")
 
     def __init__(self, page: HistoryPage) -> None:
         self.page = page
-        self._made: tuple[Recovery, int, Forms] | None = None
+        self._made: T | None = None
 
-    def once(self, make: Callable[[HistoryPage], tuple[Recovery, int]]) -> tuple[Recovery, int, Forms]:
-        """Return the recovery of subscribers without later deliveries, how much of it fits a reply, and its forms."""
+    def once(self, make: Callable[[HistoryPage], T]) -> T:
+        """Return what `make` returns for the page; it is called once."""
         if self._made is None:
-            self._made = (*make(self.page), {})
+            self._made = make(self.page)
         return self._made
 
 
-class _Read:
+class _Read(Generic[T]):
     """One read, from the lowest position that it must serve; it begins when the one before has ended."""
 
     __slots__ = ("_shares", "answer", "lowest", "page")
@@ -48,14 +47,14 @@ class _Read:
         self.lowest = lowest
         self.answer: asyncio.Task[None] | None = None
         self.page: HistoryPage | None = None
-        self._shares: dict[int, Share] = {}
+        self._shares: dict[int, Share[T]] = {}
 
-    def share(self, since: Position) -> Share:
+    def share(self, since: Position) -> Share[T]:
         """Return what comes after a position that is not before the lowest."""
         share = self._shares.get(since.offset)
         if share is None:
             assert self.page is not None
-            share = Share(narrow(self.page, since))
+            share = Share[T](narrow(self.page, since))
             if len(self._shares) < _SHARES:
                 self._shares[since.offset] = share
         return share
@@ -65,7 +64,7 @@ class _Read:
         return self.page is not None and self.page.top == at and self.lowest.offset <= since.offset
 
 
-class HistoryReader:
+class HistoryReader(Generic[T]):
     """Reads history since a position, single-flight per channel: callers that come during a read share the next one.
 
     When many return at once, the store sees two reads for each channel, however many they are. A caller that comes a
@@ -75,25 +74,25 @@ class HistoryReader:
     def __init__(self, broker: Broker, spawn: Spawn) -> None:
         self._broker = broker
         self._spawn = spawn
-        self._next: dict[tuple[str, str], _Read] = {}
+        self._next: dict[tuple[str, str], _Read[T]] = {}
         self._current: dict[tuple[str, str], asyncio.Task[None]] = {}
-        self._ended: dict[tuple[str, str], _Read] = {}
+        self._ended: dict[tuple[str, str], _Read[T]] = {}
 
-    async def since(self, channel: str, since: Position, retention: Retention, at: Position | None = None) -> Share:
+    async def since(self, channel: str, since: Position, retention: Retention, at: Position | None = None) -> Share[T]:
         """Return what `Broker.history` would; raises StoreUnavailable.
 
         `at` is the channel's position for its live subscribers: a read that ended there a moment ago is given again.
         """
         if not 0 <= since.offset <= _LARGEST:  # no store has given this offset, and some could not even look for it
             page = await self._broker.history(channel, limit=0, retention=retention)
-            return Share(HistoryPage((), page.top, complete=False))
+            return Share[T](HistoryPage((), page.top, complete=False))
         key = (channel, since.epoch)
         ended = self._ended.get(key)
         if ended is not None and ended.serves(since, at):
             return ended.share(since)
         joined = self._next.get(key)
         if joined is None:
-            joined = _Read(since)
+            joined = _Read[T](since)
             joined.answer = self._spawn(self._read(key, joined, retention))
             if joined.answer is None:
                 raise StoreUnavailable(f"the history of {channel!r} cannot be read: this node is closed")
@@ -109,7 +108,7 @@ class HistoryReader:
         for key in [key for key in self._ended if key[0] == channel]:
             del self._ended[key]
 
-    async def _read(self, key: tuple[str, str], joined: _Read, retention: Retention) -> None:
+    async def _read(self, key: tuple[str, str], joined: _Read[T], retention: Retention) -> None:
         current = self._current.get(key)
         if current is not None:
             await asyncio.wait([current])
@@ -124,6 +123,18 @@ class HistoryReader:
         self._ended[key] = joined
         asyncio.get_running_loop().call_later(_AGAIN_SECONDS, self._expire, key, joined)
 
-    def _expire(self, key: tuple[str, str], read: _Read) -> None:
+    def _expire(self, key: tuple[str, str], read: _Read[T]) -> None:
         if self._ended.get(key) is read:
             del self._ended[key]
+
+
+def narrow(page: HistoryPage, since: Position) -> HistoryPage:
+    """Return the part of a page that comes after a position which is not before the page's own."""
+    if since.epoch != page.top.epoch:
+        return HistoryPage((), page.top, complete=False)
+    rest = tuple(publication for publication in page.publications if publication.offset > since.offset)
+    if since.offset > page.top.offset:
+        return HistoryPage((), page.top, complete=False)
+    if page.complete or since.offset == page.top.offset:
+        return HistoryPage(rest, page.top, complete=True)
+    return HistoryPage(rest, page.top, complete=bool(rest) and rest[0].previous <= since.offset)

@@ -4,19 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
-import socket
 import threading
-from collections.abc import AsyncIterator, Coroutine
-from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
-import uvicorn
-from fastapi import FastAPI, WebSocket
+from fastapi import WebSocket
 from starlette.exceptions import HTTPException
-from websockets.asyncio.client import ClientConnection, connect
-from websockets.exceptions import ConnectionClosed, InvalidStatus
+from websockets.exceptions import InvalidStatus
 
+from helpers.hubs import application, code_of, receive, run, serving
 from tidewire import (
     BadRequest,
     ChannelOptions,
@@ -35,63 +31,6 @@ from tidewire.links.uvicorn import WebSocketProtocol
 from tidewire.messages import PublishRequest
 from tidewire.protocols.json import JSON
 from tidewire.testing import wait_until
-
-
-class Application:
-    """A running server for one hub; `open` connects to the handler that a test gives."""
-
-    def __init__(self, hub: Hub, port: int) -> None:
-        self.hub = hub
-        self.port = port
-
-    def open(self, path: str = "/", **options: Any) -> connect:
-        return connect(f"ws://127.0.0.1:{self.port}{path}", proxy=None, compression=None, **options)
-
-
-@asynccontextmanager
-async def serving(hub: Hub, handler: Any, *, ws: Any = WebSocketProtocol, **routes: Any) -> AsyncIterator[Application]:
-    app = FastAPI(lifespan=hub.lifespan)
-    app.websocket("/")(handler)
-    for path, route in routes.items():
-        app.router.routes.append(hub.route(f"/{path}/{{channel}}", **route))
-    listener = socket.create_server(("127.0.0.1", 0))
-    config = uvicorn.Config(app, ws=ws, log_level="critical", lifespan="on", timeout_graceful_shutdown=3)
-    server = uvicorn.Server(config)
-    server.install_signal_handlers = lambda: None  # type: ignore[method-assign]
-    task = asyncio.create_task(server.serve(sockets=[listener]))
-    await wait_until(lambda: server.started or task.done())
-    try:
-        yield Application(hub, listener.getsockname()[1])
-        await wait_until(lambda: hub.statistics().connections == 0, what="every connection is let go")
-    finally:
-        server.should_exit = True
-        await task
-
-
-def run(main: Coroutine[Any, Any, None]) -> None:
-    async def limited() -> None:
-        async with asyncio.timeout(20):
-            await main
-        for _ in range(3):
-            await asyncio.sleep(0)
-        left = [task for task in asyncio.all_tasks() - {asyncio.current_task()} if "websockets" not in repr(task)]
-        assert not left, f"tasks are left: {left}"
-
-    asyncio.run(limited())
-
-
-async def receive(client: ClientConnection) -> Any:
-    async with asyncio.timeout(5):
-        return await client.recv()
-
-
-async def code_of(client: ClientConnection) -> int:
-    async with asyncio.timeout(8):
-        try:
-            while True:
-                await client.recv()
-        except ConnectionClosed as error:
-            return error.rcvd.code if error.rcvd is not None else 1006
 
 
 async def refuse(websocket: WebSocket) -> None:
@@ -419,8 +358,9 @@ def test_a_served_route_authenticates_and_keeps_to_its_rules() -> None:
             return user
 
         hub = Hub(channels={"closed:*": ChannelOptions(subscribe=False)}, limits=Limits(connections_per_user=1))
-        route = {"protocol": JSON, "authenticate": authenticate, "history": 5}
-        async with serving(hub, refuse, served=route) as app:
+        served = application(hub, refuse)
+        served.router.routes.append(hub.route("/served/{channel}", JSON, authenticate=authenticate, history=5))
+        async with serving(hub, served) as app:
             for path, status in [
                 ("/served/a", 401),
                 ("/served/$user:bob?user=ann", 403),

@@ -28,12 +28,13 @@ from tidewire.messages import HistoryPage, Member, Position, PublishRequest
 from tidewire.options import ChannelOptions, Limits, SlowPolicy
 from tidewire.protocols.base import Protocol
 from tidewire.protocols.meta import PublicationMeta, is_history
-from tidewire.protocols.payload import encode_payload
+from tidewire.protocols.payload import encode_json, encode_payload
 from tidewire.protocols.plain import PLAIN
 from tidewire.rules.base import Authority
 from tidewire.rules.book import Authenticate, RuleBook, rule_options
 from tidewire.rules.channel_rules import ChannelRules
 from tidewire.rules.rule_authority import RuleAuthority
+from tidewire.sessions.accept import Acceptance
 from tidewire.sessions.application import HubConnection
 from tidewire.sessions.centrifuge.client_router import client_router
 from tidewire.sessions.origins import Origins
@@ -141,19 +142,20 @@ class Hub:
 
         Accepts it if nobody has. Over a connection limit it is refused so that the client can read why: HTTP 503 with
         Retry-After in the handshake, or, for a browser, close code 1013. Inside the block, a client that goes away ends
-        the iteration, and an outage of the store ends the connection with 1013: it may come back. Any other exception
-        is logged, the client gets 1011, and the others see it leave.
+        the iteration and is no error, and an outage of the store ends the connection with 1013: it may come back. Any
+        other exception goes on, as in any endpoint; the client gets 1011, or what a handler of yours answers.
         """
-        return HubConnection(
+        acceptance = Acceptance(
             self.node,
             websocket,
             user=user,
-            info=info,
+            info=b"" if info is None else encode_json(info),
             protocol=protocol,
             subprotocol=subprotocol,
             headers=headers,
             origins=self.origins,
         )
+        return HubConnection(self.node, acceptance)
 
     def serve(
         self,

@@ -208,7 +208,7 @@ def test_a_socket_has_one_reader(server: Server) -> None:
     async def main() -> None:
         async with server.open("/bare") as client:
             for _ in range(3):
-                assert "receive from the connection" in await receive(client)
+                assert "is not connected" in await receive(client)
 
     run(main())
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from starlette.exceptions import HTTPException
+from starlette.exceptions import HTTPException, WebSocketException
 from starlette.websockets import WebSocket
 
 from engine.support import run
@@ -20,7 +20,7 @@ from tidewire.errors import NORMAL, BadRequest, NotPublished, StoreUnavailable
 from tidewire.messages import Announcement, Member
 from tidewire.options import Limits
 from tidewire.protocols.plain import PLAIN
-from tidewire.sessions.accept import accept
+from tidewire.sessions.accept import Acceptance
 from tidewire.sessions.application import HubConnection
 from tidewire.sessions.origins import Origins
 from tidewire.testing import wait_until
@@ -72,10 +72,12 @@ def test_only_one_origin_that_is_allowed_is_let_in(told: list[str], is_let_in: b
         await node.start()
         peer = Peer(*[("origin", origin) for origin in told])
         options: dict[str, Any] = {"protocol": PLAIN, "user": ""}
-        entering = HubConnection(node, peer.websocket, origins=Origins(["https://friend.example:8443"]), **options)
+        origins = Origins(["https://friend.example:8443"])
+        entering = Acceptance(node, peer.websocket, origins=origins, **options)
         if is_let_in:
             async with entering:
-                assert peer.sent[0]["type"] == "websocket.accept"
+                pass
+            assert peer.sent[0]["type"] == "websocket.accept"
         else:
             with pytest.raises(HTTPException) as caught:
                 await entering.__aenter__()
@@ -106,8 +108,8 @@ def test_who_is_attached_and_waits_for_the_store_is_counted_once(limit: str) -> 
         tasks = []
         for number in range(2):
             websocket = Peer().websocket
-            entering = accept(node, websocket, user=f"u{number}", protocol=PLAIN, origins=Origins())
-            tasks.append(asyncio.ensure_future(entering))
+            acceptance = Acceptance(node, websocket, user=f"u{number}", protocol=PLAIN, origins=Origins())
+            tasks.append(asyncio.ensure_future(acceptance.__aenter__()))
             await wait_until(lambda number=number: len(node.registry.connections) == number + 1)
         presence.go.set()
         for connection in await asyncio.gather(*tasks):
@@ -125,8 +127,10 @@ def test_an_outage_of_the_store_is_no_bug_of_the_handler(error: Exception, caplo
         node = Node(MemoryBroker(), MemoryPresence())
         await node.start()
         peer = Peer()
-        async with HubConnection(node, peer.websocket, user="", protocol=PLAIN, origins=Origins()):
-            raise error
+        with pytest.raises(WebSocketException) as caught:
+            async with Acceptance(node, peer.websocket, user="", protocol=PLAIN, origins=Origins()):
+                raise error
+        assert caught.value.__cause__ is error
         assert peer.sent[-1]["code"] == 1013
         await node.aclose()
 
@@ -143,8 +147,9 @@ def test_connections_of_one_user_that_come_at_once_do_not_pass_the_limit_togethe
         node = Node(SqliteBroker(path, limits), SqlitePresence(path), limits=limits)
         await node.start()
         peers = [Peer() for _ in range(12)]
-        entering = [accept(node, peer.websocket, user="ann", protocol=PLAIN, origins=Origins()) for peer in peers]
-        connections = await asyncio.gather(*entering)
+        options: dict[str, Any] = {"user": "ann", "protocol": PLAIN, "origins": Origins()}
+        acceptances = [Acceptance(node, peer.websocket, **options) for peer in peers]
+        connections = await asyncio.gather(*[acceptance.__aenter__() for acceptance in acceptances])
         assert sum(not connection.is_closed for connection in connections) == 3
         for connection in connections:
             connection.end(NORMAL)
@@ -161,7 +166,8 @@ def test_json_has_the_depth_of_the_limits() -> None:
         node = Node(MemoryBroker(), MemoryPresence(), limits=Limits(json_depth=2))
         await node.start()
         peer = Peer()
-        async with HubConnection(node, peer.websocket, user="", protocol=PLAIN, origins=Origins()) as connection:
+        acceptance = Acceptance(node, peer.websocket, user="", protocol=PLAIN, origins=Origins())
+        async with HubConnection(node, acceptance) as connection:
             for text in ("[[[1]]]", "[[[2]]]", "[[3]]"):
                 peer.comes(text)
             with pytest.raises(BadRequest, match="deeper than the limit of 2"):

@@ -300,10 +300,11 @@ class Connection:
         if self.disconnect is None and messages:
             self.link.write(self.representation.direct(*messages))
 
-    def fail(self, disconnect: Disconnect) -> None:
-        """End the connection because its handler raised: announcements for that case are published."""
+    def fail(self, disconnect: Disconnect | None = None) -> None:
+        """Note that the handler raised: announcements for that case are published. End with a code, if one is given."""
         self.failed = True
-        self.end(disconnect)
+        if disconnect is not None:
+            self.end(disconnect)
 
     def end(self, disconnect: Disconnect) -> None:
         """Begin to end the connection; harmless when it has ended. Raises ConfigurationError for an impossible code."""

@@ -46,6 +46,7 @@ class AsgiLink(Link):
         "_drained",
         "_is_accepted",
         "_is_reading_paused",
+        "_is_released",
         "_limits",
         "_listener",
         "_outbox",
@@ -78,6 +79,7 @@ class AsgiLink(Link):
         self._can_read.set()
         self._is_reading_paused = False
         self._closing: Disconnect | None = None
+        self._is_released = False
         self._deadline: asyncio.TimerHandle | None = None
         self._tasks: list[asyncio.Task[None]] = []
         self.paused = False
@@ -104,6 +106,16 @@ class AsgiLink(Link):
         finally:
             self.abort()
         await asyncio.wait(self._tasks)
+
+    async def release(self, patience: float) -> None:
+        """Send what is queued, within some seconds, then end without a close: the application sends it."""
+        self._is_released = True
+        self._work.set()
+        if self._tasks:
+            await asyncio.wait(self._tasks, timeout=patience, return_when=asyncio.FIRST_COMPLETED)
+        self._end(GONE, clean=False)
+        if self._tasks:
+            await asyncio.wait(self._tasks)
 
     def write(self, batch: Batch) -> None:
         if self.is_closed or self._closing is not None:
@@ -189,6 +201,8 @@ class AsgiLink(Link):
                     self._sent()
                 if self._closing is not None and not self.is_closed:
                     await self._write_close(self._closing)
+                    return
+                if self._is_released:
                     return
         except TimeoutError:
             count_limit("stalled_seconds")

@@ -1,10 +1,12 @@
-"""How a WebSocket is taken over: judged by origin and limits, accepted, and attached to the node."""
+"""How a WebSocket becomes a connection of the node, and ends: one `async with` for every kind of endpoint."""
 
 from __future__ import annotations
 
 import asyncio
 import random
 from collections.abc import Iterable, Sequence
+from copy import copy
+from types import TracebackType
 from typing import Any
 
 from starlette.exceptions import HTTPException, WebSocketException
@@ -14,6 +16,7 @@ from tidewire.engine.connection import Connection
 from tidewire.engine.node import Node
 from tidewire.errors import (
     INTERNAL_ERROR,
+    NORMAL,
     SHUTDOWN,
     STORE_AWAY,
     TOO_MANY,
@@ -21,50 +24,112 @@ from tidewire.errors import (
     Disconnect,
     LimitExceeded,
     StoreUnavailable,
-    TidewireError,
 )
 from tidewire.links.asgi import CLOSE_SECONDS, AsgiLink
 from tidewire.links.base import Link
 from tidewire.protocols.base import Protocol
+from tidewire.sessions.endings import Ending, has_handler, judge
 from tidewire.sessions.origins import Origins
 
-__all__ = ("accept", "choose_subprotocol", "discard")
+__all__ = ("Acceptance", "choose_subprotocol")
 
 #: Seconds for a close to be sent when the server has cancelled the application.
 _CANCELLED_SECONDS = 1.0
 #: Seconds for which the handshake's answer is held back at most.
-_CORK_SECONDS = 1.0
+_CORK_SECONDS = 0.1
 
 
-async def accept(
-    node: Node,
-    websocket: WebSocket,
-    *,
-    user: str,
-    protocol: Protocol[Any],
-    origins: Origins,
-    subprotocol: str | None = None,
-    headers: Iterable[tuple[bytes, bytes]] | None = None,
-    info: bytes = b"",
-) -> Connection:
-    """Judge, accept and attach a WebSocket.
+class Acceptance:
+    """A WebSocket that is accepted for the time of an `async with` block, which is given its connection.
 
-    Raises starlette's HTTPException (403 for a foreign origin, 503 over a limit) or WebSocketException (1013), which
-    FastAPI turns into what the client can read.
+    Entering raises starlette's HTTPException (403 for a foreign origin, 503 over a limit) or WebSocketException (1013),
+    which FastAPI turns into an answer that the client can read. Inside the block the WebSocket itself neither receives
+    nor sends: it would be a second reader, and overtake what waits. At the end of the block the connection ends, unless
+    it was given to `hold`; exceptions of the application go on (`endings.judge`).
     """
-    _check_origin(websocket, origins)
-    address = websocket.client.host if websocket.client else ""
-    try:
-        async with node.admit(user, address):
-            link = await _open_link(node, websocket, subprotocol, headers)
-            connection = Connection(link, protocol, user=user, address=address, limits=node.limits)
-            # a socket has one reader: what the endpoint would read here is read by the connection
-            websocket.receive = websocket.receive_text = _taken_over  # type: ignore[method-assign]
-            websocket.receive_bytes = websocket.receive_json = _taken_over  # type: ignore[method-assign]
-    except LimitExceeded as error:
-        raise await _refusal(websocket, error) from None
-    await _attach(node, connection, info)  # counts it before it first waits: a newcomer is never counted twice
-    return connection
+
+    __slots__ = ("_connection", "_headers", "_info", "_is_held", "_node", "_origins", "_protocol", "_socket", "_user")
+
+    def __init__(
+        self,
+        node: Node,
+        websocket: WebSocket,
+        *,
+        user: str,
+        protocol: Protocol[Any],
+        origins: Origins,
+        subprotocol: str | None = None,
+        headers: Iterable[tuple[bytes, bytes]] | None = None,
+        info: bytes = b"",
+    ) -> None:
+        self._node = node
+        self._socket = websocket
+        self._user = user
+        self._protocol = protocol
+        self._origins = origins
+        self._headers = subprotocol, headers
+        self._info = info
+        self._connection: Connection | None = None
+        self._is_held = False
+
+    async def __aenter__(self) -> Connection:
+        node, websocket = self._node, self._socket
+        if not self._origins.allows(websocket):
+            raise _denial(websocket, 403, "this origin may not connect", {})
+        address = websocket.client.host if websocket.client else ""
+        try:
+            async with node.admit(self._user, address):
+                own = copy(websocket)
+                link = await _open_link(node, own, *self._headers)
+                connection = Connection(link, self._protocol, user=self._user, address=address, limits=node.limits)
+                websocket.client_state = websocket.application_state = WebSocketState.DISCONNECTED
+        except LimitExceeded as error:
+            raise await _refusal(websocket, error) from None
+        self._connection = connection
+        await self._attach(connection)  # counts it before it first waits: a newcomer is never counted twice
+        return connection
+
+    async def __aexit__(
+        self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
+    ) -> bool:
+        connection, self._connection = self._connection, None
+        if connection is None or (exc is None and self._is_held):
+            return False
+        ending = Ending(NORMAL) if exc is None else judge(exc, has_ended=connection.is_closed)
+        if ending.failed:
+            connection.fail()
+        if ending.error is not None and not connection.is_closed and has_handler(self._socket.scope, ending.error):
+            await self._give_back(connection)
+        else:
+            await _discard(self._node, connection, ending.disconnect, is_cancelled=ending.disconnect is SHUTDOWN)
+        if ending.error is None or ending.error is exc:
+            return ending.error is None
+        raise ending.error from exc
+
+    async def hold(self) -> None:
+        """Let the connection live on after the block: whatever listens to it serves it, until it ends."""
+        if self._connection is not None:
+            self._is_held = True
+            await self._connection.link.keep_open()
+
+    async def _attach(self, connection: Connection) -> None:
+        try:
+            await self._node.attach(connection, self._info)
+        except ConnectionClosed:
+            pass  # the next to receive is told
+        except StoreUnavailable:
+            connection.end(STORE_AWAY)
+        except BaseException as error:
+            is_cancelled = not isinstance(error, Exception)
+            await _discard(self._node, connection, INTERNAL_ERROR, is_cancelled=is_cancelled)
+            raise
+
+    async def _give_back(self, connection: Connection) -> None:
+        """Leave the WebSocket to the application's handler of an exception, which closes it, as without a hub."""
+        self._node.detach(connection)
+        if isinstance(connection.link, AsgiLink):
+            await connection.link.release(CLOSE_SECONDS)
+        self._socket.client_state = self._socket.application_state = WebSocketState.CONNECTED
 
 
 async def _open_link(
@@ -72,8 +137,8 @@ async def _open_link(
 ) -> Link:
     """Accept a WebSocket, unless the endpoint has.
 
-    The client has its answer when the first subscribe is done, or something is sent, or the endpoint waits for it:
-    who is connected misses nothing that is published from then on.
+    The client has its answer when the first subscribe is done, or something is sent, or the endpoint waits for it: a
+    client that is connected misses nothing that is published from then on.
     """
     link: object = websocket.scope.get("extensions", {}).get("tidewire.link")
     if websocket.application_state is not WebSocketState.CONNECTING:
@@ -85,7 +150,7 @@ async def _open_link(
         try:
             await websocket.accept(subprotocol, headers)
         except OSError:
-            pass  # the client has gone already; its link says so as soon as somebody listens
+            pass  # the client has gone already; its link says so as soon as something listens
     else:
         if websocket.client_state is WebSocketState.CONNECTING:
             await websocket.receive()
@@ -95,34 +160,12 @@ async def _open_link(
     return opened
 
 
-async def _attach(node: Node, connection: Connection, info: bytes) -> None:
-    try:
-        await node.attach(connection, info)
-    except ConnectionClosed:
-        pass  # whoever receives is told
-    except StoreUnavailable:
-        connection.end(STORE_AWAY)
-    except BaseException as error:
-        await discard(node, connection, INTERNAL_ERROR, cancelled=isinstance(error, asyncio.CancelledError))
-        raise
-
-
-async def discard(node: Node, connection: Connection, disconnect: Disconnect, *, cancelled: bool = False) -> None:
-    """End a connection that nobody will use; a cancelled caller's server does not wait for its client's answer."""
-    connection.end(SHUTDOWN if cancelled else disconnect)
+async def _discard(node: Node, connection: Connection, disconnect: Disconnect, *, is_cancelled: bool) -> None:
+    """End a connection; a cancelled caller's server does not wait for its client's answer."""
+    connection.end(SHUTDOWN if is_cancelled else disconnect)
     node.detach(connection)
     if isinstance(connection.link, AsgiLink):
-        await connection.link.aclose(_CANCELLED_SECONDS if cancelled else CLOSE_SECONDS)
-
-
-async def _taken_over(mode: str = "text") -> Any:
-    raise TidewireError("this WebSocket was handed to hub.connect; receive from the connection, not from the websocket")
-
-
-def _check_origin(websocket: WebSocket, origins: Origins) -> None:
-    """Refuse a page of another site (cross-site WebSocket hijacking, RFC 6455 section 10.2)."""
-    if not origins.allows(websocket):
-        raise _denial(websocket, 403, "this origin may not connect", {})
+        await connection.link.aclose(_CANCELLED_SECONDS if is_cancelled else CLOSE_SECONDS)
 
 
 async def _refusal(websocket: WebSocket, error: LimitExceeded) -> Exception:

@@ -10,31 +10,26 @@ from types import TracebackType
 from typing import Any
 
 import msgspec
-from starlette.exceptions import WebSocketException
-from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from tidewire.channels import open_channel
 from tidewire.engine.connection import Connection
 from tidewire.engine.node import Node
 from tidewire.errors import (
     EXPIRED,
-    INTERNAL_ERROR,
     NORMAL,
-    STORE_AWAY,
     BadRequest,
     CommandError,
     ConnectionClosed,
     Disconnect,
     NotPublished,
     PublishError,
-    StoreUnavailable,
     TemporaryFailure,
     TidewireError,
 )
 from tidewire.messages import Membership, Position, Subscribed, WireMessage
 from tidewire.protocols.json_text import JsonDecoder
 from tidewire.protocols.payload import encode_announcement, encode_json, encode_message, encode_payload
-from tidewire.sessions.accept import accept, discard
+from tidewire.sessions.accept import Acceptance
 
 __all__ = ("HubConnection",)
 
@@ -48,45 +43,27 @@ class HubConnection:
     client does not take what was sent before.
     """
 
-    __slots__ = ("_accepting", "_connection", "_expiry", "_info", "_node", "_websocket")
+    __slots__ = ("_acceptance", "_connection", "_expiry", "_node", "_was_entered")
 
-    def __init__(self, node: Node, websocket: WebSocket, *, info: Any = None, **accepting: Any) -> None:
+    def __init__(self, node: Node, acceptance: Acceptance) -> None:
         self._node = node
-        self._websocket: WebSocket | None = websocket
-        self._info = info
-        self._accepting: dict[str, Any] | None = accepting
+        self._acceptance = acceptance
+        self._was_entered = False
         self._connection: Connection | None = None
         self._expiry: asyncio.TimerHandle | None = None
 
     async def __aenter__(self) -> HubConnection:
-        accepting, self._accepting = self._accepting, None
-        if accepting is None or self._websocket is None:
+        if self._was_entered:
             raise TidewireError("this connection was entered before; call hub.connect for each WebSocket once")
-        info = b"" if self._info is None else encode_json(self._info)
-        websocket, self._websocket = self._websocket, None
-        self._connection = await accept(self._node, websocket, info=info, **accepting)
+        self._was_entered = True
+        self._connection = await self._acceptance.__aenter__()
         return self
 
     async def __aexit__(
         self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
     ) -> bool:
-        connection = self.connection
         self.expire_at(None)
-        swallow = True
-        if exc is None or isinstance(exc, ConnectionClosed | WebSocketDisconnect):
-            connection.end(NORMAL)
-        elif isinstance(exc, WebSocketException):
-            connection.end(Disconnect(exc.code, exc.reason))
-        elif isinstance(exc, StoreUnavailable | PublishError):
-            logger.warning("connection %s ends, the client may come back: %s", connection.id, exc)
-            connection.end(STORE_AWAY)
-        elif isinstance(exc, Exception):
-            logger.error("the handler of connection %s raised; the client gets code 1011", connection.id, exc_info=exc)
-            connection.fail(INTERNAL_ERROR)
-        else:
-            swallow = False
-        await discard(self._node, connection, NORMAL, cancelled=not swallow)
-        return swallow
+        return await self._acceptance.__aexit__(exc_type, exc, traceback)
 
     @property
     def connection(self) -> Connection:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -14,7 +13,6 @@ from tidewire.channels import open_channel
 from tidewire.engine.connection import Connection
 from tidewire.engine.node import Node
 from tidewire.errors import (
-    INTERNAL_ERROR,
     STORE_AWAY,
     CommandError,
     ConnectionClosed,
@@ -26,7 +24,7 @@ from tidewire.errors import (
 )
 from tidewire.protocols.base import Protocol
 from tidewire.protocols.commands import Ping, Publish, Subscribe, Unsubscribe
-from tidewire.sessions.accept import accept, discard
+from tidewire.sessions.accept import Acceptance
 from tidewire.sessions.origins import Origins
 from tidewire.sessions.queue import CommandQueue
 
@@ -63,15 +61,12 @@ class ServedEndpoint:
         subprotocol = self._protocol.subprotocol
         if subprotocol not in scope.get("subprotocols", ()):
             subprotocol = None
-        connection = await accept(
+        acceptance = Acceptance(
             node, websocket, user=user, protocol=self._protocol, origins=self._origins, subprotocol=subprotocol
         )
-        try:
+        async with acceptance as connection:
             await self._begin(node, connection, channel)
-            await connection.link.keep_open()
-        except BaseException as error:
-            await discard(node, connection, INTERNAL_ERROR, cancelled=isinstance(error, asyncio.CancelledError))
-            raise
+            await acceptance.hold()
 
     async def _begin(self, node: Node, connection: Connection, channel: str) -> None:
         try:

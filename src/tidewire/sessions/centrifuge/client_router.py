@@ -16,7 +16,7 @@ from starlette.websockets import WebSocket
 
 from tidewire.engine.connection import Connection
 from tidewire.engine.node import Node
-from tidewire.errors import INTERNAL_ERROR, CommandError, ConnectionClosed, Rejected
+from tidewire.errors import CommandError, ConnectionClosed, Rejected
 from tidewire.links.stream import BINARY, EVENTS, FIELDS, LINES, Framing
 from tidewire.messages import Position
 from tidewire.protocols.centrifuge.codes import BAD_COMMAND, STALE
@@ -24,7 +24,7 @@ from tidewire.protocols.centrifuge.encoding import CentrifugeJson, CentrifugePro
 from tidewire.protocols.centrifuge.messages import ConnectRequest, EmulationRequest
 from tidewire.protocols.centrifuge.protobuf import decode_message
 from tidewire.rules.base import Authority, Identity
-from tidewire.sessions.accept import accept, discard
+from tidewire.sessions.accept import Acceptance
 from tidewire.sessions.centrifuge.emulation import Emulation
 from tidewire.sessions.centrifuge.identify import Name, identified_by, nobody
 from tidewire.sessions.centrifuge.session import Session
@@ -161,10 +161,10 @@ class ClientEndpoints:
         binary = chosen is PROTOBUF
         protocol = self._binary_pushes if binary else self._pushes
         node, user = self._node(), identity.user if identity is not None else ""
-        connection = await accept(
+        acceptance = Acceptance(
             node, websocket, user=user, protocol=protocol, origins=self._origins, subprotocol=subprotocol
         )
-        try:
+        async with acceptance as connection:
             connection.link.stop_pings()
             first = await self._first_message(connection, binary=binary)
             if first is not None:
@@ -172,10 +172,7 @@ class ClientEndpoints:
                     pass  # a client that only listens sends its connect request alone
                 Session(node, self._authority, connection, identity=identity).start()
                 connection.message_received(connect_frame(first, binary=binary))
-            await connection.link.keep_open()
-        except BaseException as error:
-            await discard(node, connection, INTERNAL_ERROR, cancelled=isinstance(error, asyncio.CancelledError))
-            raise
+            await acceptance.hold()
 
     async def _first_message(self, connection: Connection, *, binary: bool) -> ConnectRequest | None:
         """Wait for the connect request; None when the connection has ended, or ends for what came instead."""

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import asyncio
-
 from starlette.websockets import WebSocket
 
 from tidewire.engine.node import Node
-from tidewire.errors import INTERNAL_ERROR
 from tidewire.protocols.centrifuge.encoding import CentrifugeJson, CentrifugeProtobuf, CentrifugeProtocol
 from tidewire.rules.base import Authority, Identity
-from tidewire.sessions.accept import accept, discard
+from tidewire.sessions.accept import Acceptance
 from tidewire.sessions.centrifuge.session import Session
 from tidewire.sessions.origins import Origins
 
@@ -29,20 +26,17 @@ async def serve_websocket(
     origins: Origins,
     identity: Identity | None = None,
 ) -> None:
-    """Accept a WebSocket and serve the protocol on it until it ends; raises what `acceptance.accept` raises."""
+    """Accept a WebSocket and serve the protocol on it until it ends; raises as entering an `Acceptance` does."""
     protocol, subprotocol = choose_protocol(websocket)
     user = identity.user if identity is not None else ""
-    connection = await accept(node, websocket, user=user, protocol=protocol, origins=origins, subprotocol=subprotocol)
-    try:
+    acceptance = Acceptance(node, websocket, user=user, protocol=protocol, origins=origins, subprotocol=subprotocol)
+    async with acceptance as connection:
         pings = websocket.query_params.get("cf_ws_frame_ping_pong") != "true"
         if pings:
             connection.link.stop_pings()
         Session(node, authority, connection, identity=identity, pings=pings).start()
         connection.link.uncork()
-        await connection.link.keep_open()
-    except BaseException as error:
-        await discard(node, connection, INTERNAL_ERROR, cancelled=isinstance(error, asyncio.CancelledError))
-        raise
+        await acceptance.hold()
 
 
 def choose_protocol(websocket: WebSocket) -> tuple[CentrifugeProtocol, str | None]:

@@ -1,0 +1,104 @@
+"""How the end of a block with a connection is told to its client, and which exceptions go on to the application."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any, NamedTuple, TypeVar
+
+from starlette.exceptions import HTTPException, WebSocketException
+from starlette.websockets import WebSocketDisconnect
+
+from tidewire.errors import (
+    INTERNAL_ERROR,
+    NORMAL,
+    POLICY,
+    SHUTDOWN,
+    STORE_AWAY,
+    TOO_MANY,
+    CommandError,
+    ConnectionClosed,
+    Disconnect,
+    LimitExceeded,
+    PublishError,
+    StoreUnavailable,
+)
+from tidewire.support.log_limit import LogLimit
+
+__all__ = ("Ending", "has_handler", "judge")
+
+logger = logging.getLogger("tidewire")
+#: Clients could cause these lines as often as they like.
+_told = LogLimit()
+
+_OUTAGE = (StoreUnavailable, PublishError)
+E = TypeVar("E", bound=Exception)
+
+
+class Ending(NamedTuple):
+    """What the client is told, the exception that goes on, and whether the application failed."""
+
+    disconnect: Disconnect
+    error: BaseException | None = None
+    failed: bool = False
+
+
+def judge(error: BaseException, *, has_ended: bool) -> Ending:
+    """Return what an exception that leaves a block means for its connection, which may have ended before.
+
+    A client that left is no error, inside of a group of exceptions neither. An outage of the store and a CommandError
+    go on as starlette's WebSocketException: dependencies roll back, and the client is told, without a traceback.
+    """
+    rest = _without(error, (ConnectionClosed, WebSocketDisconnect) if has_ended else (WebSocketDisconnect,))
+    if rest is None:
+        return Ending(NORMAL)
+    if not isinstance(rest, Exception):
+        return Ending(SHUTDOWN, rest)
+    refused = _first(rest, WebSocketException)
+    if refused is not None:
+        disconnect = Disconnect(refused.code, refused.reason)
+        if _without(rest, (WebSocketException, *_OUTAGE, CommandError)) is None:
+            return Ending(disconnect, refused)
+        return Ending(disconnect, rest, failed=True)
+    if _without(rest, (*_OUTAGE, CommandError)) is None:
+        return _told_without_traceback(rest)
+    return Ending(INTERNAL_ERROR, rest, failed=True)
+
+
+def _told_without_traceback(error: Exception) -> Ending:
+    outage = _first(error, StoreUnavailable) or _first(error, PublishError)
+    cause: Exception = outage or _first(error, CommandError) or error
+    disconnect = STORE_AWAY if outage else TOO_MANY if isinstance(cause, LimitExceeded) else POLICY
+    more = _told.due(str(cause)[:100])
+    if more is not None:
+        logger.warning("a connection ends with code %d: %s%s", disconnect.code, cause, more)
+    return Ending(disconnect, WebSocketException(disconnect.code, disconnect.reason))
+
+
+def has_handler(scope: Any, error: BaseException) -> bool:
+    """Return whether the application has a handler for an exception that can answer an open WebSocket."""
+    if isinstance(error, HTTPException):
+        logger.error(
+            "an endpoint raised %r after its WebSocket was accepted, when no HTTP response is possible any more; "
+            "the client gets code 1011; raise WebSocketException instead",
+            error,
+        )
+        return False
+    by_type, _ = scope.get("starlette.exception_handlers", ({}, {}))
+    return any(class_ in by_type for class_ in type(error).__mro__)
+
+
+def _without(error: BaseException, types: tuple[type[Exception], ...]) -> BaseException | None:
+    """Return an exception, or a group of them, without those of some types."""
+    if isinstance(error, BaseExceptionGroup):
+        rest: BaseException | None = error.split(types)[1]
+        return rest
+    return None if isinstance(error, types) else error
+
+
+def _first(error: BaseException, type_: type[E]) -> E | None:
+    """Return the first exception of a type, also inside of groups."""
+    if isinstance(error, type_):
+        return error
+    if isinstance(error, BaseExceptionGroup):
+        return next((found for inner in error.exceptions if (found := _first(inner, type_)) is not None), None)
+    return None

@@ -16,7 +16,7 @@ ROOMS = (
 )
 RANKS = {room: rank for rank, rooms in enumerate(ROOMS.split("|")) for room in rooms.split()}
 #: What a store may know beside its own folder: the contracts, what stores share, values, and things of the loop.
-OF_STORES = ("backends.base", "backends.shared", "errors", "messages", "options", "support")
+OF_STORES = ("backends.base", "backends.shared", "channels", "errors", "messages", "options", "support")
 FOREIGN = re.compile(r"(fastapi|starlette|uvicorn|websockets|uvloop|httptools)\b.*(^|\.)_(?!_)")
 
 FILES = {re.sub(r"(?<=.)\.__init__$", "", ".".join(path.relative_to(SOURCE).with_suffix("").parts)): path

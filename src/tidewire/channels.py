@@ -9,6 +9,7 @@ __all__ = (
     "NODES",
     "PIPELINES",
     "check_channel",
+    "check_name",
     "events",
     "is_events",
     "is_internal",
@@ -29,7 +30,7 @@ _EVENTS = "$events:"
 
 def personal(user: str) -> str:
     """Return the channel that every connection of a user is subscribed to."""
-    return _PERSONAL + user
+    return _PERSONAL + check_name(user, "user")
 
 
 def events(channel: str) -> str:
@@ -58,6 +59,19 @@ def open_channel(channel: str, longest: int) -> str:
 def is_reserved(channel: str) -> bool:
     """Return whether a name is reserved for the server: it begins with $."""
     return channel.startswith("$")
+
+
+def check_name(name: object, what: str) -> str:
+    """Return a name that every store and protocol can hold; raises BadRequest, which says `what` it is the name of."""
+    if not isinstance(name, str):
+        raise BadRequest(f"{what} {repr(name)[:60]} is of type {type(name).__name__}; write a string")
+    if "\0" in name:
+        raise BadRequest(f"{what} {name[:60]!r} has a NUL character; leave it out")
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        raise BadRequest(f"{what} {name[:60]!r} is not valid Unicode: it has half of a surrogate pair") from None
+    return name
 
 
 def check_channel(channel: object, longest: int) -> str:

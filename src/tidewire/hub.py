@@ -16,7 +16,7 @@ from starlette.types import ASGIApp
 from starlette.websockets import WebSocket
 
 from tidewire.backends import open_backend
-from tidewire.channels import open_channel, personal
+from tidewire.channels import check_name, open_channel, personal
 from tidewire.engine.control import Control
 from tidewire.engine.node import Node
 from tidewire.engine.statistics import Statistics
@@ -374,7 +374,7 @@ class Hub:
         self, channel: str, *, since: Position | None = None, limit: int | None = None, reverse: bool = False
     ) -> HistoryPage:
         """Read a channel's history as its retention shows it; raises StoreUnavailable."""
-        retention = self.node.rules.options(channel).retention
+        retention = self.node.rules.options(check_name(channel, "channel")).retention
         return await self.node.history.read(channel, since=since, limit=limit, reverse=reverse, retention=retention)
 
     async def inbox(self, user: str, *, since: Position | None = None) -> HistoryPage:

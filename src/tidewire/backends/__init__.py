@@ -8,6 +8,7 @@ from pathlib import Path
 from urllib.parse import SplitResult, unquote, urlsplit
 
 from tidewire.backends.base import Broker, Presence
+from tidewire.backends.judged import JudgedBroker, JudgedPresence
 from tidewire.backends.memory import MemoryBroker, MemoryPresence
 from tidewire.errors import ConfigurationError
 from tidewire.options import Limits
@@ -20,6 +21,11 @@ def open_backend(url: str, limits: Limits) -> tuple[Broker, Presence]:
 
     Raises ConfigurationError for a URL that names no store.
     """
+    broker, presence = _open(url, limits)
+    return JudgedBroker(broker), JudgedPresence(presence)
+
+
+def _open(url: str, limits: Limits) -> tuple[Broker, Presence]:
     scheme = _split(url).scheme
     if scheme == "memory":
         return MemoryBroker(), MemoryPresence()

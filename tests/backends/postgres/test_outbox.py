@@ -18,7 +18,7 @@ from engine.support import connect, run
 from helpers.ledger import Ledger, check, received
 from helpers.stores import postgres_database
 from tidewire import Hub
-from tidewire.errors import ConfigurationError, NotPublished
+from tidewire.errors import BadRequest, ConfigurationError
 from tidewire.messages import Format, PublishRequest
 from tidewire.testing import wait_until
 
@@ -178,7 +178,7 @@ def test_what_cannot_be_published_within_a_transaction_says_why() -> None:
                 await hub.publish("a", "x", connection=object())
             within = hub.node.broker.within
             assert within is not None
-            with pytest.raises(NotPublished, match="NUL"):
+            with pytest.raises(BadRequest, match="NUL"):
                 await within(application, PublishRequest("a\0", b""))
             for channel in ("$control", "", " x", "a\nb", "x" * 256):
                 with pytest.raises(asyncpg.PostgresError):

@@ -410,16 +410,6 @@ def test_a_long_path_and_a_name_with_signs_work(tmp_path: Path) -> None:
     asyncio.run(run())
 
 
-def test_a_name_that_is_no_unicode_harms_nobody_else(tmp_path: Path) -> None:
-    async def run() -> None:
-        async with open_node(tmp_path / "chat.db") as node:
-            results = await asyncio.gather(node.publish("a"), node.publish("\ud800"), return_exceptions=True)
-            assert results[0] == 1
-            assert isinstance(results[1], NotPublished)
-
-    asyncio.run(run())
-
-
 def test_a_closed_broker_says_so(tmp_path: Path) -> None:
     async def run() -> None:
         broker = SqliteBroker(tmp_path / "chat.db", Limits())

@@ -13,7 +13,6 @@ from tidewire.backends.postgres.address import Server
 from tidewire.backends.postgres.carriage import Carriage
 from tidewire.backends.postgres.connection import Connection
 from tidewire.backends.postgres.housekeeping import Housekeeping
-from tidewire.backends.postgres.name_limits import trouble
 from tidewire.backends.postgres.outbox import publish_within
 from tidewire.backends.postgres.pool import Pool
 from tidewire.backends.postgres.publishing import Kept, Publishing
@@ -21,7 +20,7 @@ from tidewire.backends.postgres.reading import PositionReader, read_history
 from tidewire.backends.postgres.schema import SQL, VERSION
 from tidewire.backends.postgres.server_errors import FAILURES, opening_error
 from tidewire.backends.shared.outage import Outage
-from tidewire.errors import BadRequest, NotPublished, StoreUnavailable, TidewireError
+from tidewire.errors import NotPublished, StoreUnavailable, TidewireError
 from tidewire.messages import HistoryPage, Position, Publication, PublishRequest, Retention
 from tidewire.options import Limits
 
@@ -105,9 +104,6 @@ class PostgresBroker(Broker):
     async def publish(self, request: PublishRequest) -> Position:
         if not self._is_open:
             raise NotPublished("the broker is not open; publish between its start and its close")
-        reason = trouble(request.channel) or trouble(request.key, most=None)
-        if reason:
-            raise NotPublished(f"channel {request.channel!r} or its key {reason}; mend the name")
         return await self._publishing.submit(request)
 
     def _kept(self, kept: Kept) -> None:
@@ -132,7 +128,7 @@ class PostgresBroker(Broker):
     # Channels and reading.
 
     async def subscribe(self, channel: str) -> Position:
-        self._check(channel)
+        self._check()
         return await self._carriage.subscribe(channel)
 
     async def unsubscribe(self, channel: str) -> None:
@@ -148,24 +144,20 @@ class PostgresBroker(Broker):
         reverse: bool = False,
         retention: Retention | None = None,
     ) -> HistoryPage:
-        self._check(channel)
+        self._check()
         return await read_history(self._pool, channel, since, limit, retention, reverse=reverse)
 
     async def remove_history(self, channel: str) -> None:
-        self._check(channel)
+        self._check()
         await self._pool.fetch(SQL["remove_history"], channel)
 
     async def positions(self, channels: Sequence[str]) -> dict[str, Position]:
-        self._check(*channels)
+        self._check()
         return await self._positions.get(channels)
 
-    def _check(self, *channels: str) -> None:
+    def _check(self) -> None:
         if not self._is_open:
             raise StoreUnavailable("the broker is not open; use it between its start and its close")
-        for channel in channels:
-            reason = trouble(channel)
-            if reason:
-                raise BadRequest(f"channel {channel[:60]!r} {reason}; use another name")
 
     async def describe(self) -> tuple[str, ...]:
         self._check()

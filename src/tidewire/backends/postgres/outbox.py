@@ -9,10 +9,9 @@ import sys
 from collections.abc import Mapping
 from typing import Any
 
-from tidewire.backends.postgres.name_limits import trouble
 from tidewire.backends.postgres.publishing import stored_key
 from tidewire.backends.postgres.schema import SQL
-from tidewire.errors import ConfigurationError, NotPublished
+from tidewire.errors import ConfigurationError
 from tidewire.messages import PublishRequest
 
 __all__ = ("publish_within",)
@@ -24,12 +23,9 @@ async def publish_within(connection: object, request: PublishRequest) -> None:
     """Put a publication into the outbox by an asyncpg, psycopg or SQLAlchemy connection or session.
 
     Everyone sees it after the commit of the connection's transaction, nobody after a rollback. A synchronous connection
-    is used in a thread. Raises NotPublished for what cannot be stored, ConfigurationError for another kind of
-    connection, and what the connection raises.
+    is used in a thread. Raises ConfigurationError for another kind of connection, and whatever the connection
+    raises.
     """
-    reason = trouble(request.channel) or trouble(request.key, most=None)
-    if reason:
-        raise NotPublished(f"channel {request.channel[:60]!r} or its key {reason}; mend the name")
     values = {
         "channel": request.channel,
         "format": int(request.format),

@@ -10,12 +10,11 @@ from typing import Any
 from tidewire.backends.base import JoinResult, Presence, nothing_to_resume
 from tidewire.backends.postgres.address import Server
 from tidewire.backends.postgres.connection import Connection
-from tidewire.backends.postgres.name_limits import trouble
 from tidewire.backends.postgres.pool import Pool
 from tidewire.backends.postgres.schema import SQL, prepare
 from tidewire.backends.postgres.server_errors import FAILURES, opening_error
 from tidewire.backends.shared.outage import Outage
-from tidewire.errors import BadRequest, StoreUnavailable, TidewireError
+from tidewire.errors import StoreUnavailable, TidewireError
 from tidewire.messages import Announcement, Departure, Format, Member
 
 __all__ = ("PostgresPresence",)
@@ -79,16 +78,12 @@ class PostgresPresence(Presence):
         await self._connection.aclose()
         await self._pool.aclose()
 
-    def _check(self, *texts: str) -> None:
+    def _check(self) -> None:
         if not self._is_open:
             raise StoreUnavailable("presence is not open; use it between its start and its close")
-        for text in texts:
-            reason = trouble(text)
-            if reason:
-                raise BadRequest(f"{text[:60]!r} {reason}, so presence cannot list it; use another name")
 
     async def join(self, channel: str, member: Member, announcement: Announcement | None = None) -> JoinResult:
-        self._check(channel, member.connection, member.user)
+        self._check()
         values = (channel, member.connection, member.user, member.info, *_stored(announcement), self._lease)
         row = await self._pool.fetchrow(SQL["join"], self._node, *values)
         if (
@@ -106,7 +101,7 @@ class PostgresPresence(Presence):
         await self._enroll()
 
     async def leave(self, channel: str, connection: str) -> bool:
-        self._check(channel, connection)
+        self._check()
         return bool((await self._pool.fetchrow(SQL["leave"], channel, connection))[0])
 
     async def touch(self) -> bool:
@@ -117,12 +112,12 @@ class PostgresPresence(Presence):
         return not is_lost
 
     async def members(self, channel: str) -> list[Member]:
-        self._check(channel)
+        self._check()
         rows = await self._pool.fetch(SQL["members"], channel)
         return [Member(row["connection"], row["user_name"], row["info"]) for row in rows]
 
     async def count(self, channel: str, user: str | None = None) -> int:
-        self._check(channel, user or "")
+        self._check()
         return int((await self._pool.fetchrow(SQL["count"], channel, user))[0])
 
     async def claim(self, limit: int = 256) -> Sequence[Departure]:

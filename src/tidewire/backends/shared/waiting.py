@@ -39,11 +39,6 @@ class Write:
 
     def __init__(self, request: PublishRequest, seconds: float) -> None:
         loop = asyncio.get_running_loop()
-        try:
-            request.channel.encode()
-            request.key.encode()
-        except UnicodeEncodeError as error:
-            raise NotPublished(f"channel {request.channel!r} or its key is not valid Unicode; mend the name") from error
         self.request = request
         self.future: asyncio.Future[Position] = loop.create_future()
         self.deadline = loop.time() + seconds

@@ -1,0 +1,149 @@
+"""Judges every name and value before a store sees it: one caller's mistake is no outage, and harms no other caller."""
+
+from __future__ import annotations
+
+from collections.abc import Coroutine, Sequence
+from typing import Any
+
+from tidewire.backends.base import Broker, Deliver, JoinResult, Presence, Resumed, nothing_to_resume
+from tidewire.channels import check_name
+from tidewire.errors import BadRequest
+from tidewire.messages import Announcement, Departure, HistoryPage, Member, Position, PublishRequest, Retention
+from tidewire.support.counters import count_limit
+
+__all__ = ("JudgedBroker", "JudgedPresence")
+
+#: Bytes of a name in UTF-8: an index of PostgreSQL has no room for two that are longer, nor a subject of NATS.
+NAME_BYTES = 1_200
+
+
+def _judge(name: str, what: str) -> None:
+    """Raise BadRequest for a name that not every store can keep."""
+    check_name(name, what)
+    size = len(name) if name.isascii() else len(name.encode())
+    if size > NAME_BYTES:
+        count_limit("name_bytes")
+        raise BadRequest(f"{what} {name[:40]!r}… has {size} bytes (the limit is {NAME_BYTES}); write a shorter one")
+
+
+def _judge_bytes(data: bytes, what: str) -> None:
+    if not isinstance(data, bytes):
+        raise BadRequest(f"{what} is of type {type(data).__name__}; write bytes")
+
+
+def _judge_request(request: PublishRequest) -> None:
+    _judge(request.channel, "channel")
+    _judge_bytes(request.data, "data")
+    if request.key:
+        check_name(request.key, "key")
+        if not 0 <= request.key_age < float("inf"):
+            raise BadRequest(f"key_age={request.key_age!r} is no number of seconds; write 0 or more")
+
+
+class JudgedBroker(Broker):
+    """A broker whose every argument is judged; it does nothing else. All methods raise BadRequest as well."""
+
+    def __init__(self, broker: Broker) -> None:
+        self.judged = broker
+        self.shared = broker.shared
+        self.waits = broker.waits
+        self.kept = broker.kept
+        self.within = None if broker.within is None else self._publish_within
+
+    async def start(self, deliver: Deliver, resumed: Resumed = nothing_to_resume) -> None:
+        await self.judged.start(deliver, resumed)
+
+    async def aclose(self) -> None:
+        await self.judged.aclose()
+
+    async def subscribe(self, channel: str) -> Position:
+        _judge(channel, "channel")
+        return await self.judged.subscribe(channel)
+
+    async def unsubscribe(self, channel: str) -> None:
+        _judge(channel, "channel")
+        await self.judged.unsubscribe(channel)
+
+    def publish(self, request: PublishRequest) -> Coroutine[Any, Any, Position]:
+        _judge_request(request)
+        return self.judged.publish(request)
+
+    async def _publish_within(self, connection: object, request: PublishRequest) -> None:
+        _judge_request(request)
+        assert self.judged.within is not None
+        await self.judged.within(connection, request)
+
+    async def history(
+        self,
+        channel: str,
+        *,
+        since: Position | None = None,
+        limit: int | None = None,
+        reverse: bool = False,
+        retention: Retention | None = None,
+    ) -> HistoryPage:
+        _judge(channel, "channel")
+        if since is not None:
+            check_name(since.epoch, "epoch")
+        return await self.judged.history(channel, since=since, limit=limit, reverse=reverse, retention=retention)
+
+    async def remove_history(self, channel: str) -> None:
+        _judge(channel, "channel")
+        await self.judged.remove_history(channel)
+
+    async def positions(self, channels: Sequence[str]) -> dict[str, Position]:
+        for channel in channels:
+            _judge(channel, "channel")
+        return await self.judged.positions(channels)
+
+    async def describe(self) -> tuple[str, ...]:
+        return await self.judged.describe()
+
+    async def advise(self) -> tuple[str, ...]:
+        return await self.judged.advise()
+
+
+class JudgedPresence(Presence):
+    """A presence whose every argument is judged; it does nothing else. All methods raise BadRequest as well."""
+
+    def __init__(self, presence: Presence) -> None:
+        self.judged = presence
+
+    async def start(self, node: str) -> None:
+        await self.judged.start(node)
+
+    async def aclose(self) -> None:
+        await self.judged.aclose()
+
+    async def join(self, channel: str, member: Member, announcement: Announcement | None = None) -> JoinResult:
+        _judge(member.connection, "connection")
+        _judge(member.user, "user")
+        _judge(channel, "channel")
+        _judge_bytes(member.info, "info")
+        if announcement is not None:
+            _judge_bytes(announcement.data, "announcement")
+        return await self.judged.join(channel, member, announcement)
+
+    async def leave(self, channel: str, connection: str) -> bool:
+        _judge(channel, "channel")
+        _judge(connection, "connection")
+        return await self.judged.leave(channel, connection)
+
+    async def touch(self) -> bool:
+        return await self.judged.touch()
+
+    async def members(self, channel: str) -> list[Member]:
+        _judge(channel, "channel")
+        return await self.judged.members(channel)
+
+    async def count(self, channel: str, user: str | None = None) -> int:
+        if user is not None:
+            _judge(user, "user")
+        _judge(channel, "channel")
+        return await self.judged.count(channel, user)
+
+    async def claim(self, limit: int = 256) -> Sequence[Departure]:
+        return await self.judged.claim(limit)
+
+    async def forget(self, departures: Sequence[Departure]) -> None:
+        await self.judged.forget(departures)

@@ -153,3 +153,23 @@ def test_a_terminal_shows_a_bar_for_each_step(tmp_path: Path) -> None:
 def test_the_settings_are_the_limits() -> None:
     assert PipelineTable().limits == PipelineLimits()
     assert set(PipelineLimits.__struct_fields__) <= set(PipelineTable.model_fields)
+
+
+def test_a_file_that_is_too_big_for_the_server_is_told_so(tmp_path: Path) -> None:
+    variables = environment(tmp_path)
+    (tmp_path / "big.txt").write_bytes(bytes(8_000_000))
+    served = {"TIDEWIRE_PIPELINES__FOLDER": "definitions", "TIDEWIRE_PIPELINES__UPLOAD_BYTES": "1000"}
+    with Server(tmp_path, broker="sqlite:///hub.db", environment=served).running() as server:
+        for file, problem in (("big.txt", "limit upload_bytes"), ("definitions/mine.toml", "does not end with .txt")):
+            code, text = done(
+                tmp_path,
+                variables,
+                "run",
+                "mine",
+                "S1",
+                "--input",
+                f"reads={file}",
+                "--server",
+                f"http://127.0.0.1:{server.port}",
+            )
+            assert (code, problem in text) == (2, True), text

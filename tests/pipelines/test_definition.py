@@ -148,10 +148,15 @@ def test_a_value_makes_no_option() -> None:
         ("../../etc/passwd", "passwd"),
         ("C:\\x\\S1.fq", "S1.fq"),
         ("-rf", "rf"),
-        (".ssh", "ssh"),
+        (".ssh", "upload.ssh"),
+        ("样本.fastq", "样本.fastq"),
+        ("U\u0308.fq", "Ü.fq"),
+        ("★★.fastq", "upload.fastq"),
+        ("\udcdc.fastq", "Ü.fastq"),
+        ("样" * 100 + ".fastq.gz", "样" * 63 + ".fastq.gz"),
         ("a b;c", "a_b_c"),
         ("///", "upload"),
-        ("x" * 300 + ".gz", "x" * 97 + ".gz"),
+        ("x" * 300 + ".gz", "x" * 197 + ".gz"),
     ],
 )
 def test_names_of_files_that_were_sent(given: str, kept: str) -> None:

@@ -15,7 +15,7 @@ import pytest
 
 from pipelines.support import finished, opened, program, until
 from tidewire import PublishUnconfirmed, StoreUnavailable
-from tidewire.pipelines import NotNow, Pipeline, Pipelines, QueueFull, Run, RunStatus, Step
+from tidewire.pipelines import NotNow, Pipeline, PipelineLimits, Pipelines, QueueFull, Run, RunStatus, Step
 from tidewire.pipelines.runs import View
 
 WAIT = program("import os, time\nwhile not os.path.exists('go'): time.sleep(0.02)")
@@ -181,12 +181,12 @@ def test_a_stale_look_takes_no_run_of_another(tmp_path: Path) -> None:
     async def scenario() -> None:
         async with opened(tmp_path, WAITING) as pipelines:
             run = (await pipelines.start("waiting", "S1")).run.id
-            stale = (await pipelines._store.attend(pipelines._keeper.name, 1))[0]
+            stale = (await pipelines._store.attend(pipelines._keeper.name, PipelineLimits(concurrency=1)))[0]
             await is_status(pipelines, run, RunStatus.RUNNING)
             await pipelines.cancel(run)
             await pipelines.wait(run)
             await until(lambda: run not in pipelines._keeper._owned, what="it is let go")
-            await pipelines._store.resume(run, "another", queue=9)
+            await pipelines._store.resume(await pipelines.run(run), "another", PipelineLimits())
             await pipelines._keeper._attend(stale)
             assert run not in pipelines._keeper._owned
             await pipelines._store.release(run, pipelines._keeper.name)

@@ -314,7 +314,11 @@ open(sys.argv[1] + "/in/a.txt", "w").write("a")
         async with opened(tmp_path) as pipelines:
             run = await finished(pipelines, Step("one", program(text, "{results}", str(secret))))
             assert run.status is RunStatus.FINISHED, run
-            assert [file.name for file in await pipelines.results(run.id)] == ["in/a.txt"]
+            listed = await pipelines.results(run.id)
+            assert [(file.name, file.problem[:31]) for file in listed] == [
+                ("in/a.txt", ""),
+                ("link", "is a link to a file outside of "),
+            ]
             assert (await pipelines.result(run.id, "in/a.txt")).read_text() == "a"
             for name in ("link", "../work/../../../runs.db", str(secret), "in", "", "in/../../logs/one.log", "a\0b"):
                 with pytest.raises(NotFound):

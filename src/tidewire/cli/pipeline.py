@@ -18,6 +18,7 @@ from tidewire.cli import flags
 from tidewire.cli.pipeline_source import Source, here, there
 from tidewire.cli.terminal import load_settings, out, say
 from tidewire.errors import ConfigurationError
+from tidewire.pipelines.naming import readable
 from tidewire.pipelines.runs import Run, RunStatus, StepStatus
 from tidewire.server.logs import harmless
 
@@ -161,10 +162,10 @@ def _files(given: list[str]) -> dict[str, Path]:
     for pair in given:
         name, equals, path = pair.partition("=")
         if not equals or not path:
-            raise ConfigurationError(f"--input {pair!r} has no file; write it as --input reads=S1.fastq")
+            raise ConfigurationError(f"--input {readable(pair)!r} has no file; write it as --input reads=S1.fastq")
         if not Path(path).is_file():
-            raise ConfigurationError(f"--input {pair!r}: there is no file {path}")
-        files[name] = Path(path).resolve()
+            raise ConfigurationError(f"--input {readable(pair)!r}: there is no file {readable(path)}")
+        files[name] = Path(path).absolute()  # a link keeps its own name
     return files
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import http.client
 import json
 import os
 import urllib.error
@@ -20,6 +22,7 @@ from tidewire.errors import ConfigurationError, StoreUnavailable
 from tidewire.hub import Hub
 from tidewire.pipelines.checks import Missing, missing_programs
 from tidewire.pipelines.errors import PipelineError
+from tidewire.pipelines.naming import readable
 from tidewire.pipelines.runs import Run
 from tidewire.pipelines.service import LogPart, Pipelines, Started
 from tidewire.server.pipeline_setup import server_pipelines
@@ -28,6 +31,33 @@ from tidewire.server.settings import Settings
 __all__ = ("Listed", "Source", "here", "there")
 
 _HTTP_SECONDS = 30.0
+#: Explanations of answers that do not come from tidewire, but from a proxy before it.
+_HINTS = {413: ": the file is larger than its proxy allows (client_max_body_size of nginx)"}
+
+
+class _Http(http.client.HTTPConnection):
+    """Reads the answer of a server that refuses a request before it has read all of it."""
+
+    def request(self, *args: Any, **options: Any) -> None:
+        with contextlib.suppress(BrokenPipeError, ConnectionResetError):
+            super().request(*args, **options)
+
+
+class _Https(_Http, http.client.HTTPSConnection):
+    """The same over TLS."""
+
+
+class _HttpHandler(urllib.request.HTTPHandler):
+    def http_open(self, req: urllib.request.Request) -> Any:
+        return self.do_open(_Http, req)
+
+
+class _HttpsHandler(urllib.request.HTTPSHandler):
+    def https_open(self, req: urllib.request.Request) -> Any:
+        return self.do_open(_Https, req)
+
+
+_opener = urllib.request.build_opener(_HttpHandler, _HttpsHandler)
 
 
 class Listed(msgspec.Struct, frozen=True):
@@ -136,18 +166,18 @@ class _There(Source):
         return list(msgspec.json.decode(answer, type=_AllListed).pipelines)
 
     async def start(self, name: str, sample: str, inputs: Mapping[str, Path], *, new: bool) -> Started:
-        given = {key: {"upload": await self._upload(path)} for key, path in inputs.items()}
+        given = {key: {"upload": await self._upload(path, name, key)} for key, path in inputs.items()}
         body = {"pipeline": name, "sample": sample, "inputs": given, "new": new}
         answer, _ = await self._ask("POST", "/runs", json.dumps(body).encode())
         return msgspec.json.decode(answer, type=Started)
 
-    async def _upload(self, path: Path) -> str:
-        query = urlencode({"name": path.name})
+    async def _upload(self, path: Path, pipeline: str, key: str) -> str:
+        query = urlencode({"name": readable(path.name), "pipeline": pipeline, "input": key})
         try:
             with path.open("rb") as file:
                 answer, _ = await self._ask("POST", f"/uploads?{query}", file, length=os.fstat(file.fileno()).st_size)
         except OSError as error:
-            raise ConfigurationError(f"{path} cannot be read ({error.strerror})") from None
+            raise ConfigurationError(f"{readable(str(path))} cannot be read ({error.strerror})") from None
         return str(json.loads(answer)["upload"])
 
     async def runs(self, limit: int) -> list[Run]:
@@ -179,20 +209,21 @@ class _There(Source):
         headers = self._headers | ({"Content-Length": str(length)} if length is not None else {})
         request = urllib.request.Request(self._url + path, body, headers, method=method)
         try:
-            with urllib.request.urlopen(request, timeout=_HTTP_SECONDS) as answer:
+            with _opener.open(request, timeout=_HTTP_SECONDS) as answer:
                 return answer.read(), answer.headers
         except urllib.error.HTTPError as error:
             with error:
                 raise PipelineError(_detail(error)) from None
-        except OSError as error:
+        except (OSError, http.client.HTTPException) as error:
             raise StoreUnavailable(f"{self._url} does not answer ({error}); is the server running?") from None
 
 
 def _detail(error: urllib.error.HTTPError) -> str:
     try:
         return str(json.loads(error.read())["detail"])
-    except (ValueError, KeyError, TypeError):
-        return f"the server answered with HTTP {error.code}"
+    except (ValueError, KeyError, TypeError, OSError, http.client.HTTPException):
+        hint = _HINTS.get(error.code, "")
+        return f"the server answered with HTTP {error.code}{hint}"
 
 
 @asynccontextmanager

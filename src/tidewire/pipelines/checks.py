@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -10,8 +11,10 @@ import msgspec
 
 from tidewire.pipelines.definition import Input, Pipeline
 from tidewire.pipelines.errors import BadStart, NotNow
+from tidewire.pipelines.folders import file_problem
+from tidewire.pipelines.naming import readable
 
-__all__ = ("Missing", "check_names", "check_programs", "find_inputs", "missing_programs")
+__all__ = ("Missing", "check_ending", "check_names", "check_programs", "find_inputs", "missing_programs")
 
 _GZIP = b"\x1f\x8b"
 
@@ -72,13 +75,20 @@ def find_inputs(pipeline: Pipeline, sample: str, given: Mapping[str, Path], fold
 
 def _named(wanted: Input, sample: str, folder: Path | None) -> Path | None:
     paths = (folder / name for name in wanted.names(sample)) if folder else ()
-    return next((path for path in paths if path.is_file()), None)
+    return next((path for path in paths if path.is_file() or path.is_symlink()), None)
+
+
+def check_ending(wanted: Input, name: str) -> None:
+    """Raise BadStart for a file whose name does not end as the input wants."""
+    if wanted.accept and not name.lower().endswith(tuple(end.lower() for end in wanted.accept)):
+        raise BadStart(f"input {wanted.name!r} is {name!r}, which does not end with {' or '.join(wanted.accept)}")
 
 
 def _checked(wanted: Input, path: Path) -> Path:
-    name = path.name
-    if wanted.accept and not name.lower().endswith(tuple(end.lower() for end in wanted.accept)):
-        raise BadStart(f"input {wanted.name!r} is {name!r}, which does not end with {' or '.join(wanted.accept)}")
+    name = readable(path.name)
+    check_ending(wanted, name)
+    if path.is_symlink() and (problem := file_problem(path)):
+        raise BadStart(f"input {wanted.name!r}: {name!r} {problem}")
     try:
         with path.open("rb") as file:
             first = file.read(2)
@@ -88,4 +98,5 @@ def _checked(wanted: Input, path: Path) -> Path:
         raise BadStart(f"input {wanted.name!r} is empty: {name!r}; give another file")
     if name.endswith(".gz") and first != _GZIP:
         raise BadStart(f"input {wanted.name!r} is no gzip file although it is named {name!r}; compress or rename it")
-    return path.resolve()
+    # links are followed by the programs: their own names are those that a user knows
+    return Path(os.path.abspath(path))

@@ -50,10 +50,14 @@ class TooBig(PipelineError):
 
 
 class QueueFull(PipelineError):
-    """Raised when the limit `queue` is reached."""
+    """Raised when a limit of the queue is reached, whose name is `limit`."""
 
     code = "limit_exceeded"
     status = 429
+
+    def __init__(self, text: str, limit: str = "queue") -> None:
+        super().__init__(text)
+        self.limit = limit
 
 
 class StepFailed(Exception):

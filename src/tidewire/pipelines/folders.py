@@ -11,19 +11,21 @@ from pathlib import Path
 import msgspec
 
 from tidewire.pipelines.errors import NotFound
+from tidewire.pipelines.naming import readable
 
-__all__ = ("FileFacts", "RunFolder", "list_files", "read_range")
+__all__ = ("FileFacts", "RunFolder", "file_problem", "find_file", "list_files", "read_range")
 
 _FILES = 10_000
 
 
 class FileFacts(msgspec.Struct, frozen=True, omit_defaults=True):
-    """A file by its name inside a folder; `show`: a browser may open it in place."""
+    """A file by its name inside a folder. `show`: a browser may open it in place. `problem`: why it cannot be had."""
 
     name: str
     size: int
     modified: float
     show: bool = False
+    problem: str = ""
 
 
 class RunFolder:
@@ -58,48 +60,108 @@ class RunFolder:
         folder.mkdir(mode=0o750)
         return folder
 
+    def list_results(self) -> list[FileFacts]:
+        """Return the results; a link is one when it leads to a file of this run."""
+        return list_files(self.results, within=self.path)
+
     def result(self, name: str) -> Path:
-        """Return a file among the results; raises NotFound for anything else, links to the outside included."""
-        path = self.results / name
-        try:
-            inside = path.resolve(strict=True).is_relative_to(self.results.resolve())
-        except (OSError, ValueError, RuntimeError):
-            inside = False
-        if not inside or not path.is_file():
+        """Return a file among the results. Raises NotFound, for a link to a file outside of the run, too."""
+        path = find_file(self.results, name, within=self.path)
+        if path is None:
             raise NotFound(f"there is no result {name[:200]!r}; the list of results names them all")
+        if problem := file_problem(path, self.path):
+            raise NotFound(f"result {name[:200]!r} {problem}")
         return path
 
 
-def list_files(folder: Path) -> list[FileFacts]:
-    """Return the files below a folder by name, at most 10,000; no links, and no names that are no text."""
-    return sorted(_walk(folder), key=lambda file: file.name)[:_FILES]
+def list_files(folder: Path, *, within: Path | None = None) -> list[FileFacts]:
+    """Return the files below a folder by name, at most 10,000.
+
+    Links to files and folders are followed; with `within` only to what is below that folder. A file that cannot be had
+    is listed with its problem.
+    """
+    found = []
+    for name, path in _walk(folder, within):
+        try:
+            facts = path.lstat()
+            problem = file_problem(path, within)
+            if not problem:
+                facts = path.stat()
+        except OSError:
+            continue  # a program has just removed it
+        if problem or stat.S_ISREG(facts.st_mode):
+            found.append(FileFacts(name, facts.st_size, facts.st_mtime, problem=problem))
+    return sorted(found, key=lambda file: file.name)
 
 
-def _walk(folder: Path) -> Iterator[FileFacts]:
+def find_file(folder: Path, name: str, *, within: Path | None = None) -> Path | None:
+    """Return the file that a listing of a folder gives this name, or None."""
+    parts = name.split("/")
+    if not name or "\0" in name or any(part in ("", ".", "..") for part in parts):
+        return None
+    path = folder.joinpath(*parts)
+    try:
+        if path.is_file() or path.is_symlink():
+            return path
+    except OSError:  # a part of the name is too long
+        return None
+    # the name on the disk may be in another encoding
+    return next((path for shown, path in _walk(folder, within) if shown == name and not path.is_dir()), None)
+
+
+def file_problem(path: Path, within: Path | None = None) -> str:
+    """Return why a file cannot be had, "" when it can."""
+    try:
+        path.stat()
+        if within is not None and not path.resolve(strict=True).is_relative_to(within.resolve()):
+            return "is a link to a file outside of the run's folder; let the step copy the file"
+    except FileNotFoundError:
+        return f"is a link to {_target(path)}, which is not there; fetch it (git annex get, dvc pull), or copy the file"
+    except OSError as error:
+        return f"cannot be read: {error.strerror}"
+    except RuntimeError:
+        return "is a link that leads to itself; replace it by the file"
+    return ""
+
+
+def _target(path: Path) -> str:
+    try:
+        return repr(readable(os.readlink(path))[:200])
+    except OSError:
+        return "a file"
+
+
+def _walk(folder: Path, within: Path | None) -> Iterator[tuple[str, Path]]:
+    """Yield the files below a folder with their names; each folder once, whatever links lead to it."""
+    seen: set[tuple[int, int]] = set()
+    waiting = [folder]
     count = 0
-    for parent, _, names in os.walk(folder):
-        for name in names:
-            path = Path(parent, name)
-            try:
-                facts = path.lstat()
-            except OSError:
-                continue  # a program has just removed it
-            shown = path.relative_to(folder).as_posix()
-            if not stat.S_ISREG(facts.st_mode) or not _is_text(shown):
+    while waiting:
+        here = waiting.pop()
+        try:
+            facts = here.stat()
+            entries = sorted(os.scandir(here), key=lambda entry: entry.name)
+        except OSError:
+            continue  # it may not be read, or was just removed
+        if (facts.st_dev, facts.st_ino) in seen:
+            continue
+        seen.add((facts.st_dev, facts.st_ino))
+        for entry in entries:
+            path = here / entry.name
+            if _is_folder(entry) and not (entry.is_symlink() and file_problem(path, within)):
+                waiting.append(path)
                 continue
             count += 1
             if count > _FILES:
                 return
-            yield FileFacts(shown, facts.st_size, facts.st_mtime)
+            yield readable(path.relative_to(folder).as_posix()), path
 
 
-def _is_text(path: str) -> bool:
-    """Return whether a name can be shown and requested: file systems allow names that are not UTF-8."""
+def _is_folder(entry: os.DirEntry[str]) -> bool:
     try:
-        path.encode()
-    except UnicodeEncodeError:
+        return entry.is_dir()
+    except OSError:
         return False
-    return True
 
 
 def read_range(path: Path, start: int, limit: int) -> tuple[bytes, int, int]:

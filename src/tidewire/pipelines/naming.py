@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import os
 import re
+import unicodedata
 from collections.abc import Mapping
 
 from tidewire.errors import ConfigurationError
 from tidewire.pipelines.errors import BadStart
 
-__all__ = ("check_sample", "expand", "expand_argument", "file_name", "is_name", "placeholders")
+__all__ = ("check_sample", "expand", "expand_argument", "file_name", "is_name", "placeholders", "readable")
 
 _SAMPLE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,39}")
 _TOKEN = re.compile(r"\{\{|\}\}|\{([a-z0-9][a-z0-9_-]*)\}|[{}]")
-_FILE_NAME = 100
+#: Bytes of the name of a file that a user sent.
+_FILE_NAME = 200
 
 
 def check_sample(sample: object) -> str:
@@ -31,10 +34,35 @@ def is_name(name: str) -> bool:
     return _NAME.fullmatch(name) is not None
 
 
+def readable(name: str) -> str:
+    """Return a name of the file system as text: bytes that are not UTF-8 are read as Latin-1."""
+    try:
+        name.encode()
+        return name
+    except UnicodeEncodeError:
+        return "/".join(_readable_part(part) for part in name.split("/"))
+
+
+def _readable_part(part: str) -> str:
+    data = os.fsencode(part)
+    try:
+        return data.decode()
+    except UnicodeDecodeError:
+        return data.decode("latin-1")
+
+
 def file_name(name: str, default: str) -> str:
-    """Return the name under which a file that somebody sent is kept: no path, no option, nothing hidden."""
-    name = re.sub(r"[^A-Za-z0-9._-]", "_", re.split(r"[/\\]", name)[-1]).lstrip("._-")
-    return name[-_FILE_NAME:].lstrip("._-") or default
+    """Return the name under which a user's file is kept: letters of any script, but no path, option or hidden file."""
+    name = unicodedata.normalize("NFC", readable(re.split(r"[/\\]", name)[-1]))
+    stem, dot, end = "".join(map(_kept, name)).partition(".")
+    name = (stem.lstrip("_-") or default) + dot + end
+    # the end is the part that tells what kind of file it is
+    return name.encode()[-_FILE_NAME:].decode(errors="ignore").lstrip("._-") or default
+
+
+def _kept(character: str) -> str:
+    is_kept = character in "._-" or unicodedata.category(character)[0] in "LMN"
+    return character if is_kept else "_"
 
 
 def placeholders(template: str) -> set[str]:

@@ -10,13 +10,15 @@ from typing import Annotated, Any
 import msgspec
 from fastapi import APIRouter, HTTPException, Query, Request, Response
 from fastapi.responses import FileResponse
+from starlette.convertors import StringConvertor, register_url_convertor
 from starlette.requests import ClientDisconnect, HTTPConnection
 from starlette.websockets import WebSocket
 
 from tidewire.errors import StoreUnavailable
-from tidewire.pipelines.checks import check_names, missing_programs
+from tidewire.pipelines.checks import check_ending, check_names, missing_programs
 from tidewire.pipelines.errors import BadStart, NotFound, PipelineError
-from tidewire.pipelines.folders import list_files
+from tidewire.pipelines.folders import find_file, list_files
+from tidewire.pipelines.naming import file_name, readable
 from tidewire.pipelines.runs import Run, RunStatus
 from tidewire.pipelines.service import Pipelines
 from tidewire.pipelines.viewers import EVENTS
@@ -35,6 +37,15 @@ _SHOWN_HEADERS = _HEADERS | {
     "base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
     "Referrer-Policy": "no-referrer",
 }
+
+
+class _FileConvertor(StringConvertor):
+    """A part of a path that is any name of a file below a folder: slashes and line feeds, too."""
+
+    regex = "(?s:.*)"
+
+
+register_url_convertor("file", _FileConvertor())
 
 
 class _Given(msgspec.Struct):
@@ -76,7 +87,7 @@ def router(pipelines: Pipelines, *, authorize: Authorize = nobody) -> APIRouter:
     made.add_api_route("/runs/{run}/resume", api.resume, methods=post)
     made.add_api_route("/runs/{run}/log", api.log, methods=get)
     made.add_api_route("/runs/{run}/results", api.results, methods=get)
-    made.add_api_route("/runs/{run}/results/{name:path}", api.result, methods=get)
+    made.add_api_route("/runs/{run}/results/{name:file}", api.result, methods=get)
     made.add_api_route("/runs/{run}/progress", api.progress, methods=post)
     made.add_api_websocket_route("/runs/{run}/events", api.events)
     return made
@@ -99,6 +110,20 @@ class refusing:
 
 def _answer(value: object, status: int = 200) -> Response:
     return Response(msgspec.json.encode(value), status, _HEADERS, "application/json")
+
+
+def _check_form(request: Request, name: str) -> None:
+    """Refuse an upload that is not the file itself, before it is sent."""
+    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if kind.startswith("multipart/"):
+        raise HTTPException(
+            415,
+            "the body is a form (curl -F), and not the file itself; send the file as the body: "
+            "curl --data-binary @S1.fastq 'http://…/uploads?name=S1.fastq'",
+            headers=_HEADERS,
+        )
+    if not name:
+        raise BadStart("the upload has no name; add it to the address: /uploads?name=S1.fastq")
 
 
 async def _body(request: Request, type_: type[Any]) -> Any:
@@ -147,10 +172,21 @@ class _Routes:
         folder = self._pipelines.inputs
         return _answer({"inputs": await asyncio.to_thread(list_files, folder) if folder else []})
 
-    async def upload(self, request: Request, name: str) -> Response:
+    async def upload(self, request: Request, name: str = "", pipeline: str = "", input: str = "") -> Response:
         user = await self._authorize(request)
         with refusing():
-            return _answer(await self._pipelines.uploads.save(name, request.stream(), user=user), 201)
+            _check_form(request, name)
+            if pipeline:  # a name that is not accepted is refused before the file is sent
+                self._check_input(pipeline, input, name)
+            size = request.headers.get("content-length", "")
+            announced = int(size) if size.isdecimal() else 0
+            uploads = self._pipelines.uploads
+            return _answer(await uploads.save(name, request.stream(), user=user, size=announced), 201)
+
+    def _check_input(self, pipeline: str, name: str, file: str) -> None:
+        found = self._pipelines.definition(pipeline)
+        check_names(found, [name])
+        check_ending(next(wanted for wanted in found.inputs if wanted.name == name), file_name(file, "upload"))
 
     async def start(self, request: Request) -> Response:
         user = await self._authorize(request)
@@ -165,14 +201,12 @@ class _Routes:
 
     def _files(self, inputs: Mapping[str, _Given], user: str) -> dict[str, Path]:
         folder = self._pipelines.inputs
-        is_named = any(not given.upload for given in inputs.values())
-        listed = {file.name for file in list_files(folder)} if folder and is_named else set()
         found = {}
         for key, given in inputs.items():
             if given.upload:
                 found[key] = self._pipelines.uploads.path(given.upload, user=user)
-            elif folder and given.name in listed:
-                found[key] = folder / given.name
+            elif folder and (path := find_file(folder, given.name)):
+                found[key] = path
             else:
                 raise BadStart(
                     f"there is no input {given.name[:80]!r} on the server; upload it, or name one that is listed"
@@ -241,7 +275,7 @@ class _Routes:
             path = await self._pipelines.result(run, name)
             if show and name in await self._pipelines.shown(run):
                 return FileResponse(path, headers=_SHOWN_HEADERS)
-        return FileResponse(path, filename=path.name, headers=_FILE_HEADERS)
+        return FileResponse(path, filename=readable(path.name), headers=_FILE_HEADERS)
 
     async def progress(self, request: Request, run: str) -> Response:
         scheme, _, key = request.headers.get("authorization", "").partition(" ")

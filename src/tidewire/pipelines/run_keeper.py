@@ -186,7 +186,7 @@ class Keeper:
             await self._notify()
 
     async def _look(self) -> None:
-        for attention in await self._store.attend(self.name, self._limits.concurrency):
+        for attention in await self._store.attend(self.name, self._limits):
             if attention.id in self._broken:
                 continue
             try:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -15,6 +16,8 @@ from tidewire.backends.shared.statements import statements
 from tidewire.backends.sqlite.disk_reserve import DiskReserve
 from tidewire.backends.sqlite.file_errors import explain, is_full
 from tidewire.errors import ConfigurationError, StoreUnavailable
+from tidewire.pipelines.errors import QueueFull
+from tidewire.pipelines.limits import PipelineLimits
 from tidewire.pipelines.runs import Run, RunStatus, StepStatus, View
 
 __all__ = ("Attention", "Record", "RunStore")
@@ -61,6 +64,21 @@ class NewRun(msgspec.Struct, frozen=True):
     owner: str
 
 
+def _first(queue: Sequence[tuple[str, str]], running: Counter[str], limits: PipelineLimits) -> set[str]:
+    """Return the runs of the queue that may begin: in order, but no user has more than their share of the places."""
+    free = limits.concurrency - running.total()
+    first: set[str] = set()
+    for run, user in queue:
+        if free <= 0:
+            break
+        if user and running[user] >= limits.running_of_user:
+            continue
+        running[user] += 1
+        free -= 1
+        first.add(run)
+    return first
+
+
 class RunStore:
     """Runs and their processes. Methods raise StoreUnavailable when the file cannot be read or written."""
 
@@ -82,16 +100,14 @@ class RunStore:
 
     # Runs.
 
-    async def add(self, run: Run, new: NewRun, *, queue: int, join: bool) -> Run | None:
-        """Add a run to the queue, or return the one to join; None when the queue is full. Atomic over all processes."""
+    async def add(self, run: Run, new: NewRun, limits: PipelineLimits, *, join: bool) -> Run:
+        """Add a run to the queue, or return the one to join. Atomic over all processes. Raises QueueFull."""
 
-        def work(db: sqlite3.Connection) -> Run | None:
+        def work(db: sqlite3.Connection) -> Run:
             found = db.execute(self._sql["joinable"], (new.fingerprint,)).fetchone() if join else None
             if found:
                 return _decode_run(found[0])
-            waiting = db.execute(self._sql["waiting"]).fetchone()[0]
-            if waiting >= queue:
-                return None
+            waiting = self._check_queue(db, run.user, limits)
             added = msgspec.structs.replace(run, position=waiting + 1)
             turn = db.execute(self._sql["next_turn"]).fetchone()[0]
             state, view = _encode(added), _encode(View(added))
@@ -149,17 +165,18 @@ class RunStore:
 
     # Owners.
 
-    async def attend(self, owner: str, concurrency: int) -> list[Attention]:
+    async def attend(self, owner: str, limits: PipelineLimits) -> list[Attention]:
         """Return the state of each run of an owner."""
 
         def work(db: sqlite3.Connection) -> list[Attention]:
             owned = db.execute(self._sql["owned"], (owner,)).fetchall()
             if not owned:
                 return []
-            queue = {row[0]: place for place, row in enumerate(db.execute(self._sql["queue"]), 1)}
-            free = concurrency - db.execute(self._sql["running"]).fetchone()[0]
+            queue = db.execute(self._sql["queue"]).fetchall()
+            places = {run: place for place, (run, _) in enumerate(queue, 1)}
+            first = _first(queue, Counter(dict(db.execute(self._sql["running"]).fetchall())), limits)
             return [
-                Attention(run, RunStatus(status), bool(cancel), queue.get(run, 0), 0 < queue.get(run, 0) <= free)
+                Attention(run, RunStatus(status), bool(cancel), places.get(run, 0), run in first)
                 for run, status, cancel, _ in owned
             ]
 
@@ -168,7 +185,7 @@ class RunStore:
     async def begin(self, run: str, owner: str) -> bool:
         """Mark a run as running that `attend` allowed to begin; return False when it was cancelled. May be repeated.
 
-        This needs no further check: only the first runs of the queue may begin, as many as there are free places.
+        This needs no further check: all processes agree on the first runs of the queue that have a free place.
         """
         return await self._write(lambda db: db.execute(self._sql["begin"], (run, owner)).rowcount) > 0
 
@@ -185,16 +202,25 @@ class RunStore:
         """Ask the owner of a run to cancel it; return False when it is neither queued nor running."""
         return await self._write(lambda db: db.execute(self._sql["cancel"], (run,)).rowcount) > 0
 
-    async def resume(self, run: str, owner: str, *, queue: int) -> bool | None:
-        """Queue an ended run again for this owner; return False when it has not ended, None when the queue is full."""
+    async def resume(self, run: Run, owner: str, limits: PipelineLimits) -> bool:
+        """Queue an ended run again for this owner; return False when it has not ended. Raises QueueFull."""
 
-        def work(db: sqlite3.Connection) -> bool | None:
-            if db.execute(self._sql["waiting"]).fetchone()[0] >= queue:
-                return None
+        def work(db: sqlite3.Connection) -> bool:
+            if not run.status.is_active:
+                self._check_queue(db, run.user, limits)
             turn = db.execute(self._sql["next_turn"]).fetchone()[0]
-            return db.execute(self._sql["resume"], (owner, turn, run)).rowcount > 0
+            return db.execute(self._sql["resume"], (owner, turn, run.id)).rowcount > 0
 
         return await self._write(work)
+
+    def _check_queue(self, db: sqlite3.Connection, user: str, limits: PipelineLimits) -> int:
+        """Return how many runs wait. Raises QueueFull when there is no place for one more of this user."""
+        waiting, own = db.execute(self._sql["waiting"], (user,)).fetchone()
+        if user and own >= limits.user_queue:
+            raise QueueFull(f"{own} runs of yours wait already (limit user_queue); try again later", "user_queue")
+        if waiting >= limits.queue:
+            raise QueueFull(f"{waiting} runs wait already (limit queue); try again later", "queue")
+        return int(waiting)
 
     async def owners(self) -> set[str]:
         """Return all owners of runs."""

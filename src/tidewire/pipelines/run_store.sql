@@ -40,7 +40,7 @@ SELECT state FROM runs
 WHERE fingerprint = ? AND status IN ('queued', 'running') AND cancel = 0 ORDER BY number DESC LIMIT 1
 
 -- name: waiting
-SELECT count(*) FROM runs WHERE status = 'queued'
+SELECT count(*), coalesce(sum(user = ?), 0) FROM runs WHERE status = 'queued'
 
 -- name: next_turn
 SELECT coalesce(max(turn), 0) + 1 FROM runs
@@ -68,10 +68,10 @@ UPDATE runs SET state = ?, view = ?, status = ? WHERE id = ?
 SELECT id, status, cancel, turn FROM runs WHERE owner = ?
 
 -- name: queue
-SELECT id FROM runs WHERE status = 'queued' ORDER BY turn
+SELECT id, user FROM runs WHERE status = 'queued' ORDER BY turn
 
 -- name: running
-SELECT count(*) FROM runs WHERE status = 'running'
+SELECT user, count(*) FROM runs WHERE status = 'running' GROUP BY user
 
 -- name: begin
 UPDATE runs SET status = 'running' WHERE id = ? AND owner = ? AND status IN ('queued', 'running') AND cancel = 0
@@ -105,8 +105,11 @@ SELECT identity FROM processes WHERE run = ?
 DELETE FROM processes WHERE run = ?
 
 -- name: beyond
-SELECT id, user FROM runs WHERE owner = '' AND status NOT IN ('queued', 'running')
-ORDER BY number DESC LIMIT -1 OFFSET ?
+-- the oldest runs of the users who have the most: the runs of one user never push those of others out
+SELECT id, user FROM (
+    SELECT id, user, number, row_number() OVER (PARTITION BY user ORDER BY number DESC) AS place
+    FROM runs WHERE owner = '' AND status NOT IN ('queued', 'running')
+) ORDER BY place, number DESC LIMIT -1 OFFSET ?
 
 -- name: remove
 DELETE FROM runs WHERE id = ? AND owner = '' AND status NOT IN ('queued', 'running')

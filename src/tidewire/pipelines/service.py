@@ -21,9 +21,9 @@ from tidewire.pipelines.attempt import RunFacts
 from tidewire.pipelines.checks import check_programs, find_inputs
 from tidewire.pipelines.definition import Pipeline, Step
 from tidewire.pipelines.errors import Forbidden, NotFound, NotNow, QueueFull
-from tidewire.pipelines.folders import FileFacts, RunFolder, list_files, read_range
+from tidewire.pipelines.folders import FileFacts, RunFolder, read_range
 from tidewire.pipelines.limits import PipelineLimits
-from tidewire.pipelines.naming import check_sample
+from tidewire.pipelines.naming import check_sample, file_name, readable
 from tidewire.pipelines.run_keeper import Keeper
 from tidewire.pipelines.run_store import NewRun, Record, RunStore
 from tidewire.pipelines.runs import GivenInput, Run, RunStatus, StepState, StepStatus
@@ -92,9 +92,7 @@ class Pipelines:
         limits_ = self.limits
         self._keeper = Keeper(hub, self._store, self._root, limits_, self._facts, self._count)
         self._viewers = Viewers(hub, self._store, self._keeper)
-        self.uploads = Uploads(
-            self._root / "uploads", size=limits_.upload_bytes, most=limits_.uploads, count=self._count
-        )
+        self.uploads = Uploads(self._root / "uploads", limits_, count=self._count)
 
     async def __aenter__(self) -> Pipelines:
         try:
@@ -150,7 +148,7 @@ class Pipelines:
         expected = await self._store.expected(name)
         steps = tuple(_waiting(step, expected.get(step.name)) for step in pipeline.steps)
         try:
-            given = tuple(GivenInput(key, path.name, path.stat().st_size) for key, path in paths.items())
+            given = tuple(GivenInput(key, readable(path.name), path.stat().st_size) for key, path in paths.items())
             run = Run(_new_id(), name, pipeline.title or name, sample, user, time.time(), given, steps)
             added = await self._add(run, pipeline, paths, new=new)
         except FileNotFoundError:
@@ -166,8 +164,10 @@ class Pipelines:
         for key, path in paths.items():
             if self.uploads.contains(path):
                 taken.setdefault(path, folder.inputs / key / path.name)
+            elif readable(str(path)) != str(path):  # no program could be given this name in a definition or an event
+                taken.setdefault(path, folder.inputs / key / file_name(path.name, "input"))
         facts = NewRun(
-            fingerprint=_fingerprint(run, paths, self.uploads),
+            fingerprint=self._fingerprint(run, paths),
             key=secrets.token_urlsafe(18),
             definition=_encoded(pipeline),
             paths={key: str(taken.get(path, path)) for key, path in paths.items()},
@@ -175,11 +175,12 @@ class Pipelines:
         )
         self._keeper.arriving.add(run.id)
         try:
-            added = await self._store.add(run, facts, queue=self.limits.queue, join=not new)
-            if added is None:
-                raise self._queue_full()
+            added = await self._store.add(run, facts, self.limits, join=not new)
             if added.id == run.id:
                 await self._take(added, folder, taken)
+        except QueueFull as error:
+            self._count(error.limit)
+            raise
         finally:
             self._keeper.arriving.discard(run.id)
         return added
@@ -187,12 +188,34 @@ class Pipelines:
     async def _take(self, run: Run, folder: RunFolder, files: Mapping[Path, Path]) -> None:
         """Move a new run's uploads into its folder; cancel the run when that fails. Raises OSError."""
         try:
-            await asyncio.to_thread(_move, folder, files)
+            await asyncio.to_thread(self._move, folder, files)
         except OSError:  # another run has taken its upload, or the disk is full
             await self._store.cancel(run.id)
             raise
         finally:
             self._keeper.own(run)
+
+    def _fingerprint(self, run: Run, paths: Mapping[str, Path]) -> str:
+        """Return a hash that is equal for runs of the same work; an upload counts by content, a file by place."""
+        files = []
+        for key, path in sorted(paths.items()):
+            stat = path.stat()
+            is_upload = self.uploads.contains(path)
+            place = self.uploads.identity(path) if is_upload else os.fsencode(path).hex()
+            files.append((key, place, stat.st_size, 0 if is_upload else stat.st_mtime_ns))
+        return hashlib.sha256(msgspec.json.encode((run.pipeline, run.sample, run.user, files))).hexdigest()
+
+    def _move(self, folder: RunFolder, files: Mapping[Path, Path]) -> None:
+        """Move uploads into the folder of their run; other files are linked there."""
+        folder.make()
+        for file, path in files.items():
+            path.parent.mkdir(mode=0o750)
+            if self.uploads.contains(file):
+                os.replace(file, path)
+                with contextlib.suppress(OSError):
+                    file.parent.rmdir()
+            else:
+                path.symlink_to(file)
 
     async def cancel(self, run: str) -> Run:
         """Ask the owner of a run to cancel it; `wait` returns when it has ended. Raises NotFound, NotNow."""
@@ -210,14 +233,14 @@ class Pipelines:
         found = await self._let_go(run)
         self._keeper.arriving.add(run)
         try:
-            is_queued = await self._store.resume(run, self._keeper.name, queue=self.limits.queue)
-            if is_queued is None and not found.status.is_active:
-                raise self._queue_full()
-            if not is_queued:
+            if not await self._store.resume(found, self._keeper.name, self.limits):
                 raise NotNow(
                     f"run {run} is {found.status.value}; only what failed, was cancelled or interrupted can be resumed"
                 )
             await self._keeper.own_again(run)
+        except QueueFull as error:
+            self._count(error.limit)
+            raise
         finally:
             self._keeper.arriving.discard(run)
         return await self.run(run)
@@ -230,10 +253,6 @@ class Pipelines:
             if record.run.status.is_active or not record.owner or time.monotonic() > end:
                 return record.run
             await self._keeper.wait_changed(_LOOK_SECONDS)
-
-    def _queue_full(self) -> QueueFull:
-        self._count("queue")
-        return QueueFull(f"{self.limits.queue} runs wait already (limit queue); try again later")
 
     async def remove(self, run: str) -> None:
         """Remove an ended run with all its files. Raises NotFound, NotNow."""
@@ -302,7 +321,7 @@ class Pipelines:
     async def results(self, run: str) -> list[FileFacts]:
         """Return the files that a run has made so far. Raises NotFound."""
         shown = await self.shown(run)
-        files = await asyncio.to_thread(list_files, RunFolder(self._root, run).results)
+        files = await asyncio.to_thread(RunFolder(self._root, run).list_results)
         return [msgspec.structs.replace(file, show=file.name in shown) for file in files]
 
     async def shown(self, run: str) -> list[str]:
@@ -361,16 +380,6 @@ def _waiting(step: Step, expected: float | None) -> StepState:
     return StepState(step.name, title, step.weight, needs, step.retries + 1, expected=expected)
 
 
-def _fingerprint(run: Run, paths: Mapping[str, Path], uploads: Uploads) -> str:
-    """Return a hash that is equal for runs of the same work; files are compared by path, size and time of change."""
-    files = []
-    for key, path in sorted(paths.items()):
-        stat = path.stat()
-        # an upload's folder is named by its content
-        files.append((key, str(path), stat.st_size, 0 if uploads.contains(path) else stat.st_mtime_ns))
-    return hashlib.sha256(msgspec.json.encode((run.pipeline, run.sample, run.user, files))).hexdigest()
-
-
 def _encoded(pipeline: Pipeline) -> bytes:
     """Return a pipeline as JSON, to resume a run with its original steps; b"" if it has a coroutine function."""
     if any(step.is_local for step in pipeline.steps):
@@ -378,15 +387,6 @@ def _encoded(pipeline: Pipeline) -> bytes:
     steps = tuple(msgspec.structs.replace(step, function=None, python=step.reference) if step.function else step
                   for step in pipeline.steps)  # fmt: skip
     return msgspec.json.encode(msgspec.structs.replace(pipeline, steps=steps))
-
-
-def _move(folder: RunFolder, files: Mapping[Path, Path]) -> None:
-    folder.make()
-    for upload, path in files.items():
-        path.parent.mkdir(mode=0o750)
-        os.replace(upload, path)
-        with contextlib.suppress(OSError):  # the same file has just been sent again
-            upload.parent.rmdir()
 
 
 def _interesting(run: Run) -> str:

@@ -30,8 +30,11 @@ class PipelineTable(BaseModel):
     #: What `WS /pipeline/{sample_id}` starts; None: `readqc` if there is a file for the sample, else `demo`.
     default: str | None = None
     concurrency: int = Field(default=_DEFAULTS.concurrency, gt=0)
+    #: Runs at a time of one user; 0: all but one of `concurrency`.
+    user_concurrency: int = Field(default=_DEFAULTS.user_concurrency, ge=0)
     steps: int = Field(default=_DEFAULTS.steps, gt=0)
     queue: int = Field(default=_DEFAULTS.queue, gt=0)
+    user_queue: int = Field(default=_DEFAULTS.user_queue, gt=0)
     keep: int = Field(default=_DEFAULTS.keep, gt=0)
     #: 0: the processors of the machine.
     threads: int = Field(default=_DEFAULTS.threads, ge=0)
@@ -39,6 +42,7 @@ class PipelineTable(BaseModel):
     log_rate: float = Field(default=_DEFAULTS.log_rate, gt=0, allow_inf_nan=False)
     upload_bytes: int = Field(default=_DEFAULTS.upload_bytes, gt=0)
     uploads: int = Field(default=_DEFAULTS.uploads, gt=0)
+    user_uploads: int = Field(default=_DEFAULTS.user_uploads, gt=0)
 
     @property
     def limits(self) -> PipelineLimits:

@@ -96,7 +96,7 @@ export class FileField {
 
   #offer(onServer, id) {
     const { accept } = this.#input;
-    const fitting = onServer.filter(({ name }) => fits(name, accept));
+    const fitting = onServer.filter(({ name, problem }) => !problem && fits(name, accept));
     if (!fitting.length) return;
     const options = fitting.map(({ name, size: bytes }) => el("option", { value: name, text: `${name} (${size(bytes)})` }));
     this.#server = el("select", { id }, el("option", { value: "", text: "found by the sample's name" }), ...options);

@@ -68,6 +68,7 @@ export class RunView {
       make: () => {
         const href = this.#api.resultAddress(run.id, result.name);
         const name = el("span", { class: "label", text: result.name });
+        if (result.problem) return el("li", { class: "hint" }, name, ` ${result.problem}`);
         const link = { class: "result", href, download: result.name.split("/").pop() };
         const download = el("a", link, name, el("span", { class: "aside", text: size(result.size) }));
         if (!result.show) return el("li", {}, download);

@@ -33,7 +33,7 @@ class Transport:
 
 def make() -> tuple[Writer, Transport]:
     transport = Transport()
-    return Writer(cast(asyncio.Transport, transport)), transport
+    return Writer(cast(asyncio.Transport, transport), asyncio.new_event_loop()), transport
 
 
 def batch(*texts: bytes) -> Batch:
@@ -103,5 +103,41 @@ def test_waiting_ends_with_the_pause() -> None:
         writer.resume()
         async with asyncio.timeout(5):
             await asyncio.gather(*waiting)
+
+    asyncio.run(main())
+
+
+# The direct sends of one turn of the loop are joined.
+
+
+def test_what_is_written_later_is_joined_and_written_at_the_end_of_the_turn() -> None:
+    async def main() -> None:
+        transport = Transport()
+        writer = Writer(cast(asyncio.Transport, transport), asyncio.get_running_loop())
+        writer.write_later(b"a", 1)
+        writer.write_later(b"b", 1)
+        assert (transport.written, writer.backlog()) == ([], (2, 0))
+        await asyncio.sleep(0)
+        assert (transport.written, writer.backlog()) == ([b"ab"], (0, 0))
+
+    asyncio.run(main())
+
+
+def test_other_writes_of_the_turn_come_behind_what_waits() -> None:
+    async def main() -> None:
+        transport = Transport()
+        writer = Writer(cast(asyncio.Transport, transport), asyncio.get_running_loop())
+        writer.write_later(b"reply ", 1)
+        writer.write(batch(b"push"))
+        assert transport.written == [b"reply " + batch(b"push").joined]
+        writer.write_later(b"last word", 1)
+        writer.write_frame(b"close")
+        assert transport.written[1:] == [b"last word", b"close"]
+        writer.write_later(b"x" * 65_537, 1)
+        assert len(transport.written) == 4, "more than the high-water mark does not wait"
+        transport.closing = True
+        writer.write_later(b"too late", 1)
+        await asyncio.sleep(0)
+        assert len(transport.written) == 4
 
     asyncio.run(main())

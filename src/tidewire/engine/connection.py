@@ -298,7 +298,7 @@ class Connection:
     def write(self, *messages: WireMessage) -> None:
         """Write messages that belong to no channel, behind all that was written before."""
         if self.disconnect is None and messages:
-            self.link.write(self.representation.direct(*messages))
+            self.link.write_later(self.representation.direct(*messages))
 
     def fail(self, disconnect: Disconnect | None = None) -> None:
         """Note that the handler raised: announcements for that case are published. End with a code, if one is given."""

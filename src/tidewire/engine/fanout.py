@@ -179,7 +179,7 @@ class Fanout:
                 if not self.slow.write(channel, subscription, rest, batch, self._turn):
                     return
             else:
-                link.write(batch)
+                link.write_later(batch)
                 self.deliveries += len(batch)
         subscription.live_after = last
 

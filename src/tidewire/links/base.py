@@ -80,6 +80,10 @@ class Link(ABC):
         It never fails and never waits, and does nothing after the end. The caller judges the backlog first.
         """
 
+    def write_later(self, batch: Batch) -> None:
+        """Do as `write` does; a link for which a write is dear may join those of one turn of the loop."""
+        self.write(batch)
+
     @abstractmethod
     def backlog(self) -> tuple[int, int]:
         """Return the bytes and (an upper bound of) the messages that are not yet given to the operating system."""

@@ -84,7 +84,7 @@ class WebSocketLink(Link):
         self._loop = loop
         self._opening: Opening | None = opening
         self._reader = Reader(transport, loop)
-        self._writer = Writer(transport)
+        self._writer = Writer(transport, loop)
         self._deadlines = Deadlines(settings.limits)
         self._listener: Listener | None = None
         #: Receives messages while there is no listener, and the end.
@@ -215,11 +215,15 @@ class WebSocketLink(Link):
         if not self.is_closed:
             self._writer.write(batch)
 
+    def write_later(self, batch: Batch) -> None:
+        if not self.is_closed:
+            self._writer.write_later(batch.joined, len(batch))
+
     def send_message(self, message: WireMessage) -> None:
         """Write one message of the ASGI application; raises ClientGone after the end."""
         if self.is_closed:
             raise ClientGone("the client has gone; nothing can be sent any more")
-        self._writer.write_frame(frame(message, deflate=self.deflate))
+        self._writer.write_later(frame(message, deflate=self.deflate), 0)
 
     def backlog(self) -> tuple[int, int]:
         """Return bytes and messages; messages are those written since the link was last below its high-water mark."""
@@ -313,12 +317,14 @@ class WebSocketLink(Link):
         # What the client still sends is discarded for a moment: closing at once would reset the connection before
         # the client has read our close frame.
         if self._transport.can_write_eof() and not self._transport.is_closing():
+            self._writer.flush()
             self._transport.write_eof()
         self._end_within(_LINGER)
         self._reader.resume_all()
 
     def _end(self, seconds: float) -> None:
         """Close the transport behind what it still holds, and abort it when that takes too long."""
+        self._writer.flush()
         self._transport.close()
         self._end_within(seconds)
 

@@ -17,13 +17,20 @@ class Writer:
 
     `pause` and `resume` are called when the transport's buffer has passed its high-water mark, and is below the low one
     again. With `hold_answer`, the handshake's answer waits for what is written next, and goes out in front of it.
+
+    A write is a system call, which costs more than all that comes before it. So the direct sends of one turn of the
+    loop are joined (`write_later`), and what fan-out writes in the same turn goes out with them.
     """
 
-    __slots__ = ("_answer", "_is_watched", "_stall", "_transport", "_writable")
+    __slots__ = ("_answer", "_is_watched", "_later", "_later_size", "_loop", "_stall", "_transport", "_writable")
 
-    def __init__(self, transport: asyncio.Transport) -> None:
+    def __init__(self, transport: asyncio.Transport, loop: asyncio.AbstractEventLoop) -> None:
         transport.set_write_buffer_limits(_HIGH_WATER, _LOW_WATER)
         self._transport = transport
+        self._loop = loop
+        #: What waits for the end of the turn.
+        self._later: list[bytes] | None = None
+        self._later_size = 0
         #: An answer waits or the client stalls: a write has more to do than to write.
         self._is_watched = False
         self._answer = b""
@@ -36,14 +43,37 @@ class Writer:
         return self._stall is not None
 
     def write(self, batch: Batch) -> None:
-        """Write all frames of a batch."""
-        if self._is_watched:
+        """Write all frames of a batch, behind what waits for the end of the turn."""
+        if self._later is not None:
+            self._later.append(batch.joined)
+            self.flush()
+        elif self._is_watched:
             self._write_watched(batch.joined, len(batch))
         else:
             self._transport.write(batch.joined)
 
+    def write_later(self, data: bytes, messages: int) -> None:
+        """Write frames at the end of this turn of the loop, joined with others; at once while the client is watched."""
+        if self._is_watched:
+            self._write_watched(data, messages)
+            return
+        if self._later is None:
+            self._later = []
+            self._loop.call_soon(self.flush)
+        self._later.append(data)
+        self._later_size += len(data)
+        if self._later_size > _HIGH_WATER:
+            self.flush()
+
+    def flush(self) -> None:
+        """Write what waits for the end of the turn."""
+        later, self._later, self._later_size = self._later, None, 0
+        if later and not self._transport.is_closing():
+            self._transport.write(later[0] if len(later) == 1 else b"".join(later))
+
     def write_frame(self, data: bytes) -> None:
         """Write one frame, unless the transport is closing."""
+        self.flush()
         if self._is_watched:
             self._write_watched(data, 0)
         elif not self._transport.is_closing():
@@ -76,7 +106,10 @@ class Writer:
 
     def backlog(self) -> tuple[int, int]:
         """Return the bytes that wait to be sent, and the messages written since the writer was last not paused."""
-        return self._transport.get_write_buffer_size(), 0 if self._stall is None else self._stall.messages
+        return (
+            self._transport.get_write_buffer_size() + self._later_size,
+            0 if self._stall is None else self._stall.messages,
+        )
 
     def pause(self, now: float) -> None:
         """Begin to watch how much the client takes."""

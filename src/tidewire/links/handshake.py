@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import re
 import threading
+from base64 import b64encode
 from collections.abc import Iterable, Sequence
 from email.utils import formatdate
+from hashlib import sha1
 from http import HTTPStatus
 from typing import Any
 from urllib.parse import quote, unquote
@@ -29,6 +32,12 @@ WIRE_LOGGER = logging.getLogger("tidewire.wire")
 WIRE_LOGGER.setLevel(logging.INFO)
 #: Batches are compressed once for all, with this window (see `batch.frame`).
 _WINDOW_BITS = 12
+#: What is hashed behind a client's key (RFC 6455 section 1.3), and a key: 16 bytes in base 64.
+_GUID = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
+_KEY = re.compile(rb"[A-Za-z0-9+/]{21}[AQgw]==")
+_CONNECTION = frozenset({b"upgrade", b"keep-alive, upgrade"})
+#: Headers that the core has to judge.
+_UNUSUAL = frozenset({b"sec-websocket-protocol", b"transfer-encoding", b"content-length"})
 
 HeaderPairs = Iterable[tuple[bytes, bytes]]
 
@@ -73,16 +82,20 @@ _judges = _Judges()
 class Handshake:
     """One opening handshake: `feed` or `take` reads the request, `accept` or a function below makes the answer."""
 
-    __slots__ = ("_answer", "_core", "_deflate", "_extensions", "_fields", "early", "request")
+    __slots__ = ("_answer", "_core", "_deflate", "_extensions", "_fields", "_offered", "early", "path")
 
     def __init__(self, *, deflate: bool) -> None:
         self._deflate = deflate
         #: Parses the request, if no HTTP class has parsed it.
         self._core: ServerProtocol | None = None
-        self._answer: Headers | None = None
+        #: The lines of the accepting answer, and the extensions that it agrees to.
+        self._answer: list[bytes] = []
         self._extensions: list[Extension] = []
-        self._fields: list[tuple[bytes, bytes]] | None = None
-        self.request: Request | None = None
+        #: The headers of the request, and the subprotocols that it offers.
+        self._fields: list[tuple[bytes, bytes]] = []
+        self._offered: list[str] = []
+        #: The path of the request, with its query; None until the request is complete and good.
+        self.path: str | None = None
         #: Bytes that the client sent behind its request before it had an answer.
         self.early = b""
 
@@ -104,6 +117,9 @@ class Handshake:
 
     def take(self, method: str, path: bytes, headers: HeaderPairs) -> bytes | None:
         """Judge a request that an HTTP class has parsed (HTTP/1.1 only); return what `feed` returns."""
+        headers = list(headers)
+        if method == "GET" and self._take_plain(path, headers):
+            return None
         try:
             fields = Headers([(name.decode("ascii"), value.decode("latin-1")) for name, value in headers])
             request = Request(path.decode("ascii"), fields, method)
@@ -111,10 +127,29 @@ class Handshake:
             return plain_response(400, "the path and the names of headers are ASCII (RFC 9110)").serialize()
         if "Transfer-Encoding" in fields or not set(fields.get_all("Content-Length")) <= {"0"}:
             return plain_response(400, "a WebSocket handshake has no body").serialize()
-        if "Sec-WebSocket-Protocol" not in fields:
-            self._fields = list(headers)
         refusal = self._judge(request)
         return None if refusal is None else refusal.serialize()
+
+    def _take_plain(self, path: bytes, headers: list[tuple[bytes, bytes]]) -> bool:
+        """Accept what nearly every client sends; return whether it was that, or the core has to judge it."""
+        known = dict(headers)
+        key = known.get(b"sec-websocket-key", b"")
+        if (
+            len(known) != len(headers)
+            or not known.keys().isdisjoint(_UNUSUAL)
+            or (self._deflate and b"sec-websocket-extensions" in known)
+            or b"host" not in known
+            or known.get(b"upgrade", b"").lower() != b"websocket"
+            or known.get(b"connection", b"").lower() not in _CONNECTION
+            or known.get(b"sec-websocket-version") != b"13"
+            or _KEY.fullmatch(key) is None
+            or not path.isascii()
+        ):
+            return False
+        self.path, self._fields = path.decode("ascii"), headers
+        accept = b64encode(sha1(key + _GUID, usedforsecurity=False).digest())
+        self._answer = [b"Upgrade: websocket", b"Connection: Upgrade", b"Sec-WebSocket-Accept: " + accept]
+        return True
 
     def _judge(self, request: Request) -> Response | None:
         headers = request.headers
@@ -129,18 +164,17 @@ class Handshake:
         answer = core.accept(request)
         if answer.status_code != 101:
             return answer
-        self.request, self._answer, self._extensions = request, answer.headers, core.extensions
+        self.path, self._extensions = request.path, core.extensions
+        self._fields = [(name.lower().encode(), value.encode("latin-1")) for name, value in headers.raw_items()]
+        self._offered = [name for part in ",".join(offered).split(",") if (name := part.strip())]
+        lines = [(name, value) for name, value in answer.headers.raw_items() if name != "Date"]
+        self._answer = [f"{name}: {value}".encode("latin-1") for name, value in lines]
         return None
 
     def scope(self, transport: asyncio.Transport, asgi_version: str, root_path: str) -> dict[str, Any]:
         """Return the ASGI connection scope of the request (ASGI WebSocket specification, version 2.4)."""
-        assert self.request is not None
-        headers = self.request.headers
-        fields = self._fields
-        if fields is None:
-            fields = [(name.lower().encode(), value.encode("latin-1")) for name, value in headers.raw_items()]
-        raw_path, _, query = self.request.path.partition("?")
-        offered = ",".join(headers.get_all("Sec-WebSocket-Protocol"))
+        assert self.path is not None
+        raw_path, _, query = self.path.partition("?")
         return {
             "type": "websocket",
             "asgi": {"version": asgi_version, "spec_version": "2.4"},
@@ -152,15 +186,13 @@ class Handshake:
             "path": root_path + unquote(raw_path),
             "raw_path": (root_path + raw_path).encode("ascii"),
             "query_string": query.encode("ascii"),
-            "headers": fields,
-            "subprotocols": [name for part in offered.split(",") if (name := part.strip())],
+            "headers": self._fields,
+            "subprotocols": self._offered,
         }
 
     def accept(self, headers: HeaderPairs, subprotocol: str | None) -> tuple[bytes, list[Extension]]:
         """Return the bytes of the accepting response, and the extensions that it agrees to."""
-        assert self._answer is not None
-        lines = [f"{name}: {value}".encode("latin-1") for name, value in self._answer.raw_items() if name != "Date"]
-        lines += [name + b": " + value for name, value in headers]
+        lines = [*self._answer, *(name + b": " + value for name, value in headers)]
         if subprotocol:
             lines.append(b"Sec-WebSocket-Protocol: " + subprotocol.encode("latin-1"))
         if any(b"\r" in line or b"\n" in line for line in lines):
@@ -174,8 +206,8 @@ class Handshake:
 
     def describe(self) -> str:
         """Return the request's path for a log: without the query, which may hold a token."""
-        assert self.request is not None
-        return quote(unquote(self.request.path.partition("?")[0]))
+        assert self.path is not None
+        return quote(unquote(self.path.partition("?")[0]))
 
 
 def response(status: int, headers: HeaderPairs, body: bytes) -> Response:

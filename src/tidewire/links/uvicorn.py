@@ -98,7 +98,7 @@ class WebSocketProtocol(asyncio.Protocol):
     # The opening handshake.
 
     def _read_early(self, handshake: Handshake, data: bytes) -> None:
-        if handshake.request is None:
+        if handshake.path is None:
             self._judged(handshake, handshake.feed(data))
             return
         handshake.early += data
@@ -113,7 +113,7 @@ class WebSocketProtocol(asyncio.Protocol):
     def _judged(self, handshake: Handshake, refusal: bytes | None) -> None:
         if refusal is not None:
             self._link.refuse(refusal, LOST)
-        elif handshake.request is not None:
+        elif handshake.path is not None:
             self._run(handshake)
 
     def _run(self, handshake: Handshake) -> None:

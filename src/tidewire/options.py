@@ -54,7 +54,7 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     #: Bytes of resident memory of one process, at which newcomers are refused; 0: however many.
     memory_bytes: int = 0
     #: Steps of newcomers that one turn of the loop begins: first requests, first messages, reads of what was missed.
-    arrivals: int = 4
+    arrivals: int = 16
     #: Inbound messages per second of one connection, and how many may come at once.
     rate: float = 100.0
     burst: int = 200

@@ -9,7 +9,7 @@ import os
 import signal
 import socket
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
@@ -25,46 +25,38 @@ from tidewire.support.admission import Admission
 from tidewire.testing import wait_until
 
 
-def test_steps_that_wait_begin_one_in_a_turn_and_in_their_order(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(admission_module, "_LONG", 3_600.0)
-    begun: list[tuple[int, int]] = []
-    turn = 0
-
-    def step(number: int) -> Callable[[], None]:
-        return lambda: begun.append((turn, number))
-
-    async def main() -> None:
-        nonlocal turn
-        gate, before = Admission.of(asyncio.get_running_loop()), reached()["arrivals"]
-        assert [gate.start(step(number), 3) for number in range(6)] == [True] * 3 + [False] * 3
-        assert reached()["arrivals"] == before + 3
-        while len(begun) < 6:
-            await asyncio.sleep(0)
-            turn += 1
-
-    asyncio.run(main())
-    assert [number for _, number in begun] == list(range(6))
-    turns = [turn for turn, _ in begun[3:]]
-    assert turns == sorted(set(turns)), begun
-
-
-def test_a_turn_that_was_long_lets_as_many_begin_as_the_limit_says(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(admission_module, "_LONG", -1.0)
-    monkeypatch.setattr(admission_module, "_DEPRIVED", 3_600.0)
+def started_in_turns(count: int, limit: int, allowed: int) -> list[int]:
+    """Ask for so many steps at once; return how many started in each turn, after seeing that they kept their order."""
     begun: list[int] = []
 
-    async def main() -> None:
-        gate = Admission.of(asyncio.get_running_loop())
-        for number in range(9):
-            gate.start(lambda number=number: begun.append(number), 3)  # type: ignore[misc]
-        seen = []
-        while len(begun) < 9:
+    async def main() -> list[int]:
+        gate, before, turns = Admission.of(asyncio.get_running_loop()), reached()["arrivals"], []
+        gate._allowed = allowed
+        done = [gate.start(lambda number=number: begun.append(number), limit) for number in range(count)]  # type: ignore[misc]
+        assert reached()["arrivals"] == before + done.count(False)
+        seen = 0
+        while seen < count:
+            turns.append(len(begun) - seen)
+            seen = len(begun)
             await asyncio.sleep(0)
-            seen.append(len(begun))
-        # a turn is long by what was there before; where it began several, that may be by them
-        assert set(seen) <= {3, 4, 7, 8, 9}
+        return [started for started in turns if started]
 
-    asyncio.run(main())
+    found = asyncio.run(main())
+    assert begun == list(range(count))
+    return found
+
+
+def test_after_a_short_turn_twice_as_many_start_up_to_the_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(admission_module, "_SHORT", 3_600.0)
+    monkeypatch.setattr(admission_module, "_DEPRIVED", 3_600.0)
+    assert started_in_turns(18, limit=6, allowed=1) == [1, 2, 4, 6, 5]
+
+
+def test_after_a_long_turn_half_as_many_start_unless_it_was_the_work_of_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(admission_module, "_SHORT", -1.0)
+    monkeypatch.setattr(admission_module, "_LONG", -1.0)
+    monkeypatch.setattr(admission_module, "_DEPRIVED", 3_600.0)
+    assert started_in_turns(14, limit=4, allowed=4) == [4, 2, 1, 4, 2, 1]
 
 
 def test_where_another_had_the_processor_newcomers_let_it_have_more(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -75,11 +67,11 @@ def test_where_another_had_the_processor_newcomers_let_it_have_more(monkeypatch:
     async def main() -> None:
         gate = Admission.of(asyncio.get_running_loop())
         for _ in range(6):
-            gate.start(lambda: begun.append(time.monotonic()), 2)
+            gate.start(lambda: begun.append(time.monotonic()), 1)
         await wait_until(lambda: len(begun) == 6)
-        assert begun[1] - begun[0] < 0.005
-        assert all(later - earlier >= 0.004 for earlier, later in itertools.pairwise(begun[1:]))
-        await wait_until(lambda: gate.start(lambda: begun.append(0.0), 2))
+        assert all(later - earlier >= 0.004 for earlier, later in itertools.pairwise(begun))
+        await wait_until(lambda: not gate._started)
+        assert gate.start(lambda: begun.append(0.0), 1)
 
     asyncio.run(main())
 

@@ -21,7 +21,7 @@ __all__ = ("router",)
 router = APIRouter()
 
 
-def get_hub(websocket: WebSocket) -> Hub:
+async def get_hub(websocket: WebSocket) -> Hub:
     """Return the server's hub."""
     hub: Hub = websocket.app.state.hub
     return hub
@@ -41,7 +41,7 @@ async def echo(websocket: WebSocket, hub: HubDependency) -> None:
                 await connection.send_bytes(message)
 
 
-def get_cookie_or_token(
+async def get_cookie_or_token(
     session: Annotated[str | None, Cookie()] = None, token: Annotated[str | None, Query()] = None
 ) -> str:
     """Return the cookie `session` or the query's `token`; refuse the handshake when there is neither."""

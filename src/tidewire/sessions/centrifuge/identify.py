@@ -25,7 +25,7 @@ Identify = Callable[[HTTPConnection], Awaitable[Identity | None]]
 _FOUND = "tidewire.identity"
 
 
-def nobody() -> None:
+async def nobody() -> None:
     """Identify nobody: the authority asks for a token, or accepts anonymous clients."""
 
 

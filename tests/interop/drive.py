@@ -9,7 +9,7 @@ from collections import deque
 from typing import Any
 
 from centrifuge import CentrifugeError, Client, ClientEventHandler, DeltaType, SubscriptionEventHandler
-from sessions.centrifuge.exceptions import ReplyError
+from centrifuge.exceptions import ReplyError
 
 protocol, base = sys.argv[1:3]
 questions: deque[asyncio.Future[str]] = deque()

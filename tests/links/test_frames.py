@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from websockets.extensions.permessage_deflate import PerMessageDeflate
 from websockets.frames import Frame
@@ -94,6 +94,7 @@ FRAMES = st.builds(
 )
 
 
+@settings(max_examples=1_000)
 @given(st.lists(FRAMES, max_size=12), st.booleans())
 def test_it_reads_what_websockets_reads(frames: list[bytes], deflate: bool) -> None:
     data = b"".join(frames)
@@ -101,7 +102,9 @@ def test_it_reads_what_websockets_reads(frames: list[bytes], deflate: bool) -> N
     assert [event for event in ours if not isinstance(event, int)] == [
         event for event in theirs if not isinstance(event, int)
     ]
-    assert [event for event in ours if isinstance(event, int)] == [event for event in theirs if isinstance(event, int)]
+    codes = [event for event in (*ours, *theirs) if isinstance(event, int)]
+    # a frame that is both too large and out of place has two right codes
+    assert codes in ([], codes[:1] * 2, [1002, 1009], [1009, 1002])
 
 
 @given(st.lists(FRAMES, max_size=8), st.lists(st.integers(1, 50), max_size=30))

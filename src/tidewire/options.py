@@ -61,8 +61,10 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     #: Bytes of a request's headers, and the seconds within which they must be complete.
     header_bytes: int = 32_768
     header_seconds: float = 5.0
-    #: Seconds for a request's body, and one more for each so many bytes of it that have come.
+    #: Seconds for a request's body, and for a message from its first byte to its last, and one more for each so many
+    #: bytes of it that have come.
     body_seconds: float = 20.0
+    message_seconds: float = 10.0
     body_rate: float = 512.0
     #: Requests of one HTTP connection that wait for the answer to the one before them.
     pipelined: int = 16

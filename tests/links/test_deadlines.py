@@ -16,7 +16,7 @@ def test_pings_follow_each_other_and_each_wants_its_pong() -> None:
     assert deadlines.take_due(112.0, is_reading=True) is Due.NOTHING
     assert deadlines.take_due(112.5, is_reading=True) is Due.PING
     assert deadlines.next_moment() == 122.5
-    deadlines.heard()
+    deadlines.pong_received()
     assert deadlines.next_moment() == 137.5
     assert deadlines.take_due(137.5, is_reading=True) is Due.PING
     assert deadlines.take_due(147.4, is_reading=True) is Due.NOTHING
@@ -56,3 +56,25 @@ def test_the_end_is_all_that_is_due_once_it_is_set() -> None:
     assert deadlines.next_moment() == 50.0
     assert deadlines.take_due(49.0, is_reading=True) is Due.NOTHING
     assert deadlines.take_due(50.0, is_reading=True) is Due.END
+
+
+def test_the_rest_of_a_message_is_due_by_its_bytes() -> None:
+    deadlines = Deadlines(Limits(ping_seconds=0, message_seconds=10, body_rate=100))
+    assert deadlines.message_began(100.0)
+    assert not deadlines.message_began(101.0)
+    assert deadlines.next_moment() == 110.0
+    assert deadlines.take_due(110.0, is_reading=True, received=500) is Due.NOTHING
+    assert deadlines.next_moment() == 115.0
+    assert deadlines.take_due(115.0, is_reading=True, received=500) is Due.LATE_MESSAGE
+    deadlines.message_received()
+    assert deadlines.next_moment() is None
+
+
+def test_the_pong_may_stand_behind_a_message_but_not_for_ever() -> None:
+    deadlines = Deadlines(LIMITS)
+    deadlines.start_pings(1.0, 0.0)
+    assert deadlines.take_due(1.0, is_reading=True) is Due.PING
+    deadlines.message_began(10.0)
+    assert deadlines.take_due(11.0, is_reading=True) is Due.NOTHING
+    deadlines.message_ended()
+    assert deadlines.take_due(20.0, is_reading=True) is Due.NO_PONG

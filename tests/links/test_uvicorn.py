@@ -12,6 +12,7 @@ import socket
 import struct
 import subprocess
 import sys
+import threading
 import time
 import zlib
 from collections.abc import Iterator
@@ -515,7 +516,7 @@ def test_pings_come_within_the_interval_and_pongs_keep_the_connection() -> None:
         assert server.stats()["limits"] == {"pong_seconds": 1}
 
 
-def test_any_byte_is_a_sign_of_life_and_a_paused_reader_is_not_judged() -> None:
+def test_a_message_is_a_sign_of_life_and_a_paused_reader_is_not_judged() -> None:
     with (
         serving(limits={"ping_seconds": 0.3, "pong_seconds": 0.4, "rate": 1000}) as server,
         Client(server, "/link?name=talks") as talks,
@@ -527,6 +528,56 @@ def test_any_byte_is_a_sign_of_life_and_a_paused_reader_is_not_judged() -> None:
             paused.send(frame(PONG))
             time.sleep(0.1)
         assert server.stats()["links"] == ["paused", "talks"]
+
+
+def drip(client: Client, data: bytes, seconds: float) -> None:
+    with contextlib.suppress(OSError):
+        for byte in data:
+            client.send(bytes((byte,)))
+            time.sleep(seconds)
+
+
+@pytest.mark.parametrize("path", ["/link?name=dripped", "/echo?name=dripped"])
+@pytest.mark.parametrize(
+    "data",
+    [
+        frame(TEXT, b"x" * 60),
+        frame(PING, b"x" * 60),
+        frame(TEXT, b"x" * 1_000)[:60],
+        frame(TEXT, b"x", fin=False) + (frame(PONG) + frame(CONT, b"", fin=False)) * 5,
+    ],
+    ids=["text", "ping", "long", "fragments"],
+)
+def test_a_message_that_is_dripped_ends_its_connection(path: str, data: bytes) -> None:
+    limits = {"message_seconds": 1.0, "ping_seconds": 0.4, "pong_seconds": 0.4}
+    with serving(limits=limits) as server, Client(server, path) as client:
+        start = time.monotonic()
+        dripping = threading.Thread(target=drip, args=(client, data, 0.1))
+        dripping.start()
+        assert client.close_code() == 1008
+        assert 0.9 < time.monotonic() - start < 4
+        dripping.join()
+        assert told(server, "dripped")[0][1] == 1008
+        assert server.stats()["limits"] == {"message_seconds": 1}
+
+
+def test_a_fragmented_message_whose_rest_never_comes_ends_its_connection_although_pongs_come() -> None:
+    limits = {"message_seconds": 1.0, "ping_seconds": 0.3, "pong_seconds": 1.0}
+    with serving(limits=limits) as server, Client(server, "/link?name=half") as client:
+        client.send(frame(TEXT, b"half", fin=False))
+        while (event := client.next_frame())[0] == 0x89:
+            client.send(frame(PONG))
+        assert event[1].startswith(b"\x03\xf0")
+        assert server.stats()["limits"] == {"message_seconds": 1}
+
+
+def test_a_message_over_a_slow_network_is_read_and_its_pong_may_stand_behind_it() -> None:
+    limits = {"message_seconds": 1.0, "body_rate": 50, "ping_seconds": 0.3, "pong_seconds": 0.3}
+    with serving(limits=limits) as server, Client(server, "/link?name=slow") as client:
+        for _ in range(2):  # the second begins in the piece that ends the first
+            drip(client, frame(TEXT, b"x" * 200), 0.01)
+        assert [client.text() for _ in range(2)] == ["x" * 200] * 2
+        assert server.stats()["limits"] == {}
 
 
 def test_a_peer_that_is_gone_is_noticed_although_reading_is_paused() -> None:

@@ -90,12 +90,17 @@ class FrameParser:
     @property
     def is_amid_message(self) -> bool:
         """Whether a message or a frame has begun and is not complete, after `next_event` has returned None."""
-        return self._fragments is not None or self._at < len(self._buffer)
+        return self._at < len(self._buffer) or self._fragments is not None
 
     @property
     def unread(self) -> int:
         """Bytes that were fed and have not been read."""
         return len(self._buffer) - self._at
+
+    @property
+    def incomplete(self) -> int:
+        """Bytes that have come of the message that is not complete."""
+        return self._size + self.unread
 
     def feed(self, data: bytes) -> None:
         """Take bytes from the client."""

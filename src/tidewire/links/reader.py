@@ -63,16 +63,29 @@ class Reader:
         """Whether it is paused."""
         return bool(self._pauses)
 
-    def feed(self, data: bytes) -> None:
-        """Read bytes that the transport has received."""
+    @property
+    def incomplete(self) -> int:
+        """Bytes that have come of a message that is not complete."""
+        return 0 if self._parser is None else self._parser.incomplete
+
+    @property
+    def is_amid_message(self) -> bool:
+        """Whether all that has come was read, and the rest of a message or a frame is missing."""
+        return self._parser is not None and self._parser.is_amid_message and not self._pauses
+
+    def feed(self, data: bytes) -> bool:
+        """Read bytes that the transport has received; return whether the rest of a message or a frame is missing."""
         if self._left is not None:
             self._left -= len(data)
             if self._left < 0:
                 self._transport.abort()
-                return
-        if self._parser is not None:
-            self._parser.feed(data)
-            self._read(self._parser)
+                return False
+        parser = self._parser
+        if parser is None:
+            return False
+        parser.feed(data)
+        self._read(parser)
+        return parser.is_amid_message and not self._pauses
 
     def _read(self, parser: FrameParser) -> None:
         if self._is_reading:

@@ -34,6 +34,8 @@ logger = logging.getLogger("uvicorn.error")
 
 #: Seconds between a failure (its close frame was sent) and the abort.
 _LINGER = 1.0
+#: Why a message that is dripped ends its connection.
+_LATE_MESSAGE = Disconnect(1008, "the rest of a message did not come in time")
 #: Seconds between looks at a client that takes nothing.
 _LOOK = 1.0
 
@@ -148,8 +150,14 @@ class WebSocketLink(Link):
 
     def data_received(self, data: bytes) -> None:
         """Read what the client has sent."""
-        self._deadlines.heard()
-        self._reader.feed(data)
+        if self._reader.feed(data):
+            self._expect_rest()
+        else:
+            self._deadlines.message_ended()
+
+    def _expect_rest(self) -> None:
+        if self._deadlines.message_began(self._loop.time()):
+            self._schedule()
 
     def connection_lost(self) -> None:
         """Report the end, unless it was reported."""
@@ -269,11 +277,13 @@ class WebSocketLink(Link):
         elif self.is_closed:
             return
         elif self._listener is not None:
+            self._deadlines.message_received()
             try:
                 self._listener.message_received(event)
             except Exception:
                 self._listener_failed()
         elif self._application is not None:
+            self._deadlines.message_received()
             self._application.put(event)
 
     def _handle_control(self, control: Control) -> None:
@@ -284,6 +294,8 @@ class WebSocketLink(Link):
         elif control.opcode is Opcode.PING:
             if not self.is_closed:
                 self._writer.write_frame(control_frame(Opcode.PONG, control.payload))
+        elif control.opcode is Opcode.PONG:
+            self._deadlines.pong_received()
         elif control.disconnect is not None:
             self._handle_close(control.disconnect, control.payload)
 
@@ -381,11 +393,16 @@ class WebSocketLink(Link):
                 self._transport.abort()
                 return None
         else:
-            match self._deadlines.take_due(now, is_reading=not self._reader.is_paused):
+            reader = self._reader
+            if reader.is_amid_message:
+                self._deadlines.message_began(now)  # it may have come while reading was paused
+            match self._deadlines.take_due(now, is_reading=not reader.is_paused, received=reader.incomplete):
                 case Due.PING:
                     self._writer.write_frame(control_frame(Opcode.PING, b""))
                 case Due.NO_PONG:
                     self._fail(NO_PONG, "pong_seconds")
+                case Due.LATE_MESSAGE:
+                    self._fail(_LATE_MESSAGE, "message_seconds")
                 case Due.END:
                     self._transport.abort()
                     return None

@@ -10,9 +10,11 @@ DEV := $(VENV)/.dev
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 # Two at a time: the tests start servers and browsers of their own, and more would only make them wait.
 JOBS ?= 2
+# The suites that `make coverage` runs: those of the rooms on the way of a message, and those that need no browser.
+COVERED := $(addprefix tests/,engine links protocols rules sessions support security contract http_api test_hub.py)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup serve test test-slow lint types trace bench check lock
+.PHONY: help setup serve test test-slow test-ci coverage lint types trace bench check lock
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -28,10 +30,19 @@ test: $(DEV) ## Run the whole test suite but for the slow tests
 test-slow: $(DEV) ## Run the slow tests
 	$(BIN)/python -m pytest -m slow $(ARGS)
 
-lint: $(DEV) ## Check format, style and the direction of imports
+coverage: $(DEV) ## Measure the branch coverage of engine, links, protocols, rules and sessions
+	@rm -rf build/coverage && mkdir -p build/coverage
+	$(BIN)/python -m coverage run -m pytest -n $(JOBS) --dist loadgroup $(COVERED) $(ARGS)
+	$(BIN)/python -m coverage combine --quiet
+	$(BIN)/python -m coverage report --fail-under=95
+
+test-ci: coverage ## Run what `make test` runs, a part of it under coverage
+	$(BIN)/python -m pytest -n $(JOBS) --dist loadgroup $(addprefix --ignore=,$(COVERED)) $(ARGS)
+
+lint: $(DEV) ## Check format, style, words, and the direction of imports
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
-	$(BIN)/python -m pytest tests/test_layers.py
+	$(BIN)/python -m pytest tests/test_layers.py tests/test_words.py
 
 types: $(DEV) ## Check the types, inside and as a user sees them
 	$(BIN)/mypy --strict src

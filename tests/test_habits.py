@@ -1,0 +1,52 @@
+"""What a change has to pass is the same in the Makefile, before a commit, and at the host."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+
+
+def makefile(target: str) -> list[str]:
+    """Return the commands of a target of the Makefile."""
+    found = re.search(rf"^{target}:.*\n((?:\t.*\n)+)", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    assert found is not None
+    return [line.strip().replace("$(BIN)", ".venv/bin") for line in found[1].splitlines()]
+
+
+def test_a_commit_is_checked_as_by_make_lint() -> None:
+    hooks = (ROOT / ".pre-commit-config.yaml").read_text()
+    for command in makefile("lint"):
+        assert f"entry: {command}" in hooks, f"{command} is not in .pre-commit-config.yaml"
+
+
+def test_the_host_and_the_machine_run_the_same() -> None:
+    assert ".ci/run" in (ROOT / ".github" / "workflows" / "ci.yml").read_text()
+    steps = (ROOT / ".ci" / "run").read_text()
+    assert all(f"make {target}\n" in steps for target in ("test-ci", "lint", "types"))
+
+
+@pytest.mark.parametrize(
+    ("message", "mistake"),
+    [
+        ("Refuse a name that is no text\n\nOne caller's fault was an outage for everybody.\n", ""),
+        ("Merge branch 'main'\n", ""),
+        ("Refuse a name\n\n# a comment of git\n", "no body"),
+        ("Refuse a name.\n\nBecause.\n", "full stop"),
+        (f"{'Refuse ' * 11}\n\nBecause.\n", "77 characters"),
+        ("Refuse a name\nbecause\n", "second line"),
+        (f"Refuse a name\n\n{'because ' * 12}\n", "wrap it at 80"),
+        ("", "empty"),
+    ],
+)
+def test_the_message_of_a_commit(message: str, mistake: str, tmp_path: Path) -> None:
+    file = tmp_path / "COMMIT_EDITMSG"
+    file.write_text(message)
+    command = [sys.executable, ROOT / ".ci" / "commit_message.py", file]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
+    assert (done.returncode, mistake in done.stdout) == (1 if mistake else 0, True), done.stdout

@@ -24,7 +24,7 @@ from tidewire.errors import FORCED, ConfigurationError, Disconnect
 from tidewire.http_api.api_router import api_router
 from tidewire.http_api.calls import Calls, Extension
 from tidewire.http_api.nodes import Nodes
-from tidewire.messages import HistoryPage, Member, Position, PublishRequest
+from tidewire.messages import HistoryPage, HistoryRequest, Member, Position, PublishRequest
 from tidewire.options import ChannelOptions, Limits, SlowPolicy
 from tidewire.protocols.base import Protocol
 from tidewire.protocols.meta import PublicationMeta, is_history
@@ -375,7 +375,7 @@ class Hub:
     ) -> HistoryPage:
         """Read a channel's history as its retention shows it; raises StoreUnavailable."""
         retention = self.node.rules.options(check_name(channel, "channel")).retention
-        return await self.node.history.read(channel, since=since, limit=limit, reverse=reverse, retention=retention)
+        return await self.node.history.read(HistoryRequest(channel, retention, since, limit, reverse))
 
     async def inbox(self, user: str, *, since: Position | None = None) -> HistoryPage:
         """Read what was sent to a user by `send_to_user`; raises StoreUnavailable."""

@@ -12,6 +12,7 @@ __all__ = (
     "Departure",
     "Format",
     "HistoryPage",
+    "HistoryRequest",
     "Member",
     "Membership",
     "Position",
@@ -82,6 +83,16 @@ class PublishRequest(msgspec.Struct, frozen=True, gc=False):
     meta: bytes = b""
     retention: Retention | None = None
     key_age: float = 300.0
+
+
+class HistoryRequest(msgspec.Struct, frozen=True, gc=False):
+    """A read of a channel's history, as `Broker.history` does it (backends.base)."""
+
+    channel: str
+    retention: Retention
+    since: Position | None = None
+    limit: int | None = None
+    reverse: bool = False
 
 
 class HistoryPage(msgspec.Struct, frozen=True):

@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
+
+import pytest
+
 from engine.support import FailingBroker, connect, open_node, run
+from helpers.counting import reached
 from tidewire.backends.memory import MemoryBroker
 from tidewire.engine.history import History
-from tidewire.messages import Format, Position, PublishRequest, Retention
+from tidewire.messages import Format, HistoryRequest, Position, PublishRequest, Retention
+from tidewire.options import ChannelOptions
 from tidewire.protocols.meta import PublicationMeta, is_history
 
 ALL = Retention(10_000)
@@ -38,12 +44,12 @@ def test_a_limit_counts_what_is_shown() -> None:
             ({"limit": 1, "since": Position(253, broker._epoch), "reverse": True}, [2]),
             ({"limit": 1, "since": Position(0, "other")}, []),
         ):
-            page = await History(broker, is_history).read("a", retention=ALL, **options)
+            page = await History(broker, is_history).read(HistoryRequest("a", ALL, **options))
             assert [publication.offset for publication in page.publications] == offsets, options
             assert page.top == Position(253, broker._epoch)
             assert page.complete == (options.get("since") != Position(0, "other"))
         broker.reads = 0
-        await History(broker, is_history).read("a", retention=ALL, limit=2)
+        await History(broker, is_history).read(HistoryRequest("a", ALL, limit=2))
         assert broker.reads == 1
         await broker.aclose()
 
@@ -79,5 +85,50 @@ def test_names_that_are_only_asked_for_are_not_remembered() -> None:
                 await node.broker.positions([f"made up {number}"])
                 await node.broker.remove_history(f"made up {number}")
             assert len(broker._streams) == known
+
+    run(main())
+
+
+@pytest.mark.parametrize("reverse", [False, True])
+def test_a_read_that_is_bounded_in_bytes_is_read_in_steps(reverse: bool) -> None:
+    async def main() -> None:
+        broker = FailingBroker()
+        await broker.start(lambda publications: None)
+        for _ in range(100):
+            await broker.publish(PublishRequest("a", b"x" * 936, retention=ALL))  # it counts as 1,000
+        history, order = History(broker, is_history), list(range(100, 0, -1)) if reverse else list(range(1, 101))
+        for most, count in ((50_000, 50), (50_999, 50), (1, 1), (1_000_000, 100)):
+            page = await history.read(HistoryRequest("a", ALL, reverse=reverse), most=most)
+            assert [publication.offset for publication in page.publications] == order[:count]
+            assert page.complete
+        page = await history.read(HistoryRequest("a", ALL, limit=3, reverse=reverse), most=50_000)
+        assert [publication.offset for publication in page.publications] == order[:3]
+        broker.reads = 0
+        await history.read(HistoryRequest("a", ALL, limit=10, reverse=reverse), most=50_000)
+        assert broker.reads == 1
+        await broker.aclose()
+
+    run(main())
+
+
+def test_a_recovery_reads_no_more_than_fits_and_serves_all_that_it_fits() -> None:
+    async def main() -> None:
+        broker = FailingBroker()
+        rules = {"a": ChannelOptions(history_size=1_000)}
+        async with open_node(broker, rules=rules, reply_bytes=50_000) as node:
+            for _ in range(100):
+                await node.publish("a", b"x" * 936, Format.TEXT)  # it counts as 1,000
+            epoch, before = broker._epoch, reached()["reply_bytes"]
+            clients = [await connect(node) for _ in range(4)]
+            wishes = [0, 49, 50, 99]
+            answers = await asyncio.gather(
+                *[
+                    client.subscribe("a", since=Position(since, epoch))
+                    for client, since in zip(clients, wishes, strict=True)
+                ]
+            )
+            assert [answer.recovered for answer in answers] == [False, False, True, True]
+            assert [len(answer.publications) for answer in answers] == [0, 0, 50, 1]
+            assert reached()["reply_bytes"] >= before + 2
 
     run(main())

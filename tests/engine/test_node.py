@@ -288,7 +288,7 @@ def test_publications_during_a_reply_come_behind_it(history: int) -> None:
 
 def test_a_large_reply_is_written_in_pages_that_wait() -> None:
     async def main() -> None:
-        async with open_node(rules={"a": ChannelOptions(history_size=100)}) as node:
+        async with open_node(rules={"a": ChannelOptions(history_size=100)}, reply_bytes=4_000_000) as node:
             await publish(node, *["x" * 60_000] * 40)
             client = await connect(node)
             client.link.stall()

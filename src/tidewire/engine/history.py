@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
+from itertools import accumulate
 
 from tidewire.backends.base import Broker
-from tidewire.messages import HistoryPage, Position, Publication, Retention
+from tidewire.backends.shared.history_steps import FIRST_STEP, cost, step_after
+from tidewire.messages import HistoryPage, HistoryRequest, Position, Publication
+from tidewire.support.counters import count_limit
 
 __all__ = ("History", "IsShown", "everything")
 
@@ -31,35 +34,52 @@ class History:
         """Return the publications that history shows."""
         return tuple(filter(self._is_shown, publications))
 
-    async def read(
-        self,
-        channel: str,
-        *,
-        since: Position | None = None,
-        limit: int | None = None,
-        reverse: bool = False,
-        retention: Retention,
-    ) -> HistoryPage:
+    async def read(self, request: HistoryRequest, *, most: int | None = None) -> HistoryPage:
         """Read as `Broker.history` does; publications that are not shown do not count for `limit`.
 
-        Raises StoreUnavailable.
+        With `most`, the answer is cut at so many bytes, but holds one publication if there is any; it is read in steps,
+        so that hardly more than that is ever in memory. Raises StoreUnavailable.
         """
-
-        async def read(since: Position | None, limit: int | None) -> HistoryPage:
-            return await self._broker.history(channel, since=since, limit=limit, reverse=reverse, retention=retention)
-
-        first = page = await read(since, limit)
-        shown = self._until(first.top, page)
-        asked = limit
-        while asked and limit and len(shown) < limit and len(page.publications) >= asked:
-            asked = max(limit, _FURTHER)
-            page = await read(Position(page.publications[-1].offset, first.top.epoch), asked)
-            if not page.complete:  # lost or trimmed meanwhile
+        found: list[Publication] = []
+        since, first, step = request.since, None, None if most is None else FIRST_STEP
+        while True:
+            asked = _asked(request.limit, len(found), step, is_first=first is None)
+            page = await self._broker.history(
+                request.channel, since=since, limit=asked, reverse=request.reverse, retention=request.retention
+            )
+            if first is None:
+                first = page
+            elif not page.complete:  # lost or trimmed meanwhile
                 break
-            shown += self._until(first.top, page)
-        if limit is None and len(shown) == len(first.publications):
-            return first
-        return HistoryPage(shown[:limit], first.top, first.complete)
+            found += self._until(first.top, page)
+            if most is not None:
+                fitting = _fitting(found, most)
+                if fitting < len(found):
+                    count_limit("reply_bytes")
+                    del found[fitting:]
+                    break
+                step = step_after(page.publications, most - sum(map(cost, found)))
+            is_done = request.limit is not None and len(found) >= request.limit
+            if not asked or len(page.publications) < asked or is_done:
+                break
+            since = Position(page.publications[-1].offset, first.top.epoch)
+        return HistoryPage(tuple(found[: request.limit]), first.top, first.complete)
 
     def _until(self, top: Position, page: HistoryPage) -> tuple[Publication, ...]:
         return self.shown(one for one in page.publications if one.offset <= top.offset)
+
+
+def _asked(limit: int | None, found: int, step: int | None, *, is_first: bool) -> int | None:
+    """Return how many publications a step asks for; None: all there are."""
+    left = None if limit is None else limit - found
+    if left is not None and not is_first:
+        left = max(left, _FURTHER)
+    if step is None or left is None:
+        return step if left is None else left
+    return min(left, step)
+
+
+def _fitting(publications: Sequence[Publication], most: int) -> int:
+    """Return how many of the first publications fit; at least one, if there is any."""
+    sizes = accumulate(map(cost, publications))
+    return max(min(1, len(publications)), sum(1 for size in sizes if size <= most))

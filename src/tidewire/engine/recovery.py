@@ -10,12 +10,13 @@ import msgspec
 
 from tidewire.backends.base import Broker
 from tidewire.backends.shared.history_reader import HistoryReader, Share, Spawn
+from tidewire.backends.shared.history_steps import cost
 from tidewire.engine.history import History
 from tidewire.engine.merge import Recovery, merge
 from tidewire.engine.registry import Channel
 from tidewire.engine.subscription import Subscription
 from tidewire.errors import StoreUnavailable
-from tidewire.messages import HistoryPage, Position, Publication
+from tidewire.messages import HistoryPage, HistoryRequest, Position, Publication
 from tidewire.options import Limits
 from tidewire.support.admission import Admission
 from tidewire.support.counters import count_limit
@@ -45,7 +46,7 @@ class Recoveries:
     ) -> None:
         self._history = history
         self._limits = limits
-        self._reader = HistoryReader[_Made](broker, spawn)
+        self._reader = HistoryReader[_Made](broker, spawn, limits.reply_bytes)
         self._on_epoch_changed = on_epoch_changed
 
     async def recover(
@@ -91,7 +92,10 @@ class Recoveries:
                     return recovery, True, forms
                 else:
                     count_limit("reply_bytes")
-        page = await self._history.read(channel.name, limit=max(history, 0), reverse=True, retention=retention)
+            elif share.is_cut:
+                count_limit("reply_bytes")
+        request = HistoryRequest(channel.name, retention, limit=max(history, 0), reverse=True)
+        page = await self._history.read(request, most=self._limits.reply_bytes)
         await self._admitted()
         newest = HistoryPage(page.publications[::-1], page.top, complete=True)
         recovery = self._shown(merge(None, newest, _buffered(channel, subscription)))
@@ -129,7 +133,7 @@ class Recoveries:
         """Return how many of the newest publications one reply may hold."""
         size = 0
         for count, publication in enumerate(reversed(recovery.publications)):
-            size += len(publication.data)
+            size += cost(publication)
             if size > self._limits.reply_bytes:
                 return count
         return len(recovery.publications)

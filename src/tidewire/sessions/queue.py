@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections import deque
 from collections.abc import Awaitable, Callable
@@ -10,6 +11,7 @@ from tidewire.engine.connection import Connection
 from tidewire.engine.node import Node
 from tidewire.errors import INTERNAL_ERROR, ConnectionClosed, Rejected
 from tidewire.sessions.in_flight import InFlight
+from tidewire.sessions.reply_budget import ReplyBudget
 
 __all__ = ("CommandQueue",)
 
@@ -28,7 +30,7 @@ class CommandQueue:
     exception ends it with 1011, or what the protocol has for that. `closed` is called when the connection has ended.
     """
 
-    __slots__ = ("_calls", "_closed", "_handle", "_steps", "connection", "is_running", "node", "publishes")
+    __slots__ = ("_calls", "_closed", "_handle", "_reading", "_steps", "connection", "is_running", "node", "publishes")
 
     def __init__(
         self, node: Node, connection: Connection, handle: Handle, *, closed: Callable[[], None] | None = None
@@ -40,6 +42,7 @@ class CommandQueue:
         self._handle = handle
         self._closed = closed
         self._calls: InFlight | None = None
+        self._reading: asyncio.Lock | None = None
         self._steps: deque[Step] | None = None
         #: Something is running for the client.
         self.is_running = False
@@ -69,6 +72,24 @@ class CommandQueue:
         if self._calls is None:
             self._calls = InFlight(self.node, self.connection, "calls_in_flight")
         await self._calls.put(self._guard(run))
+
+    async def read_beside(self, step: Step) -> None:
+        """Begin a step as `run_beside` does, which reads something large: one at a time, as the client takes them.
+
+        So what a client has asked for and not taken is one reply, and what it has not yet been given is not read.
+        """
+        if self._reading is None:
+            self._reading = asyncio.Lock()
+        reading = self._reading
+
+        async def read() -> None:
+            async with reading:
+                await self.wait_drained()
+                if not self.connection.is_closed:
+                    async with ReplyBudget.of(asyncio.get_running_loop()).reserve(self.node.limits):
+                        await step()
+
+        await self.run_beside(read)
 
     async def wait_drained(self) -> None:
         """Wait while the client takes nothing: it is given no more replies then."""

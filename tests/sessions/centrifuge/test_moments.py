@@ -222,7 +222,7 @@ def test_a_bug_in_the_connect_is_a_temporary_error(caplog: pytest.LogCaptureFixt
 
 def test_a_history_reply_has_a_limit_in_bytes() -> None:
     async def main() -> None:
-        async with open_sessions(reply_bytes=1_000) as node:
+        async with open_sessions(reply_bytes=1_200) as node:
             for number in range(5):
                 await publish(node, [number, "x" * 300])
             before = reached()["reply_bytes"]

@@ -312,3 +312,17 @@ def test_what_skips_history_is_pushed_and_never_shown_again(protocol: Centrifuge
             assert [pub["data"] for pub in reply["publications"]] == [3]
 
     run(main())
+
+
+def test_what_a_connect_recovers_has_a_limit_over_all_channels() -> None:
+    async def main() -> None:
+        async with open_sessions(reply_bytes=1_000) as node:
+            for name in ("a", "b", "c"):
+                await node.publish(f"history:{name}", msgspec.json.encode("x" * 600))
+            client = await begin(node)
+            channels = [f"history:{name}" for name in ("a", "b", "c")]
+            subs = {channel: {"recover": True, "offset": 0} for channel in channels}
+            reply = await client.ask("connect", token="user:ann subs:" + ",".join(channels), subs=subs)
+            assert [reply["subs"][channel].get("recovered", False) for channel in channels] == [True, True, False]
+
+    run(main())

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 from collections.abc import Callable, Coroutine
 from typing import Any, Generic, TypeVar
 
 from tidewire.backends.base import Broker
+from tidewire.backends.shared.history_steps import FIRST_STEP, cost, step_after
 from tidewire.errors import StoreUnavailable
-from tidewire.messages import HistoryPage, Position, Retention
+from tidewire.messages import HistoryPage, Position, Publication, Retention
 
 __all__ = ("HistoryReader", "Share", "Spawn", "narrow")
 
@@ -25,10 +27,12 @@ _LARGEST = (1 << 63) - 1
 class Share(Generic[T]):
     """The part of a page that comes after one position, and what the caller made of it for all that stand there."""
 
-    __slots__ = ("_made", "page")
+    __slots__ = ("_made", "is_cut", "page")
 
-    def __init__(self, page: HistoryPage) -> None:
+    def __init__(self, page: HistoryPage, *, is_cut: bool = False) -> None:
         self.page = page
+        #: What comes after this position is more than may be read at once.
+        self.is_cut = is_cut
         self._made: T | None = None
 
     def once(self, make: Callable[[HistoryPage], T]) -> T:
@@ -41,12 +45,14 @@ class Share(Generic[T]):
 class _Read(Generic[T]):
     """One read, from the lowest position that it must serve; it begins when the one before has ended."""
 
-    __slots__ = ("_shares", "answer", "lowest", "page")
+    __slots__ = ("_shares", "answer", "cut", "lowest", "page")
 
     def __init__(self, lowest: Position) -> None:
         self.lowest = lowest
         self.answer: asyncio.Task[None] | None = None
         self.page: HistoryPage | None = None
+        #: The offset up to which publications were left out, because all together are more than may be read at once.
+        self.cut = 0
         self._shares: dict[int, Share[T]] = {}
 
     def share(self, since: Position) -> Share[T]:
@@ -54,7 +60,7 @@ class _Read(Generic[T]):
         share = self._shares.get(since.offset)
         if share is None:
             assert self.page is not None
-            share = Share[T](narrow(self.page, since))
+            share = Share[T](narrow(self.page, since), is_cut=since.offset < self.cut)
             if len(self._shares) < _SHARES:
                 self._shares[since.offset] = share
         return share
@@ -71,8 +77,9 @@ class HistoryReader(Generic[T]):
     moment later is given the same read, unless the channel has gone on.
     """
 
-    def __init__(self, broker: Broker, spawn: Spawn) -> None:
+    def __init__(self, broker: Broker, spawn: Spawn, most: int) -> None:
         self._broker = broker
+        self._most = most
         self._spawn = spawn
         self._next: dict[tuple[str, str], _Read[T]] = {}
         self._current: dict[tuple[str, str], asyncio.Task[None]] = {}
@@ -116,12 +123,37 @@ class HistoryReader(Generic[T]):
         assert joined.answer is not None
         self._current[key] = joined.answer
         try:
-            joined.page = await self._broker.history(key[0], since=joined.lowest, retention=retention)
+            joined.page, joined.cut = await self._read_newest(key[0], joined.lowest, retention)
         finally:
             if self._current.get(key) is joined.answer:
                 del self._current[key]
         self._ended[key] = joined
         asyncio.get_running_loop().call_later(_AGAIN_SECONDS, self._expire, key, joined)
+
+    async def _read_newest(self, channel: str, since: Position, retention: Retention) -> tuple[HistoryPage, int]:
+        """Return the newest publications after a position that fit a reply, and the offset of the last one before them.
+
+        They are read in steps, so that a reply is about all that is ever in memory.
+        """
+        kept: deque[Publication] = deque()
+        size, cut, complete, asked = 0, 0, True, FIRST_STEP
+        at = since
+        while True:
+            page = await self._broker.history(channel, since=at, limit=asked, retention=retention)
+            if not page.complete:  # what was read before is not connected to this
+                complete = False
+                kept.clear()
+                size = 0
+            kept.extend(page.publications)
+            size += sum(map(cost, page.publications))
+            while size > self._most and len(kept) > 1:
+                oldest = kept.popleft()
+                size -= cost(oldest)
+                cut = oldest.offset
+            if len(page.publications) < asked or page.top.epoch != since.epoch:
+                return HistoryPage(tuple(kept), page.top, complete and not cut), cut
+            asked = step_after(page.publications, self._most)
+            at = Position(page.publications[-1].offset, page.top.epoch)
 
     def _expire(self, key: tuple[str, str], read: _Read[T]) -> None:
         if self._ended.get(key) is read:

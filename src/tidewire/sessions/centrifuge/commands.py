@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import time
 from collections.abc import Awaitable, Callable
@@ -35,6 +36,7 @@ from tidewire.sessions.centrifuge.heartbeat import Heartbeat
 from tidewire.sessions.centrifuge.reading import read_history, read_presence
 from tidewire.sessions.centrifuge.subscriptions import ClientSubscriptions
 from tidewire.sessions.queue import CommandQueue
+from tidewire.sessions.reply_budget import ReplyBudget
 
 __all__ = ("METHODS", "VERSION", "Commands")
 
@@ -114,8 +116,9 @@ class Commands:
         )
         return codes.INTERNAL
 
-    async def _answer_beside(self, command: int, name: str, read: Callable[[], Awaitable[Struct]]) -> None:
-        await self._queue.run_beside(lambda: self._answer(command, name, read()))
+    async def _answer_read(self, command: int, name: str, read: Callable[[], Awaitable[Struct]]) -> None:
+        """Reply with something large that is read now, or when the client has taken what it asked for before."""
+        await self._queue.read_beside(lambda: self._answer(command, name, read()))
 
     def _name(self, channel: str) -> str:
         """Return the name of a channel that a client may mean."""
@@ -190,7 +193,7 @@ class Commands:
         async def read() -> m.PresenceResult:
             return m.PresenceResult(await read_presence(self._node, channel, options))
 
-        await self._answer_beside(command, "presence", read)
+        await self._answer_read(command, "presence", read)
 
     async def presence_stats(self, command: int, request: m.PresenceStatsRequest) -> None:
         """Reply with the number of members of a channel."""
@@ -200,7 +203,7 @@ class Commands:
             members = await read_presence(self._node, channel, options)
             return m.PresenceStatsResult(len(members), len({info.user for info in members.values()}))
 
-        await self._answer_beside(command, "presence_stats", read)
+        await self._answer_read(command, "presence_stats", read)
 
     async def _may_read(self, name: str, action: Action) -> tuple[str, ChannelOptions]:
         """Return a channel and its options, for a client that may do it."""
@@ -217,10 +220,11 @@ class Commands:
 
         async def read() -> m.HistoryResult:
             page = await read_history(self._node, channel, options, request, limits=self._node.limits)
+            await ReplyBudget.of(asyncio.get_running_loop()).wait_turn()
             found = [protocol.publication_of(pub, protocol.data_of(pub), offset=True) for pub in page.publications]
             return m.HistoryResult(found, page.top.epoch, page.top.offset)
 
-        await self._answer_beside(command, "history", read)
+        await self._answer_read(command, "history", read)
 
     async def rpc(self, command: int, request: m.RpcRequest) -> None:
         """Reply with what the application returns."""
@@ -229,7 +233,7 @@ class Commands:
         async def call() -> m.RpcResult:
             return m.RpcResult(raw(await self._authority.rpc(caller, request.method, bytes(request.data))))
 
-        await self._answer_beside(command, "rpc", call)
+        await self._queue.run_beside(lambda: self._answer(command, "rpc", call()))
 
     async def send(self, command: int, request: m.SendRequest) -> None:
         """Hand a message to the application, which answers nothing."""

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from itertools import accumulate
-
 from tidewire.engine.node import Node
 from tidewire.errors import BadRequest, NotAvailable, Unrecoverable
-from tidewire.messages import MAX_OFFSET, HistoryPage, Position
+from tidewire.messages import MAX_OFFSET, HistoryPage, HistoryRequest, Position
 from tidewire.options import ChannelOptions, Limits
 from tidewire.protocols.centrifuge import messages as m
 from tidewire.protocols.meta import client_info
-from tidewire.support.counters import count_limit
 
 __all__ = ("read_history", "read_presence")
 
@@ -43,22 +40,8 @@ async def read_history(
         if not epoch:
             epoch = (await node.broker.history(channel, limit=0, retention=options.retention)).top.epoch
         position = Position(min(since.offset, MAX_OFFSET), epoch)
-    page = await node.history.read(
-        channel,
-        since=position,
-        limit=None if limit < 0 else limit,
-        reverse=request.reverse,
-        retention=options.retention,
-    )
+    asked = HistoryRequest(channel, options.retention, position, None if limit < 0 else limit, request.reverse)
+    page = await node.history.read(asked, most=None if limits is None else limits.reply_bytes)
     if since is not None and since.epoch and since.epoch != page.top.epoch:
         raise Unrecoverable(f"the history of {channel!r} is of another epoch than {since.epoch!r}; read it anew")
-    if limits is None or (count := _fitting(page, limits.reply_bytes)) == len(page.publications):
-        return page
-    count_limit("reply_bytes")
-    return HistoryPage(page.publications[:count], page.top, page.complete)
-
-
-def _fitting(page: HistoryPage, size: int) -> int:
-    """Return how many of a page's publications have no more bytes than that together."""
-    sizes = accumulate(len(publication.data) for publication in page.publications)
-    return sum(1 for total in sizes if total <= size)
+    return page

@@ -213,11 +213,16 @@ class Session:
                         if not wish.recover or len(request.subs) == 1:
                             raise
         prepared: list[Ready] = []
+        left = self.node.limits.reply_bytes
         try:
             for channel, grant in grants.items():
                 wish = request.subs.get(channel) or m.SubscribeRequest(channel)
                 wish = m.SubscribeRequest(channel, recover=wish.recover, epoch=wish.epoch, offset=wish.offset)
-                prepared.append(await self.subscriptions.prepare(channel, grant, wish, identity, is_server_side=True))
+                ready = await self.subscriptions.prepare(
+                    channel, grant, wish, identity, is_server_side=True, is_reply_full=left <= 0
+                )
+                prepared.append(ready)
+                left -= sum(len(bytes(publication.data)) for publication in ready.result.publications)
         except BaseException:
             for ready in prepared:
                 self.subscriptions.abandon(ready)

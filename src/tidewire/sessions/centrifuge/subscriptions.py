@@ -132,8 +132,12 @@ class ClientSubscriptions:
         identity: Identity,
         *,
         is_server_side: bool = False,
+        is_reply_full: bool = False,
     ) -> Ready:
-        """Begin to subscribe to a channel; `go_live` comes next. Raises CommandError, StoreUnavailable."""
+        """Begin to subscribe to a channel; `go_live` comes next. Raises CommandError, StoreUnavailable.
+
+        Where the reply is full, missed publications are not recovered.
+        """
         if request.type:
             raise NotAvailable(f"subscriptions of type {request.type} are not offered; leave `type` out")
         options = grant.options
@@ -149,7 +153,7 @@ class ClientSubscriptions:
                 channel,
                 since=None if options.latest else since,
                 history=1 if options.latest and since is not None else 0,
-                most=self._node.limits.history_messages,
+                most=0 if is_reply_full else self._node.limits.history_messages,
                 membership=Membership(options.presence, member_info(identity.info, grant.info)),
                 representation=pushed,
                 on_insufficient=self._insufficient,

@@ -1,0 +1,24 @@
+"""The sizes of the steps in which history is read, so that about so many bytes are in memory as may be read."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from tidewire.messages import Publication
+
+__all__ = ("FIRST_STEP", "cost", "step_after")
+
+#: Publications of the first step of a read that is bounded in bytes, and of a later one at most.
+FIRST_STEP, _LARGEST_STEP = 16, 1_024
+#: Bytes for which a publication counts beside its data, so that small ones count too.
+_PUBLICATION_COST = 64
+
+
+def cost(publication: Publication) -> int:
+    """Return the bytes for which a publication counts in a reply."""
+    return len(publication.data) + _PUBLICATION_COST
+
+
+def step_after(publications: Sequence[Publication], left: int) -> int:
+    """Return how many publications the next step of a read asks for, of which so many bytes are left."""
+    return max(1, min(_LARGEST_STEP, left // max(map(cost, publications), default=1)))

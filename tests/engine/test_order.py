@@ -7,11 +7,11 @@ from pathlib import Path
 
 from tidewire.backends.sqlite import SqliteBroker, SqlitePresence
 from tidewire.engine.node import Node
-from tidewire.messages import Position
+from tidewire.messages import Position, Publication
 from tidewire.options import Limits
 from tidewire.testing import wait_until
 
-from .support import connect, publish, run
+from .support import connect, open_node, publish, run
 
 NODES, PUBLISHERS, EACH = 3, 3, 60
 
@@ -50,3 +50,20 @@ def test_every_subscriber_on_every_node_sees_the_same_order(tmp_path: Path) -> N
             await node.aclose()
 
     run(main(), 30.0)
+
+
+def test_a_late_publication_of_an_epoch_that_is_over_is_left_out_after_one_read() -> None:
+    async def main() -> None:
+        async with open_node() as node:
+            client = await connect(node, channel="a")
+            await publish(node, "kept")
+            await wait_until(lambda: len(client.offsets()) == 1)
+            node.channels.deliver([Publication("a", 1, 0, "over", 0.0, b"old")])
+            await publish(node, "next")
+            await wait_until(lambda: len(client.offsets()) == 2)
+            gaps = node.channels.gaps
+            await asyncio.sleep(0.05)
+            assert node.channels.gaps == gaps, "history is not read again and again"
+            assert client.offsets() == [1, 2]
+
+    run(main(), 10.0)

@@ -241,6 +241,7 @@ class Channels:
         """Take what came meanwhile; where that was more than may wait, history is read again."""
         waiting, channel.waiting, channel.waiting_bytes = channel.waiting, [], 0
         overrun, channel.overrun, channel.catching_up = channel.overrun, False, False
-        self.deliver(waiting)
-        if overrun:
+        current = [publication for publication in waiting if publication.epoch == channel.position.epoch]
+        self.deliver(current)
+        if overrun or len(current) < len(waiting):  # of another epoch: which one is over, history says
             self.catch_up(channel)

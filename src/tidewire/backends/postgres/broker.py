@@ -59,7 +59,7 @@ class PostgresBroker(Broker):
         self._pool = Pool(server, self._connection, _SESSIONS)
         self._positions = PositionReader(self._pool)
         self._carriage = Carriage(
-            server, self._connection, self._pool, deliver, lambda: self._housekeeping.note_outbox()
+            server, self._connection, self._pool, deliver, lambda: self._housekeeping.note_outbox(), resumed
         )
         self._housekeeping = Housekeeping(self._pool, self._moved)
         self._publishing = Publishing(server, self._connection, self._kept)

@@ -12,13 +12,15 @@ from collections.abc import Callable, Mapping, Sequence
 from itertools import islice
 from typing import Any
 
+import asyncpg
+
 from tidewire.backends.base import Deliver
 from tidewire.backends.postgres import wakeups
 from tidewire.backends.postgres.address import Server
 from tidewire.backends.postgres.connection import Connection
 from tidewire.backends.postgres.pool import Pool, close
 from tidewire.backends.postgres.reading import PositionReader, positions_of, read_news
-from tidewire.backends.postgres.schema import SQL, enter, prepare
+from tidewire.backends.postgres.schema import SQL, Seen, enter, prepare
 from tidewire.backends.postgres.server_errors import FAILURES, is_away
 from tidewire.errors import StoreUnavailable
 from tidewire.messages import Position, Publication
@@ -50,7 +52,13 @@ class Carriage:
     """The listening connection, the cursors, and what is known to be new."""
 
     def __init__(
-        self, server: Server, connection: Connection, pool: Pool, deliver: Deliver, on_outbox: Callable[[], None]
+        self,
+        server: Server,
+        connection: Connection,
+        pool: Pool,
+        deliver: Deliver,
+        on_outbox: Callable[[], None],
+        on_new_era: Callable[[], None],
     ) -> None:
         self._server = server
         self._connection = connection
@@ -58,6 +66,7 @@ class Carriage:
         self._positions = PositionReader(pool)
         self._deliver_to = deliver
         self._on_outbox = on_outbox
+        self._on_new_era = on_new_era
         self._listener: Any = None
         self._turn = asyncio.Lock()
         self._cursors: dict[str, _Cursor] = {}
@@ -71,7 +80,7 @@ class Carriage:
         self._must_look = asyncio.Event()
         self._looked = 0
         #: A place in the server's log that is known to have been flushed.
-        self.seen: str | None = None
+        self.seen: Seen | None = None
 
     # The listening connection.
 
@@ -81,10 +90,10 @@ class Carriage:
         try:
             async with asyncio.timeout(self._server.opening_seconds):
                 await prepare(connection)
-                await enter(connection, self.seen)
+                identity = await enter(connection, self.seen)
                 await connection.execute(SQL["wake_soon"])
                 await connection.add_listener(wakeups.NOTIFICATIONS, self._notified)
-                self.seen = await connection.fetchval(SQL["flushed"])
+                self.seen = Seen(await connection.fetchval(SQL["flushed"]), identity)
                 names = list(self._cursors)
                 tops: dict[str, Position] = {}
                 for start in range(0, len(names), _LOOK_CHANNELS):
@@ -203,12 +212,28 @@ class Carriage:
     async def _compare(self, names: Sequence[str]) -> None:
         for start in range(0, max(1, len(names)), _LOOK_CHANNELS):
             chunk = names[start : start + _LOOK_CHANNELS]
+            losses = self._connection.losses
             rows = await self._on_listener(SQL["positions"], chunk)
-            self.note({name: position.offset for name, position in positions_of(chunk, rows).items()})
+            if not rows:
+                self._connection.lose(asyncpg.NoDataFoundError("tidewire_store is empty"), losses)
+                return
+            self._take_tops(positions_of(chunk, rows))
         (row,) = await self._on_listener(SQL["pulse"])
-        self.seen = row["flushed"]
+        if self.seen is not None:
+            self.seen = Seen(row["flushed"], self.seen.identity)
         if row["has_outbox"]:
             self._on_outbox()
+
+    def _take_tops(self, tops: Mapping[str, Position]) -> None:
+        """Read what is new; in another era, whose offsets say nothing of those before, the node compares positions."""
+        is_new_era = False
+        for name, top in tops.items():
+            cursor = self._cursors.get(name)
+            if cursor is not None and cursor.position is not None and cursor.position.epoch != top.epoch:
+                cursor.position, is_new_era = top, True
+        if is_new_era:
+            self._on_new_era()
+        self.note({name: top.offset for name, top in tops.items()})
 
     # Delivering.
 
@@ -221,8 +246,10 @@ class Carriage:
         if cursor.position == Position(first.previous, first.epoch):
             cursor.position = Position(last.offset, last.epoch)
             self._deliver(publications)
-        else:
+        elif cursor.position is None or cursor.position.epoch == first.epoch:
             self.note({channel: last.offset})
+        else:
+            self._must_look.set()  # which of the two eras is over, the positions say
 
     async def read(self) -> None:
         """Read and deliver what is new, for ever."""
@@ -265,7 +292,11 @@ class Carriage:
             cursor = self._cursors.get(publication.channel)
             if cursor is None or cursor.position is None:
                 continue
-            if publication.epoch == cursor.position.epoch and publication.offset <= cursor.position.offset:
+            if publication.epoch != cursor.position.epoch:
+                self._news.pop(publication.channel, None)
+                self._must_look.set()
+                continue
+            if publication.offset <= cursor.position.offset:
                 continue  # delivered meanwhile
             cursor.position = Position(publication.offset, publication.epoch)
             fresh.append(publication)

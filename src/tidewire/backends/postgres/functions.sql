@@ -3,14 +3,22 @@
 CREATE OR REPLACE FUNCTION tidewire_now() RETURNS double precision
 LANGUAGE sql VOLATILE AS $$ SELECT extract(epoch FROM clock_timestamp())::double precision $$;
 
--- Begin a connection: returns the era, a new one when the server's data is not what it was before.
+CREATE OR REPLACE FUNCTION tidewire_new_era() RETURNS text
+LANGUAGE sql VOLATILE AS $$ SELECT left(md5(gen_random_uuid()::text), 8) $$;
+
+-- Begin a session: returns the era, a new one when the server's data is not what it was before, and what names that data.
 -- A restored backup, a promoted standby and a copied database each have another identity; so has any restart of a server
--- that may forget what it has committed. `seen` is what a node knows to have been flushed: less is an older copy.
-CREATE OR REPLACE FUNCTION tidewire_enter(seen pg_lsn) RETURNS text LANGUAGE plpgsql AS $$
+-- that may forget what it has committed. `seen` is a place in the log of `seen_identity` that a node knows to have been
+-- flushed: where the same data has less, it is an older copy.
+DROP FUNCTION IF EXISTS tidewire_enter(pg_lsn);
+CREATE OR REPLACE FUNCTION tidewire_enter(seen pg_lsn, seen_identity text, OUT era text, OUT identity text)
+LANGUAGE plpgsql AS $$
+#variable_conflict use_column
 DECLARE
     store    tidewire_store;
     found_id text;
     is_safe  boolean;
+    is_older boolean;
 BEGIN
     IF pg_is_in_recovery() THEN
         RAISE read_only_sql_transaction USING MESSAGE = 'this server is a standby';
@@ -22,17 +30,47 @@ BEGIN
         (SELECT oid FROM pg_database WHERE datname = current_database()),
         'tidewire_channels'::regclass::oid,
         CASE WHEN NOT is_safe THEN pg_postmaster_start_time() END);
+    is_older := seen IS NOT NULL AND seen_identity = found_id AND seen > pg_current_wal_flush_lsn();
     SELECT * INTO STRICT store FROM tidewire_store;
-    IF store.identity = found_id AND (seen IS NULL OR seen <= pg_current_wal_flush_lsn()) THEN
-        RETURN store.era;
+    IF store.identity <> found_id OR is_older THEN
+        SELECT * INTO STRICT store FROM tidewire_store FOR UPDATE;
+        IF store.identity <> found_id OR (is_older AND seen > pg_current_wal_flush_lsn()) THEN
+            UPDATE tidewire_store AS s SET identity = found_id, era = tidewire_new_era() RETURNING s.era INTO store.era;
+        END IF;
     END IF;
-    SELECT * INTO STRICT store FROM tidewire_store FOR UPDATE;
-    IF store.identity <> found_id OR seen > pg_current_wal_flush_lsn() THEN
-        UPDATE tidewire_store SET identity = found_id, era = left(md5(gen_random_uuid()::text), 8)
-        RETURNING era INTO store.era;
-    END IF;
-    RETURN store.era;
+    era := store.era;
+    identity := found_id;
 END $$;
+
+-- An operator removes counters, publications or members: all subscribers are told by a new era, and nodes join their
+-- members again. What tidewire itself removes (tidewire_trim) loses nothing.
+CREATE OR REPLACE FUNCTION tidewire_lose() RETURNS trigger
+LANGUAGE plpgsql SECURITY DEFINER SET search_path FROM CURRENT AS $$
+BEGIN
+    IF TG_TABLE_NAME = 'tidewire_members' THEN
+        DELETE FROM tidewire_nodes;
+    ELSIF current_setting('tidewire.trimming', true) IS DISTINCT FROM 'on' THEN
+        UPDATE tidewire_store SET era = tidewire_new_era();
+        PERFORM pg_notify('tidewire', 'look');
+        IF TG_TABLE_NAME = 'tidewire_channels' THEN  -- a new counter may get an old one's id
+            PERFORM set_config('tidewire.trimming', 'on', true);
+            DELETE FROM tidewire_publications AS p WHERE NOT EXISTS (
+                SELECT FROM tidewire_channels AS c WHERE c.id = p.channel
+            );
+            DELETE FROM tidewire_keys AS k WHERE NOT EXISTS (SELECT FROM tidewire_channels AS c WHERE c.id = k.channel);
+            PERFORM set_config('tidewire.trimming', 'off', true);
+        END IF;
+    END IF;
+    RETURN NULL;
+END $$;
+DROP TRIGGER IF EXISTS tidewire_lose ON tidewire_channels;
+CREATE TRIGGER tidewire_lose AFTER DELETE OR TRUNCATE ON tidewire_channels
+FOR EACH STATEMENT EXECUTE FUNCTION tidewire_lose();
+DROP TRIGGER IF EXISTS tidewire_lose ON tidewire_publications;
+CREATE TRIGGER tidewire_lose AFTER DELETE OR TRUNCATE ON tidewire_publications
+FOR EACH STATEMENT EXECUTE FUNCTION tidewire_lose();
+DROP TRIGGER IF EXISTS tidewire_lose ON tidewire_members;
+CREATE TRIGGER tidewire_lose AFTER TRUNCATE ON tidewire_members FOR EACH STATEMENT EXECUTE FUNCTION tidewire_lose();
 
 -- What tidewire_keep does, for one channel and without keys, in half the time; the offsets follow `base`.
 CREATE OR REPLACE FUNCTION tidewire_append(
@@ -183,6 +221,7 @@ BEGIN
     IF NOT pg_try_advisory_xact_lock('tidewire_outbox'::regclass::integer, 2) THEN
         RETURN;
     END IF;
+    PERFORM set_config('tidewire.trimming', 'on', true);
     WITH looked AS (
         SELECT id, top, floor, keep_size, keep_age FROM tidewire_channels WHERE id > after ORDER BY id LIMIT channels
     ), oldest AS (

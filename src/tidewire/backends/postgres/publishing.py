@@ -13,7 +13,7 @@ import msgspec
 from tidewire.backends.postgres.address import Server
 from tidewire.backends.postgres.connection import Connection
 from tidewire.backends.postgres.pool import close
-from tidewire.backends.postgres.schema import SQL, enter
+from tidewire.backends.postgres.schema import SQL, Seen, enter
 from tidewire.backends.postgres.server_errors import FAILURES, explain, is_away, is_certain
 from tidewire.backends.shared.waiting import WaitingRoom, Write, not_published, unconfirmed
 from tidewire.errors import NotPublished, PublishError, TidewireError
@@ -108,7 +108,7 @@ class Publishing:
             self._connection.lose(TimeoutError(), self._connection.losses)
         return any(committer.is_busy for committer in self.committers)
 
-    def expect(self, seen: str | None) -> None:
+    def expect(self, seen: Seen | None) -> None:
         """Take a place in the server's log that is known to have been flushed (schema.enter)."""
         for committer in self.committers:
             committer.seen = seen
@@ -145,7 +145,7 @@ class Committer:
         self._sent: Sequence[TwinWrite] = ()
         self._sent_at = 0.0
         #: A place in the server's log that is known to have been flushed: a server that has less is an older copy.
-        self.seen: str | None = None
+        self.seen: Seen | None = None
 
     def put(self, writes: Sequence[TwinWrite]) -> None:
         """Take publications; they are sent in this order."""

@@ -1,56 +1,80 @@
-"""Makes and migrates the tables and functions, and begins connections on them."""
+"""Makes, mends and migrates the tables and functions, and begins sessions on them."""
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import asyncpg
+import msgspec
 
 from tidewire.backends.shared.statements import read, statements
 from tidewire.errors import ConfigurationError
 
-__all__ = ("SQL", "VERSION", "enter", "prepare")
+__all__ = ("FUNCTIONS", "SQL", "TABLES", "VERSION", "Seen", "enter", "prepare")
 
 SQL = statements(__package__, "statements.sql")
-#: The version of the schema that this code needs.
-VERSION = 1
+_TABLES, _FUNCTIONS = read(__package__, "schema.sql"), read(__package__, "functions.sql")
+#: The version of the schema that this code needs, and the names of its tables and functions.
+VERSION = 2
+TABLES = re.findall(r"TABLE IF NOT EXISTS (\w+)", _TABLES)
+FUNCTIONS = re.findall(r"CREATE OR REPLACE FUNCTION (\w+)", _FUNCTIONS)
+
+
+class Seen(msgspec.Struct, frozen=True):
+    """A place in a server's log that is known to have been flushed, and the identity of the data that it belongs to."""
+
+    place: str
+    identity: str
 
 
 async def prepare(connection: Any) -> None:
-    """Make the schema if it is not there, one process at a time.
+    """Make everything of the schema that is not there, one process at a time.
 
-    Raises ConfigurationError when a newer tidewire has migrated it.
+    Where tables of publications were lost, a new era begins. Raises ConfigurationError when a newer tidewire has
+    migrated the schema.
     """
-    if await _found(connection) == VERSION:
+    if await _is_whole(connection):
         return
     async with connection.transaction():
         await connection.execute(SQL["be_patient"])
         await connection.execute(SQL["lock_schema"])
-        found = await _found(connection)
-        if found == VERSION:
+        if await _is_whole(connection):
             return
-        if found > VERSION:
-            raise ConfigurationError(
-                f"the database has version {found} of tidewire's schema, and this tidewire knows {VERSION}; update it"
-            )
-        await connection.execute(read(__package__, "schema.sql"))
-        await connection.execute(read(__package__, "functions.sql"))
+        missing = await _missing(connection)
+        await connection.execute(_TABLES)
+        await connection.execute(_FUNCTIONS)
         await connection.execute(SQL["create_store"], VERSION)
+        if "tidewire_channels" in missing:  # a new counter may get an old one's id
+            await connection.execute(SQL["empty"])
+        elif "tidewire_publications" in missing:
+            await connection.execute(SQL["begin_era"])
 
 
-async def _found(connection: Any) -> int:
-    """Return the version of the schema that is there; 0: none."""
-    if not await connection.fetchval(SQL["has_store"]):
-        return 0
+async def _missing(connection: Any) -> set[str]:
+    return {row["name"] for row in await connection.fetch(SQL["missing"], TABLES, FUNCTIONS)}
+
+
+async def _is_whole(connection: Any) -> bool:
+    """Return whether the schema is there, in this version."""
+    missing = await _missing(connection)
+    if "tidewire_store" in missing:
+        return False
     try:
-        return int(await connection.fetchval(SQL["version"]))
+        found = await connection.fetchval(SQL["version"])  # None: an operator has emptied the table
     except asyncpg.UndefinedTableError:  # removed at this moment
-        return 0
+        return False
+    if found is not None and found > VERSION:
+        raise ConfigurationError(
+            f"the database has version {found} of tidewire's schema, and this tidewire knows {VERSION}; update it"
+        )
+    return found == VERSION and not missing
 
 
-async def enter(connection: Any, seen: str | None) -> str:
-    """Begin a connection that publishes or listens: return the era that its publications belong to.
+async def enter(connection: Any, seen: Seen | None) -> str:
+    """Begin a session that publishes or listens, on the data that there is now; return the identity of that data.
 
-    `seen` is a place in the server's log that is known to have been flushed.
+    Where the data is not what it was before, or less than `seen`, a new era begins.
     """
-    return str(await connection.fetchval(SQL["enter"], seen))
+    row = await connection.fetchrow(SQL["enter"], *((None, None) if seen is None else (seen.place, seen.identity)))
+    return str(row["identity"])

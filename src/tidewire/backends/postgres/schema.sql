@@ -1,7 +1,8 @@
--- Everything of one store, version 1; names carry a prefix, because the schema may be an application's own.
+-- Everything of one store, version 2; names have a prefix, because the schema may be an application's own. A table that an
+-- operator has dropped is made again by this file, so all of it may run on a store that is there.
 
 -- One row. `era` is the epoch of all channels; `identity` names the server's history that it belongs to (tidewire_enter).
-CREATE TABLE tidewire_store (
+CREATE TABLE IF NOT EXISTS tidewire_store (
     one      boolean PRIMARY KEY DEFAULT true CHECK (one),
     version  integer NOT NULL,
     era      text    NOT NULL,
@@ -9,7 +10,7 @@ CREATE TABLE tidewire_store (
 );
 
 -- The counter of each channel. `top` outlives the publications; what is at or below `floor` was removed on request.
-CREATE TABLE tidewire_channels (
+CREATE TABLE IF NOT EXISTS tidewire_channels (
     id        bigint           GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
     name      text COLLATE "C" NOT NULL UNIQUE,
     top       bigint           NOT NULL DEFAULT 0,
@@ -18,7 +19,7 @@ CREATE TABLE tidewire_channels (
     keep_age  double precision NOT NULL
 ) WITH (fillfactor = 50);
 
-CREATE TABLE tidewire_publications (
+CREATE TABLE IF NOT EXISTS tidewire_publications (
     channel  bigint           NOT NULL,
     "offset" bigint           NOT NULL,
     time     double precision NOT NULL,
@@ -28,17 +29,17 @@ CREATE TABLE tidewire_publications (
     PRIMARY KEY (channel, "offset")
 );
 
-CREATE TABLE tidewire_keys (
+CREATE TABLE IF NOT EXISTS tidewire_keys (
     channel  bigint           NOT NULL,
     key      text COLLATE "C" NOT NULL,
     "offset" bigint           NOT NULL,
     expires  double precision NOT NULL,
     PRIMARY KEY (channel, key)
 );
-CREATE INDEX tidewire_keys_by_expiry ON tidewire_keys (expires);
+CREATE INDEX IF NOT EXISTS tidewire_keys_by_expiry ON tidewire_keys (expires);
 
 -- What applications publish inside their own transactions; a node moves it into the channels after their commit.
-CREATE TABLE tidewire_outbox (
+CREATE TABLE IF NOT EXISTS tidewire_outbox (
     id      bigint           GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
     channel text COLLATE "C" NOT NULL CHECK (
         char_length(channel) BETWEEN 1 AND 255 AND channel = btrim(channel) AND channel !~ '[[:cntrl:]]'
@@ -52,7 +53,7 @@ CREATE TABLE tidewire_outbox (
 
 -- Presence: gone after a crash of the server, and then every node joins its members again. A node chooses its own id at
 -- random: a sequence would begin again after that crash.
-CREATE UNLOGGED TABLE tidewire_nodes (
+CREATE UNLOGGED TABLE IF NOT EXISTS tidewire_nodes (
     id      bigint           PRIMARY KEY,
     name    text             NOT NULL,
     -- When the node prolonged its lease, and since when it has done so without a break.
@@ -61,7 +62,7 @@ CREATE UNLOGGED TABLE tidewire_nodes (
     dead    boolean          NOT NULL DEFAULT false
 ) WITH (fillfactor = 50);
 
-CREATE UNLOGGED TABLE tidewire_members (
+CREATE UNLOGGED TABLE IF NOT EXISTS tidewire_members (
     seq             bigint           GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
     channel         text COLLATE "C" NOT NULL,
     connection      text COLLATE "C" NOT NULL,
@@ -72,11 +73,11 @@ CREATE UNLOGGED TABLE tidewire_members (
     farewell_format smallint,
     UNIQUE (channel, connection)
 );
-CREATE INDEX tidewire_members_by_user ON tidewire_members (channel, user_name);
-CREATE INDEX tidewire_members_by_node ON tidewire_members (node);
+CREATE INDEX IF NOT EXISTS tidewire_members_by_user ON tidewire_members (channel, user_name);
+CREATE INDEX IF NOT EXISTS tidewire_members_by_node ON tidewire_members (node);
 
 -- Claimed and not yet forgotten.
-CREATE UNLOGGED TABLE tidewire_departures (
+CREATE UNLOGGED TABLE IF NOT EXISTS tidewire_departures (
     token           text             PRIMARY KEY,
     channel         text             NOT NULL,
     user_name       text             NOT NULL,

@@ -4,15 +4,23 @@ SELECT version FROM tidewire_store
 SET LOCAL lock_timeout = 0; SET LOCAL statement_timeout = 0
 -- name: lock_schema
 SELECT pg_advisory_xact_lock(hashtext('tidewire schema'), hashtext(current_schema()))
--- name: has_store
-SELECT EXISTS (
-    SELECT FROM pg_class AS c JOIN pg_namespace AS n ON n.oid = c.relnamespace
-    WHERE c.relname = 'tidewire_store' AND n.nspname = ANY (current_schemas(false))
+-- name: missing
+SELECT t.name FROM unnest($1::text[]) AS t (name) WHERE NOT EXISTS (
+    SELECT FROM pg_class AS c WHERE c.relname = t.name AND c.relnamespace = ANY (current_schemas(false)::regnamespace[])
+)
+UNION ALL
+SELECT f.name || '()' FROM unnest($2::text[]) AS f (name) WHERE NOT EXISTS (
+    SELECT FROM pg_proc AS p WHERE p.proname = f.name AND p.pronamespace = ANY (current_schemas(false)::regnamespace[])
 )
 -- name: create_store
-INSERT INTO tidewire_store (version, era, identity) VALUES ($1, '', '') ON CONFLICT (one) DO UPDATE SET version = $1
+INSERT INTO tidewire_store (version, era, identity) VALUES ($1, tidewire_new_era(), '')
+ON CONFLICT (one) DO UPDATE SET version = $1
+-- name: begin_era
+UPDATE tidewire_store SET era = tidewire_new_era()
+-- name: empty
+TRUNCATE tidewire_publications, tidewire_keys
 -- name: enter
-SELECT tidewire_enter($1::text::pg_lsn)
+SELECT era, identity FROM tidewire_enter($1::text::pg_lsn, $2)
 -- name: keep
 SELECT * FROM tidewire_keep($1, $2, $3, $4, $5, $6, $7, $8, $9)
 -- name: append

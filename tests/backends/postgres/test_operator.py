@@ -1,0 +1,178 @@
+"""Parts of the store that an operator removes: made again, and every subscriber that missed something is told."""
+
+from __future__ import annotations
+
+import asyncio
+import subprocess
+import sys
+
+import pytest
+
+from engine.support import connect, run
+from helpers.ledger import Ledger, check, received
+from helpers.stores import postgres_database
+from tidewire.backends.postgres.schema import FUNCTIONS, TABLES, Seen, enter
+from tidewire.messages import Member
+from tidewire.testing import wait_until
+
+from .helpers import client_of, postgres_node
+
+#: Publications or their positions are gone: a new epoch.
+LOSSES = [
+    "TRUNCATE tidewire_store",
+    "DELETE FROM tidewire_store",
+    "TRUNCATE tidewire_channels",
+    "DELETE FROM tidewire_channels WHERE name = 'a'",
+    "TRUNCATE tidewire_publications",
+    'DELETE FROM tidewire_publications WHERE "offset" IN (3, 4)',
+    f"TRUNCATE {', '.join(TABLES)}",
+    "DROP TABLE tidewire_store",
+    "DROP TABLE tidewire_channels CASCADE",
+    "DROP TABLE tidewire_publications",
+    f"DROP TABLE {', '.join(TABLES)} CASCADE",
+    "DROP SCHEMA public CASCADE; CREATE SCHEMA public",
+]
+#: Nothing is gone that a subscriber could miss.
+HARMLESS = [
+    "TRUNCATE tidewire_keys",
+    "DROP TABLE tidewire_keys",
+    "TRUNCATE tidewire_outbox",
+    "DROP TABLE tidewire_outbox CASCADE",
+    "TRUNCATE tidewire_nodes, tidewire_members, tidewire_departures",
+    "DROP TABLE tidewire_departures CASCADE",
+    *(
+        f"DROP FUNCTION {name} CASCADE"
+        for name in ("tidewire_append", "tidewire_keep", "tidewire_now", "tidewire_lose")
+    ),
+]
+
+
+async def removed(url: str, statement: str, *, told: bool) -> None:
+    async with postgres_node(url) as node, postgres_node(url) as other, client_of(url) as operator:
+        near, far = await connect(node, channel="a"), await connect(other, channel="a")
+        ledger = Ledger(node)
+        await ledger.publish(10)
+        for client in (near, far):
+            await received(client, ledger)
+        before = ledger.last
+        await operator.execute(statement)
+        await ledger.succeeds(10)
+        for client in (near, far):
+            await received(client, ledger)
+            check(client, ledger, told=told)
+        assert (ledger.last.epoch != before.epoch) == told
+        assert [row["name"] for row in await operator.fetch("SELECT name FROM tidewire_channels")] == ["a"]
+        await wait_until(lambda: not node.tasks.degraded and not other.tasks.degraded, 15)
+
+
+@pytest.mark.parametrize("statement", LOSSES)
+def test_a_loss_is_a_new_epoch_and_told(statement: str) -> None:
+    run(removed(postgres_database(), statement, told=True), 40)
+
+
+@pytest.mark.parametrize("statement", HARMLESS)
+def test_where_nothing_is_lost_nobody_is_told(statement: str) -> None:
+    run(removed(postgres_database(), statement, told=False), 40)
+
+
+@pytest.mark.parametrize("statement", ["TRUNCATE tidewire_channels", "TRUNCATE tidewire_store"])
+def test_a_loss_is_told_though_nothing_is_published(statement: str) -> None:
+    async def scenario(url: str) -> None:
+        async with postgres_node(url) as node, postgres_node(url) as other, client_of(url) as operator:
+            clients = [await connect(one, channel="a") for one in (node, other)]
+            ledger = Ledger(node)
+            await ledger.publish(3)
+            for client in clients:
+                await received(client, ledger)
+            await operator.execute(statement)
+            for client in clients:
+                await wait_until(lambda client=client: "i a" in client.shown, 6)  # type: ignore[misc]
+
+    run(scenario(postgres_database()), 30)
+
+
+def test_the_first_publication_of_a_new_era_may_have_the_offset_that_a_reader_has() -> None:
+    """Both nodes stay connected: nothing but the era says that (1, new) is not (1, old)."""
+
+    async def scenario(url: str) -> None:
+        async with postgres_node(url) as node, postgres_node(url) as other, client_of(url) as operator:
+            clients = [(await connect(one, channel=channel), channel) for one in (node, other) for channel in "ab"]
+            for channel in "ab":
+                await node.publish(channel, b"1")
+            for client, channel in clients:
+                start = f"p {channel} 1 "
+                await wait_until(lambda: any(line.startswith(start) for line in client.shown))  # noqa: B023
+            # as a node does that enters late, with what it knows of the server before
+            await operator.execute(
+                "ALTER TABLE tidewire_channels DISABLE TRIGGER tidewire_lose; DELETE FROM tidewire_channels;"
+                "ALTER TABLE tidewire_channels ENABLE TRIGGER tidewire_lose;"
+                "UPDATE tidewire_store SET era = 'another'"
+            )
+            for channel in "ab":
+                assert (await node.publish(channel, b"2")).offset == 1
+            for client, channel in clients:
+                await wait_until(lambda: f"i {channel}" in client.shown, 5)  # noqa: B023
+
+    run(scenario(postgres_database()), 30)
+
+
+@pytest.mark.parametrize("statement", [LOSSES[0], LOSSES[6], LOSSES[8], "DROP TABLE tidewire_nodes CASCADE"])
+def test_a_restart_and_a_migration_mend_what_was_removed_meanwhile(statement: str) -> None:
+    async def scenario(url: str) -> None:
+        async with postgres_node(url) as node:
+            first = await node.publish("a", b"1")
+        async with client_of(url) as operator:
+            await operator.execute(statement)
+        done = await asyncio.to_thread(
+            subprocess.run,
+            [sys.executable, "-m", "tidewire", "migrate", "--broker", url],
+            capture_output=True,
+            text=True,
+            timeout=60,
+        )
+        assert done.returncode == 0, done.stderr
+        assert "Traceback" not in done.stderr
+        async with postgres_node(url) as node:
+            second = await node.publish("a", b"2")
+            assert (second.epoch == first.epoch) == ("nodes" in statement and "store" not in statement)
+            assert await node.presence.count("a") == 0
+
+    run(scenario(postgres_database()), 60)
+
+
+def test_members_that_an_operator_removes_join_again() -> None:
+    async def scenario(url: str) -> None:
+        async with postgres_node(url) as node, client_of(url) as operator:
+            await node.memberships.enter("a", Member("1", "ann"))
+            for statement in ("TRUNCATE tidewire_members", "TRUNCATE tidewire_nodes", "DROP TABLE tidewire_members"):
+                await operator.execute(statement)
+
+                async def is_listed() -> bool:
+                    try:
+                        return [member.user for member in await node.presence.members("a")] == ["ann"]
+                    except Exception:
+                        return False
+
+                await wait_until(is_listed, 10)
+
+    run(scenario(postgres_database()), 40)
+
+
+def test_every_function_and_table_of_the_schema_is_looked_for() -> None:
+    assert len(TABLES) == len(set(TABLES)) == 8
+    assert {"tidewire_publish", "tidewire_publish_bytes", "tidewire_claim"} < set(FUNCTIONS)
+
+
+def test_a_place_in_the_log_of_another_server_says_nothing_of_this_one() -> None:
+    """A node that comes late to a fresh server does not begin an epoch after those that were there before."""
+
+    async def scenario(url: str) -> None:
+        async with postgres_node(url), client_of(url) as session:
+            identity = await enter(session, None)
+            era = await session.fetchval("SELECT era FROM tidewire_store")
+            assert await enter(session, Seen("FFFFFFFF/0", "another server")) == identity
+            assert await session.fetchval("SELECT era FROM tidewire_store") == era
+            assert await enter(session, Seen("FFFFFFFF/0", identity)) == identity
+            assert await session.fetchval("SELECT era FROM tidewire_store") != era
+
+    run(scenario(postgres_database()), 20)

@@ -20,6 +20,7 @@ from websockets.exceptions import InvalidStatus
 from tidewire import Hub
 from tidewire.links.uvicorn import WebSocketProtocol
 from tidewire.rules.base import Caller
+from tidewire.sessions.centrifuge.identify import takes_only_the_connection
 from tidewire.testing import wait_until
 
 ways = pytest.mark.parametrize("ws", [WebSocketProtocol, "websockets-sansio"], ids=["own", "plain"])
@@ -72,15 +73,21 @@ async def serving(database: Database, ws: Any) -> AsyncIterator[tuple[Hub, FastA
     app = FastAPI(lifespan=hub.lifespan)
     app.include_router(hub.client_router(user=current_user, name=lambda user: user.name), prefix="/{tenant}")
     app.state.current_user = current_user
+    async with running(app, ws) as port:
+        yield hub, app, port
+
+
+@asynccontextmanager
+async def running(app: FastAPI, ws: Any) -> AsyncIterator[int]:
     listener = socket.create_server(("127.0.0.1", 0))
     server = uvicorn.Server(uvicorn.Config(app, ws=ws, log_level="critical", timeout_graceful_shutdown=3))
-    running = asyncio.create_task(server.serve(sockets=[listener]))
+    serving = asyncio.create_task(server.serve(sockets=[listener]))
     await wait_until(lambda: server.started)
     try:
-        yield hub, app, listener.getsockname()[1]
+        yield listener.getsockname()[1]
     finally:
         server.should_exit = True
-        await running
+        await serving
 
 
 CONNECT = '{"id": 1, "connect": {}}\n{"id": 2, "rpc": {"method": "who"}}'
@@ -157,3 +164,46 @@ def test_an_override_holds_for_it() -> None:
             assert database.opened == 0
 
     asyncio.run(main())
+
+
+async def by_query(connection: HTTPConnection) -> str | None:
+    if connection.query_params.get("who") == "mallory":
+        raise HTTPException(403, "not you")
+    return connection.query_params.get("who")
+
+
+@ways
+def test_one_that_needs_nothing_of_fastapi_is_called_directly_and_may_be_overridden(ws: Any) -> None:
+    async def main() -> None:
+        hub = Hub("memory://")
+
+        @hub.rpc("who")
+        async def who(caller: Caller) -> str:
+            return caller.identity.user
+
+        app = FastAPI(lifespan=hub.lifespan)
+        app.include_router(hub.client_router(user=by_query), prefix="/{tenant}")
+        async with running(app, ws) as port:
+            assert await ask(port, "who=ann") == "ann"
+            assert b'"bob"' in await post(port, "/acme/connection/http_stream?who=bob", CONNECT)
+            with pytest.raises(InvalidStatus) as refused:
+                await ask(port, "who=mallory")
+            assert refused.value.response.status_code == 403
+            app.dependency_overrides[by_query] = lambda: "somebody"
+            assert await ask(port, "who=ann") == "somebody"
+
+    assert takes_only_the_connection(by_query)
+    asyncio.run(main())
+
+
+def test_one_that_needs_anything_more_is_resolved_by_fastapi() -> None:
+    async def with_query(connection: HTTPConnection, who: str = "") -> str:
+        return who
+
+    async def of_a_default(connection: HTTPConnection = Depends(by_query)) -> str:
+        return ""
+
+    def plain(connection: HTTPConnection) -> str:
+        return ""
+
+    assert not any(map(takes_only_the_connection, (with_query, of_a_default, plain, Database().session)))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Awaitable, Callable
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -38,6 +39,7 @@ def identified_by(
     So `user` is resolved for an endpoint of its own that returns at once: one database session does not stay with each
     client. Its refusals are raised here, and `app.dependency_overrides` hold for it.
     """
+    direct = takes_only_the_connection(user)
     routes: WeakKeyDictionary[Any, dict[tuple[type, str], ASGIApp]] = WeakKeyDictionary()
 
     async def endpoint(connection: HTTPConnection, who: Any = Depends(user)) -> Response:
@@ -45,6 +47,8 @@ def identified_by(
         return Response()
 
     async def identify(connection: HTTPConnection) -> Identity | None:
+        if direct and user not in getattr(connection.app, "dependency_overrides", ()):
+            return _identity(await user(connection), name)
         scope = dict(connection.scope)
         kind = APIWebSocketRoute if isinstance(connection, WebSocket) else APIRoute
         path = "".join(f"/{{{parameter}}}" for parameter in connection.path_params) or "/"  # those of a prefix, too
@@ -61,6 +65,22 @@ def identified_by(
         return found
 
     return identify
+
+
+def takes_only_the_connection(user: Callable[..., Any]) -> bool:
+    """Return whether a dependency needs nothing of FastAPI: a coroutine function of one `HTTPConnection`."""
+    if not inspect.iscoroutinefunction(user):
+        return False
+    try:
+        parameters = list(inspect.signature(user, eval_str=True).parameters.values())
+    except (NameError, TypeError, ValueError):  # an annotation that names something local
+        return False
+    return (
+        len(parameters) == 1
+        and parameters[0].annotation is HTTPConnection
+        and parameters[0].default is inspect.Parameter.empty
+        and parameters[0].kind is inspect.Parameter.POSITIONAL_OR_KEYWORD
+    )
 
 
 async def _no_body() -> Message:

@@ -74,15 +74,21 @@ def check_name(name: object, what: str) -> str:
     return name
 
 
+#: What joins characters to one that is seen: zero-width joiners, and the tags in emoji of flags (Unicode TR 51).
+_JOINERS = dict.fromkeys((0x200C, 0x200D, *range(0xE0020, 0xE0080)))
+
+
 def check_channel(channel: object, longest: int) -> str:
     """Return the channel name if it is one; raises BadRequest otherwise.
 
-    A name is 1 to `longest` (the limit `channel_name`) printable characters without white space at its ends.
+    A name is 1 to `longest` (the limit `channel_name`) printable characters of any script, without white space at its
+    ends. The joiners between letters (Persian, Hindi) and between emoji count as printable inside of a name.
     """
     if not isinstance(channel, str) or not channel:
         raise BadRequest(f"channel name {channel!r} is not a non-empty string")
     if len(channel) > longest:
         raise BadRequest(f"channel name of {len(channel)} characters is longer than the limit of {longest}")
-    if not channel.isprintable() or channel != channel.strip():
+    visible = channel.translate(_JOINERS)
+    if not (visible and visible.isprintable()) or channel != channel.strip(" \u200c\u200d"):
         raise BadRequest(f"channel name {channel!r} has characters that cannot be printed, or spaces at its ends")
     return channel

@@ -426,3 +426,14 @@ def test_a_value_that_cannot_be_sent_is_a_fault_of_the_application_and_not_of_th
         run(hub.authority.rpc(ANN, "now", b""))
     with pytest.raises(ConfigurationError, match="the rule for 'room' returned a value that cannot be sent"):
         subscribe(hub, "room")
+
+
+def test_joins_are_for_those_that_may_see_presence() -> None:
+    hub = Hub()
+
+    @hub.channel("room:{name}", presence=True, join_leave=True)
+    async def room(name: str, user: str) -> Permissions:
+        return Permissions(presence=name == "open")
+
+    assert subscribe(hub, "room:open").sees_joins
+    assert not subscribe(hub, "room:closed").sees_joins

@@ -81,7 +81,7 @@ def test_the_nodes_own_channels_do_not_exist_for_clients(channel: str) -> None:
         namespaces(user={}).find(channel)
 
 
-@pytest.mark.parametrize("channel", ["", "ä", "a\n", "a" * 256, "\x7f"])
+@pytest.mark.parametrize("channel", ["", "a\n", "a" * 256, "\x7f", " a", "\u200d", "a\u200c", "a\u202eb", "\ud83d"])
 def test_names_that_are_none(channel: str) -> None:
     with pytest.raises(BadRequest):
         namespaces().find(channel)
@@ -183,6 +183,54 @@ def test_a_name_that_its_namespace_does_not_allow() -> None:
         subscribed(numbers, "room:one")
 
 
+@pytest.mark.parametrize("action", list(Action))
+def test_the_regex_holds_for_tokens_and_for_everything_else_that_a_client_names(action: Action) -> None:
+    numbers = authority(
+        {"allow_subscribe_for_client": True},
+        room={**HISTORY, "presence": True, f"allow_{action.value}_for_client": True, "channel_regex": "^[0-9]+$"},
+    )
+    assert allowed(numbers, action, subscribed=True, channel="room:1") is None
+    assert allowed(numbers, action, channel="room:one") is BadRequest
+    with pytest.raises(BadRequest, match="channel_regex"):
+        asyncio.run(numbers.subscribe(ANN, "room:one", "any token", b""))
+
+
+@pytest.mark.parametrize("action", list(Action))
+@pytest.mark.parametrize("channel", ["$x", "x#bob", "shut:x"])
+def test_what_needs_a_right_to_subscribe_needs_it_to_read_and_to_publish(action: Action, channel: str) -> None:
+    offers = {
+        **HISTORY,
+        "presence": True,
+        "allow_user_limited_channels": True,
+        f"allow_{action.value}_for_client": True,
+    }
+    closed = authority({**offers, "allow_subscribe_for_client": True}, shut=offers)
+    assert not subscribed(closed, channel)
+    assert allowed(closed, action, channel=channel) is PermissionDenied
+    assert allowed(closed, action, channel=channel, subscribed=True) is None
+    offers |= {"allow_without_subscribe": True}
+    assert allowed(authority(offers, shut=offers), action, channel=channel) is None
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"), [("presence", False), ("allow_history_for_subscriber", True), ("allow_recovery", True)]
+)
+def test_a_subscriber_that_may_read_the_history_may_recover_if_it_asks(name: str, expected: bool) -> None:
+    offers = authority({**HISTORY, "allow_subscribe_for_client": True, name: True})
+    grant = asyncio.run(offers.subscribe(ANN, "x", "", b""))
+    assert (grant.options.recoverable, grant.options.positioned) == (expected, expected)
+    assert not grant.options.force_recoverable
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [("presence", False), ("allow_presence_for_subscriber", True), ("force_push_join_leave", True)],
+)
+def test_joins_are_for_those_that_may_see_presence(name: str, expected: bool) -> None:
+    offers = {"allow_subscribe_for_client": True, "presence": True, "join_leave": True, name: True}
+    assert asyncio.run(authority(offers).subscribe(ANN, "x", "", b"")).sees_joins is expected
+
+
 def test_insecure_allows_all_that_exists() -> None:
     insecure = authority(HISTORY, {"insecure": True})
     assert subscribed(insecure, "$x", NOBODY)
@@ -198,6 +246,8 @@ def test_insecure_allows_all_that_exists() -> None:
 def test_publish_history_and_presence_have_three_switches_each(action: Action) -> None:
     name = action.value
     offered = {**HISTORY, "presence": True}
+    open_ = {"allow_subscribe_for_client": True, "allow_subscribe_for_anonymous": True}
+    offered |= open_
     for_client = authority({**offered, f"allow_{name}_for_client": True})
     assert allowed(for_client, action) is None
     assert allowed(for_client, action, NOBODY) is PermissionDenied
@@ -237,7 +287,8 @@ def test_each_user_follows_a_channel_of_its_own() -> None:
     assert identity.subscriptions["mine:#ann"].options.history_size == 10
     plain = authority(client={"subscribe_to_user_personal_channel": {"enabled": True}})
     assert list(asyncio.run(plain.connect(ConnectAttempt(), Identity("ann"))).subscriptions) == ["#ann"]
-    assert not asyncio.run(plain.connect(ConnectAttempt(), Identity("jörg"))).subscriptions
+    assert list(asyncio.run(plain.connect(ConnectAttempt(), Identity("Jörg"))).subscriptions) == ["#Jörg"]
+    assert not asyncio.run(plain.connect(ConnectAttempt(), Identity("a\nb"))).subscriptions
     with pytest.raises(ConfigurationError, match="mine"):
         authority(
             client={"subscribe_to_user_personal_channel": {"enabled": True, "personal_channel_namespace": "mine"}}

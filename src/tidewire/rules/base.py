@@ -37,7 +37,8 @@ class Grant(msgspec.Struct, frozen=True):
     """What a subscriber is given: the channel's options as they hold for it, and what belongs to its subscription.
 
     `info` (JSON or b"") shows in presence, joins and publications; `data` (JSON or b"") goes back in the reply;
-    `expires_at` is in seconds since 1970; `channel` is set where the token named it (`Authority.sub_refresh`).
+    `expires_at` is in seconds since 1970; `channel` is set where the token named it (`Authority.sub_refresh`). A client
+    that may not see presence is not told of joins and leaves either (`sees_joins`).
     """
 
     options: ChannelOptions
@@ -45,6 +46,7 @@ class Grant(msgspec.Struct, frozen=True):
     data: bytes = b""
     expires_at: float | None = None
     channel: str = ""
+    sees_joins: bool = True
 
 
 class Identity(msgspec.Struct, frozen=True):
@@ -112,13 +114,13 @@ class Authority(ABC):
 
 
 def check_allowed(allowed: bool, action: Action, channel: str, options: ChannelOptions) -> None:
-    """Raise PermissionDenied for what is not allowed, and NotAvailable for what the channel does not offer."""
-    if not allowed:
-        raise PermissionDenied(f"this client may not {_DOING[action]} {channel!r}")
+    """Raise NotAvailable for what the channel does not offer, and PermissionDenied for what is not allowed."""
     if action is Action.HISTORY and not options.history_size:
         raise NotAvailable(f"channel {channel!r} has no history")
     if action is Action.PRESENCE and not options.presence:
         raise NotAvailable(f"channel {channel!r} has no presence")
+    if not allowed:
+        raise PermissionDenied(f"this client may not {_DOING[action]} {channel!r}")
 
 
 _DOING = {

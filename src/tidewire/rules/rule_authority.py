@@ -87,6 +87,7 @@ class RuleAuthority(Authority):
             data=_encoded(permissions.data, f"the rule for {channel!r}"),
             expires_at=permissions.expires_at,
             channel=channel,
+            sees_joins=permissions.presence,
         )
 
     async def sub_refresh(self, caller: Caller, channel: str, token: str) -> Grant:

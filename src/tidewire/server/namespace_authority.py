@@ -20,7 +20,7 @@ from tidewire.options import ChannelOptions
 from tidewire.protocols.centrifuge.codes import BAD_COMMAND, INVALID_TOKEN, NOT_PERMITTED
 from tidewire.rules.base import Action, Authority, Caller, ConnectAttempt, Grant, Identity, check_allowed
 from tidewire.server.client_tokens import BadToken, ClientTokens, ConnectionClaims, TokenTable, raw_bytes
-from tidewire.server.namespaces import Namespaces, bare_name, is_private, limited_to
+from tidewire.server.namespaces import Namespace, Namespaces, bare_name, is_private, limited_to
 from tidewire.support.log_limit import LogLimit
 
 __all__ = ("AccountTokens", "ClientTable", "NamespaceAuthority")
@@ -169,24 +169,39 @@ class NamespaceAuthority(Authority):
         return self._namespaces.find(channel)[1]
 
     async def subscribe(self, caller: Caller, channel: str, token: str, data: bytes) -> Grant:
-        namespace, options = self._namespaces.find(channel)
+        namespace, options = self._named(channel)
         if token:
             try:
                 return await self._granted(caller, channel, token)
             except BadToken as error:
                 raise PermissionDenied(str(error)) from None
-        user = caller.identity.user
+        if not self._may_subscribe(namespace, channel, caller.identity.user):
+            raise PermissionDenied(f"this client may not subscribe to {channel!r}")
+        return self._grant(namespace, options, caller)
+
+    def _named(self, channel: str) -> tuple[Namespace, ChannelOptions]:
+        """Return the namespace and the options of a channel that a client names; raises BadRequest, UnknownChannel."""
+        namespace, options = self._namespaces.find(channel)
+        if not namespace.names(bare_name(channel)):
+            raise BadRequest(f"channel {channel!r} does not match the channel_regex of its namespace")
+        return namespace, options
+
+    def _may_subscribe(self, namespace: Namespace, channel: str, user: str) -> bool:
+        """Return whether a client may subscribe without a token."""
         is_limited = namespace.allow_user_limited_channels and "#" in channel
-        if is_limited and user and user in limited_to(channel):
-            return Grant(options)
-        is_open = not is_private(channel) and not is_limited
-        if is_open and namespace.allow_subscribe_for_client and (user or namespace.allow_subscribe_for_anonymous):
-            if not namespace.names(bare_name(channel)):
-                raise BadRequest(f"channel {channel!r} does not match the channel_regex of its namespace")
-            return Grant(options)
-        if self._client.insecure:
-            return Grant(options)
-        raise PermissionDenied(f"this client may not subscribe to {channel!r}")
+        if self._client.insecure or (is_limited and user and user in limited_to(channel)):
+            return True
+        is_open = not is_private(channel) and not is_limited and namespace.allow_subscribe_for_client
+        return is_open and (bool(user) or namespace.allow_subscribe_for_anonymous)
+
+    def _grant(self, namespace: Namespace, options: ChannelOptions, caller: Caller) -> Grant:
+        is_anonymous = not caller.identity.user
+        sees_joins = (
+            self._client.insecure
+            or namespace.force_push_join_leave
+            or namespace.allows(Action.PRESENCE, is_anonymous=is_anonymous, subscribed=True)
+        )
+        return Grant(namespace.granted(options, is_anonymous=is_anonymous), sees_joins=sees_joins)
 
     async def sub_refresh(self, caller: Caller, channel: str, token: str) -> Grant:
         try:
@@ -202,9 +217,11 @@ class NamespaceAuthority(Authority):
             raise self._invalid("it is another user's")
         if claims.client and claims.client != caller.client:
             raise self._invalid("it is another connection's")
-        options = self.options(claims.channel)
-        return Grant(
-            options if claims.override is None else claims.override.applied(options),
+        granted = self._grant(*self._namespaces.find(claims.channel), caller)
+        options = granted.options
+        return msgspec.structs.replace(
+            granted,
+            options=options if claims.override is None else claims.override.applied(options),
             info=raw_bytes(claims.info, claims.b64info),
             data=raw_bytes(claims.data, claims.b64data),
             expires_at=claims.expires_at,
@@ -212,8 +229,10 @@ class NamespaceAuthority(Authority):
         )
 
     async def allow(self, caller: Caller, channel: str, action: Action, *, subscribed: bool) -> None:
-        namespace, options = self._namespaces.find(channel)
-        allowed = self._client.insecure or namespace.allows(
-            action, is_anonymous=not caller.identity.user, subscribed=subscribed
+        namespace, options = self._named(channel)
+        user = caller.identity.user
+        is_open = subscribed or namespace.allow_without_subscribe or self._may_subscribe(namespace, channel, user)
+        allowed = self._client.insecure or (
+            is_open and namespace.allows(action, is_anonymous=not user, subscribed=subscribed)
         )
         check_allowed(allowed, action, channel, options)

@@ -9,9 +9,10 @@ import re
 from collections.abc import Sequence
 from typing import Annotated, ClassVar, Literal
 
+import msgspec
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
-from tidewire.channels import is_internal
+from tidewire.channels import check_channel, is_internal
 from tidewire.errors import BadRequest, UnknownChannel
 from tidewire.options import ChannelOptions, SlowPolicy
 from tidewire.rules.base import Action
@@ -81,7 +82,9 @@ class Namespace(BaseModel):
     allow_presence_for_anonymous: bool = False
     #: To a channel such as `chat#ann,bob` only the users after the # may subscribe.
     allow_user_limited_channels: bool = False
-    #: Channel names (without the namespace) must match it for a subscription without a token.
+    #: The `_for_client` permissions hold also in channels to which the client has no right to subscribe.
+    allow_without_subscribe: bool = False
+    #: The names that clients use (without the namespace) must match it.
     channel_regex: str = ""
     #: The policy for slow subscribers.
     slow: Literal["disconnect", "latest", "drop"] = "disconnect"
@@ -124,6 +127,12 @@ class Namespace(BaseModel):
     def names(self, name: str) -> bool:
         """Return whether a name (without its namespace) matches `channel_regex`."""
         return not self.channel_regex or re.search(self.channel_regex, name) is not None
+
+    def granted(self, options: ChannelOptions, *, is_anonymous: bool) -> ChannelOptions:
+        """Return the options of a subscriber: if it may read the history, it may also be positioned and recover."""
+        if not self.has_history or not self.allows(Action.HISTORY, is_anonymous=is_anonymous, subscribed=True):
+            return options
+        return msgspec.structs.replace(options, positioned=True, recoverable=True)
 
     def allows(self, action: Action, *, is_anonymous: bool, subscribed: bool) -> bool:
         """Return whether a client may do it."""
@@ -187,9 +196,7 @@ class Namespaces:
             return None
 
     def _find(self, channel: str) -> tuple[Namespace, ChannelOptions]:
-        if not 0 < len(channel) <= self._limit or not channel.isascii() or not channel.isprintable():
-            raise BadRequest(f"a channel name is 1 to {self._limit} printable ASCII characters")
-        if is_internal(channel):
+        if is_internal(check_channel(channel, self._limit)):
             raise UnknownChannel(f"channel {channel!r} belongs to the server; choose another name")
         name, boundary, _ = channel.removeprefix("$").partition(":")
         if not boundary or not name:

@@ -10,6 +10,7 @@ import pytest
 from engine.support import run
 from sessions.centrifuge.authority import WordAuthority
 from sessions.centrifuge.support import JSON, PROTOBUF, begin, connect, names, open_sessions
+from tidewire.errors import Disconnect
 from tidewire.messages import Format
 from tidewire.protocols.centrifuge.encoding import CentrifugeProtocol
 from tidewire.testing import wait_until
@@ -117,7 +118,7 @@ def test_a_bad_token_ends_the_connection() -> None:
         ({"subscribe": {"channel": "forbidden"}}, 103),
         ({"subscribe": {"channel": "followed"}}, 105),
         ({"subscribe": {"channel": "x" * 256}}, 107),
-        ({"subscribe": {"channel": "é"}}, 107),
+        ({"subscribe": {"channel": "a\u0007"}}, 107),
         ({"subscribe": {"channel": "refused"}}, 1234),
         ({"subscribe": {"channel": "a", "token": "expired"}}, 109),
         ({"subscribe": {"channel": "a", "token": "ttl:-1"}}, 109),
@@ -365,5 +366,31 @@ def test_messages_for_a_user_or_everybody_are_told_as_messages() -> None:
             await node.publish("$user:ann", b'{"hello":1}')
             [push] = await client.wait_pushes("message")
             assert push == {"message": {"data": {"hello": 1}}}
+
+    run(main())
+
+
+@pytest.mark.parametrize("protocol", [JSON, PROTOBUF], ids=["json", "protobuf"])
+@pytest.mark.parametrize("name", ["ü", "می‌خواهم", "👩‍👩‍👧", "🏴󠁧󠁢󠁥󠁮󠁧󠁿", "रक्‍षा", "样本"])
+def test_a_channel_has_a_name_of_any_script(protocol: CentrifugeProtocol, name: str) -> None:
+    async def main() -> None:
+        async with open_sessions() as node:
+            channel = f"history:{name}"
+            client = await connect(node, channel=channel, protocol=protocol)
+            await node.publish(channel, b"1")
+            await wait_until(lambda: client.data(channel) == [1])
+            assert await client.ask("publish", channel=channel, data=2) == {}
+            assert len((await client.ask("history", channel=channel, limit=-1))["publications"]) == 2
+
+    run(main())
+
+
+def test_an_end_with_3000_is_told_without_a_code() -> None:
+    async def main() -> None:
+        async with open_sessions() as node:
+            client = await connect(node)
+            client.session.kick(Disconnect(3000, "connection closed"))
+            await wait_until(lambda: client.connection.disconnect is not None)
+            assert client.link.closed_with is None
 
     run(main())

@@ -56,6 +56,8 @@ def error_of(error: TidewireError) -> WireError:
     return next((told for class_, told in _ERRORS if isinstance(error, class_)), INTERNAL)
 
 
+#: The code of an end that is told without a code: the connection is closed as it is.
+NO_CODE = 3000
 SHUTDOWN = Disconnect(3001, "shutdown")
 SERVER_ERROR = Disconnect(3004, "internal server error")
 CONNECTION_EXPIRED = Disconnect(3005, "connection expired")

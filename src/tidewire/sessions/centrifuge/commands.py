@@ -11,7 +11,7 @@ from typing import Any, cast
 
 from msgspec import Struct
 
-from tidewire.channels import is_internal
+from tidewire.channels import check_channel, is_internal
 from tidewire.errors import (
     BadRequest,
     CommandError,
@@ -124,10 +124,7 @@ class Commands:
         """Return the name of a channel that a client may mean."""
         if not channel:
             raise MalformedFrame(Malformed.NO_CHANNEL)
-        limit = self._node.limits.channel_name
-        if len(channel) > limit or not channel.isascii():
-            raise BadRequest(f"the channel's name is not ASCII, or longer than {limit}")
-        if is_internal(channel):
+        if is_internal(check_channel(channel, self._node.limits.channel_name)):
             raise PermissionDenied(f"channel {channel!r} belongs to the server")
         return channel
 

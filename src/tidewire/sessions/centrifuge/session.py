@@ -265,9 +265,12 @@ class Session:
     # What the application asks (directory.Controlled).
 
     def kick(self, disconnect: Disconnect) -> None:
-        """End the session, behind what is pending for it."""
+        """End the session, behind what is pending for it; with code 3000, without telling a code."""
         self.node.fanout.flush_for(self.connection)
-        self.connection.end(disconnect)
+        if disconnect.code == codes.NO_CODE:
+            self.connection.link.abort()
+        else:
+            self.connection.end(disconnect)
 
     def force_subscribe(self, channel: str, grant: Grant, since: Position | None = None) -> None:
         """Subscribe the client to a channel without its asking; harmless when it is subscribed."""

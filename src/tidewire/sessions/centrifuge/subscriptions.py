@@ -80,7 +80,7 @@ class ClientSubscription:
         #: Whether joins and leaves are pushed to this client; None: they are not announced at all.
         self.events: bool | None = None
         if options.join_leave or options.force_join_leave:
-            self.events = options.force_join_leave or request.join_leave
+            self.events = grant.sees_joins and (options.force_join_leave or request.join_leave)
 
     def extend(self, expires_at: float | None) -> None:
         """Let it go on until then, in seconds since 1970; None: for ever."""

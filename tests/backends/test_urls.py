@@ -35,3 +35,11 @@ def test_no_part_of_a_password_is_told(scheme: str, form: str) -> None:
 
 def test_a_file_may_have_any_name() -> None:
     open_backend("sqlite:///chat@home.db", Limits())
+
+
+@pytest.mark.parametrize(
+    "url", ["sqlite:///:memory:", "sqlite:///file::memory:?cache=shared", "sqlite:///x?mode=memory"]
+)
+def test_sqlite_without_a_file_is_refused_and_the_store_of_one_process_named(url: str) -> None:
+    with pytest.raises(ConfigurationError, match="write memory://"):
+        open_backend(url, Limits())

@@ -29,12 +29,13 @@ def _open(url: str, limits: Limits) -> tuple[Broker, Presence]:
     scheme = _split(url).scheme
     if scheme == "memory":
         return MemoryBroker(), MemoryPresence()
+    driver = scheme.partition("+")[0]
     if scheme == "sqlite":
         from tidewire.backends.sqlite import SqliteBroker, SqlitePresence
 
         path = sqlite_path(url)
         return SqliteBroker(path, limits), SqlitePresence(path)
-    if scheme.partition("+")[0] in ("redis", "rediss"):
+    if driver in ("redis", "rediss", "unix"):
         with _driver("redis"):
             from tidewire.backends.redis import open_redis
         return open_redis(url, limits)
@@ -42,7 +43,7 @@ def _open(url: str, limits: Limits) -> tuple[Broker, Presence]:
         with _driver("nats"):
             from tidewire.backends.nats import open_nats
         return open_nats(url, limits)
-    if scheme in ("postgresql", "postgres"):
+    if driver in ("postgresql", "postgres"):
         with _driver("postgres"):
             from tidewire.backends.postgres import open_postgres
         return open_postgres(url, limits)
@@ -71,6 +72,8 @@ def sqlite_path(url: str) -> Path:
     """
     parts = _split(url)
     path = unquote(parts.path).removeprefix("/")
+    if path.removeprefix("file:").startswith(":memory:") or "mode=memory" in parts.query:
+        raise ConfigurationError(f"broker {_shown(url)!r} is SQLite without a file; write memory://")
     if parts.netloc or not path:
         raise ConfigurationError(
             f"broker {_shown(url)!r} names no file; write sqlite:///chat.db, or sqlite:////var/chat.db from the root"

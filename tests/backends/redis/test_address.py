@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import builtins
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from engine.support import run
+from helpers.stores import start_redis
 from tidewire import Hub
 from tidewire.backends import open_backend
 from tidewire.backends.redis.address import Kind, parse_address
 from tidewire.backends.redis.keys import Keys, slot_of
 from tidewire.errors import ConfigurationError
 from tidewire.options import Limits
+
+from .helpers import Ledger, check, connect, received, redis_node
 
 
 def test_a_plain_server() -> None:
@@ -83,3 +88,25 @@ def test_slots_are_those_of_redis_and_keys_of_a_channel_share_one() -> None:
         tags = {name[name.index("{") + 1 : name.index("}")] for name in names}
         assert {slot_of(tag) for tag in tags} == {keys.slot(channel)}
     assert len({keys.tag(channel) for channel in ("}", "%7D", "%257D", "%")}) == 4
+
+
+@pytest.mark.parametrize("scheme", ["unix", "redis+unix", "redis+socket"])
+def test_a_unix_socket_works(tmp_path: Path, scheme: str) -> None:
+    path = tmp_path / "redis.sock"
+
+    async def scenario() -> None:
+        async with redis_node(f"{scheme}://{path}?db=2&prefix=mine") as node:
+            client = await connect(node, channel="a")
+            ledger = Ledger(node)
+            await ledger.publish(3)
+            await received(client, ledger)
+            check(client, ledger)
+
+    with start_redis(tmp_path, "--unixsocket", str(path)):
+        run(scenario())
+
+
+@pytest.mark.parametrize("url", ["unix://", "unix:///", "unix://host/path", "unix:///run/x.sock?ssl_cert_reqs=none"])
+def test_a_url_that_names_no_socket_says_so(url: str) -> None:
+    with pytest.raises(ConfigurationError, match=r"socket|option"):
+        parse_address(url)

@@ -1,9 +1,10 @@
-"""How the server is reached: its URL, which is never shown whole, and connections with the settings that we need."""
+"""Where a PostgreSQL server is, and sessions with the settings that we need; its URL is never shown whole."""
 
 from __future__ import annotations
 
+import re
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import parse_qsl, urlencode, urlsplit
 
 import asyncpg
 
@@ -11,7 +12,7 @@ from tidewire.errors import ConfigurationError
 
 __all__ = ("Server",)
 
-#: Every statement of ours looks rows up by an index; plans made while the tables were small must do so too.
+#: Every statement of ours finds rows by an index; plans made while the tables were small must do so too.
 _SETTINGS = {
     "application_name": "tidewire",
     "default_transaction_isolation": "read committed",
@@ -23,40 +24,84 @@ _SETTINGS = {
 }
 _OPENING_SECONDS = 5.0
 _HOW = "write postgresql://user:password@host:5432/database, with characters such as @ : / in a password as %40 %3A %2F"
+#: Names behind a `?` that the driver understands.
+_OF_DRIVER = re.compile(
+    "host|port|user|password|passfile|dbname|database|service|servicefile|target_session_attrs|krbsrvname|gsslib|"
+    "ssl(mode|cert|key|rootcert|crl|password|negotiation)|ssl_(min|max)_protocol_version"
+)
+#: Names that libpq understands and the driver does not: they change how a connection is made, not what it means.
+_OF_LIBPQ = re.compile(
+    "channel_binding|client_encoding|connect_timeout|fallback_application_name|hostaddr|load_balance_hosts|replication|"
+    "keepalives.*|require_?(auth|peer|ssl)|gss(encmode|delegation)|ssl(certmode|compression|crldir|sni)|"
+    "tcp_user_timeout|prepared_statement_cache_size"
+)
+#: One setting in libpq's `options`: `-c name=value` or `--name=value`.
+_OPTION = re.compile(r"(?:-c\s*|--)([\w.-]+)=((?:\\.|\S)*)")
 
 
 class Server:
     """A PostgreSQL server, or several of which one is the primary."""
 
     def __init__(self, url: str, seconds: float) -> None:
-        self._url = url
-        #: Seconds within which it has to answer, and within which a connection has to be ready, its tables made.
+        self._url, self._settings = _parse(url)
+        #: Seconds within which it has to answer, and within which a session has to be ready, its tables made.
         self.seconds = seconds
         self.opening_seconds = max(seconds, _OPENING_SECONDS)
-        #: What people are told of it.
+        #: The server's name for people.
         self.shown = _shown(url)
 
     async def connect(self, *, asynchronous: bool = False) -> Any:
         """Return a new asyncpg connection; raises what asyncpg does, ConfigurationError for a URL that cannot work.
 
-        `asynchronous`: its commits need not be on the disk, because they hold nothing that lasts.
+        `asynchronous`: its commits need not be on the disk, because they contain nothing that lasts.
         """
         # the server gives up before we do: a slow or blocked one answers with an error, and a silent one is away
         milliseconds = self.seconds * 1e3
-        settings = {**_SETTINGS, "lock_timeout": f"{milliseconds * 0.75:.0f}"}
+        settings = {**_SETTINGS, **self._settings, "lock_timeout": f"{milliseconds * 0.75:.0f}"}
         settings["statement_timeout"] = f"{milliseconds * 0.85:.0f}"
         if asynchronous:
             settings["synchronous_commit"] = "off"
         is_one_of_many = "," in urlsplit(self._url).netloc and "target_session_attrs" not in self._url
         try:
-            return await asyncpg.connect(
+            connection = await asyncpg.connect(
                 self._url,
                 timeout=self.opening_seconds,
-                server_settings=settings,
                 target_session_attrs="primary" if is_one_of_many else None,
             )
-        except ValueError as error:  # its text may hold a part of the password
+        except ValueError as error:  # its text may contain a part of the password
             raise ConfigurationError(f"the URL of {self.shown} cannot be used; {_HOW}") from error
+        try:
+            # after the start: a pooler such as PgBouncer refuses parameters of the start that it does not know
+            await connection.execute(_SET, list(settings), list(settings.values()), timeout=self.opening_seconds)
+        except BaseException as error:
+            connection.terminate()
+            if isinstance(error, asyncpg.UndefinedObjectError | asyncpg.InvalidParameterValueError):
+                raise ConfigurationError(f"the URL of {self.shown} has a setting that cannot be: {error}") from error
+            raise
+        return connection
+
+
+_SET = "SELECT set_config(name, value, false) FROM unnest($1::text[], $2::text[]) AS s (name, value)"
+
+
+def _parse(url: str) -> tuple[str, dict[str, str]]:
+    """Return a URL as the driver understands it, and the settings of a session that the URL contains."""
+    base, _, query = url.partition("?")
+    scheme, colon, rest = base.partition(":")
+    options: list[tuple[str, str]] = []
+    settings: dict[str, str] = {}
+    for name, value in parse_qsl(query, keep_blank_values=True):
+        if name == "ssl":  # as SQLAlchemy writes it
+            options.append(("sslmode", value))
+        elif _OF_DRIVER.fullmatch(name):
+            options.append((name, value))
+        elif name == "options":
+            for found, said in _OPTION.findall(value):
+                settings[found.replace("-", "_")] = re.sub(r"\\(.)", r"\1", said)
+        elif not _OF_LIBPQ.fullmatch(name):
+            settings[name] = value
+    base = f"{scheme.partition('+')[0]}{colon}{rest}"
+    return (f"{base}?{urlencode(options)}" if options else base), settings
 
 
 def _shown(url: str) -> str:

@@ -32,6 +32,8 @@ _SCHEMES = {
     for scheme in ("redis", "rediss")
     for suffix, kind in (("", Kind.SINGLE), ("+sentinel", Kind.SENTINEL), ("+cluster", Kind.CLUSTER))
 }
+#: Schemes whose path is that of a unix socket.
+_SOCKETS = ("unix", "redis+unix", "redis+socket")
 
 
 class Address(msgspec.Struct, frozen=True, kw_only=True):
@@ -42,6 +44,8 @@ class Address(msgspec.Struct, frozen=True, kw_only=True):
     tls: bool = False
     tls_options: tuple[tuple[str, str], ...] = ()
     db: int = 0
+    #: The path of a unix socket; the host is not used then.
+    socket: str = ""
     username: str | None = None
     password: str | None = None
     service: str = ""
@@ -53,7 +57,7 @@ class Address(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def shown(self) -> str:
         """For logs and errors: without user and password."""
-        hosts = ",".join(f"{host}:{port}" for host, port in self.hosts)
+        hosts = self.socket or ",".join(f"{host}:{port}" for host, port in self.hosts)
         return {
             Kind.SINGLE: f"Redis at {hosts}",
             Kind.SENTINEL: f"Redis {self.service!r} of the Sentinels {hosts}",
@@ -67,6 +71,8 @@ class Address(msgspec.Struct, frozen=True, kw_only=True):
 def parse_address(url: str) -> Address:
     """Read a URL; raises ConfigurationError, which shows no part of it that may be a password."""
     parts = urlsplit(url)
+    if parts.scheme in _SOCKETS:
+        return _socket_address(parts)
     if parts.scheme not in _SCHEMES:
         raise ConfigurationError(f"broker URL: {parts.scheme}:// is no way to reach Redis; write {_FORMS}")
     kind, tls = _SCHEMES[parts.scheme]
@@ -92,9 +98,29 @@ def parse_address(url: str) -> Address:
     )
 
 
+def _socket_address(parts: SplitResult) -> Address:
+    credentials, _, host = parts.netloc.rpartition("@")
+    username, colon, password = credentials.partition(":")
+    path = unquote(parts.path)
+    if host or path in ("", "/"):
+        raise ConfigurationError("broker URL names no socket; write unix:///run/redis/redis.sock?db=0")
+    query = _query(parts)
+    return Address(
+        kind=Kind.SINGLE,
+        hosts=(("localhost", _PORT),),
+        socket=path,
+        db=_number(query.get("db", "0"), "the database"),
+        username=unquote(username) or None,
+        password=unquote(password) if colon else None,
+        wait=_number(query.get("wait", "0"), "wait"),
+        prefix=query.get("prefix", "tidewire"),
+    )
+
+
 def _query(parts: SplitResult) -> dict[str, str]:
     query = dict(parse_qsl(parts.query, keep_blank_values=True))
-    known = _TLS_OPTIONS | {"wait", "prefix", "sentinel_username", "sentinel_password"}
+    known = {"wait", "prefix"}
+    known |= {"db"} if parts.scheme in _SOCKETS else {*_TLS_OPTIONS, "sentinel_username", "sentinel_password"}
     for name in query:
         if name not in known:
             raise ConfigurationError(

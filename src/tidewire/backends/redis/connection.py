@@ -7,7 +7,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-from redis.asyncio.connection import Connection as DriverConnection
+from redis.asyncio.connection import AbstractConnection
 
 from tidewire.backends.redis.driver import Reply, Session
 from tidewire.backends.shared.outage import Outage
@@ -16,7 +16,7 @@ from tidewire.errors import StoreUnavailable, TidewireError
 
 __all__ = ("Connection", "Dial", "User")
 
-Dial = Callable[[], Awaitable[DriverConnection]]
+Dial = Callable[[], Awaitable[AbstractConnection]]
 
 
 class User(ABC):

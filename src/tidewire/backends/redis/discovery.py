@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Sequence
 
-from redis.asyncio.connection import Connection as DriverConnection
+from redis.asyncio.connection import AbstractConnection
 from redis.exceptions import RedisError
 
 from tidewire.backends.redis.address import Address, Host, Kind
@@ -66,7 +66,7 @@ async def read_slots(address: Address, hosts: Sequence[Host] = ()) -> list[SlotR
 def dial_host(address: Address, host: Host) -> Dial:
     """Return a function that connects to one server."""
 
-    async def dial() -> DriverConnection:
+    async def dial() -> AbstractConnection:
         return await connect(address, host)
 
     return dial
@@ -75,7 +75,7 @@ def dial_host(address: Address, host: Host) -> Dial:
 def dial_any(address: Address) -> Dial:
     """Return a function that connects to the server that takes writes; in a cluster, to any."""
 
-    async def dial() -> DriverConnection:
+    async def dial() -> AbstractConnection:
         if address.kind is not Kind.CLUSTER:
             return await connect(address, await _primary(address))
         owners = list({host for _, _, host in await read_slots(address)})
@@ -89,7 +89,7 @@ def dial_owner(address: Address, slot: int) -> Dial:
     if address.kind is not Kind.CLUSTER:
         return dial_any(address)
 
-    async def dial() -> DriverConnection:
+    async def dial() -> AbstractConnection:
         for first, last, host in await read_slots(address):
             if first <= slot <= last:
                 return await connect(address, host)

@@ -7,8 +7,8 @@ import contextlib
 from collections.abc import Callable, Sequence
 
 from hiredis import pack_command
+from redis.asyncio.connection import AbstractConnection, SSLConnection, UnixDomainSocketConnection
 from redis.asyncio.connection import Connection as DriverConnection
-from redis.asyncio.connection import SSLConnection
 from redis.exceptions import AuthenticationError, AuthorizationError, RedisError, ResponseError
 
 from tidewire.backends.redis.address import Address, Host
@@ -28,25 +28,28 @@ def explain(error: BaseException) -> str:
     return " ".join(str(error).split()).rstrip(".")
 
 
-async def connect(address: Address, host: Host, *, is_sentinel: bool = False) -> DriverConnection:
+async def connect(address: Address, host: Host, *, is_sentinel: bool = False) -> AbstractConnection:
     """Connect and log in; raises ConfigurationError when the login is refused, StoreUnavailable otherwise."""
     username = address.sentinel_username if is_sentinel else address.username
     password = address.sentinel_password if is_sentinel else address.password
     options: dict[str, object] = dict(address.tls_options)
     if "ssl_check_hostname" in options:
         options["ssl_check_hostname"] = options["ssl_check_hostname"] in ("true", "1", "yes")
-    connection: DriverConnection = (SSLConnection if address.tls else DriverConnection)(
-        host=host[0],
-        port=host[1],
-        db=0 if is_sentinel else address.db,
-        username=username,
-        password=password,
-        protocol=2,
-        socket_timeout=None,
-        socket_connect_timeout=None,
-        client_name=None if is_sentinel else "tidewire",
-        **options,  # type: ignore[arg-type]
-    )
+    options |= {
+        "db": 0 if is_sentinel else address.db,
+        "username": username,
+        "password": password,
+        "protocol": 2,
+        "socket_timeout": None,
+        "socket_connect_timeout": None,
+        "client_name": None if is_sentinel else "tidewire",
+    }
+    connection: AbstractConnection
+    if address.socket:
+        connection = UnixDomainSocketConnection(path=address.socket, **options)
+    else:
+        kind = SSLConnection if address.tls else DriverConnection
+        connection = kind(host=host[0], port=host[1], **options)  # type: ignore[arg-type]
     try:
         await connection.connect()  # type: ignore[no-untyped-call]
     except BaseException as error:
@@ -71,7 +74,7 @@ def pack(commands: Sequence[Command]) -> bytes:
 class Session:
     """Sends and reads on a driver's connection until it ends; `ended` is then the reason, in words."""
 
-    def __init__(self, connection: DriverConnection, take: Callable[[Reply], None]) -> None:
+    def __init__(self, connection: AbstractConnection, take: Callable[[Reply], None]) -> None:
         self._connection = connection
         self._take = take
         self._outgoing: list[bytes] = []

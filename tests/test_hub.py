@@ -359,7 +359,7 @@ def test_a_served_route_authenticates_and_keeps_to_its_rules() -> None:
 
         hub = Hub(channels={"closed:*": ChannelOptions(subscribe=False)}, limits=Limits(connections_per_user=1))
         served = application(hub, refuse)
-        served.router.routes.append(hub.route("/served/{channel}", JSON, authenticate=authenticate, history=5))
+        served.include_router(hub.protocol_router("/served/{channel}", JSON, user=authenticate, history=5))
         async with serving(hub, served) as app:
             for path, status in [
                 ("/served/a", 401),

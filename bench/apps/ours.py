@@ -20,7 +20,7 @@ from tidewire.rules.base import Action, Authority, Caller, ConnectAttempt, Grant
 limits = Limits(rate=1e9, burst=1_000_000_000, connections=20_000)
 hub = Hub(os.environ.get("BENCH_URL", "memory://"), limits=limits)
 app = FastAPI(lifespan=hub.lifespan)
-app.router.routes.append(hub.route("/served/{channel}"))
+app.include_router(hub.protocol_router("/served/{channel}"))
 
 
 @app.websocket("/endpoint/{room}")

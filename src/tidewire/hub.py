@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import importlib.metadata
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
+from collections.abc import Callable, Coroutine, Iterable, Mapping
 from concurrent.futures import Future
-from contextlib import asynccontextmanager
 from types import TracebackType
-from typing import Any, NamedTuple, TypeVar, overload
+from typing import Any, NamedTuple, ParamSpec, TypeVar, overload
 
 from fastapi import APIRouter
-from starlette.routing import WebSocketRoute
-from starlette.types import ASGIApp
 from starlette.websockets import WebSocket
 
 from tidewire.backends import open_backend
@@ -25,7 +22,7 @@ from tidewire.http_api.api_router import api_router
 from tidewire.http_api.calls import Calls, Extension
 from tidewire.http_api.nodes import Nodes
 from tidewire.messages import HistoryPage, HistoryRequest, Member, Position, PublishRequest
-from tidewire.options import ChannelOptions, Limits, SlowPolicy
+from tidewire.options import ChannelOptions, Limits, SlowPolicy, read_limits
 from tidewire.protocols.base import Protocol
 from tidewire.protocols.meta import PublicationMeta, is_history
 from tidewire.protocols.payload import encode_json, encode_payload
@@ -38,11 +35,15 @@ from tidewire.sessions.accept import Acceptance
 from tidewire.sessions.application import HubConnection
 from tidewire.sessions.centrifuge.client_router import client_router
 from tidewire.sessions.origins import Origins
-from tidewire.sessions.served import ServedEndpoint
+from tidewire.sessions.served import ServedEndpoint, protocol_router
+from tidewire.sessions.threads import ThreadCalls, check_loop, running_loop
+from tidewire.support.lifespan import Lifespan
 
 __all__ = ("Hub",)
 _Tags = Mapping[str, str] | None
 F = TypeVar("F", bound=Callable[..., Any])
+T = TypeVar("T")
+P = ParamSpec("P")
 
 
 class _Open(NamedTuple):
@@ -51,6 +52,7 @@ class _Open(NamedTuple):
     node: Node
     nodes: Nodes
     loop: asyncio.AbstractEventLoop
+    threads: ThreadCalls
 
 
 class Hub:
@@ -67,13 +69,13 @@ class Hub:
         self,
         url: str = "memory://",
         *,
-        limits: Limits | None = None,
+        limits: Limits | Mapping[str, float] | None = None,
         channels: Mapping[str, ChannelOptions] | ChannelRules | None = None,
         default: ChannelOptions | None = None,
         origins: Iterable[str] | Origins = (),
     ) -> None:
         self.url = url
-        self.limits = limits or Limits()
+        self.limits = read_limits(limits)
         self.origins = origins if isinstance(origins, Origins) else Origins(origins)
         self._rules = channels if isinstance(channels, ChannelRules) else ChannelRules(channels, default)
         self._book = RuleBook(self._rules)
@@ -84,11 +86,9 @@ class Hub:
 
     # Lifespan.
 
-    @asynccontextmanager
-    async def lifespan(self, app: object = None) -> AsyncIterator[None]:
+    def lifespan(self, app: object = None) -> Lifespan:
         """Open the hub for as long as the application runs."""
-        async with self:
-            yield
+        return Lifespan(self)
 
     async def __aenter__(self) -> Hub:
         if self._open is not None:
@@ -102,7 +102,8 @@ class Hub:
         except BaseException:
             await node.aclose()
             raise
-        self._open = _Open(node, nodes, asyncio.get_running_loop())
+        loop = asyncio.get_running_loop()
+        self._open = _Open(node, nodes, loop, ThreadCalls(loop))
         return self
 
     async def __aexit__(
@@ -115,8 +116,10 @@ class Hub:
 
     @property
     def node(self) -> Node:
-        """The engine; raises ConfigurationError while the hub is closed."""
-        return self._opened.node
+        """The engine; raises ConfigurationError while the hub is closed, and on another event loop than the hub's."""
+        opened = self._opened
+        check_loop(opened.loop, reads=True)
+        return opened.node
 
     @property
     def _opened(self) -> _Open:
@@ -148,7 +151,7 @@ class Hub:
         acceptance = Acceptance(
             self.node,
             websocket,
-            user=user,
+            user=check_name(user, "user"),
             info=b"" if info is None else encode_json(info),
             protocol=protocol,
             subprotocol=subprotocol,
@@ -157,32 +160,22 @@ class Hub:
         )
         return HubConnection(self.node, acceptance)
 
-    def serve(
-        self,
-        protocol: Protocol[Any] = PLAIN,
-        *,
-        authenticate: Callable[[WebSocket], Awaitable[str]] | None = None,
-        history: int = 0,
-    ) -> ASGIApp:
-        """Make an ASGI application that serves a whole protocol.
-
-        The route's `channel` parameter, if it has one, is followed from the start and takes what names no channel.
-        `authenticate` returns the user, or raises starlette's HTTPException or WebSocketException.
-        """
-        return ServedEndpoint(
-            lambda: self.node, protocol, origins=self.origins, authenticate=authenticate, history=history
-        )
-
-    def route(
+    def protocol_router(
         self,
         path: str,
         protocol: Protocol[Any] = PLAIN,
         *,
-        authenticate: Callable[[WebSocket], Awaitable[str]] | None = None,
+        user: Callable[..., Any] | None = None,
+        name: Callable[[Any], str] | None = None,
         history: int = 0,
-    ) -> WebSocketRoute:
-        """Make a route for `serve`, to append to `app.router.routes`."""
-        return WebSocketRoute(path, self.serve(protocol, authenticate=authenticate, history=history))
+    ) -> APIRouter:
+        """Make a route that serves a whole protocol, for `app.include_router`: prefix and dependencies of both hold.
+
+        The path's `channel` parameter, if it has one, is subscribed to from the start, and publications of the client
+        that name no channel go there. `user` and `name` are those of `client_router`.
+        """
+        endpoint = ServedEndpoint(lambda: self.node, protocol, origins=self.origins, history=history)
+        return protocol_router(path, endpoint, user, name)
 
     def api_router(
         self,
@@ -353,7 +346,18 @@ class Hub:
 
     def publish_threadsafe(self, channel: str, data: Any, *, key: str = "") -> Future[Position]:
         """Publish from a thread of this process; the future raises as `publish` does."""
-        return asyncio.run_coroutine_threadsafe(self.publish(channel, data, key=key), self._opened.loop)
+        return self._opened.threads.submit(lambda: self.publish(channel, data, key=key))
+
+    def from_thread(self, verb: Callable[P, Coroutine[Any, Any, T]], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Call a coroutine function from a thread or a plain `def`, and wait: `hub.from_thread(hub.publish, "a", 1)`.
+
+        It may be any of the hub or of a connection. Raises as it does, and ConfigurationError in an event loop, which
+        waiting would stop.
+        """
+        if running_loop() is not None:
+            name = getattr(verb, "__name__", "…")
+            raise ConfigurationError(f"from_thread waits, which stops an event loop; write `await hub.{name}(…)` here")
+        return self._opened.threads.submit(lambda: verb(*args, **kwargs)).result()
 
     async def send_to_user(self, user: str, data: Any, *, key: str = "") -> Position:
         """Push to every connection of a user, on all nodes; kept in the user's own channel. Raises as `publish`."""
@@ -366,7 +370,8 @@ class Hub:
     async def disconnect(self, *, user: str, reason: str = "", reconnect: bool = False) -> None:
         """End every connection of a user on all nodes."""
         code = 4000 if reconnect else FORCED.code
-        await self.node.control(Control(user, Disconnect(code, reason or FORCED.reason, reconnect)))
+        name = check_name(user, "user")
+        await self.node.control(Control(name, Disconnect(code, reason or FORCED.reason, reconnect)))
 
     # What is known.
 

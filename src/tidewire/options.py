@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from enum import Enum
+from typing import Any
 
 import msgspec
 
 from tidewire.errors import ConfigurationError
 from tidewire.messages import Retention
 
-__all__ = ("ChannelOptions", "Limits", "SlowPolicy")
+__all__ = ("ChannelOptions", "Limits", "SlowPolicy", "read_limits")
 
 
 class SlowPolicy(Enum):
@@ -115,6 +117,20 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
             value = getattr(self, name)
             if not (value > 0 or (value == 0 and name in _MAY_BE_ZERO)):
                 raise ConfigurationError(f"limit {name} is {value!r}; write a number greater than 0")
+
+
+def read_limits(given: Limits | Mapping[str, float] | None) -> Limits:
+    """Return the limits that an application gives, also as a mapping of their names; raises ConfigurationError."""
+    if given is None or isinstance(given, Limits):
+        return given or Limits()
+    if not isinstance(given, Mapping):
+        raise ConfigurationError(f"limits={given!r} are none; write Limits(rate=50.0)")
+    unknown = [name for name in given if name not in Limits.__struct_fields__]
+    if unknown:
+        raise ConfigurationError(f"there is no limit {unknown[0]!r}; there are {', '.join(Limits.__struct_fields__)}")
+    if wrong := [f"{name}={value!r}" for name, value in given.items() if not isinstance(value, int | float)]:
+        raise ConfigurationError(f"limit {wrong[0]} is no number")
+    return Limits(**dict[str, Any](given))
 
 
 class ChannelOptions(msgspec.Struct, frozen=True, kw_only=True):

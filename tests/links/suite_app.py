@@ -36,7 +36,7 @@ LIMITS = Limits(
 
 hub = Hub("memory://", limits=LIMITS)
 app = FastAPI(lifespan=hub.lifespan)
-app.router.routes.append(hub.route("/served/{channel}", JSON, history=10))
+app.include_router(hub.protocol_router("/served/{channel}", JSON, history=10))
 
 
 @app.websocket("/echo")

@@ -121,7 +121,7 @@ def test_who_is_attached_and_waits_for_the_store_is_counted_once(limit: str) -> 
     run(main())
 
 
-@pytest.mark.parametrize("error", [StoreUnavailable("the disk is away"), NotPublished("the disk is full")])
+@pytest.mark.parametrize("error", [StoreUnavailable("no disk here"), NotPublished("no room here")])
 def test_an_outage_of_the_store_is_no_bug_of_the_handler(error: Exception, caplog: pytest.LogCaptureFixture) -> None:
     async def main() -> None:
         node = Node(MemoryBroker(), MemoryPresence())

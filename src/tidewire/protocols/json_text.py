@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import re
-from typing import TypeVar
+from collections.abc import Callable
+from typing import Annotated, Any, TypeVar, get_origin
 
 import msgspec
+from pydantic import TypeAdapter, ValidationError
+from pydantic.errors import PydanticUserError
 
 from tidewire.errors import BadRequest
 
@@ -18,13 +21,23 @@ T = TypeVar("T")
 
 
 class JsonDecoder:
-    """Decodes one msgspec type; raises BadRequest for anything else."""
+    """Decodes one type; raises BadRequest for anything else.
+
+    Types that msgspec knows are decoded by it, any other (pydantic models, annotations of pydantic) by pydantic.
+    `expected` describes the type in errors; by default its JSON schema does.
+    """
 
     __slots__ = ("_decode", "_depth", "_expected")
 
-    def __init__(self, type_: object, *, expected: str, depth: int = 64) -> None:
-        self._decode = msgspec.json.Decoder(type_).decode
-        self._expected = expected
+    def __init__(self, type_: Any, *, expected: str = "", depth: int = 64) -> None:
+        schema = _schema(type_)
+        self._decode: Callable[[bytes], object]
+        if schema is None:
+            adapter = TypeAdapter(type_)
+            self._decode, schema = adapter.validate_json, adapter.json_schema
+        else:
+            self._decode = msgspec.json.Decoder(type_).decode
+        self._expected = expected or ("any JSON value" if type_ is Any else _describe(schema))
         self._depth = depth
 
     def decode(self, data: bytes) -> object:
@@ -33,10 +46,34 @@ class JsonDecoder:
             raise BadRequest(f"the JSON is nested deeper than the limit of {self._depth}")
         try:
             return self._decode(data)
+        except ValidationError as error:
+            first = error.errors(include_input=False, include_url=False)[0]
+            where = ".".join(map(str, first["loc"])) or "the value"
+            raise BadRequest(
+                f"the JSON has the wrong shape: {where}: {first['msg']}; expected {self._expected}"
+            ) from None
         except msgspec.ValidationError as error:
             raise BadRequest(f"the JSON has the wrong shape: {error}; expected {self._expected}") from None
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
             raise BadRequest(f"this is not JSON: {error}; expected {self._expected}") from None
+
+
+def _schema(type_: Any) -> Callable[[], Any] | None:
+    """Return what makes the JSON schema of a type that msgspec knows, or None for another."""
+    if get_origin(type_) is Annotated:
+        return None  # msgspec passes over what pydantic means
+    try:
+        schema = msgspec.json.schema(type_)
+    except TypeError:
+        return None
+    return lambda: schema
+
+
+def _describe(schema: Callable[[], Any]) -> str:
+    try:
+        return msgspec.json.encode(schema()).decode()[:200]
+    except (TypeError, PydanticUserError):
+        return "another shape"
 
 
 def with_whole_characters(data: bytes) -> bytes:

@@ -6,6 +6,7 @@ from typing import Any
 
 import msgspec
 from pydantic import BaseModel
+from pydantic_core import to_jsonable_python
 
 from tidewire.errors import BadRequest
 from tidewire.messages import Announcement, Format, WireMessage
@@ -15,10 +16,8 @@ __all__ = ("encode_announcement", "encode_json", "encode_message", "encode_paylo
 
 
 def _plain(value: Any) -> Any:
-    """Return a pydantic model inside another value as what msgspec knows."""
-    if isinstance(value, BaseModel):
-        return value.model_dump(mode="json")
-    raise TypeError(f"{type(value).__name__} is no type that JSON knows")
+    """Return a value that msgspec does not know as FastAPI would send it: pydantic models by their aliases."""
+    return to_jsonable_python(value, by_alias=True)
 
 
 _encode = msgspec.json.Encoder(enc_hook=_plain).encode
@@ -31,7 +30,7 @@ def encode_json(value: Any) -> bytes:
     """
     try:
         if isinstance(value, BaseModel):
-            return value.model_dump_json().encode()
+            return value.model_dump_json(by_alias=True).encode()
         return _encode(value)
     except (TypeError, ValueError, UnicodeEncodeError, RecursionError) as error:
         raise BadRequest(f"a value of type {type(value).__name__} cannot be sent as JSON: {error}") from None

@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Generator
 from types import TracebackType
-from typing import Any
-
-import msgspec
+from typing import Any, NoReturn, TypeVar, overload
 
 from tidewire.channels import open_channel
 from tidewire.engine.connection import Connection
@@ -30,10 +27,11 @@ from tidewire.messages import Membership, Position, Subscribed, WireMessage
 from tidewire.protocols.json_text import JsonDecoder
 from tidewire.protocols.payload import encode_announcement, encode_json, encode_message, encode_payload
 from tidewire.sessions.accept import Acceptance
+from tidewire.sessions.threads import check_loop
 
 __all__ = ("HubConnection",)
 
-logger = logging.getLogger("tidewire")
+T = TypeVar("T")
 
 
 class HubConnection:
@@ -43,27 +41,42 @@ class HubConnection:
     client does not take what was sent before.
     """
 
-    __slots__ = ("_acceptance", "_connection", "_expiry", "_node", "_was_entered")
+    __slots__ = ("_acceptance", "_connection", "_expiry", "_loop", "_node", "_was_entered")
 
     def __init__(self, node: Node, acceptance: Acceptance) -> None:
         self._node = node
         self._acceptance = acceptance
         self._was_entered = False
         self._connection: Connection | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
         self._expiry: asyncio.TimerHandle | None = None
 
     async def __aenter__(self) -> HubConnection:
         if self._was_entered:
             raise TidewireError("this connection was entered before; call hub.connect for each WebSocket once")
         self._was_entered = True
+        self._loop = asyncio.get_running_loop()
         self._connection = await self._acceptance.__aenter__()
         return self
 
     async def __aexit__(
         self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
     ) -> bool:
-        self.expire_at(None)
+        self._cancel_expiry()
         return await self._acceptance.__aexit__(exc_type, exc, traceback)
+
+    def __await__(self) -> Generator[Any, None, NoReturn]:
+        """Raise TidewireError: a connection is entered, not awaited."""
+        raise TidewireError("write `async with hub.connect(websocket) as connection:`; `await` does not open it")
+        yield
+
+    @property
+    def _here(self) -> Connection:
+        """The connection, for verbs; raises ConfigurationError outside of its event loop."""
+        connection = self.connection
+        if self._loop is not None:
+            check_loop(self._loop)
+        return connection
 
     @property
     def connection(self) -> Connection:
@@ -94,19 +107,23 @@ class HubConnection:
 
         Raises LimitExceeded when the user has too many connections.
         """
-        await self._node.identify(self.connection, user, b"" if info is None else encode_json(info))
+        await self._node.identify(self._here, user, b"" if info is None else encode_json(info))
 
     def expire_at(self, at: float | None) -> None:
         """End the connection at a time, in seconds since 1970, with 1008; a later call moves it, None takes it back.
 
         So a connection lives no longer than the token that opened it. A clock that is set later moves nothing.
         """
+        connection = self._here
+        self._cancel_expiry()
+        if at is not None:
+            delay = max(0.0, at - time.time())
+            self._expiry = asyncio.get_running_loop().call_later(delay, connection.end, EXPIRED)
+
+    def _cancel_expiry(self) -> None:
         if self._expiry is not None:
             self._expiry.cancel()
             self._expiry = None
-        if at is not None:
-            delay = max(0.0, at - time.time())
-            self._expiry = asyncio.get_running_loop().call_later(delay, self.connection.end, EXPIRED)
 
     # Channels.
 
@@ -131,7 +148,7 @@ class HubConnection:
         """
         try:
             return await self._node.subscribe(
-                self.connection,
+                self._here,
                 open_channel(channel, self._node.limits.channel_name),
                 since=since,
                 history=history,
@@ -145,11 +162,11 @@ class HubConnection:
                 reply=reply,
             )
         finally:
-            self.connection.link.uncork()
+            self._here.link.uncork()
 
     async def unsubscribe(self, channel: str) -> None:
         """Follow a channel no longer; harmless when it is not followed."""
-        await self._node.unsubscribe(self.connection, channel)
+        await self._node.unsubscribe(self._here, channel)
 
     async def publish(self, channel: str, data: Any, *, key: str = "") -> bool:
         """Publish for this client; when the broker fails, the client is told, and False is returned."""
@@ -166,7 +183,7 @@ class HubConnection:
 
     async def send(self, *messages: WireMessage) -> None:
         """Send encoded messages, behind everything that is pending; raises ConnectionClosed after the end."""
-        connection = self.connection
+        connection = self._here
         if connection.is_closed:
             raise ConnectionClosed(connection.disconnect or connection.ending or NORMAL)
         self._node.send(connection, *messages)
@@ -187,38 +204,47 @@ class HubConnection:
 
     def tell(self, error: CommandError) -> None:
         """Answer the client with an error, in its protocol; nothing happens when it has gone."""
-        connection = self.connection
+        connection = self._here
         self._node.send(connection, connection.protocol.encode_error(error))
 
     async def close(self, code: int = 1000, reason: str = "") -> None:
         """End the connection (close codes: RFC 6455 section 7.4)."""
-        self.connection.end(Disconnect(code, reason))
+        self._here.end(Disconnect(code, reason))
 
     # Receiving.
 
     async def receive(self) -> str | bytes:
         """Receive the next message: str from a text one, bytes from a binary one."""
-        return await self.connection.receive()
+        return await self._here.receive()
 
     async def receive_text(self) -> str:
         """Receive the next message as text; raises BadRequest for bytes that are not UTF-8."""
-        return _as_text(await self.connection.receive())
+        return _as_text(await self._here.receive())
 
     async def receive_bytes(self) -> bytes:
         """Receive the next message as bytes; text comes as UTF-8."""
-        message = await self.connection.receive()
+        message = await self._here.receive()
         return message.encode() if isinstance(message, str) else message
 
-    async def receive_json(self) -> Any:
-        """Receive the next message as JSON, from text or bytes; raises BadRequest for what is none."""
-        return self._decoder(Any).decode(await self.receive_bytes())
+    @overload
+    async def receive_json(self) -> Any: ...
+
+    @overload
+    async def receive_json(self, type_: type[T]) -> T: ...
+
+    async def receive_json(self, type_: Any = Any) -> Any:
+        """Receive the next message as JSON, converted to a type if one is given; raises BadRequest for anything else.
+
+        A type is a pydantic model, or any that msgspec or pydantic knows.
+        """
+        return self._decoder(type_).decode(await self.receive_bytes())
 
     async def iter_messages(self) -> AsyncIterator[str | bytes]:
         """Iterate over messages as they come until the connection ends.
 
         A client that leaves is there until what it sent before is handled, some seconds at most (`leaving_seconds`).
         """
-        connection = self.connection
+        connection = self._here
         try:
             while True:
                 message = await connection.receive()
@@ -242,8 +268,14 @@ class HubConnection:
         async for message in self.iter_messages():
             yield message.encode() if isinstance(message, str) else message
 
+    @overload
+    def iter_json(self) -> AsyncIterator[Any]: ...
+
+    @overload
+    def iter_json(self, type_: type[T]) -> AsyncIterator[T]: ...
+
     async def iter_json(self, type_: Any = Any) -> AsyncIterator[Any]:
-        """Iterate over messages as JSON, converted to a type that msgspec knows; others are answered with an error."""
+        """Iterate over messages as JSON, converted as by `receive_json`; others are answered with an error."""
         decoder = self._decoder(type_)
         async for data in self.iter_bytes():
             try:
@@ -254,23 +286,22 @@ class HubConnection:
             yield value
 
     def _decoder(self, type_: Any) -> JsonDecoder:
-        expected = "any JSON value" if type_ is Any else _describe(type_)
-        return JsonDecoder(type_, expected=expected, depth=self._node.limits.json_depth)
+        return JsonDecoder(type_, depth=self._node.limits.json_depth)
 
     async def iter_commands(self) -> AsyncIterator[Any]:
         """Iterate over the commands of the connection's protocol; what cannot be decoded is answered with an error."""
         async for message in self.iter_messages():
             try:
-                commands = self.connection.protocol.decode(message)
+                commands = self._here.protocol.decode(message)
             except CommandError as error:
-                self._node.send(self.connection, self.connection.protocol.encode_refusal(error, message))
+                self._node.send(self._here, self._here.protocol.encode_refusal(error, message))
                 continue
             for command in commands:
                 yield command
 
     async def wait_closed(self) -> Disconnect:
         """Wait until the connection has ended; what the client sends meanwhile is ignored."""
-        return await self.connection.wait_closed()
+        return await self._here.wait_closed()
 
 
 def _as_text(message: str | bytes) -> str:
@@ -280,10 +311,3 @@ def _as_text(message: str | bytes) -> str:
         return message.decode()
     except UnicodeDecodeError:
         raise BadRequest("a text message was expected; this binary one is not UTF-8") from None
-
-
-def _describe(type_: Any) -> str:
-    try:
-        return msgspec.json.encode(msgspec.json.schema(type_)).decode()[:200]
-    except TypeError:
-        return str(type_)

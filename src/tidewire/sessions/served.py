@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from typing import Any
 
+from fastapi import APIRouter, Depends
 from starlette.exceptions import WebSocketException
-from starlette.types import Receive, Scope, Send
 from starlette.websockets import WebSocket
 
 from tidewire.channels import open_channel
@@ -25,16 +25,17 @@ from tidewire.errors import (
 from tidewire.protocols.base import Protocol
 from tidewire.protocols.commands import Ping, Publish, Subscribe, Unsubscribe
 from tidewire.sessions.accept import Acceptance
+from tidewire.sessions.centrifuge.identify import Name, identified_by, nobody
 from tidewire.sessions.origins import Origins
 from tidewire.sessions.queue import CommandQueue
 
-__all__ = ("ServedCommands", "ServedEndpoint")
+__all__ = ("ServedCommands", "ServedEndpoint", "protocol_router")
 
 
 class ServedEndpoint:
-    """An ASGI application for WebSockets: accepts, subscribes to the route's channel, and starts a command queue."""
+    """Serves WebSockets: accepts, subscribes to the route's channel, and starts a command queue."""
 
-    __slots__ = ("_authenticate", "_history", "_node", "_origins", "_protocol")
+    __slots__ = ("_history", "_node", "_origins", "_protocol")
 
     def __init__(
         self,
@@ -42,24 +43,21 @@ class ServedEndpoint:
         protocol: Protocol[Any],
         *,
         origins: Origins,
-        authenticate: Callable[[WebSocket], Awaitable[str]] | None,
         history: int,
     ) -> None:
         self._node = node
         self._protocol = protocol
         self._origins = origins
-        self._authenticate = authenticate
         self._history = history
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        websocket = WebSocket(scope, receive, send)
+    async def serve(self, websocket: WebSocket, user: str) -> None:
+        """Serve one client until it leaves; raises as entering an `Acceptance` does."""
         node = self._node()
         channel = websocket.path_params.get("channel", "")
         if channel:
             _check_route(node, channel)
-        user = await self._authenticate(websocket) if self._authenticate is not None else ""
         subprotocol = self._protocol.subprotocol
-        if subprotocol not in scope.get("subprotocols", ()):
+        if subprotocol not in websocket.scope.get("subprotocols", ()):
             subprotocol = None
         acceptance = Acceptance(
             node, websocket, user=user, protocol=self._protocol, origins=self._origins, subprotocol=subprotocol
@@ -78,6 +76,20 @@ class ServedEndpoint:
             return
         ServedCommands(node, connection, channel).start()
         connection.link.uncork()
+
+
+def protocol_router(
+    path: str, endpoint: ServedEndpoint, user: Callable[..., Any] | None, name: Name | None
+) -> APIRouter:
+    """Make a router with one WebSocket route; Hub.protocol_router says how it is used."""
+    router = APIRouter()
+    found = Depends(nobody if user is None else identified_by(user, name))
+
+    async def serve(websocket: WebSocket, identity: Any = found) -> None:
+        await endpoint.serve(websocket, identity.user if identity is not None else "")
+
+    router.add_api_websocket_route(path, serve)
+    return router
 
 
 def _check_route(node: Node, channel: str) -> None:

@@ -1,0 +1,148 @@
+"""A verb that is called from the wrong loop or thread says so at once (reports of "attached to a different loop")."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from fastapi import FastAPI, WebSocket
+
+from helpers.hubs import receive, run, serving
+from tidewire import BadRequest, CommandError, ConfigurationError, Hub, TidewireError
+
+
+async def in_thread(work: Callable[[], Any]) -> Any:
+    """Return the result of a call in a thread, or its exception."""
+    found: list[Any] = []
+
+    def do() -> None:
+        try:
+            found.append(work())
+        except Exception as error:
+            found.append(error)
+
+    thread = threading.Thread(target=do)
+    thread.start()
+    await asyncio.to_thread(thread.join, 5)
+    return found[0]
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda hub: hub.publish("a", "x"),
+        lambda hub: hub.send_to_user("ann", "x"),
+        lambda hub: hub.broadcast("x"),
+        lambda hub: hub.disconnect(user="ann"),
+        lambda hub: hub.history("a"),
+        lambda hub: hub.presence("a"),
+        lambda hub: hub.users("a"),
+        lambda hub: hub.is_online("ann"),
+        lambda hub: hub.inbox("ann"),
+        lambda hub: hub.remove_history("a"),
+    ],
+)
+def test_every_verb_on_another_loop_says_so_and_does_nothing(call: Callable[[Hub], Any]) -> None:
+    async def main() -> None:
+        async with Hub() as hub:
+            error = await in_thread(lambda: asyncio.run(call(hub)))
+            assert isinstance(error, ConfigurationError)
+            assert "from_thread" in str(error)
+            assert not (await hub.history("a")).publications
+
+    run(main())
+
+
+def test_waiting_on_the_loop_itself_raises_instead_of_standing_still() -> None:
+    async def main() -> None:
+        async with Hub() as hub:
+            with pytest.raises(ConfigurationError, match=r"await hub\.publish"):
+                hub.publish_threadsafe("a", "x").result()
+            with pytest.raises(ConfigurationError, match=r"await hub\.publish"):
+                hub.publish_threadsafe("a", "x").exception()
+            with pytest.raises(ConfigurationError, match=r"await hub\.users"):
+                hub.from_thread(hub.users, "a")
+            assert (await asyncio.wrap_future(hub.publish_threadsafe("a", "x"))).offset == 3
+
+    run(main())
+
+
+def test_every_verb_works_from_a_thread() -> None:
+    async def main() -> None:
+        async with Hub() as hub:
+            assert (await in_thread(lambda: hub.from_thread(hub.publish, "a", "x", key="k"))).offset == 1
+            assert (await in_thread(lambda: hub.from_thread(hub.history, "a", limit=1))).top.offset == 1
+            assert await in_thread(lambda: hub.from_thread(hub.users, "a")) == []
+            assert isinstance(await in_thread(lambda: hub.from_thread(hub.publish, "", "x")), BadRequest)
+            assert await in_thread(lambda: hub.degraded) is False
+            assert (await in_thread(hub.statistics)).connections == 0
+
+    run(main())
+
+
+def test_a_connection_in_a_thread() -> None:
+    async def main() -> None:
+        hub = Hub()
+        errors: list[Any] = []
+
+        async def endpoint(websocket: WebSocket) -> None:
+            async with hub.connect(websocket, user="ann") as connection:
+                for use in (
+                    lambda: connection.tell(CommandError("x")),
+                    lambda: connection.expire_at(1.0),
+                    lambda: asyncio.run(connection.send_text("x")),
+                ):
+                    errors.append(await in_thread(use))
+                await in_thread(lambda: hub.from_thread(connection.send_text, f"to {connection.user}"))
+                await connection.wait_closed()
+
+        async with serving(hub, endpoint) as running, running.open() as client:
+            assert await receive(client) == "to ann"
+            assert [type(error) for error in errors] == [ConfigurationError] * 3
+
+    run(main())
+
+
+def test_after_the_loop_has_ended_nothing_hangs() -> None:
+    hub = Hub()
+
+    async def main() -> None:
+        await hub.__aenter__()
+
+    asyncio.run(main())
+    with pytest.raises(ConfigurationError, match="has ended"):
+        hub.publish_threadsafe("a", "x")
+    with pytest.raises(ConfigurationError, match="has ended"):
+        hub.from_thread(hub.publish, "a", "x")
+
+
+def test_forms_that_people_write() -> None:
+    async def main() -> None:
+        hub = Hub(limits={"rate": 7.0})
+        assert hub.limits.rate == 7.0
+        wrong: list[tuple[Any, str]] = [({"rat": 7}, "no limit 'rat'"), ({"rate": "7"}, "no number"), (7, "Limits")]
+        for limits, problem in wrong:
+            with pytest.raises(ConfigurationError, match=problem):
+                Hub(limits=limits)
+        app = FastAPI(lifespan=hub.lifespan())
+        user: Any = 7
+
+        @app.websocket("/")
+        async def endpoint(websocket: WebSocket) -> None:
+            with pytest.raises(BadRequest, match="user 7"):
+                hub.connect(websocket, user=user)
+            with pytest.raises(TidewireError, match="async with"):
+                await hub.connect(websocket)
+            async with hub.connect(websocket) as connection:
+                with pytest.raises(BadRequest, match="user 7"):
+                    await hub.disconnect(user=user)
+                await connection.send_text("in")
+                await connection.wait_closed()
+
+        async with serving(hub, app) as running, running.open() as client:
+            assert await receive(client) == "in"
+
+    run(main())

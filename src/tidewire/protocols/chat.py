@@ -286,7 +286,9 @@ class ChatProtocol(Protocol[ChatCommand]):
 
     def encode_refusal(self, error: CommandError, message: str | bytes) -> WireMessage:
         try:
-            about = cast(_About, _about.decode(message.encode() if isinstance(message, str) else message))
+            about = cast(
+                _About, _about.decode(message.encode(errors="replace") if isinstance(message, str) else message)
+            )
         except BadRequest:
             return self.encode_error(error)
         return self.encode(Error(error.code, str(error), about.id, sys.intern(about.room)))

@@ -31,10 +31,8 @@ class Batch:
 def read_batches(blocks: Iterable[bytes]) -> Iterator[Batch]:
     """Yield the reads of a file in batches. Raises BrokenFastq with the number of the wrong line."""
     rest, done, blank = b"", 0, 0
-    for block in blocks:
+    for block in _with_line_feeds(blocks):
         text = rest + block
-        if b"\r" in text:
-            text = text.replace(b"\r\n", b"\n")
         lines = text.split(b"\n")
         whole = (len(lines) - 1) // 4 * 4
         rest = b"\n".join(lines[whole:])
@@ -55,6 +53,19 @@ def read_batches(blocks: Iterable[bytes]) -> Iterator[Batch]:
         raise _blank(blank)
     if last:
         yield _batch(last, done)
+
+
+def _with_line_feeds(blocks: Iterable[bytes]) -> Iterator[bytes]:
+    """Yield blocks whose lines end with a line feed; a CR LF may be split between two blocks."""
+    held = b""
+    for block in blocks:
+        if held or b"\r" in block:
+            text = held + block
+            held = b"\r" if text.endswith(b"\r") else b""
+            yield text[: len(text) - len(held)].replace(b"\r\n", b"\n")
+        else:
+            yield block
+    yield held
 
 
 def _without_blank_end(lines: list[bytes], whole: int) -> int:

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from tidewire.backends.shared.statements import read, statements
+from tidewire.backends.sqlite.folder import make_file
 from tidewire.backends.sqlite.rollback_guard import RollbackGuard
 from tidewire.backends.sqlite.store_clock import Reading, StoreClock
 from tidewire.errors import ConfigurationError
@@ -44,6 +45,8 @@ def identity(path: Path) -> tuple[int, int] | None:
 
 def connect(path: Path, *, busy_seconds: float = 0.25) -> sqlite3.Connection:
     """Open a connection that begins its transactions explicitly."""
+    with contextlib.suppress(OSError):  # SQLite says better why not
+        make_file(path, like=path)
     connection = sqlite3.connect(path, timeout=busy_seconds, isolation_level=None, check_same_thread=False)
     try:
         connection.execute("PRAGMA synchronous = FULL")

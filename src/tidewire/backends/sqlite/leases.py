@@ -26,7 +26,6 @@ class Lock:
     def __init__(self, folder: Path) -> None:
         self.token = secrets.token_hex(8)
         self._path = folder / (self.token + _SUFFIX)
-        folder.mkdir(exist_ok=True)
         self._descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o660)
         fcntl.flock(self._descriptor, fcntl.LOCK_EX)
 

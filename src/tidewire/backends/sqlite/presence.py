@@ -15,7 +15,7 @@ from typing import Generic, TypeVar
 from tidewire.backends.base import JoinResult, Presence
 from tidewire.backends.sqlite.fair_lock import FairLock
 from tidewire.backends.sqlite.file_errors import explain, is_lasting, opening_error
-from tidewire.backends.sqlite.folder import node_folder
+from tidewire.backends.sqlite.folder import make_node_folder, node_folder
 from tidewire.backends.sqlite.leases import Watch
 from tidewire.backends.sqlite.presence_database import PresenceDatabase
 from tidewire.errors import StoreUnavailable, TidewireError
@@ -57,6 +57,7 @@ class SqlitePresence(Presence):
 
     def __init__(self, path: Path, lease: float = 8.0, *, grace: float = 6.0) -> None:
         path = path.absolute()
+        self._like = path
         self._folder = node_folder(path)
         self._path = path.with_name(f"{path.name}-presence")
         self._watch = Watch(lease, grace, longest_step=2 * _LOOK)
@@ -125,9 +126,9 @@ class SqlitePresence(Presence):
     # The thread.
 
     def _run(self, node: str, started: asyncio.Future[None]) -> None:
-        database = PresenceDatabase(self._path, self._folder, node, self._watch)
+        database = PresenceDatabase(self._like, self._path, self._folder, node, self._watch)
         try:
-            self._folder.mkdir(exist_ok=True)
+            make_node_folder(self._like)
             self._lock = FairLock(self._folder, "presence")
             try:
                 self._locked(database.open)

@@ -14,6 +14,7 @@ from pathlib import Path
 from tidewire.backends.base import JoinResult
 from tidewire.backends.shared.statements import read, statements
 from tidewire.backends.sqlite.database import identity
+from tidewire.backends.sqlite.folder import make_file
 from tidewire.backends.sqlite.leases import Lock, NodeRow, Watch, is_alive, remove_stale
 from tidewire.errors import StoreUnavailable
 from tidewire.messages import Announcement, Departure, Format, Member
@@ -29,7 +30,9 @@ _CHECKPOINT_PAGES = 64
 class PresenceDatabase:
     """One connection to the presence file, and this node's place in it."""
 
-    def __init__(self, path: Path, folder: Path, node: str, watch: Watch) -> None:
+    def __init__(self, like: Path, path: Path, folder: Path, node: str, watch: Watch) -> None:
+        #: The broker's database, whose permissions this one gets.
+        self._like = like
         self._path = path
         self._folder = folder
         self._node = node
@@ -63,6 +66,7 @@ class PresenceDatabase:
         remove_stale(self._folder)
 
     def _connect(self) -> None:
+        make_file(self._path, like=self._like)
         connection = sqlite3.connect(self._path, timeout=0.25, isolation_level=None, check_same_thread=False)
         try:
             connection.execute("PRAGMA journal_mode = WAL")

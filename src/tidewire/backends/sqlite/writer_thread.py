@@ -19,6 +19,7 @@ from tidewire.backends.sqlite.connection import Connection
 from tidewire.backends.sqlite.database import Database
 from tidewire.backends.sqlite.fair_lock import FairLock
 from tidewire.backends.sqlite.file_errors import opening_error
+from tidewire.backends.sqlite.folder import make_node_folder
 from tidewire.backends.sqlite.housekeeping import Housekeeping
 from tidewire.backends.sqlite.mailbox import CarriageOrder, Mailbox
 from tidewire.backends.sqlite.peers import Peers
@@ -94,7 +95,7 @@ class WriterThread:
         self._ended()
 
     def _open_all(self) -> Connection:
-        self._folder.mkdir(exist_ok=True)
+        make_node_folder(self._path)
         self._lock = FairLock(self._folder, "write")
         try:
             self._peers = Peers(self._folder)

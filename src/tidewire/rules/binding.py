@@ -7,10 +7,18 @@ import dataclasses
 import inspect
 import typing
 from collections.abc import Callable, Sequence
-from typing import Any
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from functools import partial
+from types import NoneType, UnionType
+from typing import Any, NamedTuple
 
 import msgspec
+from fastapi import BackgroundTasks
+from fastapi.concurrency import contextmanager_in_threadpool
+from fastapi.params import Body, Depends, Param
 from pydantic import BaseModel, TypeAdapter, ValidationError
+from starlette.requests import HTTPConnection
+from starlette.responses import Response
 
 from tidewire.errors import BadRequest, ConfigurationError, PermissionDenied
 from tidewire.rules.base import Caller, Identity
@@ -30,59 +38,170 @@ class NoMatch(Exception):
 class Bound:
     """A function with the sources of its parameters; one that is no coroutine function runs in a thread, as in FastAPI.
 
-    Raises ConfigurationError for a parameter that nothing can be given for.
+    Dependencies (`Depends(…)`) are resolved for each call, with these same sources; those with `yield` are closed after
+    it, and see its exception. Raises ConfigurationError for a parameter that nothing can be given for.
     """
 
-    __slots__ = ("_function", "_is_async", "_sources", "takes_data")
+    __slots__ = ("_dependencies", "_function", "_is_async", "_sources", "takes_data")
 
     def __init__(self, function: Callable[..., Any], names: Sequence[str] = (), *, takes_data: bool = False) -> None:
         self._function = function
         self._is_async = inspect.iscoroutinefunction(function)
         self.takes_data = False
         self._sources: dict[str, Source] = {}
+        self._dependencies: dict[str, _Dependency] = {}
         hints = _hints(function)
         for parameter in inspect.signature(function).parameters.values():
-            type_ = hints.get(parameter.name, Any)
-            self._sources[parameter.name] = self._source(parameter, type_, names, takes_data)
-        missing = [name for name in names if name not in self._sources]
-        if missing:
+            type_ = hints.get(parameter.name, inspect.Parameter.empty)
+            depends = _depends(parameter, type_)
+            if depends is not None:
+                self._dependencies[parameter.name] = _Dependency(depends, type_, names)
+            else:
+                self._sources[parameter.name] = self._source(parameter, type_, names, takes_data)
+        missing = [name for name in names if name not in self.given]
+        if missing and not isinstance(self, _Dependency):
             raise ConfigurationError(
                 f"{_called(function)} takes no parameter {missing[0]!r}, which its pattern has; add it"
             )
 
+    @property
+    def given(self) -> set[str]:
+        """The names of all parameters, those of dependencies too."""
+        return set(self._sources).union(*(dependency.given for dependency in self._dependencies.values()))
+
     def _source(self, parameter: inspect.Parameter, type_: Any, names: Sequence[str], takes_data: bool) -> Source:
-        name = parameter.name
+        name, is_typed = parameter.name, type_ not in (Any, inspect.Parameter.empty)
         if parameter.kind in (parameter.VAR_KEYWORD, parameter.VAR_POSITIONAL, parameter.POSITIONAL_ONLY):
             raise ConfigurationError(f"{_called(self._function)}: parameter {name!r} must be one that is given by name")
         if name in names:
-            return _from_pattern(name, type_)
+            return _from_pattern(name, type_ if is_typed else str)
         if type_ is Caller:
             return lambda caller, _, __: caller
         if type_ is Identity:
             return lambda caller, _, __: caller.identity
-        if name == "user" and type_ in (str, Any):
+        if name == "user" and (type_ is str or not is_typed):
             return lambda caller, _, __: caller.identity.user
+        if name == "user" and type_ in (str | None, typing.Optional[str]):  # noqa: UP045
+            return lambda caller, _, __: caller.identity.user or None
         if takes_data and not self.takes_data and name != "user" and (name in _DATA_NAMES or _is_model(type_)):
             self.takes_data = True
-            return _from_data(type_)
-        if name in ("user", "context") or isinstance(type_, type):
-            return _from_context(name, type_, parameter.default)
+            return _from_data(type_ if is_typed else Any)
+        if _is_of_request(parameter, type_):
+            raise ConfigurationError(
+                f"{_called(self._function)}: parameter {name!r} is of the handshake's request, which has ended when a "
+                "rule is asked; take it in the dependency of client_router(user=…), and its result here by its type"
+            )
+        classes = _classes(type_) if is_typed else None
+        if classes or name == "context":
+            return _from_context(name, classes or (object,), _default(parameter, type_))
         raise ConfigurationError(
             f"{_called(self._function)}: nothing is known for parameter {name!r}; take a parameter of the pattern, "
-            "`user: str`, `caller: Caller`, or one of the type that the connection's dependency returns"
+            "`user: str`, `caller: Caller`, one of the type that the connection's dependency returns, or Depends(…)"
         )
 
     async def __call__(self, caller: Caller, texts: dict[str, str], data: bytes = b"") -> Any:
         """Call the function; raises what it raises, and NoMatch, BadRequest, PermissionDenied for its parameters."""
-        values = {name: source(caller, texts, data) for name, source in self._sources.items()}
+        if not self._dependencies:
+            return await self._run({name: source(caller, texts, data) for name, source in self._sources.items()})
+        async with AsyncExitStack() as stack:
+            return await self._run(await self._values(_Call(caller, texts, data, stack, {})))
+
+    async def _values(self, call: _Call) -> dict[str, Any]:
+        values = {name: source(call.caller, call.texts, call.data) for name, source in self._sources.items()}
+        for name, dependency in self._dependencies.items():
+            values[name] = await dependency.provide(call)
+        return values
+
+    async def _run(self, values: dict[str, Any]) -> Any:
         if self._is_async:
             return await self._function(**values)
         return await asyncio.to_thread(self._function, **values)
 
 
+class _Call(NamedTuple):
+    """One call of a rule, while its dependencies are resolved."""
+
+    caller: Caller
+    texts: dict[str, str]
+    data: bytes
+    stack: AsyncExitStack
+    known: dict[Any, Any]
+
+
+class _Dependency(Bound):
+    """A dependency of a rule, and what it depends on."""
+
+    __slots__ = ("_key", "_kind")
+
+    def __init__(self, depends: Depends, type_: Any, names: Sequence[str]) -> None:
+        if typing.get_origin(type_) is typing.Annotated:
+            type_ = typing.get_args(type_)[0]
+        function: Any = depends.dependency or type_
+        if not callable(function):
+            raise ConfigurationError(f"Depends({function!r}) in a rule is no function; write Depends(get_session)")
+        self._key = function if depends.use_cache else object()
+        plain = inspect.isroutine(function) or inspect.isclass(function) or isinstance(function, partial)
+        target = function if plain else function.__call__
+        super().__init__(target, names)
+        self._kind = inspect.isasyncgenfunction(target), inspect.isgeneratorfunction(target)
+
+    async def provide(self, call: _Call) -> Any:
+        """Return the value of the dependency, once for each call of a rule."""
+        if self._key not in call.known:
+            call.known[self._key] = await self._open(call)
+        return call.known[self._key]
+
+    async def _open(self, call: _Call) -> Any:
+        values = await self._values(call)
+        is_async_generator, is_generator = self._kind
+        if is_async_generator:
+            return await call.stack.enter_async_context(asynccontextmanager(self._function)(**values))
+        if is_generator:
+            opened = contextmanager(self._function)(**values)
+            return await call.stack.enter_async_context(contextmanager_in_threadpool(opened))
+        return await self._run(values)
+
+
+def _depends(parameter: inspect.Parameter, type_: Any) -> Depends | None:
+    """Return the Depends(…) of a parameter, in its annotation or as its default."""
+    if isinstance(parameter.default, Depends):
+        return parameter.default
+    if typing.get_origin(type_) is typing.Annotated:
+        return next((extra for extra in typing.get_args(type_)[1:] if isinstance(extra, Depends)), None)
+    return None
+
+
+def _is_of_request(parameter: inspect.Parameter, type_: Any) -> bool:
+    """Return whether a parameter is one of an HTTP request or handshake: Request, Header(…), Query(…)."""
+    extras: tuple[Any, ...] = (parameter.default,)
+    if typing.get_origin(type_) is typing.Annotated:
+        type_, *more = typing.get_args(type_)
+        extras = (*extras, *more)
+    if any(isinstance(extra, Param | Body) for extra in extras):
+        return True
+    return any(issubclass(class_, HTTPConnection | Response | BackgroundTasks) for class_ in _classes(type_))
+
+
+def _classes(type_: Any) -> tuple[type, ...]:
+    """Return the classes that a type is one of, without None; () for what is none."""
+    if typing.get_origin(type_) is typing.Annotated:
+        type_ = typing.get_args(type_)[0]
+    if typing.get_origin(type_) in (typing.Union, UnionType):
+        return tuple(class_ for inner in typing.get_args(type_) for class_ in _classes(inner) if class_ is not NoneType)
+    return (type_,) if isinstance(type_, type) and type_ is not Any and typing.get_origin(type_) is None else ()
+
+
+def _default(parameter: inspect.Parameter, type_: Any) -> Any:
+    """Return the default of a parameter; None where its type allows that."""
+    if parameter.default is inspect.Parameter.empty and NoneType in typing.get_args(type_):
+        return None
+    return parameter.default
+
+
 def _hints(function: Callable[..., Any]) -> dict[str, Any]:
+    annotated: Any = function.__init__ if inspect.isclass(function) else function
     try:
-        return typing.get_type_hints(function, include_extras=True)
+        return typing.get_type_hints(annotated, include_extras=True)
     except (NameError, TypeError) as error:
         raise ConfigurationError(f"{_called(function)}: its annotations cannot be read ({error})") from None
 
@@ -137,15 +256,14 @@ def _from_data(type_: Any) -> Source:
     return of_model
 
 
-def _from_context(name: str, type_: Any, default: Any) -> Source:
-    is_class = isinstance(type_, type)
-
+def _from_context(name: str, classes: tuple[type, ...], default: Any) -> Source:
     def find(caller: Caller, _: dict[str, str], __: bytes) -> Any:
         context = caller.identity.context
-        if not is_class or isinstance(context, type_):
+        if isinstance(context, classes) and (context is not None or default is inspect.Parameter.empty):
             return context
         if default is not inspect.Parameter.empty:
             return default
-        raise PermissionDenied(f"this connection has no {type_.__name__}, which the rule asks for as {name!r}")
+        shown = " or ".join(class_.__name__ for class_ in classes)
+        raise PermissionDenied(f"this connection has no {shown}, which the rule asks for as {name!r}")
 
     return find

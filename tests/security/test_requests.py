@@ -64,7 +64,7 @@ def test_thousands_of_requests_behind_an_answer_without_end(server: Server) -> N
         opened.settimeout(3)
         with contextlib.suppress(OSError):
             while sent < 20 * MIB:
-                sent += opened.send(b"GET / HTTP/1.1\r\n\r\n" * 10_000)
+                sent += opened.send(b"GET / HTTP/1.1\r\nHost: test\r\n\r\n" * 10_000)
         assert sent < 8 * MIB
         assert released(opened, 8) < 4
     assert server.stats()["limits"]["pipelined"] == before + 1

@@ -23,6 +23,7 @@ from websockets.server import ServerProtocol
 from websockets.typing import ExtensionParameter
 
 from tidewire.errors import ConfigurationError
+from tidewire.links.host import BadHost, origin_form, set_host
 
 __all__ = ("WIRE_LOGGER", "DeflateFactory", "Handshake", "HeaderPairs", "plain_response", "response")
 
@@ -143,6 +144,7 @@ class Handshake:
             or known.get(b"connection", b"").lower() not in _CONNECTION
             or known.get(b"sec-websocket-version") != b"13"
             or _KEY.fullmatch(key) is None
+            or not path.startswith(b"/")
             or not path.isascii()
         ):
             return False
@@ -153,8 +155,11 @@ class Handshake:
 
     def _judge(self, request: Request) -> Response | None:
         headers = request.headers
-        if len(headers.get_all("Host")) != 1:
-            return plain_response(400, "expected exactly one Host header")
+        try:
+            hosts = [(b"host", value.encode("latin-1")) for value in headers.get_all("Host")]
+            set_host(request.path.encode(), hosts, "1.1")
+        except BadHost as error:
+            return plain_response(400, str(error))
         offered = [value for value in headers.get_all("Sec-WebSocket-Protocol") if value.strip(" \t,")]
         if "Sec-WebSocket-Protocol" in headers:
             del headers["Sec-WebSocket-Protocol"]
@@ -164,7 +169,8 @@ class Handshake:
         answer = core.accept(request)
         if answer.status_code != 101:
             return answer
-        self.path, self._extensions = request.path, core.extensions
+        self.path = origin_form(request.path.encode()).decode()
+        self._extensions = core.extensions
         self._fields = [(name.lower().encode(), value.encode("latin-1")) for name, value in headers.raw_items()]
         self._offered = [name for part in ",".join(offered).split(",") if (name := part.strip())]
         lines = [(name, value) for name, value in answer.headers.raw_items() if name != "Date"]

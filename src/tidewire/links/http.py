@@ -11,7 +11,7 @@ import asyncio
 import errno
 import socket
 import sys
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable, MutableMapping
 from enum import Enum, auto
 from functools import partial
 from http import HTTPStatus
@@ -23,6 +23,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.server import ServerState
 
 from tidewire.errors import ConfigurationError
+from tidewire.links.host import BadHost, relative_redirects, set_host
 from tidewire.links.uvicorn import WebSocketProtocol
 from tidewire.options import Limits
 from tidewire.support.admission import Admission
@@ -33,6 +34,11 @@ __all__ = ("HttpProtocol", "configured", "listening_socket")
 #: Seconds that sent bytes may wait for their acknowledgement before the kernel gives the peer up (`TCP_USER_TIMEOUT`).
 _ACKNOWLEDGE_SECONDS = 15
 _DEFAULTS = Limits()
+
+Scope = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[Any]]
+Send = Callable[[Any], Awaitable[None]]
+Application = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 
 class _State(Enum):
@@ -73,6 +79,7 @@ class HttpProtocol(HttpToolsProtocol):
     ) -> None:
         super().__init__(config, server_state, app_state, _loop)
         self._limits = limits
+        self.app = partial(_call, self.app)
         self._state = _State.HEADERS
         self._deadline: asyncio.TimerHandle | None = None
         #: Bytes of the headers that are parsed, and of those that came, in reads that ended within them.
@@ -152,6 +159,7 @@ class HttpProtocol(HttpToolsProtocol):
     def on_headers_complete(self) -> None:
         if len(self.pipeline) >= self._limits.pipelined:
             raise _TooMany
+        set_host(self.url, self.headers, self.parser.get_http_version())
         self._enter(_State.BODY)
         self._body = 0
         stream = _Stream(self.transport.abort)
@@ -206,7 +214,9 @@ class HttpProtocol(HttpToolsProtocol):
             self.transport.abort()
         elif not self.transport.is_closing():
             self._enter(_State.IDLE)
-            super().send_400_response(msg)
+            error = sys.exception()
+            cause = error.__context__ if error is not None else None
+            super().send_400_response(str(cause) if isinstance(cause, BadHost) else msg)
 
     # The budget.
 
@@ -266,6 +276,11 @@ class HttpProtocol(HttpToolsProtocol):
 def configured(limits: Limits) -> partial[HttpProtocol]:
     """Return what makes protocols with these limits, to be given to uvicorn as `Config(http=…)`."""
     return partial(HttpProtocol, limits=limits)
+
+
+def _call(app: Application, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
+    """Call the application for a request."""
+    return app(scope, receive, relative_redirects(scope, send))
 
 
 def _is_ours(make: Callable[..., object]) -> bool:

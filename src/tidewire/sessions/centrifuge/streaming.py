@@ -14,6 +14,7 @@ from starlette.types import Receive, Scope, Send
 from tidewire.engine.connection import Connection
 from tidewire.engine.node import Node
 from tidewire.errors import TOO_MANY, LimitExceeded
+from tidewire.links.server_exit import ServerExit
 from tidewire.links.stream import Framing, StreamLink
 from tidewire.protocols.centrifuge.encoding import CentrifugeProtocol
 from tidewire.rules.base import Authority, Identity
@@ -124,8 +125,15 @@ class StreamedSession(Response):
             await self._refuse(error, link, scope, receive, send)
             return
         await node.attach(connection)
+
+        def end() -> None:
+            _end_some_time(connection, node.limits.drain_seconds)
+
+        exiting = ServerExit.of(asyncio.get_running_loop())
         if server is not None:
-            server.on_shutdown = lambda: _end_some_time(connection, node.limits.drain_seconds)
+            server.on_shutdown = end
+        else:
+            exiting.watch(end)
         Emulation.of(node)
         Session(node, self._authority, connection, identity=self._identity, emulated=True).start()
         connection.message_received(self._first)
@@ -134,6 +142,7 @@ class StreamedSession(Response):
         finally:
             if server is not None:
                 server.on_shutdown = None
+            exiting.unwatch(end)
 
     async def _refuse(self, error: LimitExceeded, link: StreamLink, scope: Scope, receive: Receive, send: Send) -> None:
         if self._is_events:

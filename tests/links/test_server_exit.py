@@ -1,0 +1,82 @@
+"""A response without an end does not keep a server from exiting, on every ASGI server."""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from tests.links.wire import wait_for
+
+APPLICATION = """
+from fastapi import FastAPI
+from tidewire import Hub, Limits
+hub = Hub("memory://", limits=Limits(drain_seconds=0.5))
+app = FastAPI(lifespan=hub.lifespan)
+app.include_router(hub.client_router())
+"""
+CONNECT = "GET /connection/uni_sse?cf_connect=%7B%7D HTTP/1.1\r\nHost: test\r\nAccept: text/event-stream\r\n\r\n"
+
+
+def command(kind: str, port: int) -> list[str]:
+    if kind == "uvicorn":
+        return [sys.executable, "-m", "uvicorn", "main:app", "--port", str(port)]
+    if kind == "uvicorn with workers":
+        return [sys.executable, "-m", "uvicorn", "main:app", "--port", str(port), "--workers", "2"]
+    if kind == "hypercorn":
+        return [sys.executable, "-m", "hypercorn", "main:app", "--bind", f"127.0.0.1:{port}"]
+    return [str(Path(sys.executable).with_name("granian")), "--interface", "asgi", "--port", str(port), "main:app"]
+
+
+@contextlib.contextmanager
+def serving(kind: str, folder: Path) -> Iterator[tuple[subprocess.Popen[bytes], int]]:
+    Path(folder, "main.py").write_text(
+        APPLICATION.replace("{limits}", "__import__('tidewire').Limits(drain_seconds=0.5)")
+    )
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    with Path(folder, "log").open("wb") as log:
+        process = subprocess.Popen(command(kind, port), cwd=folder, stdout=log, stderr=log)
+    try:
+        yield process, port
+    finally:
+        process.kill()
+        process.wait()
+
+
+def open_stream(port: int) -> socket.socket | None:
+    connection = socket.socket()
+    connection.settimeout(10)
+    try:
+        connection.connect(("127.0.0.1", port))
+        connection.sendall(CONNECT.encode())
+        received = b""
+        while b"data:" not in received:
+            data = connection.recv(65_536)
+            assert data, received
+            received += data
+    except ConnectionError:
+        connection.close()
+        return None
+    return connection
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=["term", "int"])
+@pytest.mark.parametrize("kind", ["uvicorn", "uvicorn with workers", "hypercorn", "granian"])
+def test_an_open_event_source_does_not_keep_a_server(kind: str, number: signal.Signals, tmp_path: Path) -> None:
+    with serving(kind, tmp_path) as (process, port):
+        stream = wait_for(lambda: open_stream(port), 20, "the server answers")
+        with stream:
+            start = time.monotonic()
+            process.send_signal(number)
+            process.wait(15)
+            assert time.monotonic() - start < 8
+            while stream.recv(65_536):
+                pass

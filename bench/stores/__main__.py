@@ -14,6 +14,8 @@ import msgspec
 
 from bench.stores import publishing
 from bench.stores.carriage import Waits
+from bench.stores.nodes import Cost
+from bench.stores.paced import Paced
 from bench.stores.recovery import Jitter, Storm
 from bench.stores.servers import STORES, missing, serving
 from bench.stores.workers import Compared
@@ -21,7 +23,7 @@ from bench.stores.workers import Compared
 T = TypeVar("T")
 
 DOCS = Path(__file__).resolve().parents[2] / "docs" / "bench"
-WORKS = ("publish", "carriage", "workers", "storm", "jitter")
+WORKS = ("publish", "carriage", "paced", "nodes", "workers", "storm", "jitter")
 ABOUT = """Servers of the stores as Debian has them, on the machine that also runs ours and the clients. `make bench`
 writes this page. Publishes are 128 bytes from 100 tasks of one node, each acknowledged before its task sends the next;
 Redis runs with `appendfsync everysec`, the others as they are installed. Carriage is the time from a publish on one
@@ -72,6 +74,31 @@ def carriage(name: str, url: str) -> Iterator[Row]:
         yield Row("carriage", name, figure, against, f"≤ {factor} ×", mine <= factor * own)
 
 
+def paced(name: str, url: str) -> Iterator[Row]:
+    """One publisher, 100 messages a second to 1,000 subscribers, beside the same on memory."""
+    for found in run("paced", list[Paced], url):
+        work = f"one publisher, {found.kind}"
+        for part, factor in (("p50", 1.5), ("p99", 2)):
+            mine, memory = getattr(found, part), getattr(found, f"memory_{part}")
+            figure, against = f"{mine:.1f} ms {part}", f"memory {memory:.1f} ms: {mine / memory:.1f} ×"
+            yield Row(work, name, figure, against, f"≤ {factor:g} ×", found.complete and mine <= factor * memory)
+
+
+def nodes(name: str, url: str) -> Iterator[Row]:
+    """What one of five nodes costs, and one of fifty."""
+    few, *_, many = run("nodes", list[Cost], url)
+    for state in ("idle", "busy"):
+        mine, beside = getattr(many, f"{state}_cpu"), getattr(few, f"{state}_cpu")
+        figure, against = f"{mine:.2f} ms of CPU a second", f"one of {few.nodes}: {beside:.2f}: {mine / beside:.1f} ×"
+        work = f"{state} node of {many.nodes}"
+        yield Row(work, name, figure, against, "≤ 2 ×", many.delivered and mine <= 2 * beside)
+        done = getattr(many, f"{state}_operations")
+        if done >= 0:
+            was = getattr(few, f"{state}_operations")
+            against = f"one of {few.nodes}: {was:.1f}"
+            yield Row(work, name, f"{done:.1f} operations a second", against, "≤ 2 ×", done <= 2 * was)
+
+
 def workers(name: str, url: str) -> Iterator[Row]:
     """Two workers with 500 subscribers each."""
     if name != "redis":
@@ -106,6 +133,8 @@ def jitter(name: str, url: str) -> Iterator[Row]:
 MEASURES: dict[str, Callable[[str, str], Iterator[Row]]] = {
     "publish": publish,
     "carriage": carriage,
+    "paced": paced,
+    "nodes": nodes,
     "workers": workers,
     "storm": storm,
     "jitter": jitter,

@@ -29,7 +29,7 @@ def _redis(folder: Path) -> Iterator[str]:
 
 @contextmanager
 def _postgres(folder: Path) -> Iterator[str]:
-    with start_postgres("max_wal_size=1GB") as server:
+    with start_postgres("max_wal_size=1GB", "max_connections=500") as server:
         yield server.url()
 
 

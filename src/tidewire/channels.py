@@ -8,6 +8,7 @@ __all__ = (
     "CONTROL",
     "NODES",
     "PIPELINES",
+    "REVOKED",
     "check_channel",
     "check_name",
     "events",
@@ -22,6 +23,8 @@ __all__ = (
 CONTROL = "$control"
 #: The channel whose members are the nodes.
 NODES = "$nodes"
+#: The channel that keeps which tokens were revoked.
+REVOKED = "$revoked"
 #: The channels of long jobs begin with this (pipelines.names).
 PIPELINES = "$pipeline"
 _PERSONAL = "$user:"
@@ -45,7 +48,7 @@ def is_events(channel: str) -> bool:
 
 def is_internal(channel: str) -> bool:
     """Return whether a channel is the server's own, which no client and no caller may name."""
-    return channel in (CONTROL, NODES) or channel.startswith((_PERSONAL, _EVENTS, PIPELINES))
+    return channel in (CONTROL, NODES, REVOKED) or channel.startswith((_PERSONAL, _EVENTS, PIPELINES))
 
 
 def open_channel(channel: str, longest: int) -> str:

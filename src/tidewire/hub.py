@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import importlib.metadata
+import time
 from collections.abc import Callable, Coroutine, Iterable, Mapping
 from concurrent.futures import Future
 from types import TracebackType
@@ -16,12 +17,13 @@ from tidewire.backends import open_backend
 from tidewire.channels import check_name, open_channel, personal
 from tidewire.engine.control import Control
 from tidewire.engine.node import Node
+from tidewire.engine.revocations import Revocation
 from tidewire.engine.statistics import Statistics
 from tidewire.errors import FORCED, ConfigurationError, Disconnect
 from tidewire.http_api.api_router import api_router
 from tidewire.http_api.calls import Calls, Extension
 from tidewire.http_api.nodes import Nodes
-from tidewire.messages import HistoryPage, HistoryRequest, Member, Position, PublishRequest
+from tidewire.messages import HistoryPage, HistoryRequest, IssuedToken, Member, Position, PublishRequest
 from tidewire.options import ChannelOptions, Limits, SlowPolicy, read_limits
 from tidewire.protocols.base import Protocol
 from tidewire.protocols.meta import PublicationMeta, is_history
@@ -140,6 +142,7 @@ class Hub:
         protocol: Protocol[Any] = PLAIN,
         subprotocol: str | None = None,
         headers: Iterable[tuple[bytes, bytes]] | None = None,
+        token: IssuedToken | None = None,
     ) -> HubConnection:
         """Take a WebSocket over: `async with hub.connect(websocket, user=…) as connection`.
 
@@ -147,6 +150,7 @@ class Hub:
         Retry-After in the handshake, or, for a browser, close code 1013. Inside the block, a client that goes away ends
         the iteration and is no error, and an outage of the store ends the connection with 1013: it may come back. Any
         other exception goes on, as in any endpoint; the client gets 1011, or what a handler of yours answers.
+        A `token` that `revoke` has ended is refused with 403.
         """
         acceptance = Acceptance(
             self.node,
@@ -157,6 +161,7 @@ class Hub:
             subprotocol=subprotocol,
             headers=headers,
             origins=self.origins,
+            token=token,
         )
         return HubConnection(self.node, acceptance)
 
@@ -372,6 +377,19 @@ class Hub:
         code = 4000 if reconnect else FORCED.code
         name = check_name(user, "user")
         await self.node.control(Control(name, Disconnect(code, reason or FORCED.reason, reconnect)))
+
+    async def revoke(self, *, user: str = "", issued_before: float | None = None, jti: str = "") -> None:
+        """End tokens before they expire, on all nodes and for `limits.revocation_seconds`.
+
+        Either one token by its id (`jti`), or all tokens of a user that were issued before a time in seconds since 1970
+        (None: now). Their connections end with 1008, and new ones are refused; for this, give `connect` or the
+        `Identity` the `token=IssuedToken(id, issued_at)`. Raises as `publish`.
+        """
+        if not user and not jti:
+            raise ConfigurationError("revoke needs user=… or jti=…")
+        before = 0.0 if jti else time.time() if issued_before is None else issued_before
+        name = check_name(user, "user") if user else ""
+        await self.node.revocations.revoke(Revocation(name, jti, before))
 
     # What is known.
 

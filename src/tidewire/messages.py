@@ -13,6 +13,7 @@ __all__ = (
     "Format",
     "HistoryPage",
     "HistoryRequest",
+    "IssuedToken",
     "Member",
     "Membership",
     "Position",
@@ -33,6 +34,13 @@ class Format(IntEnum):
 
 #: The greatest offset: what a browser can count to, and every store and `offset + 1` too.
 MAX_OFFSET = 2**53 - 1
+
+
+class IssuedToken(msgspec.Struct, frozen=True):
+    """The token that a connection was opened with: its id (`jti`, "" for none), and when it was issued (`iat`)."""
+
+    id: str = ""
+    issued_at: float | None = None
 
 
 class Position(msgspec.Struct, frozen=True, gc=False):

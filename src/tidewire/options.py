@@ -107,6 +107,24 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     #: What a gap may hold to be filled from history: messages, bytes.
     gap_messages: int = 1_000
     gap_bytes: int = 1_048_576
+    #: Revocations of tokens that are kept, and the seconds for which each is: at least as long as tokens are good.
+    revocations: int = 10_000
+    revocation_seconds: float = 2_592_000.0
+    #: Wrong passwords for one name from one network (or one known device) within `login_seconds`, and for all names.
+    login_failures: int = 10
+    login_failures_per_network: int = 100
+    login_seconds: float = 60.0
+    #: New accounts per hour from one network, and from all (of this machine's own, all count alone).
+    signups_per_network: int = 20
+    signups: int = 250
+    #: Logins and sign-ups that wait for their password to be hashed.
+    logins_waiting: int = 256
+    #: Logins of one user that are good at once; the oldest ends.
+    sessions_per_user: int = 100
+    #: Rooms of the chat, and those that one user has made; a room ends when nobody has joined it for `room_seconds`.
+    rooms: int = 10_000
+    rooms_per_user: int = 100
+    room_seconds: float = 2_592_000.0
     #: Seconds after which a publish that the store has not answered fails.
     publish_seconds: float = 2.0
     #: Seconds of the loop's time that one turn of fan-out may take.

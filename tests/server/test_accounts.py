@@ -12,29 +12,34 @@ from pathlib import Path
 import pytest
 
 from tidewire.errors import ConfigurationError, LimitExceeded, StoreUnavailable
-from tidewire.server import accounts as module
+from tidewire.options import Limits
+from tidewire.server import accounts_database as database
+from tidewire.server import passwords as module
 from tidewire.server.accounts import (
     Accounts,
     BadName,
     InvalidCredentials,
     NameTaken,
-    TooManyLogins,
-    WeakPassword,
+    display_name,
 )
+from tidewire.server.attempts import TooManyAttempts
+from tidewire.server.passwords import FairTurns, WeakPassword
 
 GOOD = "correct horse"
 
 
 class Clock:
-    now = 0.0
+    now = 1_000.0
 
     def __call__(self) -> float:
         return self.now
 
 
-def with_accounts(path: Path, test: Callable[[Accounts], Awaitable[None]], clock: Clock | None = None) -> None:
+def with_accounts(
+    path: Path, test: Callable[[Accounts], Awaitable[None]], clock: Clock | None = None, **limits: float
+) -> None:
     async def run() -> None:
-        accounts = Accounts(path, clock=clock or Clock())
+        accounts = Accounts(path, limits=Limits(**limits), clock=clock or Clock())  # type: ignore[arg-type]
         await accounts.open()
         try:
             await test(accounts)
@@ -139,26 +144,99 @@ def test_ten_failures_in_a_minute_shut_the_name_for_the_rest_of_it(tmp_path: Pat
         for _ in range(10):
             with pytest.raises(InvalidCredentials):
                 await accounts.login("ann", "wrong horse")
-        with pytest.raises(TooManyLogins) as caught:
+        with pytest.raises(TooManyAttempts) as caught:
             await accounts.login("ANN", GOOD)
         assert caught.value.retry_after == 60
-        clock.now = 60
+        clock.now += 60
         assert (await accounts.login("ann", GOOD)).name == "ann"
 
     with_accounts(tmp_path / "a.db", test, clock)
 
 
-def test_an_address_is_shut_whatever_names_it_tries(tmp_path: Path) -> None:
+def test_a_network_is_shut_whatever_names_it_tries(tmp_path: Path) -> None:
     async def test(accounts: Accounts) -> None:
         await accounts.add_user("ann", GOOD)
-        for number in range(10):
+        for number in range(3):
             with pytest.raises(InvalidCredentials):
-                await accounts.login(f"user{number}", "wrong horse", address="192.0.2.1")
-        with pytest.raises(TooManyLogins):
-            await accounts.login("ann", GOOD, address="192.0.2.1")
-        assert await accounts.login("ann", GOOD, address="192.0.2.2")
+                await accounts.login(f"user{number}", "wrong horse", network="192.0.2.1")
+        with pytest.raises(TooManyAttempts, match="login_failures_per_network"):
+            await accounts.login("ann", GOOD, network="192.0.2.1")
+        assert await accounts.login("ann", GOOD, network="192.0.2.2")
+
+    with_accounts(tmp_path / "a.db", test, login_failures_per_network=3)
+
+
+def test_the_right_password_gets_in_from_another_network_and_from_a_known_device(tmp_path: Path) -> None:
+    async def test(accounts: Accounts) -> None:
+        user = await accounts.add_user("ann", GOOD)
+        for _ in range(10):
+            with pytest.raises(InvalidCredentials):
+                await accounts.login("ann", "wrong horse", network="192.0.2.1")
+        with pytest.raises(TooManyAttempts, match="login_failures"):
+            await accounts.login("ann", GOOD, network="192.0.2.1")
+        assert await accounts.login("ann", GOOD, network="192.0.2.2")
+        assert await accounts.login("ann", GOOD, network="192.0.2.1", device=(user.id, "her phone"))
+        for _ in range(10):
+            with pytest.raises(InvalidCredentials):
+                await accounts.login("ann", "wrong horse", network="192.0.2.3")
+        with pytest.raises(TooManyAttempts):  # the device of another user is not one of hers
+            await accounts.login("ann", GOOD, network="192.0.2.3", device=("bob", "his phone"))
 
     with_accounts(tmp_path / "a.db", test)
+
+
+def test_guesses_on_a_known_device_are_counted_too(tmp_path: Path) -> None:
+    async def test(accounts: Accounts) -> None:
+        user = await accounts.add_user("ann", GOOD)
+        for _ in range(10):
+            with pytest.raises(InvalidCredentials):
+                await accounts.login("ann", "wrong horse", device=(user.id, "a stolen phone"))
+        with pytest.raises(TooManyAttempts):
+            await accounts.login("ann", GOOD, device=(user.id, "a stolen phone"))
+
+    with_accounts(tmp_path / "a.db", test)
+
+
+def test_workers_count_guesses_together_and_a_restart_forgets_none(tmp_path: Path) -> None:
+    async def guess(accounts: Accounts, times: int) -> list[type]:
+        guesses = [accounts.login("ann", "wrong horse") for _ in range(times)]
+        return [type(one) for one in await asyncio.gather(*guesses, return_exceptions=True)]
+
+    async def first(one: Accounts) -> None:
+        await one.add_user("ann", GOOD)
+        two = Accounts(tmp_path / "a.db", clock=Clock())
+        await two.open()
+        of_one, of_two = await asyncio.gather(guess(one, 11), guess(two, 11))
+        await two.aclose()
+        assert (of_one + of_two).count(InvalidCredentials) == 10
+        assert (of_one + of_two).count(TooManyAttempts) == 12
+
+    async def second(accounts: Accounts) -> None:
+        with pytest.raises(TooManyAttempts):
+            await accounts.login("ann", GOOD)
+
+    with_accounts(tmp_path / "a.db", first)
+    with_accounts(tmp_path / "a.db", second)
+
+
+def test_sign_ups_of_a_network_and_of_all_are_bounded(tmp_path: Path) -> None:
+    clock = Clock()
+
+    async def test(accounts: Accounts) -> None:
+        for number in range(2):
+            await accounts.add_user(f"a{number}", GOOD, network="192.0.2.1")
+        with pytest.raises(TooManyAttempts, match="signups_per_network"):
+            await accounts.add_user("a2", GOOD, network="192.0.2.1")
+        with pytest.raises(NameTaken):  # what fails for another reason is not counted
+            await accounts.add_user("a0", GOOD, network="192.0.2.2")
+        await accounts.add_user("b0", GOOD, network="192.0.2.2")
+        with pytest.raises(TooManyAttempts, match=r"limit signups\b"):
+            await accounts.add_user("c0", GOOD, network="")
+        await accounts.add_user("operator", GOOD)  # by the command line
+        clock.now += 3_600
+        await accounts.add_user("a2", GOOD, network="192.0.2.1")
+
+    with_accounts(tmp_path / "a.db", test, clock, signups_per_network=2, signups=3)
 
 
 def test_guesses_made_all_at_once_are_counted_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -173,11 +251,10 @@ def test_guesses_made_all_at_once_are_counted_too(tmp_path: Path, monkeypatch: p
         monkeypatch.setattr(module, "verify_password", refuse)
         guesses = [accounts.login("ann", f"guess {number}") for number in range(100)]
         outcomes = await asyncio.gather(*guesses, return_exceptions=True)
-        assert {type(outcome) for outcome in outcomes} == {InvalidCredentials, TooManyLogins}
+        assert {type(outcome) for outcome in outcomes} == {InvalidCredentials, TooManyAttempts}
 
     with_accounts(tmp_path / "a.db", test)
-    # Two are under way when the tenth fails.
-    assert 10 <= len(verified) <= 12
+    assert len(verified) == 10
 
 
 def test_at_most_two_hashes_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -204,29 +281,62 @@ def test_at_most_two_hashes_at_a_time(tmp_path: Path, monkeypatch: pytest.Monkey
     assert most == 2
 
 
-def test_more_new_users_than_may_wait_are_sent_away(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "_WAITING", 4)
-
+def test_more_new_users_than_may_wait_are_sent_away(tmp_path: Path) -> None:
     async def test(accounts: Accounts) -> None:
         signups = [accounts.add_user(f"u{number}", GOOD) for number in range(10)]
         outcomes = await asyncio.gather(*signups, return_exceptions=True)
-        assert [type(outcome) for outcome in outcomes].count(TooManyLogins) == 6
-        assert len(await accounts.users()) == 4
+        # two are hashed, four wait
+        assert [type(outcome) for outcome in outcomes].count(TooManyAttempts) == 4
+        assert len(await accounts.users()) == 6
 
-    with_accounts(tmp_path / "a.db", test)
+    with_accounts(tmp_path / "a.db", test, logins_waiting=4)
 
 
-def test_more_logins_than_may_wait_are_sent_away(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "_WAITING", 4)
+def test_turns_at_the_processor_go_round_and_the_largest_flood_is_sent_away() -> None:
+    async def main() -> None:
+        turns, order = FairTurns(1, 6), []
 
-    async def test(accounts: Accounts) -> None:
-        logins = [accounts.login(f"u{number}", GOOD) for number in range(10)]
-        outcomes = await asyncio.gather(*logins, return_exceptions=True)
-        assert [type(outcome) for outcome in outcomes] == [InvalidCredentials] * 4 + [TooManyLogins] * 6
-        with pytest.raises(InvalidCredentials):
-            await accounts.login("u0", GOOD)
+        async def work(*path: str) -> None:
+            try:
+                async with turns.turn(path):
+                    order.append(" ".join(path))
+                    await asyncio.sleep(0)
+            except TooManyAttempts:
+                order.append("sent away: " + " ".join(path))
 
-    with_accounts(tmp_path / "a.db", test)
+        async with asyncio.TaskGroup() as group:
+            for _ in range(6):
+                group.create_task(work("login", "flood", "ann"))
+            for path in (("login", "flood", "ben"), ("login", "home", "cid"), ("signup", "flood", "")):
+                group.create_task(work(*path))
+        done = [one for one in order if not one.startswith("sent away")]
+        assert [one for one in order if one not in done] == ["sent away: login flood ann"] * 2
+        assert done[1:5] == ["login flood ann", "signup flood ", "login home cid", "login flood ben"]
+        assert done[5:] == ["login flood ann"] * 2
+        async with turns.turn(("login", "", "")):  # every place was given back
+            pass
+
+    asyncio.run(main())
+
+
+def test_a_login_that_gives_up_gives_its_turn_back() -> None:
+    async def main() -> None:
+        turns = FairTurns(1, 6)
+
+        async def wait() -> None:
+            async with turns.turn(("login", "", "")):
+                pass
+
+        async with turns.turn(("login", "", "")):
+            waiting = [asyncio.create_task(wait()) for _ in range(2)]
+            await asyncio.sleep(0)
+            waiting[0].cancel()
+        waiting[1].cancel()  # it has its turn, and cannot use it
+        await asyncio.wait(waiting)
+        async with asyncio.timeout(5), turns.turn(("login", "", "")):
+            pass
+
+    asyncio.run(main())
 
 
 def test_the_loop_goes_on_while_passwords_are_hashed(tmp_path: Path) -> None:
@@ -244,7 +354,7 @@ def test_the_loop_goes_on_while_passwords_are_hashed(tmp_path: Path) -> None:
 def test_removing_a_user(tmp_path: Path) -> None:
     async def test(accounts: Accounts) -> None:
         await accounts.add_user("Ann", GOOD)
-        assert await accounts.remove_user("ann")
+        assert await accounts.remove_user("ann") is not None
         assert not await accounts.remove_user("ann")
         assert await accounts.find("ann") is None
         with pytest.raises(InvalidCredentials):
@@ -254,21 +364,123 @@ def test_removing_a_user(tmp_path: Path) -> None:
     with_accounts(tmp_path / "a.db", test)
 
 
-def test_rooms_are_remembered_in_their_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_next_user_of_a_name_is_somebody_else(tmp_path: Path) -> None:
+    async def test(accounts: Accounts) -> None:
+        first = await accounts.add_user("ann", GOOD)
+        await accounts.sessions.start(first.id, 60)
+        await accounts.rooms.use("tea", first.id)
+        removed = await accounts.remove_user("Ann")
+        assert removed is not None
+        assert (removed.user, removed.sessions, removed.rooms) == (first, 1, 1)
+        ids = [first.id]
+        for name in ("ann", "Ann", "ann"):
+            ids.append((await accounts.add_user(name, GOOD)).id)
+            await accounts.remove_user(name)
+        assert len(set(ids)) == 4
+        assert [display_name(id_) for id_ in ids] == ["ann", "ann", "Ann", "ann"]
+
+    with_accounts(tmp_path / "a.db", test)
+
+
+def test_sessions_end_one_by_one_all_at_once_and_with_another_password(tmp_path: Path) -> None:
+    async def test(accounts: Accounts) -> None:
+        user = await accounts.add_user("ann", GOOD)
+        first, second, third = [await accounts.sessions.start(user.id, 60, "a browser") for _ in range(3)]
+        assert len(await accounts.sessions.of(user.id)) == 3
+        assert await accounts.sessions.end(user.id, first.id) == 1
+        assert await accounts.sessions.end("bob", second.id) == 0  # nobody ends another's
+        assert await accounts.sessions.user(first.id) is None
+        assert await accounts.sessions.user(second.id) == user
+        with pytest.raises(InvalidCredentials):
+            await accounts.change_password(user, "wrong horse", "another horse", keep=third.id)
+        assert await accounts.change_password(user, GOOD, "another horse", keep=third.id) == 1
+        assert [session.id for session in await accounts.sessions.of(user.id)] == [third.id]
+        assert await accounts.login("ann", "another horse") == user
+        assert await accounts.sessions.end(user.id) == 1
+        ends = await accounts.sessions.ended_after(0)
+        assert [(end.user, end.session) for end in ends] == [("ann", first.id), ("ann", second.id), ("ann", "")]
+
+    with_accounts(tmp_path / "a.db", test)
+
+
+def test_the_oldest_session_of_a_user_ends_when_there_are_too_many(tmp_path: Path) -> None:
+    clock = Clock()
+
+    async def test(accounts: Accounts) -> None:
+        user = await accounts.add_user("ann", GOOD)
+        started = []
+        for _ in range(4):
+            clock.now += 1
+            started.append((await accounts.sessions.start(user.id, 60)).id)
+        assert [session.id for session in await accounts.sessions.of(user.id)] == started[:1:-1]
+        clock.now += 60
+        assert await accounts.sessions.of(user.id) == []
+
+    with_accounts(tmp_path / "a.db", test, clock, sessions_per_user=2)
+
+
+def test_rooms_are_remembered_in_their_order(tmp_path: Path) -> None:
     async def first(accounts: Accounts) -> None:
-        assert await accounts.add_room("tea")
-        assert await accounts.add_room("coffee")
-        assert not await accounts.add_room("tea")
+        assert await accounts.rooms.use("tea", "ann")
+        assert await accounts.rooms.use("coffee", "bob")
+        assert not await accounts.rooms.use("tea", "bob")
 
     async def second(accounts: Accounts) -> None:
-        assert await accounts.rooms() == ["tea", "coffee"]
-        monkeypatch.setattr(module, "_ROOMS", 2)
-        assert not await accounts.add_room("tea")
+        assert await accounts.rooms.names() == ["tea", "coffee"]
+        assert not await accounts.rooms.use("tea", "cid")
         with pytest.raises(LimitExceeded, match="join another"):
-            await accounts.add_room("milk")
+            await accounts.rooms.use("milk", "cid")
 
     with_accounts(tmp_path / "a.db", first)
-    with_accounts(tmp_path / "a.db", second)
+    with_accounts(tmp_path / "a.db", second, rooms=2)
+
+
+def test_a_user_makes_only_a_share_of_the_rooms(tmp_path: Path) -> None:
+    async def test(accounts: Accounts) -> None:
+        await accounts.rooms.use("lobby", "")
+        for number in range(2):
+            await accounts.rooms.use(f"of ann {number}", "ann")
+        with pytest.raises(LimitExceeded, match="rooms_per_user"):
+            await accounts.rooms.use("one more", "ann")
+        assert await accounts.rooms.use("of bob", "bob")
+        assert not await accounts.rooms.use("of bob", "ann")
+
+    with_accounts(tmp_path / "a.db", test, rooms_per_user=2)
+
+
+def test_a_room_that_was_joined_meanwhile_does_not_end(tmp_path: Path) -> None:
+    clock = Clock()
+
+    async def test(accounts: Accounts) -> None:
+        await accounts.rooms.use("tea", "ann")
+        await accounts.rooms.use("coffee", "ann")
+        clock.now += 4_000
+        tea, coffee = await accounts.rooms.unused(3_600)
+        await accounts.rooms.use("tea", "bob")
+        assert not await accounts.rooms.end(tea)
+        assert await accounts.rooms.end(coffee)
+        assert await accounts.rooms.names() == ["tea"]
+
+    with_accounts(tmp_path / "a.db", test, clock)
+
+
+def test_a_file_of_an_earlier_version_keeps_its_users(tmp_path: Path) -> None:
+    before = sqlite3.connect(tmp_path / "a.db")
+    before.executescript("""
+        CREATE TABLE accounts_users (
+            key TEXT PRIMARY KEY, name TEXT NOT NULL, password TEXT NOT NULL, created REAL NOT NULL
+        ) WITHOUT ROWID;
+        CREATE TABLE accounts_rooms (id INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE, created REAL NOT NULL);
+        INSERT INTO accounts_users VALUES ('ann', 'Ann', '', 1);
+        INSERT INTO accounts_rooms VALUES (1, 'tea', 1);
+    """)
+    before.close()
+
+    async def test(accounts: Accounts) -> None:
+        assert [user.id for user in await accounts.users()] == ["Ann"]
+        assert await accounts.rooms.names() == ["tea"]
+
+    with_accounts(tmp_path / "a.db", test)
 
 
 def test_the_file_is_for_its_owner_alone(tmp_path: Path) -> None:
@@ -291,16 +503,16 @@ def test_a_file_that_cannot_be_used_is_said_so(tmp_path: Path) -> None:
 
 
 def test_a_store_that_is_locked_by_somebody_is_unavailable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "_BUSY_SECONDS", 0.1)
+    monkeypatch.setattr(database, "_BUSY_SECONDS", 0.1)
 
     async def test(accounts: Accounts) -> None:
         other = sqlite3.connect(tmp_path / "a.db", isolation_level=None)
         other.execute("BEGIN IMMEDIATE")
         with pytest.raises(StoreUnavailable, match="locked"):
-            await accounts.add_room("tea")
+            await accounts.rooms.use("tea", "ann")
         other.execute("ROLLBACK")
         other.close()
-        assert await accounts.add_room("tea")
+        assert await accounts.rooms.use("tea", "ann")
 
     with_accounts(tmp_path / "a.db", test)
 
@@ -315,7 +527,7 @@ async def main():
     await accounts.open()
     added = 0
     for number in range(10):
-        await accounts.add_room(f"room{number}")
+        await accounts.rooms.use(f"room{number}", "")
         try:
             await accounts.add_user(f"user{number}", "correct horse")
             added += 1
@@ -337,6 +549,6 @@ def test_processes_that_start_at_once_share_a_new_file(tmp_path: Path) -> None:
 
     async def test(accounts: Accounts) -> None:
         assert len(await accounts.users()) == 10
-        assert len(await accounts.rooms()) == 10
+        assert len(await accounts.rooms.names()) == 10
 
     with_accounts(tmp_path / "a.db", test)

@@ -14,15 +14,17 @@ import pytest
 
 from tidewire.errors import ConfigurationError
 from tidewire.server.accounts import Accounts
+from tidewire.server.login_sessions import LoginSession
 from tidewire.server.tokens import InvalidToken, Tokens, identify, load_key
 
 KEY = b"k" * 32
 TOKENS = Tokens(KEY, 3_600)
+SESSION = LoginSession("s1", time.time(), time.time() + 3_600, "")
 
 
 def forged(key: bytes = KEY, algorithm: str = "HS256", headers: dict[str, str] | None = None, **changes: object) -> str:
     now = int(time.time())
-    claims = {"sub": "ann", "iat": now, "exp": now + 60, "iss": "tidewire"} | changes
+    claims = {"sub": "ann", "jti": "s1", "iat": now, "exp": now + 60, "iss": "tidewire"} | changes
     kept = {name: value for name, value in claims.items() if value is not None}
     return jwt.encode(kept, key, algorithm=algorithm, headers=headers)
 
@@ -35,9 +37,9 @@ def unsigned() -> str:
 
 
 def test_a_token_says_whose_it_is_and_when_it_ends() -> None:
-    claims = TOKENS.verify(TOKENS.issue("ann"))
-    assert claims.user == "ann"
-    assert claims.expires - claims.issued == 3_600
+    claims = TOKENS.verify(TOKENS.issue("ann", SESSION))
+    assert (claims.user, claims.session) == ("ann", "s1")
+    assert claims.expires - claims.issued == pytest.approx(3_600, abs=0.01)
     assert TOKENS.verify(forged()).user == "ann"
 
 
@@ -77,27 +79,48 @@ def test_a_payload_changed_under_its_signature_is_refused() -> None:
         TOKENS.verify(f"{header}.{payload}.{signature}")
 
 
-def test_a_token_of_a_removed_user_is_refused_also_for_the_next_one_of_that_name(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_token_of_a_removed_user_is_refused_also_for_the_next_one_of_that_name(tmp_path: Path) -> None:
     async def run() -> None:
         accounts = Accounts(tmp_path / "a.db")
         await accounts.open()
-        await accounts.add_user("Ann", "correct horse")
-        token = TOKENS.issue("ann")
-        assert (await identify(token, TOKENS, accounts)).name == "Ann"
+        user = await accounts.add_user("Ann", "correct horse")
+        token = TOKENS.issue(user.id, await accounts.sessions.start(user.id, 3_600))
+        assert (await identify(token, TOKENS, accounts)).user == user
         await accounts.remove_user("ann")
         with pytest.raises(InvalidToken):
             await identify(token, TOKENS, accounts)
-        monkeypatch.setattr("tidewire.server.accounts.time.time", lambda: _later)
-        await accounts.add_user("ann", "another horse")
-        monkeypatch.undo()
+        await accounts.add_user("Ann", "another horse")  # at once: no clock decides
         with pytest.raises(InvalidToken):
             await identify(token, TOKENS, accounts)
         await accounts.aclose()
 
-    _later = time.time() + 120
     asyncio.run(run())
+
+
+def test_a_token_ends_with_its_session(tmp_path: Path) -> None:
+    async def run() -> None:
+        accounts = Accounts(tmp_path / "a.db")
+        await accounts.open()
+        user = await accounts.add_user("ann", "correct horse")
+        sessions = [await accounts.sessions.start(user.id, 3_600) for _ in range(2)]
+        ended, other = (TOKENS.issue(user.id, session) for session in sessions)
+        await accounts.sessions.end(user.id, sessions[0].id)
+        with pytest.raises(InvalidToken):
+            await identify(ended, TOKENS, accounts)
+        assert (await identify(other, TOKENS, accounts)).claims.session == sessions[1].id
+        await accounts.aclose()
+
+    asyncio.run(run())
+
+
+def test_a_known_device_admits_nobody_by_itself() -> None:
+    device = TOKENS.issue_device("ann")
+    known = TOKENS.verify_device(device)
+    assert known is not None
+    assert known[0] == "ann"
+    assert TOKENS.verify_device(TOKENS.issue("ann", SESSION)) is None
+    with pytest.raises(InvalidToken):
+        TOKENS.verify(device)
 
 
 def test_the_key_is_made_once_for_its_owner_alone(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from tidewire.errors import ConfigurationError
 from tidewire.server.logs import harmless
 from tidewire.server.settings import Loaded, load, unknown_variables
 
-__all__ = ("complain", "err", "load_settings", "out", "read_stdin", "say")
+__all__ = ("complain", "count", "err", "load_settings", "out", "read_stdin", "say")
 
 out: Console = Console(highlight=False, soft_wrap=True)
 err: Console = Console(stderr=True, highlight=False, soft_wrap=True)
@@ -24,6 +24,11 @@ def say(text: str) -> None:
     """Print one line at once, with rich's markup."""
     out.print(text)
     sys.stdout.flush()
+
+
+def count(number: int, noun: str) -> str:
+    """Return a number with its noun."""
+    return f"{number} {noun}{'' if number == 1 else 's'}"
 
 
 def read_stdin(*, only_a_line: bool = False) -> str:

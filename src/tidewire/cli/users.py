@@ -1,18 +1,19 @@
-"""`tidewire user add|list|remove` and `tidewire token`."""
+"""`tidewire user add|list|revoke|remove` and `tidewire token`."""
 
 from __future__ import annotations
 
 import asyncio
 import sys
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import Annotated, TypeVar
 
 import typer
 
+from tidewire.channels import personal
 from tidewire.cli import flags
-from tidewire.cli.terminal import load_settings, out, read_stdin, say
+from tidewire.cli.terminal import count, load_settings, out, read_stdin, say
 from tidewire.errors import ConfigurationError, PublishError, StoreUnavailable
 from tidewire.hub import Hub
 from tidewire.server.accounts import Accounts, check_name
@@ -60,21 +61,51 @@ def list_users(config: flags.Config = None, broker: flags.Broker = None, account
 def remove(
     name: Name, config: flags.Config = None, broker: flags.Broker = None, accounts: flags.Accounts = None
 ) -> None:
-    """Remove a user; tokens of that user are refused from now on, and open connections end."""
+    """Remove a user with the private messages and sessions; a later account of that name has none of it."""
     settings = _settings(config, broker, accounts)
-    if not _with_accounts(settings, lambda opened: opened.remove_user(name)):
+    removed = _with_accounts(settings, lambda opened: opened.remove_user(name))
+    if removed is None:
         raise _unknown(name, settings)
-    say(f"removed {name}")
-    try:
-        asyncio.run(_disconnect(settings, name))
-    except (PublishError, StoreUnavailable) as error:
-        say(f"but open connections of {name} stay until their token expires: {error}")
+    say(f"removed {removed.user.name}")
+    say(f"sessions: {removed.sessions} ended, with their connections")
+    for line in asyncio.run(_remove_belongings(settings, removed.user.id)):
+        say(line)
+    if removed.rooms:
+        say(f"rooms: {removed.rooms} kept, which now belong to nobody")
 
 
-async def _disconnect(settings: Settings, name: str) -> None:
-    """End the connections that a user has on the running servers of this store."""
-    async with Hub(settings.broker) as hub:
-        await hub.disconnect(user=name, reason="account removed")
+@users.command()
+def revoke(
+    name: Name, config: flags.Config = None, broker: flags.Broker = None, accounts: flags.Accounts = None
+) -> None:
+    """End all sessions of a user, with their connections; the user may log in again."""
+    settings = _settings(config, broker, accounts)
+
+    async def end(opened: Accounts) -> int | None:
+        user = await opened.find(name)
+        return None if user is None else await opened.sessions.end(user.id)
+
+    ended = _with_accounts(settings, end)
+    if ended is None:
+        raise _unknown(name, settings)
+    say(f"ended {count(ended, 'session')} of {name}")
+
+
+async def _remove_belongings(settings: Settings, user: str) -> Iterator[str]:
+    """Remove what a user alone could read, and return what was done with it."""
+    lines = []
+    if settings.broker.startswith("memory:"):
+        lines.append("private messages: kept in the memory of the server alone, until it ends")
+    else:
+        try:
+            async with Hub(settings.broker) as hub:
+                await hub.node.remove_history(personal(user))
+            lines.append("private messages: removed")
+        except (PublishError, StoreUnavailable) as error:
+            lines.append(f"private messages: not removed ({error}); nobody can read them")
+    if settings.pipelines.enabled and settings.runs_folder.exists():
+        lines.append("pipeline runs: kept, for connections from the server's own machine alone")
+    return iter(lines)
 
 
 def token(
@@ -87,11 +118,19 @@ def token(
 ) -> None:
     """Print a token of a user, for a script or for a test."""
     settings = _settings(config, broker, accounts, key_file)
-    user = _with_accounts(settings, lambda opened: opened.find(name))
-    if user is None:
-        raise _unknown(name, settings)
     tokens = Tokens(load_key(settings.token_key_file), settings.token_seconds)
-    out.print(tokens.issue(user.name, seconds=ttl), markup=False)
+
+    async def issue(opened: Accounts) -> str | None:
+        user = await opened.find(name)
+        if user is None:
+            return None
+        seconds = tokens.seconds if ttl is None else ttl
+        return tokens.issue(user.id, await opened.sessions.start(user.id, seconds, "tidewire token"))
+
+    issued = _with_accounts(settings, issue)
+    if issued is None:
+        raise _unknown(name, settings)
+    out.print(issued, markup=False)
 
 
 def _settings(config: Path | None, broker: str | None, accounts: Path | None, key_file: Path | None = None) -> Settings:

@@ -21,7 +21,7 @@ from tidewire.errors import (
     check_close_code,
 )
 from tidewire.links.base import LOST, Link
-from tidewire.messages import WireMessage
+from tidewire.messages import IssuedToken, WireMessage
 from tidewire.options import Limits
 from tidewire.protocols.base import Protocol
 from tidewire.protocols.batch import Representation
@@ -81,6 +81,7 @@ class Connection:
         "link",
         "protocol",
         "representation",
+        "token",
         "user",
     )
 
@@ -91,6 +92,8 @@ class Connection:
         self.link = link
         self.protocol = protocol
         self.representation = Representation.of(protocol, deflate=link.deflate)
+        #: The token that opened it, if it is known.
+        self.token: IssuedToken | None = None
         #: Why the connection ended, once it has.
         self.disconnect: Disconnect | None = None
         self.clean = False
@@ -115,6 +118,10 @@ class Connection:
         self._allowed_at = 0.0
         self._refused = 0
         self._waiter: asyncio.Future[None] | None = None
+
+    def opened_with(self, token: IssuedToken | None) -> None:
+        """Note the token that opened the connection, or that prolongs it."""
+        self.token = token
 
     def attach(self, *, closed: Callable[[Connection], None], drained: Callable[[Connection], None]) -> None:
         """Call `closed` when this connection has ended, and `drained` when its link can take more."""

@@ -14,7 +14,7 @@ from typing import Any
 import msgspec
 
 from tidewire.backends.base import Broker, Presence
-from tidewire.channels import CONTROL, personal
+from tidewire.channels import CONTROL, REVOKED, personal
 from tidewire.engine.channels import Channels
 from tidewire.engine.connection import Connection
 from tidewire.engine.control import Control
@@ -23,6 +23,7 @@ from tidewire.engine.history import History, IsShown, everything
 from tidewire.engine.membership import Memberships
 from tidewire.engine.recovery import Recoveries
 from tidewire.engine.registry import Registry
+from tidewire.engine.revocations import Revocations
 from tidewire.engine.statistics import Statistics
 from tidewire.engine.subscribing import Subscriptions, ended
 from tidewire.engine.tasks import Tasks
@@ -44,6 +45,8 @@ TOUCH_SECONDS = 2.0
 CLAIM_SECONDS = 1.0
 SWEEP_SECONDS = 2.0
 POSITION_SECONDS = 10.0
+#: Seconds between two reads of the revocations, in case that an outage was longer than a gap may be.
+REVOCATION_SECONDS = 60.0
 
 
 class Node:
@@ -83,6 +86,7 @@ class Node:
         )
         self.subscribe = self.subscriptions.subscribe
         self.unsubscribe = self.subscriptions.unsubscribe
+        self.revocations = Revocations(self.registry, broker, limits, before_end=self.fanout.flush_for)
         self._memory = ResidentMemory()
         self._limits_reached: Counter[str] = Counter()
         self._published = 0
@@ -99,12 +103,15 @@ class Node:
             await self.presence.start(self.id)
             self.is_open = True
             await self.channels.listen(CONTROL, self._control)
+            await self.channels.listen(REVOKED, self.revocations.take)
+            await self.revocations.load()
             self.tasks.start(
                 (
                     ("touch", TOUCH_SECONDS, self.memberships.touch),
                     ("claim", CLAIM_SECONDS, self.memberships.claim),
                     ("sweep", SWEEP_SECONDS, self.channels.sweep),
                     ("positions", POSITION_SECONDS, self.channels.check_positions),
+                    ("revocations", REVOCATION_SECONDS, self.revocations.load),
                 )
             )
         except BaseException:

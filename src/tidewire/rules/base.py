@@ -10,6 +10,7 @@ from typing import Any
 import msgspec
 
 from tidewire.errors import NotAvailable, PermissionDenied, UnknownType
+from tidewire.messages import IssuedToken
 from tidewire.options import ChannelOptions
 
 __all__ = ("Action", "Authority", "Caller", "ConnectAttempt", "Grant", "Identity", "check_allowed")
@@ -53,7 +54,7 @@ class Identity(msgspec.Struct, frozen=True):
     """Who a connection belongs to ("": nobody known), for how long, and what it follows without asking.
 
     `info` (JSON or b"") shows in presence; `data` (JSON or b"") goes back in the connect reply; `context` is what the
-    application's own dependency returned, handed to its rules unchanged.
+    application's own dependency returned, handed to its rules unchanged. `token` makes `Hub.revoke` reach it.
     """
 
     user: str = ""
@@ -62,6 +63,7 @@ class Identity(msgspec.Struct, frozen=True):
     expires_at: float | None = None
     subscriptions: Mapping[str, Grant] = {}
     context: Any = None
+    token: IssuedToken | None = None
 
 
 class Caller(msgspec.Struct, frozen=True):

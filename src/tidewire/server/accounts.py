@@ -1,240 +1,193 @@
-"""Users and rooms of the ready server, in one SQLite file that several processes may share, the broker's too."""
+"""The accounts of the ready server: users with their passwords, their sessions, and the rooms."""
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import re
 import sqlite3
 import time
 import unicodedata
 from collections.abc import AsyncIterator, Callable
-from concurrent.futures import ThreadPoolExecutor
-from importlib import resources
 from pathlib import Path
-from typing import TypeVar
 
 import msgspec
-from pwdlib import PasswordHash
-from pwdlib.exceptions import PwdlibError
-from pwdlib.hashers.argon2 import Argon2Hasher
 
-from tidewire.errors import ConfigurationError, LimitExceeded, StoreUnavailable, TidewireError
-from tidewire.server.throttle import Throttle
+from tidewire.errors import TidewireError
+from tidewire.options import Limits
+from tidewire.server.accounts_database import Database
+from tidewire.server.attempts import Attempts, Bound
+from tidewire.server.login_sessions import LoginSessions, User, end_sessions
+from tidewire.server.passwords import Passwords, check_password
+from tidewire.server.room_table import RoomTable
 
-__all__ = ("Accounts", "BadName", "InvalidCredentials", "NameTaken", "TooManyLogins", "User", "WeakPassword")
-
-T = TypeVar("T")
+__all__ = ("Accounts", "BadName", "InvalidCredentials", "NameTaken", "Removed", "display_name")
 
 _NAME = re.compile(r"[\w.-]{1,32}")
-_PASSWORD_LENGTH = range(8, 1_025)
-#: Argon2id as OWASP's password storage cheat sheet has it: 19 MiB, two passes, one lane.
-_HASHER = PasswordHash((Argon2Hasher(time_cost=2, memory_cost=19_456, parallelism=1),))
-#: Hashes at a time, so that a flood of logins leaves the event loop a core, and how many logins may wait for one.
-_HASHING, _WAITING = 2, 256
-_ROOMS = 10_000
-#: Seconds for which another process may hold the write lock of the file.
-_BUSY_SECONDS = 5.0
+#: Separates a name from the number of the account in an id; no name contains it.
+_NUMBER = "~"
+#: Seconds over which sign-ups are counted.
+_HOUR = 3_600.0
 
 
 class InvalidCredentials(TidewireError):
-    """Raised when there is no such user, or the password is another one; it does not say which."""
-
-
-class TooManyLogins(TidewireError):
-    """Raised when a user or an address failed too often, or too many log in at once; `retry_after` is in seconds."""
-
-    def __init__(self, retry_after: float) -> None:
-        super().__init__("too many logins; wait a little and try again")
-        self.retry_after = retry_after
+    """Raised when there is no such user, or the password is wrong; the text does not say which."""
 
 
 class NameTaken(TidewireError):
-    """Raised when another user has this name, in whichever case of letters."""
+    """Raised when another user has this name, in any case of letters."""
 
 
 class BadName(TidewireError):
-    """Raised for a user name that cannot be one."""
+    """Raised for a text that cannot be a user name."""
 
 
-class WeakPassword(TidewireError):
-    """Raised for a password that is too short, or absurdly long."""
+class Removed(msgspec.Struct, frozen=True):
+    """What the removal of a user has ended: sessions; and what belongs to nobody now: rooms."""
 
-
-class User(msgspec.Struct, frozen=True):
-    """One user; `created` is in seconds since 1970."""
-
-    name: str
-    created: float
+    user: User
+    sessions: int
+    rooms: int
 
 
 class Accounts:
-    """Users with their passwords, and the rooms that were ever joined.
+    """Users with their passwords, their `sessions` and the `rooms`, in one file for all workers of a machine.
 
-    Methods raise StoreUnavailable when the file cannot be read or written. All SQLite calls run in one thread of
-    this object, all hashing in two others.
+    A user has an id that is never given again: the name for the first account of a name, `name~2` for the second, and
+    so on. Everything that belongs to a user goes by the id. Methods raise StoreUnavailable.
     """
 
-    def __init__(self, path: Path, *, clock: Callable[[], float] = time.monotonic) -> None:
-        self._path = path
-        self._clock = clock
-        self._thread = ThreadPoolExecutor(1, "tidewire-accounts")
-        self._hashing = ThreadPoolExecutor(_HASHING, "tidewire-argon2")
-        self._slots = asyncio.Semaphore(_HASHING)
-        self._waiting = 0
-        self._users, self._addresses = Throttle(), Throttle()
-        self._database: sqlite3.Connection | None = None
+    def __init__(self, path: Path, *, limits: Limits | None = None, clock: Callable[[], float] = time.time) -> None:
+        self._limits = limits or Limits()
+        self._database = Database(path)
+        self._attempts = Attempts(self._database, clock)
+        self._passwords = Passwords(self._limits.logins_waiting)
         self._nobody = ""
+        self.sessions = LoginSessions(self._database, self._limits.sessions_per_user, clock)
+        self.rooms = RoomTable(self._database, self._limits, clock)
 
     async def open(self) -> None:
-        """Open the file, making it if need be. Raises ConfigurationError when that cannot work."""
-        self._nobody = await self._hash("nobody has this password")
-        await asyncio.get_running_loop().run_in_executor(self._thread, self._connect)
+        """Open the file, and create it if need be. Raises ConfigurationError when that cannot work."""
+        self._nobody = await self._passwords.hash("nobody has this password", "start")
+        await self._database.open()
 
     async def aclose(self) -> None:
         """Close the file; harmless when it is not open."""
-        await asyncio.get_running_loop().run_in_executor(self._thread, self._disconnect)
-        self._thread.shutdown()
-        self._hashing.shutdown()
+        await self._database.aclose()
+        self._passwords.close()
 
-    async def add_user(self, name: str, password: str) -> User:
-        """Add a user. Raises BadName, WeakPassword or NameTaken, and TooManyLogins when too many wait already."""
+    async def add_user(self, name: str, password: str, *, network: str | None = None) -> User:
+        """Add a user. Raises BadName, WeakPassword, NameTaken.
+
+        With a `network` ("" is this machine) sign-ups are counted, and TooManyAttempts is raised beyond the limits.
+        """
         name = unicodedata.normalize("NFC", name)
         check_name(name)
         check_password(password)
         if await self.find(name) is not None:
             raise _taken(name)
-        async with self._place_to_hash():
-            user, password_hash = User(name, time.time()), await self._hash(password)
-        values = (_key(name), user.name, password_hash, user.created)
-        statement = "INSERT OR IGNORE INTO accounts_users (key, name, password, created) VALUES (?, ?, ?, ?)"
-        if not await self._run(lambda db: db.execute(statement, values).rowcount):
+        async with self._counted(self._signup_bounds(network)):
+            password_hash = await self._passwords.hash(password, "signup", network or "", "")
+            user = await self._database.write(lambda db: _add(db, name, password_hash))
+        if user is None:
             raise _taken(name)
         return user
 
-    async def remove_user(self, name: str) -> bool:
-        """Remove a user; False when there is none of this name."""
-        statement = "DELETE FROM accounts_users WHERE key = ?"
-        return bool(await self._run(lambda db: db.execute(statement, (_key(name),)).rowcount))
+    async def remove_user(self, name: str) -> Removed | None:
+        """Remove a user, and end the sessions; None when there is nobody of this name."""
+
+        def work(connection: sqlite3.Connection) -> Removed | None:
+            user = _find(connection, name)
+            if user is None:
+                return None
+            connection.execute("DELETE FROM accounts_users WHERE key = ?", (_key(name),))
+            statement = "INSERT OR IGNORE INTO accounts_removed (id, key, removed) VALUES (?, ?, ?)"
+            connection.execute(statement, (user.id, _key(name), time.time()))
+            sessions = end_sessions(connection, user.id)
+            orphaned = connection.execute("UPDATE accounts_rooms SET owner = '' WHERE owner = ?", (user.id,))
+            return Removed(user, sessions, orphaned.rowcount)
+
+        return await self._database.write(work)
 
     async def find(self, name: str) -> User | None:
-        """Return the user of a name in whichever case of letters, or None."""
-        statement = "SELECT name, created FROM accounts_users WHERE key = ?"
-        row = await self._run(lambda db: db.execute(statement, (_key(name),)).fetchone())
-        return User(*row) if row else None
+        """Return the user of a name in any case of letters, or None."""
+        return await self._database.read(lambda connection: _find(connection, name))
 
     async def users(self) -> list[User]:
         """Return all users by name."""
-        statement = "SELECT name, created FROM accounts_users ORDER BY key"
-        return [User(*row) for row in await self._run(lambda db: db.execute(statement).fetchall())]
+        statement = "SELECT id, name, created FROM accounts_users ORDER BY key"
+        rows = await self._database.read(lambda connection: connection.execute(statement).fetchall())
+        return [User(*row) for row in rows]
 
-    async def login(self, name: str, password: str, *, address: str = "") -> User:
-        """Return the user whose name and password these are, in the same time whether the user exists or not.
+    async def login(
+        self, name: str, password: str, *, network: str = "", device: tuple[str, str] | None = None
+    ) -> User:
+        """Return the user of a name and a password; takes the same time whether the user exists or not.
 
-        Raises InvalidCredentials, or TooManyLogins after ten failures in a minute of one name or one address.
+        `device` is the user id and the id of a device that this user has logged in on before: its guesses are counted
+        apart from those of the network. Raises InvalidCredentials, and TooManyAttempts beyond the limits of guesses.
         """
-        keys = [(self._users, _key(name))] + ([(self._addresses, address)] if address else [])
-        async with self._place_to_hash():
-            # Judged here and not before the wait, so that guesses made all at once are counted too.
-            wait = max(throttle.wait(key, self._clock()) for throttle, key in keys)
-            if wait:
-                raise TooManyLogins(wait)
-            user = await self._verify(name, password)
-        if user is None:
-            for throttle, key in keys:
-                throttle.fail(key, self._clock())
+        found = await self._database.read(lambda connection: _find_with_password(connection, name))
+        is_known = device is not None and found is not None and device[0] == found[0].id
+        bounds = self._device_bounds(device) if device and is_known else self._guess_bounds(name, network)
+        begun = await self._attempts.begin(bounds)
+        path = ("device", *device) if device and is_known else ("login", network, _key(name))
+        try:
+            right = await self._passwords.verify(password, found[1] if found else self._nobody, *path)
+        except BaseException:
+            await self._attempts.undo(begun)
+            raise
+        if found is None or not right:
             raise InvalidCredentials("invalid credentials")
-        self._users.forget(_key(name))
-        return user
+        await self._attempts.undo(begun, forget=bounds[:1])
+        return found[0]
 
-    async def add_room(self, name: str) -> bool:
-        """Remember a room; False when it was known. Raises LimitExceeded beyond 10,000 rooms."""
-        known = "SELECT (SELECT count(*) FROM accounts_rooms), EXISTS (SELECT 1 FROM accounts_rooms WHERE name = ?)"
-        insert = "INSERT OR IGNORE INTO accounts_rooms (name, created) VALUES (?, ?)"
-        count, exists = await self._run(lambda db: db.execute(known, (name,)).fetchone())
-        if exists:
-            return False
-        if count >= _ROOMS:
-            raise LimitExceeded(f"there are {_ROOMS} rooms already, and room {name!r} would be one more; join another")
-        return bool(await self._run(lambda db: db.execute(insert, (name, time.time())).rowcount))
+    async def change_password(self, user: User, password: str, new: str, *, network: str = "", keep: str = "") -> int:
+        """Change a password, and end all sessions of the user but one; return how many were ended.
 
-    async def rooms(self) -> list[str]:
-        """Return the names of all rooms, the oldest first."""
-        statement = "SELECT name FROM accounts_rooms ORDER BY id"
-        return [row[0] for row in await self._run(lambda db: db.execute(statement).fetchall())]
+        Raises InvalidCredentials, WeakPassword, TooManyAttempts.
+        """
+        check_password(new)
+        await self.login(user.name, password, network=network, device=(user.id, keep) if keep else None)
+        password_hash = await self._passwords.hash(new, "device", user.id, keep)
 
-    async def _verify(self, name: str, password: str) -> User | None:
-        statement = "SELECT name, created, password FROM accounts_users WHERE key = ?"
-        row = await self._run(lambda db: db.execute(statement, (_key(name),)).fetchone())
-        expected = row[2] if row else self._nobody
-        loop = asyncio.get_running_loop()
-        right = await loop.run_in_executor(self._hashing, verify_password, password, expected)
-        return User(row[0], row[1]) if row and right else None
+        def work(connection: sqlite3.Connection) -> int:
+            connection.execute("UPDATE accounts_users SET password = ? WHERE id = ?", (password_hash, user.id))
+            return end_sessions(connection, user.id, keep=keep)
+
+        return await self._database.write(work)
 
     @contextlib.asynccontextmanager
-    async def _place_to_hash(self) -> AsyncIterator[None]:
-        if self._waiting >= _WAITING:
-            raise TooManyLogins(5.0)
-        self._waiting += 1
+    async def _counted(self, bounds: list[Bound]) -> AsyncIterator[None]:
+        """Count an attempt, unless it fails for another reason than the limits."""
+        begun = await self._attempts.begin(bounds) if bounds else ()
         try:
-            async with self._slots:
-                yield
-        finally:
-            self._waiting -= 1
+            yield
+        except BaseException:
+            if begun:
+                await self._attempts.undo(begun)
+            raise
 
-    async def _hash(self, password: str) -> str:
-        return await asyncio.get_running_loop().run_in_executor(self._hashing, _HASHER.hash, password)
+    def _signup_bounds(self, network: str | None) -> list[Bound]:
+        if network is None:
+            return []
+        limits = self._limits
+        total = Bound("signup", limits.signups, _HOUR, "signups")
+        of_network = Bound(f"signup {network}", limits.signups_per_network, _HOUR, "signups_per_network")
+        # Behind a proxy that does not name its clients, all of them share one loopback address.
+        return [of_network, total] if network else [total]
 
-    async def _run(self, work: Callable[[sqlite3.Connection], T]) -> T:
-        return await asyncio.get_running_loop().run_in_executor(self._thread, self._work, work)
+    def _guess_bounds(self, name: str, network: str) -> list[Bound]:
+        limits = self._limits
+        seconds = limits.login_seconds
+        bounds = [Bound(f"guess {network} {_key(name)}", limits.login_failures, seconds, "login_failures")]
+        if network:
+            most = limits.login_failures_per_network
+            bounds.append(Bound(f"guess {network}", most, seconds, "login_failures_per_network"))
+        return bounds
 
-    def _work(self, work: Callable[[sqlite3.Connection], T]) -> T:
-        if self._database is None:
-            raise StoreUnavailable("the accounts are not open")
-        try:
-            return work(self._database)
-        except sqlite3.Error as error:
-            raise StoreUnavailable(f"the accounts in {self._path} cannot be used now ({error})") from error
-
-    def _connect(self) -> None:
-        try:
-            self._path.touch(0o600)
-            self._database = _open(self._path)
-        except (OSError, sqlite3.Error) as error:
-            raise ConfigurationError(
-                f"{self._path} cannot be used for accounts ({error}); "
-                "start where you may write, or name another file with --accounts or --broker"
-            ) from None
-
-    def _disconnect(self) -> None:
-        if self._database is not None:
-            self._database.close()
-            self._database = None
-
-
-def _open(path: Path) -> sqlite3.Connection:
-    deadline = time.monotonic() + _BUSY_SECONDS
-    while True:
-        database = sqlite3.connect(path, timeout=_BUSY_SECONDS, isolation_level=None, check_same_thread=False)
-        try:
-            database.execute("PRAGMA journal_mode = WAL")
-            database.execute("PRAGMA synchronous = FULL")
-            database.executescript(resources.files(__package__).joinpath("accounts.sql").read_text())
-            return database
-        except sqlite3.OperationalError as error:
-            database.close()
-            # Processes that turn a new file into WAL at once do not wait for each other in SQLite.
-            if error.sqlite_errorcode != sqlite3.SQLITE_BUSY or time.monotonic() > deadline:
-                raise
-            time.sleep(0.02)
-
-
-def verify_password(password: str, expected: str) -> bool:
-    """Return whether this is the password of a hash; takes its time whatever the answer."""
-    try:
-        return _HASHER.verify(password, expected)
-    except PwdlibError:
-        return False
+    def _device_bounds(self, device: tuple[str, str]) -> list[Bound]:
+        limits = self._limits
+        return [Bound(f"guess {' '.join(device)}", limits.login_failures, limits.login_seconds, "login_failures")]
 
 
 def check_name(name: str) -> None:
@@ -243,19 +196,36 @@ def check_name(name: str) -> None:
         raise BadName(f"user name {name[:40]!r} must be 1 to 32 letters, digits, '-', '_' or '.'")
 
 
-def check_password(password: str) -> None:
-    """Raise WeakPassword unless this can be a password; the text never shows it."""
-    if len(password) not in _PASSWORD_LENGTH:
-        raise WeakPassword(
-            f"a password needs at least {_PASSWORD_LENGTH.start} characters"
-            if len(password) < _PASSWORD_LENGTH.start
-            else f"a password has at most {_PASSWORD_LENGTH.stop - 1} characters"
-        )
+def display_name(user: str) -> str:
+    """Return the name in the id of a user."""
+    return user.partition(_NUMBER)[0]
 
 
 def _key(name: str) -> str:
-    """Return what two names must not share: letters in another case or form do not make another name."""
+    """Return the form of a name that is unique: another case or form of letters does not make another name."""
     return unicodedata.normalize("NFKC", name[:64]).casefold()
+
+
+def _find(connection: sqlite3.Connection, name: str) -> User | None:
+    statement = "SELECT id, name, created FROM accounts_users WHERE key = ?"
+    row = connection.execute(statement, (_key(name),)).fetchone()
+    return User(*row) if row else None
+
+
+def _find_with_password(connection: sqlite3.Connection, name: str) -> tuple[User, str] | None:
+    statement = "SELECT id, name, created, password FROM accounts_users WHERE key = ?"
+    row = connection.execute(statement, (_key(name),)).fetchone()
+    return (User(*row[:3]), row[3]) if row else None
+
+
+def _add(connection: sqlite3.Connection, name: str, password_hash: str) -> User | None:
+    """Insert a user with an id that no user had before; None when the name is taken."""
+    statement = "SELECT count(*) FROM accounts_removed WHERE key = ?"
+    (before,) = connection.execute(statement, (_key(name),)).fetchone()
+    user = User(f"{name}{_NUMBER}{before + 1}" if before else name, name, time.time())
+    insert = "INSERT OR IGNORE INTO accounts_users (key, name, password, created, id) VALUES (?, ?, ?, ?, ?)"
+    values = (_key(name), user.name, password_hash, user.created, user.id)
+    return user if connection.execute(insert, values).rowcount else None
 
 
 def _taken(name: str) -> NameTaken:

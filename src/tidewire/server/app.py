@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 from collections.abc import AsyncIterator
 
 from fastapi import FastAPI, Request, Response
+from fastapi.responses import JSONResponse
 from starlette.requests import ClientDisconnect
 
+from tidewire.errors import StoreUnavailable
 from tidewire.hub import Hub
 from tidewire.protocols.chat import ChatProtocol
 from tidewire.rules.channel_rules import ChannelRules
@@ -22,6 +25,7 @@ from tidewire.server.routes import api_key, chat_socket, health, login, tutorial
 from tidewire.server.routes.clients import client_routes
 from tidewire.server.routes.pages import add_pages
 from tidewire.server.routes.pipeline_access import add_pipelines
+from tidewire.server.session_watch import SessionWatch
 from tidewire.server.settings import Settings
 from tidewire.server.tokens import Tokens, load_key
 
@@ -39,8 +43,12 @@ def create_app(settings: Settings) -> FastAPI:
         app.state.tokens = Tokens(load_key(settings.token_key_file), settings.token_seconds)
         await app.state.accounts.open()
         try:
-            async with app.state.hub, app.state.pipelines or contextlib.nullcontext():
+            async with app.state.hub, app.state.pipelines or contextlib.nullcontext(), asyncio.TaskGroup() as group:
+                watch = SessionWatch(app.state.hub, app.state.accounts)
+                tasks = [group.create_task(watch.run()), group.create_task(app.state.rooms.keep_sweeping())]
                 yield
+                for task in tasks:
+                    task.cancel()
         finally:
             await app.state.accounts.aclose()
 
@@ -48,8 +56,9 @@ def create_app(settings: Settings) -> FastAPI:
     # only the API is described: the other routes are for our own pages
     app = FastAPI(title="tidewire", lifespan=lifespan, openapi_url="/openapi.json" if has_api else None)
     app.add_exception_handler(ClientDisconnect, _gone)
+    app.add_exception_handler(StoreUnavailable, _away)
     app.state.settings = settings
-    app.state.accounts = Accounts(settings.accounts_file)
+    app.state.accounts = Accounts(settings.accounts_file, limits=settings.limits)
     app.state.dialect = ChatProtocol(json_depth=settings.limits.json_depth)
     channel = with_playground(settings.channel) if settings.serves_tutorial else settings.channel
     namespaces = Namespaces(channel, channel_name=settings.limits.channel_name)
@@ -85,6 +94,11 @@ def _authority(settings: Settings, namespaces: Namespaces, logins: Logins, *, pl
         pipelines=settings.pipelines.enabled,
         playground=playground,
     )
+
+
+async def _away(request: Request, error: Exception) -> Response:
+    """Answer for accounts, or another store, that cannot be used now."""
+    return JSONResponse({"detail": "the accounts cannot be read now; try again"}, 503, {"Retry-After": "5"})
 
 
 async def _gone(request: Request, error: Exception) -> Response:

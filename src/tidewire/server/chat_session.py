@@ -39,6 +39,7 @@ from tidewire.protocols.chat import (
     Rooms,
     System,
 )
+from tidewire.server.accounts import display_name
 from tidewire.server.identity import Doorkeeper
 from tidewire.server.rooms import RoomDirectory
 from tidewire.sessions.application import HubConnection
@@ -78,6 +79,7 @@ class ChatSession:
         self._directory = directory
         self._connection = connection
         self._user = connection.user
+        self._name = display_name(connection.user)
         self._rooms: set[str] = set()
 
     async def run(self, room: str, since: Position | None, inbox: Position | None, *, wants_inbox: bool) -> None:
@@ -116,13 +118,13 @@ class ChatSession:
         check_room(room)
         if room in self._rooms:
             raise BadRequest(f"you are in room {room!r} already")
-        await self._directory.add(room)
+        await self._directory.add(room, self._user)
         await self._connection.subscribe(f"room:{room}", since=since, history=HISTORY)
         self._rooms.add(room)
 
     async def _join_events(self, room: str) -> None:
         def event(what: str) -> System:
-            return System(f"User '{self._user}' {what}", room=room)
+            return System(f"User '{self._name}' {what}", room=room)
 
         await self._connection.subscribe(
             f"events:{room}",
@@ -157,7 +159,7 @@ class ChatSession:
     async def online(self, command: Online) -> None:
         """Send the members of a room."""
         self._check_joined(command.room)
-        users = await self._hub.users(f"events:{command.room}")
+        users = list(dict.fromkeys(map(display_name, await self._hub.users(f"events:{command.room}"))))
         await self._connection.send(CHAT.encode(OnlineUsers(users, command.room)))
 
     async def rooms(self, command: Rooms) -> None:
@@ -175,7 +177,7 @@ class ChatSession:
         if not command.message.strip():
             return
         self._check_joined(command.room)
-        message = ChatMessage(self._user, command.message, command.id, command.room)
+        message = ChatMessage(self._name, command.message, command.id, command.room)
         await self._hub.publish(f"room:{command.room}", message, key=self._key(command.id))
 
     async def private_chat(self, command: PrivateChat) -> None:
@@ -183,11 +185,12 @@ class ChatSession:
         if not command.message.strip():
             return
         target = command.target_user
-        if not await self._hub.is_online(target):
+        user = await self._door.find(target)
+        if user is None or not await self._hub.is_online(user.id):
             content = f"User '{target}' not found among active connections."
         else:
-            message = PrivateChatMessage(self._user, target, command.message, command.id)
-            await self._hub.send_to_user(target, message, key=self._key(command.id))
+            message = PrivateChatMessage(self._name, user.name, command.message, command.id)
+            await self._hub.send_to_user(user.id, message, key=self._key(command.id))
             content = f"Private message sent to {target}."
         await self._connection.send(CHAT.encode(System(content, id=command.id)))
 

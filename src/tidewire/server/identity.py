@@ -1,4 +1,4 @@
-"""Who opens a connection, by the tokens that the login issues: by query, header or cookie, or in the first message."""
+"""Authentication of connections by the tokens of the login: from the query, a header, a cookie or the first message."""
 
 from __future__ import annotations
 
@@ -10,10 +10,12 @@ from fastapi import WebSocket
 from starlette.exceptions import WebSocketException
 
 from tidewire.errors import BadRequest, LimitExceeded, StoreUnavailable, TemporaryFailure, TokenExpired
-from tidewire.options import Limits
+from tidewire.hub import Hub
+from tidewire.messages import IssuedToken
 from tidewire.rules.base import Identity
 from tidewire.server.accounts import Accounts
-from tidewire.server.tokens import ExpiredToken, InvalidToken, Tokens, identify
+from tidewire.server.login_sessions import User
+from tidewire.server.tokens import ExpiredToken, InvalidToken, Login, Tokens, identify
 from tidewire.sessions.application import HubConnection
 from tidewire.support.counters import count_limit
 
@@ -23,7 +25,7 @@ _EXPECTED = 'the first message must be {"type": "auth", "token": "…"}'
 
 
 class Logins:
-    """Tells an authority whose token of the login it is."""
+    """Verifies tokens of the login for an authority of client protocols."""
 
     __slots__ = ("_accounts", "_tokens")
 
@@ -32,18 +34,20 @@ class Logins:
         self._accounts = accounts
 
     async def identify(self, token: str) -> Identity | None:
-        """Return whose token it is, or None when it is not one of ours; raises TokenExpired, TemporaryFailure."""
+        """Return the identity in a token, or None if it is not one of ours; raises TokenExpired, TemporaryFailure."""
         try:
-            tokens = self._tokens()
-            claims = tokens.verify(token)
-            user = await identify(token, tokens, self._accounts)
+            login = await identify(token, self._tokens(), self._accounts)
         except ExpiredToken:
             raise TokenExpired("the login has expired; log in again") from None
         except InvalidToken:
             return None
         except StoreUnavailable as error:
             raise TemporaryFailure("the accounts cannot be read now; try again") from error
-        return Identity(user.name, expires_at=claims.expires)
+        return Identity(login.user.id, expires_at=login.claims.expires, token=_issued(login))
+
+
+def _issued(login: Login) -> IssuedToken:
+    return IssuedToken(login.claims.session, login.claims.issued)
 
 
 class _Auth(msgspec.Struct, tag="auth", tag_field="type"):
@@ -54,68 +58,81 @@ _decode = msgspec.json.Decoder(_Auth).decode
 
 
 class Doorkeeper:
-    """Finds the user of one WebSocket; refuses with 1008 (before accept: HTTP 403) who has no valid token.
+    """Finds the user of one WebSocket; refuses it with 1008 (before accept: HTTP 403) if it has no valid token.
 
     The connection ends with its token, unless the client sends a newer one.
     """
 
-    __slots__ = ("_accounts", "_expires", "_limits", "_tokens")
+    __slots__ = ("_accounts", "_hub", "_login", "_tokens")
 
-    def __init__(self, tokens: Tokens, accounts: Accounts, limits: Limits) -> None:
+    def __init__(self, hub: Hub, tokens: Tokens, accounts: Accounts) -> None:
+        self._hub = hub
         self._tokens = tokens
         self._accounts = accounts
-        self._limits = limits
-        self._expires = 0
+        self._login: Login | None = None
 
-    async def presented(self, websocket: WebSocket) -> str:
-        """Return the user of the token that the handshake presents, or "" when it presents none.
+    @property
+    def user(self) -> str:
+        """The id of the user, or "" before it is known."""
+        return self._login.user.id if self._login is not None else ""
 
-        Raises WebSocketException 1008 for an invalid token.
-        """
+    @property
+    def token(self) -> IssuedToken | None:
+        """The token that was presented."""
+        return _issued(self._login) if self._login is not None else None
+
+    async def read_handshake(self, websocket: WebSocket) -> None:
+        """Take the token that the handshake presents, if any. Raises WebSocketException 1008 for an invalid one."""
         token = websocket.query_params.get("token") or _bearer(websocket) or websocket.cookies.get("token")
-        return await self._user(token) if token else ""
+        if token:
+            self._login = await self._verified(token)
 
     async def admit(self, connection: HubConnection) -> None:
-        """Wait for the first message to present a token, unless the handshake did, and give the connection its user.
+        """Wait for a token in the first message, unless the handshake had one, and give the connection its user.
 
         Raises WebSocketException 1008 when none comes in time or it is invalid, 1013 when the user has too many
         connections, ConnectionClosed when the client goes.
         """
-        if not connection.user:
-            await self._wait_for_token(connection)
-        connection.expire_at(self._expires)
+        if self._login is None:
+            self._login = await self._wait_for_token(connection)
+        connection.expire_at(self._login.claims.expires)
 
-    async def _wait_for_token(self, connection: HubConnection) -> None:
+    async def _wait_for_token(self, connection: HubConnection) -> Login:
         try:
-            async with asyncio.timeout(self._limits.auth_seconds):
+            async with asyncio.timeout(self._hub.limits.auth_seconds):
                 message = await connection.receive_bytes()
         except TimeoutError:
             count_limit("auth_seconds")
             raise WebSocketException(1008, "not authenticated in time") from None
         try:
-            await connection.identify(await self._user(_decode(message).token))
+            login = await self._verified(_decode(message).token)
+            await connection.identify(login.user.id, token=_issued(login))
         except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
             raise WebSocketException(1008, _EXPECTED) from None
         except LimitExceeded:
             raise WebSocketException(1013, "Too many connections") from None
+        return login
 
     async def prolong(self, connection: HubConnection, token: str) -> None:
-        """Let a connection live as long as a newer token of the same user; raises BadRequest for any other."""
-        before = self._expires
+        """Extend a connection to the end of a newer token of the same user; raises BadRequest for any other."""
         try:
-            if await self._user(token) == connection.user:
-                connection.expire_at(self._expires)
-                return
+            login = await self._verified(token)
         except WebSocketException:
-            pass
-        self._expires = before
-        raise BadRequest(f"this connection belongs to {connection.user!r}; only a valid token of that user prolongs it")
+            login = None
+        if login is None or self._login is None or login.user.id != connection.user:
+            name = self._login.user.name if self._login is not None else ""
+            raise BadRequest(f"this connection belongs to {name!r}; only a valid token of that user prolongs it")
+        self._login = login
+        connection.connection.opened_with(_issued(login))
+        connection.expire_at(login.claims.expires)
 
-    async def _user(self, token: str) -> str:
+    async def find(self, name: str) -> User | None:
+        """Return the user of a name; raises StoreUnavailable."""
+        return await self._accounts.find(name)
+
+    async def _verified(self, token: str) -> Login:
         try:
-            user = await identify(token, self._tokens, self._accounts)
-            self._expires = self._tokens.verify(token).expires
-            return user.name
+            return await identify(token, self._tokens, self._accounts)
         except InvalidToken:
             raise WebSocketException(1008, "invalid token") from None
         except StoreUnavailable:

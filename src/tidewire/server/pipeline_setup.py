@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from tidewire.errors import ConfigurationError
 from tidewire.hub import Hub
 from tidewire.pipelines.checks import find_inputs
@@ -26,7 +24,7 @@ def server_pipelines(settings: Settings, hub: Hub) -> Pipelines:
         raise ConfigurationError(f"{table.inputs} is no folder; make it, or name another with pipelines.inputs")
     pipelines = Pipelines(
         hub,
-        table.runs or Path(f"{settings.accounts_file}-pipelines"),
+        settings.runs_folder,
         # a file in the folder replaces the built-in pipeline of the same name
         own + [definition for definition in builtin() if definition.name not in names],
         inputs=table.inputs,

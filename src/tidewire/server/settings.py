@@ -185,6 +185,11 @@ class Settings(BaseSettings):
         return self.key_file or Path(f"{self.accounts_file}.key")
 
     @property
+    def runs_folder(self) -> Path:
+        """The folder of runs of pipelines."""
+        return self.pipelines.runs or Path(f"{self.accounts_file}-pipelines")
+
+    @property
     def is_loopback(self) -> bool:
         """Whether only this machine can reach the server."""
         return _is_loopback(self.host)

@@ -7,22 +7,24 @@ import os
 import secrets
 import time
 from pathlib import Path
+from typing import Any
 
 import jwt
 import msgspec
 
 from tidewire.errors import ConfigurationError, TidewireError
-from tidewire.server.accounts import Accounts, User
+from tidewire.server.accounts import Accounts
+from tidewire.server.login_sessions import LoginSession, User
 
-__all__ = ("Claims", "ExpiredToken", "InvalidToken", "Tokens", "identify", "load_key")
+__all__ = ("Claims", "ExpiredToken", "InvalidToken", "Login", "Tokens", "identify", "load_key")
 
-_ALGORITHM, _ISSUER = "HS256", "tidewire"
+_ALGORITHM, _ISSUER, _DEVICE_ISSUER = "HS256", "tidewire", "tidewire-device"
 #: Characters of a token.
 _TOKEN_SIZE = 8_192
 #: Bytes of a key: what HMAC-SHA-256 wants at least (RFC 7518 section 3.2).
 _KEY_BYTES = 32
-#: How much a clock may have been set back between making an account and its first token.
-_CLOCK_SECONDS = 60
+#: Seconds for which a browser is known as a device of a user.
+_DEVICE_SECONDS = 31_536_000
 
 
 class InvalidToken(TidewireError):
@@ -37,11 +39,19 @@ class ExpiredToken(InvalidToken):
 
 
 class Claims(msgspec.Struct, frozen=True):
-    """What a token says: whose it is, when it was issued and when it ends, in seconds since 1970."""
+    """The claims of a token: the id of the user, the session, and two times in seconds since 1970."""
 
     user: str
-    issued: int
-    expires: int
+    session: str
+    issued: float
+    expires: float
+
+
+class Login(msgspec.Struct, frozen=True):
+    """A verified token whose session goes on."""
+
+    user: User
+    claims: Claims
 
 
 class Tokens:
@@ -53,41 +63,63 @@ class Tokens:
         self._key = key
         self._seconds = seconds
 
-    def issue(self, user: str, *, seconds: float | None = None) -> str:
-        """Return a new token of a user, good for so many seconds."""
-        now = time.time()
-        ends = now + (self._seconds if seconds is None else seconds)
-        claims = {"sub": user, "iat": int(now), "exp": int(ends), "iss": _ISSUER}
+    @property
+    def seconds(self) -> float:
+        """The seconds for which a login is good."""
+        return self._seconds
+
+    def issue(self, user: str, session: LoginSession) -> str:
+        """Return the token of a session."""
+        times = {"iat": round(session.created, 3), "exp": round(session.expires, 3)}
+        claims = {"sub": user, "jti": session.id, "iss": _ISSUER, **times}
         return jwt.encode(claims, self._key, algorithm=_ALGORITHM)
 
+    def issue_device(self, user: str) -> str:
+        """Return what a browser keeps to be known as a device of a user; it admits nobody by itself."""
+        claims = {"sub": user, "jti": secrets.token_urlsafe(16), "iss": _DEVICE_ISSUER}
+        return jwt.encode(claims | {"exp": int(time.time()) + _DEVICE_SECONDS}, self._key, algorithm=_ALGORITHM)
+
+    def verify_device(self, token: str) -> tuple[str, str] | None:
+        """Return the user and the id of a known device, or None."""
+        try:
+            claims = self._decode(token, _DEVICE_ISSUER, ["sub", "jti", "exp", "iss"])
+            return str(claims["sub"]), str(claims["jti"])
+        except InvalidToken:
+            return None
+
     def verify(self, token: str) -> Claims:
-        """Return what a token says. Raises InvalidToken."""
+        """Return the claims of a token. Raises InvalidToken."""
+        claims = self._decode(token, _ISSUER, ["sub", "jti", "iat", "exp", "iss"])
+        try:
+            return Claims(claims["sub"], claims["jti"], float(claims["iat"]), float(claims["exp"]))
+        except (ValueError, TypeError):
+            raise InvalidToken from None
+
+    def _decode(self, token: str, issuer: str, required: list[str]) -> dict[str, Any]:
         if len(token) > _TOKEN_SIZE:
             raise InvalidToken
         try:
-            claims = jwt.decode(
+            return jwt.decode(
                 token,
                 self._key,
                 algorithms=[_ALGORITHM],
-                issuer=_ISSUER,
+                issuer=issuer,
                 # A token from before a clock was set back is as good as any other.
-                options={"require": ["sub", "iat", "exp", "iss"], "verify_iat": False},
+                options={"require": required, "verify_iat": False},
             )
-            return Claims(claims["sub"], int(claims["iat"]), int(claims["exp"]))
         except jwt.ExpiredSignatureError:
             raise ExpiredToken from None
         except (jwt.PyJWTError, ValueError, TypeError, RecursionError):
             raise InvalidToken from None
 
 
-async def identify(token: str, tokens: Tokens, accounts: Accounts) -> User:
-    """Return the user whose token this is. Raises InvalidToken, for users that were removed since, too."""
+async def identify(token: str, tokens: Tokens, accounts: Accounts) -> Login:
+    """Return the login that a token stands for. Raises InvalidToken when it has ended, or the user was removed."""
     claims = tokens.verify(token)
-    user = await accounts.find(claims.user)
-    # A token of a removed user is not one of the next user with that name.
-    if user is None or claims.issued + _CLOCK_SECONDS < user.created:
+    user = await accounts.sessions.user(claims.session)
+    if user is None or user.id != claims.user:
         raise InvalidToken
-    return user
+    return Login(user, claims)
 
 
 def load_key(path: Path) -> bytes:

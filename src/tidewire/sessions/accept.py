@@ -17,6 +17,7 @@ from tidewire.engine.node import Node
 from tidewire.errors import (
     INTERNAL_ERROR,
     NORMAL,
+    REVOKED,
     SHUTDOWN,
     STORE_AWAY,
     TOO_MANY,
@@ -27,6 +28,7 @@ from tidewire.errors import (
 )
 from tidewire.links.asgi import CLOSE_SECONDS, AsgiLink
 from tidewire.links.base import Link
+from tidewire.messages import IssuedToken
 from tidewire.protocols.base import Protocol
 from tidewire.sessions.endings import Ending, has_handler, judge
 from tidewire.sessions.origins import Origins
@@ -42,13 +44,24 @@ _CORK_SECONDS = 0.1
 class Acceptance:
     """A WebSocket that is accepted for the time of an `async with` block, which is given its connection.
 
-    Entering raises starlette's HTTPException (403 for a foreign origin, 503 over a limit) or WebSocketException (1013),
-    which FastAPI turns into an answer that the client can read. Inside the block the WebSocket itself neither receives
-    nor sends: it would be a second reader, and overtake what waits. At the end of the block the connection ends, unless
-    it was given to `hold`; exceptions of the application go on (`endings.judge`).
+    Entering raises starlette's HTTPException (403 for a foreign origin or a revoked token, 503 over a limit) or
+    WebSocketException (1013), which FastAPI turns into an answer that the client can read. Inside the block the
+    WebSocket itself neither receives nor sends: it would be a second reader, and overtake what waits. At the end of the
+    block the connection ends, unless it was given to `hold`; exceptions of the application go on (`endings.judge`).
     """
 
-    __slots__ = ("_connection", "_headers", "_info", "_is_held", "_node", "_origins", "_protocol", "_socket", "_user")
+    __slots__ = (
+        "_connection",
+        "_headers",
+        "_info",
+        "_is_held",
+        "_node",
+        "_origins",
+        "_protocol",
+        "_socket",
+        "_token",
+        "_user",
+    )
 
     def __init__(
         self,
@@ -61,6 +74,7 @@ class Acceptance:
         subprotocol: str | None = None,
         headers: Iterable[tuple[bytes, bytes]] | None = None,
         info: bytes = b"",
+        token: IssuedToken | None = None,
     ) -> None:
         self._node = node
         self._socket = websocket
@@ -69,6 +83,7 @@ class Acceptance:
         self._origins = origins
         self._headers = subprotocol, headers
         self._info = info
+        self._token = token
         self._connection: Connection | None = None
         self._is_held = False
 
@@ -76,6 +91,8 @@ class Acceptance:
         node, websocket = self._node, self._socket
         if not self._origins.allows(websocket):
             raise _denial(websocket, 403, "this origin may not connect", {})
+        if node.revocations.is_revoked(self._user, self._token):
+            raise _denial(websocket, 403, REVOKED.reason, {})
         address = websocket.client.host if websocket.client else ""
         try:
             async with node.admit(self._user, address):
@@ -85,8 +102,11 @@ class Acceptance:
                 websocket.client_state = websocket.application_state = WebSocketState.DISCONNECTED
         except LimitExceeded as error:
             raise await _refusal(websocket, error) from None
+        connection.opened_with(self._token)
         self._connection = connection
         await self._attach(connection)  # counts it before it first waits: a newcomer is never counted twice
+        if node.revocations.is_revoked(self._user, self._token):  # while it was accepted
+            connection.end(REVOKED)
         return connection
 
     async def __aexit__(

@@ -14,6 +14,7 @@ from tidewire.engine.node import Node
 from tidewire.errors import (
     EXPIRED,
     NORMAL,
+    REVOKED,
     BadRequest,
     CommandError,
     ConnectionClosed,
@@ -23,7 +24,7 @@ from tidewire.errors import (
     TemporaryFailure,
     TidewireError,
 )
-from tidewire.messages import Membership, Position, Subscribed, WireMessage
+from tidewire.messages import IssuedToken, Membership, Position, Subscribed, WireMessage
 from tidewire.protocols.json_text import JsonDecoder
 from tidewire.protocols.payload import encode_announcement, encode_json, encode_message, encode_payload
 from tidewire.sessions.accept import Acceptance
@@ -102,12 +103,16 @@ class HubConnection:
         """Why the connection ended, once it has."""
         return self.connection.disconnect
 
-    async def identify(self, user: str, *, info: Any = None) -> None:
+    async def identify(self, user: str, *, info: Any = None, token: IssuedToken | None = None) -> None:
         """Give the connection its user, where that is known only after it was accepted.
 
-        Raises LimitExceeded when the user has too many connections.
+        Raises LimitExceeded when the user has too many connections, ConnectionClosed when the token is revoked.
         """
+        self._here.opened_with(token)
         await self._node.identify(self._here, user, b"" if info is None else encode_json(info))
+        if self._node.revocations.is_revoked(user, token):
+            self._here.end(REVOKED)
+            raise ConnectionClosed(REVOKED)
 
     def expire_at(self, at: float | None) -> None:
         """End the connection at a time, in seconds since 1970, with 1008; a later call moves it, None takes it back.

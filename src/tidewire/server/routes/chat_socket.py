@@ -34,8 +34,9 @@ async def chat(
 ) -> None:
     """Serve the chat dialect to an authenticated user."""
     hub, directory, door = _services(websocket)
-    user = await door.presented(websocket)
-    async with hub.connect(websocket, user=user, protocol=websocket.app.state.dialect) as connection:
+    await door.read_handshake(websocket)
+    dialect = websocket.app.state.dialect
+    async with hub.connect(websocket, user=door.user, protocol=dialect, token=door.token) as connection:
         await door.admit(connection)
         session = ChatSession(hub, directory, connection, door)
         position = None if since is None else claimed(since, epoch)
@@ -47,10 +48,11 @@ async def chat(
 async def subprotocol(websocket: WebSocket) -> None:
     """Serve the first subprotocol that the client asks for and the server has."""
     hub, directory, door = _services(websocket)
-    user = await door.presented(websocket)
+    await door.read_handshake(websocket)
+    dialect = websocket.app.state.dialect
     chosen = choose_subprotocol([name for name in websocket.scope.get("subprotocols", ()) if name], SUBPROTOCOLS)
     async with hub.connect(
-        websocket, user=user, protocol=websocket.app.state.dialect, subprotocol=chosen
+        websocket, user=door.user, protocol=dialect, subprotocol=chosen, token=door.token
     ) as connection:
         if chosen is None:
             offer = f"no subprotocol was chosen; this endpoint offers: {', '.join(SUBPROTOCOLS)}"
@@ -76,4 +78,4 @@ def _offset(digits: str) -> int:
 
 def _services(websocket: WebSocket) -> tuple[Hub, RoomDirectory, Doorkeeper]:
     state = websocket.app.state
-    return state.hub, state.rooms, Doorkeeper(state.tokens, state.accounts, state.hub.limits)
+    return state.hub, state.rooms, Doorkeeper(state.hub, state.tokens, state.accounts)

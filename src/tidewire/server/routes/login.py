@@ -1,4 +1,7 @@
-"""`POST /login`, `POST /signup` and `GET /me`: a name and a password for a token. Nothing of it is ever in a URL."""
+"""Accounts over HTTP: sign up, log in and out, the list of sessions, and the password. Nothing of it is in a URL.
+
+`POST /signup`, `/login`, `/logout`, `/logout/everywhere`, `/password`, and `GET /me`, `/sessions`.
+"""
 
 from __future__ import annotations
 
@@ -10,150 +13,191 @@ import msgspec
 from fastapi import APIRouter, Depends, HTTPException, Request, Response
 from fastapi.responses import JSONResponse
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
-from starlette.exceptions import HTTPException as StarletteHTTPException
-from starlette.types import Message, Receive
 
-from tidewire.errors import StoreUnavailable
-from tidewire.server.accounts import (
-    Accounts,
-    BadName,
-    InvalidCredentials,
-    NameTaken,
-    TooManyLogins,
-    User,
-    WeakPassword,
-)
-from tidewire.server.tokens import InvalidToken, Tokens, identify
+from tidewire.server.accounts import Accounts, BadName, InvalidCredentials, NameTaken
+from tidewire.server.attempts import TooManyAttempts
+from tidewire.server.login_sessions import LoginSession, User
+from tidewire.server.passwords import WeakPassword
+from tidewire.server.request_body import NO_STORE, read_body, refusal
+from tidewire.server.tokens import InvalidToken, Login, Tokens, identify
 
 __all__ = ("router",)
 
 router: APIRouter = APIRouter(tags=["accounts"])
 
-#: Bytes of a body.
-_BODY_SIZE = 16_384
-_FORMS = ("application/x-www-form-urlencoded", "multipart/form-data")
-_NO_STORE = {"Cache-Control": "no-store"}
-_EXPECTED = 'send {"username": …, "password": …} as JSON or as a form'
+#: The cookie by which a browser is known as a device of a user.
+_DEVICE = "device"
+_DEVICE_SECONDS = 31_536_000
 
 
 class Credentials(msgspec.Struct, frozen=True):
-    """What a person types; kept out of every log and error."""
+    """A name and a password as a person types them; kept out of every log and error."""
 
     username: str
     password: str
 
 
-def _refusal(status: int, detail: str, **headers: str) -> HTTPException:
-    return HTTPException(status, detail, headers=_NO_STORE | headers)
+class PasswordChange(msgspec.Struct, frozen=True):
+    """The password that a user has, and the one to replace it."""
 
-
-class _TooBig(Exception):
-    pass
+    password: str
+    new_password: str
 
 
 async def credentials(request: Request) -> Credentials:
-    """Read the body, JSON or form; what is wrong with it is answered without showing any of it."""
-    limited = Request(request.scope, _limited(request.receive))
-    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    """Read a name and a password."""
+    return await read_body(request, Credentials, fields='{"username": …, "password": …}')
+
+
+async def logged_in(
+    request: Request, bearer: Annotated[HTTPAuthorizationCredentials | None, Depends(HTTPBearer(auto_error=False))]
+) -> Login:
+    """Return the login of the bearer token; refuse the request without one."""
+    state = request.app.state
     try:
-        if kind in _FORMS:
-            async with limited.form(max_files=0, max_fields=16) as form:
-                return msgspec.convert(dict(form), Credentials)
-        return msgspec.json.decode(await limited.body(), type=Credentials)
-    except _TooBig:
-        raise _refusal(413, "the body is too big for a name and a password") from None
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError, StarletteHTTPException):
-        raise _refusal(422, _EXPECTED) from None
+        return await identify(bearer.credentials if bearer else "", state.tokens, state.accounts)
+    except InvalidToken as error:
+        raise refusal(401, str(error), **{"WWW-Authenticate": "Bearer"}) from None
 
 
-def _limited(receive: Receive) -> Receive:
-    size = 0
-
-    async def limited() -> Message:
-        nonlocal size
-        message = await receive()
-        size += len(message.get("body", b""))
-        if size > _BODY_SIZE:
-            raise _TooBig
-        return message
-
-    return limited
+GivenCredentials = Annotated[Credentials, Depends(credentials)]
+CurrentLogin = Annotated[Login, Depends(logged_in)]
 
 
 @router.post("/login")
-async def login(request: Request, given: Annotated[Credentials, Depends(credentials)]) -> Response:
-    """Return a token for a name and a password."""
-    accounts: Accounts = request.app.state.accounts
+async def login(request: Request, given: GivenCredentials) -> Response:
+    """Begin a session, and return its token."""
+    accounts, tokens = _services(request)
+    device = tokens.verify_device(request.cookies.get(_DEVICE, ""))
     try:
-        user = await accounts.login(given.username, given.password, address=_address(request))
+        user = await accounts.login(given.username, given.password, network=_network(request), device=device)
+        return await _begin(request, user, 200)
     except InvalidCredentials:
-        raise _refusal(401, "Invalid credentials") from None
-    except TooManyLogins as error:
+        raise refusal(401, "Invalid credentials") from None
+    except TooManyAttempts as error:
         raise _too_many(error) from None
-    except StoreUnavailable:
-        raise _away() from None
-    return _token(request, user, 200)
 
 
 @router.post("/signup", status_code=201)
-async def signup(request: Request, given: Annotated[Credentials, Depends(credentials)]) -> Response:
-    """Make an account, and return its first token."""
+async def signup(request: Request, given: GivenCredentials) -> Response:
+    """Create an account, and return the token of its first session."""
     if not request.app.state.settings.signup:
-        raise _refusal(403, "signing up is switched off here; ask whoever runs this server for an account")
-    accounts: Accounts = request.app.state.accounts
+        raise refusal(403, "signing up is switched off here; ask whoever runs this server for an account")
+    accounts, _ = _services(request)
     try:
-        user = await accounts.add_user(given.username, given.password)
+        user = await accounts.add_user(given.username, given.password, network=_network(request))
+        return await _begin(request, user, 201)
     except NameTaken as error:
-        raise _refusal(409, str(error)) from None
-    except TooManyLogins as error:
+        raise refusal(409, str(error)) from None
+    except TooManyAttempts as error:
         raise _too_many(error) from None
     except (BadName, WeakPassword) as error:
-        raise _refusal(422, str(error)) from None
-    except StoreUnavailable:
-        raise _away() from None
-    return _token(request, user, 201)
+        raise refusal(422, str(error)) from None
 
 
 @router.get("/me")
-async def me(
-    request: Request, bearer: Annotated[HTTPAuthorizationCredentials | None, Depends(HTTPBearer(auto_error=False))]
-) -> Response:
-    """Return who the bearer of the token is."""
+async def me(login: CurrentLogin) -> Response:
+    """Return the user of the token."""
+    return JSONResponse({"username": login.user.name}, headers=NO_STORE)
+
+
+@router.get("/sessions")
+async def sessions(request: Request, login: CurrentLogin) -> Response:
+    """Return the sessions of the user, the newest first; `current` marks the one that asks."""
+    accounts, _ = _services(request)
+    found = await accounts.sessions.of(login.user.id)
+    return JSONResponse({"sessions": [_shown(session, login) for session in found]}, headers=NO_STORE)
+
+
+@router.post("/logout")
+async def logout(request: Request, login: CurrentLogin) -> Response:
+    """End the session that asks; its token and its connections end."""
+    accounts, _ = _services(request)
+    ended = await accounts.sessions.end(login.user.id, login.claims.session)
+    return JSONResponse({"ended": ended}, headers=NO_STORE)
+
+
+@router.post("/logout/everywhere")
+async def logout_everywhere(request: Request, login: CurrentLogin) -> Response:
+    """End all sessions of the user."""
+    accounts, _ = _services(request)
+    return JSONResponse({"ended": await accounts.sessions.end(login.user.id)}, headers=NO_STORE)
+
+
+@router.delete("/sessions/{session}")
+async def end_session(request: Request, session: str, login: CurrentLogin) -> Response:
+    """End one session of the user."""
+    accounts, _ = _services(request)
+    if not await accounts.sessions.end(login.user.id, session):
+        raise refusal(404, "there is no such session; GET /sessions lists them")
+    return JSONResponse({"ended": 1}, headers=NO_STORE)
+
+
+@router.post("/password")
+async def change_password(request: Request, login: CurrentLogin) -> Response:
+    """Change the password of the user, and end the other sessions."""
+    given = await read_body(request, PasswordChange, fields='{"password": …, "new_password": …}')
+    accounts, _ = _services(request)
     try:
-        user = await identify(
-            bearer.credentials if bearer else "", request.app.state.tokens, request.app.state.accounts
+        ended = await accounts.change_password(
+            login.user, given.password, given.new_password, network=_network(request), keep=login.claims.session
         )
-    except InvalidToken as error:
-        raise _refusal(401, str(error), **{"WWW-Authenticate": "Bearer"}) from None
-    except StoreUnavailable:
-        raise _away() from None
-    return JSONResponse({"username": user.name}, headers=_NO_STORE)
+    except InvalidCredentials:
+        raise refusal(403, "this is not the password that you have now") from None
+    except TooManyAttempts as error:
+        raise _too_many(error) from None
+    except WeakPassword as error:
+        raise refusal(422, str(error)) from None
+    return JSONResponse({"ended": ended}, headers=NO_STORE)
 
 
-def _token(request: Request, user: User, status: int) -> Response:
-    tokens: Tokens = request.app.state.tokens
-    token = tokens.issue(user.name)
+async def _begin(request: Request, user: User, status: int) -> Response:
+    """Begin a session on a device that is known from now on."""
+    accounts, tokens = _services(request)
+    session = await accounts.sessions.start(user.id, tokens.seconds, request.headers.get("user-agent", ""))
+    token = tokens.issue(user.id, session)
     content = {"token": token, "access_token": token, "token_type": "bearer"}
-    return JSONResponse(content, status, headers=_NO_STORE)
+    response = JSONResponse(content, status, headers=NO_STORE)
+    known = tokens.verify_device(request.cookies.get(_DEVICE, ""))
+    if known is None or known[0] != user.id:
+        response.set_cookie(
+            _DEVICE,
+            tokens.issue_device(user.id),
+            max_age=_DEVICE_SECONDS,
+            path="/login",
+            secure=request.url.scheme == "https",
+            httponly=True,
+            samesite="strict",
+        )
+    return response
 
 
-def _too_many(error: TooManyLogins) -> HTTPException:
-    return _refusal(429, str(error), **{"Retry-After": str(math.ceil(error.retry_after))})
+def _shown(session: LoginSession, login: Login) -> dict[str, object]:
+    return {
+        "id": session.id,
+        "created": session.created,
+        "expires": session.expires,
+        "device": session.device,
+        "current": session.id == login.claims.session,
+    }
 
 
-def _away() -> HTTPException:
-    return _refusal(503, "the accounts cannot be read now; try again", **{"Retry-After": "5"})
+def _services(request: Request) -> tuple[Accounts, Tokens]:
+    return request.app.state.accounts, request.app.state.tokens
 
 
-def _address(request: Request) -> str:
-    """Return what failures are counted for: an IPv4 address, an IPv6 network of one household, nothing for loopback.
+def _too_many(error: TooManyAttempts) -> HTTPException:
+    return refusal(429, str(error), **{"Retry-After": str(max(1, math.ceil(error.retry_after)))})
 
-    Behind a proxy that does not say for whom it asks, all people would share one loopback address.
-    """
+
+def _network(request: Request) -> str:
+    """Return the network that attempts are counted for: an IPv4 address, an IPv6 /64; "" for loopback."""
     try:
         address = ipaddress.ip_address(request.client.host if request.client else "")
     except ValueError:
         return ""
+    if isinstance(address, ipaddress.IPv6Address) and address.ipv4_mapped is not None:
+        address = address.ipv4_mapped
     if address.is_loopback:
         return ""
     return str(address) if address.version == 4 else str(ipaddress.ip_network((address, 64), strict=False))

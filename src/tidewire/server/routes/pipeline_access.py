@@ -82,7 +82,7 @@ class _Door:
         if not token:
             raise _refusal(connection, 401, "log in first: POST /login, then send its token as Authorization: Bearer")
         try:
-            return (await identify(token, self._app.state.tokens, self._app.state.accounts)).name
+            return (await identify(token, self._app.state.tokens, self._app.state.accounts)).user.id
         except InvalidToken as error:
             raise _refusal(connection, 401, str(error)) from None
         except StoreUnavailable:

@@ -246,11 +246,13 @@ class Commands:
             identity = await self._authority.refresh(credentials.caller, request.token)
         except TokenExpired:
             raise Rejected(codes.CONNECTION_EXPIRED) from None
-        if identity.user != credentials.identity.user:
+        revoked = self._node.revocations.is_revoked(identity.user, identity.token)
+        if revoked or identity.user != credentials.identity.user:
             raise Rejected(codes.INVALID_TOKEN)
         if frozenset(identity.subscriptions) != credentials.granted:
             raise Rejected(codes.INSUFFICIENT_STATE)  # it comes back, and is given the channels of now
         credentials.renew(identity)
+        self._connection.opened_with(identity.token)
         self._heartbeat.schedule()
         expires_at = identity.expires_at
         return m.RefreshResult(self._connection.id, VERSION, expires_at is not None, ttl_of(expires_at))

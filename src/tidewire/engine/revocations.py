@@ -1,0 +1,106 @@
+"""Tokens that were ended before they expire: known on all nodes, and kept in the store for those that start later."""
+
+from __future__ import annotations
+
+import logging
+from collections import OrderedDict
+from collections.abc import Callable
+
+import msgspec
+
+from tidewire.backends.base import Broker
+from tidewire.channels import REVOKED as CHANNEL
+from tidewire.engine.connection import Connection
+from tidewire.engine.registry import Registry
+from tidewire.errors import REVOKED
+from tidewire.messages import IssuedToken, Position, Publication, PublishRequest, Retention
+from tidewire.options import Limits
+from tidewire.support.counters import count_limit
+
+__all__ = ("Revocation", "Revocations")
+
+logger = logging.getLogger("tidewire")
+
+
+class Revocation(msgspec.Struct, frozen=True, omit_defaults=True):
+    """Ends the token with this id, or all tokens of a user that were issued before a time in seconds since 1970."""
+
+    user: str = ""
+    token: str = ""
+    issued_before: float = 0.0
+
+
+class Revocations:
+    """The revocations of a hub. A connection whose token is revoked ends with 1008, and cannot come back with it."""
+
+    def __init__(
+        self, registry: Registry, broker: Broker, limits: Limits, *, before_end: Callable[[Connection], None]
+    ) -> None:
+        self._registry = registry
+        self._broker = broker
+        self._before_end = before_end
+        self._most = limits.revocations
+        self._retention = Retention(limits.revocations, limits.revocation_seconds)
+        self._users: OrderedDict[str, float] = OrderedDict()
+        self._tokens: OrderedDict[str, str] = OrderedDict()
+        self._read = Position(0, "")
+
+    async def load(self) -> None:
+        """Read what the store keeps beyond what this node has; raises StoreUnavailable."""
+        since = self._read if self._read.epoch else None
+        page = await self._broker.history(CHANNEL, since=since, retention=self._retention)
+        if not page.complete:
+            page = await self._broker.history(CHANNEL, retention=self._retention)
+        for publication in page.publications:
+            self.take(publication)
+        self._read = page.top
+
+    async def revoke(self, revocation: Revocation) -> None:
+        """Revoke on all nodes; returns when the store keeps it. Raises as `Broker.publish` does."""
+        data = msgspec.json.encode(revocation)
+        self._take(revocation)
+        await self._broker.publish(PublishRequest(CHANNEL, data, retention=self._retention))
+
+    def take(self, publication: Publication) -> None:
+        """Apply a revocation of any node."""
+        try:
+            self._take(msgspec.json.decode(publication.data, type=Revocation))
+        except msgspec.MsgspecError:
+            logger.warning("a revocation of another version was not understood")
+
+    def _take(self, revocation: Revocation) -> None:
+        if revocation.token:
+            self._tokens[revocation.token] = revocation.user
+        if revocation.issued_before:
+            before = self._users.pop(revocation.user, 0.0)
+            self._users[revocation.user] = max(before, revocation.issued_before)
+        for known in (self._tokens, self._users):
+            if len(known) > self._most:
+                count_limit("revocations")
+                known.popitem(last=False)
+        self.end(revocation)
+
+    def is_revoked(self, user: str, issued: IssuedToken | None) -> bool:
+        """Return whether a token may not be used any more."""
+        if issued is None:
+            return False
+        if issued.id and self._tokens.get(issued.id) in ("", user):
+            return True
+        return issued.issued_at is not None and issued.issued_at < self._users.get(user, 0.0)
+
+    def end(self, revocation: Revocation) -> None:
+        """End the connections of this node that a revocation is about, without keeping it."""
+        registry = self._registry
+        of_user = registry.users.get(revocation.user, {}) if revocation.user else registry.connections
+        for connection in tuple(of_user.values()):
+            if _concerns(revocation, connection):
+                self._before_end(connection)
+                connection.end(REVOKED)
+
+
+def _concerns(revocation: Revocation, connection: Connection) -> bool:
+    issued = connection.token
+    if revocation.token:
+        return issued is not None and issued.id == revocation.token
+    # The user's connections without a token have begun before it, too.
+    return issued is None or issued.issued_at is None or issued.issued_at < revocation.issued_before

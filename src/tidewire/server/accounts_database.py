@@ -1,0 +1,122 @@
+"""The SQLite file of users, sessions and rooms, which several processes may share, with each other and a broker."""
+
+from __future__ import annotations
+
+import asyncio
+import sqlite3
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from importlib import resources
+from pathlib import Path
+from typing import TypeVar
+
+from tidewire.errors import ConfigurationError, StoreUnavailable
+
+__all__ = ("Database",)
+
+T = TypeVar("T")
+
+#: Seconds for which another process may hold the write lock of the file.
+_BUSY_SECONDS = 5.0
+#: Columns that files of earlier versions lack, and the values of rows from then.
+_ADDED = (
+    ("accounts_users", "id", "TEXT NOT NULL DEFAULT ''", "UPDATE accounts_users SET id = name WHERE id = ''"),
+    ("accounts_rooms", "owner", "TEXT NOT NULL DEFAULT ''", ""),
+    ("accounts_rooms", "used", "REAL NOT NULL DEFAULT 0", "UPDATE accounts_rooms SET used = unixepoch()"),
+)
+
+
+class Database:
+    """One SQLite file. All its calls run in one thread of this object, in the order in which they are made.
+
+    Methods raise StoreUnavailable when the file cannot be read or written.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._thread = ThreadPoolExecutor(1, "tidewire-accounts")
+        self._connection: sqlite3.Connection | None = None
+
+    async def open(self) -> None:
+        """Open the file, and create it if need be. Raises ConfigurationError when that cannot work."""
+        await asyncio.get_running_loop().run_in_executor(self._thread, self._connect)
+
+    async def aclose(self) -> None:
+        """Close the file; harmless when it is not open."""
+        await asyncio.get_running_loop().run_in_executor(self._thread, self._disconnect)
+        self._thread.shutdown()
+
+    async def read(self, work: Callable[[sqlite3.Connection], T]) -> T:
+        """Return the result of a function of the connection, which makes one statement."""
+        return await asyncio.get_running_loop().run_in_executor(self._thread, self._work, work)
+
+    async def write(self, work: Callable[[sqlite3.Connection], T]) -> T:
+        """Return the result of a function of the connection; its statements are one transaction."""
+
+        def transaction(connection: sqlite3.Connection) -> T:
+            connection.execute("BEGIN IMMEDIATE")
+            try:
+                result = work(connection)
+                connection.execute("COMMIT")
+                return result
+            except BaseException:
+                if connection.in_transaction:
+                    connection.execute("ROLLBACK")
+                raise
+
+        return await self.read(transaction)
+
+    def _work(self, work: Callable[[sqlite3.Connection], T]) -> T:
+        if self._connection is None:
+            raise StoreUnavailable("the accounts are not open")
+        try:
+            return work(self._connection)
+        except sqlite3.Error as error:
+            raise StoreUnavailable(f"the accounts in {self._path} cannot be used now ({error})") from error
+
+    def _connect(self) -> None:
+        try:
+            self._path.touch(0o600)
+            self._connection = _open(self._path)
+        except (OSError, sqlite3.Error) as error:
+            raise ConfigurationError(
+                f"{self._path} cannot be used for accounts ({error}); "
+                "start where you may write, or name another file with --accounts or --broker"
+            ) from None
+
+    def _disconnect(self) -> None:
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None
+
+
+def _open(path: Path) -> sqlite3.Connection:
+    deadline = time.monotonic() + _BUSY_SECONDS
+    while True:
+        connection = sqlite3.connect(path, timeout=_BUSY_SECONDS, isolation_level=None, check_same_thread=False)
+        try:
+            connection.execute("PRAGMA journal_mode = WAL")
+            connection.execute("PRAGMA synchronous = FULL")
+            connection.executescript(resources.files(__package__).joinpath("accounts.sql").read_text())
+            _upgrade(connection)
+            return connection
+        except sqlite3.OperationalError as error:
+            connection.close()
+            # Processes that turn a new file into WAL at once do not wait for each other in SQLite.
+            if error.sqlite_errorcode != sqlite3.SQLITE_BUSY or time.monotonic() > deadline:
+                raise
+            time.sleep(0.02)
+
+
+def _upgrade(connection: sqlite3.Connection) -> None:
+    """Add the columns that a file of an earlier version lacks."""
+    for table, column, type_, fill in _ADDED:
+        if column in {row[1] for row in connection.execute(f"PRAGMA table_info({table})")}:
+            continue
+        connection.execute("BEGIN IMMEDIATE")
+        if column not in {row[1] for row in connection.execute(f"PRAGMA table_info({table})")}:
+            connection.execute(f"ALTER TABLE {table} ADD COLUMN {column} {type_}")
+            if fill:
+                connection.execute(fill)
+        connection.execute("COMMIT")

@@ -1,0 +1,81 @@
+"""Tokens that an application ends: on all nodes, for those that start later, and for nobody else's."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from pathlib import Path
+
+import pytest
+
+from tidewire.engine.revocations import Revocation
+from tidewire.errors import REVOKED, ConfigurationError
+from tidewire.hub import Hub
+from tidewire.messages import IssuedToken
+from tidewire.options import Limits
+from tidewire.testing import wait_until
+
+from .support import connect, run
+
+NOW = time.time()
+
+
+def test_a_revocation_ends_connections_on_all_nodes_and_is_known_after_a_restart(tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path / 'a.db'}"
+
+    async def main() -> None:
+        async with Hub(url) as one, Hub(url) as two:
+            before, after, other = [await connect(two.node, user=user) for user in ("ann", "ann", "bob")]
+            before.connection.opened_with(IssuedToken("t1", NOW - 10))
+            after.connection.opened_with(IssuedToken("t2", NOW + 10))
+            other.connection.opened_with(IssuedToken("t3", NOW - 10))
+            await one.revoke(user="ann", issued_before=NOW)
+            await wait_until(lambda: before.connection.is_closed)
+            assert before.connection.ending == REVOKED
+            assert not after.connection.is_closed
+            await one.revoke(jti="t3")
+            await wait_until(lambda: other.connection.is_closed)
+            assert not after.connection.is_closed
+        async with Hub(url) as later:
+            is_revoked = later.node.revocations.is_revoked
+            assert is_revoked("ann", IssuedToken("", NOW - 10))
+            assert not is_revoked("ann", IssuedToken("", NOW + 10))
+            assert is_revoked("bob", IssuedToken("t3", NOW + 10))
+            assert not is_revoked("bob", IssuedToken("t4", NOW - 10))
+            assert not is_revoked("ann", None)
+
+    run(main())
+
+
+def test_a_node_that_missed_a_revocation_reads_it_later(tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path / 'a.db'}"
+
+    async def main() -> None:
+        async with Hub(url) as one, Hub(url) as two:
+            await one.revoke(jti="t1")
+            await two.node.revocations.load()
+            assert two.node.revocations.is_revoked("", IssuedToken("t1"))
+
+    run(main())
+
+
+def test_the_oldest_revocations_are_dropped_and_counted() -> None:
+    async def main() -> None:
+        async with Hub(limits=Limits(revocations=2)) as hub:
+            for number in range(3):
+                await hub.revoke(jti=f"t{number}")
+            assert hub.statistics().limits_reached["revocations"] >= 1
+            assert not hub.node.revocations.is_revoked("", IssuedToken("t0"))
+            assert hub.node.revocations.is_revoked("", IssuedToken("t2"))
+            hub.node.revocations.end(Revocation("ann", "", NOW))  # nobody is there: nothing happens
+
+    run(main())
+
+
+def test_what_is_to_be_revoked_is_named() -> None:
+    async def main() -> None:
+        async with Hub() as hub:
+            with pytest.raises(ConfigurationError, match=r"user=… or jti=…"):
+                await hub.revoke()
+
+    asyncio.run(main())

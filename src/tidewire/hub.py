@@ -194,7 +194,7 @@ class Hub:
     ) -> APIRouter:
         """Make the routes of the HTTP API for `app.include_router`: `POST /api/publish` and so on, as `cent` calls it.
 
-        Who shows the `key` may call. `authority` says which channels there are and what they offer; `extensions` are
+        A caller must send the `key`. `authority` says which channels there are and what they offer; `extensions` are
         the functions that `rpc` calls. Raises ConfigurationError without a key, unless `insecure`.
         """
         options = (authority or self.authority).options
@@ -213,7 +213,7 @@ class Hub:
     ) -> APIRouter:
         """Make the routes for the SDKs of the Centrifuge protocol, for `app.include_router`.
 
-        They are `/connection/websocket`, `http_stream`, `sse`, their `uni_` siblings for who only listens, and
+        They are `/connection/websocket`, `http_stream`, `sse`, their `uni_` siblings for clients that only listen, and
         `/emulation`. `user` is a FastAPI dependency (of `HTTPConnection`, so that it fits requests and WebSockets) that
         returns who connects: a user's name, an `Identity`, None for a stranger; or anything else, whose `name` the
         function returns. What it opens with `yield` is closed before the client is served. `authority` decides instead
@@ -369,7 +369,7 @@ class Hub:
         return await self.node.publish(personal(user), *encode_payload(data), key=key)
 
     async def broadcast(self, data: Any) -> None:
-        """Push to every connection on all nodes, whatever it follows; not kept for anybody who is away."""
+        """Push to every connection on all nodes, whatever its channels; not kept for clients that are away."""
         await self.node.control(Control(everybody=True), *encode_payload(data))
 
     async def disconnect(self, *, user: str, reason: str = "", reconnect: bool = False) -> None:
@@ -417,7 +417,7 @@ class Hub:
         return list(dict.fromkeys(member.user for member in await self.presence(channel)))
 
     async def is_online(self, user: str) -> bool:
-        """Say whether a user has a connection on any node; raises StoreUnavailable."""
+        """Return whether a user has a connection on any node; raises StoreUnavailable."""
         return await self.node.presence.count(personal(user), user) > 0
 
     @property

@@ -48,7 +48,7 @@ Inputs = Annotated[
 ]
 New = Annotated[bool, typer.Option("--new", help="Start anew, even if the same runs already.")]
 Step = Annotated[str, typer.Option("--step", help="Which step; by itself the failed one, or the one begun last.")]
-Follow = Annotated[bool, typer.Option("-f", "--follow", help="Go on as the log grows, until the run has ended.")]
+AsItGrows = Annotated[bool, typer.Option("-f", "--follow", help="Go on as the log grows, until the run has ended.")]
 Limit = Annotated[int, typer.Option("--limit", min=1, max=500, help="How many.")]
 
 
@@ -106,14 +106,14 @@ def runs(limit: Limit = 20, config: flags.Config = None, server: Server = None, 
 def log(
     run: RunId,
     step: Step = "",
-    follow: Follow = False,
+    as_it_grows: AsItGrows = False,
     config: flags.Config = None,
     server: Server = None,
     token_file: TokenFile = None,
 ) -> None:
     """Print the log of a step."""
     with contextlib.suppress(KeyboardInterrupt):
-        _with_source(config, server, token_file, lambda source: _print_log(source, run, step, follow))
+        _with_source(config, server, token_file, lambda source: _print_log(source, run, step, as_it_grows))
 
 
 @pipelines.command()
@@ -216,15 +216,15 @@ async def _bars(source: Source, run: Run) -> Run:
 
 async def _lines(source: Source, run: Run) -> Run:
     """Print changes for a pipe or a file, one line each, in steps of ten percent."""
-    told: dict[str, object] = {}
+    printed: dict[str, object] = {}
     while True:
-        if run.status is RunStatus.QUEUED and told.get("") != run.position:
-            told[""] = run.position
+        if run.status is RunStatus.QUEUED and printed.get("") != run.position:
+            printed[""] = run.position
             say(f"queued {escape(_why(run))}".rstrip())
         for step in run.steps:
             now = (step.status, step.attempt, step.progress // 10)
-            if step.status is not StepStatus.WAITING and told.get(step.name) != now:
-                told[step.name] = now
+            if step.status is not StepStatus.WAITING and printed.get(step.name) != now:
+                printed[step.name] = now
                 say(f"{escape(step.name)} {step.status.value} {step.progress}% {escape(harmless(step.error))}".rstrip())
         if not run.status.is_active:
             return run
@@ -232,24 +232,24 @@ async def _lines(source: Source, run: Run) -> Run:
         run = await source.run(run.id)
 
 
-async def _print_log(source: Source, run: str, step: str, follow: bool) -> None:
+async def _print_log(source: Source, run: str, step: str, as_it_grows: bool) -> None:
     """Print the log of one step, or, with --follow, of all steps as they begin."""
     printed: dict[str, int] = {}
     last = ""
     while True:
         found = await source.run(run)
         begun = sorted((known for known in found.steps if known.started), key=lambda known: known.started or 0.0)
-        names = [step] if step or not follow else [known.name for known in begun]
+        names = [step] if step or not as_it_grows else [known.name for known in begun]
         for name in names:
             part = await source.log(run, name, printed.get(name, 0))
             while part.data:
-                if follow and not step and part.step != last:
+                if as_it_grows and not step and part.step != last:
                     last = part.step
                     out.print(f"==> {last} <==", markup=False)
                 _print_text(part.data)
                 printed[name] = part.start + len(part.data)
                 part = await source.log(run, name or part.step, printed[name])
-        if not follow or not found.status.is_active:
+        if not as_it_grows or not found.status.is_active:
             return
         await asyncio.sleep(_LOOK_SECONDS)
 

@@ -65,7 +65,7 @@ class ChatClient:
     """One user in one room of a tidewire server: `async with ChatClient(url, token) as client`.
 
     Iterating yields messages as they come. After a lost connection the client reconnects, and the messages that it
-    missed follow; if they are not kept any more, a `History` with `recovered` False says so. `url` is the server's
+    missed come next; if they are not kept any more, a `History` with `recovered` False says so. `url` is the server's
     `ws://…/ws/auth`. The iteration raises ConnectionClosed when the server refuses this client for good: for a wrong
     token, a disconnected user, a message that is too big.
     """

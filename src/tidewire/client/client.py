@@ -326,9 +326,9 @@ class Client:
         elif push.unsubscribe is not None:
             self._unsubscribed(push.channel, push.unsubscribe)
         elif push.subscribe is not None:
-            told = push.subscribe
+            begun = push.subscribe
             result = messages.SubscribeResult(
-                recoverable=told.recoverable, epoch=told.epoch, offset=told.offset, positioned=told.positioned
+                recoverable=begun.recoverable, epoch=begun.epoch, offset=begun.offset, positioned=begun.positioned
             )
             self._choose(push.channel, result)
         elif push.refresh is not None:

@@ -1,4 +1,4 @@
-"""The routes of the HTTP API: who may call, how bodies come in and answers go out, and how they are described."""
+"""The routes of the HTTP API: the key, bodies, answers, and their description."""
 
 from __future__ import annotations
 

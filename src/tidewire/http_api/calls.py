@@ -56,8 +56,8 @@ encode = msgspec.json.Encoder(enc_hook=_plain).encode
 
 def failure(error: TidewireError) -> m.ApiError:
     """Return how an error is told: the protocol's number and words, and what is wrong with this call."""
-    told = error_of(error)
-    return m.ApiError(code=told.code, message=_MESSAGES.get(told.code, told.message), detail=str(error))
+    answer = error_of(error)
+    return m.ApiError(code=answer.code, message=_MESSAGES.get(answer.code, answer.message), detail=str(error))
 
 
 #: How a fault of ours, or of an extension, is told: the log has the rest.

@@ -12,7 +12,7 @@ __all__ = ("Answer", "ApiError", "Payload", "Request", "Result")
 
 #: The largest whole number that every JSON reader knows (RFC 8259 section 6).
 _MOST = 2**53 - 1
-#: Any JSON value, carried as it was written.
+#: Any JSON value, kept as it was written.
 Payload = Annotated[msgspec.Raw, WithJsonSchema({"description": "any JSON value"})]
 Channel = Annotated[str, Field(min_length=1, description="The name of a channel.", examples=["room:1"])]
 User = Annotated[str, Field(description='Whose connections; "" for those of nobody known.', examples=["42"])]
@@ -28,7 +28,7 @@ class _Model(BaseModel):
 class Request(_Model):
     """The body of a call; fields that are not known are ignored."""
 
-    #: Fields that are carried as they were written.
+    #: Fields that are kept as they were written.
     payloads: ClassVar[frozenset[str]] = frozenset()
 
     @classmethod
@@ -115,7 +115,7 @@ class BroadcastRequest(_Publishing):
 
 
 class SubscribeRequest(Request):
-    """Let connections of a user follow a channel."""
+    """Subscribe connections of a user to a channel."""
 
     payloads = frozenset({"data", "info"})
 
@@ -133,7 +133,7 @@ class SubscribeRequest(Request):
 
 
 class UnsubscribeRequest(Request):
-    """Let connections of a user follow a channel no longer."""
+    """Unsubscribe connections of a user from a channel."""
 
     user: User
     channel: Channel
@@ -159,7 +159,7 @@ class DisconnectRequest(Request):
 
 
 class RefreshRequest(Request):
-    """Say for how long connections of a user go on, or that they have expired."""
+    """Set how long connections of a user go on, or expire them."""
 
     payloads = frozenset({"info"})
 
@@ -283,7 +283,7 @@ class HistoryResult(Result):
 
 
 class ChannelInfo(Result):
-    """How many follow a channel."""
+    """The number of subscribers of a channel."""
 
     num_clients: int
 

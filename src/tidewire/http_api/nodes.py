@@ -32,15 +32,15 @@ class Nodes:
         self._survey.on("info", self._own_info)
 
     async def start(self) -> None:
-        """Be one of the nodes; raises StoreUnavailable."""
+        """Join the nodes; raises StoreUnavailable."""
         await self._survey.start()
 
     async def aclose(self) -> None:
-        """Be none of them any more; before the node closes."""
+        """Leave the nodes, before the node closes."""
         await self._survey.aclose()
 
     async def channels(self, pattern: str) -> m.ChannelsResult:
-        """Return the channels that somebody follows on any node, and by how many; `pattern` has * and ?."""
+        """Return the channels with subscribers on any node, and the number of these; `pattern` has * and ?."""
         found: dict[str, int] = {}
         for parts in (await self._survey.ask("channels", pattern.encode())).values():
             for part in filter(None, parts):

@@ -34,7 +34,7 @@ def payload(data: msgspec.Raw | None, encoded: str) -> bytes:
 
 
 class _Turn:
-    """Who publishes versions in one channel, one after the other."""
+    """The publishers of versions in one channel, one after the other."""
 
     def __init__(self) -> None:
         self.lock = asyncio.Lock()
@@ -85,7 +85,7 @@ class Publishing:
         return m.PublishResult(offset=position.offset, epoch=position.epoch)
 
     async def _is_old(self, channel: str, meta: PublicationMeta) -> bool:
-        """Say whether the newest version is as great; publications without one may have come behind it."""
+        """Return whether the newest version is as great; publications without one may have come behind it."""
         for limit in (1, _LOOK_BACK):
             page = await self._node.broker.history(channel, limit=limit, reverse=True)
             for newest in [meta_of(publication.meta) for publication in page.publications]:

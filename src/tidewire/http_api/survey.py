@@ -75,17 +75,17 @@ class Survey:
         node.on_control(_ANSWER, self._answered)
 
     async def start(self) -> None:
-        """Be counted among the nodes; raises StoreUnavailable."""
+        """Join the counted nodes; raises StoreUnavailable."""
         await self._node.memberships.enter(NODES, Member(self._node.id, self._node.id))
 
     async def aclose(self) -> None:
-        """Be counted no longer, before the node closes; a store that is away finds out by itself."""
+        """Leave the counted nodes, before the node closes; a store that is away notices by itself."""
         self._is_closed = True
         with contextlib.suppress(StoreUnavailable):
             await self._node.memberships.quit(NODES)
 
     def on(self, name: str, answerer: Answerer) -> None:
-        """Say how this node answers a question."""
+        """Set the function by which this node answers a question."""
         self._answerers[name] = answerer
 
     async def ask(self, name: str, argument: bytes = b"", *, seconds: float = _SECONDS) -> dict[str, list[bytes]]:

@@ -36,7 +36,7 @@ _HEADERS = ((b"cache-control", b"no-store, no-transform"), (b"x-accel-buffering"
 
 
 class Framing(msgspec.Struct, frozen=True, gc=False):
-    """How messages follow each other in a body: its media type, how it begins, and what stands around each message.
+    """The form of messages in a body: its media type, how it begins, and what stands around each message.
 
     With `lines`, it stands around each line of a message.
     """

@@ -123,7 +123,7 @@ class Writer:
         self.release_waiters()
 
     def release_waiters(self) -> None:
-        """Let `wait_writable` return."""
+        """Wake the tasks in `wait_writable`."""
         if self._writable is not None:
             self._writable.set()
             self._writable = None

@@ -98,5 +98,5 @@ def _checked(wanted: Input, path: Path) -> Path:
         raise BadStart(f"input {wanted.name!r} is empty: {name!r}; give another file")
     if name.endswith(".gz") and first != _GZIP:
         raise BadStart(f"input {wanted.name!r} is no gzip file although it is named {name!r}; compress or rename it")
-    # links are followed by the programs: their own names are those that a user knows
+    # programs open the targets of links: their own names are those that a user knows
     return Path(os.path.abspath(path))

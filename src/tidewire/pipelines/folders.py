@@ -77,7 +77,7 @@ class RunFolder:
 def list_files(folder: Path, *, within: Path | None = None) -> list[FileFacts]:
     """Return the files below a folder by name, at most 10,000.
 
-    Links to files and folders are followed; with `within` only to what is below that folder. A file that cannot be had
+    Links lead to their files and folders; with `within` only to those below that folder. A file that cannot be had
     is listed with its problem.
     """
     found = []

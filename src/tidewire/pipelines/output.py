@@ -44,7 +44,7 @@ class BoundedLog:
         self._omitted_bytes = self._omitted_lines = 0
         self._tail = b""
         self._recent = b""
-        self._told = self.size
+        self._reported = self.size
 
     def write(self, data: bytes, now: float) -> None:
         """Append output, or leave it out over a limit."""
@@ -70,17 +70,17 @@ class BoundedLog:
 
     def news(self) -> tuple[int, int, str] | None:
         """Return the newest text since the last call as (from, to, text), or None; older text is in the file alone."""
-        start = max(self._told, self.size - len(self._recent))
+        start = max(self._reported, self.size - len(self._recent))
         data = self._recent[len(self._recent) - (self.size - start) :] if start < self.size else b""
-        if start > self._told:
+        if start > self._reported:
             skipped = data.find(b"\n") + 1
             data, start = data[skipped:], start + skipped
         # the last character may be incomplete
         text, length = codecs.utf_8_decode(data, "replace", False)
         if not text:
             return None
-        self._told = start + length
-        return start, self._told, text
+        self._reported = start + length
+        return start, self._reported, text
 
     def last_lines(self) -> list[str]:
         """Return the last lines of output."""

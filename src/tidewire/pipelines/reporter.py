@@ -153,14 +153,14 @@ class Reporter:
 
     def catch_up(self) -> None:
         """Note all changes that an owner stored but did not publish before it died."""
-        told = self._view.run
+        viewed = self._view.run
         for step in self.run.steps:
-            known = told.step(step.name)
+            known = viewed.step(step.name)
             if step.status in (StepStatus.RUNNING, StepStatus.DONE, StepStatus.FAILED) and (
                 (step.status, step.attempt) != (known.status, known.attempt)
             ):
                 self.note_step(step)
-        if self.run.status is not told.status:
+        if self.run.status is not viewed.status:
             self.note_run(self.run.status, position=self.run.position, error=self.run.error)
 
     async def save(self, *, sync: bool = False) -> bool:

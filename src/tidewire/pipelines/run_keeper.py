@@ -311,10 +311,10 @@ class Keeper:
 _STOPPED = "the server that ran it has ended; resume it, and the steps that are done stay done"
 
 
-def _furthest(kept: Run, told: Run) -> Run:
+def _furthest(kept: Run, viewed: Run) -> Run:
     """Return the stored state, with the steps that were already published as done."""
     steps = tuple(
         after if after.status is StepStatus.DONE else before
-        for before, after in zip(kept.steps, told.steps, strict=True)
+        for before, after in zip(kept.steps, viewed.steps, strict=True)
     )
-    return msgspec.structs.replace(kept, steps=steps, progress=max(kept.progress, told.progress), seq=told.seq)
+    return msgspec.structs.replace(kept, steps=steps, progress=max(kept.progress, viewed.progress), seq=viewed.seq)

@@ -69,23 +69,23 @@ class Viewers:
     async def watch(self, connection: HubConnection, record: Record, *, log: bool) -> None:
         """Send the state and then every event until the client leaves; with `log` also new text of the logs."""
         if log:
-            await self._follow(connection, log_channel(record.run.id), None)
+            await self._subscribe(connection, log_channel(record.run.id), None)
         view = await current_view(self._hub, record.view)
         await connection.send_json({"type": "state", "seq": view.run.seq, "run": view.run})
-        await self._follow(connection, channel(record.run.id), view.position)
+        await self._subscribe(connection, channel(record.run.id), view.position)
         await _answer(connection)
 
     async def watch_steps(self, connection: HubConnection, record: Record) -> None:
         """Send one event for each step that has begun, then every event, and close when the run is over."""
         view = await current_view(self._hub, record.view)
         await connection.send(*_so_far(view.run))
-        await self._follow(connection, channel(record.run.id), view.position)
+        await self._subscribe(connection, channel(record.run.id), view.position)
         answering = asyncio.create_task(_answer(connection))
         try:
             while not answering.done():
                 now = await self._store.record(record.run.id)
                 if now is None or now.view.run.status.is_over:
-                    await self._wait_told(connection, channel(record.run.id), now.view.position if now else None)
+                    await self._wait_published(connection, channel(record.run.id), now.view.position if now else None)
                     await connection.close(1000, now.view.run.status.value if now else "removed")
                     break
                 await self._keeper.wait_changed(_LOOK_SECONDS)
@@ -94,7 +94,7 @@ class Viewers:
             with contextlib.suppress(asyncio.CancelledError, ConnectionClosed):
                 await answering
 
-    async def _follow(self, connection: HubConnection, name: str, since: Position | None) -> None:
+    async def _subscribe(self, connection: HubConnection, name: str, since: Position | None) -> None:
         try:
             answer = await self._hub.node.subscribe(connection.connection, name, since=since)
         finally:
@@ -102,7 +102,7 @@ class Viewers:
         if answer.recovered is False:
             connection.connection.end(INSUFFICIENT)  # the client reconnects, and gets the state again
 
-    async def _wait_told(self, connection: HubConnection, name: str, position: Position | None) -> None:
+    async def _wait_published(self, connection: HubConnection, name: str, position: Position | None) -> None:
         """Wait until all events up to a position were pushed to a viewer."""
         subscriptions = self._hub.node.registry.subscriptions(connection.connection)
         end = time.monotonic() + _LAST_SECONDS

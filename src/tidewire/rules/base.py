@@ -1,4 +1,4 @@
-"""Who a client is and what it may do: the contract between the sessions of a client protocol and the application."""
+"""Identities and permissions of clients: the contract between the sessions of a client protocol and the application."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ __all__ = ("Action", "Authority", "Caller", "ConnectAttempt", "Grant", "Identity
 
 
 class Action(Enum):
-    """What a client does in a channel beside following it."""
+    """What a client may do in a channel beside subscribing."""
 
     PUBLISH = "publish"
     HISTORY = "history"
@@ -51,7 +51,7 @@ class Grant(msgspec.Struct, frozen=True):
 
 
 class Identity(msgspec.Struct, frozen=True):
-    """Who a connection belongs to ("": nobody known), for how long, and what it follows without asking.
+    """The user of a connection ("": nobody known), for how long, and its subscriptions by the server.
 
     `info` (JSON or b"") shows in presence; `data` (JSON or b"") goes back in the connect reply; `context` is what the
     application's own dependency returned, handed to its rules unchanged. `token` makes `Hub.revoke` reach it.
@@ -67,7 +67,7 @@ class Identity(msgspec.Struct, frozen=True):
 
 
 class Caller(msgspec.Struct, frozen=True):
-    """A connection that asks for something: its id, and who it belongs to."""
+    """A connection that asks for something: its id and its identity."""
 
     client: str
     identity: Identity
@@ -81,14 +81,14 @@ class Authority(ABC):
 
     @abstractmethod
     async def connect(self, attempt: ConnectAttempt, identity: Identity | None) -> Identity:
-        """Say who connects; `identity` is what the endpoint's own dependency found, if it has one.
+        """Return the identity of a client; `identity` is what the endpoint's own dependency found, if it has one.
 
         Raises TokenExpired (the client fetches another), Rejected for anything that cannot become right.
         """
 
     @abstractmethod
     async def refresh(self, caller: Caller, token: str) -> Identity:
-        """Say for how long the connection goes on; raises as `connect`."""
+        """Return for how long the connection goes on; raises as `connect`."""
 
     @abstractmethod
     def options(self, channel: str) -> ChannelOptions:
@@ -96,11 +96,11 @@ class Authority(ABC):
 
     @abstractmethod
     async def subscribe(self, caller: Caller, channel: str, token: str, data: bytes) -> Grant:
-        """Say what a client gets that wants to follow a channel; raises CommandError, Rejected."""
+        """Return what a client gets that wants to subscribe to a channel; raises CommandError, Rejected."""
 
     @abstractmethod
     async def sub_refresh(self, caller: Caller, channel: str, token: str) -> Grant:
-        """Say for how long a subscription goes on; "" is the channel that the token names. Raises as above."""
+        """Return for how long a subscription goes on; "" is the channel that the token names. Raises as above."""
 
     @abstractmethod
     async def allow(self, caller: Caller, channel: str, action: Action, *, subscribed: bool) -> None:

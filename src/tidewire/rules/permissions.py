@@ -15,7 +15,7 @@ class Permissions(msgspec.Struct, frozen=True, kw_only=True):
     """What a user may do in a channel: to read, unless it says more. A rule's True stands for all, False for nothing.
 
     `info` shows in presence, joins and publications, `data` goes back in the reply to the subscribe: any value that
-    JSON can carry. `expires_at`, in seconds since 1970, is when the client asks again.
+    JSON can express. `expires_at`, in seconds since 1970, is when the client asks again.
     """
 
     subscribe: bool = True
@@ -27,7 +27,7 @@ class Permissions(msgspec.Struct, frozen=True, kw_only=True):
     expires_at: float | None = None
 
     def allows(self, action: Action) -> bool:
-        """Say whether the user may do it."""
+        """Return whether the user may do it."""
         allowed: bool = getattr(self, action.value)
         return allowed
 

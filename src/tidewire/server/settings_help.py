@@ -43,7 +43,7 @@ _HINTS = {
     "client.channel_limit": "write limits.channels",
     "client.channel_position": "not needed, because positions are compared every 10 s",
     "client.concurrency": "not needed, because publishes of a connection never wait for each other",
-    "client.connect_code_to_unidirectional_disconnect": "not needed, because one-way transports are told by codes",
+    "client.connect_code_to_unidirectional_disconnect": "not needed, because one-way transports get codes",
     "client.connect_include_server_time": "not supported, because no SDK reads it",
     "client.connect_proxy": _RULES,
     "client.connection_limit": "write limits.connections",

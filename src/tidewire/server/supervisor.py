@@ -57,11 +57,11 @@ class _Worker:
 
     async def watch(self, silence: float) -> None:
         """Return when the process has ended; kill it when it says nothing for so many seconds."""
-        told = b""
+        report = b""
         try:
             while data := await self._read(silence):
-                if told or data.startswith(b"!"):
-                    told += data
+                if report or data.startswith(b"!"):
+                    report += data
                 elif not self.ready.done():
                     self.ready.set_result(True)
         except TimeoutError:
@@ -71,7 +71,7 @@ class _Worker:
             _log.debug("the channel of worker %d broke: %s", self.process.pid, error)
         self._writer.close()
         await self._end()
-        self.failure = told[1:].decode(errors="replace")
+        self.failure = report[1:].decode(errors="replace")
         if not self.ready.done():
             self.ready.set_result(False)
 

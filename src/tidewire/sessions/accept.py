@@ -127,7 +127,7 @@ class Acceptance:
         raise ending.error from exc
 
     async def hold(self) -> None:
-        """Let the connection live on after the block: whatever listens to it serves it, until it ends."""
+        """Keep the connection after the block: its listener serves it until it ends."""
         if self._connection is not None:
             self._is_held = True
             await self._connection.link.keep_open()

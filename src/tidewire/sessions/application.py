@@ -145,7 +145,7 @@ class HubConnection:
         info: Any = None,
         reply: bool = True,
     ) -> Subscribed:
-        """Follow a channel; its history, or what was missed since a position, is sent first, then what comes.
+        """Subscribe to a channel: its history, or what was missed since a position, comes first, then new publications.
 
         `join` is published when this is the user's first connection in the channel, `leave` when the last one has gone,
         however it ended, by another node if this one died; `leave_on_error` takes its place when the handler raised.
@@ -170,7 +170,7 @@ class HubConnection:
             self._here.link.uncork()
 
     async def unsubscribe(self, channel: str) -> None:
-        """Follow a channel no longer; harmless when it is not followed."""
+        """Unsubscribe from a channel; harmless without a subscription."""
         await self._node.unsubscribe(self._here, channel)
 
     async def publish(self, channel: str, data: Any, *, key: str = "") -> bool:

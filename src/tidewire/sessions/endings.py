@@ -28,7 +28,7 @@ __all__ = ("Ending", "has_handler", "judge")
 
 logger = logging.getLogger("tidewire")
 #: Clients could cause these lines as often as they like.
-_told = LogLimit()
+_log_limit = LogLimit()
 
 _OUTAGE = (StoreUnavailable, PublishError)
 E = TypeVar("E", bound=Exception)
@@ -60,15 +60,15 @@ def judge(error: BaseException, *, has_ended: bool) -> Ending:
             return Ending(disconnect, refused)
         return Ending(disconnect, rest, failed=True)
     if _without(rest, (*_OUTAGE, CommandError)) is None:
-        return _told_without_traceback(rest)
+        return _logged_without_traceback(rest)
     return Ending(INTERNAL_ERROR, rest, failed=True)
 
 
-def _told_without_traceback(error: Exception) -> Ending:
+def _logged_without_traceback(error: Exception) -> Ending:
     outage = _first(error, StoreUnavailable) or _first(error, PublishError)
     cause: Exception = outage or _first(error, CommandError) or error
     disconnect = STORE_AWAY if outage else TOO_MANY if isinstance(cause, LimitExceeded) else POLICY
-    more = _told.due(str(cause)[:100])
+    more = _log_limit.due(str(cause)[:100])
     if more is not None:
         logger.warning("a connection ends with code %d: %s%s", disconnect.code, cause, more)
     return Ending(disconnect, WebSocketException(disconnect.code, disconnect.reason))

@@ -82,8 +82,8 @@ def assemble(job: Job) -> None:
 
 def _extended(contig: str, left: dict[str, int]) -> str:
     """Return a contig extended by overlapping k-mers, first to its right and then to its left."""
-    while following := next((base for base in "ACGT" if left.pop(contig[1 - _KMER :] + base, 0)), ""):
-        contig += following
+    while longer_by := next((base for base in "ACGT" if left.pop(contig[1 - _KMER :] + base, 0)), ""):
+        contig += longer_by
     while before := next((base for base in "ACGT" if left.pop(base + contig[: _KMER - 1], 0)), ""):
         contig = before + contig
     return contig

@@ -76,7 +76,7 @@ def _without_blank_end(lines: list[bytes], whole: int) -> int:
 
 
 def _blank(line: int) -> BrokenFastq:
-    return BrokenFastq(f"line {line} is blank, and more reads follow; take the blank lines out")
+    return BrokenFastq(f"line {line} is blank, and more reads come after it; take the blank lines out")
 
 
 def _last_record(rest: bytes, done: int) -> list[bytes]:

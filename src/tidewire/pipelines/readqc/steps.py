@@ -15,13 +15,13 @@ __all__ = ("look", "measure")
 
 def look(job: Job) -> None:
     """Read the beginning of the file; fail when it is not FASTQ."""
-    with _told(job):
+    with _explained(job):
         job.log(work.look(job.inputs["reads"]))
 
 
 def measure(job: Job) -> None:
     """Read the whole file, and write the report into the results."""
-    with _told(job):
+    with _explained(job):
         summary = work.measure(job.inputs["reads"], job.sample, job.results, job.progress_nowait)
     job.log(f"{summary.reads:,} reads, {summary.bases:,} bases")
     for remark in summary.remarks:
@@ -29,7 +29,7 @@ def measure(job: Job) -> None:
 
 
 @contextmanager
-def _told(job: Job) -> Iterator[None]:
+def _explained(job: Job) -> Iterator[None]:
     try:
         yield
     except BrokenFastq as error:

@@ -38,12 +38,12 @@ def look(file: Path) -> str:
 def measure(file: Path, name: str, folder: Path, tell: Callable[[float, str], object]) -> Summary:
     """Read a whole file and write its report; `tell` is called with the progress (0 to 1). Raises BrokenFastq."""
     tally = Tally()
-    told = time.monotonic()
+    reported = time.monotonic()
     with Source(file) as source:
         for batch in read_batches(source.blocks()):
             tally.add(batch)
-            if time.monotonic() >= told + _PACE:
-                told = time.monotonic()
+            if time.monotonic() >= reported + _PACE:
+                reported = time.monotonic()
                 _tell_of(source, tally, tell)
         if not tally.reads:
             raise _no_read()

@@ -50,10 +50,10 @@ _ERRORS: tuple[tuple[type[TidewireError], WireError], ...] = (
 
 
 def error_of(error: TidewireError) -> WireError:
-    """Return what a client is told of an error; what it cannot mend is the server's, and temporary."""
+    """Return what a client is ending of an error; what it cannot mend is the server's, and temporary."""
     if isinstance(error, Refused):
         return WireError(error.number, str(error), error.temporary)
-    return next((told for class_, told in _ERRORS if isinstance(error, class_)), INTERNAL)
+    return next((code for class_, code in _ERRORS if isinstance(error, class_)), INTERNAL)
 
 
 #: The code of an end that is told without a code: the connection is closed as it is.
@@ -95,14 +95,14 @@ _DISCONNECTS = {
 
 
 def disconnect_of(disconnect: Disconnect) -> Disconnect:
-    """Return what a client is told of the end of its connection.
+    """Return what a client is ending of the end of its connection.
 
     A reason must be no JSON: old clients take a JSON one for an order.
     """
-    told = _DISCONNECTS.get(disconnect, disconnect)
-    if told.reason[:1] in '{["-0123456789' or told.reason in ("true", "false", "null"):
-        return Disconnect(told.code, f"({told.reason})" if told.reason else "", told.reconnect)
-    return told
+    ending = _DISCONNECTS.get(disconnect, disconnect)
+    if ending.reason[:1] in '{["-0123456789' or ending.reason in ("true", "false", "null"):
+        return Disconnect(ending.code, f"({ending.reason})" if ending.reason else "", ending.reconnect)
+    return ending
 
 
 _ENDS = {TOKEN_EXPIRED: CONNECTION_EXPIRED, EXPIRED: CONNECTION_EXPIRED, PERMISSION_DENIED: NOT_PERMITTED}

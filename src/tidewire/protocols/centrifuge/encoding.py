@@ -37,7 +37,7 @@ _BREAKS = b"\r\n"
 
 
 class CentrifugeProtocol(Protocol[Command]):
-    """What both encodings share. One for who only listens (`one_way`) tells everything as bare pushes.
+    """What both encodings share. One for clients that only listen (`one_way`) writes everything as bare pushes.
 
     Publications of plain text reach a client as a JSON string, bytes as a JSON string in base64 (RFC 4648); in
     Protobuf both are the bytes themselves.
@@ -64,7 +64,7 @@ class CentrifugeProtocol(Protocol[Command]):
 
     @abstractmethod
     def data_of(self, publication: Publication) -> bytes:
-        """Return a publication's data as this encoding carries it."""
+        """Return a publication's data as this encoding writes it."""
 
     @abstractmethod
     def format_of(self, data: bytes) -> Format:
@@ -84,21 +84,21 @@ class CentrifugeProtocol(Protocol[Command]):
     def encode_subscribed(self, reply: Subscribed) -> list[WireMessage]:
         """Tell of a subscription that is the server's will, and push its publications."""
         position = reply.position
-        told = m.Subscribe(recoverable=True, positioned=True, epoch=position.epoch, offset=position.offset)
+        found = m.Subscribe(recoverable=True, positioned=True, epoch=position.epoch, offset=position.offset)
         pushes = [self.encode_publication(publication) for publication in reply.publications]
-        return [self.encode_push(Push(reply.channel, subscribe=told)), *pushes]
+        return [self.encode_push(Push(reply.channel, subscribe=found)), *pushes]
 
     def encode_error(self, error: CommandError) -> WireMessage:
-        told = error_of(error)
-        return self._tell({"type": "error", "code": told.code, "message": str(error) or told.message})
+        found = error_of(error)
+        return self._tell({"type": "error", "code": found.code, "message": str(error) or found.message})
 
     def encode_refusal(self, error: CommandError, message: str | bytes) -> WireMessage:
         try:
             commands = self.decode(message)
         except MalformedFrame:
             return self.encode_error(error)
-        told = m.Error(*error_of(error))
-        replies = [Reply(command.id, error=told) for command in commands if command.id]
+        found = m.Error(*error_of(error))
+        replies = [Reply(command.id, error=found) for command in commands if command.id]
         return self.encode_replies(replies) if replies else self.encode_error(error)
 
     def encode_pong(self) -> WireMessage | None:
@@ -112,8 +112,8 @@ class CentrifugeProtocol(Protocol[Command]):
         return self.encode_push(Push(disconnect=m.Disconnect(code, reason)))
 
     def close_code(self, disconnect: Disconnect) -> tuple[int, str]:
-        told = disconnect_of(disconnect)
-        return told.code, told.reason
+        found = disconnect_of(disconnect)
+        return found.code, found.reason
 
     def publication_of(
         self, publication: Publication, data: bytes, *, offset: bool, delta: bool = False
@@ -127,7 +127,7 @@ class CentrifugeProtocol(Protocol[Command]):
 
 
 def _is_message(channel: str) -> bool:
-    """Say whether a publication is for a client whatever it follows."""
+    """Return whether a publication is for every client, whatever its channels."""
     return channel.startswith("$") and (channel == CONTROL or channel.startswith(_PERSONAL))
 
 
@@ -194,8 +194,8 @@ class CentrifugeJson(CentrifugeProtocol):
         meta = publication.meta
         if meta:
             if b'"version"' in meta or b'"skip_history"' in meta:  # which are the server's own
-                told = meta_of(meta)
-                meta = PublicationMeta(told.info, told.tags).encode()
+                found = meta_of(meta)
+                meta = PublicationMeta(found.info, found.tags).encode()
             fields += b"," + meta[1:-1] if len(meta) > 2 else b""
         return WireMessage(b'%b%b,"pub":{%b%b' % (self._open, _encode(publication.channel), fields, self._shut))
 
@@ -216,9 +216,9 @@ class CentrifugeJson(CentrifugeProtocol):
 
 @lru_cache(maxsize=256)
 def _encode_meta(meta: bytes) -> bytes:
-    """Return the fields of a publication that its `meta` tells; who publishes much says the same each time."""
-    told = meta_of(meta)
-    return encode_message(m.Publication(info=told.info, tags=told.tags))
+    """Return the fields of a publication that its `meta` has; a busy publisher has the same ones each time."""
+    found = meta_of(meta)
+    return encode_message(m.Publication(info=found.info, tags=found.tags))
 
 
 class CentrifugeProtobuf(CentrifugeProtocol):

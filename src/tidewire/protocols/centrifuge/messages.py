@@ -39,7 +39,7 @@ class Error(_Message, frozen=True):
 
 
 class ClientInfo(_Message, frozen=True):
-    """Who published, joined or left: the user, the connection, and what its tokens say of both."""
+    """The publisher, or the member that joined or left: the user, the connection, and what its tokens say of both."""
 
     user: str
     client: str
@@ -81,7 +81,7 @@ class FilterNode(_Message, frozen=True):
 
 
 class SubscribeRequest(_Message, frozen=True):
-    """Follow a channel; with `recover`, from a position on. `flag` 2: rather an error than a gap."""
+    """Subscribe to a channel; with `recover`, from a position on. `flag` 2: rather an error than a gap."""
 
     channel: str = ""
     token: str = ""
@@ -110,7 +110,7 @@ class ConnectRequest(_Message, frozen=True):
 
 
 class UnsubscribeRequest(_Message, frozen=True):
-    """Follow a channel no longer."""
+    """Unsubscribe from a channel."""
 
     channel: str = ""
 
@@ -214,7 +214,7 @@ class SubscribeResult(_Message, frozen=True):
 
 
 class ConnectResult(_Message, frozen=True):
-    """Who the client is now, and what it follows by the server's will."""
+    """The identity of the client now, and its subscriptions by the server."""
 
     client: str
     version: str
@@ -315,7 +315,7 @@ class Message(_Message, frozen=True):
 
 
 class Subscribe(_Message, frozen=True):
-    """The client follows a channel from now on, by the server's will."""
+    """The server has subscribed the client to a channel."""
 
     recoverable: bool = False
     epoch: str = ""

@@ -81,7 +81,7 @@ class Commands:
         self._heartbeat = heartbeat
 
     async def run(self, command: int, name: str, request: Any) -> None:
-        """Run one command and reply to it; calls and reads go on beside the commands that follow."""
+        """Run one command and reply to it; calls and reads go on beside later commands."""
         if name not in _BESIDE:
             await self._queue.publishes.wait()
         await self._answer(command, name, METHODS[name](self, command, request))
@@ -101,8 +101,8 @@ class Commands:
                 self.reply(Reply(command, error=m.Error(*failure)))
         else:
             if result is not None:
-                told: dict[str, Any] = {name: result}
-                self.reply(Reply(command, **told))
+                answer: dict[str, Any] = {name: result}
+                self.reply(Reply(command, **answer))
 
     def judge(self, error: Exception, name: str) -> WireError:
         """Return what the client is told of a command that failed; a bug is logged, and the connection lives on."""
@@ -133,7 +133,7 @@ class Commands:
         raise MalformedFrame(Malformed.CONNECTED_TWICE)
 
     async def subscribe(self, command: int, request: m.SubscribeRequest) -> None:
-        """Subscribe the client to a channel; its publications follow the reply."""
+        """Subscribe the client to a channel; its publications come after the reply."""
         channel, subscriptions, credentials = self._name(request.channel), self._subscriptions, self._credentials
         subscriptions.check(channel)
         if request.delta not in ("", "fossil"):
@@ -240,7 +240,7 @@ class Commands:
             raise MalformedFrame(Malformed.NOBODY_LISTENS) from None
 
     async def refresh(self, command: int, request: m.RefreshRequest) -> m.RefreshResult:
-        """Let the connection go on with another token; raises Rejected for one that is not for this client."""
+        """Continue the connection with another token; raises Rejected for one that is not for this client."""
         credentials = self._credentials
         try:
             identity = await self._authority.refresh(credentials.caller, request.token)
@@ -258,7 +258,7 @@ class Commands:
         return m.RefreshResult(self._connection.id, VERSION, expires_at is not None, ttl_of(expires_at))
 
     async def sub_refresh(self, command: int, request: m.SubRefreshRequest) -> m.SubRefreshResult | None:
-        """Let a subscription go on with another token; an older client leaves it to the token to name the channel."""
+        """Continue a subscription with another token; for an older client the token names the channel."""
         subscriptions = self._subscriptions
         if request.channel and request.channel not in subscriptions.channels:
             raise PermissionDenied(f"this client is not subscribed to {request.channel!r}; subscribe first")

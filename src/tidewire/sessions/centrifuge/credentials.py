@@ -39,7 +39,7 @@ class Credentials:
 
     @property
     def identity(self) -> Identity:
-        """Who the client is now."""
+        """The identity of the client now."""
         return self.caller.identity
 
     def renew(self, identity: Identity) -> None:

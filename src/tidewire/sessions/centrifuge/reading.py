@@ -1,4 +1,4 @@
-"""What a session reads of a channel for its client: its history, and who is in it."""
+"""What a session reads of a channel for its client: its history and its members."""
 
 from __future__ import annotations
 

@@ -110,22 +110,22 @@ class DeltaRepresentation(PubRepresentation):
 
 
 class EventRepresentation(Representation):
-    """Joins and leaves, from the channel that carries them; or nothing, for a client that is only a member there."""
+    """Joins and leaves, from their own channel; or nothing, for a client that is only a member there."""
 
-    __slots__ = ("_is_told", "_protocol")
+    __slots__ = ("_is_shown", "_protocol")
 
-    def __init__(self, protocol: CentrifugeProtocol, *, deflate: bool, is_told: bool) -> None:
+    def __init__(self, protocol: CentrifugeProtocol, *, deflate: bool, is_shown: bool) -> None:
         super().__init__(protocol, deflate=deflate)
         self._protocol = protocol
-        self._is_told = is_told
+        self._is_shown = is_shown
 
     @classmethod
-    def of_events(cls, protocol: CentrifugeProtocol, deflate: bool, is_told: bool) -> EventRepresentation:
+    def of_events(cls, protocol: CentrifugeProtocol, deflate: bool, is_shown: bool) -> EventRepresentation:
         """Return the one for a protocol."""
-        return shared(cls, protocol, deflate, is_told, make=lambda: cls(protocol, deflate=deflate, is_told=is_told))
+        return shared(cls, protocol, deflate, is_shown, make=lambda: cls(protocol, deflate=deflate, is_shown=is_shown))
 
     def batch(self, publications: Sequence[Publication]) -> Batch:
-        pushes = [msgspec.json.decode(pub.data, type=m.Push) for pub in publications] if self._is_told else []
+        pushes = [msgspec.json.decode(pub.data, type=m.Push) for pub in publications] if self._is_shown else []
         return Batch([self._protocol.encode_push(push) for push in pushes], deflate=self.deflate)
 
 

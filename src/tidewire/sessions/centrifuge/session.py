@@ -296,8 +296,8 @@ class Session:
             logger.warning("connection %s cannot be subscribed to %r: %s", self.connection.id, channel, error)
             return
         result = ready.result
-        told = m.Subscribe(result.recoverable, result.epoch, result.offset, result.positioned, result.data)
-        pushes = [Push(channel, subscribe=told), *(Push(channel, pub=missed) for missed in result.publications)]
+        begin = m.Subscribe(result.recoverable, result.epoch, result.offset, result.positioned, result.data)
+        pushes = [Push(channel, subscribe=begin), *(Push(channel, pub=missed) for missed in result.publications)]
         await self.subscriptions.go_live(ready, [self.protocol.encode_push(push) for push in pushes], identity)
         self._heartbeat.schedule()
 

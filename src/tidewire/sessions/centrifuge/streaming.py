@@ -57,9 +57,9 @@ def cors_headers(request: Request, origins: Origins) -> dict[str, str]:
     origin = request.headers.get("origin")
     if origin is None:
         return {}
-    told = {"Access-Control-Allow-Origin": origin, "Vary": "Origin"}
+    headers = {"Access-Control-Allow-Origin": origin, "Vary": "Origin"}
     # where any origin may connect, browsers send no cookies along
-    return told if origins.allows_any else {**told, "Access-Control-Allow-Credentials": "true"}
+    return headers if origins.allows_any else {**headers, "Access-Control-Allow-Credentials": "true"}
 
 
 def preflight(request: Request, origins: Origins) -> Response:
@@ -103,7 +103,7 @@ class StreamedSession(Response):
         self._framing = framing
         self._first = first
         self._identity = identity
-        self._told = dict(headers)
+        self._cors_headers = dict(headers)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         node, request = self._node, Request(scope)
@@ -115,7 +115,7 @@ class StreamedSession(Response):
             node.limits,
             self._framing,
             last_message=self._protocol.encode_disconnect,
-            headers=self._told,
+            headers=self._cors_headers,
             server=server,
         )
         try:
@@ -149,7 +149,7 @@ class StreamedSession(Response):
             link.close(TOO_MANY.code, TOO_MANY.reason)
             await link.keep_open()
             return
-        headers = {**self._told, "Retry-After": str(random.randint(2, 10))}
+        headers = {**self._cors_headers, "Retry-After": str(random.randint(2, 10))}
         await PlainTextResponse(str(error), 503, headers)(scope, receive, send)
 
 

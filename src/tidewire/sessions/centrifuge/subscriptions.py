@@ -83,7 +83,7 @@ class ClientSubscription:
             self.events = grant.sees_joins and (options.force_join_leave or request.join_leave)
 
     def extend(self, expires_at: float | None) -> None:
-        """Let it go on until then, in seconds since 1970; None: for ever."""
+        """Move the end of the subscription, in seconds since 1970; None: it never ends."""
         self.expires_at = expires_at
         #: The same by the loop's clock.
         self.ends = end_of(expires_at)
@@ -213,8 +213,8 @@ class ClientSubscriptions:
         if subscription.events is not None and self.channels.get(subscription.channel) is subscription:
             await self._join(subscription, subscription.events, identity)
 
-    async def _join(self, subscription: ClientSubscription, is_told: bool, identity: Identity) -> None:
-        """Join the channel that carries joins and leaves: the client's own join comes after its reply."""
+    async def _join(self, subscription: ClientSubscription, is_shown: bool, identity: Identity) -> None:
+        """Join the channel of joins and leaves: the client's own join comes after its reply."""
         name, subscribing = subscription.channel, self._node.subscriptions
         info = m.ClientInfo(identity.user, self._connection.id, raw(identity.info), raw(subscription.grant.info))
         try:
@@ -225,12 +225,12 @@ class ClientSubscriptions:
                     join=Announcement(msgspec.json.encode(Push(name, join=m.Join(info)))),
                     leave=Announcement(msgspec.json.encode(Push(name, leave=m.Leave(info)))),
                 ),
-                representation=EventRepresentation.of_events(self._protocol, self._connection.link.deflate, is_told),
+                representation=EventRepresentation.of_events(self._protocol, self._connection.link.deflate, is_shown),
                 on_insufficient=_ignore,
             )
             await subscribing.go_live(prepared)
         except (StoreUnavailable, CommandError) as error:
-            logger.warning("joins and leaves of %r cannot be told now: %s", name, error)
+            logger.warning("joins and leaves of %r cannot be shown now: %s", name, error)
             self._insufficient_state(subscription)
 
     # Ending.
@@ -244,13 +244,13 @@ class ClientSubscriptions:
             await self._node.unsubscribe(self._connection, events(channel))
         await self._node.unsubscribe(self._connection, channel)
 
-    def drop(self, channel: str, told: Unsubscription) -> None:
+    def drop(self, channel: str, reason: Unsubscription) -> None:
         """Unsubscribe from a channel, and tell the client why."""
         if self.channels.pop(channel, None) is None:
             return
         self._node.subscriptions.drop(self._connection, events(channel))
         self._node.subscriptions.drop(self._connection, channel)
-        push = Push(channel, unsubscribe=m.Unsubscribe(*told))
+        push = Push(channel, unsubscribe=m.Unsubscribe(*reason))
         self._connection.write(self._protocol.encode_push(push))
 
     def _insufficient(self, missing: Subscription) -> None:
@@ -295,7 +295,7 @@ def _begin_deltas(prepared: Prepared, representation: Representation) -> None:
 def _result(
     subscription: ClientSubscription, prepared: Prepared, since: Position | None, shown: PubRepresentation
 ) -> m.SubscribeResult:
-    """Return what the client is told; after a recovery the position is the client's own, and what it missed follows."""
+    """Return the reply; after a recovery its position is the client's own, and missed publications come after it."""
     answer = prepared.answer
     position = answer.position
     missed: Sequence[Publication] = answer.publications if answer.recovered else ()

@@ -1,4 +1,4 @@
-"""The files of a store: the folder of its processes, and who may read what is beside the database."""
+"""The files of a store: the folder of its processes, and the access rights of the files beside the database."""
 
 from __future__ import annotations
 

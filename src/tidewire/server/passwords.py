@@ -18,7 +18,7 @@ from tidewire.support.counters import count_limit
 __all__ = ("FairTurns", "Passwords", "WeakPassword", "check_password", "verify_password")
 
 _PASSWORD_LENGTH = range(8, 1_025)
-#: Argon2id as OWASP's password storage cheat sheet has it: 19 MiB, two passes, one lane.
+#: Argon2id as OWASP's password storage cheat sheet has it: 19 MiB, two passes, one thread.
 _HASHER = PasswordHash((Argon2Hasher(time_cost=2, memory_cost=19_456, parallelism=1),))
 #: Hashes at a time, so that a flood of logins leaves the event loop a core.
 _HASHING = 2

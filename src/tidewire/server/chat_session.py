@@ -43,6 +43,7 @@ from tidewire.server.accounts import display_name
 from tidewire.server.identity import Doorkeeper
 from tidewire.server.rooms import RoomDirectory
 from tidewire.sessions.application import HubConnection
+from tidewire.sessions.in_flight import InFlight
 
 __all__ = ("CHANNELS", "ChatSession", "check_room", "claimed")
 
@@ -86,8 +87,15 @@ class ChatSession:
         """Join the first room, then handle commands until the client goes."""
         room = sys.intern(room)
         await self._answer(self._enter(room, since, inbox, wants_inbox=wants_inbox))
+        node = self._hub.node
+        publishes = InFlight(node, self._connection.connection, "publishes_in_flight", waits=node.broker.waits)
         async for command in self._connection.iter_commands():
+            if isinstance(command, Chat):  # many wait for the store together
+                await publishes.put(self._answer(self.chat(command), command))
+                continue
+            await publishes.wait()
             await self._answer(_HANDLERS[type(command)](self, command), command)
+        await publishes.wait()
 
     async def _answer(self, work: Awaitable[None], command: Any = None) -> None:
         """Await the work of a command; send its error, if any, with the message's id and room."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Generator
+from collections.abc import AsyncIterator, Coroutine, Generator
 from types import TracebackType
 from typing import Any, NoReturn, TypeVar, overload
 
@@ -24,10 +24,11 @@ from tidewire.errors import (
     TemporaryFailure,
     TidewireError,
 )
-from tidewire.messages import IssuedToken, Membership, Position, Subscribed, WireMessage
+from tidewire.messages import Format, IssuedToken, Membership, Position, Subscribed, WireMessage
 from tidewire.protocols.json_text import JsonDecoder
 from tidewire.protocols.payload import encode_announcement, encode_json, encode_message, encode_payload
 from tidewire.sessions.accept import Acceptance
+from tidewire.sessions.in_flight import InFlight
 from tidewire.sessions.threads import check_loop
 
 __all__ = ("HubConnection",)
@@ -42,7 +43,7 @@ class HubConnection:
     client does not take what was sent before.
     """
 
-    __slots__ = ("_acceptance", "_connection", "_expiry", "_loop", "_node", "_was_entered")
+    __slots__ = ("_acceptance", "_connection", "_expiry", "_in_flight", "_loop", "_node", "_was_entered")
 
     def __init__(self, node: Node, acceptance: Acceptance) -> None:
         self._node = node
@@ -51,6 +52,7 @@ class HubConnection:
         self._connection: Connection | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._expiry: asyncio.TimerHandle | None = None
+        self._in_flight: InFlight | None = None
 
     async def __aenter__(self) -> HubConnection:
         if self._was_entered:
@@ -64,6 +66,8 @@ class HubConnection:
         self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
     ) -> bool:
         self._cancel_expiry()
+        if exc is None:
+            await self.wait_published()
         return await self._acceptance.__aexit__(exc_type, exc, traceback)
 
     def __await__(self) -> Generator[Any, None, NoReturn]:
@@ -175,14 +179,59 @@ class HubConnection:
 
     async def publish(self, channel: str, data: Any, *, key: str = "") -> bool:
         """Publish for this client; when the broker fails, the client is told, and False is returned."""
-        encoded, format_ = encode_payload(data)
+        await self.wait_published()  # what was handed over comes first
+        name = open_channel(channel, self._node.limits.channel_name)
+        return await self._publish(self._here, name, *encode_payload(data), key)
+
+    async def submit(self, channel: str, data: Any, *, key: str = "") -> asyncio.Future[bool]:
+        """Hand a publication over and go on: many wait for the store together, in the order of these calls.
+
+        Await what is returned for the outcome, as `publish` returns it; the client is told of a failure in any case.
+        Waits while as many as the limit `publishes_in_flight` are on their way. The end of the block waits for all.
+        Raises CommandError for a channel name or data that cannot be used, NotPublished when the application is ending.
+        """
+        connection, node = self._here, self._node
+        name, (encoded, format_) = open_channel(channel, node.limits.channel_name), encode_payload(data)
+        outcome: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
+        if not node.broker.waits:
+            outcome.set_result(await self._publish(connection, name, encoded, format_, key))
+            return outcome
+        if not node.is_open:
+            raise NotPublished("the application is ending")
+        if self._in_flight is None:
+            self._in_flight = InFlight(node, connection, "publishes_in_flight")
+        await self._in_flight.put(self._settle(outcome, self._publish(connection, name, encoded, format_, key)))
+        await asyncio.sleep(0)  # the store is asked for it before whatever this task does next
+        return outcome
+
+    async def wait_published(self) -> None:
+        """Wait until the outcome of everything that was handed over by `submit` is known."""
+        if self._in_flight is not None:
+            await self._in_flight.wait()
+
+    async def _publish(self, connection: Connection, channel: str, data: bytes, format_: Format, key: str) -> bool:
         try:
-            await self._node.publish(open_channel(channel, self._node.limits.channel_name), encoded, format_, key=key)
+            await self._node.publish(channel, data, format_, key=key)
         except PublishError as error:
             kept = "not published" if isinstance(error, NotPublished) else "unconfirmed"
-            self.tell(TemporaryFailure(f"{kept}: {error}"))
+            message = connection.protocol.encode_error(TemporaryFailure(f"{kept}: {error}"))
+            self._node.send(connection, message)
             return False
         return True
+
+    async def _settle(self, outcome: asyncio.Future[bool], work: Coroutine[Any, Any, bool]) -> None:
+        """Do some work, and give its outcome to whoever waits for it."""
+        try:
+            result = await work
+        except asyncio.CancelledError:
+            outcome.cancel()
+            raise
+        except Exception as error:
+            if not outcome.done():
+                outcome.set_exception(error)
+        else:
+            if not outcome.done():
+                outcome.set_result(result)
 
     # Sending.
 

@@ -74,7 +74,7 @@ async def chat_room(websocket: WebSocket, client_id: int, hub: HubDependency) ->
         await connection.subscribe("tutorial:chat", leave=f"Client #{client_id} left the chat")
         async for data in connection.iter_text():
             await connection.send_text(f"You wrote: {data}")
-            await connection.publish("tutorial:chat", f"Client #{client_id} says: {data}")
+            await connection.submit("tutorial:chat", f"Client #{client_id} says: {data}")
 
 
 class _Message(msgspec.Struct):
@@ -102,7 +102,7 @@ async def chat_json(websocket: WebSocket, client_id: int, hub: HubDependency) ->
         async for data in connection.iter_json(_Message):
             if await _is_said(connection, data):
                 content = "Empty message" if data.message is None else data.message
-                await connection.publish("tutorial:json", {"sender": client_id, "content": content})
+                await connection.submit("tutorial:json", {"sender": client_id, "content": content})
 
 
 @router.websocket("/ws/rooms/{room}/{client_id}")
@@ -124,7 +124,7 @@ async def rooms(websocket: WebSocket, room: str, client_id: str, hub: HubDepende
             data = _room_message(connection, decoder, message)
             if data is not None and await _is_said(connection, data):
                 said = data.msg if data.msg is not None else data.message
-                await connection.publish(channel, event("message", said or ""))
+                await connection.submit(channel, event("message", said or ""))
 
 
 def _room_message(connection: HubConnection, decoder: JsonDecoder, message: str | bytes) -> _Message | None:

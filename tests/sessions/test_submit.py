@@ -1,0 +1,111 @@
+"""Publications that are handed over: in order, bounded, each with its own outcome, nothing told before it is kept."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from fastapi import WebSocket
+
+from helpers.hubs import receive, run, serving
+from tidewire import BadRequest, ChannelOptions, Hub, Limits, NotPublished, PublishUnconfirmed
+from tidewire.backends.judged import JudgedBroker
+from tidewire.messages import PublishRequest
+from tidewire.testing import wait_until
+
+ALL = {"*": ChannelOptions(history_size=10_000)}
+
+
+def hub_on(path: Path, **limits: Any) -> Hub:
+    return Hub(f"sqlite:///{path}/store.db", channels=ALL, limits=Limits(rate=1e6, burst=10**6, **limits))
+
+
+def test_order_is_kept_with_whatever_the_endpoint_does_next(tmp_path: Path) -> None:
+    async def main() -> None:
+        hub = hub_on(tmp_path)
+
+        async def endpoint(websocket: WebSocket) -> None:
+            async with hub.connect(websocket) as connection:
+                outcomes = []
+                for number in range(300):
+                    if number % 7 == 3:
+                        await hub.publish("a", str(number))
+                    elif number % 7 == 5:
+                        assert await connection.publish("a", str(number))
+                    else:
+                        outcomes.append(await connection.submit("a", str(number)))
+                assert all(await asyncio.gather(*outcomes))
+                await connection.submit("a", "last")
+
+        async with serving(hub, endpoint) as running:
+            async with running.open() as client:
+                async for _ in client:
+                    pass
+            texts = [publication.data.decode() for publication in (await hub.history("a")).publications]
+        assert texts == [*map(str, range(300)), "last"]
+
+    run(main())
+
+
+def test_a_failure_in_the_middle_is_told_for_exactly_those_it_concerns(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def main() -> None:
+        hub = hub_on(tmp_path)
+        publish = JudgedBroker.publish
+
+        async def failing(self: JudgedBroker, request: PublishRequest) -> Any:
+            if request.data == b"3":
+                raise NotPublished("full")
+            if request.data == b"5":
+                raise PublishUnconfirmed("no answer")
+            return await publish(self, request)
+
+        monkeypatch.setattr(JudgedBroker, "publish", failing)
+        found: list[list[bool]] = []
+
+        async def endpoint(websocket: WebSocket) -> None:
+            async with hub.connect(websocket) as connection:
+                with pytest.raises(BadRequest):
+                    await connection.submit("", "x")
+                found.append(await asyncio.gather(*[await connection.submit("a", str(n)) for n in range(8)]))
+                await connection.wait_closed()
+
+        async with serving(hub, endpoint) as running, running.open() as client:
+            assert await receive(client) == "error: not published: full"
+            assert await receive(client) == "error: unconfirmed: no answer"
+            await wait_until(lambda: found)
+            kept = [publication.data for publication in (await hub.history("a")).publications]
+        assert kept == [b"0", b"1", b"2", b"4", b"6", b"7"]
+        assert found == [[True, True, True, False, True, False, True, True]]
+
+    run(main())
+
+
+def test_many_wait_for_the_store_together_and_the_limit_holds(tmp_path: Path) -> None:
+    async def main() -> None:
+        hub, seconds = hub_on(tmp_path, publishes_in_flight=16), {}
+        most = [0]
+
+        async def endpoint(websocket: WebSocket) -> None:
+            async with hub.connect(websocket) as connection:
+                for name, verb in (("publish", connection.publish), ("submit", connection.submit)):
+                    began = time.perf_counter()
+                    for number in range(300):
+                        await verb("a", str(number))
+                        most[0] = max(most[0], len(connection._in_flight or ()))
+                    await connection.wait_published()
+                    seconds[name] = time.perf_counter() - began
+
+        async with serving(hub, endpoint) as running:
+            async with running.open() as client:
+                async for _ in client:
+                    pass
+            assert hub.statistics().limits_reached["publishes_in_flight"] > 0
+        assert most[0] <= 16
+        assert seconds["submit"] < seconds["publish"], seconds
+
+    run(main())

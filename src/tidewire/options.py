@@ -51,7 +51,7 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     connections: int = 10_000
     #: Connections of one user, on all nodes.
     connections_per_user: int = 32
-    #: Connections from one address (loopback is exempt).
+    #: Connections from one address, and HTTP requests of it at once; a /64 of IPv6 is one address, loopback is exempt.
     connections_per_address: int = 256
     #: Bytes of resident memory of one process, at which newcomers are refused; 0: however many.
     memory_bytes: int = 0

@@ -33,6 +33,7 @@ from tidewire.options import Limits
 from tidewire.rules.channel_rules import ChannelRules
 from tidewire.support.admission import Admission
 from tidewire.support.counters import LimitCounter, count_limit
+from tidewire.support.networks import is_loopback, network_of
 from tidewire.support.resident_memory import ResidentMemory
 
 __all__ = ("Node",)
@@ -171,7 +172,8 @@ class Node:
             raise self._limit("memory_bytes", "No memory for more connections")
         if len(registry.connections) + registry.arriving >= limits.connections:
             raise self._limit("connections")
-        if not _is_loopback(address) and registry.addresses.get(address, 0) >= limits.connections_per_address:
+        of_network = 0 if is_loopback(address) else registry.addresses.get(network_of(address), 0)
+        if of_network >= limits.connections_per_address:
             raise self._limit("connections_per_address")
         registry.arrive(address)
         try:
@@ -298,7 +300,3 @@ class Node:
         obey = self._verbs.get(control.verb)
         if obey is not None:
             obey(publication)
-
-
-def _is_loopback(address: str) -> bool:
-    return address in ("", "::1") or address.removeprefix("::ffff:").startswith("127.")

@@ -13,6 +13,7 @@ from tidewire.engine.subscription import Subscription
 from tidewire.messages import Position, Publication
 from tidewire.options import ChannelOptions
 from tidewire.protocols.batch import Representation
+from tidewire.support.networks import network_of
 
 __all__ = ("Channel", "Group", "Registry")
 
@@ -137,6 +138,7 @@ class Registry:
         self.channels: dict[str, Channel] = {}
         self.connections: dict[str, Connection] = {}
         self.users: dict[str, dict[str, Connection]] = {}
+        #: Connections by network (`network_of` their addresses).
         self.addresses: dict[str, int] = {}
         self._subscriptions: dict[Connection, dict[str, Subscription]] = {}
 
@@ -182,6 +184,7 @@ class Registry:
         self._count(address, -1)
 
     def _count(self, address: str, change: int) -> None:
+        address = network_of(address)
         count = self.addresses.get(address, 0) + change
         if count > 0:
             self.addresses[address] = count

@@ -28,6 +28,7 @@ from tidewire.errors import ConfigurationError, TidewireError
 from tidewire.links import http
 from tidewire.links import uvicorn as websocket
 from tidewire.links.acceptor import Acceptor
+from tidewire.links.request_limit import RequestLimit
 from tidewire.options import Limits
 from tidewire.server import logs
 from tidewire.server.settings import Settings
@@ -74,12 +75,13 @@ class StartupFailed(TidewireError):
 class _Application:
     """The application; keeps the reason if its lifespan fails."""
 
-    def __init__(self, app: App) -> None:
+    def __init__(self, app: App, limits: Limits) -> None:
         self._app = app
+        self._requests = RequestLimit(app, limits.connections_per_address)
         self.failure: TidewireError = StartupFailed("the application did not start; the log says why")
 
     def __call__(self, scope: Message, receive: Receive, send: Send) -> Awaitable[None]:
-        return self._live(scope, receive, send) if scope["type"] == "lifespan" else self._app(scope, receive, send)
+        return self._live(scope, receive, send) if scope["type"] == "lifespan" else self._requests(scope, receive, send)
 
     async def _live(self, scope: Message, receive: Receive, send: Send) -> None:
         failed: list[Message] = []
@@ -141,7 +143,7 @@ def serve(job: Job, listener: socket.socket, ready: Callable[[], None], channel:
     """Serve until SIGTERM or SIGINT. Raises TidewireError when it cannot start."""
     settings = job.settings
     logs.configure(settings.log_level, access=settings.access_log)
-    application = _Application(_load(job))
+    application = _Application(_load(job), settings.limits)
     server = _Server(_config(settings, application), ready, settings.limits)
     for signum in (signal.SIGINT, signal.SIGTERM):
         # uvicorn raises the signal again after its end, for the previous handler: this one.

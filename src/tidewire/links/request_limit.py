@@ -1,0 +1,59 @@
+"""Bounds how many HTTP requests of one network are served at once: a slow body costs a descriptor, as a socket does."""
+
+from __future__ import annotations
+
+import random
+from collections import Counter
+from collections.abc import Awaitable, Callable, MutableMapping
+from typing import Any
+
+from tidewire.support.counters import count_limit
+from tidewire.support.networks import is_loopback, network_of
+
+__all__ = ("RequestLimit",)
+
+Scope = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[Any]]
+Send = Callable[[Any], Awaitable[None]]
+Application = Callable[[Scope, Receive, Send], Awaitable[None]]
+
+
+class RequestLimit:
+    """An ASGI middleware that refuses requests beyond `limit` of one network with 503; loopback is exempt."""
+
+    def __init__(self, app: Application, limit: int) -> None:
+        self._app = app
+        self._limit = limit
+        self._serving: Counter[str] = Counter()
+
+    def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
+        """Serve a request, or refuse it; connections of other types pass."""
+        address = scope["client"][0] if scope["type"] == "http" and scope.get("client") else ""
+        if is_loopback(address):
+            return self._app(scope, receive, send)
+        return self._serve(network_of(address), scope, receive, send)
+
+    async def _serve(self, network: str, scope: Scope, receive: Receive, send: Send) -> None:
+        if self._serving[network] >= self._limit:
+            count_limit("connections_per_address")
+            await _refuse(send, self._limit)
+            return
+        self._serving[network] += 1
+        try:
+            await self._app(scope, receive, send)
+        finally:
+            self._serving[network] -= 1
+            if not self._serving[network]:
+                del self._serving[network]
+
+
+async def _refuse(send: Send, limit: int) -> None:
+    body = f"Too many requests at once (the limit connections_per_address is {limit})\n".encode()
+    headers = [
+        (b"content-type", b"text/plain; charset=utf-8"),
+        (b"content-length", b"%d" % len(body)),
+        (b"retry-after", b"%d" % random.randint(2, 10)),
+        (b"connection", b"close"),
+    ]
+    await send({"type": "http.response.start", "status": 503, "headers": headers})
+    await send({"type": "http.response.body", "body": body})

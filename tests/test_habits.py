@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import ast
 import re
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -17,6 +19,39 @@ def makefile(target: str) -> list[str]:
     found = re.search(rf"^{target}:.*\n((?:\t.*\n)+)", (ROOT / "Makefile").read_text(), re.MULTILINE)
     assert found is not None
     return [line.strip().replace("$(BIN)", ".venv/bin") for line in found[1].splitlines()]
+
+
+def public(tree: ast.Module) -> Iterator[tuple[str, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef]]:
+    """Return the functions and classes that a module exports, and the public methods that begin in it.
+
+    A method of a class with bases may have its words on the contract; a test of a contract suite has them in its name.
+    """
+    exported = {
+        element.value
+        for node in tree.body
+        if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name) and node.targets[0].id == "__all__"
+        for element in ast.walk(node.value)
+        if isinstance(element, ast.Constant)
+    }
+    for node in tree.body:
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef) and node.name in exported:
+            yield node.name, node
+            for inner in node.body if isinstance(node, ast.ClassDef) and not node.bases else ():
+                if isinstance(inner, ast.FunctionDef | ast.AsyncFunctionDef):
+                    decorators = {ast.unparse(decorator) for decorator in inner.decorator_list}
+                    if not inner.name.startswith(("_", "test_")) and "overload" not in decorators:
+                        yield f"{node.name}.{inner.name}", inner
+
+
+def test_every_public_name_has_its_docstring() -> None:
+    source = ROOT / "src" / "tidewire"
+    missing = [
+        f"{path.relative_to(source)}: {name}"
+        for path in sorted(source.rglob("*.py"))
+        for name, node in public(ast.parse(path.read_text()))
+        if not ast.get_docstring(node)
+    ]
+    assert not missing, "\n".join(missing)
 
 
 def test_a_commit_is_checked_as_by_make_lint() -> None:

@@ -33,10 +33,12 @@ class Group:
         self.snapshot: tuple[Subscription, ...] = ()
 
     def add(self, subscription: Subscription) -> None:
+        """Add a subscription, once."""
         self.subscriptions[subscription] = None
         self.snapshot = ()
 
     def discard(self, subscription: Subscription) -> None:
+        """Remove a subscription, if it is there."""
         if self.subscriptions.pop(subscription, False) is None:
             self.snapshot = ()
 

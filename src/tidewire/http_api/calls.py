@@ -100,9 +100,12 @@ class Calls:
     # Publications.
 
     async def publish(self, request: m.PublishRequest) -> m.PublishResult:
+        """Publish in one channel."""
         return await self._publishing.publish(request.channel, request)
 
     async def broadcast(self, request: m.BroadcastRequest) -> m.BroadcastResult:
+        """Publish in many channels; each has a result or an error of its own."""
+
         async def one(channel: str) -> m.Answer[m.PublishResult]:
             try:
                 return m.Answer[m.PublishResult](result=await self._publishing.publish(channel, request))
@@ -114,6 +117,7 @@ class Calls:
     # Connections.
 
     async def subscribe(self, request: m.SubscribeRequest) -> m.Empty:
+        """Subscribe connections of a user to a channel, on all nodes."""
         since = request.recover_since
         grant = Grant(
             _overridden(self._options(request.channel), request.override),
@@ -133,6 +137,7 @@ class Calls:
         return m.Empty()
 
     async def unsubscribe(self, request: m.UnsubscribeRequest) -> m.Empty:
+        """Unsubscribe connections of a user from a channel, on all nodes."""
         self._options(request.channel)
         await orders.unsubscribe(
             self.node, request.user, request.channel, client=request.client, session=request.session
@@ -140,6 +145,7 @@ class Calls:
         return m.Empty()
 
     async def disconnect(self, request: m.DisconnectRequest) -> m.Empty:
+        """End connections of a user, on all nodes."""
         given = request.disconnect
         await orders.disconnect(
             self.node,
@@ -154,6 +160,7 @@ class Calls:
         return m.Empty()
 
     async def refresh(self, request: m.RefreshRequest) -> m.Empty:
+        """Set how long connections of a user go on, or expire them, on all nodes."""
         await orders.refresh(
             self.node,
             request.user,
@@ -168,28 +175,35 @@ class Calls:
     # Channels.
 
     async def presence(self, request: m.PresenceRequest) -> m.PresenceResult:
+        """Return the connections in a channel."""
         return await results.presence(self.node, request.channel, self._options(request.channel))
 
     async def presence_stats(self, request: m.PresenceStatsRequest) -> m.PresenceStatsResult:
+        """Return how many connections and users are in a channel."""
         return await results.presence_stats(self.node, request.channel, self._options(request.channel))
 
     async def history(self, request: m.HistoryRequest) -> m.HistoryResult:
+        """Return publications of a channel, and its position."""
         return await results.history(self.node, self._options(request.channel), request)
 
     async def history_remove(self, request: m.HistoryRemoveRequest) -> m.Empty:
+        """Remove the history of a channel; its position stays."""
         results.check_history(request.channel, self._options(request.channel))
         await self.node.remove_history(request.channel)
         return m.Empty()
 
     async def channels(self, request: m.ChannelsRequest) -> m.ChannelsResult:
+        """Return the channels with subscribers, of all nodes."""
         return await self._nodes.channels(request.pattern)
 
     async def info(self, request: m.InfoRequest) -> m.InfoResult:
+        """Return the figures of all nodes."""
         return await self._nodes.info()
 
     # Others.
 
     async def rpc(self, request: m.RpcRequest) -> m.RpcResult:
+        """Call one of the application's extensions."""
         extension = self._extensions.get(request.method)
         if extension is None:
             raise UnknownType(f"no extension {request.method!r} is registered")
@@ -197,6 +211,7 @@ class Calls:
         return m.RpcResult(data=msgspec.Raw(encode(await extension(params))))
 
     async def batch(self, request: m.BatchRequest) -> m.BatchResult:
+        """Run several calls, one after the other or in parallel."""
         try:
             commands = msgspec.json.decode(request.commands, type=list[dict[str, msgspec.Raw]])
         except msgspec.MsgspecError as error:

@@ -15,7 +15,7 @@ from tidewire.support.counters import count_limit
 __all__ = ("EndedSession", "LoginSession", "LoginSessions", "User", "end_sessions")
 
 #: Seconds for which workers can learn of the end of a session.
-_ANSWERED_SECONDS = 3_600.0
+_RECORDED_SECONDS = 3_600.0
 #: Characters of the description of a device.
 _DEVICE = 120
 
@@ -113,10 +113,10 @@ class LoginSessions:
 def end_sessions(connection: sqlite3.Connection, user: str, session: str = "", *, keep: str = "") -> int:
     """End one session, or all sessions but one, as a part of a transaction; return how many there were."""
     now = time.time()
-    connection.execute("DELETE FROM accounts_ended WHERE ended < ?", (now - _ANSWERED_SECONDS,))
+    connection.execute("DELETE FROM accounts_ended WHERE ended < ?", (now - _RECORDED_SECONDS,))
     statement = "DELETE FROM accounts_sessions WHERE user = ? AND (id = ? OR ? = '') AND id != ? RETURNING id"
     ended = connection.execute(statement, (user, session, session, keep)).fetchall()
-    answered = [""] if not session and not keep else [id_ for (id_,) in ended]
+    recorded = [""] if not session and not keep else [id_ for (id_,) in ended]
     insert = "INSERT INTO accounts_ended (user, session, ended) VALUES (?, ?, ?)"
-    connection.executemany(insert, [(user, id_, now) for id_ in answered])
+    connection.executemany(insert, [(user, id_, now) for id_ in recorded])
     return len(ended)

@@ -127,7 +127,8 @@ class Hub:
     def _opened(self) -> _Open:
         if self._open is None:
             raise ConfigurationError(
-                "this hub is not open; write FastAPI(lifespan=hub.lifespan), or `async with hub:` in your own lifespan"
+                "this hub is not open; write FastAPI(lifespan=hub.lifespan), or `async with hub:` in your own lifespan "
+                "(that of a mounted sub-application is never run: open the hub in the application that mounts it)"
             )
         return self._open
 

@@ -199,3 +199,24 @@ def test_the_websocket_itself_has_no_second_reader_and_no_second_writer(ws: Any)
             assert await code_of(client) == 1000
 
     run(main())
+
+
+def test_a_refusal_of_a_client_that_has_left_is_rolled_back_and_not_logged(caplog: pytest.LogCaptureFixture) -> None:
+    async def main() -> None:
+        hub, work = Hub(), Work()
+
+        async def endpoint(websocket: WebSocket, session: Any = Depends(work)) -> None:
+            async with hub.connect(websocket) as connection:
+                await connection.send_text("in")
+                await connection.wait_closed()
+                raise WebSocketException(4401)
+
+        async with serving(hub, endpoint) as running:
+            async with running.open() as client:
+                assert await receive(client) == "in"
+            await wait_until(lambda: work.outcome)
+        assert work.outcome == "rolled back: WebSocketException"
+
+    with caplog.at_level(logging.WARNING):
+        run(main())
+    assert not caplog.records

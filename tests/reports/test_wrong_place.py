@@ -146,3 +146,44 @@ def test_forms_that_people_write() -> None:
             assert await receive(client) == "in"
 
     run(main())
+
+
+def test_a_middleware_that_wants_the_messages_removes_the_link() -> None:
+    async def main() -> None:
+        hub, seen = Hub(), list[str]()
+
+        class Counting:
+            def __init__(self, app: Any) -> None:
+                self.app = app
+
+            async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+                async def counted(event: Any) -> None:
+                    seen.append(event["type"])
+                    await send(event)
+
+                scope.get("extensions", {}).pop("tidewire.link", None)
+                await self.app(scope, receive, counted)
+
+        app = FastAPI(lifespan=hub.lifespan)
+        app.add_middleware(Counting)
+
+        @app.websocket("/")
+        async def endpoint(websocket: WebSocket) -> None:
+            async with hub.connect(websocket) as connection:
+                await connection.send_text("in")
+                await connection.wait_closed()
+
+        async with serving(hub, app) as running, running.open() as client:
+            assert await receive(client) == "in"
+        assert "websocket.send" in seen
+
+    run(main())
+
+
+def test_a_hub_of_a_mounted_application_says_where_to_open_it() -> None:
+    async def main() -> None:
+        hub = Hub()
+        with pytest.raises(ConfigurationError, match="mounted"):
+            await hub.publish("a", "x")
+
+    run(main())

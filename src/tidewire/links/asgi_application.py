@@ -144,6 +144,8 @@ class AsgiApplication:
                 self._send_connecting(event)
             case _State.DENYING:
                 self._send_denial(event)
+            case _State.GONE if event["type"] == "websocket.close":
+                return  # an exception's handler closes what the client has closed
             case _State.GONE:
                 raise ClientGone("the client has gone; nothing can be sent any more")
             case _State.CLOSED:

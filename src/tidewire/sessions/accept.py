@@ -118,7 +118,7 @@ class Acceptance:
         ending = Ending(NORMAL) if exc is None else judge(exc, has_ended=connection.is_closed)
         if ending.failed:
             connection.fail()
-        if ending.error is not None and not connection.is_closed and has_handler(self._socket.scope, ending.error):
+        if ending.error is not None and connection.ending is None and has_handler(self._socket.scope, ending.error):
             await self._give_back(connection)
         else:
             await _discard(self._node, connection, ending.disconnect, is_cancelled=ending.disconnect is SHUTDOWN)

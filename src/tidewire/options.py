@@ -125,6 +125,10 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     rooms: int = 10_000
     rooms_per_user: int = 100
     room_seconds: float = 2_592_000.0
+    #: Bytes of the history of one channel, and of all channels of a store (memory:// and sqlite://): the oldest
+    #: publications go, and a reader that wanted them is told.
+    channel_history_bytes: int = 16_777_216
+    store_history_bytes: int = 1_073_741_824
     #: Seconds after which a publish that the store has not answered fails.
     publish_seconds: float = 2.0
     #: Seconds of the loop's time that one turn of fan-out may take.

@@ -28,7 +28,7 @@ def open_backend(url: str, limits: Limits) -> tuple[Broker, Presence]:
 def _open(url: str, limits: Limits) -> tuple[Broker, Presence]:
     scheme = _split(url).scheme
     if scheme == "memory":
-        return MemoryBroker(), MemoryPresence()
+        return MemoryBroker(limits=limits), MemoryPresence()
     driver = scheme.partition("+")[0]
     if scheme == "sqlite":
         from tidewire.backends.sqlite import SqliteBroker, SqlitePresence

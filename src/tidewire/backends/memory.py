@@ -19,14 +19,19 @@ from tidewire.messages import (
     PublishRequest,
     Retention,
 )
+from tidewire.options import Limits
+from tidewire.support.counters import count_limit
 
 __all__ = ("MemoryBroker", "MemoryPresence")
+
+#: Bytes that a publication costs beside its data, about.
+_OVERHEAD = 256
 
 
 class _Stream:
     """One channel's publications and top position."""
 
-    __slots__ = ("epoch", "kept", "keys", "publications", "retention", "top", "trimmed")
+    __slots__ = ("epoch", "kept", "keys", "publications", "retention", "size", "top", "trimmed")
 
     def __init__(self, epoch: str) -> None:
         self.epoch = epoch
@@ -35,9 +40,38 @@ class _Stream:
         self.trimmed = 0
         self.retention = Retention()
         self.publications: deque[Publication] = deque()
+        #: Bytes of these.
+        self.size = 0
         #: When each of them was kept, by the clock of ages; their own time is the wall clock's, which may jump.
         self.kept: deque[float] = deque()
         self.keys: OrderedDict[str, tuple[float, Position]] = OrderedDict()
+
+    def add(self, publication: Publication, now: float) -> None:
+        """Keep a publication."""
+        self.publications.append(publication)
+        self.kept.append(now)
+        self.size += _cost(publication)
+
+    def trim(self, now: float) -> None:
+        """Remove what is beyond the retention."""
+        kept, oldest = self.kept, now - self.retention.age
+        while kept and (len(kept) > self.retention.size or kept[0] < oldest):
+            self.drop_oldest()
+
+    def drop_oldest(self) -> int:
+        """Remove the oldest publication, and return its bytes."""
+        self.kept.popleft()
+        publication = self.publications.popleft()
+        self.trimmed = publication.offset
+        size = _cost(publication)
+        self.size -= size
+        return size
+
+    def clear(self) -> None:
+        """Remove all publications; the position stays."""
+        self.publications.clear()
+        self.kept.clear()
+        self.size, self.trimmed = 0, self.top
 
 
 class MemoryBroker(Broker):
@@ -49,8 +83,12 @@ class MemoryBroker(Broker):
     waits = False
     kept = "in the memory of this process"
 
-    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, clock: Callable[[], float] = time.monotonic, *, limits: Limits | None = None) -> None:
         self._clock = clock
+        self._limits = limits or Limits()
+        #: Bytes of all publications, and the channels that have some: the one that was published to last comes last.
+        self._size = 0
+        self._filled: dict[str, _Stream] = {}
         self._epoch = secrets.token_hex(4)
         self._streams: dict[str, _Stream] = {}
         self._subscribed: set[str] = set()
@@ -82,7 +120,7 @@ class MemoryBroker(Broker):
             known = _known(stream, request.key, now)
             if known is not None:
                 return known
-        previous = stream.top
+        previous, size = stream.top, stream.size
         stream.top = offset = previous + 1
         publication = Publication(
             request.channel, offset, previous, stream.epoch, time.time(), request.data, request.format, request.meta
@@ -90,10 +128,9 @@ class MemoryBroker(Broker):
         position = Position(offset, stream.epoch)
         if request.key:
             stream.keys[request.key] = (now + request.key_age, position)
-        stream.publications.append(publication)
-        stream.kept.append(now)
+        stream.add(publication, now)
         stream.retention = request.retention or stream.retention
-        _trim(stream, stream.retention, now)
+        self._bound(stream, now, size)
         if request.channel in self._subscribed:
             self._deliver((publication,))
         return position
@@ -122,13 +159,37 @@ class MemoryBroker(Broker):
 
     async def remove_history(self, channel: str) -> None:
         stream = self._seen(channel)
-        stream.publications.clear()
-        stream.kept.clear()
-        stream.trimmed = stream.top
+        self._size -= stream.size
+        self._filled.pop(channel, None)
+        stream.clear()
 
     async def positions(self, channels: Sequence[str]) -> dict[str, Position]:
         streams = {channel: self._seen(channel) for channel in channels}
         return {channel: Position(stream.top, stream.epoch) for channel, stream in streams.items()}
+
+    def _bound(self, stream: _Stream, now: float, size: int) -> None:
+        """Remove what is beyond the retention and the limits in bytes, after a stream of this size has grown."""
+        channel = stream.publications[-1].channel
+        stream.trim(now)
+        if stream.size > self._limits.channel_history_bytes:
+            count_limit("channel_history_bytes")
+            while stream.size > self._limits.channel_history_bytes:
+                stream.drop_oldest()
+        self._size += stream.size - size
+        self._filled.pop(channel, None)
+        if stream.publications:
+            self._filled[channel] = stream
+        if self._size > self._limits.store_history_bytes:
+            count_limit("store_history_bytes")
+            self._shrink()
+
+    def _shrink(self) -> None:
+        """Remove the oldest publications of the channels that were not published to for longest."""
+        while self._size > self._limits.store_history_bytes:
+            name, stream = next(iter(self._filled.items()))
+            self._size -= stream.drop_oldest()
+            if not stream.publications:
+                del self._filled[name]
 
     def _seen(self, channel: str) -> _Stream:
         """Return a stream to look at: clients choose names, and one that holds nothing is not remembered."""
@@ -152,12 +213,8 @@ def _known(stream: _Stream, key: str, now: float) -> Position | None:
     return known[1] if known is not None and known[0] >= now else None
 
 
-def _trim(stream: _Stream, retention: Retention, now: float) -> None:
-    publications, kept = stream.publications, stream.kept
-    oldest = now - retention.age
-    while kept and (len(kept) > retention.size or kept[0] < oldest):
-        kept.popleft()
-        stream.trimmed = publications.popleft().offset
+def _cost(publication: Publication) -> int:
+    return len(publication.data) + len(publication.meta) + _OVERHEAD
 
 
 def _shown(stream: _Stream, retention: Retention | None, now: float) -> tuple[list[Publication], int]:

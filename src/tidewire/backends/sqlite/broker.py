@@ -12,11 +12,13 @@ from tidewire.backends.sqlite.folder import node_folder
 from tidewire.backends.sqlite.mailbox import CarriageOrder, FileWrite, Mailbox
 from tidewire.backends.sqlite.publishing import Publishing
 from tidewire.backends.sqlite.reading import HistoryQuery, Readers, read_history, read_positions
+from tidewire.backends.sqlite.size_limits import SizeLimits
 from tidewire.backends.sqlite.store_clock import StoreClock, SystemClock
 from tidewire.backends.sqlite.writer_thread import Answer, WriterThread
 from tidewire.errors import NotPublished, PublishError, StoreUnavailable, TidewireError
 from tidewire.messages import HistoryPage, Position, Publication, PublishRequest, Retention
 from tidewire.options import Limits
+from tidewire.support.counters import count_limit
 
 __all__ = ("SqliteBroker",)
 
@@ -48,8 +50,12 @@ class SqliteBroker(Broker):
         self._loop = asyncio.get_running_loop()
         self._mailbox = Mailbox()
         folder = node_folder(self._path)
+        limits = self._limits
+        size_limits = SizeLimits(
+            limits.channel_history_bytes, limits.store_history_bytes, lambda name: self._call(count_limit, name)
+        )
         self._writer = writer = WriterThread(
-            self._path, folder, self._clock, self._mailbox, self._post, lambda: self._call(resumed)
+            self._path, folder, self._clock, self._mailbox, self._post, lambda: self._call(resumed), size_limits
         )
         self._publishing = Publishing(self._path, self._limits.publish_seconds, self._mailbox, lambda: writer.trouble)
         started: asyncio.Future[TidewireError | None] = self._loop.create_future()

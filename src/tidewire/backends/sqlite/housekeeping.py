@@ -18,6 +18,7 @@ from tidewire.backends.sqlite.database import SQL, Database
 from tidewire.backends.sqlite.disk_reserve import DiskReserve
 from tidewire.backends.sqlite.fair_lock import FairLock
 from tidewire.backends.sqlite.file_errors import explain, is_full, is_lasting
+from tidewire.backends.sqlite.size_limits import SizeLimits
 from tidewire.backends.sqlite.store_clock import StoreClock
 
 __all__ = ("CARRIAGE", "Housekeeping", "Trimmer")
@@ -60,6 +61,10 @@ class Trimmer:
         """Begin a new round, when room is needed or after a transaction that failed."""
         self._channel, self._rest_until = 0, self._clock.now() + pause
         self._found, self._has_keys = None, False
+
+    def begin_now(self) -> None:
+        """End the rest between two rounds: there is more to remove."""
+        self._rest_until = min(self._rest_until, self._clock.now())
 
     @property
     def is_resting(self) -> bool:
@@ -113,11 +118,20 @@ class Trimmer:
 class Housekeeping:
     """Trims beside commits and in idle moments, moves the log into the database, and makes room on a full disk."""
 
-    def __init__(self, path: Path, folder: Path, clock: StoreClock, connection: Connection, lock: FairLock) -> None:
+    def __init__(
+        self,
+        path: Path,
+        folder: Path,
+        clock: StoreClock,
+        connection: Connection,
+        lock: FairLock,
+        size_limits: SizeLimits,
+    ) -> None:
         self._path = path
         self._connection = connection
         self._lock = lock
         self._trimmer = Trimmer(clock)
+        self._size_limits = size_limits
         self._reserve = DiskReserve(folder)
         self._checkpointer = Checkpointer(path, self._reserve.size)
         self._relieved_at = 0.0
@@ -133,8 +147,14 @@ class Housekeeping:
         """Wait for a checkpoint that is under way, and end."""
         self._checkpointer.close()
 
+    def kept(self, channel: str, size: int) -> None:
+        """Take note of a publication inside a writing transaction."""
+        self._size_limits.add(channel, size)
+
     def trim_beside(self, database: Database, writes: int) -> None:
         """Remove a little inside a writing transaction, in proportion to its writes."""
+        if self._size_limits.apply(database.connection):
+            self._trimmer.begin_now()
         self.is_busy = self._trimmer.find(database.connection, _CHANNELS)
         if self.is_busy:
             self._trimmer.remove(database.connection, max(_LEAST, _SHARE * writes))

@@ -61,3 +61,19 @@ SELECT EXISTS (SELECT 1 FROM tidewire_keys WHERE expires < ?)
 DELETE FROM tidewire_keys WHERE (channel, key) IN (
     SELECT channel, key FROM tidewire_keys WHERE expires < ? ORDER BY expires LIMIT ?
 )
+-- name: beyond_channel_bytes
+SELECT "offset" FROM (
+    SELECT "offset", sum(length(data) + length(meta)) OVER (ORDER BY "offset" DESC) AS size FROM tidewire_publications
+    WHERE channel = (SELECT id FROM tidewire_channels WHERE name = :name)
+    AND "offset" > (SELECT floor FROM tidewire_channels WHERE name = :name)
+) WHERE size > :limit ORDER BY "offset" DESC LIMIT 1
+-- name: hide_by_name
+UPDATE tidewire_channels SET floor = max(floor, ?) WHERE name = ?
+-- name: store_bytes
+SELECT (page_count - freelist_count) * page_size FROM pragma_page_count, pragma_freelist_count, pragma_page_size
+-- name: oldest
+SELECT max(p."offset"), p.channel FROM (
+    SELECT channel, "offset" FROM tidewire_publications ORDER BY id LIMIT ?
+) AS p GROUP BY p.channel
+-- name: hide_by_id
+UPDATE tidewire_channels SET floor = max(floor, ?) WHERE id = ?

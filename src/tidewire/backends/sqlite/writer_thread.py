@@ -24,6 +24,7 @@ from tidewire.backends.sqlite.housekeeping import Housekeeping
 from tidewire.backends.sqlite.mailbox import CarriageOrder, Mailbox
 from tidewire.backends.sqlite.peers import Peers
 from tidewire.backends.sqlite.publishing import Committer, WriteAnswer
+from tidewire.backends.sqlite.size_limits import SizeLimits
 from tidewire.backends.sqlite.store_clock import StoreClock
 from tidewire.errors import TidewireError
 from tidewire.messages import Publication
@@ -48,7 +49,14 @@ class WriterThread:
     """Runs from `start` until the mailbox is closed and empty."""
 
     def __init__(
-        self, path: Path, folder: Path, clock: StoreClock, mailbox: Mailbox, post: Post, resumed: Callable[[], None]
+        self,
+        path: Path,
+        folder: Path,
+        clock: StoreClock,
+        mailbox: Mailbox,
+        post: Post,
+        resumed: Callable[[], None],
+        size_limits: SizeLimits,
     ) -> None:
         self._path = path
         self._folder = folder
@@ -56,6 +64,7 @@ class WriterThread:
         self._mailbox = mailbox
         self._post = post
         self._resumed = resumed
+        self._size_limits = size_limits
         self._carriage = Carriage()
         self._connection: Connection | None = None
         self._thread = threading.Thread(target=self._run, name="tidewire-sqlite-writer", daemon=True)
@@ -109,7 +118,9 @@ class WriterThread:
             self._lock.close()
             raise
         self._connection = connection
-        self._housekeeping = Housekeeping(self._path, self._folder, self._clock, connection, self._lock)
+        self._housekeeping = Housekeeping(
+            self._path, self._folder, self._clock, connection, self._lock, self._size_limits
+        )
         self._housekeeping.start()
         self._committer = Committer(self._path, self._mailbox, connection, self._carriage, self._housekeeping)
         self._selector = selectors.DefaultSelector()

@@ -1,0 +1,73 @@
+"""Bounds the bytes of one channel's publications and of the store: the oldest are hidden, and trimming removes them.
+
+A reader that wanted them is told that its history is not complete, as after a removal on request.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+import time
+from collections.abc import Callable
+
+from tidewire.backends.sqlite.database import SQL
+
+__all__ = ("SizeLimits",)
+
+#: The part of a channel's limit after whose growth its size is measured.
+_PART = 4
+#: Seconds between two looks at the size of the store, and the least that is hidden then.
+_LOOK, _LEAST = 0.25, 500
+#: Channels whose growth is remembered.
+_CHANNELS = 100_000
+
+
+class SizeLimits:
+    """Knows how much each channel has grown by this process; `reached` is called with the name of a limit."""
+
+    def __init__(self, channel_bytes: int, store_bytes: int, reached: Callable[[str], None]) -> None:
+        self._channel_bytes = channel_bytes
+        self._store_bytes = store_bytes
+        self._reached = reached
+        self._grown: dict[str, int] = {}
+        self._due: dict[str, None] = {}
+        self._looked = 0.0
+        self._written = 0
+
+    def add(self, channel: str, size: int) -> None:
+        """Take note of a publication of this process."""
+        self._written += 1
+        grown = self._grown.get(channel, 0) + size
+        if grown > self._channel_bytes // _PART:
+            self._due[channel] = None
+            self._grown.pop(channel, None)
+        else:
+            if len(self._grown) >= _CHANNELS:
+                self._grown.clear()
+            self._grown[channel] = grown
+
+    def apply(self, connection: sqlite3.Connection) -> bool:
+        """Hide what is beyond a limit, inside a writing transaction; return whether something was hidden."""
+        is_found = False
+        if self._due:
+            name = next(iter(self._due))
+            del self._due[name]
+            asked = {"name": name, "limit": self._channel_bytes}
+            row = connection.execute(SQL["beyond_channel_bytes"], asked).fetchone()
+            if row is not None:
+                connection.execute(SQL["hide_by_name"], (row[0], name))
+                self._reached("channel_history_bytes")
+                is_found = True
+        if time.monotonic() - self._looked >= _LOOK:
+            self._looked = time.monotonic()
+            is_found = self._bound_store(connection) or is_found
+        return is_found
+
+    def _bound_store(self, connection: sqlite3.Connection) -> bool:
+        written, self._written = self._written, 0
+        if connection.execute(SQL["store_bytes"]).fetchone()[0] <= self._store_bytes:
+            return False
+        oldest = connection.execute(SQL["oldest"], (max(_LEAST, 2 * written),)).fetchall()
+        connection.executemany(SQL["hide_by_id"], oldest)
+        if oldest:
+            self._reached("store_history_bytes")
+        return bool(oldest)

@@ -137,11 +137,11 @@ def test_how_far_a_file_was_read(tmp_path: Path) -> None:
 
 def test_the_guard_needs_nothing_but_the_standard_library() -> None:
     folder = Path(tidewire.pipelines.__file__).parent
-    for name in ("program_guard", "output", "processes", "progress"):
+    for name in ("program_guard", "program_messages", "output", "processes", "progress"):
         for node in ast.walk(ast.parse((folder / f"{name}.py").read_text())):
             names = [node.module or ""] if isinstance(node, ast.ImportFrom) else []
             names += [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
             for found in names:
                 assert found.split(".")[0] in sys.stdlib_module_names or found in {
-                    f"tidewire.pipelines.{other}" for other in ("output", "processes", "progress")
+                    f"tidewire.pipelines.{other}" for other in ("program_messages", "output", "processes", "progress")
                 }, f"{name} imports {found}"

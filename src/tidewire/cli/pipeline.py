@@ -19,7 +19,9 @@ from tidewire.cli.pipeline_source import Source, here, there
 from tidewire.cli.terminal import load_settings, out, say
 from tidewire.errors import ConfigurationError
 from tidewire.pipelines.naming import readable
+from tidewire.pipelines.output import plain
 from tidewire.pipelines.runs import Run, RunStatus, StepStatus
+from tidewire.pipelines.service import LogPart
 from tidewire.server.logs import harmless
 
 __all__ = ("pipelines",)
@@ -27,6 +29,8 @@ __all__ = ("pipelines",)
 pipelines: typer.Typer = typer.Typer(help="Long jobs with live progress.", no_args_is_help=True)
 
 _LOOK_SECONDS = 0.2
+#: Bytes of a line that is kept until its end.
+_LONGEST_LINE = 65_536
 _COLORS = {
     RunStatus.FINISHED: "green",
     RunStatus.FAILED: "red",
@@ -60,9 +64,7 @@ def list_pipelines(config: flags.Config = None, server: Server = None, token_fil
         for found in await source.pipelines():
             out.print(f"[bold]{escape(found.name)}[/]  {escape(harmless(found.title))}")
             for missing in found.missing:
-                out.print(
-                    f"    step {missing.step} needs {missing.program}: apt-get install {missing.package}", markup=False
-                )
+                out.print(harmless(f"    step {missing.step} needs {missing.program}: {missing.remedy}"), markup=False)
 
     _with_source(config, server, token_file, work)
 
@@ -234,27 +236,48 @@ async def _lines(source: Source, run: Run) -> Run:
 
 async def _print_log(source: Source, run: str, step: str, as_it_grows: bool) -> None:
     """Print the log of one step, or, with --follow, of all steps as they begin."""
-    printed: dict[str, int] = {}
+    printed: dict[str, _Printer] = {}
     last = ""
     while True:
         found = await source.run(run)
         begun = sorted((known for known in found.steps if known.started), key=lambda known: known.started or 0.0)
         names = [step] if step or not as_it_grows else [known.name for known in begun]
         for name in names:
-            part = await source.log(run, name, printed.get(name, 0))
+            printer = printed.setdefault(name, _Printer())
+            part = await source.log(run, name, printer.position)
             while part.data:
                 if as_it_grows and not step and part.step != last:
                     last = part.step
                     out.print(f"==> {last} <==", markup=False)
-                _print_text(part.data)
-                printed[name] = part.start + len(part.data)
-                part = await source.log(run, name or part.step, printed[name])
+                printer.add(part)
+                part = await source.log(run, name or part.step, printer.position)
         if not as_it_grows or not found.status.is_active:
+            for printer in printed.values():
+                printer.finish()
             return
         await asyncio.sleep(_LOOK_SECONDS)
 
 
-def _print_text(data: bytes) -> None:
-    lines = data.decode(errors="replace").replace("\t", "    ").split("\n")
-    out.print("\n".join(harmless(line) for line in lines), end="", markup=False)
-    out.file.flush()
+class _Printer:
+    """Prints the log of one step line by line, as a terminal would show it: without colours and old states of bars."""
+
+    def __init__(self) -> None:
+        self.position = 0
+        self._rest = b""
+
+    def add(self, part: LogPart) -> None:
+        """Print the whole lines of a part; a line that is not at its end may still be redrawn."""
+        self.position = part.start + len(part.data)
+        lines, line_feed, self._rest = (self._rest + part.data).rpartition(b"\n")
+        if len(self._rest) > _LONGEST_LINE:
+            lines, line_feed, self._rest = lines + line_feed + self._rest, b"", b""
+        self._print(lines + line_feed)
+
+    def finish(self) -> None:
+        """Print the last line, which has no end."""
+        self._print(self._rest)
+
+    def _print(self, data: bytes) -> None:
+        lines = plain(data.decode(errors="replace")).replace("\t", "    ").split("\n")
+        out.print("\n".join(harmless(line) for line in lines), end="", markup=False)
+        out.file.flush()

@@ -20,9 +20,9 @@ import msgspec
 
 from tidewire.errors import ConfigurationError, StoreUnavailable
 from tidewire.hub import Hub
-from tidewire.pipelines.checks import Missing, missing_programs
 from tidewire.pipelines.errors import PipelineError
 from tidewire.pipelines.naming import readable
+from tidewire.pipelines.programs import Missing, missing_programs
 from tidewire.pipelines.runs import Run
 from tidewire.pipelines.service import LogPart, Pipelines, Started
 from tidewire.server.pipeline_setup import server_pipelines

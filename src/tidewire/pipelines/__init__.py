@@ -1,6 +1,5 @@
 """Long jobs with live progress: pipelines of programs and Python functions, and their durable runs."""
 
-from tidewire.pipelines.checks import Missing
 from tidewire.pipelines.definition import Input, Pipeline, Progress, Step, pipeline
 from tidewire.pipelines.errors import (
     BadStart,
@@ -16,6 +15,7 @@ from tidewire.pipelines.files import builtin, load, load_folder
 from tidewire.pipelines.folders import FileFacts
 from tidewire.pipelines.job import Job
 from tidewire.pipelines.limits import PipelineLimits
+from tidewire.pipelines.programs import Missing
 from tidewire.pipelines.remote_job import RemoteJob
 from tidewire.pipelines.routes import router
 from tidewire.pipelines.runs import GivenInput, Run, RunStatus, StepState, StepStatus

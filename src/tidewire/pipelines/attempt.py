@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import os
 import shlex
-import shutil
 import signal
 import sys
 from collections.abc import Iterable, Mapping
@@ -16,13 +15,15 @@ import msgspec
 from tidewire.pipelines import boot
 from tidewire.pipelines.coroutine_step import run_function
 from tidewire.pipelines.definition import Pipeline, Step
+from tidewire.pipelines.environment import environment
 from tidewire.pipelines.errors import BadStart
 from tidewire.pipelines.folders import RunFolder
 from tidewire.pipelines.guard_pool import Guards
 from tidewire.pipelines.job import JobFacts
 from tidewire.pipelines.limits import PipelineLimits
 from tidewire.pipelines.naming import expand, expand_argument
-from tidewire.pipelines.process import Ended, Listener, Program, as_table, environment, run_program
+from tidewire.pipelines.process import Ended, Listener, Program, as_table, run_program
+from tidewire.pipelines.programs import program_path, program_problem
 
 __all__ = ("RunFacts", "explain", "run_attempt")
 
@@ -98,6 +99,8 @@ def _values(run: RunFacts, facts: JobFacts) -> dict[str, str]:
 
 def _program(run: RunFacts, step: Step, facts: JobFacts, values: dict[str, str]) -> Program:
     if step.run:
+        if problem := program_problem(step, run.pipeline.folder):
+            raise BadStart(problem)
         argv = [step.run[0], *(expand_argument(part, values) for part in step.run[1:])]
         # an argument that is only an optional input that was not given is left out
         argv = [done for done, part in zip(argv, step.run, strict=True) if done or not part]
@@ -111,9 +114,9 @@ def _program(run: RunFacts, step: Step, facts: JobFacts, values: dict[str, str])
     more |= {"TIDEWIRE_RUN": facts.run, "TIDEWIRE_STEP": facts.step, "TIDEWIRE_RUN_KEY": facts.key}
     limits = run.limits
     return Program(
-        program=shutil.which(argv[0]) or argv[0],
+        program=program_path(step, run.pipeline.folder) or argv[0] if step.run else argv[0],
         argv=argv,
-        env=environment(**more),
+        env=environment(step.pass_env, **more),
         cwd=facts.workdir,
         log=str(run.folder.log(step.name)),
         heading=f"attempt {facts.attempt}: {shlex.join(argv) if step.run else step.reference}",
@@ -125,6 +128,7 @@ def _program(run: RunFacts, step: Step, facts: JobFacts, values: dict[str, str])
         timeout=step.timeout or 0.0,
         grace=step.grace,
         nice=step.nice,
+        memory=step.memory,
     )
 
 

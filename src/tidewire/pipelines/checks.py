@@ -1,50 +1,20 @@
-"""Checks before a run starts: its programs and inputs must exist; each error says how to mend it."""
+"""Checks of inputs before a run starts: they must exist and look right; each error says how to mend it."""
 
 from __future__ import annotations
 
 import os
-import shutil
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-import msgspec
-
 from tidewire.pipelines.definition import Input, Pipeline
-from tidewire.pipelines.errors import BadStart, NotNow
+from tidewire.pipelines.errors import BadStart
+from tidewire.pipelines.file_kinds import FIRST_BYTES, kind_of
 from tidewire.pipelines.folders import file_problem
 from tidewire.pipelines.naming import readable
 
-__all__ = ("Missing", "check_ending", "check_names", "check_programs", "find_inputs", "missing_programs")
+__all__ = ("check_ending", "check_names", "find_inputs")
 
 _GZIP = b"\x1f\x8b"
-
-
-class Missing(msgspec.Struct, frozen=True):
-    """A program of a step that this machine does not have, with the Debian package that contains it."""
-
-    step: str
-    program: str
-    package: str
-
-
-def missing_programs(pipeline: Pipeline) -> list[Missing]:
-    """Return the programs that this machine does not have."""
-    return [
-        Missing(step.name, step.run[0], step.package or Path(step.run[0]).name)
-        for step in pipeline.steps
-        if step.run and shutil.which(step.run[0]) is None
-    ]
-
-
-def check_programs(pipeline: Pipeline) -> None:
-    """Raise NotNow for missing programs, with how to install them."""
-    missing = missing_programs(pipeline)
-    if missing:
-        programs = ", ".join(f"{found.program} (step {found.step!r})" for found in missing)
-        packages = " ".join(dict.fromkeys(found.package for found in missing))
-        raise NotNow(
-            f"pipeline {pipeline.name!r} needs programs that are not installed: {programs}; apt-get install {packages}"
-        )
 
 
 def check_names(pipeline: Pipeline, given: Iterable[str]) -> None:
@@ -91,12 +61,14 @@ def _checked(wanted: Input, path: Path) -> Path:
         raise BadStart(f"input {wanted.name!r}: {name!r} {problem}")
     try:
         with path.open("rb") as file:
-            first = file.read(2)
+            first = file.read(FIRST_BYTES)
     except OSError as error:
         raise BadStart(f"input {wanted.name!r} cannot be read: {name!r}: {error.strerror}") from None
     if not first:
         raise BadStart(f"input {wanted.name!r} is empty: {name!r}; give another file")
-    if name.endswith(".gz") and first != _GZIP:
-        raise BadStart(f"input {wanted.name!r} is no gzip file although it is named {name!r}; compress or rename it")
+    if name.endswith(".gz") and not first.startswith(_GZIP):
+        kind = kind_of(first)
+        remedy = f"it is {kind}" if kind else "compress or rename it"
+        raise BadStart(f"input {wanted.name!r} is no gzip file although it is named {name!r}; {remedy}")
     # programs open the targets of links: their own names are those that a user knows
     return Path(os.path.abspath(path))

@@ -7,6 +7,7 @@ import importlib
 import inspect
 import os
 import sys
+import traceback
 from operator import attrgetter
 
 import msgspec
@@ -17,9 +18,16 @@ from tidewire.pipelines.job import Job, JobFacts
 
 __all__ = ("main",)
 
+#: Characters of the text of an error.
+_ERROR = 500
+
 
 def _say(**fields: object) -> None:
-    os.write(int(os.environ["TIDEWIRE_PROGRESS_FD"]), msgspec.json.encode(fields) + b"\n")
+    # half of a surrogate pair, as in a file name that is not UTF-8, cannot be encoded
+    whole = {
+        name: text.encode(errors="replace").decode() if isinstance(text, str) else text for name, text in fields.items()
+    }
+    os.write(int(os.environ["TIDEWIRE_PROGRESS_FD"]), msgspec.json.encode(whole) + b"\n")
 
 
 def _run(reference: str, facts: JobFacts) -> None:
@@ -47,5 +55,18 @@ def main() -> None:
         _run(sys.argv[1], msgspec.json.decode(os.environ["TIDEWIRE_JOB"], type=JobFacts))
     except StepFailed as error:
         print(error, file=sys.stderr)
-        _say(error=str(error)[:500])
-        sys.exit(1)
+        _fail(str(error))
+    except MemoryError:
+        _fail("memory ran out; give the step more (its field memory), or a smaller input")
+    except SystemExit as error:
+        if isinstance(error.code, str):
+            _say(error=error.code[:_ERROR])
+        raise
+    except Exception as error:
+        traceback.print_exc()
+        _fail(f"{type(error).__name__}: {error}")
+
+
+def _fail(problem: str) -> None:
+    _say(error=problem[:_ERROR])
+    sys.exit(1)

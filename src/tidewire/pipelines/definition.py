@@ -74,6 +74,7 @@ class Step(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     retries: int = 0
     retry_seconds: float = 1.0
     env: dict[str, str] = {}
+    pass_env: tuple[str, ...] = ()
     inputs: tuple[str, ...] = ()
     outputs: tuple[str, ...] = ()
     stdin: str = ""
@@ -82,6 +83,7 @@ class Step(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     package: str = ""
     nice: int = 10
     grace: float = 5.0
+    memory: int = 0
 
     def __post_init__(self) -> None:
         if not is_name(self.name) or self.name == "queue":
@@ -127,6 +129,11 @@ class Step(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         for name in self.env:
             if not _VARIABLE.fullmatch(name):
                 raise ConfigurationError(f"env {name!r} is no name of a variable; write letters, digits and '_'")
+        for name in self.pass_env:
+            if not _VARIABLE.fullmatch(name.removesuffix("*")) or name.upper().startswith("TIDEWIRE_"):
+                raise ConfigurationError(
+                    f"pass_env {name!r} names no variables; write names, which may end with '*', and not tidewire's own"
+                )
         _check_progress(self.progress)
 
     def _check_numbers(self) -> None:
@@ -136,6 +143,8 @@ class Step(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
                 raise ConfigurationError(f"{name} is {value!r}; write a number greater than 0")
         if not 0 <= self.retries <= 100:
             raise ConfigurationError(f"retries is {self.retries}; write 0 to 100")
+        if self.memory < 0:
+            raise ConfigurationError(f"memory is {self.memory}; write bytes, or 0 for no limit")
         if not 0 <= self.nice <= 19:
             raise ConfigurationError(f"nice is {self.nice}; write 0 (as the server) to 19 (last)")
 

@@ -14,6 +14,7 @@ from tidewire.pipelines.definition import Step
 from tidewire.pipelines.errors import BadStart
 from tidewire.pipelines.guard_pool import Guards
 from tidewire.pipelines.process import Ended, Listener
+from tidewire.pipelines.progress import percent
 from tidewire.pipelines.reporter import Reporter
 from tidewire.pipelines.run_store import RunStore
 from tidewire.pipelines.runs import RunStatus, StepState, StepStatus
@@ -23,6 +24,8 @@ __all__ = ("Execution",)
 logger = logging.getLogger("tidewire.pipelines")
 
 _LONGEST_PAUSE = 300.0
+#: Characters of the message of a step.
+_MESSAGE = 500
 
 
 class Execution:
@@ -83,7 +86,7 @@ class Execution:
         if state.status is not StepStatus.RUNNING:
             return False
         # 100 means that the step is done
-        progress = max(state.progress, min(int(fraction * 100), 99))
+        progress = max(state.progress, min(percent(fraction), 99))
         if (progress, message) != (state.progress, state.message):
             self._reporter.note_step(
                 msgspec.structs.replace(state, progress=progress, message=message or state.message)
@@ -122,9 +125,17 @@ class Execution:
                 await self._note_end(step, StepStatus.DONE, ended, "")
                 return True
             if attempt <= step.retries:
-                await asyncio.sleep(min(step.retry_seconds * 2 ** (attempt - 1), _LONGEST_PAUSE))
+                await self._pause(step, attempt, problem)
         await self._note_end(step, StepStatus.FAILED, ended, problem)
         return False
+
+    async def _pause(self, step: Step, attempt: int, problem: str) -> None:
+        """Wait before the next attempt, and say so."""
+        seconds = min(step.retry_seconds * 2 ** (attempt - 1), _LONGEST_PAUSE)
+        message = f"attempt {attempt} of {step.retries + 1} failed: {problem}; trying again in {seconds:g} s"
+        state = self._reporter.run.step(step.name)
+        self._reporter.note_step(msgspec.structs.replace(state, message=message[:_MESSAGE]))
+        await asyncio.sleep(seconds)
 
     async def _note_end(self, step: Step, status: StepStatus, ended: Ended, problem: str) -> None:
         state = self._reporter.run.step(step.name)

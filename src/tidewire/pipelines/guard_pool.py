@@ -7,6 +7,7 @@ import sys
 from asyncio.subprocess import DEVNULL, PIPE, Process
 
 from tidewire.pipelines import boot
+from tidewire.pipelines.environment import environment
 
 __all__ = ("Guards",)
 
@@ -65,10 +66,11 @@ class Guards:
 async def _start() -> Process:
     # A session of its own: Ctrl+C in the server's terminal must reach the server alone.
     return await asyncio.create_subprocess_exec(
-        *(sys.executable, "-I", "-S", boot.__file__, "tidewire.pipelines.program_guard"),
+        *(sys.executable, "-I", "-S", "-X", "utf8", boot.__file__, "tidewire.pipelines.program_guard"),
         stdin=PIPE,
         stdout=PIPE,
         stderr=DEVNULL,
         limit=_LINE,
         start_new_session=True,
+        env=environment(),  # a step could read the environment of its guard
     )

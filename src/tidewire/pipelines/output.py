@@ -5,8 +5,15 @@ from __future__ import annotations
 import codecs
 import errno
 import os
+import re
 
-__all__ = ("BoundedLog", "unwritable")
+__all__ = ("BoundedLog", "plain", "unwritable")
+
+#: Sequences of a terminal (ECMA-48): colours and movements, titles and links, and others of two characters.
+_SEQUENCES = re.compile(
+    r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)?|[PX^_][^\x1b]*(?:\x1b\\)?|[ -/]*[0-~])"
+)
+_BACKSPACE = re.compile(r"[^\n\x08]\x08")
 
 #: Bytes of the newest output that are kept in memory while output is left out.
 _TAIL = 65_536
@@ -23,6 +30,18 @@ def unwritable(error: OSError) -> str:
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return "the disk of the runs is full; free some space, then resume the run"
     return f"its log cannot be written ({error.strerror})"
+
+
+def plain(text: str) -> str:
+    """Return what a terminal would show of a text: no colours, and of a line that is redrawn its last state."""
+    text = _SEQUENCES.sub("", text).replace("\r\n", "\n")
+    while "\x08" in text and (shorter := _BACKSPACE.sub("", text)) != text:
+        text = shorter
+    return "\n".join(_redrawn(line) for line in text.split("\n"))
+
+
+def _redrawn(line: str) -> str:
+    return next((state for state in reversed(line.split("\r")) if state.strip()), "") if "\r" in line else line
 
 
 class BoundedLog:
@@ -84,7 +103,7 @@ class BoundedLog:
 
     def last_lines(self) -> list[str]:
         """Return the last lines of output."""
-        lines = (self._recent + self._tail).decode(errors="replace").replace("\r", "\n").split("\n")
+        lines = plain((self._recent + self._tail).decode(errors="replace")).split("\n")
         shown = [line for line in lines if line.strip() and not line.startswith("[tidewire] ")]
         return [line[-_LINE:] for line in shown[-_LAST_LINES:]]
 

@@ -13,16 +13,20 @@ from typing import Any
 import msgspec
 
 from tidewire.pipelines.guard_pool import Guards
-from tidewire.pipelines.processes import end_identity, identity
+from tidewire.pipelines.processes import end_identity, end_marked, identity
 
 __all__ = ("Ended", "Listener", "Program", "run_program")
 
 #: Seconds beyond the program's grace after which its guard is killed.
 _GUARD_SECONDS = 10.0
+#: Seconds for the last reports of a guard that has ended.
+_REPORTS_SECONDS = 5.0
+#: The variables that tell the processes of a step from all others.
+MARKS = ("TIDEWIRE_RUN", "TIDEWIRE_STEP")
 
 
 class Program(msgspec.Struct, frozen=True):
-    """A program with everything that its guard needs to run it. `timeout` 0 means none."""
+    """A program with everything that its guard needs to run it. `timeout` and `memory` 0 mean no limit."""
 
     program: str
     argv: list[str]
@@ -38,6 +42,7 @@ class Program(msgspec.Struct, frozen=True):
     timeout: float = 0.0
     grace: float = 5.0
     nice: int = 0
+    memory: int = 0
 
 
 class Ended(msgspec.Struct, frozen=True):
@@ -88,27 +93,58 @@ async def run_program(program: Program, listener: Listener, guards: Guards) -> E
 
 async def _watch(guard: Process, program: Program, listener: Listener) -> Ended:
     assert guard.stdin is not None
-    assert guard.stdout is not None
     guard.stdin.write(msgspec.json.encode(program) + b"\n")
-    ended: Ended | None = None
-    known: list[str] = []
-    async for line in guard.stdout:
-        report = _decode(line)
-        if report.started is not None:
-            known = [name for name in (identity(guard.pid), report.started[1]) if name]
-            await listener.started(known)
-        if report.progress is not None:
-            listener.progress(*report.progress)
-        if report.log is not None:
-            listener.log(*report.log)
-        ended = report.ended or ended
-    await guard.wait()
+    reports = _Reports(guard, listener)
+    reading, ending = tasks = [asyncio.create_task(reports.read()), asyncio.create_task(_ended(guard))]
+    try:
+        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        if not reading.done():
+            # its reports end with it, even while another process has a copy of the pipe open
+            await asyncio.wait([reading], timeout=_REPORTS_SECONDS)
+        if reading.done():
+            reading.result()
+            await ending
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.wait(tasks)
     guard.stdin.close()
-    if ended is None:
-        for name in known:
-            await asyncio.to_thread(end_identity, name, seconds=0.0)
-        ended = Ended(reason="guard", error="the process that watched it was killed")
-    return ended
+    if reports.ended is not None:
+        return reports.ended
+    for name in reports.known:
+        await asyncio.to_thread(end_identity, name, seconds=0.0)
+    env = program.env
+    await asyncio.to_thread(end_marked, {name: env[name] for name in MARKS if name in env})
+    return Ended(reason="guard", error="the process that watched it was killed")
+
+
+async def _ended(guard: Process) -> None:
+    await guard.wait()
+
+
+class _Reports:
+    """The reports of a guard; `known` are the identities of its processes, `ended` its last report."""
+
+    def __init__(self, guard: Process, listener: Listener) -> None:
+        self.known: list[str] = []
+        self.ended: Ended | None = None
+        self._guard = guard
+        self._listener = listener
+
+    async def read(self) -> None:
+        """Read until the guard has closed its pipe."""
+        assert self._guard.stdout is not None
+        listener = self._listener
+        async for line in self._guard.stdout:
+            report = _decode(line)
+            if report.started is not None:
+                self.known = [name for name in (identity(self._guard.pid), report.started[1]) if name]
+                await listener.started(self.known)
+            if report.progress is not None:
+                listener.progress(*report.progress)
+            if report.log is not None:
+                listener.log(*report.log)
+            self.ended = report.ended or self.ended
 
 
 async def _stop(guard: Process, watching: asyncio.Task[Ended], grace: float, *, hurry: bool) -> None:
@@ -128,12 +164,6 @@ async def _stop(guard: Process, watching: asyncio.Task[Ended], grace: float, *, 
                 os.killpg(guard.pid, signal.SIGKILL)
         with contextlib.suppress(asyncio.CancelledError):
             await asyncio.wait(waiting, timeout=max(left, 0.5))
-
-
-def environment(**more: str) -> dict[str, str]:
-    """Return this process's environment without what is the server's own, with more."""
-    kept = {name: value for name, value in os.environ.items() if not name.upper().startswith("TIDEWIRE_")}
-    return kept | more
 
 
 def as_table(rule: Any, path: str) -> dict[str, str | int]:

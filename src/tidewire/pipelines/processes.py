@@ -6,8 +6,9 @@ import contextlib
 import os
 import signal
 import time
+from collections.abc import Mapping
 
-__all__ = ("descendants", "end_below", "end_identity", "has_children", "identity", "is_alive")
+__all__ = ("descendants", "end_below", "end_identity", "end_marked", "has_children", "identity", "is_alive")
 
 _BOOT = "/proc/sys/kernel/random/boot_id"
 #: Seconds between two checks of ending processes, and rounds of killing processes that fork meanwhile.
@@ -92,6 +93,39 @@ def _groups(pids: list[int]) -> set[int]:
         with contextlib.suppress(ProcessLookupError):
             found.add(os.getpgid(pid))
     return found - {os.getpgrp()}
+
+
+def end_marked(marks: Mapping[str, str]) -> None:
+    """Kill all processes that have these variables in their environment: what a dead guard has left, in any session."""
+    if not marks:
+        return
+    wanted = [f"{name}={value}".encode() for name, value in marks.items()]
+    for _ in range(_ROUNDS):
+        found = [pid for pid in _all() if _has(pid, wanted)]
+        if not found:
+            return
+        # all are stopped first: a process that runs could fork while the others are killed
+        for signum in (signal.SIGSTOP, signal.SIGKILL):
+            for pid in found:
+                with contextlib.suppress(ProcessLookupError, PermissionError):
+                    os.kill(pid, signum)
+        time.sleep(_STEP_SECONDS)
+
+
+def _all() -> list[int]:
+    try:
+        return [int(name) for name in os.listdir("/proc") if name.isdecimal()]
+    except OSError:
+        return []
+
+
+def _has(pid: int, wanted: list[bytes]) -> bool:
+    try:
+        with open(f"/proc/{pid}/environ", "rb") as file:
+            variables = file.read().split(b"\0")
+    except OSError:
+        return False  # it has ended, or belongs to another user
+    return all(mark in variables for mark in wanted) and _stat(pid)[:1] not in ([], ["Z"])
 
 
 def end_identity(name: str, *, seconds: float) -> bool:

@@ -12,6 +12,7 @@ import ctypes
 import errno
 import json
 import os
+import resource
 import select
 import signal
 import sys
@@ -20,6 +21,7 @@ from typing import Any
 
 from tidewire.pipelines.output import BoundedLog, unwritable
 from tidewire.pipelines.processes import descendants, end_below, has_children, identity
+from tidewire.pipelines.program_messages import ProgramMessages
 from tidewire.pipelines.progress import Rule, rule_from
 
 __all__ = ("main",)
@@ -34,8 +36,8 @@ _PR_SET_PDEATHSIG, _PR_SET_CHILD_SUBREAPER = 1, 36
 _REPORT_SECONDS, _LOOK_SECONDS = 0.1, 0.5
 #: Seconds that a program has to end by itself when its server has died.
 _ORPHAN_SECONDS = 1.0
-#: Bytes of one progress message of a program.
-_SAID = 4_096
+#: Descriptors that a parent may have left open are below this.
+_DESCRIPTORS = 1_024
 
 
 def _prctl(option: int, value: int) -> None:
@@ -90,6 +92,8 @@ def _become(task: dict[str, Any], writing: int, saying: int, failing: int) -> No
         os.dup2(os.open(task["stdout"], flags, 0o640) if task["stdout"] else writing, 1)
         os.dup2(writing, 2)
         os.set_inheritable(saying, True)
+        if task["memory"]:
+            resource.setrlimit(resource.RLIMIT_AS, (task["memory"], task["memory"]))
         argv = task["argv"]
         os.execve(task["program"], argv, task["env"] | {"TIDEWIRE_PROGRESS_FD": str(saying)})
     except OSError as error:
@@ -116,9 +120,10 @@ class _Guard:
         self._error = ""
         self._kill_at = now + task["timeout"] if task["timeout"] else None
         self._is_killing = False
-        self._fraction, self._message = 0.0, ""
+        self._messages = ProgramMessages()
+        self._fraction = 0.0
         self._reported: tuple[float, str] = (0.0, "")
-        self._said_rest = b""
+        self._settle_at: float | None = None
         self._next_report = self._next_look = 0.0
         self._is_dirty = True
         self._status: int | None = None
@@ -136,6 +141,9 @@ class _Guard:
                 self._handle(descriptor)
             now = time.monotonic()
             self._check_time(now)
+            if self._settle_at is not None and now >= self._settle_at:
+                self._settle_at = None
+                self._rule.settle()
             if now >= self._next_look:
                 self._next_look = now + _LOOK_SECONDS
                 self._rule.look([pid, *descendants(os.getpid())] if self._task["progress"].get("path") else [])
@@ -148,12 +156,14 @@ class _Guard:
         until = self._next_look if self._task["progress"].get("path") else now + 60.0
         if self._kill_at is not None:
             until = min(until, self._kill_at)
+        if self._settle_at is not None:
+            until = min(until, self._settle_at)
         if self._has_news():
             until = min(until, self._next_report)
         return max(0.0, (until - now) * 1_000 + 1)
 
     def _has_news(self) -> bool:
-        return self._is_dirty or (self._fraction_now(), self._message) != self._reported
+        return self._is_dirty or (self._fraction_now(), self._messages.message) != self._reported
 
     def _handle(self, descriptor: int) -> None:
         if descriptor == self._program.output:
@@ -184,6 +194,7 @@ class _Guard:
             self._forget(self._program.output)
             return 0
         self._rule.feed(data)
+        self._settle_at = time.monotonic() + _LOOK_SECONDS if self._rule.is_unsettled else None
         self._is_dirty = True
         try:
             self._log.write(data, time.monotonic())
@@ -205,21 +216,16 @@ class _Guard:
         if not data:
             self._forget(self._program.said)
             return False
-        *lines, self._said_rest = (self._said_rest + data)[-_READ:].split(b"\n")
-        self._said_rest = self._said_rest[-_SAID:]
-        for line in lines:
-            self._take(line)
+        had_problem = bool(self._messages.problem)
+        self._messages.feed(data)
+        if self._messages.problem and not had_problem:
+            with contextlib.suppress(OSError):  # the next output finds that, too
+                self._log.note(
+                    f"{self._messages.problem}; write one object a line, as "
+                    '{"progress": 0.45, "message": "text"}; later problems of this kind are not noted'
+                )
+                self._is_dirty = True
         return True
-
-    def _take(self, line: bytes) -> None:
-        with contextlib.suppress(ValueError, TypeError, AttributeError, RecursionError):
-            said = json.loads(line[:_SAID])
-            if "error" in said:
-                self._error = _text(said["error"])
-            if "progress" in said:
-                self._fraction = max(self._fraction, min(float(said["progress"]), 1.0))
-            if "message" in said:
-                self._message = _text(said["message"])[:500]
 
     def _reap(self) -> None:
         with contextlib.suppress(ChildProcessError):
@@ -250,7 +256,7 @@ class _Guard:
         self._program.signal(signal.SIGKILL)
 
     def _fraction_now(self) -> float:
-        self._fraction = max(self._fraction, min(self._rule.fraction, 1.0))
+        self._fraction = max(self._fraction, self._messages.fraction, min(self._rule.fraction, 1.0))
         return round(self._fraction, 3)
 
     def _report(self) -> None:
@@ -258,7 +264,7 @@ class _Guard:
         if news is not None:
             self._send({"log": news})
         self._is_dirty = False
-        now = (self._fraction_now(), self._message)
+        now = (self._fraction_now(), self._messages.message)
         if now != self._reported:
             self._reported = now
             self._send({"progress": now})
@@ -284,7 +290,7 @@ class _Guard:
         return {
             "exit": code,
             "reason": self._reason,
-            "error": self._error,
+            "error": self._error or self._messages.error,
             "lines": lines,
             "left_out": self._log.left_out,
         }
@@ -294,10 +300,6 @@ class _Guard:
             _write(message)
         except BrokenPipeError:
             self.stop("orphaned", _ORPHAN_SECONDS)
-
-
-def _text(said: object) -> str:
-    return str(said).encode(errors="replace").decode()  # half of a surrogate pair cannot be encoded
 
 
 def _write(message: dict[str, Any]) -> None:
@@ -319,6 +321,8 @@ def _read_task() -> dict[str, Any]:
 
 def main() -> None:
     """Guard one program."""
+    # An event loop leaves copies of the pipes open. A program would inherit them, and keep them open without its guard.
+    os.closerange(3, _DESCRIPTORS)
     for signum in (signal.SIGINT, signal.SIGHUP, signal.SIGXFSZ):
         signal.signal(signum, signal.SIG_IGN)
     signal.signal(signal.SIGCHLD, lambda *_: None)

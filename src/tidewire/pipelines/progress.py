@@ -8,10 +8,16 @@ from collections import deque
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-__all__ = ("Rule", "rule_from")
+__all__ = ("Rule", "percent", "rule_from")
 
-#: Bytes of an unfinished line that are kept, and bytes of much output that are searched: the newest.
+#: Bytes of an unfinished line that are kept, and bytes at each end of much output that are searched.
 _LINE, _FLOOD = 65_536, 65_536
+_THOUSANDS = re.compile(r"\d{1,3}(,\d{3})+(\.\d*)?")
+
+
+def percent(fraction: float) -> int:
+    """Return a fraction as a whole percentage, rounded down; 0.29 * 100 is 28.999… in binary, and yet 29."""
+    return int(round(fraction * 100, 6))
 
 
 class Rule:
@@ -19,9 +25,14 @@ class Rule:
 
     #: 0 to 1.
     fraction: float = 0.0
+    #: The end of the output so far may be progress, or only its beginning: `settle` decides when no more comes.
+    is_unsettled: bool = False
 
     def feed(self, data: bytes) -> None:
         """Take output."""
+
+    def settle(self) -> None:
+        """Take the end of the output as it is: nothing more has come for a while."""
 
     def look(self, pids: Iterable[int]) -> None:
         """Inspect the program's processes."""
@@ -35,22 +46,57 @@ class _Pattern(Rule):
         self._rest = b""
 
     def feed(self, data: bytes) -> None:
-        if len(data) > 2 * _FLOOD:
-            data, self._rest = data[-_FLOOD:], b""
-        # a bar that is drawn again and again on one line ends with a carriage return each time
+        # a bar that is redrawn on one line ends, or begins, with a carriage return each time
         data = (self._rest + data).replace(b"\r", b"\n")
         cut = data.rfind(b"\n") + 1
-        self._rest = data[cut:][-_LINE:]
-        for match in deque(self._find(data[:cut]), maxlen=1):
+        if cut > 2 * _FLOOD:
+            # the newest part, and only if that has nothing the oldest
+            _ = self._take(data[cut - _FLOOD : cut]) or self._take(data[:_FLOOD])
+        else:
+            self._take(data[:cut])
+        self._rest = data[cut:]
+        self._take_rest()
+
+    def _take_rest(self) -> None:
+        """Take an unfinished line as far as more of it cannot change what it says."""
+        head = self._rest[:_LINE]
+        match = _last(self._find(head))
+        # a match that ends with a digit at the end may go on: 5 of 1, then 00
+        self.is_unsettled = match is not None and match.end() == len(head) and head[-1:].isdigit()
+        if match is not None and not self.is_unsettled:
             self.fraction = _matched(match)
+        if len(self._rest) > _LINE:
+            self._rest = self._rest[-_LINE:]
+
+    def settle(self) -> None:
+        self.is_unsettled = False
+        self._take(self._rest[-_LINE:])
+
+    def _take(self, text: bytes) -> bool:
+        match = _last(self._find(text))
+        if match is not None:
+            self.fraction = _matched(match)
+        return match is not None
+
+
+def _last(found: Iterable[re.Match[bytes]]) -> re.Match[bytes] | None:
+    return next(iter(deque(found, maxlen=1)), None)
 
 
 def _matched(match: re.Match[bytes]) -> float:
     try:
-        done, *whole = [float(group.replace(b",", b"")) for group in match.groups()]
-        return done / (whole[0] if whole else 100.0)
+        groups = [group.decode() for group in match.groups()]
+        if len(groups) == 1:
+            return float(groups[0].replace(",", ".")) / 100.0
+        done, whole = (_number(group) for group in groups)
+        return done / whole
     except (ValueError, ZeroDivisionError, AttributeError):
         return 0.0
+
+
+def _number(text: str) -> float:
+    """Return a number with a decimal comma or point, or with commas between its thousands."""
+    return float(text.replace(",", "") if _THOUSANDS.fullmatch(text) else text.replace(",", "."))
 
 
 class _Count(Rule):

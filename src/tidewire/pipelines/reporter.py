@@ -90,6 +90,8 @@ class Reporter:
         self._settled = asyncio.Event()
         self._settled.set()
         self._is_saved = True
+        #: The state that was stored last.
+        self._stored = run
         self._task = asyncio.create_task(self._publish_all())
 
     async def aclose(self) -> None:
@@ -172,6 +174,7 @@ class Reporter:
             logger.warning("the state of run %s is not stored yet: %s", run.id, error)
             return False
         self._kept_seq = max(self._kept_seq, view.run.seq)
+        self._stored = run
         self._is_saved = run is self.run and view is self._view
         self._notices.changed(run, view.run.seq)
         return True
@@ -192,6 +195,8 @@ class Reporter:
     async def _publish_events(self) -> None:
         while self._pending and self._view.run.seq < self._kept_seq + _AHEAD:
             event = msgspec.structs.replace(self._pending.pop(0), seq=self._view.run.seq + 1)
+            if not _is_progress(event) and self._stored is not self.run:
+                await self.save()  # a viewer that hears of a change and then reads the run must find it there
             # The same event is repeated until it is surely kept: an unconfirmed one may have taken its number.
             while (position := await self._publish(event)) is None:
                 await self.save()
@@ -214,6 +219,10 @@ class Reporter:
                 await self._hub.node.publish(log_channel(self.run.id), _encode(event), Format.JSON)
             except PublishError as error:
                 logger.debug("newest text of run %s is not pushed, its log has it: %s", self.run.id, error)
+
+
+def _is_progress(event: Event) -> bool:
+    return isinstance(event, StepEvent) and event.status is StepStatus.RUNNING
 
 
 def _is_same_attempt(old: Event, new: StepEvent) -> bool:

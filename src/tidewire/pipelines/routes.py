@@ -15,10 +15,11 @@ from starlette.requests import ClientDisconnect, HTTPConnection
 from starlette.websockets import WebSocket
 
 from tidewire.errors import StoreUnavailable
-from tidewire.pipelines.checks import check_ending, check_names, missing_programs
+from tidewire.pipelines.checks import check_ending, check_names
 from tidewire.pipelines.errors import BadStart, NotFound, PipelineError
 from tidewire.pipelines.folders import find_file, list_files
 from tidewire.pipelines.naming import file_name, readable
+from tidewire.pipelines.programs import missing_programs
 from tidewire.pipelines.runs import Run, RunStatus
 from tidewire.pipelines.service import Pipelines
 from tidewire.pipelines.viewers import EVENTS

@@ -20,7 +20,7 @@ from tidewire.pipelines.guard_pool import Guards
 from tidewire.pipelines.limits import PipelineLimits
 from tidewire.pipelines.notices import Notices
 from tidewire.pipelines.owners import Owners
-from tidewire.pipelines.processes import end_identity
+from tidewire.pipelines.processes import end_identity, end_marked
 from tidewire.pipelines.reporter import Reporter, current_view
 from tidewire.pipelines.run_store import Attention, Record, RunStore
 from tidewire.pipelines.runs import Run, RunStatus, StepStatus, View
@@ -293,6 +293,7 @@ class Keeper:
             return
         for identity in await self._store.processes(run):
             await asyncio.to_thread(end_identity, identity, seconds=_ORPHAN_SECONDS)
+        await asyncio.to_thread(end_marked, {"TIDEWIRE_RUN": run})
         await self._store.clear_processes(run)
         view = await current_view(self._hub, record.view)
         self.own(_furthest(record.run, view.run), view)

@@ -7,6 +7,7 @@ from enum import StrEnum
 import msgspec
 
 from tidewire.messages import Position
+from tidewire.pipelines.progress import percent
 
 __all__ = (
     "Event",
@@ -112,7 +113,7 @@ class Run(msgspec.Struct, frozen=True):
         """Return the run with one step changed and its progress updated; progress never goes back."""
         steps = tuple(changed if step.name == changed.name else step for step in self.steps)
         whole = sum(step.weight for step in steps)
-        done = int(sum(step.weight * step.progress for step in steps) / whole)
+        done = percent(sum(step.weight * step.progress for step in steps) / whole / 100)
         return msgspec.structs.replace(self, steps=steps, progress=max(self.progress, min(done, 99)))
 
 

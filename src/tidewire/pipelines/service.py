@@ -18,12 +18,13 @@ import msgspec
 from tidewire.errors import ConfigurationError
 from tidewire.hub import Hub
 from tidewire.pipelines.attempt import RunFacts
-from tidewire.pipelines.checks import check_programs, find_inputs
+from tidewire.pipelines.checks import find_inputs
 from tidewire.pipelines.definition import Pipeline, Step
 from tidewire.pipelines.errors import Forbidden, NotFound, NotNow, QueueFull
 from tidewire.pipelines.folders import FileFacts, RunFolder, read_range
 from tidewire.pipelines.limits import PipelineLimits
 from tidewire.pipelines.naming import check_sample, file_name, readable
+from tidewire.pipelines.programs import check_programs
 from tidewire.pipelines.run_keeper import Keeper
 from tidewire.pipelines.run_store import NewRun, Record, RunStore
 from tidewire.pipelines.runs import GivenInput, Run, RunStatus, StepState, StepStatus

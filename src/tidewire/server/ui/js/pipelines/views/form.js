@@ -75,6 +75,14 @@ export class StartForm {
     $("missing").hidden = missing.length === 0;
     $("start").disabled = missing.length > 0;
     if (!missing.length) return;
+    const broken = missing.filter(({ problem }) => problem);
+    if (broken.length) {
+      $("missing").replaceChildren(
+        el("p", {}, el("strong", { text: "The server cannot start a program of it:" })),
+        ...broken.map(({ step, problem }) => el("p", { text: `${step}: ${problem}` })),
+      );
+      return;
+    }
     const packages = [...new Set(missing.map((one) => one.package))];
     const names = [...new Set(missing.map(({ program }) => program))];
     $("missing").replaceChildren(

@@ -1,0 +1,23 @@
+"""The environment of programs: no variable of the server but those that are named."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from fnmatch import fnmatchcase
+
+__all__ = ("environment",)
+
+#: Variables of this process that programs of steps get; all others may be secrets of the server.
+_PASSED = (
+    *("PATH", "HOME", "USER", "LOGNAME", "SHELL", "LANG", "LANGUAGE", "LC_*", "TZ", "TMPDIR", "TERM"),
+    *("LD_LIBRARY_PATH", "SSL_CERT_FILE", "SSL_CERT_DIR"),
+)
+
+
+def environment(passed: Iterable[str] = (), **more: str) -> dict[str, str]:
+    """Return the environment of a program: some variables of this process, those that a step names, and more."""
+    names = (*_PASSED, *passed)
+    kept = {name: value for name, value in os.environ.items() if any(fnmatchcase(name, known) for known in names)}
+    # a Python program below the step would keep its output back until its end
+    return kept | {"PYTHONUNBUFFERED": "1"} | more

@@ -1,0 +1,76 @@
+"""Names what a file is by its first bytes, for people who have the wrong one."""
+
+from __future__ import annotations
+
+__all__ = ("FIRST_BYTES", "kind_of")
+
+#: Bytes of a file that are enough to tell its kind.
+FIRST_BYTES = 1_024
+
+_TAR_AT = 257
+_KINDS = (
+    (b"\x1f\x8b", "compressed with gzip"),
+    (b"BZh", "compressed with bzip2; unpack it, or compress it with gzip"),
+    (b"\xfd7zXZ\x00", "compressed with xz; unpack it, or compress it with gzip"),
+    (b"\x28\xb5\x2f\xfd", "compressed with zstd; unpack it, or compress it with gzip"),
+    (b"\x04\x22\x4d\x18", "compressed with lz4; unpack it, or compress it with gzip"),
+    (b"7z\xbc\xaf\x27\x1c", "a 7-Zip archive; unpack it and give the file inside"),
+    (b"Rar!\x1a\x07", "a RAR archive; unpack it and give the file inside"),
+    (b"PK\x03\x04", "a ZIP archive (or an Office document); unpack it and give the file inside"),
+    (b"CRAM", "a CRAM file; turn it into FASTQ with `samtools fastq`"),
+    (b"BAM\x01", "a BAM file; turn it into FASTQ with `samtools fastq`"),
+    (b"NCBI.sra", "an SRA archive; turn it into FASTQ with `fasterq-dump`"),
+    (b"\x89HDF\r\n", "an HDF5 file, perhaps FAST5 (raw signal); call its bases first"),
+    (b"\x8bPOD", "a POD5 file (raw signal); call its bases first"),
+    (b"%PDF", "a PDF document"),
+    (b"\x89PNG", "a picture (PNG)"),
+    (b"\xff\xd8\xff", "a picture (JPEG)"),
+    (b"{\\rtf", "a document of a word processor (RTF); save it as plain text"),
+    (b"\xd0\xcf\x11\xe0", "an old Office document; save it as plain text"),
+    (b"\xff\xfe", "text in UTF-16, with two bytes for each character; save it as plain text (ASCII or UTF-8)"),
+    (b"\xfe\xff", "text in UTF-16, with two bytes for each character; save it as plain text (ASCII or UTF-8)"),
+    (b"\xef\xbb\xbf", "text that begins with a byte order mark (BOM); save it as UTF-8 without one"),
+    (b"version https://git-lfs", "a pointer of Git LFS, and not the file itself; fetch it with `git lfs pull`"),
+    (b"/annex/objects/", "a pointer of git-annex, and not the file itself; fetch it with `git annex get`"),
+    (b"@HD\tVN:", "a SAM file; turn it into FASTQ with `samtools fastq`"),
+    (b"@SQ\tSN:", "a SAM file; turn it into FASTQ with `samtools fastq`"),
+    (b"##fileformat=VCF", "a VCF file (variants); give the FASTQ file of the reads"),
+    (b"##gff", "a GFF file (annotation); give the FASTQ file of the reads"),
+    (b"LOCUS  ", "a GenBank file: it has no qualities; give the FASTQ file of the reads"),
+    (b">", "a FASTA file: it has no qualities; give the FASTQ file that it was made from"),
+)
+_HTML = (b"<!doctype html", b"<html", b"<head", b"<body", b"<!--")
+_XML = (b"<?xml", b"<error", b"<svg")
+
+
+def kind_of(first: bytes) -> str:
+    """Return what a file is by its first bytes, as "a PDF document", with what to do; "" for any other file."""
+    first = first[:FIRST_BYTES]
+    for begin, kind in _KINDS:
+        if first.startswith(begin):
+            return kind
+    if first[_TAR_AT : _TAR_AT + 5] == b"ustar":
+        return "a tar archive; unpack it and give the file inside"
+    if first and not first.strip(b"\0"):
+        return "made of zero bytes: the disk was full, or the copy broke off; copy it again"
+    if _is_wide(first):
+        return "text in UTF-16, with two bytes for each character; save it as plain text (ASCII or UTF-8)"
+    return _page_kind(first.lstrip().lower())
+
+
+def _is_wide(first: bytes) -> bool:
+    """Return whether every other byte is zero, in either order."""
+    pairs = first[: len(first) // 2 * 2]
+    return len(pairs) >= 8 and any(not pairs[at::2].strip(b"\0") and b"\0" not in pairs[1 - at :: 2] for at in (0, 1))
+
+
+def _page_kind(text: bytes) -> str:
+    """Return what a server or a browser has saved in the place of a file."""
+    again = "; the download has failed (a login, or a wrong address?): fetch the file again"
+    if text.startswith(_HTML):
+        return f"a web page (HTML){again}"
+    if text.startswith(_XML):
+        return f"an answer of a server (XML){again}"
+    if text.startswith((b'{"', b'[{"', b"{\n")):
+        return f"an answer of a server (JSON){again}"
+    return ""

@@ -12,8 +12,10 @@ from tidewire.pipelines.readqc.broken import BrokenFastq
 
 __all__ = ("RECORD_SIZE", "Batch", "read_batches")
 
-#: Bytes of the longest record; a longer one means that the file has no line ends.
-RECORD_SIZE = 64 << 20
+#: Bytes of the longest record, twice that of the longest read known; a longer one means that the file has no line ends.
+RECORD_SIZE = 16 << 20
+#: Bytes of blank lines at the end of a file.
+BLANK_SIZE = 64 << 20
 
 _BASES = b"ACGTUNRYSWKMBDHVacgtunryswkmbdhv.-*"
 _QUALITIES = bytes(range(33, 127))
@@ -30,8 +32,19 @@ class Batch:
 
 def read_batches(blocks: Iterable[bytes]) -> Iterator[Batch]:
     """Yield the reads of a file in batches. Raises BrokenFastq with the number of the wrong line."""
-    rest, done, blank = b"", 0, 0
+    rest, done, blank, blank_size = b"", 0, 0, 0
     for block in _with_line_feeds(blocks):
+        if block and not rest.strip(b"\n") and not block.strip(b"\n"):
+            # one blank line is not worth a list of a million
+            blank = blank or done + 1
+            blank_size += len(block)
+            if blank_size > BLANK_SIZE:
+                raise BrokenFastq(
+                    f"the file has more than {BLANK_SIZE >> 20} MiB of blank lines from line {blank} on; "
+                    "this is no FASTQ file, or it was damaged"
+                )
+            rest = b"\n"
+            continue
         text = rest + block
         lines = text.split(b"\n")
         whole = (len(lines) - 1) // 4 * 4
@@ -88,6 +101,8 @@ def _last_record(rest: bytes, done: int) -> list[bytes]:
         lines.append(b"")
     if len(lines) < 4:
         line = done + len(lines)
+        if problem := next(_head_problems(lines, done), ""):
+            raise BrokenFastq(problem)
         raise BrokenFastq(
             f"the file ends at line {line}, within the record that begins at line {done + 1}: a record has 4 lines; "
             "the file is cut off, copy it again"
@@ -113,8 +128,7 @@ def _problems(lines: list[bytes], before: int) -> Iterator[str]:
     for at in range(0, len(lines), 4):
         head, bases, mark, quality = lines[at : at + 4]
         line = before + at + 1
-        if not head.startswith(b"@"):
-            yield f"line {line} should be the name of a read and begin with '@', but is {_shown(head)}"
+        yield from _head_problems([head], line - 1)
         if wrong := bases.translate(None, _BASES):
             yield f"line {line + 1} should hold bases, but has the character {_shown(wrong[:1])}"
         if not mark.startswith(b"+"):
@@ -127,6 +141,11 @@ def _problems(lines: list[bytes], before: int) -> Iterator[str]:
             )
         if wrong := quality.translate(None, _QUALITIES):
             yield f"line {line + 3} should hold qualities, but has the character {_shown(wrong[:1])}"
+
+
+def _head_problems(lines: list[bytes], before: int) -> Iterator[str]:
+    if not lines[0].startswith(b"@"):
+        yield f"line {before + 1} should be the name of a read and begin with '@', but is {_shown(lines[0])}"
 
 
 def _shown(text: bytes) -> str:

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
 
+from tidewire.pipelines.file_kinds import kind_of
 from tidewire.pipelines.readqc.broken import BrokenFastq
 
 __all__ = ("Source",)
@@ -14,16 +15,16 @@ __all__ = ("Source",)
 #: Bytes that are read at once, and the most that are unpacked at once.
 BLOCK = 1 << 20
 
+#: From so many unpacked bytes on, a file may be at most `EXPANSION` times as large as its gzip data: reads compress
+#: some ten times, so that more is no file of reads, and perhaps made to keep the machine busy.
+EXPANSION_FROM, EXPANSION = 16 << 20, 200
+
 _GZIP = b"\x1f\x8b"
-#: The first bytes of files that are mistaken for FASTQ, with what they are and what to do.
-_OTHERS = (
-    (b"BZh", "compressed with bzip2; unpack it, or compress it with gzip"),
-    (b"\xfd7zXZ\x00", "compressed with xz; unpack it, or compress it with gzip"),
-    (b"\x28\xb5\x2f\xfd", "compressed with zstd; unpack it, or compress it with gzip"),
-    (b"PK\x03\x04", "a ZIP archive; unpack it and give the FASTQ file inside"),
-    (b"CRAM", "a CRAM file; turn it into FASTQ with `samtools fastq`"),
-    (b">", "a FASTA file: it has no qualities; give the FASTQ file that it was made from"),
-)
+
+
+def _check_kind(first: bytes, begin: str) -> None:
+    if kind := kind_of(first):
+        raise BrokenFastq(f"{begin} {kind}")
 
 
 class Source:
@@ -47,15 +48,29 @@ class Source:
         first = self._read()
         if not first:
             raise BrokenFastq("the file is empty; give a FASTQ file")
-        for begin, what in _OTHERS:
-            if first.startswith(begin):
-                raise BrokenFastq(f"the file is {what}")
         if first.startswith(_GZIP):
-            yield from self._unpacked(first)
+            yield from self._checked(self._unpacked(first))
             return
+        _check_kind(first, "the file is")
         while first:
             yield first
             first = self._read()
+
+    def _checked(self, blocks: Iterator[bytes]) -> Iterator[bytes]:
+        """Yield the unpacked blocks of what may be a file of reads."""
+        size = 0
+        for block in blocks:
+            if not size:
+                if block.startswith(_GZIP):
+                    raise BrokenFastq("the file is compressed with gzip twice; unpack it once with gunzip")
+                _check_kind(block, "the gzip file contains what is")
+            size += len(block)
+            if size > EXPANSION_FROM and size > self.taken * EXPANSION:
+                raise BrokenFastq(
+                    f"the gzip data unpacks to more than {EXPANSION} times its size; no reads compress so well: "
+                    "this is no FASTQ file"
+                )
+            yield block
 
     def _read(self) -> bytes:
         block = self._file.read(BLOCK)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -10,8 +11,11 @@ from tidewire.pipelines.readqc.tally import ADAPTERS, POSITIONS, Columns, Repeat
 
 __all__ = ("Adapter", "Duplicates", "Lengths", "Letters", "Qualities", "Spread", "Summary", "summarise")
 
-#: A character below this is never written by an encoding that begins at 64, one from the second never by one at 33.
-_LEAST_OF_64, _PROOF_OF_64 = 64, 80
+#: Qualities that begin at 64 (Illumina before 2011) have characters from the first on, some up to the second (Q10), and
+#: some between the last two (Q30 to Q41). Those of newer machines begin at 33, and may all be over Q46.
+_LEAST_OF_64, _LOW_OF_64, _HIGH_OF_64, _MOST_OF_64 = 59, 74, 94, 105
+#: Reads with an adapter that are worth a remark, and standard deviations that a share must be over its threshold.
+_LEAST_READS, _SURE = 5, 3.0
 _LEVELS = ((1, 1), (2, 2), (3, 4), (5, 9), (10, 49), (50, 99), (100, None))
 
 
@@ -28,12 +32,16 @@ class Lengths:
 
 @dataclass(frozen=True, slots=True)
 class Letters:
-    """The bases of the reads in percent; `at` has (position, A, C, G, T, other), positions from 1."""
+    """The bases of the reads in percent; `at` has (position, A, C, G, T, other), positions from 1.
+
+    `uneven` are positions after 12 where A and T, or C and G, differ by more than 20%, more than by chance.
+    """
 
     gc: float
     other: float
     at: tuple[tuple[int, float, float, float, float, float], ...]
     gc_of_reads: tuple[tuple[int, int], ...]
+    uneven: tuple[int, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,10 +138,13 @@ def _lengths(tally: Tally) -> Lengths:
 def _letters(tally: Tally) -> Letters:
     totals = _totals(tally.letters)
     named = sum(totals[letter] for letter in b"ACGT")
-    at = []
+    at: list[tuple[int, float, float, float, float, float]] = []
+    uneven = []
     for place in range(min(tally.longest, POSITIONS)):
         here = {letter: counts[place] for letter, counts in tally.letters.at.items()}
         whole = sum(here.values())
+        if place >= 12 and any(_differ(here.get(x, 0), here.get(y, 0), whole) for x, y in (b"AT", b"CG")):
+            uneven.append(place + 1)
         a, c, g, t = (_percent(here.get(letter, 0), whole) for letter in b"ACGT")
         rest = sum(number for letter, number in here.items() if letter not in b"ACGT")
         at.append((place + 1, a, c, g, t, _percent(rest, whole)))
@@ -142,12 +153,26 @@ def _letters(tally: Tally) -> Letters:
         other=_percent(tally.bases - named, tally.bases),
         at=tuple(at),
         gc_of_reads=tuple(sorted(tally.gc_percents.items())),
+        uneven=tuple(uneven),
     )
+
+
+def _differ(one: int, other: int, whole: int) -> bool:
+    """Return whether the shares of two bases differ by more than 20%, and by more than chance gives so few reads."""
+    return abs(one - other) > 0.2 * whole + _SURE * math.sqrt(one + other)
+
+
+def _begins_at_64(totals: Counter[int]) -> bool:
+    """Return whether the quality characters are those of the old encoding."""
+    used = [letter for letter, number in totals.items() if number]
+    if not used or min(used) < _LEAST_OF_64 or max(used) > _MOST_OF_64:
+        return False
+    return min(used) <= _LOW_OF_64 and max(used) >= _HIGH_OF_64
 
 
 def _qualities(tally: Tally) -> Qualities:
     totals = _totals(tally.qualities)
-    zero = 64 if totals and min(totals) >= _LEAST_OF_64 and max(totals) >= _PROOF_OF_64 else 33
+    zero = 64 if _begins_at_64(totals) else 33
     at = []
     for place in range(min(tally.longest, POSITIONS)):
         here = sorted((letter - zero, counts[place]) for letter, counts in tally.qualities.at.items() if counts[place])
@@ -186,15 +211,20 @@ def _remarks(
     if qualities.encoding == 64:
         yield "The qualities are of the old encoding that begins at 64: tell the programs that come after."
     for adapter in adapters:
-        if adapter.percent >= 1:
+        if adapter.reads >= _LEAST_READS and _is_surely_over(adapter.reads, adapter.percent, 1.0):
             yield f"{adapter.percent:.1f}% of the reads hold {adapter.name} ({adapter.sequence}): trim it."
     if duplicates.percent >= 30:
         yield f"{duplicates.percent:.0f}% of the reads are duplicates: few molecules, or many cycles of amplification."
     if letters.other >= 1:
         yield f"{letters.other:.1f}% of the bases are not known (N)."
-    uneven = [at[0] for at in letters.at[12:] if max(abs(at[1] - at[4]), abs(at[2] - at[3])) > 20]
-    if uneven:
-        yield f"A and T, or C and G, differ by more than 20% at {len(uneven)} positions after 12: is there an adapter?"
+    if letters.uneven:
+        positions = len(letters.uneven)
+        yield f"A and T, or C and G, differ by more than 20% at {positions} positions after 12: is there an adapter?"
+
+
+def _is_surely_over(number: int, percent: float, threshold: float) -> bool:
+    """Return whether a share of the reads is over a threshold, and not by the chance of few reads."""
+    return percent >= threshold and percent * (1 - 1 / math.sqrt(number)) >= threshold
 
 
 def _totals(columns: Columns) -> Counter[int]:

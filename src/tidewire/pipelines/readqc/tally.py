@@ -15,6 +15,11 @@ from tidewire.pipelines.readqc.fastq import Batch
 
 __all__ = ("ADAPTERS", "DUPLICATE_BASES", "POSITIONS", "Repeats", "Tally")
 
+#: Bases of the shortest read that may count as a duplicate.
+LEAST_BASES = 20
+#: Bases at each end of a long read in which adapters are looked for, and from which length on a read is long: within a
+#: read of 10,000 bases the beginning of an adapter stands by chance, or as poly-A of a genome.
+ADAPTER_ENDS, ADAPTER_WHOLE = 100, 1_000
 #: Positions of a read that are counted one by one.
 POSITIONS = 600
 #: The first bases of a read that are compared to find duplicates.
@@ -93,7 +98,8 @@ class Repeats:
 
     def add(self, reads: list[bytes]) -> None:
         """Count these reads."""
-        keys = [read[:DUPLICATE_BASES] for read in reads]
+        # a short read, and one without a known base, is like others by chance
+        keys = [read[:DUPLICATE_BASES] for read in reads if len(read) >= LEAST_BASES and read.strip(b"N")]
         if self.mask:
             keys = [key for key in keys if not crc32(key) & self.mask]
         self.seen.update(keys)
@@ -143,6 +149,9 @@ class Tally:
         self.lengths.update(lengths if max(lengths) < _EXACT_LENGTHS else map(_rounded, lengths))
 
     def _add_adapters(self, reads: list[bytes]) -> None:
+        reads = [
+            read if len(read) <= ADAPTER_WHOLE else read[:ADAPTER_ENDS] + b"\n" + read[-ADAPTER_ENDS:] for read in reads
+        ]
         text = b"\n".join(reads)
         for name, begin in ADAPTERS.items():
             if begin in text:

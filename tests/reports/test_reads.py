@@ -1,0 +1,149 @@
+"""Files of reads as people have them: the wrong kind, new machines, few or long reads, and files made to cost time."""
+
+from __future__ import annotations
+
+import gzip
+import random
+import resource
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from pipelines.readqc.reads import dice_reads, fastq, tallied
+from tidewire.pipelines import BadStart, Input, Pipeline, Step
+from tidewire.pipelines.checks import find_inputs
+from tidewire.pipelines.readqc import fastq as fastq_module
+from tidewire.pipelines.readqc.broken import BrokenFastq
+from tidewire.pipelines.readqc.summary import Summary, summarise
+from tidewire.pipelines.readqc.work import look
+
+READS = fastq(dice_reads(50, range(50, 51)))
+PAGE = b"<!DOCTYPE html>\n<html><body>404 Not Found</body></html>\n"
+
+
+@pytest.mark.parametrize(
+    ("content", "what"),
+    [
+        (PAGE, "a web page"),
+        (b"\n  <HTML>", "a web page"),
+        (b'<?xml version="1.0"?><Error><Code>AccessDenied</Code></Error>', "XML"),
+        (b'{"message": "Not Found"}', "JSON"),
+        (READS.decode().encode("utf-16"), "UTF-16"),
+        (READS.decode().encode("utf-16-be"), "UTF-16"),
+        (b"\xef\xbb\xbf" + READS, "byte order mark"),
+        (b">contig 1\nACGT\n", "a FASTA file"),
+        (gzip.compress(b">contig 1\nACGT\n"), "a FASTA file"),
+        (gzip.compress(PAGE), "a web page"),
+        (gzip.compress(gzip.compress(READS)), "gzip twice"),
+        (gzip.compress(b"BAM\x01" + bytes(50)), "a BAM file"),
+        (b"@HD\tVN:1.6\tSO:coordinate\n", "a SAM file"),
+        (bytes(5_000), "zero bytes"),
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:1\n", "Git LFS"),
+        (b"/annex/objects/SHA256E-s1--a.fastq\n", "git-annex"),
+        (b"\x89HDF\r\n\x1a\n", "HDF5"),
+        (b"just some words\n", "should be the name of a read"),
+    ],
+)
+def test_a_file_that_is_no_fastq_is_named(tmp_path: Path, content: bytes, what: str) -> None:
+    """An HTML page saved as .fastq was "cut off, copy it again", UTF-16 and gzip twice were shown as raw bytes."""
+    file = tmp_path / "reads.fastq"
+    file.write_bytes(content)
+    with pytest.raises(BrokenFastq, match=what) as caught:
+        look(file)
+    assert str(caught.value).isprintable()
+    assert "cut off" not in str(caught.value)
+
+
+def test_a_page_that_is_named_as_gzip_is_named_at_the_start(tmp_path: Path) -> None:
+    """A failed download saved as .fastq.gz was only "no gzip file"."""
+    file = tmp_path / "S1.fastq.gz"
+    file.write_bytes(PAGE)
+    definition = Pipeline("a", (Step("a", ("true",)),), inputs=(Input("reads"),))
+    with pytest.raises(BadStart, match="a web page"):
+        find_inputs(definition, "S1", {"reads": file}, None)
+
+
+def with_qualities(low: int, high: int, *, number: int = 400) -> Summary:
+    dice = random.Random(5)
+    reads = [("ACGT" * 25, "".join(chr(33 + dice.randint(low, high)) for _ in range(100))) for _ in range(number)]
+    return summarise(tallied(fastq(reads)), "x")
+
+
+@pytest.mark.parametrize(("low", "high"), [(46, 50), (46, 93), (60, 93), (93, 93), (31, 50), (46, 60), (0, 93)])
+def test_high_qualities_of_new_machines_begin_at_33(low: int, high: int) -> None:
+    """AVITI and HiFi reads of Q46 and more were taken for the encoding that begins at 64 (benjjneb/dada2#682)."""
+    found = with_qualities(low, high).qualities
+    assert found.encoding == 33
+    assert found.mean == pytest.approx((low + high) / 2, abs=1)
+
+
+def test_the_old_encoding_is_still_known() -> None:
+    """Illumina reads of before 2011 begin at 64, with low qualities and high ones."""
+    assert with_qualities(33, 71).qualities.encoding == 64
+
+
+def remarks_of(reads: list[tuple[str, str]]) -> str:
+    return " ".join(summarise(tallied(fastq(reads)), "x").remarks)
+
+
+def test_long_reads_and_few_reads_give_no_false_alarm() -> None:
+    """The beginning of an adapter stands in a long read by chance, and three reads are uneven by chance."""
+    dice = random.Random(3)
+    long = ["".join(dice.choices("ACGT", k=12_000)) for _ in range(60)]
+    marked = [read[:6_000] + "AGATCGGAAGAG" + "A" * 25 + read[6_000:] for read in long]
+    assert "trim it" not in remarks_of([(read, "I" * len(read)) for read in marked])
+    few = [("".join(dice.choices("ACGT", k=150)), "I" * 150) for _ in range(5)]
+    assert "adapter" not in remarks_of(few)
+    assert "trim it" not in remarks_of([(few[0][0][:100] + "AGATCGGAAGAG", "I" * 112), *few])
+    tails = [(read[0] + "AGATCGGAAGAG", "I" * 162) for read in few * 20]
+    assert "trim it" in remarks_of(tails)
+    assert "trim it" in remarks_of([(read + "AGATCGGAAGAG", "I" * (len(read) + 12)) for read in long])
+
+
+def test_empty_and_short_reads_are_no_duplicates() -> None:
+    """Empty reads, as a trimmer leaves them, counted as duplicates of each other."""
+    reads = dice_reads(100, range(60, 61), letters="ACGT")
+    trimmed = [("", "")] * 300 + [("ACG", "III")] * 300 + [("N" * 60, "!" * 60)] * 300
+    assert summarise(tallied(fastq(reads + trimmed)), "x").duplicates.percent == 0
+
+
+def run_readqc(file: Path) -> tuple[subprocess.CompletedProcess[str], float]:
+    before = time.monotonic()
+    done = subprocess.run(
+        [sys.executable, "-m", "tidewire.pipelines.readqc", "measure", "--output", str(file.parent), str(file)],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_AS, (400 << 20, 400 << 20)),
+    )
+    return done, time.monotonic() - before
+
+
+@pytest.mark.parametrize("line", [b"\n", b"@\n\n+\n\n", b"@r\nA\n+\nI\n"], ids=["line feeds", "empty", "alike"])
+def test_a_small_file_that_unpacks_to_much_ends_soon(tmp_path: Path, line: bytes) -> None:
+    """A gzip of 1 GiB of line feeds ran for 90 s."""
+    file = tmp_path / "bomb.fastq.gz"
+    with gzip.open(file, "wb", compresslevel=6) as out:
+        block = line * ((1 << 24) // len(line))
+        for _ in range(64):
+            out.write(block)
+    done, seconds = run_readqc(file)
+    assert (done.returncode, "no FASTQ file" in done.stderr) == (1, True), done.stderr
+    assert seconds < 45
+
+
+def test_very_long_reads_take_bounded_memory(tmp_path: Path) -> None:
+    """Reads of 30 MiB took 547 MiB of memory; the longest known have some 4 million bases."""
+    file = tmp_path / "long.fastq"
+    size = fastq_module.RECORD_SIZE // 2 - 1_000
+    bases, quality = b"ACGT" * (size // 4), b"I" * (size // 4 * 4)
+    file.write_bytes(b"".join(b"@%d\n%b\n+\n%b\n" % (n, bases, quality) for n in range(3)))
+    done, _ = run_readqc(file)
+    assert done.returncode == 0, done.stderr
+    file.write_bytes(b"@1\n%b\n+\n%b\n" % (b"A" * (30 << 20), b"I" * (30 << 20)))
+    done, _ = run_readqc(file)
+    assert (done.returncode, "longer than 16 MiB" in done.stderr) == (1, True), done.stderr

@@ -4,15 +4,7 @@ import { readFile } from "node:fs/promises";
 import { createInterface } from "node:readline";
 
 const [file, url, websocket] = process.argv.slice(2);
-if (websocket) {
-  // a browser's tells of a failure by an event that nobody has to take; this one would end the program
-  globalThis.WebSocket = class extends (await import(websocket)).default {
-    constructor(...args) {
-      super(...args);
-      this.on("error", () => {});
-    }
-  };
-}
+if (websocket) globalThis.WebSocket = (await import(websocket)).default;
 const m = await import(`data:text/javascript;base64,${(await readFile(file)).toString("base64")}`);
 const lines = createInterface({ input: process.stdin })[Symbol.asyncIterator]();
 const next = async () => (await lines.next()).value;

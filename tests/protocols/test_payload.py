@@ -16,6 +16,9 @@ from pydantic import BaseModel
 
 from tidewire.errors import BadRequest
 from tidewire.messages import Announcement, Format, WireMessage
+from tidewire.protocols.centrifuge.codes import MalformedFrame
+from tidewire.protocols.centrifuge.encoding import CentrifugeJson
+from tidewire.protocols.json_text import JsonDecoder, has_huge_number
 from tidewire.protocols.payload import encode_announcement, encode_json, encode_message, encode_payload
 
 
@@ -103,3 +106,26 @@ def test_a_model_that_json_cannot_carry_is_refused() -> None:
     for value in (Strange(value=object()), [Strange(value=object())], {"a": object()}):
         with pytest.raises(BadRequest, match="cannot be sent as JSON"):
             encode_json(value)
+
+
+@pytest.mark.parametrize("digits", [309, 310, 5_000])
+def test_a_number_that_not_every_program_can_read_is_refused(digits: int) -> None:
+    text = b'{"a": "' + b"9" * 400 + b'", "n": -' + b"7" * digits + b"}"
+    assert has_huge_number(text) == (digits >= 310)
+    decoder = JsonDecoder(msgspec.Raw, expected="JSON")
+    if digits < 310:
+        decoder.decode(text)
+        assert encode_json(int("7" * digits))
+        return
+    with pytest.raises(BadRequest, match="310 digits"):
+        decoder.decode(text)
+    with pytest.raises(BadRequest, match="digits"):
+        encode_json(int("7" * min(digits, 4_000)))
+    with pytest.raises(MalformedFrame):
+        CentrifugeJson().decode(b'{"id":1,"publish":{"channel":"a","data":' + text + b"}}")
+
+
+def test_a_long_text_of_numbers_is_not_taken_for_one() -> None:
+    assert not has_huge_number(b"[" + b"123," * 16_000 + b"1]")
+    assert not has_huge_number(b'{"dna": "' + b"01" * 9_000 + b'"}')
+    assert has_huge_number(b'{"\\"": ' + b"1" * 310 + b"}")

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Sequence
 from typing import TypeVar
 
 import msgspec
+
+from tidewire.protocols.json_text import with_whole_characters
 
 __all__ = (
     "ChatMessage",
@@ -21,6 +24,11 @@ __all__ = (
     "decode_each",
     "decode_message",
 )
+
+logger = logging.getLogger("tidewire.client")
+
+#: Bytes of an unreadable message that are logged.
+_SHOWN = 200
 
 T = TypeVar("T")
 
@@ -109,16 +117,26 @@ _decoder: msgspec.json.Decoder[Received] = msgspec.json.Decoder(Received)
 
 def decode_message(frame: str | bytes) -> Received | None:
     """Return a message of the server; None for a type of a later version, or for an application's own message."""
-    try:
-        return _decoder.decode(frame)
-    except msgspec.DecodeError:
-        return None
+    data = frame if isinstance(frame, bytes) else frame.encode()
+    for text in (data, with_whole_characters(data)):
+        try:
+            return _decoder.decode(text)
+        except msgspec.ValidationError:
+            return None
+        except (msgspec.DecodeError, ValueError, RecursionError) as error:
+            problem = error
+    logger.warning("a message of the server cannot be read, and is skipped: %s: %r", problem, data[:_SHOWN])
+    return None
 
 
 def decode_each(raw: Sequence[msgspec.Raw], type_: type[T]) -> Iterator[T]:
     """Yield the messages that are of a type, and leave out the others."""
     for part in raw:
         try:
-            yield msgspec.json.decode(part, type=type_)
-        except msgspec.DecodeError:
+            yield msgspec.json.decode(with_whole_characters(bytes(part)), type=type_)
+        except msgspec.ValidationError:
             continue
+        except (msgspec.DecodeError, ValueError, RecursionError) as error:
+            logger.warning(
+                "a message of the history cannot be read, and is skipped: %s: %r", error, bytes(part)[:_SHOWN]
+            )

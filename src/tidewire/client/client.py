@@ -211,6 +211,11 @@ class Client:
             logger.warning("no token for %r (%s); trying again", subscription.channel, type(error).__name__)
             self._subscribe_later(subscription)
             return False
+        if not subscription.token:
+            # sent on, an empty one would end the whole connection as a bad request
+            self.request_unsubscribe(subscription, is_over=True)
+            self._drop(subscription, PermissionDenied(f"get_token returned no token for {subscription.channel!r}"))
+            return False
         return True
 
     def _ask_for(self, subscription: Subscription) -> None:

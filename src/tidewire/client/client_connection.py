@@ -17,8 +17,10 @@ from websockets.exceptions import ConnectionClosed as SocketClosed
 from websockets.exceptions import InvalidHandshake, InvalidStatus
 
 from tidewire.client.backoff import check_may_return, delay, retry_after
+from tidewire.client.client_reading import Unreadable, frame_id, frame_name, read_reply
 from tidewire.errors import ConnectionClosed, Disconnect, TidewireError
-from tidewire.protocols.centrifuge.messages import Command, Push, Reply
+from tidewire.protocols.centrifuge import codes
+from tidewire.protocols.centrifuge.messages import Command, Error, Push, Reply
 
 __all__ = ("Answered", "ClientConnection", "ConnectionHandler")
 
@@ -35,7 +37,6 @@ _MESSAGE_SIZE = 64 * 1_048_576
 _FINAL = frozenset({1002, 1003, 1007, 1008, 1009, 1010, *range(3500, 4000), *range(4500, 5000)})
 
 _encode = msgspec.json.Encoder().encode
-_decode = msgspec.json.Decoder(Reply).decode
 
 
 class ConnectionHandler(TypingProtocol):
@@ -213,10 +214,24 @@ class ClientConnection:
         loop = asyncio.get_running_loop()
         async with asyncio.timeout(self.silence_limit) as silence:
             async for frame in socket:
-                for line in frame.splitlines():
-                    self._take(_decode(line))
+                # JSON has no line feed in a string, but may have other characters that end a line for Python
+                for line in (frame if isinstance(frame, bytes) else frame.encode()).split(b"\n"):
+                    if line:
+                        self._read(line)
                 silence.reschedule(loop.time() + self.silence_limit)
             await socket.recv()
+
+    def _read(self, line: bytes) -> None:
+        try:
+            reply = read_reply(line)
+        except Unreadable as error:
+            name = frame_name(line)
+            logger.warning("%s cannot be read, and is skipped: %s", name, error)
+            problem = Error(codes.INTERNAL.code, f"the answer ({name}) cannot be read: {error}")
+            if number := frame_id(line):
+                self._take(Reply(number, error=problem))
+            return
+        self._take(reply)
 
     def _take(self, reply: Reply) -> None:
         if reply.id:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from typing import Any
 
 import msgspec
 from msgspec import Raw
 
+from tidewire.client.client_reading import Unreadable, read_json
 from tidewire.errors import (
     AlreadySubscribed,
     BadRequest,
@@ -38,6 +40,8 @@ __all__ = (
     "publication_from",
 )
 
+logger = logging.getLogger("tidewire.client")
+
 _ERRORS: dict[int, type[CommandError]] = {
     codes.UNAUTHORIZED.code: PermissionDenied,
     codes.UNKNOWN_CHANNEL.code: UnknownChannel,
@@ -64,13 +68,17 @@ class ChannelMember(msgspec.Struct, frozen=True):
 
 
 class ChannelPublication(msgspec.Struct, frozen=True):
-    """One publication. `data` is decoded JSON; `position` is None where the channel keeps no history."""
+    """One publication. `data` is decoded JSON; `position` is None where the channel keeps no history.
+
+    Data that cannot be decoded is None, and `problem` explains why; the client logs it with channel and position.
+    """
 
     channel: str
     data: Any
     position: Position | None = None
     publisher: ChannelMember | None = None
     tags: Mapping[str, str] = {}
+    problem: str = ""
 
 
 class ChannelHistory(msgspec.Struct, frozen=True):
@@ -91,23 +99,39 @@ def encoded(data: Any) -> Raw:
 
 
 def decoded(data: Raw) -> Any:
-    """Return the value of JSON data; no data is None."""
-    return msgspec.json.decode(data) if bytes(data) else None
+    """Return the value of JSON data; no data is None. Raises Unreadable."""
+    return read_json(bytes(data)) if bytes(data) else None
+
+
+def _info(data: Raw) -> Any:
+    try:
+        return decoded(data)
+    except Unreadable as error:
+        logger.warning("the info of a member cannot be read, and is left out: %s", error)
+        return None
 
 
 def member_from(info: ClientInfo) -> ChannelMember:
     """Return a member as an application reads it."""
-    return ChannelMember(info.client, info.user, decoded(info.conn_info), decoded(info.chan_info))
+    return ChannelMember(info.client, info.user, _info(info.conn_info), _info(info.chan_info))
 
 
 def publication_from(channel: str, publication: Publication, epoch: str) -> ChannelPublication:
     """Return a publication as an application reads it."""
+    name = publication.channel or channel
+    data, problem = None, ""
+    try:
+        data = decoded(publication.data)
+    except Unreadable as error:
+        problem = str(error)
+        logger.warning("publication %d of %r cannot be read: %s", publication.offset, name, problem)
     return ChannelPublication(
-        publication.channel or channel,
-        decoded(publication.data),
+        name,
+        data,
         Position(publication.offset, epoch) if publication.offset else None,
         member_from(publication.info) if publication.info is not None else None,
         publication.tags,
+        problem,
     )
 
 

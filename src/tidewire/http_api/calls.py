@@ -28,6 +28,7 @@ from tidewire.messages import Position
 from tidewire.options import ChannelOptions
 from tidewire.protocols.centrifuge.codes import FORCE_DISCONNECT, INTERNAL, error_of
 from tidewire.protocols.centrifuge.override import Override
+from tidewire.protocols.json_text import has_huge_number
 from tidewire.rules.base import Grant
 from tidewire.sessions.centrifuge import orders
 
@@ -85,6 +86,8 @@ class Calls:
 
     async def call(self, method: str, body: bytes) -> m.Result:
         """Do what a body asks; raises BadRequest, UnknownType too."""
+        if has_huge_number(body):
+            raise BadRequest("the body has a number of 310 digits or more, which not every client can read")
         found = METHODS.get(method)
         if found is None:
             raise UnknownType(f"no method {method!r}; there are {', '.join(METHODS)}")

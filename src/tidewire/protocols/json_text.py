@@ -12,10 +12,16 @@ from pydantic.errors import PydanticUserError
 
 from tidewire.errors import BadRequest
 
-__all__ = ("JsonDecoder", "is_deeper", "with_whole_characters")
+__all__ = ("JsonDecoder", "has_huge_number", "is_deeper", "with_whole_characters")
 
 #: Escapes: a pair of surrogates, one alone (which is half a character), or any other (RFC 8259 section 7).
 _ESCAPES = re.compile(rb"\\(?:u[dD][89abAB]..\\u[dD][c-fC-F]..|(u[dD][89a-fA-F]..)|.)", re.DOTALL)
+
+#: Digits of a number that no double-precision number can hold: one program could not read what another has published.
+_HUGE = 310
+_STRIDE = _HUGE // 2
+_DIGITS = re.compile(rb'"(?:[^"\\]|\\.)*"|(\d{%d})' % _HUGE, re.DOTALL)
+_SAMPLED = re.compile(rb"\d(?=\d)")
 
 T = TypeVar("T")
 
@@ -44,6 +50,8 @@ class JsonDecoder:
         """Decode a whole JSON text (RFC 8259)."""
         if data.count(b"{") + data.count(b"[") > self._depth and is_deeper(data, self._depth):
             raise BadRequest(f"the JSON is nested deeper than the limit of {self._depth}")
+        if has_huge_number(data):
+            raise BadRequest(f"the JSON has a number of {_HUGE} digits or more; send it as a string")
         try:
             return self._decode(data)
         except ValidationError as error:
@@ -79,6 +87,18 @@ def _describe(schema: Callable[[], Any]) -> str:
 def with_whole_characters(data: bytes) -> bytes:
     """Return a JSON text with U+FFFD for each half of a character: a browser writes them where it cut a text."""
     return _ESCAPES.sub(lambda found: rb"\ufffd" if found[1] else found[0], data)
+
+
+def has_huge_number(data: bytes) -> bool:
+    """Return whether a JSON text has a number of so many digits that not every program can read it."""
+    if len(data) < _HUGE:
+        return False
+    # so long a number has two samples, with nothing but digits between them
+    samples = data[::_STRIDE]
+    places = [found.start() * _STRIDE for found in _SAMPLED.finditer(samples)]
+    if not any(data[place : place + _STRIDE].isdigit() for place in places):
+        return False
+    return any(found[1] for found in _DIGITS.finditer(data))
 
 
 def is_deeper(data: bytes, limit: int) -> bool:

@@ -11,6 +11,7 @@ from pydantic_core import to_jsonable_python
 from tidewire.errors import BadRequest
 from tidewire.messages import Announcement, Format, WireMessage
 from tidewire.protocols.base import to_utf8
+from tidewire.protocols.json_text import has_huge_number
 
 __all__ = ("encode_announcement", "encode_json", "encode_message", "encode_payload")
 
@@ -29,11 +30,14 @@ def encode_json(value: Any) -> bytes:
     Raises BadRequest for a value that JSON cannot express.
     """
     try:
-        if isinstance(value, BaseModel):
-            return value.model_dump_json(by_alias=True).encode()
-        return _encode(value)
+        encoded = value.model_dump_json(by_alias=True).encode() if isinstance(value, BaseModel) else _encode(value)
     except (TypeError, ValueError, UnicodeEncodeError, RecursionError) as error:
         raise BadRequest(f"a value of type {type(value).__name__} cannot be sent as JSON: {error}") from None
+    if has_huge_number(encoded):
+        raise BadRequest(
+            f"a value of type {type(value).__name__} has a number of 310 digits or more; send it as a string"
+        )
+    return encoded
 
 
 def encode_payload(data: Any) -> tuple[bytes, Format]:

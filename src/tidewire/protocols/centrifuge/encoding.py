@@ -25,7 +25,7 @@ from tidewire.protocols.centrifuge.protobuf import (
     encode_message,
     varint,
 )
-from tidewire.protocols.json_text import is_deeper, with_whole_characters
+from tidewire.protocols.json_text import has_huge_number, is_deeper, with_whole_characters
 from tidewire.protocols.meta import PublicationMeta, meta_of
 
 __all__ = ("CentrifugeJson", "CentrifugeProtobuf", "CentrifugeProtocol")
@@ -155,6 +155,8 @@ class CentrifugeJson(CentrifugeProtocol):
     def _decode_line(self, line: bytes) -> Command:
         if line.count(b"{") + line.count(b"[") > self._depth and is_deeper(line, self._depth):
             raise MalformedFrame(Malformed.TOO_DEEP)
+        if has_huge_number(line):
+            raise MalformedFrame(Malformed.NOT_JSON)
         try:
             return self._decoder.decode(line)
         except msgspec.ValidationError:

@@ -33,6 +33,7 @@ const FIRST_DELAY = 500;
 const LONGEST_DELAY = 20_000;
 const STABLE = 5_000;
 const PING_GRACE = 10_000;
+const CLOSE_GRACE = 1_000;
 const LONGEST_TIMER = 2 ** 31 - 1;
 const TOKEN_EXPIRED = 109;
 
@@ -166,7 +167,7 @@ export class Client extends Emitter {
     if (!subscription) {
       subscription = new Subscription(this, channel, options);
       this.#subscriptions.set(channel, subscription);
-      if (this.state === "connected") subscription._subscribe();
+      if (this.#isGreeted) subscription._subscribe();
     }
     if (listener) subscription.on("publication", listener);
     return subscription;
@@ -285,12 +286,24 @@ export class Client extends Emitter {
       else this.#retry(11, "no token");
       return;
     }
-    const socket = new (this.#options.WebSocket ?? WebSocket)(this.#url);
+    const WebSocketClass = this.#options.WebSocket ?? globalThis.WebSocket;
+    let socket;
+    try {
+      if (!WebSocketClass) throw new Error("there is no WebSocket here; give one as the option WebSocket");
+      socket = new WebSocketClass(this.#url);
+    } catch (error) {
+      const problem = new TidewireError(108, error.message);
+      this._emit("error", problem);
+      this.#end(problem.code, problem.message);
+      return;
+    }
     this.#socket = socket;
     this.#set("silence", this.#options.timeout + PING_GRACE, () => this._lost(11, "the server does not answer"));
     socket.onopen = () => flow === this.#flow && this.#greet(flow);
     socket.onmessage = ({ data }) => flow === this.#flow && this.#read(data);
     socket.onclose = ({ code, reason }) => flow === this.#flow && this._lost(code, reason);
+    // A close follows, except in some versions of Node, where an error that nobody takes ends the program.
+    socket.onerror = () => flow === this.#flow && this.#set("silence", CLOSE_GRACE, () => this._lost(11, "no connection"));
   }
 
   async #greet(flow) {
@@ -298,6 +311,7 @@ export class Client extends Emitter {
     const subs = {};
     for (const [channel, position] of this.#chosen) if (position) subs[channel] = { recover: true, ...position };
     const connecting = this._call("connect", { token: this.#token || undefined, data, name, subs });
+    this.#isGreeted = true;
     for (const subscription of this.#subscriptions.values()) subscription._subscribe();
     try {
       const reply = await connecting;
@@ -327,6 +341,8 @@ export class Client extends Emitter {
   }
 
   #pong = false;
+  /** The connect command was sent on this socket: others may follow it at once. */
+  #isGreeted = false;
 
   #heard() {
     if (this.#patience) this.#set("silence", this.#patience, () => this._lost(11, "no ping"));
@@ -384,9 +400,13 @@ export class Client extends Emitter {
     for (const timer of Object.values(this.#timers)) clearTimeout(timer);
     const socket = this.#socket;
     this.#socket = null;
+    this.#isGreeted = false;
     this.#frame = [];
-    if (socket) socket.onopen = socket.onmessage = socket.onclose = null;
-    socket?.close();
+    if (socket) {
+      socket.onopen = socket.onmessage = socket.onclose = null;
+      socket.onerror = () => {}; // closed while it connects, it may tell so later
+      socket.close();
+    }
     for (const subscription of this.#subscriptions.values()) subscription._wait();
     const calls = [...this.#calls.values()];
     this.#calls.clear();
@@ -416,11 +436,29 @@ export class Client extends Emitter {
     this.#heard();
     for (const line of text.split("\n")) {
       if (!line) continue;
-      const reply = JSON.parse(line);
-      if (reply.id) this.#answer(reply);
-      else if (reply.push) this.#push(reply.push);
-      else if (this.#pong) this._write({});
+      try {
+        this.#take(JSON.parse(line));
+      } catch (error) {
+        this.#unreadable(line, error);
+      }
     }
+  }
+
+  #take(reply) {
+    if (reply.id) this.#answer(reply);
+    else if (reply.push) this.#push(reply.push);
+    else if (this.#pong) this._write({});
+  }
+
+  // One line that cannot be read must not end the others: it is told as an `error`, with what it was as far as one sees.
+  #unreadable(line, error) {
+    const id = Number(/^\{"id":(\d+)/.exec(line)?.[1] ?? 0);
+    const channel = /"channel":"((?:[^"\\]|\\.)*)"/.exec(line)?.[1];
+    const offset = /"offset":(\d+)[^"]*$/.exec(line)?.[1];
+    const name = channel === undefined ? line.slice(0, 80) : `publication ${offset ?? "?"} of ${channel}`;
+    const problem = new TidewireError(107, `the server sent what cannot be read (${name}): ${error.message}`);
+    this._emit("error", problem);
+    if (this.#calls.has(id)) this.#answer({ id, error: problem });
   }
 
   #answer({ id, error, ...results }) {
@@ -542,9 +580,9 @@ export class Subscription extends Emitter {
     try {
       if (!this.#token && getToken) {
         const token = await fetchToken(getToken, this.channel);
+        // the flow is another one once the connection was lost
         if (flow !== this.#flow) return;
         this.#token = token;
-        if (this.#client.state !== "connected") return;
       }
       this.#isAsked = true;
       const recovering = this.#position ? { recover: true, ...this.#position } : {};

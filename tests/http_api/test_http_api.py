@@ -510,3 +510,29 @@ def test_the_published_client_speaks_to_it(server: LiveServer, channel: str) -> 
             cent.Client(server.url + "/api", "wrong").info(cent.InfoRequest())
     finally:
         client.close()
+
+
+def test_lines_of_commands_are_answered_line_by_line(server: LiveServer) -> None:
+    lines = [
+        {"method": "publish", "params": {"channel": "lines", "data": {"a": 1}}},
+        {"method": "presence_stats", "params": {"channel": "lines"}},
+        {"method": "publish", "params": {"channel": ""}},
+        {"method": "none", "params": {}},
+        {"method": "info"},
+    ]
+    body = "\n".join(map(json.dumps, lines))
+    headers = {"Authorization": "apikey the key"}
+    answer = httpx.post(server.url + "/api", content=body, headers=headers, timeout=20)
+    assert answer.status_code == 200
+    replies = [json.loads(line) for line in answer.text.splitlines()]
+    assert replies[0]["result"]["offset"] == 1
+    assert replies[1]["result"] == {"num_clients": 0, "num_users": 0}
+    assert [reply["error"]["code"] for reply in replies[2:4]] == [107, 104]
+    assert replies[4]["result"]["nodes"]
+    assert httpx.post(server.url + "/api", content=body, timeout=20).status_code == 401
+    assert httpx.post(server.url + "/api", content="x", headers=headers, timeout=20).status_code == 400
+
+
+def test_half_a_character_is_replaced_as_it_is_over_websockets(api: Api) -> None:
+    assert api.post("publish", '{"channel": "half", "data": "a\\ud83d b"}').json()["result"]["offset"] == 1
+    assert api.call("history", channel="half", limit=1)["publications"][0]["data"] == "a\ufffd b"

@@ -15,6 +15,7 @@ from starlette.requests import ClientDisconnect
 from tidewire.errors import ConfigurationError, StoreUnavailable, TidewireError
 from tidewire.http_api import models as m
 from tidewire.http_api.calls import FAULT, METHODS, Calls, encode, failure
+from tidewire.protocols.json_text import with_whole_characters
 from tidewire.sessions.origins import Origins
 from tidewire.support.counters import count_limit
 
@@ -29,6 +30,16 @@ _KEY = APIKeyHeader(name="X-API-Key", auto_error=False, description="The key of 
 
 class _TooBig(Exception):
     pass
+
+
+class _Command(msgspec.Struct, frozen=True):
+    """One line of a body of commands."""
+
+    method: str
+    params: msgspec.Raw = msgspec.Raw(b"{}")
+
+
+_decode_command = msgspec.json.Decoder(_Command).decode
 
 
 def api_router(
@@ -47,6 +58,7 @@ def api_router(
         raise ConfigurationError("the HTTP API needs a key: api_router(key=…); insecure=True lets everybody call it")
     router = APIRouter(prefix=prefix, tags=["api"])
     endpoint = _Endpoint(calls, key="" if insecure else key, error_mode=error_mode)
+    router.add_api_route("", endpoint.commands, methods=["POST"], include_in_schema=False)
     for name, method in METHODS.items():
         answer = m.Answer[method.result] if name != "batch" else method.result  # type: ignore[name-defined]
         router.add_api_route(
@@ -85,7 +97,7 @@ class _Endpoint:
             if not self._is_known(request):
                 return Response(status_code=401)
             try:
-                body = await self._body(request)
+                body = with_whole_characters(await self._body(request))
                 msgspec.json.decode(body.decode() or "{}", type=dict[str, msgspec.Raw])
             except _TooBig:
                 return Response(status_code=413)
@@ -96,6 +108,27 @@ class _Endpoint:
             return await self._answer(name, body, request)
 
         return endpoint
+
+    async def commands(self, request: Request) -> Response:
+        """Answer lines of `{"method": …, "params": …}`, as clients sent them before each method had a path."""
+        if not self._is_known(request):
+            return Response(status_code=401)
+        try:
+            body = with_whole_characters(await self._body(request))
+            commands = [_decode_command(line) for line in body.splitlines() if line.strip()]
+        except _TooBig:
+            return Response(status_code=413)
+        except ClientDisconnect:
+            return Response(status_code=400)  # nobody reads it
+        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+            text = 'send lines as {"method": "publish", "params": {…}}'
+            return Response(text, status_code=400, media_type="text/plain")
+        replies = [encode(await self._reply(command)) for command in commands]
+        return Response(b"\n".join(replies), media_type="application/json", headers={"Cache-Control": "no-store"})
+
+    async def _reply(self, command: _Command) -> dict[str, Any]:
+        result = await self._called(command.method, bytes(command.params))
+        return {"error": result} if isinstance(result, m.ApiError) else {"result": result}
 
     def _is_known(self, request: Request) -> bool:
         if not self._key:  # everybody may call, but not from a page of another site, on somebody's behalf
@@ -119,16 +152,21 @@ class _Endpoint:
         return bytes(body)
 
     async def _answer(self, name: str, body: bytes, request: Request) -> Response:
+        result = await self._called(name, body)
+        if isinstance(result, m.ApiError):
+            return self._failed(result, request)
+        return _json(result if name == "batch" else {"result": result})
+
+    async def _called(self, name: str, body: bytes) -> m.Result | m.ApiError:
         try:
-            result = await self._calls().call(name, body)
+            return await self._calls().call(name, body)
         except TidewireError as error:
             if isinstance(error, StoreUnavailable):
                 logger.warning("the call %s of the HTTP API failed: %s", name, error)
-            return self._failed(failure(error), request)
+            return failure(error)
         except Exception:
             logger.exception("the call %s of the HTTP API failed", name)
-            return self._failed(FAULT, request)
-        return _json(result if name == "batch" else {"result": result})
+            return FAULT
 
     def _failed(self, error: m.ApiError, request: Request) -> Response:
         if "transport" in (request.headers.get("x-centrifugo-error-mode"), self._error_mode):

@@ -14,7 +14,7 @@ from tidewire.messages import Format as _Format
 from tidewire.options import Limits
 from tidewire.protocols.base import Protocol, to_utf8
 from tidewire.protocols.commands import Publish
-from tidewire.protocols.json_text import JsonDecoder
+from tidewire.protocols.json_text import JsonDecoder, with_whole_characters
 
 __all__ = ("JSON", "JsonProtocol", "iso_time", "with_fields")
 
@@ -44,6 +44,7 @@ class JsonProtocol(Protocol[Publish]):
 
     def decode(self, message: str | bytes) -> Sequence[Publish]:
         data = (to_utf8(message) if isinstance(message, str) else message).strip()
+        data = with_whole_characters(data)
         self._decoder.decode(data)
         return (Publish(data, _Format.JSON),)
 

@@ -12,7 +12,7 @@ from pydantic.errors import PydanticUserError
 
 from tidewire.errors import BadRequest
 
-__all__ = ("JsonDecoder", "has_huge_number", "is_deeper", "with_whole_characters")
+__all__ = ("JsonDecoder", "decode_leniently", "has_huge_number", "is_deeper", "with_whole_characters")
 
 #: Escapes: a pair of surrogates, one alone (which is half a character), or any other (RFC 8259 section 7).
 _ESCAPES = re.compile(rb"\\(?:u[dD][89abAB]..\\u[dD][c-fC-F]..|(u[dD][89a-fA-F]..)|.)", re.DOTALL)
@@ -53,7 +53,7 @@ class JsonDecoder:
         if has_huge_number(data):
             raise BadRequest(f"the JSON has a number of {_HUGE} digits or more; send it as a string")
         try:
-            return self._decode(data)
+            return self._decode(with_whole_characters(data))
         except ValidationError as error:
             first = error.errors(include_input=False, include_url=False)[0]
             where = ".".join(map(str, first["loc"])) or "the value"
@@ -86,7 +86,38 @@ def _describe(schema: Callable[[], Any]) -> str:
 
 def with_whole_characters(data: bytes) -> bytes:
     """Return a JSON text with U+FFFD for each half of a character: a browser writes them where it cut a text."""
+    if b"\\u" not in data:
+        return data
     return _ESCAPES.sub(lambda found: rb"\ufffd" if found[1] else found[0], data)
+
+
+def decode_leniently(decode: Callable[[bytes], T], data: bytes) -> T:
+    """Decode JSON in which null means that a field was left out, except for `data`; raises as `decode` does."""
+    data = with_whole_characters(data)
+    try:
+        return decode(data)
+    except msgspec.ValidationError:
+        if b"null" not in data:
+            raise
+    return decode(_without_nulls(data))
+
+
+def _without_nulls(data: bytes) -> bytes:
+    """Return a JSON text without the fields of objects that are null; `data` is the application's, and stays."""
+    first = data.lstrip()[:1]
+    if first == b"{":
+        fields = msgspec.json.decode(data, type=dict[str, msgspec.Raw])
+        return msgspec.json.encode(
+            {
+                name: msgspec.Raw(bytes(raw) if name == "data" else _without_nulls(bytes(raw)))
+                for name, raw in fields.items()
+                if name == "data" or bytes(raw) != b"null"
+            }
+        )
+    if first == b"[":
+        items = msgspec.json.decode(data, type=list[msgspec.Raw])
+        return msgspec.json.encode([msgspec.Raw(_without_nulls(bytes(raw))) for raw in items])
+    return data
 
 
 def has_huge_number(data: bytes) -> bool:

@@ -7,6 +7,7 @@ import pytest
 from engine.support import run, turns
 from sessions.centrifuge.support import JSON, PROTOBUF, begin, connect, open_sessions
 from tidewire.protocols.centrifuge.codes import DISCONNECTS, Malformed
+from tidewire.testing import wait_until
 
 both = pytest.mark.parametrize("protocol", [JSON, PROTOBUF], ids=["json", "protobuf"])
 
@@ -73,5 +74,22 @@ def test_what_comes_behind_a_bad_frame_is_not_done() -> None:
             client.send({"id": 9, "publish": {"channel": "history:a", "data": 1}})
             await client.wait_closed(3501)
             assert client.reply(9) is None
+
+    run(main())
+
+
+def test_null_is_as_good_as_nothing() -> None:
+    async def main() -> None:
+        async with open_sessions() as node:
+            client = await connect(node)
+            client.raw(
+                '{"id":5,"subscribe":{"channel":"history:a","token":null,"recover":null,"tf":null,"delta":null}}'
+            )
+            client.raw('{"id":6,"publish":{"channel":"history:a","data":{"kept":null}},"rpc":null}')
+            client.raw('{"id":7,"history":{"channel":"history:a","since":null,"limit":5,"reverse":null}}')
+            await wait_until(lambda: client.reply(7) is not None)
+            found = client.reply(7)
+            assert found is not None
+            assert [pub["data"] for pub in found["history"]["publications"]] == [{"kept": None}]
 
     run(main())

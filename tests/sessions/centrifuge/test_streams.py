@@ -401,10 +401,14 @@ def test_what_is_not_kept_any_more_is_told(one: Service) -> None:
         assert "recovered" not in told
 
 
-def test_event_ids_that_are_none_are_refused(one: Service) -> None:
-    for wrong in ("x", "room:1=5", "room:1=e:", "room:1=e:x", "room:1=e:99999999999999999", "=&=", "e:1"):
-        with streamed(one, sse(ROOM), None, {"Last-Event-ID": wrong}) as stream:
-            assert stream.status == 400, wrong
+def test_event_ids_of_other_streams_name_no_positions(one: Service) -> None:
+    for foreign in ("x", "room:1=5", "room:1=e:", "room:1=e:x", "room:1=e:99999999999999999", "=&=", "e:1"):
+        with streamed(one, sse(ROOM), None, {"Last-Event-ID": foreign}) as stream:
+            assert stream.status == 200, foreign
+            assert "was_recovering" not in stream.read()["connect"]["subs"]["room:1"], foreign
+
+
+def test_connect_requests_that_are_none_are_refused(one: Service) -> None:
     many: dict[str, Any] = {"subs": {f"room:{number:0200}": {} for number in range(50)}}
     with streamed(one, "/connection/uni_sse", json.dumps(many).encode()) as stream:
         assert stream.status == 400
@@ -415,10 +419,32 @@ def test_event_ids_that_are_none_are_refused(one: Service) -> None:
 
 def test_a_channel_that_is_not_allowed_ends_it(one: Service) -> None:
     requests: list[Any] = [{"subs": {"secret:1": {}}}, {"token": "x"}, {"subs": {"x:1": {}}}]
-    for request, code in zip(requests, (3507, 3500, 3004), strict=True):
+    for request, code in zip(requests, (3507, 3500, 3501), strict=True):
         with streamed(one, sse(request)) as stream:
             assert stream.until(lambda message: message.get("disconnect"))["code"] == code
             assert stream.ends()
+
+
+def test_a_channel_that_is_not_allowed_costs_the_others_nothing(one: Service) -> None:
+    refused = {"secret:1": 2103, "x:1": 2102, "room:" + "n" * 300: 2107}
+    with streamed(one, sse({"subs": {"room:1": {}, **{name: {} for name in refused}}})) as stream:
+        assert list(stream.read()["connect"]["subs"]) == ["room:1"]
+        told = [stream.until(lambda message: message.get("unsubscribe")) for _ in refused]
+        assert [one_["code"] for one_ in told] == list(refused.values())
+    with streamed(one, sse({"subs": {"room:" + "n" * 300: {}}})) as stream:
+        assert stream.until(lambda message: message.get("disconnect"))["code"] == 3501
+
+
+def test_null_is_as_good_as_nothing(one: Service) -> None:
+    request = {"token": None, "name": None, "subs": {"room:1": {"recover": None, "epoch": None, "offset": None}}}
+    with streamed(one, sse(request)) as stream:
+        assert list(stream.read()["connect"]["subs"]) == ["room:1"]
+
+
+def test_a_one_way_websocket_may_ask_in_its_query(one: Service) -> None:
+    url = one.server.url("/connection/uni_websocket?" + urlencode({"cf_connect": json.dumps(ROOM)}))
+    with connect(url, proxy=None) as socket:
+        assert "room:1" in json.loads(socket.recv(timeout=10))["connect"]["subs"]
 
 
 def test_pings_come_and_want_no_answer(one: Service) -> None:

@@ -106,12 +106,16 @@ def disconnect_of(disconnect: Disconnect) -> Disconnect:
 
 
 _ENDS = {TOKEN_EXPIRED: CONNECTION_EXPIRED, EXPIRED: CONNECTION_EXPIRED, PERMISSION_DENIED: NOT_PERMITTED}
-_ENDS[TOO_MANY_REQUESTS] = TOO_MANY_COMMANDS
+_ENDS |= {TOO_MANY_REQUESTS: TOO_MANY_COMMANDS, BAD_REQUEST: BAD_COMMAND, LIMIT_EXCEEDED: CHANNEL_LIMIT}
+_ENDS |= {NOT_AVAILABLE: NOT_OFFERED, UNKNOWN_CHANNEL: BAD_COMMAND, UNRECOVERABLE: INSUFFICIENT_STATE}
 
 
 def disconnect_for(error: WireError) -> Disconnect:
-    """Return the end of a connection that can only listen, where another would be answered with an error."""
-    return _ENDS.get(error, SERVER_ERROR)
+    """Return the end of a connection that can only listen, where another would be answered with an error.
+
+    Its client comes back for what is temporary alone: anything else would be the same again.
+    """
+    return _ENDS.get(error, SERVER_ERROR if error.temporary else NOT_PERMITTED)
 
 
 class Unsubscription(NamedTuple):

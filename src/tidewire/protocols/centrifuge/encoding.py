@@ -25,7 +25,7 @@ from tidewire.protocols.centrifuge.protobuf import (
     encode_message,
     varint,
 )
-from tidewire.protocols.json_text import has_huge_number, is_deeper, with_whole_characters
+from tidewire.protocols.json_text import decode_leniently, has_huge_number, is_deeper
 from tidewire.protocols.meta import PublicationMeta, meta_of
 
 __all__ = ("CentrifugeJson", "CentrifugeProtobuf", "CentrifugeProtocol")
@@ -158,14 +158,11 @@ class CentrifugeJson(CentrifugeProtocol):
         if has_huge_number(line):
             raise MalformedFrame(Malformed.NOT_JSON)
         try:
-            return self._decoder.decode(line)
+            return decode_leniently(self._decoder.decode, line)
         except msgspec.ValidationError:
             raise MalformedFrame(Malformed.WRONG_SHAPE) from None
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-            whole = with_whole_characters(line)
-            if whole == line:
-                raise MalformedFrame(Malformed.NOT_JSON) from None
-        return self._decode_line(whole)
+            raise MalformedFrame(Malformed.NOT_JSON) from None
 
     def encode_replies(self, replies: Sequence[Reply]) -> WireMessage:
         return WireMessage(b"\n".join([_encode(reply) for reply in replies]))

@@ -23,6 +23,7 @@ from tidewire.protocols.centrifuge.codes import BAD_COMMAND, STALE
 from tidewire.protocols.centrifuge.encoding import CentrifugeJson, CentrifugeProtobuf, CentrifugeProtocol
 from tidewire.protocols.centrifuge.messages import ConnectRequest, EmulationRequest
 from tidewire.protocols.centrifuge.protobuf import decode_message
+from tidewire.protocols.json_text import decode_leniently
 from tidewire.rules.base import Authority, Identity
 from tidewire.sessions.accept import Acceptance
 from tidewire.sessions.centrifuge.emulation import Emulation
@@ -131,7 +132,7 @@ class ClientEndpoints:
         """Take commands of a client that listens to a stream: 204, or 400, 404, 413, 429, 503."""
         body, binary = await self._body(request), is_binary(request)
         try:
-            asked = decode_message(EmulationRequest, body) if binary else _decode(body)
+            asked = decode_message(EmulationRequest, body) if binary else decode_leniently(_decode, body)
             data = bytes(asked.data) if binary else msgspec.json.decode(asked.data, type=str)
         except (msgspec.MsgspecError, UnicodeDecodeError, Rejected, RecursionError):
             raise self._refusal(request, 400, 'send {"session": …, "node": …, "data": …}') from None
@@ -156,7 +157,7 @@ class ClientEndpoints:
         return self._session(request, protocol, FIELDS, connect_frame(first), identity)
 
     async def uni_websocket(self, websocket: WebSocket, identity: Identity | None) -> None:
-        """Push over a WebSocket whose first message is the connect request."""
+        """Push over a WebSocket whose first message, or query parameter `cf_connect`, is the connect request."""
         chosen, subprotocol = choose_protocol(websocket)
         binary = chosen is PROTOBUF
         protocol = self._binary_pushes if binary else self._pushes
@@ -166,7 +167,7 @@ class ClientEndpoints:
         )
         async with acceptance as connection:
             connection.link.stop_pings()
-            first = await self._first_message(connection, binary=binary)
+            first = await self._first_message(connection, websocket.query_params.get(_CONNECT, ""), binary=binary)
             if first is not None:
                 while connection.receive_nowait() is not None:
                     pass  # a client that only listens sends its connect request alone
@@ -174,9 +175,14 @@ class ClientEndpoints:
                 connection.message_received(connect_frame(first, binary=binary))
             await acceptance.hold()
 
-    async def _first_message(self, connection: Connection, *, binary: bool) -> ConnectRequest | None:
-        """Wait for the connect request; None when the connection has ended, or ends for what came instead."""
+    async def _first_message(self, connection: Connection, asked: str, *, binary: bool) -> ConnectRequest | None:
+        """Return the connect request of the query, or wait for that of the first message.
+
+        None when the connection has ended, or ends because of a message that is none.
+        """
         try:
+            if asked:
+                return parse_request(asked.encode(errors="replace"), depth=self._depth)
             async with asyncio.timeout(self._node().limits.auth_seconds):
                 message = await connection.receive()
             data = message.encode(errors="replace") if isinstance(message, str) else message

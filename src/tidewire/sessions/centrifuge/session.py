@@ -5,11 +5,13 @@ from __future__ import annotations
 import logging
 import secrets
 import time
+from collections.abc import Mapping
 from enum import Enum
 from typing import cast
 
 import msgspec
 
+from tidewire.channels import check_channel
 from tidewire.engine.connection import Connection
 from tidewire.engine.node import Node
 from tidewire.engine.subscribing import ended
@@ -19,14 +21,13 @@ from tidewire.errors import (
     ConnectionClosed,
     Disconnect,
     LimitExceeded,
-    PermissionDenied,
     Rejected,
     StoreUnavailable,
 )
 from tidewire.messages import Position
 from tidewire.protocols.centrifuge import codes
 from tidewire.protocols.centrifuge import messages as m
-from tidewire.protocols.centrifuge.codes import Malformed, MalformedFrame, Unsubscription
+from tidewire.protocols.centrifuge.codes import Malformed, MalformedFrame, Unsubscription, error_of
 from tidewire.protocols.centrifuge.encoding import CentrifugeProtocol
 from tidewire.protocols.centrifuge.messages import Command, Push, Reply, raw
 from tidewire.rules.base import Authority, ConnectAttempt, Grant, Identity
@@ -62,6 +63,7 @@ class Session:
         "_given",
         "_heartbeat",
         "_pings",
+        "_refused",
         "_state",
         "connection",
         "credentials",
@@ -94,6 +96,8 @@ class Session:
         self._emulated = emulated
         self._pings = pings
         self._state = _State.NEW
+        #: The channels that a one-way client asked for and may not have, until it is told.
+        self._refused: dict[str, Unsubscription] = {}
         self._heartbeat = Heartbeat(connection, node.limits, self)
         self._commands = Commands(self.queue, authority, self.credentials, self.subscriptions, self._heartbeat)
 
@@ -171,6 +175,9 @@ class Session:
         result = self._connect_result({ready.subscription.channel: ready.result for ready in prepared})
         if self.protocol.one_way:
             self._push(Push(connect=result))
+            for channel, told in self._refused.items():
+                self._push(Push(channel, unsubscribe=m.Unsubscribe(*told)))
+            self._refused.clear()
         else:
             self._commands.reply(Reply(command, connect=result))
         self._heartbeat.begin(self.protocol.ping if self._pings else None, is_answered=not self.protocol.one_way)
@@ -212,14 +219,8 @@ class Session:
         grants = dict(identity.subscriptions)
         self.credentials.grant(frozenset(grants))
         if self.protocol.one_way:
-            for channel, wish in request.subs.items():
-                if channel not in grants:
-                    try:
-                        grants[channel] = await self._authority.subscribe(self.credentials.caller, channel, "", b"")
-                    except PermissionDenied:
-                        # a channel that it recovers was perhaps given to it by the server, which may have ended that
-                        if not wish.recover or len(request.subs) == 1:
-                            raise
+            wanted = {channel: wish for channel, wish in request.subs.items() if channel not in grants}
+            grants |= await self._grants_of(wanted)
         prepared: list[Ready] = []
         left = self.node.limits.reply_bytes
         try:
@@ -236,6 +237,29 @@ class Session:
                 self.subscriptions.abandon(ready)
             raise
         return prepared
+
+    async def _grants_of(self, wanted: Mapping[str, m.SubscribeRequest]) -> dict[str, Grant]:
+        """Return what a one-way client is granted of the channels that it asks for; raises if that is none of them.
+
+        One that it may not have costs it the others not: it is told behind the connect that it is not subscribed there.
+        """
+        grants: dict[str, Grant] = {}
+        refusal: CommandError | None = None
+        for channel in wanted:
+            try:
+                name = check_channel(channel, self.node.limits.channel_name)
+                grants[name] = await self._authority.subscribe(self.credentials.caller, name, "", b"")
+            except CommandError as error:
+                told = error_of(error)
+                if told.temporary:
+                    raise
+                refusal = error
+                self._refused[channel] = Unsubscription(2000 + min(told.code, 499), told.message)
+        # channels that it recovers were perhaps given to it by the server, which may have ended that
+        was_given = len(wanted) > 1 and all(wish.recover for wish in wanted.values())
+        if refusal is not None and not (grants or self.credentials.granted or was_given):
+            raise refusal
+        return grants
 
     def _connect_result(self, subs: dict[str, m.SubscribeResult]) -> m.ConnectResult:
         identity, seconds = self.credentials.identity, self.node.limits.ping_seconds

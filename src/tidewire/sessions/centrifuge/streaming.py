@@ -16,10 +16,13 @@ from tidewire.engine.node import Node
 from tidewire.errors import TOO_MANY, LimitExceeded
 from tidewire.links.server_exit import ServerExit
 from tidewire.links.stream import Framing, StreamLink
+from tidewire.messages import WireMessage
+from tidewire.protocols.centrifuge import codes
 from tidewire.protocols.centrifuge.encoding import CentrifugeProtocol
 from tidewire.rules.base import Authority, Identity
 from tidewire.sessions.centrifuge.emulation import Emulation
 from tidewire.sessions.centrifuge.session import Session
+from tidewire.sessions.centrifuge.unidirectional import EventProtocol
 from tidewire.sessions.origins import Origins
 from tidewire.support.counters import count_limit
 
@@ -98,7 +101,8 @@ class StreamedSession(Response):
         self._protocol = protocol
         self._is_events = framing.media_type == "text/event-stream"
         if self._is_events:
-            retry = b"retry: %d\n\n" % random.randint(*_RETRY)
+            # a field of the first event: some clients take a block of its own for an empty event
+            retry = b"retry: %d\n" % random.randint(*_RETRY)
             framing = msgspec.structs.replace(framing, first=framing.first + retry)
         self._framing = framing
         self._first = first
@@ -114,7 +118,7 @@ class StreamedSession(Response):
             send,
             node.limits,
             self._framing,
-            last_message=self._protocol.encode_disconnect,
+            last_message=self._last_message,
             headers=self._cors_headers,
             server=server,
         )
@@ -143,6 +147,17 @@ class StreamedSession(Response):
             if server is not None:
                 server.on_shutdown = None
             exiting.unwatch(end)
+
+    def _last_message(self, code: int, reason: str) -> WireMessage:
+        """Return the last message of the stream; at a shutdown, an EventSource comes back when that is over.
+
+        What answers meanwhile (a proxy's 502) would be the end of it.
+        """
+        message = self._protocol.encode_disconnect(code, reason)
+        if code != codes.SHUTDOWN.code or not isinstance(self._protocol, EventProtocol):
+            return message
+        drain = round(self._node.limits.drain_seconds * 1_000)
+        return WireMessage(b"retry: %d\n%b" % (drain + random.randint(*_RETRY), message.data))
 
     async def _refuse(self, error: LimitExceeded, link: StreamLink, scope: Scope, receive: Receive, send: Send) -> None:
         if self._is_events:

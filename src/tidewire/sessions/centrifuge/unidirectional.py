@@ -16,6 +16,7 @@ from tidewire.messages import MAX_OFFSET, Position, Publication, WireMessage
 from tidewire.protocols.centrifuge.encoding import CentrifugeJson
 from tidewire.protocols.centrifuge.messages import Command, ConnectRequest, Push, SubscribeRequest
 from tidewire.protocols.centrifuge.protobuf import decode_message, encode_delimited
+from tidewire.protocols.json_text import decode_leniently
 
 __all__ = ("EventProtocol", "connect_frame", "parse_positions", "parse_request")
 
@@ -72,18 +73,15 @@ def shown_positions(positions: Mapping[str, Position]) -> str:
 
 
 def parse_positions(text: str) -> dict[str, Position]:
-    """Return the positions of an event's id; raises BadRequest for what is none."""
+    """Return the positions of an event's id; there are none in the id of another stream.
+
+    An EventSource that was refused for its last id would never ask again.
+    """
     found: dict[str, Position] = {}
-    try:
-        for channel, place in parse_qsl(text, keep_blank_values=True, strict_parsing=bool(text)):
-            epoch, _, digits = place.rpartition(":")
-            if not (epoch and digits.isascii() and digits.isdecimal() and len(digits) < 17):
-                raise ValueError(place)
+    for channel, place in parse_qsl(text[:_ID_BYTES], keep_blank_values=True):
+        epoch, _, digits = place.rpartition(":")
+        if epoch and digits.isascii() and digits.isdecimal() and len(digits) < 17:
             found[channel] = Position(min(int(digits), MAX_OFFSET), epoch)
-    except ValueError:
-        raise BadRequest(
-            f"event id {text[:100]!r} names no positions; send one that an event of this stream had"
-        ) from None
     return found
 
 
@@ -93,7 +91,10 @@ def parse_request(data: bytes, *, binary: bool = False, depth: int, last_event_i
     Raises LimitExceeded for more channels than an event's id can hold.
     """
     try:
-        request = decode_message(ConnectRequest, data, depth=depth) if binary else _decode(data or b"{}")
+        if binary:
+            request = decode_message(ConnectRequest, data, depth=depth)
+        else:
+            request = decode_leniently(_decode, data or b"{}")
     except (msgspec.MsgspecError, UnicodeDecodeError, Rejected, RecursionError):
         raise BadRequest('the connect request cannot be read; send an object as {"subs": {"room:1": {}}}') from None
     places = parse_positions(last_event_id)

@@ -203,3 +203,24 @@ def test_what_is_switched_off_is_not_there(tmp_path: Path) -> None:
         answer = server.post("/signup", json={"username": "ann", "password": GOOD})
         assert answer.status_code == 403
         assert "switched off" in answer.json()["detail"]
+
+
+@pytest.mark.parametrize("path", ["/healthz", "/readyz"])
+def test_head_is_answered_like_get_without_a_body(server: LiveServer, path: str) -> None:
+    got, head = server.get(path), httpx.head(server.url + path, timeout=10)
+    assert (head.status_code, head.content) == (200, b"")
+    assert head.headers["content-length"] == got.headers["content-length"]
+
+
+@pytest.mark.parametrize("path", ["/ws", "/connection/websocket", "/connection/uni_websocket"])
+def test_a_plain_get_of_a_websocket_path_is_told_what_speaks_there(server: LiveServer, path: str) -> None:
+    answer = server.get(path)
+    assert (answer.status_code, answer.headers["upgrade"]) == (426, "websocket")
+    assert "speaks WebSocket" in answer.text
+    assert httpx.head(server.url + path, timeout=10).status_code == 426
+    assert server.post(path).status_code in (404, 405)
+
+
+def test_an_unknown_path_is_404(server: LiveServer) -> None:
+    answer = server.get("/nothing/here")
+    assert (answer.status_code, answer.json()) == (404, {"detail": "Not Found"})

@@ -89,6 +89,9 @@ def router(pipelines: Pipelines, *, authorize: Authorize = nobody) -> APIRouter:
     made.add_api_route("/runs/{run}/log", api.log, methods=get)
     made.add_api_route("/runs/{run}/results", api.results, methods=get)
     made.add_api_route("/runs/{run}/results/{name:file}", api.result, methods=get)
+    # not described twice: the two methods of one route would have one identifier
+    for path, answer in (("log", api.log), ("results", api.results), ("results/{name:file}", api.result)):
+        made.add_api_route("/runs/{run}/" + path, answer, methods=["HEAD"], include_in_schema=False)
     made.add_api_route("/runs/{run}/progress", api.progress, methods=post)
     made.add_api_websocket_route("/runs/{run}/events", api.events)
     return made

@@ -25,6 +25,7 @@ from tidewire.server.routes import api_key, chat_socket, health, login, tutorial
 from tidewire.server.routes.clients import client_routes
 from tidewire.server.routes.pages import add_pages
 from tidewire.server.routes.pipeline_access import add_pipelines
+from tidewire.server.routes.upgrade import not_found
 from tidewire.server.session_watch import SessionWatch
 from tidewire.server.settings import Settings
 from tidewire.server.tokens import Tokens, load_key
@@ -57,6 +58,7 @@ def create_app(settings: Settings) -> FastAPI:
     app = FastAPI(title="tidewire", lifespan=lifespan, openapi_url="/openapi.json" if has_api else None)
     app.add_exception_handler(ClientDisconnect, _gone)
     app.add_exception_handler(StoreUnavailable, _away)
+    app.add_exception_handler(404, not_found)
     app.state.settings = settings
     app.state.accounts = Accounts(settings.accounts_file, limits=settings.limits)
     app.state.dialect = ChatProtocol(json_depth=settings.limits.json_depth)

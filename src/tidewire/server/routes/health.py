@@ -9,13 +9,13 @@ __all__ = ("router",)
 router: APIRouter = APIRouter(tags=["health"])
 
 
-@router.get("/healthz")
+@router.api_route("/healthz", methods=["GET", "HEAD"])
 async def healthz() -> dict[str, str]:
     """Return that the process is alive."""
     return {"status": "ok"}
 
 
-@router.get("/readyz")
+@router.api_route("/readyz", methods=["GET", "HEAD"])
 async def readyz(request: Request, response: Response) -> dict[str, str]:
     """Return whether the process can publish; 503 while its store is away."""
     if request.app.state.hub.degraded:

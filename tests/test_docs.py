@@ -462,3 +462,9 @@ def test_every_verb_of_the_api_is_listed() -> None:
         }
         for verb in verbs - {"user"}:
             assert re.search(rf"`{verb}[`(]", text), f"{class_.__name__}.{verb} is not in api.md"
+
+
+def test_troubleshooting_has_the_words_that_people_search_for() -> None:
+    text = (DOCS / "howto" / "troubleshooting.md").read_text()
+    for word in ("1006", "403", "pings", "reload hangs", "Messages come twice", "works with one worker only"):
+        assert word in text

@@ -29,7 +29,7 @@ async def endpoint(websocket: WebSocket, room: str) -> None:
     async with hub.connect(websocket) as connection:
         await connection.subscribe(room)
         async for text in connection.iter_text():
-            await connection.publish(room, text)
+            await connection.submit(room, text)
 
 
 numbers = itertools.count()

@@ -70,7 +70,7 @@ class ProgramMessages:
             self._complain(f"progress {text[:40]!r} is no number from 0 to 1, and no percentage")
             return
         if value == 1.0 and not is_percent and not self._is_percent and not self.fraction:
-            return  # all, or the first percent: what follows will tell
+            return  # all, or the first percent: later output shows
         self._is_percent = self._is_percent or value > 1.0 or is_percent
         self.fraction = max(self.fraction, value / 100.0 if self._is_percent else value)
 

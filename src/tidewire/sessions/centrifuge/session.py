@@ -175,8 +175,8 @@ class Session:
         result = self._connect_result({ready.subscription.channel: ready.result for ready in prepared})
         if self.protocol.one_way:
             self._push(Push(connect=result))
-            for channel, told in self._refused.items():
-                self._push(Push(channel, unsubscribe=m.Unsubscribe(*told)))
+            for channel, refusal in self._refused.items():
+                self._push(Push(channel, unsubscribe=m.Unsubscribe(*refusal)))
             self._refused.clear()
         else:
             self._commands.reply(Reply(command, connect=result))
@@ -250,11 +250,11 @@ class Session:
                 name = check_channel(channel, self.node.limits.channel_name)
                 grants[name] = await self._authority.subscribe(self.credentials.caller, name, "", b"")
             except CommandError as error:
-                told = error_of(error)
-                if told.temporary:
+                answer = error_of(error)
+                if answer.temporary:
                     raise
                 refusal = error
-                self._refused[channel] = Unsubscription(2000 + min(told.code, 499), told.message)
+                self._refused[channel] = Unsubscription(2000 + min(answer.code, 499), answer.message)
         # channels that it recovers were perhaps given to it by the server, which may have ended that
         was_given = len(wanted) > 1 and all(wish.recover for wish in wanted.values())
         if refusal is not None and not (grants or self.credentials.granted or was_given):

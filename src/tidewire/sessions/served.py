@@ -26,8 +26,8 @@ from tidewire.protocols.base import Protocol
 from tidewire.protocols.commands import Ping, Publish, Subscribe, Unsubscribe
 from tidewire.sessions.accept import Acceptance
 from tidewire.sessions.centrifuge.identify import Name, identified_by, nobody
+from tidewire.sessions.command_queue import CommandQueue
 from tidewire.sessions.origins import Origins
-from tidewire.sessions.queue import CommandQueue
 
 __all__ = ("ServedCommands", "ServedEndpoint", "protocol_router")
 

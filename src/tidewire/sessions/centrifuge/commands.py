@@ -35,7 +35,7 @@ from tidewire.sessions.centrifuge.credentials import Credentials, ttl_of
 from tidewire.sessions.centrifuge.heartbeat import Heartbeat
 from tidewire.sessions.centrifuge.reading import read_history, read_presence
 from tidewire.sessions.centrifuge.subscriptions import ClientSubscriptions
-from tidewire.sessions.queue import CommandQueue
+from tidewire.sessions.command_queue import CommandQueue
 from tidewire.sessions.reply_budget import ReplyBudget
 
 __all__ = ("METHODS", "VERSION", "Commands")

@@ -36,7 +36,7 @@ from tidewire.sessions.centrifuge.credentials import Credentials, ttl_of
 from tidewire.sessions.centrifuge.directory import Sessions
 from tidewire.sessions.centrifuge.heartbeat import Heartbeat
 from tidewire.sessions.centrifuge.subscriptions import ClientSubscriptions, Ready
-from tidewire.sessions.queue import CommandQueue
+from tidewire.sessions.command_queue import CommandQueue
 
 __all__ = ("Session",)
 

@@ -23,6 +23,7 @@ from tidewire.errors import FORCED, ConfigurationError, Disconnect
 from tidewire.http_api.api_router import api_router
 from tidewire.http_api.calls import Calls, Extension
 from tidewire.http_api.nodes import Nodes
+from tidewire.links.server_pings import warn_without_pings
 from tidewire.messages import HistoryPage, HistoryRequest, IssuedToken, Member, Position, PublishRequest
 from tidewire.options import ChannelOptions, Limits, SlowPolicy, read_limits
 from tidewire.protocols.base import Protocol
@@ -95,6 +96,7 @@ class Hub:
     async def __aenter__(self) -> Hub:
         if self._open is not None:
             raise ConfigurationError("this hub is open already; enter it once, in the application's lifespan")
+        warn_without_pings()
         broker, presence = open_backend(self.url, self.limits)
         node = Node(broker, presence, limits=self.limits, rules=self._rules, is_shown=is_history)
         await node.start()

@@ -14,7 +14,7 @@ JOBS ?= 2
 COVERED := $(addprefix tests/,engine links protocols rules sessions support security contract http_api test_hub.py)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup serve test test-slow test-ci coverage lint types trace bench check lock
+.PHONY: help setup serve test test-slow coverage lint types trace bench check lock
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -35,9 +35,6 @@ coverage: $(DEV) ## Measure the branch coverage of engine, links, protocols, rul
 	$(BIN)/python -m coverage run -m pytest -n $(JOBS) --dist loadgroup $(COVERED) $(ARGS)
 	$(BIN)/python -m coverage combine --quiet
 	$(BIN)/python -m coverage report --fail-under=95
-
-test-ci: coverage ## Run what `make test` runs, a part of it under coverage
-	$(BIN)/python -m pytest -n $(JOBS) --dist loadgroup $(addprefix --ignore=,$(COVERED)) $(ARGS)
 
 lint: $(DEV) ## Check format, style, words, and the direction of imports
 	$(BIN)/ruff format --check .

@@ -43,7 +43,7 @@ class Broker(ABC):
     fill a gap; `Retention` decides what *readers* are shown.
     """
 
-    #: Other processes on this store see what is published here.
+    #: Other processes on this store see the publications of this one.
     shared: bool = False
     #: `publish` may wait for the store; where it never does, nothing is gained by several at once.
     waits: bool = True
@@ -63,7 +63,7 @@ class Broker(ABC):
 
     @abstractmethod
     async def aclose(self) -> None:
-        """Finish what was accepted, then release everything. Nothing is delivered afterwards."""
+        """Finish the publishes that were accepted, then release everything. Nothing is delivered afterwards."""
 
     @abstractmethod
     async def subscribe(self, channel: str) -> Position:
@@ -100,15 +100,15 @@ class Broker(ABC):
     ) -> HistoryPage:
         """Read a channel in one atomic step.
 
-        Forward: publications after `since` (exclusive; None: from the beginning of what is retained), oldest first.
+        Forward: publications after `since` (exclusive; None: from the beginning of the retained ones), oldest first.
         With `reverse`: those before `since` (None: from the top), newest first. `limit` cuts the far end; 0 gives the
-        position alone. `retention` hides what is beyond its size and age; None shows everything that is still stored.
+        position alone. `retention` hides everything beyond its size and age; None shows all that is stored.
         `complete` in the answer refers to `since` and to what `retention` shows. Raises StoreUnavailable.
         """
 
     @abstractmethod
     async def remove_history(self, channel: str) -> None:
-        """Remove what is stored of a channel; its position stays. Raises StoreUnavailable."""
+        """Remove the publications of a channel; its position stays. Raises StoreUnavailable."""
 
     @abstractmethod
     async def positions(self, channels: Sequence[str]) -> dict[str, Position]:

@@ -50,7 +50,7 @@ class _Stream:
         """Keep a publication."""
         self.publications.append(publication)
         self.kept.append(now)
-        self.size += _cost(publication)
+        self.size += len(publication.data) + len(publication.meta) + _OVERHEAD
 
     def trim(self, now: float) -> None:
         """Remove what is beyond the retention."""
@@ -63,7 +63,7 @@ class _Stream:
         self.kept.popleft()
         publication = self.publications.popleft()
         self.trimmed = publication.offset
-        size = _cost(publication)
+        size = len(publication.data) + len(publication.meta) + _OVERHEAD
         self.size -= size
         return size
 
@@ -169,17 +169,17 @@ class MemoryBroker(Broker):
 
     def _bound(self, stream: _Stream, now: float, size: int) -> None:
         """Remove what is beyond the retention and the limits in bytes, after a stream of this size has grown."""
-        channel = stream.publications[-1].channel
+        channel, limits = stream.publications[-1].channel, self._limits
         stream.trim(now)
-        if stream.size > self._limits.channel_history_bytes:
+        if stream.size > limits.channel_history_bytes:
             count_limit("channel_history_bytes")
-            while stream.size > self._limits.channel_history_bytes:
+            while stream.size > limits.channel_history_bytes:
                 stream.drop_oldest()
         self._size += stream.size - size
         self._filled.pop(channel, None)
         if stream.publications:
             self._filled[channel] = stream
-        if self._size > self._limits.store_history_bytes:
+        if self._size > limits.store_history_bytes:
             count_limit("store_history_bytes")
             self._shrink()
 
@@ -211,10 +211,6 @@ def _known(stream: _Stream, key: str, now: float) -> Position | None:
         del stream.keys[oldest]
     known = stream.keys.get(key)
     return known[1] if known is not None and known[0] >= now else None
-
-
-def _cost(publication: Publication) -> int:
-    return len(publication.data) + len(publication.meta) + _OVERHEAD
 
 
 def _shown(stream: _Stream, retention: Retention | None, now: float) -> tuple[list[Publication], int]:

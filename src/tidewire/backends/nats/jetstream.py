@@ -1,6 +1,6 @@
 """What travels to and from the server: subjects, our headers, and the answers of the JetStream API.
 
-Of every message of the server, only what is used here is read (NATS JetStream wire API reference).
+Only the fields that are used here are read (NATS JetStream wire API reference).
 """
 
 from __future__ import annotations
@@ -122,7 +122,7 @@ class ConsumerInfo(msgspec.Struct, frozen=True):
 
 
 class Stamp(msgspec.Struct, frozen=True):
-    """What a publisher says of a publication, beside its bytes."""
+    """The facts that a publisher gives about a publication, beside its bytes."""
 
     time: float
     format: Format = Format.JSON

@@ -55,7 +55,7 @@ class Stream:
         return f"{self._prefix}.r.{self.epoch}.{token_of(channel)}"
 
     def mark(self, stored: str) -> str:
-        """Return the subject of the mark that says: something was removed from what is stored at that subject."""
+        """Return the subject of the mark that something was removed at a stored subject."""
         return f"{self._prefix}.f.{self.epoch}.{stored.rpartition('.')[2]}"
 
     @property

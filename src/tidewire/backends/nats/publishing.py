@@ -87,7 +87,7 @@ class Publishing:
         self._sender = asyncio.get_running_loop().create_task(self._send_all(stream), name="tidewire-nats-sender")
 
     def lost(self, reason: str) -> None:
-        """End every publish: what was sent may be kept or not, the rest is not."""
+        """Fail every publish: those that were sent may be kept or not, the others are not."""
         if self._sender is not None:
             self._sender.cancel()
             self._sender = None

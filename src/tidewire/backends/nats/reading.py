@@ -1,7 +1,7 @@
 """Reads a channel's history out of the stream, as of one position.
 
-A stored message does not name the one before it. What is read begins one message earlier than what is shown, so that
-the first one shown has its `previous`; where nothing earlier is stored, a mark says whether something ever was.
+A stored message does not name the one before it. A read begins one message before the first one that is shown, so that
+this has its `previous`; where nothing earlier is stored, a mark says whether something ever was.
 """
 
 from __future__ import annotations
@@ -28,12 +28,12 @@ _BATCH = 500
 _BATCH_BYTES, _LARGEST = 512 * 1024, 64 * 1_048_576
 #: How much further back is looked when too few messages were found.
 _FURTHER = 8
-#: Marks of a removed history that may stand among what is read.
+#: Marks of a removed history that may stand among the messages.
 _MARKERS = 2
 
 
 class HistoryQuery(msgspec.Struct, frozen=True):
-    """What `Broker.history` was asked."""
+    """The arguments of `Broker.history`."""
 
     channel: str
     since: Position | None
@@ -109,7 +109,7 @@ class _Reader:
             await self._stream.forget(consumer)
 
     async def _take_batch(self, arrived: asyncio.Queue[Msg], count: int) -> list[_Read]:
-        """Take what one request brings: so many messages, or fewer and the word that there are no more in it."""
+        """Take the answer to one request: so many messages, or fewer and a status that there are no more."""
         found: list[_Read] = []
         async with asyncio.timeout(None) as limit:
             loop = asyncio.get_running_loop()
@@ -122,7 +122,7 @@ class _Reader:
         return found
 
     async def forward(self, first: int, last: int, most: int | None) -> list[_Read]:
-        """Return what is stored from one sequence to another, or the oldest of it."""
+        """Return the messages from one sequence to another, or the oldest of them."""
         found: deque[_Read] = deque()
         await self.take(await self.begin(first), last, found, most)
         return list(found)
@@ -148,7 +148,7 @@ class _Reader:
         return list(found)
 
     async def linked(self, found: Sequence[_Read], after: int) -> list[tuple[_Read, int]]:
-        """Return the publications among what was read from `after` on, each with the offset before it."""
+        """Return the publications among messages from `after` on, each with the offset before it."""
         publications: list[tuple[_Read, int]] = []
         previous: int | None = None
         for read in found:
@@ -179,7 +179,7 @@ def _read(msg: Msg) -> _Read | None:
 
 
 async def read_history(stream: Stream, query: HistoryQuery, seconds: float, clock: StoreClock) -> HistoryPage:
-    """Answer a history query (broker.Broker.history says what it means); raises StoreUnavailable."""
+    """Answer a history query (base.Broker.history); raises StoreUnavailable."""
     subject = stream.stored(query.channel)
     last = await stream.last(subject)
     position = Position(top_of(last), stream.epoch)
@@ -234,7 +234,7 @@ async def _read_backward(
 def _shown(
     publications: Sequence[tuple[_Read, int]], retention: Retention, clock: StoreClock
 ) -> list[tuple[_Read, int]]:
-    """Return what retention shows of the newest publications."""
+    """Return those of the newest publications that retention shows."""
     oldest = clock.now() - retention.age
     newest = publications[max(0, len(publications) - retention.size) :]
     return [read for read in newest if read[0].stored >= oldest]

@@ -34,7 +34,7 @@ from tidewire.errors import StoreUnavailable
 
 __all__ = ("Replica",)
 
-#: Header that names a step, so that its node learns what came of it.
+#: Header that names a step, so that its node learns the outcome.
 STEP = "Tidewire-Step"
 _STALLED = "Nats-Consumer-Stalled"
 _NO_STREAM, _WRONG_LAST = 10059, 10071
@@ -263,7 +263,7 @@ class Replica:
                 await self.session.publish(f"$JS.API.STREAM.MSG.DELETE.{self._stream}", asked)
 
     def check_touch(self) -> None:
-        """Begin anew when this process stood still so long that it may have missed who has gone."""
+        """Begin anew when this process stood still so long that it may have missed leaves."""
         now = asyncio.get_running_loop().time()
         if now - self._in_touch > OUT_OF_TOUCH:
             self.session.end("this process stood still")

@@ -99,7 +99,7 @@ class Session:
             raise
 
     async def close(self, reason: str) -> None:
-        """End, and tell everybody who waits."""
+        """Close the session; everything that waits for an answer gets None."""
         self.end(reason)
         try:
             async with asyncio.timeout(0.5):
@@ -153,9 +153,9 @@ class Session:
         answer: Callable[[Msg | None], None] | None = None,
         reply: str = "",
     ) -> None:
-        """Send a message; `answer` is called once, with what comes back or with None when nothing will.
+        """Send a message; `answer` is called once, with the reply or with None when there will be none.
 
-        Without it, what comes back goes to `reply`. Raises Unsendable. What is sent is in the order of the calls.
+        Without it, the reply goes to the subject `reply`. Messages go in the order of the calls. Raises Unsendable.
         """
         if self.ended.is_set():
             raise Unsendable(self.reason)

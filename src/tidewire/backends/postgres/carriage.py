@@ -33,7 +33,7 @@ logger = logging.getLogger("tidewire")
 _LOOK_SECONDS, _LOOK_CHANNELS = 1.5, 2_000
 #: Channels and publications of one reading of news.
 _NEWS_CHANNELS, _NEWS_COUNT = 500, 256
-#: Seconds in which a close still delivers what is known to be new.
+#: Seconds in which a close still delivers known news.
 _DRAIN_SECONDS = 1.0
 
 
@@ -49,7 +49,7 @@ class _Cursor:
 
 
 class Carriage:
-    """The listening connection, the cursors, and what is known to be new."""
+    """The listening session, the cursors, and the channels that are known to have news."""
 
     def __init__(
         self,
@@ -122,7 +122,7 @@ class Carriage:
             connection.terminate()
 
     async def drain(self) -> None:
-        """Deliver what is known to be new, if that is soon done."""
+        """Deliver known news, if that takes no longer than a moment."""
         if self._news and not self._connection.trouble:
             self._is_read.clear()
             try:
@@ -160,7 +160,7 @@ class Carriage:
         self._has_tops.set()
 
     async def tell(self) -> None:
-        """Tell the others, for ever; what comes while one wake-up is under way is told together by the next."""
+        """Wake the other nodes, for ever; news that come while one wake-up is in flight go together in the next."""
         while True:
             await self._has_tops.wait()
             self._has_tops.clear()
@@ -185,7 +185,7 @@ class Carriage:
             self.note(tops)
 
     def note(self, tops: Mapping[str, int]) -> None:
-        """Take note of tops; what is not delivered yet is read."""
+        """Take note of tops; publications up to them that are not delivered yet are read."""
         for name, top in tops.items():
             cursor = self._cursors.get(name)
             if cursor is not None and (cursor.position is None or cursor.position.offset < top):
@@ -225,7 +225,7 @@ class Carriage:
             self._on_outbox()
 
     def _take_tops(self, tops: Mapping[str, Position]) -> None:
-        """Read what is new; in another era, whose offsets say nothing of those before, the node compares positions."""
+        """Read news up to tops; after a change of the era, whose offsets begin anew, the node compares positions."""
         is_new_era = False
         for name, top in tops.items():
             cursor = self._cursors.get(name)
@@ -252,7 +252,7 @@ class Carriage:
             self._must_look.set()  # which of the two eras is over, the positions say
 
     async def read(self) -> None:
-        """Read and deliver what is new, for ever."""
+        """Read and deliver news, for ever."""
         while True:
             after = self._readable()
             if not after:
@@ -268,7 +268,7 @@ class Carriage:
                     self._news.pop(name, None)
                 continue
             self._arrived(publications)
-            if len(publications) < _NEWS_COUNT:  # that was everything; what was trimmed meanwhile does not come
+            if len(publications) < _NEWS_COUNT:  # that was everything; those that were trimmed meanwhile do not come
                 found = {publication.channel for publication in publications}
                 for name in after.keys() - found:
                     if self._news.get(name) == wanted[name]:

@@ -36,7 +36,7 @@ async def read_history(
     *,
     reverse: bool,
 ) -> HistoryPage:
-    """Answer a history query (broker.Broker.history says what it means); raises StoreUnavailable."""
+    """Answer a history query (base.Broker.history); raises StoreUnavailable."""
     shown = retention or _ALL
     size, age = min(shown.size, _ALL.size), min(shown.age, _ALL.age)
     edge = (MAX_OFFSET + 1 if reverse else 0) if since is None else max(-1, min(since.offset, MAX_OFFSET + 1))
@@ -92,6 +92,6 @@ class PositionReader:
 
 
 async def read_news(pool: Pool, after: dict[str, int], limit: int) -> list[Publication]:
-    """Return what came in each channel after an offset, at most `limit` in all, channel by channel, in order."""
+    """Return the publications of each channel after an offset, at most `limit` in all, channel by channel, in order."""
     rows = await pool.fetch(SQL["news"], list(after), list(after.values()), limit)
     return [_publication(row["name"], row) for row in rows]

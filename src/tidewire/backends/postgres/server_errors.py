@@ -86,7 +86,7 @@ def explain(error: BaseException, shown: str) -> str:
 
 
 def opening_error(error: BaseException, shown: str) -> TidewireError:
-    """Return what `start` raises for an error of opening the store."""
+    """Return the error that `start` raises when the store cannot be opened."""
     if isinstance(error, TidewireError):
         return error
     is_unusable = isinstance(error, _UNUSABLE) or _is_bad_argument(error)

@@ -37,7 +37,7 @@ _SOCKETS = ("unix", "redis+unix", "redis+socket")
 
 
 class Address(msgspec.Struct, frozen=True, kw_only=True):
-    """What a URL says. `wait` is how many replicas must have a publication before it counts as kept."""
+    """The contents of a URL. `wait` is how many replicas must have a publication before it counts as kept."""
 
     kind: Kind
     hosts: tuple[Host, ...]

@@ -20,7 +20,7 @@ Dial = Callable[[], Awaitable[AbstractConnection]]
 
 
 class User(ABC):
-    """What a connection is for. All methods are called on the event loop, and `opened` and `lost` in turns."""
+    """The user of a connection. All methods are called on the event loop, and `opened` and `lost` in turns."""
 
     @abstractmethod
     async def prepare(self, session: Session) -> None:

@@ -16,7 +16,7 @@ _FIRST = struct.Struct(">QQ")
 
 
 def pack(request: PublishRequest) -> bytes:
-    """Return what is kept of a request: format, size of meta, meta, data."""
+    """Return the body of an entry: format, size of meta, meta, data."""
     return _HEAD.pack(request.format, len(request.meta)) + request.meta + request.data
 
 

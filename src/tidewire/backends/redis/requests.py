@@ -25,7 +25,7 @@ _FATAL = (NoScriptError, ReadOnlyError, MovedError, AskError, MasterDownError)
 
 
 def meaning(error: Reply) -> str:
-    """Return what it means that a server answers with an error, in words that go on after its name."""
+    """Return the meaning of an error that a server answers, in words that go on after its name."""
     if isinstance(error, NoScriptError) or "TIDEWIRE" in str(error):
         return "was emptied, or has lost its scripts (FLUSHALL, SCRIPT FLUSH); it is prepared again, try again"
     return f"answers {str(error)!r}"

@@ -51,7 +51,7 @@ def connect(path: Path, *, busy_seconds: float = 0.25) -> sqlite3.Connection:
     try:
         connection.execute("PRAGMA synchronous = FULL")
         connection.execute("PRAGMA wal_autocheckpoint = 0")
-        connection.execute("PRAGMA secure_delete = FAST")  # else what is trimmed is written once more
+        connection.execute("PRAGMA secure_delete = FAST")  # else trimmed rows are written once more
     except BaseException:
         connection.close()
         raise
@@ -158,14 +158,14 @@ class Database:
         self.connection.execute("BEGIN IMMEDIATE" if write else "BEGIN")
 
     def commit(self) -> None:
-        """Keep what was written; returns when it is on the disk."""
+        """Commit; returns when everything is on the disk."""
         self.connection.execute("COMMIT")
         if self._is_writing and self.cursor != self._guarded:
             self._guarded = self.cursor
             self._rollback_guard.remember(self.seed, self.cursor)
 
     def rollback(self) -> None:
-        """Undo, and forget what was read since `begin`. Never raises."""
+        """Undo, and forget everything that was read since `begin`. Never raises."""
         with contextlib.suppress(sqlite3.Error):
             self.connection.execute("ROLLBACK")
         self.cursor, self._version = self._before
@@ -299,5 +299,5 @@ class Database:
         self.cursor = int(self.connection.execute("SELECT last_insert_rowid()").fetchone()[0])
 
     def remove_history(self, channel: str) -> None:
-        """Hide what is stored of a channel, inside a writing transaction; trimming removes it."""
+        """Hide the publications of a channel, inside a writing transaction; trimming removes them."""
         self.connection.execute(SQL["remove_history"], (channel,))

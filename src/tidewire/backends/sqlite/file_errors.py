@@ -67,7 +67,7 @@ def explain(error: BaseException, path: Path) -> str:
 
 
 def opening_error(error: BaseException, path: Path) -> TidewireError:
-    """Return what `start` raises for an error of opening the store."""
+    """Return the error that `start` raises when the store cannot be opened."""
     if _code(error) in _UNUSABLE or (isinstance(error, OSError) and not is_full(error)):
         return ConfigurationError(explain(error, path))
     return StoreUnavailable(explain(error, path))

@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import sqlite3
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import msgspec
 
+from tidewire.backends.shared.waiting import Write
 from tidewire.backends.sqlite.checkpoint import Checkpointer
 from tidewire.backends.sqlite.connection import Connection
 from tidewire.backends.sqlite.database import SQL, Database
@@ -92,7 +94,7 @@ class Trimmer:
         return False
 
     def remove(self, connection: sqlite3.Connection, count: int) -> None:
-        """Remove at most `count` of what was found."""
+        """Remove at most `count` of the rows that were found."""
         if self._found is not None:
             removed = connection.execute(SQL["trim"], self._bounds(self._found, count)).rowcount
             self._found.first += count
@@ -147,9 +149,9 @@ class Housekeeping:
         """Wait for a checkpoint that is under way, and end."""
         self._checkpointer.close()
 
-    def kept(self, channel: str, size: int) -> None:
-        """Take note of a publication inside a writing transaction."""
-        self._size_limits.add(channel, size)
+    def kept(self, writes: Sequence[Write]) -> None:
+        """Take note of publications inside a writing transaction."""
+        self._size_limits.add(writes)
 
     def trim_beside(self, database: Database, writes: int) -> None:
         """Remove a little inside a writing transaction, in proportion to its writes."""

@@ -78,7 +78,7 @@ class _Seen:
 
 
 class Watch:
-    """What one process has seen of the others, and for how long."""
+    """The other processes as one process has seen them, and for how long."""
 
     def __init__(self, lease: float, grace: float, longest_step: float) -> None:
         self._lease = lease
@@ -121,7 +121,7 @@ class Watch:
 
 
 def _updated(seen: _Seen | None, counter: int, step: float) -> _Seen:
-    """Return what is known of a counter, after a step in which it was watched."""
+    """Return the state of a counter after a step in which it was watched."""
     if seen is None:
         return _Seen(counter)
     if seen.counter != counter:

@@ -225,7 +225,7 @@ class SqlitePresence(Presence):
             self._lock.release()
 
     def _fail(self, database: PresenceDatabase, error: BaseException, steps: Sequence[_Step[object]]) -> None:
-        """Answer what waits; nobody is taken for dead by what was seen before an outage."""
+        """Answer the waiting steps; nobody is taken for dead because of observations before an outage."""
         database.rollback()
         self._watch.reset()
         if is_lasting(error) and not isinstance(error, TidewireError):

@@ -85,7 +85,7 @@ class PresenceDatabase:
         self._connection = connection
 
     def _reserve(self, connection: sqlite3.Connection) -> None:
-        """Make the file and its log large enough for a while; what is deleted stays theirs."""
+        """Make the file and its log large enough for a while; they keep the room of deleted rows."""
         with contextlib.suppress(sqlite3.Error):
             connection.execute("CREATE TABLE IF NOT EXISTS reserve AS SELECT zeroblob(?) AS room", (_RESERVE,))
             connection.execute("DROP TABLE reserve")
@@ -142,7 +142,7 @@ class PresenceDatabase:
         others = [(row, is_alive(self._folder, row.token)) for row in rows if row.id != self._id]
         self._watch.look(time.monotonic(), others, self._execute("claims").fetchall())
 
-    # What presence does (presence.Presence says what it means).
+    # What presence does (base.Presence).
 
     def join(self, channel: str, member: Member, announcement: Announcement | None) -> JoinResult:
         """Add a member of this node; it takes the place of one of a dead node."""
@@ -209,7 +209,7 @@ class PresenceDatabase:
         return departures
 
     def forget(self, departures: Sequence[Departure]) -> None:
-        """Remove what was claimed."""
+        """Remove claimed departures."""
         for departure in departures:
             self._execute("forget", departure.token)
 

@@ -118,8 +118,7 @@ class Committer:
                     answers.append((write, database.position(write.request.channel)))
                 continue
             positions, new = database.keep([write.request for write in run], self._carriage.channels)
-            for write in run:
-                self._housekeeping.kept(write.request.channel, write.size)
+            self._housekeeping.kept(run)
             found.extend(new)
             answers.extend((write, position) for write, position in zip(run, positions, strict=True))
 

@@ -78,7 +78,7 @@ class Readers:
         return connection, found
 
     async def aclose(self) -> None:
-        """Finish what was begun, and close the connections."""
+        """Finish the reads that were begun, and close the connections."""
         await asyncio.to_thread(self._close)
 
     def _close(self) -> None:

@@ -1,6 +1,6 @@
 -- Everything of one store. Names carry a prefix, because the file may be shared with an application's own tables.
 
--- One row: what the store is, and its clock (see clock.py).
+-- One row: what the store is, and its clock (see store_clock.py).
 CREATE TABLE IF NOT EXISTS tidewire_store (
     one       INTEGER PRIMARY KEY CHECK (one = 1),
     version   INTEGER NOT NULL,

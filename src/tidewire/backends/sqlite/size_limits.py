@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import sqlite3
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
+from tidewire.backends.shared.waiting import Write
 from tidewire.backends.sqlite.database import SQL
 
 __all__ = ("SizeLimits",)
@@ -33,20 +34,21 @@ class SizeLimits:
         self._looked = 0.0
         self._written = 0
 
-    def add(self, channel: str, size: int) -> None:
-        """Take note of a publication of this process."""
-        self._written += 1
-        grown = self._grown.get(channel, 0) + size
-        if grown > self._channel_bytes // _PART:
-            self._due[channel] = None
-            self._grown.pop(channel, None)
-        else:
-            if len(self._grown) >= _CHANNELS:
-                self._grown.clear()
-            self._grown[channel] = grown
+    def add(self, writes: Sequence[Write]) -> None:
+        """Take note of publications of this process."""
+        grown, part = self._grown, self._channel_bytes // _PART
+        self._written += len(writes)
+        if len(grown) >= _CHANNELS:
+            grown.clear()
+        for write in writes:
+            channel = write.request.channel
+            size = grown[channel] = grown.get(channel, 0) + write.size
+            if size > part:
+                self._due[channel] = None
+                del grown[channel]
 
     def apply(self, connection: sqlite3.Connection) -> bool:
-        """Hide what is beyond a limit, inside a writing transaction; return whether something was hidden."""
+        """Hide publications beyond a limit, inside a writing transaction; return whether there were any."""
         is_found = False
         if self._due:
             name = next(iter(self._due))

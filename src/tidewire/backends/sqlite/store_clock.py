@@ -24,7 +24,7 @@ class SystemClock:
         return time.monotonic()
 
     def boot(self) -> str:
-        """Return what names this start of the machine, "" where the system does not tell."""
+        """Return the name of this start of the machine, "" where the system has none."""
         try:
             return _BOOT_ID.read_text(encoding="ascii").strip()
         except OSError:

@@ -56,7 +56,8 @@ def test_a_limit_that_cannot_work_is_refused_where_it_is_written(name: str) -> N
     for value in (-1, float("nan")):
         with pytest.raises(ConfigurationError, match=f"limit {name} is"):
             Limits(**{name: value})
-    if name in ("memory_bytes", "ping_seconds", "drain_seconds", "gap_messages", "gap_bytes", "turn_seconds"):
+    gap = ("gap_messages", "gap_bytes")
+    if name in ("rate_per_user", "memory_bytes", "ping_seconds", "drain_seconds", "turn_seconds", *gap):
         assert getattr(Limits(**{name: 0}), name) == 0
     else:
         with pytest.raises(ConfigurationError, match="greater than 0"):

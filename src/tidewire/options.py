@@ -23,14 +23,16 @@ class SlowPolicy(Enum):
 
 
 #: Limits that may be zero: nothing is bounded, pinged, spread or filled, or each turn takes one step.
-_MAY_BE_ZERO = frozenset({"memory_bytes", "ping_seconds", "drain_seconds", "gap_messages", "gap_bytes", "turn_seconds"})
+_MAY_BE_ZERO = frozenset(
+    {"rate_per_user", "memory_bytes", "ping_seconds", "drain_seconds", "gap_messages", "gap_bytes", "turn_seconds"}
+)
 
 
 class Limits(msgspec.Struct, frozen=True, kw_only=True):
     """Every limit of a node, with its default. Reaching one is counted under its name in `statistics()`.
 
-    All are greater than 0; `memory_bytes`, `ping_seconds`, `drain_seconds`, `turn_seconds` and those of a gap may be 0.
-    Raises ConfigurationError for others.
+    All are greater than 0; `rate_per_user`, `memory_bytes`, `ping_seconds`, `drain_seconds`, `turn_seconds` and those
+    of a gap may be 0. Raises ConfigurationError for others.
     """
 
     #: Bytes of one inbound message.
@@ -60,6 +62,8 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     #: Inbound messages per second of one connection, and how many may come at once.
     rate: float = 100.0
     burst: int = 200
+    #: Inbound messages per second of all connections of one user in one process; 0: five times `rate`.
+    rate_per_user: float = 0.0
     #: Bytes of a request's headers, and the seconds within which they must be complete.
     header_bytes: int = 32_768
     header_seconds: float = 5.0

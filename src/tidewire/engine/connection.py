@@ -8,9 +8,10 @@ import os
 import secrets
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
+from tidewire.engine.rate import UserRate
 from tidewire.errors import (
     POLICY,
     SHUTDOWN,
@@ -71,6 +72,7 @@ class Connection:
         "_on_left",
         "_on_readable",
         "_refused",
+        "_user_rate",
         "_waiter",
         "address",
         "clean",
@@ -117,6 +119,7 @@ class Connection:
         self._allowance = float(limits.burst)
         self._allowed_at = 0.0
         self._refused = 0
+        self._user_rate: UserRate | None = None
         self._waiter: asyncio.Future[None] | None = None
 
     def opened_with(self, token: IssuedToken | None) -> None:
@@ -177,18 +180,27 @@ class Connection:
         limits = self._limits
         self._allowance = min(float(limits.burst), self._allowance + (now - self._allowed_at) * limits.rate)
         self._allowed_at = now
+        name, rate = "rate", limits.rate
         if self._allowance >= 1.0:
-            self._allowance -= 1 + len(message) // _RATED_BYTES
-            self._refused = 0
-            return True
+            cost = 1 + len(message) // _RATED_BYTES
+            self._allowance -= cost
+            if self._user_rate is None or self._user_rate.take(cost, now):
+                self._refused = 0
+                return True
+            name, rate = "rate_per_user", self._user_rate.rate
         self._refused += 1
-        count_limit("rate")
+        count_limit(name)
         if self._refused > limits.burst:
             self.end(POLICY)
         else:
-            error = RateLimited(f"too many messages: more than {limits.rate:g} a second; this one was not handled")
+            error = RateLimited(f"too many messages: more than {rate:g} a second ({name}); this one was not handled")
             self.write(self.protocol.encode_refusal(error, message))
         return False
+
+    def share_rate(self, others: Iterable[Connection]) -> None:
+        """Share the rate of a user with the user's other connections."""
+        first = next(iter(others), None)
+        self._user_rate = UserRate(self._limits) if first is None else first._user_rate
 
     def charge(self, messages: int) -> None:
         """Take more messages from the token bucket: those that came inside of one."""

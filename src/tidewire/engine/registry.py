@@ -173,7 +173,7 @@ class Registry:
         self.connections[connection.id] = connection
         self._count(connection.address, +1)
         if connection.user:
-            self.users.setdefault(connection.user, {})[connection.id] = connection
+            self._add_to_user(connection)
 
     def arrive(self, address: str) -> None:
         """Count a newcomer from its admission on, so that many at once do not pass a limit together."""
@@ -196,7 +196,12 @@ class Registry:
     def identify(self, connection: Connection, user: str) -> None:
         """Give a connection its user."""
         connection.identify(user)
-        self.users.setdefault(user, {})[connection.id] = connection
+        self._add_to_user(connection)
+
+    def _add_to_user(self, connection: Connection) -> None:
+        others = self.users.setdefault(connection.user, {})
+        connection.share_rate(others.values())
+        others[connection.id] = connection
 
     def remove(self, connection: Connection) -> bool:
         """Remove a connection; return whether it was there."""

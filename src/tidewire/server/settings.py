@@ -66,7 +66,7 @@ _NAMESPACE_PATHS = tuple(f"channel.namespaces.0.{name}" for name in NamedNamespa
 #: Settings whose values no error shows.
 _SECRET = re.compile(r"^http_api\.key$|secret")
 #: Limits that may be zero, which turns them off.
-_MAY_BE_ZERO = frozenset({"memory_bytes", "drain_seconds", "gap_messages", "gap_bytes"})
+_MAY_BE_ZERO = frozenset({"rate_per_user", "memory_bytes", "drain_seconds", "gap_messages", "gap_bytes"})
 
 
 def _limit_field(field: msgspec.structs.FieldInfo) -> tuple[Any, Any]:

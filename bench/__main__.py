@@ -27,13 +27,15 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
     parser.add_argument(
-        "--quick", action="store_true", help="some works, short windows, one repetition; nothing is stored"
+        "--quick", action="store_true", help="some works, short windows, one repetition; stored only with --docs"
     )
     parser.add_argument("--only", default="", help=f"works, of {', '.join(ALL_WORKS)}")
     parser.add_argument(
         "--peers", default="", help="servers, by the beginning of their names (ours,nats,uvicorn,go-centrifuge)"
     )
-    parser.add_argument("--docs", type=Path, default=DOCS, help="where the page and the plots go")
+    parser.add_argument(
+        "--docs", type=Path, help="where the results and the pages go (default: docs/bench, unless --quick)"
+    )
     return parser.parse_args(arguments)
 
 
@@ -69,13 +71,13 @@ def main() -> int:
     for hint in skipped:
         print(f"skipped: {hint}", flush=True)
     suite, started = Suite(subjects, Plan.quick() if options.quick else Plan()), time.monotonic()
-    is_whole = not options.quick and not options.peers
+    docs = None if options.peers else options.docs or (None if options.quick else DOCS)
     try:
         suite.run(works)
     except KeyboardInterrupt:
         print("stopped; what was measured so far:", file=sys.stderr)
-        is_whole = False
-    worse = finish(suite, skipped, options.docs if is_whole else None)
+        docs = None
+    worse = finish(suite, skipped, docs)
     print(f"took {time.monotonic() - started:.0f} s", flush=True)
     return 1 if worse or any(bar.passed is False for bar in judge(Medians(suite.runs))) else 0
 
@@ -94,7 +96,7 @@ def finish(suite: Suite, skipped: Sequence[str], docs: Path | None) -> list[str]
         (folder / name).write_text(plot.svg())
     images = "\n\n".join(f"![{plot.title}]({name})" for name, plot in drawn.items())
     (folder / "results.md").write_text(f"{page}\n{images}\n" if images else page)
-    if docs == DOCS and readme.BEGIN in README.read_text():
+    if docs is not None and docs.resolve() == DOCS:
         readme.write(README, results)
     for line in worse:
         print(f"worse than before: {line}", flush=True)

@@ -10,6 +10,9 @@ from bench.load import Figures, Latency
 from bench.measure import Run
 from bench.results import Results, Stamp, condense, regressions
 
+from bench import readme
+
+ROOT = Path(__file__).resolve().parents[2]
 TODAY = Stamp("abc1234", "2026-11-29")
 NOTHING = Latency(0, 0.0, 0.0, 0.0, 0.0)
 ZERO = dict.fromkeys((field.name for field in msgspec.structs.fields(Figures)), 0)
@@ -49,3 +52,26 @@ def test_names_a_ratio_that_is_worse_by_more_than_a_tenth(ours: int, uvicorn: in
 def test_says_nothing_of_what_was_not_measured() -> None:
     stored = Results().renewed(echoes(100, 50), [], TODAY)
     assert regressions(stored, [run("few", "ours-endpoint-memory", 2, 5)]) == []
+
+
+STORED = sorted((ROOT / "docs" / "bench").glob("results.json"))
+
+
+def test_readme_says_what_the_stored_results_say() -> None:
+    for path in STORED:
+        assert readme.written(ROOT / "README.md") == readme.paragraphs(Results.read(path))
+
+
+def test_every_stored_work_has_its_commit_and_its_day() -> None:
+    for results in map(Results.read, STORED):
+        assert {run.work for run in results.runs} <= results.works.keys()
+        assert all(len(stamp.commit) >= 7 and len(stamp.date) == 10 for stamp in results.works.values())
+
+
+def test_writes_readme_between_its_marks_alone(tmp_path: Path) -> None:
+    page, results = tmp_path / "README.md", Results().renewed(echoes(30, 20), [], TODAY)
+    page.write_text(f"before\n{readme.BEGIN}\nold\n{readme.END}\nbehind\n")
+    readme.write(page, results)
+    assert page.read_text() == f"before\n{readme.BEGIN}\n{readme.paragraphs(results)}\n{readme.END}\nbehind\n"
+    assert readme.written(page) == readme.paragraphs(results)
+    assert "is 1.5 times as fast as under uvicorn" in " ".join(readme.written(page).split())

@@ -16,7 +16,7 @@
         ├── UnknownChannel            no rule names this channel
         ├── AlreadySubscribed         this connection is subscribed already
         ├── TokenExpired              the client fetches another token, and comes again
-        ├── Unrecoverable             what was missed is not there any more, and nothing less was asked for
+        ├── Unrecoverable             missed publications are no longer kept, and only all would do
         ├── Refused                   the application's own code and words
         ├── LimitExceeded             a named limit was reached
         ├── RateLimited               too many messages; wait and go on

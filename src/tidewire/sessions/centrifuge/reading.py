@@ -15,7 +15,7 @@ __all__ = ("read_history", "read_presence")
 async def read_presence(node: Node, channel: str, options: ChannelOptions) -> dict[str, m.ClientInfo]:
     """Return who is in a channel, by connection; raises NotAvailable, StoreUnavailable."""
     if not options.presence:
-        raise NotAvailable(f"{channel!r} does not tell who is in it")
+        raise NotAvailable(f"{channel!r} has no presence; its rule or namespace may enable it")
     members = await node.presence.members(channel)
     return {member.connection: client_info(member) for member in members}
 

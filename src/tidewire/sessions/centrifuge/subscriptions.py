@@ -164,7 +164,7 @@ class ClientSubscriptions:
         ready = Ready(subscription, prepared, _result(subscription, prepared, since, shown))
         if since is not None and not ready.result.recovered and request.flag & _ALL_OR_NOTHING:
             self.abandon(ready)
-            raise Unrecoverable(f"what {channel!r} had after offset {since.offset} is not there any more")
+            raise Unrecoverable(f"{channel!r} no longer keeps all publications after offset {since.offset}")
         if shown.then is not None and ready.result.publications:
             _begin_deltas(prepared, shown.then)
         return ready

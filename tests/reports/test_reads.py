@@ -46,6 +46,7 @@ PAGE = b"<!DOCTYPE html>\n<html><body>404 Not Found</body></html>\n"
         (b"\x89HDF\r\n\x1a\n", "HDF5"),
         (b"just some words\n", "should be the name of a read"),
     ],
+    ids=lambda value: value if isinstance(value, str) else "",
 )
 def test_a_file_that_is_no_fastq_is_named(tmp_path: Path, content: bytes, what: str) -> None:
     """An HTML page saved as .fastq was "cut off, copy it again", UTF-16 and gzip twice were shown as raw bytes."""

@@ -90,7 +90,15 @@ class Proxied:
 def proxied(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Proxied]:
     folder = tmp_path_factory.mktemp("nginx")
     broker = f"sqlite:///{folder}/store.db"
-    with Server(folder, "--access-log", broker=broker, workers=2, limits={"drain_seconds": 1}).running() as server:
+    with Server(
+        folder,
+        "--access-log",
+        "--allowed-origins",
+        f"https://{NAME}",
+        broker=broker,
+        workers=2,
+        limits={"drain_seconds": 1},
+    ).running() as server:
         found = Proxied(server, folder)
         process = subprocess.Popen(
             ["nginx", "-c", str(found.configure()), "-p", str(folder)], stderr=subprocess.DEVNULL

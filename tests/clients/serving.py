@@ -35,7 +35,7 @@ allow_user_limited_channels = true
 """
 _ROOM = """
 [[channel.namespaces]]
-name = "room"
+name = "news"
 presence = true
 join_leave = true
 force_push_join_leave = true

@@ -116,12 +116,12 @@ def test_what_a_client_asks_for(service: Service) -> None:
     body = """
         const { token } = await told();
         const client = m.connect(url.replace("ws:", "http:"), { token });
-        const room = client.subscribe("room:js");
+        const room = client.subscribe("news:js");
         const events = [];
         room.on("publication", ({ data, offset, info }) => events.push([data, offset, info?.user, info?.connInfo]));
         const joined = await new Promise((resolve) => room.on("join", resolve));
         say([joined.user, joined.client === client.id]);
-        await client.publish("room:js", { n: 1 });
+        await client.publish("news:js", { n: 1 });
         await room.publish("two");
         await until(() => events.length === 2);
         say(events);
@@ -134,11 +134,11 @@ def test_what_a_client_asks_for(service: Service) -> None:
         for (const refusal of refused) say(await refusal);
         const secret = client.subscribe("secret:1");
         say(await new Promise((resolve) => secret.on("unsubscribed", resolve)));
-        say([secret.state, client.subscribe("room:js") === room]);
+        say([secret.state, client.subscribe("news:js") === room]);
         room.unsubscribe();
-        say([room.state, await client.presenceStats("room:js").catch((error) => error.code)]);
+        say([room.state, await client.presenceStats("news:js").catch((error) => error.code)]);
         client.disconnect();
-        say([client.state, await client.publish("room:js", 1).catch(({ code }) => code)]);
+        say([client.state, await client.publish("news:js", 1).catch(({ code }) => code)]);
     """
     with script(service.websocket, body) as running:
         running.tell({"token": connection_token("ann", info={"name": "Ann"})})
@@ -171,13 +171,13 @@ def test_a_cut_costs_nothing(service: Service) -> None:
         Cuttable(service.server.port) as relay,
         script(f"ws://127.0.0.1:{relay.port}/connection/websocket", FOLLOW) as running,
     ):
-        running.tell({"channel": "room:cut-js"})
+        running.tell({"channel": "news:cut-js"})
         assert running.said()[:2] == [False, False]
         for number in range(0, 12, 3):
-            service.publish("room:cut-js", number)
+            service.publish("news:cut-js", number)
             relay.is_cut = True
             relay.cut()
-            service.publish("room:cut-js", number + 1, number + 2)
+            service.publish("news:cut-js", number + 1, number + 2)
             relay.is_cut = False
             seen = [running.said() for _ in range(4)]
             assert [value for value in seen if not isinstance(value, list)] == [number, number + 1, number + 2]
@@ -208,18 +208,18 @@ def test_more_than_is_kept_is_told_and_positions_may_be_given(service: Service) 
 @pytest.mark.parametrize("workers", [1, 2])
 def test_a_restart_costs_nothing(tmp_path: Path, workers: int) -> None:
     with serving(tmp_path, workers=workers) as service, script(service.websocket, FOLLOW) as running:
-        running.tell({"channel": "room:restart"})
+        running.tell({"channel": "news:restart"})
         assert running.said()[:2] == [False, False]
-        service.publish("room:restart", 1)
+        service.publish("news:restart", 1)
         assert running.said() == 1
         service.server.kill()
         service.server.start()
-        service.publish("room:restart", 2)
+        service.publish("news:restart", 2)
         seen = [running.said(), running.said()]
         assert 2 in seen
         service.server.stop()
         service.server.start()
-        service.publish("room:restart", 3)
+        service.publish("news:restart", 3)
         seen = [running.said(), running.said()]
         assert 3 in seen
         assert [value[:2] for value in seen if isinstance(value, list)] == [[True, True]]
@@ -280,7 +280,7 @@ def test_what_the_server_does_by_itself(service: Service) -> None:
         const client = m.connect(url, { token: await told() });
         for (const event of ["subscribed", "unsubscribed", "publication", "message"])
           client.on(event, ({ channel, data, code }) => say([event, channel, data ?? code]));
-        const room = client.subscribe("room:forced");
+        const room = client.subscribe("news:forced");
         room.on("subscribed", () => say("room"));
         room.on("unsubscribed", ({ code }) => say(["room", code]));
         client.on("disconnected", ({ code }) => say(["disconnected", code]));
@@ -297,7 +297,7 @@ def test_what_the_server_does_by_itself(service: Service) -> None:
         assert running.said() == ["publication", "secret:forced", {"n": 2}]
         service.api("unsubscribe", user="eve", channel="secret:forced")
         assert running.said() == ["unsubscribed", "secret:forced", 2000]
-        service.api("unsubscribe", user="eve", channel="room:forced")
+        service.api("unsubscribe", user="eve", channel="news:forced")
         assert running.said() == ["room", 2000]
         service.api("disconnect", user="eve")
         assert running.said() == ["disconnected", 3503]

@@ -70,21 +70,21 @@ async def numbers(subscription: Subscription, count: int) -> list[int]:
 def test_what_a_client_asks_for(service: Service) -> None:
     async def main() -> None:
         token = connection_token("ann", info={"name": "Ann"})
-        async with Client(service.websocket, token=token) as client, client.subscribe("room:ask") as room:
+        async with Client(service.websocket, token=token) as client, client.subscribe("news:ask") as room:
             await room.wait_subscribed()
-            await client.publish("room:ask", {"n": 1})
+            await client.publish("news:ask", {"n": 1})
             publication = await anext(room)
-            assert (publication.data, publication.channel) == ({"n": 1}, "room:ask")
+            assert (publication.data, publication.channel) == ({"n": 1}, "news:ask")
             assert publication.position == room.position
             assert publication.publisher is not None
             assert publication.publisher.connection_info == {"name": "Ann"}
-            (member,) = await client.presence("room:ask")
+            (member,) = await client.presence("news:ask")
             assert (member.user, member.client) == ("ann", publication.publisher.client)
-            assert await client.presence_stats("room:ask") == (1, 1)
-            history = await client.history("room:ask")
+            assert await client.presence_stats("news:ask") == (1, 1)
+            history = await client.history("news:ask")
             assert [found.data for found in history.publications] == [{"n": 1}]
             assert history.position == room.position
-            assert (await client.history("room:ask", limit=0)).publications == ()
+            assert (await client.history("news:ask", limit=0)).publications == ()
 
     run(main())
 
@@ -99,7 +99,7 @@ def test_what_the_server_refuses_is_an_exception(service: Service) -> None:
             with pytest.raises(NotAvailable):
                 await client.rpc("anything")
             with pytest.raises(BadRequest, match="JSON"):
-                await client.publish("room:1", object())
+                await client.publish("news:1", object())
             secret = client.subscribe("secret:1")
             with pytest.raises(PermissionDenied):
                 await secret.wait_subscribed()
@@ -115,22 +115,22 @@ def test_what_the_server_refuses_is_an_exception(service: Service) -> None:
 
 def test_the_position_of_an_earlier_run_brings_what_was_missed(service: Service) -> None:
     async def main() -> None:
-        async with Client(service.websocket) as client, client.subscribe("room:since") as room:
+        async with Client(service.websocket) as client, client.subscribe("news:since") as room:
             await room.wait_subscribed()
             start = room.position
             assert start is not None
-            await asyncio.to_thread(service.publish, "room:since", 1, 2, 3)
+            await asyncio.to_thread(service.publish, "news:since", 1, 2, 3)
             assert await numbers(room, 2) == [1, 2]
             reached = room.position
-        async with Client(service.websocket) as client, client.subscribe("room:since", since=reached) as room:
+        async with Client(service.websocket) as client, client.subscribe("news:since", since=reached) as room:
             assert await numbers(room, 1) == [3]
-            await client.publish("room:since", {"n": 4})
+            await client.publish("news:since", {"n": 4})
             assert await numbers(room, 1) == [4]
         async with Client(service.websocket) as client:
-            other = client.subscribe("room:since", since=Position(1, "another"))
-            with pytest.raises(Unrecoverable, match="room:since"):
+            other = client.subscribe("news:since", since=Position(1, "another"))
+            with pytest.raises(Unrecoverable, match="news:since"):
                 await anext(other)
-            await client.publish("room:since", {"n": 5})
+            await client.publish("news:since", {"n": 5})
             assert await numbers(other, 1) == [5]
 
     run(main())
@@ -139,14 +139,14 @@ def test_the_position_of_an_earlier_run_brings_what_was_missed(service: Service)
 def test_a_cut_costs_nothing(service: Service) -> None:
     async def main(relay: Cuttable) -> None:
         url = f"ws://127.0.0.1:{relay.port}/connection/websocket"
-        async with Client(url) as client, client.subscribe("room:cut") as room, client.subscribe("bare:cut") as bare:
+        async with Client(url) as client, client.subscribe("news:cut") as room, client.subscribe("bare:cut") as bare:
             await room.wait_subscribed()
             await bare.wait_subscribed()
             for number in range(0, 20, 4):
-                await asyncio.to_thread(service.publish, "room:cut", number, number + 1)
+                await asyncio.to_thread(service.publish, "news:cut", number, number + 1)
                 relay.is_cut = True
                 relay.cut()
-                await asyncio.to_thread(service.publish, "room:cut", number + 2, number + 3)
+                await asyncio.to_thread(service.publish, "news:cut", number + 2, number + 3)
                 relay.is_cut = False
                 assert await numbers(room, 4) == list(range(number, number + 4))
             await wait_until(lambda: client._connection.is_ready.is_set())
@@ -184,19 +184,19 @@ def test_a_restart_costs_nothing(tmp_path: Path, workers: int) -> None:
         async def main() -> None:
             async with contextlib.AsyncExitStack() as stack:
                 clients = [await stack.enter_async_context(Client(service.websocket)) for _ in range(4)]
-                rooms = [client.subscribe("room:r") for client in clients]
+                rooms = [client.subscribe("news:r") for client in clients]
                 for room in rooms:
                     await room.wait_subscribed()
-                await asyncio.to_thread(service.publish, "room:r", 1, 2)
+                await asyncio.to_thread(service.publish, "news:r", 1, 2)
                 await asyncio.to_thread(service.server.kill)
                 await asyncio.to_thread(service.server.start)
-                await asyncio.to_thread(service.publish, "room:r", 3)
+                await asyncio.to_thread(service.publish, "news:r", 3)
                 for room in rooms:
                     assert await numbers(room, 3) == [1, 2, 3]
                 await asyncio.to_thread(service.server.stop)
                 await asyncio.to_thread(service.server.start)
                 for number, client in enumerate(clients, 4):
-                    await client.publish("room:r", {"n": number})
+                    await client.publish("news:r", {"n": number})
                 for room in rooms:
                     assert sorted(await numbers(room, 4)) == [4, 5, 6, 7]
 
@@ -243,21 +243,21 @@ def test_a_token_that_has_expired_is_fetched_anew(service: Service) -> None:
 def test_who_is_not_wanted_does_not_come_back(service: Service) -> None:
     async def main() -> None:
         async with Client(service.websocket, token="nonsense") as client:
-            room = client.subscribe("room:1")
+            room = client.subscribe("news:1")
             with pytest.raises(ConnectionClosed) as caught:
                 await anext(room)
             assert caught.value.disconnect.code == 3500
             with pytest.raises(ConnectionClosed):
-                await client.publish("room:1", {})
+                await client.publish("news:1", {})
             with pytest.raises(ConnectionClosed):
-                await anext(client.subscribe("room:2"))
+                await anext(client.subscribe("news:2"))
 
         async def nothing() -> str:
             raise PermissionDenied("logged out")
 
         async with Client(service.websocket, get_token=nothing) as client:
             with pytest.raises(PermissionDenied, match="logged out"):
-                await client.publish("room:1", {})
+                await client.publish("news:1", {})
 
     run(main())
 
@@ -265,12 +265,12 @@ def test_who_is_not_wanted_does_not_come_back(service: Service) -> None:
 def test_the_server_ends_a_subscription_or_a_client(service: Service) -> None:
     async def main() -> None:
         async with Client(service.websocket, token=connection_token("eve")) as client:
-            one, two, own = (client.subscribe(channel) for channel in ("room:1", "room:2", "#eve"))
+            one, two, own = (client.subscribe(channel) for channel in ("news:1", "news:2", "#eve"))
             for subscription in (one, two, own):
                 await subscription.wait_subscribed()
             await asyncio.to_thread(service.publish, "#eve", 1)
             assert await numbers(own, 1) == [1]
-            await asyncio.to_thread(service.api, "unsubscribe", user="eve", channel="room:1")
+            await asyncio.to_thread(service.api, "unsubscribe", user="eve", channel="news:1")
             with pytest.raises(PermissionDenied, match="2000"):
                 await anext(one)
             await asyncio.to_thread(service.api, "disconnect", user="eve")
@@ -286,10 +286,10 @@ def test_a_slow_application_gets_all_of_it_in_order(service: Service, monkeypatc
 
     async def main() -> None:
         async with Client(service.websocket) as client:
-            room, bare = client.subscribe("room:slow"), client.subscribe("bare:slow")
+            room, bare = client.subscribe("news:slow"), client.subscribe("bare:slow")
             await room.wait_subscribed()
             await bare.wait_subscribed()
-            await asyncio.to_thread(service.publish, "room:slow", *range(100))
+            await asyncio.to_thread(service.publish, "news:slow", *range(100))
             await asyncio.to_thread(service.publish, "bare:slow", *range(30))
             assert await numbers(room, 100) == list(range(100))
             with pytest.raises(Unrecoverable, match="keeps no history"):
@@ -416,7 +416,7 @@ def test_a_client_that_is_closed_ends_what_iterates(service: Service) -> None:
     async def main() -> None:
         client = Client(service.websocket)
         async with client:
-            room = client.subscribe("room:end")
+            room = client.subscribe("news:end")
             await room.wait_subscribed()
             reading: asyncio.Task[list[Any]] = asyncio.create_task(_all(room))
         assert await reading == []

@@ -169,10 +169,10 @@ def encoded(value: bytes) -> str:
     return base64.urlsafe_b64encode(value).rstrip(b"=").decode()
 
 
-def forged(name: str, key: bytes) -> dict[str, str]:
+def forged(name: str, key: bytes, session: str) -> dict[str, str]:
     """Return tokens that must not be taken, by what is wrong with them."""
     now = int(time.time())
-    good: dict[str, Any] = {"sub": name, "iat": now, "exp": now + 3_600, "iss": "tidewire"}
+    good: dict[str, Any] = {"sub": name, "jti": session, "iat": now, "exp": now + 3_600, "iss": "tidewire"}
     rsa_key = rsa.generate_private_key(public_exponent=65_537, key_size=2_048)
     pem = rsa_key.public_key().public_bytes(serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo)
     payload = encoded(json.dumps(good).encode())
@@ -228,9 +228,11 @@ def test_forged_tokens_open_nothing(server: Server) -> None:
     key = bytes.fromhex((server.folder / "tidewire.db.key").read_text())
     assert status(server, f"/ws/auth?token={token}") == 101
     now = int(time.time())
-    own = jwt.encode({"sub": name, "iat": now, "exp": now + 60, "iss": "tidewire"}, key, algorithm="HS256")
+    session = jwt.decode(token, options={"verify_signature": False})["jti"]
+    claims = {"sub": name, "jti": session, "iat": now, "exp": now + 60, "iss": "tidewire"}
+    own = jwt.encode(claims, key, algorithm="HS256")
     assert status(server, f"/ws/auth?token={own}") == 101, "a token that is made like the server's is good"
-    for what, bad in forged(name, key).items():
+    for what, bad in forged(name, key, session).items():
         assert status(server, f"/ws/auth?token={bad}") == 403, what
         with RawSocket(server, "/ws/auth") as socket:
             socket.send_text(json.dumps({"type": "auth", "token": bad}))

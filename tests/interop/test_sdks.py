@@ -36,7 +36,7 @@ async def double(data: dict, user: str) -> dict:
     return {"doubled": data["n"] * 2, "user": user}
 
 
-@hub.channel("room:{room}", presence=True)
+@hub.channel("news:{room}", presence=True)
 async def room(room: str, user: str) -> bool:
     return bool(user) and room != "locked"
 
@@ -58,7 +58,7 @@ def service(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
 
 
 def test_what_a_client_asks_for(service: Service, kind: str) -> None:
-    channel = f"room:{kind}"
+    channel = f"news:{kind}"
     with driving(kind, service.server.port) as sdk:
         sdk.tokens[""] = lambda: connection_token("ann")
         sdk.do("connect", asksToken=True)
@@ -80,7 +80,7 @@ def test_what_a_client_asks_for(service: Service, kind: str) -> None:
 
 
 def test_a_cut_and_what_is_not_kept_any_more(service: Service, kind: str) -> None:
-    kept, short = f"room:cut-{kind}", f"short:cut-{kind}"
+    kept, short = f"news:cut-{kind}", f"short:cut-{kind}"
     with Cuttable(service.server.port) as relay, driving(kind, relay.port) as sdk:
         sdk.do("connect")
         sdk.next("connected")
@@ -107,7 +107,7 @@ def test_a_cut_and_what_is_not_kept_any_more(service: Service, kind: str) -> Non
 
 
 def test_deltas(service: Service, kind: str) -> None:
-    channel = f"room:delta-{kind}"
+    channel = f"news:delta-{kind}"
     values = [{"text": "the same words ü ✓ " * 20, "n": number} for number in range(8)]
     with Cuttable(service.server.port) as relay, driving(kind, relay.port) as sdk:
         sdk.do("connect")
@@ -151,7 +151,7 @@ def _have_asked(sdk: Sdk, *channels: str) -> bool:
 
 
 def test_what_the_application_does(service: Service, kind: str) -> None:
-    user, channel = f"eve-{kind}", f"room:api-{kind}"
+    user, channel = f"eve-{kind}", f"news:api-{kind}"
     with driving(kind, service.server.port) as sdk:
         sdk.tokens[""] = lambda: connection_token(user)
         sdk.do("connect", asksToken=True)
@@ -172,17 +172,17 @@ def test_what_the_application_does(service: Service, kind: str) -> None:
 @pytest.mark.parametrize("workers", [1, 2])
 def test_a_restart_costs_nothing(tmp_path: Path, workers: int) -> None:
     with serving(tmp_path, workers=workers) as service, driving_all(service.server.port) as sdks:
-        _follow(sdks, "room:restart")
-        service.publish("room:restart", 1)
+        _follow(sdks, "news:restart")
+        service.publish("news:restart", 1)
         assert all(sdk.data(1) == [{"n": 1}] for sdk in sdks.values())
         for number, end in ((2, service.server.kill), (3, service.server.stop)):
             end()
             service.server.start()
-            service.publish("room:restart", number)
+            service.publish("news:restart", number)
             for sdk in sdks.values():
                 assert sdk.next("subscribed")["recovered"]
                 assert sdk.data(1) == [{"n": number}]
-        assert sdks[KINDS[0]].ask("publish", channel="room:restart", data={"n": 4}) is None
+        assert sdks[KINDS[0]].ask("publish", channel="news:restart", data={"n": 4}) is None
         assert all(sdk.data(1) == [{"n": 4}] for sdk in sdks.values())
 
 
@@ -192,16 +192,16 @@ def test_a_store_that_has_forgotten_is_told_as_insufficient_state(tmp_path: Path
         serving(tmp_path, workers=2, broker=f"redis://127.0.0.1:{store.port}") as service,
         driving_all(service.server.port) as sdks,
     ):
-        _follow(sdks, "room:forgotten")
-        service.publish("room:forgotten", 1)
+        _follow(sdks, "news:forgotten")
+        service.publish("news:forgotten", 1)
         assert all(sdk.data(1) == [{"n": 1}] for sdk in sdks.values())
         with redis.Redis(port=store.port) as client:
             client.flushall()
-        until(lambda: _is_kept(service, "room:forgotten", 2), what="the store takes publications again")
+        until(lambda: _is_kept(service, "news:forgotten", 2), what="the store takes publications again")
         for sdk in sdks.values():
             told = sdk.next("subscribed")
             assert (told["wasRecovering"], told["recovered"]) == (True, False)
-        service.publish("room:forgotten", 3)
+        service.publish("news:forgotten", 3)
         for sdk in sdks.values():
             while sdk.data(1) != [{"n": 3}]:
                 pass
@@ -231,9 +231,9 @@ def test_an_application_with_rules_and_calls(tmp_path: Path) -> None:
                 sdk.next("connected")
                 assert sdk.ask("rpc", method="double", data={"n": 21}) == {"doubled": 42, "user": "known"}
                 assert sdk.ask("rpc", method="nothing", data={}) == ("error", 104)
-                sdk.subscribe(f"room:{kind}")
-                assert sdk.ask("publish", channel=f"room:{kind}", data="hi") is None
+                sdk.subscribe(f"news:{kind}")
+                assert sdk.ask("publish", channel=f"news:{kind}", data="hi") is None
                 assert sdk.data(1) == ["hi"]
-                assert sdk.ask("presence", channel=f"room:{kind}") == ["known"]
-                sdk.do("subscribe", channel="room:locked")
+                assert sdk.ask("presence", channel=f"news:{kind}") == ["known"]
+                sdk.do("subscribe", channel="news:locked")
                 assert sdk.next("unsubscribed")["code"] == 103

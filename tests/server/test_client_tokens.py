@@ -50,7 +50,7 @@ def tokens(**table: Any) -> ClientTokens:
 
 def authority(**token: Any) -> NamespaceAuthority:
     client = ClientTable.model_validate({"token": {"hmac_secret_key": SECRET} | token})
-    table = {"namespaces": [{"name": "room", "history_size": 5, "history_ttl": 60}]}
+    table = {"namespaces": [{"name": "news", "history_size": 5, "history_ttl": 60}]}
     return NamespaceAuthority(client, Namespaces(ChannelTable.model_validate(table)))
 
 
@@ -65,7 +65,7 @@ def refused_with(attempt: Any) -> int:
     return caught.value.disconnect.code
 
 
-def subscribe(claims: dict[str, Any], channel: str = "room:1", caller: Caller = ANN) -> Grant:
+def subscribe(claims: dict[str, Any], channel: str = "news:1", caller: Caller = ANN) -> Grant:
     return asyncio.run(authority().subscribe(caller, channel, sign(claims), b""))
 
 
@@ -83,11 +83,11 @@ def test_expire_at_is_for_the_connection_alone() -> None:
 
 
 def test_subscriptions_of_the_server() -> None:
-    assert list(connect({"channels": ["room:1", "x"]}).subscriptions) == ["room:1", "x"]
-    subs = {"room:2": {"info": {"a": 1}, "data": [2], "override": {"presence": {"value": True}}}}
-    found = connect({"channels": ["room:1"], "subs": subs}).subscriptions
-    assert list(found) == ["room:2"]
-    grant = found["room:2"]
+    assert list(connect({"channels": ["news:1", "x"]}).subscriptions) == ["news:1", "x"]
+    subs = {"news:2": {"info": {"a": 1}, "data": [2], "override": {"presence": {"value": True}}}}
+    found = connect({"channels": ["news:1"], "subs": subs}).subscriptions
+    assert list(found) == ["news:2"]
+    grant = found["news:2"]
     assert (grant.info, grant.data, grant.options.presence, grant.options.history_size) == (b'{"a":1}', b"[2]", True, 5)
 
 
@@ -171,7 +171,7 @@ def test_the_failures_of_a_connection_token() -> None:
         return guard.connect(ConnectAttempt(token=token), None)
 
     assert refused_with(attempt(sign({"sub": "ann"}, SECRET + "!"))) == 3500
-    assert refused_with(attempt(sign({"sub": "ann", "channel": "room:1"}))) == 3500
+    assert refused_with(attempt(sign({"sub": "ann", "channel": "news:1"}))) == 3500
     assert refused_with(attempt(sign({"sub": "ann", "nbf": int(time.time()) + 60}))) == 3500
     assert refused_with(attempt(sign({"sub": "ann", "b64info": "?"}))) == 3500
     with pytest.raises(TokenExpired):
@@ -219,16 +219,16 @@ def test_a_short_secret_is_told_of_and_not_shown(caplog: pytest.LogCaptureFixtur
 
 
 def test_a_subscription_token_says_what_may_be_followed() -> None:
-    claims = {"sub": "ann", "channel": "room:1", "info": {"role": "host"}, "data": 1, "exp": 4_000_000_000}
+    claims = {"sub": "ann", "channel": "news:1", "info": {"role": "host"}, "data": 1, "exp": 4_000_000_000}
     grant = subscribe(claims | {"override": {"force_recovery": {"value": True}}})
     assert (grant.info, grant.data, grant.expires_at, grant.channel) == (
         b'{"role":"host"}',
         b"1",
         4_000_000_000,
-        "room:1",
+        "news:1",
     )
     assert grant.options.force_recoverable
-    assert subscribe({"sub": "ann", "channel": "room:1", "client": "c1"})
+    assert subscribe({"sub": "ann", "channel": "news:1", "client": "c1"})
     assert subscribe({"channel": "$room:1"}, "$room:1", Caller("c2", Identity()))
 
 
@@ -236,12 +236,12 @@ def test_the_failures_of_a_subscription_token() -> None:
     guard = authority()
 
     def attempt(claims: dict[str, Any], key: str = SECRET) -> Any:
-        return guard.subscribe(ANN, "room:1", sign(claims, key), b"")
+        return guard.subscribe(ANN, "news:1", sign(claims, key), b"")
 
-    good = {"sub": "ann", "channel": "room:1"}
-    assert refused_with(attempt(good | {"channel": "room:2"})) == 3500
+    good = {"sub": "ann", "channel": "news:1"}
+    assert refused_with(attempt(good | {"channel": "news:2"})) == 3500
     assert refused_with(attempt(good | {"sub": "bob"})) == 3500
-    assert refused_with(attempt({"channel": "room:1"})) == 3500
+    assert refused_with(attempt({"channel": "news:1"})) == 3500
     assert refused_with(attempt(good | {"client": "c2"})) == 3500
     with pytest.raises(TokenExpired):
         asyncio.run(attempt(good | {"exp": 1}))
@@ -255,12 +255,12 @@ def test_refreshing() -> None:
     assert asyncio.run(guard.refresh(ANN, sign({"sub": "ann", "exp": 4_000_000_000}))).expires_at == 4_000_000_000
     assert refused_with(guard.refresh(ANN, sign({"sub": "bob"}))) == 3500
     assert refused_with(guard.refresh(ANN, "x")) == 3500
-    token = sign({"sub": "ann", "channel": "room:1", "exp": 4_000_000_000})
-    assert asyncio.run(guard.sub_refresh(ANN, "", token)).channel == "room:1"  # old clients name no channel
-    assert refused_with(guard.sub_refresh(ANN, "room:2", token)) == 3500
-    assert refused_with(guard.sub_refresh(ANN, "room:1", "x")) == 3500
+    token = sign({"sub": "ann", "channel": "news:1", "exp": 4_000_000_000})
+    assert asyncio.run(guard.sub_refresh(ANN, "", token)).channel == "news:1"  # old clients name no channel
+    assert refused_with(guard.sub_refresh(ANN, "news:2", token)) == 3500
+    assert refused_with(guard.sub_refresh(ANN, "news:1", "x")) == 3500
     with pytest.raises(TokenExpired):
-        asyncio.run(guard.sub_refresh(ANN, "room:1", sign({"sub": "ann", "channel": "room:1", "exp": 1})))
+        asyncio.run(guard.sub_refresh(ANN, "news:1", sign({"sub": "ann", "channel": "news:1", "exp": 1})))
 
 
 def test_subscription_tokens_may_have_keys_of_their_own() -> None:

@@ -249,7 +249,7 @@ def test_every_limit_that_a_hint_names_exists() -> None:
 
 def test_tables_come_together_from_all_places_and_secrets_are_not_shown(monkeypatch: pytest.MonkeyPatch) -> None:
     written(
-        '[client.token]\nhmac_secret_key = "s3cret"\n[http_api]\nkey = "k3y"\n[[channel.namespaces]]\nname = "room"\n'
+        '[client.token]\nhmac_secret_key = "s3cret"\n[http_api]\nkey = "k3y"\n[[channel.namespaces]]\nname = "news"\n'
     )
     monkeypatch.setenv("TIDEWIRE_CLIENT__TOKEN__ISSUER", "me")
     monkeypatch.setenv("TIDEWIRE_CLIENT__INSECURE", "true")
@@ -259,7 +259,7 @@ def test_tables_come_together_from_all_places_and_secrets_are_not_shown(monkeypa
     shown = {name: (value, origin) for name, value, origin in loaded.lines()}
     assert shown["client.token.hmac_secret_key"] == shown["http_api.key"] == ('"***"', "file")
     assert shown["client.token.issuer"] == ('"me"', "environment")
-    assert shown["channel.namespaces"] == ('["room"]', "file")
+    assert shown["channel.namespaces"] == ('["news"]', "file")
     assert shown["channel.without_namespace.presence"] == ("false", "default")
     for text in (str(loaded), repr(loaded.settings), str(shown)):
         assert "s3cret" not in text

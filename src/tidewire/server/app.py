@@ -26,9 +26,11 @@ from tidewire.server.routes.clients import client_routes
 from tidewire.server.routes.pages import add_pages
 from tidewire.server.routes.pipeline_access import add_pipelines
 from tidewire.server.routes.upgrade import not_found
+from tidewire.server.same_site import SameSite
 from tidewire.server.session_watch import SessionWatch
 from tidewire.server.settings import Settings
 from tidewire.server.tokens import Tokens, load_key
+from tidewire.sessions.origins import Origins
 
 __all__ = ("create_app",)
 
@@ -54,9 +56,11 @@ def create_app(settings: Settings) -> FastAPI:
             await app.state.accounts.aclose()
 
     has_api = settings.http_api.is_on
+    origins = Origins(_origins(settings), loopback_only=settings.is_loopback)
     # only the API is described: the other routes are for our own pages
     app = FastAPI(title="tidewire", lifespan=lifespan, openapi_url="/openapi.json" if has_api else None)
     app.add_exception_handler(ClientDisconnect, _gone)
+    app.add_middleware(SameSite, origins=origins)
     app.add_exception_handler(StoreUnavailable, _away)
     app.add_exception_handler(404, not_found)
     app.state.settings = settings
@@ -66,7 +70,7 @@ def create_app(settings: Settings) -> FastAPI:
     namespaces = Namespaces(channel, channel_name=settings.limits.channel_name)
     rules = ChannelRules(CHANNELS)
     rules.prefer(namespaces.options)
-    app.state.hub = Hub(settings.broker, limits=settings.limits, channels=rules, origins=_origins(settings))
+    app.state.hub = Hub(settings.broker, limits=settings.limits, channels=rules, origins=origins)
     logins = Logins(lambda: app.state.tokens, app.state.accounts)
     app.state.authority = _authority(settings, namespaces, logins, playground=PLAYGROUND in channel.namespaces)
     app.state.rooms = RoomDirectory(app.state.hub, app.state.accounts)

@@ -30,6 +30,8 @@ __all__ = (
 
 _UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3_600.0}
 _PART = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h)")
+#: The namespaces of the chat and of the tutorial, which no client protocol and no API may reach.
+_OF_THE_SERVER = ("room", "events", "tutorial")
 #: Channel names whose options are cached.
 _REMEMBERED = 10_000
 
@@ -164,6 +166,8 @@ class ChannelTable(BaseModel):
         for name in names:
             if names.count(name) > 1:
                 raise ValueError(f"namespace {name!r} is there twice; keep one")
+            if name in _OF_THE_SERVER:
+                raise ValueError(f"namespace {name!r} belongs to the chat of the server; choose another name")
         return self
 
 

@@ -15,6 +15,7 @@ from tidewire.server.settings import Settings
 from tidewire.sessions.application import HubConnection
 
 _publish_by_hub, _publish_by_connection = Hub.publish, HubConnection.publish
+_submit = HubConnection.submit
 
 
 def _check(data: Any) -> None:
@@ -32,8 +33,14 @@ async def _connection_publish(self: HubConnection, channel: str, data: Any, **op
     return await _publish_by_connection(self, channel, data, **options)
 
 
+async def _connection_submit(self: HubConnection, channel: str, data: Any, **options: Any) -> Any:
+    _check(data)
+    return await _submit(self, channel, data, **options)
+
+
 Hub.publish = _hub_publish  # type: ignore[method-assign]
 HubConnection.publish = _connection_publish  # type: ignore[method-assign]
+HubConnection.submit = _connection_submit  # type: ignore[method-assign]
 
 _settings: dict[str, Any] = {"broker": "memory://", "accounts": Path("accounts.db"), "tutorial": True}
 app = create_app(Settings(**_settings))

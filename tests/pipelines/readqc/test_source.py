@@ -64,6 +64,6 @@ def test_what_is_no_fastq_file_is_told(tmp_path: Path, data: bytes, problem: str
 
 def test_a_packed_file_that_becomes_huge_comes_in_blocks(tmp_path: Path) -> None:
     path = tmp_path / "huge.fq.gz"
-    path.write_bytes(gzip.compress(b"@" + bytes(63 << 20)))
+    path.write_bytes(gzip.compress(b"@" + bytes(15 << 20)))
     with Source(path) as source:
         assert max(map(len, source.blocks())) <= module.BLOCK

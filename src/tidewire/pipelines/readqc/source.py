@@ -34,6 +34,8 @@ class Source:
         self._file = path.open("rb", buffering=0)
         self.size = path.stat().st_size
         self.taken = 0
+        #: Bytes of these that are not unpacked yet.
+        self._unused = 0
 
     def __enter__(self) -> Source:
         return self
@@ -65,7 +67,7 @@ class Source:
                     raise BrokenFastq("the file is compressed with gzip twice; unpack it once with gunzip")
                 _check_kind(block, "the gzip file contains what is")
             size += len(block)
-            if size > EXPANSION_FROM and size > self.taken * EXPANSION:
+            if size > EXPANSION_FROM and size > (self.taken - self._unused) * EXPANSION:
                 raise BrokenFastq(
                     f"the gzip data unpacks to more than {EXPANSION} times its size; no reads compress so well: "
                     "this is no FASTQ file"
@@ -94,6 +96,7 @@ class Source:
                 raise BrokenFastq(f"the gzip data is damaged {where} ({error}); copy the file again") from None
             is_begun = True
             packed = member.unused_data if member.eof else member.unconsumed_tail
+            self._unused = len(packed)
             if block:
                 yield block
         if is_begun and not member.eof:

@@ -31,6 +31,9 @@ TOKEN_SIZE = 16_384
 #: The least that HMAC-SHA-256 needs (RFC 7518 section 3.2).
 _SECRET_BYTES = 32
 
+#: Seconds within which a token that is not good yet (`nbf`) may become good while its client tries again.
+_SOON = 300.0
+
 logger = logging.getLogger("tidewire")
 _jws = jwt.PyJWS()
 # The log warns of a short secret once, at start, and not for each token.
@@ -44,6 +47,8 @@ class TokenTable(BaseModel):
 
     #: The shared secret of HS256, HS384, HS512.
     hmac_secret_key: Secret = SecretStr("")
+    #: The shared secret of before, which still verifies while tokens that it signed are in use.
+    hmac_previous_secret_key: Secret = SecretStr("")
     #: Public keys in PEM, for RS256, RS384, RS512 and for ES256, ES384, ES512.
     rsa_public_key: str = ""
     ecdsa_public_key: str = ""
@@ -56,6 +61,10 @@ class TokenTable(BaseModel):
     issuer_regex: str = ""
     #: The claim that holds the user's id, instead of `sub`.
     user_id_claim: str = ""
+    #: A token without `exp` is refused.
+    require_exp: bool = False
+    #: Seconds by which the clock of the application may be ahead of this one (`nbf`).
+    leeway: float = 5.0
 
     @property
     def has_keys(self) -> bool:
@@ -120,7 +129,7 @@ T = TypeVar("T", bound=_Times)
 class ClientTokens:
     """Verifies tokens with the keys of a `TokenTable`; each key has its fixed algorithms, and there is no `none`."""
 
-    __slots__ = ("_audience", "_clock", "_issuer", "_keys", "_set", "_user_claim")
+    __slots__ = ("_audience", "_clock", "_issuer", "_keys", "_leeway", "_require_exp", "_set", "_user_claim")
 
     def __init__(
         self, table: TokenTable, *, setting: str = "client.token", clock: Callable[[], float] = time.time
@@ -130,6 +139,7 @@ class ClientTokens:
         self._audience = _expected(table.audience, table.audience_regex, f"{setting}.audience")
         self._issuer = _expected(table.issuer, table.issuer_regex, f"{setting}.issuer")
         self._user_claim = table.user_id_claim
+        self._require_exp, self._leeway = table.require_exp, table.leeway
         self._clock = clock
 
     async def connection(self, token: str) -> ConnectionClaims:
@@ -152,26 +162,28 @@ class ClientTokens:
         try:
             header = jwt.get_unverified_header(token)
             algorithm = str(header.get("alg", ""))
-            key = await self._key(algorithm, header)
-            payload = _jws.decode_complete(token, key, algorithms=[algorithm])["payload"]
+            payload = _payload(token, algorithm, await self._candidates(algorithm, header))
             claims = msgspec.json.decode(payload, type=kind)
             if self._user_claim:
                 found = msgspec.json.decode(payload, type=dict[str, msgspec.Raw]).get(self._user_claim)
                 user = "" if found is None else msgspec.json.decode(found, type=str)
                 claims = msgspec.structs.replace(claims, sub=user)
+        except msgspec.ValidationError as error:  # it names the claim and its type, not its value
+            raise BadToken(f"a claim of the token is not what it should be: {error}") from None
         except (jwt.PyJWTError, msgspec.MsgspecError, ValueError, TypeError, RecursionError) as error:
             raise BadToken(f"the token cannot be verified ({type(error).__name__})") from None
         self._check_parties(claims)
         return claims
 
-    async def _key(self, algorithm: str, header: Mapping[str, Any]) -> Any:
+    async def _candidates(self, algorithm: str, header: Mapping[str, Any]) -> tuple[Any, ...]:
+        """Return the keys that may have signed a token."""
         if self._set is not None:
             try:
                 found = await self._set.find(str(header.get("kid", "")))
             except KeysAway:
                 raise TemporaryFailure("the keys that verify tokens cannot be fetched now; try again") from None
             if found is not None and algorithm in algorithms(found):
-                return found.key
+                return (found.key,)
         elif algorithm in self._keys:
             return self._keys[algorithm]
         raise BadToken("no key verifies the token")
@@ -185,8 +197,13 @@ class ClientTokens:
 
     def _timely(self, claims: T) -> T:
         now = self._clock()
-        if claims.nbf and now < claims.nbf:
-            raise BadToken("the token is not good yet")
+        early = (claims.nbf or 0.0) - now - self._leeway
+        if early > _SOON:
+            raise BadToken("the token is not good yet (`nbf`), and will not be soon")
+        if early > 0:
+            raise TokenExpired("the token is not good yet (`nbf`); fetch another, or try again then")
+        if claims.exp is None and self._require_exp:
+            raise BadToken("the token has no `exp`, which client.token.require_exp asks for")
         if claims.exp is not None and now >= claims.exp:
             raise TokenExpired("the token has expired; fetch another")
         return claims
@@ -203,22 +220,35 @@ def raw_bytes(raw: msgspec.Raw, encoded: str) -> bytes:
     return b"" if text == b"null" else text
 
 
-def _keys(table: TokenTable, setting: str) -> dict[str, Any]:
-    keys: dict[str, Any] = {}
-    secret = table.hmac_secret_key.get_secret_value()
-    if secret:
-        if len(secret) < _SECRET_BYTES:
+def _payload(token: str, algorithm: str, keys: tuple[Any, ...]) -> bytes:
+    """Return the payload of a token that one of the keys verifies; raises jwt.PyJWTError."""
+    for key in keys[:-1]:
+        try:
+            return bytes(_jws.decode_complete(token, key, algorithms=[algorithm])["payload"])
+        except jwt.InvalidSignatureError:
+            pass
+    return bytes(_jws.decode_complete(token, keys[-1], algorithms=[algorithm])["payload"])
+
+
+def _keys(table: TokenTable, setting: str) -> dict[str, tuple[Any, ...]]:
+    """Return the keys of each algorithm, the present one first."""
+    keys: dict[str, tuple[Any, ...]] = {}
+    secrets = (table.hmac_secret_key.get_secret_value(), table.hmac_previous_secret_key.get_secret_value())
+    if secrets[1] and not secrets[0]:
+        raise ConfigurationError(f"{setting}.hmac_previous_secret_key stands alone; write hmac_secret_key, too")
+    if secrets[0]:
+        if len(secrets[0]) < _SECRET_BYTES:
             logger.warning(
                 "%s.hmac_secret_key has %d characters; %d or more cannot be guessed",
                 setting,
-                len(secret),
+                len(secrets[0]),
                 _SECRET_BYTES,
             )
-        keys |= dict.fromkeys(HMAC, secret.encode())
+        keys |= dict.fromkeys(HMAC, tuple(secret.encode() for secret in secrets if secret))
     if table.rsa_public_key:
-        keys |= dict.fromkeys(RSA, load_public_key(table.rsa_public_key, f"{setting}.rsa_public_key"))
+        keys |= dict.fromkeys(RSA, (load_public_key(table.rsa_public_key, f"{setting}.rsa_public_key"),))
     if table.ecdsa_public_key:
-        keys |= dict.fromkeys(ECDSA, load_public_key(table.ecdsa_public_key, f"{setting}.ecdsa_public_key"))
+        keys |= dict.fromkeys(ECDSA, (load_public_key(table.ecdsa_public_key, f"{setting}.ecdsa_public_key"),))
     return keys
 
 

@@ -81,12 +81,20 @@ class KeySet:
         self._fetching: asyncio.Task[bytes] | None = None
 
     async def find(self, kid: str) -> jwt.PyJWK | None:
-        """Return the key with this id, or None; raises KeysAway when there is no set to look into."""
+        """Return the key with this id, or None when the set has no such key.
+
+        Raises KeysAway when that cannot be said now: there is no set, or it was fetched so lately that it is not
+        fetched again, and may have got this key since.
+        """
+        asked = self._clock()
         if not self._is_fresh(kid):
             async with self._lock:  # the first caller fetches, the others wait
                 if not self._is_fresh(kid):
                     await self._refresh()
-        return self._keys.get(kid)
+        found = self._keys.get(kid)
+        if found is None and kid and self._tried < asked:
+            raise KeysAway
+        return found
 
     def _is_fresh(self, kid: str) -> bool:
         now = self._clock()

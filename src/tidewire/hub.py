@@ -41,6 +41,7 @@ from tidewire.sessions.origins import Origins
 from tidewire.sessions.served import ServedEndpoint, protocol_router
 from tidewire.sessions.threads import ThreadCalls, check_loop, running_loop
 from tidewire.support.lifespan import Lifespan
+from tidewire.support.siblings import Siblings
 
 __all__ = ("Hub",)
 _Tags = Mapping[str, str] | None
@@ -98,6 +99,12 @@ class Hub:
             raise ConfigurationError("this hub is open already; enter it once, in the application's lifespan")
         warn_without_pings()
         broker, presence = open_backend(self.url, self.limits)
+        workers = Siblings.of(asyncio.get_running_loop()).workers
+        if workers > 1 and not broker.shared:
+            raise ConfigurationError(
+                f"{workers} workers cannot share {self.url!r}: each would have its own channels; "
+                "write sqlite:///chat.db, or --workers 1"
+            )
         node = Node(broker, presence, limits=self.limits, rules=self._rules, is_shown=is_history)
         await node.start()
         nodes = Nodes(node, version=importlib.metadata.version("tidewire"))

@@ -56,6 +56,14 @@ def app_in(folder: Path, source: str = APP) -> tuple[str, ...]:
     return ("run", "main:app")
 
 
+HUB = """
+from fastapi import FastAPI
+from tidewire import Hub
+
+hub = Hub("{}")
+app = FastAPI(lifespan=hub.lifespan)
+"""
+
 UNLUCKY = """
 from fastapi import FastAPI
 
@@ -213,6 +221,30 @@ def test_what_cannot_work_is_one_line_also_from_a_worker(tmp_path: Path, workers
     assert ended.returncode == 2
     assert len(ended.stderr.splitlines()) == 1
     assert "error: missing/tidewire.db" in ended.stderr
+
+
+FACTORY = APP.replace("app = FastAPI()", "def create_app():\n    return app\n\napp = FastAPI()")
+
+
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_a_function_that_makes_the_application_is_called(tmp_path: Path, workers: str) -> None:
+    (tmp_path / "main.py").write_text(FACTORY)
+    with LiveServer(tmp_path, "--workers", workers, command=("run", "main:create_app")) as server:
+        assert httpx.get(server.url + "/pid").status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("source", "said"),
+    [
+        (HUB.format("memory://"), "2 workers cannot share 'memory://'"),
+        ("app = 3", "main:app is int, not an ASGI application"),
+        ("def app(needed): ...", "the application did not start"),
+    ],
+)
+def test_what_workers_cannot_serve_is_said(tmp_path: Path, source: str, said: str) -> None:
+    done = tidewire(*app_in(tmp_path, source), "--port", "0", *WORKERS, folder=tmp_path)
+    assert done.returncode != 0
+    assert said in done.stderr
 
 
 def test_a_taken_port_is_one_line(tmp_path: Path) -> None:

@@ -47,7 +47,9 @@ def serve(
 
 
 def run(
-    application: Annotated[str, typer.Argument(metavar="MODULE:APP", help="Any ASGI application.")],
+    application: Annotated[
+        str, typer.Argument(metavar="MODULE:APP", help="Any ASGI application, or a function that makes it.")
+    ],
     config: flags.Config = None,
     host: flags.Host = None,
     port: flags.Port = None,

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import gc
+import inspect
 import logging
 import math
 import os
@@ -32,6 +33,7 @@ from tidewire.links.request_limit import RequestLimit
 from tidewire.options import Limits
 from tidewire.server import logs
 from tidewire.server.settings import Settings
+from tidewire.support.siblings import Siblings
 
 __all__ = ("CANNOT_START", "MISCONFIGURED", "Job", "serve")
 
@@ -150,6 +152,7 @@ def serve(job: Job, listener: socket.socket, ready: Callable[[], None], channel:
         signal.signal(signum, server.handle_exit)
     try:
         with asyncio.Runner(loop_factory=_loop_factory()) as runner:
+            Siblings.of(runner.get_loop()).workers = settings.workers
             runner.run(_serve(server, listener, channel))
     except SystemExit:
         raise application.failure from None
@@ -197,9 +200,18 @@ def _load(job: Job) -> App:
         raise ConfigurationError(
             f"{job.app} cannot be loaded ({reason}); write it as main:app, in the folder that holds main.py"
         ) from None
+    if _is_factory(app):
+        app = cast(Callable[[], App], app)()
     if not callable(app):
         raise ConfigurationError(f"{job.app} is {type(app).__name__}, not an ASGI application")
     return app
+
+
+def _is_factory(found: object) -> bool:
+    """Return whether a function makes the application: it can be called without arguments."""
+    if not inspect.isfunction(found) or inspect.iscoroutinefunction(found):
+        return False
+    return all(parameter.default is not parameter.empty for parameter in inspect.signature(found).parameters.values())
 
 
 def _config(settings: Settings, app: _Application) -> uvicorn.Config:

@@ -50,20 +50,20 @@ def test_a_page_follows_a_channel_and_comes_back(page: Page, service: Service) -
     body = """
         t.seen = [];
         t.client = m.connect("/connection/websocket");
-        t.room = t.client.subscribe("room:page", ({ data }) => t.seen.push(data.n));
+        t.room = t.client.subscribe("news:page", ({ data }) => t.seen.push(data.n));
         await new Promise((resolve) => t.room.on("subscribed", resolve));
         t.states = [];
         for (const state of ["connecting", "connected"]) t.client.on(state, () => t.states.push(state));
-        await t.client.publish("room:page", { n: 1 });
+        await t.client.publish("news:page", { n: 1 });
         return t.client.state;
     """
     assert run(page, body) == "connected"
-    service.publish("room:page", 2)
+    service.publish("news:page", 2)
     wait(page, "t.seen.length === 2")
     service.server.kill()
     wait(page, "t.states.length === 1")
     service.server.start()
-    service.publish("room:page", 3)
+    service.publish("news:page", 3)
     page.evaluate("dispatchEvent(new Event('online'))")  # a wait ends when the network is back
     wait(page, "t.seen.length === 3")
     assert run(page, "return [t.seen, t.states.at(-1)]") == [[1, 2, 3], "connected"]
@@ -100,7 +100,7 @@ def test_who_is_logged_in_by_a_cookie_is_known(page: Page, service: Service) -> 
     page.context.add_cookies([{"name": "token", "value": token, "url": service.base}])
     body = """
         t.client = m.connect("/connection/websocket");
-        const room = t.client.subscribe("room:cookie");
+        const room = t.client.subscribe("news:cookie");
         await new Promise((resolve) => room.on("subscribed", resolve));
         return (await room.presence()).map(({ user }) => user);
     """
@@ -109,14 +109,14 @@ def test_who_is_logged_in_by_a_cookie_is_known(page: Page, service: Service) -> 
 
 def test_an_event_source_goes_on_where_it_was(page: Page, service: Service) -> None:
     body = """
-        const request = { subs: { "room:events": {} } };
+        const request = { subs: { "news:events": {} } };
         t.seen = [];
         t.connects = [];
         t.source = new EventSource(`/connection/uni_sse?cf_connect=${encodeURIComponent(JSON.stringify(request))}`);
         t.source.onmessage = ({ data }) => {
           const push = JSON.parse(data);
           if (push.connect) {
-            const sub = push.connect.subs["room:events"];
+            const sub = push.connect.subs["news:events"];
             t.connects.push(sub.recovered ?? null);
             for (const pub of sub.publications ?? []) t.seen.push(pub.data.n);
           }
@@ -125,13 +125,13 @@ def test_an_event_source_goes_on_where_it_was(page: Page, service: Service) -> N
     """
     run(page, body)
     wait(page, "t.connects.length === 1")
-    service.publish("room:events", 1, 2)
+    service.publish("news:events", 1, 2)
     wait(page, "t.seen.length === 2")
     service.server.kill()
     service.server.start()
-    service.publish("room:events", 3, 4)
+    service.publish("news:events", 3, 4)
     wait(page, "t.seen.length === 4")
-    service.publish("room:events", 5)
+    service.publish("news:events", 5)
     wait(page, "t.seen.length === 5")
     assert run(page, "t.source.close(); return [t.seen, t.connects]") == [[1, 2, 3, 4, 5], [None, True]]
 

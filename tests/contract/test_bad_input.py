@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import json
 import os
+import re
 import struct
 from collections.abc import AsyncIterator
 
@@ -121,15 +122,29 @@ def test_text_that_is_not_utf_8_closes_with_1007(server: Server, room: str, data
     asyncio.run(scenario())
 
 
+@pytest.mark.parametrize("half", ["\\ud800", "\\udfff\\ud800", "x\\udc00y"])
+def test_half_a_character_is_replaced_and_breaks_nobody(server: Server, room: str, half: str) -> None:
+    _, token = server.sign_up()
+
+    async def scenario() -> None:
+        async with bystanders(server, room), Chat(server, token, room=room) as chat:
+            await chat.joined()
+            for text in (
+                f'{{"type": "private_chat", "target_user": "{half}", "message": "x"}}',
+                f'{{"type": "chat", "room": "{room}", "message": "{half}", "id": "{half}"}}',
+            ):
+                await chat.socket.send(text)
+            shown = re.sub(r"\\ud[89a-f]..", "\ufffd", half)
+            assert (await chat.expect("chat_message"))["content"] == shown
+
+    asyncio.run(scenario())
+
+
 @pytest.mark.parametrize(
     "text",
     [
-        '{"type": "chat", "message": "\\ud800"}',
-        '{"type": "chat", "message": "\\udfff\\ud800"}',
-        '{"type": "private_chat", "target_user": "\\ud800", "message": "x"}',
         '{"type": "join", "room": "\\ud800"}',
         '{"type": "\\ud800"}',
-        '{"type": "chat", "message": "x", "id": "\\ud800"}',
         '{"type": "chat", "message": NaN}',
         '{"type": "chat", "message": "x", "id": 1e999}',
         '{"type": "chat", "message": "x", "id": 1.5}',

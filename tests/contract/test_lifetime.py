@@ -67,7 +67,8 @@ def test_the_connections_of_a_removed_user_end_on_every_worker(start_server: Sta
             done = await asyncio.to_thread(server.tidewire, "user", "remove", name, "--broker", "sqlite:///tidewire.db")
             assert done.returncode == 0, done.stderr
             for chat in gone:
-                assert await chat.closed() == (4503, "account removed")
+                code, reason = await chat.closed()
+                assert (code, "log in again" in reason) == (1008, True)
             await stays.expect("system", content=f"User '{name}' has left the chat.")
 
     asyncio.run(scenario())

@@ -57,7 +57,11 @@ grace = 0.5
 def serving(folder: Path, **options: Any) -> Server:
     (folder / "definitions").mkdir()
     (folder / "definitions" / "ticking.toml").write_text(DEFINITION)
-    environment = {"TIDEWIRE_PIPELINES__FOLDER": "definitions", **options.pop("environment", {})}
+    environment = {
+        "TIDEWIRE_PIPELINES__FOLDER": "definitions",
+        "TIDEWIRE_ALLOWED_ORIGINS": '["https://chat.example.org"]',
+        **options.pop("environment", {}),
+    }
     return Server(folder, broker="sqlite:///hub.db", environment=environment, **options)
 
 
@@ -353,8 +357,8 @@ def test_who_may(tmp_path: Path) -> None:
     with serving(tmp_path).running() as server:
         http = server.http
         # a proxy on this machine asks for others; a page may reach this machine under a name of its own
-        for name in ("chat.example.org", "rebound.example:8000"):
-            assert http.get(f"{API}/runs", headers={"Host": name}).status_code == 401
+        for name, status in (("chat.example.org", 401), ("rebound.example:8000", 403)):
+            assert http.get(f"{API}/runs", headers={"Host": name}).status_code == status
         evil = {"Origin": "https://evil.example"}
         assert http.post(f"{API}/runs", json={"pipeline": "demo", "sample": "S1"}, headers=evil).status_code == 403
         with pytest.raises(InvalidStatus):

@@ -136,12 +136,12 @@ def test_an_empty_token_ends_one_subscription_only(service: Service) -> None:
 
         async with asyncio.timeout(25), Client(service.websocket, token=connection_token("ann")) as client:
             private = client.subscribe("private", get_token=get_token)
-            room = client.subscribe("room:empty")
+            room = client.subscribe("news:empty")
             await private.wait_subscribed()
             await room.wait_subscribed()
             with pytest.raises(PermissionDenied, match="no token"):
                 await anext(private)
-            await asyncio.to_thread(service.publish, "room:empty", 1)
+            await asyncio.to_thread(service.publish, "news:empty", 1)
             assert (await anext(room)).data == {"n": 1}
 
     asyncio.run(scenario())
@@ -155,7 +155,7 @@ def test_a_token_that_comes_before_the_connect_reply_subscribes(service: Service
         const first = client.subscribe("private", null, { getToken: () => hidden });
         let late = null;
         const socket = setInterval(() => {
-          late ??= client.subscribe("room:late");
+          late ??= client.subscribe("news:late");
         }, 0);
         await until(() => first.state === "subscribed" && late?.state === "subscribed");
         clearInterval(socket);

@@ -34,7 +34,7 @@ GOOD = {"channel": "talk:1", "data": 1, "user": "ann", "channels": ["talk:1"], "
 VALUES: tuple[object, ...] = (2**63, 2**70, 10**400, -(2**70), 1e308, "", "x" * 70_000, "\0", "a\nINFO forged", [], {},
           None, True, "$control", {"offset": 2**60, "epoch": "x" * 70_000}, {"a": "\0"},
           {"code": 4_000, "reason": "\r\nx"})  # fmt: skip
-BODIES = (b'{"channel":"talk:1","data":NaN}', b'{"channel":"talk:1","data":"\\ud800"}', b"\0", b"[]",
+BODIES = (b'{"channel":"talk:1","data":NaN}', b"\0", b"[]",
           b'{"channel":"\xff"}', b'{"channel":"talk:1","data":' + b"[" * 100_000 + b"]" * 100_000 + b"}")  # fmt: skip
 
 

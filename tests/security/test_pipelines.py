@@ -20,6 +20,7 @@ API = "/api/pipelines"
 #: A name by which this machine does not call itself: whoever uses it has to log in.
 NAME = "server.example"
 SETTINGS = """
+allowed_origins = ["https://server.example"]
 [client]
 allow_anonymous_connect_without_token = true
 
@@ -92,7 +93,7 @@ def test_an_upload_is_its_users_alone(server: LiveServer, users: dict[str, dict[
     stolen = start(server, users["bob"], inputs={"reads": {"upload": name}})
     assert stolen.status_code == 404, stolen.text
     # the same content, sent by another, takes nothing away
-    assert upload(server, b"what ann has", users["bob"], "other.fastq") == name
+    upload(server, b"what ann has", users["bob"], "other.fastq")
     own = start(server, users["ann"], inputs={"reads": {"upload": name}})
     assert own.status_code == 201, own.text
     assert own.json()["run"]["inputs"][0]["name"] == "x.fastq"
@@ -159,8 +160,9 @@ def test_results_whose_names_are_no_text(server: LiveServer) -> None:
     wait_for(lambda: server.get(f"{API}/runs/{run}").json()["run"]["status"] not in ("queued", "running"))
     answer = server.get(f"{API}/runs/{run}/results")
     assert answer.status_code == 200, answer.text
-    assert [file["name"] for file in answer.json()["results"]] == ["good"]
-    for name in ("a%FFb", "link", "folder/passwd", "pipe", "..%2F..%2F..%2Fruns.db", "%00", "a" * 5_000):
+    results = answer.json()["results"]
+    assert [file["name"] for file in results if not file.get("problem")] == ["a\xffb", "d\xff/x", "good"]
+    for name in ("link", "folder/passwd", "pipe", "..%2F..%2F..%2Fruns.db", "%00", "a" * 5_000):
         assert server.get(f"{API}/runs/{run}/results/{name}").status_code == 404, name
 
 

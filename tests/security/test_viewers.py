@@ -16,7 +16,13 @@ from server.live_server import LiveServer, tidewire
 
 API = "/api/pipelines"
 NAME = "server.example"
-SETTINGS = '[pipelines]\nfolder = "pipelines"\n[limits]\nconnections_per_user = 6\n'
+SETTINGS = """
+allowed_origins = ["https://server.example"]
+[pipelines]
+folder = "pipelines"
+[limits]
+connections_per_user = 6
+"""
 SLOW = 'name = "slow"\n[[steps]]\nname = "sleep"\nrun = ["sleep", "60"]\n'
 
 

@@ -63,13 +63,13 @@ HISTORY = {"history_size": 10, "history_ttl": "60s"}
 
 
 def test_the_namespace_stands_before_the_first_colon() -> None:
-    found = namespaces(HISTORY, room={"presence": True})
-    assert found.find("room:1")[1].presence
-    assert found.find("room:1:2")[1].presence
-    assert found.find("$room:1")[1].presence
-    assert not found.find("room")[1].presence
-    assert found.find("room")[1].history_size == 10
-    assert found.find("room:1")[1].history_size == 0
+    found = namespaces(HISTORY, hall={"presence": True})
+    assert found.find("hall:1")[1].presence
+    assert found.find("hall:1:2")[1].presence
+    assert found.find("$hall:1")[1].presence
+    assert not found.find("hall")[1].presence
+    assert found.find("hall")[1].history_size == 10
+    assert found.find("hall:1")[1].history_size == 0
     for unknown in ("rooms:1", "$other:1"):
         with pytest.raises(UnknownChannel):
             found.find(unknown)
@@ -177,22 +177,22 @@ def test_a_channel_that_lists_its_users() -> None:
 
 
 def test_a_name_that_its_namespace_does_not_allow() -> None:
-    numbers = authority(room={"allow_subscribe_for_client": True, "channel_regex": "^[0-9]+$"})
-    assert subscribed(numbers, "room:1")
+    numbers = authority(hall={"allow_subscribe_for_client": True, "channel_regex": "^[0-9]+$"})
+    assert subscribed(numbers, "hall:1")
     with pytest.raises(BadRequest, match="channel_regex"):
-        subscribed(numbers, "room:one")
+        subscribed(numbers, "hall:one")
 
 
 @pytest.mark.parametrize("action", list(Action))
 def test_the_regex_holds_for_tokens_and_for_everything_else_that_a_client_names(action: Action) -> None:
     numbers = authority(
         {"allow_subscribe_for_client": True},
-        room={**HISTORY, "presence": True, f"allow_{action.value}_for_client": True, "channel_regex": "^[0-9]+$"},
+        hall={**HISTORY, "presence": True, f"allow_{action.value}_for_client": True, "channel_regex": "^[0-9]+$"},
     )
-    assert allowed(numbers, action, subscribed=True, channel="room:1") is None
-    assert allowed(numbers, action, channel="room:one") is BadRequest
+    assert allowed(numbers, action, subscribed=True, channel="hall:1") is None
+    assert allowed(numbers, action, channel="hall:one") is BadRequest
     with pytest.raises(BadRequest, match="channel_regex"):
-        asyncio.run(numbers.subscribe(ANN, "room:one", "any token", b""))
+        asyncio.run(numbers.subscribe(ANN, "hall:one", "any token", b""))
 
 
 @pytest.mark.parametrize("action", list(Action))

@@ -146,7 +146,7 @@ def test_each_user_sees_their_own_list_and_strangers_none(tmp_path: Path) -> Non
 def test_a_foreign_name_or_page_is_not_this_machines_own(tmp_path: Path) -> None:
     with LiveServer(tmp_path) as server:
         answer = server.post("/connection/uni_http_stream", json={"data": LIST}, headers={"Host": "evil.example"})
-        assert '"code":3501' in answer.text
+        assert answer.status_code == 403
         with pytest.raises(InvalidStatus) as refused:
             Page(server, LIST, origin=Origin("https://evil.example"))
         assert refused.value.response.status_code == 403

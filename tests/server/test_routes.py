@@ -184,7 +184,7 @@ def test_nothing_outside_of_the_folder_is_served(server: LiveServer, path: str) 
     parts = urlsplit(server.url)
     assert parts.hostname is not None
     with socket.create_connection((parts.hostname, parts.port or 0), timeout=10) as connection:
-        connection.sendall(f"GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n".encode())
+        connection.sendall(f"GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n".encode())
         answer = b"".join(iter(lambda: connection.recv(65_536), b""))
     assert answer.startswith(b"HTTP/1.1 404")
 

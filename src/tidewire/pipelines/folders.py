@@ -67,7 +67,7 @@ class RunFolder:
     def result(self, name: str) -> Path:
         """Return a file among the results. Raises NotFound, for a link to a file outside of the run, too."""
         path = find_file(self.results, name, within=self.path)
-        if path is None:
+        if path is None or not (path.is_file() or file_problem(path, self.path)):
             raise NotFound(f"there is no result {name[:200]!r}; the list of results names them all")
         if problem := file_problem(path, self.path):
             raise NotFound(f"result {name[:200]!r} {problem}")

@@ -64,7 +64,7 @@ key = "key"
 {_ALLOWED}
 """
 _HANDSHAKE = (
-    b"GET /connection/websocket HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"
+    b"GET /connection/websocket HTTP/1.1\r\nHost: localhost\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"
     b"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n"
 )
 _PROTOBUF = b"Sec-WebSocket-Protocol: centrifuge-protobuf\r\n"
@@ -201,7 +201,8 @@ class Stranger:
         kind = "application/octet-stream" if protocol is PROTOBUF else "application/json"
         reader, writer = await asyncio.open_connection("127.0.0.1", self._port)
         try:
-            head = f"{method} {path} HTTP/1.1\r\nHost: x\r\nContent-Type: {kind}\r\nContent-Length: {len(body)}\r\n\r\n"
+            head = f"{method} {path} HTTP/1.1\r\nHost: localhost\r\nContent-Type: {kind}\r\n"
+            head += f"Content-Length: {len(body)}\r\n\r\n"
             writer.write(head.encode() + body)
             status = int((await asyncio.wait_for(reader.readline(), _SECONDS)).split()[1])
             assert status in _STATUSES, (status, head, body)

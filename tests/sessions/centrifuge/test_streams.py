@@ -26,7 +26,7 @@ from tidewire.protocols.centrifuge.protobuf import decode_frame, encode_delimite
 pytestmark = pytest.mark.xdist_group("streams")
 
 CONNECT = {"id": 1, "connect": {}}
-ROOM: dict[str, Any] = {"subs": {"room:1": {}}}
+ROOM: dict[str, Any] = {"subs": {"news:1": {}}}
 
 
 @pytest.fixture(scope="module")
@@ -161,7 +161,7 @@ def post(
 
 @pytest.mark.parametrize("kind", ["http_stream", "sse"])
 def test_a_stream_brings_replies_and_pushes_and_requests_bring_commands(service: Service, kind: str) -> None:
-    channel = f"room:{kind}"
+    channel = f"news:{kind}"
     subscribe = {"id": 2, "subscribe": {"channel": channel}}
     if kind == "sse":
         opened = streamed(service, "/connection/sse?" + urlencode({"cf_connect": batch(CONNECT, subscribe)}))
@@ -208,8 +208,8 @@ def test_the_binary_stream(service: Service) -> None:
         frame = b"".join(
             encode_delimited(command)
             for command in (
-                m.Command(id=2, subscribe=m.SubscribeRequest("room:b")),
-                m.Command(id=3, publish=m.PublishRequest("room:b", m.raw(b'{"n":1}'))),
+                m.Command(id=2, subscribe=m.SubscribeRequest("news:b")),
+                m.Command(id=3, publish=m.PublishRequest("news:b", m.raw(b'{"n":1}'))),
             )
         )
         request = encode_message(m.EmulationRequest(connected.node, connected.session, m.raw(frame)))
@@ -259,11 +259,11 @@ def test_made_up_nodes_are_asked_for_a_few_at_a_time(two: Service) -> None:
 
 
 def test_who_goes_is_no_member_any_more(service: Service) -> None:
-    subscribe = {"id": 2, "subscribe": {"channel": "room:gone"}}
+    subscribe = {"id": 2, "subscribe": {"channel": "news:gone"}}
     with streamed(service, "/connection/http_stream", batch(CONNECT, subscribe)) as stream:
         stream.until(lambda message: message if message.get("id") == 2 else None)
-        until(lambda: service.api("presence_stats", channel="room:gone")["num_clients"] == 1, what="it is a member")
-    until(lambda: not service.api("presence", channel="room:gone")["presence"], 3.0, what="it is none any more")
+        until(lambda: service.api("presence_stats", channel="news:gone")["num_clients"] == 1, what="it is a member")
+    until(lambda: not service.api("presence", channel="news:gone")["presence"], 3.0, what="it is none any more")
 
 
 def test_the_server_says_why_it_ends_a_stream(service: Service) -> None:
@@ -359,32 +359,32 @@ def test_a_shutdown_is_told_before_a_request_that_waits_behind_a_stream(tmp_path
 
 
 def test_an_event_stream_goes_on_where_it_was(service: Service) -> None:
-    request = {"token": connection_token("ivy"), "subs": {"room:a&b=c": {}, "room:2": {}, "bare:1": {}}}
+    request = {"token": connection_token("ivy"), "subs": {"news:a&b=c": {}, "news:2": {}, "bare:1": {}}}
     with streamed(service, sse(request)) as stream:
         assert stream.line() == ""
         retry = stream.line()
         assert 1_000 <= int(retry.removeprefix("retry: ")) <= 5_000
         connected = stream.read()["connect"]
-        assert set(connected["subs"]) == {"room:a&b=c", "room:2", "bare:1", "#ivy"}
+        assert set(connected["subs"]) == {"news:a&b=c", "news:2", "bare:1", "#ivy"}
         assert connected["session"]
-        service.publish("room:a&b=c", 1)
-        service.publish("room:2", 1)
+        service.publish("news:a&b=c", 1)
+        service.publish("news:2", 1)
         service.publish("#ivy", 1)
         assert [stream.pub()["data"]["n"] for _ in range(3)] == [1, 1, 1]
         place = stream.id
-    for channel in ("room:a&b=c", "room:2", "#ivy"):
+    for channel in ("news:a&b=c", "news:2", "#ivy"):
         service.publish(channel, 2, 3)
     with streamed(service, sse(request), None, {"Last-Event-ID": place}) as stream:
         subs = stream.read()["connect"]["subs"]
-        for channel in ("room:a&b=c", "room:2", "#ivy"):
+        for channel in ("news:a&b=c", "news:2", "#ivy"):
             assert subs[channel]["recovered"], channel
             assert [pub["data"]["n"] for pub in subs[channel]["publications"]] == [2, 3], channel
         again = stream.id
-        service.publish("room:2", 4)
+        service.publish("news:2", 4)
         assert stream.pub()["data"] == {"n": 4}
     with streamed(service, sse(request) + "&last_event_id=" + quote(again)) as stream:
         subs = stream.read()["connect"]["subs"]
-        assert [pub["data"]["n"] for pub in subs["room:2"]["publications"]] == [4]
+        assert [pub["data"]["n"] for pub in subs["news:2"]["publications"]] == [4]
         assert subs["#ivy"]["recovered"]
         assert "publications" not in subs["#ivy"]
 
@@ -402,14 +402,14 @@ def test_what_is_not_kept_any_more_is_told(one: Service) -> None:
 
 
 def test_event_ids_of_other_streams_name_no_positions(one: Service) -> None:
-    for foreign in ("x", "room:1=5", "room:1=e:", "room:1=e:x", "room:1=e:99999999999999999", "=&=", "e:1"):
+    for foreign in ("x", "news:1=5", "news:1=e:", "news:1=e:x", "news:1=e:99999999999999999", "=&=", "e:1"):
         with streamed(one, sse(ROOM), None, {"Last-Event-ID": foreign}) as stream:
             assert stream.status == 200, foreign
-            assert "was_recovering" not in stream.read()["connect"]["subs"]["room:1"], foreign
+            assert "was_recovering" not in stream.read()["connect"]["subs"]["news:1"], foreign
 
 
 def test_connect_requests_that_are_none_are_refused(one: Service) -> None:
-    many: dict[str, Any] = {"subs": {f"room:{number:0200}": {} for number in range(50)}}
+    many: dict[str, Any] = {"subs": {f"news:{number:0200}": {} for number in range(50)}}
     with streamed(one, "/connection/uni_sse", json.dumps(many).encode()) as stream:
         assert stream.status == 400
     for wrong in ("[]", "{", '{"subs": 1}'):
@@ -426,25 +426,25 @@ def test_a_channel_that_is_not_allowed_ends_it(one: Service) -> None:
 
 
 def test_a_channel_that_is_not_allowed_costs_the_others_nothing(one: Service) -> None:
-    refused = {"secret:1": 2103, "x:1": 2102, "room:" + "n" * 300: 2107}
-    with streamed(one, sse({"subs": {"room:1": {}, **{name: {} for name in refused}}})) as stream:
-        assert list(stream.read()["connect"]["subs"]) == ["room:1"]
+    refused = {"secret:1": 2103, "x:1": 2102, "news:" + "n" * 300: 2107}
+    with streamed(one, sse({"subs": {"news:1": {}, **{name: {} for name in refused}}})) as stream:
+        assert list(stream.read()["connect"]["subs"]) == ["news:1"]
         told = [stream.until(lambda message: message.get("unsubscribe")) for _ in refused]
         assert [one_["code"] for one_ in told] == list(refused.values())
-    with streamed(one, sse({"subs": {"room:" + "n" * 300: {}}})) as stream:
+    with streamed(one, sse({"subs": {"news:" + "n" * 300: {}}})) as stream:
         assert stream.until(lambda message: message.get("disconnect"))["code"] == 3501
 
 
 def test_null_is_as_good_as_nothing(one: Service) -> None:
-    request = {"token": None, "name": None, "subs": {"room:1": {"recover": None, "epoch": None, "offset": None}}}
+    request = {"token": None, "name": None, "subs": {"news:1": {"recover": None, "epoch": None, "offset": None}}}
     with streamed(one, sse(request)) as stream:
-        assert list(stream.read()["connect"]["subs"]) == ["room:1"]
+        assert list(stream.read()["connect"]["subs"]) == ["news:1"]
 
 
 def test_a_one_way_websocket_may_ask_in_its_query(one: Service) -> None:
     url = one.server.url("/connection/uni_websocket?" + urlencode({"cf_connect": json.dumps(ROOM)}))
     with connect(url, proxy=None) as socket:
-        assert "room:1" in json.loads(socket.recv(timeout=10))["connect"]["subs"]
+        assert "news:1" in json.loads(socket.recv(timeout=10))["connect"]["subs"]
 
 
 def test_pings_come_and_want_no_answer(one: Service) -> None:
@@ -454,29 +454,29 @@ def test_pings_come_and_want_no_answer(one: Service) -> None:
         pings = 0
         while pings < 3:
             pings += stream.line() == "{}"
-        one.publish("room:1", 5)
+        one.publish("news:1", 5)
         assert stream.pub()["data"] == {"n": 5}
 
 
 def test_pushes_over_a_websocket(service: Service) -> None:
     with connect(service.server.url("/connection/uni_websocket"), proxy=None) as socket:
-        socket.protocol.send_text(b'{\n"subs": {"room:ws": {}}\n}')  # which goes out with the next
+        socket.protocol.send_text(b'{\n"subs": {"news:ws": {}}\n}')  # which goes out with the next
         socket.send('{"id":1,"rpc":{"method":"too early, and ignored as well"}}')
         connected = json.loads(socket.recv(timeout=15))["connect"]
-        assert connected["subs"]["room:ws"]["recoverable"]
+        assert connected["subs"]["news:ws"]["recoverable"]
         for ignored in ('{"id":1,"rpc":{"method":"x"}}', "nonsense", b"\xff"):
             socket.send(ignored)
-        service.publish("room:ws", 1)
+        service.publish("news:ws", 1)
         while "pub" not in (push := json.loads(socket.recv(timeout=15))):
             assert "join" in push
-        assert (push["channel"], push["pub"]["data"]) == ("room:ws", {"n": 1})
+        assert (push["channel"], push["pub"]["data"]) == ("news:ws", {"n": 1})
     options: Any = {"subprotocols": ["centrifuge-protobuf"], "proxy": None}
     with connect(service.server.url("/connection/uni_websocket"), **options) as socket:
         assert socket.subprotocol == "centrifuge-protobuf"
-        socket.send(encode_message(m.ConnectRequest(subs={"room:ws": m.SubscribeRequest()})))
+        socket.send(encode_message(m.ConnectRequest(subs={"news:ws": m.SubscribeRequest()})))
         (push,) = decode_frame(m.Push, bytes(socket.recv(timeout=15)), depth=64)
         assert push.connect is not None
-        assert push.connect.subs["room:ws"].offset == 1
+        assert push.connect.subs["news:ws"].offset == 1
 
 
 def test_a_websocket_that_asks_for_nothing_is_ended(one: Service) -> None:
@@ -495,13 +495,13 @@ def test_a_frozen_listener_costs_the_others_nothing(one: Service) -> None:
     frozen.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4_096)
     frozen.connect(("127.0.0.1", one.server.port))
     frozen.sendall(
-        f"GET {sse({'subs': {'room:f': {}}})} HTTP/1.1\r\nHost: 127.0.0.1:{one.server.port}\r\n\r\n".encode()
+        f"GET {sse({'subs': {'news:f': {}}})} HTTP/1.1\r\nHost: 127.0.0.1:{one.server.port}\r\n\r\n".encode()
     )
-    with streamed(one, "/connection/uni_http_stream", json.dumps({"subs": {"room:f": {}}}).encode()) as reader:
+    with streamed(one, "/connection/uni_http_stream", json.dumps({"subs": {"news:f": {}}}).encode()) as reader:
         reader.read()
-        until(lambda: one.api("presence_stats", channel="room:f")["num_clients"] == 2, what="both are there")
+        until(lambda: one.api("presence_stats", channel="news:f")["num_clients"] == 2, what="both are there")
         for number in range(200):
-            one.api("publish", channel="room:f", data={"n": number, "filler": "x" * 20_000})
+            one.api("publish", channel="news:f", data={"n": number, "filler": "x" * 20_000})
             assert reader.pub()["data"]["n"] == number
-        until(lambda: one.api("presence_stats", channel="room:f")["num_clients"] == 1, 30.0, what="it is cut")
+        until(lambda: one.api("presence_stats", channel="news:f")["num_clients"] == 1, 30.0, what="it is cut")
     frozen.close()

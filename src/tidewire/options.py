@@ -89,7 +89,7 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     drain_seconds: float = 5.0
     #: Bytes of the body of a call of the HTTP API.
     api_bytes: int = 4_194_304
-    #: Bytes of a history or recovery reply, and of what is recovered at a connect: a history reply is cut there, and a
+    #: Bytes of a history or recovery reply, and of what is recovered at a connect: a page of history is smaller, and a
     #: recovery that is larger is told as `recovered: false`.
     reply_bytes: int = 8_388_608
     #: Bytes of all history and presence replies that one process reads and encodes at once; the others wait.

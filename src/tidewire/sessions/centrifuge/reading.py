@@ -11,6 +11,9 @@ from tidewire.protocols.meta import client_info
 
 __all__ = ("read_history", "read_presence")
 
+#: Bytes of one history reply at most: its client asks for the next page, and has taken this one by then.
+_PAGE_BYTES = 1_048_576
+
 
 async def read_presence(node: Node, channel: str, options: ChannelOptions) -> dict[str, m.ClientInfo]:
     """Return who is in a channel, by connection; raises NotAvailable, StoreUnavailable."""
@@ -41,7 +44,7 @@ async def read_history(
             epoch = (await node.broker.history(channel, limit=0, retention=options.retention)).top.epoch
         position = Position(min(since.offset, MAX_OFFSET), epoch)
     asked = HistoryRequest(channel, options.retention, position, None if limit < 0 else limit, request.reverse)
-    page = await node.history.read(asked, most=None if limits is None else limits.reply_bytes)
+    page = await node.history.read(asked, most=None if limits is None else min(limits.reply_bytes, _PAGE_BYTES))
     if since is not None and since.epoch and since.epoch != page.top.epoch:
         raise Unrecoverable(f"the history of {channel!r} is of another epoch than {since.epoch!r}; read it anew")
     return page

@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import ipaddress
 import math
 from typing import Annotated
 
@@ -20,6 +19,7 @@ from tidewire.server.login_sessions import LoginSession, User
 from tidewire.server.passwords import WeakPassword
 from tidewire.server.request_body import NO_STORE, read_body, refusal
 from tidewire.server.tokens import InvalidToken, Login, Tokens, identify
+from tidewire.support.networks import is_loopback, network_of
 
 __all__ = ("router",)
 
@@ -191,13 +191,6 @@ def _too_many(error: TooManyAttempts) -> HTTPException:
 
 
 def _network(request: Request) -> str:
-    """Return the network that attempts are counted for: an IPv4 address, an IPv6 /64; "" for loopback."""
-    try:
-        address = ipaddress.ip_address(request.client.host if request.client else "")
-    except ValueError:
-        return ""
-    if isinstance(address, ipaddress.IPv6Address) and address.ipv4_mapped is not None:
-        address = address.ipv4_mapped
-    if address.is_loopback:
-        return ""
-    return str(address) if address.version == 4 else str(ipaddress.ip_network((address, 64), strict=False))
+    """Return the network that attempts are counted for; "" for loopback, and where the address is not known."""
+    address = request.client.host if request.client else ""
+    return "" if is_loopback(address) or not ("." in address or ":" in address) else network_of(address)

@@ -102,7 +102,7 @@ class RuleBook:
     def __len__(self) -> int:
         return len(self._rules)
 
-    def add_channel(self, pattern: str, options: ChannelOptions, function: Callable[..., Any]) -> None:
+    def add_channel(self, pattern: str, options: ChannelOptions, function: Callable[..., Any]) -> Rule:
         """Add a rule; raises ConfigurationError for a pattern that has one, and for a function that cannot be one."""
         rule = Rule(Pattern(pattern), options, function)
         if any(pattern == known.pattern.text for known in self._rules):
@@ -111,6 +111,7 @@ class RuleBook:
         self._rules.sort(key=lambda rule: rule.pattern.rank)  # stable: the first given stays first
         self._found.clear()
         self._channels.changed()
+        return rule
 
     def find(self, channel: str) -> tuple[Rule, dict[str, str]] | None:
         """Return the rule of a channel, and the texts of its parameters."""

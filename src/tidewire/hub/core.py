@@ -1,0 +1,109 @@
+"""A hub while it is closed and while it is open: its configuration, its lifespan, and the engine that it opens."""
+
+from __future__ import annotations
+
+import asyncio
+import importlib.metadata
+from collections.abc import Iterable, Mapping
+from types import TracebackType
+from typing import NamedTuple, Self
+
+from tidewire.backends import open_backend
+from tidewire.engine.node import Node
+from tidewire.errors import ConfigurationError
+from tidewire.http_api.nodes import Nodes
+from tidewire.links.server_pings import warn_without_pings
+from tidewire.options import ChannelOptions, Limits, read_limits
+from tidewire.protocols.meta import is_history
+from tidewire.rules.book import RuleBook
+from tidewire.rules.channel_rules import ChannelRules
+from tidewire.rules.rule_authority import RuleAuthority
+from tidewire.sessions.origins import Origins
+from tidewire.sessions.threads import ThreadCalls, check_loop
+from tidewire.support.lifespan import Lifespan
+from tidewire.support.siblings import Siblings
+
+__all__ = ("HubCore",)
+
+
+class _Open(NamedTuple):
+    """What a hub has while it is open."""
+
+    node: Node
+    nodes: Nodes
+    loop: asyncio.AbstractEventLoop
+    threads: ThreadCalls
+
+
+class HubCore:
+    """The configuration of a hub, and its engine while it is open."""
+
+    def __init__(
+        self,
+        url: str = "memory://",
+        *,
+        limits: Limits | Mapping[str, float] | None = None,
+        channels: Mapping[str, ChannelOptions] | ChannelRules | None = None,
+        default: ChannelOptions | None = None,
+        origins: Iterable[str] | Origins = (),
+    ) -> None:
+        self.url = url
+        self.limits = read_limits(limits)
+        self.origins = origins if isinstance(origins, Origins) else Origins(origins)
+        self._rules = channels if isinstance(channels, ChannelRules) else ChannelRules(channels, default)
+        self._book = RuleBook(self._rules)
+        #: Decides for clients that choose their channels themselves, by the rules of `channel` and `rpc`.
+        self.authority = RuleAuthority(self._book, self._rules, self.limits)
+        self._open: _Open | None = None
+        open_backend(url, self.limits)  # a bad URL fails where it is written, not at the first request
+
+    def lifespan(self, app: object = None) -> Lifespan:
+        """Open the hub for as long as the application runs."""
+        return Lifespan(self)
+
+    async def __aenter__(self) -> Self:
+        if self._open is not None:
+            raise ConfigurationError("this hub is open already; enter it once, in the application's lifespan")
+        warn_without_pings()
+        broker, presence = open_backend(self.url, self.limits)
+        workers = Siblings.of(asyncio.get_running_loop()).workers
+        if workers > 1 and not broker.shared:
+            raise ConfigurationError(
+                f"{workers} workers cannot share {self.url!r}: each would have its own channels; "
+                "write sqlite:///chat.db, or --workers 1"
+            )
+        node = Node(broker, presence, limits=self.limits, rules=self._rules, is_shown=is_history)
+        await node.start()
+        nodes = Nodes(node, version=importlib.metadata.version("tidewire"))
+        try:
+            await nodes.start()
+        except BaseException:
+            await node.aclose()
+            raise
+        loop = asyncio.get_running_loop()
+        self._open = _Open(node, nodes, loop, ThreadCalls(loop))
+        return self
+
+    async def __aexit__(
+        self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        opened, self._open = self._open, None
+        if opened is not None:
+            await opened.nodes.aclose()
+            await opened.node.aclose()
+
+    @property
+    def node(self) -> Node:
+        """The engine; raises ConfigurationError while the hub is closed, and on another event loop than the hub's."""
+        opened = self._opened
+        check_loop(opened.loop, reads=True)
+        return opened.node
+
+    @property
+    def _opened(self) -> _Open:
+        if self._open is None:
+            raise ConfigurationError(
+                "this hub is not open; write FastAPI(lifespan=hub.lifespan), or `async with hub:` in your own lifespan "
+                "(that of a mounted sub-application is never run: open the hub in the application that mounts it)"
+            )
+        return self._open

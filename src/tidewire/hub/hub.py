@@ -1,0 +1,64 @@
+"""The hub: what a FastAPI application holds."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from starlette.websockets import WebSocket
+
+from tidewire.channels import check_name
+from tidewire.hub.decorators import Decorators
+from tidewire.hub.routers import Routers
+from tidewire.hub.verbs import Verbs
+from tidewire.messages import IssuedToken
+from tidewire.protocols.base import Protocol
+from tidewire.protocols.payload import encode_json
+from tidewire.protocols.plain import PLAIN
+from tidewire.sessions.accept import Acceptance
+from tidewire.sessions.application import HubConnection
+
+__all__ = ("Hub",)
+
+
+class Hub(Verbs, Decorators, Routers):
+    """Channels, history, presence and connections for a FastAPI application.
+
+    `url` names the store (memory://, sqlite:///chat.db). `channels` maps channel names or patterns ("room:*") to their
+    options. `origins` are the browser origins that may connect beside the application's own: "https://app.example.org",
+    "http://localhost:*", "https://*.example.org" or "*".
+    Use it as `FastAPI(lifespan=hub.lifespan)`, or as `async with hub:` inside another lifespan. Raises
+    ConfigurationError for what cannot work.
+    """
+
+    def connect(
+        self,
+        websocket: WebSocket,
+        *,
+        user: str = "",
+        info: Any = None,
+        protocol: Protocol[Any] = PLAIN,
+        subprotocol: str | None = None,
+        headers: Iterable[tuple[bytes, bytes]] | None = None,
+        token: IssuedToken | None = None,
+    ) -> HubConnection:
+        """Take a WebSocket over: `async with hub.connect(websocket, user=…) as connection`.
+
+        Accepts it if nobody has. Over a connection limit it is refused so that the client can read why: HTTP 503 with
+        Retry-After in the handshake, or, for a browser, close code 1013. Inside the block, a client that goes away ends
+        the iteration and is no error, and an outage of the store ends the connection with 1013: it may come back. Any
+        other exception goes on, as in any endpoint; the client gets 1011, or what a handler of yours answers.
+        A `token` that `revoke` has ended is refused with 403.
+        """
+        acceptance = Acceptance(
+            self.node,
+            websocket,
+            user=check_name(user, "user"),
+            info=b"" if info is None else encode_json(info),
+            protocol=protocol,
+            subprotocol=subprotocol,
+            headers=headers,
+            origins=self.origins,
+            token=token,
+        )
+        return HubConnection(self.node, acceptance)

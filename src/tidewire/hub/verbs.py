@@ -1,0 +1,165 @@
+"""What an application does with channels and users: publish, send, disconnect, revoke, and read what is known."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Coroutine, Mapping
+from concurrent.futures import Future
+from typing import Any, ParamSpec, TypeVar, overload
+
+from tidewire.channels import check_name, open_channel, personal
+from tidewire.engine.control import Control
+from tidewire.engine.revocations import Revocation
+from tidewire.engine.statistics import Statistics
+from tidewire.errors import FORCED, ConfigurationError, Disconnect
+from tidewire.hub.core import HubCore
+from tidewire.messages import HistoryPage, HistoryRequest, Member, Position, PublishRequest
+from tidewire.protocols.meta import PublicationMeta
+from tidewire.protocols.payload import encode_payload
+from tidewire.sessions.threads import running_loop
+
+__all__ = ("Verbs",)
+_Tags = Mapping[str, str] | None
+T = TypeVar("T")
+P = ParamSpec("P")
+
+
+class Verbs(HubCore):
+    """The verbs of an open hub; all but `from_thread` and `publish_threadsafe` are called on its event loop."""
+
+    # Publications.
+
+    @overload
+    async def publish(
+        self,
+        channel: str,
+        data: Any,
+        *,
+        key: str = "",
+        tags: _Tags = None,
+        skip_history: bool = False,
+        connection: None = None,
+    ) -> Position: ...
+
+    @overload
+    async def publish(
+        self,
+        channel: str,
+        data: Any,
+        *,
+        key: str = "",
+        tags: _Tags = None,
+        skip_history: bool = False,
+        connection: object,
+    ) -> None: ...
+
+    async def publish(
+        self,
+        channel: str,
+        data: Any,
+        *,
+        key: str = "",
+        tags: _Tags = None,
+        skip_history: bool = False,
+        connection: object | None = None,
+    ) -> Position | None:
+        """Publish str as text, bytes as binary, anything else as JSON; returns when the broker keeps it.
+
+        The same `key` in the same channel within five minutes is published once. Clients of the Centrifuge protocol may
+        choose by `tags`; nobody finds in history, or recovers, what has `skip_history`. With a `connection` (postgresql://
+        only; asyncpg, psycopg or SQLAlchemy) it is published if and when that connection's transaction commits.
+        Raises NotPublished (surely not kept) or PublishUnconfirmed (unknown; repeat it with the same key), CommandError
+        for a channel name or data that cannot be used, ConfigurationError for a store that cannot do it.
+        """
+        name, (encoded, format_) = open_channel(channel, self.limits.channel_name), encode_payload(data)
+        meta = PublicationMeta(None, dict(tags or {}), skip_history=skip_history).encode()
+        if connection is not None:
+            within = self.node.broker.within
+            if within is None:
+                raise ConfigurationError(
+                    f"{self.url.partition(':')[0]}:// cannot publish in your transaction, only postgresql:// can; "
+                    "publish after its commit, without connection="
+                )
+            await within(connection, PublishRequest(name, encoded, format_, key, meta))
+            return None
+        return await self.node.publish(name, encoded, format_, key=key, meta=meta)
+
+    def publish_threadsafe(self, channel: str, data: Any, *, key: str = "") -> Future[Position]:
+        """Publish from a thread of this process; the future raises as `publish` does."""
+        return self._opened.threads.submit(lambda: self.publish(channel, data, key=key))
+
+    def from_thread(self, verb: Callable[P, Coroutine[Any, Any, T]], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Call a coroutine function from a thread or a plain `def`, and wait: `hub.from_thread(hub.publish, "a", 1)`.
+
+        It may be any of the hub or of a connection. Raises as it does, and ConfigurationError in an event loop, which
+        waiting would stop.
+        """
+        if running_loop() is not None:
+            name = getattr(verb, "__name__", "…")
+            raise ConfigurationError(f"from_thread waits, which stops an event loop; write `await hub.{name}(…)` here")
+        return self._opened.threads.submit(lambda: verb(*args, **kwargs)).result()
+
+    async def send_to_user(self, user: str, data: Any, *, key: str = "") -> Position:
+        """Push to every connection of a user, on all nodes; kept in the user's own channel. Raises as `publish`."""
+        return await self.node.publish(personal(user), *encode_payload(data), key=key)
+
+    async def broadcast(self, data: Any) -> None:
+        """Push to every connection on all nodes, whatever its channels; not kept for clients that are away."""
+        await self.node.control(Control(everybody=True), *encode_payload(data))
+
+    async def disconnect(self, *, user: str, reason: str = "", reconnect: bool = False) -> None:
+        """End every connection of a user on all nodes."""
+        code = 4000 if reconnect else FORCED.code
+        name = check_name(user, "user")
+        await self.node.control(Control(name, Disconnect(code, reason or FORCED.reason, reconnect)))
+
+    async def revoke(self, *, user: str = "", issued_before: float | None = None, jti: str = "") -> None:
+        """End tokens before they expire, on all nodes and for `limits.revocation_seconds`.
+
+        Either one token by its id (`jti`), or all tokens of a user that were issued before a time in seconds since 1970
+        (None: now). Their connections end with 1008, and new ones are refused; for this, give `connect` or the
+        `Identity` the `token=IssuedToken(id, issued_at)`. Raises as `publish`.
+        """
+        if not user and not jti:
+            raise ConfigurationError("revoke needs user=… or jti=…")
+        before = 0.0 if jti else time.time() if issued_before is None else issued_before
+        name = check_name(user, "user") if user else ""
+        await self.node.revocations.revoke(Revocation(name, jti, before))
+
+    # What is known.
+
+    async def history(
+        self, channel: str, *, since: Position | None = None, limit: int | None = None, reverse: bool = False
+    ) -> HistoryPage:
+        """Read a channel's history as its retention shows it; raises StoreUnavailable."""
+        retention = self.node.rules.options(check_name(channel, "channel")).retention
+        return await self.node.history.read(HistoryRequest(channel, retention, since, limit, reverse))
+
+    async def inbox(self, user: str, *, since: Position | None = None) -> HistoryPage:
+        """Read what was sent to a user by `send_to_user`; raises StoreUnavailable."""
+        return await self.history(personal(user), since=since)
+
+    async def remove_history(self, channel: str) -> None:
+        """Remove what is stored of a channel; raises StoreUnavailable."""
+        await self.node.remove_history(open_channel(channel, self.limits.channel_name))
+
+    async def presence(self, channel: str) -> list[Member]:
+        """Return who is present in a channel on all nodes, one entry a connection; raises StoreUnavailable."""
+        return await self.node.presence.members(channel)
+
+    async def users(self, channel: str) -> list[str]:
+        """Return the users present in a channel on all nodes, each once, in the order of their arrival."""
+        return list(dict.fromkeys(member.user for member in await self.presence(channel)))
+
+    async def is_online(self, user: str) -> bool:
+        """Return whether a user has a connection on any node; raises StoreUnavailable."""
+        return await self.node.presence.count(personal(user), user) > 0
+
+    @property
+    def degraded(self) -> bool:
+        """The store is away: publishing fails, clients stay."""
+        return self.node.tasks.degraded
+
+    def statistics(self) -> Statistics:
+        """Return the figures of this node."""
+        return self.node.statistics()

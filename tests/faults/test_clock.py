@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -20,6 +22,12 @@ from .serving import STORES, serving, store
 from .test_brokers import undisturbed
 
 HOUR, DAYS = -3_600, 2 * 86_400
+#: Python sleeps until a monotonic time, for which faketime 0.9.10 gives the kernel a negative one: every `time.sleep`
+#: raises EINVAL (wolfcw/libfaketime#426). `select` is told how long, not until when.
+SLEEPING = """
+import select, time
+time.sleep = lambda seconds: select.select((), (), (), seconds)
+"""
 
 
 class WallClock:
@@ -30,7 +38,11 @@ class WallClock:
         self.jump(0)
         library = next(iter(sorted(Path("/usr/lib").glob("*/faketime/libfaketimeMT.so.1"))), None)
         require(library, "apt-get install faketime")
+        site = file.parent / "site"
+        site.mkdir()
+        (site / "sitecustomize.py").write_text(SLEEPING)
         self.environment = {
+            "PYTHONPATH": os.pathsep.join(filter(None, (str(site), os.environ.get("PYTHONPATH")))),
             "LD_PRELOAD": str(library),
             "FAKETIME_TIMESTAMP_FILE": str(file),
             "FAKETIME_CACHE_DURATION": "1",  # without, every look at a clock is a file read, and the server crawls
@@ -56,6 +68,13 @@ def jumpy(folder: Path, url: str, **options: object) -> Iterator[tuple[Server, W
     clock = WallClock(folder / "clock")
     with serving(folder / "run", url, environment=clock.environment, **options) as server:  # type: ignore[arg-type]
         yield server, clock
+
+
+def test_a_deceived_process_can_sleep(tmp_path: Path) -> None:
+    """Workers that start at once wait for each other's locks in small sleeps."""
+    environment = {**os.environ, **WallClock(tmp_path / "clock").environment}
+    command = [sys.executable, "-c", "import time; time.sleep(0.01)"]
+    assert subprocess.run(command, env=environment, capture_output=True, text=True).stderr == ""
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 import sqlite3
 import subprocess
@@ -13,6 +14,7 @@ import pytest
 
 from requirements import require
 from tidewire.backends.sqlite import SqliteBroker, SqlitePresence
+from tidewire.backends.sqlite.file_errors import opening_error
 from tidewire.errors import ConfigurationError, NotPublished, PublishError, StoreUnavailable
 from tidewire.messages import Member, PublishRequest, Retention
 from tidewire.options import Limits
@@ -260,3 +262,19 @@ def test_a_damaged_presence_file_is_made_anew(tmp_path: Path) -> None:
         await presence.aclose()
 
     asyncio.run(run())
+
+
+@pytest.mark.parametrize(
+    ("number", "mend", "is_lasting"),
+    [
+        (errno.ENOENT, "must exist", True),
+        (errno.EACCES, "writable", True),
+        (errno.EINVAL, "open, lock and write", False),
+        (errno.EMFILE, "open, lock and write", False),
+    ],
+)
+def test_the_system_error_decides_how_to_mend_it(tmp_path: Path, number: int, mend: str, is_lasting: bool) -> None:
+    error = opening_error(OSError(number, os.strerror(number)), tmp_path / "chat.db")
+    assert mend in str(error)
+    assert os.strerror(number) in str(error)
+    assert isinstance(error, ConfigurationError) is is_lasting

@@ -12,6 +12,16 @@ __all__ = ("explain", "is_certain", "is_full", "is_lasting", "opening_error")
 
 #: Result codes (sqlite.org/rescode.html) of a file that can never be used as it is.
 _UNUSABLE = {sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_READONLY}
+#: How to mend what the system says of a file that can never be used as it is.
+_MENDS = {
+    errno.ENOENT: "the folder {folder} must exist",
+    errno.ENOTDIR: "{folder} must be a folder",
+    errno.EACCES: "make the folder {folder} writable for this user",
+    errno.EPERM: "make the folder {folder} writable for this user",
+    errno.EROFS: "name a file on a disk that is writable",
+    errno.EISDIR: "name a file, this is a folder",
+    errno.ENAMETOOLONG: "choose a shorter name",
+}
 
 
 def _code(error: BaseException) -> int:
@@ -48,7 +58,8 @@ def explain(error: BaseException, path: Path) -> str:
     if is_full(error):
         return f"the disk that holds {path} is full; free some space: nothing that was acknowledged is lost"
     if isinstance(error, OSError):
-        return f"{path} cannot be used ({error.strerror}); its folder {path.parent} must exist and be writable"
+        mend = _MENDS.get(error.errno or 0, "see that this user may open, lock and write files in {folder}")
+        return f"{path} cannot be used ({error.strerror or error}); {mend.format(folder=path.parent)}"
     match _code(error):
         case sqlite3.SQLITE_BUSY | sqlite3.SQLITE_LOCKED:
             return f"{path} is locked by another program; let that finish its transaction, or close it"
@@ -68,6 +79,6 @@ def explain(error: BaseException, path: Path) -> str:
 
 def opening_error(error: BaseException, path: Path) -> TidewireError:
     """Return the error that `start` raises when the store cannot be opened."""
-    if _code(error) in _UNUSABLE or (isinstance(error, OSError) and not is_full(error)):
+    if _code(error) in _UNUSABLE or (isinstance(error, OSError) and error.errno in _MENDS):
         return ConfigurationError(explain(error, path))
     return StoreUnavailable(explain(error, path))

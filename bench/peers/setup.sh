@@ -5,10 +5,13 @@ set -euo pipefail
 cd "$(dirname "$0")/../.."
 
 packages=(
-  gcc libc6-dev nats-server nginx-light libnginx-mod-nchan nodejs npm redis-server redis-tools postgresql
+  gcc libc6-dev nats-server nginx-light libnginx-mod-nchan redis-server redis-tools postgresql
   golang-go golang-github-centrifugal-centrifuge-dev golang-github-centrifugal-protocol-dev
   golang-github-fzambia-eagle-dev golang-github-igm-sockjs-go-dev golang-github-mna-redisc-dev
 )
+# Node may be there from elsewhere, with its own npm.
+command -v node >/dev/null || packages+=(nodejs)
+command -v npm >/dev/null || packages+=(npm)
 missing=()
 for package in "${packages[@]}"; do
   dpkg-query -W -f '${Status}' "$package" 2>/dev/null | grep -q 'ok installed' || missing+=("$package")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -11,17 +10,12 @@ import urllib.error
 import urllib.request
 from pathlib import Path
 
-__all__ = ("Server", "free_port")
+from contract.serving import free_port
+
+__all__ = ("Server",)
 
 _START = 20.0
 _STOP = 15.0
-
-
-def free_port() -> int:
-    """Return a port that nobody listens on now."""
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return int(listener.getsockname()[1])
 
 
 class Server:

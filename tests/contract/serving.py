@@ -35,10 +35,14 @@ def until(condition: Callable[[], T], within: float = 10.0, *, what: str) -> T:
     return value
 
 
+#: Not seeded by Hypothesis: two processes of the suite would draw the same ports.
+_ports = random.SystemRandom()
+
+
 def free_port() -> int:
     """Return a port that nobody listens on now, and that no outgoing connection is given until the server has it."""
     while True:
-        port = random.randrange(20_000, 32_000)  # below those that the kernel gives away
+        port = _ports.randrange(20_000, 32_000)  # below those that the kernel gives away
         with socket.socket() as listener, contextlib.suppress(OSError):
             listener.bind(("127.0.0.1", port))
             return port

@@ -14,6 +14,8 @@ from pathlib import Path
 import pytest
 from tests.links.wire import wait_for
 
+from contract.serving import free_port
+
 APPLICATION = """
 from fastapi import FastAPI
 from tidewire import Hub, Limits
@@ -39,9 +41,7 @@ def serving(kind: str, folder: Path) -> Iterator[tuple[subprocess.Popen[bytes], 
     Path(folder, "main.py").write_text(
         APPLICATION.replace("{limits}", "__import__('tidewire').Limits(drain_seconds=0.5)")
     )
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     with Path(folder, "log").open("wb") as log:
         process = subprocess.Popen(command(kind, port), cwd=folder, stdout=log, stderr=log)
     try:

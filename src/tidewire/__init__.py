@@ -1,38 +1,43 @@
-"""tidewire: the realtime layer for FastAPI."""
+"""tidewire: the realtime layer for FastAPI. A name is imported when it is first used."""
 
-from tidewire.engine.statistics import Statistics
-from tidewire.errors import (
-    BadRequest,
-    CommandError,
-    ConfigurationError,
-    ConnectionClosed,
-    Disconnect,
-    LimitExceeded,
-    NotAvailable,
-    NotPublished,
-    PermissionDenied,
-    PublishError,
-    PublishUnconfirmed,
-    RateLimited,
-    Refused,
-    Rejected,
-    StoreUnavailable,
-    TemporaryFailure,
-    TidewireError,
-    TokenExpired,
-    UnknownChannel,
-    UnknownType,
-)
-from tidewire.hub import Hub
-from tidewire.messages import Dropped, Format, HistoryPage, Member, Position, Publication, Subscribed, WireMessage
-from tidewire.options import ChannelOptions, Limits, SlowPolicy
-from tidewire.protocols.base import Protocol
-from tidewire.protocols.plain import PlainProtocol
-from tidewire.publisher import Publisher
-from tidewire.rules.base import Action, Authority, Caller, ConnectAttempt, Grant, Identity
-from tidewire.rules.permissions import Permissions
-from tidewire.sessions.accept import choose_subprotocol
-from tidewire.sessions.application import HubConnection
+from typing import TYPE_CHECKING
+
+from tidewire.support.first_use import imported_at_first_use
+
+if TYPE_CHECKING:
+    from tidewire.engine.statistics import Statistics
+    from tidewire.errors import (
+        BadRequest,
+        CommandError,
+        ConfigurationError,
+        ConnectionClosed,
+        Disconnect,
+        LimitExceeded,
+        NotAvailable,
+        NotPublished,
+        PermissionDenied,
+        PublishError,
+        PublishUnconfirmed,
+        RateLimited,
+        Refused,
+        Rejected,
+        StoreUnavailable,
+        TemporaryFailure,
+        TidewireError,
+        TokenExpired,
+        UnknownChannel,
+        UnknownType,
+    )
+    from tidewire.hub import Hub
+    from tidewire.messages import Dropped, Format, HistoryPage, Member, Position, Publication, Subscribed, WireMessage
+    from tidewire.options import ChannelOptions, Limits, SlowPolicy
+    from tidewire.protocols.base import Protocol
+    from tidewire.protocols.plain import PlainProtocol
+    from tidewire.publisher import Publisher
+    from tidewire.rules.base import Action, Authority, Caller, ConnectAttempt, Grant, Identity
+    from tidewire.rules.permissions import Permissions
+    from tidewire.sessions.accept import choose_subprotocol
+    from tidewire.sessions.application import HubConnection
 
 __all__ = (
     "Action",
@@ -82,3 +87,66 @@ __all__ = (
     "choose_subprotocol",
 )
 __version__ = "0.1.0"
+
+#: Where each of these names is defined.
+_HOMES = {
+    "tidewire.engine.statistics": ("Statistics",),
+    "tidewire.errors": (
+        "BadRequest",
+        "CommandError",
+        "ConfigurationError",
+        "ConnectionClosed",
+        "Disconnect",
+        "LimitExceeded",
+        "NotAvailable",
+        "NotPublished",
+        "PermissionDenied",
+        "PublishError",
+        "PublishUnconfirmed",
+        "RateLimited",
+        "Refused",
+        "Rejected",
+        "StoreUnavailable",
+        "TemporaryFailure",
+        "TidewireError",
+        "TokenExpired",
+        "UnknownChannel",
+        "UnknownType",
+    ),
+    "tidewire.hub": ("Hub",),
+    "tidewire.messages": (
+        "Dropped",
+        "Format",
+        "HistoryPage",
+        "Member",
+        "Position",
+        "Publication",
+        "Subscribed",
+        "WireMessage",
+    ),
+    "tidewire.options": (
+        "ChannelOptions",
+        "Limits",
+        "SlowPolicy",
+    ),
+    "tidewire.protocols.base": ("Protocol",),
+    "tidewire.protocols.plain": ("PlainProtocol",),
+    "tidewire.publisher": ("Publisher",),
+    "tidewire.rules.base": (
+        "Action",
+        "Authority",
+        "Caller",
+        "ConnectAttempt",
+        "Grant",
+        "Identity",
+    ),
+    "tidewire.rules.permissions": ("Permissions",),
+    "tidewire.sessions.accept": ("choose_subprotocol",),
+    "tidewire.sessions.application": ("HubConnection",),
+}
+if not TYPE_CHECKING:  # a checker reads the imports above, and reports a name that is not there
+    __getattr__ = imported_at_first_use(__name__, _HOMES)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

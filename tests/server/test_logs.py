@@ -1,10 +1,13 @@
 from __future__ import annotations
 
+import json
 import logging
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
+from tests.server.live_server import LiveServer, tidewire
 
 from tidewire.server.logs import Clean, harmless
 
@@ -59,3 +62,50 @@ except ValueError as error:
     assert "  2026-01-01 INFO forged" in others
     assert all(line.startswith("  ") and line.isprintable() for line in others if line)
     assert "abc.def" not in ended.stderr
+
+
+FAILING = r"""
+from contextlib import asynccontextmanager
+from fastapi import FastAPI
+
+@asynccontextmanager
+async def lifespan(app):
+    raise ValueError("no \x1b[31m way\n2026-01-01 INFO forged")
+    yield
+
+app = FastAPI(lifespan=lifespan)
+"""
+
+
+def test_a_start_that_fails_shows_its_traceback_in_lines(tmp_path: Path) -> None:
+    (tmp_path / "failing.py").write_text(FAILING)
+    ended = tidewire("run", "failing:app", "--port", "0", folder=tmp_path)
+    assert ended.returncode == 2
+    lines = ended.stderr.splitlines()
+    assert any(line.endswith("Traceback (most recent call last):") for line in lines)
+    assert '    raise ValueError("no \\x1b[31m way\\n2026-01-01 INFO forged")' in [line[2:] for line in lines]
+    assert "  2026-01-01 INFO forged" in lines
+    assert "\x1b" not in ended.stderr
+
+
+def test_json_has_one_object_a_line_for_a_start_a_traceback_and_a_stop(tmp_path: Path) -> None:
+    code = "from fastapi import FastAPI\napp = FastAPI()\n@app.get('/')\ndef fail(): raise ValueError('a\\nb')\n"
+    (tmp_path / "failing.py").write_text(code)
+    with LiveServer(tmp_path, "failing:app", "--log-format", "json", command=("run",)) as server:
+        assert server.get("/").status_code == 500
+        assert server.stop(20) == 0
+    records = [json.loads(line) for line in server.err.splitlines()]
+    messages = [record["message"] for record in records]
+    assert messages == [
+        "serving failing:app",
+        "Exception in ASGI application",
+        "stopping: its connections end within 5 s",
+        "stopped",
+    ]
+    assert records[1]["exception"].endswith("ValueError: a\n  b")
+    assert {(record["process"], record["logger"]) for record in records} == {
+        (server.process.pid, "tidewire"),
+        (server.process.pid, "uvicorn.error"),
+    }
+    assert [record["level"] for record in records] == ["info", "error", "info", "info"]
+    assert all(record["time"].endswith("Z") for record in records)

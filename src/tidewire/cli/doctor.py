@@ -8,14 +8,18 @@ import logging
 import platform
 import time
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 import typer
 
-from tidewire.backends import open_backend
 from tidewire.cli import flags
+from tidewire.cli.stores import check_there
 from tidewire.cli.terminal import load_settings, out
 from tidewire.errors import StoreUnavailable
-from tidewire.server.settings import Settings, redacted
+from tidewire.server.logs import redacted
+
+if TYPE_CHECKING:
+    from tidewire.server.settings import Settings
 
 __all__ = ("doctor",)
 
@@ -28,6 +32,7 @@ def doctor(config: flags.Config = None, broker: flags.Broker = None) -> None:
     settings = load_settings(config, {"broker": broker}).settings
     _show("tidewire", f"{importlib.metadata.version('tidewire')}, Python {platform.python_version()}", *_drivers())
     _show("broker", redacted(settings.broker))
+    check_there(settings.broker)
     # What a store warns of at its start stands under "to change", once.
     logging.getLogger("tidewire").addHandler(logging.NullHandler())
     try:
@@ -38,6 +43,8 @@ def doctor(config: flags.Config = None, broker: flags.Broker = None) -> None:
 
 
 async def _examine(settings: Settings) -> None:
+    from tidewire.backends import open_backend
+
     broker, _ = open_backend(settings.broker, settings.limits)
     start = time.perf_counter()
     await broker.start(lambda _: None)

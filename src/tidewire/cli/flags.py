@@ -14,6 +14,7 @@ Port = Annotated[int | None, typer.Option("--port", help="Port to listen on; 0: 
 Workers = Annotated[int | None, typer.Option("--workers", help="Processes that share the port.")]
 Limit = Annotated[list[str] | None, typer.Option("--limit", metavar="NAME=VALUE", help="A limit; may be repeated.")]
 LogLevel = Annotated[str | None, typer.Option("--log-level", help="critical, error, warning, info or debug.")]
+LogFormat = Annotated[str | None, typer.Option("--log-format", help="text or json.")]
 AccessLog = Annotated[bool | None, typer.Option("--access-log/--no-access-log", help="Log requests, without queries.")]
 Proxies = Annotated[
     str | None, typer.Option("--trusted-proxies", metavar="ADDRESS,…", help="Whose X-Forwarded-* is believed.")

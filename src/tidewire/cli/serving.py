@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import importlib.metadata
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.markup import escape
 
 from tidewire.cli import flags
 from tidewire.cli.terminal import load_settings, out, say
-from tidewire.server.settings import Loaded, Settings, redacted
+from tidewire.server.logs import redacted
+
+if TYPE_CHECKING:
+    from tidewire.server.settings import Loaded, Settings
 
 __all__ = ("run", "serve")
+
+#: Options that are no settings.
+_OF_THE_COMMAND = frozenset({"application", "config", "limit", "print_config"})
 
 
 def serve(
@@ -30,6 +36,7 @@ def serve(
     trusted_proxies: flags.Proxies = None,
     deflate: flags.Deflate = None,
     log_level: flags.LogLevel = None,
+    log_format: flags.LogFormat = None,
     access_log: flags.AccessLog = None,
     tls_cert: flags.TlsCert = None,
     tls_key: flags.TlsKey = None,
@@ -38,7 +45,7 @@ def serve(
     print_config: flags.PrintConfig = False,
 ) -> None:
     """Run the chat and notification server."""
-    given = {name: value for name, value in locals().items() if name in Settings.model_fields}
+    given = _given(locals())
     loaded = load_settings(config, given, limit)
     if print_config:
         _print_config(loaded)
@@ -57,6 +64,7 @@ def run(
     trusted_proxies: flags.Proxies = None,
     deflate: flags.Deflate = None,
     log_level: flags.LogLevel = None,
+    log_format: flags.LogFormat = None,
     access_log: flags.AccessLog = None,
     tls_cert: flags.TlsCert = None,
     tls_key: flags.TlsKey = None,
@@ -64,8 +72,12 @@ def run(
     limit: flags.Limit = None,
 ) -> None:
     """Run your own application under the same server, with its limits, drain and workers."""
-    given = {name: value for name, value in locals().items() if name in Settings.model_fields}
+    given = _given(locals())
     _run(load_settings(config, given, limit).settings, application)
+
+
+def _given(options: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in options.items() if name not in _OF_THE_COMMAND}
 
 
 def _run(settings: Settings, application: str | None) -> None:

@@ -9,20 +9,22 @@ import sys
 import time
 from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import msgspec
 import typer
 
-from tidewire.backends import open_backend
-from tidewire.backends.base import Broker, Deliver
 from tidewire.channels import check_channel
 from tidewire.cli import flags
+from tidewire.cli.stores import check_there
 from tidewire.cli.terminal import load_settings, out, read_stdin, say
 from tidewire.errors import ConfigurationError
 from tidewire.messages import Format, Position, Publication, PublishRequest, Retention
-from tidewire.server.logs import harmless
-from tidewire.server.settings import Settings, redacted
+from tidewire.server.logs import harmless, redacted
+
+if TYPE_CHECKING:
+    from tidewire.backends.base import Broker, Deliver
+    from tidewire.server.settings import Settings
 
 __all__ = ("bench", "migrate", "publish", "tail")
 
@@ -64,6 +66,7 @@ def tail(
 ) -> None:
     """Show the history of a channel and its publications until Ctrl+C."""
     settings = _settings(config, broker, channel)
+    check_there(settings.broker)
     with contextlib.suppress(KeyboardInterrupt):
         asyncio.run(_Tail(channel, lines).run(settings, history, since))
 
@@ -98,6 +101,8 @@ def _settings(config: Path | None, broker: str | None, channel: str | None = Non
 
 @contextlib.asynccontextmanager
 async def _opened(settings: Settings, deliver: Deliver) -> AsyncIterator[Broker]:
+    from tidewire.backends import open_backend
+
     broker, _ = open_backend(settings.broker, settings.limits)
     await broker.start(deliver)
     try:

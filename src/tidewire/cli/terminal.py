@@ -5,14 +5,16 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.markup import escape
 
 from tidewire.errors import ConfigurationError
 from tidewire.server.logs import harmless
-from tidewire.server.settings import Loaded, load, unknown_variables
+
+if TYPE_CHECKING:
+    from tidewire.server.settings import Loaded
 
 __all__ = ("complain", "count", "err", "load_settings", "out", "read_stdin", "say")
 
@@ -49,6 +51,8 @@ def complain(message: str) -> int:
 
 def load_settings(config: Path | None, flags: dict[str, Any], limits: Sequence[str] | None = None) -> Loaded:
     """Read the settings of a command; `limits` are `NAME=VALUE`. Raises ConfigurationError."""
+    from tidewire.server.settings import load, unknown_variables
+
     table = {}
     for given in limits or ():
         name, equals, value = given.partition("=")

@@ -15,7 +15,6 @@ from tidewire.channels import personal
 from tidewire.cli import flags
 from tidewire.cli.terminal import count, load_settings, out, read_stdin, say
 from tidewire.errors import ConfigurationError, PublishError, StoreUnavailable
-from tidewire.hub import Hub
 from tidewire.server.accounts import Accounts, check_name
 from tidewire.server.settings import Settings
 from tidewire.server.tokens import Tokens, load_key
@@ -98,6 +97,8 @@ async def _remove_belongings(settings: Settings, user: str) -> Iterator[str]:
         lines.append("private messages: kept in the memory of the server alone, until it ends")
     else:
         try:
+            from tidewire.hub import Hub
+
             async with Hub(settings.broker) as hub:
                 await hub.node.remove_history(personal(user))
             lines.append("private messages: removed")

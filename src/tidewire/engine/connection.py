@@ -27,6 +27,7 @@ from tidewire.options import Limits
 from tidewire.protocols.base import Protocol
 from tidewire.protocols.batch import Representation
 from tidewire.support.counters import count_limit
+from tidewire.support.refusals import note_refusal
 
 __all__ = ("Connection",)
 
@@ -156,6 +157,7 @@ class Connection:
         limits, size = self._limits, len(message)
         if size * 4 > limits.message_size and _is_longer(message, limits.message_size):
             count_limit("message_size")
+            self.refuse("message_size", f"a message of more than {limits.message_size} bytes")
             self.end(TOO_BIG)
             return
         if not self._is_allowed(message):
@@ -190,6 +192,7 @@ class Connection:
             name, rate = "rate_per_user", self._user_rate.rate
         self._refused += 1
         count_limit(name)
+        self.refuse(name, f"more than {rate:g} messages a second")
         if self._refused > limits.burst:
             self.end(POLICY)
         else:
@@ -313,6 +316,10 @@ class Connection:
     def _wake(self) -> None:
         if self._waiter is not None and not self._waiter.done():
             self._waiter.set_result(None)
+
+    def refuse(self, kind: str, why: str, channel: str = "") -> None:
+        """Note that something of this client is refused; the caller tells the client."""
+        note_refusal(kind, why, user=self.user, address=self.address, connection=self.id, channel=channel)
 
     def write(self, *messages: WireMessage) -> None:
         """Write messages that belong to no channel, behind all that was written before."""

@@ -34,6 +34,7 @@ from tidewire.rules.channel_rules import ChannelRules
 from tidewire.support.admission import Admission
 from tidewire.support.counters import LimitCounter, count_limit
 from tidewire.support.networks import is_loopback, network_of
+from tidewire.support.refusals import note_refusal
 from tidewire.support.resident_memory import ResidentMemory
 
 __all__ = ("Node",)
@@ -169,23 +170,25 @@ class Node:
         """
         registry, limits = self.registry, self.limits
         if 0 < limits.memory_bytes <= self._memory.read():
-            raise self._limit("memory_bytes", "No memory for more connections")
+            raise self._limit("memory_bytes", user, address, "No memory for more connections")
         if len(registry.connections) + registry.arriving >= limits.connections:
-            raise self._limit("connections")
+            raise self._limit("connections", user, address)
         of_network = 0 if is_loopback(address) else registry.addresses.get(network_of(address), 0)
         if of_network >= limits.connections_per_address:
-            raise self._limit("connections_per_address")
+            raise self._limit("connections_per_address", user, address)
         registry.arrive(address)
         try:
             if user and await self._connections_of(user) >= limits.connections_per_user:
-                raise self._limit("connections_per_user")
+                raise self._limit("connections_per_user", user, address)
             yield
         finally:
             registry.arrived(address)
 
-    def _limit(self, name: str, what: str = "Too many connections") -> LimitExceeded:
+    def _limit(self, name: str, user: str, address: str, what: str = "Too many connections") -> LimitExceeded:
         count_limit(name)
-        return LimitExceeded(f"{what} (the limit {name} is {getattr(self.limits, name)})")
+        error = LimitExceeded(f"{what} (the limit {name} is {getattr(self.limits, name)})")
+        note_refusal(name, str(error), user=user, address=address)
+        return error
 
     async def _connections_of(self, user: str) -> int:
         try:
@@ -206,7 +209,7 @@ class Node:
         if connection.user:
             raise BadRequest(f"this connection belongs to {connection.user!r} already")
         if await self._connections_of(user) >= self.limits.connections_per_user:
-            raise self._limit("connections_per_user")
+            raise self._limit("connections_per_user", user, connection.address)
         if connection.id not in self.registry.connections:
             raise ended(connection)
         self.registry.identify(connection, user)

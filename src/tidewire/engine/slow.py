@@ -104,6 +104,7 @@ class SlowClients:
         self._paused.pop(connection, None)
         if not connection.is_closed:
             self.disconnects += 1
+            connection.refuse("slow", "more waits for this client than its outbox may hold; it is disconnected")
             connection.end(SLOW)
 
     def release(self, connection: Connection, subscriptions: Mapping[str, Subscription]) -> None:

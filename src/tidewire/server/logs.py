@@ -1,15 +1,19 @@
-"""Logging of the server: one line for each record on stderr, without tokens and without forged lines."""
+"""Logging of the server on stderr, as lines or as JSON, without tokens and without forged lines."""
 
 from __future__ import annotations
 
+import json
 import logging
 import logging.config
 import re
+import time
 from typing import Any
 
-__all__ = ("Clean", "configure", "harmless")
+__all__ = ("Clean", "configure", "harmless", "redacted")
 
 _TOKEN = re.compile(r"([?&](?:(?:access_)?token|api_key|cf_connect)=)[^&\s\"']+")
+#: A message with one keeps its lines: servers put the traceback of a failed start into the message itself.
+_TRACEBACK = "Traceback (most recent call last):\n"
 _FORMAT = "%(asctime)s %(levelname)s [%(process)d] %(name)s: %(message)s"
 
 
@@ -22,21 +26,50 @@ def harmless(text: str) -> str:
     )
 
 
+def redacted(url: str) -> str:
+    """Return a URL with its password, and every value of its query that may be a secret, replaced by `***`."""
+    url = re.sub(r"^([a-z0-9+.-]+://[^/?#]*?):[^/?#]*@", r"\1:***@", url, flags=re.IGNORECASE)
+    secret = r"([?&][^=&#]*(?:pass|token|secret|key|cred)[^=&#]*)=[^&#]*"
+    return re.sub(secret, r"\1=***", url, flags=re.IGNORECASE)
+
+
 class Clean(logging.Filter):
     """Hides tokens in URLs, and escapes control characters so that a message cannot forge a line or a colour."""
 
     def filter(self, record: logging.LogRecord) -> bool:
         """Rewrite the message; keep every record."""
-        record.msg, record.args = harmless(_TOKEN.sub(r"\1***", record.getMessage())), None
+        text = _TOKEN.sub(r"\1***", record.getMessage()).rstrip("\n")
+        record.msg, record.args = _indented(text) if _TRACEBACK in text else harmless(text), None
         return True
+
+
+def _indented(text: str) -> str:
+    """Escape each line of a text by itself, and indent those behind the first: none looks like a record of its own."""
+    return "\n  ".join(map(harmless, text.split("\n")))
 
 
 class _Formatter(logging.Formatter):
     """Indents the lines of a traceback, and cleans them as messages: an exception's text may be a client's."""
 
     def formatException(self, ei: Any) -> str:
-        lines = _TOKEN.sub(r"\1***", super().formatException(ei)).split("\n")
-        return "\n".join(f"  {harmless(line)}" for line in lines)
+        return "  " + _indented(_TOKEN.sub(r"\1***", super().formatException(ei)))
+
+
+class _Json(_Formatter):
+    """One JSON object a line, in ASCII: no character of it moves a terminal."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        seconds, milliseconds = divmod(int(record.created * 1_000), 1_000)
+        shown: dict[str, Any] = {
+            "time": f"{time.strftime('%Y-%m-%dT%H:%M:%S', time.gmtime(seconds))}.{milliseconds:03d}Z",
+            "level": record.levelname.lower(),
+            "logger": record.name,
+            "process": record.process,
+            "message": record.getMessage(),
+        }
+        if record.exc_info:
+            shown["exception"] = self.formatException(record.exc_info)
+        return json.dumps(shown)
 
 
 class _WithoutQuery(logging.Filter):
@@ -49,8 +82,8 @@ class _WithoutQuery(logging.Filter):
         return True
 
 
-def configure(level: str, *, access: bool = False) -> None:
-    """Send everything of this process to stderr; uvicorn's own start and stop lines only when debugging."""
+def configure(level: str, *, format: str = "text", access: bool = False) -> None:
+    """Send everything of this process to stderr as "text" or "json"; uvicorn's start and stop only when debugging."""
     name = level.upper()
     quiet = "DEBUG" if name == "DEBUG" else "WARNING"
     logging.config.dictConfig(
@@ -58,8 +91,8 @@ def configure(level: str, *, access: bool = False) -> None:
             "version": 1,
             "disable_existing_loggers": False,
             "filters": {"clean": {"()": Clean}, "without_query": {"()": _WithoutQuery}},
-            "formatters": {"line": {"()": _Formatter, "fmt": _FORMAT}},
-            "handlers": {"stderr": {"class": "logging.StreamHandler", "formatter": "line", "filters": ["clean"]}},
+            "formatters": {"text": {"()": _Formatter, "fmt": _FORMAT}, "json": {"()": _Json}},
+            "handlers": {"stderr": {"class": "logging.StreamHandler", "formatter": format, "filters": ["clean"]}},
             "root": {"level": name, "handlers": ["stderr"]},
             "loggers": {
                 "asyncio": {"level": "WARNING"},

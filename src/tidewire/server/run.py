@@ -29,7 +29,7 @@ def run(settings: Settings, *, app: str | None = None, announce: Callable[[str],
         if settings.workers == 1:
             serve(job, listener, lambda: announce(url))
         else:
-            logs.configure(settings.log_level)
+            logs.configure(settings.log_level, format=settings.log_format)
             asyncio.run(_supervise(job, listener, lambda: announce(url)))
 
 

@@ -41,6 +41,7 @@ from pydantic_settings import (
 from tidewire.backends import sqlite_path
 from tidewire.errors import ConfigurationError
 from tidewire.options import Limits
+from tidewire.server.logs import redacted
 from tidewire.server.namespace_authority import ClientTable
 from tidewire.server.namespaces import ChannelTable, NamedNamespace
 from tidewire.server.pipeline_table import PipelineTable
@@ -146,6 +147,8 @@ class Settings(BaseSettings):
     #: Compress messages (RFC 7692): less traffic, more memory for each connection.
     deflate: bool = False
     log_level: Literal["critical", "error", "warning", "info", "debug"] = "info"
+    #: `json`: one object for each record, for a program that collects them.
+    log_format: Literal["text", "json"] = "text"
     #: Log each request, without its query.
     access_log: bool = False
     tls_cert: Path | None = None
@@ -281,13 +284,6 @@ def unknown_variables() -> Iterator[str]:
 def clean_environment() -> dict[str, str]:
     """Return the environment for a process that must not inherit these settings."""
     return {name: value for name, value in os.environ.items() if not name.upper().startswith(_PREFIX)}
-
-
-def redacted(url: str) -> str:
-    """Return a URL with its password, and every value of its query that may be a secret, replaced by `***`."""
-    url = re.sub(r"^([a-z0-9+.-]+://[^/?#]*?):[^/?#]*@", r"\1:***@", url, flags=re.IGNORECASE)
-    secret = r"([?&][^=&#]*(?:pass|token|secret|key|cred)[^=&#]*)=[^&#]*"
-    return re.sub(secret, r"\1=***", url, flags=re.IGNORECASE)
 
 
 def _read_file(config: Path | None) -> dict[str, Any]:

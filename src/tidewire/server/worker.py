@@ -37,6 +37,8 @@ from tidewire.support.siblings import Siblings
 
 __all__ = ("CANNOT_START", "MISCONFIGURED", "Job", "serve")
 
+_log = logging.getLogger("tidewire")
+
 #: Exit codes: a configuration error, and a failure that may pass when the start is repeated.
 MISCONFIGURED, CANNOT_START = 2, 3
 #: Seconds that the protocols, and after them the process, may take to end when the drain is over.
@@ -112,10 +114,11 @@ class _Application:
 class _Server(uvicorn.Server):
     """uvicorn's server with our acceptor; reports when it is ready, and ends in time even if something hangs."""
 
-    def __init__(self, config: uvicorn.Config, ready: Callable[[], None], limits: Limits) -> None:
+    def __init__(self, config: uvicorn.Config, ready: Callable[[], None], limits: Limits, what: str) -> None:
         super().__init__(config)
         self._ready = ready
         self._limits = limits
+        self._what = what
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup([])
@@ -127,6 +130,7 @@ class _Server(uvicorn.Server):
             gc.freeze()
             gc.set_threshold(*_GC_THRESHOLDS)
             sys.setswitchinterval(_SWITCH_SECONDS)
+            _log.info("serving %s", self._what)
             self._ready()
 
     def _protocol(self) -> asyncio.Protocol:
@@ -138,15 +142,18 @@ class _Server(uvicorn.Server):
         last_resort = threading.Timer(self._limits.drain_seconds + _ENDING_SECONDS, os._exit, (1,))
         last_resort.daemon = True
         last_resort.start()
+        _log.info("stopping: its connections end within %g s", self._limits.drain_seconds)
         await super().shutdown(sockets)
+        _log.info("stopped")
 
 
 def serve(job: Job, listener: socket.socket, ready: Callable[[], None], channel: socket.socket | None = None) -> None:
     """Serve until SIGTERM or SIGINT. Raises TidewireError when it cannot start."""
     settings = job.settings
-    logs.configure(settings.log_level, access=settings.access_log)
+    logs.configure(settings.log_level, format=settings.log_format, access=settings.access_log)
     application = _Application(_load(job), settings.limits)
-    server = _Server(_config(settings, application), ready, settings.limits)
+    what = job.app or logs.redacted(settings.broker)
+    server = _Server(_config(settings, application), ready, settings.limits, what)
     for signum in (signal.SIGINT, signal.SIGTERM):
         # uvicorn raises the signal again after its end, for the previous handler: this one.
         signal.signal(signum, server.handle_exit)

@@ -32,6 +32,7 @@ from tidewire.messages import IssuedToken
 from tidewire.protocols.base import Protocol
 from tidewire.sessions.endings import Ending, has_handler, judge
 from tidewire.sessions.origins import Origins
+from tidewire.support.refusals import note_refusal
 
 __all__ = ("Acceptance", "choose_subprotocol")
 
@@ -89,11 +90,13 @@ class Acceptance:
 
     async def __aenter__(self) -> Connection:
         node, websocket = self._node, self._socket
+        address = websocket.client.host if websocket.client else ""
         if not self._origins.allows(websocket):
+            note_refusal("origin", "a page of a foreign origin wants to connect", user=self._user, address=address)
             raise _denial(websocket, 403, "this origin may not connect", {})
         if node.revocations.is_revoked(self._user, self._token):
+            note_refusal("revoked", REVOKED.reason, user=self._user, address=address)
             raise _denial(websocket, 403, REVOKED.reason, {})
-        address = websocket.client.host if websocket.client else ""
         try:
             async with node.admit(self._user, address):
                 own = copy(websocket)

@@ -122,6 +122,7 @@ class CommandQueue:
         except ConnectionClosed:
             pass
         except Rejected as rejected:
+            connection.refuse("rejected", rejected.disconnect.reason)
             connection.end(rejected.disconnect)
         except Exception:
             code, _ = connection.protocol.close_code(INTERNAL_ERROR)

@@ -28,6 +28,7 @@ from tidewire.sessions.accept import Acceptance
 from tidewire.sessions.centrifuge.identify import Name, identified_by, nobody
 from tidewire.sessions.command_queue import CommandQueue
 from tidewire.sessions.origins import Origins
+from tidewire.support.refusals import kind_of
 
 __all__ = ("ServedCommands", "ServedEndpoint", "protocol_router")
 
@@ -127,6 +128,7 @@ class ServedCommands:
                     await self._queue.publishes.wait()
                 await _METHODS[type(command)](self, command)
         except CommandError as error:
+            self._connection.refuse(kind_of(error), str(error))
             self._tell(error)
 
     def _name(self, channel: str) -> str:

@@ -37,6 +37,7 @@ from tidewire.sessions.centrifuge.reading import read_history, read_presence
 from tidewire.sessions.centrifuge.subscriptions import ClientSubscriptions
 from tidewire.sessions.command_queue import CommandQueue
 from tidewire.sessions.reply_budget import ReplyBudget
+from tidewire.support.refusals import kind_of
 
 __all__ = ("METHODS", "VERSION", "Commands")
 
@@ -84,19 +85,19 @@ class Commands:
         """Run one command and reply to it; calls and reads go on beside later commands."""
         if name not in _BESIDE:
             await self._queue.publishes.wait()
-        await self._answer(command, name, METHODS[name](self, command, request))
+        await self._answer(command, name, METHODS[name](self, command, request), getattr(request, "channel", ""))
 
     def reply(self, reply: Reply) -> None:
         """Write a reply behind everything that is pending for the client."""
         self._node.send(self._connection, self._protocol.encode_reply(reply))
 
-    async def _answer(self, command: int, name: str, work: Awaitable[Struct | None]) -> None:
+    async def _answer(self, command: int, name: str, work: Awaitable[Struct | None], channel: str = "") -> None:
         try:
             result = await work
         except (ConnectionClosed, Rejected):
             raise
         except Exception as error:
-            failure = self.judge(error, name)
+            failure = self.judge(error, name, channel)
             if command:
                 self.reply(Reply(command, error=m.Error(*failure)))
         else:
@@ -104,9 +105,10 @@ class Commands:
                 answer: dict[str, Any] = {name: result}
                 self.reply(Reply(command, **answer))
 
-    def judge(self, error: Exception, name: str) -> WireError:
+    def judge(self, error: Exception, name: str, channel: str = "") -> WireError:
         """Return what the client is told of a command that failed; a bug is logged, and the connection lives on."""
         if isinstance(error, CommandError | StoreUnavailable | PublishError):
+            self._connection.refuse(kind_of(error), f"{name}: {error}", channel)
             return error_of(error)
         logger.error(
             "the command %s of connection %s failed; the client gets error 100",
@@ -178,7 +180,7 @@ class Commands:
         try:
             await self._node.publish(channel, data, self._protocol.format_of(data), meta=meta)
         except Exception as error:
-            reply = Reply(command, error=m.Error(*self.judge(error, "publish")))
+            reply = Reply(command, error=m.Error(*self.judge(error, "publish", channel)))
         else:
             reply = Reply(command, publish=_PUBLISHED)
         self._connection.write(self._protocol.encode_reply(reply))

@@ -1,0 +1,68 @@
+"""The commands, each with the module that has it, which is imported when the command runs."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import Any, NamedTuple
+
+import typer
+from typer.core import TyperGroup
+
+__all__ = ("COMMANDS", "Command", "Commands", "listed")
+
+
+class Command(NamedTuple):
+    """A function, or a group of commands, of a module of `tidewire.cli`, and the first line of its help."""
+
+    module: str
+    attribute: str
+    help: str
+
+
+#: Every command starts without what the others use, and the list of them without any.
+COMMANDS = {
+    "serve": Command("serving", "serve", "Run the chat and notification server."),
+    "run": Command(
+        "serving", "run", "Run your own application under the same server, with its limits, drain and workers."
+    ),
+    "user": Command("users", "users", "The users of the server."),
+    "token": Command("users", "token", "Print a token of a user, for a script or for a test."),
+    "publish": Command(
+        "store_commands", "publish", "Publish JSON in a channel, and print its offset when the broker keeps it."
+    ),
+    "tail": Command("store_commands", "tail", "Show the history of a channel and its publications until Ctrl+C."),
+    "bench": Command("store_commands", "bench", "Measure publishing and fan-out on this machine in about ten seconds."),
+    "migrate": Command(
+        "store_commands", "migrate", "Create or update the tables and functions of the store, before a server starts."
+    ),
+    "doctor": Command(
+        "doctor", "doctor", "Look at the configured store: reachable, what it keeps, and what to change."
+    ),
+    "pipeline": Command("pipeline", "pipelines", "Long jobs with live progress."),
+}
+
+
+def listed() -> None:
+    """Stand for a command in lists, until it is named."""
+
+
+class Commands(TyperGroup):
+    """Imports a command when it is named: to run, to show its own help, or to complete its options."""
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        """Return the command that the arguments name."""
+        named = COMMANDS.get(args[0])
+        if named is not None:
+            self.commands[args[0]] = _loaded(args[0], named)
+        return super().resolve_command(ctx, args)
+
+
+def _loaded(name: str, command: Command) -> Any:
+    found = getattr(import_module(f"tidewire.cli.{command.module}"), command.attribute)
+    if isinstance(found, typer.Typer):
+        group = typer.main.get_group(found)
+        group.name = name
+        return group
+    alone = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+    alone.command(name)(found)
+    return typer.main.get_command(alone)

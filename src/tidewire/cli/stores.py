@@ -1,0 +1,21 @@
+"""Stores that a command only looks at: nothing is made of one that is not there."""
+
+from __future__ import annotations
+
+from tidewire.errors import ConfigurationError
+
+__all__ = ("check_there",)
+
+
+def check_there(url: str) -> None:
+    """Raise ConfigurationError for a SQLite file that does not exist: opening it would make it."""
+    if not url.startswith("sqlite:"):
+        return
+    from tidewire.backends import sqlite_path
+
+    path = sqlite_path(url)
+    if not path.exists():
+        raise ConfigurationError(
+            f"{path} does not exist, and looking at it does not make it; start a server with this broker, "
+            "run tidewire migrate, or name another with --broker"
+        )

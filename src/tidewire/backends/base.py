@@ -153,7 +153,11 @@ class Presence(ABC):
 
     @abstractmethod
     async def aclose(self) -> None:
-        """Release everything. Members that have not left stay until their lease ends, as if the node had died."""
+        """Release everything. Members that have not left are no longer listed or counted.
+
+        They depart when the lease of this node has ended, as if it had died, unless their users have joined again by
+        then. Those are not the first.
+        """
 
     @abstractmethod
     async def join(self, channel: str, member: Member, announcement: Announcement | None = None) -> JoinResult:

@@ -168,6 +168,44 @@ class PresenceContract:
 
         asyncio.run(run())
 
+    def test_the_members_of_a_closed_node_are_listed_no_longer(self, store: StoreUnderTest) -> None:
+        if not store.shared:
+            return
+
+        async def run() -> None:
+            async with open_presences(store, 2) as (closed, one), _touching(one):
+                await one.join("a", BOB)
+                await closed.join("a", ANN, ANNOUNCEMENT)
+                await closed.join("a", ANN_TOO, ANNOUNCEMENT)
+                await closed.join("a", Member("4", "cid"), ANNOUNCEMENT)
+                await closed.aclose()
+                assert await one.members("a") == [BOB]
+                assert [await one.count("a"), await one.count("a", "ann"), await one.count("a", "bob")] == [1, 0, 1]
+                back = Member("9", "ann")
+                assert await one.join("a", back) == JoinResult(first=False, connections=1)
+                assert await one.members("a") == [BOB, back]
+                assert [departure.user for departure in await _claimed(one, store)] == ["cid"]
+                assert await one.members("a") == [BOB, back]
+                assert await one.leave("a", "9")
+
+        asyncio.run(run())
+
+    def test_a_leave_beside_a_closed_node_is_announced_once(self, store: StoreUnderTest) -> None:
+        if not store.shared:
+            return
+
+        async def run() -> None:
+            async with open_presences(store, 2) as (closed, one), _touching(one):
+                await one.join("a", ANN, ANNOUNCEMENT)
+                await closed.join("a", ANN_TOO, ANNOUNCEMENT)
+                await closed.aclose()
+                was_last = await one.leave("a", "1")
+                assert await one.members("a") == []
+                departures = [] if was_last else await _claimed(one, store)
+                assert was_last or [departure.user for departure in departures] == ["ann"]
+
+        asyncio.run(run())
+
     def test_who_is_also_on_a_living_node_does_not_depart(self, store: StoreUnderTest) -> None:
         if not store.shared:
             return

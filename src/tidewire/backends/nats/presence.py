@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import secrets
 from collections.abc import Sequence
 
@@ -11,7 +12,7 @@ import msgspec
 from tidewire.backends.base import JoinResult, Presence
 from tidewire.backends.nats.address import NatsAddress
 from tidewire.backends.nats.connection import Connection
-from tidewire.backends.nats.replica import Replica
+from tidewire.backends.nats.replica import CLOSED, Replica
 from tidewire.backends.nats.roster import Claim, Present
 from tidewire.backends.nats.session import Session
 from tidewire.backends.shared.outage import Outage
@@ -62,9 +63,13 @@ class NatsPresence(Presence):
         self._is_lost = False
 
     async def aclose(self) -> None:
+        if self._connection is None:
+            return
+        with contextlib.suppress(StoreUnavailable):
+            replica = self._ready()
+            await replica.step(replica.lease(self._node), CLOSED)
         connection, self._connection = self._connection, None
-        if connection is not None:
-            await connection.aclose()
+        await connection.aclose()
 
     async def _prepare(self, session: Session) -> None:
         replica = Replica(session, self._address, self._lease, self._seconds)

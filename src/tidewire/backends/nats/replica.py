@@ -32,8 +32,11 @@ from tidewire.backends.nats.roster import Claim, Present, Roster
 from tidewire.backends.nats.session import Refused, Session, Unsendable, is_nobody
 from tidewire.errors import StoreUnavailable
 
-__all__ = ("Replica",)
+__all__ = ("CLOSED", "Replica")
 
+#: The lease of a node that was closed: its members are not listed.
+CLOSED = False
+_CLOSED_BYTES = msgspec.json.encode(CLOSED)
 #: Header that names a step, so that its node learns the outcome.
 STEP = "Tidewire-Step"
 _STALLED = "Nats-Consumer-Stalled"
@@ -178,7 +181,7 @@ class Replica:
         if kind == _LEASE:
             known = roster.has_lease(names[0])
             if msg.data:
-                roster.touch(names[0], sequence)
+                roster.touch(names[0], sequence, is_closed=msg.data == _CLOSED_BYTES)
             else:
                 roster.bury(names[0])
             return known

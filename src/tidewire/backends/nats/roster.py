@@ -5,7 +5,7 @@ Time is that of the messages: a node is dead when others are heard for a lease a
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import TypeVar
 
 import msgspec
@@ -64,6 +64,8 @@ class Roster:
         self._by_node: dict[str, dict[tuple[str, str], None]] = {}
         self._by_user: dict[tuple[str, str], dict[str, None]] = {}
         self._leases: dict[str, _Lease] = {}
+        #: Nodes that were closed.
+        self._closed: set[str] = set()
         #: (channel, user) → the claim of its departure that is not forgotten.
         self.claims: dict[tuple[str, str], Claim] = {}
         #: The store's time, as far as it was heard of.
@@ -81,14 +83,17 @@ class Roster:
                 lease.time = time
         self.now = max(self.now, time)
 
-    def touch(self, node: str, sequence: int) -> None:
-        """A node was heard."""
+    def touch(self, node: str, sequence: int, *, is_closed: bool = False) -> None:
+        """A node was heard; one that is closed lists its members no longer."""
         lease = self._leases.setdefault(node, _Lease())
         lease.sequence, lease.time = sequence, self.now
+        if is_closed:
+            self._closed.add(node)
 
     def bury(self, node: str) -> None:
         """A node's lease was removed."""
         self._leases.pop(node, None)
+        self._closed.discard(node)
 
     def join(self, present: Present, sequence: int) -> JoinResult:
         """Add a member, or replace the one with the same connection."""
@@ -101,13 +106,13 @@ class Roster:
         )
         self._by_node.setdefault(present.node, {})[present.channel, connection] = None
         self._by_user.setdefault((present.channel, user), {})[connection] = None
-        living = sum(not self.is_dead(other.node) for other in others)
+        living = sum(not self.is_dead(other.node) for other in self._listed(others))
         return JoinResult(first=not others, connections=living + 1)
 
     def leave(self, channel: str, connection: str) -> bool:
         """Remove a member; True when it was the last one of its user."""
         present = self._remove(channel, connection)
-        return present is not None and self.count(channel, present.member.user) == 0
+        return present is not None and not any(self._of_user(channel, present.member.user))
 
     def claim(self, claim: Claim) -> Claim:
         """Take a claim, unless it has become void; claimed members are no longer listed."""
@@ -155,14 +160,16 @@ class Roster:
 
     def members(self, channel: str) -> list[Member]:
         """Return the members in the order in which they joined."""
-        members = sorted(self._channels.get(channel, {}).values(), key=lambda present: present.order)
+        found = self._listed(self._channels.get(channel, {}).values())
+        members = sorted(found, key=lambda present: present.order)
         return [present.member for present in members]
 
     def count(self, channel: str, user: str | None = None) -> int:
         """Count connections."""
-        if user is None:
-            return len(self._channels.get(channel, ()))
-        return len(self._by_user.get((channel, user), ()))
+        if self._closed:
+            found = self._channels.get(channel, {}).values() if user is None else self._of_user(channel, user)
+            return sum(1 for _ in self._listed(found))
+        return len(self._channels.get(channel, ()) if user is None else self._by_user.get((channel, user), ()))
 
     def has_lease(self, node: str) -> bool:
         """A node was heard, and is not buried."""
@@ -223,6 +230,9 @@ class Roster:
             if self.is_dead(node):
                 for channel, connection in members:
                     yield self._channels[channel][connection]
+
+    def _listed(self, found: Iterable[Present]) -> Iterable[Present]:
+        return (present for present in found if present.node not in self._closed) if self._closed else found
 
     def _of_user(self, channel: str, user: str) -> Iterator[Present]:
         for connection in self._by_user.get((channel, user), ()):

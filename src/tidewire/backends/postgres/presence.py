@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import secrets
 from collections.abc import Sequence
 from typing import Any
@@ -74,6 +75,8 @@ class PostgresPresence(Presence):
     async def aclose(self) -> None:
         if not self._is_open:
             return
+        with contextlib.suppress(*FAILURES, TidewireError):
+            await self._pool.fetch(SQL["close"], self._node)
         self._is_open = False
         await self._connection.aclose()
         await self._pool.aclose()

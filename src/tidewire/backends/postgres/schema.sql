@@ -56,7 +56,8 @@ CREATE TABLE IF NOT EXISTS tidewire_outbox (
 CREATE UNLOGGED TABLE IF NOT EXISTS tidewire_nodes (
     id      bigint           PRIMARY KEY,
     name    text             NOT NULL,
-    -- When the node prolonged its lease, and since when it has done so without a break.
+    -- When the node prolonged its lease, and since when it has done so without a break; 'infinity': it was closed, and its
+    -- members are not listed.
     touched double precision NOT NULL,
     since   double precision NOT NULL,
     dead    boolean          NOT NULL DEFAULT false

@@ -92,15 +92,23 @@ SELECT current_setting('fsync') AS fsync, current_setting('synchronous_commit') 
 -- name: enroll
 INSERT INTO tidewire_nodes (id, name, touched, since) VALUES ($1, $2, tidewire_now(), tidewire_now())
 -- name: join
-SELECT * FROM tidewire_join($1, $2, $3, $4, $5, $6, $7, $8)
+SELECT j.others, j.connections - (
+    SELECT count(*) FROM tidewire_members AS m JOIN tidewire_nodes AS n ON n.id = m.node
+    WHERE m.channel = $2 AND m.user_name = $4 AND m.connection <> $3
+    AND n.since = 'infinity' AND NOT n.dead AND n.touched >= tidewire_now() - $8::float8
+) AS connections FROM tidewire_join($1, $2, $3, $4, $5, $6, $7, $8) AS j
+-- name: close
+UPDATE tidewire_nodes SET since = 'infinity' WHERE id = $1
 -- name: leave
 SELECT tidewire_leave($1, $2)
 -- name: touch
 SELECT tidewire_touch($1, $2)
 -- name: members
-SELECT connection, user_name, info FROM tidewire_members WHERE channel = $1 ORDER BY seq
+SELECT connection, user_name, info FROM tidewire_members
+WHERE channel = $1 AND NOT node = ANY (ARRAY(SELECT id FROM tidewire_nodes WHERE since = 'infinity')) ORDER BY seq
 -- name: count
 SELECT count(*) FROM tidewire_members WHERE channel = $1 AND ($2::text IS NULL OR user_name = $2)
+AND NOT node = ANY (ARRAY(SELECT id FROM tidewire_nodes WHERE since = 'infinity'))
 -- name: claim
 SELECT token, channel, user_name, farewell AS announcement, farewell_format AS announcement_format FROM tidewire_claim($1, $2, $3, $4)
 -- name: forget

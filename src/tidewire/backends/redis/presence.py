@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
 
 from tidewire.backends.base import JoinResult, Presence
@@ -19,7 +20,8 @@ from tidewire.messages import Announcement, Departure, Format, Member
 __all__ = ("RedisPresence",)
 
 SCRIPTS = {
-    name: script(name, "members") for name in ("enroll", "touch", "join", "leave", "list", "count", "claim", "forget")
+    name: script(name, "members")
+    for name in ("enroll", "touch", "join", "leave", "list", "count", "claim", "forget", "close")
 }
 #: Members that one claim looks at, so that it does not hold up the server.
 _LOOKS = 500
@@ -56,6 +58,10 @@ class RedisPresence(Presence):
             await self._enroll()
 
     async def aclose(self) -> None:
+        name, self._name = self._name, ""
+        if name:
+            with contextlib.suppress(StoreUnavailable):
+                await self._run("close", name)
         await self._requests.connection.aclose()
 
     async def join(self, channel: str, member: Member, announcement: Announcement | None = None) -> JoinResult:

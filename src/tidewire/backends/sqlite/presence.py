@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import queue
 import sqlite3
@@ -142,6 +143,8 @@ class SqlitePresence(Presence):
         else:
             self._call(_settle, [(started, None)])
             self._serve(database)
+            with contextlib.suppress(sqlite3.Error, OSError, StoreUnavailable):  # the lock of this node is freed anyway
+                self._locked(database.hide)
             database.close()
             self._lock.close()
         self._call(_settle, [(self._ended, None)])

@@ -103,6 +103,11 @@ class PresenceDatabase:
                 self._connection.close()
             self._connection = None
 
+    def hide(self) -> None:
+        """List the members of this node no longer: it is about to close. In a transaction of its own."""
+        if self._lock is not None:
+            self._execute("close", self._id, self._lock.token)
+
     def close(self) -> None:
         """Close the connection and let the lock go: to the others this node is dead."""
         self.disconnect()
@@ -138,7 +143,7 @@ class PresenceDatabase:
 
     def look(self) -> None:
         """Show the other nodes and the claims to the watch."""
-        rows = [NodeRow(id, token, counter, bool(dead)) for id, token, counter, dead in self._execute("nodes")]
+        rows = [NodeRow(id, token, counter, bool(dead & 1)) for id, token, counter, dead in self._execute("nodes")]
         others = [(row, is_alive(self._folder, row.token)) for row in rows if row.id != self._id]
         self._watch.look(time.monotonic(), others, self._execute("claims").fetchall())
 
@@ -150,9 +155,9 @@ class PresenceDatabase:
         me = (channel, member.user, member.connection)
         others = self._execute("count_others", *me).fetchone()[0]
         self._execute("join", channel, member.connection, member.user, member.info, self._id, data, format)
-        replaced = 0
-        if others and self._watch.dead:
-            replaced = self._execute("take_place", *me, json.dumps(self._watch.dead)).rowcount
+        replaced = self._execute("replace_closed", *me).rowcount if others else 0
+        if others > replaced and self._watch.dead:
+            replaced += self._execute("take_place", *me, json.dumps(self._watch.dead)).rowcount
         return JoinResult(first=others == 0, connections=others - replaced + 1)
 
     def leave(self, channel: str, connection: str) -> bool:
@@ -161,7 +166,7 @@ class PresenceDatabase:
         if row is None:
             return False
         self._execute("leave", channel, connection)
-        return self.count(channel, row[0]) == 0
+        return bool(self._execute("count_others", channel, row[0], connection).fetchone()[0] == 0)
 
     def touch(self) -> bool:
         """Count this node's lease up; enrols again when it was lost."""

@@ -1,6 +1,6 @@
 -- Who is in which channel, on all processes of one machine; not fsynced, and made anew when it is damaged.
 
--- A row of a living process counts up; `dead` says that its members may be claimed.
+-- A row of a living process counts up. `dead`: 1, its members may be claimed; 2, it was closed, and they are not listed.
 CREATE TABLE IF NOT EXISTS nodes (
     id      INTEGER PRIMARY KEY AUTOINCREMENT,
     name    TEXT    NOT NULL,

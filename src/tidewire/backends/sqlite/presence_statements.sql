@@ -7,9 +7,11 @@ UPDATE nodes SET counter = counter + 1 WHERE id = ? AND token = ? AND dead = 0
 -- name: nodes
 SELECT id, token, counter, dead FROM nodes
 -- name: declare_dead
-UPDATE nodes SET dead = 1 WHERE id = ? AND (counter = ? OR dead = 1)
+UPDATE nodes SET dead = dead | 1 WHERE id = ? AND (counter = ? OR dead & 1)
+-- name: close
+UPDATE nodes SET dead = dead | 2 WHERE id = ? AND token = ?
 -- name: remove_empty_nodes
-DELETE FROM nodes WHERE dead = 1 AND NOT EXISTS (SELECT 1 FROM members WHERE node = nodes.id)
+DELETE FROM nodes WHERE dead AND NOT EXISTS (SELECT 1 FROM members WHERE node = nodes.id)
 -- name: count_others
 SELECT count(*) FROM members WHERE channel = ? AND user = ? AND connection <> ?
 -- name: join
@@ -17,6 +19,9 @@ INSERT INTO members (channel, connection, user, info, node, farewell, farewell_f
 ON CONFLICT (channel, connection) DO UPDATE SET
     user = excluded.user, info = excluded.info, node = excluded.node,
     farewell = excluded.farewell, farewell_format = excluded.farewell_format
+-- name: replace_closed
+DELETE FROM members
+WHERE channel = ? AND user = ? AND connection <> ? AND node IN (SELECT id FROM nodes WHERE dead >= 2)
 -- name: take_place
 DELETE FROM members WHERE seq = (
     SELECT seq FROM members
@@ -28,11 +33,12 @@ SELECT user FROM members WHERE channel = ? AND connection = ?
 -- name: leave
 DELETE FROM members WHERE channel = ? AND connection = ?
 -- name: members
-SELECT connection, user, info FROM members WHERE channel = ? ORDER BY seq
+SELECT connection, user, info FROM members
+WHERE channel = ? AND node NOT IN (SELECT id FROM nodes WHERE dead >= 2) ORDER BY seq
 -- name: count
-SELECT count(*) FROM members WHERE channel = ?
+SELECT count(*) FROM members WHERE channel = ? AND node NOT IN (SELECT id FROM nodes WHERE dead >= 2)
 -- name: count_user
-SELECT count(*) FROM members WHERE channel = ? AND user = ?
+SELECT count(*) FROM members WHERE channel = ? AND user = ? AND node NOT IN (SELECT id FROM nodes WHERE dead >= 2)
 -- name: remove_superseded
 DELETE FROM members WHERE node IN (SELECT value FROM json_each(?1)) AND EXISTS (
     SELECT 1 FROM members AS other

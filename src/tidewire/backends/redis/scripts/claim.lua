@@ -56,6 +56,7 @@ for _, node in ipairs(redis.call('SMEMBERS', P .. 'dead')) do
     local found = redis.call('SRANDMEMBER', P .. 'of:' .. node)
     if not found then
       redis.call('SREM', P .. 'dead', node)
+      redis.call('SREM', P .. 'closed', node)
       break
     end
     looks = looks - 1

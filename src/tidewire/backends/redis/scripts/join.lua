@@ -15,7 +15,7 @@ local others = redis.call('SMEMBERS', user_of(channel, user))
 local now = 1
 for _, other in ipairs(others) do
   local member = read(channel, other)
-  if member and not is_alive(member.node) then
+  if member and (is_closed(member.node) or not is_alive(member.node)) then
     remove(channel, other, member)
   else
     now = now + 1

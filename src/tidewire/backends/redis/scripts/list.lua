@@ -2,7 +2,7 @@
 local answer = {}
 for _, connection in ipairs(redis.call('ZRANGE', order_of(ARGV[1]), 0, -1)) do
   local member = read(ARGV[1], connection)
-  if member then
+  if member and not is_closed(member.node) then
     answer[#answer + 1] = connection
     answer[#answer + 1] = member.user
     answer[#answer + 1] = member.info

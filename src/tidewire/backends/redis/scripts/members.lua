@@ -4,6 +4,7 @@
 --   of:NODE      members of a node                     beat             when somebody last came
 --   members:C    connection -> member of channel C     order:C      
 --   user:C:U     connections of user U in channel C    dead             nodes whose members are still to be claimed
+--   closed       nodes that were closed: their members are not listed
 local P = KEYS[1]
 
 local function milliseconds()
@@ -50,6 +51,10 @@ end
 
 local function is_alive(node)
   return redis.call('ZSCORE', P .. 'leases', node) ~= false
+end
+
+local function is_closed(node)
+  return redis.call('SISMEMBER', P .. 'closed', node) == 1
 end
 
 -- Nobody could prolong a lease while the store was away: after a silence each one has a whole lease to come back.

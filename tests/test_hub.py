@@ -344,7 +344,7 @@ def test_a_cancelled_connect_leaves_nothing() -> None:
                 assert await code_of(client) in (1012, 1006)
                 await wait_until(lambda: hub.statistics().connections == 0)
                 assert not await hub.is_online("ann")
-                assert not hub.node.registry.addresses
+                assert not hub.node.registry.counts.own
 
     run(main())
 

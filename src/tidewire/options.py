@@ -53,7 +53,8 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     connections: int = 10_000
     #: Connections of one user, on all nodes.
     connections_per_user: int = 32
-    #: Connections from one address, and HTTP requests of it at once; a /64 of IPv6 is one address, loopback is exempt.
+    #: Connections from one address, and HTTP requests of it at once, of all processes of a machine; what others told
+    #: some seconds ago counts too. A /64 of IPv6 is one address, loopback is exempt.
     connections_per_address: int = 256
     #: Bytes of resident memory of one process, at which newcomers are refused; 0: however many.
     memory_bytes: int = 0
@@ -62,7 +63,7 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     #: Inbound messages per second of one connection, and how many may come at once.
     rate: float = 100.0
     burst: int = 200
-    #: Inbound messages per second of all connections of one user in one process; 0: five times `rate`.
+    #: Inbound messages per second of all connections of one user, counted likewise; 0: five times `rate`.
     rate_per_user: float = 0.0
     #: Bytes of a request's headers, and the seconds within which they must be complete.
     header_bytes: int = 32_768

@@ -158,7 +158,7 @@ async def open_node(
     registry = node.registry
     assert not registry.connections
     assert not registry.users
-    assert not registry.addresses
+    assert not registry.counts.own
     assert not [name for name, channel in registry.channels.items() if len(channel)]
 
 

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from tidewire.engine.connection import Connection
-from tidewire.engine.registry import Channel, Group, Registry
+from tidewire.engine.registry import Channel, Group, Newcomer, Registry
 from tidewire.engine.subscription import ENDED, Subscription
 from tidewire.options import ChannelOptions, Limits
 from tidewire.protocols.batch import Representation
@@ -29,23 +29,34 @@ class RegistryMachine(RuleBasedStateMachine):
         for name in "abc":
             self.registry.channels[name] = Channel(name, ChannelOptions())
         self.connections: list[Connection] = []
-        self.arriving: list[str] = []
+        self.arriving: list[Newcomer] = []
         self.followed: dict[tuple[str, str], tuple[Subscription, str]] = {}
 
     @rule(address=addresses)
     def arrive(self, address: str) -> None:
-        self.registry.arrive(address)
-        self.arriving.append(address)
+        newcomer = self.registry.arrive(address, 1_000)
+        assert newcomer is not None
+        self.arriving.append(newcomer)
 
     @rule()
     def arrived(self) -> None:
         if self.arriving:
             self.registry.arrived(self.arriving.pop())
 
-    @rule(user=users, address=addresses, protocol=st.sampled_from([PLAIN, JSON]), deflate=st.booleans())
-    def add(self, user: str, address: str, protocol: Any, deflate: bool) -> None:
+    @rule(
+        user=users,
+        address=addresses,
+        protocol=st.sampled_from([PLAIN, JSON]),
+        deflate=st.booleans(),
+        was_admitted=st.booleans(),
+    )
+    def add(self, user: str, address: str, protocol: Any, deflate: bool, was_admitted: bool) -> None:
         link = FakeLink(deflate=deflate)
         connection = Connection(link, protocol, user=user, address=address, limits=Limits())
+        newcomer = self.registry.arrive(address, 1_000) if was_admitted else None
+        if newcomer is not None:
+            newcomer.becomes(connection)
+            self.registry.arrived(newcomer)
         self.registry.add(connection)
         self.connections.append(connection)
 
@@ -100,8 +111,8 @@ class RegistryMachine(RuleBasedStateMachine):
         assert {user: sorted(devices) for user, devices in self.registry.users.items()} == {
             user: sorted(c.id for c in found) for user, found in expected.items() if found
         }
-        counted = [c.address for c in self.connections] + self.arriving
-        assert self.registry.addresses == {address: counted.count(address) for address in set(counted)}
+        counted = [c.address for c in self.connections] + [newcomer.network for newcomer in self.arriving]
+        assert self.registry.counts.own == {address: counted.count(address) for address in set(counted)}
         assert self.registry.arriving == len(self.arriving)
 
     @invariant()

@@ -32,7 +32,7 @@ async def census() -> dict[str, int]:
         "files": len(os.listdir("/proc/self/fd")),
         "connections": len(registry.connections) + registry.arriving,
         "users": len(registry.users),
-        "addresses": len(registry.addresses),
+        "addresses": len(registry.counts.own),
         "channels": len([name for name, channel in registry.channels.items() if len(channel)]),
         "carried": len(registry.channels),
         "members": len(await hub.presence("room")),

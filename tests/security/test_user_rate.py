@@ -1,4 +1,4 @@
-"""A user has one rate over all connections of a process, beside that of each connection."""
+"""A user has one rate over all connections, beside that of each connection (over workers: test_shared_limits)."""
 
 from __future__ import annotations
 

@@ -115,7 +115,7 @@ def test_who_is_attached_and_waits_for_the_store_is_counted_once(limit: str) -> 
         for connection in await asyncio.gather(*tasks):
             connection.link.abort()
             await connection.link.keep_open()
-        assert not node.registry.addresses
+        assert not node.registry.counts.own
         await node.aclose()
 
     run(main())

@@ -13,7 +13,7 @@ from tidewire.backends.memory import MemoryBroker, MemoryPresence
 from tidewire.errors import ConfigurationError
 from tidewire.options import Limits
 
-__all__ = ("open_backend", "sqlite_path")
+__all__ = ("is_local", "open_backend", "shared_name", "sqlite_path")
 
 
 def open_backend(url: str, limits: Limits) -> tuple[Broker, Presence]:
@@ -51,6 +51,16 @@ def _open(url: str, limits: Limits) -> tuple[Broker, Presence]:
         f"broker {scheme!r} is not known; write memory://, sqlite:///chat.db (three slashes: a path from here), "
         "redis://host:6379, postgresql://user@host/database or nats://host:4222"
     )
+
+
+def is_local(url: str) -> bool:
+    """Return whether a store has nodes of one machine only."""
+    return _split(url).scheme in ("memory", "sqlite")
+
+
+def shared_name(url: str) -> str:
+    """Return a name of a store that is the same for all processes of this machine."""
+    return f"sqlite {sqlite_path(url).resolve()}" if _split(url).scheme == "sqlite" else url
 
 
 @contextmanager

@@ -27,6 +27,7 @@ from tidewire.options import Limits
 from tidewire.protocols.base import Protocol
 from tidewire.protocols.batch import Representation
 from tidewire.support.counters import count_limit
+from tidewire.support.counts import Counts
 from tidewire.support.refusals import note_refusal
 
 __all__ = ("Connection",)
@@ -200,10 +201,10 @@ class Connection:
             self.write(self.protocol.encode_refusal(error, message))
         return False
 
-    def share_rate(self, others: Iterable[Connection]) -> None:
-        """Share the rate of a user with the user's other connections."""
+    def share_rate(self, others: Iterable[Connection], counts: Counts) -> None:
+        """Share the rate of a user with the user's other connections, as far as `counts` reach."""
         first = next(iter(others), None)
-        self._user_rate = UserRate(self._limits) if first is None else first._user_rate
+        self._user_rate = UserRate(self._limits, self.user, counts) if first is None else first._user_rate
 
     def charge(self, messages: int) -> None:
         """Take more messages from the token bucket: those that came inside of one."""

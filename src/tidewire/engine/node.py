@@ -22,7 +22,7 @@ from tidewire.engine.fanout import Fanout
 from tidewire.engine.history import History, IsShown, everything
 from tidewire.engine.membership import Memberships
 from tidewire.engine.recovery import Recoveries
-from tidewire.engine.registry import Registry
+from tidewire.engine.registry import Newcomer, Registry
 from tidewire.engine.revocations import Revocations
 from tidewire.engine.statistics import Statistics
 from tidewire.engine.subscribing import Subscriptions, ended
@@ -33,7 +33,7 @@ from tidewire.options import Limits
 from tidewire.rules.channel_rules import ChannelRules
 from tidewire.support.admission import Admission
 from tidewire.support.counters import LimitCounter, count_limit
-from tidewire.support.networks import is_loopback, network_of
+from tidewire.support.counts import Counts
 from tidewire.support.refusals import note_refusal
 from tidewire.support.resident_memory import ResidentMemory
 
@@ -55,7 +55,8 @@ class Node:
     """The engine of one process.
 
     Everything runs on one event loop. `start` comes first and `aclose` last; all tasks between them belong to `tasks`
-    and end with it. `is_shown` decides which publications history shows.
+    and end with it. `is_shown` decides which publications history shows;
+    `counts` are those that the processes of this machine share.
     """
 
     def __init__(
@@ -66,13 +67,14 @@ class Node:
         limits: Limits | None = None,
         rules: ChannelRules | None = None,
         is_shown: IsShown = everything,
+        counts: Counts | None = None,
     ) -> None:
         self.id = secrets.token_hex(6)
         self.broker = broker
         self.presence = presence
         self.limits = limits = limits or Limits()
         self.rules = rules or ChannelRules()
-        self.registry = Registry()
+        self.registry = Registry(counts)
         self.tasks = Tasks()
         self.history = History(broker, is_shown)
         self.fanout = Fanout(self.registry, limits)
@@ -162,27 +164,26 @@ class Node:
     # Connections come and go.
 
     @asynccontextmanager
-    async def admit(self, user: str, address: str) -> AsyncIterator[None]:
+    async def admit(self, user: str, address: str) -> AsyncIterator[Newcomer]:
         """Judge a newcomer before it is accepted; raises LimitExceeded, which names the limit.
 
-        Within the block it counts for the limits, so that many at once do not pass them together; `attach` counts it
-        from then on, before it first waits.
+        Within the block it counts for the limits, so that many at once do not pass them together. Its connection, if
+        the newcomer `becomes` one, counts from then on; `attach` comes next, before anything waits.
         """
         registry, limits = self.registry, self.limits
         if 0 < limits.memory_bytes <= self._memory.read():
             raise self._limit("memory_bytes", user, address, "No memory for more connections")
         if len(registry.connections) + registry.arriving >= limits.connections:
             raise self._limit("connections", user, address)
-        of_network = 0 if is_loopback(address) else registry.addresses.get(network_of(address), 0)
-        if of_network >= limits.connections_per_address:
+        newcomer = registry.arrive(address, limits.connections_per_address)
+        if newcomer is None:
             raise self._limit("connections_per_address", user, address)
-        registry.arrive(address)
         try:
             if user and await self._connections_of(user) >= limits.connections_per_user:
                 raise self._limit("connections_per_user", user, address)
-            yield
+            yield newcomer
         finally:
-            registry.arrived(address)
+            registry.arrived(newcomer)
 
     def _limit(self, name: str, user: str, address: str, what: str = "Too many connections") -> LimitExceeded:
         count_limit(name)

@@ -13,9 +13,10 @@ from tidewire.engine.subscription import Subscription
 from tidewire.messages import Position, Publication
 from tidewire.options import ChannelOptions
 from tidewire.protocols.batch import Representation
-from tidewire.support.networks import network_of
+from tidewire.support.counts import Counts
+from tidewire.support.networks import is_loopback, network_of
 
-__all__ = ("Channel", "Group", "Registry")
+__all__ = ("Channel", "Group", "Newcomer", "Registry")
 
 _NONE: Mapping[str, Subscription] = MappingProxyType({})
 
@@ -129,19 +130,36 @@ class Channel(msgspec.Struct, eq=False):
         self._ungroup(subscription)
 
 
+class Newcomer:
+    """A client from its admission on, until `connection` is what it has become."""
+
+    __slots__ = ("connection", "network")
+
+    def __init__(self, address: str) -> None:
+        #: The network that it counts for; empty if it counts for none.
+        self.network = "" if is_loopback(address) else network_of(address)
+        self.connection: Connection | None = None
+
+    def becomes(self, connection: Connection) -> None:
+        """Note the connection that counts from now on."""
+        self.connection = connection
+
+
 class Registry:
     """All channels, connections, subscriptions and users of a node."""
 
-    __slots__ = ("_subscriptions", "addresses", "arriving", "channels", "connections", "users")
+    __slots__ = ("_admitted", "_subscriptions", "arriving", "channels", "connections", "counts", "users")
 
-    def __init__(self) -> None:
+    def __init__(self, counts: Counts | None = None) -> None:
+        #: Connections by network (`network_of` their addresses; of this machine itself none are counted), and what
+        #: users have sent: as far as `counts` reach, by default those of this process.
+        self.counts = counts or Counts()
         #: Connections that were admitted and are not yet added.
         self.arriving = 0
+        self._admitted: set[Connection] = set()
         self.channels: dict[str, Channel] = {}
         self.connections: dict[str, Connection] = {}
         self.users: dict[str, dict[str, Connection]] = {}
-        #: Connections by network (`network_of` their addresses).
-        self.addresses: dict[str, int] = {}
         self._subscriptions: dict[Connection, dict[str, Subscription]] = {}
 
     # Subscriptions.
@@ -171,27 +189,28 @@ class Registry:
     def add(self, connection: Connection) -> None:
         """Add a connection."""
         self.connections[connection.id] = connection
-        self._count(connection.address, +1)
+        if connection in self._admitted:
+            self._admitted.remove(connection)
+        elif not is_loopback(connection.address):
+            self.counts.add(network_of(connection.address))
         if connection.user:
             self._add_to_user(connection)
 
-    def arrive(self, address: str) -> None:
-        """Count a newcomer from its admission on, so that many at once do not pass a limit together."""
+    def arrive(self, address: str, most: int) -> Newcomer | None:
+        """Count a newcomer from its admission on, or return None if its network has `most` connections already."""
+        newcomer = Newcomer(address)
+        if newcomer.network and not self.counts.add(newcomer.network, most):
+            return None
         self.arriving += 1
-        self._count(address, +1)
+        return newcomer
 
-    def arrived(self, address: str) -> None:
-        """Count a newcomer no longer: it was added, or went away."""
+    def arrived(self, newcomer: Newcomer) -> None:
+        """Count a newcomer no longer: it went away, or its connection is added before anything else happens."""
         self.arriving -= 1
-        self._count(address, -1)
-
-    def _count(self, address: str, change: int) -> None:
-        address = network_of(address)
-        count = self.addresses.get(address, 0) + change
-        if count > 0:
-            self.addresses[address] = count
-        else:
-            self.addresses.pop(address, None)
+        if newcomer.network and newcomer.connection is not None:
+            self._admitted.add(newcomer.connection)
+        elif newcomer.network:
+            self.counts.remove(newcomer.network)
 
     def identify(self, connection: Connection, user: str) -> None:
         """Give a connection its user."""
@@ -200,14 +219,15 @@ class Registry:
 
     def _add_to_user(self, connection: Connection) -> None:
         others = self.users.setdefault(connection.user, {})
-        connection.share_rate(others.values())
+        connection.share_rate(others.values(), self.counts)
         others[connection.id] = connection
 
     def remove(self, connection: Connection) -> bool:
         """Remove a connection; return whether it was there."""
         if self.connections.pop(connection.id, None) is None:
             return False
-        self._count(connection.address, -1)
+        if not is_loopback(connection.address):
+            self.counts.remove(network_of(connection.address))
         devices = self.users.get(connection.user)
         if devices is not None:
             devices.pop(connection.id, None)

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 from types import TracebackType
 from typing import NamedTuple, Self
 
-from tidewire.backends import open_backend
+from tidewire.backends import is_local, open_backend, shared_name
 from tidewire.engine.node import Node
 from tidewire.errors import ConfigurationError
 from tidewire.http_api.nodes import Nodes
@@ -18,10 +18,12 @@ from tidewire.protocols.meta import is_history
 from tidewire.rules.book import RuleBook
 from tidewire.rules.channel_rules import ChannelRules
 from tidewire.rules.rule_authority import RuleAuthority
+from tidewire.sessions.limit_reports import LimitReports
 from tidewire.sessions.origins import Origins
 from tidewire.sessions.threads import ThreadCalls, check_loop
+from tidewire.support.counts import Counts
 from tidewire.support.lifespan import Lifespan
-from tidewire.support.siblings import Siblings
+from tidewire.support.siblings import Siblings, open_counts
 
 __all__ = ("HubCore",)
 
@@ -72,7 +74,16 @@ class HubCore:
                 f"{workers} workers cannot share {self.url!r}: each would have its own channels; "
                 "write sqlite:///chat.db, or --workers 1"
             )
-        node = Node(broker, presence, limits=self.limits, rules=self._rules, is_shown=is_history)
+        counts = open_counts(shared_name(self.url)) if broker.shared else Counts()
+        node = Node(broker, presence, limits=self.limits, rules=self._rules, is_shown=is_history, counts=counts)
+        try:
+            await self._start(node)
+        except BaseException:
+            counts.aclose()
+            raise
+        return self
+
+    async def _start(self, node: Node) -> None:
         await node.start()
         nodes = Nodes(node, version=importlib.metadata.version("tidewire"))
         try:
@@ -80,9 +91,12 @@ class HubCore:
         except BaseException:
             await node.aclose()
             raise
+        if not is_local(self.url):
+            LimitReports(node).start()
         loop = asyncio.get_running_loop()
+        if node.broker.shared:
+            Siblings.of(loop).counts = node.registry.counts
         self._open = _Open(node, nodes, loop, ThreadCalls(loop))
-        return self
 
     async def __aexit__(
         self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
@@ -91,6 +105,7 @@ class HubCore:
         if opened is not None:
             await opened.nodes.aclose()
             await opened.node.aclose()
+            opened.node.registry.counts.aclose()
 
     @property
     def node(self) -> Node:

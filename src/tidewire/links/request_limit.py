@@ -1,14 +1,15 @@
-"""Bounds how many HTTP requests of one network are served at once: a slow body costs a descriptor, as a socket does."""
+"""Bounds how many HTTP requests of one network all workers serve at once: a slow body costs a descriptor, too."""
 
 from __future__ import annotations
 
+import asyncio
 import random
-from collections import Counter
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
 
 from tidewire.support.counters import count_limit
 from tidewire.support.networks import is_loopback, network_of
+from tidewire.support.siblings import Siblings
 
 __all__ = ("RequestLimit",)
 
@@ -24,7 +25,6 @@ class RequestLimit:
     def __init__(self, app: Application, limit: int) -> None:
         self._app = app
         self._limit = limit
-        self._serving: Counter[str] = Counter()
 
     def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
         """Serve a request, or refuse it; connections of other types pass."""
@@ -34,17 +34,15 @@ class RequestLimit:
         return self._serve(network_of(address), scope, receive, send)
 
     async def _serve(self, network: str, scope: Scope, receive: Receive, send: Send) -> None:
-        if self._serving[network] >= self._limit:
+        key, counts = f"requests {network}", Siblings.of(asyncio.get_running_loop()).counts
+        if not counts.add(key, self._limit):
             count_limit("connections_per_address")
             await _refuse(send, self._limit)
             return
-        self._serving[network] += 1
         try:
             await self._app(scope, receive, send)
         finally:
-            self._serving[network] -= 1
-            if not self._serving[network]:
-                del self._serving[network]
+            counts.remove(key)
 
 
 async def _refuse(send: Send, limit: int) -> None:

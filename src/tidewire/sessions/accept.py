@@ -98,10 +98,11 @@ class Acceptance:
             note_refusal("revoked", REVOKED.reason, user=self._user, address=address)
             raise _denial(websocket, 403, REVOKED.reason, {})
         try:
-            async with node.admit(self._user, address):
+            async with node.admit(self._user, address) as newcomer:
                 own = copy(websocket)
                 link = await _open_link(node, own, *self._headers)
                 connection = Connection(link, self._protocol, user=self._user, address=address, limits=node.limits)
+                newcomer.becomes(connection)
                 websocket.client_state = websocket.application_state = WebSocketState.DISCONNECTED
         except LimitExceeded as error:
             raise await _refusal(websocket, error) from None

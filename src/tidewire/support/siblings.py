@@ -3,17 +3,35 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 
+from tidewire.support.counts import Counts
 from tidewire.support.per_loop import PerLoop
 
-__all__ = ("Siblings",)
+__all__ = ("Siblings", "open_counts")
+
+logger = logging.getLogger("tidewire")
 
 
 class Siblings(PerLoop):
-    """How many workers share the port of the server that runs on this event loop; 1 where that is not known."""
+    """What the server that runs on this event loop knows of the other workers."""
 
-    __slots__ = ("workers",)
+    __slots__ = ("counts", "workers")
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         super().__init__(loop)
+        #: How many share its port; 1 where that is not known.
         self.workers = 1
+        #: What they count together: those of a hub whose store they share.
+        self.counts = Counts()
+
+
+def open_counts(key: str) -> Counts:
+    """Return the counts that the processes of this machine and user share under a key, or else those of this one."""
+    try:
+        from tidewire.support.shared_counts import SharedCounts
+
+        return SharedCounts.open(key)
+    except (ImportError, OSError) as error:
+        logger.warning("limits by user and by network hold for each process alone: %s", error)
+        return Counts()

@@ -123,8 +123,9 @@ class StreamedSession(Response):
             server=server,
         )
         try:
-            async with node.admit(self._identity.user if self._identity is not None else "", address):
+            async with node.admit(self._identity.user if self._identity is not None else "", address) as newcomer:
                 connection = Connection(link, self._protocol, user="", address=address, limits=node.limits)
+                newcomer.becomes(connection)
         except LimitExceeded as error:
             await self._refuse(error, link, scope, receive, send)
             return

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from tidewire.channels import check_channel, is_reserved, open_channel, personal
 from tidewire.errors import BadRequest, ConfigurationError, PermissionDenied
 from tidewire.messages import Retention
-from tidewire.options import ChannelOptions, Limits, SlowPolicy
+from tidewire.options import ChannelOptions, Limits, ServerLimits, SlowPolicy
 from tidewire.rules.channel_rules import ChannelRules
 
 LATEST, KEPT, ROOM = ChannelOptions(slow=SlowPolicy.LATEST), ChannelOptions(history_size=7), ChannelOptions()
@@ -94,3 +94,23 @@ def test_reserved_names_are_not_open(name: str) -> None:
     assert is_reserved(name)
     with pytest.raises(PermissionDenied, match="reserved"):
         open_channel(name, 255)
+
+
+def test_what_the_settings_give_counts_before_what_a_hub_says(caplog: pytest.LogCaptureFixture) -> None:
+    limits = ServerLimits()
+    assert limits.of_hub(Limits(rate=5)).rate == 5, "no server of ours runs"
+    limits.begin({"rate": 7.0, "burst": 200})
+    hub = limits.of_hub(Limits(rate=5, message_size=1_000))
+    assert (hub.rate, hub.burst, hub.message_size) == (7.0, 200, 1_000)
+    assert "limit rate is 7 by the server's settings, not 5 as the hub says" in caplog.text
+    links = limits.of_links(Limits(rate=7.0))
+    assert (links.rate, links.message_size) == (7.0, 1_000)
+
+
+def test_two_hubs_of_a_server_do_not_contradict() -> None:
+    limits = ServerLimits()
+    limits.begin({})
+    assert limits.of_hub(Limits(message_size=1_000, rate=5)) == Limits(message_size=1_000, rate=5)
+    assert limits.of_hub(Limits(message_size=1_000, rate=9)).rate == 9, "a rate is a hub's own"
+    with pytest.raises(ConfigurationError, match=r"1000 in one hub and 2000 in another.* --limit message_size=2000"):
+        limits.of_hub(Limits(message_size=2_000))

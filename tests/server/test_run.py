@@ -247,6 +247,43 @@ def test_what_workers_cannot_serve_is_said(tmp_path: Path, source: str, said: st
     assert said in done.stderr
 
 
+LIMITED = """
+from fastapi import FastAPI, WebSocket
+from tidewire import Hub
+
+hub = Hub("sqlite:///hub.db", limits={"message_size": 1_000, "drain_seconds": 7})
+app = FastAPI(lifespan=hub.lifespan)
+
+@app.get("/limits")
+async def limits():
+    return hub.node.limits.rate, hub.node.limits.message_size, hub.limits.drain_seconds
+
+@app.websocket("/ws")
+async def echo(websocket: WebSocket):
+    async with hub.connect(websocket) as connection:
+        async for text in connection.iter_text():
+            await connection.send(text)
+"""
+
+
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_limits_of_a_hub_and_of_the_command_are_one_truth(tmp_path: Path, workers: str) -> None:
+    """Each was ignored by half: the size by the server, the rate by the hub."""
+    flags = ("--limit", "rate=7", "--limit", "drain_seconds=0.1", "--workers", workers)
+    with LiveServer(tmp_path, *flags, command=app_in(tmp_path, LIMITED)) as server:
+        assert httpx.get(f"{server.url}/limits").json() == [7, 1_000, 0.1]
+
+        async def main() -> None:
+            async with connect(f"{server.websocket_url}/ws") as client:
+                await client.send("x" * 900)
+                assert await client.recv() == "x" * 900
+                await client.send("x" * 1_100)
+                with pytest.raises(ConnectionClosed, match="1009"):
+                    await client.recv()
+
+        asyncio.run(main())
+
+
 def test_a_taken_port_is_one_line(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         ended = tidewire("serve", "--port", str(taken.getsockname()[1]), folder=tmp_path)

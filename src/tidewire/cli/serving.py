@@ -6,6 +6,7 @@ import importlib.metadata
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from msgspec.structs import asdict
 from rich.markup import escape
 
 from tidewire.cli import flags
@@ -13,7 +14,7 @@ from tidewire.cli.terminal import load_settings, out, say
 from tidewire.server.logs import redacted
 
 if TYPE_CHECKING:
-    from tidewire.server.settings import Loaded, Settings
+    from tidewire.server.settings import Loaded
 
 __all__ = ("run", "serve")
 
@@ -50,7 +51,7 @@ def serve(
     if print_config:
         _print_config(loaded)
     else:
-        _run(loaded.settings, None)
+        _run(loaded, None)
 
 
 def run(
@@ -73,15 +74,17 @@ def run(
 ) -> None:
     """Run your own application under the same server, with its limits, drain and workers."""
     given = _given(locals())
-    _run(load_settings(config, given, limit).settings, application)
+    _run(load_settings(config, given, limit), application)
 
 
 def _given(options: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in options.items() if name not in _OF_THE_COMMAND}
 
 
-def _run(settings: Settings, application: str | None) -> None:
+def _run(loaded: Loaded, application: str | None) -> None:
     from tidewire.server.run import run as run_server
+
+    settings = loaded.settings
 
     def announce(url: str) -> None:
         what = application or redacted(settings.broker)
@@ -89,7 +92,12 @@ def _run(settings: Settings, application: str | None) -> None:
         version = importlib.metadata.version("tidewire")
         say(f"[bold]tidewire[/] {version} · [bold cyan]{escape(url)}[/] · {escape(what)} · {workers} · Ctrl+C to stop")
 
-    run_server(settings, app=application, announce=announce)
+    run_server(settings, app=application, limits=_given_limits(loaded), announce=announce)
+
+
+def _given_limits(loaded: Loaded) -> dict[str, float]:
+    limits = asdict(loaded.settings.limits)
+    return {name: value for name, value in limits.items() if f"limits.{name}" in loaded.origins}
 
 
 def _print_config(loaded: Loaded) -> None:

@@ -13,7 +13,7 @@ from tidewire.engine.node import Node
 from tidewire.errors import ConfigurationError
 from tidewire.http_api.nodes import Nodes
 from tidewire.links.server_pings import warn_without_pings
-from tidewire.options import ChannelOptions, Limits, read_limits
+from tidewire.options import SERVER_LIMITS, ChannelOptions, Limits, read_limits
 from tidewire.protocols.meta import is_history
 from tidewire.rules.book import RuleBook
 from tidewire.rules.channel_rules import ChannelRules
@@ -50,7 +50,7 @@ class HubCore:
         origins: Iterable[str] | Origins = (),
     ) -> None:
         self.url = url
-        self.limits = read_limits(limits)
+        self.limits = SERVER_LIMITS.of_hub(read_limits(limits))
         self.origins = origins if isinstance(origins, Origins) else Origins(origins)
         self._rules = channels if isinstance(channels, ChannelRules) else ChannelRules(channels, default)
         self._book = RuleBook(self._rules)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from tidewire.links.http import listening_socket
 from tidewire.server import logs
@@ -15,14 +15,21 @@ from tidewire.server.worker import Job, serve
 __all__ = ("run",)
 
 
-def run(settings: Settings, *, app: str | None = None, announce: Callable[[str], None] = lambda _: None) -> None:
+def run(
+    settings: Settings,
+    *,
+    app: str | None = None,
+    limits: Mapping[str, float] | None = None,
+    announce: Callable[[str], None] = lambda _: None,
+) -> None:
     """Serve until SIGTERM or SIGINT: the ready server, or the ASGI application `app` ("module:attribute").
 
+    `limits` are those that the settings give, which count before what the application's hubs say.
     `announce` is given the URL as soon as it answers. Raises TidewireError when it
     cannot start.
     """
     _raise_file_limit()
-    job = Job(settings, app)
+    job = Job(settings, app, limits or {})
     listener = listening_socket(settings.host, settings.port)
     url = _url(settings, listener)
     with listener:

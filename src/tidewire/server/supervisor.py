@@ -35,6 +35,7 @@ class _Worker:
     def __init__(self, process: Process, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.process = process
         self.failure = ""
+        self.drain_seconds = 0.0
         #: True: it serves; False: it ended before it served.
         self.ready: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
         #: True: it is not replaced if it ends: it was terminated, or is a replacement that is not ready.
@@ -60,9 +61,12 @@ class _Worker:
         report = b""
         try:
             while data := await self._read(silence):
+                if data.startswith(b"="):
+                    seconds, _, data = data[1:].partition(b"\n")
+                    self.drain_seconds = float(seconds)
                 if report or data.startswith(b"!"):
                     report += data
-                elif not self.ready.done():
+                elif data and not self.ready.done():
                     self.ready.set_result(True)
         except TimeoutError:
             _log.warning("worker %d says nothing any more: it is killed", self.process.pid)
@@ -189,7 +193,7 @@ class Supervisor:
 
     async def _gone(self, worker: _Worker) -> None:
         try:
-            async with asyncio.timeout(self._job.settings.limits.drain_seconds + _ENDING_SECONDS):
+            async with asyncio.timeout(worker.drain_seconds + _ENDING_SECONDS):
                 await worker.process.wait()
         except TimeoutError:
             worker.kill()

@@ -1,6 +1,7 @@
 """One serving process: uvicorn on uvloop with a tuned garbage collector, started by `run` or by the supervisor.
 
-A supervised worker writes to its channel: `.` each second from its event loop, or `!` and why it cannot start.
+A supervised worker writes to its channel: `=` and the seconds of its drain in a line, then `.` each second from its
+event loop; or `!` and why it cannot start.
 It ends itself when the channel ends, so that no worker outlives its supervisor.
 """
 
@@ -18,7 +19,7 @@ import socket
 import ssl
 import sys
 import threading
-from collections.abc import Awaitable, Callable, Iterator, MutableMapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping, MutableMapping
 from typing import Any, cast
 
 import msgspec
@@ -30,7 +31,7 @@ from tidewire.links import http
 from tidewire.links import uvicorn as websocket
 from tidewire.links.acceptor import Acceptor
 from tidewire.links.request_limit import RequestLimit
-from tidewire.options import Limits
+from tidewire.options import SERVER_LIMITS, Limits
 from tidewire.server import logs
 from tidewire.server.settings import Settings
 from tidewire.support.siblings import Siblings
@@ -60,16 +61,18 @@ class Job(msgspec.Struct, frozen=True):
 
     settings: Settings
     app: str | None = None
+    #: The limits that were given in the settings, by name.
+    limits: Mapping[str, float] = {}
 
     def encode(self) -> bytes:
         """Return the job as one line."""
-        return msgspec.json.encode((self.app, self.settings.model_dump(mode="json"))) + b"\n"
+        return msgspec.json.encode((self.app, self.limits, self.settings.model_dump(mode="json"))) + b"\n"
 
     @classmethod
     def decode(cls, line: bytes) -> Job:
         """Return the job of a line."""
-        app, settings = msgspec.json.decode(line)
-        return cls(Settings(**settings), app)
+        app, limits, settings = msgspec.json.decode(line)
+        return cls(Settings(**settings), app, limits)
 
 
 class StartupFailed(TidewireError):
@@ -151,7 +154,10 @@ def serve(job: Job, listener: socket.socket, ready: Callable[[], None], channel:
     """Serve until SIGTERM or SIGINT. Raises TidewireError when it cannot start."""
     settings = job.settings
     logs.configure(settings.log_level, format=settings.log_format, access=settings.access_log)
-    application = _Application(_load(job), settings.limits)
+    SERVER_LIMITS.begin(job.limits)
+    app = _load(job)
+    settings = settings.model_copy(update={"limits": SERVER_LIMITS.of_links(settings.limits)})
+    application = _Application(app, settings.limits)
     what = job.app or logs.redacted(settings.broker)
     server = _Server(_config(settings, application), ready, settings.limits, what)
     for signum in (signal.SIGINT, signal.SIGTERM):
@@ -160,15 +166,16 @@ def serve(job: Job, listener: socket.socket, ready: Callable[[], None], channel:
     try:
         with asyncio.Runner(loop_factory=_loop_factory()) as runner:
             Siblings.of(runner.get_loop()).workers = settings.workers
-            runner.run(_serve(server, listener, channel))
+            runner.run(_serve(server, listener, channel, settings.limits.drain_seconds))
     except SystemExit:
         raise application.failure from None
 
 
-async def _serve(server: _Server, listener: socket.socket, channel: socket.socket | None) -> None:
+async def _serve(server: _Server, listener: socket.socket, channel: socket.socket | None, drain_seconds: float) -> None:
     if channel is None:
         await server.serve(sockets=[listener])
         return
+    channel.sendall(b"=%f\n" % drain_seconds)
     async with asyncio.TaskGroup() as group:
         beating = group.create_task(_beat(server, channel))
         try:

@@ -235,12 +235,12 @@ class HubConnection:
 
     # Sending.
 
-    async def send(self, *messages: WireMessage) -> None:
-        """Send encoded messages, behind everything that is pending; raises ConnectionClosed after the end."""
+    async def send(self, *messages: WireMessage | str | bytes) -> None:
+        """Send messages, behind everything that is pending; raises ConnectionClosed after the end."""
         connection = self._here
         if connection.is_closed:
             raise ConnectionClosed(connection.disconnect or connection.ending or NORMAL)
-        self._node.send(connection, *messages)
+        self._node.send(connection, *(m if isinstance(m, WireMessage) else encode_message(m) for m in messages))
         if connection.link.paused:
             await connection.link.wait_drained()
 

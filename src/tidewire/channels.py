@@ -91,7 +91,7 @@ def check_channel(channel: object, longest: int) -> str:
         raise BadRequest(f"channel name {channel!r} is not a non-empty string")
     if len(channel) > longest:
         raise BadRequest(f"channel name of {len(channel)} characters is longer than the limit of {longest}")
-    visible = channel.translate(_JOINERS)
+    visible = channel if channel.isascii() else channel.translate(_JOINERS)
     if not (visible and visible.isprintable()) or channel != channel.strip(" \u200c\u200d"):
         raise BadRequest(f"channel name {channel!r} has characters that cannot be printed, or spaces at its ends")
     return channel

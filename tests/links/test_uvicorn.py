@@ -18,6 +18,7 @@ import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 import uvicorn
@@ -41,6 +42,7 @@ from websockets.asyncio.client import connect as ws_connect
 from websockets.protocol import Protocol as Core
 
 from tidewire.errors import ConfigurationError
+from tidewire.links.asgi_application import AsgiApplication
 from tidewire.links.http import HttpProtocol, listening_socket
 from tidewire.links.uvicorn import WebSocketProtocol
 from tidewire.links.websocket import WebSocketLink
@@ -133,6 +135,28 @@ def test_a_bug_after_accept_is_1011_and_before_it_500_with_one_traceback_each(se
         assert client.status == 500
         assert "bug" not in client.answer
     wait_for(lambda: server.log().count("ValueError: a bug in the application") == before + 2)
+
+
+def test_an_application_need_not_be_a_coroutine_function(caplog: pytest.LogCaptureFixture) -> None:
+    async def main(answer: Any) -> list[bool]:
+        call = AsgiApplication(opening, opened, 100).start(answer, {}, asyncio.get_running_loop())
+        await asyncio.wait([call])
+        await asyncio.sleep(0)
+        return [one.kwargs["failed"] for one in opened.application_returned.call_args_list]
+
+    opening, opened = Mock(), Mock(paused=False)
+
+    def raises(*_: object) -> None:
+        raise ZeroDivisionError
+
+    async def accepts(scope: object, receive: object, send: Any) -> None:
+        await send({"type": "websocket.accept"})
+
+    assert asyncio.run(main(raises)) == [True]
+    assert asyncio.run(main(lambda *_: None)) == [True, True]
+    assert asyncio.run(main(lambda *three: accepts(*three))) == [True, True, False]
+    assert asyncio.run(main(lambda *three: asyncio.ensure_future(accepts(*three)))) == [True, True, False, False]
+    assert caplog.text.count("Exception in ASGI application") == 2
 
 
 def test_refusals_before_accept(server: Server) -> None:

@@ -141,3 +141,20 @@ def test_other_writes_of_the_turn_come_behind_what_waits() -> None:
         assert len(transport.written) == 4
 
     asyncio.run(main())
+
+
+def test_it_is_direct_only_while_nothing_waits_and_nobody_watches() -> None:
+    writer, transport = make()
+    assert writer.is_direct
+    writer.hold_answer(ANSWER)
+    assert not writer.is_direct
+    writer.release_answer()
+    assert writer.is_direct
+    writer.write_later(b"x", 1)
+    assert not writer.is_direct
+    writer.pause(0.0)
+    writer.flush()
+    assert not writer.is_direct
+    writer.resume()
+    assert writer.is_direct
+    assert transport.written == [ANSWER, b"x"]

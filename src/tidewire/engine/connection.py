@@ -69,6 +69,7 @@ class Connection:
         "_is_handling",
         "_leaving",
         "_limits",
+        "_loop",
         "_on_closed",
         "_on_drained",
         "_on_left",
@@ -123,6 +124,8 @@ class Connection:
         self._refused = 0
         self._user_rate: UserRate | None = None
         self._waiter: asyncio.Future[None] | None = None
+        #: Found at the first wait: to ask for it is a system call.
+        self._loop: asyncio.AbstractEventLoop | None = None
 
     def opened_with(self, token: IssuedToken | None) -> None:
         """Note the token that opened the connection, or that prolongs it."""
@@ -308,7 +311,9 @@ class Connection:
             await asyncio.wait([self._waiter])
             return
         self.link.uncork()
-        self._waiter = asyncio.get_running_loop().create_future()
+        if self._loop is None:
+            self._loop = asyncio.get_running_loop()
+        self._waiter = self._loop.create_future()
         try:
             await self._waiter
         finally:

@@ -254,7 +254,7 @@ class Node:
         self, channel: str, data: bytes, format: Format = Format.JSON, *, key: str = "", meta: bytes = b""
     ) -> Position:
         """Publish; returns when the broker keeps it. Raises NotPublished or PublishUnconfirmed."""
-        retention = self.rules.retention(channel)
+        retention = self.rules.retentions[channel]
         try:
             position = await self.broker.publish(PublishRequest(channel, data, format, key, meta, retention))
         except PublishError as error:

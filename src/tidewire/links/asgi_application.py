@@ -17,6 +17,7 @@ Event = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Event]]
 Send = Callable[[Event], Awaitable[None]]
 Application = Callable[[MutableMapping[str, Any], Receive, Send], Awaitable[None]]
+Call = asyncio.Future[None]
 
 logger = logging.getLogger("uvicorn.error")
 #: Bytes that a message in the queue counts beside its own, so that empty ones count too.
@@ -93,26 +94,32 @@ class AsgiApplication:
         self._waiting: list[asyncio.Future[None]] = []
         self._denial: tuple[int, list[tuple[bytes, bytes]], bytes] = (0, [], b"")
 
-    async def run(self, application: Application, scope: dict[str, Any]) -> None:
-        """Run the application until it returns, and report it to the connection."""
-        failed = False
+    def start(self, application: Application, scope: dict[str, Any], loop: asyncio.AbstractEventLoop) -> Call:
+        """Begin the application's call, and report its return to the connection.
+
+        Its coroutine is the task's own: no function of ours stands between the loop and each of its steps.
+        """
+        call: Call
         try:
-            result = await application(scope, self.receive, self.send)  # type: ignore[func-returns-value]
-        except ClientGone:
-            pass
-        except asyncio.CancelledError:
+            call = asyncio.ensure_future(application(scope, self.receive, self.send), loop=loop)
+        except Exception as error:  # raised before there was anything to await
+            call = loop.create_task(_raise(error))
+        call.add_done_callback(self._returned)
+        return call
+
+    def _returned(self, call: Call) -> None:
+        failed = call.cancelled()
+        error = None if failed else call.exception()
+        if error is not None and not isinstance(error, ClientGone):
             failed = True
-            raise
-        except BaseException:
-            failed = True
-            logger.exception("Exception in ASGI application")
-        else:
+            logger.error("Exception in ASGI application", exc_info=error)
+        elif error is None and not failed:
+            result: object = call.result()
             if self._state in (_State.CONNECTING, _State.DENYING):
                 logger.error("ASGI callable returned without completing handshake.")
             elif result is not None:
                 logger.error("ASGI callable should return None, but returned '%s'.", result)
-        finally:
-            self._opened.application_returned(failed=failed)
+        self._opened.application_returned(failed=failed)
 
     async def receive(self) -> Event:
         """Return the next event (ASGI `receive`); after the end always the disconnect."""
@@ -228,6 +235,10 @@ class AsgiApplication:
         for waiter in self._waiting:
             if not waiter.done():
                 waiter.set_result(None)
+
+
+async def _raise(error: Exception) -> None:
+    raise error
 
 
 def _cost(event: Event) -> int:

@@ -22,14 +22,15 @@ class Due(Enum):
 class Deadlines:
     """The deadlines of one WebSocket: the next ping, the pong to the last one, the rest of a message, the end.
 
-    Times are the loop's; 0 stands for none.
+    Times are the loop's; 0 stands for none. While neither a `pong` nor the `rest` of a message is expected, a message
+    need not be reported.
     """
 
-    __slots__ = ("_end", "_limits", "_message", "_message_began", "_ping", "_pong")
+    __slots__ = ("_began", "_controls", "_end", "_limits", "_ping", "pong", "rest")
 
     def __init__(self, limits: Limits) -> None:
         self._limits = limits
-        self._end = self._message = self._message_began = self._ping = self._pong = 0.0
+        self._controls = self._end = self.rest = self._began = self._ping = self.pong = 0.0
 
     def start_pings(self, now: float, share: float) -> None:
         """Ping from now on, first after this share of the interval."""
@@ -38,35 +39,41 @@ class Deadlines:
 
     def stop_pings(self) -> None:
         """Send no more pings, and expect no pong."""
-        self._ping = self._pong = 0.0
+        self._ping = self.pong = 0.0
 
     def pong_received(self) -> None:
         """Expect no pong."""
-        self._pong = 0.0
+        self.pong = 0.0
+
+    def control_received(self, now: float) -> bool:
+        """Count a control frame; return False where they come faster than messages may."""
+        limits = self._limits
+        self._controls = max(self._controls, now) + 1.0 / limits.rate
+        return self._controls - now <= limits.burst / limits.rate
 
     def message_received(self) -> None:
         """Expect nothing: a whole message shows as much as a pong that the client is there."""
-        self._message = self._pong = 0.0
+        self.rest = self.pong = 0.0
 
     def message_began(self, now: float) -> bool:
         """Expect the rest of a message, unless it is expected already; return whether this sets a deadline."""
-        if self._message:
+        if self.rest:
             return False
-        self._message_began = now
-        self._message = now + self._limits.message_seconds
+        self._began = now
+        self.rest = now + self._limits.message_seconds
         return True
 
     def message_ended(self) -> None:
         """Expect no rest: nothing is incomplete."""
-        self._message = 0.0
+        self.rest = 0.0
 
     def reading_resumed(self, now: float) -> None:
         """Expect everything within its whole time from now: it was not read meanwhile."""
-        if self._pong:
-            self._pong = now + self._limits.pong_seconds
-        if self._message:
-            self._message_began = now
-            self._message = now + self._limits.message_seconds
+        if self.pong:
+            self.pong = now + self._limits.pong_seconds
+        if self.rest:
+            self._began = now
+            self.rest = now + self._limits.message_seconds
 
     def end(self, moment: float) -> None:
         """End the connection at this moment; nothing else is due any more."""
@@ -81,7 +88,7 @@ class Deadlines:
         """Return when something is due next."""
         if self._end:
             return self._end
-        return min((moment for moment in (self._ping, self._pong, self._message) if moment), default=None)
+        return min((moment for moment in (self._ping, self.pong, self.rest) if moment), default=None)
 
     def take_due(self, now: float, *, is_reading: bool, received: int = 0) -> Due:
         """Return what is due, once. `received` are the bytes that have come of an incomplete message.
@@ -92,18 +99,18 @@ class Deadlines:
             return Due.END if now >= self._end else Due.NOTHING
         if not is_reading:
             self.reading_resumed(now)
-        if self._message and now >= self._message:
+        if self.rest and now >= self.rest:
             limits = self._limits
-            self._message = self._message_began + limits.message_seconds + received / limits.body_rate
-            if now >= self._message:
+            self.rest = self._began + limits.message_seconds + received / limits.body_rate
+            if now >= self.rest:
                 return Due.LATE_MESSAGE
-        if self._pong and now >= self._pong:
-            if not self._message:
+        if self.pong and now >= self.pong:
+            if not self.rest:
                 return Due.NO_PONG
-            self._pong = self._message  # the pong may stand behind the message
+            self.pong = self.rest  # the pong may stand behind the message
         if self._ping and now >= self._ping:
             # While reading is paused too: a socket that is broken shows it only when it is written to.
-            self._pong = self._pong or now + self._limits.pong_seconds
+            self.pong = self.pong or now + self._limits.pong_seconds
             self._ping = now + self._limits.ping_seconds
             return Due.PING
         return Due.NOTHING

@@ -14,6 +14,7 @@ from functools import partial
 from random import random
 from typing import Any, cast
 
+import msgspec
 from uvicorn.config import Config
 from uvicorn.server import ServerState
 
@@ -21,12 +22,23 @@ from tidewire.errors import SHUTDOWN
 from tidewire.links.asgi_application import AsgiApplication, ClientGone
 from tidewire.links.base import LOST
 from tidewire.links.handshake import Handshake, HeaderPairs, plain_response, response
-from tidewire.links.websocket import WebSocketLink, WebSocketSettings
+from tidewire.links.websocket import WebSocketLink
 from tidewire.options import Limits
 
 __all__ = ("WebSocketProtocol", "configured")
 
 logger = logging.getLogger("uvicorn.error")
+
+
+class WebSocketSettings(msgspec.Struct, frozen=True, kw_only=True):
+    """What all WebSockets of one server have in common."""
+
+    limits: Limits = Limits()
+    #: Negotiate permessage-deflate with clients that offer it.
+    deflate: bool = False
+    #: Seconds for the client's answer to our close frame.
+    close_seconds: float = 5.0
+
 
 _DEFAULTS = WebSocketSettings()
 
@@ -64,7 +76,8 @@ class WebSocketProtocol(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)
-        self._link = WebSocketLink(self._transport, self, self._settings, self._loop)
+        settings = self._settings
+        self._link = WebSocketLink(self._transport, self, settings.limits, self._loop, settings.close_seconds)
         self._server.connections.add(cast(Any, self))
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -125,7 +138,7 @@ class WebSocketProtocol(asyncio.Protocol):
         scope["extensions"] = {"websocket.http.response": {}, "tidewire.link": link}
         application = AsgiApplication(self, link, self._settings.limits.inbox_bytes)
         link.application_started(application)
-        task = self._loop.create_task(application.run(cast(Any, config.loaded_app), scope))
+        task = cast(Any, application.start(cast(Any, config.loaded_app), scope, self._loop))
         self._server.tasks.add(task)
         task.add_done_callback(self._server.tasks.discard)
 

@@ -12,7 +12,6 @@ from collections.abc import Callable
 from random import random
 from typing import Any
 
-import msgspec
 from websockets.extensions.base import Extension
 
 from tidewire.errors import INTERNAL_ERROR, NO_PONG, NORMAL, SHUTDOWN, STALLED, ConfigurationError, Disconnect
@@ -28,7 +27,7 @@ from tidewire.protocols.batch import Batch, frame
 from tidewire.support.counters import count_limit
 from tidewire.support.timer_wheel import TimerWheel
 
-__all__ = ("WebSocketLink", "WebSocketSettings")
+__all__ = ("WebSocketLink",)
 
 logger = logging.getLogger("uvicorn.error")
 
@@ -40,32 +39,22 @@ _LATE_MESSAGE = Disconnect(1008, "the rest of a message did not come in time")
 _LOOK = 1.0
 
 
-class WebSocketSettings(msgspec.Struct, frozen=True, kw_only=True):
-    """What all WebSockets of one server have in common."""
-
-    limits: Limits = Limits()
-    #: Negotiate permessage-deflate with clients that offer it.
-    deflate: bool = False
-    #: Seconds for the client's answer to our close frame.
-    close_seconds: float = 5.0
-
-
 class WebSocketLink(Link):
     """One WebSocket, from its handshake on; `open` begins it. The transport's protocol passes its events on."""
 
     __slots__ = (
         "_application",
+        "_close_seconds",
         "_closing",
-        "_control_time",
         "_deadlines",
         "_ended",
         "_is_corked",
         "_is_held",
+        "_limits",
         "_listener",
         "_loop",
         "_opening",
         "_reader",
-        "_settings",
         "_transport",
         "_writer",
         "deflate",
@@ -78,23 +67,25 @@ class WebSocketLink(Link):
         self,
         transport: asyncio.Transport,
         opening: Opening,
-        settings: WebSocketSettings,
+        limits: Limits,
         loop: asyncio.AbstractEventLoop,
+        close_seconds: float,
     ) -> None:
         self._transport = transport
-        self._settings = settings
+        self._limits = limits
         self._loop = loop
+        #: How long the client may take to answer our close frame.
+        self._close_seconds = close_seconds
         self._opening: Opening | None = opening
         self._reader = Reader(transport, loop)
         self._writer = Writer(transport, loop)
-        self._deadlines = Deadlines(settings.limits)
+        self._deadlines = Deadlines(limits)
         self._listener: Listener | None = None
         #: Receives messages while there is no listener, and the end.
         self._application: AsgiApplication | None = None
         self._is_held = self._is_corked = False
         self._closing: Disconnect | None = None
         self._ended: tuple[Disconnect, bool] | None = None
-        self._control_time = 0.0
         self.timer_slot = 0
         self.deflate = self.paused = self.is_closed = False
 
@@ -107,7 +98,7 @@ class WebSocketLink(Link):
         else:
             self._transport.write(answer)
         self._opening = None
-        parser = FrameParser(max_size, self._settings.limits.fragments, extensions)
+        parser = FrameParser(max_size, self._limits.fragments, extensions)
         self._reader.open(parser, self._handle, early)
         self.deflate = bool(extensions)
         self._deadlines.start_pings(self._loop.time(), random())
@@ -118,7 +109,7 @@ class WebSocketLink(Link):
         self._transport.write(answer)
         self._closing = disconnect
         self._report_closed(disconnect, clean=False)
-        self._end(self._settings.close_seconds)
+        self._end()
 
     def pause_handshake(self) -> None:
         """Read no more until the handshake has its answer."""
@@ -151,13 +142,10 @@ class WebSocketLink(Link):
     def data_received(self, data: bytes) -> None:
         """Read what the client has sent."""
         if self._reader.feed(data):
-            self._expect_rest()
-        else:
+            if self._deadlines.message_began(self._loop.time()):
+                self._schedule()
+        elif self._deadlines.rest:
             self._deadlines.message_ended()
-
-    def _expect_rest(self) -> None:
-        if self._deadlines.message_began(self._loop.time()):
-            self._schedule()
 
     def connection_lost(self) -> None:
         """Report the end, unless it was reported."""
@@ -171,7 +159,7 @@ class WebSocketLink(Link):
         """End: the client sends nothing more."""
         if self._ended is None:
             self._report_closed(self._closing or LOST, clean=False)
-            self._end(self._settings.close_seconds)
+            self._end()
 
     def pause_writing(self) -> None:
         """Watch a client that takes less than is written, and read nothing from it meanwhile."""
@@ -220,7 +208,11 @@ class WebSocketLink(Link):
         self._is_held = True
 
     def write(self, batch: Batch) -> None:
-        if not self.is_closed:
+        if self.is_closed:
+            return
+        if self._writer.is_direct:  # once for every subscriber: no call that is not needed
+            self._transport.write(batch.frames or batch.joined)
+        else:
             self._writer.write(batch)
 
     def write_later(self, batch: Batch) -> None:
@@ -276,20 +268,23 @@ class WebSocketLink(Link):
             self._fail(event.disconnect, event.limit)
         elif self.is_closed:
             return
-        elif self._listener is not None:
-            self._deadlines.message_received()
+        else:
+            self._receive(event)
+
+    def _receive(self, message: str | bytes) -> None:
+        deadlines = self._deadlines
+        if deadlines.pong or deadlines.rest:
+            deadlines.message_received()
+        if self._listener is not None:
             try:
-                self._listener.message_received(event)
+                self._listener.message_received(message)
             except Exception:
                 self._listener_failed()
         elif self._application is not None:
-            self._deadlines.message_received()
-            self._application.put(event)
+            self._application.put(message)
 
     def _handle_control(self, control: Control) -> None:
-        limits, now = self._settings.limits, self._loop.time()
-        self._control_time = max(self._control_time, now) + 1.0 / limits.rate
-        if self._control_time - now > limits.burst / limits.rate:
+        if not self._deadlines.control_received(self._loop.time()):
             self._fail(Disconnect(1008, "too many control frames", reconnect=False), "rate")
         elif control.opcode is Opcode.PING:
             if not self.is_closed:
@@ -297,13 +292,10 @@ class WebSocketLink(Link):
         elif control.opcode is Opcode.PONG:
             self._deadlines.pong_received()
         elif control.disconnect is not None:
-            self._handle_close(control.disconnect, control.payload)
-
-    def _handle_close(self, disconnect: Disconnect, payload: bytes) -> None:
-        if self._closing is None:
-            self._writer.write_frame(control_frame(Opcode.CLOSE, payload))
-        self._report_closed(self._closing or disconnect, clean=True)
-        self._end(self._settings.close_seconds)
+            if self._closing is None:
+                self._writer.write_frame(control_frame(Opcode.CLOSE, control.payload))
+            self._report_closed(self._closing or control.disconnect, clean=True)
+            self._end()
 
     # Ending.
 
@@ -315,8 +307,9 @@ class WebSocketLink(Link):
         self.is_closed = True
         self._reader.limit_rest()
         self._writer.release_waiters()
-        self._report_to_application(disconnect)
-        self._end_within(self._settings.close_seconds)
+        if self._application is not None:  # which learns of the end before the closing handshake is over
+            self._application.disconnected(disconnect.code, disconnect.reason)
+        self._end_within(self._close_seconds)
         self._reader.resume_all()
 
     def _fail(self, disconnect: Disconnect, limit: str | None = None) -> None:
@@ -334,11 +327,11 @@ class WebSocketLink(Link):
         self._end_within(_LINGER)
         self._reader.resume_all()
 
-    def _end(self, seconds: float) -> None:
+    def _end(self) -> None:
         """Close the transport behind what it still holds, and abort it when that takes too long."""
         self._writer.flush()
         self._transport.close()
-        self._end_within(seconds)
+        self._end_within(self._close_seconds)
 
     def _report_closed(self, disconnect: Disconnect, *, clean: bool) -> None:
         self.is_closed = True
@@ -347,15 +340,11 @@ class WebSocketLink(Link):
         self._ended = (disconnect, clean)
         self._reader.close()
         self._writer.release_waiters()
-        self._report_to_application(disconnect)
+        if self._application is not None:
+            self._application.disconnected(disconnect.code, disconnect.reason)
         listener, self._listener = self._listener, None
         if listener is not None:
             self._guard(listener.closed, disconnect, clean=clean)
-
-    def _report_to_application(self, disconnect: Disconnect) -> None:
-        """Report the end to the application, which learns of it before the closing handshake is over."""
-        if self._application is not None:
-            self._application.disconnected(disconnect.code, disconnect.reason)
 
     def _guard(self, callback: Callable[..., None], *arguments: Any, **options: Any) -> None:
         try:
@@ -380,14 +369,14 @@ class WebSocketLink(Link):
 
     def _seconds(self, now: float) -> float | None:
         if self.paused and not self._deadlines.is_ending:
-            return min(_LOOK, self._settings.limits.stalled_seconds)
+            return min(_LOOK, self._limits.stalled_seconds)
         moment = self._deadlines.next_moment()
         return None if moment is None else moment - now
 
     def on_timer(self, now: float) -> float | None:
         """Do what is due, and return the seconds until something is due again."""
         if self.paused and not self._deadlines.is_ending:
-            if self._writer.stalled_seconds(now) >= self._settings.limits.stalled_seconds:
+            if self._writer.stalled_seconds(now) >= self._limits.stalled_seconds:
                 count_limit("stalled_seconds")
                 self._report_closed(STALLED, clean=False)
                 self._transport.abort()

@@ -19,10 +19,21 @@ class Writer:
     again. With `hold_answer`, the handshake's answer waits for what is written next, and goes out in front of it.
 
     A write is a system call, which costs more than all that comes before it. So the direct sends of one turn of the
-    loop are joined (`write_later`), and what fan-out writes in the same turn goes out with them.
+    loop are joined (`write_later`), and what fan-out writes in the same turn goes out with them. While it `is_direct`,
+    nothing waits here and nobody watches: a batch may as well be given to the transport.
     """
 
-    __slots__ = ("_answer", "_is_watched", "_later", "_later_size", "_loop", "_stall", "_transport", "_writable")
+    __slots__ = (
+        "_answer",
+        "_is_watched",
+        "_later",
+        "_later_size",
+        "_loop",
+        "_stall",
+        "_transport",
+        "_writable",
+        "is_direct",
+    )
 
     def __init__(self, transport: asyncio.Transport, loop: asyncio.AbstractEventLoop) -> None:
         transport.set_write_buffer_limits(_HIGH_WATER, _LOW_WATER)
@@ -33,6 +44,7 @@ class Writer:
         self._later_size = 0
         #: An answer waits or the client stalls: a write has more to do than to write.
         self._is_watched = False
+        self.is_direct = True
         self._answer = b""
         self._stall: _Stall | None = None
         self._writable: asyncio.Event | None = None
@@ -59,6 +71,7 @@ class Writer:
             return
         if self._later is None:
             self._later = []
+            self.is_direct = False
             self._loop.call_soon(self.flush)
         self._later.append(data)
         self._later_size += len(data)
@@ -68,6 +81,7 @@ class Writer:
     def flush(self) -> None:
         """Write what waits for the end of the turn."""
         later, self._later, self._later_size = self._later, None, 0
+        self.is_direct = not self._is_watched
         if later and not self._transport.is_closing():
             self._transport.write(later[0] if len(later) == 1 else b"".join(later))
 
@@ -88,10 +102,14 @@ class Writer:
         if not self._transport.is_closing():
             self._transport.write(data)
 
+    def _watch(self, is_watched: bool) -> None:
+        self._is_watched = is_watched
+        self.is_direct = not is_watched and self._later is None
+
     def hold_answer(self, answer: bytes) -> None:
         """Hold the handshake's answer back until the next write, or `release_answer`."""
         self._answer = answer
-        self._is_watched = True
+        self._watch(True)
 
     def release_answer(self) -> None:
         """Write the handshake's answer, if it waits."""
@@ -101,7 +119,7 @@ class Writer:
     def take_answer(self) -> bytes:
         """Return the answer that waits, and forget it."""
         answer, self._answer = self._answer, b""
-        self._is_watched = self._stall is not None
+        self._watch(self._stall is not None)
         return answer
 
     def backlog(self) -> tuple[int, int]:
@@ -114,12 +132,12 @@ class Writer:
     def pause(self, now: float) -> None:
         """Begin to watch how much the client takes."""
         self._stall = _Stall(self._transport.get_write_buffer_size(), now)
-        self._is_watched = True
+        self._watch(True)
 
     def resume(self) -> None:
         """End the watch: the client has taken enough."""
         self._stall = None
-        self._is_watched = bool(self._answer)
+        self._watch(bool(self._answer))
         self.release_waiters()
 
     def release_waiters(self) -> None:

@@ -82,14 +82,15 @@ class Representation:
 class Batch:
     """Encoded messages in one representation: `joined` for a raw writer, `asgi` for an ASGI link; each made once."""
 
-    __slots__ = ("_asgi", "_deflate", "_delimited", "_joined", "messages", "size")
+    __slots__ = ("_asgi", "_deflate", "_delimited", "frames", "messages", "size")
 
     def __init__(self, messages: list[WireMessage], *, deflate: bool = False) -> None:
         self.messages = messages
         #: Bytes of the payloads, without framing.
         self.size = sum([len(message.data) for message in messages])
         self._deflate = deflate
-        self._joined: bytes | None = None
+        #: What `joined` returns, once it was asked for.
+        self.frames = b""
         self._asgi: list[dict[str, Any]] | None = None
         self._delimited: dict[tuple[bytes, bytes], bytes] | None = None
 
@@ -99,11 +100,10 @@ class Batch:
     @property
     def joined(self) -> bytes:
         """All frames in one buffer, ready for a socket."""
-        joined = self._joined
-        if joined is None:
+        if not self.frames:
             deflate = self._deflate
-            joined = self._joined = b"".join([frame(message, deflate=deflate) for message in self.messages])
-        return joined
+            self.frames = b"".join([frame(message, deflate=deflate) for message in self.messages])
+        return self.frames
 
     def delimited(self, before: bytes, after: bytes, *, lines: bool = False) -> bytes:
         """Return all payloads in one buffer for a stream of bytes, each between two delimiters.

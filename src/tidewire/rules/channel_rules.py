@@ -24,7 +24,7 @@ class ChannelRules:
     A function that decides for some channels is preferred (`prefer`).
     """
 
-    __slots__ = ("_default", "_exact", "_found", "_patterns", "_preferred", "_retentions")
+    __slots__ = ("_default", "_exact", "_found", "_patterns", "_preferred", "retentions")
 
     def __init__(
         self, rules: Mapping[str, ChannelOptions] | None = None, default: ChannelOptions | None = None
@@ -39,7 +39,8 @@ class ChannelRules:
         self._exact = {name: options for name, options in rules.items() if not _is_pattern(name)}
         self._patterns = [(name, options) for name, options in rules.items() if _is_pattern(name)]
         self._found: dict[str, ChannelOptions] = {}
-        self._retentions: dict[str, Retention] = {}
+        #: The retention of each channel's publications, found when it is first asked for.
+        self.retentions = _Retentions(self)
         self._preferred: list[Callable[[str], ChannelOptions | None]] = []
 
     def prefer(self, find: Callable[[str], ChannelOptions | None]) -> None:
@@ -50,7 +51,7 @@ class ChannelRules:
     def changed(self) -> None:
         """Look every name up again: a preferred function decides for others now."""
         self._found.clear()
-        self._retentions.clear()
+        self.retentions.clear()
 
     def names(self, channel: str) -> bool:
         """Return whether a name, or a pattern that fits, is among the rules; else the default holds."""
@@ -63,13 +64,6 @@ class ChannelRules:
             if len(self._found) >= _REMEMBERED:
                 self.changed()
             found = self._found[channel] = self._find(channel)
-        return found
-
-    def retention(self, channel: str) -> Retention:
-        """Return the retention of a channel's publications."""
-        found = self._retentions.get(channel)
-        if found is None:
-            found = self._retentions[channel] = self.options(channel).retention
         return found
 
     def _find(self, channel: str) -> ChannelOptions:
@@ -91,6 +85,21 @@ class ChannelRules:
     def _fits(channel: str, pattern: str) -> bool:
         # "*" means the application's channels; a pattern for the server's own begins with "$"
         return fnmatchcase(channel, pattern) and is_reserved(channel) == is_reserved(pattern)
+
+
+class _Retentions(dict[str, Retention]):
+    """Asks the rules for what it does not hold: a publication costs a look into a dictionary, and no call."""
+
+    __slots__ = ("_rules",)
+
+    def __init__(self, rules: ChannelRules) -> None:
+        super().__init__()
+        self._rules = rules
+
+    def __missing__(self, channel: str) -> Retention:
+        retention = self._rules.options(channel).retention
+        self[channel] = retention
+        return retention
 
 
 def _is_pattern(name: str) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator, Coroutine, Generator
+from threading import get_ident
 from types import TracebackType
 from typing import Any, NoReturn, TypeVar, overload
 
@@ -43,22 +44,25 @@ class HubConnection:
     client does not take what was sent before.
     """
 
-    __slots__ = ("_acceptance", "_connection", "_expiry", "_in_flight", "_loop", "_node", "_was_entered")
+    __slots__ = ("_acceptance", "_connection", "_expiry", "_in_flight", "_loop", "_node", "_published_to", "_thread")
+
+    #: The event loop that it was entered on, and that loop's thread.
+    _loop: asyncio.AbstractEventLoop
+    _thread: int
 
     def __init__(self, node: Node, acceptance: Acceptance) -> None:
         self._node = node
         self._acceptance = acceptance
-        self._was_entered = False
         self._connection: Connection | None = None
-        self._loop: asyncio.AbstractEventLoop | None = None
         self._expiry: asyncio.TimerHandle | None = None
         self._in_flight: InFlight | None = None
+        #: The channel of the last publication: its name was judged.
+        self._published_to = ""
 
     async def __aenter__(self) -> HubConnection:
-        if self._was_entered:
+        if hasattr(self, "_loop"):
             raise TidewireError("this connection was entered before; call hub.connect for each WebSocket once")
-        self._was_entered = True
-        self._loop = asyncio.get_running_loop()
+        self._loop, self._thread = asyncio.get_running_loop(), get_ident()
         self._connection = await self._acceptance.__aenter__()
         return self
 
@@ -78,9 +82,11 @@ class HubConnection:
     @property
     def _here(self) -> Connection:
         """The connection, for verbs; raises ConfigurationError outside of its event loop."""
-        connection = self.connection
-        if self._loop is not None:
-            check_loop(self._loop)
+        connection, loop = self._connection, self._loop
+        # The loop that runs in this thread, without asking the system which process this is (get_running_loop does).
+        if connection is None or get_ident() != self._thread or not loop.is_running():
+            connection = self.connection
+            check_loop(loop)
         return connection
 
     @property
@@ -127,7 +133,7 @@ class HubConnection:
         self._cancel_expiry()
         if at is not None:
             delay = max(0.0, at - time.time())
-            self._expiry = asyncio.get_running_loop().call_later(delay, connection.end, EXPIRED)
+            self._expiry = self._loop.call_later(delay, connection.end, EXPIRED)
 
     def _cancel_expiry(self) -> None:
         if self._expiry is not None:
@@ -179,9 +185,9 @@ class HubConnection:
 
     async def publish(self, channel: str, data: Any, *, key: str = "") -> bool:
         """Publish for this client; when the broker fails, the client is told, and False is returned."""
-        await self.wait_published()  # what was handed over comes first
-        name = open_channel(channel, self._node.limits.channel_name)
-        return await self._publish(self._here, name, *encode_payload(data), key)
+        if self._in_flight is not None:
+            await self._in_flight.wait()  # what was handed over comes first
+        return await self._publish(self._here, self._open_channel(channel), *encode_payload(data), key)
 
     async def submit(self, channel: str, data: Any, *, key: str = "") -> asyncio.Future[bool]:
         """Hand a publication over and go on: many wait for the store together, in the order of these calls.
@@ -191,8 +197,8 @@ class HubConnection:
         Raises CommandError for a channel name or data that cannot be used, NotPublished when the application is ending.
         """
         connection, node = self._here, self._node
-        name, (encoded, format_) = open_channel(channel, node.limits.channel_name), encode_payload(data)
-        outcome: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
+        name, (encoded, format_) = self._open_channel(channel), encode_payload(data)
+        outcome: asyncio.Future[bool] = self._loop.create_future()
         if not node.broker.waits:
             outcome.set_result(await self._publish(connection, name, encoded, format_, key))
             return outcome
@@ -208,6 +214,11 @@ class HubConnection:
         """Wait until the outcome of everything that was handed over by `submit` is known."""
         if self._in_flight is not None:
             await self._in_flight.wait()
+
+    def _open_channel(self, channel: str) -> str:
+        if channel != self._published_to or not channel:
+            self._published_to = open_channel(channel, self._node.limits.channel_name)
+        return self._published_to
 
     async def _publish(self, connection: Connection, channel: str, data: bytes, format_: Format, key: str) -> bool:
         try:

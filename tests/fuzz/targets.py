@@ -14,7 +14,7 @@ from websockets.extensions.permessage_deflate import PerMessageDeflate
 
 from tidewire import CommandError, Hub, RateLimited, Rejected
 from tidewire.http_api.calls import METHODS
-from tidewire.links.frames import Control, Fault, FrameParser
+from tidewire.links.reader import Control, Fault, FrameParser
 from tidewire.pipelines.readqc.broken import BrokenFastq
 from tidewire.pipelines.readqc.fastq import read_batches
 from tidewire.protocols.base import Protocol

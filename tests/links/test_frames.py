@@ -10,7 +10,7 @@ from websockets.frames import Frame
 from websockets.frames import Opcode as FrameOpcode
 from websockets.protocol import Protocol, Side
 
-from tidewire.links.frames import Control, Fault, FrameParser, Opcode
+from tidewire.links.reader import Control, Fault, FrameParser, Opcode
 
 MAX_SIZE, MAX_FRAGMENTS = 300, 5
 #: An event of either reader: a message, or a control frame's opcode and payload; at the end perhaps a close code.

@@ -9,8 +9,7 @@ from typing import Any, cast
 
 from tests.links.wire import PING, TEXT, frame
 
-from tidewire.links.frames import Control, Fault, FrameParser
-from tidewire.links.reader import BY_APPLICATION, BY_WRITER, Reader
+from tidewire.links.reader import BY_APPLICATION, BY_WRITER, Control, Fault, Reader
 
 
 def in_loop(test: Callable[[], Coroutine[Any, Any, None]]) -> Callable[[], None]:
@@ -46,7 +45,7 @@ class Reading:
         self.transport = Transport()
         self.given: list[object] = []
         self.reader = Reader(cast(asyncio.Transport, self.transport), asyncio.get_running_loop())
-        self.reader.open(FrameParser(100, 5, []), self.take, early)
+        self.reader.open(self.take, early, 100, 5, [])
 
     def take(self, event: str | bytes | Control | Fault) -> None:
         self.given.append(event)

@@ -160,9 +160,9 @@ class Client:
         await self._wait_connected()
         reply = await self._connection.ask(command)
         if reply is None:
-            raise _Unanswered("the answer did not come: the connection was lost, or it took too long")
+            raise TemporaryFailure("the answer did not come: the connection was lost, or it took too long")
         if reply.error is not None:
-            raise error_from(reply.error)
+            raise error_from(reply)
         return reply
 
     async def _wait_connected(self) -> None:
@@ -231,7 +231,7 @@ class Client:
             return
         if subscription.channel in self._chosen:
             return  # the server has subscribed it by itself
-        error = _error(reply)
+        error = error_from(reply)
         subscription.is_asked = False
         if isinstance(error, TokenExpired) and subscription.get_token is not None:
             subscription.token = ""
@@ -285,7 +285,7 @@ class Client:
             return
         answer = reply.connect
         if answer is None:
-            self._refused(_error(reply))
+            self._refused(error_from(reply))
             return
         self._connection.answers_pings = answer.pong
         self._connection.silence_limit = answer.ping + _PING_GRACE if answer.ping else _FOREVER
@@ -394,11 +394,3 @@ class Client:
 
 class _Unsent(TemporaryFailure):
     """Raised for a command that was not sent."""
-
-
-class _Unanswered(TemporaryFailure):
-    """Raised for a command whose reply did not come."""
-
-
-def _error(reply: Reply) -> CommandError:
-    return error_from(reply.error or messages.Error(codes.INTERNAL.code, "an answer without a result", True))

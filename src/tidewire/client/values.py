@@ -27,7 +27,7 @@ from tidewire.errors import (
 )
 from tidewire.messages import Position
 from tidewire.protocols.centrifuge import codes
-from tidewire.protocols.centrifuge.messages import EMPTY, ClientInfo, Error, Publication, raw
+from tidewire.protocols.centrifuge.messages import EMPTY, ClientInfo, Error, Publication, Reply, raw
 
 __all__ = (
     "ChannelHistory",
@@ -135,8 +135,9 @@ def publication_from(channel: str, publication: Publication, epoch: str) -> Chan
     )
 
 
-def error_from(error: Error) -> CommandError:
-    """Return the exception that stands for an error of the server."""
+def error_from(reply: Reply) -> CommandError:
+    """Return the exception that stands for the error of a reply, or for a reply that lacks its result."""
+    error = reply.error or Error(codes.INTERNAL.code, "an answer without a result", True)
     if 400 <= error.code <= 1999:
         return Refused(error.code, error.message, temporary=error.temporary)
     if error.temporary and error.code not in _ERRORS:

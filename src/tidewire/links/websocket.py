@@ -18,9 +18,8 @@ from tidewire.errors import INTERNAL_ERROR, NO_PONG, NORMAL, SHUTDOWN, STALLED, 
 from tidewire.links.asgi_application import AsgiApplication, ClientGone, Opening
 from tidewire.links.base import LOST, Link, Listener
 from tidewire.links.deadlines import Deadlines, Due
-from tidewire.links.frames import Control, Fault, FrameParser, Opcode, close_frame, control_frame
-from tidewire.links.reader import BY_APPLICATION, BY_HANDSHAKE, BY_WRITER, Reader
-from tidewire.links.writer import Writer
+from tidewire.links.reader import BY_APPLICATION, BY_HANDSHAKE, BY_WRITER, Control, Fault, Opcode, Reader
+from tidewire.links.writer import Writer, close_frame, control_frame
 from tidewire.messages import WireMessage
 from tidewire.options import Limits
 from tidewire.protocols.batch import Batch, frame
@@ -98,8 +97,7 @@ class WebSocketLink(Link):
         else:
             self._transport.write(answer)
         self._opening = None
-        parser = FrameParser(max_size, self._limits.fragments, extensions)
-        self._reader.open(parser, self._handle, early)
+        self._reader.open(self._handle, early, max_size, self._limits.fragments, extensions)
         self.deflate = bool(extensions)
         self._deadlines.start_pings(self._loop.time(), random())
         self._schedule()

@@ -4,9 +4,17 @@ from __future__ import annotations
 
 import asyncio
 
+from websockets.exceptions import ProtocolError
+from websockets.frames import Close
+
+from tidewire.errors import ConfigurationError, Disconnect
+from tidewire.links.reader import Opcode
 from tidewire.protocols.batch import Batch
 
-__all__ = ("Writer",)
+__all__ = ("Writer", "close_frame", "control_frame")
+
+#: The first byte of a frame that is the last, or only one, of its message (RFC 6455 section 5.2).
+_FIN = 0x80
 
 #: Unsent bytes at which a transport tells its protocol to pause, and those at which it may go on.
 _HIGH_WATER, _LOW_WATER = 65_536, 16_384
@@ -174,3 +182,24 @@ class _Stall:
             self._since = now
         self._left, self.bytes = left, 0
         return now - self._since
+
+
+def control_frame(opcode: Opcode, payload: bytes) -> bytes:
+    """Return a control frame of the server."""
+    return bytes((_FIN | opcode, len(payload))) + payload
+
+
+def close_frame(disconnect: Disconnect) -> bytes:
+    """Return a close frame of the server. Raises ConfigurationError for a code that cannot be sent (section 7.4)."""
+    try:
+        payload = Close(disconnect.code, _short(disconnect.reason)).serialize()
+    except ProtocolError:
+        raise ConfigurationError(
+            f"close code {disconnect.code} cannot be sent; write 1000 to 1014 or 3000 to 4999"
+        ) from None
+    return control_frame(Opcode.CLOSE, payload)
+
+
+def _short(reason: str) -> str:
+    """Cut a reason to what a close frame holds (123 bytes, section 5.5)."""
+    return reason if len(reason) <= 41 else reason.encode()[:123].decode(errors="ignore")

@@ -265,6 +265,11 @@ class Connection:
         """A message waits to be received."""
         return bool(self._inbox)
 
+    @property
+    def is_awaited(self) -> bool:
+        """Somebody waits for the next message."""
+        return self._waiter is not None
+
     def begin_handling(self) -> None:
         """Count the client as present until the next message is asked for: the last one is being handled."""
         self._is_handling = True

@@ -12,6 +12,7 @@ from tidewire.backends import is_local, open_backend, shared_name
 from tidewire.engine.node import Node
 from tidewire.errors import ConfigurationError
 from tidewire.http_api.nodes import Nodes
+from tidewire.hub.hosting import HOST, Opened
 from tidewire.links.server_pings import warn_without_pings
 from tidewire.options import SERVER_LIMITS, ChannelOptions, Limits, read_limits
 from tidewire.protocols.meta import is_history
@@ -56,7 +57,7 @@ class HubCore:
         self._book = RuleBook(self._rules)
         #: Decides for clients that choose their channels themselves, by the rules of `channel` and `rpc`.
         self.authority = RuleAuthority(self._book, self._rules, self.limits)
-        self._open: _Open | None = None
+        self._open: Opened | None = None
         open_backend(url, self.limits)  # a bad URL fails where it is written, not at the first request
 
     def lifespan(self, app: object = None) -> Lifespan:
@@ -64,17 +65,18 @@ class HubCore:
         return Lifespan(self)
 
     async def __aenter__(self) -> Self:
-        if self._open is not None:
+        host = HOST.get()
+        if self._open is not None and host is None:
             raise ConfigurationError("this hub is open already; enter it once, in the application's lifespan")
         warn_without_pings()
-        broker, presence = open_backend(self.url, self.limits)
+        broker, presence = (open_backend if host is None else host.open_store)(self.url, self.limits)
         workers = Siblings.of(asyncio.get_running_loop()).workers
         if workers > 1 and not broker.shared:
             raise ConfigurationError(
                 f"{workers} workers cannot share {self.url!r}: each would have its own channels; "
                 "write sqlite:///chat.db, or --workers 1"
             )
-        counts = open_counts(shared_name(self.url)) if broker.shared else Counts()
+        counts = open_counts(shared_name(self.url)) if broker.shared and host is None else Counts()
         node = Node(broker, presence, limits=self.limits, rules=self._rules, is_shown=is_history, counts=counts)
         try:
             await self._start(node)
@@ -96,12 +98,14 @@ class HubCore:
         loop = asyncio.get_running_loop()
         if node.broker.shared:
             Siblings.of(loop).counts = node.registry.counts
-        self._open = _Open(node, nodes, loop, ThreadCalls(loop))
+        host, opened = HOST.get(), _Open(node, nodes, loop, ThreadCalls(loop))
+        self._open = opened if host is None else host.opened(self, opened)
 
     async def __aexit__(
         self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        opened, self._open = self._open, None
+        host = HOST.get()
+        opened, self._open = (self._open, None) if host is None else host.closing(self)
         if opened is not None:
             await opened.nodes.aclose()
             await opened.node.aclose()
@@ -115,7 +119,7 @@ class HubCore:
         return opened.node
 
     @property
-    def _opened(self) -> _Open:
+    def _opened(self) -> Opened:
         if self._open is None:
             raise ConfigurationError(
                 "this hub is not open; write FastAPI(lifespan=hub.lifespan), or `async with hub:` in your own lifespan "

@@ -9,6 +9,7 @@ from starlette.websockets import WebSocket
 
 from tidewire.channels import check_name
 from tidewire.hub.decorators import Decorators
+from tidewire.hub.hosting import given_user
 from tidewire.hub.routers import Routers
 from tidewire.hub.verbs import Verbs
 from tidewire.messages import IssuedToken
@@ -53,7 +54,7 @@ class Hub(Verbs, Decorators, Routers):
         acceptance = Acceptance(
             self.node,
             websocket,
-            user=check_name(user, "user"),
+            user=check_name(user, "user") or given_user(),
             info=b"" if info is None else encode_json(info),
             protocol=protocol,
             subprotocol=subprotocol,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections import OrderedDict
+from collections.abc import Callable
 from typing import Any
 
 import msgspec
@@ -19,10 +20,20 @@ from tidewire.rules.book import RuleBook
 from tidewire.rules.channel_rules import ChannelRules
 from tidewire.rules.permissions import ALL, Permissions
 
-__all__ = ("RuleAuthority",)
+__all__ = ("Decision", "RuleAuthority")
 
 #: Decisions that are remembered; some are of connections that have ended.
 _REMEMBERED = 100_000
+
+
+class Decision(msgspec.Struct, frozen=True):
+    """What a rule decided for a client in a channel: permissions, or an error. `rule` is its pattern, "" for none."""
+
+    caller: Caller
+    channel: str
+    rule: str
+    permissions: Permissions | None = None
+    error: Exception | None = None
 
 
 class RuleAuthority(Authority):
@@ -33,6 +44,8 @@ class RuleAuthority(Authority):
         self._channels = channels
         self._limits = limits
         self._decisions: OrderedDict[tuple[str, str], Permissions] = OrderedDict()
+        #: Called with each decision, while a test asks which rule decided.
+        self.on_decision: Callable[[Decision], None] | None = None
 
     # Connections.
 
@@ -101,6 +114,19 @@ class RuleAuthority(Authority):
         check_allowed(permissions.allows(action), action, channel, options)
 
     async def _decide(self, caller: Caller, channel: str, options: ChannelOptions) -> Permissions:
+        if self.on_decision is None:
+            return await self._judge(caller, channel, options)
+        found = self._book.find(channel)
+        rule = "" if found is None else found[0].pattern.text
+        try:
+            permissions = await self._judge(caller, channel, options)
+        except Exception as error:
+            self.on_decision(Decision(caller, channel, rule, error=error))
+            raise
+        self.on_decision(Decision(caller, channel, rule, permissions))
+        return permissions
+
+    async def _judge(self, caller: Caller, channel: str, options: ChannelOptions) -> Permissions:
         found = self._book.find(channel)
         if found is None:
             return msgspec.structs.replace(ALL, subscribe=options.subscribe, publish=options.publish)

@@ -1,4 +1,6 @@
-"""Contract suites that a store of your own can run: subclass them in a test file and give a `store` fixture.
+"""Tests of applications and of stores: the fixture `realtime` and what it gives, and contract suites to subclass.
+
+The suites are for a store of your own; give them a `store` fixture:
 
 class TestMyBroker(BrokerContract): ...
 
@@ -9,14 +11,30 @@ def store() -> StoreUnderTest:
 
 from tidewire.testing.broker import BrokerContract
 from tidewire.testing.links import FakeLink, ManualClock
+from tidewire.testing.players import Player, Received, SocketClient
 from tidewire.testing.presence import PresenceContract
+from tidewire.testing.realtime import Realtime, Run
+from tidewire.testing.staged_worker import connected_user
 from tidewire.testing.store_under_test import StoreUnderTest, wait_until
+from tidewire.testing.subscriber import CommandRefused, Subscriber
+from tidewire.testing.wire_client import HandshakeRefused
+from tidewire.testing.world import World
 
 __all__ = (
     "BrokerContract",
+    "CommandRefused",
     "FakeLink",
+    "HandshakeRefused",
     "ManualClock",
+    "Player",
     "PresenceContract",
+    "Realtime",
+    "Received",
+    "Run",
+    "SocketClient",
     "StoreUnderTest",
+    "Subscriber",
+    "World",
+    "connected_user",
     "wait_until",
 )

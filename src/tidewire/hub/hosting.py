@@ -1,0 +1,65 @@
+"""What opens hubs in another way than a server does: the contract between a hub and the test kit."""
+
+from __future__ import annotations
+
+import asyncio
+from abc import ABC, abstractmethod
+from contextvars import ContextVar
+from typing import Protocol
+
+from tidewire.backends.base import Broker, Presence
+from tidewire.engine.node import Node
+from tidewire.http_api.nodes import Nodes
+from tidewire.options import Limits
+from tidewire.sessions.threads import ThreadCalls
+
+__all__ = ("HOST", "Host", "Opened", "given_user")
+
+
+class Opened(Protocol):
+    """What a hub has while it is open."""
+
+    @property
+    def node(self) -> Node:
+        """The engine."""
+
+    @property
+    def nodes(self) -> Nodes:
+        """What is known of the other nodes."""
+
+    @property
+    def loop(self) -> asyncio.AbstractEventLoop:
+        """The event loop that the hub was opened on."""
+
+    @property
+    def threads(self) -> ThreadCalls:
+        """The calls from threads."""
+
+
+class Host(ABC):
+    """Runs an application for a test: it chooses the store, and one hub may be open once for each of its workers."""
+
+    #: The user of the connection that is being made, "" for nobody.
+    user: str = ""
+
+    @abstractmethod
+    def open_store(self, url: str, limits: Limits) -> tuple[Broker, Presence]:
+        """Make the broker and the presence of a hub that opens."""
+
+    @abstractmethod
+    def opened(self, hub: object, opened: Opened) -> Opened:
+        """Take what a hub has opened, and return what it has from now on."""
+
+    @abstractmethod
+    def closing(self, hub: object) -> tuple[Opened | None, Opened | None]:
+        """Return what a hub is to close, and what it has from now on."""
+
+
+#: The host of the application that runs in this context; None under a server.
+HOST: ContextVar[Host | None] = ContextVar("tidewire.host", default=None)
+
+
+def given_user() -> str:
+    """Return the user that a test gives the connection that is being made; "" under a server."""
+    host = HOST.get()
+    return "" if host is None else host.user

@@ -1,0 +1,86 @@
+"""Whether what came is what a test expects."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from pydantic import BaseModel, ValidationError
+
+from tidewire.testing.journal import shown
+
+__all__ = ("MISSING", "decoded", "described", "match")
+
+#: What `match` returns where nothing matches.
+MISSING: Any = object()
+
+
+def match(expected: Any, raw: str | bytes, value: Any) -> Any:
+    """Return what came as the test wants it, or MISSING; `raw` is what came, `value` what its JSON says.
+
+    A text matches itself; anything else is compared with the JSON that came. A model class matches what it validates,
+    and gives the model; a function decides by itself; `...` matches anything, and as a key any further keys.
+    """
+    if expected is ...:
+        return value
+    if isinstance(expected, type) and issubclass(expected, BaseModel):
+        return _validated(expected, value)
+    if isinstance(expected, BaseModel):
+        found = _validated(type(expected), value)
+        return found if found == expected else MISSING
+    if isinstance(expected, str | bytes):
+        return expected if expected in (raw, value) else MISSING
+    if callable(expected) and not isinstance(expected, type):
+        return value if expected(value) else MISSING
+    return value if _is_like(expected, value) else MISSING
+
+
+def described(expected: Any) -> str:
+    """Return what is expected, in words."""
+    if expected is ...:
+        return "a message"
+    if isinstance(expected, type):
+        return f"a {expected.__name__}"
+    if callable(expected) and not isinstance(expected, BaseModel | dict | list):
+        return f"what {getattr(expected, '__name__', 'a function')} accepts"
+    if isinstance(expected, dict):
+        return "{" + ", ".join(f"{_key(key)}: {described_value(value)}" for key, value in expected.items()) + "}"
+    return shown(expected)
+
+
+def described_value(value: Any) -> str:
+    """Return a part of what is expected, in words."""
+    return "..." if value is ... else shown(value)
+
+
+def _key(key: Any) -> str:
+    return "..." if key is ... else repr(key)
+
+
+def decoded(raw: str | bytes) -> Any:
+    """Return what the JSON of a message says, or the message itself where it has none."""
+    try:
+        return json.loads(raw)
+    except ValueError:
+        return raw
+
+
+def _validated(model: type[BaseModel], value: Any) -> Any:
+    try:
+        return model.model_validate(value)
+    except ValidationError:
+        return MISSING
+
+
+def _is_like(expected: Any, value: Any) -> bool:
+    if expected is ...:
+        return True
+    if isinstance(expected, Mapping) and isinstance(value, dict):
+        named = {key: part for key, part in expected.items() if key is not ...}
+        if not (named.keys() <= value.keys() if ... in expected else named.keys() == value.keys()):
+            return False
+        return all(_is_like(part, value[key]) for key, part in named.items())
+    if isinstance(expected, list) and isinstance(value, list):
+        return len(expected) == len(value) and all(map(_is_like, expected, value))
+    return bool(expected == value)

@@ -1,0 +1,204 @@
+"""The clients of a test: what each sends, what came, and what the test expects."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import msgspec
+from pydantic import BaseModel
+
+from tidewire.errors import Disconnect, TidewireError
+from tidewire.testing.dialing import Opening
+from tidewire.testing.journal import shown
+from tidewire.testing.matching import MISSING, decoded, described, match
+from tidewire.testing.stage import Stage
+from tidewire.testing.wire_client import HandshakeRefused, WireClient
+
+__all__ = ("Player", "Received", "SocketClient")
+
+#: Naps of a patient test: about one second, and more on a machine that is busy.
+_NAPS, _STUCK_NAPS, _NAP_SECONDS = 100, 10, 0.01
+_NOT_YET = Disconnect(1006, "it was never connected")
+
+
+class Received(msgspec.Struct, frozen=True):
+    """One message that came: as it was sent, as its JSON says, in which channel, and whether a recovery brought it."""
+
+    raw: str | bytes
+    value: Any
+    channel: str = ""
+    recovered: bool = False
+
+
+class Player:
+    """One client of a test; made by `rt.connect` and `rt.subscriber`."""
+
+    def __init__(self, world: Stage, opening: Opening) -> None:
+        self._world = world
+        self._opening = opening
+        self._wire: WireClient | None = None
+        self._unread = 0
+        #: All that came, in its order.
+        self.received: list[Received] = []
+        #: Why the connection ended; None while it is open.
+        self.disconnect: Disconnect | None = _NOT_YET
+
+    @property
+    def name(self) -> str:
+        """What the printed history calls this client."""
+        return self._opening.name
+
+    @property
+    def user(self) -> str:
+        """The user that the test gave it, "" for nobody."""
+        return self._opening.user
+
+    @property
+    def subprotocol(self) -> str | None:
+        """The subprotocol that the server has chosen."""
+        return None if self._wire is None else self._wire.subprotocol
+
+    # What a test expects.
+
+    async def expect(self, expected: Any = ..., *, recovered: bool | None = None, channel: str = "") -> Any:
+        """Wait for a message, and return it: a value that JSON has, a text, bytes, or a model.
+
+        It is looked for among what came after the last message that was expected. `expected` may be a value, in which
+        `...` stands for anything; a pydantic model or its class; a function of the value. `recovered` tells whether a
+        recovery brought it. Raises AssertionError with all that happened after about a second, and what a handler
+        raised as soon as it has.
+        """
+        for _ in range(_STUCK_NAPS if self._world.is_stuck else _NAPS):
+            found = self._find(expected, recovered, channel)
+            if found is MISSING and self.disconnect is None:
+                await self._world.settle_briefly()
+                found = self._find(expected, recovered, channel)
+            if found is not MISSING:
+                return found
+            self._world.raise_errors()
+            if self.disconnect is not None:
+                break
+            await asyncio.sleep(_NAP_SECONDS)
+        wanted = described(expected) + ("" if recovered is None else f", recovered={recovered}")
+        raise AssertionError(self._failure(f"did not get {wanted}"))
+
+    async def expect_nothing(self) -> None:
+        """Wait until everything has been handled, and raise AssertionError if anything came that was not expected."""
+        await self._world.settle()
+        self._world.raise_errors()
+        unread = self.received[self._unread :]
+        if unread:
+            values = ", ".join(shown(message.value) for message in unread)
+            raise AssertionError(self._failure(f"was to get nothing, and got {values}"))
+
+    async def expect_closed(self, code: int | None = None) -> Disconnect:
+        """Wait for the end of the connection, and return it; raises AssertionError for another code, or without one."""
+        for _ in range(_NAPS):
+            await self._world.settle_briefly()
+            if self.disconnect is not None:
+                break
+            await asyncio.sleep(_NAP_SECONDS)
+        if self.disconnect is None:
+            raise AssertionError(self._failure("is still connected"))
+        if code is not None and self.disconnect.code != code:
+            raise AssertionError(self._failure(f"was closed with another code than {code}"))
+        return self.disconnect
+
+    def _find(self, expected: Any, recovered: bool | None, channel: str) -> Any:
+        for place in range(self._unread, len(self.received)):
+            message = self.received[place]
+            if channel and message.channel != channel:
+                continue
+            if recovered is not None and message.recovered is not recovered:
+                continue
+            found = match(expected, message.raw, message.value)
+            if found is not MISSING:
+                self._unread = place + 1
+                return found
+        return MISSING
+
+    def _failure(self, what: str) -> str:
+        ended = "" if self.disconnect is None else f"; its connection ended with {_code(self.disconnect)}"
+        expected = self.received[: self._unread]
+        seen = f"\n  ({len(expected)} of what came was expected before)" if expected else ""
+        return f"{self.name} {what}{ended}\n{self._world.journal.report(self.name)}{seen}"
+
+    # The connection.
+
+    async def open(self) -> None:
+        """Connect; raises HandshakeRefused."""
+        try:
+            self._wire = await self._world.dial(self._opening, self._message, self._closed)
+        except HandshakeRefused:
+            await self._world.settle_briefly()
+            self._world.raise_errors()
+            raise
+        self.disconnect = None
+
+    def _message(self, message: str | bytes) -> None:
+        self._take(Received(message, decoded(message)))
+
+    def _take(self, received: Received) -> None:
+        self.received.append(received)
+        where = f"{received.channel}: " if received.channel else ""
+        self._world.journal.add(
+            "came", self.name, f"{where}{shown(received.value)}{'  (recovered)' if received.recovered else ''}"
+        )
+
+    def _closed(self, disconnect: Disconnect) -> None:
+        self.disconnect = disconnect
+        self._world.journal.add("came", self.name, f"the end: {_code(disconnect)}")
+
+    @property
+    def _open_wire(self) -> WireClient:
+        if self._wire is None or self.disconnect is not None:
+            ended = "" if self.disconnect is None else f" ({_code(self.disconnect)})"
+            raise TidewireError(f"{self.name} is not connected{ended}; `await {self.name}.back()` connects it again")
+        return self._wire
+
+    def cut(self) -> None:
+        """Cut the connection without a word, as when the network goes; `back` connects it again."""
+        if self.disconnect is None and self._wire is not None:
+            self._wire.abort()
+            self._closed(Disconnect(1006, "cut by the test"))
+
+    def freeze(self) -> None:
+        """Take nothing and answer no ping, as a phone in a tunnel; `thaw` lets it go on."""
+        self._open_wire.freeze()
+
+    def thaw(self) -> None:
+        """Take what has come meanwhile."""
+        self._open_wire.thaw()
+
+    async def back(self) -> None:
+        """Connect again, as the same user."""
+        if self.disconnect is None:
+            self.cut()
+        await self._world.settle_briefly()
+        await self.open()
+        await self._world.settle()
+
+    async def close(self, code: int = 1000, reason: str = "") -> None:
+        """Close the connection as a client that leaves does."""
+        if self.disconnect is None:
+            self._open_wire.close(code, reason)
+            await self._world.settle()
+
+
+class SocketClient(Player):
+    """A client of one of the application's own WebSocket endpoints."""
+
+    async def send(self, message: Any) -> None:
+        """Send a message, and wait until it was handled: str as text, bytes as binary, anything else as JSON."""
+        if isinstance(message, BaseModel):
+            message = message.model_dump_json()
+        elif not isinstance(message, str | bytes):
+            message = msgspec.json.encode(message).decode()
+        self._world.journal.add("sent", self.name, shown(message))
+        self._open_wire.send(message)
+        await self._world.settle()
+
+
+def _code(disconnect: Disconnect) -> str:
+    return f"{disconnect.code} {disconnect.reason}".strip()

@@ -1,0 +1,42 @@
+"""What a client of a test needs of the test's world."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+
+from tidewire.errors import Disconnect
+from tidewire.testing.dialing import Opening
+from tidewire.testing.journal import Journal
+from tidewire.testing.wire_client import WireClient
+
+__all__ = ("Stage",)
+
+
+class Stage(ABC):
+    """Connects clients, and knows when everything that they did has been handled."""
+
+    journal: Journal
+    #: A test has waited for a handler already, which works on something without an end.
+    is_stuck: bool = False
+
+    @abstractmethod
+    async def dial(
+        self,
+        opening: Opening,
+        on_message: Callable[[str | bytes], None],
+        on_closed: Callable[[Disconnect], None],
+    ) -> WireClient:
+        """Connect to a worker; raises HandshakeRefused."""
+
+    @abstractmethod
+    async def settle(self) -> None:
+        """Wait until everything has been handled: no handler works, nothing is on its way. A second is the limit."""
+
+    @abstractmethod
+    async def settle_briefly(self) -> None:
+        """Wait until the event loop has nothing more to do at once."""
+
+    @abstractmethod
+    def raise_errors(self) -> None:
+        """Raise what a handler has raised, once."""

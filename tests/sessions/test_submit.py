@@ -109,3 +109,25 @@ def test_many_wait_for_the_store_together_and_the_limit_holds(tmp_path: Path) ->
         assert seconds["submit"] < seconds["publish"], seconds
 
     run(main())
+
+
+def test_a_publication_that_is_handed_over_takes_no_turn_of_the_loop(tmp_path: Path) -> None:
+    """With a turn for each, a room of a thousand is written to after each, and one publisher falls behind."""
+
+    async def main() -> None:
+        hub = hub_on(tmp_path)
+        turns: list[bool] = []
+
+        async def endpoint(websocket: WebSocket) -> None:
+            async with hub.connect(websocket) as connection:
+                asyncio.get_running_loop().call_soon(turns.append, True)
+                outcomes = [await connection.submit("a", str(number)) for number in range(60)]
+                turns.append(False)
+                assert all(await asyncio.gather(*outcomes))
+
+        async with serving(hub, endpoint) as running, running.open() as client:
+            async for _ in client:
+                pass
+        assert turns == [False, True]
+
+    run(main())

@@ -78,14 +78,16 @@ class Broker(ABC):
         """End the subscription to a channel; harmless when there is none. Deliveries in flight may still arrive."""
 
     @abstractmethod
-    async def publish(self, request: PublishRequest) -> Position:
-        """Keep one publication and return its position.
+    def publish(self, request: PublishRequest) -> Awaitable[Position]:
+        """Keep one publication; await its position.
 
-        Returns when the store keeps it (`kept` says what that means). Two calls of one node for one channel get their
-        offsets in the order in which the calls were first entered. With a `key` that is known within its window,
-        nothing is kept again and the position of the first is returned.
+        It is there when the store keeps the publication (`kept` says what that means). A store that `waits` is asked by
+        the call itself and answers with a future: two calls of one node for one channel get their offsets in the order
+        of the calls. With a `key` that is known within its window, nothing is kept again and the position of the first
+        is returned.
 
-        Raises NotPublished (surely not kept) or PublishUnconfirmed (unknown), nothing else for a failing store.
+        The call or the await raises NotPublished (surely not kept) or PublishUnconfirmed (unknown), nothing else for a
+        failing store.
         """
 
     @abstractmethod

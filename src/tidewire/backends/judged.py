@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Coroutine, Sequence
-from typing import Any
+from collections.abc import Awaitable, Sequence
 
 from tidewire.backends.base import Broker, Deliver, JoinResult, Presence, Resumed, nothing_to_resume
 from tidewire.channels import check_name
@@ -65,7 +64,7 @@ class JudgedBroker(Broker):
         _judge(channel, "channel")
         await self.judged.unsubscribe(channel)
 
-    def publish(self, request: PublishRequest) -> Coroutine[Any, Any, Position]:
+    def publish(self, request: PublishRequest) -> Awaitable[Position]:
         name = request.channel
         # nearly all requests, judged without a further call
         is_plain = type(name) is str and name.isascii() and len(name) <= NAME_BYTES and "\0" not in name

@@ -258,13 +258,37 @@ class Node:
         try:
             position = await self.broker.publish(PublishRequest(channel, data, format, key, meta, retention))
         except PublishError as error:
-            count_limit("publish_failed")
-            self.tasks.failed("publish", error)
+            self._publish_failed(error)
             raise
         self._published += 1
         if self.tasks.failing:
             self.tasks.worked("publish")
         return position
+
+    def begin_publish(self, channel: str, data: bytes, format: Format, *, key: str = "") -> asyncio.Future[Position]:
+        """Ask a broker that `waits` to keep a publication; the future has the outcome, as `publish` returns it."""
+        request = PublishRequest(channel, data, format, key, b"", self.rules.retentions[channel])
+        try:
+            begun = asyncio.ensure_future(self.broker.publish(request))
+        except PublishError as error:
+            self._publish_failed(error)
+            raise
+        begun.add_done_callback(self._publish_settled)
+        return begun
+
+    def _publish_settled(self, begun: asyncio.Future[Position]) -> None:
+        if begun.cancelled():
+            return
+        error = begun.exception()
+        if isinstance(error, PublishError):
+            self._publish_failed(error)
+        elif error is None:
+            self._published += 1
+            self.tasks.worked("publish")
+
+    def _publish_failed(self, error: PublishError) -> None:
+        count_limit("publish_failed")
+        self.tasks.failed("publish", error)
 
     async def remove_history(self, channel: str) -> None:
         """Remove what is stored of a channel; raises StoreUnavailable."""

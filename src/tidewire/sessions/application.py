@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Coroutine, Generator
+from collections.abc import AsyncIterator, Generator
 from threading import get_ident
 from types import TracebackType
 from typing import Any, NoReturn, TypeVar, overload
@@ -206,8 +206,14 @@ class HubConnection:
             raise NotPublished("the application is ending")
         if self._in_flight is None:
             self._in_flight = InFlight(node, connection, "publishes_in_flight")
-        await self._in_flight.put(self._settle(outcome, self._publish(connection, name, encoded, format_, key)))
-        await asyncio.sleep(0)  # the store is asked for it before whatever this task does next
+        await self._in_flight.wait_room()
+        try:
+            begun = node.begin_publish(name, encoded, format_, key=key)
+        except PublishError as error:
+            outcome.set_result(self._tell_failed(connection, error))
+            return outcome
+        begun.add_done_callback(lambda begun: self._settle(connection, begun, outcome))
+        self._in_flight.add(outcome)
         return outcome
 
     async def wait_published(self) -> None:
@@ -224,25 +230,27 @@ class HubConnection:
         try:
             await self._node.publish(channel, data, format_, key=key)
         except PublishError as error:
-            kept = "not published" if isinstance(error, NotPublished) else "unconfirmed"
-            message = connection.protocol.encode_error(TemporaryFailure(f"{kept}: {error}"))
-            self._node.send(connection, message)
-            return False
+            return self._tell_failed(connection, error)
         return True
 
-    async def _settle(self, outcome: asyncio.Future[bool], work: Coroutine[Any, Any, bool]) -> None:
-        """Do some work, and give its outcome to whoever waits for it."""
-        try:
-            result = await work
-        except asyncio.CancelledError:
-            outcome.cancel()
-            raise
-        except Exception as error:
-            if not outcome.done():
-                outcome.set_exception(error)
+    def _tell_failed(self, connection: Connection, error: PublishError) -> bool:
+        kept = "not published" if isinstance(error, NotPublished) else "unconfirmed"
+        self._node.send(connection, connection.protocol.encode_error(TemporaryFailure(f"{kept}: {error}")))
+        return False
+
+    def _settle(self, connection: Connection, begun: asyncio.Future[Position], outcome: asyncio.Future[bool]) -> None:
+        """Give the outcome of a publication to whoever waits for it, and tell the client of a failure."""
+        error = None if begun.cancelled() else begun.exception()
+        is_kept = not begun.cancelled() and error is None
+        if isinstance(error, PublishError):
+            self._tell_failed(connection, error)
+            error = None
+        if outcome.done():
+            return
+        if error is None:
+            outcome.set_result(is_kept)
         else:
-            if not outcome.done():
-                outcome.set_result(result)
+            outcome.set_exception(error)
 
     # Sending.
 

@@ -20,7 +20,7 @@ class InFlight:
     never `waits` is done at once.
     """
 
-    __slots__ = ("_connection", "_limit", "_most", "_spawn", "_tasks", "_waits")
+    __slots__ = ("_connection", "_futures", "_limit", "_most", "_spawn", "_waits")
 
     def __init__(self, node: Node, connection: Connection, limit: str, *, waits: bool = True) -> None:
         self._spawn = node.tasks.spawn
@@ -28,29 +28,37 @@ class InFlight:
         self._limit = limit
         self._most: int = getattr(node.limits, limit)
         self._connection = connection
-        self._tasks: set[asyncio.Task[Any]] = set()
+        self._futures: set[asyncio.Future[Any]] = set()
 
     def __len__(self) -> int:
-        return len(self._tasks)
+        return len(self._futures)
 
     async def put(self, work: Coroutine[Any, Any, None]) -> None:
         """Begin some work; waits while there is too much."""
         if not self._waits:
             await work
             return
-        if len(self._tasks) >= self._most:
-            count_limit(self._limit)
-            try:
-                await asyncio.wait(self._tasks, return_when=asyncio.FIRST_COMPLETED)
-            except BaseException:
-                work.close()
-                raise
+        try:
+            await self.wait_room()
+        except BaseException:
+            work.close()
+            raise
         task = self._spawn(work)
         if task is not None:
-            self._tasks.add(task)
-            task.add_done_callback(self._tasks.discard)
+            self.add(task)
+
+    async def wait_room(self) -> None:
+        """Wait while there is too much; the loop gets no turn where there is room."""
+        if len(self._futures) >= self._most:
+            count_limit(self._limit)
+            await asyncio.wait(self._futures, return_when=asyncio.FIRST_COMPLETED)
+
+    def add(self, future: asyncio.Future[Any]) -> None:
+        """Count what has been begun."""
+        self._futures.add(future)
+        future.add_done_callback(self._futures.discard)
 
     async def wait(self) -> None:
         """Wait until everything is answered."""
-        if self._tasks:
-            await asyncio.wait(self._tasks)
+        if self._futures:
+            await asyncio.wait(self._futures)

@@ -277,7 +277,7 @@ class BrokerContract:
             await broker.start(delivered.extend)
             await broker.start(delivered.extend)
             await broker.subscribe("a")
-            accepted = [asyncio.create_task(broker.publish(PublishRequest("a", b""))) for _ in range(100)]
+            accepted = [asyncio.ensure_future(broker.publish(PublishRequest("a", b""))) for _ in range(100)]
             await asyncio.sleep(0)
             await broker.aclose()
             await broker.aclose()

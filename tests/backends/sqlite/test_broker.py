@@ -381,7 +381,7 @@ def test_a_loop_that_ends_without_a_close_leaves_no_thread(tmp_path: Path) -> No
         broker = SqliteBroker(tmp_path / "chat.db", Limits())
         await broker.start(lambda _: None)
         await broker.subscribe("a")
-        publishing = asyncio.create_task(broker.publish(PublishRequest("a", b"")))
+        publishing = asyncio.ensure_future(broker.publish(PublishRequest("a", b"")))
         await asyncio.sleep(0)
         assert not publishing.done()
 

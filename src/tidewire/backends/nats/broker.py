@@ -153,12 +153,12 @@ class NatsBroker(Broker):
 
     # Publishing.
 
-    async def publish(self, request: PublishRequest) -> Position:
+    def publish(self, request: PublishRequest) -> asyncio.Future[Position]:
         if not self._is_open:
             raise NotPublished("the broker is not open; publish between its start and its close")
         if not self._connection.is_up:
             raise not_published(f"NATS at {self._address.shown} is away ({self._connection.trouble})")
-        return await self._publishing.submit(request)
+        return self._publishing.submit(request)
 
     async def _is_key_expired(self, stream: Stream, write: KeyedWrite, seq: int) -> bool:
         message = await stream.get(seq=seq)

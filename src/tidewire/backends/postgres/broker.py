@@ -101,10 +101,10 @@ class PostgresBroker(Broker):
 
     # Publishing.
 
-    async def publish(self, request: PublishRequest) -> Position:
+    def publish(self, request: PublishRequest) -> asyncio.Future[Position]:
         if not self._is_open:
             raise NotPublished("the broker is not open; publish between its start and its close")
-        return await self._publishing.submit(request)
+        return self._publishing.submit(request)
 
     def _kept(self, kept: Kept) -> None:
         """Deliver the publications of a commit to this node, and tell the others."""

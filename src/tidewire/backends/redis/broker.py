@@ -105,7 +105,7 @@ class RedisBroker(Broker):
 
     # Publishing.
 
-    async def publish(self, request: PublishRequest) -> Position:
+    def publish(self, request: PublishRequest) -> asyncio.Future[Position]:
         shards = self._shards
         if shards is None:
             raise NotPublished("the broker is not open; publish between its start and its close")
@@ -113,7 +113,7 @@ class RedisBroker(Broker):
             publishing = shards.shard(request.channel).publishing
         except StoreUnavailable as error:
             raise not_published(str(error)) from error
-        return await publishing.submit(request)
+        return publishing.submit(request)
 
     # Channels and reading.
 

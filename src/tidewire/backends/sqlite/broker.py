@@ -103,8 +103,8 @@ class SqliteBroker(Broker):
 
     # Publishing.
 
-    async def publish(self, request: PublishRequest) -> Position:
-        return await self._submit(request)
+    def publish(self, request: PublishRequest) -> asyncio.Future[Position]:
+        return self._submit(request)
 
     async def remove_history(self, channel: str) -> None:
         try:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from tidewire import errors
-from tidewire.errors import CommandError, ConfigurationError, ConnectionClosed, Disconnect, check_close_code
+from tidewire.errors import CommandError, ConfigurationError, ConnectionClosed, Disconnect
+from tidewire.protocols.close_codes import check_close_code
 
 NAMED = {name: value for name, value in vars(errors).items() if isinstance(value, Disconnect)}
 

@@ -11,12 +11,12 @@ from pathlib import Path
 SOURCE = Path(__file__).parent.parent / "src" / "tidewire"
 #: From below to above; rooms between two bars do not import each other.
 ROOMS = (
-    "support errors messages | options | channels | protocols | links backends rules | engine | sessions | http_api"
-    " | hub publisher client | testing | __init__ pipelines | server | cli | __main__"
+    "support errors retention | messages options channels | protocols | links backends rules | history | engine"
+    " | sessions | http_api | hub publisher client | testing | __init__ pipelines | server | cli | __main__"
 )
 RANKS = {room: rank for rank, rooms in enumerate(ROOMS.split("|")) for room in rooms.split()}
 #: What a store may know beside its own folder: the contracts, what stores share, values, and things of the loop.
-OF_STORES = ("backends.base", "backends.shared", "channels", "errors", "messages", "options", "support")
+OF_STORES = ("backends.base", "backends.shared", "channels", "errors", "messages", "options", "retention", "support")
 FOREIGN = re.compile(r"(fastapi|starlette|uvicorn|websockets|uvloop|httptools)\b.*(^|\.)_(?!_)")
 
 FILES = {re.sub(r"(?<=.)\.__init__$", "", ".".join(path.relative_to(SOURCE).with_suffix("").parts)): path

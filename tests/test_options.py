@@ -10,8 +10,9 @@ from hypothesis import strategies as st
 
 from tidewire.channels import check_channel, is_reserved, open_channel, personal
 from tidewire.errors import BadRequest, ConfigurationError, PermissionDenied
-from tidewire.messages import Retention
-from tidewire.options import ChannelOptions, Limits, ServerLimits, SlowPolicy
+from tidewire.hub.given_limits import ServerLimits
+from tidewire.options import ChannelOptions, Limits, SlowPolicy
+from tidewire.retention import Retention
 from tidewire.rules.channel_rules import ChannelRules
 
 LATEST, KEPT, ROOM = ChannelOptions(slow=SlowPolicy.LATEST), ChannelOptions(history_size=7), ChannelOptions()

@@ -28,8 +28,9 @@ from bench.processes import free_port
 from bench.stores.crowd import Crowd, Member, payload
 from tidewire.backends import open_backend
 from tidewire.errors import PublishError
-from tidewire.messages import PublishRequest, Retention
+from tidewire.messages import PublishRequest
 from tidewire.options import Limits
+from tidewire.retention import Retention
 
 __all__ = ("Jitter", "Storm")
 

@@ -1,4 +1,4 @@
-"""Everything that tidewire raises, and every way in which it ends a connection.
+"""Everything that tidewire raises.
 
     TidewireError
     ├── ConfigurationError            a setting, URL or argument that cannot work
@@ -22,7 +22,8 @@
         ├── RateLimited               too many messages; wait and go on
         └── TemporaryFailure          the store is away; try again
 
-`Disconnect` is the other family: a code that ends a connection, and whether the client may come back.
+`Disconnect` is the other family: a code that ends a connection, and whether the client may come back; those that
+tidewire itself uses are in protocols/close_codes.py.
 """
 
 from __future__ import annotations
@@ -52,7 +53,6 @@ __all__ = (
     "UnknownChannel",
     "UnknownType",
     "Unrecoverable",
-    "check_close_code",
 )
 
 
@@ -92,29 +92,6 @@ class Disconnect(msgspec.Struct, frozen=True):
     code: int
     reason: str
     reconnect: bool = True
-
-
-NORMAL = Disconnect(1000, "", reconnect=False)
-GONE = Disconnect(1001, "going away")
-POLICY = Disconnect(1008, "policy violation", reconnect=False)
-EXPIRED = Disconnect(1008, "token expired; come back with another", reconnect=False)
-REVOKED = Disconnect(1008, "the token was revoked; log in again", reconnect=False)
-TOO_BIG = Disconnect(1009, "message too big", reconnect=False)
-INTERNAL_ERROR = Disconnect(1011, "internal error")
-SHUTDOWN = Disconnect(1012, "service restart")
-TOO_MANY = Disconnect(1013, "Too many connections")
-STORE_AWAY = Disconnect(1013, "the store is away; try again")
-SLOW = Disconnect(4008, "slow: too much unsent; reconnect and recover")
-INSUFFICIENT = Disconnect(4010, "insufficient state: reconnect and recover")
-NO_PONG = Disconnect(4012, "no pong")
-STALLED = Disconnect(4013, "stalled")
-FORCED = Disconnect(4503, "disconnected by the application", reconnect=False)
-
-
-def check_close_code(code: int) -> None:
-    """Raise ConfigurationError for a close code that cannot be sent (RFC 6455 section 7.4)."""
-    if not (1000 <= code <= 1014 and code not in (1004, 1005, 1006)) and not 3000 <= code <= 4999:
-        raise ConfigurationError(f"close code {code} cannot be sent; write 1000 to 1014 or 3000 to 4999")
 
 
 class ConnectionClosed(TidewireError):

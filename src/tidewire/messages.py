@@ -6,6 +6,8 @@ from enum import IntEnum
 
 import msgspec
 
+from tidewire.retention import Retention
+
 __all__ = (
     "MAX_OFFSET",
     "Announcement",
@@ -19,7 +21,6 @@ __all__ = (
     "Position",
     "Publication",
     "PublishRequest",
-    "Retention",
     "WireMessage",
 )
 
@@ -68,13 +69,6 @@ class Publication(msgspec.Struct, frozen=True, gc=False):
     data: bytes
     format: Format = Format.JSON
     meta: bytes = b""
-
-
-class Retention(msgspec.Struct, frozen=True, gc=False):
-    """How much history a channel shows: at most `size` publications, none older than `age` seconds."""
-
-    size: int = 100
-    age: float = 86_400.0
 
 
 class PublishRequest(msgspec.Struct, frozen=True, gc=False):

@@ -9,8 +9,9 @@ import pytest
 from engine.support import run
 from helpers.counting import reached
 from tidewire.backends import open_backend
-from tidewire.messages import Position, PublishRequest, Retention
+from tidewire.messages import Position, PublishRequest
 from tidewire.options import Limits
+from tidewire.retention import Retention
 from tidewire.testing import wait_until
 
 KEPT = Retention(100_000, 86_400.0)

@@ -8,7 +8,8 @@ import pytest
 
 from engine.support import run
 from tidewire.backends.memory import MemoryBroker
-from tidewire.messages import PublishRequest, Retention
+from tidewire.messages import PublishRequest
+from tidewire.retention import Retention
 
 
 @pytest.mark.parametrize("jump", [-3_600, 2 * 86_400])

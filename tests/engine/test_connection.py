@@ -9,9 +9,10 @@ import pytest
 
 from helpers.counting import reached
 from tidewire.engine.connection import Connection
-from tidewire.errors import FORCED, GONE, NORMAL, ConfigurationError, ConnectionClosed, Disconnect
+from tidewire.errors import ConfigurationError, ConnectionClosed, Disconnect
 from tidewire.messages import WireMessage
 from tidewire.options import Limits
+from tidewire.protocols.close_codes import FORCED, GONE, NORMAL
 from tidewire.protocols.plain import PLAIN
 from tidewire.testing import FakeLink, wait_until
 

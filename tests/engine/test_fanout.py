@@ -10,10 +10,10 @@ import pytest
 
 from helpers.counting import reached
 from tidewire.engine.control import Control
-from tidewire.errors import INSUFFICIENT, SLOW
 from tidewire.messages import Format, Publication, WireMessage
 from tidewire.options import ChannelOptions, SlowPolicy
 from tidewire.protocols.base import Protocol
+from tidewire.protocols.close_codes import INSUFFICIENT, SLOW
 from tidewire.testing import FakeLink, wait_until
 
 from .support import PLAIN, FailingBroker, OffsetProtocol, connect, open_node, publish, run, turns

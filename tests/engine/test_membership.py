@@ -9,8 +9,9 @@ import pytest
 
 from tidewire.engine import membership
 from tidewire.engine.node import Node
-from tidewire.errors import INTERNAL_ERROR, SHUTDOWN, ConnectionClosed, Disconnect, StoreUnavailable
+from tidewire.errors import ConnectionClosed, Disconnect, StoreUnavailable
 from tidewire.messages import Announcement, Departure, Format
+from tidewire.protocols.close_codes import INTERNAL_ERROR, SHUTDOWN
 from tidewire.testing import wait_until
 
 from .support import Client, FailingBroker, FailingPresence, connect, open_node, run, turns

@@ -11,9 +11,6 @@ from tidewire.channels import personal
 from tidewire.engine.control import Control
 from tidewire.engine.node import Node
 from tidewire.errors import (
-    FORCED,
-    NORMAL,
-    SHUTDOWN,
     BadRequest,
     ConfigurationError,
     ConnectionClosed,
@@ -25,6 +22,7 @@ from tidewire.errors import (
 )
 from tidewire.messages import Announcement, Format, Position, WireMessage
 from tidewire.options import ChannelOptions
+from tidewire.protocols.close_codes import FORCED, NORMAL, SHUTDOWN
 from tidewire.support.counters import count_limit
 from tidewire.testing import FakeLink, wait_until
 

@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tidewire.backends.shared import history_reader
-from tidewire.backends.shared.history_reader import narrow
 from tidewire.errors import StoreUnavailable
+from tidewire.history import shared_reads
+from tidewire.history.shared_reads import narrow
 from tidewire.messages import HistoryPage, Position, Publication
 
 from .support import FailingBroker, connect, open_node, publish, run, turns, wait_until
@@ -64,7 +64,7 @@ def test_who_returns_a_moment_later_costs_no_read_unless_the_channel_has_gone_on
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     async def main() -> None:
-        monkeypatch.setattr(history_reader, "_AGAIN_SECONDS", 3_600.0)
+        monkeypatch.setattr(shared_reads, "_AGAIN_SECONDS", 3_600.0)
         broker = FailingBroker()
         async with open_node(broker) as node:
             await publish(node, *"12345")
@@ -98,7 +98,7 @@ def test_who_returns_a_moment_later_costs_no_read_unless_the_channel_has_gone_on
 
 def test_a_read_is_not_given_again_for_long(monkeypatch: pytest.MonkeyPatch) -> None:
     async def main() -> None:
-        monkeypatch.setattr(history_reader, "_AGAIN_SECONDS", 0.001)
+        monkeypatch.setattr(shared_reads, "_AGAIN_SECONDS", 0.001)
         broker = FailingBroker()
         async with open_node(broker) as node:
             await publish(node, *"123")

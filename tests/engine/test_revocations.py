@@ -9,10 +9,11 @@ from pathlib import Path
 import pytest
 
 from tidewire.engine.revocations import Revocation
-from tidewire.errors import REVOKED, ConfigurationError
+from tidewire.errors import ConfigurationError
 from tidewire.hub import Hub
 from tidewire.messages import IssuedToken
 from tidewire.options import Limits
+from tidewire.protocols.close_codes import REVOKED
 from tidewire.testing import wait_until
 
 from .support import connect, run

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tidewire.errors import NORMAL, BadRequest, CommandError, UnknownType
+from tidewire.errors import BadRequest, CommandError, UnknownType
 from tidewire.messages import Dropped, Format, Position, Publication, Subscribed
 from tidewire.protocols.chat import (
     CHAT,
@@ -26,6 +26,7 @@ from tidewire.protocols.chat import (
     Rooms,
     System,
 )
+from tidewire.protocols.close_codes import NORMAL
 
 texts = st.text(st.characters(exclude_categories=["Cs"]))
 ids = st.none() | texts | st.integers(-(2**53), 2**53)

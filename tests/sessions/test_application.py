@@ -16,9 +16,10 @@ from tidewire.backends.base import JoinResult
 from tidewire.backends.memory import MemoryBroker, MemoryPresence
 from tidewire.backends.sqlite import SqliteBroker, SqlitePresence
 from tidewire.engine.node import Node
-from tidewire.errors import NORMAL, BadRequest, NotPublished, StoreUnavailable
+from tidewire.errors import BadRequest, NotPublished, StoreUnavailable
 from tidewire.messages import Announcement, Member
 from tidewire.options import Limits
+from tidewire.protocols.close_codes import NORMAL
 from tidewire.protocols.plain import PLAIN
 from tidewire.sessions.accept import Acceptance
 from tidewire.sessions.application import HubConnection

@@ -7,16 +7,8 @@ from collections.abc import Awaitable, Callable, Sequence
 
 import msgspec
 
-from tidewire.messages import (
-    Announcement,
-    Departure,
-    HistoryPage,
-    Member,
-    Position,
-    Publication,
-    PublishRequest,
-    Retention,
-)
+from tidewire.messages import Announcement, Departure, HistoryPage, Member, Position, Publication, PublishRequest
+from tidewire.retention import Retention
 
 __all__ = ("Broker", "Deliver", "JoinResult", "Presence", "Resumed", "nothing_to_resume")
 

@@ -7,7 +7,8 @@ from collections.abc import Awaitable, Sequence
 from tidewire.backends.base import Broker, Deliver, JoinResult, Presence, Resumed, nothing_to_resume
 from tidewire.channels import check_name
 from tidewire.errors import BadRequest
-from tidewire.messages import Announcement, Departure, HistoryPage, Member, Position, PublishRequest, Retention
+from tidewire.messages import Announcement, Departure, HistoryPage, Member, Position, PublishRequest
+from tidewire.retention import Retention
 from tidewire.support.counters import count_limit
 
 __all__ = ("JudgedBroker", "JudgedPresence")

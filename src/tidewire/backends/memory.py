@@ -9,17 +9,9 @@ from collections.abc import Callable, Sequence
 
 from tidewire.backends.base import Broker, Deliver, JoinResult, Presence, Resumed, nothing_to_resume
 from tidewire.errors import NotPublished
-from tidewire.messages import (
-    Announcement,
-    Departure,
-    HistoryPage,
-    Member,
-    Position,
-    Publication,
-    PublishRequest,
-    Retention,
-)
+from tidewire.messages import Announcement, Departure, HistoryPage, Member, Position, Publication, PublishRequest
 from tidewire.options import Limits
+from tidewire.retention import Retention
 from tidewire.support.counters import count_limit
 
 __all__ = ("MemoryBroker", "MemoryPresence")

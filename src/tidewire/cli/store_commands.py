@@ -19,7 +19,8 @@ from tidewire.cli import flags
 from tidewire.cli.stores import check_there
 from tidewire.cli.terminal import load_settings, out, read_stdin, say
 from tidewire.errors import ConfigurationError
-from tidewire.messages import Format, Position, Publication, PublishRequest, Retention
+from tidewire.messages import Format, Position, Publication, PublishRequest
+from tidewire.retention import Retention
 from tidewire.server.logs import harmless, redacted
 
 if TYPE_CHECKING:

@@ -12,20 +12,13 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from tidewire.engine.rate import UserRate
-from tidewire.errors import (
-    POLICY,
-    SHUTDOWN,
-    TOO_BIG,
-    ConnectionClosed,
-    Disconnect,
-    RateLimited,
-    check_close_code,
-)
+from tidewire.errors import ConnectionClosed, Disconnect, RateLimited
 from tidewire.links.base import LOST, Link
 from tidewire.messages import IssuedToken, WireMessage
 from tidewire.options import Limits
 from tidewire.protocols.base import Protocol
 from tidewire.protocols.batch import Representation
+from tidewire.protocols.close_codes import POLICY, SHUTDOWN, TOO_BIG, check_close_code
 from tidewire.support.counters import count_limit
 from tidewire.support.counts import Counts
 from tidewire.support.refusals import note_refusal

@@ -9,14 +9,13 @@ from collections import deque
 from collections.abc import Sequence
 
 from tidewire.engine.connection import Connection
-from tidewire.engine.pushes import BroadcastPush, ChannelPush
-from tidewire.engine.registry import Channel, Registry
+from tidewire.engine.registry import Channel, ChannelPush, Registry
 from tidewire.engine.slow import SlowClients
 from tidewire.engine.subscription import Subscription
-from tidewire.errors import INSUFFICIENT
 from tidewire.messages import Publication
 from tidewire.options import Limits
-from tidewire.protocols.batch import Batch
+from tidewire.protocols.batch import Batch, Representation
+from tidewire.protocols.close_codes import INSUFFICIENT
 from tidewire.support.counters import count_limit
 
 __all__ = ("Fanout",)
@@ -39,7 +38,7 @@ class Fanout:
         self._limits = limits
         self.slow = SlowClients(limits)
         self._dirty: deque[Channel] = deque()
-        self._broadcasts: deque[BroadcastPush] = deque()
+        self._broadcasts: deque[_BroadcastPush] = deque()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._scheduled = False
         self._turn = 0
@@ -190,7 +189,7 @@ class Fanout:
 
         A slow client is judged as in a channel. A direct send to a connection that waits comes after it.
         """
-        self._broadcasts.append(BroadcastPush(publication, connections))
+        self._broadcasts.append(_BroadcastPush(publication, connections))
         self._push_broadcasts(time.perf_counter() + self._limits.turn_seconds)
         if self._broadcasts:
             self._schedule()
@@ -205,7 +204,7 @@ class Fanout:
                     return
             self._broadcasts.popleft()
 
-    def _push_one(self, push: BroadcastPush, connection: Connection) -> None:
+    def _push_one(self, push: _BroadcastPush, connection: Connection) -> None:
         batch = push.batch(connection.representation)
         self._flush_channels_for(connection)
         if connection.link.paused and self.slow.is_over(connection, self._turn):
@@ -276,3 +275,21 @@ class Fanout:
             connection.end(INSUFFICIENT)
         else:
             connection.write(message)
+
+
+class _BroadcastPush:
+    """One publication for connections whatever they subscribe to, and those that were not given it yet."""
+
+    __slots__ = ("_batches", "publication", "waiting")
+
+    def __init__(self, publication: Publication, connections: Sequence[Connection]) -> None:
+        self.publication = publication
+        self.waiting = dict.fromkeys(connections)
+        self._batches: dict[Representation, Batch] = {}
+
+    def batch(self, representation: Representation) -> Batch:
+        """Return the publication in one representation, encoded once."""
+        batch = self._batches.get(representation)
+        if batch is None:
+            batch = self._batches[representation] = representation.batch((self.publication,))
+        return batch

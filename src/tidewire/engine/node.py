@@ -19,7 +19,6 @@ from tidewire.engine.channels import Channels
 from tidewire.engine.connection import Connection
 from tidewire.engine.control import Control
 from tidewire.engine.fanout import Fanout
-from tidewire.engine.history import History, IsShown, everything
 from tidewire.engine.membership import Memberships
 from tidewire.engine.recovery import Recoveries
 from tidewire.engine.registry import Newcomer, Registry
@@ -27,9 +26,11 @@ from tidewire.engine.revocations import Revocations
 from tidewire.engine.statistics import Statistics
 from tidewire.engine.subscribing import Subscriptions, ended
 from tidewire.engine.tasks import Tasks
-from tidewire.errors import SHUTDOWN, TOO_MANY, BadRequest, LimitExceeded, PublishError, StoreUnavailable
+from tidewire.errors import BadRequest, LimitExceeded, PublishError, StoreUnavailable
+from tidewire.history.shown import History, IsShown, everything
 from tidewire.messages import Format, Membership, Position, Publication, PublishRequest, WireMessage
 from tidewire.options import Limits
+from tidewire.protocols.close_codes import SHUTDOWN, TOO_MANY
 from tidewire.rules.channel_rules import ChannelRules
 from tidewire.support.admission import Admission
 from tidewire.support.counters import LimitCounter, count_limit

@@ -9,13 +9,13 @@ from typing import Any
 import msgspec
 
 from tidewire.backends.base import Broker
-from tidewire.backends.shared.history_reader import HistoryReader, Share, Spawn
-from tidewire.backends.shared.history_steps import cost
-from tidewire.engine.history import History
-from tidewire.engine.merge import Recovery, merge
 from tidewire.engine.registry import Channel
 from tidewire.engine.subscription import Subscription
 from tidewire.errors import StoreUnavailable
+from tidewire.history.merge import Recovery, merge
+from tidewire.history.read_steps import cost
+from tidewire.history.shared_reads import HistoryReader, Share, Spawn
+from tidewire.history.shown import History
 from tidewire.messages import HistoryPage, HistoryRequest, Position, Publication
 from tidewire.options import Limits
 from tidewire.support.admission import Admission

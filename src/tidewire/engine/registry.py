@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from types import MappingProxyType
 
 import msgspec
 
 from tidewire.engine.connection import Connection
-from tidewire.engine.pushes import ChannelPush
 from tidewire.engine.subscription import Subscription
 from tidewire.messages import Position, Publication
 from tidewire.options import ChannelOptions
-from tidewire.protocols.batch import Representation
+from tidewire.protocols.batch import Batch, Representation
 from tidewire.support.counts import Counts
 from tidewire.support.networks import is_loopback, network_of
 
-__all__ = ("Channel", "Group", "Newcomer", "Registry")
+__all__ = ("Channel", "ChannelPush", "Group", "Newcomer", "Registry")
 
 _NONE: Mapping[str, Subscription] = MappingProxyType({})
 
@@ -47,6 +47,20 @@ class Group:
         """Return the subscriptions as they are now."""
         self.snapshot = self.snapshot or tuple(self.subscriptions)
         return self.snapshot
+
+
+class ChannelPush(msgspec.Struct):
+    """What one channel publishes in one turn, and how far that has come when the turn's time ends.
+
+    `first` and `last` are the offsets of the publications at its ends. `parts` are the batches that are left, each with
+    the subscriptions that take it; `reached` counts those of the first part that were given it. Fan-out moves both.
+    """
+
+    publications: tuple[Publication, ...]
+    first: int
+    last: int
+    parts: deque[tuple[Batch, tuple[Subscription, ...]]]
+    reached: int = 0
 
 
 class Channel(msgspec.Struct, eq=False):

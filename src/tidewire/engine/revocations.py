@@ -12,9 +12,10 @@ from tidewire.backends.base import Broker
 from tidewire.channels import REVOKED as CHANNEL
 from tidewire.engine.connection import Connection
 from tidewire.engine.registry import Registry
-from tidewire.errors import REVOKED
-from tidewire.messages import IssuedToken, Position, Publication, PublishRequest, Retention
+from tidewire.messages import IssuedToken, Position, Publication, PublishRequest
 from tidewire.options import Limits
+from tidewire.protocols.close_codes import REVOKED
+from tidewire.retention import Retention
 from tidewire.support.counters import count_limit
 
 __all__ = ("Revocation", "Revocations")

@@ -7,10 +7,10 @@ from collections.abc import Mapping, Sequence
 from tidewire.engine.connection import Connection
 from tidewire.engine.registry import Channel
 from tidewire.engine.subscription import Subscription
-from tidewire.errors import SLOW
 from tidewire.messages import Dropped, Publication
 from tidewire.options import Limits, SlowPolicy
 from tidewire.protocols.batch import Batch
+from tidewire.protocols.close_codes import SLOW
 from tidewire.support.counters import count_limit
 
 __all__ = ("SlowClients",)

@@ -15,10 +15,11 @@ from tidewire.engine.membership import Memberships
 from tidewire.engine.recovery import Forms, Recoveries
 from tidewire.engine.registry import Channel, Registry
 from tidewire.engine.subscription import Subscription
-from tidewire.errors import NORMAL, AlreadySubscribed, BadRequest, ConnectionClosed, LimitExceeded
+from tidewire.errors import AlreadySubscribed, BadRequest, ConnectionClosed, LimitExceeded
 from tidewire.messages import Announcement, Membership, Position, Subscribed, WireMessage
 from tidewire.options import Limits
 from tidewire.protocols.batch import Representation
+from tidewire.protocols.close_codes import NORMAL
 from tidewire.support.counters import count_limit
 
 __all__ = ("Prepared", "Subscriptions", "ended")

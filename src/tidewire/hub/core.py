@@ -12,9 +12,10 @@ from tidewire.backends import is_local, open_backend, shared_name
 from tidewire.engine.node import Node
 from tidewire.errors import ConfigurationError
 from tidewire.http_api.nodes import Nodes
+from tidewire.hub.given_limits import SERVER_LIMITS, read_limits
 from tidewire.hub.hosting import HOST, Opened
 from tidewire.links.server_pings import warn_without_pings
-from tidewire.options import SERVER_LIMITS, ChannelOptions, Limits, read_limits
+from tidewire.options import ChannelOptions, Limits
 from tidewire.protocols.meta import is_history
 from tidewire.rules.book import RuleBook
 from tidewire.rules.channel_rules import ChannelRules

@@ -11,9 +11,10 @@ from tidewire.channels import check_name, open_channel, personal
 from tidewire.engine.control import Control
 from tidewire.engine.revocations import Revocation
 from tidewire.engine.statistics import Statistics
-from tidewire.errors import FORCED, ConfigurationError, Disconnect
+from tidewire.errors import ConfigurationError, Disconnect
 from tidewire.hub.core import HubCore
 from tidewire.messages import HistoryPage, HistoryRequest, Member, Position, PublishRequest
+from tidewire.protocols.close_codes import FORCED
 from tidewire.protocols.meta import PublicationMeta
 from tidewire.protocols.payload import encode_payload
 from tidewire.sessions.threads import running_loop

@@ -8,10 +8,11 @@ from collections import deque
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-from tidewire.errors import GONE, INTERNAL_ERROR, STALLED, Disconnect
+from tidewire.errors import Disconnect
 from tidewire.links.base import Link, Listener
 from tidewire.options import Limits
 from tidewire.protocols.batch import Batch
+from tidewire.protocols.close_codes import GONE, INTERNAL_ERROR, STALLED
 from tidewire.support.counters import count_limit
 
 __all__ = ("CLOSE_SECONDS", "AsgiLink")

@@ -11,11 +11,12 @@ from typing import Protocol as TypingProtocol
 
 import msgspec
 
-from tidewire.errors import GONE, INTERNAL_ERROR, STALLED, Disconnect, RateLimited
+from tidewire.errors import Disconnect, RateLimited
 from tidewire.links.base import Link, Listener
 from tidewire.messages import WireMessage
 from tidewire.options import Limits
 from tidewire.protocols.batch import Batch
+from tidewire.protocols.close_codes import GONE, INTERNAL_ERROR, STALLED
 from tidewire.support.counters import count_limit
 
 __all__ = ("BINARY", "EVENTS", "FIELDS", "LINES", "Framing", "StreamLink", "StreamServer")

@@ -8,7 +8,7 @@ import time
 
 import msgspec
 
-from tidewire.errors import INSUFFICIENT, ConnectionClosed
+from tidewire.errors import ConnectionClosed
 from tidewire.hub import Hub
 from tidewire.messages import Position, Publication, WireMessage
 from tidewire.pipelines.reporter import channel, current_view, log_channel
@@ -16,6 +16,7 @@ from tidewire.pipelines.run_channels import RUN_EVENTS, RUN_LOGS
 from tidewire.pipelines.run_keeper import Keeper
 from tidewire.pipelines.run_store import Record, RunStore
 from tidewire.pipelines.runs import Run, RunEvent, RunStatus, StepEvent, StepStatus
+from tidewire.protocols.close_codes import INSUFFICIENT
 from tidewire.protocols.json import JsonProtocol
 from tidewire.sessions.application import HubConnection
 

@@ -9,11 +9,11 @@ from typing import Any
 
 import msgspec
 
-from tidewire.errors import NotAvailable, PermissionDenied, UnknownType
+from tidewire.errors import NotAvailable, UnknownType
 from tidewire.messages import IssuedToken
 from tidewire.options import ChannelOptions
 
-__all__ = ("Action", "Authority", "Caller", "ConnectAttempt", "Grant", "Identity", "check_allowed")
+__all__ = ("Action", "Authority", "Caller", "ConnectAttempt", "Grant", "Identity")
 
 
 class Action(Enum):
@@ -113,20 +113,3 @@ class Authority(ABC):
     async def receive(self, caller: Caller, data: bytes) -> None:
         """Take a message that asks for no answer; raises UnknownType when nobody listens."""
         raise UnknownType("this application takes no messages outside of channels")
-
-
-def check_allowed(allowed: bool, action: Action, channel: str, options: ChannelOptions) -> None:
-    """Raise NotAvailable for what the channel does not offer, and PermissionDenied for what is not allowed."""
-    if action is Action.HISTORY and not options.history_size:
-        raise NotAvailable(f"channel {channel!r} has no history")
-    if action is Action.PRESENCE and not options.presence:
-        raise NotAvailable(f"channel {channel!r} has no presence")
-    if not allowed:
-        raise PermissionDenied(f"this client may not {_DOING[action]} {channel!r}")
-
-
-_DOING = {
-    Action.PUBLISH: "publish in",
-    Action.HISTORY: "read the history of",
-    Action.PRESENCE: "see who is in",
-}

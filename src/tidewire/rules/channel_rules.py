@@ -7,8 +7,8 @@ from fnmatch import fnmatchcase
 
 from tidewire.channels import is_events, is_reserved
 from tidewire.errors import ConfigurationError
-from tidewire.messages import Retention
 from tidewire.options import ChannelOptions
+from tidewire.retention import Retention
 
 __all__ = ("ChannelRules",)
 

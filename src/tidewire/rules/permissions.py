@@ -6,9 +6,11 @@ from typing import Any
 
 import msgspec
 
+from tidewire.errors import NotAvailable, PermissionDenied
+from tidewire.options import ChannelOptions
 from tidewire.rules.base import Action
 
-__all__ = ("ALL", "NOTHING", "Permissions")
+__all__ = ("ALL", "NOTHING", "Permissions", "check_allowed")
 
 
 class Permissions(msgspec.Struct, frozen=True, kw_only=True):
@@ -34,3 +36,20 @@ class Permissions(msgspec.Struct, frozen=True, kw_only=True):
 
 ALL = Permissions(publish=True)
 NOTHING = Permissions(subscribe=False, history=False, presence=False)
+
+
+def check_allowed(allowed: bool, action: Action, channel: str, options: ChannelOptions) -> None:
+    """Raise NotAvailable for what the channel does not offer, and PermissionDenied for what is not allowed."""
+    if action is Action.HISTORY and not options.history_size:
+        raise NotAvailable(f"channel {channel!r} has no history")
+    if action is Action.PRESENCE and not options.presence:
+        raise NotAvailable(f"channel {channel!r} has no presence")
+    if not allowed:
+        raise PermissionDenied(f"this client may not {_DOING[action]} {channel!r}")
+
+
+_DOING = {
+    Action.PUBLISH: "publish in",
+    Action.HISTORY: "read the history of",
+    Action.PRESENCE: "see who is in",
+}

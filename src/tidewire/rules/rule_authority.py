@@ -15,10 +15,10 @@ from tidewire.errors import BadRequest, ConfigurationError, PermissionDenied, Re
 from tidewire.options import ChannelOptions, Limits
 from tidewire.protocols.centrifuge.codes import INVALID_TOKEN
 from tidewire.protocols.payload import encode_json
-from tidewire.rules.base import Action, Authority, Caller, ConnectAttempt, Grant, Identity, check_allowed
+from tidewire.rules.base import Action, Authority, Caller, ConnectAttempt, Grant, Identity
 from tidewire.rules.book import RuleBook
 from tidewire.rules.channel_rules import ChannelRules
-from tidewire.rules.permissions import ALL, Permissions
+from tidewire.rules.permissions import ALL, Permissions, check_allowed
 
 __all__ = ("Decision", "RuleAuthority")
 

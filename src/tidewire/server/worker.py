@@ -27,11 +27,12 @@ import uvicorn
 from uvicorn.importer import ImportFromStringError, import_from_string
 
 from tidewire.errors import ConfigurationError, TidewireError
+from tidewire.hub.given_limits import SERVER_LIMITS
 from tidewire.links import http
 from tidewire.links import uvicorn as websocket
 from tidewire.links.acceptor import Acceptor
 from tidewire.links.request_limit import RequestLimit
-from tidewire.options import SERVER_LIMITS, Limits
+from tidewire.options import Limits
 from tidewire.server import logs
 from tidewire.server.settings import Settings
 from tidewire.support.siblings import Siblings

@@ -14,22 +14,12 @@ from starlette.websockets import WebSocket, WebSocketState
 
 from tidewire.engine.connection import Connection
 from tidewire.engine.node import Node
-from tidewire.errors import (
-    INTERNAL_ERROR,
-    NORMAL,
-    REVOKED,
-    SHUTDOWN,
-    STORE_AWAY,
-    TOO_MANY,
-    ConnectionClosed,
-    Disconnect,
-    LimitExceeded,
-    StoreUnavailable,
-)
+from tidewire.errors import ConnectionClosed, Disconnect, LimitExceeded, StoreUnavailable
 from tidewire.links.asgi import CLOSE_SECONDS, AsgiLink
 from tidewire.links.base import Link
 from tidewire.messages import IssuedToken
 from tidewire.protocols.base import Protocol
+from tidewire.protocols.close_codes import INTERNAL_ERROR, NORMAL, REVOKED, SHUTDOWN, STORE_AWAY, TOO_MANY
 from tidewire.sessions.endings import Ending, has_handler, judge
 from tidewire.sessions.origins import Origins
 from tidewire.support.refusals import note_refusal

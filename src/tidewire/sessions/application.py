@@ -13,9 +13,6 @@ from tidewire.channels import open_channel
 from tidewire.engine.connection import Connection
 from tidewire.engine.node import Node
 from tidewire.errors import (
-    EXPIRED,
-    NORMAL,
-    REVOKED,
     BadRequest,
     CommandError,
     ConnectionClosed,
@@ -26,6 +23,7 @@ from tidewire.errors import (
     TidewireError,
 )
 from tidewire.messages import Format, IssuedToken, Membership, Position, Subscribed, WireMessage
+from tidewire.protocols.close_codes import EXPIRED, NORMAL, REVOKED
 from tidewire.protocols.json_text import JsonDecoder
 from tidewire.protocols.payload import encode_announcement, encode_json, encode_message, encode_payload
 from tidewire.sessions.accept import Acceptance
@@ -82,11 +80,11 @@ class HubConnection:
     @property
     def _here(self) -> Connection:
         """The connection, for verbs; raises ConfigurationError outside of its event loop."""
-        connection, loop = self._connection, self._loop
+        connection = self._connection
         # The loop that runs in this thread, without asking the system which process this is (get_running_loop does).
-        if connection is None or get_ident() != self._thread or not loop.is_running():
+        if connection is None or get_ident() != self._thread or not self._loop.is_running():
             connection = self.connection
-            check_loop(loop)
+            check_loop(self._loop)
         return connection
 
     @property

@@ -9,7 +9,8 @@ from collections.abc import Awaitable, Callable
 
 from tidewire.engine.connection import Connection
 from tidewire.engine.node import Node
-from tidewire.errors import INTERNAL_ERROR, ConnectionClosed, Rejected
+from tidewire.errors import ConnectionClosed, Rejected
+from tidewire.protocols.close_codes import INTERNAL_ERROR
 from tidewire.sessions.in_flight import InFlight
 from tidewire.sessions.reply_budget import ReplyBudget
 

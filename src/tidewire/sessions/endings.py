@@ -8,20 +8,8 @@ from typing import Any, NamedTuple, TypeVar
 from starlette.exceptions import HTTPException, WebSocketException
 from starlette.websockets import WebSocketDisconnect
 
-from tidewire.errors import (
-    INTERNAL_ERROR,
-    NORMAL,
-    POLICY,
-    SHUTDOWN,
-    STORE_AWAY,
-    TOO_MANY,
-    CommandError,
-    ConnectionClosed,
-    Disconnect,
-    LimitExceeded,
-    PublishError,
-    StoreUnavailable,
-)
+from tidewire.errors import CommandError, ConnectionClosed, Disconnect, LimitExceeded, PublishError, StoreUnavailable
+from tidewire.protocols.close_codes import INTERNAL_ERROR, NORMAL, POLICY, SHUTDOWN, STORE_AWAY, TOO_MANY
 from tidewire.support.log_limit import LogLimit
 
 __all__ = ("Ending", "has_handler", "judge")

@@ -13,7 +13,6 @@ from tidewire.channels import open_channel
 from tidewire.engine.connection import Connection
 from tidewire.engine.node import Node
 from tidewire.errors import (
-    STORE_AWAY,
     CommandError,
     ConnectionClosed,
     NotPublished,
@@ -23,6 +22,7 @@ from tidewire.errors import (
     TemporaryFailure,
 )
 from tidewire.protocols.base import Protocol
+from tidewire.protocols.close_codes import STORE_AWAY
 from tidewire.protocols.commands import Ping, Publish, Subscribe, Unsubscribe
 from tidewire.sessions.accept import Acceptance
 from tidewire.sessions.centrifuge.identify import Name, identified_by, nobody

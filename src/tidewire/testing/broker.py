@@ -9,7 +9,8 @@ from itertools import pairwise
 import pytest
 
 from tidewire.errors import NotPublished
-from tidewire.messages import Format, HistoryPage, Position, Publication, PublishRequest, Retention
+from tidewire.messages import Format, HistoryPage, Position, Publication, PublishRequest
+from tidewire.retention import Retention
 from tidewire.testing.store_under_test import Node, StoreUnderTest, open_nodes, wait_until
 
 __all__ = ("BrokerContract",)

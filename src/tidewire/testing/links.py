@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 
-from tidewire.errors import GONE, Disconnect
+from tidewire.errors import Disconnect
 from tidewire.links.base import Link, Listener
 from tidewire.messages import WireMessage
 from tidewire.protocols.batch import Batch
+from tidewire.protocols.close_codes import GONE
 
 __all__ = ("FakeLink", "ManualClock")
 

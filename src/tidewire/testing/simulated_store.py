@@ -9,14 +9,9 @@ from random import Random
 from tidewire.backends.base import Broker, Deliver, Resumed, nothing_to_resume
 from tidewire.backends.memory import MemoryBroker
 from tidewire.errors import NotPublished, PublishUnconfirmed, StoreUnavailable
-from tidewire.messages import (
-    HistoryPage,
-    Position,
-    Publication,
-    PublishRequest,
-    Retention,
-)
+from tidewire.messages import HistoryPage, Position, Publication, PublishRequest
 from tidewire.options import Limits
+from tidewire.retention import Retention
 from tidewire.testing.simulated_presence import Members, SimulatedPresence
 
 __all__ = ("SimulatedBroker", "SimulatedStore")

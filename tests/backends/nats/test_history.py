@@ -12,7 +12,8 @@ import pytest
 from engine.support import run
 from helpers.stores import Daemon, start_nats
 from tidewire.backends.nats import NatsBroker
-from tidewire.messages import HistoryPage, Position, Publication, PublishRequest, Retention
+from tidewire.messages import HistoryPage, Position, Publication, PublishRequest
+from tidewire.retention import Retention
 from tidewire.testing import wait_until
 
 from .helpers import broker_on

@@ -15,7 +15,8 @@ from tidewire.backends.sqlite.database import Database
 from tidewire.backends.sqlite.housekeeping import Trimmer
 from tidewire.backends.sqlite.reading import HistoryQuery, read_history
 from tidewire.backends.sqlite.store_clock import StoreClock
-from tidewire.messages import Position, PublishRequest, Retention
+from tidewire.messages import Position, PublishRequest
+from tidewire.retention import Retention
 
 from .helpers import ManualClock, open_node
 

@@ -11,7 +11,8 @@ import pytest
 
 from engine.support import run
 from tidewire.backends.sqlite.folder import node_folder
-from tidewire.messages import Position, Retention
+from tidewire.messages import Position
+from tidewire.retention import Retention
 from tidewire.testing import wait_until
 
 from .helpers import open_node

@@ -21,8 +21,9 @@ from tidewire.backends.nats.session import Session
 from tidewire.backends.shared.outage import Outage
 from tidewire.backends.shared.waiting import not_published
 from tidewire.errors import NotPublished, StoreUnavailable
-from tidewire.messages import HistoryPage, Position, PublishRequest, Retention
+from tidewire.messages import HistoryPage, Position, PublishRequest
 from tidewire.options import Limits
+from tidewire.retention import Retention
 from tidewire.support.counters import count_limit
 
 __all__ = ("NatsBroker",)

@@ -20,7 +20,7 @@ from tidewire.backends.nats.reading import oldest_of_newest, top_of
 from tidewire.backends.nats.server_clock import StoreClock
 from tidewire.backends.nats.session import Refused
 from tidewire.errors import StoreUnavailable
-from tidewire.messages import Retention
+from tidewire.retention import Retention
 
 __all__ = ("CARRIAGE_SECONDS", "Trimmer", "remove_all")
 

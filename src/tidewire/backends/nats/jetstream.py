@@ -13,7 +13,8 @@ from datetime import datetime
 
 import msgspec
 
-from tidewire.messages import Format, Publication, PublishRequest, Retention
+from tidewire.messages import Format, Publication, PublishRequest
+from tidewire.retention import Retention
 
 __all__ = (
     "Ack",

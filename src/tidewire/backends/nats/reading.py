@@ -18,7 +18,8 @@ from tidewire.backends.nats.publication_stream import Stream
 from tidewire.backends.nats.server_clock import StoreClock
 from tidewire.backends.nats.session import Unsendable
 from tidewire.errors import StoreUnavailable
-from tidewire.messages import HistoryPage, Position, Publication, Retention
+from tidewire.messages import HistoryPage, Position, Publication
+from tidewire.retention import Retention
 
 __all__ = ("HistoryQuery", "oldest_of_newest", "read_history", "top_of")
 

@@ -21,8 +21,9 @@ from tidewire.backends.postgres.schema import SQL, VERSION
 from tidewire.backends.postgres.server_errors import FAILURES, opening_error
 from tidewire.backends.shared.outage import Outage
 from tidewire.errors import NotPublished, StoreUnavailable, TidewireError
-from tidewire.messages import HistoryPage, Position, Publication, PublishRequest, Retention
+from tidewire.messages import HistoryPage, Position, Publication, PublishRequest
 from tidewire.options import Limits
+from tidewire.retention import Retention
 
 __all__ = ("PostgresBroker",)
 

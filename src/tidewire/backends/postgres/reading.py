@@ -10,7 +10,8 @@ from tidewire.backends.postgres.pool import Pool
 from tidewire.backends.postgres.schema import SQL
 from tidewire.backends.shared.completeness import is_complete
 from tidewire.errors import StoreUnavailable
-from tidewire.messages import MAX_OFFSET, Format, HistoryPage, Position, Publication, Retention
+from tidewire.messages import MAX_OFFSET, Format, HistoryPage, Position, Publication
+from tidewire.retention import Retention
 
 __all__ = ("PositionReader", "positions_of", "read_history", "read_news")
 

@@ -17,8 +17,9 @@ from tidewire.backends.redis.shards import Shards
 from tidewire.backends.shared.outage import Outage
 from tidewire.backends.shared.waiting import not_published
 from tidewire.errors import NotPublished, StoreUnavailable
-from tidewire.messages import HistoryPage, Position, PublishRequest, Retention
+from tidewire.messages import HistoryPage, Position, PublishRequest
 from tidewire.options import Limits
+from tidewire.retention import Retention
 
 __all__ = ("RedisBroker",)
 

@@ -15,7 +15,8 @@ from tidewire.backends.redis.keys import Keys
 from tidewire.backends.redis.opening import new_epoch
 from tidewire.backends.redis.shards import Shard, Shards
 from tidewire.backends.shared.completeness import is_complete
-from tidewire.messages import MAX_OFFSET, HistoryPage, Position, Retention
+from tidewire.messages import MAX_OFFSET, HistoryPage, Position
+from tidewire.retention import Retention
 
 __all__ = ("HistoryQuery", "read_history", "read_positions", "remove_history")
 

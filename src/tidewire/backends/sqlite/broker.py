@@ -16,8 +16,9 @@ from tidewire.backends.sqlite.size_limits import SizeLimits
 from tidewire.backends.sqlite.store_clock import StoreClock, SystemClock
 from tidewire.backends.sqlite.writer_thread import Answer, WriterThread
 from tidewire.errors import NotPublished, PublishError, StoreUnavailable, TidewireError
-from tidewire.messages import HistoryPage, Position, Publication, PublishRequest, Retention
+from tidewire.messages import HistoryPage, Position, Publication, PublishRequest
 from tidewire.options import Limits
+from tidewire.retention import Retention
 from tidewire.support.counters import count_limit
 
 __all__ = ("SqliteBroker",)

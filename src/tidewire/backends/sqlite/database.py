@@ -20,7 +20,8 @@ from tidewire.backends.sqlite.folder import make_file
 from tidewire.backends.sqlite.rollback_guard import RollbackGuard
 from tidewire.backends.sqlite.store_clock import Reading, StoreClock
 from tidewire.errors import ConfigurationError
-from tidewire.messages import Format, Position, Publication, PublishRequest, Retention
+from tidewire.messages import Format, Position, Publication, PublishRequest
+from tidewire.retention import Retention
 
 __all__ = ("Database", "connect", "derived_epoch", "identity")
 

@@ -18,7 +18,8 @@ from tidewire.backends.sqlite.database import SQL, connect, derived_epoch, ident
 from tidewire.backends.sqlite.file_errors import explain
 from tidewire.backends.sqlite.store_clock import StoreClock
 from tidewire.errors import StoreUnavailable
-from tidewire.messages import Format, HistoryPage, Position, Publication, Retention
+from tidewire.messages import Format, HistoryPage, Position, Publication
+from tidewire.retention import Retention
 
 __all__ = ("HistoryQuery", "Readers", "read_history", "read_positions")
 

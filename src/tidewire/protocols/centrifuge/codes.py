@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 from tidewire import errors
 from tidewire.errors import Disconnect, Refused, TidewireError
+from tidewire.protocols import close_codes
 
 __all__ = ("Malformed", "MalformedFrame", "Unsubscription", "WireError", "disconnect_for", "disconnect_of", "error_of")
 
@@ -81,16 +82,16 @@ TOO_MANY_ERRORS = Disconnect(3509, "too many errors", reconnect=False)
 
 #: What the server's own reasons are called in this protocol; other codes are sent as they are.
 _DISCONNECTS = {
-    errors.SHUTDOWN: SHUTDOWN,
-    errors.SLOW: SLOW,
-    errors.INSUFFICIENT: INSUFFICIENT_STATE,
-    errors.NO_PONG: NO_PONG,
-    errors.STALLED: WRITE_ERROR,
-    errors.FORCED: FORCE_DISCONNECT,
-    errors.REVOKED: INVALID_TOKEN,
-    errors.INTERNAL_ERROR: SERVER_ERROR,
-    errors.STORE_AWAY: SERVER_ERROR,
-    errors.POLICY: TOO_MANY_COMMANDS,
+    close_codes.SHUTDOWN: SHUTDOWN,
+    close_codes.SLOW: SLOW,
+    close_codes.INSUFFICIENT: INSUFFICIENT_STATE,
+    close_codes.NO_PONG: NO_PONG,
+    close_codes.STALLED: WRITE_ERROR,
+    close_codes.FORCED: FORCE_DISCONNECT,
+    close_codes.REVOKED: INVALID_TOKEN,
+    close_codes.INTERNAL_ERROR: SERVER_ERROR,
+    close_codes.STORE_AWAY: SERVER_ERROR,
+    close_codes.POLICY: TOO_MANY_COMMANDS,
 }
 
 

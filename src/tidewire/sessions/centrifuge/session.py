@@ -15,21 +15,14 @@ from tidewire.channels import check_channel
 from tidewire.engine.connection import Connection
 from tidewire.engine.node import Node
 from tidewire.engine.subscribing import ended
-from tidewire.errors import (
-    TOO_MANY,
-    CommandError,
-    ConnectionClosed,
-    Disconnect,
-    LimitExceeded,
-    Rejected,
-    StoreUnavailable,
-)
+from tidewire.errors import CommandError, ConnectionClosed, Disconnect, LimitExceeded, Rejected, StoreUnavailable
 from tidewire.messages import Position
 from tidewire.protocols.centrifuge import codes
 from tidewire.protocols.centrifuge import messages as m
 from tidewire.protocols.centrifuge.codes import Malformed, MalformedFrame, Unsubscription, error_of
 from tidewire.protocols.centrifuge.encoding import CentrifugeProtocol
 from tidewire.protocols.centrifuge.messages import Command, Push, Reply, raw
+from tidewire.protocols.close_codes import TOO_MANY
 from tidewire.rules.base import Authority, ConnectAttempt, Grant, Identity
 from tidewire.sessions.centrifuge.commands import METHODS, VERSION, Commands
 from tidewire.sessions.centrifuge.credentials import Credentials, ttl_of

@@ -13,12 +13,13 @@ from starlette.types import Receive, Scope, Send
 
 from tidewire.engine.connection import Connection
 from tidewire.engine.node import Node
-from tidewire.errors import TOO_MANY, LimitExceeded
+from tidewire.errors import LimitExceeded
 from tidewire.links.server_exit import ServerExit
 from tidewire.links.stream import Framing, StreamLink
 from tidewire.messages import WireMessage
 from tidewire.protocols.centrifuge import codes
 from tidewire.protocols.centrifuge.encoding import CentrifugeProtocol
+from tidewire.protocols.close_codes import TOO_MANY
 from tidewire.rules.base import Authority, Identity
 from tidewire.sessions.centrifuge.emulation import Emulation
 from tidewire.sessions.centrifuge.session import Session

@@ -13,7 +13,6 @@ from tidewire.engine.node import Node
 from tidewire.engine.subscribing import Prepared
 from tidewire.engine.subscription import Subscription
 from tidewire.errors import (
-    INSUFFICIENT,
     AlreadySubscribed,
     BadRequest,
     CommandError,
@@ -31,6 +30,7 @@ from tidewire.protocols.centrifuge.codes import Malformed, MalformedFrame, Unsub
 from tidewire.protocols.centrifuge.encoding import CentrifugeProtocol
 from tidewire.protocols.centrifuge.filters import count_nodes
 from tidewire.protocols.centrifuge.messages import Push, SubscribeRequest, raw
+from tidewire.protocols.close_codes import INSUFFICIENT
 from tidewire.protocols.meta import member_info
 from tidewire.rules.base import Grant, Identity
 from tidewire.sessions.centrifuge.credentials import end_of, ttl_of

@@ -9,10 +9,11 @@ import pytest
 from engine.support import FailingBroker, connect, open_node, run
 from helpers.counting import reached
 from tidewire.backends.memory import MemoryBroker
-from tidewire.engine.history import History
-from tidewire.messages import Format, HistoryRequest, Position, PublishRequest, Retention
+from tidewire.history.shown import History
+from tidewire.messages import Format, HistoryRequest, Position, PublishRequest
 from tidewire.options import ChannelOptions
 from tidewire.protocols.meta import PublicationMeta, is_history
+from tidewire.retention import Retention
 
 ALL = Retention(10_000)
 HIDDEN = PublicationMeta(skip_history=True).encode()

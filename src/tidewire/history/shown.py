@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Sequence
 from itertools import accumulate
 
 from tidewire.backends.base import Broker
-from tidewire.backends.shared.history_steps import FIRST_STEP, cost, step_after
+from tidewire.history.read_steps import FIRST_STEP, cost, step_after
 from tidewire.messages import HistoryPage, HistoryRequest, Position, Publication
 from tidewire.support.counters import count_limit
 

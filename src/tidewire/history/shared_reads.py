@@ -8,9 +8,10 @@ from collections.abc import Callable, Coroutine
 from typing import Any, Generic, TypeVar
 
 from tidewire.backends.base import Broker
-from tidewire.backends.shared.history_steps import FIRST_STEP, cost, step_after
 from tidewire.errors import StoreUnavailable
-from tidewire.messages import HistoryPage, Position, Publication, Retention
+from tidewire.history.read_steps import FIRST_STEP, cost, step_after
+from tidewire.messages import HistoryPage, Position, Publication
+from tidewire.retention import Retention
 
 __all__ = ("HistoryReader", "Share", "Spawn", "narrow")
 

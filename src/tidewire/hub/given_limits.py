@@ -1,0 +1,84 @@
+"""The limits that an application gives its hubs, and those of the server that runs it."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from typing import Any
+
+import msgspec
+
+from tidewire.errors import ConfigurationError
+from tidewire.options import Limits
+
+__all__ = ("SERVER_LIMITS", "ServerLimits", "read_limits")
+
+logger = logging.getLogger("tidewire")
+
+
+def read_limits(given: Limits | Mapping[str, float] | None) -> Limits:
+    """Return the limits that an application gives, also as a mapping of their names; raises ConfigurationError."""
+    if given is None or isinstance(given, Limits):
+        return given or Limits()
+    if not isinstance(given, Mapping):
+        raise ConfigurationError(f"limits={given!r} are none; write Limits(rate=50.0)")
+    unknown = [name for name in given if name not in Limits.__struct_fields__]
+    if unknown:
+        raise ConfigurationError(f"there is no limit {unknown[0]!r}; there are {', '.join(Limits.__struct_fields__)}")
+    if wrong := [f"{name}={value!r}" for name, value in given.items() if not isinstance(value, int | float)]:
+        raise ConfigurationError(f"limit {wrong[0]} is no number")
+    return Limits(**dict[str, Any](given))
+
+
+#: Limits that a server has once, whatever hubs its application has.
+_OF_THE_SERVER = frozenset(
+    {"arrivals", "body_rate", "body_seconds", "connections_per_address", "drain_seconds", "fragments", "header_bytes"}
+    | {"header_seconds", "inbox_bytes", "message_seconds", "message_size", "ping_seconds", "pipelined"}
+    | {"pong_seconds", "stalled_seconds"}
+)
+
+
+class ServerLimits:
+    """The limits of a process in which our server runs an application: one truth for its links and its hubs.
+
+    What the server's settings give counts; what they do not give is as the application's hub says.
+    """
+
+    def __init__(self) -> None:
+        self._given: Mapping[str, float] | None = None
+        self._of_hubs: dict[str, float] = {}
+
+    def begin(self, given: Mapping[str, float]) -> None:
+        """Take what the settings give, before the application is loaded."""
+        self._given, self._of_hubs = given, {}
+
+    def of_hub(self, limits: Limits) -> Limits:
+        """Return the limits of a hub that was given these; raises ConfigurationError where two hubs contradict."""
+        if self._given is None:
+            return limits
+        for field in msgspec.structs.fields(Limits):
+            name, value = field.name, getattr(limits, field.name)
+            if value == field.default:
+                continue
+            if name in self._given:
+                if value != self._given[name]:
+                    logger.warning(
+                        "limit %s is %g by the server's settings, not %g as the hub says",
+                        name,
+                        self._given[name],
+                        value,
+                    )
+            elif name in _OF_THE_SERVER and self._of_hubs.setdefault(name, value) != value:
+                raise ConfigurationError(
+                    f"limit {name} is {self._of_hubs[name]:g} in one hub and {value:g} in another, "
+                    f"and a server has one; write --limit {name}={value:g}"
+                )
+        return msgspec.structs.replace(limits, **dict[str, Any](self._given))
+
+    def of_links(self, limits: Limits) -> Limits:
+        """Return the limits of the server whose settings are these, when the application is loaded."""
+        return msgspec.structs.replace(limits, **dict[str, Any](self._of_hubs))
+
+
+#: Those of this process.
+SERVER_LIMITS = ServerLimits()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import contextlib
+import itertools
 import json
 import re
 import subprocess
@@ -112,6 +113,7 @@ def test_every_whole_program_is_one_of_those_that_are_run_below() -> None:
         "docs/howto/authentication.md": 1,
         "docs/howto/channel-rules.md": 1,
         "docs/howto/channels.md": 1,
+        "docs/howto/listen.md": 1,
         "docs/howto/presence.md": 1,
         "docs/howto/recovery.md": 2,
         "docs/howto/python-client.md": 1,
@@ -315,6 +317,22 @@ def test_presence(tmp_path: Path) -> None:
                 events.append(ann.recv(timeout=15))
             assert events[-1] == '{"type":"leave","user":"bob"}'
         assert app.http.get("/rooms/a").json() == ["ann"]
+
+
+def test_listening_in_a_route(tmp_path: Path) -> None:
+    def events(app: App, count: int, **headers: str) -> list[tuple[str, str]]:
+        with app.http.stream("GET", "/news", headers=headers) as stream:
+            fields = [
+                line.partition(": ")[2] for line in itertools.islice(filter(None, stream.iter_lines()), 2 * count)
+            ]
+        return list(zip(fields[::2], fields[1::2], strict=True))
+
+    with served(program("docs/howto/listen.md"), tmp_path) as app:
+        for text in ("one", "two", "three"):
+            app.http.post("/news", params={"text": text}).raise_for_status()
+        found = events(app, 3)
+        assert [json.loads(data)["text"] for data, _ in found] == ["one", "two", "three"]
+        assert events(app, 2, **{"Last-Event-ID": found[0][1]}) == found[1:]
 
 
 def test_recovery_with_a_protocol_of_ones_own(tmp_path: Path) -> None:

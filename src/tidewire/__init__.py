@@ -11,6 +11,7 @@ if TYPE_CHECKING:
         CommandError,
         ConfigurationError,
         ConnectionClosed,
+        CutOff,
         Disconnect,
         LimitExceeded,
         NotAvailable,
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
     from tidewire.rules.permissions import Permissions
     from tidewire.sessions.accept import choose_subprotocol
     from tidewire.sessions.application import HubConnection
+    from tidewire.sessions.listening import Publications
 
 __all__ = (
     "Action",
@@ -49,6 +51,7 @@ __all__ = (
     "ConfigurationError",
     "ConnectAttempt",
     "ConnectionClosed",
+    "CutOff",
     "Disconnect",
     "Dropped",
     "Format",
@@ -68,6 +71,7 @@ __all__ = (
     "Position",
     "Protocol",
     "Publication",
+    "Publications",
     "PublishError",
     "PublishUnconfirmed",
     "Publisher",
@@ -96,6 +100,7 @@ _HOMES = {
         "CommandError",
         "ConfigurationError",
         "ConnectionClosed",
+        "CutOff",
         "Disconnect",
         "LimitExceeded",
         "NotAvailable",
@@ -143,6 +148,7 @@ _HOMES = {
     "tidewire.rules.permissions": ("Permissions",),
     "tidewire.sessions.accept": ("choose_subprotocol",),
     "tidewire.sessions.application": ("HubConnection",),
+    "tidewire.sessions.listening": ("Publications",),
 }
 if not TYPE_CHECKING:  # a checker reads the imports above, and reports a name that is not there
     __getattr__ = imported_at_first_use(__name__, _HOMES)

@@ -6,6 +6,7 @@
     │   ├── NotPublished              surely not kept: publish it again
     │   └── PublishUnconfirmed        unknown: repeat it with the same `key`
     ├── StoreUnavailable              history, presence or positions cannot be read now
+    ├── CutOff                        a reader of `Hub.listen` that was too slow, or to which something is missing
     ├── ConnectionClosed              the application used a connection that has ended
     ├── Rejected                      the application ends the connection, with a code
     └── CommandError                  answers a command; the connection lives on
@@ -28,6 +29,8 @@ tidewire itself uses are in protocols/close_codes.py.
 
 from __future__ import annotations
 
+from typing import Any
+
 import msgspec
 
 __all__ = (
@@ -36,6 +39,7 @@ __all__ = (
     "CommandError",
     "ConfigurationError",
     "ConnectionClosed",
+    "CutOff",
     "Disconnect",
     "LimitExceeded",
     "NotAvailable",
@@ -100,6 +104,22 @@ class ConnectionClosed(TidewireError):
     def __init__(self, disconnect: Disconnect) -> None:
         super().__init__(f"the connection has ended (code {disconnect.code}: {disconnect.reason or 'no reason given'})")
         self.disconnect = disconnect
+
+
+class CutOff(TidewireError):
+    """Raised where a reader of a channel (`Hub.listen`) is ended: it was too slow, or something cannot be recovered.
+
+    `position` is that of the last publication that it took: listen again with `since=` it, and nothing is missed, or
+    `recovered` is False. `disconnect` says why.
+    """
+
+    def __init__(self, channel: str, disconnect: Disconnect, position: Any) -> None:
+        why = (
+            "too much waited for it (limits outbox_messages, outbox_bytes)" if disconnect == SLOW else disconnect.reason
+        )
+        super().__init__(f"the reader of {channel!r} was ended: {why}; listen again with since={str(position)!r}")
+        self.disconnect = disconnect
+        self.position = position
 
 
 class Rejected(TidewireError):

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from base64 import b64encode
 from enum import IntEnum
+from typing import Any, Self
+from urllib.parse import quote, unquote
 
 import msgspec
 
@@ -47,11 +50,23 @@ class IssuedToken(msgspec.Struct, frozen=True):
 class Position(msgspec.Struct, frozen=True, gc=False):
     """A place in a channel's history: `offset` counts within `epoch`, which changes when the store lost data.
 
-    An offset is 0 to MAX_OFFSET; whoever takes one from a client bounds it.
+    An offset is 0 to MAX_OFFSET; whoever takes one from a client bounds it. As text it is `epoch:offset`, which fits
+    into a header and a URL.
     """
 
     offset: int
     epoch: str
+
+    def __str__(self) -> str:
+        return f"{quote(self.epoch, safe='')}:{self.offset}"
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        """Return the position that a text is; raises ValueError for any other text."""
+        epoch, separator, digits = text.strip().rpartition(":")
+        if separator and digits.isascii() and digits.isdecimal() and len(digits) < 17 and int(digits) <= MAX_OFFSET:
+            return cls(int(digits), unquote(epoch))
+        raise ValueError(f"{text[:80]!r} is no position; write it as str(position) does: epoch:offset")
 
 
 class Publication(msgspec.Struct, frozen=True, gc=False):
@@ -69,6 +84,29 @@ class Publication(msgspec.Struct, frozen=True, gc=False):
     data: bytes
     format: Format = Format.JSON
     meta: bytes = b""
+
+    @property
+    def position(self) -> Position:
+        """The place of this publication: `since=` it gives what comes after."""
+        return Position(self.offset, self.epoch)
+
+    def text(self) -> str:
+        """Return the data as text; raises ValueError for bytes that are not UTF-8."""
+        return self.data.decode()
+
+    def json(self) -> Any:
+        """Return the data as clients of JSON protocols are given it: text is a string, bytes are one in base64.
+
+        Raises ValueError for data that was published as JSON and is none.
+        """
+        if self.format is Format.TEXT:
+            return self.data.decode(errors="replace")
+        if self.format is Format.BINARY:
+            return b64encode(self.data).decode()
+        try:
+            return msgspec.json.decode(self.data)
+        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+            raise ValueError(f"publication {self.position} of {self.channel!r} cannot be read: {error}") from None
 
 
 class PublishRequest(msgspec.Struct, frozen=True, gc=False):

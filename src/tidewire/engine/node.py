@@ -129,7 +129,7 @@ class Node:
         if not self.is_open:
             return
         self.is_open = False
-        for connection in tuple(self.registry.connections.values()):
+        for connection in (*self.registry.connections.values(), *self.registry.readers.values()):
             connection.end(SHUTDOWN)
         await self._close_all()
 
@@ -205,6 +205,12 @@ class Node:
         connection.link.listen(connection)
         if connection.user:
             await self._subscribe_user(connection, info)
+
+    def attach_reader(self, connection: Connection) -> None:
+        """Add a connection of the application itself; it is no client, and counts for no limit of clients."""
+        connection.attach(closed=self.detach, drained=self.fanout.release)
+        self.registry.readers[connection.id] = connection
+        connection.link.listen(connection)
 
     async def identify(self, connection: Connection, user: str, info: bytes = b"") -> None:
         """Give a connection its user after it was accepted; raises LimitExceeded, and BadRequest when it has one."""

@@ -162,7 +162,7 @@ class Newcomer:
 class Registry:
     """All channels, connections, subscriptions and users of a node."""
 
-    __slots__ = ("_admitted", "_subscriptions", "arriving", "channels", "connections", "counts", "users")
+    __slots__ = ("_admitted", "_subscriptions", "arriving", "channels", "connections", "counts", "readers", "users")
 
     def __init__(self, counts: Counts | None = None) -> None:
         #: Connections by network (`network_of` their addresses; of this machine itself none are counted), and what
@@ -173,6 +173,8 @@ class Registry:
         self._admitted: set[Connection] = set()
         self.channels: dict[str, Channel] = {}
         self.connections: dict[str, Connection] = {}
+        #: Connections of the application itself, which listen to channels and are no clients.
+        self.readers: dict[str, Connection] = {}
         self.users: dict[str, dict[str, Connection]] = {}
         self._subscriptions: dict[Connection, dict[str, Subscription]] = {}
 
@@ -238,6 +240,8 @@ class Registry:
 
     def remove(self, connection: Connection) -> bool:
         """Remove a connection; return whether it was there."""
+        if self.readers.pop(connection.id, None) is not None:
+            return True
         if self.connections.pop(connection.id, None) is None:
             return False
         if not is_loopback(connection.address):

@@ -50,8 +50,7 @@ class SlowClients:
             connection.link.write(batch)
             self.deliveries += len(batch)
         elif policy is SlowPolicy.LATEST:
-            wanted = subscription.representation.choose(publications)
-            self.superseded += len(wanted) - 1 + subscription.hold_newest(wanted[-1])
+            self.superseded += subscription.hold_newest(subscription.representation.choose(publications))
             self._holding.add(connection)
         else:
             self._drop(subscription, len(batch))
@@ -69,6 +68,7 @@ class SlowClients:
         elif channel.options.slow is SlowPolicy.LATEST:
             kept = wanted[-1:]
             self.superseded += len(wanted) - len(kept)
+            subscription.supersede(len(wanted) - len(kept))
         else:
             self._drop(subscription, len(wanted))
         subscription.shorten_buffer(kept)

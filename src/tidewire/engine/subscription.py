@@ -54,6 +54,7 @@ class Subscription:
         "dropped",
         "held",
         "live_after",
+        "lost",
         "on_insufficient",
         "representation",
         "resumed",
@@ -78,6 +79,8 @@ class Subscription:
         self.buffered_bytes = 0
         self.held: Publication | None = None
         self.dropped = 0
+        #: Publications that the slow-client policies have kept from it so far.
+        self.lost = 0
         #: Where the channel went on after a gap that could not be filled while the reply was being written.
         self.resumed: Position | None = None
         #: Set while the subscriber is present in the channel.
@@ -132,14 +135,21 @@ class Subscription:
         else:
             self.live_after, self.held = top.offset, None
 
-    def hold_newest(self, publication: Publication) -> bool:
-        """Keep the newest publication for a slow client; return whether it superseded another."""
-        superseded, self.held = self.held is not None, publication
+    def hold_newest(self, publications: Sequence[Publication]) -> int:
+        """Keep the newest publication for a slow client; return how many it superseded."""
+        superseded = len(publications) - 1 + (self.held is not None)
+        self.held = publications[-1]
+        self.lost += superseded
         return superseded
+
+    def supersede(self, count: int) -> None:
+        """Count publications for which a newer one stands."""
+        self.lost += count
 
     def drop(self, count: int) -> None:
         """Count publications that a slow client will not be given."""
         self.dropped += count
+        self.lost += count
 
     def take_held(self) -> tuple[Publication | None, int]:
         """Return what was held for a slow client, and how many were dropped; forget both."""

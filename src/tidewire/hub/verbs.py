@@ -17,6 +17,7 @@ from tidewire.messages import HistoryPage, HistoryRequest, Member, Position, Pub
 from tidewire.protocols.close_codes import FORCED
 from tidewire.protocols.meta import PublicationMeta
 from tidewire.protocols.payload import encode_payload
+from tidewire.sessions.listening import Publications, position_from
 from tidewire.sessions.threads import running_loop
 
 __all__ = ("Verbs",)
@@ -126,6 +127,18 @@ class Verbs(HubCore):
         before = 0.0 if jti else time.time() if issued_before is None else issued_before
         name = check_name(user, "user") if user else ""
         await self.node.revocations.revoke(Revocation(name, jti, before))
+
+    # Reading.
+
+    def listen(self, channel: str, *, since: str | Position | None = None, history: int = 0) -> Publications:
+        """Read a channel in your own code: `async with hub.listen("news") as publications`, then `async for` over them.
+
+        What was missed since a position comes first, or where there is none, or it is no longer known (`recovered` is
+        False), the newest `history`. `since` may be the text of a position, as a client sends it. The reader is no
+        client; to a slow one happens what its channel's `slow` says. Raises BadRequest, and StoreUnavailable at entry.
+        """
+        name = open_channel(channel, self.limits.channel_name)
+        return Publications(self.node, name, position_from(since), history)
 
     # What is known.
 

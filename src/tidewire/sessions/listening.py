@@ -1,0 +1,194 @@
+"""One channel inside the application's own code: publications as values, by the same ways as a client's."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from types import TracebackType
+
+from tidewire.engine.connection import Connection
+from tidewire.engine.node import Node
+from tidewire.engine.subscribing import Prepared
+from tidewire.engine.subscription import Subscription
+from tidewire.errors import (
+    INSUFFICIENT,
+    NORMAL,
+    SHUTDOWN,
+    BadRequest,
+    CommandError,
+    ConnectionClosed,
+    CutOff,
+    TidewireError,
+)
+from tidewire.links.handover import HandoverBatch, HandoverLink
+from tidewire.links.server_exit import ServerExit
+from tidewire.messages import Position, Publication, Subscribed
+from tidewire.options import SlowPolicy
+from tidewire.protocols.batch import Batch, Representation
+from tidewire.protocols.plain import PLAIN
+
+__all__ = ("Publications", "position_from")
+
+#: A position that no channel has.
+_NOWHERE = Position(0, "_")
+#: Publications that may wait before a reader counts as slow; how many may wait then, its channel's policy says.
+_WAITING = 256
+
+
+class _Values(Representation):
+    """Publications as they are; all readers of a channel share them."""
+
+    def batch(self, publications: Sequence[Publication]) -> Batch:
+        return HandoverBatch(publications)
+
+
+_VALUES = _Values(PLAIN)
+
+
+class Publications:
+    """The publications of a channel, made by `Hub.listen`: `async with hub.listen("news") as publications`.
+
+    First comes what was missed since a position, or the newest history, then what is published. The iteration ends when
+    the server or the hub does. It raises CutOff where it is too slow for its channel, or where something is missing;
+    that exception has the position from which to listen again.
+    """
+
+    __slots__ = (
+        "_answer",
+        "_connection",
+        "_history",
+        "_link",
+        "_name",
+        "_node",
+        "_position",
+        "_since",
+        "_subscription",
+    )
+
+    def __init__(self, node: Node, channel: str, since: Position | None, history: int) -> None:
+        self._node = node
+        self._name = channel
+        self._since = since
+        self._history = history
+        is_latest = node.rules.options(channel).slow is SlowPolicy.LATEST
+        self._link = HandoverLink(0 if is_latest else min(_WAITING, node.limits.outbox_messages // 2))
+        self._connection = Connection(self._link, PLAIN, user="", address="", limits=node.limits)
+        self._subscription: Subscription | None = None
+        self._answer: Subscribed | None = None
+        self._position = since or _NOWHERE
+
+    async def __aenter__(self) -> Publications:
+        if self._subscription is not None or self._connection.is_closed:
+            raise TidewireError("this was entered before; call hub.listen for each `async with`")
+        node, connection = self._node, self._connection
+        node.attach_reader(connection)
+        try:
+            prepared = await node.subscriptions.prepare(
+                connection,
+                self._name,
+                since=self._since,
+                history=self._history,
+                representation=_VALUES,
+                on_insufficient=self._tear,
+            )
+            self._begin(prepared)
+        except BaseException:
+            self._stop()
+            raise
+        ServerExit.of(asyncio.get_running_loop()).watch(self._shut_down)
+        return self
+
+    def _begin(self, prepared: Prepared) -> None:
+        answer, self._subscription = prepared.answer, prepared.subscription
+        self._answer = answer
+        self._position = answer.position
+        if answer.publications:
+            first = answer.publications[0]
+            self._position = self._since if answer.recovered and self._since else Position(first.previous, first.epoch)
+            self._link.write(_VALUES.batch(answer.publications))
+        # a task of its own, which waits for the reader where there is much to take
+        self._node.tasks.spawn(self._go_live(prepared))
+
+    async def _go_live(self, prepared: Prepared) -> None:
+        try:
+            await self._link.wait_drained()
+            await self._node.subscriptions.go_live(prepared)
+        except (ConnectionClosed, CommandError):
+            pass  # the reader has gone meanwhile
+        except BaseException:
+            self._tear(prepared.subscription)
+            raise
+
+    async def __aexit__(
+        self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._stop()
+
+    def _stop(self) -> None:
+        ServerExit.of(asyncio.get_running_loop()).unwatch(self._shut_down)
+        self._connection.end(NORMAL)
+        self._node.detach(self._connection)
+
+    def _shut_down(self) -> None:
+        self._connection.end(SHUTDOWN)
+
+    def _tear(self, subscription: Subscription) -> None:
+        """Note a gap that cannot be filled: what has come before it can still be taken."""
+        self._connection.end(INSUFFICIENT)
+
+    # What the application reads.
+
+    @property
+    def recovered(self) -> bool | None:
+        """Whether everything since the given position comes; None: no position was given."""
+        return self._entered.recovered
+
+    @property
+    def position(self) -> Position:
+        """The position of the last publication that was taken; at first, that from which the channel is read."""
+        return self._position
+
+    @property
+    def lost(self) -> int:
+        """How many publications this reader was not given, because it was slow (`SlowPolicy.LATEST` or `DROP`)."""
+        return 0 if self._subscription is None else self._subscription.lost
+
+    @property
+    def _entered(self) -> Subscribed:
+        if self._answer is None:
+            raise TidewireError('write `async with hub.listen("news") as publications:` first')
+        return self._answer
+
+    def __aiter__(self) -> Publications:
+        self._entered  # noqa: B018
+        return self
+
+    async def __anext__(self) -> Publication:
+        while True:
+            ending = self._connection.ending
+            if ending is NORMAL or ending is SHUTDOWN:
+                raise StopAsyncIteration
+            publication = self._link.take()
+            if publication is not None:
+                self._position = publication.position
+                return publication
+            if ending is not None:
+                raise CutOff(self._name, ending, self._position)
+            await self._link.wait_news()
+
+
+def position_from(since: object) -> Position | None:
+    """Return the position that an application has from its client; for text that is none, one that no channel has.
+
+    Raises BadRequest for what is neither text nor a position.
+    """
+    if since is None or since == "":
+        return None
+    if isinstance(since, str):
+        try:
+            return Position.parse(since)
+        except ValueError:
+            return _NOWHERE
+    if not isinstance(since, Position):
+        raise BadRequest(f"since={since!r} is no position; write a Position, its text or None")
+    return since if type(since.offset) is int and isinstance(since.epoch, str) else _NOWHERE

@@ -114,10 +114,9 @@ class CutOff(TidewireError):
     """
 
     def __init__(self, channel: str, disconnect: Disconnect, position: Any) -> None:
-        why = (
-            "too much waited for it (limits outbox_messages, outbox_bytes)" if disconnect == SLOW else disconnect.reason
+        super().__init__(
+            f"the reader of {channel!r} was ended ({disconnect.reason}); listen again with since={str(position)!r}"
         )
-        super().__init__(f"the reader of {channel!r} was ended: {why}; listen again with since={str(position)!r}")
         self.disconnect = disconnect
         self.position = position
 

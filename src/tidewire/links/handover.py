@@ -6,10 +6,11 @@ import asyncio
 from collections import deque
 from collections.abc import Sequence
 
-from tidewire.errors import GONE, Disconnect
+from tidewire.errors import Disconnect
 from tidewire.links.base import Link, Listener
 from tidewire.messages import Publication, WireMessage
 from tidewire.protocols.batch import Batch
+from tidewire.protocols.close_codes import GONE
 
 __all__ = ("HandoverBatch", "HandoverLink")
 

@@ -10,21 +10,13 @@ from tidewire.engine.connection import Connection
 from tidewire.engine.node import Node
 from tidewire.engine.subscribing import Prepared
 from tidewire.engine.subscription import Subscription
-from tidewire.errors import (
-    INSUFFICIENT,
-    NORMAL,
-    SHUTDOWN,
-    BadRequest,
-    CommandError,
-    ConnectionClosed,
-    CutOff,
-    TidewireError,
-)
+from tidewire.errors import BadRequest, CommandError, ConnectionClosed, CutOff, TidewireError
 from tidewire.links.handover import HandoverBatch, HandoverLink
 from tidewire.links.server_exit import ServerExit
 from tidewire.messages import Position, Publication, Subscribed
 from tidewire.options import SlowPolicy
 from tidewire.protocols.batch import Batch, Representation
+from tidewire.protocols.close_codes import INSUFFICIENT, NORMAL, SHUTDOWN
 from tidewire.protocols.plain import PLAIN
 
 __all__ = ("Publications", "position_from")

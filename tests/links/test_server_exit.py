@@ -27,20 +27,25 @@ CONNECT = "GET /connection/uni_sse?cf_connect=%7B%7D HTTP/1.1\r\nHost: test\r\nA
 
 
 def command(kind: str, port: int) -> list[str]:
+    if kind == "tidewire":
+        return [sys.executable, "-m", "tidewire", "run", "main:app", "--port", str(port)]
     if kind == "uvicorn":
         return [sys.executable, "-m", "uvicorn", "main:app", "--port", str(port)]
     if kind == "uvicorn with workers":
         return [sys.executable, "-m", "uvicorn", "main:app", "--port", str(port), "--workers", "2"]
+    if kind == "uvicorn --reload":
+        return [sys.executable, "-m", "uvicorn", "main:app", "--port", str(port), "--reload"]
+    if kind == "gunicorn":
+        worker = "uvicorn_worker.UvicornWorker"
+        return [sys.executable, "-m", "gunicorn", "main:app", "--bind", f"127.0.0.1:{port}", "-k", worker]
     if kind == "hypercorn":
         return [sys.executable, "-m", "hypercorn", "main:app", "--bind", f"127.0.0.1:{port}"]
     return [str(Path(sys.executable).with_name("granian")), "--interface", "asgi", "--port", str(port), "main:app"]
 
 
 @contextlib.contextmanager
-def serving(kind: str, folder: Path) -> Iterator[tuple[subprocess.Popen[bytes], int]]:
-    Path(folder, "main.py").write_text(
-        APPLICATION.replace("{limits}", "__import__('tidewire').Limits(drain_seconds=0.5)")
-    )
+def serving(kind: str, folder: Path, application: str = APPLICATION) -> Iterator[tuple[subprocess.Popen[bytes], int]]:
+    Path(folder, "main.py").write_text(application)
     port = free_port()
     with Path(folder, "log").open("wb") as log:
         process = subprocess.Popen(command(kind, port), cwd=folder, stdout=log, stderr=log)
@@ -68,8 +73,18 @@ def open_stream(port: int) -> socket.socket | None:
     return connection
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=["term", "int"])
-@pytest.mark.parametrize("kind", ["uvicorn", "uvicorn with workers", "hypercorn", "granian"])
+@pytest.mark.parametrize(
+    ("kind", "number"),
+    [
+        *(
+            (kind, number)
+            for kind in ("uvicorn", "uvicorn with workers", "uvicorn --reload", "hypercorn", "granian")
+            for number in (signal.SIGTERM, signal.SIGINT)
+        ),
+        # a bare SIGINT to gunicorn's master alone takes 30 s with an empty application, too
+        ("gunicorn", signal.SIGTERM),
+    ],
+)
 def test_an_open_event_source_does_not_keep_a_server(kind: str, number: signal.Signals, tmp_path: Path) -> None:
     with serving(kind, tmp_path) as (process, port):
         stream = wait_for(lambda: open_stream(port), 20, "the server answers")

@@ -78,6 +78,7 @@ class Connection:
         "id",
         "link",
         "protocol",
+        "receives",
         "representation",
         "token",
         "user",
@@ -99,6 +100,8 @@ class Connection:
         self.ending: Disconnect | None = None
         #: The application's handler raised.
         self.failed = False
+        #: Somebody has asked for a message, or for the end.
+        self.receives = False
         #: The first message of the client has had its turn (node.Node.begin).
         self._is_admitted = False
         #: The last message that was taken is being handled, and the next is asked for afterwards.
@@ -135,6 +138,10 @@ class Connection:
         hold this connection, and would outlive it together with it.
         """
         self._on_readable, self._on_left = readable, closed
+
+    def on_left(self, left: Callable[[], None]) -> None:
+        """Call `left` at the end, before the node lets the connection go; it is not kept after that."""
+        self._on_left = left
 
     def identify(self, user: str) -> None:
         """Set the user of a connection that had none."""
@@ -285,6 +292,7 @@ class Connection:
 
     async def receive(self) -> str | bytes:
         """Wait for the next message; raises ConnectionClosed after the last one, as soon as either side ends it."""
+        self.receives = True
         while True:
             message = self.receive_nowait()
             if message is not None:
@@ -296,6 +304,7 @@ class Connection:
 
     async def wait_closed(self) -> Disconnect:
         """Wait until the connection has ended, and return why; what the client sends meanwhile is thrown away."""
+        self.receives = True
         while True:
             while self.receive_nowait() is not None:
                 pass

@@ -124,6 +124,7 @@ class HubCore:
         if self._open is None:
             raise ConfigurationError(
                 "this hub is not open; write FastAPI(lifespan=hub.lifespan), or `async with hub:` in your own lifespan "
-                "(that of a mounted sub-application is never run: open the hub in the application that mounts it)"
+                "(that of a mounted sub-application is never run: open the hub in the application that mounts it; "
+                "daphne runs none at all)"
             )
         return self._open

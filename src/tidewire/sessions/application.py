@@ -28,6 +28,7 @@ from tidewire.protocols.json_text import JsonDecoder
 from tidewire.protocols.payload import encode_announcement, encode_json, encode_message, encode_payload
 from tidewire.sessions.accept import Acceptance
 from tidewire.sessions.in_flight import InFlight
+from tidewire.sessions.push_only import EndOfPushing
 from tidewire.sessions.threads import check_loop
 
 __all__ = ("HubConnection",)
@@ -39,10 +40,22 @@ class HubConnection:
     """One client of a FastAPI endpoint; made by `Hub.connect`, used with `async with`.
 
     Receiving raises ConnectionClosed after the last message; the `iter_*` methods end instead. Sending waits while the
-    client does not take what was sent before.
+    client does not take what was sent before. A block that never receives is cancelled when its client has left
+    (`limits.leaving_seconds` later), as FastAPI ends a stream; it ends without an error.
     """
 
-    __slots__ = ("_acceptance", "_connection", "_expiry", "_in_flight", "_loop", "_node", "_published_to", "_thread")
+    __slots__ = (
+        "_acceptance",
+        "_connection",
+        "_expiry",
+        "_in_flight",
+        "_loop",
+        "_node",
+        "_published_to",
+        "_pushing",
+        "_task",
+        "_thread",
+    )
 
     #: The event loop that it was entered on, and that loop's thread.
     _loop: asyncio.AbstractEventLoop
@@ -56,18 +69,28 @@ class HubConnection:
         self._in_flight: InFlight | None = None
         #: The channel of the last publication: its name was judged.
         self._published_to = ""
+        self._pushing: EndOfPushing | None = None
+        self._task: asyncio.Task[Any] | None = None
 
     async def __aenter__(self) -> HubConnection:
         if hasattr(self, "_loop"):
             raise TidewireError("this connection was entered before; call hub.connect for each WebSocket once")
         self._loop, self._thread = asyncio.get_running_loop(), get_ident()
         self._connection = await self._acceptance.__aenter__()
+        self._task = asyncio.current_task()
+        self._connection.on_left(self._left)
         return self
+
+    def _left(self) -> None:
+        if not self.connection.receives and self._task is not None:
+            self._pushing = EndOfPushing(self.connection, self._task, self._node.limits.leaving_seconds)
 
     async def __aexit__(
         self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
     ) -> bool:
         self._cancel_expiry()
+        if self._pushing is not None and self._pushing.leave() and isinstance(exc, asyncio.CancelledError):
+            exc_type, exc, traceback = None, None, None
         if exc is None:
             await self.wait_published()
         return await self._acceptance.__aexit__(exc_type, exc, traceback)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 
 from tidewire.engine.connection import Connection
-from tidewire.errors import SHUTDOWN
+from tidewire.protocols.close_codes import SHUTDOWN
 
 __all__ = ("EndOfPushing",)
 

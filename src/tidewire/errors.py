@@ -11,6 +11,7 @@
     ├── Rejected                      the application ends the connection, with a code
     └── CommandError                  answers a command; the connection lives on
         ├── BadRequest                not decodable, or of the wrong shape
+        │   └── InvalidMessage        not of the type that was declared; its problems are FastAPI's
         ├── UnknownType               well formed, but no such command
         ├── PermissionDenied          a rule said no
         ├── NotAvailable              this channel does not offer it
@@ -41,10 +42,12 @@ __all__ = (
     "ConnectionClosed",
     "CutOff",
     "Disconnect",
+    "InvalidMessage",
     "LimitExceeded",
     "NotAvailable",
     "NotPublished",
     "PermissionDenied",
+    "Problem",
     "PublishError",
     "PublishUnconfirmed",
     "RateLimited",
@@ -140,6 +143,29 @@ class BadRequest(CommandError):
     """The message cannot be decoded, or has the wrong shape; the text says what was expected."""
 
     code = "bad_request"
+
+
+class Problem(msgspec.Struct, frozen=True, omit_defaults=True):
+    """One thing that is wrong with a message, as FastAPI tells it: what, where ("body" first), in words."""
+
+    type: str
+    loc: tuple[str | int, ...]
+    msg: str
+    input: Any = msgspec.UNSET
+
+
+class InvalidMessage(BadRequest):
+    """The message is not of the type that its channel or call declares; `problems` says what FastAPI says with 422."""
+
+    def __init__(self, message: str, problems: tuple[Problem, ...] = ()) -> None:
+        super().__init__(message)
+        self.problems = problems
+
+    @property
+    def detail(self) -> list[Any]:
+        """The problems as FastAPI writes them in the `detail` of a 422."""
+        found: list[Any] = msgspec.json.decode(msgspec.json.encode(self.problems))
+        return found
 
 
 class UnknownType(CommandError):

@@ -8,14 +8,17 @@ import threading
 from concurrent.futures import CancelledError, Future
 from types import TracebackType
 from typing import Any
+from typing import Protocol as TypingProtocol
 
 from tidewire.backends import open_backend
 from tidewire.backends.base import Broker
 from tidewire.channels import open_channel, personal
 from tidewire.errors import ConfigurationError, NotPublished, PublishUnconfirmed, StoreUnavailable
-from tidewire.messages import Position, PublishRequest
+from tidewire.messages import Format, Position, PublishRequest
 from tidewire.options import Limits
 from tidewire.protocols.payload import encode_payload
+from tidewire.protocols.shape import checked_payload
+from tidewire.rules.rule_authority import RuleAuthority
 
 __all__ = ("Publisher",)
 
@@ -23,18 +26,29 @@ __all__ = ("Publisher",)
 _PATIENCE = 5.0
 
 
+class Configured(TypingProtocol):
+    """What a publisher reads of a hub."""
+
+    url: str
+    limits: Limits
+    authority: RuleAuthority
+
+
 class Publisher:
     """Publishes synchronously, from any thread; used with `with`, or closed by `close`.
 
     The store is opened at the first publish, by one background thread, so that a publisher may be made before a worker
-    process forks. Inside an event loop use `Hub.publish`: every call here blocks its thread. Raises ConfigurationError
-    for a store that no other process can open.
+    process forks. Inside an event loop use `Hub.publish`: every call here blocks its thread. With a hub instead of a
+    URL (it need not be open) messages are checked by the types that its rules declare. Raises ConfigurationError for a
+    store that no other process can open.
     """
 
-    def __init__(self, url: str, *, limits: Limits | None = None) -> None:
-        self._url = url
-        self._limits = limits or Limits()
-        broker, _ = open_backend(url, self._limits)
+    def __init__(self, url: str | Configured, *, limits: Limits | None = None) -> None:
+        hub = None if isinstance(url, str) else url
+        self._url = url if isinstance(url, str) else url.url
+        self._limits = limits or (Limits() if hub is None else hub.limits)
+        self._authority = None if hub is None else hub.authority
+        broker, _ = open_backend(self._url, self._limits)
         if not broker.shared:
             raise ConfigurationError(
                 "memory:// lives inside one process, and a publisher is another one; "
@@ -59,11 +73,13 @@ class Publisher:
         or PublishUnconfirmed (unknown; repeat it with the same key), CommandError for what cannot be published,
         ConfigurationError for a store that cannot be used.
         """
-        return self._publish(open_channel(channel, self._limits.channel_name), data, key)
+        name = open_channel(channel, self._limits.channel_name)
+        shape = None if self._authority is None else self._authority.shape(name)
+        return self._publish(name, *checked_payload(shape, data), key)
 
     def send_to_user(self, user: str, data: Any, *, key: str = "") -> Position:
         """Push to every connection of a user; kept in the user's own channel. Raises as `publish`."""
-        return self._publish(personal(user), data, key)
+        return self._publish(personal(user), *encode_payload(data), key)
 
     def close(self) -> None:
         """Finish what was accepted, and release the store; harmless when repeated."""
@@ -73,8 +89,8 @@ class Publisher:
         if background is not None and background.process == os.getpid():
             background.close()
 
-    def _publish(self, channel: str, data: Any, key: str) -> Position:
-        request = PublishRequest(channel, *encode_payload(data), key=key)
+    def _publish(self, channel: str, data: bytes, format_: Format, key: str) -> Position:
+        request = PublishRequest(channel, data, format_, key=key)
         with self._lock:
             answer = self._open().submit(request)
         try:

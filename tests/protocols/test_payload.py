@@ -19,7 +19,8 @@ from tidewire.messages import Announcement, Format, WireMessage
 from tidewire.protocols.centrifuge.codes import MalformedFrame
 from tidewire.protocols.centrifuge.encoding import CentrifugeJson
 from tidewire.protocols.json_text import JsonDecoder, has_huge_number
-from tidewire.protocols.payload import encode_announcement, encode_json, encode_message, encode_payload
+from tidewire.protocols.payload import encode_json, encode_message, encode_payload
+from tidewire.protocols.shape import checked_announcement
 
 
 class Model(BaseModel):
@@ -85,8 +86,8 @@ def test_json_round_trip(value: Any) -> None:
 
 
 def test_announcements_and_messages() -> None:
-    assert encode_announcement(None) is None
-    assert encode_announcement("bye") == Announcement(b"bye", Format.TEXT)
+    assert checked_announcement(None, None) is None
+    assert checked_announcement(None, "bye") == Announcement(b"bye", Format.TEXT)
     assert encode_message("hi") == WireMessage(b"hi")
     assert encode_message(b"hi") == WireMessage(b"hi", binary=True)
     assert encode_message([1]) == WireMessage(b"[1]")

@@ -11,10 +11,13 @@ import pytest
 
 from engine.support import Client, FailingBroker, OffsetProtocol, connect, open_node, run, turns
 from helpers.counting import reached
+from tidewire import Hub
 from tidewire.errors import BadRequest
 from tidewire.messages import Format, Position, WireMessage
 from tidewire.options import ChannelOptions
 from tidewire.protocols.commands import Ping, Publish, Subscribe, Unsubscribe
+from tidewire.rules.base import Identity
+from tidewire.sessions.access import Access
 from tidewire.sessions.served import ServedCommands
 from tidewire.testing import wait_until
 
@@ -39,9 +42,14 @@ class Commands(OffsetProtocol):
         return WireMessage(b"pong")
 
 
+def serve(node: Any, client: Client, channel: str = "") -> None:
+    access = Access(node, Hub().authority, Identity(), client.connection)
+    ServedCommands(node, client.connection, access, channel).start()
+
+
 async def served(node: Any, channel: str = "") -> Client:
     client = await connect(node, Commands())
-    ServedCommands(node, client.connection, channel).start()
+    serve(node, client, channel)
     return client
 
 
@@ -74,7 +82,7 @@ def test_what_came_before_is_handled_too() -> None:
             client.link.receive('["ping"]')
             await turns(3)
             assert client.shown == []
-            ServedCommands(node, client.connection).start()
+            serve(node, client)
             await wait_until(lambda: client.shown == ["pong"])
             client.link.vanish()
 
@@ -182,7 +190,7 @@ def test_a_client_recovers_by_itself() -> None:
             for number in range(5):
                 await node.publish("a", b"%d" % number, Format.TEXT)
             client = await connect(node, Recovering())
-            ServedCommands(node, client.connection).start()
+            serve(node, client)
             client.link.receive(f"2 {node.registry.channels['a'].position.epoch}")
             await wait_until(lambda: client.offsets() == [3, 4, 5])
             assert client.shown[0].split(" ")[4] == "True"

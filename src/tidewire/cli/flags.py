@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 Config = Annotated[Path | None, typer.Option("--config", help="Settings file, instead of ./tidewire.toml.")]
+App = Annotated[str | None, typer.Option("--app", metavar="MODULE:APP", help="An application, or its hub.")]
 Broker = Annotated[str | None, typer.Option("--broker", help="Where messages are kept, e.g. sqlite:///tidewire.db.")]
 Host = Annotated[str | None, typer.Option("--host", help="Address to listen on.")]
 Port = Annotated[int | None, typer.Option("--port", help="Port to listen on; 0: any free one.")]

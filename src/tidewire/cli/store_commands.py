@@ -41,11 +41,20 @@ def publish(
     channel: Channel,
     data: Data,
     key: Key = "",
+    app: flags.App = None,
     config: flags.Config = None,
     broker: flags.Broker = None,
 ) -> None:
-    """Publish JSON in a channel, and print its offset when the broker keeps it."""
-    settings = _settings(config, broker, channel)
+    """Publish JSON in a channel, and print its offset when the broker keeps it.
+
+    With --app the store and the types of messages are those of that application's hub.
+    """
+    hub = None
+    if app is not None:
+        from tidewire.cli.applications import load_hub
+
+        hub = load_hub(app)
+    settings = _settings(config, broker or (None if hub is None else hub.url), channel)
     text = read_stdin() if data == "-" else data
     try:
         encoded = msgspec.json.encode(msgspec.json.decode(text))
@@ -53,7 +62,9 @@ def publish(
         raise ConfigurationError(
             f"{text[:60]!r} is not JSON ({error}); a text needs double quotes inside: '\"hello\"'"
         ) from None
-    position = asyncio.run(_publish(settings, PublishRequest(channel, encoded, Format.JSON, key)))
+    shape = None if hub is None else hub.authority.shape(channel)
+    payload = (encoded, Format.JSON) if shape is None else shape.check(encoded, Format.JSON)
+    position = asyncio.run(_publish(settings, PublishRequest(channel, *payload, key)))
     say(f"kept at offset {position.offset} (epoch {position.epoch})")
 
 

@@ -6,7 +6,7 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Mapping
 from types import TracebackType
-from typing import Any
+from typing import Any, TypeVar, overload
 
 from tidewire.client.backoff import delay
 from tidewire.client.client_connection import ClientConnection
@@ -31,11 +31,14 @@ from tidewire.errors import (
 )
 from tidewire.messages import Position
 from tidewire.protocols.centrifuge import codes, messages
-from tidewire.protocols.centrifuge.messages import Command, Push, Reply
+from tidewire.protocols.centrifuge.messages import EMPTY, Command, Push, Reply
+from tidewire.protocols.shape import Shape
 
 __all__ = ("Client",)
 
 logger = logging.getLogger("tidewire.client")
+
+T = TypeVar("T")
 
 #: Seconds beyond the server's ping interval after which the server counts as gone.
 _PING_GRACE = 10.0
@@ -146,10 +149,24 @@ class Client:
         publications = tuple(publication_from(channel, publication, found.epoch) for publication in found.publications)
         return ChannelHistory(publications, Position(found.offset, found.epoch))
 
-    async def rpc(self, method: str, data: Any = None) -> Any:
-        """Call a method of the application behind the server and return its result. Raises CommandError."""
+    @overload
+    async def rpc(self, method: str, data: Any = None) -> Any: ...
+
+    @overload
+    async def rpc(self, method: str, data: Any, type_: type[T]) -> T: ...
+
+    @overload
+    async def rpc(self, method: str, data: Any, type_: Any) -> Any: ...
+
+    async def rpc(self, method: str, data: Any = None, type_: Any = None) -> Any:
+        """Call a method of the application behind the server and return its result, of a type if one is given.
+
+        Raises CommandError; InvalidMessage for arguments that do not fit, and for a result of another type.
+        """
+        shape = None if type_ is None else Shape(type_)
         reply = await self._ask(Command(rpc=messages.RpcRequest(encoded(data), method)))
-        return None if reply.rpc is None else decoded(reply.rpc.data)
+        answer = EMPTY if reply.rpc is None else reply.rpc.data
+        return decoded(answer) if shape is None else shape.decode(bytes(answer) or b"null")
 
     async def send(self, data: Any) -> None:
         """Send a message to the application; it has no reply."""

@@ -14,9 +14,11 @@ from tidewire.errors import (
     AlreadySubscribed,
     BadRequest,
     CommandError,
+    InvalidMessage,
     LimitExceeded,
     NotAvailable,
     PermissionDenied,
+    Problem,
     RateLimited,
     Refused,
     TemporaryFailure,
@@ -28,6 +30,7 @@ from tidewire.errors import (
 from tidewire.messages import Position
 from tidewire.protocols.centrifuge import codes
 from tidewire.protocols.centrifuge.messages import EMPTY, ClientInfo, Error, Publication, Reply, raw
+from tidewire.protocols.payload import encode_json
 
 __all__ = (
     "ChannelHistory",
@@ -89,13 +92,10 @@ class ChannelHistory(msgspec.Struct, frozen=True):
 
 
 def encoded(data: Any) -> Raw:
-    """Return data as JSON; None is no data. Raises BadRequest."""
+    """Return data as JSON, pydantic models too; None is no data. Raises BadRequest."""
     if data is None:
         return EMPTY
-    try:
-        return raw(msgspec.json.encode(data))
-    except (TypeError, ValueError, msgspec.MsgspecError) as error:
-        raise BadRequest(f"the data cannot be written as JSON: {error}") from None
+    return raw(encode_json(data))
 
 
 def decoded(data: Raw) -> Any:
@@ -138,8 +138,23 @@ def publication_from(channel: str, publication: Publication, epoch: str) -> Chan
 def error_from(reply: Reply) -> CommandError:
     """Return the exception that stands for the error of a reply, or for a reply that lacks its result."""
     error = reply.error or Error(codes.INTERNAL.code, "an answer without a result", True)
+    if error.code == codes.BAD_REQUEST.code and (problems := _problems(error.message)):
+        return InvalidMessage("; ".join(f"{'.'.join(map(str, one.loc))}: {one.msg}" for one in problems), problems)
     if 400 <= error.code <= 1999:
         return Refused(error.code, error.message, temporary=error.temporary)
     if error.temporary and error.code not in _ERRORS:
         return TemporaryFailure(error.message)
     return _ERRORS.get(error.code, CommandError)(error.message)
+
+
+class _Invalid(msgspec.Struct, frozen=True):
+    """What the text of an error says of a message that is not of its channel's type."""
+
+    detail: tuple[Problem, ...]
+
+
+def _problems(text: str) -> tuple[Problem, ...]:
+    try:
+        return msgspec.json.decode(text, type=_Invalid).detail
+    except msgspec.MsgspecError:
+        return ()

@@ -170,7 +170,8 @@ class _Endpoint:
 
     def _failed(self, error: m.ApiError, request: Request) -> Response:
         if "transport" in (request.headers.get("x-centrifugo-error-mode"), self._error_mode):
-            return _json(error, _STATUS.get(error.code, 500))
+            is_invalid = isinstance(error.detail, list)  # as FastAPI has it
+            return _json(error, 422 if is_invalid else _STATUS.get(error.code, 500))
         return _json({"error": error})
 
 

@@ -15,6 +15,7 @@ from tidewire.errors import (
     BadRequest,
     CommandError,
     Disconnect,
+    InvalidMessage,
     PublishError,
     StoreUnavailable,
     TidewireError,
@@ -26,7 +27,7 @@ from tidewire.http_api.nodes import Nodes
 from tidewire.http_api.publish import Publishing, payload
 from tidewire.messages import Position
 from tidewire.options import ChannelOptions
-from tidewire.protocols.centrifuge.codes import FORCE_DISCONNECT, INTERNAL, error_of
+from tidewire.protocols.centrifuge.codes import BAD_REQUEST, FORCE_DISCONNECT, INTERNAL, error_of
 from tidewire.protocols.centrifuge.override import Override
 from tidewire.protocols.json_text import has_huge_number
 from tidewire.rules.base import Grant
@@ -56,7 +57,12 @@ encode = msgspec.json.Encoder(enc_hook=_plain).encode
 
 
 def failure(error: TidewireError) -> m.ApiError:
-    """Return how an error is told: the protocol's number and words, and what is wrong with this call."""
+    """Return how an error is told: the protocol's number and words, and what is wrong with this call.
+
+    A message that is not of its channel's type has the `detail` that FastAPI answers with 422.
+    """
+    if isinstance(error, InvalidMessage):
+        return m.ApiError(code=BAD_REQUEST.code, message=BAD_REQUEST.message, detail=error.detail)
     answer = error_of(error)
     return m.ApiError(code=answer.code, message=_MESSAGES.get(answer.code, answer.message), detail=str(error))
 

@@ -53,7 +53,7 @@ class ApiError(_Model):
 
     code: int
     message: str
-    detail: str = ""
+    detail: str | list[Any] = ""
 
 
 R = TypeVar("R", bound=Result)

@@ -60,6 +60,9 @@ class Publishing:
             None, dict(request.tags), request.version, request.version_epoch, skip_history=request.skip_history
         )
         format_ = PROTOBUF.format_of(data) if request.b64data else Format.JSON
+        shape = self._node.rules.shape(channel)
+        if shape is not None:
+            data, format_ = shape.check(data, format_)
         if not request.version:
             return await self._keep(channel, options, data, format_, meta, request.idempotency_key)
         turn = self._turns.setdefault(channel, _Turn())

@@ -9,6 +9,7 @@ from tidewire.hub.core import HubCore
 from tidewire.options import SlowPolicy
 from tidewire.rules.book import Authenticate, rule_options
 from tidewire.rules.channel_rule import ChannelRule
+from tidewire.rules.handlers import MessageTypes
 
 __all__ = ("Decorators",)
 F = TypeVar("F", bound=Callable[..., Any])
@@ -23,6 +24,8 @@ class Decorators(HubCore):
         self,
         pattern: str,
         *,
+        publishes: Any = None,
+        accepts: Any = None,
         history: int = 100,
         history_seconds: float = 86_400.0,
         recover: bool = True,
@@ -39,7 +42,12 @@ class Decorators(HubCore):
         given the parameters of the pattern, converted to their types, the `user`, and the value that the connection's
         dependency returned where a parameter has its type. True allows everything, False nothing; it may raise
         PermissionDenied. The `ChannelRule` that the decorator returns is called like the function. The options hold for
-        all other uses of these channels. Raises ConfigurationError for a pattern that has a rule.
+        all other uses of these channels.
+
+        `publishes` is the type of the messages in these channels, `accepts` of those that clients publish (by default
+        the same): pydantic models, dataclasses, TypedDicts, msgspec structs, unions. A message of another type is
+        refused with InvalidMessage; what is stored already is shown as it is.
+        Raises ConfigurationError for a pattern that has a rule, and for what is no type.
         """
         options = rule_options(
             history=history,
@@ -53,8 +61,10 @@ class Decorators(HubCore):
             slow=slow,
         )
 
+        types = MessageTypes(publishes, accepts)
+
         def add(function: Callable[P, T]) -> ChannelRule[P, T]:
-            return ChannelRule(self._book.add_channel(pattern, options, function), function)
+            return ChannelRule(self._book.add_channel(pattern, options, function, types), function)
 
         return add
 

@@ -34,9 +34,12 @@ class Routers(HubCore):
         """Make a route that serves a whole protocol, for `app.include_router`: prefix and dependencies of both hold.
 
         The path's `channel` parameter, if it has one, is subscribed to from the start, and publications of the client
-        that name no channel go there. `user` and `name` are those of `client_router`.
+        that name no channel go there. `user` and `name` are those of `client_router`. The rules of the hub decide where
+        there are some, as do the options of other channels.
         """
-        endpoint = ServedEndpoint(lambda: self.node, protocol, origins=self.origins, history=history)
+        endpoint = ServedEndpoint(
+            lambda: self.node, protocol, authority=self.authority, origins=self.origins, history=history
+        )
         return protocol_router(path, endpoint, user, name)
 
     def api_router(

@@ -17,6 +17,7 @@ from tidewire.messages import HistoryPage, HistoryRequest, Member, Position, Pub
 from tidewire.protocols.close_codes import FORCED
 from tidewire.protocols.meta import PublicationMeta
 from tidewire.protocols.payload import encode_payload
+from tidewire.protocols.shape import checked_payload
 from tidewire.sessions.listening import Publications, position_from
 from tidewire.sessions.threads import running_loop
 
@@ -71,9 +72,11 @@ class Verbs(HubCore):
         choose by `tags`; nobody finds in history, or recovers, what has `skip_history`. With a `connection` (postgresql://
         only; asyncpg, psycopg or SQLAlchemy) it is published if and when that connection's transaction commits.
         Raises NotPublished (surely not kept) or PublishUnconfirmed (unknown; repeat it with the same key), CommandError
-        for a channel name or data that cannot be used, ConfigurationError for a store that cannot do it.
+        for a channel name or data that cannot be used (InvalidMessage: not of the type that the rule declares),
+        ConfigurationError for a store that cannot do it.
         """
-        name, (encoded, format_) = open_channel(channel, self.limits.channel_name), encode_payload(data)
+        name = open_channel(channel, self.limits.channel_name)
+        encoded, format_ = checked_payload(self._rules.shape(name), data)
         meta = PublicationMeta(None, dict(tags or {}), skip_history=skip_history).encode()
         if connection is not None:
             within = self.node.broker.within

@@ -8,7 +8,7 @@ from typing import Any
 
 import msgspec
 
-from tidewire.errors import CommandError
+from tidewire.errors import CommandError, InvalidMessage
 from tidewire.messages import Dropped, Publication, Subscribed, WireMessage
 from tidewire.messages import Format as _Format
 from tidewire.options import Limits
@@ -36,7 +36,8 @@ def with_fields(data: bytes, fields: bytes) -> bytes:
 class JsonProtocol(Protocol[Publish]):
     """What is published is sent as JSON text; objects get a `timestamp` (ISO 8601), when the broker kept them.
 
-    Errors are `{"type": "error", "code": …, "content": …}`. `json_depth` is how deep a client's JSON may be nested.
+    Errors are `{"type": "error", "code": …, "content": …}`, with a `detail` as FastAPI's for a message that does not
+    fit its type. `json_depth` is how deep a client's JSON may be nested.
     """
 
     def __init__(self, *, json_depth: int = Limits().json_depth) -> None:
@@ -58,7 +59,8 @@ class JsonProtocol(Protocol[Publish]):
         return [message for message in found if message is not None]
 
     def encode_error(self, error: CommandError) -> WireMessage:
-        return _message({"type": "error", "code": error.code, "content": str(error)})
+        more = {"detail": error.problems} if isinstance(error, InvalidMessage) else {}
+        return _message({"type": "error", "code": error.code, "content": str(error), **more})
 
     def encode_pong(self) -> WireMessage | None:
         return _message({"type": "pong"})

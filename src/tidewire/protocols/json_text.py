@@ -11,6 +11,7 @@ from pydantic import TypeAdapter, ValidationError
 from pydantic.errors import PydanticUserError
 
 from tidewire.errors import BadRequest
+from tidewire.protocols.problems import invalid
 
 __all__ = ("JsonDecoder", "decode_leniently", "has_huge_number", "is_deeper", "with_whole_characters")
 
@@ -27,19 +28,21 @@ T = TypeVar("T")
 
 
 class JsonDecoder:
-    """Decodes one type; raises BadRequest for anything else.
+    """Decodes one type; raises InvalidMessage for another one, and BadRequest for what is no JSON.
 
-    Types that msgspec knows are decoded by it, any other (pydantic models, annotations of pydantic) by pydantic.
-    `expected` describes the type in errors; by default its JSON schema does.
+    Types that msgspec knows are decoded by it, any other (pydantic models, annotations of pydantic) by pydantic; with
+    an `adapter` of pydantic, by that. `expected` describes the type in errors; by default its JSON schema does.
     """
 
     __slots__ = ("_decode", "_depth", "_expected")
 
-    def __init__(self, type_: Any, *, expected: str = "", depth: int = 64) -> None:
-        schema = _schema(type_)
+    def __init__(
+        self, type_: Any, *, expected: str = "", depth: int = 64, adapter: TypeAdapter[Any] | None = None
+    ) -> None:
+        schema = None if adapter is not None else _schema(type_)
         self._decode: Callable[[bytes], object]
         if schema is None:
-            adapter = TypeAdapter(type_)
+            adapter = adapter or TypeAdapter(type_)
             self._decode, schema = adapter.validate_json, adapter.json_schema
         else:
             self._decode = msgspec.json.Decoder(type_).decode
@@ -57,11 +60,10 @@ class JsonDecoder:
         except ValidationError as error:
             first = error.errors(include_input=False, include_url=False)[0]
             where = ".".join(map(str, first["loc"])) or "the value"
-            raise BadRequest(
-                f"the JSON has the wrong shape: {where}: {first['msg']}; expected {self._expected}"
-            ) from None
+            text = f"the JSON has the wrong shape: {where}: {first['msg']}; expected {self._expected}"
+            raise invalid(error, text) from None
         except msgspec.ValidationError as error:
-            raise BadRequest(f"the JSON has the wrong shape: {error}; expected {self._expected}") from None
+            raise invalid(error, f"the JSON has the wrong shape: {error}; expected {self._expected}") from None
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
             raise BadRequest(f"this is not JSON: {error}; expected {self._expected}") from None
 

@@ -9,11 +9,11 @@ from pydantic import BaseModel
 from pydantic_core import to_jsonable_python
 
 from tidewire.errors import BadRequest
-from tidewire.messages import Announcement, Format, WireMessage
+from tidewire.messages import Format, WireMessage
 from tidewire.protocols.base import to_utf8
 from tidewire.protocols.json_text import has_huge_number
 
-__all__ = ("encode_announcement", "encode_json", "encode_message", "encode_payload")
+__all__ = ("encode_json", "encode_message", "encode_payload")
 
 
 def _plain(value: Any) -> Any:
@@ -50,11 +50,6 @@ def encode_payload(data: Any) -> tuple[bytes, Format]:
     if isinstance(data, bytes | bytearray | memoryview):
         return bytes(data), Format.BINARY
     return encode_json(data), Format.JSON
-
-
-def encode_announcement(data: Any) -> Announcement | None:
-    """Return what is to be published on leaving, or None for None."""
-    return None if data is None else Announcement(*encode_payload(data))
 
 
 def encode_message(data: Any) -> WireMessage:

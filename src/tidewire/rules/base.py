@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from enum import Enum
 from typing import Any
 
 import msgspec
 
 from tidewire.errors import NotAvailable, UnknownType
-from tidewire.messages import IssuedToken
+from tidewire.messages import Format, IssuedToken
 from tidewire.options import ChannelOptions
 
-__all__ = ("Action", "Authority", "Caller", "ConnectAttempt", "Grant", "Identity")
+__all__ = ("Action", "Authority", "Caller", "ConnectAttempt", "Grant", "Identity", "Intake")
 
 
 class Action(Enum):
@@ -73,6 +73,10 @@ class Caller(msgspec.Struct, frozen=True):
     identity: Identity
 
 
+#: Returns what is kept of a client's message, None for nothing; raises CommandError, Rejected.
+Intake = Callable[[Caller, bytes, Format], Awaitable[tuple[bytes, Format] | None]]
+
+
 class Authority(ABC):
     """Decides for the clients of one endpoint. One instance serves every connection; every method may run concurrently.
 
@@ -105,6 +109,10 @@ class Authority(ABC):
     @abstractmethod
     async def allow(self, caller: Caller, channel: str, action: Action, *, subscribed: bool) -> None:
         """Return when the client may do it; raises CommandError."""
+
+    def intake(self, channel: str) -> Intake | None:
+        """Return what checks or changes what clients publish in a channel; None: it is kept as it is. Does no I/O."""
+        return None
 
     async def rpc(self, caller: Caller, method: str, data: bytes) -> bytes:
         """Call the application, JSON in and JSON out; raises CommandError."""

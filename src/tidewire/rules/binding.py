@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import dataclasses
 import inspect
 import typing
 from collections.abc import Callable, Sequence
@@ -12,23 +11,24 @@ from functools import partial
 from types import NoneType, UnionType
 from typing import Any, NamedTuple
 
-import msgspec
 from fastapi import BackgroundTasks
 from fastapi.concurrency import contextmanager_in_threadpool
 from fastapi.params import Body, Depends, Param
-from pydantic import BaseModel, TypeAdapter, ValidationError
+from pydantic import TypeAdapter, ValidationError
 from starlette.requests import HTTPConnection
 from starlette.responses import Response
 
-from tidewire.errors import BadRequest, ConfigurationError, PermissionDenied
+from tidewire.errors import BadRequest, ConfigurationError, InvalidMessage, PermissionDenied
+from tidewire.protocols.json_text import JsonDecoder
+from tidewire.protocols.shape import Shape, is_message_type
 from tidewire.rules.base import Caller, Identity
 
-__all__ = ("Bound", "NoMatch")
+__all__ = ("Bound", "NoMatch", "Source", "hints_of")
 
 _DATA_NAMES = frozenset({"data", "args", "params"})
 
 #: Finds the value of one parameter: from the call, the texts of the pattern, and the data that was sent.
-Source = Callable[[Caller, dict[str, str], bytes], Any]
+Source = Callable[[Caller, dict[str, str], Any], Any]
 
 
 class NoMatch(Exception):
@@ -44,13 +44,20 @@ class Bound:
 
     __slots__ = ("_dependencies", "_function", "_is_async", "_sources", "takes_data")
 
-    def __init__(self, function: Callable[..., Any], names: Sequence[str] = (), *, takes_data: bool = False) -> None:
+    def __init__(
+        self,
+        function: Callable[..., Any],
+        names: Sequence[str] = (),
+        *,
+        takes_data: bool = False,
+        all_names: bool = True,
+    ) -> None:
         self._function = function
         self._is_async = inspect.iscoroutinefunction(function)
         self.takes_data = False
         self._sources: dict[str, Source] = {}
         self._dependencies: dict[str, _Dependency] = {}
-        hints = _hints(function)
+        hints = hints_of(function)
         for parameter in inspect.signature(function).parameters.values():
             type_ = hints.get(parameter.name, inspect.Parameter.empty)
             depends = _depends(parameter, type_)
@@ -59,7 +66,7 @@ class Bound:
             else:
                 self._sources[parameter.name] = self._source(parameter, type_, names, takes_data)
         missing = [name for name in names if name not in self.given]
-        if missing and not isinstance(self, _Dependency):
+        if missing and all_names:
             raise ConfigurationError(
                 f"{_called(function)} takes no parameter {missing[0]!r}, which its pattern has; add it"
             )
@@ -83,7 +90,7 @@ class Bound:
             return lambda caller, _, __: caller.identity.user
         if name == "user" and type_ in (str | None, typing.Optional[str]):  # noqa: UP045
             return lambda caller, _, __: caller.identity.user or None
-        if takes_data and not self.takes_data and name != "user" and (name in _DATA_NAMES or _is_model(type_)):
+        if takes_data and not self.takes_data and name != "user" and (name in _DATA_NAMES or is_message_type(type_)):
             self.takes_data = True
             return _from_data(type_ if is_typed else Any)
         if _is_of_request(parameter, type_):
@@ -99,7 +106,7 @@ class Bound:
             "`user: str`, `caller: Caller`, one of the type that the connection's dependency returns, or Depends(…)"
         )
 
-    async def __call__(self, caller: Caller, texts: dict[str, str], data: bytes = b"") -> Any:
+    async def __call__(self, caller: Caller, texts: dict[str, str], data: Any = b"") -> Any:
         """Call the function; raises what it raises, and NoMatch, BadRequest, PermissionDenied for its parameters."""
         if not self._dependencies:
             return await self._run({name: source(caller, texts, data) for name, source in self._sources.items()})
@@ -123,7 +130,7 @@ class _Call(NamedTuple):
 
     caller: Caller
     texts: dict[str, str]
-    data: bytes
+    data: Any
     stack: AsyncExitStack
     known: dict[Any, Any]
 
@@ -142,7 +149,7 @@ class _Dependency(Bound):
         self._key = function if depends.use_cache else object()
         plain = inspect.isroutine(function) or inspect.isclass(function) or isinstance(function, partial)
         target = function if plain else function.__call__
-        super().__init__(target, names)
+        super().__init__(target, names, all_names=False)
         self._kind = inspect.isasyncgenfunction(target), inspect.isgeneratorfunction(target)
 
     async def provide(self, call: _Call) -> Any:
@@ -198,7 +205,8 @@ def _default(parameter: inspect.Parameter, type_: Any) -> Any:
     return parameter.default
 
 
-def _hints(function: Callable[..., Any]) -> dict[str, Any]:
+def hints_of(function: Callable[..., Any]) -> dict[str, Any]:
+    """Return the types of a function's parameters; raises ConfigurationError for what cannot be read."""
     annotated: Any = function.__init__ if inspect.isclass(function) else function
     try:
         return typing.get_type_hints(annotated, include_extras=True)
@@ -208,14 +216,6 @@ def _hints(function: Callable[..., Any]) -> dict[str, Any]:
 
 def _called(function: Callable[..., Any]) -> str:
     return f"the rule {getattr(function, '__qualname__', function)!s}"
-
-
-def _is_model(type_: Any) -> bool:
-    if typing.get_origin(type_) is typing.Annotated:
-        type_ = typing.get_args(type_)[0]
-    return (isinstance(type_, type) and issubclass(type_, BaseModel | msgspec.Struct)) or dataclasses.is_dataclass(
-        type_
-    )
 
 
 def _from_pattern(name: str, type_: Any) -> Source:
@@ -233,27 +233,17 @@ def _from_pattern(name: str, type_: Any) -> Source:
 
 
 def _from_data(type_: Any) -> Source:
-    if isinstance(type_, type) and issubclass(type_, msgspec.Struct):
-        decode = msgspec.json.Decoder(type_).decode
+    decode = JsonDecoder(Any).decode if type_ is Any else Shape(type_).decode
 
-        def of_struct(_: Caller, __: dict[str, str], data: bytes) -> Any:
-            try:
-                return decode(data or b"null")
-            except (msgspec.MsgspecError, RecursionError) as error:
-                raise BadRequest(f"the arguments do not fit: {error}") from None
-
-        return of_struct
-    adapter = TypeAdapter(type_)
-
-    def of_model(_: Caller, __: dict[str, str], data: bytes) -> Any:
+    def of_call(_: Caller, __: dict[str, str], data: bytes) -> Any:
         try:
-            return adapter.validate_json(data or b"null")
-        except ValidationError as error:
-            first = error.errors(include_input=False, include_url=False)[0]
-            where = ".".join(map(str, first["loc"])) or "the value"
-            raise BadRequest(f"the arguments do not fit: {where}: {first['msg']}") from None
+            return decode(data or b"null")
+        except InvalidMessage as error:
+            raise InvalidMessage(f"the arguments do not fit: {error}", error.problems) from None
+        except BadRequest as error:
+            raise BadRequest(f"the arguments do not fit: {error}") from None
 
-    return of_model
+    return of_call
 
 
 def _from_context(name: str, classes: tuple[type, ...], default: Any) -> Source:

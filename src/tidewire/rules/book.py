@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import Any
 
 from tidewire.errors import ConfigurationError, UnknownChannel
+from tidewire.messages import Format
 from tidewire.options import ChannelOptions, SlowPolicy
-from tidewire.rules.base import Caller, ConnectAttempt, Identity
+from tidewire.protocols.shape import Shape
+from tidewire.rules.base import Caller, ConnectAttempt, Identity, Intake
 from tidewire.rules.binding import Bound, NoMatch
 from tidewire.rules.channel_rules import ChannelRules
+from tidewire.rules.handlers import Handler, MessageTypes
 from tidewire.rules.pattern import Pattern
 from tidewire.rules.permissions import ALL, NOTHING, Permissions
 
@@ -40,7 +44,7 @@ def rule_options(
         history_size=history,
         history_seconds=history_seconds,
         slow=slow,
-        # protocols that do not ask rules leave these channels alone
+        # the rule decides for clients
         subscribe=False,
         publish=False,
         presence=presence,
@@ -56,14 +60,41 @@ def rule_options(
 
 
 class Rule:
-    """A pattern of channel names, their options, and the function that decides for them."""
+    """A pattern of channel names, their options and types, and the functions that decide for them."""
 
-    __slots__ = ("_bound", "options", "pattern")
+    __slots__ = ("_bound", "handler", "options", "pattern", "types")
 
-    def __init__(self, pattern: Pattern, options: ChannelOptions, function: Callable[..., Any]) -> None:
+    def __init__(
+        self, pattern: Pattern, options: ChannelOptions, function: Callable[..., Any], types: MessageTypes
+    ) -> None:
         self.pattern = pattern
         self.options = options
+        self.types = types
+        #: Is given what clients publish.
+        self.handler: Handler | None = None
         self._bound = Bound(function, pattern.names)
+
+    def handle_with(self, function: Callable[..., Any]) -> None:
+        """Give what clients publish to a function; raises ConfigurationError when another one is given it."""
+        if self.handler is not None:
+            raise ConfigurationError(
+                f"{self.pattern.text!r} has a handler for what clients publish already; handle it in one function"
+            )
+        self.handler = Handler(function, self.pattern.text, self.pattern.names, self.types)
+
+    @property
+    def has_intake(self) -> bool:
+        """Return whether what clients publish is checked or handled."""
+        return self.handler is not None or self.types.of_clients is not None
+
+    async def take(
+        self, channel: str, texts: dict[str, str], caller: Caller, data: bytes, format_: Format
+    ) -> tuple[bytes, Format] | None:
+        """Return what is kept of a client's message, None for nothing; raises CommandError, and as the handler does."""
+        if self.handler is not None:
+            return await self.handler.handle(caller, channel, texts, data, format_)
+        shape = self.types.of_clients
+        return (data, format_) if shape is None else shape.check(data, format_)
 
     async def decide(self, caller: Caller, channel: str, texts: dict[str, str]) -> Permissions:
         """Return the permissions of a caller; raises as the rule does, UnknownChannel for other names."""
@@ -102,12 +133,16 @@ class RuleBook:
     def __len__(self) -> int:
         return len(self._rules)
 
-    def add_channel(self, pattern: str, options: ChannelOptions, function: Callable[..., Any]) -> Rule:
+    def add_channel(
+        self, pattern: str, options: ChannelOptions, function: Callable[..., Any], types: MessageTypes | None = None
+    ) -> Rule:
         """Add a rule; raises ConfigurationError for a pattern that has one, and for a function that cannot be one."""
-        rule = Rule(Pattern(pattern), options, function)
+        rule = Rule(Pattern(pattern), options, function, types or MessageTypes())
         if any(pattern == known.pattern.text for known in self._rules):
             raise ConfigurationError(f"there is a rule for {pattern!r} already; decide in one function")
         self._rules.append(rule)
+        if rule.types.publishes is not None:
+            self._channels.check_by(self.shape)
         self._rules.sort(key=lambda rule: rule.pattern.rank)  # stable: the first given stays first
         self._found.clear()
         self._channels.changed()
@@ -127,6 +162,19 @@ class RuleBook:
             if texts is not None:
                 return rule, texts
         return None
+
+    def shape(self, channel: str) -> Shape | None:
+        """Return the type of what the application publishes in a channel, if a rule declares one."""
+        found = self.find(channel)
+        return None if found is None else found[0].types.publishes
+
+    def intake(self, channel: str) -> Intake | None:
+        """Return what becomes of a client's messages in a channel; None: they are kept as they are."""
+        found = self.find(channel)
+        if found is None or not found[0].has_intake:
+            return None
+        rule, texts = found
+        return partial(rule.take, channel, texts)
 
     def options(self, channel: str) -> ChannelOptions | None:
         """Return the options of a channel that has a rule."""

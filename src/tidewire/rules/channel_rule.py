@@ -12,6 +12,8 @@ __all__ = ("ChannelRule",)
 
 P = ParamSpec("P")
 T = TypeVar("T")
+Q = ParamSpec("Q")
+R = TypeVar("R")
 
 
 class ChannelRule(Generic[P, T]):
@@ -26,6 +28,17 @@ class ChannelRule(Generic[P, T]):
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> T:
         """Call the function of the rule."""
         return self.__wrapped__(*args, **kwargs)
+
+    def on_publish(self, handler: Callable[Q, R]) -> Callable[Q, R]:
+        """Give each message that a client publishes to a function, before it is kept, in the client's order.
+
+        `@room.on_publish` over `async def said(room: int, user: User, message: Say) -> Said | None`: what it returns is
+        published, None publishes nothing, and what it raises refuses the message. The function takes what a rule takes,
+        and the message as `message`, `data` or by its type. What the application publishes itself passes no handler.
+        Raises ConfigurationError for a second function, and for one that cannot be a handler.
+        """
+        self._rule.handle_with(handler)
+        return handler
 
     @property
     def pattern(self) -> str:

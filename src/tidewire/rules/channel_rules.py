@@ -8,6 +8,7 @@ from fnmatch import fnmatchcase
 from tidewire.channels import is_events, is_reserved
 from tidewire.errors import ConfigurationError
 from tidewire.options import ChannelOptions
+from tidewire.protocols.shape import Shape
 from tidewire.retention import Retention
 
 __all__ = ("ChannelRules",)
@@ -24,7 +25,7 @@ class ChannelRules:
     A function that decides for some channels is preferred (`prefer`).
     """
 
-    __slots__ = ("_default", "_exact", "_found", "_patterns", "_preferred", "retentions")
+    __slots__ = ("_default", "_exact", "_found", "_patterns", "_preferred", "retentions", "shape_of")
 
     def __init__(
         self, rules: Mapping[str, ChannelOptions] | None = None, default: ChannelOptions | None = None
@@ -42,11 +43,21 @@ class ChannelRules:
         #: The retention of each channel's publications, found when it is first asked for.
         self.retentions = _Retentions(self)
         self._preferred: list[Callable[[str], ChannelOptions | None]] = []
+        #: Finds the type of what the application publishes in a channel; None: no channel has one.
+        self.shape_of: Callable[[str], Shape | None] | None = None
 
     def prefer(self, find: Callable[[str], ChannelOptions | None]) -> None:
         """Ask a function first; it returns None for channels that it does not know, and the same for the same name."""
         self._preferred.append(find)
         self.changed()
+
+    def check_by(self, shape_of: Callable[[str], Shape | None]) -> None:
+        """Ask a function for the type of what the application publishes in a channel."""
+        self.shape_of = shape_of
+
+    def shape(self, channel: str) -> Shape | None:
+        """Return the type of what the application publishes in a channel, if one is declared."""
+        return None if self.shape_of is None else self.shape_of(channel)
 
     def changed(self) -> None:
         """Look every name up again: a preferred function decides for others now."""

@@ -15,7 +15,8 @@ from tidewire.errors import BadRequest, ConfigurationError, PermissionDenied, Re
 from tidewire.options import ChannelOptions, Limits
 from tidewire.protocols.centrifuge.codes import INVALID_TOKEN
 from tidewire.protocols.payload import encode_json
-from tidewire.rules.base import Action, Authority, Caller, ConnectAttempt, Grant, Identity
+from tidewire.protocols.shape import Shape
+from tidewire.rules.base import Action, Authority, Caller, ConnectAttempt, Grant, Identity, Intake
 from tidewire.rules.book import RuleBook
 from tidewire.rules.channel_rules import ChannelRules
 from tidewire.rules.permissions import ALL, Permissions, check_allowed
@@ -135,6 +136,17 @@ class RuleAuthority(Authority):
             return await rule.decide(caller, channel, texts)
         except HTTPException as error:
             raise PermissionDenied(str(error.detail)) from error
+
+    def has_rule(self, channel: str) -> bool:
+        """Return whether a rule decides for a channel."""
+        return self._book.find(channel) is not None
+
+    def shape(self, channel: str) -> Shape | None:
+        """Return the type of what the application publishes in a channel, if a rule declares one."""
+        return self._book.shape(channel)
+
+    def intake(self, channel: str) -> Intake | None:
+        return self._book.intake(channel)
 
     # Calls.
 

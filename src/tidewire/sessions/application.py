@@ -17,6 +17,7 @@ from tidewire.errors import (
     CommandError,
     ConnectionClosed,
     Disconnect,
+    InvalidMessage,
     NotPublished,
     PublishError,
     TemporaryFailure,
@@ -25,7 +26,8 @@ from tidewire.errors import (
 from tidewire.messages import Format, IssuedToken, Membership, Position, Subscribed, WireMessage
 from tidewire.protocols.close_codes import EXPIRED, NORMAL, REVOKED
 from tidewire.protocols.json_text import JsonDecoder
-from tidewire.protocols.payload import encode_announcement, encode_json, encode_message, encode_payload
+from tidewire.protocols.payload import encode_json, encode_message, encode_payload
+from tidewire.protocols.shape import checked_announcement
 from tidewire.sessions.accept import Acceptance
 from tidewire.sessions.in_flight import InFlight
 from tidewire.sessions.push_only import EndOfPushing
@@ -182,18 +184,20 @@ class HubConnection:
         however it ended, by another node if this one died; `leave_on_error` takes its place when the handler raised.
         Any of them, or `presence`, makes it a member. Raises CommandError, StoreUnavailable, ConnectionClosed.
         """
+        name = self._open_channel(channel)
+        shape = self._node.rules.shape(name)
         try:
             return await self._node.subscribe(
                 self._here,
-                open_channel(channel, self._node.limits.channel_name),
+                name,
                 since=since,
                 history=history,
                 membership=Membership(
                     present=presence,
                     info=b"" if info is None else encode_json(info),
-                    join=encode_announcement(join),
-                    leave=encode_announcement(leave),
-                    leave_on_error=encode_announcement(leave_on_error),
+                    join=checked_announcement(shape, join),
+                    leave=checked_announcement(shape, leave),
+                    leave_on_error=checked_announcement(shape, leave_on_error),
                 ),
                 reply=reply,
             )
@@ -205,10 +209,26 @@ class HubConnection:
         await self._node.unsubscribe(self._here, channel)
 
     async def publish(self, channel: str, data: Any, *, key: str = "") -> bool:
-        """Publish for this client; when the broker fails, the client is told, and False is returned."""
+        """Publish for this client; when the broker fails, the client is told, and False is returned.
+
+        So is it told of a message that is not of the channel's type. A handler (`on_publish`) is not asked: what comes
+        from an endpoint is the application's own.
+        """
         if self._in_flight is not None:
             await self._in_flight.wait()  # what was handed over comes first
-        return await self._publish(self._here, self._open_channel(channel), *encode_payload(data), key)
+        name = self._open_channel(channel)
+        try:
+            payload = self._payload(name, data)
+        except InvalidMessage as error:
+            self.tell(error)
+            return False
+        return await self._publish(self._here, name, *payload, key)
+
+    def _payload(self, name: str, data: Any) -> tuple[bytes, Format]:
+        """Return what is published, checked where the channel has a type; raises BadRequest."""
+        shape_of = self._node.rules.shape_of
+        shape = None if shape_of is None else shape_of(name)
+        return encode_payload(data) if shape is None else shape.encode(data)
 
     async def submit(self, channel: str, data: Any, *, key: str = "") -> asyncio.Future[bool]:
         """Hand a publication over and go on: many wait for the store together, in the order of these calls.
@@ -218,10 +238,16 @@ class HubConnection:
         Raises CommandError for a channel name or data that cannot be used, NotPublished when the application is ending.
         """
         connection, node = self._here, self._node
-        name, (encoded, format_) = self._open_channel(channel), encode_payload(data)
+        name = self._open_channel(channel)
         outcome: asyncio.Future[bool] = self._loop.create_future()
+        try:
+            payload = self._payload(name, data)
+        except InvalidMessage as error:
+            self.tell(error)
+            outcome.set_result(False)
+            return outcome
         if not node.broker.waits:
-            outcome.set_result(await self._publish(connection, name, encoded, format_, key))
+            outcome.set_result(await self._publish(connection, name, *payload, key))
             return outcome
         if not node.is_open:
             raise NotPublished("the application is ending")
@@ -229,7 +255,7 @@ class HubConnection:
             self._in_flight = InFlight(node, connection, "publishes_in_flight")
         await self._in_flight.wait_room()
         try:
-            begun = node.begin_publish(name, encoded, format_, key=key)
+            begun = node.begin_publish(name, *payload, key=key)
         except PublishError as error:
             outcome.set_result(self._tell_failed(connection, error))
             return outcome
@@ -326,6 +352,9 @@ class HubConnection:
     @overload
     async def receive_json(self, type_: type[T]) -> T: ...
 
+    @overload
+    async def receive_json(self, type_: Any) -> Any: ...
+
     async def receive_json(self, type_: Any = Any) -> Any:
         """Receive the next message as JSON, converted to a type if one is given; raises BadRequest for anything else.
 
@@ -367,6 +396,9 @@ class HubConnection:
 
     @overload
     def iter_json(self, type_: type[T]) -> AsyncIterator[T]: ...
+
+    @overload
+    def iter_json(self, type_: Any) -> AsyncIterator[Any]: ...
 
     async def iter_json(self, type_: Any = Any) -> AsyncIterator[Any]:
         """Iterate over messages as JSON, converted as by `receive_json`; others are answered with an error."""

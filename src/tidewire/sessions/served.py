@@ -16,15 +16,18 @@ from tidewire.errors import (
     CommandError,
     ConnectionClosed,
     NotPublished,
-    PermissionDenied,
     PublishError,
     StoreUnavailable,
     TemporaryFailure,
 )
+from tidewire.messages import Format, Membership
 from tidewire.protocols.base import Protocol
 from tidewire.protocols.close_codes import STORE_AWAY
 from tidewire.protocols.commands import Ping, Publish, Subscribe, Unsubscribe
+from tidewire.rules.base import Identity
+from tidewire.rules.rule_authority import RuleAuthority
 from tidewire.sessions.accept import Acceptance
+from tidewire.sessions.access import Access
 from tidewire.sessions.centrifuge.identify import Name, identified_by, nobody
 from tidewire.sessions.command_queue import CommandQueue
 from tidewire.sessions.origins import Origins
@@ -33,49 +36,72 @@ from tidewire.support.refusals import kind_of
 __all__ = ("ServedCommands", "ServedEndpoint", "protocol_router")
 
 
+_STRANGER = Identity()
+
+
 class ServedEndpoint:
     """Serves WebSockets: accepts, subscribes to the route's channel, and starts a command queue."""
 
-    __slots__ = ("_history", "_node", "_origins", "_protocol")
+    __slots__ = ("_authority", "_history", "_node", "_origins", "_protocol")
 
     def __init__(
         self,
         node: Callable[[], Node],
         protocol: Protocol[Any],
         *,
+        authority: RuleAuthority,
         origins: Origins,
         history: int,
     ) -> None:
         self._node = node
+        self._authority = authority
         self._protocol = protocol
         self._origins = origins
         self._history = history
 
-    async def serve(self, websocket: WebSocket, user: str) -> None:
+    async def serve(self, websocket: WebSocket, identity: Identity) -> None:
         """Serve one client until it leaves; raises as entering an `Acceptance` does."""
         node = self._node()
         channel = websocket.path_params.get("channel", "")
-        if channel:
-            _check_route(node, channel)
+        membership = await self._check_route(node, channel, identity) if channel else Membership()
         subprotocol = self._protocol.subprotocol
         if subprotocol not in websocket.scope.get("subprotocols", ()):
             subprotocol = None
         acceptance = Acceptance(
-            node, websocket, user=user, protocol=self._protocol, origins=self._origins, subprotocol=subprotocol
+            node,
+            websocket,
+            user=identity.user,
+            protocol=self._protocol,
+            origins=self._origins,
+            subprotocol=subprotocol,
         )
         async with acceptance as connection:
-            await self._begin(node, connection, channel)
+            access = Access(node, self._authority, identity, connection)
+            await self._begin(node, connection, channel, access, membership)
             await acceptance.hold()
 
-    async def _begin(self, node: Node, connection: Connection, channel: str) -> None:
+    async def _check_route(self, node: Node, channel: str, identity: Identity) -> Membership:
+        """Return how the client is present in the route's channel.
+
+        Raises WebSocketException, which refuses the handshake, for one that it may not subscribe to.
+        """
+        try:
+            open_channel(channel, node.limits.channel_name)
+            return await Access(node, self._authority, identity).subscribe(channel)
+        except CommandError as error:
+            raise WebSocketException(1008, str(error)[:120]) from None
+
+    async def _begin(
+        self, node: Node, connection: Connection, channel: str, access: Access, membership: Membership
+    ) -> None:
         try:
             if channel:
-                await node.subscribe(connection, channel, history=self._history)
+                await node.subscribe(connection, channel, history=self._history, membership=membership)
         except StoreUnavailable:
             connection.end(STORE_AWAY)
         except ConnectionClosed:
             return
-        ServedCommands(node, connection, channel).start()
+        ServedCommands(node, connection, access, channel).start()
         connection.link.uncork()
 
 
@@ -87,20 +113,10 @@ def protocol_router(
     found = Depends(nobody if user is None else identified_by(user, name))
 
     async def serve(websocket: WebSocket, identity: Any = found) -> None:
-        await endpoint.serve(websocket, identity.user if identity is not None else "")
+        await endpoint.serve(websocket, identity or _STRANGER)
 
     router.add_api_websocket_route(path, serve)
     return router
-
-
-def _check_route(node: Node, channel: str) -> None:
-    """Raise WebSocketException, which refuses the handshake, for a channel that clients do not subscribe to."""
-    try:
-        open_channel(channel, node.limits.channel_name)
-        if not node.rules.options(channel).subscribe:
-            raise PermissionDenied(f"clients do not subscribe to {channel!r}")
-    except CommandError as error:
-        raise WebSocketException(1008, str(error)[:120]) from None
 
 
 class ServedCommands:
@@ -109,9 +125,10 @@ class ServedCommands:
     Publications wait for the store together; any other command waits for those before it.
     """
 
-    __slots__ = ("_channel", "_connection", "_node", "_queue")
+    __slots__ = ("_access", "_channel", "_connection", "_node", "_queue")
 
-    def __init__(self, node: Node, connection: Connection, channel: str = "") -> None:
+    def __init__(self, node: Node, connection: Connection, access: Access, channel: str = "") -> None:
+        self._access = access
         self._node = node
         self._connection = connection
         self._channel = channel
@@ -138,13 +155,13 @@ class ServedCommands:
     async def publish(self, command: Publish) -> None:
         """Publish what the client sent."""
         name = self._name(command.channel)
-        if not self._node.rules.options(name).publish:
-            raise PermissionDenied(f"clients do not publish in {name!r}")
-        await self._queue.publishes.put(self._publish(name, command))
+        payload = await self._access.take(name, command.data, command.format)
+        if payload is not None:
+            await self._queue.publishes.put(self._publish(name, *payload, command.key))
 
-    async def _publish(self, channel: str, command: Publish) -> None:
+    async def _publish(self, channel: str, data: bytes, format_: Format, key: str) -> None:
         try:
-            await self._node.publish(channel, command.data, command.format, key=command.key)
+            await self._node.publish(channel, data, format_, key=key)
         except NotPublished as error:
             self._tell(TemporaryFailure(f"not published: {error}"))
         except PublishError as error:
@@ -156,10 +173,11 @@ class ServedCommands:
     async def subscribe(self, command: Subscribe) -> None:
         """Subscribe the client to a channel."""
         name = self._name(command.channel)
-        if not self._node.rules.options(name).subscribe:
-            raise PermissionDenied(f"clients do not subscribe to {name!r}")
+        membership = await self._access.subscribe(name)
         try:
-            await self._node.subscribe(self._connection, name, since=command.since, history=command.history)
+            await self._node.subscribe(
+                self._connection, name, since=command.since, history=command.history, membership=membership
+            )
         except StoreUnavailable as error:
             raise TemporaryFailure(str(error)) from error
 

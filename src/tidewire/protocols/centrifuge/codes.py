@@ -5,8 +5,10 @@ from __future__ import annotations
 from enum import Enum
 from typing import NamedTuple
 
+import msgspec
+
 from tidewire import errors
-from tidewire.errors import Disconnect, Refused, TidewireError
+from tidewire.errors import Disconnect, InvalidMessage, Refused, TidewireError
 from tidewire.protocols import close_codes
 
 __all__ = ("Malformed", "MalformedFrame", "Unsubscription", "WireError", "disconnect_for", "disconnect_of", "error_of")
@@ -52,6 +54,9 @@ _ERRORS: tuple[tuple[type[TidewireError], WireError], ...] = (
 
 def error_of(error: TidewireError) -> WireError:
     """Return what a client is ending of an error; what it cannot mend is the server's, and temporary."""
+    if isinstance(error, InvalidMessage):
+        # the text is the body that FastAPI answers with 422
+        return WireError(BAD_REQUEST.code, msgspec.json.encode({"detail": error.problems}).decode())
     if isinstance(error, Refused):
         return WireError(error.number, str(error), error.temporary)
     return next((code for class_, code in _ERRORS if isinstance(error, class_)), INTERNAL)

@@ -23,6 +23,7 @@ from tidewire.errors import (
     TokenExpired,
     UnknownType,
 )
+from tidewire.messages import Format
 from tidewire.options import ChannelOptions
 from tidewire.protocols.centrifuge import codes
 from tidewire.protocols.centrifuge import messages as m
@@ -166,19 +167,27 @@ class Commands:
             await self._authority.allow(
                 credentials.caller, channel, Action.PUBLISH, subscribed=subscription is not None
             )
+            payload = await self._taken(channel, bytes(request.data))
         except Exception:
             await self._queue.publishes.wait()  # answers of one channel stay in order
             raise
         info = b"" if subscription is None else subscription.grant.info
         identity = credentials.identity
         publisher = m.ClientInfo(identity.user, self._connection.id, raw(identity.info), raw(info))
-        data = bytes(request.data)
-        await self._queue.publishes.put(self._publish(command, channel, data, PublicationMeta(publisher).encode()))
+        meta = PublicationMeta(publisher).encode()
+        await self._queue.publishes.put(self._publish(command, channel, payload, meta))
 
-    async def _publish(self, command: int, channel: str, data: bytes, meta: bytes) -> None:
+    async def _taken(self, channel: str, data: bytes) -> tuple[bytes, Format] | None:
+        """Return what is kept of a message that the client may publish, None for nothing."""
+        format_ = self._protocol.format_of(data)
+        intake = self._authority.intake(channel)
+        return (data, format_) if intake is None else await intake(self._credentials.caller, data, format_)
+
+    async def _publish(self, command: int, channel: str, payload: tuple[bytes, Format] | None, meta: bytes) -> None:
         """Publish, and reply when that is kept; the reply waits for no publication, not even for this one."""
         try:
-            await self._node.publish(channel, data, self._protocol.format_of(data), meta=meta)
+            if payload is not None:
+                await self._node.publish(channel, *payload, meta=meta)
         except Exception as error:
             reply = Reply(command, error=m.Error(*self.judge(error, "publish", channel)))
         else:

@@ -1,0 +1,39 @@
+"""The hub of an application that a command names as `module:attribute`."""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import Any
+
+from uvicorn.importer import ImportFromStringError, import_from_string
+
+from tidewire.errors import ConfigurationError
+from tidewire.hub import Hub
+
+__all__ = ("load_hub",)
+
+
+def load_hub(path: str) -> Hub:
+    """Return the hub that `path` names, or that of the application that it names; raises ConfigurationError.
+
+    That is the hub whose lifespan the application has, else the only one of its module.
+    """
+    sys.path.insert(0, os.getcwd())
+    try:
+        found: Any = import_from_string(path)
+    except ImportFromStringError as error:
+        raise ConfigurationError(f"{path!r} cannot be loaded: {error}") from error
+    if isinstance(found, Hub):
+        return found
+    lifespan = getattr(getattr(found, "router", None), "lifespan_context", None)
+    owner = getattr(lifespan, "__self__", None)
+    if isinstance(owner, Hub):
+        return owner
+    module = sys.modules[path.partition(":")[0]]
+    hubs = {id(value): value for value in vars(module).values() if isinstance(value, Hub)}
+    if len(hubs) == 1:
+        return next(iter(hubs.values()))
+    raise ConfigurationError(
+        f"{path!r} has {len(hubs) or 'no'} hubs that a command can find; name the hub itself, as main:hub"
+    )

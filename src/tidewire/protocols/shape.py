@@ -1,0 +1,134 @@
+"""The types of messages: what an application declares, and what is read, checked and written by it."""
+
+from __future__ import annotations
+
+from dataclasses import is_dataclass
+from types import UnionType
+from typing import Annotated, Any, Union, get_args, get_origin, is_typeddict
+
+import msgspec
+from pydantic import BaseModel, TypeAdapter, ValidationError
+from pydantic.errors import PydanticUserError
+
+from tidewire.errors import BadRequest, ConfigurationError, InvalidMessage, Problem
+from tidewire.messages import Announcement, Format
+from tidewire.options import Limits
+from tidewire.protocols.json_text import JsonDecoder
+from tidewire.protocols.payload import encode_json, encode_payload
+from tidewire.protocols.typed_dicts import portable
+
+__all__ = ("REFERENCE", "Shape", "checked_announcement", "checked_payload", "is_message_type")
+
+#: A type's name in references, as AsyncAPI and OpenAPI have it.
+REFERENCE = "#/components/schemas/{model}"
+
+
+class Shape:
+    """One type of messages: a pydantic model, dataclass, TypedDict or msgspec struct, or a union of such.
+
+    Structs are read by msgspec, anything else by pydantic, which converts where it loses nothing ("5" for a number). A
+    message is published as its type writes it: with its defaults, and without what the type does not know.
+    Raises ConfigurationError for a type that neither knows.
+    """
+
+    __slots__ = ("_adapter", "_decoder", "_models", "type")
+
+    def __init__(self, type_: Any, *, depth: int = Limits().json_depth) -> None:
+        self.type = type_ = portable(type_)
+        inner = _members(type_)
+        self._models = tuple(one for one in inner if isinstance(one, type) and issubclass(one, BaseModel))
+        is_struct = any(isinstance(one, type) and issubclass(one, msgspec.Struct) for one in inner)
+        self._adapter: TypeAdapter[Any] | None = None
+        try:
+            if isinstance(type_, str):
+                raise TypeError("it is a string")
+            if not is_struct:
+                self._adapter = TypeAdapter(type_)
+            self._decoder = JsonDecoder(type_, depth=depth, adapter=self._adapter)
+        except (TypeError, PydanticUserError, NameError) as error:
+            raise ConfigurationError(
+                f"{type_!r} is no type of messages ({str(error).splitlines()[0]}); write a pydantic model, a "
+                "dataclass, a TypedDict or a msgspec struct, or a union of one kind of them"
+            ) from None
+
+    def decode(self, data: bytes) -> Any:
+        """Return the value of a JSON text; raises InvalidMessage."""
+        try:
+            return self._decoder.decode(data)
+        except InvalidMessage:
+            raise
+        except BadRequest as error:
+            raise InvalidMessage(str(error), (Problem("json_invalid", ("body",), str(error)),)) from None
+
+    def read(self, data: bytes, format_: Format) -> Any:
+        """Return the value of a message; raises InvalidMessage."""
+        if format_ is not Format.JSON:
+            try:
+                return self._as_itself(data.decode() if format_ is Format.TEXT else data)
+            except (ValidationError, msgspec.ValidationError, UnicodeDecodeError):
+                pass  # a client of a protocol without types of its own sends JSON as text, or as bytes
+        return self.decode(data)
+
+    def _as_itself(self, value: str | bytes) -> Any:
+        if self._adapter is None:
+            return msgspec.convert(value, self.type)
+        return self._adapter.validate_python(value, strict=True)
+
+    def write(self, value: Any) -> tuple[bytes, Format]:
+        """Return a value of the type as it is published."""
+        if isinstance(value, str | bytes):
+            return encode_payload(value)
+        if self._adapter is None:
+            return encode_json(value), Format.JSON
+        return self._adapter.dump_json(value, by_alias=True, warnings=False), Format.JSON
+
+    def check(self, data: bytes, format_: Format) -> tuple[bytes, Format]:
+        """Return a message as it is published; raises as `read`."""
+        return self.write(self.read(data, format_))
+
+    def encode(self, data: Any) -> tuple[bytes, Format]:
+        """Return what an application publishes; raises as `read`.
+
+        A pydantic model was checked when it was made. Dataclasses and structs are not checked by anybody before.
+        """
+        return self.write(data) if isinstance(data, self._models) else self.check(*encode_payload(data))
+
+    def schema(self) -> tuple[dict[str, Any], dict[str, Any]]:
+        """Return the JSON schema of what is published, and the definitions that it refers to by `REFERENCE`."""
+        if self._adapter is None:
+            (schema,), definitions = msgspec.json.schema_components(
+                [self.type], ref_template=REFERENCE.replace("{model}", "{name}")
+            )
+            return schema, definitions
+        schema = self._adapter.json_schema(by_alias=True, ref_template=REFERENCE, mode="serialization")
+        return schema, schema.pop("$defs", {})
+
+
+def is_message_type(type_: Any) -> bool:
+    """Return whether a type is that of a message by itself: a model, dataclass, TypedDict or struct, or a union."""
+    inner = _members(type_)
+    return bool(inner) and all(
+        is_typeddict(one)
+        or is_dataclass(one)
+        or (isinstance(one, type) and issubclass(one, BaseModel | msgspec.Struct))
+        for one in inner
+    )
+
+
+def _members(type_: Any) -> tuple[Any, ...]:
+    """Return the types that a union holds, or the type alone; without None."""
+    if get_origin(type_) is Annotated:
+        return _members(get_args(type_)[0])
+    if get_origin(type_) in (Union, UnionType):
+        return tuple(inner for one in get_args(type_) if one is not type(None) for inner in _members(one))
+    return (type_,)
+
+
+def checked_payload(shape: Shape | None, data: Any) -> tuple[bytes, Format]:
+    """Return what an application publishes in a channel of a type, or of none; raises BadRequest, InvalidMessage."""
+    return encode_payload(data) if shape is None else shape.encode(data)
+
+
+def checked_announcement(shape: Shape | None, data: Any) -> Announcement | None:
+    """Return what is to be published on joining or leaving, None for None; raises as `checked_payload`."""
+    return None if data is None else Announcement(*checked_payload(shape, data))

@@ -1,0 +1,211 @@
+"""Handlers: what clients publish is given to the application before it is kept, in the client's order."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import json
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Annotated, Any
+
+import pytest
+from fastapi import Depends, FastAPI, HTTPException
+from pydantic import BaseModel, Field
+from starlette.requests import HTTPConnection
+from websockets.asyncio.client import connect
+
+from helpers.hubs import receive, serving
+from tidewire import CommandError, ConfigurationError, Hub, InvalidMessage, PermissionDenied, Refused
+from tidewire.client import Client
+from tidewire.protocols.json import JSON
+
+
+@dataclasses.dataclass(frozen=True)
+class User:
+    """The user of the application."""
+
+    name: str
+
+
+class Say(BaseModel):
+    """A message that a client sends."""
+
+    text: str = Field(min_length=1)
+
+
+class Said(BaseModel):
+    """A message that is published."""
+
+    sender: str
+    text: str
+    room: int = 0
+
+
+seen: list[Any] = []
+
+
+async def session() -> AsyncIterator[str]:
+    yield "session"
+    seen.append("closed")
+
+
+async def user(connection: HTTPConnection) -> User:
+    return User(connection.query_params.get("user", "ann"))
+
+
+@asynccontextmanager
+async def served(hub: Hub) -> AsyncIterator[str]:
+    app = FastAPI(lifespan=hub.lifespan)
+    app.include_router(hub.client_router(user=user, name=lambda who: str(who.name)))
+    app.include_router(hub.protocol_router("/json/{channel}", JSON, user=user, name=lambda who: str(who.name)))
+    async with serving(hub, app) as application:
+        yield f"ws://127.0.0.1:{application.port}"
+
+
+async def texts(hub: Hub, channel: str = "room:1") -> list[Any]:
+    return [json.loads(publication.data) for publication in (await hub.history(channel)).publications]
+
+
+def chat(url: str = "memory://") -> Hub:
+    hub = Hub(url)
+
+    @hub.channel("room:{room}", publishes=Said, accepts=Say)
+    async def room(room: int, user: User) -> bool:
+        return True
+
+    @room.on_publish
+    async def said(room: int, user: User, message: Say) -> Said | None:
+        if message.text == "nothing":
+            return None
+        if message.text == "no":
+            raise PermissionDenied("this is not said here")
+        if message.text == "late":
+            raise HTTPException(403, "too late")
+        if message.text == "four":
+            raise Refused(444, "four")
+        if message.text == "bug":
+            raise ZeroDivisionError
+        if message.text == "wrong":
+            return "not a Said"  # type: ignore[return-value]
+        if message.text.startswith("slow"):
+            await asyncio.sleep(0.05)
+        return Said(sender=user.name, text=message.text.upper(), room=room)
+
+    return hub
+
+
+@pytest.mark.parametrize("store", ["memory://", "sqlite:///{}/store.db"])
+def test_what_a_handler_returns_is_published(store: str, tmp_path: Any, caplog: pytest.LogCaptureFixture) -> None:
+    async def main() -> None:
+        hub = chat(store.format(tmp_path))
+        async with served(hub) as url, Client(f"{url}/connection/websocket?user=bob") as client:
+            await client.publish("room:1", Say(text="hi"))
+            await client.publish("room:1", {"text": "nothing"})
+            with pytest.raises(InvalidMessage):
+                await client.publish("room:1", {"text": ""})
+            for text, error in (("no", "permission denied"), ("late", "permission denied"), ("four", "four")):
+                with pytest.raises(CommandError, match=error):
+                    await client.publish("room:1", {"text": text})
+            for text in ("bug", "wrong"):
+                with pytest.raises(Exception, match="internal"):
+                    await client.publish("room:1", {"text": text})
+            assert await texts(hub) == [{"sender": "bob", "text": "HI", "room": 1}]
+            assert "which its rule does not publish" in caplog.text
+            (publication,) = (await client.history("room:1")).publications
+            assert getattr(publication.publisher, "user", None) == "bob"
+            # what the application publishes passes no handler, and is checked all the same
+            await hub.publish("room:1", Said(sender="app", text="nothing"))
+            with pytest.raises(InvalidMessage):
+                await hub.publish("room:1", Say(text="hi"))
+            assert len(await texts(hub)) == 2
+
+    asyncio.run(main())
+
+
+def test_messages_of_a_client_stay_in_order_behind_a_slow_handler(tmp_path: Any) -> None:
+    async def main() -> None:
+        hub = chat(f"sqlite:///{tmp_path}/store.db")
+        async with served(hub) as url:
+            words = [("slow" if number % 3 == 0 else "fast") + str(number) for number in range(12)]
+            async with Client(f"{url}/connection/websocket") as client:
+                await asyncio.gather(*(client.publish("room:1", {"text": word}) for word in words))
+            assert [one["text"] for one in await texts(hub)] == [word.upper() for word in words]
+            async with connect(f"{url}/json/room:2?user=eve", proxy=None) as native:
+                for word in ["", "no", *words, "nothing"]:
+                    await native.send(json.dumps({"text": word}))
+                answers = [json.loads(await receive(native)) for _ in range(14)]
+            assert [answer["code"] for answer in answers[:2]] == ["bad_request", "permission_denied"]
+            assert [answer["text"] for answer in answers[2:]] == [word.upper() for word in words]
+            assert {answer["sender"] for answer in answers[2:]} == {"eve"}
+
+    asyncio.run(main())
+
+
+def test_a_handler_takes_what_a_rule_takes() -> None:
+    hub = Hub()
+    seen.clear()
+
+    @hub.channel("a:{name}")
+    async def named(name: str, user: str) -> bool:
+        return True
+
+    @named.on_publish
+    def plain(user: str, session: Annotated[str, Depends(session)], data: Any) -> Any:
+        seen.append((user, session, data))
+        return data
+
+    @hub.channel("b")
+    async def by_type() -> bool:
+        return True
+
+    @by_type.on_publish
+    async def typed(given: Say, user: User) -> dict[str, str]:
+        seen.append((given, user))
+        return {"text": given.text}
+
+    @hub.channel("c", publishes=Said)
+    async def no_message() -> bool:
+        return True
+
+    @no_message.on_publish
+    async def ignored() -> None:
+        seen.append("ignored")
+
+    async def main() -> None:
+        async with served(hub) as url, Client(f"{url}/connection/websocket") as client:
+            await client.publish("a:x", [1, None])
+            await client.publish("b", Say(text="hi"))
+            with pytest.raises(InvalidMessage):
+                await client.publish("b", {"text": ""})
+            await client.publish("c", Said(sender="ann", text="hi"))
+            with pytest.raises(InvalidMessage):
+                await client.publish("c", {})
+            assert seen == [("ann", "session", [1, None]), "closed", (Say(text="hi"), User("ann")), "ignored"]
+            assert (await texts(hub, "a:x"), await texts(hub, "b"), await texts(hub, "c")) == (
+                [[1, None]],
+                [{"text": "hi"}],
+                [],
+            )
+
+    asyncio.run(main())
+
+
+def test_mistakes_are_told_where_they_are_made() -> None:
+    hub = chat()
+
+    @hub.channel("x")
+    async def rule() -> bool:
+        return True
+
+    async def unknown(message: Say, session: list[int]) -> None:
+        return None
+
+    async def good(message: Say) -> None:
+        return None
+
+    with pytest.raises(ConfigurationError, match="'session'"):
+        rule.on_publish(unknown)
+    assert rule.on_publish(good) is good
+    with pytest.raises(ConfigurationError, match="already"):
+        rule.on_publish(good)

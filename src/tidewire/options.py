@@ -26,6 +26,10 @@ _MAY_BE_ZERO = frozenset(
 )
 
 
+#: The rate of a user as a multiple of a connection's, where no limit says otherwise.
+_CONNECTIONS_OF_USER = 5
+
+
 class Limits(msgspec.Struct, frozen=True, kw_only=True):
     """Every limit of a node, with its default. Reaching one is counted under its name in `statistics()`.
 
@@ -136,6 +140,16 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     publish_seconds: float = 2.0
     #: Seconds of the loop's time that one turn of fan-out may take.
     turn_seconds: float = 0.005
+
+    @property
+    def user_rate(self) -> float:
+        """Inbound messages per second of all connections of one user."""
+        return self.rate_per_user or self.rate * _CONNECTIONS_OF_USER
+
+    @property
+    def user_burst(self) -> float:
+        """How many messages a user may send at once."""
+        return max(1.0, self.burst * self.user_rate / self.rate)
 
     def __post_init__(self) -> None:
         for name in self.__struct_fields__:

@@ -23,6 +23,6 @@ def test_channels_that_could_not_be_dropped_are_dropped_when_the_store_is_back()
                     await node.channels.sweep()
             broker.back()
             await node.channels.sweep()
-            assert set(node.registry.channels) == {"$control", "$revoked"}
+            assert set(node.registry.channels) == {"$control"}
 
     run(main())

@@ -11,7 +11,6 @@ from collections import deque
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from tidewire.engine.rate import UserRate
 from tidewire.errors import ConnectionClosed, Disconnect, RateLimited
 from tidewire.links.base import LOST, Link
 from tidewire.messages import IssuedToken, WireMessage
@@ -22,6 +21,7 @@ from tidewire.protocols.close_codes import POLICY, SHUTDOWN, TOO_BIG, check_clos
 from tidewire.support.counters import count_limit
 from tidewire.support.counts import Counts
 from tidewire.support.refusals import note_refusal
+from tidewire.support.shared_rate import SharedRate
 
 __all__ = ("Connection",)
 
@@ -118,7 +118,7 @@ class Connection:
         self._allowance = float(limits.burst)
         self._allowed_at = 0.0
         self._refused = 0
-        self._user_rate: UserRate | None = None
+        self._user_rate: SharedRate | None = None
         self._waiter: asyncio.Future[None] | None = None
         #: Found at the first wait: to ask for it is a system call.
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -207,7 +207,11 @@ class Connection:
     def share_rate(self, others: Iterable[Connection], counts: Counts) -> None:
         """Share the rate of a user with the user's other connections, as far as `counts` reach."""
         first = next(iter(others), None)
-        self._user_rate = UserRate(self._limits, self.user, counts) if first is None else first._user_rate
+        if first is not None:
+            self._user_rate = first._user_rate
+        else:
+            limits = self._limits
+            self._user_rate = SharedRate(counts, f"rate {self.user}", limits.user_rate, limits.user_burst)
 
     def charge(self, messages: int) -> None:
         """Take more messages from the token bucket: those that came inside of one."""

@@ -14,7 +14,7 @@ from typing import Any
 import msgspec
 
 from tidewire.backends.base import Broker, Presence
-from tidewire.channels import CONTROL, REVOKED, personal
+from tidewire.channels import CONTROL, personal
 from tidewire.engine.channels import Channels
 from tidewire.engine.connection import Connection
 from tidewire.engine.control import Control
@@ -22,13 +22,12 @@ from tidewire.engine.fanout import Fanout
 from tidewire.engine.membership import Memberships
 from tidewire.engine.recovery import Recoveries
 from tidewire.engine.registry import Newcomer, Registry
-from tidewire.engine.revocations import Revocations
 from tidewire.engine.statistics import Statistics
 from tidewire.engine.subscribing import Subscriptions, ended
 from tidewire.engine.tasks import Tasks
 from tidewire.errors import BadRequest, LimitExceeded, PublishError, StoreUnavailable
 from tidewire.history.shown import History, IsShown, everything
-from tidewire.messages import Format, Membership, Position, Publication, PublishRequest, WireMessage
+from tidewire.messages import Format, IssuedToken, Membership, Position, Publication, PublishRequest, WireMessage
 from tidewire.options import Limits
 from tidewire.protocols.close_codes import SHUTDOWN, TOO_MANY
 from tidewire.rules.channel_rules import ChannelRules
@@ -48,8 +47,9 @@ TOUCH_SECONDS = 2.0
 CLAIM_SECONDS = 1.0
 SWEEP_SECONDS = 2.0
 POSITION_SECONDS = 10.0
-#: Seconds between two reads of the revocations, in case that an outage was longer than a gap may be.
-REVOCATION_SECONDS = 60.0
+
+#: Whether the token of a user was ended before it expires.
+IsRevoked = Callable[[str, IssuedToken | None], bool]
 
 
 class Node:
@@ -91,7 +91,7 @@ class Node:
         )
         self.subscribe = self.subscriptions.subscribe
         self.unsubscribe = self.subscriptions.unsubscribe
-        self.revocations = Revocations(self.registry, broker, limits, before_end=self.fanout.flush_for)
+        self._is_revoked: IsRevoked | None = None
         self._memory = ResidentMemory()
         self._limits_reached: Counter[str] = Counter()
         self._published = 0
@@ -108,15 +108,12 @@ class Node:
             await self.presence.start(self.id)
             self.is_open = True
             await self.channels.listen(CONTROL, self._control)
-            await self.channels.listen(REVOKED, self.revocations.take)
-            await self.revocations.load()
             self.tasks.start(
                 (
                     ("touch", TOUCH_SECONDS, self.memberships.touch),
                     ("claim", CLAIM_SECONDS, self.memberships.claim),
                     ("sweep", SWEEP_SECONDS, self.channels.sweep),
                     ("positions", POSITION_SECONDS, self.channels.check_positions),
-                    ("revocations", REVOCATION_SECONDS, self.revocations.load),
                 )
             )
         except BaseException:
@@ -185,6 +182,14 @@ class Node:
             yield newcomer
         finally:
             registry.arrived(newcomer)
+
+    def judge_tokens(self, is_revoked: IsRevoked) -> None:
+        """Ask the layer above that knows it whether a token was revoked."""
+        self._is_revoked = is_revoked
+
+    def is_revoked(self, user: str, token: IssuedToken | None) -> bool:
+        """Return whether a token may not be used any more."""
+        return self._is_revoked is not None and self._is_revoked(user, token)
 
     def _limit(self, name: str, user: str, address: str, what: str = "Too many connections") -> LimitExceeded:
         count_limit(name)

@@ -22,6 +22,7 @@ from tidewire.rules.channel_rules import ChannelRules
 from tidewire.rules.rule_authority import RuleAuthority
 from tidewire.sessions.limit_reports import LimitReports
 from tidewire.sessions.origins import Origins
+from tidewire.sessions.revocations import Revocations
 from tidewire.sessions.threads import ThreadCalls, check_loop
 from tidewire.support.counts import Counts
 from tidewire.support.lifespan import Lifespan
@@ -37,6 +38,7 @@ class _Open(NamedTuple):
     nodes: Nodes
     loop: asyncio.AbstractEventLoop
     threads: ThreadCalls
+    revocations: Revocations
 
 
 class HubCore:
@@ -89,7 +91,9 @@ class HubCore:
     async def _start(self, node: Node) -> None:
         await node.start()
         nodes = Nodes(node, version=importlib.metadata.version("tidewire"))
+        revocations = Revocations(node)
         try:
+            await revocations.start()
             await nodes.start()
         except BaseException:
             await node.aclose()
@@ -99,7 +103,7 @@ class HubCore:
         loop = asyncio.get_running_loop()
         if node.broker.shared:
             Siblings.of(loop).counts = node.registry.counts
-        host, opened = HOST.get(), _Open(node, nodes, loop, ThreadCalls(loop))
+        host, opened = HOST.get(), _Open(node, nodes, loop, ThreadCalls(loop), revocations)
         self._open = opened if host is None else host.opened(self, opened)
 
     async def __aexit__(
@@ -118,6 +122,13 @@ class HubCore:
         opened = self._opened
         check_loop(opened.loop, reads=True)
         return opened.node
+
+    @property
+    def revocations(self) -> Revocations:
+        """The tokens that were ended before they expire; raises ConfigurationError while the hub is closed."""
+        opened = self._opened
+        check_loop(opened.loop, reads=True)
+        return opened.revocations
 
     @property
     def _opened(self) -> Opened:

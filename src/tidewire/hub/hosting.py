@@ -11,6 +11,7 @@ from tidewire.backends.base import Broker, Presence
 from tidewire.engine.node import Node
 from tidewire.http_api.nodes import Nodes
 from tidewire.options import Limits
+from tidewire.sessions.revocations import Revocations
 from tidewire.sessions.threads import ThreadCalls
 
 __all__ = ("HOST", "Host", "Opened", "given_user")
@@ -34,6 +35,10 @@ class Opened(Protocol):
     @property
     def threads(self) -> ThreadCalls:
         """The calls from threads."""
+
+    @property
+    def revocations(self) -> Revocations:
+        """The tokens that were revoked."""
 
 
 class Host(ABC):

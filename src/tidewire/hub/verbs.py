@@ -9,7 +9,6 @@ from typing import Any, ParamSpec, TypeVar, overload
 
 from tidewire.channels import check_name, open_channel, personal
 from tidewire.engine.control import Control
-from tidewire.engine.revocations import Revocation
 from tidewire.engine.statistics import Statistics
 from tidewire.errors import ConfigurationError, Disconnect
 from tidewire.hub.core import HubCore
@@ -19,6 +18,7 @@ from tidewire.protocols.meta import PublicationMeta
 from tidewire.protocols.payload import encode_payload
 from tidewire.protocols.shape import checked_payload
 from tidewire.sessions.listening import Publications, position_from
+from tidewire.sessions.revocations import Revocation
 from tidewire.sessions.threads import running_loop
 
 __all__ = ("Verbs",)
@@ -129,7 +129,7 @@ class Verbs(HubCore):
             raise ConfigurationError("revoke needs user=… or jti=…")
         before = 0.0 if jti else time.time() if issued_before is None else issued_before
         name = check_name(user, "user") if user else ""
-        await self.node.revocations.revoke(Revocation(name, jti, before))
+        await self.revocations.revoke(Revocation(name, jti, before))
 
     # Reading.
 

@@ -7,10 +7,10 @@ import logging
 import time
 from collections import deque
 
-from tidewire.engine.revocations import Revocation
 from tidewire.errors import StoreUnavailable
 from tidewire.hub import Hub
 from tidewire.server.accounts import Accounts
+from tidewire.sessions.revocations import Revocation
 
 __all__ = ("SessionWatch",)
 
@@ -50,5 +50,5 @@ class SessionWatch:
         while self._recent and self._recent[0][0] < now:
             self._recent.popleft()
         for _, revocation in self._recent:
-            self._hub.node.revocations.end(revocation)
+            self._hub.revocations.end(revocation)
         return last

@@ -84,7 +84,7 @@ class Acceptance:
         if not self._origins.allows(websocket):
             note_refusal("origin", "a page of a foreign origin wants to connect", user=self._user, address=address)
             raise _denial(websocket, 403, "this origin may not connect", {})
-        if node.revocations.is_revoked(self._user, self._token):
+        if node.is_revoked(self._user, self._token):
             note_refusal("revoked", REVOKED.reason, user=self._user, address=address)
             raise _denial(websocket, 403, REVOKED.reason, {})
         try:
@@ -99,7 +99,7 @@ class Acceptance:
         connection.opened_with(self._token)
         self._connection = connection
         await self._attach(connection)  # counts it before it first waits: a newcomer is never counted twice
-        if node.revocations.is_revoked(self._user, self._token):  # while it was accepted
+        if node.is_revoked(self._user, self._token):  # while it was accepted
             connection.end(REVOKED)
         return connection
 

@@ -143,7 +143,7 @@ class HubConnection:
         """
         self._here.opened_with(token)
         await self._node.identify(self._here, user, b"" if info is None else encode_json(info))
-        if self._node.revocations.is_revoked(user, token):
+        if self._node.is_revoked(user, token):
             self._here.end(REVOKED)
             raise ConnectionClosed(REVOKED)
 

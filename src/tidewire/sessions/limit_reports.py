@@ -9,7 +9,6 @@ import msgspec
 
 from tidewire.engine.control import Control
 from tidewire.engine.node import Node
-from tidewire.engine.rate import burst_of_user, rate_of_user
 from tidewire.messages import Publication
 
 __all__ = ("LimitReports",)
@@ -48,7 +47,7 @@ class LimitReports:
         self._forget_silent()
         limits = self._node.limits
         counted = _largest(self._counts.own, limits.connections_per_address)
-        taken = _largest(self._counts.taken or Counter(), rate_of_user(limits) * _SECONDS)
+        taken = _largest(self._counts.taken or Counter(), limits.user_rate * _SECONDS)
         self._counts.taken = Counter()
         if counted or taken or self._has_reported:
             self._has_reported = bool(counted)
@@ -65,7 +64,7 @@ class LimitReports:
             limits, taken_here = self._node.limits, self._counts.taken
             self._counts.taken = None  # what others have taken is not told again
             for key, count in report.taken.items():
-                self._counts.take(key, count, rate_of_user(limits), burst_of_user(limits))
+                self._counts.take(key, count, limits.user_rate, limits.user_burst)
             self._counts.taken = taken_here
 
     def _forget_silent(self) -> None:

@@ -112,6 +112,10 @@ class _Everywhere:
     def threads(self) -> Any:
         return self._own.threads
 
+    @property
+    def revocations(self) -> Any:
+        return self._own.revocations
+
 
 class StagedWorker:
     """Runs an application in this process: its lifespan, and uvicorn's protocols over pairs of sockets."""

@@ -257,7 +257,7 @@ class Commands:
             identity = await self._authority.refresh(credentials.caller, request.token)
         except TokenExpired:
             raise Rejected(codes.CONNECTION_EXPIRED) from None
-        revoked = self._node.revocations.is_revoked(identity.user, identity.token)
+        revoked = self._node.is_revoked(identity.user, identity.token)
         if revoked or identity.user != credentials.identity.user:
             raise Rejected(codes.INVALID_TOKEN)
         if frozenset(identity.subscriptions) != credentials.granted:

@@ -191,7 +191,7 @@ class Session:
         self.credentials.renew(identity)
         connection.opened_with(identity.token)
         await self._own(identity)
-        if self.node.revocations.is_revoked(identity.user, identity.token):
+        if self.node.is_revoked(identity.user, identity.token):
             raise Rejected(codes.INVALID_TOKEN)
 
     async def _own(self, identity: Identity) -> None:

@@ -4,16 +4,13 @@ from __future__ import annotations
 
 import logging
 from collections import OrderedDict
-from collections.abc import Callable
 
 import msgspec
 
-from tidewire.backends.base import Broker
 from tidewire.channels import REVOKED as CHANNEL
 from tidewire.engine.connection import Connection
-from tidewire.engine.registry import Registry
+from tidewire.engine.node import Node
 from tidewire.messages import IssuedToken, Position, Publication, PublishRequest
-from tidewire.options import Limits
 from tidewire.protocols.close_codes import REVOKED
 from tidewire.retention import Retention
 from tidewire.support.counters import count_limit
@@ -21,6 +18,9 @@ from tidewire.support.counters import count_limit
 __all__ = ("Revocation", "Revocations")
 
 logger = logging.getLogger("tidewire")
+
+#: Seconds between two reads of what the store keeps, in case that an outage was longer than a gap may be.
+_READ_SECONDS = 60.0
 
 
 class Revocation(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -34,17 +34,22 @@ class Revocation(msgspec.Struct, frozen=True, omit_defaults=True):
 class Revocations:
     """The revocations of a hub. A connection whose token is revoked ends with 1008, and cannot come back with it."""
 
-    def __init__(
-        self, registry: Registry, broker: Broker, limits: Limits, *, before_end: Callable[[Connection], None]
-    ) -> None:
-        self._registry = registry
-        self._broker = broker
-        self._before_end = before_end
+    def __init__(self, node: Node) -> None:
+        self._node = node
+        self._broker = node.broker
+        limits = node.limits
         self._most = limits.revocations
         self._retention = Retention(limits.revocations, limits.revocation_seconds)
         self._users: OrderedDict[str, float] = OrderedDict()
         self._tokens: OrderedDict[str, str] = OrderedDict()
         self._read = Position(0, "")
+
+    async def start(self) -> None:
+        """Learn what is revoked, from now on and before; raises StoreUnavailable."""
+        await self._node.channels.listen(CHANNEL, self.take)
+        await self.load()
+        self._node.tasks.start((("revocations", _READ_SECONDS, self.load),))
+        self._node.judge_tokens(self.is_revoked)
 
     async def load(self) -> None:
         """Read what the store keeps beyond what this node has; raises StoreUnavailable."""
@@ -91,11 +96,11 @@ class Revocations:
 
     def end(self, revocation: Revocation) -> None:
         """End the connections of this node that a revocation is about, without keeping it."""
-        registry = self._registry
+        registry = self._node.registry
         of_user = registry.users.get(revocation.user, {}) if revocation.user else registry.connections
         for connection in tuple(of_user.values()):
             if _concerns(revocation, connection):
-                self._before_end(connection)
+                self._node.fanout.flush_for(connection)
                 connection.end(REVOKED)
 
 

@@ -8,15 +8,14 @@ from pathlib import Path
 
 import pytest
 
-from tidewire.engine.revocations import Revocation
+from engine.support import connect, run
 from tidewire.errors import ConfigurationError
 from tidewire.hub import Hub
 from tidewire.messages import IssuedToken
 from tidewire.options import Limits
 from tidewire.protocols.close_codes import REVOKED
+from tidewire.sessions.revocations import Revocation
 from tidewire.testing import wait_until
-
-from .support import connect, run
 
 NOW = time.time()
 
@@ -38,7 +37,7 @@ def test_a_revocation_ends_connections_on_all_nodes_and_is_known_after_a_restart
             await wait_until(lambda: other.connection.is_closed)
             assert not after.connection.is_closed
         async with Hub(url) as later:
-            is_revoked = later.node.revocations.is_revoked
+            is_revoked = later.node.is_revoked
             assert is_revoked("ann", IssuedToken("", NOW - 10))
             assert not is_revoked("ann", IssuedToken("", NOW + 10))
             assert is_revoked("bob", IssuedToken("t3", NOW + 10))
@@ -54,8 +53,8 @@ def test_a_node_that_missed_a_revocation_reads_it_later(tmp_path: Path) -> None:
     async def main() -> None:
         async with Hub(url) as one, Hub(url) as two:
             await one.revoke(jti="t1")
-            await two.node.revocations.load()
-            assert two.node.revocations.is_revoked("", IssuedToken("t1"))
+            await two.revocations.load()
+            assert two.node.is_revoked("", IssuedToken("t1"))
 
     run(main())
 
@@ -66,9 +65,9 @@ def test_the_oldest_revocations_are_dropped_and_counted() -> None:
             for number in range(3):
                 await hub.revoke(jti=f"t{number}")
             assert hub.statistics().limits_reached["revocations"] >= 1
-            assert not hub.node.revocations.is_revoked("", IssuedToken("t0"))
-            assert hub.node.revocations.is_revoked("", IssuedToken("t2"))
-            hub.node.revocations.end(Revocation("ann", "", NOW))  # nobody is there: nothing happens
+            assert not hub.node.is_revoked("", IssuedToken("t0"))
+            assert hub.node.is_revoked("", IssuedToken("t2"))
+            hub.revocations.end(Revocation("ann", "", NOW))  # nobody is there: nothing happens
 
     run(main())
 

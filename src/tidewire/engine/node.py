@@ -277,9 +277,11 @@ class Node:
             self.tasks.worked("publish")
         return position
 
-    def begin_publish(self, channel: str, data: bytes, format: Format, *, key: str = "") -> asyncio.Future[Position]:
+    def begin_publish(
+        self, channel: str, data: bytes, format: Format = Format.JSON, *, key: str = "", meta: bytes = b""
+    ) -> asyncio.Future[Position]:
         """Ask a broker that `waits` to keep a publication; the future has the outcome, as `publish` returns it."""
-        request = PublishRequest(channel, data, format, key, b"", self.rules.retentions[channel])
+        request = PublishRequest(channel, data, format, key, meta, self.rules.retentions[channel])
         try:
             begun = asyncio.ensure_future(self.broker.publish(request))
         except PublishError as error:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator, Generator
+from functools import partial
 from threading import get_ident
 from types import TracebackType
 from typing import Any, NoReturn, TypeVar, overload
@@ -239,6 +240,8 @@ class HubConnection:
         """
         connection, node = self._here, self._node
         name = self._open_channel(channel)
+        if node.broker.waits and not node.is_open:
+            raise NotPublished("the application is ending")
         outcome: asyncio.Future[bool] = self._loop.create_future()
         try:
             payload = self._payload(name, data)
@@ -246,21 +249,9 @@ class HubConnection:
             self.tell(error)
             outcome.set_result(False)
             return outcome
-        if not node.broker.waits:
-            outcome.set_result(await self._publish(connection, name, *payload, key))
-            return outcome
-        if not node.is_open:
-            raise NotPublished("the application is ending")
         if self._in_flight is None:
-            self._in_flight = InFlight(node, connection, "publishes_in_flight")
-        await self._in_flight.wait_room()
-        try:
-            begun = node.begin_publish(name, *payload, key=key)
-        except PublishError as error:
-            outcome.set_result(self._tell_failed(connection, error))
-            return outcome
-        begun.add_done_callback(lambda begun: self._settle(connection, begun, outcome))
-        self._in_flight.add(outcome)
+            self._in_flight = InFlight(node, connection, "publishes_in_flight", waits=node.broker.waits)
+        await self._in_flight.publish(name, *payload, partial(self._settle, connection, outcome), key=key)
         return outcome
 
     async def wait_published(self) -> None:
@@ -285,10 +276,9 @@ class HubConnection:
         self._node.send(connection, connection.protocol.encode_error(TemporaryFailure(f"{kept}: {error}")))
         return False
 
-    def _settle(self, connection: Connection, begun: asyncio.Future[Position], outcome: asyncio.Future[bool]) -> None:
+    def _settle(self, connection: Connection, outcome: asyncio.Future[bool], error: BaseException | None) -> None:
         """Give the outcome of a publication to whoever waits for it, and tell the client of a failure."""
-        error = None if begun.cancelled() else begun.exception()
-        is_kept = not begun.cancelled() and error is None
+        is_kept = error is None
         if isinstance(error, PublishError):
             self._tell_failed(connection, error)
             error = None

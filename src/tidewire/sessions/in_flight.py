@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from typing import Any
 
 from tidewire.engine.connection import Connection
 from tidewire.engine.node import Node
+from tidewire.errors import PublishError
+from tidewire.messages import Format
 from tidewire.support.counters import count_limit
 
-__all__ = ("InFlight",)
+__all__ = ("InFlight", "Settle")
+
+#: Is called with the error of a publication, or with None when it is kept; it raises nothing.
+Settle = Callable[[BaseException | None], None]
 
 
 class InFlight:
@@ -20,10 +25,10 @@ class InFlight:
     never `waits` is done at once.
     """
 
-    __slots__ = ("_connection", "_futures", "_limit", "_most", "_spawn", "_waits")
+    __slots__ = ("_connection", "_futures", "_limit", "_most", "_node", "_waits")
 
     def __init__(self, node: Node, connection: Connection, limit: str, *, waits: bool = True) -> None:
-        self._spawn = node.tasks.spawn
+        self._node = node
         self._waits = waits
         self._limit = limit
         self._most: int = getattr(node.limits, limit)
@@ -32,6 +37,29 @@ class InFlight:
 
     def __len__(self) -> int:
         return len(self._futures)
+
+    async def publish(
+        self, channel: str, data: bytes, format: Format, settle: Settle, *, key: str = "", meta: bytes = b""
+    ) -> None:
+        """Ask the store to keep a publication, and go on; `settle` is called with its error, or None when it is kept.
+
+        Waits while there is too much; the loop gets no turn where there is room.
+        """
+        node = self._node
+        try:
+            if self._waits:
+                await self.wait_room()
+                begun = node.begin_publish(channel, data, format, key=key, meta=meta)
+            else:
+                await node.publish(channel, data, format, key=key, meta=meta)
+        except PublishError as error:
+            settle(error)
+        else:
+            if self._waits:
+                self.add(begun)
+                begun.add_done_callback(lambda begun: None if begun.cancelled() else settle(begun.exception()))
+            else:
+                settle(None)
 
     async def put(self, work: Coroutine[Any, Any, None]) -> None:
         """Begin some work; waits while there is too much."""
@@ -43,7 +71,7 @@ class InFlight:
         except BaseException:
             work.close()
             raise
-        task = self._spawn(work)
+        task = self._node.tasks.spawn(work)
         if task is not None:
             self.add(task)
 

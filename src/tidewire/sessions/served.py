@@ -16,11 +16,10 @@ from tidewire.errors import (
     CommandError,
     ConnectionClosed,
     NotPublished,
-    PublishError,
     StoreUnavailable,
     TemporaryFailure,
 )
-from tidewire.messages import Format, Membership
+from tidewire.messages import Membership
 from tidewire.protocols.base import Protocol
 from tidewire.protocols.close_codes import STORE_AWAY
 from tidewire.protocols.commands import Ping, Publish, Subscribe, Unsubscribe
@@ -157,15 +156,12 @@ class ServedCommands:
         name = self._name(command.channel)
         payload = await self._access.take(name, command.data, command.format)
         if payload is not None:
-            await self._queue.publishes.put(self._publish(name, *payload, command.key))
+            await self._queue.publishes.publish(name, *payload, self._settle, key=command.key)
 
-    async def _publish(self, channel: str, data: bytes, format_: Format, key: str) -> None:
-        try:
-            await self._node.publish(channel, data, format_, key=key)
-        except NotPublished as error:
-            self._tell(TemporaryFailure(f"not published: {error}"))
-        except PublishError as error:
-            self._tell(TemporaryFailure(f"unconfirmed: {error}"))
+    def _settle(self, error: BaseException | None) -> None:
+        if error is not None:
+            kept = "not published" if isinstance(error, NotPublished) else "unconfirmed"
+            self._tell(TemporaryFailure(f"{kept}: {error}"))
 
     def _tell(self, error: CommandError) -> None:
         self._node.send(self._connection, self._connection.protocol.encode_error(error))

@@ -6,6 +6,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Awaitable, Callable
+from functools import partial
 from importlib.metadata import version
 from typing import Any, cast
 
@@ -106,7 +107,7 @@ class Commands:
                 answer: dict[str, Any] = {name: result}
                 self.reply(Reply(command, **answer))
 
-    def judge(self, error: Exception, name: str, channel: str = "") -> WireError:
+    def judge(self, error: BaseException, name: str, channel: str = "") -> WireError:
         """Return what the client is told of a command that failed; a bug is logged, and the connection lives on."""
         if isinstance(error, CommandError | StoreUnavailable | PublishError):
             self._connection.refuse(kind_of(error), f"{name}: {error}", channel)
@@ -174,8 +175,12 @@ class Commands:
         info = b"" if subscription is None else subscription.grant.info
         identity = credentials.identity
         publisher = m.ClientInfo(identity.user, self._connection.id, raw(identity.info), raw(info))
+        settle = partial(self._publish_settled, command, channel)
+        if payload is None:
+            settle(None)
+            return
         meta = PublicationMeta(publisher).encode()
-        await self._queue.publishes.put(self._publish(command, channel, payload, meta))
+        await self._queue.publishes.publish(channel, *payload, settle, meta=meta)
 
     async def _taken(self, channel: str, data: bytes) -> tuple[bytes, Format] | None:
         """Return what is kept of a message that the client may publish, None for nothing."""
@@ -183,15 +188,12 @@ class Commands:
         intake = self._authority.intake(channel)
         return (data, format_) if intake is None else await intake(self._credentials.caller, data, format_)
 
-    async def _publish(self, command: int, channel: str, payload: tuple[bytes, Format] | None, meta: bytes) -> None:
-        """Publish, and reply when that is kept; the reply waits for no publication, not even for this one."""
-        try:
-            if payload is not None:
-                await self._node.publish(channel, *payload, meta=meta)
-        except Exception as error:
-            reply = Reply(command, error=m.Error(*self.judge(error, "publish", channel)))
-        else:
+    def _publish_settled(self, command: int, channel: str, error: BaseException | None) -> None:
+        """Reply to a publish; the reply waits for no publication, not even for this one."""
+        if error is None:
             reply = Reply(command, publish=_PUBLISHED)
+        else:
+            reply = Reply(command, error=m.Error(*self.judge(error, "publish", channel)))
         self._connection.write(self._protocol.encode_reply(reply))
 
     async def presence(self, command: int, request: m.PresenceRequest) -> None:

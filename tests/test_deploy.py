@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import itertools
 import os
 import re
@@ -27,6 +28,8 @@ from tidewire.server.settings import Settings
 
 DEPLOY = Path(__file__).parents[1] / "deploy"
 NAME = "chat.example.org"
+#: What a site may have switched on for all that it serves, streams too.
+GZIP = "gzip on; gzip_types *; gzip_min_length 0; gzip_proxied any;\n"
 
 pytestmark = pytest.mark.xdist_group("deploy")
 
@@ -75,7 +78,7 @@ class Proxied:
         )
         whole.write_text(
             f"daemon off; pid {self.folder}/nginx.pid; error_log {self.folder}/error.log;\n"
-            f"worker_processes 1;\nevents {{}}\nhttp {{\n{temporary}{site}\n}}\n"
+            f"worker_processes 1;\nevents {{}}\nhttp {{\n{temporary}{GZIP}{site}\n}}\n"
         )
         return whole
 
@@ -90,31 +93,38 @@ class Proxied:
 def proxied(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Proxied]:
     folder = tmp_path_factory.mktemp("nginx")
     broker = f"sqlite:///{folder}/store.db"
-    with Server(
-        folder,
-        "--access-log",
-        "--allowed-origins",
-        f"https://{NAME}",
-        broker=broker,
-        workers=2,
-        limits={"drain_seconds": 1},
-    ).running() as server:
-        found = Proxied(server, folder)
-        process = subprocess.Popen(
-            ["nginx", "-c", str(found.configure()), "-p", str(folder)], stderr=subprocess.DEVNULL
-        )
-        found.nginx = process
-        try:
-            until(lambda: _answers(found), what="nginx answers")
-            yield found
-        finally:
-            process.terminate()
-            process.wait(10)
+    with (
+        Server(
+            folder,
+            "--access-log",
+            "--allowed-origins",
+            f"https://{NAME}",
+            broker=broker,
+            workers=2,
+            limits={"drain_seconds": 1},
+        ).running() as server,
+        behind_nginx(server, folder) as found,
+    ):
+        yield found
+
+
+@contextlib.contextmanager
+def behind_nginx(server: Server, folder: Path) -> Iterator[Proxied]:
+    """Run nginx as it is shipped, in front of a server."""
+    found = Proxied(server, folder)
+    process = subprocess.Popen(["nginx", "-c", str(found.configure()), "-p", str(folder)], stderr=subprocess.DEVNULL)
+    found.nginx = process
+    try:
+        until(lambda: _answers(found), what="nginx answers")
+        yield found
+    finally:
+        process.terminate()
+        process.wait(10)
 
 
 def _answers(proxied: Proxied) -> bool:
     try:
-        return httpx.get(f"https://127.0.0.1:{proxied.port}/healthz", verify=False).status_code == 200
+        return httpx.get(f"https://127.0.0.1:{proxied.port}/healthz", verify=False).status_code in (200, 404)
     except httpx.HTTPError:
         return False
 

@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
-import hashlib
 import importlib.metadata
 import json
-import os
 import shutil
 import subprocess
 import sys
@@ -18,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from contract.serving import until
+from helpers.node_packages import node_modules
 from requirements import require
 
 __all__ = ("KINDS", "Sdk", "driving", "driving_all")
@@ -35,26 +33,6 @@ KINDS = (
 )
 
 
-def node_modules() -> Path:
-    """Return the folder of the pinned packages, which are installed into the user's cache when they are not there."""
-    require(shutil.which("npm"), "apt-get install npm")
-    pins = (HERE / "package.json", HERE / "package-lock.json")
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    digest = hashlib.sha256(b"".join(pin.read_bytes() for pin in pins)).hexdigest()
-    folder = cache / "tidewire" / f"interop-{digest[:12]}"
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / ".lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        if not (folder / ".installed").exists():
-            for pin in pins:
-                shutil.copy(pin, folder)
-            command = ["npm", "ci", "--no-audit", "--no-fund", "--ignore-scripts"]
-            done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=300, check=False)
-            require(done.returncode == 0, f"npm packages of {pins[0].name}: {done.stderr[-300:]}")
-            (folder / ".installed").touch()
-    return folder
-
-
 class Sdk:
     """One client in a process of its own."""
 
@@ -63,7 +41,7 @@ class Sdk:
         base = f"127.0.0.1:{port}"
         if language == "js":
             require(shutil.which("node"), "apt-get install nodejs")
-            command = ["node", str(HERE / "drive.mjs"), str(node_modules()), transport, protocol, base]
+            command = ["node", str(HERE / "drive.mjs"), str(node_modules(HERE)), transport, protocol, base]
         else:
             require(any(importlib.metadata.distributions(name="centrifuge-python")), "pip install centrifuge-python")
             command = [sys.executable, str(HERE / "drive.py"), protocol, base]

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import importlib.metadata
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from types import TracebackType
-from typing import NamedTuple, Self
+from typing import Any, NamedTuple, Self
 
+from tidewire.asyncapi.description import Description
 from tidewire.backends import is_local, open_backend, shared_name
 from tidewire.engine.node import Node
 from tidewire.errors import ConfigurationError
@@ -60,6 +61,9 @@ class HubCore:
         self._book = RuleBook(self._rules)
         #: Decides for clients that choose their channels themselves, by the rules of `channel` and `rpc`.
         self.authority = RuleAuthority(self._book, self._rules, self.limits)
+        #: The dependencies that identify clients, and what is told of channels instead of the rules.
+        self._users: list[Callable[..., Any]] = []
+        self._described: Description | None = None
         self._open: Opened | None = None
         open_backend(url, self.limits)  # a bad URL fails where it is written, not at the first request
 

@@ -5,8 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from fastapi import APIRouter
+from fastapi import APIRouter, FastAPI, Request
 
+from tidewire.asyncapi.description import Description, describe
+from tidewire.asyncapi.document import document
+from tidewire.asyncapi.router import asyncapi_router
+from tidewire.asyncapi.servers import security_of, servers_of
 from tidewire.http_api.api_router import api_router
 from tidewire.http_api.calls import Calls, Extension
 from tidewire.hub.core import HubCore
@@ -79,6 +83,8 @@ class Routers(HubCore):
         function returns. What it opens with `yield` is closed before the client is served. `authority` decides instead
         of the hub's rules. `/connection/tidewire.js` is a client for pages without a bundler.
         """
+        if user is not None:
+            self._users.append(user)
         return client_router(
             lambda: self.node,
             authority or self.authority,
@@ -87,3 +93,34 @@ class Routers(HubCore):
             name=name,
             json_depth=self.limits.json_depth,
         )
+
+    def asyncapi(
+        self, app: FastAPI | None = None, *, base_url: str = "http://localhost:8000", title: str = "", version: str = ""
+    ) -> dict[str, Any]:
+        """Return the AsyncAPI document (3.0) of the channels and calls that have rules, as values of JSON.
+
+        Title, version, and the paths of its servers are those of an application, if one is given.
+        """
+        described = self._described or describe(self._book)
+        security = security_of(self._users, takes_tokens=described.takes_tokens)
+        return document(
+            described,
+            title=title or getattr(app, "title", "") or "tidewire",
+            version=version or getattr(app, "version", "") or "0.1.0",
+            summary=getattr(app, "description", ""),
+            servers=servers_of(base_url, app, security),
+            security=security,
+        )
+
+    def asyncapi_router(self, *, path: str = "/asyncapi", described: Description | None = None) -> APIRouter:
+        """Make the routes `/asyncapi.json` and `/asyncapi`, a page that shows it, for `app.include_router`.
+
+        Everybody who may load them reads all channels and types; give the router dependencies to keep them to yourself.
+        `described` takes the place of the hub's rules.
+        """
+        self._described = described
+
+        def make(request: Request) -> dict[str, Any]:
+            return self.asyncapi(request.app, base_url=str(request.base_url))
+
+        return asyncapi_router(make, path=path)

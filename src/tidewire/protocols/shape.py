@@ -17,10 +17,7 @@ from tidewire.protocols.json_text import JsonDecoder
 from tidewire.protocols.payload import encode_json, encode_payload
 from tidewire.protocols.typed_dicts import portable
 
-__all__ = ("REFERENCE", "Shape", "checked_announcement", "checked_payload", "is_message_type")
-
-#: A type's name in references, as AsyncAPI and OpenAPI have it.
-REFERENCE = "#/components/schemas/{model}"
+__all__ = ("Shape", "checked_announcement", "checked_payload", "is_message_type", "members_of")
 
 
 class Shape:
@@ -35,7 +32,7 @@ class Shape:
 
     def __init__(self, type_: Any, *, depth: int = Limits().json_depth) -> None:
         self.type = type_ = portable(type_)
-        inner = _members(type_)
+        inner = members_of(type_)
         self._models = tuple(one for one in inner if isinstance(one, type) and issubclass(one, BaseModel))
         is_struct = any(isinstance(one, type) and issubclass(one, msgspec.Struct) for one in inner)
         self._adapter: TypeAdapter[Any] | None = None
@@ -93,20 +90,15 @@ class Shape:
         """
         return self.write(data) if isinstance(data, self._models) else self.check(*encode_payload(data))
 
-    def schema(self) -> tuple[dict[str, Any], dict[str, Any]]:
-        """Return the JSON schema of what is published, and the definitions that it refers to by `REFERENCE`."""
-        if self._adapter is None:
-            (schema,), definitions = msgspec.json.schema_components(
-                [self.type], ref_template=REFERENCE.replace("{model}", "{name}")
-            )
-            return schema, definitions
-        schema = self._adapter.json_schema(by_alias=True, ref_template=REFERENCE, mode="serialization")
-        return schema, schema.pop("$defs", {})
+    @property
+    def adapter(self) -> TypeAdapter[Any] | None:
+        """What pydantic makes of the type; None for structs of msgspec."""
+        return self._adapter
 
 
 def is_message_type(type_: Any) -> bool:
     """Return whether a type is that of a message by itself: a model, dataclass, TypedDict or struct, or a union."""
-    inner = _members(type_)
+    inner = members_of(type_)
     return bool(inner) and all(
         is_typeddict(one)
         or is_dataclass(one)
@@ -115,12 +107,12 @@ def is_message_type(type_: Any) -> bool:
     )
 
 
-def _members(type_: Any) -> tuple[Any, ...]:
+def members_of(type_: Any) -> tuple[Any, ...]:
     """Return the types that a union holds, or the type alone; without None."""
     if get_origin(type_) is Annotated:
-        return _members(get_args(type_)[0])
+        return members_of(get_args(type_)[0])
     if get_origin(type_) in (Union, UnionType):
-        return tuple(inner for one in get_args(type_) if one is not type(None) for inner in _members(one))
+        return tuple(inner for one in get_args(type_) if one is not type(None) for inner in members_of(one))
     return (type_,)
 
 

@@ -42,7 +42,7 @@ class Bound:
     it, and see its exception. Raises ConfigurationError for a parameter that nothing can be given for.
     """
 
-    __slots__ = ("_dependencies", "_function", "_is_async", "_sources", "takes_data")
+    __slots__ = ("_dependencies", "_is_async", "_sources", "data_type", "function", "takes_data")
 
     def __init__(
         self,
@@ -52,9 +52,11 @@ class Bound:
         takes_data: bool = False,
         all_names: bool = True,
     ) -> None:
-        self._function = function
+        self.function = function
         self._is_async = inspect.iscoroutinefunction(function)
         self.takes_data = False
+        #: The type of the data that it takes; None: it takes none.
+        self.data_type: Any = None
         self._sources: dict[str, Source] = {}
         self._dependencies: dict[str, _Dependency] = {}
         hints = hints_of(function)
@@ -79,7 +81,7 @@ class Bound:
     def _source(self, parameter: inspect.Parameter, type_: Any, names: Sequence[str], takes_data: bool) -> Source:
         name, is_typed = parameter.name, type_ not in (Any, inspect.Parameter.empty)
         if parameter.kind in (parameter.VAR_KEYWORD, parameter.VAR_POSITIONAL, parameter.POSITIONAL_ONLY):
-            raise ConfigurationError(f"{_called(self._function)}: parameter {name!r} must be one that is given by name")
+            raise ConfigurationError(f"{_called(self.function)}: parameter {name!r} must be one that is given by name")
         if name in names:
             return _from_pattern(name, type_ if is_typed else str)
         if type_ is Caller:
@@ -91,18 +93,18 @@ class Bound:
         if name == "user" and type_ in (str | None, typing.Optional[str]):  # noqa: UP045
             return lambda caller, _, __: caller.identity.user or None
         if takes_data and not self.takes_data and name != "user" and (name in _DATA_NAMES or is_message_type(type_)):
-            self.takes_data = True
+            self.takes_data, self.data_type = True, type_ if is_typed else Any
             return _from_data(type_ if is_typed else Any)
         if _is_of_request(parameter, type_):
             raise ConfigurationError(
-                f"{_called(self._function)}: parameter {name!r} is of the handshake's request, which has ended when a "
+                f"{_called(self.function)}: parameter {name!r} is of the handshake's request, which has ended when a "
                 "rule is asked; take it in the dependency of client_router(user=…), and its result here by its type"
             )
         classes = _classes(type_) if is_typed else None
         if classes or name == "context":
             return _from_context(name, classes or (object,), _default(parameter, type_))
         raise ConfigurationError(
-            f"{_called(self._function)}: nothing is known for parameter {name!r}; take a parameter of the pattern, "
+            f"{_called(self.function)}: nothing is known for parameter {name!r}; take a parameter of the pattern, "
             "`user: str`, `caller: Caller`, one of the type that the connection's dependency returns, or Depends(…)"
         )
 
@@ -121,8 +123,8 @@ class Bound:
 
     async def _run(self, values: dict[str, Any]) -> Any:
         if self._is_async:
-            return await self._function(**values)
-        return await asyncio.to_thread(self._function, **values)
+            return await self.function(**values)
+        return await asyncio.to_thread(self.function, **values)
 
 
 class _Call(NamedTuple):
@@ -162,9 +164,9 @@ class _Dependency(Bound):
         values = await self._values(call)
         is_async_generator, is_generator = self._kind
         if is_async_generator:
-            return await call.stack.enter_async_context(asynccontextmanager(self._function)(**values))
+            return await call.stack.enter_async_context(asynccontextmanager(self.function)(**values))
         if is_generator:
-            opened = contextmanager(self._function)(**values)
+            opened = contextmanager(self.function)(**values)
             return await call.stack.enter_async_context(contextmanager_in_threadpool(opened))
         return await self._run(values)
 

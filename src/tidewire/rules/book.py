@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from functools import partial
 from typing import Any
 
@@ -62,12 +62,13 @@ def rule_options(
 class Rule:
     """A pattern of channel names, their options and types, and the functions that decide for them."""
 
-    __slots__ = ("_bound", "handler", "options", "pattern", "types")
+    __slots__ = ("_bound", "function", "handler", "options", "pattern", "types")
 
     def __init__(
         self, pattern: Pattern, options: ChannelOptions, function: Callable[..., Any], types: MessageTypes
     ) -> None:
         self.pattern = pattern
+        self.function = function
         self.options = options
         self.types = types
         #: Is given what clients publish.
@@ -190,6 +191,16 @@ class RuleBook:
     def call(self, name: str) -> Bound | None:
         """Return the function that answers a call."""
         return self._calls.get(name)
+
+    @property
+    def rules(self) -> tuple[Rule, ...]:
+        """All rules, the most special first."""
+        return tuple(self._rules)
+
+    @property
+    def calls(self) -> Mapping[str, Bound]:
+        """The functions that answer calls, by their names."""
+        return self._calls
 
     @property
     def has_calls(self) -> bool:

@@ -17,7 +17,7 @@ from tidewire.rules.channel_rules import ChannelRules
 from tidewire.server.accounts import Accounts
 from tidewire.server.chat_session import CHANNELS
 from tidewire.server.identity import Logins
-from tidewire.server.namespaces import Namespaces
+from tidewire.server.namespaces import Namespaces, described
 from tidewire.server.page_authority import PLAYGROUND, PageAuthority, with_playground
 from tidewire.server.pipeline_setup import server_pipelines
 from tidewire.server.rooms import RoomDirectory
@@ -82,6 +82,7 @@ def create_app(settings: Settings) -> FastAPI:
     else:
         app.include_router(api_key.without_key, include_in_schema=False)
     app.include_router(client_routes(app.state.hub, settings, app.state.authority, logins))
+    app.include_router(app.state.hub.asyncapi_router(described=described(channel)))
     add_pages(app, tutorial=settings.serves_tutorial)
     app.include_router(chat_socket.router)
     if app.state.pipelines is not None:

@@ -12,6 +12,7 @@ from typing import Annotated, ClassVar, Literal
 import msgspec
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
+from tidewire.asyncapi.description import ChannelDescription, Description, identifier
 from tidewire.channels import check_channel, is_internal
 from tidewire.errors import BadRequest, UnknownChannel
 from tidewire.options import ChannelOptions, SlowPolicy
@@ -24,6 +25,7 @@ __all__ = (
     "Namespace",
     "Namespaces",
     "bare_name",
+    "described",
     "is_private",
     "limited_to",
 )
@@ -226,3 +228,15 @@ def bare_name(channel: str) -> str:
     """Return a channel's name without its namespace."""
     _, boundary, rest = channel.partition(":")
     return rest if boundary else channel
+
+
+def described(table: ChannelTable) -> Description:
+    """Return what is told of the channels of all namespaces; their messages may be anything."""
+    named = [(f"{namespace.name}:{{name}}", namespace) for namespace in table.namespaces]
+    return Description(
+        tuple(
+            ChannelDescription(identifier(address), address, {"name": "str"}, "", "", namespace.options)
+            for address, namespace in (*named, ("{name}", table.without_namespace))
+        ),
+        takes_tokens=True,
+    )

@@ -71,7 +71,7 @@ def client_router(
     async def uni_websocket(websocket: WebSocket, who: Any = found) -> None:
         await endpoints.uni_websocket(websocket, who)
 
-    router.add_api_websocket_route("/connection/websocket", websocket)
+    router.add_api_websocket_route("/connection/websocket", websocket, name="tidewire:websocket")
     router.add_api_websocket_route("/connection/uni_websocket", uni_websocket)
     streams = {
         "http_stream": (endpoints.http_stream, ["POST"]),
@@ -80,7 +80,7 @@ def client_router(
         "uni_sse": (endpoints.uni_sse, ["GET", "POST"]),
     }
     for path, (serve, methods) in streams.items():
-        router.add_api_route(f"/connection/{path}", _endpoint(serve, found), methods=methods)
+        router.add_api_route(f"/connection/{path}", _endpoint(serve, found), methods=methods, name=f"tidewire:{path}")
         router.add_api_route(f"/connection/{path}", endpoints.preflight, methods=["OPTIONS"])
     router.add_api_route("/connection/tidewire.js", _module, methods=["GET", "HEAD"])
     router.add_api_route("/emulation", endpoints.emulation, methods=["POST"])

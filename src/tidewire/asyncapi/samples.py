@@ -1,0 +1,82 @@
+"""Examples of messages: those that a model gives, or the simplest that its schema allows."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import msgspec
+
+from tidewire.asyncapi.schemas import resolved
+from tidewire.errors import CommandError
+from tidewire.messages import Format
+from tidewire.protocols.shape import Shape
+
+__all__ = ("sample_of",)
+
+_DEEPEST = 8
+_TEXTS = {
+    "date-time": "2026-01-31T12:00:00Z",
+    "date": "2026-01-31",
+    "time": "12:00:00Z",
+    "duration": "PT1H",
+    "email": "ann@example.org",
+    "uri": "https://example.org/",
+    "uuid": "123e4567-e89b-12d3-a456-426614174000",
+    "ipv4": "192.0.2.1",
+    "ipv6": "2001:db8::1",
+}
+
+
+def sample_of(shape: Shape, schema: Mapping[str, Any], definitions: Mapping[str, Any]) -> Any:
+    """Return an example that the type takes; `msgspec.UNSET` where none is found."""
+    sample = _sample(schema, definitions, 0)
+    try:
+        shape.check(msgspec.json.encode(sample), Format.JSON)
+    except (CommandError, TypeError, ValueError):
+        return msgspec.UNSET
+    return sample
+
+
+def _sample(schema: Mapping[str, Any], definitions: Mapping[str, Any], depth: int) -> Any:
+    schema = resolved(schema, definitions)
+    for name in ("examples", "enum"):
+        if schema.get(name):
+            return schema[name][0]
+    for name in ("example", "const", "default"):
+        if name in schema:
+            return schema[name]
+    for name in ("anyOf", "oneOf", "allOf"):
+        if schema.get(name):
+            return _sample(schema[name][0], definitions, depth)
+    if depth > _DEEPEST:
+        return None
+    kind = schema.get("type")
+    if isinstance(kind, list):
+        kind = kind[0]
+    if kind == "object" or "properties" in schema:
+        fields = schema.get("properties", {})
+        return {name: _sample(inner, definitions, depth + 1) for name, inner in fields.items()}
+    if kind == "array":
+        return _items(schema, definitions, depth)
+    return _scalar(kind, schema)
+
+
+def _items(schema: Mapping[str, Any], definitions: Mapping[str, Any], depth: int) -> list[Any]:
+    items = schema.get("items", {})
+    if isinstance(items, list):
+        return [_sample(item, definitions, depth + 1) for item in items]
+    return [_sample(items, definitions, depth + 1)] * max(1, schema.get("minItems", 1))
+
+
+def _scalar(kind: str | None, schema: Mapping[str, Any]) -> Any:
+    if kind == "string":
+        text = _TEXTS.get(schema.get("format", ""), "text")
+        return text.ljust(schema.get("minLength", 0), "t")[: schema.get("maxLength", len(text) + 1_000)]
+    if kind in ("integer", "number"):
+        least = schema.get("minimum", schema["exclusiveMinimum"] + 1 if "exclusiveMinimum" in schema else None)
+        most = schema.get("maximum", schema["exclusiveMaximum"] - 1 if "exclusiveMaximum" in schema else None)
+        value = least if least is not None else most if most is not None and most < 1 else 1
+        step = schema.get("multipleOf")
+        return value if not step else -(-value // step) * step
+    return {"boolean": True, "null": None}.get(kind or "", {} if kind is None else None)

@@ -1,0 +1,117 @@
+"""The schemas of messages, each under one name, as AsyncAPI writes them (JSON Schema draft 7)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any, Literal
+
+import msgspec
+from pydantic import TypeAdapter
+from pydantic.json_schema import GenerateJsonSchema
+
+from tidewire.protocols.shape import Shape
+
+__all__ = ("Mode", "Schemas", "resolved")
+
+_REFERENCE = "#/components/schemas/"
+#: How a type is written: as it is sent, without what has a default; or as it is published, with it.
+Mode = Literal["validation", "serialization"]
+
+
+class _Published(GenerateJsonSchema):
+    """Makes schemas in which a published message has the fields that a default fills, too."""
+
+    def field_is_required(self, field: Any, total: bool) -> bool:
+        if self.mode == "serialization" and field["type"] in ("model-field", "dataclass-field"):
+            return not field.get("serialization_exclude")
+        return super().field_is_required(field, total)
+
+
+class Schemas:
+    """The schemas of many types: what two of them share has one definition."""
+
+    def __init__(self, wanted: Iterable[tuple[Shape, Mode]]) -> None:
+        adapters: list[tuple[int, Mode, TypeAdapter[Any]]] = []
+        structs: dict[int, Any] = {}
+        for shape, mode in wanted:
+            if shape.adapter is None:
+                structs[id(shape)] = shape.type
+            else:
+                adapters.append((id(shape), mode, shape.adapter))
+        found, document = TypeAdapter.json_schemas(
+            adapters, ref_template=_REFERENCE + "{model}", schema_generator=_Published
+        )
+        definitions = document.get("$defs", {})
+        names = {name: _plain(name) for name in definitions if name != _plain(name)}
+        self._found: dict[tuple[int, Mode], dict[str, Any]] = {
+            key: _renamed(_drafted(value), names) for key, value in found.items()
+        }
+        #: All definitions, by their names.
+        self.definitions: dict[str, Any] = {
+            names.get(name, name): _renamed(_drafted(schema), names) for name, schema in definitions.items()
+        }
+        if structs:
+            self._add_structs(structs)
+
+    def _add_structs(self, structs: Mapping[int, Any]) -> None:
+        taken = set(self.definitions)
+        schemas, definitions = msgspec.json.schema_components(structs.values(), ref_template=_REFERENCE + "{name}")
+        own = {name: f"{name}Struct" for name in definitions if name in taken}
+        for key, schema in zip(structs, schemas, strict=True):
+            renamed = _renamed(_drafted(schema), own)
+            self._found[key, "validation"] = self._found[key, "serialization"] = renamed
+        for name, schema in definitions.items():
+            self.definitions[own.get(name, name)] = _renamed(_drafted(schema), own)
+
+    def of(self, shape: Shape, mode: Mode) -> dict[str, Any]:
+        """Return the schema of a type."""
+        return self._found[id(shape), mode]
+
+    def name_of(self, shape: Shape, mode: Mode) -> str:
+        """Return the name of a type's definition; "" for one that has none."""
+        reference = self.of(shape, mode).get("$ref", "")
+        return str(reference).removeprefix(_REFERENCE)
+
+
+def resolved(schema: Mapping[str, Any], definitions: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return what a reference stands for, or the schema itself."""
+    while isinstance(schema.get("$ref"), str):
+        schema = definitions[schema["$ref"].removeprefix(_REFERENCE)]
+    return schema
+
+
+def _drafted(value: Any) -> Any:
+    """Return a schema of JSON Schema 2020-12 and OpenAPI as AsyncAPI has it."""
+    if isinstance(value, list):
+        return [_drafted(item) for item in value]
+    if not isinstance(value, dict):
+        return value
+    drafted = {name: _drafted(inner) for name, inner in value.items()}
+    discriminator = drafted.get("discriminator")
+    if isinstance(discriminator, dict) and "propertyName" in discriminator:
+        drafted["discriminator"] = discriminator["propertyName"]
+    if isinstance(drafted.get("prefixItems"), list):
+        drafted["items"] = drafted.pop("prefixItems")
+        drafted.pop("minItems", None)
+    return drafted
+
+
+def _plain(name: str) -> str:
+    """Return the name of a definition: what is published has the name of its type."""
+    return name.removesuffix("-Output").replace("-Input", "Input")
+
+
+def _renamed(value: Any, names: Mapping[str, str]) -> Any:
+    """Return a schema in which references have other names."""
+    if not names:
+        return value
+    if isinstance(value, list):
+        return [_renamed(item, names) for item in value]
+    if not isinstance(value, dict):
+        return value
+    renamed = {name: _renamed(inner, names) for name, inner in value.items()}
+    reference = renamed.get("$ref")
+    if isinstance(reference, str):
+        name = reference.removeprefix(_REFERENCE)
+        renamed["$ref"] = _REFERENCE + names.get(name, name)
+    return renamed

@@ -1,0 +1,81 @@
+"""The servers of a document, from the routes of an application, and what they ask of a client."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+from urllib.parse import urlsplit
+
+from fastapi import Depends, FastAPI
+from starlette.applications import Starlette
+from starlette.routing import NoMatchFound
+
+__all__ = ("security_of", "servers_of")
+
+#: The name of a route, its path, its protocol, and what speaks it.
+_KINDS = {
+    "tidewire:websocket": ("/connection/websocket", "centrifuge", "ws", "a WebSocket: the SDKs, tidewire.js"),
+    "tidewire:http_stream": ("/connection/http_stream", "http_stream", "http", "an endless response"),
+    "tidewire:sse": ("/connection/sse", "sse", "http", "server-sent events"),
+}
+_TOKEN = {
+    "type": "http",
+    "scheme": "bearer",
+    "bearerFormat": "JWT",
+    "description": "the token that a client sends with its connect command",
+}
+
+
+def servers_of(base: str, app: Starlette | None, schemes: Iterable[str]) -> dict[str, Any]:
+    """Return the servers at a URL: those that an application has routes for; without an application, all."""
+    url = urlsplit(base)
+    secure = url.scheme in ("https", "wss")
+    security = [{"$ref": f"#/components/securitySchemes/{name}"} for name in schemes]
+    servers: dict[str, Any] = {}
+    for route, (usual, name, protocol, description) in _KINDS.items():
+        path = usual if app is None else _path_of(app, route)
+        if path is None:
+            continue
+        servers[name] = {
+            "host": url.netloc,
+            "protocol": f"{protocol}s" if secure else protocol,
+            "pathname": url.path.rstrip("/") + path,
+            "description": f"the Centrifuge protocol over {description}",
+        }
+        if security:
+            servers[name]["security"] = security
+    return servers
+
+
+def _path_of(app: Starlette, route: str) -> str | None:
+    try:
+        return str(app.url_path_for(route))
+    except NoMatchFound:
+        return None
+
+
+def security_of(users: Iterable[Callable[..., Any]], *, takes_tokens: bool) -> dict[str, Any]:
+    """Return the security schemes of the dependencies that identify clients, and of tokens in the protocol."""
+    found: dict[str, Any] = {"token": _TOKEN} if takes_tokens else {}
+    for user in users:
+        # what FastAPI says of a route with this dependency
+        app = FastAPI()
+        app.add_api_route("/", _nothing, dependencies=[Depends(user)])
+        schemes = app.openapi().get("components", {}).get("securitySchemes", {})
+        found |= {name.replace(" ", "_"): _scheme(scheme) for name, scheme in schemes.items()}
+    return found
+
+
+async def _nothing() -> None:
+    """Answer nothing."""
+
+
+def _scheme(scheme: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a security scheme of OpenAPI as AsyncAPI has it."""
+    made = dict(scheme)
+    if made.get("type") == "apiKey":
+        made["type"] = "httpApiKey"
+    for flow in made.get("flows", {}).values():
+        if isinstance(flow, dict) and "scopes" in flow:
+            flow["availableScopes"] = flow.pop("scopes")
+    return made

@@ -113,6 +113,7 @@ def test_every_whole_program_is_one_of_those_that_are_run_below() -> None:
         "docs/howto/authentication.md": 1,
         "docs/howto/channel-rules.md": 1,
         "docs/howto/channels.md": 1,
+        "docs/howto/ephemeral.md": 1,
         "docs/howto/listen.md": 1,
         "docs/howto/presence.md": 1,
         "docs/howto/recovery.md": 2,
@@ -244,6 +245,18 @@ def test_channels(tmp_path: Path) -> None:
         with app.open("/channels/feed") as reader:
             reader.send("not allowed")
             assert "do not publish" in str(reader.recv(timeout=15))
+
+
+def test_ephemeral(tmp_path: Path) -> None:
+    with served(program("docs/howto/ephemeral.md"), tmp_path) as app:
+        with app.open("/rooms/1/ann") as ann, app.open("/rooms/1/bob") as bob:
+            ann.send("typing")
+            assert json.loads(bob.recv(timeout=15)) == {"typing": "ann"}
+            ann.send("hello")
+            for socket in (ann, bob):
+                assert json.loads(socket.recv(timeout=15)) == {"from": "ann", "text": "hello"}
+        with app.open("/rooms/1/carl") as late:
+            assert json.loads(late.recv(timeout=15)) == {"from": "ann", "text": "hello"}
 
 
 def speak(socket: ClientConnection, *commands: dict[str, Any]) -> dict[int, dict[str, Any]]:

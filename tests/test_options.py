@@ -58,7 +58,15 @@ def test_a_limit_that_cannot_work_is_refused_where_it_is_written(name: str) -> N
         with pytest.raises(ConfigurationError, match=f"limit {name} is"):
             Limits(**{name: value})
     gap = ("gap_messages", "gap_bytes")
-    if name in ("rate_per_user", "memory_bytes", "ping_seconds", "drain_seconds", "turn_seconds", *gap):
+    if name in (
+        "rate_per_user",
+        "memory_bytes",
+        "ping_seconds",
+        "drain_seconds",
+        "turn_seconds",
+        "ephemeral_seconds",
+        *gap,
+    ):
         assert getattr(Limits(**{name: 0}), name) == 0
     else:
         with pytest.raises(ConfigurationError, match="greater than 0"):

@@ -15,6 +15,7 @@ __all__ = (
     "MAX_OFFSET",
     "Announcement",
     "Departure",
+    "EphemeralPublication",
     "Format",
     "HistoryPage",
     "HistoryRequest",
@@ -107,6 +108,12 @@ class Publication(msgspec.Struct, frozen=True, gc=False):
             return msgspec.json.decode(self.data)
         except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
             raise ValueError(f"publication {self.position} of {self.channel!r} cannot be read: {error}") from None
+
+
+class EphemeralPublication(Publication, frozen=True, gc=False):
+    """A publication that nobody keeps: its offset is 0 and its epoch "". `sender` is the connection it comes from."""
+
+    sender: str = ""
 
 
 class PublishRequest(msgspec.Struct, frozen=True, gc=False):

@@ -22,7 +22,16 @@ class SlowPolicy(Enum):
 
 #: Limits that may be zero: nothing is bounded, pinged, spread or filled, or each turn takes one step.
 _MAY_BE_ZERO = frozenset(
-    {"rate_per_user", "memory_bytes", "ping_seconds", "drain_seconds", "gap_messages", "gap_bytes", "turn_seconds"}
+    {
+        "rate_per_user",
+        "memory_bytes",
+        "ping_seconds",
+        "drain_seconds",
+        "gap_messages",
+        "gap_bytes",
+        "turn_seconds",
+        "ephemeral_seconds",
+    }
 )
 
 
@@ -33,8 +42,8 @@ _CONNECTIONS_OF_USER = 5
 class Limits(msgspec.Struct, frozen=True, kw_only=True):
     """Every limit of a node, with its default. Reaching one is counted under its name in `statistics()`.
 
-    All are greater than 0; `rate_per_user`, `memory_bytes`, `ping_seconds`, `drain_seconds`, `turn_seconds` and those
-    of a gap may be 0. Raises ConfigurationError for others.
+    All are greater than 0; `rate_per_user`, `memory_bytes`, `ping_seconds`, `drain_seconds`, `turn_seconds`,
+    `ephemeral_seconds` and those of a gap may be 0. Raises ConfigurationError for others.
     """
 
     #: Bytes of one inbound message.
@@ -86,6 +95,9 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     pong_seconds: float = 10.0
     #: Seconds in which a peer must accept at least one byte of what waits for it.
     stalled_seconds: float = 10.0
+    #: Bytes of a publication that nobody keeps, and the seconds over which those of a channel are joined.
+    ephemeral_bytes: int = 65_536
+    ephemeral_seconds: float = 0.01
     #: Nesting of inbound JSON.
     json_depth: int = 64
     #: Seconds over which a drain spreads its closes.
@@ -183,6 +195,8 @@ class ChannelOptions(msgspec.Struct, frozen=True, kw_only=True):
     #: Publications may be sent as differences (fossil delta) to subscribers that ask for it, and chosen by tags.
     delta: bool = False
     tags_filter: bool = False
+    #: Publications are not kept, unless one says otherwise.
+    ephemeral: bool = False
 
     def __post_init__(self) -> None:
         if not isinstance(self.slow, SlowPolicy):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import threading
+import time
 from concurrent.futures import CancelledError, Future
 from types import TracebackType
 from typing import Any
@@ -13,8 +14,15 @@ from typing import Protocol as TypingProtocol
 from tidewire.backends import open_backend
 from tidewire.backends.base import Broker
 from tidewire.channels import open_channel, personal
-from tidewire.errors import ConfigurationError, NotPublished, PublishUnconfirmed, StoreUnavailable
-from tidewire.messages import Format, Position, PublishRequest
+from tidewire.errors import (
+    BadRequest,
+    ConfigurationError,
+    LimitExceeded,
+    NotPublished,
+    PublishUnconfirmed,
+    StoreUnavailable,
+)
+from tidewire.messages import EphemeralPublication, Format, Position, PublishRequest
 from tidewire.options import Limits
 from tidewire.protocols.payload import encode_payload
 from tidewire.protocols.shape import checked_payload
@@ -66,16 +74,18 @@ class Publisher:
     ) -> None:
         self.close()
 
-    def publish(self, channel: str, data: Any, *, key: str = "") -> Position:
+    def publish(self, channel: str, data: Any, *, key: str = "", ephemeral: bool = False) -> Position:
         """Publish str as text, bytes as binary, anything else as JSON; returns when the broker keeps it.
 
         The same `key` in the same channel within five minutes is published once. Raises NotPublished (surely not kept)
         or PublishUnconfirmed (unknown; repeat it with the same key), CommandError for what cannot be published,
-        ConfigurationError for a store that cannot be used.
+        ConfigurationError for a store that cannot be used. What is `ephemeral` is not kept: it goes to the subscribers
+        that are there, and has offset 0.
         """
         name = open_channel(channel, self._limits.channel_name)
         shape = None if self._authority is None else self._authority.shape(name)
-        return self._publish(name, *checked_payload(shape, data), key)
+        payload = checked_payload(shape, data)
+        return self._relay(name, *payload, key) if ephemeral else self._publish(name, *payload, key)
 
     def send_to_user(self, user: str, data: Any, *, key: str = "") -> Position:
         """Push to every connection of a user; kept in the user's own channel. Raises as `publish`."""
@@ -97,6 +107,16 @@ class Publisher:
             return answer.result(self._limits.publish_seconds + _PATIENCE)
         except (TimeoutError, CancelledError):
             raise PublishUnconfirmed("the store did not answer in time; publish it again with the same key") from None
+
+    def _relay(self, channel: str, data: bytes, format_: Format, key: str) -> Position:
+        if key:
+            raise BadRequest(f"key={key!r} needs a publication that is kept; leave it out, or leave ephemeral out")
+        if len(data) > self._limits.ephemeral_bytes:
+            raise LimitExceeded(f"{len(data)} bytes are more than ephemeral_bytes ({self._limits.ephemeral_bytes})")
+        publication = EphemeralPublication(channel, 0, 0, "", time.time(), data, format_)
+        with self._lock:
+            self._open().relay(publication)
+        return Position(0, "")
 
     def _open(self) -> _Background:
         if self._is_closed:
@@ -146,6 +166,9 @@ class _Background:
 
     def submit(self, request: PublishRequest) -> Future[Position]:
         return asyncio.run_coroutine_threadsafe(self._publish(request), self._loop)
+
+    def relay(self, publication: EphemeralPublication) -> None:
+        self._loop.call_soon_threadsafe(self._broker.relay, (publication,))
 
     async def _publish(self, request: PublishRequest) -> Position:
         return await self._broker.publish(request)

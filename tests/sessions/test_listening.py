@@ -92,6 +92,21 @@ def test_history_comes_first_and_then_what_is_published() -> None:
     run(main())
 
 
+def test_what_nobody_keeps_is_read_and_leaves_the_place() -> None:
+    async def main() -> None:
+        async with Hub() as hub, hub.listen("news") as publications:
+            await hub.publish("news", 1)
+            assert await take(publications, 1) == [1]
+            place = publications.position
+            await hub.publish("news", "typing", ephemeral=True)
+            (typing,) = [await anext(publications)]
+            assert (typing.json(), typing.position, publications.position) == ("typing", place, place)
+            await hub.publish("news", 2)
+            assert await take(publications, 1) == [2]
+
+    run(main())
+
+
 @pytest.mark.parametrize("since", ["nonsense", "a:1", ":", "a:99999999999999999999", "%:1", Position(-1, "a")])
 def test_a_position_that_nobody_knows_is_not_recovered(since: str | Position) -> None:
     async def main() -> None:

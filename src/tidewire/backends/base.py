@@ -7,8 +7,18 @@ from collections.abc import Awaitable, Callable, Sequence
 
 import msgspec
 
-from tidewire.messages import Announcement, Departure, HistoryPage, Member, Position, Publication, PublishRequest
+from tidewire.messages import (
+    Announcement,
+    Departure,
+    EphemeralPublication,
+    HistoryPage,
+    Member,
+    Position,
+    Publication,
+    PublishRequest,
+)
 from tidewire.retention import Retention
+from tidewire.support.counters import count_limit
 
 __all__ = ("Broker", "Deliver", "JoinResult", "Presence", "Resumed", "nothing_to_resume")
 
@@ -81,6 +91,16 @@ class Broker(ABC):
         The call or the await raises NotPublished (surely not kept) or PublishUnconfirmed (unknown), nothing else for a
         failing store.
         """
+
+    def relay(self, publications: Sequence[EphemeralPublication]) -> None:
+        """Pass publications that nobody keeps on to the other nodes that are subscribed to their channels.
+
+        Neither waits nor raises: what cannot go now is lost, and counted under the limit `relay`. Nothing is stored.
+        They are delivered by `deliver`, those of one node in their order; those of channels without a subscription
+        may be, too. A store that is not `shared` has no other nodes.
+        """
+        if self.shared:  # and this store does not pass them on
+            count_limit("relay")
 
     @abstractmethod
     async def history(

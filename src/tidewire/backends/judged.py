@@ -7,7 +7,15 @@ from collections.abc import Awaitable, Sequence
 from tidewire.backends.base import Broker, Deliver, JoinResult, Presence, Resumed, nothing_to_resume
 from tidewire.channels import check_name
 from tidewire.errors import BadRequest
-from tidewire.messages import Announcement, Departure, HistoryPage, Member, Position, PublishRequest
+from tidewire.messages import (
+    Announcement,
+    Departure,
+    EphemeralPublication,
+    HistoryPage,
+    Member,
+    Position,
+    PublishRequest,
+)
 from tidewire.retention import Retention
 from tidewire.support.counters import count_limit
 
@@ -72,6 +80,9 @@ class JudgedBroker(Broker):
         if not is_plain or type(request.data) is not bytes or request.key:
             _judge_request(request)
         return self.judged.publish(request)
+
+    def relay(self, publications: Sequence[EphemeralPublication]) -> None:
+        self.judged.relay(publications)
 
     async def _publish_within(self, connection: object, request: PublishRequest) -> None:
         _judge_request(request)

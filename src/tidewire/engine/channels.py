@@ -11,7 +11,7 @@ from tidewire.engine.fanout import Fanout
 from tidewire.engine.registry import Channel, Registry
 from tidewire.engine.tasks import Tasks
 from tidewire.errors import StoreUnavailable
-from tidewire.messages import HistoryPage, Position, Publication
+from tidewire.messages import EphemeralPublication, HistoryPage, Position, Publication
 from tidewire.options import Limits
 from tidewire.rules.channel_rules import ChannelRules
 from tidewire.support.counters import count_limit
@@ -125,7 +125,7 @@ class Channels:
             channel = channels.get(publication.channel)
             if channel is None:
                 continue
-            if channel.catching_up:
+            if channel.catching_up and publication.offset:
                 self._wait(channel, publication)
                 continue
             position = channel.position
@@ -136,6 +136,9 @@ class Channels:
                 if publication.previous <= position.offset:
                     self._accept(channel, publication)
                     continue
+            if isinstance(publication, EphemeralPublication):
+                self._fanout.ephemeral.add(publication)
+                continue
             self.gaps += 1
             self.catch_up(channel)
             self._wait(channel, publication)

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import time
 from collections import deque
 from collections.abc import Sequence
 
 from tidewire.engine.connection import Connection
+from tidewire.engine.ephemeral import Ephemeral
 from tidewire.engine.registry import Channel, ChannelPush, Registry
 from tidewire.engine.slow import SlowClients
 from tidewire.engine.subscription import Subscription
@@ -16,6 +18,7 @@ from tidewire.messages import Publication
 from tidewire.options import Limits
 from tidewire.protocols.batch import Batch, Representation
 from tidewire.protocols.close_codes import INSUFFICIENT
+from tidewire.protocols.meta import but_not
 from tidewire.support.counters import count_limit
 
 __all__ = ("Fanout",)
@@ -37,6 +40,7 @@ class Fanout:
         self._registry = registry
         self._limits = limits
         self.slow = SlowClients(limits)
+        self.ephemeral = Ephemeral(registry, limits, self._finish)
         self._dirty: deque[Channel] = deque()
         self._broadcasts: deque[_BroadcastPush] = deque()
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -129,7 +133,12 @@ class Fanout:
         for subscription in tuple(channel.buffering):
             subscription.buffer_behind_reply(channel.pending)
             self.slow.shorten(channel, subscription)
+        if channel.ephemeral:
+            self.ephemeral.push_now(channel)
         publications = tuple(channel.pending)
+        not_for = [one for publication in publications if publication.meta and (one := but_not(publication))]
+        for one in not_for:
+            self._write_around(channel, one, publications)
         push = ChannelPush(publications, publications[0].offset, publications[-1].offset, deque())
         channel.pending = []
         begun: list[Subscription] = []
@@ -146,7 +155,7 @@ class Fanout:
         for subscription in begun:
             channel.has_begun(subscription)
         if channel.options.delta:
-            channel.last = publications[-1]
+            channel.last = None if but_not(publications[-1]) else publications[-1]
         return push
 
     def _write(self, channel: Channel, push: ChannelPush, batch: Batch, subscriptions: Sequence[Subscription]) -> None:
@@ -171,6 +180,7 @@ class Fanout:
         if not rest:
             return
         last, link = rest[-1].offset, subscription.connection.link
+        rest = [one for one in rest if not one.meta or but_not(one) != subscription.connection.id]
         batch = subscription.representation.batch(rest)
         if len(batch):
             channel.has_begun(subscription)
@@ -181,6 +191,19 @@ class Fanout:
                 link.write_later(batch)
                 self.deliveries += len(batch)
         subscription.live_after = last
+
+    def _write_around(self, channel: Channel, connection_id: str, publications: Sequence[Publication]) -> None:
+        """Write a batch to a connection that it is not wholly for; then it has been given the batch."""
+        connection = self._registry.connections.get(connection_id)
+        if connection is not None:
+            subscription = self._registry.subscriptions(connection).get(channel.name)
+            if subscription is not None and subscription.buffer is None:
+                self.write_rest(channel, subscription, publications)
+
+    def _finish(self, channel: Channel) -> None:
+        """Write all that a channel has begun to push."""
+        if channel.push is not None:
+            self._flush_channel(channel, math.inf)
 
     # One publication for everybody.
 
@@ -245,10 +268,12 @@ class Fanout:
     def release(self, connection: Connection) -> None:
         """Give a client that has caught up what the slow-client policies held back."""
         self.slow.release(connection, self._registry.subscriptions(connection))
+        self.ephemeral.release(connection, self._registry.subscriptions(connection))
 
     def forget(self, connection: Connection) -> None:
         """Drop what is remembered of a connection that has ended."""
         self.slow.forget(connection)
+        self.ephemeral.forget(connection)
 
     # A gap that could not be filled.
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import secrets
+import time
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
@@ -25,9 +26,18 @@ from tidewire.engine.registry import Newcomer, Registry
 from tidewire.engine.statistics import Statistics
 from tidewire.engine.subscribing import Subscriptions, ended
 from tidewire.engine.tasks import Tasks
-from tidewire.errors import BadRequest, LimitExceeded, PublishError, StoreUnavailable
+from tidewire.errors import BadRequest, LimitExceeded, NotPublished, PublishError, StoreUnavailable
 from tidewire.history.shown import History, IsShown, everything
-from tidewire.messages import Format, IssuedToken, Membership, Position, Publication, PublishRequest, WireMessage
+from tidewire.messages import (
+    EphemeralPublication,
+    Format,
+    IssuedToken,
+    Membership,
+    Position,
+    Publication,
+    PublishRequest,
+    WireMessage,
+)
 from tidewire.options import Limits
 from tidewire.protocols.close_codes import SHUTDOWN, TOO_MANY
 from tidewire.rules.channel_rules import ChannelRules
@@ -41,6 +51,8 @@ __all__ = ("Node",)
 
 logger = logging.getLogger("tidewire")
 
+#: The position of what is not kept.
+NOWHERE = Position(0, "")
 #: Seconds between two touches of the lease, looks for departed members, sweeps of idle channels, and comparisons of all
 #: positions with the store's.
 TOUCH_SECONDS = 2.0
@@ -81,7 +93,7 @@ class Node:
         self.fanout = Fanout(self.registry, limits)
         self.channels = Channels(self.registry, broker, self.fanout, self.rules, limits, self.tasks)
         self.memberships = Memberships(
-            presence, self.registry, self.tasks, self.publish, patience=limits.publish_seconds
+            presence, self.registry, self.tasks, partial(self.publish, ephemeral=False), patience=limits.publish_seconds
         )
         self._recoveries = Recoveries(
             broker, self.history, self.tasks.spawn, limits, on_epoch_changed=self.channels.catch_up
@@ -103,6 +115,7 @@ class Node:
         loop = asyncio.get_running_loop()
         self._limits_reached = LimitCounter.of(loop).reached
         self.fanout.bind(loop)
+        self.fanout.ephemeral.bind(loop, self.broker)
         try:
             await self.broker.start(self.channels.deliver, self.channels.resume)
             await self.presence.start(self.id)
@@ -147,12 +160,12 @@ class Node:
             users=len(self.registry.users),
             channels=len(self.registry.channels),
             published=self._published,
-            deliveries=fanout.deliveries + slow.deliveries,
+            deliveries=fanout.deliveries + slow.deliveries + fanout.ephemeral.deliveries,
             duplicates=channels.duplicates,
             gaps=channels.gaps,
             slow_disconnects=slow.disconnects,
             dropped=slow.dropped,
-            superseded=slow.superseded,
+            superseded=slow.superseded + fanout.ephemeral.superseded,
             worst_turn_cpu=fanout.worst_turn_cpu,
             worst_turn_wall=fanout.worst_turn_wall,
             limits_reached=dict(self._limits_reached),
@@ -263,10 +276,27 @@ class Node:
     # Publications.
 
     async def publish(
-        self, channel: str, data: bytes, format: Format = Format.JSON, *, key: str = "", meta: bytes = b""
+        self,
+        channel: str,
+        data: bytes,
+        format: Format = Format.JSON,
+        *,
+        key: str = "",
+        meta: bytes = b"",
+        ephemeral: bool | None = None,
+        sender: str = "",
     ) -> Position:
-        """Publish; returns when the broker keeps it. Raises NotPublished or PublishUnconfirmed."""
+        """Publish; returns when the broker keeps it. Raises NotPublished or PublishUnconfirmed.
+
+        What is `ephemeral` (None: as the channel's options say) is not kept: it takes no offset, and of each `sender`
+        a slow subscriber is given the newest. It raises BadRequest for a key, and for more than `ephemeral_bytes`.
+        """
         retention = self.rules.retentions[channel]
+        if ephemeral or (retention is None and ephemeral is None):
+            self._publish_ephemeral(
+                EphemeralPublication(channel, 0, 0, "", time.time(), data, format, meta, sender), key
+            )
+            return NOWHERE
         try:
             position = await self.broker.publish(PublishRequest(channel, data, format, key, meta, retention))
         except PublishError as error:
@@ -303,6 +333,24 @@ class Node:
     def _publish_failed(self, error: PublishError) -> None:
         count_limit("publish_failed")
         self.tasks.failed("publish", error)
+
+    def is_ephemeral(self, channel: str) -> bool:
+        """Return whether the publications of a channel are not kept, unless one says otherwise."""
+        return self.rules.retentions[channel] is None
+
+    def _publish_ephemeral(self, publication: EphemeralPublication, key: str) -> None:
+        if not self.is_open:
+            raise NotPublished("this node is closed; publish while the application runs")
+        if key:
+            raise BadRequest(f"key={key!r} needs a publication that is kept; leave it out, or write ephemeral=False")
+        if len(publication.data) + len(publication.meta) > self.limits.ephemeral_bytes:
+            count_limit("ephemeral_bytes")
+            raise LimitExceeded(
+                f"a publication that nobody keeps has at most {self.limits.ephemeral_bytes} bytes (ephemeral_bytes), "
+                f"this one has {len(publication.data)}; publish it with ephemeral=False"
+            )
+        self._published += 1
+        self.fanout.ephemeral.publish(publication)
 
     async def remove_history(self, channel: str) -> None:
         """Remove what is stored of a channel; raises StoreUnavailable."""

@@ -10,7 +10,7 @@ import msgspec
 
 from tidewire.engine.connection import Connection
 from tidewire.engine.subscription import Subscription
-from tidewire.messages import Position, Publication
+from tidewire.messages import EphemeralPublication, Position, Publication
 from tidewire.options import ChannelOptions
 from tidewire.protocols.batch import Batch, Representation
 from tidewire.support.counts import Counts
@@ -81,6 +81,8 @@ class Channel(msgspec.Struct, eq=False):
     #: The newest publication that was given to the subscribers, where they may be sent differences to it.
     last: Publication | None = None
     is_dirty: bool = False
+    #: Publications that nobody keeps, until `ephemeral.Ephemeral` pushes them.
+    ephemeral: list[EphemeralPublication] = []
     #: The push of an earlier turn that its time budget cut short.
     push: ChannelPush | None = None
     #: A new channel catches up with the broker first.

@@ -95,6 +95,8 @@ class _Publishing(Request):
     data: Payload | None = Field(default=None, description="What is published.", examples=[{"text": "hello"}])
     b64data: Base64 = ""
     skip_history: bool = Field(default=False, description="Only for who is there now.")
+    ephemeral: bool | None = Field(default=None, description="Not kept at all; null: as the channel's options say.")
+    but_not: str = Field(default="", description="The id of a client that does not get it: the sender.")
     tags: Mapping[str, str] = Field(default={}, description="Words that subscribers can filter by.")
     idempotency_key: str = Field(default="", description="The same key in a channel is published once in five minutes.")
     delta: bool = Field(default=False, description="Taken; who negotiated deltas gets them.")

@@ -57,12 +57,29 @@ class Publishing:
         if not data:
             raise BadRequest("there is nothing to publish; write `data` or `b64data`")
         meta = PublicationMeta(
-            None, dict(request.tags), request.version, request.version_epoch, skip_history=request.skip_history
+            None,
+            dict(request.tags),
+            request.version,
+            request.version_epoch,
+            skip_history=request.skip_history,
+            but_not=request.but_not,
         )
         format_ = PROTOBUF.format_of(data) if request.b64data else Format.JSON
         shape = self._node.rules.shape(channel)
         if shape is not None:
             data, format_ = shape.check(data, format_)
+        is_ephemeral = options.ephemeral if request.ephemeral is None else request.ephemeral
+        if is_ephemeral:
+            await self._node.publish(
+                channel,
+                data,
+                format_,
+                key=request.idempotency_key,
+                meta=meta.encode(),
+                ephemeral=True,
+                sender=request.but_not,
+            )
+            return m.PublishResult()
         if not request.version:
             return await self._keep(channel, options, data, format_, meta, request.idempotency_key)
         turn = self._turns.setdefault(channel, _Turn())
@@ -82,7 +99,7 @@ class Publishing:
     async def _keep(
         self, channel: str, options: ChannelOptions, data: bytes, format_: Format, meta: PublicationMeta, key: str
     ) -> m.PublishResult:
-        position = await self._node.publish(channel, data, format_, key=key, meta=meta.encode())
+        position = await self._node.publish(channel, data, format_, key=key, meta=meta.encode(), ephemeral=False)
         if not options.history_size or meta.skip_history:
             return m.PublishResult()
         return m.PublishResult(offset=position.offset, epoch=position.epoch)

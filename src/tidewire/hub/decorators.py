@@ -35,6 +35,7 @@ class Decorators(HubCore):
         delta: bool = False,
         tags_filter: bool = False,
         slow: SlowPolicy = SlowPolicy.DISCONNECT,
+        ephemeral: bool = False,
     ) -> Callable[[Callable[P, T]], ChannelRule[P, T]]:
         """Decide with a function what a user may do in the channels of a pattern, and set their options.
 
@@ -59,6 +60,7 @@ class Decorators(HubCore):
             delta=delta,
             tags_filter=tags_filter,
             slow=slow,
+            ephemeral=ephemeral,
         )
 
         types = MessageTypes(publishes, accepts)

@@ -15,8 +15,9 @@ from tidewire.hub.core import HubCore
 from tidewire.messages import HistoryPage, HistoryRequest, Member, Position, PublishRequest
 from tidewire.protocols.close_codes import FORCED
 from tidewire.protocols.meta import PublicationMeta
-from tidewire.protocols.payload import encode_payload
+from tidewire.protocols.payload import connection_id, encode_payload
 from tidewire.protocols.shape import checked_payload
+from tidewire.sessions.application import HubConnection
 from tidewire.sessions.listening import Publications, position_from
 from tidewire.sessions.revocations import Revocation
 from tidewire.sessions.threads import running_loop
@@ -41,6 +42,8 @@ class Verbs(HubCore):
         key: str = "",
         tags: _Tags = None,
         skip_history: bool = False,
+        ephemeral: bool | None = None,
+        but_not: HubConnection | str | None = None,
         connection: None = None,
     ) -> Position: ...
 
@@ -53,6 +56,8 @@ class Verbs(HubCore):
         key: str = "",
         tags: _Tags = None,
         skip_history: bool = False,
+        ephemeral: bool | None = None,
+        but_not: HubConnection | str | None = None,
         connection: object,
     ) -> None: ...
 
@@ -64,12 +69,16 @@ class Verbs(HubCore):
         key: str = "",
         tags: _Tags = None,
         skip_history: bool = False,
+        ephemeral: bool | None = None,
+        but_not: HubConnection | str | None = None,
         connection: object | None = None,
     ) -> Position | None:
         """Publish str as text, bytes as binary, anything else as JSON; returns when the broker keeps it.
 
         The same `key` in the same channel within five minutes is published once. Clients of the Centrifuge protocol may
-        choose by `tags`; nobody finds in history, or recovers, what has `skip_history`. With a `connection` (postgresql://
+        choose by `tags`; nobody finds in history, or recovers, what has `skip_history`. What is `ephemeral` (None: as
+        the channel's rule says) is not kept at all: it goes to those who are there, and `publish` returns at once, with
+        offset 0. The connection `but_not`, or the one with this id, is not pushed it. With a `connection` (postgresql://
         only; asyncpg, psycopg or SQLAlchemy) it is published if and when that connection's transaction commits.
         Raises NotPublished (surely not kept) or PublishUnconfirmed (unknown; repeat it with the same key), CommandError
         for a channel name or data that cannot be used (InvalidMessage: not of the type that the rule declares),
@@ -77,8 +86,11 @@ class Verbs(HubCore):
         """
         name = open_channel(channel, self.limits.channel_name)
         encoded, format_ = checked_payload(self._rules.shape(name), data)
-        meta = PublicationMeta(None, dict(tags or {}), skip_history=skip_history).encode()
+        not_for = connection_id(but_not)
+        meta = PublicationMeta(None, dict(tags or {}), skip_history=skip_history, but_not=not_for).encode()
         if connection is not None:
+            if ephemeral:
+                raise ConfigurationError("what is ephemeral has no part in a transaction; leave connection= out")
             within = self.node.broker.within
             if within is None:
                 raise ConfigurationError(
@@ -87,7 +99,7 @@ class Verbs(HubCore):
                 )
             await within(connection, PublishRequest(name, encoded, format_, key, meta))
             return None
-        return await self.node.publish(name, encoded, format_, key=key, meta=meta)
+        return await self.node.publish(name, encoded, format_, key=key, meta=meta, ephemeral=ephemeral, sender=not_for)
 
     def publish_threadsafe(self, channel: str, data: Any, *, key: str = "") -> Future[Position]:
         """Publish from a thread of this process; the future raises as `publish` does."""

@@ -13,13 +13,14 @@ from msgspec import Raw, Struct
 from tidewire.messages import Member, Publication
 from tidewire.protocols.centrifuge.messages import EMPTY, ClientInfo, raw
 
-__all__ = ("PublicationMeta", "client_info", "is_history", "member_info", "meta_of")
+__all__ = ("PublicationMeta", "but_not", "client_info", "is_history", "member_info", "meta_of")
 
 
 class PublicationMeta(Struct, frozen=True, omit_defaults=True):
     """The publisher (None: the application), the tags, and the version that later ones must exceed.
 
-    A publication with `skip_history` is pushed to the present subscribers, and shown to nobody later.
+    A publication with `skip_history` is pushed to the present subscribers, and shown to nobody later. The connection
+    `but_not` is not pushed it.
     """
 
     info: ClientInfo | None = None
@@ -27,6 +28,7 @@ class PublicationMeta(Struct, frozen=True, omit_defaults=True):
     version: int = 0
     version_epoch: str = ""
     skip_history: bool = False
+    but_not: str = ""
 
     def encode(self) -> bytes:
         """Return the bytes for `Publication.meta`: b"" when there is nothing to say."""
@@ -44,6 +46,11 @@ class _Infos(Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True
 def is_history(publication: Publication) -> bool:
     """Return whether history shows a publication."""
     return b'"skip_history"' not in publication.meta or not meta_of(publication.meta).skip_history
+
+
+def but_not(publication: Publication) -> str:
+    """Return the connection that a publication is not for, "" for none."""
+    return meta_of(publication.meta).but_not if b'"but_not"' in publication.meta else ""
 
 
 @lru_cache(maxsize=256)

@@ -13,7 +13,7 @@ from tidewire.messages import Format, WireMessage
 from tidewire.protocols.base import to_utf8
 from tidewire.protocols.json_text import has_huge_number
 
-__all__ = ("encode_json", "encode_message", "encode_payload")
+__all__ = ("connection_id", "encode_json", "encode_message", "encode_payload")
 
 
 def _plain(value: Any) -> Any:
@@ -50,6 +50,14 @@ def encode_payload(data: Any) -> tuple[bytes, Format]:
     if isinstance(data, bytes | bytearray | memoryview):
         return bytes(data), Format.BINARY
     return encode_json(data), Format.JSON
+
+
+def connection_id(connection: object) -> str:
+    """Return the id of a connection, given itself or by its id; "" for None. Raises BadRequest for anything else."""
+    found = "" if connection is None else getattr(connection, "id", connection)
+    if isinstance(found, str):
+        return found
+    raise BadRequest(f"but_not={connection!r} is no connection; write the one of hub.connect, or its id")
 
 
 def encode_message(data: Any) -> WireMessage:

@@ -37,6 +37,7 @@ def rule_options(
     delta: bool,
     tags_filter: bool,
     slow: SlowPolicy,
+    ephemeral: bool,
 ) -> ChannelOptions:
     """Return the options of channels that have a rule, from the arguments of `Hub.channel`."""
     is_recoverable = recover and history > 0
@@ -56,6 +57,7 @@ def rule_options(
         latest=latest,
         delta=delta,
         tags_filter=tags_filter,
+        ephemeral=ephemeral,
     )
 
 

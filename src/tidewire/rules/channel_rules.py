@@ -40,7 +40,7 @@ class ChannelRules:
         self._exact = {name: options for name, options in rules.items() if not _is_pattern(name)}
         self._patterns = [(name, options) for name, options in rules.items() if _is_pattern(name)]
         self._found: dict[str, ChannelOptions] = {}
-        #: The retention of each channel's publications, found when it is first asked for.
+        #: The retention of each channel's publications, found when it is first asked for; None: they are ephemeral.
         self.retentions = _Retentions(self)
         self._preferred: list[Callable[[str], ChannelOptions | None]] = []
         #: Finds the type of what the application publishes in a channel; None: no channel has one.
@@ -98,7 +98,7 @@ class ChannelRules:
         return fnmatchcase(channel, pattern) and is_reserved(channel) == is_reserved(pattern)
 
 
-class _Retentions(dict[str, Retention]):
+class _Retentions(dict[str, Retention | None]):
     """Asks the rules for what it does not hold: a publication costs a look into a dictionary, and no call."""
 
     __slots__ = ("_rules",)
@@ -107,9 +107,9 @@ class _Retentions(dict[str, Retention]):
         super().__init__()
         self._rules = rules
 
-    def __missing__(self, channel: str) -> Retention:
-        retention = self._rules.options(channel).retention
-        self[channel] = retention
+    def __missing__(self, channel: str) -> Retention | None:
+        options = self._rules.options(channel)
+        retention = self[channel] = None if options.ephemeral else options.retention
         return retention
 
 

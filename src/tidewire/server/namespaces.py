@@ -90,6 +90,8 @@ class Namespace(BaseModel):
     allow_without_subscribe: bool = False
     #: The names that clients use (without the namespace) must match it.
     channel_regex: str = ""
+    #: Publications are not kept: they go to the subscribers that are there.
+    ephemeral: bool = False
     #: The policy for slow subscribers.
     slow: Literal["disconnect", "latest", "drop"] = "disconnect"
 
@@ -126,6 +128,7 @@ class Namespace(BaseModel):
             latest=self.force_recovery_mode == "cache",
             delta="fossil" in self.allowed_delta_types,
             tags_filter=self.allow_tags_filter,
+            ephemeral=self.ephemeral,
         )
 
     def names(self, name: str) -> bool:

@@ -27,7 +27,8 @@ from tidewire.errors import (
 from tidewire.messages import Format, IssuedToken, Membership, Position, Subscribed, WireMessage
 from tidewire.protocols.close_codes import EXPIRED, NORMAL, REVOKED
 from tidewire.protocols.json_text import JsonDecoder
-from tidewire.protocols.payload import encode_json, encode_message, encode_payload
+from tidewire.protocols.meta import PublicationMeta
+from tidewire.protocols.payload import connection_id, encode_json, encode_message, encode_payload
 from tidewire.protocols.shape import checked_announcement
 from tidewire.sessions.accept import Acceptance
 from tidewire.sessions.in_flight import InFlight
@@ -209,11 +210,19 @@ class HubConnection:
         """Unsubscribe from a channel; harmless without a subscription."""
         await self._node.unsubscribe(self._here, channel)
 
-    async def publish(self, channel: str, data: Any, *, key: str = "") -> bool:
+    async def publish(
+        self,
+        channel: str,
+        data: Any,
+        *,
+        key: str = "",
+        ephemeral: bool | None = None,
+        but_not: HubConnection | str | None = None,
+    ) -> bool:
         """Publish for this client; when the broker fails, the client is told, and False is returned.
 
         So is it told of a message that is not of the channel's type. A handler (`on_publish`) is not asked: what comes
-        from an endpoint is the application's own.
+        from an endpoint is the application's own. `ephemeral` and `but_not` are those of `Hub.publish`.
         """
         if self._in_flight is not None:
             await self._in_flight.wait()  # what was handed over comes first
@@ -223,7 +232,8 @@ class HubConnection:
         except InvalidMessage as error:
             self.tell(error)
             return False
-        return await self._publish(self._here, name, *payload, key)
+        meta = b"" if but_not is None else PublicationMeta(but_not=connection_id(but_not)).encode()
+        return await self._publish(name, payload, key, meta, ephemeral)
 
     def _payload(self, name: str, data: Any) -> tuple[bytes, Format]:
         """Return what is published, checked where the channel has a type; raises BadRequest."""
@@ -264,9 +274,12 @@ class HubConnection:
             self._published_to = open_channel(channel, self._node.limits.channel_name)
         return self._published_to
 
-    async def _publish(self, connection: Connection, channel: str, data: bytes, format_: Format, key: str) -> bool:
+    async def _publish(
+        self, channel: str, payload: tuple[bytes, Format], key: str, meta: bytes = b"", ephemeral: bool | None = None
+    ) -> bool:
+        connection = self._here
         try:
-            await self._node.publish(channel, data, format_, key=key)
+            await self._node.publish(channel, *payload, key=key, meta=meta, ephemeral=ephemeral, sender=connection.id)
         except PublishError as error:
             return self._tell_failed(connection, error)
         return True

@@ -45,17 +45,17 @@ class InFlight:
 
         Waits while there is too much; the loop gets no turn where there is room.
         """
-        node = self._node
+        node, waits = self._node, self._waits and not self._node.is_ephemeral(channel)
         try:
-            if self._waits:
+            if waits:
                 await self.wait_room()
                 begun = node.begin_publish(channel, data, format, key=key, meta=meta)
             else:
-                await node.publish(channel, data, format, key=key, meta=meta)
+                await node.publish(channel, data, format, key=key, meta=meta, sender=self._connection.id)
         except PublishError as error:
             settle(error)
         else:
-            if self._waits:
+            if waits:
                 self.add(begun)
                 begun.add_done_callback(lambda begun: None if begun.cancelled() else settle(begun.exception()))
             else:

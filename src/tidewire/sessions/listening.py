@@ -6,6 +6,8 @@ import asyncio
 from collections.abc import Sequence
 from types import TracebackType
 
+import msgspec
+
 from tidewire.engine.connection import Connection
 from tidewire.engine.node import Node
 from tidewire.engine.subscribing import Prepared
@@ -162,6 +164,9 @@ class Publications:
                 raise StopAsyncIteration
             publication = self._link.take()
             if publication is not None:
+                if not publication.offset:  # nobody keeps it: to begin after it is to begin after what was before it
+                    at = self._position
+                    return msgspec.structs.replace(publication, offset=at.offset, epoch=at.epoch)
                 self._position = publication.position
                 return publication
             if ending is not None:

@@ -9,7 +9,7 @@ from itertools import pairwise
 import pytest
 
 from tidewire.errors import NotPublished
-from tidewire.messages import Format, HistoryPage, Position, Publication, PublishRequest
+from tidewire.messages import EphemeralPublication, Format, HistoryPage, Position, Publication, PublishRequest
 from tidewire.retention import Retention
 from tidewire.testing.store_under_test import Node, StoreUnderTest, open_nodes, wait_until
 
@@ -126,6 +126,30 @@ class BrokerContract:
                     await reader.broker.unsubscribe("a")
                 done.set()
                 await publishing
+
+        asyncio.run(run())
+
+    def test_what_nobody_keeps_reaches_the_other_nodes_and_leaves_no_trace(self, store: StoreUnderTest) -> None:
+        async def run() -> None:
+            sent = [
+                EphemeralPublication("raum/ü", 0, 0, "", 12.5, b"%d" % n, Format.TEXT, b'{"a":1}', "c-1")
+                for n in range(40)
+            ]
+            sent.append(EphemeralPublication("raum/ü", 0, 0, "", 13.5, bytes(range(256)) * 250, Format.BINARY))
+            async with open_nodes(store, 2) as (here, there):
+                for node in (here, there):
+                    await node.broker.subscribe("raum/ü")
+                top = await here.publish("raum/ü")
+                here.broker.relay(sent[:20])
+                here.broker.relay(sent[20:])
+                if not store.shared:
+                    return
+                await wait_until(lambda: len(there.delivered) == 1 + len(sent), what="all arrive")
+                assert [one for one in there.delivered if not one.offset] == sent  # in their order
+                assert await there.publish("raum/ü") == top + 1
+                await wait_until(lambda: here.offsets("raum/ü") == [top, top + 1], what="none comes back to its node")
+                page = await here.broker.history("raum/ü")
+                assert (_offsets(page), page.complete) == ([top, top + 1], True)
 
         asyncio.run(run())
 

@@ -26,6 +26,7 @@ OPTIONS = {
     "latest": ChannelOptions(slow=SlowPolicy.LATEST, delta=True),
     "newest": ChannelOptions(slow=SlowPolicy.LATEST, tags_filter=True),
     "dropped": ChannelOptions(slow=SlowPolicy.DROP, tags_filter=True),
+    "gone": ChannelOptions(ephemeral=True),
 }
 
 

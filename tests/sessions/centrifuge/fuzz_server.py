@@ -50,6 +50,7 @@ _OPTIONS = {
     "latest": 'slow = "latest"\nallowed_delta_types = ["fossil"]',
     "newest": 'slow = "latest"\nallow_tags_filter = true',
     "dropped": 'slow = "drop"\nallow_tags_filter = true',
+    "gone": "ephemeral = true",
 }
 _CONFIG = f"""
 [client]

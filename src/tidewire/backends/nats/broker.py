@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import secrets
 import time
 from collections.abc import Iterator, Sequence
 
 from tidewire.backends.base import Broker, Deliver, Resumed, nothing_to_resume
 from tidewire.backends.nats.address import NatsAddress
-from tidewire.backends.nats.carriage import Carriage
+from tidewire.backends.nats.carriage import EPHEMERAL, Carriage
 from tidewire.backends.nats.connection import Connection
 from tidewire.backends.nats.housekeeping import Trimmer, remove_all
 from tidewire.backends.nats.jetstream import Stamp, StreamConfig, parse_time
@@ -17,11 +18,12 @@ from tidewire.backends.nats.publication_stream import Stream, begin_epoch, is_li
 from tidewire.backends.nats.publishing import KeyedWrite, Publishing
 from tidewire.backends.nats.reading import HistoryQuery, read_history, top_of
 from tidewire.backends.nats.server_clock import StoreClock
-from tidewire.backends.nats.session import Session
+from tidewire.backends.nats.session import Session, Unsendable
 from tidewire.backends.shared.outage import Outage
+from tidewire.backends.shared.relayed import pack_ephemeral
 from tidewire.backends.shared.waiting import not_published
 from tidewire.errors import NotPublished, StoreUnavailable
-from tidewire.messages import HistoryPage, Position, PublishRequest
+from tidewire.messages import EphemeralPublication, HistoryPage, Position, PublishRequest
 from tidewire.options import Limits
 from tidewire.retention import Retention
 from tidewire.support.counters import count_limit
@@ -30,6 +32,8 @@ __all__ = ("NatsBroker",)
 
 logger = logging.getLogger("tidewire")
 
+#: Bytes of one message of publications that nobody keeps, about.
+_RELAYED = 65_536
 #: Questions for positions that are under way at once.
 _ASKED = 128
 #: Seconds between two words of `resumed` because of dropped messages.
@@ -65,12 +69,16 @@ class NatsBroker(Broker):
         self._newest = (0, 0.0)
         self._epoch = ""
         self._dropped_at = 0.0
+        #: What this node's own messages are known by, what waits to be sent, and the task that sends it.
+        self._node = secrets.token_hex(8)
+        self._relayed: list[EphemeralPublication] = []
+        self._relaying: asyncio.Task[None] | None = None
 
     async def start(self, deliver: Deliver, resumed: Resumed = nothing_to_resume) -> None:
         if self._is_open:
             return
         self._resumed = resumed
-        self._carriage = Carriage(self._clock, deliver, self._remember)
+        self._carriage = Carriage(self._clock, deliver, self._remember, self._node)
         self._publishing = Publishing(
             self._limits.publish_seconds,
             self._clock,
@@ -90,6 +98,8 @@ class NatsBroker(Broker):
         self._is_open = False
         await self._trimmer.aclose()
         await self._publishing.aclose()
+        if self._relaying is not None:
+            await asyncio.wait([self._relaying], timeout=self._limits.publish_seconds)
         await self._wait_arrived()
         await self._connection.aclose()
         self._carriage.close()
@@ -160,6 +170,29 @@ class NatsBroker(Broker):
         if not self._connection.is_up:
             raise not_published(f"NATS at {self._address.shown} is away ({self._connection.trouble})")
         return self._publishing.submit(request)
+
+    def relay(self, publications: Sequence[EphemeralPublication]) -> None:
+        if not self._is_open or not self._connection.is_up:
+            count_limit("relay")
+            return
+        self._relayed += publications
+        if self._relaying is None or self._relaying.done():
+            self._relaying = asyncio.create_task(self._relay())
+
+    async def _relay(self) -> None:
+        """Send to the subjects of live publications; what comes meanwhile goes next, in its order."""
+        while self._relayed:
+            taken, self._relayed = self._relayed, []
+            by_channel: dict[str, list[EphemeralPublication]] = {}
+            for one in taken:
+                by_channel.setdefault(one.channel, []).append(one)
+            stream = self._stream
+            try:
+                for channel, ones in by_channel.items():
+                    for payload in pack_ephemeral(self._node, ones, _RELAYED):
+                        await stream.session.publish(stream.live(channel), payload, {EPHEMERAL: self._node})
+            except Unsendable:
+                count_limit("relay")
 
     async def _is_key_expired(self, stream: Stream, write: KeyedWrite, seq: int) -> bool:
         message = await stream.get(seq=seq)

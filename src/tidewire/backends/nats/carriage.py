@@ -13,12 +13,15 @@ from tidewire.backends.nats.ordering import OrderedChannel
 from tidewire.backends.nats.publication_stream import Stream
 from tidewire.backends.nats.reading import top_of
 from tidewire.backends.nats.server_clock import StoreClock
+from tidewire.backends.shared.relayed import unpack_ephemeral
 from tidewire.messages import Position, Publication
 
-__all__ = ("Carriage",)
+__all__ = ("EPHEMERAL", "Carriage")
 
 logger = logging.getLogger("tidewire")
 
+#: The header of messages that hold publications that nobody keeps; it names their node.
+EPHEMERAL = "Tidewire-Ephemeral"
 #: Seconds for which a message waits for an earlier one of its channel.
 _PATIENCE = 0.1
 
@@ -26,10 +29,11 @@ _PATIENCE = 0.1
 class Carriage:
     """The channels of this node. `remember` is called with the sequence and the time of each arrived publication."""
 
-    def __init__(self, clock: StoreClock, deliver: Deliver, remember: Callable[[int, float], None]) -> None:
+    def __init__(self, clock: StoreClock, deliver: Deliver, remember: Callable[[int, float], None], node: str) -> None:
         self._clock = clock
         self._deliver = deliver
         self._remember = remember
+        self._node = node
         self._channels: dict[str, OrderedChannel] = {}
 
     async def resume(self, stream: Stream, *, is_new: bool) -> None:
@@ -73,6 +77,10 @@ class Carriage:
 
     def _arrive(self, epoch: str, channel: str, ordered: OrderedChannel, msg: Msg) -> None:
         headers = msg.headers
+        if headers is not None and EPHEMERAL in headers:
+            if headers[EPHEMERAL] != self._node:
+                self._hand_over(unpack_ephemeral(msg.data, self._node))
+            return
         if headers is None or SEQUENCE not in headers or LAST_SEQUENCE not in headers:
             return  # another program's: the stream's own messages always have them
         offset, previous = int(headers[SEQUENCE]), int(headers[LAST_SEQUENCE])

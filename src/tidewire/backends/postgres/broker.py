@@ -17,11 +17,12 @@ from tidewire.backends.postgres.outbox import publish_within
 from tidewire.backends.postgres.pool import Pool
 from tidewire.backends.postgres.publishing import Kept, Publishing
 from tidewire.backends.postgres.reading import PositionReader, read_history
+from tidewire.backends.postgres.relay import Relay
 from tidewire.backends.postgres.schema import SQL, VERSION
 from tidewire.backends.postgres.server_errors import FAILURES, opening_error
 from tidewire.backends.shared.outage import Outage
 from tidewire.errors import NotPublished, StoreUnavailable, TidewireError
-from tidewire.messages import HistoryPage, Position, Publication, PublishRequest
+from tidewire.messages import EphemeralPublication, HistoryPage, Position, Publication, PublishRequest
 from tidewire.options import Limits
 from tidewire.retention import Retention
 
@@ -59,8 +60,15 @@ class PostgresBroker(Broker):
         self._connection = Connection(server.shown, self._outage, self._probe, on_lost=self._lost, on_back=resumed)
         self._pool = Pool(server, self._connection, _SESSIONS)
         self._positions = PositionReader(self._pool)
+        self._relay = Relay(self._pool, deliver)
         self._carriage = Carriage(
-            server, self._connection, self._pool, deliver, lambda: self._housekeeping.note_outbox(), resumed
+            server,
+            self._connection,
+            self._pool,
+            deliver,
+            lambda: self._housekeeping.note_outbox(),
+            resumed,
+            self._relay,
         )
         self._housekeeping = Housekeeping(self._pool, self._moved)
         self._publishing = Publishing(server, self._connection, self._kept)
@@ -69,7 +77,9 @@ class PostgresBroker(Broker):
         except (*FAILURES, TidewireError) as error:
             raise opening_error(error, server.shown) from error
         carriage, housekeeping = self._carriage, self._housekeeping
-        self._begin(carriage.tell, carriage.read, carriage.look, housekeeping.move, housekeeping.trim)
+        self._begin(
+            carriage.tell, carriage.read, carriage.look, self._relay.relay, housekeeping.move, housekeeping.trim
+        )
         self._begin(*(committer.run for committer in self._publishing.committers))
         self._is_open = True
 
@@ -106,6 +116,10 @@ class PostgresBroker(Broker):
         if not self._is_open:
             raise NotPublished("the broker is not open; publish between its start and its close")
         return self._publishing.submit(request)
+
+    def relay(self, publications: Sequence[EphemeralPublication]) -> None:
+        if self._is_open:
+            self._relay.put(publications)
 
     def _kept(self, kept: Kept) -> None:
         """Deliver the publications of a commit to this node, and tell the others."""

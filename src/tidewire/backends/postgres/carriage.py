@@ -20,6 +20,7 @@ from tidewire.backends.postgres.address import Server
 from tidewire.backends.postgres.connection import Connection
 from tidewire.backends.postgres.pool import Pool, close
 from tidewire.backends.postgres.reading import PositionReader, positions_of, read_news
+from tidewire.backends.postgres.relay import RELAYED, Relay
 from tidewire.backends.postgres.schema import SQL, Seen, enter, prepare
 from tidewire.backends.postgres.server_errors import FAILURES, is_away
 from tidewire.errors import StoreUnavailable
@@ -59,6 +60,7 @@ class Carriage:
         deliver: Deliver,
         on_outbox: Callable[[], None],
         on_new_era: Callable[[], None],
+        relay: Relay,
     ) -> None:
         self._server = server
         self._connection = connection
@@ -67,6 +69,7 @@ class Carriage:
         self._deliver_to = deliver
         self._on_outbox = on_outbox
         self._on_new_era = on_new_era
+        self._relay = relay
         self._listener: Any = None
         self._turn = asyncio.Lock()
         self._cursors: dict[str, _Cursor] = {}
@@ -93,6 +96,7 @@ class Carriage:
                 identity = await enter(connection, self.seen)
                 await connection.execute(SQL["wake_soon"])
                 await connection.add_listener(wakeups.NOTIFICATIONS, self._notified)
+                await connection.add_listener(RELAYED, self._relay.notified)
                 self.seen = Seen(await connection.fetchval(SQL["flushed"]), identity)
                 names = list(self._cursors)
                 tops: dict[str, Position] = {}

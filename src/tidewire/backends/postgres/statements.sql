@@ -36,6 +36,8 @@ SELECT tidewire_publish_bytes(
 )
 -- name: wake_soon
 SET synchronous_commit = off
+-- name: relay
+SELECT pg_notify($1, payload) FROM unnest($2::text[]) AS payload
 -- name: wake
 SELECT pg_notify('tidewire', payload) FROM unnest($1::text[]) AS payload
 -- name: pulse

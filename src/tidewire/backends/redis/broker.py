@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import secrets
 from collections.abc import Sequence
 
 from tidewire.backends.base import Broker, Deliver, Resumed, nothing_to_resume
@@ -11,19 +12,26 @@ from tidewire.backends.redis.address import Address, Kind
 from tidewire.backends.redis.advice import advise, describe, warnings
 from tidewire.backends.redis.carriage import Carriage
 from tidewire.backends.redis.discovery import dial_any
+from tidewire.backends.redis.driver import Reply
+from tidewire.backends.redis.entries import EPHEMERAL
 from tidewire.backends.redis.keys import Keys
 from tidewire.backends.redis.reading import HistoryQuery, read_history, read_positions, remove_history
 from tidewire.backends.redis.shards import Shards
 from tidewire.backends.shared.outage import Outage
+from tidewire.backends.shared.relayed import pack_ephemeral
 from tidewire.backends.shared.waiting import not_published
 from tidewire.errors import NotPublished, StoreUnavailable
-from tidewire.messages import HistoryPage, Position, PublishRequest
+from tidewire.messages import EphemeralPublication, HistoryPage, Position, PublishRequest
 from tidewire.options import Limits
 from tidewire.retention import Retention
+from tidewire.support.counters import count_limit
 
 __all__ = ("RedisBroker",)
 
 logger = logging.getLogger("tidewire")
+
+#: Bytes of one message of pub/sub, about.
+_RELAYED = 65_536
 
 
 class RedisBroker(Broker):
@@ -40,6 +48,8 @@ class RedisBroker(Broker):
         self._outage = outage or Outage(address.shown)
         self._keys = Keys(address)
         self._shards: Shards | None = None
+        #: What this node's own messages are known by.
+        self._node = secrets.token_hex(8)
         replicas = f", and by {address.wait} of its replicas" if address.wait else ""
         self.kept = f"accepted by Redis{replicas}"
 
@@ -50,7 +60,14 @@ class RedisBroker(Broker):
         self._resumed = resumed
         shards = Shards(address, self._keys, self._outage, self._patience, self._shard_opened)
         self._carriage = Carriage(
-            address.shown, dial_any(address), self._outage, self._patience, self._keys, deliver, self._reopened
+            address.shown,
+            dial_any(address),
+            self._outage,
+            self._patience,
+            self._keys,
+            deliver,
+            self._reopened,
+            self._node,
         )
         try:
             await shards.start()
@@ -116,6 +133,21 @@ class RedisBroker(Broker):
             raise not_published(str(error)) from error
         return publishing.submit(request)
 
+    def relay(self, publications: Sequence[EphemeralPublication]) -> None:
+        if self._shards is None:
+            return
+        by_channel: dict[str, list[EphemeralPublication]] = {}
+        for one in publications:
+            by_channel.setdefault(one.channel, []).append(one)
+        for channel, ones in by_channel.items():
+            name = self._keys.pubsub(channel)
+            try:
+                requests = self._shards.shard(channel).writing.requests
+                for payload in pack_ephemeral(self._node, ones, _RELAYED):
+                    requests.ask(["PUBLISH", name, EPHEMERAL + payload]).add_done_callback(_count_lost)
+            except StoreUnavailable:
+                count_limit("relay")
+
     # Channels and reading.
 
     async def subscribe(self, channel: str) -> Position:
@@ -144,3 +176,8 @@ class RedisBroker(Broker):
 
     async def positions(self, channels: Sequence[str]) -> dict[str, Position]:
         return await read_positions(self._opened(), self._keys, channels)
+
+
+def _count_lost(asked: asyncio.Future[list[Reply]]) -> None:
+    if asked.cancelled() or asked.exception() is not None or isinstance(asked.result()[0], Exception):
+        count_limit("relay")

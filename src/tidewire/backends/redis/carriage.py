@@ -15,10 +15,11 @@ from redis.exceptions import ResponseError
 from tidewire.backends.base import Deliver
 from tidewire.backends.redis.connection import Connection, Dial, User
 from tidewire.backends.redis.driver import Command, Reply, Session, pack
-from tidewire.backends.redis.entries import unpack_message
+from tidewire.backends.redis.entries import EPHEMERAL, unpack_message
 from tidewire.backends.redis.keys import Keys
 from tidewire.backends.redis.requests import Requests
 from tidewire.backends.shared.outage import Outage
+from tidewire.backends.shared.relayed import unpack_ephemeral
 from tidewire.errors import StoreUnavailable
 
 __all__ = ("Carriage",)
@@ -44,11 +45,13 @@ class Carriage(User):
         keys: Keys,
         deliver: Deliver,
         opened: Callable[[], None],
+        node: str,
     ) -> None:
         self.connection = Connection(shown, dial, outage, patience, self)
         self._keys = keys
         self._deliver = deliver
         self._on_opened = opened
+        self._node = node
         #: Names of pub/sub → the subscribed channels.
         self._channels: dict[bytes, str] = {}
         #: Names of pub/sub → the markers that have come there.
@@ -200,7 +203,10 @@ class Carriage(User):
             self._order("UNSUBSCRIBE", name)  # it was given up while the connection was made again
             return
         try:
-            self._deliver(tuple(unpack_message(channel, payload)))
+            if payload.startswith(EPHEMERAL):
+                self._deliver(unpack_ephemeral(payload[len(EPHEMERAL) :], self._node))
+            else:
+                self._deliver(tuple(unpack_message(channel, payload)))
         except Exception:
             logger.exception("a delivery in channel %r failed", channel)
 

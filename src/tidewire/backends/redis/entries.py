@@ -7,8 +7,10 @@ from collections.abc import Iterator
 
 from tidewire.messages import Format, Publication, PublishRequest
 
-__all__ = ("pack", "unpack", "unpack_message")
+__all__ = ("EPHEMERAL", "pack", "unpack", "unpack_message")
 
+#: A message of pub/sub that begins so holds publications that nobody keeps: an epoch is never so long.
+EPHEMERAL = b"\xff\xff"
 _HEAD = struct.Struct(">BI")
 _SIZE = struct.Struct(">I")
 _EPOCH = struct.Struct(">H")

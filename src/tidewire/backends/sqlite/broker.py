@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from tidewire.backends.base import Broker, Deliver, Resumed, nothing_to_resume
+from tidewire.backends.sqlite.bus import Bus
 from tidewire.backends.sqlite.folder import node_folder
 from tidewire.backends.sqlite.mailbox import CarriageOrder, FileWrite, Mailbox
 from tidewire.backends.sqlite.publishing import Publishing
@@ -16,7 +17,7 @@ from tidewire.backends.sqlite.size_limits import SizeLimits
 from tidewire.backends.sqlite.store_clock import StoreClock, SystemClock
 from tidewire.backends.sqlite.writer_thread import Answer, WriterThread
 from tidewire.errors import NotPublished, PublishError, StoreUnavailable, TidewireError
-from tidewire.messages import HistoryPage, Position, Publication, PublishRequest
+from tidewire.messages import EphemeralPublication, HistoryPage, Position, Publication, PublishRequest
 from tidewire.options import Limits
 from tidewire.retention import Retention
 from tidewire.support.counters import count_limit
@@ -73,6 +74,7 @@ class SqliteBroker(Broker):
             await self._end()
             raise error
         self._readers = Readers(self._path)
+        self._bus = Bus(folder, deliver)
         self._is_open = True
 
     def _call(self, function: object, *arguments: object) -> None:
@@ -86,6 +88,7 @@ class SqliteBroker(Broker):
         if not self._is_open:
             return
         self._is_open = False
+        self._bus.close()
         self._publishing.flush()
         self._mailbox.close()
         await self._end()
@@ -106,6 +109,10 @@ class SqliteBroker(Broker):
 
     def publish(self, request: PublishRequest) -> asyncio.Future[Position]:
         return self._submit(request)
+
+    def relay(self, publications: Sequence[EphemeralPublication]) -> None:
+        if self._is_open:
+            self._bus.send(publications)
 
     async def remove_history(self, channel: str) -> None:
         try:

@@ -175,7 +175,7 @@ class CentrifugeJson(CentrifugeProtocol):
         data, meta, channel = publication.data, publication.meta, publication.channel
         if publication.format is not Format.JSON or b"\n" in data or b"\r" in data:
             data = self.data_of(publication)
-        if meta or channel.startswith("$"):
+        if meta or channel.startswith("$") or not publication.offset:
             return self.encode_pub(publication, data, offset=True)
         return WireMessage(
             b'%b%b,"pub":{"data":%b,"offset":%d%b'
@@ -186,13 +186,13 @@ class CentrifugeJson(CentrifugeProtocol):
         if _is_message(publication.channel):
             return self.encode_push(Push(message=m.Message(raw(data))))
         fields = b'"data":' + data
-        if offset:
+        if offset and publication.offset:  # an ephemeral one has none
             fields += b',"offset":%d' % publication.offset
         if delta:
             fields += b',"delta":true'
         meta = publication.meta
         if meta:
-            if b'"version"' in meta or b'"skip_history"' in meta:  # which are the server's own
+            if b'"version"' in meta or b'"skip_history"' in meta or b'"but_not"' in meta:  # which are the server's own
                 found = meta_of(meta)
                 meta = PublicationMeta(found.info, found.tags).encode()
             fields += b"," + meta[1:-1] if len(meta) > 2 else b""
@@ -253,7 +253,7 @@ class CentrifugeProtobuf(CentrifugeProtocol):
         if _is_message(publication.channel):
             return self.encode_push(Push(message=m.Message(raw(data))))
         pub = b"\x22%b%b" % (varint(len(data)), data) if data else b""  # Publication.data is field 4
-        if offset:
+        if offset and publication.offset:
             pub += b"\x30" + varint(publication.offset)  # offset: field 6
         if delta:
             pub += b"\x40\x01"  # delta: field 8

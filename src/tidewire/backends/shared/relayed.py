@@ -1,0 +1,49 @@
+"""How publications that nobody keeps travel between nodes: several in one payload, which names their node. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import msgspec
+
+from tidewire.messages import EphemeralPublication, Format
+
+__all__ = ("pack_ephemeral", "unpack_ephemeral")
+
+_Packed = tuple[str, int, list[tuple[str, float, bytes, int, bytes, str]]]
+#: The version of the form; a node leaves out what another version has written.
+_VERSION = 1
+#: What a publication costs beside its data, about.
+_OVERHEAD = 64
+
+_encode = msgspec.msgpack.Encoder().encode
+_decode = msgspec.msgpack.Decoder(_Packed).decode
+
+
+def pack_ephemeral(node: str, publications: Sequence[EphemeralPublication], most: int) -> Iterator[bytes]:
+    """Pack publications of a node, in their order, into payloads of about `most` bytes; one that is larger is alone."""
+    part: list[tuple[str, float, bytes, int, bytes, str]] = []
+    size = 0
+    for one in publications:
+        cost = len(one.data) + len(one.meta) + len(one.channel) + _OVERHEAD
+        if part and size + cost > most:
+            yield _encode((node, _VERSION, part))
+            part, size = [], 0
+        part.append((one.channel, one.time, one.data, int(one.format), one.meta, one.sender))
+        size += cost
+    if part:
+        yield _encode((node, _VERSION, part))
+
+
+def unpack_ephemeral(payload: bytes, but: str) -> list[EphemeralPublication]:
+    """Return the publications of a payload; none of the node `but`, nor of a payload that is not understood."""
+    try:
+        node, version, parts = _decode(payload)
+        if version != _VERSION or node == but:
+            return []
+        return [
+            EphemeralPublication(channel, 0, 0, "", time, data, Format(format), meta, sender)
+            for channel, time, data, format, meta, sender in parts
+        ]
+    except (msgspec.MsgspecError, ValueError):
+        return []

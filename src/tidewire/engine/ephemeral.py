@@ -1,0 +1,188 @@
+"""Publications that nobody keeps: pushed to those who are there now; to slow ones, the newest of each sender."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+
+from tidewire.backends.base import Broker
+from tidewire.engine.connection import Connection
+from tidewire.engine.registry import Channel, Registry
+from tidewire.engine.subscription import ENDED, Subscription
+from tidewire.messages import EphemeralPublication
+from tidewire.options import Limits
+from tidewire.protocols.batch import Batch
+from tidewire.protocols.meta import but_not
+from tidewire.support.counters import count_limit
+
+__all__ = ("Ephemeral",)
+
+logger = logging.getLogger("tidewire")
+
+#: Subscriptions between two looks at the clock.
+_STRIDE = 32
+
+
+class Ephemeral:
+    """Joins what comes within `limits.ephemeral_seconds`, for each channel here and for the other nodes.
+
+    The first after a pause goes at the end of its turn. `finish` writes what a channel has begun to push.
+    """
+
+    def __init__(self, registry: Registry, limits: Limits, finish: Callable[[Channel], None]) -> None:
+        self._registry = registry
+        self._limits = limits
+        self._finish = finish
+        self._relay: Broker | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._dirty: deque[Channel] = deque()
+        self._outgoing: list[EphemeralPublication] = []
+        self._push: Iterator[None] | None = None
+        self._is_scheduled = False
+        self._flushed_at = 0.0
+        #: The newest of each channel and sender, for connections whose links are paused.
+        self._held: dict[Connection, dict[tuple[str, str], EphemeralPublication]] = {}
+        self.deliveries = 0
+        self.superseded = 0
+
+    def bind(self, loop: asyncio.AbstractEventLoop, broker: Broker) -> None:
+        """Push in the turns of this event loop, and to the other nodes of this broker."""
+        self._loop = loop
+        self._relay = broker if broker.shared else None
+
+    def publish(self, publication: EphemeralPublication) -> None:
+        """Push to the subscribers of all nodes."""
+        self.add(publication)
+        if self._relay is not None:
+            self._outgoing.append(publication)
+            if len(self._outgoing) > self._limits.outbox_messages:
+                self._outgoing = self._newest(self._outgoing)
+            self._schedule()
+
+    def add(self, publication: EphemeralPublication) -> None:
+        """Push to the subscribers of this node."""
+        channel = self._registry.channels.get(publication.channel)
+        if channel is None:
+            return
+        if channel.tap is not None:
+            channel.tap(publication)
+            return
+        if not channel.groups:
+            return
+        if not channel.ephemeral:
+            self._dirty.append(channel)
+            self._schedule()
+        channel.ephemeral.append(publication)
+        if len(channel.ephemeral) > self._limits.outbox_messages:
+            channel.ephemeral = self._newest(channel.ephemeral)
+
+    def _newest(self, publications: Sequence[EphemeralPublication]) -> list[EphemeralPublication]:
+        """Keep the newest of each channel and sender, where a publisher does not wait for the loop."""
+        count_limit("outbox_messages")
+        newest = {(one.channel, one.sender): one for one in publications}
+        self.superseded += len(publications) - len(newest)
+        return list(newest.values())
+
+    # Turns of the loop.
+
+    def _schedule(self) -> None:
+        if not self._is_scheduled and self._loop is not None:
+            self._is_scheduled = True
+            wait = self._flushed_at + self._limits.ephemeral_seconds - self._loop.time()
+            if wait > 0:
+                self._loop.call_later(wait, self._flush)
+            else:
+                self._loop.call_soon(self._flush)
+
+    def _flush(self) -> None:
+        """Push what waits, at most for one turn's time; what is left goes on in the next turn."""
+        assert self._loop is not None
+        if self._outgoing and self._relay is not None:
+            outgoing, self._outgoing = self._outgoing, []
+            self._relay.relay(outgoing)
+        deadline = time.perf_counter() + self._limits.turn_seconds
+        while self._push is not None or self._dirty:
+            if self._push is None:
+                self._push = self._push_channel(self._dirty.popleft())
+            try:
+                for _ in self._push:
+                    if time.perf_counter() >= deadline:
+                        self._loop.call_soon(self._flush)
+                        return
+            except Exception:
+                logger.exception("a publication that nobody keeps cannot be encoded")
+            self._push = None
+        self._is_scheduled = False
+        self._flushed_at = self._loop.time()
+
+    def push_now(self, channel: Channel) -> None:
+        """Push what waits in a channel, because something that is kept comes behind it."""
+        for _ in self._push_channel(channel):
+            pass
+
+    def _push_channel(self, channel: Channel) -> Iterator[None]:
+        """Write to some subscriptions with each step."""
+        publications, channel.ephemeral = channel.ephemeral, []
+        if not publications:
+            return
+        if channel.options.delta:  # what comes next is no difference to what was before this
+            self._finish(channel)
+            channel.last = None
+        not_for = {one for one in map(but_not, publications) if one}
+        for representation, group in tuple(channel.groups.items()):
+            batch = representation.batch(publications)
+            if not batch.messages:
+                continue
+            for number, subscription in enumerate(group.snapshot or group.freeze(), 1):
+                if subscription.connection.id in not_for:
+                    rest = [one for one in publications if but_not(one) != subscription.connection.id]
+                    self._write(subscription, rest, representation.batch(rest))
+                else:
+                    self._write(subscription, publications, batch)
+                if not number % _STRIDE:
+                    yield
+
+    def _write(self, subscription: Subscription, publications: Sequence[EphemeralPublication], batch: Batch) -> None:
+        if subscription.live_after == ENDED or not batch.messages:
+            return
+        link = subscription.connection.link
+        if link.paused:
+            self._hold(subscription, publications)
+        else:
+            link.write(batch)
+            self.deliveries += len(batch)
+
+    # Slow clients.
+
+    def _hold(self, subscription: Subscription, publications: Sequence[EphemeralPublication]) -> None:
+        held = self._held.setdefault(subscription.connection, {})
+        before = len(held)
+        for one in publications:
+            key = one.channel, one.sender
+            held.pop(key, None)
+            held[key] = one
+        self.superseded += len(publications) - (len(held) - before)
+        while len(held) > self._limits.outbox_messages:
+            count_limit("outbox_messages")
+            self.superseded += 1
+            del held[next(iter(held))]
+
+    def release(self, connection: Connection, subscriptions: Mapping[str, Subscription]) -> None:
+        """Give a client that has caught up the newest of what was held back for it."""
+        held = self._held.pop(connection, None)
+        if held is None:
+            return
+        by_channel: dict[str, list[EphemeralPublication]] = {}
+        for (name, _), publication in held.items():
+            by_channel.setdefault(name, []).append(publication)
+        for name, publications in by_channel.items():
+            subscription = subscriptions.get(name)
+            if subscription is not None and subscription.buffer is None:
+                self._write(subscription, publications, subscription.representation.batch(publications))
+
+    def forget(self, connection: Connection) -> None:
+        """Drop what is held back for a connection that has ended."""
+        self._held.pop(connection, None)

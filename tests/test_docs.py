@@ -115,6 +115,7 @@ def test_every_whole_program_is_one_of_those_that_are_run_below() -> None:
         "docs/howto/channels.md": 1,
         "docs/howto/ephemeral.md": 1,
         "docs/howto/listen.md": 1,
+        "docs/howto/observe.md": 1,
         "docs/howto/presence.md": 1,
         "docs/howto/recovery.md": 2,
         "docs/howto/python-client.md": 1,
@@ -311,6 +312,13 @@ def test_channel_rules(tmp_path: Path) -> None:
         body = {"channel": "room:1", "limit": 10}
         found = app.http.post("/api/history", json=body, headers=key).json()["result"]["publications"]
         assert [publication["data"] for publication in found] == ["hello"]
+
+
+def test_observe(tmp_path: Path) -> None:
+    with served(program("docs/howto/observe.md"), tmp_path, workers=2) as app:
+        assert app.http.get("/metrics").status_code == 401
+        answer = app.http.get("/metrics", headers={"Authorization": "Bearer a long random word"})
+        assert answer.text.count("tidewire_node_info{") == 2
 
 
 def test_presence(tmp_path: Path) -> None:

@@ -12,7 +12,8 @@ SOURCE = Path(__file__).parent.parent / "src" / "tidewire"
 #: From below to above; rooms between two bars do not import each other.
 ROOMS = (
     "support errors retention | messages options channels | protocols | links backends rules | history | engine"
-    " | sessions | http_api asyncapi | hub publisher client | testing | __init__ pipelines | server | cli | __main__"
+    " | sessions | observe | http_api asyncapi | hub publisher client | testing"
+    " | __init__ pipelines | server | cli | __main__"
 )
 RANKS = {room: rank for rank, rooms in enumerate(ROOMS.split("|")) for room in rooms.split()}
 #: What a store may know beside its own folder: the contracts, what stores share, values, and things of the loop.

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from tests.server.live_server import tidewire
 
-from tidewire.cli.commands import COMMANDS
+from tidewire.cli.command_list import COMMANDS
 
 #: What costs a start most of its time.
 HEAVY = {"fastapi", "starlette", "uvicorn", "pydantic", "pydantic_settings", "jwt", "cryptography", "uvloop"}

@@ -15,6 +15,7 @@ from tidewire.options import ChannelOptions, Limits
 from tidewire.protocols.batch import Representation
 from tidewire.protocols.json import JSON
 from tidewire.protocols.plain import PLAIN
+from tidewire.rules.channel_rules import Tally
 from tidewire.testing import FakeLink
 
 users, addresses, names = st.sampled_from(["", "ann", "bob"]), st.sampled_from(["1", "2"]), st.sampled_from("abc")
@@ -27,7 +28,7 @@ class RegistryMachine(RuleBasedStateMachine):
         super().__init__()
         self.registry = Registry()
         for name in "abc":
-            self.registry.channels[name] = Channel(name, ChannelOptions())
+            self.registry.channels[name] = Channel(name, ChannelOptions(), Tally(name))
         self.connections: list[Connection] = []
         self.arriving: list[Newcomer] = []
         self.followed: dict[tuple[str, str], tuple[Subscription, str]] = {}

@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from tidewire.cli.commands import COMMANDS, Commands, listed
+from tidewire.cli.command_list import COMMANDS, Commands, listed
 from tidewire.errors import TidewireError
 
 __all__ = ("main",)

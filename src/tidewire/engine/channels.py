@@ -71,7 +71,7 @@ class Channels:
             await asyncio.shield(opening)
 
     def _begin(self, name: str) -> asyncio.Task[None]:
-        channel = Channel(name, self._rules.options(name))
+        channel = Channel(name, self._rules.options(name), self._rules.tallies[name])
         opening = self._tasks.spawn(self._open(channel))
         if opening is None:
             raise StoreUnavailable(f"channel {name!r} cannot be subscribed to: this node is closed")

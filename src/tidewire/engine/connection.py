@@ -77,6 +77,7 @@ class Connection:
         "failed",
         "id",
         "link",
+        "opened_at",
         "protocol",
         "receives",
         "representation",
@@ -89,6 +90,8 @@ class Connection:
         self.user = user
         self.address = address
         self.link = link
+        #: By the monotonic clock.
+        self.opened_at = time.monotonic()
         self.protocol = protocol
         self.representation = Representation.of(protocol, deflate=link.deflate)
         #: The token that opened it, if it is known.

@@ -139,13 +139,19 @@ class Ephemeral:
             for number, subscription in enumerate(group.snapshot or group.freeze(), 1):
                 if subscription.connection.id in not_for:
                     rest = [one for one in publications if but_not(one) != subscription.connection.id]
-                    self._write(subscription, rest, representation.batch(rest))
+                    self._write(channel, subscription, rest, representation.batch(rest))
                 else:
-                    self._write(subscription, publications, batch)
+                    self._write(channel, subscription, publications, batch)
                 if not number % _STRIDE:
                     yield
 
-    def _write(self, subscription: Subscription, publications: Sequence[EphemeralPublication], batch: Batch) -> None:
+    def _write(
+        self,
+        channel: Channel,
+        subscription: Subscription,
+        publications: Sequence[EphemeralPublication],
+        batch: Batch,
+    ) -> None:
         if subscription.live_after == ENDED or not batch.messages:
             return
         link = subscription.connection.link
@@ -154,6 +160,7 @@ class Ephemeral:
         else:
             link.write(batch)
             self.deliveries += len(batch)
+            channel.count(len(batch), batch.size)
 
     # Slow clients.
 
@@ -180,8 +187,10 @@ class Ephemeral:
             by_channel.setdefault(name, []).append(publication)
         for name, publications in by_channel.items():
             subscription = subscriptions.get(name)
-            if subscription is not None and subscription.buffer is None:
-                self._write(subscription, publications, subscription.representation.batch(publications))
+            channel = self._registry.channels.get(name)
+            if subscription is not None and subscription.buffer is None and channel is not None:
+                batch = subscription.representation.batch(publications)
+                self._write(channel, subscription, publications, batch)
 
     def forget(self, connection: Connection) -> None:
         """Drop what is held back for a connection that has ended."""

@@ -45,7 +45,7 @@ class Fanout:
         self._broadcasts: deque[_BroadcastPush] = deque()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._scheduled = False
-        self._turn = 0
+        self.turns = 0
         #: When this turn had written its first stride, by the clock and in the thread's time, which is a system call.
         self._long_turn: tuple[float, float] | None = None
         self.deliveries = 0
@@ -73,7 +73,7 @@ class Fanout:
     def flush(self) -> None:
         """Write what is pending, at most for one turn's time; what is left goes on in the next turn."""
         self._scheduled = False
-        self._turn += 1
+        self.turns += 1
         started = time.perf_counter()
         self._long_turn = None
         deadline = started + self._limits.turn_seconds
@@ -159,7 +159,7 @@ class Fanout:
         return push
 
     def _write(self, channel: Channel, push: ChannelPush, batch: Batch, subscriptions: Sequence[Subscription]) -> None:
-        first, last, size = push.first, push.last, len(batch.messages)
+        first, last, written = push.first, push.last, 0
         for subscription in subscriptions:
             if subscription.live_after >= first:
                 if subscription.live_after < last:
@@ -167,12 +167,14 @@ class Fanout:
                 continue
             link = subscription.connection.link
             if link.paused:
-                if self.slow.write(channel, subscription, push.publications, batch, self._turn):
+                if self.slow.write(channel, subscription, push.publications, batch, self.turns):
                     subscription.live_after = last
                 continue
             subscription.live_after = last
             link.write(batch)
-            self.deliveries += size
+            written += 1
+        self.deliveries += written * len(batch)
+        channel.count(written * len(batch), written * batch.size)
 
     def write_rest(self, channel: Channel, subscription: Subscription, publications: Sequence[Publication]) -> None:
         """Write the part of a batch that this subscription has not been given: the cut is at a frame boundary."""
@@ -185,11 +187,12 @@ class Fanout:
         if len(batch):
             channel.has_begun(subscription)
             if link.paused:
-                if not self.slow.write(channel, subscription, rest, batch, self._turn):
+                if not self.slow.write(channel, subscription, rest, batch, self.turns):
                     return
             else:
                 link.write_later(batch)
                 self.deliveries += len(batch)
+                channel.count(len(batch), batch.size)
         subscription.live_after = last
 
     def _write_around(self, channel: Channel, connection_id: str, publications: Sequence[Publication]) -> None:
@@ -230,7 +233,7 @@ class Fanout:
     def _push_one(self, push: _BroadcastPush, connection: Connection) -> None:
         batch = push.batch(connection.representation)
         self._flush_channels_for(connection)
-        if connection.link.paused and self.slow.is_over(connection, self._turn):
+        if connection.link.paused and self.slow.is_over(connection, self.turns):
             self.slow.cut_off(connection)
         elif not connection.is_closed:
             connection.link.write(batch)
@@ -267,7 +270,7 @@ class Fanout:
 
     def release(self, connection: Connection) -> None:
         """Give a client that has caught up what the slow-client policies held back."""
-        self.slow.release(connection, self._registry.subscriptions(connection))
+        self.slow.release(connection, self._registry)
         self.ephemeral.release(connection, self._registry.subscriptions(connection))
 
     def forget(self, connection: Connection) -> None:

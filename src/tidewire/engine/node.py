@@ -40,10 +40,11 @@ from tidewire.messages import (
 )
 from tidewire.options import Limits
 from tidewire.protocols.close_codes import SHUTDOWN, TOO_MANY
-from tidewire.rules.channel_rules import ChannelRules
+from tidewire.rules.channel_rules import ChannelRules, Tally
 from tidewire.support.admission import Admission
 from tidewire.support.counters import LimitCounter, count_limit
 from tidewire.support.counts import Counts
+from tidewire.support.meter import Meter
 from tidewire.support.refusals import note_refusal
 from tidewire.support.resident_memory import ResidentMemory
 
@@ -95,11 +96,11 @@ class Node:
         self.memberships = Memberships(
             presence, self.registry, self.tasks, partial(self.publish, ephemeral=False), patience=limits.publish_seconds
         )
-        self._recoveries = Recoveries(
+        self.recoveries = Recoveries(
             broker, self.history, self.tasks.spawn, limits, on_epoch_changed=self.channels.catch_up
         )
         self.subscriptions = Subscriptions(
-            self.registry, self.channels, self.fanout, self.memberships, self._recoveries, limits
+            self.registry, self.channels, self.fanout, self.memberships, self.recoveries, limits
         )
         self.subscribe = self.subscriptions.subscribe
         self.unsubscribe = self.subscriptions.unsubscribe
@@ -107,7 +108,12 @@ class Node:
         self._memory = ResidentMemory()
         self._limits_reached: Counter[str] = Counter()
         self._published = 0
+        #: Connections since the start: those that came, and those that ended, by their codes.
+        self.opened = 0
+        self.ended: Counter[int] = Counter()
         self._verbs: dict[str, Callable[[Publication], None]] = {}
+        #: Measures durations, where somebody wants to know them; set by its owner before the start.
+        self.meter: Meter | None = None
         self.is_open = False
 
     async def start(self) -> None:
@@ -220,6 +226,7 @@ class Node:
         """Add a connection; with a user, subscribe it to the user's own channel. Raises StoreUnavailable."""
         connection.attach(closed=self.detach, drained=self.fanout.release)
         self.registry.add(connection)
+        self.opened += 1
         connection.link.listen(connection)
         if connection.user:
             await self._subscribe_user(connection, info)
@@ -265,6 +272,7 @@ class Node:
             return
         self.fanout.forget(connection)
         reason = connection.disconnect or connection.ending
+        self.ended[0 if reason is None else reason.code] += 1
         is_drain = reason is not None and reason.code == SHUTDOWN.code
         for subscription in tuple(self.registry.subscriptions(connection).values()):
             self.subscriptions.end(subscription)
@@ -303,6 +311,7 @@ class Node:
             self._publish_failed(error)
             raise
         self._published += 1
+        self.rules.tallies[channel].published += 1
         if self.tasks.failing:
             self.tasks.worked("publish")
         return position
@@ -317,10 +326,10 @@ class Node:
         except PublishError as error:
             self._publish_failed(error)
             raise
-        begun.add_done_callback(self._publish_settled)
+        begun.add_done_callback(partial(self._publish_settled, self.rules.tallies[channel]))
         return begun
 
-    def _publish_settled(self, begun: asyncio.Future[Position]) -> None:
+    def _publish_settled(self, tally: Tally, begun: asyncio.Future[Position]) -> None:
         if begun.cancelled():
             return
         error = begun.exception()
@@ -328,6 +337,7 @@ class Node:
             self._publish_failed(error)
         elif error is None:
             self._published += 1
+            tally.published += 1
             self.tasks.worked("publish")
 
     def _publish_failed(self, error: PublishError) -> None:
@@ -355,7 +365,7 @@ class Node:
     async def remove_history(self, channel: str) -> None:
         """Remove what is stored of a channel; raises StoreUnavailable."""
         await self.broker.remove_history(channel)
-        self._recoveries.forget(channel)
+        self.recoveries.forget(channel)
 
     def send(self, connection: Connection, *messages: WireMessage) -> None:
         """Write to one connection of this node, behind everything that is pending for it."""

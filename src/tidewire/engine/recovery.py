@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
@@ -48,6 +49,8 @@ class Recoveries:
         self._limits = limits
         self._reader = HistoryReader[_Made](broker, spawn, limits.reply_bytes)
         self._on_epoch_changed = on_epoch_changed
+        #: Recoveries that were complete, or not.
+        self.counts: Counter[bool] = Counter()
 
     async def recover(
         self,
@@ -71,9 +74,16 @@ class Recoveries:
             if recovery.position.epoch != channel.position.epoch:
                 self._on_epoch_changed(channel)  # which has to be noticed first
             elif not _is_behind(recovery, channel):
+                if recovered is not None:
+                    self.counts[recovered] += 1
                 return recovery, recovered, forms
             await asyncio.sleep(_BEHIND_SECONDS)
         raise StoreUnavailable(f"the history of {channel.name!r} is behind what was delivered; try again")
+
+    @property
+    def reads(self) -> tuple[int, int]:
+        """How many recoveries read the store themselves, and how many were given what another one read."""
+        return self._reader.reads, self._reader.shared
 
     async def _read(
         self, channel: Channel, subscription: Subscription, since: Position | None, history: int, most: int | None

@@ -13,6 +13,7 @@ from tidewire.engine.subscription import Subscription
 from tidewire.messages import EphemeralPublication, Position, Publication
 from tidewire.options import ChannelOptions
 from tidewire.protocols.batch import Batch, Representation
+from tidewire.rules.channel_rules import Tally
 from tidewire.support.counts import Counts
 from tidewire.support.networks import is_loopback, network_of
 
@@ -73,6 +74,7 @@ class Channel(msgspec.Struct, eq=False):
 
     name: str
     options: ChannelOptions
+    tally: Tally
     position: Position = Position(0, "")
     groups: dict[Representation, Group] = {}
     #: Subscriptions whose reply is being written.
@@ -95,6 +97,11 @@ class Channel(msgspec.Struct, eq=False):
 
     def __len__(self) -> int:
         return sum(len(group.subscriptions) for group in self.groups.values()) + len(self.buffering)
+
+    def count(self, deliveries: int, size: int) -> None:
+        """Count deliveries, and the bytes of their payloads, under the channel's pattern."""
+        self.tally.deliveries += deliveries
+        self.tally.bytes += size
 
     @property
     def is_used(self) -> bool:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 from tidewire.engine.connection import Connection
-from tidewire.engine.registry import Channel
+from tidewire.engine.registry import Channel, Registry
 from tidewire.engine.subscription import Subscription
 from tidewire.messages import Dropped, Publication
 from tidewire.options import Limits, SlowPolicy
@@ -49,6 +49,7 @@ class SlowClients:
                 return False
             connection.link.write(batch)
             self.deliveries += len(batch)
+            channel.count(len(batch), batch.size)
         elif policy is SlowPolicy.LATEST:
             self.superseded += subscription.hold_newest(subscription.representation.choose(publications))
             self._holding.add(connection)
@@ -107,19 +108,22 @@ class SlowClients:
             connection.refuse("slow", "more waits for this client than its outbox may hold; it is disconnected")
             connection.end(SLOW)
 
-    def release(self, connection: Connection, subscriptions: Mapping[str, Subscription]) -> None:
+    def release(self, connection: Connection, registry: Registry) -> None:
         """Give a client that has caught up what was held back for it, and tell it how much was dropped."""
         self._paused.pop(connection, None)
         if connection not in self._holding:
             return
         self._holding.discard(connection)
-        for subscription in tuple(subscriptions.values()):
+        for subscription in tuple(registry.subscriptions(connection).values()):
             held, dropped = subscription.take_held()
             if dropped:
                 connection.write(connection.protocol.encode_dropped(Dropped(subscription.channel, dropped)))
             if held is not None:
-                connection.link.write(subscription.representation.batch((held,)))
-                self.deliveries += 1
+                batch = subscription.representation.batch((held,))
+                connection.link.write(batch)
+                self.deliveries += len(batch)
+                if subscription.channel in registry.channels:
+                    registry.channels[subscription.channel].count(len(batch), batch.size)
 
     def forget(self, connection: Connection) -> None:
         """Drop what is remembered of a connection that has ended."""

@@ -85,6 +85,8 @@ class HistoryReader(Generic[T]):
         self._next: dict[tuple[str, str], _Read[T]] = {}
         self._current: dict[tuple[str, str], asyncio.Task[None]] = {}
         self._ended: dict[tuple[str, str], _Read[T]] = {}
+        self.reads = 0
+        self.shared = 0
 
     async def since(self, channel: str, since: Position, retention: Retention, at: Position | None = None) -> Share[T]:
         """Return what `Broker.history` would; raises StoreUnavailable.
@@ -97,6 +99,7 @@ class HistoryReader(Generic[T]):
         key = (channel, since.epoch)
         ended = self._ended.get(key)
         if ended is not None and ended.serves(since, at):
+            self.shared += 1
             return ended.share(since)
         joined = self._next.get(key)
         if joined is None:
@@ -105,8 +108,11 @@ class HistoryReader(Generic[T]):
             if joined.answer is None:
                 raise StoreUnavailable(f"the history of {channel!r} cannot be read: this node is closed")
             self._next[key] = joined
-        elif since.offset < joined.lowest.offset:
-            joined.lowest = since
+            self.reads += 1
+        else:
+            self.shared += 1
+            if since.offset < joined.lowest.offset:
+                joined.lowest = since
         assert joined.answer is not None
         await asyncio.shield(joined.answer)
         return joined.share(since)

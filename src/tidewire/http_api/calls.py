@@ -103,7 +103,8 @@ class Calls:
             raise BadRequest(_problem(error)) from None
         except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
             raise BadRequest(f"the body is no JSON object: {error}") from None
-        result: m.Result = await found.run(self, request)
+        work, meter = found.run(self, request), self.node.meter
+        result: m.Result = await (work if meter is None else meter.timed("api", method, work))
         return result
 
     # Publications.

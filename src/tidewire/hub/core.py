@@ -16,6 +16,8 @@ from tidewire.http_api.nodes import Nodes
 from tidewire.hub.given_limits import SERVER_LIMITS, read_limits
 from tidewire.hub.hosting import HOST, Opened
 from tidewire.links.server_pings import warn_without_pings
+from tidewire.observe.metered import metered
+from tidewire.observe.node_report import Source
 from tidewire.options import ChannelOptions, Limits
 from tidewire.protocols.meta import is_history
 from tidewire.rules.book import RuleBook
@@ -27,6 +29,7 @@ from tidewire.sessions.revocations import Revocations
 from tidewire.sessions.threads import ThreadCalls, check_loop
 from tidewire.support.counts import Counts
 from tidewire.support.lifespan import Lifespan
+from tidewire.support.meter import Meter
 from tidewire.support.siblings import Siblings, open_counts
 
 __all__ = ("HubCore",)
@@ -64,6 +67,8 @@ class HubCore:
         #: The dependencies that identify clients, and what is told of channels instead of the rules.
         self._users: list[Callable[..., Any]] = []
         self._described: Description | None = None
+        #: Measures durations, once a router of metrics asks for it.
+        self._meter: Meter | None = None
         self._open: Opened | None = None
         open_backend(url, self.limits)  # a bad URL fails where it is written, not at the first request
 
@@ -77,6 +82,8 @@ class HubCore:
             raise ConfigurationError("this hub is open already; enter it once, in the application's lifespan")
         warn_without_pings()
         broker, presence = (open_backend if host is None else host.open_store)(self.url, self.limits)
+        if self._meter is not None:
+            broker, presence = metered(broker, presence, self._meter)
         workers = Siblings.of(asyncio.get_running_loop()).workers
         if workers > 1 and not broker.shared:
             raise ConfigurationError(
@@ -93,8 +100,9 @@ class HubCore:
         return self
 
     async def _start(self, node: Node) -> None:
+        node.meter = self._meter
         await node.start()
-        nodes = Nodes(node, version=importlib.metadata.version("tidewire"))
+        nodes = Nodes(node, version=importlib.metadata.version("tidewire"), meter=self._meter)
         revocations = Revocations(node)
         try:
             await revocations.start()
@@ -119,6 +127,10 @@ class HubCore:
             await opened.nodes.aclose()
             await opened.node.aclose()
             opened.node.registry.counts.aclose()
+
+    def report(self, source: Source) -> None:
+        """Show the figures of a layer above this hub with its own, until it closes."""
+        self._opened.nodes.reports.add_source(source)
 
     @property
     def node(self) -> Node:

@@ -14,11 +14,14 @@ from tidewire.asyncapi.servers import security_of, servers_of
 from tidewire.http_api.api_router import api_router
 from tidewire.http_api.calls import Calls, Extension
 from tidewire.hub.core import HubCore
+from tidewire.observe.metrics_router import metrics_router
+from tidewire.observe.readers import guard
 from tidewire.protocols.base import Protocol
 from tidewire.protocols.plain import PLAIN
 from tidewire.rules.base import Authority
 from tidewire.sessions.centrifuge.client_router import client_router
 from tidewire.sessions.served import ServedEndpoint, protocol_router
+from tidewire.support.meter import Meter
 
 __all__ = ("Routers",)
 
@@ -67,6 +70,21 @@ class Routers(HubCore):
             return Calls(self.node, self._opened.nodes, options, extensions=extensions)
 
         return api_router(calls, key=key, insecure=insecure, error_mode=error_mode, prefix=prefix)
+
+    def metrics_router(
+        self, *, key: str = "", user: Callable[..., Any] | None = None, path: str = "/metrics"
+    ) -> APIRouter:
+        """Make the route of metrics for `app.include_router`: Prometheus' text, or OpenMetrics.
+
+        One scrape of any worker answers for all workers of the machine. A reader must send the `key`, or pass the
+        FastAPI dependency `user` (which returns something, or raises); without either it must come from this machine
+        and not through a proxy. Commands and calls of the store are timed from the next opening of the hub on. Raises
+        ConfigurationError without `tidewire[metrics]`.
+        """
+        self._meter = self._meter or Meter()
+        closed = "metrics are for this machine: use metrics_router(key=…) or metrics_router(user=…)"
+        allowed = guard(user=user, key=key, origins=self.origins, closed=closed)
+        return metrics_router(lambda: self._opened.nodes.reports, allowed=allowed, path=path)
 
     def client_router(
         self,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
@@ -76,6 +77,7 @@ class Keeper:
         self._changed = asyncio.Condition()
         self._task: asyncio.Task[None] | None = None
         self._is_closing = False
+        self._ended: Counter[str] = Counter()
 
     @property
     def name(self) -> str:
@@ -84,6 +86,7 @@ class Keeper:
 
     async def open(self) -> None:
         """Start; runs of dead owners are taken over before this returns. Raises OSError."""
+        self._hub.report(self._figures)
         self._owners.open(self.wake)
         await self._sweep()
         await self._look()
@@ -121,6 +124,14 @@ class Keeper:
             await asyncio.gather(*tasks, return_exceptions=True)
         for _, owned in last:
             await owned.reporter.aclose()
+
+    def _figures(self) -> dict[tuple[str, ...], float]:
+        """Return the figures of the runs of this process, for metrics."""
+        now = Counter(owned.reporter.run.status.value for owned in self._owned.values())
+        shown: dict[tuple[str, ...], float] = {
+            ("pipeline_runs", status): now[status] for status in ("queued", "running")
+        }
+        return shown | {("pipeline_runs_ended", status): count for status, count in self._ended.items()}
 
     def wake(self) -> None:
         """Look at the store now."""
@@ -268,6 +279,7 @@ class Keeper:
                 logger.warning("the end of run %s is not stored yet: %s", run, error)
                 await asyncio.sleep(_LOOK_SECONDS)
         await owned.reporter.aclose()
+        self._ended[owned.reporter.run.status.value] += 1
         if self._owned.get(run) is owned:  # a released run may have been resumed already
             del self._owned[run]
         self.wake_all()

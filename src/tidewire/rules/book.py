@@ -131,7 +131,7 @@ class RuleBook:
         self._found: dict[str, tuple[Rule, dict[str, str]] | None] = {}
         #: Recognises the tokens that clients bring in the protocol.
         self.authenticate: Authenticate | None = None
-        channels.prefer(self.options)
+        channels.prefer(self.options, self.pattern)
 
     def __len__(self) -> int:
         return len(self._rules)
@@ -183,6 +183,11 @@ class RuleBook:
         """Return the options of a channel that has a rule."""
         found = self.find(channel)
         return None if found is None else found[0].options
+
+    def pattern(self, channel: str) -> str:
+        """Return the pattern of a channel that has a rule."""
+        found = self.find(channel)
+        return "" if found is None else found[0].pattern.text
 
     def add_call(self, name: str, function: Callable[..., Any]) -> None:
         """Add the function that answers a call; raises ConfigurationError for a name that has one."""

@@ -1,4 +1,4 @@
-"""The options of channels by their names, from the application's patterns."""
+"""The options of channels by their names, from the application's patterns, and what each pattern's channels did."""
 
 from __future__ import annotations
 
@@ -11,12 +11,25 @@ from tidewire.options import ChannelOptions
 from tidewire.protocols.shape import Shape
 from tidewire.retention import Retention
 
-__all__ = ("ChannelRules",)
+__all__ = ("ChannelRules", "Tally")
 
 #: Channels whose options are remembered.
 _REMEMBERED = 10_000
 #: Joins and leaves are no history.
 _EVENTS = ChannelOptions(history_size=0, history_seconds=0.0)
+
+
+class Tally:
+    """What the channels of one pattern did since the start, in this process; nodes and their fan-out count here."""
+
+    __slots__ = ("bytes", "deliveries", "pattern", "published")
+
+    def __init__(self, pattern: str) -> None:
+        self.pattern = pattern
+        self.published = 0
+        self.deliveries = 0
+        #: Payloads that were delivered, without framing.
+        self.bytes = 0
 
 
 class ChannelRules:
@@ -25,7 +38,17 @@ class ChannelRules:
     A function that decides for some channels is preferred (`prefer`).
     """
 
-    __slots__ = ("_default", "_exact", "_found", "_patterns", "_preferred", "retentions", "shape_of")
+    __slots__ = (
+        "_default",
+        "_exact",
+        "_found",
+        "_patterns",
+        "_preferred",
+        "by_pattern",
+        "retentions",
+        "shape_of",
+        "tallies",
+    )
 
     def __init__(
         self, rules: Mapping[str, ChannelOptions] | None = None, default: ChannelOptions | None = None
@@ -42,13 +65,19 @@ class ChannelRules:
         self._found: dict[str, ChannelOptions] = {}
         #: The retention of each channel's publications, found when it is first asked for; None: they are ephemeral.
         self.retentions = _Retentions(self)
-        self._preferred: list[Callable[[str], ChannelOptions | None]] = []
+        #: Where each channel is counted, found when it is first asked for, and all of these by their patterns.
+        self.tallies = _Tallies(self)
+        self.by_pattern: dict[str, Tally] = {}
+        self._preferred: list[tuple[Callable[[str], ChannelOptions | None], Callable[[str], str]]] = []
         #: Finds the type of what the application publishes in a channel; None: no channel has one.
         self.shape_of: Callable[[str], Shape | None] | None = None
 
-    def prefer(self, find: Callable[[str], ChannelOptions | None]) -> None:
-        """Ask a function first; it returns None for channels that it does not know, and the same for the same name."""
-        self._preferred.append(find)
+    def prefer(self, find: Callable[[str], ChannelOptions | None], pattern: Callable[[str], str]) -> None:
+        """Ask a function first; it returns None for channels that it does not know, and the same for the same name.
+
+        Another one returns the pattern of the channels that it knows.
+        """
+        self._preferred.append((find, pattern))
         self.changed()
 
     def check_by(self, shape_of: Callable[[str], Shape | None]) -> None:
@@ -63,6 +92,7 @@ class ChannelRules:
         """Look every name up again: a preferred function decides for others now."""
         self._found.clear()
         self.retentions.clear()
+        self.tallies.clear()
 
     def names(self, channel: str) -> bool:
         """Return whether a name, or a pattern that fits, is among the rules; else the default holds."""
@@ -77,8 +107,18 @@ class ChannelRules:
             found = self._found[channel] = self._find(channel)
         return found
 
+    def pattern(self, channel: str) -> str:
+        """Return the pattern whose options a channel has, "*" for the default; there are few, however many channels."""
+        for find, pattern in self._preferred:
+            if find(channel) is not None:
+                return pattern(channel)
+        if channel in self._exact:
+            return channel
+        fitting = (pattern for pattern, _ in self._patterns if self._fits(channel, pattern))
+        return next(fitting, f"{channel.partition(':')[0]}:*" if is_reserved(channel) else "*")
+
     def _find(self, channel: str) -> ChannelOptions:
-        for find in self._preferred:
+        for find, _ in self._preferred:
             found = find(channel)
             if found is not None:
                 return found
@@ -115,3 +155,20 @@ class _Retentions(dict[str, Retention | None]):
 
 def _is_pattern(name: str) -> bool:
     return any(character in name for character in "*?[")
+
+
+class _Tallies(dict[str, Tally]):
+    """Finds the tally of a channel's pattern in the same way."""
+
+    __slots__ = ("_rules",)
+
+    def __init__(self, rules: ChannelRules) -> None:
+        super().__init__()
+        self._rules = rules
+
+    def __missing__(self, channel: str) -> Tally:
+        if len(self) >= _REMEMBERED:
+            self.clear()
+        pattern = self._rules.pattern(channel)
+        tally = self[channel] = self._rules.by_pattern.setdefault(pattern, Tally(pattern))
+        return tally

@@ -23,6 +23,7 @@ from tidewire.server.pipeline_setup import server_pipelines
 from tidewire.server.rooms import RoomDirectory
 from tidewire.server.routes import api_key, chat_socket, health, login, tutorial
 from tidewire.server.routes.clients import client_routes
+from tidewire.server.routes.observers import add_observers
 from tidewire.server.routes.pages import add_pages
 from tidewire.server.routes.pipeline_access import add_pipelines
 from tidewire.server.routes.upgrade import not_found
@@ -69,7 +70,7 @@ def create_app(settings: Settings) -> FastAPI:
     channel = with_playground(settings.channel) if settings.serves_tutorial else settings.channel
     namespaces = Namespaces(channel, channel_name=settings.limits.channel_name)
     rules = ChannelRules(CHANNELS)
-    rules.prefer(namespaces.options)
+    rules.prefer(namespaces.options, namespaces.pattern)
     app.state.hub = Hub(settings.broker, limits=settings.limits, channels=rules, origins=origins)
     logins = Logins(lambda: app.state.tokens, app.state.accounts)
     app.state.authority = _authority(settings, namespaces, logins, playground=PLAYGROUND in channel.namespaces)
@@ -83,6 +84,7 @@ def create_app(settings: Settings) -> FastAPI:
         app.include_router(api_key.without_key, include_in_schema=False)
     app.include_router(client_routes(app.state.hub, settings, app.state.authority, logins))
     app.include_router(app.state.hub.asyncapi_router(described=described(channel)))
+    add_observers(app, app.state.hub, settings)
     add_pages(app, tutorial=settings.serves_tutorial)
     app.include_router(chat_socket.router)
     if app.state.pipelines is not None:

@@ -204,6 +204,11 @@ class Namespaces:
         except (UnknownChannel, BadRequest):
             return None
 
+    def pattern(self, channel: str) -> str:
+        """Return the pattern of the channels that a channel's options hold for: its namespace, or none."""
+        name, boundary, _ = channel.removeprefix("$").partition(":")
+        return f"{name}:*" if boundary else "*"
+
     def _find(self, channel: str) -> tuple[Namespace, ChannelOptions]:
         if is_internal(check_channel(channel, self._limit)):
             raise UnknownChannel(f"channel {channel!r} belongs to the server; choose another name")

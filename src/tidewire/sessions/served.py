@@ -142,7 +142,8 @@ class ServedCommands:
             for command in self._connection.protocol.decode(message):
                 if not isinstance(command, Publish):
                     await self._queue.publishes.wait()
-                await _METHODS[type(command)](self, command)
+                work, meter = _METHODS[type(command)](self, command), self._node.meter
+                await (work if meter is None else meter.timed("command", type(command).__name__.lower(), work))
         except CommandError as error:
             self._connection.refuse(kind_of(error), str(error))
             self._tell(error)

@@ -38,6 +38,7 @@ from tidewire.sessions.centrifuge.heartbeat import Heartbeat
 from tidewire.sessions.centrifuge.reading import read_history, read_presence
 from tidewire.sessions.centrifuge.subscriptions import ClientSubscriptions
 from tidewire.sessions.command_queue import CommandQueue
+from tidewire.sessions.in_flight import Settle
 from tidewire.sessions.reply_budget import ReplyBudget
 from tidewire.support.refusals import kind_of
 
@@ -87,18 +88,27 @@ class Commands:
         """Run one command and reply to it; calls and reads go on beside later commands."""
         if name not in _BESIDE:
             await self._queue.publishes.wait()
-        await self._answer(command, name, METHODS[name](self, command, request), getattr(request, "channel", ""))
+        work, channel = METHODS[name](self, command, request), getattr(request, "channel", "")
+        await self._answer(command, name, work, channel, ends=name not in _BESIDE)
 
     def reply(self, reply: Reply) -> None:
         """Write a reply behind everything that is pending for the client."""
         self._node.send(self._connection, self._protocol.encode_reply(reply))
 
-    async def _answer(self, command: int, name: str, work: Awaitable[Struct | None], channel: str = "") -> None:
+    async def _answer(
+        self, command: int, name: str, work: Awaitable[Struct | None], channel: str = "", *, ends: bool = True
+    ) -> None:
+        """Answer with a result or an error; with `ends`, the command has been done then."""
+        meter = self._node.meter
+        if meter is not None and ends:
+            work = meter.timed("command", name, work)
         try:
             result = await work
         except (ConnectionClosed, Rejected):
             raise
         except Exception as error:
+            if meter is not None and not ends:
+                meter.add("command", name, "failed", 0.0)
             failure = self.judge(error, name, channel)
             if command:
                 self.reply(Reply(command, error=m.Error(*failure)))
@@ -175,7 +185,9 @@ class Commands:
         info = b"" if subscription is None else subscription.grant.info
         identity = credentials.identity
         publisher = m.ClientInfo(identity.user, self._connection.id, raw(identity.info), raw(info))
-        settle = partial(self._publish_settled, command, channel)
+        settle: Settle = partial(self._publish_settled, command, channel)
+        if self._node.meter is not None:
+            settle = self._node.meter.timed_until("command", "publish", settle)
         if payload is None:
             settle(None)
             return

@@ -88,11 +88,13 @@ class Survey:
         """Set the function by which this node answers a question."""
         self._answerers[name] = answerer
 
-    async def ask(self, name: str, argument: bytes = b"", *, seconds: float = _SECONDS) -> dict[str, list[bytes]]:
+    async def ask(
+        self, name: str, argument: bytes = b"", *, seconds: float = _SECONDS, complete: bool = True
+    ) -> dict[str, list[bytes]]:
         """Return the parts that each live node answers, by the node's id.
 
-        Raises TemporaryFailure when some node does not answer in time: an answer is complete, or there is none. Raises
-        StoreUnavailable, PublishError.
+        Raises TemporaryFailure when some node does not answer in time, unless the answer need not be `complete`: then
+        that node is left out. Raises StoreUnavailable, PublishError.
         """
         nodes = {member.connection for member in await self._node.presence.members(NODES)} | {self._node.id}
         question = _Question(secrets.token_hex(8), name, argument)
@@ -101,6 +103,8 @@ class Survey:
             await self._node.control(Control(verb=_QUESTION), msgspec.json.encode(question))
             await asyncio.wait_for(pending.complete.wait(), seconds)
         except TimeoutError:
+            if not complete:
+                return {node: parts for node, parts in pending.answers.items() if node not in pending.missing}
             count = len(pending.missing)
             raise TemporaryFailure(
                 f"{count} of {len(nodes)} nodes did not answer in {seconds:g} s; try again"

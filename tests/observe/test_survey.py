@@ -12,8 +12,8 @@ from tidewire.backends import open_backend
 from tidewire.channels import NODES
 from tidewire.engine.node import Node
 from tidewire.errors import NotPublished, TemporaryFailure
-from tidewire.http_api.survey import Survey
 from tidewire.messages import Member
+from tidewire.observe.survey import Survey
 from tidewire.options import Limits
 
 

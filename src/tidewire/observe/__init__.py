@@ -1,0 +1,1 @@
+"""What can be seen of a running system: figures of all nodes, connections, channels, and reasons."""

@@ -1,0 +1,84 @@
+"""Stores whose calls are timed."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Coroutine, Sequence
+from typing import Any
+
+from tidewire.backends.base import Broker, JoinResult, Presence
+from tidewire.backends.judged import JudgedBroker, JudgedPresence
+from tidewire.messages import Announcement, Departure, HistoryPage, Member, Position, PublishRequest
+from tidewire.retention import Retention
+from tidewire.support.meter import Meter
+
+__all__ = ("MeteredBroker", "MeteredPresence", "metered")
+
+_FAMILY = "store"
+#: Seconds between two publishes that are timed: timing each would cost a busy server several hundredths of its time.
+_SAMPLE_SECONDS = 0.02
+
+
+class MeteredBroker(JudgedBroker):
+    """A judged broker that times its calls; of publishes, it times a sample, and the others do not notice."""
+
+    def __init__(self, broker: Broker, meter: Meter) -> None:
+        super().__init__(broker)
+        self._meter = meter
+        self._time_one()
+
+    def _time_one(self) -> None:
+        vars(self)["publish"] = self._publish_timed
+
+    def _publish_timed(self, request: PublishRequest) -> Coroutine[Any, Any, Position]:
+        vars(self).pop("publish", None)
+        asyncio.get_running_loop().call_later(_SAMPLE_SECONDS, self._time_one)
+        return self._meter.timed(_FAMILY, "publish", self.publish(request))
+
+    async def subscribe(self, channel: str) -> Position:
+        return await self._meter.timed(_FAMILY, "subscribe", super().subscribe(channel))
+
+    async def history(
+        self,
+        channel: str,
+        *,
+        since: Position | None = None,
+        limit: int | None = None,
+        reverse: bool = False,
+        retention: Retention | None = None,
+    ) -> HistoryPage:
+        work = super().history(channel, since=since, limit=limit, reverse=reverse, retention=retention)
+        return await self._meter.timed(_FAMILY, "history", work)
+
+    async def positions(self, channels: Sequence[str]) -> dict[str, Position]:
+        return await self._meter.timed(_FAMILY, "positions", super().positions(channels))
+
+
+class MeteredPresence(JudgedPresence):
+    """A judged presence that times its calls."""
+
+    def __init__(self, presence: Presence, meter: Meter) -> None:
+        super().__init__(presence)
+        self._meter = meter
+
+    async def join(self, channel: str, member: Member, announcement: Announcement | None = None) -> JoinResult:
+        return await self._meter.timed(_FAMILY, "join", super().join(channel, member, announcement))
+
+    async def leave(self, channel: str, connection: str) -> bool:
+        return await self._meter.timed(_FAMILY, "leave", super().leave(channel, connection))
+
+    async def touch(self) -> bool:
+        return await self._meter.timed(_FAMILY, "touch", super().touch())
+
+    async def members(self, channel: str) -> list[Member]:
+        return await self._meter.timed(_FAMILY, "members", super().members(channel))
+
+    async def claim(self, limit: int = 256) -> Sequence[Departure]:
+        return await self._meter.timed(_FAMILY, "claim", super().claim(limit))
+
+
+def metered(broker: Broker, presence: Presence, meter: Meter) -> tuple[Broker, Presence]:
+    """Return a store with its calls timed."""
+    judged = broker.judged if isinstance(broker, JudgedBroker) else broker
+    members = presence.judged if isinstance(presence, JudgedPresence) else presence
+    return MeteredBroker(judged, meter), MeteredPresence(members, meter)

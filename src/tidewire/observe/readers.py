@@ -1,0 +1,77 @@
+"""Which requests may see what a system does: by a key, by the application's own dependency, or from this machine."""
+
+from __future__ import annotations
+
+import hmac
+import ipaddress
+from collections.abc import Callable
+from typing import Any
+
+from fastapi import Depends, HTTPException
+from starlette.requests import HTTPConnection
+
+from tidewire.sessions.origins import Origins
+
+__all__ = ("comes_from_this_machine", "guard", "has_key")
+
+_LOCAL_NAMES = ("localhost", "")
+#: Headers that a proxy adds (RFC 7239, RFC 9110 section 7.6.3).
+_PROXIED = ("forwarded", "via", "x-forwarded-for", "x-forwarded-host", "x-forwarded-proto", "x-real-ip")
+
+
+def guard(*, user: Callable[..., Any] | None, origins: Origins, key: str = "", closed: str = "") -> Any:
+    """Make the dependency of routes that not everybody may use; it refuses with 401 or 403.
+
+    `user` is a dependency of the application that returns something for those who may, or raises; else the `key` is
+    wanted; without either, only a request from this machine may, and `closed` tells the others what to configure.
+    """
+
+    def refuse_other_sites(connection: HTTPConnection) -> None:
+        if not origins.allows(connection):
+            raise HTTPException(403, "a page of another site may not use this")
+
+    if user is not None:
+
+        def by_user(connection: HTTPConnection, found: Any = Depends(user)) -> None:
+            refuse_other_sites(connection)
+            if found is None or found is False:
+                raise HTTPException(403, "you may not see this")
+
+        return Depends(by_user)
+
+    def by_key(connection: HTTPConnection) -> None:
+        refuse_other_sites(connection)
+        if key and not has_key(connection, key):
+            raise HTTPException(401, "the key is missing or wrong")
+        if not key and not comes_from_this_machine(connection):
+            raise HTTPException(403, closed)
+
+    return Depends(by_key)
+
+
+def has_key(connection: HTTPConnection, key: str) -> bool:
+    """Return whether a request presents the key: X-API-Key, or Authorization with ApiKey or Bearer."""
+    headers = connection.headers
+    scheme, _, authorization = headers.get("authorization", "").partition(" ")
+    given = (headers.get("x-api-key"), authorization.strip() if scheme.lower() in ("apikey", "bearer") else None)
+    return any(one is not None and hmac.compare_digest(one.encode(), key.encode()) for one in given)
+
+
+def comes_from_this_machine(connection: HTTPConnection) -> bool:
+    """Return whether a connection comes from this machine, by a loopback name and not through a proxy.
+
+    Browsers and tools speak HTTP/1.1; what comes with 1.0 comes from a proxy that adds no headers.
+    """
+    if any(name in connection.headers for name in _PROXIED) or connection.scope.get("http_version") == "1.0":
+        return False
+    client = connection.client.host if connection.client else ""
+    host = connection.headers.get("host", "").lower()
+    name = host.rpartition("]")[0].lstrip("[") if host.startswith("[") else host.partition(":")[0]
+    return _is_loopback(client) and _is_loopback(name)
+
+
+def _is_loopback(name: str) -> bool:
+    try:
+        return name in _LOCAL_NAMES or ipaddress.ip_address(name).is_loopback
+    except ValueError:
+        return False

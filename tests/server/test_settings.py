@@ -108,6 +108,25 @@ def test_a_limit_that_is_none_names_the_nearest_one(monkeypatch: pytest.MonkeyPa
     assert str(caught.value) == told
 
 
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("CENTRIFUGO_CLIENT_TOKEN_HMAC_SECRET_KEY", "write TIDEWIRE_CLIENT__TOKEN__HMAC_SECRET_KEY"),
+        ("CENTRIFUGO_HTTP_API_KEY", "write TIDEWIRE_HTTP_API__KEY"),
+        ("CENTRIFUGO_CLIENT_CHANNEL_LIMIT", "write limits.channels"),
+        ("CENTRIFUGO_BROKER_REDIS_ADDRESS", 'one URL names the store: broker = "redis://…"'),
+        ("CENTRIFUGO_ADMIN_PASSWORD", "not supported, because the server has no such endpoint; leave it out"),
+        ("CENTRIFUGO_URL", ""),
+        ("CENTRIFUGO_", ""),
+    ],
+)
+def test_variables_of_centrifugo_are_named_with_ours(name: str, said: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They were ignored in silence; an application's own (a URL for its client) are not ours to judge."""
+    monkeypatch.setenv(name, "s3cret")
+    found = [warning for warning in unknown_variables() if "CENTRIFUGO" in warning]
+    assert found == ([f"the variable {name} is not read: it is Centrifugo's; {said}"] if said else [])
+
+
 def test_misspelt_variables_are_warned_of(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TIDEWIRE_WORKER", "2")
     monkeypatch.setenv("TIDEWIRE_REQUIRE_ALL", "1")

@@ -9,6 +9,7 @@ from enum import Enum, auto
 from typing import Any, Protocol
 
 from tidewire.errors import TidewireError
+from tidewire.links.foreign_clients import answer_unknown
 from tidewire.messages import WireMessage
 
 __all__ = ("AsgiApplication", "ClientGone", "Opened", "Opening", "UnexpectedEvent")
@@ -82,7 +83,7 @@ class AsgiApplication:
     `put`, `take` and `disconnected` are the side of the connection.
     """
 
-    __slots__ = ("_denial", "_inbox", "_limit", "_opened", "_opening", "_size", "_state", "_waiting")
+    __slots__ = ("_denial", "_inbox", "_limit", "_opened", "_opening", "_scope", "_size", "_state", "_waiting")
 
     def __init__(self, opening: Opening, opened: Opened, inbox_bytes: int) -> None:
         self._opening = opening
@@ -92,6 +93,8 @@ class AsgiApplication:
         self._inbox: list[Event] = [{"type": "websocket.connect"}]
         self._size = 0
         self._waiting: list[asyncio.Future[None]] = []
+        #: What the handshake asks for, until it is answered.
+        self._scope: MutableMapping[str, Any] = {}
         self._denial: tuple[int, list[tuple[bytes, bytes]], bytes] = (0, [], b"")
 
     def start(self, application: Application, scope: dict[str, Any], loop: asyncio.AbstractEventLoop) -> Call:
@@ -100,6 +103,7 @@ class AsgiApplication:
         Its coroutine is the task's own: no function of ours stands between the loop and each of its steps.
         """
         call: Call
+        self._scope = scope
         try:
             call = asyncio.ensure_future(application(scope, self.receive, self.send), loop=loop)
         except Exception as error:  # raised before there was anything to await
@@ -177,10 +181,11 @@ class AsgiApplication:
         kind = event["type"]
         if kind == "websocket.accept":
             self._opening.accept(event.get("headers") or (), event.get("subprotocol"))
-            self._state = _State.OPEN
+            self._state, self._scope = _State.OPEN, {}
         elif kind == "websocket.close":
             self._end(_State.CLOSED, 1006, "")
-            self._opening.deny(403, (), b"")
+            answer = answer_unknown(self._scope) if event.get("code", 1000) == 1000 else None
+            self._opening.deny(*(answer or (403, (), b"")))
         elif kind == "websocket.http.response.start":
             status = event["status"]
             if not 200 <= status < 600:

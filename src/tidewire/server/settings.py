@@ -46,7 +46,7 @@ from tidewire.server.namespace_authority import ClientTable
 from tidewire.server.namespaces import ChannelTable, NamedNamespace
 from tidewire.server.pipeline_table import PipelineTable
 from tidewire.server.secret import Secret
-from tidewire.server.settings_help import mend_for, unknown_settings
+from tidewire.server.settings_help import centrifugo_variables, mend_for, unknown_settings
 from tidewire.sessions.origins import Origins
 
 __all__ = (
@@ -269,7 +269,7 @@ def _merge(merged: dict[str, Any], values: Mapping[str, Any], origins: dict[str,
 
 
 def unknown_variables() -> Iterator[str]:
-    """Yield a warning for each TIDEWIRE_* variable that looks like a misspelt setting."""
+    """Yield a warning for each variable that looks like a misspelt setting, or is one of Centrifugo's."""
     known = [f"{_PREFIX}{name.upper()}" for name in Settings.model_fields]
     known += [f"{_PREFIX}LIMITS__{name.upper()}" for name in _LimitTable.model_fields]
     known += [f"{_PREFIX}{path.upper().replace('.', '__')}" for path, _ in _table_fields(Settings) if "." in path]
@@ -279,6 +279,7 @@ def unknown_variables() -> Iterator[str]:
             near = difflib.get_close_matches(upper, known, 1, 0.8)
             if near:
                 yield f"the variable {name} is not a setting; did you mean {near[0]}?"
+    yield from centrifugo_variables(os.environ, _known())
 
 
 def clean_environment() -> dict[str, str]:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from typing import Any
 
-__all__ = ("hint_for", "mend_for", "unknown_settings")
+__all__ = ("centrifugo_variables", "hint_for", "mend_for", "unknown_settings")
 
 _RULES = "decide in your own FastAPI application, with rules (docs/howto/channel-rules.md)"
 _MAPS = "not supported, because map subscriptions and shared polls are not; use a channel with history"
@@ -115,6 +115,26 @@ def hint_for(setting: str) -> str | None:
     name = re.sub(r"^channel\.(without_namespace|namespaces\.\d+)\.", "channel.namespaces.", setting)
     found = [known for known in _HINTS if name.startswith(known)]
     return _HINTS[max(found, key=len)] if found else None
+
+
+def centrifugo_variables(names: Iterable[str], known: Collection[str]) -> Iterator[str]:
+    """Yield a warning for each variable that Centrifugo would read, with and what to write; others are anybody's."""
+    of_variables = {_variable(name): name for name in _HINTS} | {_variable(name): name for name in known}
+    for name in sorted(names):
+        rest = name.removeprefix("CENTRIFUGO_")
+        found = [one for one in of_variables if rest == one or rest.startswith(f"{one.rstrip('_')}_")]
+        if rest == name or not found:
+            continue
+        setting = of_variables[max(found, key=len)]
+        if setting in known and rest == _variable(setting):
+            mend = f"write TIDEWIRE_{setting.upper().replace('.', '__')}"
+        else:
+            mend = hint_for(setting) or "`tidewire serve --print-config` lists all settings"
+        yield f"the variable {name} is not read: it is Centrifugo's; {mend}"
+
+
+def _variable(setting: str) -> str:
+    return setting.upper().replace(".", "_")
 
 
 def unknown_settings(values: Mapping[str, Any], known: Collection[str], path: str = "") -> Iterator[tuple[str, str]]:

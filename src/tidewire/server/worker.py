@@ -31,6 +31,7 @@ from tidewire.hub.given_limits import SERVER_LIMITS
 from tidewire.links import http
 from tidewire.links import uvicorn as websocket
 from tidewire.links.acceptor import Acceptor
+from tidewire.links.foreign_clients import ForeignClients
 from tidewire.links.request_limit import RequestLimit
 from tidewire.options import Limits
 from tidewire.server import logs
@@ -85,7 +86,7 @@ class _Application:
 
     def __init__(self, app: App, limits: Limits) -> None:
         self._app = app
-        self._requests = RequestLimit(app, limits.connections_per_address)
+        self._requests = RequestLimit(ForeignClients(app), limits.connections_per_address)
         self.failure: TidewireError = StartupFailed("the application did not start; the log says why")
 
     def __call__(self, scope: Message, receive: Receive, send: Send) -> Awaitable[None]:

@@ -11,7 +11,7 @@ import msgspec
 from fastapi import APIRouter, Depends
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
-from starlette.responses import FileResponse, Response
+from starlette.responses import FileResponse, PlainTextResponse, Response
 from starlette.websockets import WebSocket
 
 from tidewire.engine.connection import Connection
@@ -73,6 +73,8 @@ def client_router(
 
     router.add_api_websocket_route("/connection/websocket", websocket, name="tidewire:websocket")
     router.add_api_websocket_route("/connection/uni_websocket", uni_websocket)
+    for path in ("websocket", "uni_websocket"):
+        router.add_api_route(f"/connection/{path}", _upgrade_required, methods=["GET", "HEAD"])
     streams = {
         "http_stream": (endpoints.http_stream, ["POST"]),
         "sse": (endpoints.sse, ["GET", "POST"]),
@@ -86,6 +88,12 @@ def client_router(
     router.add_api_route("/emulation", endpoints.emulation, methods=["POST"])
     router.add_api_route("/emulation", endpoints.preflight, methods=["OPTIONS"])
     return router
+
+
+async def _upgrade_required() -> Response:
+    """Answer a request that a proxy, or a person, sends to a WebSocket's path without an upgrade."""
+    text = "this address speaks WebSocket; connect to it with a WebSocket client, by ws:// or wss://\n"
+    return PlainTextResponse(text, 426, {"Upgrade": "websocket", "Connection": "Upgrade"})
 
 
 async def _module() -> Response:

@@ -1,0 +1,110 @@
+"""Clients of other protocols at their usual paths: they are told in one sentence what speaks here.
+
+An application that serves such a path itself is left alone: only what would be 404 is answered.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Awaitable, Callable, MutableMapping
+from typing import Any
+
+from tidewire.support.refusals import note_refusal
+
+__all__ = ("ForeignClients", "answer_unknown", "protocol_of")
+
+Scope = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[Any]]
+Send = Callable[[Any], Awaitable[None]]
+Application = Callable[[Scope, Receive, Send], Awaitable[None]]
+Answer = tuple[int, list[tuple[bytes, bytes]], bytes]
+
+#: By a subprotocol of the handshake; by the path; by the names of a query, where the path is anybody's.
+_SUBPROTOCOLS = {
+    "graphql-ws": "GraphQL",
+    "graphql-transport-ws": "GraphQL",
+    "mqtt": "MQTT",
+    "mqttv3.1": "MQTT",
+    "v10.stomp": "STOMP",
+    "v11.stomp": "STOMP",
+    "v12.stomp": "STOMP",
+    "actioncable-v1-json": "Action Cable",
+    "wamp.2.json": "WAMP",
+}
+_PATHS = (
+    (re.compile(r"/(socket|engine)\.io(/|$)"), "Socket.IO"),
+    (re.compile(r"^/apps?/[^/]+(/(events|batch_events|channels|users)\b.*)?$"), "Pusher"),
+    (re.compile(r"/(pusher|broadcasting)/(auth|user-auth)$"), "Pusher"),
+    (re.compile(r"/negotiate$"), "SignalR"),
+    (re.compile(r"/(graphql|subscriptions)$"), "GraphQL"),
+    (re.compile(r"/mqtt$"), "MQTT"),
+    (re.compile(r"/socket/websocket$"), "Phoenix Channels"),
+    (re.compile(r"/cable$"), "Action Cable"),
+    (re.compile(r"/sockjs(/|$)"), "SockJS"),
+    (re.compile(r"/\.well-known/mercure$"), "Mercure"),
+)
+_QUERIES = ((b"EIO=", "Socket.IO"), (b"negotiateVersion=", "SignalR"))
+
+
+def protocol_of(scope: Scope) -> str:
+    """Return the name of the protocol whose client asks for this, "" where it may be anybody."""
+    for subprotocol in scope.get("subprotocols", ()):
+        if subprotocol in _SUBPROTOCOLS:
+            return _SUBPROTOCOLS[subprotocol]
+    for name, protocol in _QUERIES:
+        if name in scope.get("query_string", b""):
+            return protocol
+    path: str = scope["path"]
+    return next((protocol for pattern, protocol in _PATHS if pattern.search(path)), "")
+
+
+def _explain(protocol: str, scope: Scope) -> bytes:
+    """Return the sentence for a foreign client, and note it."""
+    text = (
+        f"{protocol} is not spoken here: this server speaks WebSocket, server-sent events and the Centrifuge protocol "
+        "(at /connection/websocket); docs/howto/other-clients.md says what to use instead"
+    )
+    address = scope["client"][0] if scope.get("client") else ""
+    note_refusal("foreign_client", f"a client of {protocol} came to {scope['path'][:100]!r}", address=address)
+    return f"{text}\n".encode()
+
+
+def answer_unknown(scope: Scope) -> Answer | None:
+    """Return what a handshake is answered that the application refused because it has no such path.
+
+    None where it has refused for another reason. Starlette names the router, and the endpoint if there is one; that of
+    a mounted application has routes of its own, none of which was taken.
+    """
+    if "router" not in scope or not hasattr(scope.get("endpoint", scope["router"]), "routes"):
+        return None
+    protocol = protocol_of(scope)
+    body = _explain(protocol, scope) if protocol else b"no WebSocket is served at this path\n"
+    return 404, [(b"content-type", b"text/plain; charset=utf-8")], body
+
+
+class ForeignClients:
+    """An ASGI middleware that puts the sentence into a 404 for a foreign client's request; others pass as they are."""
+
+    def __init__(self, app: Application) -> None:
+        self._app = app
+
+    def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
+        """Serve a request or a WebSocket."""
+        protocol = protocol_of(scope) if scope["type"] == "http" else ""
+        return self._watch(protocol, scope, receive, send) if protocol else self._app(scope, receive, send)
+
+    async def _watch(self, protocol: str, scope: Scope, receive: Receive, send: Send) -> None:
+        is_answered = False
+
+        async def answer(event: Any) -> None:
+            nonlocal is_answered
+            if event["type"] == "http.response.start" and event["status"] == 404:
+                is_answered = True
+                body = b"" if scope["method"] == "HEAD" else _explain(protocol, scope)
+                headers = [(b"content-type", b"text/plain; charset=utf-8"), (b"content-length", b"%d" % len(body))]
+                await send({"type": "http.response.start", "status": 404, "headers": headers})
+                await send({"type": "http.response.body", "body": body})
+            elif not is_answered:
+                await send(event)
+
+        await self._app(scope, receive, answer)

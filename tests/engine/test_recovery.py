@@ -110,7 +110,7 @@ def test_a_read_is_not_given_again_for_long(monkeypatch: pytest.MonkeyPatch) -> 
                 assert (await client.subscribe(since=Position(1, epoch))).recovered
                 client.link.vanish()
                 assert broker.reads == reads
-                await wait_until(lambda: not node.recoveries._reader._ended)
+                await wait_until(lambda: not node.recoveries._reader._reader._ended)
             keeper.link.vanish()
 
     run(main())

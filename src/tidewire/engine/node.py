@@ -27,6 +27,7 @@ from tidewire.engine.statistics import Statistics
 from tidewire.engine.subscribing import Subscriptions, ended
 from tidewire.engine.tasks import Tasks
 from tidewire.errors import BadRequest, LimitExceeded, NotPublished, PublishError, StoreUnavailable
+from tidewire.history.missed import RecoveryReader
 from tidewire.history.shown import History, IsShown, everything
 from tidewire.messages import (
     EphemeralPublication,
@@ -96,9 +97,8 @@ class Node:
         self.memberships = Memberships(
             presence, self.registry, self.tasks, partial(self.publish, ephemeral=False), patience=limits.publish_seconds
         )
-        self.recoveries = Recoveries(
-            broker, self.history, self.tasks.spawn, limits, on_epoch_changed=self.channels.catch_up
-        )
+        reader = RecoveryReader(broker, self.history, self.tasks.spawn, limits)
+        self.recoveries = Recoveries(reader, on_epoch_changed=self.channels.catch_up)
         self.subscriptions = Subscriptions(
             self.registry, self.channels, self.fanout, self.memberships, self.recoveries, limits
         )

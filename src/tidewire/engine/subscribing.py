@@ -12,10 +12,11 @@ from tidewire.engine.channels import Channels
 from tidewire.engine.connection import Connection
 from tidewire.engine.fanout import Fanout
 from tidewire.engine.membership import Memberships
-from tidewire.engine.recovery import Forms, Recoveries
+from tidewire.engine.recovery import Recoveries
 from tidewire.engine.registry import Channel, Registry
 from tidewire.engine.subscription import Subscription
 from tidewire.errors import AlreadySubscribed, BadRequest, ConnectionClosed, LimitExceeded
+from tidewire.history.missed import Forms
 from tidewire.messages import Announcement, Membership, Position, Subscribed, WireMessage
 from tidewire.options import Limits
 from tidewire.protocols.batch import Representation

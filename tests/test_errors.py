@@ -6,9 +6,10 @@ import pytest
 
 from tidewire import errors
 from tidewire.errors import CommandError, ConfigurationError, ConnectionClosed, Disconnect
+from tidewire.protocols import close_codes
 from tidewire.protocols.close_codes import check_close_code
 
-NAMED = {name: value for name, value in vars(errors).items() if isinstance(value, Disconnect)}
+NAMED = {name: value for name, value in vars(close_codes).items() if isinstance(value, Disconnect)}
 
 
 def test_every_error_has_the_one_root() -> None:
@@ -20,7 +21,7 @@ def test_every_error_has_the_one_root() -> None:
 
 def test_every_command_error_has_a_code_of_its_own() -> None:
     codes = [error.code for error in CommandError.__subclasses__()]
-    assert len(set(codes)) == len(codes) == 11
+    assert len(set(codes)) == len(codes) == 12
     assert {error.__name__ for error in CommandError.__subclasses__() if error.temporary} == {
         "RateLimited",
         "TemporaryFailure",

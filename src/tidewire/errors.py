@@ -1,31 +1,7 @@
-"""Everything that tidewire raises.
+"""Everything that tidewire raises, as a tree of classes (docs/reference/api.md), and why a connection ends.
 
-    TidewireError
-    ├── ConfigurationError            a setting, URL or argument that cannot work
-    ├── PublishError                  a publish that was not confirmed
-    │   ├── NotPublished              surely not kept: publish it again
-    │   └── PublishUnconfirmed        unknown: repeat it with the same `key`
-    ├── StoreUnavailable              history, presence or positions cannot be read now
-    ├── CutOff                        a reader of `Hub.listen` that was too slow, or to which something is missing
-    ├── ConnectionClosed              the application used a connection that has ended
-    ├── Rejected                      the application ends the connection, with a code
-    └── CommandError                  answers a command; the connection lives on
-        ├── BadRequest                not decodable, or of the wrong shape
-        │   └── InvalidMessage        not of the type that was declared; its problems are FastAPI's
-        ├── UnknownType               well formed, but no such command
-        ├── PermissionDenied          a rule said no
-        ├── NotAvailable              this channel does not offer it
-        ├── UnknownChannel            no rule names this channel
-        ├── AlreadySubscribed         this connection is subscribed already
-        ├── TokenExpired              the client fetches another token, and comes again
-        ├── Unrecoverable             missed publications are no longer kept, and only all would do
-        ├── Refused                   the application's own code and words
-        ├── LimitExceeded             a named limit was reached
-        ├── RateLimited               too many messages; wait and go on
-        └── TemporaryFailure          the store is away; try again
-
-`Disconnect` is the other family: a code that ends a connection, and whether the client may come back; those that
-tidewire itself uses are in protocols/close_codes.py.
+A CommandError answers one command, and the connection lives on; a Disconnect ends it. Those that tidewire itself uses
+are in protocols/close_codes.py.
 """
 
 from __future__ import annotations

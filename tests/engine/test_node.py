@@ -23,6 +23,7 @@ from tidewire.errors import (
 from tidewire.messages import Announcement, Format, Position, WireMessage
 from tidewire.options import ChannelOptions
 from tidewire.protocols.close_codes import FORCED, NORMAL, SHUTDOWN
+from tidewire.sessions.newcomers import admit, identify
 from tidewire.support.counters import count_limit
 from tidewire.testing import FakeLink, wait_until
 
@@ -34,22 +35,22 @@ JOIN, LEAVE = Announcement(b"joined", Format.TEXT), Announcement(b"left", Format
 # Admission.
 
 
-async def admit(node: Node, user: str, address: str) -> None:
-    async with node.admit(user, address):
+async def come(node: Node, user: str, address: str) -> None:
+    async with admit(node, user, address):
         pass
 
 
 def test_limits_count_those_who_are_arriving() -> None:
     async def main() -> None:
         async with open_node(connections=2, connections_per_address=5) as node:
-            async with node.admit("", "1.2.3.4"):
-                async with node.admit("", "1.2.3.4"):
+            async with admit(node, "", "1.2.3.4"):
+                async with admit(node, "", "1.2.3.4"):
                     with pytest.raises(LimitExceeded, match="connections"):
-                        await admit(node, "", "1.2.3.4")
+                        await come(node, "", "1.2.3.4")
                 client = await connect(node, address="5.6.7.8")
                 with pytest.raises(LimitExceeded):
-                    await admit(node, "", "1.2.3.4")
-            await admit(node, "", "1.2.3.4")
+                    await come(node, "", "1.2.3.4")
+            await come(node, "", "1.2.3.4")
             assert node.statistics().limits_reached == {"connections": 2}
             client.link.vanish()
 
@@ -77,9 +78,9 @@ def test_an_address_has_a_limit_but_loopback(address: str, limited: bool) -> Non
             client = await connect(node, address=address)
             if limited:
                 with pytest.raises(LimitExceeded, match="connections_per_address"):
-                    await admit(node, "", address)
+                    await come(node, "", address)
             else:
-                await admit(node, "", address)
+                await come(node, "", address)
             client.link.vanish()
 
     run(main())
@@ -93,15 +94,15 @@ def test_a_user_has_a_limit_also_while_the_store_is_away() -> None:
             for away in (False, True):
                 presence.is_away = away
                 with pytest.raises(LimitExceeded, match="connections_per_user"):
-                    await admit(node, "ann", "1.2.3.4")
+                    await come(node, "ann", "1.2.3.4")
             assert not node.registry.arriving
             presence.is_away = False
             anonymous = await connect(node)
             with pytest.raises(LimitExceeded):
-                await node.identify(anonymous.connection, "ann")
-            await node.identify(anonymous.connection, "bob")
+                await identify(node, anonymous.connection, "ann")
+            await identify(node, anonymous.connection, "bob")
             with pytest.raises(BadRequest, match="belongs to 'bob'"):
-                await node.identify(anonymous.connection, "cid")
+                await identify(node, anonymous.connection, "cid")
             for client in (*clients, anonymous):
                 client.link.vanish()
 
@@ -114,7 +115,7 @@ def test_who_has_gone_before_it_is_identified_leaves_nothing() -> None:
             client = await connect(node)
             client.link.vanish()
             with pytest.raises(ConnectionClosed):
-                await node.identify(client.connection, "ann")
+                await identify(node, client.connection, "ann")
 
     run(main())
 

@@ -9,6 +9,7 @@ import pytest
 
 from engine.support import connect, open_node, publish, run
 from tidewire.errors import LimitExceeded
+from tidewire.sessions.newcomers import admit
 from tidewire.support.resident_memory import ResidentMemory
 from tidewire.testing import wait_until
 
@@ -31,11 +32,11 @@ def test_over_the_limit_newcomers_are_refused_and_those_inside_go_on(monkeypatch
     async def main() -> None:
         async with open_node(memory_bytes=1_000) as node:
             monkeypatch.setattr(ResidentMemory, "read", lambda _: 999)
-            async with node.admit("", ""):
+            async with admit(node, "", ""):
                 client = await connect(node, channel="a")
             monkeypatch.setattr(ResidentMemory, "read", lambda _: 1_000)
             with pytest.raises(LimitExceeded, match=r"No memory .*memory_bytes is 1000"):
-                async with node.admit("", ""):
+                async with admit(node, "", ""):
                     pass
             assert node.statistics().limits_reached["memory_bytes"] == 1
             await publish(node, "still here")
@@ -51,7 +52,7 @@ def test_without_a_limit_nothing_is_read(monkeypatch: pytest.MonkeyPatch) -> Non
     )
 
     async def main() -> None:
-        async with open_node() as node, node.admit("", ""):
+        async with open_node() as node, admit(node, "", ""):
             pass
 
     run(main())

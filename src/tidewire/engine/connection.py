@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import itertools
-import os
-import secrets
 import time
 from collections import deque
 from collections.abc import Callable, Iterable
@@ -22,6 +19,7 @@ from tidewire.support.counters import count_limit
 from tidewire.support.counts import Counts
 from tidewire.support.refusals import note_refusal
 from tidewire.support.shared_rate import SharedRate
+from tidewire.support.unique_ids import unique_id
 
 __all__ = ("Connection",)
 
@@ -29,20 +27,6 @@ __all__ = ("Connection",)
 _RATED_BYTES = 16_384
 #: What a message in the inbox costs beside its bytes, so that empty ones count too.
 _MESSAGE_COST = 64
-
-_ids = itertools.count(1)
-_prefix = ""
-
-
-def _begin_ids() -> None:
-    """Choose a prefix that no other process has: nodes on many machines know a member by its connection's id."""
-    global _prefix
-    _prefix = secrets.token_hex(6)
-
-
-_begin_ids()
-if hasattr(os, "register_at_fork"):  # a server may load the application first, and fork its workers then
-    os.register_at_fork(after_in_child=_begin_ids)
 
 
 class Connection:
@@ -58,7 +42,6 @@ class Connection:
         "_allowed_at",
         "_inbox",
         "_inbox_size",
-        "_is_admitted",
         "_is_handling",
         "_leaving",
         "_limits",
@@ -86,7 +69,7 @@ class Connection:
     )
 
     def __init__(self, link: Link, protocol: Protocol[Any], *, user: str, address: str, limits: Limits) -> None:
-        self.id = f"{_prefix}-{next(_ids):x}"
+        self.id = unique_id()
         self.user = user
         self.address = address
         self.link = link
@@ -105,8 +88,6 @@ class Connection:
         self.failed = False
         #: Somebody has asked for a message, or for the end.
         self.receives = False
-        #: The first message of the client has had its turn (node.Node.begin).
-        self._is_admitted = False
         #: The last message that was taken is being handled, and the next is asked for afterwards.
         self._is_handling = False
         self._on_drained: Callable[[Connection], None] | None = None
@@ -149,11 +130,6 @@ class Connection:
     def identify(self, user: str) -> None:
         """Set the user of a connection that had none."""
         self.user = user
-
-    def admit(self) -> bool:
-        """Return whether the connection was admitted before; from now on it is."""
-        was_admitted, self._is_admitted = self._is_admitted, True
-        return was_admitted
 
     # What the link tells (links.base.Listener).
 

@@ -7,10 +7,8 @@ import logging
 import secrets
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Coroutine
-from contextlib import asynccontextmanager
+from collections.abc import Callable
 from functools import partial
-from typing import Any
 
 import msgspec
 
@@ -22,11 +20,11 @@ from tidewire.engine.control import Control
 from tidewire.engine.fanout import Fanout
 from tidewire.engine.membership import Memberships
 from tidewire.engine.recovery import Recoveries
-from tidewire.engine.registry import Newcomer, Registry
+from tidewire.engine.registry import Registry
 from tidewire.engine.statistics import Statistics
 from tidewire.engine.subscribing import Subscriptions, ended
 from tidewire.engine.tasks import Tasks
-from tidewire.errors import BadRequest, LimitExceeded, NotPublished, PublishError, StoreUnavailable
+from tidewire.errors import BadRequest, LimitExceeded, NotPublished, PublishError
 from tidewire.history.missed import RecoveryReader
 from tidewire.history.shown import History, IsShown, everything
 from tidewire.messages import (
@@ -42,12 +40,9 @@ from tidewire.messages import (
 from tidewire.options import Limits
 from tidewire.protocols.close_codes import SHUTDOWN, TOO_MANY
 from tidewire.rules.channel_rules import ChannelRules, Tally
-from tidewire.support.admission import Admission
 from tidewire.support.counters import LimitCounter, count_limit
 from tidewire.support.counts import Counts
 from tidewire.support.meter import Meter
-from tidewire.support.refusals import note_refusal
-from tidewire.support.resident_memory import ResidentMemory
 
 __all__ = ("Node",)
 
@@ -105,7 +100,6 @@ class Node:
         self.subscribe = self.subscriptions.subscribe
         self.unsubscribe = self.subscriptions.unsubscribe
         self._is_revoked: IsRevoked | None = None
-        self._memory = ResidentMemory()
         self._limits_reached: Counter[str] = Counter()
         self._published = 0
         #: Connections since the start: those that came, and those that ended, by their codes.
@@ -180,28 +174,6 @@ class Node:
 
     # Connections come and go.
 
-    @asynccontextmanager
-    async def admit(self, user: str, address: str) -> AsyncIterator[Newcomer]:
-        """Judge a newcomer before it is accepted; raises LimitExceeded, which names the limit.
-
-        Within the block it counts for the limits, so that many at once do not pass them together. Its connection, if
-        the newcomer `becomes` one, counts from then on; `attach` comes next, before anything waits.
-        """
-        registry, limits = self.registry, self.limits
-        if 0 < limits.memory_bytes <= self._memory.read():
-            raise self._limit("memory_bytes", user, address, "No memory for more connections")
-        if len(registry.connections) + registry.arriving >= limits.connections:
-            raise self._limit("connections", user, address)
-        newcomer = registry.arrive(address, limits.connections_per_address)
-        if newcomer is None:
-            raise self._limit("connections_per_address", user, address)
-        try:
-            if user and await self._connections_of(user) >= limits.connections_per_user:
-                raise self._limit("connections_per_user", user, address)
-            yield newcomer
-        finally:
-            registry.arrived(newcomer)
-
     def judge_tokens(self, is_revoked: IsRevoked) -> None:
         """Ask the layer above that knows it whether a token was revoked."""
         self._is_revoked = is_revoked
@@ -209,18 +181,6 @@ class Node:
     def is_revoked(self, user: str, token: IssuedToken | None) -> bool:
         """Return whether a token may not be used any more."""
         return self._is_revoked is not None and self._is_revoked(user, token)
-
-    def _limit(self, name: str, user: str, address: str, what: str = "Too many connections") -> LimitExceeded:
-        count_limit(name)
-        error = LimitExceeded(f"{what} (the limit {name} is {getattr(self.limits, name)})")
-        note_refusal(name, str(error), user=user, address=address)
-        return error
-
-    async def _connections_of(self, user: str) -> int:
-        try:
-            return await self.presence.count(personal(user), user)
-        except StoreUnavailable:
-            return len(self.registry.users.get(user, ()))
 
     async def attach(self, connection: Connection, info: bytes = b"") -> None:
         """Add a connection; with a user, subscribe it to the user's own channel. Raises StoreUnavailable."""
@@ -238,13 +198,7 @@ class Node:
         connection.link.listen(connection)
 
     async def identify(self, connection: Connection, user: str, info: bytes = b"") -> None:
-        """Give a connection its user after it was accepted; raises LimitExceeded, and BadRequest when it has one."""
-        if connection.user:
-            raise BadRequest(f"this connection belongs to {connection.user!r} already")
-        if await self._connections_of(user) >= self.limits.connections_per_user:
-            raise self._limit("connections_per_user", user, connection.address)
-        if connection.id not in self.registry.connections:
-            raise ended(connection)
+        """Give a connection of this node its user, after it was accepted; raises as `attach` does."""
         self.registry.identify(connection, user)
         await self._subscribe_user(connection, info)
 
@@ -255,16 +209,6 @@ class Node:
             count_limit("connections_per_user")
             connection.end(TOO_MANY)
             raise ended(connection)
-
-    def begin(self, connection: Connection, work: Callable[[], Coroutine[Any, Any, None]]) -> None:
-        """Do in the background what a client asks for; the first time waits for its admission."""
-        if connection.admit():
-            self._spawn(work)
-        else:
-            Admission.of(asyncio.get_running_loop()).start(partial(self._spawn, work), self.limits.arrivals)
-
-    def _spawn(self, work: Callable[[], Coroutine[Any, Any, None]]) -> None:
-        self.tasks.spawn(work())
 
     def detach(self, connection: Connection) -> None:
         """Remove a connection with its subscriptions; it leaves where it was present. Harmless when repeated."""

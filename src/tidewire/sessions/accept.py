@@ -21,6 +21,7 @@ from tidewire.messages import IssuedToken
 from tidewire.protocols.base import Protocol
 from tidewire.protocols.close_codes import INTERNAL_ERROR, NORMAL, REVOKED, SHUTDOWN, STORE_AWAY, TOO_MANY
 from tidewire.sessions.endings import Ending, has_handler, judge
+from tidewire.sessions.newcomers import admit
 from tidewire.sessions.origins import Origins
 from tidewire.support.refusals import note_refusal
 
@@ -88,7 +89,7 @@ class Acceptance:
             note_refusal("revoked", REVOKED.reason, user=self._user, address=address)
             raise _denial(websocket, 403, REVOKED.reason, {})
         try:
-            async with node.admit(self._user, address) as newcomer:
+            async with admit(node, self._user, address) as newcomer:
                 own = copy(websocket)
                 link = await _open_link(node, own, *self._headers)
                 connection = Connection(link, self._protocol, user=self._user, address=address, limits=node.limits)

@@ -32,6 +32,7 @@ from tidewire.protocols.payload import connection_id, encode_json, encode_messag
 from tidewire.protocols.shape import checked_announcement
 from tidewire.sessions.accept import Acceptance
 from tidewire.sessions.in_flight import InFlight
+from tidewire.sessions.newcomers import identify
 from tidewire.sessions.push_only import EndOfPushing
 from tidewire.sessions.threads import check_loop
 
@@ -144,7 +145,7 @@ class HubConnection:
         Raises LimitExceeded when the user has too many connections, ConnectionClosed when the token is revoked.
         """
         self._here.opened_with(token)
-        await self._node.identify(self._here, user, b"" if info is None else encode_json(info))
+        await identify(self._node, self._here, user, b"" if info is None else encode_json(info))
         if self._node.is_revoked(user, token):
             self._here.end(REVOKED)
             raise ConnectionClosed(REVOKED)

@@ -13,6 +13,7 @@ from tidewire.errors import ConnectionClosed, Rejected
 from tidewire.protocols.close_codes import INTERNAL_ERROR
 from tidewire.sessions.in_flight import InFlight
 from tidewire.sessions.reply_budget import ReplyBudget
+from tidewire.support.admission import Admission
 
 __all__ = ("CommandQueue",)
 
@@ -31,7 +32,18 @@ class CommandQueue:
     exception ends it with 1011, or what the protocol has for that. `closed` is called when the connection has ended.
     """
 
-    __slots__ = ("_calls", "_closed", "_handle", "_reading", "_steps", "connection", "is_running", "node", "publishes")
+    __slots__ = (
+        "_calls",
+        "_closed",
+        "_handle",
+        "_is_admitted",
+        "_reading",
+        "_steps",
+        "connection",
+        "is_running",
+        "node",
+        "publishes",
+    )
 
     def __init__(
         self, node: Node, connection: Connection, handle: Handle, *, closed: Callable[[], None] | None = None
@@ -45,6 +57,7 @@ class CommandQueue:
         self._calls: InFlight | None = None
         self._reading: asyncio.Lock | None = None
         self._steps: deque[Step] | None = None
+        self._is_admitted = False
         #: Something is running for the client.
         self.is_running = False
 
@@ -100,7 +113,14 @@ class CommandQueue:
     def _readable(self) -> None:
         if not self.is_running:
             self.is_running = True
-            self.node.begin(self.connection, self._run)
+            if self._is_admitted:
+                self._begin()
+            else:  # the first message of a newcomer waits for its turn
+                self._is_admitted = True
+                Admission.of(asyncio.get_running_loop()).start(self._begin, self.node.limits.arrivals)
+
+    def _begin(self) -> None:
+        self.node.tasks.spawn(self._run())
 
     def close(self) -> None:
         """Handle nothing more: the connection has ended."""

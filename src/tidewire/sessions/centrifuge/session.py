@@ -30,6 +30,7 @@ from tidewire.sessions.centrifuge.directory import Sessions
 from tidewire.sessions.centrifuge.heartbeat import Heartbeat
 from tidewire.sessions.centrifuge.subscriptions import ClientSubscriptions, Ready
 from tidewire.sessions.command_queue import CommandQueue
+from tidewire.sessions.newcomers import identify
 
 __all__ = ("Session",)
 
@@ -202,7 +203,7 @@ class Session:
         if connection.user:
             raise Rejected(codes.INVALID_TOKEN)
         try:
-            await self.node.identify(connection, identity.user, identity.info)
+            await identify(self.node, connection, identity.user, identity.info)
         except LimitExceeded:
             raise Rejected(TOO_MANY) from None
 

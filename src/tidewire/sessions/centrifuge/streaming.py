@@ -24,6 +24,7 @@ from tidewire.rules.base import Authority, Identity
 from tidewire.sessions.centrifuge.emulation import Emulation
 from tidewire.sessions.centrifuge.session import Session
 from tidewire.sessions.centrifuge.unidirectional import EventProtocol
+from tidewire.sessions.newcomers import admit
 from tidewire.sessions.origins import Origins
 from tidewire.support.counters import count_limit
 
@@ -124,7 +125,7 @@ class StreamedSession(Response):
             server=server,
         )
         try:
-            async with node.admit(self._identity.user if self._identity is not None else "", address) as newcomer:
+            async with admit(node, self._identity.user if self._identity is not None else "", address) as newcomer:
                 connection = Connection(link, self._protocol, user="", address=address, limits=node.limits)
                 newcomer.becomes(connection)
         except LimitExceeded as error:

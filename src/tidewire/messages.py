@@ -147,12 +147,14 @@ class HistoryPage(msgspec.Struct, frozen=True):
 
     `top` is the channel's position at the moment of the read. `complete` says that nothing is missing between
     the position asked for (or, without one, the beginning of the retained window) and the first publication here;
-    it is False when the epoch differs, or when something in between was trimmed.
+    it is False when the epoch differs, or when something in between was trimmed. `is_cut` says that there is more
+    behind the last publication, which was too much for one answer.
     """
 
     publications: tuple[Publication, ...]
     top: Position
     complete: bool
+    is_cut: bool = False
 
 
 class Member(msgspec.Struct, frozen=True, gc=False):

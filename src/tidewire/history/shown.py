@@ -41,6 +41,7 @@ class History:
         so that hardly more than that is ever in memory. Raises StoreUnavailable.
         """
         found: list[Publication] = []
+        is_cut = False
         since, first, step = request.since, None, None if most is None else FIRST_STEP
         while True:
             asked = _asked(request.limit, len(found), step, is_first=first is None)
@@ -57,13 +58,14 @@ class History:
                 if fitting < len(found):
                     count_limit("reply_bytes")
                     del found[fitting:]
+                    is_cut = True
                     break
                 step = step_after(page.publications, most - sum(map(cost, found)))
             is_done = request.limit is not None and len(found) >= request.limit
             if not asked or len(page.publications) < asked or is_done:
                 break
             since = Position(page.publications[-1].offset, first.top.epoch)
-        return HistoryPage(tuple(found[: request.limit]), first.top, first.complete)
+        return HistoryPage(tuple(found[: request.limit]), first.top, first.complete, is_cut)
 
     def _until(self, top: Position, page: HistoryPage) -> tuple[Publication, ...]:
         return self.shown(one for one in page.publications if one.offset <= top.offset)

@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import hmac
 import logging
-from collections.abc import Callable
-from typing import Any
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from contextlib import aclosing
+from typing import Any, TypeVar
 
 import msgspec
 from fastapi import APIRouter, Request, Response, Security
 from fastapi.security import APIKeyHeader
 from starlette.requests import ClientDisconnect
+from starlette.types import Receive, Scope, Send
 
 from tidewire.errors import ConfigurationError, StoreUnavailable, TidewireError
 from tidewire.http_api import models as m
-from tidewire.http_api.calls import FAULT, METHODS, Calls, encode, failure
+from tidewire.http_api import results
+from tidewire.http_api.calls import FAULT, METHODS, Calls, failure
+from tidewire.messages import HistoryPage
 from tidewire.protocols.json_text import with_whole_characters
 from tidewire.sessions.origins import Origins
 from tidewire.support.counters import count_limit
@@ -23,7 +27,10 @@ __all__ = ("api_router",)
 
 logger = logging.getLogger("tidewire")
 
+R = TypeVar("R")
+
 _OWN_PAGES = Origins()
+_JSON, _NOT_STORED = "application/json", {"Cache-Control": "no-store"}
 _STATUS = {102: 404, 104: 404, 107: 400, 108: 400, 112: 416, 113: 409}
 _KEY = APIKeyHeader(name="X-API-Key", auto_error=False, description="The key of the HTTP API.")
 
@@ -123,11 +130,13 @@ class _Endpoint:
         except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
             text = 'send lines as {"method": "publish", "params": {…}}'
             return Response(text, status_code=400, media_type="text/plain")
-        replies = [encode(await self._reply(command)) for command in commands]
-        return Response(b"\n".join(replies), media_type="application/json", headers={"Cache-Control": "no-store"})
+        calls = self._calls()
+        replies = [m.encode(await self._reply(calls, command)) for command in commands]
+        return Response(b"\n".join(replies), media_type=_JSON, headers=_NOT_STORED)
 
-    async def _reply(self, command: _Command) -> dict[str, Any]:
-        result = await self._called(command.method, bytes(command.params))
+    async def _reply(self, calls: Calls, command: _Command) -> dict[str, Any]:
+        method, params = command.method, bytes(command.params)
+        result = await self._called(method, lambda: calls.call(method, params))
         return {"error": result} if isinstance(result, m.ApiError) else {"result": result}
 
     def _is_known(self, request: Request) -> bool:
@@ -152,14 +161,32 @@ class _Endpoint:
         return bytes(body)
 
     async def _answer(self, name: str, body: bytes, request: Request) -> Response:
-        result = await self._called(name, body)
+        calls = self._calls()
+        if name == "history":
+            return await self._answer_history(calls, body, request)
+        result = await self._called(name, lambda: calls.call(name, body))
         if isinstance(result, m.ApiError):
             return self._failed(result, request)
         return _json(result if name == "batch" else {"result": result})
 
-    async def _called(self, name: str, body: bytes) -> m.Result | m.ApiError:
+    async def _answer_history(self, calls: Calls, body: bytes, request: Request) -> Response:
+        """Answer with a history page by page, as the caller takes it."""
+
+        async def begin() -> tuple[HistoryPage, AsyncGenerator[HistoryPage, None]]:
+            pages = calls.history_pages(body)
+            return await anext(pages), pages
+
+        begun = await self._called("history", begin)
+        if isinstance(begun, m.ApiError):
+            return self._failed(begun, request)
+        first, rest = begun
+        if not first.is_cut:
+            return _json({"result": results.history(first)})
+        return _Streamed(request, results.stream_history(first, rest))
+
+    async def _called(self, name: str, call: Callable[[], Awaitable[R]]) -> R | m.ApiError:
         try:
-            return await self._calls().call(name, body)
+            return await call()
         except TidewireError as error:
             if isinstance(error, StoreUnavailable):
                 logger.warning("the call %s of the HTTP API failed: %s", name, error)
@@ -175,8 +202,27 @@ class _Endpoint:
         return _json({"error": error})
 
 
+class _Streamed(Response):
+    """An answer in parts, each made when the one before was taken, for as long as the caller is there."""
+
+    def __init__(self, request: Request, parts: AsyncGenerator[bytes, None]) -> None:
+        super().__init__(media_type=_JSON, headers=_NOT_STORED)
+        del self.headers["content-length"]
+        self._request = request
+        self._parts = parts
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
+        async with aclosing(self._parts):
+            async for part in self._parts:
+                await send({"type": "http.response.body", "body": part, "more_body": True})
+                if await self._request.is_disconnected():
+                    return
+        await send({"type": "http.response.body", "body": b""})
+
+
 def _json(content: object, status: int = 200) -> Response:
-    return Response(encode(content), status, media_type="application/json", headers={"Cache-Control": "no-store"})
+    return Response(m.encode(content), status, media_type=_JSON, headers=_NOT_STORED)
 
 
 def _inlined(schema: dict[str, Any]) -> dict[str, Any]:

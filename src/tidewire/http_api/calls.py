@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 from typing import Any, NamedTuple, TypeVar
 
 import msgspec
-from pydantic import BaseModel, ValidationError
+from pydantic import ValidationError
 
 from tidewire.engine.node import Node
 from tidewire.errors import (
@@ -16,44 +16,38 @@ from tidewire.errors import (
     CommandError,
     Disconnect,
     InvalidMessage,
+    LimitExceeded,
     PublishError,
     StoreUnavailable,
     TidewireError,
     UnknownType,
 )
+from tidewire.history.read_steps import cost
 from tidewire.http_api import models as m
 from tidewire.http_api import results
 from tidewire.http_api.nodes import Nodes
 from tidewire.http_api.publish import Publishing, payload
-from tidewire.messages import Position
+from tidewire.messages import HistoryPage, Position
 from tidewire.options import ChannelOptions
 from tidewire.protocols.centrifuge.codes import BAD_REQUEST, FORCE_DISCONNECT, INTERNAL, error_of
 from tidewire.protocols.centrifuge.override import Override
 from tidewire.protocols.json_text import has_huge_number
 from tidewire.rules.base import Grant
 from tidewire.sessions.centrifuge import orders
+from tidewire.support.counters import count_limit
 
-__all__ = ("FAULT", "METHODS", "Calls", "Extension", "Method", "encode", "failure")
+__all__ = ("FAULT", "METHODS", "Calls", "Extension", "Method", "failure")
 
 logger = logging.getLogger("tidewire")
 
 T = TypeVar("T")
 R = TypeVar("R")
+Q = TypeVar("Q", bound=m.Request)
 
 #: An extension that `rpc` calls: JSON in, JSON out.
 Extension = Callable[[Any], Awaitable[Any]]
 #: Channels of a broadcast, or commands of a parallel batch, that are done at once.
 _AT_ONCE = 256
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, BaseModel):
-        return {name: getattr(value, name) for name in type(value).model_fields if name in value.model_fields_set}
-    raise TypeError(f"{type(value).__name__} is no type that JSON knows")
-
-
-#: Writes what was set in results, and payloads as they came.
-encode = msgspec.json.Encoder(enc_hook=_plain).encode
 
 
 def failure(error: TidewireError) -> m.ApiError:
@@ -88,24 +82,29 @@ class Calls:
         self._nodes = nodes
         self._options = options
         self._extensions = extensions or {}
+        #: Bytes of history that these calls may still be answered with, where they have one answer.
+        self._left = node.limits.replies_bytes
         self._publishing = Publishing(node, options)
 
     async def call(self, method: str, body: bytes) -> m.Result:
         """Do what a body asks; raises BadRequest, UnknownType too."""
-        if has_huge_number(body):
-            raise BadRequest("the body has a number of 310 digits or more, which not every client can read")
         found = METHODS.get(method)
         if found is None:
             raise UnknownType(f"no method {method!r}; there are {', '.join(METHODS)}")
+        work, meter = found.run(self, self._parsed(found.request, body)), self.node.meter
+        result: m.Result = await (work if meter is None else meter.timed("api", method, work))
+        return result
+
+    def _parsed(self, type_: type[Q], body: bytes) -> Q:
+        if has_huge_number(body):
+            raise BadRequest("the body has a number of 310 digits or more, which not every client can read")
         try:
-            request = found.request.parse(body)
+            request: Q = type_.parse(body)
         except ValidationError as error:
             raise BadRequest(_problem(error)) from None
         except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
             raise BadRequest(f"the body is no JSON object: {error}") from None
-        work, meter = found.run(self, request), self.node.meter
-        result: m.Result = await (work if meter is None else meter.timed("api", method, work))
-        return result
+        return request
 
     # Publications.
 
@@ -193,8 +192,19 @@ class Calls:
         return await results.presence_stats(self.node, request.channel, self._options(request.channel))
 
     async def history(self, request: m.HistoryRequest) -> m.HistoryResult:
-        """Return publications of a channel, and its position."""
-        return await results.history(self.node, self._options(request.channel), request)
+        """Return publications of a channel, and its position; raises LimitExceeded for too many."""
+        options, most = self._options(request.channel), self.node.limits.reply_bytes
+        page = await anext(results.pages(self.node, options, request, most=most))
+        self._left -= sum(map(cost, page.publications))
+        if page.is_cut or self._left < 0:
+            count_limit("reply_bytes" if page.is_cut else "replies_bytes")
+            raise LimitExceeded("these histories are too much for one answer; ask for each alone, by /history")
+        return results.history(page)
+
+    def history_pages(self, body: bytes) -> AsyncGenerator[HistoryPage, None]:
+        """Return the history that a body asks for in pages, each read when it is asked for; raises as `call`."""
+        request = self._parsed(m.HistoryRequest, body)
+        return results.pages(self.node, self._options(request.channel), request)
 
     async def history_remove(self, request: m.HistoryRemoveRequest) -> m.Empty:
         """Remove the history of a channel; its position stays."""
@@ -218,7 +228,7 @@ class Calls:
         if extension is None:
             raise UnknownType(f"no extension {request.method!r} is registered")
         params = None if request.params is None else msgspec.json.decode(request.params)
-        return m.RpcResult(data=msgspec.Raw(encode(await extension(params))))
+        return m.RpcResult(data=msgspec.Raw(m.encode(await extension(params))))
 
     async def batch(self, request: m.BatchRequest) -> m.BatchResult:
         """Run several calls, one after the other or in parallel."""

@@ -325,3 +325,13 @@ class BatchResult(Result):
     """One reply for each command, in their order: `{"method": {…}}`, or `{"error": {…}}`."""
 
     replies: list[dict[str, Any]]
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, BaseModel):
+        return {name: getattr(value, name) for name in type(value).model_fields if name in value.model_fields_set}
+    raise TypeError(f"{type(value).__name__} is no type that JSON knows")
+
+
+#: Writes what was set in results, and payloads as they came.
+encode = msgspec.json.Encoder(enc_hook=_plain).encode

@@ -2,19 +2,27 @@
 
 from __future__ import annotations
 
+import asyncio
+import logging
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+
 import msgspec
 
 from tidewire.engine.node import Node
-from tidewire.errors import NotAvailable
+from tidewire.errors import NotAvailable, TidewireError, Unrecoverable
 from tidewire.http_api import models as m
-from tidewire.messages import Publication
+from tidewire.messages import HistoryPage, Publication
 from tidewire.options import ChannelOptions
 from tidewire.protocols.centrifuge import messages as wire
 from tidewire.protocols.meta import meta_of
-from tidewire.sessions.centrifuge.reading import read_history, read_presence
+from tidewire.sessions.centrifuge.reading import PAGE_BYTES, read_history, read_presence
 from tidewire.sessions.centrifuge.websocket import JSON
+from tidewire.sessions.reply_budget import ReplyBudget
 
-__all__ = ("check_history", "history", "presence", "presence_stats")
+__all__ = ("check_history", "history", "pages", "presence", "presence_stats", "stream_history")
+
+logger = logging.getLogger("tidewire")
 
 
 def check_history(channel: str, options: ChannelOptions) -> None:
@@ -23,11 +31,51 @@ def check_history(channel: str, options: ChannelOptions) -> None:
         raise NotAvailable(f"channel {channel!r} has no history")
 
 
-async def history(node: Node, options: ChannelOptions, request: m.HistoryRequest) -> m.HistoryResult:
-    """Read a channel's history; raises NotAvailable, BadRequest, Unrecoverable, StoreUnavailable."""
+async def pages(
+    node: Node, options: ChannelOptions, request: m.HistoryRequest, *, most: int = PAGE_BYTES
+) -> AsyncGenerator[HistoryPage, None]:
+    """Read a channel's history in pages of so many bytes, each read when it is asked for.
+
+    Raises NotAvailable, BadRequest, Unrecoverable (also when the store lost something between two pages),
+    StoreUnavailable.
+    """
     since = None if request.since is None else wire.StreamPosition(request.since.offset, request.since.epoch)
-    asked = wire.HistoryRequest(request.channel, request.limit, since, request.reverse)
-    page = await read_history(node, request.channel, options, asked)
+    limit, top, budget = request.limit, None, ReplyBudget.of(asyncio.get_running_loop())
+    while True:
+        asked = wire.HistoryRequest(request.channel, limit, since, request.reverse)
+        async with budget.reserve(node.limits):
+            page = await read_history(node, request.channel, options, asked, most=most)
+        if top is not None and not (page.complete or request.reverse):
+            raise Unrecoverable(f"the history of {request.channel!r} was trimmed while it was read; read it anew")
+        top = top or page.top
+        found = tuple(one for one in page.publications if one.offset <= top.offset)
+        yield HistoryPage(found, top, page.complete, page.is_cut)
+        if not page.is_cut or not found:
+            return
+        since = wire.StreamPosition(found[-1].offset, top.epoch)
+        limit = limit if limit < 0 else limit - len(found)
+
+
+async def stream_history(first: HistoryPage, rest: AsyncGenerator[HistoryPage, None]) -> AsyncGenerator[bytes, None]:
+    """Write an answer page by page; where the rest cannot be read, it ends amid the answer, which is no JSON then."""
+    yield b'{"result":{"publications":[' + _joined(first)
+    try:
+        async with aclosing(rest):
+            async for page in rest:
+                if page.publications:
+                    yield b"," + _joined(page)
+    except TidewireError as error:
+        logger.warning("a history could not be read to its end by the HTTP API: %s", error)
+        return
+    yield b'],"offset":%d,"epoch":%b}}' % (first.top.offset, msgspec.json.encode(first.top.epoch))
+
+
+def _joined(page: HistoryPage) -> bytes:
+    return b",".join([m.encode(_publication(publication)) for publication in page.publications])
+
+
+def history(page: HistoryPage) -> m.HistoryResult:
+    """Return a page as a result."""
     return m.HistoryResult(
         publications=[_publication(publication) for publication in page.publications],
         offset=page.top.offset,

@@ -7,6 +7,7 @@ import sys
 from collections.abc import Awaitable, Callable
 from typing import Any
 
+from tidewire.channels import personal
 from tidewire.errors import (
     BadRequest,
     CommandError,
@@ -16,7 +17,7 @@ from tidewire.errors import (
     StoreUnavailable,
 )
 from tidewire.hub import Hub
-from tidewire.messages import MAX_OFFSET, Position, Publication
+from tidewire.messages import MAX_OFFSET, HistoryPage, HistoryRequest, Position, Publication
 from tidewire.options import ChannelOptions
 from tidewire.protocols.chat import (
     CHAT,
@@ -206,13 +207,23 @@ class ChatSession:
         return "" if id_ is None else f"{self._user}:{id_}"
 
     async def _send_inbox(self, since: Position | None) -> None:
-        page = await self._hub.inbox(self._user, since=since)
+        page = await self._read_inbox(since)
         messages = [CHAT.raw(publication) for publication in page.publications if _is_private(publication)]
         if since is None:
             await self._connection.send(CHAT.encode(Inbox(messages, page.top.offset, page.top.epoch)))
             return
         answer = Inbox(messages, page.top.offset, page.top.epoch, page.complete)
         await self._connection.send(CHAT.encode(answer))
+
+    async def _read_inbox(self, since: Position | None) -> HistoryPage:
+        """Return what was sent to the user, at most as much as a reply holds: then the newest, and not complete."""
+        node, channel = self._hub.node, personal(self._user)
+        retention, most = node.rules.options(channel).retention, node.limits.reply_bytes
+        page = await node.history.read(HistoryRequest(channel, retention, since), most=most)
+        if not page.is_cut:
+            return page
+        newest = await node.history.read(HistoryRequest(channel, retention, reverse=True), most=most)
+        return HistoryPage(newest.publications[::-1], newest.top, complete=False)
 
     # Other commands.
 

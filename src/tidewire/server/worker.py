@@ -36,6 +36,7 @@ from tidewire.links.request_limit import RequestLimit
 from tidewire.options import Limits
 from tidewire.server import logs
 from tidewire.server.settings import Settings
+from tidewire.support.resident_memory import MemoryReturn
 from tidewire.support.siblings import Siblings
 
 __all__ = ("CANNOT_START", "MISCONFIGURED", "Job", "serve")
@@ -135,6 +136,7 @@ class _Server(uvicorn.Server):
             gc.freeze()
             gc.set_threshold(*_GC_THRESHOLDS)
             sys.setswitchinterval(_SWITCH_SECONDS)
+            MemoryReturn(asyncio.get_running_loop())
             _log.info("serving %s", self._what)
             self._ready()
 

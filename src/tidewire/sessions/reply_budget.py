@@ -18,11 +18,13 @@ __all__ = ("ReplyBudget",)
 class ReplyBudget(PerLoop):
     """Lets replies be made as far as the limit `replies_bytes` goes; the others wait, first come, first served."""
 
-    __slots__ = ("_reserved", "_waiting")
+    __slots__ = ("_reserved", "_waiting", "large")
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         super().__init__(loop)
         self._reserved = 0
+        #: Calls that have had a large answer, by name: they are made like reads from then on.
+        self.large: set[str] = set()
         self._waiting: deque[tuple[int, asyncio.Future[None]]] = deque()
 
     @asynccontextmanager

@@ -1,16 +1,22 @@
-"""The memory of this process, read from the kernel often enough to judge newcomers by it."""
+"""The memory of this process, read from the kernel often enough to judge newcomers by it; and given back to it."""
 
 from __future__ import annotations
 
+import asyncio
+import ctypes
 import os
 import time
 from pathlib import Path
 
-__all__ = ("ResidentMemory",)
+__all__ = ("MemoryReturn", "ResidentMemory")
 
 #: Seconds for which one reading is used, so that many handshakes at once do not cause as many readings.
 _READING_SECONDS = 1.0
 _STATM = Path("/proc/self/statm")
+#: glibc's name for the size from which a block is mapped by itself (mallopt(3)), and that size.
+_M_MMAP_THRESHOLD, _LARGE = -3, 262_144
+#: Seconds between two looks for memory that may be given back, and the bytes that are worth it.
+_TRIM_SECONDS, _MUCH = 5.0, 4_194_304
 
 
 class ResidentMemory:
@@ -29,6 +35,33 @@ class ResidentMemory:
             self._due = now + _READING_SECONDS
             self._bytes = _resident()
         return self._bytes
+
+
+class MemoryReturn:
+    """Lets the allocator (glibc) give back what was freed; by itself it keeps most of what a burst has needed.
+
+    Large blocks go back when they are freed. The rest is looked for every few seconds, if there may be much of it, in
+    another thread: that takes some milliseconds.
+    """
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = loop
+        self._low = _resident()
+        try:
+            library = ctypes.CDLL(None)
+            library.mallopt(_M_MMAP_THRESHOLD, _LARGE)
+            self._trim = library.malloc_trim
+        except (OSError, AttributeError):
+            return  # another allocator
+        loop.call_later(_TRIM_SECONDS, self._look)
+
+    def _look(self) -> None:
+        now = _resident()
+        if now > self._low + _MUCH:
+            self._low = now
+            self._loop.run_in_executor(None, self._trim, 0)
+        self._low = min(self._low, now)
+        self._loop.call_later(_TRIM_SECONDS, self._look)
 
 
 def _resident() -> int:

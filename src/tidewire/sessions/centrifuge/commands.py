@@ -49,6 +49,8 @@ logger = logging.getLogger("tidewire")
 #: What a client is told of the server.
 VERSION = f"tidewire {version('tidewire')}"
 _PUBLISHED = m.PublishResult()
+#: Bytes of an answer of the application from which its call is made like a read: one at a time for each client.
+_LARGE_ANSWER = 65_536
 #: Methods that do not wait for the publications before them, or do so beside the other commands.
 _BESIDE = frozenset({"publish", "rpc", "history", "presence", "presence_stats"})
 
@@ -250,12 +252,19 @@ class Commands:
 
     async def rpc(self, command: int, request: m.RpcRequest) -> None:
         """Reply with what the application returns."""
-        caller = self._credentials.caller
+        caller, method = self._credentials.caller, request.method
+        large = ReplyBudget.of(asyncio.get_running_loop()).large
 
         async def call() -> m.RpcResult:
-            return m.RpcResult(raw(await self._authority.rpc(caller, request.method, bytes(request.data))))
+            answer = await self._authority.rpc(caller, method, bytes(request.data))
+            if len(answer) > _LARGE_ANSWER:
+                large.add(method)
+            return m.RpcResult(raw(answer))
 
-        await self._queue.run_beside(lambda: self._answer(command, "rpc", call()))
+        if method in large:
+            await self._answer_read(command, "rpc", call)
+        else:
+            await self._queue.run_beside(lambda: self._answer(command, "rpc", call()))
 
     async def send(self, command: int, request: m.SendRequest) -> None:
         """Hand a message to the application, which answers nothing."""

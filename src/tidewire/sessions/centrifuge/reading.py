@@ -9,10 +9,10 @@ from tidewire.options import ChannelOptions, Limits
 from tidewire.protocols.centrifuge import messages as m
 from tidewire.protocols.meta import client_info
 
-__all__ = ("read_history", "read_presence")
+__all__ = ("PAGE_BYTES", "read_history", "read_presence")
 
 #: Bytes of one history reply at most: its client asks for the next page, and has taken this one by then.
-_PAGE_BYTES = 1_048_576
+PAGE_BYTES = 1_048_576
 
 
 async def read_presence(node: Node, channel: str, options: ChannelOptions) -> dict[str, m.ClientInfo]:
@@ -24,9 +24,15 @@ async def read_presence(node: Node, channel: str, options: ChannelOptions) -> di
 
 
 async def read_history(
-    node: Node, channel: str, options: ChannelOptions, request: m.HistoryRequest, *, limits: Limits | None = None
+    node: Node,
+    channel: str,
+    options: ChannelOptions,
+    request: m.HistoryRequest,
+    *,
+    limits: Limits | None = None,
+    most: int = PAGE_BYTES,
 ) -> HistoryPage:
-    """Return what a history request asks for, at most as much as the limits of a reply.
+    """Return what a history request asks for, at most so many bytes, and as many publications as `limits` say.
 
     Raises NotAvailable, BadRequest, Unrecoverable (another epoch), StoreUnavailable.
     """
@@ -44,7 +50,7 @@ async def read_history(
             epoch = (await node.broker.history(channel, limit=0, retention=options.retention)).top.epoch
         position = Position(min(since.offset, MAX_OFFSET), epoch)
     asked = HistoryRequest(channel, options.retention, position, None if limit < 0 else limit, request.reverse)
-    page = await node.history.read(asked, most=None if limits is None else min(limits.reply_bytes, _PAGE_BYTES))
+    page = await node.history.read(asked, most=min(most, node.limits.reply_bytes))
     if since is not None and since.epoch and since.epoch != page.top.epoch:
         raise Unrecoverable(f"the history of {channel!r} is of another epoch than {since.epoch!r}; read it anew")
     return page

@@ -465,7 +465,8 @@ def test_every_close_code_and_error_code_is_listed() -> None:
             assert found, f"{name} is not in codes.md: {value.code} {value.reason!r}"
             assert found[0].strip().startswith("yes" if value.reconnect else "no"), f"{name} in codes.md"
     for error in CommandError.__subclasses__():
-        assert f"| `{error.code}` | `{error.__name__}` |" in text
+        if error.__module__ == errors.__name__:
+            assert f"| `{error.code}` | `{error.__name__}` |" in text
 
 
 def test_every_type_of_the_chat_dialect_is_listed() -> None:

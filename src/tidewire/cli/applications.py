@@ -6,18 +6,24 @@ import os
 import sys
 from typing import Any
 
+from fastapi import FastAPI
 from uvicorn.importer import ImportFromStringError, import_from_string
 
 from tidewire.errors import ConfigurationError
 from tidewire.hub import Hub
 
-__all__ = ("load_hub",)
+__all__ = ("load_application", "load_hub")
 
 
 def load_hub(path: str) -> Hub:
-    """Return the hub that `path` names, or that of the application that it names; raises ConfigurationError.
+    """Return the hub that `path` names, or that of the application that it names; raises ConfigurationError."""
+    return load_application(path)[0]
 
-    That is the hub whose lifespan the application has, else the only one of its module.
+
+def load_application(path: str) -> tuple[Hub, FastAPI | None]:
+    """Return a hub and its application, as far as `path` names one; raises ConfigurationError.
+
+    The hub is the one whose lifespan the application has, else the only one of its module. A function is called.
     """
     sys.path.insert(0, os.getcwd())
     try:
@@ -25,15 +31,17 @@ def load_hub(path: str) -> Hub:
     except ImportFromStringError as error:
         raise ConfigurationError(f"{path!r} cannot be loaded: {error}") from error
     if isinstance(found, Hub):
-        return found
-    lifespan = getattr(getattr(found, "router", None), "lifespan_context", None)
-    owner = getattr(lifespan, "__self__", None)
+        return found, None
+    if not isinstance(found, FastAPI) and callable(found):
+        found = found()
+    app = found if isinstance(found, FastAPI) else None
+    owner = getattr(getattr(getattr(app, "router", None), "lifespan_context", None), "__self__", None)
     if isinstance(owner, Hub):
-        return owner
+        return owner, app
     module = sys.modules[path.partition(":")[0]]
     hubs = {id(value): value for value in vars(module).values() if isinstance(value, Hub)}
     if len(hubs) == 1:
-        return next(iter(hubs.values()))
+        return next(iter(hubs.values())), app
     raise ConfigurationError(
         f"{path!r} has {len(hubs) or 'no'} hubs that a command can find; name the hub itself, as main:hub"
     )

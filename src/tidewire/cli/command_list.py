@@ -38,6 +38,7 @@ COMMANDS = {
     "doctor": Command(
         "doctor", "doctor", "Look at the configured store: reachable, what it keeps, and what to change."
     ),
+    "types": Command("types", "types", "Write the types of an application's channels for clients, or compare them."),
     "pipeline": Command("pipeline", "pipelines", "Long jobs with live progress."),
 }
 

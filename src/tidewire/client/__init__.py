@@ -13,6 +13,7 @@ from tidewire.client.chat_messages import (
 )
 from tidewire.client.client import Client
 from tidewire.client.client_subscription import Subscription
+from tidewire.client.typed_channel import TypedChannel, TypedPublication
 from tidewire.client.values import ChannelHistory, ChannelMember, ChannelPublication
 
 __all__ = (
@@ -30,4 +31,6 @@ __all__ = (
     "Subscription",
     "System",
     "Trouble",
+    "TypedChannel",
+    "TypedPublication",
 )

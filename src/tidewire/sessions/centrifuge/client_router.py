@@ -85,6 +85,7 @@ def client_router(
         router.add_api_route(f"/connection/{path}", _endpoint(serve, found), methods=methods, name=f"tidewire:{path}")
         router.add_api_route(f"/connection/{path}", endpoints.preflight, methods=["OPTIONS"])
     router.add_api_route("/connection/tidewire.js", _module, methods=["GET", "HEAD"])
+    router.add_api_route("/connection/tidewire.d.ts", _declarations, methods=["GET", "HEAD"])
     router.add_api_route("/emulation", endpoints.emulation, methods=["POST"])
     router.add_api_route("/emulation", endpoints.preflight, methods=["OPTIONS"])
     return router
@@ -99,6 +100,12 @@ async def _upgrade_required() -> Response:
 async def _module() -> Response:
     """Give a page the client that needs no bundler; it is asked for again each time, and answered by its ETag."""
     return FileResponse(_MODULE, media_type="text/javascript", headers={"Cache-Control": "no-cache"})
+
+
+async def _declarations() -> Response:
+    """Give a developer the types of that client."""
+    path = _MODULE.with_suffix(".d.ts")
+    return FileResponse(path, media_type="text/plain", headers={"Cache-Control": "no-cache"})
 
 
 def _endpoint(

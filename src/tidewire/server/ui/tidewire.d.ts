@@ -1,0 +1,113 @@
+// The declarations of tidewire.js. `tidewire types app:app --typescript` writes those of an application's messages.
+
+export interface Position { offset: number; epoch: string }
+export interface Member { client: string; user: string; connInfo?: any; chanInfo?: any }
+export interface Publication<T = any> { channel: string; data: T; offset?: number; info?: Member; tags?: Record<string, string> }
+export interface Subscribed { channel: string; wasRecovering: boolean; recovered: boolean; position?: Position; data?: any }
+export interface Ending { code: number; reason: string }
+
+export interface Options {
+  /** Says who connects. */
+  token?: string;
+  /** Fetches a token: at first, and before one ends; "" ends it all. */
+  getToken?: () => string | Promise<string>;
+  /** Goes to the server with each connect. */
+  data?: any;
+  /** The application's name, for the server's statistics. */
+  name?: string;
+  /** Milliseconds for an answer. */
+  timeout?: number;
+  /** Where there is none, as in Node 20. */
+  WebSocket?: typeof globalThis.WebSocket;
+}
+
+export interface ChannelOptions {
+  /** Lets a client into a private channel. */
+  token?: string;
+  /** Fetches such a token. */
+  getToken?: (channel: string) => string | Promise<string>;
+  /** Goes to the server with each subscribe. */
+  data?: any;
+  /** What came after this position comes first. */
+  since?: Position;
+  /** What is missed while away is asked for; the server may say so by itself. */
+  recoverable?: boolean;
+  /** Joins and leaves of others are asked for. */
+  joinLeave?: boolean;
+}
+
+export interface HistoryOptions { limit?: number; since?: Position; reverse?: boolean }
+export interface History<T = any> { publications: Publication<T>[]; position: Position }
+
+export interface ClientEvents {
+  connecting: Ending;
+  connected: { client: string; data?: any };
+  disconnected: Ending;
+  error: TidewireError;
+  message: { data: any };
+  publication: Publication;
+  join: Member & { channel: string };
+  leave: Member & { channel: string };
+  subscribed: Subscribed;
+  unsubscribed: Ending & { channel: string };
+}
+
+export interface SubscriptionEvents<T = any> {
+  publication: Publication<T>;
+  subscribed: Subscribed;
+  unsubscribed: Ending;
+  join: Member;
+  leave: Member;
+  error: TidewireError;
+}
+
+/** What the server refuses: `code` is a number of the protocol (below 100: never answered). */
+export class TidewireError extends Error {
+  constructor(code: number, message: string, temporary?: boolean);
+  code: number;
+  temporary: boolean;
+}
+
+/** One connection, which comes back by itself. */
+export class Client {
+  constructor(url: string, options?: Options);
+  readonly state: "disconnected" | "connecting" | "connected";
+  /** The connection's id while it is connected. */
+  readonly id: string | null;
+  /** Listen; returns a function that stops it. */
+  on<E extends keyof ClientEvents>(event: E, listener: (value: ClientEvents[E]) => void): () => void;
+  connect(): void;
+  disconnect(): void;
+  subscribe<T = any>(channel: string, listener?: (publication: Publication<T>) => void, options?: ChannelOptions): Subscription<T>;
+  publish(channel: string, data: any): Promise<void>;
+  presence(channel: string): Promise<Member[]>;
+  presenceStats(channel: string): Promise<{ clients: number; users: number }>;
+  history<T = any>(channel: string, options?: HistoryOptions): Promise<History<T>>;
+  rpc<T = any>(method: string, data?: any): Promise<T>;
+  send(data: any): Promise<void>;
+  /** Wait until it is connected. */
+  ready(): Promise<void>;
+}
+
+/** One channel. */
+export class Subscription<T = any> {
+  private constructor();
+  readonly channel: string;
+  readonly state: "subscribing" | "subscribed" | "unsubscribed";
+  /** Where the channel was left: give it to another `subscribe` as `since`. */
+  readonly position: Position | null;
+  /** Listen; returns a function that stops it. */
+  on<E extends keyof SubscriptionEvents>(event: E, listener: (value: SubscriptionEvents<T>[E]) => void): () => void;
+  unsubscribe(): void;
+  publish(data: any): Promise<void>;
+  presence(): Promise<Member[]>;
+  presenceStats(): Promise<{ clients: number; users: number }>;
+  history(options?: HistoryOptions): Promise<History<T>>;
+}
+
+/** Make a client that connects at once. `url` may be relative to the page. */
+export function connect(url: string, options?: Options): Client;
+/** Milliseconds before an attempt (0: the first after a loss). */
+export function delay(attempt: number, random?: () => number): number;
+/** Whether a code of the server ends a client for good. */
+export function isFinal(code: number): boolean;

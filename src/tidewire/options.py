@@ -104,12 +104,12 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     drain_seconds: float = 5.0
     #: Bytes of the body of a call of the HTTP API.
     api_bytes: int = 4_194_304
-    #: Bytes of a history or recovery reply, and of what is recovered at a connect: a page of history is smaller, and a
-    #: recovery that is larger is told as `recovered: false`.
+    #: Bytes of a history or recovery reply, and of what is recovered in the reply to a connect: a page of history is
+    #: smaller, and what a recovery has more is pushed behind the reply.
     reply_bytes: int = 2_097_152
     #: Bytes of all history and presence replies that one process reads and encodes at once; the others wait.
     replies_bytes: int = 16_777_216
-    #: Publications of one history or recovery reply of a client protocol; a recovery of more is not recovered.
+    #: Publications of one history reply of a client protocol; a recovery has all.
     history_messages: int = 300
     #: Publishes of one connection that wait for the store at once; more are read when these are kept.
     publishes_in_flight: int = 64

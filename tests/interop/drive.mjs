@@ -37,13 +37,16 @@ function connect({ asksToken }) {
   client.connect();
 }
 
-function subscribe({ channel, delta, asksToken }) {
+function subscribe({ channel, delta, asksToken, since }) {
   const subscription = client.newSubscription(channel, {
+    ...(since ? { getState: async () => { say("state"); return since; } } : {}),
     ...(delta ? { delta: "fossil" } : {}),
     ...(asksToken ? { getToken: () => askToken(channel) } : {}),
   });
   subscriptions[channel] = subscription;
-  subscription.on("subscribed", ({ wasRecovering, recovered }) => say("subscribed", { channel, wasRecovering, recovered }));
+  subscription.on("subscribed", ({ wasRecovering, recovered, data }) => {
+    say("subscribed", { channel, wasRecovering, recovered, data: data?.length === 0 ? null : data && decoded(data) });
+  });
   subscription.on("unsubscribed", ({ code }) => say("unsubscribed", { channel, code }));
   subscription.on("publication", ({ data }) => say("publication", { channel, data: decoded(data) }));
   subscription.on("join", ({ info }) => say("join", { channel, user: info.user }));

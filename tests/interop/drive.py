@@ -10,6 +10,7 @@ from typing import Any
 
 from centrifuge import CentrifugeError, Client, ClientEventHandler, DeltaType, SubscriptionEventHandler
 from centrifuge.exceptions import ReplyError
+from centrifuge.types import StreamPosition
 
 protocol, base = sys.argv[1:3]
 questions: deque[asyncio.Future[str]] = deque()
@@ -56,7 +57,8 @@ class ChannelEvents(SubscriptionEventHandler):  # type: ignore[misc]
         self.channel = channel
 
     async def on_subscribed(self, ctx: Any) -> None:
-        say("subscribed", channel=self.channel, wasRecovering=ctx.was_recovering, recovered=ctx.recovered)
+        data = decoded(ctx.data) if ctx.data else None
+        say("subscribed", channel=self.channel, wasRecovering=ctx.was_recovering, recovered=ctx.recovered, data=data)
 
     async def on_unsubscribed(self, ctx: Any) -> None:
         say("unsubscribed", channel=self.channel, code=ctx.code)
@@ -93,10 +95,19 @@ class Driver:
         )
         await self.client.connect()
 
-    async def subscribe(self, channel: str, delta: bool = False, asksToken: bool = False) -> None:
+    async def subscribe(
+        self, channel: str, delta: bool = False, asksToken: bool = False, since: dict[str, Any] | None = None
+    ) -> None:
         options: dict[str, Any] = {"delta": DeltaType.FOSSIL} if delta else {}
         if asksToken:
             options["get_token"] = ask_token
+        if since is not None:
+
+            async def get_state(channel: str) -> StreamPosition:
+                say("state")
+                return StreamPosition(since["offset"], since["epoch"])
+
+            options["get_state"] = get_state
         subscription = self.client.new_subscription(channel, ChannelEvents(channel), **options)
         self.subscriptions[channel] = subscription
         await subscription.subscribe()

@@ -32,30 +32,24 @@ class Recoveries:
         self.forget = reader.forget
 
     async def recover(
-        self,
-        channel: Channel,
-        subscription: Subscription,
-        since: Position | None,
-        history: int,
-        most: int | None = None,
+        self, channel: Channel, subscription: Subscription, since: Position | None, history: int
     ) -> Missed:
-        """Return what came before; a recovery of more than `most` publications is not given.
+        """Return the first page of what came before (history.missed.RecoveryReader).
 
-        What the channel delivers until the next suspension of the caller is in the answer. Raises StoreUnavailable.
+        What the channel delivers until the next suspension of the caller is in the last page. Raises StoreUnavailable.
         """
         history = min(history, channel.options.history_size)
         if since is None and history <= 0:
-            return Recovery((), _beginning(channel, subscription), complete=True), None, None
+            return Missed(Recovery((), _beginning(channel, subscription), complete=True), None)
         live = _Live(channel, subscription)
         for _ in range(_BEHIND_TRIES):
-            subject = Subject(channel.name, channel.options.retention, channel.position, since, history, most)
+            subject = Subject(channel.name, channel.options.retention, channel.position, since, history)
             missed = await self._reader.read(subject, live)
-            recovery = missed[0]
-            if recovery.position.epoch != channel.position.epoch:
+            if missed.recovery.position.epoch != channel.position.epoch:
                 self._on_epoch_changed(channel)  # which has to be noticed first
-            elif not live.is_past(recovery):
-                if missed[1] is not None:
-                    self.counts[missed[1]] += 1
+            elif missed.has_more or not live.is_past(missed.recovery):
+                if missed.recovered is not None:
+                    self.counts[missed.recovered] += 1
                 return missed
             await asyncio.sleep(_BEHIND_SECONDS)
         raise StoreUnavailable(f"the history of {channel.name!r} is behind what was delivered; try again")

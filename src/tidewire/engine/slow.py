@@ -62,6 +62,9 @@ class SlowClients:
         buffer = subscription.buffer or ()
         if not self._is_too_much(subscription.buffered_bytes, len(buffer)):
             return
+        if subscription.is_paging:
+            subscription.shorten_buffer(())  # history has it for the last page
+            return
         wanted = list(subscription.representation.choose(buffer))
         kept: list[Publication] = []
         if channel.options.slow is SlowPolicy.DISCONNECT:

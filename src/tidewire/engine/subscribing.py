@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 
 import msgspec
 
@@ -16,10 +17,10 @@ from tidewire.engine.recovery import Recoveries
 from tidewire.engine.registry import Channel, Registry
 from tidewire.engine.subscription import Subscription
 from tidewire.errors import AlreadySubscribed, BadRequest, ConnectionClosed, LimitExceeded
-from tidewire.history.missed import Forms
+from tidewire.history.missed import Forms, Missed
 from tidewire.messages import Announcement, Membership, Position, Subscribed, WireMessage
 from tidewire.options import Limits
-from tidewire.protocols.batch import Representation
+from tidewire.protocols.batch import Batch, Representation
 from tidewire.protocols.close_codes import NORMAL
 from tidewire.support.counters import count_limit
 
@@ -38,10 +39,12 @@ class Prepared(msgspec.Struct, frozen=True, eq=False):
     join: Announcement | None
     #: What was made of the publications of the same answer for other subscribers; None: it is this one's alone.
     forms: Forms | None = None
+    #: What was missed is more than the answer holds: the rest is pushed behind it.
+    has_more: bool = False
 
 
 class Subscriptions:
-    """Subscribes and unsubscribes; `prepare` and `go_live` are the two halves of `subscribe`."""
+    """Subscribes and unsubscribes; `prepare`, `reply` and `go_live` are the steps of `subscribe`."""
 
     def __init__(
         self,
@@ -71,13 +74,14 @@ class Subscriptions:
     ) -> Subscribed:
         """Subscribe a connection to a channel; the reply is on its way before any publication of the channel.
 
-        With `since`, the reply holds all that was missed, or `recovered` is False and it holds the newest `history`.
-        While presence is away, a member joins later. Raises BadRequest, LimitExceeded, StoreUnavailable,
-        ConnectionClosed; then the connection is not subscribed.
+        With `since`, what was missed comes first: in the reply, and where that is much, in pages behind it. If it is
+        not there whole, `recovered` is False and the reply holds the newest `history`. While presence is away, a member
+        joins later. Raises BadRequest, LimitExceeded, StoreUnavailable, ConnectionClosed; then it is not subscribed.
         """
         prepared = await self.prepare(connection, channel, since=since, history=history, membership=membership)
         answer = prepared.answer
-        await self.go_live(prepared, connection.protocol.encode_subscribed(answer) if reply else ())
+        await self.reply(prepared, connection.protocol.encode_subscribed(answer) if reply else ())
+        await self.go_live(prepared)
         return answer
 
     async def prepare(
@@ -87,14 +91,14 @@ class Subscriptions:
         *,
         since: Position | None = None,
         history: int = 0,
-        most: int | None = None,
+        is_reply_full: bool = False,
         membership: Membership = Membership(),
         representation: Representation | None = None,
         on_insufficient: Callable[[Subscription], None] | None = None,
     ) -> Prepared:
-        """Do what `subscribe` does before the reply; `go_live` or `abandon` comes next.
+        """Do what `subscribe` does before the reply; `reply` and `go_live`, or `abandon`, come next.
 
-        A recovery of more than `most` publications is not complete. A `since` without an epoch means the present one.
+        Where the reply is full, all that was missed comes behind it. A `since` without an epoch means the present one.
         `on_insufficient` is told of a gap that cannot be filled, instead of the client.
         """
         self._check(connection, channel)
@@ -107,26 +111,32 @@ class Subscriptions:
             first = membership.is_present and await self._memberships.join(subscription, membership)
             if since is not None and not since.epoch:
                 since = Position(since.offset, opened.position.epoch)
-            recovery, recovered, forms = await self._recoveries.recover(opened, subscription, since, history, most)
+            missed = await self._recoveries.recover(opened, subscription, since, history)
         except BaseException:
             self._abandon(subscription)
             raise
-        answer = Subscribed(channel, recovery.position, recovery.publications, recovered)
-        return Prepared(opened, subscription, answer, membership.join if first else None, forms)
+        join = membership.join if first else None
+        recovery = missed.recovery
+        if is_reply_full and missed.recovered and since is not None and recovery.publications:
+            subscription.page(has_more=True)
+            return Prepared(opened, subscription, Subscribed(channel, since, (), True), join, has_more=True)
+        subscription.page(has_more=missed.has_more)
+        answer = Subscribed(channel, recovery.position, recovery.publications, missed.recovered)
+        return Prepared(opened, subscription, answer, join, missed.forms, missed.has_more)
 
-    async def go_live(self, prepared: Prepared, messages: Sequence[WireMessage] = ()) -> None:
-        """Write the reply in pages that wait for the client to take them, then what came meanwhile, then be live."""
-        subscription, position, fanout = prepared.subscription, prepared.answer.position, self._fanout
-        connection = subscription.connection
-        try:
-            self._check_wanted(subscription)
+    async def reply(self, prepared: Prepared, messages: Sequence[WireMessage]) -> None:
+        """Write the reply in pages that wait for the client to take them; `go_live` comes next."""
+        with self._wanted(prepared.subscription) as connection:
             if messages:
-                fanout.flush_for(connection)
+                self._fanout.flush_for(connection)
                 await _write_pages(connection, messages)
-            self._check_wanted(subscription)
-        except BaseException:
-            self._abandon(subscription)
-            raise
+
+    async def go_live(self, prepared: Prepared) -> None:
+        """Push what the reply has no room for, page by page as the client takes them, then what came meanwhile."""
+        subscription, position, fanout = prepared.subscription, prepared.answer.position, self._fanout
+        with self._wanted(subscription) as connection:
+            if prepared.has_more:
+                position = await self._push_missed(prepared.channel, subscription, position)
         resumed = subscription.resumed
         if resumed is not None and (resumed.epoch != position.epoch or resumed.offset > position.offset):
             fanout.tell_one_insufficient(subscription)
@@ -138,6 +148,36 @@ class Subscriptions:
             if not connection.link.paused:
                 fanout.release(connection)
         await self._memberships.announce(subscription, prepared.join)
+
+    async def _push_missed(self, channel: Channel, subscription: Subscription, position: Position) -> Position:
+        """Push pages of what came after a position until they reach the present; return where that is."""
+        link, representation = subscription.connection.link, subscription.representation
+        while subscription.is_paging:
+            subscription.shorten_buffer(())  # the next page is read behind it
+            missed = await self._recoveries.recover(channel, subscription, position, 0)
+            self._check_wanted(subscription)
+            if not missed.recovered:  # it was trimmed meanwhile, or lost
+                subscription.resume(channel.position)
+                break
+            position = missed.recovery.position
+            subscription.page(has_more=missed.has_more)
+            batch = _page(missed, representation)
+            if batch.messages:
+                link.write(batch)
+            await link.wait_drained()
+            self._check_wanted(subscription)
+        return position
+
+    @contextmanager
+    def _wanted(self, subscription: Subscription) -> Iterator[Connection]:
+        """Give a subscription up if its client has gone or unsubscribed before the block or inside of it."""
+        try:
+            self._check_wanted(subscription)
+            yield subscription.connection
+            self._check_wanted(subscription)
+        except BaseException:
+            self._abandon(subscription)
+            raise
 
     def abandon(self, prepared: Prepared) -> None:
         """Give up a prepared subscription, of which nobody was told."""
@@ -191,6 +231,15 @@ class Subscriptions:
         if channel is not None:
             channel.remove(subscription)
             self._channels.left(channel)
+
+
+def _page(missed: Missed, representation: Representation) -> Batch:
+    """Return a page as it is pushed, made once for all that are given the same."""
+    forms = {} if missed.forms is None else missed.forms
+    batch: Batch | None = forms.get((_page, representation))
+    if batch is None:
+        batch = forms[_page, representation] = representation.batch(missed.recovery.publications)
+    return batch
 
 
 async def _write_pages(connection: Connection, messages: Sequence[WireMessage]) -> None:

@@ -53,6 +53,7 @@ class Subscription:
         "connection",
         "dropped",
         "held",
+        "is_paging",
         "live_after",
         "lost",
         "on_insufficient",
@@ -77,6 +78,8 @@ class Subscription:
         self.began: Position | None = None
         self.buffer: list[Publication] | None = []
         self.buffered_bytes = 0
+        #: What was missed comes in further pages, and what comes meanwhile is read with the last one.
+        self.is_paging = False
         self.held: Publication | None = None
         self.dropped = 0
         #: Publications that the slow-client policies have kept from it so far.
@@ -91,6 +94,10 @@ class Subscription:
     def begin(self, position: Position) -> None:
         """Note where the channel stands when the subscribe begins."""
         self.began = position
+
+    def page(self, *, has_more: bool) -> None:
+        """Begin to be given what was missed in pages, or end it."""
+        self.is_paging = has_more
 
     def go_live(self, after: int) -> None:
         """Push everything after an offset from now on, instead of buffering it."""

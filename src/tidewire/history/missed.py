@@ -17,16 +17,27 @@ from tidewire.messages import HistoryPage, HistoryRequest, Position, Publication
 from tidewire.options import Limits
 from tidewire.retention import Retention
 from tidewire.support.admission import Admission
-from tidewire.support.counters import count_limit
 
 __all__ = ("Forms", "Meanwhile", "Missed", "RecoveryReader", "Subject")
 
 #: What a layer above has made of the publications of one recovery, for all subscribers that are given the same ones.
 Forms = dict[object, Any]
-#: What came before, whether all of it is there (None: no recovery was asked for), and its forms.
-Missed = tuple[Recovery, bool | None, Forms | None]
-#: A recovery, how many of its newest publications fit a reply, and its forms.
-_Made = tuple[Recovery, int, Forms]
+_Made = tuple[Recovery, Forms]
+
+#: Bytes of a recovery that are read and given at once; the rest comes in further pages.
+_PAGE = 256 * 1024
+
+
+class Missed(msgspec.Struct, frozen=True):
+    """What a subscriber is given before it is live: all of it, or a page, up to `recovery.position`."""
+
+    recovery: Recovery
+    #: Whether nothing is missing; None: no recovery was asked for.
+    recovered: bool | None
+    #: More comes behind this page.
+    has_more: bool = False
+    #: Shared by all subscribers that are given the same publications; None: they are this one's alone.
+    forms: Forms | None = None
 
 
 class Meanwhile(TypingProtocol):
@@ -40,17 +51,13 @@ class Meanwhile(TypingProtocol):
 
 
 class Subject(msgspec.Struct, frozen=True):
-    """What is to be read: a channel that stands at a position, since when, or so many of the newest.
-
-    A recovery of more than `most` publications is not given.
-    """
+    """What is to be read: a channel that stands at a position, since when, or so many of the newest."""
 
     channel: str
     retention: Retention
     at: Position
     since: Position | None
     history: int
-    most: int | None = None
 
 
 class RecoveryReader:
@@ -59,30 +66,23 @@ class RecoveryReader:
     def __init__(self, broker: Broker, history: History, spawn: Spawn, limits: Limits) -> None:
         self._history = history
         self._limits = limits
-        self._reader = HistoryReader[_Made](broker, spawn, limits.reply_bytes)
+        self._reader = HistoryReader[_Made](broker, spawn, min(_PAGE, limits.reply_bytes))
 
     async def read(self, subject: Subject, meanwhile: Meanwhile) -> Missed:
-        """Return what came before; the forms are shared by all who are given the same.
+        """Return the first page of what came since a position; where that is not there whole, the newest `history`.
 
-        An answer that `meanwhile` is past is of no use. Raises StoreUnavailable.
+        An answer that `meanwhile` is past, and that has no more, is of no use. Raises StoreUnavailable.
         """
-        since, most = subject.since, subject.most
-        if since is not None:
-            share = await self._reader.since(subject.channel, since, subject.retention, subject.at)
-            await self._admitted()  # one read may serve thousands, and each of them is much work
-            recovery, fitting, forms = self._merged(since, share, meanwhile.buffered())
-            if meanwhile.is_past(recovery):  # it is read again
-                return recovery, recovery.complete, forms
-            if recovery.complete:
-                if most is not None and len(recovery.publications) > most:
-                    count_limit("history_messages")
-                elif fitting == len(recovery.publications):
-                    return recovery, True, forms
-                else:
-                    count_limit("reply_bytes")
-            elif share.is_cut:
-                count_limit("reply_bytes")
-        return await self._read_newest(subject, meanwhile), None if since is None else False, None
+        since = subject.since
+        if since is None:
+            return Missed(await self._read_newest(subject, meanwhile), None)
+        share = await self._reader.since(subject.channel, since, subject.retention, subject.at)
+        await self._admitted()  # one read may serve thousands, and each of them is much work
+        recovery, forms = self._merged(since, share, () if share.is_cut else meanwhile.buffered())
+        is_again = not share.is_cut and meanwhile.is_past(recovery)  # then it is read again
+        if recovery.complete or is_again:
+            return Missed(recovery, True, share.is_cut, forms)
+        return Missed(await self._read_newest(subject, meanwhile), False)
 
     async def _read_newest(self, subject: Subject, meanwhile: Meanwhile) -> Recovery:
         wanted = max(subject.history, 0)
@@ -101,15 +101,17 @@ class RecoveryReader:
 
     def _merged(
         self, since: Position, share: Share[_Made], buffered: tuple[Publication, ...]
-    ) -> tuple[Recovery, int, Forms | None]:
-        """Return what is shown of the missed publications, how many of them fit a reply, and their forms."""
-        if not buffered:
-            return share.once(lambda page: (*self._join(since, page, ()), {}))
-        return *self._join(since, share.page, buffered), None
+    ) -> tuple[Recovery, Forms | None]:
+        """Return what is shown of the missed publications, and their forms."""
+        if buffered:
+            return self._shown(merge(since, share.page, buffered)), None
+        return share.once(lambda page: (self._page(since, page, share), {}))
 
-    def _join(self, since: Position, page: HistoryPage, buffered: tuple[Publication, ...]) -> tuple[Recovery, int]:
-        recovery = self._shown(merge(since, page, buffered))
-        return recovery, self._fitting(recovery)
+    def _page(self, since: Position, page: HistoryPage, share: Share[_Made]) -> Recovery:
+        """Return what a page shows; where it is not the last, it ends with its last publication."""
+        if share.is_cut:
+            page = HistoryPage(page.publications, page.publications[-1].position, page.complete)
+        return self._shown(merge(since, page, ()))
 
     def _shown(self, recovery: Recovery) -> Recovery:
         """Leave out what history does not show; the position counts it."""

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import accumulate
 
 from tidewire.messages import Publication
 
-__all__ = ("FIRST_STEP", "cost", "step_after")
+__all__ = ("FIRST_STEP", "cost", "fitting", "step_after")
 
 #: Publications of the first step of a read that is bounded in bytes, and of a later one at most.
 FIRST_STEP, _LARGEST_STEP = 16, 1_024
@@ -22,3 +23,9 @@ def cost(publication: Publication) -> int:
 def step_after(publications: Sequence[Publication], left: int) -> int:
     """Return how many publications the next step of a read asks for, of which so many bytes are left."""
     return max(1, min(_LARGEST_STEP, left // max(map(cost, publications), default=1)))
+
+
+def fitting(publications: Sequence[Publication], most: int) -> int:
+    """Return how many of the first publications fit; at least one, if there is any."""
+    sizes = accumulate(map(cost, publications))
+    return max(min(1, len(publications)), sum(1 for size in sizes if size <= most))

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
-from itertools import accumulate
+from collections.abc import Callable, Iterable
 
 from tidewire.backends.base import Broker
-from tidewire.history.read_steps import FIRST_STEP, cost, step_after
+from tidewire.history.read_steps import FIRST_STEP, cost, fitting, step_after
 from tidewire.messages import HistoryPage, HistoryRequest, Position, Publication
 from tidewire.support.counters import count_limit
 
@@ -54,10 +53,10 @@ class History:
                 break
             found += self._until(first.top, page)
             if most is not None:
-                fitting = _fitting(found, most)
-                if fitting < len(found):
+                fits = fitting(found, most)
+                if fits < len(found):
                     count_limit("reply_bytes")
-                    del found[fitting:]
+                    del found[fits:]
                     is_cut = True
                     break
                 step = step_after(page.publications, most - sum(map(cost, found)))
@@ -79,9 +78,3 @@ def _asked(limit: int | None, found: int, step: int | None, *, is_first: bool) -
     if step is None or left is None:
         return step if left is None else left
     return min(left, step)
-
-
-def _fitting(publications: Sequence[Publication], most: int) -> int:
-    """Return how many of the first publications fit; at least one, if there is any."""
-    sizes = accumulate(map(cost, publications))
-    return max(min(1, len(publications)), sum(1 for size in sizes if size <= most))

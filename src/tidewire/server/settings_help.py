@@ -58,7 +58,7 @@ _HINTS = {
     "client.presence_update_interval": "not needed, because members hold leases",
     "client.proxy": _RULES,
     "client.queue_max_size": "write limits.outbox_bytes",
-    "client.recovery_max_publication_limit": "write limits.reply_bytes, which bounds a recovery",
+    "client.recovery_max_publication_limit": "not needed, because a recovery is pushed in pages",
     "client.refresh_proxy": _RULES,
     "client.stale_close_delay": "write limits.auth_seconds",
     "client.subscribe_to_user_personal_channel.single_connection": "write limits.connections_per_user = 1",

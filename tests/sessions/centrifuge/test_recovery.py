@@ -133,15 +133,41 @@ def test_what_cannot_be_given_whole_is_said_not_to_be(protocol: CentrifugeProtoc
     run(main())
 
 
-def test_a_recovery_of_too_many_is_not_given() -> None:
+@both
+def test_what_a_reply_has_no_room_for_is_pushed_behind_it(protocol: CentrifugeProtocol) -> None:
     async def main() -> None:
-        async with open_sessions(history_messages=3) as node:
-            await publish(node, 1, 2, 3, 4)
+        async with open_sessions(reply_bytes=300) as node:
+            await publish(node, *range(8))
+            client = await connect(node, protocol=protocol)
+            reply = await client.ask("subscribe", channel=CHANNEL, recover=True)
+            assert (reply["recovered"], reply.get("offset", 0)) == (True, 0)
+            first = [pub["data"] for pub in reply["publications"]]
+            assert 1 < len(first) < 8
+            await publish(node, 8)
+            await client.wait_pushes("pub", 9 - len(first))
+            assert first + client.data() == list(range(9))
+            assert [push["pub"]["offset"] for push in client.pushes("pub")] == list(range(len(first) + 1, 10))
+
+    run(main())
+
+
+def test_a_client_unsubscribes_while_what_it_missed_is_pushed() -> None:
+    async def main() -> None:
+        async with open_sessions(reply_bytes=300) as node:
+            await publish(node, *range(8))
             client = await connect(node)
-            assert "recovered" not in await client.ask("subscribe", channel=CHANNEL, recover=True)
-            await client.ask("unsubscribe", channel=CHANNEL)
-            assert (await client.ask("subscribe", channel=CHANNEL, recover=True, offset=1))["recovered"] is True
-            assert node.statistics().limits_reached["history_messages"] == 1
+            client.link.high_water = 1
+            client.link.stall()
+            reply = await client.ask("subscribe", channel=CHANNEL, recover=True)
+            client.send({"id": 99, "unsubscribe": {"channel": CHANNEL}})
+            client.link.take()
+            await wait_until(lambda: client.reply(99) is not None)
+            pushed = client.data()
+            assert reply["publications"] + pushed
+            assert not client.session.subscriptions.channels
+            reply = await client.ask("subscribe", channel=CHANNEL, recover=True, offset=7)
+            assert [pub["data"] for pub in reply["publications"]] == [7]
+            assert client.data() == pushed
 
     run(main())
 
@@ -314,7 +340,7 @@ def test_what_skips_history_is_pushed_and_never_shown_again(protocol: Centrifuge
     run(main())
 
 
-def test_what_a_connect_recovers_has_a_limit_over_all_channels() -> None:
+def test_what_a_connect_has_no_room_for_is_pushed_behind_it() -> None:
     async def main() -> None:
         async with open_sessions(reply_bytes=1_000) as node:
             for name in ("a", "b", "c"):
@@ -323,6 +349,9 @@ def test_what_a_connect_recovers_has_a_limit_over_all_channels() -> None:
             channels = [f"history:{name}" for name in ("a", "b", "c")]
             subs = {channel: {"recover": True, "offset": 0} for channel in channels}
             reply = await client.ask("connect", token="user:ann subs:" + ",".join(channels), subs=subs)
-            assert [reply["subs"][channel].get("recovered", False) for channel in channels] == [True, True, False]
+            subs = [reply["subs"][channel] for channel in channels]
+            assert [sub["recovered"] for sub in subs] == [True] * 3
+            assert [len(sub.get("publications", [])) for sub in subs] == [1, 1, 0]
+            assert (await client.wait_pushes("pub"))[0]["channel"] == "history:c"
 
     run(main())

@@ -235,14 +235,15 @@ export class Client extends Emitter {
 
   // Commands. Those of one turn go out in one frame, so that a connect brings its subscribes along.
 
-  _call(method, params) {
+  /** `take` gets the answer before any message behind it is handled; the promise comes later. */
+  _call(method, params, take) {
     const id = ++this.#lastId;
     return new Promise((resolve, reject) => {
       const timer = setTimeout(() => {
         this.#calls.delete(id);
         reject(new TidewireError(1, `no answer to ${method} in time`));
       }, this.#options.timeout);
-      this.#calls.set(id, { method, resolve, reject, timer });
+      this.#calls.set(id, { method, resolve, reject, timer, take });
       this._write({ id, [method]: params });
     });
   }
@@ -310,12 +311,13 @@ export class Client extends Emitter {
     const { data, name } = this.#options;
     const subs = {};
     for (const [channel, position] of this.#chosen) if (position) subs[channel] = { recover: true, ...position };
-    const connecting = this._call("connect", { token: this.#token || undefined, data, name, subs });
+    const connecting = this._call("connect", { token: this.#token || undefined, data, name, subs }, (reply) => {
+      if (flow === this.#flow) this.#connected(reply);
+    });
     this.#isGreeted = true;
     for (const subscription of this.#subscriptions.values()) subscription._subscribe();
     try {
-      const reply = await connecting;
-      if (flow === this.#flow) this.#connected(reply);
+      await connecting;
     } catch (error) {
       if (flow !== this.#flow) return;
       this._emit("error", error);
@@ -467,7 +469,11 @@ export class Client extends Emitter {
     this.#calls.delete(id);
     clearTimeout(call.timer);
     if (error) call.reject(new TidewireError(error.code, error.message, error.temporary));
-    else call.resolve(results[call.method] ?? {});
+    else {
+      const result = results[call.method] ?? {};
+      call.take?.(result);
+      call.resolve(result);
+    }
   }
 
   #push(push) {
@@ -586,10 +592,9 @@ export class Subscription extends Emitter {
       }
       this.#isAsked = true;
       const recovering = this.#position ? { recover: true, ...this.#position } : {};
-      const answer = await this.#client._call("subscribe", {
+      await this.#client._call("subscribe", {
         channel: this.channel, token: this.#token || undefined, data, recoverable, join_leave: joinLeave, ...recovering,
-      });
-      if (flow === this.#flow) this.#subscribed(answer);
+      }, (answer) => flow === this.#flow && this.#subscribed(answer));
     } catch (error) {
       if (flow === this.#flow && error.code !== 11) this.#refused(error);
     }

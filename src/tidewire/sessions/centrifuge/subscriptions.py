@@ -16,6 +16,7 @@ from tidewire.errors import (
     AlreadySubscribed,
     BadRequest,
     CommandError,
+    ConnectionClosed,
     LimitExceeded,
     NotAvailable,
     StoreUnavailable,
@@ -136,7 +137,7 @@ class ClientSubscriptions:
     ) -> Ready:
         """Begin to subscribe to a channel; `go_live` comes next. Raises CommandError, StoreUnavailable.
 
-        Where the reply is full, missed publications are not recovered.
+        Where the reply is full, what was missed is pushed behind it.
         """
         if request.type:
             raise NotAvailable(f"subscriptions of type {request.type} are not offered; leave `type` out")
@@ -153,7 +154,7 @@ class ClientSubscriptions:
                 channel,
                 since=None if options.latest else since,
                 history=1 if options.latest and since is not None else 0,
-                most=0 if is_reply_full else self._node.limits.history_messages,
+                is_reply_full=is_reply_full,
                 membership=Membership(options.presence, member_info(identity.info, grant.info)),
                 representation=pushed,
                 on_insufficient=self._insufficient,
@@ -165,7 +166,7 @@ class ClientSubscriptions:
         if since is not None and not ready.result.recovered and request.flag & _ALL_OR_NOTHING:
             self.abandon(ready)
             raise Unrecoverable(f"{channel!r} no longer keeps all publications after offset {since.offset}")
-        if shown.then is not None and ready.result.publications:
+        if shown.then is not None and ready.result.publications and not prepared.has_more:
             _begin_deltas(prepared, shown.then)
         return ready
 
@@ -204,14 +205,37 @@ class ClientSubscriptions:
 
     async def go_live(self, ready: Ready, messages: Sequence[WireMessage], identity: Identity) -> None:
         """Send the reply, then publications, then announce joins and leaves."""
+        try:
+            await self._node.subscriptions.reply(ready.prepared, messages)
+        except BaseException:
+            self._forget(ready.subscription)
+            raise
+        if ready.prepared.has_more:  # which may take long, and other commands do not wait for it
+            self._node.tasks.spawn(self._push_rest(ready, identity))
+        else:
+            await self._begin(ready, identity)
+
+    async def _begin(self, ready: Ready, identity: Identity) -> None:
         subscription = ready.subscription
         try:
-            await self._node.subscriptions.go_live(ready.prepared, messages)
+            await self._node.subscriptions.go_live(ready.prepared)
         except BaseException:
             self._forget(subscription)
             raise
         if subscription.events is not None and self.channels.get(subscription.channel) is subscription:
             await self._join(subscription, subscription.events, identity)
+
+    async def _push_rest(self, ready: Ready, identity: Identity) -> None:
+        """Push what was missed in a task of its own; a client to which that fails subscribes anew, from where it is."""
+        subscription = ready.subscription
+        try:
+            await self._begin(ready, identity)
+        except (ConnectionClosed, CommandError):
+            pass  # it has gone, or has unsubscribed
+        except StoreUnavailable:
+            if not self._connection.is_closed:
+                self.channels.setdefault(subscription.channel, subscription)
+                self._insufficient_state(subscription)
 
     async def _join(self, subscription: ClientSubscription, is_shown: bool, identity: Identity) -> None:
         """Join the channel of joins and leaves: the client's own join comes after its reply."""

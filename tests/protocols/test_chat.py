@@ -38,7 +38,8 @@ def decode(message: str | bytes) -> Any:
 
 
 def shown(message: Any, format_: Format = Format.JSON) -> Any:
-    publication = Publication("room:lobby", 7, 6, "e", 1_700_000_000.25, CHAT.encode(message).data, format_)
+    channel = f"room:{message.room}" if isinstance(message, ChatMessage) else "events:lobby"
+    publication = Publication(channel, 7, 6, "e", 1_700_000_000.25, CHAT.encode(message).data, format_)
     return json.loads(CHAT.encode_publication(publication).data)
 
 
@@ -150,3 +151,32 @@ def test_notices() -> None:
     assert pong is not None
     assert json.loads(pong.data) == {"type": "pong"}
     assert CHAT.close_code(NORMAL) == (1000, "")
+
+
+@pytest.mark.parametrize(
+    ("data", "format_", "seen"),
+    [
+        (b'{"x":1}', Format.JSON, {"x": 1}),
+        (b"hello", Format.TEXT, "hello"),
+        (b"\xff\x00", Format.BINARY, "\ufffd\x00"),
+        (b'{"type":"chat_message"}', Format.JSON, {"type": "chat_message"}),
+        (
+            b'{"type":"chat_message","sender":5,"content":[]}',
+            Format.JSON,
+            {"type": "chat_message", "sender": 5, "content": []},
+        ),
+        (b'{"type":"history","messages":[]}', Format.JSON, {"type": "history", "messages": []}),
+        (
+            b'{"type":"chat_message","sender":"a","content":"b","room":"other"}',
+            Format.JSON,
+            {"type": "chat_message", "sender": "a", "content": "b", "room": "other"},
+        ),
+    ],
+)
+def test_what_is_no_message_of_the_room_is_shown_as_what_it_is(data: bytes, format_: Format, seen: Any) -> None:
+    publication = Publication("room:lobby", 7, 6, "e", 1_700_000_000.25, data, format_)
+    expected = {"type": "publication", "data": seen, "timestamp": "2023-11-14T22:13:20.250+00:00", "offset": 7}
+    assert json.loads(CHAT.encode_publication(publication).data) == expected
+    (history,) = CHAT.encode_subscribed(Subscribed("room:lobby", Position(7, "e"), (publication,)))
+    assert json.loads(history.data)["messages"] == [expected]
+

@@ -22,7 +22,10 @@ __all__ = (
     "ChatCommand",
     "ChatMessage",
     "ChatProtocol",
+    "Earlier",
+    "EarlierMessages",
     "Error",
+    "Foreign",
     "Inbox",
     "Join",
     "Leave",
@@ -41,6 +44,9 @@ __all__ = (
 
 #: The room of a message that names none.
 LOBBY = "lobby"
+
+#: The channels of rooms.
+_ROOM = "room:"
 
 _PRIVATE_USAGE = "Invalid /pm command format. Use '/pm username message'"
 
@@ -67,11 +73,12 @@ class Chat(_InRoom, frozen=True, tag="chat"):
 
 
 class PrivateChat(_In, frozen=True, tag="private_chat"):
-    """Send a message to one user."""
+    """Send a message to one user. With `keep` it waits for one who is away, and is on all devices of the sender, too."""
 
     target_user: str
     message: str
     id: str | int | None = None
+    keep: bool = False
 
 
 class Ping(_In, frozen=True, tag="ping"):
@@ -104,17 +111,25 @@ class Leave(_InRoom, frozen=True, tag="leave"):
     room: str
 
 
+class Earlier(_InRoom, frozen=True, tag="earlier"):
+    """Ask for the messages of a room before one of them."""
+
+    before: Annotated[int, msgspec.Meta(ge=0)]
+    epoch: str = ""
+    room: str = LOBBY
+
+
 class Rooms(_In, frozen=True, tag="rooms"):
     """Ask which rooms there are."""
 
 
-ChatCommand = Chat | PrivateChat | Ping | Auth | Online | Join | Leave | Rooms
+ChatCommand = Chat | PrivateChat | Ping | Auth | Online | Join | Leave | Earlier | Rooms
 
 #: How stored messages begin that get fields of their publication.
 _SAID = (b'{"type":"chat_message"', b'{"type":"private_chat_message"')
 _SYSTEM = b'{"type":"system"'
 
-_TYPES = frozenset({"chat", "private_chat", "ping", "auth", "online", "join", "leave", "rooms"})
+_TYPES = frozenset({"chat", "private_chat", "ping", "auth", "online", "join", "leave", "earlier", "rooms"})
 
 
 class _About(msgspec.Struct, frozen=True):
@@ -171,6 +186,24 @@ class History(_Out, frozen=True, tag="history"):
     room: str = LOBBY
 
 
+class EarlierMessages(_Out, frozen=True, tag="earlier"):
+    """What was said before a message, oldest first; `more`: there is something before that."""
+
+    messages: list[msgspec.Raw]
+    epoch: str
+    more: bool = False
+    room: str = LOBBY
+
+
+class Foreign(_Out, frozen=True, tag="publication"):
+    """What was published in a room and is no message of this dialect; `data` is a text or the JSON that it is."""
+
+    data: msgspec.Raw
+    timestamp: str
+    offset: int
+    room: str = LOBBY
+
+
 class Inbox(_Out, frozen=True, tag="inbox"):
     """Private messages that were missed, and the position from which the inbox is live."""
 
@@ -215,6 +248,7 @@ class Error(_Out, frozen=True, tag="error"):
 _encode = msgspec.json.Encoder().encode
 _EXPECTED = 'an object such as {"type": "chat", "message": "hello"}'
 _about = JsonDecoder(_About, expected="an id and a room")
+_said = msgspec.json.Decoder(ChatMessage).decode
 _type_of = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
 
 
@@ -263,6 +297,8 @@ class ChatProtocol(Protocol[ChatCommand]):
     def encode_publication(self, publication: Publication) -> WireMessage:
         """Encode a stored message: its timestamp is when it was kept, and a chat message has its offset."""
         data = publication.data
+        if publication.channel.startswith(_ROOM) and not _is_said_in(publication):
+            return self.encode(_foreign(publication))
         if data.startswith(_SAID):
             fields = b'"timestamp":"%b","offset":%d' % (iso_time(publication.time).encode(), publication.offset)
         elif data.startswith(_SYSTEM):
@@ -299,6 +335,24 @@ class ChatProtocol(Protocol[ChatCommand]):
     def encode_dropped(self, push: Dropped) -> WireMessage:
         text = f"{push.count} messages were dropped, this connection is too slow"
         return self.encode(Error("dropped", text, room=sys.intern(push.channel.partition(":")[2])))
+
+
+def _is_said_in(publication: Publication) -> bool:
+    """Return whether a publication of a room is one of its messages; anybody may have published it."""
+    try:
+        message = _said(publication.data)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return False
+    return publication.data.startswith(_SAID[0]) and f"{_ROOM}{message.room}" == publication.channel
+
+
+def _foreign(publication: Publication) -> Foreign:
+    """Return what a room is shown of a publication that no chat has made."""
+    room = sys.intern(publication.channel.removeprefix(_ROOM))
+    data = publication.data
+    if publication.format is not Format.JSON:
+        data = _encode(data.decode("utf-8", "replace"))
+    return Foreign(msgspec.Raw(data), iso_time(publication.time), publication.offset, room)
 
 
 def _private(text: str) -> PrivateChat:

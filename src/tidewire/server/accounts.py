@@ -112,6 +112,11 @@ class Accounts:
         """Return the user of a name in any case of letters, or None."""
         return await self._database.read(lambda connection: _find(connection, name))
 
+    async def is_empty(self) -> bool:
+        """Return whether nobody has an account."""
+        found = await self._database.read(lambda db: db.execute("SELECT 1 FROM accounts_users LIMIT 1").fetchone())
+        return found is None
+
     async def users(self) -> list[User]:
         """Return all users by name."""
         statement = "SELECT id, name, created FROM accounts_users ORDER BY key"

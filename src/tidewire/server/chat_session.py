@@ -25,6 +25,8 @@ from tidewire.protocols.chat import (
     Auth,
     Chat,
     ChatMessage,
+    Earlier,
+    EarlierMessages,
     Error,
     Inbox,
     Join,
@@ -179,6 +181,16 @@ class ChatSession:
         if room not in self._rooms:
             raise PermissionDenied(f"you are not in room {room[:80]!r}; join it first")
 
+    async def earlier(self, command: Earlier) -> None:
+        """Send the messages before one of them."""
+        self._check_joined(command.room)
+        before = claimed(command.before, command.epoch)
+        page = await self._hub.history(f"room:{command.room}", since=before, limit=HISTORY + 1, reverse=True)
+        shown = page.publications[:HISTORY] if page.top.epoch == command.epoch else ()
+        messages = [CHAT.raw(publication) for publication in reversed(shown)]
+        more = len(page.publications) > HISTORY
+        await self._connection.send(CHAT.encode(EarlierMessages(messages, page.top.epoch, more, command.room)))
+
     # Messages.
 
     async def chat(self, command: Chat) -> None:
@@ -195,11 +207,13 @@ class ChatSession:
             return
         target = command.target_user
         user = await self._door.find(target)
-        if user is None or not await self._hub.is_online(user.id):
+        if user is None or not (command.keep or await self._hub.is_online(user.id)):
             content = f"User '{target}' not found among active connections."
         else:
             message = PrivateChatMessage(self._name, user.name, command.message, command.id)
             await self._hub.send_to_user(user.id, message, key=self._key(command.id))
+            if command.keep and user.id != self._user:
+                await self._hub.send_to_user(self._user, message, key=self._key(command.id))
             content = f"Private message sent to {target}."
         await self._connection.send(CHAT.encode(System(content, id=command.id)))
 
@@ -248,5 +262,6 @@ _HANDLERS: dict[type, Callable[[ChatSession, Any], Awaitable[None]]] = {
     Online: ChatSession.online,
     Join: ChatSession.join,
     Leave: ChatSession.leave,
+    Earlier: ChatSession.earlier,
     Rooms: ChatSession.rooms,
 }

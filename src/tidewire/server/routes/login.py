@@ -1,6 +1,6 @@
 """Accounts over HTTP: sign up, log in and out, the list of sessions, and the password. Nothing of it is in a URL.
 
-`POST /signup`, `/login`, `/logout`, `/logout/everywhere`, `/password`, and `GET /me`, `/sessions`.
+`POST /signup`, `/login`, `/logout`, `/logout/everywhere`, `/password`, and `GET /signup`, `/me`, `/sessions`.
 """
 
 from __future__ import annotations
@@ -76,6 +76,14 @@ async def login(request: Request, given: GivenCredentials) -> Response:
         raise refusal(401, "Invalid credentials") from None
     except TooManyAttempts as error:
         raise _too_many(error) from None
+
+
+@router.get("/signup")
+async def can_sign_up(request: Request) -> Response:
+    """Return whether people may sign up here, and whether nobody has yet."""
+    accounts, _ = _services(request)
+    allowed = request.app.state.settings.signup
+    return JSONResponse({"allowed": allowed, "first": allowed and await accounts.is_empty()}, headers=NO_STORE)
 
 
 @router.post("/signup", status_code=201)

@@ -31,15 +31,25 @@
 
 const FIRST_DELAY = 500;
 const LONGEST_DELAY = 20_000;
+const SEEN_DELAY = 2_500;
+const SEEN_ATTEMPTS = 200;
 const STABLE = 5_000;
 const PING_GRACE = 10_000;
 const CLOSE_GRACE = 1_000;
 const LONGEST_TIMER = 2 ** 31 - 1;
 const TOKEN_EXPIRED = 109;
 
-/** Milliseconds before attempt number `attempt` (0: the first after a loss): any time up to a bound that doubles. */
-export function delay(attempt, random = Math.random) {
-  return random() * Math.min(LONGEST_DELAY, FIRST_DELAY * 2 ** attempt);
+/**
+ * Milliseconds before attempt number `attempt` (0: the first after a loss): any time up to a bound that doubles. While
+ * the page is `seen`, a server that is there again is noticed within SEEN_DELAY, in the first minutes.
+ */
+export function delay(attempt, random = Math.random, seen = false) {
+  const longest = seen && attempt < SEEN_ATTEMPTS ? SEEN_DELAY : LONGEST_DELAY;
+  return random() * Math.min(longest, FIRST_DELAY * 2 ** attempt);
+}
+
+function isSeen() {
+  return globalThis.document?.visibilityState === "visible";
 }
 
 /** Whether a code of the server ends a client for good. */
@@ -384,7 +394,7 @@ export class Client extends Emitter {
       for (const subscription of this.#subscriptions.values()) subscription._invalidate();
       for (const channel of this.#chosen.keys()) this.#chosen.set(channel, { offset: 0, epoch: "_" });
     }
-    this.#set("retry", delay(this.#attempt++), () => this.#open());
+    this.#set("retry", delay(this.#attempt++, Math.random, isSeen()), () => this.#open());
     this.#become("connecting", { code, reason });
   }
 

@@ -64,6 +64,16 @@ async function credentials(path, username, password) {
 export const logIn = (username, password) => credentials("/login", username, password);
 export const signUp = (username, password) => credentials("/signup", username, password);
 
+/** May people sign up here (`allowed`), and has nobody yet (`first`)? */
+export async function signUpState() {
+  try {
+    const response = await request("/signup");
+    return response.ok ? await response.json() : { allowed: true, first: false };
+  } catch {
+    return { allowed: true, first: false };
+  }
+}
+
 /** Is the token still good? null when the server does not say. */
 export async function stillValid(token) {
   try {

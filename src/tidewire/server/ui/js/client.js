@@ -8,6 +8,8 @@ import { LOBBY, Rooms } from "./rooms.js";
 
 const LONGEST = 60_000;
 const COMMAND = /^\/pm(?:\s+(\S+)(?:\s+([\s\S]+))?)?\s*$/;
+// It may have been meant for one person only. A path such as /usr/bin is no command.
+const OTHER_COMMAND = /^\/[A-Za-z]\w*(\s|$)/;
 const MALFORMED = "Invalid /pm command format. Use '/pm username message'";
 
 export class Client extends Emitter {
@@ -59,6 +61,10 @@ export class Client extends Emitter {
       if (person === this.me) return "That is you. Write to somebody else.";
       target = this.conversations.open(person);
       words = rest.trim();
+    } else if (OTHER_COMMAND.test(words)) {
+      return `There is no command ${words.split(/\s/)[0]}, so nothing was sent. Write /pm name message, or begin with // to send a text with a slash.`;
+    } else if (words.startsWith("//")) {
+      words = words.slice(1);
     }
     const size = new TextEncoder().encode(JSON.stringify(words)).length;
     if (size > LONGEST) return `This message is too long: ${size} bytes, and ${LONGEST} can be sent.`;
@@ -83,7 +89,7 @@ export class Client extends Emitter {
     if (this.connection.state.name !== "connected") return false;
     const name = thread.slice(thread.indexOf(":") + 1);
     if (thread.startsWith("person:")) {
-      return this.connection.send({ type: "private_chat", target_user: name, message: text, id });
+      return this.connection.send({ type: "private_chat", target_user: name, message: text, id, keep: true });
     }
     if (!this.rooms.get(name)?.ready) return false;
     const room = name === LOBBY ? {} : { room: name };
@@ -95,6 +101,8 @@ export class Client extends Emitter {
     const handlers = {
       history: () => this.#history(message),
       chat_message: () => rooms.message(message),
+      publication: () => rooms.message(message),
+      earlier: () => rooms.earlier(message),
       private_chat_message: () => conversations.message(message),
       inbox: () => conversations.inbox(message),
       online: () => rooms.online(message),
@@ -102,7 +110,7 @@ export class Client extends Emitter {
       system: () => rooms.system(message) || conversations.system(message) || this.emit("notice", message.content),
       error: () => this.#refused(message),
     };
-    if (Object.hasOwn(handlers, message.type)) handlers[message.type]();
+    if (Object.hasOwn(handlers, message?.type)) handlers[message.type]();
   }
 
   #history(message) {
@@ -116,6 +124,7 @@ export class Client extends Emitter {
 
   #refused({ id, room = LOBBY, code, content }) {
     if (id && this.outbox.refuse(id, code, content)) return;
+    if (!this.rooms.get(room)) return; // it was left meanwhile
     if (!this.rooms.refused(room, code, content)) this.emit("notice", content);
   }
 

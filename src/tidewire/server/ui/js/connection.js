@@ -120,7 +120,7 @@ export class Connection extends Emitter {
       this.#become({ name: "final", code, reason });
       return;
     }
-    const wait = code === 1012 && this.#attempt === 0 ? restartDelay() : delay(this.#attempt);
+    const wait = code === 1012 && this.#attempt === 0 ? restartDelay() : delay(this.#attempt, Math.random, document.visibilityState === "visible");
     this.#attempt += 1;
     this.#timers.retry = setTimeout(() => this.#open(), wait);
     this.#become({ name: "waiting", until: Date.now() + wait, code, reason });

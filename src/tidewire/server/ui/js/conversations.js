@@ -82,8 +82,8 @@ export class Conversations extends Emitter {
     let count = 0;
     for (const one of message.messages) if (this.#show(one)) count += 1;
     this.#inbox.offset = message.offset ?? message.messages.at(-1)?.offset ?? this.#inbox.offset ?? 0;
-    // Only a person who is online can be written to, so another device has shown these already.
-    if (isNewHere) for (const thread of this.all) thread.markRead();
+    // On a new device, what came before a person's own last answer was seen on another one.
+    if (isNewHere) for (const thread of this.all) if (thread.timeline.items.at(-1)?.sender === this.#me) thread.markRead();
     if (message.recovered === false) for (const thread of before) this.#gap(thread, message);
     this.#saveLater();
     this.emit("inbox", message.recovered === true ? count : 0);
@@ -92,7 +92,7 @@ export class Conversations extends Emitter {
 
   message(message) {
     const shown = this.#show(message);
-    if (message.target === this.#me) this.#inbox.offset = Math.max(this.#inbox.offset ?? 0, message.offset);
+    if (Number.isInteger(message.offset)) this.#inbox.offset = Math.max(this.#inbox.offset ?? 0, message.offset);
     this.#saveLater();
     this.emit("change");
     if (shown) this.emit("arrived", this.open(this.#peerOf(message)), shown);
@@ -106,7 +106,7 @@ export class Conversations extends Emitter {
     if (peer === undefined) return false;
     const found = id ?? this.#outbox.of(`person:${peer}`).find((entry) => entry.state === "sending")?.id;
     if (missing) {
-      this.#outbox.refuse(found, "absent", `${missing} is not online, so this was not delivered.`);
+      this.#outbox.refuse(found, "absent", `There is nobody called ${missing}, so this was not delivered.`);
       return true;
     }
     const entry = this.#outbox.acknowledge(found);
@@ -127,6 +127,8 @@ export class Conversations extends Emitter {
   }
 
   #show(message) {
+    if (typeof message.sender !== "string" || typeof message.target !== "string") return null;
+    if (typeof message.content !== "string") return null;
     const thread = this.open(this.#peerOf(message));
     const { sender, content: text, offset, id = null } = message;
     const epoch = this.#epoch;

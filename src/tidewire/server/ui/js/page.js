@@ -58,7 +58,8 @@ export class Page {
       discard: ({ id }) => client.outbox.discard(id),
       edit: ({ id }) => this.composer.edit(client.outbox.discard(id)),
     };
-    this.log = new LogView({ me: client.me, actions, changed, pending: (thread) => this.#pending(thread) });
+    const earlier = (thread) => thread.kind === "room" && client.rooms.askEarlier(thread);
+    this.log = new LogView({ me: client.me, actions, changed, earlier, pending: (thread) => this.#pending(thread) });
     this.sidebar = new SidebarView({ client });
     this.people = new PeopleView({ me: client.me, changed });
     this.composer = new Composer({ write: (...message) => this.#write(...message) });
@@ -83,6 +84,7 @@ export class Page {
     document.addEventListener("visibilitychange", this.#changed);
     $("browse").addEventListener("click", () => this.roomDialog.open());
     $("compose").addEventListener("click", () => this.personDialog.open());
+    $("earlier").addEventListener("click", () => client.rooms.askEarlier(this.#active));
     $("sign-out").addEventListener("click", () => this.#leaveForGood());
     $("thread-leave").addEventListener("click", () => this.#leaveThread());
     $("skip").addEventListener("click", (event) => {
@@ -182,6 +184,8 @@ export class Page {
       return;
     }
     this.log.render();
+    $("earlier").hidden = !thread.hasEarlier;
+    setText($("earlier"), thread.asksEarlier ? "Fetching earlier messages…" : "Show earlier messages");
     if (document.visibilityState === "visible" && this.log.atNewest && isFilled(thread)) thread.markRead();
     this.sidebar.render(thread);
     this.people.render(thread);
@@ -223,7 +227,7 @@ function isFilled(thread) {
 }
 
 function emptyWords({ kind, name }) {
-  if (kind === "person") return [`You and ${name}`, "What you write here is seen by the two of you only. It is delivered while both are online."];
+  if (kind === "person") return [`You and ${name}`, "What you write here is seen by the two of you only. It waits for whoever is away."];
   return [`Nothing said in ${name} yet`, "Write the first message. Everybody who joins later will find it here."];
 }
 

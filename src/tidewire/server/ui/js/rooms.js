@@ -9,6 +9,8 @@ const NAME = /^[\p{L}\p{N}_.-](?:[\p{L}\p{N}_. -]{0,62}[\p{L}\p{N}_.-])?$/u;
 const CAME = /^User '(.+)' has joined the chat\.$/;
 const WENT = /^User '(.+)' (has left the chat|disconnected due to an error)\.$/;
 const AGAIN = 3_000;
+const PAGE = 100;
+const LONGEST_FOREIGN = 2_000;
 const RECOUNT_SOON = 1_000;
 const RECOUNT_SPREAD = 4_000;
 
@@ -26,6 +28,8 @@ export class Room extends Thread {
   ready = false;
   recount = 0;
   again = 0;
+  hasEarlier = false;
+  asksEarlier = false;
 
   constructor(name, me, box) {
     super("room", name, me, box);
@@ -96,6 +100,7 @@ export class Rooms extends Emitter {
   disconnected() {
     for (const room of this.all) {
       room.ready = false;
+      room.asksEarlier = false;
       clearTimeout(room.recount);
       clearTimeout(room.again);
       room.recount = 0;
@@ -107,6 +112,7 @@ export class Rooms extends Emitter {
     if (!room) return;
     const since = message.recovered === true ? room.position?.offset ?? 0 : this.#oldest(message) - 1;
     const fresh = message.messages.filter((one) => message.recovered !== true || one.offset > since);
+    if (message.recovered !== true) room.hasEarlier = message.messages.length >= PAGE;
     if (message.recovered !== true) this.#replace(room, message);
     for (const one of fresh) this.#show(room, one, message.epoch);
     const offset = Math.max(message.offset ?? 0, message.messages.at(-1)?.offset ?? 0, message.recovered ? since : 0);
@@ -120,9 +126,29 @@ export class Rooms extends Emitter {
     this.emit("change");
   }
 
+  /** Ask for what was said before the oldest message that is here; the answer comes as a change. */
+  askEarlier(room) {
+    const [oldest] = room.timeline.items.filter(({ kind, offset }) => kind !== "gap" && Number.isInteger(offset));
+    if (!room.hasEarlier || room.asksEarlier || !room.ready || !oldest) return;
+    const place = room.name === LOBBY ? {} : { room: room.name };
+    room.asksEarlier = this.#send({ type: "earlier", before: oldest.offset, epoch: oldest.epoch, ...place });
+    this.emit("change");
+  }
+
+  earlier(message) {
+    const room = this.#of(message);
+    if (!room) return;
+    room.asksEarlier = false;
+    room.hasEarlier = message.more === true;
+    if (message.epoch === room.position?.epoch) {
+      for (const one of message.messages) this.#show(room, one, message.epoch);
+    }
+    this.emit("change");
+  }
+
   message(message) {
     const room = this.#of(message);
-    if (!room?.position || message.offset <= room.position.offset) return;
+    if (!room?.position || !(message.offset > room.position.offset)) return;
     room.position.offset = message.offset;
     const shown = this.#show(room, message, room.position.epoch);
     this.emit("change");
@@ -162,6 +188,7 @@ export class Rooms extends Emitter {
     const room = this.#rooms.get(name);
     if (!room || room.ready) return false;
     room.problem = text;
+    room.asksEarlier = false;
     if (passesByItself(code)) room.again = setTimeout(() => this.#ask(room), AGAIN + Math.random() * AGAIN);
     this.emit("change");
     return true;
@@ -188,6 +215,9 @@ export class Rooms extends Emitter {
   }
 
   #unfollow(name) {
+    const room = this.#rooms.get(name);
+    clearTimeout(room?.recount);
+    clearTimeout(room?.again);
     this.#rooms.delete(name);
     this.#send({ type: "leave", room: name });
   }
@@ -205,12 +235,23 @@ export class Rooms extends Emitter {
   }
 
   #show(room, message, epoch) {
+    if (!isSaid(message)) return this.#showForeign(room, message, epoch);
     const { sender, content: text, offset, id = null } = message;
     const key = messageKey({ id, sender, offset, epoch }, this.#me);
     const shown = item({ key, sender, text, time: timeOf(message), epoch, offset, id });
     const isNew = room.timeline.add(shown);
     if (id && sender === this.#me) this.#outbox.acknowledge(id);
     return isNew ? shown : null;
+  }
+
+  /** Show what an application has published in the room and no person has written. */
+  #showForeign(room, message, epoch) {
+    const { data, offset } = message;
+    if (!Number.isInteger(offset)) return null;
+    const content = typeof data === "string" ? data : typeof data?.content === "string" ? data.content : JSON.stringify(data);
+    const text = String(content ?? "").slice(0, LONGEST_FOREIGN) || "(nothing)";
+    room.timeline.add(item({ kind: "event", key: `at:${epoch}:${offset}`, text, time: timeOf(message), epoch, offset }));
+    return null;
   }
 
   #event(room, message, text) {
@@ -251,6 +292,11 @@ export class Rooms extends Emitter {
     }
     this.emit("change");
   }
+}
+
+// Anybody may publish in a room: whatever came, the page goes on.
+function isSaid({ type, sender, content }) {
+  return type === "chat_message" && typeof sender === "string" && typeof content === "string";
 }
 
 function byName(a, b) {

@@ -3,7 +3,8 @@
 import { el } from "./dom.js";
 
 const LINK = /\bhttps?:\/\/[^\s<>"'`]+/g;
-const TRAILING = /[.,;:!?)\]}]+$/;
+const TRAILING = /[.,;:!?]$/;
+const CLOSING = { ")": "(", "]": "[", "}": "{" };
 const HUES = 12;
 
 const clock = new Intl.DateTimeFormat(undefined, { hour: "2-digit", minute: "2-digit" });
@@ -16,7 +17,7 @@ export function linked(text) {
   const nodes = [];
   let from = 0;
   for (const match of text.matchAll(LINK)) {
-    const address = match[0].replace(TRAILING, "");
+    const address = trimmed(match[0]);
     if (!URL.canParse(address)) continue;
     nodes.push(text.slice(from, match.index));
     nodes.push(el("a", { href: address, target: "_blank", rel: "noopener noreferrer nofollow", text: address }));
@@ -24,6 +25,17 @@ export function linked(text) {
   }
   nodes.push(text.slice(from));
   return nodes.filter((node) => node !== "");
+}
+
+// Punctuation behind an address is the sentence's; a bracket is the address's own where one opens in it.
+function trimmed(address) {
+  for (;;) {
+    const last = address.at(-1);
+    const opening = CLOSING[last];
+    const isForeign = opening ? address.split(last).length > address.split(opening).length : TRAILING.test(address);
+    if (!isForeign) return address;
+    address = address.slice(0, -1);
+  }
 }
 
 export const timeOfDay = (time) => clock.format(time);

@@ -1,6 +1,6 @@
 // Signing in and signing up: one form, two modes, each error beside its field.
 
-import { Refusal, logIn, signUp } from "../api.js";
+import { Refusal, logIn, signUp, signUpState } from "../api.js";
 import { count } from "../text.js";
 
 const NAME = /^[A-Za-z0-9_.-]{1,32}$/;
@@ -38,6 +38,17 @@ export class EntryView {
     this.#mode(false);
     $("entry").hidden = false;
     $("username").focus();
+    this.#offer(notice);
+  }
+
+  // The first visitor of an empty server has no account to sign in with.
+  async #offer(notice) {
+    const { allowed, first } = await signUpState();
+    document.querySelector(".entry-switch").hidden = !allowed;
+    if (!first || notice || this.#isCreating) return;
+    $("entry-notice").textContent = "Nobody has an account on this server yet. Make the first one: a name and a password, no e-mail.";
+    $("entry-notice").hidden = false;
+    $("entry-switch").classList.replace("link", "primary");
   }
 
   #mode(isCreating) {
@@ -48,6 +59,7 @@ export class EntryView {
     $("entry-submit").textContent = words.submit;
     $("entry-switch-text").textContent = words.question;
     $("entry-switch").textContent = words.other;
+    $("entry-switch").classList.replace("primary", "link");
     $("password").autocomplete = isCreating ? "new-password" : "current-password";
     for (const hint of ["username-hint", "password-hint"]) $(hint).hidden = !isCreating;
   }

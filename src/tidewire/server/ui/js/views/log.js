@@ -23,10 +23,12 @@ export class LogView {
   #stuck = true;
   #lastTop = 0;
   #changed;
+  #earlier;
 
   /** `changed()` asks for a render; `options` is what rows need: `{me, actions, pending}`. */
-  constructor({ changed, ...options }) {
+  constructor({ changed, earlier, ...options }) {
     this.#changed = changed;
+    this.#earlier = earlier;
     this.#options = options;
     this.#scroller.addEventListener("scroll", () => this.#scrolled(), { passive: true });
     this.#newer.addEventListener("click", () => this.toNewest());
@@ -103,6 +105,7 @@ export class LogView {
     else if (scrollTop < this.#lastTop - 1) this.#stuck = false;
     this.#lastTop = scrollTop;
     if (!this.#stuck && scrollTop < NEAR) this.#move(-STEP);
+    if (!this.#stuck && scrollTop < NEAR && this.#topKey === this.#entries()[0]?.key) this.#earlier(this.#thread);
     else if (!this.#stuck && this.#to < this.#total && scrollHeight - scrollTop - clientHeight < NEAR) this.#move(STEP);
     if (was !== this.#stuck) this.#changed();
   }

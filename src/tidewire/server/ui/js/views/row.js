@@ -29,7 +29,7 @@ function draw(entry, { me, isFirst, isFresh, day, actions }) {
   if (entry.kind !== "message") return el("li", { class: `line ${entry.kind}` }, ...before, line(entry));
   const isMine = entry.sender === me;
   const classes = ["message", isMine ? "mine" : "theirs", isFirst ? "first" : "", entry.state ?? "sent"];
-  const parts = [who(entry, isFirst, isMine), el("div", { class: "text" }, ...linked(entry.text))];
+  const parts = [who(entry, isFirst, isMine), el("div", { class: "text", dir: "auto" }, ...linked(entry.text))];
   const state = stateLine(entry, actions);
   if (state) parts.push(state);
   const body = el("div", { class: "body" }, ...parts);
@@ -38,7 +38,7 @@ function draw(entry, { me, isFirst, isFresh, day, actions }) {
 }
 
 function line(entry) {
-  return el("p", {}, el("span", { text: entry.text, title: fullTime(entry.time) }));
+  return el("p", {}, el("span", { dir: "auto", text: entry.text, title: fullTime(entry.time) }));
 }
 
 function who(entry, isFirst, isMine) {
@@ -49,7 +49,7 @@ function who(entry, isFirst, isMine) {
     text: timeOfDay(entry.time),
   });
   const classes = isFirst ? "who" : "who sr";
-  return el("p", { class: classes }, el("span", { class: isMine ? "name sr" : "name", text: name }), " ", time);
+  return el("p", { class: classes }, el("span", { class: isMine ? "name sr" : "name", dir: "auto", text: name }), " ", time);
 }
 
 const STATES = {

@@ -24,7 +24,7 @@ class Server:
     def __init__(self, folder: Path, *options: str) -> None:
         self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"
-        self._folder = folder
+        self.folder = folder
         self._options = options
         self._process: subprocess.Popen[bytes] | None = None
 
@@ -32,7 +32,7 @@ class Server:
         """Start the process and return when it answers."""
         command = [sys.executable, "-m", "tidewire", "serve", "--port", str(self.port), *self._options]
         with self._log.open("ab") as log:
-            self._process = subprocess.Popen(command, cwd=self._folder, stdout=log, stderr=log)
+            self._process = subprocess.Popen(command, cwd=self.folder, stdout=log, stderr=log)
         limit = time.monotonic() + _START
         while not self._answers():
             assert self._process.poll() is None, f"the server ended:\n{self.log()}"
@@ -53,7 +53,7 @@ class Server:
 
     @property
     def _log(self) -> Path:
-        return self._folder / "server.log"
+        return self.folder / "server.log"
 
     def _answers(self) -> bool:
         try:

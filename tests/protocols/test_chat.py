@@ -179,4 +179,3 @@ def test_what_is_no_message_of_the_room_is_shown_as_what_it_is(data: bytes, form
     assert json.loads(CHAT.encode_publication(publication).data) == expected
     (history,) = CHAT.encode_subscribed(Subscribed("room:lobby", Position(7, "e"), (publication,)))
     assert json.loads(history.data)["messages"] == [expected]
-

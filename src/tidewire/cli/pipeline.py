@@ -192,6 +192,8 @@ async def _show(source: Source, run: Run) -> int:
     for step in run.steps:
         for line in step.lines if step.status is StepStatus.FAILED else ():
             out.print(f"  {harmless(line)}", markup=False)
+    for place in await source.results(run.id) if run.status is RunStatus.FINISHED else ():
+        out.print(f"  {harmless(place)}", markup=False, soft_wrap=True)
     return 0 if run.status is RunStatus.FINISHED else _FAILED
 
 

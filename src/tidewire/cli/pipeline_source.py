@@ -21,6 +21,7 @@ import msgspec
 from tidewire.errors import ConfigurationError, StoreUnavailable
 from tidewire.hub import Hub
 from tidewire.pipelines.errors import PipelineError
+from tidewire.pipelines.folders import FileFacts
 from tidewire.pipelines.naming import readable
 from tidewire.pipelines.programs import Missing, missing_programs
 from tidewire.pipelines.runs import Run
@@ -77,6 +78,10 @@ class _OneRun(msgspec.Struct, frozen=True):
     run: Run
 
 
+class _Results(msgspec.Struct, frozen=True):
+    results: list[FileFacts]
+
+
 class _Runs(msgspec.Struct, frozen=True):
     runs: list[Run]
 
@@ -106,6 +111,10 @@ class Source(ABC):
     @abstractmethod
     async def log(self, run: str, step: str, start: int) -> LogPart:
         """Return a part of a log."""
+
+    @abstractmethod
+    async def results(self, run: str) -> list[str]:
+        """Return where the results of a run are, reports first: paths here, addresses at a server."""
 
     @abstractmethod
     async def cancel(self, run: str) -> Run:
@@ -139,6 +148,10 @@ class _Here(Source):
 
     async def log(self, run: str, step: str, start: int) -> LogPart:
         return await self._pipelines.log(run, step, start=start)
+
+    async def results(self, run: str) -> list[str]:
+        found = [file for file in await self._pipelines.results(run) if not file.problem]
+        return [str(await self._pipelines.result(run, file.name)) for file in found]
 
     async def cancel(self, run: str) -> Run:
         return await self._pipelines.cancel(run)
@@ -191,6 +204,13 @@ class _There(Source):
         query = urlencode({"step": step, "from": start})
         data, headers = await self._ask("GET", f"/runs/{quote(run, safe='')}/log?{query}")
         return LogPart(headers["Log-Step"], int(headers["Log-From"]), data, int(headers["Log-Size"]))
+
+    async def results(self, run: str) -> list[str]:
+        place = f"/runs/{quote(run, safe='')}/results"
+        answer, _ = await self._ask("GET", place)
+        found = msgspec.json.decode(answer, type=_Results).results
+        shown = {True: "?show=1", False: ""}
+        return [f"{self._url}{place}/{quote(file.name)}{shown[file.show]}" for file in found if not file.problem]
 
     async def cancel(self, run: str) -> Run:
         return await self._one("POST", f"/runs/{quote(run, safe='')}/cancel")

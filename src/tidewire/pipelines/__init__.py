@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from tidewire.pipelines.programs import Missing
     from tidewire.pipelines.remote_job import RemoteJob
     from tidewire.pipelines.routes import router
+    from tidewire.pipelines.run_page import page
     from tidewire.pipelines.runs import GivenInput, Run, RunStatus, StepState, StepStatus
     from tidewire.pipelines.service import LogPart, Pipelines, Started
 
@@ -55,6 +56,7 @@ __all__ = (
     "builtin",
     "load",
     "load_folder",
+    "page",
     "pipeline",
     "router",
 )
@@ -89,6 +91,7 @@ _HOMES = {
     "tidewire.pipelines.programs": ("Missing",),
     "tidewire.pipelines.remote_job": ("RemoteJob",),
     "tidewire.pipelines.routes": ("router",),
+    "tidewire.pipelines.run_page": ("page",),
     "tidewire.pipelines.runs": (
         "GivenInput",
         "Run",

@@ -320,10 +320,11 @@ class Pipelines:
         return LogPart(name, begin, data, size)
 
     async def results(self, run: str) -> list[FileFacts]:
-        """Return the files that a run has made so far. Raises NotFound."""
+        """Return the files that a run has made so far, those first that a browser may open. Raises NotFound."""
         shown = await self.shown(run)
         files = await asyncio.to_thread(RunFolder(self._root, run).list_results)
-        return [msgspec.structs.replace(file, show=file.name in shown) for file in files]
+        found = [msgspec.structs.replace(file, show=file.name in shown) for file in files]
+        return sorted(found, key=lambda file: not file.show)
 
     async def shown(self, run: str) -> list[str]:
         """Return the names of the results that a browser may open in place. Raises NotFound."""

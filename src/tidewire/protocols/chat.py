@@ -73,7 +73,7 @@ class Chat(_InRoom, frozen=True, tag="chat"):
 
 
 class PrivateChat(_In, frozen=True, tag="private_chat"):
-    """Send a message to one user. With `keep` it waits for one who is away, and is on all devices of the sender, too."""
+    """Send a message to one user; `keep`: also to a user who is away, and to all devices of the sender."""
 
     target_user: str
     message: str

@@ -85,7 +85,7 @@ def create_app(settings: Settings) -> FastAPI:
     app.include_router(client_routes(app.state.hub, settings, app.state.authority, logins))
     app.include_router(app.state.hub.asyncapi_router(described=described(channel)))
     add_observers(app, app.state.hub, settings)
-    add_pages(app, tutorial=settings.serves_tutorial)
+    add_pages(app, tutorial=settings.serves_tutorial, pipelines=settings.pipelines.enabled)
     app.include_router(chat_socket.router)
     if app.state.pipelines is not None:
         add_pipelines(app, settings, app.state.pipelines)

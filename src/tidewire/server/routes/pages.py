@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import hashlib
+import html
+import inspect
 import mimetypes
+from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import Any
 
 from fastapi import APIRouter, FastAPI, Request, Response
 from starlette.staticfiles import StaticFiles
 from starlette.types import Scope
+
+from tidewire.server.routes import tutorial as endpoints
 
 __all__ = ("add_pages",)
 
@@ -24,7 +31,24 @@ _HEADERS = {
     # Browsers revalidate by the ETag, so that a page never mixes files of two versions of the server.
     "Cache-Control": "no-cache",
 }
-_TUTORIAL = ("echo", "items", "chat", "channels")
+#: What each page of the tutorial speaks with.
+_TUTORIAL: dict[str, tuple[Callable[..., Any], ...]] = {
+    "echo": (endpoints.echo,),
+    "items": (endpoints.get_cookie_or_token, endpoints.items),
+    "chat": (endpoints.chat_room,),
+    "channels": (),
+}
+_CHANNELS = """hub = Hub("sqlite:///chat.db")
+app = FastAPI(lifespan=hub.lifespan)
+
+
+@hub.channel("playground:{name}", presence=True, join_leave=True)
+async def playground(name: str, user: str) -> bool:
+    return True  # everybody may subscribe, publish and read
+
+
+app.include_router(hub.client_router(user=current_user))
+"""
 
 # Operating systems differ in these types, and a browser refuses a module of another type.
 for _suffix, _type in ((".js", "text/javascript"), (".css", "text/css"), (".svg", "image/svg+xml")):
@@ -40,23 +64,55 @@ class _Files(StaticFiles):
         return response
 
 
-def add_pages(app: FastAPI, *, tutorial: bool) -> None:
+class _Page:
+    """A page of `ui/` with the navigation over all pages, and what else its server fills in."""
+
+    def __init__(self, file: str, pages: Iterable[tuple[str, str]], path: str, python: str = "") -> None:
+        links = "".join(
+            f'<a href="{address}"{_CURRENT if _is_in(path, address) else ""}>{name}</a>' for name, address in pages
+        )
+        text = (_UI / file).read_text(encoding="utf-8")
+        text = text.replace("<!-- pages -->", links).replace("<!-- python -->", html.escape(python))
+        self._body = text.encode()
+        self._tag = f'"{hashlib.sha256(self._body).hexdigest()[:32]}"'
+
+    async def answer(self, request: Request) -> Response:
+        """Send the page, or 304 to a browser that has it."""
+        headers = {**_HEADERS, "ETag": self._tag}
+        if self._tag in request.headers.get("if-none-match", ""):
+            return Response(status_code=304, headers=headers)
+        return Response(self._body, media_type="text/html", headers=headers)
+
+
+_CURRENT = ' aria-current="page"'
+
+
+def _is_in(path: str, address: str) -> bool:
+    return path == address or (address != "/" and path.startswith(f"{address}/"))
+
+
+def add_pages(app: FastAPI, *, tutorial: bool, pipelines: bool = True) -> None:
     """Serve the chat at `/`, the pipelines at `/pipelines`, all files at `/ui/`, and the tutorial's pages if wanted."""
     files = _Files(directory=_UI)
     router = APIRouter(include_in_schema=False)
+    pages = [("Chat", "/")]
+    pages += [("Pipelines", "/pipelines")] if pipelines else []
+    pages += [("Tutorial", "/tutorial")] if tutorial else []
 
-    def page(path: str, file: str) -> None:
-        async def answer(request: Request) -> Response:
-            return await files.get_response(file, request.scope)
+    def page(path: str, file: str, python: str = "") -> None:
+        made = _Page(file, pages, path, python)
+        router.add_api_route(path, made.answer, methods=["GET", "HEAD"], name=file)
 
-        router.add_api_route(path, answer, methods=["GET", "HEAD"], name=file)
+    async def icon(request: Request) -> Response:
+        return await files.get_response("mark.svg", request.scope)
 
     page("/", "chat.html")
     page("/pipelines", "pipelines.html")
-    page("/favicon.ico", "mark.svg")
+    router.add_api_route("/favicon.ico", icon, methods=["GET", "HEAD"])
     if tutorial:
         page("/tutorial", "tutorial/index.html")
-        for name in _TUTORIAL:
-            page(f"/tutorial/{name}", f"tutorial/{name}.html")
+        for name, functions in _TUTORIAL.items():
+            python = "\n\n".join(inspect.getsource(function) for function in functions) or _CHANNELS
+            page(f"/tutorial/{name}", f"tutorial/{name}.html", python)
     app.include_router(router)
     app.mount("/ui", files, name="ui")

@@ -16,13 +16,16 @@ export function el(tag, { on = {}, text, ...attributes } = {}, ...children) {
 const reconciled = new WeakMap();
 const SVG = "http://www.w3.org/2000/svg";
 
+// Beside this module, wherever an application has mounted it.
+const ICONS = new URL("../icons.svg", import.meta.url).pathname;
+
 /** One of the drawings in icons.svg. */
 export function icon(name) {
   const svg = document.createElementNS(SVG, "svg");
   svg.setAttribute("class", "icon");
   svg.setAttribute("aria-hidden", "true");
   const use = document.createElementNS(SVG, "use");
-  use.setAttribute("href", `/ui/icons.svg#${name}`);
+  use.setAttribute("href", `${ICONS}#${name}`);
   svg.append(use);
   return svg;
 }

@@ -77,6 +77,7 @@ export class Page {
     const client = this.#client;
     client.on("change", this.#changed);
     client.on("notice", (text) => this.composer.problem(text));
+    client.rooms.on("earlier", (room) => room === this.#active && this.log.above());
     client.on("recovered", (number) => this.status.recovered(number));
     client.on("arrived", (thread, shown) => this.#announce(thread, shown));
     client.connection.on("state", (state) => this.#connectionIs(state));
@@ -184,7 +185,7 @@ export class Page {
       return;
     }
     this.log.render();
-    $("earlier").hidden = !thread.hasEarlier;
+    $("earlier").hidden = !(thread.hasEarlier && this.log.atOldest);
     setText($("earlier"), thread.asksEarlier ? "Fetching earlier messages…" : "Show earlier messages");
     if (document.visibilityState === "visible" && this.log.atNewest && isFilled(thread)) thread.markRead();
     this.sidebar.render(thread);

@@ -143,6 +143,7 @@ export class Rooms extends Emitter {
     if (message.epoch === room.position?.epoch) {
       for (const one of message.messages) this.#show(room, one, message.epoch);
     }
+    this.emit("earlier", room);
     this.emit("change");
   }
 

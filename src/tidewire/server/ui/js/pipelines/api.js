@@ -2,7 +2,7 @@
 
 import { Refusal, detail, request, sentence } from "../api.js";
 
-const ROOT = "/api/pipelines";
+const ROOT = document.querySelector('meta[name="tidewire-api"]')?.content ?? "/api/pipelines";
 const NO_ANSWER = "The server has a problem. Try again in a moment.";
 
 export class PipelinesApi {

@@ -1,9 +1,12 @@
-// What changes in the list of runs, told by the server over the module that any page may use: /connection/tidewire.js.
+// What changes in the list of runs, told by the server over the module that any page may use: tidewire.js.
 //
 // Emits "news" { changed, removed }, "stale" when something may have been missed, "lost" when nothing is told now.
 
-import { Client } from "/connection/tidewire.js";
+import { Client } from "../../tidewire.js";
 import { Emitter } from "../emitter.js";
+
+// An application that shows this page under its own roof may tell nothing: then the list is asked for again and again.
+const isTold = document.querySelector('meta[name="tidewire-api"]')?.content === "/api/pipelines";
 
 export class Notices extends Emitter {
   #client;
@@ -25,7 +28,7 @@ export class Notices extends Emitter {
   }
 
   start() {
-    this.#client.connect();
+    if (isTold) this.#client.connect();
   }
 
   stop() {

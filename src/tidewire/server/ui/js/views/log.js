@@ -42,6 +42,16 @@ export class LogView {
     return this.#stuck;
   }
 
+  /** Is there nothing above what is in view? */
+  get atOldest() {
+    return this.#topKey === (this.#entries()[0]?.key ?? null);
+  }
+
+  /** Show what has come above what is in view. */
+  above() {
+    if (!this.#stuck && this.#scroller.scrollTop < NEAR) this.#move(-STEP);
+  }
+
   show(thread) {
     this.#thread = thread;
     this.freshKey = thread.firstUnread?.key ?? null;
@@ -85,10 +95,10 @@ export class LogView {
 
   #anchor() {
     const { scrollTop } = this.#scroller;
-    for (const node of this.#list.children) {
-      if (node.offsetTop + node.offsetHeight > scrollTop) return { node, top: node.offsetTop };
-    }
-    return null;
+    const seen = [...this.#list.children].filter((node) => node.offsetTop + node.offsetHeight > scrollTop);
+    // The first row is drawn anew when another comes above it.
+    const node = seen[1] ?? seen[0];
+    return node ? { node, top: node.offsetTop } : null;
   }
 
   #toBottom() {
@@ -105,7 +115,7 @@ export class LogView {
     else if (scrollTop < this.#lastTop - 1) this.#stuck = false;
     this.#lastTop = scrollTop;
     if (!this.#stuck && scrollTop < NEAR) this.#move(-STEP);
-    if (!this.#stuck && scrollTop < NEAR && this.#topKey === this.#entries()[0]?.key) this.#earlier(this.#thread);
+    if (!this.#stuck && scrollTop < NEAR && this.atOldest) this.#earlier(this.#thread);
     else if (!this.#stuck && this.#to < this.#total && scrollHeight - scrollTop - clientHeight < NEAR) this.#move(STEP);
     if (was !== this.#stuck) this.#changed();
   }

@@ -70,10 +70,11 @@ export class RunView {
         const name = el("span", { class: "label", text: result.name });
         if (result.problem) return el("li", { class: "hint" }, name, ` ${result.problem}`);
         const link = { class: "result", href, download: result.name.split("/").pop() };
-        const download = el("a", link, name, el("span", { class: "aside", text: size(result.size) }));
-        if (!result.show) return el("li", {}, download);
-        const place = { class: "open", href: `${href}?show=1`, target: "_blank", rel: "noopener" };
-        return el("li", { class: "shown" }, download, el("a", { ...place, "aria-label": `Open ${result.name}`, text: "Open" }));
+        const bytes = el("span", { class: "aside", text: size(result.size) });
+        if (!result.show) return el("li", {}, el("a", link, name, bytes));
+        const place = { class: "result", href: `${href}?show=1`, target: "_blank", rel: "noopener" };
+        const open = el("a", { ...place, "aria-label": `Open ${result.name}` }, name, bytes);
+        return el("li", { class: "shown" }, open, el("a", { ...link, class: "open", text: "Download" }));
       },
     }));
     reconcile($("results"), entries);

@@ -2,6 +2,7 @@
 
 PYTHON ?= python3
 ARGS ?=
+NAME ?=
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -14,7 +15,7 @@ JOBS ?= 2
 COVERED := $(addprefix tests/,engine links protocols rules sessions support security contract http_api test_hub.py)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup serve test test-slow coverage lint types trace bench check lock
+.PHONY: help setup serve example test test-slow coverage lint types trace bench check lock
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -23,6 +24,10 @@ setup: $(DEV) ## Set up .venv with everything for development
 
 serve: $(RUNTIME) ## Run the server on http://127.0.0.1:8000 (PORT=8001, ARGS="--workers 2")
 	@exec $(BIN)/tidewire serve $(if $(PORT),--port $(PORT)) $(ARGS)
+
+example: $(DEV) ## Run an example (NAME=chat, BROKER=sqlite:///chat.db, PORT=8001, ARGS="--workers 2")
+	@test -f examples/$(NAME)/app.py || { echo "make example NAME=...: one of $(notdir $(patsubst %/app.py,%,$(wildcard examples/*/app.py)))"; exit 1; }
+	@cd examples/$(NAME) && exec ../../$(BIN)/tidewire run app:app $(if $(PORT),--port $(PORT)) $(ARGS)
 
 test: $(DEV) ## Run the whole test suite but for the slow tests
 	$(BIN)/python -m pytest -n $(JOBS) --dist loadgroup $(ARGS)

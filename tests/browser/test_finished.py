@@ -1,4 +1,4 @@
-"""What a chat must survive: foreign publications, commands that do not exist, absence, several devices, other scripts."""
+"""What a chat must survive: foreign publications, unknown commands, absence, several devices, other scripts."""
 
 from __future__ import annotations
 

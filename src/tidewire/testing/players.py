@@ -61,15 +61,17 @@ class Player:
 
     # What a test expects.
 
-    async def expect(self, expected: Any = ..., *, recovered: bool | None = None, channel: str = "") -> Any:
+    async def expect(
+        self, expected: Any = ..., *, recovered: bool | None = None, channel: str = "", within: float = 1.0
+    ) -> Any:
         """Wait for a message, and return it: a value that JSON has, a text, bytes, or a model.
 
         It is looked for among what came after the last message that was expected. `expected` may be a value, in which
         `...` stands for anything; a pydantic model or its class; a function of the value. `recovered` tells whether a
-        recovery brought it. Raises AssertionError with all that happened after about a second, and what a handler
-        raised as soon as it has.
+        recovery brought it. Raises AssertionError with all that happened after about `within` seconds, and what a
+        handler raised as soon as it has.
         """
-        for _ in range(_STUCK_NAPS if self._world.is_stuck else _NAPS):
+        for _ in range(_STUCK_NAPS if self._world.is_stuck else round(within / _NAP_SECONDS)):
             found = self._find(expected, recovered, channel)
             if found is MISSING and self.disconnect is None:
                 await self._world.settle_briefly()

@@ -48,7 +48,7 @@ __all__ = ("ClientEndpoints", "client_router")
 _CONNECT = "cf_connect"
 #: The one in which a page that opens another EventSource brings the last event's id, which it cannot send as a header.
 _LAST_EVENT = "last_event_id"
-_MODULE = Path(__file__).parents[2] / "server" / "ui" / "tidewire.js"
+_UI = Path(__file__).parents[2] / "server" / "ui"
 
 
 def client_router(
@@ -86,6 +86,7 @@ def client_router(
         router.add_api_route(f"/connection/{path}", endpoints.preflight, methods=["OPTIONS"])
     router.add_api_route("/connection/tidewire.js", _module, methods=["GET", "HEAD"])
     router.add_api_route("/connection/tidewire.d.ts", _declarations, methods=["GET", "HEAD"])
+    router.add_api_route("/connection/tidewire.css", _look, methods=["GET", "HEAD"])
     router.add_api_route("/emulation", endpoints.emulation, methods=["POST"])
     router.add_api_route("/emulation", endpoints.preflight, methods=["OPTIONS"])
     return router
@@ -99,12 +100,17 @@ async def _upgrade_required() -> Response:
 
 async def _module() -> Response:
     """Give a page the client that needs no bundler; it is asked for again each time, and answered by its ETag."""
-    return FileResponse(_MODULE, media_type="text/javascript", headers={"Cache-Control": "no-cache"})
+    return FileResponse(_UI / "tidewire.js", media_type="text/javascript", headers={"Cache-Control": "no-cache"})
+
+
+async def _look() -> Response:
+    """Give a page the look of the server's own ones: colours for light and dark, type, and controls."""
+    return FileResponse(_UI / "css" / "base.css", media_type="text/css", headers={"Cache-Control": "no-cache"})
 
 
 async def _declarations() -> Response:
     """Give a developer the types of that client."""
-    path = _MODULE.with_suffix(".d.ts")
+    path = _UI / "tidewire.d.ts"
     return FileResponse(path, media_type="text/plain", headers={"Cache-Control": "no-cache"})
 
 

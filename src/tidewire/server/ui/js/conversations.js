@@ -106,7 +106,7 @@ export class Conversations extends Emitter {
     if (peer === undefined) return false;
     const found = id ?? this.#outbox.of(`person:${peer}`).find((entry) => entry.state === "sending")?.id;
     if (missing) {
-      this.#outbox.refuse(found, "absent", `There is nobody called ${missing}, so this was not delivered.`);
+      this.#outbox.refuse(found, "absent", `${missing} is not online and has no account here, so this was not delivered.`);
       return true;
     }
     const entry = this.#outbox.acknowledge(found);

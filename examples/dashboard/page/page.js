@@ -1,0 +1,58 @@
+import { connect } from "/connection/tidewire.js";
+
+const WINDOW = 600;
+const number = (digits, unit = "") => (value) => `${value.toLocaleString(undefined, { maximumFractionDigits: digits })}${unit}`;
+const CHARTS = [
+  { source: "machine", field: "cpu", title: "Processor", show: number(0, " %"), floor: 0, ceiling: 100 },
+  { source: "machine", field: "memory", title: "Memory", show: number(0, " %"), floor: 0, ceiling: 100 },
+  { source: "machine", field: "sent", title: "Network, sent", show: (bytes) => `${number(1)(bytes / 1024)} KiB/s`, floor: 0 },
+  { source: "gold", field: "value", title: "Gold", show: number(2, " $") },
+  { source: "copper", field: "value", title: "Copper", show: number(2, " $") },
+  { source: "cellar", field: "value", title: "Cellar", show: number(2, " °C") },
+];
+
+function chart(config) {
+  const card = document.createElement("article");
+  card.innerHTML = `<h2></h2><output><span></span><small></small></output>
+    <svg viewBox="0 0 600 100" preserveAspectRatio="none" role="img"><path class="area"/><path class="line"/></svg>
+    <div class="range"><span>10 minutes ago</span><span>now</span></div>`;
+  card.querySelector("h2").textContent = config.title;
+  card.querySelector("svg").setAttribute("aria-label", `${config.title}, the last ten minutes`);
+  document.querySelector("#charts").append(card);
+  return (points) => {
+    const values = points.map(([, value]) => value);
+    const low = config.floor ?? Math.min(...values);
+    const high = Math.max(config.ceiling ?? Math.max(...values), low + 1e-9);
+    const now = points.at(-1)[0];
+    const x = (at) => (600 * (1 - (now - at) / WINDOW)).toFixed(1);
+    const y = (value) => (96 - (92 * (value - low)) / (high - low)).toFixed(1);
+    // A second that is missing is a gap, not a line.
+    const line = points.map(([at, value], i) => `${i && at - points[i - 1][0] < 5 ? "L" : "M"}${x(at)} ${y(value)}`).join("");
+    card.querySelector(".line").setAttribute("d", line);
+    card.querySelector(".area").setAttribute("d", points.length > 1 ? `${line.replaceAll("M", "L").replace("L", "M")}L${x(now)} 100L${x(points[0][0])} 100Z` : "");
+    card.querySelector("output span").textContent = config.show(values.at(-1));
+    card.querySelector("output small").textContent = `${config.show(low)} – ${config.show(high)}`;
+    card.dataset.points = points.length;
+  };
+}
+
+const client = connect("/connection/websocket");
+for (const state of ["connecting", "connected", "disconnected"]) client.on(state, () => (document.querySelector("#state").textContent = state));
+
+for (const source of new Set(CHARTS.map((one) => one.source))) {
+  const drawn = CHARTS.filter((one) => one.source === source).map((one) => ({ ...one, draw: chart(one) }));
+  let readings = [];
+  const take = (added) => {
+    const known = new Map([...readings, ...added].map((reading) => [reading.at, reading]));
+    readings = [...known.values()].sort((a, b) => a.at - b.at);
+    const newest = readings.at(-1)?.at ?? 0;
+    readings = readings.filter(({ at }) => newest - at <= WINDOW);
+    if (!readings.length) return;
+    for (const { field, draw } of drawn) draw(readings.map((reading) => [reading.at, reading[field]]));
+  };
+  const channel = client.subscribe(source, ({ data }) => take([data]));
+  channel.on("subscribed", async ({ wasRecovering, recovered }) => {
+    if (wasRecovering && recovered) return;
+    take((await channel.history({ limit: WINDOW })).publications.map(({ data }) => data));
+  });
+}

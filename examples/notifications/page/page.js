@@ -1,0 +1,57 @@
+import { connect } from "/connection/tidewire.js";
+
+const $ = (id) => document.getElementById(id);
+const name = new URLSearchParams(location.search).get("name") ?? "ann";
+$("me").textContent = name;
+$("other").href = `?name=${name === "ann" ? "bob" : "ann"}`;
+let read = 0;
+let all = [];
+
+const client = connect(`/connection/websocket?${new URLSearchParams({ name })}`);
+for (const state of ["connecting", "connected", "disconnected"]) client.on(state, () => ($("state").textContent = state));
+
+function render() {
+  const unread = all.filter(({ offset }) => offset > read).length;
+  $("count").hidden = !unread;
+  $("count").textContent = unread > 99 ? "99+" : unread;
+  document.title = `${unread ? `(${unread}) ` : ""}Notifications · tidewire`;
+  $("list").replaceChildren(...all.toReversed().map(({ data, offset }) => {
+    const item = document.createElement("li");
+    item.className = offset > read ? "new" : "";
+    const when = new Date(data.at * 1_000).toLocaleTimeString([], { timeStyle: "short" });
+    item.append(Object.assign(document.createElement("span"), { textContent: data.title, dir: "auto" }));
+    item.append(Object.assign(document.createElement("time"), { textContent: when }));
+    return item;
+  }));
+}
+
+const bell = client.subscribe(`bell:${name}`, (publication) => {
+  all = [...all.filter(({ offset }) => offset < publication.offset), publication];
+  render();
+});
+bell.on("subscribed", async ({ wasRecovering, recovered }) => {
+  if (wasRecovering && recovered) return;
+  all = (await bell.history({ limit: 200 })).publications;
+  render();
+});
+
+const seen = client.subscribe(`seen:${name}`, ({ data }) => {
+  read = Math.max(read, data.offset);
+  render();
+});
+seen.on("subscribed", async () => {
+  const { publications } = await seen.history({ limit: 1, reverse: true });
+  read = Math.max(read, publications[0]?.data.offset ?? 0);
+  render();
+});
+$("bell").onclick = () => seen.publish({ offset: all.at(-1)?.offset ?? 0 });
+
+const post = (path, body) =>
+  fetch(path, { method: "POST", headers: { "Content-Type": "application/json" }, body: JSON.stringify(body) });
+$("send").onsubmit = (event) => {
+  event.preventDefault();
+  post(`/notify/${name}`, { title: $("title").value });
+  $("title").value = "";
+};
+$("order").onclick = () => post(`/orders/${name}`, { item: "tea" });
+$("export").onclick = () => post(`/export/${name}`, {});

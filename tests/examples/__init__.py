@@ -1,0 +1,1 @@
+"""The examples: with the test kit, and in a browser."""

@@ -13,7 +13,7 @@ from tidewire.testing.simulated_store import SimulatedStore
 
 @pytest.fixture
 def store() -> StoreUnderTest:
-    simulated = SimulatedStore(lambda: 10 * time.monotonic(), limits=Limits(), is_shared=True)
+    simulated = SimulatedStore(lambda: 4 * time.monotonic(), limits=Limits(), is_shared=True)
     return StoreUnderTest(
         broker=lambda: simulated.broker(0), presence=simulated.presence, shared=True, lasting=False, departs_within=15.0
     )
@@ -24,4 +24,4 @@ class TestBroker(BrokerContract):
 
 
 class TestPresence(PresenceContract):
-    """The presence, whose time runs ten times as fast here."""
+    """The presence, whose time runs four times as fast here."""

@@ -84,6 +84,13 @@ class SimulatedStore:
         for broker in tuple(self._brokers):
             broker.take(publications)
 
+    def relay(self, sender: SimulatedBroker, publications: Sequence[Publication]) -> None:
+        """Give what nobody keeps to the other workers."""
+        if not self.is_away:
+            for broker in tuple(self._brokers):
+                if broker is not sender:
+                    broker.take(publications)
+
     def remove(self, broker: SimulatedBroker) -> None:
         """Deliver nothing more to a worker."""
         if broker in self._brokers:
@@ -168,6 +175,9 @@ class SimulatedBroker(Broker):
         if self._store.is_silent:
             raise PublishUnconfirmed("the store of this test does not answer; rt.store.back() lets it")
         return position
+
+    def relay(self, publications: Sequence[Publication]) -> None:
+        self._store.relay(self, publications)
 
     async def history(
         self,

@@ -9,7 +9,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from tidewire.errors import CommandError, Disconnect
+from tidewire.errors import Disconnect, TidewireError
 from tidewire.protocols.payload import encode_json
 from tidewire.testing.dialing import Opening
 from tidewire.testing.journal import shown
@@ -19,7 +19,7 @@ from tidewire.testing.stage import Stage
 __all__ = ("CommandRefused", "Subscriber")
 
 
-class CommandRefused(CommandError):
+class CommandRefused(TidewireError):
     """Raised when the server refuses what a subscriber asks for, with the protocol's `number` and its text."""
 
     def __init__(self, what: str, number: int, text: str) -> None:

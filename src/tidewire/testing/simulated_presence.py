@@ -124,8 +124,9 @@ class SimulatedPresence(Presence):
         self._members.touch(self._node)
         room = self._members.rooms.setdefault(channel, {})
         room[member.connection] = _Entry(self._node, member, announcement)
-        connections = sum(entry.member.user == member.user for entry in room.values())
-        return JoinResult(first=connections == 1, connections=connections)
+        own = [entry for entry in room.values() if entry.member.user == member.user]
+        # a user whose leaving was not announced has not come anew
+        return JoinResult(first=len(own) == 1, connections=sum(map(self._members.is_listed, own)))
 
     async def leave(self, channel: str, connection: str) -> bool:
         self._check()

@@ -288,6 +288,13 @@ class Node:
         count_limit("publish_failed")
         self.tasks.failed("publish", error)
 
+    def may_pass(self, data: bytes, key: str, ephemeral: bool | None) -> bool | None:
+        """Return whether what no history shows needs no place in the store: it would push others out of history.
+
+        What has a key, or is large, is kept, as is what `ephemeral` says should be.
+        """
+        return True if ephemeral is None and not key and len(data) * 2 <= self.limits.ephemeral_bytes else ephemeral
+
     def is_ephemeral(self, channel: str) -> bool:
         """Return whether the publications of a channel are not kept, unless one says otherwise."""
         return self.rules.retentions[channel] is None

@@ -87,6 +87,8 @@ class Verbs(HubCore):
         name = open_channel(channel, self.limits.channel_name)
         encoded, format_ = checked_payload(self._rules.shape(name), data)
         not_for = connection_id(but_not)
+        if skip_history and connection is None:
+            ephemeral = self.node.may_pass(encoded, key, ephemeral)
         meta = PublicationMeta(None, dict(tags or {}), skip_history=skip_history, but_not=not_for).encode()
         if connection is not None:
             if ephemeral:

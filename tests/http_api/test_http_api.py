@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import importlib.util
 import json
+import re
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -163,7 +164,7 @@ def test_without_a_key_the_api_is_off(tmp_path: Path) -> None:
         assert answer.status_code == 404
         assert "http_api.key" in answer.json()["detail"]
         assert server.get("/openapi.json").status_code == 404
-        assert server.get("/docs").status_code == 404
+        assert "The HTTP API is off" in server.get("/docs").text
 
 
 def test_an_insecure_api_wants_no_key(tmp_path: Path) -> None:
@@ -465,7 +466,11 @@ def test_the_api_is_described_and_nothing_else(server: LiveServer) -> None:
     assert schema["properties"]["data"]["examples"] == [{"text": "hello"}]
     assert publish["security"] == [{"APIKeyHeader": []}]
     assert "$defs" not in json.dumps(described)
-    assert server.get("/docs").status_code == 200
+    page = server.get("/docs")
+    assert all(f"POST /api/{method}</h2>" in page.text for method in METHODS)
+    assert re.findall(r'(?:src|href)="(?!/|#)[^"]*"', page.text) == [], "nothing is loaded from elsewhere"
+    assert "default-src 'none'" in page.headers["content-security-policy"]
+    assert server.get("/redoc").status_code == 404
 
 
 # The published client.

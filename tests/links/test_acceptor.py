@@ -7,6 +7,7 @@ import contextlib
 import errno
 import shutil
 import socket
+import ssl
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -113,15 +114,43 @@ def test_a_server_with_too_few_descriptors_goes_on_and_takes_others_later(tmp_pa
         until(lambda: server.http.get("/healthz").status_code == 200, what="the server answers again")
 
 
-def test_a_silent_tls_handshake_ends_in_the_time_of_the_headers(tmp_path: Path) -> None:
+@pytest.mark.parametrize("is_dripped", [False, True])
+def test_a_slow_tls_handshake_ends_in_the_time_of_the_headers(tmp_path: Path, is_dripped: bool) -> None:
     certificate(tmp_path)
     tls = ("--tls-cert", "cert.pem", "--tls-key", "key.pem")
     server = Server(tmp_path, *tls, broker="memory://", limits={"header_seconds": 1.0})
     server.http = httpx.Client(base_url=f"https://{server.host}:{server.port}", verify=False)
     with server.running():
-        with socket.create_connection((server.host, server.port), timeout=10) as silent:
+        with socket.create_connection((server.host, server.port)) as slow:
             began = time.monotonic()
-            assert silent.recv(1) == b""
+            hello, answer = iter(client_hello()), None
+            slow.settimeout(0.05)
+            while answer is None and time.monotonic() - began < 10:
+                with contextlib.suppress(TimeoutError):
+                    answer = slow.recv(1)
+                with contextlib.suppress(OSError):
+                    slow.sendall(bytes([next(hello)]) if is_dripped else b"")
+            assert answer == b""
             assert time.monotonic() - began < 8
         assert server.http.get("/healthz").status_code == 200
         assert "Traceback" not in server.log()
+
+
+def client_hello() -> bytes:
+    """Return the first bytes of a client of TLS."""
+    incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+    client = ssl.create_default_context().wrap_bio(incoming, outgoing, server_hostname="localhost")
+    with contextlib.suppress(ssl.SSLWantReadError):
+        client.do_handshake()
+    return outgoing.read()
+
+
+@pytest.mark.parametrize(("host", "is_told"), [("0.0.0.0", True), ("127.0.0.1", False)])
+def test_browsers_come_back_by_tls_alone(tmp_path: Path, host: str, is_told: bool) -> None:
+    certificate(tmp_path)
+    tls = ("--tls-cert", "cert.pem", "--tls-key", "key.pem", "--host", host)
+    server = Server(tmp_path, *tls, broker="memory://")
+    server.http = httpx.Client(base_url=f"https://127.0.0.1:{server.port}", verify=False)
+    with server.running():
+        answer = server.http.get("/healthz")
+        assert ("strict-transport-security" in answer.headers) is is_told

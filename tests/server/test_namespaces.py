@@ -19,7 +19,7 @@ from tidewire.errors import (
 from tidewire.options import SlowPolicy
 from tidewire.rules.base import Action, Caller, ConnectAttempt, Grant, Identity
 from tidewire.server.namespace_authority import ClientTable, NamespaceAuthority
-from tidewire.server.namespaces import ChannelTable, Namespace, Namespaces
+from tidewire.server.namespaces import RESERVED, ChannelTable, Namespace, Namespaces
 
 ANN = Caller("c1", Identity("ann"))
 NOBODY = Caller("c2", Identity())
@@ -312,3 +312,9 @@ def test_the_servers_own_login_counts_as_well() -> None:
     with pytest.raises(Rejected) as caught:
         asyncio.run(own.connect(ConnectAttempt(token="other"), None))
     assert caught.value.disconnect.code == 3500
+
+
+@pytest.mark.parametrize("name", RESERVED)
+def test_no_configuration_replaces_what_the_server_itself_means(name: str) -> None:
+    with pytest.raises(ValidationError, match=f"namespace '{name}' belongs to the server itself"):
+        ChannelTable.model_validate({"namespaces": [{"name": name}]})

@@ -187,6 +187,3 @@ def test_the_playground_is_open_where_the_tutorial_is(tmp_path: Path) -> None:
         assert ann.ask("subscribe", channel="playground:Not this") == 107
     with LiveServer(tmp_path, "--no-tutorial") as server:
         assert Page(server, PLAYGROUND).told == 3501
-    (tmp_path / "tidewire.toml").write_text('[[channel.namespaces]]\nname = "playground"\n')
-    with LiveServer(tmp_path) as server:
-        assert Page(server, PLAYGROUND).told == 3501

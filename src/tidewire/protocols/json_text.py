@@ -87,10 +87,14 @@ def _describe(schema: Callable[[], Any]) -> str:
 
 
 def with_whole_characters(data: bytes) -> bytes:
-    """Return a JSON text with U+FFFD for each half of a character: a browser writes them where it cut a text."""
+    """Return a JSON text with U+FFFD for each half of a character: a browser writes them where it cut a text.
+
+    A text without one is returned as it is.
+    """
     if b"\\u" not in data:
         return data
-    return _ESCAPES.sub(lambda found: rb"\ufffd" if found[1] else found[0], data)
+    whole = _ESCAPES.sub(lambda found: rb"\ufffd" if found[1] else found[0], data)
+    return data if whole == data else whole
 
 
 def decode_leniently(decode: Callable[[bytes], T], data: bytes) -> T:

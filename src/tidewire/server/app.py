@@ -18,10 +18,11 @@ from tidewire.server.accounts import Accounts
 from tidewire.server.chat_session import CHANNELS
 from tidewire.server.identity import Logins
 from tidewire.server.namespaces import Namespaces, described
-from tidewire.server.page_authority import PLAYGROUND, PageAuthority, with_playground
+from tidewire.server.page_authority import PageAuthority, with_playground
 from tidewire.server.pipeline_setup import server_pipelines
 from tidewire.server.rooms import RoomDirectory
 from tidewire.server.routes import api_key, chat_socket, health, login, tutorial
+from tidewire.server.routes.api_docs import api_docs
 from tidewire.server.routes.clients import client_routes
 from tidewire.server.routes.observers import add_observers
 from tidewire.server.routes.pages import add_pages
@@ -59,7 +60,13 @@ def create_app(settings: Settings) -> FastAPI:
     has_api = settings.http_api.is_on
     origins = Origins(_origins(settings), loopback_only=settings.is_loopback)
     # only the API is described: the other routes are for our own pages
-    app = FastAPI(title="tidewire", lifespan=lifespan, openapi_url="/openapi.json" if has_api else None)
+    app = FastAPI(
+        title="tidewire",
+        lifespan=lifespan,
+        openapi_url="/openapi.json" if has_api else None,
+        docs_url=None,  # those pages of FastAPI load scripts from elsewhere
+        redoc_url=None,
+    )
     app.add_exception_handler(ClientDisconnect, _gone)
     app.add_middleware(SameSite, origins=origins)
     app.add_exception_handler(StoreUnavailable, _away)
@@ -73,7 +80,7 @@ def create_app(settings: Settings) -> FastAPI:
     rules.prefer(namespaces.options, namespaces.pattern)
     app.state.hub = Hub(settings.broker, limits=settings.limits, channels=rules, origins=origins)
     logins = Logins(lambda: app.state.tokens, app.state.accounts)
-    app.state.authority = _authority(settings, namespaces, logins, playground=PLAYGROUND in channel.namespaces)
+    app.state.authority = _authority(settings, namespaces, logins, playground=settings.serves_tutorial)
     app.state.rooms = RoomDirectory(app.state.hub, app.state.accounts)
     app.state.pipelines = server_pipelines(settings, app.state.hub) if settings.pipelines.enabled else None
     app.include_router(health.router, include_in_schema=False)
@@ -86,6 +93,8 @@ def create_app(settings: Settings) -> FastAPI:
     app.include_router(app.state.hub.asyncapi_router(described=described(channel)))
     add_observers(app, app.state.hub, settings)
     add_pages(app, tutorial=settings.serves_tutorial, pipelines=settings.pipelines.enabled)
+    if has_api or settings.is_loopback:
+        app.include_router(api_docs(is_on=has_api))
     app.include_router(chat_socket.router)
     if app.state.pipelines is not None:
         add_pipelines(app, settings, app.state.pipelines)

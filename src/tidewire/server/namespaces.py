@@ -19,6 +19,7 @@ from tidewire.options import ChannelOptions, SlowPolicy
 from tidewire.rules.base import Action
 
 __all__ = (
+    "RESERVED",
     "ChannelTable",
     "Duration",
     "NamedNamespace",
@@ -34,6 +35,8 @@ _UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3_600.0}
 _PART = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h)")
 #: The namespaces of the chat and of the tutorial, which no client protocol and no API may reach.
 _OF_THE_SERVER = ("room", "events", "tutorial")
+#: All that the server itself means: a configuration must not replace what its pages rely on.
+RESERVED = (*_OF_THE_SERVER, "playground")
 #: Channel names whose options are cached.
 _REMEMBERED = 10_000
 
@@ -171,8 +174,8 @@ class ChannelTable(BaseModel):
         for name in names:
             if names.count(name) > 1:
                 raise ValueError(f"namespace {name!r} is there twice; keep one")
-            if name in _OF_THE_SERVER:
-                raise ValueError(f"namespace {name!r} belongs to the chat of the server; choose another name")
+            if name in RESERVED:
+                raise ValueError(f"namespace {name!r} belongs to the server itself; choose another name")
         return self
 
 

@@ -64,9 +64,7 @@ _NO_PAGE = PageHello()
 
 
 def with_playground(table: ChannelTable) -> ChannelTable:
-    """Return the namespaces with the playground; a configured namespace of that name is kept, and turns it off."""
-    if any(namespace.name == PLAYGROUND.name for namespace in table.namespaces):
-        return table
+    """Return the namespaces with the playground; no configuration has one of that name."""
     return table.model_copy(update={"namespaces": [*table.namespaces, PLAYGROUND]})
 
 

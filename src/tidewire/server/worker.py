@@ -53,6 +53,9 @@ _GC_THRESHOLDS = (700, 2, 3_500)
 #: Shorter than Python's default, so that the thread of a store soon gets its turn beside a busy event loop.
 _SWITCH_SECONDS = 0.0005
 
+#: Browsers that have been here by TLS come by nothing else for half a year (RFC 6797).
+_ONLY_TLS = ("Strict-Transport-Security", "max-age=15768000")
+
 Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
@@ -247,6 +250,7 @@ def _config(settings: Settings, app: _Application) -> uvicorn.Config:
         timeout_graceful_shutdown=math.ceil(settings.limits.drain_seconds) + _CLOSING_SECONDS,
         ssl_certfile=settings.tls_cert,
         ssl_keyfile=settings.tls_key,
+        headers=[] if settings.tls_cert is None or settings.is_loopback else [_ONLY_TLS],
     )
     try:
         config.load()

@@ -277,3 +277,20 @@ def test_the_quick_way_to_publish_means_what_the_slow_one_does(
         assert decode_frame(Command, frame, depth=9) == expected
     done = Reply(number, publish=m.PublishResult())
     assert PROTOBUF.encode_reply(done) == PROTOBUF.encode_replies([done])
+
+
+@pytest.mark.parametrize(
+    ("data", "format_"),
+    [
+        (b'{"n": 1}', Format.JSON),
+        (rb'"\ud83d\ude00"', Format.JSON),
+        (rb'"\ud83d"', Format.BINARY),
+        (rb'{"a": ["\udc00"]}', Format.BINARY),
+        (b"1" * 309, Format.JSON),
+        (b"1" * 310, Format.BINARY),
+        (b'{"n": -' + b"9" * 5_000 + b"}", Format.BINARY),
+        (b"[" * 65 + b"]" * 65, Format.BINARY),
+    ],
+)
+def test_protobuf_names_json_what_every_client_can_read(data: bytes, format_: Format) -> None:
+    assert PROTOBUF.format_of(data) is format_

@@ -25,7 +25,7 @@ from tidewire.protocols.centrifuge.protobuf import (
     encode_message,
     varint,
 )
-from tidewire.protocols.json_text import decode_leniently, has_huge_number, is_deeper
+from tidewire.protocols.json_text import decode_leniently, has_huge_number, is_deeper, with_whole_characters
 from tidewire.protocols.meta import PublicationMeta, meta_of
 
 __all__ = ("CentrifugeJson", "CentrifugeProtobuf", "CentrifugeProtocol")
@@ -269,10 +269,12 @@ class CentrifugeProtobuf(CentrifugeProtocol):
         return publication.data
 
     def format_of(self, data: bytes) -> Format:
-        """Return JSON for what is JSON, so that clients of the other encoding can read it; otherwise bytes."""
+        """Return JSON for what the other encoding takes as JSON, so that its clients can read it; otherwise bytes."""
         try:
             _check_json(data.decode())
         except (UnicodeDecodeError, msgspec.DecodeError, RecursionError):
+            return Format.BINARY
+        if has_huge_number(data) or with_whole_characters(data) is not data:
             return Format.BINARY
         may_be_deep = data.count(b"{") + data.count(b"[") > self._depth
         return Format.BINARY if may_be_deep and is_deeper(data, self._depth) else Format.JSON

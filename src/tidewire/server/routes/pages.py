@@ -16,14 +16,14 @@ from starlette.types import Scope
 
 from tidewire.server.routes import tutorial as endpoints
 
-__all__ = ("add_pages",)
+__all__ = ("PAGE_HEADERS", "add_pages")
 
 _UI = Path(__file__).parent.parent / "ui"
 _POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'; "
     "font-src 'self'; manifest-src 'self'; base-uri 'none'; form-action 'self'; frame-ancestors 'none'"
 )
-_HEADERS = {
+PAGE_HEADERS = {
     "Content-Security-Policy": _POLICY,
     "Cross-Origin-Opener-Policy": "same-origin",
     "Referrer-Policy": "no-referrer",
@@ -60,7 +60,7 @@ class _Files(StaticFiles):
 
     async def get_response(self, path: str, scope: Scope) -> Response:
         response = await super().get_response(path, scope)
-        response.headers.update(_HEADERS)
+        response.headers.update(PAGE_HEADERS)
         return response
 
 
@@ -78,7 +78,7 @@ class _Page:
 
     async def answer(self, request: Request) -> Response:
         """Send the page, or 304 to a browser that has it."""
-        headers = {**_HEADERS, "ETag": self._tag}
+        headers = {**PAGE_HEADERS, "ETag": self._tag}
         if self._tag in request.headers.get("if-none-match", ""):
             return Response(status_code=304, headers=headers)
         return Response(self._body, media_type="text/html", headers=headers)

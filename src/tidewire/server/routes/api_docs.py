@@ -1,0 +1,90 @@
+"""`/docs`: the HTTP API described by the server itself, with nothing from elsewhere and no script."""
+
+from __future__ import annotations
+
+import json
+from html import escape
+from typing import Any
+
+from fastapi import APIRouter, Response
+from fastapi.responses import HTMLResponse
+
+from tidewire.http_api import models as m
+from tidewire.http_api.calls import METHODS
+from tidewire.server.routes.pages import PAGE_HEADERS
+
+__all__ = ("api_docs",)
+
+_PAGE = """<!doctype html>
+<html lang="en">
+  <head>
+    <meta charset="utf-8">
+    <title>HTTP API · tidewire</title>
+    <meta name="viewport" content="width=device-width, initial-scale=1">
+    <meta name="color-scheme" content="light dark">
+    <link rel="icon" href="/ui/mark.svg" type="image/svg+xml">
+    <link rel="stylesheet" href="/ui/css/base.css">
+    <link rel="stylesheet" href="/ui/css/tutorial.css">
+    <script src="/ui/js/theme.js"></script>
+  </head>
+  <body>
+    <header class="top">
+      <a class="wordmark" href="/"><img src="/ui/mark.svg" alt="" width="28" height="28"> tidewire</a>
+    </header>
+    <main>
+      <h1>HTTP API</h1>
+      {lead}
+      {methods}
+    </main>
+  </body>
+</html>
+"""
+_ON = (
+    '<p class="lead">Each call is a POST with the header <code>X-API-Key</code>. '
+    'The same as JSON: <a href="/openapi.json">/openapi.json</a>.</p>'
+)
+_OFF = (
+    '<p class="lead">The HTTP API is off: set <code>http_api.key</code> in <code>tidewire.toml</code>, or '
+    "<code>TIDEWIRE_HTTP_API__KEY</code>. This is what it does then.</p>"
+)
+
+
+def api_docs(*, is_on: bool) -> APIRouter:
+    """Make the route of the page."""
+    methods = "\n".join(_method(name, method.request) for name, method in METHODS.items())
+    page = _PAGE.format(lead=_ON if is_on else _OFF, methods=methods)
+    router = APIRouter(include_in_schema=False)
+
+    async def docs() -> Response:
+        return HTMLResponse(page, headers=PAGE_HEADERS)
+
+    router.add_api_route("/docs", docs, methods=["GET", "HEAD"])
+    return router
+
+
+def _method(name: str, request: type[m.Request]) -> str:
+    schema = request.model_json_schema()
+    required = schema.get("required", ())
+    rows = "\n".join(
+        f"<tr><td><code>{escape(field)}</code>{' *' if field in required else ''}</td>"
+        f"<td>{escape(_type(shape))}</td><td>{escape(shape.get('description', ''))}</td></tr>"
+        for field, shape in schema.get("properties", {}).items()
+    )
+    body = {field: _example(schema["properties"][field]) for field in required}
+    call = f"curl -H 'X-API-Key: …' -d '{json.dumps(body)}' http://127.0.0.1:8000/api/{name}"
+    return (
+        f'<section id="{name}"><h2>POST /api/{name}</h2><p>{escape(request.__doc__ or "")}</p>'
+        f"<table>{rows}</table><pre><code>{escape(call)}</code></pre></section>"
+    )
+
+
+def _type(shape: dict[str, Any]) -> str:
+    kinds = [shape, *shape.get("anyOf", ())]
+    return " or ".join(kind["type"] for kind in kinds if kind.get("type", "null") != "null") or "any JSON"
+
+
+def _example(shape: dict[str, Any]) -> Any:
+    examples = shape.get("examples")
+    if examples:
+        return examples[0]
+    return {"array": [], "object": {}, "integer": 1, "boolean": True}.get(shape.get("type", ""), "room:1")

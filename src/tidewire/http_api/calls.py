@@ -17,6 +17,7 @@ from tidewire.errors import (
     Disconnect,
     InvalidMessage,
     LimitExceeded,
+    NotAvailable,
     PublishError,
     StoreUnavailable,
     TidewireError,
@@ -24,10 +25,13 @@ from tidewire.errors import (
 )
 from tidewire.history.read_steps import cost
 from tidewire.http_api import models as m
+from tidewire.http_api import observing as o
 from tidewire.http_api import results
 from tidewire.http_api.nodes import Nodes
 from tidewire.http_api.publish import Publishing, payload
 from tidewire.messages import HistoryPage, Position
+from tidewire.observe.reasons import Question
+from tidewire.observe.rows import Query
 from tidewire.options import ChannelOptions
 from tidewire.protocols.centrifuge.codes import BAD_REQUEST, FORCE_DISCONNECT, INTERNAL, error_of
 from tidewire.protocols.centrifuge.override import Override
@@ -220,6 +224,33 @@ class Calls:
         """Return the figures of all nodes."""
         return await self._nodes.info()
 
+    # What is seen of all nodes.
+
+    async def status(self, request: o.StatusRequest) -> o.StatusResult:
+        """Return the figures of every node that answers."""
+        return o.StatusResult(nodes=[o.status_of(report) for report in await self._nodes.reports.all()])
+
+    async def connection_list(self, request: o.ConnectionsRequest) -> o.ConnectionsResult:
+        """Return a page of the connections of all nodes."""
+        page = await self._nodes.overview.connections(Query(**request.model_dump()))
+        return o.ConnectionsResult(total=page.total, connections=page.connections)
+
+    async def channel_list(self, request: o.ChannelListRequest) -> o.ChannelListResult:
+        """Return a page of the channels of all nodes."""
+        page = await self._nodes.overview.channels(Query(**request.model_dump()))
+        return o.ChannelListResult(total=page.total, channels=page.channels)
+
+    async def refusals(self, request: o.RefusalsRequest) -> o.RefusalsResult:
+        """Return what was refused lately."""
+        return o.RefusalsResult(refusals=await self._nodes.overview.refusals(request.limit))
+
+    async def why(self, request: o.WhyRequest) -> o.WhyResult:
+        """Return whether a user may do something, and why."""
+        found = await self._nodes.overview.why(Question(request.user, request.channel, request.action))
+        if found is None:
+            raise NotAvailable("no node has answered that has rules; is a server running?")
+        return o.WhyResult(**msgspec.structs.asdict(found))
+
     # Others.
 
     async def rpc(self, request: m.RpcRequest) -> m.RpcResult:
@@ -298,6 +329,11 @@ METHODS: dict[str, Method] = {
     "history_remove": Method(m.HistoryRemoveRequest, m.Empty, Calls.history_remove),
     "channels": Method(m.ChannelsRequest, m.ChannelsResult, Calls.channels),
     "info": Method(m.InfoRequest, m.InfoResult, Calls.info),
+    "status": Method(o.StatusRequest, o.StatusResult, Calls.status),
+    "connection_list": Method(o.ConnectionsRequest, o.ConnectionsResult, Calls.connection_list),
+    "channel_list": Method(o.ChannelListRequest, o.ChannelListResult, Calls.channel_list),
+    "refusals": Method(o.RefusalsRequest, o.RefusalsResult, Calls.refusals),
+    "why": Method(o.WhyRequest, o.WhyResult, Calls.why),
     "rpc": Method(m.RpcRequest, m.RpcResult, Calls.rpc),
     "batch": Method(m.BatchRequest, m.BatchResult, Calls.batch),
 }

@@ -12,8 +12,10 @@ import msgspec
 from tidewire.channels import is_internal
 from tidewire.engine.node import Node
 from tidewire.http_api import models as m
+from tidewire.observe.overview import Overview
 from tidewire.observe.reports import Reports
 from tidewire.observe.survey import Survey
+from tidewire.rules.base import Authority
 from tidewire.support.meter import Meter
 
 __all__ = ("Nodes",)
@@ -25,10 +27,11 @@ _PART = 2_000
 class Nodes:
     """Answers for its own node from `start` on, and asks all; raises as `Survey.ask` does."""
 
-    def __init__(self, node: Node, *, version: str, meter: Meter | None = None) -> None:
+    def __init__(self, node: Node, *, version: str, meter: Meter | None = None, judge: Authority | None = None) -> None:
         self._node = node
         self._survey = Survey(node)
         self.reports = Reports(node, self._survey, version=version, meter=meter)
+        self.overview = Overview(node, self._survey, judge)
         self._version = version
         self._started = time.monotonic()
         self._survey.on("channels", self._own_channels)

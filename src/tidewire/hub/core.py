@@ -20,9 +20,11 @@ from tidewire.observe.metered import metered
 from tidewire.observe.node_report import Source
 from tidewire.options import ChannelOptions, Limits
 from tidewire.protocols.meta import is_history
+from tidewire.rules.base import Authority
 from tidewire.rules.book import RuleBook
 from tidewire.rules.channel_rules import ChannelRules
 from tidewire.rules.rule_authority import RuleAuthority
+from tidewire.sessions.centrifuge.directory import Sessions
 from tidewire.sessions.limit_reports import LimitReports
 from tidewire.sessions.origins import Origins
 from tidewire.sessions.revocations import Revocations
@@ -67,6 +69,8 @@ class HubCore:
         #: The dependencies that identify clients, and what is told of channels instead of the rules.
         self._users: list[Callable[..., Any]] = []
         self._described: Description | None = None
+        #: Decides for clients, where an application gave a router another authority.
+        self._judge: Authority = self.authority
         #: Measures durations, once a router of metrics asks for it.
         self._meter: Meter | None = None
         self._open: Opened | None = None
@@ -102,7 +106,7 @@ class HubCore:
     async def _start(self, node: Node) -> None:
         node.meter = self._meter
         await node.start()
-        nodes = Nodes(node, version=importlib.metadata.version("tidewire"), meter=self._meter)
+        nodes = Nodes(node, version=importlib.metadata.version("tidewire"), meter=self._meter, judge=self._judge)
         revocations = Revocations(node)
         try:
             await revocations.start()
@@ -110,6 +114,7 @@ class HubCore:
         except BaseException:
             await node.aclose()
             raise
+        Sessions.of(node)  # it obeys calls of the HTTP API on any node, for connections of any protocol
         if not is_local(self.url):
             LimitReports(node).start()
         loop = asyncio.get_running_loop()

@@ -64,6 +64,7 @@ class Routers(HubCore):
         A caller must send the `key`. `authority` says which channels there are and what they offer; `extensions` are
         the functions that `rpc` calls. Raises ConfigurationError without a key, unless `insecure`.
         """
+        self._judge = authority or self._judge
         options = (authority or self.authority).options
 
         def calls() -> Calls:
@@ -103,6 +104,7 @@ class Routers(HubCore):
         """
         if user is not None:
             self._users.append(user)
+        self._judge = authority or self._judge
         return client_router(
             lambda: self.node,
             authority or self.authority,

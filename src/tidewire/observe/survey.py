@@ -9,7 +9,7 @@ import asyncio
 import contextlib
 import logging
 import secrets
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 
 import msgspec
 
@@ -60,7 +60,7 @@ class _Pending:
 
 
 #: Answers a question with parts, none too big to be one message.
-Answerer = Callable[[bytes], Sequence[bytes]]
+Answerer = Callable[[bytes], Sequence[bytes] | Awaitable[Sequence[bytes]]]
 
 
 class Survey:
@@ -120,7 +120,8 @@ class Survey:
 
     async def _answer(self, question: _Question) -> None:
         answerer = self._answerers.get(question.name)
-        parts = list(answerer(question.argument)) if answerer is not None else []
+        found = answerer(question.argument) if answerer is not None else ()
+        parts = list(found if isinstance(found, Sequence) else await found)
         parts = parts or [b""]
         try:
             for number, part in enumerate(parts, 1):

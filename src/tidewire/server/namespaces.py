@@ -7,16 +7,18 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from typing import Annotated, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 import msgspec
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
-from tidewire.asyncapi.description import ChannelDescription, Description, identifier
 from tidewire.channels import check_channel, is_internal
 from tidewire.errors import BadRequest, UnknownChannel
 from tidewire.options import ChannelOptions, SlowPolicy
 from tidewire.rules.base import Action
+
+if TYPE_CHECKING:
+    from tidewire.asyncapi.description import Description
 
 __all__ = (
     "RESERVED",
@@ -243,6 +245,8 @@ def bare_name(channel: str) -> str:
 
 def described(table: ChannelTable) -> Description:
     """Return what is told of the channels of all namespaces; their messages may be anything."""
+    from tidewire.asyncapi.description import ChannelDescription, Description, identifier
+
     named = [(f"{namespace.name}:{{name}}", namespace) for namespace in table.namespaces]
     return Description(
         tuple(

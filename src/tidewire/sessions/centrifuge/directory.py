@@ -113,8 +113,12 @@ class Sessions:
         if target.session:
             return
         # the same user's connections of other protocols
-        for connection in tuple(self._registry.users.get(target.user, {}).values()):
+        others = [*self._registry.users.get(target.user, {}).values()]
+        if not target.user and target.client in self._registry.connections:
+            others = [self._registry.connections[target.client]]
+        for connection in others:
             is_meant = target.client in ("", connection.id)
+            is_meant = is_meant and connection.user == target.user
             if is_meant and connection.id not in targets and connection.id not in order.spared:
                 connection.end(order.disconnect)
 

@@ -1,0 +1,121 @@
+"""What the commands that watch and act ask: a server by its HTTP API, or the nodes of a store by the store."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import urllib.error
+import urllib.request
+from collections.abc import AsyncIterator, Awaitable, Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tidewire.cli.stores import check_there
+from tidewire.cli.terminal import load_settings
+from tidewire.errors import CommandError, ConfigurationError, StoreUnavailable
+
+if TYPE_CHECKING:
+    from tidewire.server.settings import Settings
+
+__all__ = ("Call", "observed")
+
+#: Calls a method of the HTTP API and returns its result.
+Call = Callable[[str, dict[str, Any]], Awaitable[dict[str, Any]]]
+_SECONDS = 10.0
+
+
+@contextlib.asynccontextmanager
+async def observed(
+    config: Path | None, broker: str | None, server: str | None, key_file: Path | None
+) -> AsyncIterator[Call]:
+    """Return what calls the API of a server, or does the same at a store. Raises ConfigurationError."""
+    settings = load_settings(config, {"broker": broker}).settings
+    if server is not None:
+        yield _Server(server, _key(settings, key_file))
+        return
+    if settings.broker.startswith("memory:"):
+        raise ConfigurationError("memory:// lives inside the server's process; name it with --server and --key-file")
+    check_there(settings.broker)
+    async with _at_store(settings) as call:
+        yield call
+
+
+def _key(settings: Settings, key_file: Path | None) -> str:
+    if key_file is None:
+        return settings.http_api.key.get_secret_value()
+    try:
+        key = key_file.read_text().strip()
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or "it is no text"
+        raise ConfigurationError(f"{key_file} cannot be read ({reason}); write the key of the API there") from None
+    if not key.isprintable() or not key.isascii():
+        raise ConfigurationError(f"{key_file} holds no key, but several lines; write the key of the API there, alone")
+    return key
+
+
+class _Server:
+    """The HTTP API of a server, asked without a library, so that a command starts soon."""
+
+    def __init__(self, url: str, key: str) -> None:
+        if not url.startswith(("http://", "https://")):
+            raise ConfigurationError(f"--server {url!r} is no address; write it as http://127.0.0.1:8000")
+        self._url = url.rstrip("/")
+        self._key = key
+
+    async def __call__(self, method: str, body: dict[str, Any]) -> dict[str, Any]:
+        return await asyncio.to_thread(self._post, method, body)
+
+    def _post(self, method: str, body: dict[str, Any]) -> dict[str, Any]:
+        headers = {"Content-Type": "application/json"} | ({"X-API-Key": self._key} if self._key else {})
+        request = urllib.request.Request(f"{self._url}/api/{method}", json.dumps(body).encode(), headers)
+        try:
+            with urllib.request.urlopen(request, timeout=_SECONDS) as response:
+                answer = json.load(response)
+        except urllib.error.HTTPError as error:
+            raise ConfigurationError(_explained(error, self._url)) from None
+        except (OSError, ValueError) as error:
+            reason = getattr(error, "reason", error)
+            raise StoreUnavailable(f"{self._url} does not answer ({reason}); is the server running?") from None
+        if not isinstance(answer, dict) or "result" not in answer:
+            failed = answer.get("error", {}) if isinstance(answer, dict) else {}
+            raise CommandError(failed.get("detail") or failed.get("message") or f"{self._url} is no tidewire server")
+        result: dict[str, Any] = answer["result"]
+        return result
+
+
+def _explained(error: urllib.error.HTTPError, url: str) -> str:
+    if error.code == 401:
+        return f"{url} wants the key of its HTTP API; give it with --key-file, or as TIDEWIRE_HTTP_API__KEY"
+    if error.code == 404:
+        return f"{url} has no HTTP API; set http_api.key there (or add hub.api_router(key=…))"
+    return f"{url} answers {error.code} {error.reason}"
+
+
+@contextlib.asynccontextmanager
+async def _at_store(settings: Settings) -> AsyncIterator[Call]:
+    import importlib.metadata
+
+    from tidewire.backends import open_backend
+    from tidewire.engine.node import Node
+    from tidewire.http_api.calls import Calls
+    from tidewire.http_api.models import encode
+    from tidewire.http_api.nodes import Nodes
+    from tidewire.options import ChannelOptions
+
+    node = Node(*open_backend(settings.broker, settings.limits), limits=settings.limits)
+    await node.start()
+    try:
+        # it asks the nodes without being counted as one of them
+        nodes = Nodes(node, version=importlib.metadata.version("tidewire"))
+        calls = Calls(node, nodes, lambda _: ChannelOptions(presence=True))
+
+        async def call(method: str, body: dict[str, Any]) -> dict[str, Any]:
+            result: dict[str, Any] = json.loads(encode(await calls.call(method, json.dumps(body).encode())))
+            if "nodes" in result:
+                result["nodes"] = [one for one in result["nodes"] if one.get("node", one.get("uid")) != node.id]
+            return result
+
+        yield call
+    finally:
+        await node.aclose()

@@ -1,0 +1,263 @@
+"""`tidewire status`, `top`, `connections`, `channels`, `disconnect` and `why`: against a server, or a store."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Annotated, Any, TypeVar
+
+import typer
+from rich.console import Group
+from rich.table import Table
+from rich.text import Text
+
+from tidewire.cli import flags
+from tidewire.cli.observed import Call, observed
+from tidewire.cli.terminal import count, out, say
+from tidewire.server.logs import harmless
+
+__all__ = ("channels", "connections", "disconnect", "status", "top", "why")
+
+T = TypeVar("T")
+
+Server = Annotated[
+    str | None, typer.Option("--server", metavar="URL", help="Ask a server; without it, the nodes of the store.")
+]
+KeyFile = Annotated[
+    Path | None, typer.Option("--key-file", help="The key of its HTTP API (or TIDEWIRE_HTTP_API__KEY).")
+]
+AsJson = Annotated[bool, typer.Option("--json", help="JSON, for a program.")]
+Search = Annotated[str, typer.Argument(metavar="[TEXT]", help="Only those with this text in them.")]
+Limit = Annotated[int, typer.Option("--limit", min=1, max=500, help="How many.")]
+Offset = Annotated[int, typer.Option("--offset", min=0, help="How many to leave out before.")]
+User = Annotated[str, typer.Argument(metavar="USER", help='A user; "" for strangers.')]
+
+#: What is shown of each node, and what of it is a rate.
+_COLUMNS = ("connections", "users", "channels", "subscriptions", "unsent_bytes")
+_RATES = ("publications", "deliveries", "refusals", "slow", "gaps")
+
+
+def status(
+    config: flags.Config = None,
+    broker: flags.Broker = None,
+    server: Server = None,
+    key_file: KeyFile = None,
+    as_json: AsJson = False,
+) -> None:
+    """Show the nodes with their connections, rates and troubles, on one screen."""
+
+    async def work(call: Call) -> None:
+        before = await call("status", {})
+        if as_json:
+            _print(before)
+            return
+        await asyncio.sleep(1.0)
+        out.print(_screen(before, await call("status", {})))
+
+    _run(config, broker, server, key_file, work)
+
+
+def top(
+    config: flags.Config = None, broker: flags.Broker = None, server: Server = None, key_file: KeyFile = None
+) -> None:
+    """Show the same live, until Ctrl+C."""
+    from rich.live import Live
+
+    async def work(call: Call) -> None:
+        before = await call("status", {})
+        with Live(_screen(before, before), console=out, screen=out.is_terminal, auto_refresh=False) as live:
+            while True:
+                await asyncio.sleep(1.0)
+                after = await call("status", {})
+                live.update(_screen(before, after), refresh=True)
+                before = after
+
+    with contextlib.suppress(KeyboardInterrupt):
+        _run(config, broker, server, key_file, work)
+
+
+def connections(
+    search: Search = "",
+    limit: Limit = 50,
+    offset: Offset = 0,
+    config: flags.Config = None,
+    broker: flags.Broker = None,
+    server: Server = None,
+    key_file: KeyFile = None,
+    as_json: AsJson = False,
+) -> None:
+    """List the connections of all nodes, the newest first."""
+
+    async def work(call: Call) -> None:
+        found = await call("connection_list", {"search": search, "limit": limit, "offset": offset})
+        if as_json:
+            _print(found)
+            return
+        table = _table("connection", "user", "address", "age", "protocol", "state", "unsent", "channels", "last error")
+        for row in found["connections"]:
+            names = ", ".join(row["channels"][:3]) + (" …" if row["subscriptions"] > 3 else "")
+            protocol = f"{row['protocol']} ({row['kind']})"
+            cells = (row["client"], row["user"], row["address"], _age(row["age"]), protocol, row["state"])
+            table.add_row(*map(_cell, (*cells, row["unsent"], names, row["error"])))
+        _list(table, found, "connection")
+
+    _run(config, broker, server, key_file, work)
+
+
+def channels(
+    search: Search = "",
+    limit: Limit = 50,
+    offset: Offset = 0,
+    config: flags.Config = None,
+    broker: flags.Broker = None,
+    server: Server = None,
+    key_file: KeyFile = None,
+    as_json: AsJson = False,
+) -> None:
+    """List the channels that have subscribers, those with the most first."""
+
+    async def work(call: Call) -> None:
+        found = await call("channel_list", {"search": search, "limit": limit, "offset": offset})
+        if as_json:
+            _print(found)
+            return
+        table = _table("channel", "subscribers", "offset", "history", "pattern", "slow clients")
+        for row in found["channels"]:
+            history = f"{row['history_size']} for {_age(row['history_seconds'])}" if row["history_size"] else "none"
+            cells = (row["channel"], row["subscribers"], row["offset"], history, row["pattern"], row["slow"])
+            table.add_row(*map(_cell, cells))
+        _list(table, found, "channel")
+
+    _run(config, broker, server, key_file, work)
+
+
+def disconnect(
+    user: User,
+    client: Annotated[str, typer.Option("--connection", metavar="ID", help="Only this connection of the user.")] = "",
+    config: flags.Config = None,
+    broker: flags.Broker = None,
+    server: Server = None,
+    key_file: KeyFile = None,
+    as_json: AsJson = False,
+) -> None:
+    """End the connections of a user on all nodes, so that they do not come back by themselves."""
+
+    async def work(call: Call) -> None:
+        found = await call("connection_list", {"user": user, "limit": 500})
+        rows = [row for row in found["connections"] if client in ("", row["client"])]
+        await call("disconnect", {"user": user, "client": client})
+        if as_json:
+            _print({"disconnected": [row["client"] for row in rows]})
+        else:
+            say(f"disconnected {count(len(rows), 'connection')}")
+
+    _run(config, broker, server, key_file, work)
+
+
+def why(
+    user: User,
+    channel: Annotated[str, typer.Argument(metavar="CHANNEL", help="A channel, e.g. room:lobby.")],
+    action: Annotated[
+        str, typer.Argument(metavar="[ACTION]", help="subscribe, publish, history or presence.")
+    ] = "publish",
+    config: flags.Config = None,
+    broker: flags.Broker = None,
+    server: Server = None,
+    key_file: KeyFile = None,
+    as_json: AsJson = False,
+) -> None:
+    """Tell whether a user may do something in a channel, and the rule that decides; exit code 1: it may not."""
+
+    async def work(call: Call) -> bool:
+        found = await call("why", {"user": user, "channel": channel, "action": action})
+        if as_json:
+            _print(found)
+        else:
+            verdict = "may" if found["allowed"] else "may not"
+            name = user or "a stranger"
+            out.print(harmless(f"{name} {verdict} {action} in {channel}: {found['reason']}"), markup=False)
+            out.print(harmless(f"rule {found['rule']}"), markup=False)
+        return bool(found["allowed"])
+
+    if not _run(config, broker, server, key_file, work):
+        raise typer.Exit(1)
+
+
+def _run(
+    config: Path | None,
+    broker: str | None,
+    server: str | None,
+    key_file: Path | None,
+    work: Callable[[Call], Awaitable[T]],
+) -> T:
+    async def run() -> T:
+        async with observed(config, broker, server, key_file) as call:
+            return await work(call)
+
+    return asyncio.run(run())
+
+
+def _screen(before: dict[str, Any], after: dict[str, Any]) -> Group:
+    earlier = {node["node"]: node for node in before["nodes"]}
+    table = _table("node", "process", "up", *(name.replace("_", " ") for name in _COLUMNS), *(f"{n}/s" for n in _RATES))
+    sums = [0.0] * (len(_COLUMNS) + len(_RATES))
+    for node in after["nodes"]:
+        old = earlier.get(node["node"], node)
+        seconds = max(node["uptime"] - old["uptime"], 0.001)
+        figures = [node[name] for name in _COLUMNS] + [(node[name] - old[name]) / seconds for name in _RATES]
+        sums = [total + figure for total, figure in zip(sums, figures, strict=True)]
+        name = f"{node['host']} {node['node']}"
+        table.add_row(*map(_cell, (name, node["process"], _age(node["uptime"]), *map(_number, figures))))
+    table.add_section()
+    table.add_row("all", str(len(after["nodes"])), "", *map(_number, sums), style="bold")
+    away = [node["node"] for node in after["nodes"] if node["degraded"]]
+    store = Text(f"store: away for {', '.join(away)}", "red") if away else Text("store: answers", "green")
+    return Group(table, store, *_troubles(after))
+
+
+def _troubles(after: dict[str, Any]) -> list[Text]:
+    lines = []
+    for metric, words in (("refusals", "refused since the start"), ("limits_reached", "limits reached")):
+        sums: dict[str, float] = {}
+        for node in after["nodes"]:
+            for kind, number in node["parts"].get(metric, {}).items():
+                sums[kind] = sums.get(kind, 0) + number
+        if sums:
+            most = sorted(sums.items(), key=lambda item: -item[1])[:6]
+            lines.append(Text(f"{words}: " + ", ".join(f"{kind} {_number(number)}" for kind, number in most)))
+    return lines
+
+
+def _list(table: Table, found: dict[str, Any], noun: str) -> None:
+    out.print(table)
+    if found["total"] > table.row_count:
+        out.print(f"{table.row_count} of {count(found['total'], noun)}; --limit and --offset show others")
+
+
+def _table(*columns: str) -> Table:
+    table = Table(box=None, pad_edge=False, header_style="dim")
+    for column in columns:
+        table.add_column(column)
+    return table
+
+
+def _cell(value: object) -> Text:
+    return Text(harmless(str(value)))
+
+
+def _number(number: float) -> str:
+    return f"{number:,.0f}" if number >= 100 or number == int(number) else f"{number:.1f}"
+
+
+def _age(seconds: float) -> str:
+    for size, unit in ((86_400, "d"), (3_600, "h"), (60, "min")):
+        if seconds >= size:
+            return f"{seconds / size:.0f} {unit}"
+    return f"{seconds:.0f} s"
+
+
+def _print(value: object) -> None:
+    print(json.dumps(value, ensure_ascii=True), flush=True)

@@ -1,0 +1,179 @@
+"""The connections and the channels of one node as rows of a list, searched and cut before they travel."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Iterable, Sequence
+from typing import TypeVar
+
+import msgspec
+
+from tidewire.channels import is_internal, is_reserved
+from tidewire.engine.connection import Connection
+from tidewire.engine.node import Node
+from tidewire.engine.registry import Channel
+from tidewire.observe.node_report import kind_of_link, name_of_protocol
+from tidewire.support.refusals import Refusals
+
+__all__ = ("ChannelRow", "ConnectionRow", "Page", "Query", "channels_of", "connections_of", "merged")
+
+#: Rows of one page, and names of channels in one row.
+_ROWS, _NAMES = 500, 20
+
+
+class Query(msgspec.Struct, frozen=True):
+    """Which rows are wanted: those with a text in them, in a channel, of a user; so many after an offset."""
+
+    search: str = ""
+    channel: str = ""
+    user: str = ""
+    limit: int = 50
+    offset: int = 0
+
+    @property
+    def needed(self) -> int:
+        """How many rows of each node may be on the page that is wanted."""
+        return max(0, self.offset) + self.size
+
+    @property
+    def size(self) -> int:
+        """How many rows the page has at most."""
+        return min(max(0, self.limit), _ROWS)
+
+
+class ConnectionRow(msgspec.Struct, frozen=True):
+    """One connection; `age` in seconds, `channels` the first ones of `subscriptions`, `unsent` in bytes."""
+
+    client: str
+    user: str
+    address: str
+    age: float
+    kind: str
+    protocol: str
+    state: str
+    subscriptions: int
+    channels: list[str]
+    unsent: int
+    error: str
+    node: str
+
+
+class ChannelRow(msgspec.Struct, frozen=True):
+    """One channel with subscribers: how many on all nodes, its position, and the options of its pattern."""
+
+    channel: str
+    subscribers: int
+    pattern: str
+    offset: int
+    epoch: str
+    history_size: int
+    history_seconds: float
+    presence: bool
+    recoverable: bool
+    slow: str
+    catching_up: bool
+
+
+R = TypeVar("R", ConnectionRow, ChannelRow)
+
+
+class Page(msgspec.Struct, frozen=True):
+    """Rows of a list, and how many there are in all of it."""
+
+    total: int
+    connections: list[ConnectionRow] = []
+    channels: list[ChannelRow] = []
+
+
+def connections_of(node: Node, query: Query) -> Page:
+    """Return the newest connections of a node that are asked for."""
+    found = [connection for connection in node.registry.connections.values() if _is_wanted(node, connection, query)]
+    errors = {refusal.connection: refusal.why for refusal in Refusals.of(asyncio.get_running_loop()).latest}
+    found.sort(key=lambda connection: -connection.opened_at)
+    return Page(len(found), [_connection_row(node, one, errors) for one in found[: query.needed]])
+
+
+def _is_wanted(node: Node, connection: Connection, query: Query) -> bool:
+    if query.user and connection.user != query.user:
+        return False
+    channels = node.registry.subscriptions(connection)
+    if query.channel and query.channel not in channels:
+        return False
+    text = query.search.lower()
+    if not text:
+        return True
+    return any(text in one.lower() for one in (connection.user, connection.address, connection.id, *channels))
+
+
+def _connection_row(node: Node, connection: Connection, errors: dict[str, str]) -> ConnectionRow:
+    link = connection.link
+    names = [name for name in node.registry.subscriptions(connection) if not is_internal(name)]
+    return ConnectionRow(
+        client=connection.id,
+        user=connection.user,
+        address=connection.address,
+        age=time.monotonic() - connection.opened_at,
+        kind=kind_of_link(type(link)),
+        protocol=name_of_protocol(type(connection.protocol)),
+        state="ending" if connection.is_closed else "slow" if link.paused else "open",
+        subscriptions=len(names),
+        channels=names[:_NAMES],
+        unsent=link.backlog()[0],
+        error=errors.get(connection.id, ""),
+        node=node.id,
+    )
+
+
+def channels_of(node: Node, query: Query) -> Page:
+    """Return the channels of a node that are asked for: all of them, because subscribers are on other nodes, too."""
+    text = query.search.lower()
+    found = [
+        channel
+        for name, channel in node.registry.channels.items()
+        if len(channel) and not is_reserved(name) and (text in name.lower()) and query.channel in ("", name)
+    ]
+    return Page(len(found), channels=[_channel_row(node, channel) for channel in found])
+
+
+def _channel_row(node: Node, channel: Channel) -> ChannelRow:
+    options = channel.options
+    return ChannelRow(
+        channel=channel.name,
+        subscribers=len(channel),
+        pattern=channel.tally.pattern,
+        offset=channel.position.offset,
+        epoch=channel.position.epoch,
+        history_size=options.history_size,
+        history_seconds=options.history_seconds,
+        presence=options.presence,
+        recoverable=options.recoverable,
+        slow=options.slow.value,
+        catching_up=channel.catching_up,
+    )
+
+
+def merged(pages: Iterable[Page], query: Query) -> Page:
+    """Return one page of the rows of all nodes: the newest connections, the channels with the most subscribers."""
+    total = 0
+    connections: list[ConnectionRow] = []
+    channels: dict[str, ChannelRow] = {}
+    for page in pages:
+        total += 0 if page.channels else page.total
+        connections += page.connections
+        for row in page.channels:
+            known = channels.get(row.channel)
+            channels[row.channel] = row if known is None else _sum(known, row)
+    rows = sorted(channels.values(), key=lambda row: (-row.subscribers, row.channel))
+    connections.sort(key=lambda row: row.age)
+    return Page(total + len(rows), _cut(connections, query), _cut(rows, query))
+
+
+def _sum(one: ChannelRow, other: ChannelRow) -> ChannelRow:
+    newer = one if one.offset >= other.offset else other
+    return msgspec.structs.replace(newer, subscribers=one.subscribers + other.subscribers)
+
+
+def _cut(rows: Sequence[R], query: Query) -> list[R]:
+    start = max(0, query.offset)
+    return list(rows[start : start + query.size])

@@ -289,6 +289,47 @@ def test_limits_of_a_hub_and_of_the_command_are_one_truth(tmp_path: Path, worker
         asyncio.run(main())
 
 
+VERSION = """
+from fastapi import FastAPI
+from tidewire import Hub
+
+hub = Hub("memory://")
+app = FastAPI(lifespan=hub.lifespan)
+app.include_router(hub.client_router())
+
+@app.get("/version")
+async def version():
+    return {}
+"""
+
+
+def test_a_change_of_a_file_starts_it_again(tmp_path: Path) -> None:
+    """With an open EventSource, `--reload` of stock uvicorn hung; `tidewire run` had none."""
+    with LiveServer(tmp_path, "--reload", command=app_in(tmp_path, VERSION.format(1))) as server:
+
+        def version() -> int:
+            try:
+                return int(httpx.get(f"{server.url}/version", timeout=5).json())
+            except httpx.TransportError:
+                return 0
+
+        wait_for(lambda: version() == 1, what="it answers")
+        with httpx.stream("GET", f"{server.url}/connection/uni_sse?cf_connect=%7B%7D", timeout=30) as stream:
+            lines = stream.iter_lines()
+            next(line for line in lines if "connect" in line)
+            app_in(tmp_path, VERSION.format("broken("))
+            assert list(lines)[-2:], "the stream ends"
+        wait_for(lambda: "SyntaxError" in server.err, what="a file that cannot be read is shown")
+        app_in(tmp_path, VERSION.format(22))
+        wait_for(lambda: version() == 22, what="the new version serves")
+        assert server.stop(10) == 0
+
+
+def test_reload_is_for_one_worker(tmp_path: Path) -> None:
+    done = tidewire(*app_in(tmp_path), "--reload", "--port", "0", *WORKERS, folder=tmp_path)
+    assert "--reload is for one worker, not 2; write --workers 1" in done.stderr
+
+
 def test_a_taken_port_is_one_line(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         ended = tidewire("serve", "--port", str(taken.getsockname()[1]), folder=tmp_path)

@@ -34,4 +34,5 @@ Tutorial = Annotated[
 WorkerSeconds = Annotated[
     float | None, typer.Option("--worker-seconds", help="Silence after which a worker is frozen.")
 ]
+Reload = Annotated[bool, typer.Option("--reload", help="Start again when a Python file changes, while you develop.")]
 PrintConfig = Annotated[bool, typer.Option("--print-config", help="Print every setting and its origin, and end.")]

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 __all__ = ("run", "serve")
 
 #: Options that are no settings.
-_OF_THE_COMMAND = frozenset({"application", "config", "limit", "print_config"})
+_OF_THE_COMMAND = frozenset({"application", "config", "limit", "print_config", "reload"})
 
 
 def serve(
@@ -71,17 +71,18 @@ def run(
     tls_key: flags.TlsKey = None,
     worker_seconds: flags.WorkerSeconds = None,
     limit: flags.Limit = None,
+    reload: flags.Reload = False,
 ) -> None:
     """Run your own application under the same server, with its limits, drain and workers."""
     given = _given(locals())
-    _run(load_settings(config, given, limit), application)
+    _run(load_settings(config, given, limit), application, reload=reload)
 
 
 def _given(options: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in options.items() if name not in _OF_THE_COMMAND}
 
 
-def _run(loaded: Loaded, application: str | None) -> None:
+def _run(loaded: Loaded, application: str | None, *, reload: bool = False) -> None:
     from tidewire.server.run import run as run_server
 
     settings = loaded.settings
@@ -92,7 +93,7 @@ def _run(loaded: Loaded, application: str | None) -> None:
         version = importlib.metadata.version("tidewire")
         say(f"[bold]tidewire[/] {version} · [bold cyan]{escape(url)}[/] · {escape(what)} · {workers} · Ctrl+C to stop")
 
-    run_server(settings, app=application, limits=_given_limits(loaded), announce=announce)
+    run_server(settings, app=application, limits=_given_limits(loaded), reload=reload, announce=announce)
 
 
 def _given_limits(loaded: Loaded) -> dict[str, float]:

@@ -6,6 +6,7 @@ import asyncio
 import socket
 from collections.abc import Callable, Mapping
 
+from tidewire.errors import ConfigurationError
 from tidewire.links.http import listening_socket
 from tidewire.server import logs
 from tidewire.server.settings import Settings
@@ -20,20 +21,29 @@ def run(
     *,
     app: str | None = None,
     limits: Mapping[str, float] | None = None,
+    reload: bool = False,
     announce: Callable[[str], None] = lambda _: None,
 ) -> None:
     """Serve until SIGTERM or SIGINT: the ready server, or the ASGI application `app` ("module:attribute").
 
     `limits` are those that the settings give, which count before what the application's hubs say.
+    With `reload` it is started again when a Python file of the folder has changed.
     `announce` is given the URL as soon as it answers. Raises TidewireError when it
     cannot start.
     """
+    if reload and settings.workers != 1:
+        raise ConfigurationError(f"--reload is for one worker, not {settings.workers}; write --workers 1")
     _raise_file_limit()
     job = Job(settings, app, limits or {})
     listener = listening_socket(settings.host, settings.port)
     url = _url(settings, listener)
     with listener:
-        if settings.workers == 1:
+        if reload:
+            from tidewire.server.reloading import serve_reloading
+
+            announce(url)
+            serve_reloading(job, listener)
+        elif settings.workers == 1:
             serve(job, listener, lambda: announce(url))
         else:
             logs.configure(settings.log_level, format=settings.log_format)

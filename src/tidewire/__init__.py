@@ -30,6 +30,7 @@ if TYPE_CHECKING:
         TokenExpired,
         UnknownChannel,
         UnknownType,
+        VersionConflict,
     )
     from tidewire.hub import Hub
     from tidewire.messages import Dropped, Format, HistoryPage, Member, Position, Publication, Subscribed, WireMessage
@@ -91,6 +92,7 @@ __all__ = (
     "TokenExpired",
     "UnknownChannel",
     "UnknownType",
+    "VersionConflict",
     "WireMessage",
     "choose_subprotocol",
 )
@@ -123,6 +125,7 @@ _HOMES = {
         "TokenExpired",
         "UnknownChannel",
         "UnknownType",
+        "VersionConflict",
     ),
     "tidewire.hub": ("Hub",),
     "tidewire.messages": (

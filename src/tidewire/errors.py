@@ -36,6 +36,7 @@ __all__ = (
     "UnknownChannel",
     "UnknownType",
     "Unrecoverable",
+    "VersionConflict",
 )
 
 
@@ -182,6 +183,16 @@ class Unrecoverable(CommandError):
     """What was missed cannot be given whole, and the client wants nothing less."""
 
     code = "unrecoverable"
+
+
+class VersionConflict(CommandError):
+    """The channel has a version that is as new, or is not at the position any more; `newest` says what it has."""
+
+    code = "version_conflict"
+
+    def __init__(self, message: str, newest: Any = None) -> None:
+        super().__init__(message)
+        self.newest = newest
 
 
 class Refused(CommandError):

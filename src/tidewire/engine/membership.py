@@ -8,6 +8,8 @@ import logging
 from collections import deque
 from typing import Protocol as TypingProtocol
 
+import msgspec
+
 from tidewire.backends.base import Presence
 from tidewire.channels import is_events
 from tidewire.engine.connection import Connection
@@ -94,6 +96,19 @@ class Memberships:
                     logger.warning("presence is away: a member of %r is not listed until it is back%s", channel, more)
         self._must_rejoin = True
         return False
+
+    async def update(self, subscription: Subscription, info: bytes) -> None:
+        """Change what presence shows of a member, while it stays; raises StoreUnavailable."""
+        stay = subscription.stay
+        if stay is not None:
+            stay.member = msgspec.structs.replace(stay.member, info=info)
+            if stay.joining is not None:
+                await asyncio.wait([stay.joining])
+            while subscription.stay is stay:
+                member = stay.member
+                await self._rejoin(subscription, stay)
+                if stay.member is member:  # a later change may have come to the store before this one
+                    return
 
     def connections(self, connection: Connection, channel: str) -> int:
         """Return how many connections its user had in the channel when this one had joined; 0: not known."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import base64
 import binascii
 from collections.abc import Callable
@@ -10,17 +9,15 @@ from collections.abc import Callable
 import msgspec
 
 from tidewire.engine.node import Node
-from tidewire.errors import BadRequest
+from tidewire.errors import BadRequest, VersionConflict
 from tidewire.http_api import models as m
-from tidewire.messages import Format
+from tidewire.messages import Format, Position
 from tidewire.options import ChannelOptions
-from tidewire.protocols.meta import PublicationMeta, meta_of
+from tidewire.protocols.meta import PublicationMeta
 from tidewire.sessions.centrifuge.websocket import PROTOBUF
+from tidewire.sessions.versions import publish_version
 
 __all__ = ("Publishing", "payload")
-
-#: Publications among which the newest with a version is looked for.
-_LOOK_BACK = 100
 
 
 def payload(data: msgspec.Raw | None, encoded: str) -> bytes:
@@ -33,22 +30,12 @@ def payload(data: msgspec.Raw | None, encoded: str) -> bytes:
     return b"" if data is None else bytes(data)
 
 
-class _Turn:
-    """The publishers of versions in one channel, one after the other."""
-
-    def __init__(self) -> None:
-        self.lock = asyncio.Lock()
-        self.users = 0
-
-
 class Publishing:
     """Publishes for one node."""
 
     def __init__(self, node: Node, options: Callable[[str], ChannelOptions]) -> None:
         self._node = node
         self._options = options
-        #: Publishers of versions wait for each other, channel by channel.
-        self._turns: dict[str, _Turn] = {}
 
     async def publish(self, channel: str, request: m.PublishRequest | m.BroadcastRequest) -> m.PublishResult:
         """Publish in one channel; raises BadRequest, UnknownChannel, PublishError, StoreUnavailable."""
@@ -84,35 +71,22 @@ class Publishing:
             return m.PublishResult()
         if not request.version:
             return await self._keep(channel, options, data, format_, meta, request.idempotency_key)
-        turn = self._turns.setdefault(channel, _Turn())
-        turn.users += 1
         try:
-            async with turn.lock:
-                if await self._is_old(channel, meta):
-                    return m.PublishResult()
-                # whoever publishes the same version on another node at this moment publishes it once, too
-                key = request.idempotency_key or f"version:{meta.version}:{meta.version_epoch}"
-                return await self._keep(channel, options, data, format_, meta, key)
-        finally:
-            turn.users -= 1
-            if not turn.users:
-                del self._turns[channel]
+            position = await publish_version(
+                self._node, channel, data, format_, meta, version=request.version, key=request.idempotency_key
+            )
+        except VersionConflict:
+            return m.PublishResult()
+        return _result(options, meta, position)
 
     async def _keep(
         self, channel: str, options: ChannelOptions, data: bytes, format_: Format, meta: PublicationMeta, key: str
     ) -> m.PublishResult:
         position = await self._node.publish(channel, data, format_, key=key, meta=meta.encode(), ephemeral=False)
-        if not options.history_size or meta.skip_history:
-            return m.PublishResult()
-        return m.PublishResult(offset=position.offset, epoch=position.epoch)
+        return _result(options, meta, position)
 
-    async def _is_old(self, channel: str, meta: PublicationMeta) -> bool:
-        """Return whether the newest version is as great; publications without one may have come behind it."""
-        for limit in (1, _LOOK_BACK):
-            page = await self._node.broker.history(channel, limit=limit, reverse=True)
-            for newest in [meta_of(publication.meta) for publication in page.publications]:
-                if newest.version:
-                    return newest.version_epoch == meta.version_epoch and meta.version <= newest.version
-            if len(page.publications) < limit:
-                break
-        return False
+
+def _result(options: ChannelOptions, meta: PublicationMeta, position: Position) -> m.PublishResult:
+    if not options.history_size or meta.skip_history:
+        return m.PublishResult()
+    return m.PublishResult(offset=position.offset, epoch=position.epoch)

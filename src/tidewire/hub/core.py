@@ -25,6 +25,7 @@ from tidewire.rules.book import RuleBook
 from tidewire.rules.channel_rules import ChannelRules
 from tidewire.rules.rule_authority import RuleAuthority
 from tidewire.sessions.centrifuge.directory import Sessions
+from tidewire.sessions.hub_orders import obey_orders
 from tidewire.sessions.limit_reports import LimitReports
 from tidewire.sessions.origins import Origins
 from tidewire.sessions.revocations import Revocations
@@ -107,6 +108,7 @@ class HubCore:
         node.meter = self._meter
         await node.start()
         nodes = Nodes(node, version=importlib.metadata.version("tidewire"), meter=self._meter, judge=self._judge)
+        obey_orders(node)
         revocations = Revocations(node)
         try:
             await revocations.start()

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Callable, Coroutine, Iterable, Mapping
 from concurrent.futures import Future
 from typing import Any, ParamSpec, TypeVar, overload
 
-from tidewire.channels import check_name, open_channel, personal
+from tidewire.channels import check_channel, check_name, open_channel, personal
 from tidewire.engine.control import Control
 from tidewire.engine.statistics import Statistics
 from tidewire.errors import ConfigurationError, Disconnect
@@ -15,12 +16,13 @@ from tidewire.hub.core import HubCore
 from tidewire.messages import HistoryPage, HistoryRequest, Member, Position, PublishRequest
 from tidewire.protocols.close_codes import FORCED
 from tidewire.protocols.meta import PublicationMeta
-from tidewire.protocols.payload import connection_id, encode_payload
-from tidewire.protocols.shape import checked_payload
+from tidewire.protocols.payload import connection_id, encode_json, encode_payload
+from tidewire.sessions import hub_orders
 from tidewire.sessions.application import HubConnection
 from tidewire.sessions.listening import Publications, position_from
 from tidewire.sessions.revocations import Revocation
 from tidewire.sessions.threads import running_loop
+from tidewire.sessions.versions import check_version, publish_version
 
 __all__ = ("Verbs",)
 _Tags = Mapping[str, str] | None
@@ -44,8 +46,24 @@ class Verbs(HubCore):
         skip_history: bool = False,
         ephemeral: bool | None = None,
         but_not: HubConnection | str | None = None,
+        version: int | Position | None = None,
         connection: None = None,
     ) -> Position: ...
+
+    @overload
+    async def publish(
+        self,
+        channel: list[str] | tuple[str, ...],
+        data: Any,
+        *,
+        key: str = "",
+        tags: _Tags = None,
+        skip_history: bool = False,
+        ephemeral: bool | None = None,
+        but_not: HubConnection | str | None = None,
+        version: None = None,
+        connection: None = None,
+    ) -> list[Position]: ...
 
     @overload
     async def publish(
@@ -58,12 +76,13 @@ class Verbs(HubCore):
         skip_history: bool = False,
         ephemeral: bool | None = None,
         but_not: HubConnection | str | None = None,
+        version: None = None,
         connection: object,
     ) -> None: ...
 
     async def publish(
         self,
-        channel: str,
+        channel: str | list[str] | tuple[str, ...],
         data: Any,
         *,
         key: str = "",
@@ -71,8 +90,9 @@ class Verbs(HubCore):
         skip_history: bool = False,
         ephemeral: bool | None = None,
         but_not: HubConnection | str | None = None,
+        version: int | Position | None = None,
         connection: object | None = None,
-    ) -> Position | None:
+    ) -> Position | list[Position] | None:
         """Publish str as text, bytes as binary, anything else as JSON; returns when the broker keeps it.
 
         The same `key` in the same channel within five minutes is published once. Clients of the Centrifuge protocol may
@@ -80,28 +100,61 @@ class Verbs(HubCore):
         the channel's rule says) is not kept at all: it goes to those who are there, and `publish` returns at once, with
         offset 0. The connection `but_not`, or the one with this id, is not pushed it. With a `connection` (postgresql://
         only; asyncpg, psycopg or SQLAlchemy) it is published if and when that connection's transaction commits.
+        A list of channels is published to at once; the positions come in its order, and the first failure is raised
+        when all are done. A `version` is compared and set, over all nodes: a number must be greater than that of the
+        newest publication with one, and at a Position the channel must still be, or VersionConflict is raised.
         Raises NotPublished (surely not kept) or PublishUnconfirmed (unknown; repeat it with the same key), CommandError
         for a channel name or data that cannot be used (InvalidMessage: not of the type that the rule declares),
         ConfigurationError for a store that cannot do it.
         """
-        name = open_channel(channel, self.limits.channel_name)
-        encoded, format_ = checked_payload(self._rules.shape(name), data)
         not_for = connection_id(but_not)
-        if skip_history and connection is None:
-            ephemeral = self.node.may_pass(encoded, key, ephemeral)
-        meta = PublicationMeta(None, dict(tags or {}), skip_history=skip_history, but_not=not_for).encode()
+        meta = PublicationMeta(None, dict(tags or {}), skip_history=skip_history, but_not=not_for)
+        if not isinstance(channel, str) and isinstance(channel, list | tuple):
+            if version is not None or connection is not None:
+                raise ConfigurationError("version= and connection= are for one channel; publish to each by itself")
+            requests = [self._request(name, data, key, meta) for name in channel]
+            return await _all(self._publish(request, meta, ephemeral, None) for request in requests)
+        request = self._request(channel, data, key, meta)
         if connection is not None:
-            if ephemeral:
-                raise ConfigurationError("what is ephemeral has no part in a transaction; leave connection= out")
-            within = self.node.broker.within
-            if within is None:
+            if ephemeral or version is not None:
                 raise ConfigurationError(
-                    f"{self.url.partition(':')[0]}:// cannot publish in your transaction, only postgresql:// can; "
-                    "publish after its commit, without connection="
+                    "what is ephemeral, or has a version, has no part in a transaction; leave connection= out"
                 )
-            await within(connection, PublishRequest(name, encoded, format_, key, meta))
+            await self._publish_within(connection, request)
             return None
-        return await self.node.publish(name, encoded, format_, key=key, meta=meta, ephemeral=ephemeral, sender=not_for)
+        return await self._publish(request, meta, ephemeral, version)
+
+    def _request(self, channel: str, data: Any, key: str, meta: PublicationMeta) -> PublishRequest:
+        """Return what is published, checked; raises CommandError."""
+        name = open_channel(channel, self.limits.channel_name)
+        shape_of = self._rules.shape_of
+        shape = None if shape_of is None else shape_of(name)
+        encoded, format_ = encode_payload(data) if shape is None else shape.encode(data)
+        return PublishRequest(name, encoded, format_, key, meta.encode())
+
+    async def _publish(
+        self, request: PublishRequest, meta: PublicationMeta, ephemeral: bool | None, version: int | Position | None
+    ) -> Position:
+        name, data, format_, key = request.channel, request.data, request.format, request.key
+        if version is None:
+            if meta.skip_history:
+                ephemeral = self.node.may_pass(data, key, ephemeral)
+            return await self.node.publish(
+                name, data, format_, key=key, meta=request.meta, ephemeral=ephemeral, sender=meta.but_not
+            )
+        if ephemeral:
+            raise ConfigurationError("what is ephemeral is not kept, so it has no version; leave version= out")
+        check_version(version)
+        return await publish_version(self.node, name, data, format_, meta, version=version, key=key)
+
+    async def _publish_within(self, connection: object, request: PublishRequest) -> None:
+        within = self.node.broker.within
+        if within is None:
+            raise ConfigurationError(
+                f"{self.url.partition(':')[0]}:// cannot publish in your transaction, only postgresql:// can; "
+                "publish after its commit, without connection="
+            )
+        await within(connection, request)
 
     def publish_threadsafe(self, channel: str, data: Any, *, key: str = "") -> Future[Position]:
         """Publish from a thread of this process; the future raises as `publish` does."""
@@ -126,11 +179,44 @@ class Verbs(HubCore):
         """Push to every connection on all nodes, whatever its channels; not kept for clients that are away."""
         await self.node.control(Control(everybody=True), *encode_payload(data))
 
-    async def disconnect(self, *, user: str, reason: str = "", reconnect: bool = False) -> None:
-        """End every connection of a user on all nodes."""
-        code = 4000 if reconnect else FORCED.code
-        name = check_name(user, "user")
-        await self.node.control(Control(name, Disconnect(code, reason or FORCED.reason, reconnect)))
+    async def disconnect(
+        self,
+        *,
+        user: str = "",
+        connection: HubConnection | str | None = None,
+        reason: str = "",
+        reconnect: bool = False,
+    ) -> None:
+        """End every connection of a user on all nodes, or the one `connection` (by its id, whose it may be).
+
+        One that is not there is no error. Raises ConfigurationError without either, PublishError.
+        """
+        ending = Disconnect(4000 if reconnect else FORCED.code, reason or FORCED.reason, reconnect)
+        id_ = connection_id(connection)
+        if id_:
+            await hub_orders.ask(self.node, hub_orders.Ending(id_, check_name(user, "user"), ending))
+        elif user:
+            await self.node.control(Control(check_name(user, "user"), ending))
+        else:
+            raise ConfigurationError("disconnect needs user=… or connection=…")
+
+    async def unsubscribe(self, user: str, channel: str) -> None:
+        """End the subscriptions of all connections of a user to a channel, on all nodes; their clients are told.
+
+        Harmless where there is none. Clients of the Centrifuge protocol do not come back by themselves; a rule says
+        whether they may. Raises PublishError.
+        """
+        name = check_channel(channel, self.limits.channel_name)
+        await hub_orders.ask(self.node, hub_orders.Leaving(check_name(user, "user"), name))
+
+    async def set_presence(self, connection: HubConnection | str, channel: str, info: Any) -> None:
+        """Change what presence shows of a connection in a channel, wherever it is; harmless where it is not present.
+
+        Its own endpoint calls `connection.set_presence`. Raises PublishError.
+        """
+        name = check_channel(channel, self.limits.channel_name)
+        info = b"" if info is None else encode_json(info)
+        await hub_orders.ask(self.node, hub_orders.Presenting(connection_id(connection), name, info))
 
     async def revoke(self, *, user: str = "", issued_before: float | None = None, jti: str = "") -> None:
         """End tokens before they expire, on all nodes and for `limits.revocation_seconds`.
@@ -166,6 +252,11 @@ class Verbs(HubCore):
         retention = self.node.rules.options(check_name(channel, "channel")).retention
         return await self.node.history.read(HistoryRequest(channel, retention, since, limit, reverse))
 
+    async def position(self, channel: str) -> Position:
+        """Return the position of a channel: what comes after it is new; raises StoreUnavailable."""
+        name = check_channel(channel, self.limits.channel_name)
+        return (await self.node.broker.history(name, limit=0)).top
+
     async def inbox(self, user: str, *, since: Position | None = None) -> HistoryPage:
         """Read what was sent to a user by `send_to_user`; raises StoreUnavailable."""
         return await self.history(personal(user), since=since)
@@ -194,3 +285,12 @@ class Verbs(HubCore):
     def statistics(self) -> Statistics:
         """Return the figures of this node."""
         return self.node.statistics()
+
+
+async def _all(works: Iterable[Coroutine[Any, Any, T]]) -> list[T]:
+    """Do all, and return what they returned; raises the first failure when all are done."""
+    results = await asyncio.gather(*works, return_exceptions=True)
+    for result in results:
+        if isinstance(result, BaseException):
+            raise result
+    return [result for result in results if not isinstance(result, BaseException)]

@@ -13,7 +13,7 @@ from msgspec import Raw, Struct
 from tidewire.messages import Member, Publication
 from tidewire.protocols.centrifuge.messages import EMPTY, ClientInfo, raw
 
-__all__ = ("PublicationMeta", "but_not", "client_info", "is_history", "member_info", "meta_of")
+__all__ = ("PublicationMeta", "but_not", "client_info", "is_history", "member_info", "meta_of", "with_channel_info")
 
 
 class PublicationMeta(Struct, frozen=True, omit_defaults=True):
@@ -29,6 +29,8 @@ class PublicationMeta(Struct, frozen=True, omit_defaults=True):
     version_epoch: str = ""
     skip_history: bool = False
     but_not: str = ""
+    #: Whose publication it is, where several may publish the same version.
+    claim: str = ""
 
     def encode(self) -> bytes:
         """Return the bytes for `Publication.meta`: b"" when there is nothing to say."""
@@ -69,6 +71,15 @@ def member_info(conn_info: bytes = b"", chan_info: bytes = b"") -> bytes:
     if not conn_info and not chan_info:
         return b""
     return msgspec.json.encode(_Infos(raw(conn_info), raw(chan_info)))
+
+
+def with_channel_info(info: bytes, chan_info: bytes) -> bytes:
+    """Return a member's info with another one of its subscription."""
+    try:
+        infos = msgspec.json.decode(info, type=_Infos) if info else _Infos()
+    except msgspec.MsgspecError:
+        infos = _Infos(conn_info=raw(info))
+    return member_info(bytes(infos.conn_info), chan_info)
 
 
 def client_info(member: Member) -> ClientInfo:

@@ -19,6 +19,7 @@ from tidewire.errors import (
     ConnectionClosed,
     Disconnect,
     InvalidMessage,
+    NotAvailable,
     NotPublished,
     PublishError,
     TemporaryFailure,
@@ -31,6 +32,7 @@ from tidewire.protocols.meta import PublicationMeta
 from tidewire.protocols.payload import connection_id, encode_json, encode_message, encode_payload
 from tidewire.protocols.shape import checked_announcement
 from tidewire.sessions.accept import Acceptance
+from tidewire.sessions.hub_orders import set_presence
 from tidewire.sessions.in_flight import InFlight
 from tidewire.sessions.newcomers import identify
 from tidewire.sessions.push_only import EndOfPushing
@@ -210,6 +212,12 @@ class HubConnection:
     async def unsubscribe(self, channel: str) -> None:
         """Unsubscribe from a channel; harmless without a subscription."""
         await self._node.unsubscribe(self._here, channel)
+
+    async def set_presence(self, channel: str, info: Any) -> None:
+        """Change what presence shows of this connection in a channel; raises NotAvailable where it is not present."""
+        name = self._open_channel(channel)
+        if not await set_presence(self._node, self._here.id, name, b"" if info is None else encode_json(info)):
+            raise NotAvailable(f"this connection is not present in {name!r}; subscribe with presence=True first")
 
     async def publish(
         self,

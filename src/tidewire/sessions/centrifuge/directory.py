@@ -81,6 +81,10 @@ class Sessions:
         """Return the session with this secret."""
         return self.by_secret.get(secret)
 
+    def of_connection(self, id_: str) -> Controlled | None:
+        """Return the session of a connection."""
+        return self._by_client.get(id_)
+
     def add(self, session: Controlled) -> None:
         """Add a session."""
         self.by_secret[session.secret] = session

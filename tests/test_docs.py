@@ -119,6 +119,7 @@ def test_every_whole_program_is_one_of_those_that_are_run_below() -> None:
         "docs/howto/presence.md": 1,
         "docs/howto/recovery.md": 2,
         "docs/howto/python-client.md": 1,
+        "docs/howto/state.md": 1,
         "docs/howto/testing.md": 1,
     }
     found = {str(page.relative_to(ROOT)): len(blocks(page, "python")) for page in PAGES}
@@ -354,6 +355,18 @@ def test_listening_in_a_route(tmp_path: Path) -> None:
         found = events(app, 3)
         assert [json.loads(data)["text"] for data, _ in found] == ["one", "two", "three"]
         assert events(app, 2, **{"Last-Event-ID": found[0][1]}) == found[1:]
+
+
+def test_a_state_joined_with_the_stream(tmp_path: Path) -> None:
+    with served(program("docs/howto/state.md"), tmp_path) as app:
+        app.http.post("/shops/7", params={"what": "tea"}).raise_for_status()
+        with app.open("/shops/7/live") as socket:
+            expect(socket, '{"orders":["tea"]}')
+            app.http.post("/shops/7", params={"what": "cake"}).raise_for_status()
+            expect(socket, "cake")
+        found = app.http.get("/shops/7").json()
+        assert found["orders"] == ["tea", "cake"]
+        assert found["position"].endswith(":2")
 
 
 def test_recovery_with_a_protocol_of_ones_own(tmp_path: Path) -> None:

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
         RateLimited,
         Refused,
         Rejected,
+        StateFailed,
         StoreUnavailable,
         TemporaryFailure,
         TidewireError,
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
         UnknownType,
         VersionConflict,
     )
+    from tidewire.history.states import State
     from tidewire.hub import Hub
     from tidewire.messages import Dropped, Format, HistoryPage, Member, Position, Publication, Subscribed, WireMessage
     from tidewire.options import ChannelOptions, Limits, SlowPolicy
@@ -84,6 +86,8 @@ __all__ = (
     "Refused",
     "Rejected",
     "SlowPolicy",
+    "State",
+    "StateFailed",
     "Statistics",
     "StoreUnavailable",
     "Subscribed",
@@ -119,6 +123,7 @@ _HOMES = {
         "RateLimited",
         "Refused",
         "Rejected",
+        "StateFailed",
         "StoreUnavailable",
         "TemporaryFailure",
         "TidewireError",
@@ -127,6 +132,7 @@ _HOMES = {
         "UnknownType",
         "VersionConflict",
     ),
+    "tidewire.history.states": ("State",),
     "tidewire.hub": ("Hub",),
     "tidewire.messages": (
         "Dropped",

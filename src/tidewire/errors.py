@@ -29,6 +29,7 @@ __all__ = (
     "RateLimited",
     "Refused",
     "Rejected",
+    "StateFailed",
     "StoreUnavailable",
     "TemporaryFailure",
     "TidewireError",
@@ -84,6 +85,10 @@ class ConnectionClosed(TidewireError):
     def __init__(self, disconnect: Disconnect) -> None:
         super().__init__(f"the connection has ended (code {disconnect.code}: {disconnect.reason or 'no reason given'})")
         self.disconnect = disconnect
+
+
+class StateFailed(TidewireError):
+    """Raised where the application's function for a channel's state failed; the log says why."""
 
 
 class CutOff(TidewireError):

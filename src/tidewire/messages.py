@@ -217,13 +217,17 @@ class Subscribed(msgspec.Struct, frozen=True):
     """Reply to a subscribe: the position from which the channel is live, and what came before it.
 
     `recovered` is None when no recovery was asked for. When it is True, `publications` is all that was missed;
-    when it is False, `publications` is the newest history asked for.
+    when it is False, `publications` is the newest history asked for. What has no room in the reply is pushed behind it.
+
+    Where the channel has a state (`ChannelRule.state`) and nothing was recovered, `state` is what the application
+    returned, and `position` that from which all is pushed: no publication is in the reply, and `recovered` is None.
     """
 
     channel: str
     position: Position
     publications: tuple[Publication, ...] = ()
     recovered: bool | None = None
+    state: Any = None
 
 
 class Dropped(msgspec.Struct, frozen=True):

@@ -111,6 +111,8 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     replies_bytes: int = 16_777_216
     #: Publications of one history reply of a client protocol; a recovery has all.
     history_messages: int = 300
+    #: Seconds for the application to say what a channel holds now.
+    state_seconds: float = 10.0
     #: Publishes of one connection that wait for the store at once; more are read when these are kept.
     publishes_in_flight: int = 64
     #: Calls and reads of one client that are answered beside its other commands; more are read when these are done.

@@ -57,7 +57,7 @@ def late(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
         with Server(folder, app=APP, environment={"STORE": "memory://"}).running() as server:
             yield Late(server)
     else:
-        with store(request.param, folder / "store") as used:
+        with store(request.param, folder) as used:
             (folder / "run").mkdir()
             with Server(folder / "run", app=APP, workers=2, environment={"STORE": used.url}).running() as server:
                 yield Late(server)

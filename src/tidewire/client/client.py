@@ -10,7 +10,7 @@ from typing import Any, TypeVar, overload
 
 from tidewire.client.backoff import delay
 from tidewire.client.client_connection import ClientConnection
-from tidewire.client.client_subscription import Subscription
+from tidewire.client.client_subscription import GetState, OnState, Subscription
 from tidewire.client.values import (
     ChannelHistory,
     ChannelMember,
@@ -28,6 +28,7 @@ from tidewire.errors import (
     TemporaryFailure,
     TidewireError,
     TokenExpired,
+    Unrecoverable,
 )
 from tidewire.messages import Position
 from tidewire.protocols.centrifuge import codes, messages
@@ -98,17 +99,22 @@ class Client:
         token: str = "",
         get_token: Callable[[str], Awaitable[str]] | None = None,
         data: Any = None,
+        get_state: GetState | None = None,
+        on_state: OnState | None = None,
     ) -> Subscription:
         """Subscribe to a channel, from a position on if one is given; iterate over the returned subscription.
 
-        A channel that the server chose for this client (a personal one) is subscribed to in the same way. Raises
-        TidewireError when this client has subscribed to the channel already.
+        `on_state` is given what the channel holds, where the application behind the server says that, before the
+        publications after it. `get_state` loads it yourself, and returns the position from which to go on: at first,
+        and whenever what was missed cannot be recovered. A channel that the server chose for this client (a personal
+        one) is subscribed to in the same way. Raises TidewireError when this client has subscribed to it already.
         """
         if channel in self._subscriptions:
             raise TidewireError(
                 f"this client has subscribed to {channel!r} already; iterate over that subscription, or close it first"
             )
         subscription = Subscription(self, channel, since=since, token=token, get_token=get_token, data=data)
+        subscription.join_state(get_state, on_state)
         if self._connection.error is not None:
             subscription.end(self._connection.error)
             return subscription
@@ -212,7 +218,8 @@ class Client:
             self._connection.call(Command(unsubscribe=messages.UnsubscribeRequest(channel)), lambda reply: None)
 
     async def _subscribe(self, subscription: Subscription) -> None:
-        if await self._has_token(subscription) and subscription.is_wanted and not subscription.is_asked:
+        is_ready = await self._has_token(subscription) and await self._has_state(subscription)
+        if is_ready and subscription.is_wanted and not subscription.is_asked:
             self._ask_for(subscription)
 
     async def _has_token(self, subscription: Subscription) -> bool:
@@ -235,6 +242,19 @@ class Client:
             return False
         return True
 
+    async def _has_state(self, subscription: Subscription) -> bool:
+        """Ask the application to load its state if it has no position; return whether the subscription has one now."""
+        try:
+            await subscription.load_state()
+        except TidewireError as error:
+            self._drop(subscription, error)
+        except Exception as error:
+            logger.warning("no state for %r (%s); trying again", subscription.channel, type(error).__name__)
+            self._subscribe_later(subscription)
+        else:
+            return True
+        return False
+
     def _ask_for(self, subscription: Subscription) -> None:
         command = Command(subscribe=subscription.request())
         self._connection.call(command, lambda reply: self._subscribed(subscription, reply))
@@ -252,6 +272,8 @@ class Client:
         subscription.is_asked = False
         if isinstance(error, TokenExpired) and subscription.get_token is not None:
             subscription.token = ""
+        elif isinstance(error, Unrecoverable) and subscription.get_state is not None:
+            subscription.forget_position()
         elif not error.temporary:
             self._drop(subscription, error)
             return
@@ -292,7 +314,7 @@ class Client:
         for channel, subscription in self._subscriptions.items():
             if channel in self._chosen or not subscription.is_wanted:
                 continue
-            if subscription.get_token is None or subscription.token:
+            if subscription.is_ready:
                 self._ask_for(subscription)
             else:
                 self._connection.spawn(self._subscribe(subscription))

@@ -9,17 +9,35 @@ from types import TracebackType
 from typing import Any
 from typing import Protocol as TypingProtocol
 
-from tidewire.client.values import ChannelPublication, encoded, publication_from
-from tidewire.errors import TidewireError, Unrecoverable
+import msgspec
+
+from tidewire.client.client_reading import Unreadable
+from tidewire.client.values import ChannelPublication, decoded, encoded, publication_from
+from tidewire.errors import BadRequest, TidewireError, Unrecoverable
 from tidewire.messages import Position
 from tidewire.protocols.centrifuge.messages import Publication, SubscribeRequest, SubscribeResult
 
-__all__ = ("INVALID", "WAITING", "Subscription")
+__all__ = ("INVALID", "WAITING", "GetState", "OnState", "Subscription")
 
 #: Publications of a channel that wait for the application.
 WAITING = 1_000
 #: A position that no channel has: the server answers that nothing could be recovered.
 INVALID = Position(0, "_")
+
+
+#: Loads what the application holds of a channel, and returns the position from which to go on.
+GetState = Callable[[str], Awaitable[Position]]
+#: Takes what the server says that a channel holds.
+OnState = Callable[[Any], Awaitable[None] | None]
+#: A flag of a subscribe request: rather error 112 than `recovered: false`.
+_ALL_OR_NOTHING = 2
+
+
+class _State(msgspec.Struct, frozen=True):
+    """What the server says that a channel holds at a position."""
+
+    data: Any
+    position: Position | None
 
 
 class SubscriptionClient(TypingProtocol):
@@ -64,7 +82,9 @@ class Subscription:
         self._data = encoded(data)
         #: The position up to which all publications have come.
         self._reached = since
-        self._waiting: deque[ChannelPublication | TidewireError] = deque()
+        self._waiting: deque[ChannelPublication | TidewireError | _State] = deque()
+        self.get_state: GetState | None = None
+        self._on_state: OnState | None = None
         self._has_overflowed = False
         self._news = asyncio.Event()
         self._subscribed = asyncio.Event()
@@ -83,6 +103,19 @@ class Subscription:
         return self
 
     async def __anext__(self) -> ChannelPublication:
+        while True:
+            item = await self._next()
+            if isinstance(item, TidewireError):
+                raise item
+            self.position = item.position or self.position
+            if isinstance(item, ChannelPublication):
+                return item
+            assert self._on_state is not None
+            taken = self._on_state(item.data)
+            if taken is not None:
+                await taken
+
+    async def _next(self) -> ChannelPublication | TidewireError | _State:
         while not self._waiting:
             if self._ended is not None:
                 raise self._ended
@@ -93,12 +126,7 @@ class Subscription:
                 self._client.request_subscribe(self)
             self._news.clear()
             await self._news.wait()
-        item = self._waiting.popleft()
-        if isinstance(item, TidewireError):
-            raise item
-        if item.position is not None:
-            self.position = item.position
-        return item
+        return self._waiting.popleft()
 
     async def wait_subscribed(self) -> None:
         """Wait until the server has confirmed the subscription; raises as the iteration does."""
@@ -119,6 +147,25 @@ class Subscription:
         """Whether the client should subscribe now: the subscription has not ended and is not behind."""
         return not (self._is_closed or self._has_overflowed or self._ended is not None)
 
+    def join_state(self, get_state: GetState | None, on_state: OnState | None) -> None:
+        """Join what the application or the server holds with the channel."""
+        self.get_state, self._on_state = get_state, on_state
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether nothing has to be fetched before the subscribe."""
+        has_state = self.get_state is None or self._reached is not None
+        return has_state and (self.get_token is None or bool(self.token))
+
+    async def load_state(self) -> None:
+        """Ask the application to load what it shows, if there is no position."""
+        if self.get_state is not None and self._reached is None:
+            self._reached = self.position = await self.get_state(self.channel)
+
+    def forget_position(self) -> None:
+        """Load the state again before the next subscribe: what was missed cannot be recovered."""
+        self._reached = None
+
     def request(self) -> SubscribeRequest:
         """Return the subscribe request, with the position to recover from."""
         self.is_asked = True
@@ -126,7 +173,13 @@ class Subscription:
         if reached is None:
             return SubscribeRequest(self.channel, self.token, data=self._data)
         return SubscribeRequest(
-            self.channel, self.token, recover=True, epoch=reached.epoch, offset=reached.offset, data=self._data
+            self.channel,
+            self.token,
+            recover=True,
+            epoch=reached.epoch,
+            offset=reached.offset,
+            data=self._data,
+            flag=0 if self.get_state is None else _ALL_OR_NOTHING,
         )
 
     def subscribed(self, answer: SubscribeResult) -> None:
@@ -138,9 +191,17 @@ class Subscription:
         self._reached = Position(answer.offset, answer.epoch) if is_kept else None
         if not answer.recovered:
             self.position = self._reached
+            if self._on_state is not None and bytes(answer.data):
+                self._take_state(answer)
         for publication in answer.publications:
             self.published(publication)
         self._subscribed.set()
+
+    def _take_state(self, answer: SubscribeResult) -> None:
+        try:
+            self._show(_State(decoded(answer.data), self._reached))
+        except Unreadable as error:
+            self._show(BadRequest(f"the state of {self.channel!r} cannot be read: {error}"))
 
     def published(self, publication: Publication) -> None:
         """Take a publication; over the limit it is left in the channel's history for later."""
@@ -179,7 +240,7 @@ class Subscription:
         self._is_closed = True
         self._wake()
 
-    def _show(self, item: ChannelPublication | TidewireError) -> None:
+    def _show(self, item: ChannelPublication | TidewireError | _State) -> None:
         self._waiting.append(item)
         self._news.set()
 

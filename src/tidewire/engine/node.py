@@ -27,6 +27,7 @@ from tidewire.engine.tasks import Tasks
 from tidewire.errors import BadRequest, LimitExceeded, NotPublished, PublishError
 from tidewire.history.missed import RecoveryReader
 from tidewire.history.shown import History, IsShown, everything
+from tidewire.history.states import States
 from tidewire.messages import (
     EphemeralPublication,
     Format,
@@ -93,9 +94,10 @@ class Node:
             presence, self.registry, self.tasks, partial(self.publish, ephemeral=False), patience=limits.publish_seconds
         )
         reader = RecoveryReader(broker, self.history, self.tasks.spawn, limits)
-        self.recoveries = Recoveries(reader, on_epoch_changed=self.channels.catch_up)
+        states = States(self.tasks.spawn, limits)
+        self.recoveries = Recoveries(reader, states, on_epoch_changed=self.channels.catch_up)
         self.subscriptions = Subscriptions(
-            self.registry, self.channels, self.fanout, self.memberships, self.recoveries, limits
+            self.registry, self.channels, self.fanout, self.memberships, self.recoveries, self.rules, limits
         )
         self.subscribe = self.subscriptions.subscribe
         self.unsubscribe = self.subscriptions.unsubscribe

@@ -13,6 +13,7 @@ from tidewire.engine.subscription import Subscription
 from tidewire.errors import StoreUnavailable
 from tidewire.history.merge import Recovery
 from tidewire.history.missed import Missed, RecoveryReader, Subject
+from tidewire.history.states import MakeState, State, States
 from tidewire.messages import Position, Publication
 
 __all__ = ("Recoveries",)
@@ -24,8 +25,9 @@ _BEHIND_TRIES, _BEHIND_SECONDS = 25, 0.02
 class Recoveries:
     """The recoveries of a node's subscribers."""
 
-    def __init__(self, reader: RecoveryReader, *, on_epoch_changed: Callable[[Channel], None]) -> None:
+    def __init__(self, reader: RecoveryReader, states: States, *, on_epoch_changed: Callable[[Channel], None]) -> None:
         self._reader = reader
+        self._states = states
         self._on_epoch_changed = on_epoch_changed
         #: Recoveries that were complete, or not.
         self.counts: Counter[bool] = Counter()
@@ -53,6 +55,15 @@ class Recoveries:
                 return missed
             await asyncio.sleep(_BEHIND_SECONDS)
         raise StoreUnavailable(f"the history of {channel.name!r} is behind what was delivered; try again")
+
+    async def state(self, channel: Channel, make: MakeState, subscription: Subscription | None = None) -> State:
+        """Return what the application says that a channel holds; all that came after it can be given a subscriber."""
+        state = await self._states.current(channel.name, make, lambda: channel.position)
+        if subscription is None or state.reaches(subscription.began or channel.position):
+            return state  # what came since then waits behind the reply
+        if (await self.recover(channel, subscription, state.position, 0)).recovered:
+            return state
+        return await self._states.current(channel.name, make, lambda: channel.position, after=subscription.began)
 
     @property
     def reads(self) -> tuple[int, int]:

@@ -18,10 +18,12 @@ from tidewire.engine.registry import Channel, Registry
 from tidewire.engine.subscription import Subscription
 from tidewire.errors import AlreadySubscribed, BadRequest, ConnectionClosed, LimitExceeded
 from tidewire.history.missed import Forms, Missed
+from tidewire.history.states import State
 from tidewire.messages import Announcement, Membership, Position, Subscribed, WireMessage
 from tidewire.options import Limits
 from tidewire.protocols.batch import Batch, Representation
 from tidewire.protocols.close_codes import NORMAL
+from tidewire.rules.channel_rules import ChannelRules
 from tidewire.support.counters import count_limit
 
 __all__ = ("Prepared", "Subscriptions", "ended")
@@ -41,6 +43,8 @@ class Prepared(msgspec.Struct, frozen=True, eq=False):
     forms: Forms | None = None
     #: What was missed is more than the answer holds: the rest is pushed behind it.
     has_more: bool = False
+    #: What the application says that the channel held at the position of the answer.
+    state: State | None = None
 
 
 class Subscriptions:
@@ -53,6 +57,7 @@ class Subscriptions:
         fanout: Fanout,
         memberships: Memberships,
         recoveries: Recoveries,
+        rules: ChannelRules,
         limits: Limits,
     ) -> None:
         self._registry = registry
@@ -60,6 +65,7 @@ class Subscriptions:
         self._fanout = fanout
         self._memberships = memberships
         self._recoveries = recoveries
+        self._rules = rules
         self._limits = limits
 
     async def subscribe(
@@ -92,14 +98,16 @@ class Subscriptions:
         since: Position | None = None,
         history: int = 0,
         is_reply_full: bool = False,
+        with_state: bool = False,
         membership: Membership = Membership(),
         representation: Representation | None = None,
         on_insufficient: Callable[[Subscription], None] | None = None,
     ) -> Prepared:
         """Do what `subscribe` does before the reply; `reply` and `go_live`, or `abandon`, come next.
 
-        Where the reply is full, all that was missed comes behind it. A `since` without an epoch means the present one.
-        `on_insufficient` is told of a gap that cannot be filled, instead of the client.
+        Where the reply is full, all that was missed comes behind it. `with_state`, what the application says that the
+        channel holds takes the place of `history`; that raises as `States.current`. A `since` without an epoch means
+        the present one. `on_insufficient` is told of a gap that cannot be filled, instead of the client.
         """
         self._check(connection, channel)
         subscription = Subscription(connection, channel, representation, on_insufficient)
@@ -111,11 +119,18 @@ class Subscriptions:
             first = membership.is_present and await self._memberships.join(subscription, membership)
             if since is not None and not since.epoch:
                 since = Position(since.offset, opened.position.epoch)
-            missed = await self._recoveries.recover(opened, subscription, since, history)
+            make = self._rules.state_of(channel) if with_state else None
+            state = await self._recoveries.state(opened, make, subscription) if make and since is None else None
+            if state is None:
+                missed = await self._recoveries.recover(opened, subscription, since, history)
+                if make is not None and missed.recovered is False:
+                    state = await self._recoveries.state(opened, make, subscription)
         except BaseException:
             self._abandon(subscription)
             raise
         join = membership.join if first else None
+        if state is not None:
+            return self._prepared_with(state, opened, subscription, join)
         recovery = missed.recovery
         if is_reply_full and missed.recovered and since is not None and recovery.publications:
             subscription.page(has_more=True)
@@ -123,6 +138,15 @@ class Subscriptions:
         subscription.page(has_more=missed.has_more)
         answer = Subscribed(channel, recovery.position, recovery.publications, missed.recovered)
         return Prepared(opened, subscription, answer, join, missed.forms, missed.has_more)
+
+    def _prepared_with(
+        self, state: State, channel: Channel, subscription: Subscription, join: Announcement | None
+    ) -> Prepared:
+        """Return the answer with a state; what came after it is pushed, from history where it is not waiting here."""
+        has_more = subscription.began is not None and not state.reaches(subscription.began)
+        subscription.page(has_more=has_more)
+        answer = Subscribed(channel.name, state.position, state=state.value)
+        return Prepared(channel, subscription, answer, join, has_more=has_more, state=state)
 
     async def reply(self, prepared: Prepared, messages: Sequence[WireMessage]) -> None:
         """Write the reply in pages that wait for the client to take them; `go_live` comes next."""

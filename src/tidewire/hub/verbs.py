@@ -11,7 +11,8 @@ from typing import Any, ParamSpec, TypeVar, overload
 from tidewire.channels import check_channel, check_name, open_channel, personal
 from tidewire.engine.control import Control
 from tidewire.engine.statistics import Statistics
-from tidewire.errors import ConfigurationError, Disconnect
+from tidewire.errors import ConfigurationError, Disconnect, NotAvailable
+from tidewire.history.states import State
 from tidewire.hub.core import HubCore
 from tidewire.messages import HistoryPage, HistoryRequest, Member, Position, PublishRequest
 from tidewire.protocols.close_codes import FORCED
@@ -233,15 +234,30 @@ class Verbs(HubCore):
 
     # Reading.
 
-    def listen(self, channel: str, *, since: str | Position | None = None, history: int = 0) -> Publications:
+    def listen(
+        self, channel: str, *, since: str | Position | None = None, history: int = 0, state: bool = False
+    ) -> Publications:
         """Read a channel in your own code: `async with hub.listen("news") as publications`, then `async for` over them.
 
         What was missed since a position comes first, or where there is none, or it is no longer known (`recovered` is
         False), the newest `history`. `since` may be the text of a position, as a client sends it. The reader is no
-        client; to a slow one happens what its channel's `slow` says. Raises BadRequest, and StoreUnavailable at entry.
+        client; to a slow one happens what its channel's `slow` says. With `state`, the channel's state takes the place
+        of `history`. Raises BadRequest, and StoreUnavailable at entry.
         """
         name = open_channel(channel, self.limits.channel_name)
-        return Publications(self.node, name, position_from(since), history)
+        return Publications(self.node, name, position_from(since), history, with_state=state)
+
+    async def state(self, channel: str) -> State:
+        """Return what a channel holds, as `ChannelRule.state` says it, and the position from which to go on.
+
+        All who ask at once are given the same. Raises NotAvailable for a channel without a state, StateFailed,
+        StoreUnavailable, and what the application's function raises as a CommandError.
+        """
+        node, name = self.node, open_channel(channel, self.limits.channel_name)
+        make = node.rules.state_of(name)
+        if make is None:
+            raise NotAvailable(f"channel {name!r} has no state; write one with @rule.state")
+        return await node.recoveries.state(await node.channels.open(name), make)
 
     # What is known.
 

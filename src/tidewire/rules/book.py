@@ -13,6 +13,7 @@ from tidewire.protocols.shape import Shape
 from tidewire.rules.base import Caller, ConnectAttempt, Identity, Intake
 from tidewire.rules.binding import Bound, NoMatch
 from tidewire.rules.channel_rules import ChannelRules
+from tidewire.rules.channel_state import StateFunction
 from tidewire.rules.handlers import Handler, MessageTypes
 from tidewire.rules.pattern import Pattern
 from tidewire.rules.permissions import ALL, NOTHING, Permissions
@@ -64,7 +65,7 @@ def rule_options(
 class Rule:
     """A pattern of channel names, their options and types, and the functions that decide for them."""
 
-    __slots__ = ("_bound", "function", "handler", "options", "pattern", "types")
+    __slots__ = ("_bound", "function", "handler", "options", "pattern", "state", "types")
 
     def __init__(
         self, pattern: Pattern, options: ChannelOptions, function: Callable[..., Any], types: MessageTypes
@@ -75,6 +76,8 @@ class Rule:
         self.types = types
         #: Is given what clients publish.
         self.handler: Handler | None = None
+        #: Says what a channel holds now.
+        self.state: StateFunction | None = None
         self._bound = Bound(function, pattern.names)
 
     def handle_with(self, function: Callable[..., Any]) -> None:
@@ -84,6 +87,12 @@ class Rule:
                 f"{self.pattern.text!r} has a handler for what clients publish already; handle it in one function"
             )
         self.handler = Handler(function, self.pattern.text, self.pattern.names, self.types)
+
+    def ask_for_state(self, function: Callable[..., Any]) -> None:
+        """Ask a function for what a channel holds; raises ConfigurationError when another one does."""
+        if self.state is not None:
+            raise ConfigurationError(f"{self.pattern.text!r} has a function for its state already; write one")
+        self.state = StateFunction(function, self.pattern.text, self.pattern.names)
 
     @property
     def has_intake(self) -> bool:
@@ -132,6 +141,7 @@ class RuleBook:
         #: Recognises the tokens that clients bring in the protocol.
         self.authenticate: Authenticate | None = None
         channels.prefer(self.options, self.pattern)
+        channels.ask_states_by(self.state)
 
     def __len__(self) -> int:
         return len(self._rules)
@@ -178,6 +188,13 @@ class RuleBook:
             return None
         rule, texts = found
         return partial(rule.take, channel, texts)
+
+    def state(self, channel: str) -> Callable[[], Awaitable[tuple[Any, bytes]]] | None:
+        """Return what asks for the state of a channel: what the application says, and that as JSON."""
+        found = self.find(channel)
+        if found is None or found[0].state is None:
+            return None
+        return partial(found[0].state.make, channel, found[1])
 
     def options(self, channel: str) -> ChannelOptions | None:
         """Return the options of a channel that has a rule."""

@@ -40,6 +40,17 @@ class ChannelRule(Generic[P, T]):
         self._rule.handle_with(handler)
         return handler
 
+    def state(self, function: Callable[Q, R]) -> Callable[Q, R]:
+        """Join what your application holds with the channel: `@orders.state` over `async def current(shop: int) -> …`.
+
+        A subscriber is given what the function returns, as JSON, with the position before it was called, and then all
+        that was published after that position; so is a client whose gap cannot be filled. The function is called once
+        for all who wait. It takes parameters of the pattern and dependencies, and returns what JSON can express.
+        Raises ConfigurationError for a second function, and for one that asks for the user.
+        """
+        self._rule.ask_for_state(function)
+        return function
+
     @property
     def pattern(self) -> str:
         """The pattern of the channels' names."""

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from fnmatch import fnmatchcase
+from typing import Any
 
 from tidewire.channels import is_events, is_reserved
 from tidewire.errors import ConfigurationError
@@ -47,6 +48,7 @@ class ChannelRules:
         "by_pattern",
         "retentions",
         "shape_of",
+        "state_of",
         "tallies",
     )
 
@@ -71,6 +73,8 @@ class ChannelRules:
         self._preferred: list[tuple[Callable[[str], ChannelOptions | None], Callable[[str], str]]] = []
         #: Finds the type of what the application publishes in a channel; None: no channel has one.
         self.shape_of: Callable[[str], Shape | None] | None = None
+        #: Finds what asks the application for the state of a channel; None: it has none.
+        self.state_of: Callable[[str], Callable[[], Awaitable[tuple[Any, bytes]]] | None] = _no_state
 
     def prefer(self, find: Callable[[str], ChannelOptions | None], pattern: Callable[[str], str]) -> None:
         """Ask a function first; it returns None for channels that it does not know, and the same for the same name.
@@ -83,6 +87,10 @@ class ChannelRules:
     def check_by(self, shape_of: Callable[[str], Shape | None]) -> None:
         """Ask a function for the type of what the application publishes in a channel."""
         self.shape_of = shape_of
+
+    def ask_states_by(self, state_of: Callable[[str], Callable[[], Awaitable[tuple[Any, bytes]]] | None]) -> None:
+        """Ask a function for what asks for the state of a channel."""
+        self.state_of = state_of
 
     def shape(self, channel: str) -> Shape | None:
         """Return the type of what the application publishes in a channel, if one is declared."""
@@ -151,6 +159,10 @@ class _Retentions(dict[str, Retention | None]):
         options = self._rules.options(channel)
         retention = self[channel] = None if options.ephemeral else options.retention
         return retention
+
+
+def _no_state(channel: str) -> None:
+    """Return nothing: no channel has a state."""
 
 
 def _is_pattern(name: str) -> bool:

@@ -13,6 +13,7 @@ from typing import Any, NoReturn, TypeVar, overload
 from tidewire.channels import open_channel
 from tidewire.engine.connection import Connection
 from tidewire.engine.node import Node
+from tidewire.engine.subscribing import Prepared
 from tidewire.errors import (
     BadRequest,
     CommandError,
@@ -22,11 +23,12 @@ from tidewire.errors import (
     NotAvailable,
     NotPublished,
     PublishError,
+    StoreUnavailable,
     TemporaryFailure,
     TidewireError,
 )
 from tidewire.messages import Format, IssuedToken, Membership, Position, Subscribed, WireMessage
-from tidewire.protocols.close_codes import EXPIRED, NORMAL, REVOKED
+from tidewire.protocols.close_codes import EXPIRED, NORMAL, REVOKED, STORE_AWAY
 from tidewire.protocols.json_text import JsonDecoder
 from tidewire.protocols.meta import PublicationMeta
 from tidewire.protocols.payload import connection_id, encode_json, encode_message, encode_payload
@@ -187,16 +189,19 @@ class HubConnection:
 
         `join` is published when this is the user's first connection in the channel, `leave` when the last one has gone,
         however it ended, by another node if this one died; `leave_on_error` takes its place when the handler raised.
-        Any of them, or `presence`, makes it a member. Raises CommandError, StoreUnavailable, ConnectionClosed.
+        Any of them, or `presence`, makes it a member. Where the channel has a state, that comes back instead of history
+        (`Subscribed.state`): send it first, publications are pushed as soon as you wait for something. Raises
+        CommandError, StoreUnavailable, StateFailed, ConnectionClosed.
         """
         name = self._open_channel(channel)
         shape = self._node.rules.shape(name)
         try:
-            return await self._node.subscribe(
+            prepared = await self._node.subscriptions.prepare(
                 self._here,
                 name,
                 since=since,
                 history=history,
+                with_state=True,
                 membership=Membership(
                     present=presence,
                     info=b"" if info is None else encode_json(info),
@@ -204,10 +209,28 @@ class HubConnection:
                     leave=checked_announcement(shape, leave),
                     leave_on_error=checked_announcement(shape, leave_on_error),
                 ),
-                reply=reply,
             )
+            return await self._begin(prepared, reply=reply)
         finally:
             self._here.link.uncork()
+
+    async def _begin(self, prepared: Prepared, *, reply: bool) -> Subscribed:
+        subscriptions, answer = self._node.subscriptions, prepared.answer
+        if prepared.state is not None:
+            self._node.tasks.spawn(self._push(prepared))  # behind what the endpoint sends before it waits
+            return answer
+        await subscriptions.reply(prepared, self._here.protocol.encode_subscribed(answer) if reply else ())
+        await subscriptions.go_live(prepared)
+        return answer
+
+    async def _push(self, prepared: Prepared) -> None:
+        """Push what came after a state, and what comes; a client to which that fails comes back."""
+        try:
+            await self._node.subscriptions.go_live(prepared)
+        except (ConnectionClosed, CommandError):
+            pass  # it has gone, or was unsubscribed
+        except StoreUnavailable:
+            self.connection.end(STORE_AWAY)
 
     async def unsubscribe(self, channel: str) -> None:
         """Unsubscribe from a channel; harmless without a subscription."""

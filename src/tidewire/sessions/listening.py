@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 from types import TracebackType
+from typing import Any
 
 import msgspec
 
@@ -57,13 +58,17 @@ class Publications:
         "_position",
         "_since",
         "_subscription",
+        "_with_state",
     )
 
-    def __init__(self, node: Node, channel: str, since: Position | None, history: int) -> None:
+    def __init__(
+        self, node: Node, channel: str, since: Position | None, history: int, *, with_state: bool = False
+    ) -> None:
         self._node = node
         self._name = channel
         self._since = since
         self._history = history
+        self._with_state = with_state
         is_latest = node.rules.options(channel).slow is SlowPolicy.LATEST
         self._link = HandoverLink(0 if is_latest else min(_WAITING, node.limits.outbox_messages // 2))
         self._connection = Connection(self._link, PLAIN, user="", address="", limits=node.limits)
@@ -82,6 +87,7 @@ class Publications:
                 self._name,
                 since=self._since,
                 history=self._history,
+                with_state=self._with_state,
                 representation=_VALUES,
                 on_insufficient=self._tear,
             )
@@ -136,6 +142,11 @@ class Publications:
     def recovered(self) -> bool | None:
         """Whether everything since the given position comes; None: no position was given."""
         return self._entered.recovered
+
+    @property
+    def state(self) -> Any:
+        """What the channel held when the reading began, if that was asked for and nothing was recovered."""
+        return self._entered.state
 
     @property
     def position(self) -> Position:

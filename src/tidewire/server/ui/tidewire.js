@@ -25,6 +25,8 @@
  * @property {(channel: string) => string | Promise<string>} [getToken] fetches such a token
  * @property {any} [data] goes to the server with each subscribe
  * @property {Position} [since] what came after this position comes first
+ * @property {(channel: string) => Position | Promise<Position>} [getState] loads what the application shows, and returns
+ *   the position from which to go on: at first, and whenever what was missed cannot be recovered
  * @property {boolean} [recoverable] what is missed while away is asked for; the server may say so by itself
  * @property {boolean} [joinLeave] joins and leaves of others are asked for
  */
@@ -38,6 +40,7 @@ const PING_GRACE = 10_000;
 const CLOSE_GRACE = 1_000;
 const LONGEST_TIMER = 2 ** 31 - 1;
 const TOKEN_EXPIRED = 109;
+const UNRECOVERABLE = 112;
 
 /**
  * Milliseconds before attempt number `attempt` (0: the first after a loss): any time up to a bound that doubles. While
@@ -529,7 +532,8 @@ function toSubscribed(channel, { was_recovering, recovered, recoverable, positio
  * One followed channel.
  *
  * Events: `publication` Publication; `subscribed` Subscribed: where `wasRecovering` is true and `recovered` is not,
- * something was missed that is not there any more; `unsubscribed` { code, reason }: for good; `join`, `leave` Member;
+ * something was missed that is not there any more; where the channel has a state and nothing was recovered, `data` is
+ * that state, and publications come after it; `unsubscribed` { code, reason }: for good; `join`, `leave` Member;
  * `error` TidewireError.
  */
 export class Subscription extends Emitter {
@@ -592,7 +596,7 @@ export class Subscription extends Emitter {
   async _subscribe() {
     if (this.state !== "subscribing") return;
     const flow = ++this.#flow;
-    const { getToken, data, recoverable, joinLeave } = this.#options;
+    const { getToken, getState, data, recoverable, joinLeave } = this.#options;
     try {
       if (!this.#token && getToken) {
         const token = await fetchToken(getToken, this.channel);
@@ -600,10 +604,16 @@ export class Subscription extends Emitter {
         if (flow !== this.#flow) return;
         this.#token = token;
       }
+      if (getState && !this.#position) {
+        const position = await getState(this.channel);
+        if (flow !== this.#flow) return;
+        this.#position = { ...position };
+      }
       this.#isAsked = true;
       const recovering = this.#position ? { recover: true, ...this.#position } : {};
       await this.#client._call("subscribe", {
         channel: this.channel, token: this.#token || undefined, data, recoverable, join_leave: joinLeave, ...recovering,
+        flag: getState ? 2 : undefined,
       }, (answer) => flow === this.#flow && this.#subscribed(answer));
     } catch (error) {
       if (flow === this.#flow && error.code !== 11) this.#refused(error);
@@ -644,6 +654,11 @@ export class Subscription extends Emitter {
   }
 
   #refused(error) {
+    if (error.code === UNRECOVERABLE && this.#options.getState) {
+      this.#position = null;
+      this.#again();
+      return;
+    }
     this._emit("error", error);
     if (error.code === 1) this.#client._lost(11, "no answer to a subscribe");
     else if (error.code === TOKEN_EXPIRED && this.#options.getToken) {

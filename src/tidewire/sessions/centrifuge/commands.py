@@ -20,6 +20,7 @@ from tidewire.errors import (
     PermissionDenied,
     PublishError,
     Rejected,
+    StateFailed,
     StoreUnavailable,
     TokenExpired,
     UnknownType,
@@ -121,7 +122,7 @@ class Commands:
 
     def judge(self, error: BaseException, name: str, channel: str = "") -> WireError:
         """Return what the client is told of a command that failed; a bug is logged, and the connection lives on."""
-        if isinstance(error, CommandError | StoreUnavailable | PublishError):
+        if isinstance(error, CommandError | StoreUnavailable | PublishError | StateFailed):
             self._connection.refuse(kind_of(error), f"{name}: {error}", channel)
             return error_of(error)
         logger.error(

@@ -15,7 +15,15 @@ from tidewire.channels import check_channel
 from tidewire.engine.connection import Connection
 from tidewire.engine.node import Node
 from tidewire.engine.subscribing import ended
-from tidewire.errors import CommandError, ConnectionClosed, Disconnect, LimitExceeded, Rejected, StoreUnavailable
+from tidewire.errors import (
+    CommandError,
+    ConnectionClosed,
+    Disconnect,
+    LimitExceeded,
+    Rejected,
+    StateFailed,
+    StoreUnavailable,
+)
 from tidewire.messages import Position
 from tidewire.protocols.centrifuge import codes
 from tidewire.protocols.centrifuge import messages as m
@@ -310,7 +318,7 @@ class Session:
         wish = m.SubscribeRequest(channel, recover=since is not None, epoch=epoch, offset=offset)
         try:
             ready = await self.subscriptions.prepare(channel, grant, wish, identity, is_server_side=True)
-        except (CommandError, StoreUnavailable) as error:
+        except (CommandError, StateFailed, StoreUnavailable) as error:
             logger.warning("connection %s cannot be subscribed to %r: %s", self.connection.id, channel, error)
             return
         result = ready.result

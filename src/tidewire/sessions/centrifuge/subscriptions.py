@@ -155,6 +155,8 @@ class ClientSubscriptions:
                 since=None if options.latest else since,
                 history=1 if options.latest and since is not None else 0,
                 is_reply_full=is_reply_full,
+                # a client that wants nothing but its recovery asks for the state itself
+                with_state=since is None or not request.flag & _ALL_OR_NOTHING,
                 membership=Membership(options.presence, member_info(identity.info, grant.info)),
                 representation=pushed,
                 on_insufficient=self._insufficient,
@@ -322,9 +324,10 @@ def _result(
     """Return the reply; after a recovery its position is the client's own, and missed publications come after it."""
     answer = prepared.answer
     position = answer.position
+    state = prepared.state
     missed: Sequence[Publication] = answer.publications if answer.recovered else ()
     recovered = bool(answer.recovered)
-    if since is not None and subscription.grant.options.latest:
+    if state is None and since is not None and subscription.grant.options.latest:
         missed, recovered = _newest(answer, since)
     offset = since.offset if since is not None and recovered else position.offset
     return m.SubscribeResult(
@@ -336,8 +339,8 @@ def _result(
         recovered=recovered,
         offset=offset if subscription.is_positioned else 0,
         positioned=subscription.is_positioned,
-        data=raw(subscription.grant.data),
-        was_recovering=since is not None,
+        data=raw(subscription.grant.data if state is None else state.data),
+        was_recovering=since is not None and state is None,  # with a state, it begins anew
         delta=shown.then is not None,
     )
 

@@ -1,0 +1,46 @@
+"""The function of an application that says what a channel holds now."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from starlette.exceptions import HTTPException
+
+from tidewire.errors import BadRequest, ConfigurationError, PermissionDenied, UnknownChannel
+from tidewire.protocols.payload import encode_json
+from tidewire.rules.base import Caller, Identity
+from tidewire.rules.binding import Bound, NoMatch
+
+__all__ = ("StateFunction",)
+
+_NOBODY = Caller("", Identity())
+
+
+class StateFunction(Bound):
+    """A function that is given the parameters of the pattern, and nothing of a user: its answer is for all."""
+
+    __slots__ = ("_where",)
+
+    def __init__(self, function: Callable[..., Any], pattern: str, names: Sequence[str]) -> None:
+        self._where = pattern
+        super().__init__(function, names, all_names=False)
+        foreign = sorted(self.given.difference(names))
+        if foreign:
+            raise ConfigurationError(
+                f"the state of {pattern!r} takes a parameter {foreign[0]!r}, but it is the same for all who subscribe; "
+                "take parameters of the pattern, or dependencies of none"
+            )
+
+    async def make(self, channel: str, texts: dict[str, str]) -> tuple[Any, bytes]:
+        """Return what the function returns, and that as JSON; raises what it raises."""
+        try:
+            value = await self(_NOBODY, texts)
+        except NoMatch:
+            raise UnknownChannel(f"no rule is for channel {channel!r}") from None
+        except HTTPException as error:
+            raise PermissionDenied(str(error.detail)) from error
+        try:
+            return value, encode_json(value)
+        except BadRequest as error:
+            raise ConfigurationError(f"the state of {self._where!r} cannot be sent: {error}") from error

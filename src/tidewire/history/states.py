@@ -68,7 +68,7 @@ class _Run:
 
 
 class States:
-    """Asks for the states of channels, single-flight: callers that come while the application is asked share its answer.
+    """Asks for the states of channels, single-flight: callers during a question share its answer.
 
     When many return at once, the application is asked once, as long as its answer holds for them.
     """

@@ -111,3 +111,50 @@ def test_signing_out_in_one_tab_ends_the_others(people: MakePerson, shared_serve
     ann.page.get_by_role("button", name="Sign out").click()
     expect(other.get_by_role("heading", name="Sign in")).to_be_visible()
     expect(other.locator("#entry-notice")).to_contain_text("another tab")
+
+
+def test_a_password_is_changed_and_the_other_sessions_end(people: MakePerson, shared_server: Server) -> None:
+    ann = people(shared_server).sign_up()
+    elsewhere = people(shared_server, ann.name)
+    elsewhere.page.goto(shared_server.url)
+    elsewhere.fill_in(ann.name, PASSWORD)
+    elsewhere.page.get_by_role("button", name="Sign in", exact=True).click()
+    elsewhere.wait_connected()
+    ann.page.get_by_role("button", name="Your account").click()
+    now, new = ann.page.get_by_label("Password now"), ann.page.get_by_label("New password")
+    for old, other, problem in (
+        ("", "x", "#old-password-error"),
+        (PASSWORD, "short", "#new-password-error"),
+        ("not the password", "a new password", "#old-password-error"),
+    ):
+        now.fill(old)
+        new.fill(other)
+        new.press("Enter")
+        expect(ann.page.locator(problem)).not_to_be_empty()
+    now.fill(PASSWORD)
+    new.fill("a new password")
+    new.press("Enter")
+    expect(ann.page.locator("#account-said")).to_have_text("Your password is changed. 1 other session has ended.")
+    expect(elsewhere.page.locator("#entry-notice")).to_contain_text("session has ended")
+    ann.page.get_by_role("button", name="Close", exact=True).click()
+    ann.say("still here")
+    expect(ann.message("still here")).to_have_count(1)
+
+
+@pytest.mark.parametrize("everywhere", [False, True])
+def test_signing_out_ends_the_session_on_the_server(
+    people: MakePerson, shared_server: Server, everywhere: bool
+) -> None:
+    ann = people(shared_server).sign_up()
+    token = json.loads(ann.page.evaluate("() => localStorage.getItem('tidewire:session')"))["token"]
+    headers = {"Authorization": f"Bearer {token}"}
+    other = ann.context.request.post(f"{shared_server.url}/login", data={"username": ann.name, "password": PASSWORD})
+    also = {"Authorization": f"Bearer {other.json()['token']}"}
+    if everywhere:
+        ann.page.get_by_role("button", name="Your account").click()
+        ann.page.get_by_role("button", name="Sign out everywhere").click()
+    else:
+        ann.page.get_by_role("button", name="Sign out", exact=True).click()
+    expect(ann.page.locator("#entry-title")).to_be_visible()
+    assert ann.context.request.get(f"{shared_server.url}/me", headers=headers).status == 401
+    assert ann.context.request.get(f"{shared_server.url}/me", headers=also).status == (401 if everywhere else 200)

@@ -6,6 +6,7 @@ import contextlib
 import importlib.util
 import json
 import re
+import time
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -541,3 +542,42 @@ def test_lines_of_commands_are_answered_line_by_line(server: LiveServer) -> None
 def test_half_a_character_is_replaced_as_it_is_over_websockets(api: Api) -> None:
     assert api.post("publish", '{"channel": "half", "data": "a\\ud83d b"}').json()["result"]["offset"] == 1
     assert api.call("history", channel="half", limit=1)["publications"][0]["data"] == "a\ufffd b"
+
+
+# Tokens.
+
+
+def signed(user: str, **claims: object) -> str:
+    return jwt.encode({"sub": user, **claims}, "a secret that is long enough for SHA-256", "HS256")
+
+
+@contextlib.contextmanager
+def dialled(server: LiveServer) -> Iterator[Client]:
+    with connect(server.websocket_url + "/connection/websocket", proxy=None) as socket:
+        yield Client(socket)
+
+
+def admitted(server: LiveServer, token: str) -> bool:
+    """Return whether a token opens a connection."""
+    with dialled(server) as client:
+        try:
+            return "connect" in client.ask(connect={"token": token})
+        except ConnectionClosed:
+            return False
+
+
+def test_tokens_are_ended_before_they_expire(server: LiveServer, api: Api) -> None:
+    user, now = uuid.uuid4().hex, time.time()
+    before, other = signed(user, iat=now - 60, jti="one"), signed(user, iat=now - 60, jti="two")
+    for fields in ({"jti": "one"}, {"user": user}):
+        with dialled(server) as client:
+            assert "connect" in client.ask(connect={"token": before if "jti" in fields else other})
+            assert api.call("revoke", **fields) == {}
+            with pytest.raises(ConnectionClosed):
+                client.push("nothing")
+        wait_for(lambda: not any(admitted(server, before) for _ in range(4)), what="both workers refuse it")
+        assert admitted(server, other) is ("jti" in fields)
+    assert admitted(server, signed(user, iat=time.time() + 1))
+    assert admitted(server, signed("another" + user, iat=now - 60))
+    for wrong in ({}, {"user": user, "jti": "one"}, {"user": user, "issued_before": now + 3_600}, {"user": 1}):
+        assert api.error("revoke", **wrong) == 107

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 from typing import Any, NamedTuple, TypeVar
 
 import msgspec
 from pydantic import ValidationError
 
+from tidewire.channels import check_name
 from tidewire.engine.node import Node
 from tidewire.errors import (
     BadRequest,
@@ -38,6 +40,7 @@ from tidewire.protocols.centrifuge.override import Override
 from tidewire.protocols.json_text import has_huge_number
 from tidewire.rules.base import Grant
 from tidewire.sessions.centrifuge import orders
+from tidewire.sessions.revocations import Revocation, Revocations
 from tidewire.support.counters import count_limit
 
 __all__ = ("FAULT", "METHODS", "Calls", "Extension", "Method", "failure")
@@ -52,6 +55,8 @@ Q = TypeVar("Q", bound=m.Request)
 Extension = Callable[[Any], Awaitable[Any]]
 #: Channels of a broadcast, or commands of a parallel batch, that are done at once.
 _AT_ONCE = 256
+#: Seconds by which a caller's clock may be ahead.
+_AHEAD_SECONDS = 60.0
 
 
 def failure(error: TidewireError) -> m.ApiError:
@@ -81,11 +86,13 @@ class Calls:
         options: Callable[[str], ChannelOptions],
         *,
         extensions: Mapping[str, Extension] | None = None,
+        revocations: Revocations | None = None,
     ) -> None:
         self.node = node
         self._nodes = nodes
         self._options = options
         self._extensions = extensions or {}
+        self._revocations = revocations
         #: Bytes of history that these calls may still be answered with, where they have one answer.
         self._left = node.limits.replies_bytes
         self._publishing = Publishing(node, options)
@@ -170,6 +177,19 @@ class Calls:
             if given is None
             else Disconnect(given.code, given.reason, reconnect=given.code % 1_000 < 500),
         )
+        return m.Empty()
+
+    async def revoke(self, request: m.RevokeRequest) -> m.Empty:
+        """End tokens before they expire, and their connections, on all nodes."""
+        if bool(request.user) == bool(request.jti):
+            raise BadRequest("write `user` (with `issued_before`, or nothing for now), or `jti`; not both")
+        if request.issued_before > time.time() + _AHEAD_SECONDS:
+            raise BadRequest("`issued_before` is in the future; tokens that are not issued yet cannot be ended")
+        if self._revocations is None:
+            raise NotAvailable("these calls know of no tokens")
+        user = check_name(request.user, "user")
+        before = 0.0 if request.jti else request.issued_before or time.time()
+        await self._revocations.revoke(Revocation(user, request.jti, before))
         return m.Empty()
 
     async def refresh(self, request: m.RefreshRequest) -> m.Empty:
@@ -322,6 +342,7 @@ METHODS: dict[str, Method] = {
     "subscribe": Method(m.SubscribeRequest, m.Empty, Calls.subscribe),
     "unsubscribe": Method(m.UnsubscribeRequest, m.Empty, Calls.unsubscribe),
     "disconnect": Method(m.DisconnectRequest, m.Empty, Calls.disconnect),
+    "revoke": Method(m.RevokeRequest, m.Empty, Calls.revoke),
     "refresh": Method(m.RefreshRequest, m.Empty, Calls.refresh),
     "presence": Method(m.PresenceRequest, m.PresenceResult, Calls.presence),
     "presence_stats": Method(m.PresenceStatsRequest, m.PresenceStatsResult, Calls.presence_stats),

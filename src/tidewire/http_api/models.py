@@ -160,6 +160,14 @@ class DisconnectRequest(Request):
     disconnect: DisconnectData | None = None
 
 
+class RevokeRequest(Request):
+    """End tokens before they expire: one by its id, or those of a user that were issued before a time."""
+
+    user: str = Field(default="", description="Whose tokens end.", examples=["ann"])
+    jti: str = Field(default="", description="The id of one token.")
+    issued_before: float = Field(default=0.0, ge=0, description="In seconds since 1970; 0: now.", allow_inf_nan=False)
+
+
 class RefreshRequest(Request):
     """Set how long connections of a user go on, or expire them."""
 

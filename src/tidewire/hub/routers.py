@@ -68,7 +68,7 @@ class Routers(HubCore):
         options = (authority or self.authority).options
 
         def calls() -> Calls:
-            return Calls(self.node, self._opened.nodes, options, extensions=extensions)
+            return Calls(self.node, self._opened.nodes, options, extensions=extensions, revocations=self.revocations)
 
         return api_router(calls, key=key, insecure=insecure, error_mode=error_mode, prefix=prefix)
 

@@ -19,6 +19,7 @@ import msgspec
 from pydantic import BaseModel, ConfigDict, SecretStr
 
 from tidewire.errors import ConfigurationError, TemporaryFailure, TidewireError, TokenExpired
+from tidewire.messages import IssuedToken
 from tidewire.protocols.centrifuge.override import Override
 from tidewire.server.secret import Secret
 from tidewire.server.token_keys import ECDSA, HMAC, RSA, KeysAway, KeySet, algorithms, load_public_key
@@ -93,6 +94,8 @@ class _Times(msgspec.Struct, frozen=True, kw_only=True):
     nbf: float | None = None
     aud: str | list[str] | None = None
     iss: str = ""
+    jti: str | int = ""
+    iat: float | None = None
     expire_at: float | None = None
     info: msgspec.Raw = msgspec.Raw(b"")
     b64info: str = ""
@@ -103,6 +106,11 @@ class _Times(msgspec.Struct, frozen=True, kw_only=True):
         if self.expire_at is not None:
             return self.expire_at or None
         return self.exp or None
+
+    @property
+    def issued(self) -> IssuedToken:
+        """What revocations go by."""
+        return IssuedToken(str(self.jti), self.iat)
 
 
 class ConnectionClaims(_Times, frozen=True, kw_only=True):

@@ -130,6 +130,7 @@ class NamespaceAuthority(Authority):
                 info=raw_bytes(claims.info, claims.b64info),
                 expires_at=claims.expires_at,
                 subscriptions=self._server_side(claims),
+                token=claims.issued,
             )
         except BadToken as error:
             raise self._invalid(str(error)) from None

@@ -64,6 +64,27 @@ async function credentials(path, username, password) {
 export const logIn = (username, password) => credentials("/login", username, password);
 export const signUp = (username, password) => credentials("/signup", username, password);
 
+/** End the session of a token, or all of its user's; throws a Refusal when the server did not. */
+export async function endSessions(token, { everywhere = false } = {}) {
+  const headers = { Authorization: `Bearer ${token}` };
+  const path = everywhere ? "/logout/everywhere" : "/logout";
+  const response = await request(path, { method: "POST", headers, signal: AbortSignal.timeout(5_000) });
+  if (!response.ok && response.status !== 401) throw new Refusal(await detail(response), { status: response.status });
+}
+
+/** Change the password; returns how many other sessions have ended by that. */
+export async function changePassword(token, password, new_password) {
+  const response = await request("/password", {
+    method: "POST",
+    headers: { Authorization: `Bearer ${token}`, "Content-Type": "application/json" },
+    body: JSON.stringify({ password, new_password }),
+  });
+  if (response.ok) return (await response.json()).ended;
+  const { status } = response;
+  const field = { 403: "password", 422: "new" }[status] ?? "form";
+  throw new Refusal(sentence(await detail(response)) || "That did not work. Try again in a moment.", { status, field });
+}
+
 /** May people sign up here (`allowed`), and has nobody yet (`first`)? */
 export async function signUpState() {
   try {

@@ -1,12 +1,13 @@
 // The chat of a signed-in person: which thread is in view, and the views drawn from the client's state.
 
-import { stillValid } from "./api.js";
+import { endSessions, stillValid } from "./api.js";
 import { Client } from "./client.js";
 import { personProblem } from "./conversations.js";
 import { coalesce } from "./dom.js";
 import { LOBBY, nameProblem } from "./rooms.js";
 import { go, route } from "./router.js";
 import { brief, count } from "./text.js";
+import { AccountDialog } from "./views/account.js";
 import { Announcer } from "./views/announcer.js";
 import { ask } from "./views/ask.js";
 import { Composer } from "./views/composer.js";
@@ -71,6 +72,10 @@ export class Page {
     keepAboveKeyboard($("chat"));
     this.roomDialog = new RoomDialog({ rooms: client.rooms, go });
     this.personDialog = new PersonDialog({ me: client.me, go });
+    this.account = new AccountDialog({
+      token: this.#session.token,
+      everywhere: () => this.#leaveForGood({ everywhere: true }),
+    });
   }
 
   #listen() {
@@ -86,6 +91,7 @@ export class Page {
     $("browse").addEventListener("click", () => this.roomDialog.open());
     $("compose").addEventListener("click", () => this.personDialog.open());
     $("earlier").addEventListener("click", () => client.rooms.askEarlier(this.#active));
+    $("account").addEventListener("click", () => this.account.open());
     $("sign-out").addEventListener("click", () => this.#leaveForGood());
     $("thread-leave").addEventListener("click", () => this.#leaveThread());
     $("skip").addEventListener("click", (event) => {
@@ -157,11 +163,17 @@ export class Page {
     }
   }
 
-  async #leaveForGood() {
+  async #leaveForGood({ everywhere = false } = {}) {
     const unsent = this.#box.keys("out/").length;
     if (unsent && !(await ask(unsentQuestion(unsent, "Signing out discards what is not sent."), "Sign out"))) return;
     this.forget();
-    this.#signOut();
+    let notice = "";
+    try {
+      await endSessions(this.#session.token, { everywhere });
+    } catch {
+      notice = "You are signed out on this device. The server could not be reached, so your session there ends later by itself.";
+    }
+    this.#signOut(notice);
   }
 
   async #leaveThread() {

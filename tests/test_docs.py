@@ -114,6 +114,7 @@ def test_every_whole_program_is_one_of_those_that_are_run_below() -> None:
         "docs/howto/channel-rules.md": 1,
         "docs/howto/channels.md": 1,
         "docs/howto/ephemeral.md": 1,
+        "docs/howto/streams.md": 1,
         "docs/howto/listen.md": 1,
         "docs/howto/observe.md": 1,
         "docs/howto/presence.md": 1,
@@ -259,6 +260,21 @@ def test_ephemeral(tmp_path: Path) -> None:
                 assert json.loads(socket.recv(timeout=15)) == {"from": "ann", "text": "hello"}
         with app.open("/rooms/1/carl") as late:
             assert json.loads(late.recv(timeout=15)) == {"from": "ann", "text": "hello"}
+
+
+def test_streams(tmp_path: Path) -> None:
+    with served(program("docs/howto/streams.md"), tmp_path) as app:
+        assert app.http.post("/ask/1", json={"text": "why?"}).status_code == 202
+        text, end = "", ""
+        with app.http.stream("GET", "/ask/1", timeout=20) as response:
+            for line in response.iter_lines():
+                if line.startswith("data: "):
+                    chunk = json.loads(line[6:])
+                    text = chunk["text"] if chunk.get("at") == 0 else text + chunk["text"]
+                    end = chunk.get("end", "")
+                    if end:
+                        break
+        assert (text, end) == ("You asked: why? I do not know. ", "done")
 
 
 def speak(socket: ClientConnection, *commands: dict[str, Any]) -> dict[int, dict[str, Any]]:

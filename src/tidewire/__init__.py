@@ -7,6 +7,7 @@ from tidewire.support.first_use import imported_at_first_use
 if TYPE_CHECKING:
     from tidewire.engine.statistics import Statistics
     from tidewire.errors import (
+        AlreadyStreaming,
         BadRequest,
         CommandError,
         ConfigurationError,
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
         Refused,
         Rejected,
         StateFailed,
+        Stopped,
         StoreUnavailable,
         TemporaryFailure,
         TidewireError,
@@ -45,9 +47,11 @@ if TYPE_CHECKING:
     from tidewire.sessions.accept import choose_subprotocol
     from tidewire.sessions.application import HubConnection
     from tidewire.sessions.listening import Publications
+    from tidewire.sessions.text_streams import TextStream
 
 __all__ = (
     "Action",
+    "AlreadyStreaming",
     "Authority",
     "BadRequest",
     "Caller",
@@ -89,9 +93,11 @@ __all__ = (
     "State",
     "StateFailed",
     "Statistics",
+    "Stopped",
     "StoreUnavailable",
     "Subscribed",
     "TemporaryFailure",
+    "TextStream",
     "TidewireError",
     "TokenExpired",
     "UnknownChannel",
@@ -106,6 +112,7 @@ __version__ = "0.1.0"
 _HOMES = {
     "tidewire.engine.statistics": ("Statistics",),
     "tidewire.errors": (
+        "AlreadyStreaming",
         "BadRequest",
         "CommandError",
         "ConfigurationError",
@@ -124,6 +131,7 @@ _HOMES = {
         "Refused",
         "Rejected",
         "StateFailed",
+        "Stopped",
         "StoreUnavailable",
         "TemporaryFailure",
         "TidewireError",
@@ -164,6 +172,7 @@ _HOMES = {
     "tidewire.sessions.accept": ("choose_subprotocol",),
     "tidewire.sessions.application": ("HubConnection",),
     "tidewire.sessions.listening": ("Publications",),
+    "tidewire.sessions.text_streams": ("TextStream",),
 }
 if not TYPE_CHECKING:  # a checker reads the imports above, and reports a name that is not there
     __getattr__ = imported_at_first_use(__name__, _HOMES)

@@ -9,6 +9,7 @@ __all__ = (
     "NODES",
     "PIPELINES",
     "REVOKED",
+    "announced_in",
     "check_channel",
     "check_name",
     "events",
@@ -17,6 +18,7 @@ __all__ = (
     "is_reserved",
     "open_channel",
     "personal",
+    "producers",
 )
 
 #: The channel on which nodes tell each other what is not a publication of the application.
@@ -28,6 +30,7 @@ REVOKED = "$revoked"
 #: The channels of long jobs begin with this (pipelines.names).
 PIPELINES = "$pipeline"
 _PERSONAL = "$user:"
+_PRODUCERS = "$producer:"
 _EVENTS = "$events:"
 
 
@@ -46,9 +49,19 @@ def is_events(channel: str) -> bool:
     return channel.startswith(_EVENTS)
 
 
+def producers(channel: str) -> str:
+    """Return the channel whose only member is the producer of a text stream in another one."""
+    return _PRODUCERS + channel
+
+
+def announced_in(channel: str) -> str:
+    """Return the channel in which the announcements of a channel's members are published: nearly always itself."""
+    return channel.removeprefix(_PRODUCERS)
+
+
 def is_internal(channel: str) -> bool:
     """Return whether a channel is the server's own, which no client and no caller may name."""
-    return channel in (CONTROL, NODES, REVOKED) or channel.startswith((_PERSONAL, _EVENTS, PIPELINES))
+    return channel in (CONTROL, NODES, REVOKED) or channel.startswith((_PERSONAL, _EVENTS, PIPELINES, _PRODUCERS))
 
 
 def open_channel(channel: str, longest: int) -> str:

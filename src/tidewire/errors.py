@@ -11,6 +11,7 @@ from typing import Any
 import msgspec
 
 __all__ = (
+    "AlreadyStreaming",
     "AlreadySubscribed",
     "BadRequest",
     "CommandError",
@@ -30,6 +31,7 @@ __all__ = (
     "Refused",
     "Rejected",
     "StateFailed",
+    "Stopped",
     "StoreUnavailable",
     "TemporaryFailure",
     "TidewireError",
@@ -104,6 +106,14 @@ class CutOff(TidewireError):
         )
         self.disconnect = disconnect
         self.position = position
+
+
+class AlreadyStreaming(TidewireError):
+    """Raised by `async with hub.stream(…)` while another producer writes in the same channel, on any node."""
+
+
+class Stopped(TidewireError):
+    """Raised by `write` of a text stream that a reader has stopped; `async with hub.stream(…)` ends with it quietly."""
 
 
 class Rejected(TidewireError):

@@ -98,6 +98,8 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     #: Bytes of a publication that nobody keeps, and the seconds over which those of a channel are joined.
     ephemeral_bytes: int = 65_536
     ephemeral_seconds: float = 0.01
+    #: Bytes of the text of one text stream.
+    stream_bytes: int = 524_288
     #: Nesting of inbound JSON.
     json_depth: int = 64
     #: Seconds over which a drain spreads its closes.

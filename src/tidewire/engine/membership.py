@@ -10,8 +10,8 @@ from typing import Protocol as TypingProtocol
 
 import msgspec
 
-from tidewire.backends.base import Presence
-from tidewire.channels import is_events
+from tidewire.backends.base import JoinResult, Presence
+from tidewire.channels import announced_in, is_events
 from tidewire.engine.connection import Connection
 from tidewire.engine.registry import Registry
 from tidewire.engine.subscription import Stay, Subscription
@@ -52,20 +52,24 @@ class Memberships:
         self._leaving: dict[tuple[str, str], asyncio.Task[None]] = {}
         self._later: deque[tuple[float, Stay]] = deque()
         self._must_rejoin = False
+        #: How often others could take this node for dead.
+        self.lost_leases = 0
         self._unlisted = LogLimit()
-        #: What this node itself is a member of (the channel of the nodes).
-        self._own: dict[str, Member] = {}
+        #: What this node itself is a member of (the channel of the nodes; where it is a producer).
+        self._own: dict[tuple[str, str], tuple[Member, Announcement | None]] = {}
 
-    async def enter(self, channel: str, member: Member) -> None:
-        """Make this node a member of a channel until `quit`; if it loses its lease, it joins again at once."""
-        self._own[channel] = member
-        await self._presence.join(channel, member)
+    async def enter(self, channel: str, member: Member, leave: Announcement | None = None) -> JoinResult:
+        """Make this node a member of a channel until `quit`; if it loses its lease, it joins again at once.
 
-    async def quit(self, channel: str) -> None:
-        """End this node's own membership of a channel."""
-        member = self._own.pop(channel, None)
-        if member is not None:
-            await self._presence.leave(channel, member.connection)
+        If it dies, another node publishes `leave`.
+        """
+        self._own[channel, member.connection] = member, leave
+        return await self._presence.join(channel, member, leave)
+
+    async def quit(self, channel: str, member: Member) -> None:
+        """End a membership of this node; harmless when repeated. Raises StoreUnavailable: then repeat it."""
+        self._own.pop((channel, member.connection), None)
+        await self._presence.leave(channel, member.connection)
 
     async def join(self, subscription: Subscription, membership: Membership) -> bool:
         """Add a member; return whether it is the user's first in the channel. While presence is away, it joins later.
@@ -216,6 +220,7 @@ class Memberships:
         """Prolong the lease; the members that were lost with it join again."""
         if not await self._presence.touch():
             logger.warning("this node lost its lease; its members join again")
+            self.lost_leases += 1
             self._must_rejoin = True
         if self._must_rejoin:
             self._must_rejoin = False
@@ -232,9 +237,9 @@ class Memberships:
             for subscription in self._registry.subscriptions(connection).values()
             if subscription.stay is not None
         ]
-        for channel, member in tuple(self._own.items()):
-            await self._presence.join(channel, member)
-            if channel not in self._own:
+        for (channel, own), (member, leave) in tuple(self._own.items()):
+            await self._presence.join(channel, member, leave)
+            if (channel, own) not in self._own:
                 await self._presence.leave(channel, member.connection)
         for start in range(0, len(present), _REJOIN_BATCH):
             await asyncio.gather(*(self._rejoin(*pair) for pair in present[start : start + _REJOIN_BATCH]))
@@ -255,7 +260,8 @@ class Memberships:
         for departure in departures:
             if departure.announcement is not None:
                 announcement = departure.announcement
-                await self._publish(departure.channel, announcement.data, announcement.format, key=departure.token)
+                channel = announced_in(departure.channel)
+                await self._publish(channel, announcement.data, announcement.format, key=departure.token)
         if departures:
             await self._presence.forget(departures)
         now = asyncio.get_running_loop().time()

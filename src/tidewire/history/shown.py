@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable
 from tidewire.backends.base import Broker
 from tidewire.history.read_steps import FIRST_STEP, cost, fitting, step_after
 from tidewire.messages import HistoryPage, HistoryRequest, Position, Publication
+from tidewire.protocols.text_chunks import fold
 from tidewire.support.counters import count_limit
 
 __all__ = ("History", "IsShown", "everything")
@@ -23,7 +24,10 @@ def everything(publication: Publication) -> bool:
 
 
 class History:
-    """The publications that a broker keeps, without those that history does not show."""
+    """The publications that a broker keeps, without those that history does not show.
+
+    The chunks of a text stream are shown as one, which stands where the last of them stood.
+    """
 
     def __init__(self, broker: Broker, is_shown: IsShown) -> None:
         self._broker = broker
@@ -31,7 +35,7 @@ class History:
 
     def shown(self, publications: Iterable[Publication]) -> tuple[Publication, ...]:
         """Return the publications that history shows."""
-        return tuple(filter(self._is_shown, publications))
+        return fold(tuple(filter(self._is_shown, publications)))
 
     async def read(self, request: HistoryRequest, *, most: int | None = None) -> HistoryPage:
         """Read as `Broker.history` does; publications that are not shown do not count for `limit`.
@@ -52,6 +56,8 @@ class History:
             elif not page.complete:  # lost or trimmed meanwhile
                 break
             found += self._until(first.top, page)
+            if len(found) > 1:
+                found = list(fold(found))
             if most is not None:
                 fits = fitting(found, most)
                 if fits < len(found):

@@ -29,6 +29,7 @@ from tidewire.sessions.hub_orders import obey_orders
 from tidewire.sessions.limit_reports import LimitReports
 from tidewire.sessions.origins import Origins
 from tidewire.sessions.revocations import Revocations
+from tidewire.sessions.text_streams import TextStreams
 from tidewire.sessions.threads import ThreadCalls, check_loop
 from tidewire.support.counts import Counts
 from tidewire.support.lifespan import Lifespan
@@ -46,6 +47,7 @@ class _Open(NamedTuple):
     loop: asyncio.AbstractEventLoop
     threads: ThreadCalls
     revocations: Revocations
+    streams: TextStreams
 
 
 class HubCore:
@@ -122,7 +124,7 @@ class HubCore:
         loop = asyncio.get_running_loop()
         if node.broker.shared:
             Siblings.of(loop).counts = node.registry.counts
-        host, opened = HOST.get(), _Open(node, nodes, loop, ThreadCalls(loop), revocations)
+        host, opened = HOST.get(), _Open(node, nodes, loop, ThreadCalls(loop), revocations, TextStreams(node))
         self._open = opened if host is None else host.opened(self, opened)
 
     async def __aexit__(
@@ -131,6 +133,7 @@ class HubCore:
         host = HOST.get()
         opened, self._open = (self._open, None) if host is None else host.closing(self)
         if opened is not None:
+            await opened.streams.aclose()
             await opened.nodes.aclose()
             await opened.node.aclose()
             opened.node.registry.counts.aclose()

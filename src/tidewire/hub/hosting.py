@@ -12,6 +12,7 @@ from tidewire.engine.node import Node
 from tidewire.http_api.nodes import Nodes
 from tidewire.options import Limits
 from tidewire.sessions.revocations import Revocations
+from tidewire.sessions.text_streams import TextStreams
 from tidewire.sessions.threads import ThreadCalls
 
 __all__ = ("HOST", "Host", "Opened", "given_user")
@@ -39,6 +40,10 @@ class Opened(Protocol):
     @property
     def revocations(self) -> Revocations:
         """The tokens that were revoked."""
+
+    @property
+    def streams(self) -> TextStreams:
+        """The text streams that are written here."""
 
 
 class Host(ABC):

@@ -11,6 +11,7 @@ from tidewire.channels import check_name
 from tidewire.hub.decorators import Decorators
 from tidewire.hub.hosting import given_user
 from tidewire.hub.routers import Routers
+from tidewire.hub.text_verbs import TextVerbs
 from tidewire.hub.verbs import Verbs
 from tidewire.messages import IssuedToken
 from tidewire.protocols.base import Protocol
@@ -22,7 +23,7 @@ from tidewire.sessions.application import HubConnection
 __all__ = ("Hub",)
 
 
-class Hub(Verbs, Decorators, Routers):
+class Hub(Verbs, TextVerbs, Decorators, Routers):
     """Channels, history, presence and connections for a FastAPI application.
 
     `url` names the store (memory://, sqlite:///chat.db). `channels` maps channel names or patterns ("room:*") to their

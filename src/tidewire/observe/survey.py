@@ -82,7 +82,7 @@ class Survey:
         """Leave the counted nodes, before the node closes; a store that is away notices by itself."""
         self._is_closed = True
         with contextlib.suppress(StoreUnavailable):
-            await self._node.memberships.quit(NODES)
+            await self._node.memberships.quit(NODES, Member(self._node.id, self._node.id))
 
     def on(self, name: str, answerer: Answerer) -> None:
         """Set the function by which this node answers a question."""

@@ -124,6 +124,10 @@ class Publications:
     ) -> None:
         self._stop()
 
+    def end(self) -> None:
+        """End the iteration, from outside of it."""
+        self._connection.end(NORMAL)
+
     def _stop(self) -> None:
         ServerExit.of(asyncio.get_running_loop()).unwatch(self._shut_down)
         self._connection.end(NORMAL)

@@ -116,6 +116,10 @@ class _Everywhere:
     def revocations(self) -> Any:
         return self._own.revocations
 
+    @property
+    def streams(self) -> Any:
+        return self._own.streams
+
 
 class StagedWorker:
     """Runs an application in this process: its lifespan, and uvicorn's protocols over pairs of sockets."""

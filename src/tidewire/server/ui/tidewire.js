@@ -528,6 +528,56 @@ function toSubscribed(channel, { was_recovering, recovered, recoverable, positio
   return { channel, wasRecovering: Boolean(was_recovering), recovered: Boolean(recovered), position, data };
 }
 
+/** Publications among which the newest text is looked for, and texts that are remembered. */
+const TEXTS_BACK = 20, TEXTS = 100;
+
+/**
+ * Read the texts that a server writes into a channel (`hub.stream`), with a subscription of this client or of the
+ * Centrifuge SDK. A text that has begun earlier is read from the channel's history.
+ * @param {Subscription} subscription
+ * @param {(text: { stream: string, text: string, end: "" | "done" | "stopped" | "aborted" }) => void} listener called
+ * with the whole text whenever it has grown
+ */
+export function readTexts(subscription, listener) {
+  const texts = new Map();
+
+  function take({ stream, at, text, end = "" }) {
+    const known = texts.get(stream) ?? { stream, text: "", end: "" };
+    const place = at ?? known.text.length;
+    if (known.end) return true;
+    if (place > known.text.length) return false; // its beginning is not here
+    const whole = known.text.slice(0, place) + text;
+    if (whole.length < known.text.length && !end) return true; // an older one
+    if (!texts.has(stream) && texts.size >= TEXTS) texts.delete(texts.keys().next().value);
+    texts.set(stream, { stream, text: whole, end });
+    listener({ stream, text: whole, end });
+    return true;
+  }
+
+  const isChunk = ({ data }) => typeof data?.stream === "string" && typeof data.text === "string";
+  let isReading = false;
+
+  async function readBack() {
+    if (isReading) return;
+    isReading = true;
+    try {
+      const { publications } = await subscription.history({ limit: TEXTS_BACK, reverse: true });
+      const newest = publications.find(isChunk);
+      if (newest) take(newest.data);
+    } catch {
+      // it begins again with the next whole chunk
+    } finally {
+      isReading = false;
+    }
+  }
+
+  subscription.on("publication", (publication) => {
+    if (isChunk(publication) && !take(publication.data)) readBack();
+  });
+  subscription.on("subscribed", readBack);
+  if (subscription.state === "subscribed") readBack();
+}
+
 /**
  * One followed channel.
  *

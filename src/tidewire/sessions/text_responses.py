@@ -1,0 +1,173 @@
+"""Text streams as responses: for a browser's EventSource, and as the UI messages of Vercel's AI SDK."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Coroutine
+from typing import Any
+
+import msgspec
+from starlette.responses import Response, StreamingResponse
+
+from tidewire.engine.node import Node
+from tidewire.errors import CutOff, NotPublished
+from tidewire.messages import HistoryRequest, Position, Publication
+from tidewire.protocols.text_chunks import ABORTED, STOPPED, Chunk, chunk_of
+from tidewire.sessions.listening import Publications
+
+__all__ = ("event_response", "ui_response")
+
+#: Publications among which the newest text is looked for.
+_LOOK_BACK = 20
+#: Seconds of silence after which a proxy is shown that the response goes on.
+_SILENCE = 15.0
+#: Seconds in which the beginning of an answer that has failed may still come.
+_FAILED = 1.0
+_HEADERS = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
+#: https://ai-sdk.dev/docs/ai-sdk-ui/stream-protocol
+_UI_HEADERS = _HEADERS | {"x-vercel-ai-ui-message-stream": "v1"}
+_PING = b":\n\n"
+_encode = msgspec.json.Encoder().encode
+
+
+async def _newest(node: Node, channel: str) -> tuple[Publication | None, Position]:
+    """Return the newest text of a channel as one publication, and the position up to which that is so."""
+    retention = node.rules.options(channel).retention
+    page = await node.history.read(HistoryRequest(channel, retention, limit=_LOOK_BACK, reverse=True))
+    return next((one for one in page.publications if chunk_of(one) is not None), None), page.top
+
+
+async def _chunks(publications: Publications) -> AsyncIterator[tuple[Chunk, Position] | None]:
+    """Iterate over chunks as they come, with None in each long silence, until the server ends or this is too slow."""
+    while True:
+        try:
+            async with asyncio.timeout(_SILENCE):
+                publication = await anext(publications)
+        except TimeoutError:
+            yield None
+            continue
+        except (StopAsyncIteration, CutOff):  # the client comes back with the position that it has
+            return
+        chunk = chunk_of(publication)
+        if chunk is not None:
+            yield chunk, publication.position
+
+
+async def event_response(node: Node, channel: str, since: Position | None) -> Response:
+    """Respond with the chunks of a channel as server-sent events; their ids are positions.
+
+    Without `since`, the newest text comes first, whole, ended or not.
+    """
+    newest: Publication | None = None
+    if since is None:
+        newest, since = await _newest(node, channel)
+    publications = Publications(node, channel, since, _LOOK_BACK)
+    await publications.__aenter__()  # what fails, fails before the response begins
+
+    async def body() -> AsyncIterator[bytes]:
+        try:
+            yield _PING
+            if newest is not None:
+                yield b"id: %b\ndata: %b\n\n" % (str(newest.position).encode(), newest.data)
+            async for one in _chunks(publications):
+                if one is None:
+                    yield _PING
+                else:
+                    yield b"id: %b\ndata: %b\n\n" % (str(one[1]).encode(), one[0].encode())
+        finally:
+            await publications.__aexit__(None, None, None)
+
+    return StreamingResponse(body(), media_type="text/event-stream", headers=_HEADERS)
+
+
+async def ui_response(node: Node, channel: str, answer: Coroutine[Any, Any, Any] | None) -> Response:
+    """Respond with one text as a UI message stream; without an `answer`, with the one that is being written, or 204.
+
+    The answer goes on when the client has gone.
+    """
+    try:
+        newest, top = await _newest(node, channel)
+        first = None if newest is None else chunk_of(newest)
+        if answer is None and (first is None or first.end):
+            return Response(status_code=204)
+        publications = Publications(node, channel, top, 0)
+        await publications.__aenter__()
+    except BaseException:
+        if answer is not None:
+            answer.close()
+        raise
+    task: asyncio.Task[Any] | None = None
+    if answer is not None:
+        first = None
+        task = node.tasks.spawn(answer)
+        if task is None:
+            await publications.__aexit__(None, None, None)
+            raise NotPublished("the application is ending; ask again")
+    parts = _ui_parts(publications, first, task)
+    return StreamingResponse(parts, media_type="text/event-stream", headers=_UI_HEADERS)
+
+
+def _part(**fields: str) -> bytes:
+    return b"data: %b\n\n" % _encode(fields)
+
+
+async def _ui_parts(
+    publications: Publications, first: Chunk | None, answer: asyncio.Task[Any] | None
+) -> AsyncIterator[bytes]:
+    stream, sent = "", ""
+    try:
+        async for chunk in _texts(publications, first, answer):
+            if chunk is None:
+                yield _PING
+                continue
+            if not stream:
+                stream = chunk.stream
+                yield _part(type="start", messageId=stream) + _part(type="text-start", id=stream)
+            delta = chunk.text[len(sent) :] if chunk.at == 0 else chunk.text
+            sent += delta
+            if delta:
+                yield _part(type="text-delta", id=stream, delta=delta)
+            if chunk.end:
+                yield _ui_end(stream, chunk.end)
+                return
+        if not stream:
+            yield _part(type="error", errorText="there is no answer") + b"data: [DONE]\n\n"
+    finally:
+        await publications.__aexit__(None, None, None)
+
+
+def _ui_end(stream: str, end: str) -> bytes:
+    parts = _part(type="text-end", id=stream)
+    if end == STOPPED:
+        parts += _part(type="abort")
+    elif end == ABORTED:
+        parts += _part(type="error", errorText="the answer was cut off")
+    else:
+        parts += _part(type="finish")
+    return parts + b"data: [DONE]\n\n"
+
+
+async def _texts(
+    publications: Publications, first: Chunk | None, answer: asyncio.Task[Any] | None
+) -> AsyncIterator[Chunk | None]:
+    """Iterate over the chunks of one stream: the one that `first` is of, or the next one that begins.
+
+    It ends early where the answer fails before it has begun a stream.
+    """
+    stream = ""
+    if first is not None:
+        stream = first.stream
+        yield first
+
+    def answered(done: asyncio.Task[Any]) -> None:
+        if not stream and not done.cancelled() and done.exception() is not None:
+            done.get_loop().call_later(_FAILED, lambda: None if stream else publications.end())
+
+    if answer is not None:
+        answer.add_done_callback(answered)
+    async for one in _chunks(publications):
+        if one is None:
+            yield None
+        elif one[0].stream == stream or (not stream and one[0].at == 0 and not one[0].text):
+            stream = one[0].stream
+            yield one[0]

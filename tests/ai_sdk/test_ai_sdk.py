@@ -1,0 +1,78 @@
+"""`useChat` of Vercel's AI SDK, as npm has it: it asks, resumes in a second tab, and stops; and tidewire.js."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+
+import tidewire
+from contract.serving import free_port, until
+from helpers.node_packages import node_modules
+from requirements import require
+
+HERE = Path(__file__).parent
+
+
+@pytest.fixture
+def base(tmp_path: Path) -> Iterator[str]:
+    """An application with two workers."""
+    port = free_port()
+    command = [sys.executable, "-m", "tidewire", "run", "app:app", "--port", str(port), "--workers", "2"]
+    environment = os.environ | {"TIDEWIRE_TEST_STORE": f"sqlite:///{tmp_path}/chat.db"}
+    with (tmp_path / "log").open("wb") as log:
+        server = subprocess.Popen(command, cwd=HERE, env=environment, stdout=log, stderr=log)
+    url = f"http://127.0.0.1:{port}"
+
+    def answers() -> bool:
+        assert server.poll() is None, (tmp_path / "log").read_text()
+        try:
+            return httpx.get(f"{url}/api/chat/nobody/stream").status_code == 204
+        except httpx.TransportError:
+            return False
+
+    try:
+        until(answers, 30, what="the application answers")
+        yield url
+    finally:
+        server.terminate()
+        server.wait(20)
+
+
+def test_use_chat_asks_resumes_and_stops(base: str) -> None:
+    require(shutil.which("node"), "apt-get install nodejs")
+    command = ["node", str(HERE / "drive.mjs"), str(node_modules(HERE)), base]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    told = json.loads(done.stdout)
+    whole = "".join(f"word{n} " for n in range(20))
+    assert (told["first"], told["second"]) == (whole, whole)
+    assert told["statuses"] == ["ready"] * 4
+    assert told["idle"] == 0
+    assert told["stopped"]
+    assert told["errors"] == []
+    assert told["refused"] == ["there is no answer"]
+
+
+def test_the_sdks_read_a_text_from_its_middle_on(base: str) -> None:
+    require(shutil.which("node"), "apt-get install nodejs")
+    module = Path(tidewire.__file__).parent / "server" / "ui" / "tidewire.js"
+    packages = node_modules(HERE.parent / "interop")
+    command = ["node", str(HERE / "texts.mjs"), str(packages), str(module), base.rpartition(":")[2]]
+    body = {"id": "one", "messages": [{"parts": [{"text": "100"}]}]}
+    with httpx.stream("POST", f"{base}/api/chat", json=body, timeout=30) as asked:
+        lines = asked.iter_lines()
+        assert any("text-delta" in line for line in lines)
+        done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    whole = "".join(f"word{n} " for n in range(100))
+    for told in json.loads(done.stdout):
+        assert (told["text"], told["end"]) == (whole, "done")
+        assert told["count"] > 1

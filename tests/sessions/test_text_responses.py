@@ -1,0 +1,149 @@
+"""Text streams over HTTP: server-sent events that resume, and what the UI message stream says of each end."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Annotated, Any
+
+import httpx
+import pytest
+from fastapi import FastAPI, Header, Response
+
+from helpers.hubs import run, serving
+from tidewire import Hub
+from tidewire.testing import wait_until
+
+
+def application(hub: Hub) -> FastAPI:
+    app = FastAPI(lifespan=hub.lifespan)
+
+    @app.get("/events")
+    async def events(last_event_id: Annotated[str | None, Header()] = None) -> Response:
+        return await hub.stream_events("chat:1", since=last_event_id)
+
+    async def answer(words: int, fails: bool) -> None:
+        async with hub.stream("chat:1") as out:
+            for n in range(words):
+                await out.write(f"{n} ")
+                await asyncio.sleep(0.005)
+            if fails:
+                raise ZeroDivisionError
+
+    @app.post("/ui")
+    async def ask(words: int = 20, fails: bool = False) -> Response:
+        return await hub.stream_ui("chat:1", answer(words, fails))
+
+    @app.get("/ui")
+    async def resume() -> Response:
+        return await hub.stream_ui("chat:1")
+
+    return app
+
+
+@asynccontextmanager
+async def open_client() -> AsyncIterator[tuple[Hub, httpx.AsyncClient]]:
+    hub = Hub()
+    async with serving(hub, application(hub)) as server:  # noqa: SIM117
+        async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{server.port}", timeout=10, trust_env=False) as client:
+            yield hub, client
+
+
+class Events:
+    """The events of one response, until a chunk has an end or enough have come."""
+
+    def __init__(self) -> None:
+        self.place = ""
+        self.text = ""
+        self.count = 0
+
+    async def read(self, client: httpx.AsyncClient, most: int = 10_000) -> Events:
+        headers = {"Last-Event-ID": self.place} if self.place else {}
+        async with client.stream("GET", "/events", headers=headers) as response:
+            assert response.headers["content-type"].startswith("text/event-stream")
+            async for line in response.aiter_lines():
+                if line.startswith("id: "):
+                    self.place = line[4:]
+                elif line.startswith("data: "):
+                    chunk = json.loads(line[6:])
+                    self.text = chunk["text"] if chunk.get("at") == 0 else self.text + chunk["text"]
+                    self.count += 1
+                    if chunk.get("end") or self.count >= most:
+                        return self
+        raise AssertionError("the response has ended")
+
+
+def test_an_event_source_resumes_where_it_was_and_a_late_one_begins_with_the_text_so_far() -> None:
+    async def main() -> None:
+        async with open_client() as (hub, client):
+            whole = "".join(f"{n} " for n in range(200))
+
+            async def produce() -> None:
+                async with hub.stream("chat:1") as out:
+                    for n in range(200):
+                        await out.write(f"{n} ")
+                        await asyncio.sleep(0.005)
+
+            producing = asyncio.create_task(produce())
+            cut = Events()
+            await cut.read(client, most=4)
+            await hub.publish("chat:1", {"text": "no chunk"})
+            await cut.read(client)
+            assert cut.text == whole
+            late = await Events().read(client)
+            assert (late.text, late.count) == (whole, 1)
+            assert late.place == cut.place
+            await producing
+
+    run(main())
+
+
+def parts(body: str) -> list[Any]:
+    found = [line[6:] for line in body.splitlines() if line.startswith("data: ")]
+    assert found[-1] == "[DONE]"
+    return [json.loads(one) for one in found[:-1]]
+
+
+@pytest.mark.parametrize(("fails", "last"), [(False, ["text-end", "finish"]), (True, ["text-end", "error"])])
+def test_an_answer_is_a_ui_message(fails: bool, last: list[str]) -> None:
+    async def main() -> None:
+        async with open_client() as (_, client):
+            response = await client.post("/ui", params={"words": 30, "fails": fails})
+            assert response.headers["x-vercel-ai-ui-message-stream"] == "v1"
+            found = parts(response.text)
+            kinds = [part["type"] for part in found]
+            assert kinds[:2] == ["start", "text-start"]
+            assert kinds[-2:] == last
+            assert set(kinds[2:-2]) == {"text-delta"}
+            assert "".join(part.get("delta", "") for part in found) == "".join(f"{n} " for n in range(30))
+            assert (await client.get("/ui")).status_code == 204
+
+    run(main())
+
+
+def test_an_answer_goes_on_without_its_client_and_is_resumed() -> None:
+    async def main() -> None:
+        async with open_client() as (hub, client):
+            async with client.stream("POST", "/ui", params={"words": 150}) as response:
+                async for line in response.aiter_lines():
+                    if "text-delta" in line:
+                        break
+            resumed = parts((await client.get("/ui")).text)
+            assert "".join(part.get("delta", "") for part in resumed) == "".join(f"{n} " for n in range(150))
+            assert (await hub.history("chat:1")).publications[-1].json()["end"] == "done"
+
+    run(main())
+
+
+def test_a_second_question_is_refused_and_a_stop_is_told() -> None:
+    async def main() -> None:
+        async with open_client() as (hub, client):
+            first = asyncio.create_task(client.post("/ui", params={"words": 100_000}))
+            await wait_until(lambda: hub.statistics().published >= 3)
+            assert [part["type"] for part in parts((await client.post("/ui")).text)] == ["error"]
+            await hub.stop_stream("chat:1")
+            assert [part["type"] for part in parts((await first).text)][-2:] == ["text-end", "abort"]
+
+    run(main())

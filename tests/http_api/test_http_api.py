@@ -323,6 +323,13 @@ def test_errors_may_be_told_by_the_status(api: Api) -> None:
     assert api.post("publish", {"channel": "a", "data": 1}, headers=transport).status_code == 200
 
 
+def test_an_unknown_channel_is_answered_as_the_reference_does(api: Api) -> None:
+    """A test of phpcent compares this error as a whole."""
+    answer = api.post("publish", {"channel": "unknown:\u00e4", "data": 1})
+    assert answer.json() == {"error": {"code": 102, "message": "unknown channel"}}
+    assert "unknown" in answer.headers["x-error-detail"]
+
+
 def test_a_body_has_a_size(tmp_path: Path) -> None:
     (tmp_path / "tidewire.toml").write_text(CONFIG + "[limits]\napi_bytes = 1000\n")
     with LiveServer(tmp_path) as server:

@@ -19,9 +19,11 @@ from tidewire.http_api import models as m
 from tidewire.http_api import results
 from tidewire.http_api.calls import FAULT, METHODS, Calls, failure
 from tidewire.messages import HistoryPage
+from tidewire.protocols.centrifuge.codes import UNKNOWN_CHANNEL
 from tidewire.protocols.json_text import with_whole_characters
 from tidewire.sessions.origins import Origins
 from tidewire.support.counters import count_limit
+from tidewire.support.refusals import note_refusal
 
 __all__ = ("api_router",)
 
@@ -199,6 +201,10 @@ class _Endpoint:
         if "transport" in (request.headers.get("x-centrifugo-error-mode"), self._error_mode):
             is_invalid = isinstance(error.detail, list)  # as FastAPI has it
             return _json(error, 422 if is_invalid else _STATUS.get(error.code, 500))
+        if error.code == UNKNOWN_CHANNEL.code and isinstance(error.detail, str):
+            # some clients' own tests compare this error as a whole
+            note_refusal("unknown_channel", error.detail, address=request.client.host if request.client else "")
+            return _json({"error": m.ApiError(code=error.code, message=error.message)}, detail=error.detail)
         return _json({"error": error})
 
 
@@ -221,8 +227,9 @@ class _Streamed(Response):
         await send({"type": "http.response.body", "body": b""})
 
 
-def _json(content: object, status: int = 200) -> Response:
-    return Response(m.encode(content), status, media_type=_JSON, headers=_NOT_STORED)
+def _json(content: object, status: int = 200, *, detail: str = "") -> Response:
+    told = {"X-Error-Detail": ascii(detail)[1:-1]} if detail else {}
+    return Response(m.encode(content), status, media_type=_JSON, headers={**_NOT_STORED, **told})
 
 
 def _inlined(schema: dict[str, Any]) -> dict[str, Any]:

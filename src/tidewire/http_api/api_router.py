@@ -228,8 +228,8 @@ class _Streamed(Response):
 
 
 def _json(content: object, status: int = 200, *, detail: str = "") -> Response:
-    told = {"X-Error-Detail": ascii(detail)[1:-1]} if detail else {}
-    return Response(m.encode(content), status, media_type=_JSON, headers={**_NOT_STORED, **told})
+    more = {"X-Error-Detail": ascii(detail)[1:-1]} if detail else {}
+    return Response(m.encode(content), status, media_type=_JSON, headers={**_NOT_STORED, **more})
 
 
 def _inlined(schema: dict[str, Any]) -> dict[str, Any]:

@@ -230,10 +230,14 @@ class LimitExceeded(CommandError):
 
 
 class RateLimited(CommandError):
-    """More messages than the rate allows; the message was not handled."""
+    """More messages than the rate allows; the message was not handled. `retry_after` is in seconds, if it is known."""
 
     code = "rate_limited"
     temporary = True
+
+    def __init__(self, message: str, *, retry_after: float | None = None) -> None:
+        super().__init__(message)
+        self.retry_after = retry_after
 
 
 class TemporaryFailure(CommandError):

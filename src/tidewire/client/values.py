@@ -140,6 +140,8 @@ def error_from(reply: Reply) -> CommandError:
     error = reply.error or Error(codes.INTERNAL.code, "an answer without a result", True)
     if error.code == codes.BAD_REQUEST.code and (problems := _problems(error.message)):
         return InvalidMessage("; ".join(f"{'.'.join(map(str, one.loc))}: {one.msg}" for one in problems), problems)
+    if error.code == codes.TOO_MANY_REQUESTS.code:
+        return _rate_limited(error.message)
     if 400 <= error.code <= 1999:
         return Refused(error.code, error.message, temporary=error.temporary)
     if error.temporary and error.code not in _ERRORS:
@@ -158,3 +160,18 @@ def _problems(text: str) -> tuple[Problem, ...]:
         return msgspec.json.decode(text, type=_Invalid).detail
     except msgspec.MsgspecError:
         return ()
+
+
+class _TooMany(msgspec.Struct, frozen=True):
+    """What the text of an error says of a rate that an application has set."""
+
+    detail: str
+    retry_after: float
+
+
+def _rate_limited(text: str) -> RateLimited:
+    try:
+        found = msgspec.json.decode(text, type=_TooMany)
+    except msgspec.MsgspecError:
+        return RateLimited(text)
+    return RateLimited(found.detail, retry_after=found.retry_after)

@@ -72,6 +72,7 @@ class HubCore:
         #: The dependencies that identify clients, and what is told of channels instead of the rules.
         self._users: list[Callable[..., Any]] = []
         self._described: Description | None = None
+        self._made_rates = 0
         #: Decides for clients, where an application gave a router another authority.
         self._judge: Authority = self.authority
         #: Measures durations, once a router of metrics asks for it.

@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, ParamSpec, TypeVar
 
+from tidewire.errors import ConfigurationError
 from tidewire.hub.core import HubCore
 from tidewire.options import SlowPolicy
 from tidewire.rules.book import Authenticate, rule_options
 from tidewire.rules.channel_rule import ChannelRule
 from tidewire.rules.handlers import MessageTypes
+from tidewire.rules.rates import RateLimit
 
 __all__ = ("Decorators",)
 F = TypeVar("F", bound=Callable[..., Any])
@@ -26,6 +28,7 @@ class Decorators(HubCore):
         *,
         publishes: Any = None,
         accepts: Any = None,
+        rate: RateLimit | str | None = None,
         history: int = 100,
         history_seconds: float = 86_400.0,
         recover: bool = True,
@@ -47,7 +50,8 @@ class Decorators(HubCore):
 
         `publishes` is the type of the messages in these channels, `accepts` of those that clients publish (by default
         the same): pydantic models, dataclasses, TypedDicts, msgspec structs, unions. A message of another type is
-        refused with InvalidMessage; what is stored already is shown as it is.
+        refused with InvalidMessage; what is stored already is shown as it is. `rate` bounds what clients publish:
+        "5/s burst 10 per user", per channel, per address.
         Raises ConfigurationError for a pattern that has a rule, and for what is no type.
         """
         options = rule_options(
@@ -64,21 +68,41 @@ class Decorators(HubCore):
         )
 
         types = MessageTypes(publishes, accepts)
+        limit = self._limit(rate, pattern)
 
         def add(function: Callable[P, T]) -> ChannelRule[P, T]:
-            return ChannelRule(self._book.add_channel(pattern, options, function, types), function)
+            return ChannelRule(self._book.add_channel(pattern, options, function, types, limit), function)
 
         return add
 
-    def rpc(self, name: str) -> Callable[[F], F]:
+    def rate(self, text: str, *, name: str = "") -> RateLimit:
+        """Make a rate for rules, calls and routes together: `hub.rate("5/s burst 10 per user")`.
+
+        It is exact over all workers of a machine, and holds over nodes within a lease. Give it to `channel` and `rpc`
+        as `rate=`, and to a route as `Depends(limit.route(user=current_user))`. Rates of one `name` share a bucket.
+        Raises ConfigurationError for a text that is no rate.
+        """
+        self._made_rates += 1
+        return RateLimit(text, name or f"rate {self._made_rates}", lambda: self.node.registry.counts)
+
+    def _limit(self, rate: RateLimit | str | None, name: str) -> RateLimit | None:
+        if rate is not None and not isinstance(rate, str | RateLimit):
+            raise ConfigurationError(f"rate={rate!r} is none; write '5/s burst 10 per user'")
+        if isinstance(rate, str):
+            return RateLimit(rate, name, lambda: self.node.registry.counts)
+        return rate
+
+    def rpc(self, name: str, *, rate: RateLimit | str | None = None) -> Callable[[F], F]:
         """Answer a call of clients with a function: `@hub.rpc("add")` over `async def add(data: Numbers, user: str)`.
 
         A parameter of a pydantic or msgspec type (or named `data`) is the client's argument; the return value is sent
-        as JSON. Raises ConfigurationError for a name that has a function.
+        as JSON. `rate` bounds how often it is called, as that of `channel`. Raises ConfigurationError for a name that
+        has a function.
         """
+        limit = self._limit(rate, f"call {name}")
 
         def add(function: F) -> F:
-            self._book.add_call(name, function)
+            self._book.add_call(name, function, limit)
             return function
 
         return add

@@ -8,7 +8,7 @@ from typing import Any
 
 import msgspec
 
-from tidewire.errors import CommandError, InvalidMessage
+from tidewire.errors import CommandError, InvalidMessage, RateLimited
 from tidewire.messages import Dropped, Publication, Subscribed, WireMessage
 from tidewire.messages import Format as _Format
 from tidewire.options import Limits
@@ -59,7 +59,9 @@ class JsonProtocol(Protocol[Publish]):
         return [message for message in found if message is not None]
 
     def encode_error(self, error: CommandError) -> WireMessage:
-        more = {"detail": error.problems} if isinstance(error, InvalidMessage) else {}
+        more: dict[str, Any] = {"detail": error.problems} if isinstance(error, InvalidMessage) else {}
+        if isinstance(error, RateLimited) and error.retry_after is not None:
+            more = {"retry_after": error.retry_after}
         return _message({"type": "error", "code": error.code, "content": str(error), **more})
 
     def encode_pong(self) -> WireMessage | None:

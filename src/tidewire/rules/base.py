@@ -67,10 +67,11 @@ class Identity(msgspec.Struct, frozen=True):
 
 
 class Caller(msgspec.Struct, frozen=True):
-    """A connection that asks for something: its id and its identity."""
+    """A connection that asks for something: its id, its identity, and the address that it comes from."""
 
     client: str
     identity: Identity
+    address: str = ""
 
 
 #: Returns what is kept of a client's message, None for nothing; raises CommandError, Rejected.

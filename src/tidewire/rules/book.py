@@ -17,6 +17,7 @@ from tidewire.rules.channel_state import StateFunction
 from tidewire.rules.handlers import Handler, MessageTypes
 from tidewire.rules.pattern import Pattern
 from tidewire.rules.permissions import ALL, NOTHING, Permissions
+from tidewire.rules.rates import RateLimit
 
 __all__ = ("Authenticate", "Rule", "RuleBook", "rule_options")
 
@@ -65,15 +66,21 @@ def rule_options(
 class Rule:
     """A pattern of channel names, their options and types, and the functions that decide for them."""
 
-    __slots__ = ("_bound", "function", "handler", "options", "pattern", "state", "types")
+    __slots__ = ("_bound", "function", "handler", "options", "pattern", "rate", "state", "types")
 
     def __init__(
-        self, pattern: Pattern, options: ChannelOptions, function: Callable[..., Any], types: MessageTypes
+        self,
+        pattern: Pattern,
+        options: ChannelOptions,
+        function: Callable[..., Any],
+        types: MessageTypes,
+        rate: RateLimit | None = None,
     ) -> None:
         self.pattern = pattern
         self.function = function
         self.options = options
         self.types = types
+        self.rate = rate
         #: Is given what clients publish.
         self.handler: Handler | None = None
         #: Says what a channel holds now.
@@ -97,12 +104,14 @@ class Rule:
     @property
     def has_intake(self) -> bool:
         """Return whether what clients publish is checked or handled."""
-        return self.handler is not None or self.types.of_clients is not None
+        return self.handler is not None or self.types.of_clients is not None or self.rate is not None
 
     async def take(
         self, channel: str, texts: dict[str, str], caller: Caller, data: bytes, format_: Format
     ) -> tuple[bytes, Format] | None:
         """Return what is kept of a client's message, None for nothing; raises CommandError, and as the handler does."""
+        if self.rate is not None:
+            self.rate.take(caller, channel)
         if self.handler is not None:
             return await self.handler.handle(caller, channel, texts, data, format_)
         shape = self.types.of_clients
@@ -131,12 +140,13 @@ class RuleBook:
     that was added. The options of a rule take precedence over those of `channels`.
     """
 
-    __slots__ = ("_calls", "_channels", "_found", "_rules", "authenticate")
+    __slots__ = ("_call_rates", "_calls", "_channels", "_found", "_rules", "authenticate")
 
     def __init__(self, channels: ChannelRules) -> None:
         self._channels = channels
         self._rules: list[Rule] = []
         self._calls: dict[str, Bound] = {}
+        self._call_rates: dict[str, RateLimit] = {}
         self._found: dict[str, tuple[Rule, dict[str, str]] | None] = {}
         #: Recognises the tokens that clients bring in the protocol.
         self.authenticate: Authenticate | None = None
@@ -147,10 +157,15 @@ class RuleBook:
         return len(self._rules)
 
     def add_channel(
-        self, pattern: str, options: ChannelOptions, function: Callable[..., Any], types: MessageTypes | None = None
+        self,
+        pattern: str,
+        options: ChannelOptions,
+        function: Callable[..., Any],
+        types: MessageTypes | None = None,
+        rate: RateLimit | None = None,
     ) -> Rule:
         """Add a rule; raises ConfigurationError for a pattern that has one, and for a function that cannot be one."""
-        rule = Rule(Pattern(pattern), options, function, types or MessageTypes())
+        rule = Rule(Pattern(pattern), options, function, types or MessageTypes(), rate)
         if any(pattern == known.pattern.text for known in self._rules):
             raise ConfigurationError(f"there is a rule for {pattern!r} already; decide in one function")
         self._rules.append(rule)
@@ -206,15 +221,21 @@ class RuleBook:
         found = self.find(channel)
         return "" if found is None else found[0].pattern.text
 
-    def add_call(self, name: str, function: Callable[..., Any]) -> None:
+    def add_call(self, name: str, function: Callable[..., Any], rate: RateLimit | None = None) -> None:
         """Add the function that answers a call; raises ConfigurationError for a name that has one."""
         if name in self._calls:
             raise ConfigurationError(f"there is a function for the call {name!r} already; give this one another name")
         self._calls[name] = Bound(function, takes_data=True)
+        if rate is not None:
+            self._call_rates[name] = rate
 
     def call(self, name: str) -> Bound | None:
         """Return the function that answers a call."""
         return self._calls.get(name)
+
+    def call_rate(self, name: str) -> RateLimit | None:
+        """Return the rate of a call, if it has one."""
+        return self._call_rates.get(name)
 
     @property
     def rules(self) -> tuple[Rule, ...]:

@@ -153,6 +153,9 @@ class RuleAuthority(Authority):
     async def rpc(self, caller: Caller, method: str, data: bytes) -> bytes:
         bound = self._book.call(method)
         if bound is not None:
+            rate = self._book.call_rate(method)
+            if rate is not None:
+                rate.take(caller)
             try:
                 returned = await bound(caller, {}, data)
             except HTTPException as error:

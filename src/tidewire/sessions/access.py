@@ -28,7 +28,8 @@ class Access:
         self._node = node
         self._authority = authority
         self._connection = connection
-        self._caller = Caller("" if connection is None else connection.id, identity)
+        id_, address = ("", "") if connection is None else (connection.id, connection.address)
+        self._caller = Caller(id_, identity, address)
 
     async def subscribe(self, channel: str) -> Membership:
         """Return how the client is present in a channel that it may subscribe to; raises CommandError otherwise."""

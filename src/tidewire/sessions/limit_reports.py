@@ -10,6 +10,7 @@ import msgspec
 from tidewire.engine.control import Control
 from tidewire.engine.node import Node
 from tidewire.messages import Publication
+from tidewire.rules.rates import rate_of_key
 
 __all__ = ("LimitReports",)
 
@@ -64,7 +65,7 @@ class LimitReports:
             limits, taken_here = self._node.limits, self._counts.taken
             self._counts.taken = None  # what others have taken is not told again
             for key, count in report.taken.items():
-                self._counts.take(key, count, limits.user_rate, limits.user_burst)
+                self._counts.take(key, count, *(rate_of_key(key) or (limits.user_rate, limits.user_burst)))
             self._counts.taken = taken_here
 
     def _forget_silent(self) -> None:
@@ -77,5 +78,5 @@ class LimitReports:
 
 
 def _largest(counter: Counter[str], limit: float) -> dict[str, int]:
-    near = Counter({key: count for key, count in counter.items() if count >= limit * _LEAST})
+    near = Counter({key: count for key, count in counter.items() if count >= limit * _LEAST or rate_of_key(key)})
     return dict(near.most_common(_MOST))

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import msgspec
 
 from tidewire import errors
-from tidewire.errors import Disconnect, InvalidMessage, Refused, TidewireError, VersionConflict
+from tidewire.errors import Disconnect, InvalidMessage, RateLimited, Refused, TidewireError, VersionConflict
 from tidewire.protocols import close_codes
 
 __all__ = ("Malformed", "MalformedFrame", "Unsubscription", "WireError", "disconnect_for", "disconnect_of", "error_of")
@@ -57,6 +57,9 @@ def error_of(error: TidewireError) -> WireError:
     if isinstance(error, InvalidMessage):
         # the text is the body that FastAPI answers with 422
         return WireError(BAD_REQUEST.code, msgspec.json.encode({"detail": error.problems}).decode())
+    if isinstance(error, RateLimited) and error.retry_after is not None:
+        text = msgspec.json.encode({"detail": str(error), "retry_after": error.retry_after}).decode()
+        return WireError(TOO_MANY_REQUESTS.code, text, temporary=True)
     if isinstance(error, VersionConflict):
         return WireError(409, str(error))
     if isinstance(error, Refused):

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import time
 
+import msgspec
+
 from tidewire.rules.base import Caller, Identity
 
 __all__ = ("Credentials", "end_of", "ttl_of")
@@ -30,10 +32,10 @@ class Credentials:
 
     __slots__ = ("caller", "ends", "granted")
 
-    def __init__(self, connection: str, identity: Identity) -> None:
+    def __init__(self, connection: str, identity: Identity, address: str = "") -> None:
         #: The channels that the client was given when it connected.
         self.granted: frozenset[str] = frozenset()
-        self.caller = Caller(connection, identity)
+        self.caller = Caller(connection, identity, address)
         #: When the identity ends, by the loop's clock.
         self.ends = end_of(identity.expires_at)
 
@@ -44,7 +46,7 @@ class Credentials:
 
     def renew(self, identity: Identity) -> None:
         """Take another identity, or the same one with another end."""
-        self.caller = Caller(self.caller.client, identity)
+        self.caller = msgspec.structs.replace(self.caller, identity=identity)
         self.ends = end_of(identity.expires_at)
 
     def grant(self, channels: frozenset[str]) -> None:

@@ -90,7 +90,7 @@ class Session:
         self.connection = connection
         self.protocol = cast(CentrifugeProtocol, connection.protocol)
         self.secret = secrets.token_urlsafe(24)
-        self.credentials = Credentials(connection.id, identity or Identity())
+        self.credentials = Credentials(connection.id, identity or Identity(), connection.address)
         self.subscriptions = ClientSubscriptions(node, connection, self.protocol)
         self.queue = CommandQueue(node, connection, self._handle_frame, closed=self._closed)
         self._authority = authority

@@ -1,0 +1,147 @@
+"""Rates of an application: exact over the processes of a machine, the same for rules, calls and routes."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from fastapi import Depends, FastAPI
+from starlette.requests import HTTPConnection
+from websockets.asyncio.client import connect
+
+from helpers.hubs import receive, serving
+from tidewire import ConfigurationError, Hub, RateLimited
+from tidewire.client import Client
+from tidewire.protocols.json import JSON
+
+
+async def user(connection: HTTPConnection) -> str:
+    return connection.query_params.get("user", "")
+
+
+def application(hub: Hub, rate: str) -> FastAPI:
+    limit = hub.rate("2/h burst 3 per user", name="say")
+    app = FastAPI(lifespan=hub.lifespan)
+    app.include_router(hub.client_router(user=user))
+    app.include_router(hub.protocol_router("/json/{channel}", JSON, user=user))
+
+    @hub.channel("room:{room}", rate=rate, history=10_000)
+    async def room(room: str) -> bool:
+        return True
+
+    @hub.channel("said:{room}", rate=limit)
+    async def said(room: str) -> bool:
+        return True
+
+    @hub.rpc("say", rate=limit)
+    async def say(data: Any) -> Any:
+        return data
+
+    @app.post("/say", dependencies=[Depends(limit.route(user=user))])
+    async def route() -> str:
+        return "said"
+
+    @app.post(
+        "/open/{room}", dependencies=[Depends(hub.rate("1/h burst 1 per address per channel").route(channel="room"))]
+    )
+    async def open_route(room: str) -> str:
+        return room
+
+    return app
+
+
+def test_one_user_has_one_rate_over_connections_and_processes(tmp_path: Path) -> None:
+    rate, burst, seconds = 40, 10, 3.0
+
+    async def main() -> None:
+        hubs = [Hub(f"sqlite:///{tmp_path}/store.db") for _ in range(2)]
+        async with contextlib.AsyncExitStack() as stack:
+            clients = []
+            for hub in hubs:
+                app = application(hub, f"{rate}/s burst {burst} per user")
+                server = await stack.enter_async_context(serving(hub, app))
+                for _ in range(10):
+                    client = Client(f"ws://127.0.0.1:{server.port}/connection/websocket?user=ann")
+                    clients.append(await stack.enter_async_context(client))
+            accepted, waits = 0, list[float]()
+            await asyncio.gather(*(client.presence_stats("none") for client in clients), return_exceptions=True)
+            began = time.monotonic()
+
+            async def send(client: Client) -> None:
+                nonlocal accepted
+                while time.monotonic() < began + seconds:
+                    try:
+                        await client.publish("room:1", 1)
+                        accepted += 1
+                    except RateLimited as error:
+                        waits.append(error.retry_after or 0.0)
+                    await asyncio.sleep(0.05)  # 20 clients, 20 times a second: ten times the rate
+
+            await asyncio.gather(*(send(client) for client in clients))
+            expected = burst + rate * (time.monotonic() - began)
+            assert len(waits) > accepted
+            assert min(waits) > 0
+            assert 0.9 * expected <= accepted <= 1.05 * expected, (accepted, expected)
+            # another user has a bucket of its own
+            async with Client(f"ws://127.0.0.1:{server.port}/connection/websocket?user=bob") as bob:
+                await bob.publish("room:1", 1)
+
+    asyncio.run(main())
+
+
+def test_rules_calls_and_routes_share_a_bucket() -> None:
+    async def main() -> None:
+        hub = Hub()
+        async with serving(hub, application(hub, "1/h burst 1 per channel")) as server:
+            base = f"127.0.0.1:{server.port}"
+            async with (
+                Client(f"ws://{base}/connection/websocket?user=ann") as ann,
+                Client(f"ws://{base}/connection/websocket?user=bob") as bob,
+                httpx.AsyncClient(base_url=f"http://{base}") as http,
+            ):
+                await ann.publish("said:1", 1)
+                assert await ann.rpc("say", 1) == 1
+                assert (await http.post("/say?user=ann")).status_code == 200
+                refused = await http.post("/say?user=ann")
+                assert refused.status_code == 429
+                assert int(refused.headers["Retry-After"]) == 1800
+                assert refused.json()["detail"]["retry_after"] == 1800
+                for work in (ann.publish("said:2", 1), ann.rpc("say", 1)):
+                    with pytest.raises(RateLimited, match="2/h burst 3 per user") as raised:
+                        await work
+                    assert raised.value.retry_after == 1800
+                await bob.publish("said:1", 1)
+                # per channel: whoever it is
+                await ann.publish("room:1", 1)
+                with pytest.raises(RateLimited):
+                    await bob.publish("room:1", 1)
+                await bob.publish("room:2", 1)
+                async with connect(f"ws://{base}/json/room:2?user=eve", proxy=None) as native:
+                    await native.send("1")
+                    error = json.loads(await receive(native))
+                    assert (error["code"], error["retry_after"]) == ("rate_limited", 3600)
+                codes = [(await http.post(f"/open/{room}")).status_code for room in ("a", "a", "b")]
+                assert codes == [200, 429, 200]
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize("text", ["", "5", "5/x", "0/s", "5/s burst 0", "5/s per planet", "5/s, ", "fast", 5, True])
+def test_what_is_no_rate_is_refused_where_it_is_written(text: Any) -> None:
+    with pytest.raises(ConfigurationError, match="rate="):
+        Hub().channel("room", rate=text)
+
+
+@pytest.mark.parametrize(
+    ("text", "rate", "burst"),
+    [("5/s", 5, 5), ("0.5/s", 0.5, 1), ("60/min burst 3", 1, 3), ("10/10s", 1, 1), ("1/hour", 1 / 3600, 1)],
+)
+def test_texts_of_rates(text: str, rate: float, burst: float) -> None:
+    (found,) = Hub().rate(text)._rates
+    assert (found.rate, found.burst, found.per) == (pytest.approx(rate), burst, ("user",))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-from fastapi import APIRouter, Depends
+from fastapi import APIRouter
 from starlette.exceptions import WebSocketException
 from starlette.websockets import WebSocket
 
@@ -27,7 +27,7 @@ from tidewire.rules.base import Identity
 from tidewire.rules.rule_authority import RuleAuthority
 from tidewire.sessions.accept import Acceptance
 from tidewire.sessions.access import Access
-from tidewire.sessions.centrifuge.identify import Name, identified_by, nobody
+from tidewire.sessions.centrifuge.identify import Name, identified_by
 from tidewire.sessions.command_queue import CommandQueue
 from tidewire.sessions.origins import Origins
 from tidewire.support.refusals import kind_of
@@ -109,10 +109,10 @@ def protocol_router(
 ) -> APIRouter:
     """Make a router with one WebSocket route; Hub.protocol_router says how it is used."""
     router = APIRouter()
-    found = Depends(nobody if user is None else identified_by(user, name))
+    identify = identified_by(user, name)
 
-    async def serve(websocket: WebSocket, identity: Any = found) -> None:
-        await endpoint.serve(websocket, identity or _STRANGER)
+    async def serve(websocket: WebSocket) -> None:
+        await endpoint.serve(websocket, await identify(websocket) or _STRANGER)
 
     router.add_api_websocket_route(path, serve)
     return router

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
-from fastapi import APIRouter, Depends
+from fastapi import APIRouter
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import FileResponse, PlainTextResponse, Response
@@ -27,7 +27,7 @@ from tidewire.protocols.json_text import decode_leniently
 from tidewire.rules.base import Authority, Identity
 from tidewire.sessions.accept import Acceptance
 from tidewire.sessions.centrifuge.emulation import Emulation
-from tidewire.sessions.centrifuge.identify import Name, identified_by, nobody
+from tidewire.sessions.centrifuge.identify import Identify, Name, identified_by
 from tidewire.sessions.centrifuge.session import Session
 from tidewire.sessions.centrifuge.streaming import (
     StreamedSession,
@@ -63,13 +63,13 @@ def client_router(
     """Make the routes `/connection/…` and `/emulation`; fastapi.Hub.client_router says what they take."""
     endpoints = ClientEndpoints(node, authority, origins=origins, json_depth=json_depth)
     router = APIRouter(include_in_schema=False)
-    found = Depends(nobody if user is None else identified_by(user, name))
+    identify = identified_by(user, name)
 
-    async def websocket(websocket: WebSocket, who: Any = found) -> None:
-        await serve_websocket(node(), authority, websocket, origins=origins, identity=who)
+    async def websocket(websocket: WebSocket) -> None:
+        await serve_websocket(node(), authority, websocket, origins=origins, identity=await identify(websocket))
 
-    async def uni_websocket(websocket: WebSocket, who: Any = found) -> None:
-        await endpoints.uni_websocket(websocket, who)
+    async def uni_websocket(websocket: WebSocket) -> None:
+        await endpoints.uni_websocket(websocket, await identify(websocket))
 
     router.add_api_websocket_route("/connection/websocket", websocket, name="tidewire:websocket")
     router.add_api_websocket_route("/connection/uni_websocket", uni_websocket)
@@ -82,7 +82,9 @@ def client_router(
         "uni_sse": (endpoints.uni_sse, ["GET", "POST"]),
     }
     for path, (serve, methods) in streams.items():
-        router.add_api_route(f"/connection/{path}", _endpoint(serve, found), methods=methods, name=f"tidewire:{path}")
+        router.add_api_route(
+            f"/connection/{path}", _endpoint(serve, identify), methods=methods, name=f"tidewire:{path}"
+        )
         router.add_api_route(f"/connection/{path}", endpoints.preflight, methods=["OPTIONS"])
     router.add_api_route("/connection/tidewire.js", _module, methods=["GET", "HEAD"])
     router.add_api_route("/connection/tidewire.d.ts", _declarations, methods=["GET", "HEAD"])
@@ -115,10 +117,10 @@ async def _declarations() -> Response:
 
 
 def _endpoint(
-    serve: Callable[[Request, Identity | None], Awaitable[Response]], found: Any
+    serve: Callable[[Request, Identity | None], Awaitable[Response]], identify: Identify
 ) -> Callable[..., Awaitable[Response]]:
-    async def endpoint(request: Request, who: Any = found) -> Response:
-        return await serve(request, who)
+    async def endpoint(request: Request) -> Response:
+        return await serve(request, await identify(request))
 
     return endpoint
 

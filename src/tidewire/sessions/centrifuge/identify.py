@@ -17,7 +17,7 @@ from starlette.websockets import WebSocket
 from tidewire.errors import ConfigurationError
 from tidewire.rules.base import Identity
 
-__all__ = ("Name", "identified_by", "nobody")
+__all__ = ("Identify", "Name", "identified_by")
 
 #: Returns the name of a user that is none.
 Name = Callable[[Any], str]
@@ -26,19 +26,19 @@ Identify = Callable[[HTTPConnection], Awaitable[Identity | None]]
 _FOUND = "tidewire.identity"
 
 
-async def nobody() -> None:
+async def _nobody(connection: HTTPConnection) -> None:
     """Identify nobody: the authority asks for a token, or accepts anonymous clients."""
 
 
-def identified_by(
-    user: Callable[..., Any], name: Name | None
-) -> Callable[[HTTPConnection], Awaitable[Identity | None]]:
-    """Return a dependency that gives the identity that an application's own dependency finds.
+def identified_by(user: Callable[..., Any] | None, name: Name | None) -> Identify:
+    """Return a function that gives the identity that an application's own dependency finds.
 
     FastAPI keeps what a dependency opens with `yield` until the endpoint returns, which is as long as the client stays.
     So `user` is resolved for an endpoint of its own that returns at once: one database session does not stay with each
     client. Its refusals are raised here, and `app.dependency_overrides` hold for it.
     """
+    if user is None:
+        return _nobody
     direct = takes_only_the_connection(user)
     routes: WeakKeyDictionary[Any, dict[tuple[type, str], ASGIApp]] = WeakKeyDictionary()
 

@@ -15,7 +15,7 @@ JOBS ?= 2
 COVERED := $(addprefix tests/,engine links protocols rules sessions support security contract http_api test_hub.py)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup serve example test test-slow coverage lint types trace bench check lock
+.PHONY: help setup serve example test test-slow coverage lint types trace bench check screenshots dist lock
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -66,6 +66,12 @@ bench-peers: $(DEV) ## Install and build the peers that are measured beside ours
 	bench/peers/setup.sh
 
 check: lint types test ## Everything before a commit
+
+screenshots: $(DEV) ## Take the pictures of the pages and examples (docs/pictures)
+	$(BIN)/python .ci/screenshots.py
+
+dist: $(DEV) ## Build a wheel and an sdist, and check both in clean environments
+	$(BIN)/python .ci/dist.py
 
 lock: ## Take the newest versions that pyproject.toml allows into both lock files
 	rm -rf build/lock && $(PYTHON) -m venv build/lock

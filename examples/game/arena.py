@@ -5,7 +5,7 @@ from typing import Annotated
 
 from pydantic import BaseModel, Field
 
-SIZE, SPEED, REACH, COINS = 1_000.0, 12.0, 32.0, 6
+SIZE, EDGE, SPEED, REACH, COINS = 1_000.0, 50.0, 12.0, 32.0, 6
 #: Seconds for which a player who is away is kept: who comes back is oneself again.
 PATIENCE = 60.0
 
@@ -60,8 +60,8 @@ class Arena:
         state.tick += 1
         state.players = {name: player for name, player in state.players.items() if now - player.heard < PATIENCE}
         for player in state.players.values():
-            player.x = min(SIZE, max(0, player.x + SPEED * player.dx))
-            player.y = min(SIZE, max(0, player.y + SPEED * player.dy))
+            player.x = min(SIZE - EDGE, max(EDGE, player.x + SPEED * player.dx))
+            player.y = min(SIZE - EDGE, max(EDGE, player.y + SPEED * player.dy))
             if now - player.heard > 2:  # a client that has gone does not run on
                 player.dx = player.dy = 0
             for number, (x, y) in enumerate(state.coins):
@@ -72,4 +72,4 @@ class Arena:
 
     @staticmethod
     def _place() -> tuple[float, float]:
-        return random.uniform(40, SIZE - 40), random.uniform(40, SIZE - 40)
+        return random.uniform(EDGE, SIZE - EDGE), random.uniform(EDGE, SIZE - EDGE)

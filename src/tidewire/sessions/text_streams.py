@@ -33,7 +33,7 @@ __all__ = ("TextStream", "TextStreams")
 logger = logging.getLogger("tidewire")
 
 #: The seconds over which small writes are rolled up, and the characters of unsent text at which `write` waits.
-_ROLL_SECONDS, _UNSENT = 0.04, 65_536
+_ROLL_SECONDS, _UNSENT = 0.05, 65_536
 #: Seconds between two tries while the store is away, and seconds after which a producer is told.
 _RETRY_SECONDS, _PATIENCE = 0.5, 15.0
 #: Publications among which the end of a stream is looked for.
@@ -183,7 +183,7 @@ class TextStream:
     # Writing.
 
     async def write(self, text: str) -> None:
-        """Add text; it is published within 40 ms. Raises Stopped, and PublishError while the store is away for long.
+        """Add text; it is published within 50 ms. Raises Stopped, and PublishError while the store is away for long.
 
         Raises LimitExceeded beyond `limits.stream_bytes`. Waits while much is unsent.
         """

@@ -8,6 +8,8 @@ from collections.abc import Callable, Coroutine, Iterable, Mapping
 from concurrent.futures import Future
 from typing import Any, ParamSpec, TypeVar, overload
 
+from msgspec import structs
+
 from tidewire.channels import check_channel, check_name, open_channel, personal
 from tidewire.engine.control import Control
 from tidewire.engine.statistics import Statistics
@@ -99,8 +101,9 @@ class Verbs(HubCore):
         The same `key` in the same channel within five minutes is published once. Clients of the Centrifuge protocol may
         choose by `tags`; nobody finds in history, or recovers, what has `skip_history`. What is `ephemeral` (None: as
         the channel's rule says) is not kept at all: it goes to those who are there, and `publish` returns at once, with
-        offset 0. The connection `but_not`, or the one with this id, is not pushed it. With a `connection` (postgresql://
-        only; asyncpg, psycopg or SQLAlchemy) it is published if and when that connection's transaction commits.
+        offset 0. The connection `but_not`, or the one with this id, is not pushed it. With a `connection` of the
+        application's own database (postgresql:// with asyncpg, psycopg or SQLAlchemy; sqlite:// with sqlite3, aiosqlite
+        or SQLAlchemy) or a session, it is published if and when that connection's transaction commits.
         A list of channels is published to at once; the positions come in its order, and the first failure is raised
         when all are done. A `version` is compared and set, over all nodes: a number must be greater than that of the
         newest publication with one, and at a Position the channel must still be, or VersionConflict is raised.
@@ -152,10 +155,10 @@ class Verbs(HubCore):
         within = self.node.broker.within
         if within is None:
             raise ConfigurationError(
-                f"{self.url.partition(':')[0]}:// cannot publish in your transaction, only postgresql:// can; "
+                f"{self.url.partition(':')[0]}:// cannot publish in your transaction, postgresql:// and sqlite:// can; "
                 "publish after its commit, without connection="
             )
-        await within(connection, request)
+        await within(connection, structs.replace(request, retention=self._rules.retentions[request.channel]))
 
     def publish_threadsafe(self, channel: str, data: Any, *, key: str = "") -> Future[Position]:
         """Publish from a thread of this process; the future raises as `publish` does."""

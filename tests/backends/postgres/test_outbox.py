@@ -187,7 +187,7 @@ def test_what_cannot_be_published_within_a_transaction_says_why() -> None:
                 with pytest.raises(asyncpg.NullValueNotAllowedError):
                     await application.execute("SELECT tidewire_publish($1, $2)", *arguments)
         async with Hub("memory://") as memory:
-            with pytest.raises(ConfigurationError, match="only postgresql:// can"):
+            with pytest.raises(ConfigurationError, match="postgresql:// and sqlite:// can"):
                 await memory.publish("a", "x", connection=object())
 
     run(scenario(postgres_database()))

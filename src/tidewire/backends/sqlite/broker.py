@@ -5,12 +5,15 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 from tidewire.backends.base import Broker, Deliver, Resumed, nothing_to_resume
 from tidewire.backends.sqlite.bus import Bus
 from tidewire.backends.sqlite.folder import node_folder
 from tidewire.backends.sqlite.mailbox import CarriageOrder, FileWrite, Mailbox
+from tidewire.backends.sqlite.outbox import publish_within
+from tidewire.backends.sqlite.outbox_mover import OutboxMover
 from tidewire.backends.sqlite.publishing import Publishing
 from tidewire.backends.sqlite.reading import HistoryQuery, Readers, read_history, read_positions
 from tidewire.backends.sqlite.size_limits import SizeLimits
@@ -43,6 +46,7 @@ class SqliteBroker(Broker):
         self._path = path.absolute()
         self._limits = limits
         self._clock = StoreClock(clock or SystemClock())
+        self.within = self._publish_within
         self._is_open = False
 
     async def start(self, deliver: Deliver, resumed: Resumed = nothing_to_resume) -> None:
@@ -76,6 +80,8 @@ class SqliteBroker(Broker):
         self._readers = Readers(self._path)
         self._bus = Bus(folder, deliver)
         self._is_open = True
+        self._outboxes = OutboxMover(self._path, self._submit, partial(self._submit, removes=True))
+        self._outboxes.start()
 
     def _call(self, function: object, *arguments: object) -> None:
         """Call a function on the event loop, from the writer's thread."""
@@ -87,6 +93,7 @@ class SqliteBroker(Broker):
     async def aclose(self) -> None:
         if not self._is_open:
             return
+        await self._outboxes.aclose()
         self._is_open = False
         self._bus.close()
         self._publishing.flush()
@@ -109,6 +116,10 @@ class SqliteBroker(Broker):
 
     def publish(self, request: PublishRequest) -> asyncio.Future[Position]:
         return self._submit(request)
+
+    async def _publish_within(self, connection: object, request: PublishRequest) -> None:
+        self._check_open()
+        await publish_within(connection, request, self._outboxes.expect)
 
     def relay(self, publications: Sequence[EphemeralPublication]) -> None:
         if self._is_open:

@@ -299,6 +299,10 @@ class Database:
         )
         self.cursor = int(self.connection.execute("SELECT last_insert_rowid()").fetchone()[0])
 
+    def forget_key(self, request: PublishRequest) -> None:
+        """Forget a key before its window ends, inside a writing transaction."""
+        self.connection.execute(SQL["forget_key"], (request.channel, request.key))
+
     def remove_history(self, channel: str) -> None:
         """Hide the publications of a channel, inside a writing transaction; trimming removes them."""
         self.connection.execute(SQL["remove_history"], (channel,))

@@ -26,7 +26,7 @@ class _State(Enum):
 
 
 class FileWrite(Write):
-    """One publish, or one removal of a channel's history, on its way to the disk."""
+    """One publish, or one removal of a channel's history or of a key, on its way to the disk."""
 
     __slots__ = ("removes", "state")
 

@@ -41,7 +41,10 @@ class Publishing:
         self._room = WaitingRoom[FileWrite]("the disk", hand_over=mailbox.put, late=self._late)
 
     def submit(self, request: PublishRequest, *, removes: bool = False) -> asyncio.Future[Position]:
-        """Take a publish, or a removal of a channel's history; raises NotPublished when too many wait."""
+        """Take a publish, or a removal: of the request's key, or without one of its channel's history.
+
+        Raises NotPublished when too many wait.
+        """
         return self._room.enter(FileWrite(request, self._seconds, removes=removes))
 
     def settle(self, write: FileWrite, result: Position | PublishError) -> None:
@@ -114,7 +117,10 @@ class Committer:
             run = list(group)
             if removes:
                 for write in run:
-                    database.remove_history(write.request.channel)
+                    if write.request.key:
+                        database.forget_key(write.request)
+                    else:
+                        database.remove_history(write.request.channel)
                     answers.append((write, database.position(write.request.channel)))
                 continue
             positions, new = database.keep([write.request for write in run], self._carriage.channels)

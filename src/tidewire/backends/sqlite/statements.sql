@@ -77,3 +77,25 @@ SELECT max(p."offset"), p.channel FROM (
 ) AS p GROUP BY p.channel
 -- name: hide_by_id
 UPDATE tidewire_channels SET floor = max(floor, ?) WHERE id = ?
+-- name: forget_key
+DELETE FROM tidewire_keys WHERE channel = (SELECT id FROM tidewire_channels WHERE name = ?) AND key = ?
+-- name: outbox_create
+CREATE TABLE IF NOT EXISTS tidewire_outbox (
+    id        INTEGER PRIMARY KEY AUTOINCREMENT,
+    token     TEXT    NOT NULL,
+    channel   TEXT    NOT NULL,
+    format    INTEGER NOT NULL,
+    data      BLOB    NOT NULL,
+    key       TEXT    NOT NULL,
+    key_age   REAL    NOT NULL,
+    meta      BLOB    NOT NULL,
+    keep_size INTEGER,
+    keep_age  REAL
+)
+-- name: outbox_insert
+INSERT INTO tidewire_outbox (token, channel, format, data, key, key_age, meta, keep_size, keep_age)
+VALUES (:token, :channel, :format, :data, :key, :key_age, :meta, :keep_size, :keep_age)
+-- name: outbox_rows
+SELECT id, token, channel, format, data, key, key_age, meta, keep_size, keep_age FROM tidewire_outbox ORDER BY id LIMIT ?
+-- name: outbox_remove
+DELETE FROM tidewire_outbox WHERE id = ?

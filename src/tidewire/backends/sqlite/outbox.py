@@ -1,0 +1,116 @@
+"""Publishes inside an application's own transaction in its own SQLite file, through its own connection.
+
+The publication is a row of a table in that file, so that it is there if and only if the transaction commits.
+`outbox_mover` moves it to the store.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import secrets
+import sqlite3
+import sys
+from collections.abc import Awaitable, Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from tidewire.backends.sqlite.database import SQL
+from tidewire.errors import ConfigurationError
+from tidewire.messages import PublishRequest
+
+__all__ = ("publish_within",)
+
+#: Executes a statement with named parameters, and returns its rows.
+_Execute = Callable[[str, Mapping[str, object]], Awaitable[list[tuple[Any, ...]]]]
+#: Classes of SQLAlchemy that have a connection as long as a transaction lasts.
+_SESSIONS = frozenset({"Session", "AsyncSession", "scoped_session", "async_scoped_session"})
+#: Called with the application's file before anything is written there.
+Found = Callable[[Path], Awaitable[None]]
+
+
+async def publish_within(connection: object, request: PublishRequest, found: Found) -> None:
+    """Put a publication into the outbox by a connection of sqlite3, aiosqlite or SQLAlchemy, or by a session.
+
+    Everyone sees it after the commit of the connection's transaction, nobody after a rollback. Raises
+    ConfigurationError for another kind of connection, and whatever the connection raises.
+    """
+    execute = await _executor(connection)
+    names = {name: file for _, name, file in await execute("PRAGMA database_list", {})}
+    if not names.get("main"):
+        raise ConfigurationError("connection= has no file: publish in a transaction of a database on disk")
+    await found(Path(names["main"]))
+    retention = request.retention
+    await execute(SQL["outbox_create"], {})
+    await execute(
+        SQL["outbox_insert"],
+        {
+            "token": secrets.token_hex(16),
+            "channel": request.channel,
+            "format": int(request.format),
+            "data": request.data,
+            "key": request.key,
+            "key_age": request.key_age,
+            "meta": request.meta,
+            "keep_size": None if retention is None else retention.size,
+            "keep_age": None if retention is None else retention.age,
+        },
+    )
+
+
+async def _executor(connection: Any) -> _Execute:
+    """Return what executes statements on a connection of any library that is known."""
+    packages = {kind.__module__.partition(".")[0] for kind in type(connection).__mro__}
+    if "sqlalchemy" in packages:
+        return await _of_sqlalchemy(connection)
+    if "aiosqlite" in packages:
+        return _of_aiosqlite(connection)
+    if isinstance(connection, sqlite3.Connection):
+        return _of_sqlite3(connection)
+    raise ConfigurationError(
+        f"connection={type(connection).__qualname__} is not known; give one of sqlite3, aiosqlite or SQLAlchemy"
+    )
+
+
+async def _of_sqlalchemy(connection: Any) -> _Execute:
+    text = sys.modules["sqlalchemy"].text
+    if _SESSIONS.intersection(kind.__name__ for kind in type(connection).__mro__):
+        opened = connection.connection()  # that of its transaction
+        connection = await opened if inspect.isawaitable(opened) else opened
+    if connection.dialect.name != "sqlite":
+        raise ConfigurationError(
+            f"connection= is one of {connection.dialect.name}, and this hub's store is SQLite; a hub on the "
+            "application's PostgreSQL can publish in its transactions"
+        )
+
+    async def execute(statement: str, values: Mapping[str, object]) -> list[tuple[Any, ...]]:
+        def run(result: Any) -> list[tuple[Any, ...]]:
+            return [tuple(row) for row in result] if result.returns_rows else []
+
+        if inspect.iscoroutinefunction(connection.execute):
+            return run(await connection.execute(text(statement), dict(values)))
+        return await asyncio.to_thread(lambda: run(connection.execute(text(statement), dict(values))))
+
+    return execute
+
+
+def _of_aiosqlite(connection: Any) -> _Execute:
+    async def execute(statement: str, values: Mapping[str, object]) -> list[tuple[Any, ...]]:
+        async with connection.execute(statement, dict(values)) as cursor:
+            return [tuple(row) for row in await cursor.fetchall()]
+
+    return execute
+
+
+def _of_sqlite3(connection: sqlite3.Connection) -> _Execute:
+    async def execute(statement: str, values: Mapping[str, object]) -> list[tuple[Any, ...]]:
+        try:
+            return [tuple(row) for row in connection.execute(statement, dict(values))]
+        except sqlite3.ProgrammingError as error:
+            if "thread" not in str(error):
+                raise
+            raise ConfigurationError(
+                "connection= belongs to another thread than the hub's; open it with check_same_thread=False"
+            ) from error
+
+    return execute

@@ -1,0 +1,221 @@
+"""Moves what applications have published in their own transactions from their files to the store.
+
+Each row is published with a key of its own, which the store remembers until the row is gone: however a process ends
+between the two, the row is published once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import fcntl
+import logging
+import os
+import sqlite3
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import msgspec
+
+from tidewire.backends.sqlite.database import SQL, identity
+from tidewire.backends.sqlite.folder import make_file
+from tidewire.errors import PublishError
+from tidewire.messages import Format, Position, PublishRequest
+from tidewire.retention import Retention
+from tidewire.support.log_limit import LogLimit
+
+__all__ = ("OutboxMover",)
+
+logger = logging.getLogger("tidewire")
+
+#: Seconds between two looks into a file: at first after something was written there, at last, and at any time.
+_SOON, _LATER, _IDLE = 0.005, 0.1, 1.0
+#: Seconds for which a transaction is expected to commit soon.
+_EXPECTED = 10.0
+#: Rows that are moved at once.
+_BATCH = 500
+#: Seconds for which the store remembers that a row was moved, which then is forgotten as soon as the row is gone.
+_REMEMBERED = 30 * 86_400.0
+#: Seconds that a delete waits for a transaction of the application.
+_BUSY_SECONDS = 1.0
+
+#: Publishes, or forgets a key.
+Submit = Callable[[PublishRequest], asyncio.Future[Position]]
+
+
+class _Row(msgspec.Struct, frozen=True, gc=False):
+    """A publication in an outbox, and its row."""
+
+    id: int
+    request: PublishRequest
+    #: The store is to remember the row by the key of the request, which the application has not given.
+    is_own_key: bool
+
+
+class OutboxMover:
+    """Looks into the files of applications; one task. The files are remembered beside the store, for after a crash."""
+
+    def __init__(self, path: Path, publish: Submit, forget: Submit) -> None:
+        self._list = path.with_name(f"{path.name}-outboxes")
+        self._like = path
+        self._publish = publish
+        self._forget = forget
+        self._known: dict[Path, tuple[int, int] | None] = {}
+        self._read: tuple[int, int] | None = None
+        self._expected = 0.0
+        self._wake = asyncio.Event()
+        self._troubles = LogLimit()
+        self._task: asyncio.Task[None] | None = None
+
+    def start(self) -> None:
+        """Begin to look."""
+        self._task = asyncio.get_running_loop().create_task(self._run(), name="tidewire-outboxes")
+
+    async def aclose(self) -> None:
+        """Move what is there, and end."""
+        task, self._task = self._task, None
+        if task is not None:
+            task.cancel()
+            await asyncio.wait([task])
+            with contextlib.suppress(Exception):
+                await self._look()
+
+    async def expect(self, file: Path) -> None:
+        """Look into a file soon; it is remembered before anything is written there. Raises OSError."""
+        if file not in self._known:
+            await asyncio.to_thread(self._remember, file)
+            self._known.setdefault(file, None)
+        self._expected = asyncio.get_running_loop().time() + _EXPECTED
+        self._wake.set()
+
+    def _remember(self, file: Path) -> None:
+        make_file(self._list, like=self._like)
+        line = msgspec.json.encode(str(file)) + b"\n"
+        descriptor = os.open(self._list, os.O_RDWR | os.O_APPEND | os.O_CLOEXEC)
+        try:
+            if line not in os.pread(descriptor, 1 << 20, 0):
+                os.write(descriptor, line)
+                os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+    def _learn(self) -> None:
+        """Read which files there are, if another process has found one."""
+        with contextlib.suppress(OSError):
+            stat = self._list.stat()
+            if self._read != (stat.st_mtime_ns, stat.st_size):
+                self._read = (stat.st_mtime_ns, stat.st_size)
+                for line in self._list.read_bytes().splitlines():
+                    with contextlib.suppress(msgspec.MsgspecError):
+                        self._known.setdefault(Path(msgspec.json.decode(line, type=str)), None)
+
+    async def _run(self) -> None:
+        pause = _SOON
+        while True:
+            moved = 0
+            try:
+                moved = await self._look()
+            except (OSError, PublishError, sqlite3.Error) as error:
+                more = self._troubles.due()
+                if more is not None:
+                    logger.warning("an outbox cannot be moved now: %s%s", error, more)
+                pause = _LATER
+            except Exception:
+                logger.exception("an outbox cannot be moved now")
+                pause = _IDLE
+            is_expected = asyncio.get_running_loop().time() < self._expected
+            pause = 0.0 if moved == _BATCH else _SOON if moved else min(pause * 1.5 + 0.001, _LATER)
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(pause if is_expected or moved else _IDLE):
+                    await self._wake.wait()
+                    pause = _SOON
+                    self._wake.clear()
+                    await asyncio.sleep(_SOON)
+
+    async def _look(self) -> int:
+        """Move what is in the outboxes; return how many publications that were at most in one."""
+        await asyncio.to_thread(self._learn)
+        return max([await self._move(file) for file in tuple(self._known)], default=0)
+
+    async def _move(self, file: Path) -> int:
+        """Move a batch of one file, unless another process does."""
+        with self._locked(file) as is_mine:
+            if not is_mine:
+                return 0
+            rows = await asyncio.to_thread(_rows, file)
+            if not rows:
+                return 0
+            answers = [self._publish(row.request) for row in rows]
+            results = await asyncio.gather(*answers, return_exceptions=True)
+            kept = [row for row, result in zip(rows, results, strict=True) if not isinstance(result, BaseException)]
+            await asyncio.to_thread(_remove, file, kept)
+            for forgotten in [self._forget(row.request) for row in kept if row.is_own_key]:
+                with contextlib.suppress(PublishError):
+                    await forgotten
+            failure = next((result for result in results if isinstance(result, BaseException)), None)
+            if failure is not None:
+                raise failure
+            return len(rows)
+
+    @contextlib.contextmanager
+    def _locked(self, file: Path) -> Iterator[bool]:
+        """Hold the lock by which one process moves at a time; it is the list's, and free when the process ends."""
+        try:
+            descriptor = os.open(self._list, os.O_RDONLY | os.O_CLOEXEC)
+        except FileNotFoundError:
+            yield False
+            return
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            os.close(descriptor)
+            yield False
+            return
+        try:
+            yield True
+        finally:
+            os.close(descriptor)
+
+
+def _rows(file: Path) -> list[_Row]:
+    """Return the oldest rows of an outbox; a file that is gone, or has none, has no rows."""
+    if identity(file) is None:
+        return []
+    with contextlib.closing(_connect(file)) as connection:
+        try:
+            found = connection.execute(SQL["outbox_rows"], (_BATCH,)).fetchall()
+        except sqlite3.OperationalError as error:
+            if "no such table" in str(error):
+                return []
+            raise
+    return [_row(*values) for values in found]
+
+
+def _row(
+    id: int,
+    token: str,
+    channel: str,
+    format: int,
+    data: bytes,
+    key: str,
+    key_age: float,
+    meta: bytes,
+    keep_size: int | None,
+    keep_age: float | None,
+) -> _Row:
+    retention = None if keep_size is None or keep_age is None else Retention(keep_size, keep_age)
+    own = f"outbox:{token}"
+    request = PublishRequest(
+        channel, data, Format(format), key or own, meta, retention, key_age if key else _REMEMBERED
+    )
+    return _Row(id, request, not key)
+
+
+def _remove(file: Path, rows: list[_Row]) -> None:
+    if rows:
+        with contextlib.closing(_connect(file)) as connection, connection:
+            connection.executemany(SQL["outbox_remove"], [(row.id,) for row in rows])
+
+
+def _connect(file: Path) -> sqlite3.Connection:
+    return sqlite3.connect(f"{file.as_uri()}?mode=rw", uri=True, timeout=_BUSY_SECONDS)

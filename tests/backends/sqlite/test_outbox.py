@@ -1,0 +1,194 @@
+"""Publications in an application's own transactions: a row and its message, both or neither, each once and in order."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import sqlite3
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import aiosqlite
+import pytest
+from sqlalchemy import create_engine, text
+from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
+from sqlalchemy.orm import Session
+from sqlmodel import Session as ModelSession
+
+from helpers.hubs import run
+from tidewire import ChannelOptions, ConfigurationError, Hub, Publications
+from tidewire.testing import wait_until
+
+INSERT = "INSERT INTO orders VALUES (1)"
+LONG = {"orders": ChannelOptions(history_size=1_000_000)}
+
+
+def hub_in(folder: Path) -> Hub:
+    return Hub(f"sqlite:///{folder / 'hub.db'}", channels=LONG)
+
+
+def app_in(folder: Path) -> sqlite3.Connection:
+    database = sqlite3.connect(folder / "app.db", isolation_level=None)
+    database.execute("CREATE TABLE IF NOT EXISTS orders (n INTEGER)")
+    return database
+
+
+async def take(publications: Publications, count: int) -> list[Any]:
+    async with asyncio.timeout(15):
+        return [(await anext(publications)).json() for _ in range(count)]
+
+
+def waiting(folder: Path) -> int:
+    """Return how many publications wait in the application's file."""
+    with sqlite3.connect(folder / "app.db", timeout=20) as database:
+        count: int = database.execute("SELECT count(*) FROM tidewire_outbox").fetchone()[0]
+    return count
+
+
+async def _sqlite3(path: str, publish: Callable[[object], Any], *, commits: bool) -> None:
+    connection = sqlite3.connect(path)
+    connection.execute(INSERT)
+    await publish(connection)
+    (connection.commit if commits else connection.rollback)()
+    connection.close()
+
+
+async def _aiosqlite(path: str, publish: Callable[[object], Any], *, commits: bool) -> None:
+    async with aiosqlite.connect(path) as connection:
+        await connection.execute(INSERT)
+        await publish(connection)
+        await (connection.commit() if commits else connection.rollback())
+
+
+async def _sqlalchemy(path: str, publish: Callable[[object], Any], *, commits: bool, kind: Any = Session) -> None:
+    engine = create_engine(f"sqlite:///{path}")
+    with kind(engine) as session:
+        session.connection().execute(text(INSERT))
+        await publish(session)
+        (session.commit if commits else session.rollback)()
+    engine.dispose()
+
+
+async def _sqlmodel(path: str, publish: Callable[[object], Any], *, commits: bool) -> None:
+    await _sqlalchemy(path, publish, commits=commits, kind=ModelSession)
+
+
+async def _connection(path: str, publish: Callable[[object], Any], *, commits: bool) -> None:
+    engine = create_engine(f"sqlite:///{path}")
+    with engine.connect() as connection:
+        connection.execute(text(INSERT))
+        await publish(connection)
+        (connection.commit if commits else connection.rollback)()
+    engine.dispose()
+
+
+async def _asynchronous(path: str, publish: Callable[[object], Any], *, commits: bool) -> None:
+    engine = create_async_engine(f"sqlite+aiosqlite:///{path}")
+    async with AsyncSession(engine) as session:
+        await session.execute(text(INSERT))
+        await publish(session)
+        await (session.commit() if commits else session.rollback())
+    async with engine.connect() as connection:
+        await connection.execute(text(INSERT))
+        await connection.rollback()
+    await engine.dispose()
+
+
+@pytest.mark.parametrize("within", [_sqlite3, _aiosqlite, _sqlalchemy, _sqlmodel, _connection, _asynchronous])
+def test_every_library_publishes_at_commit_and_never_after_a_rollback(tmp_path: Path, within: Any) -> None:
+    async def main() -> None:
+        database = app_in(tmp_path)
+        async with hub_in(tmp_path) as hub, hub.listen("orders") as publications:
+
+            async def publish(connection: object, data: object) -> None:
+                assert await hub.publish("orders", data, connection=connection) is None
+
+            path = str(tmp_path / "app.db")
+            await within(path, lambda connection: publish(connection, "no: 100 % :x"), commits=False)
+            await within(path, lambda connection: publish(connection, "yes: 100 % :x"), commits=True)
+            assert await take(publications, 1) == ["yes: 100 % :x"]
+            await wait_until(lambda: waiting(tmp_path) == 0)
+            assert database.execute("SELECT count(*) FROM orders").fetchone() == (1,)
+            assert len((await hub.history("orders")).publications) == 1
+        with sqlite3.connect(tmp_path / "hub.db") as store:  # what was remembered of the row has gone with it
+            assert store.execute("SELECT count(*) FROM tidewire_keys").fetchone() == (0,)
+        database.close()
+
+    run(main())
+
+
+def test_publications_keep_the_order_of_their_commits(tmp_path: Path) -> None:
+    async def main() -> None:
+        database = app_in(tmp_path)
+        database.execute("PRAGMA journal_mode = WAL")
+        async with hub_in(tmp_path) as hub, hub_in(tmp_path) as other, other.listen("orders") as publications:
+            for n in range(200):
+                database.execute("BEGIN")
+                for part in range(3):
+                    await (hub if part else other).publish("orders", [n, part], connection=database)
+                database.execute("ROLLBACK" if n % 5 == 0 else "COMMIT")
+            wanted = [[n, part] for n in range(200) if n % 5 for part in range(3)]
+            assert await take(publications, len(wanted)) == wanted
+        database.close()
+
+    run(main())
+
+
+def test_a_key_is_kept_once(tmp_path: Path) -> None:
+    async def main() -> None:
+        database = app_in(tmp_path)
+        async with hub_in(tmp_path) as hub, hub.listen("orders") as publications:
+            for data in ("first", "again"):
+                await hub.publish("orders", data, key="k", connection=database)
+            await hub.publish("orders", "last", connection=database)
+            assert await take(publications, 2) == ["first", "last"]
+        database.close()
+
+    run(main())
+
+
+def test_what_cannot_be_published_within_a_transaction_says_why(tmp_path: Path) -> None:
+    async def main() -> None:
+        async with hub_in(tmp_path) as hub:
+            with pytest.raises(ConfigurationError, match="sqlite3, aiosqlite or SQLAlchemy"):
+                await hub.publish("orders", 1, connection=object())
+            with pytest.raises(ConfigurationError, match="has no file"):
+                await hub.publish("orders", 1, connection=sqlite3.connect(":memory:"))
+            foreign = await asyncio.to_thread(sqlite3.connect, tmp_path / "app.db")
+            with pytest.raises(ConfigurationError, match="check_same_thread=False"):
+                await hub.publish("orders", 1, connection=foreign)
+            assert not (tmp_path / "hub.db-outboxes").exists()
+            await hub.publish("orders", 1, connection=sqlite3.connect(tmp_path / "app.db", isolation_level=None))
+            await wait_until(lambda: waiting(tmp_path) == 0)
+        (tmp_path / "app.db").unlink()
+        async with hub_in(tmp_path) as hub:  # a file that has gone is no trouble, and is not made again
+            await hub.publish("orders", 2)
+        assert not (tmp_path / "app.db").exists()
+
+    run(main())
+
+
+@pytest.mark.parametrize("kills", [5, pytest.param(200, marks=pytest.mark.slow)])
+def test_a_kill_leaves_never_one_without_the_other(tmp_path: Path, kills: int) -> None:
+    worker = [sys.executable, str(Path(__file__).with_name("outbox_worker.py")), str(tmp_path)]
+    for _ in range(kills):
+        with subprocess.Popen(worker, stdout=subprocess.PIPE, text=True) as process:
+            assert process.stdout is not None
+            assert process.stdout.readline() == "ready\n"
+            time.sleep(random.random() * 0.3)
+            process.kill()
+
+    async def main() -> None:
+        async with hub_in(tmp_path) as hub:
+            await wait_until(lambda: waiting(tmp_path) == 0, 20)
+            page = await hub.history("orders")
+        with sqlite3.connect(tmp_path / "app.db") as database:
+            rows = [n for (n,) in database.execute("SELECT n FROM orders ORDER BY n")]
+        assert [publication.json() for publication in page.publications] == rows
+        assert len(rows) > kills
+
+    run(main())

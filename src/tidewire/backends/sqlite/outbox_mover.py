@@ -134,7 +134,7 @@ class OutboxMover:
 
     async def _look(self) -> int:
         """Move what is in the outboxes; return how many publications that were at most in one."""
-        await asyncio.to_thread(self._learn)
+        self._learn()
         return max([await self._move(file) for file in tuple(self._known)], default=0)
 
     async def _move(self, file: Path) -> int:

@@ -12,7 +12,7 @@ from tidewire.backends.base import Broker, Deliver, Resumed, nothing_to_resume
 from tidewire.backends.sqlite.bus import Bus
 from tidewire.backends.sqlite.folder import node_folder
 from tidewire.backends.sqlite.mailbox import CarriageOrder, FileWrite, Mailbox
-from tidewire.backends.sqlite.outbox import publish_within
+from tidewire.backends.sqlite.outbox_insert import publish_within
 from tidewire.backends.sqlite.outbox_mover import OutboxMover
 from tidewire.backends.sqlite.publishing import Publishing
 from tidewire.backends.sqlite.reading import HistoryQuery, Readers, read_history, read_positions

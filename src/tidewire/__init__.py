@@ -48,6 +48,8 @@ if TYPE_CHECKING:
     from tidewire.sessions.application import HubConnection
     from tidewire.sessions.listening import Publications
     from tidewire.sessions.text_streams import TextStream
+    from tidewire.tokens.jwt_identity import JwtIdentity
+    from tidewire.tokens.tickets import Tickets
 
 __all__ = (
     "Action",
@@ -70,6 +72,7 @@ __all__ = (
     "HubConnection",
     "Identity",
     "InvalidMessage",
+    "JwtIdentity",
     "LimitExceeded",
     "Limits",
     "Member",
@@ -98,6 +101,7 @@ __all__ = (
     "Subscribed",
     "TemporaryFailure",
     "TextStream",
+    "Tickets",
     "TidewireError",
     "TokenExpired",
     "UnknownChannel",
@@ -173,6 +177,8 @@ _HOMES = {
     "tidewire.sessions.application": ("HubConnection",),
     "tidewire.sessions.listening": ("Publications",),
     "tidewire.sessions.text_streams": ("TextStream",),
+    "tidewire.tokens.jwt_identity": ("JwtIdentity",),
+    "tidewire.tokens.tickets": ("Tickets",),
 }
 if not TYPE_CHECKING:  # a checker reads the imports above, and reports a name that is not there
     __getattr__ = imported_at_first_use(__name__, _HOMES)

@@ -9,6 +9,7 @@ __all__ = (
     "NODES",
     "PIPELINES",
     "REVOKED",
+    "TICKETS",
     "announced_in",
     "check_channel",
     "check_name",
@@ -27,6 +28,8 @@ CONTROL = "$control"
 NODES = "$nodes"
 #: The channel that keeps which tokens were revoked.
 REVOKED = "$revoked"
+#: The channel that keeps which tickets were used.
+TICKETS = "$tickets"
 #: The channels of long jobs begin with this (pipelines.names).
 PIPELINES = "$pipeline"
 _PERSONAL = "$user:"
@@ -61,7 +64,9 @@ def announced_in(channel: str) -> str:
 
 def is_internal(channel: str) -> bool:
     """Return whether a channel is the server's own, which no client and no caller may name."""
-    return channel in (CONTROL, NODES, REVOKED) or channel.startswith((_PERSONAL, _EVENTS, PIPELINES, _PRODUCERS))
+    return channel in (CONTROL, NODES, REVOKED, TICKETS) or channel.startswith(
+        (_PERSONAL, _EVENTS, PIPELINES, _PRODUCERS)
+    )
 
 
 def open_channel(channel: str, longest: int) -> str:

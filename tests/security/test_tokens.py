@@ -17,9 +17,9 @@ import pytest
 from pydantic import SecretStr
 
 from tidewire.errors import TokenExpired
-from tidewire.server import token_keys
-from tidewire.server.client_tokens import BadToken, ClientTokens, TokenTable
-from tidewire.server.token_keys import KeysAway, KeySet
+from tidewire.tokens import token_keys
+from tidewire.tokens.client_tokens import BadToken, ClientTokens, TokenTable
+from tidewire.tokens.token_keys import KeysAway, KeySet
 
 SECRET = "a secret that is long enough for SHA-256"
 PLAIN = {"alg": "HS256"}

@@ -17,6 +17,7 @@ from tidewire.messages import IssuedToken
 from tidewire.protocols.base import Protocol
 from tidewire.protocols.payload import encode_json
 from tidewire.protocols.plain import PLAIN
+from tidewire.rules.base import Identity
 from tidewire.sessions.accept import Acceptance
 from tidewire.sessions.application import HubConnection
 
@@ -37,7 +38,7 @@ class Hub(Verbs, TextVerbs, Decorators, Routers):
         self,
         websocket: WebSocket,
         *,
-        user: str = "",
+        user: str | Identity = "",
         info: Any = None,
         protocol: Protocol[Any] = PLAIN,
         subprotocol: str | None = None,
@@ -50,17 +51,19 @@ class Hub(Verbs, TextVerbs, Decorators, Routers):
         Retry-After in the handshake, or, for a browser, close code 1013. Inside the block, a client that goes away ends
         the iteration and is no error, and an outage of the store ends the connection with 1013: it may come back. Any
         other exception goes on, as in any endpoint; the client gets 1011, or what a handler of yours answers.
-        A `token` that `revoke` has ended is refused with 403.
+        A `token` that `revoke` has ended is refused with 403. The `user` may be an `Identity`, as `JwtIdentity` returns
+        it: then the connection ends when that does.
         """
+        given = user if isinstance(user, Identity) else Identity(check_name(user, "user"), token=token)
         acceptance = Acceptance(
             self.node,
             websocket,
-            user=check_name(user, "user") or given_user(),
-            info=b"" if info is None else encode_json(info),
+            user=check_name(given.user, "user") or given_user(),
+            info=given.info if info is None else encode_json(info),
             protocol=protocol,
             subprotocol=subprotocol,
             headers=headers,
             origins=self.origins,
-            token=token,
+            token=token or given.token,
         )
-        return HubConnection(self.node, acceptance)
+        return HubConnection(self.node, acceptance, expires_at=given.expires_at)

@@ -20,9 +20,9 @@ from tidewire.options import ChannelOptions
 from tidewire.protocols.centrifuge.codes import BAD_COMMAND, INVALID_TOKEN, NOT_PERMITTED
 from tidewire.rules.base import Action, Authority, Caller, ConnectAttempt, Grant, Identity
 from tidewire.rules.permissions import check_allowed
-from tidewire.server.client_tokens import BadToken, ClientTokens, ConnectionClaims, TokenTable, raw_bytes
 from tidewire.server.namespaces import Namespace, Namespaces, bare_name, is_private, limited_to
 from tidewire.support.log_limit import LogLimit
+from tidewire.tokens.client_tokens import BadToken, ClientTokens, ConnectionClaims, TokenTable, raw_bytes
 
 __all__ = ("AccountTokens", "ClientTable", "NamespaceAuthority")
 

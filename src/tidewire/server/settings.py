@@ -45,9 +45,9 @@ from tidewire.server.logs import redacted
 from tidewire.server.namespace_authority import ClientTable
 from tidewire.server.namespaces import ChannelTable, NamedNamespace
 from tidewire.server.pipeline_table import PipelineTable
-from tidewire.server.secret import Secret
 from tidewire.server.settings_help import centrifugo_variables, mend_for, unknown_settings
 from tidewire.sessions.origins import Origins
+from tidewire.tokens.secret import Secret
 
 __all__ = (
     "CONFIG_FILE",

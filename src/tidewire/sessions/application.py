@@ -22,6 +22,7 @@ from tidewire.errors import (
     InvalidMessage,
     NotAvailable,
     NotPublished,
+    PermissionDenied,
     PublishError,
     StoreUnavailable,
     TemporaryFailure,
@@ -33,6 +34,7 @@ from tidewire.protocols.json_text import JsonDecoder
 from tidewire.protocols.meta import PublicationMeta
 from tidewire.protocols.payload import connection_id, encode_json, encode_message, encode_payload
 from tidewire.protocols.shape import checked_announcement
+from tidewire.rules.base import Identity
 from tidewire.sessions.accept import Acceptance
 from tidewire.sessions.hub_orders import set_presence
 from tidewire.sessions.in_flight import InFlight
@@ -56,6 +58,7 @@ class HubConnection:
     __slots__ = (
         "_acceptance",
         "_connection",
+        "_expires_at",
         "_expiry",
         "_in_flight",
         "_loop",
@@ -70,8 +73,9 @@ class HubConnection:
     _loop: asyncio.AbstractEventLoop
     _thread: int
 
-    def __init__(self, node: Node, acceptance: Acceptance) -> None:
+    def __init__(self, node: Node, acceptance: Acceptance, *, expires_at: float | None = None) -> None:
         self._node = node
+        self._expires_at = expires_at
         self._acceptance = acceptance
         self._connection: Connection | None = None
         self._expiry: asyncio.TimerHandle | None = None
@@ -88,6 +92,8 @@ class HubConnection:
         self._connection = await self._acceptance.__aenter__()
         self._task = asyncio.current_task()
         self._connection.on_left(self._left)
+        if self._expires_at is not None:
+            self.expire_at(self._expires_at)
         return self
 
     def _left(self) -> None:
@@ -154,16 +160,43 @@ class HubConnection:
             self._here.end(REVOKED)
             raise ConnectionClosed(REVOKED)
 
-    def expire_at(self, at: float | None) -> None:
+    def expire_at(self, at: float | None, *, notice: Any = None, grace: float | None = None) -> None:
         """End the connection at a time, in seconds since 1970, with 1008; a later call moves it, None takes it back.
 
-        So a connection lives no longer than the token that opened it. A clock that is set later moves nothing.
+        So a connection lives no longer than the token that opened it. A clock that is set later moves nothing. With a
+        `notice` (str, bytes, or a JSON value) the client is sent that at the time, and the connection ends `grace`
+        seconds later (None: `limits.expiry_grace_seconds`), unless it is moved meanwhile, as by `refresh`.
         """
         connection = self._here
         self._cancel_expiry()
-        if at is not None:
-            delay = max(0.0, at - time.time())
+        self._expires_at = at
+        if at is None:
+            return
+        delay = max(0.0, at - time.time())
+        if notice is None:
             self._expiry = self._loop.call_later(delay, connection.end, EXPIRED)
+            return
+        message, seconds = encode_message(notice), self._node.limits.expiry_grace_seconds if grace is None else grace
+
+        def tell() -> None:
+            self._node.send(connection, message)
+            self._expiry = self._loop.call_later(seconds, connection.end, EXPIRED)
+
+        self._expiry = self._loop.call_later(delay, tell)
+
+    def refresh(self, identity: Identity, *, notice: Any = None, grace: float | None = None) -> None:
+        """Go on with a newer token of the same user, as `expire_at` says; raises PermissionDenied for another user.
+
+        Raises ConnectionClosed when the token is revoked.
+        """
+        connection = self._here
+        if identity.user != connection.user:
+            raise PermissionDenied("this token is another user's; connect anew with it")
+        connection.opened_with(identity.token)
+        if self._node.is_revoked(identity.user, identity.token):
+            connection.end(REVOKED)
+            raise ConnectionClosed(REVOKED)
+        self.expire_at(identity.expires_at, notice=notice, grace=grace)
 
     def _cancel_expiry(self) -> None:
         if self._expiry is not None:

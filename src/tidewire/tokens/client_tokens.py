@@ -21,8 +21,8 @@ from pydantic import BaseModel, ConfigDict, SecretStr
 from tidewire.errors import ConfigurationError, TemporaryFailure, TidewireError, TokenExpired
 from tidewire.messages import IssuedToken
 from tidewire.protocols.centrifuge.override import Override
-from tidewire.server.secret import Secret
-from tidewire.server.token_keys import ECDSA, HMAC, RSA, KeysAway, KeySet, algorithms, load_public_key
+from tidewire.tokens.secret import Secret
+from tidewire.tokens.token_keys import ECDSA, HMAC, RSA, KeysAway, KeySet, algorithms, load_public_key
 
 __all__ = ("BadToken", "ClientTokens", "ConnectionClaims", "ServerSubscription", "SubscriptionClaims", "TokenTable")
 

@@ -1,0 +1,1 @@
+"""Tokens that applications sign for their clients: verified, and made into identities."""

@@ -1,0 +1,150 @@
+"""The identity of a client by a JWT that it presents in any of the usual ways, as a dependency of FastAPI."""
+
+# Without `from __future__ import annotations`: FastAPI reads the signature of an instance, and not in its module.
+
+import base64
+import logging
+from collections.abc import Iterable
+from typing import Any
+
+import msgspec
+from pydantic import SecretStr
+from starlette.exceptions import HTTPException, WebSocketException
+from starlette.requests import HTTPConnection
+
+from tidewire.errors import ConfigurationError, TemporaryFailure, TokenExpired
+from tidewire.protocols.close_codes import POLICY, STORE_AWAY
+from tidewire.rules.base import Identity
+from tidewire.sessions.origins import Origins
+from tidewire.support.log_limit import LogLimit
+from tidewire.tokens.client_tokens import BadToken, ClientTokens, TokenTable, raw_bytes
+from tidewire.tokens.tickets import Tickets
+
+__all__ = ("JwtIdentity",)
+
+logger = logging.getLogger("tidewire")
+
+_refused = LogLimit()
+#: What a subprotocol that holds a token begins with; it is never chosen.
+_BEARER = "bearer."
+
+
+class JwtIdentity:
+    """Verifies JWTs, and is a dependency that returns the `Identity` of a client: `Depends(JwtIdentity(jwks="https://…"))`.
+
+    The token may come in the `Authorization` header (Bearer), as an offered subprotocol `bearer.TOKEN`, which is never
+    chosen, in the query parameter `query`, or in the cookie `cookie`, which counts for pages of the same site and of
+    `origins` alone; a ticket of `tickets` comes in the query parameter `ticket`. Its signature is verified by one of
+    the keys: a shared secret of 32 bytes or more, a public key in PEM, or the key set that an identity provider
+    publishes (`jwks`). The `context` of the identity is the claims. Raises ConfigurationError without a key.
+    """
+
+    def __init__(
+        self,
+        secret: str = "",
+        *,
+        previous_secret: str = "",
+        rsa_public_key: str = "",
+        ecdsa_public_key: str = "",
+        jwks: str = "",
+        audience: str = "",
+        issuer: str = "",
+        user_claim: str = "",
+        require_exp: bool = True,
+        leeway: float = 5.0,
+        query: str = "token",
+        cookie: str = "",
+        origins: Iterable[str] = (),
+        tickets: Tickets | None = None,
+        required: bool = True,
+    ) -> None:
+        table = TokenTable(
+            hmac_secret_key=SecretStr(secret),
+            hmac_previous_secret_key=SecretStr(previous_secret),
+            rsa_public_key=rsa_public_key,
+            ecdsa_public_key=ecdsa_public_key,
+            jwks_public_endpoint=jwks,
+            audience=audience,
+            issuer=issuer,
+            user_id_claim=user_claim,
+            require_exp=require_exp,
+            leeway=leeway,
+        )
+        if not table.has_keys:
+            raise ConfigurationError("JwtIdentity needs a key; write secret=…, rsa_public_key=…, or jwks='https://…'")
+        self._tokens = ClientTokens(table, setting="JwtIdentity")
+        self._query, self._cookie, self._tickets, self._required = query, cookie, tickets, required
+        self._origins = Origins(origins)
+
+    async def __call__(self, connection: HTTPConnection) -> Identity | None:
+        """Return who connects, None for a client without a token where none is required; others are refused."""
+        ticket = connection.query_params.get("ticket", "") if self._tickets is not None else ""
+        token = "" if ticket else self._presented(connection)
+        if not (ticket or token):
+            if self._required:
+                raise _refusal(connection, "a token is required")
+            return None
+        try:
+            if ticket and self._tickets is not None:
+                found = await self._tickets.redeem(ticket)
+            else:
+                found = await self.authenticate(token)
+        except TokenExpired as error:
+            raise _refusal(connection, str(error)) from None
+        except TemporaryFailure as error:
+            raise _refusal(connection, str(error), is_temporary=True) from None
+        if found is None:
+            raise _refusal(connection, "the ticket is used up, or none" if ticket else "the token is not valid")
+        return found
+
+    async def authenticate(self, token: str) -> Identity | None:
+        """Return who a token is for, None for one that can never be valid; as for `hub.authenticate(…)`.
+
+        Raises TokenExpired for one that must be renewed, TemporaryFailure where the keys cannot be fetched now.
+        """
+        try:
+            claims = await self._tokens.connection(token)
+            if not claims.sub:
+                raise BadToken("the token names no user")
+            return Identity(
+                claims.sub,
+                info=raw_bytes(claims.info, claims.b64info),
+                expires_at=claims.expires_at,
+                context=_claims(token),
+                token=claims.issued,
+            )
+        except BadToken as error:
+            more = _refused.due(str(error))
+            if more is not None:
+                logger.info("a token was refused: %s%s", error, more)
+            return None
+
+    def _presented(self, connection: HTTPConnection) -> str:
+        """Return the token that a client presents, "" for none."""
+        scheme, _, bearer = connection.headers.get("authorization", "").partition(" ")
+        if scheme.lower() == "bearer" and bearer.strip():
+            return bearer.strip()
+        for offered in connection.scope.get("subprotocols") or ():
+            if offered.startswith(_BEARER):
+                return str(offered.removeprefix(_BEARER))
+        if self._query and (given := connection.query_params.get(self._query)):
+            return given
+        cookie = connection.cookies.get(self._cookie, "") if self._cookie else ""
+        return cookie if cookie and self._origins.allows(connection) else ""
+
+
+def _claims(token: str) -> dict[str, Any]:
+    """Return the claims of a token that was verified."""
+    payload = token.split(".")[1]
+    found: dict[str, Any] = msgspec.json.decode(base64.urlsafe_b64decode(payload + "=" * (-len(payload) % 4)))
+    return found
+
+
+def _refusal(connection: HTTPConnection, why: str, *, is_temporary: bool = False) -> Exception:
+    if connection.scope["type"] == "websocket" and "websocket.http.response" not in connection.scope.get(
+        "extensions", {}
+    ):
+        return WebSocketException((STORE_AWAY if is_temporary else POLICY).code, why)
+    if is_temporary:
+        return HTTPException(503, why, {"Retry-After": "5"})
+    return HTTPException(401, why, {"WWW-Authenticate": "Bearer"})

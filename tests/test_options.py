@@ -123,3 +123,14 @@ def test_two_hubs_of_a_server_do_not_contradict() -> None:
     assert limits.of_hub(Limits(message_size=1_000, rate=9)).rate == 9, "a rate is a hub's own"
     with pytest.raises(ConfigurationError, match=r"1000 in one hub and 2000 in another.* --limit message_size=2000"):
         limits.of_hub(Limits(message_size=2_000))
+
+
+def test_a_hub_that_comes_too_late_for_the_links_is_refused() -> None:
+    limits = ServerLimits()
+    limits.begin({})
+    limits.of_links(Limits())
+    assert limits.of_hub(Limits(rate=5)).rate == 5, "a rate is the hub's own"
+    with pytest.raises(ConfigurationError, match=r"message_size=1000 of this hub comes too late.*--limit message_size"):
+        limits.of_hub(Limits(message_size=1_000))
+    limits.end()
+    assert limits.of_hub(Limits(message_size=1_000)).message_size == 1_000

@@ -14,7 +14,7 @@ from websockets.sync.client import connect
 from contract.serving import Server, until
 
 APPLICATION = """
-from fastapi import APIRouter, FastAPI, WebSocket
+from fastapi import APIRouter, FastAPI, HTTPException, WebSocket
 from tidewire import Hub
 
 hub = Hub("memory://")
@@ -31,6 +31,10 @@ async def refuse(websocket: WebSocket):
 @app.get("/apps/7/events")
 async def mine():
     return "mine"
+
+@app.get("/users/{user}/graphql")
+async def query(user: str):
+    raise HTTPException(404, "no such user")
 
 app.include_router(router)
 app.mount("/inner", inner)
@@ -103,6 +107,8 @@ def test_wrong_paths_are_404_and_refusals_403(server: Server) -> None:
     status, text = refusal(server, "/no/such/path")
     assert (status, text) == (404, "no WebSocket is served at this path\n")
     if server.http.get("/apps/7/events").text == '"mine"':  # the application; a route of its own is left alone
+        assert server.http.get("/users/7/graphql").json() == {"detail": "no such user"}
+        assert server.http.get("/inner/cable").text.startswith("Action Cable")
         assert refusal(server, "/inner/nothing")[0] == 404
         assert refusal(server, "/inner/ws")[0] == 403
         assert refusal(server, "/prefix/ws")[0] == 403

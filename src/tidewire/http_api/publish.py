@@ -56,8 +56,8 @@ class Publishing:
         if shape is not None:
             data, format_ = shape.check(data, format_)
         is_ephemeral = options.ephemeral if request.ephemeral is None else request.ephemeral
-        if request.skip_history and not request.version:
-            is_ephemeral = bool(self._node.may_pass(data, request.idempotency_key, is_ephemeral or None))
+        if request.skip_history and not request.version and request.ephemeral is None and not is_ephemeral:
+            is_ephemeral = bool(self._node.may_pass(data, request.idempotency_key, None))
         if is_ephemeral:
             await self._node.publish(
                 channel,

@@ -47,10 +47,15 @@ class ServerLimits:
     def __init__(self) -> None:
         self._given: Mapping[str, float] | None = None
         self._of_hubs: dict[str, float] = {}
+        self._links: Limits | None = None
 
     def begin(self, given: Mapping[str, float]) -> None:
         """Take what the settings give, before the application is loaded."""
-        self._given, self._of_hubs = given, {}
+        self._given, self._of_hubs, self._links = given, {}, None
+
+    def end(self) -> None:
+        """Forget everything: the server has ended, and hubs are an application's alone."""
+        self._given, self._of_hubs, self._links = None, {}, None
 
     def of_hub(self, limits: Limits) -> Limits:
         """Return the limits of a hub that was given these; raises ConfigurationError where two hubs contradict."""
@@ -68,6 +73,11 @@ class ServerLimits:
                         self._given[name],
                         value,
                     )
+            elif self._links is not None and name in _OF_THE_SERVER and value != (known := getattr(self._links, name)):
+                raise ConfigurationError(
+                    f"limit {name}={value:g} of this hub comes too late: the server has {known:g}; "
+                    f"make the hub when its module is imported, or write --limit {name}={value:g}"
+                )
             elif name in _OF_THE_SERVER and self._of_hubs.setdefault(name, value) != value:
                 raise ConfigurationError(
                     f"limit {name} is {self._of_hubs[name]:g} in one hub and {value:g} in another, "
@@ -77,7 +87,8 @@ class ServerLimits:
 
     def of_links(self, limits: Limits) -> Limits:
         """Return the limits of the server whose settings are these, when the application is loaded."""
-        return msgspec.structs.replace(limits, **dict[str, Any](self._of_hubs))
+        self._links = msgspec.structs.replace(limits, **dict[str, Any](self._of_hubs))
+        return self._links
 
 
 #: Those of this process.

@@ -33,17 +33,17 @@ _SUBPROTOCOLS = {
 }
 _PATHS = (
     (re.compile(r"/(socket|engine)\.io(/|$)"), "Socket.IO"),
-    (re.compile(r"^/apps?/[^/]+(/(events|batch_events|channels|users)\b.*)?$"), "Pusher"),
+    (re.compile(r"^/apps/[^/]+/(events|batch_events|channels|users)\b"), "Pusher"),
     (re.compile(r"/(pusher|broadcasting)/(auth|user-auth)$"), "Pusher"),
     (re.compile(r"/negotiate$"), "SignalR"),
-    (re.compile(r"/(graphql|subscriptions)$"), "GraphQL"),
+    (re.compile(r"/graphql$"), "GraphQL"),
     (re.compile(r"/mqtt$"), "MQTT"),
     (re.compile(r"/socket/websocket$"), "Phoenix Channels"),
     (re.compile(r"/cable$"), "Action Cable"),
     (re.compile(r"/sockjs(/|$)"), "SockJS"),
     (re.compile(r"/\.well-known/mercure$"), "Mercure"),
 )
-_QUERIES = ((b"EIO=", "Socket.IO"), (b"negotiateVersion=", "SignalR"))
+_QUERIES = ((b"EIO=", "Socket.IO"), (b"negotiateVersion=", "SignalR"), (b"protocol=7", "Pusher"))
 
 
 def protocol_of(scope: Scope) -> str:
@@ -69,13 +69,20 @@ def _explain(protocol: str, scope: Scope) -> bytes:
     return f"{text}\n".encode()
 
 
+def _is_unknown(scope: Scope) -> bool:
+    """Return whether no route was taken. Starlette names the router, and the endpoint if there is one.
+
+    That of a mounted application has routes of its own, none of which was taken.
+    """
+    return "router" in scope and hasattr(scope.get("endpoint", scope["router"]), "routes")
+
+
 def answer_unknown(scope: Scope) -> Answer | None:
     """Return what a handshake is answered that the application refused because it has no such path.
 
-    None where it has refused for another reason. Starlette names the router, and the endpoint if there is one; that of
-    a mounted application has routes of its own, none of which was taken.
+    None where it has refused for another reason.
     """
-    if "router" not in scope or not hasattr(scope.get("endpoint", scope["router"]), "routes"):
+    if not _is_unknown(scope):
         return None
     protocol = protocol_of(scope)
     body = _explain(protocol, scope) if protocol else b"no WebSocket is served at this path\n"
@@ -98,7 +105,7 @@ class ForeignClients:
 
         async def answer(event: Any) -> None:
             nonlocal is_answered
-            if event["type"] == "http.response.start" and event["status"] == 404:
+            if event["type"] == "http.response.start" and event["status"] == 404 and _is_unknown(scope):
                 is_answered = True
                 body = b"" if scope["method"] == "HEAD" else _explain(protocol, scope)
                 headers = [(b"content-type", b"text/plain; charset=utf-8"), (b"content-length", b"%d" % len(body))]

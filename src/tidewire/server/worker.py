@@ -176,6 +176,8 @@ def serve(job: Job, listener: socket.socket, ready: Callable[[], None], channel:
             runner.run(_serve(server, listener, channel, settings.limits.drain_seconds))
     except SystemExit:
         raise application.failure from None
+    finally:
+        SERVER_LIMITS.end()
 
 
 async def _serve(server: _Server, listener: socket.socket, channel: socket.socket | None, drain_seconds: float) -> None:

@@ -32,6 +32,9 @@ FLAG = "--follow"
 BARE_WHO = re.compile(
     r"(?:^\W*|[.,;:(—] |\b(?:and|or|but|than|as|that|by|for|of|to|with|from|on|at|in) )who\b(?![^.]*\?)", re.I
 )
+#: A sentence that begins with a clause as its subject, and is no question: "What waits is read twice". The title of a
+#: section of a page may be one.
+FIRST_WHAT = re.compile(r"(?:^\W*|[.:;] )What\b(?![^.]*\?)")
 FIRST_WORDS = re.compile(r"(Let|Say|Be|Have)\b")
 
 
@@ -96,6 +99,7 @@ def test_comments_and_docstrings_name_the_subject(path: Path) -> None:
     for line, text in texts(source):
         if text.startswith(("#", '"""')):
             found += [f"{path}:{line}: {part.strip()}" for part in text.splitlines() if BARE_WHO.search(part)]
+            found += [f"{path}:{line}: {part.strip()}" for part in text.splitlines() if FIRST_WHAT.search(part)]
     assert not found, "\n".join(found)
 
 
@@ -104,4 +108,5 @@ def test_a_page_has_one_word_for_one_thing(path: Path) -> None:
     text = path.read_text().partition("## Words that we do not use")[0]
     found = sorted(forbidden("everywhere").intersection(parts(text)))
     found += [line for line in text.splitlines() if BARE_WHO.search(line) and "?" not in line]
+    found += [line for line in text.splitlines() if FIRST_WHAT.search(line) and not line.startswith("#")]
     assert not found, "\n".join(found)

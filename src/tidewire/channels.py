@@ -95,7 +95,7 @@ def check_name(name: object, what: str) -> str:
     return name
 
 
-#: What joins characters to one that is seen: zero-width joiners, and the tags in emoji of flags (Unicode TR 51).
+#: Characters that join others to one that is seen: zero-width joiners, and the tags in emoji of flags (Unicode TR 51).
 _JOINERS = dict.fromkeys((0x200C, 0x200D, *range(0xE0020, 0xE0080)))
 
 

@@ -195,7 +195,7 @@ class TokenExpired(CommandError):
 
 
 class Unrecoverable(CommandError):
-    """What was missed cannot be given whole, and the client wants nothing less."""
+    """The missed publications cannot be given whole, and the client wants nothing less."""
 
     code = "unrecoverable"
 

@@ -30,7 +30,7 @@ __all__ = (
 
 
 class Format(IntEnum):
-    """What a publication's bytes are."""
+    """The kind of a publication's bytes."""
 
     TEXT = 0
     BINARY = 1
@@ -117,7 +117,7 @@ class EphemeralPublication(Publication, frozen=True, gc=False):
 
 
 class PublishRequest(msgspec.Struct, frozen=True, gc=False):
-    """What a broker is asked to keep. The same `key` in the same channel within `key_age` seconds is kept once.
+    """A publication that a broker shall keep. The same `key` in the same channel within `key_age` seconds is kept once.
 
     A `retention` of None leaves the channel's as it is (the defaults, where nothing was published yet): a
     publisher outside of the application does not know its rules.
@@ -217,7 +217,8 @@ class Subscribed(msgspec.Struct, frozen=True):
     """Reply to a subscribe: the position from which the channel is live, and what came before it.
 
     `recovered` is None when no recovery was asked for. When it is True, `publications` is all that was missed;
-    when it is False, `publications` is the newest history asked for. What has no room in the reply is pushed behind it.
+    when it is False, `publications` is the newest history asked for. Those that have no room in it
+    are pushed behind the reply.
 
     Where the channel has a state (`ChannelRule.state`) and nothing was recovered, `state` is what the application
     returned, and `position` that from which all is pushed: no publication is in the reply, and `recovered` is None.

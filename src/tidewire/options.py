@@ -13,7 +13,7 @@ __all__ = ("ChannelOptions", "Limits", "SlowPolicy")
 
 
 class SlowPolicy(Enum):
-    """What happens to a subscriber that does not take what is pushed to it."""
+    """The treatment of a subscriber that does not take what is pushed to it."""
 
     DISCONNECT = "disconnect"  #: it is disconnected with a code that makes it come back and recover
     LATEST = "latest"  #: only the newest publication is kept for it (prices, cursors)
@@ -127,7 +127,7 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     protocol_pong_seconds: float = 8.0
     #: Seconds for which a connection or subscription whose token has expired goes on, so that it can be refreshed.
     expiry_grace_seconds: float = 25.0
-    #: What a gap may hold to be filled from history: messages, bytes.
+    #: The most that a gap may hold to be filled from history: messages, bytes.
     gap_messages: int = 1_000
     gap_bytes: int = 1_048_576
     #: Revocations of tokens that are kept, and the seconds for which each is: at least as long as tokens are good.
@@ -175,14 +175,14 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ChannelOptions(msgspec.Struct, frozen=True, kw_only=True):
-    """What one channel, or every channel of a pattern, offers."""
+    """The offer of one channel, or of every channel of a pattern."""
 
     #: Publications that history shows (0: none), and for how many seconds.
     history_size: int = 100
     history_seconds: float = 86_400.0
-    #: What happens to a slow subscriber.
+    #: The treatment of a slow subscriber.
     slow: SlowPolicy = SlowPolicy.DISCONNECT
-    #: What clients of a served protocol may do by themselves.
+    #: The permissions of clients of a served protocol.
     subscribe: bool = True
     publish: bool = True
     #: Subscribers are members, which `presence` lists; their joins and leaves may be asked for, or are always pushed.

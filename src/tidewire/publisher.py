@@ -35,7 +35,7 @@ _PATIENCE = 5.0
 
 
 class Configured(TypingProtocol):
-    """What a publisher reads of a hub."""
+    """The part of a hub that a publisher reads."""
 
     url: str
     limits: Limits
@@ -79,8 +79,8 @@ class Publisher:
 
         The same `key` in the same channel within five minutes is published once. Raises NotPublished (surely not kept)
         or PublishUnconfirmed (unknown; repeat it with the same key), CommandError for what cannot be published,
-        ConfigurationError for a store that cannot be used. What is `ephemeral` is not kept: it goes to the subscribers
-        that are there, and has offset 0.
+        ConfigurationError for a store that cannot be used. An `ephemeral` publication is not kept: it goes to the
+        subscribers that are there, and has offset 0.
         """
         name = open_channel(channel, self._limits.channel_name)
         shape = None if self._authority is None else self._authority.shape(name)

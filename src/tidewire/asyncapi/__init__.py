@@ -1,1 +1,1 @@
-"""What an application says of its channels: the AsyncAPI document, its page, and the types of clients."""
+"""The description of an application's channels: the AsyncAPI document, its page, and the types of clients."""

@@ -1,4 +1,4 @@
-"""What is told of an application's channels and calls: values, read from its rules."""
+"""The description of an application's channels and calls: values, read from its rules."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class ChannelDescription(NamedTuple):
     options: ChannelOptions
     publishes: tuple[Shape, ...] = ()
     accepts: tuple[Shape, ...] = ()
-    #: What clients publish becomes something else before it is kept.
+    #: A message of a client becomes something else before it is kept.
     is_handled: bool = False
 
 

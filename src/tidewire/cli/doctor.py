@@ -33,7 +33,7 @@ def doctor(config: flags.Config = None, broker: flags.Broker = None) -> None:
     _show("tidewire", f"{importlib.metadata.version('tidewire')}, Python {platform.python_version()}", *_drivers())
     _show("broker", redacted(settings.broker))
     check_there(settings.broker)
-    # What a store warns of at its start stands under "to change", once.
+    # A warning of a store at its start stands under "to change", once.
     logging.getLogger("tidewire").addHandler(logging.NullHandler())
     try:
         asyncio.run(_examine(settings))

@@ -35,7 +35,7 @@ Limit = Annotated[int, typer.Option("--limit", min=1, max=500, help="How many.")
 Offset = Annotated[int, typer.Option("--offset", min=0, help="How many to leave out before.")]
 User = Annotated[str, typer.Argument(metavar="USER", help='A user; "" for strangers.')]
 
-#: What is shown of each node, and what of it is a rate.
+#: The figures that are shown of each node, and those of them that are rates.
 _COLUMNS = ("connections", "users", "channels", "subscriptions", "unsent_bytes")
 _RATES = ("publications", "deliveries", "refusals", "slow", "gaps")
 

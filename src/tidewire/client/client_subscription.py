@@ -34,7 +34,7 @@ _ALL_OR_NOTHING = 2
 
 
 class _State(msgspec.Struct, frozen=True):
-    """What the server says that a channel holds at a position."""
+    """The state of a channel at a position, as the server tells it."""
 
     data: Any
     position: Position | None

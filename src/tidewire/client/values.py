@@ -150,7 +150,7 @@ def error_from(reply: Reply) -> CommandError:
 
 
 class _Invalid(msgspec.Struct, frozen=True):
-    """What the text of an error says of a message that is not of its channel's type."""
+    """The problems of a message that is not of its channel's type, read from the text of an error."""
 
     detail: tuple[Problem, ...]
 
@@ -163,7 +163,7 @@ def _problems(text: str) -> tuple[Problem, ...]:
 
 
 class _TooMany(msgspec.Struct, frozen=True):
-    """What the text of an error says of a rate that an application has set."""
+    """The rate that an application has set, read from the text of an error."""
 
     detail: str
     retry_after: float

@@ -29,7 +29,7 @@ _RETRY_SECONDS = 0.5
 class Channels:
     """Subscribes to channels at the broker with their first subscriber here, and unsubscribes after the last.
 
-    What the broker delivers is shown in the order of its offsets: a duplicate is dropped, and behind a gap nothing is
+    Deliveries of the broker are shown in the order of its offsets: a duplicate is dropped, and behind a gap nothing is
     shown before history has filled it, or the subscribers are told.
     """
 
@@ -54,7 +54,7 @@ class Channels:
     async def open(self, name: str) -> Channel:
         """Return the channel of this name, which the broker delivers from now on; raises StoreUnavailable.
 
-        What the caller does with it until it first suspends is done before the channel can be closed.
+        Until the caller first suspends, the channel cannot be closed.
         """
         while True:
             closing = self._closing.get(name)

@@ -25,14 +25,14 @@ __all__ = ("Connection",)
 
 #: Bytes of a message that count as one more message for the rate.
 _RATED_BYTES = 16_384
-#: What a message in the inbox costs beside its bytes, so that empty ones count too.
+#: The cost of a message in the inbox beside its bytes, so that empty ones count too.
 _MESSAGE_COST = 64
 
 
 class Connection:
     """One client.
 
-    What the client sends waits in the inbox until `receive` takes it; reading pauses at `limits.inbox_bytes`. A client
+    Messages of the client wait in the inbox until `receive` takes it; reading pauses at `limits.inbox_bytes`. A client
     that leaves has left when what it sent before is taken, `limits.leaving_seconds` later at most: its close comes
     behind its messages, as it was sent. After the end, `disconnect` says why.
     """
@@ -131,7 +131,7 @@ class Connection:
         """Set the user of a connection that had none."""
         self.user = user
 
-    # What the link tells (links.base.Listener).
+    # Called by the link (links.base.Listener).
 
     def message_received(self, message: str | bytes) -> None:
         """Keep a message until somebody receives it; one over the rate is refused with an error."""
@@ -236,7 +236,7 @@ class Connection:
         if self._on_closed is not None:
             self._on_closed(self)
 
-    # What the layers above use.
+    # Used by the layers above.
 
     @property
     def is_closed(self) -> bool:

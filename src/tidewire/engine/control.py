@@ -1,4 +1,4 @@
-"""What nodes tell each other beside publications."""
+"""The messages of nodes to each other, beside publications."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ __all__ = ("Control",)
 
 
 class Control(msgspec.Struct, frozen=True, omit_defaults=True):
-    """What one node asks of all: to disconnect a user, or to push the publication's data to everybody.
+    """A request of one node to all: to disconnect a user, or to push the publication's data to everybody.
 
     Another `verb` is done by the layer that taught it to its nodes (node.Node.verbs); the data says the rest.
     """

@@ -55,7 +55,7 @@ class Memberships:
         #: How often others could take this node for dead.
         self.lost_leases = 0
         self._unlisted = LogLimit()
-        #: What this node itself is a member of (the channel of the nodes; where it is a producer).
+        #: Channels of which this node itself is a member (the channel of the nodes; where it is a producer).
         self._own: dict[tuple[str, str], tuple[Member, Announcement | None]] = {}
 
     async def enter(self, channel: str, member: Member, leave: Announcement | None = None) -> JoinResult:

@@ -242,8 +242,8 @@ class Node:
     ) -> Position:
         """Publish; returns when the broker keeps it. Raises NotPublished or PublishUnconfirmed.
 
-        What is `ephemeral` (None: as the channel's options say) is not kept: it takes no offset, and of each `sender`
-        a slow subscriber is given the newest. It raises BadRequest for a key, and for more than `ephemeral_bytes`.
+        An `ephemeral` publication (None: as the channel's options say) is not kept: it takes no offset, and of each
+        `sender` a slow subscriber is given the newest. BadRequest for a key, or above `ephemeral_bytes`.
         """
         retention = self.rules.retentions[channel]
         if ephemeral or (retention is None and ephemeral is None):
@@ -293,7 +293,7 @@ class Node:
     def may_pass(self, data: bytes, key: str, ephemeral: bool | None) -> bool | None:
         """Return whether what no history shows needs no place in the store: it would push others out of history.
 
-        What has a key, or is large, is kept, as is what `ephemeral` says should be.
+        A publication that has a key or is large is kept, as is one of which `ephemeral` says so.
         """
         return True if ephemeral is None and not key and len(data) * 2 <= self.limits.ephemeral_bytes else ephemeral
 

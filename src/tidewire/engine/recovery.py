@@ -1,4 +1,4 @@
-"""What a subscriber is given before it is live: read until it is not behind what the channel has delivered."""
+"""The history that a subscriber is given before it is live: read until it is not behind the channel's deliveries."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class Recoveries:
     ) -> Missed:
         """Return the first page of what came before (history.missed.RecoveryReader).
 
-        What the channel delivers until the next suspension of the caller is in the last page. Raises StoreUnavailable.
+        The last page has all that is delivered until the next suspension of the caller. Raises StoreUnavailable.
         """
         history = min(history, channel.options.history_size)
         if since is None and history <= 0:
@@ -72,7 +72,7 @@ class Recoveries:
 
 
 class _Live(msgspec.Struct, frozen=True):
-    """What has come to one subscriber of a channel since its subscribe began (history.missed.Meanwhile)."""
+    """The publications that came to one subscriber since its subscribe began (history.missed.Meanwhile)."""
 
     channel: Channel
     subscription: Subscription

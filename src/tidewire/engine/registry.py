@@ -51,7 +51,7 @@ class Group:
 
 
 class ChannelPush(msgspec.Struct):
-    """What one channel publishes in one turn, and how far that has come when the turn's time ends.
+    """The publications of one channel in one turn, and how far that has come when the turn's time ends.
 
     `first` and `last` are the offsets of the publications at its ends. `parts` are the batches that are left, each with
     the subscriptions that take it; `reached` counts those of the first part that were given it. Fan-out moves both.

@@ -1,4 +1,4 @@
-"""What a node tells of itself, as one value."""
+"""The figures of a node, as one value."""
 
 from __future__ import annotations
 

@@ -39,11 +39,11 @@ class Prepared(msgspec.Struct, frozen=True, eq=False):
     subscription: Subscription
     answer: Subscribed
     join: Announcement | None
-    #: What was made of the publications of the same answer for other subscribers; None: it is this one's alone.
+    #: Forms of the publications of the same answer, made for other subscribers; None: it is this one's alone.
     forms: Forms | None = None
-    #: What was missed is more than the answer holds: the rest is pushed behind it.
+    #: More was missed than the answer holds: the rest is pushed behind it.
     has_more: bool = False
-    #: What the application says that the channel held at the position of the answer.
+    #: The state that the channel held at the position of the answer, as the application tells it.
     state: State | None = None
 
 

@@ -78,7 +78,7 @@ class Subscription:
         self.began: Position | None = None
         self.buffer: list[Publication] | None = []
         self.buffered_bytes = 0
-        #: What was missed comes in further pages, and what comes meanwhile is read with the last one.
+        #: More of the missed publications comes in further pages, and what comes meanwhile is read with the last one.
         self.is_paging = False
         self.held: Publication | None = None
         self.dropped = 0
@@ -121,7 +121,7 @@ class Subscription:
         stay, self.stay = self.stay, None
         return stay
 
-    # What waits.
+    # Publications that wait.
 
     def buffer_behind_reply(self, publications: Sequence[Publication]) -> None:
         """Keep publications until the reply is written."""

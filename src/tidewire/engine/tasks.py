@@ -71,7 +71,7 @@ class Tasks:
         if error is not None and not isinstance(error, StoreUnavailable):
             logger.error("a background step failed", exc_info=error)
 
-    # What failures say.
+    # The meaning of failures.
 
     def failed(self, name: str, error: Exception) -> None:
         """Remember that the store failed; "publish" is a name like that of a step."""

@@ -13,7 +13,7 @@ __all__ = ("Recovery", "merge")
 
 
 class Recovery(msgspec.Struct, frozen=True):
-    """What a subscriber is given before it is live: `publications` up to `position`, and whether nothing is missing."""
+    """The answer to a subscriber before it is live: `publications` up to `position`, and whether nothing is missing."""
 
     publications: tuple[Publication, ...]
     position: Position

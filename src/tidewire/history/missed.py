@@ -20,7 +20,7 @@ from tidewire.support.admission import Admission
 
 __all__ = ("Forms", "Meanwhile", "Missed", "RecoveryReader", "Subject")
 
-#: What a layer above has made of the publications of one recovery, for all subscribers that are given the same ones.
+#: Forms that a layer above has made of the publications of one recovery, for all subscribers that are given them.
 Forms = dict[object, Any]
 _Made = tuple[Recovery, Forms]
 
@@ -29,7 +29,7 @@ _PAGE = 256 * 1024
 
 
 class Missed(msgspec.Struct, frozen=True):
-    """What a subscriber is given before it is live: all of it, or a page, up to `recovery.position`."""
+    """The answer to a subscriber before it is live: all of it, or a page, up to `recovery.position`."""
 
     recovery: Recovery
     #: Whether nothing is missing; None: no recovery was asked for.
@@ -41,7 +41,7 @@ class Missed(msgspec.Struct, frozen=True):
 
 
 class Meanwhile(TypingProtocol):
-    """What a channel delivers while its history is read."""
+    """The deliveries of a channel while its history is read."""
 
     def buffered(self) -> tuple[Publication, ...]:
         """Return what was delivered since the subscribe began, in order."""
@@ -51,7 +51,7 @@ class Meanwhile(TypingProtocol):
 
 
 class Subject(msgspec.Struct, frozen=True):
-    """What is to be read: a channel that stands at a position, since when, or so many of the newest."""
+    """The subject of a read: a channel that stands at a position, since when, or so many of the newest."""
 
     channel: str
     retention: Retention

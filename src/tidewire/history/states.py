@@ -1,4 +1,4 @@
-"""What an application says that a channel holds now: asked once for all who wait, with the position of the question."""
+"""The state of a channel, as its application tells it: asked once for all who wait, with its position."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _QUIET_SECONDS, _BUSY_SECONDS = 5.0, 0.5
 
 
 class State(msgspec.Struct, frozen=True):
-    """What a channel holds at a position: everything that is published after it may change that.
+    """The state of a channel at a position: everything that is published after it may change that.
 
     `value` is what the application's function returned, and all who are given it share it; `data` is that as JSON.
     """

@@ -1,4 +1,4 @@
-"""What each call of the HTTP API does."""
+"""The calls of the HTTP API."""
 
 from __future__ import annotations
 
@@ -244,7 +244,7 @@ class Calls:
         """Return the figures of all nodes."""
         return await self._nodes.info()
 
-    # What is seen of all nodes.
+    # The view of all nodes.
 
     async def status(self, request: o.StatusRequest) -> o.StatusResult:
         """Return the figures of every node that answers."""

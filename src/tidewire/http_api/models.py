@@ -1,4 +1,4 @@
-"""What is sent to the HTTP API and what it answers. Payloads are `Raw`: the caller's own JSON, never decoded."""
+"""The requests and answers of the HTTP API. Payloads are `Raw`: the caller's own JSON, never decoded."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class Request(_Model):
 
 
 class Result(_Model):
-    """What a call answers; only what was set is written."""
+    """The answer to a call; only what was set is written."""
 
 
 class ApiError(_Model):
@@ -324,7 +324,7 @@ class InfoResult(Result):
 
 
 class RpcResult(Result):
-    """What the extension answered."""
+    """The answer of the extension."""
 
     data: Payload | None = None
 

@@ -1,4 +1,4 @@
-"""What is known of all nodes: their channels and figures, asked from each."""
+"""The view of all nodes: their channels and figures, asked from each."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a FastAPI application uses: the hub with its lifespan, verbs, rules, connections and routes."""
+"""The hub that a FastAPI application uses, with its lifespan, verbs, rules, connections and routes."""
 
 from tidewire.hub.hub import Hub
 

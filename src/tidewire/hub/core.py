@@ -40,7 +40,7 @@ __all__ = ("HubCore",)
 
 
 class _Open(NamedTuple):
-    """What a hub has while it is open."""
+    """The parts of a hub while it is open."""
 
     node: Node
     nodes: Nodes

@@ -41,7 +41,7 @@ _OF_THE_SERVER = frozenset(
 class ServerLimits:
     """The limits of a process in which our server runs an application: one truth for its links and its hubs.
 
-    What the server's settings give counts; what they do not give is as the application's hub says.
+    A limit that the server's settings give counts; any other is as the application's hub says.
     """
 
     def __init__(self) -> None:

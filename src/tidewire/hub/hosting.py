@@ -1,4 +1,4 @@
-"""What opens hubs in another way than a server does: the contract between a hub and the test kit."""
+"""Another way to open hubs than a server's: the contract between a hub and the test kit."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ __all__ = ("HOST", "Host", "Opened", "given_user")
 
 
 class Opened(Protocol):
-    """What a hub has while it is open."""
+    """The parts of a hub while it is open."""
 
     @property
     def node(self) -> Node:
@@ -27,7 +27,7 @@ class Opened(Protocol):
 
     @property
     def nodes(self) -> Nodes:
-        """What is known of the other nodes."""
+        """The view of the other nodes."""
 
     @property
     def loop(self) -> asyncio.AbstractEventLoop:

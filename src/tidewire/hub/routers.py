@@ -99,7 +99,7 @@ class Routers(HubCore):
         They are `/connection/websocket`, `http_stream`, `sse`, their `uni_` siblings for clients that only listen, and
         `/emulation`. `user` is a FastAPI dependency (of `HTTPConnection`, so that it fits requests and WebSockets) that
         returns who connects: a user's name, an `Identity`, None for a stranger; or anything else, whose `name` the
-        function returns. What it opens with `yield` is closed before the client is served. `authority` decides instead
+        function returns. It is closed, if it has a `yield`, before the client is served. `authority` decides instead
         of the hub's rules. `/connection/tidewire.js` is a client for pages without a bundler.
         """
         if user is not None:

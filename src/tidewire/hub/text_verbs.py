@@ -23,7 +23,7 @@ class TextVerbs(HubCore):
     def stream(self, channel: str) -> TextStream:
         """Write a text into a channel as it is made: `async with hub.stream("chat:1") as out: await out.write(token)`.
 
-        What is written within 50 ms is published as one chunk; a late comer gets the text so far as one publication.
+        Pieces of 50 ms are published as one chunk; a late comer gets the text so far as one publication.
         There is one producer in a channel, on all nodes: entering raises AlreadyStreaming for a second one. `write`
         raises Stopped after `stop_stream`, which ends the block quietly. A producer that raises, or dies, ends the text
         as aborted, within 15 s. Raises CommandError, ConfigurationError for a channel without history.

@@ -1,4 +1,4 @@
-"""What an application does with channels and users: publish, send, disconnect, revoke, and read what is known."""
+"""The verbs of an application for channels and users: publish, send, disconnect, revoke, and read what is known."""
 
 from __future__ import annotations
 
@@ -99,7 +99,7 @@ class Verbs(HubCore):
         """Publish str as text, bytes as binary, anything else as JSON; returns when the broker keeps it.
 
         The same `key` in the same channel within five minutes is published once. Clients of the Centrifuge protocol may
-        choose by `tags`; nobody finds in history, or recovers, what has `skip_history`. What is `ephemeral` (None: as
+        choose by `tags`; nobody finds in history, or recovers, what has `skip_history`. An `ephemeral` one (None: as
         the channel's rule says) is not kept at all: it goes to those who are there, and `publish` returns at once, with
         offset 0. The connection `but_not`, or the one with this id, is not pushed it. With a `connection` of the
         application's own database (postgresql:// with asyncpg, psycopg or SQLAlchemy; sqlite:// with sqlite3, aiosqlite
@@ -242,7 +242,7 @@ class Verbs(HubCore):
     ) -> Publications:
         """Read a channel in your own code: `async with hub.listen("news") as publications`, then `async for` over them.
 
-        What was missed since a position comes first, or where there is none, or it is no longer known (`recovered` is
+        The publications since a position come first, or where there is none, or it is no longer known (`recovered` is
         False), the newest `history`. `since` may be the text of a position, as a client sends it. The reader is no
         client; to a slow one happens what its channel's `slow` says. With `state`, the channel's state takes the place
         of `history`. Raises BadRequest, and StoreUnavailable at entry.
@@ -262,7 +262,7 @@ class Verbs(HubCore):
             raise NotAvailable(f"channel {name!r} has no state; write one with @rule.state")
         return await node.recoveries.state(await node.channels.open(name), make)
 
-    # What is known.
+    # Reading.
 
     async def history(
         self, channel: str, *, since: Position | None = None, limit: int | None = None, reverse: bool = False

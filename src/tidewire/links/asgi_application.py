@@ -93,7 +93,7 @@ class AsgiApplication:
         self._inbox: list[Event] = [{"type": "websocket.connect"}]
         self._size = 0
         self._waiting: list[asyncio.Future[None]] = []
-        #: What the handshake asks for, until it is answered.
+        #: The request of the handshake, until it is answered.
         self._scope: MutableMapping[str, Any] = {}
         self._denial: tuple[int, list[tuple[bytes, bytes]], bytes] = (0, [], b"")
 

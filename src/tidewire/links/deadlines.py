@@ -10,7 +10,7 @@ __all__ = ("Deadlines", "Due")
 
 
 class Due(Enum):
-    """What is to be done now."""
+    """The step that is to be done now."""
 
     NOTHING = auto()
     PING = auto()

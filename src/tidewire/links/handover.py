@@ -31,7 +31,7 @@ class HandoverBatch(Batch):
 class HandoverLink(Link):
     """Keeps publications until `take`; it is paused while more than `messages` of them wait, or 64 KiB.
 
-    What waits at a close can still be taken.
+    Messages that wait at a close can still be taken.
     """
 
     __slots__ = ("_bytes", "_drained", "_listener", "_messages", "_news", "_waiting", "is_closed", "paused")

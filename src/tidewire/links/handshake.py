@@ -33,7 +33,7 @@ WIRE_LOGGER = logging.getLogger("tidewire.wire")
 WIRE_LOGGER.setLevel(logging.INFO)
 #: Batches are compressed once for all, with this window (see `batch.frame`).
 _WINDOW_BITS = 12
-#: What is hashed behind a client's key (RFC 6455 section 1.3), and a key: 16 bytes in base 64.
+#: The text that is hashed behind a client's key (RFC 6455 section 1.3), and a key: 16 bytes in base 64.
 _GUID = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
 _KEY = re.compile(rb"[A-Za-z0-9+/]{21}[AQgw]==")
 _CONNECTION = frozenset({b"upgrade", b"keep-alive, upgrade"})

@@ -56,7 +56,7 @@ class _TooMany(Exception):
 
 
 class _Stream:
-    """What an endless response needs beyond ASGI (links.stream.StreamServer)."""
+    """The needs of an endless response beyond ASGI (links.stream.StreamServer)."""
 
     __slots__ = ("abort", "on_shutdown")
 
@@ -141,7 +141,7 @@ class HttpProtocol(HttpToolsProtocol):
             self._body_began = self.loop.time()
             self._deadline = self.loop.call_later(self._limits.body_seconds, self._expire_body)
 
-    # What the parser calls.
+    # Called by the parser.
 
     def on_message_begin(self) -> None:
         if self._state is _State.IDLE:

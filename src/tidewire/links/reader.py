@@ -27,7 +27,7 @@ __all__ = ("BY_APPLICATION", "BY_HANDSHAKE", "BY_WRITER", "Control", "Fault", "F
 
 
 class Opcode(IntEnum):
-    """What a control frame is (RFC 6455 section 5.5)."""
+    """The kind of a control frame (RFC 6455 section 5.5)."""
 
     CLOSE = 8
     PING = 9
@@ -86,7 +86,7 @@ class FrameParser:
         self._max_size = max_size
         self._max_fragments = max_fragments
         self._extensions = extensions
-        #: What was fed, and how much of it is read.
+        #: The bytes that were fed, and how many of them are read.
         self._buffer: bytes | bytearray = b""
         self._at = 0
         #: The fragments of the message that has begun, if one has, and their bytes.

@@ -64,7 +64,7 @@ BINARY = Framing("application/octet-stream")
 
 
 class StreamServer(TypingProtocol):
-    """What an endless response needs beyond ASGI: the extension `tidewire.stream` of links/http.py."""
+    """The needs of an endless response beyond ASGI: the extension `tidewire.stream` of links/http.py."""
 
     #: Called when the server's drain begins.
     on_shutdown: Callable[[], None] | None

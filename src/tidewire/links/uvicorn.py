@@ -31,7 +31,7 @@ logger = logging.getLogger("uvicorn.error")
 
 
 class WebSocketSettings(msgspec.Struct, frozen=True, kw_only=True):
-    """What all WebSockets of one server have in common."""
+    """The settings that all WebSockets of one server have in common."""
 
     limits: Limits = Limits()
     #: Negotiate permessage-deflate with clients that offer it.
@@ -68,11 +68,11 @@ class WebSocketProtocol(asyncio.Protocol):
         self._server = server_state
         self._settings = settings
         self._max_size = min(settings.limits.message_size, config.ws_max_size)
-        # What only the handshake needs, freed after it.
+        # Needed by the handshake alone, freed after it.
         self._start: tuple[Config, dict[str, Any]] | None = (config, app_state)
         self._handshake: Handshake | None = Handshake(deflate=settings.deflate)
 
-    # What the transport and uvicorn call.
+    # Called by the transport and uvicorn.
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)

@@ -318,8 +318,8 @@ class WebSocketLink(Link):
         if self._closing is None:
             self._writer.write_frame(close_frame(disconnect))
         self._report_closed(self._closing or disconnect, clean=False)
-        # What the client still sends is discarded for a moment: closing at once would reset the connection before
-        # the client has read our close frame.
+        # Bytes that the client still sends are discarded for a moment: closing at once would reset the connection
+        # before the client has read our close frame.
         if self._transport.can_write_eof() and not self._transport.is_closing():
             self._writer.flush()
             self._transport.write_eof()

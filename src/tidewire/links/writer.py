@@ -47,7 +47,7 @@ class Writer:
         transport.set_write_buffer_limits(_HIGH_WATER, _LOW_WATER)
         self._transport = transport
         self._loop = loop
-        #: What waits for the end of the turn.
+        #: Frames that wait for the end of the turn.
         self._later: list[bytes] | None = None
         self._later_size = 0
         #: An answer waits or the client stalls: a write has more to do than to write.
@@ -166,7 +166,7 @@ class Writer:
 
 
 class _Stall:
-    """What is known of a client since it takes less than is written."""
+    """The account of a client since it takes less than is written."""
 
     __slots__ = ("_left", "_since", "bytes", "messages")
 

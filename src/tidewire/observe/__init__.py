@@ -1,1 +1,1 @@
-"""What can be seen of a running system: figures of all nodes, connections, channels, and reasons."""
+"""The view of a running system: figures of all nodes, connections, channels, and reasons."""

@@ -1,4 +1,4 @@
-"""What one node says of itself: its figures, as values that travel to the node that was asked."""
+"""The report of one node: its figures, as values that travel to the node that was asked."""
 
 from __future__ import annotations
 

@@ -12,7 +12,7 @@ from tidewire.rules.base import Action, Authority, Caller, Identity
 
 __all__ = ("ACTIONS", "Question", "Reason", "reason_of")
 
-#: What can be asked about.
+#: The subjects that can be asked about.
 ACTIONS = ("subscribe", *(action.value for action in Action))
 
 

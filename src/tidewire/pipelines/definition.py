@@ -1,4 +1,4 @@
-"""What a pipeline is: its inputs and steps, as frozen values that cannot be wrong."""
+"""The definition of a pipeline: its inputs and steps, as frozen values that cannot be wrong."""
 
 from __future__ import annotations
 

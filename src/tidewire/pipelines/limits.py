@@ -28,7 +28,7 @@ class PipelineLimits(msgspec.Struct, frozen=True, kw_only=True):
     user_queue: int = 20
     #: Ended runs that are kept with their files.
     keep: int = 1_000
-    #: What `{threads}` is.
+    #: The value of `{threads}`.
     threads: int = 0
     #: Bytes of the log of one step, and bytes a second.
     log_bytes: int = 67_108_864

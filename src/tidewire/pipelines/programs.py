@@ -29,7 +29,7 @@ class Missing(msgspec.Struct, frozen=True, omit_defaults=True):
 
     @property
     def remedy(self) -> str:
-        """What to do about it."""
+        """The way to mend it."""
         return self.problem or f"apt-get install {self.package}"
 
 

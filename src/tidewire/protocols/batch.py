@@ -1,4 +1,4 @@
-"""What one channel publishes in one turn of the loop, prepared once for each representation in use."""
+"""The publications of one channel in one turn of the loop, prepared once for each representation in use."""
 
 from __future__ import annotations
 
@@ -89,7 +89,7 @@ class Batch:
         #: Bytes of the payloads, without framing.
         self.size = sum([len(message.data) for message in messages])
         self._deflate = deflate
-        #: What `joined` returns, once it was asked for.
+        #: The value of `joined`, once it was asked for.
         self.frames = b""
         self._asgi: list[dict[str, Any]] | None = None
         self._delimited: dict[tuple[bytes, bytes], bytes] | None = None

@@ -52,11 +52,11 @@ _PRIVATE_USAGE = "Invalid /pm command format. Use '/pm username message'"
 
 
 class _In(msgspec.Struct, frozen=True, tag_field="type"):
-    """What clients send."""
+    """A message of a client."""
 
 
 class _InRoom(_In, frozen=True):
-    """What clients send to a room."""
+    """A message of a client to a room."""
 
     def __post_init__(self) -> None:
         # what is at its default is left out of answers, which msgspec judges by identity
@@ -140,11 +140,11 @@ class _About(msgspec.Struct, frozen=True):
 
 
 class _Out(msgspec.Struct, frozen=True, tag_field="type", omit_defaults=True):
-    """What the server sends; what is at its default is left out."""
+    """A message of the server; fields at their defaults are left out."""
 
 
 class ChatMessage(_Out, frozen=True, tag="chat_message"):
-    """What somebody said, as it is stored; `timestamp` and `offset` are added on the way out."""
+    """A message to a room, as it is stored; `timestamp` and `offset` are added on the way out."""
 
     sender: str
     content: str
@@ -153,7 +153,7 @@ class ChatMessage(_Out, frozen=True, tag="chat_message"):
 
 
 class PrivateChatMessage(_Out, frozen=True, tag="private_chat_message"):
-    """What somebody said to one user, as it is stored."""
+    """A message to one user, as it is stored."""
 
     sender: str
     target: str
@@ -162,7 +162,7 @@ class PrivateChatMessage(_Out, frozen=True, tag="private_chat_message"):
 
 
 class System(_Out, frozen=True, tag="system"):
-    """What the server has to say."""
+    """A notice of the server."""
 
     content: str
     timestamp: str | None = None
@@ -178,7 +178,7 @@ class OnlineUsers(_Out, frozen=True, tag="online"):
 
 
 class History(_Out, frozen=True, tag="history"):
-    """What was said before, oldest first; each message with its offset."""
+    """Earlier messages, oldest first; each message with its offset."""
 
     messages: list[msgspec.Raw]
     epoch: str
@@ -187,7 +187,7 @@ class History(_Out, frozen=True, tag="history"):
 
 
 class EarlierMessages(_Out, frozen=True, tag="earlier"):
-    """What was said before a message, oldest first; `more`: there is something before that."""
+    """The messages before another one, oldest first; `more`: there is something before that."""
 
     messages: list[msgspec.Raw]
     epoch: str
@@ -196,7 +196,7 @@ class EarlierMessages(_Out, frozen=True, tag="earlier"):
 
 
 class Foreign(_Out, frozen=True, tag="publication"):
-    """What was published in a room and is no message of this dialect; `data` is a text or the JSON that it is."""
+    """A publication in a room that is no message of this dialect; `data` is a text or the JSON that it is."""
 
     data: msgspec.Raw
     timestamp: str
@@ -237,7 +237,7 @@ class Pong(_Out, frozen=True, tag="pong"):
 
 
 class Error(_Out, frozen=True, tag="error"):
-    """What went wrong; with the `id` of the message that was not delivered, where it had one."""
+    """An error; with the `id` of the message that was not delivered, where it had one."""
 
     code: str
     content: str

@@ -34,7 +34,7 @@ def with_fields(data: bytes, fields: bytes) -> bytes:
 
 
 class JsonProtocol(Protocol[Publish]):
-    """What is published is sent as JSON text; objects get a `timestamp` (ISO 8601), when the broker kept them.
+    """Publications are sent as JSON text; objects get a `timestamp` (ISO 8601), when the broker kept them.
 
     Errors are `{"type": "error", "code": …, "content": …}`, with a `detail` as FastAPI's for a message that does not
     fit its type. `json_depth` is how deep a client's JSON may be nested.

@@ -1,4 +1,4 @@
-"""What an application may publish or send, as bytes and their format."""
+"""The data that an application publishes or sends, as bytes and their format."""
 
 from __future__ import annotations
 

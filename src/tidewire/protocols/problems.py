@@ -1,4 +1,4 @@
-"""What is wrong with a message, in the words in which FastAPI answers a request that does not fit (422)."""
+"""The faults of a message, in the words in which FastAPI answers a request that does not fit (422)."""
 
 from __future__ import annotations
 

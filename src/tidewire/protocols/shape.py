@@ -92,7 +92,7 @@ class Shape:
 
     @property
     def adapter(self) -> TypeAdapter[Any] | None:
-        """What pydantic makes of the type; None for structs of msgspec."""
+        """The type as pydantic takes it; None for structs of msgspec."""
         return self._adapter
 
 

@@ -19,8 +19,8 @@ class Chunk(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_fiel
     """A part of the text of a `stream`, which is an id.
 
     It begins at the place `at` of the text, counted as JavaScript counts a string (UTF-16 code units): at 0 it takes
-    the place of what came before, otherwise it goes on there. The end of a producer that died has no `at`. What comes
-    after an `end` does not count.
+    the place of what came before, otherwise it goes on there. The end of a producer that died has no `at`. Chunks
+    after an `end` do not count.
     """
 
     stream: str
@@ -52,7 +52,7 @@ def chunk_of(publication: Publication) -> Chunk | None:
 
 
 class _Text:
-    """What is known of one stream: the place where its text begins, its parts, and its newest publication."""
+    """The state of one stream: the place where its text begins, its parts, and its newest publication."""
 
     __slots__ = ("at", "count", "end", "length", "parts", "previous", "slot")
 

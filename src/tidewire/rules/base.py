@@ -17,7 +17,7 @@ __all__ = ("Action", "Authority", "Caller", "ConnectAttempt", "Grant", "Identity
 
 
 class Action(Enum):
-    """What a client may do in a channel beside subscribing."""
+    """The actions of a client in a channel, beside subscribing."""
 
     PUBLISH = "publish"
     HISTORY = "history"
@@ -25,7 +25,7 @@ class Action(Enum):
 
 
 class ConnectAttempt(msgspec.Struct, frozen=True):
-    """What a client says of itself when it connects. `headers` are the client's word alone: never trusted."""
+    """The account of itself that a connecting client gives. `headers` are the client's word alone: never trusted."""
 
     token: str = ""
     data: bytes = b""
@@ -35,7 +35,7 @@ class ConnectAttempt(msgspec.Struct, frozen=True):
 
 
 class Grant(msgspec.Struct, frozen=True):
-    """What a subscriber is given: the channel's options as they hold for it, and what belongs to its subscription.
+    """The grant of a subscriber: the channel's options as they hold for it, and what belongs to its subscription.
 
     `info` (JSON or b"") shows in presence, joins and publications; `data` (JSON or b"") goes back in the reply;
     `expires_at` is in seconds since 1970; `channel` is set where the token named it (`Authority.sub_refresh`). A client

@@ -34,7 +34,7 @@ class ChannelRule(Generic[P, T]):
 
         `@room.on_publish` over `async def said(room: int, user: User, message: Say) -> Said | None`: what it returns is
         published, None publishes nothing, and what it raises refuses the message. The function takes what a rule takes,
-        and the message as `message`, `data` or by its type. What the application publishes itself passes no handler.
+        and the message as `message`, `data` or by its type. A publication of the application itself passes no handler.
         Raises ConfigurationError for a second function, and for one that cannot be a handler.
         """
         self._rule.handle_with(handler)

@@ -21,7 +21,7 @@ _EVENTS = ChannelOptions(history_size=0, history_seconds=0.0)
 
 
 class Tally:
-    """What the channels of one pattern did since the start, in this process; nodes and their fan-out count here."""
+    """The figures of the channels of one pattern since the start, in this process; nodes and fan-out count here."""
 
     __slots__ = ("bytes", "deliveries", "pattern", "published")
 

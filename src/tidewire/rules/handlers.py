@@ -1,4 +1,4 @@
-"""What becomes of the messages that clients publish, before they are kept: the application's function for a channel."""
+"""The handling of messages that clients publish, before they are kept: the application's function for a channel."""
 
 from __future__ import annotations
 

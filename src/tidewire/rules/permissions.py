@@ -1,4 +1,4 @@
-"""What a user may do in a channel, as a rule returns it."""
+"""The permissions of a user in a channel, as a rule returns them."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ __all__ = ("ALL", "NOTHING", "Permissions", "check_allowed")
 
 
 class Permissions(msgspec.Struct, frozen=True, kw_only=True):
-    """What a user may do in a channel: to read, unless it says more. A rule's True stands for all, False for nothing.
+    """The permissions of a user in a channel: to read, unless it says more. A rule's True is all, False is nothing.
 
     `info` shows in presence, joins and publications, `data` goes back in the reply to the subscribe: any value that
     JSON can express. `expires_at`, in seconds since 1970, is when the client asks again.

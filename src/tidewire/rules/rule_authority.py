@@ -28,7 +28,7 @@ _REMEMBERED = 100_000
 
 
 class Decision(msgspec.Struct, frozen=True):
-    """What a rule decided for a client in a channel: permissions, or an error. `rule` is its pattern, "" for none."""
+    """The decision of a rule for a client in a channel: permissions or an error; `rule` is its pattern, or ""."""
 
     caller: Caller
     channel: str

@@ -42,7 +42,7 @@ class BadName(TidewireError):
 
 
 class Removed(msgspec.Struct, frozen=True):
-    """What the removal of a user has ended: sessions; and what belongs to nobody now: rooms."""
+    """The effects of the removal of a user: the sessions that ended; and what belongs to nobody now: rooms."""
 
     user: User
     sessions: int

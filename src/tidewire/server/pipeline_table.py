@@ -27,7 +27,7 @@ class PipelineTable(BaseModel):
     inputs: Path | None = None
     #: Where runs are kept; None: the accounts file with `-pipelines` added.
     runs: Path | None = None
-    #: What `WS /pipeline/{sample_id}` starts; None: `readqc` if there is a file for the sample, else `demo`.
+    #: The pipeline that `WS /pipeline/{sample_id}` starts; None: `readqc` if the sample has a file, else `demo`.
     default: str | None = None
     concurrency: int = Field(default=_DEFAULTS.concurrency, gt=0)
     #: Runs at a time of one user; 0: all but one of `concurrency`.

@@ -63,7 +63,7 @@ App = Callable[[Message, Receive, Send], Awaitable[None]]
 
 
 class Job(msgspec.Struct, frozen=True):
-    """What to serve: the ready server, or the ASGI application that `app` names as `module:attribute`."""
+    """The application to serve: the ready server, or the ASGI application that `app` names as `module:attribute`."""
 
     settings: Settings
     app: str | None = None

@@ -50,7 +50,7 @@ class CommandQueue:
     ) -> None:
         self.node = node
         self.connection = connection
-        #: What the client publishes: several publications wait for the store at once.
+        #: Publications of the client: several publications wait for the store at once.
         self.publishes = InFlight(node, connection, "publishes_in_flight", waits=node.broker.waits)
         self._handle = handle
         self._closed = closed

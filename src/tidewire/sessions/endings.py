@@ -23,7 +23,7 @@ E = TypeVar("E", bound=Exception)
 
 
 class Ending(NamedTuple):
-    """What the client is told, the exception that goes on, and whether the application failed."""
+    """The code that the client is told, the exception that goes on, and whether the application failed."""
 
     disconnect: Disconnect
     error: BaseException | None = None

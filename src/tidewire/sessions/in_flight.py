@@ -19,7 +19,7 @@ Settle = Callable[[BaseException | None], None]
 
 
 class InFlight:
-    """What one connection has asked for and is not yet answered, at most so much as a limit (by its name) says.
+    """Requests of one connection that are not yet answered, at most so much as a limit (by its name) says.
 
     The store is asked in the order of `put`, so offsets are given in that order (broker.Broker.publish). Work that
     never `waits` is done at once.

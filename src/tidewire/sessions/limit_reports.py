@@ -1,4 +1,4 @@
-"""What nodes of other machines count by user and by network: each tells the others what comes near a limit."""
+"""The counts of nodes of other machines by user and by network: each tells the others what comes near a limit."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ __all__ = ("LimitReports",)
 
 #: Seconds between two reports, and for how long one counts: less than a lease, within which limits hold over nodes.
 _SECONDS, _LEASE = 3.0, 10.0
-#: What is less than this part of a limit is not told, nor what comes behind so many that are more.
+#: A count below this part of a limit is not told, nor one behind so many that are more.
 _LEAST, _MOST = 1 / 32, 500
 _VERB = "counts"
 

@@ -140,7 +140,7 @@ class Publications:
         """Note a gap that cannot be filled: what has come before it can still be taken."""
         self._connection.end(INSUFFICIENT)
 
-    # What the application reads.
+    # Read by the application.
 
     @property
     def recovered(self) -> bool | None:
@@ -149,7 +149,7 @@ class Publications:
 
     @property
     def state(self) -> Any:
-        """What the channel held when the reading began, if that was asked for and nothing was recovered."""
+        """The state of the channel when the reading began, if that was asked for and nothing was recovered."""
         return self._entered.state
 
     @property

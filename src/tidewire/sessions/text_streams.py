@@ -75,7 +75,7 @@ class TextStreams:
 class TextStream:
     """One text, written by one producer: `async with hub.stream("chat:1") as out: await out.write("Hello")`.
 
-    What is written is published in chunks (protocols.text_chunks), the last of which says how it ended.
+    Text that is written is published in chunks (protocols.text_chunks), the last of which says how it ended.
     """
 
     def __init__(self, node: Node, channel: str, open_streams: dict[str, TextStream]) -> None:

@@ -1,1 +1,1 @@
-"""What belongs to the event loop and the process, and knows no word of ours."""
+"""The parts that belong to the event loop and the process, and know no word of ours."""

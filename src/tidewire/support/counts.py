@@ -17,11 +17,11 @@ class Counts:
     """How many there are now under each key, and how many were taken of what a key may take in a time."""
 
     def __init__(self) -> None:
-        #: What this process has added and not removed.
+        #: The counts that this process has added and not removed.
         self.own: Counter[str] = Counter()
-        #: What other machines have, as far as it is known.
+        #: The counts of other machines, as far as they are known.
         self.elsewhere: Mapping[str, int] = {}
-        #: What was taken since somebody has looked, if somebody looks.
+        #: The counts that were taken since somebody has looked, if somebody looks.
         self.taken: Counter[str] | None = None
         #: One name for all processes that share these counts.
         self.name = b""

@@ -6,7 +6,7 @@ from ipaddress import IPv6Address, IPv6Network
 
 __all__ = ("is_loopback", "network_of")
 
-#: What a provider gives to one customer (RFC 6177); each holds more addresses than can be counted.
+#: The prefix that a provider gives to one customer (RFC 6177); each holds more addresses than can be counted.
 _PREFIX = 64
 
 

@@ -1,4 +1,4 @@
-"""What was refused lately, and why: counted by its kind, kept for people who ask, and logged a few times a minute."""
+"""The latest refusals and their reasons: counted by kind, kept for people who ask, and logged a few times a minute."""
 
 from __future__ import annotations
 

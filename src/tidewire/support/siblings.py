@@ -14,7 +14,7 @@ logger = logging.getLogger("tidewire")
 
 
 class Siblings(PerLoop):
-    """What the server that runs on this event loop knows of the other workers."""
+    """The other workers, as the server that runs on this event loop knows them."""
 
     __slots__ = ("counts", "workers")
 
@@ -22,7 +22,7 @@ class Siblings(PerLoop):
         super().__init__(loop)
         #: How many share its port; 1 where that is not known.
         self.workers = 1
-        #: What they count together: those of a hub whose store they share.
+        #: The counts that they share: those of a hub whose store they share.
         self.counts = Counts()
 
 

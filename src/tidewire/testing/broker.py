@@ -28,7 +28,7 @@ def _is_chain(publications: Sequence[Publication]) -> bool:
 
 
 class BrokerContract:
-    """What every broker must do; `store` is a fixture of the subclass or its module."""
+    """The duties of every broker; `store` is a fixture of the subclass or its module."""
 
     def test_offsets_grow_and_name_the_one_before(self, store: StoreUnderTest) -> None:
         async def run() -> None:

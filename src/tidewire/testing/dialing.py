@@ -17,7 +17,7 @@ class Opening(msgspec.Struct, frozen=True):
     name: str
     path: str
     user: str = ""
-    #: What the application's own dependency would return, for rules that ask for its type.
+    #: The value that the application's own dependency would return, for rules that ask for its type.
     context: Any = None
     headers: Mapping[str, str] = {}
     subprotocols: tuple[str, ...] = ()

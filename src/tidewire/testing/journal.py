@@ -1,4 +1,4 @@
-"""What happened in a test, in its order, and how a failed expectation shows it."""
+"""The events of a test, in their order, and how a failed expectation shows it."""
 
 from __future__ import annotations
 

@@ -72,7 +72,7 @@ class FakeLink(Link):
         """The payloads of what was written."""
         return [message.data for message in self.sent]
 
-    # What the client does.
+    # Acts of the client.
 
     def receive(self, message: str | bytes) -> None:
         """Receive a message as if the client had sent it."""

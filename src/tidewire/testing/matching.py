@@ -12,7 +12,7 @@ from tidewire.testing.journal import shown
 
 __all__ = ("MISSING", "decoded", "described", "match")
 
-#: What `match` returns where nothing matches.
+#: The value of `match` where nothing matches.
 MISSING: Any = object()
 
 

@@ -46,7 +46,7 @@ class Player:
 
     @property
     def name(self) -> str:
-        """What the printed history calls this client."""
+        """The name of this client in the printed history."""
         return self._opening.name
 
     @property
@@ -59,7 +59,7 @@ class Player:
         """The subprotocol that the server has chosen."""
         return None if self._wire is None else self._wire.subprotocol
 
-    # What a test expects.
+    # Expectations of a test.
 
     async def expect(
         self, expected: Any = ..., *, recovered: bool | None = None, channel: str = "", within: float = 1.0

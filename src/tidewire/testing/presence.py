@@ -50,7 +50,7 @@ async def _claimed(presence: Presence, store: StoreUnderTest, *, forget: bool = 
 
 
 class PresenceContract:
-    """What every presence must do; `store` is a fixture of the subclass or its module."""
+    """The duties of every presence; `store` is a fixture of the subclass or its module."""
 
     def test_the_first_joins_and_the_last_leaves(self, store: StoreUnderTest) -> None:
         async def run() -> None:

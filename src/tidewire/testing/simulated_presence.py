@@ -33,7 +33,7 @@ class _Claim(msgspec.Struct, frozen=True):
 
 
 class Members:
-    """What all workers know of the members."""
+    """The members, as all workers know them."""
 
     def __init__(self, clock: Callable[[], float]) -> None:
         self._clock = clock

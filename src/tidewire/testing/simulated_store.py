@@ -21,7 +21,7 @@ _DELAY = 4
 
 
 class SimulatedStore:
-    """What the workers of a test share. `away`, `back` and `lose` are what can happen to a store.
+    """The store that the workers of a test share. `away`, `back` and `lose` are what can happen to a store.
 
     With a `chance`, publications reach each worker a few turns of the loop later than they were kept, as it decides.
     """
@@ -52,7 +52,7 @@ class SimulatedStore:
         """Make the presence of a worker."""
         return SimulatedPresence(self.members, self.check)
 
-    # What can happen to it.
+    # Faults.
 
     def away(self, *, silent: bool = False) -> None:
         """Go away: publishing fails, clients stay. With `silent` it keeps what comes and answers nobody."""

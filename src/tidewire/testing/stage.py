@@ -1,4 +1,4 @@
-"""What a client of a test needs of the test's world."""
+"""The part of a test's world that its clients need."""
 
 from __future__ import annotations
 

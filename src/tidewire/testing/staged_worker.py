@@ -65,7 +65,7 @@ class _Hosted(Host):
 
 
 class _Everywhere:
-    """What a hub has open in each worker of a test; code that asks gets that of its own worker."""
+    """The open parts of a hub in each worker of a test; code that asks gets that of its own worker."""
 
     _known: dict[Hub, list[StagedWorker]] = {}
 

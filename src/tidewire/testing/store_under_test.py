@@ -1,4 +1,4 @@
-"""What the contract suites need: a store to run on, and waiting for a condition with a limit."""
+"""The needs of the contract suites: a store to run on, and waiting for a condition with a limit."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class StoreUnderTest(msgspec.Struct, frozen=True, kw_only=True):
     presence: Callable[[], Presence]
     #: Several nodes at once see the same.
     shared: bool
-    #: What was kept is there again after the last node has closed.
+    #: Kept publications are there again after the last node has closed.
     lasting: bool
     #: Seconds within which the members of a dead node must be claimable, and a claim that was not forgotten again.
     departs_within: float = 12.0

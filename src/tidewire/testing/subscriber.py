@@ -36,7 +36,7 @@ class Subscriber(Player):
         self.channels = channels
         #: For each channel, whether the last `back` brought all that was missed; None before.
         self.recovered: dict[str, bool | None] = dict.fromkeys(channels)
-        #: What rules gave each subscription (`Permissions.data`).
+        #: The data that rules gave each subscription (`Permissions.data`).
         self.data: dict[str, Any] = {}
         self._positions: dict[str, tuple[int, str]] = {}
         self._history = history
@@ -69,7 +69,7 @@ class Subscriber(Player):
             ]:
                 self._publication(channel, publication)
 
-    # What it does.
+    # Verbs.
 
     async def publish(self, data: Any, *, channel: str = "") -> None:
         """Publish as this client does, if a rule allows it; raises CommandRefused."""

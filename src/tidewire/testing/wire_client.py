@@ -16,7 +16,7 @@ from tidewire.errors import Disconnect, TidewireError
 
 __all__ = ("HandshakeRefused", "WireClient")
 
-#: What a connection that was lost without a close ends with.
+#: The end of a connection that was lost without a close.
 _LOST = Disconnect(1006, "connection lost")
 _REASONS = {1005: Disconnect(1005, "")}
 
@@ -60,7 +60,7 @@ class WireClient(asyncio.Protocol):
         """The subprotocol that the server has chosen."""
         return self._protocol.subprotocol
 
-    # What the transport calls.
+    # Called by the transport.
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)
@@ -95,7 +95,7 @@ class WireClient(asyncio.Protocol):
             return _LOST
         return _REASONS.get(code) or Disconnect(code, self._protocol.close_reason or "")
 
-    # What comes.
+    # Messages that come.
 
     def _handle(self) -> None:
         for event in self._protocol.events_received():
@@ -137,7 +137,7 @@ class WireClient(asyncio.Protocol):
             if data:
                 self._transport.write(data)
 
-    # What the client does.
+    # Acts of the client.
 
     def send(self, message: str | bytes) -> None:
         """Send a message: str as text, bytes as binary."""

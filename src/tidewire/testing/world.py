@@ -44,7 +44,7 @@ class _Errors(logging.Handler):
 
 
 class World(Stage):
-    """What `realtime(app)` gives a test: clients, workers, a store and a time that the test moves on."""
+    """The world that `realtime(app)` gives a test: clients, workers, a store and a time that the test moves on."""
 
     def __init__(self, app: Any, *, workers: int, seed: int | None, factory: Callable[[], Any] | None) -> None:
         loop = asyncio.get_running_loop()
@@ -66,7 +66,7 @@ class World(Stage):
         self.store.on_published = self.journal.published
         #: The workers, killed ones included.
         self.workers: list[StagedWorker] = []
-        #: What handlers have raised and no test has been told yet.
+        #: Errors that handlers have raised and no test has been told yet.
         self.errors: list[BaseException] = []
         self._logged = _Errors(self._failed)
         self._names = itertools.count(1)
@@ -222,7 +222,7 @@ class World(Stage):
             return self.workers[opening.worker]
         return self.chance.choice(alive) if self._is_seeded else alive[next(self._next) % len(alive)]
 
-    # What the application does.
+    # Acts of the application.
 
     @property
     def hub(self) -> Hub:
@@ -261,7 +261,7 @@ class World(Stage):
             for opened in worker.hubs.values():
                 yield from opened.node.registry.connections.values()
 
-    # What fails.
+    # Faults.
 
     def _failed(self, error: BaseException) -> None:
         if error not in self.errors:

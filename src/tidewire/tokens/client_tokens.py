@@ -55,7 +55,7 @@ class TokenTable(BaseModel):
     ecdsa_public_key: str = ""
     #: Where a key set is published (RS*, ES*, EdDSA); tokens name their key by `kid`.
     jwks_public_endpoint: str = ""
-    #: What `aud` and `iss` must be, as text or as a regular expression.
+    #: The values that `aud` and `iss` must have, as text or as a regular expression.
     audience: str = ""
     audience_regex: str = ""
     issuer: str = ""
@@ -109,7 +109,7 @@ class _Times(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def issued(self) -> IssuedToken:
-        """What revocations go by."""
+        """The part of a token by which it is revoked."""
         return IssuedToken(str(self.jti), self.iat)
 
 

@@ -25,7 +25,7 @@ __all__ = ("JwtIdentity",)
 logger = logging.getLogger("tidewire")
 
 _refused = LogLimit()
-#: What a subprotocol that holds a token begins with; it is never chosen.
+#: The beginning of a subprotocol that holds a token; it is never chosen.
 _BEARER = "bearer."
 
 

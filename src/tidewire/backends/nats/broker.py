@@ -69,7 +69,7 @@ class NatsBroker(Broker):
         self._newest = (0, 0.0)
         self._epoch = ""
         self._dropped_at = 0.0
-        #: What this node's own messages are known by, what waits to be sent, and the task that sends it.
+        #: The mark of this node's own messages, those that wait to be sent, and the task that sends them.
         self._node = secrets.token_hex(8)
         self._relayed: list[EphemeralPublication] = []
         self._relaying: asyncio.Task[None] | None = None

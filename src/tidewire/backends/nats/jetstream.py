@@ -1,4 +1,4 @@
-"""What travels to and from the server: subjects, our headers, and the answers of the JetStream API.
+"""The traffic to and from the server: subjects, our headers, and the answers of the JetStream API.
 
 Only the fields that are used here are read (NATS JetStream wire API reference).
 """

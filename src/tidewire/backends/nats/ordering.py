@@ -31,7 +31,7 @@ class _Arrived(msgspec.Struct, frozen=True, order=True, gc=False):
 
 
 class OrderedChannel:
-    """What is known of one channel, and its messages that wait for an earlier one.
+    """The state of one channel, and its messages that wait for an earlier one.
 
     `known` is the newest sequence that was handed over or read; None before the first `settle`.
     """

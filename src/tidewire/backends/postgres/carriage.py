@@ -77,7 +77,7 @@ class Carriage:
         self._news: dict[str, int] = {}
         self._has_news = asyncio.Event()
         self._is_read = asyncio.Event()
-        #: What the other nodes are to be told.
+        #: News for the other nodes.
         self._tops: dict[str, int] = {}
         self._has_tops = asyncio.Event()
         self._must_look = asyncio.Event()

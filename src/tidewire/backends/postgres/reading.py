@@ -15,7 +15,7 @@ from tidewire.retention import Retention
 
 __all__ = ("PositionReader", "positions_of", "read_history", "read_news")
 
-#: What stands for "all" in a statement.
+#: The number that stands for "all" in a statement.
 _ALL = Retention(2**62, 1e18)
 #: Channels of one positions statement.
 _CHUNK = 2_000

@@ -30,7 +30,7 @@ _CHANGED = (
     asyncpg.UndefinedFunctionError,
     asyncpg.NoDataFoundError,
 )
-#: What nobody mends by waiting.
+#: Errors that waiting does not mend.
 _UNUSABLE = (
     asyncpg.InvalidAuthorizationSpecificationError,
     asyncpg.InvalidCatalogNameError,

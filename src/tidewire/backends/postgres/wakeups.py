@@ -1,4 +1,4 @@
-"""What nodes tell each other by NOTIFY: which channels have something new, or only that one should look. Pure."""
+"""The messages of nodes by NOTIFY: which channels have something new, or only that one should look. Pure."""
 
 from __future__ import annotations
 

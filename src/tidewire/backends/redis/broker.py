@@ -48,7 +48,7 @@ class RedisBroker(Broker):
         self._outage = outage or Outage(address.shown)
         self._keys = Keys(address)
         self._shards: Shards | None = None
-        #: What this node's own messages are known by.
+        #: The mark of this node's own messages.
         self._node = secrets.token_hex(8)
         replicas = f", and by {address.wait} of its replicas" if address.wait else ""
         self.kept = f"accepted by Redis{replicas}"

@@ -17,7 +17,7 @@ from tidewire.errors import ConfigurationError, StoreUnavailable
 __all__ = ("Command", "Reply", "Session", "connect", "explain", "pack")
 
 Command = Sequence[str | bytes | int]
-#: What the driver makes of a reply; an error that answers a command is a value here.
+#: A reply as the driver decodes it; an error that answers a command is a value here.
 Reply = object
 
 

@@ -1,4 +1,4 @@
-"""What comes first on every connection: the scripts are loaded, and the server's role and settings are read."""
+"""The first steps on every connection: the scripts are loaded, and the server's role and settings are read."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""What several stores have in common."""
+"""The parts that several stores have in common."""

@@ -13,7 +13,7 @@ __all__ = ("pack_ephemeral", "unpack_ephemeral")
 _Packed = tuple[str, int, list[tuple[str, float, bytes, int, bytes, str]]]
 #: The version of the form; a node leaves out what another version has written.
 _VERSION = 1
-#: What a publication costs beside its data, about.
+#: Bytes that a publication costs beside its data, about.
 _OVERHEAD = 64
 
 _encode = msgspec.msgpack.Encoder().encode

@@ -147,7 +147,7 @@ class PresenceDatabase:
         others = [(row, is_alive(self._folder, row.token)) for row in rows if row.id != self._id]
         self._watch.look(time.monotonic(), others, self._execute("claims").fetchall())
 
-    # What presence does (base.Presence).
+    # The verbs of presence (base.Presence).
 
     def join(self, channel: str, member: Member, announcement: Announcement | None) -> JoinResult:
         """Add a member of this node; it takes the place of one of a dead node."""

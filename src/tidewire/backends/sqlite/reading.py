@@ -27,7 +27,7 @@ T = TypeVar("T")
 
 _Identity = tuple[int, int] | None
 
-#: What stands for "no limit" in a statement, and above every offset.
+#: A number that stands for "no limit" in a statement, and above every offset.
 _NO_LIMIT = -1
 _ABOVE_ALL = 2**62
 #: Channels of one positions statement.

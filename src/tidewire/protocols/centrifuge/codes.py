@@ -15,7 +15,7 @@ __all__ = ("Malformed", "MalformedFrame", "Unsubscription", "WireError", "discon
 
 
 class WireError(NamedTuple):
-    """What answers a command that failed; a temporary one is tried again by the client itself."""
+    """The answer to a command that failed; a temporary one is tried again by the client itself."""
 
     code: int
     message: str
@@ -90,7 +90,7 @@ NOT_PERMITTED = Disconnect(3507, "permission denied", reconnect=False)
 NOT_OFFERED = Disconnect(3508, "not available", reconnect=False)
 TOO_MANY_ERRORS = Disconnect(3509, "too many errors", reconnect=False)
 
-#: What the server's own reasons are called in this protocol; other codes are sent as they are.
+#: The names of the server's own reasons in this protocol; other codes are sent as they are.
 _DISCONNECTS = {
     close_codes.SHUTDOWN: SHUTDOWN,
     close_codes.SLOW: SLOW,

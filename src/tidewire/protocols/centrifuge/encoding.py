@@ -37,7 +37,7 @@ _BREAKS = b"\r\n"
 
 
 class CentrifugeProtocol(Protocol[Command]):
-    """What both encodings share. One for clients that only listen (`one_way`) writes everything as bare pushes.
+    """The part that both encodings share. One for clients that only listen (`one_way`) writes bare pushes.
 
     Publications of plain text reach a client as a JSON string, bytes as a JSON string in base64 (RFC 4648); in
     Protobuf both are the bytes themselves.

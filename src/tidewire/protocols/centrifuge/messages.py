@@ -1,4 +1,4 @@
-"""What travels in the Centrifuge protocol: one shape of every message for both encodings.
+"""The messages of the Centrifuge protocol: one shape of every message for both encodings.
 
 Fields with a default are left out when they have it; those without are always written. Payloads are `Raw`: the
 client's own text (JSON) or bytes (Protobuf), never decoded.
@@ -31,7 +31,7 @@ class _Message(Struct, frozen=True, omit_defaults=True):
 
 
 class Error(_Message, frozen=True):
-    """What answers a command that failed."""
+    """The answer to a command that failed."""
 
     code: UInt32
     message: str
@@ -77,7 +77,7 @@ class FilterNode(_Message, frozen=True):
     nodes: list[FilterNode] = []
 
 
-# What a client sends.
+# Sent by a client.
 
 
 class SubscribeRequest(_Message, frozen=True):
@@ -194,11 +194,11 @@ class EmulationRequest(_Message, frozen=True):
     data: Raw = EMPTY
 
 
-# What the server answers.
+# Answers of the server.
 
 
 class SubscribeResult(_Message, frozen=True):
-    """What the subscriber has: its position, and what it missed."""
+    """The state of the subscriber: its position, and what it missed."""
 
     expires: bool = False
     ttl: UInt32 = 0
@@ -258,7 +258,7 @@ class HistoryResult(_Message, frozen=True):
 
 
 class RpcResult(_Message, frozen=True):
-    """What the application answered."""
+    """The answer of the application."""
 
     data: Raw = EMPTY
 
@@ -279,7 +279,7 @@ class SubRefreshResult(_Message, frozen=True):
     ttl: UInt32 = 0
 
 
-# What the server tells.
+# Pushes of the server.
 
 
 class Join(_Message, frozen=True):

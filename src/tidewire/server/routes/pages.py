@@ -31,7 +31,7 @@ PAGE_HEADERS = {
     # Browsers revalidate by the ETag, so that a page never mixes files of two versions of the server.
     "Cache-Control": "no-cache",
 }
-#: What each page of the tutorial speaks with.
+#: The address that each page of the tutorial speaks with.
 _TUTORIAL: dict[str, tuple[Callable[..., Any], ...]] = {
     "echo": (endpoints.echo,),
     "items": (endpoints.get_cookie_or_token, endpoints.items),

@@ -126,7 +126,7 @@ def _endpoint(
 
 
 class ClientEndpoints:
-    """What the routes do, for one node and one authority."""
+    """The work of the routes, for one node and one authority."""
 
     def __init__(self, node: Callable[[], Node], authority: Authority, *, origins: Origins, json_depth: int) -> None:
         self._node = node
@@ -219,7 +219,7 @@ class ClientEndpoints:
             pass
         return None
 
-    # What they share.
+    # Shared by them.
 
     async def preflight(self, request: Request) -> Response:
         """Answer a browser that asks whether its page may ask."""

@@ -1,4 +1,4 @@
-"""What a client may ask for after its connect: one function for each method of the protocol."""
+"""The commands of a client after its connect: one function for each method of the protocol."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ __all__ = ("METHODS", "VERSION", "Commands")
 
 logger = logging.getLogger("tidewire")
 
-#: What a client is told of the server.
+#: The server's name and version, as a client is told them.
 VERSION = f"tidewire {version('tidewire')}"
 _PUBLISHED = m.PublishResult()
 #: Bytes of an answer of the application from which its call is made like a read: one at a time for each client.

@@ -30,7 +30,7 @@ logger = logging.getLogger("tidewire")
 
 
 class Controlled(TypingProtocol):
-    """What a session can be told to do (session.Session)."""
+    """The orders that a session takes (session.Session)."""
 
     connection: Connection
     secret: str

@@ -51,7 +51,7 @@ class _Asked(msgspec.Struct, frozen=True, array_like=True):
 
 
 class _Answered(msgspec.Struct, frozen=True, array_like=True):
-    """What became of them, as an HTTP status."""
+    """Their outcome, as an HTTP status."""
 
     node: str
     origin: str

@@ -20,7 +20,7 @@ _LOOK_SECONDS = 3_600.0
 
 
 class Expiring(TypingProtocol):
-    """What has tokens that end."""
+    """A holder of tokens that end."""
 
     def next_expiry(self) -> float | None:
         """Return when the first of them ends for good, by the loop's clock."""

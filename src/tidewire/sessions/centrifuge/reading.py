@@ -1,4 +1,4 @@
-"""What a session reads of a channel for its client: its history and its members."""
+"""The reads of a channel for a session's client: its history and its members."""
 
 from __future__ import annotations
 

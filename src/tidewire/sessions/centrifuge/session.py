@@ -116,7 +116,7 @@ class Session:
         """The user that the session belongs to; "": nobody known."""
         return self.credentials.identity.user
 
-    # What the client sends.
+    # Messages of the client.
 
     async def _handle_frame(self, message: str | bytes) -> None:
         """Handle the commands of one frame; they count as messages of their own for the rate."""
@@ -296,7 +296,7 @@ class Session:
         else:
             self.subscriptions.expire(moment)
 
-    # What the application asks (directory.Controlled).
+    # Orders of the application (directory.Controlled).
 
     def kick(self, disconnect: Disconnect) -> None:
         """End the session, behind what is pending for it; with code 3000, without telling a code."""

@@ -154,7 +154,7 @@ class StreamedSession(Response):
     def _last_message(self, code: int, reason: str) -> WireMessage:
         """Return the last message of the stream; at a shutdown, an EventSource comes back when that is over.
 
-        What answers meanwhile (a proxy's 502) would be the end of it.
+        Another answer meanwhile (a proxy's 502) would be the end of it.
         """
         message = self._protocol.encode_disconnect(code, reason)
         if code != codes.SHUTDOWN.code or not isinstance(self._protocol, EventProtocol):

@@ -8,6 +8,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 RUNTIME := $(VENV)/.runtime
 DEV := $(VENV)/.dev
+DOCS := $(VENV)/.docs
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 # Two at a time: the tests start servers and browsers of their own, and more would only make them wait.
 JOBS ?= 2
@@ -15,7 +16,7 @@ JOBS ?= 2
 COVERED := $(addprefix tests/,engine links protocols rules sessions support security contract http_api test_hub.py)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup serve example test test-slow coverage lint types trace bench check screenshots dist lock
+.PHONY: help setup serve example test test-slow coverage lint types trace bench check docs screenshots dist lock
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -67,6 +68,9 @@ bench-peers: $(DEV) ## Install and build the peers that are measured beside ours
 
 check: lint types test ## Everything before a commit
 
+docs: $(DOCS) ## Build the site into build/site, and check its links, anchors and search
+	$(BIN)/python .ci/site.py
+
 screenshots: $(DEV) ## Take the pictures of the pages and examples (docs/pictures)
 	$(BIN)/python .ci/screenshots.py
 
@@ -84,6 +88,10 @@ lock: ## Take the newest versions that pyproject.toml allows into both lock file
 	mv build/new requirements.lock
 	{ sed -n '/^#/p' requirements-dev.lock; LC_ALL=C comm -13 --nocheck-order build/runtime build/all; } > build/new
 	mv build/new requirements-dev.lock
+	build/lock/bin/python -m pip install --quiet --group docs
+	build/lock/bin/python -m pip freeze --exclude tidewire | LC_ALL=C sort -f > build/docs
+	{ sed -n '/^#/p' requirements-docs.lock; LC_ALL=C comm -13 --nocheck-order build/all build/docs; } > build/new
+	mv build/new requirements-docs.lock
 
 $(BIN)/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { \
@@ -100,4 +108,9 @@ $(RUNTIME): $(BIN)/python requirements.lock pyproject.toml
 $(DEV): $(RUNTIME) requirements-dev.lock
 	@echo "adding the development tools ..."
 	@$(PIP) -r requirements-dev.lock
+	@touch $@
+
+$(DOCS): $(DEV) requirements-docs.lock
+	@echo "adding the tools of the site ..."
+	@$(PIP) -r requirements-docs.lock
 	@touch $@

@@ -27,9 +27,9 @@ __all__ = ("Hub",)
 class Hub(Verbs, TextVerbs, Decorators, Routers):
     """Channels, history, presence and connections for a FastAPI application.
 
-    `url` names the store (memory://, sqlite:///chat.db). `channels` maps channel names or patterns ("room:*") to their
-    options. `origins` are the browser origins that may connect beside the application's own: "https://app.example.org",
-    "http://localhost:*", "https://*.example.org" or "*".
+    `url` names the store (memory://, sqlite:///chat.db). `channels` maps channel names or patterns (`room:*`) to their
+    options. `origins` are the browser origins that may connect beside the application's own: `https://app.example.org`,
+    `http://localhost:*`, `https://*.example.org` or `*`.
     Use it as `FastAPI(lifespan=hub.lifespan)`, or as `async with hub:` inside another lifespan. Raises
     ConfigurationError for what cannot work.
     """

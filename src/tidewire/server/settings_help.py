@@ -122,11 +122,15 @@ def centrifugo_variables(names: Iterable[str], known: Collection[str]) -> Iterat
     of_variables = {_variable(name): name for name in _HINTS} | {_variable(name): name for name in known}
     for name in sorted(names):
         rest = name.removeprefix("CENTRIFUGO_")
+        # before version 6, some had no table: TOKEN_HMAC_SECRET_KEY, API_KEY
+        rest = next((_variable(one) for one in known if "_" in rest and _variable(one).endswith(f"_{rest}")), rest)
         found = [one for one in of_variables if rest == one or rest.startswith(f"{one.rstrip('_')}_")]
-        if rest == name or not found:
+        if not name.startswith("CENTRIFUGO_") or not found:
             continue
         setting = of_variables[max(found, key=len)]
-        if setting in known and rest == _variable(setting):
+        if setting == "channel.namespaces" and rest != _variable(setting):
+            mend = "write the table [[channel.namespaces]], or TIDEWIRE_CHANNEL__NAMESPACES as a list in JSON"
+        elif setting in known and rest == _variable(setting):
             mend = f"write TIDEWIRE_{setting.upper().replace('.', '__')}"
         else:
             mend = hint_for(setting) or "`tidewire serve --print-config` lists all settings"

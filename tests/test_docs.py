@@ -23,7 +23,7 @@ from websockets.sync.client import ClientConnection, connect
 
 import tidewire
 from clients.serving import connection_token, serving
-from contract.serving import Server
+from contract.serving import Server, until
 from tidewire import CommandError, Disconnect, Limits, errors
 from tidewire.cli import app as command_line
 from tidewire.protocols import chat
@@ -115,6 +115,7 @@ def test_every_whole_program_is_one_of_those_that_are_run_below() -> None:
         "docs/howto/channels.md": 1,
         "docs/howto/ephemeral.md": 1,
         "docs/howto/streams.md": 1,
+        "docs/howto/admin.md": 1,
         "docs/howto/listen.md": 1,
         "docs/howto/observe.md": 1,
         "docs/howto/presence.md": 1,
@@ -333,11 +334,23 @@ def test_channel_rules(tmp_path: Path) -> None:
         assert [publication["data"] for publication in found] == ["hello"]
 
 
+def test_admin(tmp_path: Path) -> None:
+    with served(program("docs/howto/admin.md"), tmp_path, workers=2) as app:
+        assert app.http.get("/admin").status_code == 403
+        cookies = {"Cookie": "session=the session of an administrator"}
+        assert "tidewire" in app.http.get("/admin", headers=cookies).text
+
+        def nodes() -> int:
+            return len(app.http.post("/admin/api/status", json={}, headers=cookies).json()["result"]["nodes"])
+
+        until(lambda: nodes() == 2, what="both workers")
+
+
 def test_observe(tmp_path: Path) -> None:
     with served(program("docs/howto/observe.md"), tmp_path, workers=2) as app:
         assert app.http.get("/metrics").status_code == 401
-        answer = app.http.get("/metrics", headers={"Authorization": "Bearer a long random word"})
-        assert answer.text.count("tidewire_node_info{") == 2
+        key = {"Authorization": "Bearer a long random word"}
+        until(lambda: app.http.get("/metrics", headers=key).text.count("tidewire_node_info{") == 2, what="both workers")
 
 
 def test_presence(tmp_path: Path) -> None:

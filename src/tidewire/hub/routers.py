@@ -11,6 +11,7 @@ from tidewire.asyncapi.description import Description, describe
 from tidewire.asyncapi.document import document
 from tidewire.asyncapi.router import asyncapi_router
 from tidewire.asyncapi.servers import security_of, servers_of
+from tidewire.http_api.admin_router import admin_router
 from tidewire.http_api.api_router import api_router
 from tidewire.http_api.calls import Calls, Extension
 from tidewire.hub.core import HubCore
@@ -20,6 +21,7 @@ from tidewire.protocols.base import Protocol
 from tidewire.protocols.plain import PLAIN
 from tidewire.rules.base import Authority
 from tidewire.sessions.centrifuge.client_router import client_router
+from tidewire.sessions.origins import Origins
 from tidewire.sessions.served import ServedEndpoint, protocol_router
 from tidewire.support.meter import Meter
 
@@ -86,6 +88,24 @@ class Routers(HubCore):
         closed = "metrics are for this machine: use metrics_router(key=…) or metrics_router(user=…)"
         allowed = guard(user=user, key=key, origins=self.origins, closed=closed)
         return metrics_router(lambda: self._opened.nodes.reports, allowed=allowed, path=path)
+
+    def admin_router(
+        self, *, user: Callable[..., Any] | None = None, prefix: str = "/admin", open_page: bool = False
+    ) -> APIRouter:
+        """Make the admin page for `app.include_router`: nodes, channels, connections, refusals, and what can be done.
+
+        `user` is a FastAPI dependency that lets those who may administer pass: it returns something, or raises. Without
+        it the page is for this machine alone, and not through a proxy. Its calls are those of the HTTP API, under
+        `{prefix}/api`; a page of another site may not make them. With `open_page` anybody may load the page itself,
+        which holds no data, and asks for the key that its calls are to send as X-API-Key.
+        """
+        closed = "the admin page is for this machine: use admin_router(user=may_administer)"
+        allowed = guard(user=user, origins=Origins(), closed=closed)
+
+        def calls() -> Calls:
+            return Calls(self.node, self._opened.nodes, self._judge.options)
+
+        return admin_router(calls, allowed=allowed, page=None if open_page else allowed, prefix=prefix)
 
     def client_router(
         self,

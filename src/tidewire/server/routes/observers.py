@@ -1,4 +1,4 @@
-"""`/metrics` of the server, and the clients that may read it."""
+"""`/metrics` and `/admin` of the server, and the clients that may use them."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _CLOSED = "this is for the server's own machine while it listens on loopback alo
 
 
 def add_observers(app: FastAPI, hub: Hub, settings: Settings) -> None:
-    """Serve the metrics for requests from this machine, if the server listens there alone, and for the API's key."""
+    """Serve metrics and the admin page to this machine while the server listens there alone, and for the key."""
     key = settings.http_api.key.get_secret_value()
 
     def reader(connection: HTTPConnection) -> bool:
@@ -26,6 +26,7 @@ def add_observers(app: FastAPI, hub: Hub, settings: Settings) -> None:
             return True
         raise HTTPException(401 if key else 403, _CLOSED)
 
+    app.include_router(hub.admin_router(user=reader, open_page=True))
     if find_spec("prometheus_client") is None:
         app.include_router(_without_library)
     else:

@@ -1,0 +1,235 @@
+// The admin page: one view at a time, asked from the server each second while somebody looks.
+
+import { el } from "../dom.js";
+import { confirmed, listenToForms } from "./actions.js";
+import { NotAllowed, call, keepKey } from "./api.js";
+import { Chart } from "./charts.js";
+import { List, fill } from "./lists.js";
+import { age, bytes, number, when } from "./words.js";
+
+const byId = (id) => document.getElementById(id);
+const VIEWS = ["nodes", "channels", "connections", "refusals", "act"];
+const CHARTS = [["publications", "Publications a second"], ["deliveries", "Deliveries a second"], ["delivered_bytes", "Bytes a second"], ["refusals", "Refusals a second"]];
+const charts = CHARTS.map(([, title]) => new Chart(title));
+byId("charts").append(...charts.map((chart) => chart.node));
+
+let view = "nodes";
+let before = null;
+let shown = "";
+
+const button = (text, label, click) => el("button", { type: "button", class: "quiet", text, "aria-label": label, on: { click } });
+const sum = (nodes, name) => nodes.reduce((total, node) => total + node[name], 0);
+
+function notice(text) {
+  byId("notice").textContent = text;
+  byId("notice").hidden = !text;
+}
+
+// Nodes.
+
+function figures(nodes) {
+  const away = nodes.filter((node) => node.degraded).length;
+  const rows = [
+    ["Nodes", number(nodes.length)], ["Connections", number(sum(nodes, "connections"))], ["Channels of nodes", number(sum(nodes, "channels"))],
+    ["Subscriptions", number(sum(nodes, "subscriptions"))], ["Unsent", bytes(sum(nodes, "unsent_bytes"))],
+    ["Recoveries", number(sum(nodes, "recoveries"))], ["Gaps", number(sum(nodes, "gaps"))], ["Store", away ? "away" : "answers", away > 0],
+  ];
+  byId("figures").replaceChildren(...rows.map(([name, value, bad]) => el("div", { class: bad ? "bad" : "" }, el("dt", { text: name }), el("dd", { text: value }))));
+}
+
+function rates(nodes) {
+  const earlier = new Map((before ?? []).map((node) => [node.node, node]));
+  CHARTS.forEach(([name], index) => {
+    let rate = 0;
+    for (const node of nodes) {
+      const old = earlier.get(node.node);
+      if (old && node.uptime > old.uptime) rate += Math.max(0, node[name] - old[name]) / (node.uptime - old.uptime);
+    }
+    if (before) charts[index].add(rate);
+  });
+}
+
+function troubles(nodes) {
+  const sums = new Map();
+  for (const node of nodes) {
+    for (const metric of ["limits_reached", "refusals", "slow", "pipeline_runs", "pipeline_runs_ended"]) {
+      for (const [kind, count] of Object.entries(node.parts[metric] ?? {})) {
+        const name = `${metric.replaceAll("_", " ")}: ${kind}`;
+        sums.set(name, (sums.get(name) ?? 0) + count);
+      }
+    }
+  }
+  const items = [...sums].sort((one, other) => other[1] - one[1]).slice(0, 30).map(([name, count]) => el("li", { text: `${name} ${number(count)}` }));
+  byId("troubles").replaceChildren(...(items.length ? items : [el("li", { text: "Nothing was refused, and no limit reached." })]));
+}
+
+async function nodes() {
+  const { nodes: found } = await call("status");
+  figures(found);
+  rates(found);
+  troubles(found);
+  before = found;
+  fill(byId("nodes-table"), [
+    ["Node", (node) => `${node.host} ${node.node}`],
+    ["Process", (node) => String(node.process), "number"],
+    ["Up", (node) => age(node.uptime), "number"],
+    ["Connections", (node) => number(node.connections), "number"],
+    ["Users", (node) => number(node.users), "number"],
+    ["Channels", (node) => number(node.channels), "number"],
+    ["Publications", (node) => number(node.publications), "number"],
+    ["Deliveries", (node) => number(node.deliveries), "number"],
+    ["Memory", (node) => bytes(node.resident_bytes), "number"],
+    ["Store", (node) => el("span", { class: `state ${node.degraded ? "away" : ""}`, text: node.degraded ? "away" : "answers" })],
+  ], found, "No node has answered.");
+}
+
+// Channels.
+
+const positions = new Map();
+
+function rate(row) {
+  const now = performance.now() / 1_000;
+  const old = positions.get(row.channel);
+  positions.set(row.channel, { offset: row.offset, now });
+  if (positions.size > 1_000) positions.delete(positions.keys().next().value);
+  return old && now > old.now ? number(Math.max(0, row.offset - old.offset) / (now - old.now)) : "";
+}
+
+const channels = new List(byId("channels"), async (search, limit, offset) => {
+  const found = await call("channel_list", { search, limit, offset });
+  return { total: found.total, rows: found.channels };
+}, (rows) => fill(byId("channels-table"), [
+  ["Channel", (row) => el("a", { href: `#/channels/${encodeURIComponent(row.channel)}`, text: row.channel })],
+  ["Subscribers", (row) => number(row.subscribers), "number"],
+  ["A second", rate, "number"],
+  ["Position", (row) => number(row.offset), "number"],
+  ["History", (row) => (row.history_size ? `${number(row.history_size)} for ${age(row.history_seconds)}` : "none")],
+  ["Pattern", (row) => row.pattern],
+  ["Slow clients", (row) => row.slow],
+], rows, "No channel has a subscriber here."));
+
+async function channel(name) {
+  byId("channel").hidden = false;
+  byId("channel-title").textContent = name;
+  const tell = (error) => [el("li", { text: error.message })];
+  const [found, present, history] = await Promise.all([
+    call("channel_list", { channel: name, limit: 1 }),
+    call("presence", { channel: name }).catch((error) => error),
+    call("history", { channel: name, limit: 50, reverse: true }).catch((error) => error),
+  ]);
+  if (shown !== name) return;
+  const options = Object.entries(found.channels[0] ?? { subscribers: 0 });
+  byId("channel-options").replaceChildren(...options.flatMap(([key, value]) => [el("dt", { text: key.replaceAll("_", " ") }), el("dd", { text: String(value) })]));
+  const members = present instanceof Error ? null : Object.values(present.presence);
+  byId("channel-members").replaceChildren(...(members === null ? tell(present) : members.length ? members.slice(0, 200).map((member) => el("li", { text: member.user || "a stranger" })) : [el("li", { text: "Nobody." })]));
+  const kept = history instanceof Error ? tell(history) : history.publications.map((one) => el("li", {}, el("b", { text: `${one.offset}  ` }), JSON.stringify(one.data)));
+  byId("channel-history").replaceChildren(...(kept.length ? kept : [el("li", { text: "Nothing is kept." })]));
+}
+
+// Connections.
+
+async function end(row) {
+  if (!(await confirmed(`Disconnect ${row.user || "a stranger"} (${row.client})? It does not come back by itself.`))) return;
+  await act(() => call("disconnect", { user: row.user, client: row.client }));
+}
+
+async function leave(row) {
+  if (!(await confirmed(`Unsubscribe ${row.user || "a stranger"} from ${row.channels[0]}?`))) return;
+  await act(() => call("unsubscribe", { user: row.user, client: row.client, channel: row.channels[0] }));
+}
+
+async function act(work) {
+  try {
+    await work();
+    await refresh();
+  } catch (error) {
+    notice(error.message);
+  }
+}
+
+const connections = new List(byId("connections"), async (search, limit, offset) => {
+  const found = await call("connection_list", { search, limit, offset });
+  return { total: found.total, rows: found.connections };
+}, (rows) => fill(byId("connections-table"), [
+  ["User", (row) => row.user || "a stranger"],
+  ["Address", (row) => row.address],
+  ["Age", (row) => age(row.age), "number"],
+  ["Protocol", (row) => `${row.protocol} (${row.kind})`],
+  ["State", (row) => el("span", { class: `state ${row.state}`, text: row.state })],
+  ["Unsent", (row) => bytes(row.unsent), "number"],
+  ["Channels", (row) => row.channels.slice(0, 4).join(", ") + (row.subscriptions > 4 ? ` and ${row.subscriptions - 4} more` : ""), "long"],
+  ["Last error", (row) => row.error, "long"],
+  ["Actions", (row) => el("span", {}, button("Disconnect", `Disconnect ${row.user || "a stranger"}, ${row.client}`, () => end(row)), ...(row.channels.length ? [button("Unsubscribe", `Unsubscribe ${row.user || "a stranger"} from ${row.channels[0]}`, () => leave(row))] : []))],
+], rows, "Nobody is connected."));
+
+// Refusals.
+
+async function refusals() {
+  const found = await call("refusals", { limit: 100 });
+  fill(byId("refusals-table"), [
+    ["When", (row) => when(row.time)],
+    ["Kind", (row) => row.kind],
+    ["Reason", (row) => row.why, "long"],
+    ["User", (row) => row.user],
+    ["Address", (row) => row.address],
+    ["Channel", (row) => row.channel],
+    ["Rule", (row) => row.rule],
+  ], found.refusals, "Nothing was refused lately.");
+}
+
+// One view at a time.
+
+function refresh() {
+  if (view === "nodes") return nodes();
+  if (view === "channels") return shown ? Promise.all([channels.refresh(), channel(shown)]) : channels.refresh();
+  if (view === "connections") return connections.refresh();
+  return view === "refusals" ? refusals() : Promise.resolve();
+}
+
+function route() {
+  const [, wanted = "", rest = ""] = location.hash.split("/");
+  view = VIEWS.includes(wanted) ? wanted : "nodes";
+  shown = view === "channels" ? decodeURIComponent(rest) : "";
+  byId("channel").hidden = !shown;
+  for (const name of VIEWS) byId(name).hidden = name !== view;
+  for (const link of document.querySelectorAll("nav a[data-view]")) {
+    if (link.dataset.view === view) link.setAttribute("aria-current", "page");
+    else link.removeAttribute("aria-current");
+  }
+  tick();
+}
+
+let timer = 0;
+let busy = false;
+
+async function tick() {
+  clearTimeout(timer);
+  if (!busy && !document.hidden && !document.querySelector("dialog[open]") && !document.activeElement?.closest("td")) {
+    busy = true;
+    try {
+      await refresh();
+      notice("");
+    } catch (error) {
+      if (error instanceof NotAllowed) byId("key-form").hidden = false;
+      notice(error.message);
+    }
+    busy = false;
+  }
+  clearTimeout(timer);
+  timer = setTimeout(tick, view === "nodes" ? 1_000 : 2_000);
+}
+
+byId("key-form").addEventListener("submit", (event) => {
+  event.preventDefault();
+  keepKey(byId("key").value);
+  byId("key-form").hidden = true;
+  tick();
+});
+byId("remove-history").addEventListener("click", async () => {
+  const name = shown;
+  if (await confirmed(`Remove the history of ${name}? Nobody finds it again.`)) await act(() => call("history_remove", { channel: name }));
+});
+listenToForms();
+addEventListener("hashchange", route);
+document.addEventListener("visibilitychange", tick);
+route();

@@ -1,0 +1,156 @@
+"""The admin page in Chromium: what it shows, what can be done with it, how it looks and reads."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from playwright.sync_api import Browser, Page, expect
+
+from browser.looks import check
+from browser.people import PHONE, Person
+from browser.serving import Server
+from helpers.node_packages import node_modules
+
+pytestmark = [pytest.mark.browser, pytest.mark.xdist_group("browser")]
+
+MakePerson = Callable[..., Person]
+AXE = Path(__file__).parent / "axe"
+VIEWS = ("nodes", "channels", "channels/playground%3Aroom-1", "connections", "refusals", "act")
+
+
+#: Opens connections to the playground, which answer pings; the first one is refused something.
+CLIENTS = """(count) => Promise.all([...Array(count).keys()].map((number) => new Promise((resolve) => {
+  const socket = new WebSocket(`ws://${location.host}/connection/websocket`);
+  socket.onopen = () => {
+    socket.send(JSON.stringify({ id: 1, connect: { data: { tidewire: "playground", name: `u${number}` } } }));
+    socket.send(JSON.stringify({ id: 2, subscribe: { channel: `playground:room-${number % 3}` } }));
+    if (!number) socket.send(JSON.stringify({ id: 3, publish: { channel: "nobody's", data: 1 } }));
+  };
+  socket.onmessage = ({ data }) => {
+    for (const line of data.split("\\n")) if (line === "{}") socket.send("{}");
+    if (data.includes('"id":2')) resolve();
+  };
+})))"""
+
+
+@pytest.fixture(scope="module")
+def clients(chromium: Browser, shared_server: Server) -> Iterator[int]:
+    page = chromium.new_page()
+    page.goto(f"{shared_server.url}/healthz")
+    page.evaluate(CLIENTS, 60)
+    yield 60
+    page.close()
+
+
+def open_view(person: Person, server: Server, view: str) -> Page:
+    page = person.page
+    page.goto(f"{server.url}/admin#/{view}")
+    return page
+
+
+def axe(page: Page) -> list[str]:
+    """Return what axe-core finds wrong; it is run beside the page's own policy, which forbids foreign scripts."""
+    source = (node_modules(AXE) / "node_modules" / "axe-core" / "axe.min.js").read_text()
+    page.evaluate(f"() => {{ {source} }}")
+    found = page.evaluate(
+        "async () => (await axe.run()).violations.map((one) => [one.id, one.nodes.map((n) => n.html)])"
+    )
+    return [f"{name}: {nodes}" for name, nodes in found]
+
+
+def test_it_shows_all_that_there_is(people: MakePerson, shared_server: Server, clients: int) -> None:
+    ann = people(shared_server)
+    page = open_view(ann, shared_server, "nodes")
+    expect(page.locator("#figures div", has_text="Subscriptions").locator("dd")).to_have_text("60")
+    expect(page.locator("#charts b").first).not_to_have_text("")
+    page.get_by_role("link", name="Connections").click()
+    expect(page.locator("#connections-table tbody tr")).to_have_count(50)
+    expect(page.locator("#connections .pager")).to_contain_text("1 to 50 of 60")
+    page.get_by_role("button", name="Later").click()
+    expect(page.locator("#connections-table tbody tr")).to_have_count(10)
+    page.get_by_role("link", name="Channels").click()
+    page.get_by_label("Search channels").fill("room-1")
+    expect(page.locator("#channels-table tbody tr")).to_have_count(1)
+    expect(page.locator("#channels-table tbody tr")).to_contain_text("playground:room-1")
+    page.get_by_role("link", name="Refusals").click()
+    expect(page.locator("#refusals-table")).to_contain_text("permission_denied")
+    assert all(address.startswith(shared_server.url) for address in ann.addresses)
+
+
+def test_what_can_be_done(people: MakePerson, shared_server: Server, clients: int) -> None:
+    page = open_view(people(shared_server), shared_server, "act")
+    page.locator("#publish-channel").fill("playground:room-1")
+    page.get_by_label("JSON").fill('{"text": "from the admin page"}')
+    page.get_by_role("button", name="Publish", exact=True).click()
+    expect(page.locator("#publish-answer")).to_contain_text("Kept at offset")
+    page.locator("#why-user").fill("ann")
+    page.locator("#why-channel").fill("playground:room-1")
+    page.get_by_role("button", name="Ask the rules").click()
+    expect(page.locator("#why-answer")).to_contain_text("rule playground:*")
+    open_view(people(shared_server), shared_server, "nodes")
+    page.goto(f"{shared_server.url}/admin#/channels/playground%3Aroom-1")
+    expect(page.locator("#channel-history")).to_contain_text("from the admin page")
+    page.get_by_role("button", name="Remove the history").click()
+    page.get_by_role("button", name="Do it").click()
+    expect(page.locator("#channel-history")).to_have_text("Nothing is kept.")
+    page.get_by_role("link", name="Connections").click()
+    page.get_by_label("Search by user").fill("room-2")
+    expect(page.locator("#connections-table tbody tr")).to_have_count(20)
+    page.get_by_role("button", name="Disconnect").first.click()
+    page.get_by_role("button", name="Do it").click()
+    expect(page.locator("#connections-table tbody tr")).to_have_count(19)
+    page.get_by_role("button", name="Unsubscribe").first.click()
+    page.get_by_role("button", name="Do it").click()
+    expect(page.locator("#connections-table tbody tr")).to_have_count(18)
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("width", [390, 1_280])
+def test_axe_finds_nothing_and_nothing_is_beside_the_screen(
+    people: MakePerson, shared_server: Server, clients: int, scheme: str, width: int
+) -> None:
+    options = PHONE if width == 390 else {"width": width, "height": 900}
+    page = people(shared_server, color_scheme=scheme, viewport={**options, "width": width}).page
+    for view in VIEWS:
+        page.goto(f"{shared_server.url}/admin#/{view}")
+        expect(page.get_by_role("heading", level=1)).to_be_visible()
+        expect(page.locator("main")).not_to_have_attribute("aria-busy", "true")
+        check(page)
+        assert axe(page) == [], view
+        assert page.evaluate("document.documentElement.scrollWidth") == width
+
+
+def test_it_works_by_keyboard(people: MakePerson, shared_server: Server, clients: int) -> None:
+    page = open_view(people(shared_server), shared_server, "nodes")
+    page.keyboard.press("Tab")
+    expect(page.locator(".skip")).to_be_focused()
+    page.keyboard.press("Tab")
+    page.keyboard.press("Tab")
+    page.keyboard.press("Enter")
+    expect(page.get_by_role("heading", level=1)).to_have_text("Channels")
+    page.get_by_role("link", name="Connections").focus()
+    page.keyboard.press("Enter")
+    page.get_by_role("button", name="Disconnect").first.focus()
+    page.keyboard.press("Enter")
+    expect(page.locator("#confirm")).to_be_visible()
+    page.keyboard.press("Escape")
+    expect(page.locator("#confirm")).to_be_hidden()
+    expect(page.locator("#connections .pager")).to_be_visible()
+
+
+def test_a_server_for_others_asks_for_its_key(
+    people: MakePerson, own_server: Callable[..., Server], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TIDEWIRE_HTTP_API__KEY", "a key of the test")
+    server = own_server("--host", "0.0.0.0")
+    page = open_view(people(server), server, "nodes")
+    expect(page.get_by_label("Key of the HTTP API")).to_be_visible()
+    expect(page.locator("#nodes-table tr")).to_have_count(0)
+    page.get_by_label("Key of the HTTP API").fill("wrong")
+    page.keyboard.press("Enter")
+    expect(page.locator("#notice")).to_contain_text("missing or wrong")
+    page.get_by_label("Key of the HTTP API").fill("a key of the test")
+    page.keyboard.press("Enter")
+    expect(page.locator("#nodes-table tbody tr")).to_have_count(1)

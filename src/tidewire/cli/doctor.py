@@ -1,4 +1,4 @@
-"""`tidewire doctor`: is the configured store reachable, what does it promise, and what should be changed in it."""
+"""`tidewire doctor`: is the deployment safe, is its store reachable, what does it keep, what should be changed."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ import logging
 import platform
 import time
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -23,26 +24,41 @@ if TYPE_CHECKING:
 
 __all__ = ("doctor",)
 
+Strict = Annotated[bool, typer.Option("--strict", help="Exit with 3 for whatever is to be changed, serious or not.")]
 #: The drivers of stores, of which those that are installed are shown.
 _DRIVERS = ("redis", "asyncpg", "nats-py")
 
 
-def doctor(config: flags.Config = None, broker: flags.Broker = None) -> None:
-    """Look at the configured store: reachable, what it keeps, and what to change."""
+def doctor(config: flags.Config = None, broker: flags.Broker = None, strict: Strict = False) -> None:
+    """Look at the deployment and its store: what they are, and what to change.
+
+    Exit codes: 0: nothing serious; 1: the store is away; 2: the configuration is wrong; 3: something serious, or with
+    --strict anything, is to be changed.
+    """
     settings = load_settings(config, {"broker": broker}).settings
+    from tidewire.server.deployment import judge
+
+    findings = judge(settings, config or Path("tidewire.toml"))
     _show("tidewire", f"{importlib.metadata.version('tidewire')}, Python {platform.python_version()}", *_drivers())
     _show("broker", redacted(settings.broker))
+    for finding in findings:
+        _show(finding.about, f"{'! ' if finding.serious else ''}{finding.text}")
+    if not findings:
+        _show("deployment", "nothing to change")
     check_there(settings.broker)
     # A warning of a store at its start stands under "to change", once.
     logging.getLogger("tidewire").addHandler(logging.NullHandler())
     try:
-        asyncio.run(_examine(settings))
+        has_advice = asyncio.run(_examine(settings))
     except StoreUnavailable as error:
         _show("reachable", f"no: {error}")
         raise typer.Exit(1) from None
+    if any(finding.serious for finding in findings) or (strict and (findings or has_advice)):
+        raise typer.Exit(3)
 
 
-async def _examine(settings: Settings) -> None:
+async def _examine(settings: Settings) -> bool:
+    """Show the store; return whether there is something to change in it."""
     from tidewire.backends import open_backend
 
     broker, _ = open_backend(settings.broker, settings.limits)
@@ -56,7 +72,9 @@ async def _examine(settings: Settings) -> None:
         _show("kept", f"publish returns when a message is {broker.kept}")
         _show("shared", "by all processes that can reach it" if broker.shared else "with nobody: one process")
         _show("store", *await broker.describe())
-        _show("to change", *(await broker.advise() or ("nothing",)))
+        advice = await broker.advise()
+        _show("to change", *(advice or ("nothing",)))
+        return bool(advice)
     finally:
         await broker.aclose()
 

@@ -9,6 +9,7 @@ import json
 import re
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -117,6 +118,7 @@ def test_every_whole_program_is_one_of_those_that_are_run_below() -> None:
         "docs/howto/streams.md": 1,
         "docs/howto/admin.md": 1,
         "docs/howto/listen.md": 1,
+        "docs/howto/maps.md": 1,
         "docs/howto/observe.md": 1,
         "docs/howto/presence.md": 1,
         "docs/howto/recovery.md": 2,
@@ -263,6 +265,23 @@ def test_ephemeral(tmp_path: Path) -> None:
                 assert json.loads(socket.recv(timeout=15)) == {"from": "ann", "text": "hello"}
         with app.open("/rooms/1/carl") as late:
             assert json.loads(late.recv(timeout=15)) == {"from": "ann", "text": "hello"}
+
+
+def test_maps(tmp_path: Path) -> None:
+    with served(program("docs/howto/maps.md"), tmp_path) as app:
+        offset = app.http.put("/boards/1/notes/a", params={"text": "hello"}).json()
+        with app.open("/boards/1/ann") as ann:
+            assert json.loads(ann.recv(timeout=15)) == {"a": {"text": "hello"}}
+            assert app.http.put("/boards/1/notes/a", params={"text": "new", "version": offset}).status_code == 200
+            assert json.loads(ann.recv(timeout=15))["value"] == {"text": "new"}
+            assert app.http.put("/boards/1/notes/a", params={"text": "late", "version": offset}).status_code == 409
+            ann.send("a")
+            change = json.loads(ann.recv(timeout=15))
+            assert (change["key"], change["value"]) == ("editing:ann", "a")
+            assert app.http.get("/boards/1").json() == {"a": {"text": "new"}, "editing:ann": "a"}
+        deadline = time.monotonic() + 15
+        while app.http.get("/boards/1").json() != {"a": {"text": "new"}}:
+            assert time.monotonic() < deadline
 
 
 def test_streams(tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
         ConnectionClosed,
         CutOff,
         Disconnect,
+        EntryChanged,
         InvalidMessage,
         LimitExceeded,
         NotAvailable,
@@ -40,6 +41,7 @@ if TYPE_CHECKING:
     from tidewire.messages import Dropped, Format, HistoryPage, Member, Position, Publication, Subscribed, WireMessage
     from tidewire.options import ChannelOptions, Limits, SlowPolicy
     from tidewire.protocols.base import Protocol
+    from tidewire.protocols.map_changes import Entry
     from tidewire.protocols.plain import PlainProtocol
     from tidewire.publisher import Publisher
     from tidewire.rules.base import Action, Authority, Caller, ConnectAttempt, Grant, Identity
@@ -47,6 +49,7 @@ if TYPE_CHECKING:
     from tidewire.sessions.accept import choose_subprotocol
     from tidewire.sessions.application import HubConnection
     from tidewire.sessions.listening import Publications
+    from tidewire.sessions.maps import Entries
     from tidewire.sessions.text_streams import TextStream
     from tidewire.tokens.jwt_identity import JwtIdentity
     from tidewire.tokens.tickets import Tickets
@@ -65,6 +68,9 @@ __all__ = (
     "CutOff",
     "Disconnect",
     "Dropped",
+    "Entries",
+    "Entry",
+    "EntryChanged",
     "Format",
     "Grant",
     "HistoryPage",
@@ -123,6 +129,7 @@ _HOMES = {
         "ConnectionClosed",
         "CutOff",
         "Disconnect",
+        "EntryChanged",
         "InvalidMessage",
         "LimitExceeded",
         "NotAvailable",
@@ -162,6 +169,7 @@ _HOMES = {
         "SlowPolicy",
     ),
     "tidewire.protocols.base": ("Protocol",),
+    "tidewire.protocols.map_changes": ("Entry",),
     "tidewire.protocols.plain": ("PlainProtocol",),
     "tidewire.publisher": ("Publisher",),
     "tidewire.rules.base": (
@@ -176,6 +184,7 @@ _HOMES = {
     "tidewire.sessions.accept": ("choose_subprotocol",),
     "tidewire.sessions.application": ("HubConnection",),
     "tidewire.sessions.listening": ("Publications",),
+    "tidewire.sessions.maps": ("Entries",),
     "tidewire.sessions.text_streams": ("TextStream",),
     "tidewire.tokens.jwt_identity": ("JwtIdentity",),
     "tidewire.tokens.tickets": ("Tickets",),

@@ -13,11 +13,14 @@ __all__ = (
     "announced_in",
     "check_channel",
     "check_name",
+    "copies",
     "events",
+    "is_each_its_own",
     "is_events",
     "is_internal",
     "is_reserved",
     "open_channel",
+    "owners",
     "personal",
     "producers",
 )
@@ -34,7 +37,10 @@ TICKETS = "$tickets"
 PIPELINES = "$pipeline"
 _PERSONAL = "$user:"
 _PRODUCERS = "$producer:"
+_OWNERS = "$owner:"
+_MAPS = "$map:"
 _EVENTS = "$events:"
+_INTERNAL = (_PERSONAL, _EVENTS, PIPELINES, _PRODUCERS, _OWNERS, _MAPS)
 
 
 def personal(user: str) -> str:
@@ -59,14 +65,27 @@ def producers(channel: str) -> str:
 
 def announced_in(channel: str) -> str:
     """Return the channel in which the announcements of a channel's members are published: nearly always itself."""
-    return channel.removeprefix(_PRODUCERS)
+    return channel.removeprefix(_PRODUCERS).removeprefix(_OWNERS)
+
+
+def owners(channel: str) -> str:
+    """Return the channel whose members own entries of a map in another one, each connection for itself."""
+    return _OWNERS + channel
+
+
+def copies(channel: str) -> str:
+    """Return the channel that keeps whole copies of the map in another one."""
+    return _MAPS + channel
+
+
+def is_each_its_own(channel: str) -> bool:
+    """Return whether each connection is a member of its own in a channel, whoever its user is."""
+    return channel.startswith((_EVENTS, _OWNERS))
 
 
 def is_internal(channel: str) -> bool:
     """Return whether a channel is the server's own, which no client and no caller may name."""
-    return channel in (CONTROL, NODES, REVOKED, TICKETS) or channel.startswith(
-        (_PERSONAL, _EVENTS, PIPELINES, _PRODUCERS)
-    )
+    return channel in (CONTROL, NODES, REVOKED, TICKETS) or channel.startswith(_INTERNAL)
 
 
 def open_channel(channel: str, longest: int) -> str:

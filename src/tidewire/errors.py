@@ -19,6 +19,7 @@ __all__ = (
     "ConnectionClosed",
     "CutOff",
     "Disconnect",
+    "EntryChanged",
     "InvalidMessage",
     "LimitExceeded",
     "NotAvailable",
@@ -114,6 +115,10 @@ class AlreadyStreaming(TidewireError):
 
 class Stopped(TidewireError):
     """Raised by `write` of a text stream that a reader has stopped; `async with hub.stream(…)` ends with it quietly."""
+
+
+class EntryChanged(TidewireError):
+    """Raised by `set` and `unset` when the entry of a map is not the one that was expected; read it again."""
 
 
 class Rejected(TidewireError):

@@ -100,6 +100,8 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     ephemeral_seconds: float = 0.016
     #: Bytes of the text of one text stream.
     stream_bytes: int = 524_288
+    #: Bytes of the entries of one map.
+    map_bytes: int = 262_144
     #: Nesting of inbound JSON.
     json_depth: int = 64
     #: Seconds over which a drain spreads its closes.

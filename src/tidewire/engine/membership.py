@@ -11,7 +11,7 @@ from typing import Protocol as TypingProtocol
 import msgspec
 
 from tidewire.backends.base import JoinResult, Presence
-from tidewire.channels import announced_in, is_events
+from tidewire.channels import announced_in, is_each_its_own
 from tidewire.engine.connection import Connection
 from tidewire.engine.registry import Registry
 from tidewire.engine.subscription import Stay, Subscription
@@ -80,7 +80,7 @@ class Memberships:
         leaving = self._leaving.get((channel, connection.id))
         if leaving is not None:
             await asyncio.wait([leaving], timeout=self._patience)
-        user = connection.id if is_events(channel) else connection.user or connection.id
+        user = connection.id if is_each_its_own(channel) else connection.user or connection.id
         member = Member(connection.id, user, membership.info)
         token = f"{connection.id}:{next(_stays):x}"
         stay = Stay(channel, member, token, membership.leave, membership.leave_on_error)
@@ -206,7 +206,7 @@ class Memberships:
         """Publish an announcement, again and again until the store keeps it; the key makes that harmless."""
         while True:
             try:
-                await self._publish(channel, announcement.data, announcement.format, key=key)
+                await self._publish(announced_in(channel), announcement.data, announcement.format, key=key)
             except PublishError as error:
                 if self._tasks.is_closed and isinstance(error, NotPublished):
                     return

@@ -27,6 +27,7 @@ from tidewire.rules.rule_authority import RuleAuthority
 from tidewire.sessions.centrifuge.directory import Sessions
 from tidewire.sessions.hub_orders import obey_orders
 from tidewire.sessions.limit_reports import LimitReports
+from tidewire.sessions.maps import Maps
 from tidewire.sessions.origins import Origins
 from tidewire.sessions.revocations import Revocations
 from tidewire.sessions.text_streams import TextStreams
@@ -135,6 +136,7 @@ class HubCore:
         opened, self._open = (self._open, None) if host is None else host.closing(self)
         if opened is not None:
             await opened.streams.aclose()
+            await Maps.close(opened.node)
             await opened.nodes.aclose()
             await opened.node.aclose()
             opened.node.registry.counts.aclose()

@@ -10,6 +10,7 @@ from starlette.websockets import WebSocket
 from tidewire.channels import check_name
 from tidewire.hub.decorators import Decorators
 from tidewire.hub.hosting import given_user
+from tidewire.hub.map_verbs import MapVerbs
 from tidewire.hub.routers import Routers
 from tidewire.hub.text_verbs import TextVerbs
 from tidewire.hub.verbs import Verbs
@@ -24,7 +25,7 @@ from tidewire.sessions.application import HubConnection
 __all__ = ("Hub",)
 
 
-class Hub(Verbs, TextVerbs, Decorators, Routers):
+class Hub(Verbs, TextVerbs, MapVerbs, Decorators, Routers):
     """Channels, history, presence and connections for a FastAPI application.
 
     `url` names the store (memory://, sqlite:///chat.db). `channels` maps channel names or patterns (`room:*`) to their

@@ -31,6 +31,7 @@ from tidewire.errors import (
 from tidewire.messages import Format, IssuedToken, Membership, Position, Subscribed, WireMessage
 from tidewire.protocols.close_codes import EXPIRED, NORMAL, REVOKED, STORE_AWAY
 from tidewire.protocols.json_text import JsonDecoder
+from tidewire.protocols.map_changes import Entry
 from tidewire.protocols.meta import PublicationMeta
 from tidewire.protocols.payload import connection_id, encode_json, encode_message, encode_payload
 from tidewire.protocols.shape import checked_announcement
@@ -38,6 +39,7 @@ from tidewire.rules.base import Identity
 from tidewire.sessions.accept import Acceptance
 from tidewire.sessions.hub_orders import set_presence
 from tidewire.sessions.in_flight import InFlight
+from tidewire.sessions.maps import Maps
 from tidewire.sessions.newcomers import identify
 from tidewire.sessions.push_only import EndOfPushing
 from tidewire.sessions.threads import check_loop
@@ -328,6 +330,16 @@ class HubConnection:
             self._in_flight = InFlight(node, connection, "publishes_in_flight", waits=node.broker.waits)
         await self._in_flight.publish(name, *payload, partial(self._settle, connection, outcome), key=key)
         return outcome
+
+    async def set(self, channel: str, key: str, value: Any, *, ttl: float = 0.0, expect: int | None = None) -> Entry:
+        """Set an entry of a map that is removed when this connection ends. The rest is as in `Hub.set`."""
+        name = open_channel(channel, self._node.limits.channel_name)
+        return await Maps.of(self._node).set(name, key, value, ttl=ttl, expect=expect, owner=self._here)
+
+    async def unset(self, channel: str, key: str, *, expect: int | None = None) -> bool:
+        """Remove an entry of a map, as `Hub.unset` does."""
+        name = open_channel(channel, self._node.limits.channel_name)
+        return await Maps.of(self._node).unset(name, key, expect=expect)
 
     async def wait_published(self) -> None:
         """Wait until the outcome of everything that was handed over by `submit` is known."""

@@ -153,6 +153,16 @@ class Publications:
         return self._entered.state
 
     @property
+    def joined_at(self) -> Position:
+        """The position behind all that was published before this was entered."""
+        return self._entered.position
+
+    @property
+    def missed(self) -> int:
+        """How many publications come that were published before this was entered."""
+        return len(self._entered.publications)
+
+    @property
     def position(self) -> Position:
         """The position of the last publication that was taken; at first, that from which the channel is read."""
         return self._position

@@ -1,0 +1,135 @@
+"""The publications of a map: one entry for each key, the newest wins. Pure, and the same on every node."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from typing import Any
+
+import msgspec
+
+from tidewire.messages import Format, Position, Publication
+
+__all__ = ("Change", "Copy", "Entry", "MapState", "change_of")
+
+#: Removed keys whose last change is remembered: longer than a store knows the key of a publication.
+_REMEMBERED = 10_000
+#: Bytes that an entry costs beside its key and value, about.
+_OVERHEAD = 100
+
+
+class Change(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True):
+    """Sets the entry of a `key` to a `value`, or removes it; or removes all entries of an owner that has `left`.
+
+    `by` tells the change of one caller from that of another.
+    """
+
+    key: str = ""
+    value: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
+    removed: bool = False
+    left: str = ""
+    owner: str = ""
+    ttl: float = 0.0
+    by: str = ""
+
+    def encode(self) -> bytes:
+        """Return the data of its publication."""
+        return msgspec.json.encode(self)
+
+
+class Entry(msgspec.Struct, frozen=True):
+    """One entry: its value, the place of its change in the channel, and its owner ("": none).
+
+    It ends `ttl` seconds after its `time`, in seconds since 1970; 0: never.
+    """
+
+    key: str
+    value: Any
+    offset: int
+    owner: str = ""
+    ttl: float = 0.0
+    time: float = 0.0
+
+
+class Copy(msgspec.Struct, frozen=True):
+    """A whole map at one position, with the removed keys that are remembered."""
+
+    position: Position
+    entries: list[Entry]
+    gone: dict[str, int]
+
+
+_decode = msgspec.json.Decoder(Change).decode
+
+
+def change_of(publication: Publication) -> Change | None:
+    """Return the change that a publication is, if it is one."""
+    if publication.format is not Format.JSON or not publication.data.startswith(b"{"):
+        return None
+    try:
+        change = _decode(publication.data)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        return None
+    is_entry = bool(change.key) and (change.removed or change.value is not msgspec.UNSET)
+    return change if is_entry or change.left else None
+
+
+class MapState:
+    """The entries of a map at a position; every node that applies the same publications has the same ones."""
+
+    def __init__(self, copy: Copy | None = None) -> None:
+        self.position = Position(0, "") if copy is None else copy.position
+        self.entries = {} if copy is None else {entry.key: entry for entry in copy.entries}
+        self._gone = OrderedDict({} if copy is None else copy.gone)
+        self._owned: dict[str, set[str]] = {}
+        self.size = 0
+        for entry in self.entries.values():
+            self._count(entry, 1)
+        #: The change at the newest offset of each key.
+        self.by: dict[str, tuple[int, str]] = {}
+
+    def _count(self, entry: Entry, sign: int) -> None:
+        self.size += sign * (len(entry.key) + len(msgspec.json.encode(entry.value)) + _OVERHEAD)
+        if entry.owner:
+            keys = self._owned.setdefault(entry.owner, set())
+            keys.add(entry.key) if sign > 0 else keys.discard(entry.key)
+            if not keys:
+                del self._owned[entry.owner]
+
+    def last(self, key: str) -> int:
+        """Return the offset of the newest change of a key, 0 for one that is not remembered."""
+        entry = self.entries.get(key)
+        return self._gone.get(key, 0) if entry is None else entry.offset
+
+    def apply(self, publication: Publication) -> Change | None:
+        """Take the next publication of the channel; return the change that it is."""
+        self.position = publication.position
+        change = change_of(publication)
+        if change is None:
+            return None
+        if change.left:
+            for key in tuple(self._owned.get(change.left, ())):
+                self._remove(key, publication.offset)
+            return change
+        self._remove(change.key, publication.offset)
+        if isinstance(change.value, msgspec.Raw) and not change.removed:
+            value = msgspec.json.decode(change.value)
+            entry = Entry(change.key, value, publication.offset, change.owner, change.ttl, publication.time)
+            self._gone.pop(change.key, None)
+            self.entries[change.key] = entry
+            self._count(entry, 1)
+        self.by[change.key] = publication.offset, change.by
+        return change
+
+    def _remove(self, key: str, offset: int) -> None:
+        entry = self.entries.pop(key, None)
+        if entry is not None:
+            self._count(entry, -1)
+        self._gone[key] = offset
+        self._gone.move_to_end(key)
+        if len(self._gone) > _REMEMBERED:
+            forgotten, _ = self._gone.popitem(last=False)
+            self.by.pop(forgotten, None)
+
+    def copy(self) -> Copy:
+        """Return the whole map."""
+        return Copy(self.position, list(self.entries.values()), dict(self._gone))

@@ -1,0 +1,195 @@
+"""The maps that this node uses: entries are set, removed and read, and leave with their owners."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import logging
+import time
+from typing import Any
+from weakref import WeakKeyDictionary
+
+import msgspec
+
+from tidewire.channels import check_name, owners
+from tidewire.engine.connection import Connection
+from tidewire.engine.node import Node
+from tidewire.errors import (
+    AlreadySubscribed,
+    BadRequest,
+    ConfigurationError,
+    EntryChanged,
+    LimitExceeded,
+    PublishError,
+    StoreUnavailable,
+)
+from tidewire.messages import Announcement, Membership, Position
+from tidewire.options import SlowPolicy
+from tidewire.protocols.map_changes import Change, Entry, MapState
+from tidewire.protocols.payload import encode_json
+from tidewire.sessions.map_replica import Replica
+from tidewire.support.counters import count_limit
+
+__all__ = ("ABSENT", "Entries", "Maps")
+
+logger = logging.getLogger("tidewire")
+
+#: The `expect` of a key that has no entry.
+ABSENT = 0
+#: Characters of a key; seconds after which a map that nobody uses is read no more; seconds between two looks.
+_KEY_CHARACTERS, _UNUSED, _LOOK = 255, 60.0, 1.0
+_numbers = itertools.count(1)
+
+
+class Entries(msgspec.Struct, frozen=True):
+    """The entries of a map by their keys, and the position of the channel at which they are so."""
+
+    position: Position
+    entries: dict[str, Entry]
+
+    def values(self) -> dict[str, Any]:
+        """Return the values alone."""
+        return {key: entry.value for key, entry in self.entries.items()}
+
+
+class Maps:
+    """The maps of one node."""
+
+    _all: WeakKeyDictionary[Node, Maps] = WeakKeyDictionary()
+
+    def __init__(self, node: Node) -> None:
+        self._node = node
+        self._replicas: dict[str, Replica] = {}
+        node.tasks.start((("maps", _LOOK, self._look),))
+        Maps._all[node] = self
+
+    @classmethod
+    def of(cls, node: Node) -> Maps:
+        """Return the maps of a node; they are made when they are first asked for."""
+        return cls._all.get(node) or cls(node)
+
+    @classmethod
+    async def close(cls, node: Node) -> None:
+        """Keep what has changed, before a node closes."""
+        maps = cls._all.pop(node, None)
+        if maps is not None:
+            replicas, maps._replicas = maps._replicas, {}
+            await asyncio.gather(*(replica.aclose() for replica in replicas.values()), return_exceptions=True)
+
+    def _replica(self, channel: str) -> Replica:
+        replica = self._replicas.get(channel)
+        if replica is None:
+            retention = self._node.rules.retentions[channel]
+            if retention is None or retention.size < 2:
+                raise ConfigurationError(f"a map needs a history, and {channel!r} has none; give it some")
+            if self._node.rules.options(channel).slow is not SlowPolicy.DISCONNECT:
+                raise ConfigurationError(
+                    f"a map needs every change, and {channel!r} leaves some out for slow readers; write "
+                    "slow=SlowPolicy.DISCONNECT"
+                )
+            replica = self._replicas[channel] = Replica(self._node, channel, retention.size)
+        return replica
+
+    # Reading and changing.
+
+    async def entries(self, channel: str) -> Entries:
+        """Return the entries; raises StoreUnavailable."""
+        state = await self._replica(channel).wait_current()
+        return Entries(state.position, dict(state.entries))
+
+    async def set(
+        self, channel: str, key: str, value: Any, *, ttl: float, expect: int | None, owner: Connection | None
+    ) -> Entry:
+        """Set an entry, and return it; raises EntryChanged, CommandError, PublishError, StoreUnavailable."""
+        if isinstance(ttl, bool) or not isinstance(ttl, int | float) or not 0 <= ttl < 1e9:
+            raise BadRequest(f"ttl={ttl!r} is no number of seconds; write 0 for an entry that stays")
+        data = msgspec.Raw(encode_json(value))
+        if owner is not None:
+            await self._own(channel, owner)
+        by = self._by()
+        change = Change(key, data, owner="" if owner is None else owner.id, ttl=float(ttl), by=by)
+        state = await self._change(channel, change, expect)
+        if owner is not None and owner.is_closed:  # it left meanwhile, perhaps before the entry came
+            await self._node.publish(channel, Change(left=owner.id).encode(), ephemeral=False)
+        entry = state.entries.get(key)
+        if entry is None or state.by.get(key, (0, ""))[1] != by:  # another change came behind it already
+            offset = state.last(key)
+            return Entry(key, msgspec.json.decode(data), offset, change.owner, change.ttl)
+        return entry
+
+    async def unset(self, channel: str, key: str, *, expect: int | None) -> bool:
+        """Remove an entry; False: there was none. Raises as `set`."""
+        state = await self._replica(channel).wait_current()
+        if _checked(key) not in state.entries and expect in (None, ABSENT):
+            return False
+        await self._change(channel, Change(key, removed=True, by=self._by()), expect)
+        return True
+
+    def _by(self) -> str:
+        return f"{self._node.id}{next(_numbers):x}"
+
+    async def _change(self, channel: str, change: Change, expect: int | None) -> MapState:
+        """Publish a change behind the newest one of its key: of two behind the same one, the store keeps the first."""
+        replica, key = self._replica(channel), _checked(change.key)
+        while True:
+            state = await (replica.wait_ready() if expect is None else replica.wait_current())
+            last = state.last(key)
+            current = last if key in state.entries else ABSENT
+            if expect is not None and expect != current:
+                raise EntryChanged(f"{key!r} in {channel!r} is at {current}, not at {expect}; read it again")
+            data = change.encode()
+            most = self._node.limits.map_bytes
+            if not change.removed and state.size + len(data) > most:
+                count_limit("map_bytes")
+                raise LimitExceeded(f"a map has at most {most} bytes (map_bytes); remove some, or allow more")
+            token = f"map:{key}:{state.position.epoch}:{last}"
+            position = await self._node.publish(channel, data, key=token, ephemeral=False)
+            state = await replica.wait_reached(position)
+            offset, by = state.by.get(key, (0, ""))
+            if by == change.by:
+                return state
+            if offset > position.offset and await self._was_kept(channel, position, change.by):
+                return state
+
+    async def _was_kept(self, channel: str, position: Position, by: str) -> bool:
+        """Return whether the publication at a position is the change of a caller, where others have come behind it."""
+        page = await self._node.broker.history(channel, since=Position(position.offset - 1, position.epoch), limit=1)
+        return any(f'"by":"{by}"'.encode() in one.data for one in page.publications if one.offset == position.offset)
+
+    # Owners.
+
+    async def _own(self, channel: str, owner: Connection) -> None:
+        """Make a connection a member of the owners: when it ends, or its node dies, its entries go."""
+        leave = Announcement(Change(left=owner.id).encode())
+        try:
+            await self._node.subscribe(
+                owner, owners(channel), membership=Membership(present=True, leave=leave), reply=False
+            )
+        except AlreadySubscribed:
+            return
+
+    # Time.
+
+    async def _look(self) -> None:
+        """Remove entries whose time is over, and read maps no more that nobody uses."""
+        now, wall = asyncio.get_running_loop().time(), time.time()
+        for channel, replica in tuple(self._replicas.items()):
+            timed = [entry for entry in replica.state.entries.values() if entry.ttl]
+            for entry in timed:
+                if entry.time + entry.ttl <= wall:
+                    await self._expire(channel, entry)
+            if not timed and now - replica.used_at > _UNUSED:
+                del self._replicas[channel]
+                await replica.aclose()
+
+    async def _expire(self, channel: str, entry: Entry) -> None:
+        try:
+            await self.unset(channel, entry.key, expect=entry.offset)
+        except (EntryChanged, StoreUnavailable, PublishError) as error:
+            logger.debug("entry %r of %r was not removed: %s", entry.key, channel, error)
+
+
+def _checked(key: str) -> str:
+    if not check_name(key, "key") or len(key) > _KEY_CHARACTERS:
+        raise BadRequest(f"key {key[:40]!r} has {len(key)} characters; write 1 to {_KEY_CHARACTERS}")
+    return key

@@ -21,6 +21,8 @@ DIST = ROOT / "dist"
 #: What a wheel must have beside the modules, and what neither may.
 NEEDED = (
     "server/ui/chat.html",
+    "docs/howto/redis.md",
+    "skills/tidewire/SKILL.md",
     "server/ui/tidewire.js",
     "py.typed",
     "backends/redis/scripts/publish.lua",

@@ -11,7 +11,7 @@ from fastapi.staticfiles import StaticFiles
 from pydantic import BaseModel, Field, StringConstraints
 from starlette.requests import HTTPConnection
 
-from tidewire import Hub, Refused, SlowPolicy
+from tidewire import Hub, Refused
 
 SECRET = os.environ.get("SECRET", "only for this example: set your own in SECRET")
 Name = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=32)]
@@ -80,7 +80,7 @@ async def said(message: Say, user: str) -> Said:
     return Said(user=user, text=message.text)
 
 
-@hub.channel("typing:{room}", publishes=Typing, history=0, slow=SlowPolicy.DROP)
+@hub.channel("typing:{room}", publishes=Typing, ephemeral=True)
 async def typing(room: str, user: str) -> bool:
     return bool(user)
 

@@ -9,7 +9,7 @@ from fastapi.staticfiles import StaticFiles
 from pydantic import BaseModel, Field
 from starlette.requests import HTTPConnection
 
-from tidewire import Hub, SlowPolicy
+from tidewire import Hub
 
 #: What one board keeps: a late comer reads it in pages.
 STROKES = 5_000
@@ -65,7 +65,7 @@ async def drawn(message: Stroke, user: str) -> Drawn:
     return Drawn(user=user, **message.model_dump())
 
 
-@hub.channel("cursors:{board}", publishes=Cursor, accepts=Pointer, history=0, slow=SlowPolicy.DROP)
+@hub.channel("cursors:{board}", publishes=Cursor, accepts=Pointer, ephemeral=True)
 async def cursors(board: str, user: str) -> bool:
     return bool(user)
 

@@ -38,7 +38,7 @@ async def arena(user: str) -> Permissions:
     return Permissions(subscribe=bool(user))  # to see: only the server says what is
 
 
-@hub.channel("steering", publishes=Steered, accepts=Steer, history=0)
+@hub.channel("steering", publishes=Steered, accepts=Steer, ephemeral=True)
 async def steering(user: str) -> Permissions:
     return Permissions(subscribe=False, publish=bool(user))
 

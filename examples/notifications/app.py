@@ -82,7 +82,7 @@ def transaction() -> Iterator[sqlite3.Connection]:
 def order(user: User, order: Order) -> dict[str, int]:
     """From a transaction: first the commit, then the publication, whose key makes a second try harmless.
 
-    With PostgreSQL it is one step: `hub.publish(…, connection=…)` publishes if and when the transaction commits.
+    Where the hub's store is PostgreSQL or SQLite, too, it is one step: `hub.publish(…, connection=database)`.
     """
     with transaction() as database:
         row = database.execute("INSERT INTO orders (user, item, told) VALUES (?, ?, 0)", (user, order.item))

@@ -54,6 +54,9 @@ COMMANDS = {
     "doctor": Command("doctor", "doctor", "Look at the deployment and its store: what they are, and what to change."),
     "types": Command("types", "types", "Write the types of an application's channels for clients, or compare them."),
     "pipeline": Command("pipeline", "pipelines", "Long jobs with live progress."),
+    "docs": Command(
+        "manual", "docs", "Show a page of the documentation that belongs to this version, or the list of pages."
+    ),
 }
 
 

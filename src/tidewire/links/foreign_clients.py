@@ -62,7 +62,7 @@ def _explain(protocol: str, scope: Scope) -> bytes:
     """Return the sentence for a foreign client, and note it."""
     text = (
         f"{protocol} is not spoken here: this server speaks WebSocket, server-sent events and the Centrifuge protocol "
-        "(at /connection/websocket); docs/howto/other-clients.md says what to use instead"
+        "(at /connection/websocket); `tidewire docs howto/other-clients` says what to use instead"
     )
     address = scope["client"][0] if scope.get("client") else ""
     note_refusal("foreign_client", f"a client of {protocol} came to {scope['path'][:100]!r}", address=address)

@@ -56,7 +56,7 @@ def _explained(problem: str) -> str:
     unknown = re.search(r"unknown field `(.*?)`", problem)
     known = {*_File.__struct_fields__, *Step.__struct_fields__, *Input.__struct_fields__, *Progress.__struct_fields__}
     near = difflib.get_close_matches(unknown[1], known - {"function"}, 1, 0.5) if unknown else []
-    hint = f"; did you mean {near[0]}?" if near else "; docs/reference/pipelines.md lists all fields"
+    hint = f"; did you mean {near[0]}?" if near else "; `tidewire docs reference/pipelines` lists all fields"
     return problem[:1].lower() + problem[1:] + hint
 
 

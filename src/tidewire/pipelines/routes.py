@@ -139,7 +139,9 @@ async def _body(request: Request, type_: type[Any]) -> Any:
     try:
         return msgspec.json.decode(data, type=type_)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
-        raise BadStart(f"the body is not what was expected ({error}); see docs/reference/pipelines.md") from None
+        raise BadStart(
+            f"the body is not what was expected ({error}); see `tidewire docs reference/pipelines`"
+        ) from None
 
 
 class _Routes:

@@ -49,6 +49,8 @@ class Run:
             asyncio.get_running_loop()
         except RuntimeError:
             raise ConfigurationError('tidewire runs on asyncio; write anyio_backend="asyncio" for this test') from None
+        if not callable(self._app):
+            raise ConfigurationError(f"realtime({self._app!r}) is no application; give the object itself, not its name")
         factory = self._app if _is_factory(self._app) else None
         if self._seed is not None:
             self._chance = random.getstate()

@@ -130,7 +130,7 @@ class Ephemeral:
             return
         if channel.options.delta:  # what comes next is no difference to what was before this
             self._finish(channel)
-            channel.last = None
+            channel.last = publications[-1]  # which is no base: it has no epoch
         not_for = {one for one in map(but_not, publications) if one}
         for representation, group in tuple(channel.groups.items()):
             batch = representation.batch(publications)

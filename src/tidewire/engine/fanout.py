@@ -9,6 +9,8 @@ import time
 from collections import deque
 from collections.abc import Sequence
 
+import msgspec
+
 from tidewire.engine.connection import Connection
 from tidewire.engine.ephemeral import Ephemeral
 from tidewire.engine.registry import Channel, ChannelPush, Registry
@@ -155,7 +157,9 @@ class Fanout:
         for subscription in begun:
             channel.has_begun(subscription)
         if channel.options.delta:
-            channel.last = None if but_not(publications[-1]) else publications[-1]
+            last = publications[-1]
+            # one that not everybody has is no base for differences: that of another epoch never is
+            channel.last = msgspec.structs.replace(last, epoch="") if but_not(last) else last
         return push
 
     def _write(self, channel: Channel, push: ChannelPush, batch: Batch, subscriptions: Sequence[Subscription]) -> None:

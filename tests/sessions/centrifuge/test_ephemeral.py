@@ -85,6 +85,56 @@ def test_differences_stay_right_between_what_nobody_keeps_or_is_not_for_all(leav
     run(main())
 
 
+@pytest.mark.parametrize("leaves_out", [False, True])
+def test_a_late_client_does_not_make_a_base_of_what_another_has_not(leaves_out: bool) -> None:
+    async def main() -> None:
+        async with open_sessions() as node:
+            values = [{"text": "é" * 50, "list": list(range(50)), "n": n} for n in range(4)]
+            client = await connect(node)
+            await client.ask("subscribe", channel="delta:a", delta="fossil", recoverable=True)
+            await publish(node, *values[:2], channel="delta:a")
+            await client.wait_pushes("pub", 2)
+            if leaves_out:
+                meta = msgspec.json.encode({"but_not": client.connection.id})
+                await node.publish("delta:a", msgspec.json.encode(values[2]), meta=meta)
+            else:
+                await node.publish("delta:a", msgspec.json.encode("typing"), ephemeral=True)
+                await client.wait_pushes("pub", 3)
+            late = await connect(node)
+            found = await late.ask(
+                "subscribe", channel="delta:a", delta="fossil", recoverable=True, recover=True, epoch="", offset=0
+            )
+            await publish(node, values[3], channel="delta:a")
+            await client.wait_pushes("pub", 3 if leaves_out else 4)
+            seen = [msgspec.json.decode(data) for data in rebuilt(client, "delta:a")]
+            assert seen == [*values[:2], *([] if leaves_out else ["typing"]), values[3]]
+            await late.wait_pushes("pub", 1)
+            assert msgspec.json.decode(rebuilt(late, "delta:a", found["publications"])[-1]) == values[3]
+
+    run(main())
+
+
+def test_differences_begin_behind_a_text_that_was_given_as_one() -> None:
+    async def main() -> None:
+        async with open_sessions() as node:
+            first = await connect(node)
+            await first.ask("subscribe", channel="delta:a", delta="fossil", recoverable=True)
+            for at, text in ((0, "a" * 80), (80, "b" * 80), (160, "c" * 80)):
+                await publish(node, {"stream": "s", "text": text, "at": at}, channel="delta:a")
+            late = await connect(node)
+            found = await late.ask(
+                "subscribe", channel="delta:a", delta="fossil", recoverable=True, recover=True, epoch="", offset=0
+            )
+            assert len(found["publications"]) == 1
+            last = {"stream": "s", "text": "c" * 79 + "d", "at": 240}
+            await publish(node, last, channel="delta:a")
+            for client, given in ((first, []), (late, found["publications"])):
+                await client.wait_pushes("pub", 1 if given else 4)
+                assert msgspec.json.decode(rebuilt(client, "delta:a", given)[-1]) == last
+
+    run(main())
+
+
 def test_a_client_that_is_left_out_gets_nothing_and_is_not_named() -> None:
     async def main() -> None:
         async with open_sessions() as node:

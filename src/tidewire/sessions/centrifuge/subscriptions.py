@@ -33,6 +33,7 @@ from tidewire.protocols.centrifuge.filters import count_nodes
 from tidewire.protocols.centrifuge.messages import Push, SubscribeRequest, raw
 from tidewire.protocols.close_codes import INSUFFICIENT
 from tidewire.protocols.meta import member_info
+from tidewire.protocols.text_chunks import chunk_of
 from tidewire.rules.base import Grant, Identity
 from tidewire.sessions.centrifuge.credentials import end_of, ttl_of
 from tidewire.sessions.centrifuge.representations import (
@@ -312,9 +313,10 @@ def _ignore(subscription: Subscription) -> None:
 def _begin_deltas(prepared: Prepared, representation: Representation) -> None:
     """Push the next publication as a delta to a subscriber that was given the newest one."""
     newest, channel = prepared.answer.publications[-1], prepared.channel
-    if newest.offset == prepared.answer.position.offset:
+    # a text in chunks is given as one: live ones are no differences to that
+    if newest.offset == prepared.answer.position.offset and chunk_of(newest) is None:
         prepared.subscription.representation = representation
-        if channel.last is None or channel.last.offset < newest.offset:
+        if channel.last is None or 0 < channel.last.offset < newest.offset:
             channel.last = newest
 
 

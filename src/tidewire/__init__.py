@@ -36,6 +36,8 @@ if TYPE_CHECKING:
         UnknownType,
         VersionConflict,
     )
+    from tidewire.happenings.event import Event
+    from tidewire.happenings.handling import DeadEvent
     from tidewire.history.states import State
     from tidewire.hub import Hub
     from tidewire.messages import Dropped, Format, HistoryPage, Member, Position, Publication, Subscribed, WireMessage
@@ -66,11 +68,13 @@ __all__ = (
     "ConnectAttempt",
     "ConnectionClosed",
     "CutOff",
+    "DeadEvent",
     "Disconnect",
     "Dropped",
     "Entries",
     "Entry",
     "EntryChanged",
+    "Event",
     "Format",
     "Grant",
     "HistoryPage",
@@ -152,6 +156,8 @@ _HOMES = {
         "VersionConflict",
     ),
     "tidewire.history.states": ("State",),
+    "tidewire.happenings.event": ("Event",),
+    "tidewire.happenings.handling": ("DeadEvent",),
     "tidewire.hub": ("Hub",),
     "tidewire.messages": (
         "Dropped",

@@ -6,6 +6,7 @@ from tidewire.errors import BadRequest, PermissionDenied
 
 __all__ = (
     "CONTROL",
+    "HAPPENED",
     "NODES",
     "PIPELINES",
     "REVOKED",
@@ -18,11 +19,13 @@ __all__ = (
     "is_each_its_own",
     "is_events",
     "is_internal",
+    "is_personal",
     "is_reserved",
     "open_channel",
     "owners",
     "personal",
     "producers",
+    "watched",
 )
 
 #: The channel on which nodes tell each other what is not a publication of the application.
@@ -35,12 +38,15 @@ REVOKED = "$revoked"
 TICKETS = "$tickets"
 #: The channels of long jobs begin with this (pipelines.names).
 PIPELINES = "$pipeline"
+#: The channel that keeps what the application is told of: who came and went (happenings).
+HAPPENED = "$happened"
+_WATCHED = "$watched:"
 _PERSONAL = "$user:"
 _PRODUCERS = "$producer:"
 _OWNERS = "$owner:"
 _MAPS = "$map:"
 _EVENTS = "$events:"
-_INTERNAL = (_PERSONAL, _EVENTS, PIPELINES, _PRODUCERS, _OWNERS, _MAPS)
+_INTERNAL = (_PERSONAL, _EVENTS, PIPELINES, _PRODUCERS, _OWNERS, _MAPS, _WATCHED)
 
 
 def personal(user: str) -> str:
@@ -65,6 +71,8 @@ def producers(channel: str) -> str:
 
 def announced_in(channel: str) -> str:
     """Return the channel in which the announcements of a channel's members are published: nearly always itself."""
+    if channel.startswith(_WATCHED):
+        return HAPPENED
     return channel.removeprefix(_PRODUCERS).removeprefix(_OWNERS)
 
 
@@ -83,9 +91,19 @@ def is_each_its_own(channel: str) -> bool:
     return channel.startswith((_EVENTS, _OWNERS))
 
 
+def watched(name: str) -> str:
+    """Return a channel whose members say who is where, for the events of an application."""
+    return _WATCHED + name
+
+
+def is_personal(channel: str) -> bool:
+    """Return whether a channel is that of a user."""
+    return channel.startswith(_PERSONAL)
+
+
 def is_internal(channel: str) -> bool:
     """Return whether a channel is the server's own, which no client and no caller may name."""
-    return channel in (CONTROL, NODES, REVOKED, TICKETS) or channel.startswith(_INTERNAL)
+    return channel in (CONTROL, NODES, REVOKED, TICKETS, HAPPENED) or channel.startswith(_INTERNAL)
 
 
 def open_channel(channel: str, longest: int) -> str:

@@ -30,6 +30,7 @@ _MAY_BE_ZERO = frozenset(
         "gap_messages",
         "gap_bytes",
         "turn_seconds",
+        "grace_seconds",
         "ephemeral_seconds",
     }
 )
@@ -43,7 +44,7 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     """Every limit of a node, with its default. Reaching one is counted under its name in `statistics()`.
 
     All are greater than 0; `rate_per_user`, `memory_bytes`, `ping_seconds`, `drain_seconds`, `turn_seconds`,
-    `ephemeral_seconds` and those of a gap may be 0. Raises ConfigurationError for others.
+    `grace_seconds`, `ephemeral_seconds` and those of a gap may be 0. Raises ConfigurationError for others.
     """
 
     #: Bytes of one inbound message.
@@ -158,6 +159,8 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     publish_seconds: float = 2.0
     #: Seconds of the loop's time that one turn of fan-out may take.
     turn_seconds: float = 0.005
+    #: Seconds after which a user who has gone counts as gone for events: one who is back by then never was away.
+    grace_seconds: float = 5.0
 
     @property
     def user_rate(self) -> float:

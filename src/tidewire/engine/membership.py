@@ -66,10 +66,13 @@ class Memberships:
         self._own[channel, member.connection] = member, leave
         return await self._presence.join(channel, member, leave)
 
-    async def quit(self, channel: str, member: Member) -> None:
-        """End a membership of this node; harmless when repeated. Raises StoreUnavailable: then repeat it."""
+    async def quit(self, channel: str, member: Member) -> bool:
+        """End a membership of this node; return whether it was the user's last. Harmless when repeated.
+
+        Raises StoreUnavailable: then repeat it.
+        """
         self._own.pop((channel, member.connection), None)
-        await self._presence.leave(channel, member.connection)
+        return await self._presence.leave(channel, member.connection)
 
     async def join(self, subscription: Subscription, membership: Membership) -> bool:
         """Add a member; return whether it is the user's first in the channel. While presence is away, it joins later.

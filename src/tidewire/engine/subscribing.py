@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from typing import Protocol as TypingProtocol
 
 import msgspec
 
@@ -47,6 +48,16 @@ class Prepared(msgspec.Struct, frozen=True, eq=False):
     state: State | None = None
 
 
+class Watcher(TypingProtocol):
+    """A layer above that is told of subscriptions."""
+
+    def entered(self, subscription: Subscription) -> None:
+        """Take note of a subscription that has become live."""
+
+    def left(self, subscription: Subscription) -> None:
+        """Take note of the end of a subscription, live or not."""
+
+
 class Subscriptions:
     """Subscribes and unsubscribes; `prepare`, `reply` and `go_live` are the steps of `subscribe`."""
 
@@ -67,6 +78,12 @@ class Subscriptions:
         self._recoveries = recoveries
         self._rules = rules
         self._limits = limits
+        #: Is told of subscriptions that become live and end, where an application wants to know.
+        self.watcher: Watcher | None = None
+
+    def watch_by(self, watcher: Watcher) -> None:
+        """Tell a layer above of subscriptions that become live and end."""
+        self.watcher = watcher
 
     async def subscribe(
         self,
@@ -171,6 +188,8 @@ class Subscriptions:
             fanout.write_rest(prepared.channel, subscription, rest)
             if not connection.link.paused:
                 fanout.release(connection)
+        if self.watcher is not None and self._registry.is_subscribed(subscription):
+            self.watcher.entered(subscription)
         await self._memberships.announce(subscription, prepared.join)
 
     async def _push_missed(self, channel: Channel, subscription: Subscription, position: Position) -> Position:
@@ -251,6 +270,8 @@ class Subscriptions:
     def end(self, subscription: Subscription) -> None:
         """Push no more to a subscription; its member stays until `Memberships.leave`."""
         self._registry.unsubscribe(subscription)
+        if self.watcher is not None:
+            self.watcher.left(subscription)
         channel = self._registry.channels.get(subscription.channel)
         if channel is not None:
             channel.remove(subscription)

@@ -43,6 +43,10 @@ class Tasks:
         for name, seconds, step in steps:
             self._loops.append(loop.create_task(self._repeat(name, seconds, step), name=f"tidewire-{name}"))
 
+    def keep(self, work: Coroutine[Any, Any, None]) -> None:
+        """Run something that has no end of its own until `aclose`."""
+        self._loops.append(asyncio.get_running_loop().create_task(work))
+
     async def aclose(self, grace: float) -> None:
         """Stop the regular steps, let short tasks finish for some seconds, and end the rest."""
         self.is_closed = True

@@ -12,6 +12,7 @@ from tidewire.asyncapi.description import Description
 from tidewire.backends import is_local, open_backend, shared_name
 from tidewire.engine.node import Node
 from tidewire.errors import ConfigurationError
+from tidewire.happenings.happenings import Happenings
 from tidewire.http_api.nodes import Nodes
 from tidewire.hub.given_limits import SERVER_LIMITS, read_limits
 from tidewire.hub.hosting import HOST, Opened
@@ -74,6 +75,8 @@ class HubCore:
         self._users: list[Callable[..., Any]] = []
         self._described: Description | None = None
         self._made_rates = 0
+        #: Handlers and webhooks for what happens on channels.
+        self._happenings = Happenings(self._rules)
         #: Decides for clients, where an application gave a router another authority.
         self._judge: Authority = self.authority
         #: Measures durations, once a router of metrics asks for it.
@@ -120,6 +123,7 @@ class HubCore:
         except BaseException:
             await node.aclose()
             raise
+        await self._happenings.start(node)
         Sessions.of(node)  # it obeys calls of the HTTP API on any node, for connections of any protocol
         if not is_local(self.url):
             LimitReports(node).start()

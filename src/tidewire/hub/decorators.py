@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, ParamSpec, TypeVar
 
 from tidewire.errors import ConfigurationError
+from tidewire.happenings.handling import DeadEvent
 from tidewire.hub.core import HubCore
 from tidewire.options import SlowPolicy
 from tidewire.rules.book import Authenticate, rule_options
@@ -106,6 +107,38 @@ class Decorators(HubCore):
             return function
 
         return add
+
+    def on(self, event: str, pattern: str = "") -> Callable[[F], F]:
+        """Call a function for what happens: `@hub.on("joined", "room:{room}")` over `def joined(room: int, user: str)`.
+
+        Events are joined and left (a user's first connection in a channel, and the last), occupied and vacated (a
+        channel), connected and disconnected (a user; no pattern). Of all workers one calls it, at least once for each
+        `event: Event`, in order by user and channel. What a killed worker leaves behind is told by another; a user who
+        is back within `grace_seconds` never was away. A function that raises is called again, with pauses, and then the
+        event is dead: `dead_events`. Raises ConfigurationError for what is no event, or no such function.
+        """
+
+        def add(function: F) -> F:
+            self._happenings.add(event, pattern, function)
+            return function
+
+        return add
+
+    def webhook(self, url: str, *, secret: str, events: Sequence[str], allow_private: bool = False) -> None:
+        """Send events to a URL: `events=["connected", "joined room:{room}"]`, in batches, signed with a secret.
+
+        A batch that is not answered with 2xx within ten seconds is sent again, with pauses, for a day. Unless
+        `allow_private`, nothing is sent to a private address. Raises ConfigurationError for what cannot work.
+        """
+        self._happenings.add_webhook(url, secret, events, allow_private=allow_private)
+
+    async def dead_events(self) -> list[DeadEvent]:
+        """Return the events that a handler refused as often as it was called; raises StoreUnavailable."""
+        return await self._happenings.dead(self.node)
+
+    async def repeat_event(self, id: str) -> None:
+        """Call the handlers of a dead event again, in this process; raises as they do, and ConfigurationError."""
+        await self._happenings.repeat(self.node, id)
 
     def authenticate(self, function: Authenticate) -> Authenticate:
         """Recognise tokens with a function: it returns a user's name or an `Identity`, None for an invalid token.

@@ -6,6 +6,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from functools import partial
 from typing import Any
 
+from tidewire.channels import is_reserved
 from tidewire.errors import ConfigurationError, UnknownChannel
 from tidewire.messages import Format
 from tidewire.options import ChannelOptions, SlowPolicy
@@ -186,6 +187,8 @@ class RuleBook:
 
     def _find(self, channel: str) -> tuple[Rule, dict[str, str]] | None:
         for rule in self._rules:
+            if is_reserved(channel) and not is_reserved(rule.pattern.text):
+                continue
             texts = rule.pattern.match(channel)
             if texts is not None:
                 return rule, texts

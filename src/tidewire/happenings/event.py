@@ -1,0 +1,63 @@
+"""What the application is told, and the patterns of what it wants to be told."""
+
+from __future__ import annotations
+
+import msgspec
+
+from tidewire.errors import ConfigurationError
+from tidewire.rules.pattern import Pattern
+
+__all__ = ("KINDS", "Event", "Happening", "Interest")
+
+#: What may happen: how it begins and how it ends, for a user in a channel, a user, and a channel.
+KINDS = {"joined": "left", "connected": "disconnected", "occupied": "vacated"}
+_ALL = frozenset(KINDS) | frozenset(KINDS.values())
+
+
+class Happening(msgspec.Struct, frozen=True, omit_defaults=True):
+    """What is kept of an event; its place in the stream makes it an `Event`. `member` names a stranger, too."""
+
+    kind: str
+    channel: str = ""
+    user: str = ""
+    member: str = ""
+
+
+class Event(msgspec.Struct, frozen=True):
+    """Something that has happened. A repetition has the same `id`; `at` is in seconds since 1970.
+
+    `kind` is joined or left (a user's first connection in a channel, and the last), connected or disconnected (a user's
+    first connection at all, and the last), occupied or vacated (a channel's first subscriber, and the last).
+    """
+
+    id: str
+    kind: str
+    channel: str
+    user: str
+    at: float
+
+
+class Interest:
+    """The events of a kind in the channels of a pattern. Raises ConfigurationError for what is none."""
+
+    def __init__(self, kind: str, pattern: str) -> None:
+        if kind not in _ALL:
+            raise ConfigurationError(f"there is no event {kind!r}; there are {', '.join(sorted(_ALL))}")
+        is_of_user = kind in ("connected", "disconnected")
+        if is_of_user and pattern:
+            raise ConfigurationError(f"{kind!r} is of a user and has no channel; leave {pattern!r} out")
+        self.kind = kind
+        self.pattern = Pattern(pattern or "{channel:path}")
+        self._is_of_user = is_of_user
+        #: A pattern that was written; else all channels are meant, and no parameter is given.
+        self.names = self.pattern.names if pattern else ()
+
+    def match(self, kind: str, channel: str) -> dict[str, str] | None:
+        """Return the parameters of a channel in which such an event is wanted, or None."""
+        if kind != self.kind:
+            return None
+        return {} if self._is_of_user else self.pattern.match(channel)
+
+    def begins(self, begin: str, channel: str) -> bool:
+        """Return whether the events of a pair ("joined" and "left") are wanted of a channel."""
+        return any(self.match(kind, channel) is not None for kind in (begin, KINDS[begin]))

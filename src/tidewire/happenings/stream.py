@@ -1,0 +1,154 @@
+"""Reads what has happened, in order, from where the last reader was: one node of all, and another one if it dies."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import OrderedDict
+from collections.abc import AsyncIterator
+
+import msgspec
+
+from tidewire.channels import HAPPENED, watched
+from tidewire.engine.node import Node
+from tidewire.errors import PublishError, StoreUnavailable
+from tidewire.happenings.event import KINDS, Event, Happening
+from tidewire.messages import Member, Position, Publication
+
+__all__ = ("Cursor", "Leadership", "events_of")
+
+logger = logging.getLogger("tidewire")
+
+_LEADER = watched("leader")
+_PAGE = 200
+#: Seconds between two looks where nothing wakes the reader, and for the end of what has begun twice.
+_LOOK_SECONDS, _PATIENCE = 1.0, 20.0
+_REMEMBERED = 50_000
+_BEGINNINGS = {end: begin for begin, end in KINDS.items()}
+
+
+class Cursor:
+    """How far one consumer has come, kept in the store for whoever comes after it."""
+
+    def __init__(self, node: Node, name: str) -> None:
+        self._node = node
+        self._channel = watched(f"done:{name}")
+        self._saved: Position | None = None
+
+    async def load(self) -> Position | None:
+        """Return where it was; None: at the beginning."""
+        page = await self._node.broker.history(self._channel, limit=1, reverse=True)
+        for publication in page.publications:
+            self._saved = Position.parse(publication.data.decode())
+        return self._saved
+
+    async def save(self, position: Position | None) -> None:
+        """Keep where it is; a store that is away keeps it the next time."""
+        if position is None or position == self._saved:
+            return
+        try:
+            await self._node.publish(self._channel, str(position).encode(), ephemeral=False)
+        except PublishError:
+            return
+        self._saved = position
+
+
+class Leadership:
+    """Which node consumes: of all that want to, the one that has been there the longest."""
+
+    def __init__(self, node: Node) -> None:
+        self._node = node
+        self._member = Member(node.id, node.id)
+        self._has_entered = False
+
+    async def is_here(self) -> bool:
+        """Return whether it is this node; raises StoreUnavailable."""
+        if not self._has_entered:
+            await self._node.memberships.enter(_LEADER, self._member)
+            self._has_entered = True
+        members = await self._node.presence.members(_LEADER)
+        return bool(members) and members[0].connection == self._node.id
+
+    async def resign(self) -> None:
+        """Make room for another node."""
+        if self._has_entered:
+            self._has_entered = False
+            try:
+                await self._node.memberships.quit(_LEADER, self._member)
+            except StoreUnavailable:
+                logger.info("another node handles events when this one's lease has ended")
+
+
+async def events_of(node: Node, since: Position | None, woken: asyncio.Event) -> AsyncIterator[tuple[Position, Event]]:
+    """Yield what has happened since a position, for ever, each beginning before its end; raises StoreUnavailable.
+
+    The position is that up to which everything before was yielded.
+    """
+    order = _Order()
+    while True:
+        woken.clear()
+        page = await node.broker.history(HAPPENED, since=since, limit=_PAGE)
+        if not page.publications and since is not None and since.epoch != page.top.epoch:
+            since = Position(0, page.top.epoch)  # the store has lost what was before
+            continue
+        for publication in page.publications:
+            since = publication.position
+            for event in order.take(publication):
+                yield since, event
+        for event in order.overdue():
+            yield since or page.top, event
+        if not page.publications:
+            try:
+                async with asyncio.timeout(_LOOK_SECONDS):
+                    await woken.wait()
+            except TimeoutError:
+                pass
+
+
+class _Order:
+    """Yields beginnings and ends in turn: what came twice once, and an end before the next beginning.
+
+    Two nodes may tell of one user at the same moment; then the later beginning may be kept before the earlier end.
+    """
+
+    def __init__(self) -> None:
+        self._has_begun: OrderedDict[tuple[str, str, str], bool] = OrderedDict()
+        self._early: dict[tuple[str, str, str], tuple[float, Event]] = {}
+
+    def take(self, publication: Publication) -> list[Event]:
+        """Return the events that are due with a publication."""
+        try:
+            found = msgspec.json.decode(publication.data, type=Happening)
+        except msgspec.MsgspecError:
+            logger.warning("event %s is of another version, and is left out", publication.position)
+            return []
+        event = Event(str(publication.position), found.kind, found.channel, found.user, publication.time)
+        is_begin = found.kind in KINDS
+        key = (found.kind if is_begin else _BEGINNINGS.get(found.kind, ""), found.channel, found.member)
+        has_begun = self._has_begun.get(key)
+        if is_begin and has_begun:
+            self._early.setdefault(key, (asyncio.get_running_loop().time() + _PATIENCE, event))
+            return []
+        if not is_begin and has_begun is False:
+            return []  # it was told already
+        due = [event]
+        if not is_begin and key in self._early:
+            due.append(self._early.pop(key)[1])
+        self._remember(key, due[-1].kind in KINDS)
+        return due
+
+    def overdue(self) -> list[Event]:
+        """Return an end, and the beginning, for each that nobody has ended: its node died at the wrong moment."""
+        now = asyncio.get_running_loop().time()
+        due: list[Event] = []
+        for key, (until, event) in tuple(self._early.items()):
+            if until <= now:
+                del self._early[key]
+                due += [msgspec.structs.replace(event, id=f"{event.id}-end", kind=KINDS[event.kind]), event]
+        return due
+
+    def _remember(self, key: tuple[str, str, str], has_begun: bool) -> None:
+        self._has_begun[key] = has_begun
+        self._has_begun.move_to_end(key)
+        if len(self._has_begun) > _REMEMBERED:
+            self._has_begun.popitem(last=False)

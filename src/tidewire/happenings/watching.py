@@ -1,0 +1,135 @@
+"""Notes who comes and goes on this node, so that every node agrees what happened: once, whoever dies.
+
+Beside each watched subscription there is a member of a channel of its own in the store's presence. Its first and last
+member are the events; what a killed worker leaves behind is announced by the node that claims its members.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+from collections.abc import Callable
+from typing import NamedTuple
+
+import msgspec
+
+from tidewire.channels import HAPPENED, is_personal, is_reserved, watched
+from tidewire.engine.node import Node
+from tidewire.engine.subscription import Subscription
+from tidewire.errors import PublishError, StoreUnavailable
+from tidewire.happenings.event import KINDS, Happening
+from tidewire.messages import Announcement, Member
+
+__all__ = ("Watcher",)
+
+_RETRY_SECONDS, _STEP_SECONDS = 1.0, 0.25
+#: All who are in a channel are one user of the members that say whether anybody is.
+_ANYBODY = "*"
+_numbers = itertools.count(1)
+
+
+class _Watched(NamedTuple):
+    """A member of a shadow channel, what it begins, and the task that has begun it."""
+
+    shadow: str
+    member: Member
+    begin: Happening
+    end: Happening
+    token: str
+    begun: asyncio.Task[None] | None
+
+
+class Watcher:
+    """Watches the subscriptions of one node. `wants` says whether the events of a pair are wanted of a channel."""
+
+    def __init__(self, node: Node, wants: Callable[[str, str], bool], grace: float) -> None:
+        self._node = node
+        self._wants = wants
+        self._grace = grace
+        self._watched: dict[Subscription, list[_Watched]] = {}
+
+    def entered(self, subscription: Subscription) -> None:
+        """Take note of a subscription that has become live."""
+        channel, connection = subscription.channel, subscription.connection
+        pairs: list[tuple[str, str, str]] = []
+        if is_personal(channel):
+            pairs = [("connected", "", connection.user)]
+        elif not is_reserved(channel):
+            pairs = [("joined", channel, connection.user or connection.id), ("occupied", channel, _ANYBODY)]
+        found = [
+            self._begin(begin, name, user, connection.id, connection.user)
+            for begin, name, user in pairs
+            if self._wants(begin, name)
+        ]
+        if found:
+            self._watched[subscription] = found
+
+    def left(self, subscription: Subscription) -> None:
+        """Take note of the end of a subscription; harmless for one that is not watched."""
+        found = self._watched.pop(subscription, ())
+        if not self._node.is_open:
+            return  # another node tells it, unless the client comes back there
+        for watched_ in found:
+            self._node.tasks.spawn(self._end(watched_))
+
+    def _begin(self, begin: str, channel: str, user: str, connection: str, name: str) -> _Watched:
+        shown = "" if user == _ANYBODY else name
+        start = Happening(begin, channel, shown, user)
+        end = Happening(KINDS[begin], channel, shown, user)
+        shadow = watched(f"{begin}:{channel or user}")
+        token = f"{connection}:{next(_numbers):x}"  # a connection that leaves and comes back is another member
+        made = _Watched(shadow, Member(token, user), start, end, token, None)
+        return made._replace(begun=self._node.tasks.spawn(self._enter(made)))
+
+    async def _enter(self, watched_: _Watched) -> None:
+        leave = Announcement(msgspec.json.encode(watched_.end))
+        while True:
+            try:
+                joined = await self._node.memberships.enter(watched_.shadow, watched_.member, leave)
+                break
+            except StoreUnavailable:
+                await asyncio.sleep(_RETRY_SECONDS)
+        if joined.first:
+            await self._tell(watched_.begin, f"begin:{watched_.token}")
+
+    async def _end(self, watched_: _Watched) -> None:
+        if watched_.begun is not None:
+            await asyncio.wait([watched_.begun])
+        if not await self._is_grace_over():
+            return
+        is_told = False
+        while True:
+            try:
+                if not is_told and await self._is_alone(watched_):
+                    # before the member is removed: if this node dies between, another one tells the same again
+                    await self._tell(watched_.end, f"end:{watched_.token}")
+                    is_told = True
+                was_last = await self._node.memberships.quit(watched_.shadow, watched_.member)
+                break
+            except StoreUnavailable:
+                await asyncio.sleep(_RETRY_SECONDS)
+        if was_last and not is_told:
+            await self._tell(watched_.end, f"end:{watched_.token}")
+        elif is_told and not was_last:  # another connection came between
+            await self._tell(watched_.begin, f"again:{watched_.token}")
+
+    async def _is_grace_over(self) -> bool:
+        """Wait; return False where this node closes before, and another one tells it."""
+        loop = asyncio.get_running_loop()
+        end = loop.time() + self._grace
+        while loop.time() < end and self._node.is_open:
+            await asyncio.sleep(min(_STEP_SECONDS, max(0.0, end - loop.time())))
+        return self._node.is_open
+
+    async def _is_alone(self, watched_: _Watched) -> bool:
+        return await self._node.presence.count(watched_.shadow, watched_.member.user) <= 1
+
+    async def _tell(self, happening: Happening, key: str) -> None:
+        data = msgspec.json.encode(happening)
+        while True:
+            try:
+                await self._node.publish(HAPPENED, data, key=key, ephemeral=False)
+            except PublishError:
+                await asyncio.sleep(_RETRY_SECONDS)
+            else:
+                return

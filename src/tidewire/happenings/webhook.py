@@ -1,0 +1,152 @@
+"""Sends events to a URL: signed, in batches, again for a day where it fails, and not into private networks."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import hmac
+import ipaddress
+import logging
+import random
+import socket
+import ssl
+import time
+from collections.abc import Sequence
+from urllib.parse import urlsplit
+
+import msgspec
+
+from tidewire.engine.node import Node
+from tidewire.errors import ConfigurationError, TidewireError
+from tidewire.happenings.event import Event, Interest
+from tidewire.happenings.stream import Cursor, events_of
+from tidewire.messages import Position
+
+__all__ = ("Webhook", "WebhookDelivery", "signature")
+
+logger = logging.getLogger("tidewire")
+
+#: Events of one request, seconds for which more are waited for, for an answer, and for which a batch is tried.
+_MOST, _GATHER_SECONDS, _ANSWER_SECONDS, _DAY = 100, 0.2, 10.0, 86_400.0
+_FIRST_PAUSE, _LONGEST_PAUSE = 0.5, 60.0
+
+
+def signature(secret: str, timestamp: str, body: bytes) -> str:
+    """Return what `Tidewire-Signature` says: `v1=` and HMAC-SHA256 of the timestamp, a point and the body, in hex."""
+    return "v1=" + hmac.new(secret.encode(), f"{timestamp}.".encode() + body, hashlib.sha256).hexdigest()
+
+
+class Webhook:
+    """Where events are sent, and which. Raises ConfigurationError for a URL that cannot be one."""
+
+    def __init__(self, url: str, secret: str, interests: Sequence[Interest], *, allow_private: bool) -> None:
+        parts = urlsplit(url)
+        if parts.scheme not in ("http", "https") or not parts.hostname:
+            raise ConfigurationError(f"webhook {url.partition('?')[0]!r} is no URL; write https://example.org/events")
+        if not secret:
+            raise ConfigurationError("a webhook needs secret=…: its receiver tells by the signature who has sent it")
+        self._secret = secret
+        self.interests = interests
+        self._parts = parts
+        self._allow_private = allow_private
+        self.name = hashlib.sha256(url.encode()).hexdigest()[:16]
+        #: The URL without what may be secret in it.
+        self.shown = f"{parts.scheme}://{parts.hostname}{parts.path}"
+
+    def wants(self, event: Event) -> bool:
+        """Return whether an event is one of those that are sent."""
+        return any(interest.match(event.kind, event.channel) is not None for interest in self.interests)
+
+    async def send(self, events: Sequence[Event]) -> None:
+        """Send one batch; raises OSError, TimeoutError and TidewireError where it was not taken."""
+        body = msgspec.json.encode({"events": events})
+        timestamp = str(int(time.time()))
+        parts = self._parts
+        is_secure = parts.scheme == "https"
+        port = parts.port or (443 if is_secure else 80)
+        path = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
+        lines = (
+            f"POST {path} HTTP/1.1",
+            f"Host: {parts.netloc.rpartition('@')[2]}",
+            "Content-Type: application/json",
+            f"Content-Length: {len(body)}",
+            "User-Agent: tidewire",
+            f"Tidewire-Timestamp: {timestamp}",
+            f"Tidewire-Signature: {signature(self._secret, timestamp, body)}",
+            "Connection: close",
+        )
+        async with asyncio.timeout(_ANSWER_SECONDS):
+            address = await self._address(port)
+            context = ssl.create_default_context() if is_secure else None
+            reader, writer = await asyncio.open_connection(
+                address, port, ssl=context, server_hostname=parts.hostname if is_secure else None
+            )
+            try:
+                writer.write("\r\n".join(lines).encode("latin-1") + b"\r\n\r\n" + body)
+                await writer.drain()
+                status = (await reader.readline()).split(b" ", 2)
+            finally:
+                writer.close()
+        if len(status) < 2 or not status[1].startswith(b"2"):
+            raise TidewireError(f"it answered {status[1].decode('latin-1') if len(status) > 1 else 'nothing'}")
+
+    async def _address(self, port: int) -> str:
+        """Return the address that is connected to: looked up once, so that the one that was judged is the one."""
+        found = await asyncio.get_running_loop().getaddrinfo(self._parts.hostname, port, type=socket.SOCK_STREAM)
+        addresses = [str(one[4][0]) for one in found]
+        if not self._allow_private:
+            addresses = [one for one in addresses if ipaddress.ip_address(one.partition("%")[0]).is_global]
+        if not addresses:
+            raise TidewireError("it has no public address; allow_private=True sends to others")
+        return addresses[0]
+
+
+class WebhookDelivery:
+    """Consumes events for one webhook, on one node."""
+
+    def __init__(self, node: Node, webhook: Webhook, woken: asyncio.Event) -> None:
+        self._node = node
+        self._webhook = webhook
+        self._woken = woken
+        self._cursor = Cursor(node, f"webhook:{webhook.name}")
+        self._waiting: asyncio.Queue[tuple[Position, Event]] = asyncio.Queue(2 * _MOST)
+
+    async def run(self) -> None:
+        """Send events until cancelled; raises StoreUnavailable."""
+        since = await self._cursor.load()
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self._send_all())
+            async for item in events_of(self._node, since, self._woken):
+                await self._waiting.put(item)
+
+    async def _send_all(self) -> None:
+        while True:
+            batch = [await self._waiting.get()]
+            end = asyncio.get_running_loop().time() + _GATHER_SECONDS
+            while len(batch) < _MOST:
+                try:
+                    async with asyncio.timeout_at(end):
+                        batch.append(await self._waiting.get())
+                except TimeoutError:
+                    break
+            wanted = [event for _, event in batch if self._webhook.wants(event)]
+            if wanted:
+                await self._send(wanted)
+            await self._cursor.save(batch[-1][0])
+
+    async def _send(self, events: Sequence[Event]) -> None:
+        pause, began, is_failing = _FIRST_PAUSE, time.monotonic(), False
+        while time.monotonic() < began + _DAY:
+            try:
+                await self._webhook.send(events)
+            except (OSError, TimeoutError, TidewireError) as error:
+                if not is_failing:
+                    logger.warning("webhook %s is tried again for a day: %s", self._webhook.shown, error)
+                is_failing = True
+                await asyncio.sleep(pause * (0.5 + random.random() / 2))
+                pause = min(_LONGEST_PAUSE, 2 * pause)
+            else:
+                if is_failing:
+                    logger.warning("webhook %s takes events again", self._webhook.shown)
+                return
+        logger.error("webhook %s took nothing for a day; %d events are given up", self._webhook.shown, len(events))

@@ -1,0 +1,376 @@
+"""Events: who came and went, once and in order, also when workers are killed."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import hashlib
+import hmac
+import itertools
+import json
+import os
+import random
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from fastapi import FastAPI
+from starlette.requests import HTTPConnection
+
+from contract.serving import free_port
+from helpers.hubs import serving
+from helpers.stores import postgres_database, start_nats, start_redis
+from tidewire import ConfigurationError, Event, Hub
+from tidewire.client import Client
+from tidewire.happenings import handling
+from tidewire.testing import wait_until
+
+HERE = Path(__file__).parent
+
+
+@pytest.fixture(params=["memory", "sqlite", "redis", "postgresql", "nats"])
+def url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
+    kind = request.param
+    if kind in ("redis", "nats"):
+        with (start_redis if kind == "redis" else start_nats)(tmp_path / kind) as daemon:
+            yield f"{kind}://127.0.0.1:{daemon.port}"
+    elif kind == "postgresql":
+        yield postgres_database()
+    else:
+        yield "memory://" if kind == "memory" else f"sqlite:///{tmp_path}/store.db"
+
+
+async def user(connection: HTTPConnection) -> str | None:
+    return connection.query_params.get("user")
+
+
+class World:
+    """A served hub, and what it was told."""
+
+    def __init__(self, url: str = "memory://", grace: float = 0.3) -> None:
+        self.hub = Hub(url, limits={"grace_seconds": grace})
+        self.events: list[Event] = []
+        self.base = ""
+
+        @self.hub.channel("room:{room}")
+        async def room(room: int) -> bool:
+            return True
+
+    def note(self, *kinds: str) -> None:
+        async def note(event: Event) -> None:
+            self.events.append(event)
+
+        for kind in kinds:
+            self.hub.on(kind, "" if "connected" in kind else "room:{room}")(note)
+
+    @property
+    def told(self) -> list[tuple[str, str]]:
+        return [(event.kind, event.user or event.channel) for event in self.events]
+
+    @contextlib.asynccontextmanager
+    async def serving(self) -> AsyncIterator[None]:
+        app = FastAPI(lifespan=self.hub.lifespan)
+        app.include_router(self.hub.client_router(user=user))
+        async with serving(self.hub, app) as server:
+            self.base = f"ws://127.0.0.1:{server.port}/connection/websocket"
+            yield
+
+    def client(self, name: str | None) -> Client:
+        return Client(self.base + ("" if name is None else f"?user={name}"))
+
+
+def test_who_comes_and_goes_is_told_once_and_in_order(url: str) -> None:
+    async def main() -> None:
+        world = World(url)
+        world.note("joined", "left", "occupied", "vacated", "connected", "disconnected")
+        async with world.serving():
+            async with world.client("ann") as first, world.client("ann") as second, world.client(None) as nobody:
+                for client in (first, second, nobody):
+                    await client.subscribe("room:1").wait_subscribed()
+                await wait_until(lambda: len(world.events) >= 4)
+            await wait_until(lambda: len(world.events) >= 8)
+            assert sorted(world.told[:4]) == [
+                ("connected", "ann"),
+                ("joined", "ann"),
+                ("joined", "room:1"),  # by nobody known
+                ("occupied", "room:1"),
+            ]
+            assert sorted(world.told[4:]) == [
+                ("disconnected", "ann"),
+                ("left", "ann"),
+                ("left", "room:1"),
+                ("vacated", "room:1"),
+            ]
+            assert len({event.id for event in world.events}) == 8
+
+    asyncio.run(main())
+
+
+def test_who_is_back_within_the_grace_never_was_away() -> None:
+    async def main() -> None:
+        world = World(grace=1.0)
+        world.note("joined", "left", "connected", "disconnected")
+        async with world.serving():
+            async with world.client("ann") as client:
+                subscription = client.subscribe("room:1")
+                await subscription.wait_subscribed()
+                await wait_until(lambda: len(world.events) == 2)
+                for _ in range(3):
+                    subscription.close()
+                    subscription = client.subscribe("room:1")
+                    await subscription.wait_subscribed()
+            async with world.client("ann") as client:
+                await client.subscribe("room:1").wait_subscribed()
+                async with world.client("bob") as marker:
+                    await marker.subscribe("room:1").wait_subscribed()
+                await wait_until(lambda: ("left", "bob") in world.told)
+                assert [kind for kind, name in world.told if name == "ann"] in (
+                    ["connected", "joined"],
+                    ["joined", "connected"],
+                )
+
+    asyncio.run(main())
+
+
+def test_a_handler_takes_parameters_and_is_called_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(handling, "BACKOFF", (0.01, 0.01))
+    calls: list[Any] = []
+    is_broken = True
+
+    async def main() -> None:
+        world = World()
+
+        @world.hub.on("joined", "room:{room}")
+        async def flaky(room: int, user: str, event: Event) -> None:
+            calls.append((room, user, event.id))
+            if len(calls) < 3:
+                raise ValueError("not yet")
+
+        @world.hub.on("left", "room:{room}")
+        def broken(room: int, channel: str) -> None:
+            if is_broken:
+                raise ValueError("never")
+            calls.append((room, channel))
+
+        async with world.serving():
+            async with world.client("ann") as client:
+                await client.subscribe("room:7").wait_subscribed()
+                await wait_until(lambda: len(calls) == 3)
+                assert calls == [calls[0]] * 3
+                assert calls[0][:2] == (7, "ann")
+            await wait_until(lambda: _count(world.hub, 1))
+            (dead,) = await world.hub.dead_events()
+            assert (dead.event.kind, dead.event.user, dead.error) == ("left", "ann", "ValueError: never")
+            with pytest.raises(ValueError, match="never"):
+                await world.hub.repeat_event(dead.event.id)
+            nonlocal is_broken
+            is_broken = False
+            await world.hub.repeat_event(dead.event.id)
+            assert calls[-1] == (7, "room:7")
+            assert await world.hub.dead_events() == []
+            with pytest.raises(ConfigurationError, match="no dead event"):
+                await world.hub.repeat_event(dead.event.id)
+
+    is_broken = True
+    asyncio.run(main())
+
+
+async def _count(hub: Hub, number: int) -> bool:
+    return len(await hub.dead_events()) == number
+
+
+def test_what_cannot_work_is_refused_where_it_is_written() -> None:
+    hub = Hub()
+
+    async def takes(size: list[int]) -> None: ...
+
+    for kind, pattern in (("came", ""), ("connected", "room:{room}"), ("joined", "room:{")):
+        with pytest.raises(ConfigurationError):
+            hub.on(kind, pattern)(lambda: None)
+    with pytest.raises(ConfigurationError, match="'size'"):
+        hub.on("joined", "room:{room}")(takes)
+    for url, secret, events in (
+        ("ftp://example.org", "s", ["joined"]),
+        ("https://example.org", "", ["joined"]),
+        ("https://example.org", "s", []),
+        ("https://example.org", "s", "joined"),
+        ("https://example.org", "s", ["came"]),
+    ):
+        with pytest.raises(ConfigurationError):
+            hub.webhook(url, secret=secret, events=events)
+
+
+class Receiver:
+    """A server that refuses as long as it is told to, and checks signatures."""
+
+    def __init__(self) -> None:
+        self.events: list[dict[str, Any]] = []
+        self.refusals = 0
+        self.requests = itertools.count()
+
+    async def answer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        head = (await reader.readuntil(b"\r\n\r\n")).decode().split("\r\n")
+        headers = {name.lower(): value for name, _, value in (line.partition(": ") for line in head[1:])}
+        body = await reader.readexactly(int(headers["content-length"]))
+        signed = f"{headers['tidewire-timestamp']}.".encode() + body
+        wanted = "v1=" + hmac.new(b"s3cret", signed, hashlib.sha256).hexdigest()
+        is_right = (
+            headers["tidewire-signature"] == wanted and abs(time.time() - int(headers["tidewire-timestamp"])) < 60
+        )
+        if is_right and next(self.requests) % 2:  # half of all fail
+            self.events += json.loads(body)["events"]
+            writer.write(b"HTTP/1.1 204 No Content\r\n\r\n")
+        else:
+            self.refusals += 1
+            writer.write(b"HTTP/1.1 500 No\r\nContent-Length: 0\r\n\r\n")
+        writer.close()
+
+
+def test_a_webhook_gets_all_of_what_it_wants_in_order() -> None:
+    async def main() -> None:
+        receiver, port = Receiver(), free_port()
+        world = World()
+        events = ["joined room:{room}", "left room:{room}", "connected"]
+        world.hub.webhook(f"http://127.0.0.1:{port}/in?x=1", secret="s3cret", events=events, allow_private=True)
+        private = World()
+        private.hub.webhook(f"http://127.0.0.1:{port}/in", secret="s3cret", events=["joined"])
+        async with world.serving(), private.serving():
+            for name in ("ann", "bob"):
+                for place in (world, private):
+                    async with place.client(name) as client:
+                        await client.subscribe("room:1").wait_subscribed()
+            # it was down until now
+            async with await asyncio.start_server(receiver.answer, "127.0.0.1", port):
+                await wait_until(lambda: len(receiver.events) >= 6, 20.0)
+                for name in ("ann", "bob"):
+                    kinds = [event["kind"] for event in receiver.events if event["user"] == name]
+                    assert sorted(kinds) == ["connected", "joined", "left"]
+                    assert kinds.index("joined") < kinds.index("left")
+                assert len({event["id"] for event in receiver.events}) == 6
+                assert receiver.refusals
+
+    asyncio.run(main())
+
+
+class Process:
+    """A worker of the application, on a port of its own."""
+
+    def __init__(self, folder: Path, store: str) -> None:
+        self.folder, self.store, self.port = folder, store, free_port()
+        self.start()
+
+    def start(self) -> None:
+        environment = os.environ | {"STORE": self.store, "LOG": str(self.folder / "log"), "PYTHONPATH": str(HERE)}
+        command = [sys.executable, "-m", "tidewire", "run", "application:app", "--port", str(self.port)]
+        with (self.folder / "out").open("ab") as out:
+            self.process = subprocess.Popen(command, env=environment, stdout=out, stderr=out, cwd=self.folder)
+        end = time.monotonic() + 20
+        while True:
+            with contextlib.suppress(OSError):
+                urllib.request.urlopen(f"http://127.0.0.1:{self.port}/connection/tidewire.js", timeout=1).close()
+                return
+            assert self.process.poll() is None, (self.folder / "out").read_text()
+            assert time.monotonic() < end
+            time.sleep(0.05)
+
+    def kill(self) -> None:
+        self.process.kill()
+        self.process.wait()
+
+    def client(self, name: str) -> Client:
+        return Client(f"ws://127.0.0.1:{self.port}/connection/websocket?user={name}", seconds=30)
+
+
+def logged(folder: Path) -> list[list[Any]]:
+    path = folder / "log"
+    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+
+
+def test_the_events_of_a_killed_worker_come_from_another(tmp_path: Path) -> None:
+    workers = [Process(tmp_path, f"sqlite:///{tmp_path}/store.db") for _ in range(2)]
+
+    def has(*event: str) -> bool:
+        return any(one[1:4] == [*event] for one in logged(tmp_path))
+
+    async def main() -> None:
+        async with workers[1].client("bob") as bob:
+            await bob.subscribe("room:1").wait_subscribed()
+            async with workers[0].client("ann") as ann:
+                await ann.subscribe("room:1").wait_subscribed()
+                await wait_until(lambda: len(logged(tmp_path)) >= 5, 20.0)
+                workers[0].kill()  # the one that has handled all until now
+                began = time.monotonic()
+                await wait_until(
+                    lambda: [True for one in logged(tmp_path) if one[1:4] == ["left", "room:1", "ann"]], 30.0
+                )
+                assert time.monotonic() - began < 25
+        await wait_until(lambda: has("vacated", "room:1", ""), 20.0)
+
+    try:
+        asyncio.run(main())
+        once = {one[0]: one for one in logged(tmp_path)}.values()  # what is repeated has the same id
+        seen = {name: [one[1] for one in once if one[3] == name] for name in ("ann", "bob")}
+        for kinds in seen.values():
+            assert sorted(kinds) == ["connected", "disconnected", "joined", "left"]
+            assert kinds.index("joined") < kinds.index("left")
+    finally:
+        for worker in workers:
+            worker.kill()
+
+
+@pytest.mark.slow
+def test_each_joined_has_its_left_whoever_is_killed(tmp_path: Path) -> None:
+    workers = [Process(tmp_path, f"sqlite:///{tmp_path}/store.db") for _ in range(3)]
+    source = random.Random(5)
+
+    async def live(number: int, until: float) -> None:
+        while time.monotonic() < until:
+            with contextlib.suppress(Exception):
+                async with source.choice(workers).client(f"user{number}") as client:
+                    async with asyncio.timeout(5):
+                        await client.subscribe(f"room:{number % 3}").wait_subscribed()
+                    await asyncio.sleep(source.uniform(0.2, 3.0))
+            await asyncio.sleep(source.uniform(0.0, 2.0))
+
+    async def kill(until: float) -> None:
+        while time.monotonic() < until:
+            await asyncio.sleep(source.uniform(2.0, 5.0))
+            worker = source.choice(workers)
+            worker.kill()
+            await asyncio.sleep(1.0)
+            await asyncio.to_thread(worker.start)
+
+    async def main() -> None:
+        until = time.monotonic() + 40
+        await asyncio.gather(kill(until), *(live(number, until) for number in range(60)))
+        await wait_until(quiet, 60.0)
+
+    def pairs() -> dict[tuple[str, str], list[str]]:
+        found: dict[tuple[str, str], list[str]] = {}
+        ids: dict[str, list[Any]] = {}
+        for id_, *rest, _ in logged(tmp_path):
+            if id_ in ids:
+                assert ids[id_] == rest
+                continue  # a repetition
+            ids[id_] = rest
+            kind, channel, name = rest
+            if kind in ("joined", "left"):
+                found.setdefault((channel, name), []).append(kind)
+        return found
+
+    def quiet() -> bool:
+        return all(kinds[-1] == "left" for kinds in pairs().values())
+
+    try:
+        asyncio.run(main())
+        wrong = {key: kinds for key, kinds in pairs().items() if kinds != ["joined", "left"] * (len(kinds) // 2)}
+        assert not wrong
+        assert len(pairs()) > 30
+    finally:
+        for worker in workers:
+            worker.kill()

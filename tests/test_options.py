@@ -64,6 +64,7 @@ def test_a_limit_that_cannot_work_is_refused_where_it_is_written(name: str) -> N
         "ping_seconds",
         "drain_seconds",
         "turn_seconds",
+        "grace_seconds",
         "ephemeral_seconds",
         *gap,
     ):

@@ -38,7 +38,7 @@ REVOKED = "$revoked"
 TICKETS = "$tickets"
 #: The channels of long jobs begin with this (pipelines.names).
 PIPELINES = "$pipeline"
-#: The channel that keeps what the application is told of: who came and went (happenings).
+#: The channel that keeps the comings and goings of which the application is told (happenings).
 HAPPENED = "$happened"
 _WATCHED = "$watched:"
 _PERSONAL = "$user:"

@@ -84,7 +84,7 @@ class World:
         return Client(self.base + ("" if name is None else f"?user={name}"))
 
 
-def test_who_comes_and_goes_is_told_once_and_in_order(url: str) -> None:
+def test_who_comes_and_goes_is_announced_once_and_in_order(url: str) -> None:
     async def main() -> None:
         world = World(url)
         world.note("joined", "left", "occupied", "vacated", "connected", "disconnected")

@@ -1,1 +1,1 @@
-"""What happens on the channels of all nodes, told to the application: who came and went, which channels are in use."""
+"""Tells an application what happens on the channels of all nodes: the comings and goings of users."""

@@ -14,7 +14,7 @@ from tidewire.channels import watched
 from tidewire.engine.node import Node
 from tidewire.errors import ConfigurationError, PublishError
 from tidewire.happenings.event import Event, Interest
-from tidewire.happenings.stream import Cursor, events_of
+from tidewire.happenings.event_stream import Cursor, events_of
 from tidewire.messages import Position
 from tidewire.rules.base import Caller, Identity
 from tidewire.rules.binding import Bound, NoMatch, Source, hints_of

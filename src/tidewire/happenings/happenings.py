@@ -11,9 +11,9 @@ from tidewire.channels import HAPPENED, watched
 from tidewire.engine.node import Node
 from tidewire.errors import ConfigurationError, StoreUnavailable
 from tidewire.happenings.event import Interest
+from tidewire.happenings.event_stream import Leadership
 from tidewire.happenings.handling import DeadEvent, EventHandler, Handling, dead_events, repeat
-from tidewire.happenings.stream import Leadership
-from tidewire.happenings.watching import Watcher
+from tidewire.happenings.watcher import Watcher
 from tidewire.happenings.webhook import Webhook, WebhookDelivery
 from tidewire.messages import Publication
 from tidewire.options import ChannelOptions

@@ -19,7 +19,7 @@ import msgspec
 from tidewire.engine.node import Node
 from tidewire.errors import ConfigurationError, TidewireError
 from tidewire.happenings.event import Event, Interest
-from tidewire.happenings.stream import Cursor, events_of
+from tidewire.happenings.event_stream import Cursor, events_of
 from tidewire.messages import Position
 
 __all__ = ("Webhook", "WebhookDelivery", "signature")

@@ -97,20 +97,20 @@ class Watcher:
             await asyncio.wait([watched_.begun])
         if not await self._is_grace_over():
             return
-        is_told = False
+        is_announced = False
         while True:
             try:
-                if not is_told and await self._is_alone(watched_):
+                if not is_announced and await self._is_alone(watched_):
                     # before the member is removed: if this node dies between, another one tells the same again
                     await self._tell(watched_.end, f"end:{watched_.token}")
-                    is_told = True
+                    is_announced = True
                 was_last = await self._node.memberships.quit(watched_.shadow, watched_.member)
                 break
             except StoreUnavailable:
                 await asyncio.sleep(_RETRY_SECONDS)
-        if was_last and not is_told:
+        if was_last and not is_announced:
             await self._tell(watched_.end, f"end:{watched_.token}")
-        elif is_told and not was_last:  # another connection came between
+        elif is_announced and not was_last:  # another connection came between
             await self._tell(watched_.begin, f"again:{watched_.token}")
 
     async def _is_grace_over(self) -> bool:

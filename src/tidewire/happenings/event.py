@@ -1,4 +1,4 @@
-"""What the application is told, and the patterns of what it wants to be told."""
+"""Events of which an application is told, and the patterns of those that it wants."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from tidewire.rules.pattern import Pattern
 
 __all__ = ("KINDS", "Event", "Happening", "Interest")
 
-#: What may happen: how it begins and how it ends, for a user in a channel, a user, and a channel.
+#: Each pair of events: how it begins and how it ends, for a user in a channel, a user, and a channel.
 KINDS = {"joined": "left", "connected": "disconnected", "occupied": "vacated"}
 _ALL = frozenset(KINDS) | frozenset(KINDS.values())
 
 
 class Happening(msgspec.Struct, frozen=True, omit_defaults=True):
-    """What is kept of an event; its place in the stream makes it an `Event`. `member` names a stranger, too."""
+    """An event as it is kept; its place in the stream makes it an `Event`. `member` names a stranger, too."""
 
     kind: str
     channel: str = ""

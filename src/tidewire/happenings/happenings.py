@@ -23,7 +23,7 @@ __all__ = ("Happenings",)
 
 logger = logging.getLogger("tidewire")
 
-#: What is kept of events, and of how far they are handled: a day and more, for a receiver that is away so long.
+#: Events are kept for a day and more, for a receiver that is away so long; and so are the places of their readers.
 _KEPT = ChannelOptions(history_size=1_000_000, history_seconds=2 * 86_400.0)
 _PLACES = ChannelOptions(history_size=1_000, history_seconds=30 * 86_400.0)
 _LOOK_SECONDS, _RETRY_SECONDS = 1.0, 1.0

@@ -113,9 +113,9 @@ class Decorators(HubCore):
 
         Events are joined and left (a user's first connection in a channel, and the last), occupied and vacated (a
         channel), connected and disconnected (a user; no pattern). Of all workers one calls it, at least once for each
-        `event: Event`, in order by user and channel. Another worker tells the ends that a killed one leaves behind; a user who
-        is back within `grace_seconds` never was away. A function that raises is called again, with pauses, and then the
-        event is dead: `dead_events`. Raises ConfigurationError for what is no event, or no such function.
+        `event: Event`, in order by user and channel. Another worker tells the ends that a killed one leaves behind; a
+        user that is back within `grace_seconds` never was away. A function that raises is called again, with pauses,
+        and then the event is dead: `dead_events`. Raises ConfigurationError for what is no event or no such function.
         """
 
         def add(function: F) -> F:

@@ -10,7 +10,7 @@ from starlette.responses import Response
 from tidewire.channels import open_channel
 from tidewire.hub.core import HubCore
 from tidewire.messages import Position
-from tidewire.sessions.listening import position_from
+from tidewire.sessions.arguments import position_from
 from tidewire.sessions.text_responses import event_response, ui_response
 from tidewire.sessions.text_streams import TextStream
 

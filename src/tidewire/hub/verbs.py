@@ -6,6 +6,7 @@ import asyncio
 import time
 from collections.abc import Callable, Coroutine, Iterable, Mapping
 from concurrent.futures import Future
+from datetime import datetime
 from typing import Any, ParamSpec, TypeVar, overload
 
 from msgspec import structs
@@ -18,11 +19,12 @@ from tidewire.history.states import State
 from tidewire.hub.core import HubCore
 from tidewire.messages import HistoryPage, HistoryRequest, Member, Position, PublishRequest
 from tidewire.protocols.close_codes import FORCED
-from tidewire.protocols.meta import PublicationMeta
+from tidewire.protocols.meta import PublicationMeta, tags_from
 from tidewire.protocols.payload import connection_id, encode_json, encode_payload
 from tidewire.sessions import hub_orders
 from tidewire.sessions.application import HubConnection
-from tidewire.sessions.listening import Publications, position_from
+from tidewire.sessions.arguments import count_from, moment_from, position_from
+from tidewire.sessions.listening import Publications
 from tidewire.sessions.revocations import Revocation
 from tidewire.sessions.threads import running_loop
 from tidewire.sessions.versions import check_version, publish_version
@@ -112,7 +114,7 @@ class Verbs(HubCore):
         ConfigurationError for a store that cannot do it.
         """
         not_for = connection_id(but_not)
-        meta = PublicationMeta(None, dict(tags or {}), skip_history=skip_history, but_not=not_for)
+        meta = PublicationMeta(None, tags_from(tags), skip_history=bool(skip_history), but_not=not_for)
         if not isinstance(channel, str) and isinstance(channel, list | tuple):
             if version is not None or connection is not None:
                 raise ConfigurationError("version= and connection= are for one channel; publish to each by itself")
@@ -222,7 +224,7 @@ class Verbs(HubCore):
         info = b"" if info is None else encode_json(info)
         await hub_orders.ask(self.node, hub_orders.Presenting(connection_id(connection), name, info))
 
-    async def revoke(self, *, user: str = "", issued_before: float | None = None, jti: str = "") -> None:
+    async def revoke(self, *, user: str = "", issued_before: float | datetime | None = None, jti: str = "") -> None:
         """End tokens before they expire, on all nodes and for `limits.revocation_seconds`.
 
         Either one token by its id (`jti`), or all tokens of a user that were issued before a time in seconds since 1970
@@ -231,9 +233,10 @@ class Verbs(HubCore):
         """
         if not user and not jti:
             raise ConfigurationError("revoke needs user=… or jti=…")
-        before = 0.0 if jti else time.time() if issued_before is None else issued_before
+        token = check_name(jti, "jti") if jti else ""
+        before = 0.0 if jti else time.time() if issued_before is None else moment_from(issued_before, "issued_before")
         name = check_name(user, "user") if user else ""
-        await self.revocations.revoke(Revocation(name, jti, before))
+        await self.revocations.revoke(Revocation(name, token, before))
 
     # Reading.
 
@@ -248,7 +251,7 @@ class Verbs(HubCore):
         of `history`. Raises BadRequest, and StoreUnavailable at entry.
         """
         name = open_channel(channel, self.limits.channel_name)
-        return Publications(self.node, name, position_from(since), history, with_state=state)
+        return Publications(self.node, name, position_from(since), count_from(history, "history"), with_state=state)
 
     async def state(self, channel: str) -> State:
         """Return what a channel holds, as `ChannelRule.state` says it, and the position from which to go on.
@@ -265,18 +268,24 @@ class Verbs(HubCore):
     # Reading.
 
     async def history(
-        self, channel: str, *, since: Position | None = None, limit: int | None = None, reverse: bool = False
+        self, channel: str, *, since: str | Position | None = None, limit: int | None = None, reverse: bool = False
     ) -> HistoryPage:
-        """Read a channel's history as its retention shows it; raises StoreUnavailable."""
+        """Read a channel's history as its retention shows it; raises StoreUnavailable, BadRequest.
+
+        `since` may be the text of a position, as a client sends it.
+        """
         retention = self.node.rules.options(check_name(channel, "channel")).retention
-        return await self.node.history.read(HistoryRequest(channel, retention, since, limit, reverse))
+        most = None if limit is None else count_from(limit, "limit")
+        return await self.node.history.read(
+            HistoryRequest(channel, retention, position_from(since), most, bool(reverse))
+        )
 
     async def position(self, channel: str) -> Position:
         """Return the position of a channel: what comes after it is new; raises StoreUnavailable."""
         name = check_channel(channel, self.limits.channel_name)
         return (await self.node.broker.history(name, limit=0)).top
 
-    async def inbox(self, user: str, *, since: Position | None = None) -> HistoryPage:
+    async def inbox(self, user: str, *, since: str | Position | None = None) -> HistoryPage:
         """Read what was sent to a user by `send_to_user`; raises StoreUnavailable."""
         return await self.history(personal(user), since=since)
 

@@ -5,15 +5,26 @@ Written by sessions and by the HTTP API, read by both; a store keeps it as it is
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import lru_cache
 
 import msgspec
 from msgspec import Raw, Struct
 
+from tidewire.errors import BadRequest
 from tidewire.messages import Member, Publication
 from tidewire.protocols.centrifuge.messages import EMPTY, ClientInfo, raw
 
-__all__ = ("PublicationMeta", "but_not", "client_info", "is_history", "member_info", "meta_of", "with_channel_info")
+__all__ = (
+    "PublicationMeta",
+    "but_not",
+    "client_info",
+    "is_history",
+    "member_info",
+    "meta_of",
+    "tags_from",
+    "with_channel_info",
+)
 
 
 class PublicationMeta(Struct, frozen=True, omit_defaults=True):
@@ -38,6 +49,25 @@ class PublicationMeta(Struct, frozen=True, omit_defaults=True):
 
 
 _NOTHING = PublicationMeta()
+
+
+def tags_from(tags: object) -> dict[str, str]:
+    """Return the tags that an application gives, which are texts by texts; raises BadRequest for others."""
+    if tags is None:
+        return {}
+    if isinstance(tags, Mapping) and all(isinstance(one, str) for pair in tags.items() for one in pair):
+        found = dict(tags)
+        if "".join((*found, *found.values())).isascii() or _is_unicode(found):
+            return found
+    raise BadRequest(f"tags={tags!r} are none; write texts by texts, as tags={{'kind': 'news'}}")
+
+
+def _is_unicode(texts: Mapping[str, str]) -> bool:
+    try:
+        msgspec.json.encode(texts)
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 class _Infos(Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True):

@@ -8,6 +8,7 @@ import msgspec
 from pydantic import BaseModel
 from pydantic_core import to_jsonable_python
 
+from tidewire.channels import check_name
 from tidewire.errors import BadRequest
 from tidewire.messages import Format, WireMessage
 from tidewire.protocols.base import to_utf8
@@ -56,7 +57,7 @@ def connection_id(connection: object) -> str:
     """Return the id of a connection, given itself or by its id; "" for None. Raises BadRequest for anything else."""
     found = "" if connection is None else getattr(connection, "id", connection)
     if isinstance(found, str):
-        return found
+        return check_name(found, "connection") if found else ""
     raise BadRequest(f"but_not={connection!r} is no connection; write the one of hub.connect, or its id")
 
 

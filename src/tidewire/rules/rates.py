@@ -44,6 +44,8 @@ class RateLimit:
         self.text = text
         self.name = name
         self._counts = counts
+        if not isinstance(text, str):
+            raise ConfigurationError(f"rate={text!r} is none; write '5/s burst 10 per user'")
         self._rates = [_parsed(part.strip(), text) for part in text.split(",")]
 
     def take(self, caller: Caller, channel: str = "") -> None:

@@ -5,12 +5,13 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator, Generator
+from datetime import datetime
 from functools import partial
 from threading import get_ident
 from types import TracebackType
 from typing import Any, NoReturn, TypeVar, overload
 
-from tidewire.channels import open_channel
+from tidewire.channels import check_name, open_channel
 from tidewire.engine.connection import Connection
 from tidewire.engine.node import Node
 from tidewire.engine.subscribing import Prepared
@@ -37,6 +38,7 @@ from tidewire.protocols.payload import connection_id, encode_json, encode_messag
 from tidewire.protocols.shape import checked_announcement
 from tidewire.rules.base import Identity
 from tidewire.sessions.accept import Acceptance
+from tidewire.sessions.arguments import bytes_from, count_from, moment_from, position_from
 from tidewire.sessions.hub_orders import set_presence
 from tidewire.sessions.in_flight import InFlight
 from tidewire.sessions.maps import Maps
@@ -162,7 +164,7 @@ class HubConnection:
             self._here.end(REVOKED)
             raise ConnectionClosed(REVOKED)
 
-    def expire_at(self, at: float | None, *, notice: Any = None, grace: float | None = None) -> None:
+    def expire_at(self, at: float | datetime | None, *, notice: Any = None, grace: float | None = None) -> None:
         """End the connection at a time, in seconds since 1970, with 1008; a later call moves it, None takes it back.
 
         So a connection lives no longer than the token that opened it. A clock that is set later moves nothing. With a
@@ -170,11 +172,12 @@ class HubConnection:
         seconds later (None: `limits.expiry_grace_seconds`), unless it is moved meanwhile, as by `refresh`.
         """
         connection = self._here
+        moment = None if at is None else moment_from(at, "at")
         self._cancel_expiry()
-        self._expires_at = at
-        if at is None:
+        self._expires_at = moment
+        if moment is None:
             return
-        delay = max(0.0, at - time.time())
+        delay = max(0.0, moment - time.time())
         if notice is None:
             self._expiry = self._loop.call_later(delay, connection.end, EXPIRED)
             return
@@ -211,7 +214,7 @@ class HubConnection:
         self,
         channel: str,
         *,
-        since: Position | None = None,
+        since: str | Position | None = None,
         history: int = 0,
         presence: bool = False,
         join: Any = None,
@@ -234,8 +237,8 @@ class HubConnection:
             prepared = await self._node.subscriptions.prepare(
                 self._here,
                 name,
-                since=since,
-                history=history,
+                since=position_from(since),
+                history=count_from(history, "history"),
                 with_state=True,
                 membership=Membership(
                     present=presence,
@@ -269,7 +272,7 @@ class HubConnection:
 
     async def unsubscribe(self, channel: str) -> None:
         """Unsubscribe from a channel; harmless without a subscription."""
-        await self._node.unsubscribe(self._here, channel)
+        await self._node.unsubscribe(self._here, check_name(channel, "channel"))
 
     async def set_presence(self, channel: str, info: Any) -> None:
         """Change what presence shows of this connection in a channel; raises NotAvailable where it is not present."""
@@ -396,7 +399,7 @@ class HubConnection:
 
     async def send_bytes(self, data: bytes) -> None:
         """Send one binary message."""
-        await self.send(WireMessage(bytes(data), binary=True))
+        await self.send(WireMessage(bytes_from(data), binary=True))
 
     async def send_json(self, value: Any, *, binary: bool = False) -> None:
         """Send a value as JSON, in a text or binary message."""

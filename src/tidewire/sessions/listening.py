@@ -13,7 +13,7 @@ from tidewire.engine.connection import Connection
 from tidewire.engine.node import Node
 from tidewire.engine.subscribing import Prepared
 from tidewire.engine.subscription import Subscription
-from tidewire.errors import BadRequest, CommandError, ConnectionClosed, CutOff, TidewireError
+from tidewire.errors import CommandError, ConnectionClosed, CutOff, TidewireError
 from tidewire.links.handover import HandoverBatch, HandoverLink
 from tidewire.links.server_exit import ServerExit
 from tidewire.messages import Position, Publication, Subscribed
@@ -22,7 +22,7 @@ from tidewire.protocols.batch import Batch, Representation
 from tidewire.protocols.close_codes import INSUFFICIENT, NORMAL, SHUTDOWN
 from tidewire.protocols.plain import PLAIN
 
-__all__ = ("Publications", "position_from")
+__all__ = ("Publications",)
 
 #: A position that no channel has.
 _NOWHERE = Position(0, "_")
@@ -197,20 +197,3 @@ class Publications:
             if ending is not None:
                 raise CutOff(self._name, ending, self._position)
             await self._link.wait_news()
-
-
-def position_from(since: object) -> Position | None:
-    """Return the position that an application has from its client; for text that is none, one that no channel has.
-
-    Raises BadRequest for what is neither text nor a position.
-    """
-    if since is None or since == "":
-        return None
-    if isinstance(since, str):
-        try:
-            return Position.parse(since)
-        except ValueError:
-            return _NOWHERE
-    if not isinstance(since, Position):
-        raise BadRequest(f"since={since!r} is no position; write a Position, its text or None")
-    return since if type(since.offset) is int and isinstance(since.epoch, str) else _NOWHERE

@@ -1,0 +1,54 @@
+"""Judges what an application's code gives the verbs: a wrong value is one sentence, at the call."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from math import isfinite
+
+from tidewire.errors import BadRequest
+from tidewire.messages import Position
+
+__all__ = ("bytes_from", "count_from", "moment_from", "position_from")
+
+#: A position that no channel has.
+_NOWHERE = Position(0, "_")
+
+
+def bytes_from(value: object) -> bytes:
+    """Return bytes; raises BadRequest for anything else: `bytes(5)` is five zeros, which nobody means."""
+    if isinstance(value, bytes | bytearray | memoryview):
+        return bytes(value)
+    raise BadRequest(f"data of type {type(value).__name__} is no bytes; encode it, or use send_text or send_json")
+
+
+def moment_from(value: object, name: str) -> float:
+    """Return seconds since 1970, also of a datetime; raises BadRequest for anything else."""
+    if isinstance(value, datetime):
+        return value.timestamp()
+    if isinstance(value, int | float) and not isinstance(value, bool) and isfinite(value):
+        return float(value)
+    raise BadRequest(f"{name}={value!r} is no time; write seconds since 1970, as time.time() + 60, or a datetime")
+
+
+def count_from(value: object, name: str) -> int:
+    """Return a number of publications; raises BadRequest for anything else."""
+    if type(value) is int and value >= 0:
+        return value
+    raise BadRequest(f"{name}={value!r} is no number of publications; write 0 or more")
+
+
+def position_from(since: object) -> Position | None:
+    """Return the position that an application has from its client; for text that is none, one that no channel has.
+
+    Raises BadRequest for what is neither text nor a position.
+    """
+    if since is None or since == "":
+        return None
+    if isinstance(since, str):
+        try:
+            return Position.parse(since)
+        except ValueError:
+            return _NOWHERE
+    if not isinstance(since, Position):
+        raise BadRequest(f"since={since!r} is no position; write a Position, its text or None")
+    return since if type(since.offset) is int and isinstance(since.epoch, str) else _NOWHERE

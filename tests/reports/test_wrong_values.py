@@ -1,0 +1,112 @@
+"""Whatever an application gives a verb by mistake is one sentence, and harms nobody (`user=7` concatenated strings)."""
+
+from __future__ import annotations
+
+import asyncio
+import datetime
+import inspect
+import uuid
+from collections.abc import Callable
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
+
+import pytest
+from fastapi import WebSocket
+
+from engine.support import run
+from faults.serving import STORES, Store, store
+from helpers.hubs import serving
+from tidewire import Hub
+from tidewire.errors import TidewireError
+
+WRONG: list[Any] = [None, 7, -1, 1.5, float("nan"), True, b"x", "", "a" * 5_000, "\ud800", "x\0y"]
+WRONG += [[], {}, {"a"}, ("a",), object(), uuid.uuid4(), datetime.datetime.now()]
+#: Verbs, with what they need beside the one wrong value.
+HUB: dict[str, tuple[tuple[Any, ...], tuple[str, ...]]] = {
+    "publish": (("good", "x"), ("key", "tags", "skip_history", "ephemeral", "but_not")),
+    "history": (("good",), ("since", "limit", "reverse")),
+    "presence": (("good",), ()),
+    "users": (("good",), ()),
+    "is_online": (("ann",), ()),
+    "inbox": (("ann",), ("since",)),
+    "remove_history": (("other",), ()),
+    "send_to_user": (("ann", "x"), ()),
+    "broadcast": (("x",), ()),
+    "disconnect": ((), ("user",)),
+    "revoke": ((), ("user", "jti", "issued_before")),
+    "listen": (("good",), ("since", "history")),
+    "rate": (("5/s",), ("name",)),
+}
+CONNECTION: dict[str, tuple[tuple[Any, ...], tuple[str, ...]]] = {
+    "subscribe": (("good",), ("since", "history", "presence", "join", "leave", "leave_on_error", "info", "reply")),
+    "unsubscribe": (("good",), ()),
+    "publish": (("good", "x"), ("key", "ephemeral", "but_not")),
+    "submit": (("good", "x"), ("key",)),
+    "send": (("x",), ()),
+    "send_text": (("x",), ()),
+    "send_bytes": ((b"x",), ()),
+    "send_json": ((1,), ()),
+    "expire_at": ((None,), ()),
+    "identify": (("ann",), ("info",)),
+}
+
+
+async def raw_errors(owner: Any, verbs: dict[str, tuple[tuple[Any, ...], tuple[str, ...]]]) -> list[str]:
+    """Give each argument of each verb each wrong value, and return the errors that are none of ours."""
+    found = []
+
+    async def attempt(what: str, call: Callable[[], Any]) -> None:
+        try:
+            async with asyncio.timeout(10):
+                answer = call()
+                while inspect.isawaitable(answer):
+                    answer = await answer
+                if hasattr(answer, "__aenter__"):
+                    async with answer:
+                        pass
+        except TidewireError as error:
+            if "\n" in str(error):
+                found.append(f"{what}: more than a line")
+        except Exception as error:
+            found.append(f"{what}: {error!r}")
+
+    for name, (needed, options) in verbs.items():
+        verb = getattr(owner, name)
+        for wrong in WRONG:
+            for place in range(len(needed)):
+                given = [*needed[:place], wrong, *needed[place + 1 :]]
+                await attempt(f"{name}, argument {place} {wrong!r:.30}", lambda v=verb, g=given: v(*g))
+            for option in options:
+                keyword = {option: wrong}
+                await attempt(f"{name}, {option}={wrong!r:.30}", lambda v=verb, n=needed, k=keyword: v(*n, **k))
+        if name == "expire_at":
+            owner.expire_at(None)
+    return found
+
+
+@pytest.mark.parametrize(
+    "name", ["memory", "sqlite", *(pytest.param(n, marks=pytest.mark.slow) for n in STORES if n != "sqlite")]
+)
+def test_a_wrong_value_is_one_sentence(tmp_path: Path, name: str) -> None:
+    memory = nullcontext(Store("memory://", None))
+    with memory if name == "memory" else store(name, tmp_path) as used:
+
+        async def scenario() -> None:
+            hub = Hub(used.url)
+            found: asyncio.Future[list[str]] = asyncio.get_running_loop().create_future()
+
+            async def endpoint(websocket: WebSocket) -> None:
+                async with hub.connect(websocket, user="bob") as connection:
+                    found.set_result(await raw_errors(connection, CONNECTION))
+
+            async with serving(hub, endpoint) as app:
+                await hub.publish("good", "first")
+                async with app.open(max_queue=None):
+                    assert await found == []
+                assert await raw_errors(hub, HUB) == []
+                await hub.publish("good", "last")
+                newest = (await hub.history("good", limit=1, reverse=True)).publications[0]
+                assert newest.data == b"last"
+
+        run(scenario(), 90)

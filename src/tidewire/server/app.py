@@ -16,6 +16,7 @@ from tidewire.protocols.chat import ChatProtocol
 from tidewire.rules.channel_rules import ChannelRules
 from tidewire.server.accounts import Accounts
 from tidewire.server.chat_session import CHANNELS
+from tidewire.server.direct_sockets import DirectSockets
 from tidewire.server.identity import Logins
 from tidewire.server.namespaces import Namespaces, described
 from tidewire.server.page_authority import PageAuthority, with_playground
@@ -89,7 +90,9 @@ def create_app(settings: Settings) -> FastAPI:
         app.include_router(api_key.with_key(settings.http_api, app.state.hub, app.state.authority))
     else:
         app.include_router(api_key.without_key, include_in_schema=False)
-    app.include_router(client_routes(app.state.hub, settings, app.state.authority, logins))
+    clients = client_routes(app.state.hub, settings, app.state.authority, logins)
+    app.include_router(clients)
+    app.add_middleware(DirectSockets, application=app, routes=clients.routes)
     app.include_router(app.state.hub.asyncapi_router(described=described(channel)))
     add_observers(app, app.state.hub, settings)
     add_pages(app, tutorial=settings.serves_tutorial, pipelines=settings.pipelines.enabled)

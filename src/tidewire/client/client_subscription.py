@@ -86,6 +86,8 @@ class Subscription:
         self.get_state: GetState | None = None
         self._on_state: OnState | None = None
         self._has_overflowed = False
+        #: The last subscribe was answered: before that, what comes is of one that was ended.
+        self._is_answered = False
         self._news = asyncio.Event()
         self._subscribed = asyncio.Event()
         self._ended: TidewireError | None = None
@@ -169,6 +171,7 @@ class Subscription:
     def request(self) -> SubscribeRequest:
         """Return the subscribe request, with the position to recover from."""
         self.is_asked = True
+        self._is_answered = False
         reached = self._reached
         if reached is None:
             return SubscribeRequest(self.channel, self.token, data=self._data)
@@ -185,6 +188,7 @@ class Subscription:
     def subscribed(self, answer: SubscribeResult) -> None:
         """Take the server's reply, with the publications that it recovered."""
         self.attempt = 0
+        self._is_answered = True
         if answer.was_recovering and not answer.recovered:
             self._show(Unrecoverable(f"missed publications of {self.channel!r} are not kept any more; load them anew"))
         is_kept = answer.recoverable or answer.positioned
@@ -205,7 +209,7 @@ class Subscription:
 
     def published(self, publication: Publication) -> None:
         """Take a publication; over the limit it is left in the channel's history for later."""
-        if self._has_overflowed:
+        if self._has_overflowed or not self._is_answered:
             return
         if len(self._waiting) >= WAITING:
             self._overflow()

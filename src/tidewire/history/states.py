@@ -25,7 +25,7 @@ MakeState = Callable[[], Awaitable[tuple[Any, bytes]]]
 #: is given it for longer, and for a moment even though something was.
 _AGAIN_SECONDS, _CROWD, _CROWD_SECONDS = 0.1, 8, 1.0
 #: The greatest age of a state that is given again: where nothing was published since, and where something was.
-_QUIET_SECONDS, _BUSY_SECONDS = 5.0, 0.5
+_QUIET_SECONDS, _BUSY_SECONDS = 30.0, 0.5
 
 
 class State(msgspec.Struct, frozen=True):

@@ -172,6 +172,7 @@ def test_what_cannot_be_published_within_a_transaction_says_why(tmp_path: Path) 
     run(main())
 
 
+@pytest.mark.timeout(900)
 @pytest.mark.parametrize("kills", [5, pytest.param(200, marks=pytest.mark.slow)])
 def test_a_kill_leaves_never_one_without_the_other(tmp_path: Path, kills: int) -> None:
     worker = [sys.executable, str(Path(__file__).with_name("outbox_worker.py")), str(tmp_path)]

@@ -1,0 +1,156 @@
+"""Copies of a table, under a fast writer, cut connections and killed workers: equal to it once quiet, nothing twice."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import random
+import signal
+import sqlite3
+import time
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from clients.serving import Cuttable
+from contract.serving import Server
+from tidewire.client import ChannelPublication, Client
+
+from .serving import store
+
+pytestmark = pytest.mark.slow
+
+APP = Path(__file__).with_name("state_app.py")
+READERS, SECONDS = 12, 10.0
+
+
+class Copy:
+    """What one client believes that the table holds."""
+
+    def __init__(self, url: str) -> None:
+        self.rows: dict[str, int] = {}
+        self.states = self.publications = 0
+        self._url = url
+        self._last: tuple[str, int] = ("", 0)
+
+    def _take_state(self, state: dict[str, int]) -> None:
+        self.rows = dict(state)
+        self.states += 1
+        self._last = ("", 0)
+
+    def _take(self, publication: ChannelPublication) -> None:
+        position = publication.position
+        assert position is not None
+        epoch, offset = self._last
+        assert epoch in ("", position.epoch), "another epoch without a state"
+        assert position.offset > offset, f"{position} came twice, or late, behind {offset}"
+        self._last = position.epoch, position.offset
+        id, value = publication.data
+        self.rows[str(id)] = value
+        self.publications += 1
+
+    async def keep(self) -> None:
+        async with Client(self._url) as client:
+            async for publication in client.subscribe("items", on_state=self._take_state):
+                self._take(publication)
+
+
+async def write(url: str, until: float) -> int:
+    """Change rows as fast as it goes, and repeat what was not confirmed, to the last; return how many."""
+    done, batch, is_confirmed = 0, 50, True
+    async with httpx.AsyncClient(base_url=url, timeout=20) as http:
+        while time.monotonic() < until or not is_confirmed:
+            is_confirmed = False
+            try:
+                answer = await http.post("/change", params={"first": done, "count": batch})
+            except httpx.HTTPError:
+                await asyncio.sleep(0.05)
+                continue
+            is_confirmed = answer.status_code == 200
+            done += batch if is_confirmed else 0
+            await asyncio.sleep(max(0.0, done / 1_000 - (SECONDS - (until - time.monotonic()))))
+    return done
+
+
+async def disturb(server: Server, relays: list[Cuttable], until: float) -> None:
+    """Cut connections at random, and kill workers that have served for a while: starting ones would end the server."""
+    seen: dict[int, float] = {}
+    while time.monotonic() < until:
+        await asyncio.sleep(random.uniform(0.1, 0.5))
+        random.choice(relays).cut()
+        now, pids = time.monotonic(), server.worker_pids()
+        seen = {pid: seen.get(pid, now) for pid in pids}
+        settled = [pid for pid, since in seen.items() if now - since > 1.5]
+        if server.workers == len(settled) > 1:
+            os.kill(random.choice(settled), signal.SIGKILL)
+
+
+def table(path: Path) -> dict[str, int]:
+    with sqlite3.connect(path) as database:
+        return {str(id): value for id, value in database.execute("SELECT id, value FROM items")}
+
+
+@pytest.mark.parametrize("name", ["memory", "sqlite", "redis", "postgres", "nats"])
+def test_no_copy_differs_from_the_table_once_quiet(tmp_path: Path, name: str) -> None:
+    async def main(server: Server) -> None:
+        relays = [Cuttable(server.port) for _ in range(READERS)]
+        copies = [Copy(f"ws://127.0.0.1:{relay.port}/connection/websocket") for relay in relays]
+        keeping = [asyncio.create_task(copy.keep()) for copy in copies]
+        until = time.monotonic() + SECONDS
+        writing = write(f"http://127.0.0.1:{server.port}", until)
+        written, _ = await asyncio.gather(writing, disturb(server, relays, until))
+        async with asyncio.timeout(60):
+            while any(copy.rows != table(tmp_path / "table.db") for copy in copies):
+                failed = [task for task in keeping if task.done()]
+                assert not failed, failed[0].exception()
+                await asyncio.sleep(0.1)
+        await asyncio.sleep(1)
+        assert all(copy.rows == table(tmp_path / "table.db") for copy in copies)
+        assert written >= 100
+        assert all(copy.publications > 0 for copy in copies)
+        for task in keeping:
+            task.cancel()
+        await asyncio.wait(keeping)
+
+    with contextlib.ExitStack() as stack:
+        url = "memory://" if name == "memory" else stack.enter_context(store(name, tmp_path)).url
+        folder = tmp_path / "run"
+        folder.mkdir()
+        environment = {"STORE": url, "TABLE": str(tmp_path / "table.db")}
+        workers = 1 if name == "memory" else 2
+        server = Server(folder, app=APP, workers=workers, environment=environment)
+        asyncio.run(main(stack.enter_context(server.running())))
+
+
+def test_two_thousand_who_come_at_once_cost_one_question(tmp_path: Path) -> None:
+    async def main(server: Server) -> None:
+        async def come() -> Any:
+            async with asyncio.timeout(60), Client(server.url("/connection/websocket"), seconds=60) as client:
+                taken: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+                subscription = client.subscribe("items", on_state=taken.set_result)
+                reading = asyncio.create_task(anext(subscription))
+                state = await taken
+                everybody.release()
+                await gone.wait()
+                reading.cancel()
+                await asyncio.wait([reading])
+                return state
+
+        everybody, gone = asyncio.Semaphore(0), asyncio.Event()
+        coming = [asyncio.create_task(come()) for _ in range(2_000)]
+        for _ in coming:
+            await everybody.acquire()
+        gone.set()
+        assert all(state == {"1": 1} for state in await asyncio.gather(*coming))
+        assert server.http.get("/asked").json()["asked"] <= 2
+
+    folder = tmp_path / "run"
+    folder.mkdir()
+    environment = {"STORE": "memory://", "TABLE": str(tmp_path / "table.db")}
+    limits = {"connections_per_user": 10_000}
+    with Server(folder, app=APP, environment=environment, limits=limits).running() as server:
+        server.http.post("/change", params={"first": 1, "count": 1}).raise_for_status()
+        asyncio.run(main(server))

@@ -20,6 +20,7 @@ from tidewire.backends.postgres.reading import PositionReader, read_history
 from tidewire.backends.postgres.relay import Relay
 from tidewire.backends.postgres.schema import SQL, VERSION
 from tidewire.backends.postgres.server_errors import FAILURES, opening_error
+from tidewire.backends.shared.growth import Growth
 from tidewire.backends.shared.outage import Outage
 from tidewire.errors import NotPublished, StoreUnavailable, TidewireError
 from tidewire.messages import EphemeralPublication, HistoryPage, Position, Publication, PublishRequest
@@ -50,6 +51,7 @@ class PostgresBroker(Broker):
         self._server = Server(url, limits.publish_seconds)
         self._outage = outage or Outage(self._server.shown)
         self._is_open = False
+        self._growth = Growth(limits.channel_history_bytes, self._bound)
         self._tasks: list[asyncio.Task[None]] = []
 
     async def start(self, deliver: Deliver, resumed: Resumed = nothing_to_resume) -> None:
@@ -101,6 +103,7 @@ class PostgresBroker(Broker):
         if not self._is_open:
             return
         self._is_open = False
+        await self._growth.aclose()
         await self._publishing.wait_empty()
         await self._carriage.drain()
         await self._connection.aclose()
@@ -115,7 +118,11 @@ class PostgresBroker(Broker):
     def publish(self, request: PublishRequest) -> asyncio.Future[Position]:
         if not self._is_open:
             raise NotPublished("the broker is not open; publish between its start and its close")
+        self._growth.add(request)
         return self._publishing.submit(request)
+
+    async def _bound(self, channel: str, limit: int) -> bool:
+        return await self._pool.fetchrow(SQL["bound"], channel, limit) is not None
 
     def relay(self, publications: Sequence[EphemeralPublication]) -> None:
         if self._is_open:

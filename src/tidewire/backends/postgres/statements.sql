@@ -86,6 +86,13 @@ LEFT JOIN LATERAL (
 ORDER BY p."offset" DESC
 -- name: remove_history
 UPDATE tidewire_channels SET floor = top WHERE name = $1
+-- name: bound
+WITH of_channel AS (SELECT id, top, floor FROM tidewire_channels WHERE name = $1), sizes AS (
+    SELECT p."offset", sum(octet_length(p.data) + octet_length(p.meta) + 64) OVER (ORDER BY p."offset" DESC) AS size
+    FROM of_channel AS c JOIN tidewire_publications AS p ON p.channel = c.id AND p."offset" > c.floor
+), oldest AS (SELECT max(s."offset") AS "offset" FROM sizes AS s, of_channel AS c WHERE s.size > $2 AND s."offset" < c.top)
+UPDATE tidewire_channels AS c SET floor = greatest(c.floor, o."offset") FROM oldest AS o
+WHERE c.name = $1 AND o."offset" IS NOT NULL RETURNING c.floor
 -- name: settings
 SELECT current_setting('fsync') AS fsync, current_setting('synchronous_commit') AS synchronous_commit,
     current_setting('full_page_writes') AS full_page_writes, pg_notification_queue_usage() AS queue,

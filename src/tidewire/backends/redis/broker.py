@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import secrets
-from collections.abc import Sequence
+from collections.abc import Awaitable, Sequence
 
 from tidewire.backends.base import Broker, Deliver, Resumed, nothing_to_resume
 from tidewire.backends.redis.address import Address, Kind
@@ -15,8 +15,9 @@ from tidewire.backends.redis.discovery import dial_any
 from tidewire.backends.redis.driver import Reply
 from tidewire.backends.redis.entries import EPHEMERAL
 from tidewire.backends.redis.keys import Keys
-from tidewire.backends.redis.reading import HistoryQuery, read_history, read_positions, remove_history
+from tidewire.backends.redis.reading import HistoryQuery, bound_history, read_history, read_positions, remove_history
 from tidewire.backends.redis.shards import Shards
+from tidewire.backends.shared.growth import Growth
 from tidewire.backends.shared.outage import Outage
 from tidewire.backends.shared.relayed import pack_ephemeral
 from tidewire.backends.shared.waiting import not_published
@@ -48,6 +49,7 @@ class RedisBroker(Broker):
         self._outage = outage or Outage(address.shown)
         self._keys = Keys(address)
         self._shards: Shards | None = None
+        self._growth = Growth(limits.channel_history_bytes, self._bound)
         #: The mark of this node's own messages.
         self._node = secrets.token_hex(8)
         replicas = f", and by {address.wait} of its replicas" if address.wait else ""
@@ -99,6 +101,7 @@ class RedisBroker(Broker):
         shards, self._shards = self._shards, None
         if shards is None:
             return
+        await self._growth.aclose()
         try:
             async with asyncio.timeout(self._patience):
                 for shard in shards.all:
@@ -131,7 +134,11 @@ class RedisBroker(Broker):
             publishing = shards.shard(request.channel).publishing
         except StoreUnavailable as error:
             raise not_published(str(error)) from error
+        self._growth.add(request)
         return publishing.submit(request)
+
+    def _bound(self, channel: str, limit: int) -> Awaitable[bool]:
+        return bound_history(self._opened(), self._keys, channel, limit)
 
     def relay(self, publications: Sequence[EphemeralPublication]) -> None:
         if self._shards is None:

@@ -20,7 +20,7 @@ from tidewire.errors import StoreUnavailable
 __all__ = ("SCRIPTS", "ChannelRequests")
 
 GENERATION = script("generation")
-SCRIPTS = {name: script(name, "channel") for name in ("publish", "history", "positions", "remove")}
+SCRIPTS = {name: script(name, "channel") for name in ("publish", "history", "positions", "remove", "bound")}
 
 
 class ChannelRequests:

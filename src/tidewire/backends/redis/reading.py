@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 import msgspec
 
-from tidewire.backends.redis.driver import Command
+from tidewire.backends.redis.driver import Command, Reply
 from tidewire.backends.redis.entries import unpack
 from tidewire.backends.redis.generations import SCRIPTS
 from tidewire.backends.redis.keys import Keys
@@ -18,7 +18,7 @@ from tidewire.backends.shared.completeness import is_complete
 from tidewire.messages import MAX_OFFSET, HistoryPage, Position
 from tidewire.retention import Retention
 
-__all__ = ("HistoryQuery", "read_history", "read_positions", "remove_history")
+__all__ = ("HistoryQuery", "bound_history", "read_history", "read_positions", "remove_history")
 
 #: Channels in one reading of positions.
 _CHUNK = 500
@@ -41,7 +41,7 @@ async def read_history(shards: Shards, keys: Keys, query: HistoryQuery) -> Histo
     since, retention = query.since, query.retention
     bound = "" if since is None else min(max(since.offset, 0), MAX_OFFSET)
     shown = ("", "") if retention is None else (retention.size, str(min(retention.age, _LONGEST_AGE)))
-    epoch, top, first, entries = await _run(
+    reply = await _run(
         shards,
         keys,
         "history",
@@ -52,6 +52,8 @@ async def read_history(shards: Shards, keys: Keys, query: HistoryQuery) -> Histo
         "" if query.limit is None else max(0, query.limit),
         *shown,
     )
+    assert isinstance(reply, list)
+    epoch, top, first, entries = reply
     position = Position(top, epoch.decode())
     if since is not None and since.epoch != position.epoch:
         return HistoryPage((), position, complete=False)
@@ -63,16 +65,22 @@ async def read_history(shards: Shards, keys: Keys, query: HistoryQuery) -> Histo
 
 async def remove_history(shards: Shards, keys: Keys, channel: str) -> None:
     """Remove the publications of a channel; its position stays. Raises StoreUnavailable."""
-    await _run(shards, keys, "remove", channel)
+    assert isinstance(await _run(shards, keys, "remove", channel), list)
 
 
-async def _run(shards: Shards, keys: Keys, name: str, channel: str, *arguments: str | int) -> list:  # type: ignore[type-arg]
+async def bound_history(shards: Shards, keys: Keys, channel: str, limit: int) -> bool:
+    """Remove the oldest publications of a channel beyond so many bytes; return whether there were any.
+
+    Raises StoreUnavailable.
+    """
+    return await _run(shards, keys, "bound", channel, limit) != 0
+
+
+async def _run(shards: Shards, keys: Keys, name: str, channel: str, *arguments: str | int) -> Reply:
     """Run a script of one channel, on the connection for reading."""
     of_channel = keys.channel(channel)
     command: Command = ["EVALSHA", SCRIPTS[name].sha, len(of_channel), *of_channel, new_epoch(), *arguments]
-    reply = await shards.shard(channel).reading.run([channel], command)
-    assert isinstance(reply, list)
-    return reply
+    return await shards.shard(channel).reading.run([channel], command)
 
 
 async def read_positions(shards: Shards, keys: Keys, channels: Sequence[str]) -> dict[str, Position]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,8 @@ from requirements import require
 pytestmark = [pytest.mark.browser, pytest.mark.xdist_group("browser"), pytest.mark.slow]
 
 Open = Callable[..., Page]
+#: A number of four or more.
+SEVERAL = re.compile(r"^([4-9]|\d\d+)$")
 
 
 @pytest.fixture(scope="module")
@@ -120,8 +123,8 @@ def test_dashboard(example: Callable[[str], Example], both: Open) -> None:
     desk, phone = both(server.url, server.url)
     for title in ("Processor", "Memory", "Gold", "Cellar"):
         chart = desk.locator("article", has=desk.get_by_role("heading", name=title))
-        expect(chart).to_have_attribute("data-points", "3", timeout=20_000)
-    expect(phone.locator("article").first).to_have_attribute("data-points", "5", timeout=20_000)
+        expect(chart).to_have_attribute("data-points", SEVERAL, timeout=20_000)
+    expect(phone.locator("article").first).to_have_attribute("data-points", SEVERAL, timeout=20_000)
     again(server, desk, phone)
     points = int(desk.locator("article").first.get_attribute("data-points") or 0)
     assert points >= 4, "what was there before the restart is there again"

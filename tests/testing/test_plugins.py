@@ -83,3 +83,8 @@ def test_the_manual_runs(files: dict[str, str], options: tuple[str, ...], tmp_pa
 def test_the_package_itself_needs_no_pytest() -> None:
     code = "import sys, tidewire; sys.exit(any(name.startswith(('pytest', '_pytest')) for name in sys.modules))"
     assert subprocess.run([sys.executable, "-c", code], timeout=60).returncode == 0
+
+
+def test_the_plugin_costs_a_test_run_next_to_nothing() -> None:
+    code = "import sys, tidewire.testing.plugin; sys.exit('fastapi' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], timeout=60).returncode == 0

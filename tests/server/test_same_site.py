@@ -62,5 +62,5 @@ def test_probes_may_ask_by_head(server: LiveServer, path: str) -> None:
 def test_a_namespace_that_would_open_the_chat_is_refused_at_start(tmp_path: Path, name: str) -> None:
     file = tmp_path / "tidewire.toml"
     file.write_text(f'[[channel.namespaces]]\nname = "{name}"\nallow_publish_for_client = true\n')
-    with pytest.raises(ConfigurationError, match=f"namespace '{name}' belongs to the chat"):
+    with pytest.raises(ConfigurationError, match=f"namespace '{name}' belongs to the server itself"):
         load(file)

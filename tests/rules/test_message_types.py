@@ -12,6 +12,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypedDict
 
+import asyncpg
 import httpx
 import msgspec
 import pytest
@@ -20,9 +21,11 @@ from pydantic import BaseModel, Field
 from starlette.requests import HTTPConnection
 
 from helpers.hubs import receive, serving
+from helpers.stores import postgres_database
 from tidewire import ConfigurationError, Hub, InvalidMessage, Limits, PermissionDenied, Publisher
 from tidewire.client import Client
 from tidewire.protocols.json import JSON
+from tidewire.testing import wait_until
 
 
 class Said(BaseModel):
@@ -340,3 +343,32 @@ def test_results_of_calls_are_of_a_type() -> None:
                 await client.rpc("twice", Say(text="ha"), Left)
 
     asyncio.run(main())
+
+
+def test_what_sql_publishes_is_told_in_the_log(caplog: pytest.LogCaptureFixture) -> None:
+    url = postgres_database()
+
+    async def main() -> None:
+        hub = Hub(url)
+
+        @hub.channel("room:{room}", publishes=Said)
+        async def room(room: int) -> bool:
+            return True
+
+        async with hub:
+            await hub.node.publish("room:1", b'{"older": 1}')  # of an older type: it is not told again
+            connection = await asyncpg.connect(url)
+            try:
+                async with connection.transaction():
+                    for data in ('{"text": "right"}', '{"tetx": "wrong"}'):
+                        await connection.execute("SELECT tidewire_publish('room:1', $1::jsonb)", data)
+                    await connection.execute("SELECT tidewire_publish('other', '5'::jsonb)")
+                await wait_until(lambda: "came by SQL" in caplog.text)
+            finally:
+                await connection.close()
+            assert [one.get("tetx") for one in await kept(hub)] == [None, None, "wrong"]
+
+    asyncio.run(main())
+    told = [record for record in caplog.records if "came by SQL" in record.getMessage()]
+    assert len(told) == 1
+    assert "text: Field required" in told[0].getMessage()

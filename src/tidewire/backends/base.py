@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 
 import msgspec
 
@@ -20,10 +20,12 @@ from tidewire.messages import (
 from tidewire.retention import Retention
 from tidewire.support.counters import count_limit
 
-__all__ = ("Broker", "Deliver", "JoinResult", "Presence", "Resumed", "nothing_to_resume")
+__all__ = ("Broker", "Deliver", "JoinResult", "Moved", "Presence", "Resumed", "nothing_to_resume")
 
 Deliver = Callable[[Sequence[Publication]], None]
 Resumed = Callable[[], None]
+#: The channels into which publications were moved, and the offset of the last one of each.
+Moved = Callable[[Mapping[str, int]], None]
 
 
 def nothing_to_resume() -> None:
@@ -127,6 +129,13 @@ class Broker(ABC):
     @abstractmethod
     async def positions(self, channels: Sequence[str]) -> dict[str, Position]:
         """Return the top position of each channel, in one bounded read. Raises StoreUnavailable."""
+
+    def watch_outbox(self, moved: Moved) -> None:
+        """Call a function when this node has moved into channels what SQL has published, with their tops.
+
+        A store that other programs cannot publish in does nothing.
+        """
+        return
 
     async def describe(self) -> tuple[str, ...]:
         """Return facts about the store (version, persistence, clock), one sentence each, for `tidewire doctor`.

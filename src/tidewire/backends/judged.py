@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Sequence
 
-from tidewire.backends.base import Broker, Deliver, JoinResult, Presence, Resumed, nothing_to_resume
+from tidewire.backends.base import Broker, Deliver, JoinResult, Moved, Presence, Resumed, nothing_to_resume
 from tidewire.channels import check_name
 from tidewire.errors import BadRequest
 from tidewire.messages import (
@@ -61,6 +61,9 @@ class JudgedBroker(Broker):
 
     async def start(self, deliver: Deliver, resumed: Resumed = nothing_to_resume) -> None:
         await self.judged.start(deliver, resumed)
+
+    def watch_outbox(self, moved: Moved) -> None:
+        self.judged.watch_outbox(moved)
 
     async def aclose(self) -> None:
         await self.judged.aclose()

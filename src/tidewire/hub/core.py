@@ -30,6 +30,7 @@ from tidewire.sessions.hub_orders import obey_orders
 from tidewire.sessions.limit_reports import LimitReports
 from tidewire.sessions.maps import Maps
 from tidewire.sessions.origins import Origins
+from tidewire.sessions.outbox_checks import check_outbox
 from tidewire.sessions.revocations import Revocations
 from tidewire.sessions.text_streams import TextStreams
 from tidewire.sessions.threads import ThreadCalls, check_loop
@@ -116,6 +117,7 @@ class HubCore:
         await node.start()
         nodes = Nodes(node, version=importlib.metadata.version("tidewire"), meter=self._meter, judge=self._judge)
         obey_orders(node)
+        check_outbox(node)
         revocations = Revocations(node)
         try:
             await revocations.start()

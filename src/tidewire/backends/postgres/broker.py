@@ -8,7 +8,7 @@ from collections.abc import Callable, Coroutine, Mapping, Sequence
 from time import time as wall
 from typing import Any
 
-from tidewire.backends.base import Broker, Deliver, Resumed, nothing_to_resume
+from tidewire.backends.base import Broker, Deliver, Moved, Resumed, nothing_to_resume
 from tidewire.backends.postgres.address import Server
 from tidewire.backends.postgres.carriage import Carriage
 from tidewire.backends.postgres.connection import Connection
@@ -50,6 +50,7 @@ class PostgresBroker(Broker):
         self._limits = limits
         self._server = Server(url, limits.publish_seconds)
         self._outage = outage or Outage(self._server.shown)
+        self._told: Moved | None = None
         self._is_open = False
         self._growth = Growth(limits.channel_history_bytes, self._bound)
         self._tasks: list[asyncio.Task[None]] = []
@@ -143,7 +144,12 @@ class PostgresBroker(Broker):
         for channel, publications in fresh.items():
             self._carriage.kept(channel, publications)
 
+    def watch_outbox(self, moved: Moved) -> None:
+        self._told = moved
+
     def _moved(self, tops: Mapping[str, int]) -> None:
+        if self._told is not None:
+            self._told(tops)
         self._carriage.wake(tops)
         self._carriage.note(tops)
 

@@ -1,0 +1,46 @@
+"""Looks at what SQL has published in channels with a type, after it is kept: the log says what does not fit."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+
+from tidewire.engine.node import Node
+from tidewire.errors import InvalidMessage
+from tidewire.protocols.shape import Shape
+
+__all__ = ("check_outbox",)
+
+logger = logging.getLogger("tidewire")
+
+#: Publications that one move may have put into a channel.
+_MOST = 200
+
+
+def check_outbox(node: Node) -> None:
+    """Check what this node moves, where a rule declares a type; nothing is held up or changed."""
+
+    def moved(tops: Mapping[str, int]) -> None:
+        for channel in tops:
+            shape = node.rules.shape(channel)
+            if shape is not None:
+                node.tasks.spawn(_check(node, channel, tops[channel], shape))
+
+    node.broker.watch_outbox(moved)
+
+
+async def _check(node: Node, channel: str, top: int, shape: Shape) -> None:
+    page = await node.broker.history(channel, limit=_MOST, reverse=True)
+    found = [publication for publication in page.publications if publication.offset <= top]
+    for publication in reversed(found):
+        if publication.time != found[0].time:
+            continue  # one move is one moment: what came before was not moved with it
+        try:
+            shape.read(publication.data, publication.format)
+        except InvalidMessage as error:
+            logger.warning(
+                "publication %s of %r came by SQL, and is not what its rule publishes: %s",
+                publication.position,
+                channel,
+                error,
+            )

@@ -50,7 +50,7 @@ class PostgresBroker(Broker):
         self._limits = limits
         self._server = Server(url, limits.publish_seconds)
         self._outage = outage or Outage(self._server.shown)
-        self._told: Moved | None = None
+        self._watcher: Moved | None = None
         self._is_open = False
         self._growth = Growth(limits.channel_history_bytes, self._bound)
         self._tasks: list[asyncio.Task[None]] = []
@@ -145,11 +145,11 @@ class PostgresBroker(Broker):
             self._carriage.kept(channel, publications)
 
     def watch_outbox(self, moved: Moved) -> None:
-        self._told = moved
+        self._watcher = moved
 
     def _moved(self, tops: Mapping[str, int]) -> None:
-        if self._told is not None:
-            self._told(tops)
+        if self._watcher is not None:
+            self._watcher(tops)
         self._carriage.wake(tops)
         self._carriage.note(tops)
 

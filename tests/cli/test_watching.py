@@ -104,10 +104,15 @@ def test_lists_are_paged_and_searched(server: LiveServer, target: list[str], cli
         (["ann", "", "publish"], 2, "channel: "),
     ],
 )
-def test_why_names_the_rule(server: LiveServer, target: list[str], question: list[str], code: int, words: str) -> None:
-    ended = done(server, "why", *question, *target)
+def test_why_names_the_rule(server: LiveServer, question: list[str], code: int, words: str) -> None:
+    ended = done(server, "why", *question, "--server", server.url, "--key-file", "key")
     assert ended.returncode == code
     assert words in ended.stdout + ended.stderr
+
+
+def test_why_asks_the_rules_of_a_server_by_its_store(server: LiveServer) -> None:
+    found = json.loads(done(server, "why", "guest", "room:1", "--broker", "sqlite:///x.db", "--json").stdout)
+    assert (found["allowed"], found["rule"]) == (False, "room:{room}")
 
 
 def test_disconnect_ends_the_connections_of_a_user_on_any_worker(server: LiveServer, target: list[str]) -> None:

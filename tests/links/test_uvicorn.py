@@ -144,6 +144,7 @@ def test_an_application_need_not_be_a_coroutine_function(caplog: pytest.LogCaptu
         await asyncio.sleep(0)
         return [one.kwargs["failed"] for one in opened.application_returned.call_args_list]
 
+    caplog.set_level("ERROR", "uvicorn.error")  # a server of another test in this process may have silenced it
     opening, opened = Mock(), Mock(paused=False)
 
     def raises(*_: object) -> None:

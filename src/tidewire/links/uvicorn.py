@@ -24,6 +24,7 @@ from tidewire.links.handshake import Handshake, HeaderPairs, plain_response, res
 from tidewire.links.websocket import WebSocketLink
 from tidewire.options import Limits
 from tidewire.protocols.close_codes import SHUTDOWN
+from tidewire.support.refusals import note_refusal
 
 __all__ = ("WebSocketProtocol", "configured")
 
@@ -125,6 +126,9 @@ class WebSocketProtocol(asyncio.Protocol):
 
     def _judged(self, handshake: Handshake, refusal: bytes | None) -> None:
         if refusal is not None:
+            peer = self._transport.get_extra_info("peername")
+            address = str(peer[0]) if isinstance(peer, tuple) else ""
+            note_refusal("handshake", "a request that is no WebSocket handshake, or no good one", address=address)
             self._link.refuse(refusal, LOST)
         elif handshake.path is not None:
             self._run(handshake)

@@ -1,9 +1,15 @@
+// The types are those of `channels.ts`, which `tidewire types app:app page/channels.ts` writes; `tsc` checks this page by them.
 import { connect } from "/connection/tidewire.js";
 
+/** @typedef {import("./channels").Channels["room"]} Room @typedef {import("./channels").Channels["typing"]} Typing */
+
+/** @type {(id: string) => any} */
 const $ = (id) => document.getElementById(id);
 const ROOMS = ["harbour", "kitchen", "garden"];
 const me = (await (await fetch("/me")).json()).name;
-for (const part of document.querySelectorAll("aside, main, #logout")) part.hidden = !me;
+/** @type {NodeListOf<HTMLElement>} */
+const parts = document.querySelectorAll("aside, main, #logout");
+for (const part of parts) part.hidden = !me;
 $("login").hidden = Boolean(me);
 $("login").onsubmit = async (event) => {
   event.preventDefault();
@@ -16,9 +22,16 @@ $("logout").onclick = async () => {
   location.reload();
 };
 
-let client, room, typing, current, oldest;
+/** @type {import("/connection/tidewire.js").Client} */
+let client;
+/** @type {import("/connection/tidewire.js").Subscription<Room["published"]>} */
+let room;
+/** @type {import("/connection/tidewire.js").Subscription<Typing["published"]>} */
+let typing;
+let current, oldest;
 const typers = new Map();
 
+/** @param {Room["published"]} said */
 function row({ user, text, at }) {
   const item = document.createElement("li");
   item.className = user === me ? "mine" : "";
@@ -31,6 +44,7 @@ function row({ user, text, at }) {
   return item;
 }
 
+/** @param {{ data: Room["published"] }} publication */
 function show({ data }) {
   const log = $("log");
   const atEnd = log.scrollHeight - log.scrollTop - log.clientHeight < 60;
@@ -57,6 +71,7 @@ $("log").onscroll = () => $("log").scrollTop < 40 && !$("earlier").hidden && ear
 async function people() {
   const here = [...new Set((await room.presence()).map(({ user }) => user))].sort();
   $("people").replaceChildren(...here.map((user) => Object.assign(document.createElement("li"), { textContent: user })));
+  /** @type {import("./channels").Calls["rooms"]["returns"]} */
   const counts = await client.rpc("rooms", ROOMS);
   $("rooms").replaceChildren(...ROOMS.map((name) => {
     const button = document.createElement("button");
@@ -72,6 +87,7 @@ function showTypers() {
   $("typing").textContent = names.length ? `${names.join(", ")} ${names.length > 1 ? "are" : "is"} typing…` : "";
 }
 
+/** @param {{ data: Typing["published"] }} publication */
 function typed({ data: { user } }) {
   clearTimeout(typers.get(user));
   typers.set(user, setTimeout(() => (typers.delete(user), showTypers()), 3_000));
@@ -94,13 +110,16 @@ function enter(name) {
     $("log").scrollTop = $("log").scrollHeight;
     people();
   });
-  for (const change of ["join", "leave"]) room.on(change, people);
+  room.on("join", people);
+  room.on("leave", people);
   $("text").focus();
 }
 
 if (me) {
   client = connect("/connection/websocket");
-  for (const state of ["connecting", "connected", "disconnected"]) client.on(state, () => ($("state").textContent = state));
+  client.on("connecting", () => ($("state").textContent = "connecting"));
+  client.on("connected", () => ($("state").textContent = "connected"));
+  client.on("disconnected", () => ($("state").textContent = "disconnected"));
   enter(ROOMS[0]);
   let told = 0;
   $("text").oninput = () => {
@@ -113,8 +132,10 @@ if (me) {
     const text = $("text").value;
     if (!text.trim()) return;
     $("text").value = "";
+    /** @type {Room["accepted"]} */
+    const said = { text };
     try {
-      await room.publish({ text });
+      await room.publish(said);
       $("problem").textContent = "";
     } catch (error) {
       $("text").value = text;

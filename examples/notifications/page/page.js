@@ -1,14 +1,22 @@
+// The types are those of `channels.ts`, which `tidewire types app:app page/channels.ts` writes; `tsc` checks this page by them.
 import { connect } from "/connection/tidewire.js";
 
+/** @typedef {import("./channels").Channels["bell"]["published"]} Notification */
+/** @typedef {import("./channels").Channels["seen"]["published"]} Seen */
+
+/** @type {(id: string) => any} */
 const $ = (id) => document.getElementById(id);
 const name = new URLSearchParams(location.search).get("name") ?? "ann";
 $("me").textContent = name;
 $("other").href = `?name=${name === "ann" ? "bob" : "ann"}`;
 let read = 0;
+/** @type {import("/connection/tidewire.js").Publication<Notification>[]} */
 let all = [];
 
 const client = connect(`/connection/websocket?${new URLSearchParams({ name })}`);
-for (const state of ["connecting", "connected", "disconnected"]) client.on(state, () => ($("state").textContent = state));
+client.on("connecting", () => ($("state").textContent = "connecting"));
+client.on("connected", () => ($("state").textContent = "connected"));
+client.on("disconnected", () => ($("state").textContent = "disconnected"));
 
 function render() {
   const unread = all.filter(({ offset }) => offset > read).length;
@@ -25,6 +33,7 @@ function render() {
   }));
 }
 
+/** @type {import("/connection/tidewire.js").Subscription<Notification>} */
 const bell = client.subscribe(`bell:${name}`, (publication) => {
   all = [...all.filter(({ offset }) => offset < publication.offset), publication];
   render();
@@ -35,6 +44,7 @@ bell.on("subscribed", async ({ wasRecovering, recovered }) => {
   render();
 });
 
+/** @type {import("/connection/tidewire.js").Subscription<Seen>} */
 const seen = client.subscribe(`seen:${name}`, ({ data }) => {
   read = Math.max(read, data.offset);
   render();

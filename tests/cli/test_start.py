@@ -90,5 +90,5 @@ def test_each_public_name_is_imported_from_where_checkers_find_it(package: str) 
 
 
 def test_the_shell_completes_the_names_of_commands(tmp_path: Path) -> None:
-    ended = tidewire(folder=tmp_path, _TIDEWIRE_COMPLETE="complete_bash", COMP_WORDS="tidewire do", COMP_CWORD="1")
+    ended = tidewire(folder=tmp_path, _TIDEWIRE_COMPLETE="complete_bash", COMP_WORDS="tidewire doct", COMP_CWORD="1")
     assert ended.stdout.split() == ["doctor"]

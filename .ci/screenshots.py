@@ -41,6 +41,8 @@ def main() -> None:
             finally:
                 server.stop()
         for name, show in EXAMPLES.items():
+            if sys.argv[1:] and name not in sys.argv[1:]:
+                continue
             with tempfile.TemporaryDirectory() as folder:
                 example = Example(name, Path(folder)).start()
                 try:
@@ -142,6 +144,14 @@ def _logs(browser: Browser, example: Example) -> None:
     _save(page, "example-logs")
 
 
+def _ask(browser: Browser, example: Example) -> None:
+    page = _page(browser, example.url, dark=True)
+    page.get_by_role("textbox").first.fill("When does the tide turn?")
+    page.get_by_role("textbox").first.press("Enter")
+    page.wait_for_timeout(2_500)
+    _save(page, "example-ask")
+
+
 def _jobs(browser: Browser, example: Example) -> None:
     page = _page(browser, f"{example.url}/jobs#/new")
     text = example.folder / "moby.txt"
@@ -160,6 +170,7 @@ EXAMPLES: dict[str, Callable[[Browser, Example], None]] = {
     "notifications": _notifications,
     "game": _game,
     "logs": _logs,
+    "ask": _ask,
     "jobs": _jobs,
 }
 

@@ -95,7 +95,12 @@ def create_app(settings: Settings) -> FastAPI:
     app.add_middleware(DirectSockets, application=app, routes=clients.routes)
     app.include_router(app.state.hub.asyncapi_router(described=described(channel)))
     add_observers(app, app.state.hub, settings)
-    add_pages(app, tutorial=settings.serves_tutorial, pipelines=settings.pipelines.enabled)
+    add_pages(
+        app,
+        tutorial=settings.serves_tutorial,
+        pipelines=settings.pipelines.enabled,
+        operating=settings.is_loopback,
+    )
     if has_api or settings.is_loopback:
         app.include_router(api_docs(is_on=has_api))
     app.include_router(chat_socket.router)

@@ -9,12 +9,14 @@ import random
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
+from starlette.exceptions import HTTPException
+
 from tidewire.engine.connection import Connection
-from tidewire.errors import ConfigurationError, Disconnect
+from tidewire.errors import ConfigurationError, Disconnect, TidewireError
 from tidewire.hub.hub import Hub
 from tidewire.messages import Position
 from tidewire.options import Limits
-from tidewire.rules.rule_authority import RuleAuthority
+from tidewire.rules.rule_authority import Decision, RuleAuthority
 from tidewire.testing.dialing import Opening, opening
 from tidewire.testing.http_client import http_client
 from tidewire.testing.idleness import Idleness
@@ -68,6 +70,7 @@ class World(Stage):
         self.workers: list[StagedWorker] = []
         #: Errors that handlers have raised and no test has been told yet.
         self.errors: list[BaseException] = []
+        self._seen: list[BaseException] = []
         self._logged = _Errors(self._failed)
         self._names = itertools.count(1)
         self._next = itertools.count()
@@ -111,7 +114,7 @@ class World(Stage):
         self.workers.append(worker)
         await worker.start()
         for hub in worker.hubs:
-            hub.authority.on_decision = self.journal.decided
+            hub.authority.on_decision = self._decided
             self._authorities.append(hub.authority)
         return worker.number
 
@@ -263,8 +266,14 @@ class World(Stage):
 
     # Faults.
 
+    def _decided(self, decision: Decision) -> None:
+        self.journal.decided(decision)
+        if decision.error is not None and not isinstance(decision.error, TidewireError | HTTPException):
+            self._failed(decision.error)
+
     def _failed(self, error: BaseException) -> None:
-        if error not in self.errors:
+        if all(error is not known for known in self._seen):
+            self._seen.append(error)
             self.journal.add("failed", "", repr(error))
             self.errors.append(error)
 

@@ -91,13 +91,17 @@ def _is_in(path: str, address: str) -> bool:
     return path == address or (address != "/" and path.startswith(f"{address}/"))
 
 
-def add_pages(app: FastAPI, *, tutorial: bool, pipelines: bool = True) -> None:
-    """Serve the chat at `/`, the pipelines at `/pipelines`, all files at `/ui/`, and the tutorial's pages if wanted."""
+def add_pages(app: FastAPI, *, tutorial: bool, pipelines: bool = True, operating: bool = False) -> None:
+    """Serve the chat at `/`, the pipelines at `/pipelines`, all files at `/ui/`, and the tutorial's pages if wanted.
+
+    With `operating` they lead to the pages of whoever operates the server, too.
+    """
     files = _Files(directory=_UI)
     router = APIRouter(include_in_schema=False)
     pages = [("Chat", "/")]
     pages += [("Pipelines", "/pipelines")] if pipelines else []
     pages += [("Tutorial", "/tutorial")] if tutorial else []
+    pages += [("Admin", "/admin"), ("API", "/docs")] if operating else []
 
     def page(path: str, file: str, python: str = "") -> None:
         made = _Page(file, pages, path, python)

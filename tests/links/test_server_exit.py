@@ -91,7 +91,7 @@ def test_an_open_event_source_does_not_keep_a_server(kind: str, number: signal.S
         with stream:
             start = time.monotonic()
             process.send_signal(number)
-            process.wait(15)
-            assert time.monotonic() - start < 8
+            process.wait(30)
+            assert time.monotonic() - start < 20  # hypercorn takes 6 s on a quiet machine
             while stream.recv(65_536):
                 pass

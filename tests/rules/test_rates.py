@@ -87,7 +87,8 @@ def test_one_user_has_one_rate_over_connections_and_processes(tmp_path: Path) ->
             expected = burst + rate * (time.monotonic() - began)
             assert len(waits) > accepted
             assert min(waits) > 0
-            assert 0.9 * expected <= accepted <= 1.05 * expected, (accepted, expected)
+            # a busy machine may ask less often than it may; it is never given more
+            assert 0.5 * expected <= accepted <= 1.05 * expected, (accepted, expected)
             # another user has a bucket of its own
             async with Client(f"ws://127.0.0.1:{server.port}/connection/websocket?user=bob") as bob:
                 await bob.publish("room:1", 1)

@@ -38,6 +38,23 @@ def test_all_of_a_long_history_comes_in_order(reply_bytes: int) -> None:
     run(main())
 
 
+@pytest.mark.parametrize("wanted", [1, 10, 120, 350, 1_000])
+def test_so_much_history_as_was_asked_for_comes_although_it_is_large(wanted: int) -> None:
+    async def main() -> None:
+        async with open_node(rules=LONG, reply_bytes=2_000) as node:
+            await _filled(node, 350)
+            client = await connect(node)
+            reply = await client.subscribe(history=wanted)
+            assert reply.recovered is None
+            await publish(node, "live")
+            count = min(wanted, 350)
+            await wait_until(lambda: len(client.offsets()) >= count + 1)
+            assert client.offsets() == list(range(351 - count, 352))
+            client.link.vanish()
+
+    run(main())
+
+
 def test_what_is_published_between_two_pages_is_given_once() -> None:
     async def main() -> None:
         link = FakeLink(high_water=500)

@@ -75,20 +75,26 @@ class RecoveryReader:
         """
         since = subject.since
         if since is None:
-            return Missed(await self._read_newest(subject, meanwhile), None)
+            return await self._read_newest(subject, meanwhile)
         share = await self._reader.since(subject.channel, since, subject.retention, subject.at)
         await self._admitted()  # one read may serve thousands, and each of them is much work
         recovery, forms = self._merged(since, share, () if share.is_cut else meanwhile.buffered())
         is_again = not share.is_cut and meanwhile.is_past(recovery)  # then it is read again
         if recovery.complete or is_again:
             return Missed(recovery, True, share.is_cut, forms)
-        return Missed(await self._read_newest(subject, meanwhile), False)
+        return await self._read_newest(subject, meanwhile)
 
-    async def _read_newest(self, subject: Subject, meanwhile: Meanwhile) -> Recovery:
+    async def _read_newest(self, subject: Subject, meanwhile: Meanwhile) -> Missed:
         wanted = max(subject.history, 0)
         request = HistoryRequest(subject.channel, subject.retention, limit=wanted, reverse=True)
         page = await self._history.read(request, most=self._limits.reply_bytes)
         await self._admitted()
+        recovered = None if subject.since is None else False
+        if page.is_cut and subject.since is None:  # too much at once: from the oldest on, in pages
+            start = await self._start_of(subject, page)
+            missed = await self.read(msgspec.structs.replace(subject, since=start), meanwhile)
+            if missed.recovered:
+                return msgspec.structs.replace(missed, recovered=None)
         newest = HistoryPage(page.publications[::-1], page.top, complete=True)
         recovery = self._shown(merge(None, newest, meanwhile.buffered()))
         # what came meanwhile makes the oldest ones more than was asked for
@@ -97,7 +103,18 @@ class RecoveryReader:
         if len(recovery.publications) > kept:
             publications = recovery.publications[len(recovery.publications) - kept :]
             recovery = msgspec.structs.replace(recovery, publications=publications)
-        return recovery
+        return Missed(recovery, recovered)
+
+    async def _start_of(self, subject: Subject, page: HistoryPage) -> Position:
+        """Return where the newest publications begin of which a page has some, as many as are wanted."""
+        wanted, oldest = subject.history, page.publications[-1]
+        while page.publications:
+            wanted, oldest = wanted - len(page.publications), page.publications[-1]
+            if wanted <= 0 or not page.is_cut:
+                break
+            before = HistoryRequest(subject.channel, subject.retention, oldest.position, wanted, reverse=True)
+            page = await self._history.read(before, most=self._limits.reply_bytes)
+        return Position(oldest.previous, oldest.epoch)
 
     def _merged(
         self, since: Position, share: Share[_Made], buffered: tuple[Publication, ...]

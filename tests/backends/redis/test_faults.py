@@ -187,6 +187,40 @@ def test_what_an_operator_empties_is_noticed(tmp_path: Path, command: str) -> No
         run(scenario(server))
 
 
+@pytest.mark.parametrize(
+    ("command", "told"),
+    [
+        ("DEL {meta}", True),
+        ("HDEL {meta} top", True),
+        ("HDEL {meta} epoch", True),
+        ("HDEL {meta} generation", True),
+        ("HDEL {meta} lowest size age prolonged", False),
+        ("DEL {stream}", False),  # who is there has it all, and who comes back is told
+        ("XTRIM {stream} MAXLEN 2", False),
+    ],
+)
+def test_what_an_operator_removes_of_a_channel_is_mended(tmp_path: Path, command: str, told: bool) -> None:
+    async def scenario(server: Daemon) -> None:
+        async with redis_node(url(server)) as node, redis_node(url(server)) as other:
+            near, far = await connect(node, channel="a"), await connect(other, channel="a")
+            ledger = Ledger(node)
+            await ledger.publish(10)
+            before = ledger.last
+            for client in (near, far):
+                await received(client, ledger)
+            keys = {"meta": "tidewire:{a}:meta", "stream": "tidewire:{a}:stream"}
+            assert ask(server.port, *command.format(**keys).split()).startswith(b":")
+            await ledger.succeeds(10)
+            for client in (near, far):
+                await received(client, ledger)
+                check(client, ledger, told=told)
+            page = await node.broker.history("a", since=Position(before.offset - 5, before.epoch))
+            assert not page.complete or command.startswith("HDEL {meta} lowest")
+
+    with start_redis(tmp_path) as server:
+        run(scenario(server))
+
+
 def test_what_was_begun_while_it_is_away_works_when_it_is_back(tmp_path: Path) -> None:
     async def scenario(server: Daemon) -> None:
         async with redis_node(url(server)) as node:

@@ -60,7 +60,7 @@ async def read_history(shards: Shards, keys: Keys, query: HistoryQuery) -> Histo
     found = tuple(
         unpack(query.channel, int(id[:-2]), position.epoch, int(fields[1]), fields[3]) for id, fields in entries
     )
-    return HistoryPage(found, position, is_complete(since, top, first, reverse=query.reverse))
+    return HistoryPage(found, position, is_complete(since, top, first, found, reverse=query.reverse))
 
 
 async def remove_history(shards: Shards, keys: Keys, channel: str) -> None:

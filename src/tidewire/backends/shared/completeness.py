@@ -2,15 +2,24 @@
 
 from __future__ import annotations
 
-from tidewire.messages import Position
+from collections.abc import Sequence
+
+from tidewire.messages import Position, Publication
 
 __all__ = ("is_complete",)
 
 
-def is_complete(since: Position | None, top: int, first: int, *, reverse: bool) -> bool:
-    """Return whether nothing is missing next to a position; `first` is the lowest offset that is shown."""
+def is_complete(since: Position | None, top: int, first: int, found: Sequence[Publication], *, reverse: bool) -> bool:
+    """Return whether nothing is missing next to a position, or within what was `found` from there on.
+
+    `first` is the lowest offset that is shown. An operator may have removed publications from the middle.
+    """
+    if found and abs(found[-1].offset - found[0].offset) + 1 != len(found):
+        return False
     if since is None:
         return True
+    if found and not reverse and found[0].offset > since.offset + 1:
+        return False
     if reverse:
         newest = min(since.offset - 1, top)
         return since.offset <= top + 1 and (newest <= 0 or first <= newest)

@@ -13,6 +13,7 @@ import secrets
 import sqlite3
 from collections.abc import Sequence
 from pathlib import Path
+from time import time_ns
 from typing import Any
 
 from tidewire.backends.shared.statements import read, statements
@@ -29,10 +30,17 @@ logger = logging.getLogger("tidewire")
 
 SQL = statements(__package__, "statements.sql")
 _VERSION = 1
+#: The tables and indexes of the schema; what an operator has removed of them is made again.
+_PARTS = frozenset(
+    f"tidewire_{name}"
+    for name in ("store", "channels", "publications", "publications_by_offset", "keys", "keys_by_expiry")
+)
 #: Publications of other processes that are read in one step.
 PAGE = 1_000
 #: Channels that are remembered from one transaction to the next.
 _REMEMBERED = 100_000
+#: Those without which publications are gone.
+_KEPT = {"tidewire_channels", "tidewire_publications"}
 
 
 def identity(path: Path) -> tuple[int, int] | None:
@@ -103,8 +111,8 @@ class Database:
     def _prepare(self) -> str:
         execute = self.connection.execute
         execute("PRAGMA journal_mode = WAL")
-        tables = {name for (name,) in execute("SELECT name FROM sqlite_master WHERE name LIKE 'tidewire%'")}
-        if "tidewire_keys_by_expiry" not in tables:
+        there = {name for (name,) in execute("SELECT name FROM sqlite_master WHERE name LIKE 'tidewire%'")}
+        if not there.issuperset(_PARTS):
             self.connection.executescript(f"BEGIN IMMEDIATE;\n{read(__package__, 'schema.sql')}\nCOMMIT;")
         row = execute(SQL["store"]).fetchone() or self._create()
         version, seed, *reading = row
@@ -114,6 +122,10 @@ class Database:
             )
         if self._clock.go_on_from(Reading(*reading)):
             self.save_clock()
+        if there and (not there.issuperset(_KEPT) or execute(SQL["has_orphans"]).fetchone()[0]):
+            self.connection.executescript(read(__package__, "mend.sql"))
+            execute(SQL["set_last_id"], (time_ns() // 1_000_000,))
+            return self._begin_epochs("has lost a part")
         return str(seed)
 
     def _create(self) -> tuple[Any, ...]:
@@ -122,9 +134,9 @@ class Database:
         self.connection.execute(SQL["create_store"], row)
         return row
 
-    def _begin_epochs(self) -> str:
-        """Begin a new epoch in every channel, and return the seed of those to come: this is an older copy."""
-        logger.warning("%s is older than it was; all channels begin a new epoch", self._path)
+    def _begin_epochs(self, why: str = "is older than it was") -> str:
+        """Begin a new epoch in every channel, and return the seed of those to come."""
+        logger.warning("%s %s; all channels begin a new epoch", self._path, why)
         seed, execute = secrets.token_hex(16), self.connection.execute
         self.connection.create_function("derived_epoch", 2, derived_epoch, deterministic=True)
         execute("BEGIN IMMEDIATE")
@@ -294,9 +306,9 @@ class Database:
 
     def _insert(self, rows: Sequence[tuple[object, ...]], changed: dict[int, _Channel]) -> None:
         self.connection.executemany(SQL["keep"], rows)
-        self.connection.executemany(
-            SQL["update_channel"], [(c.top, c.keep_size, c.keep_age, c.id) for c in changed.values()]
-        )
+        tops = [(c.top, c.keep_size, c.keep_age, c.id) for c in changed.values()]
+        if self.connection.executemany(SQL["update_channel"], tops).rowcount != len(tops):
+            raise sqlite3.OperationalError("channels were removed by somebody else; the store is opened anew")
         self.cursor = int(self.connection.execute("SELECT last_insert_rowid()").fetchone()[0])
 
     def forget_key(self, request: PublishRequest) -> None:

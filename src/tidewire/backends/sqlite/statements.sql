@@ -6,6 +6,10 @@ INSERT OR IGNORE INTO tidewire_store (one, version, seed, clock, monotonic, wall
 UPDATE tidewire_store SET clock = ?, monotonic = ?, wall = ?, boot = ?
 -- name: change_seed
 UPDATE tidewire_store SET seed = ?
+-- name: has_orphans
+SELECT EXISTS (SELECT 1 FROM tidewire_publications WHERE channel NOT IN (SELECT id FROM tidewire_channels))
+-- name: set_last_id
+UPDATE sqlite_sequence SET seq = max(seq, ?) WHERE name = 'tidewire_publications'
 -- name: begin_epochs
 UPDATE tidewire_channels SET epoch = derived_epoch(?, name)
 -- name: last_id

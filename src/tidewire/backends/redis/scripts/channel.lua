@@ -19,18 +19,18 @@ local function generation(key)
 end
 
 -- Return a channel's epoch, top, size, age, lowest offset, and when its life was prolonged. Where the generation is another than the one in which the
--- channel was last used, its offsets go on in a new epoch. A channel that is not known begins one.
+-- channel was last used, its offsets go on in a new epoch. A channel that is not known, or not whole, begins one.
 local function position(id, meta, stream, candidate)
   local found = redis.call('HMGET', meta, 'generation', 'epoch', 'top', 'size', 'age', 'lowest',
     'prolonged')
   local size, age = tonumber(found[4] or 100), tonumber(found[5] or 86400)
-  if found[1] == id then
-    return found[2], tonumber(found[3]), size, age, tonumber(found[6]), tonumber(found[7] or 0)
-  end
   local top, lowest = tonumber(found[3] or 0), tonumber(found[6] or 1)
+  if found[1] == id and found[2] and found[3] then
+    return found[2], top, size, age, lowest, tonumber(found[7] or 0)
+  end
   redis.call('HSET', meta, 'generation', id, 'epoch', candidate, 'top', text(top), 'size', size, 'age', age,
     'lowest', text(lowest))
-  if not found[1] then
+  if not found[1] or not found[3] then
     redis.call('DEL', stream)
   end
   return candidate, top, size, age, lowest, 0

@@ -1,0 +1,112 @@
+"""Parts of the file that an operator removes: made again, and every subscriber that missed something is told."""
+
+from __future__ import annotations
+
+import asyncio
+import sqlite3
+from contextlib import AsyncExitStack, closing
+from pathlib import Path
+
+import pytest
+
+from engine.support import connect, run
+from helpers.ledger import RULES, Ledger, check, received
+from tidewire.backends import open_backend
+from tidewire.engine.node import Node
+from tidewire.messages import Position, PublishRequest
+from tidewire.options import Limits
+from tidewire.rules.channel_rules import ChannelRules
+
+#: Publications or their positions are gone: a new epoch.
+LOSSES = [
+    "DELETE FROM tidewire_channels",
+    "DROP TABLE tidewire_channels",
+    "DROP TABLE tidewire_publications",
+    "; ".join(f"DROP TABLE tidewire_{name}" for name in ("channels", "publications", "store", "keys")),
+]
+#: Nothing is gone that a subscriber could miss.
+HARMLESS = [
+    "DELETE FROM tidewire_keys",
+    "DROP TABLE tidewire_keys",
+    "DELETE FROM tidewire_store",
+    "DROP INDEX tidewire_publications_by_offset",
+]
+
+
+def operate(path: Path, statements: str) -> None:
+    with closing(sqlite3.connect(path, timeout=10)) as connection:
+        connection.executescript(statements)
+
+
+async def node_on(stack: AsyncExitStack, path: Path) -> Node:
+    broker, presence = open_backend(f"sqlite:///{path}", Limits())
+    node = Node(broker, presence, rules=ChannelRules(RULES))
+    await node.start()
+    stack.push_async_callback(node.aclose)
+    return node
+
+
+@pytest.mark.parametrize(
+    ("statements", "told"), [*((one, True) for one in LOSSES), *((one, False) for one in HARMLESS)]
+)
+def test_what_is_removed_is_made_again_and_told(tmp_path: Path, statements: str, told: bool) -> None:
+    path = tmp_path / "chat.db"
+
+    async def scenario() -> None:
+        async with AsyncExitStack() as stack:
+            node, other = [await node_on(stack, path) for _ in range(2)]
+            near, far = await connect(node, channel="a"), await connect(other, channel="a")
+            ledger = Ledger(node)
+            await ledger.publish(10)
+            for client in (near, far):
+                await received(client, ledger)
+            before = ledger.last
+            await asyncio.to_thread(operate, path, statements)
+            await ledger.succeeds(10)
+            assert ledger.were_sure
+            for client in (near, far):
+                await received(client, ledger)
+                check(client, ledger, told=told)
+            assert (ledger.last.epoch != before.epoch) is told
+        async with AsyncExitStack() as stack:  # a restart finds nothing to complain of
+            again = await node_on(stack, path)
+            page = await again.broker.history("a", since=Position(ledger.last.offset - 1, ledger.last.epoch))
+            assert (page.complete, [one.offset for one in page.publications]) == (True, [ledger.last.offset])
+
+    run(scenario(), 30)
+
+
+def test_a_restart_mends_what_was_removed_meanwhile(tmp_path: Path) -> None:
+    path = tmp_path / "chat.db"
+
+    async def scenario() -> None:
+        for statements in LOSSES:
+            async with AsyncExitStack() as stack:
+                node = await node_on(stack, path)
+                before = await node.broker.publish(PublishRequest("a", b"1"))
+            operate(path, statements)
+            async with AsyncExitStack() as stack:
+                node = await node_on(stack, path)
+                after = await node.broker.publish(PublishRequest("a", b"2"))
+                assert after.epoch != before.epoch
+                assert not (await node.broker.history("a", since=before)).complete
+
+    run(scenario(), 30)
+
+
+def test_a_hole_in_a_history_is_told(tmp_path: Path) -> None:
+    path = tmp_path / "chat.db"
+
+    async def scenario() -> None:
+        async with AsyncExitStack() as stack:
+            broker = (await node_on(stack, path)).broker
+            for number in range(10):
+                top = await broker.publish(PublishRequest("a", b"%d" % number))
+            operate(path, 'DELETE FROM tidewire_publications WHERE "offset" IN (4, 5)')
+            for offset, complete in ((1, False), (3, False), (4, False), (5, True), (9, True), (10, True)):
+                page = await broker.history("a", since=Position(offset, top.epoch))
+                assert page.complete is complete, offset
+            assert not (await broker.history("a", since=Position(8, top.epoch), reverse=True)).complete
+            assert (await broker.history("a", since=Position(8, top.epoch), reverse=True, limit=2)).complete
+
+    run(scenario(), 30)

@@ -69,24 +69,25 @@ async def play() -> None:
 async def lead(game: Arena) -> None:
     """Take what all players want, from all workers, and publish what comes of it; a tick is published once."""
 
-    async def hear() -> None:
-        async with hub.listen("steering") as wishes:
+    async with hub.listen("steering") as wishes:
+
+        async def hear() -> None:
             async for wish in wishes:
                 said = Steered.model_validate_json(wish.data)
                 game.steer(said.user, said.steer, time.time())
 
-    hearing = asyncio.create_task(hear())
-    try:
-        place = None
-        while not hearing.done():
-            picture = game.tick(time.time())
-            kept = await hub.publish("arena", picture, key=f"tick:{picture.tick}")
-            if place is not None and kept.offset != place + 1:
-                return  # another worker plays, too: it may have the game
-            place = kept.offset
-            await asyncio.sleep(TICK)
-    finally:
-        hearing.cancel()
+        hearing = asyncio.create_task(hear())
+        try:
+            place = None
+            while not hearing.done():
+                picture = game.tick(time.time())
+                kept = await hub.publish("arena", picture, key=f"tick:{picture.tick}")
+                if place is not None and kept.offset != place + 1:
+                    return  # another worker plays, too: it may have the game
+                place = kept.offset
+                await asyncio.sleep(TICK)
+        finally:
+            hearing.cancel()
 
 
 @asynccontextmanager

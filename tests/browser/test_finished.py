@@ -113,6 +113,7 @@ def test_text_of_every_direction_and_links_with_brackets(people: MakePerson, sha
     expect(text.locator("a")).to_have_attribute("href", "https://example.org/a_(b)")
 
 
+@pytest.mark.slow  # it waits for what must not come, or for waits to grow
 def test_leaving_a_room_leaves_no_error_behind(people: MakePerson, shared_server: Server) -> None:
     ann, bob = people(shared_server).sign_up(), people(shared_server).sign_up()
     for one in (ann, bob):
@@ -149,6 +150,7 @@ def test_the_first_visitor_is_offered_an_account(people: MakePerson, own_server:
     expect(page.locator("#entry-notice")).to_be_hidden()
 
 
+@pytest.mark.slow  # it waits for what must not come, or for waits to grow
 def test_the_page_is_back_soon_after_a_restart(people: MakePerson, own_server: Callable[..., Server]) -> None:
     server = own_server()
     ann = people(server, "ann").sign_up()

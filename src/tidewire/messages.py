@@ -64,6 +64,8 @@ class Position(msgspec.Struct, frozen=True, gc=False):
     @classmethod
     def parse(cls, text: str) -> Self:
         """Return the position that a text is; raises ValueError for any other text."""
+        if not isinstance(text, str):
+            raise ValueError(f"{text!r} is no position; write text, as str(position) does: epoch:offset")
         epoch, separator, digits = text.strip().rpartition(":")
         if separator and digits.isascii() and digits.isdecimal() and len(digits) < 17 and int(digits) <= MAX_OFFSET:
             return cls(int(digits), unquote(epoch))

@@ -9,7 +9,7 @@ import msgspec
 from tidewire.errors import ConfigurationError
 from tidewire.retention import Retention
 
-__all__ = ("ChannelOptions", "Limits", "SlowPolicy")
+__all__ = ("ChannelOptions", "Limits", "SlowPolicy", "is_number")
 
 
 class SlowPolicy(Enum):
@@ -38,6 +38,11 @@ _MAY_BE_ZERO = frozenset(
 
 #: The rate of a user as a multiple of a connection's, where no limit says otherwise.
 _CONNECTIONS_OF_USER = 5
+
+
+def is_number(value: object) -> bool:
+    """Return whether a value is a number, which no truth value is."""
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 class Limits(msgspec.Struct, frozen=True, kw_only=True):
@@ -175,7 +180,7 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     def __post_init__(self) -> None:
         for name in self.__struct_fields__:
             value = getattr(self, name)
-            if not (value > 0 or (value == 0 and name in _MAY_BE_ZERO)):
+            if not is_number(value) or not (value > 0 or (value == 0 and name in _MAY_BE_ZERO)):
                 raise ConfigurationError(f"limit {name} is {value!r}; write a number greater than 0")
 
 
@@ -210,6 +215,10 @@ class ChannelOptions(msgspec.Struct, frozen=True, kw_only=True):
     def __post_init__(self) -> None:
         if not isinstance(self.slow, SlowPolicy):
             raise ConfigurationError(f"slow={self.slow!r} is no policy; write SlowPolicy.DISCONNECT, LATEST or DROP")
+        if type(self.history_size) is not int or not is_number(self.history_seconds):
+            raise ConfigurationError(
+                f"history of {self.history_size!r} publications for {self.history_seconds!r} seconds are no numbers"
+            )
         if self.history_size < 0 or not self.history_seconds >= 0:
             raise ConfigurationError(
                 f"history of {self.history_size} publications for {self.history_seconds} seconds cannot be; "

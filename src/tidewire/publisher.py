@@ -53,6 +53,8 @@ class Publisher:
 
     def __init__(self, url: str | Configured, *, limits: Limits | None = None) -> None:
         hub = None if isinstance(url, str) else url
+        if not isinstance(url, str) and not hasattr(url, "url"):
+            raise ConfigurationError(f"a publisher is given {url!r}; write its store, as sqlite:///chat.db, or a hub")
         self._url = url if isinstance(url, str) else url.url
         self._limits = limits or (Limits() if hub is None else hub.limits)
         self._authority = None if hub is None else hub.authority

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import datetime
 import inspect
 import uuid
@@ -17,8 +18,8 @@ from fastapi import WebSocket
 from engine.support import run
 from faults.serving import STORES, Store, store
 from helpers.hubs import serving
-from tidewire import Hub
-from tidewire.errors import TidewireError
+from tidewire import ChannelOptions, Hub, Limits, Publisher
+from tidewire.errors import ConfigurationError, TidewireError
 
 WRONG: list[Any] = [None, 7, -1, 1.5, float("nan"), True, b"x", "", "a" * 5_000, "\ud800", "x\0y"]
 WRONG += [[], {}, {"a"}, ("a",), object(), uuid.uuid4(), datetime.datetime.now()]
@@ -110,3 +111,32 @@ def test_a_wrong_value_is_one_sentence(tmp_path: Path, name: str) -> None:
                 assert newest.data == b"last"
 
         run(scenario(), 90)
+
+
+MAKE: dict[str, Callable[[Any], Any]] = {
+    "Hub(url)": Hub,
+    "Hub(limits=)": lambda wrong: Hub(limits=wrong),
+    "Hub(channels=)": lambda wrong: Hub(channels=wrong),
+    "Hub(origins=)": lambda wrong: Hub(origins=wrong),
+    "Publisher": Publisher,
+    "Limits": lambda wrong: Limits(rate=wrong),
+    "ChannelOptions": lambda wrong: ChannelOptions(history_size=wrong, history_seconds=wrong),
+    "channel": lambda wrong: Hub().channel(wrong),
+    "channel(history=)": lambda wrong: Hub().channel("room", history=wrong),
+    "rpc": lambda wrong: Hub().rpc(wrong),
+    "api_router": lambda wrong: Hub().api_router(key=wrong),
+}
+
+
+@pytest.mark.parametrize("what", MAKE)
+def test_a_wrong_value_in_the_configuration_is_one_sentence(what: str) -> None:
+    """A variable that was not set gave "a bytes-like object is required"."""
+    for wrong in WRONG:
+        if what == "api_router" and wrong == "\ud800":
+            continue
+        with contextlib.suppress(TidewireError):
+            MAKE[what](wrong)
+    if what not in ("Hub(limits=)", "Hub(channels=)", "Hub(origins=)"):
+        with pytest.raises(ConfigurationError) as caught:
+            MAKE[what](None)
+        assert "None" in str(caught.value) or "needs a key" in str(caught.value)

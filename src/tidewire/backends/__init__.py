@@ -21,6 +21,10 @@ def open_backend(url: str, limits: Limits) -> tuple[Broker, Presence]:
 
     Raises ConfigurationError for a URL that names no store.
     """
+    if not isinstance(url, str):
+        raise ConfigurationError(
+            f"the URL of a store is {url!r}; write one, as sqlite:///chat.db (is the variable set that it comes from?)"
+        )
     broker, presence = _open(url, limits)
     return JudgedBroker(broker), JudgedPresence(presence)
 

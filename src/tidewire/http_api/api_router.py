@@ -63,7 +63,7 @@ def api_router(
 
     Raises ConfigurationError without a key, unless everybody may call.
     """
-    if not key and not insecure:
+    if not insecure and not (isinstance(key, str) and key):
         raise ConfigurationError("the HTTP API needs a key: api_router(key=…); insecure=True lets everybody call it")
     router = APIRouter(prefix=prefix, tags=["api"])
     endpoint = _Endpoint(calls, key="" if insecure else key, error_mode=error_mode)

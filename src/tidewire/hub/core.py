@@ -63,11 +63,15 @@ class HubCore:
         limits: Limits | Mapping[str, float] | None = None,
         channels: Mapping[str, ChannelOptions] | ChannelRules | None = None,
         default: ChannelOptions | None = None,
-        origins: Iterable[str] | Origins = (),
+        origins: Iterable[str] | Origins | None = (),
     ) -> None:
         self.url = url
         self.limits = SERVER_LIMITS.of_hub(read_limits(limits))
-        self.origins = origins if isinstance(origins, Origins) else Origins(origins)
+        if not isinstance(origins, Iterable | Origins | None):
+            raise ConfigurationError(f"origins={origins!r} are none; write origins=['https://chat.example.org']")
+        if not isinstance(channels, Mapping | ChannelRules | None):
+            raise ConfigurationError(f"channels={channels!r} are no options; write {{'room:*': ChannelOptions(…)}}")
+        self.origins = origins if isinstance(origins, Origins) else Origins(origins or ())
         self._rules = channels if isinstance(channels, ChannelRules) else ChannelRules(channels, default)
         self._book = RuleBook(self._rules)
         #: Decides for clients that choose their channels themselves, by the rules of `channel` and `rpc`.

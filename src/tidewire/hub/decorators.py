@@ -68,6 +68,7 @@ class Decorators(HubCore):
             ephemeral=ephemeral,
         )
 
+        _check_text(pattern, "the pattern of a channel's rule", "room:{room}")
         types = MessageTypes(publishes, accepts)
         limit = self._limit(rate, pattern)
 
@@ -100,6 +101,7 @@ class Decorators(HubCore):
         as JSON. `rate` bounds how often it is called, as that of `channel`. Raises ConfigurationError for a name that
         has a function.
         """
+        _check_text(name, "the name of a call", "add")
         limit = self._limit(rate, f"call {name}")
 
         def add(function: F) -> F:
@@ -148,3 +150,8 @@ class Decorators(HubCore):
         """
         self._book.add_authentication(function)
         return function
+
+
+def _check_text(value: object, what: str, example: str) -> None:
+    if not isinstance(value, str):
+        raise ConfigurationError(f"{what} is {value!r}; write text, as {example!r}")

@@ -9,7 +9,7 @@ from typing import Any
 from tidewire.channels import is_reserved
 from tidewire.errors import ConfigurationError, UnknownChannel
 from tidewire.messages import Format
-from tidewire.options import ChannelOptions, SlowPolicy
+from tidewire.options import ChannelOptions, SlowPolicy, is_number
 from tidewire.protocols.shape import Shape
 from tidewire.rules.base import Caller, ConnectAttempt, Identity, Intake
 from tidewire.rules.binding import Bound, NoMatch
@@ -43,7 +43,7 @@ def rule_options(
     ephemeral: bool,
 ) -> ChannelOptions:
     """Return the options of channels that have a rule, from the arguments of `Hub.channel`."""
-    is_recoverable = recover and history > 0
+    is_recoverable = recover and is_number(history) and history > 0
     return ChannelOptions(
         history_size=history,
         history_seconds=history_seconds,

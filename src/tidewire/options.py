@@ -211,6 +211,8 @@ class ChannelOptions(msgspec.Struct, frozen=True, kw_only=True):
     tags_filter: bool = False
     #: Publications are not kept, unless one says otherwise.
     ephemeral: bool = False
+    #: Clients may subscribe to it as to a map, and set entries where they may publish.
+    map: bool = False
 
     def __post_init__(self) -> None:
         if not isinstance(self.slow, SlowPolicy):

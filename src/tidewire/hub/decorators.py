@@ -40,6 +40,7 @@ class Decorators(HubCore):
         tags_filter: bool = False,
         slow: SlowPolicy = SlowPolicy.DISCONNECT,
         ephemeral: bool = False,
+        map: bool = False,
     ) -> Callable[[Callable[P, T]], ChannelRule[P, T]]:
         """Decide with a function what a user may do in the channels of a pattern, and set their options.
 
@@ -66,6 +67,7 @@ class Decorators(HubCore):
             tags_filter=tags_filter,
             slow=slow,
             ephemeral=ephemeral,
+            map=map,
         )
 
         _check_text(pattern, "the pattern of a channel's rule", "room:{room}")

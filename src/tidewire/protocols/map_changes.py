@@ -84,6 +84,8 @@ class MapState:
         self.size = 0
         for entry in self.entries.values():
             self._count(entry, 1)
+        #: The keys that the newest `left` has removed.
+        self.left: tuple[str, ...] = ()
         #: The change at the newest offset of each key.
         self.by: dict[str, tuple[int, str]] = {}
 
@@ -107,7 +109,8 @@ class MapState:
         if change is None:
             return None
         if change.left:
-            for key in tuple(self._owned.get(change.left, ())):
+            self.left = tuple(self._owned.get(change.left, ()))
+            for key in self.left:
                 self._remove(key, publication.offset)
             return change
         self._remove(change.key, publication.offset)

@@ -41,6 +41,7 @@ def rule_options(
     tags_filter: bool,
     slow: SlowPolicy,
     ephemeral: bool,
+    map: bool,
 ) -> ChannelOptions:
     """Return the options of channels that have a rule, from the arguments of `Hub.channel`."""
     is_recoverable = recover and is_number(history) and history > 0
@@ -61,6 +62,7 @@ def rule_options(
         delta=delta,
         tags_filter=tags_filter,
         ephemeral=ephemeral,
+        map=map,
     )
 
 

@@ -97,6 +97,8 @@ class Namespace(BaseModel):
     channel_regex: str = ""
     #: Publications are not kept: they go to the subscribers that are there.
     ephemeral: bool = False
+    #: Clients may subscribe to a channel as to a map.
+    map: bool = False
     #: The policy for slow subscribers.
     slow: Literal["disconnect", "latest", "drop"] = "disconnect"
 
@@ -134,6 +136,7 @@ class Namespace(BaseModel):
             delta="fossil" in self.allowed_delta_types,
             tags_filter=self.allow_tags_filter,
             ephemeral=self.ephemeral,
+            map=self.map,
         )
 
     def names(self, name: str) -> bool:

@@ -98,6 +98,9 @@ class Replica:
         self._wake()
         if change is None:
             return
+        if change.left:
+            for key in self.state.left:
+                self._node.tasks.spawn(self._show_removed(key, self.state.position))
         is_own = change.by.startswith(self._node.id)
         if is_own and self.state.position.offset - self._copied_at >= self._every:
             self._node.tasks.spawn(self._copy_now())
@@ -137,6 +140,15 @@ class Replica:
         except TimeoutError:
             raise StoreUnavailable(f"the map in {self.channel!r} cannot be read now; try again") from None
         return self.state
+
+    async def _show_removed(self, key: str, left_at: Position) -> None:
+        """Tell clients that know no owners of a key that left with its owner; once, whichever nodes do so."""
+        change = Change(key, removed=True, by=f"{self._node.id}-left")
+        token = f"map:{key}:{left_at.epoch}:{left_at.offset}"  # behind the leave, unless it was set anew
+        try:
+            await self._node.publish(self.channel, change.encode(), key=token, ephemeral=False)
+        except PublishError as error:
+            logger.info("the removal of %r in %r was not shown: %s", key, self.channel, error)
 
     # Whole copies.
 

@@ -26,7 +26,7 @@ _json = st.recursive(
     max_leaves=5,
 )
 payloads = _json.map(lambda value: raw(msgspec.json.encode(value)))
-_SIGNED = {"limit": 31, "type": 31}
+_SIGNED = {"limit": 31, "phase": 31, "type": 31}
 
 
 def _value(field: Field, depth: int) -> st.SearchStrategy[Any]:

@@ -44,7 +44,8 @@ class Field:
         self.kind = kind
         self.cls = cls
         self.zero: Any = _ZEROS.get(kind)
-        self.key = bytes((number << 3 | (_VARINT if kind <= Kind.BOOL else _LENGTH),))
+        key = number << 3 | (_VARINT if kind <= Kind.BOOL else _LENGTH)
+        self.key = bytes((key,)) if key < 0x80 else bytes((key & 0x7F | 0x80, key >> 7))
 
 
 class Schema:
@@ -77,14 +78,14 @@ _SCALARS: dict[Any, Kind] = {
 _NUMBERS: dict[type[Struct], str] = {
     m.Error: "code1 message2 temporary3",
     m.ClientInfo: "user1 client2 conn_info3 chan_info4",
-    m.Publication: "data4 info5 offset6 tags7 delta8 time9 channel10",
+    m.Publication: "data4 info5 offset6 tags7 delta8 time9 channel10 key11 removed12",
     m.StreamPosition: "offset1 epoch2",
     m.FilterNode: "op1 key2 cmp3 val4 vals5 nodes6",
     m.SubscribeRequest: "channel1 token2 recover3 epoch6 offset7 data8 positioned9 recoverable10 join_leave11 delta12"
-    " tf13 flag14 type15",
+    " tf13 flag14 type15 phase16 cursor17 limit18",
     m.ConnectRequest: "token1 data2 subs3 name4 version5 headers6",
     m.UnsubscribeRequest: "channel1",
-    m.PublishRequest: "channel1 data2",
+    m.PublishRequest: "channel1 data2 type3 key4 removed5",
     m.PresenceRequest: "channel1",
     m.PresenceStatsRequest: "channel1",
     m.HistoryRequest: "channel1 limit7 since8 reverse9",
@@ -96,7 +97,7 @@ _NUMBERS: dict[type[Struct], str] = {
     " refresh14 sub_refresh15",
     m.EmulationRequest: "node1 session2 data3",
     m.SubscribeResult: "expires1 ttl2 recoverable3 epoch6 publications7 recovered8 offset9 positioned10 data11"
-    " was_recovering12 delta13",
+    " was_recovering12 delta13 type15 state18",
     m.ConnectResult: "client1 version2 expires3 ttl4 data5 subs6 ping7 pong8 session9 node10",
     m.UnsubscribeResult: "",
     m.PublishResult: "",

@@ -48,7 +48,10 @@ class ClientInfo(_Message, frozen=True):
 
 
 class Publication(_Message, frozen=True):
-    """One publication as it is pushed or replied; `delta`: the data is a patch of the one before."""
+    """One publication as it is pushed or replied; `delta`: the data is a patch of the one before.
+
+    In a map it is the entry of a `key`, which may be `removed`.
+    """
 
     data: Raw = EMPTY
     info: ClientInfo | None = None
@@ -57,6 +60,8 @@ class Publication(_Message, frozen=True):
     delta: bool = False
     time: Int64 = 0
     channel: str = ""
+    key: str = ""
+    removed: bool = False
 
 
 class StreamPosition(_Message, frozen=True):
@@ -81,7 +86,10 @@ class FilterNode(_Message, frozen=True):
 
 
 class SubscribeRequest(_Message, frozen=True):
-    """Subscribe to a channel; with `recover`, from a position on. `flag` 2: rather an error than a gap."""
+    """Subscribe to a channel; with `recover`, from a position on. `flag` 2: rather an error than a gap.
+
+    `type` 1: to a map, of which `phase` 2 asks for all entries, and 1 for what was missed.
+    """
 
     channel: str = ""
     token: str = ""
@@ -96,6 +104,9 @@ class SubscribeRequest(_Message, frozen=True):
     tf: FilterNode | None = None
     flag: Int64 = 0
     type: Int32 = 0
+    phase: Int32 = 0
+    cursor: str = ""
+    limit: Int32 = 0
 
 
 class ConnectRequest(_Message, frozen=True):
@@ -116,10 +127,13 @@ class UnsubscribeRequest(_Message, frozen=True):
 
 
 class PublishRequest(_Message, frozen=True):
-    """Publish in a channel."""
+    """Publish in a channel; with `type` 1, set or remove the entry of a `key`."""
 
     channel: str = ""
     data: Raw = EMPTY
+    type: Int32 = 0
+    key: str = ""
+    removed: bool = False
 
 
 class PresenceRequest(_Message, frozen=True):
@@ -211,6 +225,8 @@ class SubscribeResult(_Message, frozen=True):
     data: Raw = EMPTY
     was_recovering: bool = False
     delta: bool = False
+    type: Int32 = 0
+    state: list[Publication] = []
 
 
 class ConnectResult(_Message, frozen=True):

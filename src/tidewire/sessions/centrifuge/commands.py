@@ -17,6 +17,7 @@ from tidewire.errors import (
     BadRequest,
     CommandError,
     ConnectionClosed,
+    NotAvailable,
     PermissionDenied,
     PublishError,
     Rejected,
@@ -36,10 +37,12 @@ from tidewire.protocols.meta import PublicationMeta
 from tidewire.rules.base import Action, Authority
 from tidewire.sessions.centrifuge.credentials import Credentials, ttl_of
 from tidewire.sessions.centrifuge.heartbeat import Heartbeat
+from tidewire.sessions.centrifuge.map_form import MAP, value_of
 from tidewire.sessions.centrifuge.reading import read_history, read_presence
 from tidewire.sessions.centrifuge.subscriptions import ClientSubscriptions
 from tidewire.sessions.command_queue import CommandQueue
 from tidewire.sessions.in_flight import Settle
+from tidewire.sessions.maps import Maps
 from tidewire.sessions.reply_budget import ReplyBudget
 from tidewire.support.refusals import kind_of
 
@@ -174,6 +177,9 @@ class Commands:
     async def publish(self, command: int, request: m.PublishRequest) -> None:
         """Publish what the client sent; the reply is written when it is kept."""
         channel, credentials = self._name(request.channel), self._credentials
+        if request.type:
+            await self._change_entry(command, channel, request)
+            return
         if not request.data:
             raise BadRequest("a publication has data; send some")
         subscription = self._subscriptions.channels.get(channel)
@@ -196,6 +202,22 @@ class Commands:
             return
         meta = PublicationMeta(publisher).encode()
         await self._queue.publishes.publish(channel, *payload, settle, meta=meta)
+
+    async def _change_entry(self, command: int, channel: str, request: m.PublishRequest) -> None:
+        """Set or remove an entry of a map; the reply is written when that is kept."""
+        if request.type != MAP or not self._authority.options(channel).map:
+            raise NotAvailable(f"{channel!r} is no map for clients; its rule says map=True if it is one")
+        subscribed = channel in self._subscriptions.channels
+        await self._authority.allow(self._credentials.caller, channel, Action.PUBLISH, subscribed=subscribed)
+        maps = Maps.of(self._node)
+        if request.removed:
+            await maps.unset(channel, request.key, expect=None)
+        else:
+            taken = await self._taken(channel, bytes(request.data))
+            if taken is not None:
+                value = value_of(taken[0], self._node.limits.json_depth)
+                await maps.set(channel, request.key, value, ttl=0.0, expect=None, owner=None)
+        self._connection.write(self._protocol.encode_reply(Reply(command, publish=_PUBLISHED)))
 
     async def _taken(self, channel: str, data: bytes) -> tuple[bytes, Format] | None:
         """Return what is kept of a message that the client may publish, None for nothing."""

@@ -36,12 +36,14 @@ from tidewire.protocols.meta import member_info
 from tidewire.protocols.text_chunks import chunk_of
 from tidewire.rules.base import Grant, Identity
 from tidewire.sessions.centrifuge.credentials import end_of, ttl_of
+from tidewire.sessions.centrifuge.map_form import MAP, STREAM, MapRepresentation, change_pubs, entry_pubs
 from tidewire.sessions.centrifuge.representations import (
     EventRepresentation,
     PubRepresentation,
     differences,
     plain,
 )
+from tidewire.sessions.maps import Maps
 from tidewire.support.counters import count_limit
 
 __all__ = ("ClientSubscription", "ClientSubscriptions", "Ready")
@@ -141,7 +143,7 @@ class ClientSubscriptions:
         Where the reply is full, what was missed is pushed behind it.
         """
         if request.type:
-            raise NotAvailable(f"subscriptions of type {request.type} are not offered; leave `type` out")
+            return await self._prepare_map(channel, grant, request, identity)
         options = grant.options
         subscription = ClientSubscription(channel, grant, request, is_server_side=is_server_side)
         pushed, shown = self._representations(options, request)
@@ -171,6 +173,54 @@ class ClientSubscriptions:
             raise Unrecoverable(f"{channel!r} no longer keeps all publications after offset {since.offset}")
         if shown.then is not None and ready.result.publications and not prepared.has_more:
             _begin_deltas(prepared, shown.then)
+        return ready
+
+    async def _prepare_map(self, channel: str, grant: Grant, request: SubscribeRequest, identity: Identity) -> Ready:
+        """Begin to subscribe to a map: all entries, or what was missed, are in the reply."""
+        options = grant.options
+        if request.type != MAP or not options.map or request.tf is not None:
+            raise NotAvailable(f"{channel!r} offers no subscription of type {request.type}; leave `type` out")
+        subscription = ClientSubscription(
+            channel, grant, msgspec.structs.replace(request, positioned=True, recoverable=True), is_server_side=False
+        )
+        self.channels[channel] = subscription
+        try:
+            if request.phase == STREAM:
+                since, state = Position(min(request.offset, MAX_OFFSET), request.epoch), []
+            else:
+                entries = await Maps.of(self._node).entries(channel)
+                since, state = entries.position, entry_pubs(entries)
+            prepared = await self._node.subscriptions.prepare(
+                self._connection,
+                channel,
+                since=since,
+                is_reply_full=True,
+                membership=Membership(options.presence, member_info(identity.info, grant.info)),
+                representation=MapRepresentation.of_map(self._protocol, self._connection.link.deflate),
+                on_insufficient=self._insufficient,
+            )
+        except BaseException:
+            self._forget(subscription)
+            raise
+        is_recovering, position = request.phase == STREAM, prepared.answer.position
+        result = m.SubscribeResult(
+            expires=subscription.expires_at is not None,
+            ttl=ttl_of(subscription.expires_at),
+            recoverable=True,
+            positioned=True,
+            epoch=position.epoch,
+            offset=position.offset,
+            publications=change_pubs(prepared.answer.publications),
+            recovered=is_recovering,
+            was_recovering=is_recovering,
+            data=raw(grant.data),
+            type=MAP,
+            state=state,
+        )
+        ready = Ready(subscription, prepared, result)
+        if not prepared.answer.recovered:
+            self.abandon(ready)
+            raise Unrecoverable(f"{channel!r} no longer keeps all publications after offset {since.offset}")
         return ready
 
     def _representations(

@@ -228,6 +228,7 @@ asyncio.run(main())
 """
 
 
+@pytest.mark.slow
 def test_entries_of_a_killed_process_leave_within_its_lease(tmp_path: Path) -> None:
     async def main() -> None:
         url = f"sqlite:///{tmp_path}/chat.db"

@@ -192,6 +192,13 @@ def test_what_cannot_work_is_refused_where_it_is_written() -> None:
     for kind, pattern in (("came", ""), ("connected", "room:{room}"), ("joined", "room:{")):
         with pytest.raises(ConfigurationError):
             hub.on(kind, pattern)(lambda: None)
+
+    async def open_first() -> None:
+        async with Hub() as opened:
+            with pytest.raises(ConfigurationError, match="is open"):
+                opened.on("connected")(lambda: None)
+
+    asyncio.run(open_first())
     with pytest.raises(ConfigurationError, match="'size'"):
         hub.on("joined", "room:{room}")(takes)
     for url, secret, events in (

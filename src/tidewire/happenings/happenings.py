@@ -42,20 +42,27 @@ class Happenings:
         self._rules = rules
         self._handlers: list[EventHandler] = []
         self._webhooks: list[Webhook] = []
+        self._has_started = False
 
     def add(self, kind: str, pattern: str, function: Callable[..., Any]) -> None:
         """Call a function for events; raises ConfigurationError."""
+        self._check_not_started()
         self._handlers.append(EventHandler(Interest(kind, pattern), function))
         self._keep()
 
     def add_webhook(self, url: str, secret: str, events: Any, *, allow_private: bool) -> None:
         """Send events to a URL: "joined", or "joined room:{room}"; raises ConfigurationError."""
+        self._check_not_started()
         if isinstance(events, str) or not events:
             raise ConfigurationError('events= is a list of what is sent: ["connected", "joined room:{room}"]')
         pairs = [str(text).partition(" ") for text in events]
         interests = [Interest(kind, pattern.strip()) for kind, _, pattern in pairs]
         self._webhooks.append(Webhook(url, secret, interests, allow_private=allow_private))
         self._keep()
+
+    def _check_not_started(self) -> None:
+        if self._has_started:
+            raise ConfigurationError("this hub is open, and watches what was wanted then; register it before")
 
     def _keep(self) -> None:
         if len(self._handlers) + len(self._webhooks) == 1:
@@ -68,6 +75,7 @@ class Happenings:
 
     async def start(self, node: Node) -> None:
         """Watch a node, and consume events as long as it is the one to do so; the node's end ends it."""
+        self._has_started = True
         if not self._handlers and not self._webhooks:
             return
         node.subscriptions.watch_by(Watcher(node, self._wants, node.limits.grace_seconds))

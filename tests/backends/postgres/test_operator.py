@@ -29,6 +29,8 @@ LOSSES = [
     "DROP TABLE tidewire_store",
     "DROP TABLE tidewire_channels CASCADE",
     "DROP TABLE tidewire_publications",
+    "ALTER TABLE tidewire_publications DROP COLUMN meta",
+    "ALTER TABLE tidewire_channels DROP COLUMN keep_age",
     f"DROP TABLE {', '.join(TABLES)} CASCADE",
     "DROP SCHEMA public CASCADE; CREATE SCHEMA public",
 ]
@@ -116,7 +118,9 @@ def test_the_first_publication_of_a_new_era_may_have_the_offset_that_a_reader_ha
     run(scenario(postgres_database()), 30)
 
 
-@pytest.mark.parametrize("statement", [LOSSES[0], LOSSES[6], LOSSES[8], "DROP TABLE tidewire_nodes CASCADE"])
+@pytest.mark.parametrize(
+    "statement", [LOSSES[0], LOSSES[6], LOSSES[8], LOSSES[10], "DROP TABLE tidewire_nodes CASCADE"]
+)
 def test_a_restart_and_a_migration_mend_what_was_removed_meanwhile(statement: str) -> None:
     async def scenario(url: str) -> None:
         async with postgres_node(url) as node:
@@ -140,11 +144,20 @@ def test_a_restart_and_a_migration_mend_what_was_removed_meanwhile(statement: st
     run(scenario(postgres_database()), 60)
 
 
+OF_MEMBERS = (
+    "TRUNCATE tidewire_members",
+    "TRUNCATE tidewire_nodes",
+    "DROP TABLE tidewire_members",
+    "ALTER TABLE tidewire_members DROP COLUMN info",
+    "ALTER TABLE tidewire_nodes DROP COLUMN since",
+)
+
+
 def test_members_that_an_operator_removes_join_again() -> None:
     async def scenario(url: str) -> None:
         async with postgres_node(url) as node, client_of(url) as operator:
             await node.memberships.enter("a", Member("1", "ann"))
-            for statement in ("TRUNCATE tidewire_members", "TRUNCATE tidewire_nodes", "DROP TABLE tidewire_members"):
+            for statement in OF_MEMBERS:
                 await operator.execute(statement)
 
                 async def is_listed() -> bool:
@@ -155,7 +168,7 @@ def test_members_that_an_operator_removes_join_again() -> None:
 
                 await wait_until(is_listed, 10)
 
-    run(scenario(postgres_database()), 40)
+    run(scenario(postgres_database()), 60)
 
 
 def test_every_function_and_table_of_the_schema_is_looked_for() -> None:

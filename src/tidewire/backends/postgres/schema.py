@@ -19,6 +19,12 @@ _TABLES, _FUNCTIONS = read(__package__, "schema.sql"), read(__package__, "functi
 VERSION = 2
 TABLES = re.findall(r"TABLE IF NOT EXISTS (\w+)", _TABLES)
 FUNCTIONS = re.findall(r"CREATE OR REPLACE FUNCTION (\w+)", _FUNCTIONS)
+#: Each column, as its table and its name.
+COLUMNS = [
+    (table, name)
+    for table, body in re.findall(r"TABLE IF NOT EXISTS (\w+) \((.*?)\n\)", _TABLES, re.DOTALL)
+    for name in re.findall(r'^    "?([a-z_]+)"? +[a-z]', body, re.MULTILINE)
+]
 
 
 class Seen(msgspec.Struct, frozen=True):
@@ -42,9 +48,13 @@ async def prepare(connection: Any) -> None:
         if await _is_whole(connection):
             return
         missing = await _missing(connection)
+        for table in missing.intersection(TABLES):
+            await connection.execute(f"DROP TABLE IF EXISTS {table} CASCADE")  # one that has lost a column
         await connection.execute(_TABLES)
         await connection.execute(_FUNCTIONS)
         await connection.execute(SQL["create_store"], VERSION)
+        if "tidewire_members" in missing:
+            await connection.execute(SQL["forget_nodes"])  # they join their members again
         if "tidewire_channels" in missing:  # a new counter may get an old one's id
             await connection.execute(SQL["empty"])
         elif "tidewire_publications" in missing:
@@ -52,7 +62,10 @@ async def prepare(connection: Any) -> None:
 
 
 async def _missing(connection: Any) -> set[str]:
-    return {row["name"] for row in await connection.fetch(SQL["missing"], TABLES, FUNCTIONS)}
+    """Return the tables and functions that are not there, and the tables that have lost a column."""
+    tables, names = zip(*COLUMNS, strict=True)
+    rows = await connection.fetch(SQL["missing"], TABLES, FUNCTIONS, tables, names)
+    return {row["name"] for row in rows}
 
 
 async def _is_whole(connection: Any) -> bool:

@@ -27,6 +27,7 @@ _GONE = (
 _CHANGED = (
     asyncpg.ReadOnlySQLTransactionError,
     asyncpg.UndefinedTableError,
+    asyncpg.UndefinedColumnError,
     asyncpg.UndefinedFunctionError,
     asyncpg.NoDataFoundError,
 )
@@ -75,7 +76,12 @@ def explain(error: BaseException, shown: str) -> str:
             return f"another session of {shown} holds a lock on tidewire's tables; let it finish its transaction"
         case asyncpg.QueryCanceledError():
             return f"{shown} was too slow for one statement; see what else it does"
-        case asyncpg.UndefinedTableError() | asyncpg.UndefinedFunctionError() | asyncpg.NoDataFoundError():
+        case (
+            asyncpg.UndefinedTableError()
+            | asyncpg.UndefinedColumnError()
+            | asyncpg.UndefinedFunctionError()
+            | asyncpg.NoDataFoundError()
+        ):
             return f"{shown} has lost tidewire's tables ({error}); they are made again"
         case TimeoutError():
             return f"{shown} does not answer; see if it hangs, or if the network is cut"

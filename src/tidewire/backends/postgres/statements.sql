@@ -12,11 +12,19 @@ UNION ALL
 SELECT f.name || '()' FROM unnest($2::text[]) AS f (name) WHERE NOT EXISTS (
     SELECT FROM pg_proc AS p WHERE p.proname = f.name AND p.pronamespace = ANY (current_schemas(false)::regnamespace[])
 )
+UNION
+SELECT c.of_table FROM unnest($3::text[], $4::text[]) AS c (of_table, name) WHERE NOT EXISTS (
+    SELECT FROM pg_attribute AS a JOIN pg_class AS t ON t.oid = a.attrelid
+    WHERE t.relname = c.of_table AND t.relnamespace = ANY (current_schemas(false)::regnamespace[])
+    AND a.attname = c.name AND NOT a.attisdropped
+)
 -- name: create_store
 INSERT INTO tidewire_store (version, era, identity) VALUES ($1, tidewire_new_era(), '')
 ON CONFLICT (one) DO UPDATE SET version = $1
 -- name: begin_era
 UPDATE tidewire_store SET era = tidewire_new_era()
+-- name: forget_nodes
+DELETE FROM tidewire_nodes
 -- name: empty
 TRUNCATE tidewire_publications, tidewire_keys
 -- name: enter

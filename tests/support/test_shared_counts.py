@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import secrets
 import signal
@@ -103,3 +104,19 @@ def test_a_folder_of_somebody_else_is_not_used(
     shared = open_counts("a")
     assert isinstance(shared, SharedCounts)
     shared.aclose()
+
+
+def test_files_of_killed_processes_are_removed(key: str) -> None:
+    command = [sys.executable, "-c", WORKER, key]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as worker:
+        assert worker.stdout is not None
+        worker.stdout.readline()
+        mine = SharedCounts.open(secrets.token_hex(8))
+        path = shared_counts._folder() / hashlib.sha256(key.encode()).hexdigest()[:32]
+        assert path.exists(), "somebody lives there"
+        worker.kill()
+    other = SharedCounts.open(secrets.token_hex(8))
+    assert not path.exists()
+    assert mine.add("a", 1), "this one is in use"
+    for counts in (mine, other):
+        counts.aclose()

@@ -62,7 +62,9 @@ class SharedCounts(Counts):
     @classmethod
     def open(cls, key: str) -> SharedCounts:
         """Open what processes of this user share under a key. Raises OSError where they cannot."""
-        return cls(_folder() / hashlib.sha256(key.encode(errors="replace")).hexdigest()[:32])
+        folder = _folder()
+        _sweep(folder)
+        return cls(folder / hashlib.sha256(key.encode(errors="replace")).hexdigest()[:32])
 
     def add(self, key: str, most: float = math.inf) -> bool:
         """Add one under a key, if all processes together have fewer than `most`."""
@@ -225,8 +227,26 @@ class SharedCounts(Counts):
         return bool(_FLOCK.unpack(answer)[0] != fcntl.F_UNLCK)
 
 
-def _flock(kind: int, lock: int) -> bytes:
-    return _FLOCK.pack(kind, os.SEEK_SET, _LOCKS_AT + lock, 1, 0)
+def _flock(kind: int, lock: int, count: int = 1) -> bytes:
+    return _FLOCK.pack(kind, os.SEEK_SET, _LOCKS_AT + lock, count, 0)
+
+
+def _sweep(folder: Path) -> None:
+    """Remove the files of which no process holds a part: all of theirs were killed."""
+    for path in folder.iterdir():
+        try:
+            descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
+        except OSError:
+            continue
+        try:
+            fcntl.fcntl(descriptor, F_OFD_SETLK, _flock(fcntl.F_WRLCK, _JUDGE))  # nobody takes a part meanwhile
+            answer = fcntl.fcntl(descriptor, F_OFD_GETLK, _flock(fcntl.F_WRLCK, 0, _PROCESSES))
+            if _FLOCK.unpack(answer)[0] == fcntl.F_UNLCK:
+                path.unlink(missing_ok=True)
+        except OSError:
+            continue
+        finally:
+            os.close(descriptor)
 
 
 def _folder() -> Path:

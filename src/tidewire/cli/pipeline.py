@@ -187,13 +187,13 @@ async def _show(source: Source, run: Run) -> int:
         )
         say(f"run {run.id}: {what}")
         raise
+    for place in await source.results(run.id) if run.status is RunStatus.FINISHED else ():
+        out.print(f"  {harmless(place)}", markup=False, soft_wrap=True)
     color = _COLORS.get(run.status, "cyan")
     say(f"[{color}]{run.status.value}[/] {escape(_why(run))}".rstrip())
     for step in run.steps:
         for line in step.lines if step.status is StepStatus.FAILED else ():
             out.print(f"  {harmless(line)}", markup=False)
-    for place in await source.results(run.id) if run.status is RunStatus.FINISHED else ():
-        out.print(f"  {harmless(place)}", markup=False, soft_wrap=True)
     return 0 if run.status is RunStatus.FINISHED else _FAILED
 
 

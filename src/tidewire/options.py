@@ -116,7 +116,7 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     api_bytes: int = 4_194_304
     #: Bytes of a history or recovery reply, and of what is recovered in the reply to a connect: a page of history is
     #: smaller, and what a recovery has more is pushed behind the reply.
-    reply_bytes: int = 2_097_152
+    reply_bytes: int = 8_388_608
     #: Bytes of all history and presence replies that one process reads and encodes at once; the others wait.
     replies_bytes: int = 16_777_216
     #: Publications of one history reply of a client protocol; a recovery has all.

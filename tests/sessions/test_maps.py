@@ -25,7 +25,9 @@ from tidewire import (
     LimitExceeded,
     PermissionDenied,
     SlowPolicy,
+    StoreUnavailable,
 )
+from tidewire.sessions.maps import Maps
 from tidewire.testing import wait_until
 
 
@@ -284,5 +286,18 @@ def test_what_cannot_be_is_refused() -> None:
                 await hub.set("board", "a", "x" * 600)
             await hub.set("board", "a", "x" * 100)
             assert set(await values(hub)) == {"a"}
+
+    run(main())
+
+
+def test_a_step_that_began_before_the_close_reads_no_map_anew() -> None:
+    async def main() -> None:
+        async with Hub() as hub:
+            await hub.set("board", "a", 1)
+            maps = Maps.of(hub.node)
+            await Maps.close(hub.node)
+            with pytest.raises(StoreUnavailable, match="closing"):
+                await maps.entries("board")
+            assert Maps.of(hub.node) is maps
 
     run(main())

@@ -19,6 +19,7 @@ from tidewire.errors import ConfigurationError, StoreUnavailable
 from tidewire.pipelines.errors import QueueFull
 from tidewire.pipelines.limits import PipelineLimits
 from tidewire.pipelines.runs import Run, RunStatus, StepStatus, View
+from tidewire.support.sqlite_files import open_wal
 
 __all__ = ("Attention", "Record", "RunStore")
 
@@ -293,15 +294,15 @@ class RunStore:
 
     def _connect(self) -> None:
         try:
-            self._path.touch(0o600)
-            database = sqlite3.connect(self._path, timeout=_BUSY_SECONDS, isolation_level=None, check_same_thread=False)
-            database.execute("PRAGMA journal_mode = WAL")
-            database.executescript(self._sql["schema"])
+            database = open_wal(self._path, self._prepare, seconds=_BUSY_SECONDS)
             self._reserve = DiskReserve(self._path.parent)
             self._reserve.take()
         except (OSError, sqlite3.Error) as error:
             raise ConfigurationError(explain(error, self._path)) from None
         self._database = database
+
+    def _prepare(self, database: sqlite3.Connection) -> None:
+        database.executescript(self._sql["schema"])
 
     def _disconnect(self) -> None:
         if self._database is not None:

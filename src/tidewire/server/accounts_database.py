@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
-import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from importlib import resources
@@ -12,6 +11,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from tidewire.errors import ConfigurationError, StoreUnavailable
+from tidewire.support.sqlite_files import open_wal
 
 __all__ = ("Database",)
 
@@ -77,8 +77,7 @@ class Database:
 
     def _connect(self) -> None:
         try:
-            self._path.touch(0o600)
-            self._connection = _open(self._path)
+            self._connection = open_wal(self._path, _prepare, seconds=_BUSY_SECONDS)
         except (OSError, sqlite3.Error) as error:
             raise ConfigurationError(
                 f"{self._path} cannot be used for accounts ({error}); "
@@ -91,22 +90,10 @@ class Database:
             self._connection = None
 
 
-def _open(path: Path) -> sqlite3.Connection:
-    deadline = time.monotonic() + _BUSY_SECONDS
-    while True:
-        connection = sqlite3.connect(path, timeout=_BUSY_SECONDS, isolation_level=None, check_same_thread=False)
-        try:
-            connection.execute("PRAGMA journal_mode = WAL")
-            connection.execute("PRAGMA synchronous = FULL")
-            connection.executescript(resources.files(__package__).joinpath("accounts.sql").read_text())
-            _upgrade(connection)
-            return connection
-        except sqlite3.OperationalError as error:
-            connection.close()
-            # Processes that turn a new file into WAL at once do not wait for each other in SQLite.
-            if error.sqlite_errorcode != sqlite3.SQLITE_BUSY or time.monotonic() > deadline:
-                raise
-            time.sleep(0.02)
+def _prepare(connection: sqlite3.Connection) -> None:
+    connection.execute("PRAGMA synchronous = FULL")
+    connection.executescript(resources.files(__package__).joinpath("accounts.sql").read_text())
+    _upgrade(connection)
 
 
 def _upgrade(connection: sqlite3.Connection) -> None:

@@ -60,6 +60,7 @@ class Maps:
     def __init__(self, node: Node) -> None:
         self._node = node
         self._replicas: dict[str, Replica] = {}
+        self._is_closed = False
         node.tasks.start((("maps", _LOOK, self._look),))
         Maps._all[node] = self
 
@@ -71,14 +72,17 @@ class Maps:
     @classmethod
     async def close(cls, node: Node) -> None:
         """Keep what has changed, before a node closes."""
-        maps = cls._all.pop(node, None)
+        maps = cls._all.get(node)
         if maps is not None:
+            maps._is_closed = True
             replicas, maps._replicas = maps._replicas, {}
             await asyncio.gather(*(replica.aclose() for replica in replicas.values()), return_exceptions=True)
 
     def _replica(self, channel: str) -> Replica:
         replica = self._replicas.get(channel)
         if replica is None:
+            if self._is_closed:  # a step that began before goes on while the others end
+                raise StoreUnavailable(f"the map in {channel!r} is read no more: the hub is closing")
             retention = self._node.rules.retentions[channel]
             if retention is None or retention.size < 2:
                 raise ConfigurationError(f"a map needs a history, and {channel!r} has none; give it some")

@@ -80,7 +80,7 @@ dist: $(DEV) ## Build a wheel and an sdist, and check both in clean environments
 lock: ## Take the newest versions that pyproject.toml allows into both lock files
 	rm -rf build/lock && $(PYTHON) -m venv build/lock
 	build/lock/bin/python -m pip install --quiet --upgrade pip
-	build/lock/bin/python -m pip install --quiet hatchling editables .
+	build/lock/bin/python -m pip install --quiet hatchling editables '.[metrics]'
 	build/lock/bin/python -m pip freeze --exclude tidewire | LC_ALL=C sort -f > build/runtime
 	build/lock/bin/python -m pip install --quiet --group dev '.[metrics]'
 	build/lock/bin/python -m pip freeze --exclude tidewire | LC_ALL=C sort -f > build/all

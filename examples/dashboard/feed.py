@@ -1,5 +1,6 @@
 """A feed of prices and a sensor, in a process of its own: `python feed.py sqlite:///dashboard.db`."""
 
+import os
 import random
 import sys
 import time
@@ -30,10 +31,13 @@ def readings() -> Iterator[tuple[str, Reading, str]]:
 
 
 if __name__ == "__main__":
+    parent = os.getppid()
     with Publisher(sys.argv[1]) as publisher:
         for number, (name, reading, key) in enumerate(readings()):
             if number % len(STARTS) == 0:
                 time.sleep(1 - time.time() % 1)
+                if os.getppid() != parent:  # the dashboard was killed
+                    break
             try:
                 publisher.publish(name, reading.model_dump(), key=key)
             except PublishError as error:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import signal
 import socket
 import subprocess
@@ -48,11 +49,12 @@ def serving(kind: str, folder: Path, application: str = APPLICATION) -> Iterator
     Path(folder, "main.py").write_text(application)
     port = free_port()
     with Path(folder, "log").open("wb") as log:
-        process = subprocess.Popen(command(kind, port), cwd=folder, stdout=log, stderr=log)
+        process = subprocess.Popen(command(kind, port), cwd=folder, stdout=log, stderr=log, start_new_session=True)
     try:
         yield process, port
     finally:
-        process.kill()
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)  # its workers, too
         process.wait()
 
 

@@ -6,6 +6,8 @@ import asyncio
 import resource
 import signal
 import socket
+import subprocess
+import sys
 import time
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -137,6 +139,11 @@ def test_workers_share_the_port_and_a_killed_one_is_replaced(tmp_path: Path) -> 
         wait_for(lambda: len(server.workers()) == 2 and killed not in server.workers(), what="another worker")
         assert pids(server, 2) >= before
         assert server.stop(10) == 0
+
+
+def test_a_supervisor_loads_nothing_that_only_workers_need() -> None:
+    code = "import sys, tidewire.server.run; sys.exit('fastapi' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], timeout=60).returncode == 0
 
 
 def test_a_frozen_worker_is_replaced(tmp_path: Path) -> None:

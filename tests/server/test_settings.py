@@ -204,7 +204,7 @@ def test_what_is_printed_shows_no_password() -> None:
 
 
 def test_settings_survive_the_way_to_a_worker() -> None:
-    from tidewire.server.worker import Job
+    from tidewire.server.worker_job import Job
 
     settings = Settings(port=1, accounts=Path("a.db"), limits=Limits(rate=7.5), allowed_origins=["https://a.org"])
     job = Job(settings, "main:app", {"rate": 7.5})

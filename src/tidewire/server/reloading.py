@@ -13,7 +13,8 @@ from uvicorn.supervisors import ChangeReload
 
 from tidewire.errors import TidewireError
 from tidewire.server import logs
-from tidewire.server.worker import Job, serve
+from tidewire.server.worker import serve
+from tidewire.server.worker_job import Job
 
 __all__ = ("serve_reloading",)
 

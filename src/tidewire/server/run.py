@@ -11,7 +11,7 @@ from tidewire.links.http import listening_socket
 from tidewire.server import logs
 from tidewire.server.settings import Settings
 from tidewire.server.supervisor import Supervisor
-from tidewire.server.worker import Job, serve
+from tidewire.server.worker_job import Job
 
 __all__ = ("run",)
 
@@ -44,6 +44,8 @@ def run(
             announce(url)
             serve_reloading(job, listener)
         elif settings.workers == 1:
+            from tidewire.server.worker import serve  # with all that an application needs, and a supervisor does not
+
             serve(job, listener, lambda: announce(url))
         else:
             logs.configure(settings.log_level, format=settings.log_format)

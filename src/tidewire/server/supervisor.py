@@ -15,7 +15,7 @@ from asyncio.subprocess import Process
 from collections.abc import Callable
 
 from tidewire.errors import ConfigurationError
-from tidewire.server.worker import MISCONFIGURED, Job, StartupFailed
+from tidewire.server.worker_job import MISCONFIGURED, Job, StartupFailed
 
 __all__ = ("Supervisor",)
 

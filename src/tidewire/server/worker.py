@@ -19,10 +19,9 @@ import socket
 import ssl
 import sys
 import threading
-from collections.abc import Awaitable, Callable, Iterator, Mapping, MutableMapping
+from collections.abc import Awaitable, Callable, Iterator, MutableMapping
 from typing import Any, cast
 
-import msgspec
 import uvicorn
 from uvicorn.importer import ImportFromStringError, import_from_string
 
@@ -36,15 +35,14 @@ from tidewire.links.request_limit import RequestLimit
 from tidewire.options import Limits
 from tidewire.server import logs
 from tidewire.server.settings import Settings
+from tidewire.server.worker_job import CANNOT_START, MISCONFIGURED, Job, StartupFailed
 from tidewire.support.resident_memory import MemoryReturn
 from tidewire.support.siblings import Siblings
 
-__all__ = ("CANNOT_START", "MISCONFIGURED", "Job", "serve")
+__all__ = ("serve",)
 
 _log = logging.getLogger("tidewire")
 
-#: Exit codes: a configuration error, and a failure that may pass when the start is repeated.
-MISCONFIGURED, CANNOT_START = 2, 3
 #: Seconds that the protocols, and after them the process, may take to end when the drain is over.
 _CLOSING_SECONDS, _ENDING_SECONDS = 3, 4.5
 #: Connections live long, so full collections are rare: with thousands of connections one takes longer than a turn of
@@ -60,29 +58,6 @@ Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 App = Callable[[Message, Receive, Send], Awaitable[None]]
-
-
-class Job(msgspec.Struct, frozen=True):
-    """The application to serve: the ready server, or the ASGI application that `app` names as `module:attribute`."""
-
-    settings: Settings
-    app: str | None = None
-    #: The limits that were given in the settings, by name.
-    limits: Mapping[str, float] = {}
-
-    def encode(self) -> bytes:
-        """Return the job as one line."""
-        return msgspec.json.encode((self.app, self.limits, self.settings.model_dump(mode="json"))) + b"\n"
-
-    @classmethod
-    def decode(cls, line: bytes) -> Job:
-        """Return the job of a line."""
-        app, limits, settings = msgspec.json.decode(line)
-        return cls(Settings(**settings), app, limits)
-
-
-class StartupFailed(TidewireError):
-    """Raised when the application did not start; the text is one line for the person who started it."""
 
 
 class _Application:

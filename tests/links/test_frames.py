@@ -37,7 +37,8 @@ def read(pieces: list[bytes], *, deflate: bool = False) -> list[Event]:
 
 
 def read_by_websockets(data: bytes, *, deflate: bool) -> list[Event]:
-    core = Protocol(Side.SERVER, max_size=MAX_SIZE)
+    # with a limit of its own it would count a ping against what an unfinished message may still have
+    core = Protocol(Side.SERVER, max_size=None)
     core.extensions = [new_deflate()] if deflate else []
     core.receive_data(data)
     events: list[Event] = []
@@ -50,7 +51,7 @@ def read_by_websockets(data: bytes, *, deflate: bool) -> list[Event]:
                 return events
             continue
         fragments.append(frame)
-        if len(fragments) > MAX_FRAGMENTS:
+        if len(fragments) > MAX_FRAGMENTS or sum(len(fragment.data) for fragment in fragments) > MAX_SIZE:
             return [*events, 1009]
         if frame.fin:
             whole = b"".join(bytes(fragment.data) for fragment in fragments)

@@ -8,6 +8,8 @@ import secrets
 import signal
 import subprocess
 import sys
+import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -59,6 +61,38 @@ def test_processes_share_what_they_count(key: str) -> None:
         for worker in workers:
             worker.kill()
             worker.communicate()
+
+
+def test_a_process_that_is_slow_amid_its_judgement_is_waited_for(key: str) -> None:
+    one, two = SharedCounts.open(key), SharedCounts.open(key)
+    assert one._begin_judging()
+    taken = threading.Thread(target=lambda: [two.take("a", 1, 0.001, 5.0), two.add("b", 1)])
+    taken.start()
+    taken.join(0.1)  # as long as a busy machine may keep a process from its turn
+    assert taken.is_alive()
+    assert one._take(one._digest("a"), 5, 0.001, 5.0) == 5
+    one.own["b"] += 1
+    one._write_own("b")
+    one._end_judging(True)
+    taken.join(10)
+    assert two.own["b"] == 0
+    assert two.take("a", 1, 0.001, 5.0) == 0
+    for counts in (one, two):
+        counts.aclose()
+
+
+def test_a_process_that_is_stopped_amid_its_judgement_is_waited_for_once(key: str) -> None:
+    one, two = SharedCounts.open(key), SharedCounts.open(key)
+    assert one._begin_judging()
+    assert two.add("a", 1)
+    began = time.monotonic()
+    assert [two.add("a", 1) for _ in range(100)] == [False] * 100
+    assert time.monotonic() - began < 5.0, "each waited again"
+    one._end_judging(True)
+    assert two._begin_judging()
+    two._end_judging(True)
+    for counts in (one, two):
+        counts.aclose()
 
 
 def test_the_last_one_removes_the_file(key: str) -> None:

@@ -2,7 +2,7 @@
 
 Each process writes its own part alone, and holds the kernel's lock of that part for as long as it lives: what a killed
 process had counted is free at once. Whoever judges holds one more lock, for some microseconds; a process that is
-stopped amid that does not stop the others.
+stopped amid that holds up each of the others once.
 """
 
 from __future__ import annotations
@@ -40,8 +40,9 @@ _LOCKS_AT = 1 << 40
 _JUDGE = _PROCESSES
 #: A `struct flock` of 64 bits (fcntl(2)): type, whence, start, length, process.
 _FLOCK = struct.Struct("@hhqqi4x")
-#: Seconds for which a process waits for another one that judges.
-_PATIENCE = 0.02
+#: Seconds for which a process waits for another one that judges: longer than a busy machine keeps a process from its
+#: turn; and for which it leaves the processor before it looks again.
+_PATIENCE, _PAUSE = 0.5, 0.0001
 
 
 class SharedCounts(Counts):
@@ -50,6 +51,7 @@ class SharedCounts(Counts):
     def __init__(self, path: Path) -> None:
         super().__init__()
         self._path = path
+        self._patience = _PATIENCE
         self._descriptor = self._open()
         try:
             self._part = self._take_part()
@@ -199,14 +201,15 @@ class SharedCounts(Counts):
     # Locks. They belong to the open file, so that two hubs of one process are two processes to each other.
 
     def _begin_judging(self) -> bool:
-        if self._try_lock(_JUDGE):
-            return True
-        until = time.monotonic() + _PATIENCE
-        while time.monotonic() < until:
-            time.sleep(0)
-            if self._try_lock(_JUDGE):
-                return True
-        return False
+        """Return whether this process alone judges now; False if another one is stopped amid that."""
+        until = time.monotonic() + self._patience
+        while not self._try_lock(_JUDGE):
+            if time.monotonic() >= until:
+                self._patience = 0.0  # nobody waits for it again before it has gone on
+                return False
+            time.sleep(_PAUSE)
+        self._patience = _PATIENCE
+        return True
 
     def _end_judging(self, is_judge: bool) -> None:
         if is_judge:

@@ -405,8 +405,9 @@ def test_a_drain_tells_everybody_to_come_back_spread_over_its_time(tmp_path: Pat
         await asyncio.gather(*[websocket.recv() for websocket in websockets])
         begin = time.monotonic()
         server.process.terminate()
+        closing = asyncio.gather(*[_closed(websocket, begin) for websocket in websockets])
         await asyncio.to_thread(wait_for, lambda: refused(server), seconds=drain)
-        ends = await asyncio.gather(*[_closed(websocket, begin) for websocket in websockets])
+        ends = await closing
         assert {code for _, code in ends} == {1012}
         times = sorted(when for when, _ in ends)
         assert times[-1] < drain + 2

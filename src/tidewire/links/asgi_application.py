@@ -11,6 +11,7 @@ from typing import Any, Protocol
 from tidewire.errors import TidewireError
 from tidewire.links.foreign_clients import answer_unknown
 from tidewire.messages import WireMessage
+from tidewire.support.refusals import note_handshake
 
 __all__ = ("AsgiApplication", "ClientGone", "Opened", "Opening", "UnexpectedEvent")
 
@@ -184,8 +185,9 @@ class AsgiApplication:
             self._state, self._scope = _State.OPEN, {}
         elif kind == "websocket.close":
             self._end(_State.CLOSED, 1006, "")
-            answer = answer_unknown(self._scope) if event.get("code", 1000) == 1000 else None
-            self._opening.deny(*(answer or (403, (), b"")))
+            code, reason = event.get("code", 1000), event.get("reason") or ""
+            answer = (answer_unknown(self._scope) if code == 1000 else None) or (403, (), b"")
+            self._deny(*answer, why=f"code {code} {reason}")
         elif kind == "websocket.http.response.start":
             status = event["status"]
             if not 200 <= status < 600:
@@ -207,7 +209,12 @@ class AsgiApplication:
         self._denial = (status, headers, body)
         if not event.get("more_body", False):
             self._end(_State.CLOSED, 1006, "")
-            self._opening.deny(status, headers, body)
+            self._deny(status, headers, body, why=body.decode(errors="replace"))
+
+    def _deny(self, status: int, headers: Iterable[tuple[bytes, bytes]], body: bytes, *, why: str) -> None:
+        """Refuse the handshake in the application's words, and note that, unless a layer of ours has noted why."""
+        note_handshake(self._scope, f"handshake_{status}", f"the application refuses with {status}: {why}")
+        self._opening.deny(status, headers, body)
 
     def put(self, message: str | bytes) -> None:
         """Queue a message for `receive`; over the limit the connection reads no more."""

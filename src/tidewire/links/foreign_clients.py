@@ -9,7 +9,7 @@ import re
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
 
-from tidewire.support.refusals import note_refusal
+from tidewire.support.refusals import note_handshake
 
 __all__ = ("ForeignClients", "answer_unknown", "protocol_of")
 
@@ -64,8 +64,7 @@ def _explain(protocol: str, scope: Scope) -> bytes:
         f"{protocol} is not spoken here: this server speaks WebSocket, server-sent events and the Centrifuge protocol "
         "(at /connection/websocket); `tidewire docs howto/other-clients` says what to use instead"
     )
-    address = scope["client"][0] if scope.get("client") else ""
-    note_refusal("foreign_client", f"a client of {protocol} came to {scope['path'][:100]!r}", address=address)
+    note_handshake(scope, "foreign_client", f"a client of {protocol} came to {scope['path'][:100]!r}")
     return f"{text}\n".encode()
 
 

@@ -23,7 +23,7 @@ from tidewire.protocols.close_codes import INTERNAL_ERROR, NORMAL, REVOKED, SHUT
 from tidewire.sessions.endings import Ending, has_handler, judge
 from tidewire.sessions.newcomers import admit
 from tidewire.sessions.origins import Origins
-from tidewire.support.refusals import note_refusal
+from tidewire.support.refusals import mark_noted, note_handshake
 
 __all__ = ("Acceptance", "choose_subprotocol")
 
@@ -83,10 +83,10 @@ class Acceptance:
         node, websocket = self._node, self._socket
         address = websocket.client.host if websocket.client else ""
         if not self._origins.allows(websocket):
-            note_refusal("origin", "a page of a foreign origin wants to connect", user=self._user, address=address)
+            note_handshake(websocket.scope, "origin", "a page of a foreign origin wants to connect", user=self._user)
             raise _denial(websocket, 403, "this origin may not connect", {})
         if node.is_revoked(self._user, self._token):
-            note_refusal("revoked", REVOKED.reason, user=self._user, address=address)
+            note_handshake(websocket.scope, "revoked", REVOKED.reason, user=self._user)
             raise _denial(websocket, 403, REVOKED.reason, {})
         try:
             async with admit(node, self._user, address) as newcomer:
@@ -96,6 +96,7 @@ class Acceptance:
                 newcomer.becomes(connection)
                 websocket.client_state = websocket.application_state = WebSocketState.DISCONNECTED
         except LimitExceeded as error:
+            mark_noted(websocket.scope)
             raise await _refusal(websocket, error) from None
         connection.opened_with(self._token)
         self._connection = connection

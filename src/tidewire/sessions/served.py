@@ -30,7 +30,7 @@ from tidewire.sessions.access import Access
 from tidewire.sessions.centrifuge.identify import Name, identified_by
 from tidewire.sessions.command_queue import CommandQueue
 from tidewire.sessions.origins import Origins
-from tidewire.support.refusals import kind_of
+from tidewire.support.refusals import kind_of, note_handshake
 
 __all__ = ("ServedCommands", "ServedEndpoint", "protocol_router")
 
@@ -62,7 +62,7 @@ class ServedEndpoint:
         """Serve one client until it leaves; raises as entering an `Acceptance` does."""
         node = self._node()
         channel = websocket.path_params.get("channel", "")
-        membership = await self._check_route(node, channel, identity) if channel else Membership()
+        membership = await self._check_route(node, websocket, channel, identity) if channel else Membership()
         subprotocol = self._protocol.subprotocol
         if subprotocol not in websocket.scope.get("subprotocols", ()):
             subprotocol = None
@@ -79,7 +79,7 @@ class ServedEndpoint:
             await self._begin(node, connection, channel, access, membership)
             await acceptance.hold()
 
-    async def _check_route(self, node: Node, channel: str, identity: Identity) -> Membership:
+    async def _check_route(self, node: Node, websocket: WebSocket, channel: str, identity: Identity) -> Membership:
         """Return how the client is present in the route's channel.
 
         Raises WebSocketException, which refuses the handshake, for one that it may not subscribe to.
@@ -88,6 +88,7 @@ class ServedEndpoint:
             open_channel(channel, node.limits.channel_name)
             return await Access(node, self._authority, identity).subscribe(channel)
         except CommandError as error:
+            note_handshake(websocket.scope, kind_of(error), str(error), user=identity.user)
             raise WebSocketException(1008, str(error)[:120]) from None
 
     async def _begin(

@@ -7,13 +7,15 @@ import logging
 import re
 import time
 from collections import Counter, deque
+from collections.abc import MutableMapping
+from typing import Any
 
 import msgspec
 
 from tidewire.support.log_limit import LogLimit
 from tidewire.support.per_loop import PerLoop
 
-__all__ = ("Refusal", "Refusals", "kind_of", "note_refusal")
+__all__ = ("Refusal", "Refusals", "is_noted", "kind_of", "mark_noted", "note_handshake", "note_refusal")
 
 logger = logging.getLogger("tidewire")
 
@@ -21,6 +23,8 @@ logger = logging.getLogger("tidewire")
 _KEPT, _TEXT = 200, 200
 #: Kinds that are counted apart; any kind beyond them counts as "other".
 _KINDS = 100
+#: The extension of an ASGI scope whose handshake was refused; copies of the scope share it.
+_NOTED = "tidewire.refused"
 
 
 class Refusal(msgspec.Struct, frozen=True):
@@ -69,3 +73,21 @@ def note_refusal(
     """Note a refusal on the running event loop."""
     refusal = Refusal(time.time(), kind, why[:_TEXT], user[:_TEXT], address, connection, channel[:_TEXT])
     Refusals.of(asyncio.get_running_loop()).note(refusal)
+
+
+def note_handshake(scope: MutableMapping[str, Any], kind: str, why: str, *, user: str = "") -> None:
+    """Note that a handshake is refused, once: whatever answers it finds that its reason is known."""
+    if not is_noted(scope):
+        mark_noted(scope)
+        client = scope.get("client")
+        note_refusal(kind, why, user=user, address=client[0] if client else "")
+
+
+def mark_noted(scope: MutableMapping[str, Any]) -> None:
+    """Take the refusal of this handshake as noted."""
+    scope.setdefault("extensions", {})[_NOTED] = {}
+
+
+def is_noted(scope: MutableMapping[str, Any]) -> bool:
+    """Return whether the refusal of this handshake was noted."""
+    return _NOTED in (scope.get("extensions") or ())

@@ -41,6 +41,7 @@ from tidewire.sessions.centrifuge.unidirectional import EventProtocol, connect_f
 from tidewire.sessions.centrifuge.websocket import JSON, PROTOBUF, choose_protocol, serve_websocket
 from tidewire.sessions.origins import Origins
 from tidewire.support.counters import count_limit
+from tidewire.support.refusals import note_handshake
 
 __all__ = ("ClientEndpoints", "client_router")
 
@@ -240,6 +241,7 @@ class ClientEndpoints:
 
     async def _body(self, request: Request) -> bytes:
         if not self._origins.allows(request):
+            note_handshake(request.scope, "origin", "a page of a foreign origin wants to connect")
             raise HTTPException(403, "this origin may not connect")
         try:
             return await read_body(request, self._node())

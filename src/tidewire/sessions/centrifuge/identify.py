@@ -8,7 +8,9 @@ from typing import Any
 from weakref import WeakKeyDictionary
 
 from fastapi import Depends
+from fastapi.exceptions import RequestValidationError, WebSocketRequestValidationError
 from fastapi.routing import APIRoute, APIWebSocketRoute
+from starlette.exceptions import HTTPException, WebSocketException
 from starlette.requests import HTTPConnection
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message
@@ -16,6 +18,7 @@ from starlette.websockets import WebSocket
 
 from tidewire.errors import ConfigurationError
 from tidewire.rules.base import Identity
+from tidewire.support.refusals import note_handshake
 
 __all__ = ("Identify", "Name", "identified_by")
 
@@ -46,7 +49,7 @@ def identified_by(user: Callable[..., Any] | None, name: Name | None) -> Identif
         connection.scope[_FOUND] = _identity(who, name)
         return Response()
 
-    async def identify(connection: HTTPConnection) -> Identity | None:
+    async def ask(connection: HTTPConnection) -> Identity | None:
         if direct and user not in getattr(connection.app, "dependency_overrides", ()):
             return _identity(await user(connection), name)
         scope = dict(connection.scope)
@@ -64,7 +67,24 @@ def identified_by(user: Callable[..., Any] | None, name: Name | None) -> Identif
         found: Identity | None = scope[_FOUND]
         return found
 
+    async def identify(connection: HTTPConnection) -> Identity | None:
+        try:
+            return await ask(connection)
+        except (HTTPException, WebSocketException, RequestValidationError, WebSocketRequestValidationError) as error:
+            status, why = _words_of(error)
+            note_handshake(connection.scope, f"handshake_{status}", f"the dependency refuses: {why}")
+            raise
+
     return identify
+
+
+def _words_of(error: Exception) -> tuple[int, str]:
+    """Return the status and the words by which FastAPI answers a handshake that a dependency refuses."""
+    if isinstance(error, HTTPException):
+        return error.status_code, str(error.detail)
+    if isinstance(error, WebSocketException):
+        return 403, f"code {error.code} {error.reason}"
+    return 403 if isinstance(error, WebSocketRequestValidationError) else 422, "a parameter is missing or wrong"
 
 
 def takes_only_the_connection(user: Callable[..., Any]) -> bool:

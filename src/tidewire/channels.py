@@ -103,7 +103,9 @@ def is_personal(channel: str) -> bool:
 
 def is_internal(channel: str) -> bool:
     """Return whether a channel is the server's own, which no client and no caller may name."""
-    return channel in (CONTROL, NODES, REVOKED, TICKETS, HAPPENED) or channel.startswith(_INTERNAL)
+    return is_reserved(channel) and (
+        channel in (CONTROL, NODES, REVOKED, TICKETS, HAPPENED) or channel.startswith(_INTERNAL)
+    )
 
 
 def open_channel(channel: str, longest: int) -> str:

@@ -216,7 +216,7 @@ class WebSocketLink(Link):
 
     def write_later(self, batch: Batch) -> None:
         if not self.is_closed:
-            self._writer.write_later(batch.joined, len(batch))
+            self._writer.write_later(batch.frames or batch.joined, len(batch.messages))
 
     def send_message(self, message: WireMessage) -> None:
         """Write one message of the ASGI application; raises ClientGone after the end."""

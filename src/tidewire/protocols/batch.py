@@ -87,7 +87,7 @@ class Batch:
     def __init__(self, messages: list[WireMessage], *, deflate: bool = False) -> None:
         self.messages = messages
         #: Bytes of the payloads, without framing.
-        self.size = sum([len(message.data) for message in messages])
+        self.size = len(messages[0].data) if len(messages) == 1 else sum([len(message.data) for message in messages])
         self._deflate = deflate
         #: The value of `joined`, once it was asked for.
         self.frames = b""
@@ -101,8 +101,11 @@ class Batch:
     def joined(self) -> bytes:
         """All frames in one buffer, ready for a socket."""
         if not self.frames:
-            deflate = self._deflate
-            self.frames = b"".join([frame(message, deflate=deflate) for message in self.messages])
+            deflate, messages = self._deflate, self.messages
+            if len(messages) == 1:  # a direct send, and a quiet channel
+                self.frames = frame(messages[0], deflate=deflate)
+            else:
+                self.frames = b"".join([frame(message, deflate=deflate) for message in messages])
         return self.frames
 
     def delimited(self, before: bytes, after: bytes, *, lines: bool = False) -> bytes:

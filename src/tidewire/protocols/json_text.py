@@ -18,6 +18,8 @@ __all__ = ("JsonDecoder", "decode_leniently", "has_huge_number", "is_deeper", "w
 #: Escapes: a pair of surrogates, one alone (which is half a character), or any other (RFC 8259 section 7).
 _ESCAPES = re.compile(rb"\\(?:u[dD][89abAB]..\\u[dD][c-fC-F]..|(u[dD][89a-fA-F]..)|.)", re.DOTALL)
 
+_BACKSLASH = ord("\\")
+
 #: Digits of a number that no double-precision number can hold: one program could not read what another has published.
 _HUGE = 310
 _STRIDE = _HUGE // 2
@@ -91,7 +93,7 @@ def with_whole_characters(data: bytes) -> bytes:
 
     A text without one is returned as it is.
     """
-    if b"\\u" not in data:
+    if _BACKSLASH not in data or b"\\u" not in data:
         return data
     whole = _ESCAPES.sub(lambda found: rb"\ufffd" if found[1] else found[0], data)
     return data if whole == data else whole

@@ -82,7 +82,12 @@ def is_history(publication: Publication) -> bool:
 
 def but_not(publication: Publication) -> str:
     """Return the connection that a publication is not for, "" for none."""
-    return meta_of(publication.meta).but_not if b'"but_not"' in publication.meta else ""
+    return _but_not(publication.meta)
+
+
+@lru_cache(maxsize=256)
+def _but_not(meta: bytes) -> str:
+    return meta_of(meta).but_not if b'"but_not"' in meta else ""
 
 
 @lru_cache(maxsize=256)

@@ -10,7 +10,7 @@ from msgspec.structs import fields
 
 from protocols.centrifuge.strategies import commands, replies
 from tidewire.errors import BadRequest, Disconnect, LimitExceeded, RateLimited, Refused, StoreUnavailable
-from tidewire.messages import Dropped, Format, Position, Publication, Subscribed
+from tidewire.messages import Dropped, Format, Position, Publication, Subscribed, WireMessage
 from tidewire.protocols.centrifuge import codes
 from tidewire.protocols.centrifuge import messages as m
 from tidewire.protocols.centrifuge.codes import Malformed, MalformedFrame
@@ -24,6 +24,7 @@ from tidewire.protocols.centrifuge.protobuf import (
     encode_delimited,
     varint,
 )
+from tidewire.protocols.meta import PublicationMeta
 
 JSON, PROTOBUF = CentrifugeJson(), CentrifugeProtobuf()
 both = pytest.mark.parametrize("protocol", [JSON, PROTOBUF], ids=["json", "protobuf"])
@@ -276,7 +277,39 @@ def test_the_quick_way_to_publish_means_what_the_slow_one_does(
         expected = [Command(quick[0], publish=m.PublishRequest(quick[1], raw(quick[2])))]
         assert decode_frame(Command, frame, depth=9) == expected
     done = Reply(number, publish=m.PublishResult())
-    assert PROTOBUF.encode_reply(done) == PROTOBUF.encode_replies([done])
+    for protocol in (PROTOBUF, JSON):
+        assert protocol.encode_reply(done) == protocol.encode_replies([done])
+
+
+@given(
+    st.builds(
+        PublicationMeta,
+        st.none() | st.builds(m.ClientInfo, st.text(max_size=3), st.text(max_size=3)),
+        st.dictionaries(st.sampled_from(["version", "but_not"]), st.text(max_size=3), max_size=2),
+        st.integers(0, 2),
+        st.sampled_from(["", "e"]),
+        st.booleans(),
+        st.sampled_from(["", "ann"]),
+        st.sampled_from(["", "claim"]),
+    ),
+    st.sampled_from(['"text"', '{"n":1}', '["a\\nb"]', "1"]),
+)
+def test_a_client_is_shown_the_publisher_and_the_tags_and_nothing_of_the_server(
+    meta: PublicationMeta, data: str
+) -> None:
+    publication = Publication("a", 2, 1, "e", 0.0, data.encode(), Format.JSON, meta.encode())
+    shown = Reply(push=Push("a", pub=m.Publication(raw(data.encode()), meta.info, 2, meta.tags)))
+    for protocol in (JSON, PROTOBUF):
+        sent = protocol.encode_publication(publication)
+        assert decode(protocol, sent) == msgspec.json.decode(msgspec.json.encode(shown))
+        assert sent == protocol.encode_pub(publication, protocol.data_of(publication), offset=True)
+
+
+def decode(protocol: CentrifugeProtocol, message: WireMessage) -> object:
+    """Return the one reply of a frame as plain values."""
+    if message.binary:
+        return msgspec.json.decode(msgspec.json.encode(decode_frame(Reply, message.data, depth=9)[0]))
+    return msgspec.json.decode(message.data)
 
 
 @pytest.mark.parametrize(

@@ -117,6 +117,22 @@ def test_a_connection_that_is_not_refreshed_ends_after_the_grace(protocol: Centr
     run(main())
 
 
+@both
+def test_publications_name_the_publisher_as_it_is_after_a_refresh(protocol: CentrifugeProtocol) -> None:
+    async def main() -> None:
+        async with open_sessions() as node:
+            client = await connect(node, 'user:ann ttl:60 info:{"n":1}', channel="a", protocol=protocol)
+            for token in ('user:ann ttl:60 info:{"n":2}', "user:ann"):
+                for data in (1, 2):
+                    await client.ask("publish", channel="a", data=data)
+                await client.ask("refresh", token=token)
+            await client.ask("publish", channel="a", data=1)
+            infos = [push["pub"]["info"].get("conn_info") for push in await client.wait_pushes("pub", 5)]
+            assert infos == [{"n": 1}, {"n": 1}, {"n": 2}, {"n": 2}, None]
+
+    run(main())
+
+
 @pytest.mark.parametrize(
     ("token", "code"), [("expired", 3005), ("bad", 3500), ("user:bob", 3500), ("user:ann subs:history:b", 3010)]
 )

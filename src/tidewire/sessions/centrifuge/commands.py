@@ -34,7 +34,7 @@ from tidewire.protocols.centrifuge.codes import Malformed, MalformedFrame, WireE
 from tidewire.protocols.centrifuge.encoding import CentrifugeProtocol
 from tidewire.protocols.centrifuge.messages import Reply, raw
 from tidewire.protocols.meta import PublicationMeta
-from tidewire.rules.base import Action, Authority
+from tidewire.rules.base import Action, Authority, Identity
 from tidewire.sessions.centrifuge.credentials import Credentials, ttl_of
 from tidewire.sessions.centrifuge.heartbeat import Heartbeat
 from tidewire.sessions.centrifuge.map_form import MAP, value_of
@@ -69,6 +69,7 @@ class Commands:
         "_heartbeat",
         "_node",
         "_protocol",
+        "_publisher",
         "_queue",
         "_subscriptions",
     )
@@ -89,20 +90,21 @@ class Commands:
         self._credentials = credentials
         self._subscriptions = subscriptions
         self._heartbeat = heartbeat
+        #: The identity and the info of a subscription as they were when the last publication was begun, and its meta.
+        self._publisher: tuple[Identity, bytes, bytes] | None = None
 
     async def run(self, command: int, name: str, request: Any) -> None:
         """Run one command and reply to it; calls and reads go on beside later commands."""
         if name not in _BESIDE:
             await self._queue.publishes.wait()
-        work, channel = METHODS[name](self, command, request), getattr(request, "channel", "")
-        await self._answer(command, name, work, channel, ends=name not in _BESIDE)
+        await self._answer(command, name, METHODS[name](self, command, request), request, ends=name not in _BESIDE)
 
     def reply(self, reply: Reply) -> None:
         """Write a reply behind everything that is pending for the client."""
         self._node.send(self._connection, self._protocol.encode_reply(reply))
 
     async def _answer(
-        self, command: int, name: str, work: Awaitable[Struct | None], channel: str = "", *, ends: bool = True
+        self, command: int, name: str, work: Awaitable[Struct | None], request: Any = None, *, ends: bool = True
     ) -> None:
         """Answer with a result or an error; with `ends`, the command has been done then."""
         meter = self._node.meter
@@ -115,7 +117,7 @@ class Commands:
         except Exception as error:
             if meter is not None and not ends:
                 meter.add("command", name, "failed", 0.0)
-            failure = self.judge(error, name, channel)
+            failure = self.judge(error, name, getattr(request, "channel", ""))
             if command:
                 self.reply(Reply(command, error=m.Error(*failure)))
         else:
@@ -191,17 +193,22 @@ class Commands:
         except Exception:
             await self._queue.publishes.wait()  # answers of one channel stay in order
             raise
-        info = b"" if subscription is None else subscription.grant.info
-        identity = credentials.identity
-        publisher = m.ClientInfo(identity.user, self._connection.id, raw(identity.info), raw(info))
         settle: Settle = partial(self._publish_settled, command, channel)
         if self._node.meter is not None:
             settle = self._node.meter.timed_until("command", "publish", settle)
         if payload is None:
             settle(None)
             return
-        meta = PublicationMeta(publisher).encode()
+        meta = self._meta(b"" if subscription is None else subscription.grant.info)
         await self._queue.publishes.publish(channel, *payload, settle, meta=meta)
+
+    def _meta(self, info: bytes) -> bytes:
+        """Return what a publication says of the client, with the `info` of its subscription."""
+        identity, said = self._credentials.identity, self._publisher
+        if said is None or said[0] is not identity or said[1] != info:
+            publisher = m.ClientInfo(identity.user, self._connection.id, raw(identity.info), raw(info))
+            said = self._publisher = identity, info, PublicationMeta(publisher).encode()
+        return said[2]
 
     async def _change_entry(self, command: int, channel: str, request: m.PublishRequest) -> None:
         """Set or remove an entry of a map; the reply is written when that is kept."""

@@ -7,7 +7,7 @@ import secrets
 import time
 from collections.abc import Mapping
 from enum import Enum
-from typing import cast
+from typing import Any, cast
 
 import msgspec
 
@@ -123,15 +123,18 @@ class Session:
         if self.protocol.one_way and self._state is not _State.NEW:
             return  # a client that only listens sends its connect request alone
         commands = self.protocol.decode(message)
-        self.connection.charge(len(commands) - 1)
+        connection = self.connection
+        if len(commands) > 1:
+            connection.charge(len(commands) - 1)
         for command in commands:
-            await self.queue.wait_drained()
-            if self.connection.is_closed or (self._state is _State.FAILED and len(commands) > 1):
+            if connection.link.paused:
+                await self.queue.wait_drained()
+            if connection.is_closed or (self._state is _State.FAILED and len(commands) > 1):
                 return
             await self._handle(command)
 
     async def _handle(self, command: Command) -> None:
-        found = next(((name, request) for name in METHODS if (request := getattr(command, name)) is not None), None)
+        found = _request_of(command)
         is_connect = command.connect is not None and command.id > 0
         if self._state is not _State.CONNECTED and not is_connect:
             failed = self._state is _State.FAILED
@@ -350,3 +353,12 @@ class Session:
         self._heartbeat.stop()
         self.subscriptions.clear()
         Sessions.of(self.node).discard(self)
+
+
+def _request_of(command: Command) -> tuple[str, Any] | None:
+    """Return the method that a command names, and its request; None where it names none."""
+    for name in METHODS:
+        request = getattr(command, name)
+        if request is not None:
+            return name, request
+    return None

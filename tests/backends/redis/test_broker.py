@@ -172,7 +172,7 @@ def test_what_waits_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
         run(scenario(server.port))
 
 
-def test_what_fails_in_one_channel_fails_in_no_other_of_the_same_call(tmp_path: Path) -> None:
+def test_a_channel_that_another_program_replaced_is_mended_beside_others_of_the_same_call(tmp_path: Path) -> None:
     async def scenario(port: int) -> None:
         node = await open_broker(f"redis://127.0.0.1:{port}")
         ask(port, "SET", "tidewire:{b}:meta", "not a hash")
@@ -181,8 +181,7 @@ def test_what_fails_in_one_channel_fails_in_no_other_of_the_same_call(tmp_path: 
             *(node.publish(name, key=f"{n % 2}" if n % 3 else "") for n, name in enumerate(names)),
             return_exceptions=True,
         )
-        assert answers[:3] + answers[6:] == [1, 2, 3] * 2
-        assert all(isinstance(answer, NotPublished) and "wrong kind" in str(answer) for answer in answers[3:6])
+        assert answers == [1, 2, 3] * 3
         await node.broker.aclose()
 
     with start_redis(tmp_path) as server:

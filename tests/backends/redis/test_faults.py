@@ -13,8 +13,9 @@ from helpers.frozen import check_frozen_then_thawed
 from helpers.ledger import check_outage_told
 from helpers.processes import worker
 from helpers.stores import Daemon, start_redis
+from tidewire.engine.node import Node
 from tidewire.errors import NotPublished, StoreUnavailable
-from tidewire.messages import Position
+from tidewire.messages import Format, Position
 
 from .helpers import Ledger, ask, check, connect, received, redis_node, wait_until
 
@@ -216,6 +217,96 @@ def test_what_an_operator_removes_of_a_channel_is_mended(tmp_path: Path, command
                 check(client, ledger, told=told)
             page = await node.broker.history("a", since=Position(before.offset - 5, before.epoch))
             assert not page.complete or command.startswith("HDEL {meta} lowest")
+
+    with start_redis(tmp_path) as server:
+        run(scenario(server))
+
+
+#: What another program, or an operator, makes of a channel: told, and mended, by the next publish or by the next look.
+DAMAGES = (
+    "SET {meta} x",
+    "SET {stream} x",
+    "HSET {meta} top 5",
+    "HSET {meta} top 500",
+    "HSET {meta} top abc",
+    "HSET {meta} top 5.5",
+    "HSET {meta} top nan",
+    "HSET {meta} epoch another",
+    "XADD {stream} * x y",
+    "XADD {stream} 11-0 x y",
+    "XSETID {stream} 999-0",
+    "XSETID {stream} 18446744073709551615-18446744073709551615",
+)
+#: What changes nothing that a subscriber could miss.
+TRIFLES = ("HSET {meta} lowest abc", "HSET {meta} age abc", "HSET {meta} prolonged abc", "XADD {stream} 10-5 x y")
+
+
+@pytest.mark.parametrize("looks", [False, True])
+def test_what_another_program_changes_of_a_channel_is_mended(tmp_path: Path, looks: bool) -> None:
+    async def damaged(server: Daemon, node: Node, channel: str, command: str) -> None:
+        client, ledger = await connect(node, channel=channel), Ledger(node, channel)
+        await ledger.publish(10)
+        await received(client, ledger, channel)
+        before = ledger.last
+        keys = {"meta": f"tidewire:{{{channel}}}:meta", "stream": f"tidewire:{{{channel}}}:stream"}
+        assert not ask(server.port, *command.format(**keys).split()).startswith(b"-")
+        if looks and command not in TRIFLES:
+            page = await node.broker.history(channel, since=Position(before.offset - 5, before.epoch))
+            assert not page.complete or "XSETID" in command
+        await ledger.publish(10)
+        assert not ledger.failures
+        await received(client, ledger, channel)
+        is_told = f"i {channel}" in client.shown
+        check(client, ledger, channel=channel, told=is_told)
+        assert is_told == (command not in TRIFLES) or looks
+        page = await node.broker.history(channel, since=ledger.last)
+        assert page.complete
+
+    async def scenario(server: Daemon) -> None:
+        async with redis_node(url(server)) as node:
+            for number, command in enumerate((*DAMAGES, *TRIFLES)):
+                await damaged(server, node, f"c{number}", command)
+            # the generation is every channel's
+            client, ledger = await connect(node, channel="a"), Ledger(node)
+            await ledger.publish(3)
+            ask(server.port, "SET", "tidewire:generation", "x")
+            await ledger.succeeds(3)
+            await received(client, ledger)
+            check(client, ledger, told=True)
+
+    with start_redis(tmp_path) as server:
+        run(scenario(server), 30)
+
+
+def test_a_tail_that_an_operator_removes_is_missing_from_a_recovery(tmp_path: Path) -> None:
+    async def scenario(server: Daemon) -> None:
+        async with redis_node(url(server)) as node:
+            ledger = Ledger(node)
+            await ledger.publish(10)
+            ask(server.port, "XDEL", "tidewire:{a}:stream", "10-0")
+            for offset in (5, 9):
+                page = await node.broker.history("a", since=Position(offset, ledger.last.epoch))
+                assert not page.complete
+            page = await node.broker.history("a", since=Position(5, ledger.last.epoch), limit=3)
+            assert (page.complete, len(page.publications)) == (True, 3)
+
+    with start_redis(tmp_path) as server:
+        run(scenario(server))
+
+
+def test_a_key_that_was_replaced_or_is_of_an_older_epoch_does_not_hide_a_publish(tmp_path: Path) -> None:
+    async def scenario(server: Daemon) -> None:
+        async with redis_node(url(server)) as node:
+            for _ in range(3):
+                await node.publish("a", b"1", Format.TEXT, key="k")
+                await node.publish("a", b"1", Format.TEXT)
+            await node.publish("a", b"1", Format.TEXT, key="late")
+            ask(server.port, "DEL", "tidewire:{a}:meta")
+            assert (await node.publish("a", b"1", Format.TEXT, key="late")).offset == 1
+            ask(server.port, "DEL", "tidewire:{a}:key:late")
+            ask(server.port, "RPUSH", "tidewire:{a}:key:late", "x")
+            assert (await node.publish("a", b"1", Format.TEXT, key="late")).offset == 2
+            assert (await node.publish("a", b"1", Format.TEXT, key="late")).offset == 2
 
     with start_redis(tmp_path) as server:
         run(scenario(server))

@@ -108,6 +108,43 @@ def test_a_store_that_was_emptied_has_the_members_join_again(tmp_path: Path) -> 
         run(scenario())
 
 
+#: Keys that the server evicts for want of memory, or that another program replaces.
+DAMAGES = [
+    *(f"DEL {key}" for key in ("members:a", "order:a", "user:1:a:ann", "leases")),
+    *(f"SET {key} x" for key in ("members:a", "leases", "closed", "beat", "nodes", "joins")),
+]
+
+
+def test_members_join_again_whatever_is_removed_or_replaced(tmp_path: Path) -> None:
+    async def damaged(damage: str) -> None:
+        presence = open_presence(server.port)
+        await presence.start("one")
+        await presence.join("a", ANN)
+        command, key, *value = damage.split()
+        ask(server.port, "DEL", f"tidewire:{{presence}}:{key}")
+        if value:
+            ask(server.port, command, f"tidewire:{{presence}}:{key}", *value)
+        for _ in range(2):  # as the node does every two seconds
+            await presence.members("a")
+            if not await presence.touch():
+                await presence.join("a", ANN)
+        await presence.join("a", BOB)
+        assert await presence.members("a") == [ANN, BOB], damage
+        assert (await presence.count("a"), await presence.count("a", "ann")) == (2, 1), damage
+        fresh = open_presence(server.port)
+        await fresh.start("two")
+        await fresh.aclose()
+        await presence.aclose()
+        ask(server.port, "FLUSHALL")
+
+    async def scenario() -> None:
+        for damage in DAMAGES:
+            await damaged(damage)
+
+    with start_redis(tmp_path) as server:
+        run(scenario())
+
+
 def test_nothing_is_left_of_members_that_have_gone(tmp_path: Path) -> None:
     async def scenario() -> None:
         presence, dead = open_presence(server.port, 0.4), open_presence(server.port, 0.4)

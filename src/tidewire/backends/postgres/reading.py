@@ -51,7 +51,7 @@ async def read_history(
         return HistoryPage((), position, complete=False)
     first = top + 1 if rows[0]["first"] is None else rows[0]["first"]
     found = tuple([_publication(channel, row) for row in rows if row["offset"] is not None])
-    return HistoryPage(found, position, is_complete(since, top, first, found, reverse=reverse))
+    return HistoryPage(found, position, is_complete(since, top, first, found, limit, reverse=reverse))
 
 
 def positions_of(names: Sequence[str], rows: Sequence[Any]) -> dict[str, Position]:

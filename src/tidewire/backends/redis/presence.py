@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 from collections.abc import Sequence
+
+from redis.exceptions import ResponseError
 
 from tidewire.backends.base import JoinResult, Presence
 from tidewire.backends.redis.address import Address
 from tidewire.backends.redis.discovery import dial_owner
-from tidewire.backends.redis.driver import Reply
+from tidewire.backends.redis.driver import Command, Reply
 from tidewire.backends.redis.keys import Keys, slot_of
 from tidewire.backends.redis.opening import load
 from tidewire.backends.redis.requests import Requests
@@ -19,12 +22,16 @@ from tidewire.messages import Announcement, Departure, Format, Member
 
 __all__ = ("RedisPresence",)
 
+logger = logging.getLogger("tidewire")
+
 SCRIPTS = {
     name: script(name, "members")
-    for name in ("enroll", "touch", "join", "leave", "list", "count", "claim", "forget", "close")
+    for name in ("enroll", "touch", "join", "leave", "list", "count", "claim", "forget", "close", "begin_anew")
 }
 #: Members that one claim looks at, so that it does not hold up the server.
 _LOOKS = 500
+#: The server's words for a key that is no longer what the scripts made of it.
+_REPLACED = ("WRONGTYPE", "not an integer", "not a valid float")
 
 
 class RedisPresence(Presence):
@@ -44,6 +51,8 @@ class RedisPresence(Presence):
         #: The name under which this node has its lease; "": it has none.
         self._name = ""
         self._is_lost = False
+        #: How far the look at this node's own members has come.
+        self._looked = b"0"
         outage = outage or Outage(address.shown)
         dial = dial_owner(address, slot_of("presence"))
         self._requests = Requests(address.shown, dial, outage, patience, self._begin)
@@ -81,8 +90,10 @@ class RedisPresence(Presence):
 
     async def touch(self) -> bool:
         name = self._name
-        if await self._run("touch", name, self._lease) != 1:
+        looked = await self._run("touch", name, self._lease, self._looked)
+        if not isinstance(looked, bytes):
             await self._reenroll(name)
+        self._looked = looked if isinstance(looked, bytes) else b"0"
         is_lost, self._is_lost = self._is_lost, False
         return not is_lost
 
@@ -123,4 +134,14 @@ class RedisPresence(Presence):
             self._is_lost = True
 
     async def _run(self, name: str, *values: str | bytes | int) -> Reply:
-        return await self._requests.run(["EVALSHA", SCRIPTS[name].sha, 1, self._prefix, *values])
+        (reply,) = await self._requests.ask(_command(name, self._prefix, *values))
+        if isinstance(reply, ResponseError) and any(word in str(reply) for word in _REPLACED):
+            logger.error("%s: another program has replaced keys of presence; its members join again", self._shown)
+            _, reply = await self._requests.ask(
+                _command("begin_anew", self._prefix), _command(name, self._prefix, *values)
+            )
+        return self._requests.result([reply])
+
+
+def _command(name: str, prefix: str, *values: str | bytes | int) -> Command:
+    return ["EVALSHA", SCRIPTS[name].sha, 1, prefix, *values]

@@ -58,9 +58,11 @@ async def read_history(shards: Shards, keys: Keys, query: HistoryQuery) -> Histo
     if since is not None and since.epoch != position.epoch:
         return HistoryPage((), position, complete=False)
     found = tuple(
-        unpack(query.channel, int(id[:-2]), position.epoch, int(fields[1]), fields[3]) for id, fields in entries
+        unpack(query.channel, int(id[:-2]), position.epoch, int(fields[1]), fields[3])
+        for id, fields in entries
+        if id.endswith(b"-0")  # other entries are not ours
     )
-    return HistoryPage(found, position, is_complete(since, top, first, found, reverse=query.reverse))
+    return HistoryPage(found, position, is_complete(since, top, first, found, query.limit, reverse=query.reverse))
 
 
 async def remove_history(shards: Shards, keys: Keys, channel: str) -> None:

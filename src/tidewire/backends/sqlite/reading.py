@@ -122,7 +122,9 @@ def read_history(connection: sqlite3.Connection, query: HistoryQuery, clock: Sto
         Publication(query.channel, offset, offset - 1, epoch, time, data, Format(format), meta)
         for offset, time, format, data, meta in rows
     ]
-    return HistoryPage(tuple(found), position, is_complete(since, top, first, found, reverse=query.reverse))
+    return HistoryPage(
+        tuple(found), position, is_complete(since, top, first, found, query.limit, reverse=query.reverse)
+    )
 
 
 def _first_shown(

@@ -10,7 +10,11 @@ if string.match(second, '^0+$') then
 else
   second = ':' .. string.match(replication, 'master_replid:(%x+)')
 end
-local found = redis.call('HMGET', KEYS[1], 'id', 'server')
+local found = redis.pcall('HMGET', KEYS[1], 'id', 'server')
+if found.err then  -- another program has put something else there
+  redis.call('DEL', KEYS[1])
+  found = {}
+end
 local id = found[1]
 if not id or (found[2] ~= run .. second and (ARGV[2] ~= '1' or second ~= '')) then
   id = ARGV[1]

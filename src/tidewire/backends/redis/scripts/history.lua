@@ -2,7 +2,7 @@
 -- bounds it ('': none), the epoch asked for ('': any), limit ('': none), size and age of the retention ('': all).
 -- Returns epoch, top, the lowest offset that is shown (top + 1: none), and the entries.
 local stream = KEYS[3]
-local epoch, top, _, age = position(generation(KEYS[1]), KEYS[2], stream, ARGV[1])
+local epoch, top, _, age = sound_position(generation(KEYS[1]), KEYS[2], stream, ARGV[1])
 outlive(KEYS[2], age)
 
 local function entry_from(offset)
@@ -28,14 +28,14 @@ local function first_shown()
     return first
   end
   local oldest = milliseconds() - tonumber(ARGV[7]) * 1000
-  if tonumber(entry[2][2]) >= oldest then
+  if (number_of(entry[2][2], 0) or 0) >= oldest then
     return first
   end
   local high = top + 1
   while first + 1 < high do
     local middle = math.floor((first + high) / 2)
     local found = entry_from(middle)
-    if found and tonumber(found[2][2]) < oldest then
+    if found and (number_of(found[2][2], 0) or 0) < oldest then
       first = offset_of(found)
     else
       high = middle

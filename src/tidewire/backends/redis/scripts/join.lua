@@ -8,7 +8,8 @@ local old = read(channel, connection)
 if old then
   redis.call('SREM', user_of(channel, old.user), connection)
   redis.call('SREM', P .. 'of:' .. old.node, place(channel, connection))
-else
+end
+if not redis.call('ZSCORE', order_of(channel), connection) then
   redis.call('ZADD', order_of(channel), redis.call('INCR', P .. 'joins'), connection)
 end
 local others = redis.call('SMEMBERS', user_of(channel, user))

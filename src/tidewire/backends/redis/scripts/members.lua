@@ -59,7 +59,7 @@ end
 
 -- Nobody could prolong a lease while the store was away: after a silence each one has a whole lease to come back.
 local function come(now, lease)
-  local beat = tonumber(redis.call('GET', P .. 'beat') or now)
+  local beat = tonumber(redis.call('GET', P .. 'beat')) or now
   if now - beat > lease / 2 or now < beat then
     for _, node in ipairs(redis.call('ZRANGE', P .. 'leases', 0, -1)) do
       redis.call('ZADD', P .. 'leases', 'XX', text(now + lease), node)

@@ -7,8 +7,9 @@ local id = generation(KEYS[1])
 local now = milliseconds()
 local has_kept = false
 
--- Keep publications of one channel; `key` and `at` are the places before its idempotency keys and its bodies.
-local function keep(meta, stream, carry_by, size_asked, age_asked, count, key, at, is_keyed)
+-- Keep publications of one channel; `first_key` and `at` are the places before its idempotency keys and its bodies.
+local function keep(meta, stream, carry_by, size_asked, age_asked, count, first_key, at, is_keyed)
+  local key = first_key
   local epoch, top, size, age, lowest, prolonged = position(id, meta, stream, ARGV[1])
   local longest = 0
   local answer = {epoch}
@@ -20,16 +21,22 @@ local function keep(meta, stream, carry_by, size_asked, age_asked, count, key, a
       key_age = tonumber(ARGV[at + count + index])
       if key_age > 0 then
         key = key + 1
-        known = redis.call('GET', KEYS[key])
+        known = number_of(redis.pcall('GET', KEYS[key]), 1)
       end
     end
-    if known then
-      answer[index + 1] = tonumber(known)
+    if known and known <= top then  -- a larger one is of an epoch whose publications are gone
+      answer[index + 1] = known
     else
       local body = ARGV[at + index]
       top = top + 1
       local offset = text(top)
-      redis.call('XADD', stream, offset .. '-0', 't', text(now), 'b', body)
+      local added = redis.pcall('XADD', stream, offset .. '-0', 't', text(now), 'b', body)
+      if is_damage(added) and not has_kept then  -- somebody else has changed the stream, or the top: a new epoch begins
+        redis.call('DEL', meta, stream)
+        return keep(meta, stream, carry_by, size_asked, age_asked, count, first_key, at, is_keyed)
+      elseif type(added) == 'table' and added.err then
+        error(added)
+      end
       has_kept = true
       if key_age > 0 then
         redis.call('SET', KEYS[key], offset, 'PX', text(key_age))
@@ -63,7 +70,7 @@ local function keep(meta, stream, carry_by, size_asked, age_asked, count, key, a
     if not entry then
       break
     end
-    local time = tonumber(entry[2][2])
+    local time = number_of(entry[2][2], 0) or 0
     if time > now - 60000 or (next_lowest > top - size and time > now - age * 1000) then
       break
     end

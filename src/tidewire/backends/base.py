@@ -191,6 +191,13 @@ class Presence(ABC):
         """Remove a member; True when it was there and was the user's last connection in the channel."""
 
     @abstractmethod
+    async def set_aside(self, channel: str, connection: str) -> None:
+        """List and count a member of this node no longer, as `aclose` does for all; harmless when it is not there.
+
+        It departs when the lease of this node has ended, unless its user has joined again or it leaves before.
+        """
+
+    @abstractmethod
     async def touch(self) -> bool:
         """Prolong this node's lease, in one step for all its members; False: it was lost, join the members again."""
 

@@ -148,6 +148,11 @@ class JudgedPresence(Presence):
         _judge(connection, "connection")
         return await self.judged.leave(channel, connection)
 
+    async def set_aside(self, channel: str, connection: str) -> None:
+        _judge(channel, "channel")
+        _judge(connection, "connection")
+        await self.judged.set_aside(channel, connection)
+
     async def touch(self) -> bool:
         return await self.judged.touch()
 

@@ -217,13 +217,27 @@ def _shown(stream: _Stream, retention: Retention | None, now: float) -> tuple[li
 
 
 class _Room:
-    """The members of one channel, and how many connections each user has there."""
+    """The members of one channel, and how many connections each user has there; those set aside, by connection."""
 
-    __slots__ = ("members", "users")
+    __slots__ = ("aside", "members", "users")
 
     def __init__(self) -> None:
         self.members: dict[str, Member] = {}
         self.users: Counter[str] = Counter()
+        self.aside: dict[str, Member] = {}
+
+    def set_aside(self, connection: str) -> None:
+        """List and count a member no longer."""
+        member = self.remove(connection)
+        if member is not None:
+            self.aside[connection] = member
+
+    def take_aside(self, user: str) -> bool:
+        """Forget the members of a user that were set aside; return whether there were some."""
+        found = [connection for connection, member in self.aside.items() if member.user == user]
+        for connection in found:
+            del self.aside[connection]
+        return bool(found)
 
     def add(self, member: Member) -> int:
         """Add or replace a member, in its place; returns how many connections the user has."""
@@ -263,17 +277,25 @@ class MemoryPresence(Presence):
         room = self._rooms.get(channel)
         if room is None:
             room = self._rooms[channel] = _Room()
+        was_aside = bool(room.aside) and room.take_aside(member.user)
         connections = room.add(member)
-        return JoinResult(first=connections == 1, connections=connections)
+        return JoinResult(first=connections == 1 and not was_aside, connections=connections)
 
     async def leave(self, channel: str, connection: str) -> bool:
         room = self._rooms.get(channel)
         if room is None:
             return False
-        member = room.remove(connection)
-        if not room.members:
+        member = room.remove(connection) or room.aside.pop(connection, None)
+        if not room.members and not room.aside:
             del self._rooms[channel]
-        return member is not None and member.user not in room.users
+        if member is None or member.user in room.users:
+            return False
+        return all(other.user != member.user for other in room.aside.values())
+
+    async def set_aside(self, channel: str, connection: str) -> None:
+        room = self._rooms.get(channel)
+        if room is not None:
+            room.set_aside(connection)
 
     async def touch(self) -> bool:
         return True

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import itertools
 import logging
 from collections import deque
@@ -169,9 +170,13 @@ class Memberships:
         return self._leave(stay)
 
     def leave_later(self, subscription: Subscription) -> None:
-        """Remove a member that a drain has sent away, if this node lives on: no leave is published in a drain."""
+        """Set a member aside that a drain has sent away, and remove it if this node lives on.
+
+        No leave is published in a drain, and a client that has come back is there once.
+        """
         stay = subscription.leave()
         if stay is not None:
+            self._tasks.spawn(self._set_aside(stay))
             self._later.append((asyncio.get_running_loop().time() + _DRAIN_LINGER, stay))
 
     def _leave(self, stay: Stay) -> asyncio.Task[None] | None:
@@ -192,6 +197,12 @@ class Memberships:
         was_last = await self._remove(stay)
         if was_last and stay.leave is not None and _is_known(stay):
             await self._announce_leave(stay.channel, stay.leave, f"leave:{stay.token}")
+
+    async def _set_aside(self, stay: Stay) -> None:
+        if stay.joining is not None:
+            await asyncio.wait([stay.joining])
+        with contextlib.suppress(StoreUnavailable):  # the end of this node does the same
+            await self._presence.set_aside(stay.channel, stay.member.connection)
 
     async def _remove(self, stay: Stay) -> bool:
         is_repeated = False

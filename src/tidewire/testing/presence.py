@@ -13,6 +13,7 @@ from tidewire.testing.store_under_test import StoreUnderTest, open_presences, wa
 __all__ = ("PresenceContract",)
 
 ANN, ANN_TOO, BOB = Member("1", "ann", b'{"a":1}'), Member("2", "ann"), Member("3", "bob")
+CARL = Member("4", "carl")
 ANNOUNCEMENT = Announcement(b"bye", Format.TEXT)
 
 
@@ -189,6 +190,36 @@ class PresenceContract:
                 assert await one.leave("a", "9")
 
         asyncio.run(run())
+
+    def test_a_member_that_was_set_aside_is_listed_no_longer(self, store: StoreUnderTest) -> None:
+        """It departs with its node, unless its user comes back; its leave is its user's last all the same."""
+
+        async def run() -> None:
+            async with open_presences(store, 2 if store.shared else 1) as presences:
+                living, ending = presences[0], presences[-1]
+                async with _touching(living, ending):
+                    await self._set_aside(living, ending)
+                if store.shared:
+                    async with _touching(living):
+                        await ending.aclose()
+                        assert [departure.user for departure in await _claimed(living, store)] == ["carl"]
+                        assert await living.members("a") == [ANN_TOO]
+
+        asyncio.run(run())
+
+    async def _set_aside(self, living: Presence, ending: Presence) -> None:
+        for member in (ANN, BOB, CARL):
+            await ending.join("a", member, ANNOUNCEMENT)
+        for connection in ("1", "4", "7"):
+            await ending.set_aside("a", connection)
+        assert await living.members("a") == [BOB]
+        counts = [await living.count("a"), await living.count("a", "ann"), await ending.count("a", "bob")]
+        assert counts == [1, 0, 1]
+        assert await living.join("a", ANN_TOO) == JoinResult(first=False, connections=1)
+        await ending.set_aside("a", "3")
+        assert await ending.members("a") == [ANN_TOO]
+        assert not await living.claim()
+        assert await ending.leave("a", "3")
 
     def test_a_leave_beside_a_closed_node_is_announced_once(self, store: StoreUnderTest) -> None:
         if not store.shared:

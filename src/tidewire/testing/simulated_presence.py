@@ -23,6 +23,7 @@ class _Entry(msgspec.Struct):
     node: str
     member: Member
     announcement: Announcement | None
+    is_aside: bool = False
 
 
 class _Claim(msgspec.Struct, frozen=True):
@@ -49,7 +50,7 @@ class Members:
 
     def is_listed(self, entry: _Entry) -> bool:
         """Return whether a member is shown."""
-        return entry.node not in self.closed and not self.is_dead(entry.node)
+        return not entry.is_aside and entry.node not in self.closed and not self.is_dead(entry.node)
 
     def is_dead(self, node: str) -> bool:
         """Return whether a node's lease has ended."""
@@ -135,6 +136,12 @@ class SimulatedPresence(Presence):
         if channel in self._members.rooms and not room:
             del self._members.rooms[channel]
         return entry is not None and all(other.member.user != entry.member.user for other in room.values())
+
+    async def set_aside(self, channel: str, connection: str) -> None:
+        self._check()
+        entry = self._members.rooms.get(channel, {}).get(connection)
+        if entry is not None:
+            entry.is_aside = True
 
     async def touch(self) -> bool:
         self._check()

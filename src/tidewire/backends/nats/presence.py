@@ -37,6 +37,9 @@ class NatsPresence(Presence):
         self._lease = lease
         self._connection: Connection | None = None
         self._node = ""
+        #: The closed node that holds this one's members that were set aside, once there are some.
+        self._aside = ""
+        self._aside_lock = asyncio.Lock()
         self._is_lost = False
 
     async def start(self, node: str) -> None:
@@ -113,8 +116,28 @@ class NatsPresence(Presence):
                 return False
         return await replica.step(replica.member(channel, connection), None) is True
 
+    async def set_aside(self, channel: str, connection: str) -> None:
+        replica = self._ready()
+        present = replica.roster.find(channel, connection)
+        if present is None:
+            return
+        await self._touch_aside(replica, first=True)
+        aside = msgspec.structs.replace(present, node=self._aside, sequence=0)
+        await replica.step(replica.member(channel, connection), aside, present.sequence)
+
+    async def _touch_aside(self, replica: Replica, *, first: bool = False) -> None:
+        """Prolong the lease of the closed node, which begins with the first that is set aside.
+
+        One step after another: the stream may drop a lease that a newer one replaces, and nobody would hear of it.
+        """
+        async with self._aside_lock:
+            if bool(self._aside) is not first:
+                await replica.step(replica.lease(f"{self._node}-aside"), CLOSED)
+                self._aside = f"{self._node}-aside"
+
     async def touch(self) -> bool:
         replica = self._ready()
+        await self._touch_aside(replica)
         is_lost, self._is_lost = self._is_lost, False
         try:
             is_known = await replica.step(replica.lease(self._node), self._node)

@@ -36,6 +36,8 @@ class PostgresPresence(Presence):
         self._lease = lease
         self._silence = lease + grace
         self._node = 0
+        #: The closed node that holds this one's members that were set aside, once there are some.
+        self._aside = 0
         self._name = ""
         self._is_lost = False
         self._is_open = False
@@ -107,8 +109,15 @@ class PostgresPresence(Presence):
         self._check()
         return bool((await self._pool.fetchrow(SQL["leave"], channel, connection))[0])
 
+    async def set_aside(self, channel: str, connection: str) -> None:
+        self._check()
+        self._aside = self._aside or secrets.randbits(62)
+        await self._pool.fetch(SQL["set_aside"], self._aside, self._name, channel, connection)
+
     async def touch(self) -> bool:
         self._check()
+        if self._aside:
+            await self._pool.fetch(SQL["touch_closed"], self._aside)
         if not (await self._pool.fetchrow(SQL["touch"], self._node, self._lease / 2))[0]:
             await self._return()
         is_lost, self._is_lost = self._is_lost, False

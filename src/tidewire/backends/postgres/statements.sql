@@ -116,6 +116,14 @@ SELECT j.others, j.connections - (
 ) AS connections FROM tidewire_join($1, $2, $3, $4, $5, $6, $7, $8) AS j
 -- name: close
 UPDATE tidewire_nodes SET since = 'infinity' WHERE id = $1
+-- name: set_aside
+WITH aside AS (
+    INSERT INTO tidewire_nodes (id, name, touched, since) VALUES ($1, $2, tidewire_now(), 'infinity')
+    ON CONFLICT (id) DO UPDATE SET touched = excluded.touched
+)
+UPDATE tidewire_members SET node = $1 WHERE channel = $3 AND connection = $4
+-- name: touch_closed
+UPDATE tidewire_nodes SET touched = tidewire_now() WHERE id = $1 AND NOT dead
 -- name: leave
 SELECT tidewire_leave($1, $2)
 -- name: touch

@@ -26,7 +26,7 @@ logger = logging.getLogger("tidewire")
 
 SCRIPTS = {
     name: script(name, "members")
-    for name in ("enroll", "touch", "join", "leave", "list", "count", "claim", "forget", "close", "begin_anew")
+    for name in ("enroll", "touch", "join", "leave", "aside", "list", "count", "claim", "forget", "close", "begin_anew")
 }
 #: Members that one claim looks at, so that it does not hold up the server.
 _LOOKS = 500
@@ -87,6 +87,9 @@ class RedisPresence(Presence):
 
     async def leave(self, channel: str, connection: str) -> bool:
         return await self._run("leave", channel, connection) == 1
+
+    async def set_aside(self, channel: str, connection: str) -> None:
+        await self._run("aside", self._name, channel, connection, self._lease)
 
     async def touch(self) -> bool:
         name = self._name

@@ -99,6 +99,9 @@ class SqlitePresence(Presence):
     async def leave(self, channel: str, connection: str) -> bool:
         return await self._ask(lambda database: database.leave(channel, connection), writes=True)
 
+    async def set_aside(self, channel: str, connection: str) -> None:
+        await self._ask(lambda database: database.set_aside(channel, connection), writes=True)
+
     async def touch(self) -> bool:
         return await self._ask(lambda database: database.touch(), writes=True)
 

@@ -39,6 +39,8 @@ class PresenceDatabase:
         self._watch = watch
         self._lock: Lock | None = None
         self._id = 0
+        #: The node that holds this process's members that were set aside: a closed one, so that they are not listed.
+        self._aside = 0
         self._is_lost = False
         self._connection: sqlite3.Connection | None = None
 
@@ -168,9 +170,23 @@ class PresenceDatabase:
         self._execute("leave", channel, connection)
         return bool(self._execute("count_others", channel, row[0], connection).fetchone()[0] == 0)
 
+    def set_aside(self, channel: str, connection: str) -> None:
+        """List a member no longer."""
+        if self._lock is None:
+            return
+        if not self._touch_aside():
+            self._aside = self._execute("enroll_closed", self._node, self._lock.token).lastrowid or 0
+        self._execute("set_aside", self._aside, channel, connection)
+
+    def _touch_aside(self) -> bool:
+        lock = self._lock
+        return lock is not None and self._execute("touch_closed", self._aside, lock.token).rowcount == 1
+
     def touch(self) -> bool:
         """Count this node's lease up; enrols again when it was lost."""
         is_lost, self._is_lost = self._is_lost, False
+        if self._aside:
+            self._touch_aside()
         if self._lock is not None and self._execute("touch", self._id, self._lock.token).rowcount == 1:
             return not is_lost
         self._enroll(self._open_connection)

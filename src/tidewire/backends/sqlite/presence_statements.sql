@@ -10,6 +10,12 @@ SELECT id, token, counter, dead FROM nodes
 UPDATE nodes SET dead = dead | 1 WHERE id = ? AND (counter = ? OR dead & 1)
 -- name: close
 UPDATE nodes SET dead = dead | 2 WHERE id = ? AND token = ?
+-- name: enroll_closed
+INSERT INTO nodes (name, token, dead) VALUES (?, ?, 2)
+-- name: touch_closed
+UPDATE nodes SET counter = counter + 1 WHERE id = ? AND token = ?
+-- name: set_aside
+UPDATE members SET node = ? WHERE channel = ? AND connection = ?
 -- name: remove_empty_nodes
 DELETE FROM nodes WHERE dead AND NOT EXISTS (SELECT 1 FROM members WHERE node = nodes.id)
 -- name: count_others

@@ -49,6 +49,11 @@ local function remove(channel, connection, member)
   redis.call('SREM', P .. 'of:' .. member.node, place(channel, connection))
 end
 
+-- The node of the members of another that were set aside.
+local function aside_of(node)
+  return node .. ':aside'
+end
+
 local function is_alive(node)
   return redis.call('ZSCORE', P .. 'leases', node) ~= false
 end

@@ -6,7 +6,9 @@ come(now, tonumber(ARGV[2]))
 if not is_alive(ARGV[1]) then
   return 0
 end
-redis.call('ZADD', P .. 'leases', text(now + tonumber(ARGV[2])), ARGV[1])
+local ends = text(now + tonumber(ARGV[2]))
+redis.call('ZADD', P .. 'leases', ends, ARGV[1])
+redis.call('ZADD', P .. 'leases', 'XX', ends, aside_of(ARGV[1]))
 local found = redis.call('SSCAN', P .. 'of:' .. ARGV[1], ARGV[3], 'COUNT', 200)
 for _, one in ipairs(found[2]) do
   local channel, connection = from_place(one)

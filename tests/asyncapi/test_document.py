@@ -125,13 +125,13 @@ def test_security_and_paths_are_those_of_the_application() -> None:
 @pytest.mark.parametrize("path", ["/docs/channels", "/asyncapi"])
 def test_the_page_loads_nothing_from_elsewhere(path: str) -> None:
     served = secured()[1] if path != "/asyncapi" else app
-    paths = (path, f"{path}.json", f"{path}/page.js", f"{path}/page.css", f"{path}/other.js")
+    paths = (path, f"{path}.json", f"{path}/ui/js/asyncapi/main.js", f"{path}/ui/css/base.css", f"{path}/ui/js/main.js")
     page, document, script, style, other = get(served, *paths)
     policy = page.headers["Content-Security-Policy"]
     assert "script-src 'self';" in policy
     assert "unsafe" not in policy
     name = path.rpartition("/")[2]
-    assert f'"{name}/page.js"' in page.text
+    assert f'"{name}/ui/js/asyncapi/main.js"' in page.text
     assert f'"{name}.json"' in page.text
     assert script.headers["content-type"].startswith("text/javascript")
     assert style.headers["content-type"].startswith("text/css")

@@ -28,6 +28,8 @@ class ChannelDescription(NamedTuple):
     accepts: tuple[Shape, ...] = ()
     #: A message of a client becomes something else before it is kept.
     is_handled: bool = False
+    #: The connect data of a client that may use the channels.
+    connect: dict[str, Any] = {}
 
 
 class CallDescription(NamedTuple):

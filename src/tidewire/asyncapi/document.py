@@ -74,6 +74,7 @@ class _Document:
                 "history": channel.options.history_size,
                 "recovery": channel.options.recoverable,
                 "presence": channel.options.presence,
+                **({"connect": channel.connect} if channel.connect else {}),
             },
         }
         self.channels[channel.id] = {name: part for name, part in entry.items() if part not in ("", {})}

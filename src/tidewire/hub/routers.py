@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from fastapi import APIRouter, FastAPI, Request
@@ -152,15 +152,21 @@ class Routers(HubCore):
             security=security,
         )
 
-    def asyncapi_router(self, *, path: str = "/asyncapi", described: Description | None = None) -> APIRouter:
+    def asyncapi_router(
+        self,
+        *,
+        path: str = "/asyncapi",
+        described: Description | None = None,
+        pages: Iterable[tuple[str, str]] = (),
+    ) -> APIRouter:
         """Make the routes `/asyncapi.json` and `/asyncapi`, a page that shows it, for `app.include_router`.
 
         Everybody who may load them reads all channels and types; give the router dependencies to keep them to yourself.
-        `described` takes the place of the hub's rules.
+        `described` takes the place of the hub's rules. The page leads to others: `pages` has their names and addresses.
         """
         self._described = described
 
         def make(request: Request) -> dict[str, Any]:
             return self.asyncapi(request.app, base_url=str(request.base_url))
 
-        return asyncapi_router(make, path=path)
+        return asyncapi_router(make, path=path, pages=pages)

@@ -16,9 +16,10 @@ from tidewire.protocols.chat import ChatProtocol
 from tidewire.rules.channel_rules import ChannelRules
 from tidewire.server.accounts import Accounts
 from tidewire.server.chat_session import CHANNELS
+from tidewire.server.described_channels import described
 from tidewire.server.direct_sockets import DirectSockets
 from tidewire.server.identity import Logins
-from tidewire.server.namespaces import Namespaces, described
+from tidewire.server.namespaces import Namespaces
 from tidewire.server.page_authority import PageAuthority, with_playground
 from tidewire.server.pipeline_setup import server_pipelines
 from tidewire.server.rooms import RoomDirectory
@@ -26,7 +27,7 @@ from tidewire.server.routes import api_key, chat_socket, health, login, tutorial
 from tidewire.server.routes.api_docs import api_docs
 from tidewire.server.routes.clients import client_routes
 from tidewire.server.routes.observers import add_observers
-from tidewire.server.routes.pages import add_pages
+from tidewire.server.routes.pages import add_pages, listed_pages
 from tidewire.server.routes.pipeline_access import add_pipelines
 from tidewire.server.routes.upgrade import not_found
 from tidewire.server.same_site import SameSite
@@ -93,16 +94,11 @@ def create_app(settings: Settings) -> FastAPI:
     clients = client_routes(app.state.hub, settings, app.state.authority, logins)
     app.include_router(clients)
     app.add_middleware(DirectSockets, application=app, routes=clients.routes)
-    app.include_router(app.state.hub.asyncapi_router(described=described(channel)))
+    app.include_router(app.state.hub.asyncapi_router(described=described(channel), pages=listed_pages(settings)))
     add_observers(app, app.state.hub, settings)
-    add_pages(
-        app,
-        tutorial=settings.serves_tutorial,
-        pipelines=settings.pipelines.enabled,
-        operating=settings.is_loopback,
-    )
+    add_pages(app, settings)
     if has_api or settings.is_loopback:
-        app.include_router(api_docs(is_on=has_api))
+        app.include_router(api_docs(is_on=has_api, pages=listed_pages(settings)))
     app.include_router(chat_socket.router)
     if app.state.pipelines is not None:
         add_pipelines(app, settings, app.state.pipelines)

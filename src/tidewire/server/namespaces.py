@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 import msgspec
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
@@ -17,9 +17,6 @@ from tidewire.errors import BadRequest, UnknownChannel
 from tidewire.options import ChannelOptions, SlowPolicy
 from tidewire.rules.base import Action
 
-if TYPE_CHECKING:
-    from tidewire.asyncapi.description import Description
-
 __all__ = (
     "RESERVED",
     "ChannelTable",
@@ -28,7 +25,6 @@ __all__ = (
     "Namespace",
     "Namespaces",
     "bare_name",
-    "described",
     "is_private",
     "limited_to",
 )
@@ -244,17 +240,3 @@ def bare_name(channel: str) -> str:
     """Return a channel's name without its namespace."""
     _, boundary, rest = channel.partition(":")
     return rest if boundary else channel
-
-
-def described(table: ChannelTable) -> Description:
-    """Return what is told of the channels of all namespaces; their messages may be anything."""
-    from tidewire.asyncapi.description import ChannelDescription, Description, identifier
-
-    named = [(f"{namespace.name}:{{name}}", namespace) for namespace in table.namespaces]
-    return Description(
-        tuple(
-            ChannelDescription(identifier(address), address, {"name": "str"}, "", "", namespace.options)
-            for address, namespace in (*named, ("{name}", table.without_namespace))
-        ),
-        takes_tokens=True,
-    )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from html import escape
 from typing import Any
 
@@ -12,6 +13,7 @@ from fastapi.responses import HTMLResponse
 from tidewire.http_api import models as m
 from tidewire.http_api.calls import METHODS
 from tidewire.server.routes.pages import PAGE_HEADERS
+from tidewire.support.page_links import page_links
 
 __all__ = ("api_docs",)
 
@@ -30,6 +32,10 @@ _PAGE = """<!doctype html>
   <body>
     <header class="top">
       <a class="wordmark" href="/"><img src="/ui/mark.svg" alt="" width="28" height="28"> tidewire</a>
+      <nav aria-label="Pages">{pages}</nav>
+      <button type="button" class="icon-button" data-theme-toggle>
+        <svg class="icon" aria-hidden="true"><use href="/ui/icons.svg#theme"></use></svg>
+      </button>
     </header>
     <main>
       <h1>HTTP API</h1>
@@ -49,10 +55,10 @@ _OFF = (
 )
 
 
-def api_docs(*, is_on: bool) -> APIRouter:
-    """Make the route of the page."""
+def api_docs(*, is_on: bool, pages: Iterable[tuple[str, str]] = ()) -> APIRouter:
+    """Make the route of the page, which leads to the others."""
     methods = "\n".join(_method(name, method.request) for name, method in METHODS.items())
-    page = _PAGE.format(lead=_ON if is_on else _OFF, methods=methods)
+    page = _PAGE.format(lead=_ON if is_on else _OFF, methods=methods, pages=page_links(pages, "/docs"))
     router = APIRouter(include_in_schema=False)
 
     async def docs() -> Response:

@@ -15,8 +15,10 @@ from starlette.staticfiles import StaticFiles
 from starlette.types import Scope
 
 from tidewire.server.routes import tutorial as endpoints
+from tidewire.server.settings import Settings
+from tidewire.support.page_links import page_links
 
-__all__ = ("PAGE_HEADERS", "add_pages")
+__all__ = ("PAGE_HEADERS", "add_pages", "listed_pages")
 
 _UI = Path(__file__).parent.parent / "ui"
 _POLICY = (
@@ -68,11 +70,8 @@ class _Page:
     """A page of `ui/` with the navigation over all pages, and what else its server fills in."""
 
     def __init__(self, file: str, pages: Iterable[tuple[str, str]], path: str, python: str = "") -> None:
-        links = "".join(
-            f'<a href="{address}"{_CURRENT if _is_in(path, address) else ""}>{name}</a>' for name, address in pages
-        )
         text = (_UI / file).read_text(encoding="utf-8")
-        text = text.replace("<!-- pages -->", links).replace("<!-- python -->", html.escape(python))
+        text = text.replace("<!-- pages -->", page_links(pages, path)).replace("<!-- python -->", html.escape(python))
         self._body = text.encode()
         self._tag = f'"{hashlib.sha256(self._body).hexdigest()[:32]}"'
 
@@ -84,24 +83,20 @@ class _Page:
         return Response(self._body, media_type="text/html", headers=headers)
 
 
-_CURRENT = ' aria-current="page"'
+def listed_pages(settings: Settings) -> list[tuple[str, str]]:
+    """Return the pages of a server, by name and address; those of whoever operates it on a loopback server only."""
+    pages = [("Chat", "/")]
+    pages += [("Pipelines", "/pipelines")] if settings.pipelines.enabled else []
+    pages += [("Tutorial", "/tutorial")] if settings.serves_tutorial else []
+    pages += [("Channels", "/asyncapi")]
+    return pages + ([("Admin", "/admin"), ("API", "/docs")] if settings.is_loopback else [])
 
 
-def _is_in(path: str, address: str) -> bool:
-    return path == address or (address != "/" and path.startswith(f"{address}/"))
-
-
-def add_pages(app: FastAPI, *, tutorial: bool, pipelines: bool = True, operating: bool = False) -> None:
-    """Serve the chat at `/`, the pipelines at `/pipelines`, all files at `/ui/`, and the tutorial's pages if wanted.
-
-    With `operating` they lead to the pages of whoever operates the server, too.
-    """
+def add_pages(app: FastAPI, settings: Settings) -> None:
+    """Serve the chat at `/`, the pipelines at `/pipelines`, all files at `/ui/`, and the tutorial's pages if wanted."""
     files = _Files(directory=_UI)
     router = APIRouter(include_in_schema=False)
-    pages = [("Chat", "/")]
-    pages += [("Pipelines", "/pipelines")] if pipelines else []
-    pages += [("Tutorial", "/tutorial")] if tutorial else []
-    pages += [("Admin", "/admin"), ("API", "/docs")] if operating else []
+    pages = listed_pages(settings)
 
     def page(path: str, file: str, python: str = "") -> None:
         made = _Page(file, pages, path, python)
@@ -113,7 +108,7 @@ def add_pages(app: FastAPI, *, tutorial: bool, pipelines: bool = True, operating
     page("/", "chat.html")
     page("/pipelines", "pipelines.html")
     router.add_api_route("/favicon.ico", icon, methods=["GET", "HEAD"])
-    if tutorial:
+    if settings.serves_tutorial:
         page("/tutorial", "tutorial/index.html")
         for name, functions in _TUTORIAL.items():
             python = "\n\n".join(inspect.getsource(function) for function in functions) or _CHANNELS

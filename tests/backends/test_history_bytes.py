@@ -74,21 +74,23 @@ def test_the_oldest_of_all_channels_go_when_the_store_is_full(url: str) -> None:
         broker, _ = open_backend(url, Limits(store_history_bytes=100 * SIZE))
         await broker.start(lambda _: None)
         position = await broker.publish(PublishRequest("first", b"x" * SIZE, retention=KEPT))
-        number = 0
+        number, least = 0, 100
 
         async def is_told() -> bool:
-            nonlocal number
+            nonlocal number, least
             for _ in range(20):
                 number += 1
                 await broker.publish(PublishRequest(f"room {number % 50}", b"x" * SIZE, retention=KEPT))
             page = await broker.history("first", since=Position(0, position.epoch), retention=KEPT)
             assert page.top == position
             assert page.complete == bool(page.publications)
+            if not page.publications:
+                rooms = [await broker.history(f"room {room}", retention=KEPT) for room in range(50)]
+                least = min(least, sum(len(page.publications) for page in rooms))
             return number > 300 and not page.publications
 
         await wait_until(is_told, 10)
-        newest = await broker.history(f"room {number % 50}", limit=1, reverse=True, retention=KEPT)
-        assert len(newest.publications) == 1
+        assert least >= 60, "no more go than need be"
         assert reached()["store_history_bytes"]
         await broker.aclose()
 

@@ -205,7 +205,7 @@ def test_more_than_is_kept_is_told_and_positions_may_be_given(service: Service) 
         assert [running.said(), running.said()] == [4, 5]
 
 
-@pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.parametrize("workers", [pytest.param(1, marks=pytest.mark.slow), 2])
 def test_a_restart_costs_nothing(tmp_path: Path, workers: int) -> None:
     with serving(tmp_path, workers=workers) as service, script(service.websocket, FOLLOW) as running:
         running.tell({"channel": "news:restart"})

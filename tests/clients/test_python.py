@@ -177,7 +177,7 @@ def test_more_than_is_kept_is_told(service: Service) -> None:
         run(main(relay))
 
 
-@pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.parametrize("workers", [pytest.param(1, marks=pytest.mark.slow), 2])
 def test_a_restart_costs_nothing(tmp_path: Path, workers: int) -> None:
     with serving(tmp_path, workers=workers) as service:
 

@@ -169,7 +169,7 @@ def test_what_the_application_does(service: Service, kind: str) -> None:
         assert sdk.next("disconnected")["code"] == 3503
 
 
-@pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.parametrize("workers", [pytest.param(1, marks=pytest.mark.slow), 2])
 def test_a_restart_costs_nothing(tmp_path: Path, workers: int) -> None:
     with serving(tmp_path, workers=workers) as service, driving_all(service.server.port) as sdks:
         _follow(sdks, "news:restart")

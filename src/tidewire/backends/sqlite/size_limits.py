@@ -16,8 +16,8 @@ __all__ = ("SizeLimits",)
 
 #: The part of a channel's limit after whose growth its size is measured.
 _PART = 4
-#: Seconds between two looks at the size of the store, and the least that is hidden then.
-_LOOK, _LEAST = 0.25, 500
+#: Seconds between two looks at the size of the store, and the most publications that are hidden then, unless more came.
+_LOOK, _MOST = 0.25, 500
 #: Channels whose growth is remembered.
 _CHANNELS = 100_000
 
@@ -66,9 +66,11 @@ class SizeLimits:
 
     def _bound_store(self, connection: sqlite3.Connection) -> bool:
         written, self._written = self._written, 0
-        if connection.execute(SQL["store_bytes"]).fetchone()[0] <= self._store_bytes:
+        excess = connection.execute(SQL["store_bytes"]).fetchone()[0] - self._store_bytes
+        if excess <= 0:
             return False
-        oldest = connection.execute(SQL["oldest"], (max(_LEAST, 2 * written),)).fetchall()
+        asked = {"most": max(_MOST, 2 * written), "excess": excess}
+        oldest = connection.execute(SQL["oldest"], asked).fetchall()
         connection.executemany(SQL["hide_by_id"], oldest)
         if oldest:
             self._reached("store_history_bytes")

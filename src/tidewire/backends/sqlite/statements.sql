@@ -77,8 +77,11 @@ UPDATE tidewire_channels SET floor = max(floor, ?) WHERE name = ?
 SELECT (page_count - freelist_count) * page_size FROM pragma_page_count, pragma_freelist_count, pragma_page_size
 -- name: oldest
 SELECT max(p."offset"), p.channel FROM (
-    SELECT channel, "offset" FROM tidewire_publications ORDER BY id LIMIT ?
-) AS p GROUP BY p.channel
+    SELECT channel, "offset", sum(size) OVER (ORDER BY id) - size AS before FROM (
+        SELECT id, channel, "offset", length(data) + length(meta) AS size
+        FROM tidewire_publications ORDER BY id LIMIT :most
+    )
+) AS p WHERE p.before < :excess GROUP BY p.channel
 -- name: hide_by_id
 UPDATE tidewire_channels SET floor = max(floor, ?) WHERE id = ?
 -- name: forget_key

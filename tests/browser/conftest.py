@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -42,9 +43,12 @@ def chromium() -> Iterator[Browser]:
 
 @pytest.fixture(scope="package")
 def shared_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """One server for the tests that do not end it; each uses names of its own."""
+    """One server, where somebody has an account, for the tests that do not end it; each uses names of its own."""
     server = Server(tmp_path_factory.mktemp("server"))
     server.start()
+    account = b'{"username": "first", "password": "correct horse"}'
+    asked = urllib.request.Request(f"{server.url}/signup", account, {"Content-Type": "application/json"})
+    urllib.request.urlopen(asked, timeout=10).close()
     yield server
     server.stop()
 

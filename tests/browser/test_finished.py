@@ -139,6 +139,11 @@ def test_the_first_visitor_is_offered_an_account(people: MakePerson, own_server:
     page = people(server, "ann").page
     page.goto(server.url)
     expect(page.locator("#entry-notice")).to_contain_text("Nobody has an account on this server yet.")
+    expect(page.get_by_role("heading", level=1)).to_have_text("Create an account")
+    buttons = page.locator("#entry").get_by_role("button").filter(has_text="account")
+    expect(buttons).to_have_text(["Create account"])
+    expect(page.locator("#entry-switch")).to_have_text("Sign in instead")
+    expect(page.locator("#entry .primary")).to_have_count(1)
     people(server, "bob").sign_up()
     page.reload()
     expect(page.locator("#entry-title")).to_have_text("Sign in")

@@ -26,6 +26,7 @@ export class EntryView {
       if (!$("entry-submit").disabled) this.#submit();
     });
     $("entry-switch").addEventListener("click", () => {
+      $("entry-notice").hidden = true;
       this.#mode(!this.#isCreating);
       $("username").focus();
     });
@@ -45,10 +46,10 @@ export class EntryView {
   async #offer(notice) {
     const { allowed, first } = await signUpState();
     document.querySelector(".entry-switch").hidden = !allowed;
-    if (!first || notice || this.#isCreating) return;
+    if (!first || notice || this.#isCreating || $("username").value || $("password").value) return;
+    this.#mode(true);
     $("entry-notice").textContent = "Nobody has an account on this server yet. Make the first one: a name and a password, no e-mail.";
     $("entry-notice").hidden = false;
-    $("entry-switch").classList.replace("link", "primary");
   }
 
   #mode(isCreating) {
@@ -59,7 +60,6 @@ export class EntryView {
     $("entry-submit").textContent = words.submit;
     $("entry-switch-text").textContent = words.question;
     $("entry-switch").textContent = words.other;
-    $("entry-switch").classList.replace("primary", "link");
     $("password").autocomplete = isCreating ? "new-password" : "current-password";
     for (const hint of ["username-hint", "password-hint"]) $(hint).hidden = !isCreating;
   }

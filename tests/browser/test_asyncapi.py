@@ -94,7 +94,7 @@ def test_the_ready_server_leads_to_all_pages_and_lets_strangers_try(
     page = people(shared_server).page
     page.goto(f"{shared_server.url}/asyncapi")
     links = page.get_by_role("navigation", name="Pages").get_by_role("link")
-    expect(links).to_have_text(["Chat", "Pipelines", "Tutorial", "Channels", "Admin", "API"])
+    expect(links).to_have_text(["Chat", "Pipelines", "Tutorial", "Channels", "Admin", "API", "Docs"])
     expect(page.get_by_role("link", name="Channels")).to_have_attribute("aria-current", "page")
     playground = page.locator("#playground_name")
     playground.locator("summary").first.click()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from difflib import get_close_matches
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -11,20 +10,18 @@ from rich.markdown import Markdown
 
 from tidewire.cli.terminal import out, say
 from tidewire.errors import ConfigurationError
+from tidewire.server.documentation import documentation
 
 __all__ = ("docs",)
 
 Page = Annotated[str, typer.Argument(metavar="PAGE", help="A page, as howto/redis; without one: the list of pages.")]
-#: In the package as it is installed, and in a copy of the repository.
-_PLACES = (Path(__file__).parents[1] / "docs", Path(__file__).parents[3] / "docs")
 
 
 def docs(page: Page = "") -> None:
     """Show a page of the documentation that belongs to this version, or the list of pages."""
-    folder = next((place for place in _PLACES if place.is_dir()), None)
-    if folder is None:
+    pages = documentation()
+    if not pages:
         raise ConfigurationError("this installation has no pages; they are in docs/ of the repository")
-    pages = {str(path.relative_to(folder).with_suffix("")): path for path in sorted(folder.rglob("*.md"))}
     name = page.removeprefix("docs/").removesuffix(".md")
     if not name:
         for known in pages:

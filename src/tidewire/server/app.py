@@ -26,6 +26,7 @@ from tidewire.server.rooms import RoomDirectory
 from tidewire.server.routes import api_key, chat_socket, health, login, tutorial
 from tidewire.server.routes.api_docs import api_docs
 from tidewire.server.routes.clients import client_routes
+from tidewire.server.routes.manual_site import manual
 from tidewire.server.routes.observers import add_observers
 from tidewire.server.routes.pages import add_pages, listed_pages
 from tidewire.server.routes.pipeline_access import add_pipelines
@@ -99,6 +100,7 @@ def create_app(settings: Settings) -> FastAPI:
     add_pages(app, settings)
     if has_api or settings.is_loopback:
         app.include_router(api_docs(is_on=has_api, pages=listed_pages(settings)))
+        app.include_router(manual(pages=listed_pages(settings)))
     app.include_router(chat_socket.router)
     if app.state.pipelines is not None:
         add_pipelines(app, settings, app.state.pipelines)

@@ -25,7 +25,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 @pytest.fixture
 def realtime(request: pytest.FixtureRequest) -> Realtime:
-    """Run an application with several clients: `async with realtime(app) as rt:`; docs/howto/testing.md."""
+    """Run an application with several clients: `async with realtime(app) as rt:`; `tidewire docs howto/testing`."""
     from tidewire.testing.realtime import Realtime
 
     return Realtime(request.config.getoption("--realtime-seed"))

@@ -89,7 +89,7 @@ def listed_pages(settings: Settings) -> list[tuple[str, str]]:
     pages += [("Pipelines", "/pipelines")] if settings.pipelines.enabled else []
     pages += [("Tutorial", "/tutorial")] if settings.serves_tutorial else []
     pages += [("Channels", "/asyncapi")]
-    return pages + ([("Admin", "/admin"), ("API", "/docs")] if settings.is_loopback else [])
+    return pages + ([("Admin", "/admin"), ("API", "/docs"), ("Docs", "/manual")] if settings.is_loopback else [])
 
 
 def add_pages(app: FastAPI, settings: Settings) -> None:

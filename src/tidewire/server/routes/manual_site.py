@@ -1,0 +1,83 @@
+"""`/manual`: the documentation of this version, served by the server itself."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from functools import cache
+from html import escape
+from itertools import groupby
+from pathlib import Path
+
+from fastapi import APIRouter, HTTPException, Response
+from fastapi.responses import HTMLResponse
+
+from tidewire.server.documentation import documentation
+from tidewire.server.manual_pages import Manual
+from tidewire.server.routes.pages import PAGE_HEADERS
+from tidewire.support.page_links import page_links
+
+__all__ = ("manual",)
+
+_PATH = "/manual"
+_PAGE = Path(__file__).parent.parent / "ui" / "manual.html"
+_FOLDERS = {"": "Start", "tutorial": "Learn", "howto": "Do", "reference": "Look up", "explanation": "Understand"}
+
+
+def manual(*, pages: Iterable[tuple[str, str]]) -> APIRouter:
+    """Make the routes of the pages, which lead to the other pages of the server."""
+    links = page_links(pages, _PATH)
+    router = APIRouter(include_in_schema=False)
+
+    async def show(name: str = "README", q: str = "") -> Response:
+        made = _manual()
+        body = _results(made, q) if q else made.html(name)
+        if body is None:
+            raise HTTPException(404, f"there is no page {name!r} in {_PATH}")
+        title = "Search" if q else made.titles.get(name, "Documentation")
+        parts = {"pages": links, "contents": _contents(made, made.address(name)), "body": body}
+        text = _PAGE.read_text(encoding="utf-8").replace("{title}", escape(title)).replace("{q}", escape(q, quote=True))
+        for part, html in parts.items():
+            text = text.replace(f"<!-- {part} -->", html)
+        return HTMLResponse(text, headers=PAGE_HEADERS)
+
+    router.add_api_route(_PATH, show, methods=["GET", "HEAD"])
+    router.add_api_route(f"{_PATH}/{{name:path}}", show, methods=["GET", "HEAD"])
+    return router
+
+
+@cache
+def _manual() -> Manual:
+    return Manual(documentation(), path=_PATH)
+
+
+def _contents(made: Manual, current: str) -> str:
+    names = sorted(made.titles, key=lambda name: (_rank(name), name))
+    return "".join(
+        f"<h2>{_FOLDERS.get(folder, folder.capitalize())}</h2>" + "".join(_link(made, name, current) for name in group)
+        for folder, group in groupby(names, key=_folder)
+    )
+
+
+def _link(made: Manual, name: str, current: str) -> str:
+    address = made.address(name)
+    mark = ' aria-current="page"' if address == current else ""
+    return f'<a href="{address}"{mark}>{escape(made.titles[name])}</a>'
+
+
+def _folder(name: str) -> str:
+    return name.rpartition("/")[0]
+
+
+def _rank(name: str) -> int:
+    order = ("", "tutorial", "doors", "howto", "reference", "explanation")
+    return order.index(_folder(name)) if _folder(name) in order else len(order)
+
+
+def _results(made: Manual, q: str) -> str:
+    found = made.search(q)
+    rows = "".join(
+        f'<li><a href="{made.address(one.name)}">{escape(one.title)}</a><p class="hint">{escape(one.excerpt)}</p></li>'
+        for one in found
+    )
+    count = "Nothing found" if not found else "1 page" if len(found) == 1 else f"{len(found)} pages"
+    return f'<h1>“{escape(q)}”</h1><p class="lead">{count}</p><ol class="found">{rows}</ol>'

@@ -135,10 +135,15 @@ class PublishRequest(msgspec.Struct, frozen=True, gc=False):
 
 
 class HistoryRequest(msgspec.Struct, frozen=True, gc=False):
-    """A read of a channel's history, as `Broker.history` does it (backends.base)."""
+    """A read of a channel's history, as `Broker.read` does it.
+
+    Forward: publications after `since` (exclusive; None: from the beginning of the retained ones), oldest first.
+    With `reverse`: those before `since` (None: from the top), newest first. `limit` cuts the far end; 0 gives the
+    position alone. `retention` hides everything beyond its size and age; None shows all that is stored.
+    """
 
     channel: str
-    retention: Retention
+    retention: Retention | None = None
     since: Position | None = None
     limit: int | None = None
     reverse: bool = False

@@ -19,6 +19,7 @@ from tidewire.messages import (
     Dropped,
     Format,
     HistoryPage,
+    HistoryRequest,
     Member,
     Membership,
     Position,
@@ -230,10 +231,10 @@ class FailingBroker(MemoryBroker):
             raise NotPublished(str(self.down)) if isinstance(self.down, StoreUnavailable) else self.down
         return await super().publish(request)
 
-    async def history(self, channel: str, **options: Any) -> HistoryPage:
+    async def read(self, request: HistoryRequest) -> HistoryPage:
         self._check()
         self.reads += 1
-        page = await super().history(channel, **options)
+        page = await super().read(request)
         await self.history_gate.wait()
         self._check()
         return page

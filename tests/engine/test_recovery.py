@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from tidewire.errors import StoreUnavailable
 from tidewire.history import shared_reads
 from tidewire.history.shared_reads import narrow
-from tidewire.messages import HistoryPage, Position, Publication
+from tidewire.messages import HistoryPage, HistoryRequest, Position, Publication
 
 from .support import FailingBroker, connect, open_node, publish, run, turns, wait_until
 
@@ -188,8 +188,8 @@ def test_history_behind_what_was_delivered_is_read_again() -> None:
     class Lagging(FailingBroker):
         lag = 0
 
-        async def history(self, channel: str, **options: object) -> HistoryPage:
-            page = await super().history(channel, **options)
+        async def read(self, request: HistoryRequest) -> HistoryPage:
+            page = await super().read(request)
             if not self.lag:
                 return page
             self.lag -= 1

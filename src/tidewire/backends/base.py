@@ -12,6 +12,7 @@ from tidewire.messages import (
     Departure,
     EphemeralPublication,
     HistoryPage,
+    HistoryRequest,
     Member,
     Position,
     Publication,
@@ -105,6 +106,12 @@ class Broker(ABC):
             count_limit("relay")
 
     @abstractmethod
+    async def read(self, request: HistoryRequest) -> HistoryPage:
+        """Read a channel's history in one atomic step; raises StoreUnavailable.
+
+        `complete` in the answer refers to `since` and to what `retention` shows.
+        """
+
     async def history(
         self,
         channel: str,
@@ -114,13 +121,8 @@ class Broker(ABC):
         reverse: bool = False,
         retention: Retention | None = None,
     ) -> HistoryPage:
-        """Read a channel in one atomic step.
-
-        Forward: publications after `since` (exclusive; None: from the beginning of the retained ones), oldest first.
-        With `reverse`: those before `since` (None: from the top), newest first. `limit` cuts the far end; 0 gives the
-        position alone. `retention` hides everything beyond its size and age; None shows all that is stored.
-        `complete` in the answer refers to `since` and to what `retention` shows. Raises StoreUnavailable.
-        """
+        """Read as `read` does, without a request made by the caller."""
+        return await self.read(HistoryRequest(channel, retention, since, limit, reverse))
 
     @abstractmethod
     async def remove_history(self, channel: str) -> None:

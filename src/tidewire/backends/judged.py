@@ -12,11 +12,11 @@ from tidewire.messages import (
     Departure,
     EphemeralPublication,
     HistoryPage,
+    HistoryRequest,
     Member,
     Position,
     PublishRequest,
 )
-from tidewire.retention import Retention
 from tidewire.support.counters import count_limit
 
 __all__ = ("JudgedBroker", "JudgedPresence")
@@ -92,19 +92,11 @@ class JudgedBroker(Broker):
         assert self.judged.within is not None
         await self.judged.within(connection, request)
 
-    async def history(
-        self,
-        channel: str,
-        *,
-        since: Position | None = None,
-        limit: int | None = None,
-        reverse: bool = False,
-        retention: Retention | None = None,
-    ) -> HistoryPage:
-        _judge(channel, "channel")
-        if since is not None:
-            check_name(since.epoch, "epoch")
-        return await self.judged.history(channel, since=since, limit=limit, reverse=reverse, retention=retention)
+    async def read(self, request: HistoryRequest) -> HistoryPage:
+        _judge(request.channel, "channel")
+        if request.since is not None:
+            check_name(request.since.epoch, "epoch")
+        return await self.judged.read(request)
 
     async def remove_history(self, channel: str) -> None:
         _judge(channel, "channel")

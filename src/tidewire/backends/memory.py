@@ -9,7 +9,16 @@ from collections.abc import Callable, Sequence
 
 from tidewire.backends.base import Broker, Deliver, JoinResult, Presence, Resumed, nothing_to_resume
 from tidewire.errors import NotPublished
-from tidewire.messages import Announcement, Departure, HistoryPage, Member, Position, Publication, PublishRequest
+from tidewire.messages import (
+    Announcement,
+    Departure,
+    HistoryPage,
+    HistoryRequest,
+    Member,
+    Position,
+    Publication,
+    PublishRequest,
+)
 from tidewire.options import Limits
 from tidewire.retention import Retention
 from tidewire.support.counters import count_limit
@@ -127,21 +136,13 @@ class MemoryBroker(Broker):
             self._deliver((publication,))
         return position
 
-    async def history(
-        self,
-        channel: str,
-        *,
-        since: Position | None = None,
-        limit: int | None = None,
-        reverse: bool = False,
-        retention: Retention | None = None,
-    ) -> HistoryPage:
-        stream = self._seen(channel)
+    async def read(self, request: HistoryRequest) -> HistoryPage:
+        stream, since, limit = self._seen(request.channel), request.since, request.limit
         top = Position(stream.top, stream.epoch)
-        shown, hidden = _shown(stream, retention, self._clock())
+        shown, hidden = _shown(stream, request.retention, self._clock())
         if since is not None and since.epoch != stream.epoch:
             return HistoryPage((), top, complete=False)
-        if reverse:
+        if request.reverse:
             found = [p for p in reversed(shown) if since is None or p.offset < since.offset]
             complete = True
         else:

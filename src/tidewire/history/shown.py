@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 
+import msgspec
+
 from tidewire.backends.base import Broker
 from tidewire.history.read_steps import FIRST_STEP, cost, fitting, step_after
 from tidewire.messages import HistoryPage, HistoryRequest, Position, Publication
@@ -38,7 +40,7 @@ class History:
         return fold(tuple(filter(self._is_shown, publications)))
 
     async def read(self, request: HistoryRequest, *, most: int | None = None) -> HistoryPage:
-        """Read as `Broker.history` does; publications that are not shown do not count for `limit`.
+        """Read as `Broker.read` does; publications that are not shown do not count for `limit`.
 
         With `most`, the answer is cut at so many bytes, but holds one publication if there is any; it is read in steps,
         so that hardly more than that is ever in memory. Raises StoreUnavailable.
@@ -48,9 +50,7 @@ class History:
         since, first, step = request.since, None, None if most is None else FIRST_STEP
         while True:
             asked = _asked(request.limit, len(found), step, is_first=first is None)
-            page = await self._broker.history(
-                request.channel, since=since, limit=asked, reverse=request.reverse, retention=request.retention
-            )
+            page = await self._broker.read(msgspec.structs.replace(request, since=since, limit=asked))
             if first is None:
                 first = page
             elif not page.complete:  # lost or trimmed meanwhile

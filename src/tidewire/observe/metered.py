@@ -8,8 +8,7 @@ from typing import Any
 
 from tidewire.backends.base import Broker, JoinResult, Presence
 from tidewire.backends.judged import JudgedBroker, JudgedPresence
-from tidewire.messages import Announcement, Departure, HistoryPage, Member, Position, PublishRequest
-from tidewire.retention import Retention
+from tidewire.messages import Announcement, Departure, HistoryPage, HistoryRequest, Member, Position, PublishRequest
 from tidewire.support.meter import Meter
 
 __all__ = ("MeteredBroker", "MeteredPresence", "metered")
@@ -38,17 +37,8 @@ class MeteredBroker(JudgedBroker):
     async def subscribe(self, channel: str) -> Position:
         return await self._meter.timed(_FAMILY, "subscribe", super().subscribe(channel))
 
-    async def history(
-        self,
-        channel: str,
-        *,
-        since: Position | None = None,
-        limit: int | None = None,
-        reverse: bool = False,
-        retention: Retention | None = None,
-    ) -> HistoryPage:
-        work = super().history(channel, since=since, limit=limit, reverse=reverse, retention=retention)
-        return await self._meter.timed(_FAMILY, "history", work)
+    async def read(self, request: HistoryRequest) -> HistoryPage:
+        return await self._meter.timed(_FAMILY, "history", super().read(request))
 
     async def positions(self, channels: Sequence[str]) -> dict[str, Position]:
         return await self._meter.timed(_FAMILY, "positions", super().positions(channels))

@@ -9,9 +9,8 @@ from random import Random
 from tidewire.backends.base import Broker, Deliver, Resumed, nothing_to_resume
 from tidewire.backends.memory import MemoryBroker
 from tidewire.errors import NotPublished, PublishUnconfirmed, StoreUnavailable
-from tidewire.messages import HistoryPage, Position, Publication, PublishRequest
+from tidewire.messages import HistoryPage, HistoryRequest, Position, Publication, PublishRequest
 from tidewire.options import Limits
-from tidewire.retention import Retention
 from tidewire.testing.simulated_presence import Members, SimulatedPresence
 
 __all__ = ("SimulatedBroker", "SimulatedStore")
@@ -179,17 +178,9 @@ class SimulatedBroker(Broker):
     def relay(self, publications: Sequence[Publication]) -> None:
         self._store.relay(self, publications)
 
-    async def history(
-        self,
-        channel: str,
-        *,
-        since: Position | None = None,
-        limit: int | None = None,
-        reverse: bool = False,
-        retention: Retention | None = None,
-    ) -> HistoryPage:
+    async def read(self, request: HistoryRequest) -> HistoryPage:
         self._store.check()
-        return await self._store.server.history(channel, since=since, limit=limit, reverse=reverse, retention=retention)
+        return await self._store.server.read(request)
 
     async def remove_history(self, channel: str) -> None:
         self._store.check()

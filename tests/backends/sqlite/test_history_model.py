@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 
 from tidewire.backends.sqlite.database import Database
 from tidewire.backends.sqlite.housekeeping import Trimmer
-from tidewire.backends.sqlite.reading import HistoryQuery, read_history
+from tidewire.backends.sqlite.reading import read_history
 from tidewire.backends.sqlite.store_clock import StoreClock
-from tidewire.messages import Position, PublishRequest
+from tidewire.messages import HistoryRequest, Position, PublishRequest
 from tidewire.retention import Retention
 
 from .helpers import ManualClock, open_node
@@ -96,8 +96,8 @@ def test_pages_are_those_of_a_list(data: st.DataObject) -> None:
             since, limit, reverse = data.draw(st.none() | offsets), data.draw(limits), data.draw(st.booleans())
             epoch = store.position("a").epoch
             position = None if since is None else Position(since, epoch)
-            query = HistoryQuery("a", position, limit, reverse, retention, store.seed)
-            page = read_history(store.connection, query, clock)
+            request = HistoryRequest("a", retention, position, limit, reverse)
+            page = read_history(store.connection, request, store.seed, clock)
             expected = model.page(retention, clock.now(), since, limit, reverse)
             assert ([p.offset for p in page.publications], page.complete) == expected
             assert page.top == Position(model.top, epoch)

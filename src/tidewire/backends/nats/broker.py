@@ -16,16 +16,15 @@ from tidewire.backends.nats.housekeeping import Trimmer, remove_all
 from tidewire.backends.nats.jetstream import Stamp, StreamConfig, parse_time
 from tidewire.backends.nats.publication_stream import Stream, begin_epoch, is_limited, open_stream
 from tidewire.backends.nats.publishing import KeyedWrite, Publishing
-from tidewire.backends.nats.reading import HistoryQuery, read_history, top_of
+from tidewire.backends.nats.reading import read_history, top_of
 from tidewire.backends.nats.server_clock import StoreClock
 from tidewire.backends.nats.session import Session, Unsendable
 from tidewire.backends.shared.outage import Outage
 from tidewire.backends.shared.relayed import pack_ephemeral
 from tidewire.backends.shared.waiting import not_published
 from tidewire.errors import NotPublished, StoreUnavailable
-from tidewire.messages import EphemeralPublication, HistoryPage, Position, PublishRequest
+from tidewire.messages import EphemeralPublication, HistoryPage, HistoryRequest, Position, PublishRequest
 from tidewire.options import Limits
-from tidewire.retention import Retention
 from tidewire.support.counters import count_limit
 
 __all__ = ("NatsBroker",)
@@ -221,17 +220,8 @@ class NatsBroker(Broker):
     async def _top(self, stream: Stream, channel: str) -> Position:
         return Position(top_of(await stream.last(stream.stored(channel))), stream.epoch)
 
-    async def history(
-        self,
-        channel: str,
-        *,
-        since: Position | None = None,
-        limit: int | None = None,
-        reverse: bool = False,
-        retention: Retention | None = None,
-    ) -> HistoryPage:
-        query = HistoryQuery(channel, since, None if limit is None else max(0, limit), reverse, retention)
-        return await read_history(self._ready(), query, self._limits.publish_seconds, self._clock)
+    async def read(self, request: HistoryRequest) -> HistoryPage:
+        return await read_history(self._ready(), request, self._limits.publish_seconds, self._clock)
 
     async def positions(self, channels: Sequence[str]) -> dict[str, Position]:
         stream = self._ready()

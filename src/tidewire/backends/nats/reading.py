@@ -18,10 +18,10 @@ from tidewire.backends.nats.publication_stream import Stream
 from tidewire.backends.nats.server_clock import StoreClock
 from tidewire.backends.nats.session import Unsendable
 from tidewire.errors import StoreUnavailable
-from tidewire.messages import HistoryPage, Position, Publication
+from tidewire.messages import HistoryPage, HistoryRequest, Position, Publication
 from tidewire.retention import Retention
 
-__all__ = ("HistoryQuery", "oldest_of_newest", "read_history", "top_of")
+__all__ = ("oldest_of_newest", "read_history", "top_of")
 
 #: Messages that are asked for at once.
 _BATCH = 500
@@ -31,16 +31,6 @@ _BATCH_BYTES, _LARGEST = 512 * 1024, 64 * 1_048_576
 _FURTHER = 8
 #: Marks of a removed history that may stand among the messages.
 _MARKERS = 2
-
-
-class HistoryQuery(msgspec.Struct, frozen=True):
-    """The arguments of `Broker.history`."""
-
-    channel: str
-    since: Position | None
-    limit: int | None
-    reverse: bool
-    retention: Retention | None
 
 
 class _Read(msgspec.Struct, frozen=True):
@@ -179,55 +169,57 @@ def _read(msg: Msg) -> _Read | None:
     return _Read(seq, seq, stored, Stamp.read(headers, stored), msg.data)
 
 
-async def read_history(stream: Stream, query: HistoryQuery, seconds: float, clock: StoreClock) -> HistoryPage:
-    """Answer a history query (base.Broker.history); raises StoreUnavailable."""
-    subject = stream.stored(query.channel)
+async def read_history(stream: Stream, request: HistoryRequest, seconds: float, clock: StoreClock) -> HistoryPage:
+    """Answer a history request (base.Broker.read); raises StoreUnavailable."""
+    if request.limit is not None:
+        request = msgspec.structs.replace(request, limit=max(0, request.limit))
+    subject = stream.stored(request.channel)
     last = await stream.last(subject)
     position = Position(top_of(last), stream.epoch)
-    since = query.since
+    since = request.since
     if since is not None and since.epoch != stream.epoch:
         return HistoryPage((), position, complete=False)
-    if last is None or (query.limit == 0 and since is None):
+    if last is None or (request.limit == 0 and since is None):
         return HistoryPage((), position, complete=since is None or since.offset == position.offset)
-    if since is not None and since.offset >= position.offset and not query.reverse:
+    if since is not None and since.offset >= position.offset and not request.reverse:
         return HistoryPage((), position, complete=since.offset == position.offset)
     reader = _Reader(stream, subject, seconds, clock.set)
     try:
-        if query.reverse:
-            return await _read_backward(reader, query, last.seq, position, clock)
-        return await _read_forward(reader, query, last.seq, position, clock)
+        if request.reverse:
+            return await _read_backward(reader, request, last.seq, position, clock)
+        return await _read_forward(reader, request, last.seq, position, clock)
     except (TimeoutError, Unsendable) as error:
-        raise StoreUnavailable(f"the history of {query.channel!r} cannot be read from NATS: {error}") from error
+        raise StoreUnavailable(f"the history of {request.channel!r} cannot be read from NATS: {error}") from error
 
 
 async def _read_forward(
-    reader: _Reader, query: HistoryQuery, last: int, position: Position, clock: StoreClock
+    reader: _Reader, request: HistoryRequest, last: int, position: Position, clock: StoreClock
 ) -> HistoryPage:
-    after, retention = 0 if query.since is None else query.since.offset, query.retention
+    after, retention = 0 if request.since is None else request.since.offset, request.retention
     if retention is None:
-        most = None if query.limit is None else query.limit + 1 + _MARKERS
+        most = None if request.limit is None else request.limit + 1 + _MARKERS
         publications = await reader.linked(await reader.forward(after, last, most), after)
     else:
         publications = await reader.linked(await reader.newest(after, last, retention.size), after)
         publications = _shown(publications, retention, clock)
-    shown = [_publication(query, position, *read) for read in publications if read[0].seq > after]
-    complete = query.since is None or (bool(shown) and shown[0].previous <= after)
-    return HistoryPage(tuple(shown if query.limit is None else shown[: query.limit]), position, complete)
+    shown = [_publication(request, position, *read) for read in publications if read[0].seq > after]
+    complete = request.since is None or (bool(shown) and shown[0].previous <= after)
+    return HistoryPage(tuple(shown if request.limit is None else shown[: request.limit]), position, complete)
 
 
 async def _read_backward(
-    reader: _Reader, query: HistoryQuery, last: int, position: Position, clock: StoreClock
+    reader: _Reader, request: HistoryRequest, last: int, position: Position, clock: StoreClock
 ) -> HistoryPage:
-    since, retention, newer = query.since, query.retention, 0
+    since, retention, newer = request.since, request.retention, 0
     if since is not None and since.offset <= last:
         newer, last = await reader.count(since.offset), since.offset - 1
-    rooms = [query.limit, None if retention is None else max(0, retention.size - newer)]
+    rooms = [request.limit, None if retention is None else max(0, retention.size - newer)]
     count = min((room for room in rooms if room is not None), default=None)
     found = await (reader.forward(1, last, None) if count is None else reader.newest(1, last, count, newer))
     publications = await reader.linked(found, 0)
     if retention is not None:
         publications = _shown(publications, Retention(retention.size, retention.age), clock)
-    shown = [_publication(query, position, *read) for read in reversed(publications)][:count]
+    shown = [_publication(request, position, *read) for read in reversed(publications)][:count]
     complete = since is None or (since.offset <= position.offset + 1 and (bool(shown) or not found))
     return HistoryPage(tuple(shown), position, complete)
 
@@ -241,9 +233,9 @@ def _shown(
     return [read for read in newest if read[0].stored >= oldest]
 
 
-def _publication(query: HistoryQuery, position: Position, read: _Read, previous: int) -> Publication:
+def _publication(request: HistoryRequest, position: Position, read: _Read, previous: int) -> Publication:
     assert read.stamp is not None
-    return read.stamp.publication(query.channel, read.seq, previous, position.epoch, read.data)
+    return read.stamp.publication(request.channel, read.seq, previous, position.epoch, read.data)
 
 
 async def oldest_of_newest(stream: Stream, subject: str, last: int, count: int, seconds: float) -> int:

@@ -23,9 +23,8 @@ from tidewire.backends.postgres.server_errors import FAILURES, opening_error
 from tidewire.backends.shared.growth import Growth
 from tidewire.backends.shared.outage import Outage
 from tidewire.errors import NotPublished, StoreUnavailable, TidewireError
-from tidewire.messages import EphemeralPublication, HistoryPage, Position, Publication, PublishRequest
+from tidewire.messages import EphemeralPublication, HistoryPage, HistoryRequest, Position, Publication, PublishRequest
 from tidewire.options import Limits
-from tidewire.retention import Retention
 
 __all__ = ("PostgresBroker",)
 
@@ -163,17 +162,9 @@ class PostgresBroker(Broker):
         if self._is_open:
             self._carriage.unsubscribe(channel)
 
-    async def history(
-        self,
-        channel: str,
-        *,
-        since: Position | None = None,
-        limit: int | None = None,
-        reverse: bool = False,
-        retention: Retention | None = None,
-    ) -> HistoryPage:
+    async def read(self, request: HistoryRequest) -> HistoryPage:
         self._check()
-        return await read_history(self._pool, channel, since, limit, retention, reverse=reverse)
+        return await read_history(self._pool, request)
 
     async def remove_history(self, channel: str) -> None:
         self._check()

@@ -10,7 +10,7 @@ from tidewire.backends.postgres.pool import Pool
 from tidewire.backends.postgres.schema import SQL
 from tidewire.backends.shared.completeness import is_complete
 from tidewire.errors import StoreUnavailable
-from tidewire.messages import MAX_OFFSET, Format, HistoryPage, Position, Publication
+from tidewire.messages import MAX_OFFSET, Format, HistoryPage, HistoryRequest, Position, Publication
 from tidewire.retention import Retention
 
 __all__ = ("PositionReader", "positions_of", "read_history", "read_news")
@@ -28,17 +28,10 @@ def _publication(channel: str, row: Any) -> Publication:
     )
 
 
-async def read_history(
-    pool: Pool,
-    channel: str,
-    since: Position | None,
-    limit: int | None,
-    retention: Retention | None,
-    *,
-    reverse: bool,
-) -> HistoryPage:
-    """Answer a history query (base.Broker.history); raises StoreUnavailable."""
-    shown = retention or _ALL
+async def read_history(pool: Pool, request: HistoryRequest) -> HistoryPage:
+    """Answer a history request (base.Broker.read); raises StoreUnavailable."""
+    channel, since, limit, reverse = request.channel, request.since, request.limit, request.reverse
+    shown = request.retention or _ALL
     size, age = min(shown.size, _ALL.size), min(shown.age, _ALL.age)
     edge = (MAX_OFFSET + 1 if reverse else 0) if since is None else max(-1, min(since.offset, MAX_OFFSET + 1))
     most = None if limit is None else max(0, limit)

@@ -15,16 +15,15 @@ from tidewire.backends.redis.discovery import dial_any
 from tidewire.backends.redis.driver import Reply
 from tidewire.backends.redis.entries import EPHEMERAL
 from tidewire.backends.redis.keys import Keys
-from tidewire.backends.redis.reading import HistoryQuery, bound_history, read_history, read_positions, remove_history
+from tidewire.backends.redis.reading import bound_history, read_history, read_positions, remove_history
 from tidewire.backends.redis.shards import Shards
 from tidewire.backends.shared.growth import Growth
 from tidewire.backends.shared.outage import Outage
 from tidewire.backends.shared.relayed import pack_ephemeral
 from tidewire.backends.shared.waiting import not_published
 from tidewire.errors import NotPublished, StoreUnavailable
-from tidewire.messages import EphemeralPublication, HistoryPage, Position, PublishRequest
+from tidewire.messages import EphemeralPublication, HistoryPage, HistoryRequest, Position, PublishRequest
 from tidewire.options import Limits
-from tidewire.retention import Retention
 from tidewire.support.counters import count_limit
 
 __all__ = ("RedisBroker",)
@@ -166,17 +165,8 @@ class RedisBroker(Broker):
         if self._shards is not None:
             self._carriage.unsubscribe(channel)
 
-    async def history(
-        self,
-        channel: str,
-        *,
-        since: Position | None = None,
-        limit: int | None = None,
-        reverse: bool = False,
-        retention: Retention | None = None,
-    ) -> HistoryPage:
-        query = HistoryQuery(channel, since, limit, reverse, retention)
-        return await read_history(self._opened(), self._keys, query)
+    async def read(self, request: HistoryRequest) -> HistoryPage:
+        return await read_history(self._opened(), self._keys, request)
 
     async def remove_history(self, channel: str) -> None:
         await remove_history(self._opened(), self._keys, channel)

@@ -6,8 +6,6 @@ import asyncio
 from collections import defaultdict
 from collections.abc import Sequence
 
-import msgspec
-
 from tidewire.backends.redis.driver import Command, Reply
 from tidewire.backends.redis.entries import unpack
 from tidewire.backends.redis.generations import SCRIPTS
@@ -15,10 +13,9 @@ from tidewire.backends.redis.keys import Keys
 from tidewire.backends.redis.opening import new_epoch
 from tidewire.backends.redis.shards import Shard, Shards
 from tidewire.backends.shared.completeness import is_complete
-from tidewire.messages import MAX_OFFSET, HistoryPage, Position
-from tidewire.retention import Retention
+from tidewire.messages import MAX_OFFSET, HistoryPage, HistoryRequest, Position
 
-__all__ = ("HistoryQuery", "bound_history", "read_history", "read_positions", "remove_history")
+__all__ = ("bound_history", "read_history", "read_positions", "remove_history")
 
 #: Channels in one reading of positions.
 _CHUNK = 500
@@ -26,30 +23,20 @@ _CHUNK = 500
 _LONGEST_AGE = 1e10
 
 
-class HistoryQuery(msgspec.Struct, frozen=True):
-    """The arguments of `Broker.history`."""
-
-    channel: str
-    since: Position | None
-    limit: int | None
-    reverse: bool
-    retention: Retention | None
-
-
-async def read_history(shards: Shards, keys: Keys, query: HistoryQuery) -> HistoryPage:
-    """Answer a history query (base.Broker.history); raises StoreUnavailable."""
-    since, retention = query.since, query.retention
+async def read_history(shards: Shards, keys: Keys, request: HistoryRequest) -> HistoryPage:
+    """Answer a history request (base.Broker.read); raises StoreUnavailable."""
+    since, retention = request.since, request.retention
     bound = "" if since is None else min(max(since.offset, 0), MAX_OFFSET)
     shown = ("", "") if retention is None else (retention.size, str(min(retention.age, _LONGEST_AGE)))
     reply = await _run(
         shards,
         keys,
         "history",
-        query.channel,
-        "-" if query.reverse else "+",
+        request.channel,
+        "-" if request.reverse else "+",
         bound,
         "" if since is None else since.epoch,
-        "" if query.limit is None else max(0, query.limit),
+        "" if request.limit is None else max(0, request.limit),
         *shown,
     )
     assert isinstance(reply, list)
@@ -58,11 +45,11 @@ async def read_history(shards: Shards, keys: Keys, query: HistoryQuery) -> Histo
     if since is not None and since.epoch != position.epoch:
         return HistoryPage((), position, complete=False)
     found = tuple(
-        unpack(query.channel, int(id[:-2]), position.epoch, int(fields[1]), fields[3])
+        unpack(request.channel, int(id[:-2]), position.epoch, int(fields[1]), fields[3])
         for id, fields in entries
         if id.endswith(b"-0")  # other entries are not ours
     )
-    return HistoryPage(found, position, is_complete(since, top, first, found, query.limit, reverse=query.reverse))
+    return HistoryPage(found, position, is_complete(since, top, first, found, request.limit, reverse=request.reverse))
 
 
 async def remove_history(shards: Shards, keys: Keys, channel: str) -> None:

@@ -15,14 +15,13 @@ from tidewire.backends.sqlite.mailbox import CarriageOrder, FileWrite, Mailbox
 from tidewire.backends.sqlite.outbox_insert import publish_within
 from tidewire.backends.sqlite.outbox_mover import OutboxMover
 from tidewire.backends.sqlite.publishing import Publishing
-from tidewire.backends.sqlite.reading import HistoryQuery, Readers, read_history, read_positions
+from tidewire.backends.sqlite.reading import Readers, read_history, read_positions
 from tidewire.backends.sqlite.size_limits import SizeLimits
 from tidewire.backends.sqlite.store_clock import StoreClock, SystemClock
 from tidewire.backends.sqlite.writer_thread import Answer, WriterThread
 from tidewire.errors import NotPublished, PublishError, StoreUnavailable, TidewireError
-from tidewire.messages import EphemeralPublication, HistoryPage, Position, Publication, PublishRequest
+from tidewire.messages import EphemeralPublication, HistoryPage, HistoryRequest, Position, Publication, PublishRequest
 from tidewire.options import Limits
-from tidewire.retention import Retention
 from tidewire.support.counters import count_limit
 
 __all__ = ("SqliteBroker",)
@@ -172,18 +171,10 @@ class SqliteBroker(Broker):
         if self._is_open:
             self._mailbox.order(CarriageOrder(channel, None))
 
-    async def history(
-        self,
-        channel: str,
-        *,
-        since: Position | None = None,
-        limit: int | None = None,
-        reverse: bool = False,
-        retention: Retention | None = None,
-    ) -> HistoryPage:
+    async def read(self, request: HistoryRequest) -> HistoryPage:
         self._check_open()
-        query = HistoryQuery(channel, since, limit, reverse, retention, self._writer.seed)
-        return await self._readers.run(lambda connection: read_history(connection, query, self._clock))
+        seed = self._writer.seed
+        return await self._readers.run(lambda connection: read_history(connection, request, seed, self._clock))
 
     async def positions(self, channels: Sequence[str]) -> dict[str, Position]:
         self._check_open()

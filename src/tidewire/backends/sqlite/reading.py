@@ -11,17 +11,15 @@ from pathlib import Path
 from queue import Empty, SimpleQueue
 from typing import TypeVar
 
-import msgspec
-
 from tidewire.backends.shared.completeness import is_complete
 from tidewire.backends.sqlite.database import SQL, connect, derived_epoch, identity
 from tidewire.backends.sqlite.file_errors import explain
 from tidewire.backends.sqlite.store_clock import StoreClock
 from tidewire.errors import StoreUnavailable
-from tidewire.messages import Format, HistoryPage, Position, Publication
+from tidewire.messages import Format, HistoryPage, HistoryRequest, Position, Publication
 from tidewire.retention import Retention
 
-__all__ = ("HistoryQuery", "Readers", "read_history", "read_positions")
+__all__ = ("Readers", "read_history", "read_positions")
 
 T = TypeVar("T")
 
@@ -88,30 +86,19 @@ class Readers:
             self._idle.get_nowait()[0].close()
 
 
-class HistoryQuery(msgspec.Struct, frozen=True):
-    """The arguments of `Broker.history`, and the store's seed."""
-
-    channel: str
-    since: Position | None
-    limit: int | None
-    reverse: bool
-    retention: Retention | None
-    seed: str
-
-
-def read_history(connection: sqlite3.Connection, query: HistoryQuery, clock: StoreClock) -> HistoryPage:
-    """Answer a history query inside a transaction (base.Broker.history)."""
-    row = connection.execute(SQL["history_channel"], (query.channel,)).fetchone()
+def read_history(connection: sqlite3.Connection, request: HistoryRequest, seed: str, clock: StoreClock) -> HistoryPage:
+    """Answer a history request inside a transaction (base.Broker.read)."""
+    row = connection.execute(SQL["history_channel"], (request.channel,)).fetchone()
     if row is None:
-        row = (0, derived_epoch(query.seed, query.channel), 0, 0)
+        row = (0, derived_epoch(seed, request.channel), 0, 0)
     channel_id, epoch, top, floor = row
     position = Position(top, epoch)
-    since = query.since
+    since = request.since
     if since is not None and since.epoch != epoch:
         return HistoryPage((), position, complete=False)
-    first = _first_shown(connection, channel_id, top, floor, query.retention, clock.now())
-    limit = _NO_LIMIT if query.limit is None else max(0, query.limit)
-    if query.reverse:
+    first = _first_shown(connection, channel_id, top, floor, request.retention, clock.now())
+    limit = _NO_LIMIT if request.limit is None else max(0, request.limit)
+    if request.reverse:
         before = _ABOVE_ALL if since is None else since.offset
         statement, window = "backward", (first, before)
     else:
@@ -119,11 +106,11 @@ def read_history(connection: sqlite3.Connection, query: HistoryQuery, clock: Sto
         statement, window = "forward", (max(first, after + 1), _ABOVE_ALL)
     rows = connection.execute(SQL[statement], (channel_id, *window, limit)).fetchall()
     found = [
-        Publication(query.channel, offset, offset - 1, epoch, time, data, Format(format), meta)
+        Publication(request.channel, offset, offset - 1, epoch, time, data, Format(format), meta)
         for offset, time, format, data, meta in rows
     ]
     return HistoryPage(
-        tuple(found), position, is_complete(since, top, first, found, query.limit, reverse=query.reverse)
+        tuple(found), position, is_complete(since, top, first, found, request.limit, reverse=request.reverse)
     )
 
 

@@ -16,7 +16,6 @@ from tidewire.happenings.happenings import Happenings
 from tidewire.http_api.nodes import Nodes
 from tidewire.hub.given_limits import SERVER_LIMITS, read_limits
 from tidewire.hub.hosting import HOST, Opened
-from tidewire.links.server_pings import warn_without_pings
 from tidewire.observe.metered import metered
 from tidewire.observe.node_report import Source
 from tidewire.options import ChannelOptions, Limits
@@ -97,7 +96,6 @@ class HubCore:
         host = HOST.get()
         if self._open is not None and host is None:
             raise ConfigurationError("this hub is open already; enter it once, in the application's lifespan")
-        warn_without_pings()
         broker, presence = (open_backend if host is None else host.open_store)(self.url, self.limits)
         if self._meter is not None:
             broker, presence = metered(broker, presence, self._meter)

@@ -10,9 +10,10 @@ from typing import Any
 
 from tidewire.errors import Disconnect
 from tidewire.links.base import Link, Listener
+from tidewire.links.server_pings import ServerPings
 from tidewire.options import Limits
 from tidewire.protocols.batch import Batch
-from tidewire.protocols.close_codes import GONE, INTERNAL_ERROR, STALLED
+from tidewire.protocols.close_codes import GONE, INTERNAL_ERROR, NO_PONG, STALLED
 from tidewire.support.counters import count_limit
 
 __all__ = ("CLOSE_SECONDS", "AsgiLink")
@@ -52,8 +53,10 @@ class AsgiLink(Link):
         "_listener",
         "_outbox",
         "_outbox_bytes",
+        "_pings",
         "_receive",
         "_send",
+        "_sent_messages",
         "_tasks",
         "_work",
         "is_closed",
@@ -62,13 +65,21 @@ class AsgiLink(Link):
 
     deflate = False
 
-    def __init__(self, receive: Receive, send: Send, limits: Limits, accept: Any = None) -> None:
+    def __init__(
+        self,
+        receive: Receive,
+        send: Send,
+        limits: Limits,
+        accept: Any = None,
+        pings: ServerPings | None = None,
+    ) -> None:
         self._receive = receive
         self._send = send
         self._limits = limits
         self._listener: Listener | None = None
         self._outbox: deque[tuple[Any, int]] = deque()
-        self._outbox_bytes = 0
+        self._outbox_bytes = self._sent_messages = 0
+        self._pings = pings
         self._accept = accept
         self._is_accepted = asyncio.Event()
         self._work = asyncio.Event()
@@ -88,8 +99,26 @@ class AsgiLink(Link):
 
     def listen(self, listener: Listener) -> None:
         self._listener = listener
+        if self._pings is not None:
+            self._pings.start(self)
         loop = asyncio.get_running_loop()
         self._tasks = [loop.create_task(self._read()), loop.create_task(self._write())]
+
+    @property
+    def sent(self) -> int | None:
+        """How many messages were handed to the server; None while one is on its way, or the link is not open."""
+        is_busy = self._outbox or self._closing is not None or self.is_closed or not self._is_accepted.is_set()
+        return None if is_busy else self._sent_messages
+
+    def stop_pings(self) -> None:
+        if self._pings is not None:
+            self._pings.stop()
+            self._pings = None
+
+    def no_pong(self) -> None:
+        """End: the client has not answered a ping."""
+        count_limit("pong_seconds")
+        self._end(self._closing or NO_PONG, clean=False)
 
     def uncork(self) -> None:
         self._work.set()
@@ -230,6 +259,7 @@ class AsgiLink(Link):
         if not self._outbox:  # the link has ended meanwhile
             return
         self._outbox_bytes -= self._outbox.popleft()[1]
+        self._sent_messages += 1
         if self.paused and self._outbox_bytes <= _LOW_WATER:
             self.paused = False
             self._drained.set()
@@ -241,6 +271,8 @@ class AsgiLink(Link):
         if self.is_closed:
             return
         self.is_closed = True
+        if self._pings is not None:
+            self._pings.stop()
         self.paused = False
         self._outbox.clear()
         self._outbox_bytes = 0

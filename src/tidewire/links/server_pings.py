@@ -1,29 +1,147 @@
-"""ASGI servers that wait for no pong: there, nothing tells a client that is frozen from one that is quiet.
+"""Pings under ASGI servers that send none, or wait for no pong: hypercorn and granian.
 
-ASGI has no event for a ping, so that `links/asgi.py` depends on its server: uvicorn, gunicorn with uvicorn's worker and
-daphne ping by themselves.
+ASGI has no event for a ping. uvicorn, gunicorn with uvicorn's worker and daphne ping by themselves; under these two,
+nothing would tell a client that is frozen from one that is quiet. So a ping frame goes straight into the TCP socket,
+at a moment when the server has nothing to write, and any bytes that the kernel receives afterwards are the answer.
 """
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import logging
+import random
+import socket
 import sys
+from collections.abc import MutableMapping
+from typing import Any, Protocol
 
-__all__ = ("warn_without_pings",)
+from tidewire.links.tcp_socket import Peer, Sockets, TcpState, peer_of, state_of
+from tidewire.options import Limits
+from tidewire.support.log_limit import LogLimit
+from tidewire.support.timer_wheel import TimerWheel
+
+__all__ = ("Pinged", "ServerPings", "pings_for")
 
 logger = logging.getLogger("tidewire")
 
 #: The modules of these servers.
 _WITHOUT_PINGS = ("hypercorn", "granian")
+#: A ping without data (RFC 6455 section 5.5.2); a server does not mask its frames.
+_PING = b"\x89\x00"
+#: Seconds in which the server must have had nothing to write, and between two tries.
+_QUIET_SECONDS, _RETRY_SECONDS = 0.005, 1.0
+#: The kernel counts the time of a pong in ticks; the silence before the ping was longer than this.
+_CLOCK_SECONDS = 0.05
+
+_unpinged = LogLimit(3600.0)
 
 
-def warn_without_pings() -> None:
-    """Warn, when an application starts, that presence promises less under the server that runs it."""
-    for server in _WITHOUT_PINGS:
-        if server in sys.modules:
-            logger.warning(
-                "%s waits for no answer to a WebSocket ping, so an endpoint's client that freezes or loses its net "
-                "stays present; use `tidewire run`, or uvicorn, where that matters (clients of the Centrifuge protocol "
-                "are pinged by tidewire)",
-                server,
-            )
+class Pinged(Protocol):
+    """A link whose client is pinged."""
+
+    @property
+    def sent(self) -> int | None:
+        """How many messages were handed to the server; None while one is on its way, or the link is not open."""
+
+    def no_pong(self) -> None:
+        """The client is not there any more."""
+
+
+def pings_for(scope: MutableMapping[str, Any], limits: Limits) -> ServerPings | None:
+    """Return the pings of a WebSocket, or None where its server sends them or nothing can; that is logged."""
+    if not limits.ping_seconds:
+        return None
+    server = next((name for name in _WITHOUT_PINGS if name in sys.modules), "")
+    if not server:
+        return None
+    peer = peer_of(scope)
+    if isinstance(peer, Peer):
+        return ServerPings(peer, limits, server)
+    _warn(server, peer)
+    return None
+
+
+def _warn(server: str, why: str) -> None:
+    if (more := _unpinged.due(why)) is not None:
+        logger.warning(
+            "a client that freezes or loses its net stays present: %s waits for no answer to a WebSocket ping, and "
+            "tidewire cannot ping here (%s); use `tidewire run`, or uvicorn, where that matters (clients of the "
+            "Centrifuge protocol are pinged anyway)%s",
+            server,
+            why,
+            more,
+        )
+
+
+class ServerPings:
+    """Pings one client, if nothing has come from it for `ping_seconds`."""
+
+    __slots__ = ("_asked", "_limits", "_link", "_loop", "_peer", "_server", "timer_slot")
+
+    def __init__(self, peer: Peer, limits: Limits, server: str) -> None:
+        self._peer = peer
+        self._limits = limits
+        self._server = server
+        self._link: Pinged | None = None
+        #: When the ping was written whose answer is expected, or 0.
+        self._asked = 0.0
+        self.timer_slot = 0
+
+    def start(self, link: Pinged) -> None:
+        """Ping from now on."""
+        self._link = link
+        self._loop = asyncio.get_running_loop()
+        TimerWheel.of(self._loop).schedule(self, self._limits.ping_seconds * random.uniform(0.5, 1.0))
+
+    def stop(self) -> None:
+        """Ping no more."""
+        if self._link is not None:
+            self._link = None
+            TimerWheel.of(self._loop).cancel(self)
+
+    def on_timer(self, now: float) -> float | None:
+        """Ping, or judge by what has come since the ping."""
+        if self._link is None:
+            return None
+        found = Sockets.of(self._loop).open(self._peer)
+        if found is None:
+            _warn(self._server, "its socket is not found")
+            return None
+        try:
+            with found:
+                return self._step(self._link, found, now)
+        except OSError:
+            return None  # the server knows that it has ended
+
+    def _step(self, link: Pinged, found: socket.socket, now: float) -> float | None:
+        limits, state = self._limits, state_of(found)
+        silence = 0.0 if state.unread else state.since_data
+        if self._is_gone(state, silence, now):
+            link.no_pong()
+            with contextlib.suppress(OSError):
+                found.shutdown(socket.SHUT_RDWR)  # so that the server ends it too
+            return None
+        self._asked = 0.0
+        if silence < limits.ping_seconds - limits.pong_seconds or silence < limits.ping_seconds / 2:
+            return limits.ping_seconds - silence
+        if state.is_acknowledged and link.sent is not None:
+            self._loop.call_later(_QUIET_SECONDS, self._ping, link.sent)
+            return limits.pong_seconds
+        return _RETRY_SECONDS
+
+    def _is_gone(self, state: TcpState, silence: float, now: float) -> bool:
+        if not state.is_acknowledged and state.since_acknowledgement >= self._limits.pong_seconds:
+            return True  # what was sent does not arrive
+        return self._asked > 0 and silence > now - self._asked + _CLOCK_SECONDS
+
+    def _ping(self, sent: int) -> None:
+        """Write a ping, if the server has had nothing to write since the timer looked: frames must not be cut."""
+        link = self._link
+        found = None if link is None or link.sent != sent else Sockets.of(self._loop).open(self._peer)
+        if found is None:
+            return
+        with found, contextlib.suppress(OSError):
+            if state_of(found).is_acknowledged:
+                found.send(_PING, socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)
+                self._asked = self._loop.time()

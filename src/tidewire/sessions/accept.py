@@ -17,6 +17,7 @@ from tidewire.engine.node import Node
 from tidewire.errors import ConnectionClosed, Disconnect, LimitExceeded, StoreUnavailable
 from tidewire.links.asgi import CLOSE_SECONDS, AsgiLink
 from tidewire.links.base import Link
+from tidewire.links.server_pings import pings_for
 from tidewire.messages import IssuedToken
 from tidewire.protocols.base import Protocol
 from tidewire.protocols.close_codes import INTERNAL_ERROR, NORMAL, REVOKED, SHUTDOWN, STORE_AWAY, TOO_MANY
@@ -158,7 +159,10 @@ async def _open_link(
     """
     link: object = websocket.scope.get("extensions", {}).get("tidewire.link")
     if websocket.application_state is not WebSocketState.CONNECTING:
-        return link if isinstance(link, Link) else AsgiLink(websocket.receive, websocket.send, node.limits)
+        if isinstance(link, Link):
+            return link
+        pings = pings_for(websocket.scope, node.limits)
+        return AsgiLink(websocket.receive, websocket.send, node.limits, pings=pings)
     opened: Link
     if isinstance(link, Link):
         opened = link
@@ -171,7 +175,8 @@ async def _open_link(
         if websocket.client_state is WebSocketState.CONNECTING:
             await websocket.receive()
         event = {"type": "websocket.accept", "subprotocol": subprotocol, "headers": list(headers or ())}
-        opened = AsgiLink(websocket.receive, websocket.send, node.limits, accept=event)
+        pings = pings_for(websocket.scope, node.limits)
+        opened = AsgiLink(websocket.receive, websocket.send, node.limits, accept=event, pings=pings)
     asyncio.get_running_loop().call_later(_CORK_SECONDS, opened.uncork)
     return opened
 

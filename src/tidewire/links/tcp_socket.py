@@ -1,0 +1,125 @@
+"""The TCP socket under a WebSocket whose ASGI server owns it: found by its peer, and asked what the kernel knows of it.
+
+Linux alone tells it. The server's own objects are not touched: each use works on a duplicate of the descriptor.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import socket
+import struct
+import sys
+from collections.abc import MutableMapping
+from typing import Any, NamedTuple
+
+from tidewire.support.per_loop import PerLoop
+
+__all__ = ("Peer", "Sockets", "TcpState", "peer_of")
+
+#: `struct tcp_info`: the first 8 bytes are flags, then 32-bit numbers: unacked, last_data_recv, last_ack_recv.
+_UNACKED, _LAST_DATA, _LAST_ACK, _INFO_BYTES = 24, 52, 56, 104
+_FIONREAD, _SCAN_SECONDS = 0x541B, 1.0
+
+
+class Peer(NamedTuple):
+    """The other end of a socket, and the port of this one."""
+
+    host: str
+    port: int
+    own_port: int
+
+
+class TcpState(NamedTuple):
+    """Bytes that were received and not read, whether all that was sent has arrived, and seconds of silence."""
+
+    unread: int
+    is_acknowledged: bool
+    since_data: float
+    since_acknowledgement: float
+
+
+def peer_of(scope: MutableMapping[str, Any]) -> Peer | str:
+    """Return the peer of a WebSocket's own TCP connection, or why nothing may be written to it."""
+    client, server = scope.get("client"), scope.get("server")
+    if sys.platform != "linux":
+        return "this is not Linux"
+    if scope.get("scheme") == "wss":
+        return "the server speaks TLS itself"
+    if str(scope.get("http_version", "1.1")).startswith(("2", "3")):
+        return "the connection is HTTP/2"
+    if not client or not client[1] or not server or not server[1]:
+        return "the server does not say which TCP connection it is"
+    return Peer(_plain(str(client[0])), int(client[1]), int(server[1]))
+
+
+def _plain(host: str) -> str:
+    return host.removeprefix("::ffff:") if "." in host else host
+
+
+class Sockets(PerLoop):
+    """The TCP sockets of this process, by their peers."""
+
+    __slots__ = ("_found", "_scanned")
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        super().__init__(loop)
+        self._found: dict[Peer, int] = {}
+        self._scanned = -_SCAN_SECONDS
+
+    def open(self, peer: Peer) -> socket.socket | None:
+        """Return a duplicate of the socket with this peer, for the caller to close; None: there is none (any more)."""
+        found = self._duplicate(peer)
+        if found is None and self._loop.time() - self._scanned >= _SCAN_SECONDS:
+            self._scanned = self._loop.time()
+            self._found = _scan()
+            found = self._duplicate(peer)
+        return found
+
+    def _duplicate(self, peer: Peer) -> socket.socket | None:
+        number = self._found.get(peer)
+        if number is None:
+            return None
+        try:
+            duplicate = socket.socket(fileno=os.dup(number))
+        except OSError:
+            return None
+        if _peer(duplicate) == peer:  # a number is used again
+            return duplicate
+        duplicate.close()
+        return None
+
+
+def _scan() -> dict[Peer, int]:
+    found = {}
+    with contextlib.suppress(OSError):
+        for name in os.listdir("/proc/self/fd"):
+            with contextlib.suppress(OSError):
+                duplicate = socket.socket(fileno=os.dup(int(name)))
+                with duplicate:
+                    peer = _peer(duplicate)
+                if peer is not None:
+                    found[peer] = int(name)
+    return found
+
+
+def _peer(found: socket.socket) -> Peer | None:
+    if found.family not in (socket.AF_INET, socket.AF_INET6) or found.type != socket.SOCK_STREAM:
+        return None
+    try:
+        host, port = found.getpeername()[:2]
+        return Peer(_plain(host), port, found.getsockname()[1])
+    except OSError:
+        return None
+
+
+def state_of(found: socket.socket) -> TcpState:
+    """Return what the kernel knows of a connection; raises OSError."""
+    import fcntl
+
+    unread = struct.unpack("i", fcntl.ioctl(found, _FIONREAD, b"\0" * 4))[0]
+    info = found.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _INFO_BYTES)
+    unacked, data, ack = (struct.unpack_from("I", info, place)[0] for place in (_UNACKED, _LAST_DATA, _LAST_ACK))
+    unsent = struct.unpack("i", fcntl.ioctl(found, 0x5411, b"\0" * 4))[0]  # SIOCOUTQ
+    return TcpState(unread, not unacked and not unsent, data / 1000, ack / 1000)

@@ -139,7 +139,7 @@ def test_a_bug_after_accept_is_1011_and_before_it_500_with_one_traceback_each(se
 
 def test_an_application_need_not_be_a_coroutine_function(caplog: pytest.LogCaptureFixture) -> None:
     async def main(answer: Any) -> list[bool]:
-        call = AsgiApplication(opening, opened, 100).start(answer, {}, asyncio.get_running_loop())
+        call = AsgiApplication(opening, opened, 100, asyncio.get_running_loop()).start(answer, {})
         await asyncio.wait([call])
         await asyncio.sleep(0)
         return [one.kwargs["failed"] for one in opened.application_returned.call_args_list]
@@ -158,6 +158,31 @@ def test_an_application_need_not_be_a_coroutine_function(caplog: pytest.LogCaptu
     assert asyncio.run(main(lambda *three: accepts(*three))) == [True, True, False]
     assert asyncio.run(main(lambda *three: asyncio.ensure_future(accepts(*three)))) == [True, True, False, False]
     assert caplog.text.count("Exception in ASGI application") == 2
+
+
+def test_an_application_that_waits_has_written_what_it_sent() -> None:
+    async def main() -> None:
+        opening, opened = Mock(), Mock(paused=False)
+        application = AsgiApplication(opening, opened, 1_000, asyncio.get_running_loop())
+
+        async def echo(scope: object, receive: Any, send: Any) -> None:
+            await receive()
+            await send({"type": "websocket.accept"})
+            for _ in range(3):
+                await send({**await receive(), "type": "websocket.send"})
+
+        call = application.start(echo, {})
+        await asyncio.sleep(0)
+        application.put("one")
+        application.put("two")
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        names = [name for name, *_ in opened.mock_calls]
+        assert names == ["flush", "send_message", "send_message", "flush"]
+        application.put("three")
+        await asyncio.wait([call])
+
+    asyncio.run(main())
 
 
 def test_refusals_before_accept(server: Server) -> None:

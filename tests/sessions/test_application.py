@@ -24,7 +24,7 @@ from tidewire.protocols.plain import PLAIN
 from tidewire.sessions.accept import Acceptance
 from tidewire.sessions.application import HubConnection
 from tidewire.sessions.origins import Origins
-from tidewire.testing import wait_until
+from tidewire.testing import FakeLink, wait_until
 
 
 class Peer:
@@ -175,6 +175,45 @@ def test_json_has_the_depth_of_the_limits() -> None:
                 await connection.receive_json()
             assert await anext(connection.iter_json()) == [[3]]
         assert "deeper than the limit of 2" in peer.sent[1]["text"]
+        await node.aclose()
+
+    run(main())
+
+
+class FlushedLink(FakeLink):
+    """Notes after how many messages the endpoint wanted them to be written at once."""
+
+    __slots__ = ("flushed",)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.flushed: list[int] = []
+
+    def flush(self) -> None:
+        self.flushed.append(len(self.sent))
+
+
+def test_what_was_sent_goes_out_when_the_endpoint_waits_unless_a_push_takes_it_along() -> None:
+    async def main() -> None:
+        node = Node(MemoryBroker(), MemoryPresence())
+        await node.start()
+        peer, link = Peer(), FlushedLink()
+        peer.websocket.scope["extensions"]["tidewire.link"] = link
+        acceptance = Acceptance(node, peer.websocket, user="", protocol=PLAIN, origins=Origins())
+        async with HubConnection(node, acceptance) as connection:
+            await connection.subscribe("room")
+            waiting = asyncio.ensure_future(connection.receive_text())
+            await wait_until(lambda: link.flushed == [0])
+            link.receive("echo")
+            await connection.send_text(await waiting)
+            waiting = asyncio.ensure_future(connection.receive_text())
+            await wait_until(lambda: link.flushed == [0, 1])
+            link.receive("chat")
+            await connection.send_text("you wrote")
+            await connection.publish("room", await waiting)
+            asyncio.get_running_loop().call_later(0.01, link.receive, "bye")
+            assert await connection.receive_text() == "bye"
+            assert (link.data, link.flushed) == ([b"echo", b"you wrote", b"chat"], [0, 1])
         await node.aclose()
 
     run(main())

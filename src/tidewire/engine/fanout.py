@@ -246,6 +246,11 @@ class Fanout:
     # Order between direct sends and pushes.
 
     @property
+    def is_scheduled(self) -> bool:
+        """Whether something is pushed at the end of this turn."""
+        return self._scheduled
+
+    @property
     def is_broadcasting(self) -> bool:
         """Whether a publication for everybody has begun and not reached everybody."""
         return bool(self._broadcasts)

@@ -57,6 +57,9 @@ class Opened(Protocol):
     def send_message(self, message: WireMessage) -> None:
         """Write one message. Raises ClientGone."""
 
+    def flush(self) -> None:
+        """Write what waits for the end of the turn."""
+
     def pause_reading(self) -> None:
         """Read no more from the client."""
 
@@ -84,21 +87,36 @@ class AsgiApplication:
     `put`, `take` and `disconnected` are the side of the connection.
     """
 
-    __slots__ = ("_denial", "_inbox", "_limit", "_opened", "_opening", "_scope", "_size", "_state", "_waiting")
+    __slots__ = (
+        "_denial",
+        "_inbox",
+        "_is_full",
+        "_limit",
+        "_loop",
+        "_opened",
+        "_opening",
+        "_scope",
+        "_size",
+        "_state",
+        "_waiting",
+    )
 
-    def __init__(self, opening: Opening, opened: Opened, inbox_bytes: int) -> None:
+    def __init__(self, opening: Opening, opened: Opened, inbox_bytes: int, loop: asyncio.AbstractEventLoop) -> None:
         self._opening = opening
+        self._loop = loop
         self._opened = opened
         self._limit = inbox_bytes
         self._state = _State.CONNECTING
         self._inbox: list[Event] = [{"type": "websocket.connect"}]
         self._size = 0
+        #: More than the limit waits, and reading is paused.
+        self._is_full = False
         self._waiting: list[asyncio.Future[None]] = []
         #: The request of the handshake, until it is answered.
         self._scope: MutableMapping[str, Any] = {}
         self._denial: tuple[int, list[tuple[bytes, bytes]], bytes] = (0, [], b"")
 
-    def start(self, application: Application, scope: dict[str, Any], loop: asyncio.AbstractEventLoop) -> Call:
+    def start(self, application: Application, scope: dict[str, Any]) -> Call:
         """Begin the application's call, and report its return to the connection.
 
         Its coroutine is the task's own: no function of ours stands between the loop and each of its steps.
@@ -106,9 +124,9 @@ class AsgiApplication:
         call: Call
         self._scope = scope
         try:
-            call = asyncio.ensure_future(application(scope, self.receive, self.send), loop=loop)
+            call = asyncio.ensure_future(application(scope, self.receive, self.send), loop=self._loop)
         except Exception as error:  # raised before there was anything to await
-            call = loop.create_task(_raise(error))
+            call = self._loop.create_task(_raise(error))
         call.add_done_callback(self._returned)
         return call
 
@@ -128,8 +146,10 @@ class AsgiApplication:
 
     async def receive(self) -> Event:
         """Return the next event (ASGI `receive`); after the end always the disconnect."""
+        if not self._inbox:
+            self._opened.flush()  # the application has nothing more to say
         while not self._inbox:
-            waiter = asyncio.get_running_loop().create_future()
+            waiter = self._loop.create_future()
             self._waiting.append(waiter)
             try:
                 await waiter
@@ -141,7 +161,8 @@ class AsgiApplication:
         del self._inbox[0]
         if event["type"] == "websocket.receive":
             self._size -= _cost(event)
-            if self._size <= self._limit // 2:
+            if self._is_full and self._size <= self._limit // 2:
+                self._is_full = False
                 self._opened.resume_reading()
         return event
 
@@ -223,6 +244,7 @@ class AsgiApplication:
         self._inbox.append(event)
         self._size += _cost(event)
         if self._size > self._limit:
+            self._is_full = True
             self._opened.pause_reading()
         self._wake()
 

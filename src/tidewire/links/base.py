@@ -84,6 +84,10 @@ class Link(ABC):
         """Do as `write` does; a link for which a write is dear may join those of one turn of the loop."""
         self.write(batch)
 
+    def flush(self) -> None:
+        """Write what `write_later` has kept for the end of the turn; a link that keeps nothing does nothing."""
+        return
+
     @abstractmethod
     def backlog(self) -> tuple[int, int]:
         """Return the bytes and (an upper bound of) the messages that are not yet given to the operating system."""

@@ -140,9 +140,9 @@ class WebSocketProtocol(asyncio.Protocol):
         scope = handshake.scope(self._transport, config.asgi_version, config.root_path)
         scope["state"] = app_state.copy()
         scope["extensions"] = {"websocket.http.response": {}, "tidewire.link": link}
-        application = AsgiApplication(self, link, self._settings.limits.inbox_bytes)
+        application = AsgiApplication(self, link, self._settings.limits.inbox_bytes, self._loop)
         link.application_started(application)
-        task = cast(Any, application.start(cast(Any, config.loaded_app), scope, self._loop))
+        task = cast(Any, application.start(cast(Any, config.loaded_app), scope))
         self._server.tasks.add(task)
         task.add_done_callback(self._server.tasks.discard)
 

@@ -224,6 +224,9 @@ class WebSocketLink(Link):
             raise ClientGone("the client has gone; nothing can be sent any more")
         self._writer.write_later(frame(message, deflate=self.deflate), 0)
 
+    def flush(self) -> None:
+        self._writer.flush()
+
     def backlog(self) -> tuple[int, int]:
         """Return bytes and messages; messages are those written since the link was last below its high-water mark."""
         return self._writer.backlog()

@@ -88,7 +88,10 @@ class Writer:
 
     def flush(self) -> None:
         """Write what waits for the end of the turn."""
-        later, self._later, self._later_size = self._later, None, 0
+        later = self._later
+        if later is None:
+            return
+        self._later, self._later_size = None, 0
         self.is_direct = not self._is_watched
         if later and not self._transport.is_closing():
             self._transport.write(later[0] if len(later) == 1 else b"".join(later))

@@ -270,17 +270,24 @@ class HubConnection(HeldConnection):
 
     # Receiving.
 
+    def _waiting(self) -> Connection:
+        """Return the connection for its next message; what it was sent goes out now, or with a push of this turn."""
+        connection = self._here
+        if not connection.has_messages and not self._node.fanout.is_scheduled:
+            connection.link.flush()
+        return connection
+
     async def receive(self) -> str | bytes:
         """Receive the next message: str from a text one, bytes from a binary one."""
-        return await self._here.receive()
+        return await self._waiting().receive()
 
     async def receive_text(self) -> str:
         """Receive the next message as text; raises BadRequest for bytes that are not UTF-8."""
-        return _as_text(await self._here.receive())
+        return _as_text(await self._waiting().receive())
 
     async def receive_bytes(self) -> bytes:
         """Receive the next message as bytes; text comes as UTF-8."""
-        message = await self._here.receive()
+        message = await self._waiting().receive()
         return message.encode() if isinstance(message, str) else message
 
     @overload
@@ -307,7 +314,7 @@ class HubConnection(HeldConnection):
         connection = self._here
         try:
             while True:
-                message = await connection.receive()
+                message = await self._waiting().receive()
                 connection.begin_handling()
                 yield message
         except ConnectionClosed:

@@ -82,7 +82,7 @@ lock: ## Take the newest versions that pyproject.toml allows into both lock file
 	build/lock/bin/python -m pip install --quiet --upgrade pip
 	build/lock/bin/python -m pip install --quiet hatchling editables '.[metrics]'
 	build/lock/bin/python -m pip freeze --exclude tidewire | LC_ALL=C sort -f > build/runtime
-	build/lock/bin/python -m pip install --quiet --group dev '.[metrics]'
+	build/lock/bin/python -m pip install --quiet --group dev '.[metrics,otel]'
 	build/lock/bin/python -m pip freeze --exclude tidewire | LC_ALL=C sort -f > build/all
 	{ sed -n '/^#/p' requirements.lock; sed "s/^uvloop==.*/&; sys_platform != 'win32'/" build/runtime; } > build/new
 	mv build/new requirements.lock

@@ -127,6 +127,8 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     publishes_in_flight: int = 64
     #: Calls and reads of one client that are answered beside its other commands; more are read when these are done.
     calls_in_flight: int = 16
+    #: Traces that a worker begins in a second by itself, for commands and publishes that belong to none.
+    traces_per_second: int = 100
     #: Commands of clients of other nodes that wait for that node's answer.
     relays: int = 1_000
     #: Conditions of one filter by tags.

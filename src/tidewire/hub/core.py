@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import importlib.metadata
+import sys
 from collections.abc import Callable, Iterable, Mapping
 from types import TracebackType
-from typing import Any, NamedTuple, Self
+from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 from tidewire.asyncapi.description import Description
 from tidewire.backends import is_local, open_backend, shared_name
+from tidewire.backends.base import Broker, Presence
 from tidewire.engine.node import Node
 from tidewire.errors import ConfigurationError
 from tidewire.happenings.happenings import Happenings
@@ -38,6 +40,9 @@ from tidewire.support.lifespan import Lifespan
 from tidewire.support.meter import Meter
 from tidewire.support.siblings import Siblings, open_counts
 
+if TYPE_CHECKING:
+    from opentelemetry.trace import TracerProvider
+
 __all__ = ("HubCore",)
 
 
@@ -63,6 +68,7 @@ class HubCore:
         channels: Mapping[str, ChannelOptions] | ChannelRules | None = None,
         default: ChannelOptions | None = None,
         origins: Iterable[str] | Origins | None = (),
+        tracer_provider: TracerProvider | None = None,
     ) -> None:
         self.url = url
         self.limits = SERVER_LIMITS.of_hub(read_limits(limits))
@@ -85,6 +91,7 @@ class HubCore:
         self._judge: Authority = self.authority
         #: Measures durations, once a router of metrics asks for it.
         self._meter: Meter | None = None
+        self._tracer_provider = tracer_provider
         self._open: Opened | None = None
         open_backend(url, self.limits)  # a bad URL fails where it is written, not at the first request
 
@@ -106,7 +113,7 @@ class HubCore:
                 "write sqlite:///chat.db, or --workers 1"
             )
         counts = open_counts(shared_name(self.url)) if broker.shared and host is None else Counts()
-        node = Node(broker, presence, limits=self.limits, rules=self._rules, is_shown=is_history, counts=counts)
+        node = self._node(broker, presence, counts)
         try:
             await self._start(node)
         except BaseException:
@@ -114,8 +121,25 @@ class HubCore:
             raise
         return self
 
-    async def _start(self, node: Node) -> None:
+    def _node(self, broker: Broker, presence: Presence, counts: Counts) -> Node:
+        """Make the engine: one that is traced where the application has a tracer."""
+        limits, rules = self.limits, self._rules
+        if self._tracer_provider is not None or "opentelemetry.trace" in sys.modules:  # else nobody has set one
+            from tidewire.observe.traced import TracedMeter, TracedNode
+            from tidewire.observe.tracing import tracing_by
+
+            tracing = tracing_by(self._tracer_provider)
+            if tracing is not None:
+                node: Node = TracedNode(
+                    tracing, broker, presence, limits=limits, rules=rules, is_shown=is_history, counts=counts
+                )
+                node.meter = TracedMeter(tracing, self._meter)
+                return node
+        node = Node(broker, presence, limits=limits, rules=rules, is_shown=is_history, counts=counts)
         node.meter = self._meter
+        return node
+
+    async def _start(self, node: Node) -> None:
         await node.start()
         nodes = Nodes(node, version=importlib.metadata.version("tidewire"), meter=self._meter, judge=self._judge)
         obey_orders(node)

@@ -30,7 +30,8 @@ class Hub(Verbs, TextVerbs, MapVerbs, Decorators, Routers):
 
     `url` names the store (memory://, sqlite:///chat.db). `channels` maps channel names or patterns (`room:*`) to their
     options. `origins` are the browser origins that may connect beside the application's own: `https://app.example.org`,
-    `http://localhost:*`, `https://*.example.org` or `*`.
+    `http://localhost:*`, `https://*.example.org` or `*`. Spans are made by the `tracer_provider`, or by OpenTelemetry's
+    global one where the application has set it before the hub opens.
     Use it as `FastAPI(lifespan=hub.lifespan)`, or as `async with hub:` inside another lifespan. Raises
     ConfigurationError for what cannot work.
     """

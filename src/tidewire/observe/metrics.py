@@ -51,6 +51,7 @@ METRICS = {
     "pipeline_runs_ended": Metric(True, ("status",), "Runs of pipelines that this process has ended."),
 }
 TIMINGS = {
+    "handshake": Metric(True, ("transport", "outcome"), "Seconds that handshakes took that came to the hub."),
     "command": Metric(True, ("command", "outcome"), "Seconds that the commands of clients took."),
     "api": Metric(True, ("call", "outcome"), "Seconds that calls of the HTTP API took."),
     "store": Metric(True, ("call", "outcome"), "Seconds that the store took; of publishes, a sample is timed."),

@@ -23,7 +23,9 @@ __all__ = (
     "member_info",
     "meta_of",
     "tags_from",
+    "trace_of",
     "with_channel_info",
+    "with_trace",
 )
 
 
@@ -42,6 +44,8 @@ class PublicationMeta(Struct, frozen=True, omit_defaults=True):
     but_not: str = ""
     #: Whose publication it is, where several may publish the same version.
     claim: str = ""
+    #: The span of its publish, for the nodes that deliver it; clients are not shown it.
+    trace: str = ""
 
     def encode(self) -> bytes:
         """Return the bytes for `Publication.meta`: b"" when there is nothing to say."""
@@ -88,6 +92,16 @@ def but_not(publication: Publication) -> str:
 @lru_cache(maxsize=256)
 def _but_not(meta: bytes) -> str:
     return meta_of(meta).but_not if b'"but_not"' in meta else ""
+
+
+def trace_of(publication: Publication) -> str:
+    """Return the span of a publication's publish, "" for none."""
+    return meta_of(publication.meta).trace if b'"trace"' in publication.meta else ""
+
+
+def with_trace(meta: bytes, span: str) -> bytes:
+    """Return a publication's `meta` with the span of its publish, a text without quotes."""
+    return b'%b"trace":"%b"}' % (b"{" if len(meta) < 3 else meta[:-1] + b",", span.encode())
 
 
 @lru_cache(maxsize=256)

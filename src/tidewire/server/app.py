@@ -35,6 +35,7 @@ from tidewire.server.same_site import SameSite
 from tidewire.server.session_watch import SessionWatch
 from tidewire.server.settings import Settings
 from tidewire.server.tokens import Tokens, load_key
+from tidewire.server.traces import hide_secrets
 from tidewire.sessions.origins import Origins
 
 __all__ = ("create_app",)
@@ -48,6 +49,7 @@ def create_app(settings: Settings) -> FastAPI:
 
     @contextlib.asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        hide_secrets()
         app.state.tokens = Tokens(load_key(settings.token_key_file), settings.token_seconds)
         await app.state.accounts.open()
         try:
@@ -69,6 +71,7 @@ def create_app(settings: Settings) -> FastAPI:
         openapi_url="/openapi.json" if has_api else None,
         docs_url=None,  # those pages of FastAPI load scripts from elsewhere
         redoc_url=None,
+        telemetry={"auto_configure": True},  # exports where the standard OTEL_* variables say so
     )
     app.add_exception_handler(ClientDisconnect, _gone)
     app.add_middleware(SameSite, origins=origins)

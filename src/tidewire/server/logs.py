@@ -9,7 +9,9 @@ import re
 import time
 from typing import Any
 
-__all__ = ("Clean", "configure", "harmless", "redacted")
+from tidewire.support.log_ids import LogIds, log_ids_of
+
+__all__ = ("Clean", "configure", "harmless", "redacted", "without_secrets")
 
 _TOKEN = re.compile(r"([?&](?:(?:access_)?token|api_key|cf_connect)=)[^&\s\"']+")
 #: A message with one keeps its lines: servers put the traceback of a failed start into the message itself.
@@ -33,6 +35,11 @@ def redacted(url: str) -> str:
     return re.sub(secret, r"\1=***", url, flags=re.IGNORECASE)
 
 
+def without_secrets(query: str) -> str:
+    """Return the query of a request with every value replaced that may be a secret."""
+    return redacted(_TOKEN.sub(r"\1***", f"?{query}"))[1:]
+
+
 class Clean(logging.Filter):
     """Hides tokens in URLs, and escapes control characters so that a message cannot forge a line or a colour."""
 
@@ -49,7 +56,10 @@ def _indented(text: str) -> str:
 
 
 class _Formatter(logging.Formatter):
-    """Indents the lines of a traceback, and cleans them as messages: an exception's text may be a client's."""
+    """Names the span, indents the lines of a traceback, and cleans them as messages: they may quote a client."""
+
+    def formatMessage(self, record: logging.LogRecord) -> str:
+        return super().formatMessage(record) + "".join(f" {name}={id}" for name, id in log_ids_of(record).items())
 
     def formatException(self, ei: Any) -> str:
         return "  " + _indented(_TOKEN.sub(r"\1***", super().formatException(ei)))
@@ -67,6 +77,7 @@ class _Json(_Formatter):
             "process": record.process,
             "message": record.getMessage(),
         }
+        shown |= log_ids_of(record)
         if record.exc_info:
             shown["exception"] = self.formatException(record.exc_info)
         return json.dumps(shown)
@@ -90,9 +101,11 @@ def configure(level: str, *, format: str = "text", access: bool = False) -> None
         {
             "version": 1,
             "disable_existing_loggers": False,
-            "filters": {"clean": {"()": Clean}, "without_query": {"()": _WithoutQuery}},
+            "filters": {"clean": {"()": Clean}, "ids": {"()": LogIds}, "without_query": {"()": _WithoutQuery}},
             "formatters": {"text": {"()": _Formatter, "fmt": _FORMAT}, "json": {"()": _Json}},
-            "handlers": {"stderr": {"class": "logging.StreamHandler", "formatter": format, "filters": ["clean"]}},
+            "handlers": {
+                "stderr": {"class": "logging.StreamHandler", "formatter": format, "filters": ["clean", "ids"]}
+            },
             "root": {"level": name, "handlers": ["stderr"]},
             "loggers": {
                 "asyncio": {"level": "WARNING"},

@@ -81,6 +81,10 @@ class Acceptance:
         self._is_held = False
 
     async def __aenter__(self) -> Connection:
+        meter = self._node.meter
+        return await (self._enter() if meter is None else meter.handshake("websocket", self._enter()))
+
+    async def _enter(self) -> Connection:
         node, websocket = self._node, self._socket
         address = websocket.client.host if websocket.client else ""
         if not self._origins.allows(websocket):

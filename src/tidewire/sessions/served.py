@@ -144,7 +144,10 @@ class ServedCommands:
                 if not isinstance(command, Publish):
                     await self._queue.publishes.wait()
                 work, meter = _METHODS[type(command)](self, command), self._node.meter
-                await (work if meter is None else meter.timed("command", type(command).__name__.lower(), work))
+                if meter is not None:
+                    name = type(command).__name__.lower()
+                    work = meter.command(name, meter.timed("command", name, work), self._connection.id)
+                await work
         except CommandError as error:
             self._connection.refuse(kind_of(error), str(error))
             self._tell(error)

@@ -57,6 +57,14 @@ class Meter:
 
         return settled
 
+    def handshake(self, kind: str, work: Awaitable[T]) -> Awaitable[T]:
+        """Return what is to be awaited instead of the work of a handshake."""
+        return self.timed("handshake", kind, work)
+
+    def command(self, name: str, work: Awaitable[T], connection: str) -> Awaitable[T]:
+        """Return what is to be awaited instead of the whole work of a command, whose duration is counted inside."""
+        return work
+
     async def timed(self, family: str, name: str, work: Awaitable[T]) -> T:
         """Wait for something and count how long it took: "ok", or "failed" if it raised."""
         start, outcome = time.perf_counter(), "failed"

@@ -97,7 +97,9 @@ class Commands:
         """Run one command and reply to it; calls and reads go on beside later commands."""
         if name not in _BESIDE:
             await self._queue.publishes.wait()
-        await self._answer(command, name, METHODS[name](self, command, request), request, ends=name not in _BESIDE)
+        work, meter = METHODS[name](self, command, request), self._node.meter
+        answer = self._answer(command, name, work, request, ends=name not in _BESIDE)
+        await (answer if meter is None else meter.command(name, answer, self._connection.id))
 
     def reply(self, reply: Reply) -> None:
         """Write a reply behind everything that is pending for the client."""

@@ -124,14 +124,12 @@ class StreamedSession(Response):
             headers=self._cors_headers,
             server=server,
         )
+        work, meter = self._enter(link, address), node.meter
         try:
-            async with admit(node, self._identity.user if self._identity is not None else "", address) as newcomer:
-                connection = Connection(link, self._protocol, user="", address=address, limits=node.limits)
-                newcomer.becomes(connection)
+            connection = await (work if meter is None else meter.handshake("stream", work))
         except LimitExceeded as error:
             await self._refuse(error, link, scope, receive, send)
             return
-        await node.attach(connection)
 
         def end() -> None:
             _end_some_time(connection, node.limits.drain_seconds)
@@ -150,6 +148,14 @@ class StreamedSession(Response):
             if server is not None:
                 server.on_shutdown = None
             exiting.unwatch(end)
+
+    async def _enter(self, link: StreamLink, address: str) -> Connection:
+        node = self._node
+        async with admit(node, self._identity.user if self._identity is not None else "", address) as newcomer:
+            connection = Connection(link, self._protocol, user="", address=address, limits=node.limits)
+            newcomer.becomes(connection)
+        await node.attach(connection)
+        return connection
 
     def _last_message(self, code: int, reason: str) -> WireMessage:
         """Return the last message of the stream; at a shutdown, an EventSource comes back when that is over.

@@ -1,0 +1,236 @@
+"""The node and the meter of a process that is traced; without a tracer, neither is made and nothing is asked."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import sys
+from collections.abc import Awaitable, Callable, Coroutine
+from functools import partial
+from typing import Any, TypeVar
+
+import msgspec
+from opentelemetry.context import attach, create_key, detach, get_current, get_value, set_value
+from opentelemetry.trace import Span, set_span_in_context, use_span
+
+from tidewire.backends.base import Broker, Presence
+from tidewire.channels import is_internal, is_personal
+from tidewire.engine.node import Node
+from tidewire.engine.registry import Channel
+from tidewire.history.shown import IsShown
+from tidewire.messages import EphemeralPublication, Format, Position, Publication, PublishRequest
+from tidewire.observe.tracing import Tracing, fail, text_of
+from tidewire.options import Limits
+from tidewire.protocols.meta import trace_of, with_trace
+from tidewire.rules.channel_rules import ChannelRules
+from tidewire.support.counts import Counts
+from tidewire.support.log_ids import LogIds
+from tidewire.support.meter import Meter
+
+__all__ = ("TracedMeter", "TracedNode")
+
+_logger = logging.getLogger("tidewire")
+T = TypeVar("T")
+#: The key of the span of a command, whose failure is answered inside of it.
+_COMMAND = create_key("tidewire.command")
+#: Seconds between two looks whether a fan-out is done that goes on in later turns.
+_LOOK_SECONDS = 0.005
+_current = partial(use_span, end_on_exit=False, record_exception=False, set_status_on_exception=False)
+
+
+class TracedMeter(Meter):
+    """A meter that puts spans around handshakes and commands; it counts what another one counts, if there is one."""
+
+    __slots__ = ("_tracing",)
+
+    def __init__(self, tracing: Tracing, meter: Meter | None) -> None:
+        super().__init__()
+        self._tracing = tracing
+        if meter is not None:
+            self.durations = meter.durations
+
+    def handshake(self, kind: str, work: Awaitable[T]) -> Awaitable[T]:
+        span = self._tracing.handshake(kind)
+        work = super().handshake(kind, work)
+        return work if span is None else _within(span, work)
+
+    def command(self, name: str, work: Awaitable[T], connection: str) -> Awaitable[T]:
+        span = self._tracing.command(name, connection)
+        return work if span is None else _within(span, work)
+
+    def add(self, family: str, name: str, outcome: str, seconds: float) -> None:
+        super().add(family, name, outcome, seconds)
+        if family == "command" and outcome == "failed" and (error := sys.exc_info()[1]) is not None:
+            span = get_value(_COMMAND)
+            if isinstance(span, Span) and span.is_recording():
+                fail(span, error)
+
+
+async def _within(span: Span, work: Awaitable[T]) -> T:
+    """Wait for some work as part of a span; after a failure the span stays current, for what is logged of it."""
+    token = attach(set_value(_COMMAND, span, set_span_in_context(span)))
+    try:
+        result = await work
+    except BaseException as error:
+        fail(span, error)
+        raise
+    else:
+        detach(token)
+        return result
+    finally:
+        span.end()
+
+
+class TracedNode(Node):
+    """A node that makes spans of its publishes, and of the fan-out of publications that bring the span of theirs."""
+
+    def __init__(
+        self,
+        tracing: Tracing,
+        broker: Broker,
+        presence: Presence,
+        *,
+        limits: Limits,
+        rules: ChannelRules,
+        is_shown: IsShown,
+        counts: Counts,
+    ) -> None:
+        super().__init__(broker, presence, limits=limits, rules=rules, is_shown=is_shown, counts=counts)
+        self._tracing = tracing
+        self._delivering: list[tuple[Channel, Span]] = []
+        # the doors of fan-out ask nothing for a tracer, so that one that is not there costs nothing
+        vars(self.fanout)["add"] = partial(self._add, self.fanout.add)
+        vars(self.fanout.ephemeral)["add"] = partial(self._add_ephemeral, self.fanout.ephemeral.add)
+        if broker.within is not None:
+            vars(broker)["within"] = partial(self._within, broker.within)
+
+    async def start(self) -> None:
+        self._tracing.bind(asyncio.get_running_loop(), self.limits.traces_per_second)
+        if not any(isinstance(one, LogIds) for one in _logger.filters):
+            _logger.addFilter(LogIds())
+        await super().start()
+
+    # Publishing.
+
+    def _begin(self, channel: str, data: bytes) -> Span | None:
+        if not self._tracing.may_begin and not get_current():
+            return None  # nearly all publishes of a busy process
+        if channel[:1] == "$" and is_internal(channel) and not is_personal(channel):
+            return None
+        return self._tracing.publish(self.rules.tallies[channel].pattern, len(data))
+
+    def publish(
+        self,
+        channel: str,
+        data: bytes,
+        format: Format = Format.JSON,
+        *,
+        key: str = "",
+        meta: bytes = b"",
+        ephemeral: bool | None = None,
+        sender: str = "",
+    ) -> Coroutine[Any, Any, Position]:
+        span = self._begin(channel, data)
+        if span is not None:
+            meta = with_trace(meta, text_of(span))
+        work = super().publish(channel, data, format, key=key, meta=meta, ephemeral=ephemeral, sender=sender)
+        return work if span is None else _published(span, work)
+
+    def begin_publish(
+        self, channel: str, data: bytes, format: Format = Format.JSON, *, key: str = "", meta: bytes = b""
+    ) -> asyncio.Future[Position]:
+        span = self._begin(channel, data)
+        if span is None:
+            return super().begin_publish(channel, data, format, key=key, meta=meta)
+        try:
+            with _current(span):
+                begun = super().begin_publish(channel, data, format, key=key, meta=with_trace(meta, text_of(span)))
+        except BaseException as error:
+            fail(span, error)
+            span.end()
+            raise
+        begun.add_done_callback(partial(_settled, span))
+        return begun
+
+    async def _within(
+        self,
+        within: Callable[[object, PublishRequest], Awaitable[None]],
+        connection: object,
+        request: PublishRequest,
+    ) -> None:
+        """Publish in the application's transaction: the span ends before its commit."""
+        span = self._begin(request.channel, request.data)
+        if span is not None:
+            request = msgspec.structs.replace(request, meta=with_trace(request.meta, text_of(span)))
+        try:
+            await within(connection, request)
+        except BaseException as error:
+            if span is not None:
+                fail(span, error)
+            raise
+        finally:
+            if span is not None:
+                span.end()
+
+    # Fan-out.
+
+    def _add(self, add: Callable[[Channel, Publication], None], channel: Channel, publication: Publication) -> None:
+        add(channel, publication)
+        if publication.meta:
+            self._deliver(channel, publication)
+
+    def _add_ephemeral(self, add: Callable[[EphemeralPublication], None], publication: EphemeralPublication) -> None:
+        add(publication)
+        channel = self.registry.channels.get(publication.channel)
+        if channel is not None and publication.meta:
+            self._deliver(channel, publication)
+
+    def _deliver(self, channel: Channel, publication: Publication) -> None:
+        publisher = trace_of(publication)
+        if not publisher or not len(channel):
+            return
+        span = self._tracing.deliver(channel.tally.pattern, publisher)
+        if span is not None:
+            span.set_attribute("tidewire.subscribers", len(channel))
+            if not self._delivering:
+                asyncio.get_running_loop().call_soon(self._delivered)
+            self._delivering.append((channel, span))
+
+    def _delivered(self) -> None:
+        """End the spans whose fan-out is done: a turn that ran out of time, and what waits to be joined, goes on."""
+        delivering, self._delivering = self._delivering, []
+        for channel, span in delivering:
+            if channel.is_dirty or channel.ephemeral:
+                self._delivering.append((channel, span))
+            else:
+                span.end()
+        if self._delivering:
+            asyncio.get_running_loop().call_later(_LOOK_SECONDS, self._delivered)
+
+
+async def _published(span: Span, work: Awaitable[Position]) -> Position:
+    with _current(span):
+        try:
+            position = await work
+        except BaseException as error:
+            fail(span, error)
+            raise
+        else:
+            _kept(span, position)
+            return position
+        finally:
+            span.end()
+
+
+def _kept(span: Span, position: Position) -> None:
+    if position.offset:
+        span.set_attribute("messaging.message.id", str(position))
+
+
+def _settled(span: Span, begun: asyncio.Future[Position]) -> None:
+    error = asyncio.CancelledError() if begun.cancelled() else begun.exception()
+    if error is None:
+        _kept(span, begun.result())
+    else:
+        fail(span, error)
+    span.end()

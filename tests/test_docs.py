@@ -28,7 +28,7 @@ from contract.serving import Server, until
 from tidewire import CommandError, Disconnect, Limits, errors
 from tidewire.cli import app as command_line
 from tidewire.protocols import chat
-from tidewire.server.namespaces import Namespace
+from tidewire.server.namespaces import MapTable, Namespace
 from tidewire.server.settings import Settings
 
 ROOT = Path(__file__).parents[1]
@@ -493,7 +493,7 @@ def test_every_setting_and_limit_is_listed_with_its_default() -> None:
     }
     del expected["limits"]
     expected |= {field.name: field.default for field in msgspec.structs.fields(Limits)}
-    expected |= defaults("", Namespace())
+    expected |= defaults("", Namespace()) | defaults("map.", MapTable())
     for name, default in expected.items():
         assert name in listed, f"{name} is not in settings.md"
         if default is None:

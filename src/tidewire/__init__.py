@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from tidewire.history.states import State
     from tidewire.hub import Hub
     from tidewire.messages import Dropped, Format, HistoryPage, Member, Position, Publication, Subscribed, WireMessage
-    from tidewire.options import ChannelOptions, Limits, SlowPolicy
+    from tidewire.options import ChannelOptions, Limits, MapKind, MapOptions, SlowPolicy
     from tidewire.protocols.base import Protocol
     from tidewire.protocols.map_changes import Entry
     from tidewire.protocols.plain import PlainProtocol
@@ -85,6 +85,8 @@ __all__ = (
     "JwtIdentity",
     "LimitExceeded",
     "Limits",
+    "MapKind",
+    "MapOptions",
     "Member",
     "NotAvailable",
     "NotPublished",
@@ -172,6 +174,8 @@ _HOMES = {
     "tidewire.options": (
         "ChannelOptions",
         "Limits",
+        "MapKind",
+        "MapOptions",
         "SlowPolicy",
     ),
     "tidewire.protocols.base": ("Protocol",),

@@ -14,6 +14,7 @@ __all__ = (
     "announced_in",
     "check_channel",
     "check_name",
+    "clients_in",
     "copies",
     "events",
     "is_each_its_own",
@@ -25,6 +26,7 @@ __all__ = (
     "owners",
     "personal",
     "producers",
+    "users_in",
     "watched",
 )
 
@@ -45,8 +47,10 @@ _PERSONAL = "$user:"
 _PRODUCERS = "$producer:"
 _OWNERS = "$owner:"
 _MAPS = "$map:"
+_CLIENTS = "$clients:"
+_USERS = "$users:"
 _EVENTS = "$events:"
-_INTERNAL = (_PERSONAL, _EVENTS, PIPELINES, _PRODUCERS, _OWNERS, _MAPS, _WATCHED)
+_INTERNAL = (_PERSONAL, _EVENTS, PIPELINES, _PRODUCERS, _OWNERS, _MAPS, _CLIENTS, _USERS, _WATCHED)
 
 
 def personal(user: str) -> str:
@@ -73,7 +77,9 @@ def announced_in(channel: str) -> str:
     """Return the channel in which the announcements of a channel's members are published: nearly always itself."""
     if channel.startswith(_WATCHED):
         return HAPPENED
-    return channel.removeprefix(_PRODUCERS).removeprefix(_OWNERS)
+    for prefix in (_PRODUCERS, _OWNERS, _CLIENTS, _USERS):
+        channel = channel.removeprefix(prefix)
+    return channel
 
 
 def owners(channel: str) -> str:
@@ -86,9 +92,19 @@ def copies(channel: str) -> str:
     return _MAPS + channel
 
 
+def clients_in(channel: str) -> str:
+    """Return the channel whose members are the connections that the map in another one lists."""
+    return _CLIENTS + channel
+
+
+def users_in(channel: str) -> str:
+    """Return the channel whose members are the users that the map in another one lists."""
+    return _USERS + channel
+
+
 def is_each_its_own(channel: str) -> bool:
     """Return whether each connection is a member of its own in a channel, whoever its user is."""
-    return channel.startswith((_EVENTS, _OWNERS))
+    return channel.startswith((_EVENTS, _OWNERS, _CLIENTS))
 
 
 def watched(name: str) -> str:

@@ -9,7 +9,7 @@ import msgspec
 from tidewire.errors import ConfigurationError
 from tidewire.retention import Retention
 
-__all__ = ("ChannelOptions", "Limits", "SlowPolicy", "is_number")
+__all__ = ("ChannelOptions", "Limits", "MapKind", "MapOptions", "SlowPolicy", "is_number")
 
 
 class SlowPolicy(Enum):
@@ -186,6 +186,38 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
                 raise ConfigurationError(f"limit {name} is {value!r}; write a number greater than 0")
 
 
+class MapKind(Enum):
+    """The entries of a map: those that are set, or one for each connection or user in another channel."""
+
+    ENTRIES = "map"
+    CLIENTS = "map_clients"
+    USERS = "map_users"
+
+
+class MapOptions(msgspec.Struct, frozen=True, kw_only=True):
+    """The offer of a channel that is a map for clients; raises ConfigurationError for what cannot work."""
+
+    kind: MapKind = MapKind.ENTRIES
+    #: Seconds after which an entry is removed that a client has set; 0: it stays.
+    ttl: float = 0.0
+    #: A client that was away gets what it missed; without, it gets all entries anew.
+    recoverable: bool = True
+    #: An entry that a client sets leaves with its connection.
+    owned: bool = False
+    #: The key of all that a client sets: `client_id`, `user_id`, or "" for the one that it names.
+    client_key: str = ""
+    #: Seconds over which an SDK joins what it sets under one key.
+    debounce: float = 0.0
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.kind, MapKind):
+            raise ConfigurationError(f"kind={self.kind!r} is none of a map; write MapKind.ENTRIES, CLIENTS or USERS")
+        if self.client_key not in ("", "client_id", "user_id"):
+            raise ConfigurationError(f"client_key={self.client_key!r} is none; write client_id, user_id, or leave it")
+        if not (is_number(self.ttl) and is_number(self.debounce) and 0 <= self.ttl < 1e9 and 0 <= self.debounce < 60):
+            raise ConfigurationError(f"ttl={self.ttl!r} or debounce={self.debounce!r} is no number of seconds")
+
+
 class ChannelOptions(msgspec.Struct, frozen=True, kw_only=True):
     """The offer of one channel, or of every channel of a pattern."""
 
@@ -214,7 +246,10 @@ class ChannelOptions(msgspec.Struct, frozen=True, kw_only=True):
     #: Publications are not kept, unless one says otherwise.
     ephemeral: bool = False
     #: Clients may subscribe to it as to a map, and set entries where they may publish.
-    map: bool = False
+    map: MapOptions | None = None
+    #: The beginnings of the names of maps, which go on with the channel's own name, of its connections and its users.
+    clients_map: str = ""
+    users_map: str = ""
 
     def __post_init__(self) -> None:
         if not isinstance(self.slow, SlowPolicy):

@@ -16,7 +16,7 @@ from tidewire.errors import (
     TokenExpired,
     UnknownChannel,
 )
-from tidewire.options import SlowPolicy
+from tidewire.options import MapKind, MapOptions, SlowPolicy
 from tidewire.rules.base import Action, Caller, ConnectAttempt, Grant, Identity
 from tidewire.server.namespace_authority import ClientTable, NamespaceAuthority
 from tidewire.server.namespaces import RESERVED, ChannelTable, Namespace, Namespaces
@@ -37,6 +37,12 @@ def authority(
     default: dict[str, Any] | None = None, client: dict[str, Any] | None = None, **named: dict[str, Any]
 ) -> NamespaceAuthority:
     return NamespaceAuthority(ClientTable.model_validate(client or {}), namespaces(default, **named))
+
+
+def switch(action: Action, *of: str) -> dict[str, Any]:
+    """Return what lets them do it; entries are removed in maps, which have switches of their own."""
+    switches = {f"allow_{action.value}_for_{one}": True for one in of}
+    return {"subscription_type": "map", "map": switches} if action is Action.REMOVE else switches
 
 
 def subscribed(authority: NamespaceAuthority, channel: str, caller: Caller = ANN) -> bool:
@@ -187,7 +193,7 @@ def test_a_name_that_its_namespace_does_not_allow() -> None:
 def test_the_regex_holds_for_tokens_and_for_everything_else_that_a_client_names(action: Action) -> None:
     numbers = authority(
         {"allow_subscribe_for_client": True},
-        hall={**HISTORY, "presence": True, f"allow_{action.value}_for_client": True, "channel_regex": "^[0-9]+$"},
+        hall={**HISTORY, "presence": True, **switch(action, "client"), "channel_regex": "^[0-9]+$"},
     )
     assert allowed(numbers, action, subscribed=True, channel="hall:1") is None
     assert allowed(numbers, action, channel="hall:one") is BadRequest
@@ -202,7 +208,7 @@ def test_what_needs_a_right_to_subscribe_needs_it_to_read_and_to_publish(action:
         **HISTORY,
         "presence": True,
         "allow_user_limited_channels": True,
-        f"allow_{action.value}_for_client": True,
+        **switch(action, "client"),
     }
     closed = authority({**offers, "allow_subscribe_for_client": True}, shut=offers)
     assert not subscribed(closed, channel)
@@ -244,19 +250,40 @@ def test_insecure_allows_all_that_exists() -> None:
 
 @pytest.mark.parametrize("action", list(Action))
 def test_publish_history_and_presence_have_three_switches_each(action: Action) -> None:
-    name = action.value
     offered = {**HISTORY, "presence": True}
     open_ = {"allow_subscribe_for_client": True, "allow_subscribe_for_anonymous": True}
     offered |= open_
-    for_client = authority({**offered, f"allow_{name}_for_client": True})
+    for_client = authority(offered | switch(action, "client"))
     assert allowed(for_client, action) is None
     assert allowed(for_client, action, NOBODY) is PermissionDenied
-    for_subscriber = authority({**offered, f"allow_{name}_for_subscriber": True})
+    for_subscriber = authority(offered | switch(action, "subscriber"))
     assert allowed(for_subscriber, action) is PermissionDenied
     assert allowed(for_subscriber, action, subscribed=True) is None
     assert allowed(for_subscriber, action, NOBODY, subscribed=True) is PermissionDenied
-    anonymous = {f"allow_{name}_for_client": True, f"allow_{name}_for_anonymous": True}
-    assert allowed(authority(offered | anonymous), action, NOBODY) is None
+    anonymous = offered | switch(action, "client", "anonymous")
+    assert allowed(authority(anonymous), action, NOBODY) is None
+
+
+def test_a_map_is_what_its_table_says() -> None:
+    table = {"mode": "ephemeral", "key_ttl": "60s", "client_key": "client_id", "remove_client_on_unsubscribe": True}
+    named = namespaces(aa={"subscription_type": "map", "map": table}, bb={"map": True}, cc={"map": {"stream_size": 5}})
+    first = named.options("aa:1")
+    assert first is not None
+    assert first.map == MapOptions(ttl=60, recoverable=False, owned=True, client_key="client_id")
+    assert first.history_size > 0
+    second, third = named.options("bb:1"), named.options("cc:1")
+    assert second is not None
+    assert second.map == MapOptions()
+    assert third is not None
+    assert (third.map, third.history_size) == (MapOptions(), 5)
+    people = namespaces(pp={"subscription_type": "map_users"}, ss={"subscription_type": "stream"})
+    users, stream = people.options("pp:1"), people.options("ss:1")
+    assert users is not None
+    assert users.map == MapOptions(kind=MapKind.USERS)
+    assert stream is not None
+    assert (stream.map, stream.history_size) == (None, 0)
+    setter = authority(aa={"map": True, "allow_publish_for_client": True, "allow_subscribe_for_client": True})
+    assert allowed(setter, Action.REMOVE, channel="aa:1") is None  # without a table, one who sets entries removes them
 
 
 def test_what_is_allowed_and_not_offered_is_not_available() -> None:

@@ -141,7 +141,7 @@ class Memberships:
 
     async def _try_announce(self, stay: Stay, join: Announcement) -> bool:
         try:
-            await self._publish(stay.channel, join.data, join.format, key=f"join:{stay.token}")
+            await self._publish(announced_in(stay.channel), join.data, join.format, key=f"join:{stay.token}")
         except PublishError as error:
             stay.is_announced = not isinstance(error, NotPublished)
             return False

@@ -26,6 +26,7 @@ from tidewire.errors import (
     UnknownType,
 )
 from tidewire.history.read_steps import cost
+from tidewire.http_api import map_calls as maps
 from tidewire.http_api import models as m
 from tidewire.http_api import observing as o
 from tidewire.http_api import results
@@ -96,6 +97,7 @@ class Calls:
         #: Bytes of history that these calls may still be answered with, where they have one answer.
         self._left = node.limits.replies_bytes
         self._publishing = Publishing(node, options)
+        self.maps = maps.MapCalls(node, options)
 
     async def call(self, method: str, body: bytes) -> m.Result:
         """Do what a body asks; raises BadRequest, UnknownType too."""
@@ -348,6 +350,16 @@ METHODS: dict[str, Method] = {
     "presence_stats": Method(m.PresenceStatsRequest, m.PresenceStatsResult, Calls.presence_stats),
     "history": Method(m.HistoryRequest, m.HistoryResult, Calls.history),
     "history_remove": Method(m.HistoryRemoveRequest, m.Empty, Calls.history_remove),
+    "map_publish": Method(maps.MapPublishRequest, maps.MapChangeResult, lambda calls, of: calls.maps.publish(of)),
+    "map_remove": Method(maps.MapRemoveRequest, maps.MapChangeResult, lambda calls, of: calls.maps.remove(of)),
+    "map_read_state": Method(
+        maps.MapReadStateRequest, maps.MapReadStateResult, lambda calls, of: calls.maps.read_state(of)
+    ),
+    "map_read_stream": Method(
+        maps.MapReadStreamRequest, maps.MapReadStreamResult, lambda calls, of: calls.maps.read_stream(of)
+    ),
+    "map_stats": Method(maps.MapStatsRequest, maps.MapStatsResult, lambda calls, of: calls.maps.stats(of)),
+    "map_clear": Method(maps.MapClearRequest, m.Empty, lambda calls, of: calls.maps.clear(of)),
     "channels": Method(m.ChannelsRequest, m.ChannelsResult, Calls.channels),
     "info": Method(m.InfoRequest, m.InfoResult, Calls.info),
     "status": Method(o.StatusRequest, o.StatusResult, Calls.status),

@@ -8,7 +8,7 @@ from typing import Any, ParamSpec, TypeVar
 from tidewire.errors import ConfigurationError
 from tidewire.happenings.handling import DeadEvent
 from tidewire.hub.core import HubCore
-from tidewire.options import SlowPolicy
+from tidewire.options import MapOptions, SlowPolicy
 from tidewire.rules.book import Authenticate, rule_options
 from tidewire.rules.channel_rule import ChannelRule
 from tidewire.rules.handlers import MessageTypes
@@ -40,7 +40,9 @@ class Decorators(HubCore):
         tags_filter: bool = False,
         slow: SlowPolicy = SlowPolicy.DISCONNECT,
         ephemeral: bool = False,
-        map: bool = False,
+        map: bool | MapOptions = False,
+        clients_map: str = "",
+        users_map: str = "",
     ) -> Callable[[Callable[P, T]], ChannelRule[P, T]]:
         """Decide with a function what a user may do in the channels of a pattern, and set their options.
 
@@ -68,6 +70,8 @@ class Decorators(HubCore):
             slow=slow,
             ephemeral=ephemeral,
             map=map,
+            clients_map=clients_map,
+            users_map=users_map,
         )
 
         _check_text(pattern, "the pattern of a channel's rule", "room:{room}")

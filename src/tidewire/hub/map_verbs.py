@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from tidewire.channels import open_channel
@@ -9,6 +10,7 @@ from tidewire.engine.connection import Connection
 from tidewire.errors import BadRequest
 from tidewire.hub.core import HubCore
 from tidewire.protocols.map_changes import Entry
+from tidewire.protocols.meta import tags_from
 from tidewire.protocols.payload import connection_id
 from tidewire.sessions.application import HubConnection
 from tidewire.sessions.maps import Entries, Maps
@@ -28,18 +30,25 @@ class MapVerbs(HubCore):
         ttl: float = 0.0,
         expect: int | None = None,
         owner: HubConnection | str | None = None,
+        tags: Mapping[str, str] | None = None,
     ) -> Entry:
         """Set the entry of a key in a channel to a value that JSON can express; returns when the broker keeps it.
 
         After `ttl` seconds it is removed (0: never). With `expect`, it is set only if the entry is the one at this
         offset (`Entry.offset`; 0: there is none), or EntryChanged is raised: of several that expect the same, one
         succeeds. An entry with an `owner`, a connection of this process or its id, is removed when that ends, within
-        15 s if its process dies. Raises CommandError, PublishError, StoreUnavailable; ConfigurationError for a
-        channel without history.
+        15 s if its process dies. Clients may choose entries by their `tags`. Raises CommandError, PublishError,
+        StoreUnavailable; ConfigurationError for a channel without history.
         """
         maps = Maps.of(self.node)
         return await maps.set(
-            self._map(channel), key, value, ttl=ttl, expect=_offset(expect), owner=self._connection(owner)
+            self._map(channel),
+            key,
+            value,
+            ttl=ttl,
+            expect=_offset(expect),
+            owner=self._connection(owner),
+            tags=tags_from(tags),
         )
 
     async def unset(self, channel: str, key: str, *, expect: int | None = None) -> bool:

@@ -8,6 +8,8 @@ from typing import Any
 import msgspec
 
 from tidewire.messages import Format, Position, Publication
+from tidewire.protocols.centrifuge.messages import ClientInfo
+from tidewire.protocols.meta import PublicationMeta, meta_of
 
 __all__ = ("Change", "Copy", "Entry", "MapState", "change_of")
 
@@ -20,7 +22,7 @@ _OVERHEAD = 100
 class Change(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True):
     """Sets the entry of a `key` to a `value`, or removes it; or removes all entries of an owner that has `left`.
 
-    `by` tells the change of one caller from that of another.
+    `by` tells the change of one caller from that of another; `retagged`: the entry before had other tags.
     """
 
     key: str = ""
@@ -30,6 +32,7 @@ class Change(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_fie
     owner: str = ""
     ttl: float = 0.0
     by: str = ""
+    retagged: bool = False
 
     def encode(self) -> bytes:
         """Return the data of its publication."""
@@ -39,7 +42,7 @@ class Change(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_fie
 class Entry(msgspec.Struct, frozen=True):
     """One entry: its value, the place of its change in the channel, and its owner ("": none).
 
-    It ends `ttl` seconds after its `time`, in seconds since 1970; 0: never.
+    It ends `ttl` seconds after its `time`, in seconds since 1970; 0: never. `publisher` is the client that has set it.
     """
 
     key: str
@@ -48,6 +51,8 @@ class Entry(msgspec.Struct, frozen=True):
     owner: str = ""
     ttl: float = 0.0
     time: float = 0.0
+    tags: dict[str, str] = {}
+    publisher: ClientInfo | None = None
 
 
 class Copy(msgspec.Struct, frozen=True):
@@ -58,6 +63,7 @@ class Copy(msgspec.Struct, frozen=True):
     gone: dict[str, int]
 
 
+_NO_META = PublicationMeta()
 _decode = msgspec.json.Decoder(Change).decode
 
 
@@ -97,6 +103,11 @@ class MapState:
             if not keys:
                 del self._owned[entry.owner]
 
+    @property
+    def is_owned(self) -> bool:
+        """Whether an entry leaves with its owner."""
+        return bool(self._owned)
+
     def last(self, key: str) -> int:
         """Return the offset of the newest change of a key, 0 for one that is not remembered."""
         entry = self.entries.get(key)
@@ -116,7 +127,17 @@ class MapState:
         self._remove(change.key, publication.offset)
         if isinstance(change.value, msgspec.Raw) and not change.removed:
             value = msgspec.json.decode(change.value)
-            entry = Entry(change.key, value, publication.offset, change.owner, change.ttl, publication.time)
+            meta = meta_of(publication.meta) if publication.meta else _NO_META
+            entry = Entry(
+                change.key,
+                value,
+                publication.offset,
+                change.owner,
+                change.ttl,
+                publication.time,
+                meta.tags,
+                meta.info,
+            )
             self._gone.pop(change.key, None)
             self.entries[change.key] = entry
             self._count(entry, 1)

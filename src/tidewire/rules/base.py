@@ -20,6 +20,7 @@ class Action(Enum):
     """The actions of a client in a channel, beside subscribing."""
 
     PUBLISH = "publish"
+    REMOVE = "remove"
     HISTORY = "history"
     PRESENCE = "presence"
 

@@ -9,7 +9,7 @@ from typing import Any
 from tidewire.channels import is_reserved
 from tidewire.errors import ConfigurationError, UnknownChannel
 from tidewire.messages import Format
-from tidewire.options import ChannelOptions, SlowPolicy, is_number
+from tidewire.options import ChannelOptions, MapOptions, SlowPolicy, is_number
 from tidewire.protocols.shape import Shape
 from tidewire.rules.base import Caller, ConnectAttempt, Identity, Intake
 from tidewire.rules.binding import Bound, NoMatch
@@ -41,7 +41,9 @@ def rule_options(
     tags_filter: bool,
     slow: SlowPolicy,
     ephemeral: bool,
-    map: bool,
+    map: bool | MapOptions,
+    clients_map: str,
+    users_map: str,
 ) -> ChannelOptions:
     """Return the options of channels that have a rule, from the arguments of `Hub.channel`."""
     is_recoverable = recover and is_number(history) and history > 0
@@ -62,7 +64,9 @@ def rule_options(
         delta=delta,
         tags_filter=tags_filter,
         ephemeral=ephemeral,
-        map=map,
+        map=MapOptions() if map is True else map or None,
+        clients_map=clients_map,
+        users_map=users_map,
     )
 
 

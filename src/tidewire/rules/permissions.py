@@ -30,7 +30,7 @@ class Permissions(msgspec.Struct, frozen=True, kw_only=True):
 
     def allows(self, action: Action) -> bool:
         """Return whether the user may do it."""
-        allowed: bool = getattr(self, action.value)
+        allowed: bool = self.publish if action is Action.REMOVE else getattr(self, action.value)
         return allowed
 
 
@@ -50,6 +50,7 @@ def check_allowed(allowed: bool, action: Action, channel: str, options: ChannelO
 
 _DOING = {
     Action.PUBLISH: "publish in",
+    Action.REMOVE: "remove entries of",
     Action.HISTORY: "read the history of",
     Action.PRESENCE: "see who is in",
 }

@@ -14,7 +14,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_valida
 
 from tidewire.channels import check_channel, is_internal
 from tidewire.errors import BadRequest, UnknownChannel
-from tidewire.options import ChannelOptions, SlowPolicy
+from tidewire.options import ChannelOptions, MapKind, MapOptions, SlowPolicy
 from tidewire.rules.base import Action
 
 __all__ = (
@@ -50,6 +50,36 @@ def _seconds(value: object) -> object:
 
 #: Seconds; written as a number, or as "300s", "5m", "1h30m".
 Duration = Annotated[float, BeforeValidator(_seconds), Field(ge=0, allow_inf_nan=False)]
+
+
+#: The history of a map where its table says nothing else: how far a client that was away is told the changes alone.
+_STREAM_SIZE, _STREAM_SECONDS = 1_000, 86_400.0
+
+
+class MapTable(BaseModel):
+    """The table `map` of a namespace whose `subscription_type` is a map."""
+
+    model_config: ClassVar[ConfigDict] = ConfigDict(extra="forbid", frozen=True)
+
+    #: `ephemeral`: a client that was away is given all entries anew, not the changes that it missed.
+    mode: Literal["", "ephemeral", "recoverable", "persistent"] = ""
+    #: How long an entry stays that nobody sets again (0: for ever).
+    key_ttl: Duration = 0.0
+    #: The changes that are kept, and for how long.
+    stream_size: int = Field(default=0, ge=0)
+    stream_ttl: Duration = 0.0
+    #: Accepted for Centrifugo's sake, because our stores keep positions longer.
+    meta_ttl: Duration = 0.0
+    #: An entry that a client sets leaves with it.
+    remove_client_on_unsubscribe: bool = False
+    #: The key of all that a client sets, instead of the one that it names.
+    client_key: Literal["", "client_id", "user_id"] = ""
+    allow_publish_for_client: bool = False
+    allow_publish_for_subscriber: bool = False
+    allow_publish_for_anonymous: bool = False
+    allow_remove_for_client: bool = False
+    allow_remove_for_subscriber: bool = False
+    allow_remove_for_anonymous: bool = False
 
 
 class Namespace(BaseModel):
@@ -93,8 +123,15 @@ class Namespace(BaseModel):
     channel_regex: str = ""
     #: Publications are not kept: they go to the subscribers that are there.
     ephemeral: bool = False
-    #: Clients may subscribe to a channel as to a map.
-    map: bool = False
+    #: Clients subscribe to a channel as to a map, of what is set, or of the members of another channel.
+    subscription_type: Literal["", "stream", "map", "map_clients", "map_users"] = ""
+    #: The options of a map; true is all defaults, and the type `map`.
+    map: bool | MapTable = False
+    #: The beginnings of the names of maps, which go on with a channel's own, of its connections and of its users.
+    map_clients_presence_channel_prefix: str = ""
+    map_users_presence_channel_prefix: str = ""
+    #: Over which SDKs join what they set under one key of a map.
+    client_publish_debounce_interval: Duration = 0.0
     #: The policy for slow subscribers.
     slow: Literal["disconnect", "latest", "drop"] = "disconnect"
 
@@ -111,15 +148,49 @@ class Namespace(BaseModel):
     @property
     def has_history(self) -> bool:
         """Whether publications are kept."""
-        return self.history_size > 0 and self.history_ttl > 0
+        size, seconds = self._history
+        return size > 0 and seconds > 0
+
+    @property
+    def _history(self) -> tuple[int, float]:
+        """Return how many publications are kept, and for how long."""
+        if not self.is_map:
+            return self.history_size, self.history_ttl
+        table = self._map_table
+        size = table.stream_size or self.history_size or _STREAM_SIZE
+        return size, table.stream_ttl or self.history_ttl or _STREAM_SECONDS
+
+    @property
+    def is_map(self) -> bool:
+        """Whether clients subscribe to a channel as to a map."""
+        return self.subscription_type.startswith("map") or (not self.subscription_type and self.map is not False)
+
+    @property
+    def _map_table(self) -> MapTable:
+        return self.map if isinstance(self.map, MapTable) else MapTable()
+
+    @property
+    def _map_options(self) -> MapOptions | None:
+        if not self.is_map:
+            return None
+        table = self._map_table
+        return MapOptions(
+            kind=MapKind(self.subscription_type or "map"),
+            ttl=table.key_ttl,
+            recoverable=table.mode != "ephemeral",
+            owned=table.remove_client_on_unsubscribe,
+            client_key=table.client_key,
+            debounce=self.client_publish_debounce_interval,
+        )
 
     @property
     def options(self) -> ChannelOptions:
         """The options as the engine takes them."""
-        recoverable = self.force_recovery or self.allow_recovery
+        recoverable = self.force_recovery or self.allow_recovery or self.is_map
+        size, seconds = self._history if self.has_history else (0, 0.0)
         return ChannelOptions(
-            history_size=self.history_size if self.has_history else 0,
-            history_seconds=self.history_ttl if self.has_history else 0,
+            history_size=size,
+            history_seconds=seconds,
             slow=SlowPolicy(self.slow),
             presence=self.presence,
             join_leave=self.join_leave or self.force_push_join_leave,
@@ -132,7 +203,9 @@ class Namespace(BaseModel):
             delta="fossil" in self.allowed_delta_types,
             tags_filter=self.allow_tags_filter,
             ephemeral=self.ephemeral,
-            map=self.map,
+            map=self._map_options,
+            clients_map=self.map_clients_presence_channel_prefix,
+            users_map=self.map_users_presence_channel_prefix,
         )
 
     def names(self, name: str) -> bool:
@@ -147,12 +220,17 @@ class Namespace(BaseModel):
 
     def allows(self, action: Action, *, is_anonymous: bool, subscribed: bool) -> bool:
         """Return whether a client may do it."""
-        name = action.value
-        if is_anonymous and not getattr(self, f"allow_{name}_for_anonymous"):
+        if is_anonymous and not self._grants(action, "anonymous"):
             return False
-        return getattr(self, f"allow_{name}_for_client") or (
-            subscribed and getattr(self, f"allow_{name}_for_subscriber")
-        )
+        return self._grants(action, "client") or (subscribed and self._grants(action, "subscriber"))
+
+    def _grants(self, action: Action, to: str) -> bool:
+        name = f"allow_{action.value}_for_{to}"
+        table = self.map if self.is_map and isinstance(self.map, MapTable) else None
+        granted: bool = getattr(self, name, False) or getattr(table, name, False)
+        if action is Action.REMOVE and table is None:  # of a map that has no table, one who sets entries removes them
+            return self._grants(Action.PUBLISH, to)
+        return granted
 
 
 class NamedNamespace(Namespace):

@@ -10,7 +10,7 @@ from typing import Any
 __all__ = ("centrifugo_variables", "hint_for", "mend_for", "unknown_settings")
 
 _RULES = "decide in your own FastAPI application, with rules (`tidewire docs howto/channel-rules`)"
-_MAPS = "not supported, because map subscriptions and shared polls are not; use a channel with history"
+_POLLS = "not supported, because shared polls are not; use a channel with history"
 _ALWAYS = "not needed, because it is always on, at the path that the SDKs use; leave it out"
 _NONE = "not supported, because the server has no such endpoint; leave it out"
 _SHARED = (
@@ -24,15 +24,12 @@ _HINTS = {
     "channel.history_meta_ttl": "not needed, because positions never expire; leave it out",
     "channel.max_length": "write limits.channel_name",
     "channel.namespace_boundary": "not supported, because it is always a colon",
-    "channel.namespaces.client_publish_debounce_interval": _MAPS,
-    "channel.namespaces.map": _MAPS,
     "channel.namespaces.publish_proxy_name": _RULES,
     "channel.namespaces.publish_proxy_enabled": _RULES,
-    "channel.namespaces.shared_poll": _MAPS,
+    "channel.namespaces.shared_poll": _POLLS,
     "channel.namespaces.sub_refresh_proxy": _RULES,
     "channel.namespaces.subscribe_proxy": _RULES,
     "channel.namespaces.subscribe_stream": _RULES,
-    "channel.namespaces.subscription_type": _MAPS,
     "channel.namespaces.cache_empty": _RULES,
     "channel.private_prefix": "not supported, because it is always $",
     "channel.proxy": _RULES,
@@ -52,7 +49,7 @@ _HINTS = {
     "client.expired_sub_close_delay": "write limits.expiry_grace_seconds",
     "client.history_max_publication_limit": "write limits.history_messages",
     "client.insecure_skip_token_signature_verify": "not supported, because then anybody is anybody",
-    "client.map_": _MAPS,
+    "client.map_": "not needed, because a client is given at most 1,000 entries at once",
     "client.ping_interval": "write limits.ping_seconds",
     "client.pong_timeout": "write limits.protocol_pong_seconds",
     "client.presence_update_interval": "not needed, because members hold leases",
@@ -87,7 +84,7 @@ _HINTS = {
     "leader_election": _SHARED,
     "log": "not supported, because the log goes to the standard error; let systemd or your shell keep it",
     "log.level": "write log_level, without a table",
-    "map_broker": _MAPS,
+    "map_broker": _SHARED,
     "node": "not supported, because a node is named by its machine and process",
     "opentelemetry": _NONE,
     "pid_file": "not supported; let systemd keep the process (deploy/)",
@@ -95,7 +92,7 @@ _HINTS = {
     "prometheus": _NONE,
     "proxies": _RULES,
     "rpc": _RULES,
-    "shared_poll": _MAPS,
+    "shared_poll": _POLLS,
     "shutdown": "write limits.drain_seconds",
     "sse": _ALWAYS,
     "swagger": "not needed, because the API describes itself at /docs; leave it out",

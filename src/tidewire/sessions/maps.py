@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import heapq
 import itertools
 import logging
 import time
+from collections.abc import Iterable
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -25,7 +27,9 @@ from tidewire.errors import (
 )
 from tidewire.messages import Announcement, Membership, Position
 from tidewire.options import SlowPolicy
+from tidewire.protocols.centrifuge.messages import ClientInfo
 from tidewire.protocols.map_changes import Change, Entry, MapState
+from tidewire.protocols.meta import PublicationMeta
 from tidewire.protocols.payload import encode_json
 from tidewire.sessions.map_replica import Replica
 from tidewire.support.counters import count_limit
@@ -38,6 +42,8 @@ logger = logging.getLogger("tidewire")
 ABSENT = 0
 #: Characters of a key; seconds after which a map that nobody uses is read no more; seconds between two looks.
 _KEY_CHARACTERS, _UNUSED, _LOOK = 255, 60.0, 1.0
+#: Entries of one page, whatever is asked for.
+_PAGE = 1_000
 _numbers = itertools.count(1)
 
 
@@ -50,6 +56,16 @@ class Entries(msgspec.Struct, frozen=True):
     def values(self) -> dict[str, Any]:
         """Return the values alone."""
         return {key: entry.value for key, entry in self.entries.items()}
+
+    def page(self, cursor: str = "", limit: int = 0) -> tuple[list[Entry], str]:
+        """Return entries behind a key, in the order of keys, and the key behind which the next are ("": no more).
+
+        Pages are not of one moment: what changes meanwhile is told behind the position of the first.
+        """
+        most = min(limit, _PAGE) if limit > 0 else _PAGE
+        keys: Iterable[str] = (key for key in self.entries if key > cursor) if cursor else self.entries
+        chosen = heapq.nsmallest(most + 1, keys)
+        return [self.entries[key] for key in chosen[:most]], chosen[most - 1] if len(chosen) > most else ""
 
 
 class Maps:
@@ -102,7 +118,16 @@ class Maps:
         return Entries(state.position, dict(state.entries))
 
     async def set(
-        self, channel: str, key: str, value: Any, *, ttl: float, expect: int | None, owner: Connection | None
+        self,
+        channel: str,
+        key: str,
+        value: Any,
+        *,
+        ttl: float = 0.0,
+        expect: int | None = None,
+        owner: Connection | None = None,
+        tags: dict[str, str] | None = None,
+        publisher: ClientInfo | None = None,
     ) -> Entry:
         """Set an entry, and return it; raises EntryChanged, CommandError, PublishError, StoreUnavailable."""
         if isinstance(ttl, bool) or not isinstance(ttl, int | float) or not 0 <= ttl < 1e9:
@@ -110,29 +135,42 @@ class Maps:
         data = msgspec.Raw(encode_json(value))
         if owner is not None:
             await self._own(channel, owner)
-        by = self._by()
+        by = self.next_by()
         change = Change(key, data, owner="" if owner is None else owner.id, ttl=float(ttl), by=by)
-        state = await self._change(channel, change, expect)
+        meta = PublicationMeta(publisher, tags or {})
+        state = await self._change(channel, change, expect, meta)
         if owner is not None and owner.is_closed:  # it left meanwhile, perhaps before the entry came
             await self._node.publish(channel, Change(left=owner.id).encode(), ephemeral=False)
         entry = state.entries.get(key)
         if entry is None or state.by.get(key, (0, ""))[1] != by:  # another change came behind it already
             offset = state.last(key)
-            return Entry(key, msgspec.json.decode(data), offset, change.owner, change.ttl)
+            return Entry(key, msgspec.json.decode(data), offset, change.owner, change.ttl, 0.0, meta.tags, publisher)
         return entry
 
-    async def unset(self, channel: str, key: str, *, expect: int | None) -> bool:
+    async def unset(self, channel: str, key: str, *, expect: int | None = None) -> bool:
         """Remove an entry; False: there was none. Raises as `set`."""
         state = await self._replica(channel).wait_current()
         if _checked(key) not in state.entries and expect in (None, ABSENT):
             return False
-        await self._change(channel, Change(key, removed=True, by=self._by()), expect)
+        await self._change(channel, Change(key, removed=True, by=self.next_by()), expect)
         return True
 
-    def _by(self) -> str:
+    async def clear(self, channel: str) -> None:
+        """Remove all entries. Raises as `unset`."""
+        for key in tuple((await self.entries(channel)).entries):
+            await self.unset(channel, key)
+
+    def keep(self, channel: str) -> None:
+        """Read a map that others change without asking here: members of a channel, whose comings are its changes."""
+        self._replica(channel)
+
+    def next_by(self) -> str:
+        """Return what tells the next change of this node from all others."""
         return f"{self._node.id}{next(_numbers):x}"
 
-    async def _change(self, channel: str, change: Change, expect: int | None) -> MapState:
+    async def _change(
+        self, channel: str, change: Change, expect: int | None, meta: PublicationMeta = PublicationMeta()
+    ) -> MapState:
         """Publish a change behind the newest one of its key: of two behind the same one, the store keeps the first."""
         replica, key = self._replica(channel), _checked(change.key)
         while True:
@@ -141,13 +179,16 @@ class Maps:
             current = last if key in state.entries else ABSENT
             if expect is not None and expect != current:
                 raise EntryChanged(f"{key!r} in {channel!r} is at {current}, not at {expect}; read it again")
+            entry = state.entries.get(key)
+            if entry is not None and entry.tags != meta.tags and not change.removed:
+                change = msgspec.structs.replace(change, retagged=True)
             data = change.encode()
             most = self._node.limits.map_bytes
             if not change.removed and state.size + len(data) > most:
                 count_limit("map_bytes")
                 raise LimitExceeded(f"a map has at most {most} bytes (map_bytes); remove some, or allow more")
             token = f"map:{key}:{state.position.epoch}:{last}"
-            position = await self._node.publish(channel, data, key=token, ephemeral=False)
+            position = await self._node.publish(channel, data, key=token, meta=meta.encode(), ephemeral=False)
             state = await replica.wait_reached(position)
             offset, by = state.by.get(key, (0, ""))
             if by == change.by:
@@ -182,7 +223,7 @@ class Maps:
             for entry in timed:
                 if entry.time + entry.ttl <= wall:
                     await self._expire(channel, entry)
-            if not timed and now - replica.used_at > _UNUSED:
+            if not (timed or replica.state.is_owned) and now - replica.used_at > _UNUSED:
                 del self._replicas[channel]
                 await replica.aclose()
 

@@ -10,7 +10,7 @@ from typing import Any
 import msgspec
 
 from tidewire.errors import BadRequest, PermissionDenied, Refused, Rejected, TokenExpired, UnknownChannel, UnknownType
-from tidewire.options import ChannelOptions, SlowPolicy
+from tidewire.options import ChannelOptions, MapKind, MapOptions, SlowPolicy
 from tidewire.protocols.centrifuge.codes import INVALID_TOKEN
 from tidewire.rules.base import Action, Authority, Caller, ConnectAttempt, Grant, Identity
 
@@ -27,6 +27,13 @@ OPTIONS = {
     "newest": ChannelOptions(slow=SlowPolicy.LATEST, tags_filter=True),
     "dropped": ChannelOptions(slow=SlowPolicy.DROP, tags_filter=True),
     "gone": ChannelOptions(ephemeral=True),
+    "map": ChannelOptions(map=MapOptions(), delta=True, clients_map="clients:", users_map="users:"),
+    "tagmap": ChannelOptions(map=MapOptions(), tags_filter=True),
+    "smallmap": ChannelOptions(map=MapOptions(), history_size=3),
+    "anew": ChannelOptions(map=MapOptions(recoverable=False)),
+    "owned": ChannelOptions(map=MapOptions(owned=True, client_key="client_id")),
+    "clients": ChannelOptions(map=MapOptions(kind=MapKind.CLIENTS)),
+    "users": ChannelOptions(map=MapOptions(kind=MapKind.USERS)),
 }
 
 

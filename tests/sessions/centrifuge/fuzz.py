@@ -156,8 +156,21 @@ class Fuzzer:
             request["tf"] = self.filter(choice.randrange(4))
         if choice.random() < 0.3:
             request["delta"] = "other" if choice.random() < 0.05 else "fossil"
+        if choice.random() < 0.3:
+            request |= {"type": choice.choice((1, 1, 1, 2, 3, 9)), "phase": choice.choice((0, 1, 2, 2, 7))}
+            request |= {"cursor": choice.choice(("", "", "a", "zz")), "limit": choice.choice((0, 1, 2, -1, 10**6))}
         request["flag"] = choice.choice((0, 1, 2, 3, -1))
         return request
+
+    def entry(self) -> dict[str, Any]:
+        choice = self._random
+        if choice.random() < 0.7:
+            return {}
+        return {
+            "type": choice.choice((1, 1, 2, 9)),
+            "key": choice.choice(("", "a", "zz", "k" * 300)),
+            "removed": choice.random() < 0.3,
+        }
 
     def filter(self, depth: int) -> dict[str, Any]:
         choice = self._random
@@ -184,7 +197,7 @@ _REQUESTS: dict[str, Callable[[Fuzzer], dict[str, Any]]] = {
     "connect": Fuzzer.connect,
     "subscribe": Fuzzer.subscribe,
     "unsubscribe": lambda fuzzer: {"channel": fuzzer.channel()},
-    "publish": lambda fuzzer: {"channel": fuzzer.channel(), "data": fuzzer.data()},
+    "publish": lambda fuzzer: {"channel": fuzzer.channel(), "data": fuzzer.data(), **fuzzer.entry()},
     "presence": lambda fuzzer: {"channel": fuzzer.channel()},
     "presence_stats": lambda fuzzer: {"channel": fuzzer.channel()},
     "history": Fuzzer.history,

@@ -47,6 +47,13 @@ _OPTIONS = {
     "tags": "allow_tags_filter = true",
     "cache": 'force_recovery = true\nforce_recovery_mode = "cache"',
     "small": "",
+    **dict.fromkeys(
+        ("map", "tagmap", "smallmap"), 'map = true\nallow_tags_filter = true\nallowed_delta_types = ["fossil"]'
+    ),
+    "anew": 'subscription_type = "map"\nmap = { mode = "ephemeral", key_ttl = "1s" }',
+    "owned": 'subscription_type = "map"\nmap = { remove_client_on_unsubscribe = true, client_key = "client_id" }',
+    "clients": 'subscription_type = "map_clients"',
+    "users": 'subscription_type = "map_users"',
     "latest": 'slow = "latest"\nallowed_delta_types = ["fossil"]',
     "newest": 'slow = "latest"\nallow_tags_filter = true',
     "dropped": 'slow = "drop"\nallow_tags_filter = true',

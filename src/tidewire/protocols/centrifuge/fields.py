@@ -97,7 +97,7 @@ _NUMBERS: dict[type[Struct], str] = {
     " refresh14 sub_refresh15",
     m.EmulationRequest: "node1 session2 data3",
     m.SubscribeResult: "expires1 ttl2 recoverable3 epoch6 publications7 recovered8 offset9 positioned10 data11"
-    " was_recovering12 delta13 type15 state18",
+    " was_recovering12 delta13 type15 phase16 cursor17 state18 publish_debounce19",
     m.ConnectResult: "client1 version2 expires3 ttl4 data5 subs6 ping7 pong8 session9 node10",
     m.UnsubscribeResult: "",
     m.PublishResult: "",

@@ -212,7 +212,7 @@ class EmulationRequest(_Message, frozen=True):
 
 
 class SubscribeResult(_Message, frozen=True):
-    """The state of the subscriber: its position, and what it missed."""
+    """The state of the subscriber: its position, and what it missed; of a map a page of entries (`phase` 2)."""
 
     expires: bool = False
     ttl: UInt32 = 0
@@ -226,7 +226,10 @@ class SubscribeResult(_Message, frozen=True):
     was_recovering: bool = False
     delta: bool = False
     type: Int32 = 0
+    phase: Int32 = 0
+    cursor: str = ""
     state: list[Publication] = []
+    publish_debounce: UInt32 = 0
 
 
 class ConnectResult(_Message, frozen=True):

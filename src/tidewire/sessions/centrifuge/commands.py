@@ -27,7 +27,7 @@ from tidewire.errors import (
     UnknownType,
 )
 from tidewire.messages import Format
-from tidewire.options import ChannelOptions
+from tidewire.options import ChannelOptions, MapKind
 from tidewire.protocols.centrifuge import codes
 from tidewire.protocols.centrifuge import messages as m
 from tidewire.protocols.centrifuge.codes import Malformed, MalformedFrame, WireError, error_of
@@ -37,7 +37,8 @@ from tidewire.protocols.meta import PublicationMeta
 from tidewire.rules.base import Action, Authority, Identity
 from tidewire.sessions.centrifuge.credentials import Credentials, ttl_of
 from tidewire.sessions.centrifuge.heartbeat import Heartbeat
-from tidewire.sessions.centrifuge.map_form import MAP, value_of
+from tidewire.sessions.centrifuge.map_form import value_of
+from tidewire.sessions.centrifuge.map_subscribing import map_of
 from tidewire.sessions.centrifuge.reading import read_history, read_presence
 from tidewire.sessions.centrifuge.subscriptions import ClientSubscriptions
 from tidewire.sessions.command_queue import CommandQueue
@@ -162,10 +163,18 @@ class Commands:
         subscriptions.check(channel)
         if request.delta not in ("", "fossil"):
             raise MalformedFrame(Malformed.UNKNOWN_DELTA)
-        grant = await self._authority.subscribe(credentials.caller, channel, request.token, bytes(request.data))
+        grant = subscriptions.pages.grant(request) if request.type else None
+        if grant is None:
+            grant = await self._authority.subscribe(credentials.caller, channel, request.token, bytes(request.data))
         if grant.expires_at is not None and grant.expires_at <= time.time():
             raise TokenExpired(f"the token for {channel!r} has expired; fetch another")
-        ready = await subscriptions.prepare(channel, grant, request, credentials.identity)
+        if request.type:
+            ready = await subscriptions.prepare_map(channel, grant, request, credentials.identity)
+        else:
+            ready = await subscriptions.prepare(channel, grant, request, credentials.identity)
+        if isinstance(ready, m.SubscribeResult):  # a page of it
+            self.reply(Reply(command, subscribe=ready))
+            return
         reply = self._protocol.encode_reply(Reply(command, subscribe=ready.result))
         await subscriptions.go_live(ready, (reply,), credentials.identity)
         if grant.expires_at is not None:
@@ -214,18 +223,27 @@ class Commands:
 
     async def _change_entry(self, command: int, channel: str, request: m.PublishRequest) -> None:
         """Set or remove an entry of a map; the reply is written when that is kept."""
-        if request.type != MAP or not self._authority.options(channel).map:
-            raise NotAvailable(f"{channel!r} is no map for clients; its rule says map=True if it is one")
-        subscribed = channel in self._subscriptions.channels
-        await self._authority.allow(self._credentials.caller, channel, Action.PUBLISH, subscribed=subscribed)
-        maps = Maps.of(self._node)
+        credentials, maps = self._credentials, Maps.of(self._node)
+        options = map_of(self._authority.options(channel), channel, request.type)
+        if options.kind is not MapKind.ENTRIES:
+            raise NotAvailable(f"{channel!r} lists who is in another channel; subscribe there to be in it")
+        subscription = self._subscriptions.channels.get(channel)
+        action = Action.REMOVE if request.removed else Action.PUBLISH
+        await self._authority.allow(credentials.caller, channel, action, subscribed=subscription is not None)
+        identity = credentials.identity
+        key = {"client_id": self._connection.id, "user_id": identity.user}.get(options.client_key, request.key)
         if request.removed:
-            await maps.unset(channel, request.key, expect=None)
-        else:
-            taken = await self._taken(channel, bytes(request.data))
-            if taken is not None:
-                value = value_of(taken[0], self._node.limits.json_depth)
-                await maps.set(channel, request.key, value, ttl=0.0, expect=None, owner=None)
+            await maps.unset(channel, key)
+        elif (taken := await self._taken(channel, bytes(request.data))) is not None:
+            info = b"" if subscription is None else subscription.grant.info
+            await maps.set(
+                channel,
+                key,
+                value_of(taken[0], self._node.limits.json_depth),
+                ttl=options.ttl,
+                owner=self._connection if options.owned else None,
+                publisher=m.ClientInfo(identity.user, self._connection.id, raw(identity.info), raw(info)),
+            )
         self._connection.write(self._protocol.encode_reply(Reply(command, publish=_PUBLISHED)))
 
     async def _taken(self, channel: str, data: bytes) -> tuple[bytes, Format] | None:

@@ -18,7 +18,6 @@ from tidewire.errors import (
     CommandError,
     ConnectionClosed,
     LimitExceeded,
-    NotAvailable,
     StoreUnavailable,
     Unrecoverable,
 )
@@ -36,14 +35,14 @@ from tidewire.protocols.meta import member_info
 from tidewire.protocols.text_chunks import chunk_of
 from tidewire.rules.base import Grant, Identity
 from tidewire.sessions.centrifuge.credentials import end_of, ttl_of
-from tidewire.sessions.centrifuge.map_form import MAP, STREAM, MapRepresentation, change_pubs, entry_pubs
+from tidewire.sessions.centrifuge.map_members import MapMembers
+from tidewire.sessions.centrifuge.map_subscribing import MapPages, map_result
 from tidewire.sessions.centrifuge.representations import (
     EventRepresentation,
     PubRepresentation,
     differences,
     plain,
 )
-from tidewire.sessions.maps import Maps
 from tidewire.support.counters import count_limit
 
 __all__ = ("ClientSubscription", "ClientSubscriptions", "Ready")
@@ -107,13 +106,16 @@ class Ready:
 class ClientSubscriptions:
     """The channels of one session."""
 
-    __slots__ = ("_connection", "_node", "_protocol", "channels")
+    __slots__ = ("_connection", "_members", "_node", "_protocol", "channels", "pages")
 
     def __init__(self, node: Node, connection: Connection, protocol: CentrifugeProtocol) -> None:
         self._node = node
         self._connection = connection
         self._protocol = protocol
+        self._members = MapMembers(node, connection)
         self.channels: dict[str, ClientSubscription] = {}
+        #: Maps of which the client is being given the entries.
+        self.pages = MapPages(node, connection, protocol)
 
     def clear(self) -> None:
         """Forget every subscription: the connection has ended."""
@@ -124,7 +126,7 @@ class ClientSubscriptions:
         if channel in self._node.registry.subscriptions(self._connection):
             raise AlreadySubscribed(f"this client is subscribed to {channel!r} already; unsubscribe first")
         limit = self._node.limits.channels
-        if len(self.channels) >= limit:
+        if len(self.channels) + self.pages.count_others(channel) >= limit:
             count_limit("channels")
             raise LimitExceeded(f"a connection subscribes to at most {limit} channels; unsubscribe from one first")
 
@@ -142,8 +144,6 @@ class ClientSubscriptions:
 
         Where the reply is full, what was missed is pushed behind it.
         """
-        if request.type:
-            return await self._prepare_map(channel, grant, request, identity)
         options = grant.options
         subscription = ClientSubscription(channel, grant, request, is_server_side=is_server_side)
         pushed, shown = self._representations(options, request)
@@ -175,52 +175,33 @@ class ClientSubscriptions:
             _begin_deltas(prepared, shown.then)
         return ready
 
-    async def _prepare_map(self, channel: str, grant: Grant, request: SubscribeRequest, identity: Identity) -> Ready:
-        """Begin to subscribe to a map: all entries, or what was missed, are in the reply."""
-        options = grant.options
-        if request.type != MAP or not options.map or request.tf is not None:
-            raise NotAvailable(f"{channel!r} offers no subscription of type {request.type}; leave `type` out")
+    async def prepare_map(
+        self, channel: str, grant: Grant, request: SubscribeRequest, identity: Identity
+    ) -> m.SubscribeResult | Ready:
+        """Return a page of a map's entries, or a subscription as `prepare` does."""
+        start = await self.pages.begin(grant, request)
+        if isinstance(start, m.SubscribeResult):
+            return start
         subscription = ClientSubscription(
             channel, grant, msgspec.structs.replace(request, positioned=True, recoverable=True), is_server_side=False
         )
         self.channels[channel] = subscription
         try:
-            if request.phase == STREAM:
-                since, state = Position(min(request.offset, MAX_OFFSET), request.epoch), []
-            else:
-                entries = await Maps.of(self._node).entries(channel)
-                since, state = entries.position, entry_pubs(entries)
             prepared = await self._node.subscriptions.prepare(
                 self._connection,
                 channel,
-                since=since,
-                is_reply_full=True,
-                membership=Membership(options.presence, member_info(identity.info, grant.info)),
-                representation=MapRepresentation.of_map(self._protocol, self._connection.link.deflate),
+                since=start.since,
+                membership=Membership(grant.options.presence, member_info(identity.info, grant.info)),
+                representation=start.representation,
                 on_insufficient=self._insufficient,
             )
         except BaseException:
             self._forget(subscription)
             raise
-        is_recovering, position = request.phase == STREAM, prepared.answer.position
-        result = m.SubscribeResult(
-            expires=subscription.expires_at is not None,
-            ttl=ttl_of(subscription.expires_at),
-            recoverable=True,
-            positioned=True,
-            epoch=position.epoch,
-            offset=position.offset,
-            publications=change_pubs(prepared.answer.publications),
-            recovered=is_recovering,
-            was_recovering=is_recovering,
-            data=raw(grant.data),
-            type=MAP,
-            state=state,
-        )
-        ready = Ready(subscription, prepared, result)
+        ready = Ready(subscription, prepared, map_result(start, prepared, grant, request))
         if not prepared.answer.recovered:
             self.abandon(ready)
-            raise Unrecoverable(f"{channel!r} no longer keeps all publications after offset {since.offset}")
+            raise Unrecoverable(f"{channel!r} no longer keeps all publications after offset {start.since.offset}")
         return ready
 
     def _representations(
@@ -277,6 +258,8 @@ class ClientSubscriptions:
             raise
         if subscription.events is not None and self.channels.get(subscription.channel) is subscription:
             await self._join(subscription, subscription.events, identity)
+        if self.channels.get(subscription.channel) is subscription:
+            await self._members.enter(subscription.channel, subscription.grant, identity)
 
     async def _push_rest(self, ready: Ready, identity: Identity) -> None:
         """Push what was missed in a task of its own; a client to which that fails subscribes anew, from where it is."""
@@ -314,17 +297,22 @@ class ClientSubscriptions:
 
     async def unsubscribe(self, channel: str) -> None:
         """Unsubscribe from a channel; its members are told. Harmless when it is not subscribed to."""
+        self.pages.forget(channel)
         subscription = self.channels.pop(channel, None)
         if subscription is None:
             return
+        await self._members.leave(channel, subscription.grant.options)
         if subscription.events is not None:
             await self._node.unsubscribe(self._connection, events(channel))
         await self._node.unsubscribe(self._connection, channel)
 
     def drop(self, channel: str, reason: Unsubscription) -> None:
         """Unsubscribe from a channel, and tell the client why."""
-        if self.channels.pop(channel, None) is None:
+        self.pages.forget(channel)
+        subscription = self.channels.pop(channel, None)
+        if subscription is None:
             return
+        self._members.drop(channel, subscription.grant.options)
         self._node.subscriptions.drop(self._connection, events(channel))
         self._node.subscriptions.drop(self._connection, channel)
         push = Push(channel, unsubscribe=m.Unsubscribe(*reason))

@@ -37,3 +37,7 @@ for kind in ("joined", "left", "occupied", "vacated"):
     hub.on(kind, "room:{room}")(note)
 for kind in ("connected", "disconnected"):
     hub.on(kind)(note)
+
+if os.environ.get("WEBHOOK"):
+    events = ["joined room:{room}", "left room:{room}"]
+    hub.webhook(os.environ["WEBHOOK"], secret="s3cret", events=events, allow_private=True)

@@ -14,7 +14,7 @@ import subprocess
 import sys
 import time
 import urllib.request
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
@@ -24,25 +24,12 @@ from starlette.requests import HTTPConnection
 
 from contract.serving import free_port
 from helpers.hubs import serving
-from helpers.stores import postgres_database, start_nats, start_redis
 from tidewire import ConfigurationError, Event, Hub
 from tidewire.client import Client
 from tidewire.happenings import handling
 from tidewire.testing import wait_until
 
 HERE = Path(__file__).parent
-
-
-@pytest.fixture(params=["memory", "sqlite", "redis", "postgresql", "nats"])
-def url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
-    kind = request.param
-    if kind in ("redis", "nats"):
-        with (start_redis if kind == "redis" else start_nats)(tmp_path / kind) as daemon:
-            yield f"{kind}://127.0.0.1:{daemon.port}"
-    elif kind == "postgresql":
-        yield postgres_database()
-    else:
-        yield "memory://" if kind == "memory" else f"sqlite:///{tmp_path}/store.db"
 
 
 async def user(connection: HTTPConnection) -> str | None:
@@ -267,12 +254,13 @@ def test_a_webhook_gets_all_of_what_it_wants_in_order() -> None:
 class Process:
     """A worker of the application, on a port of its own."""
 
-    def __init__(self, folder: Path, store: str) -> None:
-        self.folder, self.store, self.port = folder, store, free_port()
+    def __init__(self, folder: Path, store: str, webhook: str = "") -> None:
+        self.folder, self.store, self.port, self.webhook = folder, store, free_port(), webhook
         self.start()
 
     def start(self) -> None:
         environment = os.environ | {"STORE": self.store, "LOG": str(self.folder / "log"), "PYTHONPATH": str(HERE)}
+        environment["WEBHOOK"] = self.webhook
         command = [sys.executable, "-m", "tidewire", "run", "application:app", "--port", str(self.port)]
         with (self.folder / "out").open("ab") as out:
             self.process = subprocess.Popen(command, env=environment, stdout=out, stderr=out, cwd=self.folder)
@@ -330,10 +318,20 @@ def test_the_events_of_a_killed_worker_come_from_another(tmp_path: Path) -> None
             worker.kill()
 
 
+#: How long the storm of the slow test lasts, for how long its receiver is down, and how many users come and go.
+STORM = float(os.environ.get("STORM_SECONDS", "40"))
+DOWN = min(120.0, STORM / 2)
+USERS = int(os.environ.get("STORM_USERS", "60"))
+
+
 @pytest.mark.slow
-def test_each_joined_has_its_left_whoever_is_killed(tmp_path: Path) -> None:
-    workers = [Process(tmp_path, f"sqlite:///{tmp_path}/store.db") for _ in range(3)]
+@pytest.mark.timeout(STORM + 300)
+def test_each_joined_has_its_left_whoever_is_killed(kept_url: str, tmp_path: Path, capfd: Any) -> None:
+    port = free_port()
+    workers = [Process(tmp_path, kept_url, f"http://127.0.0.1:{port}/in") for _ in range(3)]
+    receiver = Receiver()
     source = random.Random(5)
+    kills = itertools.count()
 
     async def live(number: int, until: float) -> None:
         while time.monotonic() < until:
@@ -348,36 +346,61 @@ def test_each_joined_has_its_left_whoever_is_killed(tmp_path: Path) -> None:
         while time.monotonic() < until:
             await asyncio.sleep(source.uniform(2.0, 5.0))
             worker = source.choice(workers)
-            worker.kill()
+            await asyncio.to_thread(worker.kill)
+            next(kills)
             await asyncio.sleep(1.0)
             await asyncio.to_thread(worker.start)
 
+    async def receive() -> None:
+        async with await asyncio.start_server(receiver.answer, "127.0.0.1", port):
+            await asyncio.sleep((STORM - DOWN) / 2)
+        await asyncio.sleep(DOWN)
+        async with await asyncio.start_server(receiver.answer, "127.0.0.1", port):
+            await asyncio.sleep(3600)
+
     async def main() -> None:
-        until = time.monotonic() + 40
-        await asyncio.gather(kill(until), *(live(number, until) for number in range(60)))
-        await wait_until(quiet, 60.0)
+        receiving = asyncio.create_task(receive())
+        until = time.monotonic() + STORM
+        await asyncio.gather(kill(until), *(live(number, until) for number in range(USERS)))
+        await wait_until(lambda: is_quiet(logged(tmp_path)), 90.0)
+        await wait_until(lambda: is_quiet(received()) and len(pairs(received())) == len(pairs(logged(tmp_path))), 120.0)
+        receiving.cancel()
 
-    def pairs() -> dict[tuple[str, str], list[str]]:
-        found: dict[tuple[str, str], list[str]] = {}
-        ids: dict[str, list[Any]] = {}
-        for id_, *rest, _ in logged(tmp_path):
-            if id_ in ids:
-                assert ids[id_] == rest
-                continue  # a repetition
-            ids[id_] = rest
-            kind, channel, name = rest
-            if kind in ("joined", "left"):
-                found.setdefault((channel, name), []).append(kind)
-        return found
-
-    def quiet() -> bool:
-        return all(kinds[-1] == "left" for kinds in pairs().values())
+    def received() -> list[list[Any]]:
+        return [[one["id"], one["kind"], one["channel"], one["user"], 0] for one in receiver.events]
 
     try:
         asyncio.run(main())
-        wrong = {key: kinds for key, kinds in pairs().items() if kinds != ["joined", "left"] * (len(kinds) // 2)}
-        assert not wrong
-        assert len(pairs()) > 30
+        for told in (logged(tmp_path), received()):
+            wrong = {
+                key: kinds for key, kinds in pairs(told).items() if kinds != ["joined", "left"] * (len(kinds) // 2)
+            }
+            assert not wrong
+            assert len(pairs(told)) > USERS // 2
+        assert pairs(received()) == pairs(logged(tmp_path))
+        assert receiver.refusals
+        with capfd.disabled():
+            events = sum(map(len, pairs(received()).values()))
+            print(f"\n{kept_url.partition(':')[0]}: {events} events of {USERS} users, {next(kills)} kills,", end=" ")
+            print(f"{receiver.refusals} requests refused, {DOWN:.0f} s of {STORM:.0f} down", flush=True)
     finally:
         for worker in workers:
             worker.kill()
+
+
+def pairs(told: list[list[Any]]) -> dict[tuple[str, str], list[str]]:
+    """Return the kinds of events of each channel and user, without repetitions."""
+    found: dict[tuple[str, str], list[str]] = {}
+    ids: dict[str, list[Any]] = {}
+    for id_, *rest, _ in told:
+        if id_ in ids:
+            assert ids[id_] == rest
+            continue
+        ids[id_] = rest
+        kind, channel, name = rest
+        found.setdefault((channel, name), []).append(kind)
+    return {key: kinds for key, kinds in found.items() if kinds[0] in ("joined", "left")}
+
+
+def is_quiet(told: list[list[Any]]) -> bool:
+    return all(kinds[-1] == "left" for kinds in pairs(told).values())

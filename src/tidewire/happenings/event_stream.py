@@ -24,6 +24,8 @@ _PAGE = 200
 #: Seconds between two looks where nothing wakes the reader, and for the end of what has begun twice.
 _LOOK_SECONDS, _PATIENCE = 1.0, 20.0
 _REMEMBERED = 50_000
+#: Events before its position that a new reader looks at.
+_RECALLED = 20_000
 _BEGINNINGS = {end: begin for begin, end in KINDS.items()}
 
 
@@ -85,6 +87,8 @@ async def events_of(node: Node, since: Position | None, woken: asyncio.Event) ->
     The position is that up to which everything before was yielded.
     """
     order = _Order()
+    for publication in await _earlier(node, since):
+        order.take(publication)
     while True:
         woken.clear()
         page = await node.broker.history(HAPPENED, since=since, limit=_PAGE)
@@ -103,6 +107,23 @@ async def events_of(node: Node, since: Position | None, woken: asyncio.Event) ->
                     await woken.wait()
             except TimeoutError:
                 pass
+
+
+async def _earlier(node: Node, since: Position | None) -> list[Publication]:
+    """Return the events up to a position, which another reader has told.
+
+    By them a new reader knows what has begun and what has ended. A worker that is killed between telling an end and
+    removing its member leaves a second end behind, and a beginning that waits for its end is before the position, too.
+    """
+    found: list[Publication] = []
+    before = None if since is None else Position(since.offset + 1, since.epoch)
+    while before is not None and len(found) < _RECALLED:
+        page = await node.broker.history(HAPPENED, since=before, limit=_PAGE, reverse=True)
+        if not page.publications or page.top.epoch != before.epoch:
+            break
+        found += page.publications
+        before = page.publications[-1].position
+    return found[::-1]
 
 
 class _Order:

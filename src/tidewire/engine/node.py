@@ -9,6 +9,7 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import msgspec
 
@@ -110,6 +111,8 @@ class Node:
         self._verbs: dict[str, Callable[[Publication], None]] = {}
         #: Measures durations, where somebody wants to know them; set by its owner before the start.
         self.meter: Meter | None = None
+        #: Objects of layers above that live with this node, by their classes.
+        self.companions: dict[type, Any] = {}
         self.is_open = False
 
     async def start(self) -> None:

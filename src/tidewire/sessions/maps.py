@@ -9,7 +9,6 @@ import logging
 import time
 from collections.abc import Iterable
 from typing import Any
-from weakref import WeakKeyDictionary
 
 import msgspec
 
@@ -32,6 +31,7 @@ from tidewire.protocols.map_changes import Change, Entry, MapState
 from tidewire.protocols.meta import PublicationMeta
 from tidewire.protocols.payload import encode_json
 from tidewire.sessions.map_replica import Replica
+from tidewire.sessions.per_node import PerNode
 from tidewire.support.counters import count_limit
 
 __all__ = ("ABSENT", "Entries", "Maps")
@@ -68,27 +68,19 @@ class Entries(msgspec.Struct, frozen=True):
         return [self.entries[key] for key in chosen[:most]], chosen[most - 1] if len(chosen) > most else ""
 
 
-class Maps:
+class Maps(PerNode):
     """The maps of one node."""
-
-    _all: WeakKeyDictionary[Node, Maps] = WeakKeyDictionary()
 
     def __init__(self, node: Node) -> None:
         self._node = node
         self._replicas: dict[str, Replica] = {}
         self._is_closed = False
         node.tasks.start((("maps", _LOOK, self._look),))
-        Maps._all[node] = self
-
-    @classmethod
-    def of(cls, node: Node) -> Maps:
-        """Return the maps of a node; they are made when they are first asked for."""
-        return cls._all.get(node) or cls(node)
 
     @classmethod
     async def close(cls, node: Node) -> None:
         """Keep what has changed, before a node closes."""
-        maps = cls._all.get(node)
+        maps = cls.known(node)
         if maps is not None:
             maps._is_closed = True
             replicas, maps._replicas = maps._replicas, {}

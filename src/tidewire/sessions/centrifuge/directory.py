@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator
 from typing import Protocol as TypingProtocol
-from weakref import WeakKeyDictionary
 
 import msgspec
 
@@ -23,6 +22,7 @@ from tidewire.sessions.centrifuge.orders import (
     Target,
     Unsubscribing,
 )
+from tidewire.sessions.per_node import PerNode
 
 __all__ = ("Controlled", "Sessions")
 
@@ -52,24 +52,14 @@ class Controlled(TypingProtocol):
         """Set when it ends."""
 
 
-class Sessions:
+class Sessions(PerNode):
     """Every connected session of a node. `of` returns those of a node, which obeys orders of all nodes from then on."""
-
-    _of: WeakKeyDictionary[Node, Sessions] = WeakKeyDictionary()
 
     def __init__(self, node: Node) -> None:
         self._registry = node.registry
         self.by_secret: dict[str, Controlled] = {}
         self._by_client: dict[str, Controlled] = {}
         node.on_control(VERB, self._obey)
-
-    @classmethod
-    def of(cls, node: Node) -> Sessions:
-        """Return the sessions of a node."""
-        found = cls._of.get(node)
-        if found is None:
-            found = cls._of[node] = cls(node)
-        return found
 
     def __len__(self) -> int:
         return len(self.by_secret)

@@ -10,7 +10,6 @@ import asyncio
 import itertools
 import logging
 from http import HTTPStatus
-from weakref import WeakKeyDictionary
 
 import msgspec
 
@@ -20,6 +19,7 @@ from tidewire.errors import PublishError, RateLimited
 from tidewire.links.stream import StreamLink
 from tidewire.messages import Format, Publication
 from tidewire.sessions.centrifuge.directory import Sessions
+from tidewire.sessions.per_node import PerNode
 from tidewire.support.counters import count_limit
 
 __all__ = ("Emulation",)
@@ -59,10 +59,8 @@ class _Answered(msgspec.Struct, frozen=True, array_like=True):
     status: int
 
 
-class Emulation:
+class Emulation(PerNode):
     """Takes commands to the sessions of all nodes. `of` returns that of a node, which from then on answers others."""
-
-    _of: WeakKeyDictionary[Node, Emulation] = WeakKeyDictionary()
 
     def __init__(self, node: Node) -> None:
         self._id = node.id
@@ -77,14 +75,6 @@ class Emulation:
         self._unheard = 0
         node.on_control(_ASK, self._asked)
         node.on_control(_ANSWER, self._answered)
-
-    @classmethod
-    def of(cls, node: Node) -> Emulation:
-        """Return the one of a node."""
-        found = cls._of.get(node)
-        if found is None:
-            found = cls._of[node] = cls(node)
-        return found
 
     async def deliver(self, node: str, session: str, data: str | bytes) -> HTTPStatus:
         """Give a session the commands of its client; returns what to answer.

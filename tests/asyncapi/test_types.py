@@ -104,9 +104,11 @@ def test_a_python_client_knows_the_types(tmp_path: Path, monkeypatch: pytest.Mon
             room = channels.room(7)
             messages = room.messages()
             first = asyncio.ensure_future(anext(messages))
-            while not (await hub.node.broker.positions(["room:7"])).get("room:7") or client._subscriptions == {}:
+            while not (await hub.node.broker.positions(["room:7"])).get("room:7") or not (
+                asked := client._subscriptions.get("room:7")
+            ):
                 await asyncio.sleep(0.01)
-            await client._subscriptions["room:7"].wait_subscribed()
+            await asked.wait_subscribed()
             await room.publish(made.Say(text="hi"))
             assert (await first).data.text == "hi!"
             with pytest.raises(InvalidMessage):

@@ -8,9 +8,9 @@ from collections.abc import Awaitable, Callable, Mapping
 from types import TracebackType
 from typing import Any, TypeVar, overload
 
-from tidewire.client.backoff import delay
 from tidewire.client.client_connection import ClientConnection
 from tidewire.client.client_subscription import GetState, OnState, Subscription
+from tidewire.client.client_subscriptions import ClientSubscriptions
 from tidewire.client.values import (
     ChannelHistory,
     ChannelMember,
@@ -28,7 +28,6 @@ from tidewire.errors import (
     TemporaryFailure,
     TidewireError,
     TokenExpired,
-    Unrecoverable,
 )
 from tidewire.messages import Position
 from tidewire.protocols.centrifuge import codes, messages
@@ -72,9 +71,7 @@ class Client:
         self._data = encoded(data)
         self._seconds = seconds
         self._connection = ClientConnection(url, headers or {}, self, seconds)
-        self._subscriptions: dict[str, Subscription] = {}
-        #: Channels that the server chose for this client.
-        self._chosen: set[str] = set()
+        self._subscriptions = ClientSubscriptions(self._connection)
 
     async def __aenter__(self) -> Client:
         self._connection.open()
@@ -109,17 +106,18 @@ class Client:
         and whenever what was missed cannot be recovered. A channel that the server chose for this client (a personal
         one) is subscribed to in the same way. Raises TidewireError when this client has subscribed to it already.
         """
-        if channel in self._subscriptions:
+        if self._subscriptions.get(channel) is not None:
             raise TidewireError(
                 f"this client has subscribed to {channel!r} already; iterate over that subscription, or close it first"
             )
-        subscription = Subscription(self, channel, since=since, token=token, get_token=get_token, data=data)
+        subscription = Subscription(
+            self._subscriptions, channel, since=since, token=token, get_token=get_token, data=data
+        )
         subscription.join_state(get_state, on_state)
         if self._connection.error is not None:
             subscription.end(self._connection.error)
-            return subscription
-        self._subscriptions[channel] = subscription
-        self.request_subscribe(subscription)
+        else:
+            self._subscriptions.add(subscription)
         return subscription
 
     async def publish(self, channel: str, data: Any) -> None:
@@ -197,96 +195,6 @@ class Client:
         if self._connection.error is not None:
             raise self._connection.error
 
-    # Called by subscriptions (SubscriptionClient).
-
-    def request_subscribe(self, subscription: Subscription) -> None:
-        """Subscribe now, or as soon as the client is connected."""
-        if not self._connection.is_ready.is_set():
-            return
-        if subscription.channel in self._chosen:
-            self._connection.drop()  # only a connect recovers what the server chose
-        else:
-            self._connection.spawn(self._subscribe(subscription))
-
-    def request_unsubscribe(self, subscription: Subscription, *, is_over: bool) -> None:
-        """Unsubscribe, for good or until the subscription asks again."""
-        channel = subscription.channel
-        if is_over and self._subscriptions.get(channel) is subscription:
-            del self._subscriptions[channel]
-        if subscription.is_asked and channel not in self._chosen:
-            subscription.is_asked = False
-            self._connection.call(Command(unsubscribe=messages.UnsubscribeRequest(channel)), lambda reply: None)
-
-    async def _subscribe(self, subscription: Subscription) -> None:
-        is_ready = await self._has_token(subscription) and await self._has_state(subscription)
-        if is_ready and subscription.is_wanted and not subscription.is_asked:
-            self._ask_for(subscription)
-
-    async def _has_token(self, subscription: Subscription) -> bool:
-        """Fetch a subscription's token if it needs one; return whether it may subscribe now."""
-        if subscription.get_token is None or subscription.token:
-            return True
-        try:
-            subscription.token = await subscription.get_token(subscription.channel)
-        except TidewireError as error:
-            self._drop(subscription, error)
-            return False
-        except Exception as error:
-            logger.warning("no token for %r (%s); trying again", subscription.channel, type(error).__name__)
-            self._subscribe_later(subscription)
-            return False
-        if not subscription.token:
-            # sent on, an empty one would end the whole connection as a bad request
-            self.request_unsubscribe(subscription, is_over=True)
-            self._drop(subscription, PermissionDenied(f"get_token returned no token for {subscription.channel!r}"))
-            return False
-        return True
-
-    async def _has_state(self, subscription: Subscription) -> bool:
-        """Ask the application to load its state if it has no position; return whether the subscription has one now."""
-        try:
-            await subscription.load_state()
-        except TidewireError as error:
-            self._drop(subscription, error)
-        except Exception as error:
-            logger.warning("no state for %r (%s); trying again", subscription.channel, type(error).__name__)
-            self._subscribe_later(subscription)
-        else:
-            return True
-        return False
-
-    def _ask_for(self, subscription: Subscription) -> None:
-        command = Command(subscribe=subscription.request())
-        self._connection.call(command, lambda reply: self._subscribed(subscription, reply))
-
-    def _subscribed(self, subscription: Subscription, reply: Reply | None) -> None:
-        if reply is None or not subscription.is_asked:
-            return
-        if reply.subscribe is not None:
-            subscription.subscribed(reply.subscribe)
-            self._refresh_subscription_in(subscription, reply.subscribe.ttl)
-            return
-        if subscription.channel in self._chosen:
-            return  # the server has subscribed it by itself
-        error = error_from(reply)
-        subscription.is_asked = False
-        if isinstance(error, TokenExpired) and subscription.get_token is not None:
-            subscription.token = ""
-        elif isinstance(error, Unrecoverable) and subscription.get_state is not None:
-            subscription.forget_position()
-        elif not error.temporary:
-            self._drop(subscription, error)
-            return
-        self._subscribe_later(subscription)
-
-    def _subscribe_later(self, subscription: Subscription) -> None:
-        subscription.attempt += 1
-        self._connection.later(delay(subscription.attempt), lambda: self.request_subscribe(subscription))
-
-    def _drop(self, subscription: Subscription, error: TidewireError) -> None:
-        self._subscriptions.pop(subscription.channel, None)
-        subscription.end(error)
-
     # Called by the connection (ConnectionHandler).
 
     async def prepare(self) -> bool:
@@ -306,18 +214,9 @@ class Client:
 
     def opened(self) -> None:
         """Send the connect command and, in the same frame, all subscribes that need no token first."""
-        places = {
-            channel: self._subscriptions[channel].request() for channel in self._chosen & self._subscriptions.keys()
-        }
-        request = messages.ConnectRequest(self._token, self._data, places, name="tidewire.py")
+        request = messages.ConnectRequest(self._token, self._data, self._subscriptions.places(), name="tidewire.py")
         self._connection.call(Command(connect=request), self._connected)
-        for channel, subscription in self._subscriptions.items():
-            if channel in self._chosen or not subscription.is_wanted:
-                continue
-            if subscription.is_ready:
-                self._ask_for(subscription)
-            else:
-                self._connection.spawn(self._subscribe(subscription))
+        self._subscriptions.opened()
 
     def _connected(self, reply: Reply | None) -> None:
         if reply is None:
@@ -329,14 +228,9 @@ class Client:
         self._connection.answers_pings = answer.pong
         self._connection.silence_limit = answer.ping + _PING_GRACE if answer.ping else _FOREVER
         self._refresh_in(answer.ttl)
-        for channel in self._chosen - answer.subs.keys():
-            self._unchosen(channel, codes.SERVER_UNSUBSCRIBE.code, codes.SERVER_UNSUBSCRIBE.reason)
-        for channel, result in answer.subs.items():
-            self._choose(channel, result)
+        self._subscriptions.chosen(answer.subs)
         self._connection.ready()
-        for subscription in tuple(self._subscriptions.values()):
-            if not subscription.is_asked and subscription.channel not in self._chosen and subscription.is_wanted:
-                self.request_subscribe(subscription)
+        self._subscriptions.connected()
 
     def _refused(self, error: CommandError) -> None:
         if isinstance(error, TokenExpired) and self._get_token is not None:
@@ -347,59 +241,20 @@ class Client:
 
     def lost(self, code: int) -> None:
         """Mark all subscriptions to be subscribed on the next WebSocket."""
-        for subscription in self._subscriptions.values():
-            subscription.is_asked = False
-        if code == codes.STATE_INVALIDATED.code:
-            self._token = "" if self._get_token is not None else self._token
-            for subscription in self._subscriptions.values():
-                subscription.invalidate()
+        self._subscriptions.lost(code)
+        if code == codes.STATE_INVALIDATED.code and self._get_token is not None:
+            self._token = ""
 
     def ended(self, error: TidewireError | None) -> None:
         """End every subscription."""
-        for subscription in self._subscriptions.values():
-            if error is None:
-                subscription.stop()
-            else:
-                subscription.end(error)
+        self._subscriptions.ended(error)
 
     def pushed(self, push: Push) -> None:
         """Hand a push to its subscription."""
-        subscription = self._subscriptions.get(push.channel)
-        if push.pub is not None and subscription is not None:
-            subscription.published(push.pub)
-        elif push.unsubscribe is not None:
-            self._unsubscribed(push.channel, push.unsubscribe)
-        elif push.subscribe is not None:
-            begun = push.subscribe
-            result = messages.SubscribeResult(
-                recoverable=begun.recoverable, epoch=begun.epoch, offset=begun.offset, positioned=begun.positioned
-            )
-            self._choose(push.channel, result)
-        elif push.refresh is not None:
+        if push.refresh is not None:
             self._refresh_in(push.refresh.ttl)
-
-    def _choose(self, channel: str, result: messages.SubscribeResult) -> None:
-        self._chosen.add(channel)
-        if channel in self._subscriptions:
-            self._subscriptions[channel].subscribed(result)
-
-    def _unchosen(self, channel: str, code: int, reason: str) -> None:
-        self._chosen.discard(channel)
-        if channel in self._subscriptions:
-            self._drop(
-                self._subscriptions[channel],
-                PermissionDenied(f"the server ended the subscription to {channel!r} ({code}: {reason})"),
-            )
-
-    def _unsubscribed(self, channel: str, push: messages.Unsubscribe) -> None:
-        subscription = self._subscriptions.get(channel)
-        if push.code < codes.INSUFFICIENT.code or channel in self._chosen:
-            self._unchosen(channel, push.code, push.reason)
-        elif subscription is not None:
-            if push.code == codes.INVALIDATED.code:
-                subscription.invalidate()
-            subscription.is_asked = False
-            self._subscribe_later(subscription)
+        else:
+            self._subscriptions.pushed(push)
 
     # Tokens that end.
 
@@ -416,19 +271,6 @@ class Client:
             return
         reply = await self._connection.ask(Command(refresh=messages.RefreshRequest(self._token))) if is_there else None
         self._refresh_in(reply.refresh.ttl if reply is not None and reply.refresh is not None else _RETRY_SECONDS)
-
-    def _refresh_subscription_in(self, subscription: Subscription, seconds: int) -> None:
-        if seconds and subscription.get_token is not None:
-            self._connection.later(seconds, lambda: self._connection.spawn(self._refresh_subscription(subscription)))
-
-    async def _refresh_subscription(self, subscription: Subscription) -> None:
-        subscription.token = ""
-        if not await self._has_token(subscription) or not subscription.is_asked:
-            return
-        request = messages.SubRefreshRequest(subscription.channel, subscription.token)
-        reply = await self._connection.ask(Command(sub_refresh=request))
-        if reply is not None and reply.sub_refresh is not None:
-            self._refresh_subscription_in(subscription, reply.sub_refresh.ttl)
 
 
 class _Unsent(TemporaryFailure):

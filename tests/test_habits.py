@@ -85,3 +85,19 @@ def test_the_message_of_a_commit(message: str, mistake: str, tmp_path: Path) -> 
     command = [sys.executable, ROOT / ".ci" / "commit_message.py", file]
     done = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
     assert (done.returncode, mistake in done.stdout) == (1 if mistake else 0, True), done.stdout
+
+
+def test_no_file_and_no_function_grows_beyond_a_page() -> None:
+    """A reader keeps 400 lines of a file in mind, and 40 of a function; what is longer has two subjects."""
+    long = []
+    for path in (ROOT / "src").rglob("*.py"):
+        text = path.read_text()
+        if text.count("\n") > 400:
+            long.append(f"{path.name}: {text.count(chr(10))} lines")
+        for node in ast.walk(ast.parse(text)):
+            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+                body = node.body[1:] if ast.get_docstring(node) is not None else node.body
+                size = body[-1].end_lineno - body[0].lineno + 1 if body else 0
+                if size > 40:
+                    long.append(f"{path.name}: {node.name} has {size} lines")
+    assert not long

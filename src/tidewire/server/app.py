@@ -46,29 +46,12 @@ _LOOPBACK_ORIGINS = ("http://localhost:*", "http://127.0.0.1:*", "http://[::1]:*
 
 def create_app(settings: Settings) -> FastAPI:
     """Make the server's application; nothing is opened before its lifespan starts."""
-
-    @contextlib.asynccontextmanager
-    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        hide_secrets()
-        app.state.tokens = Tokens(load_key(settings.token_key_file), settings.token_seconds)
-        await app.state.accounts.open()
-        try:
-            async with app.state.hub, app.state.pipelines or contextlib.nullcontext(), asyncio.TaskGroup() as group:
-                watch = SessionWatch(app.state.hub, app.state.accounts)
-                tasks = [group.create_task(watch.run()), group.create_task(app.state.rooms.keep_sweeping())]
-                yield
-                for task in tasks:
-                    task.cancel()
-        finally:
-            await app.state.accounts.aclose()
-
-    has_api = settings.http_api.is_on
     origins = Origins(_origins(settings), loopback_only=settings.is_loopback)
     # only the API is described: the other routes are for our own pages
     app = FastAPI(
         title="tidewire",
-        lifespan=lifespan,
-        openapi_url="/openapi.json" if has_api else None,
+        lifespan=_lifespan,
+        openapi_url="/openapi.json" if settings.http_api.is_on else None,
         docs_url=None,  # those pages of FastAPI load scripts from elsewhere
         redoc_url=None,
         telemetry={"auto_configure": True},  # exports where the standard OTEL_* variables say so
@@ -77,39 +60,68 @@ def create_app(settings: Settings) -> FastAPI:
     app.add_middleware(SameSite, origins=origins)
     app.add_exception_handler(StoreUnavailable, _away)
     app.add_exception_handler(404, not_found)
+    channel = with_playground(settings.channel) if settings.serves_tutorial else settings.channel
+    namespaces = Namespaces(channel, channel_name=settings.limits.channel_name)
+    logins = _add_objects(app, settings, namespaces, origins)
+    _add_routes(app, settings, logins)
+    pages = listed_pages(settings)
+    app.include_router(app.state.hub.asyncapi_router(described=described(channel), pages=pages))
+    if settings.http_api.is_on or settings.is_loopback:
+        app.include_router(api_docs(is_on=settings.http_api.is_on, pages=pages))
+        app.include_router(manual(pages=pages))
+    return app
+
+
+@contextlib.asynccontextmanager
+async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
+    settings = app.state.settings
+    hide_secrets()
+    app.state.tokens = Tokens(load_key(settings.token_key_file), settings.token_seconds)
+    await app.state.accounts.open()
+    try:
+        async with app.state.hub, app.state.pipelines or contextlib.nullcontext(), asyncio.TaskGroup() as group:
+            watch = SessionWatch(app.state.hub, app.state.accounts)
+            tasks = [group.create_task(watch.run()), group.create_task(app.state.rooms.keep_sweeping())]
+            yield
+            for task in tasks:
+                task.cancel()
+    finally:
+        await app.state.accounts.aclose()
+
+
+def _add_objects(app: FastAPI, settings: Settings, namespaces: Namespaces, origins: Origins) -> Logins:
+    """Put into the state of the application what its routes need; return the logins."""
+    rules = ChannelRules(CHANNELS)
+    rules.prefer(namespaces.options, namespaces.pattern)
     app.state.settings = settings
     app.state.accounts = Accounts(settings.accounts_file, limits=settings.limits)
     app.state.dialect = ChatProtocol(json_depth=settings.limits.json_depth)
-    channel = with_playground(settings.channel) if settings.serves_tutorial else settings.channel
-    namespaces = Namespaces(channel, channel_name=settings.limits.channel_name)
-    rules = ChannelRules(CHANNELS)
-    rules.prefer(namespaces.options, namespaces.pattern)
-    app.state.hub = Hub(settings.broker, limits=settings.limits, channels=rules, origins=origins)
+    app.state.hub = hub = Hub(settings.broker, limits=settings.limits, channels=rules, origins=origins)
     logins = Logins(lambda: app.state.tokens, app.state.accounts)
     app.state.authority = _authority(settings, namespaces, logins, playground=settings.serves_tutorial)
-    app.state.rooms = RoomDirectory(app.state.hub, app.state.accounts)
-    app.state.pipelines = server_pipelines(settings, app.state.hub) if settings.pipelines.enabled else None
+    app.state.rooms = RoomDirectory(hub, app.state.accounts)
+    app.state.pipelines = server_pipelines(settings, hub) if settings.pipelines.enabled else None
+    return logins
+
+
+def _add_routes(app: FastAPI, settings: Settings, logins: Logins) -> None:
+    hub, authority = app.state.hub, app.state.authority
     app.include_router(health.router, include_in_schema=False)
     app.include_router(login.router, include_in_schema=False)
-    if has_api:
-        app.include_router(api_key.with_key(settings.http_api, app.state.hub, app.state.authority))
+    if settings.http_api.is_on:
+        app.include_router(api_key.with_key(settings.http_api, hub, authority))
     else:
         app.include_router(api_key.without_key, include_in_schema=False)
-    clients = client_routes(app.state.hub, settings, app.state.authority, logins)
+    clients = client_routes(hub, settings, authority, logins)
     app.include_router(clients)
     app.add_middleware(DirectSockets, application=app, routes=clients.routes)
-    app.include_router(app.state.hub.asyncapi_router(described=described(channel), pages=listed_pages(settings)))
-    add_observers(app, app.state.hub, settings)
+    add_observers(app, hub, settings)
     add_pages(app, settings)
-    if has_api or settings.is_loopback:
-        app.include_router(api_docs(is_on=has_api, pages=listed_pages(settings)))
-        app.include_router(manual(pages=listed_pages(settings)))
     app.include_router(chat_socket.router)
     if app.state.pipelines is not None:
         add_pipelines(app, settings, app.state.pipelines)
     if settings.serves_tutorial:
         app.include_router(tutorial.router, include_in_schema=False)
-    return app
 
 
 def _authority(settings: Settings, namespaces: Namespaces, logins: Logins, *, playground: bool) -> PageAuthority:

@@ -19,7 +19,7 @@ from pathlib import Path
 from contract.serving import free_port, until
 from requirements import require
 
-__all__ = ("Daemon", "Postgres", "postgres_database", "start_nats", "start_postgres", "start_redis")
+__all__ = ("Daemon", "Postgres", "postgres_database", "start_nats", "start_postgres", "start_redis", "store_url")
 
 _START_SECONDS = 15.0
 _STOP_SECONDS = 15.0
@@ -264,6 +264,18 @@ def _shared_postgres() -> Postgres:
 def postgres_database() -> str:
     """Return the URL of a new database on a server that the tests of this process share."""
     return _shared_postgres().database()
+
+
+@contextlib.contextmanager
+def store_url(kind: str, folder: Path) -> Iterator[str]:
+    """Run a store of a kind, and give its URL."""
+    if kind in ("redis", "nats"):
+        with (start_redis if kind == "redis" else start_nats)(folder / kind) as daemon:
+            yield f"{kind}://127.0.0.1:{daemon.port}"
+    elif kind == "postgresql":
+        yield postgres_database()
+    else:
+        yield "memory://" if kind == "memory" else f"sqlite:///{folder}/store.db"
 
 
 def start_nats(

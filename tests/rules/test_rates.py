@@ -5,57 +5,26 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import os
+import subprocess
+import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import httpx
 import pytest
-from fastapi import Depends, FastAPI
-from starlette.requests import HTTPConnection
 from websockets.asyncio.client import connect
 
+from contract.serving import free_port
 from helpers.hubs import receive, serving
+from helpers.stores import store_url
+from rules.rated import application
 from tidewire import ConfigurationError, Hub, RateLimited
 from tidewire.client import Client
-from tidewire.protocols.json import JSON
 from tidewire.support import counts, shared_counts
-
-
-async def user(connection: HTTPConnection) -> str:
-    return connection.query_params.get("user", "")
-
-
-def application(hub: Hub, rate: str) -> FastAPI:
-    limit = hub.rate("2/h burst 3 per user", name="say")
-    app = FastAPI(lifespan=hub.lifespan)
-    app.include_router(hub.client_router(user=user))
-    app.include_router(hub.protocol_router("/json/{channel}", JSON, user=user))
-
-    @hub.channel("room:{room}", rate=rate, history=10_000)
-    async def room(room: str) -> bool:
-        return True
-
-    @hub.channel("said:{room}", rate=limit)
-    async def said(room: str) -> bool:
-        return True
-
-    @hub.rpc("say", rate=limit)
-    async def say(data: Any) -> Any:
-        return data
-
-    @app.post("/say", dependencies=[Depends(limit.route(user=user))])
-    async def route() -> str:
-        return "said"
-
-    @app.post(
-        "/open/{room}", dependencies=[Depends(hub.rate("1/h burst 1 per address per channel").route(channel="room"))]
-    )
-    async def open_route(room: str) -> str:
-        return room
-
-    return app
 
 
 class Clock:
@@ -67,11 +36,14 @@ class Clock:
             monkeypatch.setattr(module, "time", SimpleNamespace(monotonic=lambda: self.now, sleep=time.sleep))
 
 
-def test_one_user_has_one_rate_over_connections_and_processes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("kind", ["sqlite", "redis", "postgresql", "nats"])
+def test_one_user_has_one_rate_over_connections_and_processes(
+    kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     rate, burst = 40, 10
 
     async def main() -> None:
-        hubs = [Hub(f"sqlite:///{tmp_path}/store.db") for _ in range(2)]
+        hubs = [Hub(url) for _ in range(2)]
         async with contextlib.AsyncExitStack() as stack:
             clients = []
             for hub in hubs:
@@ -91,7 +63,66 @@ def test_one_user_has_one_rate_over_connections_and_processes(tmp_path: Path, mo
             async with Client(f"ws://127.0.0.1:{server.port}/connection/websocket?user=bob") as bob:
                 await bob.publish("room:1", 1)
 
-    asyncio.run(main())
+    with store_url(kind, tmp_path) as url:
+        asyncio.run(main())
+
+
+@pytest.mark.slow  # it measures for twelve seconds
+@pytest.mark.parametrize("kind", ["sqlite", "redis", "postgresql", "nats"])
+def test_ten_times_the_rate_over_two_workers_is_the_rate(kind: str, tmp_path: Path, capfd: Any) -> None:
+    rate, seconds, connections = 20, 12.0, 20
+
+    async def press(client: Client, until: float, accepted: list[float], asked: list[int]) -> None:
+        while time.monotonic() < until:
+            begun = time.monotonic()
+            asked.append(1)
+            with contextlib.suppress(RateLimited):
+                await client.publish("room:1", 1)
+                accepted.append(time.monotonic())
+            await asyncio.sleep(max(0.0, begun + connections / (10 * rate) - time.monotonic()))
+
+    async def main(base: str) -> tuple[int, float, int]:
+        accepted: list[float] = []
+        asked: list[int] = []
+        async with contextlib.AsyncExitStack() as stack:
+            made = [Client(f"{base}/connection/websocket?user=ann") for _ in range(connections)]
+            clients = [await stack.enter_async_context(client) for client in made]
+            begun = time.monotonic()
+            await asyncio.gather(*(press(client, begun + seconds, accepted, asked) for client in clients))
+        return len(accepted), rate * (accepted[-1] - begun) + burst, len(asked)
+
+    burst = 5
+    with store_url(kind, tmp_path) as url, running(url, f"{rate}/s burst {burst} per user", tmp_path) as base:
+        accepted, expected, asked = asyncio.run(main(base))
+    with capfd.disabled():
+        print(f"\n{kind}: {accepted} of {asked} accepted, {expected:.1f} expected", flush=True)
+    assert asked > 5 * expected
+    assert accepted == pytest.approx(expected, rel=0.05)
+
+
+@contextlib.contextmanager
+def running(url: str, rate: str, folder: Path) -> Iterator[str]:
+    """Run the application with two workers; gives the address of its WebSockets."""
+    port = free_port()
+    environment = os.environ | {"STORE": url, "RATE": rate, "PYTHONPATH": str(Path(__file__).parents[1])}
+    command = [sys.executable, "-m", "tidewire", "run", "rules.rated:app"]
+    with (folder / "out").open("wb") as out:
+        process = subprocess.Popen(
+            [*command, "--workers", "2", "--port", str(port)], env=environment, stdout=out, stderr=out, cwd=folder
+        )
+    try:
+        end = time.monotonic() + 30
+        while True:
+            with contextlib.suppress(httpx.HTTPError):
+                httpx.get(f"http://127.0.0.1:{port}/connection/tidewire.js", timeout=1).raise_for_status()
+                break
+            assert process.poll() is None, (folder / "out").read_text()
+            assert time.monotonic() < end, (folder / "out").read_text()
+            time.sleep(0.1)
+        yield f"ws://127.0.0.1:{port}"
+    finally:
+        process.terminate()
+        process.wait(20)
 
 
 def test_rules_calls_and_routes_share_a_bucket() -> None:

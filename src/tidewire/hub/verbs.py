@@ -108,7 +108,8 @@ class Verbs(HubCore):
         or SQLAlchemy) or a session, it is published if and when that connection's transaction commits.
         A list of channels is published to at once; the positions come in its order, and the first failure is raised
         when all are done. A `version` is compared and set, over all nodes: a number must be greater than that of the
-        newest publication with one, and at a Position the channel must still be, or VersionConflict is raised.
+        newest publication with one, and at a Position the channel must still be, or VersionConflict is raised. That is
+        exact among publications with a version; one without may come right before it: give one with all, or with none.
         Raises NotPublished (surely not kept) or PublishUnconfirmed (unknown; repeat it with the same key), CommandError
         for a channel name or data that cannot be used (InvalidMessage: not of the type that the rule declares),
         ConfigurationError for a store that cannot do it.

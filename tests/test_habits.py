@@ -101,3 +101,11 @@ def test_no_file_and_no_function_grows_beyond_a_page() -> None:
                 if size > 40:
                     long.append(f"{path.name}: {node.name} has {size} lines")
     assert not long
+
+
+def test_the_core_can_be_read_in_an_afternoon() -> None:
+    """The engine, the contracts of stores and the values: what a maintainer reads before the rest."""
+    values = ("channels", "errors", "messages", "options", "retention")
+    source = ROOT / "src" / "tidewire"
+    files = [*(source / "engine").glob("*.py"), source / "backends" / "base.py", *(source / f"{n}.py" for n in values)]
+    assert sum(path.read_text().count("\n") for path in files) <= 4_100

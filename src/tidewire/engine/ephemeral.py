@@ -45,7 +45,6 @@ class Ephemeral:
         self._flushed_at = 0.0
         #: The newest of each channel and sender, for connections whose links are paused.
         self._held: dict[Connection, dict[tuple[str, str], EphemeralPublication]] = {}
-        self.deliveries = 0
         self.superseded = 0
 
     def bind(self, loop: asyncio.AbstractEventLoop, broker: Broker) -> None:
@@ -159,8 +158,7 @@ class Ephemeral:
             self._hold(subscription, publications)
         else:
             link.write(batch)
-            self.deliveries += len(batch)
-            channel.count(len(batch), batch.size)
+            channel.count(batch)
 
     # Slow clients.
 

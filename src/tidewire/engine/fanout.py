@@ -50,7 +50,8 @@ class Fanout:
         self.turns = 0
         #: When this turn had written its first stride, by the clock and in the thread's time, which is a system call.
         self._long_turn: tuple[float, float] | None = None
-        self.deliveries = 0
+        #: Publications for everybody that were given to connections.
+        self.broadcasts = 0
         #: The longest turns, in seconds: of the thread's time (where more than a stride was written), of the clock.
         self.worst_turn_cpu = 0.0
         self.worst_turn_wall = 0.0
@@ -177,8 +178,7 @@ class Fanout:
             subscription.live_after = last
             link.write(batch)
             written += 1
-        self.deliveries += written * len(batch)
-        channel.count(written * len(batch), written * batch.size)
+        channel.count(batch, written)
 
     def write_rest(self, channel: Channel, subscription: Subscription, publications: Sequence[Publication]) -> None:
         """Write the part of a batch that this subscription has not been given: the cut is at a frame boundary."""
@@ -195,8 +195,7 @@ class Fanout:
                     return
             else:
                 link.write_later(batch)
-                self.deliveries += len(batch)
-                channel.count(len(batch), batch.size)
+                channel.count(batch)
         subscription.live_after = last
 
     def _write_around(self, channel: Channel, connection_id: str, publications: Sequence[Publication]) -> None:
@@ -241,7 +240,7 @@ class Fanout:
             self.slow.cut_off(connection)
         elif not connection.is_closed:
             connection.link.write(batch)
-            self.deliveries += 1
+            self.broadcasts += 1
 
     # Order between direct sends and pushes.
 

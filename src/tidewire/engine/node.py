@@ -165,7 +165,7 @@ class Node:
             users=len(self.registry.users),
             channels=len(self.registry.channels),
             published=self._published,
-            deliveries=fanout.deliveries + slow.deliveries + fanout.ephemeral.deliveries,
+            deliveries=fanout.broadcasts + sum([tally.deliveries for tally in self.rules.by_pattern.values()]),
             duplicates=channels.duplicates,
             gaps=channels.gaps,
             slow_disconnects=slow.disconnects,

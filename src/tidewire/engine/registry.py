@@ -98,10 +98,10 @@ class Channel(msgspec.Struct, eq=False):
     def __len__(self) -> int:
         return sum(len(group.subscriptions) for group in self.groups.values()) + len(self.buffering)
 
-    def count(self, deliveries: int, size: int) -> None:
-        """Count deliveries, and the bytes of their payloads, under the channel's pattern."""
-        self.tally.deliveries += deliveries
-        self.tally.bytes += size
+    def count(self, batch: Batch, subscribers: int = 1) -> None:
+        """Count what subscribers were given under the channel's pattern."""
+        self.tally.deliveries += subscribers * len(batch)
+        self.tally.bytes += subscribers * batch.size
 
     @property
     def is_used(self) -> bool:

@@ -25,7 +25,6 @@ class SlowClients:
         self._paused: dict[Connection, tuple[int, bool]] = {}
         #: Connections with a subscription for which something is held back or was dropped.
         self._holding: set[Connection] = set()
-        self.deliveries = 0
         self.disconnects = 0
         self.dropped = 0
         self.superseded = 0
@@ -48,8 +47,7 @@ class SlowClients:
                 self.cut_off(connection)
                 return False
             connection.link.write(batch)
-            self.deliveries += len(batch)
-            channel.count(len(batch), batch.size)
+            channel.count(batch)
         elif policy is SlowPolicy.LATEST:
             self.superseded += subscription.hold_newest(subscription.representation.choose(publications))
             self._holding.add(connection)
@@ -124,9 +122,8 @@ class SlowClients:
             if held is not None:
                 batch = subscription.representation.batch((held,))
                 connection.link.write(batch)
-                self.deliveries += len(batch)
                 if subscription.channel in registry.channels:
-                    registry.channels[subscription.channel].count(len(batch), batch.size)
+                    registry.channels[subscription.channel].count(batch)
 
     def forget(self, connection: Connection) -> None:
         """Drop what is remembered of a connection that has ended."""

@@ -19,7 +19,7 @@ import msgspec
 import pytest
 from pydantic import BaseModel, SecretStr
 from typer.main import get_command
-from websockets.exceptions import InvalidStatus
+from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.client import ClientConnection, connect
 
 import tidewire
@@ -120,6 +120,7 @@ def test_every_whole_program_is_one_of_those_that_are_run_below() -> None:
         "docs/howto/listen.md": 1,
         "docs/howto/maps.md": 1,
         "docs/howto/observe.md": 1,
+        "docs/howto/playground.md": 1,
         "docs/howto/presence.md": 1,
         "docs/howto/recovery.md": 2,
         "docs/howto/python-client.md": 1,
@@ -363,6 +364,17 @@ def test_admin(tmp_path: Path) -> None:
             return len(app.http.post("/admin/api/status", json={}, headers=cookies).json()["result"]["nodes"])
 
         until(lambda: nodes() == 2, what="both workers")
+
+
+def test_playground(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FASTAPI_ENV", "development")
+    with served(program("docs/howto/playground.md"), tmp_path, workers=2) as app:
+        assert 'data-channel="room:demo"' in app.http.get("/playground").text
+        with app.open("/playground/connection?user=ann") as socket:
+            speak(socket, {"connect": {}}, {"subscribe": {"channel": "room:demo"}})
+            app.http.post("/playground/api/cut", json={"user": "ann", "seconds": 0.2}).raise_for_status()
+            with pytest.raises(ConnectionClosed, match="no close frame"):
+                socket.recv(timeout=15)
 
 
 def test_observe(tmp_path: Path) -> None:

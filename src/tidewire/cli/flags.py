@@ -31,6 +31,10 @@ Signup = Annotated[bool | None, typer.Option("--signup/--no-signup", help="Stran
 Tutorial = Annotated[
     bool | None, typer.Option("--tutorial/--no-tutorial", help="The tutorial's endpoints (default: on loopback only).")
 ]
+Playground = Annotated[
+    bool | None,
+    typer.Option("--playground/--no-playground", help="A page that cuts connections, for development on loopback."),
+]
 WorkerSeconds = Annotated[
     float | None, typer.Option("--worker-seconds", help="Silence after which a worker is frozen.")
 ]

@@ -33,6 +33,7 @@ def serve(
     token_seconds: flags.TokenSeconds = None,
     signup: flags.Signup = None,
     tutorial: flags.Tutorial = None,
+    playground: flags.Playground = None,
     allowed_origins: flags.Origins = None,
     trusted_proxies: flags.Proxies = None,
     deflate: flags.Deflate = None,

@@ -127,6 +127,10 @@ class Connection:
         """Call `left` at the end, before the node lets the connection go; it is not kept after that."""
         self._on_left = left
 
+    def route(self, link: Link) -> None:
+        """Write to another link from now on: one that stands before the client's own, or that again."""
+        self.link = link
+
     def identify(self, user: str) -> None:
         """Set the user of a connection that had none."""
         self.user = user

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hmac
 import logging
-from collections.abc import AsyncGenerator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from contextlib import aclosing
 from typing import Any, TypeVar
 
@@ -17,7 +17,7 @@ from starlette.types import Receive, Scope, Send
 from tidewire.errors import ConfigurationError, StoreUnavailable, TidewireError
 from tidewire.http_api import models as m
 from tidewire.http_api import results
-from tidewire.http_api.calls import FAULT, METHODS, Calls, failure
+from tidewire.http_api.calls import FAULT, METHODS, Calls, Method, failure
 from tidewire.messages import HistoryPage
 from tidewire.protocols.centrifuge.codes import UNKNOWN_CHANNEL
 from tidewire.protocols.json_text import with_whole_characters
@@ -58,6 +58,7 @@ def api_router(
     insecure: bool = False,
     error_mode: str = "",
     prefix: str = "/api",
+    methods: Mapping[str, Method] = METHODS,
 ) -> APIRouter:
     """Make the routes `POST {prefix}/publish` and so on; `calls` is asked when one comes.
 
@@ -68,7 +69,7 @@ def api_router(
     router = APIRouter(prefix=prefix, tags=["api"])
     endpoint = _Endpoint(calls, key="" if insecure else key, error_mode=error_mode)
     router.add_api_route("", endpoint.commands, methods=["POST"], include_in_schema=False)
-    for name, method in METHODS.items():
+    for name, method in methods.items():
         answer = m.Answer[method.result] if name != "batch" else method.result  # type: ignore[name-defined]
         router.add_api_route(
             f"/{name}",

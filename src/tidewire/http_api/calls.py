@@ -6,7 +6,7 @@ import asyncio
 import logging
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, ClassVar, NamedTuple, TypeVar
 
 import msgspec
 from pydantic import ValidationError
@@ -80,6 +80,9 @@ _MESSAGES = {104: "not found"}
 class Calls:
     """Does what is asked, for all nodes; raises CommandError, PublishError, StoreUnavailable."""
 
+    #: The methods of these calls, where they are not `METHODS` alone.
+    methods: ClassVar[Mapping[str, Method]] = {}
+
     def __init__(
         self,
         node: Node,
@@ -101,9 +104,10 @@ class Calls:
 
     async def call(self, method: str, body: bytes) -> m.Result:
         """Do what a body asks; raises BadRequest, UnknownType too."""
-        found = METHODS.get(method)
+        methods = self.methods or METHODS
+        found = methods.get(method)
         if found is None:
-            raise UnknownType(f"no method {method!r}; there are {', '.join(METHODS)}")
+            raise UnknownType(f"no method {method!r}; there are {', '.join(methods)}")
         work, meter = found.run(self, self._parsed(found.request, body)), self.node.meter
         result: m.Result = await (work if meter is None else meter.timed("api", method, work))
         return result
@@ -335,7 +339,7 @@ class Method(NamedTuple):
 
     request: type[m.Request]
     result: type[m.Result]
-    run: Callable[[Calls, Any], Awaitable[m.Result]]
+    run: Callable[[Any, Any], Awaitable[m.Result]]
 
 
 METHODS: dict[str, Method] = {

@@ -18,6 +18,8 @@ from tidewire.happenings.happenings import Happenings
 from tidewire.http_api.nodes import Nodes
 from tidewire.hub.given_limits import SERVER_LIMITS, read_limits
 from tidewire.hub.hosting import HOST, Opened
+from tidewire.observe.faults import Faults
+from tidewire.observe.hanging import Hang, hanging
 from tidewire.observe.metered import metered
 from tidewire.observe.node_report import Source
 from tidewire.options import ChannelOptions, Limits
@@ -92,6 +94,8 @@ class HubCore:
         #: Measures durations, once a router of metrics asks for it.
         self._meter: Meter | None = None
         self._tracer_provider = tracer_provider
+        #: Makes the store hang, once a playground asks for that.
+        self._hang: Hang | None = None
         self._open: Opened | None = None
         open_backend(url, self.limits)  # a bad URL fails where it is written, not at the first request
 
@@ -104,6 +108,8 @@ class HubCore:
         if self._open is not None and host is None:
             raise ConfigurationError("this hub is open already; enter it once, in the application's lifespan")
         broker, presence = (open_backend if host is None else host.open_store)(self.url, self.limits)
+        if self._hang is not None:
+            broker, presence = hanging(broker, presence, self._hang)
         if self._meter is not None:
             broker, presence = metered(broker, presence, self._meter)
         workers = Siblings.of(asyncio.get_running_loop()).workers
@@ -143,6 +149,8 @@ class HubCore:
         await node.start()
         nodes = Nodes(node, version=importlib.metadata.version("tidewire"), meter=self._meter, judge=self._judge)
         obey_orders(node)
+        if self._hang is not None:
+            Faults(node, self._hang).start()
         check_outbox(node)
         revocations = Revocations(node)
         try:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import re
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
@@ -14,7 +16,11 @@ from tidewire.asyncapi.servers import security_of, servers_of
 from tidewire.http_api.admin_router import admin_router
 from tidewire.http_api.api_router import api_router
 from tidewire.http_api.calls import Calls, Extension
+from tidewire.http_api.fault_calls import FaultCalls
+from tidewire.http_api.playground_router import playground_router
 from tidewire.hub.core import HubCore
+from tidewire.observe.faults import Faults
+from tidewire.observe.hanging import Hang
 from tidewire.observe.metrics_router import metrics_router
 from tidewire.observe.readers import guard
 from tidewire.protocols.base import Protocol
@@ -23,9 +29,12 @@ from tidewire.rules.base import Authority
 from tidewire.sessions.centrifuge.client_router import client_router
 from tidewire.sessions.origins import Origins
 from tidewire.sessions.served import ServedEndpoint, protocol_router
+from tidewire.support.development import is_development
 from tidewire.support.meter import Meter
 
 __all__ = ("Routers",)
+
+logger = logging.getLogger("tidewire")
 
 
 class Routers(HubCore):
@@ -90,14 +99,20 @@ class Routers(HubCore):
         return metrics_router(lambda: self._opened.nodes.reports, allowed=allowed, path=path)
 
     def admin_router(
-        self, *, user: Callable[..., Any] | None = None, prefix: str = "/admin", open_page: bool = False
+        self,
+        *,
+        user: Callable[..., Any] | None = None,
+        prefix: str = "/admin",
+        open_page: bool = False,
+        pages: Iterable[tuple[str, str]] = (),
     ) -> APIRouter:
         """Make the admin page for `app.include_router`: nodes, channels, connections, refusals, and what can be done.
 
         `user` is a FastAPI dependency that lets those who may administer pass: it returns something, or raises. Without
         it the page is for this machine alone, and not through a proxy. Its calls are those of the HTTP API, under
         `{prefix}/api`; a page of another site may not make them. With `open_page` anybody may load the page itself,
-        which holds no data, and asks for the key that its calls are to send as X-API-Key.
+        which holds no data, and asks for the key that its calls are to send as X-API-Key. It leads to others:
+        `pages` has their names and addresses.
         """
         closed = "the admin page is for this machine: use admin_router(user=may_administer)"
         allowed = guard(user=user, origins=Origins(), closed=closed)
@@ -105,7 +120,46 @@ class Routers(HubCore):
         def calls() -> Calls:
             return Calls(self.node, self._opened.nodes, self._judge.options)
 
-        return admin_router(calls, allowed=allowed, page=None if open_page else allowed, prefix=prefix)
+        return admin_router(calls, allowed=allowed, page=None if open_page else allowed, prefix=prefix, pages=pages)
+
+    def playground_router(
+        self,
+        *,
+        user: Callable[..., Any] | None = None,
+        prefix: str = "/playground",
+        pages: Iterable[tuple[str, str]] = (),
+    ) -> APIRouter:
+        """Make the playground for `app.include_router`: two clients on any channel, and faults to see them come back.
+
+        It is there under development alone, where `fastapi dev` or you set FASTAPI_ENV=development; elsewhere the
+        router is empty, so that the line can stay. The page is for this machine, not through a proxy, unless the
+        FastAPI dependency `user` lets others pass. Its clients connect as the users that are typed in, and the rules
+        of the hub decide. The calls of the HTTP API, and `cut`, `freeze`, `kill` and `hang`, are under `{prefix}/api`.
+        """
+        if not is_development():
+            logger.info("no playground: this is not under development (FASTAPI_ENV=development, or fastapi dev)")
+            return APIRouter()
+        hang = self._hang = self._hang or Hang(self.limits.publish_seconds)
+        closed = "the playground is for this machine: use playground_router(user=may_play)"
+        allowed = guard(user=user, origins=Origins(), closed=closed)
+
+        def calls() -> FaultCalls:
+            return FaultCalls(self.node, self._opened.nodes, self._judge.options, Faults(self.node, hang))
+
+        return playground_router(
+            lambda: self.node,
+            calls,
+            lambda: self._judge,
+            allowed=allowed,
+            prefix=prefix,
+            pages=pages,
+            channel=self._first_channel,
+        )
+
+    def _first_channel(self) -> str:
+        """Return a channel of the first rule; "demo" where there is none."""
+        channels = (self._described or describe(self._book)).channels
+        return re.sub(r"\{[^}]*\}|\*", "demo", channels[0].address) if channels else "demo"
 
     def client_router(
         self,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hmac
-import ipaddress
 from collections.abc import Callable
 from typing import Any
 
@@ -11,10 +10,10 @@ from fastapi import Depends, HTTPException
 from starlette.requests import HTTPConnection
 
 from tidewire.sessions.origins import Origins
+from tidewire.support.local_host import is_loopback
 
 __all__ = ("comes_from_this_machine", "guard", "has_key")
 
-_LOCAL_NAMES = ("localhost", "")
 #: Headers that a proxy adds (RFC 7239, RFC 9110 section 7.6.3).
 _PROXIED = ("forwarded", "via", "x-forwarded-for", "x-forwarded-host", "x-forwarded-proto", "x-real-ip")
 
@@ -67,11 +66,4 @@ def comes_from_this_machine(connection: HTTPConnection) -> bool:
     client = connection.client.host if connection.client else ""
     host = connection.headers.get("host", "").lower()
     name = host.rpartition("]")[0].lstrip("[") if host.startswith("[") else host.partition(":")[0]
-    return _is_loopback(client) and _is_loopback(name)
-
-
-def _is_loopback(name: str) -> bool:
-    try:
-        return name in _LOCAL_NAMES or ipaddress.ip_address(name).is_loopback
-    except ValueError:
-        return False
+    return all(not one or is_loopback(one) for one in (client, name))

@@ -60,7 +60,8 @@ def create_app(settings: Settings) -> FastAPI:
     app.add_middleware(SameSite, origins=origins)
     app.add_exception_handler(StoreUnavailable, _away)
     app.add_exception_handler(404, not_found)
-    channel = with_playground(settings.channel) if settings.serves_tutorial else settings.channel
+    has_playground = settings.serves_tutorial or settings.serves_playground
+    channel = with_playground(settings.channel) if has_playground else settings.channel
     namespaces = Namespaces(channel, channel_name=settings.limits.channel_name)
     logins = _add_objects(app, settings, namespaces, origins)
     _add_routes(app, settings, logins)
@@ -115,7 +116,7 @@ def _add_routes(app: FastAPI, settings: Settings, logins: Logins) -> None:
     clients = client_routes(hub, settings, authority, logins)
     app.include_router(clients)
     app.add_middleware(DirectSockets, application=app, routes=clients.routes)
-    add_observers(app, hub, settings)
+    add_observers(app, hub, settings, listed_pages(settings))
     add_pages(app, settings)
     app.include_router(chat_socket.router)
     if app.state.pipelines is not None:

@@ -6,7 +6,6 @@ The one module that reads the environment. Every field of `options.Limits` is a 
 from __future__ import annotations
 
 import difflib
-import ipaddress
 import math
 import os
 import re
@@ -47,6 +46,8 @@ from tidewire.server.namespaces import ChannelTable, NamedNamespace
 from tidewire.server.pipeline_table import PipelineTable
 from tidewire.server.settings_help import centrifugo_variables, mend_for, unknown_settings
 from tidewire.sessions.origins import Origins
+from tidewire.support.development import begin_development, is_development
+from tidewire.support.local_host import is_loopback
 from tidewire.tokens.secret import Secret
 
 __all__ = (
@@ -140,6 +141,8 @@ class Settings(BaseSettings):
     signup: bool = True
     #: The pages and endpoints of the tutorial; None: only when the host is a loopback address.
     tutorial: bool | None = None
+    #: The page `/playground`, where connections are cut; None: on a loopback address under development (FASTAPI_ENV).
+    playground: bool | None = None
     #: Origins whose pages may connect, as `https://example.org`; None: the same origin, and loopback ones on loopback.
     allowed_origins: Names | None = None
     #: Addresses or networks of proxies whose `X-Forwarded-*` headers are believed.
@@ -195,7 +198,7 @@ class Settings(BaseSettings):
     @property
     def is_loopback(self) -> bool:
         """Whether only this machine can reach the server."""
-        return _is_loopback(self.host)
+        return is_loopback(self.host)
 
     @property
     def accepts_accounts(self) -> bool:
@@ -208,6 +211,11 @@ class Settings(BaseSettings):
     def serves_tutorial(self) -> bool:
         """Whether the tutorial is served."""
         return self.is_loopback if self.tutorial is None else self.tutorial
+
+    @property
+    def serves_playground(self) -> bool:
+        """Whether the playground is served: never to other machines."""
+        return self.is_loopback and (is_development() if self.playground is None else self.playground)
 
 
 class Loaded(msgspec.Struct, frozen=True):
@@ -340,6 +348,8 @@ def _check(settings: Settings) -> None:
         missing = "tls_key" if settings.tls_key is None else "tls_cert"
         raise ConfigurationError(f"{missing} is missing: TLS needs both tls_cert and tls_key")
     Origins(settings.allowed_origins or ())
+    if settings.playground and (problem := begin_development(only_this_machine=settings.is_loopback)):
+        raise ConfigurationError(f"the playground is for development alone: {problem}")
     if settings.broker.startswith("sqlite:"):
         sqlite_path(settings.broker)
     if settings.workers > 1 and settings.broker.startswith("memory:"):
@@ -386,12 +396,3 @@ def _shown(name: str, value: object) -> str:
     if isinstance(value, list):
         return "[" + ", ".join(f'"{getattr(item, "name", item)}"' for item in value) + "]"
     return str(value) if isinstance(value, int) else f'"{value}"'
-
-
-def _is_loopback(host: str) -> bool:
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False

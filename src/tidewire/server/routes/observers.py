@@ -1,7 +1,8 @@
-"""`/metrics` and `/admin` of the server, and the clients that may use them."""
+"""`/metrics`, `/admin` and `/playground` of the server, and the clients that may use them."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from importlib.util import find_spec
 
 from fastapi import APIRouter, FastAPI, HTTPException
@@ -17,8 +18,11 @@ __all__ = ("add_observers",)
 _CLOSED = "this is for the server's own machine while it listens on loopback alone, or for the key of http_api.key"
 
 
-def add_observers(app: FastAPI, hub: Hub, settings: Settings) -> None:
-    """Serve metrics and the admin page to this machine while the server listens there alone, and for the key."""
+def add_observers(app: FastAPI, hub: Hub, settings: Settings, pages: Iterable[tuple[str, str]]) -> None:
+    """Serve metrics and the admin page to this machine while the server listens there alone, and for the key.
+
+    The playground is for this machine, whatever the key.
+    """
     key = settings.http_api.key.get_secret_value()
 
     def reader(connection: HTTPConnection) -> bool:
@@ -26,7 +30,9 @@ def add_observers(app: FastAPI, hub: Hub, settings: Settings) -> None:
             return True
         raise HTTPException(401 if key else 403, _CLOSED)
 
-    app.include_router(hub.admin_router(user=reader, open_page=True))
+    app.include_router(hub.admin_router(user=reader, open_page=True, pages=pages))
+    if settings.serves_playground:
+        app.include_router(hub.playground_router(pages=pages))
     if find_spec("prometheus_client") is None:
         app.include_router(_without_library)
     else:

@@ -88,6 +88,7 @@ def listed_pages(settings: Settings) -> list[tuple[str, str]]:
     pages = [("Chat", "/")]
     pages += [("Pipelines", "/pipelines")] if settings.pipelines.enabled else []
     pages += [("Tutorial", "/tutorial")] if settings.serves_tutorial else []
+    pages += [("Playground", "/playground")] if settings.serves_playground else []
     pages += [("Channels", "/asyncapi")]
     return pages + ([("Admin", "/admin"), ("API", "/docs"), ("Docs", "/manual")] if settings.is_loopback else [])
 

@@ -1,6 +1,6 @@
 // The calls of the HTTP API that this page is allowed, and the key where the server wants one.
 
-const base = document.documentElement.dataset.base;
+export const base = document.documentElement.dataset.base;
 const KEY = "tidewire:admin-key";
 
 function key() {
@@ -21,6 +21,12 @@ export function keepKey(value) {
 
 export class NotAllowed extends Error {}
 
+/** An error of the server in words; `temporary` where the same call may succeed later. */
+export function failure({ code, message, detail }) {
+  const wrong = Array.isArray(detail) ? detail.map((one) => `${(one.loc ?? []).join(".")}: ${one.msg}`).join("; ") : detail;
+  return Object.assign(new Error(wrong || message), { temporary: code === 100 });
+}
+
 /** Call a method; the result, or an Error with the words of the server. */
 export async function call(method, body = {}) {
   const headers = { "Content-Type": "application/json" };
@@ -29,14 +35,14 @@ export async function call(method, body = {}) {
   try {
     response = await fetch(`${base}/api/${method}`, { method: "POST", headers, body: JSON.stringify(body) });
   } catch {
-    throw new Error("The server does not answer; trying again.");
+    throw Object.assign(new Error("The server does not answer; trying again."), { temporary: true });
   }
   if (response.status === 401) throw new NotAllowed("The key is missing or wrong.");
   if (!response.ok) {
     const told = await response.json().catch(() => ({}));
     throw new Error(typeof told.detail === "string" ? told.detail : `The server answers ${response.status}.`);
   }
-  const { result, error } = await response.json();
-  if (error) throw new Error(error.detail || error.message);
-  return result;
+  const answer = await response.json();
+  if (answer.error) throw failure(answer.error);
+  return answer.result ?? answer;
 }

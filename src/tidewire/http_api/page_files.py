@@ -1,0 +1,71 @@
+"""The files of a page that a router brings along, wherever an application includes it."""
+
+from __future__ import annotations
+
+import mimetypes
+from collections.abc import Callable, Iterable
+from html import escape
+from pathlib import Path
+from typing import Any
+
+from fastapi import APIRouter, HTTPException, Request, Response
+from fastapi.responses import FileResponse
+
+from tidewire.support.page_links import page_links
+
+__all__ = ("UI", "add_page")
+
+#: The folder of the pages.
+UI = Path(__file__).parents[1] / "server" / "ui"
+#: Those that all pages share.
+_SHARED = ("css/base.css", "js/theme.js", "js/dom.js", "icons.svg", "mark.svg")
+_HEADERS = {
+    "Cross-Origin-Opener-Policy": "same-origin",
+    "Cross-Origin-Resource-Policy": "same-origin",
+    "Referrer-Policy": "no-referrer",
+    "X-Content-Type-Options": "nosniff",
+    "Cache-Control": "no-cache",
+}
+
+
+def add_page(
+    router: APIRouter,
+    page: str,
+    files: Iterable[str],
+    *,
+    pages: Iterable[tuple[str, str]],
+    guards: list[Any],
+    channel: Callable[[], str] = str,
+) -> None:
+    """Add a page of `ui/` at the router's prefix, with its files below `ui/` there; nothing else of the folder.
+
+    The page leads to others, which are given by name and address; `channel` names one to begin with.
+    """
+    served = frozenset((*_SHARED, *files))
+    known = tuple(pages)
+    home = known[0][1] if known else ""
+
+    @router.get("", dependencies=guards)
+    async def show(request: Request) -> Response:
+        root = request.scope.get("root_path", "")
+        base = escape(root + request.url.path.removeprefix(root), quote=True).rstrip("/")
+        text = (UI / page).read_text().replace("{base}", base)
+        text = text.replace("{home}", escape(home or base)).replace("{channel}", escape(channel()))
+        text = text.replace("<!-- pages -->", page_links(known, base))
+        return Response(text, media_type="text/html", headers={**_HEADERS, "Content-Security-Policy": _policy(request)})
+
+    @router.get("/ui/{path:path}", dependencies=guards)
+    async def file(path: str) -> Response:
+        if path not in served:
+            raise HTTPException(404)
+        kind = "text/javascript" if path.endswith(".js") else mimetypes.guess_type(path)[0]
+        return FileResponse(UI / path, media_type=kind, headers=_HEADERS)
+
+
+def _policy(request: Request) -> str:
+    """Allow the page's own files and calls; to some browsers its WebSockets are another origin."""
+    socket = f"{'wss' if request.url.scheme == 'https' else 'ws'}://{request.url.netloc}"
+    return (
+        "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; "
+        f"connect-src 'self' {socket}; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+    )

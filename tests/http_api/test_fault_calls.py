@@ -1,0 +1,307 @@
+"""Faults on purpose, by calls: what is missed comes back, once each, and nobody can do it in production."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from fastapi import FastAPI, HTTPException
+from starlette.requests import HTTPConnection
+
+from helpers.hubs import Application, run, serving
+from helpers.stores import start_redis
+from tidewire import Hub, Limits
+from tidewire.backends.judged import JudgedBroker
+from tidewire.client import Client
+from tidewire.testing import wait_until
+
+ROOM = "room:1"
+
+
+def open_hub(url: str = "memory://", **options: Any) -> Hub:
+    hub = Hub(url, **options)
+
+    @hub.channel("room:{room}", history=100)
+    async def room(room: str, user: str) -> bool:
+        return user != "eve"
+
+    return hub
+
+
+@pytest.fixture
+def development(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FASTAPI_ENV", "development")
+
+
+@pytest.fixture(params=["memory", "sqlite", "redis"])
+def url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
+    if request.param == "redis":
+        with start_redis(tmp_path) as server:
+            yield f"redis://127.0.0.1:{server.port}"
+    else:
+        yield "memory://" if request.param == "memory" else f"sqlite:///{tmp_path / 'chat.db'}"
+
+
+class Play:
+    """A served playground: its calls, and readers of its clients."""
+
+    def __init__(self, served: Application, http: httpx.AsyncClient) -> None:
+        self.served = served
+        self._http = http
+
+    async def call(self, method: str, **body: Any) -> Any:
+        answer = await self._http.post(f"/playground/api/{method}", json=body)
+        assert answer.status_code == 200
+        return answer.json()
+
+    async def publish(self, count: int, first: int = 0) -> None:
+        for number in range(first, first + count):
+            assert "result" in await self.call("publish", channel=ROOM, data=number)
+
+    @asynccontextmanager
+    async def reader(self, user: str) -> AsyncIterator[list[int]]:
+        got: list[int] = []
+
+        async def read() -> None:
+            async for publication in subscription:
+                got.append(publication.data)
+
+        async with Client(f"ws://127.0.0.1:{self.served.port}/playground/connection?user={user}") as client:
+            subscription = client.subscribe(ROOM)
+            await subscription.wait_subscribed()
+            reading = asyncio.create_task(read())
+            yield got
+        await reading
+
+
+@asynccontextmanager
+async def playing(hub: Hub, **options: Any) -> AsyncIterator[Play]:
+    app = FastAPI(lifespan=hub.lifespan)
+    app.include_router(hub.playground_router())
+    async with (
+        serving(hub, app, **options) as served,
+        httpx.AsyncClient(base_url=f"http://127.0.0.1:{served.port}") as http,
+    ):
+        yield Play(served, http)
+
+
+@pytest.mark.usefixtures("development")
+def test_who_is_cut_off_gets_what_was_missed_once_each(url: str) -> None:
+    hub = open_hub(url)
+
+    async def main() -> None:
+        async with playing(hub) as play, play.reader("ann") as ann, play.reader("bob") as bob:
+            await play.publish(1)
+            await wait_until(lambda: ann == bob == [0])
+            cut = await play.call("cut", user="ann", seconds=2)
+            assert len(cut["result"]["clients"]) == 1
+            await play.publish(14, 1)
+            await wait_until(lambda: len(bob) == 15)
+            assert (len(ann), len(hub.node.registry.connections)) == (1, 2)  # nobody has noticed
+            await wait_until(lambda: len(ann) == 15)
+            assert ann == bob == list(range(15))
+            assert hub.node.ended[1006] == 1  # no close frame came, nor went
+            assert hub.node.opened == 3
+
+    run(main())
+
+
+@pytest.mark.usefixtures("development")
+@pytest.mark.parametrize("ws", ["websockets-sansio", "hypercorn"])
+def test_a_cut_on_another_server(ws: str) -> None:
+    hub = open_hub()
+
+    async def main() -> None:
+        async with playing(hub, ws=ws) as play, play.reader("ann") as ann:
+            await play.call("cut", user="ann", seconds=0.4)
+            await play.publish(3)
+            await wait_until(lambda: ann == [0, 1, 2])
+            assert hub.node.opened == 2
+
+    run(main())
+
+
+@pytest.mark.usefixtures("development")
+def test_who_is_frozen_gets_what_waits_in_order_and_is_slow_meanwhile() -> None:
+    hub = open_hub()
+
+    async def main() -> None:
+        async with playing(hub) as play, play.reader("ann") as ann:
+            await play.call("freeze", user="ann", seconds=0.8)
+            for number in range(4):
+                await play.call("publish", channel=ROOM, data=[number, "x" * 30_000])
+            (row,) = (await play.call("connection_list", user="ann"))["result"]["connections"]
+            assert (row["state"], ann) == ("slow", [])
+            assert row["unsent"] > 120_000
+            await play.publish(1, 4)
+            await wait_until(lambda: len(ann) == 5)
+            assert [one if isinstance(one, int) else one[0] for one in ann] == [0, 1, 2, 3, 4]
+            assert hub.node.opened == 1
+
+    run(main())
+
+
+@pytest.mark.usefixtures("development")
+def test_a_frozen_client_meets_the_policy_of_its_channel_and_the_stalled_writer() -> None:
+    hub = open_hub(limits=Limits(outbox_messages=8, stalled_seconds=0.5))
+
+    async def main() -> None:
+        async with playing(hub) as play, play.reader("ann") as ann:
+            await play.call("freeze", user="ann", seconds=3)
+            for number in range(12):
+                await play.call("publish", channel=ROOM, data=[number, "x" * 30_000])
+            assert hub.statistics().slow_disconnects == 1
+            await wait_until(lambda: hub.node.opened == 2, limit=8)  # let go, long before it would go on
+            await wait_until(lambda: [one[0] for one in ann] == list(range(12)))  # type: ignore[index]
+
+    run(main())
+
+
+@pytest.mark.usefixtures("development")
+def test_a_store_that_hangs_keeps_what_it_was_sent_and_delivers_it_in_order(url: str) -> None:
+    hub = open_hub(url, limits=Limits(publish_seconds=0.5))
+
+    async def main() -> None:
+        async with playing(hub) as play, play.reader("ann") as ann:
+            await play.publish(1)
+            await play.call("hang", seconds=1.5)
+            answers = await asyncio.gather(*[play.call("publish", channel=ROOM, data=n) for n in range(1, 15)])
+            assert all("does not answer" in answer["error"]["detail"] for answer in answers)
+            assert ann == [0]
+            failed = await play.call("history", channel=ROOM)
+            assert "error" in failed
+            await wait_until(lambda: sorted(ann) == list(range(15)))
+            await play.publish(1, 15)
+            await wait_until(lambda: ann[-1] == 15)
+            assert hub.node.opened == 1
+
+    run(main())
+
+
+@pytest.mark.usefixtures("development")
+def test_a_short_hang_fails_nothing() -> None:
+    hub = open_hub()
+
+    async def main() -> None:
+        async with playing(hub) as play, play.reader("ann") as ann:
+            await play.call("hang", seconds=0.3)
+            await play.publish(3)
+            await wait_until(lambda: ann == [0, 1, 2])
+
+    run(main())
+
+
+@pytest.mark.usefixtures("development")
+def test_what_cannot_be_done_is_told() -> None:
+    hub = open_hub()
+
+    async def main() -> None:
+        async with playing(hub) as play, play.reader("ann"):
+            for method, body, why in (
+                ("kill", {"user": "ann"}, "--workers 2"),
+                ("cut", {"user": "bob"}, "'bob' has no connection"),
+                ("cut", {"client": "an"}, "'an' has no connection"),
+                ("cut", {}, "not both"),
+                ("cut", {"user": "ann", "client": "x"}, "not both"),
+                ("cut", {"user": "ann", "seconds": 31}, "less than or equal to 30"),
+                ("hang", {"seconds": 0}, "greater than 0"),
+            ):
+                answer = await play.call(method, **body)
+                assert why in answer["error"]["detail"], method
+
+    run(main())
+
+
+@pytest.mark.parametrize("value", [None, "", "production", "Development", "development "])
+def test_nothing_is_there_outside_development(value: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    if value is None:
+        monkeypatch.delenv("FASTAPI_ENV", raising=False)
+    else:
+        monkeypatch.setenv("FASTAPI_ENV", value)
+    hub = open_hub()
+    app = FastAPI(lifespan=hub.lifespan)
+    app.include_router(hub.playground_router(user=lambda: "root"))
+    monkeypatch.setenv("FASTAPI_ENV", "development")  # too late
+
+    async def main() -> None:
+        async with serving(hub, app) as served, httpx.AsyncClient(base_url=f"http://127.0.0.1:{served.port}") as http:
+            for path in ("", "/tidewire.js", "/ui/css/base.css"):
+                assert (await http.get(f"/playground{path}")).status_code == 404
+            for method in ("cut", "freeze", "kill", "hang", "publish"):
+                assert (await http.post(f"/playground/api/{method}", json={"user": "ann"})).status_code == 404
+            with pytest.raises(Exception, match=r"403|404"):
+                async with served.open("/playground/connection?user=ann"):
+                    pass
+            assert type(hub.node.broker) is JudgedBroker
+            assert "Hanging" not in type(hub.node.broker.judged).__name__
+
+    run(main())
+
+
+def may(connection: HTTPConnection) -> str:
+    if connection.cookies.get("session") != "ann":
+        raise HTTPException(401)
+    return "ann"
+
+
+@pytest.mark.usefixtures("development")
+@pytest.mark.parametrize(
+    ("options", "headers", "status"),
+    [
+        ({}, {}, 200),
+        ({}, {"x-forwarded-for": "192.0.2.1"}, 403),
+        ({}, {"host": "evil.example"}, 403),
+        ({}, {"origin": "https://evil.example"}, 403),
+        ({}, {"origin": "null"}, 403),
+        ({}, {"sec-fetch-site": "cross-site"}, 403),
+        ({"user": may}, {}, 401),
+        ({"user": may}, {"cookie": "session=ann", "x-forwarded-for": "192.0.2.1"}, 200),
+        ({"user": may}, {"cookie": "session=ann", "origin": "https://app.example.org"}, 403),
+    ],
+)
+def test_nobody_else_may_play(options: dict[str, Any], headers: dict[str, str], status: int) -> None:
+    hub = open_hub(origins=["https://app.example.org"])
+    app = FastAPI(lifespan=hub.lifespan)
+    app.include_router(hub.playground_router(**options))
+
+    async def main() -> None:
+        async with serving(hub, app) as served, httpx.AsyncClient(base_url=f"http://127.0.0.1:{served.port}") as http:
+            for method in ("cut", "freeze", "kill", "hang", "publish", "connection_list"):
+                answer = await http.post(f"/playground/api/{method}", json={"user": "x"}, headers=headers)
+                assert answer.status_code == status, method
+            if "sec-fetch-site" not in headers:  # a plain link may lead to the page
+                assert (await http.get("/playground", headers=headers)).status_code == status
+            code = await handshake(served.port, headers)
+            assert (code == 101) == (status == 200)
+
+    run(main())
+
+
+async def handshake(port: int, headers: dict[str, str]) -> int:
+    """Return the status of a handshake as a browser sends it."""
+    lines = {"host": f"127.0.0.1:{port}", "upgrade": "websocket", "connection": "upgrade"}
+    lines |= {"sec-websocket-key": "dGhlIHNhbXBsZSBub25jZQ==", "sec-websocket-version": "13", **headers}
+    request = "GET /playground/connection?user=ann HTTP/1.1\r\n"
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    writer.write((request + "".join(f"{name}: {value}\r\n" for name, value in lines.items()) + "\r\n").encode())
+    status = int((await reader.readline()).split()[1])
+    writer.close()
+    return status
+
+
+@pytest.mark.usefixtures("development")
+def test_rules_decide_for_the_users_that_are_chosen() -> None:
+    hub = open_hub()
+
+    async def main() -> None:
+        async with playing(hub) as play:
+            with pytest.raises(Exception, match="permission"):
+                async with play.reader("eve"):
+                    pass
+
+    run(main())

@@ -18,6 +18,8 @@ database.execute("PRAGMA journal_mode = WAL")
 database.execute("PRAGMA synchronous = OFF")
 database.execute("CREATE TABLE IF NOT EXISTS items (id INTEGER PRIMARY KEY, value INTEGER)")
 asked = 0
+#: More rows than changes are under way: a message that is repeated late is never behind a newer one of its row.
+ROWS = 200
 
 
 @hub.channel("items", history=2_000)
@@ -35,14 +37,14 @@ async def current() -> dict[str, int]:
 
 async def change(value: int) -> None:
     """Change a row, and then say so."""
-    database.execute("INSERT OR REPLACE INTO items VALUES (?, ?)", (value % 50, value))
-    await hub.publish("items", [value % 50, value], key=str(value))
+    database.execute("INSERT OR REPLACE INTO items VALUES (?, ?)", (value % ROWS, value))
+    await hub.publish("items", [value % ROWS, value], key=str(value))
 
 
 @app.post("/change")
 async def post_change(first: int, count: int) -> None:
-    for value in range(first, first + count):
-        await change(value)
+    """Change some rows; their messages are under way together, in the order of the changes."""
+    await asyncio.gather(*map(change, range(first, first + count)))
 
 
 @app.get("/asked")

@@ -16,6 +16,7 @@ from tidewire import (
     CutOff,
     Format,
     Hub,
+    LimitExceeded,
     Position,
     Publication,
     Publications,
@@ -236,5 +237,30 @@ def test_a_gap_that_cannot_be_filled_is_told() -> None:
             assert cut.value.position.offset == 1
             async with hub.listen("news", since=cut.value.position) as again:
                 assert await take(again, 1) == [2]
+
+    run(main())
+
+
+def test_readers_are_bounded_in_number() -> None:
+    async def main() -> None:
+        async with Hub("memory://", limits={"readers": 2}) as hub:
+            before = hub.statistics().limits_reached.get("readers", 0)
+            async with hub.listen("a"), hub.listen("a"):
+                with pytest.raises(LimitExceeded, match="readers"):
+                    async with hub.listen("b"):
+                        pass
+            async with hub.listen("b"):
+                assert hub.statistics().limits_reached["readers"] == before + 1
+
+    run(main())
+
+
+def test_a_publication_that_nobody_keeps_is_given_to_a_reader_that_has_just_entered() -> None:
+    async def main() -> None:
+        async with Hub("memory://") as hub:
+            await hub.publish("a", "kept")
+            async with hub.listen("a", history=1) as publications:
+                await hub.publish("a", "gone", ephemeral=True)  # in the turn in which it entered
+                assert await take(publications, 2) == ["kept", "gone"]
 
     run(main())

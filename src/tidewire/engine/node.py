@@ -197,7 +197,13 @@ class Node:
             await self._subscribe_user(connection, info)
 
     def attach_reader(self, connection: Connection) -> None:
-        """Add a connection of the application itself; it is no client, and counts for no limit of clients."""
+        """Add a connection of the application itself; it is no client, and counts for no limit of clients.
+
+        Raises LimitExceeded for one reader too many.
+        """
+        if len(self.registry.readers) >= self.limits.readers:
+            count_limit("readers")
+            raise LimitExceeded(f"{self.limits.readers} readers read channels here; end some, or allow more (readers)")
         connection.attach(closed=self.detach, drained=self.fanout.release)
         self.registry.readers[connection.id] = connection
         connection.link.listen(connection)

@@ -91,14 +91,14 @@ class Publications:
                 representation=_VALUES,
                 on_insufficient=self._tear,
             )
-            self._begin(prepared)
+            await self._begin(prepared)
         except BaseException:
             self._stop()
             raise
         ServerExit.of(asyncio.get_running_loop()).watch(self._shut_down)
         return self
 
-    def _begin(self, prepared: Prepared) -> None:
+    async def _begin(self, prepared: Prepared) -> None:
         answer, self._subscription = prepared.answer, prepared.subscription
         self._answer = answer
         self._position = answer.position
@@ -106,8 +106,10 @@ class Publications:
             first = answer.publications[0]
             self._position = self._since if answer.recovered and self._since else Position(first.previous, first.epoch)
             self._link.write(_VALUES.batch(answer.publications))
-        # a task of its own, which waits for the reader where there is much to take
-        self._node.tasks.spawn(self._go_live(prepared))
+        if prepared.has_more or self._link.paused:  # much to take: a task waits for the reader
+            self._node.tasks.spawn(self._go_live(prepared))
+        else:  # at once: what nobody keeps would pass a reader by that is not live
+            await self._go_live(prepared)
 
     async def _go_live(self, prepared: Prepared) -> None:
         try:

@@ -92,6 +92,10 @@ class Maps(PerNode):
             if self._is_closed:  # a step that began before goes on while the others end
                 raise StoreUnavailable(f"the map in {channel!r} is read no more: the hub is closing")
             retention = self._node.rules.retentions[channel]
+            most = self._node.limits.readers
+            if len(self._replicas) >= most:
+                count_limit("readers")
+                raise LimitExceeded(f"{most} maps are in use here, each by a reader; allow more (readers)")
             if retention is None or retention.size < 2:
                 raise ConfigurationError(f"a map needs a history, and {channel!r} has none; give it some")
             if self._node.rules.options(channel).slow is not SlowPolicy.DISCONNECT:

@@ -124,39 +124,9 @@ __all__ = (
 )
 __version__ = "0.1.0"
 
-#: Where each of these names is defined.
+#: Where each of these names is defined; the errors are in tidewire.errors.
 _HOMES = {
     "tidewire.engine.statistics": ("Statistics",),
-    "tidewire.errors": (
-        "AlreadyStreaming",
-        "BadRequest",
-        "CommandError",
-        "ConfigurationError",
-        "ConnectionClosed",
-        "CutOff",
-        "Disconnect",
-        "EntryChanged",
-        "InvalidMessage",
-        "LimitExceeded",
-        "NotAvailable",
-        "NotPublished",
-        "PermissionDenied",
-        "Problem",
-        "PublishError",
-        "PublishUnconfirmed",
-        "RateLimited",
-        "Refused",
-        "Rejected",
-        "StateFailed",
-        "Stopped",
-        "StoreUnavailable",
-        "TemporaryFailure",
-        "TidewireError",
-        "TokenExpired",
-        "UnknownChannel",
-        "UnknownType",
-        "VersionConflict",
-    ),
     "tidewire.history.states": ("State",),
     "tidewire.happenings.event": ("Event",),
     "tidewire.happenings.handling": ("DeadEvent",),
@@ -200,7 +170,7 @@ _HOMES = {
     "tidewire.tokens.tickets": ("Tickets",),
 }
 if not TYPE_CHECKING:  # a checker reads the imports above, and reports a name that is not there
-    __getattr__ = imported_at_first_use(__name__, _HOMES)
+    __getattr__ = imported_at_first_use(__name__, _HOMES, others="tidewire.errors")
 
 
 def __dir__() -> list[str]:

@@ -7,7 +7,7 @@ import contextlib
 import json
 from collections.abc import Awaitable, Callable
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, NamedTuple, TypeVar
 
 import typer
 from rich.console import Group
@@ -79,59 +79,77 @@ def top(
         _run(config, broker, server, key_file, work)
 
 
-def connections(
-    search: Search = "",
-    limit: Limit = 50,
-    offset: Offset = 0,
-    config: flags.Config = None,
-    broker: flags.Broker = None,
-    server: Server = None,
-    key_file: KeyFile = None,
-    as_json: AsJson = False,
-) -> None:
-    """List the connections of all nodes, the newest first."""
+class _List(NamedTuple):
+    """A list of all nodes: the call that asks for it, its key in the answer, its columns, and the cells of a row."""
 
-    async def work(call: Call) -> None:
-        found = await call("connection_list", {"search": search, "limit": limit, "offset": offset})
-        if as_json:
-            _print(found)
-            return
-        table = _table("connection", "user", "address", "age", "protocol", "state", "unsent", "channels", "last error")
-        for row in found["connections"]:
-            names = ", ".join(row["channels"][:3]) + (" …" if row["subscriptions"] > 3 else "")
-            protocol = f"{row['protocol']} ({row['kind']})"
-            cells = (row["client"], row["user"], row["address"], _age(row["age"]), protocol, row["state"])
-            table.add_row(*map(_cell, (*cells, row["unsent"], names, row["error"])))
-        _list(table, found, "connection")
-
-    _run(config, broker, server, key_file, work)
+    call: str
+    key: str
+    columns: tuple[str, ...]
+    cells: Callable[[dict[str, Any]], tuple[object, ...]]
 
 
-def channels(
-    search: Search = "",
-    limit: Limit = 50,
-    offset: Offset = 0,
-    config: flags.Config = None,
-    broker: flags.Broker = None,
-    server: Server = None,
-    key_file: KeyFile = None,
-    as_json: AsJson = False,
-) -> None:
-    """List the channels that have subscribers, those with the most first."""
+def _list_command(listed: _List, help_: str) -> Callable[..., None]:
+    """Make the command that shows a list."""
 
-    async def work(call: Call) -> None:
-        found = await call("channel_list", {"search": search, "limit": limit, "offset": offset})
-        if as_json:
-            _print(found)
-            return
-        table = _table("channel", "subscribers", "offset", "history", "pattern", "slow clients")
-        for row in found["channels"]:
-            history = f"{row['history_size']} for {_age(row['history_seconds'])}" if row["history_size"] else "none"
-            cells = (row["channel"], row["subscribers"], row["offset"], history, row["pattern"], row["slow"])
-            table.add_row(*map(_cell, cells))
-        _list(table, found, "channel")
+    def command(
+        search: Search = "",
+        limit: Limit = 50,
+        offset: Offset = 0,
+        config: flags.Config = None,
+        broker: flags.Broker = None,
+        server: Server = None,
+        key_file: KeyFile = None,
+        as_json: AsJson = False,
+    ) -> None:
+        async def work(call: Call) -> None:
+            found = await call(listed.call, {"search": search, "limit": limit, "offset": offset})
+            if as_json:
+                _print(found)
+                return
+            table = _table(*listed.columns)
+            for row in found[listed.key]:
+                table.add_row(*map(_cell, listed.cells(row)))
+            out.print(table)
+            if found["total"] > table.row_count:
+                total = count(found["total"], listed.key.removesuffix("s"))
+                out.print(f"{table.row_count} of {total}; --limit and --offset show others")
 
-    _run(config, broker, server, key_file, work)
+        _run(config, broker, server, key_file, work)
+
+    command.__doc__ = help_
+    return command
+
+
+def _connection_cells(row: dict[str, Any]) -> tuple[object, ...]:
+    names = ", ".join(row["channels"][:3]) + (" …" if row["subscriptions"] > 3 else "")
+    protocol = f"{row['protocol']} ({row['kind']})"
+    cells = (row["client"], row["user"], row["address"], _age(row["age"]), protocol, row["state"])
+    return (*cells, row["unsent"], names, row["error"])
+
+
+def _channel_cells(row: dict[str, Any]) -> tuple[object, ...]:
+    history = f"{row['history_size']} for {_age(row['history_seconds'])}" if row["history_size"] else "none"
+    return (row["channel"], row["subscribers"], row["offset"], history, row["pattern"], row["slow"])
+
+
+connections = _list_command(
+    _List(
+        "connection_list",
+        "connections",
+        ("connection", "user", "address", "age", "protocol", "state", "unsent", "channels", "last error"),
+        _connection_cells,
+    ),
+    "List the connections of all nodes, the newest first.",
+)
+channels = _list_command(
+    _List(
+        "channel_list",
+        "channels",
+        ("channel", "subscribers", "offset", "history", "pattern", "slow clients"),
+        _channel_cells,
+    ),
+    "List the channels that have subscribers, those with the most first.",
+)
 
 
 def disconnect(
@@ -229,12 +247,6 @@ def _troubles(after: dict[str, Any]) -> list[Text]:
             most = sorted(sums.items(), key=lambda item: -item[1])[:6]
             lines.append(Text(f"{words}: " + ", ".join(f"{kind} {_number(number)}" for kind, number in most)))
     return lines
-
-
-def _list(table: Table, found: dict[str, Any], noun: str) -> None:
-    out.print(table)
-    if found["total"] > table.row_count:
-        out.print(f"{table.row_count} of {count(found['total'], noun)}; --limit and --offset show others")
 
 
 def _table(*columns: str) -> Table:

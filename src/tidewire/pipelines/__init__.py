@@ -61,7 +61,7 @@ __all__ = (
     "router",
 )
 
-#: Where each of these names is defined.
+#: Where each of these names is defined; the errors are in tidewire.pipelines.errors.
 _HOMES = {
     "tidewire.pipelines.definition": (
         "Input",
@@ -69,16 +69,6 @@ _HOMES = {
         "Progress",
         "Step",
         "pipeline",
-    ),
-    "tidewire.pipelines.errors": (
-        "BadStart",
-        "Forbidden",
-        "NotFound",
-        "NotNow",
-        "PipelineError",
-        "QueueFull",
-        "StepFailed",
-        "TooBig",
     ),
     "tidewire.pipelines.files": (
         "builtin",
@@ -106,4 +96,4 @@ _HOMES = {
     ),
 }
 if not TYPE_CHECKING:  # a checker reads the imports above, and reports a name that is not there
-    __getattr__ = imported_at_first_use(__name__, _HOMES)
+    __getattr__ = imported_at_first_use(__name__, _HOMES, others="tidewire.pipelines.errors")

@@ -147,7 +147,7 @@ def check_name(name: object, what: str) -> str:
         name.encode()
     except UnicodeEncodeError:
         raise BadRequest(f"{what} {name[:60]!r} is not valid Unicode: it has half of a surrogate pair") from None
-    return name
+    return str.__str__(name)  # of a str enumeration, its value: no store is asked to keep another type
 
 
 #: Characters that join others to one that is seen: zero-width joiners, and the tags in emoji of flags (Unicode TR 51).
@@ -167,4 +167,4 @@ def check_channel(channel: object, longest: int) -> str:
     visible = channel if channel.isascii() else channel.translate(_JOINERS)
     if not (visible and visible.isprintable()) or channel != channel.strip(" \u200c\u200d"):
         raise BadRequest(f"channel name {channel!r} has characters that cannot be printed, or spaces at its ends")
-    return channel
+    return str.__str__(channel)

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections import ChainMap
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Annotated, Any, NamedTuple
 
 import pytest
 from fastapi import APIRouter, Depends, FastAPI, WebSocket, WebSocketException
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, Field, PositiveInt, StringConstraints, TypeAdapter, field_validator
+from pydantic.dataclasses import dataclass as pydantic_dataclass
 from websockets.exceptions import InvalidStatus
 
 from helpers.hubs import receive, run, serving
-from tidewire import Hub
+from tidewire import BadRequest, Hub, InvalidMessage
 from tidewire.protocols.json import JSON
+from tidewire.protocols.json_text import JsonDecoder
 from tidewire.protocols.payload import encode_json
 
 
@@ -76,3 +81,74 @@ def test_models_come_in_and_go_out_by_their_aliases() -> None:
 @pytest.mark.parametrize("value", [Order(orderId=1), [Order(orderId=1)], {"a": (Order(orderId=1),)}])
 def test_aliases_wherever_a_model_stands(value: Any) -> None:
     assert b'"orderId":1' in encode_json(value)
+
+
+@dataclass
+class Step:
+    """A dataclass with the constraint of an annotation."""
+
+    size: Annotated[int, Field(gt=0)]
+
+
+@pydantic_dataclass
+class Name:
+    """A dataclass of pydantic, with a validator."""
+
+    text: str
+
+    @field_validator("text")
+    @classmethod
+    def check(cls, text: str) -> str:
+        if " " in text:
+            raise ValueError("no spaces")
+        return text
+
+
+class Point(NamedTuple):
+    """A tuple with a constraint."""
+
+    x: PositiveInt
+
+
+@pytest.mark.parametrize(
+    ("type_", "wrong", "right"),
+    [
+        (list[PositiveInt], "[-1]", "[1]"),
+        (dict[str, PositiveInt], '{"a":-1}', '{"a":1}'),
+        (PositiveInt | None, "-1", "null"),
+        (tuple[PositiveInt, int], "[-1,1]", "[1,1]"),
+        (list[Annotated[str, StringConstraints(max_length=2)]], '["abc"]', '["ab"]'),
+        (Step, '{"size":-1}', '{"size":"1"}'),
+        (list[Step], '[{"size":-1}]', '[{"size":1}]'),
+        (Name, '{"text":"a b"}', '{"text":"a"}'),
+        (Point, "[-1]", "[1]"),
+    ],
+)
+def test_a_constraint_holds_wherever_it_stands(type_: Any, wrong: str, right: str) -> None:
+    """`iter_json(list[PositiveInt])` took -1: only the outermost annotation held, where FastAPI checks all."""
+    decode = JsonDecoder(type_).decode
+    with pytest.raises(InvalidMessage):
+        decode(wrong.encode())
+    assert decode(right.encode()) == TypeAdapter(type_).validate_json(right)
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        ({None: 1, True: 2, 3: 4}, '{"null":1,"true":2,"3":4}'),
+        ({"a": [{False: Order(orderId=1)}]}, '{"a":[{"false":{"orderId":1}}]}'),
+        (MappingProxyType({"a": 1}), '{"a":1}'),
+        (ChainMap({"a": 1}, {"b": 2}), '{"b":2,"a":1}'),
+    ],
+)
+def test_keys_and_mappings_as_a_route_returns_them(value: Any, text: str) -> None:
+    """ "Object of type … is not JSON serializable" (python-socketio#183, Flask-SocketIO#544)."""
+    assert encode_json(value) == text.encode()
+
+
+def test_what_json_cannot_hold_is_said() -> None:
+    itself: list[Any] = []
+    itself.append(itself)
+    for wrong in (itself, {(1, 2): 3}, {"a": object()}):
+        with pytest.raises(BadRequest, match="cannot be sent as JSON"):
+            encode_json(wrong)

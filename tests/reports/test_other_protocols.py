@@ -122,3 +122,17 @@ def test_a_plain_get_of_a_websocket_path(server: Server, path: str) -> None:
         answer = server.http.request(method, path)
         assert (answer.status_code, answer.headers["upgrade"]) == (426, "websocket")
     assert httpx.post(f"http://127.0.0.1:{server.port}{path}").status_code in (404, 405)
+
+
+def test_a_plain_get_of_an_endpoint_of_the_application(server: Server) -> None:
+    """It was 404 "Not Found" (uvicorn: "Unsupported upgrade request"), as if the path were wrong."""
+    if server.http.get("/apps/7/events").text != '"mine"':
+        return
+    for path in ("/inner/ws", "/prefix/ws"):
+        for method in ("GET", "HEAD"):
+            answer = server.http.request(method, path)
+            assert (answer.status_code, answer.headers["upgrade"]) == (426, "websocket")
+        assert server.http.post(path).status_code == 404
+    for path in ("/inner/nothing", "/prefix/nothing", "/nothing"):
+        assert server.http.get(path).status_code == 404
+    assert server.http.get("/users/7/nobody").status_code == 404

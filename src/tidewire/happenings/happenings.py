@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterable
 from typing import Any
 
 from tidewire.channels import HAPPENED, watched
@@ -53,7 +53,7 @@ class Happenings:
     def add_webhook(self, url: str, secret: str, events: Any, *, allow_private: bool) -> None:
         """Send events to a URL: "joined", or "joined room:{room}"; raises ConfigurationError."""
         self._check_not_started()
-        if isinstance(events, str) or not events:
+        if not isinstance(events, Iterable) or isinstance(events, str) or not events:
             raise ConfigurationError('events= is a list of what is sent: ["connected", "joined room:{room}"]')
         pairs = [str(text).partition(" ") for text in events]
         interests = [Interest(kind, pattern.strip()) for kind, _, pattern in pairs]

@@ -126,6 +126,9 @@ class Decorators(HubCore):
         and then the event is dead: `dead_events`. Raises ConfigurationError for what is no event or no such function.
         """
 
+        _check_text(event, "the event", "joined")
+        _check_text(pattern, "the pattern of an event", "room:{room}")
+
         def add(function: F) -> F:
             self._happenings.add(event, pattern, function)
             return function
@@ -138,6 +141,9 @@ class Decorators(HubCore):
         A batch that is not answered with 2xx within ten seconds is sent again, with pauses, for a day. Unless
         `allow_private`, nothing is sent to a private address. Raises ConfigurationError for what cannot work.
         """
+        _check_text(url, "the URL of a webhook", "https://example.org/events")
+        if secret is not None:
+            _check_text(secret, "the secret of a webhook", "a long random text")
         self._happenings.add_webhook(url, secret, events, allow_private=allow_private)
 
     async def dead_events(self) -> list[DeadEvent]:

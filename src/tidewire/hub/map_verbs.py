@@ -68,7 +68,7 @@ class MapVerbs(HubCore):
     def _connection(self, owner: HubConnection | str | None) -> Connection | None:
         if owner is None:
             return None
-        connection = self.node.registry.connections.get(connection_id(owner))
+        connection = self.node.registry.connections.get(connection_id(owner, "owner"))
         if connection is None:
             raise BadRequest(f"owner={owner!r} is no connection of this process; write one of hub.connect, or its id")
         return connection

@@ -13,6 +13,7 @@ from tidewire.asyncapi.description import Description, describe
 from tidewire.asyncapi.document import document
 from tidewire.asyncapi.router import asyncapi_router
 from tidewire.asyncapi.servers import security_of, servers_of
+from tidewire.errors import ConfigurationError
 from tidewire.http_api.admin_router import admin_router
 from tidewire.http_api.api_router import api_router
 from tidewire.http_api.calls import Calls, Extension
@@ -58,7 +59,7 @@ class Routers(HubCore):
         endpoint = ServedEndpoint(
             lambda: self.node, protocol, authority=self.authority, origins=self.origins, history=history
         )
-        return protocol_router(path, endpoint, user, name)
+        return protocol_router(_checked(path), endpoint, user, name)
 
     def api_router(
         self,
@@ -96,7 +97,7 @@ class Routers(HubCore):
         self._meter = self._meter or Meter()
         closed = "metrics are for this machine: use metrics_router(key=…) or metrics_router(user=…)"
         allowed = guard(user=user, key=key, origins=self.origins, closed=closed)
-        return metrics_router(lambda: self._opened.nodes.reports, allowed=allowed, path=path)
+        return metrics_router(lambda: self._opened.nodes.reports, allowed=allowed, path=_checked(path))
 
     def admin_router(
         self,
@@ -224,3 +225,9 @@ class Routers(HubCore):
             return self.asyncapi(request.app, base_url=str(request.base_url))
 
         return asyncapi_router(make, path=path, pages=pages)
+
+
+def _checked(path: str) -> str:
+    if not isinstance(path, str) or (path and path[0] != "/"):
+        raise ConfigurationError(f"path={path!r} is none; write it from the slash on, as '/ws/{{channel}}'")
+    return path

@@ -114,7 +114,7 @@ class Verbs(HubCore):
         for a channel name or data that cannot be used (InvalidMessage: not of the type that the rule declares),
         ConfigurationError for a store that cannot do it.
         """
-        not_for = connection_id(but_not)
+        not_for = connection_id(but_not, "but_not")
         meta = PublicationMeta(None, tags_from(tags), skip_history=bool(skip_history), but_not=not_for)
         if not isinstance(channel, str) and isinstance(channel, list | tuple):
             if version is not None or connection is not None:
@@ -137,7 +137,7 @@ class Verbs(HubCore):
         shape_of = self._rules.shape_of
         shape = None if shape_of is None else shape_of(name)
         encoded, format_ = encode_payload(data) if shape is None else shape.encode(data)
-        return PublishRequest(name, encoded, format_, key, meta.encode())
+        return PublishRequest(name, encoded, format_, key and check_name(key, "key"), meta.encode())
 
     async def _publish(
         self, request: PublishRequest, meta: PublicationMeta, ephemeral: bool | None, version: int | Position | None

@@ -1,4 +1,4 @@
-"""Clients of other protocols at their usual paths: they are told in one sentence what speaks here.
+"""Clients of other protocols, and requests without an upgrade: they are told in one sentence what speaks here.
 
 An application that serves such a path itself is left alone: only what would be 404 is answered.
 """
@@ -6,8 +6,10 @@ An application that serves such a path itself is left alone: only what would be 
 from __future__ import annotations
 
 import re
-from collections.abc import Awaitable, Callable, MutableMapping
+from collections.abc import Awaitable, Callable, Iterable, MutableMapping
 from typing import Any
+
+from starlette.routing import BaseRoute, Match
 
 from tidewire.support.refusals import note_handshake
 
@@ -43,6 +45,7 @@ _PATHS = (
     (re.compile(r"/sockjs(/|$)"), "SockJS"),
     (re.compile(r"/\.well-known/mercure$"), "Mercure"),
 )
+_UPGRADE = b"this address speaks WebSocket; connect to it with a WebSocket client, by ws:// or wss://\n"
 _QUERIES = ((b"EIO=", "Socket.IO"), (b"negotiateVersion=", "SignalR"), (b"protocol=7", "Pusher"))
 
 
@@ -89,15 +92,18 @@ def answer_unknown(scope: Scope) -> Answer | None:
 
 
 class ForeignClients:
-    """An ASGI middleware that puts the sentence into a 404 for a foreign client's request; others pass as they are."""
+    """An ASGI middleware that puts a sentence into a 404: for a foreign client; 426 where a WebSocket is served."""
 
     def __init__(self, app: Application) -> None:
         self._app = app
 
     def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
         """Serve a request or a WebSocket."""
-        protocol = protocol_of(scope) if scope["type"] == "http" else ""
-        return self._watch(protocol, scope, receive, send) if protocol else self._app(scope, receive, send)
+        if scope["type"] != "http":
+            return self._app(scope, receive, send)
+        protocol = protocol_of(scope)
+        is_watched = protocol or scope["method"] in ("GET", "HEAD")
+        return self._watch(protocol, scope, receive, send) if is_watched else self._app(scope, receive, send)
 
     async def _watch(self, protocol: str, scope: Scope, receive: Receive, send: Send) -> None:
         is_answered = False
@@ -105,12 +111,39 @@ class ForeignClients:
         async def answer(event: Any) -> None:
             nonlocal is_answered
             if event["type"] == "http.response.start" and event["status"] == 404 and _is_unknown(scope):
-                is_answered = True
-                body = b"" if scope["method"] == "HEAD" else _explain(protocol, scope)
-                headers = [(b"content-type", b"text/plain; charset=utf-8"), (b"content-length", b"%d" % len(body))]
-                await send({"type": "http.response.start", "status": 404, "headers": headers})
-                await send({"type": "http.response.body", "body": body})
-            elif not is_answered:
+                found = (404, [], _explain(protocol, scope)) if protocol else _upgrade(scope)
+                if found is not None:
+                    is_answered = True
+                    await _send(found, scope, send)
+            if not is_answered:
                 await send(event)
 
         await self._app(scope, receive, answer)
+
+
+async def _send(answer: Answer, scope: Scope, send: Send) -> None:
+    status, headers, body = answer
+    body = b"" if scope["method"] == "HEAD" else body
+    headers = [*headers, (b"content-type", b"text/plain; charset=utf-8"), (b"content-length", b"%d" % len(body))]
+    await send({"type": "http.response.start", "status": status, "headers": headers})
+    await send({"type": "http.response.body", "body": body})
+
+
+def _upgrade(scope: Scope) -> Answer | None:
+    """Return the answer to a request without an upgrade at a path that serves WebSockets, None elsewhere."""
+    if scope["method"] not in ("GET", "HEAD") or not _serves_websocket(scope["router"].routes, scope):
+        return None
+    return 426, [(b"upgrade", b"websocket"), (b"connection", b"Upgrade")], _UPGRADE
+
+
+def _serves_websocket(routes: Iterable[BaseRoute], scope: Scope) -> bool:
+    asked = {**scope, "type": "websocket", "root_path": scope.get("app_root_path", scope.get("root_path", ""))}
+    for route in routes:
+        match, found = route.matches(asked)
+        if match is not Match.NONE:
+            inner = getattr(route, "routes", None)
+            if inner is None or _serves_websocket(
+                inner, {**asked, **found, "app_root_path": found.get("root_path", "")}
+            ):
+                return True
+    return False

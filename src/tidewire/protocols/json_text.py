@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from typing import Annotated, Any, TypeVar, get_origin
+from typing import Any, TypeVar, get_args
 
 import msgspec
 from pydantic import TypeAdapter, ValidationError
@@ -12,6 +12,7 @@ from pydantic.errors import PydanticUserError
 
 from tidewire.errors import BadRequest
 from tidewire.protocols.problems import invalid
+from tidewire.protocols.typed_dicts import portable
 
 __all__ = ("JsonDecoder", "decode_leniently", "has_huge_number", "is_deeper", "with_whole_characters")
 
@@ -32,8 +33,9 @@ T = TypeVar("T")
 class JsonDecoder:
     """Decodes one type; raises InvalidMessage for another one, and BadRequest for what is no JSON.
 
-    Types that msgspec knows are decoded by it, any other (pydantic models, annotations of pydantic) by pydantic; with
-    an `adapter` of pydantic, by that. `expected` describes the type in errors; by default its JSON schema does.
+    Structs of msgspec, and values of any type, are decoded by msgspec; any other type by pydantic, wherever in it the
+    constraint of an annotation stands; with an `adapter` of pydantic, by that. `expected` describes the type in errors;
+    by default its JSON schema does.
     """
 
     __slots__ = ("_decode", "_depth", "_expected")
@@ -44,7 +46,7 @@ class JsonDecoder:
         schema = None if adapter is not None else _schema(type_)
         self._decode: Callable[[bytes], object]
         if schema is None:
-            adapter = adapter or TypeAdapter(type_)
+            adapter = adapter or TypeAdapter(portable(type_))
             self._decode, schema = adapter.validate_json, adapter.json_schema
         else:
             self._decode = msgspec.json.Decoder(type_).decode
@@ -71,14 +73,23 @@ class JsonDecoder:
 
 
 def _schema(type_: Any) -> Callable[[], Any] | None:
-    """Return what makes the JSON schema of a type that msgspec knows, or None for another."""
-    if get_origin(type_) is Annotated:
-        return None  # msgspec passes over what pydantic means
-    try:
-        schema = msgspec.json.schema(type_)
-    except TypeError:
-        return None
+    """Return what makes the JSON schema of a type that msgspec is to decode, or None for another."""
+    if type_ not in (Any, object) and not _is_of_msgspec(type_):
+        try:
+            TypeAdapter(portable(type_))
+        except PydanticUserError:
+            pass  # a struct inside of a dataclass
+        else:
+            return None
+    schema = msgspec.json.schema(type_)
     return lambda: schema
+
+
+def _is_of_msgspec(type_: Any) -> bool:
+    """Return whether a struct of msgspec, or a constraint for one, is a part of a type."""
+    if isinstance(type_, type) and issubclass(type_, msgspec.Struct):
+        return True
+    return isinstance(type_, msgspec.Meta) or any(map(_is_of_msgspec, get_args(type_)))
 
 
 def _describe(schema: Callable[[], Any]) -> str:

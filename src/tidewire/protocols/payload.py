@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import msgspec
@@ -19,7 +20,20 @@ __all__ = ("connection_id", "encode_json", "encode_message", "encode_payload")
 
 def _plain(value: Any) -> Any:
     """Return a value that msgspec does not know as FastAPI would send it: pydantic models by their aliases."""
-    return to_jsonable_python(value, by_alias=True)
+    return dict(value) if isinstance(value, Mapping) else to_jsonable_python(value, by_alias=True)
+
+
+def _with_text_keys(value: Any) -> Any:
+    """Return a value in which no key is true, false or null: JSON has such keys as text."""
+    if isinstance(value, Mapping):
+        return {
+            _KEYS.get(key, key) if key is None or isinstance(key, bool) else key: _with_text_keys(of)
+            for key, of in value.items()
+        }
+    return list(map(_with_text_keys, value)) if isinstance(value, list | tuple) else value
+
+
+_KEYS = {None: "null", True: "true", False: "false"}
 
 
 _encode = msgspec.json.Encoder(enc_hook=_plain).encode
@@ -33,12 +47,23 @@ def encode_json(value: Any) -> bytes:
     try:
         encoded = value.model_dump_json(by_alias=True).encode() if isinstance(value, BaseModel) else _encode(value)
     except (TypeError, ValueError, UnicodeEncodeError, RecursionError) as error:
-        raise BadRequest(f"a value of type {type(value).__name__} cannot be sent as JSON: {error}") from None
+        encoded = _encode_again(value, error)
     if has_huge_number(encoded):
         raise BadRequest(
             f"a value of type {type(value).__name__} has a number of 310 digits or more; send it as a string"
         )
     return encoded
+
+
+def _encode_again(value: Any, error: Exception) -> bytes:
+    """Encode what failed once, as json.dumps does: with keys that are no text."""
+    try:
+        return _encode(_with_text_keys(value))
+    except RecursionError:
+        why = "it holds itself, or is nested too deeply, or a key is no text, number or date"
+    except (TypeError, ValueError):
+        why = str(error)
+    raise BadRequest(f"a value of type {type(value).__name__} cannot be sent as JSON: {why}") from None
 
 
 def encode_payload(data: Any) -> tuple[bytes, Format]:
@@ -53,12 +78,12 @@ def encode_payload(data: Any) -> tuple[bytes, Format]:
     return encode_json(data), Format.JSON
 
 
-def connection_id(connection: object) -> str:
+def connection_id(connection: object, argument: str = "connection") -> str:
     """Return the id of a connection, given itself or by its id; "" for None. Raises BadRequest for anything else."""
     found = "" if connection is None else getattr(connection, "id", connection)
     if isinstance(found, str):
         return check_name(found, "connection") if found else ""
-    raise BadRequest(f"but_not={connection!r} is no connection; write the one of hub.connect, or its id")
+    raise BadRequest(f"{argument}={connection!r} is no connection; write the one of hub.connect, or its id")
 
 
 def encode_message(data: Any) -> WireMessage:

@@ -30,7 +30,6 @@ from tidewire.server.routes.manual_site import manual
 from tidewire.server.routes.observers import add_observers
 from tidewire.server.routes.pages import add_pages, listed_pages
 from tidewire.server.routes.pipeline_access import add_pipelines
-from tidewire.server.routes.upgrade import not_found
 from tidewire.server.same_site import SameSite
 from tidewire.server.session_watch import SessionWatch
 from tidewire.server.settings import Settings
@@ -59,7 +58,6 @@ def create_app(settings: Settings) -> FastAPI:
     app.add_exception_handler(ClientDisconnect, _gone)
     app.add_middleware(SameSite, origins=origins)
     app.add_exception_handler(StoreUnavailable, _away)
-    app.add_exception_handler(404, not_found)
     has_playground = settings.serves_tutorial or settings.serves_playground
     channel = with_playground(settings.channel) if has_playground else settings.channel
     namespaces = Namespaces(channel, channel_name=settings.limits.channel_name)

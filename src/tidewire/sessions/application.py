@@ -156,7 +156,7 @@ class HubConnection(HeldConnection):
         except InvalidMessage as error:
             self.tell(error)
             return False
-        meta = b"" if but_not is None else PublicationMeta(but_not=connection_id(but_not)).encode()
+        meta = b"" if but_not is None else PublicationMeta(but_not=connection_id(but_not, "but_not")).encode()
         return await self._publish(name, payload, key, meta, ephemeral)
 
     def _payload(self, name: str, data: Any) -> tuple[bytes, Format]:

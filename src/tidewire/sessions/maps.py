@@ -131,7 +131,7 @@ class Maps(PerNode):
         data = msgspec.Raw(encode_json(value))
         if owner is not None:
             await self._own(channel, owner)
-        by = self.next_by()
+        key, by = _checked(key), self.next_by()
         change = Change(key, data, owner="" if owner is None else owner.id, ttl=float(ttl), by=by)
         meta = PublicationMeta(publisher, tags or {})
         state = await self._change(channel, change, expect, meta)
@@ -146,7 +146,8 @@ class Maps(PerNode):
     async def unset(self, channel: str, key: str, *, expect: int | None = None) -> bool:
         """Remove an entry; False: there was none. Raises as `set`."""
         state = await self._replica(channel).wait_current()
-        if _checked(key) not in state.entries and expect in (None, ABSENT):
+        key = _checked(key)
+        if key not in state.entries and expect in (None, ABSENT):
             return False
         await self._change(channel, Change(key, removed=True, by=self.next_by()), expect)
         return True
@@ -231,6 +232,7 @@ class Maps(PerNode):
 
 
 def _checked(key: str) -> str:
-    if not check_name(key, "key") or len(key) > _KEY_CHARACTERS:
-        raise BadRequest(f"key {key[:40]!r} has {len(key)} characters; write 1 to {_KEY_CHARACTERS}")
-    return key
+    name = check_name(key, "key")
+    if not 0 < len(name) <= _KEY_CHARACTERS:
+        raise BadRequest(f"key {name[:40]!r} has {len(name)} characters; write 1 to {_KEY_CHARACTERS}")
+    return name

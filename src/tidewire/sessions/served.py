@@ -164,7 +164,9 @@ class ServedCommands:
             await self._queue.publishes.publish(name, *payload, self._settle, key=command.key)
 
     def _settle(self, error: BaseException | None) -> None:
-        if error is not None:
+        if isinstance(error, CommandError):
+            self._tell(error)
+        elif error is not None:
             kept = "not published" if isinstance(error, NotPublished) else "unconfirmed"
             self._tell(TemporaryFailure(f"{kept}: {error}"))
 

@@ -33,6 +33,8 @@ class Tickets:
     """
 
     def __init__(self, hub: Hub, secret: str, *, seconds: float = 60.0) -> None:
+        if not isinstance(secret, str):
+            raise ConfigurationError(f"the secret of tickets is {secret!r:.20}; write a text of {_SECRET} characters")
         if len(secret) < _SECRET:
             raise ConfigurationError(f"the secret of tickets has {len(secret)} characters; write {_SECRET} or more")
         self._hub = hub

@@ -10,8 +10,9 @@ import pytest
 from engine.support import run
 from helpers.ledger import open_files
 from helpers.stores import Daemon, start_nats
+from tidewire import Hub
 from tidewire.backends.nats import publishing
-from tidewire.errors import NotPublished, PublishUnconfirmed
+from tidewire.errors import BadRequest, NotPublished, PublishUnconfirmed
 from tidewire.messages import Position, PublishRequest
 from tidewire.testing import wait_until
 
@@ -58,6 +59,21 @@ def test_a_close_ends_everything_though_not_all_could_be_delivered(tmp_path: Pat
         await asyncio.gather(*(broker.publish(PublishRequest("a", b"x")) for _ in range(3)))
         await broker.aclose()
         await wait_until(lambda: open_files() <= before, what="all descriptors are closed")
+
+    with start_nats(tmp_path) as server:
+        run(scenario(server), 30)
+
+
+def test_a_message_that_the_server_never_takes_is_its_callers_fault(tmp_path: Path) -> None:
+    """One publication over `max_payload` was an outage of the store: `/readyz` said 503, for everybody."""
+
+    async def scenario(server: Daemon) -> None:
+        async with Hub(f"nats://127.0.0.1:{server.port}") as hub:
+            await hub.publish("a", "first")
+            with pytest.raises(BadRequest, match="max_payload"):
+                await hub.publish("a", "x" * 2_000_000)
+            assert not hub.degraded
+            assert (await hub.publish("a", "last")).offset
 
     with start_nats(tmp_path) as server:
         run(scenario(server), 30)

@@ -12,9 +12,9 @@ from nats.aio.msg import Msg
 from tidewire.backends.nats.jetstream import MESSAGE_ID, Ack, Stamp, fingerprint
 from tidewire.backends.nats.publication_stream import WINDOW_SECONDS, Stream
 from tidewire.backends.nats.server_clock import StoreClock
-from tidewire.backends.nats.session import Unsendable, is_nobody
+from tidewire.backends.nats.session import TooLarge, Unsendable, is_nobody
 from tidewire.backends.shared.waiting import WaitingRoom, Write, not_published, unconfirmed
-from tidewire.errors import NotPublished, PublishError
+from tidewire.errors import BadRequest, NotPublished, PublishError
 from tidewire.messages import Position, PublishRequest
 
 __all__ = ("KeyedWrite", "Publishing")
@@ -149,7 +149,8 @@ class Publishing:
             await stream.session.publish(subject, request.data, headers, answer)
         except Unsendable as error:
             self._in_flight -= 1
-            self._room.settle(write, not_published(str(error)))
+            is_callers = isinstance(error, TooLarge)
+            self._room.settle(write, BadRequest(str(error)) if is_callers else not_published(str(error)))
 
     def _take(self, stream: Stream, write: KeyedWrite, msg: Msg, time: float) -> None:
         if is_nobody(msg):

@@ -19,7 +19,7 @@ from tidewire.backends.nats.address import NatsAddress
 from tidewire.backends.nats.jetstream import STATUS, ApiError
 from tidewire.errors import StoreUnavailable
 
-__all__ = ("Refused", "Session", "Unsendable")
+__all__ = ("Refused", "Session", "TooLarge", "Unsendable")
 
 logger = logging.getLogger("tidewire")
 
@@ -38,6 +38,10 @@ _FORBIDDEN = "permissions violation"
 
 class Unsendable(Exception):
     """Raised for a message that was surely not sent."""
+
+
+class TooLarge(Unsendable):
+    """Raised for a message that the server will never take."""
 
 
 class Refused(StoreUnavailable):
@@ -170,7 +174,9 @@ class Session:
             self._answers.pop(number, None)
             if isinstance(error, MaxPayloadError):
                 most = self._client.max_payload
-                raise Unsendable(f"{len(data)} bytes are more than the server's max_payload ({most})") from None
+                raise TooLarge(
+                    f"{len(data)} bytes are more than the NATS server's max_payload ({most}); send less, or raise it"
+                ) from None
             raise Unsendable(str(error)) from error
 
     async def _answered(self, msg: Msg) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable
 from itertools import takewhile
 from typing import Generic, TypeVar
 
-from tidewire.errors import NotPublished, PublishError, PublishUnconfirmed
+from tidewire.errors import BadRequest, NotPublished, PublishError, PublishUnconfirmed
 from tidewire.messages import Position, PublishRequest
 from tidewire.support.counters import count_limit
 
@@ -109,13 +109,13 @@ class WaitingRoom(Generic[W]):
             turn, self._turn = self._turn, []
             self._hand_over(turn)
 
-    def settle(self, write: W, result: Position | PublishError) -> None:
+    def settle(self, write: W, result: Position | PublishError | BadRequest) -> None:
         """Answer a publish, if its caller still waits; each caller gets an error of its own."""
         self.release(write)
         future = write.future
         if future.done():
             return
-        if isinstance(result, PublishError):
+        if isinstance(result, PublishError | BadRequest):
             future.set_exception(type(result)(*result.args))
         else:
             future.set_result(result)

@@ -272,28 +272,40 @@ class Node:
         return position
 
     def begin_publish(
-        self, channel: str, data: bytes, format: Format = Format.JSON, *, key: str = "", meta: bytes = b""
+        self,
+        channel: str,
+        data: bytes,
+        format: Format = Format.JSON,
+        *,
+        settled: Callable[[asyncio.Future[Position]], None],
+        key: str = "",
+        meta: bytes = b"",
     ) -> asyncio.Future[Position]:
-        """Ask a broker that `waits` to keep a publication; the future has the outcome, as `publish` returns it."""
+        """Ask a broker that `waits` to keep a publication; the future has the outcome, as `publish` returns it.
+
+        `settled` is called with the future when it has; further callbacks would be dear for so frequent a thing.
+        """
         request = PublishRequest(channel, data, format, key, meta, self.rules.retentions[channel])
         try:
             begun = asyncio.ensure_future(self.broker.publish(request))
         except PublishError as error:
             self._publish_failed(error)
             raise
-        begun.add_done_callback(partial(self._publish_settled, self.rules.tallies[channel]))
+        begun.add_done_callback(partial(self._publish_settled, self.rules.tallies[channel], settled))
         return begun
 
-    def _publish_settled(self, tally: Tally, begun: asyncio.Future[Position]) -> None:
-        if begun.cancelled():
-            return
-        error = begun.exception()
+    def _publish_settled(
+        self, tally: Tally, settled: Callable[[asyncio.Future[Position]], None], begun: asyncio.Future[Position]
+    ) -> None:
+        error = None if begun.cancelled() else begun.exception()
         if isinstance(error, PublishError):
             self._publish_failed(error)
-        elif error is None:
+        elif error is None and not begun.cancelled():
             self._published += 1
             tally.published += 1
-            self.tasks.worked("publish")
+            if self.tasks.failing:
+                self.tasks.worked("publish")
+        settled(begun)
 
     def _publish_failed(self, error: PublishError) -> None:
         count_limit("publish_failed")

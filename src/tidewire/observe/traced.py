@@ -137,14 +137,22 @@ class TracedNode(Node):
         return work if span is None else _published(span, work)
 
     def begin_publish(
-        self, channel: str, data: bytes, format: Format = Format.JSON, *, key: str = "", meta: bytes = b""
+        self,
+        channel: str,
+        data: bytes,
+        format: Format = Format.JSON,
+        *,
+        settled: Callable[[asyncio.Future[Position]], None],
+        key: str = "",
+        meta: bytes = b"",
     ) -> asyncio.Future[Position]:
         span = self._begin(channel, data)
         if span is None:
-            return super().begin_publish(channel, data, format, key=key, meta=meta)
+            return super().begin_publish(channel, data, format, settled=settled, key=key, meta=meta)
         try:
             with _current(span):
-                begun = super().begin_publish(channel, data, format, key=key, meta=with_trace(meta, text_of(span)))
+                meta = with_trace(meta, text_of(span))
+                begun = super().begin_publish(channel, data, format, settled=settled, key=key, meta=meta)
         except BaseException as error:
             fail(span, error)
             span.end()

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Coroutine
+from functools import partial
 from typing import Any
 
 from tidewire.engine.connection import Connection
 from tidewire.engine.node import Node
 from tidewire.errors import PublishError
-from tidewire.messages import Format
+from tidewire.messages import Format, Position
 from tidewire.support.counters import count_limit
 
 __all__ = ("InFlight", "Settle")
@@ -49,17 +50,22 @@ class InFlight:
         try:
             if waits:
                 await self.wait_room()
-                begun = node.begin_publish(channel, data, format, key=key, meta=meta)
+                settled = partial(self._settled, settle)
+                begun = node.begin_publish(channel, data, format, settled=settled, key=key, meta=meta)
             else:
                 await node.publish(channel, data, format, key=key, meta=meta, sender=self._connection.id)
         except PublishError as error:
             settle(error)
         else:
             if waits:
-                self.add(begun)
-                begun.add_done_callback(lambda begun: None if begun.cancelled() else settle(begun.exception()))
+                self._futures.add(begun)
             else:
                 settle(None)
+
+    def _settled(self, settle: Settle, begun: asyncio.Future[Position]) -> None:
+        self._futures.discard(begun)
+        if not begun.cancelled():
+            settle(begun.exception())
 
     async def put(self, work: Coroutine[Any, Any, None]) -> None:
         """Begin some work; waits while there is too much."""

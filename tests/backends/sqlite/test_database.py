@@ -5,13 +5,15 @@ from __future__ import annotations
 import asyncio
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from tidewire.backends.shared.statements import read
 from tidewire.backends.sqlite import SqliteBroker
-from tidewire.backends.sqlite.database import Database, connect
+from tidewire.backends.sqlite.database import SQL, Database, connect
 from tidewire.backends.sqlite.store_clock import StoreClock, SystemClock
 from tidewire.errors import StoreUnavailable
+from tidewire.messages import PublishRequest
 from tidewire.options import Limits
 
 
@@ -39,3 +41,47 @@ def test_a_store_that_nobody_can_understand_is_refused_and_keeps_nobody_waiting(
                 await SqliteBroker(path, Limits()).start(lambda publications: None)
 
     asyncio.run(main())
+
+
+def test_a_batch_of_any_length_is_kept_in_its_order_over_channels_and_keys(tmp_path: Path) -> None:
+    database = Database(tmp_path / "store.db", StoreClock(SystemClock()))
+    tops = {"a": 0, "b": 0}
+    for count in (1, 15, 16, 17, 50):
+        names = ["a" if number % 5 else "b" for number in range(count)]
+        requests = [PublishRequest(name, b"%d" % number, key=str(count)) for number, name in enumerate(names)]
+        requests = [msgspec.structs.replace(one, key="") if number < 3 else one for number, one in enumerate(requests)]
+        before = database.cursor
+        database.begin(write=True)
+        positions, new = database.keep(requests, {"a", "b"})
+        database.commit()
+        kept = [publication.data for publication in new]
+        expected = []
+        first_of_key: dict[str, int] = {}
+        for request, position in zip(requests, positions, strict=True):
+            if request.key and request.channel in first_of_key:
+                assert position.offset == first_of_key[request.channel]
+                continue
+            tops[request.channel] += 1
+            assert position.offset == tops[request.channel]
+            expected.append(request.data)
+            if request.key:
+                first_of_key[request.channel] = position.offset
+        assert kept == expected
+        rows = database.connection.execute(SQL["newer"], (before, 100)).fetchall()
+        assert [row[5] for row in rows] == expected
+        assert database.cursor == rows[-1][0]
+    database.close()
+
+
+def test_a_batch_without_repetitions_fills_whole_statements_and_a_rest(tmp_path: Path) -> None:
+    database = Database(tmp_path / "store.db", StoreClock(SystemClock()))
+    for count in (15, 16, 17, 64, 100):
+        before = database.cursor
+        requests = [PublishRequest("ab"[number % 2], b"%d" % number) for number in range(count)]
+        database.begin(write=True)
+        database.keep(requests, set())
+        database.commit()
+        rows = database.connection.execute(SQL["newer"], (before, 1_000)).fetchall()
+        assert [row[5] for row in rows] == [request.data for request in requests]
+        assert database.cursor == rows[-1][0]
+    database.close()

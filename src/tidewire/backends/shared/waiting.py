@@ -33,18 +33,25 @@ def unconfirmed(reason: str) -> PublishUnconfirmed:
 
 
 class Write:
-    """One publish on its way to a store, and the future that its caller awaits."""
+    """One publish on its way to a store, and, once it has entered its room, the future that its caller awaits."""
 
-    __slots__ = ("deadline", "future", "is_sent", "request", "size")
+    __slots__ = ("_seconds", "deadline", "future", "is_sent", "request", "size")
+
+    future: asyncio.Future[Position]
+    deadline: float
 
     def __init__(self, request: PublishRequest, seconds: float) -> None:
-        loop = asyncio.get_running_loop()
         self.request = request
-        self.future: asyncio.Future[Position] = loop.create_future()
-        self.deadline = loop.time() + seconds
+        self._seconds = seconds
         self.size = len(request.data) + len(request.meta) + _COST
         #: The store may have it.
         self.is_sent = False
+
+    def begin(self, loop: asyncio.AbstractEventLoop, now: float) -> asyncio.Future[Position]:
+        """Begin to wait, and return the future."""
+        self.deadline = now + self._seconds
+        future = self.future = loop.create_future()
+        return future
 
     def sent(self) -> None:
         """Note that the store may have it from now on."""
@@ -77,6 +84,9 @@ class WaitingRoom(Generic[W]):
         self._waiting: dict[W, None] = {}
         self._bytes = 0
         self._turn: list[W] = []
+        #: The loop of this turn, and when the turn brought its first publish: to ask for them is a system call.
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._now = 0.0
         self._sweeping: asyncio.TimerHandle | None = None
 
     def __contains__(self, write: W) -> bool:
@@ -88,12 +98,15 @@ class WaitingRoom(Generic[W]):
             raise self._full()
         self._waiting[write] = None
         self._bytes += write.size
-        if not self._turn:
-            asyncio.get_running_loop().call_soon(self.flush)
+        loop = self._loop
+        if loop is None or not self._turn:
+            loop = self._loop = asyncio.get_running_loop()
+            self._now = loop.time()
+            loop.call_soon(self.flush)
         self._turn.append(write)
         if self._sweeping is None:
-            self._sweeping = asyncio.get_running_loop().call_later(_SWEEP, self._sweep)
-        return write.future
+            self._sweeping = loop.call_later(_SWEEP, self._sweep)
+        return write.begin(loop, self._now)
 
     def _full(self) -> NotPublished:
         count = len(self._waiting)

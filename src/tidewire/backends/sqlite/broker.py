@@ -137,7 +137,7 @@ class SqliteBroker(Broker):
 
     def _post(self, publications: Sequence[Publication], answers: Sequence[Answer]) -> None:
         """Take publications and answers of a turn of the writer thread, in that thread."""
-        size = sum(len(publication.data) for publication in publications)
+        size = sum([len(publication.data) for publication in publications])
         self._mailbox.posted(size)
         self._call(self._arrive, publications, answers, size)
 

@@ -30,6 +30,9 @@ logger = logging.getLogger("tidewire")
 
 SQL = statements(__package__, "statements.sql")
 _VERSION = 1
+#: Rows that one statement inserts: it is nearly twice as fast for each as a statement of its own.
+_ROWS = 16
+_KEEP_ROWS = f"{SQL['keep']}{', (?, ?, ?, ?, ?, ?, ?)' * (_ROWS - 1)}"
 #: The tables and indexes of the schema; what an operator has removed of them is made again.
 _PARTS = frozenset(
     f"tidewire_{name}"
@@ -276,8 +279,11 @@ class Database:
         new: list[Publication] = []
         rows = []
         changed: dict[int, _Channel] = {}
+        channel: _Channel | None = None
+        retention: Retention | None = None
         for request in requests:
-            channel = self._channel_to_write(request)
+            if channel is None or channel.name != request.channel or retention is not request.retention:
+                channel, retention = self._channel_to_write(request), request.retention
             known = self._known(channel, request, now) if request.key else None
             if known is not None:
                 positions.append(Position(known, channel.epoch))
@@ -305,7 +311,10 @@ class Database:
         return None if row is None else int(row[0])
 
     def _insert(self, rows: Sequence[tuple[object, ...]], changed: dict[int, _Channel]) -> None:
-        self.connection.executemany(SQL["keep"], rows)
+        whole = len(rows) - len(rows) % _ROWS
+        for start in range(0, whole, _ROWS):
+            self.connection.execute(_KEEP_ROWS, [value for row in rows[start : start + _ROWS] for value in row])
+        self.connection.executemany(SQL["keep"], rows[whole:])
         tops = [(c.top, c.keep_size, c.keep_age, c.id) for c in changed.values()]
         if self.connection.executemany(SQL["update_channel"], tops).rowcount != len(tops):
             raise sqlite3.OperationalError("channels were removed by somebody else; the store is opened anew")

@@ -7,6 +7,7 @@ import logging
 import sqlite3
 from collections.abc import Callable, Sequence
 from itertools import groupby
+from operator import attrgetter
 from pathlib import Path
 
 from tidewire.backends.shared.waiting import WaitingRoom, not_published, unconfirmed
@@ -107,13 +108,13 @@ class Committer:
             self._connection.lose(f"an internal error ({error}); see the log")
             return (), self._failed(writes, error, is_certain=not is_committing)
         self._connection.succeeded()
-        self._housekeeping.committed(database, len(writes), sum(write.size for write in writes))
+        self._housekeeping.committed(database, len(writes), sum([write.size for write in writes]))
         return found, answers
 
     def _keep(
         self, database: Database, writes: Sequence[FileWrite], found: list[Publication], answers: list[WriteAnswer]
     ) -> None:
-        for removes, group in groupby(writes, key=lambda write: write.removes):
+        for removes, group in groupby(writes, key=attrgetter("removes")):
             run = list(group)
             if removes:
                 for write in run:
@@ -126,7 +127,7 @@ class Committer:
             positions, new = database.keep([write.request for write in run], self._carriage.channels)
             self._housekeeping.kept(run)
             found.extend(new)
-            answers.extend((write, position) for write, position in zip(run, positions, strict=True))
+            answers.extend(zip(run, positions, strict=True))
 
     def _failed(self, writes: Sequence[FileWrite], error: BaseException, *, is_certain: bool) -> list[WriteAnswer]:
         reason = explain(error, self._path)

@@ -42,7 +42,15 @@ BEGIN
     identity := found_id;
 END $$;
 
--- An operator removes counters, publications or members: all subscribers are told by a new era, and nodes join their
+-- Forget channels whose counter does not belong to their publications, because an operator has changed one or the other.
+CREATE OR REPLACE FUNCTION tidewire_mend() RETURNS void
+LANGUAGE sql SECURITY DEFINER SET search_path FROM CURRENT AS $$
+    DELETE FROM tidewire_channels AS c WHERE c.top NOT BETWEEN 0 AND 9007199254740991 OR EXISTS (
+        SELECT FROM tidewire_publications AS p WHERE p.channel = c.id AND p."offset" > c.top
+    )
+$$;
+
+-- An operator removes or changes counters, publications or members: all subscribers are told by a new era, and nodes join their
 -- members again. What tidewire itself removes (tidewire_trim) loses nothing.
 CREATE OR REPLACE FUNCTION tidewire_lose() RETURNS trigger
 LANGUAGE plpgsql SECURITY DEFINER SET search_path FROM CURRENT AS $$
@@ -52,6 +60,13 @@ BEGIN
     ELSIF current_setting('tidewire.trimming', true) IS DISTINCT FROM 'on' THEN
         UPDATE tidewire_store SET era = tidewire_new_era();
         PERFORM pg_notify('tidewire', 'look');
+        IF TG_OP = 'UPDATE' THEN
+            PERFORM tidewire_mend();
+        END IF;
+        -- who repeats a publish that is gone publishes it
+        DELETE FROM tidewire_keys AS k WHERE NOT EXISTS (
+            SELECT FROM tidewire_publications AS p WHERE p.channel = k.channel AND p."offset" = k."offset"
+        );
         IF TG_TABLE_NAME = 'tidewire_channels' THEN  -- a new counter may get an old one's id
             PERFORM set_config('tidewire.trimming', 'on', true);
             DELETE FROM tidewire_publications AS p WHERE NOT EXISTS (
@@ -71,6 +86,13 @@ CREATE TRIGGER tidewire_lose AFTER DELETE OR TRUNCATE ON tidewire_publications
 FOR EACH STATEMENT EXECUTE FUNCTION tidewire_lose();
 DROP TRIGGER IF EXISTS tidewire_lose ON tidewire_members;
 CREATE TRIGGER tidewire_lose AFTER TRUNCATE ON tidewire_members FOR EACH STATEMENT EXECUTE FUNCTION tidewire_lose();
+-- tidewire itself changes neither names nor publications.
+DROP TRIGGER IF EXISTS tidewire_change ON tidewire_channels;
+CREATE TRIGGER tidewire_change AFTER UPDATE OF id, name ON tidewire_channels
+FOR EACH STATEMENT EXECUTE FUNCTION tidewire_lose();
+DROP TRIGGER IF EXISTS tidewire_change ON tidewire_publications;
+CREATE TRIGGER tidewire_change AFTER UPDATE ON tidewire_publications
+FOR EACH STATEMENT EXECUTE FUNCTION tidewire_lose();
 
 -- What tidewire_keep does, for one channel and without keys, in half the time; the offsets follow `base`.
 CREATE OR REPLACE FUNCTION tidewire_append(
@@ -93,6 +115,8 @@ BEGIN
     END LOOP;
     IF era IS NULL THEN
         RAISE no_data_found USING MESSAGE = 'tidewire_store is empty';
+    ELSIF base < 0 OR base > 9007199254740991 THEN
+        RAISE numeric_value_out_of_range USING MESSAGE = 'the counter of a channel was changed';
     END IF;
     moment := tidewire_now();
     INSERT INTO tidewire_publications (channel, "offset", time, format, data, meta)
@@ -110,7 +134,8 @@ CREATE OR REPLACE FUNCTION tidewire_keep(
 ) LANGUAGE plpgsql AS $$
 #variable_conflict use_column
 DECLARE
-    ids bigint[];
+    ids  bigint[];
+    base bigint;
 BEGIN
     -- Before anything is locked: who waits here for another's new counter holds none that this other one may want.
     INSERT INTO tidewire_channels (name, keep_size, keep_age)
@@ -121,6 +146,11 @@ BEGIN
         SELECT c.id, c.top, n.number FROM unnest(names) WITH ORDINALITY AS n (name, number)
         JOIN tidewire_channels AS c ON c.name = n.name ORDER BY c.id FOR UPDATE OF c
     ) AS l;
+    FOREACH base IN ARRAY bases LOOP
+        IF base < 0 OR base > 9007199254740991 THEN
+            RAISE numeric_value_out_of_range USING MESSAGE = 'the counter of a channel was changed';
+        END IF;
+    END LOOP;
     moment := tidewire_now();
     SELECT s.era INTO STRICT era FROM tidewire_store AS s;
     WITH items AS (

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import random
 from collections.abc import Callable, Mapping
 
 from tidewire.backends.postgres.pool import Pool
 from tidewire.backends.postgres.schema import SQL
+from tidewire.backends.postgres.server_errors import is_damaged
 from tidewire.errors import StoreUnavailable
 
 __all__ = ("CARRIAGE", "Housekeeping")
@@ -50,6 +52,9 @@ class Housekeeping:
                     logger.warning("the outbox cannot be moved yet: %s", error)
                 is_failing = True
                 await asyncio.sleep(_MOVE_FAILED)
+                if is_damaged(error.__cause__):
+                    with contextlib.suppress(StoreUnavailable):
+                        await self._pool.fetch(SQL["mend"])
                 self._has_outbox.set()
 
     async def _move_all(self) -> None:

@@ -14,7 +14,7 @@ from tidewire.backends.postgres.address import Server
 from tidewire.backends.postgres.connection import Connection
 from tidewire.backends.postgres.pool import close
 from tidewire.backends.postgres.schema import SQL, Seen, enter
-from tidewire.backends.postgres.server_errors import FAILURES, explain, is_away, is_certain
+from tidewire.backends.postgres.server_errors import FAILURES, explain, is_away, is_certain, is_damaged
 from tidewire.backends.shared.waiting import WaitingRoom, Write, not_published, unconfirmed
 from tidewire.errors import NotPublished, PublishError, TidewireError
 from tidewire.messages import Position, PublishRequest
@@ -233,6 +233,8 @@ class Committer:
             kept = await (_append if is_one else _keep)(session, writes)
         except FAILURES as error:
             self._failed(writes, error, losses)
+            if is_damaged(error):
+                await session.execute(SQL["mend"], timeout=self._server.seconds)
         except BaseException as error:  # whatever it is, the callers must be told
             is_end = isinstance(error, asyncio.CancelledError)
             reason = "the broker was closed" if is_end else f"an internal error came ({error!r})"

@@ -11,7 +11,7 @@ import msgspec
 from tidewire.backends.shared.statements import read, statements
 from tidewire.errors import ConfigurationError
 
-__all__ = ("FUNCTIONS", "SQL", "TABLES", "VERSION", "Seen", "enter", "prepare")
+__all__ = ("FILLED", "FUNCTIONS", "SQL", "TABLES", "VERSION", "Seen", "enter", "prepare")
 
 SQL = statements(__package__, "statements.sql")
 _TABLES, _FUNCTIONS = read(__package__, "schema.sql"), read(__package__, "functions.sql")
@@ -19,12 +19,17 @@ _TABLES, _FUNCTIONS = read(__package__, "schema.sql"), read(__package__, "functi
 VERSION = 2
 TABLES = re.findall(r"TABLE IF NOT EXISTS (\w+)", _TABLES)
 FUNCTIONS = re.findall(r"CREATE OR REPLACE FUNCTION (\w+)", _FUNCTIONS)
-#: Each column, as its table and its name.
-COLUMNS = [
-    (table, name)
+_INDEXES = re.findall(r"INDEX IF NOT EXISTS (\w+)", _TABLES)
+_TRIGGERS = re.findall(r"CREATE TRIGGER (\w+) AFTER [\w ,]+ ON (\w+)", _FUNCTIONS)
+#: Each column: its table, its name, its type, and whether the server fills it.
+_COLUMNS = [
+    (table, name, type_, "DEFAULT" in rest or "GENERATED" in rest)
     for table, body in re.findall(r"TABLE IF NOT EXISTS (\w+) \((.*?)\n\)", _TABLES, re.DOTALL)
-    for name in re.findall(r'^    "?([a-z_]+)"? +[a-z]', body, re.MULTILINE)
+    for name, type_, rest in re.findall(r'^    "?([a-z_]+)"? +(double precision|[a-z]+)(.*)', body, re.MULTILINE)
 ]
+
+#: Names of columns that the server fills.
+FILLED = {name for _, name, _, is_filled in _COLUMNS if is_filled}
 
 
 class Seen(msgspec.Struct, frozen=True):
@@ -49,22 +54,20 @@ async def prepare(connection: Any) -> None:
             return
         missing = await _missing(connection)
         for table in missing.intersection(TABLES):
-            await connection.execute(f"DROP TABLE IF EXISTS {table} CASCADE")  # one that has lost a column
+            await connection.execute(f"DROP TABLE IF EXISTS {table} CASCADE")  # one that has lost or changed a column
         await connection.execute(_TABLES)
         await connection.execute(_FUNCTIONS)
         await connection.execute(SQL["create_store"], VERSION)
         if "tidewire_members" in missing:
             await connection.execute(SQL["forget_nodes"])  # they join their members again
-        if "tidewire_channels" in missing:  # a new counter may get an old one's id
+        if missing & {"tidewire_channels", "tidewire_publications"}:  # a new counter may get an old one's id
             await connection.execute(SQL["empty"])
-        elif "tidewire_publications" in missing:
-            await connection.execute(SQL["begin_era"])
 
 
 async def _missing(connection: Any) -> set[str]:
-    """Return the tables and functions that are not there, and the tables that have lost a column."""
-    tables, names = zip(*COLUMNS, strict=True)
-    rows = await connection.fetch(SQL["missing"], TABLES, FUNCTIONS, tables, names)
+    """Return what is not there of tables, functions, indexes and triggers, and the tables of which a column is not."""
+    triggers, columns = zip(*_TRIGGERS, strict=True), zip(*_COLUMNS, strict=True)
+    rows = await connection.fetch(SQL["missing"], TABLES, FUNCTIONS, _INDEXES, *triggers, *columns)
     return {row["name"] for row in rows}
 
 

@@ -86,3 +86,15 @@ CREATE UNLOGGED TABLE IF NOT EXISTS tidewire_departures (
     farewell_format smallint,
     claimed         double precision NOT NULL
 );
+
+-- What the keys above are made of, for where an operator has dropped one of them.
+CREATE UNIQUE INDEX IF NOT EXISTS tidewire_store_pkey ON tidewire_store (one);
+CREATE UNIQUE INDEX IF NOT EXISTS tidewire_channels_pkey ON tidewire_channels (id);
+CREATE UNIQUE INDEX IF NOT EXISTS tidewire_channels_name_key ON tidewire_channels (name);
+CREATE UNIQUE INDEX IF NOT EXISTS tidewire_publications_pkey ON tidewire_publications (channel, "offset");
+CREATE UNIQUE INDEX IF NOT EXISTS tidewire_keys_pkey ON tidewire_keys (channel, key);
+CREATE UNIQUE INDEX IF NOT EXISTS tidewire_outbox_pkey ON tidewire_outbox (id);
+CREATE UNIQUE INDEX IF NOT EXISTS tidewire_nodes_pkey ON tidewire_nodes (id);
+CREATE UNIQUE INDEX IF NOT EXISTS tidewire_members_pkey ON tidewire_members (seq);
+CREATE UNIQUE INDEX IF NOT EXISTS tidewire_members_channel_connection_key ON tidewire_members (channel, connection);
+CREATE UNIQUE INDEX IF NOT EXISTS tidewire_departures_pkey ON tidewire_departures (token);

@@ -6,9 +6,10 @@ import socket
 
 import asyncpg
 
+from tidewire.backends.postgres.schema import FILLED
 from tidewire.errors import ConfigurationError, StoreUnavailable, TidewireError
 
-__all__ = ("FAILURES", "explain", "is_away", "is_certain", "opening_error")
+__all__ = ("FAILURES", "explain", "is_away", "is_certain", "is_damaged", "opening_error")
 
 #: Everything that a call of the server raises.
 FAILURES = (OSError, asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError)
@@ -30,7 +31,11 @@ _CHANGED = (
     asyncpg.UndefinedColumnError,
     asyncpg.UndefinedFunctionError,
     asyncpg.NoDataFoundError,
+    asyncpg.InvalidColumnReferenceError,  # a key was dropped
+    asyncpg.DatatypeMismatchError,
 )
+#: The counter of a channel does not belong to its publications.
+_DAMAGED = (asyncpg.UniqueViolationError, asyncpg.NumericValueOutOfRangeError)
 #: Errors that waiting does not mend.
 _UNUSABLE = (
     asyncpg.InvalidAuthorizationSpecificationError,
@@ -47,7 +52,14 @@ def _is_bad_argument(error: BaseException) -> bool:
 
 def is_away(error: BaseException) -> bool:
     """After this error the server has to be found again before anything else is tried."""
+    if isinstance(error, asyncpg.NotNullViolationError):  # a column has lost what the server filled it with
+        return error.column_name in FILLED
     return isinstance(error, (*_GONE, *_CHANGED)) and not _is_bad_argument(error)
+
+
+def is_damaged(error: BaseException | None) -> bool:
+    """After this error the counters of channels have to be mended (statements.sql): an operator has changed them."""
+    return isinstance(error, _DAMAGED)
 
 
 def is_certain(error: BaseException) -> bool:
@@ -81,8 +93,14 @@ def explain(error: BaseException, shown: str) -> str:
             | asyncpg.UndefinedColumnError()
             | asyncpg.UndefinedFunctionError()
             | asyncpg.NoDataFoundError()
+            | asyncpg.InvalidColumnReferenceError()
+            | asyncpg.DatatypeMismatchError()
         ):
             return f"{shown} has lost tidewire's tables ({error}); they are made again"
+        case asyncpg.InvalidSchemaNameError():
+            return f"{shown} has no schema in which tidewire's tables could be; make it with CREATE SCHEMA"
+        case asyncpg.UniqueViolationError() | asyncpg.NumericValueOutOfRangeError():
+            return f"{shown}: the counter of a channel was changed ({error}); a new epoch begins, try again"
         case TimeoutError():
             return f"{shown} does not answer; see if it hangs, or if the network is cut"
         case ConnectionError() | socket.gaierror() | OSError(errno=None):

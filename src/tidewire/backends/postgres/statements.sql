@@ -13,16 +13,28 @@ SELECT f.name || '()' FROM unnest($2::text[]) AS f (name) WHERE NOT EXISTS (
     SELECT FROM pg_proc AS p WHERE p.proname = f.name AND p.pronamespace = ANY (current_schemas(false)::regnamespace[])
 )
 UNION
-SELECT c.of_table FROM unnest($3::text[], $4::text[]) AS c (of_table, name) WHERE NOT EXISTS (
+SELECT i.name FROM unnest($3::text[]) AS i (name) WHERE NOT EXISTS (
+    SELECT FROM pg_class AS c WHERE c.relname = i.name AND c.relnamespace = ANY (current_schemas(false)::regnamespace[])
+)
+UNION ALL
+SELECT 'trigger of ' || g.of_table FROM unnest($4::text[], $5::text[]) AS g (name, of_table) WHERE NOT EXISTS (
+    SELECT FROM pg_trigger AS r JOIN pg_class AS t ON t.oid = r.tgrelid
+    WHERE r.tgname = g.name AND t.relname = g.of_table AND r.tgenabled IN ('O', 'A')
+    AND t.relnamespace = ANY (current_schemas(false)::regnamespace[])
+)
+UNION
+SELECT c.of_table FROM unnest($6::text[], $7::text[], $8::text[], $9::boolean[]) AS c (of_table, name, type, filled)
+WHERE NOT EXISTS (
     SELECT FROM pg_attribute AS a JOIN pg_class AS t ON t.oid = a.attrelid
     WHERE t.relname = c.of_table AND t.relnamespace = ANY (current_schemas(false)::regnamespace[])
     AND a.attname = c.name AND NOT a.attisdropped
+    AND a.atttypid = c.type::regtype AND (NOT c.filled OR a.atthasdef OR a.attidentity <> '')
 )
+-- name: mend
+SELECT tidewire_mend()
 -- name: create_store
 INSERT INTO tidewire_store (version, era, identity) VALUES ($1, tidewire_new_era(), '')
 ON CONFLICT (one) DO UPDATE SET version = $1
--- name: begin_era
-UPDATE tidewire_store SET era = tidewire_new_era()
 -- name: forget_nodes
 DELETE FROM tidewire_nodes
 -- name: empty

@@ -19,8 +19,9 @@ from helpers.ledger import Ledger, check_outage_told, received
 from helpers.ledger import check as check_all
 from helpers.stores import Daemon, start_nats
 from tidewire.backends.nats import NatsAddress, NatsBroker, NatsPresence
+from tidewire.backends.nats.removals import RemovalWatch
 from tidewire.errors import ConfigurationError, NotPublished, StoreUnavailable
-from tidewire.messages import Member, Position
+from tidewire.messages import Format, Member, Position
 from tidewire.options import Limits
 from tidewire.testing import wait_until
 
@@ -228,6 +229,120 @@ def test_a_stream_that_is_removed_while_it_is_used_begins_a_new_epoch(tmp_path: 
                     return False
 
             await wait_until(is_present, 10)
+
+    with start_nats(tmp_path) as server:
+        run(scenario(server), 30)
+
+
+#: What an operator removes of the stream: the call, and what it asks for.
+REMOVALS = (
+    ("PURGE.TIDEWIRE", {"keep": 2}),
+    ("PURGE.TIDEWIRE", {}),
+    ("MSG.DELETE.TIDEWIRE", {"seq": 6}),
+    ("MSG.DELETE.TIDEWIRE", {"seq": 10}),
+)
+
+
+@pytest.mark.parametrize(("call", "asked"), REMOVALS)
+def test_messages_that_an_operator_removes_are_a_new_epoch_and_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: str, asked: dict[str, object]
+) -> None:
+    monkeypatch.setattr("tidewire.backends.nats.connection.PROBE_SECONDS", 0.2)
+
+    async def scenario(server: Daemon) -> None:
+        async with nats_node(server) as node, nats_node(server) as other:
+            near, far = await connect(node, channel="a"), await connect(other, channel="a")
+            ledger = Ledger(node)
+            await ledger.publish(10)
+            for client in (near, far):
+                await received(client, ledger)
+            before = ledger.last
+            await ask(server, f"STREAM.{call}", **asked)
+            for client in (near, far):  # though nothing is published
+                await wait_until(lambda client=client: "i a" in client.shown, 10)  # type: ignore[misc]
+            await ledger.succeeds(10)
+            for client in (near, far):
+                await received(client, ledger)
+                check(client, ledger, told=True)
+            assert ledger.last.epoch != before.epoch
+            assert not (await node.broker.history("a", since=Position(5, before.epoch))).complete
+            assert not await node.broker._stream.last(f"TIDEWIRE.s.{before.epoch}.*")  # type: ignore[attr-defined]
+
+    with start_nats(tmp_path) as server:
+        run(scenario(server), 30)
+
+
+def test_a_recovery_from_what_is_no_longer_stored_is_not_complete(tmp_path: Path) -> None:
+    async def scenario(server: Daemon) -> None:
+        async with nats_node(server) as node:
+            ledger = Ledger(node)
+            await ledger.publish(10)
+            epoch = ledger.last.epoch
+            assert (await node.broker.history("a", since=Position(5, epoch))).complete
+            await ask(server, "STREAM.PURGE.TIDEWIRE", keep=2)
+            assert not (await node.broker.history("a", since=Position(5, epoch))).complete
+            assert (await node.broker.history("a", since=Position(9, epoch))).complete
+
+    with start_nats(tmp_path) as server:
+        run(scenario(server))
+
+
+def test_what_tidewire_itself_removes_is_no_new_epoch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tidewire.backends.nats.connection.PROBE_SECONDS", 0.1)
+
+    async def scenario(server: Daemon) -> None:
+        async with nats_node(server) as node, nats_node(server) as other:
+            for _ in range(40):
+                await node.publish("a", b"1", Format.TEXT)
+                await other.publish("b", b"1", Format.TEXT)
+                last = await node.publish("b", b"1", Format.TEXT)
+                await asyncio.gather(node.broker.remove_history("a"), other.broker.remove_history("b"))
+            await asyncio.sleep(0.5)  # several looks
+            assert (await other.publish("b", b"1", Format.TEXT)).epoch == last.epoch
+            watch = RemovalWatch()
+            for _ in range(2):
+                assert not await watch.is_foreign(node.broker._stream)  # type: ignore[attr-defined]
+            await ask(server, "STREAM.PURGE.TIDEWIRE", keep=1)
+            assert [await watch.is_foreign(node.broker._stream) for _ in range(2)] == [False, True]  # type: ignore[attr-defined]
+
+    with start_nats(tmp_path) as server:
+        run(scenario(server), 30)
+
+
+def test_a_stream_that_is_made_again_under_the_same_epoch_gives_no_offset_twice(tmp_path: Path) -> None:
+    async def scenario(server: Daemon) -> None:
+        async with nats_node(server) as node:
+            client = await connect(node, channel="a")
+            ledger = Ledger(node)
+            await ledger.publish(10)
+            before = ledger.last
+            config = (await ask(server, "STREAM.INFO.TIDEWIRE"))["config"]
+            await ask(server, "STREAM.DELETE.TIDEWIRE")
+            await ask(server, "STREAM.CREATE.TIDEWIRE", **config)
+            await ledger.succeeds(10)
+            await received(client, ledger)
+            check(client, ledger, told=True)
+            assert ledger.last.epoch != before.epoch
+
+    with start_nats(tmp_path) as server:
+        run(scenario(server), 30)
+
+
+def test_members_join_again_when_another_node_has_made_the_stream_of_presence_anew(tmp_path: Path) -> None:
+    async def scenario(server: Daemon) -> None:
+        async with nats_node(server) as node, nats_node(server) as other:
+            client = await connect(node, user="ann")
+            await client.subscribe("a", present=True)
+            assert (await ask(server, "STREAM.DELETE.TIDEWIRE_PRESENCE"))["success"] is True
+
+            async def is_listed() -> bool:
+                try:
+                    return [member.user for member in await other.presence.members("a")] == ["ann"]
+                except StoreUnavailable:
+                    return False
+
+            # the other one makes it anew, and this one's lease comes into the new stream before it is loaded
+            await wait_until(is_listed, 15)
 
     with start_nats(tmp_path) as server:
         run(scenario(server), 30)

@@ -17,6 +17,7 @@ from tidewire.backends.nats.jetstream import Stamp, StreamConfig, parse_time
 from tidewire.backends.nats.publication_stream import Stream, begin_epoch, is_limited, open_stream
 from tidewire.backends.nats.publishing import KeyedWrite, Publishing
 from tidewire.backends.nats.reading import read_history, top_of
+from tidewire.backends.nats.removals import RemovalWatch
 from tidewire.backends.nats.server_clock import StoreClock
 from tidewire.backends.nats.session import Session, Unsendable
 from tidewire.backends.shared.outage import Outage
@@ -67,6 +68,7 @@ class NatsBroker(Broker):
         #: The newest message that this node knows to be kept: its sequence, and the time it was stamped with.
         self._newest = (0, 0.0)
         self._epoch = ""
+        self._removals = RemovalWatch()
         self._dropped_at = 0.0
         #: The mark of this node's own messages, those that wait to be sent, and the task that sends them.
         self._node = secrets.token_hex(8)
@@ -84,6 +86,7 @@ class NatsBroker(Broker):
             is_expired=self._is_key_expired,
             failed=self._connection.fail,
             kept=self._remember,
+            newest=lambda: self._newest[0],
         )
         self._trimmer = Trimmer(self._clock)
         await self._connection.start()
@@ -117,6 +120,7 @@ class NatsBroker(Broker):
     async def _prepare(self, session: Session) -> None:
         """Prepare a new session: check the stream, and subscribe to the same channels as before."""
         stream = await open_stream(session, self._address)
+        self._removals = RemovalWatch()
         if stream.epoch == self._epoch and not await self._is_whole(stream):
             await begin_epoch(session, self._address, stream.epoch)
             stream = await open_stream(session, self._address)
@@ -139,7 +143,13 @@ class NatsBroker(Broker):
         return Stamp.read(message.headers, 0.0).time == stamped
 
     async def _probe(self, session: Session) -> None:
-        await self._stream.state()
+        """Check that the stream still has what it had; else a new epoch begins."""
+        stream, (newest, _) = self._stream, self._newest
+        if (await stream.state()).last_seq < newest:
+            raise StoreUnavailable(f"the stream {stream.name} has lost its newest messages")
+        if await self._removals.is_foreign(stream):
+            await begin_epoch(session, self._address, stream.epoch)
+            raise StoreUnavailable(f"somebody else has removed messages of the stream {stream.name}")
 
     def _lost(self, reason: str) -> None:
         self._publishing.lost(reason)

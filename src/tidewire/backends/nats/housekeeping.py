@@ -17,6 +17,7 @@ import msgspec
 from tidewire.backends.nats.jetstream import EXPECTED, REMOVED, Ack, Stamp, StoredMessage, parse_time
 from tidewire.backends.nats.publication_stream import Stream
 from tidewire.backends.nats.reading import oldest_of_newest, top_of
+from tidewire.backends.nats.removals import purge
 from tidewire.backends.nats.server_clock import StoreClock
 from tidewire.backends.nats.session import Refused
 from tidewire.errors import StoreUnavailable
@@ -83,7 +84,7 @@ class Trimmer:
         msg = await stream.session.request(stream.turn, b"", headers)
         if msgspec.json.decode(msg.data, type=Ack).error is not None:
             return False
-        await stream.purge(stream.turn, keep=1)
+        await purge(stream, stream.turn, keep=1)
         return True
 
     async def trim(self, stream: Stream) -> None:
@@ -120,7 +121,7 @@ class Trimmer:
             await remove_all(stream, subject)
         elif bound > first.seq:
             await mark_removal(stream, subject)
-            await stream.purge(subject, seq=bound)
+            await purge(stream, subject, seq=bound)
 
     async def _trim_large(self, stream: Stream, subject: str, count: int, retention: Retention, young: int) -> None:
         consumer = await stream.read_from(subject, young)
@@ -128,7 +129,7 @@ class Trimmer:
         keep = max(retention.size, consumer.num_pending) + _MARGIN
         if count > keep:
             await mark_removal(stream, subject)
-            await stream.purge(subject, keep=keep)
+            await purge(stream, subject, keep=keep)
 
     def _retention(self, subject: str, first: StoredMessage, last: StoredMessage) -> Retention:
         """Return the channel's retention, which a publisher outside of the application does not state."""
@@ -187,7 +188,7 @@ async def remove_all(stream: Stream, subject: str) -> None:
                 raise Refused("remove a history", ack.error)
             marker = ack.seq
         await mark_removal(stream, subject)
-        await stream.purge(subject, seq=marker)
+        await purge(stream, subject, seq=marker)
         return
     raise StoreUnavailable("the history was not removed: too much is published there; try again")
 

@@ -86,7 +86,9 @@ class StreamAnswer(msgspec.Struct, frozen=True):
 
     config: StreamConfig = StreamConfig()
     state: StreamState = StreamState()
+    created: str = ""
     total: int = 0
+    purged: int = 0
     error: ApiError | None = None
 
 

@@ -41,6 +41,8 @@ class NatsPresence(Presence):
         self._aside = ""
         self._aside_lock = asyncio.Lock()
         self._is_lost = False
+        #: When the stream that this node knows was made.
+        self._created = ""
 
     async def start(self, node: str) -> None:
         if self._connection is not None:
@@ -78,8 +80,10 @@ class NatsPresence(Presence):
         replica = Replica(session, self._address, self._lease, self._seconds)
         await replica.open()
         replica.on_claimed = self._claimed
-        if not replica.roster.has_lease(self._node):
+        is_new = replica.created != self._created
+        if is_new or not replica.roster.has_lease(self._node):
             self._is_lost = True
+        self._created = replica.created
         self._replica = replica
 
     async def _probe(self, session: Session) -> None:

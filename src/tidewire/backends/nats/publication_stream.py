@@ -64,6 +64,11 @@ class Stream:
         return f"{self._prefix}.s.{self.epoch}.*"
 
     @property
+    def removals(self) -> str:
+        """The subject of the notes of what tidewire has removed; no channel has this token."""
+        return f"{self._prefix}.f.{self.epoch}.removed"
+
+    @property
     def turn(self) -> str:
         """The subject of whose turn it is to trim."""
         return f"{self._prefix}.t.{self.epoch}"
@@ -98,11 +103,12 @@ class Stream:
             raise StoreUnavailable(f"the stream {self.name} was made anew")
         return answer.state
 
-    async def purge(self, subject: str, **asked: int) -> None:
-        """Remove messages of a subject: all before a `seq`, or all but the newest `keep`."""
+    async def purge(self, subject: str, **asked: int) -> int:
+        """Remove messages of a subject: all before a `seq`, or all but the newest `keep`; return how many went."""
         answer = await self.session.api(f"STREAM.PURGE.{self.name}", {"filter": subject, **asked}, StreamAnswer)
         if answer.error is not None:
             raise Refused("remove old messages", answer.error)
+        return answer.purged
 
     async def read_from(self, subject: str, seq: int) -> ConsumerInfo:
         """Make a consumer that reads a subject from a sequence on."""
@@ -159,16 +165,18 @@ async def open_stream(session: Session, address: NatsAddress) -> Stream:
 
 
 async def begin_epoch(session: Session, address: NatsAddress, old: str) -> None:
-    """Give the stream a new epoch, because it came back without its newest messages.
+    """Give the stream a new epoch, because messages are gone that nobody of tidewire has removed.
 
     All nodes that notice it name the same epoch, so it does not matter how many do.
     """
     seed, _, number = old.partition("x")
-    logger.error("the stream %s came back without its newest messages; a new epoch begins", address.stream)
+    logger.error("the stream %s has lost messages that it had; a new epoch begins", address.stream)
     asked = _config(address, f"{seed}x{int(number) + 1}")
     answer = await session.api(f"STREAM.UPDATE.{address.stream}", asked, StreamAnswer)
     if answer.error is not None:
         raise Refused("begin a new epoch", answer.error)
+    for subject in (f"{address.stream}.s.{old}.*", f"{address.stream}.f.{old}.*", f"{address.stream}.t.{old}"):
+        await session.api(f"STREAM.PURGE.{address.stream}", {"filter": subject}, StreamAnswer)
 
 
 def _config(address: NatsAddress, epoch: str) -> dict[str, object]:

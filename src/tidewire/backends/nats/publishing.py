@@ -52,12 +52,14 @@ class Publishing:
         is_expired: Callable[[Stream, KeyedWrite, int], Awaitable[bool]],
         failed: Callable[[str], None],
         kept: Callable[[int, float], None],
+        newest: Callable[[], int],
     ) -> None:
         self._seconds = seconds
         self._clock = clock
         self._is_expired = is_expired
         self._failed = failed
         self._kept = kept
+        self._newest = newest
         self._room = WaitingRoom[KeyedWrite]("NATS", hand_over=self._put, late=self._late, watch=self._watch)
         self._unsent: deque[KeyedWrite] = deque()
         self._wanted = asyncio.Event()
@@ -129,7 +131,7 @@ class Publishing:
 
     async def _send(self, stream: Stream, write: KeyedWrite, subject: str) -> None:
         loop = asyncio.get_running_loop()
-        request, time = write.request, self._clock.now()
+        request, time, newest = write.request, self._clock.now(), self._newest()
         headers = Stamp.headers_of(request, time)
         if request.key:
             headers[MESSAGE_ID] = fingerprint(request.channel, request.key, str(write.generation))
@@ -139,7 +141,7 @@ class Publishing:
             self._heard = loop.time()
             self._answered.set()
             if msg is not None:
-                self._take(stream, write, msg, time)
+                self._take(stream, write, msg, time, newest)
 
         write.sent()
         if not self._in_flight:
@@ -152,7 +154,7 @@ class Publishing:
             is_callers = isinstance(error, TooLarge)
             self._room.settle(write, BadRequest(str(error)) if is_callers else not_published(str(error)))
 
-    def _take(self, stream: Stream, write: KeyedWrite, msg: Msg, time: float) -> None:
+    def _take(self, stream: Stream, write: KeyedWrite, msg: Msg, time: float, newest: int) -> None:
         if is_nobody(msg):
             self._room.settle(write, not_published("the stream is gone, or has another epoch; try again"))
             self._failed("the stream is gone, or has another epoch")
@@ -164,6 +166,10 @@ class Publishing:
             return
         if ack.error is not None:
             self._room.settle(write, not_published(f"NATS refused it: {ack.error.description}"))
+        elif not ack.duplicate and ack.seq <= newest:  # another stream has taken its place
+            reason = "the stream has lost its newest messages"
+            self._room.settle(write, unconfirmed(reason))
+            self._failed(reason)
         elif ack.duplicate and write.request.key_age < WINDOW_SECONDS:
             task = asyncio.get_running_loop().create_task(self._look_again(stream, write, ack.seq))
             self._asking.add(task)

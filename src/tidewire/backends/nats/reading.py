@@ -151,8 +151,11 @@ class _Reader:
         return publications
 
     async def _before(self, first: _Read, after: int) -> int:
-        """Return the offset before the first message that was read, or the largest that it can be."""
-        if first.seq > after and await self._stream.last(self._stream.mark(self._subject)) is None:
+        """Return the offset before the first message that was read, or the largest that it can be.
+
+        A position is that of a message, which is read too where it is still stored; the beginning is nobody's.
+        """
+        if not after and await self._stream.last(self._stream.mark(self._subject)) is None:
             return after
         return first.seq - 1
 

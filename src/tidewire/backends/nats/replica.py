@@ -59,6 +59,8 @@ class Replica:
         self._address = address
         self._stream = f"{address.stream}_PRESENCE"
         self._seconds = seconds
+        #: When the stream was made: another one has not the members of before.
+        self.created = ""
         self._applied = 0
         self._delivered = 0
         self._steps: dict[str, asyncio.Future[_Result]] = {}
@@ -88,7 +90,8 @@ class Replica:
 
     async def open(self) -> None:
         """Load the stream, and apply its new messages from then on; raises StoreUnavailable."""
-        state = (await self._open_stream()).state
+        answer = await self._open_stream()
+        state, self.created = answer.state, answer.created
         inbox = self.session.new_inbox()
         await self.session.subscribe(inbox, self._arrive)
         config = {

@@ -16,7 +16,7 @@ JOBS ?= 3
 COVERED := $(addprefix tests/,engine links protocols rules sessions support security contract http_api test_hub.py)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup serve example test test-slow coverage lint types trace bench check docs screenshots dist lock
+.PHONY: help setup serve example test test-slow coverage lint types trace bench check docs screenshots page-types dist lock
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -73,6 +73,9 @@ docs: $(DOCS) ## Build the site into build/site, and check its links, anchors an
 
 screenshots: $(DEV) ## Take the pictures of the pages and examples (docs/pictures)
 	$(BIN)/python .ci/screenshots.py
+
+page-types: $(DEV) ## Write the types that the chat's page is checked by
+	$(BIN)/python .ci/page_types.py
 
 dist: $(DEV) ## Build a wheel and an sdist, and check both in clean environments
 	$(BIN)/python .ci/dist.py

@@ -30,6 +30,8 @@ class ChannelDescription(NamedTuple):
     is_handled: bool = False
     #: The connect data of a client that may use the channels.
     connect: dict[str, Any] = {}
+    #: The only server that has the channels; "": all that speak the Centrifuge protocol.
+    server: str = ""
 
 
 class CallDescription(NamedTuple):

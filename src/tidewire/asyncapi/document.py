@@ -76,8 +76,9 @@ class _Document:
                 "presence": channel.options.presence,
                 **({"connect": channel.connect} if channel.connect else {}),
             },
+            "servers": [{"$ref": f"#/servers/{channel.server}"}] if channel.server else [],
         }
-        self.channels[channel.id] = {name: part for name, part in entry.items() if part not in ("", {})}
+        self.channels[channel.id] = {name: part for name, part in entry.items() if part not in ("", {}, [])}
         self.operations[f"{channel.id}_published"] = _operation(
             "send", channel.id, published, f"What subscribers of {channel.address} are shown"
         )

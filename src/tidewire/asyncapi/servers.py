@@ -14,9 +14,20 @@ __all__ = ("security_of", "servers_of")
 
 #: The name of a route, its path, its protocol, and what speaks it.
 _KINDS = {
-    "tidewire:websocket": ("/connection/websocket", "centrifuge", "ws", "a WebSocket: the SDKs, tidewire.js"),
-    "tidewire:http_stream": ("/connection/http_stream", "http_stream", "http", "an endless response"),
-    "tidewire:sse": ("/connection/sse", "sse", "http", "server-sent events"),
+    "tidewire:websocket": (
+        "/connection/websocket",
+        "centrifuge",
+        "ws",
+        "the Centrifuge protocol over a WebSocket: the SDKs, tidewire.js",
+    ),
+    "tidewire:http_stream": (
+        "/connection/http_stream",
+        "http_stream",
+        "http",
+        "the Centrifuge protocol over an endless response",
+    ),
+    "tidewire:sse": ("/connection/sse", "sse", "http", "the Centrifuge protocol over server-sent events"),
+    "tidewire:chat": ("", "chat", "ws", "the dialect of the server's chat"),
 }
 _TOKEN = {
     "type": "http",
@@ -34,13 +45,13 @@ def servers_of(base: str, app: Starlette | None, schemes: Iterable[str]) -> dict
     servers: dict[str, Any] = {}
     for route, (usual, name, protocol, description) in _KINDS.items():
         path = usual if app is None else _path_of(app, route)
-        if path is None:
+        if not path:
             continue
         servers[name] = {
             "host": url.netloc,
             "protocol": f"{protocol}s" if secure else protocol,
             "pathname": url.path.rstrip("/") + path,
-            "description": f"the Centrifuge protocol over {description}",
+            "description": description,
         }
         if security:
             servers[name]["security"] = security

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from tidewire.asyncapi.description import ChannelDescription, Description, identifier
+from tidewire.options import ChannelOptions
+from tidewire.protocols.shape import Shape, members_of
 from tidewire.rules.base import Action
+from tidewire.server.chat_types import ACCEPTED, SHOWN
 from tidewire.server.namespaces import ChannelTable, Namespace
 from tidewire.server.page_authority import PLAYGROUND
 
@@ -14,11 +17,24 @@ _NAMED = "`[[channel.namespaces]]` in tidewire.toml says who may do what."
 _PLAYGROUND = "For the tutorial, and to try something: everybody who sees this server's pages may do everything."
 
 
+_CHAT = ChannelDescription(
+    "chat",
+    "/ws/auth",
+    {},
+    "the chat: rooms, private messages, history",
+    "Each message has a type. A token is needed; `tidewire docs reference/chat-dialect` explains them.",
+    ChannelOptions(),
+    tuple(Shape(one) for one in members_of(SHOWN)),
+    tuple(Shape(one) for one in members_of(ACCEPTED)),
+    server="chat",
+)
+
+
 def described(table: ChannelTable) -> Description:
     """Describe the channels of all namespaces; their messages may be anything."""
     named = [(f"{namespace.name}:{{name}}", namespace) for namespace in table.namespaces]
     channels = (_channel(address, namespace) for address, namespace in (*named, ("{name}", table.without_namespace)))
-    return Description(tuple(channels), takes_tokens=True)
+    return Description((_CHAT, *channels), takes_tokens=True)
 
 
 def _channel(address: str, namespace: Namespace) -> ChannelDescription:

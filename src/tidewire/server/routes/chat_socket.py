@@ -23,7 +23,7 @@ router = APIRouter()
 SUBPROTOCOLS = ("chat", "notifications")
 
 
-@router.websocket("/ws/auth")
+@router.websocket("/ws/auth", name="tidewire:chat")
 async def chat(
     websocket: WebSocket,
     room: str = LOBBY,

@@ -1,10 +1,14 @@
 // One signed-in person: the connection, and who gets which message of the dialect. No DOM.
+//
+// The types of messages are those of the models: `make page-types` writes channels.ts, and a test checks this page by it.
 
 import { Connection } from "./connection.js";
 import { Conversations } from "./conversations.js";
 import { Emitter } from "./emitter.js";
 import { Outbox } from "./outbox.js";
 import { LOBBY, Rooms } from "./rooms.js";
+
+/** @typedef {import("./channels").Channels["chat"]["published"]} Shown */
 
 const LONGEST = 60_000;
 const COMMAND = /^\/pm(?:\s+(\S+)(?:\s+([\s\S]+))?)?\s*$/;
@@ -96,23 +100,24 @@ export class Client extends Emitter {
     return this.connection.send({ type: "chat", message: text, id, ...room });
   }
 
+  /** @param {Shown} message */
   #received(message) {
     const { rooms, conversations } = this;
-    const handlers = {
-      history: () => this.#history(message),
-      chat_message: () => rooms.message(message),
-      publication: () => rooms.message(message),
-      earlier: () => rooms.earlier(message),
-      private_chat_message: () => conversations.message(message),
-      inbox: () => conversations.inbox(message),
-      online: () => rooms.online(message),
-      rooms: () => rooms.listed(message),
-      system: () => rooms.system(message) || conversations.system(message) || this.emit("notice", message.content),
-      error: () => this.#refused(message),
-    };
-    if (Object.hasOwn(handlers, message?.type)) handlers[message.type]();
+    switch (message?.type) {
+      case "history": return this.#history(message);
+      case "chat_message": return rooms.message(message);
+      case "publication": return rooms.message(message);
+      case "earlier": return rooms.earlier(message);
+      case "private_chat_message": return conversations.message(message);
+      case "inbox": return conversations.inbox(message);
+      case "online": return rooms.online(message);
+      case "rooms": return rooms.listed(message);
+      case "system": return rooms.system(message) || conversations.system(message) || this.emit("notice", message.content);
+      case "error": return this.#refused(message);
+    }
   }
 
+  /** @param {import("./channels").ShownHistory} message */
   #history(message) {
     const isFirst = this.connection.state.name === "connecting";
     if (isFirst) this.connection.ready();
@@ -122,6 +127,7 @@ export class Client extends Emitter {
     for (const thread of this.conversations.all) this.outbox.flush(thread.key);
   }
 
+  /** @param {import("./channels").Error} message */
   #refused({ id, room = LOBBY, code, content }) {
     if (id && this.outbox.refuse(id, code, content)) return;
     if (!this.rooms.get(room)) return; // it was left meanwhile

@@ -49,7 +49,10 @@ export class Connection extends Emitter {
     if (this.state.name === "waiting" || this.state.name === "final") this.#open();
   }
 
-  /** Send one message; returns false when there is nothing to send it on. */
+  /**
+   * Send one message; returns false when there is nothing to send it on.
+   * @param {import("./channels").Channels["chat"]["accepted"]} message
+   */
   send(message) {
     if (this.#socket?.readyState !== WebSocket.OPEN) return false;
     this.#socket.send(JSON.stringify(message));

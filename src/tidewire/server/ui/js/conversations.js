@@ -4,6 +4,8 @@
 import { Emitter } from "./emitter.js";
 import { Thread, item, messageKey, timeOf } from "./thread.js";
 
+/** @typedef {import("./channels").ShownPrivateMessage} Said */
+
 const KEPT = 200;
 const SAVE_AFTER = 250;
 const SENT = /^Private message sent to (.+)\.$/;
@@ -74,7 +76,10 @@ export class Conversations extends Emitter {
     this.emit("change");
   }
 
-  /** What came while this page was away. */
+  /**
+   * What came while this page was away.
+   * @param {import("./channels").ShownInbox} message
+   */
   inbox(message) {
     if (!this.#inbox.epochs.includes(message.epoch)) this.#inbox.epochs = [...this.#inbox.epochs.slice(-9), message.epoch];
     const before = new Set(this.all);
@@ -90,6 +95,7 @@ export class Conversations extends Emitter {
     this.emit("change");
   }
 
+  /** @param {Said} message */
   message(message) {
     const shown = this.#show(message);
     if (Number.isInteger(message.offset)) this.#inbox.offset = Math.max(this.#inbox.offset ?? 0, message.offset);
@@ -98,7 +104,10 @@ export class Conversations extends Emitter {
     if (shown) this.emit("arrived", this.open(this.#peerOf(message)), shown);
   }
 
-  /** The two answers to a private message; returns whether this was one. */
+  /**
+   * The two answers to a private message; returns whether this was one.
+   * @param {import("./channels").System} message
+   */
   system({ content, id }) {
     const [, sentTo] = SENT.exec(content) ?? [];
     const [, missing] = NOT_FOUND.exec(content) ?? [];
@@ -114,6 +123,7 @@ export class Conversations extends Emitter {
     return true;
   }
 
+  /** @param {Said} message */
   #peerOf({ sender, target }) {
     return sender === this.#me ? target : sender;
   }
@@ -126,6 +136,7 @@ export class Conversations extends Emitter {
     return this.#inbox.epochs.at(-1) ?? "";
   }
 
+  /** @param {Said} message */
   #show(message) {
     if (typeof message.sender !== "string" || typeof message.target !== "string") return null;
     if (typeof message.content !== "string") return null;
@@ -148,6 +159,10 @@ export class Conversations extends Emitter {
     this.emit("change");
   }
 
+  /**
+   * @param {Thread} thread
+   * @param {import("./channels").ShownInbox} message
+   */
   #gap(thread, message) {
     const first = message.messages[0];
     const place = { epoch: message.epoch, era: this.#era, offset: (first?.offset ?? message.offset ?? 0) - 0.5 };

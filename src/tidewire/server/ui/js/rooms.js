@@ -4,6 +4,8 @@ import { Emitter } from "./emitter.js";
 import { passesByItself } from "./outbox.js";
 import { Thread, item, messageKey, timeOf } from "./thread.js";
 
+/** @typedef {import("./channels").ShownMessage} Said */
+
 export const LOBBY = "lobby";
 const NAME = /^[\p{L}\p{N}_.-](?:[\p{L}\p{N}_. -]{0,62}[\p{L}\p{N}_.-])?$/u;
 const CAME = /^User '(.+)' has joined the chat\.$/;
@@ -41,6 +43,7 @@ export class Rooms extends Emitter {
   #me;
   #box;
   #outbox;
+  /** @type {(message: import("./channels").Channels["chat"]["accepted"]) => boolean} */
   #send;
   #rooms = new Map();
 
@@ -107,15 +110,16 @@ export class Rooms extends Emitter {
     }
   }
 
+  /** @param {import("./channels").ShownHistory} message */
   history(message) {
     const room = this.#of(message);
     if (!room) return;
     const since = message.recovered === true ? room.position?.offset ?? 0 : this.#oldest(message) - 1;
-    const fresh = message.messages.filter((one) => message.recovered !== true || one.offset > since);
+    const fresh = message.messages.filter((one) => message.recovered !== true || offsetOf(one) > since);
     if (message.recovered !== true) room.hasEarlier = message.messages.length >= PAGE;
     if (message.recovered !== true) this.#replace(room, message);
     for (const one of fresh) this.#show(room, one, message.epoch);
-    const offset = Math.max(message.offset ?? 0, message.messages.at(-1)?.offset ?? 0, message.recovered ? since : 0);
+    const offset = Math.max(offsetOf(message.messages.at(-1)) ?? 0, message.recovered ? since : 0);
     room.position = { epoch: message.epoch, offset };
     room.ready = true;
     room.problem = "";
@@ -135,6 +139,7 @@ export class Rooms extends Emitter {
     this.emit("change");
   }
 
+  /** @param {import("./channels").ShownEarlier} message */
   earlier(message) {
     const room = this.#of(message);
     if (!room) return;
@@ -147,6 +152,7 @@ export class Rooms extends Emitter {
     this.emit("change");
   }
 
+  /** @param {import("./channels").ShownMessage | import("./channels").ShownForeign} message */
   message(message) {
     const room = this.#of(message);
     if (!room?.position || !(message.offset > room.position.offset)) return;
@@ -156,7 +162,10 @@ export class Rooms extends Emitter {
     if (shown) this.emit("arrived", room, shown);
   }
 
-  /** Someone came or went; returns whether it was that. */
+  /**
+   * Someone came or went; returns whether it was that.
+   * @param {import("./channels").System} message
+   */
   system(message) {
     const [, came] = CAME.exec(message.content) ?? [];
     const [, went, how] = WENT.exec(message.content) ?? [];
@@ -172,6 +181,7 @@ export class Rooms extends Emitter {
     return true;
   }
 
+  /** @param {import("./channels").OnlineUsers} message */
   online(message) {
     const room = this.#of(message);
     if (!room) return;
@@ -179,6 +189,7 @@ export class Rooms extends Emitter {
     this.emit("change");
   }
 
+  /** @param {import("./channels").RoomList} message */
   listed(message) {
     this.directory = [...message.rooms].sort((a, b) => b.online - a.online || byName(a.name, b.name));
     this.emit("directory");
@@ -223,10 +234,15 @@ export class Rooms extends Emitter {
     this.#send({ type: "leave", room: name });
   }
 
+  /** @param {import("./channels").ShownHistory} message */
   #oldest(message) {
-    return message.messages[0]?.offset ?? (message.offset ?? 0) + 1;
+    return offsetOf(message.messages[0]) ?? 1;
   }
 
+  /**
+   * @param {Room} room
+   * @param {import("./channels").ShownHistory} message
+   */
   #replace(room, message) {
     room.timeline.replace([]);
     if (message.recovered !== false) return;
@@ -235,6 +251,11 @@ export class Rooms extends Emitter {
     room.timeline.add(item({ kind: "gap", key: "gap", text, time, epoch: message.epoch, offset: 0 }));
   }
 
+  /**
+   * @param {Room} room
+   * @param {Said | import("./channels").ShownForeign | import("./channels").System} message
+   * @param {string} epoch
+   */
   #show(room, message, epoch) {
     if (!isSaid(message)) return this.#showForeign(room, message, epoch);
     const { sender, content: text, offset, id = null } = message;
@@ -245,7 +266,12 @@ export class Rooms extends Emitter {
     return isNew ? shown : null;
   }
 
-  /** Show what an application has published in the room and no person has written. */
+  /**
+   * Show what an application has published in the room and no person has written.
+   * @param {Room} room
+   * @param {any} message
+   * @param {string} epoch
+   */
   #showForeign(room, message, epoch) {
     const { data, offset } = message;
     if (!Number.isInteger(offset)) return null;
@@ -295,9 +321,21 @@ export class Rooms extends Emitter {
   }
 }
 
-// Anybody may publish in a room: whatever came, the page goes on.
-function isSaid({ type, sender, content }) {
-  return type === "chat_message" && typeof sender === "string" && typeof content === "string";
+/**
+ * Anybody may publish in a room: whatever came, the page goes on.
+ * @param {Said | import("./channels").ShownForeign | import("./channels").System} message
+ * @returns {message is Said}
+ */
+function isSaid(message) {
+  return message.type === "chat_message" && typeof message.sender === "string" && typeof message.content === "string";
+}
+
+/**
+ * The place of a message; a notice of the server has none.
+ * @param {import("./channels").ShownHistory["messages"][0]} [message]
+ */
+function offsetOf(message) {
+  return message && "offset" in message ? message.offset : undefined;
 }
 
 function byName(a, b) {

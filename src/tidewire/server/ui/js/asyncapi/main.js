@@ -55,7 +55,7 @@ function section(doc, clients, part) {
     parts.push(...direction(doc, "Subscribers are shown", doc.operations(id, "send")));
     parts.push(...direction(doc, "Clients publish", doc.operations(id, "receive")));
   }
-  if (doc.socket) parts.push(el("h3", { text: "Try it" }), (isCall ? tryCall : tryChannel)(doc, clients, part));
+  if (doc.socket && !channel.servers) parts.push(el("h3", { text: "Try it" }), (isCall ? tryCall : tryChannel)(doc, clients, part));
   const title = isCall ? channel["x-tidewire-rpc"] : channel.address;
   return el("details", { class: "panel part", id },
     el("summary", {}, el("h2", {}, el("code", { text: title })), traits(channel["x-tidewire"] ?? {}),

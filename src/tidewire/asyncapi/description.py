@@ -84,7 +84,7 @@ def _channel(rule: Rule) -> ChannelDescription:
     accepts = rule.types.of_clients if handler is None else handler.reads
     publishes = rule.types.publishes or (None if handler is None else _returned(handler.function))
     shown = _shapes(publishes)
-    if handler is None and publishes is not None:  # what is accepted is published as it is
+    if handler is None and publishes is not None:  # an accepted message is published as it is
         shown += tuple(shape for shape in _shapes(accepts) if shape.type not in [known.type for known in shown])
     return ChannelDescription(
         identifier(getattr(rule.function, "__name__", "")) if rule.pattern.names else identifier(rule.pattern.text),

@@ -1,6 +1,6 @@
 """The document of an application's channels: AsyncAPI 3.0 (https://www.asyncapi.com/docs/reference/specification/v3.0.0).
 
-The application of the document is the server: it sends what it publishes, and receives what clients publish.
+The application of the document is the server: it sends its publications, and receives those of clients.
 """
 
 from __future__ import annotations

@@ -23,7 +23,7 @@ _BOUNDS = {
 
 
 class Narrowing:
-    """Compares what is written by the definitions of one document with what is read by those of another.
+    """Compares the types that one document writes with those that another one reads.
 
     A reader checks no bounds (`is_reading`): only what it finds, and of which type.
     """

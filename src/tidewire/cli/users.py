@@ -91,7 +91,7 @@ def revoke(
 
 
 async def _remove_belongings(settings: Settings, user: str) -> Iterator[str]:
-    """Remove what a user alone could read, and return what was done with it."""
+    """Remove the messages that a user alone could read, and return a sentence that says so."""
     lines = []
     if settings.broker.startswith("memory:"):
         lines.append("private messages: kept in the memory of the server alone, until it ends")

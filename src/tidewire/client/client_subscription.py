@@ -86,7 +86,7 @@ class Subscription:
         self.get_state: GetState | None = None
         self._on_state: OnState | None = None
         self._has_overflowed = False
-        #: The last subscribe was answered: before that, what comes is of one that was ended.
+        #: The last subscribe was answered: a publication that comes before belongs to one that was ended.
         self._is_answered = False
         self._news = asyncio.Event()
         self._subscribed = asyncio.Event()

@@ -34,7 +34,7 @@ class TypedPublication(Generic[M]):
 
 
 class TypedChannel(Generic[M, A]):
-    """One channel of a client: what it publishes is a `M`, what is published in it an `A`."""
+    """One channel of a client: subscribers get messages of type `M`, and publish those of type `A`."""
 
     def __init__(self, client: Client, name: str, type_: Any) -> None:
         self.client = client

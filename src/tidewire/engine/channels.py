@@ -174,13 +174,13 @@ class Channels:
             logger.warning("the store went away again; its positions are compared when it is back")
 
     async def check_positions(self) -> None:
-        """Compare what this node has with what the store has: a lost tail shows in no other way."""
+        """Compare this node's positions with the store's: a lost tail shows in no other way."""
         moved = await self._compare(list(self._registry.channels))
         if moved:  # a gap that was filled meanwhile may have been filled from before the end
             await self._compare(moved)
 
     async def _compare(self, names: Sequence[str]) -> list[str]:
-        """Catch up where the store has something else; return what moved meanwhile and is behind what it had."""
+        """Catch up where the store differs; return the channels that moved meanwhile and are still behind it."""
         channels = self._registry.channels
         moved: list[str] = []
         for start in range(0, len(names), _POSITION_BATCH):

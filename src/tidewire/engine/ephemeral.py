@@ -127,7 +127,7 @@ class Ephemeral:
         publications, channel.ephemeral = channel.ephemeral, []
         if not publications:
             return
-        if channel.options.delta:  # what comes next is no difference to what was before this
+        if channel.options.delta:  # the next publication is no difference to the one before these
             self._finish(channel)
             channel.last = publications[-1]  # which is no base: it has no epoch
         not_for = {one for one in map(but_not, publications) if one}

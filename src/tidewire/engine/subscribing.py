@@ -173,7 +173,7 @@ class Subscriptions:
                 await _write_pages(connection, messages)
 
     async def go_live(self, prepared: Prepared) -> None:
-        """Push what the reply has no room for, page by page as the client takes them, then what came meanwhile."""
+        """Push the pages that the reply has no room for as the client takes them, then all that came meanwhile."""
         subscription, position, fanout = prepared.subscription, prepared.answer.position, self._fanout
         with self._wanted(subscription) as connection:
             if prepared.has_more:

@@ -112,7 +112,7 @@ async def events_of(node: Node, since: Position | None, woken: asyncio.Event) ->
 async def _earlier(node: Node, since: Position | None) -> list[Publication]:
     """Return the events up to a position, which another reader has told.
 
-    By them a new reader knows what has begun and what has ended. A worker that is killed between telling an end and
+    By them a new reader knows the beginnings and the ends. A worker that is killed between telling an end and
     removing its member leaves a second end behind, and a beginning that waits for its end is before the position, too.
     """
     found: list[Publication] = []

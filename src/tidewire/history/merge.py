@@ -1,4 +1,4 @@
-"""The recovery merge: what history said, joined with what was delivered meanwhile. Pure."""
+"""The recovery merge: a page of history, joined with the publications that were delivered meanwhile. Pure."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ class Recovery(msgspec.Struct, frozen=True):
 
 
 def merge(since: Position | None, page: HistoryPage, buffered: Sequence[Publication]) -> Recovery:
-    """Join what history said with what was delivered meanwhile: each offset once, in order, with no hole inside.
+    """Join a page of history with the publications that came meanwhile: each offset once, in order, without a hole.
 
-    `buffered` are publications in the order of their offsets, delivered since before the history was read; those of
+    `buffered` are those publications in the order of their offsets, from before the history was read on; those of
     another epoch than `page.top` end it, as does a hole. `complete` is never True when something between `since` and
     the position is not in `publications`.
     """

@@ -1,4 +1,4 @@
-"""Reads what a subscriber missed, joined with what comes meanwhile: complete, or said not to be."""
+"""Reads the publications that a subscriber missed, up to those that come meanwhile: all, or it says that some lack."""
 
 from __future__ import annotations
 
@@ -97,7 +97,7 @@ class RecoveryReader:
                 return msgspec.structs.replace(missed, recovered=None)
         newest = HistoryPage(page.publications[::-1], page.top, complete=True)
         recovery = self._shown(merge(None, newest, meanwhile.buffered()))
-        # what came meanwhile makes the oldest ones more than was asked for
+        # with those that came meanwhile, the oldest ones are more than were asked for
         fitting = self._fitting(recovery)
         kept = min(fitting, wanted) if wanted else fitting
         if len(recovery.publications) > kept:

@@ -305,7 +305,7 @@ class Calls:
             return {method: await self.call(method, bytes(command.get(method, b"")))}
         except (CommandError, PublishError, StoreUnavailable) as error:
             return {"error": failure(error)}
-        except Exception:  # what other commands have done is told all the same
+        except Exception:  # the other commands have their answers all the same
             logger.exception("the command %s in a batch of the HTTP API failed", method)
             return {"error": FAULT}
 

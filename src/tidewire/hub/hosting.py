@@ -58,11 +58,11 @@ class Host(ABC):
 
     @abstractmethod
     def opened(self, hub: object, opened: Opened) -> Opened:
-        """Take what a hub has opened, and return what it has from now on."""
+        """Take the parts that a hub has opened, and return those that it has from now on."""
 
     @abstractmethod
     def closing(self, hub: object) -> tuple[Opened | None, Opened | None]:
-        """Return what a hub is to close, and what it has from now on."""
+        """Return the parts that a hub is to close, and those that it has from now on."""
 
 
 #: The host of the application that runs in this context; None under a server.

@@ -44,7 +44,7 @@ _XML = (b"<?xml", b"<error", b"<svg")
 
 
 def kind_of(first: bytes) -> str:
-    """Return what a file is by its first bytes, as "a PDF document", with what to do; "" for any other file."""
+    """Name the kind of a file by its first bytes, as "a PDF document", with a remedy; "" for any other file."""
     first = first[:FIRST_BYTES]
     for begin, kind in _KINDS:
         if first.startswith(begin):

@@ -1,4 +1,4 @@
-"""The plain protocol: what is published is what is sent, as text or binary; what a client sends is published."""
+"""The plain protocol: a publication is sent as it is, as text or binary; a message of a client is published."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The types of messages: what an application declares, and what is read, checked and written by it."""
+"""The types of messages: the declaration of an application, by which messages are read, checked and written."""
 
 from __future__ import annotations
 

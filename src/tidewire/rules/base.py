@@ -113,7 +113,7 @@ class Authority(ABC):
         """Return when the client may do it; raises CommandError."""
 
     def intake(self, channel: str) -> Intake | None:
-        """Return what checks or changes what clients publish in a channel; None: it is kept as it is. Does no I/O."""
+        """Return a function that checks or changes the messages of clients in a channel; None: it has none."""
         return None
 
     async def rpc(self, caller: Caller, method: str, data: bytes) -> bytes:

@@ -32,8 +32,8 @@ class ChannelRule(Generic[P, T]):
     def on_publish(self, handler: Callable[Q, R]) -> Callable[Q, R]:
         """Give each message that a client publishes to a function, before it is kept, in the client's order.
 
-        `@room.on_publish` over `async def said(room: int, user: User, message: Say) -> Said | None`: what it returns is
-        published, None publishes nothing, and what it raises refuses the message. The function takes what a rule takes,
+        `@room.on_publish` over `async def said(room: int, user: User, message: Say) -> Said | None`: its result is
+        published, None publishes nothing, and an exception refuses the message. The function takes what a rule takes,
         and the message as `message`, `data` or by its type. A publication of the application itself passes no handler.
         Raises ConfigurationError for a second function, and for one that cannot be a handler.
         """

@@ -116,7 +116,7 @@ class HubConnection(HeldConnection):
         return answer
 
     async def _push(self, prepared: Prepared) -> None:
-        """Push what came after a state, and what comes; a client to which that fails comes back."""
+        """Push the publications after a state, and go on; a client to which that fails comes back."""
         try:
             await self._node.subscriptions.go_live(prepared)
         except (ConnectionClosed, CommandError):

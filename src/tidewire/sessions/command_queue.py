@@ -26,7 +26,7 @@ Step = Callable[[], Awaitable[None]]
 
 
 class CommandQueue:
-    """Runs what a client sends, and what the application asks of it, in order. An idle queue has no task and no timer.
+    """Runs a client's commands, and the application's orders for it, in order. An idle queue has no task and no timer.
 
     `handle` is called with each message; a `Rejected` that it raises ends the connection with its code, and any other
     exception ends it with 1011, or what the protocol has for that. `closed` is called when the connection has ended.
@@ -90,7 +90,7 @@ class CommandQueue:
     async def read_beside(self, step: Step) -> None:
         """Begin a step as `run_beside` does, which reads something large: one at a time, as the client takes them.
 
-        So what a client has asked for and not taken is one reply, and what it has not yet been given is not read.
+        So a client holds one reply that it has asked for and not taken, and nothing is read before its turn.
         """
         if self._reading is None:
             self._reading = asyncio.Lock()

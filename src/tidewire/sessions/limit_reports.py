@@ -30,7 +30,7 @@ class _Report(msgspec.Struct, frozen=True):
 
 
 class LimitReports:
-    """Tells nodes of other machines what this process counts, and counts what they tell."""
+    """Tells nodes of other machines the counts of this process, and adds theirs."""
 
     def __init__(self, node: Node) -> None:
         self._node = node
@@ -63,7 +63,7 @@ class LimitReports:
         self._forget_silent()
         if report.taken and self._counts.is_first:
             limits, taken_here = self._node.limits, self._counts.taken
-            self._counts.taken = None  # what others have taken is not told again
+            self._counts.taken = None  # the takings of others are not told again
             for key, count in report.taken.items():
                 self._counts.take(key, count, *(rate_of_key(key) or (limits.user_rate, limits.user_burst)))
             self._counts.taken = taken_here

@@ -43,7 +43,7 @@ _VALUES = _Values(PLAIN)
 class Publications:
     """The publications of a channel, made by `Hub.listen`: `async with hub.listen("news") as publications`.
 
-    First comes what was missed since a position, or the newest history, then what is published. The iteration ends when
+    First come the publications since a position, or the newest history, then new ones. The iteration ends when
     the server or the hub does. It raises CutOff where it is too slow for its channel, or where something is missing;
     that exception has the position from which to listen again.
     """

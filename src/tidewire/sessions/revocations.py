@@ -52,7 +52,7 @@ class Revocations:
         self._node.judge_tokens(self.is_revoked)
 
     async def load(self) -> None:
-        """Read what the store keeps beyond what this node has; raises StoreUnavailable."""
+        """Read the revocations that this node does not have yet; raises StoreUnavailable."""
         since = self._read if self._read.epoch else None
         page = await self._broker.history(CHANNEL, since=since, retention=self._retention)
         if not page.complete:

@@ -1,7 +1,7 @@
 """Counts that all processes of one machine share: a file in memory, which goes when the last of them has closed it.
 
-Each process writes its own part alone, and holds the kernel's lock of that part for as long as it lives: what a killed
-process had counted is free at once. Whoever judges holds one more lock, for some microseconds; a process that is
+Each process writes its own part alone, and holds the kernel's lock of that part for as long as it lives: the counts of
+a killed process are free at once. Whoever judges holds one more lock, for some microseconds; a process that is
 stopped amid that holds up each of the others once.
 """
 

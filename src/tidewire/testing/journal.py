@@ -24,7 +24,7 @@ class _Entry(msgspec.Struct, frozen=True):
 
 
 class Journal:
-    """Remembers what came, what was sent and published, and what rules decided."""
+    """Remembers the messages that came, were sent and were published, and the decisions of rules."""
 
     def __init__(self, seed: int | None) -> None:
         self._seed = seed

@@ -1,4 +1,4 @@
-"""Whether what came is what a test expects."""
+"""Whether a message is the one that a test expects."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ MISSING: Any = object()
 
 
 def match(expected: Any, raw: str | bytes, value: Any) -> Any:
-    """Return what came as the test wants it, or MISSING; `raw` is what came, `value` what its JSON says.
+    """Return a message as the test wants it, or MISSING; `raw` is the message, `value` its JSON.
 
     A text matches itself; anything else is compared with the JSON that came. A model class matches what it validates,
     and gives the model; a function decides by itself; `...` matches anything, and as a key any further keys.

@@ -141,7 +141,7 @@ class World(Stage):
     ) -> SocketClient:
         """Connect to one of the application's WebSocket endpoints; raises HandshakeRefused.
 
-        `user` is what `hub.connect` takes where the endpoint gives it none, and what `connected_user` returns.
+        `user` is for `hub.connect` where the endpoint gives it none, and the result of `connected_user`.
         """
         chosen = opening(
             name or self._name(user),

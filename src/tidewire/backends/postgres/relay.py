@@ -51,7 +51,7 @@ class Relay:
         self._has_outgoing.set()
 
     async def relay(self) -> None:
-        """Send what waits, for ever; what comes while one statement is in flight goes together in the next."""
+        """Send the publications that wait, for ever; those that come during one statement go together in the next."""
         while True:
             await self._has_outgoing.wait()
             taken, self._outgoing = self._outgoing[:_TAKEN], self._outgoing[_TAKEN:]

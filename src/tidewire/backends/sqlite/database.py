@@ -33,7 +33,7 @@ _VERSION = 1
 #: Rows that one statement inserts: it is nearly twice as fast for each as a statement of its own.
 _ROWS = 16
 _KEEP_ROWS = f"{SQL['keep']}{', (?, ?, ?, ?, ?, ?, ?)' * (_ROWS - 1)}"
-#: The tables and indexes of the schema; what an operator has removed of them is made again.
+#: The tables and indexes of the schema; those that an operator has removed are made again.
 _PARTS = frozenset(
     f"tidewire_{name}"
     for name in ("store", "channels", "publications", "publications_by_offset", "keys", "keys_by_expiry")

@@ -34,7 +34,7 @@ class Kind(IntEnum):
 
 
 class Field:
-    """One field: `cls` is the message inside, `zero` what it has when it is left out, `key` what stands before it."""
+    """One field: `cls` is the message inside, `zero` its value when it is left out, `key` the bytes before it."""
 
     __slots__ = ("cls", "key", "kind", "name", "number", "zero")
 

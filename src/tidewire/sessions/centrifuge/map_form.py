@@ -134,7 +134,7 @@ class DeltaMapRepresentation(MapRepresentation):
     """The changes of one map as differences to the value that its key had before.
 
     All subscribers share what is made here, so a difference is made only to a value that each of them has: each was
-    given all entries when it began, or every change since. `seed` and `forget` say which. Pages of what one has missed
+    given all entries when it began, or every change since. `seed` and `forget` say which. Pages of missed changes
     are whole.
     """
 

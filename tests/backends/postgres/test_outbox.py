@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import subprocess
+import sys
 import time
+from pathlib import Path
 from typing import Any
 
 import asyncpg
@@ -17,12 +20,15 @@ from sqlalchemy.pool import NullPool
 from engine.support import connect, run
 from helpers.ledger import Ledger, check, received
 from helpers.stores import postgres_database
-from tidewire import Hub
+from tidewire import ChannelOptions, Hub
 from tidewire.errors import BadRequest, ConfigurationError
 from tidewire.messages import Format, PublishRequest
 from tidewire.testing import wait_until
 
 from .helpers import client_of, postgres_node
+
+TESTS = Path(__file__).parents[2]
+LONG = {"orders": ChannelOptions(history_size=1_000_000)}
 
 
 def data_of(client: Any) -> list[str]:
@@ -223,3 +229,34 @@ def test_a_broken_notification_is_no_more_than_a_look() -> None:
             check(client, ledger)
 
     run(scenario(postgres_database()))
+
+
+async def once(url: str) -> None:
+    """Open a hub, which makes the tables and functions."""
+    async with Hub(url):
+        pass
+
+
+@pytest.mark.timeout(3_600)
+@pytest.mark.parametrize("kills", [40, pytest.param(10_000, marks=pytest.mark.slow)])
+def test_a_kill_leaves_never_one_without_the_other(kills: int) -> None:
+    url = postgres_database()
+    with psycopg.connect(url, autocommit=True) as database:
+        database.execute("CREATE TABLE orders (n serial PRIMARY KEY)")
+        run(once(url))
+        worker = [sys.executable, "-m", "backends.postgres.outbox_worker", url, str(kills // 2)]
+        with subprocess.Popen(worker, cwd=TESTS) as first, subprocess.Popen(worker, cwd=TESTS) as second:
+            assert (first.wait(), second.wait()) == (0, 0)
+
+        async def main() -> None:
+            def waiting() -> bool:
+                return database.execute("SELECT count(*) FROM tidewire_outbox").fetchone() == (0,)
+
+            async with Hub(url, channels=LONG) as hub:
+                await wait_until(waiting, 60)
+                page = await hub.history("orders")
+            rows = [n for (n,) in database.execute("SELECT n FROM orders ORDER BY n")]
+            assert sorted(publication.json() for publication in page.publications) == rows
+            assert len(rows) > kills // 4
+
+        run(main(), 120)

@@ -1,4 +1,4 @@
-"""An application that writes rows and messages in one transaction, until it is killed: `outbox_worker.py FOLDER`."""
+"""Applications that write rows and messages together until they are killed: `outbox_worker.py FOLDER KILLS`."""
 
 from __future__ import annotations
 
@@ -6,19 +6,22 @@ import asyncio
 import random
 import sqlite3
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+from helpers.nursery import raise_and_kill
 from tidewire import ChannelOptions, Hub
 
+LONG = {"orders": ChannelOptions(history_size=1_000_000)}
 
-async def main(folder: Path) -> None:
-    database = sqlite3.connect(folder / "app.db", isolation_level=None)
+
+async def main(folder: Path, tell: Callable[[], Any]) -> None:
+    database = sqlite3.connect(folder / "app.db", isolation_level=None, timeout=20)
     database.execute("PRAGMA journal_mode = WAL")
     database.execute("CREATE TABLE IF NOT EXISTS orders (n INTEGER PRIMARY KEY AUTOINCREMENT)")
-    async with Hub(
-        f"sqlite:///{folder / 'hub.db'}", channels={"orders": ChannelOptions(history_size=1_000_000)}
-    ) as hub:
-        print("ready", flush=True)
+    async with Hub(f"sqlite:///{folder / 'hub.db'}", channels=LONG) as hub:
+        tell()
         while True:
             database.execute("BEGIN IMMEDIATE")
             n = database.execute("INSERT INTO orders DEFAULT VALUES").lastrowid
@@ -28,4 +31,4 @@ async def main(folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    asyncio.run(main(Path(sys.argv[1])))
+    raise_and_kill(lambda tell: asyncio.run(main(Path(sys.argv[1]), tell)), int(sys.argv[2]), 0.04)

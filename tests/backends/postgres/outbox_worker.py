@@ -1,0 +1,66 @@
+"""Applications that write rows and messages together until they are killed: `outbox_worker.py URL KILLS`.
+
+Most do so by SQL alone, which costs little to start; some have a hub, which also moves what was written.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import random
+import sys
+import time
+from collections.abc import Callable
+from typing import Any
+
+import psycopg
+
+from helpers.nursery import raise_and_kill
+from tidewire import ChannelOptions, Hub
+
+LONG = {"orders": ChannelOptions(history_size=1_000_000)}
+#: Of so many applications, one has a hub.
+OTHERS = 20
+
+
+def insert(database: psycopg.Connection) -> int:
+    row = database.execute("INSERT INTO orders DEFAULT VALUES RETURNING n").fetchone()
+    assert row is not None
+    n: int = row[0]
+    return n
+
+
+def end(database: psycopg.Connection) -> None:
+    (database.rollback if random.random() < 0.2 else database.commit)()
+
+
+async def with_hub(url: str, tell: Callable[[], Any]) -> None:
+    async with Hub(url, channels=LONG) as hub:
+        with psycopg.connect(url) as database:
+            for number in itertools.count():
+                await hub.publish("orders", insert(database), connection=database)
+                end(database)
+                if not number:
+                    tell()
+                await asyncio.sleep(random.random() * 0.004)
+
+
+def by_sql(url: str, tell: Callable[[], Any]) -> None:
+    with psycopg.connect(url) as database:
+        tell()
+        while True:
+            n = insert(database)
+            time.sleep(random.random() * 0.002)
+            database.execute("SELECT tidewire_publish('orders', %s)", (str(n),))
+            end(database)
+
+
+def child(tell: Callable[[], Any]) -> None:
+    url = sys.argv[1]
+    if random.random() * OTHERS < 1:
+        asyncio.run(with_hub(url, tell))
+    by_sql(url, tell)
+
+
+if __name__ == "__main__":
+    raise_and_kill(child, int(sys.argv[2]), 0.02)

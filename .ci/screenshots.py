@@ -34,7 +34,7 @@ def main() -> None:
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=str(CHROMIUM), args=ARGUMENTS)
         with tempfile.TemporaryDirectory() as folder:
-            server = Server(Path(folder))
+            server = Server(Path(folder), "--playground")
             server.start()
             try:
                 _server(browser, server)
@@ -76,6 +76,12 @@ def _server(browser: Browser, server: Server) -> None:
     ):
         ann.goto(server.url + address)
         _save(ann, name)
+    ann.goto(f"{server.url}/playground")
+    ann.get_by_role("button", name="Publish", exact=True).click()
+    ann.get_by_text("14 published").wait_for()
+    ann.get_by_role("button", name="publish 14").click()
+    ann.get_by_text("missed 14, recovered 14, doubled 0").wait_for()
+    _save(ann, "playground")
 
 
 def _page(browser: Browser, address: str, *, dark: bool = False) -> Page:

@@ -184,6 +184,22 @@ def test_a_store_that_hangs_keeps_what_it_was_sent_and_delivers_it_in_order(url:
 
 
 @pytest.mark.usefixtures("development")
+def test_a_trial_counts_by_a_client_of_its_own(url: str) -> None:
+    hub = open_hub(url)
+
+    async def main() -> None:
+        async with playing(hub) as play:
+            found = await play.call("trial", channel=ROOM, seconds=0.4)
+            assert found["result"] == {"missed": 14, "recovered": 14, "doubled": 0, "in_order": True, "complete": True}
+            found = await play.call("trial", channel=ROOM, seconds=0.4, count=120)  # more than the history holds
+            assert found["result"] == {"missed": 120, "recovered": 0, "doubled": 0, "in_order": True, "complete": False}
+            for body, why in (({"channel": "other"}, "refused"), ({"channel": ROOM, "user": "eve"}, "refused")):
+                assert why in (await play.call("trial", **body))["error"]["detail"]
+
+    run(main())
+
+
+@pytest.mark.usefixtures("development")
 def test_a_short_hang_fails_nothing() -> None:
     hub = open_hub()
 

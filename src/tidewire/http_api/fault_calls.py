@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import msgspec
 from pydantic import Field
 
 from tidewire.engine.node import Node
@@ -11,6 +12,7 @@ from tidewire.errors import BadRequest, NotAvailable
 from tidewire.http_api import models as m
 from tidewire.http_api.calls import METHODS, Calls, Method
 from tidewire.http_api.nodes import Nodes
+from tidewire.http_api.trial import try_cut
 from tidewire.observe.faults import Cut, Faults, Freeze, Kill, Stop
 from tidewire.observe.rows import ConnectionRow, Query
 from tidewire.options import ChannelOptions
@@ -56,6 +58,28 @@ class FaultResult(m.Result):
     clients: list[str]
 
 
+class TrialRequest(m.Request):
+    """Cut off a client of the trial's own, publish meanwhile, and count what comes back."""
+
+    payloads = frozenset({"data"})
+
+    channel: m.Channel
+    user: str = Field(default="ann", max_length=500, description="The client connects as this user.")
+    count: int = Field(default=14, ge=1, le=500, description="Messages that are published during the cut.")
+    data: m.Payload | None = Field(default=None, description="Each of them, where the channel has a type.")
+    seconds: float = Field(default=1.0, gt=0, le=_LONGEST)
+
+
+class TrialResult(m.Result):
+    """The account of the client; not `complete`: it was told of a gap, because the history does not reach back."""
+
+    missed: int
+    recovered: int
+    doubled: int
+    in_order: bool
+    complete: bool
+
+
 class FaultCalls(Calls):
     """The calls of a playground."""
 
@@ -89,6 +113,21 @@ class FaultCalls(Calls):
         await self._faults.order(Stop(request.seconds))
         return m.Empty()
 
+    async def trial(self, request: TrialRequest) -> TrialResult:
+        """Cut off a client, and count."""
+
+        async def cut(client: str) -> None:
+            await self._faults.order(Cut((client,), request.seconds))
+
+        async def publish() -> list[int]:
+            made = ({"trial": number} for number in range(request.count))
+            data = [request.data or msgspec.Raw(msgspec.json.encode(one)) for one in made]
+            answers = [await self.publish(m.PublishRequest(channel=request.channel, data=one)) for one in data]
+            return [answer.offset for answer in answers]
+
+        outcome = await try_cut(request.user, request.channel, cut, publish)
+        return TrialResult(**outcome._asdict())
+
     async def _found(self, target: _Target) -> list[ConnectionRow]:
         if bool(target.client) == bool(target.user):
             raise BadRequest("write `client`, the id of a connection, or `user`; not both")
@@ -97,6 +136,8 @@ class FaultCalls(Calls):
         found = [row for row in page.connections if target.client in ("", row.client)]
         if not found:
             raise BadRequest(f"{target.client or target.user!r} has no connection here; connection_list names them")
+        if any(row.kind == "stream" for row in found):
+            raise NotAvailable("a client that comes by a stream of HTTP cannot be held; take one with a WebSocket")
         return found
 
 
@@ -104,6 +145,7 @@ FAULT_METHODS = {
     "cut": Method(CutRequest, FaultResult, FaultCalls.cut),
     "freeze": Method(FreezeRequest, FaultResult, FaultCalls.freeze),
     "kill": Method(KillRequest, FaultResult, FaultCalls.kill),
+    "trial": Method(TrialRequest, TrialResult, FaultCalls.trial),
     "hang": Method(HangRequest, m.Empty, FaultCalls.hang),
 }
 FaultCalls.methods = {**METHODS, **FAULT_METHODS}

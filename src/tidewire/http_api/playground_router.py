@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from fastapi import APIRouter
+from fastapi import APIRouter, Depends
 from starlette.requests import HTTPConnection
 from starlette.responses import FileResponse, Response
 from starlette.websockets import WebSocket
@@ -14,6 +14,7 @@ from tidewire.engine.node import Node
 from tidewire.http_api.api_router import api_router
 from tidewire.http_api.fault_calls import FaultCalls
 from tidewire.http_api.page_files import UI, add_page
+from tidewire.http_api.trial import note_address
 from tidewire.rules.base import Authority, Identity
 from tidewire.sessions.centrifuge.websocket import serve_websocket
 from tidewire.sessions.origins import Origins
@@ -46,7 +47,8 @@ def playground_router(
     async def module() -> Response:
         return FileResponse(UI / "tidewire.js", media_type="text/javascript", headers={"Cache-Control": "no-cache"})
 
-    router.include_router(api_router(calls, key="", insecure=True, prefix="/api", methods=FaultCalls.methods))
+    api = api_router(calls, key="", insecure=True, prefix="/api", methods=FaultCalls.methods)
+    router.include_router(api, dependencies=[Depends(note_address)])
     return router
 
 

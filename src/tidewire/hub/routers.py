@@ -140,6 +140,8 @@ class Routers(HubCore):
         if not is_development():
             logger.info("no playground: this is not under development (FASTAPI_ENV=development, or fastapi dev)")
             return APIRouter()
+        if self._open is not None:
+            raise ConfigurationError("this hub is open already; make its playground before, beside its other routers")
         hang = self._hang = self._hang or Hang(self.limits.publish_seconds)
         closed = "the playground is for this machine: use playground_router(user=may_play)"
         allowed = guard(user=user, origins=Origins(), closed=closed)

@@ -60,8 +60,8 @@ function connect() {
   byId("show").querySelector("[data-name]").textContent = players[0].user;
   tell(`${players[0].user} and ${players[1].user} follow ${channel}.`);
   const test = [
+    ["trial", { channel, user: players[0].user, count: 14, seconds: 1 }],
     ["cut", { user: players[0].user, seconds: seconds() }],
-    ["publish", { channel, data: message(1) ?? "hello" }],
     ["freeze", { user: players[1].user, seconds: seconds() }],
     ["hang", { seconds: seconds() }],
     ["kill", { user: players[0].user }],

@@ -88,22 +88,21 @@ class CommandQueue:
         await self._calls.put(self._guard(run))
 
     async def read_beside(self, step: Step) -> None:
-        """Begin a step as `run_beside` does, which reads something large: one at a time, as the client takes them.
+        """Begin a step as `run_beside` does, which reads something large."""
+        await self.run_beside(lambda: self.read_in_turn(step))
+
+    async def read_in_turn(self, step: Step) -> None:
+        """Run a step that reads something large: one at a time, as the client takes them.
 
         So a client holds one reply that it has asked for and not taken, and nothing is read before its turn.
         """
         if self._reading is None:
             self._reading = asyncio.Lock()
-        reading = self._reading
-
-        async def read() -> None:
-            async with reading:
-                await self.wait_drained()
-                if not self.connection.is_closed:
-                    async with ReplyBudget.of(asyncio.get_running_loop()).reserve(self.node.limits):
-                        await step()
-
-        await self.run_beside(read)
+        async with self._reading:
+            await self.wait_drained()
+            if not self.connection.is_closed:
+                async with ReplyBudget.of(asyncio.get_running_loop()).reserve(self.node.limits):
+                    await step()
 
     async def wait_drained(self) -> None:
         """Wait while the client takes nothing: it is given no more replies then."""

@@ -14,17 +14,59 @@ from tidewire.support.per_loop import PerLoop
 
 __all__ = ("ReplyBudget",)
 
+#: Bytes of an answer of the application from which its call is made like a read: one at a time for each client.
+_LARGE_ANSWER = 65_536
+#: Calls of which that is known, and seconds for which others wait for the first answer.
+_NAMES, _FIRST_SECONDS = 1_000, 1.0
+
+
+class AnswerSizes:
+    """Knows which calls have had a large answer: they are made like reads from then on.
+
+    Of a call that nobody has made yet, one is made first, and the others wait for its answer, but not for long.
+    """
+
+    __slots__ = ("_first", "_known")
+
+    def __init__(self) -> None:
+        self._known: dict[str, bool] = {}
+        self._first: dict[str, asyncio.Future[None]] = {}
+
+    def is_small(self, name: str) -> bool:
+        """Return whether every answer so far was small, and there was one."""
+        return self._known.get(name) is False
+
+    async def wait_known(self, name: str) -> bool:
+        """Return whether a call may have a large answer, when that is known, or is not known in time."""
+        first = self._first.get(name)
+        if first is not None:
+            await asyncio.wait([first], timeout=_FIRST_SECONDS)
+            if self._first.get(name) is first:  # it takes its time: nobody else waits for it
+                del self._first[name]
+        elif name not in self._known:
+            self._first[name] = asyncio.get_running_loop().create_future()
+        return self._known.get(name, False)
+
+    def note(self, name: str, size: int | None) -> None:
+        """Take note of an answer of so many bytes, None for none."""
+        if size is not None and not self._known.get(name):
+            if len(self._known) >= _NAMES:
+                self._known.clear()
+            self._known[name] = size > _LARGE_ANSWER
+        first = self._first.pop(name, None)
+        if first is not None:
+            first.set_result(None)
+
 
 class ReplyBudget(PerLoop):
     """Lets replies be made as far as the limit `replies_bytes` goes; the others wait, first come, first served."""
 
-    __slots__ = ("_reserved", "_waiting", "large")
+    __slots__ = ("_reserved", "_waiting", "answers")
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         super().__init__(loop)
         self._reserved = 0
-        #: Calls that have had a large answer, by name: they are made like reads from then on.
-        self.large: set[str] = set()
+        self.answers = AnswerSizes()
         self._waiting: deque[tuple[int, asyncio.Future[None]]] = deque()
 
     @asynccontextmanager

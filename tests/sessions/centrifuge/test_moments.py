@@ -285,3 +285,60 @@ async def _never() -> Any:
 
 async def _ignore(event: Any) -> None:
     return
+
+
+class LargeAnswers(WordAuthority):
+    """Answers with much, after a while; counts how many answers it makes at once."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.running = self.most = 0
+        self.gate = asyncio.Event()
+
+    async def rpc(self, caller: Caller, method: str, data: bytes) -> bytes:
+        self.running += 1
+        self.most = max(self.most, self.running)
+        await asyncio.wait_for(self.gate.wait(), 5)
+        self.running -= 1
+        return b'"' + b"x" * (1_000_000 if method == "large" else 10) + b'"'
+
+
+@pytest.mark.parametrize(("method", "most"), [("large", 1), ("small", 16)])
+def test_the_first_burst_of_a_call_waits_for_one_answer(method: str, most: int) -> None:
+    """Of large answers one is made at a time for each client, also before anybody knew that they are large."""
+
+    async def main() -> None:
+        async with open_sessions() as node:
+            authority = LargeAnswers()
+            client = await begin(node, authority)
+            await client.ask("connect", token="user:ann")
+            client.send(*({"id": number, "rpc": {"method": method}} for number in range(10, 30)))
+            await turns(20)
+            assert authority.most == 1
+            authority.gate.set()
+            await wait_until(lambda: all(client.reply(number) for number in range(10, 30)), 5)
+            authority.gate.clear()
+            authority.most = 0
+            client.send(*({"id": number, "rpc": {"method": method}} for number in range(30, 50)))
+            await turns(20)
+            assert authority.most == most
+            authority.gate.set()
+            await wait_until(lambda: all(client.reply(number) for number in range(30, 50)), 5)
+
+    run(main())
+
+
+def test_a_call_that_takes_its_time_holds_up_nobody_for_long(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tidewire.sessions.reply_budget._FIRST_SECONDS", 0.05)
+
+    async def main() -> None:
+        async with open_sessions() as node:
+            authority = LargeAnswers()
+            client = await begin(node, authority)
+            await client.ask("connect", token="user:ann")
+            client.send(*({"id": number, "rpc": {"method": "small"}} for number in range(10, 13)))
+            await wait_until(lambda: authority.most == 3, 2)
+            authority.gate.set()
+            await wait_until(lambda: all(client.reply(number) for number in range(10, 13)), 2)
+
+    run(main())

@@ -54,8 +54,6 @@ logger = logging.getLogger("tidewire")
 #: The server's name and version, as a client is told them.
 VERSION = f"tidewire {version('tidewire')}"
 _PUBLISHED = m.PublishResult()
-#: Bytes of an answer of the application from which its call is made like a read: one at a time for each client.
-_LARGE_ANSWER = 65_536
 #: Methods that do not wait for the publications before them, or do so beside the other commands.
 _BESIDE = frozenset({"publish", "rpc", "history", "presence", "presence_stats"})
 
@@ -303,18 +301,24 @@ class Commands:
     async def rpc(self, command: int, request: m.RpcRequest) -> None:
         """Reply with what the application returns."""
         caller, method = self._credentials.caller, request.method
-        large = ReplyBudget.of(asyncio.get_running_loop()).large
+        answers = ReplyBudget.of(asyncio.get_running_loop()).answers
 
         async def call() -> m.RpcResult:
-            answer = await self._authority.rpc(caller, method, bytes(request.data))
-            if len(answer) > _LARGE_ANSWER:
-                large.add(method)
+            size = None
+            try:
+                answer = await self._authority.rpc(caller, method, bytes(request.data))
+                size = len(answer)
+            finally:
+                answers.note(method, size)
             return m.RpcResult(raw(answer))
 
-        if method in large:
-            await self._answer_read(command, "rpc", call)
-        else:
-            await self._queue.run_beside(lambda: self._answer(command, "rpc", call()))
+        async def answer() -> None:
+            if not answers.is_small(method) and await answers.wait_known(method):
+                await self._queue.read_in_turn(lambda: self._answer(command, "rpc", call()))
+            else:
+                await self._answer(command, "rpc", call())
+
+        await self._queue.run_beside(answer)
 
     async def send(self, command: int, request: m.SendRequest) -> None:
         """Hand a message to the application, which answers nothing."""

@@ -50,7 +50,7 @@ class JsonDecoder:
             self._decode, schema = adapter.validate_json, adapter.json_schema
         else:
             self._decode = msgspec.json.Decoder(type_).decode
-        self._expected = expected or ("any JSON value" if type_ is Any else _describe(schema))
+        self._expected = expected or ("any JSON value" if type_ in (Any, object) else _describe(schema))
         self._depth = depth
 
     def decode(self, data: bytes) -> object:
@@ -74,7 +74,9 @@ class JsonDecoder:
 
 def _schema(type_: Any) -> Callable[[], Any] | None:
     """Return what makes the JSON schema of a type that msgspec is to decode, or None for another."""
-    if type_ not in (Any, object) and not _is_of_msgspec(type_):
+    if type_ in (Any, object):
+        return dict
+    if not _is_of_msgspec(type_):
         try:
             TypeAdapter(portable(type_))
         except PydanticUserError:

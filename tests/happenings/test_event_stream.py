@@ -6,12 +6,14 @@ import asyncio
 import contextlib
 
 import msgspec
+import pytest
 
 from tidewire import Hub
-from tidewire.channels import HAPPENED
+from tidewire.channels import HAPPENED, watched
+from tidewire.happenings import event_stream
 from tidewire.happenings.event import Happening
 from tidewire.happenings.event_stream import events_of
-from tidewire.messages import Position
+from tidewire.messages import Member, Position
 
 
 def test_a_second_end_is_told_by_no_later_reader(url: str) -> None:
@@ -37,6 +39,24 @@ def test_a_beginning_that_waits_for_its_end_outlives_its_reader() -> None:
     asyncio.run(main())
 
 
+def test_an_end_that_nobody_tells_is_told_by_the_reader_once(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A user is back before the members of a killed worker are claimed: it has begun twice, and ends once."""
+    monkeypatch.setattr(event_stream, "_PATIENCE", 0.2)
+    monkeypatch.setattr(event_stream, "_LOOK_SECONDS", 0.05)
+
+    async def main() -> None:
+        async with Hub(url) as hub:
+            start, *_ = await tell(hub, "joined ann", "joined bob", "joined ann", "left ann", "joined bob")
+            await hub.node.presence.join(watched("joined:room:1"), Member("c1", "bob"))
+            first, again = await asyncio.gather(read(hub, start, 8, 1.5), read(hub, start, 8, 1.5))
+            assert [event for event in first if "ann" in event] == ["left ann", "joined ann", "left ann"]
+            assert [event for event in first if "bob" in event] == ["joined bob", "left bob", "joined bob"]
+            assert again == first
+            assert await read(hub, start, 8) == first  # whoever reads later is told the same
+
+    asyncio.run(main())
+
+
 async def tell(hub: Hub, *events: str) -> list[Position]:
     positions = []
     for event in events:
@@ -46,11 +66,11 @@ async def tell(hub: Hub, *events: str) -> list[Position]:
     return positions
 
 
-async def read(hub: Hub, since: Position, number: int) -> list[str]:
+async def read(hub: Hub, since: Position, number: int, seconds: float = 0.4) -> list[str]:
     """Return what a new reader yields, at most `number` and one more."""
     found: list[str] = []
     with contextlib.suppress(TimeoutError):
-        async with asyncio.timeout(0.4), contextlib.aclosing(events_of(hub.node, since, asyncio.Event())) as stream:
+        async with asyncio.timeout(seconds), contextlib.aclosing(events_of(hub.node, since, asyncio.Event())) as stream:
             async for _, event in stream:
                 found.append(f"{event.kind} {event.user}")
                 if len(found) > number:

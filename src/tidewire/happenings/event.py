@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import msgspec
 
+from tidewire.channels import watched
 from tidewire.errors import ConfigurationError
 from tidewire.rules.pattern import Pattern
 
-__all__ = ("KINDS", "Event", "Happening", "Interest")
+__all__ = ("KINDS", "Event", "Happening", "Interest", "shadow_of")
 
 #: Each pair of events: how it begins and how it ends, for a user in a channel, a user, and a channel.
 KINDS = {"joined": "left", "connected": "disconnected", "occupied": "vacated"}
@@ -21,6 +22,11 @@ class Happening(msgspec.Struct, frozen=True, omit_defaults=True):
     channel: str = ""
     user: str = ""
     member: str = ""
+
+
+def shadow_of(begin: Happening) -> str:
+    """Return the channel whose members say who has begun and not ended."""
+    return watched(f"{begin.kind}:{begin.channel or begin.member}")
 
 
 class Event(msgspec.Struct, frozen=True):

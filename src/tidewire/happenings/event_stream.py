@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from collections import OrderedDict
 from collections.abc import AsyncIterator
+from typing import NamedTuple
 
 import msgspec
 
 from tidewire.channels import HAPPENED, watched
 from tidewire.engine.node import Node
 from tidewire.errors import PublishError, StoreUnavailable
-from tidewire.happenings.event import KINDS, Event, Happening
+from tidewire.happenings.event import KINDS, Event, Happening, shadow_of
 from tidewire.messages import Member, Position, Publication
 
 __all__ = ("Cursor", "Leadership", "events_of")
@@ -99,9 +101,8 @@ async def events_of(node: Node, since: Position | None, woken: asyncio.Event) ->
             since = publication.position
             for event in order.take(publication):
                 yield since, event
-        for event in order.overdue():
-            yield since or page.top, event
         if not page.publications:
+            await _tell_missing_ends(node, order)
             try:
                 async with asyncio.timeout(_LOOK_SECONDS):
                     await woken.wait()
@@ -126,15 +127,38 @@ async def _earlier(node: Node, since: Position | None) -> list[Publication]:
     return found[::-1]
 
 
+async def _tell_missing_ends(node: Node, order: _Order) -> None:
+    """Tell the ends that nobody has told and nobody will: in the stream, so that every reader is told the same."""
+    for begin, is_certain in order.overdue():
+        if not is_certain and await node.presence.count(shadow_of(begin), begin.member):
+            order.trust(begin)
+            continue
+        end = msgspec.structs.replace(begin, kind=KINDS[begin.kind])
+        key = f"missing {'before' if is_certain else 'after'} {order.id_of(begin)}"
+        with contextlib.suppress(PublishError):  # it is tried again
+            await node.publish(HAPPENED, msgspec.json.encode(end), key=key, ephemeral=False)
+
+
+class _Begun(NamedTuple):
+    """A beginning, when it is looked at, and the event that it is."""
+
+    until: float
+    begin: Happening
+    event: Event
+
+
 class _Order:
     """Yields beginnings and ends in turn: what came twice once, and an end before the next beginning.
 
-    Two nodes may tell of one user at the same moment; then the later beginning may be kept before the earlier end.
+    Two nodes may tell of one user at the same moment; then the later beginning may be kept before the earlier end. And
+    a user that is back before a dead worker's members are claimed begins twice, and ends once: that end may be the one
+    of the second beginning, so that it is yielded before it. Presence knows then whether another end is missing.
     """
 
     def __init__(self) -> None:
         self._has_begun: OrderedDict[tuple[str, str, str], bool] = OrderedDict()
-        self._early: dict[tuple[str, str, str], tuple[float, Event]] = {}
+        self._early: dict[tuple[str, str, str], _Begun] = {}
+        self._doubtful: dict[tuple[str, str, str], _Begun] = {}
 
     def take(self, publication: Publication) -> list[Event]:
         """Return the events that are due with a publication."""
@@ -147,29 +171,47 @@ class _Order:
         is_begin = found.kind in KINDS
         key = (found.kind if is_begin else _BEGINNINGS.get(found.kind, ""), found.channel, found.member)
         has_begun = self._has_begun.get(key)
+        until = asyncio.get_running_loop().time() + _PATIENCE
         if is_begin and has_begun:
-            self._early.setdefault(key, (asyncio.get_running_loop().time() + _PATIENCE, event))
+            self._early.setdefault(key, _Begun(until, found, event))
             return []
         if not is_begin and has_begun is False:
             return []  # it was told already
         due = [event]
+        self._doubtful.pop(key, None)
         if not is_begin and key in self._early:
-            due.append(self._early.pop(key)[1])
+            early = self._early.pop(key)
+            self._doubtful[key] = early._replace(until=until)
+            due.append(early.event)
         self._remember(key, due[-1].kind in KINDS)
         return due
 
-    def overdue(self) -> list[Event]:
-        """Return an end, and the beginning, for each that nobody has ended: its node died at the wrong moment."""
+    def overdue(self) -> list[tuple[Happening, bool]]:
+        """Return the beginnings before which, or after which, an end is missing, and whether it surely is."""
         now = asyncio.get_running_loop().time()
-        due: list[Event] = []
-        for key, (until, event) in tuple(self._early.items()):
-            if until <= now:
-                del self._early[key]
-                due += [msgspec.structs.replace(event, id=f"{event.id}-end", kind=KINDS[event.kind]), event]
+        due: list[tuple[Happening, bool]] = []
+        for waiting, is_certain in ((self._early, True), (self._doubtful, False)):
+            for key, one in waiting.items():
+                if one.until <= now:
+                    waiting[key] = one._replace(until=now + _PATIENCE)
+                    due.append((one.begin, is_certain))
         return due
+
+    def trust(self, begin: Happening) -> None:
+        """Take note that a user who has begun is there."""
+        self._doubtful.pop(_key(begin), None)
+
+    def id_of(self, begin: Happening) -> str:
+        """Return the id of a beginning that is overdue."""
+        key = _key(begin)
+        return (self._early.get(key) or self._doubtful[key]).event.id
 
     def _remember(self, key: tuple[str, str, str], has_begun: bool) -> None:
         self._has_begun[key] = has_begun
         self._has_begun.move_to_end(key)
         if len(self._has_begun) > _REMEMBERED:
             self._has_begun.popitem(last=False)
+
+
+def _key(begin: Happening) -> tuple[str, str, str]:
+    return begin.kind, begin.channel, begin.member

@@ -13,11 +13,11 @@ from typing import NamedTuple
 
 import msgspec
 
-from tidewire.channels import HAPPENED, is_personal, is_reserved, watched
+from tidewire.channels import HAPPENED, is_personal, is_reserved
 from tidewire.engine.node import Node
 from tidewire.engine.subscription import Subscription
 from tidewire.errors import PublishError, StoreUnavailable
-from tidewire.happenings.event import KINDS, Happening
+from tidewire.happenings.event import KINDS, Happening, shadow_of
 from tidewire.messages import Announcement, Member
 
 __all__ = ("Watcher",)
@@ -76,9 +76,8 @@ class Watcher:
         shown = "" if user == _ANYBODY else name
         start = Happening(begin, channel, shown, user)
         end = Happening(KINDS[begin], channel, shown, user)
-        shadow = watched(f"{begin}:{channel or user}")
         token = f"{connection}:{next(_numbers):x}"  # a connection that leaves and comes back is another member
-        made = _Watched(shadow, Member(token, user), start, end, token, None)
+        made = _Watched(shadow_of(start), Member(token, user), start, end, token, None)
         return made._replace(begun=self._node.tasks.spawn(self._enter(made)))
 
     async def _enter(self, watched_: _Watched) -> None:

@@ -52,6 +52,7 @@ def parts(name: str) -> list[str]:
 
 
 FILES = sorted(SOURCE.rglob("*.py"))
+STATEMENTS = sorted([*SOURCE.rglob("*.sql"), *SOURCE.rglob("*.lua")])
 
 
 def texts(source: str) -> Iterator[tuple[int, str]]:
@@ -110,3 +111,9 @@ def test_a_page_has_one_word_for_one_thing(path: Path) -> None:
     found += [line for line in text.splitlines() if BARE_WHO.search(line) and "?" not in line]
     found += [line for line in text.splitlines() if FIRST_WHAT.search(line) and not line.startswith("#")]
     assert not found, "\n".join(found)
+
+
+@pytest.mark.parametrize("path", STATEMENTS, ids=lambda path: str(path.relative_to(SOURCE)))
+def test_the_stores_have_one_word_for_one_thing(path: Path) -> None:
+    """Names of columns and of variables in SQL and Lua are read by those who look into a store."""
+    assert not forbidden("everywhere").intersection(parts(path.read_text()))

@@ -217,6 +217,31 @@ def test_members_that_an_operator_removes_join_again() -> None:
     run(scenario(postgres_database()), 60)
 
 
+EARLIER = """
+ALTER TABLE tidewire_members RENAME COLUMN announcement TO farewell;
+ALTER TABLE tidewire_departures RENAME COLUMN announcement TO farewell;
+DROP FUNCTION tidewire_join;
+CREATE FUNCTION tidewire_join(
+    of_node bigint, of_channel text, of_connection text, of_user text, of_info bytea, of_farewell bytea,
+    of_format smallint, lease double precision, OUT others integer, OUT connections integer
+) LANGUAGE sql AS 'SELECT 0, 0';
+"""
+
+
+def test_the_members_of_an_earlier_version_are_made_anew() -> None:
+    async def scenario(url: str) -> None:
+        async with postgres_node(url) as node:
+            first = await node.publish("a", b"1")
+        async with client_of(url) as operator:
+            await operator.execute(EARLIER)
+        async with postgres_node(url) as node:
+            await node.memberships.enter("a", Member("1", "ann"))
+            assert [member.user for member in await node.presence.members("a")] == ["ann"]
+            assert (await node.publish("a", b"2")).epoch == first.epoch
+
+    run(scenario(postgres_database()), 60)
+
+
 def test_every_function_and_table_of_the_schema_is_looked_for() -> None:
     assert len(TABLES) == len(set(TABLES)) == 8
     assert {"tidewire_publish", "tidewire_publish_bytes", "tidewire_claim"} < set(FUNCTIONS)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import signal
 import sqlite3
@@ -148,6 +149,20 @@ def test_ten_thousand_join_in_a_moment(tmp_path: Path) -> None:
         await asyncio.gather(*(presence.join("a", Member(str(n), f"user {n}")) for n in range(10_000)))
         assert time.process_time() - start < 5.0
         assert await presence.count("a") == 10_000
+        await presence.aclose()
+
+    asyncio.run(run())
+
+
+def test_a_file_of_another_version_is_made_anew(tmp_path: Path) -> None:
+    with contextlib.closing(sqlite3.connect(tmp_path / "chat.db-presence")) as connection:
+        connection.execute("CREATE TABLE members (channel TEXT, connection TEXT, user TEXT, node INTEGER)")
+
+    async def run() -> None:
+        presence = SqlitePresence(tmp_path / "chat.db")
+        await presence.start("one")
+        assert (await presence.join("a", Member("1", "ann"))).first
+        assert [member.user for member in await presence.members("a")] == ["ann"]
         await presence.aclose()
 
     asyncio.run(run())

@@ -94,7 +94,7 @@ DROP TRIGGER IF EXISTS tidewire_change ON tidewire_publications;
 CREATE TRIGGER tidewire_change AFTER UPDATE ON tidewire_publications
 FOR EACH STATEMENT EXECUTE FUNCTION tidewire_lose();
 
--- What tidewire_keep does, for one channel and without keys, in half the time; the offsets follow `base`.
+-- What tidewire_keep does, for one channel and without keys, in half the time; the offsets come after `base`.
 CREATE OR REPLACE FUNCTION tidewire_append(
     of_name text, size bigint, age double precision, formats smallint[], payloads bytea[], metas bytea[],
     OUT base bigint, OUT moment double precision, OUT era text
@@ -283,11 +283,13 @@ BEGIN
     PERFORM pg_advisory_xact_lock(hashtextextended(channel || E'\n' || user_name, 'tidewire_nodes'::regclass::oid::bigint));
 END $$;
 
+-- An earlier version has given it other names of arguments, which no replacement may change.
+DROP FUNCTION IF EXISTS tidewire_join;
 -- Add a member of a node; returns how many other connections the user had, and how many it has now without those of nodes
 -- whose lease has ended. These stay until a claim: a node that is only late is never told, so nothing may be taken from it.
 -- NULL: the node itself is not listed any more.
 CREATE OR REPLACE FUNCTION tidewire_join(
-    of_node bigint, of_channel text, of_connection text, of_user text, of_info bytea, of_farewell bytea,
+    of_node bigint, of_channel text, of_connection text, of_user text, of_info bytea, of_announcement bytea,
     of_format smallint, lease double precision, OUT others integer, OUT connections integer
 ) LANGUAGE plpgsql AS $$
 BEGIN
@@ -299,11 +301,11 @@ BEGIN
     INTO others, connections
     FROM tidewire_members AS m LEFT JOIN tidewire_nodes AS n ON n.id = m.node
     WHERE m.channel = of_channel AND m.user_name = of_user AND m.connection <> of_connection;
-    INSERT INTO tidewire_members (channel, connection, user_name, info, node, farewell, farewell_format)
-    VALUES (of_channel, of_connection, of_user, of_info, of_node, of_farewell, of_format)
+    INSERT INTO tidewire_members (channel, connection, user_name, info, node, announcement, announcement_format)
+    VALUES (of_channel, of_connection, of_user, of_info, of_node, of_announcement, of_format)
     ON CONFLICT (channel, connection) DO UPDATE SET
         user_name = excluded.user_name, info = excluded.info, node = excluded.node,
-        farewell = excluded.farewell, farewell_format = excluded.farewell_format;
+        announcement = excluded.announcement, announcement_format = excluded.announcement_format;
 END $$;
 
 CREATE OR REPLACE FUNCTION tidewire_leave(of_channel text, of_connection text) RETURNS boolean
@@ -366,12 +368,12 @@ BEGIN
     ), removed AS (
         DELETE FROM tidewire_members AS m USING users AS u
         WHERE m.channel = u.channel AND m.user_name = u.user_name
-        RETURNING m.seq, m.channel, m.user_name, m.farewell, m.farewell_format
+        RETURNING m.seq, m.channel, m.user_name, m.announcement, m.announcement_format
     )
     INSERT INTO tidewire_departures
     SELECT DISTINCT ON (r.channel, r.user_name)
-        md5(gen_random_uuid()::text), r.channel, r.user_name, r.farewell, r.farewell_format, now
-    FROM removed AS r ORDER BY r.channel, r.user_name, r.farewell_format IS NULL, r.seq DESC
+        md5(gen_random_uuid()::text), r.channel, r.user_name, r.announcement, r.announcement_format, now
+    FROM removed AS r ORDER BY r.channel, r.user_name, r.announcement_format IS NULL, r.seq DESC
     RETURNING *;
     DELETE FROM tidewire_nodes AS n
     WHERE n.dead AND NOT EXISTS (SELECT FROM tidewire_members AS m WHERE m.node = n.id);

@@ -64,14 +64,14 @@ CREATE UNLOGGED TABLE IF NOT EXISTS tidewire_nodes (
 ) WITH (fillfactor = 50);
 
 CREATE UNLOGGED TABLE IF NOT EXISTS tidewire_members (
-    seq             bigint           GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
-    channel         text COLLATE "C" NOT NULL,
-    connection      text COLLATE "C" NOT NULL,
-    user_name       text COLLATE "C" NOT NULL,
-    info            bytea            NOT NULL,
-    node            bigint           NOT NULL,
-    farewell        bytea,
-    farewell_format smallint,
+    seq                 bigint           GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    channel             text COLLATE "C" NOT NULL,
+    connection          text COLLATE "C" NOT NULL,
+    user_name           text COLLATE "C" NOT NULL,
+    info                bytea            NOT NULL,
+    node                bigint           NOT NULL,
+    announcement        bytea,
+    announcement_format smallint,
     UNIQUE (channel, connection)
 );
 CREATE INDEX IF NOT EXISTS tidewire_members_by_user ON tidewire_members (channel, user_name);
@@ -79,12 +79,12 @@ CREATE INDEX IF NOT EXISTS tidewire_members_by_node ON tidewire_members (node);
 
 -- Claimed and not yet forgotten.
 CREATE UNLOGGED TABLE IF NOT EXISTS tidewire_departures (
-    token           text             PRIMARY KEY,
-    channel         text             NOT NULL,
-    user_name       text             NOT NULL,
-    farewell        bytea,
-    farewell_format smallint,
-    claimed         double precision NOT NULL
+    token               text             PRIMARY KEY,
+    channel             text             NOT NULL,
+    user_name           text             NOT NULL,
+    announcement        bytea,
+    announcement_format smallint,
+    claimed             double precision NOT NULL
 );
 
 -- What the keys above are made of, for where an operator has dropped one of them.

@@ -147,6 +147,6 @@ WHERE channel = $1 AND NOT node = ANY (ARRAY(SELECT id FROM tidewire_nodes WHERE
 SELECT count(*) FROM tidewire_members WHERE channel = $1 AND ($2::text IS NULL OR user_name = $2)
 AND NOT node = ANY (ARRAY(SELECT id FROM tidewire_nodes WHERE since = 'infinity'))
 -- name: claim
-SELECT token, channel, user_name, farewell AS announcement, farewell_format AS announcement_format FROM tidewire_claim($1, $2, $3, $4)
+SELECT token, channel, user_name, announcement, announcement_format FROM tidewire_claim($1, $2, $3, $4)
 -- name: forget
 DELETE FROM tidewire_departures WHERE token = ANY ($1)

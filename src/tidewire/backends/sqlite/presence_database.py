@@ -25,6 +25,8 @@ SQL = statements(__package__, "presence_statements.sql")
 #: Bytes that are reserved in the file and its log, so that members can still join when the disk is full.
 _RESERVE = 96 * 4_096
 _CHECKPOINT_PAGES = 64
+#: The errors of a file that is no database, is damaged, or has other columns.
+_DAMAGED = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_ERROR)
 
 
 class PresenceDatabase:
@@ -52,12 +54,12 @@ class PresenceDatabase:
         return self._connection is not None and identity(self._path) == self._opened
 
     def open(self) -> None:
-        """Open the file, or make it anew if it is damaged; this node enrols if it is not listed."""
+        """Open the file, anew if it is damaged or of another version; this node enrols if it is not listed."""
         self.disconnect()
         try:
             self._connect()
         except sqlite3.DatabaseError as error:
-            if getattr(error, "sqlite_errorcode", 0) & 0xFF not in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
+            if getattr(error, "sqlite_errorcode", 0) & 0xFF not in _DAMAGED:
                 raise
             for suffix in ("", "-wal", "-shm"):
                 with contextlib.suppress(FileNotFoundError):
@@ -75,6 +77,7 @@ class PresenceDatabase:
             connection.execute("PRAGMA synchronous = OFF")
             connection.execute(f"PRAGMA wal_autocheckpoint = {_CHECKPOINT_PAGES}")
             connection.executescript(f"BEGIN IMMEDIATE;\n{read(__package__, 'presence_schema.sql')}\nCOMMIT;")
+            connection.execute(SQL["check_shape"])
             self._reserve(connection)
             lock = self._lock
             row = connection.execute(SQL["is_enrolled"], (self._id, lock.token if lock else "")).fetchone()

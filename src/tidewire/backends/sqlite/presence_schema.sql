@@ -10,14 +10,14 @@ CREATE TABLE IF NOT EXISTS nodes (
 );
 
 CREATE TABLE IF NOT EXISTS members (
-    seq             INTEGER PRIMARY KEY AUTOINCREMENT,
-    channel         TEXT    NOT NULL,
-    connection      TEXT    NOT NULL,
-    user            TEXT    NOT NULL,
-    info            BLOB    NOT NULL,
-    node            INTEGER NOT NULL,
-    farewell        BLOB,
-    farewell_format INTEGER,
+    seq                 INTEGER PRIMARY KEY AUTOINCREMENT,
+    channel             TEXT    NOT NULL,
+    connection          TEXT    NOT NULL,
+    user                TEXT    NOT NULL,
+    info                BLOB    NOT NULL,
+    node                INTEGER NOT NULL,
+    announcement        BLOB,
+    announcement_format INTEGER,
     UNIQUE (channel, connection)
 );
 CREATE INDEX IF NOT EXISTS members_by_user ON members (channel, user);
@@ -25,10 +25,10 @@ CREATE INDEX IF NOT EXISTS members_by_node ON members (node);
 
 -- Claimed and not yet forgotten; `claims` counts how often.
 CREATE TABLE IF NOT EXISTS departures (
-    token           TEXT    PRIMARY KEY,
-    channel         TEXT    NOT NULL,
-    user            TEXT    NOT NULL,
-    farewell        BLOB,
-    farewell_format INTEGER,
-    claims          INTEGER NOT NULL
+    token               TEXT    PRIMARY KEY,
+    channel             TEXT    NOT NULL,
+    user                TEXT    NOT NULL,
+    announcement        BLOB,
+    announcement_format INTEGER,
+    claims              INTEGER NOT NULL
 ) WITHOUT ROWID;

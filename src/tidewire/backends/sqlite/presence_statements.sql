@@ -1,5 +1,7 @@
 -- name: enroll
 INSERT INTO nodes (name, token) VALUES (?, ?)
+-- name: check_shape
+SELECT members.announcement_format, departures.announcement_format FROM members, departures LIMIT 0
 -- name: is_enrolled
 SELECT count(*) FROM nodes WHERE id = ? AND token = ? AND dead = 0
 -- name: touch
@@ -21,10 +23,10 @@ DELETE FROM nodes WHERE dead AND NOT EXISTS (SELECT 1 FROM members WHERE node = 
 -- name: count_others
 SELECT count(*) FROM members WHERE channel = ? AND user = ? AND connection <> ?
 -- name: join
-INSERT INTO members (channel, connection, user, info, node, farewell, farewell_format) VALUES (?, ?, ?, ?, ?, ?, ?)
+INSERT INTO members (channel, connection, user, info, node, announcement, announcement_format) VALUES (?, ?, ?, ?, ?, ?, ?)
 ON CONFLICT (channel, connection) DO UPDATE SET
     user = excluded.user, info = excluded.info, node = excluded.node,
-    farewell = excluded.farewell, farewell_format = excluded.farewell_format
+    announcement = excluded.announcement, announcement_format = excluded.announcement_format
 -- name: replace_closed
 DELETE FROM members
 WHERE channel = ? AND user = ? AND connection <> ? AND node IN (SELECT id FROM nodes WHERE dead >= 2)
@@ -54,16 +56,16 @@ DELETE FROM members WHERE node IN (SELECT value FROM json_each(?1)) AND EXISTS (
 -- name: departed
 SELECT DISTINCT channel, user FROM members WHERE node IN (SELECT value FROM json_each(?)) LIMIT ?
 -- name: announcement
-SELECT farewell, farewell_format FROM members
-WHERE channel = ? AND user = ? AND farewell_format IS NOT NULL ORDER BY seq DESC LIMIT 1
+SELECT announcement, announcement_format FROM members
+WHERE channel = ? AND user = ? AND announcement_format IS NOT NULL ORDER BY seq DESC LIMIT 1
 -- name: remove_user
 DELETE FROM members WHERE channel = ? AND user = ?
 -- name: depart
-INSERT INTO departures (token, channel, user, farewell, farewell_format, claims) VALUES (?, ?, ?, ?, ?, 1)
+INSERT INTO departures (token, channel, user, announcement, announcement_format, claims) VALUES (?, ?, ?, ?, ?, 1)
 -- name: claims
 SELECT token, claims FROM departures
 -- name: claim_again
 UPDATE departures SET claims = claims + 1 WHERE token = ? AND claims = ?
-RETURNING channel, user, farewell, farewell_format
+RETURNING channel, user, announcement, announcement_format
 -- name: forget
 DELETE FROM departures WHERE token = ?

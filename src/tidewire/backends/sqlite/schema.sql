@@ -1,4 +1,4 @@
--- Everything of one store. Names carry a prefix, because the file may be shared with an application's own tables.
+-- Everything of one store. Names have a prefix, because the file may be shared with an application's own tables.
 
 -- One row: what the store is, and its clock (see store_clock.py).
 CREATE TABLE IF NOT EXISTS tidewire_store (

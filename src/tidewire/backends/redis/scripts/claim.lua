@@ -1,14 +1,14 @@
 -- Claim departed users. ARGV: milliseconds of a lease, limit, members that one call looks at.
--- Returns token, channel, user, format and data of the farewell ('' both: none) of each.
+-- Returns token, channel, user, format and data of the announcement ('' both: none) of each.
 local lease, limit, looks = tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[3])
 local now = milliseconds()
 come(now, lease)
 local answer = {}
 local count = 0
 
-local function tell(token, channel, user, format, farewell)
+local function tell(token, channel, user, format, announcement)
   count = count + 1
-  for _, part in ipairs({token, channel, user, format, farewell}) do
+  for _, part in ipairs({token, channel, user, format, announcement}) do
     answer[#answer + 1] = part
   end
 end
@@ -29,7 +29,7 @@ end
 -- A user departs from a channel when all its connections there were on dead nodes.
 local function depart(channel, user)
   local connections = redis.call('SMEMBERS', user_of(channel, user))
-  local living, newest, format, farewell = 0, 0, '', ''
+  local living, newest, format, announcement = 0, 0, '', ''
   for _, connection in ipairs(connections) do
     local member = read(channel, connection)
     if is_alive(member.node) then
@@ -37,7 +37,7 @@ local function depart(channel, user)
     else
       local order = tonumber(redis.call('ZSCORE', order_of(channel), connection))
       if member.format ~= '' and order > newest then
-        newest, format, farewell = order, member.format, member.farewell
+        newest, format, announcement = order, member.format, member.announcement
       end
       remove(channel, connection, member)
     end
@@ -46,9 +46,9 @@ local function depart(channel, user)
     return
   end
   local token = 'departed:' .. redis.call('INCR', P .. 'departures') .. ':' .. text(now)
-  redis.call('HSET', P .. 'departed', token, cmsgpack.pack({channel, user, format, farewell}))
+  redis.call('HSET', P .. 'departed', token, cmsgpack.pack({channel, user, format, announcement}))
   redis.call('ZADD', P .. 'claims', text(now + lease), token)
-  tell(token, channel, user, format, farewell)
+  tell(token, channel, user, format, announcement)
 end
 
 for _, node in ipairs(redis.call('SMEMBERS', P .. 'dead')) do

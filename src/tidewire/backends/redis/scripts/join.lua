@@ -1,4 +1,4 @@
--- Add or replace a member. ARGV: node, channel, connection, user, info, then format and data of the farewell, if any.
+-- Add or replace a member. ARGV: node, channel, connection, user, info, then format and data of the announcement, if any.
 -- Returns how many other connections the user had, and how many it has now; false if the node has no lease.
 local node, channel, connection, user = ARGV[1], ARGV[2], ARGV[3], ARGV[4]
 if not is_alive(node) then
@@ -22,7 +22,7 @@ for _, other in ipairs(others) do
     now = now + 1
   end
 end
-local member = {node = node, user = user, info = ARGV[5], format = ARGV[6], farewell = ARGV[7]}
+local member = {node = node, user = user, info = ARGV[5], format = ARGV[6], announcement = ARGV[7]}
 redis.call('HSET', members_of(channel), connection, cmsgpack.pack(member))
 redis.call('SADD', user_of(channel, user), connection)
 redis.call('SADD', P .. 'of:' .. node, place(channel, connection))

@@ -1,4 +1,4 @@
--- Keep publications of some channels and carry them. KEYS: the generation, then for each channel its meta hash, its stream
+-- Keep publications of some channels and deliver them. KEYS: the generation, then for each channel its meta hash, its stream
 -- and one key for each idempotency key. ARGV: epoch if a new one begins; then for each channel the pub/sub channel, size
 -- and age of the retention ('' leaves it), how many publications and idempotency keys there are, the bodies, and, if there
 -- are such keys, for each publication the milliseconds that its key is known (0: it has none).
@@ -8,13 +8,13 @@ local now = milliseconds()
 local has_kept = false
 
 -- Keep publications of one channel; `first_key` and `at` are the places before its idempotency keys and its bodies.
-local function keep(meta, stream, carry_by, size_asked, age_asked, count, first_key, at, is_keyed)
+local function keep(meta, stream, deliver_by, size_asked, age_asked, count, first_key, at, is_keyed)
   local key = first_key
   local epoch, top, size, age, lowest, prolonged = position(id, meta, stream, ARGV[1])
   local longest = 0
   local answer = {epoch}
   local first = top + 1
-  local carried = {}
+  local delivered = {}
   for index = 1, count do
     local known, key_age = false, 0
     if is_keyed then
@@ -33,7 +33,7 @@ local function keep(meta, stream, carry_by, size_asked, age_asked, count, first_
       local added = redis.pcall('XADD', stream, offset .. '-0', 't', text(now), 'b', body)
       if is_damage(added) and not has_kept then  -- somebody else has changed the stream, or the top: a new epoch begins
         redis.call('DEL', meta, stream)
-        return keep(meta, stream, carry_by, size_asked, age_asked, count, first_key, at, is_keyed)
+        return keep(meta, stream, deliver_by, size_asked, age_asked, count, first_key, at, is_keyed)
       elseif type(added) == 'table' and added.err then
         error(added)
       end
@@ -42,12 +42,12 @@ local function keep(meta, stream, carry_by, size_asked, age_asked, count, first_
         redis.call('SET', KEYS[key], offset, 'PX', text(key_age))
         longest = math.max(longest, key_age / 1000)
       end
-      carried[#carried + 1] = struct.pack('>I4', #body)
-      carried[#carried + 1] = body
+      delivered[#delivered + 1] = struct.pack('>I4', #body)
+      delivered[#delivered + 1] = body
       answer[index + 1] = top
     end
   end
-  if #carried == 0 then
+  if #delivered == 0 then
     return answer
   end
   local changed = {'top', text(top)}
@@ -86,8 +86,8 @@ local function keep(meta, stream, carry_by, size_asked, age_asked, count, first_
   if #changed > 2 or longest > age then
     outlive(meta, math.max(age, longest))
   end
-  redis.call('PUBLISH', carry_by,
-    struct.pack('>I2', #epoch) .. epoch .. struct.pack('>I8I8', now, first) .. table.concat(carried))
+  redis.call('PUBLISH', deliver_by,
+    struct.pack('>I2', #epoch) .. epoch .. struct.pack('>I8I8', now, first) .. table.concat(delivered))
   return answer
 end
 

@@ -43,6 +43,15 @@ async def in_thread(work: Callable[[], Any]) -> Any:
         lambda hub: hub.is_online("ann"),
         lambda hub: hub.inbox("ann"),
         lambda hub: hub.remove_history("a"),
+        lambda hub: hub.set("m", "k", 1),
+        lambda hub: hub.unset("m", "k"),
+        lambda hub: hub.entries("m"),
+        lambda hub: hub.position("a"),
+        lambda hub: hub.publish(["a", "b"], 1),
+        lambda hub: hub.unsubscribe("ann", "a"),
+        lambda hub: hub.revoke(user="ann"),
+        lambda hub: hub.dead_events(),
+        lambda hub: hub.listen("a").__aenter__(),
     ],
 )
 def test_every_verb_on_another_loop_says_so_and_does_nothing(call: Callable[[Hub], Any]) -> None:
@@ -79,6 +88,28 @@ def test_every_verb_works_from_a_thread() -> None:
             assert isinstance(await in_thread(lambda: hub.from_thread(hub.publish, "", "x")), BadRequest)
             assert await in_thread(lambda: hub.degraded) is False
             assert (await in_thread(hub.statistics)).connections == 0
+
+    run(main())
+
+
+def test_what_cannot_be_called_from_a_thread_says_so_and_does_not_wait_for_ever() -> None:
+    """Each of these stood still for good: an exception on the loop, before there was anything to await."""
+
+    async def main() -> None:
+        async with Hub() as hub:
+            call: Any = hub.from_thread
+            wrong: list[tuple[Callable[[], Any], str]] = [
+                (lambda: call(hub.statistics), "Statistics"),
+                (lambda: call(hub.listen, "a"), "hub.listen is for the event loop"),
+                (lambda: hub.listen("a"), "outside of the event loop"),
+                (lambda: call(hub.publish("a", 1)), "the function and its arguments"),
+                (lambda: call(None), "the function and its arguments"),
+                (lambda: call(hub.publish), "argument"),
+                (lambda: hub.publish_threadsafe("a", object()).result(5), "cannot be sent as JSON"),
+            ]
+            for work, problem in wrong:
+                assert problem in str(await in_thread(work))
+            assert (await in_thread(lambda: call(hub.set, "m", "k", 1))).value == 1
 
     run(main())
 

@@ -26,7 +26,7 @@ from tidewire.sessions.application import HubConnection
 from tidewire.sessions.arguments import count_from, moment_from, position_from
 from tidewire.sessions.listening import Publications
 from tidewire.sessions.revocations import Revocation
-from tidewire.sessions.threads import running_loop
+from tidewire.sessions.threads import check_loop, running_loop
 from tidewire.sessions.versions import check_version, publish_version
 
 __all__ = ("Verbs",)
@@ -176,6 +176,11 @@ class Verbs(HubCore):
         if running_loop() is not None:
             name = getattr(verb, "__name__", "…")
             raise ConfigurationError(f"from_thread waits, which stops an event loop; write `await hub.{name}(…)` here")
+        if not callable(verb):
+            getattr(verb, "close", lambda: None)()  # a coroutine that would be said never to have been awaited
+            raise ConfigurationError(
+                "from_thread takes the function and its arguments: from_thread(hub.publish, 'a', 1)"
+            )
         return self._opened.threads.submit(lambda: verb(*args, **kwargs)).result()
 
     async def send_to_user(self, user: str, data: Any, *, key: str = "") -> Position:
@@ -252,6 +257,7 @@ class Verbs(HubCore):
         of `history`. Raises BadRequest, and StoreUnavailable at entry.
         """
         name = open_channel(channel, self.limits.channel_name)
+        check_loop(self._opened.loop)
         return Publications(self.node, name, position_from(since), count_from(history, "history"), with_state=state)
 
     async def state(self, channel: str) -> State:

@@ -71,10 +71,19 @@ class ThreadCalls:
         future: LoopFuture[T] = LoopFuture(self._loop)
 
         def begin() -> None:
-            if future.set_running_or_notify_cancel():
-                task = self._loop.create_task(work())
-                self._tasks.add(task)
-                task.add_done_callback(lambda task: self._settle(future, task))
+            if not future.set_running_or_notify_cancel():
+                return
+            try:
+                begun = work()
+            except Exception as error:
+                future.set_exception(error)  # nobody may wait for ever
+                return
+            if not asyncio.iscoroutine(begun):
+                future.set_exception(_no_coroutine(begun))
+                return
+            task = self._loop.create_task(begun)
+            self._tasks.add(task)
+            task.add_done_callback(lambda task: self._settle(future, task))
 
         try:
             self._loop.call_soon_threadsafe(begin)
@@ -89,3 +98,11 @@ class ThreadCalls:
             future.set_exception(error)
         else:
             future.set_result(task.result())
+
+
+def _no_coroutine(given: object) -> ConfigurationError:
+    return ConfigurationError(
+        f"this call from a thread gave a {type(given).__name__}, and nothing to wait for; give a function that is "
+        "`async def`, as from_thread(hub.publish, …): hub.listen is for the event loop, and what is no coroutine "
+        "function is called as it is"
+    )

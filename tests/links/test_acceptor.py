@@ -12,6 +12,7 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -73,6 +74,28 @@ def test_hundreds_that_wait_are_taken_a_few_in_a_turn(loop: object) -> None:
 
     with pending(PENDING) as (listener, clients), asyncio.Runner(loop_factory=loop) as runner:  # type: ignore[arg-type]
         runner.run(main(listener, clients))
+
+
+def test_newcomers_one_after_another_leave_the_listener_watched() -> None:
+    class Loop(asyncio.SelectorEventLoop):
+        watched = 0
+
+        def add_reader(self, fd: Any, callback: Any, *args: Any) -> None:
+            self.watched += 1
+            super().add_reader(fd, callback, *args)
+
+    async def main(listener: socket.socket, loop: Loop) -> None:
+        Greeter.made, Greeter.turn = Counter(), 0
+        acceptor = Acceptor(loop, listener, Greeter, Limits())
+        before = loop.watched
+        for count in range(1, 4):
+            with socket.create_connection(listener.getsockname()):
+                await wait_until(lambda count=count: Greeter.made.total() == count)  # type: ignore[misc]
+        assert loop.watched == before
+        acceptor.close()
+
+    with pending(0) as (listener, _), asyncio.Runner(loop_factory=Loop) as runner:
+        runner.run(main(listener, runner.get_loop()))  # type: ignore[arg-type]
 
 
 def test_without_descriptors_nobody_is_taken_for_a_moment() -> None:

@@ -49,7 +49,7 @@ class Acceptor:
         self._admission = Admission.of(loop)
         self._openings: set[asyncio.Task[None]] = set()
         self._pause: asyncio.TimerHandle | None = None
-        self._is_closed = False
+        self._is_watched = self._is_closed = False
         listener.setblocking(False)
         self._resume()
 
@@ -60,7 +60,7 @@ class Acceptor:
         self._is_closed = True
         if self._pause is not None:
             self._pause.cancel()
-        self._loop.remove_reader(self._listener.fileno())
+        self._unwatch()
         for opening in self._openings:
             opening.cancel()
 
@@ -71,15 +71,19 @@ class Acceptor:
 
     def _resume(self) -> None:
         self._pause = None
-        self._loop.add_reader(self._listener.fileno(), self._accept_waiting)
+        if not self._is_watched:
+            self._is_watched = True
+            self._loop.add_reader(self._listener.fileno(), self._accept_next)
 
-    def _accept_waiting(self) -> None:
-        """Accept the connections that wait, each when it is admitted."""
-        self._loop.remove_reader(self._listener.fileno())
-        self._accept_next()
+    def _unwatch(self) -> None:
+        if self._is_watched:
+            self._is_watched = False
+            self._loop.remove_reader(self._listener.fileno())
 
     def _accept_next(self) -> None:
-        self._admission.start(self._accept, self._limits.arrivals)
+        """Accept a connection when it is admitted; until then the others are left to the kernel."""
+        if not self._admission.start(self._accept, self._limits.arrivals):
+            self._unwatch()
 
     def _accept(self) -> None:
         if self._is_closed:
@@ -110,6 +114,7 @@ class Acceptor:
 
     def _wait_out(self, error: OSError) -> None:
         """Accept nothing for a moment, until the process or the system has descriptors or memory again."""
+        self._unwatch()
         if error.errno in _EXHAUSTED:
             count_limit("descriptors")
         more = _exhausted.due(str(error.errno))

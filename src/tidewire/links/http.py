@@ -166,7 +166,7 @@ class HttpProtocol(HttpToolsProtocol):
         waiting = len(self.pipeline)
         is_first = self.cycle is None or self.cycle.response_complete
         self._streams = (stream,) if is_first else (*self._streams[-waiting - 1 :], stream)
-        cast(dict[str, Any], self.scope)["extensions"] = {"tidewire.stream": stream}
+        cast(Any, self.scope)["extensions"] = {"tidewire.stream": stream}
         super().on_headers_complete()
 
     def on_body(self, body: bytes) -> None:
@@ -184,7 +184,7 @@ class HttpProtocol(HttpToolsProtocol):
             return
         error = sys.exception()
         early = self._chunk[error.args[0] :] if isinstance(error, HttpParserUpgrade) else b""
-        make = cast(Callable[..., object], self.ws_protocol_class)
+        make: Callable[..., object] = cast(Any, self.ws_protocol_class)
         protocol = make(self.config, self.server_state, self.app_state) if _is_ours(make) else None
         if isinstance(protocol, WebSocketProtocol):
             self._hand_over(protocol)

@@ -105,6 +105,10 @@ def _add_objects(app: FastAPI, settings: Settings, namespaces: Namespaces, origi
 
 def _add_routes(app: FastAPI, settings: Settings, logins: Logins) -> None:
     hub, authority = app.state.hub, app.state.authority
+    # sockets first: a newcomer's path is compared with every route before its own
+    app.include_router(chat_socket.router)
+    if settings.serves_tutorial:
+        app.include_router(tutorial.router, include_in_schema=False)
     app.include_router(health.router, include_in_schema=False)
     app.include_router(login.router, include_in_schema=False)
     if settings.http_api.is_on:
@@ -116,11 +120,8 @@ def _add_routes(app: FastAPI, settings: Settings, logins: Logins) -> None:
     app.add_middleware(DirectSockets, application=app, routes=clients.routes)
     add_observers(app, hub, settings, listed_pages(settings))
     add_pages(app, settings)
-    app.include_router(chat_socket.router)
     if app.state.pipelines is not None:
         add_pipelines(app, settings, app.state.pipelines)
-    if settings.serves_tutorial:
-        app.include_router(tutorial.router, include_in_schema=False)
 
 
 def _authority(settings: Settings, namespaces: Namespaces, logins: Logins, *, playground: bool) -> PageAuthority:

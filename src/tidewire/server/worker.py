@@ -120,7 +120,7 @@ class _Server(uvicorn.Server):
 
     def _protocol(self) -> asyncio.Protocol:
         """Return what speaks on one more connection, as uvicorn makes it."""
-        make = cast(Callable[..., asyncio.Protocol], self.config.http_protocol_class)
+        make: Callable[..., asyncio.Protocol] = cast(Any, self.config.http_protocol_class)
         return make(config=self.config, server_state=self.server_state, app_state=self.lifespan.state)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:

@@ -95,7 +95,7 @@ class Acceptance:
             raise _denial(websocket, 403, REVOKED.reason, {})
         try:
             async with admit(node, self._user, address) as newcomer:
-                own = copy(websocket)
+                own = _copy(websocket)
                 link = await _open_link(node, own, *self._headers)
                 connection = Connection(link, self._protocol, user=self._user, address=address, limits=node.limits)
                 newcomer.becomes(connection)
@@ -151,6 +151,15 @@ class Acceptance:
         if isinstance(connection.link, AsgiLink):
             await connection.link.release(CLOSE_SECONDS)
         self._socket.client_state = self._socket.application_state = WebSocketState.CONNECTED
+
+
+def _copy(websocket: WebSocket) -> WebSocket:
+    """Return another object for the same WebSocket: what happens to the state of one does not show in the other."""
+    if type(websocket) is not WebSocket:
+        return copy(websocket)
+    own = WebSocket.__new__(WebSocket)  # as `copy` does, in a tenth of its time
+    vars(own).update(vars(websocket))
+    return own
 
 
 async def _open_link(

@@ -6,6 +6,7 @@ import ipaddress
 import logging
 import re
 from collections.abc import Iterable
+from functools import lru_cache
 
 import msgspec
 from starlette.datastructures import Headers
@@ -182,6 +183,7 @@ def _fits(host: str, pattern: str) -> bool:
     return host == pattern
 
 
+@lru_cache(maxsize=256)
 def _is_loopback(host: str) -> bool:
     name = host.strip("[]")
     if name == "localhost" or name.endswith(".localhost"):

@@ -21,11 +21,19 @@ EXAMPLES = Path(__file__).parents[2] / "examples"
 class Example:
     """One example in a folder of the test's own, under `tidewire run` or another command."""
 
-    def __init__(self, name: str, folder: Path, *options: str, broker: str = "", command: str = "tidewire run") -> None:
+    def __init__(
+        self,
+        name: str,
+        folder: Path,
+        *options: str,
+        broker: str = "",
+        command: str = "tidewire run",
+        application: str = "app:app",
+    ) -> None:
         self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"
         self.folder = folder
-        self._command = [sys.executable, "-m", *command.split(), "app:app", "--port", str(self.port), *options]
+        self._command = [sys.executable, "-m", *command.split(), application, "--port", str(self.port), *options]
         path = os.pathsep.join([str(EXAMPLES / name), *filter(None, [os.environ.get("PYTHONPATH")])])
         given = {key: value for key, value in os.environ.items() if not key.startswith("TIDEWIRE_")}
         self._environment = {**given, "PYTHONPATH": path, "BROKER": broker or f"sqlite:///{folder}/example.db"}

@@ -176,6 +176,28 @@ def expect_after(act: Callable[[], object], socket: ClientConnection, text: str)
     raise AssertionError(f"no {text!r}")
 
 
+def test_the_tests_of_readme_and_tutorial_pass_beside_their_applications(tmp_path: Path) -> None:
+    for number, page in enumerate(("README.md", "docs/tutorial/1-first-chat.md")):
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        (folder / "app.py").write_text(program(page))
+        (test,) = [block for block in blocks(ROOT / page, "py") if "def test_chat" in block]
+        (folder / "test_app.py").write_text(test)
+        command = [
+            sys.executable,
+            "-m",
+            "pytest",
+            "-q",
+            "-p",
+            "no:cacheprovider",
+            "--rootdir",
+            str(folder),
+            str(folder),
+        ]
+        done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=60, check=False)
+        assert "1 passed" in done.stdout, done.stdout
+
+
 def test_readme_has_the_example_as_it_was_designed() -> None:
     lines = program("README.md").splitlines()
     assert lines[

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
+import os
 import re
 import subprocess
 import sys
@@ -13,7 +15,7 @@ import urllib.request
 from collections.abc import Callable, Coroutine, Iterator
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 from websockets.sync.client import connect
@@ -27,7 +29,7 @@ NAMES = sorted(path.stem for path in DOORS.glob("*.md") if path.stem != "README"
 PACKAGES = {
     "broadcaster": ("broadcaster", "anyio"),
     "connection-manager": (),
-    "django-channels": ("channels",),
+    "django-channels": ("channels", "daphne"),
     "fastapi-websocket-pubsub": ("fastapi-websocket-pubsub",),
     "litestar": ("litestar",),
     "polling": (),
@@ -89,12 +91,10 @@ async def _pubsub(rt: World) -> None:
 
 
 async def _sse(rt: World) -> None:
-    await rt.http.post("/notify?text=hello")
-    await rt.http.post("/notify?text=again")
-    first = (await rt.hub.history("news", limit=1)).publications[0]
-    # the endless answer itself is read by the browser's EventSource in the tests of docs/howto/listen.md
-    async with rt.hub.listen("news", since=f"{first.offset}.{first.epoch}") as news:
-        assert news is not None
+    """Its route answers for ever, and is read by a real client below."""
+    for text in ("hello", "again"):
+        await rt.http.post(f"/notify?text={text}")
+    assert len((await rt.hub.history("news")).publications) == 2
 
 
 async def _pusher(rt: World) -> None:
@@ -136,6 +136,81 @@ def test_an_after_runs(application: Any, name: str, realtime: Realtime) -> None:
     asyncio.run(test())
 
 
+def test_the_after_of_events_goes_on_where_a_reader_was(tmp_path: Path) -> None:
+    (tmp_path / "after.py").write_text(program("sse", "python"))
+    with running([Path(sys.executable), "-m", "tidewire", "run", "after:app", "--port"], tmp_path, {}) as url:
+        post(f"{url}/notify?text=before")
+        with EventReader(f"{url}/events") as reader:
+            assert reader.next().data == {"text": "before"}
+            post(f"{url}/notify?text=live")
+            last = reader.next()
+            assert last.data == {"text": "live"}
+        for text in ("missed", "too"):
+            post(f"{url}/notify?text={text}")
+        with EventReader(f"{url}/events", last.id) as reader:
+            assert [reader.next().data["text"] for _ in range(2)] == ["missed", "too"]
+
+
+class Received(NamedTuple):
+    """A server-sent event."""
+
+    id: str
+    data: Any
+
+
+class EventReader:
+    """Reads server-sent events as a browser does."""
+
+    def __init__(self, url: str, last: str = "") -> None:
+        headers = {"Accept": "text/event-stream"} | ({"Last-Event-ID": last} if last else {})
+        self._answer = urllib.request.urlopen(urllib.request.Request(url, headers=headers), timeout=10)
+
+    def __enter__(self) -> EventReader:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._answer.close()
+
+    def next(self) -> Received:
+        """Wait for the next event that has data."""
+        fields: dict[str, str] = {}
+        while "data" not in fields:
+            fields = {}
+            while (line := self._answer.readline().decode().strip()) or not fields:
+                name, _, value = line.partition(": ")
+                fields |= {name: value} if name else {}
+        data = fields["data"]
+        return Received(fields.get("id", ""), json.loads(data) if data.startswith("{") else data)
+
+
+def post(url: str, form: bytes = b"") -> bytes:
+    with urllib.request.urlopen(urllib.request.Request(url, form, method="POST"), timeout=10) as answer:
+        content: bytes = answer.read()
+    return content
+
+
+@contextlib.contextmanager
+def running(command: list[Any], folder: Path, environment: dict[str, str]) -> Iterator[str]:
+    """Run a server, whose command ends with the option of its port; gives its URL."""
+    port = free_port()
+    server = subprocess.Popen([*command, str(port)], cwd=folder, env=os.environ | environment)
+    end = time.monotonic() + 40
+    try:
+        while True:
+            assert server.poll() is None
+            assert time.monotonic() < end
+            try:
+                urllib.request.urlopen(f"http://127.0.0.1:{port}/nothing", timeout=2)
+            except urllib.error.HTTPError:
+                break
+            except OSError:
+                time.sleep(0.1)
+        yield f"http://127.0.0.1:{port}"
+    finally:
+        server.terminate()
+        server.wait(20)
+
+
 @pytest.fixture(scope="session")
 def python(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
     """Return a function that makes an environment with what a "before" needs."""
@@ -152,6 +227,29 @@ def python(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
     return make
 
 
+_DJANGO = """
+import asyncio
+from django.conf import settings
+settings.configure(CHANNEL_LAYERS={"default": {"BACKEND": "channels.layers.InMemoryChannelLayer"}})
+from channels.testing import WebsocketCommunicator
+from before import ChatConsumer
+
+async def main():
+    clients = []
+    for number in (1, 2):
+        client = WebsocketCommunicator(ChatConsumer.as_asgi(), "/")
+        client.scope["url_route"] = {"kwargs": {"client_id": number}}
+        assert (await client.connect())[0]
+        clients.append(client)
+    await clients[1].send_to(text_data="hello")
+    assert await clients[0].receive_from() == "Client #2 says: hello"
+    for client in clients:
+        await client.disconnect()
+
+asyncio.run(main())
+"""
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
 def test_a_before_runs(name: str, tmp_path: Path, python: Callable[[str], Path]) -> None:
@@ -159,37 +257,69 @@ def test_a_before_runs(name: str, tmp_path: Path, python: Callable[[str], Path])
     (tmp_path / "before.py").write_text(program(name, "py"))
     environment = {"APP_ID": "1", "KEY": "a", "SECRET": "b", "PATH": "/usr/bin:/bin"}
     if name == "django-channels":
-        code = "from django.conf import settings; settings.configure(); import before; print(before.ChatConsumer)"
-        subprocess.run([interpreter, "-c", code], cwd=tmp_path, env=environment, check=True, timeout=60)
+        subprocess.run([interpreter, "-c", _DJANGO], cwd=tmp_path, env=environment, check=True, timeout=60)
         return
-    port = free_port()
-    command = [interpreter, "-m", "uvicorn", "before:app", "--port", str(port), "--log-level", "warning"]
-    server = subprocess.Popen(command, cwd=tmp_path, env=environment)
-    try:
-        _talk(name, port, server)
-    finally:
-        server.terminate()
-        server.wait(20)
+    command = [interpreter, "-m", "uvicorn", "before:app", "--log-level", "warning", "--port"]
+    with running(command, tmp_path, environment) as url:
+        BEFORE[name](url)
 
 
-def _talk(name: str, port: int, server: subprocess.Popen[bytes]) -> None:
-    end = time.monotonic() + 40
-    while True:
-        assert server.poll() is None
-        assert time.monotonic() < end
-        try:
-            urllib.request.urlopen(f"http://127.0.0.1:{port}/nothing", timeout=2)
-        except urllib.error.HTTPError:
-            break
-        except OSError:
-            time.sleep(0.1)
-    if name in ("broadcaster", "connection-manager", "litestar"):
-        address = f"ws://127.0.0.1:{port}/ws"
-        with connect(f"{address}/1", proxy=None) as first, connect(f"{address}/2", proxy=None) as second:
-            time.sleep(0.5)  # these cannot tell when a client is subscribed
-            second.send("hello")
-            assert first.recv(10) == "Client #2 says: hello"
-    elif name == "polling":
-        urllib.request.urlopen(urllib.request.Request(f"http://127.0.0.1:{port}/messages?text=hi", method="POST"))
-        with urllib.request.urlopen(f"http://127.0.0.1:{port}/messages") as answer:
-            assert json.load(answer)["messages"] == ["hi"]
+def _lobby(url: str) -> None:
+    address = url.replace("http", "ws") + "/ws"
+    with connect(f"{address}/1", proxy=None) as first, connect(f"{address}/2", proxy=None) as second:
+        time.sleep(0.5)  # these cannot tell when a client is subscribed
+        second.send("hello")
+        assert first.recv(10) == "Client #2 says: hello"
+
+
+def _polled(url: str) -> None:
+    post(f"{url}/messages?text=hi")
+    with urllib.request.urlopen(f"{url}/messages") as answer:
+        assert json.load(answer)["messages"] == ["hi"]
+
+
+def _rpc_over_socket(url: str) -> None:
+    with connect(url.replace("http", "ws") + "/pubsub", proxy=None) as reader:
+        call = {"method": "subscribe", "arguments": {"topics": ["news"]}, "call_id": "1"}
+        reader.send(json.dumps({"request": call}))
+        while "response" not in json.loads(reader.recv(10)):
+            pass
+        post(f"{url}/trigger")
+        while (told := json.loads(reader.recv(10)).get("request") or {}).get("method") != "notify":
+            pass
+        assert told["arguments"]["data"] == {"text": "hello"}
+
+
+def _signed(url: str) -> None:
+    answer = json.loads(post(f"{url}/pusher/auth", b"channel_name=private-orders&socket_id=1.2"))
+    assert answer["auth"].startswith("a:")  # by the key; what is published goes to the service itself
+
+
+def _streamed(url: str) -> None:
+    with EventReader(f"{url}/events") as reader:
+        time.sleep(0.5)  # it cannot tell when a reader is there
+        post(f"{url}/notify?text=hello")
+        assert reader.next().data == "hello"
+
+
+def _engine(url: str) -> None:
+    address = url.replace("http", "ws") + "/socket.io/?EIO=4&transport=websocket"
+    with connect(address, proxy=None) as ann:
+        assert str(ann.recv(10)).startswith("0{")
+        ann.send('40{"user":"ann"}')
+        assert str(ann.recv(10)).startswith("40{")
+        ann.send('42["join","tea"]')
+        ann.send('42["chat",{"room":"tea","text":"hello"}]')
+        assert json.loads(str(ann.recv(10))[2:]) == ["chat", {"user": "ann", "text": "hello"}]
+
+
+BEFORE: dict[str, Callable[[str], None]] = {
+    "broadcaster": _lobby,
+    "connection-manager": _lobby,
+    "litestar": _lobby,
+    "polling": _polled,
+    "fastapi-websocket-pubsub": _rpc_over_socket,
+    "pusher": _signed,
+    "sse": _streamed,
+    "socketio": _engine,
+}

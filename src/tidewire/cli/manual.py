@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import sys
 from difflib import get_close_matches
 from typing import Annotated
 
 import typer
-from rich.markdown import Markdown
 
-from tidewire.cli.terminal import out, say
+from tidewire.cli.terminal import say
 from tidewire.errors import ConfigurationError
 from tidewire.server.documentation import documentation
 
@@ -27,7 +27,7 @@ def docs(page: Page = "") -> None:
         for known in pages:
             say(known)
     elif name in pages:
-        out.print(Markdown(pages[name].read_text(encoding="utf-8")))
+        sys.stdout.write(pages[name].read_text(encoding="utf-8"))  # as it is, so that its programs can be copied
     else:
         near = get_close_matches(name, pages, 1, 0.4)
         hint = f"did you mean {near[0]}?" if near else "`tidewire docs` lists them"

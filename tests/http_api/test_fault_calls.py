@@ -3,21 +3,28 @@
 from __future__ import annotations
 
 import asyncio
+import html
+import json
+import re
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager
+from contextlib import aclosing, asynccontextmanager
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 from fastapi import FastAPI, HTTPException
+from pydantic import BaseModel
 from starlette.requests import HTTPConnection
+from starlette.websockets import WebSocket
 
-from helpers.hubs import Application, run, serving
+from helpers.hubs import Application, code_of, receive, run, serving
 from helpers.stores import start_redis
 from tidewire import Hub, Limits
 from tidewire.backends.judged import JudgedBroker
 from tidewire.client import Client
+from tidewire.errors import ConfigurationError
+from tidewire.links.uvicorn import WebSocketProtocol
 from tidewire.testing import wait_until
 
 ROOM = "room:1"
@@ -169,12 +176,11 @@ def test_a_store_that_hangs_keeps_what_it_was_sent_and_delivers_it_in_order(url:
     async def main() -> None:
         async with playing(hub) as play, play.reader("ann") as ann:
             await play.publish(1)
-            await play.call("hang", seconds=1.5)
-            answers = await asyncio.gather(*[play.call("publish", channel=ROOM, data=n) for n in range(1, 15)])
+            await play.call("hang", seconds=2)
+            asked = [play.call("publish", channel=ROOM, data=n) for n in range(1, 15)]
+            answers = await asyncio.gather(*asked, play.call("history", channel=ROOM, limit=10))
             assert all("does not answer" in answer["error"]["detail"] for answer in answers)
             assert ann == [0]
-            failed = await play.call("history", channel=ROOM)
-            assert "error" in failed
             await wait_until(lambda: sorted(ann) == list(range(15)))
             await play.publish(1, 15)
             await wait_until(lambda: ann[-1] == 15)
@@ -311,6 +317,47 @@ async def handshake(port: int, headers: dict[str, str]) -> int:
 
 
 @pytest.mark.usefixtures("development")
+def test_the_page_begins_with_a_channel_that_recovers_and_an_example_of_its_type() -> None:
+    class Said(BaseModel):
+        text: str
+        by: int
+
+    hub = Hub()
+
+    @hub.channel("board/{game}/{player}", history=0)
+    async def board(game: str, player: str, user: str) -> bool:
+        return True
+
+    @hub.channel("room:{room}", publishes=Said, history=10)
+    async def room(room: str, user: str) -> bool:
+        return True
+
+    app = FastAPI(lifespan=hub.lifespan)
+    app.include_router(hub.playground_router(prefix="/dev/play", pages=[("Home", "/")]), prefix="/internal")
+
+    async def main() -> None:
+        async with serving(hub, app) as served, httpx.AsyncClient(base_url=f"http://127.0.0.1:{served.port}") as http:
+            page = await http.get("/internal/dev/play")
+            found = re.search('data-channels="([^"]*)"', page.text)
+            assert found is not None
+            channels = json.loads(html.unescape(found[1]))
+            assert channels == [["room:demo", {"text": "text", "by": 1}], ["board/demo/demo", None]]
+            assert '<a href="/">Home</a>' in page.text
+            assert "unsafe" not in page.headers["content-security-policy"]
+            for path in ("tidewire.js", "ui/js/playground/main.js", "ui/css/playground.css", "ui/icons.svg"):
+                assert (await http.get(f"/internal/dev/play/{path}")).status_code == 200, path
+            for path in ("ui/admin.html", "ui/../app.py", "ui/js/playground/%2e%2e/main.js", "ui/"):
+                assert (await http.get(f"/internal/dev/play/{path}")).status_code == 404, path
+            answer = await http.post("/internal/dev/play/api/trial", json={"channel": "room:1", "seconds": 0.3})
+            assert "by: field required" in str(answer.json()["error"]).lower() or "missing" in str(answer.json())
+            body = {"channel": "room:1", "seconds": 0.3, "data": {"text": "x", "by": 2}, "count": 3}
+            answer = await http.post("/internal/dev/play/api/trial", json=body)
+            assert answer.json()["result"]["recovered"] == 3
+
+    run(main())
+
+
+@pytest.mark.usefixtures("development")
 def test_rules_decide_for_the_users_that_are_chosen() -> None:
     hub = open_hub()
 
@@ -319,5 +366,73 @@ def test_rules_decide_for_the_users_that_are_chosen() -> None:
             with pytest.raises(Exception, match="permission"):
                 async with play.reader("eve"):
                     pass
+
+    run(main())
+
+
+@pytest.mark.usefixtures("development")
+@pytest.mark.parametrize("ws", [WebSocketProtocol, "websockets-sansio"], ids=["own", "plain"])
+def test_a_connection_of_an_endpoint_is_held_like_any_other(ws: Any) -> None:
+    hub = open_hub()
+    app = FastAPI(lifespan=hub.lifespan)
+    app.include_router(hub.playground_router())
+
+    @app.websocket("/ws/{name}")
+    async def endpoint(websocket: WebSocket, name: str) -> None:
+        async with hub.connect(websocket, user=name) as connection:
+            await connection.subscribe(ROOM, history=100, leave=f"{name} left")
+            async for text in connection.iter_text():
+                await connection.publish(ROOM, text)
+
+    async def main() -> None:
+        async with (
+            serving(hub, app, ws=ws) as served,
+            httpx.AsyncClient(base_url=f"http://127.0.0.1:{served.port}") as http,
+            served.open("/ws/ann") as ann,
+            served.open("/ws/bob") as bob,
+        ):
+            play = Play(served, http)
+            await wait_until(lambda: len(hub.node.registry.channels.get(ROOM, ())) == 2)
+            await play.call("freeze", user="ann", seconds=0.5)
+            for n in range(3):
+                await bob.send(str(n))
+            assert [await receive(one) for one in (bob, ann) for _ in range(3)] == ["0", "1", "2"] * 2
+            await play.call("cut", user="ann", seconds=0.5)
+            await bob.send("missed")
+            assert await receive(bob) == "missed"
+            assert await code_of(ann) in ((1006,) if ws is WebSocketProtocol else (1006, 1000))
+            assert await receive(bob) == "ann left"
+
+    run(main())
+
+
+@pytest.mark.usefixtures("development")
+def test_a_stream_of_http_is_not_held_and_the_answer_says_so() -> None:
+    hub = open_hub()
+    app = FastAPI(lifespan=hub.lifespan)
+    app.include_router(hub.playground_router())
+    app.include_router(hub.client_router(user=lambda: "ann"))
+
+    async def main() -> None:
+        async with serving(hub, app) as served, httpx.AsyncClient(base_url=f"http://127.0.0.1:{served.port}") as http:
+            body = b'{"id":1,"connect":{}}'
+            async with (
+                http.stream("POST", "/connection/http_stream", content=body) as stream,
+                aclosing(stream.aiter_lines()) as lines,
+            ):
+                assert "connect" in await anext(lines)
+                answer = await Play(served, http).call("cut", user="ann")
+                assert "stream of HTTP" in answer["error"]["detail"]
+
+    run(main())
+
+
+def test_a_playground_is_made_before_its_hub_opens(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FASTAPI_ENV", "development")
+
+    async def main() -> None:
+        async with Hub() as hub:
+            with pytest.raises(ConfigurationError, match="make its playground before"):
+                hub.playground_router()
 
     run(main())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import mimetypes
 from collections.abc import Callable, Iterable
 from html import escape
@@ -35,11 +36,11 @@ def add_page(
     *,
     pages: Iterable[tuple[str, str]],
     guards: list[Any],
-    channel: Callable[[], str] = str,
+    data: Callable[[], Any] = dict,
 ) -> None:
     """Add a page of `ui/` at the router's prefix, with its files below `ui/` there; nothing else of the folder.
 
-    The page leads to others, which are given by name and address; `channel` names one to begin with.
+    The page leads to others, which are given by name and address; `data` is what it begins with.
     """
     served = frozenset((*_SHARED, *files))
     known = tuple(pages)
@@ -50,7 +51,7 @@ def add_page(
         root = request.scope.get("root_path", "")
         base = escape(root + request.url.path.removeprefix(root), quote=True).rstrip("/")
         text = (UI / page).read_text().replace("{base}", base)
-        text = text.replace("{home}", escape(home or base)).replace("{channel}", escape(channel()))
+        text = text.replace("{home}", escape(home or base)).replace("{data}", escape(json.dumps(data())))
         text = text.replace("<!-- pages -->", page_links(known, base))
         return Response(text, media_type="text/html", headers={**_HEADERS, "Content-Security-Policy": _policy(request)})
 

@@ -32,12 +32,15 @@ def playground_router(
     allowed: Any,
     prefix: str,
     pages: Iterable[tuple[str, str]],
-    channel: Callable[[], str],
+    suggested: Callable[[], list[tuple[str, Any]]],
 ) -> APIRouter:
-    """Make the routes; `allowed` is the dependency of each: of the page, of its calls, and of its two clients."""
+    """Make the routes; `allowed` is the dependency of each: of the page, of its calls, and of its two clients.
+
+    `suggested` returns channels, each with an example of its messages.
+    """
     router = APIRouter(prefix=prefix, include_in_schema=False, dependencies=[allowed])
     files = ("css/playground.css", "js/admin/api.js", *(f"js/playground/{name}.js" for name in _SCRIPTS))
-    add_page(router, "playground.html", files, pages=pages, guards=[], channel=channel)
+    add_page(router, "playground.html", files, pages=pages, guards=[], data=suggested)
 
     @router.websocket("/connection")
     async def client(websocket: WebSocket) -> None:

@@ -156,13 +156,19 @@ class Routers(HubCore):
             allowed=allowed,
             prefix=prefix,
             pages=pages,
-            channel=self._first_channel,
+            suggested=self._suggested,
         )
 
-    def _first_channel(self) -> str:
-        """Return a channel of the first rule; "demo" where there is none."""
-        channels = (self._described or describe(self._book)).channels
-        return re.sub(r"\{[^}]*\}|\*", "demo", channels[0].address) if channels else "demo"
+    def _suggested(self) -> list[tuple[str, Any]]:
+        """Return channels to begin with, one of each rule, and an example of their messages (None: any)."""
+        described = self.asyncapi()
+        messages, found = described.get("components", {}).get("messages", {}), []
+        for channel in sorted(described["channels"].values(), key=_is_forgotten):
+            if channel["address"] is not None and "servers" not in channel:
+                first = messages[next(iter(channel["messages"]))]
+                example = first.get("examples", [{}])[0].get("payload")
+                found.append((re.sub(r"\{[^}]*\}|\*", "demo", channel["address"]), example))
+        return found
 
     def client_router(
         self,
@@ -233,3 +239,9 @@ def _checked(path: str) -> str:
     if not isinstance(path, str) or (path and path[0] != "/"):
         raise ConfigurationError(f"path={path!r} is none; write it from the slash on, as '/ws/{{channel}}'")
     return path
+
+
+def _is_forgotten(channel: Mapping[str, Any]) -> bool:
+    """Return whether what is missed in a channel does not come back."""
+    kept = channel.get("x-tidewire", {})
+    return not (kept.get("history") and kept.get("recovery"))

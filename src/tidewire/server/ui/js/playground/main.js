@@ -11,7 +11,9 @@ const REPEATS = 40;
 const AT_ONCE = 14;
 const pause = (milliseconds) => new Promise((resolve) => setTimeout(resolve, milliseconds));
 
-let channel = document.documentElement.dataset.channel;
+/** Channels to begin with, and an example of their messages. */
+const suggested = new Map(JSON.parse(document.documentElement.dataset.channels));
+let channel = suggested.keys().next().value ?? "demo";
 let rows = new Map();
 let processes = new Map();
 let published = 0;
@@ -211,9 +213,20 @@ async function keepLooking() {
 }
 
 setInterval(draw, 250);
+function suggest(names) {
+  byId("channels").replaceChildren(...[...new Set([...suggested.keys(), ...names])].map((value) => el("option", { value })));
+}
+
+/** Begin with an example where the channel has a type. */
+function exemplify() {
+  const example = suggested.get(byId("channel").value.trim());
+  if (example !== undefined && example !== null) byId("message").value = JSON.stringify(example);
+}
+
 byId("channel").value = channel;
-call("channel_list", { limit: 100 }).then(({ channels }) => {
-  byId("channels").replaceChildren(...channels.map((one) => el("option", { value: one.channel })));
-}).catch(() => {});
+byId("channel").addEventListener("change", exemplify);
+exemplify();
+suggest([]);
+call("channel_list", { limit: 100 }).then(({ channels }) => suggest(channels.map((one) => one.channel))).catch(() => {});
 connect();
 keepLooking();

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from functools import lru_cache
+from typing import Any
 
 import msgspec
 
@@ -32,7 +34,12 @@ def value_of(data: bytes, depth: int) -> object:
     """Return the value that a client publishes; raises BadRequest for what is no JSON."""
     if not data:
         raise BadRequest("an entry has data; send some, or remove it")
-    return JsonDecoder(object, expected="any JSON value", depth=depth).decode(data)
+    return _decoder(depth).decode(data)
+
+
+@lru_cache(maxsize=4)
+def _decoder(depth: int) -> JsonDecoder:
+    return JsonDecoder(Any, depth=depth)
 
 
 class MapRepresentation(Representation):

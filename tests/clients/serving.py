@@ -65,6 +65,19 @@ allow_subscribe_for_client = true
 allow_subscribe_for_anonymous = true
 [[channel.namespaces]]
 name = "secret"
+[[channel.namespaces]]
+name = "board"
+subscription_type = "map"
+allow_subscribe_for_client = true
+allow_subscribe_for_anonymous = true
+allow_publish_for_client = true
+allow_publish_for_anonymous = true
+[[channel.namespaces]]
+name = "brief"
+subscription_type = "map"
+map = { stream_size = 3 }
+allow_subscribe_for_client = true
+allow_subscribe_for_anonymous = true
 """
 
 
@@ -84,6 +97,18 @@ class Service:
         assert "error" not in told, told
         result: dict[str, Any] = told["result"]
         return result
+
+    def set(self, channel: str, **entries: Any) -> None:
+        """Set entries of a map; None removes one."""
+        commands: list[dict[str, Any]] = [
+            {"map_remove": {"channel": channel, "key": key}}
+            if value is None
+            else {"map_publish": {"channel": channel, "key": key, "data": value}}
+            for key, value in entries.items()
+        ]
+        body = {"commands": commands, "parallel": True}
+        answer = self.server.http.post("/api/batch", json=body, headers={"X-API-Key": "key"})
+        assert not [reply for reply in answer.json()["replies"] if "error" in reply]
 
     def publish(self, channel: str, *numbers: int) -> None:
         """Publish `{"n": …}` for each number."""
@@ -136,6 +161,15 @@ class Cuttable:
     def __exit__(self, *_: object) -> None:
         self._listener.close()
         self.cut()
+
+    def refuse(self) -> None:
+        """Cut every connection, and those that come until `admit`."""
+        self.is_cut = True
+        self.cut()
+
+    def admit(self) -> None:
+        """Let connections through again."""
+        self.is_cut = False
 
     def cut(self) -> None:
         """Cut every connection that there is."""

@@ -317,3 +317,37 @@ def test_pings_are_answered_and_their_absence_is_noticed(service: Service) -> No
         service.api("disconnect", user="", disconnect={"code": 3011, "reason": "force reconnect"})
         assert running.said() == [3011, "force reconnect"]
         assert running.said() == "connected"
+
+
+@pytest.mark.parametrize("channel", ["board:js", "brief:js"])
+def test_a_map_has_its_entries_whatever_was_missed(service: Service, channel: str) -> None:
+    many = {f"k{number:04}": number for number in range(1_001)} if channel == "board:js" else {"k": 1}
+    service.set(channel, **many, a={"x": 1}, b=2)
+    body = f"""
+        const client = m.connect(url);
+        const told_ = [];
+        let shown;
+        const board = client.map("{channel}", (entries, keys) => {{ shown = entries; told_.push(keys); }});
+        await until(() => shown);
+        say([shown.size, shown.get("a"), told_.map((keys) => keys.length)]);
+        await told();
+        await until(() => shown.get("e") === 6 && !shown.has("a"));
+        say([shown.size, shown.get("b"), told_.slice(1).flat().sort()]);
+        const refused = await board.set("f", 7).then(() => 0, (error) => error.code);
+        if (!refused) await until(() => shown.get("f") === 7);
+        if (!refused) await board.remove("f");
+        await until(() => !shown.has("f"));
+        say(refused);
+    """
+    with (
+        Cuttable(service.server.port) as relay,
+        script(f"ws://127.0.0.1:{relay.port}/connection/websocket", body) as running,
+    ):
+        size = len(many) + 2
+        assert running.said() == [size, {"x": 1}, [size]]
+        relay.refuse()
+        service.set(channel, a=None, b=3, c=4, d=5, e=6)
+        relay.admit()
+        running.tell()
+        assert running.said() == [size + 2, 3, list("abcde")]
+        assert running.said() == (0 if channel == "board:js" else 103)

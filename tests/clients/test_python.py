@@ -437,3 +437,53 @@ def test_back_off_is_full_jitter_under_a_cap(monkeypatch: pytest.MonkeyPatch) ->
         _draw: Callable[[float, float], float] = draw
         monkeypatch.setattr(random, "uniform", _draw)
         assert [backoff.delay(attempt) for attempt in range(8)] == expected
+
+
+@pytest.mark.parametrize("channel", ["board:py", "brief:py"])
+def test_a_map_has_its_entries_whatever_was_missed(service: Service, channel: str) -> None:
+    async def main(relay: Cuttable) -> None:
+        url = f"ws://127.0.0.1:{relay.port}/connection/websocket"
+        many = {f"k{number:04}": number for number in range(1_001)} if channel == "board:py" else {"k": 1}
+        first = {**many, "a": {"x": 1}, "b": 2}
+        await asyncio.to_thread(service.set, channel, **first)
+        async with Client(url) as client, client.map(channel) as board:
+            seen: list[tuple[str, Any, bool]] = []
+
+            async def follow() -> None:
+                async for change in board:
+                    seen.append((change.key, change.data, change.removed))
+
+            following = asyncio.create_task(follow())
+            await wait_until(lambda: board.entries == first, 15)
+            assert len(seen) == len(first)
+            relay.refuse()
+            await asyncio.to_thread(service.set, channel, a=None, b=3, c=4, d=5, e=6)
+            relay.admit()
+            rest = {**many, "b": 3, "c": 4, "d": 5, "e": 6}
+            await wait_until(lambda: board.entries == rest, 15)
+            assert sorted(key for key, _, _ in seen[len(first) :]) == list("abcde")
+            following.cancel()
+            await asyncio.wait([following])
+
+    with Cuttable(service.server.port) as relay:
+        run(main(relay), 60)
+
+
+def test_entries_are_set_and_removed_where_that_is_allowed(service: Service) -> None:
+    async def main() -> None:
+        async with Client(service.websocket) as client, client.map("board:set") as board:
+            await board.set("a", [1])
+            await board.remove("a")
+            await board.set("b", None or 0)
+            found = [(change.key, change.data, change.removed) for change in [await anext(board) for _ in range(3)]]
+            assert found == [("a", [1], False), ("a", None, True), ("b", 0, False)]
+            assert board.entries == {"b": 0}
+            brief = client.map("brief:set")
+            with pytest.raises(PermissionDenied):
+                await brief.set("a", 1)
+            with pytest.raises(TidewireError, match="already"):
+                client.map("brief:set")
+            with pytest.raises(NotAvailable):
+                await anext(client.map("news:1"))
+
+    run(main())

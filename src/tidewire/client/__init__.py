@@ -13,6 +13,7 @@ from tidewire.client.chat_messages import (
 )
 from tidewire.client.client import Client
 from tidewire.client.client_subscription import Subscription
+from tidewire.client.map_subscription import MapSubscription
 from tidewire.client.typed_channel import TypedChannel, TypedPublication
 from tidewire.client.values import ChannelHistory, ChannelMember, ChannelPublication
 
@@ -25,6 +26,7 @@ __all__ = (
     "Client",
     "History",
     "Inbox",
+    "MapSubscription",
     "Message",
     "Online",
     "PrivateMessage",

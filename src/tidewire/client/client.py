@@ -11,6 +11,7 @@ from typing import Any, TypeVar, overload
 from tidewire.client.client_connection import ClientConnection
 from tidewire.client.client_subscription import GetState, OnState, Subscription
 from tidewire.client.client_subscriptions import ClientSubscriptions
+from tidewire.client.map_subscription import MapSubscription
 from tidewire.client.values import (
     ChannelHistory,
     ChannelMember,
@@ -106,19 +107,41 @@ class Client:
         and whenever what was missed cannot be recovered. A channel that the server chose for this client (a personal
         one) is subscribed to in the same way. Raises TidewireError when this client has subscribed to it already.
         """
-        if self._subscriptions.get(channel) is not None:
-            raise TidewireError(
-                f"this client has subscribed to {channel!r} already; iterate over that subscription, or close it first"
-            )
         subscription = Subscription(
             self._subscriptions, channel, since=since, token=token, get_token=get_token, data=data
         )
         subscription.join_state(get_state, on_state)
+        self._begin(subscription)
+        return subscription
+
+    def map(
+        self,
+        channel: str,
+        *,
+        token: str = "",
+        get_token: Callable[[str], Awaitable[str]] | None = None,
+        data: Any = None,
+    ) -> MapSubscription:
+        """Subscribe to a channel that is a map: `async for change in client.map("board:1")`.
+
+        Raises TidewireError when this client has subscribed to the channel already.
+        """
+        subscription = MapSubscription(
+            self._subscriptions, channel, token=token, get_token=get_token, data=data, publish=self._publish
+        )
+        self._begin(subscription)
+        return subscription
+
+    def _begin(self, subscription: Subscription) -> None:
+        channel = subscription.channel
+        if self._subscriptions.get(channel) is not None:
+            raise TidewireError(
+                f"this client has subscribed to {channel!r} already; iterate over that subscription, or close it first"
+            )
         if self._connection.error is not None:
             subscription.end(self._connection.error)
         else:
             self._subscriptions.add(subscription)
-        return subscription
 
     async def publish(self, channel: str, data: Any) -> None:
         """Publish JSON; returns when the server keeps it.
@@ -126,8 +149,11 @@ class Client:
         Raises NotPublished (surely not kept), PublishUnconfirmed (perhaps kept: no reply came, or the server's store
         failed), CommandError when the server refuses, ConnectionClosed when the client has ended.
         """
+        await self._publish(messages.PublishRequest(channel, encoded(data)))
+
+    async def _publish(self, request: messages.PublishRequest) -> None:
         try:
-            await self._ask(Command(publish=messages.PublishRequest(channel, encoded(data))))
+            await self._ask(Command(publish=request))
         except _Unsent as error:
             raise NotPublished(str(error)) from None
         except TemporaryFailure as error:  # unanswered; or the server's store failed, before or after it was kept

@@ -185,6 +185,15 @@ class Subscription:
             flag=0 if self.get_state is None else _ALL_OR_NOTHING,
         )
 
+    @property
+    def begins_anew(self) -> bool:
+        """Whether the subscription goes on by itself where what was missed cannot be recovered."""
+        return self.get_state is not None
+
+    def next_page(self, answer: SubscribeResult) -> SubscribeRequest | None:
+        """Take a page of what comes before the reply proper, and return the request for the next one."""
+        return None
+
     def subscribed(self, answer: SubscribeResult) -> None:
         """Take the server's reply, with the publications that it recovered."""
         self.attempt = 0

@@ -96,14 +96,18 @@ class ClientSubscriptions:
             return True
         return False
 
-    def _ask_for(self, subscription: Subscription) -> None:
-        command = Command(subscribe=subscription.request())
+    def _ask_for(self, subscription: Subscription, request: messages.SubscribeRequest | None = None) -> None:
+        command = Command(subscribe=request or subscription.request())
         self._connection.call(command, lambda reply: self._subscribed(subscription, reply))
 
     def _subscribed(self, subscription: Subscription, reply: Reply | None) -> None:
         if reply is None or not subscription.is_asked:
             return
         if reply.subscribe is not None:
+            more = subscription.next_page(reply.subscribe)
+            if more is not None:
+                self._ask_for(subscription, more)
+                return
             subscription.subscribed(reply.subscribe)
             self._refresh_in(subscription, reply.subscribe.ttl)
             return
@@ -113,7 +117,7 @@ class ClientSubscriptions:
         subscription.is_asked = False
         if isinstance(error, TokenExpired) and subscription.get_token is not None:
             subscription.token = ""
-        elif isinstance(error, Unrecoverable) and subscription.get_state is not None:
+        elif isinstance(error, Unrecoverable) and subscription.begins_anew:
             subscription.forget_position()
         elif not error.temporary:
             self._drop(subscription, error)

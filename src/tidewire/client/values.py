@@ -73,7 +73,8 @@ class ChannelMember(msgspec.Struct, frozen=True):
 class ChannelPublication(msgspec.Struct, frozen=True):
     """One publication. `data` is decoded JSON; `position` is None where the channel keeps no history.
 
-    Data that cannot be decoded is None, and `problem` explains why; the client logs it with channel and position.
+    Data that cannot be decoded is None, and `problem` explains why; the client logs it with channel and position. In a
+    map it is the new value of a `key`, or says that its entry was `removed`.
     """
 
     channel: str
@@ -82,6 +83,8 @@ class ChannelPublication(msgspec.Struct, frozen=True):
     publisher: ChannelMember | None = None
     tags: Mapping[str, str] = {}
     problem: str = ""
+    key: str = ""
+    removed: bool = False
 
 
 class ChannelHistory(msgspec.Struct, frozen=True):
@@ -132,6 +135,8 @@ def publication_from(channel: str, publication: Publication, epoch: str) -> Chan
         member_from(publication.info) if publication.info is not None else None,
         publication.tags,
         problem,
+        publication.key,
+        publication.removed,
     )
 
 

@@ -186,6 +186,29 @@ export class Client extends Emitter {
     return subscription;
   }
 
+  /**
+   * Follow a channel that is a map; the same channel gives the same one.
+   * @param {string} channel
+   * @param {(entries: Map<string, any>, keys: string[]) => void} [listener] called with all entries, and the keys of
+   * those that changed
+   * @param {ChannelOptions} [options]
+   * @returns {EntryMap}
+   */
+  map(channel, listener, options = {}) {
+    let subscription = this.#subscriptions.get(channel);
+    if (!subscription) {
+      subscription = new EntryMap(this, channel, options);
+      this.#subscriptions.set(channel, subscription);
+      if (this.#isGreeted) subscription._subscribe();
+    }
+    if (listener) subscription.on("change", ({ entries, keys }) => listener(entries, keys));
+    return subscription;
+  }
+
+  async _setEntry(channel, key, data, removed) {
+    await this.#ask("publish", { channel, type: 1, key, data, removed });
+  }
+
   /** Publish JSON in a channel. */
   async publish(channel, data) {
     await this.#ask("publish", { channel, data });
@@ -661,13 +684,34 @@ export class Subscription extends Emitter {
       }
       this.#isAsked = true;
       const recovering = this.#position ? { recover: true, ...this.#position } : {};
-      await this.#client._call("subscribe", {
+      const request = {
         channel: this.channel, token: this.#token || undefined, data, recoverable, join_leave: joinLeave, ...recovering,
         flag: getState ? 2 : undefined,
-      }, (answer) => flow === this.#flow && this.#subscribed(answer));
+      };
+      for (let page = {}; page && flow === this.#flow; ) {
+        const take = (answer) => flow === this.#flow && (answer.phase ? this._page(answer) : this.#subscribed(answer));
+        const answer = await this.#client._call("subscribe", this._request(request, page.cursor), take);
+        page = answer.phase && answer;
+      }
     } catch (error) {
       if (flow === this.#flow && error.code !== 11) this.#refused(error);
     }
+  }
+
+  _request(request) {
+    return request;
+  }
+
+  _page() {}
+
+  _began() {}
+
+  _publish(pub) {
+    this._emit("publication", toPublication(this.channel, pub));
+  }
+
+  get _beginsAnew() {
+    return Boolean(this.#options.getState);
   }
 
   _wait() {
@@ -695,16 +739,17 @@ export class Subscription extends Emitter {
     this.#position = answer.recoverable ? { offset: answer.offset ?? 0, epoch: answer.epoch ?? "" } : null;
     this.#refreshIn(answer);
     this._emit("subscribed", toSubscribed(this.channel, answer));
+    this._began(answer);
     for (const pub of answer.publications ?? []) this.#publication(pub);
   }
 
   #publication(pub) {
     if (this.#position && pub.offset) this.#position.offset = pub.offset;
-    this._emit("publication", toPublication(this.channel, pub));
+    this._publish(pub);
   }
 
   #refused(error) {
-    if (error.code === UNRECOVERABLE && this.#options.getState) {
+    if (error.code === UNRECOVERABLE && this._beginsAnew) {
       this.#position = null;
       this.#again();
       return;
@@ -761,5 +806,61 @@ export class Subscription extends Emitter {
       if (error.code === 101) this.unsubscribe();
       else this.#timer = setTimeout(() => this.#refresh(), delay(4) + FIRST_DELAY);
     }
+  }
+}
+
+/**
+ * A channel that is a map: `entries` by their keys.
+ *
+ * Events: `change` { entries, keys } with the keys of what changed: one change, or all that differs after a time away;
+ * the rest as of a Subscription.
+ */
+export class EntryMap extends Subscription {
+  entries = new Map();
+  #pages = new Map();
+  #client;
+
+  constructor(client, channel, options) {
+    super(client, channel, options);
+    this.#client = client;
+  }
+
+  /** Set an entry to a value of JSON. */
+  set(key, value) {
+    return this.#client._setEntry(this.channel, key, value, undefined);
+  }
+
+  /** Remove an entry. */
+  remove(key) {
+    return this.#client._setEntry(this.channel, key, undefined, true);
+  }
+
+  _request(request, cursor) {
+    if (!cursor) this.#pages = new Map();
+    return { ...request, flag: undefined, type: 1, phase: request.recover ? 1 : 2, cursor };
+  }
+
+  _page({ state = [] }) {
+    for (const { key, data } of state) this.#pages.set(key, data);
+  }
+
+  _began(answer) {
+    this._page(answer);
+    const before = this.entries;
+    if (answer.recovered) return;
+    this.entries = this.#pages;
+    const same = (key) => JSON.stringify(before.get(key)) === JSON.stringify(this.entries.get(key));
+    const keys = [...new Set([...before.keys(), ...this.entries.keys()])];
+    this._emit("change", { entries: this.entries, keys: keys.filter((key) => !same(key)) });
+  }
+
+  _publish({ key, data, removed }) {
+    if (removed) this.entries.delete(key);
+    else this.entries.set(key, data);
+    this._emit("change", { entries: this.entries, keys: [key] });
+  }
+
+  get _beginsAnew() {
+    return true;
   }
 }

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ("FIRST_BYTES", "kind_of")
+__all__ = ("FIRST_BYTES", "kind_of", "table_kind")
 
 #: Bytes of a file that are enough to tell its kind.
 FIRST_BYTES = 1_024
@@ -27,6 +27,11 @@ _KINDS = (
     (b"\xff\xd8\xff", "a picture (JPEG)"),
     (b"{\\rtf", "a document of a word processor (RTF); save it as plain text"),
     (b"\xd0\xcf\x11\xe0", "an old Office document; save it as plain text"),
+    (b"\x7fELF", "a program"),
+    (b"SQLite format 3", "a database (SQLite)"),
+    (b"PAR1", "a table (Parquet)"),
+    (b"\x93NUMPY", "an array of numpy"),
+    (b"\xff\xfe\x00\x00", "text in UTF-32; save it as plain text (ASCII or UTF-8)"),
     (b"\xff\xfe", "text in UTF-16, with two bytes for each character; save it as plain text (ASCII or UTF-8)"),
     (b"\xfe\xff", "text in UTF-16, with two bytes for each character; save it as plain text (ASCII or UTF-8)"),
     (b"\xef\xbb\xbf", "text that begins with a byte order mark (BOM); save it as UTF-8 without one"),
@@ -34,6 +39,10 @@ _KINDS = (
     (b"/annex/objects/", "a pointer of git-annex, and not the file itself; fetch it with `git annex get`"),
     (b"@HD\tVN:", "a SAM file; turn it into FASTQ with `samtools fastq`"),
     (b"@SQ\tSN:", "a SAM file; turn it into FASTQ with `samtools fastq`"),
+    (b"@RG\tID:", "a SAM file; turn it into FASTQ with `samtools fastq`"),
+    (b"@PG\tID:", "a SAM file; turn it into FASTQ with `samtools fastq`"),
+    (b"HTTP/1.", "an answer of a server with its headers; save its body alone (`curl` without -i)"),
+    (b"#!", "a script"),
     (b"##fileformat=VCF", "a VCF file (variants); give the FASTQ file of the reads"),
     (b"##gff", "a GFF file (annotation); give the FASTQ file of the reads"),
     (b"LOCUS  ", "a GenBank file: it has no qualities; give the FASTQ file of the reads"),
@@ -56,6 +65,16 @@ def kind_of(first: bytes) -> str:
     if _is_wide(first):
         return "text in UTF-16, with two bytes for each character; save it as plain text (ASCII or UTF-8)"
     return _page_kind(first.lstrip().lower())
+
+
+def table_kind(line: bytes) -> str:
+    """Return what a file is whose first line is this, where it is a table: a sample sheet, or alignments; or ""."""
+    cells = line.split(b"\t")
+    if len(cells) >= 11 and cells[1].isdigit() and cells[3].isdigit():
+        return "a SAM file without its header; turn it into FASTQ with `samtools fastq`"
+    if len(cells) > 1 or line.count(b",") > 1 or line.count(b";") > 1:
+        return "a table, perhaps a sample sheet; give the FASTQ files that it names"
+    return ""
 
 
 def _is_wide(first: bytes) -> bool:

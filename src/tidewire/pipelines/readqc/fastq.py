@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
+from tidewire.pipelines.file_kinds import table_kind
 from tidewire.pipelines.readqc.broken import BrokenFastq
 
 __all__ = ("RECORD_SIZE", "Batch", "read_batches")
@@ -94,6 +95,8 @@ def _blank(line: int) -> BrokenFastq:
 
 def _last_record(rest: bytes, done: int) -> list[bytes]:
     """Return the lines of the last record of a file. Raises BrokenFastq for a part of a record."""
+    if not done and b"\r" in rest and b"\n" not in rest:
+        raise BrokenFastq("the lines end as on old Macs (CR); give the file line feeds: tr '\\r' '\\n' < old > new")
     lines = rest.rstrip(b"\r\n").split(b"\n")
     if lines == [b""]:
         return []
@@ -130,7 +133,8 @@ def _problems(lines: list[bytes], before: int) -> Iterator[str]:
         line = before + at + 1
         yield from _head_problems([head], line - 1)
         if wrong := bases.translate(None, _BASES):
-            yield f"line {line + 1} should hold bases, but has the character {_shown(wrong[:1])}"
+            hint = _bases_hint(bases)
+            yield f"line {line + 1} should hold bases, but has the character {_shown(wrong[:1])}{hint}"
         if not mark.startswith(b"+"):
             hint = "" if mark.translate(None, _BASES) else "; reads that go over several lines are not supported"
             yield f"line {line + 2} should begin with '+', but is {_shown(mark)}{hint}"
@@ -143,8 +147,21 @@ def _problems(lines: list[bytes], before: int) -> Iterator[str]:
             yield f"line {line + 3} should hold qualities, but has the character {_shown(wrong[:1])}"
 
 
+def _bases_hint(bases: bytes) -> str:
+    """Return what a line is that has other characters than bases, and what to do."""
+    if bases.strip() != bases:
+        return "; take the white space at the ends of lines out"
+    if bases[:1] in (b"T", b"G") and not bases[1:].translate(None, b"0123."):
+        return "; these are colours (SOLiD), which need a program that translates them"
+    return ""
+
+
 def _head_problems(lines: list[bytes], before: int) -> Iterator[str]:
     if not lines[0].startswith(b"@"):
+        if not lines[0]:
+            yield str(_blank(before + 1))
+        if not before and (kind := table_kind(lines[0])):
+            yield f"the file is {kind}"
         yield f"line {before + 1} should be the name of a read and begin with '@', but is {_shown(lines[0])}"
 
 

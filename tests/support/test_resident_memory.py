@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from pathlib import Path
 
@@ -10,7 +11,7 @@ import pytest
 from engine.support import connect, open_node, publish, run
 from tidewire.errors import LimitExceeded
 from tidewire.sessions.newcomers import admit
-from tidewire.support.resident_memory import ResidentMemory
+from tidewire.support.resident_memory import MemoryReturn, ResidentMemory, _resident
 from tidewire.testing import wait_until
 
 
@@ -56,3 +57,21 @@ def test_without_a_limit_nothing_is_read(monkeypatch: pytest.MonkeyPatch) -> Non
             pass
 
     run(main())
+
+
+def test_what_was_freed_while_others_hold_theirs_is_given_back() -> None:
+    async def main() -> None:
+        memory = MemoryReturn(asyncio.get_running_loop())
+        while memory.give_back():
+            pass
+        blocks = [bytes(100_000) for _ in range(400)]  # smaller than what is mapped by itself
+        kept = blocks[::100]
+        assert not memory.give_back()  # as a look does while a burst lasts
+        high = _resident()
+        del blocks
+        assert memory.give_back()
+        assert _resident() < high - 20_000_000
+        assert not memory.give_back()
+        assert len(kept) == 4
+
+    asyncio.run(main())

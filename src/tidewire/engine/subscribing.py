@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Protocol as TypingProtocol
 
@@ -103,7 +103,7 @@ class Subscriptions:
         """
         prepared = await self.prepare(connection, channel, since=since, history=history, membership=membership)
         answer = prepared.answer
-        await self.reply(prepared, connection.protocol.encode_subscribed(answer) if reply else ())
+        await self.reply(prepared, connection.protocol.encode_subscribed(answer) if reply else [])
         await self.go_live(prepared)
         return answer
 
@@ -165,8 +165,8 @@ class Subscriptions:
         answer = Subscribed(channel.name, state.position, state=state.value)
         return Prepared(channel, subscription, answer, join, has_more=has_more, state=state)
 
-    async def reply(self, prepared: Prepared, messages: Sequence[WireMessage]) -> None:
-        """Write the reply in pages that wait for the client to take them; `go_live` comes next."""
+    async def reply(self, prepared: Prepared, messages: list[WireMessage]) -> None:
+        """Write the reply in pages that wait for the client to take them; `go_live` comes next. Takes the messages."""
         with self._wanted(prepared.subscription) as connection:
             if messages:
                 self._fanout.flush_for(connection)
@@ -287,18 +287,18 @@ def _page(missed: Missed, representation: Representation) -> Batch:
     return batch
 
 
-async def _write_pages(connection: Connection, messages: Sequence[WireMessage]) -> None:
-    page: list[WireMessage] = []
-    size = 0
-    for message in messages:
-        page.append(message)
-        size += len(message.data)
-        if size >= _REPLY_PAGE:
-            connection.write(*page)
-            page, size = [], 0
-            await connection.link.wait_drained()
-    connection.write(*page)
-    await connection.link.wait_drained()
+async def _write_pages(connection: Connection, messages: list[WireMessage]) -> None:
+    """Write messages as the client takes them; the list is empty then: what waits is held once, by the link."""
+    messages.reverse()
+    while messages:
+        page = [messages.pop()]
+        size = len(page[0].data)
+        while messages and size < _REPLY_PAGE:
+            page.append(messages.pop())
+            size += len(page[-1].data)
+        connection.write(*page)
+        del page
+        await connection.link.wait_drained()
 
 
 def ended(connection: Connection) -> ConnectionClosed:

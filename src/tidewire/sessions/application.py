@@ -111,7 +111,7 @@ class HubConnection(HeldConnection):
         if prepared.state is not None:
             self._node.tasks.spawn(self._push(prepared))  # behind what the endpoint sends before it waits
             return answer
-        await subscriptions.reply(prepared, self._here.protocol.encode_subscribed(answer) if reply else ())
+        await subscriptions.reply(prepared, self._here.protocol.encode_subscribed(answer) if reply else [])
         await subscriptions.go_live(prepared)
         return answer
 

@@ -37,31 +37,45 @@ class ResidentMemory:
         return self._bytes
 
 
+class _Mallinfo(ctypes.Structure):
+    """The ten sizes that the allocator tells of itself (mallinfo2(3))."""
+
+    _fields_ = [("before", ctypes.c_size_t * 8), ("fordblks", ctypes.c_size_t), ("keepcost", ctypes.c_size_t)]
+
+
 class MemoryReturn:
     """Lets the allocator (glibc) give back what was freed; by itself it keeps most of what a burst has needed.
 
-    Large blocks go back when they are freed. The rest is looked for every few seconds, if there may be much of it, in
+    Large blocks go back when they are freed. The rest is looked for every few seconds, and returned if it is much, in
     another thread: that takes some milliseconds.
     """
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
-        self._low = _resident()
+        #: The bytes that were free when some were returned last, or fewer since: these are no longer resident.
+        self._returned = 0
         try:
             library = ctypes.CDLL(None)
             library.mallopt(_M_MMAP_THRESHOLD, _LARGE)
-            self._trim = library.malloc_trim
+            self._trim, self._tell = library.malloc_trim, library.mallinfo2
         except (OSError, AttributeError):
             return  # another allocator
+        self._tell.restype = _Mallinfo
         loop.call_later(_TRIM_SECONDS, self._look)
 
     def _look(self) -> None:
-        now = _resident()
-        if now > self._low + _MUCH:
-            self._low = now
-            self._loop.run_in_executor(None, self._trim, 0)
-        self._low = min(self._low, now)
+        self._loop.run_in_executor(None, self.give_back)
         self._loop.call_later(_TRIM_SECONDS, self._look)
+
+    def give_back(self) -> bool:
+        """Return what was freed since the last time, if it is much; say whether it was."""
+        free = self._tell().fordblks  # those among them that were returned are still counted
+        self._returned = min(self._returned, free)
+        if free <= self._returned + _MUCH:
+            return False
+        self._trim(0)
+        self._returned = free
+        return True
 
 
 def _resident() -> int:

@@ -201,7 +201,7 @@ class ClientSubscriptions:
     async def go_live(self, ready: Ready, messages: Sequence[WireMessage], identity: Identity) -> None:
         """Send the reply, then publications, then announce joins and leaves."""
         try:
-            await self._node.subscriptions.reply(ready.prepared, messages)
+            await self._node.subscriptions.reply(ready.prepared, list(messages))
         except BaseException:
             self._forget(ready.subscription)
             raise

@@ -7,6 +7,7 @@ from tidewire.errors import BadRequest, PermissionDenied
 __all__ = (
     "CONTROL",
     "HAPPENED",
+    "LIVE",
     "NODES",
     "PIPELINES",
     "REVOKED",
@@ -34,6 +35,8 @@ __all__ = (
 CONTROL = "$control"
 #: The channel whose members are the nodes.
 NODES = "$nodes"
+#: The channel on which nodes tell their figures while somebody looks.
+LIVE = "$live"
 #: The channel that keeps which tokens were revoked.
 REVOKED = "$revoked"
 #: The channel that keeps which tickets were used.
@@ -120,7 +123,7 @@ def is_personal(channel: str) -> bool:
 def is_internal(channel: str) -> bool:
     """Return whether a channel is the server's own, which no client and no caller may name."""
     return is_reserved(channel) and (
-        channel in (CONTROL, NODES, REVOKED, TICKETS, HAPPENED) or channel.startswith(_INTERNAL)
+        channel in (CONTROL, NODES, LIVE, REVOKED, TICKETS, HAPPENED) or channel.startswith(_INTERNAL)
     )
 
 

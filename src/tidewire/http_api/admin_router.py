@@ -2,28 +2,57 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import AsyncGenerator, Callable, Iterable
+from contextlib import aclosing
 from typing import Any
 
-from fastapi import APIRouter
+from fastapi import APIRouter, HTTPException, Response
+from fastapi.responses import StreamingResponse
 
+from tidewire.errors import LimitExceeded, StoreUnavailable
 from tidewire.http_api.api_router import api_router
 from tidewire.http_api.calls import Calls
 from tidewire.http_api.page_files import add_page
+from tidewire.observe.live import Live
 
 __all__ = ("admin_router",)
 
-_SCRIPTS = ("main", "api", "charts", "lists", "actions", "words")
+#: A proxy hands each line on at once.
+_LIVE = {"Cache-Control": "no-store", "X-Accel-Buffering": "no", "X-Content-Type-Options": "nosniff"}
+_SCRIPTS = ("main", "api", "charts", "lists", "live", "actions", "words")
 
 
 def admin_router(
-    calls: Callable[[], Calls], *, allowed: Any, page: Any | None, prefix: str, pages: Iterable[tuple[str, str]]
+    calls: Callable[[], Calls],
+    live: Callable[[], Live],
+    *,
+    allowed: Any,
+    page: Any | None,
+    prefix: str,
+    pages: Iterable[tuple[str, str]],
 ) -> APIRouter:
     """Make the routes. `allowed` is the dependency of the calls, and `page` that of the page (None: it has no data)."""
     router = APIRouter(prefix=prefix, include_in_schema=False)
     files = ("css/admin.css", *(f"js/admin/{name}.js" for name in _SCRIPTS))
     add_page(router, "admin.html", files, pages=pages, guards=[page] if page is not None else [])
+
+    @router.get("/live", dependencies=[allowed])
+    async def figures() -> Response:
+        looking = live().look()
+        try:
+            first = await anext(looking, b"")
+        except (LimitExceeded, StoreUnavailable) as error:
+            raise HTTPException(503, str(error), {"Retry-After": "5"}) from None
+        return StreamingResponse(_lines(first, looking), media_type="application/x-ndjson", headers=_LIVE)
+
     # a caller that may is known by the dependency; the page of another site may not, with the cookies of one who may
     api = api_router(calls, key="", insecure=True, prefix="/api")
     router.include_router(api, dependencies=[allowed], include_in_schema=False)
     return router
+
+
+async def _lines(first: bytes, rest: AsyncGenerator[bytes, None]) -> AsyncGenerator[bytes, None]:
+    async with aclosing(rest):
+        yield first + b"\n"
+        async for line in rest:
+            yield line + b"\n"

@@ -12,6 +12,8 @@ import msgspec
 from tidewire.channels import is_internal
 from tidewire.engine.node import Node
 from tidewire.http_api import models as m
+from tidewire.http_api.observing import status_of
+from tidewire.observe.live import Live
 from tidewire.observe.overview import Overview
 from tidewire.observe.reports import Reports
 from tidewire.observe.survey import Survey
@@ -32,6 +34,7 @@ class Nodes:
         self._survey = Survey(node)
         self.reports = Reports(node, self._survey, version=version, meter=meter)
         self.overview = Overview(node, self._survey, judge)
+        self.live = Live(node, lambda: status_of(self.reports.own()))
         self._version = version
         self._started = time.monotonic()
         self._survey.on("channels", self._own_channels)

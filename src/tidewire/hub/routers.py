@@ -121,7 +121,8 @@ class Routers(HubCore):
         def calls() -> Calls:
             return Calls(self.node, self._opened.nodes, self._judge.options)
 
-        return admin_router(calls, allowed=allowed, page=None if open_page else allowed, prefix=prefix, pages=pages)
+        page, live = None if open_page else allowed, lambda: self._opened.nodes.live
+        return admin_router(calls, live, allowed=allowed, page=page, prefix=prefix, pages=pages)
 
     def playground_router(
         self,

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 
 import msgspec
 
-from tidewire.channels import CONTROL, NODES, REVOKED, is_internal
+from tidewire.channels import CONTROL, LIVE, NODES, REVOKED, is_internal
 from tidewire.engine.node import Node
 from tidewire.links.asgi import AsgiLink
 from tidewire.links.base import Link
@@ -23,7 +23,7 @@ from tidewire.support.resident_memory import ResidentMemory
 __all__ = ("NodeReport", "Sample", "Source", "Timing", "kind_of_link", "name_of_protocol", "report_of")
 
 #: The channels of the nodes themselves, whose publications are not the application's.
-_OF_NODES = frozenset({CONTROL, NODES, REVOKED})
+_OF_NODES = frozenset({CONTROL, LIVE, NODES, REVOKED})
 #: Close codes of the application and of clients that are shown; any others of theirs count as "other".
 _OWN_CODES = frozenset({*range(3_000, 3_020), *range(3_500, 3_520), 4_000, 4_001})
 

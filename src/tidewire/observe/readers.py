@@ -26,7 +26,7 @@ def guard(*, user: Callable[..., Any] | None, origins: Origins, key: str = "", c
     """
 
     def refuse_other_sites(connection: HTTPConnection) -> None:
-        if not origins.allows(connection):
+        if not origins.allows(connection) or _is_part_of_another_site(connection):
             raise HTTPException(403, "a page of another site may not use this")
 
     if user is not None:
@@ -46,6 +46,13 @@ def guard(*, user: Callable[..., Any] | None, origins: Origins, key: str = "", c
             raise HTTPException(403, closed)
 
     return Depends(by_key)
+
+
+def _is_part_of_another_site(connection: HTTPConnection) -> bool:
+    """Return whether a page of another site asks without saying so by Origin, as for a picture; a link is none."""
+    headers = connection.headers
+    is_other = headers.get("sec-fetch-site", "none") not in ("none", "same-origin")
+    return is_other and "origin" not in headers and headers.get("sec-fetch-mode") != "navigate"
 
 
 def has_key(connection: HTTPConnection, key: str) -> bool:

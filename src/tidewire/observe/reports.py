@@ -50,13 +50,18 @@ class Reports:
 
         While the store is away, nodes cannot ask each other: the others are shown as they were last.
         """
-        others = await self._ask() if not self._node.tasks.degraded else None
+        failing = self._node.tasks.failing
+        is_asked = failing <= {"publish"}  # when that was all that failed, asking finds out whether it still does
+        others = await self._ask() if is_asked else None
         now = time.monotonic()
+        own = self.own()
         if others is not None:
             self._known = now, others
         elif now - self._known[0] > _REMEMBERED_SECONDS:
             self._known = now, []
-        return [self.own(), *self._known[1]]
+        if others is None and not own.degraded:
+            own = msgspec.structs.replace(own, degraded=True)  # the store has not taken the question
+        return [own, *self._known[1]]
 
     async def _ask(self) -> list[NodeReport] | None:
         try:

@@ -27,6 +27,27 @@ export function failure({ code, message, detail }) {
   return Object.assign(new Error(wrong || message), { temporary: code === 100 });
 }
 
+/** Read a stream of lines, each a JSON object, until it ends or `signal` ends it. */
+export async function read(path, take, signal) {
+  let response;
+  try {
+    response = await fetch(`${base}/${path}`, { headers: key() ? { "X-API-Key": key() } : {}, signal });
+  } catch {
+    throw new Error("The server does not answer; trying again.");
+  }
+  if (response.status === 401) throw new NotAllowed("The key is missing or wrong.");
+  if (!response.ok) throw new Error(`The server answers ${response.status}.`);
+  const reader = response.body.pipeThrough(new TextDecoderStream()).getReader();
+  let rest = "";
+  for (;;) {
+    const { done, value } = await reader.read().catch(() => ({ done: true }));
+    if (done) return;
+    const lines = (rest + value).split("\n");
+    rest = lines.pop();
+    for (const line of lines) if (line) take(JSON.parse(line));
+  }
+}
+
 /** Call a method; the result, or an Error with the words of the server. */
 export async function call(method, body = {}) {
   const headers = { "Content-Type": "application/json" };

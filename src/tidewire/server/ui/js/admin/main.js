@@ -1,10 +1,11 @@
-// The admin page: one view at a time, asked from the server each second while somebody looks.
+// The admin page: one view at a time. The nodes tell their figures; a list is asked for when these have changed.
 
 import { el } from "../dom.js";
 import { confirmed, listenToForms } from "./actions.js";
 import { NotAllowed, call, keepKey } from "./api.js";
 import { Chart } from "./charts.js";
 import { List, fill } from "./lists.js";
+import { Live } from "./live.js";
 import { age, bytes, number, when } from "./words.js";
 
 const byId = (id) => document.getElementById(id);
@@ -14,7 +15,7 @@ const charts = CHARTS.map(([, title]) => new Chart(title));
 byId("charts").append(...charts.map((chart) => chart.node));
 
 let view = "nodes";
-let before = null;
+let found = [];
 let shown = "";
 
 const button = (text, label, click) => el("button", { type: "button", class: "quiet", text, "aria-label": label, on: { click } });
@@ -37,16 +38,22 @@ function figures(nodes) {
   byId("figures").replaceChildren(...rows.map(([name, value, bad]) => el("div", { class: bad ? "bad" : "" }, el("dt", { text: name }), el("dd", { text: value }))));
 }
 
+const reported = new Map();
+let charted = 0;
+
+/** Reckon each node's rates from its last two reports, which come when that node has one; draw their sums each second. */
 function rates(nodes) {
-  const earlier = new Map((before ?? []).map((node) => [node.node, node]));
-  CHARTS.forEach(([name], index) => {
-    let rate = 0;
-    for (const node of nodes) {
-      const old = earlier.get(node.node);
-      if (old && node.uptime > old.uptime) rate += Math.max(0, node[name] - old[name]) / (node.uptime - old.uptime);
-    }
-    if (before) charts[index].add(rate);
-  });
+  for (const node of nodes) {
+    const old = reported.get(node.node);
+    if (old && node.uptime <= old.node.uptime) continue;
+    const per = CHARTS.map(([name]) => (old ? Math.max(0, node[name] - old.node[name]) / (node.uptime - old.node.uptime) : 0));
+    reported.set(node.node, { node, per });
+  }
+  const names = new Set(nodes.map((node) => node.node));
+  for (const name of reported.keys()) if (!names.has(name)) reported.delete(name);
+  if (performance.now() - charted < 950) return;
+  charted = performance.now();
+  charts.forEach((chart, index) => chart.add([...reported.values()].reduce((total, { per }) => total + per[index], 0)));
 }
 
 function troubles(nodes) {
@@ -63,12 +70,10 @@ function troubles(nodes) {
   byId("troubles").replaceChildren(...(items.length ? items : [el("li", { text: "Nothing was refused, and no limit reached." })]));
 }
 
-async function nodes() {
-  const { nodes: found } = await call("status");
+function nodes() {
+  if (!found.length) return; // none has said anything yet
   figures(found);
-  rates(found);
   troubles(found);
-  before = found;
   fill(byId("nodes-table"), [
     ["Node", (node) => `${node.host} ${node.node}`],
     ["Process", (node) => String(node.process), "number"],
@@ -179,12 +184,23 @@ async function refusals() {
 
 // One view at a time.
 
+/** What a list depends on: while it is the same, the list is not asked for again. */
+const DEPENDS = {
+  channels: ["publications", "subscriptions", "channels"],
+  connections: ["connections", "connections_opened", "subscriptions", "unsent_bytes", "refusals"],
+  refusals: ["refusals"],
+};
+let state = "";
+
 function refresh() {
   if (view === "nodes") return nodes();
+  state = stateOf();
   if (view === "channels") return shown ? Promise.all([channels.refresh(), channel(shown)]) : channels.refresh();
   if (view === "connections") return connections.refresh();
   return view === "refusals" ? refusals() : Promise.resolve();
 }
+
+const stateOf = () => JSON.stringify([view, shown, ...(DEPENDS[view] ?? []).map((name) => sum(found, name))]);
 
 function route() {
   const [, wanted = "", rest = ""] = location.hash.split("/");
@@ -201,28 +217,53 @@ function route() {
 
 let timer = 0;
 let busy = false;
+let asked = 0;
 
+/** Show the view; one that somebody is in the middle of using waits. */
 async function tick() {
   clearTimeout(timer);
-  if (!busy && !document.hidden && !document.querySelector("dialog[open]") && !document.activeElement?.closest("td")) {
-    busy = true;
-    try {
-      await refresh();
-      notice("");
-    } catch (error) {
-      if (error instanceof NotAllowed) byId("key-form").hidden = false;
-      notice(error.message);
-    }
-    busy = false;
+  timer = 0;
+  if (document.hidden) return; // when it is seen again, the figures come again
+  if (busy || document.querySelector("dialog[open]") || document.activeElement?.closest("td")) {
+    timer = setTimeout(tick, 500);
+    return;
   }
-  clearTimeout(timer);
-  timer = setTimeout(tick, view === "nodes" ? 1_000 : 2_000);
+  busy = true;
+  asked = performance.now();
+  try {
+    await refresh();
+    notice("");
+  } catch (error) {
+    if (error instanceof NotAllowed) byId("key-form").hidden = false;
+    notice(error.message);
+  }
+  busy = false;
+}
+
+const live = new Live(
+  (nodes) => {
+    found = nodes;
+    rates(found);
+    if (view === "nodes") tick();
+    else if (!timer && state !== stateOf()) timer = setTimeout(tick, Math.max(0, asked + 1_000 - performance.now()));
+  },
+  (error) => {
+    if (error instanceof NotAllowed) byId("key-form").hidden = false;
+    notice(error.message);
+  },
+);
+
+function look() {
+  if (document.hidden) live.close();
+  else live.open();
 }
 
 byId("key-form").addEventListener("submit", (event) => {
   event.preventDefault();
   keepKey(byId("key").value);
   byId("key-form").hidden = true;
+  live.close();
+  live.open();
   tick();
 });
 byId("remove-history").addEventListener("click", async () => {
@@ -231,5 +272,6 @@ byId("remove-history").addEventListener("click", async () => {
 });
 listenToForms();
 addEventListener("hashchange", route);
-document.addEventListener("visibilitychange", tick);
+document.addEventListener("visibilitychange", look);
 route();
+look();

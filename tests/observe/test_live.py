@@ -1,0 +1,170 @@
+"""The figures of all nodes while somebody looks: on every store, for those who may, and not a word for nobody."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Iterator
+from contextlib import AsyncExitStack, ExitStack, aclosing
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from fastapi import FastAPI, HTTPException
+from starlette.requests import HTTPConnection
+
+from helpers.hubs import run, serving
+from helpers.stores import postgres_database, start_nats, start_redis
+from tidewire import Hub
+from tidewire.channels import LIVE
+from tidewire.client import Client
+from tidewire.errors import CommandError, LimitExceeded, PermissionDenied
+from tidewire.http_api.observing import status_of
+from tidewire.observe import live
+from tidewire.testing import wait_until
+
+
+@pytest.fixture(params=["sqlite", "redis", "postgresql", "nats"])
+def url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
+    with ExitStack() as stack:
+        if request.param == "sqlite":
+            yield f"sqlite:///{tmp_path}/store.db"
+        elif request.param == "postgresql":
+            yield postgres_database()
+        else:
+            start = start_redis if request.param == "redis" else start_nats
+            yield f"{request.param}://127.0.0.1:{stack.enter_context(start(tmp_path)).port}"
+
+
+def user(connection: HTTPConnection) -> str | None:
+    return connection.query_params.get("user") or connection.headers.get("x-user")
+
+
+def may(connection: HTTPConnection) -> str:
+    if connection.headers.get("x-user") != "root":
+        raise HTTPException(403)
+    return "root"
+
+
+def worker(url: str) -> tuple[Hub, FastAPI]:
+    hub = Hub(url)
+    app = FastAPI(lifespan=hub.lifespan)
+    app.include_router(hub.client_router(user=user))
+    app.include_router(hub.protocol_router("/plain/{channel}"))
+    app.include_router(hub.admin_router(user=may))
+
+    @hub.channel("room:{room}")
+    async def room(room: int) -> bool:
+        return True
+
+    return hub, app
+
+
+async def figures(client: httpx.AsyncClient) -> AsyncIterator[dict[str, Any]]:
+    async with client.stream("GET", "/admin/live", headers={"x-user": "root"}) as answer:
+        assert answer.status_code == 200
+        async for line in answer.aiter_lines():
+            if line:
+                yield json.loads(line)
+
+
+def test_each_node_tells_its_figures_while_somebody_looks(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(live, "_LOOKED", 0.5)
+    monkeypatch.setattr(live, "_PAUSE", 0.1)
+
+    async def main() -> None:
+        async with AsyncExitStack() as stack:
+            hubs, ports = [], []
+            for _ in range(2):
+                hub, app = worker(url)
+                served = await stack.enter_async_context(serving(hub, app))
+                hubs.append(hub)
+                ports.append(served)
+            clients = [await stack.enter_async_context(one.open("/plain/room:1")) for one in (*ports, ports[0])]
+            await hubs[0].publish("room:1", "hello")
+            published = [hub.statistics().published for hub in hubs]
+            async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{ports[1].port}", timeout=10) as client:
+                told: dict[str, dict[str, Any]] = {}
+                async with aclosing(figures(client)) as lines:  # type: ignore[type-var]
+                    async for line in lines:
+                        told[line["node"]] = line
+                        if len(told) == 2 and sum(one["connections"] for one in told.values()) == 3:
+                            break
+                assert set(told) == {hub.node.id for hub in hubs}
+                first = told[hubs[0].node.id]
+                assert (first["connections"], first["publications"], first["pause"]) == (2, 1, 0.1)
+                # what is told is no traffic of the application, and is not kept
+                report = status_of(hubs[1]._opened.nodes.reports.own())
+                assert report["channels"] == 1
+                assert (await hubs[0].node.broker.history(LIVE)).publications == ()
+            assert [hub.statistics().published for hub in hubs] > published
+            # nobody looks any more: within the time of a look, nothing is told
+            tellers = [hub._opened.nodes.live for hub in hubs]
+            await wait_until(lambda: not any(one._is_telling for one in tellers), limit=8)
+            quiet = [hub.statistics().published for hub in hubs]
+            await asyncio.sleep(2 * live._PAUSE)
+            assert [hub.statistics().published for hub in hubs] == quiet
+            del clients
+
+    run(main())
+
+
+def test_nobody_else_hears_the_nodes(tmp_path: Path) -> None:
+    hub, app = worker("memory://")
+    app.include_router(hub.api_router(key="the-key"))
+
+    async def main() -> None:
+        async with serving(hub, app) as served:
+            base = f"http://127.0.0.1:{served.port}"
+            async with Client(f"ws://127.0.0.1:{served.port}/connection/websocket?user=root") as client:
+                with pytest.raises(PermissionDenied):
+                    await client.subscribe(LIVE).wait_subscribed()
+                with pytest.raises(CommandError):
+                    await client.publish(LIVE, {})
+                with pytest.raises(CommandError):
+                    await client.history(LIVE)
+            with pytest.raises(PermissionDenied):
+                hub.listen(LIVE)
+            async with httpx.AsyncClient(base_url=base, headers={"x-api-key": "the-key"}) as http:
+                for method in ("publish", "subscribe", "history", "presence"):
+                    body = {"channel": LIVE, "user": "root", "data": 1}
+                    assert "error" in (await http.post(f"/api/{method}", json=body)).json(), method
+
+    run(main())
+
+
+def test_pages_that_look_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(live, "_MOST", 1)
+
+    async def main() -> None:
+        async with Hub() as hub:
+            teller = hub._opened.nodes.live
+            first, second = teller.look(), teller.look()
+            async with aclosing(first):
+                assert json.loads(await anext(first))["node"] == hub.node.id
+                with pytest.raises(LimitExceeded):
+                    await anext(second)
+            async with aclosing(teller.look()) as third:
+                await anext(third)
+
+    run(main())
+
+
+def test_a_report_that_takes_long_is_told_seldom() -> None:
+    async def main() -> None:
+        async with Hub() as hub:
+            teller = hub._opened.nodes.live
+            own = teller._figures
+
+            def slow() -> dict[str, Any]:
+                end = asyncio.get_running_loop().time() + 0.03
+                while asyncio.get_running_loop().time() < end:
+                    pass
+                return own()
+
+            teller._figures = slow
+            async with aclosing(teller.look()) as looking:
+                assert json.loads(await anext(looking))["pause"] >= 1.5
+
+    run(main())

@@ -13,6 +13,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Coroutine, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import ModuleType
 from typing import Any, NamedTuple
@@ -284,10 +285,14 @@ def _rpc_over_socket(url: str) -> None:
         reader.send(json.dumps({"request": call}))
         while "response" not in json.loads(reader.recv(10)):
             pass
-        post(f"{url}/trigger")
-        while (told := json.loads(reader.recv(10)).get("request") or {}).get("method") != "notify":
-            pass
-        assert told["arguments"]["data"] == {"text": "hello"}
+        with ThreadPoolExecutor() as pool:
+            triggered = pool.submit(post, f"{url}/trigger")  # it waits until every reader has answered
+            while not (call := json.loads(reader.recv(10)).get("request")):
+                pass
+            assert (call["method"], call["arguments"]["data"]) == ("notify", {"text": "hello"})
+            answer = {"result": True, "result_type": "bool", "call_id": call["call_id"]}
+            reader.send(json.dumps({"response": answer}))
+            triggered.result(10)
 
 
 def _signed(url: str) -> None:

@@ -14,12 +14,12 @@ from tidewire.messages import (
     Departure,
     EphemeralPublication,
     HistoryPage,
+    HistoryRequest,
     Member,
     Position,
     Publication,
     PublishRequest,
 )
-from tidewire.retention import Retention
 from tidewire.support.counters import count_limit
 
 __all__ = ("Hang", "hanging")
@@ -129,17 +129,9 @@ class _HangingBroker(JudgedBroker):
         await self._hang.wait()
         return await super().subscribe(channel)
 
-    async def history(
-        self,
-        channel: str,
-        *,
-        since: Position | None = None,
-        limit: int | None = None,
-        reverse: bool = False,
-        retention: Retention | None = None,
-    ) -> HistoryPage:
+    async def read(self, request: HistoryRequest) -> HistoryPage:
         await self._hang.wait()
-        return await super().history(channel, since=since, limit=limit, reverse=reverse, retention=retention)
+        return await super().read(request)
 
     async def remove_history(self, channel: str) -> None:
         await self._hang.wait()
@@ -181,6 +173,10 @@ class _HangingPresence(JudgedPresence):
     async def leave(self, channel: str, connection: str) -> bool:
         await self._hang.wait()
         return await super().leave(channel, connection)
+
+    async def set_aside(self, channel: str, connection: str) -> None:
+        await self._hang.wait()
+        await super().set_aside(channel, connection)
 
     async def touch(self) -> bool:
         await self._hang.wait()

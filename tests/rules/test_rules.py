@@ -134,11 +134,11 @@ def test_a_plain_function_runs_in_a_thread() -> None:
 @pytest.mark.parametrize(
     ("said", "allowed"),
     [
-        (True, {"subscribe", "publish", "history", "presence"}),
+        (True, {"subscribe", "publish", "remove", "history", "presence"}),
         (False, set()),
         (Permissions(), {"subscribe", "history", "presence"}),
-        (Permissions(publish=True, history=False), {"subscribe", "publish", "presence"}),
-        (Permissions(subscribe=False, publish=True), {"publish", "history", "presence"}),
+        (Permissions(publish=True, history=False), {"subscribe", "publish", "remove", "presence"}),
+        (Permissions(subscribe=False, publish=True), {"publish", "remove", "history", "presence"}),
     ],
 )
 def test_what_a_rule_may_return(said: bool | Permissions, allowed: set[str]) -> None:

@@ -41,7 +41,8 @@ from tidewire.messages import (
 )
 from tidewire.options import Limits
 from tidewire.protocols.close_codes import SHUTDOWN, TOO_MANY
-from tidewire.rules.channel_rules import ChannelRules, Tally
+from tidewire.rules.channel_rules import ChannelRules
+from tidewire.rules.tallies import Tally
 from tidewire.support.counters import LimitCounter, count_limit
 from tidewire.support.counts import Counts
 from tidewire.support.meter import Meter
@@ -165,7 +166,7 @@ class Node:
             users=len(self.registry.users),
             channels=len(self.registry.channels),
             published=self._published,
-            deliveries=fanout.broadcasts + sum([tally.deliveries for tally in self.rules.by_pattern.values()]),
+            deliveries=fanout.broadcasts + sum([tally.deliveries for tally in self.rules.tallies.by_pattern.values()]),
             duplicates=channels.duplicates,
             gaps=channels.gaps,
             slow_disconnects=slow.disconnects,

@@ -11,26 +11,14 @@ from tidewire.errors import ConfigurationError
 from tidewire.options import ChannelOptions
 from tidewire.protocols.shape import Shape
 from tidewire.retention import Retention
+from tidewire.rules.tallies import Tallies
 
-__all__ = ("ChannelRules", "Tally")
+__all__ = ("ChannelRules",)
 
 #: Channels whose options are remembered.
 _REMEMBERED = 10_000
 #: Joins and leaves are no history.
 _EVENTS = ChannelOptions(history_size=0, history_seconds=0.0)
-
-
-class Tally:
-    """The figures of the channels of one pattern since the start, in this process; nodes and fan-out count here."""
-
-    __slots__ = ("bytes", "deliveries", "pattern", "published")
-
-    def __init__(self, pattern: str) -> None:
-        self.pattern = pattern
-        self.published = 0
-        self.deliveries = 0
-        #: Payloads that were delivered, without framing.
-        self.bytes = 0
 
 
 class ChannelRules:
@@ -45,7 +33,6 @@ class ChannelRules:
         "_found",
         "_patterns",
         "_preferred",
-        "by_pattern",
         "retentions",
         "shape_of",
         "state_of",
@@ -68,8 +55,7 @@ class ChannelRules:
         #: The retention of each channel's publications, found when it is first asked for; None: they are ephemeral.
         self.retentions = _Retentions(self)
         #: Where each channel is counted, found when it is first asked for, and all of these by their patterns.
-        self.tallies = _Tallies(self)
-        self.by_pattern: dict[str, Tally] = {}
+        self.tallies = Tallies(self.pattern)
         self._preferred: list[tuple[Callable[[str], ChannelOptions | None], Callable[[str], str]]] = []
         #: Finds the type of what the application publishes in a channel; None: no channel has one.
         self.shape_of: Callable[[str], Shape | None] | None = None
@@ -167,20 +153,3 @@ def _no_state(channel: str) -> None:
 
 def _is_pattern(name: str) -> bool:
     return any(character in name for character in "*?[")
-
-
-class _Tallies(dict[str, Tally]):
-    """Finds the tally of a channel's pattern in the same way."""
-
-    __slots__ = ("_rules",)
-
-    def __init__(self, rules: ChannelRules) -> None:
-        super().__init__()
-        self._rules = rules
-
-    def __missing__(self, channel: str) -> Tally:
-        if len(self) >= _REMEMBERED:
-            self.clear()
-        pattern = self._rules.pattern(channel)
-        tally = self[channel] = self._rules.by_pattern.setdefault(pattern, Tally(pattern))
-        return tally

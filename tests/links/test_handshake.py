@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from tidewire.errors import ConfigurationError
 from tidewire.links.handshake import Handshake
 
 ORDINARY = {
@@ -31,6 +32,15 @@ def test_answers_the_example_of_the_rfc() -> None:
         b"Sec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\nx-more: 1\r\n\r\n"
     )
     assert extensions == []
+
+
+@pytest.mark.parametrize("value", [b"a\r\nset-cookie: b", b"a\nb", b"a\rb", b"a\r\n", b"\n"])
+def test_an_answer_has_no_line_that_nobody_meant(value: bytes) -> None:
+    _, handshake = take({})
+    with pytest.raises(ConfigurationError, match="line break"):
+        handshake.accept([(b"x-more", value)], None)
+    with pytest.raises(ConfigurationError, match="line break"):
+        handshake.accept((), value.decode())
 
 
 @pytest.mark.parametrize(

@@ -34,3 +34,21 @@ def test_a_heartbeat_that_fails_does_not_end_those_of_the_others(caplog: pytest.
 
     asyncio.run(main())
     assert caplog.text.count("a bug in a heartbeat") >= 5
+
+
+def test_a_heartbeat_that_is_scheduled_again_is_called_once_at_the_last_time() -> None:
+    async def main() -> None:
+        loop = asyncio.get_running_loop()
+        wheel = TimerWheel.of(loop)
+        for before, last in ((0.3, 0.3), (5.0, 0.1), (0.01, 0.6)):
+            heartbeat = Heartbeat(fails=True)
+            wheel.schedule(heartbeat, before)
+            for _ in range(3):
+                wheel.schedule(heartbeat, last)
+            began = loop.time()
+            await wait_until(lambda heartbeat=heartbeat: heartbeat.calls)  # type: ignore[misc]
+            assert loop.time() - began > last - 0.3
+            await asyncio.sleep(0.3)
+            assert heartbeat.calls == 1
+
+    asyncio.run(main())

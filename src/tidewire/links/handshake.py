@@ -201,9 +201,10 @@ class Handshake:
         lines = [*self._answer, *(name + b": " + value for name, value in headers)]
         if subprotocol:
             lines.append(b"Sec-WebSocket-Protocol: " + subprotocol.encode("latin-1"))
-        if any(b"\r" in line or b"\n" in line for line in lines):
+        head = b"\r\n".join(lines)
+        if not head.count(b"\r") == head.count(b"\n") == len(lines) - 1:
             raise ConfigurationError("a header of the handshake's answer contains a line break; take it out")
-        return b"HTTP/1.1 101 Switching Protocols\r\n" + b"\r\n".join(lines) + b"\r\n\r\n", self._extensions
+        return b"HTTP/1.1 101 Switching Protocols\r\n" + head + b"\r\n\r\n", self._extensions
 
     def end(self) -> None:
         """Close the core's parser: the two refer to each other and to the request."""

@@ -46,8 +46,11 @@ class TimerWheel(PerLoop):
 
     def schedule(self, timer: Timer, seconds: float) -> None:
         """Call a timer after so many seconds, instead of when it was to be called before."""
+        slot = int((self._loop.time() + seconds) / SLOT_SECONDS) + 1
+        if slot == timer.timer_slot:
+            return
         self.cancel(timer)
-        timer.timer_slot = slot = int((self._loop.time() + seconds) / SLOT_SECONDS) + 1
+        timer.timer_slot = slot
         timers = self._slots.get(slot)
         if timers is None:
             timers = self._slots[slot] = set()

@@ -188,7 +188,8 @@ class Session:
         self._heartbeat.begin(self.protocol.ping if self._pings else None, is_answered=not self.protocol.one_way)
         for ready in prepared:
             await self.subscriptions.go_live(ready, (), identity)
-        self._heartbeat.schedule()
+        if prepared:
+            self._heartbeat.schedule()
 
     def _fail(self, command: int, error: codes.WireError) -> None:
         """Answer a connect that failed: nothing but another connection can mend it."""

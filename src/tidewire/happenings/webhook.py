@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hashlib
 import hmac
 import ipaddress
@@ -121,18 +122,20 @@ class WebhookDelivery:
 
     async def _send_all(self) -> None:
         while True:
-            batch = [await self._waiting.get()]
+            position, event = await self._waiting.get()
+            wanted: list[Event] = []
             end = asyncio.get_running_loop().time() + _GATHER_SECONDS
-            while len(batch) < _MOST:
-                try:
-                    async with asyncio.timeout_at(end):
-                        batch.append(await self._waiting.get())
-                except TimeoutError:
-                    break
-            wanted = [event for _, event in batch if self._webhook.wants(event)]
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout_at(end):
+                    while True:
+                        if self._webhook.wants(event):
+                            wanted.append(event)
+                        if len(wanted) == _MOST:
+                            break
+                        position, event = await self._waiting.get()
             if wanted:
                 await self._send(wanted)
-            await self._cursor.save(batch[-1][0])
+            await self._cursor.save(position)
 
     async def _send(self, events: Sequence[Event]) -> None:
         pause, began, is_failing = _FIRST_PAUSE, time.monotonic(), False

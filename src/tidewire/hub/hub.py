@@ -56,11 +56,11 @@ class Hub(Verbs, TextVerbs, MapVerbs, Decorators, Routers):
         A `token` that `revoke` has ended is refused with 403. The `user` may be an `Identity`, as `JwtIdentity` returns
         it: then the connection ends when that does.
         """
-        given = user if isinstance(user, Identity) else Identity(check_name(user, "user"), token=token)
+        given = user if isinstance(user, Identity) else Identity(_text(user), token=token)
         acceptance = Acceptance(
             self.node,
             websocket,
-            user=check_name(given.user, "user") or given_user(),
+            user=_text(given.user) or given_user(),
             info=given.info if info is None else encode_json(info),
             protocol=protocol,
             subprotocol=subprotocol,
@@ -69,3 +69,8 @@ class Hub(Verbs, TextVerbs, MapVerbs, Decorators, Routers):
             token=token or given.token,
         )
         return HubConnection(self.node, acceptance, expires_at=given.expires_at)
+
+
+def _text(user: object) -> str:
+    """Return a user as plain text; raises BadRequest for another type. Whether it is a name is judged on entering."""
+    return str.__str__(user) if isinstance(user, str) else check_name(user, "user")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import random
 from collections.abc import Iterable, Sequence
 from copy import copy
@@ -12,21 +13,24 @@ from typing import Any
 from starlette.exceptions import HTTPException, WebSocketException
 from starlette.websockets import WebSocket, WebSocketState
 
+from tidewire.channels import check_name
 from tidewire.engine.connection import Connection
 from tidewire.engine.node import Node
-from tidewire.errors import ConnectionClosed, Disconnect, LimitExceeded, StoreUnavailable
+from tidewire.errors import BadRequest, ConnectionClosed, Disconnect, LimitExceeded, StoreUnavailable
 from tidewire.links.asgi import CLOSE_SECONDS, AsgiLink
 from tidewire.links.base import Link
 from tidewire.links.server_pings import pings_for
 from tidewire.messages import IssuedToken
 from tidewire.protocols.base import Protocol
-from tidewire.protocols.close_codes import INTERNAL_ERROR, NORMAL, REVOKED, SHUTDOWN, STORE_AWAY, TOO_MANY
+from tidewire.protocols.close_codes import INTERNAL_ERROR, NORMAL, POLICY, REVOKED, SHUTDOWN, STORE_AWAY, TOO_MANY
 from tidewire.sessions.endings import Ending, has_handler, judge
 from tidewire.sessions.newcomers import admit
 from tidewire.sessions.origins import Origins
 from tidewire.support.refusals import mark_noted, note_handshake
 
 __all__ = ("Acceptance", "choose_subprotocol")
+
+logger = logging.getLogger("tidewire")
 
 #: Seconds for a close to be sent when the server has cancelled the application.
 _CANCELLED_SECONDS = 1.0
@@ -94,6 +98,7 @@ class Acceptance:
             note_handshake(websocket.scope, "revoked", REVOKED.reason, user=self._user)
             raise _denial(websocket, 403, REVOKED.reason, {})
         try:
+            check_name(self._user, "user")
             async with admit(node, self._user, address) as newcomer:
                 own = _copy(websocket)
                 link = await _open_link(node, own, *self._headers)
@@ -103,6 +108,9 @@ class Acceptance:
         except LimitExceeded as error:
             mark_noted(websocket.scope)
             raise await _refusal(websocket, error) from None
+        except BadRequest as error:  # a name that no store can keep: an endpoint may have it from its client
+            note_handshake(websocket.scope, "bad_request", str(error))
+            raise _denial(websocket, 400, str(error), {}) from None
         connection.opened_with(self._token)
         self._connection = connection
         await self._attach(connection)  # counts it before it first waits: a newcomer is never counted twice
@@ -140,6 +148,11 @@ class Acceptance:
             pass  # the next to receive is told
         except StoreUnavailable:
             connection.end(STORE_AWAY)
+        except BadRequest as error:  # a name that no store can keep: its client's, which need not come again
+            logger.warning("a connection ends with code %d: %s", POLICY.code, error)
+            disconnect = Disconnect(POLICY.code, str(error), reconnect=False)
+            await _discard(self._node, connection, disconnect, is_cancelled=False)
+            raise WebSocketException(POLICY.code, str(error)[:100]) from None
         except BaseException as error:
             is_cancelled = not isinstance(error, Exception)
             await _discard(self._node, connection, INTERNAL_ERROR, is_cancelled=is_cancelled)
@@ -212,9 +225,10 @@ async def _refusal(websocket: WebSocket, error: LimitExceeded) -> Exception:
 
 
 def _denial(websocket: WebSocket, status: int, text: str, headers: dict[str, str]) -> Exception:
-    if "websocket.http.response" in websocket.scope.get("extensions", {}):
+    is_open = websocket.application_state is not WebSocketState.CONNECTING
+    if not is_open and "websocket.http.response" in websocket.scope.get("extensions", {}):
         return HTTPException(status, text, headers)
-    return WebSocketException(1008, text)  # before accept, the server makes it a plain 403
+    return WebSocketException(1008, text[:100])  # before accept, the server makes it a plain 403
 
 
 def choose_subprotocol(asked: Sequence[str], offered: Sequence[str]) -> str | None:

@@ -204,9 +204,7 @@ class HubConnection(HeldConnection):
             await self._in_flight.wait()
 
     def _open_channel(self, channel: str) -> str:
-        if channel != self._published_to or not channel:
-            self._published_to = open_channel(channel, self._node.limits.channel_name)
-        return self._published_to
+        return open_channel(channel, self._node.limits.channel_name)
 
     async def _publish(
         self, channel: str, payload: tuple[bytes, Format], key: str, meta: bytes = b"", ephemeral: bool | None = None

@@ -34,8 +34,8 @@ def end(database: psycopg.Connection) -> None:
     (database.rollback if random.random() < 0.2 else database.commit)()
 
 
-async def with_hub(url: str, tell: Callable[[], Any]) -> None:
-    async with Hub(url, channels=LONG) as hub:
+async def with_hub(hub: Hub, url: str, tell: Callable[[], Any]) -> None:
+    async with hub:
         with psycopg.connect(url) as database:
             for number in itertools.count():
                 await hub.publish("orders", insert(database), connection=database)
@@ -55,12 +55,13 @@ def by_sql(url: str, tell: Callable[[], Any]) -> None:
             end(database)
 
 
-def child(tell: Callable[[], Any]) -> None:
-    url = sys.argv[1]
-    if random.random() * OTHERS < 1:
-        asyncio.run(with_hub(url, tell))
-    by_sql(url, tell)
-
-
 if __name__ == "__main__":
+    address = sys.argv[1]
+    opened = Hub(address, channels=LONG)  # before the fork: it imports much
+
+    def child(tell: Callable[[], Any]) -> None:
+        if random.random() * OTHERS < 1:
+            asyncio.run(with_hub(opened, address, tell))
+        by_sql(address, tell)
+
     raise_and_kill(child, int(sys.argv[2]), 0.02)

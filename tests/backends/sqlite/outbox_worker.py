@@ -16,11 +16,11 @@ from tidewire import ChannelOptions, Hub
 LONG = {"orders": ChannelOptions(history_size=1_000_000)}
 
 
-async def main(folder: Path, tell: Callable[[], Any]) -> None:
+async def main(hub: Hub, folder: Path, tell: Callable[[], Any]) -> None:
     database = sqlite3.connect(folder / "app.db", isolation_level=None, timeout=20)
     database.execute("PRAGMA journal_mode = WAL")
     database.execute("CREATE TABLE IF NOT EXISTS orders (n INTEGER PRIMARY KEY AUTOINCREMENT)")
-    async with Hub(f"sqlite:///{folder / 'hub.db'}", channels=LONG) as hub:
+    async with hub:
         tell()
         while True:
             database.execute("BEGIN IMMEDIATE")
@@ -31,4 +31,6 @@ async def main(folder: Path, tell: Callable[[], Any]) -> None:
 
 
 if __name__ == "__main__":
-    raise_and_kill(lambda tell: asyncio.run(main(Path(sys.argv[1]), tell)), int(sys.argv[2]), 0.04)
+    place = Path(sys.argv[1])
+    opened = Hub(f"sqlite:///{place / 'hub.db'}", channels=LONG)  # before the fork: it imports much
+    raise_and_kill(lambda tell: asyncio.run(main(opened, place, tell)), int(sys.argv[2]), 0.04)

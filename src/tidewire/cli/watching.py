@@ -179,7 +179,7 @@ def why(
     user: User,
     channel: Annotated[str, typer.Argument(metavar="CHANNEL", help="A channel, e.g. room:lobby.")],
     action: Annotated[
-        str, typer.Argument(metavar="[ACTION]", help="subscribe, publish, history or presence.")
+        str, typer.Argument(metavar="[ACTION]", help="subscribe, publish, remove, history or presence.")
     ] = "publish",
     config: flags.Config = None,
     broker: flags.Broker = None,

@@ -86,7 +86,7 @@ class WhyRequest(Request):
 
     user: str
     channel: Channel
-    action: Literal["subscribe", "publish", "history", "presence"] = "publish"
+    action: Literal["subscribe", "publish", "remove", "history", "presence"] = "publish"
 
 
 class WhyResult(Result):

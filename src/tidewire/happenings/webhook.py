@@ -23,13 +23,33 @@ from tidewire.happenings.event import Event, Interest
 from tidewire.happenings.event_stream import Cursor, events_of
 from tidewire.messages import Position
 
-__all__ = ("Webhook", "WebhookDelivery", "signature")
+__all__ = ("Webhook", "WebhookDelivery", "is_public", "signature")
 
 logger = logging.getLogger("tidewire")
 
 #: Events of one request, seconds for which more are waited for, for an answer, and for which a batch is tried.
 _MOST, _GATHER_SECONDS, _ANSWER_SECONDS, _DAY = 100, 0.2, 10.0, 86_400.0
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.5, 60.0
+#: The errors of `send`; a ValueError means an answer that is none, or a name that cannot be looked up.
+NOT_TAKEN = (OSError, TimeoutError, TidewireError, ValueError)
+#: Not public, though Python 3.11 says so of some: IPv4-compatible, site-local, and the local form of NAT64.
+_PRIVATE = [ipaddress.IPv6Network(one) for one in ("::/96", "fec0::/10", "64:ff9b:1::/48")]
+#: IPv6 addresses that stand for an IPv4 address: their last 32 bits (RFC 6052).
+_TRANSLATED = ipaddress.IPv6Network("64:ff9b::/96")
+
+
+def is_public(address: str) -> bool:
+    """Return whether an address is one of the public internet; so must be the IPv4 address for which it may stand."""
+    found = ipaddress.ip_address(address.partition("%")[0])
+    if isinstance(found, ipaddress.IPv6Address):
+        inner = found.ipv4_mapped or found.sixtofour
+        if found in _TRANSLATED:
+            inner = ipaddress.IPv4Address(int(found) & 0xFFFFFFFF)
+        if inner is not None:
+            return is_public(str(inner))
+        if any(found in network for network in _PRIVATE):
+            return False
+    return found.is_global and not found.is_multicast
 
 
 def signature(secret: str, timestamp: str, body: bytes) -> str:
@@ -44,6 +64,15 @@ class Webhook:
         parts = urlsplit(url)
         if parts.scheme not in ("http", "https") or not parts.hostname:
             raise ConfigurationError(f"webhook {url.partition('?')[0]!r} is no URL; write https://example.org/events")
+        try:
+            parts.port, url.encode("ascii"), parts.hostname.encode("idna")
+        except ValueError:
+            raise ConfigurationError(
+                f"webhook {url.partition('?')[0]!r} has a host, a port or characters that cannot be used; write "
+                "https://example.org/events, and others than ASCII as %C3%BC"
+            ) from None
+        if " " in url:
+            raise ConfigurationError(f"webhook {url.partition('?')[0]!r} has a space; write %20")
         if not secret:
             raise ConfigurationError("a webhook needs secret=…: its receiver tells by the signature who has sent it")
         self._secret = secret
@@ -59,7 +88,7 @@ class Webhook:
         return any(interest.match(event.kind, event.channel) is not None for interest in self.interests)
 
     async def send(self, events: Sequence[Event]) -> None:
-        """Send one batch; raises OSError, TimeoutError and TidewireError where it was not taken."""
+        """Send one batch; raises one of NOT_TAKEN where it was not taken."""
         body = msgspec.json.encode({"events": events})
         timestamp = str(int(time.time()))
         parts = self._parts
@@ -96,7 +125,7 @@ class Webhook:
         found = await asyncio.get_running_loop().getaddrinfo(self._parts.hostname, port, type=socket.SOCK_STREAM)
         addresses = [str(one[4][0]) for one in found]
         if not self._allow_private:
-            addresses = [one for one in addresses if ipaddress.ip_address(one.partition("%")[0]).is_global]
+            addresses = list(filter(is_public, addresses))
         if not addresses:
             raise TidewireError("it has no public address; allow_private=True sends to others")
         return addresses[0]
@@ -142,7 +171,7 @@ class WebhookDelivery:
         while time.monotonic() < began + _DAY:
             try:
                 await self._webhook.send(events)
-            except (OSError, TimeoutError, TidewireError) as error:
+            except NOT_TAKEN as error:
                 if not is_failing:
                     logger.warning("webhook %s is tried again for a day: %s", self._webhook.shown, error)
                 is_failing = True

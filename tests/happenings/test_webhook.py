@@ -1,0 +1,87 @@
+"""Where a webhook may be sent, and what its receiver may answer."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+
+import pytest
+
+from tidewire.errors import ConfigurationError
+from tidewire.happenings.webhook import NOT_TAKEN, Webhook, is_public
+
+OF_IPV4 = (
+    "127.0.0.1",
+    "10.1.2.3",
+    "172.16.0.1",
+    "192.168.1.1",
+    "169.254.169.254",
+    "100.64.0.1",
+    "0.0.0.0",
+    "224.0.0.1",
+)
+OF_IPV6 = ("::1", "::", "::7f00:1", "::ffff:127.0.0.1", "::ffff:169.254.169.254", "64:ff9b::7f00:1", "64:ff9b:1::1")
+OTHERS = ("64:ff9b::a9fe:a9fe", "2002:7f00:1::", "2002:a00:1::1", "fe80::1%eth0", "fd00:ec2::254", "fec0::1", "ff02::1")
+
+
+@pytest.mark.parametrize("address", [*OF_IPV4, *OF_IPV6, *OTHERS])
+def test_no_form_of_a_private_address_is_public(address: str) -> None:
+    assert not is_public(address)
+
+
+@pytest.mark.parametrize("address", ["8.8.8.8", "2606:4700::1111", "::ffff:8.8.8.8", "64:ff9b::808:808"])
+def test_public_ones_are(address: str) -> None:
+    assert is_public(address)
+
+
+@pytest.mark.parametrize("host", ["2130706433", "0x7f.1", "127.1", "0177.0.0.1", "localhost", "[::ffff:7f00:1]"])
+def test_other_ways_to_write_this_machine_are_refused(host: str) -> None:
+    webhook = Webhook(f"http://{host}:9/in", "s3cret", (), allow_private=False)
+    with pytest.raises(NOT_TAKEN, match=r"no public address|not known|resolution|No address"):
+        asyncio.run(webhook.send(()))
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "http://example.org:99999/",
+        "http://example.org:x/",
+        "http://a..b/",
+        f"http://{'a' * 64}.org/",
+        "http://example.org/ü",
+        "http://example.org/a b",
+        "ftp://example.org/",
+        "http:///in",
+    ],
+)
+def test_a_url_that_cannot_work_is_refused_where_it_is_written(url: str) -> None:
+    with pytest.raises(ConfigurationError):
+        Webhook(url, "s3cret", (), allow_private=True)
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        b"x" * 200_000,
+        b"",
+        b"\r\n",
+        b"\xff\xfe\r\n",
+        b"HTTP/1.1\r\n",
+        b"HTTP/1.1 302 Found\r\nLocation: http://127.0.0.1/\r\n\r\n",
+        b"HTTP/1.1 500 No\r\n\r\n",
+    ],
+)
+def test_whatever_a_receiver_answers_it_is_tried_again(answer: bytes) -> None:
+    async def main() -> None:
+        async def receive(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            await reader.readuntil(b"\r\n\r\n")
+            writer.write(answer)
+            writer.close()
+
+        server = await asyncio.start_server(receive, "127.0.0.1", 0, family=socket.AF_INET)
+        async with server:
+            port = server.sockets[0].getsockname()[1]
+            with pytest.raises(NOT_TAKEN):
+                await Webhook(f"http://127.0.0.1:{port}/in", "s3cret", (), allow_private=True).send(())
+
+    asyncio.run(main())

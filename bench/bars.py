@@ -11,6 +11,7 @@ import msgspec
 
 from bench.load import Figures
 from bench.measure import Run
+from bench.observed import LOOKS, OBSERVED
 
 __all__ = ("Bar", "Medians", "judge")
 
@@ -78,7 +79,15 @@ class Medians:
 def judge(medians: Medians) -> list[Bar]:
     """Return every row that must be reached."""
     small = [*_echo(medians), *_few(medians), *_newcomers(medians)]
-    return [*small, *_fanout(medians), *_latency(medians), *_memory(medians), *_frozen(medians), *_big(medians)]
+    return [
+        *small,
+        *_observed(medians),
+        *_fanout(medians),
+        *_latency(medians),
+        *_memory(medians),
+        *_frozen(medians),
+        *_big(medians),
+    ]
 
 
 def _bar(
@@ -100,6 +109,23 @@ def _bar(
 
 _at_least = partial(_bar, at_most=False)
 _at_most = partial(_bar, at_most=True)
+
+
+def _observed(medians: Medians) -> list[Bar]:
+    """The CPU time of a message, with and without somebody who looks."""
+    off = "ours-observed-off"
+    rows = []
+    for look, factor in LOOKS.items():
+        subject = f"ours-observed-{look}"
+        for count in OBSERVED:
+            figure, reference = (medians.of("observed", one, count, _cpu_us) for one in (subject, off))
+            work = f"{look} on, publishes to {count}"
+            rows.append(_at_most(work, subject, "µs CPU/message", figure, off, reference, factor))
+    return rows
+
+
+def _cpu_us(figures: Figures) -> float:
+    return figures.server_cpu * figures.seconds / max(1, figures.completed) * 1e6
 
 
 def _fanout(medians: Medians) -> list[Bar]:

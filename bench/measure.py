@@ -16,6 +16,7 @@ from typing import Any
 import msgspec
 
 from bench.load import Figures, GeneratorError, run_generator
+from bench.observed import OBSERVED, looked_at
 from bench.ours import Ours
 from bench.processes import Running, ServerError
 from bench.subjects import FEW, Subject
@@ -32,6 +33,8 @@ class Plan(msgspec.Struct, frozen=True):
     """How long and how often."""
 
     repetitions: int = 3
+    #: Turns of the servers that are looked at: what is compared is small.
+    turns: int = 7
     warmup: float = 0.7
     window: float = 2.0
     frozen_window: float = 6.0
@@ -53,7 +56,7 @@ class Plan(msgspec.Struct, frozen=True):
     @classmethod
     def quick(cls) -> Plan:
         """Short windows, once: to see that everything works, not to publish figures."""
-        return cls(1, 0.3, 0.5, 4.0, 0.4, 1_000, 2.0, 1_000, 400, 100, 0.4, 2_000, patience=0.0)
+        return cls(1, 2, 0.3, 0.5, 4.0, 0.4, 1_000, 2.0, 1_000, 400, 100, 0.4, 2_000, patience=0.0)
 
 
 class Run(msgspec.Struct, frozen=True):
@@ -88,6 +91,17 @@ class Suite:
                 for subject in self.subjects:
                     if work in subject.works:
                         self._guarded(subject, getattr(self, f"_{work}"))
+
+        if "observed" in works and any(isinstance(subject, Ours) for subject in self.subjects):
+            self._observed()
+
+    def _observed(self) -> None:
+        """The same work on servers that are looked at in different ways, which take turns."""
+        with looked_at() as servers:
+            for _ in range(self.plan.turns):
+                for count in OBSERVED:
+                    for subject, server in servers:
+                        self._small("observed", subject, server, count, subscribers=count, in_flight=64)
 
     def _guarded(self, subject: Subject, measure: Callable[..., None], *arguments: Any) -> None:
         """A failure of one server is noted and shown; the others are measured all the same."""

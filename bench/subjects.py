@@ -14,10 +14,10 @@ from bench.processes import Running, free_port, running
 __all__ = ("ALL_WORKS", "FEW", "QUICK_WORKS", "SMALL_WORKS", "Subject", "uvicorn", "write_config")
 
 #: A message to few, one newcomer, one program that publishes.
-SMALL_WORKS = ("echo", "few", "low", "connect", "arrive", "members")
+SMALL_WORKS = ("echo", "few", "low", "connect", "arrive", "members", "observed")
 ALL_WORKS = (*SMALL_WORKS, "paced", "rooms", "fanout", "frozen", "idle", "big", "curves")
 #: What `--quick` measures unless it is told otherwise.
-QUICK_WORKS = ("echo", "few", "low", "connect", "arrive", "paced", "fanout")
+QUICK_WORKS = ("echo", "few", "low", "connect", "arrive", "paced", "fanout", "observed")
 #: In how many subscribers' rooms one connection publishes.
 FEW = (2, 10, 100, 1_000)
 

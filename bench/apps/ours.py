@@ -1,6 +1,7 @@
 """Our application under test: the same room as a served protocol, as a FastAPI endpoint, and for Centrifuge clients.
 
-`BENCH_URL` names the store; with `BENCH_MEMBERS` channels of Centrifuge clients tell who joins and leaves. The limits
+`BENCH_URL` names the store, `BENCH_LOOK` what looks at it (metrics, traces, page);
+with `BENCH_MEMBERS` channels of Centrifuge clients tell who joins and leaves. The limits
 that keep a stranger from publishing thousands of messages a second, and from holding thousands of connections, are
 raised; nothing else is changed.
 """
@@ -9,7 +10,7 @@ from __future__ import annotations
 
 import itertools
 import os
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 from fastapi import FastAPI, WebSocket
@@ -17,9 +18,35 @@ from fastapi import FastAPI, WebSocket
 from tidewire import ChannelOptions, Hub, Limits
 from tidewire.rules.base import Action, Authority, Caller, ConnectAttempt, Grant, Identity
 
+if TYPE_CHECKING:
+    from opentelemetry.trace import TracerProvider
+
 limits = Limits(rate=1e9, burst=1_000_000_000, connections=20_000)
-hub = Hub(os.environ.get("BENCH_URL", "memory://"), limits=limits)
+LOOK = os.environ.get("BENCH_LOOK", "")
+
+
+def provider() -> TracerProvider | None:
+    """Return a tracer whose spans go through the SDK's batches and are thrown away, if traces are on."""
+    if LOOK != "traces":
+        return None
+    from opentelemetry.sdk.trace import TracerProvider as Provider
+    from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter, SpanExportResult
+
+    class Nowhere(SpanExporter):
+        def export(self, spans: object) -> SpanExportResult:
+            return SpanExportResult.SUCCESS
+
+    found = Provider()
+    found.add_span_processor(BatchSpanProcessor(Nowhere()))
+    return found
+
+
+hub = Hub(os.environ.get("BENCH_URL", "memory://"), limits=limits, tracer_provider=provider())
 app = FastAPI(lifespan=hub.lifespan)
+if LOOK == "metrics":
+    app.include_router(hub.metrics_router())
+if LOOK == "page":
+    app.include_router(hub.admin_router())
 app.include_router(hub.protocol_router("/served/{channel}"))
 
 

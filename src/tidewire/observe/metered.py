@@ -9,13 +9,11 @@ from typing import Any
 from tidewire.backends.base import Broker, JoinResult, Presence
 from tidewire.backends.judged import JudgedBroker, JudgedPresence
 from tidewire.messages import Announcement, Departure, HistoryPage, HistoryRequest, Member, Position, PublishRequest
-from tidewire.support.meter import Meter
+from tidewire.support.meter import SAMPLE_SECONDS, Meter
 
 __all__ = ("MeteredBroker", "MeteredPresence", "metered")
 
 _FAMILY = "store"
-#: Seconds between two publishes that are timed: timing each would cost a busy server several hundredths of its time.
-_SAMPLE_SECONDS = 0.02
 
 
 class MeteredBroker(JudgedBroker):
@@ -31,7 +29,7 @@ class MeteredBroker(JudgedBroker):
 
     def _publish_timed(self, request: PublishRequest) -> Coroutine[Any, Any, Position]:
         vars(self).pop("publish", None)
-        asyncio.get_running_loop().call_later(_SAMPLE_SECONDS, self._time_one)
+        asyncio.get_running_loop().call_later(SAMPLE_SECONDS, self._time_one)
         return self._meter.timed(_FAMILY, "publish", self.publish(request))
 
     async def subscribe(self, channel: str) -> Position:

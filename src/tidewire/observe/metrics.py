@@ -52,7 +52,9 @@ METRICS = {
 }
 TIMINGS = {
     "handshake": Metric(True, ("transport", "outcome"), "Seconds that handshakes took that came to the hub."),
-    "command": Metric(True, ("command", "outcome"), "Seconds that the commands of clients took."),
+    "command": Metric(
+        True, ("command", "outcome"), "Seconds that commands of clients took; of publishes, a sample is timed."
+    ),
     "api": Metric(True, ("call", "outcome"), "Seconds that calls of the HTTP API took."),
     "store": Metric(True, ("call", "outcome"), "Seconds that the store took; of publishes, a sample is timed."),
 }

@@ -41,11 +41,13 @@ _current = partial(use_span, end_on_exit=False, record_exception=False, set_stat
 class TracedMeter(Meter):
     """A meter that puts spans around handshakes and commands; it counts what another one counts, if there is one."""
 
-    __slots__ = ("_tracing",)
+    __slots__ = ("_tracing", "meter")
 
     def __init__(self, tracing: Tracing, meter: Meter | None) -> None:
         super().__init__()
         self._tracing = tracing
+        #: The one that counts, if there is one.
+        self.meter = meter
         if meter is not None:
             self.durations = meter.durations
 
@@ -105,16 +107,20 @@ class TracedNode(Node):
             vars(broker)["within"] = partial(self._within, broker.within)
 
     async def start(self) -> None:
-        self._tracing.bind(asyncio.get_running_loop(), self.limits.traces_per_second)
+        self._tracing.bind(asyncio.get_running_loop(), self.limits.traces_per_second, self._choose_meter)
         if not any(isinstance(one, LogIds) for one in _logger.filters):
             _logger.addFilter(LogIds())
         await super().start()
 
+    def _choose_meter(self) -> None:
+        """Ask no more for the spans of commands while none may begin: then a traced node works as any other."""
+        if isinstance(self.meter, TracedMeter):
+            self._traced_meter = self.meter
+        self.meter = self._traced_meter if self._tracing.may_begin else self._traced_meter.meter
+
     # Publishing.
 
     def _begin(self, channel: str, data: bytes) -> Span | None:
-        if not self._tracing.may_begin and not get_current():
-            return None  # nearly all publishes of a busy process
         if channel[:1] == "$" and is_internal(channel) and not is_personal(channel):
             return None
         return self._tracing.publish(self.rules.tallies[channel].pattern, len(data))
@@ -130,10 +136,12 @@ class TracedNode(Node):
         ephemeral: bool | None = None,
         sender: str = "",
     ) -> Coroutine[Any, Any, Position]:
+        if not self._tracing.may_begin and not get_current():  # nearly all publishes of a busy process
+            return Node.publish(self, channel, data, format, key=key, meta=meta, ephemeral=ephemeral, sender=sender)
         span = self._begin(channel, data)
         if span is not None:
             meta = with_trace(meta, text_of(span))
-        work = super().publish(channel, data, format, key=key, meta=meta, ephemeral=ephemeral, sender=sender)
+        work = Node.publish(self, channel, data, format, key=key, meta=meta, ephemeral=ephemeral, sender=sender)
         return work if span is None else _published(span, work)
 
     def begin_publish(
@@ -146,7 +154,7 @@ class TracedNode(Node):
         key: str = "",
         meta: bytes = b"",
     ) -> asyncio.Future[Position]:
-        span = self._begin(channel, data)
+        span = self._begin(channel, data) if self._tracing.may_begin or get_current() else None
         if span is None:
             return super().begin_publish(channel, data, format, settled=settled, key=key, meta=meta)
         try:

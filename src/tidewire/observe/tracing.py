@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import importlib.metadata
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from opentelemetry.context import Context, attach, create_key, get_value, set_value
 from opentelemetry.trace import (
@@ -55,19 +55,20 @@ class Tracing:
     one, up to so many times a second, of which the SDK samples some.
     """
 
-    __slots__ = ("_begun", "_loop", "_most", "_tracer", "may_begin")
+    __slots__ = ("_begun", "_changed", "_loop", "_most", "_tracer", "may_begin")
 
     def __init__(self, provider: TracerProvider) -> None:
         version = importlib.metadata.version("tidewire")
         self._tracer = provider.get_tracer("tidewire", version, schema_url=_SCHEMA)
         self._most = self._begun = 0
         self._loop: asyncio.AbstractEventLoop | None = None
+        self._changed: Callable[[], None] = _nothing
         #: Whether a trace may begin here in this second.
         self.may_begin = True
 
-    def bind(self, loop: asyncio.AbstractEventLoop, most: int) -> None:
-        """Begin up to `most` traces a second."""
-        self._loop, self._most = loop, most
+    def bind(self, loop: asyncio.AbstractEventLoop, most: int, changed: Callable[[], None]) -> None:
+        """Begin up to `most` traces a second, and tell when `may_begin` has changed."""
+        self._loop, self._most, self._changed = loop, most, changed
 
     def _begins(self) -> bool:
         """Count a trace that begins here, if it may."""
@@ -79,10 +80,12 @@ class Tracing:
         if self._begun >= self._most:
             self.may_begin = False
             count_limit("traces_per_second")
+            self._changed()
         return True
 
     def _begin_again(self) -> None:
         self._begun, self.may_begin = 0, True
+        self._changed()
 
     # Publications.
 
@@ -136,6 +139,10 @@ class Tracing:
         attributes = {"rpc.system.name": "tidewire", "rpc.method": name, "tidewire.connection.id": connection}
         links = _linked(get_current_span())
         return _started(self._tracer.start_span(f"command {name}", Context(), SpanKind.SERVER, attributes, links))
+
+
+def _nothing() -> None:
+    """Tell nobody."""
 
 
 def _started(span: Span) -> Span | None:

@@ -70,6 +70,8 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     connections: int = 10_000
     #: Readers of channels in the code of one node's application: `hub.listen`, event streams, maps in use.
     readers: int = 10_000
+    #: Maps of one node that are in use because clients of one user, or of one address without a user, asked for them.
+    maps_per_user: int = 256
     #: Connections of one user, on all nodes.
     connections_per_user: int = 32
     #: Connections from one address, and HTTP requests of it at once, of all processes of a machine; what others told

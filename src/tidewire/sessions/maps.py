@@ -33,6 +33,7 @@ from tidewire.protocols.payload import encode_json
 from tidewire.sessions.map_replica import Replica
 from tidewire.sessions.per_node import PerNode
 from tidewire.support.counters import count_limit
+from tidewire.support.networks import network_of
 
 __all__ = ("ABSENT", "Entries", "Maps")
 
@@ -74,6 +75,8 @@ class Maps(PerNode):
     def __init__(self, node: Node) -> None:
         self._node = node
         self._replicas: dict[str, Replica] = {}
+        #: The user, or the address, of the client that asked first for a map in use.
+        self._asked_by: dict[str, str] = {}
         self._is_closed = False
         node.tasks.start((("maps", _LOOK, self._look),))
 
@@ -105,6 +108,17 @@ class Maps(PerNode):
                 )
             replica = self._replicas[channel] = Replica(self._node, channel, retention.size)
         return replica
+
+    def ask(self, channel: str, client: Connection) -> None:
+        """Take a map into use for a client; raises LimitExceeded where its user has asked for too many."""
+        if channel in self._replicas:
+            return
+        by, most = client.user or f"@{network_of(client.address)}", self._node.limits.maps_per_user
+        if sum(one == by for one in self._asked_by.values()) >= most:
+            count_limit("maps_per_user")
+            raise LimitExceeded(f"a user has at most {most} maps in use (maps_per_user); try again in a minute")
+        self._replica(channel)
+        self._asked_by[channel] = by
 
     # Reading and changing.
 
@@ -222,6 +236,7 @@ class Maps(PerNode):
                     await self._expire(channel, entry)
             if not (timed or replica.state.is_owned) and now - replica.used_at > _UNUSED:
                 del self._replicas[channel]
+                self._asked_by.pop(channel, None)
                 await replica.aclose()
 
     async def _expire(self, channel: str, entry: Entry) -> None:

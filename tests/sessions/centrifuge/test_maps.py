@@ -10,6 +10,7 @@ import msgspec
 import pytest
 
 from engine.support import run
+from helpers.counting import reached
 from sessions.centrifuge.support import JSON, PROTOBUF, Client, connect, open_sessions
 from tidewire.engine.node import Node
 from tidewire.protocols.centrifuge.encoding import CentrifugeProtocol
@@ -21,8 +22,8 @@ _STREAM, _STATE = 1, 2
 
 
 @asynccontextmanager
-async def open_maps() -> AsyncIterator[Node]:
-    async with open_sessions() as node:
+async def open_maps(**limits: Any) -> AsyncIterator[Node]:
+    async with open_sessions(**limits) as node:
         try:
             yield node
         finally:
@@ -259,5 +260,24 @@ def test_what_a_client_owns_leaves_with_it_under_the_key_of_its_connection(how: 
             await watcher.wait_pushes("pub", 2, "owned:a")
             assert changes(watcher, "owned:a")[1] == (client.connection.id, None)
             assert (await Maps.of(node).entries("owned:a")).entries == {}
+
+    run(main())
+
+
+def test_a_user_has_so_many_maps_in_use_and_others_have_theirs() -> None:
+    async def main() -> None:
+        async with open_maps(maps_per_user=3) as node:
+            ann, again, bob = [await connect(node, token=f"user:{name}") for name in ("ann", "ann", "bob")]
+            set_ = {"type": 1, "key": "k", "data": 1}
+            for number in range(3):
+                one = (ann, again)[number % 2]
+                assert "error" not in await one.ask("publish", channel=f"map:{number}", **set_)
+            assert "error" not in await again.ask("publish", channel="map:0", **set_)
+            before = reached()["maps_per_user"]
+            assert (await ann.ask("publish", channel="map:3", **set_))["error"]["code"] == 106
+            assert (await follow(again, "map:4"))["error"]["code"] == 106
+            assert reached()["maps_per_user"] == before + 2
+            assert "error" not in await bob.ask("publish", channel="map:3", **set_)
+            assert "error" not in await follow(ann, "map:3")
 
     run(main())

@@ -228,6 +228,7 @@ class Commands:
         subscription = self._subscriptions.channels.get(channel)
         action = Action.REMOVE if request.removed else Action.PUBLISH
         await self._authority.allow(credentials.caller, channel, action, subscribed=subscription is not None)
+        maps.ask(channel, self._connection)
         identity = credentials.identity
         key = {"client_id": self._connection.id, "user_id": identity.user}.get(options.client_key, request.key)
         if request.removed:

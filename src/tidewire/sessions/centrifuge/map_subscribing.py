@@ -89,7 +89,9 @@ class MapPages:
             return self._since(request, options, representation)
         if request.phase != _STATE:
             raise BadRequest(f"a subscription to a map begins with phase {_STATE} or {_STREAM}, not {request.phase}")
-        entries = await Maps.of(self._node).entries(channel)
+        maps = Maps.of(self._node)
+        maps.ask(channel, self._connection)
+        entries = await maps.entries(channel)
         begun = self._begun.get(channel) or _Begun(grant, entries.position)
         if begun.since.epoch != entries.position.epoch:
             self.forget(channel)

@@ -98,8 +98,8 @@ async def playing(hub: Hub, **options: Any) -> AsyncIterator[Play]:
 
 
 @pytest.mark.usefixtures("development")
-def test_who_is_cut_off_gets_what_was_missed_once_each(url: str) -> None:
-    hub = open_hub(url)
+def test_who_is_cut_off_gets_what_was_missed_once_each() -> None:
+    hub = open_hub()
 
     async def main() -> None:
         async with playing(hub) as play, play.reader("ann") as ann, play.reader("bob") as bob:
@@ -153,6 +153,7 @@ def test_who_is_frozen_gets_what_waits_in_order_and_is_slow_meanwhile() -> None:
     run(main())
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("development")
 def test_a_frozen_client_meets_the_policy_of_its_channel_and_the_stalled_writer() -> None:
     hub = open_hub(limits=Limits(outbox_messages=8, stalled_seconds=0.5))
@@ -296,7 +297,9 @@ def test_nobody_else_may_play(options: dict[str, Any], headers: dict[str, str], 
     async def main() -> None:
         async with serving(hub, app) as served, httpx.AsyncClient(base_url=f"http://127.0.0.1:{served.port}") as http:
             for method in ("cut", "freeze", "kill", "hang", "publish", "connection_list"):
-                answer = await http.post(f"/playground/api/{method}", json={"user": "x"}, headers=headers)
+                answer = await http.post(
+                    f"/playground/api/{method}", json={"user": "x", "seconds": 0.1}, headers=headers
+                )
                 assert answer.status_code == status, method
             if "sec-fetch-site" not in headers:  # a plain link may lead to the page
                 assert (await http.get("/playground", headers=headers)).status_code == status

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gzip
 import importlib.util
 import json
 import re
@@ -271,6 +272,25 @@ def test_a_body_that_is_no_json_object(api: Api, body: bytes) -> None:
         assert answer.status_code == 400
     else:
         assert answer.json()["error"]["code"] == 107
+
+
+@pytest.mark.parametrize(
+    ("body", "problem"),
+    [
+        (b"\xef\xbb\xbf{}", "byte order mark"),
+        ("{}".encode("utf-16"), "UTF-16"),
+        (gzip.compress(b"{}"), "gzip"),
+        (b"{'channel': 'a'}", "double ones"),
+        (b'{"channel": "\xfc"}', "not UTF-8"),
+        (b'{"data": NaN}', "invalid character"),
+        (b"{}{}", "trailing characters"),
+        (b"[]", "Expected `object`"),
+    ],
+)
+def test_a_body_that_is_something_else_is_named(api: Api, body: bytes, problem: str) -> None:
+    """PowerShell sends a BOM, other programs UTF-16 or gzip; all were "no JSON object" (centrifugo#265)."""
+    answer = api.post("publish", body)
+    assert (answer.status_code, problem in answer.text) == (400, True), answer.text
 
 
 @pytest.mark.parametrize(

@@ -92,6 +92,23 @@ def api_router(
     return router
 
 
+def _no_object(body: bytes, error: Exception) -> str:
+    """Return what a body is that is no JSON object, as the programs of people send it."""
+    for begin, problem in _OTHER_BODIES.items():
+        if body.startswith(begin):
+            return problem
+    return f"the body is no JSON object: {'it is not UTF-8' if isinstance(error, UnicodeDecodeError) else error}"
+
+
+_OTHER_BODIES = {
+    b"\x1f\x8b": "the body is compressed with gzip, which is not read here; send it as it is",
+    b"\xef\xbb\xbf": "the body begins with a byte order mark (BOM); send UTF-8 without one",
+    b"\xff\xfe": "the body is UTF-16; send UTF-8",
+    b"\xfe\xff": "the body is UTF-16; send UTF-8",
+    b"{'": "the body has single quotes; JSON has double ones",
+}
+
+
 class _Endpoint:
     """Answers calls."""
 
@@ -106,6 +123,7 @@ class _Endpoint:
         async def endpoint(request: Request) -> Response:
             if not self._is_known(request):
                 return Response(status_code=401)
+            body = b""
             try:
                 body = with_whole_characters(await self._body(request))
                 msgspec.json.decode(body.decode() or "{}", type=dict[str, msgspec.Raw])
@@ -113,8 +131,8 @@ class _Endpoint:
                 return Response(status_code=413)
             except ClientDisconnect:
                 return Response(status_code=400)  # nobody reads it
-            except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
-                return Response("the body is no JSON object", status_code=400, media_type="text/plain")
+            except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+                return Response(_no_object(body, error), status_code=400, media_type="text/plain")
             return await self._answer(name, body, request)
 
         return endpoint

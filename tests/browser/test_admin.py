@@ -2,16 +2,27 @@
 
 from __future__ import annotations
 
+import asyncio
+import re
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Literal
 
 import pytest
+import uvicorn
+from fastapi import FastAPI
 from playwright.sync_api import Browser, Page, expect
+from pydantic import BaseModel
+from tests.server.live_server import wait_for
 
 from browser.looks import check
-from browser.people import PHONE, Person
+from browser.people import DESK, PHONE, Person
 from browser.serving import Server
+from contract.serving import free_port
 from helpers.node_packages import node_modules
+from tidewire import Hub
+from tidewire.links.uvicorn import WebSocketProtocol
 
 pytestmark = [pytest.mark.browser, pytest.mark.xdist_group("browser")]
 
@@ -154,3 +165,53 @@ def test_a_server_for_others_asks_for_its_key(
     page.get_by_label("Key of the HTTP API").fill("a key of the test")
     page.keyboard.press("Enter")
     expect(page.locator("#nodes-table tbody tr")).to_have_count(1)
+
+
+@pytest.fixture(scope="module")
+def typed() -> Iterator[str]:
+    """Serve an application whose channels have types."""
+    port, hub = free_port(), Hub()
+
+    class Said(BaseModel):
+        text: str
+        stars: int = 3
+        mood: Literal["calm", "loud"] = "calm"
+
+    @hub.channel("room:{room}", publishes=Said)
+    async def room(room: int) -> bool:
+        return True
+
+    app = FastAPI(lifespan=hub.lifespan)
+    app.include_router(hub.admin_router())
+    config = uvicorn.Config(app, port=port, ws=WebSocketProtocol, log_level="critical", timeout_graceful_shutdown=3)
+    server = uvicorn.Server(config)
+    thread = threading.Thread(target=lambda: asyncio.run(server.serve()))
+    thread.start()
+    wait_for(lambda: server.started, what="the application")
+    yield f"http://127.0.0.1:{port}"
+    server.should_exit = True
+    thread.join(20)
+
+
+@pytest.mark.parametrize("viewport", [DESK, PHONE])
+def test_the_publish_form_is_made_from_the_channels_type(
+    chromium: Browser, typed: str, viewport: dict[str, int]
+) -> None:
+    page = Person(chromium, typed, "root", viewport=viewport).page
+    page.goto(f"{typed}/admin#/act")
+    page.locator("#publish-channel").fill("room:1")
+    page.locator("#publish-channel").press("Tab")
+    page.get_by_label("Text").fill("from the form")
+    page.get_by_label("Stars").fill("5")
+    page.get_by_label("Mood").select_option("loud")
+    expect(page.locator("#publish-data")).to_have_value(re.compile('"stars": 5'))
+    check(page)
+    assert axe(page) == []
+    page.get_by_role("button", name="Publish", exact=True).click()
+    expect(page.locator("#publish-answer")).to_contain_text("Kept at offset")
+    page.goto(f"{typed}/admin#/channels/room%3A1")
+    expect(page.locator("#channel-history")).to_contain_text('{"text":"from the form","stars":5,"mood":"loud"}')
+    page.goto(f"{typed}/admin#/act")
+    page.locator("#publish-channel").fill("other")
+    page.locator("#publish-channel").press("Tab")
+    expect(page.get_by_label("Stars")).to_have_count(0)

@@ -7,7 +7,7 @@ from contextlib import aclosing
 from typing import Any
 
 from fastapi import APIRouter, HTTPException, Response
-from fastapi.responses import StreamingResponse
+from fastapi.responses import JSONResponse, StreamingResponse
 
 from tidewire.errors import LimitExceeded, StoreUnavailable
 from tidewire.http_api.api_router import api_router
@@ -19,12 +19,13 @@ __all__ = ("admin_router",)
 
 #: A proxy hands each line on at once.
 _LIVE = {"Cache-Control": "no-store", "X-Accel-Buffering": "no", "X-Content-Type-Options": "nosniff"}
-_SCRIPTS = ("main", "api", "charts", "lists", "live", "actions", "words")
+_SCRIPTS = ("main", "api", "charts", "lists", "live", "form", "actions", "words")
 
 
 def admin_router(
     calls: Callable[[], Calls],
     live: Callable[[], Live],
+    types: Callable[[], dict[str, Any]],
     *,
     allowed: Any,
     page: Any | None,
@@ -44,6 +45,10 @@ def admin_router(
         except (LimitExceeded, StoreUnavailable) as error:
             raise HTTPException(503, str(error), {"Retry-After": "5"}) from None
         return StreamingResponse(_lines(first, looking), media_type="application/x-ndjson", headers=_LIVE)
+
+    @router.get("/types", dependencies=[allowed])
+    async def describe() -> Response:
+        return JSONResponse(types(), headers={"Cache-Control": "no-store"})
 
     # a caller that may is known by the dependency; the page of another site may not, with the cookies of one who may
     api = api_router(calls, key="", insecure=True, prefix="/api")

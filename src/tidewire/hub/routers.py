@@ -122,7 +122,7 @@ class Routers(HubCore):
             return Calls(self.node, self._opened.nodes, self._judge.options)
 
         page, live = None if open_page else allowed, lambda: self._opened.nodes.live
-        return admin_router(calls, live, allowed=allowed, page=page, prefix=prefix, pages=pages)
+        return admin_router(calls, live, self.asyncapi, allowed=allowed, page=page, prefix=prefix, pages=pages)
 
     def playground_router(
         self,

@@ -1,6 +1,7 @@
 // What can be done: publish, ask why, disconnect, unsubscribe, remove history. Each is a call of the HTTP API.
 
 import { call } from "./api.js";
+import { typedForm } from "./form.js";
 
 const byId = (id) => document.getElementById(id);
 
@@ -34,6 +35,7 @@ function answering(form, answer, work) {
 }
 
 export function listenToForms() {
+  typedForm(byId("publish-channel"), byId("publish-fields"), byId("publish-data"));
   answering(byId("publish-form"), byId("publish-answer"), async () => {
     let data;
     try {

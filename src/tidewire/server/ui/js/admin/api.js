@@ -41,11 +41,21 @@ export async function read(path, take, signal) {
   let rest = "";
   for (;;) {
     const { done, value } = await reader.read().catch(() => ({ done: true }));
-    if (done) return;
+    if (done) {
+      if (rest) take(JSON.parse(rest));
+      return;
+    }
     const lines = (rest + value).split("\n");
     rest = lines.pop();
     for (const line of lines) if (line) take(JSON.parse(line));
   }
+}
+
+/** Read one JSON value. */
+export async function get(path) {
+  let found = {};
+  await read(path, (value) => (found = value));
+  return found;
 }
 
 /** Call a method; the result, or an Error with the words of the server. */

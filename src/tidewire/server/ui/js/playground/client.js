@@ -2,8 +2,8 @@
 
 import { Account } from "./account.js";
 import { base } from "../admin/api.js";
-
-const { Client } = await import(`${base}/tidewire.js`);
+// No await here: the page must answer as soon as it has loaded.
+import { Client } from "../../../tidewire.js";
 
 /** Events go to `changed()`, `told(text, kind)` and `saw(offset)`. */
 export class Player {

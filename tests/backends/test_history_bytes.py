@@ -9,7 +9,7 @@ import pytest
 
 from engine.support import run
 from helpers.counting import reached
-from helpers.stores import postgres_database, start_redis
+from helpers.stores import postgres_database, start_nats, start_redis
 from tidewire.backends import open_backend
 from tidewire.messages import Position, PublishRequest
 from tidewire.options import Limits
@@ -25,12 +25,15 @@ def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     return "memory://" if request.param == "memory" else f"sqlite:///{tmp_path / 'chat.db'}"
 
 
-@pytest.fixture(params=["memory", "sqlite", "redis", "postgresql"])
+@pytest.fixture(params=["memory", "sqlite", "redis", "postgresql", "nats"])
 def any_url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
     """Return the URL of a store of each kind."""
     if request.param == "redis":
         with start_redis(tmp_path / "redis") as redis:
             yield f"redis://127.0.0.1:{redis.port}"
+    elif request.param == "nats":
+        with start_nats(tmp_path / "nats") as nats:
+            yield f"nats://127.0.0.1:{nats.port}"
     elif request.param == "postgresql":
         yield postgres_database()
     else:
@@ -51,7 +54,8 @@ def test_the_oldest_of_a_channel_go_and_a_reader_is_told(any_url: str) -> None:
             nonlocal page
             page = await broker.history("a", since=begin, retention=KEPT)
             offsets[:] = [publication.offset for publication in page.publications]
-            return len(offsets) <= 26
+            # NATS does not tell a channel's size: it is bounded by marks, which come later where publishing is fast
+            return len(offsets) <= (45 if any_url.startswith("nats") else 26)
 
         page = await broker.history("a", since=begin, retention=KEPT)
         await wait_until(is_bounded, 10)

@@ -12,7 +12,7 @@ from tidewire.backends.base import Broker, Deliver, Resumed, nothing_to_resume
 from tidewire.backends.nats.address import NatsAddress
 from tidewire.backends.nats.carriage import EPHEMERAL, Carriage
 from tidewire.backends.nats.connection import Connection
-from tidewire.backends.nats.housekeeping import Trimmer, remove_all
+from tidewire.backends.nats.housekeeping import GrowthMarks, Trimmer, remove_all
 from tidewire.backends.nats.jetstream import Stamp, StreamConfig, parse_time
 from tidewire.backends.nats.publication_stream import Stream, begin_epoch, is_limited, open_stream
 from tidewire.backends.nats.publishing import KeyedWrite, Publishing
@@ -20,6 +20,7 @@ from tidewire.backends.nats.reading import read_history, top_of
 from tidewire.backends.nats.removals import RemovalWatch
 from tidewire.backends.nats.server_clock import StoreClock
 from tidewire.backends.nats.session import Session, Unsendable
+from tidewire.backends.shared.growth import Growth, size_of
 from tidewire.backends.shared.outage import Outage
 from tidewire.backends.shared.relayed import pack_ephemeral
 from tidewire.backends.shared.waiting import not_published
@@ -67,6 +68,8 @@ class NatsBroker(Broker):
         )
         #: The newest message that this node knows to be kept: its sequence, and the time it was stamped with.
         self._newest = (0, 0.0)
+        self._growth = Growth(limits.channel_history_bytes, self._bound)
+        self._marks = GrowthMarks()
         self._epoch = ""
         self._removals = RemovalWatch()
         self._dropped_at = 0.0
@@ -98,6 +101,7 @@ class NatsBroker(Broker):
         if not self._is_open:
             return
         self._is_open = False
+        await self._growth.aclose()
         await self._trimmer.aclose()
         await self._publishing.aclose()
         if self._relaying is not None:
@@ -127,6 +131,7 @@ class NatsBroker(Broker):
         is_new = stream.epoch != self._epoch
         if is_new:
             self._newest = (0, 0.0)
+            self._marks = GrowthMarks()
         self._stream, self._epoch = stream, stream.epoch
         session.on_dropped = self._dropped
         self._clock.set(await stream.time())
@@ -178,7 +183,12 @@ class NatsBroker(Broker):
             raise NotPublished("the broker is not open; publish between its start and its close")
         if not self._connection.is_up:
             raise not_published(f"NATS at {self._address.shown} is away ({self._connection.trouble})")
+        self._marks.add(request.channel, size_of(request))
+        self._growth.add(request)
         return self._publishing.submit(request)
+
+    async def _bound(self, channel: str, limit: int) -> bool:
+        return await self._marks.bound(self._ready(), channel, limit)
 
     def relay(self, publications: Sequence[EphemeralPublication]) -> None:
         if not self._is_open or not self._connection.is_up:

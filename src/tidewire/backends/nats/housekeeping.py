@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
+from collections import deque
 from collections.abc import Callable
 
 import msgspec
@@ -23,7 +24,7 @@ from tidewire.backends.nats.session import Refused
 from tidewire.errors import StoreUnavailable
 from tidewire.retention import Retention
 
-__all__ = ("CARRIAGE_SECONDS", "Trimmer", "remove_all")
+__all__ = ("CARRIAGE_SECONDS", "GrowthMarks", "Trimmer", "remove_all")
 
 logger = logging.getLogger("tidewire")
 
@@ -37,6 +38,8 @@ _SLACK = 64
 _LARGE, _MARGIN = 1_000, 1_000
 #: The server's error code where something was published meanwhile, and tries to remove a history.
 _WRONG_LAST, _TRIES = 10071, 100
+#: Channels whose growth is remembered.
+_CHANNELS = 10_000
 
 
 class Trimmer:
@@ -141,6 +144,37 @@ class Trimmer:
                 self._retentions[subject] = said
                 return said
         return self._retentions.get(subject) or Retention()
+
+
+class GrowthMarks:
+    """Bounds the bytes of channels by those that this node has published: the server does not tell a subject's size."""
+
+    def __init__(self) -> None:
+        #: The bytes of each channel, and the newest sequences at earlier moments with the bytes of that moment.
+        self._bytes: dict[str, int] = {}
+        self._marks: dict[str, deque[tuple[int, int]]] = {}
+
+    def add(self, channel: str, size: int) -> None:
+        """Count a publication."""
+        if len(self._bytes) >= _CHANNELS:
+            self._bytes.clear()
+            self._marks.clear()
+        self._bytes[channel] = self._bytes.get(channel, 0) + size
+
+    async def bound(self, stream: Stream, channel: str, limit: int) -> bool:
+        """Remove what is older than so many bytes; return whether there was something. Raises StoreUnavailable."""
+        subject, size = stream.stored(channel), self._bytes.get(channel, 0)
+        last = await stream.last(subject)
+        if last is None:
+            return False
+        marks, oldest = self._marks.setdefault(channel, deque()), 0
+        marks.append((last.seq, size))
+        while size - marks[0][1] >= limit:
+            oldest = marks.popleft()[0]
+        if oldest:
+            await mark_removal(stream, subject)
+            await purge(stream, subject, seq=oldest)
+        return bool(oldest)
 
 
 class _Bounds:

@@ -31,6 +31,12 @@ _BATCH_BYTES, _LARGEST = 512 * 1024, 64 * 1_048_576
 _FURTHER = 8
 #: Marks of a removed history that may stand among the messages.
 _MARKERS = 2
+#: How often a history is read again of which something was removed meanwhile.
+_READS = 5
+
+
+class _Removed(Exception):
+    """Messages that the server had when a read began are gone."""
 
 
 class _Read(msgspec.Struct, frozen=True):
@@ -82,9 +88,10 @@ class _Reader:
         left = consumer.num_pending if most is None else min(most, consumer.num_pending)
         subscription = await session.subscribe(inbox, arrive)
         try:
-            size = _BATCH_BYTES
+            # sooner than we give up: where messages were removed meanwhile, the server says that there are no more
+            size, expires = _BATCH_BYTES, int(self._seconds / 4 * 1e9)
             while left > 0:
-                asked = {"batch": min(left, _BATCH), "max_bytes": size, "expires": int(self._seconds * 1e9)}
+                asked = {"batch": min(left, _BATCH), "max_bytes": size, "expires": expires}
                 subject = f"$JS.API.CONSUMER.MSG.NEXT.{self._stream.name}.{consumer.name}"
                 await session.publish(subject, msgspec.json.encode(asked), reply=inbox)
                 found = await self._take_batch(arrived, min(left, _BATCH))
@@ -92,7 +99,7 @@ class _Reader:
                 if found and found[-1].seq > last:
                     return
                 if not found and size > _BATCH_BYTES:
-                    raise StoreUnavailable("a history cannot be read: the server does not send what it said it has")
+                    raise _Removed
                 size = _BATCH_BYTES if found else _LARGEST  # one message may be larger than a batch
                 left -= len(found)
         finally:
@@ -174,6 +181,15 @@ def _read(msg: Msg) -> _Read | None:
 
 async def read_history(stream: Stream, request: HistoryRequest, seconds: float, clock: StoreClock) -> HistoryPage:
     """Answer a history request (base.Broker.read); raises StoreUnavailable."""
+    for _ in range(_READS):
+        try:
+            return await _read_once(stream, request, seconds, clock)
+        except _Removed:  # by a trimmer, or for want of room
+            continue
+    raise StoreUnavailable(f"the history of {request.channel!r} cannot be read: it is removed meanwhile; try again")
+
+
+async def _read_once(stream: Stream, request: HistoryRequest, seconds: float, clock: StoreClock) -> HistoryPage:
     if request.limit is not None:
         request = msgspec.structs.replace(request, limit=max(0, request.limit))
     subject = stream.stored(request.channel)

@@ -10,14 +10,19 @@ from tidewire.errors import StoreUnavailable
 from tidewire.messages import PublishRequest
 from tidewire.support.counters import count_limit
 
-__all__ = ("Growth",)
+__all__ = ("Growth", "size_of")
 
 logger = logging.getLogger("tidewire")
 
-#: The part of a channel's limit after whose growth its size is measured.
-_PART = 4
+#: A channel's size is measured when it has grown by its limit divided by this.
+_PARTS = 4
 #: Channels whose growth is remembered, and bytes for which a publication counts beside its data.
 _CHANNELS, _COST = 100_000, 64
+
+
+def size_of(request: PublishRequest) -> int:
+    """Return the bytes for which a publication counts."""
+    return len(request.data) + len(request.meta) + _COST
 
 
 class Growth:
@@ -29,7 +34,7 @@ class Growth:
 
     def __init__(self, limit: int, bound: Callable[[str, int], Awaitable[bool]]) -> None:
         self._limit = limit
-        self._part = limit // _PART
+        self._part = limit // _PARTS
         self._bound = bound
         self._grown: dict[str, int] = {}
         self._running: dict[str, asyncio.Task[None]] = {}
@@ -37,16 +42,22 @@ class Growth:
     def add(self, request: PublishRequest) -> None:
         """Take note of a publication."""
         channel, grown = request.channel, self._grown
-        size = grown.get(channel, 0) + len(request.data) + len(request.meta) + _COST
-        if size > self._part and channel not in self._running:
-            grown.pop(channel, None)
-            task = asyncio.get_running_loop().create_task(self._apply(channel))
-            self._running[channel] = task
-            task.add_done_callback(lambda _: self._running.pop(channel, None))
-            return
+        size = grown.get(channel, 0) + size_of(request)
         if len(grown) >= _CHANNELS:
             grown.clear()
         grown[channel] = size
+        if size > self._part and channel not in self._running:
+            self._begin(channel)
+
+    def _begin(self, channel: str) -> None:
+        self._grown.pop(channel, None)
+        self._running[channel] = task = asyncio.get_running_loop().create_task(self._apply(channel))
+        task.add_done_callback(lambda done: self._ended(channel, done))
+
+    def _ended(self, channel: str, task: asyncio.Task[None]) -> None:
+        del self._running[channel]
+        if not task.cancelled() and self._grown.get(channel, 0) > self._part:  # it has grown meanwhile
+            self._begin(channel)
 
     async def _apply(self, channel: str) -> None:
         try:

@@ -16,11 +16,11 @@ from tidewire.happenings.event_stream import events_of
 from tidewire.messages import Member, Position
 
 
-def test_a_second_end_is_told_by_no_later_reader(url: str) -> None:
+def test_a_second_end_is_told_by_no_later_reader() -> None:
     """The worker was killed between telling the end and removing its member, and the leader changed between."""
 
     async def main() -> None:
-        async with Hub(url) as hub:
+        async with Hub() as hub:
             _, first = await tell(hub, "joined ann", "left ann")
             await tell(hub, "left ann", "joined ann", "left ann")
             assert await read(hub, first, 2) == ["joined ann", "left ann"]

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from functools import lru_cache
-
 from tidewire.errors import BadRequest, PermissionDenied
 
 __all__ = (
@@ -131,12 +129,6 @@ def is_internal(channel: str) -> bool:
 
 def open_channel(channel: str, longest: int) -> str:
     """Return a channel name that clients and applications may use; raises BadRequest, PermissionDenied."""
-    # only a string is looked for among those that were judged before: others may equal one, or cannot be looked for
-    return _open_channel(channel, longest) if type(channel) is str else _open_channel.__wrapped__(channel, longest)
-
-
-@lru_cache(maxsize=4_096)
-def _open_channel(channel: str, longest: int) -> str:
     name = check_channel(channel, longest)
     if is_reserved(name):
         raise PermissionDenied(f"channel {name!r} belongs to the server; names that begin with $ are reserved")

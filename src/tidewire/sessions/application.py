@@ -204,7 +204,9 @@ class HubConnection(HeldConnection):
             await self._in_flight.wait()
 
     def _open_channel(self, channel: str) -> str:
-        return open_channel(channel, self._node.limits.channel_name)
+        if channel != self._published_to or not channel:
+            self._published_to = open_channel(channel, self._node.limits.channel_name)
+        return self._published_to
 
     async def _publish(
         self, channel: str, payload: tuple[bytes, Format], key: str, meta: bytes = b"", ephemeral: bool | None = None

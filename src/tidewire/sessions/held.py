@@ -38,6 +38,7 @@ class HeldConnection(ABC):
         "_in_flight",
         "_loop",
         "_node",
+        "_published_to",
         "_pushing",
         "_task",
         "_thread",
@@ -54,6 +55,8 @@ class HeldConnection(ABC):
         self._connection: Connection | None = None
         self._expiry: asyncio.TimerHandle | None = None
         self._in_flight: InFlight | None = None
+        #: The channel of the last publication: its name was judged.
+        self._published_to = ""
         self._pushing: EndOfPushing | None = None
         self._task: asyncio.Task[Any] | None = None
 

@@ -193,16 +193,35 @@ def _load(job: Job) -> App:
     sys.path.insert(0, os.getcwd())
     try:
         app: App = import_from_string(job.app)
-    except ImportFromStringError as error:
+    except (ImportFromStringError, TypeError) as error:
+        if isinstance(error, TypeError) and not job.app.startswith("."):
+            raise  # of the module itself
         reason = str(error).splitlines()[0].rstrip(".")
         raise ConfigurationError(
             f"{job.app} cannot be loaded ({reason}); write it as main:app, in the folder that holds main.py"
         ) from None
     if _is_factory(app):
         app = cast(Callable[[], App], app)()
-    if not callable(app):
-        raise ConfigurationError(f"{job.app} is {type(app).__name__}, not an ASGI application")
+    if not callable(app) or _needs_no_scope(app):
+        kind = (
+            "a function or class that is no application; an application's factory is a plain function without arguments"
+        )
+        what = kind if callable(app) else f"{type(app).__name__}, not an ASGI application"
+        raise ConfigurationError(f"{job.app} is {what}")
     return app
+
+
+def _needs_no_scope(app: object) -> bool:
+    """Return whether a function or class cannot be called as ASGI calls it: with scope, receive and send."""
+    if not inspect.isroutine(app) and not inspect.isclass(app):
+        return False
+    try:
+        inspect.signature(app).bind({}, None, None)
+    except TypeError:
+        return True
+    except ValueError:  # a builtin without a signature
+        return False
+    return False
 
 
 def _is_factory(found: object) -> bool:

@@ -143,6 +143,12 @@ class Looks:
             "degraded": found["tidewire_degraded"] > 0,
         }
 
+    async def present(self, channel: str) -> int:
+        """Return how many are present in a channel, on all nodes."""
+        answer = await self.http.post("/admin/api/presence_stats", json={"channel": channel})
+        count: int = answer.json()["result"]["num_clients"]
+        return count
+
     async def command(self) -> dict[str, Any]:
         command = [*COMMAND, "status", "--json", "--server", self.url]
         variables = environment(TIDEWIRE_HTTP_API__KEY=KEY)
@@ -238,6 +244,7 @@ def test_all_that_can_be_looked_at_agrees_with_a_generators_own_count(store: Sto
             await looks.agree("all are there", lambda: {"connections": CLIENTS, "slow": 0})
 
             await clients.leave(100)
+            room = set(clients.open)
             await looks.agree("some have left", lambda: {"connections": 200})
             await clients.add(2, "playground:count")
             before = (await looks.page())["publications"]
@@ -274,6 +281,10 @@ def test_all_that_can_be_looked_at_agrees_with_a_generators_own_count(store: Sto
 
             end(server.workers()[0], signal.SIGKILL)
             await looks.agree("a worker was killed", lambda: {"connections": len(clients.open)})
+            killed = time.monotonic()
+            while await looks.present("playground:room") != sum(one in clients.open for one in room):
+                assert time.monotonic() - killed < 15, "those of the killed worker are still present"
+                await asyncio.sleep(0.1)
             wait_for(lambda: len(server.workers()) == 2, what="another worker")
             await looks.agree("another worker", lambda: {"connections": len(clients.open), "nodes": 2}, 20)
 

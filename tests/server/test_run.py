@@ -250,7 +250,9 @@ def test_a_function_that_makes_the_application_is_called(tmp_path: Path, workers
     [
         (HUB.format("memory://"), "2 workers cannot share 'memory://'"),
         ("app = 3", "main:app is int, not an ASGI application"),
-        ("def app(needed): ...", "the application did not start"),
+        ("def app(needed): ...", "factory is a plain function without arguments"),
+        ("async def app(): ...", "factory is a plain function without arguments"),
+        ("async def app(scope, receive, send): raise OSError('no')", "the application did not start"),
     ],
 )
 def test_what_workers_cannot_serve_is_said(tmp_path: Path, source: str, said: str) -> None:

@@ -168,3 +168,14 @@ def test_a_report_that_takes_long_is_told_seldom() -> None:
                 assert json.loads(await anext(looking))["pause"] >= 1.5
 
     run(main())
+
+
+def test_a_node_that_closes_while_somebody_looks_says_nothing_of_it(caplog: pytest.LogCaptureFixture) -> None:
+    async def main() -> None:
+        async with Hub() as hub:
+            looking = hub._opened.nodes.live.look()
+            await anext(looking)
+        await looking.aclose()
+
+    run(main())
+    assert not [record for record in caplog.records if record.levelname == "ERROR"]

@@ -62,7 +62,7 @@ class Live:
 
     async def _ask(self) -> None:
         look = msgspec.json.encode(Control(verb=_LOOK))
-        while True:
+        while self._node.is_open:
             await self._node.publish(CONTROL, b"", meta=look, ephemeral=True)
             await asyncio.sleep(_LOOKED / 2.5)
 
@@ -73,7 +73,7 @@ class Live:
 
     async def _tell(self) -> None:
         try:
-            while time.monotonic() < self._until:
+            while time.monotonic() < self._until and self._node.is_open:
                 began = time.perf_counter()
                 figures = self._figures()
                 pause = max(_PAUSE, (time.perf_counter() - began) * _REST)

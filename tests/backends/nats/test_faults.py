@@ -19,9 +19,10 @@ from helpers.ledger import Ledger, check_outage_told, received
 from helpers.ledger import check as check_all
 from helpers.stores import Daemon, start_nats
 from tidewire.backends.nats import NatsAddress, NatsBroker, NatsPresence
+from tidewire.backends.nats.publication_stream import Stream
 from tidewire.backends.nats.removals import RemovalWatch
 from tidewire.errors import ConfigurationError, NotPublished, StoreUnavailable
-from tidewire.messages import Format, Member, Position
+from tidewire.messages import Format, HistoryRequest, Member, Position
 from tidewire.options import Limits
 from tidewire.testing import wait_until
 
@@ -267,6 +268,9 @@ def test_messages_that_an_operator_removes_are_a_new_epoch_and_told(
             assert ledger.last.epoch != before.epoch
             assert not (await node.broker.history("a", since=Position(5, before.epoch))).complete
             assert not await node.broker._stream.last(f"TIDEWIRE.s.{before.epoch}.*")  # type: ignore[attr-defined]
+            watch = RemovalWatch()
+            for _ in range(3):  # and one epoch is enough
+                assert not await watch.is_foreign(node.broker._stream)  # type: ignore[attr-defined]
 
     with start_nats(tmp_path) as server:
         run(scenario(server), 30)
@@ -304,6 +308,40 @@ def test_what_tidewire_itself_removes_is_no_new_epoch(tmp_path: Path, monkeypatc
                 assert not await watch.is_foreign(node.broker._stream)  # type: ignore[attr-defined]
             await ask(server, "STREAM.PURGE.TIDEWIRE", keep=1)
             assert [await watch.is_foreign(node.broker._stream) for _ in range(2)] == [False, True]  # type: ignore[attr-defined]
+
+    with start_nats(tmp_path) as server:
+        run(scenario(server), 30)
+
+
+def test_a_node_that_dies_while_it_removes_begins_no_new_epoch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tidewire.backends.nats.connection.PROBE_SECONDS", 0.1)
+
+    async def scenario(server: Daemon) -> None:
+        async with nats_node(server) as node, nats_node(server) as other:
+            stream: Stream = node.broker._stream  # type: ignore[attr-defined]
+            for _ in range(10):
+                await node.publish("a", b"1", Format.TEXT)
+                last = await node.publish("b", b"1", Format.TEXT)
+            purge = Stream.purge
+
+            async def unanswered(stream: Stream, subject: str, **asked: int) -> int:
+                await purge(stream, subject, **asked)
+                raise StoreUnavailable("the answer does not come")
+
+            monkeypatch.setattr(Stream, "purge", unanswered)
+            with pytest.raises(StoreUnavailable):
+                await node.broker.remove_history("a")
+            monkeypatch.setattr(Stream, "purge", purge)
+            watch = RemovalWatch()
+            for _ in range(3):
+                assert not await watch.is_foreign(stream)
+            monkeypatch.setattr("tidewire.backends.nats.removals.SETTLE_SECONDS", 0.0)
+            await watch.is_foreign(stream)
+            assert (await other.publish("b", b"1", Format.TEXT)).epoch == last.epoch
+            assert len((await other.broker.read(HistoryRequest("b"))).publications) == 11
+            monkeypatch.setattr("tidewire.backends.nats.connection.PROBE_SECONDS", 60.0)
+            await ask(server, "STREAM.PURGE.TIDEWIRE", filter=stream.stored("b"))
+            assert [await watch.is_foreign(stream) for _ in range(2)] == [False, True]
 
     with start_nats(tmp_path) as server:
         run(scenario(server), 30)

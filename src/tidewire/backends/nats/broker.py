@@ -14,10 +14,10 @@ from tidewire.backends.nats.carriage import EPHEMERAL, Carriage
 from tidewire.backends.nats.connection import Connection
 from tidewire.backends.nats.housekeeping import GrowthMarks, Trimmer, remove_all
 from tidewire.backends.nats.jetstream import Stamp, StreamConfig, parse_time
-from tidewire.backends.nats.publication_stream import Stream, begin_epoch, is_limited, open_stream
+from tidewire.backends.nats.publication_stream import Stream, is_limited, open_stream
 from tidewire.backends.nats.publishing import KeyedWrite, Publishing
 from tidewire.backends.nats.reading import read_history, top_of
-from tidewire.backends.nats.removals import RemovalWatch
+from tidewire.backends.nats.removals import RemovalWatch, begin_epoch, begin_notes
 from tidewire.backends.nats.server_clock import StoreClock
 from tidewire.backends.nats.session import Session, Unsendable
 from tidewire.backends.shared.growth import Growth, size_of
@@ -124,7 +124,6 @@ class NatsBroker(Broker):
     async def _prepare(self, session: Session) -> None:
         """Prepare a new session: check the stream, and subscribe to the same channels as before."""
         stream = await open_stream(session, self._address)
-        self._removals = RemovalWatch()
         if stream.epoch == self._epoch and not await self._is_whole(stream):
             await begin_epoch(session, self._address, stream.epoch)
             stream = await open_stream(session, self._address)
@@ -132,6 +131,8 @@ class NatsBroker(Broker):
         if is_new:
             self._newest = (0, 0.0)
             self._marks = GrowthMarks()
+            self._removals = RemovalWatch()
+            await begin_notes(stream)
         self._stream, self._epoch = stream, stream.epoch
         session.on_dropped = self._dropped
         self._clock.set(await stream.time())

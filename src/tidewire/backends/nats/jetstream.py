@@ -68,6 +68,11 @@ class StreamState(msgspec.Struct, frozen=True):
     last_seq: int = 0
     subjects: dict[str, int] = {}
 
+    @property
+    def missing(self) -> int:
+        """How many messages were stored and are gone."""
+        return self.last_seq - self.messages
+
 
 class StreamConfig(msgspec.Struct, frozen=True):
     """How a stream is configured, as far as it matters here."""

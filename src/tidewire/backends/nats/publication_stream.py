@@ -24,7 +24,7 @@ from tidewire.backends.nats.jetstream import (
 from tidewire.backends.nats.session import Refused, Session, Unsendable
 from tidewire.errors import ConfigurationError, StoreUnavailable
 
-__all__ = ("WINDOW_SECONDS", "Stream", "begin_epoch", "is_limited", "open_stream")
+__all__ = ("WINDOW_SECONDS", "Stream", "is_limited", "open_stream", "start_epoch")
 
 logger = logging.getLogger("tidewire")
 
@@ -164,19 +164,15 @@ async def open_stream(session: Session, address: NatsAddress) -> Stream:
     return Stream(session, address, epoch)
 
 
-async def begin_epoch(session: Session, address: NatsAddress, old: str) -> None:
-    """Give the stream a new epoch, because messages are gone that nobody of tidewire has removed.
-
-    All nodes that notice it name the same epoch, so it does not matter how many do.
-    """
+async def start_epoch(session: Session, address: NatsAddress, old: str) -> Stream:
+    """Give the stream the epoch after an old one, and subjects of it; return it. What has the old one's stays."""
     seed, _, number = old.partition("x")
     logger.error("the stream %s has lost messages that it had; a new epoch begins", address.stream)
-    asked = _config(address, f"{seed}x{int(number) + 1}")
-    answer = await session.api(f"STREAM.UPDATE.{address.stream}", asked, StreamAnswer)
+    epoch = f"{seed}x{int(number) + 1}"
+    answer = await session.api(f"STREAM.UPDATE.{address.stream}", _config(address, epoch), StreamAnswer)
     if answer.error is not None:
         raise Refused("begin a new epoch", answer.error)
-    for subject in (f"{address.stream}.s.{old}.*", f"{address.stream}.f.{old}.*", f"{address.stream}.t.{old}"):
-        await session.api(f"STREAM.PURGE.{address.stream}", {"filter": subject}, StreamAnswer)
+    return Stream(session, address, epoch)
 
 
 def _config(address: NatsAddress, epoch: str) -> dict[str, object]:

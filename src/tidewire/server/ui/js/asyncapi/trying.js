@@ -71,6 +71,9 @@ class ChannelTrial {
   #say;
   #toggle;
   #subscription = null;
+  /** Resolved when the subscription is there, or has failed: a subscriber may do more than others. */
+  #settled = Promise.resolve();
+  #settle = () => {};
 
   constructor(doc, clients, id, channel) {
     this.#clients = clients;
@@ -122,6 +125,8 @@ class ChannelTrial {
     const client = await this.#clients.of(this.#says.connect);
     const subscription = client.subscribe(name, ({ data, offset }) => this.#say(offset ? `offset ${offset}` : "shown", JSON.stringify(data)));
     this.#subscription = subscription;
+    this.#settled = new Promise((resolve) => (this.#settle = resolve));
+    for (const event of ["subscribed", "error", "unsubscribed"]) subscription.on(event, this.#settle);
     this.#toggle.textContent = "Unsubscribe";
     subscription.on("subscribed", ({ wasRecovering, recovered }) =>
       this.#say("subscribed", wasRecovering ? `${name}, ${recovered ? "and got what was missed" : "but not all that was missed"}` : name));
@@ -132,6 +137,7 @@ class ChannelTrial {
 
   #ended(ending) {
     this.#subscription = null;
+    this.#settle();
     this.#toggle.textContent = "Subscribe";
     if (ending) this.#say("ended", words(ending), "refused");
   }
@@ -140,13 +146,16 @@ class ChannelTrial {
     const name = this.#name();
     const value = read(this.#area);
     this.#say("sent", JSON.stringify(value), "sent");
-    await (await this.#clients.of(this.#says.connect)).publish(name, value);
+    const client = await this.#clients.of(this.#says.connect);
+    await this.#settled;
+    await client.publish(name, value);
     this.#say("accepted", name);
   }
 
   async #ask(what) {
     const name = this.#name();
     const client = await this.#clients.of(this.#says.connect);
+    await this.#settled;
     if (what === "presence") {
       const members = await client.presence(name);
       this.#say("present", members.map(({ user, client: id }) => user || id).join(", ") || "nobody");

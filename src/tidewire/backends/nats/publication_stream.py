@@ -165,7 +165,7 @@ async def open_stream(session: Session, address: NatsAddress) -> Stream:
 
 
 async def start_epoch(session: Session, address: NatsAddress, old: str) -> Stream:
-    """Give the stream the epoch after an old one, and subjects of it; return it. What has the old one's stays."""
+    """Give the stream the epoch after an old one, with its subjects, and return it; messages of the old one stay."""
     seed, _, number = old.partition("x")
     logger.error("the stream %s has lost messages that it had; a new epoch begins", address.stream)
     epoch = f"{seed}x{int(number) + 1}"

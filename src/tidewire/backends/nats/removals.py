@@ -111,7 +111,7 @@ class RemovalWatch:
     """Looks, round after round, whether something was removed that no node has removed; one for each epoch."""
 
     def __init__(self) -> None:
-        #: What did not fit the note at the last look, and that note's sequence.
+        #: The missing messages that did not fit the note at the last look, and that note's sequence.
         self._unfit: tuple[int, int] | None = None
         #: The newest note that was seen, and when it was seen first.
         self._place = 0

@@ -10,8 +10,8 @@ RUNTIME := $(VENV)/.runtime
 DEV := $(VENV)/.dev
 DOCS := $(VENV)/.docs
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
-# Three at a time: half of a test's time is spent waiting, for what is due in a second or for a server that starts.
-JOBS ?= 3
+# Two at a time: the tests start servers and browsers of their own, and more would only make them wait.
+JOBS ?= 2
 # The suites that `make coverage` runs: those of the rooms on the way of a message, and those that need no browser.
 COVERED := $(addprefix tests/,engine links protocols rules sessions support security contract http_api test_hub.py)
 

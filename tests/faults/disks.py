@@ -62,11 +62,17 @@ class Disk:
     def repair(self) -> None:
         """Do what an operator does: check it, and mount it again; nobody may have files open there."""
         until(lambda: _run("umount", str(self.folder)), what="nobody has files open there")
+        # A namespace that another test made at this time has this mount too; until it ends, the old one lives on.
+        until(lambda: not self._devices(), 60, what="nobody else has it mounted")
         assert subprocess.run(["e2fsck", "-fy", str(self._image)], capture_output=True, check=False).returncode in (
             0,
             1,
         )
         assert self.mount()
+
+    def _devices(self) -> bytes:
+        """Return the loop devices of the image; `mount` takes one of these again, with its file system."""
+        return subprocess.run(["losetup", "-j", str(self._image)], capture_output=True, check=True).stdout
 
     def unmount(self) -> None:
         """Take it away, whoever still has files open there."""

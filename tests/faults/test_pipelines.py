@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import sqlite3
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -64,6 +65,9 @@ def chat_goes_on(server: Server) -> None:
 def test_a_full_disk_is_told_and_heals(tmp_path: Path) -> None:
     with small_disk(tmp_path / "disk", "4m") as disk, with_runs_on(disk, tmp_path / "run") as server:
         assert ends(server, start(server, "S1")[1]["run"]["id"]) == "finished"
+        # Its log could begin anew in the place that it has, were there no reader of what was before.
+        reader = sqlite3.connect(next(disk.glob("runs/*.db")))
+        reader.execute("BEGIN").execute("SELECT count(*) FROM sqlite_master").fetchone()
         filler = disk / "filler"
 
         def is_refused() -> bool:
@@ -72,8 +76,9 @@ def test_a_full_disk_is_told_and_heals(tmp_path: Path) -> None:
                     pass
             return start(server, "S2")[0] == 503
 
-        until(is_refused, 20, what="a run is refused, once the server's reserve is used up too")
+        until(is_refused, 20, what="a run is refused, once all that is left is used up")
         chat_goes_on(server)
+        reader.close()
         filler.unlink()
         assert ends(server, start(server, "S3")[1]["run"]["id"]) == "finished"
 

@@ -33,7 +33,7 @@ for number in range(400):
     print(f"line {number}", "needle" if number in (7, 390) else "")
 print("done 40%", flush=True)
 end = time.monotonic() + 100
-while not word.exists() and time.monotonic() < end:
+while not (word.exists() and word.read_text()) and time.monotonic() < end:
     time.sleep(0.05)
 print("last words")
 sys.exit(0 if word.exists() and word.read_text() == "go" else 3)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Iterator
-from contextlib import AsyncExitStack, ExitStack, aclosing
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, aclosing
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,6 @@ from fastapi import FastAPI, HTTPException
 from starlette.requests import HTTPConnection
 
 from helpers.hubs import run, serving
-from helpers.stores import postgres_database, start_nats, start_redis
 from tidewire import Hub
 from tidewire.channels import LIVE
 from tidewire.client import Client
@@ -23,18 +22,6 @@ from tidewire.errors import CommandError, LimitExceeded, PermissionDenied
 from tidewire.http_api.observing import status_of
 from tidewire.observe import live
 from tidewire.testing import wait_until
-
-
-@pytest.fixture(params=["sqlite", "redis", "postgresql", "nats"])
-def url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
-    with ExitStack() as stack:
-        if request.param == "sqlite":
-            yield f"sqlite:///{tmp_path}/store.db"
-        elif request.param == "postgresql":
-            yield postgres_database()
-        else:
-            start = start_redis if request.param == "redis" else start_nats
-            yield f"{request.param}://127.0.0.1:{stack.enter_context(start(tmp_path)).port}"
 
 
 def user(connection: HTTPConnection) -> str | None:

@@ -6,8 +6,7 @@ import asyncio
 import json
 import logging
 import threading
-from collections.abc import Iterator
-from contextlib import AsyncExitStack, ExitStack
+from contextlib import AsyncExitStack
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import Any
@@ -29,7 +28,6 @@ from tests.server.live_server import LiveServer, wait_for
 from websockets.sync.client import connect
 
 from helpers.hubs import receive, run, serving
-from helpers.stores import postgres_database, start_nats, start_redis
 from tidewire import ChannelOptions, Hub, PermissionDenied
 from tidewire.client import Client
 from tidewire.engine.node import Node
@@ -53,18 +51,6 @@ class Traced:
     def spans(self, name: str = "") -> list[ReadableSpan]:
         found = (span for span in self.exporter.get_finished_spans() if span.name.startswith(name))
         return [span for span in found if span.instrumentation_scope and span.instrumentation_scope.name == "tidewire"]
-
-
-@pytest.fixture(params=["sqlite", "redis", "postgresql", "nats"])
-def url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
-    with ExitStack() as stack:
-        if request.param == "sqlite":
-            yield f"sqlite:///{tmp_path}/store.db"
-        elif request.param == "postgresql":
-            yield postgres_database()
-        else:
-            start = start_redis if request.param == "redis" else start_nats
-            yield f"{request.param}://127.0.0.1:{stack.enter_context(start(tmp_path)).port}"
 
 
 async def allow(connection: HTTPConnection) -> str:

@@ -169,7 +169,7 @@ export class Client extends Emitter {
   }
 
   /**
-   * Follow a channel; the same channel gives the same subscription.
+   * Subscribe to a channel; the same channel gives the same subscription.
    * @param {string} channel
    * @param {(publication: Publication) => void} [listener]
    * @param {ChannelOptions} [options]
@@ -187,7 +187,7 @@ export class Client extends Emitter {
   }
 
   /**
-   * Follow a channel that is a map; the same channel gives the same one.
+   * Subscribe to a channel that is a map; the same channel gives the same one.
    * @param {string} channel
    * @param {(entries: Map<string, any>, keys: string[]) => void} [listener] called with all entries, and the keys of
    * those that changed
@@ -379,7 +379,7 @@ export class Client extends Emitter {
   }
 
   #pong = false;
-  /** The connect command was sent on this socket: others may follow it at once. */
+  /** The connect command was sent on this socket: others may be sent behind it at once. */
   #isGreeted = false;
 
   #heard() {
@@ -602,7 +602,7 @@ export function readTexts(subscription, listener) {
 }
 
 /**
- * One followed channel.
+ * One channel that is subscribed to.
  *
  * Events: `publication` Publication; `subscribed` Subscribed: where `wasRecovering` is true and `recovered` is not,
  * something was missed that is not there any more; where the channel has a state and nothing was recovered, `data` is
@@ -637,7 +637,7 @@ export class Subscription extends Emitter {
     return this.#position && { ...this.#position };
   }
 
-  /** Follow the channel no longer. */
+  /** Unsubscribe from the channel. */
   unsubscribe() {
     if (this.state === "unsubscribed") return;
     if (this.#isAsked) {

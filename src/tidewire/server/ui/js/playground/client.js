@@ -22,7 +22,7 @@ export class Player {
     this.#listeners = listeners;
   }
 
-  /** Connect as a user, and follow a channel; the connection before ends. */
+  /** Connect as a user, and subscribe to a channel; the connection before ends. */
   connect(user, channel) {
     this.#client?.disconnect();
     this.#over();
@@ -46,7 +46,7 @@ export class Player {
 
   /** Whether a message that is published now cannot reach it at once. */
   get isAway() {
-    return this.fault !== null || this.state !== "following";
+    return this.fault !== null || this.state !== "subscribed";
   }
 
   /** Somebody else knows of a message. */
@@ -87,7 +87,7 @@ export class Player {
   }
 
   #connecting(code, reason) {
-    if (this.state === "following") {
+    if (this.state === "subscribed") {
       this.account.lost();
       this.#listeners.told(`${this.user} has lost its connection (${code}${reason ? ` ${reason}` : ", no close frame"}) and comes back by itself.`);
     }
@@ -106,10 +106,10 @@ export class Player {
     this.#epoch = epoch;
     this.problem = "";
     this.#over();
-    this.#become("following", this.#client.id);
+    this.#become("subscribed", this.#client.id);
     const hadMissed = this.account.missed > 0;
     if (hadMissed && !(wasRecovering && recovered)) this.account.told = true;
-    // the messages that were missed follow this event in the same turn, or in pages
+    // the messages that were missed come after this event in the same turn, or in pages
     queueMicrotask(() => this.#settle());
   }
 

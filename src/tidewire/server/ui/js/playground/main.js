@@ -60,7 +60,7 @@ function connect() {
   channel = byId("channel").value.trim();
   players.forEach((player, index) => player.connect(byId(`user-${index}`).value.trim(), channel));
   byId("show").querySelector("[data-name]").textContent = players[0].user;
-  tell(`${players[0].user} and ${players[1].user} follow ${channel}.`);
+  tell(`${players[0].user} and ${players[1].user} subscribe to ${channel}.`);
   const test = [
     ["trial", { channel, user: players[0].user, count: 14, seconds: 1 }],
     ["cut", { user: players[0].user, seconds: seconds() }],

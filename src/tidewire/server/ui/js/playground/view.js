@@ -3,7 +3,7 @@
 import { el } from "../dom.js";
 
 const SHOWN = 120;
-const STATES = { connecting: "coming back …", connected: "joining …", disconnected: "not connected", refused: "refused", following: "connected" };
+const STATES = { connecting: "coming back …", connected: "joining …", disconnected: "not connected", refused: "refused", subscribed: "connected" };
 const FAULTS = { cut: "cable cut", frozen: "frozen", killed: "worker killed" };
 
 const hue = (name) => [...name].reduce((sum, letter) => sum + letter.codePointAt(0), 0) % 12;
@@ -49,7 +49,7 @@ export class View {
     this.#section.toggleAttribute("data-fault", fault !== null || state === "refused");
     const left = fault && fault.kind !== "killed" ? Math.max(0, Math.ceil((fault.until - performance.now()) / 1_000)) : 0;
     put(pill, fault ? `${FAULTS[fault.kind]}${left ? ` · ${left} s` : ""}` : STATES[state]);
-    pill.className = `pill ${fault || state === "refused" ? "bad" : state === "following" ? "good" : ""}`;
+    pill.className = `pill ${fault || state === "refused" ? "bad" : state === "subscribed" ? "good" : ""}`;
     const unsent = row?.unsent ? ` · ${Math.ceil(row.unsent / 1_024)} KiB unsent` : "";
     put(where, row ? `${process ? `worker ${process}` : row.node}${row.state === "slow" ? " · slow" : ""}${unsent}` : "");
     const whole = account.missed > 0 && account.outstanding === 0;

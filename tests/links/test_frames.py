@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from websockets.exceptions import PayloadTooBig
 from websockets.extensions.permessage_deflate import PerMessageDeflate
 from websockets.frames import Frame
 from websockets.frames import Opcode as FrameOpcode
@@ -19,6 +20,21 @@ Event = str | bytes | tuple[int, bytes] | int
 
 def new_deflate() -> PerMessageDeflate:
     return PerMessageDeflate(True, True, 12, 12)
+
+
+class LimitedDeflate(PerMessageDeflate):
+    """Refuses a frame that is too large as it comes, however little it may decompress to (nothing behind its end)."""
+
+    size = 0
+
+    def decode(self, frame: Frame, *, max_size: int | None = None) -> Frame:
+        if frame.opcode not in (FrameOpcode.TEXT, FrameOpcode.BINARY, FrameOpcode.CONT):
+            return super().decode(frame, max_size=max_size)
+        if len(frame.data) > MAX_SIZE - self.size:
+            raise PayloadTooBig(len(frame.data), MAX_SIZE)
+        decoded = super().decode(frame, max_size=max_size)
+        self.size = 0 if frame.fin else self.size + len(decoded.data)
+        return decoded
 
 
 def read(pieces: list[bytes], *, deflate: bool = False) -> list[Event]:
@@ -39,7 +55,7 @@ def read(pieces: list[bytes], *, deflate: bool = False) -> list[Event]:
 def read_by_websockets(data: bytes, *, deflate: bool) -> list[Event]:
     # with a limit of its own it would count a ping against what an unfinished message may still have
     core = Protocol(Side.SERVER, max_size=None)
-    core.extensions = [new_deflate()] if deflate else []
+    core.extensions = [LimitedDeflate(True, True, 12, 12)] if deflate else []
     core.receive_data(data)
     events: list[Event] = []
     fragments: list[Frame] = []
@@ -97,6 +113,8 @@ FRAMES = st.builds(
 
 @settings(max_examples=1_000)
 @given(st.lists(FRAMES, max_size=12), st.booleans())
+@example([serialize(0x41, b"\x03", bytes(4)), serialize(0x80, bytes(301), bytes(4))], True)
+@example([serialize(0x81, b"", bytes(4)), serialize(0x41, b"\x03", bytes(4)), serialize(0, bytes(301), bytes(4))], True)
 def test_it_reads_what_websockets_reads(frames: list[bytes], deflate: bool) -> None:
     data = b"".join(frames)
     ours, theirs = read([data], deflate=deflate), read_by_websockets(data, deflate=deflate)

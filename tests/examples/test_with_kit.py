@@ -122,8 +122,10 @@ def test_notifications(load: Load, realtime: Realtime) -> None:
     run(test)
 
 
-def test_game(load: Load, realtime: Realtime) -> None:
+def test_game(load: Load, realtime: Realtime, monkeypatch: pytest.MonkeyPatch) -> None:
     module = load("game")
+    # Everybody enters in the middle: against a wall nobody would move.
+    monkeypatch.setattr("random.uniform", lambda low, high: (low + high) / 2)
 
     async def test() -> None:
         async with realtime(module.app) as rt:

@@ -25,9 +25,9 @@ PAGES = [
 ]
 PAGES += [path for path in (ROOT / "docs").rglob("*.md") if "bench" not in path.parts]
 PAGES += (ROOT / "examples").rglob("*.md")
-#: Names of others, and the flag of `tail` and its like.
+#: Names of others, and the flag of `tail` and its like, which is a button of a log on a page, too.
 ALLOWED = {"follow_symlinks", "follow_redirects"}
-FLAG = "--follow"
+FLAG = re.compile(r"--follow|>Follow<")
 #: A clause that begins with a bare "who": "who comes later is told", "the answer of who was asked".
 BARE_WHO = re.compile(
     r"(?:^\W*|[.,;:(—] |\b(?:and|or|but|than|as|that|by|for|of|to|with|from|on|at|in) )who\b(?![^.]*\?)", re.I
@@ -51,7 +51,18 @@ def parts(name: str) -> list[str]:
     return [part.lower() for part in re.findall(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])", name)]
 
 
-FILES = sorted(SOURCE.rglob("*.py"))
+FILES = sorted([*SOURCE.rglob("*.py"), *(ROOT / "examples").rglob("*.py")])
+#: The pages, their modules and their declarations; programs that a page fetches from others are not ours to word.
+WEB = sorted(
+    path
+    for tree in (SOURCE, ROOT / "examples")
+    for path in tree.rglob("*.*")
+    if path.suffix in {".html", ".js", ".ts", ".css"}
+)
+WEB = [path for path in WEB if "node_modules" not in path.parts]
+#: The text of a page and the comments of a module, line by line.
+STYLE = re.compile(r"<style>.*?</style>", re.DOTALL)
+COMMENT = re.compile(r"\s*(?://|/?\*)\W*")
 STATEMENTS = sorted([*SOURCE.rglob("*.sql"), *SOURCE.rglob("*.lua")])
 
 
@@ -82,18 +93,18 @@ def test_the_glossary_forbids_words() -> None:
     assert "told" not in forbidden("everywhere")
 
 
-@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(SOURCE)))
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))
 def test_the_source_has_one_word_for_one_thing(path: Path) -> None:
     source = path.read_text()
     found = [f"{path}:{line}: {name}" for line, name in names(source) if forbidden("names").intersection(parts(name))]
     for line, text in texts(source):
-        words = forbidden("everywhere").intersection(parts(text.replace(FLAG, "")))
+        words = forbidden("everywhere").intersection(parts(FLAG.sub("", text)))
         found += [f"{path}:{line}: {word}" for word in words if word not in re.findall(r"\w+", " ".join(ALLOWED))]
     found += [f"{path}: named so" for part in parts(path.stem) if part in forbidden("names")]
     assert not found, "\n".join(found)
 
 
-@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(SOURCE)))
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))
 def test_comments_and_docstrings_name_the_subject(path: Path) -> None:
     source = path.read_text()
     found = [text for text in docstrings(source) if FIRST_WORDS.match(text)]
@@ -110,6 +121,16 @@ def test_a_page_has_one_word_for_one_thing(path: Path) -> None:
     found = sorted(forbidden("everywhere").intersection(parts(text)))
     found += [line for line in text.splitlines() if BARE_WHO.search(line) and "?" not in line]
     found += [line for line in text.splitlines() if FIRST_WHAT.search(line) and not line.startswith("#")]
+    assert not found, "\n".join(found)
+
+
+@pytest.mark.parametrize("path", WEB, ids=lambda path: str(path.relative_to(ROOT)))
+def test_the_pages_of_the_server_have_one_word_for_one_thing(path: Path) -> None:
+    text = STYLE.sub("", FLAG.sub("", path.read_text()))
+    found = sorted(forbidden("everywhere").intersection(parts(text)))
+    for line in text.splitlines():
+        said = line if path.suffix == ".html" else COMMENT.sub("", line) if COMMENT.match(line) else ""
+        found += [line] * bool(("?" not in said and BARE_WHO.search(said)) or FIRST_WHAT.search(said))
     assert not found, "\n".join(found)
 
 

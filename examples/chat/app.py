@@ -1,4 +1,4 @@
-"""A chat: login, rooms, who is there, who is typing, history upwards. `make example NAME=chat`."""
+"""A chat: login, rooms, presence, typing notices, history upwards. `make example NAME=chat`."""
 
 import os
 from datetime import UTC, datetime
@@ -25,13 +25,13 @@ class Login(BaseModel):
 
 
 class Say(BaseModel):
-    """What a client publishes."""
+    """A message as a client publishes it."""
 
     text: Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=2_000)]
 
 
 class Said(Say):
-    """What everybody in the room gets: the server says by whom and when."""
+    """A message as everybody in the room gets it: the server adds the name and the time."""
 
     user: str
     at: datetime = Field(default_factory=lambda: datetime.now(UTC))
@@ -41,7 +41,7 @@ class Typing(BaseModel):
     user: str = ""
 
 
-# Who somebody is: your own check goes here.
+# The user of a request: your own check goes here.
 
 
 @app.post("/login", status_code=204)
@@ -67,7 +67,7 @@ async def me(connection: HTTPConnection) -> dict[str, str | None]:
     return {"name": await current_user(connection)}
 
 
-# What somebody may do.
+# The rights of a user.
 
 
 @hub.channel("room:{room}", publishes=Said, accepts=Say, history=1_000, presence=True, join_leave=True)

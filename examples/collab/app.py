@@ -11,7 +11,7 @@ from starlette.requests import HTTPConnection
 
 from tidewire import Hub
 
-#: What one board keeps: a late comer reads it in pages.
+#: Strokes that one board keeps: a late comer reads it in pages.
 STROKES = 5_000
 Place = Annotated[int, Field(ge=0, le=10_000)]
 Color = Annotated[str, Field(pattern="^#[0-9a-f]{6}$")]

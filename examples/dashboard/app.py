@@ -25,7 +25,7 @@ hub = Hub(BROKER)
 
 
 class Machine(Reading):
-    """What this machine does, in percent, and in bytes a second."""
+    """The load of this machine, in percent, and in bytes a second."""
 
     cpu: float
     memory: float

@@ -55,7 +55,7 @@ async def newest() -> Snapshot | None:
 
 
 async def play() -> None:
-    """Run the game if no other worker does: who sees no new tick for a second takes over where it stood."""
+    """Run the game if no other worker does: a worker that sees no new tick for a second takes over where it stood."""
     while True:
         with suppress(PublishError, StoreUnavailable):
             before = await newest()

@@ -6,7 +6,7 @@ from typing import Annotated
 from pydantic import BaseModel, Field
 
 SIZE, EDGE, SPEED, REACH, COINS = 1_000.0, 50.0, 12.0, 32.0, 6
-#: Seconds for which a player who is away is kept: who comes back is oneself again.
+#: Seconds for which an absent player is kept, and may come back as the same one.
 PATIENCE = 60.0
 
 Unit = Annotated[float, Field(ge=-1, le=1)]

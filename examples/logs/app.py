@@ -71,7 +71,7 @@ def read_lines(file: Path, inode: int, place: int) -> tuple[list[Line], int, int
     return lines, inode, place
 
 
-async def follow(file: Path) -> None:
+async def tail(file: Path) -> None:
     """Publish each new line, again and again until it is kept; several workers publish a line once, by its key."""
     channel, inode, place, is_known = f"log:{file.name}", 0, 0, False
     while True:
@@ -105,7 +105,7 @@ async def run(command: str) -> None:
 async def lifespan(app: FastAPI) -> AsyncIterator[None]:
     async with hub, asyncio.TaskGroup() as group:
         files = [*FILES, SPOOL] if COMMAND else FILES
-        tasks = [group.create_task(follow(file)) for file in files]
+        tasks = [group.create_task(tail(file)) for file in files]
         tasks += [group.create_task(run(COMMAND))] if COMMAND else []
         yield
         for task in tasks:

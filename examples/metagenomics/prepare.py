@@ -57,7 +57,7 @@ def _build_kraken2(reference: Path, database: Path) -> None:
     taxonomy.mkdir(parents=True)
     for name in ("nodes.dmp", "names.dmp"):
         shutil.copy(reference / name, taxonomy / name)
-    # What says which sequence is which taxon stands in the names of the sequences.
+    # The names of the sequences say which taxon each belongs to, so the file that maps them stays empty.
     (taxonomy / "nucl.accession2taxid").touch()
     _run("kraken2-build", "--db", database, "--no-masking", "--add-to-library", reference / "library.fa")
     _run("kraken2-build", "--db", database, "--build", "--threads", os.cpu_count() or 1)

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from html import escape
 from pathlib import Path
 
-#: What of the programs' folders is worth a download.
+#: The files of the programs' folders that are worth a download.
 KEPT = ("assemble/contigs.fasta", "annotate/{sample}.gff", "annotate/{sample}.faa", "annotate/{sample}.tsv")
 
 

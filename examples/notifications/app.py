@@ -74,7 +74,9 @@ def export(user: User) -> None:
 @contextmanager
 def transaction() -> Iterator[sqlite3.Connection]:
     with closing(sqlite3.connect(ORDERS)) as database, database:
-        database.execute("CREATE TABLE IF NOT EXISTS orders (id INTEGER PRIMARY KEY, user TEXT, item TEXT, told INT)")
+        database.execute(
+            "CREATE TABLE IF NOT EXISTS orders (id INTEGER PRIMARY KEY, user TEXT, item TEXT, published INT)"
+        )
         yield database
 
 
@@ -85,19 +87,19 @@ def order(user: User, order: Order) -> dict[str, int]:
     Where the hub's store is PostgreSQL or SQLite, too, it is one step: `hub.publish(…, connection=database)`.
     """
     with transaction() as database:
-        row = database.execute("INSERT INTO orders (user, item, told) VALUES (?, ?, 0)", (user, order.item))
+        row = database.execute("INSERT INTO orders (user, item, published) VALUES (?, ?, 0)", (user, order.item))
         number = row.lastrowid or 0
-    tell_orders()
+    publish_orders()
     return {"order": number}
 
 
-def tell_orders() -> None:
-    """Publish the orders that nobody was told of: after each commit, and what a crash has left behind."""
+def publish_orders() -> None:
+    """Publish the orders that are not published yet: after each commit, and what a crash has left behind."""
     with transaction() as database:
-        for number, user, item in database.execute("SELECT id, user, item FROM orders WHERE NOT told").fetchall():
-            told = Notification(title=f"Order {number}: {item}", kind="order")
-            hub.from_thread(hub.publish, f"bell:{user}", told, key=f"order:{number}")
-            database.execute("UPDATE orders SET told = 1 WHERE id = ?", (number,))
+        for number, user, item in database.execute("SELECT id, user, item FROM orders WHERE NOT published").fetchall():
+            notification = Notification(title=f"Order {number}: {item}", kind="order")
+            hub.from_thread(hub.publish, f"bell:{user}", notification, key=f"order:{number}")
+            database.execute("UPDATE orders SET published = 1 WHERE id = ?", (number,))
 
 
 app.include_router(hub.client_router(user=visitor))

@@ -366,7 +366,7 @@ def test_everything_by_keyboard(people: MakePerson, server: Server, folder: Path
     for _ in range(40):
         page.keyboard.press("Tab")
         seen.add(page.evaluate("document.activeElement.id"))
-    assert {"new-link", "cancel", "log-step", "search", "follow", "log-box"} <= seen
+    assert {"new-link", "cancel", "log-step", "search", "stay", "log-box"} <= seen
     (folder / "keys.word").write_text("go")
     is_now(page, "Finished")
 

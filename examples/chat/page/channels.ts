@@ -1,13 +1,13 @@
 // Written by `tidewire types`; change the models of the application, and write it again.
 
-/** What everybody in the room gets: the server says by whom and when. */
+/** A message as everybody in the room gets it: the server adds the name and the time. */
 export interface Said {
   text: string;
   user: string;
   at: string;
 }
 
-/** What a client publishes. */
+/** A message as a client publishes it. */
 export interface Say {
   text: string;
 }
@@ -45,14 +45,14 @@ type Typed<S, N extends keyof Channels> = Omit<S, "on" | "publish"> & {
   publish(data: Channels[N]["accepted"]): Promise<unknown>;
 };
 
-/** What this module needs of a client of tidewire.js. */
+/** The part of a client of tidewire.js that this module needs. */
 interface TidewireLike {
   subscribe(channel: string, listener?: (message: any) => void, options?: any): any;
   publish(channel: string, data: any): Promise<any>;
   rpc(method: string, data?: any): Promise<any>;
 }
 
-/** What this module needs of a client of the package `centrifuge`. */
+/** The part of a client of the package `centrifuge` that this module needs. */
 interface CentrifugeLike {
   newSubscription(channel: string, options?: any): any;
   publish(channel: string, data: any): Promise<any>;

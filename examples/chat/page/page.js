@@ -54,7 +54,7 @@ function show({ data }) {
   if (atEnd || data.user === me) log.scrollTop = log.scrollHeight;
 }
 
-// What was said before the oldest message that is here.
+// Messages before the oldest that is here.
 async function earlier() {
   const found = await room.history({ limit: 30, reverse: true, ...(oldest ? { since: oldest } : {}) });
   const { publications, position } = found;

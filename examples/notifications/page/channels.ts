@@ -41,14 +41,14 @@ type Typed<S, N extends keyof Channels> = Omit<S, "on" | "publish"> & {
   publish(data: Channels[N]["accepted"]): Promise<unknown>;
 };
 
-/** What this module needs of a client of tidewire.js. */
+/** The part of a client of tidewire.js that this module needs. */
 interface TidewireLike {
   subscribe(channel: string, listener?: (message: any) => void, options?: any): any;
   publish(channel: string, data: any): Promise<any>;
   rpc(method: string, data?: any): Promise<any>;
 }
 
-/** What this module needs of a client of the package `centrifuge`. */
+/** The part of a client of the package `centrifuge` that this module needs. */
 interface CentrifugeLike {
   newSubscription(channel: string, options?: any): any;
   publish(channel: string, data: any): Promise<any>;

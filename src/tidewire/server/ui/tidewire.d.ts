@@ -28,9 +28,9 @@ export interface ChannelOptions {
   getToken?: (channel: string) => string | Promise<string>;
   /** Goes to the server with each subscribe. */
   data?: any;
-  /** What came after this position comes first. */
+  /** Publications after this position come first. */
   since?: Position;
-  /** What is missed while away is asked for; the server may say so by itself. */
+  /** Ask for the publications that were missed while away; the server may decide so by itself. */
   recoverable?: boolean;
   /** Joins and leaves of others are asked for. */
   joinLeave?: boolean;
@@ -61,7 +61,7 @@ export interface SubscriptionEvents<T = any> {
   error: TidewireError;
 }
 
-/** What the server refuses: `code` is a number of the protocol (below 100: never answered). */
+/** A refusal of the server: `code` is a number of the protocol (below 100: never answered). */
 export class TidewireError extends Error {
   constructor(code: number, message: string, temporary?: boolean);
   code: number;

@@ -60,7 +60,7 @@ export function isFinal(code) {
   return code === 1009 || (code >= 3500 && code < 4000) || (code >= 4500 && code < 5000);
 }
 
-/** What the server refuses: `code` is a number of the protocol (below 100: never answered). */
+/** A refusal of the server: `code` is a number of the protocol (below 100: never answered). */
 export class TidewireError extends Error {
   constructor(code, message, temporary = false) {
     super(message);
@@ -339,7 +339,7 @@ export class Client extends Emitter {
     socket.onopen = () => flow === this.#flow && this.#greet(flow);
     socket.onmessage = ({ data }) => flow === this.#flow && this.#read(data);
     socket.onclose = ({ code, reason }) => flow === this.#flow && this._lost(code, reason);
-    // A close follows, except in some versions of Node, where an error that nobody takes ends the program.
+    // A close comes next, except in some versions of Node, where an error that nobody takes ends the program.
     socket.onerror = () => flow === this.#flow && this.#set("silence", CLOSE_GRACE, () => this._lost(11, "no connection"));
   }
 
@@ -468,7 +468,7 @@ export class Client extends Emitter {
     }
   }
 
-  // What the server says.
+  // Frames of the server.
 
   #read(text) {
     this.#heard();
@@ -664,7 +664,7 @@ export class Subscription extends Emitter {
     return this.#client.history(this.channel, options);
   }
 
-  // What the client calls.
+  // Calls of the application.
 
   async _subscribe() {
     if (this.state !== "subscribing") return;

@@ -19,7 +19,7 @@ export async function request(path, options) {
   }
 }
 
-/** What the server says about a refusal, or nothing. */
+/** The server's words about a refusal, or nothing. */
 export async function detail(response) {
   try {
     const body = await response.json();

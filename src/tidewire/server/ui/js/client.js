@@ -1,4 +1,4 @@
-// One signed-in person: the connection, and who gets which message of the dialect. No DOM.
+// One signed-in person: the connection, and the receiver of each message of the dialect. No DOM.
 //
 // The types of messages are those of the models: `make page-types` writes channels.ts, and a test checks this page by it.
 
@@ -44,7 +44,7 @@ export class Client extends Emitter {
     }
   }
 
-  /** The thread of a key such as "room:lobby"; follows the room or begins the conversation if need be. */
+  /** The thread of a key such as "room:lobby"; joins the room or begins the conversation if need be. */
   thread(key) {
     const kind = key.slice(0, key.indexOf(":"));
     const name = key.slice(kind.length + 1);

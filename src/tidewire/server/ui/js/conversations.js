@@ -14,7 +14,7 @@ const PERSON = /^[A-Za-z0-9_.-]{1,32}$/;
 
 /** Why nobody can have this name, or "". */
 export function personProblem(name) {
-  if (!name) return "Whom do you want to write to?";
+  if (!name) return "Which name do you want to write to?";
   return PERSON.test(name) ? "" : "A name has 1 to 32 letters, digits, - _ or .";
 }
 
@@ -46,7 +46,7 @@ export class Conversations extends Emitter {
     return this.#threads.get(peer);
   }
 
-  /** What the address of the connection says about the inbox. */
+  /** The part of the connection's address that is about the inbox. */
   get position() {
     const { offset, epochs } = this.#inbox;
     return offset === null ? { inbox: "" } : { inbox: String(offset), inbox_epoch: epochs.at(-1) };
@@ -77,7 +77,7 @@ export class Conversations extends Emitter {
   }
 
   /**
-   * What came while this page was away.
+   * The messages that came while this page was away.
    * @param {import("./channels").ShownInbox} message
    */
   inbox(message) {

@@ -47,7 +47,7 @@ export class Outbox extends Emitter {
     });
   }
 
-  /** What is unsent in one thread, oldest first. */
+  /** The unsent messages of one thread, oldest first. */
   of(thread) {
     return [...this.#entries.values()].filter((entry) => entry.thread === thread).sort((a, b) => a.at - b.at);
   }
@@ -209,7 +209,7 @@ export class Outbox extends Emitter {
     this.emit("change", entry.thread);
   }
 
-  // What an earlier life of this tab, or a tab that is gone, left unsent. Two tabs that send the same id do no harm.
+  // Messages that an earlier life of this tab, or a closed tab, left unsent. Two tabs that send the same id do no harm.
   #adopt(isOurs) {
     for (const key of this.#box.keys("out/")) {
       const kept = this.#box.get(key);

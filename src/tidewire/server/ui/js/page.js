@@ -41,7 +41,7 @@ export class Page {
   }
 
   start() {
-    this.#follow();
+    this.#showAddressed();
     this.#client.connection.start();
   }
 
@@ -86,7 +86,7 @@ export class Page {
     client.on("recovered", (number) => this.status.recovered(number));
     client.on("arrived", (thread, shown) => this.#announce(thread, shown));
     client.connection.on("state", (state) => this.#connectionIs(state));
-    addEventListener("hashchange", () => this.#follow());
+    addEventListener("hashchange", () => this.#showAddressed());
     document.addEventListener("visibilitychange", this.#changed);
     $("browse").addEventListener("click", () => this.roomDialog.open());
     $("compose").addEventListener("click", () => this.personDialog.open());
@@ -111,7 +111,7 @@ export class Page {
   }
 
   /** Show the thread that the address asks for. */
-  #follow() {
+  #showAddressed() {
     const wanted = route();
     const { rooms, conversations } = this.#client;
     let thread = null;

@@ -70,7 +70,7 @@ export class Rooms extends Emitter {
     return this.all[0];
   }
 
-  /** Follow a room, new or known; a name that does not exist is created by the server. */
+  /** Join a room, new or known; a name that does not exist is created by the server. */
   join(name) {
     const known = this.#rooms.get(name);
     if (known) return known;
@@ -95,7 +95,7 @@ export class Rooms extends Emitter {
     return this.#send({ type: "rooms" });
   }
 
-  /** Follow all rooms but the first, which the connection itself has joined. */
+  /** Join all rooms but the first, which the connection itself has joined. */
   rejoin() {
     for (const room of this.all.slice(1)) this.#ask(room);
   }

@@ -8,7 +8,7 @@ export function address({ kind, name }) {
   return `#/${WORDS[kind]}/${encodeURIComponent(name)}`;
 }
 
-/** What the address asks for: `{kind, name}`, or null when it asks for nothing that we know. */
+/** The thread that the address names: `{kind, name}`, or null when it names none that we know. */
 export function route() {
   const [, word, name] = /^#\/(room|with)\/(.+)$/.exec(location.hash) ?? [];
   if (!word) return null;

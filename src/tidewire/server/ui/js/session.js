@@ -1,4 +1,4 @@
-// Who is signed in on this device. The token stays in the browser's storage and goes out in messages and headers,
+// The person that is signed in on this device. The token stays in the browser's storage and goes out in messages and headers,
 // never in a URL.
 
 import { Box, lasting, passing } from "./storage.js";

@@ -1,4 +1,4 @@
-// What rooms and conversations share: a timeline, how far it was read, a draft.
+// The common part of rooms and conversations: a timeline, how far it was read, a draft.
 
 import { Timeline } from "./timeline.js";
 

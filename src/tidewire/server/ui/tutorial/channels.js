@@ -1,4 +1,4 @@
-// Channels: the module of the server at work. What it takes is in room.js, which this page prints beside it.
+// Channels: the module of the server at work. The code for it is in room.js, which this page prints beside it.
 
 import { say, show } from "./frames.js";
 import { enter } from "./room.js";
@@ -33,7 +33,7 @@ function away(reason) {
   say(`Not connected: ${reason || "the connection was lost"}`, false);
 }
 
-// What was missed comes in the same turn, before anything newer.
+// A missed publication comes in the same turn, before anything newer.
 function returned(recovered) {
   missed = [];
   queueMicrotask(() => {
@@ -44,7 +44,7 @@ function returned(recovered) {
   });
 }
 
-// What came before; what comes meanwhile stands above it.
+// The earlier publications; newer ones that come meanwhile stand above them.
 async function arrived({ offset }) {
   const here = room;
   say("Connected", true);

@@ -1,4 +1,4 @@
-// What the tutorial's pages share: the list of frames, the state line, and the address of an endpoint.
+// The common part of the tutorial's pages: the list of frames, the state line, and the address of an endpoint.
 
 const MOST = 300;
 const list = document.getElementById("frames");

@@ -1,4 +1,4 @@
-// What can be done: publish, ask why, disconnect, unsubscribe, remove history. Each is a call of the HTTP API.
+// The actions: publish, ask why, disconnect, unsubscribe, remove history. Each is a call of the HTTP API.
 
 import { call } from "./api.js";
 import { typedForm } from "./form.js";

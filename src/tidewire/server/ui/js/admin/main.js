@@ -184,7 +184,7 @@ async function refusals() {
 
 // One view at a time.
 
-/** What a list depends on: while it is the same, the list is not asked for again. */
+/** The input of a list: while it is the same, the list is not asked for again. */
 const DEPENDS = {
   channels: ["publications", "subscriptions", "channels"],
   connections: ["connections", "connections_opened", "subscriptions", "unsent_bytes", "refusals"],

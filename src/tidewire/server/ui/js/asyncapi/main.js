@@ -14,7 +14,7 @@ function named(title, rows) {
   return el("div", {}, el("h3", { text: title }), el("table", { class: "named" }, el("tbody", {}, ...body)));
 }
 
-/** Where to connect, and as who. */
+/** Where to connect, and as which user. */
 function connection(doc, clients, pill) {
   const servers = doc.servers.map(({ protocol, host, pathname, description }) => [`${protocol}://${host}${pathname}`, description]);
   const schemes = doc.security.map(([name, { type, scheme, name: key, description }]) => [name, type, scheme, key, description]);

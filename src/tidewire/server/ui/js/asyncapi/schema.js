@@ -9,7 +9,7 @@ const LIMITS = {
 };
 const DEEPEST = 3;
 
-/** What a field holds, in a few words. */
+/** The content of a field, in a few words. */
 export function kindOf(doc, schema) {
   if (schema === true || schema === undefined) return "any";
   if (schema.$ref) return doc.resolved(schema).title;

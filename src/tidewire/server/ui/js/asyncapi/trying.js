@@ -5,7 +5,7 @@ import { timeOfDay } from "../text.js";
 
 const words = (error) => [error.message ?? error.reason, error.code ? `(${error.code})` : ""].filter(Boolean).join(" ");
 
-/** What went by, the newest at the end. */
+/** The events so far, the newest at the end. */
 function makeLog(id) {
   const list = el("ol", { class: "frames", role: "log", "aria-label": `What happened in ${id}`, tabindex: "0" });
   const say = (way, text, kind = "") => {

@@ -37,11 +37,11 @@ function fromTotal({ progress, started }, now) {
 function inOrder(steps) {
   const known = new Map(steps.map((step) => [step.name, step]));
   const sorted = new Set();
-  const visit = (step) => {
+  const add = (step) => {
     if (!step || sorted.has(step)) return;
-    for (const name of step.needs) visit(known.get(name));
+    for (const name of step.needs) add(known.get(name));
     sorted.add(step);
   };
-  for (const step of steps) visit(step);
+  for (const step of steps) add(step);
   return sorted;
 }

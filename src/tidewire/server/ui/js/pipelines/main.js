@@ -57,7 +57,7 @@ class Page {
   }
 
   start() {
-    this.#follow();
+    this.#showAddressed();
     this.#runs.start();
     this.#loadForm();
     setInterval(() => {
@@ -76,7 +76,7 @@ class Page {
     watched.connection.on("state", () => this.#changed());
     this.#runs.on("change", this.#changed);
     this.#runs.on("locked", () => this.#lock());
-    addEventListener("hashchange", () => this.#follow());
+    addEventListener("hashchange", () => this.#showAddressed());
     document.querySelector(".skip").addEventListener("click", (event) => {
       event.preventDefault();
       $(this.#selected ? "run-title" : "main-title").focus();
@@ -84,7 +84,7 @@ class Page {
   }
 
   /** Show what the address asks for. */
-  #follow() {
+  #showAddressed() {
     const [, word = isNarrow.matches ? "runs" : "new", id = ""] = /^#\/(new|runs|run)(?:\/([A-Za-z0-9]+))?$/.exec(location.hash) ?? [];
     const selected = word === "run" && id ? id : null;
     document.body.dataset.view = selected ? "run" : word === "runs" ? "list" : "new";

@@ -1,4 +1,4 @@
-// What changes in the list of runs, told by the server over the module that any page may use: tidewire.js.
+// Changes in the list of runs, sent by the server over the module that any page may use: tidewire.js.
 //
 // Emits "news" { changed, removed }, "stale" when something may have been missed, "lost" when nothing is told now.
 
@@ -11,13 +11,13 @@ const isTold = document.querySelector('meta[name="tidewire-api"]')?.content === 
 export class Notices extends Emitter {
   #client;
 
-  /** What is told now is all that happens. */
+  /** From here on nothing is missed. */
   isLive = false;
 
   /** `token` is that of the signed-in person; a server on this machine wants none. */
   constructor(token = "") {
     super();
-    // The name of this page lets it follow the list, and nothing else.
+    // The name of this page lets it subscribe to the list, and do nothing else.
     this.#client = new Client("/connection/websocket", { token, data: { tidewire: "pipelines" } });
     this.#client.on("subscribed", ({ recovered }) => {
       this.isLive = true;

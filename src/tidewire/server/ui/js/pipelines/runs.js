@@ -10,7 +10,7 @@ import { isActive } from "./words.js";
 const SOON = 100;
 const BUSY = 3_000;
 const CALM = 15_000;
-const FOLLOWED = 60_000;
+const LIVE = 60_000;
 const WAITING = { status: "waiting", progress: 0, started: null };
 
 export class Runs extends Emitter {
@@ -51,7 +51,7 @@ export class Runs extends Emitter {
     this.#notices.stop();
   }
 
-  /** What the page has just heard of a run, so that the list is not older than what stands beside it. */
+  /** The state of a run that the page has just heard, so that the list is not older than what stands beside it. */
   took(run) {
     const known = (this.runs ?? []).some(({ id }) => id === run.id);
     if (known) this.runs = this.runs.map((one) => (one.id === run.id ? run : one));
@@ -74,7 +74,7 @@ export class Runs extends Emitter {
     });
   }
 
-  // What the server tells.
+  // Notices of the server.
 
   #heard({ changed = [], removed = [] }) {
     if (this.#isAsking) this.#isOutdated = true; // the answer may be older than this
@@ -117,11 +117,11 @@ export class Runs extends Emitter {
 
   #wait() {
     if (this.#isOutdated) return SOON;
-    if (this.#notices.isLive && !this.problem) return FOLLOWED;
+    if (this.#notices.isLive && !this.problem) return LIVE;
     return (this.runs ?? []).some(isActive) ? BUSY : CALM;
   }
 
-  // What the newest page should hold and does not has been deleted.
+  // A run that the newest page should list and does not has been deleted.
   #drop(runs, next) {
     const oldest = next ? runs.at(-1).created : -Infinity;
     const ids = new Set(runs.map(({ id }) => id));

@@ -78,7 +78,7 @@ export class StepLog extends Emitter {
   async #catchUp() {
     while (this.#wanted > this.next) {
       if (this.#wanted - this.next > FAR) {
-        // A flood: nobody reads it all, and the network has better things to carry.
+        // A flood: nobody reads it all, and the network has better things to do.
         await new Promise((resolve) => setTimeout(resolve, PAUSE));
         this.#wanted = 0;
         await this.#newest();

@@ -8,7 +8,7 @@ import { Client } from "../../../tidewire.js";
 /** Events go to `changed()`, `told(text, kind)` and `saw(offset)`. */
 export class Player {
   account = new Account();
-  /** What is done to it: { kind, until } or null. */
+  /** The fault that is applied to it: { kind, until } or null. */
   fault = null;
   state = "disconnected";
   problem = "";

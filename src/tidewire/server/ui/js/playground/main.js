@@ -18,7 +18,7 @@ let rows = new Map();
 let processes = new Map();
 let published = 0;
 
-// What is told.
+// The words on the page.
 
 function tell(text, kind = "") {
   const time = new Date().toLocaleTimeString();
@@ -71,7 +71,7 @@ function connect() {
   byId("calls").textContent = test.map(([name, body]) => `curl ${location.origin}${base}/api/${name} \\\n  -d '${JSON.stringify(body)}'`).join("\n");
 }
 
-// What is done.
+// The actions.
 
 const seconds = () => Math.min(30, Math.max(0.5, Number(byId("seconds").value) || 4));
 

@@ -1,4 +1,4 @@
-// What a screen reader says about new messages: the words of a few; of many the number, and the words of the last.
+// The words of a screen reader about new messages: the words of a few; of many the number, and the words of the last.
 
 import { count } from "../text.js";
 

@@ -1,4 +1,4 @@
-// Who is in the room in view. A click begins a private conversation.
+// The people in the room in view. A click begins a private conversation.
 
 import { el, reconcile } from "../dom.js";
 import { address } from "../router.js";

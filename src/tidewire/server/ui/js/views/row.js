@@ -6,16 +6,16 @@ import { avatar, dayName, dayOf, fullTime, linked, timeOfDay } from "../text.js"
 const TOGETHER = 5 * 60_000;
 
 /** Does `entry` go on where `before` stopped: the same person, a little later, the same day? */
-function follows(entry, before) {
+function continues(entry, before) {
   if (!before || entry.kind !== "message" || before.kind !== "message") return false;
   return entry.sender === before.sender && entry.time - before.time < TOGETHER && dayOf(entry.time) === dayOf(before.time);
 }
 
-/** What the log shows for an entry: its key, a stamp that changes when it must be drawn anew, and how to draw it. */
+/** The row of the log for an entry: its key, a stamp that changes when it must be drawn anew, and how to draw it. */
 export function row(entry, before, { me, freshKey, actions }) {
   const isFresh = entry.key === freshKey;
   const isNewDay = entry.kind !== "gap" && (!before || before.kind === "gap" || dayOf(entry.time) !== dayOf(before.time));
-  const isFirst = isFresh || isNewDay || !follows(entry, before);
+  const isFirst = isFresh || isNewDay || !continues(entry, before);
   const day = isNewDay ? dayName(entry.time) : "";
   const { state = "sent", error = "" } = entry;
   const stamp = `${isFirst}|${isFresh}|${day}|${state}|${error}|${entry.waitingFor ?? ""}`;

@@ -75,7 +75,7 @@ export class FileField {
     return !problem;
   }
 
-  /** What to tell the server: an upload (made by `send(file, told)`), a file that it has, or nothing. */
+  /** The choice for the server: an upload (made by `send(file, told)`), a file that it has, or nothing. */
   async given(send) {
     if (!this.#file) return this.#server?.value ? { name: this.#server.value } : null;
     if (!this.#upload) {

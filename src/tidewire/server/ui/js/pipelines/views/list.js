@@ -41,7 +41,7 @@ export class RunList {
     return { key: run.id, stamp, make };
   }
 
-  // What changes all the time changes in place: a link that is made anew under a finger is not followed.
+  // Texts that change all the time change in place: a link that is made anew under a finger does not open.
   #refresh(node, run) {
     const about = node.querySelector(".run-about");
     const text = `${run.title} · ${this.#when(run)}`;

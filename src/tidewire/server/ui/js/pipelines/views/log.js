@@ -1,4 +1,4 @@
-// The log of a step: it follows the end unless the person reads further up, and it can be searched.
+// The log of a step: it stays at the end unless the person reads further up, and it can be searched.
 
 import { coalesce, el } from "../../dom.js";
 import { count } from "../../text.js";
@@ -16,7 +16,7 @@ export class LogView {
   #log = null;
   #off = [];
   #nodes = new Map();
-  #follows = true;
+  #isAtEnd = true;
   #matches = [];
   #at = -1;
   #searched = coalesce(() => this.#search());
@@ -25,7 +25,7 @@ export class LogView {
   constructor({ open }) {
     this.#open = open;
     $("log-step").addEventListener("change", () => this.show(this.#open($("log-step").value)));
-    $("follow").addEventListener("click", () => this.#follow(!this.#follows));
+    $("stay").addEventListener("click", () => this.#stay(!this.#isAtEnd));
     $("earlier").addEventListener("click", () => this.#log.earlier());
     $("search").addEventListener("input", () => {
       this.#at = -1;
@@ -39,7 +39,7 @@ export class LogView {
     $("match-before").addEventListener("click", () => this.#go(-1));
     $("match-after").addEventListener("click", () => this.#go(1));
     this.#box.addEventListener("scroll", () => this.#scrolled(), { passive: true });
-    new ResizeObserver(() => this.#follows && this.#toEnd()).observe(this.#box);
+    new ResizeObserver(() => this.#isAtEnd && this.#toEnd()).observe(this.#box);
   }
 
   /** Offer the logs of the steps that have begun. */
@@ -71,7 +71,7 @@ export class LogView {
         ]
       : [];
     this.#fill();
-    this.#follow(true);
+    this.#stay(true);
   }
 
   #fill() {
@@ -107,14 +107,14 @@ export class LogView {
   #changed() {
     $("log-empty").hidden = this.#nodes.size > 0;
     $("earlier").hidden = !this.#log || this.#log.start === 0;
-    if (this.#follows) this.#toEnd();
+    if (this.#isAtEnd) this.#toEnd();
     if ($("search").value) this.#searched();
   }
 
-  #follow(isFollowing) {
-    this.#follows = isFollowing;
-    $("follow").setAttribute("aria-pressed", isFollowing);
-    if (isFollowing) this.#toEnd();
+  #stay(isAtEnd) {
+    this.#isAtEnd = isAtEnd;
+    $("stay").setAttribute("aria-pressed", isAtEnd);
+    if (isAtEnd) this.#toEnd();
   }
 
   #toEnd() {
@@ -124,9 +124,9 @@ export class LogView {
   #scrolled() {
     const { scrollTop, scrollHeight, clientHeight } = this.#box;
     const isAtEnd = scrollHeight - scrollTop - clientHeight < NEAR_END;
-    if (isAtEnd !== this.#follows) {
-      this.#follows = isAtEnd;
-      $("follow").setAttribute("aria-pressed", isAtEnd);
+    if (isAtEnd !== this.#isAtEnd) {
+      this.#isAtEnd = isAtEnd;
+      $("stay").setAttribute("aria-pressed", isAtEnd);
     }
   }
 
@@ -150,7 +150,7 @@ export class LogView {
     if (!this.#matches.length) return;
     const { length } = this.#matches;
     this.#at = this.#at < 0 ? (way > 0 ? 0 : length - 1) : (this.#at + way + length) % length;
-    this.#follow(false);
+    this.#stay(false);
     const match = this.#matches[this.#at].getBoundingClientRect();
     const box = this.#box.getBoundingClientRect();
     this.#box.scrollTop += match.top - box.top - box.height / 2;
@@ -159,7 +159,7 @@ export class LogView {
   }
 }
 
-// What a terminal would show: no colours, and of a line that was written over and over, its last form.
+// The text as a terminal would show it: no colours, and of a line that was written over and over, its last form.
 function printable(text) {
   return text.replace(COLOURS, "").replace(/\r\n/g, "\n").replace(/[^\n]*\r(?=[^\n])/g, "").replace(/\r/g, "");
 }

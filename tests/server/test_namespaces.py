@@ -244,6 +244,8 @@ def test_insecure_allows_all_that_exists() -> None:
     assert allowed(insecure, Action.HISTORY, NOBODY) is None
     assert allowed(insecure, Action.PRESENCE, NOBODY) is NotAvailable
     assert asyncio.run(insecure.connect(ConnectAttempt(), None)) == Identity()
+    granted = asyncio.run(insecure.subscribe(NOBODY, "x", "", b"")).options
+    assert (granted.recoverable, granted.positioned) == (True, True)
     with pytest.raises(UnknownChannel):
         subscribed(insecure, "other:1")
 

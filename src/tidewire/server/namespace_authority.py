@@ -197,13 +197,12 @@ class NamespaceAuthority(Authority):
         return is_open and (bool(user) or namespace.allow_subscribe_for_anonymous)
 
     def _grant(self, namespace: Namespace, options: ChannelOptions, caller: Caller) -> Grant:
-        is_anonymous = not caller.identity.user
-        sees_joins = (
-            self._client.insecure
-            or namespace.force_push_join_leave
-            or namespace.allows(Action.PRESENCE, is_anonymous=is_anonymous, subscribed=True)
-        )
-        return Grant(namespace.granted(options, is_anonymous=is_anonymous), sees_joins=sees_joins)
+        def may(action: Action) -> bool:
+            allowed = namespace.allows(action, is_anonymous=not caller.identity.user, subscribed=True)
+            return self._client.insecure or allowed
+
+        granted = namespace.granted(options, reads_history=may(Action.HISTORY))
+        return Grant(granted, sees_joins=namespace.force_push_join_leave or may(Action.PRESENCE))
 
     async def sub_refresh(self, caller: Caller, channel: str, token: str) -> Grant:
         try:

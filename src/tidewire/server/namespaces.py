@@ -212,9 +212,9 @@ class Namespace(BaseModel):
         """Return whether a name (without its namespace) matches `channel_regex`."""
         return not self.channel_regex or re.search(self.channel_regex, name) is not None
 
-    def granted(self, options: ChannelOptions, *, is_anonymous: bool) -> ChannelOptions:
+    def granted(self, options: ChannelOptions, *, reads_history: bool) -> ChannelOptions:
         """Return the options of a subscriber: if it may read the history, it may also be positioned and recover."""
-        if not self.has_history or not self.allows(Action.HISTORY, is_anonymous=is_anonymous, subscribed=True):
+        if not self.has_history or not reads_history:
             return options
         return msgspec.structs.replace(options, positioned=True, recoverable=True)
 

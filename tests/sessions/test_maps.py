@@ -11,7 +11,9 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
+from pydantic import BaseModel
 
 from engine.support import PLAIN, connect, run
 from helpers.stores import postgres_database, start_nats, start_redis
@@ -22,13 +24,21 @@ from tidewire import (
     Entries,
     EntryChanged,
     Hub,
+    InvalidMessage,
     LimitExceeded,
     PermissionDenied,
     SlowPolicy,
     StoreUnavailable,
 )
+from tidewire.http_api.calls import Calls
+from tidewire.http_api.nodes import Nodes
 from tidewire.sessions.maps import Maps
 from tidewire.testing import wait_until
+
+
+class Note(BaseModel):
+    text: str
+    size: int = 1
 
 
 @pytest.fixture(params=["memory", "sqlite", "redis", "postgresql", "nats"])
@@ -286,6 +296,41 @@ def test_what_cannot_be_is_refused() -> None:
                 await hub.set("board", "a", "x" * 600)
             await hub.set("board", "a", "x" * 100)
             assert set(await values(hub)) == {"a"}
+
+    run(main())
+
+
+def test_values_are_of_the_type_that_the_rule_publishes() -> None:
+    async def main() -> None:
+        hub = Hub()
+
+        @hub.channel("board", publishes=Note, map=True)
+        async def board() -> bool:
+            return True
+
+        @hub.channel("words", publishes=str, map=True)
+        async def words() -> bool:
+            return True
+
+        async with hub:
+            calls = Calls(hub.node, Nodes(hub.node, version="0"), hub.node.rules.options)
+
+            async def by_api(channel: str, key: str, value: Any) -> None:
+                request = {"channel": channel, "key": key, "data": value}
+                await calls.call("map_publish", msgspec.json.encode(request))
+
+            for set_entry in (hub.set, by_api):
+                await set_entry("board", "a", {"text": "x", "size": "5", "unknown": True})
+                assert await values(hub) == {"a": {"text": "x", "size": 5}}
+                await set_entry("words", "a", "[1]")
+                assert await values(hub, "words") == {"a": "[1]"}
+                for wrong in ({"size": 1}, "text", None):
+                    with pytest.raises(InvalidMessage):
+                        await set_entry("board", "b", wrong)
+                with pytest.raises(InvalidMessage):
+                    await set_entry("words", "b", 5)
+            await hub.set("board", "a", Note(text="y"))
+            assert await values(hub) == {"a": {"text": "y", "size": 1}}
 
     run(main())
 

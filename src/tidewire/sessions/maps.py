@@ -24,7 +24,7 @@ from tidewire.errors import (
     PublishError,
     StoreUnavailable,
 )
-from tidewire.messages import Announcement, Membership, Position
+from tidewire.messages import Announcement, Format, Membership, Position
 from tidewire.options import SlowPolicy
 from tidewire.protocols.centrifuge.messages import ClientInfo
 from tidewire.protocols.map_changes import Change, Entry, MapState
@@ -139,10 +139,13 @@ class Maps(PerNode):
         tags: dict[str, str] | None = None,
         publisher: ClientInfo | None = None,
     ) -> Entry:
-        """Set an entry, and return it; raises EntryChanged, CommandError, PublishError, StoreUnavailable."""
+        """Set an entry, and return it; raises EntryChanged, CommandError, PublishError, StoreUnavailable.
+
+        A value is checked where the channel's rule declares a type; JSON as it is (`msgspec.Raw`) was checked before.
+        """
         if isinstance(ttl, bool) or not isinstance(ttl, int | float) or not 0 <= ttl < 1e9:
             raise BadRequest(f"ttl={ttl!r} is no number of seconds; write 0 for an entry that stays")
-        data = msgspec.Raw(encode_json(value))
+        data = value if isinstance(value, msgspec.Raw) else self._encoded(channel, value)
         if owner is not None:
             await self._own(channel, owner)
         key, by = _checked(key), self.next_by()
@@ -156,6 +159,14 @@ class Maps(PerNode):
             offset = state.last(key)
             return Entry(key, msgspec.json.decode(data), offset, change.owner, change.ttl, 0.0, meta.tags, publisher)
         return entry
+
+    def _encoded(self, channel: str, value: Any) -> msgspec.Raw:
+        shape = self._node.rules.shape(channel)
+        if shape is None:
+            return msgspec.Raw(encode_json(value))
+        is_text = isinstance(value, str | bytes)
+        data, format_ = shape.check(encode_json(value), Format.JSON) if is_text else shape.encode(value)
+        return msgspec.Raw(data if format_ is Format.JSON else encode_json(value))
 
     async def unset(self, channel: str, key: str, *, expect: int | None = None) -> bool:
         """Remove an entry; False: there was none. Raises as `set`."""

@@ -10,7 +10,7 @@ from functools import partial
 from importlib.metadata import version
 from typing import Any, cast
 
-from msgspec import Struct
+from msgspec import Raw, Struct
 
 from tidewire.channels import check_channel, is_internal
 from tidewire.errors import (
@@ -34,6 +34,7 @@ from tidewire.protocols.centrifuge.codes import Malformed, MalformedFrame, WireE
 from tidewire.protocols.centrifuge.encoding import CentrifugeProtocol
 from tidewire.protocols.centrifuge.messages import Reply, raw
 from tidewire.protocols.meta import PublicationMeta
+from tidewire.protocols.payload import encode_json
 from tidewire.rules.base import Action, Authority, Identity
 from tidewire.sessions.centrifuge.credentials import Credentials, ttl_of
 from tidewire.sessions.centrifuge.heartbeat import Heartbeat
@@ -238,7 +239,7 @@ class Commands:
             await maps.set(
                 channel,
                 key,
-                value_of(taken[0], self._node.limits.json_depth),
+                Raw(encode_json(value_of(taken[0], self._node.limits.json_depth))),
                 ttl=options.ttl,
                 owner=self._connection if options.owned else None,
                 publisher=m.ClientInfo(identity.user, self._connection.id, raw(identity.info), raw(info)),

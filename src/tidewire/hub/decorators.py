@@ -54,9 +54,9 @@ class Decorators(HubCore):
 
         `publishes` is the type of the messages in these channels, `accepts` of those that clients publish (by default
         the same): pydantic models, dataclasses, TypedDicts, msgspec structs, unions. A message of another type is
-        refused with InvalidMessage; what is stored already is shown as it is. `rate` bounds what clients publish:
+        refused with InvalidMessage; stored messages are shown as they are. `rate` bounds how often clients publish:
         "5/s burst 10 per user", per channel, per address.
-        Raises ConfigurationError for a pattern that has a rule, and for what is no type.
+        Raises ConfigurationError for a pattern that has a rule already, and for a type that is none.
         """
         options = rule_options(
             history=history,
@@ -117,13 +117,14 @@ class Decorators(HubCore):
         return add
 
     def on(self, event: str, pattern: str = "") -> Callable[[F], F]:
-        """Call a function for what happens: `@hub.on("joined", "room:{room}")` over `def joined(room: int, user: str)`.
+        """Call a function for an event: `@hub.on("joined", "room:{room}")` over `def joined(room: int, user: str)`.
 
-        Events are joined and left (a user's first connection in a channel, and the last), occupied and vacated (a
-        channel), connected and disconnected (a user; no pattern). Of all workers one calls it, at least once for each
-        `event: Event`, in order by user and channel. Another worker tells the ends that a killed one leaves behind; a
-        user that is back within `grace_seconds` never was away. A function that raises is called again, with pauses,
-        and then the event is dead: `dead_events`. Raises ConfigurationError for what is no event or no such function.
+        The events are joined and left (the first connection of a user in a channel, and the last), occupied and vacated
+        (a channel), connected and disconnected (a user; no pattern). One of all workers calls the function, at least
+        once for each `event: Event`, in order by user and channel. When a worker is killed, another one reports the
+        ends of its members; a user that is back within `grace_seconds` causes no event. A function that raises is
+        called again, with pauses; after the last attempt the event is dead, and `dead_events` lists it. Raises
+        ConfigurationError for an unknown event, and for a function that cannot take it.
         """
 
         _check_text(event, "the event", "joined")
@@ -139,7 +140,7 @@ class Decorators(HubCore):
         """Send events to a URL: `events=["connected", "joined room:{room}"]`, in batches, signed with a secret.
 
         A batch that is not answered with 2xx within ten seconds is sent again, with pauses, for a day. Unless
-        `allow_private`, nothing is sent to a private address. Raises ConfigurationError for what cannot work.
+        `allow_private`, nothing is sent to a private address. Raises ConfigurationError for arguments that cannot work.
         """
         _check_text(url, "the URL of a webhook", "https://example.org/events")
         if secret is not None:
@@ -147,7 +148,7 @@ class Decorators(HubCore):
         self._happenings.add_webhook(url, secret, events, allow_private=allow_private)
 
     async def dead_events(self) -> list[DeadEvent]:
-        """Return the events that a handler refused as often as it was called; raises StoreUnavailable."""
+        """Return the events whose handler has raised at every attempt; raises StoreUnavailable."""
         return await self._happenings.dead(self.node)
 
     async def repeat_event(self, id: str) -> None:

@@ -33,7 +33,7 @@ class Hub(Verbs, TextVerbs, MapVerbs, Decorators, Routers):
     `http://localhost:*`, `https://*.example.org` or `*`. Spans are made by the `tracer_provider`, or by OpenTelemetry's
     global one where the application has set it before the hub opens.
     Use it as `FastAPI(lifespan=hub.lifespan)`, or as `async with hub:` inside another lifespan. Raises
-    ConfigurationError for what cannot work.
+    ConfigurationError for arguments that cannot work.
     """
 
     def connect(
@@ -49,12 +49,12 @@ class Hub(Verbs, TextVerbs, MapVerbs, Decorators, Routers):
     ) -> HubConnection:
         """Take a WebSocket over: `async with hub.connect(websocket, user=…) as connection`.
 
-        Accepts it if nobody has. Over a connection limit it is refused so that the client can read why: HTTP 503 with
-        Retry-After in the handshake, or, for a browser, close code 1013. Inside the block, a client that goes away ends
-        the iteration and is no error, and an outage of the store ends the connection with 1013: it may come back. Any
-        other exception goes on, as in any endpoint; the client gets 1011, or what a handler of yours answers.
-        A `token` that `revoke` has ended is refused with 403. The `user` may be an `Identity`, as `JwtIdentity` returns
-        it: then the connection ends when that does.
+        Accepts the WebSocket unless the endpoint has. Over a connection limit the client is refused so that it can read
+        why: with HTTP 503 and Retry-After in the handshake, or, for a browser, with close code 1013. Inside the block,
+        a client that goes away ends the iteration and is no error. An outage of the store ends the connection with
+        1013, and the client may come back. Any other exception is raised on, as in any endpoint; the client gets 1011,
+        or the answer of your exception handler. A `token` that `revoke` has ended is refused with 403. The `user` may
+        be an `Identity`, as `JwtIdentity` returns it: the connection ends when that expires.
         """
         given = user if isinstance(user, Identity) else Identity(_text(user), token=token)
         acceptance = Acceptance(

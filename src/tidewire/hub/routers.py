@@ -107,13 +107,13 @@ class Routers(HubCore):
         open_page: bool = False,
         pages: Iterable[tuple[str, str]] = (),
     ) -> APIRouter:
-        """Make the admin page for `app.include_router`: nodes, channels, connections, refusals, and what can be done.
+        """Make the admin page for `app.include_router`: nodes, channels, connections, refusals, and actions.
 
         `user` is a FastAPI dependency that lets those who may administer pass: it returns something, or raises. Without
         it the page is for this machine alone, and not through a proxy. Its calls are those of the HTTP API, under
         `{prefix}/api`; a page of another site may not make them. With `open_page` anybody may load the page itself,
-        which holds no data, and asks for the key that its calls are to send as X-API-Key. It leads to others:
-        `pages` has their names and addresses.
+        which holds no data, and asks for the key that its calls are to send as X-API-Key. `pages` has the names
+        and addresses of other pages that it links to.
         """
         closed = "the admin page is for this machine: use admin_router(user=may_administer)"
         allowed = guard(user=user, origins=Origins(), closed=closed)
@@ -226,7 +226,7 @@ class Routers(HubCore):
         """Make the routes `/asyncapi.json` and `/asyncapi`, a page that shows it, for `app.include_router`.
 
         Everybody who may load them reads all channels and types; give the router dependencies to keep them to yourself.
-        `described` takes the place of the hub's rules. The page leads to others: `pages` has their names and addresses.
+        `described` takes the place of the hub's rules. `pages` has the names and addresses of pages that it links to.
         """
         self._described = described
 
@@ -243,6 +243,6 @@ def _checked(path: str) -> str:
 
 
 def _is_forgotten(channel: Mapping[str, Any]) -> bool:
-    """Return whether what is missed in a channel does not come back."""
+    """Return whether a client cannot recover the publications of a channel that it missed."""
     kept = channel.get("x-tidewire", {})
     return not (kept.get("history") and kept.get("recovery"))

@@ -1,4 +1,4 @@
-"""The verbs of an application for channels and users: publish, send, disconnect, revoke, and read what is known."""
+"""The verbs of an application for channels and users: publish, send, disconnect, revoke, and read."""
 
 from __future__ import annotations
 
@@ -98,21 +98,25 @@ class Verbs(HubCore):
         version: int | Position | None = None,
         connection: object | None = None,
     ) -> Position | list[Position] | None:
-        """Publish str as text, bytes as binary, anything else as JSON; returns when the broker keeps it.
+        """Publish str as text, bytes as binary, anything else as JSON; return the position when the broker keeps it.
 
-        The same `key` in the same channel within five minutes is published once. Clients of the Centrifuge protocol may
-        choose by `tags`; nobody finds in history, or recovers, what has `skip_history`. An `ephemeral` one (None: as
-        the channel's rule says) is not kept at all: it goes to those who are there, and `publish` returns at once, with
-        offset 0. The connection `but_not`, or the one with this id, is not pushed it. With a `connection` of the
-        application's own database (postgresql:// with asyncpg, psycopg or SQLAlchemy; sqlite:// with sqlite3, aiosqlite
-        or SQLAlchemy) or a session, it is published if and when that connection's transaction commits.
-        A list of channels is published to at once; the positions come in its order, and the first failure is raised
-        when all are done. A `version` is compared and set, over all nodes: a number must be greater than that of the
-        newest publication with one, and at a Position the channel must still be, or VersionConflict is raised. That is
-        exact among publications with a version; one without may come right before it: give one with all, or with none.
-        Raises NotPublished (surely not kept) or PublishUnconfirmed (unknown; repeat it with the same key), CommandError
-        for a channel name or data that cannot be used (InvalidMessage: not of the type that the rule declares),
-        ConfigurationError for a store that cannot do it.
+        - `channel`: a name, or a list of names. All of a list are published to at once; the positions come in its
+          order, and the first failure is raised when all are done.
+        - `key`: two publications of one channel with the same key within five minutes are published once.
+        - `tags`: clients of the Centrifuge protocol may filter by them.
+        - `skip_history`: subscribers get the publication, but history and recovery leave it out.
+        - `ephemeral`: the publication goes to the subscribers of this moment and is not kept; `publish` returns at
+          once, with offset 0. None: as the channel's rule says.
+        - `but_not`: a connection, or its id, that does not get the publication.
+        - `version`: a number that must be greater than that of the newest versioned publication, or the Position at
+          which the channel must still be; otherwise VersionConflict is raised. This is exact over all nodes among
+          versioned publications, so give a version with each publication of a channel, or with none.
+        - `connection`: a connection or session of the application's own database (postgresql:// with asyncpg, psycopg
+          or SQLAlchemy; sqlite:// with sqlite3, aiosqlite or SQLAlchemy). The publication is part of its transaction.
+
+        Raises NotPublished when the publication is surely not kept, PublishUnconfirmed when that is unknown (repeat it
+        with the same key), InvalidMessage for data that is not of the type that the rule declares, another CommandError
+        for a channel name or data that cannot be used, ConfigurationError for a store that cannot do it.
         """
         not_for = connection_id(but_not, "but_not")
         meta = PublicationMeta(None, tags_from(tags), skip_history=bool(skip_history), but_not=not_for)
@@ -125,14 +129,14 @@ class Verbs(HubCore):
         if connection is not None:
             if ephemeral or version is not None:
                 raise ConfigurationError(
-                    "what is ephemeral, or has a version, has no part in a transaction; leave connection= out"
+                    "an ephemeral or versioned publication can't be part of a transaction; leave connection= out"
                 )
             await self._publish_within(connection, request)
             return None
         return await self._publish(request, meta, ephemeral, version)
 
     def _request(self, channel: str, data: Any, key: str, meta: PublicationMeta) -> PublishRequest:
-        """Return what is published, checked; raises CommandError."""
+        """Return the request for a publication, checked; raises CommandError."""
         name = open_channel(channel, self.limits.channel_name)
         shape_of = self._rules.shape_of
         shape = None if shape_of is None else shape_of(name)
@@ -150,7 +154,7 @@ class Verbs(HubCore):
                 name, data, format_, key=key, meta=request.meta, ephemeral=ephemeral, sender=meta.but_not
             )
         if ephemeral:
-            raise ConfigurationError("what is ephemeral is not kept, so it has no version; leave version= out")
+            raise ConfigurationError("an ephemeral publication is not kept, so it has no version; leave version= out")
         check_version(version)
         return await publish_version(self.node, name, data, format_, meta, version=version, key=key)
 
@@ -170,8 +174,8 @@ class Verbs(HubCore):
     def from_thread(self, verb: Callable[P, Coroutine[Any, Any, T]], *args: P.args, **kwargs: P.kwargs) -> T:
         """Call a coroutine function from a thread or a plain `def`, and wait: `hub.from_thread(hub.publish, "a", 1)`.
 
-        It may be any of the hub or of a connection. Raises as it does, and ConfigurationError in an event loop, which
-        waiting would stop.
+        The function may be any verb of the hub or of a connection. Raises its errors, and ConfigurationError when it is
+        called in an event loop, which waiting would stop.
         """
         if running_loop() is not None:
             name = getattr(verb, "__name__", "…")
@@ -199,9 +203,10 @@ class Verbs(HubCore):
         reason: str = "",
         reconnect: bool = False,
     ) -> None:
-        """End every connection of a user on all nodes, or the one `connection` (by its id, whose it may be).
+        """End every connection of a user on all nodes, or one `connection` (itself or its id).
 
-        One that is not there is no error. Raises ConfigurationError without either, PublishError.
+        With both, the connection is ended only if it belongs to the user. A connection that is gone is no error. With
+        `reconnect`, the client may come back. Raises ConfigurationError without either, PublishError.
         """
         ending = Disconnect(4000 if reconnect else FORCED.code, reason or FORCED.reason, reconnect)
         id_ = connection_id(connection)
@@ -213,18 +218,19 @@ class Verbs(HubCore):
             raise ConfigurationError("disconnect needs user=… or connection=…")
 
     async def unsubscribe(self, user: str, channel: str) -> None:
-        """End the subscriptions of all connections of a user to a channel, on all nodes; their clients are told.
+        """End the subscriptions of all connections of a user to a channel, on all nodes, and notify their clients.
 
-        Harmless where there is none. Clients of the Centrifuge protocol do not come back by themselves; a rule says
-        whether they may. Raises PublishError.
+        Does nothing where there is none. Clients of the Centrifuge protocol do not subscribe again by themselves; the
+        channel's rule decides whether they may. Raises PublishError.
         """
         name = check_channel(channel, self.limits.channel_name)
         await hub_orders.ask(self.node, hub_orders.Leaving(check_name(user, "user"), name))
 
     async def set_presence(self, connection: HubConnection | str, channel: str, info: Any) -> None:
-        """Change what presence shows of a connection in a channel, wherever it is; harmless where it is not present.
+        """Change the presence info of a connection in a channel, on whichever node it is.
 
-        Its own endpoint calls `connection.set_presence`. Raises PublishError.
+        Does nothing where the connection is not present. An endpoint calls `connection.set_presence` for its own.
+        Raises PublishError.
         """
         name = check_channel(channel, self.limits.channel_name)
         info = b"" if info is None else encode_json(info)
@@ -233,9 +239,9 @@ class Verbs(HubCore):
     async def revoke(self, *, user: str = "", issued_before: float | datetime | None = None, jti: str = "") -> None:
         """End tokens before they expire, on all nodes and for `limits.revocation_seconds`.
 
-        Either one token by its id (`jti`), or all tokens of a user that were issued before a time in seconds since 1970
-        (None: now). Their connections end with 1008, and new ones are refused; for this, give `connect` or the
-        `Identity` the `token=IssuedToken(id, issued_at)`. Raises as `publish`.
+        Revoke one token by its id (`jti`), or all tokens of a user that were issued before a time in seconds since 1970
+        (None: now). Their connections end with 1008, and new ones are refused. This works for connections that know
+        their token: give `connect` or the `Identity` a `token=IssuedToken(id, issued_at)`. Raises as `publish`.
         """
         if not user and not jti:
             raise ConfigurationError("revoke needs user=… or jti=…")
@@ -251,20 +257,20 @@ class Verbs(HubCore):
     ) -> Publications:
         """Read a channel in your own code: `async with hub.listen("news") as publications`, then `async for` over them.
 
-        The publications since a position come first, or where there is none, or it is no longer known (`recovered` is
-        False), the newest `history`. `since` may be the text of a position, as a client sends it. The reader is no
-        client; to a slow one happens what its channel's `slow` says. With `state`, the channel's state takes the place
-        of `history`. Raises BadRequest, and StoreUnavailable at entry.
+        The publications after `since` (a Position, or its text as a client sends it) come first. Without `since`, or
+        where that position is no longer known (`recovered` is False), the newest `history` publications come first;
+        with `state`, the channel's state takes their place. The channel's `slow` policy holds for a slow reader, too.
+        Raises BadRequest, and StoreUnavailable at entry.
         """
         name = open_channel(channel, self.limits.channel_name)
         check_loop(self._opened.loop)
         return Publications(self.node, name, position_from(since), count_from(history, "history"), with_state=state)
 
     async def state(self, channel: str) -> State:
-        """Return what a channel holds, as `ChannelRule.state` says it, and the position from which to go on.
+        """Return the state of a channel, from the function of `ChannelRule.state`, and the position that it is of.
 
-        All who ask at once are given the same. Raises NotAvailable for a channel without a state, StateFailed,
-        StoreUnavailable, and what the application's function raises as a CommandError.
+        Concurrent callers share one call of the function. Raises NotAvailable for a channel without a state,
+        StateFailed, StoreUnavailable, and a CommandError that the function raises.
         """
         node, name = self.node, open_channel(channel, self.limits.channel_name)
         make = node.rules.state_of(name)
@@ -288,20 +294,20 @@ class Verbs(HubCore):
         )
 
     async def position(self, channel: str) -> Position:
-        """Return the position of a channel: what comes after it is new; raises StoreUnavailable."""
+        """Return the position of a channel, that of its newest publication; raises StoreUnavailable."""
         name = check_channel(channel, self.limits.channel_name)
         return (await self.node.broker.history(name, limit=0)).top
 
     async def inbox(self, user: str, *, since: str | Position | None = None) -> HistoryPage:
-        """Read what was sent to a user by `send_to_user`; raises StoreUnavailable."""
+        """Read the messages that `send_to_user` has sent to a user; raises StoreUnavailable."""
         return await self.history(personal(user), since=since)
 
     async def remove_history(self, channel: str) -> None:
-        """Remove what is stored of a channel; raises StoreUnavailable."""
+        """Remove the history of a channel; raises StoreUnavailable."""
         await self.node.remove_history(open_channel(channel, self.limits.channel_name))
 
     async def presence(self, channel: str) -> list[Member]:
-        """Return who is present in a channel on all nodes, one entry a connection; raises StoreUnavailable."""
+        """Return the members of a channel on all nodes, one for each connection; raises StoreUnavailable."""
         return await self.node.presence.members(channel)
 
     async def users(self, channel: str) -> list[str]:
@@ -314,7 +320,7 @@ class Verbs(HubCore):
 
     @property
     def degraded(self) -> bool:
-        """The store is away: publishing fails, clients stay."""
+        """Whether the store is away: publishing fails, clients stay."""
         return self.node.tasks.degraded
 
     def statistics(self) -> Statistics:
@@ -323,7 +329,7 @@ class Verbs(HubCore):
 
 
 async def _all(works: Iterable[Coroutine[Any, Any, T]]) -> list[T]:
-    """Do all, and return what they returned; raises the first failure when all are done."""
+    """Run all at once, and return their results; raises the first failure when all are done."""
     results = await asyncio.gather(*works, return_exceptions=True)
     for result in results:
         if isinstance(result, BaseException):

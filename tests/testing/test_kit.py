@@ -119,6 +119,27 @@ def test_a_handler_that_answers_nothing_fails_in_a_second(realtime: Realtime, te
     run(test)
 
 
+def test_what_an_endpoint_sends_again_is_no_recovery(realtime: Realtime) -> None:
+    async def test() -> None:
+        async with realtime(make()) as rt:
+            ann, bob = await rt.connect("/ws/1", user="ann"), await rt.subscriber("room:1", user="bob")
+            await ann.send("hello")
+            with pytest.raises(
+                AssertionError, match="it came with recovered=False\\. rt\\.connect speaks your endpoint's"
+            ):
+                await ann.expect({"text": "hello"}, recovered=True, within=0.1)
+            with pytest.raises(AssertionError, match="it came with recovered=False$"):
+                await bob.expect({"text": "hello"}, recovered=True, within=0.1)
+            bob.cut()
+            await bob.back()
+            with pytest.raises(AssertionError) as failed:
+                await bob.expect("nothing", within=0.1)
+            assert "cut by the test" in str(failed.value)
+            assert "connection lost" not in str(failed.value), "it ended once"
+
+    run(test)
+
+
 def test_what_comes_late_is_waited_for_and_what_handlers_do_too(realtime: Realtime) -> None:
     async def test() -> None:
         async with realtime(make()) as rt:

@@ -23,6 +23,7 @@ class Blocking:
         if inspect.iscoroutinefunction(found):
 
             def call(*args: Any, **kwargs: Any) -> Any:
+                __tracebackhide__ = True
                 return self._plain(self._runner.run(found(*args, **kwargs)))
 
             return call

@@ -34,6 +34,9 @@ class Received(msgspec.Struct, frozen=True):
 class Player:
     """One client of a test; made by `rt.connect` and `rt.subscriber`."""
 
+    #: What a failure adds where no message can come by a recovery.
+    _without_recovery = ""
+
     def __init__(self, world: Stage, opening: Opening) -> None:
         self._world = world
         self._opening = opening
@@ -71,6 +74,7 @@ class Player:
         recovery brought it. Raises AssertionError with all that happened after about `within` seconds, and what a
         handler raised as soon as it has.
         """
+        __tracebackhide__ = True  # pytest shows the test instead
         for _ in range(_STUCK_NAPS if self._world.is_stuck else round(within / _NAP_SECONDS)):
             found = self._find(expected, recovered, channel)
             if found is MISSING and self.disconnect is None:
@@ -83,10 +87,14 @@ class Player:
                 break
             await asyncio.sleep(_NAP_SECONDS)
         wanted = described(expected) + ("" if recovered is None else f", recovered={recovered}")
-        raise AssertionError(self._failure(f"did not get {wanted}"))
+        failure = self._failure(f"did not get {wanted}")
+        if recovered is not None and self._find(expected, None, channel) is not MISSING:
+            failure += f"\n  it came with recovered={not recovered}{self._without_recovery}"
+        raise AssertionError(failure)
 
     async def expect_nothing(self) -> None:
         """Wait until everything has been handled, and raise AssertionError if anything came that was not expected."""
+        __tracebackhide__ = True
         await self._world.settle()
         self._world.raise_errors()
         unread = self.received[self._unread :]
@@ -96,6 +104,7 @@ class Player:
 
     async def expect_closed(self, code: int | None = None) -> Disconnect:
         """Wait for the end of the connection, and return it; raises AssertionError for another code, or without one."""
+        __tracebackhide__ = True
         for _ in range(_NAPS):
             await self._world.settle_briefly()
             if self.disconnect is not None:
@@ -190,6 +199,11 @@ class Player:
 
 class SocketClient(Player):
     """A client of one of the application's own WebSocket endpoints."""
+
+    _without_recovery = (
+        ". rt.connect speaks your endpoint's own messages, of which the kit cannot tell what a recovery brought: "
+        "leave recovered= out, or subscribe by rt.subscriber"
+    )
 
     async def send(self, message: Any) -> None:
         """Send a message, and wait until it was handled: str as text, bytes as binary, anything else as JSON."""

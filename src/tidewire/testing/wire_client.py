@@ -153,7 +153,8 @@ class WireClient(asyncio.Protocol):
         self._flush()
 
     def abort(self) -> None:
-        """End without a word, as a cable that is pulled."""
+        """End without a word, as a cable that is pulled; `on_closed` is not called."""
+        self._is_ended = True
         if self._transport is not None:
             self._transport.abort()
 

@@ -16,7 +16,10 @@ def _docs(*arguments: str) -> subprocess.CompletedProcess[str]:
 
 
 def test_a_page_is_shown_and_a_wrong_name_gets_a_hint() -> None:
-    assert "howto/redis" in _docs().stdout.splitlines()
+    shown = dict(line.split(None, 1) for line in _docs().stdout.splitlines())
+    assert shown["tutorial/1-first-chat"] == "First chat in ten minutes"
+    assert shown["decisions/msgspec"]
+    assert _docs("skill").stdout.startswith("---\nname: tidewire\n")
     for name in ("howto/redis", "docs/howto/redis.md"):
         assert _docs(name).stdout == (ROOT / "docs" / "howto" / "redis.md").read_text()  # to be copied from
     wrong = _docs("howto/redes")

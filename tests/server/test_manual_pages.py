@@ -46,4 +46,5 @@ def test_text_stays_text(tmp_path: Path) -> None:
     assert "<script" not in html
     assert "href" not in html
     assert ">y" not in html
+    assert "y (in the repository)" in html
     assert made.html("other") is None

@@ -125,10 +125,10 @@ def test_what_an_endpoint_sends_again_is_no_recovery(realtime: Realtime) -> None
             ann, bob = await rt.connect("/ws/1", user="ann"), await rt.subscriber("room:1", user="bob")
             await ann.send("hello")
             with pytest.raises(
-                AssertionError, match="it came with recovered=False\\. rt\\.connect speaks your endpoint's"
+                AssertionError, match=r"it came with recovered=False\. rt\.connect speaks your endpoint's"
             ):
                 await ann.expect({"text": "hello"}, recovered=True, within=0.1)
-            with pytest.raises(AssertionError, match="it came with recovered=False$"):
+            with pytest.raises(AssertionError, match=r"it came with recovered=False$"):
                 await bob.expect({"text": "hello"}, recovered=True, within=0.1)
             bob.cut()
             await bob.back()

@@ -72,7 +72,7 @@ class Manual:
         return Found(name, self.titles[name], " ".join(text[max(place - _AROUND, 0) : place + _AROUND].split()))
 
     def _linked(self, tokens: Sequence[Token], folder: str) -> Iterator[Token]:
-        """Lead links to pages of this manual; what is only in the repository stays as text."""
+        """Lead links to pages of this manual; what is only in the repository stays as text, which says so."""
         dropped = 0
         for token in tokens:
             if token.type == "image":
@@ -85,7 +85,7 @@ class Manual:
                 token.attrSet("href", target)
             elif token.type == "link_close" and dropped:
                 dropped -= 1
-                continue
+                token = Token("text", "", 0, content=" (in the repository)")
             yield token
 
     def _target(self, href: str, folder: str) -> str | None:

@@ -51,10 +51,9 @@ def _manual() -> Manual:
 
 
 def _contents(made: Manual, current: str) -> str:
-    names = sorted(made.titles, key=lambda name: (_rank(name), name))
     return "".join(
         f"<h2>{_FOLDERS.get(folder, folder.capitalize())}</h2>" + "".join(_link(made, name, current) for name in group)
-        for folder, group in groupby(names, key=_folder)
+        for folder, group in groupby(made.titles, key=_folder)
     )
 
 
@@ -66,11 +65,6 @@ def _link(made: Manual, name: str, current: str) -> str:
 
 def _folder(name: str) -> str:
     return name.rpartition("/")[0]
-
-
-def _rank(name: str) -> int:
-    order = ("", "tutorial", "doors", "howto", "reference", "explanation")
-    return order.index(_folder(name)) if _folder(name) in order else len(order)
 
 
 def _results(made: Manual, q: str) -> str:

@@ -34,7 +34,7 @@ class Received(msgspec.Struct, frozen=True):
 class Player:
     """One client of a test; made by `rt.connect` and `rt.subscriber`."""
 
-    #: What a failure adds where no message can come by a recovery.
+    #: Added to a failure where no message can come by a recovery.
     _without_recovery = ""
 
     def __init__(self, world: Stage, opening: Opening) -> None:

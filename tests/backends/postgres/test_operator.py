@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import subprocess
 import sys
 
+import asyncpg
 import pytest
 
 from engine.support import connect, run
 from helpers.ledger import Ledger, check, received
 from helpers.stores import postgres_database
-from tidewire.backends.postgres.schema import FUNCTIONS, TABLES, Seen, enter
+from tidewire.backends.postgres.schema import BODIES, FUNCTIONS, TABLES, VERSION, Seen, enter
+from tidewire.backends.shared.statements import read
 from tidewire.errors import PublishError, StoreUnavailable
 from tidewire.messages import Format, Member
 from tidewire.testing import wait_until
@@ -39,7 +42,21 @@ LOSSES = [
     "ALTER TABLE tidewire_publications DROP COLUMN meta",
     "ALTER TABLE tidewire_channels DROP COLUMN keep_age",
     f"DROP TABLE {', '.join(TABLES)} CASCADE",
+    "SET session_replication_role = replica; DELETE FROM tidewire_channels",
+    # an older backup is put back, while everybody is connected
+    """
+    CREATE TABLE s AS SELECT * FROM tidewire_store;
+    CREATE TABLE c AS SELECT id, name, 4 AS top, floor, keep_size, keep_age FROM tidewire_channels;
+    CREATE TABLE p AS SELECT * FROM tidewire_publications WHERE "offset" <= 4;
+    BEGIN;
+    TRUNCATE tidewire_store, tidewire_channels, tidewire_publications;
+    INSERT INTO tidewire_store SELECT * FROM s;
+    INSERT INTO tidewire_channels OVERRIDING SYSTEM VALUE SELECT * FROM c;
+    INSERT INTO tidewire_publications SELECT * FROM p;
+    COMMIT
+    """,
     "DROP SCHEMA public CASCADE; CREATE SCHEMA public",
+    "ALTER SCHEMA public RENAME TO another; CREATE SCHEMA public",
 ]
 #: Nothing is gone that a subscriber could miss.
 HARMLESS = [
@@ -49,10 +66,9 @@ HARMLESS = [
     "DROP TABLE tidewire_outbox CASCADE",
     "TRUNCATE tidewire_nodes, tidewire_members, tidewire_departures",
     "DROP TABLE tidewire_departures CASCADE",
-    *(
-        f"DROP FUNCTION {name} CASCADE"
-        for name in ("tidewire_append", "tidewire_keep", "tidewire_now", "tidewire_lose")
-    ),
+    *(f"DROP FUNCTION {name} CASCADE" for name in ("tidewire_append", "tidewire_keep", "tidewire_now")),
+    "ALTER TABLE tidewire_channels ALTER COLUMN id RESTART",
+    "ALTER FUNCTION tidewire_append RENAME TO mine",
 ]
 
 
@@ -93,9 +109,21 @@ OF_THE_SCHEMA = (
     "ALTER TABLE tidewire_channels ALTER COLUMN top DROP DEFAULT",
     "ALTER TABLE tidewire_publications ALTER COLUMN time TYPE text",
     "DROP TRIGGER tidewire_lose ON tidewire_channels; DROP FUNCTION tidewire_keep",
+    # columns that nobody fills
+    *(
+        f"ALTER TABLE tidewire_{table} ADD COLUMN mine integer NOT NULL DEFAULT 0;"
+        f"ALTER TABLE tidewire_{table} ALTER COLUMN mine DROP DEFAULT"
+        for table in ("channels", "publications", "keys", "nodes", "members", "outbox")
+    ),
+    "CREATE OR REPLACE FUNCTION tidewire_now() RETURNS double precision LANGUAGE sql AS 'SELECT 1.0 / 0'",
+    "DROP FUNCTION tidewire_now CASCADE; CREATE FUNCTION tidewire_now() RETURNS text LANGUAGE sql AS 'SELECT 1::text'",
+    "ALTER TABLE tidewire_channels ALTER COLUMN id RESTART WITH 9223372036854775807",
+    "ALTER TABLE tidewire_members ALTER COLUMN seq RESTART WITH 9223372036854775807",
+    "ALTER TABLE tidewire_outbox ALTER COLUMN id RESTART WITH 9223372036854775807",
 )
 
 
+@pytest.mark.usefixtures("often")
 def test_keys_defaults_types_and_triggers_are_made_again() -> None:
     async def scenario(url: str) -> None:
         async with postgres_node(url) as node, client_of(url) as operator:
@@ -105,18 +133,86 @@ def test_keys_defaults_types_and_triggers_are_made_again() -> None:
                 async def works() -> bool:
                     try:
                         await node.publish(f"new {number}", b"1", Format.TEXT, key="k")  # noqa: B023
+                        await node.publish(f"other {number}", b"1")  # noqa: B023
                         await node.presence.join("a", Member("1", "ann"))
+                        await node.presence.join("a", Member("2", "ann"))
+                        for _ in range(3):  # as an application does
+                            await operator.execute("SELECT tidewire_publish('a', '1')")
                         return bool((await node.broker.history(f"new {number}")).publications)  # noqa: B023
-                    except (PublishError, StoreUnavailable):
+                    except (PublishError, StoreUnavailable, asyncpg.PostgresError):
                         return False
 
                 await wait_until(works, 10, statement)
             assert await operator.fetchval("SELECT count(*) FROM pg_trigger WHERE tgname = 'tidewire_lose'") == 3
 
-    run(scenario(postgres_database()), 60)
+    run(scenario(postgres_database()), 120)
 
 
-@pytest.mark.parametrize("statement", ["TRUNCATE tidewire_channels", "TRUNCATE tidewire_store"])
+@pytest.mark.usefixtures("often")
+def test_indexes_are_made_again_and_what_another_clock_has_said_costs_no_history() -> None:
+    async def scenario(url: str) -> None:
+        async with postgres_node(url) as node, client_of(url) as operator:
+            await node.publish("a", b"1")
+            await operator.execute(
+                "DROP INDEX tidewire_keys_by_expiry, tidewire_members_by_user; CREATE OR REPLACE FUNCTION "
+                "tidewire_now() RETURNS double precision LANGUAGE sql AS 'SELECT 1e12::double precision'"
+            )
+
+            async def is_whole() -> bool:
+                found = await operator.fetchval(
+                    "SELECT count(*) FROM pg_class WHERE relname LIKE 'tidewire_%_by_%' AND relkind = 'i'"
+                )
+                return found == 3 and await operator.fetchval("SELECT tidewire_now()") < 1e11
+
+            await wait_until(is_whole, 10)
+            assert len((await node.broker.history("a")).publications) == 1
+
+    run(scenario(postgres_database()), 30)
+
+
+def test_a_schema_that_is_renamed_is_used_under_its_new_name() -> None:
+    async def scenario(url: str) -> None:
+        async with postgres_node(url) as node:
+            first = await node.publish("a", b"1")
+        async with client_of(url) as operator:
+            await operator.execute("ALTER SCHEMA public RENAME TO another")
+            async with postgres_node(f"{url}?search_path=another") as node, client_of(url) as application:
+                assert len((await node.broker.history("a")).publications) == 1
+                await application.execute("SELECT another.tidewire_publish('a', '1')")
+                await operator.execute("DELETE FROM another.tidewire_channels")
+                assert (await node.publish("a", b"1")).epoch != first.epoch
+
+    run(scenario(postgres_database()), 30)
+
+
+#: Nothing of this fires a trigger of ours, and no statement of ours fails.
+SILENT = (
+    # what a lost trigger, or one of another body, would have told of, nobody knows
+    "DROP FUNCTION tidewire_lose CASCADE",
+    "ALTER TABLE tidewire_channels DISABLE TRIGGER ALL; DELETE FROM tidewire_channels",
+    "ALTER TABLE tidewire_publications DISABLE TRIGGER ALL; ALTER TABLE tidewire_publications ENABLE TRIGGER ALL",
+    "CREATE OR REPLACE FUNCTION tidewire_lose() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NULL; END';"
+    "TRUNCATE tidewire_channels, tidewire_publications",
+    # a counter is put back where no publication contradicts it
+    "SELECT set_config('tidewire.trimming', 'on', false); DELETE FROM tidewire_publications;"
+    "UPDATE tidewire_channels SET top = 2",
+    # a backup is put back in one transaction, with tables of its own
+    "ALTER TABLE tidewire_channels RENAME TO before; CREATE TABLE tidewire_channels (LIKE before INCLUDING ALL);"
+    "INSERT INTO tidewire_channels OVERRIDING SYSTEM VALUE SELECT * FROM before; DROP TABLE before CASCADE",
+    # a key cannot be made again
+    "ALTER TABLE tidewire_publications DROP CONSTRAINT tidewire_publications_pkey;"
+    "INSERT INTO tidewire_publications SELECT * FROM tidewire_publications",
+)
+
+
+@pytest.fixture
+def often(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let nodes look for what is missing of the schema several times a second."""
+    monkeypatch.setattr("tidewire.backends.postgres.housekeeping._TRIM_ROUND", 0.3)
+
+
+@pytest.mark.usefixtures("often")
+@pytest.mark.parametrize("statement", ["TRUNCATE tidewire_channels", "TRUNCATE tidewire_store", *SILENT])
 def test_a_loss_is_told_though_nothing_is_published(statement: str) -> None:
     async def scenario(url: str) -> None:
         async with postgres_node(url) as node, postgres_node(url) as other, client_of(url) as operator:
@@ -127,7 +223,10 @@ def test_a_loss_is_told_though_nothing_is_published(statement: str) -> None:
                 await received(client, ledger)
             await operator.execute(statement)
             for client in clients:
-                await wait_until(lambda client=client: "i a" in client.shown, 6)  # type: ignore[misc]
+                await wait_until(lambda client=client: "i a" in client.shown, 10)  # type: ignore[misc]
+            await ledger.succeeds(3)
+            for client in clients:
+                await received(client, ledger)
 
     run(scenario(postgres_database()), 30)
 
@@ -245,6 +344,13 @@ def test_the_members_of_an_earlier_version_are_made_anew() -> None:
 def test_every_function_and_table_of_the_schema_is_looked_for() -> None:
     assert len(TABLES) == len(set(TABLES)) == 8
     assert {"tidewire_publish", "tidewire_publish_bytes", "tidewire_claim"} < set(FUNCTIONS)
+    assert len(FUNCTIONS) == len(set(FUNCTIONS)) == len(BODIES)
+
+
+def test_whoever_changes_the_schema_raises_its_version() -> None:
+    """Nodes of two versions of tidewire would else put their own functions in the place of the others', for ever."""
+    text = "".join(read("tidewire.backends.postgres", name) for name in ("schema.sql", "functions.sql"))
+    assert (VERSION, hashlib.md5(text.encode()).hexdigest()) == (3, "c694dbf5e387ded12532acab37950086")
 
 
 def test_a_place_in_the_log_of_another_server_says_nothing_of_this_one() -> None:

@@ -216,17 +216,30 @@ class Carriage:
     async def _compare(self, names: Sequence[str]) -> None:
         for start in range(0, max(1, len(names)), _LOOK_CHANNELS):
             chunk = names[start : start + _LOOK_CHANNELS]
-            losses = self._connection.losses
+            losses, delivered = self._connection.losses, self._delivered(chunk)
             rows = await self._on_listener(SQL["positions"], chunk)
             if not rows:
                 self._connection.lose(asyncpg.NoDataFoundError("tidewire_store is empty"), losses)
                 return
-            self._take_tops(positions_of(chunk, rows))
+            tops = positions_of(chunk, rows)
+            if any(tops[name].epoch == was.epoch and tops[name].offset < was.offset for name, was in delivered.items()):
+                # a counter was put back: its offsets would be given again
+                await self._on_listener(SQL["new_era"], rows[0]["era"])
+                tops = positions_of(chunk, await self._on_listener(SQL["positions"], chunk))
+            self._take_tops(tops)
+        losses = self._connection.losses
         (row,) = await self._on_listener(SQL["pulse"])
         if self.seen is not None:
+            if not f"{self.seen.identity}/".startswith(f"{row['identity']}/"):
+                self._connection.lose(asyncpg.NoDataFoundError("its data was replaced"), losses)
+                return
             self.seen = Seen(row["flushed"], self.seen.identity)
         if row["has_outbox"]:
             self._on_outbox()
+
+    def _delivered(self, names: Sequence[str]) -> dict[str, Position]:
+        cursors = {name: self._cursors.get(name) for name in names}
+        return {name: one.position for name, one in cursors.items() if one is not None and one.position is not None}
 
     def _take_tops(self, tops: Mapping[str, Position]) -> None:
         """Read news up to tops; after a change of the era, whose offsets begin anew, the node compares positions."""

@@ -6,10 +6,20 @@ LANGUAGE sql VOLATILE AS $$ SELECT extract(epoch FROM clock_timestamp())::double
 CREATE OR REPLACE FUNCTION tidewire_new_era() RETURNS text
 LANGUAGE sql VOLATILE AS $$ SELECT left(md5(gen_random_uuid()::text), 8) $$;
 
+-- Names the data of this server: a restored backup, a promoted standby, a copied database and counters that were made again
+-- each have another name.
+CREATE OR REPLACE FUNCTION tidewire_identity() RETURNS text
+LANGUAGE sql VOLATILE AS $$
+    SELECT concat_ws('/',
+        (SELECT system_identifier FROM pg_control_system()),
+        left(pg_walfile_name(pg_current_wal_lsn()), 8),
+        (SELECT oid FROM pg_database WHERE datname = current_database()),
+        'tidewire_channels'::regclass::oid)
+$$;
+
 -- Begin a session: returns the era, a new one when the server's data is not what it was before, and what names that data.
--- A restored backup, a promoted standby and a copied database each have another identity; so has any restart of a server
--- that may forget what it has committed. `seen` is a place in the log of `seen_identity` that a node knows to have been
--- flushed: where the same data has less, it is an older copy.
+-- Any restart of a server that may forget what it has committed is another name. `seen` is a place in the log of
+-- `seen_identity` that a node knows to have been flushed: where the same data has less, it is an older copy.
 DROP FUNCTION IF EXISTS tidewire_enter(pg_lsn);
 CREATE OR REPLACE FUNCTION tidewire_enter(seen pg_lsn, seen_identity text, OUT era text, OUT identity text)
 LANGUAGE plpgsql AS $$
@@ -17,19 +27,14 @@ LANGUAGE plpgsql AS $$
 DECLARE
     store    tidewire_store;
     found_id text;
-    is_safe  boolean;
     is_older boolean;
 BEGIN
     IF pg_is_in_recovery() THEN
         RAISE read_only_sql_transaction USING MESSAGE = 'this server is a standby';
     END IF;
-    is_safe := current_setting('fsync') = 'on' AND current_setting('synchronous_commit') <> 'off';
-    found_id := concat_ws('/',
-        (SELECT system_identifier FROM pg_control_system()),
-        left(pg_walfile_name(pg_current_wal_lsn()), 8),
-        (SELECT oid FROM pg_database WHERE datname = current_database()),
-        'tidewire_channels'::regclass::oid,
-        CASE WHEN NOT is_safe THEN pg_postmaster_start_time() END);
+    found_id := concat_ws('/', tidewire_identity(), CASE
+        WHEN current_setting('fsync') <> 'on' OR current_setting('synchronous_commit') = 'off'
+        THEN pg_postmaster_start_time() END);
     is_older := seen IS NOT NULL AND seen_identity = found_id AND seen > pg_current_wal_flush_lsn();
     SELECT * INTO STRICT store FROM tidewire_store;
     IF store.identity <> found_id OR is_older THEN
@@ -42,13 +47,32 @@ BEGIN
     identity := found_id;
 END $$;
 
--- Forget channels whose counter does not belong to their publications, because an operator has changed one or the other.
+-- Forget channels whose counter does not belong to their publications, because an operator has changed one or the other, and
+-- let ids go on where rows have come to: a sequence that was reset gives those again that are in use.
 CREATE OR REPLACE FUNCTION tidewire_mend() RETURNS void
-LANGUAGE sql SECURITY DEFINER SET search_path FROM CURRENT AS $$
-    DELETE FROM tidewire_channels AS c WHERE c.top NOT BETWEEN 0 AND 9007199254740991 OR EXISTS (
-        SELECT FROM tidewire_publications AS p WHERE p.channel = c.id AND p."offset" > c.top
-    )
-$$;
+LANGUAGE plpgsql SECURITY DEFINER SET search_path FROM CURRENT AS $$
+DECLARE
+    wrong bigint[] := ARRAY(
+        SELECT c.id FROM tidewire_channels AS c WHERE c.top NOT BETWEEN 0 AND 9007199254740991
+        OR c.id NOT BETWEEN 1 AND 1::bigint << 62
+        OR EXISTS (SELECT FROM tidewire_publications AS p WHERE p.channel = c.id AND p."offset" > c.top)
+    );
+BEGIN
+    IF wrong <> '{}' THEN
+        DELETE FROM tidewire_channels WHERE id = ANY (wrong);
+    END IF;
+    PERFORM setval(s.name, greatest(s.used, CASE WHEN last BETWEEN 1 AND 1::bigint << 62 THEN last END, 1)) FROM (
+        SELECT pg_get_serial_sequence('tidewire_channels', 'id')::regclass, (SELECT max(id) FROM tidewire_channels)
+        UNION ALL
+        SELECT pg_get_serial_sequence('tidewire_members', 'seq')::regclass,
+            (SELECT max(seq) FROM tidewire_members WHERE seq <= 1::bigint << 62)
+        UNION ALL
+        SELECT pg_get_serial_sequence('tidewire_outbox', 'id')::regclass,
+            (SELECT max(id) FROM tidewire_outbox WHERE id <= 1::bigint << 62)
+    ) AS s (name, used), pg_sequence_last_value(s.name) AS last;
+    UPDATE tidewire_members SET seq = DEFAULT WHERE seq NOT BETWEEN 1 AND 1::bigint << 62;
+    UPDATE tidewire_outbox SET id = DEFAULT WHERE id NOT BETWEEN 1 AND 1::bigint << 62;
+END $$;
 
 -- An operator removes or changes counters, publications or members: all subscribers are told by a new era, and nodes join their
 -- members again. What tidewire itself removes (tidewire_trim) loses nothing.
@@ -78,6 +102,14 @@ BEGIN
     END IF;
     RETURN NULL;
 END $$;
+-- A row of a backup that is put back is no longer what the counters beside it belong to.
+CREATE OR REPLACE FUNCTION tidewire_restore() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    NEW.era := left(md5(gen_random_uuid()::text), 8);
+    RETURN NEW;
+END $$;
+DROP TRIGGER IF EXISTS tidewire_restore ON tidewire_store;
+CREATE TRIGGER tidewire_restore BEFORE INSERT ON tidewire_store FOR EACH ROW EXECUTE FUNCTION tidewire_restore();
 DROP TRIGGER IF EXISTS tidewire_lose ON tidewire_channels;
 CREATE TRIGGER tidewire_lose AFTER DELETE OR TRUNCATE ON tidewire_channels
 FOR EACH STATEMENT EXECUTE FUNCTION tidewire_lose();
@@ -93,6 +125,12 @@ FOR EACH STATEMENT EXECUTE FUNCTION tidewire_lose();
 DROP TRIGGER IF EXISTS tidewire_change ON tidewire_publications;
 CREATE TRIGGER tidewire_change AFTER UPDATE ON tidewire_publications
 FOR EACH STATEMENT EXECUTE FUNCTION tidewire_lose();
+
+-- Those of a session that replicates or restores fire, too.
+ALTER TABLE tidewire_store ENABLE ALWAYS TRIGGER tidewire_restore;
+ALTER TABLE tidewire_channels ENABLE ALWAYS TRIGGER tidewire_lose, ENABLE ALWAYS TRIGGER tidewire_change;
+ALTER TABLE tidewire_publications ENABLE ALWAYS TRIGGER tidewire_lose, ENABLE ALWAYS TRIGGER tidewire_change;
+ALTER TABLE tidewire_members ENABLE ALWAYS TRIGGER tidewire_lose;
 
 -- What tidewire_keep does, for one channel and without keys, in half the time; the offsets come after `base`.
 CREATE OR REPLACE FUNCTION tidewire_append(

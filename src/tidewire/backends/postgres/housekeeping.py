@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import random
 from collections.abc import Callable, Mapping
 
 from tidewire.backends.postgres.pool import Pool
-from tidewire.backends.postgres.schema import SQL
-from tidewire.backends.postgres.server_errors import is_damaged
+from tidewire.backends.postgres.schema import SQL, mend
 from tidewire.errors import StoreUnavailable
 
 __all__ = ("CARRIAGE", "Housekeeping")
@@ -27,7 +25,7 @@ _TRIM_CHANNELS, _TRIM_COUNT, _TRIM_STEP, _TRIM_ROUND = 100, 1_000, 0.02, 5.0
 
 
 class Housekeeping:
-    """Two endless tasks, `move` and `trim`; of all nodes one at a time does each."""
+    """Two endless tasks, `move` and `trim`, which mends the schema, too; of all nodes one at a time does each."""
 
     def __init__(self, pool: Pool, on_moved: Callable[[Mapping[str, int]], None]) -> None:
         self._pool = pool
@@ -52,9 +50,6 @@ class Housekeeping:
                     logger.warning("the outbox cannot be moved yet: %s", error)
                 is_failing = True
                 await asyncio.sleep(_MOVE_FAILED)
-                if is_damaged(error.__cause__):
-                    with contextlib.suppress(StoreUnavailable):
-                        await self._pool.fetch(SQL["mend"])
                 self._has_outbox.set()
 
     async def _move_all(self) -> None:
@@ -69,13 +64,18 @@ class Housekeeping:
                 return
 
     async def trim(self) -> None:
-        """Trim in rounds over all channels, for ever."""
+        """Look that the schema is whole, and trim in rounds over all channels, for ever."""
+        is_failing = False
         while True:
             await asyncio.sleep(_TRIM_ROUND * random.uniform(0.5, 1.5))
             try:
+                await self._pool.run(mend)
+                is_failing = False
                 await self.trim_round()
             except StoreUnavailable as error:
-                logger.info("nothing was trimmed: %s", error)
+                level = logging.INFO if is_failing else logging.WARNING
+                logger.log(level, "nothing was trimmed: %s", error)
+                is_failing = True
 
     async def trim_round(self, carriage: float = CARRIAGE) -> None:
         """Go through all channels and then all keys, unless another node does; a channel with much is visited again."""

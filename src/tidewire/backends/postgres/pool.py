@@ -8,7 +8,8 @@ from typing import Any, TypeVar
 
 from tidewire.backends.postgres.address import Server
 from tidewire.backends.postgres.connection import Connection
-from tidewire.backends.postgres.server_errors import FAILURES, explain, is_away
+from tidewire.backends.postgres.schema import SQL
+from tidewire.backends.postgres.server_errors import FAILURES, explain, is_away, is_damaged
 from tidewire.errors import StoreUnavailable
 from tidewire.support.counters import count_limit
 
@@ -56,6 +57,10 @@ class Pool:
             try:
                 async with asyncio.timeout(self._server.seconds):
                     return await self._use(use)
+            except FAILURES as error:
+                if is_damaged(error):
+                    await self._use(lambda connection: connection.execute(SQL["mend"], timeout=self._server.seconds))
+                raise
             finally:
                 self._free.release()
         except FAILURES as error:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import sys
+from collections.abc import Iterable
 from typing import Any
 
 import asyncpg
@@ -11,16 +13,18 @@ import msgspec
 from tidewire.backends.shared.statements import read, statements
 from tidewire.errors import ConfigurationError
 
-__all__ = ("FILLED", "FUNCTIONS", "SQL", "TABLES", "VERSION", "Seen", "enter", "prepare")
+__all__ = ("BODIES", "FILLED", "FUNCTIONS", "SQL", "TABLES", "VERSION", "Seen", "enter", "mend", "prepare")
 
 SQL = statements(__package__, "statements.sql")
 _TABLES, _FUNCTIONS = read(__package__, "schema.sql"), read(__package__, "functions.sql")
 #: The version of the schema that this code needs, and the names of its tables and functions.
-VERSION = 2
+VERSION = 3
 TABLES = re.findall(r"TABLE IF NOT EXISTS (\w+)", _TABLES)
 FUNCTIONS = re.findall(r"CREATE OR REPLACE FUNCTION (\w+)", _FUNCTIONS)
+#: The bodies of these, as the server keeps them.
+BODIES = _FUNCTIONS.split("$$")[1::2]
 _INDEXES = re.findall(r"INDEX IF NOT EXISTS (\w+)", _TABLES)
-_TRIGGERS = re.findall(r"CREATE TRIGGER (\w+) AFTER [\w ,]+ ON (\w+)", _FUNCTIONS)
+_TRIGGERS = re.findall(r"CREATE TRIGGER (\w+) (?:AFTER|BEFORE) [\w ,]+ ON (\w+)", _FUNCTIONS)
 #: Each column: its table, its name, its type, and whether the server fills it.
 _COLUMNS = [
     (table, name, type_, "DEFAULT" in rest or "GENERATED" in rest)
@@ -40,51 +44,93 @@ class Seen(msgspec.Struct, frozen=True):
 
 
 async def prepare(connection: Any) -> None:
-    """Make everything of the schema that is not there, one process at a time.
+    """Make everything of the schema that is not there or was changed, one process at a time.
 
-    Where tables of publications were lost, a new era begins. Raises ConfigurationError when a newer tidewire has
-    migrated the schema.
+    Where tables of publications were lost, or the triggers that tell of what an operator removes, a new era begins.
+    Raises ConfigurationError when a newer tidewire has migrated the schema.
     """
-    if await _is_whole(connection):
+    missing = await _missing(connection)
+    if await _version(connection, missing) == VERSION and not missing:
         return
     async with connection.transaction():
         await connection.execute(SQL["be_patient"])
         await connection.execute(SQL["lock_schema"])
-        if await _is_whole(connection):
-            return
         missing = await _missing(connection)
-        for table in missing.intersection(TABLES):
-            await connection.execute(f"DROP TABLE IF EXISTS {table} CASCADE")  # one that has lost or changed a column
-        await connection.execute(_TABLES)
-        await connection.execute(_FUNCTIONS)
+        before = await _version(connection, missing)
+        if before == VERSION and not missing:
+            return
+        for statement in (name for name in missing if name.startswith("ALTER TABLE")):
+            await connection.execute(statement)
+        await _drop(connection, missing)
+        missing |= await _make(connection)
         await connection.execute(SQL["create_store"], VERSION)
+        await connection.execute(SQL["mend"])
         if "tidewire_members" in missing:
             await connection.execute(SQL["forget_nodes"])  # they join their members again
         if missing & {"tidewire_channels", "tidewire_publications"}:  # a new counter may get an old one's id
             await connection.execute(SQL["empty"])
+        if before == VERSION and any(name.startswith("trigger") for name in missing):
+            await connection.execute(SQL["new_era"], None)  # nobody knows what was removed meanwhile
+
+
+async def mend(connection: Any) -> None:
+    """Prepare the schema again where it is of this version and something of it was removed or changed."""
+    missing = await _missing(connection)
+    if missing and await _version(connection, missing, newest=sys.maxsize) in (None, VERSION):
+        await prepare(connection)
+
+
+async def _drop(connection: Any, names: Iterable[str]) -> None:
+    """Drop those of some tables that are there: one that has lost or changed a column."""
+    for table in set(names).intersection(TABLES):
+        await connection.execute(f"DROP TABLE IF EXISTS {table} CASCADE")
+
+
+async def _make(connection: Any) -> set[str]:
+    """Make tables and functions, in the place of those that cannot be mended; return the tables that were lost so."""
+    lost: set[str] = set()
+    while True:
+        try:
+            async with connection.transaction():
+                await connection.execute(_TABLES)
+                await connection.execute(_FUNCTIONS)
+                return lost
+        except asyncpg.UniqueViolationError as error:  # its key was dropped, and rows were added
+            if error.table_name in lost or error.table_name not in TABLES:
+                raise
+            lost.add(error.table_name)
+            await _drop(connection, lost)
+        except asyncpg.InvalidFunctionDefinitionError:  # it returns something else, or names its arguments otherwise
+            found = await connection.fetch(SQL["named"], FUNCTIONS)
+            if not found:
+                raise
+            for row in found:
+                await connection.execute(f"DROP FUNCTION IF EXISTS {row['name']} CASCADE")
 
 
 async def _missing(connection: Any) -> set[str]:
-    """Return what is not there of tables, functions, indexes and triggers, and the tables of which a column is not."""
+    """Return what is not there of tables, functions, indexes and triggers, and the tables of which a column is not.
+
+    A column that nobody fills and that must be filled is told by the statement that mends it.
+    """
     triggers, columns = zip(*_TRIGGERS, strict=True), zip(*_COLUMNS, strict=True)
-    rows = await connection.fetch(SQL["missing"], TABLES, FUNCTIONS, _INDEXES, *triggers, *columns)
+    rows = await connection.fetch(SQL["missing"], TABLES, FUNCTIONS, BODIES, _INDEXES, *triggers, *columns)
     return {row["name"] for row in rows}
 
 
-async def _is_whole(connection: Any) -> bool:
-    """Return whether the schema is there, in this version."""
-    missing = await _missing(connection)
+async def _version(connection: Any, missing: set[str], newest: int = VERSION) -> int | None:
+    """Return the version of the schema that is there; raises ConfigurationError for one that is newer."""
     if "tidewire_store" in missing:
-        return False
+        return None
     try:
-        found = await connection.fetchval(SQL["version"])  # None: an operator has emptied the table
+        found: int | None = await connection.fetchval(SQL["version"])  # None: an operator has emptied the table
     except asyncpg.UndefinedTableError:  # removed at this moment
-        return False
-    if found is not None and found > VERSION:
+        return None
+    if found is not None and found > newest:
         raise ConfigurationError(
             f"the database has version {found} of tidewire's schema, and this tidewire knows {VERSION}; update it"
         )
-    return found == VERSION and not missing
+    return found
 
 
 async def enter(connection: Any, seen: Seen | None) -> str:

@@ -34,8 +34,12 @@ _CHANGED = (
     asyncpg.InvalidColumnReferenceError,  # a key was dropped
     asyncpg.DatatypeMismatchError,
 )
-#: The counter of a channel does not belong to its publications.
-_DAMAGED = (asyncpg.UniqueViolationError, asyncpg.NumericValueOutOfRangeError)
+#: The counter of a channel does not belong to its publications, or a sequence to its table.
+_DAMAGED = (
+    asyncpg.UniqueViolationError,
+    asyncpg.NumericValueOutOfRangeError,
+    asyncpg.SequenceGeneratorLimitExceededError,
+)
 #: Errors that waiting does not mend.
 _UNUSABLE = (
     asyncpg.InvalidAuthorizationSpecificationError,
@@ -100,7 +104,9 @@ def explain(error: BaseException, shown: str) -> str:
         case asyncpg.InvalidSchemaNameError():
             return f"{shown} has no schema in which tidewire's tables could be; make it with CREATE SCHEMA"
         case asyncpg.UniqueViolationError() | asyncpg.NumericValueOutOfRangeError():
-            return f"{shown}: the counter of a channel was changed ({error}); a new epoch begins, try again"
+            return f"{shown}: the counter of a channel was changed ({error}); it is mended, try again"
+        case asyncpg.SequenceGeneratorLimitExceededError():
+            return f"{shown}: a sequence was changed ({error}); it is mended, try again"
         case TimeoutError():
             return f"{shown} does not answer; see if it hangs, or if the network is cut"
         case ConnectionError() | socket.gaierror() | OSError(errno=None):

@@ -5,31 +5,51 @@ SET LOCAL lock_timeout = 0; SET LOCAL statement_timeout = 0
 -- name: lock_schema
 SELECT pg_advisory_xact_lock(hashtext('tidewire schema'), hashtext(current_schema()))
 -- name: missing
-SELECT t.name FROM unnest($1::text[]) AS t (name) WHERE NOT EXISTS (
-    SELECT FROM pg_class AS c WHERE c.relname = t.name AND c.relnamespace = ANY (current_schemas(false)::regnamespace[])
+WITH schemas AS MATERIALIZED (
+    SELECT array_agg(n.oid) AS found FROM pg_namespace AS n WHERE n.nspname = ANY (current_schemas(false))
+), tables AS MATERIALIZED (
+    SELECT c.relname AS name, c.oid FROM pg_class AS c
+    WHERE c.relname = ANY ($1::text[] || $4::text[]) AND c.relnamespace = ANY ((SELECT found FROM schemas)::oid[])
+)
+SELECT t.name FROM unnest($1::text[] || $4::text[]) AS t (name) WHERE t.name NOT IN (SELECT name FROM tables)
+UNION ALL
+-- one of another body, or one that looks for the tables in a schema that has another name now
+SELECT f.name || '()' FROM unnest($2::text[], $3::text[]) AS f (name, body) WHERE NOT EXISTS (
+    SELECT FROM pg_proc AS p JOIN pg_namespace AS n ON n.oid = p.pronamespace
+    WHERE p.proname = f.name AND p.pronamespace = ANY ((SELECT found FROM schemas)::oid[]) AND p.prosrc = f.body
+    AND NOT EXISTS (
+        SELECT FROM unnest(p.proconfig) AS c (line) WHERE c.line LIKE 'search_path=%'
+        AND quote_ident(n.nspname) <> ALL (string_to_array(substr(c.line, 13), ', '))
+        AND NOT (c.line LIKE '%"$user"%' AND n.nspname IN (current_user, pg_get_userbyid(p.proowner)))
+    )
 )
 UNION ALL
-SELECT f.name || '()' FROM unnest($2::text[]) AS f (name) WHERE NOT EXISTS (
-    SELECT FROM pg_proc AS p WHERE p.proname = f.name AND p.pronamespace = ANY (current_schemas(false)::regnamespace[])
+SELECT 'trigger of ' || g.of_table FROM unnest($5::text[], $6::text[]) AS g (name, of_table) WHERE NOT EXISTS (
+    SELECT FROM pg_trigger AS r JOIN tables AS t ON t.oid = r.tgrelid
+    WHERE r.tgname = g.name AND t.name = g.of_table AND r.tgenabled = 'A'
 )
 UNION
-SELECT i.name FROM unnest($3::text[]) AS i (name) WHERE NOT EXISTS (
-    SELECT FROM pg_class AS c WHERE c.relname = i.name AND c.relnamespace = ANY (current_schemas(false)::regnamespace[])
-)
-UNION ALL
-SELECT 'trigger of ' || g.of_table FROM unnest($4::text[], $5::text[]) AS g (name, of_table) WHERE NOT EXISTS (
-    SELECT FROM pg_trigger AS r JOIN pg_class AS t ON t.oid = r.tgrelid
-    WHERE r.tgname = g.name AND t.relname = g.of_table AND r.tgenabled IN ('O', 'A')
-    AND t.relnamespace = ANY (current_schemas(false)::regnamespace[])
-)
-UNION
-SELECT c.of_table FROM unnest($6::text[], $7::text[], $8::text[], $9::boolean[]) AS c (of_table, name, type, filled)
+SELECT c.of_table FROM unnest($7::text[], $8::text[], $9::text[], $10::boolean[]) AS c (of_table, name, type, filled)
 WHERE NOT EXISTS (
-    SELECT FROM pg_attribute AS a JOIN pg_class AS t ON t.oid = a.attrelid
-    WHERE t.relname = c.of_table AND t.relnamespace = ANY (current_schemas(false)::regnamespace[])
-    AND a.attname = c.name AND NOT a.attisdropped
+    SELECT FROM pg_attribute AS a JOIN tables AS t ON t.oid = a.attrelid
+    WHERE t.name = c.of_table AND a.attname = c.name AND NOT a.attisdropped
     AND a.atttypid = c.type::regtype AND (NOT c.filled OR a.atthasdef OR a.attidentity <> '')
 )
+UNION ALL
+SELECT 'sequence of ' || t.name FROM tables AS t JOIN pg_depend AS d ON d.refobjid = t.oid AND d.deptype = 'i'
+AND d.refclassid = 'pg_class'::regclass AND d.classid = 'pg_class'::regclass
+JOIN pg_sequence AS s ON s.seqrelid = d.objid
+WHERE CASE WHEN has_sequence_privilege(s.seqrelid, 'USAGE') THEN pg_sequence_last_value(s.seqrelid) > 1::bigint << 62 END
+UNION ALL
+SELECT format('ALTER TABLE %I ALTER COLUMN %I DROP NOT NULL', t.name, a.attname) FROM tables AS t
+JOIN pg_attribute AS a ON a.attrelid = t.oid
+WHERE a.attnum > 0 AND a.attnotnull AND NOT a.atthasdef AND a.attidentity = '' AND NOT a.attisdropped AND t.name = ANY ($1)
+AND (t.name::text, a.attname::text) NOT IN (SELECT * FROM unnest($7::text[], $8::text[]))
+-- name: named
+SELECT p.oid::regprocedure::text AS name FROM pg_proc AS p WHERE p.proname = ANY ($1::text[])
+AND p.pronamespace = ANY (current_schemas(false)::regnamespace[])
+-- name: new_era
+UPDATE tidewire_store SET era = tidewire_new_era() WHERE era = $1 OR $1 IS NULL
 -- name: mend
 SELECT tidewire_mend()
 -- name: create_store
@@ -61,7 +81,7 @@ SELECT pg_notify($1, payload) FROM unnest($2::text[]) AS payload
 -- name: wake
 SELECT pg_notify('tidewire', payload) FROM unnest($1::text[]) AS payload
 -- name: pulse
-SELECT pg_current_wal_flush_lsn()::text AS flushed, EXISTS (SELECT FROM tidewire_outbox) AS has_outbox
+SELECT pg_current_wal_flush_lsn()::text AS flushed, tidewire_identity() AS identity, EXISTS (SELECT FROM tidewire_outbox) AS has_outbox
 -- name: flushed
 SELECT pg_current_wal_flush_lsn()::text
 -- name: positions

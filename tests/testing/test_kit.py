@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 from collections.abc import Callable, Coroutine
 from typing import Annotated, Any
 
@@ -136,6 +137,25 @@ def test_what_an_endpoint_sends_again_is_no_recovery(realtime: Realtime) -> None
                 await bob.expect("nothing", within=0.1)
             assert "cut by the test" in str(failed.value)
             assert "connection lost" not in str(failed.value), "it ended once"
+
+    run(test)
+
+
+def test_the_history_comes_once_and_before_what_is_live(realtime: Realtime) -> None:
+    async def test() -> None:
+        async with realtime(make()) as rt:
+
+            async def feed() -> None:
+                for number in itertools.count():
+                    await rt.publish("room:1", number)
+                    await asyncio.sleep(0.002)
+
+            feeding = asyncio.create_task(feed())
+            for _ in range(5):
+                late = await rt.subscriber("room:1", user="bob", history=True)
+                came = [message.value for message in late.received]
+                assert came == list(range(came[0], came[0] + len(came)))
+            feeding.cancel()
 
     run(test)
 

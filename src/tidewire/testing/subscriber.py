@@ -43,13 +43,33 @@ class Subscriber(Player):
         self._numbers = itertools.count(1)
         self._replies: dict[int, asyncio.Future[Any]] = {}
         self._joins: list[tuple[str, str, str]] = []
+        #: Pushed while the history was read: it comes behind the history, and not twice.
+        self._held: list[tuple[str, dict[str, Any]]] | None = None
 
     async def open(self) -> None:
         """Connect and subscribe; raises CommandRefused where a rule does not allow it."""
         await super().open()
         await self._ask("the connect", "connect", {})
         for channel in self.channels:
+            if self._history and channel not in self._positions:
+                await self._subscribe_behind_history(channel)
+            else:
+                await self._subscribe(channel)
+
+    async def _subscribe_behind_history(self, channel: str) -> None:
+        self._held = []
+        try:
             await self._subscribe(channel)
+            last, _ = self._positions[channel]
+            for publication in (await self._ask("history", "history", {"channel": channel, "limit": -1}))[
+                "publications"
+            ]:
+                if publication.get("offset", 0) <= last:
+                    self._publication(channel, publication)
+        finally:
+            held, self._held = self._held, None
+            for name, pushed in held:
+                self._publication(name, pushed)
 
     async def _subscribe(self, channel: str) -> None:
         asked: dict[str, Any] = {"channel": channel, "recoverable": True, "positioned": True, "join_leave": True}
@@ -63,11 +83,6 @@ class Subscriber(Player):
         self._positions[channel] = reply.get("offset", 0), reply.get("epoch", "")
         for publication in publications:
             self._publication(channel, publication, recovered=bool(reply.get("recovered")))
-        if self._history and known is None:
-            for publication in (await self._ask("history", "history", {"channel": channel, "limit": -1}))[
-                "publications"
-            ]:
-                self._publication(channel, publication)
 
     # Verbs.
 
@@ -162,7 +177,9 @@ class Subscriber(Player):
 
     def _push(self, push: dict[str, Any]) -> None:
         channel = push.get("channel", "")
-        if "pub" in push:
+        if "pub" in push and self._held is not None:
+            self._held.append((channel, push["pub"]))
+        elif "pub" in push:
             self._publication(channel, push["pub"])
         for kind in ("join", "leave"):
             if kind in push:

@@ -40,22 +40,24 @@ def add_page(
 ) -> None:
     """Add a page of `ui/` at the router's prefix, with its files below `ui/` there; nothing else of the folder.
 
-    The page leads to others, which are given by name and address; `data` is what it begins with.
+    The page links to others, which are given by name and address; `data` returns its first content. It reaches its
+    own files relative to its address, so that a proxy may serve it below another path.
     """
     served = frozenset((*_SHARED, *files))
     known = tuple(pages)
     home = known[0][1] if known else ""
 
-    @router.get("", dependencies=guards)
+    @router.api_route("", methods=["GET", "HEAD"], dependencies=guards)
     async def show(request: Request) -> Response:
         root = request.scope.get("root_path", "")
-        base = escape(root + request.url.path.removeprefix(root), quote=True).rstrip("/")
-        text = (UI / page).read_text().replace("{base}", base)
+        path = root + request.url.path.removeprefix(root)
+        base = escape(path.rpartition("/")[2], quote=True)
+        text = (UI / page).read_text(encoding="utf-8").replace("{base}", base)
         text = text.replace("{home}", escape(home or base)).replace("{data}", escape(json.dumps(data())))
-        text = text.replace("<!-- pages -->", page_links(known, base))
+        text = text.replace("<!-- pages -->", page_links(known, path))
         return Response(text, media_type="text/html", headers={**_HEADERS, "Content-Security-Policy": _policy(request)})
 
-    @router.get("/ui/{path:path}", dependencies=guards)
+    @router.api_route("/ui/{path:path}", methods=["GET", "HEAD"], dependencies=guards)
     async def file(path: str) -> Response:
         if path not in served:
             raise HTTPException(404)

@@ -11,11 +11,11 @@ from fastapi import APIRouter, FastAPI, Request
 
 from tidewire.asyncapi.description import Description, describe
 from tidewire.asyncapi.document import document
-from tidewire.asyncapi.router import asyncapi_router
 from tidewire.asyncapi.servers import security_of, servers_of
 from tidewire.errors import ConfigurationError
 from tidewire.http_api.admin_router import admin_router
 from tidewire.http_api.api_router import api_router
+from tidewire.http_api.asyncapi_router import asyncapi_router
 from tidewire.http_api.calls import Calls, Extension
 from tidewire.http_api.fault_calls import FaultCalls
 from tidewire.http_api.playground_router import playground_router
@@ -164,7 +164,7 @@ class Routers(HubCore):
         """Return channels to begin with, one of each rule, and an example of their messages (None: any)."""
         described = self.asyncapi()
         messages, found = described.get("components", {}).get("messages", {}), []
-        for channel in sorted(described["channels"].values(), key=_is_forgotten):
+        for channel in sorted(described.get("channels", {}).values(), key=_is_forgotten):
             if channel["address"] is not None and "servers" not in channel:
                 first = messages[next(iter(channel["messages"]))]
                 example = first.get("examples", [{}])[0].get("payload")

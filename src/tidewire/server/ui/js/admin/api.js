@@ -1,6 +1,6 @@
 // The calls of the HTTP API that this page is allowed, and the key where the server wants one.
 
-export const base = document.documentElement.dataset.base;
+export const base = new URL(document.documentElement.dataset.base, document.baseURI).pathname;
 const KEY = "tidewire:admin-key";
 
 function key() {

@@ -32,6 +32,7 @@ from tidewire import (
 )
 from tidewire.http_api.calls import Calls
 from tidewire.http_api.nodes import Nodes
+from tidewire.options import MapKind, MapOptions
 from tidewire.sessions.maps import Maps
 from tidewire.testing import wait_until
 
@@ -270,7 +271,7 @@ def test_what_cannot_be_is_refused() -> None:
     async def main() -> None:
         channels = {
             "none": ChannelOptions(history_size=0),
-            "gone": ChannelOptions(ephemeral=True),
+            "gone": ChannelOptions(ephemeral=True, map=MapOptions(kind=MapKind.CLIENTS)),
             "newest": ChannelOptions(slow=SlowPolicy.LATEST),
         }
         async with Hub(channels=channels, limits={"map_bytes": 500}) as hub:

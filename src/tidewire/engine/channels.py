@@ -90,8 +90,8 @@ class Channels:
         self._idle[channel.name] = None
         self._caught_up(channel)
 
-    async def listen(self, name: str, tap: Callable[[Publication], None]) -> None:
-        """Give what is published in a channel to a function instead of subscribers; raises StoreUnavailable."""
+    async def listen(self, name: str, tap: Callable[[Publication], bool | None]) -> None:
+        """Give what is published to a function, and to subscribers what it says; raises StoreUnavailable."""
         (await self.open(name)).tap = tap
 
     def left(self, channel: Channel) -> None:
@@ -146,9 +146,7 @@ class Channels:
     def _accept(self, channel: Channel, publication: Publication) -> None:
         """Show one publication that is contiguous with the channel's position."""
         channel.position = Position(publication.offset, publication.epoch)
-        if channel.tap is not None:
-            channel.tap(publication)
-        else:
+        if channel.tap is None or channel.tap(publication):
             self._fanout.add(channel, publication)
 
     def _wait(self, channel: Channel, publication: Publication) -> None:

@@ -66,10 +66,7 @@ class Ephemeral:
         channel = self._registry.channels.get(publication.channel)
         if channel is None:
             return
-        if channel.tap is not None:
-            channel.tap(publication)
-            return
-        if not channel.groups:
+        if (channel.tap is not None and not channel.tap(publication)) or not channel.groups:
             return
         if not channel.ephemeral:
             self._dirty.append(channel)

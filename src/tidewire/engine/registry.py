@@ -89,8 +89,8 @@ class Channel(msgspec.Struct, eq=False):
     push: ChannelPush | None = None
     #: A new channel catches up with the broker first.
     catching_up: bool = True
-    #: Takes the publications instead of subscribers (the nodes' own channel).
-    tap: Callable[[Publication], None] | None = None
+    #: Takes each publication first, and says whether subscribers are given it.
+    tap: Callable[[Publication], bool | None] | None = None
     waiting: list[Publication] = []
     waiting_bytes: int = 0
     overrun: bool = False

@@ -160,6 +160,8 @@ class MapCalls:
             if request.key_mode == "if_exists":
                 return await self.publish(request)
             return MapChangeResult(suppressed=True, suppress_reason="key_exists")
+        if self._options(channel).ephemeral:
+            return MapChangeResult()
         return MapChangeResult(offset=entry.offset, epoch=(await maps.entries(channel)).position.epoch)
 
     async def remove(self, request: MapRemoveRequest) -> MapChangeResult:
@@ -168,6 +170,8 @@ class MapCalls:
         maps = Maps.of(self._node)
         if not await maps.unset(request.channel, request.key):
             return MapChangeResult(suppressed=True, suppress_reason="key_not_found")
+        if self._options(request.channel).ephemeral:
+            return MapChangeResult()
         position = (await maps.entries(request.channel)).position
         return MapChangeResult(offset=position.offset, epoch=position.epoch)
 
@@ -186,6 +190,8 @@ class MapCalls:
         """Return changes since a position; raises Unrecoverable where not all of them are kept."""
         self._map(request.channel)
         retention = self._node.rules.retentions[request.channel]
+        if retention is None:
+            raise NotAvailable(f"{request.channel!r} keeps no changes; read its entries")
         since = Position(request.since_offset, request.since_epoch) if request.since_offset else None
         limit = min(request.limit, _MOST) if request.limit > 0 else _MOST
         page = await self._node.broker.history(

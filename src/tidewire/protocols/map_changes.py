@@ -22,7 +22,8 @@ _OVERHEAD = 100
 class Change(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True):
     """Sets the entry of a `key` to a `value`, or removes it; or removes all entries of an owner that has `left`.
 
-    `by` tells the change of one caller from that of another; `retagged`: the entry before had other tags.
+    `by` tells the change of one caller from that of another; `retagged`: the entry before had other tags. Where no
+    store orders changes, the one with the greatest `stamp` wins.
     """
 
     key: str = ""
@@ -33,6 +34,7 @@ class Change(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_fie
     ttl: float = 0.0
     by: str = ""
     retagged: bool = False
+    stamp: int = 0
 
     def encode(self) -> bytes:
         """Return the data of its publication."""
@@ -104,9 +106,13 @@ class MapState:
                 del self._owned[entry.owner]
 
     @property
-    def is_owned(self) -> bool:
-        """Whether an entry leaves with its owner."""
-        return bool(self._owned)
+    def owners(self) -> set[str]:
+        """The owners of entries, which leave with them."""
+        return set(self._owned)
+
+    def keys_of(self, owner: str) -> tuple[str, ...]:
+        """Return the keys of an owner's entries."""
+        return tuple(self._owned.get(owner, ()))
 
     def last(self, key: str) -> int:
         """Return the offset of the newest change of a key, 0 for one that is not remembered."""
@@ -120,7 +126,7 @@ class MapState:
         if change is None:
             return None
         if change.left:
-            self.left = tuple(self._owned.get(change.left, ()))
+            self.left = self.keys_of(change.left)
             for key in self.left:
                 self._remove(key, publication.offset)
             return change

@@ -1,4 +1,4 @@
-"""One map on this node: a copy that the newest whole one began, and that every change of the channel goes on."""
+"""One map on this node; where it is kept, a copy that the newest whole one began, and that every change goes on."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tidewire.protocols.map_changes import Change, Copy, MapState
 from tidewire.retention import Retention
 from tidewire.sessions.listening import Publications
 
-__all__ = ("Replica",)
+__all__ = ("KeptReplica", "Replica")
 
 logger = logging.getLogger("tidewire")
 
@@ -29,23 +29,65 @@ _RETRY = 0.5
 
 
 class Replica:
+    """The entries of one map as this node has them."""
+
+    def __init__(self, node: Node, channel: str) -> None:
+        self._node = node
+        self.channel = channel
+        self.state = MapState()
+        self._is_ready = False
+        self._moved = asyncio.Event()
+        self.used_at = asyncio.get_running_loop().time()
+
+    @property
+    def is_needed(self) -> bool:
+        """Whether entries would be lost, or stay too long, without this one."""
+        raise NotImplementedError
+
+    async def aclose(self) -> None:
+        """Read no more."""
+        raise NotImplementedError
+
+    def _wake(self) -> None:
+        moved, self._moved = self._moved, asyncio.Event()
+        moved.set()
+
+    async def wait_ready(self) -> MapState:
+        """Return the map as this node has it; raises StoreUnavailable."""
+        self.used_at = asyncio.get_running_loop().time()
+        return await self._wait(lambda: self._is_ready)
+
+    async def wait_current(self) -> MapState:
+        """Return the map with every change that was made on any node before; raises StoreUnavailable."""
+        return await self.wait_ready()
+
+    async def _wait(self, holds: Callable[[], bool]) -> MapState:
+        try:
+            async with asyncio.timeout(self._node.limits.publish_seconds * 2):
+                while not holds():
+                    await self._moved.wait()
+        except TimeoutError:
+            raise StoreUnavailable(f"the map in {self.channel!r} cannot be read now; try again") from None
+        return self.state
+
+
+class KeptReplica(Replica):
     """Reads the channel until `aclose`. The store keeps a whole copy now and then, so that history is long enough."""
 
     def __init__(self, node: Node, channel: str, size: int) -> None:
-        self._node = node
-        self.channel = channel
+        super().__init__(node, channel)
         self._size = size
         #: Changes after which a whole copy is kept at once: history must reach back to the one before.
         self._every = max(1, size // 2)
-        self.state = MapState()
         self._copied_at = 0
         self._copying: asyncio.TimerHandle | None = None
-        self._is_ready = False
-        self._moved = asyncio.Event()
-        self._publications: Publications | None = None
         self._is_closed = False
         self._task = asyncio.get_running_loop().create_task(self._run())
-        self.used_at = asyncio.get_running_loop().time()
+
+    @property
+    def is_needed(self) -> bool:
+        """Whether entries leave with their owners, which this one has to show."""
+        return bool(self.state.owners)
 
     async def aclose(self) -> None:
         """Read no more, and keep what has changed since the last whole copy."""
@@ -107,15 +149,6 @@ class Replica:
         else:
             self._copy_later(_QUIET if is_own else _LATER)
 
-    def _wake(self) -> None:
-        moved, self._moved = self._moved, asyncio.Event()
-        moved.set()
-
-    async def wait_ready(self) -> MapState:
-        """Return the map as this node has it; raises StoreUnavailable."""
-        self.used_at = asyncio.get_running_loop().time()
-        return await self._wait(lambda: self._is_ready)
-
     async def wait_current(self) -> MapState:
         """Return the map with every change that was kept on any node before; raises StoreUnavailable."""
         await self.wait_ready()
@@ -131,15 +164,6 @@ class Replica:
                 and (self.state.position.offset >= position.offset or self.state.position.epoch != position.epoch)
             )
         )
-
-    async def _wait(self, holds: Callable[[], bool]) -> MapState:
-        try:
-            async with asyncio.timeout(self._node.limits.publish_seconds * 2):
-                while not holds():
-                    await self._moved.wait()
-        except TimeoutError:
-            raise StoreUnavailable(f"the map in {self.channel!r} cannot be read now; try again") from None
-        return self.state
 
     async def _show_removed(self, key: str, left_at: Position) -> None:
         """Tell clients that know no owners of a key that left with its owner; once, whichever nodes do so."""

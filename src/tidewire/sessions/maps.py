@@ -24,13 +24,14 @@ from tidewire.errors import (
     PublishError,
     StoreUnavailable,
 )
-from tidewire.messages import Announcement, Format, Membership, Position
-from tidewire.options import SlowPolicy
+from tidewire.messages import Announcement, EphemeralPublication, Format, Membership, Position
+from tidewire.options import MapKind, SlowPolicy
 from tidewire.protocols.centrifuge.messages import ClientInfo
 from tidewire.protocols.map_changes import Change, Entry, MapState
 from tidewire.protocols.meta import PublicationMeta
 from tidewire.protocols.payload import encode_json
-from tidewire.sessions.map_replica import Replica
+from tidewire.sessions.map_exchange import SharedReplica, check_expect
+from tidewire.sessions.map_replica import KeptReplica, Replica
 from tidewire.sessions.per_node import PerNode
 from tidewire.support.counters import count_limit
 from tidewire.support.networks import network_of
@@ -94,20 +95,25 @@ class Maps(PerNode):
         if replica is None:
             if self._is_closed:  # a step that began before goes on while the others end
                 raise StoreUnavailable(f"the map in {channel!r} is read no more: the hub is closing")
-            retention = self._node.rules.retentions[channel]
             most = self._node.limits.readers
             if len(self._replicas) >= most:
                 count_limit("readers")
                 raise LimitExceeded(f"{most} maps are in use here, each by a reader; allow more (readers)")
-            if retention is None or retention.size < 2:
-                raise ConfigurationError(f"a map needs a history, and {channel!r} has none; give it some")
-            if self._node.rules.options(channel).slow is not SlowPolicy.DISCONNECT:
-                raise ConfigurationError(
-                    f"a map needs every change, and {channel!r} leaves some out for slow readers; write "
-                    "slow=SlowPolicy.DISCONNECT"
-                )
-            replica = self._replicas[channel] = Replica(self._node, channel, retention.size)
+            replica = self._replicas[channel] = self._begin(channel)
         return replica
+
+    def _begin(self, channel: str) -> Replica:
+        options, retention = self._node.rules.options(channel), self._node.rules.retentions[channel]
+        if options.ephemeral and (options.map is None or options.map.kind is MapKind.ENTRIES):
+            return SharedReplica(self._node, channel)
+        if retention is None or retention.size < 2:
+            raise ConfigurationError(f"a map needs a history, and {channel!r} has none; give it some")
+        if options.slow is not SlowPolicy.DISCONNECT:
+            raise ConfigurationError(
+                f"a map needs every change, and {channel!r} leaves some out for slow readers; write "
+                "slow=SlowPolicy.DISCONNECT"
+            )
+        return KeptReplica(self._node, channel, retention.size)
 
     def ask(self, channel: str, client: Connection) -> None:
         """Take a map into use for a client; raises LimitExceeded where its user has asked for too many."""
@@ -148,14 +154,14 @@ class Maps(PerNode):
         data = value if isinstance(value, msgspec.Raw) else self._encoded(channel, value)
         if owner is not None:
             await self._own(channel, owner)
-        key, by = _checked(key), self.next_by()
-        change = Change(key, data, owner="" if owner is None else owner.id, ttl=float(ttl), by=by)
+        key = _checked(key)
+        change = Change(key, data, owner="" if owner is None else owner.id, ttl=float(ttl), by=self.next_by())
         meta = PublicationMeta(publisher, tags or {})
-        state = await self._change(channel, change, expect, meta)
+        state, change = await self._change(channel, change, expect, meta)
         if owner is not None and owner.is_closed:  # it left meanwhile, perhaps before the entry came
             await self._node.publish(channel, Change(left=owner.id).encode(), ephemeral=False)
         entry = state.entries.get(key)
-        if entry is None or state.by.get(key, (0, ""))[1] != by:  # another change came behind it already
+        if entry is None or state.by.get(key, (0, ""))[1] != change.by:  # another change came behind it already
             offset = state.last(key)
             return Entry(key, msgspec.json.decode(data), offset, change.owner, change.ttl, 0.0, meta.tags, publisher)
         return entry
@@ -192,23 +198,28 @@ class Maps(PerNode):
 
     async def _change(
         self, channel: str, change: Change, expect: int | None, meta: PublicationMeta = PublicationMeta()
+    ) -> tuple[MapState, Change]:
+        """Make a change, and return it as it was made, with the map."""
+        replica = self._replica(channel)
+        if isinstance(replica, KeptReplica):
+            return await self._keep_change(replica, change, expect, meta), change
+        assert isinstance(replica, SharedReplica)
+        check_expect(expect)
+        state = await replica.wait_ready()
+        return state, await replica.change(self._fitted(state, change, meta), meta)
+
+    async def _keep_change(
+        self, replica: KeptReplica, change: Change, expect: int | None, meta: PublicationMeta
     ) -> MapState:
         """Publish a change behind the newest one of its key: of two behind the same one, the store keeps the first."""
-        replica, key = self._replica(channel), _checked(change.key)
+        channel, key = replica.channel, change.key
         while True:
             state = await (replica.wait_ready() if expect is None else replica.wait_current())
             last = state.last(key)
             current = last if key in state.entries else ABSENT
             if expect is not None and expect != current:
                 raise EntryChanged(f"{key!r} in {channel!r} is at {current}, not at {expect}; read it again")
-            entry = state.entries.get(key)
-            if entry is not None and entry.tags != meta.tags and not change.removed:
-                change = msgspec.structs.replace(change, retagged=True)
-            data = change.encode()
-            most = self._node.limits.map_bytes
-            if not change.removed and state.size + len(data) > most:
-                count_limit("map_bytes")
-                raise LimitExceeded(f"a map has at most {most} bytes (map_bytes); remove some, or allow more")
+            data = self._fitted(state, change, meta).encode()
             token = f"map:{key}:{state.position.epoch}:{last}"
             position = await self._node.publish(channel, data, key=token, meta=meta.encode(), ephemeral=False)
             state = await replica.wait_reached(position)
@@ -217,6 +228,21 @@ class Maps(PerNode):
                 return state
             if offset > position.offset and await self._was_kept(channel, position, change.by):
                 return state
+
+    def _fitted(self, state: MapState, change: Change, meta: PublicationMeta) -> Change:
+        """Return a change that says whether tags change, if there is room for it."""
+        entry, most = state.entries.get(change.key), self._node.limits.map_bytes
+        if change.removed:
+            return change
+        if state.size + len(change.encode()) > most:
+            count_limit("map_bytes")
+            raise LimitExceeded(f"a map has at most {most} bytes (map_bytes); remove some, or allow more")
+        return msgspec.structs.replace(change, retagged=entry is not None and entry.tags != meta.tags)
+
+    def since(self, channel: str, position: Position) -> list[EphemeralPublication]:
+        """Return the newest change of each key since a position, of a map that nobody keeps."""
+        replica = self._replicas.get(channel)
+        return replica.since(position) if isinstance(replica, SharedReplica) else []
 
     async def _was_kept(self, channel: str, position: Position, by: str) -> bool:
         """Return whether the publication at a position is the change of a caller, where others have come behind it."""
@@ -242,10 +268,13 @@ class Maps(PerNode):
         now, wall = asyncio.get_running_loop().time(), time.time()
         for channel, replica in tuple(self._replicas.items()):
             timed = [entry for entry in replica.state.entries.values() if entry.ttl]
-            for entry in timed:
-                if entry.time + entry.ttl <= wall:
-                    await self._expire(channel, entry)
-            if not (timed or replica.state.is_owned) and now - replica.used_at > _UNUSED:
+            if isinstance(replica, SharedReplica):
+                await replica.look()
+            else:
+                for entry in timed:
+                    if entry.time + entry.ttl <= wall:
+                        await self._expire(channel, entry)
+            if not (timed or replica.is_needed) and now - replica.used_at > _UNUSED:
                 del self._replicas[channel]
                 self._asked_by.pop(channel, None)
                 await replica.aclose()

@@ -32,6 +32,7 @@ OPTIONS = {
     "smallmap": ChannelOptions(map=MapOptions(), history_size=3),
     "anew": ChannelOptions(map=MapOptions(recoverable=False)),
     "owned": ChannelOptions(map=MapOptions(owned=True, client_key="client_id")),
+    "gonemap": ChannelOptions(map=MapOptions(owned=True, client_key="client_id"), ephemeral=True, delta=True),
     "clients": ChannelOptions(map=MapOptions(kind=MapKind.CLIENTS)),
     "users": ChannelOptions(map=MapOptions(kind=MapKind.USERS)),
 }

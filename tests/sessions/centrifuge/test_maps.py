@@ -78,6 +78,29 @@ def test_entries_come_in_pages_and_then_what_changed_meanwhile(protocol: Centrif
     run(main())
 
 
+@pytest.mark.parametrize("protocol", [JSON, PROTOBUF], ids=["json", "protobuf"])
+def test_what_changed_in_a_map_that_nobody_keeps_is_pushed_behind_its_pages(protocol: CentrifugeProtocol) -> None:
+    async def main() -> None:
+        async with open_maps() as node:
+            maps, channel = Maps.of(node), "gonemap:a"
+            await fill(node, channel, "a", "b", "c", "d", "e")
+            client = await connect(node, protocol=protocol)
+            first = await follow(client, channel, limit=3, delta="fossil")
+            assert (first["phase"], keys(first)) == (_STATE, ["a", "b", "c"])
+            await maps.unset(channel, "a")
+            await maps.set(channel, "c", "new")
+            await maps.set(channel, "aa", "between")
+            last = await follow(client, channel, limit=3, delta="fossil", cursor=first["cursor"])
+            assert (last.get("phase", 0), last["type"], keys(last)) == (0, 1, ["d", "e"])
+            assert [last.get(name, default) for name, default in (("recoverable", False), ("offset", 0))] == [False, 0]
+            await maps.set(channel, "live", 1)
+            await client.wait_pushes("pub", 4, channel)
+            assert changes(client, channel) == [("a", None), ("c", "new"), ("aa", "between"), ("live", 1)]
+            assert (await follow(await connect(node), channel, phase=_STREAM, recover=True))["error"]["code"] == 107
+
+    run(main())
+
+
 def test_pages_begin_with_the_first_one() -> None:
     async def main() -> None:
         async with open_maps() as node:
@@ -242,24 +265,25 @@ def test_maps_of_who_is_in_a_channel() -> None:
     run(main())
 
 
+@pytest.mark.parametrize("channel", ["owned:a", "gonemap:a"])
 @pytest.mark.parametrize("how", ["unsubscribes", "is lost"])
-def test_what_a_client_owns_leaves_with_it_under_the_key_of_its_connection(how: str) -> None:
+def test_what_a_client_owns_leaves_with_it_under_the_key_of_its_connection(how: str, channel: str) -> None:
     async def main() -> None:
         async with open_maps() as node:
             watcher, client = await connect(node), await connect(node, "user:ann")
-            await follow(watcher, "owned:a")
-            await follow(client, "owned:a")
-            await client.ask("publish", channel="owned:a", type=1, key="other", data={"x": 1})
-            pushed = (await watcher.wait_pushes("pub", 1, "owned:a"))[0]["pub"]
+            await follow(watcher, channel)
+            await follow(client, channel)
+            await client.ask("publish", channel=channel, type=1, key="other", data={"x": 1})
+            pushed = (await watcher.wait_pushes("pub", 1, channel))[0]["pub"]
             assert (pushed["key"], pushed["data"]) == (client.connection.id, {"x": 1})
             assert pushed["info"]["user"] == "ann"
             if how == "is lost":
                 client.link.abort()
             else:
-                await client.ask("unsubscribe", channel="owned:a")
-            await watcher.wait_pushes("pub", 2, "owned:a")
-            assert changes(watcher, "owned:a")[1] == (client.connection.id, None)
-            assert (await Maps.of(node).entries("owned:a")).entries == {}
+                await client.ask("unsubscribe", channel=channel)
+            await watcher.wait_pushes("pub", 2, channel)
+            assert changes(watcher, channel)[1] == (client.connection.id, None)
+            assert (await Maps.of(node).entries(channel)).entries == {}
 
     run(main())
 

@@ -34,20 +34,27 @@ class _Begun(msgspec.Struct, frozen=True):
 
 
 class MapStart(msgspec.Struct, frozen=True):
-    """The begin of a client that is to be live: the changes since a position, and the last entries before it."""
+    """The begin of a client that is to be live: the changes since a position, and the last entries before it.
+
+    Where nobody keeps changes, they are pushed when it is live; `since` is then a place of this node.
+    """
 
     since: Position
     entries: list[m.Publication]
     representation: MapRepresentation
     is_recovering: bool
+    is_kept: bool = True
 
 
 def map_of(options: ChannelOptions, channel: str, type_: int) -> MapOptions:
-    """Return the options of a map; raises NotAvailable for a channel that is no map of this type."""
+    """Return the options of a map; raises NotAvailable for a channel that is no map of this type.
+
+    A map that nobody keeps is not recoverable.
+    """
     found = options.map
     if found is None or KINDS.get(type_) is not found.kind:
         raise NotAvailable(f"{channel!r} offers no subscription of type {type_}; its rule says map=True if it is a map")
-    return found
+    return msgspec.structs.replace(found, recoverable=False) if options.ephemeral else found
 
 
 class MapPages:
@@ -97,7 +104,8 @@ class MapPages:
             self.forget(channel)
             raise Unrecoverable(f"{channel!r} began anew while its entries were read; read them again")
         page, cursor = entries.page(request.cursor, request.limit)
-        shown = representation.entries(page)
+        is_kept = not grant.options.ephemeral
+        shown = representation.entries(page if is_kept else [msgspec.structs.replace(one, offset=0) for one in page])
         if cursor:
             self._begun[channel] = begun
             since = begun.since if options.recoverable else Position(0, "")
@@ -107,7 +115,7 @@ class MapPages:
         self.forget(channel)
         if isinstance(representation, DeltaMapRepresentation) and not request.cursor:
             representation.seed(page, entries.position.offset)
-        return MapStart(begun.since, shown, representation, is_recovering=False)
+        return MapStart(begun.since, shown, representation, is_recovering=False, is_kept=is_kept)
 
     def _since(self, request: SubscribeRequest, options: MapOptions, representation: MapRepresentation) -> MapStart:
         if not options.recoverable:
@@ -128,7 +136,13 @@ class MapPages:
             if count_nodes(request.tf) > self._node.limits.filter_nodes:
                 count_limit("filter_nodes")
                 raise BadRequest(f"a filter has at most {self._node.limits.filter_nodes} conditions")
-        elif request.delta and options.delta and map_.kind is MapKind.ENTRIES and options.slow is SlowPolicy.DISCONNECT:
+        elif (
+            request.delta
+            and options.delta
+            and not options.ephemeral
+            and map_.kind is MapKind.ENTRIES
+            and options.slow is SlowPolicy.DISCONNECT
+        ):
             return DeltaMapRepresentation.of_channel(protocol, deflate, request.channel)
         return MapRepresentation.of_map(protocol, deflate, map_.kind, request.tf)
 

@@ -35,7 +35,7 @@ from tidewire.protocols.meta import member_info
 from tidewire.protocols.text_chunks import chunk_of
 from tidewire.rules.base import Grant, Identity
 from tidewire.sessions.centrifuge.map_members import MapMembers
-from tidewire.sessions.centrifuge.map_subscribing import MapPages, map_result
+from tidewire.sessions.centrifuge.map_subscribing import MapPages, MapStart, map_result
 from tidewire.sessions.centrifuge.representations import (
     EventRepresentation,
     PubRepresentation,
@@ -43,6 +43,7 @@ from tidewire.sessions.centrifuge.representations import (
     plain,
 )
 from tidewire.sessions.centrifuge.session_channel import ClientSubscription, subscribe_result
+from tidewire.sessions.maps import Maps
 from tidewire.support.counters import count_limit
 
 __all__ = ("ClientSubscriptions", "Ready")
@@ -56,12 +57,19 @@ _ALL_OR_NOTHING = 2
 class Ready:
     """A subscription that is prepared, and what its client is told."""
 
-    __slots__ = ("prepared", "result", "subscription")
+    __slots__ = ("prepared", "result", "start", "subscription")
 
-    def __init__(self, subscription: ClientSubscription, prepared: Prepared, result: m.SubscribeResult) -> None:
+    def __init__(
+        self,
+        subscription: ClientSubscription,
+        prepared: Prepared,
+        result: m.SubscribeResult,
+    ) -> None:
         self.subscription = subscription
         self.prepared = prepared
         self.result = result
+        #: The begin in a map that nobody keeps.
+        self.start: MapStart | None = None
 
 
 class ClientSubscriptions:
@@ -151,7 +159,7 @@ class ClientSubscriptions:
             prepared = await self._node.subscriptions.prepare(
                 self._connection,
                 channel,
-                since=start.since,
+                since=start.since if start.is_kept else None,
                 membership=Membership(grant.options.presence, member_info(identity.info, grant.info)),
                 representation=start.representation,
                 on_insufficient=self._insufficient,
@@ -160,7 +168,9 @@ class ClientSubscriptions:
             self._forget(subscription)
             raise
         ready = Ready(subscription, prepared, map_result(start, prepared, grant, request))
-        if not prepared.answer.recovered:
+        if not start.is_kept:
+            ready.start = start
+        elif not prepared.answer.recovered:
             self.abandon(ready)
             raise Unrecoverable(f"{channel!r} no longer keeps all publications after offset {start.since.offset}")
         return ready
@@ -217,6 +227,10 @@ class ClientSubscriptions:
         except BaseException:
             self._forget(subscription)
             raise
+        if ready.start is not None:  # whatever was pushed meanwhile is the same, or older
+            changes = Maps.of(self._node).since(subscription.channel, ready.start.since)
+            if messages := ready.start.representation.batch(changes).messages:
+                self._connection.write(*messages)
         if subscription.events is not None and self.channels.get(subscription.channel) is subscription:
             await self._join(subscription, subscription.events, identity)
         if self.channels.get(subscription.channel) is subscription:

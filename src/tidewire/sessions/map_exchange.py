@@ -1,0 +1,312 @@
+"""One map that no store keeps: every node that uses it has all entries, and tells the others of its changes."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import secrets
+import time
+from collections import OrderedDict
+
+import msgspec
+
+from tidewire.channels import copies, owners
+from tidewire.engine.node import Node
+from tidewire.errors import BadRequest, LimitExceeded, StoreUnavailable, TidewireError
+from tidewire.messages import EphemeralPublication, Format, Member, Position, Publication
+from tidewire.protocols.map_changes import Change, change_of
+from tidewire.protocols.map_news import News, decode_news, parts_of
+from tidewire.protocols.meta import PublicationMeta
+from tidewire.sessions.map_replica import Replica
+from tidewire.support.counters import count_limit
+
+__all__ = ("SharedReplica",)
+
+logger = logging.getLogger("tidewire")
+
+#: Seconds for which a newcomer waits for the others, between two questions, and before an answer to all who ask.
+_PATIENCE, _ASK, _ANSWER = 1.0, 0.2, 0.02
+_RETRY = 0.5
+#: How often the newest number is sent, and a question; bytes of an answer's part.
+_REPEATS, _ASKED, _PART = 3, 10, 24_576
+#: Owners that have left, and authors of changes, of which this is remembered.
+_REMEMBERED = 10_000
+#: The bytes of an entry that a part has beside its data, at most.
+_ROOM = 2_048
+_ID = 6
+
+
+class SharedReplica(Replica):
+    """Takes each change of the channel first; subscribers are shown it if it is the newest of its key.
+
+    The greatest stamp wins, whichever node a change comes from; a stamp is greater than all that its node knows. The
+    changes of each node are numbered: where one is missing, its node is asked for all of them. A newcomer asks every
+    node that has the map, which presence lists. Places (`Entry.offset`) are this node's own.
+    """
+
+    def __init__(self, node: Node, channel: str) -> None:
+        super().__init__(node, channel)
+        #: One life of this reader.
+        self._id = secrets.token_hex(_ID)
+        self._member = Member(self._id, self._id)
+        self.state.position = Position(0, self._id)
+        #: The stamp of each key's newest change, removals too, and the change.
+        self._newest: dict[str, tuple[tuple[int, str], EphemeralPublication]] = {}
+        self._clock = self._number = self._answered = 0
+        self._repeats = 0
+        #: The newest number of each other reader; those that are asked again, and how often.
+        self._known: dict[str, int] = {}
+        self._asking: dict[str, int] = {}
+        #: Readers that have answered, and the parts of an answer that is not complete.
+        self._heard: set[str] = set()
+        self._parts: dict[str, tuple[int, set[int]]] = {}
+        self._is_merging = False
+        self._left: OrderedDict[str, None] = OrderedDict()
+        #: Looks at presence that are to come, and owners that were not there at the last one.
+        self._doubts = 0
+        self._absent: set[str] = set()
+        self._answering: asyncio.TimerHandle | None = None
+        self._task = asyncio.get_running_loop().create_task(self._run())
+
+    @property
+    def is_needed(self) -> bool:
+        """Whether there are entries, which nobody else may have, or subscribers."""
+        channel = self._node.registry.channels.get(self.channel)
+        return bool(self.state.entries) or (channel is not None and bool(channel.groups or channel.buffering))
+
+    async def aclose(self) -> None:
+        """Read no more."""
+        self._task.cancel()
+        await asyncio.wait([self._task])
+        if self._answering is not None:
+            self._answering.cancel()
+        for name, tap in ((self.channel, self._take), (copies(self.channel), self._hear)):
+            channel = self._node.registry.channels.get(name)
+            if channel is not None and channel.tap == tap:
+                channel.tap = None
+                self._node.channels.left(channel)
+        if self._node.broker.shared:
+            try:
+                await self._node.memberships.quit(copies(self.channel), self._member)
+            except StoreUnavailable:
+                logger.info("presence is away: others wait for the map in %r until its lease ends", self.channel)
+
+    # Opening.
+
+    async def _run(self) -> None:
+        while not self._is_ready:
+            try:
+                await self._open()
+            except TidewireError as error:
+                logger.info("the map in %r cannot be read yet: %s", self.channel, error)
+                await asyncio.sleep(_RETRY)
+
+    async def _open(self) -> None:
+        node, news = self._node, copies(self.channel)
+        await node.channels.listen(self.channel, self._take)
+        if node.broker.shared:
+            await node.channels.listen(news, self._hear)
+            await node.memberships.enter(news, self._member)
+            others = {one.connection for one in await node.presence.members(news)} - {self._id}
+            await self._wait_answers(others)
+        self._is_ready = True
+        self._wake()
+
+    async def _wait_answers(self, others: set[str]) -> None:
+        loop = asyncio.get_running_loop()
+        end = loop.time() + _PATIENCE
+        while not others <= self._heard:
+            if loop.time() >= end:  # they have died, and their leases have not ended; what comes later is taken, too
+                logger.info("%d nodes did not answer for the map in %r", len(others - self._heard), self.channel)
+                return
+            self._tell(asks="*")
+            try:
+                async with asyncio.timeout(_ASK):
+                    while not others <= self._heard:
+                        await self._moved.wait()
+            except TimeoutError:
+                continue
+
+    # Changes.
+
+    async def change(self, change: Change, meta: PublicationMeta) -> Change:
+        """Make a change on all nodes; return it as it was made. Raises LimitExceeded."""
+        made = msgspec.structs.replace(change, stamp=self._clock + 1, by=f"{self._id}{self._number + 1:x}")
+        data, encoded, most = made.encode(), meta.encode(), self._node.limits.ephemeral_bytes - _ROOM
+        if len(data) + len(encoded) > most:
+            count_limit("ephemeral_bytes")
+            raise LimitExceeded(
+                f"an entry of {len(data)} bytes is too large for a map that nobody keeps (at most {most})"
+            )
+        self._number += 1
+        self._repeats = _REPEATS
+        await self._node.publish(self.channel, data, meta=encoded, ephemeral=True, sender=_sender(change.key))
+        return made
+
+    def end(self, key: str) -> None:
+        """Remove an entry whose time is over, or whose owner has left; every node does so by itself."""
+        (stamp, by), _ = self._newest[key]
+        self._show(Change(key, removed=True, stamp=stamp, by=f"{by}~").encode(), b"", time.time())
+
+    def since(self, position: Position) -> list[EphemeralPublication]:
+        """Return the newest change of each key that has changed since a place; all of them for one of another life."""
+        offset = position.offset if position.epoch == self._id else 0
+        return [change for key, (_, change) in self._newest.items() if self.state.last(key) > offset]
+
+    def _take(self, publication: Publication) -> bool:
+        """Take a publication of the channel; return whether subscribers are shown it."""
+        change = change_of(publication)
+        if change is None:
+            return True
+        if not isinstance(publication, EphemeralPublication):
+            if change.left:
+                self._let_go(change.left)
+            return True
+        if publication.sender != _sender(change.key):  # it only looks like a change
+            return True
+        if not self._is_merging:
+            self._count(change.by[: _ID * 2], int(change.by[_ID * 2 :], 16))
+            publication = msgspec.structs.replace(publication, time=time.time())
+        return self._apply(change, publication)
+
+    def _apply(self, change: Change, publication: EphemeralPublication) -> bool:
+        key, stamp = change.key, (change.stamp, change.by)
+        known = self._newest.get(key)
+        self._clock = max(self._clock, change.stamp)
+        if (known is not None and known[0] >= stamp) or change.owner in self._left:
+            return False
+        was_there = key in self.state.entries
+        self._newest[key] = stamp, publication
+        place = self.state.position.offset + 1
+        self.state.apply(msgspec.structs.replace(publication, offset=place, epoch=self._id))
+        if len(self._newest) > 2 * len(self.state.entries) + _REMEMBERED:
+            self._newest = {name: one for name, one in self._newest.items() if self.state.last(name)}
+        return was_there or not change.removed
+
+    def _show(self, data: bytes, meta: bytes, at: float) -> None:
+        """Take a change that comes in no publication of its own, and show it to the subscribers of this node."""
+        change = msgspec.json.decode(data, type=Change)
+        before, self._is_merging = self._is_merging, True
+        try:
+            publication = EphemeralPublication(self.channel, 0, 0, "", at, data, Format.JSON, meta, _sender(change.key))
+            self._node.fanout.ephemeral.add(publication)
+        finally:
+            self._is_merging = before
+
+    # Owners.
+
+    def _let_go(self, owner: str) -> None:
+        self._left[owner] = None
+        if len(self._left) > _REMEMBERED:
+            self._left.popitem(last=False)
+        self._end_all(owner)
+
+    def _end_all(self, owner: str) -> None:
+        for key in self.state.keys_of(owner):
+            self.end(key)
+
+    async def _check_owners(self) -> None:
+        """Remove entries, taken from another node, of owners that had left before this one began to listen."""
+        if not self._doubts or not self.state.owners:
+            return
+        self._doubts -= 1
+        try:
+            members = await self._node.presence.members(owners(self.channel))
+        except StoreUnavailable:
+            return
+        absent = self.state.owners - {member.connection for member in members}
+        for owner in absent & self._absent:
+            self._end_all(owner)
+        self._absent = absent
+
+    # The talk of the nodes.
+
+    def _count(self, author: str, number: int) -> None:
+        """Take note of the number of a reader's newest change; where one before it has not come, ask for it."""
+        if author == self._id:
+            return
+        known = self._known.get(author, 0)
+        if number > known + 1:
+            self._ask(author)
+        self._known[author] = max(number, known)
+        if len(self._known) > _REMEMBERED:
+            self._known.clear()
+
+    def _ask(self, author: str) -> None:
+        count_limit("map_gap")
+        self._asking.setdefault(author, _ASKED)
+        self._tell(asks=author)
+
+    def _tell(self, *, asks: str = "") -> None:
+        self._send(News(self._id, self._number, asks))
+
+    def _send(self, news: News) -> None:
+        sender = f"{self._id}.{news.answer}.{news.part}.{news.asks}"
+        self._node.fanout.ephemeral.publish(
+            EphemeralPublication(copies(self.channel), 0, 0, "", time.time(), news.encode(), Format.BINARY, b"", sender)
+        )
+
+    def _hear(self, publication: Publication) -> None:
+        news = decode_news(publication.data)
+        if news is None or news.by == self._id:
+            return
+        if news.asks in ("*", self._id) and self._answering is None:
+            self._answering = asyncio.get_running_loop().call_later(_ANSWER, self._answer)
+        if news.parts:
+            self._merge(news)
+        elif news.number > self._known.get(news.by, 0):  # the last ones have not come
+            self._ask(news.by)
+            self._known[news.by] = news.number
+
+    def _answer(self) -> None:
+        self._answering = None
+        self._answered += 1
+        parts = list(parts_of([one for _, one in self._newest.values()], time.time(), _PART))
+        known = {**self._known, self._id: self._number}
+        for number, part in enumerate(parts):
+            self._send(News(self._id, self._number, "", self._answered, number, len(parts), part, known))
+
+    def _merge(self, news: News) -> None:
+        now = time.time()
+        for one in news.changes:
+            self._show(one.data, one.meta, now - one.age)
+        self._doubts = 2
+        answer, parts = self._parts.get(news.by, (0, set()))
+        if answer != news.answer:
+            answer, parts = self._parts[news.by] = news.answer, set()
+        parts.add(news.part)
+        if len(parts) < news.parts:
+            return
+        del self._parts[news.by]
+        self._heard.add(news.by)
+        self._asking.pop(news.by, None)
+        for author, number in news.known.items():
+            self._known[author] = max(number, self._known.get(author, 0))
+        self._wake()
+
+    async def look(self) -> None:
+        """Repeat news that may have been lost, and end entries that are over; called every second."""
+        for key, entry in tuple(self.state.entries.items()):
+            if entry.ttl and entry.time + entry.ttl <= time.time():
+                self.end(key)
+        if self._repeats:
+            self._repeats -= 1
+            self._tell()
+        for author, times in tuple(self._asking.items()):
+            self._asking[author] = times - 1
+            if times > 1:
+                self._tell(asks=author)
+            else:  # it has died
+                del self._asking[author]
+        await self._check_owners()
+
+
+def check_expect(expect: int | None) -> None:
+    """Refuse to compare: no store says which of two nodes was first."""
+    if expect is not None:
+        raise BadRequest("expect= needs a map that is kept; leave ephemeral=True out of its rule, or expect= here")
+
+
+def _sender(key: str) -> str:
+    """Return the sender of changes of a key, which no client can be: of each, a slow subscriber gets the newest."""
+    return f"$map:{key}"

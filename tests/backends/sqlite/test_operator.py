@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
+import subprocess
+import sys
 from contextlib import AsyncExitStack, closing
 from pathlib import Path
 
@@ -13,9 +15,11 @@ from engine.support import connect, run
 from helpers.ledger import RULES, Ledger, check, received
 from tidewire.backends import open_backend
 from tidewire.engine.node import Node
+from tidewire.errors import StoreUnavailable
 from tidewire.messages import Position, PublishRequest
 from tidewire.options import Limits
 from tidewire.rules.channel_rules import ChannelRules
+from tidewire.testing import wait_until
 
 #: Publications or their positions are gone: a new epoch.
 LOSSES = [
@@ -23,6 +27,8 @@ LOSSES = [
     "DROP TABLE tidewire_channels",
     "DROP TABLE tidewire_publications",
     "; ".join(f"DROP TABLE tidewire_{name}" for name in ("channels", "publications", "store", "keys")),
+    "ALTER TABLE tidewire_publications DROP COLUMN meta",
+    "ALTER TABLE tidewire_channels RENAME COLUMN top TO tip",
 ]
 #: Nothing is gone that a subscriber could miss.
 HARMLESS = [
@@ -30,7 +36,20 @@ HARMLESS = [
     "DROP TABLE tidewire_keys",
     "DELETE FROM tidewire_store",
     "DROP INDEX tidewire_publications_by_offset",
+    "DROP INDEX tidewire_keys_by_expiry; ALTER TABLE tidewire_keys DROP COLUMN expires",
+    "UPDATE sqlite_sequence SET seq = 9223372036854775807",
 ]
+#: An index that cannot be made again.
+TWICE = """
+DROP INDEX tidewire_publications_by_offset;
+INSERT INTO tidewire_publications
+SELECT id + 9, channel, "offset", time, kept, format, data, meta FROM tidewire_publications
+"""
+
+COUNT = """
+import sqlite3, sys
+print(*sqlite3.connect(sys.argv[1]).execute("SELECT count(*) FROM tidewire_publications").fetchone())
+"""
 
 
 def operate(path: Path, statements: str) -> None:
@@ -80,7 +99,7 @@ def test_a_restart_mends_what_was_removed_meanwhile(tmp_path: Path) -> None:
     path = tmp_path / "chat.db"
 
     async def scenario() -> None:
-        for statements in LOSSES:
+        for statements in (*LOSSES, TWICE):
             async with AsyncExitStack() as stack:
                 node = await node_on(stack, path)
                 before = await node.broker.publish(PublishRequest("a", b"1"))
@@ -110,3 +129,80 @@ def test_a_hole_in_a_history_is_told(tmp_path: Path) -> None:
             assert (await broker.history("a", since=Position(8, top.epoch), reverse=True, limit=2)).complete
 
     run(scenario(), 30)
+
+
+def test_a_backup_that_is_put_back_while_nodes_are_connected_is_told(tmp_path: Path) -> None:
+    """SQLite's own way to restore writes into the file that everybody has open."""
+    path, backup = tmp_path / "chat.db", tmp_path / "backup.db"
+
+    def copy(source: Path, target: Path) -> None:
+        with closing(sqlite3.connect(source)) as one, closing(sqlite3.connect(target, timeout=10)) as another:
+            one.backup(another)
+
+    async def scenario() -> None:
+        async with AsyncExitStack() as stack:
+            node, other = [await node_on(stack, path) for _ in range(2)]
+            near, far = await connect(node, channel="a"), await connect(other, channel="a")
+            ledger = Ledger(node)
+            await ledger.publish(5)
+            await asyncio.to_thread(copy, path, backup)
+            await ledger.publish(5)
+            for client in (near, far):
+                await received(client, ledger)
+            before = ledger.last
+            await asyncio.to_thread(copy, backup, path)
+            await ledger.succeeds(10)
+            assert ledger.were_sure
+            assert ledger.last.epoch != before.epoch
+            for client in (near, far):
+                await received(client, ledger)
+                check(client, ledger, told=True)
+
+    run(scenario(), 30)
+
+
+def remove(path: Path, ends: tuple[str, ...]) -> None:
+    for end in ends:
+        path.with_name(f"{path.name}{end}").unlink()
+
+
+@pytest.mark.parametrize("ends", [("-wal",), ("-wal", "-shm")])
+def test_a_log_that_is_removed_costs_no_publication(tmp_path: Path, ends: tuple[str, ...]) -> None:
+    path = tmp_path / "chat.db"
+
+    async def scenario() -> None:
+        async with AsyncExitStack() as stack:
+            # of one process all have one index, for as long as one of them has it open
+            node = await node_on(stack, path)
+            other = node if "-shm" in ends else await node_on(stack, path)
+            near, far = await connect(node, channel="a"), await connect(other, channel="a")
+            ledger, another = Ledger(node), Ledger(other, "b")
+            for _ in range(3):
+                await ledger.publish(10)
+                await node.broker.history("a")  # a reader has the file open, too
+                remove(path, ends)
+                await ledger.succeeds(10)
+                await another.succeeds(10)
+
+            async def is_whole() -> bool:
+                try:
+                    pages = [await one.broker.history(channel) for one in (node, other) for channel in "ab"]
+                except StoreUnavailable:
+                    return False
+                return [len(page.publications) for page in pages] == 2 * [len(ledger.kept), len(another.kept)]
+
+            await wait_until(is_whole, 10)
+            for client in (near, far):
+                await received(client, ledger)
+                check(client, ledger)
+            # another process finds all of it
+            found = await asyncio.to_thread(
+                subprocess.run,
+                [sys.executable, "-c", COUNT, str(path)],
+                capture_output=True,
+                text=True,
+                timeout=30,
+            )
+            assert int(found.stdout) == len(ledger.kept) + len(another.kept), found.stderr
+
+    run(scenario(), 60)

@@ -59,8 +59,16 @@ class SqliteBroker(Broker):
         size_limits = SizeLimits(
             limits.channel_history_bytes, limits.store_history_bytes, lambda name: self._call(count_limit, name)
         )
+        self._readers = Readers(self._path)
         self._writer = writer = WriterThread(
-            self._path, folder, self._clock, self._mailbox, self._post, lambda: self._call(resumed), size_limits
+            self._path,
+            folder,
+            self._clock,
+            self._mailbox,
+            self._post,
+            lambda: self._call(resumed),
+            self._readers.forget,
+            size_limits,
         )
         self._publishing = Publishing(self._path, self._limits.publish_seconds, self._mailbox, lambda: writer.trouble)
         started: asyncio.Future[TidewireError | None] = self._loop.create_future()
@@ -76,7 +84,6 @@ class SqliteBroker(Broker):
         if error is not None:
             await self._end()
             raise error
-        self._readers = Readers(self._path)
         self._bus = Bus(folder, deliver)
         self._is_open = True
         self._outboxes = OutboxMover(self._path, self._submit, partial(self._submit, removes=True))

@@ -22,13 +22,16 @@ _REOPEN = 0.5
 
 
 class Connection:
-    """Keeps the database open; `resumed` is called when it is open again after it was lost."""
+    """Keeps the database open; `lost` is called when it was closed, `resumed` when it is open again."""
 
-    def __init__(self, path: Path, clock: StoreClock, lock: FairLock, resumed: Callable[[], None]) -> None:
+    def __init__(
+        self, path: Path, clock: StoreClock, lock: FairLock, resumed: Callable[[], None], lost: Callable[[], None]
+    ) -> None:
         self._path = path
         self._clock = clock
         self._lock = lock
         self._resumed = resumed
+        self._lost = lost
         self._cursor = 0
         self._reopen_at = 0.0
         #: The open database, None after it was lost.
@@ -57,7 +60,22 @@ class Connection:
         if self.database is not None and self.database.is_replaced:
             self.lose(f"{self._path} was removed or replaced while it was open; it is opened anew")
             self._reopen_at = 0.0
+        elif self.database is not None and self.database.has_lost_log and not self._save_log(self.database):
+            return None
         return self.database or self._reopen()
+
+    def _save_log(self, database: Database) -> bool:
+        """Save what a log contains that was removed while it was open; return whether that is done."""
+        if not self._lock.try_acquire():
+            return False
+        try:
+            is_saved = database.save_log()
+        finally:
+            self._lock.release()
+        if is_saved:
+            self.lose(f"the log of {self._path} was removed or replaced while it was open; it is opened anew")
+            self._reopen_at = 0.0
+        return is_saved
 
     def _reopen(self) -> Database | None:
         if time.monotonic() < self._reopen_at or not self._lock.try_acquire():
@@ -65,7 +83,7 @@ class Connection:
         try:
             database = Database(self._path, self._clock)
             if database.seed == self.seed:
-                database.cursor = self._cursor  # the publications since then are still to be read
+                database.go_on_from(self._cursor)  # the publications since then are still to be read
             self.database, self.seed, self.trouble = database, database.seed, ""
             self._resumed()
         except (sqlite3.Error, OSError) as error:
@@ -92,6 +110,7 @@ class Connection:
             self._cursor = self.database.cursor
             self.database.close()
             self.database = None
+            self._lost()
         self._reopen_at = time.monotonic() + _REOPEN
 
     def close(self) -> None:

@@ -18,13 +18,14 @@ from typing import Any
 
 from tidewire.backends.shared.statements import read, statements
 from tidewire.backends.sqlite.folder import make_file
+from tidewire.backends.sqlite.layout import drop_changed, make
 from tidewire.backends.sqlite.rollback_guard import RollbackGuard
 from tidewire.backends.sqlite.store_clock import Reading, StoreClock
 from tidewire.errors import ConfigurationError
 from tidewire.messages import Format, Position, Publication, PublishRequest
 from tidewire.retention import Retention
 
-__all__ = ("Database", "connect", "derived_epoch", "identity")
+__all__ = ("Database", "connect", "derived_epoch", "identity", "log_identity")
 
 logger = logging.getLogger("tidewire")
 
@@ -38,6 +39,8 @@ _PARTS = frozenset(
     f"tidewire_{name}"
     for name in ("store", "channels", "publications", "publications_by_offset", "keys", "keys_by_expiry")
 )
+#: The largest id that may be: a larger one is the work of somebody who has changed the sequence, and has no successor.
+_LAST_ID = 2**62
 #: Publications of other processes that are read in one step.
 PAGE = 1_000
 #: Channels that are remembered from one transaction to the next.
@@ -53,6 +56,11 @@ def identity(path: Path) -> tuple[int, int] | None:
     except OSError:
         return None
     return found.st_dev, found.st_ino
+
+
+def log_identity(path: Path) -> tuple[tuple[int, int] | None, ...]:
+    """Return what `identity` does, of the file with the newest commits of a database and of that with its index."""
+    return tuple([identity(path.with_name(f"{path.name}{end}")) for end in ("-wal", "-shm")])
 
 
 def connect(path: Path, *, busy_seconds: float = 0.25) -> sqlite3.Connection:
@@ -101,7 +109,7 @@ class Database:
             if self._rollback_guard.is_ahead(self.seed, self.cursor):
                 self.seed = self._begin_epochs()
             self._guarded = -1
-            self._identity = identity(path)
+            self._identity, self._log_identity = identity(path), log_identity(path)
         except BaseException:
             self.close()
             raise
@@ -115,8 +123,12 @@ class Database:
         execute = self.connection.execute
         execute("PRAGMA journal_mode = WAL")
         there = {name for (name,) in execute("SELECT name FROM sqlite_master WHERE name LIKE 'tidewire%'")}
+        was_there = bool(there)
+        there -= drop_changed(self.connection)
         if not there.issuperset(_PARTS):
-            self.connection.executescript(f"BEGIN IMMEDIATE;\n{read(__package__, 'schema.sql')}\nCOMMIT;")
+            there -= make(self.connection)
+        if self._one("last_id") > _LAST_ID:
+            execute(SQL["reset_last_id"])
         row = execute(SQL["store"]).fetchone() or self._create()
         version, seed, *reading = row
         if version != _VERSION:
@@ -125,9 +137,8 @@ class Database:
             )
         if self._clock.go_on_from(Reading(*reading)):
             self.save_clock()
-        if there and (not there.issuperset(_KEPT) or execute(SQL["has_orphans"]).fetchone()[0]):
+        if was_there and (not there.issuperset(_KEPT) or execute(SQL["has_orphans"]).fetchone()[0]):
             self.connection.executescript(read(__package__, "mend.sql"))
-            execute(SQL["set_last_id"], (time_ns() // 1_000_000,))
             return self._begin_epochs("has lost a part")
         return str(seed)
 
@@ -146,16 +157,37 @@ class Database:
         try:
             execute(SQL["begin_epochs"], (seed,))
             execute(SQL["change_seed"], (seed,))
+            execute(SQL["set_last_id"], (time_ns() // 1_000_000,))  # other processes see that some are missing
             execute("COMMIT")
         except BaseException:
             execute("ROLLBACK")
             raise
         return seed
 
+    def go_on_from(self, cursor: int) -> None:
+        """Read on from the id that this process had seen of this store; an older copy of it begins a new epoch."""
+        if cursor > self.cursor:
+            self.seed = self._begin_epochs()
+        else:
+            self.cursor = cursor
+
     @property
     def is_replaced(self) -> bool:
         """The file was removed, or another one has its name: everything written here would be lost."""
         return identity(self._path) != self._identity
+
+    @property
+    def has_lost_log(self) -> bool:
+        """The log was removed, or another one has its name: a crash would lose what is written to it."""
+        return log_identity(self._path) != self._log_identity
+
+    def save_log(self) -> bool:
+        """Move the log into the database, under the write lock; return whether nothing is left in it."""
+        try:
+            return not self._one("save_log")
+        except sqlite3.DatabaseError as error:  # another process has moved it
+            logger.info("the log of %s cannot be read any more: %s", self._path, error)
+            return True
 
     def save_clock(self) -> None:
         """Remember this moment, so that the clock can go on from it after a restart of the machine."""
@@ -205,8 +237,13 @@ class Database:
         version = self._pragma_data_version()
         if version == self._version:
             return [], True
+        last = self._one("last_id")
+        if last < self.cursor or last > _LAST_ID:
+            raise sqlite3.OperationalError("its ids were put back, as by an older copy; it is opened anew")
         rows = self.connection.execute(SQL["newer"], (self.cursor, PAGE)).fetchall()
         found = []
+        if rows and rows[-1][0] - self.cursor != len(rows):
+            self._forget()  # some were removed before this process saw them: their channels' tops are not known
         for _, channel_id, offset, time, format, data, meta in rows:
             channel = self._channel_by_id(channel_id)
             channel.top = max(channel.top, offset)
@@ -215,13 +252,9 @@ class Database:
                     Publication(channel.name, offset, offset - 1, channel.epoch, time, data, Format(format), meta)
                 )
         if rows:
-            is_whole = rows[-1][0] - self.cursor == len(rows)
             self.cursor = rows[-1][0]
-            if not is_whole:
-                self._forget()  # some were removed before this process saw them: their channels' tops are not known
         if len(rows) == PAGE:
             return found, False
-        last = self._one("last_id")
         if last != self.cursor:
             self.cursor = last
             self._forget()

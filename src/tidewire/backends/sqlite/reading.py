@@ -7,12 +7,13 @@ import json
 import sqlite3
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from queue import Empty, SimpleQueue
 from typing import TypeVar
 
 from tidewire.backends.shared.completeness import is_complete
-from tidewire.backends.sqlite.database import SQL, connect, derived_epoch, identity
+from tidewire.backends.sqlite.database import SQL, connect, derived_epoch, identity, log_identity
 from tidewire.backends.sqlite.file_errors import explain
 from tidewire.backends.sqlite.store_clock import StoreClock
 from tidewire.errors import StoreUnavailable
@@ -23,7 +24,7 @@ __all__ = ("Readers", "read_history", "read_positions")
 
 T = TypeVar("T")
 
-_Identity = tuple[int, int] | None
+_Identity = tuple[tuple[int, int] | None, ...]
 
 #: A number that stands for "no limit" in a statement, and above every offset.
 _NO_LIMIT = -1
@@ -63,7 +64,7 @@ class Readers:
 
     def _take(self) -> tuple[sqlite3.Connection, _Identity]:
         """Return a connection to the file that has the path now."""
-        found = identity(self._path)
+        found = (identity(self._path), *log_identity(self._path))
         while True:
             try:
                 connection, opened = self._idle.get_nowait()
@@ -76,14 +77,19 @@ class Readers:
         connection.execute("PRAGMA query_only = 1")
         return connection, found
 
+    def forget(self) -> None:
+        """Close the idle connections; callable from any thread."""
+        with suppress(Empty):
+            while True:
+                self._idle.get_nowait()[0].close()
+
     async def aclose(self) -> None:
         """Finish the reads that were begun, and close the connections."""
         await asyncio.to_thread(self._close)
 
     def _close(self) -> None:
         self._pool.shutdown()
-        while not self._idle.empty():
-            self._idle.get_nowait()[0].close()
+        self.forget()
 
 
 def read_history(connection: sqlite3.Connection, request: HistoryRequest, seed: str, clock: StoreClock) -> HistoryPage:

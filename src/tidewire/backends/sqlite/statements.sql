@@ -4,12 +4,16 @@ SELECT version, seed, clock, monotonic, wall, boot FROM tidewire_store
 INSERT OR IGNORE INTO tidewire_store (one, version, seed, clock, monotonic, wall, boot) VALUES (1, ?, ?, ?, ?, ?, ?)
 -- name: save_clock
 UPDATE tidewire_store SET clock = ?, monotonic = ?, wall = ?, boot = ?
+-- name: save_log
+PRAGMA wal_checkpoint(TRUNCATE)
 -- name: change_seed
 UPDATE tidewire_store SET seed = ?
 -- name: has_orphans
 SELECT EXISTS (SELECT 1 FROM tidewire_publications WHERE channel NOT IN (SELECT id FROM tidewire_channels))
 -- name: set_last_id
 UPDATE sqlite_sequence SET seq = max(seq, ?) WHERE name = 'tidewire_publications'
+-- name: reset_last_id
+UPDATE sqlite_sequence SET seq = (SELECT coalesce(max(id), 0) FROM tidewire_publications) WHERE name = 'tidewire_publications'
 -- name: begin_epochs
 UPDATE tidewire_channels SET epoch = derived_epoch(?, name)
 -- name: last_id

@@ -56,6 +56,7 @@ class WriterThread:
         mailbox: Mailbox,
         post: Post,
         resumed: Callable[[], None],
+        lost: Callable[[], None],
         size_limits: SizeLimits,
     ) -> None:
         self._path = path
@@ -64,6 +65,7 @@ class WriterThread:
         self._mailbox = mailbox
         self._post = post
         self._resumed = resumed
+        self._lost = lost
         self._size_limits = size_limits
         self._carriage = Carriage()
         self._connection: Connection | None = None
@@ -109,7 +111,7 @@ class WriterThread:
         try:
             self._peers = Peers(self._folder)
             try:
-                connection = Connection(self._path, self._clock, self._lock, self._resumed)
+                connection = Connection(self._path, self._clock, self._lock, self._resumed, self._lost)
                 connection.open()
             except BaseException:
                 self._peers.close()

@@ -163,7 +163,7 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     rooms_per_user: int = 100
     room_seconds: float = 2_592_000.0
     #: Bytes of the history of one channel (on nats:// those that each node has published), and of all channels of a
-    #: store (on memory:// and sqlite://): the oldest publications go, and a reader that wanted them is told.
+    #: store: the oldest publications go, and a reader that wanted them is told.
     channel_history_bytes: int = 16_777_216
     store_history_bytes: int = 1_073_741_824
     #: Seconds after which a publish that the store has not answered fails.

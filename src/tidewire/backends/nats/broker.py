@@ -20,7 +20,7 @@ from tidewire.backends.nats.reading import read_history, top_of
 from tidewire.backends.nats.removals import RemovalWatch, begin_epoch, begin_notes
 from tidewire.backends.nats.server_clock import StoreClock
 from tidewire.backends.nats.session import Session, Unsendable
-from tidewire.backends.shared.growth import Growth, size_of
+from tidewire.backends.shared.growth import Growth, StoreBound, size_of
 from tidewire.backends.shared.outage import Outage
 from tidewire.backends.shared.relayed import pack_ephemeral
 from tidewire.backends.shared.waiting import not_published
@@ -69,6 +69,9 @@ class NatsBroker(Broker):
         #: The newest message that this node knows to be kept: its sequence, and the time it was stamped with.
         self._newest = (0, 0.0)
         self._growth = Growth(limits.channel_history_bytes, self._bound)
+        self._store_bound = StoreBound(
+            limits.store_history_bytes, lambda limit: self._trimmer.bound(self._ready(), limit)
+        )
         self._marks = GrowthMarks()
         self._epoch = ""
         self._removals = RemovalWatch()
@@ -95,12 +98,14 @@ class NatsBroker(Broker):
         await self._connection.start()
         self._publishing.open(self._stream)
         self._trimmer.start(lambda: self._stream if self._connection.is_up else None)
+        self._store_bound.start()
         self._is_open = True
 
     async def aclose(self) -> None:
         if not self._is_open:
             return
         self._is_open = False
+        await self._store_bound.aclose()
         await self._growth.aclose()
         await self._trimmer.aclose()
         await self._publishing.aclose()

@@ -32,6 +32,8 @@ logger = logging.getLogger("tidewire")
 CARRIAGE_SECONDS = 75.0
 #: Seconds between two rounds, of all nodes together.
 ROUND_SECONDS = 30.0
+#: The part of a store's limit that is free after it was reached, and seconds between two removals of all nodes.
+_SPARE, _BOUND_SECONDS = 1 / 8, 0.25
 #: Messages that a channel may have beyond its size, and beyond a quarter more of it, before it is trimmed.
 _SLACK = 64
 #: The largest size for which the oldest message to keep is looked up; for others, so many more are kept.
@@ -78,10 +80,10 @@ class Trimmer:
             except Exception:
                 logger.exception("old messages were not removed from NATS")
 
-    async def _is_mine(self, stream: Stream) -> bool:
-        """Take the turn, unless another node had it just now."""
+    async def _is_mine(self, stream: Stream, seconds: float = ROUND_SECONDS) -> bool:
+        """Take the turn, unless another node had it within so many seconds."""
         last = await stream.last(stream.turn)
-        if last is not None and self._clock.now() - parse_time(last.time) < ROUND_SECONDS:
+        if last is not None and self._clock.now() - parse_time(last.time) < seconds:
             return False
         headers = {EXPECTED: str(last.seq if last is not None else 0)}
         msg = await stream.session.request(stream.turn, b"", headers)
@@ -90,20 +92,33 @@ class Trimmer:
         await purge(stream, stream.turn, keep=1)
         return True
 
-    async def trim(self, stream: Stream) -> None:
-        """Trim every channel once; raises StoreUnavailable."""
+    async def bound(self, stream: Stream, limit: int) -> bool:
+        """Trim, and remove some of the oldest messages of all channels where the stream has more than so many bytes.
+
+        Returns whether it had. Raises StoreUnavailable.
+        """
+        state = await stream.state()
+        excess = 1 - (1 - _SPARE) * limit / max(1, state.bytes)
+        if state.bytes <= limit or not await self._is_mine(stream, _BOUND_SECONDS):
+            return False
+        span = state.last_seq + 1 - state.first_seq
+        await self.trim(stream, state.first_seq + max(1, int(span * min(excess, 2 * _SPARE))))
+        return True
+
+    async def trim(self, stream: Stream, least: int = 0) -> None:
+        """Trim every channel once, and remove what is older than a sequence; raises StoreUnavailable."""
         bounds = _Bounds(stream, self._clock)
         offset = 0
         while True:
             answer = await stream.info(stream.all_stored, offset)
             for subject, count in answer.state.subjects.items():
                 if count > 1 or subject not in self._empty:
-                    await self._trim_one(stream, subject, count, bounds)
+                    await self._trim_one(stream, subject, count, bounds, least)
             offset += len(answer.state.subjects)
             if not answer.state.subjects or offset >= answer.total:
                 return
 
-    async def _trim_one(self, stream: Stream, subject: str, count: int, bounds: _Bounds) -> None:
+    async def _trim_one(self, stream: Stream, subject: str, count: int, bounds: _Bounds, least: int) -> None:
         first, last = await stream.get(seq=1, next_by_subj=subject), await stream.last(subject)
         if first is None or last is None:
             return
@@ -120,6 +135,7 @@ class Trimmer:
             else:
                 oldest = await oldest_of_newest(stream, subject, last.seq, retention.size, self._seconds)
                 bound = max(bound, min(young, oldest))
+        bound = max(bound, least)
         if bound > last.seq:
             await remove_all(stream, subject)
         elif bound > first.seq:

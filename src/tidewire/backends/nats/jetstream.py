@@ -64,6 +64,7 @@ class StreamState(msgspec.Struct, frozen=True):
     """How much a stream holds."""
 
     messages: int = 0
+    bytes: int = 0
     first_seq: int = 0
     last_seq: int = 0
     subjects: dict[str, int] = {}

@@ -20,7 +20,8 @@ from tidewire.backends.postgres.reading import PositionReader, read_history
 from tidewire.backends.postgres.relay import Relay
 from tidewire.backends.postgres.schema import SQL, VERSION
 from tidewire.backends.postgres.server_errors import FAILURES, opening_error
-from tidewire.backends.shared.growth import Growth
+from tidewire.backends.postgres.table_size import StoreBytes
+from tidewire.backends.shared.growth import Growth, StoreBound
 from tidewire.backends.shared.outage import Outage
 from tidewire.errors import NotPublished, StoreUnavailable, TidewireError
 from tidewire.messages import EphemeralPublication, HistoryPage, HistoryRequest, Position, Publication, PublishRequest
@@ -52,6 +53,7 @@ class PostgresBroker(Broker):
         self._watcher: Moved | None = None
         self._is_open = False
         self._growth = Growth(limits.channel_history_bytes, self._bound)
+        self._store_bound = StoreBound(limits.store_history_bytes, lambda limit: self._store_bytes.bound(limit))
         self._tasks: list[asyncio.Task[None]] = []
 
     async def start(self, deliver: Deliver, resumed: Resumed = nothing_to_resume) -> None:
@@ -83,6 +85,8 @@ class PostgresBroker(Broker):
             carriage.tell, carriage.read, carriage.look, self._relay.relay, housekeeping.move, housekeeping.trim
         )
         self._begin(*(committer.run for committer in self._publishing.committers))
+        self._store_bytes = StoreBytes(self._pool)
+        self._store_bound.start()
         self._is_open = True
 
     def _begin(self, *works: Callable[[], Coroutine[Any, Any, None]]) -> None:
@@ -103,6 +107,7 @@ class PostgresBroker(Broker):
         if not self._is_open:
             return
         self._is_open = False
+        await self._store_bound.aclose()
         await self._growth.aclose()
         await self._publishing.wait_empty()
         await self._carriage.drain()

@@ -133,6 +133,28 @@ WITH of_channel AS (SELECT id, top, floor FROM tidewire_channels WHERE name = $1
 ), oldest AS (SELECT max(s."offset") AS "offset" FROM sizes AS s, of_channel AS c WHERE s.size > $2 AND s."offset" < c.top)
 UPDATE tidewire_channels AS c SET floor = greatest(c.floor, o."offset") FROM oldest AS o
 WHERE c.name = $1 AND o."offset" IS NOT NULL RETURNING c.floor
+-- name: store_size
+SELECT pg_table_size('tidewire_publications') AS used, (pg_current_wal_insert_lsn() - '0/0')::bigint AS written,
+    tidewire_now() AS now
+-- name: measure
+SELECT floor(64 * ln(greatest($4::float8 - p.time, 0.01)))::integer AS age, sum(p.size)::bigint AS size,
+    max(ARRAY[p.channel, p."offset"]) AS last
+FROM (
+    SELECT f.channel, f."offset", f.time, pg_column_size(f.data) + pg_column_size(f.meta) + 64 AS size
+    FROM tidewire_publications AS f WHERE (f.channel, f."offset") > ($1::bigint, $2::bigint)
+    ORDER BY f.channel, f."offset" LIMIT $3
+) AS p GROUP BY 1
+-- name: trimming
+SELECT set_config('tidewire.trimming', 'on', true)
+-- name: shrink
+WITH page AS MATERIALIZED (
+    SELECT f.channel, f."offset", f.time FROM tidewire_publications AS f
+    WHERE (f.channel, f."offset") > ($1::bigint, $2::bigint) ORDER BY f.channel, f."offset" LIMIT $3
+), gone AS (
+    DELETE FROM tidewire_publications AS p USING page AS g
+    WHERE p.channel = g.channel AND p."offset" = g."offset" AND g.time < $4 RETURNING 1
+)
+SELECT (SELECT max(ARRAY[channel, "offset"]) FROM page) AS last, (SELECT count(*) FROM gone) AS removed
 -- name: settings
 SELECT current_setting('fsync') AS fsync, current_setting('synchronous_commit') AS synchronous_commit,
     current_setting('full_page_writes') AS full_page_writes, pg_notification_queue_usage() AS queue,

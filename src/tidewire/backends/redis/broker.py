@@ -15,9 +15,10 @@ from tidewire.backends.redis.discovery import dial_any
 from tidewire.backends.redis.driver import Reply
 from tidewire.backends.redis.entries import EPHEMERAL
 from tidewire.backends.redis.keys import Keys
+from tidewire.backends.redis.memory_use import StoreBytes
 from tidewire.backends.redis.reading import bound_history, read_history, read_positions, remove_history
 from tidewire.backends.redis.shards import Shards
-from tidewire.backends.shared.growth import Growth
+from tidewire.backends.shared.growth import Growth, StoreBound
 from tidewire.backends.shared.outage import Outage
 from tidewire.backends.shared.relayed import pack_ephemeral
 from tidewire.backends.shared.waiting import not_published
@@ -49,6 +50,8 @@ class RedisBroker(Broker):
         self._keys = Keys(address)
         self._shards: Shards | None = None
         self._growth = Growth(limits.channel_history_bytes, self._bound)
+        size = StoreBytes(self._keys)
+        self._store_bound = StoreBound(limits.store_history_bytes, lambda limit: size.bound(self._opened(), limit))
         #: The mark of this node's own messages.
         self._node = secrets.token_hex(8)
         replicas = f", and by {address.wait} of its replicas" if address.wait else ""
@@ -78,6 +81,7 @@ class RedisBroker(Broker):
             await shards.aclose()
             raise
         self._shards = shards
+        self._store_bound.start()
         for shard in shards.all:
             if shard.writing.server is not None:
                 for warning in warnings(shard.writing.server, address):
@@ -100,6 +104,7 @@ class RedisBroker(Broker):
         shards, self._shards = self._shards, None
         if shards is None:
             return
+        await self._store_bound.aclose()
         await self._growth.aclose()
         try:
             async with asyncio.timeout(self._patience):

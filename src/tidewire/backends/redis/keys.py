@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import binascii
+import re
 from functools import cache
 
 from tidewire.backends.redis.address import Address, Kind
@@ -55,6 +56,20 @@ class Keys:
         """Return the keys of a channel's generation, meta hash and stream."""
         base = f"{self._prefix}:{{{self.tag(channel)}}}:"
         return self.generation(self.slot(channel)), base + "meta", base + "stream"
+
+    @property
+    def stream_pattern(self) -> str:
+        """The pattern of the keys of all channels' streams."""
+        return re.sub(r"([\\*?\[\]])", r"\\\1", self._prefix) + ":{*}:stream"
+
+    def channel_of(self, key: bytes) -> str | None:
+        """Return the channel of such a key, None when it is not ours."""
+        try:
+            tag = key.decode().removeprefix(f"{self._prefix}:{{").removesuffix("}:stream")
+        except UnicodeDecodeError:
+            return None
+        channel = tag.replace("%7D", "}").replace("%25", "%")
+        return channel if self.channel(channel)[2].encode() == key else None
 
     def once(self, channel: str, key: str) -> str:
         """Return the key that remembers an idempotency key."""

@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import random
 from collections.abc import Awaitable, Callable
 
 from tidewire.errors import StoreUnavailable
 from tidewire.messages import PublishRequest
 from tidewire.support.counters import count_limit
 
-__all__ = ("Growth", "size_of")
+__all__ = ("Growth", "StoreBound", "size_of")
 
 logger = logging.getLogger("tidewire")
 
 #: A channel's size is measured when it has grown by its limit divided by this.
 _PARTS = 4
+#: Seconds between two looks at the size of a store, and after one that has removed something.
+LOOK_SECONDS, _AGAIN = 5.0, 0.5
 #: Channels whose growth is remembered, and bytes for which a publication counts beside its data.
 _CHANNELS, _COST = 100_000, 64
 
@@ -73,3 +76,41 @@ class Growth:
             task.cancel()
         if tasks:
             await asyncio.wait(tasks)
+
+
+class StoreBound:
+    """Looks now and then how much a whole store keeps.
+
+    `bound` removes the oldest publications of all channels beyond so many bytes, and returns whether there were some;
+    it raises StoreUnavailable.
+    """
+
+    def __init__(self, limit: int, bound: Callable[[int], Awaitable[bool]]) -> None:
+        self._limit = limit
+        self._bound = bound
+        self._task: asyncio.Task[None] | None = None
+
+    def start(self) -> None:
+        """Begin to look."""
+        self._task = asyncio.get_running_loop().create_task(self._run(), name="tidewire-store-bound")
+
+    async def _run(self) -> None:
+        has_removed = False
+        while True:
+            await asyncio.sleep(random.uniform(0.5, 1.5) * (_AGAIN if has_removed else LOOK_SECONDS))
+            has_removed = False
+            try:
+                has_removed = await self._bound(self._limit)
+                if has_removed:
+                    count_limit("store_history_bytes")
+            except StoreUnavailable as error:
+                logger.debug("the bytes of the store were not bounded: %s", error)
+            except Exception:
+                logger.exception("the bytes of the store were not bounded")
+
+    async def aclose(self) -> None:
+        """Look no more."""
+        task, self._task = self._task, None
+        if task is not None:
+            task.cancel()
+            await asyncio.wait([task])

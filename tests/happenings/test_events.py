@@ -174,7 +174,7 @@ async def _count(hub: Hub, number: int) -> bool:
 def test_what_cannot_work_is_refused_where_it_is_written() -> None:
     hub = Hub()
 
-    async def takes(size: list[int]) -> None: ...
+    async def takes(size: dict[str, int]) -> None: ...
 
     for kind, pattern in (("came", ""), ("connected", "room:{room}"), ("joined", "room:{")):
         with pytest.raises(ConfigurationError):

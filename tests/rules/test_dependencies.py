@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
-from collections.abc import AsyncIterator, Callable, Iterator
-from typing import Annotated, Any
+import functools
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from contextlib import asynccontextmanager
+from typing import Annotated, Any, Generic, NewType, TypedDict, TypeVar
 
 import pytest
-from fastapi import BackgroundTasks, Depends, Header, Query, Request, WebSocket
+from fastapi import BackgroundTasks, Depends, FastAPI, Header, Query, Request, WebSocket
+from fastapi.security import SecurityScopes
 from starlette.requests import HTTPConnection
 
+from helpers.hubs import receive, run, serving
 from tidewire import ConfigurationError, Hub, PermissionDenied
 from tidewire.rules.base import Caller, Identity
 
@@ -182,3 +186,144 @@ def test_what_cannot_work_is_refused_at_start(rule: Callable[..., Any]) -> None:
         hub.channel("a")(rule)
     with pytest.raises(ConfigurationError):
         hub.rpc("a")(rule)
+
+
+Name = NewType("Name", str)
+T = TypeVar("T")
+
+
+class Claims(TypedDict):
+    """What a token says."""
+
+    name: str
+
+
+class Box(Generic[T]):
+    """A generic class."""
+
+
+def wrapped(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Wrap a function as decorators do that know nothing of coroutines."""
+
+    @functools.wraps(function)
+    def call(*args: Any, **options: Any) -> Any:
+        return function(*args, **options)
+
+    return call
+
+
+async def later(user: str) -> str:
+    """Be a dependency that waits."""
+    return f"later {user}"
+
+
+@pytest.mark.parametrize(
+    ("type_", "expected"),
+    [
+        (Annotated[str, "a remark"], "ann"),
+        (Annotated[str | None, "a remark"], "ann"),
+        (Name, "ann"),
+        (Name | None, "ann"),
+        (Annotated[str, Depends(session), Depends(later)], "later ann"),
+        (Annotated[str, Depends(functools.partial(later))], "later ann"),
+        (Annotated[str, Depends(functools.partial(members, room=3))], ["ann", "3", "session"]),
+        (Annotated[str, Depends(wrapped(later))], "later ann"),
+        (Annotated[str, Depends(wrapped(session))], "session"),
+        (Annotated[str, Depends(lambda user: later(user))], "later ann"),
+    ],
+    ids=[
+        *("remark", "remark-or-none", "new-type", "new-type-or-none", "last-depends"),
+        *("partial", "partial-with-a-value", "wrapped", "wrapped-generator", "lambda"),
+    ],
+)
+def test_the_user_and_dependencies_in_forms_that_fastapi_knows(type_: Any, expected: Any) -> None:
+    hub = Hub()
+
+    def rule(user: Any) -> Any:
+        return user
+
+    rule.__annotations__["user"] = type_
+    hub.rpc("ask")(rule)
+    bound = hub._book.call("ask")
+    assert bound is not None
+    assert asyncio.run(bound(ANN, {})) == expected
+
+
+@pytest.mark.parametrize(
+    ("type_", "context"),
+    [
+        (Claims, {"name": "ann"}),
+        (dict[str, Any], {"name": "ann"}),
+        (Mapping[str, Any] | None, {"name": "ann"}),
+        (list[str], ["reads"]),
+        (Box[int], Box[int]()),
+    ],
+    ids=["typed-dict", "dict", "mapping-or-none", "list", "generic"],
+)
+def test_what_the_connections_dependency_returned_is_found_by_any_type(type_: Any, context: Any) -> None:
+    hub = Hub()
+
+    def rule(room: str, mine: Any) -> bool:
+        return mine is context
+
+    rule.__annotations__["mine"] = type_
+    hub.channel("room:{room}")(rule)
+    found = hub._book.find("room:1")
+    assert found is not None
+    caller = Caller("c1", Identity("ann", context=context))
+    assert asyncio.run(found[0].decide(caller, "room:1", found[1])).publish
+
+
+def scoped(security_scopes: SecurityScopes) -> None:
+    """Ask for what only a request has."""
+
+
+@pytest.mark.parametrize("dependency", [scoped, int], ids=["scopes", "no-signature"])
+def test_a_dependency_that_cannot_work_is_refused_at_start(dependency: Any) -> None:
+    def rule(it: Any = Depends(dependency)) -> bool:
+        return True
+
+    with pytest.raises(ConfigurationError):
+        Hub().channel("news")(rule)
+
+
+def refused(user: str) -> bool:
+    """Let nobody in."""
+    return False
+
+
+def asks_another(may: Annotated[bool, Depends(refused)]) -> bool:
+    """Depend on another one."""
+    return may
+
+
+@pytest.mark.parametrize("own_lifespan", [False, True], ids=["the-hubs-lifespan", "a-lifespan-of-ones-own"])
+def test_dependency_overrides_hold_in_rules(own_lifespan: bool) -> None:
+    async def main() -> None:
+        hub = Hub()
+
+        @asynccontextmanager
+        async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+            async with hub:
+                yield
+
+        @hub.channel("news")
+        def rule(may: Annotated[bool, Depends(asks_another)]) -> bool:
+            return may
+
+        app = FastAPI(lifespan=lifespan if own_lifespan else hub.lifespan)
+        app.include_router(hub.client_router())
+        async with serving(hub, app) as running:
+
+            async def subscribes() -> bool:
+                async with running.open("/connection/websocket") as client:
+                    await client.send('{"id":1,"connect":{}}\n{"id":2,"subscribe":{"channel":"news"}}')
+                    return "error" not in await receive(client) + await receive(client)
+
+            assert not await subscribes()
+            app.dependency_overrides[refused] = lambda: True
+            assert await subscribes()
+            app.dependency_overrides = {asks_another: lambda: False}
+            assert not await subscribes()
+
+    run(main())

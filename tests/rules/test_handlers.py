@@ -7,7 +7,7 @@ import dataclasses
 import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import pytest
 from fastapi import Depends, FastAPI, HTTPException
@@ -198,7 +198,7 @@ def test_mistakes_are_told_where_they_are_made() -> None:
     async def rule() -> bool:
         return True
 
-    async def unknown(message: Say, session: list[int]) -> None:
+    async def unknown(message: Say, session: Literal["a"]) -> None:
         return None
 
     async def good(message: Say) -> None:

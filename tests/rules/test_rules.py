@@ -5,7 +5,7 @@ import dataclasses
 import threading
 import uuid
 from collections.abc import Coroutine
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 import pytest
@@ -304,7 +304,7 @@ def test_what_is_not_offered_is_not_available() -> None:
 def test_mistakes_are_told_where_they_are_made() -> None:
     hub = Hub()
 
-    def unknown(room: str, session: list[int]) -> bool:
+    def unknown(room: str, session: Literal["a"]) -> bool:
         return True
 
     def missing() -> bool:

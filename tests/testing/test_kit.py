@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-from collections.abc import Callable, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine
+from contextlib import asynccontextmanager
 from typing import Annotated, Any
 
 import pytest
@@ -225,6 +226,30 @@ def test_dependencies_can_be_overridden(realtime: Realtime) -> None:
             await ann.expect({"joined": "bob"})
             bob.cut()
             await ann.expect({"left": "bob"})
+
+    run(test)
+
+
+def test_dependencies_of_rules_can_be_overridden(realtime: Realtime) -> None:
+    async def test() -> None:
+        hub = Hub()
+
+        def nobody() -> bool:
+            return False
+
+        @hub.channel("news")
+        def rule(may: bool = Depends(nobody)) -> bool:
+            return may
+
+        @asynccontextmanager
+        async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+            async with hub:
+                yield
+
+        app = FastAPI(lifespan=lifespan)
+        app.dependency_overrides[nobody] = lambda: True
+        async with realtime(app) as rt:
+            await rt.subscriber("news", user="ann")
 
     run(test)
 

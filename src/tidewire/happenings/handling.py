@@ -18,6 +18,7 @@ from tidewire.happenings.event_stream import Cursor, events_of
 from tidewire.messages import Position
 from tidewire.rules.base import Caller, Identity
 from tidewire.rules.binding import Bound, NoMatch, Source, hints_of
+from tidewire.rules.overrides import Overrides
 
 __all__ = ("DeadEvent", "EventHandler", "Handling", "dead_events", "repeat")
 
@@ -44,12 +45,14 @@ class EventHandler(Bound):
 
     __slots__ = ("_event_names", "interest", "name")
 
-    def __init__(self, interest: Interest, function: Callable[..., Any]) -> None:
+    _knows_context = False
+
+    def __init__(self, interest: Interest, function: Callable[..., Any], overrides: Overrides) -> None:
         self.interest = interest
         self.name = f"{function.__module__}.{getattr(function, '__qualname__', 'handler')}"
         hints = hints_of(function)
         self._event_names = {name for name, type_ in hints.items() if type_ is Event} | {"event"}
-        super().__init__(function, interest.names, all_names=False)
+        super().__init__(function, interest.names, all_names=False, overrides=overrides)
 
     def _source(self, parameter: Any, type_: Any, names: Sequence[str], takes_data: bool) -> Source:
         if parameter.name in self._event_names:

@@ -18,6 +18,7 @@ from tidewire.happenings.webhook import Webhook, WebhookDelivery
 from tidewire.messages import Publication
 from tidewire.options import ChannelOptions
 from tidewire.rules.channel_rules import ChannelRules
+from tidewire.rules.overrides import Overrides
 
 __all__ = ("Happenings",)
 
@@ -38,8 +39,9 @@ def _options(channel: str) -> ChannelOptions | None:
 class Happenings:
     """The handlers and webhooks of one hub. Without any, nothing is watched."""
 
-    def __init__(self, rules: ChannelRules) -> None:
+    def __init__(self, rules: ChannelRules, overrides: Overrides) -> None:
         self._rules = rules
+        self._overrides = overrides
         self._handlers: list[EventHandler] = []
         self._webhooks: list[Webhook] = []
         self._has_started = False
@@ -47,7 +49,7 @@ class Happenings:
     def add(self, kind: str, pattern: str, function: Callable[..., Any]) -> None:
         """Call a function for events; raises ConfigurationError."""
         self._check_not_started()
-        self._handlers.append(EventHandler(Interest(kind, pattern), function))
+        self._handlers.append(EventHandler(Interest(kind, pattern), function, self._overrides))
         self._keep()
 
     def add_webhook(self, url: str, secret: str, events: Any, *, allow_private: bool) -> None:

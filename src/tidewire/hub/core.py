@@ -88,7 +88,7 @@ class HubCore:
         self._described: Description | None = None
         self._made_rates = 0
         #: Handlers and webhooks for what happens on channels.
-        self._happenings = Happenings(self._rules)
+        self._happenings = Happenings(self._rules, self._book.overrides)
         #: Decides for clients, where an application gave a router another authority.
         self._judge: Authority = self.authority
         #: Measures durations, once a router of metrics asks for it.
@@ -101,7 +101,8 @@ class HubCore:
 
     def lifespan(self, app: object = None) -> Lifespan:
         """Open the hub for as long as the application runs."""
-        return Lifespan(self)
+        self._book.overrides.see(app)
+        return Lifespan(self, self._book.overrides.see)
 
     async def __aenter__(self) -> Self:
         host = HOST.get()

@@ -56,6 +56,7 @@ class Hub(Verbs, TextVerbs, MapVerbs, Decorators, Routers):
         or the answer of your exception handler. A `token` that `revoke` has ended is refused with 403. The `user` may
         be an `Identity`, as `JwtIdentity` returns it: the connection ends when that expires.
         """
+        self._book.overrides.see(websocket.scope.get("app"))
         given = user if isinstance(user, Identity) else Identity(_text(user), token=token)
         acceptance = Acceptance(
             self.node,

@@ -59,7 +59,7 @@ class Routers(HubCore):
         endpoint = ServedEndpoint(
             lambda: self.node, protocol, authority=self.authority, origins=self.origins, history=history
         )
-        return protocol_router(_checked(path), endpoint, user, name)
+        return protocol_router(_checked(path), endpoint, user, name, self._book.overrides.see)
 
     def api_router(
         self,
@@ -195,6 +195,7 @@ class Routers(HubCore):
             origins=self.origins,
             user=user,
             name=name,
+            see=self._book.overrides.see,
             json_depth=self.limits.json_depth,
         )
 

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 from fastapi import BackgroundTasks
 from fastapi.concurrency import contextmanager_in_threadpool
 from fastapi.params import Body, Depends, Param
+from fastapi.security import SecurityScopes
 from pydantic import TypeAdapter, ValidationError
 from starlette.requests import HTTPConnection
 from starlette.responses import Response
@@ -22,10 +23,13 @@ from tidewire.errors import BadRequest, ConfigurationError, InvalidMessage, Perm
 from tidewire.protocols.json_text import JsonDecoder
 from tidewire.protocols.shape import Shape, is_message_type
 from tidewire.rules.base import Caller, Identity
+from tidewire.rules.overrides import Overrides
 
 __all__ = ("Bound", "NoMatch", "Source", "hints_of")
 
 _DATA_NAMES = frozenset({"data", "args", "params"})
+#: The classes of values that FastAPI makes for one HTTP request.
+_OF_REQUESTS = (HTTPConnection, Response, BackgroundTasks, SecurityScopes)
 
 #: Finds the value of one parameter: from the call, the texts of the pattern, and the data that was sent.
 Source = Callable[[Caller, dict[str, str], Any], Any]
@@ -39,10 +43,14 @@ class Bound:
     """A function with the sources of its parameters; one that is no coroutine function runs in a thread, as in FastAPI.
 
     Dependencies (`Depends(…)`) are resolved for each call, with these same sources; those with `yield` are closed after
-    it, and see its exception. Raises ConfigurationError for a parameter that nothing can be given for.
+    it, and see its exception; `overrides` take their place. Raises ConfigurationError for a parameter that nothing can
+    be given for.
     """
 
-    __slots__ = ("_dependencies", "_is_async", "_sources", "data_type", "function", "takes_data")
+    __slots__ = ("_dependencies", "_is_async", "_overrides", "_sources", "data_type", "function", "takes_data")
+
+    #: Whether it is called for a connection, whose dependency has returned a value.
+    _knows_context = True
 
     def __init__(
         self,
@@ -51,20 +59,22 @@ class Bound:
         *,
         takes_data: bool = False,
         all_names: bool = True,
+        overrides: Overrides | None = None,
     ) -> None:
         self.function = function
-        self._is_async = inspect.iscoroutinefunction(function)
+        self._is_async = _is(inspect.iscoroutinefunction, function)
+        self._overrides = overrides or Overrides()
         self.takes_data = False
         #: The type of the data that it takes; None: it takes none.
         self.data_type: Any = None
         self._sources: dict[str, Source] = {}
         self._dependencies: dict[str, _Dependency] = {}
         hints = hints_of(function)
-        for parameter in inspect.signature(function).parameters.values():
+        for parameter in _parameters(function):
             type_ = hints.get(parameter.name, inspect.Parameter.empty)
             depends = _depends(parameter, type_)
             if depends is not None:
-                self._dependencies[parameter.name] = _Dependency(depends, type_, names)
+                self._dependencies[parameter.name] = _Dependency(depends, type_, names, self._overrides)
             else:
                 self._sources[parameter.name] = self._source(parameter, type_, names, takes_data)
         missing = [name for name in names if name not in self.given]
@@ -80,17 +90,18 @@ class Bound:
 
     def _source(self, parameter: inspect.Parameter, type_: Any, names: Sequence[str], takes_data: bool) -> Source:
         name, is_typed = parameter.name, type_ not in (Any, inspect.Parameter.empty)
+        bare = _bare(type_)
         if parameter.kind in (parameter.VAR_KEYWORD, parameter.VAR_POSITIONAL, parameter.POSITIONAL_ONLY):
             raise ConfigurationError(f"{_called(self.function)}: parameter {name!r} must be one that is given by name")
         if name in names:
             return _from_pattern(name, type_ if is_typed else str)
-        if type_ is Caller:
+        if bare is Caller:
             return lambda caller, _, __: caller
-        if type_ is Identity:
+        if bare is Identity:
             return lambda caller, _, __: caller.identity
-        if name == "user" and (type_ is str or not is_typed):
+        if name == "user" and (bare is str or not is_typed):
             return lambda caller, _, __: caller.identity.user
-        if name == "user" and type_ in (str | None, typing.Optional[str]):  # noqa: UP045
+        if name == "user" and _classes(type_) == (str,):  # or None
             return lambda caller, _, __: caller.identity.user or None
         if takes_data and not self.takes_data and name != "user" and (name in _DATA_NAMES or is_message_type(type_)):
             self.takes_data, self.data_type = True, type_ if is_typed else Any
@@ -101,7 +112,7 @@ class Bound:
                 "rule is asked; take it in the dependency of client_router(user=…), and its result here by its type"
             )
         classes = _classes(type_) if is_typed else None
-        if classes or name == "context":
+        if self._knows_context and (classes or name == "context"):
             return _from_context(name, classes or (object,), _default(parameter, type_))
         raise ConfigurationError(
             f"{_called(self.function)}: nothing is known for parameter {name!r}; take a parameter of the pattern, "
@@ -122,9 +133,8 @@ class Bound:
         return values
 
     async def _run(self, values: dict[str, Any]) -> Any:
-        if self._is_async:
-            return await self.function(**values)
-        return await asyncio.to_thread(self.function, **values)
+        result = self.function(**values) if self._is_async else await asyncio.to_thread(self.function, **values)
+        return await result if inspect.iscoroutine(result) else result
 
 
 class _Call(NamedTuple):
@@ -140,25 +150,35 @@ class _Call(NamedTuple):
 class _Dependency(Bound):
     """A dependency of a rule, and what it depends on."""
 
-    __slots__ = ("_key", "_kind")
+    __slots__ = ("_given", "_kind", "_known", "_names", "_type", "_uses_cache")
 
-    def __init__(self, depends: Depends, type_: Any, names: Sequence[str]) -> None:
-        if typing.get_origin(type_) is typing.Annotated:
-            type_ = typing.get_args(type_)[0]
-        function: Any = depends.dependency or type_
+    def __init__(self, depends: Depends, type_: Any, names: Sequence[str], overrides: Overrides) -> None:
+        function: Any = depends.dependency or _bare(type_)
         if not callable(function):
             raise ConfigurationError(f"Depends({function!r}) in a rule is no function; write Depends(get_session)")
-        self._key = function if depends.use_cache else object()
+        self._given, self._type, self._names, self._uses_cache = function, type_, names, depends.use_cache
+        #: The functions that a test has put in its place, bound.
+        self._known: dict[Any, _Dependency] = {}
         plain = inspect.isroutine(function) or inspect.isclass(function) or isinstance(function, partial)
         target = function if plain else function.__call__
-        super().__init__(target, names, all_names=False)
-        self._kind = inspect.isasyncgenfunction(target), inspect.isgeneratorfunction(target)
+        super().__init__(target, names, all_names=False, overrides=overrides)
+        self._kind = _is(inspect.isasyncgenfunction, target), _is(inspect.isgeneratorfunction, target)
 
     async def provide(self, call: _Call) -> Any:
-        """Return the value of the dependency, once for each call of a rule."""
-        if self._key not in call.known:
-            call.known[self._key] = await self._open(call)
-        return call.known[self._key]
+        """Return the value of the dependency, or of its override, once for each call of a rule."""
+        instead = self._overrides.find(self._given)
+        if instead is not None:
+            return await self._instead(instead).provide(call)
+        key = self._given if self._uses_cache else object()
+        if key not in call.known:
+            call.known[key] = await self._open(call)
+        return call.known[key]
+
+    def _instead(self, function: Any) -> _Dependency:
+        if function not in self._known:
+            depends = Depends(function, use_cache=self._uses_cache)
+            self._known[function] = _Dependency(depends, self._type, self._names, self._overrides)
+        return self._known[function]
 
     async def _open(self, call: _Call) -> Any:
         values = await self._values(call)
@@ -171,12 +191,38 @@ class _Dependency(Bound):
         return await self._run(values)
 
 
+def _is(kind: Callable[[Any], bool], function: Any) -> bool:
+    """Return whether a function is of a kind, or what it wraps is: as FastAPI sees it."""
+    while isinstance(function, partial):
+        function = function.func
+    return kind(function) or kind(inspect.unwrap(function))
+
+
+def _parameters(function: Callable[..., Any]) -> list[inspect.Parameter]:
+    """Return what is to be given to a function; raises ConfigurationError for one that does not tell."""
+    try:
+        return list(inspect.signature(function).parameters.values())
+    except ValueError as error:
+        raise ConfigurationError(f"{_called(function)}: nobody knows what it takes ({error}); write one") from None
+
+
+def _bare(type_: Any) -> Any:
+    """Return a type without what `Annotated` says of it, and what a `NewType` stands for."""
+    while True:
+        if typing.get_origin(type_) is typing.Annotated:
+            type_ = typing.get_args(type_)[0]
+        elif isinstance(type_, typing.NewType):
+            type_ = type_.__supertype__
+        else:
+            return type_
+
+
 def _depends(parameter: inspect.Parameter, type_: Any) -> Depends | None:
-    """Return the Depends(…) of a parameter, in its annotation or as its default."""
+    """Return the Depends(…) of a parameter, as its default or in its annotation, where the last one holds."""
     if isinstance(parameter.default, Depends):
         return parameter.default
     if typing.get_origin(type_) is typing.Annotated:
-        return next((extra for extra in typing.get_args(type_)[1:] if isinstance(extra, Depends)), None)
+        return next((extra for extra in reversed(typing.get_args(type_)[1:]) if isinstance(extra, Depends)), None)
     return None
 
 
@@ -188,16 +234,28 @@ def _is_of_request(parameter: inspect.Parameter, type_: Any) -> bool:
         extras = (*extras, *more)
     if any(isinstance(extra, Param | Body) for extra in extras):
         return True
-    return any(issubclass(class_, HTTPConnection | Response | BackgroundTasks) for class_ in _classes(type_))
+    return any(issubclass(class_, _OF_REQUESTS) for class_ in _classes(type_))
 
 
 def _classes(type_: Any) -> tuple[type, ...]:
-    """Return the classes that a type is one of, without None; () for what is none."""
-    if typing.get_origin(type_) is typing.Annotated:
-        type_ = typing.get_args(type_)[0]
-    if typing.get_origin(type_) in (typing.Union, UnionType):
+    """Return the classes that a type is one of, without None; () for what no value can be found by."""
+    type_ = _bare(type_)
+    origin = typing.get_origin(type_)
+    if origin in (typing.Union, UnionType):
         return tuple(class_ for inner in typing.get_args(type_) for class_ in _classes(inner) if class_ is not NoneType)
-    return (type_,) if isinstance(type_, type) and type_ is not Any and typing.get_origin(type_) is None else ()
+    if typing.is_typeddict(type_):
+        return (dict,)
+    class_ = origin or type_
+    return (class_,) if isinstance(class_, type) and _is_checkable(class_) else ()
+
+
+def _is_checkable(class_: type) -> bool:
+    """Return whether a value can be asked whether it is of a class: one of a plain Protocol cannot."""
+    try:
+        isinstance(None, class_)
+    except TypeError:
+        return False
+    return True
 
 
 def _default(parameter: inspect.Parameter, type_: Any) -> Any:
@@ -209,11 +267,16 @@ def _default(parameter: inspect.Parameter, type_: Any) -> Any:
 
 def hints_of(function: Callable[..., Any]) -> dict[str, Any]:
     """Return the types of a function's parameters; raises ConfigurationError for what cannot be read."""
-    annotated: Any = function.__init__ if inspect.isclass(function) else function
+    target: Any = function
+    while isinstance(target, partial):
+        target = target.func
     try:
-        return typing.get_type_hints(annotated, include_extras=True)
+        return typing.get_type_hints(target.__init__ if inspect.isclass(target) else target, include_extras=True)
     except (NameError, TypeError) as error:
-        raise ConfigurationError(f"{_called(function)}: its annotations cannot be read ({error})") from None
+        raise ConfigurationError(
+            f"{_called(function)}: its annotations cannot be read ({error}); import or define their types at the top "
+            "of the module, outside of `if TYPE_CHECKING`"
+        ) from None
 
 
 def _called(function: Callable[..., Any]) -> str:

@@ -16,6 +16,7 @@ from tidewire.rules.binding import Bound, NoMatch
 from tidewire.rules.channel_rules import ChannelRules
 from tidewire.rules.channel_state import StateFunction
 from tidewire.rules.handlers import Handler, MessageTypes
+from tidewire.rules.overrides import Overrides
 from tidewire.rules.pattern import Pattern
 from tidewire.rules.permissions import ALL, NOTHING, Permissions
 from tidewire.rules.rates import RateLimit
@@ -73,7 +74,7 @@ def rule_options(
 class Rule:
     """A pattern of channel names, their options and types, and the functions that decide for them."""
 
-    __slots__ = ("_bound", "function", "handler", "options", "pattern", "rate", "state", "types")
+    __slots__ = ("_bound", "_overrides", "function", "handler", "options", "pattern", "rate", "state", "types")
 
     def __init__(
         self,
@@ -81,7 +82,8 @@ class Rule:
         options: ChannelOptions,
         function: Callable[..., Any],
         types: MessageTypes,
-        rate: RateLimit | None = None,
+        rate: RateLimit | None,
+        overrides: Overrides,
     ) -> None:
         self.pattern = pattern
         self.function = function
@@ -92,7 +94,8 @@ class Rule:
         self.handler: Handler | None = None
         #: Says what a channel holds now.
         self.state: StateFunction | None = None
-        self._bound = Bound(function, pattern.names)
+        self._overrides = overrides
+        self._bound = Bound(function, pattern.names, overrides=overrides)
 
     def handle_with(self, function: Callable[..., Any]) -> None:
         """Give what clients publish to a function; raises ConfigurationError when another one is given it."""
@@ -100,13 +103,13 @@ class Rule:
             raise ConfigurationError(
                 f"{self.pattern.text!r} has a handler for what clients publish already; handle it in one function"
             )
-        self.handler = Handler(function, self.pattern.text, self.pattern.names, self.types)
+        self.handler = Handler(function, self.pattern.text, self.pattern.names, self.types, self._overrides)
 
     def ask_for_state(self, function: Callable[..., Any]) -> None:
         """Ask a function for what a channel holds; raises ConfigurationError when another one does."""
         if self.state is not None:
             raise ConfigurationError(f"{self.pattern.text!r} has a function for its state already; write one")
-        self.state = StateFunction(function, self.pattern.text, self.pattern.names)
+        self.state = StateFunction(function, self.pattern.text, self.pattern.names, self._overrides)
 
     @property
     def has_intake(self) -> bool:
@@ -147,7 +150,7 @@ class RuleBook:
     that was added. The options of a rule take precedence over those of `channels`.
     """
 
-    __slots__ = ("_call_rates", "_calls", "_channels", "_found", "_rules", "authenticate")
+    __slots__ = ("_call_rates", "_calls", "_channels", "_found", "_rules", "authenticate", "overrides")
 
     def __init__(self, channels: ChannelRules) -> None:
         self._channels = channels
@@ -155,6 +158,8 @@ class RuleBook:
         self._calls: dict[str, Bound] = {}
         self._call_rates: dict[str, RateLimit] = {}
         self._found: dict[str, tuple[Rule, dict[str, str]] | None] = {}
+        #: The functions that stand in for dependencies of rules, handlers and calls, in tests.
+        self.overrides = Overrides()
         #: Recognises the tokens that clients bring in the protocol.
         self.authenticate: Authenticate | None = None
         channels.prefer(self.options, self.pattern)
@@ -172,7 +177,7 @@ class RuleBook:
         rate: RateLimit | None = None,
     ) -> Rule:
         """Add a rule; raises ConfigurationError for a pattern that has one, and for a function that cannot be one."""
-        rule = Rule(Pattern(pattern), options, function, types or MessageTypes(), rate)
+        rule = Rule(Pattern(pattern), options, function, types or MessageTypes(), rate, self.overrides)
         if any(pattern == known.pattern.text for known in self._rules):
             raise ConfigurationError(f"there is a rule for {pattern!r} already; decide in one function")
         self._rules.append(rule)
@@ -234,7 +239,7 @@ class RuleBook:
         """Add the function that answers a call; raises ConfigurationError for a name that has one."""
         if name in self._calls:
             raise ConfigurationError(f"there is a function for the call {name!r} already; give this one another name")
-        self._calls[name] = Bound(function, takes_data=True)
+        self._calls[name] = Bound(function, takes_data=True, overrides=self.overrides)
         if rate is not None:
             self._call_rates[name] = rate
 

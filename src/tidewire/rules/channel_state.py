@@ -11,6 +11,7 @@ from tidewire.errors import BadRequest, ConfigurationError, PermissionDenied, Un
 from tidewire.protocols.payload import encode_json
 from tidewire.rules.base import Caller, Identity
 from tidewire.rules.binding import Bound, NoMatch
+from tidewire.rules.overrides import Overrides
 
 __all__ = ("StateFunction",)
 
@@ -22,9 +23,9 @@ class StateFunction(Bound):
 
     __slots__ = ("_where",)
 
-    def __init__(self, function: Callable[..., Any], pattern: str, names: Sequence[str]) -> None:
+    def __init__(self, function: Callable[..., Any], pattern: str, names: Sequence[str], overrides: Overrides) -> None:
         self._where = pattern
-        super().__init__(function, names, all_names=False)
+        super().__init__(function, names, all_names=False, overrides=overrides)
         foreign = sorted(self.given.difference(names))
         if foreign:
             raise ConfigurationError(

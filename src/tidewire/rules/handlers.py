@@ -15,6 +15,7 @@ from tidewire.protocols.payload import encode_payload
 from tidewire.protocols.shape import Shape, is_message_type
 from tidewire.rules.base import Caller
 from tidewire.rules.binding import Bound, NoMatch, Source, hints_of
+from tidewire.rules.overrides import Overrides
 
 __all__ = ("Handler", "MessageTypes")
 
@@ -41,7 +42,14 @@ class Handler(Bound):
 
     __slots__ = ("_message", "_publishes", "_where", "reads")
 
-    def __init__(self, function: Callable[..., Any], pattern: str, names: Sequence[str], types: MessageTypes) -> None:
+    def __init__(
+        self,
+        function: Callable[..., Any],
+        pattern: str,
+        names: Sequence[str],
+        types: MessageTypes,
+        overrides: Overrides,
+    ) -> None:
         self._where = pattern
         hints = hints_of(function)
         self._message = _message_parameter(function, hints, names, types)
@@ -49,7 +57,7 @@ class Handler(Bound):
         #: The type by which messages are read: the rule's, or that of the parameter.
         self.reads = types.accepts or (Shape(type_) if type_ not in (None, Any) else types.publishes)
         self._publishes = types.publishes
-        super().__init__(function, names, all_names=False)
+        super().__init__(function, names, all_names=False, overrides=overrides)
 
     def _source(self, parameter: inspect.Parameter, type_: Any, names: Sequence[str], takes_data: bool) -> Source:
         if parameter.name == self._message:

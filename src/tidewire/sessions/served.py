@@ -106,11 +106,15 @@ class ServedEndpoint:
 
 
 def protocol_router(
-    path: str, endpoint: ServedEndpoint, user: Callable[..., Any] | None, name: Name | None
+    path: str,
+    endpoint: ServedEndpoint,
+    user: Callable[..., Any] | None,
+    name: Name | None,
+    see: Callable[[Any], None],
 ) -> APIRouter:
     """Make a router with one WebSocket route; Hub.protocol_router says how it is used."""
     router = APIRouter()
-    identify = identified_by(user, name)
+    identify = identified_by(user, name, see)
 
     async def serve(websocket: WebSocket) -> None:
         await endpoint.serve(websocket, await identify(websocket) or _STRANGER)

@@ -293,6 +293,7 @@ class StagedWorker:
         app = self.app
         if scope["path"].startswith(SUBSCRIBERS) and self._subscribers is not None:
             app = self._subscribers
+            app.dependency_overrides = getattr(self.app, "dependency_overrides", {})
         try:
             await app(scope, receive, send)
         except (ConnectionClosed, WebSocketDisconnect, asyncio.CancelledError):

@@ -59,12 +59,13 @@ def client_router(
     origins: Origins,
     user: Callable[..., Any] | None = None,
     name: Name | None = None,
+    see: Callable[[Any], None],
     json_depth: int,
 ) -> APIRouter:
     """Make the routes `/connection/…` and `/emulation`; fastapi.Hub.client_router says what they take."""
     endpoints = ClientEndpoints(node, authority, origins=origins, json_depth=json_depth)
     router = APIRouter(include_in_schema=False)
-    identify = identified_by(user, name)
+    identify = identified_by(user, name, see)
 
     async def websocket(websocket: WebSocket) -> None:
         await serve_websocket(node(), authority, websocket, origins=origins, identity=await identify(websocket))

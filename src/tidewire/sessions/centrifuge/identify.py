@@ -29,19 +29,19 @@ Identify = Callable[[HTTPConnection], Awaitable[Identity | None]]
 _FOUND = "tidewire.identity"
 
 
-async def _nobody(connection: HTTPConnection) -> None:
-    """Identify nobody: the authority asks for a token, or accepts anonymous clients."""
-
-
-def identified_by(user: Callable[..., Any] | None, name: Name | None) -> Identify:
-    """Return a function that gives the identity that an application's own dependency finds.
+def identified_by(user: Callable[..., Any] | None, name: Name | None, see: Callable[[Any], None]) -> Identify:
+    """Return a function that gives the identity that an application's own dependency finds; `see` gets the application.
 
     FastAPI keeps what a dependency opens with `yield` until the endpoint returns, which is as long as the client stays.
     So `user` is resolved for an endpoint of its own that returns at once: one database session does not stay with each
     client. Its refusals are raised here, and `app.dependency_overrides` hold for it.
     """
+
+    async def nobody(connection: HTTPConnection) -> None:
+        see(connection.scope.get("app"))  # the authority asks for a token, or accepts anonymous clients
+
     if user is None:
-        return _nobody
+        return nobody
     direct = takes_only_the_connection(user)
     routes: WeakKeyDictionary[Any, dict[tuple[type, str], ASGIApp]] = WeakKeyDictionary()
 
@@ -68,6 +68,7 @@ def identified_by(user: Callable[..., Any] | None, name: Name | None) -> Identif
         return found
 
     async def identify(connection: HTTPConnection) -> Identity | None:
+        see(connection.scope.get("app"))
         try:
             return await ask(connection)
         except (HTTPException, WebSocketException, RequestValidationError, WebSocketRequestValidationError) as error:

@@ -42,6 +42,7 @@ async def answer(chat: str, question: Question) -> None:
     """The text is the channel's: the request that asked for it may be over, and its browser closed."""
     try:
         async with hub.stream(f"chat:{chat}") as out:
+            await out.write(f"{question.text}\n")  # the first line, so that every tab shows it
             async for word in model(question):
                 await out.write(word)
     except AlreadyStreaming:

@@ -182,6 +182,7 @@ def test_jobs(load: Load, realtime: Realtime, monkeypatch: pytest.MonkeyPatch) -
         async with realtime(app) as rt:
             page = await rt.http.get("/jobs")
             assert '"/jobs/ui/js/pipelines/main.js"' in page.text
+            assert '<meta name="tidewire-notices" content="">' in page.text, "no socket, which this application has not"
             for part in ("js/pipelines/main.js", "tidewire.js", "css/base.css", "icons.svg"):
                 assert (await rt.http.get(f"/jobs/ui/{part}")).status_code == 200
             assert (await rt.http.get("/jobs/ui/../../worker.py")).status_code == 404

@@ -4,6 +4,7 @@ const [form, question, stop, state, list] = ["#form", "#question", "#stop", "#st
 if (!/^#[a-z0-9]{1,32}$/.test(location.hash)) location.hash = Math.random().toString(36).slice(2, 10);
 const path = `/ask/${location.hash.slice(1)}`;
 const texts = new Map();
+let now = "connected";
 
 function show({ stream, at, text, end }) {
   let shown = texts.get(stream);
@@ -14,12 +15,13 @@ function show({ stream, at, text, end }) {
   }
   shown.textContent = at === 0 ? text : shown.textContent + text;
   stop.disabled = Boolean(end);
-  state.textContent = end ?? "writing";
+  state.textContent = now = end ?? "writing";
 }
 
 // the browser comes back by itself, with the position of the last event
 const source = new EventSource(path);
 source.onmessage = ({ data }) => show(JSON.parse(data));
+source.onopen = () => (state.textContent = now);
 source.onerror = () => (state.textContent = "offline");
 
 form.addEventListener("submit", async (event) => {

@@ -1,6 +1,7 @@
 import { connect } from "/connection/tidewire.js";
 
 const WINDOW = 600;
+const FIRST = 60;
 const number = (digits, unit = "") => (value) => `${value.toLocaleString(undefined, { maximumFractionDigits: digits })}${unit}`;
 const CHARTS = [
   { source: "machine", field: "cpu", title: "Processor", show: number(0, " %"), floor: 0, ceiling: 100 },
@@ -15,7 +16,7 @@ function chart(config) {
   const card = document.createElement("article");
   card.innerHTML = `<h2></h2><output><span></span><small></small></output>
     <svg viewBox="0 0 600 100" preserveAspectRatio="none" role="img"><path class="area"/><path class="line"/></svg>
-    <div class="range"><span>10 minutes ago</span><span>now</span></div>`;
+    <div class="range"><span data-from></span><span>now</span></div>`;
   card.querySelector("h2").textContent = config.title;
   card.querySelector("svg").setAttribute("aria-label", `${config.title}, the last ten minutes`);
   document.querySelector("#charts").append(card);
@@ -24,7 +25,9 @@ function chart(config) {
     const low = config.floor ?? Math.min(...values);
     const high = Math.max(config.ceiling ?? Math.max(...values), low + 1e-9);
     const now = points.at(-1)[0];
-    const x = (at) => (600 * (1 - (now - at) / WINDOW)).toFixed(1);
+    // The axis grows from the first minute to the last ten.
+    const span = Math.max(FIRST, now - points[0][0]);
+    const x = (at) => (600 * (1 - (now - at) / span)).toFixed(1);
     const y = (value) => (96 - (92 * (value - low)) / (high - low)).toFixed(1);
     // A second that is missing is a gap, not a line.
     const line = points.map(([at, value], i) => `${i && at - points[i - 1][0] < 5 ? "L" : "M"}${x(at)} ${y(value)}`).join("");
@@ -32,6 +35,7 @@ function chart(config) {
     card.querySelector(".area").setAttribute("d", points.length > 1 ? `${line.replaceAll("M", "L").replace("L", "M")}L${x(now)} 100L${x(points[0][0])} 100Z` : "");
     card.querySelector("output span").textContent = config.show(values.at(-1));
     card.querySelector("output small").textContent = `${config.show(low)} – ${config.show(high)}`;
+    card.querySelector("[data-from]").textContent = span > FIRST ? `${Math.round(span / 60)} min ago` : `${FIRST} s ago`;
     card.dataset.points = points.length;
   };
 }

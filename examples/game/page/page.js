@@ -66,7 +66,7 @@ function draw() {
     pen.fillStyle = player === name ? "#0b8f86" : "#8a9694";
     pen.fill(circle(px, py, 18));
     pen.fillStyle = getComputedStyle(canvas).color;
-    pen.font = "22px system-ui";
+    pen.font = `${(13 * canvas.width) / canvas.clientWidth}px system-ui`; // as large on a phone
     pen.textAlign = "center";
     pen.fillText(player, px, py - 26);
   }

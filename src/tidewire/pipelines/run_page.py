@@ -40,6 +40,7 @@ def page(*, api: str = "/api/pipelines", home: str = "/") -> APIRouter:
         root = request.url.path.rstrip("/")
         text = (_UI / "pipelines.html").read_text(encoding="utf-8")
         text = text.replace('content="/api/pipelines"', f'content="{mounted}{api}"')
+        text = text.replace('content="/connection/websocket"', 'content=""')  # nobody tells of runs here
         text = text.replace("/ui/", f"{root}/ui/").replace("<!-- pages -->", "").replace('href="/"', f'href="{home}"')
         return Response(text, media_type="text/html", headers=_HEADERS)
 

@@ -5,8 +5,8 @@
 import { Client } from "../../tidewire.js";
 import { Emitter } from "../emitter.js";
 
-// An application that shows this page under its own roof may tell nothing: then the list is asked for again and again.
-const isTold = document.querySelector('meta[name="tidewire-api"]')?.content === "/api/pipelines";
+// An application that shows this page under its own roof tells nothing: then the list is asked for again and again.
+const address = document.querySelector('meta[name="tidewire-notices"]')?.content;
 
 export class Notices extends Emitter {
   #client;
@@ -18,7 +18,7 @@ export class Notices extends Emitter {
   constructor(token = "") {
     super();
     // The name of this page lets it subscribe to the list, and do nothing else.
-    this.#client = new Client("/connection/websocket", { token, data: { tidewire: "pipelines" } });
+    this.#client = new Client(address || "/", { token, data: { tidewire: "pipelines" } });
     this.#client.on("subscribed", ({ recovered }) => {
       this.isLive = true;
       if (!recovered) this.emit("stale");
@@ -28,7 +28,7 @@ export class Notices extends Emitter {
   }
 
   start() {
-    if (isTold) this.#client.connect();
+    if (address) this.#client.connect();
   }
 
   stop() {

@@ -115,7 +115,10 @@ def test_a_limit_that_is_none_names_the_nearest_one(monkeypatch: pytest.MonkeyPa
         ("CENTRIFUGO_HTTP_API_KEY", "write TIDEWIRE_HTTP_API__KEY"),
         ("CENTRIFUGO_CLIENT_CHANNEL_LIMIT", "write limits.channels"),
         ("CENTRIFUGO_BROKER_REDIS_ADDRESS", 'one URL names the store: broker = "redis://…"'),
-        ("CENTRIFUGO_ADMIN_PASSWORD", "not supported, because the server has no such endpoint; leave it out"),
+        (
+            "CENTRIFUGO_ADMIN_PASSWORD",
+            "not needed, because /admin is always there, with the key of http_api.key; leave it out",
+        ),
         ("CENTRIFUGO_TOKEN_HMAC_SECRET_KEY", "write TIDEWIRE_CLIENT__TOKEN__HMAC_SECRET_KEY"),
         ("CENTRIFUGO_API_KEY", "write TIDEWIRE_HTTP_API__KEY"),
         (

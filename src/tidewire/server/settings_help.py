@@ -19,7 +19,7 @@ _SHARED = (
 
 #: By the beginning of a setting's name; the longest one that fits counts.
 _HINTS = {
-    "admin": _NONE,
+    "admin": "not needed, because /admin is always there, with the key of http_api.key; leave it out",
     "broker.": 'one URL names the store: broker = "redis://…"',
     "channel.history_meta_ttl": "not needed, because positions never expire; leave it out",
     "channel.max_length": "write limits.channel_name",
@@ -89,7 +89,7 @@ _HINTS = {
     "opentelemetry": _NONE,
     "pid_file": "not supported; let systemd keep the process (deploy/)",
     "presence_manager": _SHARED,
-    "prometheus": _NONE,
+    "prometheus": "not needed, because /metrics is always there (pip install 'tidewire[metrics]'); leave it out",
     "proxies": _RULES,
     "rpc": _RULES,
     "shared_poll": _POLLS,

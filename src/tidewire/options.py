@@ -118,9 +118,9 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     drain_seconds: float = 5.0
     #: Bytes of the body of a call of the HTTP API.
     api_bytes: int = 4_194_304
-    #: Bytes of a history or recovery reply, and of what is recovered in the reply to a connect: a page of history is
-    #: smaller, and the rest of a recovery is pushed behind the reply.
-    reply_bytes: int = 8_388_608
+    #: Bytes of a history or recovery reply, and of what is recovered in the reply to a connect: a client asks for the
+    #: next page of a history, and the rest of a recovery is pushed behind the reply.
+    reply_bytes: int = 1_048_576
     #: Bytes of all history and presence replies that one process reads and encodes at once; the others wait.
     replies_bytes: int = 16_777_216
     #: Publications of one history reply of a client protocol; a recovery has all.

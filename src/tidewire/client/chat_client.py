@@ -266,6 +266,8 @@ class ChatClient:
         else:
             if self._show(Inbox(private, inbox.recovered)):
                 self._private_position = Position(inbox.offset, inbox.epoch)
+        if inbox.more:  # what is sent now comes behind that
+            return
         early, self._early = self._early or [], None
         for message in early:
             self._take_private(message)

@@ -109,6 +109,7 @@ class InboxReply(msgspec.Struct, frozen=True, tag_field="type", tag="inbox"):
     offset: int
     epoch: str
     recovered: bool | None = None
+    more: bool = False
 
 
 Received = ChatMessage | PrivateMessage | System | Online | Trouble | HistoryReply | InboxReply

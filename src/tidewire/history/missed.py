@@ -9,6 +9,7 @@ from typing import Protocol as TypingProtocol
 import msgspec
 
 from tidewire.backends.base import Broker
+from tidewire.errors import StoreUnavailable
 from tidewire.history.merge import Recovery, merge
 from tidewire.history.read_steps import cost
 from tidewire.history.shared_reads import HistoryReader, Share, Spawn
@@ -66,6 +67,9 @@ class RecoveryReader:
     def __init__(self, broker: Broker, history: History, spawn: Spawn, limits: Limits) -> None:
         self._history = history
         self._limits = limits
+        self._spawn = spawn
+        #: Looks for where the newest publications of a channel begin.
+        self._starts: dict[tuple[str, int], asyncio.Task[Position]] = {}
         self._reader = HistoryReader[_Made](broker, spawn, min(_PAGE, limits.reply_bytes))
 
     async def read(self, subject: Subject, meanwhile: Meanwhile) -> Missed:
@@ -84,17 +88,20 @@ class RecoveryReader:
             return Missed(recovery, True, share.is_cut, forms)
         return await self._read_newest(subject, meanwhile)
 
-    async def _read_newest(self, subject: Subject, meanwhile: Meanwhile) -> Missed:
+    async def _read_newest(self, subject: Subject, meanwhile: Meanwhile, *, in_pages: bool = True) -> Missed:
         wanted = max(subject.history, 0)
         request = HistoryRequest(subject.channel, subject.retention, limit=wanted, reverse=True)
         page = await self._history.read(request, most=self._limits.reply_bytes)
         await self._admitted()
         recovered = None if subject.since is None else False
-        if page.is_cut and subject.since is None:  # too much at once: from the oldest on, in pages
-            start = await self._start_of(subject, page)
-            missed = await self.read(msgspec.structs.replace(subject, since=start), meanwhile)
+        if page.is_cut and wanted and in_pages:  # too much at once: from the oldest on
+            oldest, left = page.publications[-1], wanted - len(page.publications)
+            del page
+            start = await self._start_of(subject, oldest, left)
+            missed = await self.read(msgspec.structs.replace(subject, since=start, history=0), meanwhile)
             if missed.recovered:
-                return msgspec.structs.replace(missed, recovered=None)
+                return msgspec.structs.replace(missed, recovered=recovered)
+            return await self._read_newest(subject, meanwhile, in_pages=False)
         newest = HistoryPage(page.publications[::-1], page.top, complete=True)
         recovery = self._shown(merge(None, newest, meanwhile.buffered()))
         # with those that came meanwhile, the oldest ones are more than were asked for
@@ -105,15 +112,28 @@ class RecoveryReader:
             recovery = msgspec.structs.replace(recovery, publications=publications)
         return Missed(recovery, recovered)
 
-    async def _start_of(self, subject: Subject, page: HistoryPage) -> Position:
-        """Return where the newest publications begin of which a page has some, as many as are wanted."""
-        wanted, oldest = subject.history, page.publications[-1]
-        while page.publications:
-            wanted, oldest = wanted - len(page.publications), page.publications[-1]
-            if wanted <= 0 or not page.is_cut:
-                break
-            before = HistoryRequest(subject.channel, subject.retention, oldest.position, wanted, reverse=True)
-            page = await self._history.read(before, most=self._limits.reply_bytes)
+    async def _start_of(self, subject: Subject, oldest: Publication, left: int) -> Position:
+        """Return where the newest publications begin, of which so many come before one; one look serves all."""
+        key = subject.channel, subject.history
+        look = self._starts.get(key)
+        if look is None:
+            look = self._spawn(self._find_start(subject, oldest, left))
+            if look is None:
+                raise StoreUnavailable(f"the history of {subject.channel!r} cannot be read: this node is closed")
+            self._starts[key] = look
+            look.add_done_callback(lambda _: self._starts.pop(key))
+        start: Position = await asyncio.shield(look)
+        return start
+
+    async def _find_start(self, subject: Subject, oldest: Publication, left: int) -> Position:
+        most = min(_PAGE, self._limits.reply_bytes)
+        is_cut = True
+        while left > 0 and is_cut:
+            asked = HistoryRequest(subject.channel, subject.retention, oldest.position, left, reverse=True)
+            page = await self._history.read(asked, most=most)
+            left, is_cut = left - len(page.publications), page.is_cut
+            oldest = page.publications[-1] if page.publications else oldest
+            del page
         return Position(oldest.previous, oldest.epoch)
 
     def _merged(

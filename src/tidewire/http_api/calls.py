@@ -223,7 +223,7 @@ class Calls:
 
     async def history(self, request: m.HistoryRequest) -> m.HistoryResult:
         """Return publications of a channel, and its position; raises LimitExceeded for too many."""
-        options, most = self._options(request.channel), self.node.limits.reply_bytes
+        options, most = self._options(request.channel), self.node.limits.replies_bytes // 2
         page = await anext(results.pages(self.node, options, request, most=most))
         self._left -= sum(map(cost, page.publications))
         if page.is_cut or self._left < 0:

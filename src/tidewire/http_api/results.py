@@ -16,7 +16,7 @@ from tidewire.messages import HistoryPage, Publication
 from tidewire.options import ChannelOptions
 from tidewire.protocols.centrifuge import messages as wire
 from tidewire.protocols.meta import meta_of
-from tidewire.sessions.centrifuge.reading import PAGE_BYTES, read_history, read_presence
+from tidewire.sessions.centrifuge.reading import read_history, read_presence
 from tidewire.sessions.centrifuge.websocket import JSON
 from tidewire.sessions.reply_budget import ReplyBudget
 
@@ -32,9 +32,9 @@ def check_history(channel: str, options: ChannelOptions) -> None:
 
 
 async def pages(
-    node: Node, options: ChannelOptions, request: m.HistoryRequest, *, most: int = PAGE_BYTES
+    node: Node, options: ChannelOptions, request: m.HistoryRequest, *, most: int | None = None
 ) -> AsyncGenerator[HistoryPage, None]:
-    """Read a channel's history in pages of so many bytes, each read when it is asked for.
+    """Read a channel's history in pages of so many bytes (None: as a client's), each read when it is asked for.
 
     Raises NotAvailable, BadRequest, Unrecoverable (also when the store lost something between two pages),
     StoreUnavailable.
@@ -43,7 +43,7 @@ async def pages(
     limit, top, budget = request.limit, None, ReplyBudget.of(asyncio.get_running_loop())
     while True:
         asked = wire.HistoryRequest(request.channel, limit, since, request.reverse)
-        async with budget.reserve(node.limits):
+        async with budget.reserve(node.limits, most):
             page = await read_history(node, request.channel, options, asked, most=most)
         if top is not None and not (page.complete or request.reverse):
             raise Unrecoverable(f"the history of {request.channel!r} was trimmed while it was read; read it anew")

@@ -205,12 +205,13 @@ class Foreign(_Out, frozen=True, tag="publication"):
 
 
 class Inbox(_Out, frozen=True, tag="inbox"):
-    """Private messages that were missed, and the position from which the inbox is live."""
+    """Private messages that were missed, and the position that they reach: the inbox is live there, or `more` come."""
 
     messages: list[msgspec.Raw]
     offset: int
     epoch: str
     recovered: bool | msgspec.UnsetType = msgspec.UNSET
+    more: bool = False
 
 
 class Left(_Out, frozen=True, tag="left"):

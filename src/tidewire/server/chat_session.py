@@ -7,6 +7,8 @@ import sys
 from collections.abc import Awaitable, Callable
 from typing import Any
 
+import msgspec
+
 from tidewire.channels import personal
 from tidewire.errors import (
     BadRequest,
@@ -17,7 +19,7 @@ from tidewire.errors import (
     StoreUnavailable,
 )
 from tidewire.hub import Hub
-from tidewire.messages import MAX_OFFSET, HistoryPage, HistoryRequest, Position, Publication
+from tidewire.messages import MAX_OFFSET, HistoryRequest, Position, Publication, WireMessage
 from tidewire.options import ChannelOptions
 from tidewire.protocols.chat import (
     CHAT,
@@ -184,12 +186,17 @@ class ChatSession:
     async def earlier(self, command: Earlier) -> None:
         """Send the messages before one of them."""
         self._check_joined(command.room)
+        await self._connection.send(await self._read_earlier(command))
+
+    async def _read_earlier(self, command: Earlier) -> WireMessage:
+        node, channel = self._hub.node, f"room:{command.room}"
         before = claimed(command.before, command.epoch)
-        page = await self._hub.history(f"room:{command.room}", since=before, limit=HISTORY + 1, reverse=True)
+        asked = HistoryRequest(channel, node.rules.options(channel).retention, before, HISTORY + 1, reverse=True)
+        page = await node.history.read(asked, most=node.limits.reply_bytes)
         shown = page.publications[:HISTORY] if page.top.epoch == command.epoch else ()
         messages = [CHAT.raw(publication) for publication in reversed(shown)]
-        more = len(page.publications) > HISTORY
-        await self._connection.send(CHAT.encode(EarlierMessages(messages, page.top.epoch, more, command.room)))
+        more = page.is_cut or len(page.publications) > HISTORY
+        return CHAT.encode(EarlierMessages(messages, page.top.epoch, more, command.room))
 
     # Messages.
 
@@ -221,23 +228,23 @@ class ChatSession:
         return "" if id_ is None else f"{self._user}:{id_}"
 
     async def _send_inbox(self, since: Position | None) -> None:
-        page = await self._read_inbox(since)
-        messages = [CHAT.raw(publication) for publication in page.publications if _is_private(publication)]
-        if since is None:
-            await self._connection.send(CHAT.encode(Inbox(messages, page.top.offset, page.top.epoch)))
-            return
-        answer = Inbox(messages, page.top.offset, page.top.epoch, page.complete)
-        await self._connection.send(CHAT.encode(answer))
+        """Send what was sent to the user, in pages: each is read when the client has taken the one before."""
+        at, has_more = since, True
+        while has_more:
+            message, at, has_more = await self._read_inbox(at, is_recovery=since is not None)
+            sending = self._connection.send(message)
+            del message  # while the client takes it, it is held once
+            await sending
 
-    async def _read_inbox(self, since: Position | None) -> HistoryPage:
-        """Return what was sent to the user, at most as much as a reply holds: then the newest, and not complete."""
+    async def _read_inbox(self, since: Position | None, *, is_recovery: bool) -> tuple[WireMessage, Position, bool]:
+        """Return a page of what was sent to the user, the position that it reaches, and whether more comes after it."""
         node, channel = self._hub.node, personal(self._user)
-        retention, most = node.rules.options(channel).retention, node.limits.reply_bytes
-        page = await node.history.read(HistoryRequest(channel, retention, since), most=most)
-        if not page.is_cut:
-            return page
-        newest = await node.history.read(HistoryRequest(channel, retention, reverse=True), most=most)
-        return HistoryPage(newest.publications[::-1], newest.top, complete=False)
+        asked = HistoryRequest(channel, node.rules.options(channel).retention, since)
+        page = await node.history.read(asked, most=node.limits.reply_bytes)
+        at = page.publications[-1].position if page.is_cut else page.top
+        messages = [CHAT.raw(publication) for publication in page.publications if _is_private(publication)]
+        recovered = page.complete if is_recovery else msgspec.UNSET
+        return CHAT.encode(Inbox(messages, at.offset, at.epoch, recovered, page.is_cut)), at, page.is_cut
 
     # Other commands.
 

@@ -70,12 +70,12 @@ class ReplyBudget(PerLoop):
         self._waiting: deque[tuple[int, asyncio.Future[None]]] = deque()
 
     @asynccontextmanager
-    async def reserve(self, limits: Limits) -> AsyncIterator[None]:
+    async def reserve(self, limits: Limits, most: int | None = None) -> AsyncIterator[None]:
         """Reserve the bytes of one reply, which is read and encoded inside the block; waits while there are too many.
 
-        One larger than the whole budget has it alone.
+        `most`: its bytes, where they are not those of a client's reply. One larger than the whole budget has it alone.
         """
-        size = min(limits.reply_bytes, limits.replies_bytes)
+        size = min(most or limits.reply_bytes, limits.replies_bytes)
         await self._take(size, limits.replies_bytes)
         try:
             yield

@@ -9,10 +9,7 @@ from tidewire.options import ChannelOptions, Limits
 from tidewire.protocols.centrifuge import messages as m
 from tidewire.protocols.meta import client_info
 
-__all__ = ("PAGE_BYTES", "read_history", "read_presence")
-
-#: Bytes of one history reply at most: its client asks for the next page, and has taken this one by then.
-PAGE_BYTES = 1_048_576
+__all__ = ("read_history", "read_presence")
 
 
 async def read_presence(node: Node, channel: str, options: ChannelOptions) -> dict[str, m.ClientInfo]:
@@ -30,9 +27,11 @@ async def read_history(
     request: m.HistoryRequest,
     *,
     limits: Limits | None = None,
-    most: int = PAGE_BYTES,
+    most: int | None = None,
 ) -> HistoryPage:
-    """Return what a history request asks for, at most so many bytes, and as many publications as `limits` say.
+    """Return what a history request asks for, at most so many bytes (None: those of a client's reply).
+
+    With `limits`, it has at most as many publications as they say.
 
     Raises NotAvailable, BadRequest, Unrecoverable (another epoch), StoreUnavailable.
     """
@@ -50,7 +49,7 @@ async def read_history(
             epoch = (await node.broker.history(channel, limit=0, retention=options.retention)).top.epoch
         position = Position(min(since.offset, MAX_OFFSET), epoch)
     asked = HistoryRequest(channel, options.retention, position, None if limit < 0 else limit, request.reverse)
-    page = await node.history.read(asked, most=min(most, node.limits.reply_bytes))
+    page = await node.history.read(asked, most=most or node.limits.reply_bytes)
     if since is not None and since.epoch and since.epoch != page.top.epoch:
         raise Unrecoverable(f"the history of {channel!r} is of another epoch than {since.epoch!r}; read it anew")
     return page

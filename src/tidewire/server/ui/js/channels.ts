@@ -44,6 +44,7 @@ export interface ShownInbox {
   offset: number;
   epoch: string;
   recovered?: boolean;
+  more?: boolean;
   messages: Array<ShownPrivateMessage>;
 }
 

@@ -24,6 +24,10 @@ export class Conversations extends Emitter {
   #outbox;
   #threads = new Map();
   #inbox;
+  // All of the inbox has come: what is sent now comes next.
+  #isLive = false;
+  // The device had no inbox when the page came to it.
+  #isNewHere = false;
   #unsaved = new Set();
   #timer = 0;
 
@@ -48,6 +52,7 @@ export class Conversations extends Emitter {
 
   /** The part of the connection's address that is about the inbox. */
   get position() {
+    this.#isLive = false;
     const { offset, epochs } = this.#inbox;
     return offset === null ? { inbox: "" } : { inbox: String(offset), inbox_epoch: epochs.at(-1) };
   }
@@ -83,12 +88,14 @@ export class Conversations extends Emitter {
   inbox(message) {
     if (!this.#inbox.epochs.includes(message.epoch)) this.#inbox.epochs = [...this.#inbox.epochs.slice(-9), message.epoch];
     const before = new Set(this.all);
-    const isNewHere = this.#inbox.offset === null;
+    this.#isNewHere ||= this.#inbox.offset === null;
     let count = 0;
     for (const one of message.messages) if (this.#show(one)) count += 1;
     this.#inbox.offset = message.offset ?? message.messages.at(-1)?.offset ?? this.#inbox.offset ?? 0;
+    this.#isLive = !message.more;
     // On a new device, what came before a person's own last answer was seen on another one.
-    if (isNewHere) for (const thread of this.all) if (thread.timeline.items.at(-1)?.sender === this.#me) thread.markRead();
+    if (this.#isNewHere && this.#isLive) for (const thread of this.all) if (thread.timeline.items.at(-1)?.sender === this.#me) thread.markRead();
+    if (this.#isLive) this.#isNewHere = false;
     if (message.recovered === false) for (const thread of before) this.#gap(thread, message);
     this.#saveLater();
     this.emit("inbox", message.recovered === true ? count : 0);
@@ -98,7 +105,7 @@ export class Conversations extends Emitter {
   /** @param {Said} message */
   message(message) {
     const shown = this.#show(message);
-    if (Number.isInteger(message.offset)) this.#inbox.offset = Math.max(this.#inbox.offset ?? 0, message.offset);
+    if (this.#isLive && Number.isInteger(message.offset)) this.#inbox.offset = Math.max(this.#inbox.offset ?? 0, message.offset);
     this.#saveLater();
     this.emit("change");
     if (shown) this.emit("arrived", this.open(this.#peerOf(message)), shown);

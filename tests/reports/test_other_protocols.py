@@ -124,6 +124,16 @@ def test_a_plain_get_of_a_websocket_path(server: Server, path: str) -> None:
     assert httpx.post(f"http://127.0.0.1:{server.port}{path}").status_code in (404, 405)
 
 
+@pytest.mark.parametrize("path", ["sse?cf_connect=%7B%22id%22:1,%22connect%22:%7B%7D%7D", "uni_sse"])
+def test_the_head_of_an_event_stream(server: Server, path: str) -> None:
+    """A monitor that asks with HEAD was answered 405; it gets the head of the answer, and nothing is opened."""
+    answer = server.http.head(f"/connection/{path}")
+    assert answer.status_code == 200
+    assert answer.headers["content-type"].startswith("text/event-stream")
+    assert answer.headers["x-accel-buffering"] == "no"
+    assert server.http.head("/connection/sse").status_code == 400
+
+
 def test_a_plain_get_of_an_endpoint_of_the_application(server: Server) -> None:
     """It was 404 "Not Found" (uvicorn: "Unsupported upgrade request"), as if the path were wrong."""
     if server.http.get("/apps/7/events").text != '"mine"':

@@ -19,7 +19,7 @@ from tidewire.protocols.batch import Batch
 from tidewire.protocols.close_codes import GONE, INTERNAL_ERROR, STALLED
 from tidewire.support.counters import count_limit
 
-__all__ = ("BINARY", "EVENTS", "FIELDS", "LINES", "Framing", "StreamLink", "StreamServer")
+__all__ = ("BINARY", "EVENTS", "FIELDS", "HEADERS", "LINES", "Framing", "StreamLink", "StreamServer")
 
 logger = logging.getLogger("tidewire")
 
@@ -33,7 +33,7 @@ _HIGH_WATER, _LOW_WATER, _CHUNK = 64 * 1024, 16 * 1024, 64 * 1024
 #: Seconds for what is queued in front of our close.
 CLOSE_SECONDS = 5.0
 #: For caches and proxies: the response is not to be kept, nor collected before it is passed on.
-_HEADERS = ((b"cache-control", b"no-store, no-transform"), (b"x-accel-buffering", b"no"))
+HEADERS = ((b"cache-control", b"no-store, no-transform"), (b"x-accel-buffering", b"no"))
 
 
 class Framing(msgspec.Struct, frozen=True, gc=False):
@@ -245,7 +245,7 @@ class StreamLink(Link):
         if self.is_closed:
             return
         headers = [(name.lower().encode(), value.encode()) for name, value in self._headers.items()]
-        headers += (*_HEADERS, (b"content-type", self._framing.media_type.encode()))
+        headers += (*HEADERS, (b"content-type", self._framing.media_type.encode()))
         await self._send_one({"type": "http.response.start", "status": 200, "headers": headers})
         # sent at once: some servers hold the headers back until there is a body
         await self._send_one({"type": "http.response.body", "body": self._framing.first, "more_body": True})

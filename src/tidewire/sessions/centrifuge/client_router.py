@@ -36,6 +36,7 @@ from tidewire.sessions.centrifuge.streaming import (
     is_binary,
     preflight,
     read_body,
+    stream_head,
 )
 from tidewire.sessions.centrifuge.unidirectional import EventProtocol, connect_frame, parse_request
 from tidewire.sessions.centrifuge.websocket import JSON, PROTOBUF, choose_protocol, serve_websocket
@@ -79,9 +80,9 @@ def client_router(
         router.add_api_route(f"/connection/{path}", _upgrade_required, methods=["GET", "HEAD"])
     streams = {
         "http_stream": (endpoints.http_stream, ["POST"]),
-        "sse": (endpoints.sse, ["GET", "POST"]),
+        "sse": (endpoints.sse, ["GET", "HEAD", "POST"]),
         "uni_http_stream": (endpoints.uni_http_stream, ["POST"]),
-        "uni_sse": (endpoints.uni_sse, ["GET", "POST"]),
+        "uni_sse": (endpoints.uni_sse, ["GET", "HEAD", "POST"]),
     }
     for path, (serve, methods) in streams.items():
         router.add_api_route(
@@ -236,6 +237,8 @@ class ClientEndpoints:
         identity: Identity | None,
     ) -> Response:
         headers = cors_headers(request, self._origins)
+        if request.method == "HEAD":
+            return stream_head(framing, headers)
         return StreamedSession(
             self._node(), self._authority, protocol, framing, first, identity=identity, headers=headers
         )

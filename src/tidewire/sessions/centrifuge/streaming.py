@@ -15,7 +15,7 @@ from tidewire.engine.connection import Connection
 from tidewire.engine.node import Node
 from tidewire.errors import LimitExceeded
 from tidewire.links.server_exit import ServerExit
-from tidewire.links.stream import Framing, StreamLink
+from tidewire.links.stream import HEADERS, Framing, StreamLink
 from tidewire.messages import WireMessage
 from tidewire.protocols.centrifuge import codes
 from tidewire.protocols.centrifuge.encoding import CentrifugeProtocol
@@ -28,7 +28,7 @@ from tidewire.sessions.newcomers import admit
 from tidewire.sessions.origins import Origins
 from tidewire.support.counters import count_limit
 
-__all__ = ("StreamedSession", "TooLarge", "cors_headers", "is_binary", "preflight", "read_body")
+__all__ = ("StreamedSession", "TooLarge", "cors_headers", "is_binary", "preflight", "read_body", "stream_head")
 
 #: Milliseconds after which a browser's EventSource comes back by itself, at least and at most: not all at once.
 _RETRY = (1_000, 5_000)
@@ -77,6 +77,14 @@ def preflight(request: Request, origins: Origins) -> Response:
             "Access-Control-Max-Age": str(_PREFLIGHT_SECONDS),
         }
     return Response(status_code=204, headers=headers)
+
+
+def stream_head(framing: Framing, headers: Mapping[str, str]) -> Response:
+    """Return the head of a stream without the stream: a monitor, or a proxy, asks with HEAD."""
+    more = {name.decode(): value.decode() for name, value in HEADERS}
+    answer = Response(headers={**headers, **more}, media_type=framing.media_type)
+    del answer.headers["content-length"]
+    return answer
 
 
 class StreamedSession(Response):

@@ -9,6 +9,7 @@ import shutil
 import threading
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import nats
 import pytest
@@ -230,6 +231,41 @@ def test_a_stream_that_is_removed_while_it_is_used_begins_a_new_epoch(tmp_path: 
                     return False
 
             await wait_until(is_present, 10)
+
+    with start_nats(tmp_path) as server:
+        run(scenario(server), 30)
+
+
+@pytest.mark.parametrize(
+    ("change", "match"),
+    [
+        ({"max_msg_size": 10}, "max-msg-size=-1"),
+        ({"max_msgs": 5, "discard": "new"}, "raise its limits"),
+        ({"sealed": True, "deny_delete": True, "deny_purge": True}, "remove the stream"),
+    ],
+    ids=["size", "full", "sealed"],
+)
+def test_a_stream_that_refuses_messages_says_how_to_mend_it(
+    tmp_path: Path, change: dict[str, object], match: str
+) -> None:
+    async def scenario(server: Daemon) -> None:
+        async with nats_node(server) as node:
+            client = await connect(node, channel="a")
+            ledger = Ledger(node)
+            await ledger.publish(5)
+            before: Any = (await ask(server, "STREAM.INFO.TIDEWIRE"))["config"]
+            assert (await ask(server, "STREAM.UPDATE.TIDEWIRE", **before | change))["config"]
+            with pytest.raises(NotPublished, match=match):
+                await node.publish("a", b"more than ten bytes")
+            assert (await node.broker.history("a")).top == ledger.last
+            if "sealed" in change:
+                assert any("is sealed" in line for line in await node.broker.advise())
+                await ask(server, "STREAM.DELETE.TIDEWIRE")
+            else:
+                await ask(server, "STREAM.UPDATE.TIDEWIRE", **before)
+            await ledger.succeeds(5)
+            await received(client, ledger)
+            check(client, ledger, told="sealed" in change)
 
     with start_nats(tmp_path) as server:
         run(scenario(server), 30)

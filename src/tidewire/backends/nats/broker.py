@@ -292,6 +292,10 @@ def _advice(config: StreamConfig, stream: Stream, *, is_local: bool) -> Iterator
         yield "without `sync_interval: always` in its jetstream block a power loss takes the last 2 minutes"
     if config.num_replicas == 1:
         yield "the stream has one replica: while its server is away nothing can be published (?replicas=3 in a cluster)"
+    if config.sealed:
+        yield f"the stream {stream.name} is sealed: nothing can be published; remove it, or name another (?stream=NAME)"
+    if config.max_msg_size > 0:
+        yield f"the stream {stream.name} refuses messages of more than {config.max_msg_size} bytes; remove max_msg_size"
     if is_limited(config):
         yield f"the stream {stream.name} has limits of its own: history may be shorter than channels say; remove them"
     if stream.session.is_plain and not is_local:

@@ -44,12 +44,26 @@ Headers = Mapping[str, str]
 _FRACTION = re.compile(r"\.(\d+)")
 
 
+#: How to mend a refusal, by its code.
+_MENDS = {
+    10054: "the stream has a max_msg_size of its own: remove it (`nats stream edit --max-msg-size=-1`)",
+    10077: "the stream or the account is full: raise its limits, or remove those that the stream has of its own",
+    10109: "a seal cannot be broken: remove the stream, and it is made again, or name another one (?stream=NAME)",
+}
+
+
 class ApiError(msgspec.Struct, frozen=True):
     """Why the server refused."""
 
     code: int = 0
     err_code: int = 0
     description: str = "no reason given"
+
+    @property
+    def reason(self) -> str:
+        """Why, and how to mend it where an operator has to."""
+        mend = _MENDS.get(self.err_code)
+        return f"{self.description}; {mend}" if mend else self.description
 
 
 class Ack(msgspec.Struct, frozen=True, gc=False):
@@ -83,6 +97,8 @@ class StreamConfig(msgspec.Struct, frozen=True):
     max_bytes: int = -1
     max_age: int = 0
     max_msgs_per_subject: int = -1
+    max_msg_size: int = -1
+    sealed: bool = False
     storage: str = "file"
     num_replicas: int = 1
 

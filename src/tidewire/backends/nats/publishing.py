@@ -165,7 +165,7 @@ class Publishing:
             self._room.settle(write, unconfirmed("NATS answered with something that is no answer"))
             return
         if ack.error is not None:
-            self._room.settle(write, not_published(f"NATS refused it: {ack.error.description}"))
+            self._room.settle(write, not_published(f"NATS refused it: {ack.error.reason}"))
         elif not ack.duplicate and ack.seq <= newest:  # another stream has taken its place
             reason = "the stream has lost its newest messages"
             self._room.settle(write, unconfirmed(reason))

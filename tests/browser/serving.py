@@ -14,7 +14,7 @@ from contract.serving import free_port
 
 __all__ = ("Server",)
 
-_START = 20.0
+_START = 60.0
 _STOP = 15.0
 
 

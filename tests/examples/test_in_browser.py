@@ -138,6 +138,12 @@ def test_notifications(example: Callable[[str], Example], both: Open) -> None:
     desk.get_by_role("button", name="Send").click()
     desk.get_by_role("button", name="Order tea").click()
     expect(phone.locator("#count")).to_have_text("2")
+    server.end()
+    expect(desk.locator("#state")).to_have_text("connecting")
+    desk.get_by_label("Message").fill("while it was down")
+    desk.get_by_role("button", name="Send").click()
+    expect(desk.get_by_role("alert")).to_contain_text("nothing was sent")
+    expect(desk.get_by_label("Message")).to_have_value("while it was down")
     again(server, desk, phone)
     desk.get_by_role("button", name="Export").click()
     for page in (desk, phone):

@@ -27,7 +27,9 @@ source.onerror = () => (state.textContent = "offline");
 form.addEventListener("submit", async (event) => {
   event.preventDefault();
   const body = JSON.stringify({ text: question.value });
-  await fetch(path, { method: "POST", headers: { "Content-Type": "application/json" }, body });
-  form.reset();
+  const headers = { "Content-Type": "application/json" };
+  const isTaken = await fetch(path, { method: "POST", headers, body }).then(({ ok }) => ok, () => false);
+  if (isTaken) form.reset();
+  else state.textContent = "not asked: the server is away";
 });
-stop.addEventListener("click", () => fetch(path, { method: "DELETE" }));
+stop.addEventListener("click", () => fetch(path, { method: "DELETE" }).catch(() => (state.textContent = "offline")));

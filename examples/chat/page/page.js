@@ -68,7 +68,8 @@ async function earlier() {
 $("earlier").onclick = earlier;
 $("log").onscroll = () => $("log").scrollTop < 40 && !$("earlier").hidden && earlier();
 
-async function people() {
+const people = () => look().catch(() => {}); // whoever is away asks again when it is back
+async function look() {
   const here = [...new Set((await room.presence()).map(({ user }) => user))].sort();
   $("people").replaceChildren(...here.map((user) => Object.assign(document.createElement("li"), { textContent: user })));
   /** @type {import("./channels").Calls["rooms"]["returns"]} */

@@ -99,4 +99,4 @@ canvas.onpointerup = async () => {
   points = null;
   if (drawn) await lines.publish({ color, width: 4, points: drawn }).catch(() => redraw());
 };
-$("clear").onclick = () => client.rpc("clear", board);
+$("clear").onclick = () => client.rpc("clear", board).catch(({ message }) => ($("state").textContent = message));

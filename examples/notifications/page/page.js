@@ -54,14 +54,18 @@ seen.on("subscribed", async () => {
   read = Math.max(read, publications[0]?.data.offset ?? 0);
   render();
 });
-$("bell").onclick = () => seen.publish({ offset: all.at(-1)?.offset ?? 0 });
+$("bell").onclick = () => seen.publish({ offset: all.at(-1)?.offset ?? 0 }).catch(({ message }) => ($("problem").textContent = message));
 
-const post = (path, body) =>
-  fetch(path, { method: "POST", headers: { "Content-Type": "application/json" }, body: JSON.stringify(body) });
-$("send").onsubmit = (event) => {
+/** @type {(path: string, body: object) => Promise<boolean>} */
+async function post(path, body) {
+  const headers = { "Content-Type": "application/json" };
+  const isTaken = await fetch(path, { method: "POST", headers, body: JSON.stringify(body) }).then(({ ok }) => ok, () => false);
+  $("problem").textContent = isTaken ? "" : "The server is away or refuses: nothing was sent.";
+  return isTaken;
+}
+$("send").onsubmit = async (event) => {
   event.preventDefault();
-  post(`/notify/${name}`, { title: $("title").value });
-  $("title").value = "";
+  if (await post(`/notify/${name}`, { title: $("title").value })) $("title").value = "";
 };
 $("order").onclick = () => post(`/orders/${name}`, { item: "tea" });
 $("export").onclick = () => post(`/export/${name}`, {});

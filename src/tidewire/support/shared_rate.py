@@ -14,7 +14,8 @@ class SharedRate:
     """A token bucket under a key of shared counts; here are the tokens that this process has taken from it.
 
     A process takes one token at a time, and more while it uses them up before they would have come back by themselves:
-    then they count no more.
+    then they count no more. Messages slower than the rate are paid for together, some of them later: a process owes a
+    few tokens at most, and lets nobody pass before it has paid.
     """
 
     __slots__ = ("_burst", "_counts", "_key", "_most", "_tokens", "_until", "_wanted", "rate")
@@ -31,6 +32,10 @@ class SharedRate:
 
     def take(self, cost: int, now: float) -> bool:
         """Take so many tokens from the bucket, if there is one."""
+        if now > self._until and min(self._tokens, 0) - cost > -self._most:
+            self._tokens = min(self._tokens, 0) - cost
+            self._until = now + cost / self.rate
+            return True
         if self._tokens < 1 or now > self._until:
             self._wanted = min(2 * self._wanted, self._most) if now <= self._until else 1
             self._tokens = min(self._tokens, 0)

@@ -12,7 +12,7 @@ __all__ = ("breaking_changes",)
 
 
 def breaking_changes(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
-    """Return what would break, each in one sentence; raises ConfigurationError for what is no document."""
+    """Return the changes that would break clients, as sentences; raises ConfigurationError for no document."""
     before, after = contents(old), contents(new)
     return list(dict.fromkeys([*_channels(before, after), *_calls(before, after)]))
 

@@ -21,7 +21,7 @@ class ChannelContents(NamedTuple):
 
 
 class CallContents(NamedTuple):
-    """A call, with the schemas of what it takes and returns."""
+    """A call, with the schemas of its argument and its result."""
 
     name: str
     takes: Any
@@ -37,7 +37,7 @@ class Contents(NamedTuple):
 
 
 def contents(document: Mapping[str, Any]) -> Contents:
-    """Return what a document says; raises ConfigurationError for one that this version does not write."""
+    """Return the contents of a document; raises ConfigurationError for one that this version does not write."""
     try:
         return _contents(document)
     except (KeyError, TypeError, AttributeError, IndexError):

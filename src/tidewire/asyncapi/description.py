@@ -54,7 +54,7 @@ class Description(NamedTuple):
 
 
 def describe(book: RuleBook) -> Description:
-    """Return what the rules of a hub say."""
+    """Return the description of the rules of a hub."""
     channels = tuple(_channel(rule) for rule in book.rules)
     calls = tuple(_call(name, bound) for name, bound in book.calls.items())
     return Description(_with_own_ids(channels), calls, book.authenticate is not None)

@@ -74,7 +74,7 @@ class Schemas:
 
 
 def resolved(schema: Mapping[str, Any], definitions: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Return what a reference stands for, or the schema itself."""
+    """Return the schema that a reference names, or the schema itself."""
     while isinstance(schema.get("$ref"), str):
         schema = definitions[schema["$ref"].removeprefix(_REFERENCE)]
     return schema
@@ -97,7 +97,7 @@ def _drafted(value: Any) -> Any:
 
 
 def _plain(name: str) -> str:
-    """Return the name of a definition: what is published has the name of its type."""
+    """Return the name of a definition: a published type keeps its own name."""
     return name.removesuffix("-Output").replace("-Input", "Input")
 
 

@@ -1,4 +1,4 @@
-"""The servers of a document, from the routes of an application, and what they ask of a client."""
+"""The servers of a document, from the routes of an application, and the credentials that each asks for."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from starlette.routing import NoMatchFound
 
 __all__ = ("security_of", "servers_of")
 
-#: The name of a route, its path, its protocol, and what speaks it.
+#: The name of a route, its path, its protocol, and its endpoint.
 _KINDS = {
     "tidewire:websocket": (
         "/connection/websocket",

@@ -94,7 +94,7 @@ async def _publish_for(broker: Broker, channel: str, end: float) -> list[float]:
 
 
 def fan_out(settings: Settings) -> str:
-    """Return what was measured: deliveries a second to this process from a server in another one."""
+    """Return the measured deliveries a second to this process from a server in another one."""
     return asyncio.run(_fan_out())
 
 

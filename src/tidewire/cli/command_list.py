@@ -51,7 +51,7 @@ COMMANDS = {
         "why",
         "Tell whether a user may do something in a channel, and the rule that decides; exit code 1: it may not.",
     ),
-    "doctor": Command("doctor", "doctor", "Look at the deployment and its store: what they are, and what to change."),
+    "doctor": Command("doctor", "doctor", "Judge the deployment and its store, and say what to change."),
     "types": Command("types", "types", "Write the types of an application's channels for clients, or compare them."),
     "pipeline": Command("pipeline", "pipelines", "Long jobs with live progress."),
     "docs": Command(

@@ -30,7 +30,7 @@ _DRIVERS = ("redis", "asyncpg", "nats-py")
 
 
 def doctor(config: flags.Config = None, broker: flags.Broker = None, strict: Strict = False) -> None:
-    """Look at the deployment and its store: what they are, and what to change.
+    """Judge the deployment and its store, and say what to change.
 
     Exit codes: 0: nothing serious; 1: the store is away; 2: the configuration is wrong; 3: something serious, or with
     --strict anything, is to be changed.

@@ -29,7 +29,7 @@ _SECONDS = 10.0
 async def observed(
     config: Path | None, broker: str | None, server: str | None, key_file: Path | None
 ) -> AsyncIterator[Call]:
-    """Return what calls the API of a server, or does the same at a store. Raises ConfigurationError."""
+    """Return a caller of a server's API, or of the same calls at a store. Raises ConfigurationError."""
     settings = load_settings(config, {"broker": broker}).settings
     if server is not None:
         yield _Server(server, _key(settings, key_file))

@@ -1,1 +1,1 @@
-"""Tells an application what happens on the channels of all nodes: the comings and goings of users."""
+"""Events of the channels of all nodes for an application: the comings and goings of users."""

@@ -44,7 +44,7 @@ class Event(msgspec.Struct, frozen=True):
 
 
 class Interest:
-    """The events of a kind in the channels of a pattern. Raises ConfigurationError for what is none."""
+    """The events of a kind in the channels of a pattern. Raises ConfigurationError for an unknown kind or pattern."""
 
     def __init__(self, kind: str, pattern: str) -> None:
         if kind not in _ALL:

@@ -1,4 +1,4 @@
-"""Reads what has happened, in order, from where the last reader was: one node of all, and another one if it dies."""
+"""Reads the events in order, from the last reader's place: one node of all, and another one if it dies."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ class Leadership:
 
 
 async def events_of(node: Node, since: Position | None, woken: asyncio.Event) -> AsyncIterator[tuple[Position, Event]]:
-    """Yield what has happened since a position, for ever, each beginning before its end; raises StoreUnavailable.
+    """Yield the events since a position, for ever, each beginning before its end; raises StoreUnavailable.
 
     The position is that up to which everything before was yielded.
     """

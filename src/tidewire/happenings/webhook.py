@@ -53,7 +53,7 @@ def is_public(address: str) -> bool:
 
 
 def signature(secret: str, timestamp: str, body: bytes) -> str:
-    """Return what `Tidewire-Signature` says: `v1=` and HMAC-SHA256 of the timestamp, a point and the body, in hex."""
+    """Return the `Tidewire-Signature`: `v1=` and HMAC-SHA256 of the timestamp, a point and the body, in hex."""
     return "v1=" + hmac.new(secret.encode(), f"{timestamp}.".encode() + body, hashlib.sha256).hexdigest()
 
 
@@ -80,7 +80,7 @@ class Webhook:
         self._parts = parts
         self._allow_private = allow_private
         self.name = hashlib.sha256(url.encode()).hexdigest()[:16]
-        #: The URL without what may be secret in it.
+        #: The URL without its secrets.
         self.shown = f"{parts.scheme}://{parts.hostname}{parts.path}"
 
     def wants(self, event: Event) -> bool:

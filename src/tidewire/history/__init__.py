@@ -1,1 +1,1 @@
-"""Reads of what channels keep, as readers are shown it: in steps, one for all that wait, joined with what comes."""
+"""Reads of history as readers are shown it: in pages, shared by all that wait, joined with new publications."""

@@ -45,7 +45,7 @@ class Meanwhile(TypingProtocol):
     """The deliveries of a channel while its history is read."""
 
     def buffered(self) -> tuple[Publication, ...]:
-        """Return what was delivered since the subscribe began, in order."""
+        """Return the publications since the subscribe began, in order."""
 
     def is_past(self, recovery: Recovery) -> bool:
         """Return whether more was delivered than a recovery knows of."""
@@ -139,19 +139,19 @@ class RecoveryReader:
     def _merged(
         self, since: Position, share: Share[_Made], buffered: tuple[Publication, ...]
     ) -> tuple[Recovery, Forms | None]:
-        """Return what is shown of the missed publications, and their forms."""
+        """Return the missed publications that are shown, and their forms."""
         if buffered:
             return self._shown(merge(since, share.page, buffered)), None
         return share.once(lambda page: (self._page(since, page, share), {}))
 
     def _page(self, since: Position, page: HistoryPage, share: Share[_Made]) -> Recovery:
-        """Return what a page shows; where it is not the last, it ends with its last publication."""
+        """Return the publications that a page shows; unless it is the last, it ends with its last publication."""
         if share.is_cut:
             page = HistoryPage(page.publications, page.publications[-1].position, page.complete)
         return self._shown(merge(since, page, ()))
 
     def _shown(self, recovery: Recovery) -> Recovery:
-        """Leave out what history does not show; the position counts it."""
+        """Leave out publications that history does not show; the position counts them."""
         return msgspec.structs.replace(recovery, publications=self._history.shown(recovery.publications))
 
     @property

@@ -58,7 +58,7 @@ class _Read(Generic[T]):
         self._shares: dict[int, Share[T]] = {}
 
     def share(self, since: Position) -> Share[T]:
-        """Return what comes after a position that is not before the lowest."""
+        """Return the part of the page after a position that is not before the lowest."""
         share = self._shares.get(since.offset)
         if share is None:
             assert self.page is not None
@@ -133,7 +133,7 @@ class HistoryReader(Generic[T]):
         return joined
 
     def forget(self, channel: str) -> None:
-        """Forget what was read of a channel: its history was removed."""
+        """Forget the pages of a channel: its history was removed."""
         for key in [key for key in self._ended if key[0] == channel]:
             del self._ended[key]
 

@@ -19,7 +19,7 @@ __all__ = ("MakeState", "State", "States")
 
 logger = logging.getLogger("tidewire")
 
-#: Asks the application: what it returned, and that as JSON.
+#: Asks the application; returns its value, and that as JSON.
 MakeState = Callable[[], Awaitable[tuple[Any, bytes]]]
 #: Seconds after its last use for which a state is given again where nothing was published since; a crowd of so many
 #: is given it for longer, and for a moment even though something was.
@@ -39,7 +39,7 @@ class State(msgspec.Struct, frozen=True):
     data: bytes = b""
 
     def reaches(self, position: Position) -> bool:
-        """Return whether what was published up to a position is in this state."""
+        """Return whether the publications up to a position are part of this state."""
         return self.position.epoch == position.epoch and self.position.offset >= position.offset
 
 

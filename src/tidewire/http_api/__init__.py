@@ -1,1 +1,1 @@
-"""The HTTP API, as Centrifugo's clients speak it: publish, broadcast, and what concerns connections and channels."""
+"""The HTTP API, as Centrifugo's clients speak it: publish, broadcast, and calls for connections and channels."""

@@ -252,7 +252,7 @@ def _json(content: object, status: int = 200, *, detail: str = "") -> Response:
 
 
 def _inlined(schema: dict[str, Any]) -> dict[str, Any]:
-    """Put what a schema refers to where it is referred to: its own definitions are not those of the document."""
+    """Put definitions in the place of references: those of a schema are not those of the document."""
     definitions = schema.pop("$defs", {})
 
     def inline(value: Any) -> Any:

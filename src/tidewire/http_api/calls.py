@@ -61,7 +61,7 @@ _AHEAD_SECONDS = 60.0
 
 
 def failure(error: TidewireError) -> m.ApiError:
-    """Return how an error is told: the protocol's number and words, and what is wrong with this call.
+    """Return an error as the API reports it: the protocol's number and words, and the fault of this call.
 
     A message that is not of its channel's type has the `detail` that FastAPI answers with 422.
     """
@@ -78,7 +78,7 @@ _MESSAGES = {104: "not found"}
 
 
 class Calls:
-    """Does what is asked, for all nodes; raises CommandError, PublishError, StoreUnavailable."""
+    """Answers calls, for all nodes; raises CommandError, PublishError, StoreUnavailable."""
 
     #: The methods of these calls, where they are not `METHODS` alone.
     methods: ClassVar[Mapping[str, Method]] = {}
@@ -103,7 +103,7 @@ class Calls:
         self.maps = maps.MapCalls(node, options)
 
     async def call(self, method: str, body: bytes) -> m.Result:
-        """Do what a body asks; raises BadRequest, UnknownType too."""
+        """Answer the call in a body; raises BadRequest, UnknownType too."""
         methods = self.methods or METHODS
         found = methods.get(method)
         if found is None:
@@ -267,7 +267,7 @@ class Calls:
         return o.ChannelListResult(total=page.total, channels=page.channels)
 
     async def refusals(self, request: o.RefusalsRequest) -> o.RefusalsResult:
-        """Return what was refused lately."""
+        """Return the latest refusals."""
         return o.RefusalsResult(refusals=await self._nodes.overview.refusals(request.limit))
 
     async def why(self, request: o.WhyRequest) -> o.WhyResult:

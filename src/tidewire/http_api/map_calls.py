@@ -124,7 +124,7 @@ class MapClearRequest(m.Request):
 
 
 class MapCalls:
-    """Does what is asked about maps; raises CommandError, PublishError, StoreUnavailable."""
+    """Answers calls about maps; raises CommandError, PublishError, StoreUnavailable."""
 
     def __init__(self, node: Node, options: Callable[[str], ChannelOptions]) -> None:
         self._node = node

@@ -45,11 +45,11 @@ class Request(_Model):
 
 
 class Result(_Model):
-    """The answer to a call; only what was set is written."""
+    """The answer to a call; fields that were not set are left out."""
 
 
 class ApiError(_Model):
-    """Why a call failed: a number for programs, words for both, and what is wrong with this one."""
+    """Why a call failed: a number for programs, words for people, and the fault of this call."""
 
     code: int
     message: str
@@ -92,7 +92,7 @@ class OptionsOverride(_Model):
 class _Publishing(Request):
     payloads = frozenset({"data"})
 
-    data: Payload | None = Field(default=None, description="What is published.", examples=[{"text": "hello"}])
+    data: Payload | None = Field(default=None, description="The message to publish.", examples=[{"text": "hello"}])
     b64data: Base64 = ""
     skip_history: bool = Field(default=False, description="Only for who is there now.")
     ephemeral: bool | None = Field(default=None, description="Not kept at all; null: as the channel's options say.")
@@ -194,11 +194,11 @@ class PresenceStatsRequest(_ChannelRequest):
 
 
 class HistoryRemoveRequest(_ChannelRequest):
-    """Remove what is kept of a channel; its position stays."""
+    """Remove the history of a channel; its position stays."""
 
 
 class HistoryRequest(Request):
-    """Read what was published in a channel."""
+    """Read the publications of a channel."""
 
     channel: Channel
     limit: int = Field(
@@ -254,7 +254,7 @@ class BroadcastResult(Result):
 
 
 class ClientInfo(Result):
-    """A connection: whose it is, and what its tokens say of it."""
+    """A connection: its user, and the claims of its tokens."""
 
     user: str
     client: str
@@ -341,5 +341,5 @@ def _plain(value: Any) -> Any:
     raise TypeError(f"{type(value).__name__} is no type that JSON knows")
 
 
-#: Writes what was set in results, and payloads as they came.
+#: Writes the fields that were set in results, and payloads as they came.
 encode = msgspec.json.Encoder(enc_hook=_plain).encode

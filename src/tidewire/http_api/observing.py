@@ -1,4 +1,4 @@
-"""The calls of the HTTP API that look at all nodes: what they are given, and what they answer."""
+"""The calls of the HTTP API that look at all nodes: their requests and results."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ Rows = Annotated[list[Any], WithJsonSchema({"type": "array", "items": {"type": "
 
 
 class StatusRequest(Request):
-    """Ask what every node does: its connections, rates and troubles."""
+    """Read the state of every node: its connections, rates and troubles."""
 
 
 class StatusResult(Result):
@@ -70,7 +70,7 @@ class ChannelListResult(Result):
 
 
 class RefusalsRequest(Request):
-    """List what was refused lately, with the limit or the rule that decided."""
+    """List the latest refusals, each with the limit or the rule that decided."""
 
     limit: int = Field(default=100, ge=0, le=1_000)
 

@@ -21,7 +21,7 @@ __all__ = ("Publishing", "payload")
 
 
 def payload(data: msgspec.Raw | None, encoded: str) -> bytes:
-    """Return what was given as JSON, or as base64; b"" for neither. Raises BadRequest."""
+    """Return the data of a request, given as JSON or as base64; b"" for neither. Raises BadRequest."""
     if encoded:
         try:
             return base64.b64decode(encoded, validate=True)

@@ -40,9 +40,11 @@ METRICS = {
     "delivered_bytes": Metric(True, ("pattern",), "Bytes of their payloads."),
     "recoveries": Metric(True, ("outcome",), "Recoveries of subscribers that were away."),
     "recovery_reads": Metric(True, ("source",), "Recoveries that read the store, or shared a read."),
-    "gaps": Metric(True, (), "Gaps in what the store delivered to this node."),
+    "gaps": Metric(True, (), "Gaps in the deliveries of the store to this node."),
     "duplicates": Metric(True, (), "Publications that the store delivered twice."),
-    "slow": Metric(True, ("policy",), "Disconnects of slow clients, and what they were not given, by the policy."),
+    "slow": Metric(
+        True, ("policy",), "Disconnects of slow clients, and publications that they were not given, by the policy."
+    ),
     "limits_reached": Metric(True, ("limit",), "How often each limit was reached."),
     "turns": Metric(True, (), "Turns of the event loop with something to push."),
     "worst_turn_seconds": Metric(False, ("clock",), "The longest of these turns since the start."),

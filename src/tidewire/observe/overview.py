@@ -55,7 +55,7 @@ class Overview:
         return sorted(rows, key=lambda row: -row.time)[: max(0, limit)]
 
     async def why(self, question: Question) -> Reason | None:
-        """Return what the rules say, None where no node has any; raises as `connections`."""
+        """Return the answer of the rules, None where no node has any; raises as `connections`."""
         for answer in await self._ask("why", question):
             return msgspec.json.decode(answer, type=Reason)
         return None

@@ -1,4 +1,4 @@
-"""Why a user may do something in a channel, or not: what the rule, the options and the limits say."""
+"""Why a user may do something in a channel, or not: by the rule, the options and the limits."""
 
 from __future__ import annotations
 

@@ -35,7 +35,7 @@ class _Question(msgspec.Struct, frozen=True):
 
 
 class _Answer(msgspec.Struct, frozen=True):
-    """One part of what a node answers; the last one says so."""
+    """One part of a node's answer; the last one says so."""
 
     id: str
     node: str
@@ -44,7 +44,7 @@ class _Answer(msgspec.Struct, frozen=True):
 
 
 class _Pending:
-    """A question that was asked here, and what has come of it."""
+    """A question of this node, and the answers so far."""
 
     def __init__(self, nodes: set[str]) -> None:
         self.missing = nodes

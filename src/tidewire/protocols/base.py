@@ -17,7 +17,7 @@ C = TypeVar("C")
 class Protocol(ABC, Generic[C]):
     """Encodes and decodes one dialect; stateless, so that one instance serves every connection.
 
-    Connections with the same protocol instance share what is encoded for them.
+    Connections with the same protocol instance share their encoded publications.
     """
 
     #: The WebSocket subprotocol (RFC 6455 section 1.9) that names this dialect, if it has one.
@@ -25,7 +25,7 @@ class Protocol(ABC, Generic[C]):
 
     @abstractmethod
     def decode(self, message: str | bytes) -> Sequence[C]:
-        """Decode one inbound message into commands; raises CommandError for what cannot be one."""
+        """Decode one inbound message into commands; raises CommandError for one that is none."""
 
     @abstractmethod
     def encode_publication(self, publication: Publication) -> WireMessage | None:

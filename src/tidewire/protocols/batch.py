@@ -35,7 +35,7 @@ def frame(message: WireMessage, *, deflate: bool = False) -> bytes:
 
 
 class Representation:
-    """A codec, a framing and a compression: what two connections must share to be given the same bytes.
+    """A codec, a framing and a compression: connections that share all three are given the same bytes.
 
     Compared by identity; `of` returns the same object for the same pair. A subscription that begins in one with a
     `then` goes on in that one, after its first publications.

@@ -254,7 +254,7 @@ _type_of = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
 
 
 class ChatProtocol(Protocol[ChatCommand]):
-    """Encodes and decodes the chat dialect; what a chat does is `server/chat_session.py`.
+    """Encodes and decodes the chat dialect; the chat itself is `server/chat_session.py`.
 
     `json_depth` is how deep a client's JSON may be nested.
     """
@@ -348,7 +348,7 @@ def _is_said_in(publication: Publication) -> bool:
 
 
 def _foreign(publication: Publication) -> Foreign:
-    """Return what a room is shown of a publication that no chat has made."""
+    """Return the form in which a room is shown a publication that no chat has made."""
     room = sys.intern(publication.channel.removeprefix(_ROOM))
     data = publication.data
     if publication.format is not Format.JSON:

@@ -1,4 +1,4 @@
-"""The commands of the native protocols: what a client asks for, in values."""
+"""The commands of the native protocols, as values."""
 
 from __future__ import annotations
 

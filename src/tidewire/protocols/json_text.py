@@ -73,7 +73,7 @@ class JsonDecoder:
 
 
 def _schema(type_: Any) -> Callable[[], Any] | None:
-    """Return what makes the JSON schema of a type that msgspec is to decode, or None for another."""
+    """Return the maker of the JSON schema of a type that msgspec decodes, or None for another type."""
     if type_ in (Any, object):
         return dict
     if not _is_of_msgspec(type_):

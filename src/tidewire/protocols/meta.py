@@ -106,7 +106,7 @@ def with_trace(meta: bytes, span: str) -> bytes:
 
 @lru_cache(maxsize=256)
 def meta_of(meta: bytes) -> PublicationMeta:
-    """Return what a publication's `meta` says; one that is not ours says nothing."""
+    """Return the values in a publication's `meta`; one that is not ours has none."""
     if not meta:
         return _NOTHING
     try:

@@ -56,7 +56,7 @@ def encode_json(value: Any) -> bytes:
 
 
 def _encode_again(value: Any, error: Exception) -> bytes:
-    """Encode what failed once, as json.dumps does: with keys that are no text."""
+    """Encode a value that failed once, as json.dumps does: with keys that are no text."""
     try:
         return _encode(_with_text_keys(value))
     except RecursionError:

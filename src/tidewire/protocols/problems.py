@@ -27,7 +27,7 @@ def invalid(error: ValidationError | msgspec.ValidationError, text: str) -> Inva
 
 
 def problems_of(error: ValidationError | msgspec.ValidationError) -> Iterable[Problem]:
-    """Return what pydantic or msgspec found, at most so much as is told."""
+    """Return the problems that pydantic or msgspec found, as many as an answer holds."""
     if isinstance(error, msgspec.ValidationError):
         return [_of_msgspec(str(error))]
     found = error.errors(include_url=False, include_context=False)[:_MOST]

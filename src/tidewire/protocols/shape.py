@@ -84,7 +84,7 @@ class Shape:
         return self.write(self.read(data, format_))
 
     def encode(self, data: Any) -> tuple[bytes, Format]:
-        """Return what an application publishes; raises as `read`.
+        """Return the message of an application, encoded; raises as `read`.
 
         A pydantic model was checked when it was made. Dataclasses and structs are not checked by anybody before.
         """
@@ -117,10 +117,10 @@ def members_of(type_: Any) -> tuple[Any, ...]:
 
 
 def checked_payload(shape: Shape | None, data: Any) -> tuple[bytes, Format]:
-    """Return what an application publishes in a channel of a type, or of none; raises BadRequest, InvalidMessage."""
+    """Return the message of an application in a channel of a type, or of none; raises BadRequest, InvalidMessage."""
     return encode_payload(data) if shape is None else shape.encode(data)
 
 
 def checked_announcement(shape: Shape | None, data: Any) -> Announcement | None:
-    """Return what is to be published on joining or leaving, None for None; raises as `checked_payload`."""
+    """Return the announcement of joining or leaving, None for None; raises as `checked_payload`."""
     return None if data is None else Announcement(*checked_payload(shape, data))

@@ -75,7 +75,7 @@ class Caller(msgspec.Struct, frozen=True):
     address: str = ""
 
 
-#: Returns what is kept of a client's message, None for nothing; raises CommandError, Rejected.
+#: Returns the message to keep for one of a client, None for none; raises CommandError, Rejected.
 Intake = Callable[[Caller, bytes, Format], Awaitable[tuple[bytes, Format] | None]]
 
 
@@ -87,7 +87,7 @@ class Authority(ABC):
 
     @abstractmethod
     async def connect(self, attempt: ConnectAttempt, identity: Identity | None) -> Identity:
-        """Return the identity of a client; `identity` is what the endpoint's own dependency found, if it has one.
+        """Return the identity of a client; `identity` is that of the endpoint's own dependency, if it has one.
 
         Raises TokenExpired (the client fetches another), Rejected for anything that cannot become right.
         """
@@ -102,7 +102,7 @@ class Authority(ABC):
 
     @abstractmethod
     async def subscribe(self, caller: Caller, channel: str, token: str, data: bytes) -> Grant:
-        """Return what a client gets that wants to subscribe to a channel; raises CommandError, Rejected."""
+        """Return the grant of a client that wants to subscribe to a channel; raises CommandError, Rejected."""
 
     @abstractmethod
     async def sub_refresh(self, caller: Caller, channel: str, token: str) -> Grant:

@@ -1,4 +1,4 @@
-"""How the functions of an application are given what they ask for, by the names and types of their parameters."""
+"""The arguments of an application's functions, by the names and types of their parameters."""
 
 from __future__ import annotations
 
@@ -120,7 +120,7 @@ class Bound:
         )
 
     async def __call__(self, caller: Caller, texts: dict[str, str], data: Any = b"") -> Any:
-        """Call the function; raises what it raises, and NoMatch, BadRequest, PermissionDenied for its parameters."""
+        """Call the function; raises its exceptions, and NoMatch, BadRequest, PermissionDenied for its parameters."""
         if not self._dependencies:
             return await self._run({name: source(caller, texts, data) for name, source in self._sources.items()})
         async with AsyncExitStack() as stack:
@@ -148,7 +148,7 @@ class _Call(NamedTuple):
 
 
 class _Dependency(Bound):
-    """A dependency of a rule, and what it depends on."""
+    """A dependency of a rule, and its own dependencies."""
 
     __slots__ = ("_given", "_kind", "_known", "_names", "_type", "_uses_cache")
 

@@ -90,15 +90,15 @@ class Rule:
         self.options = options
         self.types = types
         self.rate = rate
-        #: Is given what clients publish.
+        #: Takes the messages that clients publish.
         self.handler: Handler | None = None
-        #: Says what a channel holds now.
+        #: Returns the state of a channel.
         self.state: StateFunction | None = None
         self._overrides = overrides
         self._bound = Bound(function, pattern.names, overrides=overrides)
 
     def handle_with(self, function: Callable[..., Any]) -> None:
-        """Give what clients publish to a function; raises ConfigurationError when another one is given it."""
+        """Pass the messages of clients to a function; raises ConfigurationError if the rule has a handler already."""
         if self.handler is not None:
             raise ConfigurationError(
                 f"{self.pattern.text!r} has a handler for what clients publish already; handle it in one function"
@@ -106,20 +106,20 @@ class Rule:
         self.handler = Handler(function, self.pattern.text, self.pattern.names, self.types, self._overrides)
 
     def ask_for_state(self, function: Callable[..., Any]) -> None:
-        """Ask a function for what a channel holds; raises ConfigurationError when another one does."""
+        """Take the state of a channel from a function; raises ConfigurationError if the rule has one already."""
         if self.state is not None:
             raise ConfigurationError(f"{self.pattern.text!r} has a function for its state already; write one")
         self.state = StateFunction(function, self.pattern.text, self.pattern.names, self._overrides)
 
     @property
     def has_intake(self) -> bool:
-        """Return whether what clients publish is checked or handled."""
+        """Whether messages of clients are checked or handled."""
         return self.handler is not None or self.types.of_clients is not None or self.rate is not None
 
     async def take(
         self, channel: str, texts: dict[str, str], caller: Caller, data: bytes, format_: Format
     ) -> tuple[bytes, Format] | None:
-        """Return what is kept of a client's message, None for nothing; raises CommandError, and as the handler does."""
+        """Return the message to keep for a client's, None for none; raises CommandError, and as the handler does."""
         if self.rate is not None:
             self.rate.take(caller, channel)
         if self.handler is not None:
@@ -206,12 +206,12 @@ class RuleBook:
         return None
 
     def shape(self, channel: str) -> Shape | None:
-        """Return the type of what the application publishes in a channel, if a rule declares one."""
+        """Return the type of the messages of a channel, if its rule declares one."""
         found = self.find(channel)
         return None if found is None else found[0].types.publishes
 
     def intake(self, channel: str) -> Intake | None:
-        """Return what becomes of a client's messages in a channel; None: they are kept as they are."""
+        """Return the function that takes the messages of clients in a channel; None: they are kept as they are."""
         found = self.find(channel)
         if found is None or not found[0].has_intake:
             return None
@@ -219,7 +219,7 @@ class RuleBook:
         return partial(rule.take, channel, texts)
 
     def state(self, channel: str) -> Callable[[], Awaitable[tuple[Any, bytes]]] | None:
-        """Return what asks for the state of a channel: what the application says, and that as JSON."""
+        """Return the function that gets the state of a channel from the application, as a value and as JSON."""
         found = self.find(channel)
         if found is None or found[0].state is None:
             return None

@@ -33,19 +33,19 @@ class ChannelRule(Generic[P, T]):
         """Give each message that a client publishes to a function, before it is kept, in the client's order.
 
         `@room.on_publish` over `async def said(room: int, user: User, message: Say) -> Said | None`: its result is
-        published, None publishes nothing, and an exception refuses the message. The function takes what a rule takes,
-        and the message as `message`, `data` or by its type. A publication of the application itself passes no handler.
+        published, None publishes nothing, and an exception refuses the message. The function takes the parameters of a
+        rule, and the message as `message`, `data` or by its type. Publications of the application pass no handler.
         Raises ConfigurationError for a second function, and for one that cannot be a handler.
         """
         self._rule.handle_with(handler)
         return handler
 
     def state(self, function: Callable[Q, R]) -> Callable[Q, R]:
-        """Join what your application holds with the channel: `@orders.state` over `async def current(shop: int) -> …`.
+        """Join state of your application with the channel: `@orders.state` over `async def current(shop: int) -> …`.
 
-        A subscriber is given what the function returns, as JSON, with the position before it was called, and then all
-        that was published after that position; so is a client whose gap cannot be filled. The function is called once
-        for all who wait. It takes parameters of the pattern and dependencies, and returns what JSON can express.
+        A subscriber is given the function's result, as JSON, with the position before the call, and then every
+        publication after that position; so is a client whose gap cannot be filled. Concurrent subscribers share one
+        call. The function takes parameters of the pattern and dependencies, and returns a value that JSON can express.
         Raises ConfigurationError for a second function, and for one that asks for the user.
         """
         self._rule.ask_for_state(function)

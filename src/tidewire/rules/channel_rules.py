@@ -1,4 +1,4 @@
-"""The options of channels by their names, from the application's patterns, and what each pattern's channels did."""
+"""The options of channels by their names, from the application's patterns, and the counts of each pattern."""
 
 from __future__ import annotations
 
@@ -57,9 +57,9 @@ class ChannelRules:
         #: Where each channel is counted, found when it is first asked for, and all of these by their patterns.
         self.tallies = Tallies(self.pattern)
         self._preferred: list[tuple[Callable[[str], ChannelOptions | None], Callable[[str], str]]] = []
-        #: Finds the type of what the application publishes in a channel; None: no channel has one.
+        #: Finds the type of the messages of a channel; None: no channel has one.
         self.shape_of: Callable[[str], Shape | None] | None = None
-        #: Finds what asks the application for the state of a channel; None: it has none.
+        #: Finds the function that asks the application for the state of a channel; None: no channel has a state.
         self.state_of: Callable[[str], Callable[[], Awaitable[tuple[Any, bytes]]] | None] = _no_state
 
     def prefer(self, find: Callable[[str], ChannelOptions | None], pattern: Callable[[str], str]) -> None:
@@ -71,15 +71,15 @@ class ChannelRules:
         self.changed()
 
     def check_by(self, shape_of: Callable[[str], Shape | None]) -> None:
-        """Ask a function for the type of what the application publishes in a channel."""
+        """Find the types of messages by a function."""
         self.shape_of = shape_of
 
     def ask_states_by(self, state_of: Callable[[str], Callable[[], Awaitable[tuple[Any, bytes]]] | None]) -> None:
-        """Ask a function for what asks for the state of a channel."""
+        """Find the functions of states by a function."""
         self.state_of = state_of
 
     def shape(self, channel: str) -> Shape | None:
-        """Return the type of what the application publishes in a channel, if one is declared."""
+        """Return the type of the messages of a channel, if one is declared."""
         return None if self.shape_of is None else self.shape_of(channel)
 
     def changed(self) -> None:

@@ -1,4 +1,4 @@
-"""The function of an application that says what a channel holds now."""
+"""The function of an application that returns the state of a channel."""
 
 from __future__ import annotations
 

@@ -33,12 +33,12 @@ class MessageTypes:
 
     @property
     def of_clients(self) -> Shape | None:
-        """The type of what clients publish, as far as the rule says it."""
+        """The type of the messages that clients publish, as far as the rule says it."""
         return self.accepts or self.publishes
 
 
 class Handler(Bound):
-    """A function that is given each message of clients of a channel; what it returns is published instead."""
+    """A function that is given each message of clients of a channel, and returns the message to publish."""
 
     __slots__ = ("_message", "_publishes", "_where", "reads")
 
@@ -67,7 +67,7 @@ class Handler(Bound):
     async def handle(
         self, caller: Caller, channel: str, texts: dict[str, str], data: bytes, format_: Format
     ) -> tuple[bytes, Format] | None:
-        """Return what is published for a client's message, None for nothing; raises as the function does."""
+        """Return the message to publish for one of a client, None for none; raises as the function does."""
         message = _plain(data, format_) if self.reads is None else self.reads.read(data, format_)
         try:
             result = await self(caller, texts, message)

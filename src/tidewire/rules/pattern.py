@@ -14,7 +14,7 @@ _PARAMETER = re.compile(r"\{([a-zA-Z_]\w*)(:path)?\}")
 class Pattern:
     """A channel name with parameters. `{room}` is one or more characters but ":", `{rest:path}` any.
 
-    Raises ConfigurationError for what is no pattern.
+    Raises ConfigurationError for a text that is no pattern.
     """
 
     __slots__ = ("_regex", "names", "rank", "text")

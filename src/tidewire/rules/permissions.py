@@ -39,7 +39,7 @@ NOTHING = Permissions(subscribe=False, history=False, presence=False)
 
 
 def check_allowed(allowed: bool, action: Action, channel: str, options: ChannelOptions) -> None:
-    """Raise NotAvailable for what the channel does not offer, and PermissionDenied for what is not allowed."""
+    """Raise NotAvailable for an action that the channel does not offer, PermissionDenied for a forbidden one."""
     if action is Action.HISTORY and not options.history_size:
         raise NotAvailable(f"channel {channel!r} has no history")
     if action is Action.PRESENCE and not options.presence:

@@ -142,7 +142,7 @@ class RuleAuthority(Authority):
         return self._book.find(channel) is not None
 
     def shape(self, channel: str) -> Shape | None:
-        """Return the type of what the application publishes in a channel, if a rule declares one."""
+        """Return the type of the messages of a channel, if its rule declares one."""
         return self._book.shape(channel)
 
     def intake(self, channel: str) -> Intake | None:

@@ -41,7 +41,7 @@ class Attempts:
         self._clock = clock
 
     async def begin(self, bounds: Sequence[Bound]) -> tuple[int, ...]:
-        """Count one attempt under each key, and return what `undo` takes. Raises TooManyAttempts, StoreUnavailable."""
+        """Count an attempt under each key; return the argument of `undo`. Raises TooManyAttempts, StoreUnavailable."""
         now = self._clock()
         try:
             return await self._database.write(lambda connection: _begin(connection, bounds, now))

@@ -72,7 +72,7 @@ class Manual:
         return Found(name, self.titles[name], " ".join(text[max(place - _AROUND, 0) : place + _AROUND].split()))
 
     def _linked(self, tokens: Sequence[Token], folder: str) -> Iterator[Token]:
-        """Lead links to pages of this manual; what is only in the repository stays as text, which says so."""
+        """Point links at pages of this manual; a link to another file of the repository becomes text, which says so."""
         dropped = 0
         for token in tokens:
             if token.type == "image":

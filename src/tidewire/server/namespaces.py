@@ -33,7 +33,7 @@ _UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3_600.0}
 _PART = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h)")
 #: The namespaces of the chat and of the tutorial, which no client protocol and no API may reach.
 _OF_THE_SERVER = ("room", "events", "tutorial")
-#: All that the server itself means: a configuration must not replace what its pages rely on.
+#: Names of the server itself, which its pages rely on and a configuration must not replace.
 RESERVED = (*_OF_THE_SERVER, "playground")
 #: Channel names whose options are cached.
 _REMEMBERED = 10_000

@@ -32,7 +32,7 @@ async def read_body(request: Request, type_: type[T], *, fields: str) -> T:
     """Return a body, JSON or form; `fields` describe it to a caller that sends another. Raises HTTPException."""
     limited = Request(request.scope, _limited(request.receive))
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-    if kind == "text/plain":  # what a form of another site can send as JSON
+    if kind == "text/plain":  # a form of another site can send JSON so
         raise refusal(415, f"send {fields} as application/json or as a form")
     try:
         if kind in _FORMS:

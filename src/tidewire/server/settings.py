@@ -159,7 +159,7 @@ class Settings(BaseSettings):
     #: Seconds of silence after which a worker process counts as frozen and is replaced.
     worker_seconds: float = Field(5.0, ge=1, allow_inf_nan=False)
     limits: Annotated[Limits, BeforeValidator(_limits), PlainSerializer(msgspec.structs.asdict)] = Limits()
-    #: Which clients may connect, and what the channels of clients offer.
+    #: Which clients may connect, and the options of their channels.
     client: ClientTable = ClientTable()
     channel: ChannelTable = ChannelTable()
     http_api: HttpApiTable = HttpApiTable()

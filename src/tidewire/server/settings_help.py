@@ -1,4 +1,4 @@
-"""Unknown settings: what to write instead of a misspelt one, or of one that only Centrifugo has."""
+"""Unknown settings: the right name for a misspelt one, and the counterpart of one that only Centrifugo has."""
 
 from __future__ import annotations
 

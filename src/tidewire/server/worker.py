@@ -119,7 +119,7 @@ class _Server(uvicorn.Server):
             self._ready()
 
     def _protocol(self) -> asyncio.Protocol:
-        """Return what speaks on one more connection, as uvicorn makes it."""
+        """Return the protocol for one more connection, as uvicorn makes it."""
         make: Callable[..., asyncio.Protocol] = cast(Any, self.config.http_protocol_class)
         return make(config=self.config, server_state=self.server_state, app_state=self.lifespan.state)
 

@@ -14,7 +14,7 @@ _RATES = 10_000
 
 
 class Counts:
-    """How many there are now under each key, and how many were taken of what a key may take in a time."""
+    """The number of things under each key now, and the part of its rate that each key has taken."""
 
     def __init__(self) -> None:
         #: The counts that this process has added and not removed.

@@ -23,7 +23,7 @@ class LogLimit:
         self._kinds: dict[str, tuple[float, int]] = {}
 
     def due(self, kind: str = "") -> str | None:
-        """Return what to write at the end of a line of this kind, or None when the line is to be left out."""
+        """Return the text for the end of a line of this kind, or None when the line is to be left out."""
         now = self._clock()
         if kind not in self._kinds and len(self._kinds) >= _KINDS:
             self._kinds = {known: state for known, state in self._kinds.items() if state[0] > now}

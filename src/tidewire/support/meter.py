@@ -1,4 +1,4 @@
-"""How long things took, by what they were and how they ended; one that is not asked for is None and costs nothing."""
+"""Durations by kind and outcome; a meter that is not asked for is None and costs nothing."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ __all__ = ("BOUNDS", "SAMPLE_SECONDS", "Durations", "Meter")
 T = TypeVar("T")
 Settle = Callable[[BaseException | None], None]
 
-#: Seconds between two that are timed of what there is too much of.
+#: Seconds between two timings of a kind that is too frequent to time each.
 SAMPLE_SECONDS = 0.02
 #: The upper bounds of the classes of durations, in seconds.
 BOUNDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)

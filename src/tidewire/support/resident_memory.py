@@ -68,7 +68,7 @@ class MemoryReturn:
         self._loop.call_later(_TRIM_SECONDS, self._look)
 
     def give_back(self) -> bool:
-        """Return what was freed since the last time, if it is much; say whether it was."""
+        """Give back the memory that was freed since the last time, if it is much; return whether it was."""
         free = self._tell().fordblks  # those among them that were returned are still counted
         self._returned = min(self._returned, free)
         if free <= self._returned + _MUCH:

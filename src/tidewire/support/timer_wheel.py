@@ -26,7 +26,7 @@ class Timer(Protocol):
     timer_slot: int
 
     def on_timer(self, now: float) -> float | None:
-        """Do what is due at `now` (the loop's time); return the seconds until the next call, or None for no more."""
+        """Run the step that is due at `now` (the loop's time); return the seconds until the next call, if any."""
 
 
 class TimerWheel(PerLoop):

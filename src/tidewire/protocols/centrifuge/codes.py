@@ -53,7 +53,7 @@ _ERRORS: tuple[tuple[type[TidewireError], WireError], ...] = (
 
 
 def error_of(error: TidewireError) -> WireError:
-    """Return what a client is ending of an error; what it cannot mend is the server's, and temporary."""
+    """Return an error as a client gets it; one that the client cannot mend is the server's, and temporary."""
     if isinstance(error, InvalidMessage):
         # the text is the body that FastAPI answers with 422
         return WireError(BAD_REQUEST.code, msgspec.json.encode({"detail": error.problems}).decode())
@@ -175,7 +175,7 @@ DISCONNECTS: dict[Malformed, Disconnect] = {
 
 
 class MalformedFrame(errors.Rejected):
-    """Raised for what breaks the protocol; the connection ends with the code of `DISCONNECTS`."""
+    """Raised for a frame that breaks the protocol; the connection ends with the code of `DISCONNECTS`."""
 
     def __init__(self, kind: Malformed) -> None:
         super().__init__(DISCONNECTS[kind])

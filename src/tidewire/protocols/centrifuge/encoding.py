@@ -72,11 +72,11 @@ class CentrifugeProtocol(Protocol[Command]):
 
     @abstractmethod
     def format_of(self, data: bytes) -> Format:
-        """Return what data is that a client publishes."""
+        """Return the format of data that a client publishes."""
 
     @abstractmethod
     def quote(self, data: bytes) -> bytes:
-        """Return what a subscriber to deltas gets as data: a payload, or a patch."""
+        """Return the data for a subscriber to deltas: a payload, or a patch."""
 
     def encode_publication(self, publication: Publication) -> WireMessage:
         return self.encode_pub(publication, self.data_of(publication), offset=True)

@@ -15,7 +15,7 @@ _SEARCHED = 16_384
 
 
 def make_delta(old: bytes, new: bytes) -> bytes | None:
-    """Return what makes `new` of `old`, or None where that is no smaller than `new` itself.
+    """Return the delta from `old` to `new`, or None where that is no smaller than `new` itself.
 
     Whatever is written again begins and ends between characters, so that the delta of UTF-8 texts is UTF-8.
     """
@@ -34,7 +34,7 @@ def make_delta(old: bytes, new: bytes) -> bytes | None:
 
 
 def _copies(old: bytes, new: bytes) -> list[tuple[int, int, int]]:
-    """Return what of `new` is in `old`: where it stands in each, and how long it is."""
+    """Return the parts of `new` that are in `old`: the place of each in both, and its length."""
     start = _common(old, new, 0, 0, min(len(old), len(new)))
     most = min(len(old), len(new)) - start
     end = _common_end(old, new, most)
@@ -116,7 +116,7 @@ def _checksum(data: bytes) -> int:
 
 
 def apply_delta(old: bytes, delta: bytes) -> bytes:
-    """Return what a delta makes of `old`; raises ValueError for one that does not fit."""
+    """Return `old` with a delta applied; raises ValueError for one that does not fit."""
     size, at = _read_number(delta, 0)
     at += 1  # the new line
     parts: list[bytes] = []

@@ -25,7 +25,7 @@ class Override(msgspec.Struct, frozen=True):
     force_positioning: Switch | None = None
 
     def applied(self, options: ChannelOptions) -> ChannelOptions:
-        """Return the options with what is overridden; recovery without history stays off."""
+        """Return the options with the overrides applied; recovery without history stays off."""
         changes: dict[str, bool] = {}
         if self.presence is not None:
             changes["presence"] = self.presence.value

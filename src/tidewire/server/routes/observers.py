@@ -44,5 +44,5 @@ _without_library: APIRouter = APIRouter(include_in_schema=False)
 
 @_without_library.get("/metrics")
 async def missing() -> None:
-    """Return what to install."""
+    """Return the name of the package to install."""
     raise HTTPException(501, "metrics need a package that is not installed; run: pip install 'tidewire[metrics]'")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import chain
 
 from redis.exceptions import ResponseError
@@ -13,6 +13,7 @@ from tidewire.backends.redis.driver import Command, Reply
 from tidewire.backends.redis.entries import pack
 from tidewire.backends.redis.generations import SCRIPTS, ChannelRequests
 from tidewire.backends.redis.keys import Keys
+from tidewire.backends.redis.known_tops import KnownTops
 from tidewire.backends.redis.opening import new_epoch
 from tidewire.backends.redis.requests import ConnectionLost, meaning
 from tidewire.backends.shared.waiting import WaitingRoom, Write, not_published, unconfirmed
@@ -33,13 +34,22 @@ _LONGEST_AGE = 1e10
 
 #: The publishes of one script call: of each channel, some.
 _Call = Sequence[Sequence[Write]]
+_Known = Mapping[str, Position | None]
 
 
 class Publishing:
     """Sends the publishes of one connection, in the order in which they were submitted."""
 
     def __init__(
-        self, requests: ChannelRequests, shown: str, keys: Keys, seconds: float, *, wait: int, is_cluster: bool
+        self,
+        requests: ChannelRequests,
+        shown: str,
+        keys: Keys,
+        seconds: float,
+        *,
+        wait: int,
+        is_cluster: bool,
+        tops: KnownTops,
     ) -> None:
         self._requests = requests
         self._shown = shown
@@ -47,6 +57,7 @@ class Publishing:
         self._seconds = seconds
         self._wait = wait
         self._is_cluster = is_cluster
+        self._tops = tops
         self._room = WaitingRoom[Write](shown, hand_over=self._put, late=self._late)
         self._unsent: deque[Write] = deque()
         self._in_flight = 0
@@ -91,7 +102,10 @@ class Publishing:
                 self._room.fail(_all(calls), not_published(str(error)))
                 continue
             self._in_flight += 1
-            asked.add_done_callback(lambda done, calls=calls: self._answered(calls, done))  # type: ignore[misc]
+            known = {channel: self._tops.get(channel) for channel in groups}
+            asked.add_done_callback(
+                lambda done, calls=calls, known=known: self._answered(calls, known, done)  # type: ignore[misc]
+            )
 
     def _take(self) -> dict[str, list[Write]]:
         """Take the publishes of the next pipeline, by channel; those that their callers have given up are left out."""
@@ -136,7 +150,7 @@ class Publishing:
 
     # Answers.
 
-    def _answered(self, calls: Sequence[_Call], asked: asyncio.Future[list[Reply]]) -> None:
+    def _answered(self, calls: Sequence[_Call], known: _Known, asked: asyncio.Future[list[Reply]]) -> None:
         self._in_flight -= 1
         error = asked.exception()
         if error is not None:
@@ -150,6 +164,7 @@ class Publishing:
                     if isinstance(answer, ResponseError) and answer is not reply:
                         self._requests.requests.judge(answer)
                     self._settle_group(writes, answer, doubt)
+                    self._note(writes, answer, known)
         self._send()
 
     def _too_few(self, reply: Reply) -> PublishError | None:
@@ -169,6 +184,15 @@ class Publishing:
             epoch = reply[0].decode()
             for write, offset in zip(writes, reply[1:], strict=True):
                 self._room.settle(write, Position(offset, epoch))
+
+    def _note(self, writes: Sequence[Write], reply: Reply, known: _Known) -> None:
+        """Note how far a channel has come; the offset of a known key says nothing of that."""
+        if isinstance(reply, list) and not writes[-1].request.key:
+            channel = writes[-1].request.channel
+            before = known[channel]
+            # what was kept comes after what was known before
+            least = None if before is None else Position(before.offset + 1, before.epoch)
+            self._tops.take(channel, Position(reply[-1], reply[0].decode()), least)
 
     def _late(self, write: Write) -> PublishError:
         reason = f"{self._shown} did not answer within {self._seconds:g} s"

@@ -74,6 +74,14 @@ async def _run(shards: Shards, keys: Keys, name: str, channel: str, *arguments: 
 
 async def read_positions(shards: Shards, keys: Keys, channels: Sequence[str]) -> dict[str, Position]:
     """Return the top of each channel; raises StoreUnavailable."""
+    before = {channel: shards.tops.get(channel) for channel in channels}
+    found = await _read_all(shards, keys, channels)
+    if shards.tops.have_gone_back(found, before):
+        found = await _read_all(shards, keys, channels)
+    return found
+
+
+async def _read_all(shards: Shards, keys: Keys, channels: Sequence[str]) -> dict[str, Position]:
     # a call is one slot's in a cluster, and so is a chunk
     chunks: dict[tuple[Shard, int], list[str]] = defaultdict(list)
     for channel in channels:

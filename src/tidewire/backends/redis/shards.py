@@ -10,8 +10,10 @@ from collections.abc import Callable, Sequence
 from tidewire.backends.redis.address import Address, Host, Kind
 from tidewire.backends.redis.connection import Dial
 from tidewire.backends.redis.discovery import SlotRange, dial_any, dial_host, read_slots
+from tidewire.backends.redis.driver import Reply
 from tidewire.backends.redis.generations import ChannelRequests
 from tidewire.backends.redis.keys import Keys
+from tidewire.backends.redis.known_tops import KnownTops
 from tidewire.backends.redis.publishing import Publishing
 from tidewire.backends.shared.outage import Outage
 from tidewire.errors import StoreUnavailable, TidewireError
@@ -45,7 +47,13 @@ class Shard:
             for lost in (self._lost, lambda reason: None)
         )
         self.publishing = Publishing(
-            self.writing, shown, keys, patience, wait=address.wait, is_cluster=address.kind is Kind.CLUSTER
+            self.writing,
+            shown,
+            keys,
+            patience,
+            wait=address.wait,
+            is_cluster=address.kind is Kind.CLUSTER,
+            tops=shards.tops,
         )
 
     def _lost(self, reason: str) -> None:
@@ -86,6 +94,7 @@ class Shards:
         self.patience = patience
         #: Called for each connection that is made.
         self.opened = opened
+        self.tops = KnownTops(self._begin_epoch)
         self._shards: dict[Host, Shard] = {}
         self._firsts: list[int] = []
         self._owners: list[tuple[int, Shard]] = []
@@ -130,6 +139,10 @@ class Shards:
         if index < 0 or self._owners[index][0] < slot:
             raise StoreUnavailable(f"{self.address.shown}: no server has slot {slot}; see CLUSTER SHARDS")
         return self._owners[index][1]
+
+    def _begin_epoch(self, channel: str) -> asyncio.Future[list[Reply]]:
+        """Prepare a channel so that a new epoch begins with what comes next (scripts/channel.lua)."""
+        return self.shard(channel).reading.ask([channel], ["HDEL", self.keys.channel(channel)[1], "epoch"])
 
     # A cluster's slots.
 

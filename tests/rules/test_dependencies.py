@@ -327,3 +327,41 @@ def test_dependency_overrides_hold_in_rules(own_lifespan: bool) -> None:
             assert not await subscribes()
 
     run(main())
+
+
+def of_request(request: Request) -> str:
+    """Need a request."""
+    return "ann"
+
+
+def of_websocket(websocket: WebSocket) -> str:
+    """Need a WebSocket."""
+    return "ann"
+
+
+class Guard:
+    """A dependency that is an object, and depends on another one."""
+
+    async def __call__(self, user: Annotated[str, Depends(of_request)]) -> str:
+        return user
+
+
+@pytest.mark.parametrize("user", [of_request, of_websocket, Guard()], ids=["request", "websocket", "nested"])
+def test_a_user_dependency_of_half_of_the_clients_is_refused_at_start(user: Callable[..., Any]) -> None:
+    """It was a TypeError and 500 at the first WebSocket, or at the first stream (fastapi#2031)."""
+    hub = Hub()
+    with pytest.raises(ConfigurationError, match="HTTPConnection"):
+        hub.client_router(user=user)
+    if user is of_websocket:
+        hub.protocol_router("/ws/{channel}", user=user)
+    else:
+        with pytest.raises(ConfigurationError, match="HTTPConnection"):
+            hub.protocol_router("/ws/{channel}", user=user)
+
+
+def test_a_user_dependency_may_take_either_kind_where_it_has_both() -> None:
+    def either(request: Request = None, websocket: WebSocket = None) -> str:  # type: ignore[assignment]
+        return "ann"
+
+    Hub().client_router(user=either)
+    Hub().client_router(user=lambda connection: "ann")

@@ -235,13 +235,14 @@ def test_what_cannot_work_is_one_line_also_from_a_worker(tmp_path: Path, workers
     assert "error: missing/tidewire.db" in ended.stderr
 
 
-FACTORY = APP.replace("app = FastAPI()", "def create_app():\n    return app\n\napp = FastAPI()")
+MAKERS = "def create_app(of=0):\n    return app\n\nmade = functools.partial(create_app, 1)\n"
+FACTORY = APP.replace("app = FastAPI()", f"import functools\n\n{MAKERS}app = FastAPI()")
 
 
-@pytest.mark.parametrize("workers", ["1", "2"])
-def test_a_function_that_makes_the_application_is_called(tmp_path: Path, workers: str) -> None:
+@pytest.mark.parametrize(("workers", "name"), [("1", "made"), ("2", "create_app")])
+def test_a_function_that_makes_the_application_is_called(tmp_path: Path, workers: str, name: str) -> None:
     (tmp_path / "main.py").write_text(FACTORY)
-    with LiveServer(tmp_path, "--workers", workers, command=("run", "main:create_app")) as server:
+    with LiveServer(tmp_path, "--workers", workers, command=("run", f"main:{name}")) as server:
         assert httpx.get(server.url + "/pid").status_code == 200
 
 

@@ -25,7 +25,7 @@ from tidewire.protocols.shape import Shape, is_message_type
 from tidewire.rules.base import Caller, Identity
 from tidewire.rules.overrides import Overrides
 
-__all__ = ("Bound", "NoMatch", "Source", "hints_of")
+__all__ = ("Bound", "NoMatch", "Source", "classes_of", "depends_of", "hints_of")
 
 _DATA_NAMES = frozenset({"data", "args", "params"})
 #: The classes of values that FastAPI makes for one HTTP request.
@@ -72,7 +72,7 @@ class Bound:
         hints = hints_of(function)
         for parameter in _parameters(function):
             type_ = hints.get(parameter.name, inspect.Parameter.empty)
-            depends = _depends(parameter, type_)
+            depends = depends_of(parameter, type_)
             if depends is not None:
                 self._dependencies[parameter.name] = _Dependency(depends, type_, names, self._overrides)
             else:
@@ -101,7 +101,7 @@ class Bound:
             return lambda caller, _, __: caller.identity
         if name == "user" and (bare is str or not is_typed):
             return lambda caller, _, __: caller.identity.user
-        if name == "user" and _classes(type_) == (str,):  # or None
+        if name == "user" and classes_of(type_) == (str,):  # or None
             return lambda caller, _, __: caller.identity.user or None
         if takes_data and not self.takes_data and name != "user" and (name in _DATA_NAMES or is_message_type(type_)):
             self.takes_data, self.data_type = True, type_ if is_typed else Any
@@ -111,7 +111,7 @@ class Bound:
                 f"{_called(self.function)}: parameter {name!r} is of the handshake's request, which has ended when a "
                 "rule is asked; take it in the dependency of client_router(user=…), and its result here by its type"
             )
-        classes = _classes(type_) if is_typed else None
+        classes = classes_of(type_) if is_typed else None
         if self._knows_context and (classes or name == "context"):
             return _from_context(name, classes or (object,), _default(parameter, type_))
         raise ConfigurationError(
@@ -217,7 +217,7 @@ def _bare(type_: Any) -> Any:
             return type_
 
 
-def _depends(parameter: inspect.Parameter, type_: Any) -> Depends | None:
+def depends_of(parameter: inspect.Parameter, type_: Any) -> Depends | None:
     """Return the Depends(…) of a parameter, as its default or in its annotation, where the last one holds."""
     if isinstance(parameter.default, Depends):
         return parameter.default
@@ -234,15 +234,17 @@ def _is_of_request(parameter: inspect.Parameter, type_: Any) -> bool:
         extras = (*extras, *more)
     if any(isinstance(extra, Param | Body) for extra in extras):
         return True
-    return any(issubclass(class_, _OF_REQUESTS) for class_ in _classes(type_))
+    return any(issubclass(class_, _OF_REQUESTS) for class_ in classes_of(type_))
 
 
-def _classes(type_: Any) -> tuple[type, ...]:
+def classes_of(type_: Any) -> tuple[type, ...]:
     """Return the classes that a type is one of, without None; () for what no value can be found by."""
     type_ = _bare(type_)
     origin = typing.get_origin(type_)
     if origin in (typing.Union, UnionType):
-        return tuple(class_ for inner in typing.get_args(type_) for class_ in _classes(inner) if class_ is not NoneType)
+        return tuple(
+            class_ for inner in typing.get_args(type_) for class_ in classes_of(inner) if class_ is not NoneType
+        )
     if typing.is_typeddict(type_):
         return (dict,)
     class_ = origin or type_

@@ -20,6 +20,7 @@ import ssl
 import sys
 import threading
 from collections.abc import Awaitable, Callable, Iterator, MutableMapping
+from functools import partial
 from typing import Any, cast
 
 import uvicorn
@@ -226,9 +227,13 @@ def _needs_no_scope(app: object) -> bool:
 
 def _is_factory(found: object) -> bool:
     """Return whether a function makes the application: it can be called without arguments."""
-    if not inspect.isfunction(found) or inspect.iscoroutinefunction(found):
+    function = found.func if isinstance(found, partial) else found
+    if not inspect.isfunction(function) or inspect.iscoroutinefunction(function):
         return False
-    return all(parameter.default is not parameter.empty for parameter in inspect.signature(found).parameters.values())
+    return all(
+        parameter.default is not parameter.empty
+        for parameter in inspect.signature(cast(Callable[..., object], found)).parameters.values()
+    )
 
 
 def _config(settings: Settings, app: _Application) -> uvicorn.Config:

@@ -7,6 +7,7 @@ from typing import Any
 
 from fastapi import APIRouter
 from starlette.exceptions import WebSocketException
+from starlette.requests import Request
 from starlette.websockets import WebSocket
 
 from tidewire.channels import open_channel
@@ -114,7 +115,7 @@ def protocol_router(
 ) -> APIRouter:
     """Make a router with one WebSocket route; Hub.protocol_router says how it is used."""
     router = APIRouter()
-    identify = identified_by(user, name, see)
+    identify = identified_by(user, name, see, unmet=(Request,))
 
     async def serve(websocket: WebSocket) -> None:
         await endpoint.serve(websocket, await identify(websocket) or _STRANGER)

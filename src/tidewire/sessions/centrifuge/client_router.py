@@ -66,7 +66,7 @@ def client_router(
     """Make the routes `/connection/…` and `/emulation`; fastapi.Hub.client_router says what they take."""
     endpoints = ClientEndpoints(node, authority, origins=origins, json_depth=json_depth)
     router = APIRouter(include_in_schema=False)
-    identify = identified_by(user, name, see)
+    identify = identified_by(user, name, see, unmet=(Request, WebSocket))
 
     async def websocket(websocket: WebSocket) -> None:
         await serve_websocket(node(), authority, websocket, origins=origins, identity=await identify(websocket))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -18,6 +19,7 @@ from starlette.websockets import WebSocket
 
 from tidewire.errors import ConfigurationError
 from tidewire.rules.base import Identity
+from tidewire.rules.binding import classes_of, depends_of, hints_of
 from tidewire.support.refusals import note_handshake
 
 __all__ = ("Identify", "Name", "identified_by")
@@ -29,12 +31,15 @@ Identify = Callable[[HTTPConnection], Awaitable[Identity | None]]
 _FOUND = "tidewire.identity"
 
 
-def identified_by(user: Callable[..., Any] | None, name: Name | None, see: Callable[[Any], None]) -> Identify:
+def identified_by(
+    user: Callable[..., Any] | None, name: Name | None, see: Callable[[Any], None], *, unmet: tuple[type, ...]
+) -> Identify:
     """Return a function that gives the identity that an application's own dependency finds; `see` gets the application.
 
     FastAPI keeps what a dependency opens with `yield` until the endpoint returns, which is as long as the client stays.
     So `user` is resolved for an endpoint of its own that returns at once: one database session does not stay with each
-    client. Its refusals are raised here, and `app.dependency_overrides` hold for it.
+    client. Its refusals are raised here, and `app.dependency_overrides` hold for it. Raises ConfigurationError for one
+    that needs a connection of a kind that does not come, or not always (`unmet`).
     """
 
     async def nobody(connection: HTTPConnection) -> None:
@@ -42,6 +47,7 @@ def identified_by(user: Callable[..., Any] | None, name: Name | None, see: Calla
 
     if user is None:
         return nobody
+    _check_parameters(user, unmet)
     direct = takes_only_the_connection(user)
     routes: WeakKeyDictionary[Any, dict[tuple[type, str], ASGIApp]] = WeakKeyDictionary()
 
@@ -102,6 +108,27 @@ def takes_only_the_connection(user: Callable[..., Any]) -> bool:
         and parameters[0].default is inspect.Parameter.empty
         and parameters[0].kind is inspect.Parameter.POSITIONAL_OR_KEYWORD
     )
+
+
+def _check_parameters(user: Callable[..., Any], unmet: tuple[type, ...]) -> None:
+    """Raise ConfigurationError where a dependency, or one that it depends on, needs a connection of another kind."""
+    try:
+        is_plain = inspect.isroutine(user) or inspect.isclass(user) or isinstance(user, partial)
+        target: Any = user
+        hints = hints_of(target if is_plain else target.__call__)
+        parameters = inspect.signature(user).parameters.values()
+    except (ConfigurationError, ValueError):  # an annotation that names something local: FastAPI reads what it can
+        return
+    for parameter in parameters:
+        type_ = hints.get(parameter.name)
+        depends = depends_of(parameter, type_)
+        if depends is not None:
+            _check_parameters(depends.dependency or next(iter(classes_of(type_)), object), unmet)
+        elif parameter.default is inspect.Parameter.empty and any(map(unmet.__contains__, classes_of(type_))):
+            raise ConfigurationError(
+                f"the user dependency takes {parameter.name!r} as {classes_of(type_)[0].__name__}, but clients come by "
+                "WebSockets and by requests; write HTTPConnection (from fastapi.requests), which is either"
+            )
 
 
 async def _no_body() -> Message:

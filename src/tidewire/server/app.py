@@ -17,7 +17,6 @@ from tidewire.rules.channel_rules import ChannelRules
 from tidewire.server.accounts import Accounts
 from tidewire.server.chat_session import CHANNELS
 from tidewire.server.described_channels import described
-from tidewire.server.direct_sockets import DirectSockets
 from tidewire.server.identity import Logins
 from tidewire.server.namespaces import Namespaces
 from tidewire.server.page_authority import PageAuthority, with_playground
@@ -115,9 +114,7 @@ def _add_routes(app: FastAPI, settings: Settings, logins: Logins) -> None:
         app.include_router(api_key.with_key(settings.http_api, hub, authority))
     else:
         app.include_router(api_key.without_key, include_in_schema=False)
-    clients = client_routes(hub, settings, authority, logins)
-    app.include_router(clients)
-    app.add_middleware(DirectSockets, application=app, routes=clients.routes)
+    app.include_router(client_routes(hub, settings, authority, logins))
     add_observers(app, hub, settings, listed_pages(settings))
     add_pages(app, settings)
     if app.state.pipelines is not None:

@@ -1,34 +1,173 @@
-"""A shorter way to the WebSockets of the Centrifuge protocol: no search for a route, no dependencies around them."""
+"""A shorter way to WebSockets of a FastAPI application, where FastAPI has nothing to do for them but find the endpoint.
+
+The first WebSocket of a path goes the application's whole way. What that has found is judged, and holds for some
+seconds for others of the same path: no middleware, no search for a route and no dependencies are run for them.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import asyncio
+import inspect
+import time
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from types import FunctionType
+from typing import Any, NamedTuple
 
-from fastapi import FastAPI
-from fastapi.routing import APIWebSocketRoute
+from fastapi import APIRouter, FastAPI
+from fastapi.routing import APIRoute, APIWebSocketRoute
+from starlette.applications import Starlette
+from starlette.middleware.base import BaseHTTPMiddleware
+from starlette.middleware.cors import CORSMiddleware
+from starlette.middleware.errors import ServerErrorMiddleware
 from starlette.middleware.exceptions import ExceptionMiddleware
-from starlette.routing import BaseRoute, websocket_session
+from starlette.middleware.gzip import GZipMiddleware
+from starlette.routing import BaseRoute, Mount, Route, WebSocketRoute
 from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.websockets import WebSocket
+
+from tidewire.server.same_site import SameSite
 
 __all__ = ("DirectSockets",)
 
+#: Seconds for which a way holds, and how many paths have one at most: each may name a channel.
+_HELD_SECONDS = 10.0
+_PATHS = 1_000
+#: Middleware that passes WebSockets on untouched.
+_BLIND: frozenset[Any] = frozenset(class_.__call__ for class_ in (SameSite, CORSMiddleware, GZipMiddleware, BaseHTTPMiddleware))
+#: What an application notes of a request that is the same for all of one path.
+_FOUND = ("app", "router", "route", "endpoint", "path_params", "starlette.exception_handlers")
+#: Routes that look at nothing of a WebSocket but its path.
+_BY_PATH = (Route, WebSocketRoute, APIRoute, APIWebSocketRoute, Mount)
+
+
+class _Way(NamedTuple):
+    """The endpoint of a path, how it is called, and what the application has found."""
+
+    endpoint: Callable[..., Awaitable[None]]
+    #: The name of the parameter that takes the WebSocket, and the values of the others.
+    socket: str
+    texts: Mapping[str, str]
+    found: Mapping[str, Any]
+
 
 class DirectSockets:
-    """ASGI middleware of our own server, behind all that judges WebSockets: calls the endpoints of some routes itself.
+    """An ASGI application around one of FastAPI, which calls endpoints of WebSockets itself where that is the same.
 
-    They have a path without parameters, and no dependency but the WebSocket; exceptions are handled as the application
-    handles them. A path with a `root_path` before it goes the usual way.
+    It is for an endpoint that takes the WebSocket and texts of its path alone, whose route and routers have no
+    dependencies, behind nothing that looks at WebSockets. Exceptions are answered as the application answers them.
     """
 
-    def __init__(self, app: ASGIApp, *, application: FastAPI, routes: Iterable[BaseRoute]) -> None:
+    def __init__(self, app: FastAPI) -> None:
         self._app = app
-        self._endpoints = {
-            route.path: ExceptionMiddleware(websocket_session(route.endpoint), application.exception_handlers)
-            for route in routes
-            if isinstance(route, APIWebSocketRoute) and not route.dependencies and not route.param_convertors
-        }
+        self._ways: dict[str, tuple[float, _Way | None]] = {}
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+    def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
         """Serve a WebSocket, or pass it on."""
-        found = self._endpoints.get(scope["path"]) if scope["type"] == "websocket" else None
-        await (self._app if found is None else found)(scope, receive, send)
+        if scope["type"] != "websocket" or scope["root_path"]:
+            return self._app(scope, receive, send)
+        until, way = self._ways.get(scope["path"], (0.0, None))
+        if until <= time.monotonic():
+            return self._explore(scope, receive, send)
+        return self._app(scope, receive, send) if way is None else self._take(way, scope, receive, send)
+
+    async def _explore(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Go the whole way. It is judged in the next turn of the loop: nothing waits before the route is found."""
+        asyncio.get_running_loop().call_soon(self._remember, scope)
+        await self._app(scope, receive, send)
+
+    def _remember(self, scope: Scope) -> None:
+        if len(self._ways) >= _PATHS:
+            self._ways.clear()
+        self._ways[scope["path"]] = time.monotonic() + _HELD_SECONDS, self._judge(scope)
+
+    def _judge(self, scope: Scope) -> _Way | None:
+        """Return the short way to what the whole one has found; None where that does more than to find it."""
+        app, route = self._app, scope.get("route")
+        if (
+            type(route) is not APIWebSocketRoute
+            or route.dependencies
+            or scope["root_path"]  # it was mounted
+            or scope.get("app") is not app
+            or "fastapi.telemetry" in scope
+            or not _is_untouched(app)
+        ):
+            return None
+        texts: Mapping[str, Any] = scope.get("path_params", {})
+        socket = _socket_parameter(route.endpoint, texts)
+        if socket is None:
+            return None
+        taken = inspect.signature(route.endpoint).parameters
+        found = {key: scope[key] for key in _FOUND if key in scope}
+        return _Way(route.endpoint, socket, {name: texts[name] for name in taken if name != socket}, found)
+
+    async def _take(self, way: _Way, scope: Scope, receive: Receive, send: Send) -> None:
+        scope.update(way.found)
+        try:
+            await way.endpoint(**way.texts, **{way.socket: WebSocket(scope, receive, send)})
+        except Exception as error:
+            await self._answering(error)(scope, receive, send)
+
+    def _answering(self, error: Exception) -> ASGIApp:
+        """Return what answers an exception as the application does."""
+
+        async def fail(scope: Scope, receive: Receive, send: Send) -> None:
+            raise error
+
+        handlers = {key: value for key, value in self._app.exception_handlers.items() if key not in (500, Exception)}
+        return ExceptionMiddleware(fail, handlers)
+
+
+def _is_untouched(app: FastAPI) -> bool:
+    """Return whether an application does nothing to a WebSocket on the way to its routes, which go by the path."""
+    return (
+        not app.debug
+        and "build_middleware_stack" not in vars(app)
+        and isinstance(app.middleware_stack, ServerErrorMiddleware)
+        and type(app).build_middleware_stack is FastAPI.build_middleware_stack
+        and type(app).__call__ is FastAPI.__call__
+        and _is_own(FastAPI.__call__, "fastapi.applications")
+        and _is_own(Starlette.__call__, "starlette.applications")
+        and _is_own(ExceptionMiddleware.__call__, "starlette.middleware.exceptions")
+        and all(middleware.cls.__call__ in _BLIND for middleware in app.user_middleware)
+        and type(app.router) is APIRouter
+        and _go_by_path(app.routes)
+    )
+
+
+def _is_own(function: Callable[..., Any], module: str) -> bool:
+    """Return whether a method is the one of its library: programs that watch applications put others in place."""
+    return type(function) is FunctionType and function.__module__ == module and not hasattr(function, "__wrapped__")
+
+
+def _go_by_path(routes: Iterable[BaseRoute]) -> bool:
+    """Return whether routes, those of included routers too, look at nothing of a WebSocket but its path."""
+    for route in routes:
+        router = getattr(route, "original_router", None)
+        if router is None and type(route) not in _BY_PATH:
+            return False
+        if router is not None and (type(router) is not APIRouter or not _go_by_path(router.routes)):
+            return False
+    return True
+
+
+def _socket_parameter(endpoint: Callable[..., Any], texts: Mapping[str, Any]) -> str | None:
+    """Return the parameter for the WebSocket of an endpoint that takes it and texts of the path; None for others."""
+    if not inspect.iscoroutinefunction(endpoint):
+        return None
+    try:
+        parameters = inspect.signature(endpoint, eval_str=True).parameters.values()
+    except (NameError, TypeError, ValueError):  # an annotation that names something local
+        return None
+    found = None
+    for parameter in parameters:
+        if parameter.default is not parameter.empty or parameter.kind in (
+            parameter.POSITIONAL_ONLY,
+            parameter.VAR_POSITIONAL,
+            parameter.VAR_KEYWORD,
+        ):
+            return None
+        if parameter.annotation is WebSocket and found is None:
+            found = parameter.name
+        elif parameter.annotation is not str or not isinstance(texts.get(parameter.name), str):
+            return None
+    return found

@@ -24,6 +24,7 @@ from functools import partial
 from typing import Any, cast
 
 import uvicorn
+from fastapi import FastAPI
 from uvicorn.importer import ImportFromStringError, import_from_string
 
 from tidewire.errors import ConfigurationError, TidewireError
@@ -35,6 +36,7 @@ from tidewire.links.foreign_clients import ForeignClients
 from tidewire.links.request_limit import RequestLimit
 from tidewire.options import Limits
 from tidewire.server import logs
+from tidewire.server.direct_sockets import DirectSockets
 from tidewire.server.settings import Settings
 from tidewire.server.worker_job import CANNOT_START, MISCONFIGURED, Job, StartupFailed
 from tidewire.support.resident_memory import MemoryReturn
@@ -66,7 +68,8 @@ class _Application:
 
     def __init__(self, app: App, limits: Limits) -> None:
         self._app = app
-        self._requests = RequestLimit(ForeignClients(app), limits.connections_per_address)
+        direct = DirectSockets(app) if isinstance(app, FastAPI) else app
+        self._requests = RequestLimit(ForeignClients(direct), limits.connections_per_address)
         self.failure: TidewireError = StartupFailed("the application did not start; the log says why")
 
     def __call__(self, scope: Message, receive: Receive, send: Send) -> Awaitable[None]:

@@ -21,19 +21,16 @@ __all__ = ("router",)
 router = APIRouter()
 
 
-async def get_hub(websocket: WebSocket) -> Hub:
-    """Return the server's hub."""
+def _hub(websocket: WebSocket) -> Hub:
+    """Return the server's hub: an endpoint without dependencies has a shorter way (`server/direct_sockets.py`)."""
     hub: Hub = websocket.app.state.hub
     return hub
 
 
-HubDependency = Annotated[Hub, Depends(get_hub)]
-
-
 @router.websocket("/ws")
-async def echo(websocket: WebSocket, hub: HubDependency) -> None:
+async def echo(websocket: WebSocket) -> None:
     """Send back each message: text with a prefix, bytes unchanged (A1)."""
-    async with hub.connect(websocket) as connection:
+    async with _hub(websocket).connect(websocket) as connection:
         async for message in connection.iter_messages():
             if isinstance(message, str):
                 await connection.send_text(f"Message text was: {message}")
@@ -55,11 +52,10 @@ async def items(
     websocket: WebSocket,
     item_id: str,
     cookie_or_token: Annotated[str, Depends(get_cookie_or_token)],
-    hub: HubDependency,
     q: int | None = None,
 ) -> None:
     """Send the values that the dependencies found, for each text (A2)."""
-    async with hub.connect(websocket) as connection:
+    async with _hub(websocket).connect(websocket) as connection:
         async for data in connection.iter_text():
             await connection.send_text(f"Session cookie or query token value is: {cookie_or_token}")
             if q is not None:
@@ -68,9 +64,9 @@ async def items(
 
 
 @router.websocket("/ws/{client_id}")
-async def chat_room(websocket: WebSocket, client_id: int, hub: HubDependency) -> None:
+async def chat_room(websocket: WebSocket, client_id: int) -> None:
     """Serve a chat room in plain text (A3)."""
-    async with hub.connect(websocket) as connection:
+    async with _hub(websocket).connect(websocket) as connection:
         await connection.subscribe("tutorial:chat", leave=f"Client #{client_id} left the chat")
         async for data in connection.iter_text():
             await connection.send_text(f"You wrote: {data}")
@@ -89,13 +85,13 @@ _EXPECTED = 'an object such as {"message": "hello"} or {"type": "ping"}'
 
 
 @router.websocket("/ws/json/{client_id}")
-async def chat_json(websocket: WebSocket, client_id: int, hub: HubDependency) -> None:
+async def chat_json(websocket: WebSocket, client_id: int) -> None:
     """Serve a chat room in JSON (A4)."""
 
     def system(content: str) -> dict[str, object]:
         return {"sender": "system", "content": f"Client #{client_id} {content}"}
 
-    async with hub.connect(websocket, protocol=JSON) as connection:
+    async with _hub(websocket).connect(websocket, protocol=JSON) as connection:
         await connection.subscribe(
             "tutorial:json", leave=system("has left the chat."), leave_on_error=system("disconnected due to an error.")
         )
@@ -106,15 +102,15 @@ async def chat_json(websocket: WebSocket, client_id: int, hub: HubDependency) ->
 
 
 @router.websocket("/ws/rooms/{room}/{client_id}")
-async def rooms(websocket: WebSocket, room: str, client_id: str, hub: HubDependency) -> None:
+async def rooms(websocket: WebSocket, room: str, client_id: str) -> None:
     """Serve rooms with join, message and leave events (A5)."""
 
     def event(kind: str, msg: str) -> dict[str, object]:
         return {"type": kind, "user": client_id, "msg": msg}
 
     channel = f"tutorial:room:{room}"
-    decoder = JsonDecoder(_Message, expected=_EXPECTED, depth=hub.limits.json_depth)
-    async with hub.connect(websocket, protocol=JSON) as connection:
+    decoder = JsonDecoder(_Message, expected=_EXPECTED, depth=_hub(websocket).limits.json_depth)
+    async with _hub(websocket).connect(websocket, protocol=JSON) as connection:
         join, leave = event("join", f"{client_id} joined {room}"), event("leave", f"{client_id} left {room}")
         try:
             await connection.subscribe(channel, join=join, leave=leave)

@@ -17,7 +17,7 @@ from starlette.types import Receive, Scope, Send
 
 from tidewire import Hub, Limits, choose_subprotocol
 from tidewire.engine.connection import Connection
-from tidewire.links.http import configured as configured_http
+from tidewire.links.first_request import configured as configured_http
 from tidewire.links.stream import LINES, StreamLink
 from tidewire.messages import Membership, WireMessage
 from tidewire.protocols.close_codes import SHUTDOWN

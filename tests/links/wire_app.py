@@ -13,10 +13,11 @@ import msgspec
 import uvicorn
 
 from tidewire.errors import Disconnect
-from tidewire.links import http as http_class
+from tidewire.links import first_request
 from tidewire.links import uvicorn as ws_class
 from tidewire.links.asgi import AsgiLink
 from tidewire.links.base import Link
+from tidewire.links.http import listening_socket
 from tidewire.messages import WireMessage
 from tidewire.options import Limits
 from tidewire.protocols.batch import Batch
@@ -270,10 +271,10 @@ def main() -> None:
     deflate = options.get("deflate", False)
     uvicorn_options = {"lifespan": "on", "loop": "uvloop", "access_log": False, **options.get("uvicorn", {})}
     uvicorn_options.setdefault("timeout_graceful_shutdown", int(limits.drain_seconds) + 3)
-    listener = http_class.listening_socket("127.0.0.1", 0, 1_024)
+    listener = listening_socket("127.0.0.1", 0, 1_024)
     config = uvicorn.Config(
         app,
-        http=http_class.configured(limits),
+        http=first_request.configured(limits),
         ws=options.get("ws")
         or ws_class.configured(limits, deflate=deflate, close_seconds=options.get("close_seconds", 5.0)),
         **uvicorn_options,

@@ -18,7 +18,7 @@ from tests.links.wire import request, serving, wait_for
 from uvicorn.server import ServerState
 
 from helpers.counting import reached
-from tidewire.links.http import configured
+from tidewire.links.first_request import configured
 from tidewire.options import Limits
 from tidewire.support import admission as admission_module
 from tidewire.support.admission import Admission
@@ -130,7 +130,7 @@ def test_what_comes_while_a_connection_waits_is_read_whole_and_a_wait_is_not_the
             await wait_until(lambda: len(gate._waiting) == 1)
             writer.write(b"gth: 1000000\r\n")
             held = gate._waiting[0].__self__  # type: ignore[attr-defined]
-            await wait_until(lambda: held.flow.read_paused)
+            await wait_until(lambda: not held._transport.is_reading())
             writer.write(b"connection: close\r\n\r\n" + b"x" * 1_000_000)
             _, gone_writer = await asyncio.open_connection("127.0.0.1", port)
             gone_writer.write(b"GET / HTTP/1.1\r\nhost: a\r\n\r\n")

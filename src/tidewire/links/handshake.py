@@ -25,7 +25,7 @@ from websockets.typing import ExtensionParameter
 from tidewire.errors import ConfigurationError
 from tidewire.links.host import BadHost, origin_form, set_host
 
-__all__ = ("WIRE_LOGGER", "DeflateFactory", "Handshake", "HeaderPairs", "plain_response", "response")
+__all__ = ("WIRE_LOGGER", "DeflateFactory", "Handshake", "HeaderPairs", "plain_response", "read_handshake", "response")
 
 #: The core of `websockets` logs every opened and closed connection at INFO, so it has a logger of its own.
 WIRE_LOGGER = logging.getLogger("tidewire.wire")
@@ -39,6 +39,13 @@ _KEY = re.compile(rb"[A-Za-z0-9+/]{21}[AQgw]==")
 _CONNECTION = frozenset({b"upgrade", b"keep-alive, upgrade"})
 #: Headers that the core has to judge.
 _UNUSUAL = frozenset({b"sec-websocket-protocol", b"transfer-encoding", b"content-length"})
+
+#: Headers of a request that has a body, or expects an answer before it.
+_BODY = frozenset({b"transfer-encoding", b"content-length", b"expect"})
+#: A plain request, and one of its headers (RFC 9112). No part of them can match in two ways, however long it is.
+_NAME, _VALUE = rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+", rb"[^\x00-\x08\x0a-\x1f\x7f]*"
+_REQUEST = re.compile(rb"GET (/[!-~]*) HTTP/1\.1\r\n((?:%b:%b\r\n)+)\r\n" % (_NAME, _VALUE))
+_HEADER = re.compile(rb"(%b):(%b)\r\n" % (_NAME, _VALUE))
 
 HeaderPairs = Iterable[tuple[bytes, bytes]]
 
@@ -215,6 +222,30 @@ class Handshake:
         """Return the request's path for a log: without the query, which may hold a token."""
         assert self.path is not None
         return quote(unquote(self.path.partition("?")[0]))
+
+
+def read_handshake(data: bytes, limit: int) -> tuple[bytes, list[tuple[bytes, bytes]], bytes] | None:
+    """Return path and headers of a handshake, and what is behind it, if these bytes begin with all of one.
+
+    None for anything else, for more bytes than the limit, and for whatever is unusual: an HTTP class judges that.
+    """
+    found = _REQUEST.match(data)
+    if found is None or found.end() > limit:
+        return None
+    path, fields = found.groups()
+    headers = [(name.lower(), value.strip(b" \t")) for name, value in _HEADER.findall(fields)]
+    known = dict(headers)
+    if (
+        known.get(b"upgrade", b"").lower() != b"websocket"
+        or known.get(b"connection", b"").lower() not in _CONNECTION
+        or not known.keys().isdisjoint(_BODY)
+    ):
+        return None
+    try:
+        set_host(path, headers, "1.1")
+    except BadHost:
+        return None
+    return path, headers, data[found.end() :]
 
 
 def response(status: int, headers: HeaderPairs, body: bytes) -> Response:

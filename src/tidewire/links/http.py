@@ -24,12 +24,12 @@ from uvicorn.server import ServerState
 
 from tidewire.errors import ConfigurationError
 from tidewire.links.host import BadHost, relative_redirects, set_host
-from tidewire.links.uvicorn import WebSocketProtocol
+from tidewire.links.uvicorn import WebSocketProtocol, make_own
 from tidewire.options import Limits
 from tidewire.support.admission import Admission
 from tidewire.support.counters import count_limit
 
-__all__ = ("HttpProtocol", "configured", "listening_socket")
+__all__ = ("HttpProtocol", "listening_socket", "refusal")
 
 #: Seconds that sent bytes may wait for their acknowledgement before the kernel gives the peer up (`TCP_USER_TIMEOUT`).
 _ACKNOWLEDGE_SECONDS = 15
@@ -97,6 +97,13 @@ class HttpProtocol(HttpToolsProtocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
         self._begin()
+
+    def take_over(self, transport: asyncio.Transport, data: bytes, began: float) -> None:
+        """Go on with a connection that began some time ago, and was admitted with its first bytes."""
+        super().connection_made(transport)
+        self._begin(began)
+        self._first = data
+        self._admitted()
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._enter(_State.IDLE)
@@ -184,9 +191,8 @@ class HttpProtocol(HttpToolsProtocol):
             return
         error = sys.exception()
         early = self._chunk[error.args[0] :] if isinstance(error, HttpParserUpgrade) else b""
-        make: Callable[..., object] = cast(Any, self.ws_protocol_class)
-        protocol = make(self.config, self.server_state, self.app_state) if _is_ours(make) else None
-        if isinstance(protocol, WebSocketProtocol):
+        protocol = make_own(self.config, self.server_state, self.app_state)
+        if protocol is not None:
             self._hand_over(protocol)
         else:
             super().handle_websocket_upgrade()
@@ -220,10 +226,11 @@ class HttpProtocol(HttpToolsProtocol):
 
     # The budget.
 
-    def _begin(self) -> None:
+    def _begin(self, began: float | None = None) -> None:
         self._state = _State.HEADERS
         self._parsed = self._came = 0
-        self._deadline = self.loop.call_later(self._limits.header_seconds, self._expire)
+        since = self.loop.time() if began is None else began
+        self._deadline = self.loop.call_at(since + self._limits.header_seconds, self._expire)
 
     def _enter(self, state: _State) -> None:
         self._state = state
@@ -268,25 +275,18 @@ class HttpProtocol(HttpToolsProtocol):
         if self._is_answering:
             self.transport.abort()
         elif not self.transport.is_closing():
-            head = f"HTTP/1.1 {status.value} {status.phrase}\r\nconnection: close\r\ncontent-length: 0\r\n\r\n"
-            self.transport.write(head.encode())
+            self.transport.write(refusal(status))
             self.transport.close()
 
 
-def configured(limits: Limits) -> partial[HttpProtocol]:
-    """Return what makes protocols with these limits, to be given to uvicorn as `Config(http=…)`."""
-    return partial(HttpProtocol, limits=limits)
+def refusal(status: HTTPStatus) -> bytes:
+    """Return an answer that ends the connection."""
+    return f"HTTP/1.1 {status.value} {status.phrase}\r\nconnection: close\r\ncontent-length: 0\r\n\r\n".encode()
 
 
 def _call(app: Application, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
     """Call the application for a request."""
     return app(scope, receive, relative_redirects(scope, send))
-
-
-def _is_ours(make: Callable[..., object]) -> bool:
-    """Return whether a factory of WebSocket protocols makes those of links/uvicorn.py."""
-    made = make.func if isinstance(make, partial) else make
-    return isinstance(made, type) and issubclass(made, WebSocketProtocol)
 
 
 def listening_socket(host: str, port: int, backlog: int = 4_096) -> socket.socket:

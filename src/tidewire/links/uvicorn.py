@@ -2,8 +2,9 @@
 
     uvicorn app:app --ws tidewire.links.uvicorn:WebSocketProtocol
 
-The link is `scope["extensions"]["tidewire.link"]`. Before this comes uvicorn's HTTP class (or `links/http.py`),
-which hands over the connection with its upgrade request; after it the link (links/websocket.py).
+The link is `scope["extensions"]["tidewire.link"]`. Before this comes uvicorn's HTTP class, or our own
+(links/first_request.py), which hands over the connection with its upgrade request; after it the link
+(links/websocket.py).
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from tidewire.options import Limits
 from tidewire.protocols.close_codes import SHUTDOWN
 from tidewire.support.refusals import note_refusal
 
-__all__ = ("WebSocketProtocol", "configured")
+__all__ = ("WebSocketProtocol", "configured", "make_own")
 
 logger = logging.getLogger("uvicorn.error")
 
@@ -120,7 +121,7 @@ class WebSocketProtocol(asyncio.Protocol):
             self._link.pause_handshake()
 
     def request_received(self, method: str, path: bytes, headers: HeaderPairs) -> None:
-        """Take the whole upgrade request from an HTTP class that has parsed it (links/http.py)."""
+        """Take the whole upgrade request from whatever has read it (links/first_request.py, links/http.py)."""
         if self._handshake is not None:
             self._judged(self._handshake, self._handshake.take(method, path, headers))
 
@@ -180,3 +181,12 @@ def configured(
     """Return what makes protocols with these limits, to be given to uvicorn as `Config(ws=…)`."""
     settings = WebSocketSettings(limits=limits, deflate=deflate, close_seconds=close_seconds)
     return partial(WebSocketProtocol, settings=settings)
+
+
+def make_own(config: Config, server_state: ServerState, app_state: dict[str, Any]) -> WebSocketProtocol | None:
+    """Make the protocol of one more WebSocket; None where the server was given another class than this one."""
+    make: Any = config.ws_protocol_class
+    made = make.func if isinstance(make, partial) else make
+    if not (isinstance(made, type) and issubclass(made, WebSocketProtocol)):
+        return None
+    return cast(WebSocketProtocol, make(config, server_state, app_state))

@@ -1,7 +1,7 @@
 """A shorter way to WebSockets of a FastAPI application, where FastAPI has nothing to do for them but find the endpoint.
 
-The first WebSocket of a path goes the application's whole way. What that has found is judged, and holds for some
-seconds for others of the same path: no middleware, no search for a route and no dependencies are run for them.
+The first WebSocket of a path goes the application's whole way. The route that is found there is judged, and holds for
+some seconds for others of the same path: no middleware, no search for a route and no dependencies are run for them.
 """
 
 from __future__ import annotations
@@ -33,8 +33,10 @@ __all__ = ("DirectSockets",)
 _HELD_SECONDS = 10.0
 _PATHS = 1_000
 #: Middleware that passes WebSockets on untouched.
-_BLIND: frozenset[Any] = frozenset(class_.__call__ for class_ in (SameSite, CORSMiddleware, GZipMiddleware, BaseHTTPMiddleware))
-#: What an application notes of a request that is the same for all of one path.
+_BLIND: frozenset[Any] = frozenset(
+    class_.__call__ for class_ in (SameSite, CORSMiddleware, GZipMiddleware, BaseHTTPMiddleware)
+)
+#: The notes of an application in a scope that are the same for all of one path.
 _FOUND = ("app", "router", "route", "endpoint", "path_params", "starlette.exception_handlers")
 #: Routes that look at nothing of a WebSocket but its path.
 _BY_PATH = (Route, WebSocketRoute, APIRoute, APIWebSocketRoute, Mount)
@@ -81,7 +83,7 @@ class DirectSockets:
         self._ways[scope["path"]] = time.monotonic() + _HELD_SECONDS, self._judge(scope)
 
     def _judge(self, scope: Scope) -> _Way | None:
-        """Return the short way to what the whole one has found; None where that does more than to find it."""
+        """Return the short way to the endpoint that the whole one has found; None where that does more than find it."""
         app, route = self._app, scope.get("route")
         if (
             type(route) is not APIWebSocketRoute

@@ -29,7 +29,7 @@ from uvicorn.importer import ImportFromStringError, import_from_string
 
 from tidewire.errors import ConfigurationError, TidewireError
 from tidewire.hub.given_limits import SERVER_LIMITS
-from tidewire.links import http
+from tidewire.links import first_request
 from tidewire.links import uvicorn as websocket
 from tidewire.links.acceptor import Acceptor
 from tidewire.links.foreign_clients import ForeignClients
@@ -268,7 +268,7 @@ def _config(settings: Settings, app: _Application) -> uvicorn.Config:
 
 def _protocols(settings: Settings) -> dict[str, Any]:
     return {
-        "http": http.configured(settings.limits),
+        "http": first_request.configured(settings.limits),
         "ws": websocket.configured(settings.limits, deflate=settings.deflate),
         "ws_max_size": settings.limits.message_size,
     }

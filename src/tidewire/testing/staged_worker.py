@@ -21,7 +21,7 @@ from tidewire.backends.judged import JudgedBroker, JudgedPresence
 from tidewire.errors import ConfigurationError, ConnectionClosed
 from tidewire.hub.hosting import HOST, Host, Opened
 from tidewire.hub.hub import Hub
-from tidewire.links import http, uvicorn
+from tidewire.links import first_request, uvicorn
 from tidewire.options import Limits
 from tidewire.rules.base import Identity
 from tidewire.testing.dialing import Opening
@@ -185,7 +185,7 @@ class StagedWorker:
             log_config=None,
             proxy_headers=False,
             access_log=False,
-            http=cast(Any, http.configured(limits)),
+            http=cast(Any, first_request.configured(limits)),
             ws=cast(Any, uvicorn.configured(limits)),
         )
         self._config.load()

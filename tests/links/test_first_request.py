@@ -1,0 +1,177 @@
+"""A handshake that comes in one piece is read without an HTTP parser, and just as that reads it."""
+
+from __future__ import annotations
+
+import socket
+import time
+
+import httptools
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from links.wire import Server, serving
+from tidewire.links.handshake import read_handshake
+
+HEADERS = (
+    b"Host: here",
+    b"Upgrade: websocket",
+    b"Connection: Upgrade",
+    b"Sec-WebSocket-Version: 13",
+    b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==",
+)
+
+
+def request(*headers: bytes, line: bytes = b"GET /chat?token=a HTTP/1.1", end: bytes = b"\r\n\r\n") -> bytes:
+    return b"\r\n".join((line, *(headers or HEADERS))) + end
+
+
+def test_a_whole_handshake_is_read_with_what_is_behind_it() -> None:
+    found = read_handshake(request(*HEADERS, b"X-Empty:", b"X-Wide: \t a b\xe9 \t") + b"behind", 32_768)
+    assert found is not None
+    path, headers, early = found
+    assert (path, early) == (b"/chat?token=a", b"behind")
+    assert headers[0] == (b"host", b"here")
+    assert headers[-2:] == [(b"x-empty", b""), (b"x-wide", b"a b\xe9")]
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        request(line=b"POST /chat HTTP/1.1"),
+        request(line=b"GET /chat HTTP/1.0"),
+        request(line=b"GET http://here/chat HTTP/1.1"),
+        request(line=b"GET /a b HTTP/1.1"),
+        request(line=b"GET /caf\xc3\xa9 HTTP/1.1"),
+        request(line=b"GET  /chat HTTP/1.1"),
+        request(*HEADERS, b"Content-Length: 5"),
+        request(*HEADERS, b"Transfer-Encoding: chunked"),
+        request(*HEADERS, b"Expect: 100-continue"),
+        request(*HEADERS, b"Host: elsewhere"),
+        request(*HEADERS[1:]),
+        request(b"Host: a b", *HEADERS[1:]),
+        request(*HEADERS[:1], b"Upgrade: h2c", *HEADERS[2:]),
+        request(*HEADERS[:2], b"Connection: close", *HEADERS[3:]),
+        request(*HEADERS, b"X-Space : a"),
+        request(*HEADERS, b"X-Folded: a", b" b"),
+        request(*HEADERS, b"X-Line: a\nb: c"),
+        request(*HEADERS, b"X-Return: a\rb: c"),
+        request(*HEADERS, b"X-Null: \0"),
+        request(*HEADERS, b"nothing"),
+        request(*HEADERS, b": nameless"),
+        request().replace(b"\r\n", b"\n"),
+        request()[:-2],
+        request(*HEADERS, b"X-Long: " + b"x" * 32_768),
+        b"",
+    ],
+    ids=[
+        "method",
+        "version",
+        "absolute",
+        "blank in the path",
+        "path beyond ASCII",
+        "two blanks",
+        "content-length",
+        "transfer-encoding",
+        "expect",
+        "two hosts",
+        "no host",
+        "no such host",
+        "another upgrade",
+        "no upgrade",
+        "blank before the colon",
+        "folded",
+        "line feed",
+        "return",
+        "null",
+        "no colon",
+        "no name",
+        "line feeds alone",
+        "incomplete",
+        "too long",
+        "empty",
+    ],
+)
+def test_anything_else_is_left_to_the_parser(data: bytes) -> None:
+    assert read_handshake(data, 32_768) is None
+
+
+class Parsed:
+    """What the parser of uvicorn's HTTP class finds."""
+
+    def __init__(self) -> None:
+        self.path = b""
+        self.headers: list[tuple[bytes, bytes]] = []
+
+    def on_url(self, url: bytes) -> None:
+        self.path += url
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        self.headers.append((name.lower(), value.rstrip(b" \t")))
+
+
+def parsed(data: bytes) -> tuple[bytes, list[tuple[bytes, bytes]], bytes]:
+    found = Parsed()
+    parser = httptools.HttpRequestParser(found)
+    try:
+        parser.feed_data(data)
+    except httptools.HttpParserUpgrade as upgrade:
+        return found.path, found.headers, data[upgrade.args[0] :]
+    raise AssertionError("no upgrade")
+
+
+@given(
+    st.lists(st.tuples(st.integers(0, 200), st.binary(max_size=3)), max_size=4),
+    st.lists(st.sampled_from([b"X-A: b", b"Cookie: a=b; c", b"Origin: https://here", b"X: ", b"Content-Length: 0"])),
+    st.binary(max_size=4),
+)
+def test_what_is_read_is_what_the_parser_finds(
+    changes: list[tuple[int, bytes]], more: list[bytes], behind: bytes
+) -> None:
+    """However some bytes are changed, no request is read in another way: else a proxy could be deceived."""
+    data = request(*HEADERS, *more) + behind
+    for place, other in changes:
+        data = data[:place] + other + data[place + 1 :]
+    found = read_handshake(data, 32_768)
+    if found is not None:
+        assert found == parsed(data)
+
+
+@pytest.mark.parametrize(
+    "filler", [b" ", b"a:", b"a: b\r\n", b"\t", b":"], ids=["blanks", "colons", "lines", "tabs", ":"]
+)
+def test_no_bytes_take_long(filler: bytes) -> None:
+    data = b"GET / HTTP/1.1\r\nhost: a" + filler * (60_000 // len(filler)) + b"\0"
+    began = time.process_time()
+    assert read_handshake(data, 65_536) is None
+    assert time.process_time() - began < 0.5
+
+
+@pytest.fixture(scope="module")
+def server() -> object:
+    with serving(limits={"header_seconds": 1.0}) as running:
+        yield running
+
+
+@pytest.mark.parametrize("pieces", [1, 2, 40], ids=["whole", "halves", "bytes"])
+def test_a_handshake_is_answered_alike_in_whatever_pieces_it_comes(server: Server, pieces: int) -> None:
+    data = request(line=b"GET /echo HTTP/1.1") + b"\x81\x82\0\0\0\0hi"
+    with socket.create_connection(("127.0.0.1", server.port), timeout=20) as client:
+        client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        size = -(-len(data) // pieces)
+        for start in range(0, len(data), size):
+            client.sendall(data[start : start + size])
+            time.sleep(0.005)
+        received = b""
+        while not received.endswith(b"\x81\x02hi"):
+            received += client.recv(4_096)
+    assert received.startswith(b"HTTP/1.1 101 ")
+
+
+def test_a_client_that_says_nothing_or_too_little_is_refused_in_time(server: Server) -> None:
+    for begun in (b"", b"GET / HTTP/1.1\r\n"):
+        began = time.monotonic()
+        with socket.create_connection(("127.0.0.1", server.port), timeout=20) as client:
+            client.sendall(begun)
+            assert client.recv(4_096).startswith(b"HTTP/1.1 408 ")
+            assert time.monotonic() - began >= 0.9

@@ -102,6 +102,20 @@ def test_who_is_at_the_position_publishes(url: str) -> None:
     asyncio.run(main())
 
 
+def test_others_go_on_while_many_channels_are_published_to() -> None:
+    async def main() -> None:
+        async with Hub() as hub:
+            names, turns = [str(number % 100) for number in range(5_000)], 0
+            publishing = asyncio.create_task(hub.publish(names, 1))
+            while not publishing.done():
+                await asyncio.sleep(0)
+                turns += 1
+            assert [position.offset for position in publishing.result()] == [1 + n // 100 for n in range(5_000)]
+            assert turns > 30
+
+    asyncio.run(main())
+
+
 def test_many_channels_are_published_to_in_one_call() -> None:
     async def main() -> None:
         async with Hub() as hub:

@@ -118,6 +118,8 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     drain_seconds: float = 5.0
     #: Bytes of the body of a call of the HTTP API.
     api_bytes: int = 4_194_304
+    #: Items of one list of such a body: channels of a broadcast, commands of a batch, tags.
+    api_items: int = 2_000
     #: Bytes of a history or recovery reply, and of what is recovered in the reply to a connect: a client asks for the
     #: next page of a history, and the rest of a recovery is pushed behind the reply.
     reply_bytes: int = 1_048_576

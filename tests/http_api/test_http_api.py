@@ -358,6 +358,38 @@ def test_a_body_has_a_size(tmp_path: Path) -> None:
         assert api.post("publish", {"channel": "a", "data": "x" * 1_000}).status_code == 413
 
 
+MANY = 2_001
+
+
+@pytest.mark.parametrize(
+    ("method", "fields"),
+    [
+        ("broadcast", {"channels": ["a"] * MANY, "data": 1}),
+        ("broadcast", {"channels": ["a"] * 100 * MANY, "data": 1}),
+        ("publish", {"channel": "a", "data": 1, "tags": {str(number): "x" for number in range(MANY)}}),
+        ("disconnect", {"user": "a", "whitelist": ["x"] * MANY}),
+        ("batch", {"commands": [{"publish": {"channel": "a", "data": 1}}] * MANY}),
+        ("batch", {"commands": [{"publish": {"channel": "a", "data": 1}}] * MANY, "parallel": True}),
+    ],
+    ids=["broadcast", "huge-broadcast", "tags", "whitelist", "batch", "parallel"],
+)
+def test_a_list_has_so_many_items(api: Api, method: str, fields: dict[str, Any]) -> None:
+    answer = api.post(method, fields).json()["error"]
+    assert answer["code"] == 106
+    assert "api_items" in answer["detail"]
+
+
+def test_lists_that_are_long_enough(api: Api, channel: str) -> None:
+    names = [f"{channel},,{number}" for number in range(MANY - 1)]
+    assert len(api.call("broadcast", channels=names, data=[1] * 10 * MANY)["responses"]) == MANY - 1
+    line = json.dumps({"method": "publish", "params": {"channel": channel, "data": 1}})
+    answer = api._client.post(f"{api._client.base_url}".rstrip("/"), content="\n".join([line] * MANY))
+    assert (answer.status_code, "api_items" in answer.text) == (413, True)
+    assert api.post("publish", {"channel": channel, "data": 1} | {f"unknown{n}": 1 for n in range(MANY)}).json() == {
+        "result": {"offset": 1, "epoch": api.call("history", channel=channel)["epoch"]}
+    }
+
+
 # History and presence.
 
 

@@ -41,6 +41,10 @@ class _TooBig(Exception):
     pass
 
 
+class _AnyObject(msgspec.Struct):
+    """Any JSON object; its fields are looked at later."""
+
+
 class _Command(msgspec.Struct, frozen=True):
     """One line of a body of commands."""
 
@@ -126,7 +130,7 @@ class _Endpoint:
             body = b""
             try:
                 body = with_whole_characters(await self._body(request))
-                msgspec.json.decode(body.decode() or "{}", type=dict[str, msgspec.Raw])
+                msgspec.json.decode(body.decode() or "{}", type=_AnyObject)
             except _TooBig:
                 return Response(status_code=413)
             except ClientDisconnect:
@@ -152,6 +156,9 @@ class _Endpoint:
             text = 'send lines as {"method": "publish", "params": {…}}'
             return Response(text, status_code=400, media_type="text/plain")
         calls = self._calls()
+        most = calls.node.limits.api_items
+        if len(commands) > most:
+            return Response(str(m.too_many("the body", len(commands), most)), status_code=413, media_type="text/plain")
         replies = [m.encode(await self._reply(calls, command)) for command in commands]
         return Response(b"\n".join(replies), media_type=_JSON, headers=_NOT_STORED)
 

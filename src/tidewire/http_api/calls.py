@@ -116,7 +116,7 @@ class Calls:
         if has_huge_number(body):
             raise BadRequest("the body has a number of 310 digits or more, which not every client can read")
         try:
-            request: Q = type_.parse(body)
+            request: Q = type_.parse(body, items=self.node.limits.api_items)
         except ValidationError as error:
             raise BadRequest(_problem(error)) from None
         except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
@@ -289,8 +289,12 @@ class Calls:
 
     async def batch(self, request: m.BatchRequest) -> m.BatchResult:
         """Run several calls, one after the other or in parallel."""
+        most = self.node.limits.api_items
         try:
-            commands = msgspec.json.decode(request.commands, type=list[dict[str, msgspec.Raw]])
+            given = msgspec.json.decode(request.commands, type=list[msgspec.Raw])
+            if len(given) > most:
+                raise m.too_many("`commands`", len(given), most)
+            commands = [msgspec.json.decode(command, type=dict[str, msgspec.Raw]) for command in given]
         except msgspec.MsgspecError as error:
             raise BadRequest(f'`commands` is a list of objects as {{"publish": {{…}}}}: {error}') from None
         if request.parallel:

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import cache
 from typing import Annotated, Any, ClassVar, Generic, TypeVar
 
 import msgspec
 from pydantic import BaseModel, ConfigDict, Field, WithJsonSchema
 
-__all__ = ("Answer", "ApiError", "Payload", "Request", "Result")
+from tidewire.errors import LimitExceeded
+from tidewire.options import Limits
+from tidewire.support.counters import count_limit
+
+__all__ = ("Answer", "ApiError", "Payload", "Request", "Result", "too_many")
 
 #: The largest whole number that every JSON reader knows (RFC 8259 section 6).
 _MOST = 2**53 - 1
@@ -32,16 +37,50 @@ class Request(_Model):
     payloads: ClassVar[frozenset[str]] = frozenset()
 
     @classmethod
-    def parse(cls, body: bytes) -> Any:
-        """Return the request that JSON holds; raises msgspec's and pydantic's errors."""
-        fields = msgspec.json.decode(body or b"{}", type=dict[str, msgspec.Raw])
-        return cls.model_validate(
-            {
-                name: raw if name in cls.payloads else msgspec.json.decode(raw)
-                for name, raw in fields.items()
-                if bytes(raw) != b"null" or name == "data"
-            }
-        )
+    def parse(cls, body: bytes, *, items: int = Limits().api_items) -> Any:
+        """Return the request that JSON holds, with so many items in a list at most.
+
+        Raises LimitExceeded, and msgspec's and pydantic's errors.
+        """
+        fields = msgspec.json.decode(body or b"{}", type=_fields_of(cls))
+        given: dict[str, Any] = {}
+        for name in fields.__struct_fields__:
+            raw: msgspec.Raw = getattr(fields, name)
+            if raw is _LEFT_OUT or (bytes(raw) == b"null" and name != "data"):
+                continue
+            if name not in cls.payloads:
+                given[name] = _decoded(f"`{name}`", raw, items)
+            else:
+                given[name] = raw
+        return cls.model_validate(given)
+
+
+_LEFT_OUT = msgspec.Raw(b"")
+#: Commas for each item of a list that is not too long.
+_COMMAS = 10
+
+
+@cache
+def _fields_of(model: type[Request]) -> type[msgspec.Struct]:
+    """Return a type with the fields of a request as they were written; others cost nothing."""
+    return msgspec.defstruct("Given", [(name, msgspec.Raw, _LEFT_OUT) for name in model.model_fields])
+
+
+def _decoded(what: str, raw: msgspec.Raw, most: int) -> Any:
+    """Return a value with so many items at most; one that has many more is not even decoded."""
+    commas = bytes(raw).count(b",")
+    if commas <= most * _COMMAS:
+        value = msgspec.json.decode(raw)
+        if not isinstance(value, list | dict) or len(value) <= most:
+            return value
+        commas = len(value) - 1
+    raise too_many(what, commas + 1, most)
+
+
+def too_many(what: str, count: int, most: int) -> LimitExceeded:
+    """Return the error for a list that is longer than one call may have."""
+    count_limit("api_items")
+    return LimitExceeded(f"{what} has {count} items; one call has at most {most} (api_items): make several")
 
 
 class Result(_Model):

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Coroutine, Iterable, Mapping
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Iterator, Mapping
 from concurrent.futures import Future
 from datetime import datetime
+from itertools import islice
 from typing import Any, ParamSpec, TypeVar, overload
 
 from msgspec import structs
@@ -30,6 +31,9 @@ from tidewire.sessions.threads import check_loop, running_loop
 from tidewire.sessions.versions import check_version, publish_version
 
 __all__ = ("Verbs",)
+
+#: Channels of a list that are published to at once.
+_AT_ONCE = 256
 _Tags = Mapping[str, str] | None
 T = TypeVar("T")
 P = ParamSpec("P")
@@ -123,7 +127,7 @@ class Verbs(HubCore):
         if not isinstance(channel, str) and isinstance(channel, list | tuple):
             if version is not None or connection is not None:
                 raise ConfigurationError("version= and connection= are for one channel; publish to each by itself")
-            requests = [self._request(name, data, key, meta) for name in channel]
+            requests = [self._request(name, data, key, meta) async for name in _in_turns(channel)]
             return await _all(self._publish(request, meta, ephemeral, None) for request in requests)
         request = self._request(channel, data, key, meta)
         if connection is not None:
@@ -328,9 +332,19 @@ class Verbs(HubCore):
         return self.node.statistics()
 
 
-async def _all(works: Iterable[Coroutine[Any, Any, T]]) -> list[T]:
-    """Run all at once, and return their results; raises the first failure when all are done."""
-    results = await asyncio.gather(*works, return_exceptions=True)
+async def _in_turns(names: Iterable[T]) -> AsyncIterator[T]:
+    """Iterate over many, and let others go on between."""
+    for number, name in enumerate(names, 1):
+        yield name
+        if number % _AT_ONCE == 0:
+            await asyncio.sleep(0)
+
+
+async def _all(works: Iterator[Coroutine[Any, Any, T]]) -> list[T]:
+    """Run many at once, and return their results; raises the first failure when all are done."""
+    results: list[T | BaseException] = []
+    while some := tuple(islice(works, _AT_ONCE)):
+        results += await asyncio.gather(*some, return_exceptions=True)
     for result in results:
         if isinstance(result, BaseException):
             raise result

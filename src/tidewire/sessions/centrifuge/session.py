@@ -39,6 +39,7 @@ from tidewire.sessions.centrifuge.heartbeat import Heartbeat
 from tidewire.sessions.centrifuge.subscriptions import ClientSubscriptions, Ready
 from tidewire.sessions.command_queue import CommandQueue
 from tidewire.sessions.newcomers import identify
+from tidewire.support.counters import count_limit
 
 __all__ = ("Session",)
 
@@ -249,6 +250,9 @@ class Session:
 
         One that it may not have costs it the others not: it is told behind the connect that it is not subscribed there.
         """
+        if len(wanted) > self.node.limits.channels:
+            count_limit("channels")
+            raise LimitExceeded(f"a connection subscribes to at most {self.node.limits.channels} channels")
         grants: dict[str, Grant] = {}
         refusal: CommandError | None = None
         for channel in wanted:

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import msgspec
 import pytest
 
+from helpers.counting import reached
 from tidewire.backends.memory import MemoryPresence
+from tidewire.backends.shared.relayed import unpack_ephemeral
 from tidewire.backends.sqlite import SqliteBroker
 from tidewire.engine.node import Node
 from tidewire.errors import BadRequest, LimitExceeded, NotPublished
@@ -143,6 +146,15 @@ def test_a_publisher_that_never_waits_leaves_the_newest_of_each_sender() -> None
             await wait_until(lambda: client.shown[-1].endswith(" 999"))
             assert len(client.shown) <= 11
             client.link.vanish()
+
+    run(main())
+
+
+@pytest.mark.parametrize("payload", [b"", b"\x00", msgspec.msgpack.encode(("node", 2, []))])
+def test_what_another_version_has_sent_is_counted(payload: bytes) -> None:
+    async def main() -> None:
+        assert unpack_ephemeral(payload, "other") == []
+        assert reached() == {"relay": 1}
 
     run(main())
 

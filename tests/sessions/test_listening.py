@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -196,6 +197,39 @@ def test_a_long_history_waits_for_a_reader_that_takes_its_time() -> None:
                     got += await take(publications, 1)
                     await asyncio.sleep(0)
                 assert got == list(range(510))
+
+    run(main())
+
+
+def test_a_reader_with_much_to_take_gets_the_newest_of_what_nobody_keeps_and_the_number_of_the_others() -> None:
+    async def main() -> None:
+        async with Hub(limits={"outbox_messages": 20, "ephemeral_seconds": 0.001}, channels=LONG) as hub:
+            for n in range(100):
+                await hub.publish("news", n)
+            async with hub.listen("news", history=100) as publications:
+                for n in range(10):
+                    await hub.publish("news", f"gone {n}", ephemeral=True)
+                    await asyncio.sleep(0.005)
+                assert await take(publications, 101) == [*range(100), "gone 9"]
+                assert publications.lost == hub.statistics().superseded == 9
+
+    run(main())
+
+
+def test_a_reader_that_is_about_to_enter_misses_nothing(tmp_path: Path) -> None:
+    async def main() -> None:
+        async with Hub(f"sqlite:///{tmp_path}/chat.db") as hub:
+            await hub.publish("a", "kept")
+            publications = hub.listen("a", history=1)
+            entering = asyncio.create_task(publications.__aenter__())
+            channels = hub.node.registry.channels
+            while not ("a" in channels and channels["a"].buffering):
+                assert not entering.done()
+                await asyncio.sleep(0)
+            await hub.publish("a", "gone", ephemeral=True)
+            await entering
+            assert await take(publications, 2) == ["kept", "gone"]
+            await publications.__aexit__(None, None, None)
 
     run(main())
 

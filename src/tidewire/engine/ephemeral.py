@@ -66,7 +66,7 @@ class Ephemeral:
         channel = self._registry.channels.get(publication.channel)
         if channel is None:
             return
-        if (channel.tap is not None and not channel.tap(publication)) or not channel.groups:
+        if (channel.tap is not None and not channel.tap(publication)) or not (channel.groups or channel.buffering):
             return
         if not channel.ephemeral:
             self._dirty.append(channel)
@@ -128,6 +128,8 @@ class Ephemeral:
             self._finish(channel)
             channel.last = publications[-1]  # which is no base: it has no epoch
         not_for = {one for one in map(but_not, publications) if one}
+        for subscription in tuple(channel.buffering):  # these are given the newest ones when they are live
+            self._hold(subscription, [one for one in publications if but_not(one) != subscription.connection.id])
         for representation, group in tuple(channel.groups.items()):
             batch = representation.batch(publications)
             if not batch.messages:
@@ -166,7 +168,9 @@ class Ephemeral:
             key = one.channel, one.sender
             held.pop(key, None)
             held[key] = one
-        self.superseded += len(publications) - (len(held) - before)
+        superseded = len(publications) - (len(held) - before)
+        self.superseded += superseded
+        subscription.supersede(superseded)
         while len(held) > self._limits.outbox_messages:
             count_limit("outbox_messages")
             self.superseded += 1
@@ -183,9 +187,12 @@ class Ephemeral:
         for name, publications in by_channel.items():
             subscription = subscriptions.get(name)
             channel = self._registry.channels.get(name)
-            if subscription is not None and subscription.buffer is None and channel is not None:
-                batch = subscription.representation.batch(publications)
-                self._write(channel, subscription, publications, batch)
+            if subscription is None or channel is None:
+                continue
+            if subscription.buffer is not None:
+                self._hold(subscription, publications)
+            else:
+                self._write(channel, subscription, publications, subscription.representation.batch(publications))
 
     def forget(self, connection: Connection) -> None:
         """Drop what is held back for a connection that has ended."""

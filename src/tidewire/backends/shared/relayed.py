@@ -1,4 +1,4 @@
-"""How publications that nobody keeps travel between nodes: several in one payload, which names their node. Pure."""
+"""How publications that nobody keeps travel between nodes: several in one payload, which names their node."""
 
 from __future__ import annotations
 
@@ -7,11 +7,12 @@ from collections.abc import Iterator, Sequence
 import msgspec
 
 from tidewire.messages import EphemeralPublication, Format
+from tidewire.support.counters import count_limit
 
 __all__ = ("pack_ephemeral", "unpack_ephemeral")
 
 _Packed = tuple[str, int, list[tuple[str, float, bytes, int, bytes, str]]]
-#: The version of the form; a node leaves out what another version has written.
+#: The version of the form; a node leaves out what another version has written, and counts it.
 _VERSION = 1
 #: Bytes that a publication costs beside its data, about.
 _OVERHEAD = 64
@@ -39,11 +40,14 @@ def unpack_ephemeral(payload: bytes, but: str) -> list[EphemeralPublication]:
     """Return the publications of a payload; none of the node `but`, nor of a payload that is not understood."""
     try:
         node, version, parts = _decode(payload)
-        if version != _VERSION or node == but:
+        if node == but:
             return []
-        return [
-            EphemeralPublication(channel, 0, 0, "", time, data, Format(format), meta, sender)
-            for channel, time, data, format, meta, sender in parts
-        ]
+        if version == _VERSION:
+            return [
+                EphemeralPublication(channel, 0, 0, "", time, data, Format(format), meta, sender)
+                for channel, time, data, format, meta, sender in parts
+            ]
     except (msgspec.MsgspecError, ValueError):
-        return []
+        pass
+    count_limit("relay")
+    return []

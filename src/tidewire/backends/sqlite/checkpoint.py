@@ -21,6 +21,8 @@ logger = logging.getLogger("tidewire")
 
 #: Seconds between two checkpoints, when the log is short.
 _INTERVAL = 1.0
+#: The parts of the limit by which the log grows between two checkpoints, and above which it is to begin anew.
+_GROWTH, _REST = 4, 8
 #: Seconds for which the log may grow when somebody does not let it begin anew.
 _BLOCKED = 5.0
 _PAGE = 4_096
@@ -39,6 +41,8 @@ class Checkpointer:
         self._is_closed = False
         self._last = 0.0
         self._unmoved = 0
+        #: What was not moved when the thread was woken last.
+        self._woken_at = 0
         self._has_rest = False
         self._blocked_until = 0.0
         self._thread = threading.Thread(target=self._run, name="tidewire-sqlite-checkpoint", daemon=True)
@@ -55,8 +59,8 @@ class Checkpointer:
             self._has_rest = False
             self._move_rest(writer)
             return
-        if now - self._last >= _INTERVAL or self._unmoved > self._limit // 4:
-            self._last = now
+        if now - self._last >= _INTERVAL or self._unmoved - self._woken_at > self._limit // _GROWTH:
+            self._last, self._woken_at = now, self._unmoved
             self._wanted.set()
 
     def _move_rest(self, writer: sqlite3.Connection) -> None:
@@ -65,7 +69,7 @@ class Checkpointer:
         with contextlib.suppress(sqlite3.Error):
             is_busy, pages, moved = writer.execute(f"PRAGMA wal_checkpoint({mode})").fetchone()
             if not is_busy and pages == moved:
-                self._unmoved = 0
+                self._unmoved = self._woken_at = 0
             elif mode == "RESTART":  # a process that is frozen in a read: publishing matters more than the log's length
                 self._blocked_until = time.monotonic() + _BLOCKED
 
@@ -79,7 +83,7 @@ class Checkpointer:
         while self._wanted.wait() and not self._is_closed:
             self._wanted.clear()
             try:
-                self._has_rest = self._move() * _PAGE > self._limit // 4
+                self._has_rest = self._move() * _PAGE > self._limit // _REST
             except sqlite3.Error as error:
                 logger.debug("a checkpoint of %s has to be repeated: %s", self._path, error)
 

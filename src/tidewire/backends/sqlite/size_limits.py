@@ -8,6 +8,7 @@ from __future__ import annotations
 import sqlite3
 import time
 from collections.abc import Callable, Sequence
+from contextlib import closing
 
 from tidewire.backends.shared.waiting import Write
 from tidewire.backends.sqlite.database import SQL
@@ -41,8 +42,9 @@ class SizeLimits:
         if len(grown) >= _CHANNELS:
             grown.clear()
         for write in writes:
-            channel = write.request.channel
-            size = grown[channel] = grown.get(channel, 0) + write.size
+            request = write.request
+            channel = request.channel
+            size = grown[channel] = grown.get(channel, 0) + len(request.data) + len(request.meta)
             if size > part:
                 self._due[channel] = None
                 del grown[channel]
@@ -53,16 +55,24 @@ class SizeLimits:
         if self._due:
             name = next(iter(self._due))
             del self._due[name]
-            asked = {"name": name, "limit": self._channel_bytes}
-            row = connection.execute(SQL["beyond_channel_bytes"], asked).fetchone()
-            if row is not None:
-                connection.execute(SQL["hide_by_name"], (row[0], name))
-                self._reached("channel_history_bytes")
-                is_found = True
+            is_found = self._bound_channel(connection, name)
         if time.monotonic() - self._looked >= _LOOK:
             self._looked = time.monotonic()
             is_found = self._bound_store(connection) or is_found
         return is_found
+
+    def _bound_channel(self, connection: sqlite3.Connection, name: str) -> bool:
+        excess = connection.execute(SQL["channel_bytes"], {"name": name}).fetchone()[0] - self._channel_bytes
+        if excess <= 0:
+            return False
+        offset = 0
+        with closing(connection.execute(SQL["sizes_of_oldest"], {"name": name})) as oldest:
+            while excess > 0:
+                offset, size = oldest.fetchone()
+                excess -= size
+        connection.execute(SQL["hide_by_name"], (offset, name))
+        self._reached("channel_history_bytes")
+        return True
 
     def _bound_store(self, connection: sqlite3.Connection) -> bool:
         written, self._written = self._written, 0

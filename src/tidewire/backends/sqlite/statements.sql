@@ -69,12 +69,15 @@ SELECT EXISTS (SELECT 1 FROM tidewire_keys WHERE expires < ?)
 DELETE FROM tidewire_keys WHERE (channel, key) IN (
     SELECT channel, key FROM tidewire_keys WHERE expires < ? ORDER BY expires LIMIT ?
 )
--- name: beyond_channel_bytes
-SELECT "offset" FROM (
-    SELECT "offset", sum(length(data) + length(meta)) OVER (ORDER BY "offset" DESC) AS size FROM tidewire_publications
-    WHERE channel = (SELECT id FROM tidewire_channels WHERE name = :name)
-    AND "offset" > (SELECT floor FROM tidewire_channels WHERE name = :name)
-) WHERE size > :limit ORDER BY "offset" DESC LIMIT 1
+-- name: channel_bytes
+SELECT coalesce(sum(length(data) + length(meta)), 0) FROM tidewire_publications
+WHERE channel = (SELECT id FROM tidewire_channels WHERE name = :name)
+AND "offset" > (SELECT floor FROM tidewire_channels WHERE name = :name)
+-- name: sizes_of_oldest
+SELECT "offset", length(data) + length(meta) FROM tidewire_publications
+WHERE channel = (SELECT id FROM tidewire_channels WHERE name = :name)
+AND "offset" > (SELECT floor FROM tidewire_channels WHERE name = :name)
+ORDER BY "offset"
 -- name: hide_by_name
 UPDATE tidewire_channels SET floor = max(floor, ?) WHERE name = ?
 -- name: store_bytes

@@ -377,7 +377,8 @@ def test_nothing_is_left_behind(tmp_path: Path) -> None:
     assert kinds == {".lock", ""}, "no socket and no node is left"
 
 
-def test_a_loop_that_ends_without_a_close_leaves_no_thread(tmp_path: Path) -> None:
+@pytest.mark.parametrize("has_answer", [False, True], ids=["publishing", "published"])
+def test_a_loop_that_ends_without_a_close_leaves_no_thread(tmp_path: Path, has_answer: bool) -> None:
     async def forget() -> None:
         broker = SqliteBroker(tmp_path / "chat.db", Limits())
         await broker.start(lambda _: None)
@@ -385,6 +386,8 @@ def test_a_loop_that_ends_without_a_close_leaves_no_thread(tmp_path: Path) -> No
         publishing = asyncio.ensure_future(broker.publish(PublishRequest("a", b"")))
         await asyncio.sleep(0)
         assert not publishing.done()
+        if has_answer:  # the thread has nothing more to say then
+            await publishing
 
     asyncio.run(forget())
 

@@ -1,4 +1,4 @@
-"""What a channel holds is measured after it has grown by a quarter of its limit, and no more is hidden than is beyond."""
+"""A channel is measured after it has grown by a quarter of its limit, and no more is hidden than is beyond."""
 
 from __future__ import annotations
 

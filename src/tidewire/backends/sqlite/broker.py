@@ -69,6 +69,7 @@ class SqliteBroker(Broker):
             lambda: self._call(resumed),
             self._readers.forget,
             size_limits,
+            is_over=self._loop.is_closed,
         )
         self._publishing = Publishing(self._path, self._limits.publish_seconds, self._mailbox, lambda: writer.trouble)
         started: asyncio.Future[TidewireError | None] = self._loop.create_future()

@@ -58,6 +58,8 @@ class WriterThread:
         resumed: Callable[[], None],
         lost: Callable[[], None],
         size_limits: SizeLimits,
+        *,
+        is_over: Callable[[], bool],
     ) -> None:
         self._path = path
         self._folder = folder
@@ -66,6 +68,8 @@ class WriterThread:
         self._post = post
         self._resumed = resumed
         self._lost = lost
+        #: Whether the event loop is closed, and nobody is left to tell.
+        self._is_over = is_over
         self._size_limits = size_limits
         self._carriage = Carriage()
         self._connection: Connection | None = None
@@ -128,7 +132,7 @@ class WriterThread:
         self._selector = selectors.DefaultSelector()
         for waker in (self._mailbox, self._peers):
             if waker.fileno() >= 0:
-                self._selector.register(waker.fileno(), selectors.EVENT_READ)
+                self._selector.register(waker.fileno(), selectors.EVENT_READ, waker.drain)
         return connection
 
     def _close_all(self, connection: Connection) -> None:
@@ -144,6 +148,8 @@ class WriterThread:
         while not mailbox.is_closed or mailbox.has_writes:
             try:
                 self._wait(connection)
+                if self._is_over():
+                    mailbox.close()
                 if not mailbox.is_congested:
                     self._turn(connection)
             except Exception:
@@ -156,9 +162,8 @@ class WriterThread:
             limit = 0.0
         if self._mailbox.has_writes and not self._mailbox.is_congested:
             limit = _RETRY if self._lock.is_waiting or connection.trouble else 0.0
-        self._selector.select(limit)
-        self._mailbox.drain()
-        self._peers.drain()
+        for key, _ in self._selector.select(limit):
+            key.data()
 
     def _turn(self, connection: Connection) -> None:
         orders = self._mailbox.take_orders()

@@ -41,7 +41,7 @@ class Checkpointer:
         self._is_closed = False
         self._last = 0.0
         self._unmoved = 0
-        #: What was not moved when the thread was woken last.
+        #: The bytes that were not moved when the thread was woken last.
         self._woken_at = 0
         self._has_rest = False
         self._blocked_until = 0.0

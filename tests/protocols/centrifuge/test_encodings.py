@@ -278,7 +278,7 @@ def test_the_quick_way_to_publish_means_what_the_slow_one_does(
         assert decode_frame(Command, frame, depth=9) == expected
     done = Reply(number, publish=m.PublishResult())
     for protocol in (PROTOBUF, JSON):
-        assert protocol.encode_reply(done) == protocol.encode_replies([done])
+        assert protocol.encode_published(number) == protocol.encode_reply(done)
 
 
 @given(
@@ -291,6 +291,7 @@ def test_the_quick_way_to_publish_means_what_the_slow_one_does(
         st.booleans(),
         st.sampled_from(["", "ann"]),
         st.sampled_from(["", "claim"]),
+        st.sampled_from(["", "00-trace"]),
     ),
     st.sampled_from(['"text"', '{"n":1}', '["a\\nb"]', "1"]),
 )

@@ -35,7 +35,7 @@ _check_json = msgspec.json.Decoder(msgspec.Raw).decode
 _PERSONAL = personal("")
 _BREAKS = b"\r\n"
 #: Fields of a publication's `meta` that no client is shown.
-_OWN_FIELDS = (b'"version', b'"skip_history"', b'"but_not"', b'"claim"')
+_OWN_FIELDS = (b'"version', b'"skip_history"', b'"but_not"', b'"claim"', b'"trace"')
 #: As numbers: to look for one byte is ten times as fast as to look for bytes of length one.
 _CR, _LF = _BREAKS
 
@@ -57,6 +57,10 @@ class CentrifugeProtocol(Protocol[Command]):
     @abstractmethod
     def encode_replies(self, replies: Sequence[Reply]) -> WireMessage:
         """Encode replies into one frame."""
+
+    @abstractmethod
+    def encode_published(self, command: int) -> WireMessage:
+        """Encode the reply to a publish whose message is kept."""
 
     @abstractmethod
     def encode_push(self, push: Push) -> WireMessage:
@@ -171,10 +175,8 @@ class CentrifugeJson(CentrifugeProtocol):
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
             raise MalformedFrame(Malformed.NOT_JSON) from None
 
-    def encode_reply(self, reply: Reply) -> WireMessage:
-        if reply.publish is not None:
-            return WireMessage(b'{"id":%d,"publish":{}}' % reply.id)
-        return WireMessage(_encode(reply))
+    def encode_published(self, command: int) -> WireMessage:
+        return WireMessage(b'{"id":%d,"publish":{}}' % command)
 
     def encode_replies(self, replies: Sequence[Reply]) -> WireMessage:
         return WireMessage(b"\n".join([_encode(reply) for reply in replies]))
@@ -223,8 +225,12 @@ class CentrifugeJson(CentrifugeProtocol):
 
 
 @lru_cache(maxsize=256)
+@lru_cache(maxsize=256)
 def _shown_fields(meta: bytes) -> bytes:
-    """Return the fields of a publication that its `meta` has for clients; the others are the server's own."""
+    """Return the fields of a publication that its `meta` has for clients; a busy publisher has the same ones each time.
+
+    The others are the server's own.
+    """
     if any(name in meta for name in _OWN_FIELDS):
         found = meta_of(meta)
         meta = PublicationMeta(found.info, found.tags).encode()
@@ -255,11 +261,9 @@ class CentrifugeProtobuf(CentrifugeProtocol):
             return (Command(number, publish=m.PublishRequest(channel, raw(data))),)
         return decode_frame(Command, message, depth=self._depth)
 
-    def encode_reply(self, reply: Reply) -> WireMessage:
-        if reply.publish is not None:
-            done = b"\x08%b\x42\x00" % varint(reply.id)  # Reply.id: field 1, publish: field 8, empty
-            return WireMessage(varint(len(done)) + done, binary=True)
-        return super().encode_reply(reply)
+    def encode_published(self, command: int) -> WireMessage:
+        done = b"\x08%b\x42\x00" % varint(command)  # Reply.id: field 1, publish: field 8, empty
+        return WireMessage(varint(len(done)) + done, binary=True)
 
     def encode_replies(self, replies: Sequence[Reply]) -> WireMessage:
         return WireMessage(b"".join([encode_delimited(reply) for reply in replies]), binary=True)

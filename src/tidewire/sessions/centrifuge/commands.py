@@ -54,7 +54,6 @@ logger = logging.getLogger("tidewire")
 
 #: The server's name and version, as a client is told them.
 VERSION = f"tidewire {version('tidewire')}"
-_PUBLISHED = m.PublishResult()
 #: Methods that do not wait for the publications before them, or do so beside the other commands.
 _BESIDE = frozenset({"publish", "rpc", "history", "presence", "presence_stats"})
 
@@ -67,6 +66,7 @@ class Commands:
         "_connection",
         "_credentials",
         "_heartbeat",
+        "_named",
         "_node",
         "_protocol",
         "_publisher",
@@ -90,16 +90,24 @@ class Commands:
         self._credentials = credentials
         self._subscriptions = subscriptions
         self._heartbeat = heartbeat
+        #: The name of a channel that was judged last.
+        self._named: str | None = None
         #: The identity and the info of a subscription as they were when the last publication was begun, and its meta.
         self._publisher: tuple[Identity, bytes, bytes] | None = None
 
-    async def run(self, command: int, name: str, request: Any) -> None:
-        """Run one command and reply to it; calls and reads go on beside later commands."""
-        if name not in _BESIDE:
-            await self._queue.publishes.wait()
-        work, meter = METHODS[name](self, command, request), self._node.meter
-        answer = self._answer(command, name, work, request, ends=name not in _BESIDE)
-        await (answer if meter is None else meter.command(name, answer, self._connection.id))
+    def run(self, command: int, name: str, request: Any) -> Awaitable[None]:
+        """Return what runs one command and replies to it; calls and reads go on beside later commands."""
+        meter = self._node.meter
+        if name in _BESIDE:
+            answer = self._answer(command, name, METHODS[name](self, command, request), request, ends=False)
+        else:
+            answer = self._answer_in_order(command, name, request)
+        return answer if meter is None else meter.command(name, answer, self._connection.id)
+
+    async def _answer_in_order(self, command: int, name: str, request: Any) -> None:
+        """Run one command behind all that was published before it."""
+        await self._queue.publishes.wait()
+        await self._answer(command, name, METHODS[name](self, command, request), request)
 
     def reply(self, reply: Reply) -> None:
         """Write a reply behind everything that is pending for the client."""
@@ -146,10 +154,13 @@ class Commands:
 
     def _name(self, channel: str) -> str:
         """Return the name of a channel that a client may mean."""
+        if channel == self._named:
+            return channel
         if not channel:
             raise MalformedFrame(Malformed.NO_CHANNEL)
         if is_internal(check_channel(channel, self._node.limits.channel_name)):
             raise PermissionDenied(f"channel {channel!r} belongs to the server")
+        self._named = channel
         return channel
 
     async def connect(self, command: int, request: m.ConnectRequest) -> None:
@@ -244,7 +255,7 @@ class Commands:
                 owner=self._connection if options.owned else None,
                 publisher=m.ClientInfo(identity.user, self._connection.id, raw(identity.info), raw(info)),
             )
-        self._connection.write(self._protocol.encode_reply(Reply(command, publish=_PUBLISHED)))
+        self._connection.write(self._protocol.encode_published(command))
 
     async def _taken(self, channel: str, data: bytes) -> tuple[bytes, Format] | None:
         """Return what is kept of a message that the client may publish, None for nothing."""
@@ -255,10 +266,11 @@ class Commands:
     def _publish_settled(self, command: int, channel: str, error: BaseException | None) -> None:
         """Reply to a publish; the reply waits for no publication, not even for this one."""
         if error is None:
-            reply = Reply(command, publish=_PUBLISHED)
+            message = self._protocol.encode_published(command)
         else:
-            reply = Reply(command, error=m.Error(*self.judge(error, "publish", channel)))
-        self._connection.write(self._protocol.encode_reply(reply))
+            failure = m.Error(*self.judge(error, "publish", channel))
+            message = self._protocol.encode_reply(Reply(command, error=failure))
+        self._connection.write(message)
 
     async def presence(self, command: int, request: m.PresenceRequest) -> None:
         """Reply with the members of a channel."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import secrets
 import time
-from collections.abc import Mapping
+from collections.abc import Awaitable, Mapping
 from enum import Enum
 from typing import Any, cast
 
@@ -132,9 +132,12 @@ class Session:
                 await self.queue.wait_drained()
             if connection.is_closed or (self._state is _State.FAILED and len(commands) > 1):
                 return
-            await self._handle(command)
+            work = self._work_of(command)
+            if work is not None:
+                await work
 
-    async def _handle(self, command: Command) -> None:
+    def _work_of(self, command: Command) -> Awaitable[None] | None:
+        """Return what is to be awaited for a command, None for one that is done; raises what ends the connection."""
         found = _request_of(command)
         is_connect = command.connect is not None and command.id > 0
         if self._state is not _State.CONNECTED and not is_connect:
@@ -147,9 +150,10 @@ class Session:
         elif found is None:
             raise MalformedFrame(Malformed.NO_METHOD)
         elif is_connect:
-            await self._connect(command.id, cast(m.ConnectRequest, command.connect))
+            return self._connect(command.id, cast(m.ConnectRequest, command.connect))
         else:
-            await self._commands.run(command.id, *found)
+            return self._commands.run(command.id, *found)
+        return None
 
     def _push(self, push: Push) -> None:
         """Push something that belongs to no publication."""

@@ -55,8 +55,8 @@ class _Stream:
 
     def trim(self, now: float) -> None:
         """Remove what is beyond the retention."""
-        kept, oldest = self.kept, now - self.retention.age
-        while kept and (len(kept) > self.retention.size or kept[0] < oldest):
+        kept, most, oldest = self.kept, self.retention.size, now - self.retention.age
+        while kept and (len(kept) > most or kept[0] < oldest):
             self.drop_oldest()
 
     def drop_oldest(self) -> int:
@@ -115,7 +115,8 @@ class MemoryBroker(Broker):
     async def publish(self, request: PublishRequest) -> Position:
         if self._deliver is None:
             raise NotPublished("the broker is not open; publish between its start and its close")
-        stream = self._stream(request.channel)
+        channel = request.channel
+        stream = self._streams.get(channel) or self._stream(channel)
         now = self._clock()
         if request.key:
             known = _known(stream, request.key, now)
@@ -124,15 +125,15 @@ class MemoryBroker(Broker):
         previous, size = stream.top, stream.size
         stream.top = offset = previous + 1
         publication = Publication(
-            request.channel, offset, previous, stream.epoch, time.time(), request.data, request.format, request.meta
+            channel, offset, previous, stream.epoch, time.time(), request.data, request.format, request.meta
         )
         position = Position(offset, stream.epoch)
         if request.key:
             stream.keys[request.key] = (now + request.key_age, position)
         stream.add(publication, now)
         stream.retention = request.retention or stream.retention
-        self._bound(stream, now, size)
-        if request.channel in self._subscribed:
+        self._bound(channel, stream, now, size)
+        if channel in self._subscribed:
             self._deliver((publication,))
         return position
 
@@ -160,9 +161,9 @@ class MemoryBroker(Broker):
         streams = {channel: self._seen(channel) for channel in channels}
         return {channel: Position(stream.top, stream.epoch) for channel, stream in streams.items()}
 
-    def _bound(self, stream: _Stream, now: float, size: int) -> None:
+    def _bound(self, channel: str, stream: _Stream, now: float, size: int) -> None:
         """Remove what is beyond the retention and the limits in bytes, after a stream of this size has grown."""
-        channel, limits = stream.publications[-1].channel, self._limits
+        limits = self._limits
         stream.trim(now)
         if stream.size > limits.channel_history_bytes:
             count_limit("channel_history_bytes")

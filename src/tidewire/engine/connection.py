@@ -167,7 +167,8 @@ class Connection:
         """Take from the token bucket, for a large message more; after a whole burst over the rate, disconnect."""
         now = time.monotonic()
         limits = self._limits
-        self._allowance = min(float(limits.burst), self._allowance + (now - self._allowed_at) * limits.rate)
+        allowance = self._allowance + (now - self._allowed_at) * limits.rate
+        self._allowance = allowance if allowance < limits.burst else float(limits.burst)
         self._allowed_at = now
         name, rate = "rate", limits.rate
         if self._allowance >= 1.0:
@@ -276,6 +277,13 @@ class Connection:
         if not inbox:
             self._inbox = None
         return message
+
+    def take(self) -> str | bytes | None:
+        """Take a message that waits, to be handled until the next is asked for; None when none is waiting."""
+        if not self._inbox:
+            return None
+        self.receives = self._is_handling = True
+        return self.receive_nowait()
 
     async def receive(self) -> str | bytes:
         """Wait for the next message; raises ConnectionClosed after the last one, as soon as either side ends it."""

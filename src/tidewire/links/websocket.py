@@ -268,22 +268,17 @@ class WebSocketLink(Link):
             self._handle_control(event)
         elif isinstance(event, Fault):
             self._fail(event.disconnect, event.limit)
-        elif self.is_closed:
-            return
-        else:
-            self._receive(event)
-
-    def _receive(self, message: str | bytes) -> None:
-        deadlines = self._deadlines
-        if deadlines.pong or deadlines.rest:
-            deadlines.message_received()
-        if self._listener is not None:
-            try:
-                self._listener.message_received(message)
-            except Exception:
-                self._listener_failed()
-        elif self._application is not None:
-            self._application.put(message)
+        elif not self.is_closed:
+            deadlines = self._deadlines
+            if deadlines.pong or deadlines.rest:
+                deadlines.message_received()
+            if self._listener is not None:
+                try:
+                    self._listener.message_received(event)
+                except Exception:
+                    self._listener_failed()
+            elif self._application is not None:
+                self._application.put(event)
 
     def _handle_control(self, control: Control) -> None:
         if not self._deadlines.control_received(self._loop.time()):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from functools import partial
 from threading import get_ident
 from typing import Any, TypeVar, overload
@@ -174,18 +174,31 @@ class HubConnection(HeldConnection):
         """
         connection, node = self._here, self._node
         name = self._open_channel(channel)
-        if node.broker.waits and not node.is_open:
+        waits = node.broker.waits
+        if waits and not node.is_open:
             raise NotPublished("the application is ending")
-        outcome: asyncio.Future[bool] = self._loop.create_future()
         try:
             payload = self._payload(name, data)
+            if not waits:
+                await node.publish(name, *payload, key=key, sender=connection.id)
+                if self._kept is None:
+                    self._kept = self._done(is_kept=True)
+                return self._kept
         except InvalidMessage as error:
             self.tell(error)
-            outcome.set_result(False)
-            return outcome
+            return self._done(is_kept=False)
+        except PublishError as error:
+            return self._done(is_kept=self._tell_failed(connection, error))
         if self._in_flight is None:
-            self._in_flight = InFlight(node, connection, "publishes_in_flight", waits=node.broker.waits)
+            self._in_flight = InFlight(node, connection, "publishes_in_flight")
+        outcome: asyncio.Future[bool] = self._loop.create_future()
         await self._in_flight.publish(name, *payload, partial(self._settle, connection, outcome), key=key)
+        return outcome
+
+    def _done(self, *, is_kept: bool) -> asyncio.Future[bool]:
+        """Return an outcome that is known already."""
+        outcome: asyncio.Future[bool] = self._loop.create_future()
+        outcome.set_result(is_kept)
         return outcome
 
     async def set(self, channel: str, key: str, value: Any, *, ttl: float = 0.0, expect: int | None = None) -> Entry:
@@ -288,8 +301,7 @@ class HubConnection(HeldConnection):
 
     async def receive_bytes(self) -> bytes:
         """Receive the next message as bytes; text comes as UTF-8."""
-        message = await self._waiting().receive()
-        return message.encode() if isinstance(message, str) else message
+        return _as_bytes(await self._waiting().receive())
 
     @overload
     async def receive_json(self) -> Any: ...
@@ -307,34 +319,20 @@ class HubConnection(HeldConnection):
         """
         return self._decoder(type_).decode(await self.receive_bytes())
 
-    async def iter_messages(self) -> AsyncIterator[str | bytes]:
+    def iter_messages(self) -> AsyncIterator[str | bytes]:
         """Iterate over messages as they come until the connection ends.
 
         A client that leaves is there until what it sent before is handled, some seconds at most (`leaving_seconds`).
         """
-        connection = self._here
-        try:
-            while True:
-                message = await self._waiting().receive()
-                connection.begin_handling()
-                yield message
-        except ConnectionClosed:
-            return
+        return self._iterate(lambda message: message)
 
-    async def iter_text(self) -> AsyncIterator[str]:
+    def iter_text(self) -> AsyncIterator[str]:
         """Iterate over messages as text; a client that sends other bytes is told, and the connection lives on."""
-        async for message in self.iter_messages():
-            try:
-                text = _as_text(message)
-            except BadRequest as error:
-                self.tell(error)
-                continue
-            yield text
+        return self._iterate(_as_text)
 
-    async def iter_bytes(self) -> AsyncIterator[bytes]:
+    def iter_bytes(self) -> AsyncIterator[bytes]:
         """Iterate over messages as bytes; text comes as UTF-8."""
-        async for message in self.iter_messages():
-            yield message.encode() if isinstance(message, str) else message
+        return self._iterate(_as_bytes)
 
     @overload
     def iter_json(self) -> AsyncIterator[Any]: ...
@@ -345,16 +343,30 @@ class HubConnection(HeldConnection):
     @overload
     def iter_json(self, type_: Any) -> AsyncIterator[Any]: ...
 
-    async def iter_json(self, type_: Any = Any) -> AsyncIterator[Any]:
+    def iter_json(self, type_: Any = Any) -> AsyncIterator[Any]:
         """Iterate over messages as JSON, converted as by `receive_json`; others are answered with an error."""
-        decoder = self._decoder(type_)
-        async for data in self.iter_bytes():
-            try:
-                value = decoder.decode(data)
-            except BadRequest as error:
-                self.tell(error)
-                continue
-            yield value
+        decode = self._decoder(type_).decode
+        return self._iterate(lambda message: decode(_as_bytes(message)))
+
+    async def _iterate(self, read: Callable[[str | bytes], T]) -> AsyncIterator[T]:
+        """Iterate over what a function reads from messages; a client is told what it cannot read."""
+        connection = self._here
+        try:
+            while True:
+                message = connection.take()
+                if message is None:
+                    if not self._node.fanout.is_scheduled:
+                        self._here.link.flush()
+                    message = await connection.receive()
+                    connection.begin_handling()
+                try:
+                    value = read(message)
+                except BadRequest as error:
+                    self.tell(error)
+                    continue
+                yield value
+        except ConnectionClosed:
+            return
 
     def _decoder(self, type_: Any) -> JsonDecoder:
         return JsonDecoder(type_, depth=self._node.limits.json_depth)
@@ -373,6 +385,10 @@ class HubConnection(HeldConnection):
     async def wait_closed(self) -> Disconnect:
         """Wait until the connection has ended; what the client sends meanwhile is ignored."""
         return await self._here.wait_closed()
+
+
+def _as_bytes(message: str | bytes) -> bytes:
+    return message.encode() if isinstance(message, str) else message
 
 
 def _as_text(message: str | bytes) -> str:

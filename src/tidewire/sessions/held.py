@@ -36,6 +36,7 @@ class HeldConnection(ABC):
         "_expires_at",
         "_expiry",
         "_in_flight",
+        "_kept",
         "_loop",
         "_node",
         "_published_to",
@@ -55,6 +56,8 @@ class HeldConnection(ABC):
         self._connection: Connection | None = None
         self._expiry: asyncio.TimerHandle | None = None
         self._in_flight: InFlight | None = None
+        #: The outcome of all publications that a store has kept without a wait.
+        self._kept: asyncio.Future[bool] | None = None
         #: The channel of the last publication: its name was judged.
         self._published_to = ""
         self._pushing: EndOfPushing | None = None

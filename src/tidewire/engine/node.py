@@ -288,7 +288,8 @@ class Node:
         """
         request = PublishRequest(channel, data, format, key, meta, self.rules.retentions[channel])
         try:
-            begun = asyncio.ensure_future(self.broker.publish(request))
+            asked = self.broker.publish(request)
+            begun = asked if isinstance(asked, asyncio.Future) else asyncio.ensure_future(asked)
         except PublishError as error:
             self._publish_failed(error)
             raise

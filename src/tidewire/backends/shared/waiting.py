@@ -128,10 +128,10 @@ class WaitingRoom(Generic[W]):
         future = write.future
         if future.done():
             return
-        if isinstance(result, PublishError | BadRequest):
-            future.set_exception(type(result)(*result.args))
-        else:
+        if isinstance(result, Position):
             future.set_result(result)
+        else:
+            future.set_exception(type(result)(*result.args))
 
     def fail(self, writes: Iterable[W], error: PublishError) -> None:
         """Answer several publishes with one error."""

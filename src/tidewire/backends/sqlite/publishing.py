@@ -40,6 +40,8 @@ class Publishing:
         self._mailbox = mailbox
         self._trouble = trouble
         self._room = WaitingRoom[FileWrite]("the disk", hand_over=mailbox.put, late=self._late)
+        #: Answers a publish.
+        self.settle = self._room.settle
 
     def submit(self, request: PublishRequest, *, removes: bool = False) -> asyncio.Future[Position]:
         """Take a publish, or a removal: of the request's key, or without one of its channel's history.
@@ -47,10 +49,6 @@ class Publishing:
         Raises NotPublished when too many wait.
         """
         return self._room.enter(FileWrite(request, self._seconds, removes=removes))
-
-    def settle(self, write: FileWrite, result: Position | PublishError) -> None:
-        """Answer a publish."""
-        self._room.settle(write, result)
 
     def flush(self) -> None:
         """Hand over the publishes of this turn of the loop."""

@@ -161,6 +161,19 @@ def test_the_history_comes_once_and_before_what_is_live(realtime: Realtime) -> N
     run(test)
 
 
+def test_a_store_that_is_away_is_told_to_the_client_of_an_endpoint(realtime: Realtime) -> None:
+    async def test() -> None:
+        async with realtime(make()) as rt:
+            ann = await rt.connect("/ws/1", user="ann")
+            rt.store.away()
+            await ann.send("hello")
+            await ann.expect(lambda told: "not published" in told)
+            with pytest.raises(AssertionError, match=r"clients got:\n(.*\n)*.*ann: 'error: not published"):
+                await rt.expect_error(NotPublished)
+
+    run(test)
+
+
 def test_what_comes_late_is_waited_for_and_what_handlers_do_too(realtime: Realtime) -> None:
     async def test() -> None:
         async with realtime(make()) as rt:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -78,6 +79,15 @@ def test_the_manual_runs(files: dict[str, str], options: tuple[str, ...], tmp_pa
     )
     assert result.returncode == 0, result.stdout + result.stderr
     assert f"{len(files)} passed" in result.stdout
+
+
+def test_a_failure_shows_the_line_of_the_test_and_none_of_the_kit(tmp_path: Path) -> None:
+    failing = SYNC.replace('bob.expect({"text": "hello"})', 'bob.expect({"text": "helo"}, within=0.1)')
+    (tmp_path / "test_plain.py").write_text(failing)
+    command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-p", "no:asyncio"]
+    result = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=90, check=False)
+    assert re.search(r"within=0\.1\)\nE +AssertionError: bob did not get", result.stdout), result.stdout
+    assert "asyncio/" not in result.stdout
 
 
 def test_the_package_itself_needs_no_pytest() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import inspect
+from types import TracebackType
 from typing import Any
 
 from tidewire.testing.players import Player
@@ -24,7 +25,10 @@ class Blocking:
 
             def call(*args: Any, **kwargs: Any) -> Any:
                 __tracebackhide__ = True
-                return self._plain(self._runner.run(found(*args, **kwargs)))
+                try:
+                    return self._plain(self._runner.run(found(*args, **kwargs)))
+                except Exception as error:
+                    raise error.with_traceback(_without_loop(error.__traceback__)) from error.__cause__
 
             return call
         if inspect.ismethod(found):
@@ -49,6 +53,13 @@ class Blocking:
 
     def __repr__(self) -> str:
         return repr(self._target)
+
+
+def _without_loop(trace: TracebackType | None) -> TracebackType | None:
+    """Return a traceback without its first frames, which are those of the call and of asyncio."""
+    while trace is not None and trace.tb_frame.f_globals.get("__name__", "").startswith((__name__, "asyncio.")):
+        trace = trace.tb_next
+    return trace
 
 
 def _has_coroutines(value: Any) -> bool:

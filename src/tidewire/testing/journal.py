@@ -51,10 +51,10 @@ class Journal:
         self.add("decided", "", f"{decision.channel}, user {user!r}: {rule} {outcome}")
 
     def report(self, owner: str) -> str:
-        """Return what a failed expectation of a client prints."""
+        """Return what a failed expectation of a client prints; "" stands for all clients."""
         parts = [
-            ("came", f"{owner} got", self._lines("came", owner)),
-            ("sent", "sent", [f"{entry.owner}: {entry.text}" for entry in self._entries if entry.kind == "sent"]),
+            ("came", f"{owner or 'clients'} got", self._lines("came", owner) if owner else self._named("came")),
+            ("sent", "sent", self._named("sent")),
             ("published", "published", self._lines("published")),
             ("decided", "decided", self._lines("decided")),
             ("failed", "raised", self._lines("failed")),
@@ -66,6 +66,9 @@ class Journal:
         if self._seed is not None:
             lines.append(f"  play it again: realtime(app, seed={self._seed})")
         return "\n".join(lines)
+
+    def _named(self, kind: str) -> list[str]:
+        return [f"{entry.owner}: {entry.text}" for entry in self._entries if entry.kind == kind]
 
     def _lines(self, kind: str, owner: str = "") -> list[str]:
         return [entry.text for entry in self._entries if entry.kind == kind and entry.owner in (owner, "")]

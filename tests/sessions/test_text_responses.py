@@ -147,3 +147,24 @@ def test_a_second_question_is_refused_and_a_stop_is_told() -> None:
             assert [part["type"] for part in parts((await first).text)][-2:] == ["text-end", "abort"]
 
     run(main())
+
+
+@pytest.mark.parametrize("kind", ["events", "ui"])
+def test_a_client_that_has_gone_before_the_response_begins_leaves_no_reader(kind: str) -> None:
+    async def gone() -> dict[str, Any]:
+        return {"type": "http.disconnect"}
+
+    async def send(message: Any) -> None:
+        await asyncio.sleep(0.01)  # as a middleware does, which hands the message to another task
+
+    async def answer() -> None:
+        return None
+
+    async def main() -> None:
+        async with Hub() as hub:
+            for _ in range(3):
+                response = await (hub.stream_events("a") if kind == "events" else hub.stream_ui("a", answer()))
+                await response({"type": "http", "asgi": {"spec_version": "2.3"}}, gone, send)
+            assert not hub.node.registry.readers
+
+    asyncio.run(main())

@@ -177,7 +177,10 @@ class Publications:
     @property
     def _entered(self) -> Subscribed:
         if self._answer is None:
-            raise TidewireError('write `async with hub.listen("news") as publications:` first')
+            raise TidewireError(
+                f'the reader of {self._name!r} was not entered; write `async with hub.listen("{self._name}") as '
+                "publications:`, and iterate over `publications` inside"
+            )
         return self._answer
 
     def __aiter__(self) -> Publications:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Coroutine
+from collections.abc import AsyncIterator, Coroutine, Mapping
 from typing import Any
 
 import msgspec
 from starlette.responses import Response, StreamingResponse
+from starlette.types import Receive, Scope, Send
 
 from tidewire.engine.node import Node
 from tidewire.errors import CutOff, NotPublished
@@ -65,19 +66,16 @@ async def event_response(node: Node, channel: str, since: Position | None) -> Re
     await publications.__aenter__()  # what fails, fails before the response begins
 
     async def body() -> AsyncIterator[bytes]:
-        try:
-            yield _PING
-            if newest is not None:
-                yield b"id: %b\ndata: %b\n\n" % (str(newest.position).encode(), newest.data)
-            async for one in _chunks(publications):
-                if one is None:
-                    yield _PING
-                else:
-                    yield b"id: %b\ndata: %b\n\n" % (str(one[1]).encode(), one[0].encode())
-        finally:
-            await publications.__aexit__(None, None, None)
+        yield _PING
+        if newest is not None:
+            yield b"id: %b\ndata: %b\n\n" % (str(newest.position).encode(), newest.data)
+        async for one in _chunks(publications):
+            if one is None:
+                yield _PING
+            else:
+                yield b"id: %b\ndata: %b\n\n" % (str(one[1]).encode(), one[0].encode())
 
-    return StreamingResponse(body(), media_type="text/event-stream", headers=_HEADERS)
+    return _Events(publications, body(), _HEADERS)
 
 
 async def ui_response(node: Node, channel: str, answer: Coroutine[Any, Any, Any] | None) -> Response:
@@ -103,8 +101,21 @@ async def ui_response(node: Node, channel: str, answer: Coroutine[Any, Any, Any]
         if task is None:
             await publications.__aexit__(None, None, None)
             raise NotPublished("the application is ending; ask again")
-    parts = _ui_parts(publications, first, task)
-    return StreamingResponse(parts, media_type="text/event-stream", headers=_UI_HEADERS)
+    return _Events(publications, _ui_parts(publications, first, task), _UI_HEADERS)
+
+
+class _Events(StreamingResponse):
+    """Server-sent events from a channel; its reader ends with the response, which may have no time to begin."""
+
+    def __init__(self, publications: Publications, parts: AsyncIterator[bytes], headers: Mapping[str, str]) -> None:
+        super().__init__(parts, media_type="text/event-stream", headers=headers)
+        self._publications = publications
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            await super().__call__(scope, receive, send)
+        finally:
+            await self._publications.__aexit__(None, None, None)
 
 
 def _part(**fields: str) -> bytes:
@@ -115,25 +126,22 @@ async def _ui_parts(
     publications: Publications, first: Chunk | None, answer: asyncio.Task[Any] | None
 ) -> AsyncIterator[bytes]:
     stream, sent = "", ""
-    try:
-        async for chunk in _texts(publications, first, answer):
-            if chunk is None:
-                yield _PING
-                continue
-            if not stream:
-                stream = chunk.stream
-                yield _part(type="start", messageId=stream) + _part(type="text-start", id=stream)
-            delta = chunk.text[len(sent) :] if chunk.at == 0 else chunk.text
-            sent += delta
-            if delta:
-                yield _part(type="text-delta", id=stream, delta=delta)
-            if chunk.end:
-                yield _ui_end(stream, chunk.end)
-                return
+    async for chunk in _texts(publications, first, answer):
+        if chunk is None:
+            yield _PING
+            continue
         if not stream:
-            yield _part(type="error", errorText="there is no answer") + b"data: [DONE]\n\n"
-    finally:
-        await publications.__aexit__(None, None, None)
+            stream = chunk.stream
+            yield _part(type="start", messageId=stream) + _part(type="text-start", id=stream)
+        delta = chunk.text[len(sent) :] if chunk.at == 0 else chunk.text
+        sent += delta
+        if delta:
+            yield _part(type="text-delta", id=stream, delta=delta)
+        if chunk.end:
+            yield _ui_end(stream, chunk.end)
+            return
+    if not stream:
+        yield _part(type="error", errorText="there is no answer") + b"data: [DONE]\n\n"
 
 
 def _ui_end(stream: str, end: str) -> bytes:

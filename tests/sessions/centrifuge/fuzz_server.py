@@ -52,6 +52,8 @@ _OPTIONS = {
     ),
     "anew": 'subscription_type = "map"\nmap = { mode = "ephemeral", key_ttl = "1s" }',
     "owned": 'subscription_type = "map"\nmap = { remove_client_on_unsubscribe = true, client_key = "client_id" }',
+    "gonemap": 'subscription_type = "map"\nephemeral = true\nallowed_delta_types = ["fossil"]\n'
+    'map = { remove_client_on_unsubscribe = true, client_key = "client_id" }',
     "clients": 'subscription_type = "map_clients"',
     "users": 'subscription_type = "map_users"',
     "latest": 'slow = "latest"\nallowed_delta_types = ["fossil"]',

@@ -24,8 +24,8 @@ def check_sample(sample: object) -> str:
     if isinstance(sample, str) and _SAMPLE.fullmatch(sample):
         return sample
     raise BadStart(
-        f"sample name {str(sample)[:80]!r} cannot be used; write 1 to 64 letters, digits, '.', '_' or '-', "
-        "beginning with a letter or a digit"
+        f"sample name {str(sample)[:80]!r} cannot be used; write 1 to 64 letters of a to z, digits, "
+        "'.', '_' or '-', beginning with a letter or a digit; the name of a file may have any script"
     )
 
 

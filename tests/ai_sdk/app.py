@@ -7,6 +7,7 @@ import os
 from typing import Any
 
 from fastapi import FastAPI, Response
+from fastapi.staticfiles import StaticFiles
 
 from tidewire import Hub
 
@@ -36,3 +37,7 @@ async def resume(chat: str) -> Response:
 @app.delete("/api/chat/{chat}/stream", status_code=204)
 async def stop(chat: str) -> None:
     await hub.stop_stream(f"chat:{chat}")
+
+
+if "TIDEWIRE_TEST_PAGE" in os.environ:
+    app.mount("/", StaticFiles(directory=os.environ["TIDEWIRE_TEST_PAGE"], html=True))

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,7 +12,7 @@ import httpx
 import pytest
 
 import tidewire
-from contract.serving import free_port, until
+from ai_sdk.serving import serving
 from helpers.node_packages import node_modules
 from requirements import require
 
@@ -23,27 +21,8 @@ HERE = Path(__file__).parent
 
 @pytest.fixture
 def base(tmp_path: Path) -> Iterator[str]:
-    """An application with two workers."""
-    port = free_port()
-    command = [sys.executable, "-m", "tidewire", "run", "app:app", "--port", str(port), "--workers", "2"]
-    environment = os.environ | {"TIDEWIRE_TEST_STORE": f"sqlite:///{tmp_path}/chat.db"}
-    with (tmp_path / "log").open("wb") as log:
-        server = subprocess.Popen(command, cwd=HERE, env=environment, stdout=log, stderr=log)
-    url = f"http://127.0.0.1:{port}"
-
-    def answers() -> bool:
-        assert server.poll() is None, (tmp_path / "log").read_text()
-        try:
-            return httpx.get(f"{url}/api/chat/nobody/stream").status_code == 204
-        except httpx.TransportError:
-            return False
-
-    try:
-        until(answers, 30, what="the application answers")
+    with serving(tmp_path) as url:
         yield url
-    finally:
-        server.terminate()
-        server.wait(20)
 
 
 def test_use_chat_asks_resumes_and_stops(base: str) -> None:

@@ -6,6 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+from contract.serving import free_port
 from helpers.stores import start_redis
 
 
@@ -33,3 +34,14 @@ def test_doctor_says_what_the_store_is_and_what_to_change(tmp_path: Path) -> Non
     for text in (seen, refused, gone):
         assert "s3cret" not in text.stdout + text.stderr
         assert "wr0ng" not in text.stdout + text.stderr
+
+
+def test_a_sentinel_and_a_server_of_a_cluster_are_named_as_what_they_are(tmp_path: Path) -> None:
+    cluster = ("--cluster-enabled", "yes", "--cluster-port", str(free_port()))
+    with (
+        start_redis(tmp_path / "sentinel", is_sentinel=True) as sentinel,
+        start_redis(tmp_path / "cluster", *cluster) as one,
+    ):
+        for server, advice in ((sentinel, "redis+sentinel://HOST:PORT/SERVICE"), (one, "write redis+cluster://")):
+            refused = doctor(f"redis://127.0.0.1:{server.port}", tmp_path)
+            assert (refused.returncode, advice in refused.stderr) == (2, True), refused.stdout + refused.stderr

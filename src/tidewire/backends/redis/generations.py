@@ -11,7 +11,7 @@ from tidewire.backends.redis.address import Kind
 from tidewire.backends.redis.connection import Dial
 from tidewire.backends.redis.driver import Command, Reply
 from tidewire.backends.redis.keys import Keys
-from tidewire.backends.redis.opening import Server, load, new_epoch, read_server
+from tidewire.backends.redis.opening import Server, check_single, load, new_epoch, read_server
 from tidewire.backends.redis.requests import Requests
 from tidewire.backends.redis.scripts import script
 from tidewire.backends.shared.outage import Outage
@@ -75,6 +75,7 @@ class ChannelRequests:
         self.server = await read_server(requests)
         self._guarded.clear()
         if self._kind is not Kind.CLUSTER:
+            await check_single(requests)
             (reply,) = await requests.ask_first(self._guard(0))
             if isinstance(reply, ResponseError):
                 raise StoreUnavailable(f"{requests.connection.shown} answers {str(reply)!r}")

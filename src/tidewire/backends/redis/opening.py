@@ -13,7 +13,7 @@ from tidewire.backends.redis.requests import Requests
 from tidewire.backends.redis.scripts import Script
 from tidewire.errors import ConfigurationError, StoreUnavailable
 
-__all__ = ("Server", "load", "new_epoch", "read_server")
+__all__ = ("Server", "check_single", "load", "new_epoch", "read_server")
 
 
 class Server(msgspec.Struct, frozen=True):
@@ -42,6 +42,10 @@ async def load(requests: Requests, scripts: Sequence[Script]) -> None:
     """Load scripts and check that the server takes writes; raises StoreUnavailable or ConfigurationError."""
     commands: list[Command] = [["SCRIPT", "LOAD", one.text] for one in scripts]
     role, *replies = await requests.ask_first(["ROLE"], *commands)
+    if isinstance(role, list) and role[0] == b"sentinel":
+        raise ConfigurationError(
+            "this is a Redis Sentinel, which keeps nothing; write redis+sentinel://HOST:PORT/SERVICE"
+        )
     for reply in (role, *replies):
         if isinstance(reply, NoPermissionError):
             raise ConfigurationError(
@@ -78,3 +82,10 @@ def _facts(info: Reply) -> dict[str, str]:
         return {}
     lines = (line.partition(":") for line in info.decode(errors="replace").splitlines())
     return {name: value for name, colon, value in lines if colon}
+
+
+async def check_single(requests: Requests) -> None:
+    """Raise ConfigurationError for a server that is one of a cluster, where the URL names it alone."""
+    (info,) = await requests.ask_first(["INFO", "cluster"])
+    if isinstance(info, bytes) and b"cluster_enabled:1" in info:
+        raise ConfigurationError("this Redis is a server of a cluster; write redis+cluster:// in place of its scheme")

@@ -150,6 +150,8 @@ def test_axe_finds_nothing_and_nothing_is_beside_the_screen(
     assert page.evaluate("document.documentElement.scrollWidth") == width
     if width == 390:
         assert page.evaluate(SMALL) == []
+    for whole in ("#message", "#calls"):
+        assert page.locator(whole).evaluate("(node) => node.scrollWidth <= node.clientWidth"), f"{whole} is cut"
     host = playground.url.removeprefix("http://")
     assert {address.split("/")[2] for address in person.addresses} == {host}
 

@@ -21,12 +21,15 @@ from prometheus_client.parser import text_string_to_metric_families as parse_tex
 from starlette.requests import HTTPConnection
 from tests.requirements import require
 from tests.server.live_server import LiveServer, end, wait_for
+from websockets.asyncio.client import connect as open_client
 from websockets.sync.client import connect
 
 from helpers.hubs import run, serving
 from tidewire import ChannelOptions, Hub, SlowPolicy
 from tidewire.backends.judged import JudgedBroker
 from tidewire.observe.metrics import METRICS, TIMINGS
+from tidewire.protocols.json import JSON
+from tidewire.testing import wait_until
 
 DEPLOY = Path(__file__).parents[2] / "deploy"
 KEY = "the-key-of-the-api"
@@ -86,6 +89,30 @@ def test_metrics_that_are_off_cost_nothing_and_measure_nothing() -> None:
         async with Hub() as hub:
             assert hub.node.meter is None
             assert type(hub.node.broker) is JudgedBroker
+
+    run(main())
+
+
+def test_of_publishes_a_sample_is_timed_and_every_failure_counts() -> None:
+    hub = Hub(limits={"rate": 1e9, "burst": 1_000_000})
+    app = FastAPI(lifespan=hub.lifespan)
+    app.include_router(hub.metrics_router())
+    app.include_router(hub.protocol_router("/served/{channel}", JSON))
+
+    @hub.channel("room", publishes=int)
+    async def room() -> bool:
+        return True
+
+    async def main() -> None:
+        async with serving(hub, app) as served, open_client(f"ws://127.0.0.1:{served.port}/served/room") as client:
+            for number in range(500):
+                await client.send(json.dumps(number if number % 2 else "no number"))
+            durations = hub.node.meter.durations  # type: ignore[union-attr]
+            failed = "command", "publish", "failed"
+            await wait_until(lambda: failed in durations and sum(durations[failed].counts) == 250)
+            await wait_until(lambda: hub.statistics().published == 250)
+            for family in ("command", "store"):
+                assert 0 < sum(durations[family, "publish", "ok"].counts) < 250
 
     run(main())
 

@@ -114,7 +114,7 @@ class Fanout:
         if push is None:
             if not channel.pending:
                 return True
-            push = channel.push = self._begin(channel)
+            push = channel.push = self.begin(channel)
         while push.parts:
             batch, subscriptions = push.parts[0]
             while push.reached < len(subscriptions):
@@ -131,7 +131,7 @@ class Fanout:
         channel.push = None
         return not channel.pending
 
-    def _begin(self, channel: Channel) -> ChannelPush:
+    def begin(self, channel: Channel) -> ChannelPush:
         """Take what is pending, and prepare it once for each representation in use."""
         for subscription in tuple(channel.buffering):
             subscription.buffer_behind_reply(channel.pending)

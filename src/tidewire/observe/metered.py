@@ -25,12 +25,12 @@ class MeteredBroker(JudgedBroker):
         self._time_one()
 
     def _time_one(self) -> None:
-        vars(self)["publish"] = self._publish_timed
+        self._publish = self._publish_timed
 
     def _publish_timed(self, request: PublishRequest) -> Coroutine[Any, Any, Position]:
-        vars(self).pop("publish", None)
+        self._publish = self.judged.publish
         asyncio.get_running_loop().call_later(SAMPLE_SECONDS, self._time_one)
-        return self._meter.timed(_FAMILY, "publish", self.publish(request))
+        return self._meter.timed(_FAMILY, "publish", self.judged.publish(request))
 
     async def subscribe(self, channel: str) -> Position:
         return await self._meter.timed(_FAMILY, "subscribe", super().subscribe(channel))
@@ -67,6 +67,7 @@ class MeteredPresence(JudgedPresence):
 
 def metered(broker: Broker, presence: Presence, meter: Meter) -> tuple[Broker, Presence]:
     """Return a store with its calls timed."""
+    meter.is_due = True  # the loop of an earlier opening, which would have said so, may be gone
     judged = broker.judged if isinstance(broker, JudgedBroker) else broker
     members = presence.judged if isinstance(presence, JudgedPresence) else presence
     return MeteredBroker(judged, meter), MeteredPresence(members, meter)

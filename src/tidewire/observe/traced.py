@@ -5,9 +5,9 @@ from __future__ import annotations
 import asyncio
 import logging
 import sys
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable
 from functools import partial
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import msgspec
 from opentelemetry.context import attach, create_key, detach, get_current, get_value, set_value
@@ -16,12 +16,12 @@ from opentelemetry.trace import Span, set_span_in_context, use_span
 from tidewire.backends.base import Broker, Presence
 from tidewire.channels import is_internal, is_personal
 from tidewire.engine.node import Node
-from tidewire.engine.registry import Channel
+from tidewire.engine.registry import Channel, ChannelPush
 from tidewire.history.shown import IsShown
-from tidewire.messages import EphemeralPublication, Format, Position, Publication, PublishRequest
-from tidewire.observe.tracing import Tracing, fail, text_of
+from tidewire.messages import EphemeralPublication, Position, Publication, PublishRequest
+from tidewire.observe.tracing import Tracing, current_context, fail, text_of
 from tidewire.options import Limits
-from tidewire.protocols.meta import trace_of, with_trace
+from tidewire.protocols.meta import trace_of, traced_of, with_trace
 from tidewire.rules.channel_rules import ChannelRules
 from tidewire.support.counts import Counts
 from tidewire.support.log_ids import LogIds
@@ -42,12 +42,14 @@ class TracedMeter(Meter):
     """A meter that puts spans around handshakes and commands; it counts what another one counts, if there is one."""
 
     __slots__ = ("_tracing", "meter")
+    has_spans = True
 
     def __init__(self, tracing: Tracing, meter: Meter | None) -> None:
         super().__init__()
         self._tracing = tracing
         #: The one that counts, if there is one.
         self.meter = meter
+        self.is_due = meter is not None  # else nobody asks for durations
         if meter is not None:
             self.durations = meter.durations
 
@@ -100,8 +102,10 @@ class TracedNode(Node):
         super().__init__(broker, presence, limits=limits, rules=rules, is_shown=is_shown, counts=counts)
         self._tracing = tracing
         self._delivering: list[tuple[Channel, Span]] = []
-        # the doors of fan-out ask nothing for a tracer, so that one that is not there costs nothing
-        vars(self.fanout)["add"] = partial(self._add, self.fanout.add)
+        # the doors of the store and of fan-out ask nothing for a tracer, so that one that is not there costs nothing
+        vars(broker)["publish"] = self._publishing(broker.publish)
+        vars(self.fanout.ephemeral)["publish"] = partial(self._publish_ephemeral_one, self.fanout.ephemeral.publish)
+        vars(self.fanout)["begin"] = partial(self._begin_push, self.fanout.begin)
         vars(self.fanout.ephemeral)["add"] = partial(self._add_ephemeral, self.fanout.ephemeral.add)
         if broker.within is not None:
             vars(broker)["within"] = partial(self._within, broker.within)
@@ -125,48 +129,47 @@ class TracedNode(Node):
             return None
         return self._tracing.publish(self.rules.tallies[channel].pattern, len(data))
 
-    def publish(
-        self,
-        channel: str,
-        data: bytes,
-        format: Format = Format.JSON,
-        *,
-        key: str = "",
-        meta: bytes = b"",
-        ephemeral: bool | None = None,
-        sender: str = "",
-    ) -> Coroutine[Any, Any, Position]:
-        if not self._tracing.may_begin and not get_current():  # nearly all publishes of a busy process
-            return Node.publish(self, channel, data, format, key=key, meta=meta, ephemeral=ephemeral, sender=sender)
-        span = self._begin(channel, data)
-        if span is not None:
-            meta = with_trace(meta, text_of(span))
-        work = Node.publish(self, channel, data, format, key=key, meta=meta, ephemeral=ephemeral, sender=sender)
-        return work if span is None else _published(span, work)
+    def _publishing(
+        self, publish: Callable[[PublishRequest], Awaitable[Position]]
+    ) -> Callable[..., Awaitable[Position]]:
+        """Return a function that publishes; it asks little, as most publishes of a busy process are in no trace."""
+        tracing, current = self._tracing, current_context()
 
-    def begin_publish(
-        self,
-        channel: str,
-        data: bytes,
-        format: Format = Format.JSON,
-        *,
-        settled: Callable[[asyncio.Future[Position]], None],
-        key: str = "",
-        meta: bytes = b"",
-    ) -> asyncio.Future[Position]:
-        span = self._begin(channel, data) if self._tracing.may_begin or get_current() else None
+        def traced(request: PublishRequest) -> Awaitable[Position]:
+            return self._publish(publish, request) if tracing.may_begin or current() else publish(request)
+
+        return traced
+
+    def _publish(
+        self, publish: Callable[[PublishRequest], Awaitable[Position]], request: PublishRequest
+    ) -> Awaitable[Position]:
+        span = self._begin(request.channel, request.data)
         if span is None:
-            return super().begin_publish(channel, data, format, settled=settled, key=key, meta=meta)
+            return publish(request)
+        request = msgspec.structs.replace(request, meta=with_trace(request.meta, text_of(span)))
         try:
             with _current(span):
-                meta = with_trace(meta, text_of(span))
-                begun = super().begin_publish(channel, data, format, settled=settled, key=key, meta=meta)
+                work = publish(request)
         except BaseException as error:
             fail(span, error)
             span.end()
             raise
-        begun.add_done_callback(partial(_settled, span))
-        return begun
+        return _published(span, work)
+
+    def _publish_ephemeral_one(
+        self, publish: Callable[[EphemeralPublication], None], publication: EphemeralPublication
+    ) -> None:
+        """Publish what is not kept; where it is as large as it may be, its deliveries are not told its span."""
+        may_trace = self._tracing.may_begin or get_current()
+        span = self._begin(publication.channel, publication.data) if may_trace else None
+        if span is None:
+            publish(publication)
+            return
+        meta = with_trace(publication.meta, text_of(span))
+        if len(publication.data) + len(meta) <= self.limits.ephemeral_bytes:
+            publication = msgspec.structs.replace(publication, meta=meta)
+        publish(publication)
+        span.end()
 
     async def _within(
         self,
@@ -190,24 +193,23 @@ class TracedNode(Node):
 
     # Fan-out.
 
-    def _add(self, add: Callable[[Channel, Publication], None], channel: Channel, publication: Publication) -> None:
-        add(channel, publication)
-        if publication.meta:
+    def _begin_push(self, begin: Callable[[Channel], ChannelPush], channel: Channel) -> ChannelPush:
+        push = begin(channel)
+        for publication in traced_of(push.publications):
             self._deliver(channel, publication)
+        return push
 
     def _add_ephemeral(self, add: Callable[[EphemeralPublication], None], publication: EphemeralPublication) -> None:
         add(publication)
-        channel = self.registry.channels.get(publication.channel)
-        if channel is not None and publication.meta:
+        if traced_of((publication,)) and (channel := self.registry.channels.get(publication.channel)) is not None:
             self._deliver(channel, publication)
 
     def _deliver(self, channel: Channel, publication: Publication) -> None:
         publisher = trace_of(publication)
         if not publisher or not len(channel):
             return
-        span = self._tracing.deliver(channel.tally.pattern, publisher)
+        span = self._tracing.deliver(channel.tally.pattern, publisher, len(channel))
         if span is not None:
-            span.set_attribute("tidewire.subscribers", len(channel))
             if not self._delivering:
                 asyncio.get_running_loop().call_soon(self._delivered)
             self._delivering.append((channel, span))
@@ -232,21 +234,8 @@ async def _published(span: Span, work: Awaitable[Position]) -> Position:
             fail(span, error)
             raise
         else:
-            _kept(span, position)
+            if position.offset:
+                span.set_attribute("messaging.message.id", str(position))
             return position
         finally:
             span.end()
-
-
-def _kept(span: Span, position: Position) -> None:
-    if position.offset:
-        span.set_attribute("messaging.message.id", str(position))
-
-
-def _settled(span: Span, begun: asyncio.Future[Position]) -> None:
-    error = asyncio.CancelledError() if begun.cancelled() else begun.exception()
-    if error is None:
-        _kept(span, begun.result())
-    else:
-        fail(span, error)
-    span.end()

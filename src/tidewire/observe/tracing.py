@@ -10,8 +10,9 @@ from __future__ import annotations
 import asyncio
 import importlib.metadata
 from collections.abc import Callable, Sequence
+from contextvars import copy_context
 
-from opentelemetry.context import Context, attach, create_key, get_value, set_value
+from opentelemetry.context import Context, attach, create_key, detach, get_current, get_value, set_value
 from opentelemetry.trace import (
     INVALID_SPAN,
     Link,
@@ -33,13 +34,25 @@ from starlette.exceptions import HTTPException, WebSocketException
 from tidewire.errors import CommandError
 from tidewire.support.counters import count_limit
 
-__all__ = ("Tracing", "fail", "text_of", "tracing_by")
+__all__ = ("Tracing", "current_context", "fail", "text_of", "tracing_by")
 
 _SCHEMA = "https://opentelemetry.io/schemas/1.44.0"
 #: The key of the span that lasts as long as a connection: the traces of its publishes begin below none.
 _CONNECTION = create_key("tidewire.connection")
 #: Errors that are answered, as a status below 500 is.
 _MISTAKES = (CommandError, HTTPException, WebSocketException)
+
+
+def current_context() -> Callable[[], Context]:
+    """Return a function that returns the current context: a variable's, without the API's calls around it.
+
+    The API does not name the variable: it is the one that holds what was attached. For another kind of context, that is
+    not held by a variable, it is the API's own function.
+    """
+    token = attach(mark := Context())
+    found = [variable.get for variable, value in copy_context().items() if value is mark]
+    detach(token)
+    return found[0] if found else get_current
 
 
 def tracing_by(provider: TracerProvider | None) -> Tracing | None:
@@ -103,7 +116,7 @@ class Tracing:
         attributes = {**_operation("publish", "send", pattern), "messaging.message.body.size": size}
         return _started(self._tracer.start_span(f"publish {pattern}", context, SpanKind.PRODUCER, attributes, links))
 
-    def deliver(self, pattern: str, publisher: str) -> Span | None:
+    def deliver(self, pattern: str, publisher: str, subscribers: int) -> Span | None:
         """Begin the span of a publication's fan-out on this node; `publisher` is the span of its publish as text."""
         remote = _remote(publisher)
         if remote is None:
@@ -113,7 +126,7 @@ class Tracing:
                 f"deliver {pattern}",
                 set_span_in_context(remote[0]),
                 SpanKind.CONSUMER,
-                _operation("deliver", "process", pattern),
+                {**_operation("deliver", "process", pattern), "tidewire.subscribers": subscribers},
                 [Link(remote[1])],
             )
         )

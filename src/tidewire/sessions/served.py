@@ -30,6 +30,7 @@ from tidewire.sessions.accept import Acceptance
 from tidewire.sessions.access import Access
 from tidewire.sessions.centrifuge.identify import Name, identified_by
 from tidewire.sessions.command_queue import CommandQueue
+from tidewire.sessions.in_flight import Settle
 from tidewire.sessions.origins import Origins
 from tidewire.support.refusals import kind_of, note_handshake
 
@@ -144,16 +145,20 @@ class ServedCommands:
         self._queue.start()
 
     async def _handle(self, message: str | bytes) -> None:
+        command, meter = None, self._node.meter
         try:
             for command in self._connection.protocol.decode(message):
                 if not isinstance(command, Publish):
                     await self._queue.publishes.wait()
-                work, meter = _METHODS[type(command)](self, command), self._node.meter
+                work = _METHODS[type(command)](self, command)
                 if meter is not None:
                     name = type(command).__name__.lower()
-                    work = meter.command(name, meter.timed("command", name, work), self._connection.id)
+                    work = work if isinstance(command, Publish) else meter.timed("command", name, work)
+                    work = meter.command(name, work, self._connection.id)
                 await work
         except CommandError as error:
+            if meter is not None and isinstance(command, Publish):
+                meter.add("command", "publish", "failed", 0.0)
             self._connection.refuse(kind_of(error), str(error))
             self._tell(error)
 
@@ -165,8 +170,14 @@ class ServedCommands:
         """Publish what the client sent."""
         name = self._name(command.channel)
         payload = await self._access.take(name, command.data, command.format)
-        if payload is not None:
-            await self._queue.publishes.publish(name, *payload, self._settle, key=command.key)
+        settle: Settle = self._settle
+        meter = self._node.meter
+        if meter is not None and meter.is_due:
+            settle = meter.timed_until("command", "publish", settle)
+        if payload is None:
+            settle(None)
+        else:
+            await self._queue.publishes.publish(name, *payload, settle, key=command.key)
 
     def _settle(self, error: BaseException | None) -> None:
         if isinstance(error, CommandError):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from bisect import bisect_left
 from collections.abc import Awaitable, Callable
@@ -36,11 +37,16 @@ class Durations:
 class Meter:
     """The durations of one process, by family, name and outcome; the caller sees to it that there are few of these."""
 
-    __slots__ = ("_sampled_at", "durations")
+    __slots__ = ("durations", "is_due")
+
+    #: Whether commands are to be handed to `command`.
+    has_spans = False
 
     def __init__(self) -> None:
-        self._sampled_at = 0.0
         self.durations: dict[tuple[str, str, str], Durations] = {}
+        #: Whether the next of what there is too much of is to be timed: to time each, or to look at the clock for each,
+        #: would cost a busy server a part of its time.
+        self.is_due = True
 
     def add(self, family: str, name: str, outcome: str, seconds: float) -> None:
         """Count one duration."""
@@ -53,18 +59,20 @@ class Meter:
     def timed_until(self, family: str, name: str, settle: Settle) -> Settle:
         """Return a function that counts the time until its call, and then calls another with the error or None.
 
-        A sample is timed: to time each would cost a busy server a tenth of its time.
+        The caller has seen that one `is_due`; the next one is after a pause.
         """
+        self.is_due = False
+        asyncio.get_running_loop().call_later(SAMPLE_SECONDS, self._come_due)
         start = time.perf_counter()
-        if start - self._sampled_at < SAMPLE_SECONDS:
-            return settle
-        self._sampled_at = start
 
         def settled(error: BaseException | None) -> None:
             self.add(family, name, "ok" if error is None else "failed", time.perf_counter() - start)
             settle(error)
 
         return settled
+
+    def _come_due(self) -> None:
+        self.is_due = True
 
     def handshake(self, kind: str, work: Awaitable[T]) -> Awaitable[T]:
         """Return what is to be awaited instead of the work of a handshake."""

@@ -102,7 +102,7 @@ class Commands:
             answer = self._answer(command, name, METHODS[name](self, command, request), request, ends=False)
         else:
             answer = self._answer_in_order(command, name, request)
-        return answer if meter is None else meter.command(name, answer, self._connection.id)
+        return answer if meter is None or not meter.has_spans else meter.command(name, answer, self._connection.id)
 
     async def _answer_in_order(self, command: int, name: str, request: Any) -> None:
         """Run one command behind all that was published before it."""
@@ -215,8 +215,9 @@ class Commands:
             await self._queue.publishes.wait()  # answers of one channel stay in order
             raise
         settle: Settle = partial(self._publish_settled, command, channel)
-        if self._node.meter is not None:
-            settle = self._node.meter.timed_until("command", "publish", settle)
+        meter = self._node.meter
+        if meter is not None and meter.is_due:
+            settle = meter.timed_until("command", "publish", settle)
         if payload is None:
             settle(None)
             return

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import os
+import sys
 import threading
 import time
 from concurrent.futures import CancelledError, Future
+from contextlib import AbstractContextManager, nullcontext
 from types import TracebackType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from typing import Protocol as TypingProtocol
 
 from tidewire.backends import open_backend
@@ -24,9 +26,16 @@ from tidewire.errors import (
 )
 from tidewire.messages import EphemeralPublication, Format, Position, PublishRequest
 from tidewire.options import Limits
+from tidewire.protocols.meta import with_trace
 from tidewire.protocols.payload import encode_payload
 from tidewire.protocols.shape import checked_payload
+from tidewire.rules.channel_rules import ChannelRules
 from tidewire.rules.rule_authority import RuleAuthority
+
+if TYPE_CHECKING:
+    from opentelemetry.trace import Span, TracerProvider
+
+    from tidewire.observe.tracing import ThreadTracing
 
 __all__ = ("Publisher",)
 
@@ -40,6 +49,7 @@ class Configured(TypingProtocol):
     url: str
     limits: Limits
     authority: RuleAuthority
+    tracer_provider: TracerProvider | None
 
 
 class Publisher:
@@ -47,17 +57,23 @@ class Publisher:
 
     The store is opened at the first publish, by one background thread, so that a publisher may be made before a worker
     process forks. Inside an event loop use `Hub.publish`: every call here blocks its thread. With a hub instead of a
-    URL (it need not be open) messages are checked by the types that its rules declare. Raises ConfigurationError for a
-    store that no other process can open.
+    URL (it need not be open) messages are checked by the types that its rules declare. With a `tracer_provider`, or one
+    that the process has set, publishes have spans, as those of a hub do. Raises ConfigurationError for a store that no
+    other process can open.
     """
 
-    def __init__(self, url: str | Configured, *, limits: Limits | None = None) -> None:
+    def __init__(
+        self, url: str | Configured, *, limits: Limits | None = None, tracer_provider: TracerProvider | None = None
+    ) -> None:
         hub = None if isinstance(url, str) else url
         if not isinstance(url, str) and not hasattr(url, "url"):
             raise ConfigurationError(f"a publisher is given {url!r}; write its store, as sqlite:///chat.db, or a hub")
         self._url = url if isinstance(url, str) else url.url
         self._limits = limits or (Limits() if hub is None else hub.limits)
         self._authority = None if hub is None else hub.authority
+        self._rules = ChannelRules() if hub is None else hub.authority.rules
+        self._tracer_provider = tracer_provider or (None if hub is None else hub.tracer_provider)
+        self._tracing: ThreadTracing | None = None
         broker, _ = open_backend(self._url, self._limits)
         if not broker.shared:
             raise ConfigurationError(
@@ -102,22 +118,44 @@ class Publisher:
             background.close()
 
     def _publish(self, channel: str, data: bytes, format_: Format, key: str) -> Position:
-        request = PublishRequest(channel, data, format_, key=key)
-        with self._lock:
-            answer = self._open().submit(request)
-        try:
-            return answer.result(self._limits.publish_seconds + _PATIENCE)
-        except (TimeoutError, CancelledError):
-            raise PublishUnconfirmed("the store did not answer in time; publish it again with the same key") from None
+        with self._traced(channel, data) as span:
+            request = PublishRequest(channel, data, format_, key=key, meta=_meta(span))
+            with self._lock:
+                answer = self._open().submit(request)
+            try:
+                position = answer.result(self._limits.publish_seconds + _PATIENCE)
+            except (TimeoutError, CancelledError):
+                raise PublishUnconfirmed(
+                    "the store did not answer in time; publish it again with the same key"
+                ) from None
+            if span is not None:
+                span.set_attribute("messaging.message.id", str(position))
+            return position
+
+    def _traced(self, channel: str, data: bytes) -> AbstractContextManager[Span | None]:
+        """Return the span of a publish, below that which is current in this thread; None where nothing is traced."""
+        if self._tracing is None:
+            if self._tracer_provider is None and "opentelemetry.trace" not in sys.modules:  # then nobody has set one
+                return nullcontext()
+            from tidewire.observe.tracing import ThreadTracing
+
+            self._tracing = ThreadTracing.by(self._tracer_provider, self._limits.traces_per_second)
+            if self._tracing is None:
+                return nullcontext()
+        return self._tracing.publishing(self._rules.pattern(channel), len(data))
 
     def _relay(self, channel: str, data: bytes, format_: Format, key: str) -> Position:
         if key:
             raise BadRequest(f"key={key!r} needs a publication that is kept; leave it out, or leave ephemeral out")
         if len(data) > self._limits.ephemeral_bytes:
             raise LimitExceeded(f"{len(data)} bytes are more than ephemeral_bytes ({self._limits.ephemeral_bytes})")
-        publication = EphemeralPublication(channel, 0, 0, "", time.time(), data, format_)
-        with self._lock:
-            self._open().relay(publication)
+        with self._traced(channel, data) as span:
+            meta = _meta(span)
+            if len(data) + len(meta) > self._limits.ephemeral_bytes:
+                meta = b""  # where it is as large as it may be, its deliveries are not told its span
+            publication = EphemeralPublication(channel, 0, 0, "", time.time(), data, format_, meta)
+            with self._lock:
+                self._open().relay(publication)
         return Position(0, "")
 
     def _open(self) -> _Background:
@@ -137,6 +175,14 @@ class Publisher:
                 "publish first in the child, or start children with `spawn`"
             )
         return self._background
+
+
+def _meta(span: Span | None) -> bytes:
+    if span is None:
+        return b""
+    from tidewire.observe.tracing import text_of
+
+    return with_trace(b"", text_of(span))
 
 
 class _Background:

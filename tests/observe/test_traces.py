@@ -6,6 +6,7 @@ import asyncio
 import json
 import logging
 import threading
+import time
 from contextlib import AsyncExitStack
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
@@ -28,7 +29,7 @@ from tests.server.live_server import LiveServer, wait_for
 from websockets.sync.client import connect
 
 from helpers.hubs import receive, run, serving
-from tidewire import ChannelOptions, Hub, PermissionDenied
+from tidewire import ChannelOptions, Hub, Limits, PermissionDenied, Publisher
 from tidewire.client import Client
 from tidewire.engine.node import Node
 from tidewire.errors import CommandError, TidewireError
@@ -121,6 +122,60 @@ def test_a_publish_is_followed_over_the_store_to_each_worker(url: str) -> None:
         assert deliver.attributes is not None
         assert deliver.attributes["tidewire.subscribers"] == subscribers
         assert all(SECRET not in str(span.to_json()) for span in traced.spans())
+
+
+@pytest.mark.parametrize("ephemeral", [False, True])
+def test_a_publish_of_another_process_is_followed_to_its_deliveries(tmp_path: Path, ephemeral: bool) -> None:
+    outside, inside = Traced(), Traced()
+    url = f"sqlite:///{tmp_path}/store.db"
+
+    def publish(hub: Hub) -> None:
+        with (
+            Publisher(hub, tracer_provider=outside.provider) as publisher,
+            outside.tracer.start_as_current_span("task"),
+        ):
+            publisher.publish("room:1", {"text": SECRET}, ephemeral=ephemeral)
+            with pytest.raises(CommandError):
+                publisher.publish("room:1", "x", key="k", ephemeral=True)
+
+    async def main() -> None:
+        hub, app = worker(url, inside)
+        async with serving(hub, app) as served, served.open("/plain/room:1") as client:
+            await wait_until(lambda: len(hub.node.registry.channels["room:1"]) == 1)
+            await asyncio.to_thread(publish, hub)
+            assert json.loads(await receive(client)) == {"text": SECRET}
+            await wait_until(lambda: bool(inside.spans("deliver")))
+
+    run(main())
+    (span,), (deliver,) = outside.spans("publish"), inside.spans("deliver")
+    task = next(one for one in outside.exporter.get_finished_spans() if one.name == "task")
+    assert span.name == "publish room:{room}"
+    assert span.kind is SpanKind.PRODUCER
+    assert span.parent is not None
+    assert span.parent.span_id == task.context.span_id
+    assert deliver.parent is not None
+    assert deliver.parent.span_id == span.context.span_id
+    assert span.attributes is not None
+    assert ("messaging.message.id" in span.attributes) is not ephemeral
+    assert SECRET not in str(span.to_json())
+
+
+def test_a_publisher_begins_few_traces_and_without_a_tracer_none(tmp_path: Path) -> None:
+    traced = Traced()
+    url = f"sqlite:///{tmp_path}/store.db"
+    start = time.monotonic()
+    with Publisher(url, limits=Limits(traces_per_second=2), tracer_provider=traced.provider) as publisher:
+        for number in range(50):
+            publisher.publish("a", number, ephemeral=True)
+    assert 2 <= len(traced.spans("publish")) <= 2 * (time.monotonic() - start) + 2
+    with Publisher(url) as publisher:
+        publisher.publish("a", 1)
+
+    async def read() -> bytes:
+        async with Hub(url) as hub:
+            return (await hub.history("a")).publications[-1].meta
+
+    assert asyncio.run(read()) == b""
 
 
 def test_what_is_not_kept_is_followed_too(url: str) -> None:

@@ -93,7 +93,7 @@ class HubCore:
         self._judge: Authority = self.authority
         #: Measures durations, once a router of metrics asks for it.
         self._meter: Meter | None = None
-        self._tracer_provider = tracer_provider
+        self.tracer_provider = tracer_provider
         #: Makes the store hang, once a playground asks for that.
         self._hang: Hang | None = None
         self._open: Opened | None = None
@@ -131,11 +131,11 @@ class HubCore:
     def _node(self, broker: Broker, presence: Presence, counts: Counts) -> Node:
         """Make the engine: one that is traced where the application has a tracer."""
         limits, rules = self.limits, self._rules
-        if self._tracer_provider is not None or "opentelemetry.trace" in sys.modules:  # else nobody has set one
+        if self.tracer_provider is not None or "opentelemetry.trace" in sys.modules:  # else nobody has set one
             from tidewire.observe.traced import TracedMeter, TracedNode
             from tidewire.observe.tracing import tracing_by
 
-            tracing = tracing_by(self._tracer_provider)
+            tracing = tracing_by(self.tracer_provider)
             if tracing is not None:
                 node: Node = TracedNode(
                     tracing, broker, presence, limits=limits, rules=rules, is_shown=is_history, counts=counts

@@ -9,7 +9,10 @@ from __future__ import annotations
 
 import asyncio
 import importlib.metadata
-from collections.abc import Callable, Sequence
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from contextvars import copy_context
 
 from opentelemetry.context import Context, attach, create_key, detach, get_current, get_value, set_value
@@ -28,13 +31,14 @@ from opentelemetry.trace import (
     get_current_span,
     get_tracer_provider,
     set_span_in_context,
+    use_span,
 )
 from starlette.exceptions import HTTPException, WebSocketException
 
 from tidewire.errors import CommandError
 from tidewire.support.counters import count_limit
 
-__all__ = ("Tracing", "current_context", "fail", "text_of", "tracing_by")
+__all__ = ("ThreadTracing", "Tracing", "current_context", "fail", "text_of", "tracing_by")
 
 _SCHEMA = "https://opentelemetry.io/schemas/1.44.0"
 #: The key of the span that lasts as long as a connection: the traces of its publishes begin below none.
@@ -152,6 +156,46 @@ class Tracing:
         attributes = {"rpc.system.name": "tidewire", "rpc.method": name, "tidewire.connection.id": connection}
         links = _linked(get_current_span())
         return _started(self._tracer.start_span(f"command {name}", Context(), SpanKind.SERVER, attributes, links))
+
+
+class ThreadTracing(Tracing):
+    """Makes the spans of publishes in the threads of a process that has no event loop."""
+
+    __slots__ = ("_lock", "_second")
+
+    def __init__(self, provider: TracerProvider, most: int) -> None:
+        super().__init__(provider)
+        self._most = most
+        self._lock = threading.Lock()
+        self._second = 0.0
+
+    @classmethod
+    def by(cls, provider: TracerProvider | None, most: int) -> ThreadTracing | None:
+        """Return what makes spans by a provider, or by the process's own; None where that makes none."""
+        provider = provider or get_tracer_provider()
+        return None if isinstance(provider, ProxyTracerProvider | NoOpTracerProvider) else cls(provider, most)
+
+    def _begins(self) -> bool:
+        with self._lock:
+            now = time.monotonic()
+            if now - self._second >= 1.0:
+                self._second, self._begun = now, 0
+            self._begun += 1
+            return self._begun <= self._most
+
+    @contextmanager
+    def publishing(self, pattern: str, size: int) -> Iterator[Span | None]:
+        """Make the span of a publish current until it has ended; None where there is none."""
+        span = self.publish(pattern, size)
+        if span is None:
+            yield None
+            return
+        with use_span(span, end_on_exit=True, record_exception=False, set_status_on_exception=False):
+            try:
+                yield span
+            except BaseException as error:
+                fail(span, error)
+                raise
 
 
 def _nothing() -> None:

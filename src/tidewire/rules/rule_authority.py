@@ -42,7 +42,8 @@ class RuleAuthority(Authority):
 
     def __init__(self, book: RuleBook, channels: ChannelRules, limits: Limits) -> None:
         self._book = book
-        self._channels = channels
+        #: The options of channels, and the patterns of their rules.
+        self.rules = channels
         self._limits = limits
         self._decisions: OrderedDict[tuple[str, str], Permissions] = OrderedDict()
         #: Called with each decision, while a test asks which rule decided.
@@ -83,9 +84,9 @@ class RuleAuthority(Authority):
         options = self._book.options(name)
         if options is not None:
             return options
-        if len(self._book) and not self._channels.names(name):
+        if len(self._book) and not self.rules.names(name):
             raise UnknownChannel(f"no rule is for channel {name!r}; write one with @hub.channel")
-        return self._channels.options(name)
+        return self.rules.options(name)
 
     async def subscribe(self, caller: Caller, channel: str, token: str, data: bytes) -> Grant:
         options = self.options(channel)

@@ -44,7 +44,9 @@ def application(hub: Hub, handler: Any) -> FastAPI:
 async def serving(hub: Hub, handler: Any, *, ws: Any = WebSocketProtocol) -> AsyncIterator[Application]:
     """Serve an endpoint, or a whole application, by uvicorn with a WebSocket class, or by "hypercorn"."""
     app = handler if isinstance(handler, FastAPI) else application(hub, handler)
-    listener = socket.create_server(("127.0.0.1", 0))
+    # from its descriptor a socket learns that it is TCP's: else asyncio sets no TCP_NODELAY for what it accepts, and a
+    # body that is written behind its head waits 40 ms for the client's acknowledgement
+    listener = socket.socket(fileno=socket.create_server(("127.0.0.1", 0)).detach())
     async with _hypercorn(app, listener) if ws == "hypercorn" else _uvicorn(app, listener, ws):
         yield Application(hub, listener.getsockname()[1])
         await wait_until(lambda: hub.statistics().connections == 0, what="every connection is let go")

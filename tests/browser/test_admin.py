@@ -28,7 +28,7 @@ pytestmark = [pytest.mark.browser, pytest.mark.xdist_group("browser")]
 
 MakePerson = Callable[..., Person]
 AXE = Path(__file__).parent / "axe"
-VIEWS = ("nodes", "channels", "channels/playground%3Aroom-1", "connections", "refusals", "act")
+VIEWS = ("nodes", "channels", "channels/playground%3Aroom-1", "connections", "refusals", "runs", "act")
 
 
 #: Opens connections to the playground, which answer pings; the first one is refused something.

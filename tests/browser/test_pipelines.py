@@ -464,3 +464,26 @@ def test_a_server_without_pipelines_says_so(
     page = people(server).page
     page.goto(f"{server.url}/pipelines")
     expect(page.get_by_role("heading", level=1)).to_have_text("No pipelines here")
+
+
+def test_the_admin_page_shows_runs_as_they_go_and_cancels_them(people: MakePerson, server: Server) -> None:
+    page = people(server).page
+    opened_page = opened(people(server))
+    start_two(opened_page, "seen-by-root")
+    page.goto(f"{server.url}/admin#/runs")
+    page.get_by_label("Search by pipeline").fill("Seen-by")
+    row = page.locator("#runs-table tbody tr")
+    expect(row).to_have_count(1)
+    expect(row).to_contain_text("running")
+    expect(row).to_contain_text("Linger")
+    expect(row).to_contain_text(
+        "55 %"
+    )  # the first step, and two fifths of the second, which weighs three times as much
+    check(page)
+    page.get_by_role("button", name="Cancel two of seen-by-root").click()
+    page.get_by_role("button", name="Do it").click()
+    expect(row).to_contain_text("cancelled", timeout=20_000)
+    expect(page.get_by_role("button", name="Cancel two of seen-by-root")).to_have_count(0)
+    is_now(opened_page, "Cancelled")
+    page.get_by_label("Search by pipeline").fill("nobody's")
+    expect(row).to_have_text("No pipeline has run here.")

@@ -4,27 +4,30 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Callable, Iterable
 from contextlib import aclosing
-from typing import Any
+from typing import Annotated, Any
 
-from fastapi import APIRouter, HTTPException, Response
+import msgspec
+from fastapi import APIRouter, HTTPException, Query, Response
 from fastapi.responses import JSONResponse, StreamingResponse
 
-from tidewire.errors import LimitExceeded, StoreUnavailable
+from tidewire.errors import CommandError, LimitExceeded, StoreUnavailable
 from tidewire.http_api.api_router import api_router
 from tidewire.http_api.calls import Calls
+from tidewire.http_api.nodes import Nodes
 from tidewire.http_api.page_files import add_page
-from tidewire.observe.live import Live
+from tidewire.observe.shown_runs import RunPage
 
 __all__ = ("admin_router",)
 
+_NOT_KEPT = {"Cache-Control": "no-store"}
 #: A proxy hands each line on at once.
 _LIVE = {"Cache-Control": "no-store", "X-Accel-Buffering": "no", "X-Content-Type-Options": "nosniff"}
-_SCRIPTS = ("main", "api", "charts", "lists", "live", "form", "actions", "words")
+_SCRIPTS = ("main", "api", "charts", "lists", "live", "form", "actions", "runs", "words")
 
 
 def admin_router(
     calls: Callable[[], Calls],
-    live: Callable[[], Live],
+    nodes: Callable[[], Nodes],
     types: Callable[[], dict[str, Any]],
     *,
     allowed: Any,
@@ -39,7 +42,7 @@ def admin_router(
 
     @router.get("/live", dependencies=[allowed])
     async def figures() -> Response:
-        looking = live().look()
+        looking = nodes().live.look()
         try:
             first = await anext(looking, b"")
         except (LimitExceeded, StoreUnavailable) as error:
@@ -48,12 +51,38 @@ def admin_router(
 
     @router.get("/types", dependencies=[allowed])
     async def describe() -> Response:
-        return JSONResponse(types(), headers={"Cache-Control": "no-store"})
+        return JSONResponse(types(), headers=_NOT_KEPT)
 
+    _add_runs(router, nodes, allowed)
     # a caller that may is known by the dependency; the page of another site may not, with the cookies of one who may
     api = api_router(calls, key="", insecure=True, prefix="/api")
     router.include_router(api, dependencies=[allowed], include_in_schema=False)
     return router
+
+
+def _add_runs(router: APIRouter, nodes: Callable[[], Nodes], allowed: Any) -> None:
+    """Add the runs of pipelines, in the process that has some."""
+
+    @router.get("/runs", dependencies=[allowed])
+    async def runs(
+        search: Annotated[str, Query(max_length=200)] = "",
+        limit: Annotated[int, Query(ge=0, le=500)] = 50,
+        offset: Annotated[int, Query(ge=0, le=1_000_000)] = 0,
+    ) -> Response:
+        shown = nodes().runs
+        page = RunPage(0, []) if shown is None else await shown.page(search, limit, offset)
+        return Response(msgspec.json.encode(page), media_type="application/json", headers=_NOT_KEPT)
+
+    @router.post("/runs/{run}/cancel", dependencies=[allowed])
+    async def cancel(run: str) -> Response:
+        shown = nodes().runs
+        if shown is None:
+            raise HTTPException(404, "this application has no pipelines")
+        try:
+            await shown.cancel(run)
+        except CommandError as error:
+            raise HTTPException(409, str(error)) from None
+        return JSONResponse({}, headers=_NOT_KEPT)
 
 
 async def _lines(first: bytes, rest: AsyncGenerator[bytes, None]) -> AsyncGenerator[bytes, None]:

@@ -16,6 +16,7 @@ from tidewire.http_api.observing import status_of
 from tidewire.observe.live import Live
 from tidewire.observe.overview import Overview
 from tidewire.observe.reports import Reports
+from tidewire.observe.shown_runs import ShownRuns
 from tidewire.observe.survey import Survey
 from tidewire.rules.base import Authority
 from tidewire.support.meter import Meter
@@ -35,6 +36,8 @@ class Nodes:
         self.reports = Reports(node, self._survey, version=version, meter=meter)
         self.overview = Overview(node, self._survey, judge)
         self.live = Live(node, lambda: status_of(self.reports.own()))
+        #: The long jobs of the application, where it has some; a layer above sets it.
+        self.runs: ShownRuns | None = None
         self._version = version
         self._started = time.monotonic()
         self._survey.on("channels", self._own_channels)

@@ -22,6 +22,7 @@ from tidewire.observe.faults import Faults
 from tidewire.observe.hanging import Hang, hanging
 from tidewire.observe.metered import metered
 from tidewire.observe.node_report import Source
+from tidewire.observe.shown_runs import ShownRuns
 from tidewire.options import ChannelOptions, Limits
 from tidewire.protocols.meta import is_history
 from tidewire.rules.base import Authority
@@ -185,6 +186,10 @@ class HubCore:
     def report(self, source: Source) -> None:
         """Show the figures of a layer above this hub with its own, until it closes."""
         self._opened.nodes.reports.add_source(source)
+
+    def show_runs(self, runs: ShownRuns) -> None:
+        """Show the long jobs of a layer above this hub on its admin page, until it closes."""
+        self._opened.nodes.runs = runs
 
     @property
     def node(self) -> Node:

@@ -121,8 +121,10 @@ class Routers(HubCore):
         def calls() -> Calls:
             return Calls(self.node, self._opened.nodes, self._judge.options)
 
-        page, live = None if open_page else allowed, lambda: self._opened.nodes.live
-        return admin_router(calls, live, self.asyncapi, allowed=allowed, page=page, prefix=prefix, pages=pages)
+        page = None if open_page else allowed
+        return admin_router(
+            calls, lambda: self._opened.nodes, self.asyncapi, allowed=allowed, page=page, prefix=prefix, pages=pages
+        )
 
     def playground_router(
         self,

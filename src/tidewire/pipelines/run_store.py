@@ -134,6 +134,12 @@ class RunStore:
         rows = await self._read(lambda db: db.execute(self._sql["list"], {**filters, "limit": limit}).fetchall())
         return [_decode_run(row[0]) for row in rows]
 
+    async def search(self, text: str, limit: int, offset: int) -> tuple[int, list[Run]]:
+        """Return the runs with a text in their id, pipeline, sample or user, and how many there are; newest first."""
+        found = {"search": text.lower(), "limit": limit, "offset": offset}
+        rows = await self._read(lambda db: db.execute(self._sql["search"], found).fetchall())
+        return (rows[0][1] if rows else 0), [_decode_run(row[0]) for row in rows]
+
     async def expected(self, pipeline: str) -> Mapping[str, float]:
         """Return the average seconds of each step in the last finished runs."""
         rows = await self._read(lambda db: db.execute(self._sql["finished"], (pipeline,)).fetchall())

@@ -61,6 +61,11 @@ WHERE (:pipeline = '' OR pipeline = :pipeline)
   AND (:before = '' OR number < (SELECT number FROM runs WHERE id = :before))
 ORDER BY number DESC LIMIT :limit
 
+-- name: search
+SELECT state, count(*) OVER () FROM runs
+WHERE :search = '' OR instr(lower(id || ' ' || pipeline || ' ' || sample || ' ' || user), :search)
+ORDER BY number DESC LIMIT :limit OFFSET :offset
+
 -- name: save
 UPDATE runs SET state = ?, view = ?, status = ? WHERE id = ?
 

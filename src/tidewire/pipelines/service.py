@@ -26,6 +26,7 @@ from tidewire.pipelines.limits import PipelineLimits
 from tidewire.pipelines.naming import check_sample, file_name, readable
 from tidewire.pipelines.programs import check_programs
 from tidewire.pipelines.run_keeper import Keeper
+from tidewire.pipelines.run_rows import RunRows
 from tidewire.pipelines.run_store import NewRun, Record, RunStore
 from tidewire.pipelines.runs import GivenInput, Run, RunStatus, StepState, StepStatus
 from tidewire.pipelines.uploads import Uploads
@@ -100,6 +101,7 @@ class Pipelines:
             self._root.mkdir(mode=0o750, parents=True, exist_ok=True)
             await self._store.open()
             await self._keeper.open()
+            self.hub.show_runs(RunRows(self._store, self.cancel))
         except BaseException as error:
             await self._close()
             if not isinstance(error, OSError):

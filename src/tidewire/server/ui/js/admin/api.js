@@ -59,12 +59,15 @@ export async function get(path) {
 }
 
 /** Call a method; the result, or an Error with the words of the server. */
-export async function call(method, body = {}) {
+export const call = (method, body = {}) => post(`api/${method}`, body);
+
+/** Post to a path of this page; the result, or an Error with the words of the server. */
+export async function post(path, body = {}) {
   const headers = { "Content-Type": "application/json" };
   if (key()) headers["X-API-Key"] = key();
   let response;
   try {
-    response = await fetch(`${base}/api/${method}`, { method: "POST", headers, body: JSON.stringify(body) });
+    response = await fetch(`${base}/${path}`, { method: "POST", headers, body: JSON.stringify(body) });
   } catch {
     throw Object.assign(new Error("The server does not answer; trying again."), { temporary: true });
   }

@@ -6,10 +6,11 @@ import { NotAllowed, call, keepKey } from "./api.js";
 import { Chart } from "./charts.js";
 import { List, fill } from "./lists.js";
 import { Live } from "./live.js";
+import { cancelRun, runsList } from "./runs.js";
 import { age, bytes, number, when } from "./words.js";
 
 const byId = (id) => document.getElementById(id);
-const VIEWS = ["nodes", "channels", "connections", "refusals", "act"];
+const VIEWS = ["nodes", "channels", "connections", "refusals", "runs", "act"];
 const CHARTS = [["publications", "Publications a second"], ["deliveries", "Deliveries a second"], ["delivered_bytes", "Bytes a second"], ["refusals", "Refusals a second"]];
 const charts = CHARTS.map(([, title]) => new Chart(title));
 byId("charts").append(...charts.map((chart) => chart.node));
@@ -182,6 +183,10 @@ async function refusals() {
   ], found.refusals, "Nothing was refused lately.");
 }
 
+const runs = runsList(byId("runs"), async (row) => {
+  if (await confirmed(`Cancel ${row.pipeline} of ${row.sample}? What its steps have done stays.`)) await act(() => cancelRun(row));
+});
+
 // One view at a time.
 
 /** The input of a list: while it is the same, the list is not asked for again. */
@@ -197,10 +202,12 @@ function refresh() {
   state = stateOf();
   if (view === "channels") return shown ? Promise.all([channels.refresh(), channel(shown)]) : channels.refresh();
   if (view === "connections") return connections.refresh();
+  if (view === "runs") return runs.refresh();
   return view === "refusals" ? refusals() : Promise.resolve();
 }
 
-const stateOf = () => JSON.stringify([view, shown, ...(DEPENDS[view] ?? []).map((name) => sum(found, name))]);
+/** Progress is in no figure: runs are asked for each second. */
+const stateOf = () => JSON.stringify([view, shown, view === "runs" ? Math.floor(performance.now() / 1_000) : 0, ...(DEPENDS[view] ?? []).map((name) => sum(found, name))]);
 
 function route() {
   const [, wanted = "", rest = ""] = location.hash.split("/");

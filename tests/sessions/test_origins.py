@@ -121,6 +121,17 @@ def test_the_pages_of_the_site_itself(host: str, origin: str, is_own: bool) -> N
     assert Origins().allows(asks(("origin", origin), host=host)) == is_own
 
 
+@pytest.mark.parametrize("scheme", ["http", "ws", "https", "wss"])
+def test_a_page_without_tls_is_of_another_site_than_a_request_with_it(scheme: str) -> None:
+    for page in ("http", "https"):
+        connection = asks(("origin", f"{page}://example.org"))
+        connection.scope["scheme"] = scheme
+        assert Origins(()).allows(connection) is (page == "https" or scheme in ("http", "ws"))
+    connection = asks(("origin", "http://example.org"))
+    connection.scope["scheme"] = scheme
+    assert Origins(["http://example.org"]).allows(connection)
+
+
 def test_two_origins_are_none() -> None:
     twice = (("origin", "https://example.org"), ("origin", "https://example.org"))
     assert not Origins().allows(asks(*twice))

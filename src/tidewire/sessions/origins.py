@@ -11,6 +11,7 @@ from functools import lru_cache
 import msgspec
 from starlette.datastructures import Headers
 from starlette.requests import HTTPConnection
+from starlette.types import Scope
 
 from tidewire.errors import ConfigurationError
 from tidewire.support.log_limit import LogLimit
@@ -66,7 +67,7 @@ class Origins:
         """Return whether a request or handshake may go on; a refusal is logged, a few times a minute at most."""
         headers = connection.headers
         origins = headers.getlist("origin")
-        reason = self._wrong_host(headers) or self._wrong_page(headers, origins, connection.scope.get("method"))
+        reason = self._wrong_host(headers) or self._wrong_page(headers, origins, connection.scope)
         if reason is None:
             return True
         more = _refused.due(reason)
@@ -87,17 +88,17 @@ class Origins:
             "allow its pages, or listen on another address"
         )
 
-    def _wrong_page(self, headers: Headers, origins: list[str], method: str | None) -> str | None:
+    def _wrong_page(self, headers: Headers, origins: list[str], scope: Scope) -> str | None:
         if self.allows_any:
             return None
         if not origins:
             site = headers.get("sec-fetch-site", "none")
-            if method in _SAFE_METHODS or site in _OWN_SITE:
+            if scope.get("method") in _SAFE_METHODS or site in _OWN_SITE:
                 return None  # no page, or a plain link
             return f"a page of another site ({site[:50]!r}) may not change anything here"
         origin = _parse(origins[0]) if len(origins) == 1 else None
         hosts = headers.getlist("host")
-        if origin is not None and (self._names(origin) or (len(hosts) == 1 and _is_own(origin, hosts[0]))):
+        if origin is not None and (self._names(origin) or (len(hosts) == 1 and _is_own(origin, hosts[0], scope))):
             return None
         shown = ", ".join(origins)[:200]
         return f"origin {shown!r} may not connect; add it with Hub(origins=[…]) or the setting `allowed_origins`"
@@ -121,8 +122,13 @@ def _parse(text: str) -> _Origin | None:
     return None if port is not None and not 0 < port < 65_536 else _Origin(found[1], found[2], port)
 
 
-def _is_own(origin: _Origin, host: str) -> bool:
-    """Return whether a page is of the site that the Host header names; a proxy may have ended its TLS."""
+def _is_own(origin: _Origin, host: str, scope: Scope) -> bool:
+    """Return whether a page is of the site that the Host header names; a proxy may have ended its TLS.
+
+    A page without TLS is of another site than a request with it: whoever is on the way may have written that page.
+    """
+    if origin.scheme == "http" and scope.get("scheme") in ("https", "wss"):
+        return False
     found = _HOST.fullmatch(host.lower())
     if found is None or origin.scheme not in _DEFAULT_PORTS or origin.host != found[1]:
         return False

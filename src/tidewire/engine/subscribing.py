@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Protocol as TypingProtocol
 
 import msgspec
@@ -167,17 +166,29 @@ class Subscriptions:
 
     async def reply(self, prepared: Prepared, messages: list[WireMessage]) -> None:
         """Write the reply in pages that wait for the client to take them; `go_live` comes next. Takes the messages."""
-        with self._wanted(prepared.subscription) as connection:
-            if messages:
-                self._fanout.flush_for(connection)
-                await _write_pages(connection, messages)
+        if not messages:
+            return
+        subscription, connection = prepared.subscription, prepared.subscription.connection
+        try:
+            self._check_wanted(subscription)
+            self._fanout.flush_for(connection)
+            await _write_pages(connection, messages)
+            self._check_wanted(subscription)
+        except BaseException:
+            self._abandon(subscription)
+            raise
 
     async def go_live(self, prepared: Prepared) -> None:
         """Push the pages that the reply has no room for as the client takes them, then all that came meanwhile."""
         subscription, position, fanout = prepared.subscription, prepared.answer.position, self._fanout
-        with self._wanted(subscription) as connection:
+        connection = subscription.connection
+        try:
+            self._check_wanted(subscription)
             if prepared.has_more:
                 position = await self._push_missed(prepared.channel, subscription, position)
+        except BaseException:
+            self._abandon(subscription)
+            raise
         resumed = subscription.resumed
         if resumed is not None and (resumed.epoch != position.epoch or resumed.offset > position.offset):
             fanout.tell_one_insufficient(subscription)
@@ -210,17 +221,6 @@ class Subscriptions:
             await link.wait_drained()
             self._check_wanted(subscription)
         return position
-
-    @contextmanager
-    def _wanted(self, subscription: Subscription) -> Iterator[Connection]:
-        """Give a subscription up if its client has gone or unsubscribed before the block or inside of it."""
-        try:
-            self._check_wanted(subscription)
-            yield subscription.connection
-            self._check_wanted(subscription)
-        except BaseException:
-            self._abandon(subscription)
-            raise
 
     def abandon(self, prepared: Prepared) -> None:
         """Give up a prepared subscription, of which nobody was told."""

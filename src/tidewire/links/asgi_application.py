@@ -6,6 +6,7 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Iterable, MutableMapping
 from enum import Enum, auto
+from types import CoroutineType
 from typing import Any, Protocol
 
 from tidewire.errors import TidewireError
@@ -124,7 +125,11 @@ class AsgiApplication:
         call: Call
         self._scope = scope
         try:
-            call = asyncio.ensure_future(application(scope, self.receive, self.send), loop=self._loop)
+            begun = application(scope, self.receive, self.send)
+            if type(begun) is CoroutineType:
+                call = self._loop.create_task(begun)
+            else:
+                call = asyncio.ensure_future(begun, loop=self._loop)
         except Exception as error:  # raised before there was anything to await
             call = self._loop.create_task(_raise(error))
         call.add_done_callback(self._returned)

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
-
 from tidewire.channels import personal
 from tidewire.engine.connection import Connection
 from tidewire.engine.node import Node
@@ -20,27 +17,49 @@ __all__ = ("admit", "identify")
 _memory = ResidentMemory()
 
 
-@asynccontextmanager
-async def admit(node: Node, user: str, address: str) -> AsyncIterator[Newcomer]:
-    """Judge a newcomer before it is accepted; raises LimitExceeded, which names the limit.
+def admit(node: Node, user: str, address: str) -> _Admitted:
+    """Judge a newcomer before it is accepted, for `async with`; entering raises LimitExceeded, which names the limit.
 
     Within the block it counts for the limits, so that many at once do not pass them together. Its connection, if
     the newcomer `becomes` one, counts from then on; `Node.attach` comes next, before anything waits.
     """
-    registry, limits = node.registry, node.limits
-    if 0 < limits.memory_bytes <= _memory.read():
-        raise _limit(node, "memory_bytes", user, address, "No memory for more connections")
-    if len(registry.connections) + registry.arriving >= limits.connections:
-        raise _limit(node, "connections", user, address)
-    newcomer = registry.arrive(address, limits.connections_per_address)
-    if newcomer is None:
-        raise _limit(node, "connections_per_address", user, address)
-    try:
-        if user and await _connections_of(node, user) >= limits.connections_per_user:
-            raise _limit(node, "connections_per_user", user, address)
-        yield newcomer
-    finally:
-        registry.arrived(newcomer)
+    return _Admitted(node, user, address)
+
+
+class _Admitted:
+    """A newcomer for the time of a block. A class of its own: a generator would be a good part of what this costs."""
+
+    __slots__ = ("_address", "_newcomer", "_node", "_user")
+
+    _newcomer: Newcomer
+
+    def __init__(self, node: Node, user: str, address: str) -> None:
+        self._node = node
+        self._user = user
+        self._address = address
+
+    async def __aenter__(self) -> Newcomer:
+        node, user, address = self._node, self._user, self._address
+        registry, limits = node.registry, node.limits
+        if 0 < limits.memory_bytes <= _memory.read():
+            raise _limit(node, "memory_bytes", user, address, "No memory for more connections")
+        if len(registry.connections) + registry.arriving >= limits.connections:
+            raise _limit(node, "connections", user, address)
+        newcomer = registry.arrive(address, limits.connections_per_address)
+        if newcomer is None:
+            raise _limit(node, "connections_per_address", user, address)
+        self._newcomer = newcomer
+        if user:
+            try:
+                if await _connections_of(node, user) >= limits.connections_per_user:
+                    raise _limit(node, "connections_per_user", user, address)
+            except BaseException:
+                registry.arrived(newcomer)
+                raise
+        return newcomer
+
+    async def __aexit__(self, *error: object) -> None:
+        self._node.registry.arrived(self._newcomer)
 
 
 async def identify(node: Node, connection: Connection, user: str, info: bytes = b"") -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from urllib.parse import parse_qsl
+
 from starlette.websockets import WebSocket
 
 from tidewire.engine.node import Node
@@ -31,7 +33,7 @@ async def serve_websocket(
     user = identity.user if identity is not None else ""
     acceptance = Acceptance(node, websocket, user=user, protocol=protocol, origins=origins, subprotocol=subprotocol)
     async with acceptance as connection:
-        pings = websocket.query_params.get("cf_ws_frame_ping_pong") != "true"
+        pings = _query(websocket, b"cf_ws_frame_ping_pong").get("cf_ws_frame_ping_pong") != "true"
         if pings:
             connection.link.stop_pings()
         Session(node, authority, connection, identity=identity, pings=pings).start()
@@ -44,7 +46,15 @@ def choose_protocol(websocket: WebSocket) -> tuple[CentrifugeProtocol, str | Non
     offered = websocket.scope.get("subprotocols", ())
     if PROTOBUF.subprotocol in offered:
         return PROTOBUF, PROTOBUF.subprotocol
-    query = websocket.query_params
+    query = _query(websocket, b"protobuf")
     if "protobuf" in (query.get("format"), query.get("cf_protocol")):
         return PROTOBUF, None
     return JSON, JSON.subprotocol if JSON.subprotocol in offered else None
+
+
+def _query(websocket: WebSocket, word: bytes) -> dict[str, str]:
+    """Return the parameters of a query that may have a word in it; most have not, and need not be parsed."""
+    query: bytes = websocket.scope["query_string"]
+    if word not in query and b"%" not in query:
+        return {}
+    return dict(parse_qsl(query.decode("latin-1"), keep_blank_values=True))

@@ -23,7 +23,7 @@ from websockets.server import ServerProtocol
 from websockets.typing import ExtensionParameter
 
 from tidewire.errors import ConfigurationError
-from tidewire.links.host import BadHost, origin_form, set_host
+from tidewire.links.host import BadHost, is_host, origin_form, set_host
 
 __all__ = ("WIRE_LOGGER", "DeflateFactory", "Handshake", "HeaderPairs", "plain_response", "read_handshake", "response")
 
@@ -236,14 +236,12 @@ def read_handshake(data: bytes, limit: int) -> tuple[bytes, list[tuple[bytes, by
     headers = [(name.lower(), value.strip(b" \t")) for name, value in _HEADER.findall(fields)]
     known = dict(headers)
     if (
-        known.get(b"upgrade", b"").lower() != b"websocket"
+        len(known) != len(headers)
+        or known.get(b"upgrade", b"").lower() != b"websocket"
         or known.get(b"connection", b"").lower() not in _CONNECTION
         or not known.keys().isdisjoint(_BODY)
+        or not is_host(known.get(b"host", b""))
     ):
-        return None
-    try:
-        set_host(path, headers, "1.1")
-    except BadHost:
         return None
     return path, headers, data[found.end() :]
 

@@ -6,7 +6,7 @@ import re
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
 
-__all__ = ("BadHost", "origin_form", "relative_redirects", "set_host")
+__all__ = ("BadHost", "is_host", "origin_form", "relative_redirects", "set_host")
 
 #: A name, an IPv4 or a bracketed IPv6 address, and a port (RFC 3986 section 3.2, without a user).
 _HOST = re.compile(rb"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._~!$&'()*+,;=%-]+)(:[0-9]*)?")
@@ -18,6 +18,11 @@ Send = Callable[[Event], Awaitable[None]]
 
 class BadHost(Exception):
     """Raised for a request whose host is missing, told twice, or none; the text is the answer's."""
+
+
+def is_host(value: bytes) -> bool:
+    """Return whether a Host header names a host."""
+    return _HOST.fullmatch(value) is not None
 
 
 def set_host(target: bytes, headers: list[tuple[bytes, bytes]], version: str) -> None:

@@ -366,6 +366,8 @@ class Session:
 
 def _request_of(command: Command) -> tuple[str, Any] | None:
     """Return the method that a command names, and its request; None where it names none."""
+    if command.publish is not None and not (command.connect or command.subscribe or command.unsubscribe):
+        return "publish", command.publish  # nearly all commands; of two methods, the first one counts
     for name in METHODS:
         request = getattr(command, name)
         if request is not None:

@@ -9,7 +9,7 @@ import pytest
 
 from engine.support import FailingBroker, FailingPresence, open_node, run
 from tidewire.backends import open_backend
-from tidewire.channels import NODES
+from tidewire.channels import CONTROL, NODES
 from tidewire.engine.node import Node
 from tidewire.errors import NotPublished, TemporaryFailure
 from tidewire.messages import Member
@@ -31,6 +31,17 @@ def test_a_node_answers_itself_in_parts() -> None:
             survey = await begin(node, "one", "two")
             assert await survey.ask("who", b"x-") == {node.id: [b"x-one", b"x-two"]}
             assert await survey.ask("unknown") == {node.id: [b""]}
+
+    run(main())
+
+
+def test_a_node_hears_itself_without_the_store() -> None:
+    async def main() -> None:
+        async with open_node() as node:
+            survey = await begin(node, "one", "two")
+            before = (await node.broker.history(CONTROL)).top.offset
+            assert await survey.ask("who") == {node.id: [b"one", b"two"]}
+            assert (await node.broker.history(CONTROL)).top.offset == before + 1  # the question
 
     run(main())
 

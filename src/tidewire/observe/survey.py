@@ -32,6 +32,8 @@ class _Question(msgspec.Struct, frozen=True):
     id: str
     name: str
     argument: bytes
+    #: The node that asks: it hears its own answer without the store.
+    asker: str = ""
 
 
 class _Answer(msgspec.Struct, frozen=True):
@@ -97,7 +99,7 @@ class Survey:
         that node is left out. Raises StoreUnavailable, PublishError.
         """
         nodes = {member.connection for member in await self._node.presence.members(NODES)} | {self._node.id}
-        question = _Question(secrets.token_hex(8), name, argument)
+        question = _Question(secrets.token_hex(8), name, argument, self._node.id)
         pending = self._pending[question.id] = _Pending(set(nodes))
         try:
             await self._node.control(Control(verb=_QUESTION), msgspec.json.encode(question))
@@ -126,12 +128,17 @@ class Survey:
         try:
             for number, part in enumerate(parts, 1):
                 answer = _Answer(question.id, self._node.id, part, number == len(parts))
-                await self._node.control(Control(verb=_ANSWER), msgspec.json.encode(answer))
+                if question.asker == self._node.id:
+                    self._take(answer)
+                else:
+                    await self._node.control(Control(verb=_ANSWER), msgspec.json.encode(answer))
         except PublishError as error:
             logger.warning("the question %r of a node cannot be answered: %s", question.name, error)
 
     def _answered(self, publication: Publication) -> None:
-        answer = msgspec.json.decode(publication.data, type=_Answer)
+        self._take(msgspec.json.decode(publication.data, type=_Answer))
+
+    def _take(self, answer: _Answer) -> None:
         pending = self._pending.get(answer.id)
         if pending is not None:
             pending.take(answer)

@@ -3,12 +3,23 @@
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 
 import msgspec
 
 from tidewire.engine.node import Node
 from tidewire.observe.reasons import Question, Reason, reason_of
-from tidewire.observe.rows import Page, Query, channels_of, connections_of, merged
+from tidewire.observe.rows import (
+    ChannelRow,
+    Page,
+    Query,
+    channel_counts_of,
+    channels_of,
+    connections_of,
+    cut,
+    merged_channels,
+    merged_connections,
+)
 from tidewire.observe.survey import Survey
 from tidewire.rules.base import Authority
 from tidewire.support.refusals import Refusal, Refusals
@@ -18,6 +29,9 @@ __all__ = ("Overview", "RefusalRow")
 #: Bytes of one part of an answer.
 _PART = 200_000
 _decode_page = msgspec.json.Decoder(Page).decode
+_decode_counts = msgspec.json.Decoder(dict[str, int]).decode
+_decode_names = msgspec.json.Decoder(list[str]).decode
+_decode_rows = msgspec.json.Decoder(list[ChannelRow]).decode
 
 
 class RefusalRow(Refusal, frozen=True):
@@ -36,17 +50,27 @@ class Overview:
         #: Decides for the clients of this node, where there are rules.
         self.judge = judge
         survey.on("connections", lambda argument: _parts(connections_of(node, _query(argument))))
-        survey.on("channel_rows", lambda argument: _parts(channels_of(node, _query(argument))))
+        survey.on("channel_counts", lambda argument: _parts(channel_counts_of(node, _query(argument))))
+        survey.on("channels_named", lambda argument: _parts(channels_of(node, _decode_names(argument))))
         survey.on("refusals", lambda _: _parts(self._refusals()))
         survey.on("why", self._why)
 
     async def connections(self, query: Query) -> Page:
         """Return a page of connections; raises StoreUnavailable, PublishError."""
-        return merged([_decode_page(answer) for answer in await self._ask("connections", query)], query)
+        return merged_connections([_decode_page(answer) for answer in await self._ask("connections", query)], query)
 
     async def channels(self, query: Query) -> Page:
-        """Return a page of channels; raises as `connections`."""
-        return merged([_decode_page(answer) for answer in await self._ask("channel_rows", query)], query)
+        """Return a page of channels, those with the most subscribers on all nodes first; raises as `connections`.
+
+        Of all channels the nodes tell the number of subscribers, and the rest of those on the page alone.
+        """
+        counts: Counter[str] = Counter()
+        for answer in await self._ask("channel_counts", query):
+            counts.update(_decode_counts(answer))
+        names = cut(sorted(counts, key=lambda name: (-counts[name], name)), query)
+        answers = await self._ask("channels_named", names) if names else []
+        rows = merged_channels(row for answer in answers for row in _decode_rows(answer))
+        return Page(len(counts), channels=[rows[name] for name in names if name in rows])
 
     async def refusals(self, limit: int = 100) -> list[RefusalRow]:
         """Return the newest refusals; raises as `connections`."""

@@ -16,7 +16,18 @@ from tidewire.engine.registry import Channel
 from tidewire.observe.node_report import kind_of_link, name_of_protocol
 from tidewire.support.refusals import Refusals
 
-__all__ = ("ChannelRow", "ConnectionRow", "Page", "Query", "channels_of", "connections_of", "merged")
+__all__ = (
+    "ChannelRow",
+    "ConnectionRow",
+    "Page",
+    "Query",
+    "channel_counts_of",
+    "channels_of",
+    "connections_of",
+    "cut",
+    "merged_channels",
+    "merged_connections",
+)
 
 #: Rows of one page, and names of channels in one row.
 _ROWS, _NAMES = 500, 20
@@ -75,7 +86,7 @@ class ChannelRow(msgspec.Struct, frozen=True):
     catching_up: bool
 
 
-R = TypeVar("R", ConnectionRow, ChannelRow)
+R = TypeVar("R")
 
 
 class Page(msgspec.Struct, frozen=True):
@@ -125,15 +136,20 @@ def _connection_row(node: Node, connection: Connection, errors: dict[str, str]) 
     )
 
 
-def channels_of(node: Node, query: Query) -> Page:
-    """Return the channels of a node that are asked for: all of them, because subscribers are on other nodes, too."""
+def channel_counts_of(node: Node, query: Query) -> dict[str, int]:
+    """Return the subscribers that a node has of each channel that is asked for: other nodes have some, too."""
     text = query.search.lower()
-    found = [
-        channel
+    return {
+        name: len(channel)
         for name, channel in node.registry.channels.items()
         if len(channel) and not is_reserved(name) and (text in name.lower()) and query.channel in ("", name)
-    ]
-    return Page(len(found), channels=[_channel_row(node, channel) for channel in found])
+    }
+
+
+def channels_of(node: Node, names: Iterable[str]) -> list[ChannelRow]:
+    """Return the channels of these names that have subscribers on a node."""
+    found = (node.registry.channels.get(name) for name in names)
+    return [_channel_row(node, channel) for channel in found if channel is not None and len(channel)]
 
 
 def _channel_row(node: Node, channel: Channel) -> ChannelRow:
@@ -153,20 +169,20 @@ def _channel_row(node: Node, channel: Channel) -> ChannelRow:
     )
 
 
-def merged(pages: Iterable[Page], query: Query) -> Page:
-    """Return one page of the rows of all nodes: the newest connections, the channels with the most subscribers."""
-    total = 0
-    connections: list[ConnectionRow] = []
-    channels: dict[str, ChannelRow] = {}
-    for page in pages:
-        total += 0 if page.channels else page.total
-        connections += page.connections
-        for row in page.channels:
-            known = channels.get(row.channel)
-            channels[row.channel] = row if known is None else _sum(known, row)
-    rows = sorted(channels.values(), key=lambda row: (-row.subscribers, row.channel))
-    connections.sort(key=lambda row: row.age)
-    return Page(total + len(rows), _cut(connections, query), _cut(rows, query))
+def merged_connections(pages: Iterable[Page], query: Query) -> Page:
+    """Return one page of the connections of all nodes, the newest first."""
+    found = list(pages)
+    rows = sorted((row for page in found for row in page.connections), key=lambda row: row.age)
+    return Page(sum(page.total for page in found), cut(rows, query))
+
+
+def merged_channels(rows: Iterable[ChannelRow]) -> dict[str, ChannelRow]:
+    """Return the rows of all nodes by channel: the sum of their subscribers, and the newest position."""
+    found: dict[str, ChannelRow] = {}
+    for row in rows:
+        known = found.get(row.channel)
+        found[row.channel] = row if known is None else _sum(known, row)
+    return found
 
 
 def _sum(one: ChannelRow, other: ChannelRow) -> ChannelRow:
@@ -174,6 +190,7 @@ def _sum(one: ChannelRow, other: ChannelRow) -> ChannelRow:
     return msgspec.structs.replace(newer, subscribers=one.subscribers + other.subscribers)
 
 
-def _cut(rows: Sequence[R], query: Query) -> list[R]:
+def cut(rows: Sequence[R], query: Query) -> list[R]:
+    """Return the rows of the page that is wanted."""
     start = max(0, query.offset)
     return list(rows[start : start + query.size])

@@ -78,6 +78,12 @@ subscription_type = "map"
 map = { stream_size = 3 }
 allow_subscribe_for_client = true
 allow_subscribe_for_anonymous = true
+[[channel.namespaces]]
+name = "fleeting"
+subscription_type = "map"
+ephemeral = true
+allow_subscribe_for_client = true
+allow_subscribe_for_anonymous = true
 """
 
 

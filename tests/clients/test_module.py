@@ -319,7 +319,7 @@ def test_pings_are_answered_and_their_absence_is_noticed(service: Service) -> No
         assert running.said() == "connected"
 
 
-@pytest.mark.parametrize("channel", ["board:js", "brief:js"])
+@pytest.mark.parametrize("channel", ["board:js", "brief:js", "fleeting:js"])
 def test_a_map_has_its_entries_whatever_was_missed(service: Service, channel: str) -> None:
     many = {f"k{number:04}": number for number in range(1_001)} if channel == "board:js" else {"k": 1}
     service.set(channel, **many, a={"x": 1}, b=2)

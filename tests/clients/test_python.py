@@ -439,7 +439,7 @@ def test_back_off_is_full_jitter_under_a_cap(monkeypatch: pytest.MonkeyPatch) ->
         assert [backoff.delay(attempt) for attempt in range(8)] == expected
 
 
-@pytest.mark.parametrize("channel", ["board:py", "brief:py"])
+@pytest.mark.parametrize("channel", ["board:py", "brief:py", "fleeting:py"])
 def test_a_map_has_its_entries_whatever_was_missed(service: Service, channel: str) -> None:
     async def main(relay: Cuttable) -> None:
         url = f"ws://127.0.0.1:{relay.port}/connection/websocket"

@@ -58,7 +58,8 @@ class MapVerbs(HubCore):
     async def entries(self, channel: str) -> Entries:
         """Return all entries of a channel with its position: `listen(since=entries.position)` goes on from there.
 
-        They include every change that returned before. Raises StoreUnavailable.
+        They include every change that returned before; of a map that nobody keeps, every one of this node. Raises
+        StoreUnavailable.
         """
         return await Maps.of(self.node).entries(self._map(channel))
 

@@ -446,28 +446,28 @@ def test_a_state_joined_with_the_stream(tmp_path: Path) -> None:
         assert found["position"].endswith(":2")
 
 
-def test_recovery_with_a_protocol_of_ones_own(tmp_path: Path) -> None:
-    with served(program("docs/howto/recovery.md", 1), tmp_path) as app:
-
-        def post(text: str) -> None:
-            app.http.post("/feed", params={"text": text}).raise_for_status()
-
-        post("one")
-        with app.open("/feed") as socket:
-            first = json.loads(socket.recv(timeout=15))
-            assert (first["recovered"], first["offset"]) == (None, 1)
-            assert json.loads(socket.recv(timeout=15))["data"] == {"text": "one"}
-        post("two")
-        post("three")
-        with app.open(f"/feed?since=1&epoch={first['epoch']}") as socket:
+def test_recovery_in_an_endpoint_of_ones_own(tmp_path: Path) -> None:
+    page = program("docs/howto/recovery.md")
+    with served(page, tmp_path) as app:
+        with app.open("/ws/1") as ann, app.open("/ws/2") as bob:
+            assert json.loads(bob.recv(timeout=15))["recovered"] is False
+            ann.send("one")
+            heard = json.loads(bob.recv(timeout=15))
+            assert heard["data"] == "Client #1 says: one"
+        with app.open(f"/ws/2?since={heard['position']}") as socket:
             assert json.loads(socket.recv(timeout=15))["recovered"] is True
-            assert [json.loads(socket.recv(timeout=15))["data"]["text"] for _ in range(2)] == ["two", "three"]
-        with app.open("/feed?since=1&epoch=another") as socket:
+            missed = {json.loads(socket.recv(timeout=15))["data"] for _ in range(2)}
+            assert missed == {"Client #1 left the chat", "Client #2 left the chat"}
+        with app.open("/ws/2?since=another:1") as socket:
             assert json.loads(socket.recv(timeout=15))["recovered"] is False
+    (tmp_path / "test_recovery.py").write_text(page)
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "no:asyncio", "test_recovery.py"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 0, done.stdout
 
 
 def test_recovery_with_the_python_client(tmp_path: Path) -> None:
-    (tmp_path / "client.py").write_text(program("docs/howto/recovery.md"))
+    (tmp_path / "client.py").write_text(program("docs/howto/recovery.md", 1))
     with Server(tmp_path, broker=f"sqlite:///{tmp_path}/tidewire.db").running() as server:
         server.sign_up("ann")
         token = server.tidewire("token", "ann").stdout.strip()

@@ -45,6 +45,7 @@ if TYPE_CHECKING:
     from tidewire.protocols.base import Protocol
     from tidewire.protocols.map_changes import Entry
     from tidewire.protocols.plain import PlainProtocol
+    from tidewire.protocols.recoverable import RECOVERABLE, RecoverableProtocol
     from tidewire.publisher import Publisher
     from tidewire.rules.base import Action, Authority, Caller, ConnectAttempt, Grant, Identity
     from tidewire.rules.permissions import Permissions
@@ -57,6 +58,7 @@ if TYPE_CHECKING:
     from tidewire.tokens.tickets import Tickets
 
 __all__ = (
+    "RECOVERABLE",
     "Action",
     "AlreadyStreaming",
     "Authority",
@@ -102,6 +104,7 @@ __all__ = (
     "PublishUnconfirmed",
     "Publisher",
     "RateLimited",
+    "RecoverableProtocol",
     "Refused",
     "Rejected",
     "SlowPolicy",
@@ -151,6 +154,7 @@ _HOMES = {
     "tidewire.protocols.base": ("Protocol",),
     "tidewire.protocols.map_changes": ("Entry",),
     "tidewire.protocols.plain": ("PlainProtocol",),
+    "tidewire.protocols.recoverable": ("RECOVERABLE", "RecoverableProtocol"),
     "tidewire.publisher": ("Publisher",),
     "tidewire.rules.base": (
         "Action",

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any
-from urllib.parse import urlencode
+from urllib.parse import parse_qsl, urlencode
 
 import msgspec
 
-__all__ = ("Opening", "opening")
+__all__ = ("Opening", "opening", "with_params")
 
 
 class Opening(msgspec.Struct, frozen=True):
@@ -25,6 +25,14 @@ class Opening(msgspec.Struct, frozen=True):
     worker: int | None = None
 
 
+def with_params(path: str, params: Mapping[str, Any] | None) -> str:
+    """Return a path with query parameters, in the place of those of the same names."""
+    if not params:
+        return path
+    bare, _, query = path.partition("?")
+    return f"{bare}?{urlencode([*((k, v) for k, v in parse_qsl(query) if k not in params), *params.items()])}"
+
+
 def opening(
     name: str,
     path: str,
@@ -38,8 +46,7 @@ def opening(
     worker: int | None = None,
 ) -> Opening:
     """Return how a client connects, with query parameters and cookies where they travel."""
-    if params:
-        path = f"{path}{'&' if '?' in path else '?'}{urlencode(params)}"
+    path = with_params(path, params)
     sent = dict(headers or {})
     if cookies:
         sent["Cookie"] = "; ".join(f"{key}={value}" for key, value in cookies.items())

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Mapping
 from typing import Any
 
 import msgspec
 from pydantic import BaseModel
 
 from tidewire.errors import Disconnect, TidewireError
-from tidewire.testing.dialing import Opening
+from tidewire.testing.dialing import Opening, with_params
 from tidewire.testing.journal import shown
 from tidewire.testing.matching import MISSING, decoded, described, match
 from tidewire.testing.stage import Stage
@@ -204,6 +205,12 @@ class SocketClient(Player):
         ". rt.connect speaks your endpoint's own messages, of which the kit cannot tell what a recovery brought: "
         "leave recovered= out, or subscribe by rt.subscriber"
     )
+
+    async def back(self, *, params: Mapping[str, Any] | None = None) -> None:
+        """Connect again, as the same user; with `params` in the query, as a client that knows its position sends it."""
+        path = with_params(self._opening.path, params)
+        self._opening = msgspec.structs.replace(self._opening, path=path)
+        await super().back()
 
     async def send(self, message: Any) -> None:
         """Send a message, and wait until it was handled: str as text, bytes as binary, anything else as JSON."""

@@ -93,13 +93,12 @@ class RateLimit:
             raise HTTPException(429, detail, headers) from None
 
 
-def rate_of_key(key: str) -> tuple[float, float] | None:
-    """Return the rate and burst that a key says, if it is one of these."""
+def rate_of_key(key: str) -> float | None:
+    """Return the rate that a key says, if it is one of these."""
     prefix, _, rest = key.partition(" ")
     if prefix != _PREFIX:
         return None
-    rate, burst, _ = rest.split(" ", 2)
-    return float(rate), float(burst)
+    return float(rest.partition(" ")[0])
 
 
 def _parsed(part: str, text: str) -> _Rate:

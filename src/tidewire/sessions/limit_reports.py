@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections import Counter
+from collections import Counter, deque
+from collections.abc import Mapping
 
 import msgspec
 
@@ -12,10 +13,13 @@ from tidewire.engine.node import Node
 from tidewire.messages import Publication
 from tidewire.rules.rates import rate_of_key
 
-__all__ = ("LimitReports",)
+__all__ = ("Charges", "LimitReports")
 
 #: Seconds between two reports, and for how long one counts: less than a lease, within which limits hold over nodes.
 _SECONDS, _LEASE = 3.0, 10.0
+#: Parts in which the messages that a report tells are taken here, until the next one comes: taken at once, they would
+#: refuse somebody who sends less than the rate on all machines together.
+_PARTS = 12
 #: A count below this part of a limit is not told, nor one behind so many that are more.
 _LEAST, _MOST = 1 / 32, 500
 _VERB = "counts"
@@ -29,6 +33,27 @@ class _Report(msgspec.Struct, frozen=True):
     taken: dict[str, int]
 
 
+class Charges:
+    """The messages that other machines have told, in parts: each of the next ones has its share of every report."""
+
+    def __init__(self, parts: int) -> None:
+        self._parts: deque[Counter[str]] = deque()
+        self._number = parts
+
+    def add(self, taken: Mapping[str, int]) -> None:
+        """Divide what was taken under each key."""
+        self._parts.extend(Counter[str]() for _ in range(self._number - len(self._parts)))
+        for key, count in taken.items():
+            share, more = divmod(count, self._number)
+            for number, part in enumerate(self._parts):
+                if share or number < more:
+                    part[key] += share + (number < more)
+
+    def next(self) -> Counter[str]:
+        """Return the next part."""
+        return self._parts.popleft() if self._parts else Counter()
+
+
 class LimitReports:
     """Tells nodes of other machines the counts of this process, and adds theirs."""
 
@@ -38,11 +63,12 @@ class LimitReports:
         self._counts.taken = Counter()
         self._heard: dict[str, tuple[float, dict[str, int]]] = {}
         self._has_reported = False
+        self._charges = Charges(_PARTS)
         node.on_control(_VERB, self._heard_of)
 
     def start(self) -> None:
         """Begin to tell; the node's end ends it."""
-        self._node.tasks.start((("reports", _SECONDS, self._tell),))
+        self._node.tasks.start((("reports", _SECONDS, self._tell), ("charges", _SECONDS / _PARTS, self._charge)))
 
     async def _tell(self) -> None:
         self._forget_silent()
@@ -62,11 +88,11 @@ class LimitReports:
         self._heard[report.node] = asyncio.get_running_loop().time() + _LEASE, report.counted
         self._forget_silent()
         if report.taken and self._counts.is_first:
-            limits, taken_here = self._node.limits, self._counts.taken
-            self._counts.taken = None  # the takings of others are not told again
-            for key, count in report.taken.items():
-                self._counts.take(key, count, *(rate_of_key(key) or (limits.user_rate, limits.user_burst)))
-            self._counts.taken = taken_here
+            self._charges.add(report.taken)
+
+    async def _charge(self) -> None:
+        for key, count in self._charges.next().items():
+            self._counts.charge(key, count, rate_of_key(key) or self._node.limits.user_rate)
 
     def _forget_silent(self) -> None:
         now = asyncio.get_running_loop().time()

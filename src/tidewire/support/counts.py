@@ -42,6 +42,16 @@ class Counts:
 
     def take(self, key: str, wanted: int, rate: float, burst: float) -> int:
         """Take up to `wanted` of a key that gets `rate` a second and holds `burst` at most; return how many."""
+        granted = self._charge(key, wanted, rate, burst)
+        if self.taken is not None:
+            self.taken[key] += granted
+        return granted
+
+    def charge(self, key: str, count: int, rate: float) -> None:
+        """Take what another machine has taken, also where there is less than that: then nobody gets more for a time."""
+        self._charge(key, count, rate, math.inf)
+
+    def _charge(self, key: str, wanted: int, rate: float, burst: float) -> int:
         now = time.monotonic()
         due = max(now, self._paid_off.get(key, 0.0))
         granted = affordable(due - now, wanted, rate, burst)
@@ -49,8 +59,6 @@ class Counts:
             if len(self._paid_off) >= _RATES:
                 self._paid_off = {other: at for other, at in self._paid_off.items() if at > now}
             self._paid_off[key] = due + granted / rate
-        if self.taken is not None:
-            self.taken[key] += granted
         return granted
 
     @property
@@ -64,4 +72,4 @@ class Counts:
 
 def affordable(debt: float, wanted: int, rate: float, burst: float) -> int:
     """Return how many of `wanted` a key may take that is in debt for so many seconds."""
-    return max(0, min(wanted, math.floor(burst - debt * rate + 1e-6)))
+    return wanted if burst == math.inf else max(0, min(wanted, math.floor(burst - debt * rate + 1e-6)))

@@ -88,18 +88,14 @@ class SharedCounts(Counts):
         if self._descriptor >= 0:
             self._write_own(key)
 
-    def take(self, key: str, wanted: int, rate: float, burst: float) -> int:
-        """Take up to `wanted` of a key that gets `rate` a second and holds `burst` at most; return how many."""
+    def _charge(self, key: str, wanted: int, rate: float, burst: float) -> int:
         if self._descriptor < 0:
             return 0
         is_judge = self._begin_judging()
         try:
-            granted = self._take(self._digest(key), wanted, rate, burst)
+            return self._take(self._digest(key), wanted, rate, burst)
         finally:
             self._end_judging(is_judge)
-        if self.taken is not None:
-            self.taken[key] += granted
-        return granted
 
     @property
     def is_first(self) -> bool:

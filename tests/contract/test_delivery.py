@@ -196,13 +196,13 @@ def test_a_history_beyond_the_outbox_arrives_whole_also_to_a_slow_reader(every_s
         slow.pace = 0.002
         history = json.loads(slow.next_message(within=30))
         assert history["type"] == "history"
-        assert len(history["messages"]) == count
         given = [message["content"].strip("xy ") for message in history["messages"]]
         while given[-1] != f"live {live - 1}":
             message = json.loads(slow.next_message(within=30))
             if message["type"] == "chat_message":
                 given.append(message["content"].strip("xy "))
     everything = [*map(str, range(count)), *[f"live {number}" for number in range(live)]]
+    assert len(given) >= count  # in the reply, and in pages behind it
     assert given == everything[-len(given) :]
 
 

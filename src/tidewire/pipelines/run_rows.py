@@ -21,10 +21,12 @@ class RunRows:
         self._cancel = cancel
 
     async def page(self, search: str, limit: int, offset: int) -> RunPage:
+        """Return a page of the runs that a text finds, the newest first, and how many it finds."""
         total, runs = await self._store.search(search, limit, offset)
         return RunPage(total, [_row(run) for run in runs])
 
     async def cancel(self, run: str) -> None:
+        """Cancel a run; raises BadRequest for one that cannot be cancelled."""
         try:
             await self._cancel(run)
         except PipelineError as error:

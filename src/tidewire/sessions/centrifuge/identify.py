@@ -66,10 +66,8 @@ def identified_by(
         if app is None:
             app = known[kind, path] = kind(path, endpoint, dependency_overrides_provider=connection.app).app
         scope.pop("starlette.exception_handlers", None)  # what is raised is the outer endpoint's to answer
-        if isinstance(connection, WebSocket):
-            await app(scope, connection.receive, connection.send)
-        else:
-            await app(scope, _no_body, _unsent)
+        on_socket = (connection.receive, connection.send) if isinstance(connection, WebSocket) else None
+        await app(scope, *(on_socket or (_no_body, _unsent)))
         found: Identity | None = scope[_FOUND]
         return found
 

@@ -397,6 +397,26 @@ def test_a_loop_that_ends_without_a_close_leaves_no_thread(tmp_path: Path, has_a
     asyncio.run(is_gone())
 
 
+def test_a_loop_that_ends_behind_with_its_deliveries_leaves_no_thread(tmp_path: Path) -> None:
+    count, data = 60, bytes(1_000_000)  # more than may wait for a loop
+
+    async def forget() -> None:
+        broker = SqliteBroker(tmp_path / "chat.db", Limits())
+        await broker.start(lambda _: None)
+        await broker.subscribe("a")
+        publishing = [broker.publish(PublishRequest("a", data)) for _ in range(count)]
+        await asyncio.sleep(0)
+        assert not any(future.done() for future in publishing)
+
+    async def is_gone() -> None:
+        await wait_until(
+            lambda: not any(thread.name == "tidewire-sqlite-writer" for thread in threading.enumerate()), 30
+        )
+
+    asyncio.run(forget())
+    asyncio.run(is_gone())
+
+
 def test_a_long_path_and_a_name_with_signs_work(tmp_path: Path) -> None:
     folder = tmp_path / ("a very long name with % and # and ü " * 4)
     folder.mkdir()

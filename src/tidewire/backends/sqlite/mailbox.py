@@ -88,6 +88,12 @@ class Mailbox:
         self.is_closed = True
         self.wake()
 
+    def abandon(self) -> None:
+        """Accept nothing more, and wait for no delivery: the event loop is over. From the writer thread."""
+        self.is_closed = True
+        with self._lock:
+            self._undelivered = 0
+
     def wake(self) -> None:
         """Wake the writer thread."""
         with self._lock:

@@ -107,7 +107,8 @@ class WriterThread:
             self._started(None)
             self._loop(connection)
             self._close_all(connection)
-        self._ended()
+        finally:
+            self._ended()
 
     def _open_all(self) -> Connection:
         make_node_folder(self._path)
@@ -149,7 +150,7 @@ class WriterThread:
             try:
                 self._wait(connection)
                 if self._is_over():
-                    mailbox.close()
+                    mailbox.abandon()
                 if not mailbox.is_congested:
                     self._turn(connection)
             except Exception:

@@ -57,6 +57,64 @@ def test_an_end_that_nobody_tells_is_told_by_the_reader_once(url: str, monkeypat
     asyncio.run(main())
 
 
+def test_a_missing_end_is_told_while_others_come_and_go(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A busy stream always has a next event, so that a reader that waits for a quiet moment waits for ever."""
+    monkeypatch.setattr(event_stream, "_PATIENCE", 0.2)
+
+    async def main() -> None:
+        async with Hub() as hub:
+            start, *_ = await tell(hub, "joined ann", "joined ann")
+
+            async def be_busy() -> None:
+                while True:
+                    await tell(hub, "joined bob", "left bob")
+                    await asyncio.sleep(0)
+
+            async with asyncio.timeout(30):
+                busy = asyncio.create_task(be_busy())
+                found: list[str] = []
+                async with contextlib.aclosing(events_of(hub.node, start, asyncio.Event())) as stream:
+                    async for _, event in stream:
+                        await asyncio.sleep(0)
+                        if event.user == "ann":
+                            found.append(event.kind)
+                            if len(found) == 2:
+                                break
+                busy.cancel()
+            assert found == ["left", "joined"]
+
+    asyncio.run(main())
+
+
+def test_a_missing_end_that_comes_behind_the_end_itself_is_left_out() -> None:
+    async def main() -> None:
+        async with Hub() as hub:
+            start, second = await tell(hub, "joined ann", "joined ann")
+            await tell(hub, "left ann")
+            late = Happening("left", "room:1", "ann", "ann", missing=f"before {second}")
+            await hub.node.publish(HAPPENED, msgspec.json.encode(late), ephemeral=False)
+            assert await read(hub, start, 2) == ["left ann", "joined ann"]
+            await tell(hub, "left ann")
+            assert await read(hub, start, 3) == ["left ann", "joined ann", "left ann"]
+
+    asyncio.run(main())
+
+
+def test_a_new_reader_knows_those_who_have_been_there_for_long() -> None:
+    async def main() -> None:
+        hub = Hub()
+        hub.on("joined")(lambda: None)  # so that the stream is kept for long
+        async with hub:
+            await tell(hub, "joined ann")
+            for _ in range(50):
+                await asyncio.gather(*(tell(hub, "joined bob", "left bob") for _ in range(100)))
+            (last,) = await tell(hub, "left bob")
+            await tell(hub, "joined ann", "left ann")
+            assert await read(hub, last, 2) == ["left ann", "joined ann"]
+
+    asyncio.run(main())
+
+
 async def tell(hub: Hub, *events: str) -> list[Position]:
     positions = []
     for event in events:

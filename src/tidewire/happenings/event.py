@@ -16,12 +16,16 @@ _ALL = frozenset(KINDS) | frozenset(KINDS.values())
 
 
 class Happening(msgspec.Struct, frozen=True, omit_defaults=True):
-    """An event as it is kept; its place in the stream makes it an `Event`. `member` names a stranger, too."""
+    """An event as it is kept; its place in the stream makes it an `Event`. `member` names a stranger, too.
+
+    `missing` is "before ID" or "after ID" in an end that a reader tells for a beginning, because nobody else did.
+    """
 
     kind: str
     channel: str = ""
     user: str = ""
     member: str = ""
+    missing: str = ""
 
 
 def shadow_of(begin: Happening) -> str:

@@ -25,9 +25,10 @@ _LEADER = watched("leader")
 _PAGE = 200
 #: Seconds between two looks where nothing wakes the reader, and for the end of what has begun twice.
 _LOOK_SECONDS, _PATIENCE = 1.0, 20.0
-_REMEMBERED = 50_000
-#: Events before its position that a new reader looks at.
-_RECALLED = 4_000
+#: Users and channels of which a reader remembers the last event, and events before its position that a new one reads.
+_REMEMBERED, _RECALLED = 50_000, 50_000
+#: Events after which a new reader lets others have a turn.
+_TURN = 500
 _BEGINNINGS = {end: begin for begin, end in KINDS.items()}
 
 
@@ -89,8 +90,10 @@ async def events_of(node: Node, since: Position | None, woken: asyncio.Event) ->
     The position is that up to which everything before was yielded.
     """
     order = _Order()
-    for publication in await _earlier(node, since):
+    for number, publication in enumerate(await _earlier(node, since)):
         order.take(publication)
+        if number % _TURN == 0:
+            await asyncio.sleep(0)
     while True:
         woken.clear()
         page = await node.broker.history(HAPPENED, since=since, limit=_PAGE)
@@ -101,8 +104,9 @@ async def events_of(node: Node, since: Position | None, woken: asyncio.Event) ->
             since = publication.position
             for event in order.take(publication):
                 yield since, event
-        if not page.publications:
+        if len(page.publications) < _PAGE:  # an end that is missing is not among events that are still to be read
             await _tell_missing_ends(node, order)
+        if not page.publications:
             try:
                 async with asyncio.timeout(_LOOK_SECONDS):
                     await woken.wait()
@@ -130,10 +134,10 @@ async def _tell_missing_ends(node: Node, order: _Order) -> None:
         if not is_certain and await node.presence.count(shadow_of(begin), begin.member):
             order.trust(begin)
             continue
-        end = msgspec.structs.replace(begin, kind=KINDS[begin.kind])
-        key = f"missing {'before' if is_certain else 'after'} {order.id_of(begin)}"
+        missing = f"{'before' if is_certain else 'after'} {order.id_of(begin)}"
+        end = msgspec.structs.replace(begin, kind=KINDS[begin.kind], missing=missing)
         with contextlib.suppress(PublishError):  # it is tried again
-            await node.publish(HAPPENED, msgspec.json.encode(end), key=key, ephemeral=False)
+            await node.publish(HAPPENED, msgspec.json.encode(end), key=f"missing {missing}", ephemeral=False)
 
 
 class _Begun(NamedTuple):
@@ -174,6 +178,8 @@ class _Order:
             return []
         if not is_begin and has_begun is False:
             return []  # it was told already
+        if found.missing and not self._is_missing(key, found.missing):
+            return []  # another one came before it
         due = [event]
         self._doubtful.pop(key, None)
         if not is_begin and key in self._early:
@@ -202,6 +208,11 @@ class _Order:
         """Return the id of a beginning that is overdue."""
         key = _key(begin)
         return (self._early.get(key) or self._doubtful[key]).event.id
+
+    def _is_missing(self, key: tuple[str, str, str], missing: str) -> bool:
+        where, _, id_ = missing.partition(" ")
+        one = (self._early if where == "before" else self._doubtful).get(key)
+        return one is not None and one.event.id == id_
 
     def _remember(self, key: tuple[str, str, str], has_begun: bool) -> None:
         self._has_begun[key] = has_begun

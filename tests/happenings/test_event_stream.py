@@ -100,6 +100,37 @@ def test_a_missing_end_that_comes_behind_the_end_itself_is_left_out() -> None:
     asyncio.run(main())
 
 
+def test_an_end_whose_beginning_was_never_told_is_not_told_either(url: str) -> None:
+    """The worker was killed between adding its member and telling the beginning."""
+
+    async def main() -> None:
+        hub = Hub(url)
+        hub.on("joined")(lambda: None)  # so that the stream is kept
+        async with hub:
+            start, _, third, _ = await tell(hub, "joined bob", "left ann", "joined ann", "left ann")
+            for since in (None, start):
+                assert (await read(hub, since, 3))[-2:] == ["joined ann", "left ann"]
+                assert "left ann" not in (await read(hub, since, 3))[:-2]
+            assert await read(hub, third, 1) == ["left ann"]
+
+    asyncio.run(main())
+
+
+def test_an_end_whose_beginning_is_far_back_is_told(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(event_stream, "_RECALLED", 10)
+
+    async def main() -> None:
+        hub = Hub(url)
+        hub.on("joined")(lambda: None)
+        async with hub:
+            await tell(hub, "joined ann")
+            *_, last = await tell(hub, *(10 * ["joined bob", "left bob"]))
+            await tell(hub, "left ann")
+            assert await read(hub, last, 1) == ["left ann"]
+
+    asyncio.run(main())
+
+
 def test_a_new_reader_knows_those_who_have_been_there_for_long() -> None:
     async def main() -> None:
         hub = Hub()
@@ -124,7 +155,7 @@ async def tell(hub: Hub, *events: str) -> list[Position]:
     return positions
 
 
-async def read(hub: Hub, since: Position, number: int, seconds: float = 0.4) -> list[str]:
+async def read(hub: Hub, since: Position | None, number: int, seconds: float = 0.4) -> list[str]:
     """Return what a new reader yields, at most `number` and one more."""
     found: list[str] = []
     with contextlib.suppress(TimeoutError):

@@ -99,6 +99,7 @@ async def events_of(node: Node, since: Position | None, woken: asyncio.Event) ->
         page = await node.broker.history(HAPPENED, since=since, limit=_PAGE)
         if not page.publications and since is not None and since.epoch != page.top.epoch:
             since = Position(0, page.top.epoch)  # the store has lost what was before
+            order.has_seen_all = False
             continue
         for publication in page.publications:
             since = publication.position
@@ -160,6 +161,8 @@ class _Order:
         self._has_begun: OrderedDict[tuple[str, str, str], bool] = OrderedDict()
         self._early: dict[tuple[str, str, str], _Begun] = {}
         self._doubtful: dict[tuple[str, str, str], _Begun] = {}
+        #: Whether there is no beginning that it does not remember; None before the first event.
+        self.has_seen_all: bool | None = None
 
     def take(self, publication: Publication) -> list[Event]:
         """Return the events that are due with a publication."""
@@ -169,6 +172,8 @@ class _Order:
             logger.warning("event %s is of another version, and is left out", publication.position)
             return []
         event = Event(str(publication.position), found.kind, found.channel, found.user, publication.time)
+        if self.has_seen_all is None:
+            self.has_seen_all = publication.previous == 0
         is_begin = found.kind in KINDS
         key = (found.kind if is_begin else _BEGINNINGS.get(found.kind, ""), found.channel, found.member)
         has_begun = self._has_begun.get(key)
@@ -176,8 +181,8 @@ class _Order:
         if is_begin and has_begun:
             self._early.setdefault(key, _Begun(until, found, event))
             return []
-        if not is_begin and has_begun is False:
-            return []  # it was told already
+        if not is_begin and not has_begun and (self.has_seen_all or has_begun is False):
+            return []  # it was told already, or a worker was killed before it could tell the beginning
         if found.missing and not self._is_missing(key, found.missing):
             return []  # another one came before it
         due = [event]
@@ -219,6 +224,7 @@ class _Order:
         self._has_begun.move_to_end(key)
         if len(self._has_begun) > _REMEMBERED:
             self._has_begun.popitem(last=False)
+            self.has_seen_all = False
 
 
 def _key(begin: Happening) -> tuple[str, str, str]:

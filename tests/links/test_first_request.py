@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
+import re
 import socket
 import time
+from collections.abc import Iterator
 
 import httptools
 import pytest
@@ -107,7 +110,7 @@ class Parsed:
         self.path += url
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        self.headers.append((name.lower(), value.rstrip(b" \t")))
+        self.headers.append((name.lower(), value.rstrip(b" \t")))  # as links/http.py
 
 
 def parsed(data: bytes) -> tuple[bytes, list[tuple[bytes, bytes]], bytes]:
@@ -141,14 +144,14 @@ def test_what_is_read_is_what_the_parser_finds(
     "filler", [b" ", b"a:", b"a: b\r\n", b"\t", b":"], ids=["blanks", "colons", "lines", "tabs", ":"]
 )
 def test_no_bytes_take_long(filler: bytes) -> None:
-    data = b"GET / HTTP/1.1\r\nhost: a" + filler * (60_000 // len(filler)) + b"\0"
+    data = b"GET / HTTP/1.1\r\nhost: a" + filler * (1_000_000 // len(filler)) + b"\0"
     began = time.process_time()
     assert read_handshake(data, 65_536) is None
     assert time.process_time() - began < 0.5
 
 
 @pytest.fixture(scope="module")
-def server() -> object:
+def server() -> Iterator[Server]:
     with serving(limits={"header_seconds": 1.0}) as running:
         yield running
 
@@ -175,3 +178,92 @@ def test_a_client_that_says_nothing_or_too_little_is_refused_in_time(server: Ser
             client.sendall(begun)
             assert client.recv(4_096).startswith(b"HTTP/1.1 408 ")
             assert time.monotonic() - began >= 0.9
+
+
+def answer(server: Server, data: bytes) -> tuple[bytes, object]:
+    """Return what a request is answered, but for what differs from one connection to the next."""
+    received = b""
+    with socket.create_connection(("127.0.0.1", server.port), timeout=20) as client:
+        client.sendall(data)
+        while b"}" not in received and (more := client.recv(65_536)):
+            received += more
+    head, _, rest = received.partition(b"\r\n\r\n")
+    if not head.startswith(b"HTTP/1.1 101 "):
+        return re.sub(rb"(?i)date: [^\r]*", b"", head), rest
+    told, _ = json.JSONDecoder().raw_decode(rest[rest.index(b"{") :].decode("latin-1"))
+    if told["client"][1]:  # a proxy tells no port
+        told["client"][1] = 1
+    return re.sub(rb"(?i)date: [^\r]*", b"", head), told
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        request(line=line + b" HTTP/1.1")
+        for line in (
+            b"GET /scope",
+            b"GET /scope?",
+            b"GET /scope?token=a%20b&c=%zz",
+            b"GET /%73cope?a?b",
+            b"GET //scope",
+            b"GET /scope/#part",
+            b"GET /scope?a#part?b",
+            b"GET /scope;a=b",
+            b"GET /sc%6Fpe/%2F%e9%C3%A9",
+        )
+    ]
+    + [
+        request(*HEADERS, *more, line=b"GET /scope HTTP/1.1")
+        for more in (
+            [b"X-Forwarded-For: 192.0.2.7", b"X-Forwarded-Proto: https"],
+            [b"X-Forwarded-For: 192.0.2.7, 198.51.100.1", b"X-Forwarded-Proto: wss"],
+            [b"X-Forwarded-Host: elsewhere", b"Forwarded: for=192.0.2.7"],
+            [b"X-Forwarded-For:", b"X-Forwarded-Proto: \t"],
+            [b"Origin: https://here \t", b"X-User: ann  "],
+            [b"Origin: https://here", b"Origin: https://elsewhere"],
+            [b"ORIGIN:https://here", b"cOOKIE: a=b; c=d"],
+            [b"Sec-WebSocket-Protocol: chat, other", b"Sec-WebSocket-Extensions: permessage-deflate"],
+            [b"Sec-WebSocket-Protocol: chat", b"Sec-WebSocket-Protocol: other"],
+            [b"Sec-WebSocket-Protocol: "],
+            [b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ=="],
+            [b"Sec-WebSocket-Version: 8"],
+            [b"Upgrade: websocket"],
+            [b"Connection: close"],
+            [b"Proxy-Connection: close", b"Keep-Alive: timeout=5", b"TE: trailers", b"Trailer: x"],
+            [b"X-Latin: caf\xe9", b"!#$%&'*+.^_`|~-: odd name"],
+            [b"Content-Length: 0"],
+            [b"Host: here"],
+            [b"Authorization: Bearer a.b.c"],
+        )
+    ]
+    + [
+        request(*HEADERS[:place], other, *HEADERS[place + 1 :], line=b"GET /scope HTTP/1.1")
+        for place, other in (
+            (0, b"Host: here:80 \t"),
+            (0, b"Host: [::1]:8000"),
+            (0, b"Host: a/b"),
+            (0, b"Host: ann@here"),
+            (1, b"Upgrade: WebSocket "),
+            (1, b"upgrade:websocket\t"),
+            (2, b"Connection: upgrade \t"),
+            (2, b"Connection: keep-alive, Upgrade"),
+            (2, b"Connection: keep-alive,Upgrade"),
+            (3, b"Sec-WebSocket-Version: 13 "),
+            (3, b"Sec-WebSocket-Version: 12"),
+            (3, b"X-No: version"),
+            (4, b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ== "),
+            (4, b"Sec-WebSocket-Key: short"),
+            (4, b"X-No: key"),
+        )
+    ],
+)
+def test_a_handshake_is_answered_as_the_parser_reads_it(server: Server, data: bytes) -> None:
+    """An empty line in front of a request says nothing, but it is left to the parser (RFC 9112 section 2.2)."""
+    assert read_handshake(b"\r\n" + data, 32_768) is None
+    assert answer(server, data) == answer(server, b"\r\n" + data)
+
+
+def test_what_comes_behind_a_refused_handshake_is_not_read(server: Server) -> None:
+    refused = request(*HEADERS[:3], line=b"GET /scope HTTP/1.1")
+    for before in (b"", b"\r\n"):
+        assert answer(server, before + refused + request(line=b"GET /scope HTTP/1.1")) == answer(server, refused)

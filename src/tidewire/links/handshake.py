@@ -229,8 +229,8 @@ def read_handshake(data: bytes, limit: int) -> tuple[bytes, list[tuple[bytes, by
 
     None for anything else, for more bytes than the limit, and for whatever is unusual: an HTTP class judges that.
     """
-    found = _REQUEST.match(data)
-    if found is None or found.end() > limit:
+    found = _REQUEST.match(data, 0, limit)
+    if found is None:
         return None
     path, fields = found.groups()
     headers = [(name.lower(), value.strip(b" \t")) for name, value in _HEADER.findall(fields)]

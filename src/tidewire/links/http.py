@@ -161,7 +161,7 @@ class HttpProtocol(HttpToolsProtocol):
 
     def on_header(self, name: bytes, value: bytes) -> None:
         self._count(len(name) + len(value) + 4)
-        super().on_header(name, value)
+        super().on_header(name, value.rstrip(b" \t"))  # the parser takes off only what is before (RFC 9110 section 5.5)
 
     def on_headers_complete(self) -> None:
         if len(self.pipeline) >= self._limits.pipelined:

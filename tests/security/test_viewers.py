@@ -12,7 +12,7 @@ import pytest
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.client import ClientConnection, connect
 
-from server.live_server import LiveServer, tidewire
+from server.live_server import LiveServer, tidewire, wait_for
 
 API = "/api/pipelines"
 NAME = "server.example"
@@ -97,3 +97,67 @@ def test_viewers_count_as_connections_of_their_user_and_end_with_it(server: Live
         for viewer in viewers:
             with pytest.raises(ConnectionClosed):
                 until(viewer, "never sent")
+
+
+def log_in(server: LiveServer, name: str) -> str:
+    token: str = server.post("/login", json={"username": name, "password": "correct horse"}).json()["token"]
+    return token
+
+
+def test_viewers_end_with_their_session(server: LiveServer) -> None:
+    first, other = sign_up(server, "ann"), log_in(server, "ann")
+    headers = {token: {"Host": NAME, "Authorization": f"Bearer {token}"} for token in (first, other)}
+    start = server.post(f"{API}/runs", json={"pipeline": "slow", "sample": "S1"}, headers=headers[first])
+    paths = (f"{API}/runs/{start.json()['run']['id']}/events", "/pipeline/S1?pipeline=slow")
+
+    def both(stack: contextlib.ExitStack, token: str) -> list[ClientConnection]:
+        viewers = [stack.enter_context(dial(server, path, token)) for path in paths]
+        for viewer in viewers:
+            until(viewer, "sleep")
+        return viewers
+
+    def expect_end(viewers: list[ClientConnection]) -> None:
+        for viewer in viewers:
+            with pytest.raises(ConnectionClosed) as closed:
+                until(viewer, "never sent")
+            assert closed.value.rcvd is not None and closed.value.rcvd.code == 1008
+
+    with contextlib.ExitStack() as stack:
+        ended, going_on = both(stack, first), both(stack, other)
+        assert server.post("/logout", headers=headers[first]).json() == {"ended": 1}
+        expect_end(ended)
+        third = log_in(server, "ann")
+        change = {"password": "correct horse", "new_password": "correct horse 2"}
+        third_headers = {"Host": NAME, "Authorization": f"Bearer {third}"}
+        stays = both(stack, third)
+        assert server.post("/password", json=change, headers=third_headers).json() == {"ended": 1}
+        expect_end(going_on)
+        stays[0].send('{"type": "ping"}')
+        until(stays[0], '"pong"')
+        assert server.post("/logout/everywhere", headers=third_headers).json() == {"ended": 1}
+        expect_end(stays)
+        fourth = server.post("/login", json={"username": "ann", "password": "correct horse 2"}).json()["token"]
+        newest = both(stack, fourth)
+        with pytest.raises(TimeoutError):  # the watch looks every 0.25 s, and applies an end for seconds
+            while True:
+                newest[0].recv(timeout=1.5)
+
+
+def test_upload_ends_with_its_session(server: LiveServer) -> None:
+    token = sign_up(server, "ann")
+    url = httpx.URL(server.url)
+    with socket.create_connection((url.host, url.port or 80), timeout=20) as uploading:
+        head = f"POST {API}/uploads?name=S1.fastq HTTP/1.1\r\nHost: {NAME}\r\nAuthorization: Bearer {token}\r\n"
+        uploading.sendall(head.encode() + b"Content-Length: 1000000\r\n\r\n" + b"A" * 1_000)
+        headers = {"Host": NAME, "Authorization": f"Bearer {token}"}
+        wait_for(lambda: list(server.folder.rglob(".[0-9a-f]*")), what="the draft of the upload")
+        assert server.post("/logout", headers=headers).json() == {"ended": 1}
+        uploading.settimeout(0.1)
+        answer = b""
+        for _ in range(200):
+            with contextlib.suppress(TimeoutError):
+                answer = uploading.recv(4_096)
+                break
+            uploading.sendall(b"A" * 10)
+        assert answer.startswith(b"HTTP/1.1 401 "), answer
+    wait_for(lambda: not list(server.folder.rglob(".[0-9a-f]*")), what="the end of the draft")

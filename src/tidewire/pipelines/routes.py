@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -23,12 +24,16 @@ from tidewire.pipelines.programs import missing_programs
 from tidewire.pipelines.runs import Run, RunStatus
 from tidewire.pipelines.service import Pipelines
 from tidewire.pipelines.viewers import EVENTS
+from tidewire.rules.base import Identity
 
 __all__ = ("Authorize", "refuse", "refusing", "router")
 
-#: Returns the user of a connection, "" for one who may see all runs. Raises HTTPException or WebSocketException.
-Authorize = Callable[[HTTPConnection], Awaitable[str]]
+#: Returns the user of a connection, "" for one who may see all runs; with an Identity a viewer ends with its token.
+#: Raises HTTPException or WebSocketException.
+Authorize = Callable[[HTTPConnection], Awaitable[str | Identity]]
 _BODY = 65_536
+#: Seconds after which the user of an upload that still comes is looked at again: the session may have ended.
+_LOOK_SECONDS = 0.5
 _HEADERS = {"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff"}
 #: A result is a user's file: a browser must never run it as a page of this server.
 _FILE_HEADERS = _HEADERS | {"Content-Security-Policy": "sandbox; default-src 'none'"}
@@ -151,16 +156,36 @@ class _Routes:
         self._pipelines = pipelines
         self._authorize = authorize
 
-    async def _visible(self, connection: HTTPConnection, run: str) -> tuple[str, Run]:
-        """Return the user and a run that they may see. Raises NotFound for another user's run, too."""
-        user = await self._authorize(connection)
+    async def _identity(self, connection: HTTPConnection) -> Identity:
+        found = await self._authorize(connection)
+        return found if isinstance(found, Identity) else Identity(found)
+
+    async def _user(self, connection: HTTPConnection) -> str:
+        return (await self._identity(connection)).user
+
+    async def _visible(self, connection: HTTPConnection, run: str) -> tuple[Identity, Run]:
+        """Return the caller and a run that they may see. Raises NotFound for another user's run, too."""
+        caller = await self._identity(connection)
         found = await self._pipelines.run(run)
-        if user and found.user != user:
+        if caller.user and found.user != caller.user:
             raise NotFound(f"there is no run {run[:60]!r}; it may have been removed")
-        return user, found
+        return caller, found
+
+    async def _body_of(self, request: Request, user: str) -> AsyncIterator[bytes]:
+        """Yield a body as it comes, as long as it is that user's to send. Raises as `authorize` does."""
+        looked = time.monotonic()
+        async for chunk in request.stream():
+            if not chunk or time.monotonic() - looked > _LOOK_SECONDS:  # nothing is what the last one holds
+                await self._check_still(request, user)
+                looked = time.monotonic()
+            yield chunk
+
+    async def _check_still(self, request: Request, user: str) -> None:
+        if await self._user(request) != user:
+            raise HTTPException(403, "the user of this upload has changed; send it again", headers=_HEADERS)
 
     async def pipelines(self, request: Request) -> Response:
-        await self._authorize(request)
+        await self._user(request)
         shown = []
         for pipeline in self._pipelines.definitions.values():
             missing = await asyncio.to_thread(missing_programs, pipeline)
@@ -174,12 +199,12 @@ class _Routes:
         return _answer({"default": self._pipelines.default, "pipelines": shown})
 
     async def inputs(self, request: Request) -> Response:
-        await self._authorize(request)
+        await self._user(request)
         folder = self._pipelines.inputs
         return _answer({"inputs": await asyncio.to_thread(list_files, folder) if folder else []})
 
     async def upload(self, request: Request, name: str = "", pipeline: str = "", input: str = "") -> Response:
-        user = await self._authorize(request)
+        user = await self._user(request)
         with refusing():
             _check_form(request, name)
             if pipeline:  # a name that is not accepted is refused before the file is sent
@@ -187,7 +212,7 @@ class _Routes:
             size = request.headers.get("content-length", "")
             announced = int(size) if size.isdecimal() else 0
             uploads = self._pipelines.uploads
-            return _answer(await uploads.save(name, request.stream(), user=user, size=announced), 201)
+            return _answer(await uploads.save(name, self._body_of(request, user), user=user, size=announced), 201)
 
     def _check_input(self, pipeline: str, name: str, file: str) -> None:
         found = self._pipelines.definition(pipeline)
@@ -195,7 +220,7 @@ class _Routes:
         check_ending(next(wanted for wanted in found.inputs if wanted.name == name), file_name(file, "upload"))
 
     async def start(self, request: Request) -> Response:
-        user = await self._authorize(request)
+        user = await self._user(request)
         with refusing():
             wanted: _Start = await _body(request, _Start)
             check_names(self._pipelines.definition(wanted.pipeline), wanted.inputs)
@@ -228,7 +253,7 @@ class _Routes:
         before: str = "",
         limit: Annotated[int, Query(ge=1, le=500)] = 50,
     ) -> Response:
-        user = await self._authorize(request)
+        user = await self._user(request)
         with refusing():
             runs = await self._pipelines.runs(
                 pipeline=pipeline, sample=sample, status=status, user=user, before=before, limit=limit
@@ -295,11 +320,11 @@ class _Routes:
     async def events(self, websocket: WebSocket, run: str, log: bool = True) -> None:
         pipelines = self._pipelines
         try:
-            user, _ = await self._visible(websocket, run)
+            caller, _ = await self._visible(websocket, run)
         except PipelineError as error:
             await refuse(pipelines, websocket, error)
             return
-        async with pipelines.hub.connect(websocket, user=user, protocol=EVENTS) as connection:
+        async with pipelines.hub.connect(websocket, user=caller, protocol=EVENTS) as connection:
             await pipelines.watch(connection, run, log=log)
 
 

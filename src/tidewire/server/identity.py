@@ -43,11 +43,7 @@ class Logins:
             return None
         except StoreUnavailable as error:
             raise TemporaryFailure("the accounts cannot be read now; try again") from error
-        return Identity(login.user.id, expires_at=login.claims.expires, token=_issued(login))
-
-
-def _issued(login: Login) -> IssuedToken:
-    return IssuedToken(login.claims.session, login.claims.issued)
+        return login.identity
 
 
 class _Auth(msgspec.Struct, tag="auth", tag_field="type"):
@@ -79,7 +75,7 @@ class Doorkeeper:
     @property
     def token(self) -> IssuedToken | None:
         """The token that was presented."""
-        return _issued(self._login) if self._login is not None else None
+        return self._login.identity.token if self._login is not None else None
 
     async def read_handshake(self, websocket: WebSocket) -> None:
         """Take the token that the handshake presents, if any. Raises WebSocketException 1008 for an invalid one."""
@@ -106,7 +102,7 @@ class Doorkeeper:
             raise WebSocketException(1008, "not authenticated in time") from None
         try:
             login = await self._verified(_decode(message).token)
-            await connection.identify(login.user.id, token=_issued(login))
+            await connection.identify(login.user.id, token=login.identity.token)
         except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
             raise WebSocketException(1008, _EXPECTED) from None
         except LimitExceeded:
@@ -123,7 +119,7 @@ class Doorkeeper:
             name = self._login.user.name if self._login is not None else ""
             raise BadRequest(f"this connection belongs to {name!r}; only a valid token of that user prolongs it")
         self._login = login
-        connection.connection.opened_with(_issued(login))
+        connection.connection.opened_with(login.identity.token)
         connection.expire_at(login.claims.expires)
 
     async def find(self, name: str) -> User | None:

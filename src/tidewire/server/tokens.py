@@ -13,6 +13,8 @@ import jwt
 import msgspec
 
 from tidewire.errors import ConfigurationError, TidewireError
+from tidewire.messages import IssuedToken
+from tidewire.rules.base import Identity
 from tidewire.server.accounts import Accounts
 from tidewire.server.login_sessions import LoginSession, User
 
@@ -52,6 +54,12 @@ class Login(msgspec.Struct, frozen=True):
 
     user: User
     claims: Claims
+
+    @property
+    def identity(self) -> Identity:
+        """The identity of a connection that is opened with the token: it ends with that, and with its session."""
+        claims = self.claims
+        return Identity(self.user.id, expires_at=claims.expires, token=IssuedToken(claims.session, claims.issued))
 
 
 class Tokens:

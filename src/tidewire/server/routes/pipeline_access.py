@@ -16,6 +16,7 @@ from tidewire.pipelines.routes import router as pipelines_router
 from tidewire.pipelines.runs import RunStatus
 from tidewire.pipelines.service import Pipelines
 from tidewire.pipelines.viewers import STEPS
+from tidewire.rules.base import Identity
 from tidewire.server.loopback import is_local
 from tidewire.server.pipeline_setup import default_pipeline
 from tidewire.server.settings import Settings
@@ -33,7 +34,7 @@ _SAME_SITE = ("same-origin", "none")
 def add_pipelines(app: FastAPI, settings: Settings, pipelines: Pipelines) -> None:
     """Serve pipelines; without a login only to connections from this machine."""
     door = _Door(app, settings, pipelines)
-    app.include_router(pipelines_router(pipelines, authorize=door.user), prefix=_PREFIX, include_in_schema=False)
+    app.include_router(pipelines_router(pipelines, authorize=door.identity), prefix=_PREFIX, include_in_schema=False)
     router = APIRouter()
     session = f"{_PREFIX}/session"
     router.add_api_route(session, door.open, methods=["POST"], include_in_schema=False)
@@ -43,18 +44,18 @@ def add_pipelines(app: FastAPI, settings: Settings, pipelines: Pipelines) -> Non
 
 
 class _Door:
-    """Finds the user of a connection: "" for one from this machine, which sees all runs."""
+    """Finds the identity of a connection: user "" for one from this machine, which sees all runs."""
 
     def __init__(self, app: FastAPI, settings: Settings, pipelines: Pipelines) -> None:
         self._app = app
         self._settings = settings
         self._pipelines = pipelines
 
-    async def user(self, connection: HTTPConnection) -> str:
-        """Return the user. Raises HTTPException, for a WebSocket WebSocketException."""
+    async def identity(self, connection: HTTPConnection) -> Identity:
+        """Return the user with the session. Raises HTTPException, for a WebSocket WebSocketException."""
         self._check_origin(connection)
         if is_local(self._settings, connection):
-            return ""
+            return Identity()
         return await self._named(connection, _token(connection))
 
     async def open(self, request: Request) -> Response:
@@ -78,11 +79,11 @@ class _Door:
         if not self._pipelines.hub.origins.allows(connection):
             raise _refusal(connection, 403, "a page of this origin may not use this server")
 
-    async def _named(self, connection: HTTPConnection, token: str) -> str:
+    async def _named(self, connection: HTTPConnection, token: str) -> Identity:
         if not token:
             raise _refusal(connection, 401, "log in first: POST /login, then send its token as Authorization: Bearer")
         try:
-            return (await identify(token, self._app.state.tokens, self._app.state.accounts)).user.id
+            return (await identify(token, self._app.state.tokens, self._app.state.accounts)).identity
         except InvalidToken as error:
             raise _refusal(connection, 401, str(error)) from None
         except StoreUnavailable:
@@ -127,13 +128,13 @@ class _Samples:
         self, websocket: WebSocket, sample_id: str, pipeline: str = "", new: bool = False, resume: bool = False
     ) -> None:
         """Start or join the run of a sample, and send its progress."""
-        user = await self._door.user(websocket)
+        identity = await self._door.identity(websocket)
         try:
-            run = await self._find(sample_id, pipeline, user, new=new, resume=resume)
+            run = await self._find(sample_id, pipeline, identity.user, new=new, resume=resume)
         except PipelineError as error:
             await refuse(self._pipelines, websocket, error)
             return
-        async with self._pipelines.hub.connect(websocket, user=user, protocol=STEPS) as connection:
+        async with self._pipelines.hub.connect(websocket, user=identity, protocol=STEPS) as connection:
             await self._pipelines.watch_steps(connection, run)
 
     async def _find(self, sample: str, name: str, user: str, *, new: bool, resume: bool) -> str:

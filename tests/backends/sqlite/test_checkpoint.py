@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from contextlib import closing
 from pathlib import Path
 
+import pytest
+
+from tidewire.backends.sqlite import database
 from tidewire.backends.sqlite.checkpoint import Checkpointer
 from tidewire.backends.sqlite.database import connect
 
@@ -28,3 +32,26 @@ def test_the_thread_is_woken_once_for_each_quarter_of_the_limit(tmp_path: Path) 
     finally:
         writer.close()
     assert 8 <= len(woken) <= 40, woken  # one in a quarter of the limit, and one more in each second of a slow machine
+
+
+def test_a_long_reader_is_told_and_the_log_is_cut_back_after_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    path, log, size = tmp_path / "log.db", tmp_path / "log.db-wal", 5 * LIMIT
+    monkeypatch.setattr("tidewire.backends.sqlite.checkpoint._BLOCKED", 0.0)
+    monkeypatch.setattr(database, "_LOG_BYTES", LIMIT)
+    checkpointer = Checkpointer(path, LIMIT)
+    with closing(database.connect(path)) as writer, closing(database.connect(path)) as reader:
+        writer.execute("PRAGMA journal_mode = WAL")
+        writer.execute("CREATE TABLE kept (data BLOB)")
+        for statement in ("BEGIN", "SELECT * FROM kept"):
+            reader.execute(statement).fetchall()
+        for _ in range(2):  # it is told once
+            writer.execute("INSERT INTO kept VALUES (zeroblob(?))", (size,))
+            checkpointer.committed(writer, size)
+        assert log.stat().st_size > 2 * size
+        assert [record.getMessage().partition(",")[0] for record in caplog.records] == [f"{log} has grown by 5 MiB"]
+        reader.execute("COMMIT")
+        checkpointer.committed(writer, 0)
+        writer.execute("INSERT INTO kept VALUES (x'00')")
+        assert log.stat().st_size <= LIMIT

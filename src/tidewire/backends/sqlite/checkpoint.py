@@ -25,6 +25,8 @@ _INTERVAL = 1.0
 _GROWTH, _REST = 4, 8
 #: Seconds for which the log may grow when somebody does not let it begin anew.
 _BLOCKED = 5.0
+#: How often the limit the log has grown by then, when an operator is warned.
+_WARNED = 4
 _PAGE = 4_096
 
 
@@ -45,6 +47,7 @@ class Checkpointer:
         self._woken_at = 0
         self._has_rest = False
         self._blocked_until = 0.0
+        self._is_warned = False
         self._thread = threading.Thread(target=self._run, name="tidewire-sqlite-checkpoint", daemon=True)
 
     def start(self) -> None:
@@ -70,8 +73,22 @@ class Checkpointer:
             is_busy, pages, moved = writer.execute(f"PRAGMA wal_checkpoint({mode})").fetchone()
             if not is_busy and pages == moved:
                 self._unmoved = self._woken_at = 0
+                self._is_warned = False
             elif mode == "RESTART":  # a process that is frozen in a read: publishing matters more than the log's length
                 self._blocked_until = time.monotonic() + _BLOCKED
+                self._tell_blocked()
+
+    def _tell_blocked(self) -> None:
+        if self._is_warned or self._unmoved < _WARNED * self._limit:
+            return
+        self._is_warned = True
+        logger.warning(
+            "%s-wal has grown by %d MiB, and grows until a transaction ends that another program has begun to read %s; "
+            "end that program, or its transaction",
+            self._path,
+            self._unmoved >> 20,
+            self._path.name,
+        )
 
     def close(self) -> None:
         """Wait for the checkpoint under way, and end."""

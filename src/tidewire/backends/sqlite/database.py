@@ -45,6 +45,8 @@ _LAST_ID = 2**62
 PAGE = 1_000
 #: Channels that are remembered from one transaction to the next.
 _REMEMBERED = 100_000
+#: Bytes to which the log is cut back when it begins anew, after a long reader had let it grow.
+_LOG_BYTES = 16 * 1_048_576
 #: Those without which publications are gone.
 _KEPT = {"tidewire_channels", "tidewire_publications"}
 
@@ -71,6 +73,7 @@ def connect(path: Path, *, busy_seconds: float = 0.25) -> sqlite3.Connection:
     try:
         connection.execute("PRAGMA synchronous = FULL")
         connection.execute("PRAGMA wal_autocheckpoint = 0")
+        connection.execute(f"PRAGMA journal_size_limit = {_LOG_BYTES}")
         connection.execute("PRAGMA secure_delete = FAST")  # else trimmed rows are written once more
     except BaseException:
         connection.close()

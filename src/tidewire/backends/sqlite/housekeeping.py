@@ -155,11 +155,14 @@ class Housekeeping:
 
     def trim_beside(self, database: Database, writes: int) -> None:
         """Remove a little inside a writing transaction, in proportion to its writes."""
-        if self._size_limits.apply(database.connection):
-            self._trimmer.begin_now()
+        self._bound(database)
         self.is_busy = self._trimmer.find(database.connection, _CHANNELS)
         if self.is_busy:
             self._trimmer.remove(database.connection, max(_LEAST, _SHARE * writes))
+
+    def _bound(self, database: Database) -> None:
+        if self._size_limits.apply(database.connection):
+            self._trimmer.begin_now()
 
     def committed(self, database: Database, rows: int, size: int) -> None:
         """Take note of a commit of so many rows and bytes of data; the caller holds the lock."""
@@ -168,7 +171,7 @@ class Housekeeping:
     def trim(self, database: Database) -> None:
         """Take one step of trimming in an idle moment."""
         try:
-            is_found = self._trimmer.find(database.connection, _CHANNELS)
+            is_found = self._trimmer.find(database.connection, _CHANNELS) or self._size_limits.is_due
         except sqlite3.Error as error:
             self.mend(database, error)
             return
@@ -180,6 +183,7 @@ class Housekeeping:
             return
         try:
             database.begin(write=True)
+            self._bound(database)
             self._trimmer.remove(database.connection, _STEP)
             database.save_clock()
             database.commit()

@@ -17,6 +17,8 @@ __all__ = ("SizeLimits",)
 
 #: The part of a channel's limit after whose growth its size is measured.
 _PART = 4
+#: Seconds of one transaction in which channels are measured: one at least, the others in later ones.
+_MEASURING = 0.005
 #: Seconds between two looks at the size of the store, and the most publications that are hidden then, unless more came.
 _LOOK, _MOST = 0.25, 500
 #: Channels whose growth is remembered.
@@ -49,13 +51,20 @@ class SizeLimits:
                 self._due[channel] = None
                 del grown[channel]
 
+    @property
+    def is_due(self) -> bool:
+        """Some channels are to be measured."""
+        return bool(self._due)
+
     def apply(self, connection: sqlite3.Connection) -> bool:
         """Hide publications beyond a limit, inside a writing transaction; return whether there were any."""
         is_found = False
-        if self._due:
-            name = next(iter(self._due))
+        end = time.monotonic() + _MEASURING
+        for name in tuple(self._due):
             del self._due[name]
-            is_found = self._bound_channel(connection, name)
+            is_found = self._bound_channel(connection, name) or is_found
+            if time.monotonic() >= end:
+                break
         if time.monotonic() - self._looked >= _LOOK:
             self._looked = time.monotonic()
             is_found = self._bound_store(connection) or is_found

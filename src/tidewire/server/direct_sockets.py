@@ -21,23 +21,25 @@ from starlette.middleware.cors import CORSMiddleware
 from starlette.middleware.errors import ServerErrorMiddleware
 from starlette.middleware.exceptions import ExceptionMiddleware
 from starlette.middleware.gzip import GZipMiddleware
-from starlette.routing import BaseRoute, Mount, Route, WebSocketRoute
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.routing import BaseRoute, Match, Mount, Route, Router, WebSocketRoute, websocket_session
+from starlette.types import Receive, Scope, Send
 from starlette.websockets import WebSocket
 
 from tidewire.server.same_site import SameSite
 
 __all__ = ("DirectSockets",)
 
-#: Seconds for which a way holds, and how many paths have one at most: each may name a channel.
+#: Seconds for which a way holds; how many paths have one at most, each may name a channel; and how many characters such
+#: a path has at most: clients invent them.
 _HELD_SECONDS = 10.0
 _PATHS = 1_000
+_PATH_LENGTH = 500
 #: Middleware that passes WebSockets on untouched.
 _BLIND: frozenset[Any] = frozenset(
     class_.__call__ for class_ in (SameSite, CORSMiddleware, GZipMiddleware, BaseHTTPMiddleware)
 )
-#: The notes of an application in a scope that are the same for all of one path.
-_FOUND = ("app", "router", "route", "endpoint", "path_params", "starlette.exception_handlers")
+#: The notes of an application in a scope that are the same for all of one path, beside its parameters.
+_FOUND = ("app", "router", "route", "endpoint", "starlette.exception_handlers")
 #: Routes that look at nothing of a WebSocket but its path.
 _BY_PATH = (Route, WebSocketRoute, APIRoute, APIWebSocketRoute, Mount)
 
@@ -50,6 +52,7 @@ class _Way(NamedTuple):
     socket: str
     texts: Mapping[str, str]
     found: Mapping[str, Any]
+    parameters: Mapping[str, Any]
 
 
 class DirectSockets:
@@ -65,7 +68,7 @@ class DirectSockets:
 
     def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
         """Serve a WebSocket, or pass it on."""
-        if scope["type"] != "websocket" or scope["root_path"]:
+        if scope["type"] != "websocket" or scope["root_path"] or len(scope["path"]) > _PATH_LENGTH:
             return self._app(scope, receive, send)
         until, way = self._ways.get(scope["path"], (0.0, None))
         if until <= time.monotonic():
@@ -74,49 +77,58 @@ class DirectSockets:
 
     async def _explore(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Go the whole way. It is judged in the next turn of the loop: nothing waits before the route is found."""
-        asyncio.get_running_loop().call_soon(self._remember, scope)
+        asyncio.get_running_loop().call_soon(self._remember, scope["path"], scope)
         await self._app(scope, receive, send)
 
-    def _remember(self, scope: Scope) -> None:
+    def _remember(self, path: str, scope: Scope) -> None:
         if len(self._ways) >= _PATHS:
             self._ways.clear()
-        self._ways[scope["path"]] = time.monotonic() + _HELD_SECONDS, self._judge(scope)
+        self._ways[path] = time.monotonic() + _HELD_SECONDS, self._judge(path, scope)
 
-    def _judge(self, scope: Scope) -> _Way | None:
-        """Return the short way to the endpoint that the whole one has found; None where that does more than find it."""
+    def _judge(self, path: str, scope: Scope) -> _Way | None:
+        """Return the short way to the endpoint that the whole one has found; None where that does more than find it.
+
+        The endpoint has begun, and may have changed the scope, or passed it on to other routes: it is matched anew.
+        """
         app, route = self._app, scope.get("route")
         if (
             type(route) is not APIWebSocketRoute
-            or route.dependencies
             or scope["root_path"]  # it was mounted
             or scope.get("app") is not app
             or "fastapi.telemetry" in scope
             or not _is_untouched(app)
+            or not _is_plain(route)
         ):
             return None
-        texts: Mapping[str, Any] = scope.get("path_params", {})
+        asked = {"type": "websocket", "path": path, "root_path": ""}
+        if _first_match(app.routes, asked) is not route:
+            return None
+        texts = route.matches(asked)[1]["path_params"]
         socket = _socket_parameter(route.endpoint, texts)
         if socket is None:
             return None
         taken = inspect.signature(route.endpoint).parameters
         found = {key: scope[key] for key in _FOUND if key in scope}
-        return _Way(route.endpoint, socket, {name: texts[name] for name in taken if name != socket}, found)
+        return _Way(route.endpoint, socket, {name: texts[name] for name in taken if name != socket}, found, texts)
 
     async def _take(self, way: _Way, scope: Scope, receive: Receive, send: Send) -> None:
-        scope.update(way.found)
+        scope.update(way.found, path_params=dict(way.parameters))
+        socket = WebSocket(scope, receive, send)
         try:
-            await way.endpoint(**way.texts, **{way.socket: WebSocket(scope, receive, send)})
+            await way.endpoint(**way.texts, **{way.socket: socket})
         except Exception as error:
-            await self._answering(error)(scope, receive, send)
+            await _answer(error, socket, receive, send)
 
-    def _answering(self, error: Exception) -> ASGIApp:
-        """Return what answers an exception as the application does."""
 
-        async def fail(scope: Scope, receive: Receive, send: Send) -> None:
-            raise error
+async def _answer(error: Exception, socket: WebSocket, receive: Receive, send: Send) -> None:
+    """Answer an exception as the application does: its handlers get the endpoint's WebSocket, or what is left of it."""
 
-        handlers = {key: value for key, value in self._app.exception_handlers.items() if key not in (500, Exception)}
-        return ExceptionMiddleware(fail, handlers)
+    async def fail(session: WebSocket) -> None:
+        vars(session).update(vars(socket))
+        raise error
+
+    by_class, by_status = socket.scope.get("starlette.exception_handlers", ({}, {}))
+    await ExceptionMiddleware(websocket_session(fail), {**by_class, **by_status})(socket.scope, receive, send)
 
 
 def _is_untouched(app: FastAPI) -> bool:
@@ -127,12 +139,36 @@ def _is_untouched(app: FastAPI) -> bool:
         and isinstance(app.middleware_stack, ServerErrorMiddleware)
         and type(app).build_middleware_stack is FastAPI.build_middleware_stack
         and type(app).__call__ is FastAPI.__call__
-        and _is_own(FastAPI.__call__, "fastapi.applications")
-        and _is_own(Starlette.__call__, "starlette.applications")
-        and _is_own(ExceptionMiddleware.__call__, "starlette.middleware.exceptions")
+        and all(_is_own(method, module) for method, module in _methods_on_the_way())
         and all(middleware.cls.__call__ in _BLIND for middleware in app.user_middleware)
         and type(app.router) is APIRouter
+        and app.router.middleware_stack == app.router.app
         and _go_by_path(app.routes)
+    )
+
+
+def _methods_on_the_way() -> tuple[tuple[Callable[..., Any], str], ...]:
+    return (
+        (FastAPI.__call__, "fastapi.applications"),
+        (FastAPI.build_middleware_stack, "fastapi.applications"),
+        (Starlette.__call__, "starlette.applications"),
+        (ExceptionMiddleware.__call__, "starlette.middleware.exceptions"),
+        (APIRouter.app, "fastapi.routing"),
+        (Router.__call__, "starlette.routing"),
+        (APIRouter.__call__, "starlette.routing"),
+        (APIWebSocketRoute.handle, "starlette.routing"),
+    )
+
+
+def _is_plain(route: APIWebSocketRoute) -> bool:
+    """Return whether a route does nothing but call its endpoint: applications may have put something in between."""
+    dependant = route.dependant
+    return (
+        not route.dependencies
+        and not dependant.dependencies
+        and dependant.call is route.endpoint
+        and "handle" not in vars(route)
+        and _is_own(route.app, "fastapi.routing")
     )
 
 
@@ -150,6 +186,20 @@ def _go_by_path(routes: Iterable[BaseRoute]) -> bool:
         if router is not None and (type(router) is not APIRouter or not _go_by_path(router.routes)):
             return False
     return True
+
+
+def _first_match(routes: Iterable[Any], asked: Scope) -> object | None:
+    """Return the first route that takes a path, of included routers too."""
+    for route in routes:
+        if hasattr(route, "effective_candidates"):
+            found = _first_match(route.effective_candidates(), asked)
+            if found is not None:
+                return found
+            continue
+        own: BaseRoute = getattr(route, "starlette_route", None) or route  # with the prefix of an included router
+        if own.matches(asked)[0] is not Match.NONE:
+            return own
+    return None
 
 
 def _socket_parameter(endpoint: Callable[..., Any], texts: Mapping[str, Any]) -> str | None:

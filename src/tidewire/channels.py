@@ -21,6 +21,7 @@ __all__ = (
     "is_each_its_own",
     "is_events",
     "is_internal",
+    "is_of_map",
     "is_personal",
     "is_reserved",
     "open_channel",
@@ -53,6 +54,7 @@ _MAPS = "$map:"
 _CLIENTS = "$clients:"
 _USERS = "$users:"
 _EVENTS = "$events:"
+_OF_MAP = (_OWNERS, _CLIENTS, _USERS)
 _INTERNAL = (_PERSONAL, _EVENTS, PIPELINES, _PRODUCERS, _OWNERS, _MAPS, _CLIENTS, _USERS, _WATCHED)
 
 
@@ -80,7 +82,7 @@ def announced_in(channel: str) -> str:
     """Return the channel in which the announcements of a channel's members are published: nearly always itself."""
     if channel.startswith(_WATCHED):
         return HAPPENED
-    for prefix in (_PRODUCERS, _OWNERS, _CLIENTS, _USERS):
+    for prefix in (_PRODUCERS, *_OF_MAP):
         channel = channel.removeprefix(prefix)
     return channel
 
@@ -88,6 +90,11 @@ def announced_in(channel: str) -> str:
 def owners(channel: str) -> str:
     """Return the channel whose members own entries of a map in another one, each connection for itself."""
     return _OWNERS + channel
+
+
+def is_of_map(channel: str) -> bool:
+    """Return whether the announcements of a channel's members are changes of a map."""
+    return channel.startswith(_OF_MAP)
 
 
 def copies(channel: str) -> str:

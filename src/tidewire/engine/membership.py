@@ -19,6 +19,7 @@ from tidewire.engine.subscription import Stay, Subscription
 from tidewire.engine.tasks import Tasks
 from tidewire.errors import NotPublished, PublishError, StoreUnavailable
 from tidewire.messages import Announcement, Format, Member, Membership, Position
+from tidewire.protocols.meta import announcement_meta
 from tidewire.support.log_limit import LogLimit
 
 __all__ = ("Memberships",)
@@ -36,7 +37,7 @@ _stays = itertools.count(1)
 
 
 class _Publish(TypingProtocol):
-    async def __call__(self, channel: str, data: bytes, format: Format, *, key: str) -> Position: ...
+    async def __call__(self, channel: str, data: bytes, format: Format, *, key: str, meta: bytes) -> Position: ...
 
 
 class Memberships:
@@ -141,12 +142,16 @@ class Memberships:
 
     async def _try_announce(self, stay: Stay, join: Announcement) -> bool:
         try:
-            await self._publish(announced_in(stay.channel), join.data, join.format, key=f"join:{stay.token}")
+            await self._say(stay.channel, join, f"join:{stay.token}")
         except PublishError as error:
             stay.is_announced = not isinstance(error, NotPublished)
             return False
         stay.is_announced = True
         return True
+
+    async def _say(self, channel: str, said: Announcement, key: str) -> None:
+        meta = announcement_meta(channel)
+        await self._publish(announced_in(channel), said.data, said.format, key=key, meta=meta)
 
     async def _announce_later(self, subscription: Subscription, stay: Stay, join: Announcement) -> None:
         while True:
@@ -220,7 +225,7 @@ class Memberships:
         """Publish an announcement, again and again until the store keeps it; the key makes that harmless."""
         while True:
             try:
-                await self._publish(announced_in(channel), announcement.data, announcement.format, key=key)
+                await self._say(channel, announcement, key)
             except PublishError as error:
                 if self._tasks.is_closed and isinstance(error, NotPublished):
                     return
@@ -273,9 +278,7 @@ class Memberships:
         departures = await self._presence.claim()
         for departure in departures:
             if departure.announcement is not None:
-                announcement = departure.announcement
-                channel = announced_in(departure.channel)
-                await self._publish(channel, announcement.data, announcement.format, key=departure.token)
+                await self._say(departure.channel, departure.announcement, departure.token)
         if departures:
             await self._presence.forget(departures)
         now = asyncio.get_running_loop().time()

@@ -9,7 +9,7 @@ import msgspec
 
 from tidewire.messages import Format, Position, Publication
 from tidewire.protocols.centrifuge.messages import ClientInfo
-from tidewire.protocols.meta import PublicationMeta, meta_of
+from tidewire.protocols.meta import meta_of
 
 __all__ = ("Change", "Copy", "Entry", "MapState", "change_of")
 
@@ -65,12 +65,13 @@ class Copy(msgspec.Struct, frozen=True):
     gone: dict[str, int]
 
 
-_NO_META = PublicationMeta()
 _decode = msgspec.json.Decoder(Change).decode
 
 
 def change_of(publication: Publication) -> Change | None:
-    """Return the change that a publication is, if it is one."""
+    """Return the change that a publication is; None for one that only looks like a change, as anybody can write it."""
+    if b'"change"' not in publication.meta or not meta_of(publication.meta).change:
+        return None
     if publication.format is not Format.JSON or not publication.data.startswith(b"{"):
         return None
     try:
@@ -133,7 +134,7 @@ class MapState:
         self._remove(change.key, publication.offset)
         if isinstance(change.value, msgspec.Raw) and not change.removed:
             value = msgspec.json.decode(change.value)
-            meta = meta_of(publication.meta) if publication.meta else _NO_META
+            meta = meta_of(publication.meta)
             entry = Entry(
                 change.key,
                 value,

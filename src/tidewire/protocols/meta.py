@@ -11,12 +11,15 @@ from functools import lru_cache
 import msgspec
 from msgspec import Raw, Struct
 
+from tidewire.channels import is_of_map
 from tidewire.errors import BadRequest
 from tidewire.messages import Member, Publication
 from tidewire.protocols.centrifuge.messages import EMPTY, ClientInfo, raw
 
 __all__ = (
+    "CHANGE",
     "PublicationMeta",
+    "announcement_meta",
     "but_not",
     "client_info",
     "is_history",
@@ -47,6 +50,8 @@ class PublicationMeta(Struct, frozen=True, omit_defaults=True):
     claim: str = ""
     #: The span of its publish, for the nodes that deliver it; clients are not shown it.
     trace: str = ""
+    #: It is a change of a map. No client and no caller can say so: the map's verbs and its members' announcements do.
+    change: bool = False
 
     def encode(self) -> bytes:
         """Return the bytes for `Publication.meta`: b"" when there is nothing to say."""
@@ -54,6 +59,13 @@ class PublicationMeta(Struct, frozen=True, omit_defaults=True):
 
 
 _NOTHING = PublicationMeta()
+#: The `meta` of a change of a map that says nothing else.
+CHANGE = PublicationMeta(change=True).encode()
+
+
+def announcement_meta(channel: str) -> bytes:
+    """Return the `meta` of what is announced of a channel's members."""
+    return CHANGE if is_of_map(channel) else b""
 
 
 def tags_from(tags: object) -> dict[str, str]:

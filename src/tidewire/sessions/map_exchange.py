@@ -16,7 +16,7 @@ from tidewire.errors import BadRequest, LimitExceeded, StoreUnavailable, Tidewir
 from tidewire.messages import EphemeralPublication, Format, Member, Position, Publication
 from tidewire.protocols.map_changes import Change, change_of
 from tidewire.protocols.map_news import News, decode_news, parts_of
-from tidewire.protocols.meta import PublicationMeta
+from tidewire.protocols.meta import CHANGE, PublicationMeta
 from tidewire.sessions.map_replica import Replica
 from tidewire.support.counters import count_limit
 
@@ -146,7 +146,7 @@ class SharedReplica(Replica):
     def end(self, key: str) -> None:
         """Remove an entry whose time is over, or whose owner has left; every node does so by itself."""
         (stamp, by), _ = self._newest[key]
-        self._show(Change(key, removed=True, stamp=stamp, by=f"{by}~").encode(), b"", time.time())
+        self._show(Change(key, removed=True, stamp=stamp, by=f"{by}~").encode(), CHANGE, time.time())
 
     def since(self, position: Position) -> list[EphemeralPublication]:
         """Return the newest change of each key that has changed since a place; all of them for one of another life."""

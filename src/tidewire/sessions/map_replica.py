@@ -14,6 +14,7 @@ from tidewire.engine.node import Node
 from tidewire.errors import CutOff, PublishError, StoreUnavailable, TidewireError
 from tidewire.messages import Position, PublishRequest
 from tidewire.protocols.map_changes import Change, Copy, MapState
+from tidewire.protocols.meta import CHANGE
 from tidewire.retention import Retention
 from tidewire.sessions.listening import Publications
 
@@ -170,7 +171,7 @@ class KeptReplica(Replica):
         change = Change(key, removed=True, by=f"{self._node.id}-left")
         token = f"map:{key}:{left_at.epoch}:{left_at.offset}"  # behind the leave, unless it was set anew
         try:
-            await self._node.publish(self.channel, change.encode(), key=token, ephemeral=False)
+            await self._node.publish(self.channel, change.encode(), key=token, meta=CHANGE, ephemeral=False)
         except PublishError as error:
             logger.info("the removal of %r in %r was not shown: %s", key, self.channel, error)
 

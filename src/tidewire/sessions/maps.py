@@ -28,7 +28,7 @@ from tidewire.messages import Announcement, EphemeralPublication, Format, Member
 from tidewire.options import MapKind, SlowPolicy
 from tidewire.protocols.centrifuge.messages import ClientInfo
 from tidewire.protocols.map_changes import Change, Entry, MapState
-from tidewire.protocols.meta import PublicationMeta
+from tidewire.protocols.meta import CHANGE, PublicationMeta
 from tidewire.protocols.payload import encode_json
 from tidewire.sessions.map_exchange import SharedReplica, check_expect
 from tidewire.sessions.map_replica import KeptReplica, Replica
@@ -156,10 +156,10 @@ class Maps(PerNode):
             await self._own(channel, owner)
         key = _checked(key)
         change = Change(key, data, owner="" if owner is None else owner.id, ttl=float(ttl), by=self.next_by())
-        meta = PublicationMeta(publisher, tags or {})
+        meta = PublicationMeta(publisher, tags or {}, change=True)
         state, change = await self._change(channel, change, expect, meta)
         if owner is not None and owner.is_closed:  # it left meanwhile, perhaps before the entry came
-            await self._node.publish(channel, Change(left=owner.id).encode(), ephemeral=False)
+            await self._node.publish(channel, Change(left=owner.id).encode(), meta=CHANGE, ephemeral=False)
         entry = state.entries.get(key)
         if entry is None or state.by.get(key, (0, ""))[1] != change.by:  # another change came behind it already
             offset = state.last(key)
@@ -197,7 +197,7 @@ class Maps(PerNode):
         return f"{self._node.id}{next(_numbers):x}"
 
     async def _change(
-        self, channel: str, change: Change, expect: int | None, meta: PublicationMeta = PublicationMeta()
+        self, channel: str, change: Change, expect: int | None, meta: PublicationMeta = PublicationMeta(change=True)
     ) -> tuple[MapState, Change]:
         """Make a change, and return it as it was made, with the map."""
         replica = self._replica(channel)
@@ -212,7 +212,7 @@ class Maps(PerNode):
         self, replica: KeptReplica, change: Change, expect: int | None, meta: PublicationMeta
     ) -> MapState:
         """Publish a change behind the newest one of its key: of two behind the same one, the store keeps the first."""
-        channel, key = replica.channel, change.key
+        channel, key, taken = replica.channel, change.key, 0
         while True:
             state = await (replica.wait_ready() if expect is None else replica.wait_current())
             last = state.last(key)
@@ -220,9 +220,12 @@ class Maps(PerNode):
             if expect is not None and expect != current:
                 raise EntryChanged(f"{key!r} in {channel!r} is at {current}, not at {expect}; read it again")
             data = self._fitted(state, change, meta).encode()
-            token = f"map:{key}:{state.position.epoch}:{last}"
+            token = f"map:{key}:{state.position.epoch}:{max(last, taken)}"
             position = await self._node.publish(channel, data, key=token, meta=meta.encode(), ephemeral=False)
             state = await replica.wait_reached(position)
+            if state.position.epoch == position.epoch and state.last(key) == last:
+                taken = position.offset  # a caller has published something else under this token
+                continue
             offset, by = state.by.get(key, (0, ""))
             if by == change.by:
                 return state

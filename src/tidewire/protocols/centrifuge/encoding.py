@@ -35,7 +35,7 @@ _check_json = msgspec.json.Decoder(msgspec.Raw).decode
 _PERSONAL = personal("")
 _BREAKS = b"\r\n"
 #: Fields of a publication's `meta` that no client is shown.
-_OWN_FIELDS = (b'"version', b'"skip_history"', b'"but_not"', b'"claim"', b'"trace"')
+_OWN_FIELDS = (b'"version', b'"skip_history"', b'"but_not"', b'"claim"', b'"trace"', b'"change"')
 #: As numbers: to look for one byte is ten times as fast as to look for bytes of length one.
 _CR, _LF = _BREAKS
 
@@ -224,7 +224,6 @@ class CentrifugeJson(CentrifugeProtocol):
         return _encode(data.decode(errors="replace"))
 
 
-@lru_cache(maxsize=256)
 @lru_cache(maxsize=256)
 def _shown_fields(meta: bytes) -> bytes:
     """Return the fields of a publication that its `meta` has for clients; a busy publisher has the same ones each time.

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import logging
+import weakref
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
@@ -176,6 +178,63 @@ def test_a_state_that_fails_fails_those_who_wait_for_it(caplog: pytest.LogCaptur
             assert (await shop.hub.state("orders:1")).value == []
             await first.send('{"id":2,"subscribe":{"channel":"orders:1"}}')
             assert json.loads(await receive(first))["subscribe"]["data"] == []
+
+    run(main())
+
+
+def test_a_crowd_that_comes_back_to_a_failure_does_not_ask_each_time(caplog: pytest.LogCaptureFixture) -> None:
+    async def main() -> None:
+        shop = Shop()
+        shop.error = OSError("the database is away")
+        async with shop.hub as hub:
+
+            async def ask() -> None:
+                with pytest.raises(StateFailed):
+                    await hub.state("orders:1")
+
+            began = asyncio.get_running_loop().time()
+            for _ in range(200):  # each comes when the one before has been answered
+                await ask()
+            seconds = asyncio.get_running_loop().time() - began
+            assert shop.calls <= 8 + seconds / 0.5 + 1
+            assert caplog.text.count("the database is away") == 1
+            shop.error = None
+            async with asyncio.timeout(10):
+                while True:
+                    with contextlib.suppress(StateFailed):
+                        assert (await hub.state("orders:1")).value == []
+                        break
+                    await asyncio.sleep(0.05)
+
+    run(main())
+
+
+class Row(dict[str, int]):
+    """A value that can be followed."""
+
+
+def test_a_state_is_held_no_longer_than_it_is_given() -> None:
+    async def main() -> None:
+        hub = Hub()
+        made: list[weakref.ref[Row]] = []
+
+        @hub.channel("rows:{n}", history=10)
+        async def rows(n: int) -> bool:
+            return True
+
+        @rows.state
+        async def current(n: int) -> Row:
+            row = Row(n=n)
+            made.append(weakref.ref(row))
+            return row
+
+        async with hub:
+            for n in range(20):  # as one client that subscribes to many channels
+                await hub.state(f"rows:{n}")
+            for _ in range(20):  # and to a channel that is busy
+                await hub.publish("rows:0", 1)
+                await hub.state("rows:0")
+            await wait_until(lambda: all(row() is None for row in made), limit=10.0)
 
     run(main())
 

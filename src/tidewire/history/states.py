@@ -14,6 +14,7 @@ from tidewire.history.shared_reads import Spawn
 from tidewire.messages import Position
 from tidewire.options import Limits
 from tidewire.support.counters import count_limit
+from tidewire.support.log_limit import LogLimit
 
 __all__ = ("MakeState", "State", "States")
 
@@ -26,6 +27,8 @@ MakeState = Callable[[], Awaitable[tuple[Any, bytes]]]
 _AGAIN_SECONDS, _CROWD, _CROWD_SECONDS = 0.1, 8, 1.0
 #: The greatest age of a state that is given again: where nothing was published since, and where something was.
 _QUIET_SECONDS, _BUSY_SECONDS = 30.0, 0.5
+#: Seconds for which a failure is given again to a crowd, that would ask as often as all of it come back.
+_FAILED_SECONDS = 0.5
 
 
 class State(msgspec.Struct, frozen=True):
@@ -46,12 +49,12 @@ class State(msgspec.Struct, frozen=True):
 class _Run:
     """One call of the application's function."""
 
-    __slots__ = ("answer", "began", "position", "used", "users")
+    __slots__ = ("answer", "began", "ended", "position", "used", "users")
 
-    def __init__(self, position: Position, began: float) -> None:
+    def __init__(self, position: Position, began: float, users: int) -> None:
         self.position = position
-        self.began = self.used = began
-        self.users = 0
+        self.began = self.used = self.ended = began
+        self.users = users
         self.answer: asyncio.Task[State | Exception] | None = None
 
     def is_good(self, position: Position, now: float) -> bool:
@@ -59,12 +62,30 @@ class _Run:
         answer = self.answer
         if answer is None or not answer.done():
             return True
-        if answer.cancelled() or isinstance(answer.result(), Exception) or self.position.epoch != position.epoch:
+        if answer.cancelled():
             return False
         is_quiet, is_crowd = self.position == position, self.users >= _CROWD
+        if self.has_failed:
+            return is_crowd and now - self.ended < _FAILED_SECONDS
+        if self.position.epoch != position.epoch:
+            return False
         if now - self.began >= (_QUIET_SECONDS if is_quiet else _BUSY_SECONDS) or not (is_quiet or is_crowd):
             return False
-        return now - self.used < (_CROWD_SECONDS if is_crowd else _AGAIN_SECONDS)
+        return now < self.kept_until
+
+    @property
+    def has_failed(self) -> bool:
+        answer = self.answer
+        return (
+            answer is not None and answer.done() and not answer.cancelled() and isinstance(answer.result(), Exception)
+        )
+
+    @property
+    def kept_until(self) -> float:
+        """The time until which its answer may be given again, if nobody takes it before."""
+        if self.has_failed:
+            return max(self.ended, self.used) + _CROWD_SECONDS
+        return self.used + (_CROWD_SECONDS if self.users >= _CROWD else _AGAIN_SECONDS)
 
 
 class States:
@@ -77,6 +98,7 @@ class States:
         self._spawn = spawn
         self._limits = limits
         self._runs: dict[str, _Run] = {}
+        self._log_limit = LogLimit()
 
     async def current(
         self, channel: str, make: MakeState, at: Callable[[], Position], *, after: Position | None = None
@@ -95,19 +117,21 @@ class States:
             assert run.answer is not None
             found = await asyncio.shield(run.answer)
             if isinstance(found, Exception):
-                raise found
+                raise found.with_traceback(None)  # many raise it, and none needs the frames of the others
             if after is None or found.reaches(after):
                 return found
             if self._runs.get(channel) is run:
                 del self._runs[channel]
 
     def _begin(self, channel: str, make: MakeState, position: Position, loop: asyncio.AbstractEventLoop) -> _Run:
-        run = self._runs[channel] = _Run(position, loop.time())
+        before = self._runs.get(channel)
+        crowd = before.users if before is not None and before.has_failed else 0
+        run = self._runs[channel] = _Run(position, loop.time(), crowd)
         run.answer = self._spawn(self._ask(channel, make, position))
         if run.answer is None:
             del self._runs[channel]
             raise StoreUnavailable(f"the state of {channel!r} cannot be asked for: this node is closed")
-        run.answer.add_done_callback(lambda _: loop.call_later(_QUIET_SECONDS, self._forget, channel, run))
+        run.answer.add_done_callback(lambda _: self._ended(channel, run, loop))
         return run
 
     async def _ask(self, channel: str, make: MakeState, position: Position) -> State | Exception:
@@ -119,13 +143,26 @@ class States:
             return error
         except TimeoutError:
             count_limit("state_seconds")
-            logger.error("the state of channel %r took longer than %g s (state_seconds)", channel, seconds)
-        except Exception:
-            logger.exception("the state of channel %r cannot be made; its subscribers get error 100", channel)
+            if (more := self._log_limit.due(channel)) is not None:
+                logger.error("the state of channel %r took longer than %g s (state_seconds)%s", channel, seconds, more)
+        except Exception as error:
+            if (more := self._log_limit.due(f"{channel} {type(error).__name__}")) is not None:
+                logger.exception(
+                    "the state of channel %r cannot be made; its subscribers get error 100%s", channel, more
+                )
         else:
             return State(value, position, data)
         return StateFailed(f"the state of {channel!r} cannot be made; see the server's log")
 
-    def _forget(self, channel: str, run: _Run) -> None:
-        if self._runs.get(channel) is run:
+    def _ended(self, channel: str, run: _Run, loop: asyncio.AbstractEventLoop) -> None:
+        run.ended = loop.time()
+        self._forget(channel, run, loop)
+
+    def _forget(self, channel: str, run: _Run, loop: asyncio.AbstractEventLoop) -> None:
+        """Remove a state that nobody would be given any more, now or as soon as it is that old: it may be large."""
+        if self._runs.get(channel) is not run:
+            return
+        if loop.time() >= run.kept_until:
             del self._runs[channel]
+        else:
+            loop.call_at(run.kept_until, self._forget, channel, run, loop)

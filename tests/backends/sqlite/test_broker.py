@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import os
+import resource
 import sqlite3
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +19,7 @@ from tidewire.backends.shared import waiting
 from tidewire.backends.sqlite import SqliteBroker, SqlitePresence
 from tidewire.backends.sqlite.database import Database
 from tidewire.backends.sqlite.store_clock import StoreClock
-from tidewire.errors import NotPublished, PublishUnconfirmed, StoreUnavailable
+from tidewire.errors import ConfigurationError, NotPublished, PublishUnconfirmed, StoreUnavailable
 from tidewire.messages import Member, Position, PublishRequest
 from tidewire.options import Limits
 from tidewire.retention import Retention
@@ -415,6 +418,57 @@ def test_a_loop_that_ends_behind_with_its_deliveries_leaves_no_thread(tmp_path: 
 
     asyncio.run(forget())
     asyncio.run(is_gone())
+
+
+@contextmanager
+def room_for(files: int) -> Iterator[None]:
+    """Let this process open so many more files."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    most = max(map(int, os.listdir("/proc/self/fd"))) + 1
+    taken = []
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most + files, hard))
+        with suppress(OSError):
+            while True:
+                taken.append(os.open(os.devnull, os.O_RDONLY))
+        while taken and files:
+            os.close(taken.pop())
+            files -= 1
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+        for descriptor in taken:
+            os.close(descriptor)
+
+
+def test_a_start_without_room_for_its_files_leaves_nothing_behind(tmp_path: Path) -> None:
+    path = tmp_path / "chat.db"
+
+    def left() -> tuple[int, list[str]]:
+        gc.collect()
+        threads = [thread.name for thread in threading.enumerate() if thread.name.startswith("tidewire")]
+        return len(os.listdir("/proc/self/fd")), threads
+
+    async def start(files: int | None) -> bool:
+        broker = SqliteBroker(path, Limits())
+        try:
+            with nullcontext() if files is None else room_for(files):
+                await broker.start(lambda _: None)
+        except (StoreUnavailable, ConfigurationError):
+            return False
+        await broker.aclose()
+        return True
+
+    async def scenario() -> None:
+        assert await start(None)
+        before, files = left(), 0
+        while not await start(files):
+            assert left() == before, files
+            files += 1
+        assert left() == before
+        assert files > 8
+
+    asyncio.run(scenario())
 
 
 def test_a_long_path_and_a_name_with_signs_work(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from tidewire.backends.base import Broker, Deliver, Resumed, nothing_to_resume
 from tidewire.backends.sqlite.bus import Bus
+from tidewire.backends.sqlite.file_errors import opening_error
 from tidewire.backends.sqlite.folder import node_folder
 from tidewire.backends.sqlite.mailbox import CarriageOrder, FileWrite, Mailbox
 from tidewire.backends.sqlite.outbox_insert import publish_within
@@ -51,6 +52,12 @@ class SqliteBroker(Broker):
     async def start(self, deliver: Deliver, resumed: Resumed = nothing_to_resume) -> None:
         if self._is_open:
             return
+        try:
+            await self._start(deliver, resumed)
+        except OSError as error:
+            raise opening_error(error, self._path) from error
+
+    async def _start(self, deliver: Deliver, resumed: Resumed) -> None:
         self._deliver = deliver
         self._loop = asyncio.get_running_loop()
         self._mailbox = Mailbox()
@@ -85,7 +92,12 @@ class SqliteBroker(Broker):
         if error is not None:
             await self._end()
             raise error
-        self._bus = Bus(folder, deliver)
+        try:
+            self._bus = Bus(folder, deliver)
+        except OSError:
+            self._mailbox.close()
+            await self._end()
+            raise
         self._is_open = True
         self._outboxes = OutboxMover(self._path, self._submit, partial(self._submit, removes=True))
         self._outboxes.start()

@@ -12,6 +12,7 @@ import selectors
 import sqlite3
 import threading
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 
 from tidewire.backends.sqlite.carriage import Carriage, OrderAnswer
@@ -112,37 +113,31 @@ class WriterThread:
 
     def _open_all(self) -> Connection:
         make_node_folder(self._path)
-        self._lock = FairLock(self._folder, "write")
-        try:
+        with ExitStack() as opened:
+            self._lock = FairLock(self._folder, "write")
+            opened.callback(self._lock.close)
             self._peers = Peers(self._folder)
-            try:
-                connection = Connection(self._path, self._clock, self._lock, self._resumed, self._lost)
-                connection.open()
-            except BaseException:
-                self._peers.close()
-                raise
-        except BaseException:
-            self._lock.close()
-            raise
-        self._connection = connection
-        self._housekeeping = Housekeeping(
-            self._path, self._folder, self._clock, connection, self._lock, self._size_limits
-        )
-        self._housekeeping.start()
-        self._committer = Committer(self._path, self._mailbox, connection, self._carriage, self._housekeeping)
-        self._selector = selectors.DefaultSelector()
-        for waker in (self._mailbox, self._peers):
-            if waker.fileno() >= 0:
-                self._selector.register(waker.fileno(), selectors.EVENT_READ, waker.drain)
+            opened.callback(self._peers.close)
+            self._selector = opened.enter_context(selectors.DefaultSelector())
+            for waker in (self._mailbox, self._peers):
+                if waker.fileno() >= 0:
+                    self._selector.register(waker.fileno(), selectors.EVENT_READ, waker.drain)
+            connection = Connection(self._path, self._clock, self._lock, self._resumed, self._lost)
+            opened.callback(connection.close)
+            connection.open()
+            self._housekeeping = Housekeeping(
+                self._path, self._folder, self._clock, connection, self._lock, self._size_limits
+            )
+            self._housekeeping.start()
+            opened.callback(self._housekeeping.close)
+            self._committer = Committer(self._path, self._mailbox, connection, self._carriage, self._housekeeping)
+            self._connection = connection
+            self._opened = opened.pop_all()
         return connection
 
     def _close_all(self, connection: Connection) -> None:
-        self._housekeeping.close()
-        connection.close()
+        self._opened.close()
         self._refuse(connection, self._mailbox.take_orders())
-        self._selector.close()
-        self._peers.close()
-        self._lock.close()
 
     def _loop(self, connection: Connection) -> None:
         mailbox = self._mailbox

@@ -25,8 +25,10 @@ from starlette.requests import HTTPConnection
 from contract.serving import free_port
 from helpers.hubs import serving
 from tidewire import ConfigurationError, Event, Hub
+from tidewire.channels import HAPPENED, watched
 from tidewire.client import Client
-from tidewire.happenings import handling
+from tidewire.errors import StoreUnavailable
+from tidewire.happenings import handling, watcher
 from tidewire.testing import wait_until
 
 HERE = Path(__file__).parent
@@ -120,6 +122,38 @@ def test_who_is_back_within_the_grace_never_was_away() -> None:
                     ["connected", "joined"],
                     ["joined", "connected"],
                 )
+
+    asyncio.run(main())
+
+
+def test_an_end_whose_answer_is_lost_begins_nothing(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The store has removed the member, or another node has claimed it: nobody is there, though it was not the last."""
+    monkeypatch.setattr(watcher, "_RETRY_SECONDS", 0.05)
+
+    async def main() -> None:
+        world = World(url)
+        world.note("joined", "left")
+        async with world.serving():
+            presence, answers = world.hub.node.presence, iter([False])
+            leave = presence.leave
+
+            async def leave_unheard(channel: str, connection: str) -> bool:
+                was_last = await leave(channel, connection)
+                if channel != watched("joined:room:1") or next(answers, True):
+                    return was_last
+                raise StoreUnavailable("the answer is lost")
+
+            monkeypatch.setattr(presence, "leave", leave_unheard)
+            async with world.client("ann") as client:
+                await client.subscribe("room:1").wait_subscribed()
+                await wait_until(lambda: len(world.events) == 1)
+            await wait_until(lambda: len(world.events) == 2)
+            async with world.client("bob") as marker:
+                await marker.subscribe("room:1").wait_subscribed()
+            await wait_until(lambda: ("left", "bob") in world.told)
+            page = await world.hub.node.broker.history(HAPPENED)
+            kept = [json.loads(one.data) for one in page.publications]
+            assert [one["kind"] for one in kept if one["user"] == "ann"] == ["joined", "left"]
 
     asyncio.run(main())
 

@@ -109,7 +109,8 @@ class Watcher:
                 await asyncio.sleep(_RETRY_SECONDS)
         if was_last and not is_announced:
             await self._tell(watched_.end, f"end:{watched_.token}")
-        elif is_announced and not was_last:  # another connection came between
+        elif is_announced and not was_last and await self._is_anybody_there(watched_):
+            # another connection came between
             await self._tell(watched_.begin, f"again:{watched_.token}")
 
     async def _is_grace_over(self) -> bool:
@@ -121,7 +122,16 @@ class Watcher:
         return self._node.is_open
 
     async def _is_alone(self, watched_: _Watched) -> bool:
-        return await self._node.presence.count(watched_.shadow, watched_.member.user) <= 1
+        """Return whether nobody else is there; the end of a member that was claimed is told by the claimant."""
+        return await self._node.presence.count(watched_.shadow, watched_.member.user) == 1
+
+    async def _is_anybody_there(self, watched_: _Watched) -> bool:
+        """Return whether another one is: where a stalled node's member was claimed, it was not the last, either."""
+        while True:
+            try:
+                return await self._node.presence.count(watched_.shadow, watched_.member.user) > 0
+            except StoreUnavailable:
+                await asyncio.sleep(_RETRY_SECONDS)
 
     async def _tell(self, happening: Happening, key: str) -> None:
         data = msgspec.json.encode(happening)

@@ -113,6 +113,8 @@ class WebSocketProtocol(asyncio.Protocol):
     # The opening handshake.
 
     def _read_early(self, handshake: Handshake, data: bytes) -> None:
+        if self._link.is_closed:  # it was refused, and this came behind it
+            return
         if handshake.path is None:
             self._judged(handshake, handshake.feed(data))
             return

@@ -93,11 +93,12 @@ async def connect(
 
 
 async def goes_directly(app: FastAPI, path: str, *, root_path: str = "") -> bool:
-    """Return whether the second WebSocket of a path goes a shorter way; both have the same answers."""
+    """Return whether the third WebSocket of a path goes a shorter way; all have the same answers."""
     direct = DirectSockets(app)
     sent = await connect(direct, path, root_path=root_path)
     assert sent[0]["type"] == "websocket.accept"
-    assert await connect(direct, path, root_path=root_path) == sent
+    for _ in range(2):
+        assert await connect(direct, path, root_path=root_path) == sent
     # the whole way leads nowhere from now on
     app.router.routes.clear()
     return await connect(direct, path, root_path=root_path) == sent
@@ -126,7 +127,7 @@ def test_an_endpoint_of_the_websocket_and_texts_of_the_path_is_called_directly(p
 def test_each_path_has_its_own_texts() -> None:
     async def main() -> None:
         direct = DirectSockets(application())
-        for _ in range(3):
+        for _ in range(4):
             for first in ("a", "b"):
                 sent = await connect(direct, f"/texts/{first}/c")
                 assert sent[1]["text"] == f"{first} c"
@@ -352,7 +353,8 @@ def test_the_answers_are_those_of_the_usual_way() -> None:
         direct = DirectSockets(app)
         async with hub:
             for path in ("/connection/websocket", "/served/chat"):
-                await connect(direct, path)
+                for _ in range(2):
+                    await connect(direct, path)
                 for headers in ({}, {"origin": "https://elsewhere"}, {"x-user": "eve"}, {"x-user": "own"}):
                     opened.clear()
                     usual = await connect(app, path, headers)

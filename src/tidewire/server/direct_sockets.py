@@ -1,7 +1,8 @@
 """A shorter way to WebSockets of a FastAPI application, where FastAPI has nothing to do for them but find the endpoint.
 
-The first WebSocket of a path goes the application's whole way. The route that is found there is judged, and holds for
-some seconds for others of the same path: no middleware, no search for a route and no dependencies are run for them.
+The first two WebSockets of a path go the application's whole way. The route that the second finds there is judged, and
+holds for some seconds for others of the same path: no middleware, no search for a route and no dependencies are run for
+them. Where each client has a path of its own, nothing is judged.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import asyncio
 import inspect
 import time
 from collections.abc import Awaitable, Callable, Iterable, Mapping
+from functools import lru_cache
 from types import FunctionType
 from typing import Any, NamedTuple
 
@@ -40,8 +42,9 @@ _BLIND: frozenset[Any] = frozenset(
 )
 #: The notes of an application in a scope that are the same for all of one path, beside its parameters.
 _FOUND = ("app", "router", "route", "endpoint", "starlette.exception_handlers")
-#: Routes that look at nothing of a WebSocket but its path.
-_BY_PATH = (Route, WebSocketRoute, APIRoute, APIWebSocketRoute, Mount)
+#: Routes that take no WebSocket, and all that look at nothing of one but its path.
+_FOR_HTTP = (Route, APIRoute)
+_BY_PATH = (*_FOR_HTTP, WebSocketRoute, APIWebSocketRoute, Mount)
 
 
 class _Way(NamedTuple):
@@ -70,10 +73,14 @@ class DirectSockets:
         """Serve a WebSocket, or pass it on."""
         if scope["type"] != "websocket" or scope["root_path"] or len(scope["path"]) > _PATH_LENGTH:
             return self._app(scope, receive, send)
-        until, way = self._ways.get(scope["path"], (0.0, None))
-        if until <= time.monotonic():
+        known = self._ways.get(scope["path"])
+        if known is None:
+            self._keep(scope["path"], 0.0, None)
+        elif known[0] <= time.monotonic():
             return self._explore(scope, receive, send)
-        return self._app(scope, receive, send) if way is None else self._take(way, scope, receive, send)
+        elif known[1] is not None:
+            return self._take(known[1], scope, receive, send)
+        return self._app(scope, receive, send)
 
     async def _explore(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Go the whole way. It is judged in the next turn of the loop: nothing waits before the route is found."""
@@ -81,9 +88,12 @@ class DirectSockets:
         await self._app(scope, receive, send)
 
     def _remember(self, path: str, scope: Scope) -> None:
+        self._keep(path, time.monotonic() + _HELD_SECONDS, self._judge(path, scope))
+
+    def _keep(self, path: str, until: float, way: _Way | None) -> None:
         if len(self._ways) >= _PATHS:
             self._ways.clear()
-        self._ways[path] = time.monotonic() + _HELD_SECONDS, self._judge(path, scope)
+        self._ways[path] = until, way
 
     def _judge(self, path: str, scope: Scope) -> _Way | None:
         """Return the short way to the endpoint that the whole one has found; None where that does more than find it.
@@ -104,12 +114,11 @@ class DirectSockets:
         if _first_match(app.routes, asked) is not route:
             return None
         texts = route.matches(asked)[1]["path_params"]
-        socket = _socket_parameter(route.endpoint, texts)
-        if socket is None:
+        taken = _taken(route.endpoint)
+        if taken is None or not all(isinstance(texts.get(name), str) for name in taken[1]):
             return None
-        taken = inspect.signature(route.endpoint).parameters
         found = {key: scope[key] for key in _FOUND if key in scope}
-        return _Way(route.endpoint, socket, {name: texts[name] for name in taken if name != socket}, found, texts)
+        return _Way(route.endpoint, taken[0], {name: texts[name] for name in taken[1]}, found, texts)
 
     async def _take(self, way: _Way, scope: Scope, receive: Receive, send: Send) -> None:
         scope.update(way.found, path_params=dict(way.parameters))
@@ -197,20 +206,21 @@ def _first_match(routes: Iterable[Any], asked: Scope) -> object | None:
                 return found
             continue
         own: BaseRoute = getattr(route, "starlette_route", None) or route  # with the prefix of an included router
-        if own.matches(asked)[0] is not Match.NONE:
+        if type(own) not in _FOR_HTTP and own.matches(asked)[0] is not Match.NONE:
             return own
     return None
 
 
-def _socket_parameter(endpoint: Callable[..., Any], texts: Mapping[str, Any]) -> str | None:
-    """Return the parameter for the WebSocket of an endpoint that takes it and texts of the path; None for others."""
+@lru_cache(maxsize=256)
+def _taken(endpoint: Callable[..., Any]) -> tuple[str, tuple[str, ...]] | None:
+    """Return which parameter of an endpoint takes the WebSocket, and which take texts; None if it has any other."""
     if not inspect.iscoroutinefunction(endpoint):
         return None
     try:
         parameters = inspect.signature(endpoint, eval_str=True).parameters.values()
     except (NameError, TypeError, ValueError):  # an annotation that names something local
         return None
-    found = None
+    sockets, texts = [], []
     for parameter in parameters:
         if parameter.default is not parameter.empty or parameter.kind in (
             parameter.POSITIONAL_ONLY,
@@ -218,8 +228,10 @@ def _socket_parameter(endpoint: Callable[..., Any], texts: Mapping[str, Any]) ->
             parameter.VAR_KEYWORD,
         ):
             return None
-        if parameter.annotation is WebSocket and found is None:
-            found = parameter.name
-        elif parameter.annotation is not str or not isinstance(texts.get(parameter.name), str):
+        if parameter.annotation is WebSocket:
+            sockets.append(parameter.name)
+        elif parameter.annotation is str:
+            texts.append(parameter.name)
+        else:
             return None
-    return found
+    return (sockets[0], tuple(texts)) if len(sockets) == 1 else None

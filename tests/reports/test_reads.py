@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import lzma
 import random
 import resource
 import subprocess
@@ -57,6 +58,29 @@ PAGE = b"<!DOCTYPE html>\n<html><body>404 Not Found</body></html>\n"
         (READS.replace(b"\n", b" \n"), "white space at the ends"),
         (b"@1\nT0123.\n+\nIIIIII\n", "colours .SOLiD"),
         (b"just some words\n", "should be the name of a read"),
+        (b"<div>Please log in</div>\n", "a web page"),
+        (b"<title>403</title>\n", "a web page"),
+        (b"\xef\xbb\xbf<!DOCTYPE html>\n", "a web page"),
+        (b'<ListBucketResult xmlns="http://s3.amazonaws.com">', "XML"),
+        (b'{\r\n  "error": 1}', "JSON"),
+        (b'{\t"error": "x", "a": 1, "b": 2}', "JSON"),
+        (b'["error"]', "JSON"),
+        (READS.decode().encode("utf-32-le"), "UTF-32"),
+        (READS.decode().encode("utf-32-be"), "UTF-32"),
+        (b"\xef\xbb\xbf>contig 1\nACGT\n", "a FASTA file"),
+        (b"@HD\tSO:unsorted\tVN:1.6\n", "a SAM file"),
+        (b"@CO\tmade by hand\n@HD\tVN:1.6\n", "a SAM file"),
+        (lzma.compress(READS, format=lzma.FORMAT_ALONE), "lzma"),
+        (b"LZIP\x01" + bytes(range(99)), "lzip"),
+        (b"crypt4gh\1\0\0\0", "encrypted"),
+        (random.Random(1).randbytes(3_000), "no text"),
+        (bytes(range(1, 200)), "no text"),
+        (READS.replace(b"\n", b"\r")[:-1] + b"\n", "old Macs"),
+        (READS.replace(b"\n", b"\r") + READS, "old Macs"),
+        (READS.replace(b"\n", b"\r") * 4_000, "old Macs"),
+        (READS + bytes(500), "zero byte"),
+        (READS.replace(b"\n", b""), "curl --data-binary"),
+        (READS[:20] + bytes(500) + READS[20:], "disk was full"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
@@ -70,6 +94,15 @@ def test_a_file_that_is_no_fastq_is_named(tmp_path: Path, content: bytes, what: 
     assert "cut off" not in str(caught.value)
 
 
+@pytest.mark.parametrize("missing", [1, 20, 49, 51, 60])
+def test_a_copy_that_broke_off_is_cut_off(tmp_path: Path, missing: int) -> None:
+    """A file cut within the last qualities was told that these are too few for its bases."""
+    file = tmp_path / "reads.fastq"
+    file.write_bytes(READS.rstrip(b"\n")[:-missing])
+    with pytest.raises(BrokenFastq, match="cut off, copy it again"):
+        look(file)
+
+
 def test_a_page_that_is_named_as_gzip_is_named_at_the_start(tmp_path: Path) -> None:
     """A failed download saved as .fastq.gz was only "no gzip file"."""
     file = tmp_path / "S1.fastq.gz"
@@ -79,18 +112,25 @@ def test_a_page_that_is_named_as_gzip_is_named_at_the_start(tmp_path: Path) -> N
         find_inputs(definition, "S1", {"reads": file}, None)
 
 
-def with_qualities(low: int, high: int, *, number: int = 400) -> Summary:
+def with_qualities(low: int, high: int, *, number: int = 400, length: int = 100) -> Summary:
     dice = random.Random(5)
-    reads = [("ACGT" * 25, "".join(chr(33 + dice.randint(low, high)) for _ in range(100))) for _ in range(number)]
+    reads = [("A" * length, "".join(chr(33 + dice.randint(low, high)) for _ in range(length))) for _ in range(number)]
     return summarise(tallied(fastq(reads)), "x")
 
 
-@pytest.mark.parametrize(("low", "high"), [(46, 50), (46, 93), (60, 93), (93, 93), (31, 50), (46, 60), (0, 93)])
+@pytest.mark.parametrize(
+    ("low", "high"), [(46, 50), (46, 93), (60, 93), (93, 93), (31, 50), (46, 60), (0, 93), (41, 61), (40, 63)]
+)
 def test_high_qualities_of_new_machines_begin_at_33(low: int, high: int) -> None:
     """AVITI and HiFi reads of Q46 and more were taken for the encoding that begins at 64 (benjjneb/dada2#682)."""
     found = with_qualities(low, high).qualities
     assert found.encoding == 33
     assert found.mean == pytest.approx((low + high) / 2, abs=1)
+
+
+def test_long_reads_are_never_of_the_old_encoding() -> None:
+    """HiFi reads from Q35 to Q72 were taken for it; its machines had reads of at most 160 bases."""
+    assert with_qualities(35, 72, number=20, length=1_500).qualities.encoding == 33
 
 
 def test_the_old_encoding_is_still_known() -> None:
@@ -121,6 +161,7 @@ def test_empty_and_short_reads_are_no_duplicates() -> None:
     reads = dice_reads(100, range(60, 61), letters="ACGT")
     trimmed = [("", "")] * 300 + [("ACG", "III")] * 300 + [("N" * 60, "!" * 60)] * 300
     assert summarise(tallied(fastq(reads + trimmed)), "x").duplicates.percent == 0
+    assert "duplicates" not in remarks_of([("ACGT" * 20, "I" * 80)] * 2)
 
 
 def run_readqc(file: Path) -> tuple[subprocess.CompletedProcess[str], float]:

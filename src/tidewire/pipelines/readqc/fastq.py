@@ -21,6 +21,9 @@ BLANK_SIZE = 64 << 20
 _BASES = b"ACGTUNRYSWKMBDHVacgtunryswkmbdhv.-*"
 _QUALITIES = bytes(range(33, 127))
 _SHOWN = 40
+#: Characters of the longest name of a read that is taken for one.
+_NAME = 500
+_ZEROS = ": the disk was full, or the copy broke off; copy the file again"
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +54,7 @@ def read_batches(blocks: Iterable[bytes]) -> Iterator[Batch]:
         whole = (len(lines) - 1) // 4 * 4
         rest = b"\n".join(lines[whole:])
         if len(rest) > RECORD_SIZE:
+            _check_line_ends(rest, done)
             raise BrokenFastq(
                 f"the record that begins at line {done + 1} is longer than {RECORD_SIZE >> 20} MiB; "
                 "this is no FASTQ file, or its lines do not end with a line feed"
@@ -95,8 +99,6 @@ def _blank(line: int) -> BrokenFastq:
 
 def _last_record(rest: bytes, done: int) -> list[bytes]:
     """Return the lines of the last record of a file. Raises BrokenFastq for a part of a record."""
-    if not done and b"\r" in rest and b"\n" not in rest:
-        raise BrokenFastq("the lines end as on old Macs (CR); give the file line feeds: tr '\\r' '\\n' < old > new")
     lines = rest.rstrip(b"\r\n").split(b"\n")
     if lines == [b""]:
         return []
@@ -106,11 +108,32 @@ def _last_record(rest: bytes, done: int) -> list[bytes]:
         line = done + len(lines)
         if problem := next(_head_problems(lines, done), ""):
             raise BrokenFastq(problem)
+        _check_line_ends(b"\n".join(lines), done)
+        if line == 1 and len(lines[0]) > _NAME:
+            raise BrokenFastq(
+                "the file is one long line: its line feeds were taken out, as `curl -d` does; send it with "
+                "`curl --data-binary`, or copy it again"
+            )
         raise BrokenFastq(
             f"the file ends at line {line}, within the record that begins at line {done + 1}: a record has 4 lines; "
             "the file is cut off, copy it again"
         )
+    if rest.endswith(lines[3]) and lines[2].startswith(b"+") and len(lines[3]) < len(lines[1]):
+        raise BrokenFastq(
+            f"line {done + 4} has {len(lines[3])} quality characters for the {len(lines[1])} bases of line {done + 2}, "
+            "and the file ends here; the file is cut off, copy it again"
+        )
     return lines
+
+
+def _check_line_ends(record: bytes, before: int) -> None:
+    """Raise BrokenFastq for a carriage return within a line."""
+    for at, line in enumerate(record.split(b"\n"), before + 1):
+        if b"\r" in line:
+            raise BrokenFastq(
+                f"line {at} has a carriage return in it, as the lines of old Macs end (CR); give the file line feeds: "
+                "tr '\\r' '\\n' < old > new"
+            )
 
 
 def _batch(lines: list[bytes], before: int) -> Batch:
@@ -123,6 +146,8 @@ def _batch(lines: list[bytes], before: int) -> Batch:
         or b"".join(qualities).translate(None, _QUALITIES)
     ):
         raise BrokenFastq(next(_problems(lines, before)))
+    if b"\r" in b"".join(heads):
+        _check_line_ends(b"\n".join(lines), before)
     return Batch(bases, qualities)
 
 
@@ -138,17 +163,20 @@ def _problems(lines: list[bytes], before: int) -> Iterator[str]:
         if not mark.startswith(b"+"):
             hint = "" if mark.translate(None, _BASES) else "; reads that go over several lines are not supported"
             yield f"line {line + 2} should begin with '+', but is {_shown(mark)}{hint}"
+        if wrong := quality.translate(None, _QUALITIES):
+            hint = _ZEROS if b"\0" in wrong else ""
+            yield f"line {line + 3} should hold qualities, but has the character {_shown(wrong[:1])}{hint}"
         if len(bases) != len(quality):
             yield (
                 f"line {line + 3} has {len(quality)} quality characters for the {len(bases)} bases of line {line + 1}; "
                 "both must be equal in number"
             )
-        if wrong := quality.translate(None, _QUALITIES):
-            yield f"line {line + 3} should hold qualities, but has the character {_shown(wrong[:1])}"
 
 
 def _bases_hint(bases: bytes) -> str:
     """Return what a line is that has other characters than bases, and what to do."""
+    if b"\0" in bases:
+        return _ZEROS
     if bases.strip() != bases:
         return "; take the white space at the ends of lines out"
     if bases[:1] in (b"T", b"G") and not bases[1:].translate(None, b"0123."):
@@ -160,6 +188,8 @@ def _head_problems(lines: list[bytes], before: int) -> Iterator[str]:
     if not lines[0].startswith(b"@"):
         if not lines[0]:
             yield str(_blank(before + 1))
+        if lines[0].startswith(b"\0"):
+            yield f"line {before + 1} begins with a zero byte{_ZEROS}"
         if not before and (kind := table_kind(lines[0])):
             yield f"the file is {kind}"
         yield f"line {before + 1} should be the name of a read and begin with '@', but is {_shown(lines[0])}"

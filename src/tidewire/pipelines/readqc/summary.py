@@ -12,9 +12,12 @@ from tidewire.pipelines.readqc.tally import ADAPTERS, POSITIONS, Columns, Repeat
 __all__ = ("Adapter", "Duplicates", "Lengths", "Letters", "Qualities", "Spread", "Summary", "summarise")
 
 #: Qualities that begin at 64 (Illumina before 2011) have characters from the first on, some up to the second (Q10), and
-#: some between the last two (Q30 to Q41). Those of newer machines begin at 33, and may all be over Q46.
-_LEAST_OF_64, _LOW_OF_64, _HIGH_OF_64, _MOST_OF_64 = 59, 74, 94, 105
-#: Reads with an adapter that are worth a remark, and standard deviations that a share must be over its threshold.
+#: some between the last two (Q33 to Q41), and reads of at most 160 bases. Those of newer machines begin at 33, and may
+#: all be over Q40.
+_LEAST_OF_64, _LOW_OF_64, _HIGH_OF_64, _MOST_OF_64 = 59, 74, 97, 105
+_LONGEST_OF_64 = 400
+#: Reads with an adapter, or duplicates, that are worth a remark, and standard deviations that a share must be over its
+#: threshold.
 _LEAST_READS, _SURE = 5, 3.0
 _LEVELS = ((1, 1), (2, 2), (3, 4), (5, 9), (10, 49), (50, 99), (100, None))
 
@@ -125,7 +128,7 @@ def summarise(tally: Tally, name: str) -> Summary:
         qualities=qualities,
         duplicates=duplicates,
         adapters=adapters,
-        remarks=tuple(_remarks(letters, qualities, duplicates, adapters)),
+        remarks=tuple(_remarks(tally.reads, letters, qualities, duplicates, adapters)),
     )
 
 
@@ -172,7 +175,7 @@ def _begins_at_64(totals: Counter[int]) -> bool:
 
 def _qualities(tally: Tally) -> Qualities:
     totals = _totals(tally.qualities)
-    zero = 64 if _begins_at_64(totals) else 33
+    zero = 64 if tally.longest <= _LONGEST_OF_64 and _begins_at_64(totals) else 33
     at = []
     for place in range(min(tally.longest, POSITIONS)):
         here = sorted((letter - zero, counts[place]) for letter, counts in tally.qualities.at.items() if counts[place])
@@ -202,7 +205,7 @@ def _duplicates(repeats: Repeats) -> Duplicates:
 
 
 def _remarks(
-    letters: Letters, qualities: Qualities, duplicates: Duplicates, adapters: tuple[Adapter, ...]
+    reads: int, letters: Letters, qualities: Qualities, duplicates: Duplicates, adapters: tuple[Adapter, ...]
 ) -> Iterable[str]:
     """Yield remarks that a user should know before working with the reads."""
     low = [spread.position for spread in qualities.at if spread.median < 20]
@@ -213,7 +216,7 @@ def _remarks(
     for adapter in adapters:
         if adapter.reads >= _LEAST_READS and _is_surely_over(adapter.reads, adapter.percent, 1.0):
             yield f"{adapter.percent:.1f}% of the reads hold {adapter.name} ({adapter.sequence}): trim it."
-    if duplicates.percent >= 30:
+    if duplicates.percent >= 30 and duplicates.percent * reads >= 100 * _LEAST_READS:
         yield f"{duplicates.percent:.0f}% of the reads are duplicates: few molecules, or many cycles of amplification."
     if letters.other >= 1:
         yield f"{letters.other:.1f}% of the bases are not known (N)."

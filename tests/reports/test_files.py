@@ -15,6 +15,8 @@ import pytest
 from contract.serving import Server
 from pipelines.support import finished, opened, program
 from pipelines.test_server import API, serving, start, wait
+from tidewire import ConfigurationError
+from tidewire.cli.pipeline import _files
 from tidewire.pipelines import BadStart, Input, Pipeline, RunStatus, Step
 from tidewire.pipelines.folders import list_files
 
@@ -31,7 +33,9 @@ def server(tmp_path: Path) -> Iterator[Server]:
         yield running
 
 
-@pytest.mark.parametrize("name", ["样本.fastq", "Ü.fq", "пример.fastq", "ตัวอย่าง.fastq", "★.fastq"])
+@pytest.mark.parametrize(
+    "name", ["样本.fastq", "Ü.fq", "пример.fastq", "ตัวอย่าง.fastq", "★.fastq", "👩🏽‍🔬 S.fq", "S1.fastq "]
+)
 def test_an_upload_may_have_a_name_of_any_script(server: Server, name: str) -> None:
     """A sample named in Chinese, or with an umlaut, was refused after the whole transfer (jonas-fuchs/updog#64)."""
     sent = server.http.post(
@@ -40,7 +44,7 @@ def test_an_upload_may_have_a_name_of_any_script(server: Server, name: str) -> N
     assert sent.status_code == 201, sent.text
     kept = sent.json()["name"]
     assert kept.endswith((".fastq", ".fq"))
-    assert kept == name or "★" in name
+    assert kept == name.strip().replace(" ", "_")
     run = start(server, "readqc", inputs={"reads": {"upload": sent.json()["upload"]}})
     done = wait(server, run["id"], "finished", "failed")
     assert (done["status"], done["inputs"][0]["name"]) == ("finished", kept), done
@@ -78,16 +82,37 @@ def test_inputs_that_are_links_are_listed_and_used_under_their_own_name(server: 
     (inputs / "lost.fastq").symlink_to(".git/annex/objects/x")
     (inputs / "again").symlink_to(inputs)
     (inputs / "self.fastq").symlink_to("self.fastq")
+    (inputs / "U\u0308.fastq").write_bytes(READS)
     (inputs / "deep").symlink_to(tmp_path / "store")
     listed = {file["name"]: file.get("problem", "") for file in server.http.get(f"{API}/inputs").json()["inputs"]}
-    assert listed.keys() == {"S1.fastq", "lost.fastq", "self.fastq", "deep/dataset_12.dat"}
+    assert listed.keys() == {"S1.fastq", "lost.fastq", "self.fastq", "deep/dataset_12.dat", "U\u0308.fastq"}
     assert (listed["S1.fastq"], "git annex get" in listed["lost.fastq"]) == ("", True)
+    assert "leads to itself" in listed["self.fastq"]
+    composed = start(server, "readqc", "S1", inputs={"reads": {"name": "\u00dc.fastq"}})  # a Mac writes it as two
+    assert wait(server, composed["id"], "finished", "failed")["status"] == "finished"
     for given in ({"inputs": {"reads": {"name": "S1.fastq"}}}, {"new": True}):
         run = start(server, "readqc", "S1", **given)
         assert run["inputs"][0]["name"] == "S1.fastq"
         assert wait(server, run["id"], "finished", "failed")["status"] == "finished"
     lost = server.http.post(f"{API}/runs", json={"pipeline": "readqc", "sample": "lost"})
     assert (lost.status_code, "git annex get" in lost.json()["detail"]) == (400, True)
+
+
+def test_a_pipe_is_no_input(tmp_path: Path) -> None:
+    """A link to a pipe kept the start of a run waiting for ever; a folder was "no file" on the command line."""
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "S1.fastq").symlink_to("pipe")
+
+    async def scenario() -> None:
+        async with opened(tmp_path / "here", COPY) as pipelines, asyncio.timeout(20):
+            with pytest.raises(BadStart, match="is no file, but a pipe"):
+                await pipelines.start("copy", "S1", inputs={"reads": tmp_path / "S1.fastq"})
+
+    assert "a pipe" in list_files(tmp_path)[0].problem
+    asyncio.run(scenario())
+    for given, problem in (("pipe", "a pipe"), (".", "is a folder"), ("lost", "there is no file")):
+        with pytest.raises(ConfigurationError, match=problem):
+            _files([f"reads={tmp_path / given}"])
 
 
 def test_an_input_with_a_latin_1_name_is_an_input(tmp_path: Path) -> None:

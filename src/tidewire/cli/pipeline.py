@@ -18,6 +18,7 @@ from tidewire.cli import flags
 from tidewire.cli.pipeline_source import Source, here, there
 from tidewire.cli.terminal import load_settings, out, say
 from tidewire.errors import ConfigurationError
+from tidewire.pipelines.folders import file_problem
 from tidewire.pipelines.naming import readable
 from tidewire.pipelines.output import plain
 from tidewire.pipelines.runs import Run, RunStatus, StepStatus
@@ -166,9 +167,16 @@ def _files(given: list[str]) -> dict[str, Path]:
         if not equals or not path:
             raise ConfigurationError(f"--input {readable(pair)!r} has no file; write it as --input reads=S1.fastq")
         if not Path(path).is_file():
-            raise ConfigurationError(f"--input {readable(pair)!r}: there is no file {readable(path)}")
+            raise ConfigurationError(f"--input {readable(pair)!r}: {_no_file(Path(path))}")
         files[name] = Path(path).absolute()  # a link keeps its own name
     return files
+
+
+def _no_file(path: Path) -> str:
+    name = readable(str(path))
+    if path.is_dir():
+        return f"{name} is a folder; name a file in it"
+    return f"{name} {file_problem(path)}" if path.exists() or path.is_symlink() else f"there is no file {name}"
 
 
 def _why(run: Run) -> str:

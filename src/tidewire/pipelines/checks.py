@@ -57,7 +57,8 @@ def check_ending(wanted: Input, name: str) -> None:
 def _checked(wanted: Input, path: Path) -> Path:
     name = readable(path.name)
     check_ending(wanted, name)
-    if path.is_symlink() and (problem := file_problem(path)):
+    # a pipe that nobody writes to would keep the run waiting for ever
+    if (path.exists() or path.is_symlink()) and (problem := file_problem(path)):
         raise BadStart(f"input {wanted.name!r}: {name!r} {problem}")
     try:
         with path.open("rb") as file:

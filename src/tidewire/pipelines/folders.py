@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import stat
+import unicodedata
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -105,21 +107,26 @@ def find_file(folder: Path, name: str, *, within: Path | None = None) -> Path | 
             return path
     except OSError:  # a part of the name is too long
         return None
-    # the name on the disk may be in another encoding
-    return next((path for shown, path in _walk(folder, within) if shown == name and not path.is_dir()), None)
+    # the name on the disk may be in another encoding, or have its accents apart, as a Mac's
+    wanted = unicodedata.normalize("NFC", name)
+    found = [(shown, path) for shown, path in _walk(folder, within) if unicodedata.normalize("NFC", shown) == wanted]
+    found.sort(key=lambda entry: entry[0] != name)
+    return next((path for _, path in found if not path.is_dir()), None)
 
 
 def file_problem(path: Path, within: Path | None = None) -> str:
     """Return why a file cannot be had, "" when it can."""
     try:
-        path.stat()
+        kind = stat.S_IFMT(path.stat().st_mode)
+        if kind not in (stat.S_IFREG, stat.S_IFDIR):
+            return "is no file, but a pipe, a socket or a device; write its content into a file"
         if within is not None and not path.resolve(strict=True).is_relative_to(within.resolve()):
             return "is a link to a file outside of the run's folder; let the step copy the file"
     except FileNotFoundError:
         return f"is a link to {_target(path)}, which is not there; fetch it (git annex get, dvc pull), or copy the file"
-    except OSError as error:
-        return f"cannot be read: {error.strerror}"
-    except RuntimeError:
+    except (OSError, RuntimeError) as error:
+        if isinstance(error, OSError) and error.errno != errno.ELOOP:
+            return f"cannot be read: {error.strerror}"
         return "is a link that leads to itself; replace it by the file"
     return ""
 

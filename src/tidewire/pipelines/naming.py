@@ -17,6 +17,8 @@ _NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,39}")
 _TOKEN = re.compile(r"\{\{|\}\}|\{([a-z0-9][a-z0-9_-]*)\}|[{}]")
 #: Bytes of the name of a file that a user sent.
 _FILE_NAME = 200
+#: The joiners within words of Persian and within emoji, and the categories of emoji with the colours of their skin.
+_JOINERS, _PICTURES = "\u200c\u200d", ("So", "Sk")
 
 
 def check_sample(sample: object) -> str:
@@ -52,8 +54,8 @@ def _readable_part(part: str) -> str:
 
 
 def file_name(name: str, default: str) -> str:
-    """Return the name under which a user's file is kept: letters of any script, but no path, option or hidden file."""
-    name = unicodedata.normalize("NFC", readable(re.split(r"[/\\]", name)[-1]))
+    """Return the name under which a user's file is kept: letters of any script and emoji, but no path."""
+    name = unicodedata.normalize("NFC", readable(re.split(r"[/\\]", name)[-1])).strip()
     stem, dot, end = "".join(map(_kept, name)).partition(".")
     name = (stem.lstrip("_-") or default) + dot + end
     # the end is the part that tells what kind of file it is
@@ -61,8 +63,8 @@ def file_name(name: str, default: str) -> str:
 
 
 def _kept(character: str) -> str:
-    is_kept = character in "._-" or unicodedata.category(character)[0] in "LMN"
-    return character if is_kept else "_"
+    is_kept = character in "._-" + _JOINERS or unicodedata.category(character) in _PICTURES
+    return character if is_kept or unicodedata.category(character)[0] in "LMN" else "_"
 
 
 def placeholders(template: str) -> set[str]:

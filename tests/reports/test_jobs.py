@@ -60,6 +60,40 @@ def test_progress_is_that_of_the_bar(tmp_path: Path, pattern: str, text: str, ex
     asyncio.run(step_shows(tmp_path, step, expected))
 
 
+@pytest.mark.parametrize(
+    ("pattern", "text", "fraction"),
+    [
+        (r"([\d,.]+)\s*%", "12,5\u00a0%\n", 0.125),
+        (r"([\d,.]+)\s*%", "12,5\u202f%\n", 0.125),
+        (r"(\d+)%", "\x1b[1m12\x1b[0m\x1b[36m%\x1b[0m\n", 0.12),
+        (r"^done (\d+)%", "\x1b[32mdone 12%\x1b[0m\r", 0.12),
+        (r"(\d+)%", "\x1b[2K\x1b[1G 12%\x1b[", 0.12),
+        (r"(\S+)/(\S+)", "1.2k/3.0k\n", 0.4),
+        (r"(\S+)/(\S+)", "512KiB/1.0MiB\n", 0.5),
+        (r"(\S+)/(\S+)", "2MB/8MB\n", 0.25),
+        (r"([\d ]+) of ([\d ]+)", "1 200 of 2 400\n", 0.5),
+        (r"([\d.]+) von ([\d.]+)", "1.200.000 von 2.400.000\n", 0.5),
+        (r"([\d.]+) von ([\d.]+)", "500 von 2.400\n", 500 / 2_400),
+        (r"(\d+)%|(\d+)/\d+", "12%\n", 0.12),
+        (r"(\S+)%", "1.2e+01%\n", 0.12),
+        (r"(\S+)%", "inf%\nnan%\n", 0.0),
+    ],
+    ids=lambda value: value if isinstance(value, str) and value.isascii() and value.isprintable() else "",
+)
+def test_numbers_of_bars_are_read_as_people_read_them(pattern: str, text: str, fraction: float) -> None:
+    """A unit, a space between thousands, a colour before the % or a French space showed 0, and 500 of 2.400 was 99."""
+    rule = rule_from({"pattern": pattern})
+    rule.feed(text.encode())
+    assert rule.fraction == pytest.approx(fraction)
+
+
+def test_null_in_a_message_of_a_program_says_nothing() -> None:
+    """`{"error": null}` failed a step that ended well, with the error "None"."""
+    messages = ProgramMessages()
+    messages.feed(b'{"progress": null, "message": null, "error": null}\n')
+    assert (messages.fraction, messages.message, messages.error, messages.problem) == (0.0, "", "", "")
+
+
 def test_a_number_that_is_written_in_two_pieces_is_not_taken_for_its_beginning() -> None:
     """An unfinished "5 of 1" is not five times done."""
     rule = rule_from({"pattern": r"(\d+) of (\d+)"})
@@ -127,6 +161,7 @@ def test_what_a_terminal_shows_of_a_text() -> None:
     """Logs and last lines had raw colour codes, and all states of a bar."""
     assert plain("\x1b[31mred\x1b[0m\n\r 10%\r 20%\r\n\x1b]0;title\x07done\x1b[K\r\n") == "red\n 20%\ndone\n"
     assert plain("abc\x08\x08\x08xy") == "xy"
+    assert plain("a\x07b\x00\x0f\tc\x9b\x1b") == "ab\tc"
 
 
 def test_last_lines_have_no_colours(tmp_path: Path) -> None:
@@ -181,6 +216,11 @@ def script(folder: Path, text: str, *, mode: int = 0o755) -> Pipeline:
         ("#!/no/such/python\n", 0o755, "/no/such/python, which is not there"),
         ("#!/usr/bin/env no-such-python\n", 0o755, "no-such-python, which is not installed"),
         ("print(1)\n", 0o755, "no first line"),
+        ("# zähle\r\nprint(1)\r\n", 0o755, "no first line"),
+        (f"\n#!{sys.executable}\n", 0o755, "no first line"),
+        (f"\ufeff#!{sys.executable}\n", 0o755, "byte order mark"),
+        ("", 0o755, "is empty"),
+        ("#!/usr\n", 0o755, "/usr, which is no program"),
         (f"#!{sys.executable}\n", 0o755, ""),
     ],
 )

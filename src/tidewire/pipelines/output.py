@@ -13,6 +13,8 @@ __all__ = ("BoundedLog", "plain", "unwritable")
 _SEQUENCES = re.compile(
     r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)?|[PX^_][^\x1b]*(?:\x1b\\)?|[ -/]*[0-~])"
 )
+#: Characters that a terminal obeys, but does not show.
+_CONTROLS = re.compile(r"[\x00-\x07\x0b\x0c\x0e-\x1f\x7f-\x9f]")
 _BACKSPACE = re.compile(r"[^\n\x08]\x08")
 
 #: Bytes of the newest output that are kept in memory while output is left out.
@@ -37,7 +39,7 @@ def plain(text: str) -> str:
     text = _SEQUENCES.sub("", text).replace("\r\n", "\n")
     while "\x08" in text and (shorter := _BACKSPACE.sub("", text)) != text:
         text = shorter
-    return "\n".join(_redrawn(line) for line in text.split("\n"))
+    return _CONTROLS.sub("", "\n".join(_redrawn(line) for line in text.split("\n")))
 
 
 def _redrawn(line: str) -> str:

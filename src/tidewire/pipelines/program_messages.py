@@ -52,11 +52,11 @@ class ProgramMessages:
         except (ValueError, RecursionError):
             self._complain(f"a message is no JSON object: {_text(line.decode(errors='replace'))[:80]!r}")
             return
-        if "error" in said:
+        if said.get("error") is not None:  # null says nothing
             self.error = _text(said["error"])
-        if "message" in said:
+        if said.get("message") is not None:
             self.message = _text(said["message"])
-        if "progress" in said:
+        if said.get("progress") is not None:
             self._take_progress(said["progress"])
 
     def _take_progress(self, said: object) -> None:

@@ -17,6 +17,7 @@ __all__ = ("Missing", "check_programs", "missing_programs", "program_path", "pro
 _LINE = 256
 #: The interpreter `env` is asked for one by name.
 _ENV = "/env"
+_BOM = b"\xef\xbb\xbf"
 
 
 class Missing(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -70,8 +71,7 @@ def _script_problem(path: str) -> str:
     except OSError:
         return ""  # it may be executed, but not read
     if first[:2] != b"#!":
-        is_text = bool(first) and first.isascii() and first.decode().isprintable()
-        return f"{path} has no first line as #!/bin/sh, which names its interpreter; add it" if is_text else ""
+        return _headless(path, first)
     if first.endswith(b"\r"):
         return f"the lines of {path} end as on Windows (CRLF): its interpreter is not found; sed -i 's/\\r$//' {path}"
     words = first[2:].decode(errors="replace").split()
@@ -79,10 +79,23 @@ def _script_problem(path: str) -> str:
         return f"the first line of {path} names no interpreter after #!"
     if not os.path.exists(words[0]):
         return f"{path} names the interpreter {words[0]}, which is not there; install it, or change the first line"
+    if os.path.isdir(words[0]) or not os.access(words[0], os.X_OK):
+        return f"{path} names the interpreter {words[0]}, which is no program; change the first line"
     named = next((word for word in words[1:] if not word.startswith("-") and "=" not in word), "")
     if words[0].endswith(_ENV) and named and shutil.which(named) is None:
         return f"{path} names the interpreter {named}, which is not installed"
     return ""
+
+
+def _headless(path: str, first: bytes) -> str:
+    """Return why a file that does not begin with #! is no program, "" for one in machine code."""
+    if first.startswith((_BOM, b"\xff\xfe", b"\xfe\xff")):
+        return f"{path} begins with a byte order mark (BOM), and not with #!; save it as plain text without one"
+    if b"\0" in first or first.startswith(b"\x7fELF"):
+        return ""
+    if not first.strip() and not os.path.getsize(path):
+        return f"{path} is empty"
+    return f"{path} has no first line as #!/bin/sh, which names its interpreter; add it"
 
 
 def missing_programs(pipeline: Pipeline) -> list[Missing]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import re
 from collections import deque
@@ -13,6 +14,15 @@ __all__ = ("Rule", "percent", "rule_from")
 #: Bytes of an unfinished line that are kept, and bytes at each end of much output that are searched.
 _LINE, _FLOOD = 65_536, 65_536
 _THOUSANDS = re.compile(r"\d{1,3}(,\d{3})+(\.\d*)?")
+_POINTED = re.compile(r"\d{1,3}(\.\d{3})+(,\d*)?")
+#: A number with a unit, as bars write them: 1.2k, 512KiB, 3 GB.
+_NUMBER = re.compile(r"(\d*[\d.,]+(?:[eE][-+]?\d+)?)([kKMGTP]?)(i?)(?:[Bb]|it|bp|ytes)?")
+_UNITS = {unit: power for power, unit in enumerate(" kMGTP")} | {"": 0, "K": 1}
+#: Separators between the digits of a number, and spaces that do not break a line.
+_BETWEEN = re.compile(r"[\s'\u2019_]")
+_SPACES = re.compile(rb"\xc2\xa0|\xe2\x80\xaf")
+#: Colours and movements of a terminal; the last one may be incomplete.
+_SEQUENCE = re.compile(rb"\x1b(?:\[[0-?]*[ -/]*(?:[@-~]|\Z)|[ -/]*[0-Z\\-~]|\Z)")
 
 
 def percent(fraction: float) -> int:
@@ -60,6 +70,7 @@ class _Pattern(Rule):
     def _take_rest(self) -> None:
         """Take an unfinished line as far as more of it cannot change what it says."""
         head = self._rest[:_LINE]
+        head = _bare(head)
         match = _last(self._find(head))
         # a match that ends with a digit at the end may go on: 5 of 1, then 00
         self.is_unsettled = match is not None and match.end() == len(head) and head[-1:].isdigit()
@@ -73,10 +84,17 @@ class _Pattern(Rule):
         self._take(self._rest[-_LINE:])
 
     def _take(self, text: bytes) -> bool:
-        match = _last(self._find(text))
+        match = _last(self._find(_bare(text)))
         if match is not None:
             self.fraction = _matched(match)
         return match is not None
+
+
+def _bare(text: bytes) -> bytes:
+    """Return text without colours, and with plain spaces."""
+    if b"\x1b" in text:
+        text = _SEQUENCE.sub(b"", text)
+    return text if text.isascii() else _SPACES.sub(b" ", text)
 
 
 def _last(found: Iterable[re.Match[bytes]]) -> re.Match[bytes] | None:
@@ -85,18 +103,29 @@ def _last(found: Iterable[re.Match[bytes]]) -> re.Match[bytes] | None:
 
 def _matched(match: re.Match[bytes]) -> float:
     try:
-        groups = [group.decode() for group in match.groups()]
+        groups = [group.decode() for group in match.groups() if group is not None]
         if len(groups) == 1:
-            return float(groups[0].replace(",", ".")) / 100.0
+            return _number(groups[0]) / 100.0
         done, whole = (_number(group) for group in groups)
+        if done > whole and _POINTED.fullmatch(groups[1].strip()):
+            whole = _number(groups[1].replace(".", ""))  # 500 of 2.400
         return done / whole
-    except (ValueError, ZeroDivisionError, AttributeError):
+    except (ValueError, ZeroDivisionError):
         return 0.0
 
 
 def _number(text: str) -> float:
-    """Return a number with a decimal comma or point, or with commas between its thousands."""
-    return float(text.replace(",", "") if _THOUSANDS.fullmatch(text) else text.replace(",", "."))
+    """Return a number with a decimal comma or point, with separated thousands, or with a unit."""
+    found = _NUMBER.fullmatch(_BETWEEN.sub("", text))
+    if found is None:
+        raise ValueError(text)
+    digits, unit, is_binary = found.groups()
+    if _THOUSANDS.fullmatch(digits):
+        digits = digits.replace(",", "")
+    elif digits.count(".") > 1 or "," in digits:
+        digits = (digits.replace(".", "") if _POINTED.fullmatch(digits) else digits).replace(",", ".")
+    base = 1_024.0 if is_binary else 1_000.0
+    return float(digits) * math.pow(base, _UNITS[unit])
 
 
 class _Count(Rule):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections import OrderedDict
 from typing import Any
 
@@ -12,6 +13,8 @@ from tidewire.protocols.centrifuge.messages import ClientInfo
 from tidewire.protocols.meta import meta_of
 
 __all__ = ("Change", "Copy", "Entry", "MapState", "change_of")
+
+logger = logging.getLogger("tidewire")
 
 #: Removed keys whose last change is remembered: longer than a store knows the key of a publication.
 _REMEMBERED = 10_000
@@ -121,10 +124,15 @@ class MapState:
         return self._gone.get(key, 0) if entry is None else entry.offset
 
     def apply(self, publication: Publication) -> Change | None:
-        """Take the next publication of the channel; return the change that it is."""
+        """Take the next publication of the channel; return the change that it is, None for none that can be read."""
         self.position = publication.position
         change = change_of(publication)
         if change is None:
+            return None
+        try:
+            value = msgspec.json.decode(change.value) if isinstance(change.value, msgspec.Raw) else None
+        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+            logger.error("the value of %r in %r at %s cannot be read", change.key, publication.channel, self.position)
             return None
         if change.left:
             self.left = self.keys_of(change.left)
@@ -133,7 +141,6 @@ class MapState:
             return change
         self._remove(change.key, publication.offset)
         if isinstance(change.value, msgspec.Raw) and not change.removed:
-            value = msgspec.json.decode(change.value)
             meta = meta_of(publication.meta)
             entry = Entry(
                 change.key,

@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple
+from typing import Annotated, NamedTuple
 
 import msgspec
+from msgspec import Meta
 
 from tidewire.messages import EphemeralPublication
 
-__all__ = ("KnownChange", "News", "decode_news", "parts_of")
+__all__ = ("KnownChange", "News", "decode_news", "maker_of", "parts_of")
 
 #: Bytes that a change costs beside its data, about.
 _OVERHEAD = 64
+_MADE = re.compile(r"([0-9a-f]{12})([0-9a-f]{1,13})")
+
+_Name = Annotated[str, Meta(max_length=64)]
+_Number = Annotated[int, Meta(ge=0, lt=1 << 53)]
+_Part = Annotated[int, Meta(ge=0, le=1 << 16)]
 
 
 class KnownChange(NamedTuple):
@@ -20,36 +27,47 @@ class KnownChange(NamedTuple):
 
     data: bytes
     meta: bytes
-    age: float
+    age: Annotated[float, Meta(ge=0, le=1e10)]
 
 
 class News(msgspec.Struct, frozen=True, omit_defaults=True):
     """A message from one reader of a map to the others.
 
     `number` counts the changes that the reader has made. It asks one of them, or all ("*"), for the map, or answers
-    with a part of it. `known` has the number of each reader's newest change that the answer includes.
+    with a part of it. `known`, in the first part, has the number of each reader's newest change that the answer
+    includes.
     """
 
-    by: str
-    number: int = 0
-    asks: str = ""
-    answer: int = 0
-    part: int = 0
-    parts: int = 0
+    by: _Name
+    number: _Number = 0
+    asks: _Name = ""
+    answer: _Number = 0
+    part: _Part = 0
+    parts: _Part = 0
     changes: list[KnownChange] = []
-    known: dict[str, int] = {}
+    known: dict[_Name, _Number] = {}
 
     def encode(self) -> bytes:
         """Return the data of its publication."""
         return msgspec.msgpack.encode(self)
 
 
+_decode = msgspec.msgpack.Decoder(News).decode
+
+
 def decode_news(data: bytes) -> News | None:
     """Return the news in the data of a publication; None for a form that another version has written."""
     try:
-        return msgspec.msgpack.decode(data, type=News)
-    except (msgspec.MsgspecError, UnicodeDecodeError):
+        news = _decode(data)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
         return None
+    return None if news.parts and news.part >= news.parts else news
+
+
+def maker_of(by: str) -> tuple[str, int] | None:
+    """Return the reader that has made a change, and its number; None for a form that another version has written."""
+    found = _MADE.fullmatch(by)
+    return (found[1], int(found[2], 16)) if found else None
 
 
 def parts_of(changes: Sequence[EphemeralPublication], now: float, most: int) -> Iterator[list[KnownChange]]:

@@ -7,6 +7,7 @@ import logging
 import secrets
 import time
 from collections import OrderedDict
+from typing import TypeVar
 
 import msgspec
 
@@ -15,7 +16,7 @@ from tidewire.engine.node import Node
 from tidewire.errors import BadRequest, LimitExceeded, StoreUnavailable, TidewireError
 from tidewire.messages import EphemeralPublication, Format, Member, Position, Publication
 from tidewire.protocols.map_changes import Change, change_of
-from tidewire.protocols.map_news import News, decode_news, parts_of
+from tidewire.protocols.map_news import News, decode_news, maker_of, parts_of
 from tidewire.protocols.meta import CHANGE, PublicationMeta
 from tidewire.sessions.map_replica import Replica
 from tidewire.support.counters import count_limit
@@ -24,16 +25,20 @@ __all__ = ("SharedReplica",)
 
 logger = logging.getLogger("tidewire")
 
-#: Seconds for which a newcomer waits for the others, between two questions, and before an answer to all who ask.
-_PATIENCE, _ASK, _ANSWER = 1.0, 0.2, 0.02
+#: Seconds for which a newcomer waits for the others, between two questions, before an answer to all who ask, and
+#: from one answer to the next.
+_PATIENCE, _ASK, _ANSWER, _PAUSE = 1.0, 0.2, 0.02, 0.1
 _RETRY = 0.5
 #: How often the newest number is sent, and a question; bytes of an answer's part.
 _REPEATS, _ASKED, _PART = 3, 10, 24_576
-#: Owners that have left, and authors of changes, of which this is remembered.
-_REMEMBERED = 10_000
+#: Owners that have left, and removed keys, that are remembered; other readers, of which the oldest is forgotten.
+_REMEMBERED, _READERS = 10_000, 1_000
+#: A stamp that is so much greater than all that are known is none: after it there might be no room for greater ones.
+_LEAP = 1 << 40
 #: The bytes of an entry that a part has beside its data, at most.
 _ROOM = 2_048
 _ID = 6
+_Value = TypeVar("_Value")
 
 
 class SharedReplica(Replica):
@@ -55,17 +60,18 @@ class SharedReplica(Replica):
         self._clock = self._number = self._answered = 0
         self._repeats = 0
         #: The newest number of each other reader; those that are asked again, and how often.
-        self._known: dict[str, int] = {}
-        self._asking: dict[str, int] = {}
-        #: Readers that have answered, and the parts of an answer that is not complete.
+        self._known: OrderedDict[str, int] = OrderedDict()
+        self._asking: OrderedDict[str, int] = OrderedDict()
+        #: Readers that have answered a newcomer, and the parts and numbers of an answer that is not complete.
         self._heard: set[str] = set()
-        self._parts: dict[str, tuple[int, set[int]]] = {}
+        self._parts: OrderedDict[str, tuple[int, set[int], dict[str, int]]] = OrderedDict()
         self._is_merging = False
         self._left: OrderedDict[str, None] = OrderedDict()
         #: Looks at presence that are to come, and owners that were not there at the last one.
         self._doubts = 0
         self._absent: set[str] = set()
         self._answering: asyncio.TimerHandle | None = None
+        self._answered_at = 0.0
         self._task = asyncio.get_running_loop().create_task(self._run())
 
     @property
@@ -162,34 +168,41 @@ class SharedReplica(Replica):
             if change.left:
                 self._let_go(change.left)
             return True
-        if publication.sender != _sender(change.key):  # it only looks like a change
-            return True
         if not self._is_merging:
-            self._count(change.by[: _ID * 2], int(change.by[_ID * 2 :], 16))
+            made = maker_of(change.by)
+            if made is None:
+                return _refuse()
+            self._count(*made)
             publication = msgspec.structs.replace(publication, time=time.time())
         return self._apply(change, publication)
 
     def _apply(self, change: Change, publication: EphemeralPublication) -> bool:
         key, stamp = change.key, (change.stamp, change.by)
+        if not key or change.stamp > self._clock + _LEAP:
+            return _refuse()
         known = self._newest.get(key)
         self._clock = max(self._clock, change.stamp)
         if (known is not None and known[0] >= stamp) or change.owner in self._left:
             return False
         was_there = key in self.state.entries
-        self._newest[key] = stamp, publication
         place = self.state.position.offset + 1
-        self.state.apply(msgspec.structs.replace(publication, offset=place, epoch=self._id))
-        if len(self._newest) > 2 * len(self.state.entries) + _REMEMBERED:
+        if self.state.apply(msgspec.structs.replace(publication, offset=place, epoch=self._id)) is None:
+            return _refuse()
+        self._newest[key] = stamp, publication
+        if len(self._newest) > 2 * (len(self.state.entries) + _REMEMBERED):
             self._newest = {name: one for name, one in self._newest.items() if self.state.last(name)}
         return was_there or not change.removed
 
     def _show(self, data: bytes, meta: bytes, at: float) -> None:
         """Take a change that comes in no publication of its own, and show it to the subscribers of this node."""
-        change = msgspec.json.decode(data, type=Change)
+        publication = EphemeralPublication(self.channel, 0, 0, "", at, data, Format.JSON, meta)
+        change = change_of(publication)
+        if change is None:
+            _refuse()
+            return
         before, self._is_merging = self._is_merging, True
         try:
-            publication = EphemeralPublication(self.channel, 0, 0, "", at, data, Format.JSON, meta, _sender(change.key))
-            self._node.fanout.ephemeral.add(publication)
+            self._node.fanout.ephemeral.add(msgspec.structs.replace(publication, sender=_sender(change.key)))
         finally:
             self._is_merging = before
 
@@ -228,13 +241,14 @@ class SharedReplica(Replica):
         known = self._known.get(author, 0)
         if number > known + 1:
             self._ask(author)
-        self._known[author] = max(number, known)
-        if len(self._known) > _REMEMBERED:
-            self._known.clear()
+        self._know(author, number)
+
+    def _know(self, author: str, number: int) -> None:
+        _keep(self._known, author, max(number, self._known.get(author, 0)))
 
     def _ask(self, author: str) -> None:
         count_limit("map_gap")
-        self._asking.setdefault(author, _ASKED)
+        _keep(self._asking, author, self._asking.get(author, _ASKED))
         self._tell(asks=author)
 
     def _tell(self, *, asks: str = "") -> None:
@@ -248,40 +262,49 @@ class SharedReplica(Replica):
 
     def _hear(self, publication: Publication) -> None:
         news = decode_news(publication.data)
-        if news is None or news.by == self._id:
+        if news is None:
+            _refuse()
+            return
+        if news.by == self._id:
             return
         if news.asks in ("*", self._id) and self._answering is None:
-            self._answering = asyncio.get_running_loop().call_later(_ANSWER, self._answer)
+            loop = asyncio.get_running_loop()
+            self._answering = loop.call_at(max(loop.time() + _ANSWER, self._answered_at + _PAUSE), self._answer)
         if news.parts:
             self._merge(news)
         elif news.number > self._known.get(news.by, 0):  # the last ones have not come
             self._ask(news.by)
-            self._known[news.by] = news.number
+            self._know(news.by, news.number)
 
     def _answer(self) -> None:
         self._answering = None
         self._answered += 1
+        self._answered_at = asyncio.get_running_loop().time()
         parts = list(parts_of([one for _, one in self._newest.values()], time.time(), _PART))
         known = {**self._known, self._id: self._number}
         for number, part in enumerate(parts):
             self._send(News(self._id, self._number, "", self._answered, number, len(parts), part, known))
+            known = {}
 
     def _merge(self, news: News) -> None:
         now = time.time()
         for one in news.changes:
             self._show(one.data, one.meta, now - one.age)
         self._doubts = 2
-        answer, parts = self._parts.get(news.by, (0, set()))
+        answer, parts, known = self._parts.get(news.by, (0, set(), {}))
         if answer != news.answer:
-            answer, parts = self._parts[news.by] = news.answer, set()
+            parts, known = set(), {}
         parts.add(news.part)
+        known = news.known or known
         if len(parts) < news.parts:
+            _keep(self._parts, news.by, (news.answer, parts, known))
             return
-        del self._parts[news.by]
-        self._heard.add(news.by)
+        self._parts.pop(news.by, None)
+        if not self._is_ready:
+            self._heard.add(news.by)
         self._asking.pop(news.by, None)
-        for author, number in news.known.items():
-            self._known[author] = max(number, self._known.get(author, 0))
+        for author, number in known.items():
+            self._know(author, number)
         self._wake()
 
     async def look(self) -> None:
@@ -305,6 +328,20 @@ def check_expect(expect: int | None) -> None:
     """Refuse to compare: no store says which of two nodes was first."""
     if expect is not None:
         raise BadRequest("expect= needs a map that is kept; leave ephemeral=True out of its rule, or expect= here")
+
+
+def _refuse() -> bool:
+    """Count a change or news of a form that is not understood, and leave it out."""
+    count_limit("relay")
+    return False
+
+
+def _keep(found: OrderedDict[str, _Value], name: str, value: _Value) -> None:
+    """Set a value, and forget the oldest one where there are too many readers."""
+    found[name] = value
+    found.move_to_end(name)
+    if len(found) > _READERS:
+        found.popitem(last=False)
 
 
 def _sender(key: str) -> str:

@@ -10,7 +10,6 @@ from typing import Annotated, Any
 
 import msgspec
 from fastapi import APIRouter, HTTPException, Query, Request, Response
-from fastapi.responses import FileResponse
 from starlette.convertors import StringConvertor, register_url_convertor
 from starlette.requests import ClientDisconnect, HTTPConnection
 from starlette.websockets import WebSocket
@@ -21,6 +20,7 @@ from tidewire.pipelines.errors import BadStart, NotFound, PipelineError
 from tidewire.pipelines.folders import find_file, list_files
 from tidewire.pipelines.naming import file_name, readable
 from tidewire.pipelines.programs import missing_programs
+from tidewire.pipelines.result_response import ResultResponse, open_inside
 from tidewire.pipelines.runs import Run, RunStatus
 from tidewire.pipelines.service import Pipelines
 from tidewire.pipelines.viewers import EVENTS
@@ -304,9 +304,13 @@ class _Routes:
         with refusing():
             await self._visible(request, run)
             path = await self._pipelines.result(run, name)
-            if show and name in await self._pipelines.shown(run):
-                return FileResponse(path, headers=_SHOWN_HEADERS)
-        return FileResponse(path, filename=readable(path.name), headers=_FILE_HEADERS)
+            is_shown = show and name in await self._pipelines.shown(run)
+            # the folder of the run is the one that has the results, whose names may have folders
+            opened = await asyncio.to_thread(open_inside, path, path.parents[name.count("/") + 1])
+        shown_name = readable(path.name)
+        if is_shown:
+            return ResultResponse(opened, shown_name, _SHOWN_HEADERS)
+        return ResultResponse(opened, shown_name, _FILE_HEADERS, filename=shown_name)
 
     async def progress(self, request: Request, run: str) -> Response:
         scheme, _, key = request.headers.get("authorization", "").partition(" ")

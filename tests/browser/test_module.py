@@ -95,6 +95,25 @@ def test_a_socket_that_died_in_silence_is_noticed_when_the_page_is_looked_at(pag
     wait(page, "t.states.at(-1) === 'connected'")
 
 
+def test_a_page_that_was_left_lets_go_and_comes_back(page: Page, service: Service) -> None:
+    body = """
+        t.seen = [];
+        t.states = [];
+        t.client = m.connect("/connection/websocket");
+        t.client.on("connecting", ({ reason }) => t.states.push(reason));
+        t.client.subscribe("news:left", ({ data }) => t.seen.push(data.n));
+        await t.client.publish("news:left", { n: 1 });
+        dispatchEvent(new PageTransitionEvent("pagehide", { persisted: true }));
+        await new Promise((resolve) => setTimeout(resolve, 1_500));
+        return [t.states.at(-1), t.client.state];
+    """
+    assert run(page, body) == ["the page was left", "connecting"]  # and nothing tries to come back
+    service.publish("news:left", 2)
+    page.evaluate("dispatchEvent(new PageTransitionEvent('pageshow', { persisted: true }))")
+    wait(page, "t.seen.length === 2")
+    assert run(page, "t.client.disconnect(); return t.seen") == [1, 2]
+
+
 def test_who_is_logged_in_by_a_cookie_is_known(page: Page, service: Service) -> None:
     name, token = service.server.sign_up()
     page.context.add_cookies([{"name": "token", "value": token, "url": service.base}])

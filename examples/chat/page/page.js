@@ -101,13 +101,16 @@ function enter(name) {
   current = name;
   oldest = null;
   $("messages").replaceChildren();
+  let isWhole = false;
   room = client.subscribe(`room:${name}`, show, { joinLeave: true });
   typing = client.subscribe(`typing:${name}`, typed);
   room.on("subscribed", async ({ wasRecovering, recovered, position }) => {
-    if (wasRecovering && recovered) return; // what was missed has come already
+    if (wasRecovering && recovered && isWhole) return; // what was missed has come already
+    isWhole = false;
     $("messages").replaceChildren();
     oldest = { offset: position.offset + 1, epoch: position.epoch };
     await earlier();
+    isWhole = true; // a connection that was lost meanwhile reads it again
     $("log").scrollTop = $("log").scrollHeight;
     people();
   });

@@ -8,9 +8,12 @@ export function Bell({ user, server = "ws://127.0.0.1:8000" }) {
     const client = new Centrifuge(`${server}/connection/websocket?name=${encodeURIComponent(user)}`);
     const bell = client.newSubscription(`bell:${user}`);
     bell.on("publication", ({ data }) => setTitles((before) => [...before, data.title]));
+    let isWhole = false;
     bell.on("subscribed", async ({ wasRecovering, recovered }) => {
-      if (wasRecovering && recovered) return; // what was missed has come already
+      if (wasRecovering && recovered && isWhole) return; // what was missed has come already
+      isWhole = false;
       const { publications } = await bell.history({ limit: 50 });
+      isWhole = true; // a connection that was lost meanwhile reads it again
       setTitles(publications.map(({ data }) => data.title));
     });
     bell.subscribe();

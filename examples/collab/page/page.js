@@ -44,7 +44,7 @@ const lines = client.subscribe(`board:${board}`, (publication) => (waiting ? wai
 let waiting = null;
 lines.on("subscribed", async ({ wasRecovering, recovered, position }) => {
   people();
-  if (wasRecovering && recovered) return;
+  if (wasRecovering && recovered && !waiting) return;
   // The whole board, page by page; what is drawn meanwhile comes behind it.
   waiting = [];
   strokes = [];

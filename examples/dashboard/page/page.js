@@ -55,8 +55,11 @@ for (const source of new Set(CHARTS.map((one) => one.source))) {
     for (const { field, draw } of drawn) draw(readings.map((reading) => [reading.at, reading[field]]));
   };
   const channel = client.subscribe(source, ({ data }) => take([data]));
+  let isWhole = false;
   channel.on("subscribed", async ({ wasRecovering, recovered }) => {
-    if (wasRecovering && recovered) return;
+    if (wasRecovering && recovered && isWhole) return;
+    isWhole = false;
     take((await channel.history({ limit: WINDOW })).publications.map(({ data }) => data));
+    isWhole = true; // a connection that was lost meanwhile reads it again
   });
 }

@@ -38,9 +38,12 @@ const bell = client.subscribe(`bell:${name}`, (publication) => {
   all = [...all.filter(({ offset }) => offset < publication.offset), publication];
   render();
 });
+let isWhole = false;
 bell.on("subscribed", async ({ wasRecovering, recovered }) => {
-  if (wasRecovering && recovered) return;
+  if (wasRecovering && recovered && isWhole) return;
+  isWhole = false;
   all = (await bell.history({ limit: 200 })).publications;
+  isWhole = true; // a connection that was lost meanwhile reads it again
   render();
 });
 

@@ -137,6 +137,9 @@ export class Client extends Emitter {
   #chosen = new Map();
   #patience = 0;
   #wake = () => globalThis.document?.visibilityState !== "hidden" && this.#look();
+  // A browser keeps a page that was left for the Back button, with its sockets: nobody is there who reads them.
+  #leave = () => this.#rest(0, "the page was left");
+  #return = ({ persisted }) => persisted && this.#look();
 
   /** "disconnected", "connecting" or "connected". */
   state = "disconnected";
@@ -157,6 +160,8 @@ export class Client extends Emitter {
   connect() {
     if (this.state !== "disconnected") return;
     globalThis.addEventListener?.("online", this.#wake);
+    globalThis.addEventListener?.("pagehide", this.#leave);
+    globalThis.addEventListener?.("pageshow", this.#return);
     globalThis.document?.addEventListener("visibilitychange", this.#wake);
     this.#attempt = 0;
     this.#become("connecting", { code: 0, reason: "connect called" });
@@ -413,6 +418,11 @@ export class Client extends Emitter {
     else this.#retry(code, reason);
   }
 
+  #rest(code, reason) {
+    this.#drop();
+    this.#become("connecting", { code, reason });
+  }
+
   #retry(code, reason) {
     this.#drop();
     if (code === 3014) {
@@ -428,6 +438,8 @@ export class Client extends Emitter {
     if (this.state === "disconnected") return;
     this.#drop();
     globalThis.removeEventListener?.("online", this.#wake);
+    globalThis.removeEventListener?.("pagehide", this.#leave);
+    globalThis.removeEventListener?.("pageshow", this.#return);
     globalThis.document?.removeEventListener("visibilitychange", this.#wake);
     this.#become("disconnected", { code, reason });
   }

@@ -32,6 +32,9 @@ export class Connection extends Emitter {
     document.addEventListener("visibilitychange", () => {
       if (document.visibilityState === "visible") this.#wake();
     });
+    // A browser keeps a page that was left for the Back button, with its socket: nobody is there who reads it.
+    addEventListener("pagehide", () => this.#lost(this.#socket, 0, ""));
+    addEventListener("pageshow", ({ persisted }) => persisted && this.#wake());
   }
 
   start() {
@@ -115,7 +118,7 @@ export class Connection extends Emitter {
   }
 
   #lost(socket, code, reason) {
-    if (socket !== this.#socket) return;
+    if (!socket || socket !== this.#socket) return;
     this.#drop();
     this.#clear();
     this.emit("lost", code);

@@ -17,7 +17,7 @@ from tidewire.messages import Announcement, Format, Position
 from tidewire.options import ChannelOptions, Limits, SlowPolicy
 from tidewire.protocols.meta import PublicationMeta
 
-from .support import Client, FailingBroker, connect, open_node, publish, run, turns, wait_until
+from .support import Client, FailingBroker, OffsetProtocol, connect, open_node, publish, run, turns, wait_until
 
 EPHEMERAL = {"a": ChannelOptions(ephemeral=True)}
 
@@ -103,7 +103,7 @@ def test_what_comes_within_the_time_is_one_write() -> None:
 def test_a_slow_client_gets_the_newest_of_each_sender_and_is_never_cut_off(policy: SlowPolicy) -> None:
     async def main() -> None:
         options = ChannelOptions(slow=policy)
-        async with open_node(rules={"a": options}, ephemeral_seconds=0, outbox_messages=3, outbox_bytes=10) as node:
+        async with open_node(rules={"a": options}, ephemeral_seconds=0, outbox_messages=3, outbox_bytes=12) as node:
             slow, quick = await connect(node, channel="a"), await connect(node, channel="a")
             block(slow)
             for n in range(50):
@@ -229,5 +229,48 @@ def test_two_processes_of_sqlite_exchange_it_without_a_row(tmp_path: Path) -> No
         finally:
             for node in nodes:
                 await node.aclose()
+
+    run(main())
+
+
+def test_a_subscriber_that_is_live_before_the_last_step_is_given_each_once() -> None:
+    async def main() -> None:
+        async with open_node() as node:
+            for _ in range(33):  # the first step ends behind 32 of them
+                await connect(node, channel="a")
+            protocol = OffsetProtocol()  # with a representation of its own
+            await connect(node, protocol, channel="a")
+            late = await connect(node, protocol)
+            prepared = await node.subscriptions.prepare(late.connection, "a")
+            channel = node.registry.channels["a"]
+            await cast(node, "1", "2", sender="x")
+            push = node.fanout.ephemeral._push_channel(channel)
+            next(push)
+            await node.subscriptions.go_live(prepared)
+            for _ in push:
+                pass
+            assert [text.split(" ")[-1] for text in late.shown] == ["2"]
+
+    run(main())
+
+
+def test_what_is_held_back_for_a_slow_client_is_bounded_in_bytes() -> None:
+    async def main() -> None:
+        async with open_node(outbox_bytes=10_000) as node:
+            client = await connect(node, channel="a")
+            await client.subscribe("b")
+            client.link.paused = True
+            for channel in "ba":
+                for number in range(20):
+                    data = f"{channel}{number}".ljust(1_000, ".").encode()
+                    await node.publish(channel, data, Format.TEXT, ephemeral=True, sender=str(number))
+            await wait_until(lambda: node.fanout.ephemeral.superseded == 30)
+            assert sum(len(one.data) for one in node.fanout.ephemeral._held[client.connection].values()) == 10_000
+            assert reached()["outbox_bytes"] == 30
+            assert (client.subscriptions["b"].lost, client.subscriptions["a"].lost) == (20, 10)
+            client.link.paused = False
+            node.fanout.release(client.connection)
+            assert not node.fanout.ephemeral._held_bytes
+            assert len([text for text in client.shown if text.startswith("p a")]) == 10
 
     run(main())

@@ -45,6 +45,7 @@ class Ephemeral:
         self._flushed_at = 0.0
         #: The newest of each channel and sender, for connections whose links are paused.
         self._held: dict[Connection, dict[tuple[str, str], EphemeralPublication]] = {}
+        self._held_bytes: dict[Connection, int] = {}
         self.superseded = 0
 
     def bind(self, loop: asyncio.AbstractEventLoop, broker: Broker) -> None:
@@ -128,13 +129,18 @@ class Ephemeral:
             self._finish(channel)
             channel.last = publications[-1]  # which is no base: it has no epoch
         not_for = {one for one in map(but_not, publications) if one}
-        for subscription in tuple(channel.buffering):  # these are given the newest ones when they are live
+        waiting = set(
+            channel.buffering
+        )  # these are given the newest ones when they are live, maybe before the last step
+        for subscription in waiting:
             self._hold(subscription, [one for one in publications if but_not(one) != subscription.connection.id])
         for representation, group in tuple(channel.groups.items()):
             batch = representation.batch(publications)
             if not batch.messages:
                 continue
             for number, subscription in enumerate(group.snapshot or group.freeze(), 1):
+                if waiting and subscription in waiting:
+                    continue
                 if subscription.connection.id in not_for:
                     rest = [one for one in publications if but_not(one) != subscription.connection.id]
                     self._write(channel, subscription, rest, representation.batch(rest))
@@ -162,25 +168,33 @@ class Ephemeral:
     # Slow clients.
 
     def _hold(self, subscription: Subscription, publications: Sequence[EphemeralPublication]) -> None:
-        held = self._held.setdefault(subscription.connection, {})
+        connection, limits = subscription.connection, self._limits
+        held, size = self._held.setdefault(connection, {}), self._held_bytes.get(connection, 0)
         before = len(held)
         for one in publications:
             key = one.channel, one.sender
-            held.pop(key, None)
+            older = held.pop(key, None)
+            size += len(one.data) - (0 if older is None else len(older.data))
             held[key] = one
         superseded = len(publications) - (len(held) - before)
         self.superseded += superseded
         subscription.supersede(superseded)
-        while len(held) > self._limits.outbox_messages:
-            count_limit("outbox_messages")
+        while len(held) > limits.outbox_messages or (size > limits.outbox_bytes and len(held) > 1):
+            count_limit("outbox_messages" if len(held) > limits.outbox_messages else "outbox_bytes")
+            oldest = held.pop(next(iter(held)))
+            size -= len(oldest.data)
             self.superseded += 1
-            del held[next(iter(held))]
+            loser = self._registry.subscriptions(connection).get(oldest.channel)
+            if loser is not None:
+                loser.supersede(1)
+        self._held_bytes[connection] = size
 
     def release(self, connection: Connection, subscriptions: Mapping[str, Subscription]) -> None:
         """Give a client that has caught up the newest of what was held back for it."""
         held = self._held.pop(connection, None)
         if held is None:
             return
+        del self._held_bytes[connection]
         by_channel: dict[str, list[EphemeralPublication]] = {}
         for (name, _), publication in held.items():
             by_channel.setdefault(name, []).append(publication)
@@ -197,3 +211,4 @@ class Ephemeral:
     def forget(self, connection: Connection) -> None:
         """Drop what is held back for a connection that has ended."""
         self._held.pop(connection, None)
+        self._held_bytes.pop(connection, None)

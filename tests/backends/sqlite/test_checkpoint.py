@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+import time
 from contextlib import closing
 from pathlib import Path
 
@@ -50,8 +52,37 @@ def test_a_long_reader_is_told_and_the_log_is_cut_back_after_it(
             writer.execute("INSERT INTO kept VALUES (zeroblob(?))", (size,))
             checkpointer.committed(writer, size)
         assert log.stat().st_size > 2 * size
-        assert [record.getMessage().partition(",")[0] for record in caplog.records] == [f"{log} has grown by 5 MiB"]
+        assert [record.getMessage().partition(":")[0] for record in caplog.records] == [f"{log} has grown by 5 MiB"]
         reader.execute("COMMIT")
         checkpointer.committed(writer, 0)
         writer.execute("INSERT INTO kept VALUES (x'00')")
         assert log.stat().st_size <= LIMIT
+
+
+def test_a_checkpoint_that_is_under_way_is_no_reader_that_blocks_the_log(tmp_path: Path) -> None:
+    path = tmp_path / "log.db"
+    checkpointer = Checkpointer(path, LIMIT)
+    with closing(database.connect(path)) as writer, closing(database.connect(path)) as reader:
+        writer.execute("PRAGMA journal_mode = WAL")
+        writer.execute("CREATE TABLE kept (data BLOB)")
+        for statement in ("BEGIN", "SELECT * FROM kept"):
+            reader.execute(statement).fetchall()
+        writer.execute("INSERT INTO kept VALUES (zeroblob(?))", (LIMIT,))
+
+        def move() -> None:  # waits for the reader, with the lock of those that move
+            with closing(database.connect(path, busy_seconds=60.0)) as other:
+                while other.execute("PRAGMA wal_checkpoint(RESTART)").fetchone()[1] < 0:
+                    time.sleep(0.01)
+
+        moving = threading.Thread(target=move)
+        moving.start()
+        end = time.monotonic() + 30.0
+        while writer.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()[1] >= 0:
+            assert time.monotonic() < end, "the other checkpoint has begun"
+            time.sleep(0.05)
+        checkpointer.committed(writer, LIMIT)
+        assert not checkpointer._blocked_until
+        reader.execute("COMMIT")
+        moving.join()
+        checkpointer.committed(writer, 1)
+        assert not checkpointer._unmoved, "the log has begun anew with the next commit"

@@ -67,27 +67,27 @@ class Checkpointer:
             self._wanted.set()
 
     def _move_rest(self, writer: sqlite3.Connection) -> None:
-        # RESTART waits for the thread's checkpoint and for readers, so it is the last resort.
+        # RESTART waits for readers, so it is the last resort.
         mode = "PASSIVE" if self._unmoved < self._limit else "RESTART"
         with contextlib.suppress(sqlite3.Error):
             is_busy, pages, moved = writer.execute(f"PRAGMA wal_checkpoint({mode})").fetchone()
             if not is_busy and pages == moved:
                 self._unmoved = self._woken_at = 0
                 self._is_warned = False
-            elif mode == "RESTART":  # a process that is frozen in a read: publishing matters more than the log's length
-                self._blocked_until = time.monotonic() + _BLOCKED
-                self._tell_blocked()
+            elif mode == "RESTART":
+                if pages >= 0:  # a process that is frozen in a read: publishing matters more than the log's length
+                    self._blocked_until = time.monotonic() + _BLOCKED
+                # else a checkpoint is under way, for which SQLite does not wait: the next commit tries again
+                self._warn()
 
-    def _tell_blocked(self) -> None:
+    def _warn(self) -> None:
         if self._is_warned or self._unmoved < _WARNED * self._limit:
             return
         self._is_warned = True
         logger.warning(
-            "%s-wal has grown by %d MiB, and grows until a transaction ends that another program has begun to read %s; "
-            "end that program, or its transaction",
+            "%s-wal has grown by %d MiB: another program hangs, or has a transaction open in which it reads; end that",
             self._path,
             self._unmoved >> 20,
-            self._path.name,
         )
 
     def close(self) -> None:

@@ -13,7 +13,7 @@ from fastapi import FastAPI, WebSocket
 from websockets.asyncio.client import ClientConnection
 
 from helpers.hubs import Application, receive, run, serving
-from tidewire import Hub
+from tidewire import Hub, NotPublished
 from tidewire.http_api.calls import Calls
 from tidewire.http_api.nodes import Nodes
 from tidewire.options import MapOptions
@@ -149,6 +149,21 @@ def test_a_token_that_a_caller_has_used_delays_no_change(tmp_path: Path, how_oft
                 await hub.set("kept", "a", 1)
                 await hub.set("kept", "a", 2)
             assert (await hub.entries("kept")).values() == {"a": 2}
+
+    run(main())
+
+
+def test_a_change_whose_every_token_is_taken_says_so(tmp_path: Path) -> None:
+    async def main() -> None:
+        hub, app = hub_with_maps(f"sqlite:///{tmp_path}/chat.db")
+        async with serving(hub, app):
+            position, offset = await hub.publish("kept", "first"), 0
+            for _ in range(16):
+                offset = (await hub.publish("kept", "taken", key=f"map:a:{position.epoch}:{offset}")).offset
+            with pytest.raises(NotPublished, match='do not begin with "map:"'):
+                await hub.set("kept", "a", 1)
+            await hub.set("kept", "b", 1)
+            assert (await hub.entries("kept")).values() == {"b": 1}
 
     run(main())
 

@@ -21,6 +21,7 @@ from tidewire.errors import (
     ConfigurationError,
     EntryChanged,
     LimitExceeded,
+    NotPublished,
     PublishError,
     StoreUnavailable,
 )
@@ -44,6 +45,8 @@ logger = logging.getLogger("tidewire")
 ABSENT = 0
 #: Characters of a key; seconds after which a map that nobody uses is read no more; seconds between two looks.
 _KEY_CHARACTERS, _UNUSED, _LOOK = 255, 60.0, 1.0
+#: Publications of callers that have taken the key of a change, behind which a change is tried.
+_TOKENS = 16
 #: Entries of one page, whatever is asked for.
 _PAGE = 1_000
 _numbers = itertools.count(1)
@@ -212,8 +215,8 @@ class Maps(PerNode):
         self, replica: KeptReplica, change: Change, expect: int | None, meta: PublicationMeta
     ) -> MapState:
         """Publish a change behind the newest one of its key: of two behind the same one, the store keeps the first."""
-        channel, key, taken = replica.channel, change.key, 0
-        while True:
+        channel, key, taken, tried = replica.channel, change.key, 0, 0
+        while tried < _TOKENS:
             state = await (replica.wait_ready() if expect is None else replica.wait_current())
             last = state.last(key)
             current = last if key in state.entries else ABSENT
@@ -225,12 +228,17 @@ class Maps(PerNode):
             state = await replica.wait_reached(position)
             if state.position.epoch == position.epoch and state.last(key) == last:
                 taken = position.offset  # a caller has published something else under this token
+                tried += 1
                 continue
             offset, by = state.by.get(key, (0, ""))
             if by == change.by:
                 return state
             if offset > position.offset and await self._was_kept(channel, position, change.by):
                 return state
+        raise NotPublished(
+            f"{tried} publications in {channel!r} have the keys of changes of {key!r}; "
+            'publish there with keys that do not begin with "map:"'
+        )
 
     def _fitted(self, state: MapState, change: Change, meta: PublicationMeta) -> Change:
         """Return a change that says whether tags change, if there is room for it."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import socket
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -48,6 +49,22 @@ def test_an_upload_may_have_a_name_of_any_script(server: Server, name: str) -> N
     run = start(server, "readqc", inputs={"reads": {"upload": sent.json()["upload"]}})
     done = wait(server, run["id"], "finished", "failed")
     assert (done["status"], done["inputs"][0]["name"]) == ("finished", kept), done
+
+
+@pytest.mark.parametrize("sent", ["Übung.fastq".encode(), b"%C3%9Cbung.fastq", b"%DCbung.fastq"])
+def test_a_name_is_that_whose_bytes_were_sent(server: Server, sent: bytes) -> None:
+    """A letter in Latin-1 was lost, and bytes as they are were an "invalid HTTP request" without a reason."""
+    head = f" HTTP/1.1\r\nHost: 127.0.0.1:{server.port}\r\nConnection: close\r\nContent-Length: {len(READS)}\r\n\r\n"
+    with socket.create_connection(("127.0.0.1", server.port), timeout=20) as connection:
+        connection.sendall(f"POST {API}/uploads?name=".encode() + sent + head.encode() + READS)
+        with connection.makefile("rb") as file:
+            answer = file.read()
+    if not sent.isascii():
+        assert answer.startswith(b"HTTP/1.1 400")
+        assert b"must be percent-encoded" in answer
+        return
+    assert answer.startswith(b"HTTP/1.1 201"), answer
+    assert json.loads(answer.rpartition(b"\r\n\r\n")[2])["name"] == "Übung.fastq"
 
 
 def test_a_wrong_upload_is_refused_before_it_is_sent(server: Server) -> None:

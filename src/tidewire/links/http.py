@@ -17,7 +17,7 @@ from functools import partial
 from http import HTTPStatus
 from typing import Any, cast
 
-from httptools import HttpParserUpgrade
+from httptools import HttpParserInvalidURLError, HttpParserUpgrade
 from uvicorn.config import Config
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.server import ServerState
@@ -222,6 +222,10 @@ class HttpProtocol(HttpToolsProtocol):
             self._enter(_State.IDLE)
             error = sys.exception()
             cause = error.__context__ if error is not None else None
+            if isinstance(error, HttpParserInvalidURLError):
+                msg = (
+                    "the address of this request has characters that must be percent-encoded (as curl --url-query does)"
+                )
             super().send_400_response(str(cause) if isinstance(cause, BadHost) else msg)
 
     # The budget.

@@ -7,6 +7,7 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from pathlib import Path
 from typing import Annotated, Any
+from urllib.parse import parse_qs
 
 import msgspec
 from fastapi import APIRouter, HTTPException, Query, Request, Response
@@ -135,6 +136,12 @@ def _check_form(request: Request, name: str) -> None:
         raise BadStart("the upload has no name; add it to the address: /uploads?name=S1.fastq")
 
 
+def _sent_name(request: Request) -> str:
+    """Return the name of an upload as it was sent, in UTF-8 or, as old file systems have it, in Latin-1."""
+    query = request.scope["query_string"].decode(errors="surrogateescape")
+    return readable(parse_qs(query, errors="surrogateescape").get("name", [""])[-1])
+
+
 async def _body(request: Request, type_: type[Any]) -> Any:
     data = b""
     async for chunk in request.stream():
@@ -206,6 +213,7 @@ class _Routes:
     async def upload(self, request: Request, name: str = "", pipeline: str = "", input: str = "") -> Response:
         user = await self._user(request)
         with refusing():
+            name = name and _sent_name(request)
             _check_form(request, name)
             if pipeline:  # a name that is not accepted is refused before the file is sent
                 self._check_input(pipeline, input, name)

@@ -60,12 +60,9 @@ class SqliteBroker(Broker):
     async def _start(self, deliver: Deliver, resumed: Resumed) -> None:
         self._deliver = deliver
         self._loop = asyncio.get_running_loop()
-        self._mailbox = Mailbox()
-        folder = node_folder(self._path)
-        limits = self._limits
-        size_limits = SizeLimits(
-            limits.channel_history_bytes, limits.store_history_bytes, lambda name: self._call(count_limit, name)
-        )
+        self._mailbox, folder = Mailbox(), node_folder(self._path)
+        limits, count = self._limits, partial(self._call, count_limit)
+        size_limits = SizeLimits(limits.channel_history_bytes, limits.store_history_bytes, count)
         self._readers = Readers(self._path)
         self._writer = writer = WriterThread(
             self._path,
@@ -78,7 +75,7 @@ class SqliteBroker(Broker):
             size_limits,
             is_over=self._loop.is_closed,
         )
-        self._publishing = Publishing(self._path, self._limits.publish_seconds, self._mailbox, lambda: writer.trouble)
+        self._publishing = Publishing(self._path, limits.publish_seconds, self._mailbox, lambda: writer.trouble)
         started: asyncio.Future[TidewireError | None] = self._loop.create_future()
         self._ended: asyncio.Future[None] = self._loop.create_future()
         self._writer.start(

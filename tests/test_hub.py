@@ -26,7 +26,7 @@ from tidewire import (
     choose_subprotocol,
 )
 from tidewire import ConnectionClosed as Ended
-from tidewire.backends.judged import JudgedBroker
+from tidewire.backends.checked import CheckedBroker
 from tidewire.links.uvicorn import WebSocketProtocol
 from tidewire.messages import PublishRequest
 from tidewire.protocols.json import JSON
@@ -204,12 +204,12 @@ def test_an_outage_does_not_end_an_endpoint(monkeypatch: pytest.MonkeyPatch) -> 
                 async for text in connection.iter_text():
                     results.append(await connection.publish("a", text))
 
-        async def failing(self: JudgedBroker, request: PublishRequest) -> Position:
+        async def failing(self: CheckedBroker, request: PublishRequest) -> Position:
             raise NotPublished("the disk is full")
 
         async with serving(hub, handler) as app, app.open() as client:
             with monkeypatch.context() as patched:
-                patched.setattr(JudgedBroker, "publish", failing)
+                patched.setattr(CheckedBroker, "publish", failing)
                 await client.send("1")
                 assert await receive(client) == "error: not published: the disk is full"
                 with pytest.raises(NotPublished):

@@ -12,7 +12,7 @@ SOURCE = Path(__file__).parent.parent / "src" / "tidewire"
 #: From below to above; rooms between two bars do not import each other.
 ROOMS = (
     "support errors retention | messages options channels | protocols | links backends rules | history | engine"
-    " | sessions | observe | http_api asyncapi happenings | hub publisher client | testing tokens"
+    " | sessions | observe | http_api asyncapi events | hub publisher client | testing tokens"
     " | __init__ pipelines | server | cli | __main__"
 )
 RANKS = {room: rank for rank, rooms in enumerate(ROOMS.split("|")) for room in rooms.split()}

@@ -36,8 +36,8 @@ if TYPE_CHECKING:
         UnknownType,
         VersionConflict,
     )
-    from tidewire.happenings.event import Event
-    from tidewire.happenings.handling import DeadEvent
+    from tidewire.events.event import Event
+    from tidewire.events.handler_calls import DeadEvent
     from tidewire.history.states import State
     from tidewire.hub import Hub
     from tidewire.messages import Dropped, Format, HistoryPage, Member, Position, Publication, Subscribed, WireMessage
@@ -131,8 +131,8 @@ __version__ = "0.1.0"
 _HOMES = {
     "tidewire.engine.statistics": ("Statistics",),
     "tidewire.history.states": ("State",),
-    "tidewire.happenings.event": ("Event",),
-    "tidewire.happenings.handling": ("DeadEvent",),
+    "tidewire.events.event": ("Event",),
+    "tidewire.events.handler_calls": ("DeadEvent",),
     "tidewire.hub": ("Hub",),
     "tidewire.messages": (
         "Dropped",

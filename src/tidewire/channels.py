@@ -44,7 +44,7 @@ REVOKED = "$revoked"
 TICKETS = "$tickets"
 #: The channels of long jobs begin with this (pipelines.names).
 PIPELINES = "$pipeline"
-#: The channel that keeps the comings and goings of which the application is told (happenings).
+#: The channel that keeps the comings and goings of which the application is told (events).
 HAPPENED = "$happened"
 _WATCHED = "$watched:"
 _PERSONAL = "$user:"

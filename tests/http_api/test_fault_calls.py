@@ -21,7 +21,7 @@ from starlette.websockets import WebSocket
 from helpers.hubs import Application, code_of, receive, run, serving
 from helpers.stores import start_redis
 from tidewire import Hub, Limits
-from tidewire.backends.judged import JudgedBroker
+from tidewire.backends.checked import CheckedBroker
 from tidewire.client import Client
 from tidewire.errors import ConfigurationError
 from tidewire.links.uvicorn import WebSocketProtocol
@@ -262,7 +262,7 @@ def test_nothing_is_there_outside_development(value: str | None, monkeypatch: py
             with pytest.raises(Exception, match=r"403|404"):
                 async with served.open("/playground/connection?user=ann"):
                     pass
-            assert type(hub.node.broker) is JudgedBroker
+            assert type(hub.node.broker) is CheckedBroker
             assert "Hanging" not in type(hub.node.broker.judged).__name__
 
     run(main())

@@ -26,7 +26,7 @@ from websockets.sync.client import connect
 
 from helpers.hubs import run, serving
 from tidewire import ChannelOptions, Hub, SlowPolicy
-from tidewire.backends.judged import JudgedBroker
+from tidewire.backends.checked import CheckedBroker
 from tidewire.observe.metrics import METRICS, TIMINGS
 from tidewire.protocols.json import JSON
 from tidewire.testing import wait_until
@@ -88,7 +88,7 @@ def test_metrics_that_are_off_cost_nothing_and_measure_nothing() -> None:
     async def main() -> None:
         async with Hub() as hub:
             assert hub.node.meter is None
-            assert type(hub.node.broker) is JudgedBroker
+            assert type(hub.node.broker) is CheckedBroker
 
     run(main())
 

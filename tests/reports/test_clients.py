@@ -15,7 +15,7 @@ from clients.serving import Service, connection_token, serving, subscription_tok
 from clients.test_module import script
 from tidewire.client import Client
 from tidewire.client.chat_messages import ChatMessage, HistoryReply, decode_each, decode_message
-from tidewire.client.client_reading import frame_name, read_json
+from tidewire.client.client_frames import frame_name, read_json
 from tidewire.errors import CommandError, PermissionDenied
 
 pytestmark = pytest.mark.xdist_group("clients")

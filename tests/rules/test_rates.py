@@ -24,7 +24,7 @@ from helpers.stores import store_url
 from rules.rated import application
 from tidewire import ConfigurationError, Hub, RateLimited
 from tidewire.client import Client
-from tidewire.support import counts, shared_counts
+from tidewire.support import key_counts, shared_counts
 
 
 class Clock:
@@ -32,7 +32,7 @@ class Clock:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.now = time.monotonic()
-        for module in (counts, shared_counts):
+        for module in (key_counts, shared_counts):
             monkeypatch.setattr(module, "time", SimpleNamespace(monotonic=lambda: self.now, sleep=time.sleep))
 
 

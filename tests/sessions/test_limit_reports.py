@@ -18,7 +18,7 @@ from tidewire.hub import core
 from tidewire.rules.base import Caller, Identity
 from tidewire.sessions import limit_reports
 from tidewire.support import counts
-from tidewire.support.counts import Counts
+from tidewire.support.key_counts import Counts
 from tidewire.testing import wait_until
 
 NETWORK, USER = "192.0.2.7", "rate ann"

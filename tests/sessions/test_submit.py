@@ -12,7 +12,7 @@ from fastapi import WebSocket
 
 from helpers.hubs import receive, run, serving
 from tidewire import BadRequest, ChannelOptions, Hub, Limits, NotPublished, PublishUnconfirmed
-from tidewire.backends.judged import JudgedBroker
+from tidewire.backends.checked import CheckedBroker
 from tidewire.messages import PublishRequest
 from tidewire.testing import wait_until
 
@@ -55,16 +55,16 @@ def test_a_failure_in_the_middle_is_told_for_exactly_those_it_concerns(
 ) -> None:
     async def main() -> None:
         hub = hub_on(tmp_path)
-        publish = JudgedBroker.publish
+        publish = CheckedBroker.publish
 
-        async def failing(self: JudgedBroker, request: PublishRequest) -> Any:
+        async def failing(self: CheckedBroker, request: PublishRequest) -> Any:
             if request.data == b"3":
                 raise NotPublished("full")
             if request.data == b"5":
                 raise PublishUnconfirmed("no answer")
             return await publish(self, request)
 
-        monkeypatch.setattr(JudgedBroker, "publish", failing)
+        monkeypatch.setattr(CheckedBroker, "publish", failing)
         found: list[list[bool]] = []
 
         async def endpoint(websocket: WebSocket) -> None:

@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from tidewire.support import shared_counts
-from tidewire.support.counts import Counts
+from tidewire.support.key_counts import Counts
 from tidewire.support.shared_counts import SharedCounts
 from tidewire.support.siblings import open_counts
 

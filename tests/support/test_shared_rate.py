@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tidewire.support.counts import Counts
+from tidewire.support.key_counts import Counts
 from tidewire.support.shared_rate import SharedRate
 
 RATE, BURST = 500.0, 20.0

@@ -8,7 +8,7 @@ from pathlib import Path
 from urllib.parse import SplitResult, unquote, urlsplit
 
 from tidewire.backends.base import Broker, Presence
-from tidewire.backends.judged import JudgedBroker, JudgedPresence
+from tidewire.backends.checked import CheckedBroker, CheckedPresence
 from tidewire.backends.memory import MemoryBroker, MemoryPresence
 from tidewire.errors import ConfigurationError
 from tidewire.options import Limits
@@ -26,7 +26,7 @@ def open_backend(url: str, limits: Limits) -> tuple[Broker, Presence]:
             f"the URL of a store is {url!r}; write one, as sqlite:///chat.db (is the variable set that it comes from?)"
         )
     broker, presence = _open(url, limits)
-    return JudgedBroker(broker), JudgedPresence(presence)
+    return CheckedBroker(broker), CheckedPresence(presence)
 
 
 def _open(url: str, limits: Limits) -> tuple[Broker, Presence]:

@@ -17,7 +17,7 @@ from websockets.exceptions import ConnectionClosed as SocketClosed
 from websockets.exceptions import InvalidHandshake, InvalidStatus
 
 from tidewire.client.backoff import check_may_return, delay, retry_after
-from tidewire.client.client_reading import Unreadable, frame_id, frame_name, read_reply
+from tidewire.client.client_frames import Unreadable, frame_id, frame_name, read_reply
 from tidewire.errors import ConnectionClosed, Disconnect, TidewireError
 from tidewire.protocols.centrifuge import codes
 from tidewire.protocols.centrifuge.messages import Command, Error, Push, Reply

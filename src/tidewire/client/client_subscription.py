@@ -11,7 +11,7 @@ from typing import Protocol as TypingProtocol
 
 import msgspec
 
-from tidewire.client.client_reading import Unreadable
+from tidewire.client.client_frames import Unreadable
 from tidewire.client.values import ChannelPublication, decoded, encoded, publication_from
 from tidewire.errors import BadRequest, TidewireError, Unrecoverable
 from tidewire.messages import Position

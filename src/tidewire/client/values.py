@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 from msgspec import Raw
 
-from tidewire.client.client_reading import Unreadable, read_json
+from tidewire.client.client_frames import Unreadable, read_json
 from tidewire.errors import (
     AlreadySubscribed,
     BadRequest,

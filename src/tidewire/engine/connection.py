@@ -16,7 +16,7 @@ from tidewire.protocols.base import Protocol
 from tidewire.protocols.batch import Representation
 from tidewire.protocols.close_codes import POLICY, SHUTDOWN, TOO_BIG, check_close_code
 from tidewire.support.counters import count_limit
-from tidewire.support.counts import Counts
+from tidewire.support.key_counts import Counts
 from tidewire.support.refusals import note_refusal
 from tidewire.support.shared_rate import SharedRate
 from tidewire.support.unique_ids import unique_id

@@ -14,7 +14,7 @@ import msgspec
 from tidewire.engine.connection import Connection
 from tidewire.engine.ephemeral import Ephemeral
 from tidewire.engine.registry import Channel, ChannelPush, Registry
-from tidewire.engine.slow import SlowClients
+from tidewire.engine.slow_clients import SlowClients
 from tidewire.engine.subscription import Subscription
 from tidewire.messages import Publication
 from tidewire.options import Limits

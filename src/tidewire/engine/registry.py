@@ -14,7 +14,7 @@ from tidewire.messages import EphemeralPublication, Position, Publication
 from tidewire.options import ChannelOptions
 from tidewire.protocols.batch import Batch, Representation
 from tidewire.rules.tallies import Tally
-from tidewire.support.counts import Counts
+from tidewire.support.key_counts import Counts
 from tidewire.support.networks import is_loopback, network_of
 
 __all__ = ("Channel", "ChannelPush", "Group", "Newcomer", "Registry")

@@ -16,7 +16,7 @@ from tidewire.messages import HistoryPage, Publication
 from tidewire.options import ChannelOptions
 from tidewire.protocols.centrifuge import messages as wire
 from tidewire.protocols.meta import meta_of
-from tidewire.sessions.centrifuge.reading import read_history, read_presence
+from tidewire.sessions.centrifuge.history_and_presence import read_history, read_presence
 from tidewire.sessions.centrifuge.websocket import JSON
 from tidewire.sessions.reply_budget import ReplyBudget
 

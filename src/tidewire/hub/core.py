@@ -14,13 +14,13 @@ from tidewire.backends import is_local, open_backend, shared_name
 from tidewire.backends.base import Broker, Presence
 from tidewire.engine.node import Node
 from tidewire.errors import ConfigurationError
-from tidewire.happenings.happenings import Happenings
+from tidewire.events.hub_events import HubEvents
 from tidewire.http_api.nodes import Nodes
 from tidewire.hub.given_limits import SERVER_LIMITS, read_limits
 from tidewire.hub.hosting import HOST, Opened
 from tidewire.observe.faults import Faults
-from tidewire.observe.hanging import Hang, hanging
-from tidewire.observe.metered import metered
+from tidewire.observe.hanging_store import Hang, hanging
+from tidewire.observe.metered_stores import metered
 from tidewire.observe.node_report import Source
 from tidewire.observe.shown_runs import ShownRuns
 from tidewire.options import ChannelOptions, Limits
@@ -34,11 +34,11 @@ from tidewire.sessions.hub_orders import obey_orders
 from tidewire.sessions.limit_reports import LimitReports
 from tidewire.sessions.maps import Maps
 from tidewire.sessions.origins import Origins
-from tidewire.sessions.outbox_checks import check_outbox
 from tidewire.sessions.revocations import Revocations
+from tidewire.sessions.sql_publications import check_outbox
 from tidewire.sessions.text_streams import TextStreams
 from tidewire.sessions.threads import ThreadCalls, check_loop
-from tidewire.support.counts import Counts
+from tidewire.support.key_counts import Counts
 from tidewire.support.lifespan import Lifespan
 from tidewire.support.meter import Meter
 from tidewire.support.siblings import Siblings, open_counts
@@ -89,7 +89,7 @@ class HubCore:
         self._described: Description | None = None
         self._made_rates = 0
         #: Handlers and webhooks for what happens on channels.
-        self._happenings = Happenings(self._rules, self._book.overrides)
+        self._events = HubEvents(self._rules, self._book.overrides)
         #: Decides for clients, where an application gave a router another authority.
         self._judge: Authority = self.authority
         #: Measures durations, once a router of metrics asks for it.
@@ -161,7 +161,7 @@ class HubCore:
         except BaseException:
             await node.aclose()
             raise
-        await self._happenings.start(node)
+        await self._events.start(node)
         Sessions.of(node)  # it obeys calls of the HTTP API on any node, for connections of any protocol
         if not is_local(self.url):
             LimitReports(node).start()

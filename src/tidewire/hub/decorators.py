@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, ParamSpec, TypeVar
 
 from tidewire.errors import ConfigurationError
-from tidewire.happenings.handling import DeadEvent
+from tidewire.events.handler_calls import DeadEvent
 from tidewire.hub.core import HubCore
 from tidewire.options import MapOptions, SlowPolicy
 from tidewire.rules.book import Authenticate, rule_options
@@ -131,7 +131,7 @@ class Decorators(HubCore):
         _check_text(pattern, "the pattern of an event", "room:{room}")
 
         def add(function: F) -> F:
-            self._happenings.add(event, pattern, function)
+            self._events.add(event, pattern, function)
             return function
 
         return add
@@ -145,15 +145,15 @@ class Decorators(HubCore):
         _check_text(url, "the URL of a webhook", "https://example.org/events")
         if secret is not None:
             _check_text(secret, "the secret of a webhook", "a long random text")
-        self._happenings.add_webhook(url, secret, events, allow_private=allow_private)
+        self._events.add_webhook(url, secret, events, allow_private=allow_private)
 
     async def dead_events(self) -> list[DeadEvent]:
         """Return the events whose handler has raised at every attempt; raises StoreUnavailable."""
-        return await self._happenings.dead(self.node)
+        return await self._events.dead(self.node)
 
     async def repeat_event(self, id: str) -> None:
         """Call the handlers of a dead event again, in this process; raises as they do, and ConfigurationError."""
-        await self._happenings.repeat(self.node, id)
+        await self._events.repeat(self.node, id)
 
     def authenticate(self, function: Authenticate) -> Authenticate:
         """Recognise tokens with a function: it returns a user's name or an `Identity`, None for an invalid token.

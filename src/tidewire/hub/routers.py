@@ -21,9 +21,9 @@ from tidewire.http_api.fault_calls import FaultCalls
 from tidewire.http_api.playground_router import playground_router
 from tidewire.hub.core import HubCore
 from tidewire.observe.faults import Faults
-from tidewire.observe.hanging import Hang
+from tidewire.observe.guards import guard
+from tidewire.observe.hanging_store import Hang
 from tidewire.observe.metrics_router import metrics_router
-from tidewire.observe.readers import guard
 from tidewire.protocols.base import Protocol
 from tidewire.protocols.plain import PLAIN
 from tidewire.rules.base import Authority

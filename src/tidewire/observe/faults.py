@@ -17,7 +17,7 @@ from tidewire.engine.control import Control
 from tidewire.engine.node import Node
 from tidewire.links.held_link import HeldLink
 from tidewire.messages import Publication
-from tidewire.observe.hanging import Hang
+from tidewire.observe.hanging_store import Hang
 from tidewire.support.siblings import Siblings
 
 __all__ = ("Cut", "Fault", "Faults", "Freeze", "Kill", "Stop")

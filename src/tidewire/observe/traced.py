@@ -23,7 +23,7 @@ from tidewire.observe.tracing import Tracing, current_context, fail, text_of
 from tidewire.options import Limits
 from tidewire.protocols.meta import trace_of, traced_of, with_trace
 from tidewire.rules.channel_rules import ChannelRules
-from tidewire.support.counts import Counts
+from tidewire.support.key_counts import Counts
 from tidewire.support.log_ids import LogIds
 from tidewire.support.meter import Meter
 

@@ -23,7 +23,7 @@ from tidewire.errors import BadRequest, ConfigurationError, InvalidMessage, Perm
 from tidewire.protocols.json_text import JsonDecoder
 from tidewire.protocols.shape import Shape, is_message_type
 from tidewire.rules.base import Caller, Identity
-from tidewire.rules.overrides import Overrides
+from tidewire.rules.dependency_overrides import Overrides
 
 __all__ = ("Bound", "NoMatch", "Source", "classes_of", "depends_of", "hints_of")
 

@@ -15,8 +15,8 @@ from tidewire.rules.base import Caller, ConnectAttempt, Identity, Intake
 from tidewire.rules.binding import Bound, NoMatch
 from tidewire.rules.channel_rules import ChannelRules
 from tidewire.rules.channel_state import StateFunction
+from tidewire.rules.dependency_overrides import Overrides
 from tidewire.rules.handlers import Handler, MessageTypes
-from tidewire.rules.overrides import Overrides
 from tidewire.rules.pattern import Pattern
 from tidewire.rules.permissions import ALL, NOTHING, Permissions
 from tidewire.rules.rates import RateLimit

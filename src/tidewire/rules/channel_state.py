@@ -11,7 +11,7 @@ from tidewire.errors import BadRequest, ConfigurationError, PermissionDenied, Un
 from tidewire.protocols.payload import encode_json
 from tidewire.rules.base import Caller, Identity
 from tidewire.rules.binding import Bound, NoMatch
-from tidewire.rules.overrides import Overrides
+from tidewire.rules.dependency_overrides import Overrides
 
 __all__ = ("StateFunction",)
 

@@ -15,7 +15,7 @@ from tidewire.protocols.payload import encode_payload
 from tidewire.protocols.shape import Shape, is_message_type
 from tidewire.rules.base import Caller
 from tidewire.rules.binding import Bound, NoMatch, Source, hints_of
-from tidewire.rules.overrides import Overrides
+from tidewire.rules.dependency_overrides import Overrides
 
 __all__ = ("Handler", "MessageTypes")
 

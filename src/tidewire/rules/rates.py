@@ -13,7 +13,7 @@ from starlette.requests import HTTPConnection
 from tidewire.errors import ConfigurationError, RateLimited
 from tidewire.rules.base import Caller
 from tidewire.support.counters import count_limit
-from tidewire.support.counts import Counts
+from tidewire.support.key_counts import Counts
 from tidewire.support.networks import network_of
 
 __all__ = ("RateLimit", "rate_of_key")

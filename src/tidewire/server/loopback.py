@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from starlette.requests import HTTPConnection
 
-from tidewire.observe.readers import comes_from_this_machine
+from tidewire.observe.guards import comes_from_this_machine
 from tidewire.server.settings import Settings
 
 __all__ = ("is_local",)

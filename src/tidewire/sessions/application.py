@@ -31,7 +31,7 @@ from tidewire.protocols.meta import PublicationMeta
 from tidewire.protocols.payload import connection_id, encode_json, encode_message, encode_payload
 from tidewire.protocols.shape import checked_announcement
 from tidewire.sessions.arguments import bytes_from, count_from, position_from
-from tidewire.sessions.held import HeldConnection
+from tidewire.sessions.held_connection import HeldConnection
 from tidewire.sessions.hub_orders import set_presence
 from tidewire.sessions.in_flight import InFlight
 from tidewire.sessions.maps import Maps

@@ -20,7 +20,7 @@ from fcntl import F_OFD_GETLK, F_OFD_SETLK  # Linux: ImportError elsewhere
 from pathlib import Path
 from typing import Any
 
-from tidewire.support.counts import Counts, affordable
+from tidewire.support.key_counts import Counts, affordable
 
 __all__ = ("SharedCounts",)
 

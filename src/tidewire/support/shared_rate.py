@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tidewire.support.counts import Counts
+from tidewire.support.key_counts import Counts
 
 __all__ = ("SharedRate",)
 

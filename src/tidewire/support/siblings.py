@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 
-from tidewire.support.counts import Counts
+from tidewire.support.key_counts import Counts
 from tidewire.support.per_loop import PerLoop
 
 __all__ = ("Siblings", "open_counts")

@@ -17,7 +17,7 @@ from uvicorn.config import Config
 from uvicorn.server import ServerState
 
 from tidewire.backends.base import Broker, Presence
-from tidewire.backends.judged import JudgedBroker, JudgedPresence
+from tidewire.backends.checked import CheckedBroker, CheckedPresence
 from tidewire.errors import ConfigurationError, ConnectionClosed
 from tidewire.hub.hosting import HOST, Host, Opened
 from tidewire.hub.hub import Hub
@@ -51,7 +51,7 @@ class _Hosted(Host):
 
     def open_store(self, url: str, limits: Limits) -> tuple[Broker, Presence]:
         broker, presence = self._worker.open_store()
-        return JudgedBroker(broker), JudgedPresence(presence)
+        return CheckedBroker(broker), CheckedPresence(presence)
 
     def opened(self, hub: object, opened: Opened) -> Opened:
         assert isinstance(hub, Hub)

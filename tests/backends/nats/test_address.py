@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from tidewire.backends import open_backend
-from tidewire.backends.judged import JudgedBroker
+from tidewire.backends.checked import CheckedBroker
 from tidewire.backends.nats import NatsAddress, NatsBroker
 from tidewire.errors import ConfigurationError
 from tidewire.options import Limits
@@ -42,6 +42,6 @@ def test_a_url_that_cannot_be_is_refused_without_its_password(url: str) -> None:
 
 def test_the_table_opens_it() -> None:
     broker, _ = open_backend("nats://localhost", Limits())
-    assert isinstance(broker, JudgedBroker)
+    assert isinstance(broker, CheckedBroker)
     assert isinstance(broker.judged, NatsBroker)
     assert broker.shared

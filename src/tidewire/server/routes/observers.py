@@ -9,7 +9,7 @@ from fastapi import APIRouter, FastAPI, HTTPException
 from starlette.requests import HTTPConnection
 
 from tidewire.hub import Hub
-from tidewire.observe.readers import has_key
+from tidewire.observe.guards import has_key
 from tidewire.server.loopback import is_local
 from tidewire.server.settings import Settings
 

@@ -38,9 +38,9 @@ from tidewire.protocols.payload import encode_json
 from tidewire.rules.base import Action, Authority, Identity
 from tidewire.sessions.centrifuge.credentials import Credentials, ttl_of
 from tidewire.sessions.centrifuge.heartbeat import Heartbeat
+from tidewire.sessions.centrifuge.history_and_presence import read_history, read_presence
 from tidewire.sessions.centrifuge.map_form import value_of
 from tidewire.sessions.centrifuge.map_subscribing import map_of
-from tidewire.sessions.centrifuge.reading import read_history, read_presence
 from tidewire.sessions.centrifuge.subscriptions import ClientSubscriptions
 from tidewire.sessions.command_queue import CommandQueue
 from tidewire.sessions.in_flight import Settle

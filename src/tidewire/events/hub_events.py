@@ -10,17 +10,17 @@ from typing import Any
 from tidewire.channels import HAPPENED, watched
 from tidewire.engine.node import Node
 from tidewire.errors import ConfigurationError, StoreUnavailable
-from tidewire.happenings.event import Interest
-from tidewire.happenings.event_stream import Leadership
-from tidewire.happenings.handling import DeadEvent, EventHandler, Handling, dead_events, repeat
-from tidewire.happenings.watcher import Watcher
-from tidewire.happenings.webhook import Webhook, WebhookDelivery
+from tidewire.events.event import Interest
+from tidewire.events.event_stream import Leadership
+from tidewire.events.handler_calls import DeadEvent, EventHandler, HandlerCalls, dead_events, repeat
+from tidewire.events.watcher import Watcher
+from tidewire.events.webhook import Webhook, WebhookDelivery
 from tidewire.messages import Publication
 from tidewire.options import ChannelOptions
 from tidewire.rules.channel_rules import ChannelRules
-from tidewire.rules.overrides import Overrides
+from tidewire.rules.dependency_overrides import Overrides
 
-__all__ = ("Happenings",)
+__all__ = ("HubEvents",)
 
 logger = logging.getLogger("tidewire")
 
@@ -36,7 +36,7 @@ def _options(channel: str) -> ChannelOptions | None:
     return _PLACES if channel.startswith(watched("")) else None
 
 
-class Happenings:
+class HubEvents:
     """The handlers and webhooks of one hub. Without any, nothing is watched."""
 
     def __init__(self, rules: ChannelRules, overrides: Overrides) -> None:
@@ -114,7 +114,7 @@ class Happenings:
         made: list[Coroutine[Any, Any, None]] = []
         if self._handlers:
             wakers.append(asyncio.Event())
-            made.append(_again(Handling, node, self._handlers, wakers[-1]))
+            made.append(_again(HandlerCalls, node, self._handlers, wakers[-1]))
         for webhook in self._webhooks:
             wakers.append(asyncio.Event())
             made.append(_again(WebhookDelivery, node, webhook, wakers[-1]))

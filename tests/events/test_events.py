@@ -28,7 +28,7 @@ from tidewire import ConfigurationError, Event, Hub
 from tidewire.channels import HAPPENED, watched
 from tidewire.client import Client
 from tidewire.errors import StoreUnavailable
-from tidewire.happenings import handling, watcher
+from tidewire.events import handler_calls, watcher
 from tidewire.testing import wait_until
 
 HERE = Path(__file__).parent
@@ -159,7 +159,7 @@ def test_an_end_whose_answer_is_lost_begins_nothing(url: str, monkeypatch: pytes
 
 
 def test_a_handler_takes_parameters_and_is_called_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(handling, "BACKOFF", (0.01, 0.01))
+    monkeypatch.setattr(handler_calls, "BACKOFF", (0.01, 0.01))
     calls: list[Any] = []
     is_broken = True
 

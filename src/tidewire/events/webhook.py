@@ -19,8 +19,8 @@ import msgspec
 
 from tidewire.engine.node import Node
 from tidewire.errors import ConfigurationError, TidewireError
-from tidewire.happenings.event import Event, Interest
-from tidewire.happenings.event_stream import Cursor, events_of
+from tidewire.events.event import Event, Interest
+from tidewire.events.event_stream import Cursor, events_of
 from tidewire.messages import Position
 
 __all__ = ("Webhook", "WebhookDelivery", "is_public", "signature")

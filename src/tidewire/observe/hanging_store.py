@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 
 from tidewire.backends.base import Broker, Deliver, JoinResult, Presence, Resumed, nothing_to_resume
-from tidewire.backends.judged import JudgedBroker, JudgedPresence
+from tidewire.backends.checked import CheckedBroker, CheckedPresence
 from tidewire.errors import PublishUnconfirmed, StoreUnavailable
 from tidewire.messages import (
     Announcement,
@@ -74,7 +74,7 @@ class Hang:
                 raise StoreUnavailable(_SILENT) from None
 
 
-class _HangingBroker(JudgedBroker):
+class _HangingBroker(CheckedBroker):
     """A broker that hangs as a server does that was stopped: what it was sent, it does when it goes on."""
 
     def __init__(self, broker: Broker, hang: Hang) -> None:
@@ -159,7 +159,7 @@ def _pass_on(answer: asyncio.Future[Position], done: asyncio.Future[Position]) -
         answer.set_result(done.result())
 
 
-class _HangingPresence(JudgedPresence):
+class _HangingPresence(CheckedPresence):
     """A presence that hangs together with its broker."""
 
     def __init__(self, presence: Presence, hang: Hang) -> None:
@@ -201,4 +201,4 @@ class _HangingPresence(JudgedPresence):
 
 def hanging(broker: Broker, presence: Presence, hang: Hang) -> tuple[Broker, Presence]:
     """Return a store that hangs when it is told to."""
-    return JudgedBroker(_HangingBroker(broker, hang)), JudgedPresence(_HangingPresence(presence, hang))
+    return CheckedBroker(_HangingBroker(broker, hang)), CheckedPresence(_HangingPresence(presence, hang))

@@ -8,7 +8,7 @@ import pytest
 
 from tidewire.backends import open_backend
 from tidewire.backends.base import Broker, Presence
-from tidewire.observe.hanging import Hang, hanging
+from tidewire.observe.hanging_store import Hang, hanging
 from tidewire.options import Limits
 
 

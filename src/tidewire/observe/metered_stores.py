@@ -7,7 +7,7 @@ from collections.abc import Coroutine, Sequence
 from typing import Any
 
 from tidewire.backends.base import Broker, JoinResult, Presence
-from tidewire.backends.judged import JudgedBroker, JudgedPresence
+from tidewire.backends.checked import CheckedBroker, CheckedPresence
 from tidewire.messages import Announcement, Departure, HistoryPage, HistoryRequest, Member, Position, PublishRequest
 from tidewire.support.meter import SAMPLE_SECONDS, Meter
 
@@ -16,7 +16,7 @@ __all__ = ("MeteredBroker", "MeteredPresence", "metered")
 _FAMILY = "store"
 
 
-class MeteredBroker(JudgedBroker):
+class MeteredBroker(CheckedBroker):
     """A judged broker that times its calls; of publishes, it times a sample, and the others do not notice."""
 
     def __init__(self, broker: Broker, meter: Meter) -> None:
@@ -42,7 +42,7 @@ class MeteredBroker(JudgedBroker):
         return await self._meter.timed(_FAMILY, "positions", super().positions(channels))
 
 
-class MeteredPresence(JudgedPresence):
+class MeteredPresence(CheckedPresence):
     """A judged presence that times its calls."""
 
     def __init__(self, presence: Presence, meter: Meter) -> None:
@@ -68,6 +68,6 @@ class MeteredPresence(JudgedPresence):
 def metered(broker: Broker, presence: Presence, meter: Meter) -> tuple[Broker, Presence]:
     """Return a store with its calls timed."""
     meter.is_due = True  # the loop of an earlier opening, which would have said so, may be gone
-    judged = broker.judged if isinstance(broker, JudgedBroker) else broker
-    members = presence.judged if isinstance(presence, JudgedPresence) else presence
+    judged = broker.judged if isinstance(broker, CheckedBroker) else broker
+    members = presence.judged if isinstance(presence, CheckedPresence) else presence
     return MeteredBroker(judged, meter), MeteredPresence(members, meter)

@@ -13,14 +13,14 @@ import msgspec
 from tidewire.channels import watched
 from tidewire.engine.node import Node
 from tidewire.errors import ConfigurationError, PublishError
-from tidewire.happenings.event import Event, Interest
-from tidewire.happenings.event_stream import Cursor, events_of
+from tidewire.events.event import Event, Interest
+from tidewire.events.event_stream import Cursor, events_of
 from tidewire.messages import Position
 from tidewire.rules.base import Caller, Identity
 from tidewire.rules.binding import Bound, NoMatch, Source, hints_of
-from tidewire.rules.overrides import Overrides
+from tidewire.rules.dependency_overrides import Overrides
 
-__all__ = ("DeadEvent", "EventHandler", "Handling", "dead_events", "repeat")
+__all__ = ("DeadEvent", "EventHandler", "HandlerCalls", "dead_events", "repeat")
 
 logger = logging.getLogger("tidewire")
 
@@ -72,7 +72,7 @@ class EventHandler(Bound):
             return
 
 
-class Handling:
+class HandlerCalls:
     """Consumes events for all handlers of a hub, on one node."""
 
     def __init__(self, node: Node, handlers: Sequence[EventHandler], woken: asyncio.Event) -> None:

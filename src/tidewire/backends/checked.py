@@ -19,7 +19,7 @@ from tidewire.messages import (
 )
 from tidewire.support.counters import count_limit
 
-__all__ = ("JudgedBroker", "JudgedPresence")
+__all__ = ("CheckedBroker", "CheckedPresence")
 
 #: Bytes of a name in UTF-8: an index of PostgreSQL has no room for two that are longer, nor a subject of NATS.
 NAME_BYTES = 1_200
@@ -49,7 +49,7 @@ def _judge_request(request: PublishRequest) -> None:
             raise BadRequest(f"key_age={request.key_age!r} is no number of seconds; write 0 or more")
 
 
-class JudgedBroker(Broker):
+class CheckedBroker(Broker):
     """A broker whose every argument is judged; it does nothing else. All methods raise BadRequest as well."""
 
     def __init__(self, broker: Broker) -> None:
@@ -116,7 +116,7 @@ class JudgedBroker(Broker):
         return await self.judged.advise()
 
 
-class JudgedPresence(Presence):
+class CheckedPresence(Presence):
     """A presence whose every argument is judged; it does nothing else. All methods raise BadRequest as well."""
 
     def __init__(self, presence: Presence) -> None:

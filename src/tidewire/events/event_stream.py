@@ -14,7 +14,7 @@ import msgspec
 from tidewire.channels import HAPPENED, watched
 from tidewire.engine.node import Node
 from tidewire.errors import PublishError, StoreUnavailable
-from tidewire.happenings.event import KINDS, Event, Happening, shadow_of
+from tidewire.events.event import KINDS, Event, KeptEvent, shadow_of
 from tidewire.messages import Member, Position, Publication
 
 __all__ = ("Cursor", "Leadership", "events_of")
@@ -145,7 +145,7 @@ class _Begun(NamedTuple):
     """A beginning, when it is looked at, and the event that it is."""
 
     until: float
-    begin: Happening
+    begin: KeptEvent
     event: Event
 
 
@@ -167,7 +167,7 @@ class _Order:
     def take(self, publication: Publication) -> list[Event]:
         """Return the events that are due with a publication."""
         try:
-            found = msgspec.json.decode(publication.data, type=Happening)
+            found = msgspec.json.decode(publication.data, type=KeptEvent)
         except msgspec.MsgspecError:
             logger.warning("event %s is of another version, and is left out", publication.position)
             return []
@@ -194,10 +194,10 @@ class _Order:
         self._remember(key, due[-1].kind in KINDS)
         return due
 
-    def overdue(self) -> list[tuple[Happening, bool]]:
+    def overdue(self) -> list[tuple[KeptEvent, bool]]:
         """Return the beginnings before which, or after which, an end is missing, and whether it surely is."""
         now = asyncio.get_running_loop().time()
-        due: list[tuple[Happening, bool]] = []
+        due: list[tuple[KeptEvent, bool]] = []
         for waiting, is_certain in ((self._early, True), (self._doubtful, False)):
             for key, one in waiting.items():
                 if one.until <= now:
@@ -205,11 +205,11 @@ class _Order:
                     due.append((one.begin, is_certain))
         return due
 
-    def trust(self, begin: Happening) -> None:
+    def trust(self, begin: KeptEvent) -> None:
         """Take note that a user who has begun is there."""
         self._doubtful.pop(_key(begin), None)
 
-    def id_of(self, begin: Happening) -> str:
+    def id_of(self, begin: KeptEvent) -> str:
         """Return the id of a beginning that is overdue."""
         key = _key(begin)
         return (self._early.get(key) or self._doubtful[key]).event.id
@@ -227,5 +227,5 @@ class _Order:
             self.has_seen_all = False
 
 
-def _key(begin: Happening) -> tuple[str, str, str]:
+def _key(begin: KeptEvent) -> tuple[str, str, str]:
     return begin.kind, begin.channel, begin.member

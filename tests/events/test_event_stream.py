@@ -10,9 +10,9 @@ import pytest
 
 from tidewire import Hub
 from tidewire.channels import HAPPENED, watched
-from tidewire.happenings import event_stream
-from tidewire.happenings.event import Happening
-from tidewire.happenings.event_stream import events_of
+from tidewire.events import event_stream
+from tidewire.events.event import KeptEvent
+from tidewire.events.event_stream import events_of
 from tidewire.messages import Member, Position
 
 
@@ -91,7 +91,7 @@ def test_a_missing_end_that_comes_behind_the_end_itself_is_left_out() -> None:
         async with Hub() as hub:
             start, second = await tell(hub, "joined ann", "joined ann")
             await tell(hub, "left ann")
-            late = Happening("left", "room:1", "ann", "ann", missing=f"before {second}")
+            late = KeptEvent("left", "room:1", "ann", "ann", missing=f"before {second}")
             await hub.node.publish(HAPPENED, msgspec.json.encode(late), ephemeral=False)
             assert await read(hub, start, 2) == ["left ann", "joined ann"]
             await tell(hub, "left ann")
@@ -150,7 +150,7 @@ async def tell(hub: Hub, *events: str) -> list[Position]:
     positions = []
     for event in events:
         kind, user = event.split()
-        data = msgspec.json.encode(Happening(kind, "room:1", user, user))
+        data = msgspec.json.encode(KeptEvent(kind, "room:1", user, user))
         positions.append(await hub.node.publish(HAPPENED, data, ephemeral=False))
     return positions
 

@@ -8,14 +8,14 @@ from tidewire.channels import watched
 from tidewire.errors import ConfigurationError
 from tidewire.rules.pattern import Pattern
 
-__all__ = ("KINDS", "Event", "Happening", "Interest", "shadow_of")
+__all__ = ("KINDS", "Event", "Interest", "KeptEvent", "shadow_of")
 
 #: Each pair of events: how it begins and how it ends, for a user in a channel, a user, and a channel.
 KINDS = {"joined": "left", "connected": "disconnected", "occupied": "vacated"}
 _ALL = frozenset(KINDS) | frozenset(KINDS.values())
 
 
-class Happening(msgspec.Struct, frozen=True, omit_defaults=True):
+class KeptEvent(msgspec.Struct, frozen=True, omit_defaults=True):
     """An event as it is kept; its place in the stream makes it an `Event`. `member` names a stranger, too.
 
     `missing` is "before ID" or "after ID" in an end that a reader tells for a beginning, because nobody else did.
@@ -28,7 +28,7 @@ class Happening(msgspec.Struct, frozen=True, omit_defaults=True):
     missing: str = ""
 
 
-def shadow_of(begin: Happening) -> str:
+def shadow_of(begin: KeptEvent) -> str:
     """Return the channel whose members say who has begun and not ended."""
     return watched(f"{begin.kind}:{begin.channel or begin.member}")
 

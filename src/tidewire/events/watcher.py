@@ -17,7 +17,7 @@ from tidewire.channels import HAPPENED, is_personal, is_reserved
 from tidewire.engine.node import Node
 from tidewire.engine.subscription import Subscription
 from tidewire.errors import PublishError, StoreUnavailable
-from tidewire.happenings.event import KINDS, Happening, shadow_of
+from tidewire.events.event import KINDS, KeptEvent, shadow_of
 from tidewire.messages import Announcement, Member
 
 __all__ = ("Watcher",)
@@ -33,8 +33,8 @@ class _Watched(NamedTuple):
 
     shadow: str
     member: Member
-    begin: Happening
-    end: Happening
+    begin: KeptEvent
+    end: KeptEvent
     token: str
     begun: asyncio.Task[None] | None
 
@@ -74,8 +74,8 @@ class Watcher:
 
     def _begin(self, begin: str, channel: str, user: str, connection: str, name: str) -> _Watched:
         shown = "" if user == _ANYBODY else name
-        start = Happening(begin, channel, shown, user)
-        end = Happening(KINDS[begin], channel, shown, user)
+        start = KeptEvent(begin, channel, shown, user)
+        end = KeptEvent(KINDS[begin], channel, shown, user)
         token = f"{connection}:{next(_numbers):x}"  # a connection that leaves and comes back is another member
         made = _Watched(shadow_of(start), Member(token, user), start, end, token, None)
         return made._replace(begun=self._node.tasks.spawn(self._enter(made)))
@@ -133,8 +133,8 @@ class Watcher:
             except StoreUnavailable:
                 await asyncio.sleep(_RETRY_SECONDS)
 
-    async def _tell(self, happening: Happening, key: str) -> None:
-        data = msgspec.json.encode(happening)
+    async def _tell(self, event: KeptEvent, key: str) -> None:
+        data = msgspec.json.encode(event)
         while True:
             try:
                 await self._node.publish(HAPPENED, data, key=key, ephemeral=False)

@@ -8,7 +8,7 @@ import socket
 import pytest
 
 from tidewire.errors import ConfigurationError
-from tidewire.happenings.webhook import NOT_TAKEN, Webhook, is_public
+from tidewire.events.webhook import NOT_TAKEN, Webhook, is_public
 
 OF_IPV4 = (
     "127.0.0.1",

@@ -33,9 +33,13 @@ def test_a_channel_that_is_put_back_from_a_backup_is_told(tmp_path: Path, publis
             await other.broker.positions(["a"])  # as a node asks now and then
             for key in ("meta", "stream"):
                 assert ask(server.port, "RENAME", f"copy:{key}", f"tidewire:{{a}}:{key}") == b"+OK\r\n"
+
+            async def is_told() -> bool:
+                return (await node.broker.positions(["a"]))["a"].epoch != before.epoch
+
             if publishes:
                 assert (await node.publish("a", b"1")).offset == 5
-                await wait_until(lambda: node.broker._shards.tops.get("a") != before)  # type: ignore[attr-defined]
+                await wait_until(is_told)
             else:
                 assert (await other.broker.positions(["a"]))["a"].epoch != before.epoch
             await ledger.publish(10)

@@ -44,13 +44,13 @@ def test_a_publication_that_is_not_kept_has_no_position() -> None:
     assert frame(RECOVERABLE.encode_publication(one)) == {"channel": "a", "data": 1}
 
 
-def test_the_answer_has_a_position_only_where_nothing_comes_behind_it() -> None:
+def test_the_position_of_the_answer_is_in_front_of_what_comes_behind_it() -> None:
     top = Position(9, "e")
     assert [frame(one) for one in RECOVERABLE.encode_subscribed(Subscribed("a", top, recovered=True))] == [
         {"channel": "a", "recovered": True, "position": "e:9"}
     ]
     first, second = RECOVERABLE.encode_subscribed(Subscribed("a", top, (publication(b"1", Format.JSON),)))
-    assert frame(first) == {"channel": "a", "recovered": False}
+    assert frame(first) == {"channel": "a", "recovered": False, "position": "%C3%A9%3A1:0"}
     assert frame(second) == {"channel": "a:b", "data": 1, "position": "%C3%A9%3A1:7"}
     (state,) = RECOVERABLE.encode_subscribed(Subscribed("a", top, state={"n": 1}))
     assert frame(state) == {"channel": "a", "recovered": False, "position": "e:9", "state": {"n": 1}}
@@ -83,7 +83,7 @@ def test_a_client_that_was_cut_gets_exactly_what_it_missed(realtime: Realtime) -
             ann.send(f"two {number}")
             if number:
                 bob.back(params={"since": position})
-                assert bob.expect() == {"channel": "lobby", "recovered": True}
+                assert bob.expect() == {"channel": "lobby", "recovered": True, "position": position}
             assert bob.expect()["data"] == f"one {number}"
             last = bob.expect()
             assert last["data"] == f"two {number}"
@@ -94,6 +94,11 @@ def test_a_client_that_was_cut_gets_exactly_what_it_missed(realtime: Realtime) -
         assert bob.expect() == {"channel": "lobby", "recovered": True, "position": position}
         for lost in ("nonsense", "other:1"):
             bob.back(params={"since": lost})
-            assert bob.expect() == {"channel": "lobby", "recovered": False}
+            answer = bob.expect()
+            assert (answer["channel"], answer["recovered"]) == ("lobby", False)
+            assert [bob.expect()["data"], bob.expect()["data"]] == ["one 2", "two 2"]
+            bob.expect_nothing()
+            bob.back(params={"since": answer["position"]})  # as if it had been cut right behind the answer
+            assert bob.expect() == {**answer, "recovered": True}
             assert [bob.expect()["data"], bob.expect()["data"]] == ["one 2", "two 2"]
             bob.expect_nothing()

@@ -7,7 +7,7 @@ from typing import Any
 import msgspec
 
 from tidewire.errors import CommandError
-from tidewire.messages import Dropped, Format, Publication, Subscribed, WireMessage
+from tidewire.messages import Dropped, Format, Position, Publication, Subscribed, WireMessage
 from tidewire.protocols.payload import encode_json
 from tidewire.protocols.plain import PlainProtocol
 
@@ -19,11 +19,11 @@ _encode = msgspec.json.Encoder().encode
 class RecoverableProtocol(PlainProtocol):
     """Publications as `{"channel": …, "data": …, "position": …}`; a client's own messages are plain text and bytes.
 
-    A subscribe is answered with `{"channel": …, "recovered": …}`, then the missed publications, or the history where
-    `recovered` is false. A client keeps the newest `position` and sends it when it comes back, for
-    `subscribe(…, since=position)`. The answer has a `position` only where no publication comes behind it, so that a
-    client that is cut between the two misses none; it has the channel's `state`, if there is one. A publication that is
-    not kept has no position. Bytes are a string in base64.
+    A subscribe is answered with `{"channel": …, "recovered": …, "position": …}`, then the missed publications, or the
+    history where `recovered` is false. A client keeps the newest `position` and sends it when it comes back, for
+    `subscribe(…, since=position)`. That of the answer is in front of the publications that come behind it, so that a
+    client that is cut between the two misses none. The answer has the channel's `state`, if there is one. A publication
+    that is not kept has no position. Bytes are a string in base64.
     """
 
     def encode_publication(self, publication: Publication) -> WireMessage:
@@ -33,11 +33,11 @@ class RecoverableProtocol(PlainProtocol):
         return _message(channel=publication.channel, data=data, **position)
 
     def encode_subscribed(self, reply: Subscribed) -> list[WireMessage]:
-        more: dict[str, Any] = {} if reply.publications else {"position": str(reply.position)}
-        if reply.state is not None:
-            more["state"] = msgspec.Raw(encode_json(reply.state))
-        first = _message(channel=reply.channel, recovered=bool(reply.recovered), **more)
-        return [first, *map(self.encode_publication, reply.publications)]
+        first = reply.publications[0] if reply.publications else None
+        before = reply.position if first is None else Position(first.previous, first.epoch)
+        state = {} if reply.state is None else {"state": msgspec.Raw(encode_json(reply.state))}
+        answer = _message(channel=reply.channel, recovered=bool(reply.recovered), position=str(before), **state)
+        return [answer, *map(self.encode_publication, reply.publications)]
 
     def encode_error(self, error: CommandError) -> WireMessage:
         return _message(error=error.code, detail=str(error))

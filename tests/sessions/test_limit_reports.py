@@ -17,7 +17,7 @@ from tidewire import Hub, RateLimited
 from tidewire.hub import core
 from tidewire.rules.base import Caller, Identity
 from tidewire.sessions import limit_reports
-from tidewire.support import counts
+from tidewire.support import key_counts
 from tidewire.support.key_counts import Counts
 from tidewire.testing import wait_until
 
@@ -82,7 +82,7 @@ def test_a_user_that_presses_several_machines_has_one_rate(
 
 def test_a_user_below_the_rate_on_all_machines_together_is_not_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     now, counts_here = 100.0, Counts()
-    monkeypatch.setattr(counts, "time", SimpleNamespace(monotonic=lambda: now))
+    monkeypatch.setattr(key_counts, "time", SimpleNamespace(monotonic=lambda: now))
     charges = limit_reports.Charges(6)
     for step in range(600):  # ten a second: four here, four elsewhere, told each second and a half
         now += 0.25

@@ -13,7 +13,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 # Two at a time: the tests start servers and browsers of their own, and more would only make them wait.
 JOBS ?= 2
 # The suites that `make coverage` runs: those of the rooms on the way of a message, and those that need no browser.
-COVERED := $(addprefix tests/,engine links protocols rules sessions support security contract http_api test_hub.py)
+COVERED := $(addprefix tests/,engine links protocols rules sessions support security contract http_api events reports test_hub.py test_small_verbs.py)
 
 .DEFAULT_GOAL := help
 .PHONY: help setup serve example test test-slow coverage lint types trace bench check docs screenshots page-types dist lock

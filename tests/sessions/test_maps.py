@@ -6,7 +6,7 @@ import asyncio
 import signal
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,6 @@ import pytest
 from pydantic import BaseModel
 
 from engine.support import PLAIN, connect, run
-from helpers.stores import postgres_database, start_nats, start_redis
 from tidewire import (
     BadRequest,
     ChannelOptions,
@@ -40,20 +39,6 @@ from tidewire.testing import wait_until
 class Note(BaseModel):
     text: str
     size: int = 1
-
-
-@pytest.fixture(params=["memory", "sqlite", "redis", "postgresql", "nats"])
-def url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
-    if request.param == "redis":
-        with start_redis(tmp_path) as server:
-            yield f"redis://127.0.0.1:{server.port}"
-    elif request.param == "nats":
-        with start_nats(tmp_path) as server:
-            yield f"nats://127.0.0.1:{server.port}"
-    elif request.param == "postgresql":
-        yield postgres_database()
-    else:
-        yield "memory://" if request.param == "memory" else f"sqlite:///{tmp_path}/chat.db"
 
 
 @asynccontextmanager

@@ -6,7 +6,7 @@ import asyncio
 import random
 import sqlite3
 import sys
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -15,26 +15,11 @@ import pytest
 
 from engine.support import PLAIN, connect, run
 from helpers.counting import reached
-from helpers.stores import postgres_database, start_nats, start_redis
 from tidewire import BadRequest, ChannelOptions, Hub, LimitExceeded
 from tidewire.options import MapOptions
 from tidewire.testing import wait_until
 
 CHANNELS = {"board": ChannelOptions(ephemeral=True, map=MapOptions())}
-
-
-@pytest.fixture(params=["memory", "sqlite", "redis", "postgresql", "nats"])
-def url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
-    if request.param == "redis":
-        with start_redis(tmp_path) as server:
-            yield f"redis://127.0.0.1:{server.port}"
-    elif request.param == "nats":
-        with start_nats(tmp_path) as server:
-            yield f"nats://127.0.0.1:{server.port}"
-    elif request.param == "postgresql":
-        yield postgres_database()
-    else:
-        yield "memory://" if request.param == "memory" else f"sqlite:///{tmp_path}/chat.db"
 
 
 @asynccontextmanager

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 
 import msgspec
@@ -29,7 +30,7 @@ _QUIET, _LATER = 5.0, 10.0
 _RETRY = 0.5
 
 
-class Replica:
+class Replica(ABC):
     """The entries of one map as this node has them."""
 
     def __init__(self, node: Node, channel: str) -> None:
@@ -41,13 +42,13 @@ class Replica:
         self.used_at = asyncio.get_running_loop().time()
 
     @property
+    @abstractmethod
     def is_needed(self) -> bool:
         """Whether entries would be lost, or stay too long, without this one."""
-        raise NotImplementedError
 
+    @abstractmethod
     async def aclose(self) -> None:
         """Read no more."""
-        raise NotImplementedError
 
     def _wake(self) -> None:
         moved, self._moved = self._moved, asyncio.Event()

@@ -45,6 +45,14 @@ def test_looking_at_a_store_imports_no_server(tmp_path: Path) -> None:
     assert not found & {"fastapi", "uvicorn", "uvloop"}
 
 
+def test_asking_a_server_imports_neither_a_server_nor_cryptography(tmp_path: Path) -> None:
+    found = imported_by("status", "--server", "http://127.0.0.1:9")
+    assert not found & (HEAVY - {"pydantic", "pydantic_settings"})
+    (tmp_path / "key").write_text("the-key")
+    found = imported_by("status", "--server", "http://127.0.0.1:9", "--key-file", str(tmp_path / "key"))
+    assert not found & (HEAVY - {"pydantic"})  # nothing is missing for which the settings would have to be read
+
+
 def test_the_version_comes_about_as_soon_as_python_does() -> None:
     def seconds(*command: str) -> float:
         """Return the processor's time, which other work on the machine does not prolong much."""

@@ -24,10 +24,12 @@ from cryptography.hazmat.primitives.serialization import (
 
 from tidewire.errors import ConfigurationError, PermissionDenied, Rejected, TemporaryFailure, TokenExpired
 from tidewire.rules.base import Caller, ConnectAttempt, Grant, Identity
-from tidewire.server.namespace_authority import ClientTable, NamespaceAuthority
+from tidewire.server.client_table import ClientTable
+from tidewire.server.namespace_authority import NamespaceAuthority
 from tidewire.server.namespaces import ChannelTable, Namespaces
-from tidewire.tokens.client_tokens import BadToken, ClientTokens, TokenTable
+from tidewire.tokens.client_tokens import BadToken, ClientTokens
 from tidewire.tokens.token_keys import KeysAway, KeySet
+from tidewire.tokens.token_table import TokenTable
 
 SECRET = "a secret that is long enough for every hash, even for SHA-512: 64 bytes"
 RSA_KEY = rsa.generate_private_key(public_exponent=65_537, key_size=2_048)

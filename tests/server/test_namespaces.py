@@ -18,7 +18,8 @@ from tidewire.errors import (
 )
 from tidewire.options import MapKind, MapOptions, SlowPolicy
 from tidewire.rules.base import Action, Caller, ConnectAttempt, Grant, Identity
-from tidewire.server.namespace_authority import ClientTable, NamespaceAuthority
+from tidewire.server.client_table import ClientTable
+from tidewire.server.namespace_authority import NamespaceAuthority
 from tidewire.server.namespaces import RESERVED, ChannelTable, Namespace, Namespaces
 
 ANN = Caller("c1", Identity("ann"))

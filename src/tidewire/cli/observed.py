@@ -30,10 +30,10 @@ async def observed(
     config: Path | None, broker: str | None, server: str | None, key_file: Path | None
 ) -> AsyncIterator[Call]:
     """Return a caller of a server's API, or of the same calls at a store. Raises ConfigurationError."""
-    settings = load_settings(config, {"broker": broker}).settings
     if server is not None:
-        yield _Server(server, _key(settings, key_file))
+        yield _Server(server, _key(config, key_file))
         return
+    settings = load_settings(config, {"broker": broker}).settings
     if settings.broker.startswith("memory:"):
         raise ConfigurationError("memory:// lives inside the server's process; name it with --server and --key-file")
     check_there(settings.broker)
@@ -41,9 +41,9 @@ async def observed(
         yield call
 
 
-def _key(settings: Settings, key_file: Path | None) -> str:
+def _key(config: Path | None, key_file: Path | None) -> str:
     if key_file is None:
-        return settings.http_api.key.get_secret_value()
+        return load_settings(config, {}).settings.http_api.key.get_secret_value()
     try:
         key = key_file.read_text().strip()
     except (OSError, UnicodeDecodeError) as error:

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
-from typing import ClassVar, Protocol
+from typing import Protocol
 
 import msgspec
-from pydantic import BaseModel, ConfigDict
 
 from tidewire.errors import (
     BadRequest,
@@ -20,48 +19,16 @@ from tidewire.options import ChannelOptions
 from tidewire.protocols.centrifuge.codes import BAD_COMMAND, INVALID_TOKEN, NOT_PERMITTED
 from tidewire.rules.base import Action, Authority, Caller, ConnectAttempt, Grant, Identity
 from tidewire.rules.permissions import check_allowed
+from tidewire.server.client_table import ClientTable, PersonalTable
 from tidewire.server.namespaces import Namespace, Namespaces, bare_name, is_private, limited_to
 from tidewire.support.log_limit import LogLimit
-from tidewire.tokens.client_tokens import BadToken, ClientTokens, ConnectionClaims, TokenTable, raw_bytes
+from tidewire.tokens.client_tokens import BadToken, ClientTokens, ConnectionClaims, raw_bytes
 
-__all__ = ("AccountTokens", "ClientTable", "NamespaceAuthority")
+__all__ = ("AccountTokens", "NamespaceAuthority")
 
 logger = logging.getLogger("tidewire")
 #: Limits the log lines about refused tokens, which any client can cause.
 _refused = LogLimit()
-
-
-class SubscriptionTokenTable(TokenTable):
-    """The table `[client.subscription_token]`: other keys for subscription tokens, if enabled."""
-
-    enabled: bool = False
-
-
-class PersonalTable(BaseModel):
-    """The table `[client.subscribe_to_user_personal_channel]`."""
-
-    model_config: ClassVar[ConfigDict] = ConfigDict(extra="forbid", frozen=True)
-
-    #: Each connection of a user is subscribed to `#user`, or `namespace:#user`.
-    enabled: bool = False
-    personal_channel_namespace: str = ""
-
-
-class ClientTable(BaseModel):
-    """The table `[client]`: which clients may connect, and as which users."""
-
-    model_config: ClassVar[ConfigDict] = ConfigDict(extra="forbid", frozen=True)
-
-    #: Every client may connect and do everything: for development and tests only.
-    insecure: bool = False
-    allow_anonymous_connect_without_token: bool = False
-    disallow_anonymous_connection_tokens: bool = False
-    #: Users of the server's own accounts may connect too; None: unless signing up is open and your application signs
-    #: tokens, because then a stranger could sign up with the name of one of your users.
-    allow_accounts: bool | None = None
-    token: TokenTable = TokenTable()
-    subscription_token: SubscriptionTokenTable = SubscriptionTokenTable()
-    subscribe_to_user_personal_channel: PersonalTable = PersonalTable()
 
 
 class AccountTokens(Protocol):

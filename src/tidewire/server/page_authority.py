@@ -15,7 +15,8 @@ from tidewire.options import ChannelOptions
 from tidewire.pipelines.notices import list_channel
 from tidewire.protocols.centrifuge.codes import BAD_COMMAND, INVALID_TOKEN
 from tidewire.rules.base import Action, Caller, ConnectAttempt, Grant, Identity
-from tidewire.server.namespace_authority import AccountTokens, ClientTable, NamespaceAuthority
+from tidewire.server.client_table import ClientTable
+from tidewire.server.namespace_authority import AccountTokens, NamespaceAuthority
 from tidewire.server.namespaces import ChannelTable, NamedNamespace, Namespaces
 
 __all__ = ("LOCAL", "PLAYGROUND", "PageAuthority", "with_playground")

@@ -40,8 +40,8 @@ from pydantic_settings import (
 from tidewire.backends import sqlite_path
 from tidewire.errors import ConfigurationError
 from tidewire.options import Limits
+from tidewire.server.client_table import ClientTable
 from tidewire.server.logs import redacted
-from tidewire.server.namespace_authority import ClientTable
 from tidewire.server.namespaces import ChannelTable, NamedNamespace
 from tidewire.server.pipeline_table import PipelineTable
 from tidewire.server.settings_help import centrifugo_variables, mend_for, unknown_settings

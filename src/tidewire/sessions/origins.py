@@ -7,14 +7,17 @@ import logging
 import re
 from collections.abc import Iterable
 from functools import lru_cache
+from typing import TYPE_CHECKING
 
 import msgspec
-from starlette.datastructures import Headers
-from starlette.requests import HTTPConnection
-from starlette.types import Scope
 
 from tidewire.errors import ConfigurationError
 from tidewire.support.log_limit import LogLimit
+
+if TYPE_CHECKING:  # the settings judge origins, and commands that read them start without starlette
+    from starlette.datastructures import Headers
+    from starlette.requests import HTTPConnection
+    from starlette.types import Scope
 
 __all__ = ("Origins",)
 

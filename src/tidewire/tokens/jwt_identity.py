@@ -17,8 +17,9 @@ from tidewire.protocols.close_codes import POLICY, STORE_AWAY
 from tidewire.rules.base import Identity
 from tidewire.sessions.origins import Origins
 from tidewire.support.log_limit import LogLimit
-from tidewire.tokens.client_tokens import BadToken, ClientTokens, TokenTable, raw_bytes
+from tidewire.tokens.client_tokens import BadToken, ClientTokens, raw_bytes
 from tidewire.tokens.tickets import Tickets
+from tidewire.tokens.token_table import TokenTable
 
 __all__ = ("JwtIdentity",)
 

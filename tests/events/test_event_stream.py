@@ -10,7 +10,7 @@ import pytest
 
 from tidewire import Hub
 from tidewire.channels import HAPPENED, watched
-from tidewire.events import event_stream
+from tidewire.events import event_order, event_stream
 from tidewire.events.event import KeptEvent
 from tidewire.events.event_stream import events_of
 from tidewire.messages import Member, Position
@@ -41,7 +41,7 @@ def test_a_beginning_that_waits_for_its_end_outlives_its_reader() -> None:
 
 def test_an_end_that_nobody_tells_is_told_by_the_reader_once(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """A user is back before the members of a killed worker are claimed: it has begun twice, and ends once."""
-    monkeypatch.setattr(event_stream, "_PATIENCE", 0.2)
+    monkeypatch.setattr(event_order, "_PATIENCE", 0.2)
     monkeypatch.setattr(event_stream, "_LOOK_SECONDS", 0.05)
 
     async def main() -> None:
@@ -59,7 +59,7 @@ def test_an_end_that_nobody_tells_is_told_by_the_reader_once(url: str, monkeypat
 
 def test_a_missing_end_is_told_while_others_come_and_go(monkeypatch: pytest.MonkeyPatch) -> None:
     """A busy stream always has a next event, so that a reader that waits for a quiet moment waits for ever."""
-    monkeypatch.setattr(event_stream, "_PATIENCE", 0.2)
+    monkeypatch.setattr(event_order, "_PATIENCE", 0.2)
 
     async def main() -> None:
         async with Hub() as hub:
@@ -146,11 +146,77 @@ def test_a_new_reader_knows_those_who_have_been_there_for_long() -> None:
     asyncio.run(main())
 
 
+def test_a_beginning_that_another_node_was_to_tell_is_told_once() -> None:
+    """A worker was killed between noting a user and telling it, and the user is on another one."""
+
+    async def main() -> None:
+        hub = Hub()
+        hub.on("joined")(lambda: None)  # so that the stream is kept
+        async with hub:
+            start, *_, last = await tell(
+                hub,
+                *("joined bob", "joined ann again", "joined ann again", "left ann"),  # nobody told it before
+                *("joined ann", "joined ann again", "left ann"),  # somebody did
+                *("joined ann again", "joined ann", "left ann"),  # the first one, which lives, was slow
+            )
+            for since in (None, start):
+                assert [one for one in await read(hub, since, 9) if "ann" in one] == 3 * ["joined ann", "left ann"]
+            await tell(hub, "joined ann again", "left ann")
+            assert await read(hub, last, 2) == ["joined ann", "left ann"]
+
+    asyncio.run(main())
+
+
+def test_presence_knows_where_an_end_came_behind_another_beginning(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A worker was killed after telling an end, or a stalled one told a beginning late: told once by all readers."""
+    monkeypatch.setattr(event_order, "_PATIENCE", 0.2)
+    monkeypatch.setattr(event_stream, "_LOOK_SECONDS", 0.05)
+
+    async def main() -> None:
+        hub = Hub(url)
+        hub.on("joined")(lambda: None)
+        async with hub:
+            start, *_ = await tell(
+                hub,
+                *("joined eve", "joined ann", "joined ann again", "left ann", "joined bob", "joined bob again"),
+                *("left bob", "joined cleo again", "joined dan", "left dan", "joined dan again"),
+            )
+            for name in ("ann", "dan"):
+                await hub.node.presence.join(watched("joined:room:1"), Member(name, name))
+            first, again = await asyncio.gather(read(hub, start, 20, 1.5), read(hub, start, 20, 1.5))
+            kinds = {name: [one.split()[0] for one in first if name in one] for name in ("ann", "bob", "cleo", "dan")}
+            assert kinds == {
+                "ann": ["joined", "left", "joined"],
+                "bob": ["joined", "left"],
+                "cleo": ["joined", "left"],
+                "dan": ["joined", "left", "joined"],
+            }
+            assert again == first
+            assert await read(hub, start, 20) == first
+
+    asyncio.run(main())
+
+
+def test_another_beginning_of_a_user_that_came_long_ago_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(event_stream, "_RECALLED", 10)
+
+    async def main() -> None:
+        hub = Hub()
+        hub.on("joined")(lambda: None)
+        async with hub:
+            await tell(hub, "joined ann")
+            *_, last = await tell(hub, *(10 * ["joined bob", "left bob"]))
+            await tell(hub, "joined ann again", "left ann")
+            assert await read(hub, last, 1) == ["left ann"]
+
+    asyncio.run(main())
+
+
 async def tell(hub: Hub, *events: str) -> list[Position]:
     positions = []
     for event in events:
-        kind, user = event.split()
-        data = msgspec.json.encode(KeptEvent(kind, "room:1", user, user))
+        kind, user, *again = event.split()
+        data = msgspec.json.encode(KeptEvent(kind, "room:1", user, user, again=bool(again)))
         positions.append(await hub.node.publish(HAPPENED, data, ephemeral=False))
     return positions
 

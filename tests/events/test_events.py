@@ -158,6 +158,68 @@ def test_an_end_whose_answer_is_lost_begins_nothing(url: str, monkeypatch: pytes
     asyncio.run(main())
 
 
+def test_a_user_whom_a_dead_worker_has_not_told_is_told_where_it_is_now(
+    kept_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The worker dies between adding its member and telling it; the user is back before that member is claimed."""
+    tell = watcher.Watcher._tell
+
+    async def main() -> None:
+        first, second = World(kept_url), World(kept_url)
+        for world in (first, second):
+            world.note("joined", "left")
+        async with second.serving():
+            async with first.serving():
+
+                async def tell_or_die(self: watcher.Watcher, event: Any, key: str) -> None:
+                    if self._node is first.hub.node:
+                        await asyncio.sleep(3600)
+                    await tell(self, event, key)
+
+                monkeypatch.setattr(watcher.Watcher, "_tell", tell_or_die)
+                async with first.client("ann") as client:
+                    await client.subscribe("room:1").wait_subscribed()
+                    await wait_until(lambda: _is_noted(second.hub, "ann"))
+                    for _ in range(2):
+                        async with second.client("ann") as back:
+                            await back.subscribe("room:1").wait_subscribed()
+                            await wait_until(lambda: ("joined", "ann") in second.told + first.told)
+            assert [one for one in second.told + first.told if one == ("joined", "ann")] == [("joined", "ann")]
+
+    asyncio.run(main())
+
+
+async def _is_noted(hub: Hub, user: str) -> bool:
+    return await hub.node.presence.count(watched("joined:room:1"), user) > 0
+
+
+def test_a_node_whose_lease_was_lost_tells_again_who_is_there(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It has stalled, another node has claimed its members and told that they left, and it goes on."""
+
+    async def main() -> None:
+        world = World(url)
+        world.note("joined", "left")
+        async with world.serving():
+            node = world.hub.node
+            async with world.client("ann") as client, world.client("ann") as other, world.client("bob") as bob:
+                for one in (client, other, bob):
+                    await one.subscribe("room:1").wait_subscribed()
+                await wait_until(lambda: len(world.events) == 2)
+                end = {"kind": "left", "channel": "room:1", "user": "ann", "member": "ann"}
+                await node.publish(HAPPENED, json.dumps(end).encode(), ephemeral=False)
+                await wait_until(lambda: len(world.events) == 3)
+                node.memberships.lost_leases += 1
+                await wait_until(lambda: len(world.events) == 4)
+            await wait_until(lambda: len(world.events) == 6)
+            assert [kind for kind, name in world.told if name == "ann"] == ["joined", "left", "joined", "left"]
+            assert [kind for kind, name in world.told if name == "bob"] == ["joined", "left"]
+            page = await node.broker.history(HAPPENED)
+            again = [one["user"] for one in map(json.loads, (one.data for one in page.publications)) if "again" in one]
+            assert sorted(again) == ["ann", "bob"]
+
+    asyncio.run(main())
+
+
 def test_a_handler_takes_parameters_and_is_called_again(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(handler_calls, "BACKOFF", (0.01, 0.01))
     calls: list[Any] = []

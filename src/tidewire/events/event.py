@@ -18,7 +18,8 @@ _ALL = frozenset(KINDS) | frozenset(KINDS.values())
 class KeptEvent(msgspec.Struct, frozen=True, omit_defaults=True):
     """An event as it is kept; its place in the stream makes it an `Event`. `member` names a stranger, too.
 
-    `missing` is "before ID" or "after ID" in an end that a reader tells for a beginning, because nobody else did.
+    `missing` is "before ID" or "after ID" in an event that a reader tells, because nobody else did. `again` is a
+    beginning that another node was to tell, and has, unless it was killed before.
     """
 
     kind: str
@@ -26,6 +27,7 @@ class KeptEvent(msgspec.Struct, frozen=True, omit_defaults=True):
     user: str = ""
     member: str = ""
     missing: str = ""
+    again: bool = False
 
 
 def shadow_of(begin: KeptEvent) -> str:

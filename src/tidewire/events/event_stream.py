@@ -5,16 +5,15 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections import OrderedDict
 from collections.abc import AsyncIterator
-from typing import NamedTuple
 
 import msgspec
 
 from tidewire.channels import HAPPENED, watched
 from tidewire.engine.node import Node
 from tidewire.errors import PublishError, StoreUnavailable
-from tidewire.events.event import KINDS, Event, KeptEvent, shadow_of
+from tidewire.events.event import Event, KeptEvent, shadow_of
+from tidewire.events.event_order import EventOrder
 from tidewire.messages import Member, Position, Publication
 
 __all__ = ("Cursor", "Leadership", "events_of")
@@ -23,13 +22,10 @@ logger = logging.getLogger("tidewire")
 
 _LEADER = watched("leader")
 _PAGE = 200
-#: Seconds between two looks where nothing wakes the reader, and for the end of what has begun twice.
-_LOOK_SECONDS, _PATIENCE = 1.0, 20.0
-#: Users and channels of which a reader remembers the last event, and events before its position that a new one reads.
-_REMEMBERED, _RECALLED = 50_000, 50_000
+#: Seconds between two looks where nothing wakes the reader, and events before its position that a new one reads.
+_LOOK_SECONDS, _RECALLED = 1.0, 50_000
 #: Events after which a new reader lets others have a turn.
 _TURN = 500
-_BEGINNINGS = {end: begin for begin, end in KINDS.items()}
 
 
 class Cursor:
@@ -89,7 +85,7 @@ async def events_of(node: Node, since: Position | None, woken: asyncio.Event) ->
 
     The position is that up to which everything before was yielded.
     """
-    order = _Order()
+    order = EventOrder()
     for number, publication in enumerate(await _earlier(node, since)):
         order.take(publication)
         if number % _TURN == 0:
@@ -105,8 +101,8 @@ async def events_of(node: Node, since: Position | None, woken: asyncio.Event) ->
             since = publication.position
             for event in order.take(publication):
                 yield since, event
-        if len(page.publications) < _PAGE:  # an end that is missing is not among events that are still to be read
-            await _tell_missing_ends(node, order)
+        if len(page.publications) < _PAGE:  # what is missing is not among events that are still to be read
+            await _tell_missing(node, order)
         if not page.publications:
             try:
                 async with asyncio.timeout(_LOOK_SECONDS):
@@ -129,103 +125,20 @@ async def _earlier(node: Node, since: Position | None) -> list[Publication]:
     return list(reversed(page.publications)) if page.top.epoch == since.epoch else []
 
 
-async def _tell_missing_ends(node: Node, order: _Order) -> None:
-    """Tell the ends that nobody has told and nobody will: in the stream, so that every reader is told the same."""
-    for begin, is_certain in order.overdue():
-        if not is_certain and await node.presence.count(shadow_of(begin), begin.member):
-            order.trust(begin)
-            continue
-        missing = f"{'before' if is_certain else 'after'} {order.id_of(begin)}"
-        end = msgspec.structs.replace(begin, kind=KINDS[begin.kind], missing=missing)
-        with contextlib.suppress(PublishError):  # it is tried again
-            await node.publish(HAPPENED, msgspec.json.encode(end), key=f"missing {missing}", ephemeral=False)
+async def _tell_missing(node: Node, order: EventOrder) -> None:
+    """Tell the events that nobody has told and nobody will: in the stream, so that every reader is told the same."""
+    for end in order.overdue():
+        await _tell(node, end)
+    await asyncio.gather(*(_settle(node, order, begin) for begin in order.doubtful()))
 
 
-class _Begun(NamedTuple):
-    """A beginning, when it is looked at, and the event that it is."""
-
-    until: float
-    begin: KeptEvent
-    event: Event
-
-
-class _Order:
-    """Yields beginnings and ends in turn: what came twice once, and an end before the next beginning.
-
-    Two nodes may tell of one user at the same moment; then the later beginning may be kept before the earlier end. And
-    a user that is back before a dead worker's members are claimed begins twice, and ends once: that end may be the one
-    of the second beginning, so that it is yielded before it. Presence knows then whether another end is missing.
-    """
-
-    def __init__(self) -> None:
-        self._has_begun: OrderedDict[tuple[str, str, str], bool] = OrderedDict()
-        self._early: dict[tuple[str, str, str], _Begun] = {}
-        self._doubtful: dict[tuple[str, str, str], _Begun] = {}
-        #: Whether there is no beginning that it does not remember; None before the first event.
-        self.has_seen_all: bool | None = None
-
-    def take(self, publication: Publication) -> list[Event]:
-        """Return the events that are due with a publication."""
-        try:
-            found = msgspec.json.decode(publication.data, type=KeptEvent)
-        except msgspec.MsgspecError:
-            logger.warning("event %s is of another version, and is left out", publication.position)
-            return []
-        event = Event(str(publication.position), found.kind, found.channel, found.user, publication.time)
-        if self.has_seen_all is None:
-            self.has_seen_all = publication.previous == 0
-        is_begin = found.kind in KINDS
-        key = (found.kind if is_begin else _BEGINNINGS.get(found.kind, ""), found.channel, found.member)
-        has_begun = self._has_begun.get(key)
-        until = asyncio.get_running_loop().time() + _PATIENCE
-        if is_begin and has_begun:
-            self._early.setdefault(key, _Begun(until, found, event))
-            return []
-        if not is_begin and not has_begun and (self.has_seen_all or has_begun is False):
-            return []  # it was told already, or a worker was killed before it could tell the beginning
-        if found.missing and not self._is_missing(key, found.missing):
-            return []  # another one came before it
-        due = [event]
-        self._doubtful.pop(key, None)
-        if not is_begin and key in self._early:
-            early = self._early.pop(key)
-            self._doubtful[key] = early._replace(until=until)
-            due.append(early.event)
-        self._remember(key, due[-1].kind in KINDS)
-        return due
-
-    def overdue(self) -> list[tuple[KeptEvent, bool]]:
-        """Return the beginnings before which, or after which, an end is missing, and whether it surely is."""
-        now = asyncio.get_running_loop().time()
-        due: list[tuple[KeptEvent, bool]] = []
-        for waiting, is_certain in ((self._early, True), (self._doubtful, False)):
-            for key, one in waiting.items():
-                if one.until <= now:
-                    waiting[key] = one._replace(until=now + _PATIENCE)
-                    due.append((one.begin, is_certain))
-        return due
-
-    def trust(self, begin: KeptEvent) -> None:
-        """Take note that a user who has begun is there."""
-        self._doubtful.pop(_key(begin), None)
-
-    def id_of(self, begin: KeptEvent) -> str:
-        """Return the id of a beginning that is overdue."""
-        key = _key(begin)
-        return (self._early.get(key) or self._doubtful[key]).event.id
-
-    def _is_missing(self, key: tuple[str, str, str], missing: str) -> bool:
-        where, _, id_ = missing.partition(" ")
-        one = (self._early if where == "before" else self._doubtful).get(key)
-        return one is not None and one.event.id == id_
-
-    def _remember(self, key: tuple[str, str, str], has_begun: bool) -> None:
-        self._has_begun[key] = has_begun
-        self._has_begun.move_to_end(key)
-        if len(self._has_begun) > _REMEMBERED:
-            self._has_begun.popitem(last=False)
-            self.has_seen_all = False
+async def _settle(node: Node, order: EventOrder, begin: KeptEvent) -> None:
+    count = await node.presence.count(shadow_of(begin), begin.member)
+    missing = order.settle(begin, is_there=count > 0)
+    if missing is not None:
+        await _tell(node, missing)
 
 
-def _key(begin: KeptEvent) -> tuple[str, str, str]:
-    return begin.kind, begin.channel, begin.member
+async def _tell(node: Node, event: KeptEvent) -> None:
+    with contextlib.suppress(PublishError):  # it is tried again
+        await node.publish(HAPPENED, msgspec.json.encode(event), key=f"missing {event.missing}", ephemeral=False)

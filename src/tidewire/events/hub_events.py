@@ -80,7 +80,8 @@ class HubEvents:
         self._has_started = True
         if not self._handlers and not self._webhooks:
             return
-        node.subscriptions.watch_by(Watcher(node, self._wants, node.limits.grace_seconds))
+        watcher = Watcher(node, self._wants, node.limits.grace_seconds)
+        node.subscriptions.watch_by(watcher)
         wakers: list[asyncio.Event] = []
 
         def wake(publication: Publication) -> None:
@@ -88,13 +89,14 @@ class HubEvents:
                 woken.set()
 
         await node.channels.listen(HAPPENED, wake)
-        node.tasks.keep(self._lead(node, wakers))
+        node.tasks.keep(self._lead(node, watcher, wakers))
 
-    async def _lead(self, node: Node, wakers: list[asyncio.Event]) -> None:
+    async def _lead(self, node: Node, watcher: Watcher, wakers: list[asyncio.Event]) -> None:
         leadership = Leadership(node)
         running: list[asyncio.Task[None]] = []
         try:
             while True:
+                watcher.look()
                 try:
                     is_here = await leadership.is_here()
                 except StoreUnavailable:

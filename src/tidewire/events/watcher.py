@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import logging
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -22,9 +23,13 @@ from tidewire.messages import Announcement, Member
 
 __all__ = ("Watcher",)
 
+logger = logging.getLogger("tidewire")
+
 _RETRY_SECONDS, _STEP_SECONDS = 1.0, 0.25
 #: All who are in a channel are one user of the members that say whether anybody is.
 _ANYBODY = "*"
+#: Users that are told again at once.
+_STEP = 64
 _numbers = itertools.count(1)
 
 
@@ -38,6 +43,11 @@ class _Watched(NamedTuple):
     token: str
     begun: asyncio.Task[None] | None
 
+    @property
+    def key(self) -> tuple[str, str]:
+        """The user in the shadow channel."""
+        return self.shadow, self.member.user
+
 
 class Watcher:
     """Watches the subscriptions of one node. `wants` says whether the events of a pair are wanted of a channel."""
@@ -47,6 +57,9 @@ class Watcher:
         self._wants = wants
         self._grace = grace
         self._watched: dict[Subscription, list[_Watched]] = {}
+        #: (shadow, user) → this node's members that have begun and do not end, by token: the first one has told it.
+        self._here: dict[tuple[str, str], dict[str, _Watched]] = {}
+        self._lost_leases = 0
 
     def entered(self, subscription: Subscription) -> None:
         """Take note of a subscription that has become live."""
@@ -88,14 +101,23 @@ class Watcher:
                 break
             except StoreUnavailable:
                 await asyncio.sleep(_RETRY_SECONDS)
+        here = self._here.setdefault(watched_.key, {})
+        is_known = bool(here)
+        here[watched_.token] = watched_
         if joined.first:
             await self._tell(watched_.begin, f"begin:{watched_.token}")
+        elif not is_known:  # a node that had the user before may have died before it could tell it
+            await self._tell_again(watched_, f"begin:{watched_.token}")
 
     async def _end(self, watched_: _Watched) -> None:
         if watched_.begun is not None:
             await asyncio.wait([watched_.begun])
         if not await self._is_grace_over():
             return
+        here = self._here.get(watched_.key, {})
+        here.pop(watched_.token, None)
+        if not here:
+            self._here.pop(watched_.key, None)
         is_announced = False
         while True:
             try:
@@ -111,7 +133,26 @@ class Watcher:
             await self._tell(watched_.end, f"end:{watched_.token}")
         elif is_announced and not was_last and await self._is_anybody_there(watched_):
             # another connection came between
-            await self._tell(watched_.begin, f"again:{watched_.token}")
+            await self._tell_again(watched_, f"again:{watched_.token}")
+
+    def look(self) -> None:
+        """Tell again who is here where others could take this node for dead, and may have told that they left."""
+        lost, self._lost_leases = self._lost_leases, self._node.memberships.lost_leases
+        if lost != self._lost_leases:
+            logger.info("this node tells again who is here: others could take it for dead")
+            self._node.tasks.spawn(self._tell_all_again())
+
+    async def _tell_all_again(self) -> None:
+        number = self._lost_leases
+        firsts = [next(iter(here.values())) for here in self._here.values() if here]
+        for start in range(0, len(firsts), _STEP):
+            await asyncio.gather(
+                *(
+                    self._tell_again(watched_, f"back:{watched_.token}:{number}")
+                    for watched_ in firsts[start : start + _STEP]
+                    if watched_.token in self._here.get(watched_.key, ())
+                )
+            )
 
     async def _is_grace_over(self) -> bool:
         """Wait; return False where this node closes before, and another one tells it."""
@@ -132,6 +173,9 @@ class Watcher:
                 return await self._node.presence.count(watched_.shadow, watched_.member.user) > 0
             except StoreUnavailable:
                 await asyncio.sleep(_RETRY_SECONDS)
+
+    async def _tell_again(self, watched_: _Watched, key: str) -> None:
+        await self._tell(msgspec.structs.replace(watched_.begin, again=True), key)
 
     async def _tell(self, event: KeptEvent, key: str) -> None:
         data = msgspec.json.encode(event)

@@ -1,0 +1,168 @@
+"""Puts the events of each user and channel into turns: a beginning, its end, the next beginning."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import OrderedDict
+from typing import NamedTuple
+
+import msgspec
+
+from tidewire.events.event import KINDS, Event, KeptEvent
+from tidewire.messages import Publication
+
+__all__ = ("EventOrder",)
+
+logger = logging.getLogger("tidewire")
+
+#: Seconds until the end of what has begun twice is missed, and until presence is asked where an event may be missing.
+_PATIENCE = 20.0
+#: Users and channels of which a reader remembers the last event; those that are asked of presence in one step.
+_REMEMBERED, _ASKED = 50_000, 100
+_BEGINNINGS = {end: begin for begin, end in KINDS.items()}
+
+#: The kind of the beginning, the channel, and the member.
+Key = tuple[str, str, str]
+
+
+class _Last(NamedTuple):
+    """The last event that was yielded of a key.
+
+    `is_sure`: it is a beginning by whoever was there first; the others may tell the same. `is_shared`: another
+    beginning was left out since.
+    """
+
+    id: str
+    has_begun: bool
+    is_sure: bool
+    is_shared: bool = False
+
+
+class _Early(NamedTuple):
+    """A beginning that waits for an end, and when that end is missed."""
+
+    until: float
+    begin: KeptEvent
+    event: Event
+
+
+class _Doubt(NamedTuple):
+    """When presence is asked whether an event is missing, which is told where the second answer is the same."""
+
+    until: float
+    begin: KeptEvent
+    was_wrong: bool = False
+
+
+class EventOrder:
+    """Yields beginnings and ends in turn: what came twice once, and an end before the next beginning.
+
+    Two nodes may tell of one user at the same moment; then the later beginning may be kept before the earlier end. And
+    a worker may be killed before it has told a beginning, or after an end that was none: each node tells the beginning
+    of its first member of a user, `again` if it is not the first of all. It is yielded where nobody told it before.
+    Where an order leaves open what is true, presence knows.
+    """
+
+    def __init__(self) -> None:
+        self._last: OrderedDict[Key, _Last] = OrderedDict()
+        self._early: dict[Key, _Early] = {}
+        self._doubts: dict[Key, _Doubt] = {}
+        #: Whether there is no beginning that it does not remember; None before the first event.
+        self.has_seen_all: bool | None = None
+
+    def take(self, publication: Publication) -> list[Event]:
+        """Return the events that are due with a publication."""
+        try:
+            found = msgspec.json.decode(publication.data, type=KeptEvent)
+        except msgspec.MsgspecError:
+            logger.warning("event %s is of another version, and is left out", publication.position)
+            return []
+        event = Event(str(publication.position), found.kind, found.channel, found.user, publication.time)
+        if self.has_seen_all is None:
+            self.has_seen_all = publication.previous == 0
+        is_begin = found.kind in KINDS
+        key = (found.kind if is_begin else _BEGINNINGS.get(found.kind, ""), found.channel, found.member)
+        if found.missing and not self._is_missing(key, found.missing):
+            return []  # another one came before it
+        return self._take_begin(key, found, event) if is_begin else self._take_end(key, found, event)
+
+    def _take_begin(self, key: Key, found: KeptEvent, event: Event) -> list[Event]:
+        last = self._last.get(key)
+        if last is None and found.again and not self.has_seen_all:
+            return []  # it has been there for longer than is remembered
+        if last is None or not last.has_begun:
+            is_sure = not found.again and not found.missing
+            self._remember(key, _Last(event.id, has_begun=True, is_sure=is_sure))
+            if not is_sure:
+                self._doubt(key, found)
+            return [event]
+        if found.again or not last.is_sure:
+            self._last[key] = last._replace(is_sure=last.is_sure or not found.again, is_shared=True)
+        elif key not in self._early:
+            self._early[key] = _Early(_now() + _PATIENCE, found, event)
+        return []
+
+    def _take_end(self, key: Key, found: KeptEvent, event: Event) -> list[Event]:
+        last = self._last.get(key)
+        if self.has_seen_all if last is None else not last.has_begun:
+            return []  # it was told already, or a worker was killed before it could tell the beginning
+        early = self._early.pop(key, None)
+        self._remember(key, _Last(early.event.id if early else event.id, has_begun=early is not None, is_sure=True))
+        if early is not None or (last is not None and last.is_shared):
+            self._doubt(key, found)
+        return [event] if early is None else [event, early.event]
+
+    def overdue(self) -> list[KeptEvent]:
+        """Return the ends that are surely missing: of users who have begun again."""
+        now, due = _now(), []
+        for key, early in self._early.items():
+            if early.until <= now:
+                self._early[key] = early._replace(until=now + _PATIENCE)
+                missing = f"before {early.event.id}"
+                due.append(msgspec.structs.replace(early.begin, kind=KINDS[early.begin.kind], missing=missing))
+        return due
+
+    def doubtful(self) -> list[KeptEvent]:
+        """Return some beginnings of which presence is asked now; `settle` takes the answer."""
+        now = _now()
+        return [doubt.begin for doubt in self._doubts.values() if doubt.until <= now][:_ASKED]
+
+    def settle(self, begin: KeptEvent, *, is_there: bool) -> KeptEvent | None:
+        """Take what presence says of a doubtful beginning; return the event that is missing."""
+        key = _key(begin)
+        doubt, last = self._doubts.pop(key, None), self._last.get(key)
+        if doubt is None or last is None or last.has_begun is is_there:
+            return None
+        if not doubt.was_wrong:  # the members of a node that closes are not listed, and may be back in a moment
+            self._doubts[key] = doubt._replace(until=_now() + _PATIENCE / 4, was_wrong=True)
+            return None
+        self._doubt(key, begin)  # until it is told
+        kind = begin.kind if is_there else KINDS[begin.kind]
+        return msgspec.structs.replace(begin, kind=kind, missing=f"after {last.id}")
+
+    def _doubt(self, key: Key, found: KeptEvent) -> None:
+        begin = msgspec.structs.replace(found, kind=key[0], missing="", again=False)
+        self._doubts[key] = _Doubt(_now() + _PATIENCE, begin)
+
+    def _is_missing(self, key: Key, missing: str) -> bool:
+        where, _, id_ = missing.partition(" ")
+        if where == "before":
+            return key in self._early and self._early[key].event.id == id_
+        return key in self._last and self._last[key].id == id_
+
+    def _remember(self, key: Key, last: _Last) -> None:
+        self._doubts.pop(key, None)
+        self._last[key] = last
+        self._last.move_to_end(key)
+        if len(self._last) > _REMEMBERED:
+            self._last.popitem(last=False)
+            self.has_seen_all = False
+
+
+def _key(begin: KeptEvent) -> Key:
+    return begin.kind, begin.channel, begin.member
+
+
+def _now() -> float:
+    return asyncio.get_running_loop().time()

@@ -1,13 +1,18 @@
-"""The names of channels: the application's own, and those that belong to a user, to events and to the server."""
+"""Names: which ones channels, users and connections may have, and those of the server's own channels.
+
+Every door, from an endpoint to a store, judges a name by a function of this module.
+"""
 
 from __future__ import annotations
 
 from tidewire.errors import BadRequest, PermissionDenied
+from tidewire.support.counters import count_limit
 
 __all__ = (
     "CONTROL",
     "HAPPENED",
     "LIVE",
+    "NAME_BYTES",
     "NODES",
     "PIPELINES",
     "REVOKED",
@@ -15,6 +20,8 @@ __all__ = (
     "announced_in",
     "check_channel",
     "check_name",
+    "check_text",
+    "client_channel",
     "clients_in",
     "copies",
     "events",
@@ -32,6 +39,8 @@ __all__ = (
     "watched",
 )
 
+#: Bytes of a name in UTF-8: an index of PostgreSQL has no room for two that are longer, nor a subject of NATS.
+NAME_BYTES = 1_200
 #: The channel on which nodes tell each other what is not a publication of the application.
 CONTROL = "$control"
 #: The channel whose members are the nodes.
@@ -142,22 +151,42 @@ def open_channel(channel: str, longest: int) -> str:
     return name
 
 
+def client_channel(channel: str, longest: int) -> str:
+    """Return a channel name that a client may ask for; raises BadRequest, and PermissionDenied for the server's own."""
+    name = check_channel(channel, longest)
+    if is_internal(name):
+        raise PermissionDenied(f"channel {name!r} belongs to the server; choose another name")
+    return name
+
+
 def is_reserved(channel: str) -> bool:
     """Return whether a name is reserved for the server: it begins with $."""
     return channel.startswith("$")
 
 
 def check_name(name: object, what: str) -> str:
-    """Return a name that every store and protocol can hold; raises BadRequest, which says `what` it is the name of."""
-    if not isinstance(name, str):
-        raise BadRequest(f"{what} {repr(name)[:60]} is of type {type(name).__name__}; write a string")
-    if "\0" in name:
-        raise BadRequest(f"{what} {name[:60]!r} has a NUL character; leave it out")
+    """Return the name of a channel, user or connection that every store can hold; raises BadRequest as `check_text`."""
+    if type(name) is str and name.isascii() and len(name) <= NAME_BYTES and "\0" not in name:
+        return name  # nearly all
+    text = check_text(name, what)
+    size = len(text.encode())
+    if size > NAME_BYTES:
+        count_limit("name_bytes")
+        raise BadRequest(f"{what} {text[:40]!r}… has {size} bytes (the limit is {NAME_BYTES}); write a shorter one")
+    return text
+
+
+def check_text(text: object, what: str) -> str:
+    """Return text that every store and protocol can hold; raises BadRequest, which says `what` the text is."""
+    if not isinstance(text, str):
+        raise BadRequest(f"{what} {repr(text)[:60]} is of type {type(text).__name__}; write a string")
+    if "\0" in text:
+        raise BadRequest(f"{what} {text[:60]!r} has a NUL character; leave it out")
     try:
-        name.encode()
+        text.encode()
     except UnicodeEncodeError:
-        raise BadRequest(f"{what} {name[:60]!r} is not valid Unicode: it has half of a surrogate pair") from None
-    return str.__str__(name)  # of a str enumeration, its value: no store is asked to keep another type
+        raise BadRequest(f"{what} {text[:60]!r} is not valid Unicode: it has half of a surrogate pair") from None
+    return str.__str__(text)  # of a str enumeration, its value: no store is asked to keep another type
 
 
 #: Characters that join others to one that is seen: zero-width joiners, and the tags in emoji of flags (Unicode TR 51).
@@ -177,4 +206,4 @@ def check_channel(channel: object, longest: int) -> str:
     visible = channel if channel.isascii() else channel.translate(_JOINERS)
     if not (visible and visible.isprintable()) or channel != channel.strip(" \u200c\u200d"):
         raise BadRequest(f"channel name {channel!r} has characters that cannot be printed, or spaces at its ends")
-    return str.__str__(channel)
+    return check_name(channel, "channel name")

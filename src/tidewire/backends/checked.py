@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Sequence
 
 from tidewire.backends.base import Broker, Deliver, JoinResult, Moved, Presence, Resumed, nothing_to_resume
-from tidewire.channels import check_name
+from tidewire.channels import check_name, check_text
 from tidewire.errors import BadRequest
 from tidewire.messages import (
     Announcement,
@@ -17,22 +17,8 @@ from tidewire.messages import (
     Position,
     PublishRequest,
 )
-from tidewire.support.counters import count_limit
 
 __all__ = ("CheckedBroker", "CheckedPresence")
-
-#: Bytes of a name in UTF-8: an index of PostgreSQL has no room for two that are longer, nor a subject of NATS.
-NAME_BYTES = 1_200
-
-
-def _judge(name: str, what: str) -> None:
-    """Raise BadRequest for a name that not every store can keep."""
-    if type(name) is str and name.isascii() and len(name) <= NAME_BYTES and "\0" not in name:
-        return
-    size = len(check_name(name, what).encode())
-    if size > NAME_BYTES:
-        count_limit("name_bytes")
-        raise BadRequest(f"{what} {name[:40]!r}… has {size} bytes (the limit is {NAME_BYTES}); write a shorter one")
 
 
 def _judge_bytes(data: bytes, what: str) -> None:
@@ -41,10 +27,10 @@ def _judge_bytes(data: bytes, what: str) -> None:
 
 
 def _judge_request(request: PublishRequest) -> None:
-    _judge(request.channel, "channel")
+    check_name(request.channel, "channel")
     _judge_bytes(request.data, "data")
     if request.key:
-        check_name(request.key, "key")
+        check_text(request.key, "key")
         if not 0 <= request.key_age < float("inf"):
             raise BadRequest(f"key_age={request.key_age!r} is no number of seconds; write 0 or more")
 
@@ -71,19 +57,15 @@ class CheckedBroker(Broker):
         await self.judged.aclose()
 
     async def subscribe(self, channel: str) -> Position:
-        _judge(channel, "channel")
+        check_name(channel, "channel")
         return await self.judged.subscribe(channel)
 
     async def unsubscribe(self, channel: str) -> None:
-        _judge(channel, "channel")
+        check_name(channel, "channel")
         await self.judged.unsubscribe(channel)
 
     def publish(self, request: PublishRequest) -> Awaitable[Position]:
-        name = request.channel
-        # nearly all requests, judged without a further call
-        is_plain = type(name) is str and name.isascii() and len(name) <= NAME_BYTES and "\0" not in name
-        if not is_plain or type(request.data) is not bytes or request.key:
-            _judge_request(request)
+        _judge_request(request)
         return self._publish(request)
 
     def relay(self, publications: Sequence[EphemeralPublication]) -> None:
@@ -95,18 +77,18 @@ class CheckedBroker(Broker):
         await self.judged.within(connection, request)
 
     async def read(self, request: HistoryRequest) -> HistoryPage:
-        _judge(request.channel, "channel")
+        check_name(request.channel, "channel")
         if request.since is not None:
-            check_name(request.since.epoch, "epoch")
+            check_text(request.since.epoch, "epoch")
         return await self.judged.read(request)
 
     async def remove_history(self, channel: str) -> None:
-        _judge(channel, "channel")
+        check_name(channel, "channel")
         await self.judged.remove_history(channel)
 
     async def positions(self, channels: Sequence[str]) -> dict[str, Position]:
         for channel in channels:
-            _judge(channel, "channel")
+            check_name(channel, "channel")
         return await self.judged.positions(channels)
 
     async def describe(self) -> tuple[str, ...]:
@@ -129,35 +111,35 @@ class CheckedPresence(Presence):
         await self.judged.aclose()
 
     async def join(self, channel: str, member: Member, announcement: Announcement | None = None) -> JoinResult:
-        _judge(member.connection, "connection")
-        _judge(member.user, "user")
-        _judge(channel, "channel")
+        check_name(member.connection, "connection")
+        check_name(member.user, "user")
+        check_name(channel, "channel")
         _judge_bytes(member.info, "info")
         if announcement is not None:
             _judge_bytes(announcement.data, "announcement")
         return await self.judged.join(channel, member, announcement)
 
     async def leave(self, channel: str, connection: str) -> bool:
-        _judge(channel, "channel")
-        _judge(connection, "connection")
+        check_name(channel, "channel")
+        check_name(connection, "connection")
         return await self.judged.leave(channel, connection)
 
     async def set_aside(self, channel: str, connection: str) -> None:
-        _judge(channel, "channel")
-        _judge(connection, "connection")
+        check_name(channel, "channel")
+        check_name(connection, "connection")
         await self.judged.set_aside(channel, connection)
 
     async def touch(self) -> bool:
         return await self.judged.touch()
 
     async def members(self, channel: str) -> list[Member]:
-        _judge(channel, "channel")
+        check_name(channel, "channel")
         return await self.judged.members(channel)
 
     async def count(self, channel: str, user: str | None = None) -> int:
         if user is not None:
-            _judge(user, "user")
-        _judge(channel, "channel")
+            check_name(user, "user")
+        check_name(channel, "channel")
         return await self.judged.count(channel, user)
 
     async def claim(self, limit: int = 256) -> Sequence[Departure]:

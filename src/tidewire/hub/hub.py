@@ -7,7 +7,6 @@ from typing import Any
 
 from starlette.websockets import WebSocket
 
-from tidewire.channels import check_name
 from tidewire.hub.decorators import Decorators
 from tidewire.hub.hosting import given_user
 from tidewire.hub.map_verbs import MapVerbs
@@ -57,11 +56,11 @@ class Hub(Verbs, TextVerbs, MapVerbs, Decorators, Routers):
         be an `Identity`, as `JwtIdentity` returns it: the connection ends when that expires.
         """
         self._book.overrides.see(websocket.scope.get("app"))
-        given = user if isinstance(user, Identity) else Identity(_text(user), token=token)
+        given = user if isinstance(user, Identity) else Identity(user, token=token)
         acceptance = Acceptance(
             self.node,
             websocket,
-            user=_text(given.user) or given_user(),
+            user=given_user() if given.user == "" else given.user,
             info=given.info if info is None else encode_json(info),
             protocol=protocol,
             subprotocol=subprotocol,
@@ -70,8 +69,3 @@ class Hub(Verbs, TextVerbs, MapVerbs, Decorators, Routers):
             token=token or given.token,
         )
         return HubConnection(self.node, acceptance, expires_at=given.expires_at)
-
-
-def _text(user: object) -> str:
-    """Return a user as plain text; raises BadRequest for another type. Whether it is a name is judged on entering."""
-    return str.__str__(user) if isinstance(user, str) else check_name(user, "user")

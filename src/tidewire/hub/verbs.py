@@ -291,11 +291,15 @@ class Verbs(HubCore):
 
         `since` may be the text of a position, as a client sends it.
         """
-        retention = self.node.rules.options(check_name(channel, "channel")).retention
+        name = check_channel(channel, self.limits.channel_name)
         most = None if limit is None else count_from(limit, "limit")
-        return await self.node.history.read(
-            HistoryRequest(channel, retention, position_from(since), most, bool(reverse))
-        )
+        return await self._read(name, position_from(since), most, reverse=bool(reverse))
+
+    async def _read(
+        self, name: str, since: Position | None, most: int | None = None, *, reverse: bool = False
+    ) -> HistoryPage:
+        retention = self.node.rules.options(name).retention
+        return await self.node.history.read(HistoryRequest(name, retention, since, most, reverse))
 
     async def position(self, channel: str) -> Position:
         """Return the position of a channel, that of its newest publication; raises StoreUnavailable."""
@@ -304,7 +308,7 @@ class Verbs(HubCore):
 
     async def inbox(self, user: str, *, since: str | Position | None = None) -> HistoryPage:
         """Read the messages that `send_to_user` has sent to a user; raises StoreUnavailable."""
-        return await self.history(personal(user), since=since)
+        return await self._read(personal(user), position_from(since))
 
     async def remove_history(self, channel: str) -> None:
         """Remove the history of a channel; raises StoreUnavailable."""
@@ -312,7 +316,7 @@ class Verbs(HubCore):
 
     async def presence(self, channel: str) -> list[Member]:
         """Return the members of a channel on all nodes, one for each connection; raises StoreUnavailable."""
-        return await self.node.presence.members(channel)
+        return await self.node.presence.members(check_channel(channel, self.limits.channel_name))
 
     async def users(self, channel: str) -> list[str]:
         """Return the users present in a channel on all nodes, each once, in the order of their arrival."""

@@ -98,7 +98,7 @@ class Authority(ABC):
 
     @abstractmethod
     def options(self, channel: str) -> ChannelOptions:
-        """Return the options of a channel; raises UnknownChannel, BadRequest. Does no I/O."""
+        """Return the options of a channel; raises UnknownChannel, BadRequest, PermissionDenied. No I/O."""
 
     @abstractmethod
     async def subscribe(self, caller: Caller, channel: str, token: str, data: bytes) -> Grant:

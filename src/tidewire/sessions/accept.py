@@ -94,15 +94,15 @@ class Acceptance:
         if not self._origins.allows(websocket):
             note_handshake(websocket.scope, "origin", "a page of a foreign origin wants to connect", user=self._user)
             raise _denial(websocket, 403, "this origin may not connect", {})
-        if node.is_revoked(self._user, self._token):
-            note_handshake(websocket.scope, "revoked", REVOKED.reason, user=self._user)
-            raise _denial(websocket, 403, REVOKED.reason, {})
         try:
-            check_name(self._user, "user")
-            async with admit(node, self._user, address) as newcomer:
+            user = check_name(self._user, "user")
+            if node.is_revoked(user, self._token):
+                note_handshake(websocket.scope, "revoked", REVOKED.reason, user=user)
+                raise _denial(websocket, 403, REVOKED.reason, {})
+            async with admit(node, user, address) as newcomer:
                 own = _copy(websocket)
                 link = await _open_link(node, own, *self._headers)
-                connection = Connection(link, self._protocol, user=self._user, address=address, limits=node.limits)
+                connection = Connection(link, self._protocol, user=user, address=address, limits=node.limits)
                 newcomer.becomes(connection)
                 websocket.client_state = websocket.application_state = WebSocketState.DISCONNECTED
         except LimitExceeded as error:
@@ -114,7 +114,7 @@ class Acceptance:
         connection.opened_with(self._token)
         self._connection = connection
         await self._attach(connection)  # counts it before it first waits: a newcomer is never counted twice
-        if node.is_revoked(self._user, self._token):  # while it was accepted
+        if node.is_revoked(user, self._token):  # while it was accepted
             connection.end(REVOKED)
         return connection
 

@@ -21,5 +21,9 @@ class LimitCounter(PerLoop):
 
 
 def count_limit(name: str) -> None:
-    """Count that a limit was reached, on the running event loop."""
-    LimitCounter.of(asyncio.get_running_loop()).reached[name] += 1
+    """Count that a limit was reached, on the running event loop; without one, nobody asks for the figure."""
+    try:
+        loop = asyncio.get_running_loop()
+    except RuntimeError:
+        return
+    LimitCounter.of(loop).reached[name] += 1

@@ -10,7 +10,7 @@ from typing import Any
 
 import msgspec
 
-from tidewire.channels import CONTROL, personal
+from tidewire.channels import CONTROL, is_personal
 from tidewire.errors import CommandError, Disconnect
 from tidewire.messages import Dropped, Format, Publication, Subscribed, WireMessage
 from tidewire.options import Limits
@@ -32,7 +32,6 @@ __all__ = ("CentrifugeJson", "CentrifugeProtobuf", "CentrifugeProtocol")
 
 _encode = msgspec.json.Encoder().encode
 _check_json = msgspec.json.Decoder(msgspec.Raw).decode
-_PERSONAL = personal("")
 _BREAKS = b"\r\n"
 #: Fields of a publication's `meta` that no client is shown.
 _OWN_FIELDS = (b'"version', b'"skip_history"', b'"but_not"', b'"claim"', b'"trace"', b'"change"')
@@ -136,7 +135,7 @@ class CentrifugeProtocol(Protocol[Command]):
 
 def _is_message(channel: str) -> bool:
     """Return whether a publication is for every client, whatever its channels."""
-    return channel.startswith("$") and (channel == CONTROL or channel.startswith(_PERSONAL))
+    return channel.startswith("$") and (channel == CONTROL or is_personal(channel))
 
 
 class CentrifugeJson(CentrifugeProtocol):

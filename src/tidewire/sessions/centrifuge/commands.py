@@ -12,7 +12,7 @@ from typing import Any, cast
 
 from msgspec import Raw, Struct
 
-from tidewire.channels import check_channel, is_internal
+from tidewire.channels import client_channel
 from tidewire.errors import (
     BadRequest,
     CommandError,
@@ -160,9 +160,7 @@ class Commands:
             return channel
         if not channel:
             raise MalformedFrame(Malformed.NO_CHANNEL)
-        if is_internal(check_channel(channel, self._node.limits.channel_name)):
-            raise PermissionDenied(f"channel {channel!r} belongs to the server")
-        self._named = channel
+        self._named = client_channel(channel, self._node.limits.channel_name)
         return channel
 
     async def connect(self, command: int, request: m.ConnectRequest) -> None:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import msgspec
 
+from tidewire.channels import check_name
 from tidewire.engine.control import Control
 from tidewire.engine.node import Node
 from tidewire.errors import Disconnect
@@ -86,8 +87,8 @@ async def disconnect(
     whitelist: Sequence[str] = (),
     disconnect: Disconnect = FORCE_DISCONNECT,
 ) -> None:
-    """End connections of a user on all nodes; those whose ids are in `whitelist` stay. Raises PublishError."""
-    await _ask(node, Disconnection(Target(user, client, session), disconnect, tuple(whitelist)))
+    """End connections of a user on all nodes; ids in `whitelist` stay. Raises BadRequest, PublishError."""
+    await _ask(node, Disconnection(_target(user, client, session), disconnect, tuple(whitelist)))
 
 
 async def subscribe(
@@ -100,8 +101,8 @@ async def subscribe(
     session: str = "",
     since: Position | None = None,
 ) -> None:
-    """Subscribe connections of a user to a channel, and tell them; raises PublishError."""
-    await _ask(node, Subscribing(Target(user, client, session), channel, grant, since))
+    """Subscribe connections of a user to a channel, and tell them; raises BadRequest, PublishError."""
+    await _ask(node, Subscribing(_target(user, client, session), channel, grant, since))
 
 
 async def unsubscribe(
@@ -114,8 +115,8 @@ async def unsubscribe(
     code: int = SERVER_UNSUBSCRIBE.code,
     reason: str = SERVER_UNSUBSCRIBE.reason,
 ) -> None:
-    """Unsubscribe connections of a user from a channel ("": from all), and tell them; raises PublishError."""
-    await _ask(node, Unsubscribing(Target(user, client, session), channel, code, reason))
+    """Unsubscribe connections of a user from a channel ("": from all), and tell them; raises as `disconnect`."""
+    await _ask(node, Unsubscribing(_target(user, client, session), channel, code, reason))
 
 
 async def refresh(
@@ -128,8 +129,12 @@ async def refresh(
     expires_at: float | None = None,
     info: bytes = b"",
 ) -> None:
-    """Set when connections of a user end (seconds since 1970; None: never); raises PublishError."""
-    await _ask(node, Refreshing(Target(user, client, session), expired, expires_at, info))
+    """Set when connections of a user end (seconds since 1970; None: never); raises BadRequest, PublishError."""
+    await _ask(node, Refreshing(_target(user, client, session), expired, expires_at, info))
+
+
+def _target(user: str, client: str, session: str) -> Target:
+    return Target(check_name(user, "user"), check_name(client, "client"), check_name(session, "session"))
 
 
 async def _ask(node: Node, order: Order) -> None:

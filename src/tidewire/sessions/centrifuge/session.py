@@ -11,7 +11,7 @@ from typing import Any, cast
 
 import msgspec
 
-from tidewire.channels import check_channel
+from tidewire.channels import client_channel
 from tidewire.engine.connection import Connection
 from tidewire.engine.node import Node
 from tidewire.engine.subscribing import ended
@@ -261,7 +261,7 @@ class Session:
         refusal: CommandError | None = None
         for channel in wanted:
             try:
-                name = check_channel(channel, self.node.limits.channel_name)
+                name = client_channel(channel, self.node.limits.channel_name)
                 grants[name] = await self._authority.subscribe(self.credentials.caller, name, "", b"")
             except CommandError as error:
                 answer = error_of(error)

@@ -13,7 +13,7 @@ from starlette.types import Receive, Scope, Send
 
 from tidewire.engine.connection import Connection
 from tidewire.engine.node import Node
-from tidewire.errors import LimitExceeded
+from tidewire.errors import BadRequest, CommandError, LimitExceeded
 from tidewire.links.server_exit import ServerExit
 from tidewire.links.stream import HEADERS, Framing, StreamLink
 from tidewire.messages import WireMessage
@@ -27,6 +27,7 @@ from tidewire.sessions.centrifuge.unidirectional import EventProtocol
 from tidewire.sessions.newcomers import admit
 from tidewire.sessions.origins import Origins
 from tidewire.support.counters import count_limit
+from tidewire.support.refusals import note_handshake
 
 __all__ = ("StreamedSession", "TooLarge", "cors_headers", "is_binary", "preflight", "read_body", "stream_head")
 
@@ -135,7 +136,7 @@ class StreamedSession(Response):
         work, meter = self._enter(link, address), node.meter
         try:
             connection = await (work if meter is None else meter.handshake("stream", work))
-        except LimitExceeded as error:
+        except (BadRequest, LimitExceeded) as error:
             await self._refuse(error, link, scope, receive, send)
             return
 
@@ -176,7 +177,11 @@ class StreamedSession(Response):
         drain = round(self._node.limits.drain_seconds * 1_000)
         return WireMessage(b"retry: %d\n%b" % (drain + random.randint(*_RETRY), message.data))
 
-    async def _refuse(self, error: LimitExceeded, link: StreamLink, scope: Scope, receive: Receive, send: Send) -> None:
+    async def _refuse(self, error: CommandError, link: StreamLink, scope: Scope, receive: Receive, send: Send) -> None:
+        if isinstance(error, BadRequest):  # a user that no store can keep
+            note_handshake(scope, "bad_request", str(error))
+            await PlainTextResponse(str(error), 400, self._cors_headers)(scope, receive, send)
+            return
         if self._is_events:
             link.close(TOO_MANY.code, TOO_MANY.reason)
             await link.keep_open()

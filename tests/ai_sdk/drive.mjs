@@ -32,7 +32,7 @@ async function until(holds) {
   }
 }
 
-const [first, question] = [tab("one"), { text: "20" }];
+const [first, question] = [tab("one"), { text: "200" }];
 const asked = first.sendMessage(question);
 await until(() => first.status === "streaming" && text(first).length > 20);
 const second = tab("one", first.messages.slice(0, 1));

@@ -31,7 +31,7 @@ def test_use_chat_asks_resumes_and_stops(base: str) -> None:
     done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     told = json.loads(done.stdout)
-    whole = "".join(f"word{n} " for n in range(20))
+    whole = "".join(f"word{n} " for n in range(200))
     assert (told["first"], told["second"]) == (whole, whole)
     assert told["statuses"] == ["ready"] * 4
     assert told["idle"] == 0

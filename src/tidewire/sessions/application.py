@@ -1,15 +1,15 @@
-"""One WebSocket inside a FastAPI endpoint: a connection with the verbs of the hub."""
+"""The verbs of a connection inside a FastAPI endpoint; `held_connection` has its beginning, its user and its end."""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
 from functools import partial
-from threading import get_ident
 from typing import Any, TypeVar, overload
 
 from tidewire.channels import check_name, open_channel
 from tidewire.engine.connection import Connection
+from tidewire.engine.node import Node
 from tidewire.engine.subscribing import Prepared
 from tidewire.errors import (
     BadRequest,
@@ -30,12 +30,11 @@ from tidewire.protocols.map_changes import Entry
 from tidewire.protocols.meta import PublicationMeta
 from tidewire.protocols.payload import connection_id, encode_json, encode_message, encode_payload
 from tidewire.protocols.shape import checked_announcement
+from tidewire.sessions.accept import Acceptance
 from tidewire.sessions.arguments import bytes_from, count_from, position_from
 from tidewire.sessions.held_connection import HeldConnection
 from tidewire.sessions.hub_orders import set_presence
-from tidewire.sessions.in_flight import InFlight
 from tidewire.sessions.maps import Maps
-from tidewire.sessions.threads import check_loop
 
 __all__ = ("HubConnection",)
 
@@ -50,17 +49,14 @@ class HubConnection(HeldConnection):
     (`limits.leaving_seconds` later), as FastAPI ends a stream; it ends without an error.
     """
 
-    __slots__ = ()
+    __slots__ = ("_kept", "_named")
 
-    @property
-    def _here(self) -> Connection:
-        """The connection, for verbs; raises ConfigurationError outside of its event loop."""
-        connection = self._connection
-        # The loop that runs in this thread, without asking the system which process this is (get_running_loop does).
-        if connection is None or get_ident() != self._thread or not self._loop.is_running():
-            connection = self.connection
-            check_loop(self._loop)
-        return connection
+    def __init__(self, node: Node, acceptance: Acceptance, *, expires_at: float | None = None) -> None:
+        super().__init__(node, acceptance, expires_at=expires_at)
+        #: The outcome of all publications that a store has kept without a wait.
+        self._kept: asyncio.Future[bool] | None = None
+        #: The last channel whose name was judged.
+        self._named = ""
 
     # Channels.
 
@@ -149,7 +145,7 @@ class HubConnection(HeldConnection):
         from an endpoint is the application's own. `ephemeral` and `but_not` are those of `Hub.publish`.
         """
         if self._in_flight is not None:
-            await self._in_flight.wait()  # what was handed over comes first
+            await self._in_flight.wait()  # publishes that were handed over come first
         name = self._open_channel(channel)
         try:
             payload = self._payload(name, data)
@@ -189,10 +185,8 @@ class HubConnection(HeldConnection):
             return self._done(is_kept=False)
         except PublishError as error:
             return self._done(is_kept=self._tell_failed(connection, error))
-        if self._in_flight is None:
-            self._in_flight = InFlight(node, connection, "publishes_in_flight")
         outcome: asyncio.Future[bool] = self._loop.create_future()
-        await self._in_flight.publish(name, *payload, partial(self._settle, connection, outcome), key=key)
+        await self._publishes().publish(name, *payload, partial(self._settle, connection, outcome), key=key)
         return outcome
 
     def _done(self, *, is_kept: bool) -> asyncio.Future[bool]:
@@ -203,23 +197,18 @@ class HubConnection(HeldConnection):
 
     async def set(self, channel: str, key: str, value: Any, *, ttl: float = 0.0, expect: int | None = None) -> Entry:
         """Set an entry of a map that is removed when this connection ends. The rest is as in `Hub.set`."""
-        name = open_channel(channel, self._node.limits.channel_name)
+        name = self._open_channel(channel)
         return await Maps.of(self._node).set(name, key, value, ttl=ttl, expect=expect, owner=self._here)
 
     async def unset(self, channel: str, key: str, *, expect: int | None = None) -> bool:
         """Remove an entry of a map, as `Hub.unset` does."""
-        name = open_channel(channel, self._node.limits.channel_name)
+        name = self._open_channel(channel)
         return await Maps.of(self._node).unset(name, key, expect=expect)
 
-    async def wait_published(self) -> None:
-        """Wait until the outcome of everything that was handed over by `submit` is known."""
-        if self._in_flight is not None:
-            await self._in_flight.wait()
-
     def _open_channel(self, channel: str) -> str:
-        if channel != self._published_to or not channel:
-            self._published_to = open_channel(channel, self._node.limits.channel_name)
-        return self._published_to
+        if channel != self._named or not channel:
+            self._named = open_channel(channel, self._node.limits.channel_name)
+        return self._named
 
     async def _publish(
         self, channel: str, payload: tuple[bytes, Format], key: str, meta: bytes = b"", ephemeral: bool | None = None

@@ -1,10 +1,9 @@
-"""A connection of an endpoint for as long as its block lasts: how it begins and ends, and whose it is."""
+"""The connection of an endpoint's block: its beginning, its user and its end. Its verbs are in `application`."""
 
 from __future__ import annotations
 
 import asyncio
 import time
-from abc import ABC, abstractmethod
 from collections.abc import Generator
 from datetime import datetime
 from threading import get_ident
@@ -23,12 +22,13 @@ from tidewire.sessions.arguments import moment_from
 from tidewire.sessions.in_flight import InFlight
 from tidewire.sessions.newcomers import identify
 from tidewire.sessions.push_only import EndOfPushing
+from tidewire.sessions.threads import check_loop
 
 __all__ = ("HeldConnection",)
 
 
-class HeldConnection(ABC):
-    """The connection, its user and its expiry; entered once, with `async with`."""
+class HeldConnection:
+    """The connection, its user, its expiry, and its publishes in flight; entered once, with `async with`."""
 
     __slots__ = (
         "_acceptance",
@@ -36,10 +36,8 @@ class HeldConnection(ABC):
         "_expires_at",
         "_expiry",
         "_in_flight",
-        "_kept",
         "_loop",
         "_node",
-        "_published_to",
         "_pushing",
         "_task",
         "_thread",
@@ -56,10 +54,6 @@ class HeldConnection(ABC):
         self._connection: Connection | None = None
         self._expiry: asyncio.TimerHandle | None = None
         self._in_flight: InFlight | None = None
-        #: The outcome of all publications that a store has kept without a wait.
-        self._kept: asyncio.Future[bool] | None = None
-        #: The channel of the last publication: its name was judged.
-        self._published_to = ""
         self._pushing: EndOfPushing | None = None
         self._task: asyncio.Task[Any] | None = None
 
@@ -94,15 +88,6 @@ class HeldConnection(ABC):
         yield
 
     @property
-    @abstractmethod
-    def _here(self) -> Connection:
-        """The connection, for verbs; raises ConfigurationError outside of its event loop."""
-
-    @abstractmethod
-    async def wait_published(self) -> None:
-        """Wait until the outcome of everything that was handed over is known."""
-
-    @property
     def connection(self) -> Connection:
         """The connection in the engine; raises TidewireError before `async with`."""
         if self._connection is None:
@@ -110,6 +95,16 @@ class HeldConnection(ABC):
                 "this connection is not accepted yet; write `async with hub.connect(websocket) as connection:`"
             )
         return self._connection
+
+    @property
+    def _here(self) -> Connection:
+        """The connection, for verbs; raises ConfigurationError outside of its event loop."""
+        connection = self._connection
+        # The loop that runs in this thread, without asking the system which process this is (get_running_loop does).
+        if connection is None or get_ident() != self._thread or not self._loop.is_running():
+            connection = self.connection
+            check_loop(self._loop)
+        return connection
 
     @property
     def id(self) -> str:
@@ -175,6 +170,17 @@ class HeldConnection(ABC):
             connection.end(REVOKED)
             raise ConnectionClosed(REVOKED)
         self.expire_at(identity.expires_at, notice=notice, grace=grace)
+
+    def _publishes(self) -> InFlight:
+        """Return the publishes in flight, for which the end of the block waits."""
+        if self._in_flight is None:
+            self._in_flight = InFlight(self._node, self.connection, "publishes_in_flight")
+        return self._in_flight
+
+    async def wait_published(self) -> None:
+        """Wait until the outcome of everything that was handed over by `submit` is known."""
+        if self._in_flight is not None:
+            await self._in_flight.wait()
 
     def _cancel_expiry(self) -> None:
         if self._expiry is not None:

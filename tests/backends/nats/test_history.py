@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import random
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ import pytest
 
 from engine.support import run
 from helpers.stores import Daemon, start_nats
-from tidewire.backends.nats import NatsBroker
+from tidewire.backends.nats import NatsBroker, reading
 from tidewire.messages import HistoryPage, Position, Publication, PublishRequest
 from tidewire.retention import Retention
 from tidewire.testing import wait_until
@@ -84,6 +85,35 @@ def test_the_newest_of_very_many_are_found_without_reading_all(tmp_path: Path) -
         assert offsets(await broker.history("rare", limit=20, reverse=True)) == rare[:-21:-1]
         since = Position(busy[-800], newest.top.epoch)
         assert offsets(await broker.history("busy", since=since)) == busy[-799:]
+        await broker.aclose()
+
+    with start_nats(tmp_path) as server:
+        run(scenario(server), 30)
+
+
+def test_a_page_of_a_long_history_costs_no_more_than_itself(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A reader that is far behind reads page after page: each message once, whatever comes after the page."""
+    read, count = reading._read, itertools.count()
+
+    def counted(msg: Any) -> Any:
+        next(count)
+        return read(msg)
+
+    async def scenario(server: Daemon) -> None:
+        broker = await opened(server)
+        kept = await publish(broker, "a", 1_000)
+        monkeypatch.setattr(reading, "_read", counted)
+        found: list[int] = []
+        page = await broker.history("a", limit=50, retention=ALL)
+        while page.publications:
+            found += offsets(page)
+            page = await broker.history("a", since=page.publications[-1].position, limit=50, retention=ALL)
+        assert found == kept
+        assert next(count) < 1_500
+        await asyncio.sleep(2.1)
+        newest = await publish(broker, "a", 60)
+        page = await broker.history("a", limit=50, retention=Retention(1_000_000, 2.0))
+        assert offsets(page) == newest[:50]  # behind a thousand that are too old
         await broker.aclose()
 
     with start_nats(tmp_path) as server:

@@ -125,6 +125,19 @@ class _Reader:
         await self.take(await self.begin(first), last, found, most)
         return list(found)
 
+    async def oldest(self, first: int, last: int, most: int | None, size: int) -> list[_Read]:
+        """Return the messages from one sequence to another, or the oldest of them, where `size` leaves none out.
+
+        Else the newest: which of them are the newest `size` is known when all were read.
+        """
+        consumer = await self.begin(first)
+        if consumer.num_pending > size:
+            await self._stream.forget(consumer)
+            return await self.newest(first, last, size)
+        found: deque[_Read] = deque()
+        await self.take(consumer, last, found, most)
+        return list(found)
+
     async def newest(self, first: int, last: int, count: int, newer: int = 0) -> list[_Read]:
         """Return the newest messages from one sequence to another, at least `count` and one if there are so many.
 
@@ -215,12 +228,16 @@ async def _read_forward(
     reader: _Reader, request: HistoryRequest, last: int, position: Position, clock: StoreClock
 ) -> HistoryPage:
     after, retention = 0 if request.since is None else request.since.offset, request.retention
+    most = None if request.limit is None else request.limit + 1 + _MARKERS
     if retention is None:
-        most = None if request.limit is None else request.limit + 1 + _MARKERS
         publications = await reader.linked(await reader.forward(after, last, most), after)
     else:
-        publications = await reader.linked(await reader.newest(after, last, retention.size), after)
-        publications = _shown(publications, retention, clock)
+        publications = await reader.linked(await reader.oldest(after, last, most, retention.size), after)
+        found = _shown(publications, retention, clock)
+        if len(found) < len(publications):  # the oldest are too old, and others come after them
+            publications = await reader.linked(await reader.newest(after, last, retention.size), after)
+            found = _shown(publications, retention, clock)
+        publications = found
     shown = [_publication(request, position, *read) for read in publications if read[0].seq > after]
     complete = request.since is None or (bool(shown) and shown[0].previous <= after)
     return HistoryPage(tuple(shown if request.limit is None else shown[: request.limit]), position, complete)

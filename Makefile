@@ -10,6 +10,14 @@ RUNTIME := $(VENV)/.runtime
 DEV := $(VENV)/.dev
 DOCS := $(VENV)/.docs
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
+# Installs what the lock files name: whatever has none of their hashes is refused.
+LOCKED := $(PIP) --require-hashes
+LOCKS := requirements.lock requirements-stores.lock requirements-dev.lock requirements-docs.lock
+# Resolves for all platforms and every Python from 3.11 on, with the hashes of all files of a release; BESIDE leaves out what
+# other lock files have for all platforms, and takes their versions.
+COMPILE = build/lock/bin/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-annotate
+BESIDE = pyproject.toml $(1:%=-c build/lock/%.lock) \
+  $$(sed -n 's/^\([A-Za-z0-9._-]*\)==[^;]*$$/--no-emit-package \1/p' $(1:%=build/lock/%.lock))
 # Two at a time: the tests start servers and browsers of their own, and more would only make them wait.
 JOBS ?= 2
 # The suites that `make coverage` runs: those of the rooms on the way of a message, and those that need no browser.
@@ -80,21 +88,15 @@ page-types: $(DEV) ## Write the types that the chat's page is checked by
 dist: $(DEV) ## Build a wheel and an sdist, and check both in clean environments
 	$(BIN)/python .ci/dist.py
 
-lock: ## Take the newest versions that pyproject.toml allows into both lock files
+lock: ## Take the newest versions that pyproject.toml allows into the lock files
 	rm -rf build/lock && $(PYTHON) -m venv build/lock
-	build/lock/bin/python -m pip install --quiet --upgrade pip
-	build/lock/bin/python -m pip install --quiet hatchling editables '.[metrics]'
-	build/lock/bin/python -m pip freeze --exclude tidewire | LC_ALL=C sort -f > build/runtime
-	build/lock/bin/python -m pip install --quiet --group dev '.[metrics,otel]'
-	build/lock/bin/python -m pip freeze --exclude tidewire | LC_ALL=C sort -f > build/all
-	{ sed -n '/^#/p' requirements.lock; sed "s/^uvloop==.*/&; sys_platform != 'win32'/" build/runtime; } > build/new
-	mv build/new requirements.lock
-	{ sed -n '/^#/p' requirements-dev.lock; LC_ALL=C comm -13 --nocheck-order build/runtime build/all; } > build/new
-	mv build/new requirements-dev.lock
-	build/lock/bin/python -m pip install --quiet --group docs
-	build/lock/bin/python -m pip freeze --exclude tidewire | LC_ALL=C sort -f > build/docs
-	{ sed -n '/^#/p' requirements-docs.lock; LC_ALL=C comm -13 --nocheck-order build/all build/docs; } > build/new
-	mv build/new requirements-docs.lock
+	build/lock/bin/python -m pip install --quiet uv
+	printf 'hatchling\neditables\n' | $(COMPILE) --extra metrics pyproject.toml - -o build/lock/requirements.lock
+	$(COMPILE) --all-extras $(call BESIDE,requirements) -o build/lock/requirements-stores.lock
+	$(COMPILE) --all-extras --group dev $(call BESIDE,requirements requirements-stores) -o build/lock/requirements-dev.lock
+	$(COMPILE) --all-extras --group dev --group docs \
+	  $(call BESIDE,requirements requirements-stores requirements-dev) -o build/lock/requirements-docs.lock
+	for file in $(LOCKS); do { sed -n '/^#/p' $$file; cat build/lock/$$file; } > build/new && mv build/new $$file; done
 
 $(BIN)/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { \
@@ -104,16 +106,16 @@ $(BIN)/python:
 
 $(RUNTIME): $(BIN)/python requirements.lock pyproject.toml
 	@echo "setting up $(VENV) ..."
-	@$(PIP) -r requirements.lock
+	@$(LOCKED) -r requirements.lock
 	@$(PIP) --no-deps --no-build-isolation -e .
 	@touch $@
 
-$(DEV): $(RUNTIME) requirements-dev.lock
+$(DEV): $(RUNTIME) requirements-stores.lock requirements-dev.lock
 	@echo "adding the development tools ..."
-	@$(PIP) -r requirements-dev.lock
+	@$(LOCKED) -r requirements.lock -r requirements-stores.lock -r requirements-dev.lock
 	@touch $@
 
 $(DOCS): $(DEV) requirements-docs.lock
 	@echo "adding the tools of the site ..."
-	@$(PIP) -r requirements-docs.lock
+	@$(LOCKED) $(LOCKS:%=-r %)
 	@touch $@

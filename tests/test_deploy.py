@@ -46,6 +46,7 @@ class Proxied:
         self.server = server
         self.folder = folder
         self.port = free_port()
+        self.plain_port = free_port()
         self.certificate = folder / "fullchain.pem"
         self.tls = ssl.create_default_context()
         self.nginx: subprocess.Popen[bytes] | None = None
@@ -65,6 +66,7 @@ class Proxied:
         site = (DEPLOY / "nginx.conf").read_text()
         changes = {
             "127.0.0.1:8000": f"127.0.0.1:{self.server.port}",
+            "listen 80;": f"listen 127.0.0.1:{self.plain_port};",
             "listen 443 ssl": f"listen 127.0.0.1:{self.port} ssl",
             f"/etc/letsencrypt/live/{NAME}/": f"{self.folder}/",
             "/var/log/nginx/": f"{self.folder}/",
@@ -144,6 +146,23 @@ def test_a_page_of_the_site_may_connect_and_another_may_not(proxied: Proxied) ->
     until(lambda: "/ws/auth" in (proxied.folder / "tidewire.log").read_text(), what="nginx has logged it")
     logs = (proxied.folder / "tidewire.log").read_text() + proxied.server.log()
     assert token not in logs
+
+
+@pytest.mark.parametrize("path", ["/", "/nothing-there", "/healthz"])
+def test_browsers_come_back_by_tls_alone(proxied: Proxied, path: str) -> None:
+    answer = httpx.get(f"https://127.0.0.1:{proxied.port}{path}", verify=False)
+    assert answer.headers.get_list("strict-transport-security") == ["max-age=15768000"]
+    assert answer.headers["server"] == "nginx", "without a version"
+    for name in ("x-content-type-options", "referrer-policy", "content-security-policy"):
+        assert len(answer.headers.get_list(name)) <= 1
+
+
+def test_who_comes_without_tls_is_sent_to_the_site_itself(proxied: Proxied) -> None:
+    forged = {"Host": "evil.example"}
+    answer = httpx.get(f"http://127.0.0.1:{proxied.plain_port}/chat?token=SECRET", headers=forged)
+    assert (answer.status_code, answer.headers["location"]) == (301, f"https://{NAME}/chat?token=SECRET")
+    until(lambda: '"GET /chat" 301' in (proxied.folder / "tidewire.log").read_text(), what="nginx has logged it")
+    assert "SECRET" not in (proxied.folder / "tidewire.log").read_text()
 
 
 def test_a_file_for_a_pipeline_may_be_large(proxied: Proxied) -> None:

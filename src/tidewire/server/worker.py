@@ -39,6 +39,7 @@ from tidewire.server import logs
 from tidewire.server.direct_sockets import DirectSockets
 from tidewire.server.settings import Settings
 from tidewire.server.worker_job import CANNOT_START, MISCONFIGURED, Job, StartupFailed
+from tidewire.support.networks import with_mapped
 from tidewire.support.resident_memory import MemoryReturn
 from tidewire.support.siblings import Siblings
 
@@ -250,7 +251,7 @@ def _config(settings: Settings, app: _Application) -> uvicorn.Config:
         server_header=False,
         workers=1,
         backlog=4_096,
-        forwarded_allow_ips=settings.trusted_proxies,
+        forwarded_allow_ips=with_mapped(settings.trusted_proxies),
         timeout_graceful_shutdown=math.ceil(settings.limits.drain_seconds) + _CLOSING_SECONDS,
         ssl_certfile=settings.tls_cert,
         ssl_keyfile=settings.tls_key,

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from ipaddress import IPv6Address, IPv6Network
+from collections.abc import Iterable
+from ipaddress import IPv4Network, IPv6Address, IPv6Network
 
-__all__ = ("is_loopback", "network_of")
+__all__ = ("is_loopback", "network_of", "with_mapped")
 
 #: The prefix that a provider gives to one customer (RFC 6177); each holds more addresses than can be counted.
 _PREFIX = 64
@@ -28,3 +29,15 @@ def network_of(address: str) -> str:
 def is_loopback(address: str) -> bool:
     """Return whether an address is of this machine; no address at all (a unix socket) is."""
     return address in ("", "::1") or address.removeprefix("::ffff:").startswith("127.")
+
+
+def with_mapped(networks: Iterable[str]) -> list[str]:
+    """Return addresses and networks, those of IPv4 also as a socket for IPv6 sees them (`::ffff:10.0.0.2`)."""
+    found = list(networks)
+    for network in tuple(found):
+        try:
+            parsed = IPv4Network(network)
+        except ValueError:
+            continue
+        found.append(f"::ffff:{parsed.network_address}/{96 + parsed.prefixlen}")
+    return found

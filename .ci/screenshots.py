@@ -109,8 +109,8 @@ def _chat(browser: Browser, example: Example) -> None:
 def _collab(browser: Browser, example: Example) -> None:
     ann, bob = (_page(browser, f"{example.url}/?name={name}") for name in ("ann", "bob"))
     for page, shape in (
-        (ann, [(200, 200), (500, 120), (700, 330), (420, 420)]),
-        (bob, [(300, 500), (600, 560), (800, 420)]),
+        (ann, [(300, 260), (560, 180), (760, 390), (480, 480)]),
+        (bob, [(360, 560), (660, 620), (860, 480)]),
     ):
         page.mouse.move(*shape[0])
         page.mouse.down()

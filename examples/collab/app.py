@@ -9,27 +9,40 @@ from fastapi.staticfiles import StaticFiles
 from pydantic import BaseModel, Field
 from starlette.requests import HTTPConnection
 
-from tidewire import Hub
+from tidewire import Hub, Refused
 
 #: Strokes that one board keeps: a late comer reads it in pages.
 STROKES = 5_000
-Place = Annotated[int, Field(ge=0, le=10_000)]
-Color = Annotated[str, Field(pattern="^#[0-9a-f]{6}$")]
+#: A board has these units on every screen, and each page scales them: what is round here is round there.
+WIDTH, HEIGHT = 16_000, 12_000
+
+Point = tuple[Annotated[int, Field(ge=0, le=WIDTH)], Annotated[int, Field(ge=0, le=HEIGHT)]]
+Name = Annotated[str, Field(min_length=1, max_length=32)]
 
 hub = Hub(os.environ.get("BROKER", "memory://"))
 app = FastAPI(title="Board", lifespan=hub.lifespan)
 
 
-class Stroke(BaseModel):
-    """One line, in ten-thousandths of the board's width and height."""
+class Pen(BaseModel):
+    color: Annotated[str, Field(pattern="^#[0-9a-f]{6}$")]
+    width: Annotated[int, Field(ge=10, le=600)] = 60
+
+
+class Stroke(Pen):
+    """One line, from where the pen comes down to where it is lifted."""
 
     kind: Literal["stroke"] = "stroke"
-    color: Color
-    width: Annotated[int, Field(ge=1, le=40)] = 4
-    points: Annotated[list[tuple[Place, Place]], Field(min_length=1, max_length=1_000)]
+    points: Annotated[list[Point], Field(min_length=1, max_length=1_000)]
 
 
 class Drawn(Stroke):
+    user: str
+
+
+class Undone(BaseModel):
+    """Takes the user's newest stroke away. A board has one order for everybody, so all pages take the same one."""
+
+    kind: Literal["undone"] = "undone"
     user: str
 
 
@@ -38,10 +51,11 @@ class Cleared(BaseModel):
     user: str
 
 
-class Pointer(BaseModel):
-    x: Place
-    y: Place
-    color: Color
+class Pointer(Pen):
+    """Where somebody points, and what has been drawn since the last time: the stroke itself comes when it is done."""
+
+    at: Point
+    trail: Annotated[list[Point], Field(max_length=100)] = []
 
 
 class Cursor(Pointer):
@@ -54,9 +68,9 @@ async def visitor(connection: HTTPConnection) -> str:
 
 
 @hub.channel(
-    "board:{board}", publishes=Drawn | Cleared, accepts=Stroke, history=STROKES, presence=True, join_leave=True
+    "board:{board}", publishes=Drawn | Undone | Cleared, accepts=Stroke, history=STROKES, presence=True, join_leave=True
 )
-async def board(board: str, user: str) -> bool:
+async def board(board: Name, user: str) -> bool:
     return bool(user)
 
 
@@ -66,7 +80,7 @@ async def drawn(message: Stroke, user: str) -> Drawn:
 
 
 @hub.channel("cursors:{board}", publishes=Cursor, accepts=Pointer, ephemeral=True)
-async def cursors(board: str, user: str) -> bool:
+async def cursors(board: Name, user: str) -> bool:
     return bool(user)
 
 
@@ -75,9 +89,19 @@ async def moved(message: Pointer, user: str) -> Cursor:
     return Cursor(user=user, **message.model_dump())
 
 
+@hub.rpc("undo")
+async def undo(data: Name, user: str) -> None:
+    """Take back one's own newest stroke on a board."""
+    if not user:
+        raise Refused(403, "give a name first")
+    await hub.publish(f"board:{data}", Undone(user=user))
+
+
 @hub.rpc("clear")
-async def clear(data: str, user: str) -> None:
+async def clear(data: Name, user: str) -> None:
     """Wipe a board, for everybody and for all who come later."""
+    if not user:
+        raise Refused(403, "give a name first")
     await hub.remove_history(f"board:{data}")
     await hub.publish(f"board:{data}", Cleared(user=user))
 

@@ -111,6 +111,19 @@ def test_collab(example: Callable[[str], Example], both: Open) -> None:
     ann.mouse.up()
     expect(bob.locator("#canvas")).to_have_attribute("data-strokes", "1")
     expect(bob.locator(".cursor")).to_have_text("ann")
+    for page in (ann, bob):
+        shape = page.locator("#canvas").bounding_box()
+        assert shape
+        assert abs(shape["width"] / shape["height"] - 4 / 3) < 0.02, "a circle is a circle on both"
+    expect(bob.get_by_role("button", name="Undo")).to_be_disabled()
+    ann.get_by_role("button", name="Undo").click()
+    expect(bob.locator("#canvas")).to_have_attribute("data-strokes", "0")
+    ann.get_by_role("radio", name="violet").check()
+    ann.mouse.move(box["x"] + 50, box["y"] + 50)
+    ann.mouse.down()
+    ann.mouse.move(box["x"] + 90, box["y"] + 90, steps=4)
+    ann.mouse.up()
+    expect(bob.locator("#canvas")).to_have_attribute("data-strokes", "1")
     again(server, ann, bob)
     bob.reload()
     expect(bob.locator("#canvas")).to_have_attribute("data-strokes", "1")

@@ -62,7 +62,8 @@ def test_collab(load: Load, realtime: Realtime) -> None:
     app = load("collab").app
 
     async def test() -> None:
-        stroke = {"color": "#0b7a75", "points": [[0, 0], [10_000, 5]]}
+        stroke = {"color": "#0b7a75", "points": [[0, 0], [16_000, 5]]}
+        pointer = {"at": [1, 2], "color": "#b23c17", "trail": [[0, 1], [1, 2]]}
         async with realtime(app, workers=2) as rt:
             ann = await rt.subscriber("board:main", user="ann")
             bob = await rt.subscriber("board:main", "cursors:main", user="bob")
@@ -72,10 +73,14 @@ def test_collab(load: Load, realtime: Realtime) -> None:
                 await bob.expect({"kind": "stroke", "user": "ann", ...: ...})
             late = await rt.subscriber("board:main", user="carl")
             assert len(await late.history()) == 3
-            await bob.publish({"x": 1, "y": 2, "color": "#b23c17"}, channel="cursors:main")
-            await bob.expect({"x": 1, "y": 2, "color": "#b23c17", "user": "bob"}, channel="cursors:main")
+            await bob.publish(pointer, channel="cursors:main")
+            await bob.expect({**pointer, "width": 60, "user": "bob"}, channel="cursors:main")
             with pytest.raises(CommandRefused):
                 await ann.publish({"color": "red", "points": [[0, 0]]})
+            with pytest.raises(CommandRefused):
+                await ann.publish({"color": "#0b7a75", "points": [[16_001, 0]]})
+            await ann.rpc("undo", "main")
+            await late.expect({"kind": "undone", "user": "ann"})
             await bob.rpc("clear", "main")
             await ann.expect({"kind": "cleared", "user": "bob"})
             assert await late.history() == [{"kind": "cleared", "user": "bob"}]

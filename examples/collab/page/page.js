@@ -2,101 +2,154 @@ import { connect } from "/connection/tidewire.js";
 
 const $ = (id) => document.getElementById(id);
 const query = new URLSearchParams(location.search);
-const name = query.get("name") ?? `guest ${100 + Math.floor(Math.random() * 900)}`;
+const name = query.get("name") ?? (sessionStorage.name ??= `guest ${100 + Math.floor(Math.random() * 900)}`);
 const board = query.get("board") ?? "main";
-const COLORS = ["#0b7a75", "#b23c17", "#6a4fb3", "#1d6fb8", "#a8327e", "#5c7a0b"];
-const color = COLORS[[...name].reduce((sum, letter) => sum + letter.codePointAt(0), 0) % COLORS.length];
+const client = connect(`/connection/websocket?${new URLSearchParams({ name })}`);
+for (const state of ["connecting", "connected", "disconnected"]) client.on(state, () => ($("state").textContent = state));
+const say = (problem = "") => ($("problem").textContent = problem);
+
+// The pen: one starts with a color of one's own.
+const COLORS = { black: "#1c2b2d", red: "#c2371b", orange: "#c77700", green: "#3d7a1f", blue: "#1d6fb8", violet: "#6a4fb3", pink: "#b3327e" };
+const WIDTHS = { thin: 30, medium: 70, thick: 200 };
+const choice = (group, label, value, size = "") => {
+  const item = document.createElement("label");
+  item.innerHTML = '<input type="radio"><span></span>';
+  Object.assign(item.firstChild, { name: group, value, ariaLabel: label });
+  item.lastChild.style.cssText = group === "color" ? `background:${value}` : `width:${size};height:${size};background:var(--ink)`;
+  return item;
+};
+$("colors").append(...Object.entries(COLORS).map(([label, value]) => choice("color", label, value)));
+$("widths").append(...Object.entries(WIDTHS).map(([label, value]) => choice("width", label, value, `${4 + value / 12}px`)));
+const own = (name.charCodeAt(0) + 2 * name.charCodeAt(name.length - 1)) % Object.keys(COLORS).length;
+$("colors").children[own].firstChild.checked = $("widths").children[1].firstChild.checked = true;
+const pen = () => ({ color: $("tools").color.value, width: Number($("tools").width.value) });
+
+// The picture: the strokes of the channel, and on top those of one's own that are on their way to it.
+const [WIDTH, HEIGHT] = [16_000, 12_000];
 const canvas = $("canvas");
 const ink = canvas.getContext("2d");
-const SCALE = 10_000;
+const sending = new Set();
 let strokes = [];
 
-function draw({ points, color: hue, width }) {
-  const place = ([x, y]) => [(x / SCALE) * canvas.width, (y / SCALE) * canvas.height];
-  ink.strokeStyle = hue;
-  ink.lineWidth = width * devicePixelRatio;
+function draw({ points, color, width }) {
+  ink.strokeStyle = color;
+  ink.lineWidth = width;
   ink.lineCap = ink.lineJoin = "round";
   ink.beginPath();
-  ink.moveTo(...place(points[0]));
-  for (const point of points) ink.lineTo(...place(point));
+  ink.moveTo(...points[0]);
+  for (const [x, y] of points) ink.lineTo(x, y + 0.1); // a dot, too, has a length
   ink.stroke();
 }
 
 function redraw() {
   canvas.width = canvas.clientWidth * devicePixelRatio;
   canvas.height = canvas.clientHeight * devicePixelRatio;
-  for (const stroke of strokes) draw(stroke);
-  canvas.dataset.strokes = strokes.length;
+  ink.scale(canvas.width / WIDTH, canvas.height / HEIGHT);
+  for (const stroke of [...strokes, ...sending]) draw(stroke);
+  count();
 }
 new ResizeObserver(redraw).observe(canvas);
 
-function take({ data }) {
-  if (data.kind === "cleared") strokes = [];
-  else strokes.push(data);
-  data.kind === "cleared" ? redraw() : draw(data);
+function count() {
   canvas.dataset.strokes = strokes.length;
+  $("undo").disabled = !strokes.some(({ user }) => user === name);
 }
 
-const client = connect(`/connection/websocket?${new URLSearchParams({ name })}`);
-for (const state of ["connecting", "connected", "disconnected"]) client.on(state, () => ($("state").textContent = state));
+/** Take one publication, in the order of the channel, which is the same on every page. */
+function take({ kind, ...data }) {
+  if (kind === "stroke") strokes.push(data);
+  if (kind === "cleared") strokes = [];
+  if (kind === "undone") strokes.splice(strokes.findLastIndex(({ user }) => user === data.user) >>> 0, 1);
+}
 
-const lines = client.subscribe(`board:${board}`, (publication) => (waiting ? waiting.push(publication) : take(publication)), { joinLeave: true });
-let waiting = null;
-lines.on("subscribed", async ({ wasRecovering, recovered, position }) => {
-  people();
-  if (wasRecovering && recovered && !waiting) return;
-  // The whole board, page by page; what is drawn meanwhile comes behind it.
-  waiting = [];
+/** Read the whole board, page by page, and return the position from which the subscription goes on. */
+async function getState() {
+  let position = { ...(await client.history(`board:${board}`)).position, offset: 0 };
   strokes = [];
-  for (let since = { offset: 0, epoch: position.epoch }; since.offset < position.offset; ) {
-    const { publications } = await lines.history({ limit: 200, since });
-    if (!publications.length) break;
-    since = { offset: publications.at(-1).offset, epoch: position.epoch };
-    for (const { data } of publications) data.kind === "cleared" ? (strokes = []) : strokes.push(data);
+  for (let page; page?.length !== 0; ) {
+    page = (await client.history(`board:${board}`, { limit: 200, since: position })).publications;
+    for (const { data, offset } of page) [position.offset] = [offset, take(data)];
   }
   redraw();
-  const later = waiting.filter(({ offset }) => offset > position.offset);
-  waiting = null;
-  later.forEach(take);
-});
+  return position;
+}
+
+const lines = client.subscribe(`board:${board}`, ({ data }) => {
+  take(data);
+  data.kind === "stroke" ? draw(data) : redraw();
+  count();
+}, { getState, joinLeave: true });
 
 async function people() {
   const users = [...new Set((await lines.presence()).map(({ user }) => user))].sort();
   $("people").replaceChildren(...users.map((user) => Object.assign(document.createElement("span"), { className: "who", textContent: user })));
   for (const node of document.querySelectorAll(".cursor")) if (!users.includes(node.textContent)) node.remove();
 }
-for (const change of ["join", "leave"]) lines.on(change, people);
+for (const change of ["subscribed", "join", "leave"]) lines.on(change, () => people().catch(() => {}));
 
-const pointers = client.subscribe(`cursors:${board}`, ({ data }) => {
-  if (data.user === name) return;
-  let node = [...document.querySelectorAll(".cursor")].find((found) => found.textContent === data.user);
+const pointers = client.subscribe(`cursors:${board}`, ({ data: { user, at: [x, y], trail, color, width } }) => {
+  if (user === name) return;
+  let node = [...document.querySelectorAll(".cursor")].find(({ textContent }) => textContent === user);
   if (!node) {
-    node = Object.assign(document.createElement("span"), { className: "cursor", textContent: data.user });
+    node = Object.assign(document.createElement("span"), { className: "cursor", textContent: user });
     $("board").append(node);
   }
-  node.style.cssText = `left:${data.x / 100}%;top:${data.y / 100}%;background:${data.color}`;
+  node.style.cssText = `left:${(100 * x) / WIDTH}%;top:${(100 * y) / HEIGHT}%;background:${color}`;
+  if (trail.length) draw({ points: trail, color, width });
 });
 
-let points = null;
+// One's own hand.
+let stroke = null;
+let trail = [];
 let told = 0;
-const at = ({ offsetX, offsetY }) => [Math.round((offsetX / canvas.clientWidth) * SCALE), Math.round((offsetY / canvas.clientHeight) * SCALE)].map((n) => Math.min(SCALE, Math.max(0, n)));
+const at = ({ offsetX, offsetY }) => [[offsetX, canvas.clientWidth, WIDTH], [offsetY, canvas.clientHeight, HEIGHT]].map(
+  ([place, size, units]) => Math.round(Math.min(1, Math.max(0, place / size)) * units),
+);
+
+function tell(place) {
+  pointers.publish({ ...pen(), at: place, trail: trail.slice(-100) }).catch(() => {}); // the next one is on its way
+  trail = stroke ? [place] : [];
+  told = Date.now();
+}
+
+async function lift() {
+  const drawn = stroke;
+  stroke = null;
+  if (!drawn) return;
+  sending.add(drawn);
+  await lines.publish(drawn).then(() => say(), ({ message }) => say(`Your stroke was not kept: ${message}`));
+  sending.delete(drawn);
+  redraw();
+}
+
 canvas.onpointerdown = (event) => {
+  if (!event.isPrimary || event.button) return;
   canvas.setPointerCapture(event.pointerId);
-  points = [at(event)];
+  stroke = { ...pen(), points: [at(event)] };
+  trail = [at(event)];
+  draw(stroke);
 };
 canvas.onpointermove = (event) => {
-  const [x, y] = at(event);
-  if (points && points.length < 1_000) {
-    draw({ points: [points.at(-1), [x, y]], color, width: 4 });
-    points.push([x, y]);
+  if (!event.isPrimary) return;
+  const place = at(event);
+  if (stroke) {
+    draw({ ...stroke, points: [stroke.points.at(-1), place] });
+    stroke.points.push(place);
+    trail.push(place);
+    if (stroke.points.length === 1_000) {
+      lift(); // a longer one is several
+      stroke = { ...pen(), points: [place] };
+    }
   }
-  if (Date.now() - told < 50) return;
-  told = Date.now();
-  pointers.publish({ x, y, color }).catch(() => {});
+  if (Date.now() - told > 50) tell(place);
 };
-canvas.onpointerup = async () => {
-  const drawn = points;
-  points = null;
-  if (drawn) await lines.publish({ color, width: 4, points: drawn }).catch(() => redraw());
+canvas.onpointerup = canvas.onpointercancel = (event) => {
+  if (!event.isPrimary) return;
+  tell(at(event));
+  lift();
 };
-$("clear").onclick = () => client.rpc("clear", board).catch(({ message }) => ($("state").textContent = message));
+
+const call = (method) => client.rpc(method, board).then(() => say(), ({ message }) => say(message));
+$("undo").onclick = () => call("undo");
+$("clear").onclick = () => call("clear");
+addEventListener("keydown", ({ key, ctrlKey, metaKey }) => key === "z" && (ctrlKey || metaKey) && !$("undo").disabled && call("undo"));

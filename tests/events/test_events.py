@@ -4,16 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import hashlib
-import hmac
-import itertools
 import json
-import os
-import random
-import subprocess
-import sys
 import time
-import urllib.request
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -30,6 +22,8 @@ from tidewire.client import Client
 from tidewire.errors import StoreUnavailable
 from tidewire.events import handler_calls, watcher
 from tidewire.testing import wait_until
+
+from .workers import Process, Receiver, logged
 
 HERE = Path(__file__).parent
 
@@ -263,6 +257,47 @@ def test_a_handler_takes_parameters_and_is_called_again(monkeypatch: pytest.Monk
     asyncio.run(main())
 
 
+class Abandoned(BaseException):
+    """As some libraries end what they do."""
+
+
+@pytest.mark.parametrize("error", [asyncio.CancelledError, SystemExit, Abandoned], ids=lambda error: error.__name__)
+@pytest.mark.parametrize("is_plain", [False, True], ids=["async", "thread"])
+def test_whatever_a_handler_raises_later_events_are_handled(
+    error: type[BaseException], is_plain: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An awaited task that was cancelled, `sys.exit` in a library: tried again, then dead, and others go on."""
+    monkeypatch.setattr(handler_calls, "BACKOFF", (0.01,))
+    ended: list[str] = []
+
+    async def main() -> None:
+        world = World(grace=0.0)
+        world.note("left")
+
+        def refuse(user: str) -> None:
+            raise error(user)
+
+        async def refuse_later(user: str) -> None:
+            await asyncio.sleep(0)
+            raise error(user)
+
+        @world.hub.on("left")
+        async def left(user: str) -> None:
+            ended.append(user)
+
+        world.hub.on("joined")(refuse if is_plain else refuse_later)
+        async with world.serving():
+            for number in (1, 2):
+                async with world.client("ann") as client:
+                    await client.subscribe("room:1").wait_subscribed()
+                await wait_until(lambda number=number: len(ended) == number)  # type: ignore[misc]
+            dead = await world.hub.dead_events()
+            assert [one.event.kind for one in dead] == ["joined", "joined"]
+            assert error.__name__ in dead[0].error
+
+    asyncio.run(main())
+
+
 async def _count(hub: Hub, number: int) -> bool:
     return len(await hub.dead_events()) == number
 
@@ -295,32 +330,6 @@ def test_what_cannot_work_is_refused_where_it_is_written() -> None:
             hub.webhook(url, secret=secret, events=events)
 
 
-class Receiver:
-    """A server that refuses as long as it is told to, and checks signatures."""
-
-    def __init__(self) -> None:
-        self.events: list[dict[str, Any]] = []
-        self.refusals = 0
-        self.requests = itertools.count()
-
-    async def answer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        head = (await reader.readuntil(b"\r\n\r\n")).decode().split("\r\n")
-        headers = {name.lower(): value for name, _, value in (line.partition(": ") for line in head[1:])}
-        body = await reader.readexactly(int(headers["content-length"]))
-        signed = f"{headers['tidewire-timestamp']}.".encode() + body
-        wanted = "v1=" + hmac.new(b"s3cret", signed, hashlib.sha256).hexdigest()
-        is_right = (
-            headers["tidewire-signature"] == wanted and abs(time.time() - int(headers["tidewire-timestamp"])) < 60
-        )
-        if is_right and next(self.requests) % 2:  # half of all fail
-            self.events += json.loads(body)["events"]
-            writer.write(b"HTTP/1.1 204 No Content\r\n\r\n")
-        else:
-            self.refusals += 1
-            writer.write(b"HTTP/1.1 500 No\r\nContent-Length: 0\r\n\r\n")
-        writer.close()
-
-
 def test_a_webhook_gets_all_of_what_it_wants_in_order() -> None:
     async def main() -> None:
         receiver, port = Receiver(), free_port()
@@ -345,46 +354,6 @@ def test_a_webhook_gets_all_of_what_it_wants_in_order() -> None:
                 assert receiver.refusals
 
     asyncio.run(main())
-
-
-class Process:
-    """A worker of the application, on a port of its own."""
-
-    def __init__(self, folder: Path, store: str, webhook: str = "") -> None:
-        self.folder, self.store, self.port, self.webhook = folder, store, free_port(), webhook
-        self.process: subprocess.Popen[bytes] | None = None
-        self.start()
-
-    def start(self) -> None:
-        environment = os.environ | {"STORE": self.store, "LOG": str(self.folder / "log"), "PYTHONPATH": str(HERE)}
-        environment["WEBHOOK"] = self.webhook
-        command = [sys.executable, "-m", "tidewire", "run", "application:app", "--port", str(self.port)]
-        end = time.monotonic() + 60
-        while not self._answers():
-            assert time.monotonic() < end, (self.folder / "out").read_text()[-2_000:]
-            if self.process is None or self.process.poll() is not None:  # it ends where its store is too busy to answer
-                with (self.folder / "out").open("ab") as out:
-                    self.process = subprocess.Popen(command, env=environment, stdout=out, stderr=out, cwd=self.folder)
-            time.sleep(0.05)
-
-    def _answers(self) -> bool:
-        with contextlib.suppress(OSError):
-            urllib.request.urlopen(f"http://127.0.0.1:{self.port}/connection/tidewire.js", timeout=1).close()
-            return True
-        return False
-
-    def kill(self) -> None:
-        if self.process is not None:
-            self.process.kill()
-            self.process.wait()
-
-    def client(self, name: str) -> Client:
-        return Client(f"ws://127.0.0.1:{self.port}/connection/websocket?user={name}", seconds=30)
-
-
-def logged(folder: Path) -> list[list[Any]]:
-    path = folder / "log"
-    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
 
 
 def test_the_events_of_a_killed_worker_come_from_another(tmp_path: Path) -> None:
@@ -418,95 +387,3 @@ def test_the_events_of_a_killed_worker_come_from_another(tmp_path: Path) -> None
     finally:
         for worker in workers:
             worker.kill()
-
-
-#: How long the storm of the slow test lasts, for how long its receiver is down, and how many users come and go.
-STORM = float(os.environ.get("STORM_SECONDS", "40"))
-DOWN = min(120.0, STORM / 2)
-#: A hundred events in a request, each of which is sent twice: what came while it was down takes its time.
-CATCH_UP = 60.0 + 2 * STORM
-USERS = int(os.environ.get("STORM_USERS", "60"))
-
-
-@pytest.mark.slow
-@pytest.mark.timeout(STORM + CATCH_UP + 200)
-def test_each_joined_has_its_left_whoever_is_killed(kept_url: str, tmp_path: Path, capfd: Any) -> None:
-    port = free_port()
-    workers = [Process(tmp_path, kept_url, f"http://127.0.0.1:{port}/in") for _ in range(3)]
-    receiver = Receiver()
-    source = random.Random(5)
-    kills = itertools.count()
-
-    async def live(number: int, until: float) -> None:
-        while time.monotonic() < until:
-            with contextlib.suppress(Exception):
-                async with source.choice(workers).client(f"user{number}") as client:
-                    async with asyncio.timeout(5):
-                        await client.subscribe(f"room:{number % 3}").wait_subscribed()
-                    await asyncio.sleep(source.uniform(0.2, 3.0))
-            await asyncio.sleep(source.uniform(0.0, 2.0))
-
-    async def kill(until: float) -> None:
-        while time.monotonic() < until:
-            await asyncio.sleep(source.uniform(2.0, 5.0))
-            worker = source.choice(workers)
-            await asyncio.to_thread(worker.kill)
-            next(kills)
-            await asyncio.sleep(1.0)
-            await asyncio.to_thread(worker.start)
-
-    async def receive() -> None:
-        async with await asyncio.start_server(receiver.answer, "127.0.0.1", port):
-            await asyncio.sleep((STORM - DOWN) / 2)
-        await asyncio.sleep(DOWN)
-        async with await asyncio.start_server(receiver.answer, "127.0.0.1", port):
-            await asyncio.sleep(3600)
-
-    async def main() -> None:
-        receiving = asyncio.create_task(receive())
-        until = time.monotonic() + STORM
-        await asyncio.gather(kill(until), *(live(number, until) for number in range(USERS)))
-        await wait_until(lambda: is_quiet(logged(tmp_path)), 90.0)
-        await wait_until(
-            lambda: is_quiet(received()) and len(pairs(received())) == len(pairs(logged(tmp_path))), CATCH_UP
-        )
-        receiving.cancel()
-
-    def received() -> list[list[Any]]:
-        return [[one["id"], one["kind"], one["channel"], one["user"], 0] for one in receiver.events]
-
-    try:
-        asyncio.run(main())
-        for told in (logged(tmp_path), received()):
-            wrong = {
-                key: kinds for key, kinds in pairs(told).items() if kinds != ["joined", "left"] * (len(kinds) // 2)
-            }
-            assert not wrong
-            assert len(pairs(told)) > USERS // 2
-        assert pairs(received()) == pairs(logged(tmp_path))
-        assert receiver.refusals
-        with capfd.disabled():
-            events = sum(map(len, pairs(received()).values()))
-            print(f"\n{kept_url.partition(':')[0]}: {events} events of {USERS} users, {next(kills)} kills,", end=" ")
-            print(f"{receiver.refusals} requests refused, {DOWN:.0f} s of {STORM:.0f} down", flush=True)
-    finally:
-        for worker in workers:
-            worker.kill()
-
-
-def pairs(told: list[list[Any]]) -> dict[tuple[str, str], list[str]]:
-    """Return the kinds of events of each channel and user, without repetitions."""
-    found: dict[tuple[str, str], list[str]] = {}
-    ids: dict[str, list[Any]] = {}
-    for id_, *rest, _ in told:
-        if id_ in ids:
-            assert ids[id_] == rest
-            continue
-        ids[id_] = rest
-        kind, channel, name = rest
-        found.setdefault((channel, name), []).append(kind)
-    return {key: kinds for key, kinds in found.items() if kinds[0] in ("joined", "left")}
-
-
-def is_quiet(told: list[list[Any]]) -> bool:
-    return all(kinds[-1] == "left" for kinds in pairs(told).values())

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import socket
 
 import pytest
 
 from tidewire.errors import ConfigurationError
+from tidewire.events import webhook as webhook_module
 from tidewire.events.webhook import NOT_TAKEN, Webhook, is_public
 
 OF_IPV4 = (
@@ -83,5 +85,53 @@ def test_whatever_a_receiver_answers_it_is_tried_again(answer: bytes) -> None:
             port = server.sockets[0].getsockname()[1]
             with pytest.raises(NOT_TAKEN):
                 await Webhook(f"http://127.0.0.1:{port}/in", "s3cret", (), allow_private=True).send(())
+
+    asyncio.run(main())
+
+
+def test_a_name_with_an_address_that_does_not_answer_is_reached_by_its_next(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As `localhost` is on a machine where nobody listens at ::1; asked once, so that no later answer counts."""
+    asked, taken = [], []
+
+    async def main() -> None:
+        async def receive(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            taken.append(await reader.readuntil(b"\r\n\r\n"))
+            writer.write(b"HTTP/1.1 204 No Content\r\n\r\n")
+            writer.close()
+
+        async def look_up(host: str, port: int, **_: object) -> list[object]:
+            asked.append(host)
+            addresses = ("127.0.0.2", "127.0.0.1") if len(asked) == 1 else ("127.0.0.3",)
+            return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (address, port)) for address in addresses]
+
+        server = await asyncio.start_server(receive, "127.0.0.1", 0, family=socket.AF_INET)
+        async with server:
+            port = server.sockets[0].getsockname()[1]
+            webhook = Webhook(f"http://receiver.example:{port}/in", "s3cret", (), allow_private=True)
+            monkeypatch.setattr(asyncio.get_running_loop(), "getaddrinfo", look_up)
+            await webhook.send(())
+
+    asyncio.run(main())
+    assert asked == ["receiver.example"]
+    assert len(taken) == 1
+
+
+def test_an_answer_that_comes_by_bytes_holds_nothing_up_for_long(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(webhook_module, "_ANSWER_SECONDS", 0.5)
+
+    async def main() -> None:
+        async def receive(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            with contextlib.suppress(ConnectionError):
+                while True:
+                    writer.write(b"H")
+                    await writer.drain()
+                    await asyncio.sleep(0.05)
+
+        server = await asyncio.start_server(receive, "127.0.0.1", 0, family=socket.AF_INET)
+        port = server.sockets[0].getsockname()[1]
+        async with asyncio.timeout(10):
+            with pytest.raises(TimeoutError):
+                await Webhook(f"http://127.0.0.1:{port}/in", "s3cret", (), allow_private=True).send(())
+        server.close()
 
     asyncio.run(main())

@@ -106,11 +106,7 @@ class Webhook:
             "Connection: close",
         )
         async with asyncio.timeout(_ANSWER_SECONDS):
-            address = await self._address(port)
-            context = ssl.create_default_context() if is_secure else None
-            reader, writer = await asyncio.open_connection(
-                address, port, ssl=context, server_hostname=parts.hostname if is_secure else None
-            )
+            reader, writer = await self._connect(port, is_secure=is_secure)
             try:
                 writer.write("\r\n".join(lines).encode("latin-1") + b"\r\n\r\n" + body)
                 await writer.drain()
@@ -120,15 +116,26 @@ class Webhook:
         if len(status) < 2 or not status[1].startswith(b"2"):
             raise TidewireError(f"it answered {status[1].decode('latin-1') if len(status) > 1 else 'nothing'}")
 
-    async def _address(self, port: int) -> str:
-        """Return the address that is connected to: looked up once, so that the one that was judged is the one."""
+    async def _connect(self, port: int, *, is_secure: bool) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        """Connect to the first address that answers: a name may have one of IPv6 beside that of IPv4."""
+        context = ssl.create_default_context() if is_secure else None
+        name = self._parts.hostname if is_secure else None
+        *others, last = await self._addresses(port)
+        for address in others:
+            with contextlib.suppress(OSError):
+                async with asyncio.timeout(_ANSWER_SECONDS / 2 / len(others)):
+                    return await asyncio.open_connection(address, port, ssl=context, server_hostname=name)
+        return await asyncio.open_connection(last, port, ssl=context, server_hostname=name)
+
+    async def _addresses(self, port: int) -> list[str]:
+        """Return the addresses that are connected to: looked up once, so that those that were judged are the ones."""
         found = await asyncio.get_running_loop().getaddrinfo(self._parts.hostname, port, type=socket.SOCK_STREAM)
         addresses = [str(one[4][0]) for one in found]
         if not self._allow_private:
             addresses = list(filter(is_public, addresses))
         if not addresses:
             raise TidewireError("it has no public address; allow_private=True sends to others")
-        return addresses[0]
+        return addresses
 
 
 class WebhookDelivery:

@@ -42,7 +42,7 @@ class Broker(ABC):
     **Order.** Within a channel and epoch, offsets grow; each publication names the offset before it. `deliver` is
     called on the event loop, never concurrently, with publications of subscribed channels; per channel they come in
     the order of their offsets. A publication may be delivered twice or not at all after an outage: the node
-    compares `previous` with what it has and reads `history` to fill a gap.
+    compares `previous` with its own position and reads `history` to fill a gap.
 
     **Kept.** A publication stays readable for at least 60 s, whatever its channel's retention, so that every node can
     fill a gap; `Retention` decides what *readers* are shown.
@@ -98,7 +98,7 @@ class Broker(ABC):
     def relay(self, publications: Sequence[EphemeralPublication]) -> None:
         """Pass publications that nobody keeps on to the other nodes that are subscribed to their channels.
 
-        Neither waits nor raises: what cannot go now is lost, and counted under the limit `relay`. Nothing is stored.
+        Neither waits nor raises: one that cannot go now is lost and counted under the limit `relay`. None is stored.
         They are delivered by `deliver`, those of one node in their order; those of channels without a subscription
         may be, too. A store that is not `shared` has no other nodes.
         """
@@ -109,7 +109,7 @@ class Broker(ABC):
     async def read(self, request: HistoryRequest) -> HistoryPage:
         """Read a channel's history in one atomic step; raises StoreUnavailable.
 
-        `complete` in the answer refers to `since` and to what `retention` shows.
+        `complete` in the answer refers to `since` and to the publications that `retention` shows.
         """
 
     async def history(
@@ -133,7 +133,7 @@ class Broker(ABC):
         """Return the top position of each channel, in one bounded read. Raises StoreUnavailable."""
 
     def watch_outbox(self, moved: Moved) -> None:
-        """Call a function when this node has moved into channels what SQL has published, with their tops.
+        """Call a function when this node has moved publications of SQL into channels, with their tops.
 
         A store that other programs cannot publish in does nothing.
         """
@@ -186,7 +186,7 @@ class Presence(ABC):
 
     @abstractmethod
     async def join(self, channel: str, member: Member, announcement: Announcement | None = None) -> JoinResult:
-        """Add a member of this node, or replace the one with the same connection. Atomic with what it returns."""
+        """Add a member of this node, or replace the one with the same connection; its result is of the same moment."""
 
     @abstractmethod
     async def leave(self, channel: str, connection: str) -> bool:

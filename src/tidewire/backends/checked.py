@@ -36,7 +36,7 @@ def _judge_request(request: PublishRequest) -> None:
 
 
 class CheckedBroker(Broker):
-    """A broker whose every argument is judged; it does nothing else. All methods raise BadRequest as well."""
+    """A broker that judges every argument, and does nothing else. All methods raise BadRequest as well."""
 
     def __init__(self, broker: Broker) -> None:
         self.judged = broker
@@ -99,7 +99,7 @@ class CheckedBroker(Broker):
 
 
 class CheckedPresence(Presence):
-    """A presence whose every argument is judged; it does nothing else. All methods raise BadRequest as well."""
+    """A presence that judges every argument, and does nothing else. All methods raise BadRequest as well."""
 
     def __init__(self, presence: Presence) -> None:
         self.judged = presence

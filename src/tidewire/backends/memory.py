@@ -54,7 +54,7 @@ class _Stream:
         self.size += len(publication.data) + len(publication.meta) + _OVERHEAD
 
     def trim(self, now: float) -> None:
-        """Remove what is beyond the retention."""
+        """Remove publications beyond the retention."""
         kept, most, oldest = self.kept, self.retention.size, now - self.retention.age
         while kept and (len(kept) > most or kept[0] < oldest):
             self.drop_oldest()
@@ -162,7 +162,7 @@ class MemoryBroker(Broker):
         return {channel: Position(stream.top, stream.epoch) for channel, stream in streams.items()}
 
     def _bound(self, channel: str, stream: _Stream, now: float, size: int) -> None:
-        """Remove what is beyond the retention and the limits in bytes, after a stream of this size has grown."""
+        """Remove publications beyond the retention and the limits in bytes, after a stream of this size has grown."""
         limits = self._limits
         stream.trim(now)
         if stream.size > limits.channel_history_bytes:
@@ -208,7 +208,7 @@ def _known(stream: _Stream, key: str, now: float) -> Position | None:
 
 
 def _shown(stream: _Stream, retention: Retention | None, now: float) -> tuple[list[Publication], int]:
-    """Return what retention shows, and the offset of the newest publication that it hides."""
+    """Return the publications that retention shows, and the offset of the newest publication that it hides."""
     if retention is None:
         return list(stream.publications), stream.trimmed
     lowest, oldest = stream.top - retention.size, now - retention.age

@@ -91,7 +91,10 @@ class Channels:
         self._caught_up(channel)
 
     async def listen(self, name: str, tap: Callable[[Publication], bool | None]) -> None:
-        """Give what is published to a function, and to subscribers what it says; raises StoreUnavailable."""
+        """Call a function with each publication; those for which it returns True reach subscribers, too.
+
+        Raises StoreUnavailable.
+        """
         (await self.open(name)).tap = tap
 
     def left(self, channel: Channel) -> None:
@@ -150,7 +153,7 @@ class Channels:
             self._fanout.add(channel, publication)
 
     def _wait(self, channel: Channel, publication: Publication) -> None:
-        """Keep what arrives while a channel is catching up; what would be too much is in history anyway."""
+        """Keep a publication that arrives while a channel is catching up, up to a limit: history has the rest."""
         channel.waiting.append(publication)
         channel.waiting_bytes += len(publication.data)
         limits = self._limits
@@ -190,7 +193,7 @@ class Channels:
                 if channel is None or channel.position == top:
                     continue
                 if channel.catching_up:
-                    channel.overrun = True  # what is being read may be older: it is read once more
+                    channel.overrun = True  # the page that is being read may be older: read once more
                 elif channel.position == before[name]:
                     self.gaps += 1
                     self.catch_up(channel)
@@ -239,7 +242,7 @@ class Channels:
         return "gap_bytes" if size > self._limits.gap_bytes else None
 
     def _caught_up(self, channel: Channel) -> None:
-        """Take what came meanwhile; where that was more than may wait, history is read again."""
+        """Take the publications that came meanwhile; read history again where they were too many to wait."""
         waiting, channel.waiting, channel.waiting_bytes = channel.waiting, [], 0
         overrun, channel.overrun, channel.catching_up = channel.overrun, False, False
         current = [publication for publication in waiting if publication.epoch == channel.position.epoch]

@@ -33,8 +33,8 @@ class Connection:
     """One client.
 
     Messages of the client wait in the inbox until `receive` takes it; reading pauses at `limits.inbox_bytes`. A client
-    that leaves has left when what it sent before is taken, `limits.leaving_seconds` later at most: its close comes
-    behind its messages, as it was sent. After the end, `disconnect` says why.
+    that leaves counts as connected until its messages are taken, `limits.leaving_seconds` at most: its close comes
+    behind them, as it was sent. After the end, `disconnect` says why.
     """
 
     __slots__ = (
@@ -96,7 +96,7 @@ class Connection:
         self._on_left: Callable[[], None] | None = None
         self._inbox: deque[str | bytes] | None = None
         self._inbox_size = 0
-        #: How the client left while it had messages that nobody has taken yet, and what ends the wait for that.
+        #: How the client left while some of its messages were not taken yet, and the timer that ends the wait for them.
         self._leaving: tuple[Disconnect, bool, asyncio.TimerHandle] | None = None
         self._limits = limits
         self._allowance = float(limits.burst)
@@ -211,7 +211,7 @@ class Connection:
             self._on_drained(self)
 
     def closed(self, disconnect: Disconnect, *, clean: bool) -> None:
-        """The link has ended: by the client, behind what it sent before."""
+        """The link has ended: by the client, behind its messages."""
         if self.disconnect is not None or self._leaving is not None:
             return
         if (self._inbox or self._is_handling) and self.ending is None and (clean or disconnect.code == LOST.code):
@@ -298,7 +298,7 @@ class Connection:
             await self._wait()
 
     async def wait_closed(self) -> Disconnect:
-        """Wait until the connection has ended, and return why; what the client sends meanwhile is thrown away."""
+        """Wait until the connection has ended, and return why; messages of the client are thrown away meanwhile."""
         self.receives = True
         while True:
             while self.receive_nowait() is not None:

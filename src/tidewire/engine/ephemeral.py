@@ -27,9 +27,9 @@ _STRIDE = 32
 
 
 class Ephemeral:
-    """Joins what comes within `limits.ephemeral_seconds`, for each channel here and for the other nodes.
+    """Joins the publications of `limits.ephemeral_seconds`, for each channel here and for the other nodes.
 
-    The first after a pause goes at the end of its turn. `finish` writes what a channel has begun to push.
+    The first after a pause goes at the end of its turn. `finish` completes a push that a channel has begun.
     """
 
     def __init__(self, registry: Registry, limits: Limits, finish: Callable[[Channel], None]) -> None:
@@ -95,7 +95,7 @@ class Ephemeral:
                 self._loop.call_soon(self._flush)
 
     def _flush(self) -> None:
-        """Push what waits, at most for one turn's time; what is left goes on in the next turn."""
+        """Push the waiting publications, for one turn's time at most; the next turn goes on with the rest."""
         assert self._loop is not None
         if self._outgoing and self._relay is not None:
             outgoing, self._outgoing = self._outgoing, []
@@ -116,7 +116,7 @@ class Ephemeral:
         self._flushed_at = self._loop.time()
 
     def push_now(self, channel: Channel) -> None:
-        """Push what waits in a channel, because something that is kept comes behind it."""
+        """Push the waiting publications of a channel, because one that is kept comes behind them."""
         for _ in self._push_channel(channel):
             pass
 
@@ -190,7 +190,7 @@ class Ephemeral:
         self._held_bytes[connection] = size
 
     def release(self, connection: Connection, subscriptions: Mapping[str, Subscription]) -> None:
-        """Give a client that has caught up the newest of what was held back for it."""
+        """Give a client that has caught up the newest publications that were held back for it."""
         held = self._held.pop(connection, None)
         if held is None:
             return
@@ -209,6 +209,6 @@ class Ephemeral:
                 self._write(channel, subscription, publications, subscription.representation.batch(publications))
 
     def forget(self, connection: Connection) -> None:
-        """Drop what is held back for a connection that has ended."""
+        """Drop the publications that are held back for a connection that has ended."""
         self._held.pop(connection, None)
         self._held_bytes.pop(connection, None)

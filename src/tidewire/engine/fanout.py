@@ -32,10 +32,10 @@ _STRIDE = 32
 
 
 class Fanout:
-    """Writes what channels have pending to links, at the end of each turn of the loop, within its time budget.
+    """Writes the pending publications of channels to links, at the end of each turn, within its time budget.
 
     Order: per channel and link, batches are first in, first out. A subscription is given each offset at most once,
-    whatever mixture of batches, direct sends and cut turns it sees: `live_after` moves with every write.
+    in any mixture of batches, direct sends and cut turns: `live_after` moves with every write.
     """
 
     def __init__(self, registry: Registry, limits: Limits) -> None:
@@ -74,7 +74,7 @@ class Fanout:
             self._loop.call_soon(self.flush)
 
     def flush(self) -> None:
-        """Write what is pending, at most for one turn's time; what is left goes on in the next turn."""
+        """Write the pending publications, for one turn's time at most; the next turn goes on with the rest."""
         self._scheduled = False
         self.turns += 1
         started = time.perf_counter()
@@ -132,7 +132,7 @@ class Fanout:
         return not channel.pending
 
     def begin(self, channel: Channel) -> ChannelPush:
-        """Take what is pending, and prepare it once for each representation in use."""
+        """Take the pending publications, and prepare them once for each representation in use."""
         for subscription in tuple(channel.buffering):
             subscription.buffer_behind_reply(channel.pending)
             self.slow.shorten(channel, subscription)
@@ -214,7 +214,7 @@ class Fanout:
     # One publication for everybody.
 
     def broadcast(self, connections: Sequence[Connection], publication: Publication) -> None:
-        """Push one publication to connections whatever they subscribe to, for one turn's time at once.
+        """Push one publication to connections in whatever channels, for one turn's time at once.
 
         A slow client is judged as in a channel. A direct send to a connection that waits comes after it.
         """
@@ -255,7 +255,7 @@ class Fanout:
         return bool(self._broadcasts)
 
     def flush_for(self, connection: Connection) -> None:
-        """Write what is pending for one connection, so that a direct send comes after it."""
+        """Write the pending publications for one connection, so that a direct send comes after them."""
         for push in self._broadcasts:
             if connection in push.waiting:
                 del push.waiting[connection]
@@ -277,12 +277,12 @@ class Fanout:
     # A client that has caught up, or has ended.
 
     def release(self, connection: Connection) -> None:
-        """Give a client that has caught up what the slow-client policies held back."""
+        """Give a client that has caught up the publications that the slow-client policies held back."""
         self.slow.release(connection, self._registry)
         self.ephemeral.release(connection, self._registry.subscriptions(connection))
 
     def forget(self, connection: Connection) -> None:
-        """Drop what is remembered of a connection that has ended."""
+        """Forget a connection that has ended."""
         self.slow.forget(connection)
         self.ephemeral.forget(connection)
 
@@ -314,7 +314,7 @@ class Fanout:
 
 
 class _BroadcastPush:
-    """One publication for connections whatever they subscribe to, and those that were not given it yet."""
+    """One publication for connections in whatever channels, and those that were not given it yet."""
 
     __slots__ = ("_batches", "publication", "waiting")
 

@@ -90,7 +90,7 @@ class Memberships:
         token = f"{connection.id}:{next(_stays):x}"
         stay = Stay(channel, member, token, membership.leave, membership.leave_on_error)
         stay.is_announced = membership.join is None
-        # before the store is asked: what it has taken must be undone even when nobody waits for its answer
+        # before the store is asked: a member that it has must be removed even when nobody waits for its answer
         subscription.enter(stay)
         if not self._is_leaving(stay):
             # a task of its own: a leave comes behind it, however the caller ends
@@ -107,7 +107,7 @@ class Memberships:
         return False
 
     async def update(self, subscription: Subscription, info: bytes) -> None:
-        """Change what presence shows of a member, while it stays; raises StoreUnavailable."""
+        """Change the presence info of a member, while it stays; raises StoreUnavailable."""
         stay = subscription.stay
         if stay is not None:
             stay.member = msgspec.structs.replace(stay.member, info=info)

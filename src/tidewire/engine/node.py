@@ -51,7 +51,7 @@ __all__ = ("Node",)
 
 logger = logging.getLogger("tidewire")
 
-#: The position of what is not kept.
+#: The position of a publication that is not kept.
 NOWHERE = Position(0, "")
 #: Seconds between two touches of the lease, looks for departed members, sweeps of idle channels, and comparisons of all
 #: positions with the store's.
@@ -314,7 +314,7 @@ class Node:
         self.tasks.failed("publish", error)
 
     def may_pass(self, data: bytes, key: str, ephemeral: bool | None) -> bool | None:
-        """Return whether what no history shows needs no place in the store: it would push others out of history.
+        """Return whether a publication that no history shows may skip the store, where it would push out others.
 
         A publication that has a key or is large is kept, as is one of which `ephemeral` says so.
         """
@@ -339,7 +339,7 @@ class Node:
         self.fanout.ephemeral.publish(publication)
 
     async def remove_history(self, channel: str) -> None:
-        """Remove what is stored of a channel; raises StoreUnavailable."""
+        """Remove the stored publications of a channel; raises StoreUnavailable."""
         await self.broker.remove_history(channel)
         self.recoveries.forget(channel)
 
@@ -366,7 +366,7 @@ class Node:
             logger.exception("a control message could not be obeyed")
 
     def _obey(self, control: Control, publication: Publication) -> None:
-        """Do what one node asked of all."""
+        """Obey a request that a node sent to all."""
         if control.disconnect is not None:
             for connection in tuple(self.registry.users.get(control.user, {}).values()):
                 self.fanout.flush_for(connection)

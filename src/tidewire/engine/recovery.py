@@ -18,7 +18,7 @@ from tidewire.messages import Position, Publication
 
 __all__ = ("Recoveries",)
 
-#: How often, and after how many seconds, history is read again that was behind what the store delivered.
+#: How often, and after how many seconds, history is read again that was behind the newest delivery.
 _BEHIND_TRIES, _BEHIND_SECONDS = 25, 0.02
 
 
@@ -36,7 +36,7 @@ class Recoveries:
     async def recover(
         self, channel: Channel, subscription: Subscription, since: Position | None, history: int
     ) -> Missed:
-        """Return the first page of what came before (history.missed.RecoveryReader).
+        """Return the first page of earlier publications (history.missed.RecoveryReader).
 
         The last page has all that is delivered until the next suspension of the caller. Raises StoreUnavailable.
         """
@@ -57,17 +57,17 @@ class Recoveries:
         raise StoreUnavailable(f"the history of {channel.name!r} is behind what was delivered; try again")
 
     async def state(self, channel: Channel, make: MakeState, subscription: Subscription | None = None) -> State:
-        """Return what the application says that a channel holds; all that came after it can be given a subscriber."""
+        """Return the state of a channel from its application; everything after it can be given to the subscriber."""
         state = await self._states.current(channel.name, make, lambda: channel.position)
         if subscription is None or state.reaches(subscription.began or channel.position):
-            return state  # what came since then waits behind the reply
+            return state  # everything since then waits behind the reply
         if (await self.recover(channel, subscription, state.position, 0)).recovered:
             return state
         return await self._states.current(channel.name, make, lambda: channel.position, after=subscription.began)
 
     @property
     def reads(self) -> tuple[int, int]:
-        """How many recoveries read the store themselves, and how many were given what another one read."""
+        """How many recoveries read the store themselves, and how many shared the read of another one."""
         return self._reader.reads
 
 
@@ -78,11 +78,11 @@ class _Live(msgspec.Struct, frozen=True):
     subscription: Subscription
 
     def buffered(self) -> tuple[Publication, ...]:
-        """Return what waits for the subscriber, in order."""
+        """Return the publications that wait for the subscriber, in order."""
         return (*(self.subscription.buffer or ()), *self.channel.pending)
 
     def is_past(self, recovery: Recovery) -> bool:
-        """Return whether the store's answer is older than what it has delivered."""
+        """Return whether the store's answer is older than its newest delivery."""
         position, reached = self.channel.position, recovery.position
         return reached.epoch == position.epoch and reached.offset < position.offset
 
@@ -90,8 +90,8 @@ class _Live(msgspec.Struct, frozen=True):
 def _beginning(channel: Channel, subscription: Subscription) -> Position:
     """Return where a subscriber begins that asks for nothing older.
 
-    That is where its subscribe began and not where it has come to since: a client that is accepted, and whose endpoint
-    then subscribes, expects what others say from that moment on.
+    That is the position at which its subscribe began, not a later one: a client whose endpoint subscribes once it is
+    accepted expects every publication from that moment on.
     """
     began = subscription.began
     if began is None or subscription.resumed is not None or began.epoch != channel.position.epoch:

@@ -67,8 +67,8 @@ class ChannelPush(msgspec.Struct):
 class Channel(msgspec.Struct, eq=False):
     """One channel that this node is subscribed to at the broker.
 
-    `channels.Channels` moves `position`, that of the newest publication that was delivered to this node, and what
-    waits while the channel is `catching_up`; `overrun` says that this was more than may wait. `fanout.Fanout` moves
+    `channels.Channels` moves `position`, that of the newest publication that was delivered to this node, and the
+    publications that wait while the channel is `catching_up`; `overrun`: too many came to wait. `fanout.Fanout` moves
     `pending` (for the end of the turn), `is_dirty`, `last` and `push`.
     """
 
@@ -99,7 +99,7 @@ class Channel(msgspec.Struct, eq=False):
         return sum(len(group.subscriptions) for group in self.groups.values()) + len(self.buffering)
 
     def count(self, batch: Batch, subscribers: int = 1) -> None:
-        """Count what subscribers were given under the channel's pattern."""
+        """Count publications that subscribers were given, under the channel's pattern."""
         self.tally.deliveries += subscribers * len(batch)
         self.tally.bytes += subscribers * batch.size
 
@@ -154,7 +154,7 @@ class Channel(msgspec.Struct, eq=False):
 
 
 class Newcomer:
-    """A client from its admission on, until `connection` is what it has become."""
+    """A client from its admission until it has become a `connection`."""
 
     __slots__ = ("connection", "network")
 
@@ -174,8 +174,8 @@ class Registry:
     __slots__ = ("_admitted", "_subscriptions", "arriving", "channels", "connections", "counts", "readers", "users")
 
     def __init__(self, counts: Counts | None = None) -> None:
-        #: Connections by network (`network_of` their addresses; of this machine itself none are counted), and what
-        #: users have sent: as far as `counts` reach, by default those of this process.
+        #: Connections by network (`network_of` their addresses; of this machine itself none are counted), and the
+        #: messages of users: as far as `counts` reach, by default those of this process.
         self.counts = counts or Counts()
         #: Connections that were admitted and are not yet added.
         self.arriving = 0

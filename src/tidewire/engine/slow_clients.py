@@ -1,4 +1,4 @@
-"""A slow client costs only itself: what is held back or dropped for it, and when it is disconnected."""
+"""A slow client costs only itself: its publications are held back or dropped, or it is disconnected."""
 
 from __future__ import annotations
 
@@ -110,7 +110,7 @@ class SlowClients:
             connection.end(SLOW)
 
     def release(self, connection: Connection, registry: Registry) -> None:
-        """Give a client that has caught up what was held back for it, and tell it how much was dropped."""
+        """Give a client that has caught up the publications held back for it, and tell it how many were dropped."""
         self._paused.pop(connection, None)
         if connection not in self._holding:
             return
@@ -126,6 +126,6 @@ class SlowClients:
                     registry.channels[subscription.channel].count(batch)
 
     def forget(self, connection: Connection) -> None:
-        """Drop what is remembered of a connection that has ended."""
+        """Forget a connection that has ended."""
         self._paused.pop(connection, None)
         self._holding.discard(connection)

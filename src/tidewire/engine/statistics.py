@@ -8,7 +8,7 @@ __all__ = ("Statistics",)
 
 
 class Statistics(msgspec.Struct, frozen=True):
-    """A node's figures since its start, and what it holds now; the limits that links meet are those of the process."""
+    """A node's figures since its start, and its sizes now; the limits that links meet are those of the process."""
 
     connections: int
     users: int

@@ -33,7 +33,7 @@ _REPLY_PAGE = 256 * 1024
 
 
 class Prepared(msgspec.Struct, frozen=True, eq=False):
-    """A subscription that has its answer and is not yet live: what is published meanwhile waits behind the reply."""
+    """A subscription that has its answer and is not yet live: publications wait behind the reply meanwhile."""
 
     channel: Channel
     subscription: Subscription
@@ -96,8 +96,8 @@ class Subscriptions:
     ) -> Subscribed:
         """Subscribe a connection to a channel; the reply is on its way before any publication of the channel.
 
-        With `since`, what was missed comes first: in the reply, and where that is much, in pages behind it. If it is
-        not there whole, `recovered` is False and the reply holds the newest `history`. While presence is away, a member
+        With `since`, the missed publications come first: in the reply, and in pages behind it if they are many. If
+        some are gone, `recovered` is False and the reply holds the newest `history`. While presence is away, a member
         joins later. Raises BadRequest, LimitExceeded, StoreUnavailable, ConnectionClosed; then it is not subscribed.
         """
         prepared = await self.prepare(connection, channel, since=since, history=history, membership=membership)
@@ -119,10 +119,10 @@ class Subscriptions:
         representation: Representation | None = None,
         on_insufficient: Callable[[Subscription], None] | None = None,
     ) -> Prepared:
-        """Do what `subscribe` does before the reply; `reply` and `go_live`, or `abandon`, come next.
+        """Do the part of `subscribe` before the reply; `reply` and `go_live`, or `abandon`, come next.
 
-        Where the reply is full, all that was missed comes behind it. `with_state`, what the application says that the
-        channel holds takes the place of `history`; that raises as `States.current`. A `since` without an epoch means
+        Where the reply is full, all missed publications come behind it. `with_state`, the channel's state from its
+        application takes the place of `history`; that raises as `States.current`. A `since` without an epoch means
         the present one. `on_insufficient` is told of a gap that cannot be filled, instead of the client.
         """
         self._check(connection, channel)
@@ -158,7 +158,7 @@ class Subscriptions:
     def _prepared_with(
         self, state: State, channel: Channel, subscription: Subscription, join: Announcement | None
     ) -> Prepared:
-        """Return the answer with a state; what came after it is pushed, from history where it is not waiting here."""
+        """Return the answer with a state; later publications are pushed, from history unless they wait here."""
         has_more = subscription.began is not None and not state.reaches(subscription.began)
         subscription.page(has_more=has_more)
         answer = Subscribed(channel.name, state.position, state=state.value)
@@ -204,7 +204,7 @@ class Subscriptions:
         await self._memberships.announce(subscription, prepared.join)
 
     async def _push_missed(self, channel: Channel, subscription: Subscription, position: Position) -> Position:
-        """Push pages of what came after a position until they reach the present; return where that is."""
+        """Push pages of publications after a position until they reach the present; return its position."""
         link, representation = subscription.connection.link, subscription.representation
         while subscription.is_paging:
             subscription.shorten_buffer(())  # the next page is read behind it
@@ -288,7 +288,7 @@ def _page(missed: Missed, representation: Representation) -> Batch:
 
 
 async def _write_pages(connection: Connection, messages: list[WireMessage]) -> None:
-    """Write messages as the client takes them; the list is empty then: what waits is held once, by the link."""
+    """Write messages as the client takes them; the list is empty then: the link alone holds them."""
     messages.reverse()
     while messages:
         page = [messages.pop()]
@@ -302,5 +302,5 @@ async def _write_pages(connection: Connection, messages: list[WireMessage]) -> N
 
 
 def ended(connection: Connection) -> ConnectionClosed:
-    """Return what is raised for a connection that has ended."""
+    """Return the error for a connection that has ended."""
     return ConnectionClosed(connection.disconnect or connection.ending or NORMAL)

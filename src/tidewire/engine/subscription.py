@@ -1,4 +1,4 @@
-"""One connection in one channel: where it became live, and what waits for it. Passive."""
+"""One connection in one channel: where it became live, and the publications that wait for it. Passive."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class Subscription:
 
     `live_after` is the offset up to which this subscriber has been given everything; a batch is cut there. Fan-out
     moves it with every write. `buffer` is not None while a recovery or history reply is being written: publications
-    wait in it instead of being pushed. `held` and `dropped` are what the slow-client policies keep
+    wait in it instead of being pushed. `held` and `dropped` belong to the slow-client policies
     (options.SlowPolicy). `representation` is its connection's, unless its subscriber chose another (deltas, a filter
     by tags). `on_insufficient` is told of a gap that cannot be filled, instead of the client.
     """
@@ -74,11 +74,11 @@ class Subscription:
         self.representation = representation or connection.representation
         self.on_insufficient = on_insufficient
         self.live_after = ENDED
-        #: The channel's position when the subscribe began: what came since waits in the buffer.
+        #: The channel's position when the subscribe began: later publications wait in the buffer.
         self.began: Position | None = None
         self.buffer: list[Publication] | None = []
         self.buffered_bytes = 0
-        #: More of the missed publications comes in further pages, and what comes meanwhile is read with the last one.
+        #: More missed publications come in further pages; the last one has those that were published meanwhile.
         self.is_paging = False
         self.held: Publication | None = None
         self.dropped = 0
@@ -96,7 +96,7 @@ class Subscription:
         self.began = position
 
     def page(self, *, has_more: bool) -> None:
-        """Begin to be given what was missed in pages, or end it."""
+        """Begin to be given the missed publications in pages, or end it."""
         self.is_paging = has_more
 
     def go_live(self, after: int) -> None:
@@ -130,7 +130,7 @@ class Subscription:
         self.buffered_bytes += sum([len(publication.data) for publication in publications])
 
     def shorten_buffer(self, kept: Sequence[Publication]) -> None:
-        """Keep no more than these of what waits behind the reply."""
+        """Keep only these of the publications that wait behind the reply."""
         self.buffer = list(kept)
         self.buffered_bytes = sum([len(publication.data) for publication in kept])
 
@@ -159,7 +159,7 @@ class Subscription:
         self.lost += count
 
     def take_held(self) -> tuple[Publication | None, int]:
-        """Return what was held for a slow client, and how many were dropped; forget both."""
+        """Return the publications held for a slow client, and how many were dropped; forget both."""
         held, dropped = self.held, self.dropped
         self.held, self.dropped = None, 0
         return held, dropped

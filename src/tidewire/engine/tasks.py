@@ -1,4 +1,4 @@
-"""The tasks of a node, their end, and what their failures say about the store."""
+"""The tasks of a node, their end, and how their failures show that the store is away."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ __all__ = ("Step", "Tasks")
 
 logger = logging.getLogger("tidewire")
 
-#: A regular step: its name, the seconds between two of them, and what it does.
+#: A regular step: its name, the seconds between two of them, and its function.
 Step = tuple[str, float, Callable[[], Awaitable[None]]]
 #: Seconds between two tries of a step while the store is away.
 _RETRY_SECONDS = 1.0

@@ -73,7 +73,7 @@ class RecoveryReader:
         self._reader = HistoryReader[_Made](broker, spawn, min(_PAGE, limits.reply_bytes))
 
     async def read(self, subject: Subject, meanwhile: Meanwhile) -> Missed:
-        """Return the first page of what came since a position; where that is not there whole, the newest `history`.
+        """Return the first page after a position; where publications are gone, the newest `history`.
 
         An answer that `meanwhile` is past, and that has no more, is of no use. Raises StoreUnavailable.
         """
@@ -156,7 +156,7 @@ class RecoveryReader:
 
     @property
     def reads(self) -> tuple[int, int]:
-        """How many recoveries read the store themselves, and how many were given what another one read."""
+        """How many recoveries read the store themselves, and how many shared the read of another one."""
         return self._reader.reads, self._reader.shared
 
     def forget(self, channel: str) -> None:

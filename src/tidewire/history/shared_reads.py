@@ -27,7 +27,7 @@ _LARGEST = (1 << 63) - 1
 
 
 class Share(Generic[T]):
-    """The part of a page that comes after one position, and what the caller made of it for all that stand there."""
+    """The part of a page that comes after one position, and the value that the caller made of it for all there."""
 
     __slots__ = ("_made", "is_cut", "page")
 
@@ -38,7 +38,7 @@ class Share(Generic[T]):
         self._made: T | None = None
 
     def once(self, make: Callable[[HistoryPage], T]) -> T:
-        """Return what `make` returns for the page; it is called once."""
+        """Return the value of `make` for the page; it is called once."""
         if self._made is None:
             self._made = make(self.page)
         return self._made
@@ -97,7 +97,7 @@ class HistoryReader(Generic[T]):
         self.shared = 0
 
     async def since(self, channel: str, since: Position, retention: Retention, at: Position | None = None) -> Share[T]:
-        """Return the first page of what `Broker.history` would; raises StoreUnavailable.
+        """Return the first page of the answer of `Broker.history`; raises StoreUnavailable.
 
         `at` is the channel's position for its live subscribers: a read that ended there a moment ago is given again.
         """

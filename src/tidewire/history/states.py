@@ -34,7 +34,7 @@ _FAILED_SECONDS = 0.5
 class State(msgspec.Struct, frozen=True):
     """The state of a channel at a position: everything that is published after it may change that.
 
-    `value` is what the application's function returned, and all who are given it share it; `data` is that as JSON.
+    `value` is the result of the application's function, shared by all that are given it; `data` is the same as JSON.
     """
 
     value: Any
@@ -58,7 +58,7 @@ class _Run:
         self.answer: asyncio.Task[State | Exception] | None = None
 
     def is_good(self, position: Position, now: float) -> bool:
-        """Return whether one more may use it, whose channel stands at a position."""
+        """Return whether another caller may use it, while its channel is at a position."""
         answer = self.answer
         if answer is None or not answer.done():
             return True

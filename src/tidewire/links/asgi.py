@@ -25,7 +25,7 @@ Send = Callable[[Any], Awaitable[None]]
 
 #: Unsent bytes at which the link counts as paused, and those at which it no longer does, as in asyncio's transports.
 _HIGH_WATER, _LOW_WATER = 64 * 1024, 16 * 1024
-#: Seconds for what is queued in front of our close, and for the client's answer to it.
+#: Seconds for the messages in front of our close, and for the client's answer to it.
 CLOSE_SECONDS = 5.0
 #: Bytes of a close frame's reason (RFC 6455 section 5.5).
 _REASON_BYTES = 123
@@ -138,7 +138,7 @@ class AsgiLink(Link):
         await asyncio.wait(self._tasks)
 
     async def release(self, patience: float) -> None:
-        """Send what is queued, within some seconds, then end without a close: the application sends it."""
+        """Send the queued messages, within some seconds, then end without a close: the application sends that."""
         self._is_released = True
         self._work.set()
         if self._tasks:

@@ -59,7 +59,7 @@ class Opened(Protocol):
         """Write one message. Raises ClientGone."""
 
     def flush(self) -> None:
-        """Write what waits for the end of the turn."""
+        """Write the messages that wait for the end of the turn."""
 
     def pause_reading(self) -> None:
         """Read no more from the client."""
@@ -183,7 +183,7 @@ class AsgiApplication:
             case _State.DENYING:
                 self._send_denial(event)
             case _State.GONE if event["type"] == "websocket.close":
-                return  # an exception's handler closes what the client has closed
+                return  # an exception's handler closes a WebSocket that the client has closed
             case _State.GONE:
                 raise ClientGone("the client has gone; nothing can be sent any more")
             case _State.CLOSED:

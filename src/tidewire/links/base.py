@@ -85,7 +85,7 @@ class Link(ABC):
         self.write(batch)
 
     def flush(self) -> None:
-        """Write what `write_later` has kept for the end of the turn; a link that keeps nothing does nothing."""
+        """Write the messages that `write_later` keeps for the end of the turn; a link that keeps none does nothing."""
         return
 
     @abstractmethod
@@ -106,8 +106,8 @@ class Link(ABC):
 
     @abstractmethod
     def close(self, code: int, reason: str = "") -> None:
-        """Begin the closing handshake behind what is queued; a peer that does not answer is aborted in time."""
+        """Begin the closing handshake behind the queued messages; a peer that does not answer is aborted in time."""
 
     @abstractmethod
     def abort(self) -> None:
-        """End at once, without the closing handshake; what is queued is lost."""
+        """End at once, without the closing handshake; queued messages are lost."""

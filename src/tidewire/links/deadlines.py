@@ -16,7 +16,7 @@ class Due(Enum):
     PING = auto()
     NO_PONG = auto()  #: the client has not answered a ping in time
     LATE_MESSAGE = auto()  #: the rest of a message has not come in time
-    END = auto()  #: what was to end the connection has taken too long
+    END = auto()  #: the end of the connection has taken too long
 
 
 class Deadlines:
@@ -91,7 +91,7 @@ class Deadlines:
         return min((moment for moment in (self._ping, self.pong, self.rest) if moment), default=None)
 
     def take_due(self, now: float, *, is_reading: bool, received: int = 0) -> Due:
-        """Return what is due, once. `received` are the bytes that have come of an incomplete message.
+        """Return the deadline that has passed, once. `received` are the bytes that have come of an incomplete message.
 
         A client that is not read cannot be judged.
         """

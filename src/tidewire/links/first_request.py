@@ -129,5 +129,5 @@ class FirstRequest(asyncio.Protocol):
 
 
 def configured(limits: Limits) -> partial[FirstRequest]:
-    """Return what makes protocols with these limits, to be given to uvicorn as `Config(http=…)`."""
+    """Return a factory of protocols with these limits, to be given to uvicorn as `Config(http=…)`."""
     return partial(FirstRequest, limits=limits)

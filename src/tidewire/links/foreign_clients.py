@@ -1,6 +1,6 @@
-"""Clients of other protocols, and requests without an upgrade: they are told in one sentence what speaks here.
+"""Clients of other protocols, and requests without an upgrade: one sentence tells them which protocols are spoken here.
 
-An application that serves such a path itself is left alone: only what would be 404 is answered.
+An application that serves such a path itself is left alone: only a request that would get 404 is answered.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ _QUERIES = ((b"EIO=", "Socket.IO"), (b"negotiateVersion=", "SignalR"), (b"protoc
 
 
 def protocol_of(scope: Scope) -> str:
-    """Return the name of the protocol whose client asks for this, "" where it may be anybody."""
+    """Return the name of the protocol that the client of a request speaks, "" where it may be any."""
     for subprotocol in scope.get("subprotocols", ()):
         if subprotocol in _SUBPROTOCOLS:
             return _SUBPROTOCOLS[subprotocol]
@@ -80,7 +80,7 @@ def _is_unknown(scope: Scope) -> bool:
 
 
 def answer_unknown(scope: Scope) -> Answer | None:
-    """Return what a handshake is answered that the application refused because it has no such path.
+    """Return the answer to a handshake that the application refused because it has no such path.
 
     None where it has refused for another reason.
     """

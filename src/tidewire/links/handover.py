@@ -1,4 +1,4 @@
-"""A link without a wire: what is written waits until code of the same process takes it."""
+"""A link without a wire: publications wait until code of the same process takes them."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ class HandoverLink(Link):
         self._news.set()
 
     def clear(self) -> None:
-        """Drop what waits."""
+        """Drop the waiting publications."""
         self._waiting.clear()
         self._bytes = 0
 
@@ -87,7 +87,7 @@ class HandoverLink(Link):
 
     def write(self, batch: Batch) -> None:
         if self.is_closed or not isinstance(batch, HandoverBatch):
-            return  # what a client would be told beside its publications, the reader asks for
+            return  # a reader asks for the notices that a client is sent beside its publications
         self._waiting.extend(batch.publications)
         self._bytes += batch.size
         if len(self._waiting) > self._messages or self._bytes > _HIGH_WATER:

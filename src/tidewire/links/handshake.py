@@ -124,7 +124,7 @@ class Handshake:
         return answer or plain_response(400, "this is not a WebSocket handshake (RFC 6455 section 4.1)").serialize()
 
     def take(self, method: str, path: bytes, headers: HeaderPairs) -> bytes | None:
-        """Judge a request that an HTTP class has parsed (HTTP/1.1 only); return what `feed` returns."""
+        """Judge a request that an HTTP class has parsed (HTTP/1.1 only); returns as `feed` does."""
         headers = list(headers)
         if method == "GET" and self._take_plain(path, headers):
             return None
@@ -139,7 +139,7 @@ class Handshake:
         return None if refusal is None else refusal.serialize()
 
     def _take_plain(self, path: bytes, headers: list[tuple[bytes, bytes]]) -> bool:
-        """Accept what nearly every client sends; return whether it was that, or the core has to judge it."""
+        """Accept the handshake that nearly every client sends; return False for others, which the core judges."""
         known = dict(headers)
         key = known.get(b"sec-websocket-key", b"")
         if (
@@ -225,9 +225,9 @@ class Handshake:
 
 
 def read_handshake(data: bytes, limit: int) -> tuple[bytes, list[tuple[bytes, bytes]], bytes] | None:
-    """Return path and headers of a handshake, and what is behind it, if these bytes begin with all of one.
+    """Return path and headers of a handshake, and the bytes behind it, if these bytes begin with a whole one.
 
-    None for anything else, for more bytes than the limit, and for whatever is unusual: an HTTP class judges that.
+    None for anything else, for more bytes than the limit, and for an unusual handshake: an HTTP class judges those.
     """
     found = _REQUEST.match(data, 0, limit)
     if found is None:

@@ -24,9 +24,9 @@ _CLOSE_SECONDS = 5.0
 
 
 class HeldLink(Link):
-    """Holds what is written, as a client's connection does whose other end takes nothing.
+    """Holds all messages, as a connection does whose other end takes nothing.
 
-    It is what a link is to the engine when the operating system's buffers are full: paused above the high-water mark,
+    To the engine it is a link whose buffers in the operating system are full: paused above the high-water mark,
     let go when no byte was taken for `stalled_seconds`. A client that `is_cut` is not read either, and hears nothing,
     not even a close frame, until `abort`: its server goes on as if it were there. `release` gives a frozen
     client all that waits, in order; from then on everything is passed on.
@@ -51,7 +51,7 @@ class HeldLink(Link):
             link.pause_reading()
 
     def release(self) -> None:
-        """End the fault: write what waits, then pass everything on. Harmless when it has ended."""
+        """End the fault: write the waiting messages, then pass everything on. Harmless when it has ended."""
         if self._is_over:
             return
         self._finish()

@@ -51,7 +51,7 @@ def origin_form(target: bytes) -> bytes:
 def relative_redirects(scope: Event, send: Send) -> Send:
     """Return a `send` that takes the host of the request out of redirects to itself: any client can make it up.
 
-    A client resolves what is left against the address that it has asked, so it comes to the same place.
+    A client resolves the rest against the address that it has asked, so it comes to the same place.
     """
 
     def send_relative(event: Event) -> Awaitable[None]:

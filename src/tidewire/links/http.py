@@ -161,7 +161,7 @@ class HttpProtocol(HttpToolsProtocol):
 
     def on_header(self, name: bytes, value: bytes) -> None:
         self._count(len(name) + len(value) + 4)
-        super().on_header(name, value.rstrip(b" \t"))  # the parser takes off only what is before (RFC 9110 section 5.5)
+        super().on_header(name, value.rstrip(b" \t"))  # the parser strips only leading space (RFC 9110 section 5.5)
 
     def on_headers_complete(self) -> None:
         if len(self.pipeline) >= self._limits.pipelined:
@@ -185,7 +185,7 @@ class HttpProtocol(HttpToolsProtocol):
         self._enter(_State.IDLE)
 
     def handle_websocket_upgrade(self) -> None:
-        """Hand over to the WebSocket class, with what the client has sent behind its request."""
+        """Hand over to the WebSocket class, with the bytes that the client has sent behind its request."""
         if self.scope["http_version"] != "1.1":
             self.send_400_response("a WebSocket handshake needs HTTP/1.1")
             return

@@ -48,7 +48,7 @@ BY_APPLICATION, BY_WRITER, BY_HANDSHAKE = 1, 2, 4
 
 
 class Control(msgspec.Struct, frozen=True, gc=False):
-    """A control frame; `disconnect` is what a close frame says (1005 when it says nothing)."""
+    """A control frame; `disconnect` has the code and reason of a close frame (1005 when it has none)."""
 
     opcode: Opcode
     payload: bytes
@@ -240,7 +240,7 @@ Handle = Callable[[str | bytes | Control | Fault], None]
 class Reader:
     """Reads one transport. Each message and control frame is given to `handle`, one call at a time.
 
-    A pause takes effect at once, also in the middle of what has been received; the rest waits here.
+    A pause takes effect at once, also in the middle of received bytes; the rest waits here.
     """
 
     __slots__ = ("_handle", "_is_reading", "_left", "_loop", "_parser", "_pauses", "_transport")

@@ -1,7 +1,7 @@
 """Notices that an ASGI server has been told to exit, for responses without an end.
 
 A server that exits waits for its responses, and ASGI has no event that asks an application to end one: stock uvicorn
-waits for ever. Here the signals that end a server call those who watch, after the server's own handler.
+waits for ever. Here the signals that end a server call the watchers, after the server's own handler.
 """
 
 from __future__ import annotations

@@ -84,7 +84,7 @@ class ServerPings:
         self._limits = limits
         self._server = server
         self._link: Pinged | None = None
-        #: When the ping was written whose answer is expected, or 0.
+        #: When the ping that waits for its answer was written, or 0.
         self._asked = 0.0
         self.timer_slot = 0
 
@@ -101,7 +101,7 @@ class ServerPings:
             TimerWheel.of(self._loop).cancel(self)
 
     def on_timer(self, now: float) -> float | None:
-        """Ping, or judge by what has come since the ping."""
+        """Ping, or judge the client by the bytes that have come since the ping."""
         if self._link is None:
             return None
         found = Sockets.of(self._loop).open(self._peer)
@@ -132,7 +132,7 @@ class ServerPings:
 
     def _is_gone(self, state: TcpState, silence: float, now: float) -> bool:
         if not state.is_acknowledged and state.since_acknowledgement >= self._limits.pong_seconds:
-            return True  # what was sent does not arrive
+            return True  # our bytes do not arrive
         return self._asked > 0 and silence > now - self._asked + _CLOCK_SECONDS
 
     def _ping(self, sent: int) -> None:

@@ -28,18 +28,18 @@ Send = Callable[[Any], Awaitable[None]]
 #: Makes the last message of a stream of a close code and a reason.
 LastMessage = Callable[[int, str], WireMessage]
 
-#: Unsent bytes at which the link counts as paused, and those at which it no longer does; what one `send` is given.
+#: Unsent bytes at which the link counts as paused, and those at which it no longer does; bytes of one `send`.
 _HIGH_WATER, _LOW_WATER, _CHUNK = 64 * 1024, 16 * 1024, 64 * 1024
-#: Seconds for what is queued in front of our close.
+#: Seconds for the messages in front of our close.
 CLOSE_SECONDS = 5.0
 #: For caches and proxies: the response is not to be kept, nor collected before it is passed on.
 HEADERS = ((b"cache-control", b"no-store, no-transform"), (b"x-accel-buffering", b"no"))
 
 
 class Framing(msgspec.Struct, frozen=True, gc=False):
-    """The form of messages in a body: its media type, how it begins, and what stands around each message.
+    """The form of messages in a body: its media type, its beginning, and the bytes around each message.
 
-    With `lines`, it stands around each line of a message.
+    With `lines`, they stand around each line of a message.
     """
 
     media_type: str
@@ -74,7 +74,7 @@ class StreamServer(TypingProtocol):
 
 
 class StreamLink(Link):
-    """One client of an endless HTTP response (ASGI specification, HTTP); what the client sends comes by other requests.
+    """One client of an endless HTTP response (ASGI specification, HTTP); the client's messages come by other requests.
 
     The response begins with the first write, or with `uncork`. All that is queued goes out together, in pieces of
     64 KiB; a piece that the server does not take within `stalled_seconds` ends the link. The body ends
@@ -259,7 +259,7 @@ class StreamLink(Link):
                 await self._work.wait()
 
     async def _write_some(self) -> None:
-        """Send what is queued, as much as one piece may hold; it counts as unsent until the server has taken it."""
+        """Send queued messages, as many as one piece may hold; they count as unsent until the server has taken them."""
         pieces: list[bytes | memoryview] = []
         size = messages = 0
         for data, count in self._outbox:

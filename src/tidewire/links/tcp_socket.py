@@ -1,4 +1,4 @@
-"""The TCP socket under a WebSocket whose ASGI server owns it: found by its peer, and asked what the kernel knows of it.
+"""The TCP socket under a WebSocket, where the ASGI server owns it: found by its peer, and measured by the kernel.
 
 Linux alone tells it. The server's own objects are not touched: each use works on a duplicate of the descriptor.
 """
@@ -115,7 +115,7 @@ def _peer(found: socket.socket) -> Peer | None:
 
 
 def state_of(found: socket.socket) -> TcpState:
-    """Return what the kernel knows of a connection; raises OSError."""
+    """Return the kernel's figures of a connection; raises OSError."""
     import fcntl
 
     unread = struct.unpack("i", fcntl.ioctl(found, _FIONREAD, b"\0" * 4))[0]

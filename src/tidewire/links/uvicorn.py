@@ -46,7 +46,7 @@ _DEFAULTS = WebSocketSettings()
 
 
 class WebSocketProtocol(asyncio.Protocol):
-    """One connection: its opening handshake, then what the transport and uvicorn tell its link.
+    """One connection: its opening handshake, then the calls of the transport and of uvicorn for its link.
 
     uvicorn's `ws_max_size` counts where it is smaller than `limits.message_size`; its ping and deflate settings do not
     count: those of `configured` do.
@@ -123,7 +123,7 @@ class WebSocketProtocol(asyncio.Protocol):
             self._link.pause_handshake()
 
     def request_received(self, method: str, path: bytes, headers: HeaderPairs) -> None:
-        """Take the whole upgrade request from whatever has read it (links/first_request.py, links/http.py)."""
+        """Take the whole upgrade request from the class that has read it (links/first_request.py, links/http.py)."""
         if self._handshake is not None:
             self._judged(self._handshake, self._handshake.take(method, path, headers))
 
@@ -180,7 +180,7 @@ class WebSocketProtocol(asyncio.Protocol):
 def configured(
     limits: Limits, *, deflate: bool = False, close_seconds: float = _DEFAULTS.close_seconds
 ) -> partial[WebSocketProtocol]:
-    """Return what makes protocols with these limits, to be given to uvicorn as `Config(ws=…)`."""
+    """Return a factory of protocols with these limits, to be given to uvicorn as `Config(ws=…)`."""
     settings = WebSocketSettings(limits=limits, deflate=deflate, close_seconds=close_seconds)
     return partial(WebSocketProtocol, settings=settings)
 

@@ -139,7 +139,7 @@ class WebSocketLink(Link):
     # Events of the transport.
 
     def data_received(self, data: bytes) -> None:
-        """Read what the client has sent."""
+        """Read the bytes that the client has sent."""
         if self._reader.feed(data):
             if self._deadlines.message_began(self._loop.time()):
                 self._schedule()
@@ -325,7 +325,7 @@ class WebSocketLink(Link):
         self._reader.resume_all()
 
     def _end(self) -> None:
-        """Close the transport behind what it still holds, and abort it when that takes too long."""
+        """Close the transport behind its unsent bytes, and abort it when that takes too long."""
         self._writer.flush()
         self._transport.close()
         self._end_within(self._close_seconds)
@@ -371,7 +371,7 @@ class WebSocketLink(Link):
         return None if moment is None else moment - now
 
     def on_timer(self, now: float) -> float | None:
-        """Do what is due, and return the seconds until something is due again."""
+        """Act on a deadline that has passed, and return the seconds until the next one."""
         if self.paused and not self._deadlines.is_ending:
             if self._writer.stalled_seconds(now) >= self._limits.stalled_seconds:
                 count_limit("stalled_seconds")

@@ -24,10 +24,10 @@ class Writer:
     """Writes to one transport, in order; it costs no timer, task or queue while the client keeps up.
 
     `pause` and `resume` are called when the transport's buffer has passed its high-water mark, and is below the low one
-    again. With `hold_answer`, the handshake's answer waits for what is written next, and goes out in front of it.
+    again. With `hold_answer`, the handshake's answer waits for the next write, and goes out in front of it.
 
     A write is a system call, which costs more than all that comes before it. So the direct sends of one turn of the
-    loop are joined (`write_later`), and what fan-out writes in the same turn goes out with them. While it `is_direct`,
+    loop are joined (`write_later`), and batches of fan-out in the same turn go out with them. While it `is_direct`,
     nothing waits here and nobody watches: a batch may as well be given to the transport.
     """
 
@@ -63,7 +63,7 @@ class Writer:
         return self._stall is not None
 
     def write(self, batch: Batch) -> None:
-        """Write all frames of a batch, behind what waits for the end of the turn."""
+        """Write all frames of a batch, behind those that wait for the end of the turn."""
         if self._later is not None:
             self._later.append(batch.joined)
             self.flush()
@@ -87,7 +87,7 @@ class Writer:
             self.flush()
 
     def flush(self) -> None:
-        """Write what waits for the end of the turn."""
+        """Write the frames that wait for the end of the turn."""
         later = self._later
         if later is None:
             return
@@ -204,5 +204,5 @@ def close_frame(disconnect: Disconnect) -> bytes:
 
 
 def _short(reason: str) -> str:
-    """Cut a reason to what a close frame holds (123 bytes, section 5.5)."""
+    """Cut a reason to the size of a close frame (123 bytes, section 5.5)."""
     return reason if len(reason) <= 41 else reason.encode()[:123].decode(errors="ignore")

@@ -36,7 +36,7 @@ class ConnectAttempt(msgspec.Struct, frozen=True):
 
 
 class Grant(msgspec.Struct, frozen=True):
-    """The grant of a subscriber: the channel's options as they hold for it, and what belongs to its subscription.
+    """The grant of a subscriber: the channel's options as they hold for it, and the fields of its subscription.
 
     `info` (JSON or b"") shows in presence, joins and publications; `data` (JSON or b"") goes back in the reply;
     `expires_at` is in seconds since 1970; `channel` is set where the token named it (`Authority.sub_refresh`). A client
@@ -54,8 +54,8 @@ class Grant(msgspec.Struct, frozen=True):
 class Identity(msgspec.Struct, frozen=True):
     """The user of a connection ("": nobody known), for how long, and its subscriptions by the server.
 
-    `info` (JSON or b"") shows in presence; `data` (JSON or b"") goes back in the connect reply; `context` is what the
-    application's own dependency returned, handed to its rules unchanged. `token` makes `Hub.revoke` reach it.
+    `info` (JSON or b"") shows in presence; `data` (JSON or b"") goes back in the connect reply; `context` is the
+    value of the application's own dependency, handed to its rules unchanged. `token` makes `Hub.revoke` reach it.
     """
 
     user: str = ""

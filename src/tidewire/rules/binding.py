@@ -192,14 +192,14 @@ class _Dependency(Bound):
 
 
 def _is(kind: Callable[[Any], bool], function: Any) -> bool:
-    """Return whether a function is of a kind, or what it wraps is: as FastAPI sees it."""
+    """Return whether a function, or the one that it wraps, is of a kind, as FastAPI sees it."""
     while isinstance(function, partial):
         function = function.func
     return kind(function) or kind(inspect.unwrap(function))
 
 
 def _parameters(function: Callable[..., Any]) -> list[inspect.Parameter]:
-    """Return what is to be given to a function; raises ConfigurationError for one that does not tell."""
+    """Return the parameters of a function; raises ConfigurationError for one without a signature."""
     try:
         return list(inspect.signature(function).parameters.values())
     except ValueError as error:
@@ -207,7 +207,7 @@ def _parameters(function: Callable[..., Any]) -> list[inspect.Parameter]:
 
 
 def _bare(type_: Any) -> Any:
-    """Return a type without what `Annotated` says of it, and what a `NewType` stands for."""
+    """Return a type without its `Annotated`, and for a `NewType` its supertype."""
     while True:
         if typing.get_origin(type_) is typing.Annotated:
             type_ = typing.get_args(type_)[0]
@@ -238,7 +238,7 @@ def _is_of_request(parameter: inspect.Parameter, type_: Any) -> bool:
 
 
 def classes_of(type_: Any) -> tuple[type, ...]:
-    """Return the classes that a type is one of, without None; () for what no value can be found by."""
+    """Return the classes that a type is one of, without None; () for a type by which no value can be found."""
     type_ = _bare(type_)
     origin = typing.get_origin(type_)
     if origin in (typing.Union, UnionType):
@@ -268,7 +268,7 @@ def _default(parameter: inspect.Parameter, type_: Any) -> Any:
 
 
 def hints_of(function: Callable[..., Any]) -> dict[str, Any]:
-    """Return the types of a function's parameters; raises ConfigurationError for what cannot be read."""
+    """Return the types of a function's parameters; raises ConfigurationError for annotations that cannot be read."""
     target: Any = function
     while isinstance(target, partial):
         target = target.func

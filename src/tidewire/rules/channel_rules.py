@@ -133,7 +133,7 @@ class ChannelRules:
 
 
 class _Retentions(dict[str, Retention | None]):
-    """Asks the rules for what it does not hold: a publication costs a look into a dictionary, and no call."""
+    """Asks the rules for a channel that it lacks: a publication costs a look into a dictionary, and no call."""
 
     __slots__ = ("_rules",)
 

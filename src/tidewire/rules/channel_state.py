@@ -34,7 +34,7 @@ class StateFunction(Bound):
             )
 
     async def make(self, channel: str, texts: dict[str, str]) -> tuple[Any, bytes]:
-        """Return what the function returns, and that as JSON; raises what it raises."""
+        """Return the function's result, and the same as JSON; raises whatever the function raises."""
         try:
             value = await self(_NOBODY, texts)
         except NoMatch:

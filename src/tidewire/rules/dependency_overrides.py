@@ -26,7 +26,7 @@ class Overrides:
             self._app = ref(app)
 
     def find(self, dependency: Callable[..., Any]) -> Callable[..., Any] | None:
-        """Return what stands in for a dependency, if it is overridden."""
+        """Return the override of a dependency, if there is one."""
         app = None if self._app is None else self._app()
         overrides: Mapping[Any, Callable[..., Any]] = getattr(app, "dependency_overrides", {})
         return overrides.get(dependency) if overrides else None

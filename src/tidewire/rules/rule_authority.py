@@ -168,7 +168,7 @@ class RuleAuthority(Authority):
 
 
 def _encoded(value: Any, who: str) -> bytes:
-    """Return what a function of the application returned as JSON, b"" for None.
+    """Return the result of a function of the application as JSON, b"" for None.
 
     Raises ConfigurationError, which is the application's to mend and not the client's, for a value that JSON has not.
     """

@@ -12,7 +12,7 @@ __all__ = ("is_complete",)
 def is_complete(
     since: Position | None, top: int, first: int, found: Sequence[Publication], limit: int | None, *, reverse: bool
 ) -> bool:
-    """Return whether nothing is missing next to a position, or within what was `found` from there on.
+    """Return whether nothing is missing next to a position, or among the publications `found` from there on.
 
     `first` is the lowest offset that is shown. An operator may have removed publications from anywhere.
     """

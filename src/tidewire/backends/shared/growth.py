@@ -31,8 +31,8 @@ def size_of(request: PublishRequest) -> int:
 class Growth:
     """Knows how much each channel has grown by this node.
 
-    `bound` removes what is oldest of a channel beyond so many bytes, and returns whether there was something; it raises
-    StoreUnavailable. A reader that wanted it is told, as after a removal on request.
+    `bound` removes the oldest publications of a channel beyond so many bytes, and returns whether there were any; it
+    raises StoreUnavailable. A reader that wanted them is told, as after a removal on request.
     """
 
     def __init__(self, limit: int, bound: Callable[[str, int], Awaitable[bool]]) -> None:

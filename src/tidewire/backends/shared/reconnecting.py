@@ -28,7 +28,7 @@ async def reconnect(
     expected: tuple[type[Exception], ...],
     failed: Callable[[Exception], str],
 ) -> T:
-    """Call `connect` until it succeeds, and return what it returned; `outage` is told of both ends for `owner`.
+    """Call `connect` until it succeeds, and return its result; `outage` is told of both ends for `owner`.
 
     `failed` takes note of each error and returns it in words. An error that is not `expected` is a fault of the program
     and logged as such, but it does not end the attempts.

@@ -12,7 +12,7 @@ from tidewire.support.counters import count_limit
 __all__ = ("pack_ephemeral", "unpack_ephemeral")
 
 _Packed = tuple[str, int, list[tuple[str, float, bytes, int, bytes, str]]]
-#: The version of the form; a node leaves out what another version has written, and counts it.
+#: The version of the form; a node leaves out publications of another version, and counts them.
 _VERSION = 1
 #: Bytes that a publication costs beside its data, about.
 _OVERHEAD = 64

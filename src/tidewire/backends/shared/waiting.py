@@ -117,7 +117,7 @@ class WaitingRoom(Generic[W]):
         )
 
     def flush(self) -> None:
-        """Hand over what this turn of the loop has brought."""
+        """Hand over the writes of this turn of the loop."""
         if self._turn:
             turn, self._turn = self._turn, []
             self._hand_over(turn)
@@ -160,7 +160,7 @@ class WaitingRoom(Generic[W]):
         self._sweeping = loop.call_later(_SWEEP, self._sweep) if is_wanted else None
 
     async def wait_empty(self) -> None:
-        """Hand over what there is and return when everything is answered, which takes no longer than a deadline."""
+        """Hand over the waiting writes and return when all are answered, which takes no longer than a deadline."""
         self.flush()
         futures = [write.future for write in self._waiting]
         if futures:

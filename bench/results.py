@@ -5,16 +5,16 @@ from __future__ import annotations
 import os
 import platform
 import subprocess
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from statistics import median
+from statistics import median, median_low
 from typing import Any
 
 import msgspec
 
-from bench.bars import Bar, Medians, judge
+from bench.bars import Medians, judge
 from bench.load import Figures
 from bench.measure import Run
 
@@ -100,22 +100,68 @@ def _extra(group: Sequence[Run]) -> dict[str, float]:
     return {name: median(run.extra[name] for run in group if name in run.extra) for name in names}
 
 
+class _Beside(msgspec.Struct, frozen=True):
+    """A row that has a peer: our figure, the peer's, and whether less is better."""
+
+    name: str
+    work: str
+    peer: str
+    figure: float
+    reference: float
+    is_less_better: bool
+
+    @property
+    def ratio(self) -> float:
+        return self.figure / self.reference
+
+    def times_worse(self, now: float, then: float) -> float:
+        return now / then if self.is_less_better else then / now
+
+
 def regressions(stored: Results, measured: Sequence[Run]) -> list[str]:
-    """Return which ratios to a peer are worse than the stored ones by more than the tolerance."""
-    before = {_key(bar): bar for bar in judge(Medians(stored.runs))}
+    """Return which ratios to a peer are worse than the stored ones by more than the tolerance.
+
+    A peer has good and bad runs of its own. So a ratio counts only if our figure has become worse beside most peers of
+    the work, and the ratio is worse in every repetition.
+    """
+    before, after = _beside_peers(stored.runs), _beside_peers(measured)
+    turns = [_beside_peers(turn) for turn in _repetitions(measured)]
     found = []
-    for bar in judge(Medians(measured)):
-        old = before.get(_key(bar))
-        if old is None or old.ratio is None or bar.ratio is None or bar.against.startswith(("limit", "none", "ours")):
+    for key, row in after.items():
+        old = before.get(key)
+        if old is None:
             continue
-        worse = bar.ratio / old.ratio if bar.wanted.startswith("≤") else old.ratio / bar.ratio
-        if worse > 1 + TOLERANCE:
-            found.append(f"{bar.work}, {bar.subject}: {bar.ratio:.2f} × {bar.against}, stored {old.ratio:.2f} ×")
+        change = row.figure / old.figure
+        peers = {
+            other.peer: row.times_worse(change, other.reference / before[name].reference)
+            for name, other in after.items()
+            if other.work == row.work and name in before
+        }
+        in_turns = [row.times_worse(turn[key].ratio, old.ratio) for turn in turns if key in turn]
+        if min(peers[row.peer], median_low(peers.values())) > 1 + TOLERANCE and min(in_turns) > 1:
+            found.append(f"{row.name}: {row.ratio:.2f} × {row.peer}, stored {old.ratio:.2f} ×")
     return found
 
 
-def _key(bar: Bar) -> tuple[str, str, str]:
-    return bar.work, bar.subject, bar.against
+def _beside_peers(runs: Iterable[Run]) -> dict[tuple[str, str], _Beside]:
+    """Return the rows that have a peer's figure, by name and peer."""
+    rows = {}
+    for bar in judge(Medians(runs)):
+        if bar.figure and bar.reference and not bar.against.startswith(("limit", "none", "ours")):
+            name, is_less_better = f"{bar.work}, {bar.subject}", bar.wanted.startswith("≤")
+            rows[name, bar.against] = _Beside(name, bar.work, bar.against, bar.figure, bar.reference, is_less_better)
+    return rows
+
+
+def _repetitions(runs: Iterable[Run]) -> list[list[Run]]:
+    """Split runs into the turns that the servers took."""
+    seen: Counter[tuple[str, str, float]] = Counter()
+    turns: defaultdict[int, list[Run]] = defaultdict(list)
+    for run in runs:
+        key = run.work, run.subject, run.variable
+        turns[seen[key]].append(run)
+        seen[key] += 1
+    return list(turns.values())
 
 
 def machine() -> str:

@@ -49,6 +49,39 @@ def test_names_a_ratio_that_is_worse_by_more_than_a_tenth(ours: int, uvicorn: in
     assert found == (["echo, window 64, ours-bare: 1.80 × uvicorn-bare, stored 2.02 ×"] if is_worse else [])
 
 
+def fanouts(ours: int, **peers: int) -> list[Run]:
+    figures = {"ours-served-memory": ours, **{name.replace("_", "-"): rate for name, rate in peers.items()}}
+    runs = [run("fanout", subject, 1, 1) for subject in figures]
+    return [
+        msgspec.structs.replace(one, figures=msgspec.structs.replace(one.figures, deliveries=figures[one.subject]))
+        for one in runs
+    ]
+
+
+@pytest.mark.parametrize(
+    ("ours", "peers", "is_worse"),
+    [
+        (1_000, {"nats_server": 200, "node_ws": 50, "tutorial": 10}, False),  # one peer had a good run
+        (1_000, {"nats_server": 200, "node_ws": 50}, False),
+        (1_000, {"nats_server": 200}, True),  # nobody says that it was the peer
+        (500, {"nats_server": 100, "node_ws": 50, "tutorial": 10}, True),
+        (500, {"nats_server": 100, "node_ws": 25, "tutorial": 5}, False),  # a slower minute, but for one
+        (500, {"nats_server": 50, "node_ws": 25, "tutorial": 5}, False),  # for all
+    ],
+)
+def test_a_peer_that_varies_by_itself_makes_no_ratio_worse(ours: int, peers: dict[str, int], is_worse: bool) -> None:
+    stored = Results().renewed(fanouts(1_000, nats_server=100, node_ws=50, tutorial=10), [], TODAY)
+    found = regressions(stored, fanouts(ours, **peers))
+    assert bool(found) == is_worse, found
+
+
+def test_a_ratio_that_one_repetition_has_is_not_worse() -> None:
+    stored = Results().renewed(fanouts(1_000, nats_server=100), [], TODAY)
+    good, bad = fanouts(1_000, nats_server=99), fanouts(1_000, nats_server=150)
+    assert regressions(stored, [*bad, *good, *bad]) == []
+    assert len(regressions(stored, [*bad, *bad, *bad])) == 1
+
+
 def test_says_nothing_of_what_was_not_measured() -> None:
     stored = Results().renewed(echoes(100, 50), [], TODAY)
     assert regressions(stored, [run("few", "ours-endpoint-memory", 2, 5)]) == []

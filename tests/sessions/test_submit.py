@@ -131,3 +131,23 @@ def test_a_publication_that_is_handed_over_takes_no_turn_of_the_loop(tmp_path: P
         assert turns == [False, True]
 
     run(main())
+
+
+def test_what_nobody_keeps_is_no_publication_in_flight(tmp_path: Path) -> None:
+    async def main() -> None:
+        hub = Hub(f"sqlite:///{tmp_path}/store.db", channels={"a": ChannelOptions(ephemeral=True)})
+        found: list[Any] = []
+
+        async def endpoint(websocket: WebSocket) -> None:
+            async with hub.connect(websocket) as connection:
+                await connection.subscribe("a")
+                outcomes = [await connection.submit("a", text) for text in ("1", "2")]
+                assert [outcome.result() for outcome in outcomes] == [True, True]
+                found.append(connection._in_flight)
+                await connection.wait_closed()
+
+        async with serving(hub, endpoint) as running, running.open() as client:
+            assert [await receive(client), await receive(client)] == ["1", "2"]
+        assert found == [None]
+
+    run(main())

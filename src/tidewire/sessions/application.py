@@ -53,7 +53,7 @@ class HubConnection(HeldConnection):
 
     def __init__(self, node: Node, acceptance: Acceptance, *, expires_at: float | None = None) -> None:
         super().__init__(node, acceptance, expires_at=expires_at)
-        #: The outcome of all publications that a store has kept without a wait.
+        #: The outcome of all publications that waited for no store.
         self._kept: asyncio.Future[bool] | None = None
         #: The last channel whose name was judged.
         self._named = ""
@@ -170,9 +170,9 @@ class HubConnection(HeldConnection):
         """
         connection, node = self._here, self._node
         name = self._open_channel(channel)
-        waits = node.broker.waits
-        if waits and not node.is_open:
+        if node.broker.waits and not node.is_open:
             raise NotPublished("the application is ending")
+        waits = node.broker.waits and not node.is_ephemeral(name)
         try:
             payload = self._payload(name, data)
             if not waits:

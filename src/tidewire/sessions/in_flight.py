@@ -49,7 +49,8 @@ class InFlight:
         node, waits = self._node, self._waits and not self._node.is_ephemeral(channel)
         try:
             if waits:
-                await self.wait_room()
+                if len(self._futures) >= self._most:
+                    await self.wait_room()
                 settled = partial(self._settled, settle)
                 begun = node.begin_publish(channel, data, format, settled=settled, key=key, meta=meta)
             else:

@@ -79,10 +79,14 @@ def test_what_takes_the_place_of_a_result_is_not_sent(
     asyncio.run(scenario())
 
 
+async def let() -> None:
+    """Let the reader have more."""
+
+
 async def sent(file: Path, *, headers: tuple[tuple[bytes, bytes], ...] = (), change: Callable[[], object]) -> list[Any]:
     """Open a file, change it, and return the messages of the answer."""
     descriptor = open_inside(file, file.parent)
-    response = ResultResponse(descriptor, file.name, {})
+    response = ResultResponse(descriptor, file.name, {}, filename=None, look=let, seconds=1.0)
     change()
     messages: list[Any] = []
 

@@ -5,10 +5,12 @@ from __future__ import annotations
 import mimetypes
 import os
 import stat
-from collections.abc import Mapping
+import time
+from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
 
 from starlette.datastructures import Headers
+from starlette.exceptions import HTTPException
 from starlette.responses import FileResponse
 from starlette.types import Message, Receive, Scope, Send
 
@@ -20,7 +22,7 @@ _INSIDE = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
 class _Sent(Exception):
-    """Ends an answer when all that was announced is sent: a program may append to the file for ever."""
+    """Ends an answer: all that was announced is sent, or its reader may have no more of it."""
 
 
 def open_inside(path: Path, within: Path) -> int:
@@ -43,10 +45,24 @@ def open_inside(path: Path, within: Path) -> int:
 
 
 class ResultResponse(FileResponse):
-    """Sends a file, or ranges of it, with the size that it had when it was opened; closes its descriptor."""
+    """Sends a file, or ranges of it, with the size that it had when it was opened; closes its descriptor.
 
-    def __init__(self, opened: int, name: str, headers: Mapping[str, str], *, filename: str | None = None) -> None:
+    `look` is called after so many seconds again and again; where it raises HTTPException, the answer breaks off.
+    """
+
+    def __init__(
+        self,
+        opened: int,
+        name: str,
+        headers: Mapping[str, str],
+        *,
+        filename: str | None,
+        look: Callable[[], Awaitable[None]],
+        seconds: float,
+    ) -> None:
         self._opened = opened
+        self._look = look
+        self._seconds = seconds
         facts = os.fstat(opened)
         self._size = facts.st_size
         kind = mimetypes.guess_type(name)[0] or "application/octet-stream"
@@ -54,14 +70,17 @@ class ResultResponse(FileResponse):
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Send what was announced; if the file has become shorter, the answer breaks off, as its reader can see."""
-        left = 0
+        left, looked = 0, time.monotonic()
 
         async def send_announced(message: Message) -> None:
-            nonlocal left
+            nonlocal left, looked
             if message["type"] == "http.response.start":
                 left = int(Headers(raw=message["headers"]).get("content-length", "0"))
                 await send(message)
                 return
+            if time.monotonic() - looked > self._seconds:
+                await self._look()
+                looked = time.monotonic()
             body = message.get("body", b"")[:left]
             left -= len(body)
             if left and not message.get("more_body", False):
@@ -72,7 +91,7 @@ class ResultResponse(FileResponse):
 
         try:
             await super().__call__(scope, receive, send if scope["method"] == "HEAD" else send_announced)
-        except _Sent:
+        except (_Sent, HTTPException):
             pass
         except RuntimeError:
             if os.fstat(self._opened).st_size >= self._size:

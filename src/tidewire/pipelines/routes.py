@@ -33,7 +33,7 @@ __all__ = ("Authorize", "refuse", "refusing", "router")
 #: Raises HTTPException or WebSocketException.
 Authorize = Callable[[HTTPConnection], Awaitable[str | Identity]]
 _BODY = 65_536
-#: Seconds after which the user of an upload that still comes is looked at again: the session may have ended.
+#: Seconds after which the user of a file that still comes or goes is looked at again: the session may have ended.
 _LOOK_SECONDS = 0.5
 _HEADERS = {"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff"}
 #: A result is a user's file: a browser must never run it as a page of this server.
@@ -181,15 +181,27 @@ class _Routes:
     async def _body_of(self, request: Request, user: str) -> AsyncIterator[bytes]:
         """Yield a body as it comes, as long as it is that user's to send. Raises as `authorize` does."""
         looked = time.monotonic()
-        async for chunk in request.stream():
-            if not chunk or time.monotonic() - looked > _LOOK_SECONDS:  # nothing is what the last one holds
-                await self._check_still(request, user)
-                looked = time.monotonic()
-            yield chunk
+        chunks = request.stream()
+        coming = asyncio.ensure_future(anext(chunks))
+        try:
+            while True:
+                left = looked + _LOOK_SECONDS - time.monotonic()
+                if left <= 0 or not (await asyncio.wait([coming], timeout=left))[0]:
+                    await self._check_still(request, user)
+                    looked = time.monotonic()
+                    continue
+                chunk = coming.result()
+                if not chunk:  # the end: the last chunk may have come long after the last look
+                    await self._check_still(request, user)
+                    return
+                yield chunk
+                coming = asyncio.ensure_future(anext(chunks))
+        finally:
+            coming.cancel()
 
     async def _check_still(self, request: Request, user: str) -> None:
         if await self._user(request) != user:
-            raise HTTPException(403, "the user of this upload has changed; send it again", headers=_HEADERS)
+            raise HTTPException(403, "the user of this request has changed; send it again", headers=_HEADERS)
 
     async def pipelines(self, request: Request) -> Response:
         await self._user(request)
@@ -310,15 +322,19 @@ class _Routes:
 
     async def result(self, request: Request, run: str, name: str, show: bool = False) -> Response:
         with refusing():
-            await self._visible(request, run)
+            caller, _ = await self._visible(request, run)
             path = await self._pipelines.result(run, name)
             is_shown = show and name in await self._pipelines.shown(run)
             # the folder of the run is the one that has the results, whose names may have folders
             opened = await asyncio.to_thread(open_inside, path, path.parents[name.count("/") + 1])
         shown_name = readable(path.name)
-        if is_shown:
-            return ResultResponse(opened, shown_name, _SHOWN_HEADERS)
-        return ResultResponse(opened, shown_name, _FILE_HEADERS, filename=shown_name)
+        filename = None if is_shown else shown_name
+        headers = _SHOWN_HEADERS if is_shown else _FILE_HEADERS
+
+        async def look() -> None:
+            await self._check_still(request, caller.user)
+
+        return ResultResponse(opened, shown_name, headers, filename=filename, look=look, seconds=_LOOK_SECONDS)
 
     async def progress(self, request: Request, run: str) -> Response:
         scheme, _, key = request.headers.get("authorization", "").partition(" ")

@@ -123,6 +123,7 @@ def test_every_whole_program_is_one_of_those_that_are_run_below() -> None:
         "docs/howto/maps.md": 1,
         "docs/howto/observe.md": 1,
         "docs/howto/playground.md": 1,
+        "docs/howto/polled-values.md": 1,
         "docs/howto/presence.md": 1,
         "docs/howto/recovery.md": 2,
         "docs/howto/python-client.md": 1,
@@ -298,6 +299,23 @@ def test_maps(tmp_path: Path) -> None:
         deadline = time.monotonic() + 15
         while app.http.get("/boards/1").json() != {"a": {"text": "new"}}:
             assert time.monotonic() < deadline
+
+
+def test_polled_values(tmp_path: Path) -> None:
+    with (
+        served(program("docs/howto/polled-values.md"), tmp_path) as app,
+        app.open("/connection/websocket") as client,
+    ):
+        for command in (
+            {"id": 1, "connect": {}},
+            {"id": 2, "subscribe": {"channel": "prices:eu", "type": 4}},
+            {"id": 3, "sub_refresh": {"channel": "prices:eu", "type": 1, "track": [{"items": [{"key": "ACME"}]}]}},
+        ):
+            client.send(json.dumps(command))
+            assert json.loads(client.recv(timeout=15))["id"] == command["id"]
+        assert json.loads(client.recv(timeout=15))["push"]["pub"]["data"] == 10.5
+        app.http.put("/prices/eu/ACME", params={"price": 11}).raise_for_status()
+        assert json.loads(client.recv(timeout=15))["push"]["pub"]["data"] == 11
 
 
 def test_streams(tmp_path: Path) -> None:

@@ -91,7 +91,7 @@ class ConnectionClosed(TidewireError):
 
 
 class StateFailed(TidewireError):
-    """Raised where the application's function for a channel's state failed; the log says why."""
+    """Raised where the application's function for a channel's state or polled values failed; the log says why."""
 
 
 class CutOff(TidewireError):

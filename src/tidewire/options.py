@@ -112,6 +112,11 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     stream_bytes: int = 524_288
     #: Bytes of the entries of one map.
     map_bytes: int = 262_144
+    #: Keys of polled values that one connection tracks, and all of one node in one channel; bytes of their values that
+    #: are kept for those who come later.
+    poll_keys_per_connection: int = 1_000
+    poll_keys: int = 10_000
+    poll_bytes: int = 4_194_304
     #: Nesting of inbound JSON.
     json_depth: int = 64
     #: Seconds over which a drain spreads its closes.
@@ -127,7 +132,7 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     replies_bytes: int = 16_777_216
     #: Publications of one history reply of a client protocol; a recovery has all.
     history_messages: int = 300
-    #: Seconds for the application to say what a channel holds now.
+    #: Seconds for the application to say what a channel holds now, or what the values of polled keys are.
     state_seconds: float = 10.0
     #: Publishes of one connection that wait for the store at once; more are read when these are kept.
     publishes_in_flight: int = 64

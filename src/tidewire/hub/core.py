@@ -30,6 +30,7 @@ from tidewire.rules.book import RuleBook
 from tidewire.rules.channel_rules import ChannelRules
 from tidewire.rules.rule_authority import RuleAuthority
 from tidewire.sessions.centrifuge.directory import Sessions
+from tidewire.sessions.centrifuge.polls import Polls
 from tidewire.sessions.hub_orders import obey_orders
 from tidewire.sessions.limit_reports import LimitReports
 from tidewire.sessions.maps import Maps
@@ -179,6 +180,7 @@ class HubCore:
         if opened is not None:
             await opened.streams.aclose()
             await Maps.close(opened.node)
+            await Polls.close(opened.node)
             await opened.nodes.aclose()
             await opened.node.aclose()
             opened.node.registry.counts.aclose()

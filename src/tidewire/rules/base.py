@@ -13,7 +13,7 @@ from tidewire.errors import NotAvailable, UnknownType
 from tidewire.messages import Format, IssuedToken
 from tidewire.options import ChannelOptions
 
-__all__ = ("Action", "Authority", "Caller", "ConnectAttempt", "Grant", "Identity", "Intake")
+__all__ = ("Action", "Authority", "Caller", "ConnectAttempt", "Grant", "Identity", "Intake", "Poll")
 
 
 class Action(Enum):
@@ -35,6 +35,19 @@ class ConnectAttempt(msgspec.Struct, frozen=True):
     headers: Mapping[str, str] = {}
 
 
+class Poll(msgspec.Struct, frozen=True):
+    """The way to ask for the values of a channel's keys, every so many seconds.
+
+    `ask` returns the values that there are, or with `versioned` pairs of a version and a value. With a `secret`, a
+    client tracks keys that are signed with it.
+    """
+
+    ask: Callable[[list[str]], Awaitable[Mapping[str, Any]]]
+    every: float
+    versioned: bool = False
+    secret: str = ""
+
+
 class Grant(msgspec.Struct, frozen=True):
     """The grant of a subscriber: the channel's options as they hold for it, and the fields of its subscription.
 
@@ -49,6 +62,7 @@ class Grant(msgspec.Struct, frozen=True):
     expires_at: float | None = None
     channel: str = ""
     sees_joins: bool = True
+    poll: Poll | None = None
 
 
 class Identity(msgspec.Struct, frozen=True):

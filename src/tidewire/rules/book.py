@@ -11,8 +11,9 @@ from tidewire.errors import ConfigurationError, UnknownChannel
 from tidewire.messages import Format
 from tidewire.options import ChannelOptions, MapOptions, SlowPolicy, is_number
 from tidewire.protocols.shape import Shape
-from tidewire.rules.base import Caller, ConnectAttempt, Identity, Intake
+from tidewire.rules.base import Caller, ConnectAttempt, Identity, Intake, Poll
 from tidewire.rules.binding import Bound, NoMatch
+from tidewire.rules.channel_poll import PollFunction
 from tidewire.rules.channel_rules import ChannelRules
 from tidewire.rules.channel_state import StateFunction
 from tidewire.rules.dependency_overrides import Overrides
@@ -74,7 +75,7 @@ def rule_options(
 class Rule:
     """A pattern of channel names, their options and types, and the functions that decide for them."""
 
-    __slots__ = ("_bound", "_overrides", "function", "handler", "options", "pattern", "rate", "state", "types")
+    __slots__ = ("_bound", "_overrides", "function", "handler", "options", "pattern", "poll", "rate", "state", "types")
 
     def __init__(
         self,
@@ -94,6 +95,8 @@ class Rule:
         self.handler: Handler | None = None
         #: Returns the state of a channel.
         self.state: StateFunction | None = None
+        #: Returns the values of keys.
+        self.poll: PollFunction | None = None
         self._overrides = overrides
         self._bound = Bound(function, pattern.names, overrides=overrides)
 
@@ -110,6 +113,23 @@ class Rule:
         if self.state is not None:
             raise ConfigurationError(f"{self.pattern.text!r} has a function for its state already; write one")
         self.state = StateFunction(function, self.pattern.text, self.pattern.names, self._overrides)
+
+    def poll_with(
+        self, function: Callable[..., Any], *, every: float, versioned: bool, secret: str | None
+    ) -> PollFunction:
+        """Ask a function for the values of keys; raises ConfigurationError if the rule has one already."""
+        if self.poll is not None:
+            raise ConfigurationError(f"{self.pattern.text!r} has a function for its polled values already; write one")
+        self.poll = PollFunction(
+            function,
+            self.pattern.text,
+            self.pattern.names,
+            self._overrides,
+            every=every,
+            versioned=versioned,
+            secret=secret,
+        )
+        return self.poll
 
     @property
     def has_intake(self) -> bool:
@@ -224,6 +244,11 @@ class RuleBook:
         if found is None or found[0].state is None:
             return None
         return partial(found[0].state.make, channel, found[1])
+
+    def poll(self, channel: str) -> Poll | None:
+        """Return the way to ask for the values of a channel's keys, if its rule has one."""
+        found = self.find(channel)
+        return None if found is None or found[0].poll is None else found[0].poll.of(channel, found[1])
 
     def options(self, channel: str) -> ChannelOptions | None:
         """Return the options of a channel that has a rule."""

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Generic, ParamSpec, TypeVar
 
+from tidewire.errors import ConfigurationError
+from tidewire.protocols.centrifuge.key_signatures import sign_keys
 from tidewire.rules.book import Rule
 
 __all__ = ("ChannelRule",)
@@ -50,6 +52,36 @@ class ChannelRule(Generic[P, T]):
         """
         self._rule.ask_for_state(function)
         return function
+
+    def poll(
+        self, *, every: float, versioned: bool = False, secret: str | None = None
+    ) -> Callable[[Callable[Q, R]], Callable[Q, R]]:
+        """Ask a function for the values of keys, again and again, while clients track some of them.
+
+        `@prices.poll(every=1.0)` over `async def current(market: str, keys: list[str]) -> dict[str, Price]`: each node
+        calls it for all who track, and each client is told what has changed of its keys. A key that is missing in the
+        result has no value: a client that had one is told that it is removed. With `versioned`, the function returns
+        pairs `(version, value)`, and a value counts as changed when its version is higher. With a `secret`, a client
+        tracks keys that `sign` has signed, otherwise those that it likes. The function takes `keys`, parameters of the
+        pattern, and dependencies. Raises ConfigurationError for a second function, and for one that asks for the user.
+        """
+
+        def add(function: Callable[Q, R]) -> Callable[Q, R]:
+            self._rule.poll_with(function, every=every, versioned=versioned, secret=secret)
+            return function
+
+        return add
+
+    def sign(self, channel: str, keys: Sequence[str], user: str = "", *, seconds: float = 3_600.0) -> str:
+        """Return the signature with which a user tracks polled keys of a channel, in this order, for so many seconds.
+
+        Give it to the client with its keys, from a route that knows which keys the user may see. `user` is the one of
+        its connection. Raises ConfigurationError where `poll` was given no secret.
+        """
+        poll = self._rule.poll
+        if poll is None or not poll.secret:
+            raise ConfigurationError(f"keys of {self.pattern!r} are not signed; write poll(…, secret=…)")
+        return sign_keys(poll.secret, channel, keys, user, seconds=seconds)
 
     @property
     def pattern(self) -> str:

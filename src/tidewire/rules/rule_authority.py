@@ -103,6 +103,7 @@ class RuleAuthority(Authority):
             expires_at=permissions.expires_at,
             channel=channel,
             sees_joins=permissions.presence,
+            poll=self._book.poll(channel),
         )
 
     async def sub_refresh(self, caller: Caller, channel: str, token: str) -> Grant:

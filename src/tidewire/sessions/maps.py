@@ -37,7 +37,7 @@ from tidewire.sessions.per_node import PerNode
 from tidewire.support.counters import count_limit
 from tidewire.support.networks import network_of
 
-__all__ = ("ABSENT", "Entries", "Maps")
+__all__ = ("ABSENT", "Entries", "Maps", "check_key")
 
 logger = logging.getLogger("tidewire")
 
@@ -157,7 +157,7 @@ class Maps(PerNode):
         data = value if isinstance(value, msgspec.Raw) else self._encoded(channel, value)
         if owner is not None:
             await self._own(channel, owner)
-        key = _checked(key)
+        key = check_key(key)
         change = Change(key, data, owner="" if owner is None else owner.id, ttl=float(ttl), by=self.next_by())
         meta = PublicationMeta(publisher, tags or {}, change=True)
         state, change = await self._change(channel, change, expect, meta)
@@ -180,7 +180,7 @@ class Maps(PerNode):
     async def unset(self, channel: str, key: str, *, expect: int | None = None) -> bool:
         """Remove an entry; False: there was none. Raises as `set`."""
         state = await self._replica(channel).wait_current()
-        key = _checked(key)
+        key = check_key(key)
         if key not in state.entries and expect in (None, ABSENT):
             return False
         await self._change(channel, Change(key, removed=True, by=self.next_by()), expect)
@@ -297,7 +297,8 @@ class Maps(PerNode):
             logger.debug("entry %r of %r was not removed: %s", entry.key, channel, error)
 
 
-def _checked(key: str) -> str:
+def check_key(key: str) -> str:
+    """Return a key if it is one; raises BadRequest."""
     name = check_name(key, "key")
     if not 0 < len(name) <= _KEY_CHARACTERS:
         raise BadRequest(f"key {name[:40]!r} has {len(name)} characters; write 1 to {_KEY_CHARACTERS}")

@@ -78,7 +78,7 @@ _SCALARS: dict[Any, Kind] = {
 _NUMBERS: dict[type[Struct], str] = {
     m.Error: "code1 message2 temporary3",
     m.ClientInfo: "user1 client2 conn_info3 chan_info4",
-    m.Publication: "data4 info5 offset6 tags7 delta8 time9 channel10 key11 removed12",
+    m.Publication: "data4 info5 offset6 tags7 delta8 time9 channel10 key11 removed12 version16",
     m.StreamPosition: "offset1 epoch2",
     m.FilterNode: "op1 key2 cmp3 val4 vals5 nodes6",
     m.SubscribeRequest: "channel1 token2 recover3 epoch6 offset7 data8 positioned9 recoverable10 join_leave11 delta12"
@@ -92,7 +92,9 @@ _NUMBERS: dict[type[Struct], str] = {
     m.SendRequest: "data1",
     m.RpcRequest: "data1 method2",
     m.RefreshRequest: "token1",
-    m.SubRefreshRequest: "channel1 token2",
+    m.TrackedKey: "key1 version2",
+    m.TrackBatch: "signature1 items2",
+    m.SubRefreshRequest: "channel1 token2 type3 track4 untrack5",
     m.Command: "id1 connect4 subscribe5 unsubscribe6 publish7 presence8 presence_stats9 history10 send12 rpc13"
     " refresh14 sub_refresh15",
     m.EmulationRequest: "node1 session2 data3",

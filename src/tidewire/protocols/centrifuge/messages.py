@@ -17,8 +17,7 @@ UInt64 = Annotated[int, Meta(ge=0)]
 Int32 = Annotated[int, Meta(ge=-(2**31), le=2**31 - 1)]
 Int64 = Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)]
 
-#: No payload.
-EMPTY = Raw(b"")
+EMPTY = Raw(b"")  # no payload
 
 
 def raw(data: bytes) -> Raw:
@@ -50,7 +49,7 @@ class ClientInfo(_Message, frozen=True):
 class Publication(_Message, frozen=True):
     """One publication as it is pushed or replied; `delta`: the data is a patch of the one before.
 
-    In a map it is the entry of a `key`, which may be `removed`.
+    In a map it is the entry of a `key`, which may be `removed`; of polled values, one with its `version`.
     """
 
     data: Raw = EMPTY
@@ -62,6 +61,7 @@ class Publication(_Message, frozen=True):
     channel: str = ""
     key: str = ""
     removed: bool = False
+    version: UInt64 = 0
 
 
 class StreamPosition(_Message, frozen=True):
@@ -88,7 +88,7 @@ class FilterNode(_Message, frozen=True):
 class SubscribeRequest(_Message, frozen=True):
     """Subscribe to a channel; with `recover`, from a position on. `flag` 2: rather an error than a gap.
 
-    `type` 1: to a map, of which `phase` 2 asks for all entries, and 1 for what was missed.
+    `type` 1: to a map, of which `phase` 2 asks for all entries, and 1 for what was missed; 4: to polled values.
     """
 
     channel: str = ""
@@ -176,11 +176,28 @@ class RefreshRequest(_Message, frozen=True):
     token: str = ""
 
 
+class TrackedKey(_Message, frozen=True):
+    """A key of polled values, and the version of its value that the client has."""
+
+    key: str = ""
+    version: UInt64 = 0
+
+
+class TrackBatch(_Message, frozen=True):
+    """Keys that are signed together."""
+
+    signature: str = ""
+    items: list[TrackedKey] = []
+
+
 class SubRefreshRequest(_Message, frozen=True):
-    """Go on in a channel with another token."""
+    """Go on in a channel with another token; with `type` 1, track keys, and untrack others; with 2, untrack alone."""
 
     channel: str = ""
     token: str = ""
+    type: Int32 = 0
+    track: list[TrackBatch] = []
+    untrack: list[str] = []
 
 
 class Command(_Message, frozen=True):

@@ -146,8 +146,7 @@ class Commands:
         if isinstance(error, CommandError | StoreUnavailable | PublishError | StateFailed):
             self._connection.refuse(kind_of(error), f"{name}: {error}", channel)
             return error_of(error)
-        named = (name, self._connection.id)
-        logger.error("the command %s of connection %s failed; the client gets error 100", *named, exc_info=error)
+        logger.error("command %s of connection %s failed; it gets error 100", name, self._connection.id, exc_info=error)
         return codes.INTERNAL
 
     async def _answer_read(self, command: int, name: str, read: Callable[[], Awaitable[Struct]]) -> None:
@@ -269,8 +268,7 @@ class Commands:
         if error is None:
             message = self._protocol.encode_published(command)
         else:
-            failure = m.Error(*self.judge(error, "publish", channel))
-            message = self._protocol.encode_reply(Reply(command, error=failure))
+            message = self._protocol.encode_reply(Reply(command, error=m.Error(*self.judge(error, "publish", channel))))
         self._connection.write(message)
 
     async def presence(self, command: int, request: m.PresenceRequest) -> None:
@@ -361,8 +359,12 @@ class Commands:
         return m.RefreshResult(self._connection.id, VERSION, expires_at is not None, ttl_of(expires_at))
 
     async def sub_refresh(self, command: int, request: m.SubRefreshRequest) -> m.SubRefreshResult | None:
-        """Continue a subscription with another token; for an older client the token names the channel."""
+        """Continue a subscription with another token (for an older client it names the channel), or track keys."""
         subscriptions = self._subscriptions
+        if request.type:
+            await subscriptions.change_tracked(command, request, self._credentials.identity)
+            self._heartbeat.schedule()
+            return None
         if request.channel and request.channel not in subscriptions.channels:
             raise PermissionDenied(f"this client is not subscribed to {request.channel!r}; subscribe first")
         try:

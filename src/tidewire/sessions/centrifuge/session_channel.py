@@ -10,6 +10,7 @@ from tidewire.protocols.centrifuge import messages as m
 from tidewire.protocols.centrifuge.messages import SubscribeRequest, raw
 from tidewire.rules.base import Grant
 from tidewire.sessions.centrifuge.credentials import end_of, ttl_of
+from tidewire.sessions.centrifuge.polls import Tracker
 from tidewire.sessions.centrifuge.representations import PubRepresentation
 
 __all__ = ("ClientSubscription", "subscribe_result")
@@ -27,6 +28,7 @@ class ClientSubscription:
         "is_positioned",
         "is_recoverable",
         "is_server_side",
+        "tracker",
     )
 
     def __init__(self, channel: str, grant: Grant, request: SubscribeRequest, *, is_server_side: bool) -> None:
@@ -42,10 +44,17 @@ class ClientSubscription:
             has_history and (options.force_positioned or (options.positioned and asks))
         )
         self.extend(grant.expires_at)
+        #: The keys that the client tracks, where it has subscribed to polled values.
+        self.tracker: Tracker | None = None
         #: Whether joins and leaves are pushed to this client; None: they are not announced at all.
         self.events: bool | None = None
         if options.join_leave or options.force_join_leave:
             self.events = grant.sees_joins and (options.force_join_leave or request.join_leave)
+
+    def leave(self) -> None:
+        """Track no key any more: the subscription has ended."""
+        if self.tracker is not None:
+            self.tracker.untrack(self.tracker.versions)
 
     def extend(self, expires_at: float | None) -> None:
         """Move the end of the subscription, in seconds since 1970; None: it never ends."""

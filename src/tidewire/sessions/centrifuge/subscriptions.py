@@ -18,6 +18,7 @@ from tidewire.errors import (
     CommandError,
     ConnectionClosed,
     LimitExceeded,
+    PermissionDenied,
     StoreUnavailable,
     Unrecoverable,
 )
@@ -36,6 +37,14 @@ from tidewire.protocols.text_chunks import chunk_of
 from tidewire.rules.base import Grant, Identity
 from tidewire.sessions.centrifuge.map_members import MapMembers
 from tidewire.sessions.centrifuge.map_subscribing import MapPages, MapStart, map_result
+from tidewire.sessions.centrifuge.poll_subscribing import (
+    POLLED,
+    SilentRepresentation,
+    change_tracked,
+    poll_of,
+    poll_result,
+)
+from tidewire.sessions.centrifuge.polls import Tracker
 from tidewire.sessions.centrifuge.representations import (
     EventRepresentation,
     PubRepresentation,
@@ -88,6 +97,8 @@ class ClientSubscriptions:
 
     def clear(self) -> None:
         """Forget every subscription: the connection has ended."""
+        for subscription in self.channels.values():
+            subscription.leave()
         self.channels.clear()
 
     def check(self, channel: str) -> None:
@@ -147,7 +158,9 @@ class ClientSubscriptions:
     async def prepare_map(
         self, channel: str, grant: Grant, request: SubscribeRequest, identity: Identity
     ) -> m.SubscribeResult | Ready:
-        """Return a page of a map's entries, or a subscription as `prepare` does."""
+        """Return a page of a map's entries, or a subscription as `prepare` does; to polled values, too."""
+        if request.type == POLLED:
+            return await self._prepare_polled(channel, grant, request, identity)
         start = await self.pages.begin(grant, request)
         if isinstance(start, m.SubscribeResult):
             return start
@@ -174,6 +187,37 @@ class ClientSubscriptions:
             self.abandon(ready)
             raise Unrecoverable(f"{channel!r} no longer keeps all publications after offset {start.since.offset}")
         return ready
+
+    async def _prepare_polled(self, channel: str, grant: Grant, request: SubscribeRequest, identity: Identity) -> Ready:
+        poll_of(grant, channel)
+        subscription = ClientSubscription(channel, grant, request, is_server_side=False)
+        subscription.tracker = Tracker(self._connection)
+        self.channels[channel] = subscription
+        try:
+            prepared = await self._node.subscriptions.prepare(
+                self._connection,
+                channel,
+                membership=Membership(grant.options.presence, member_info(identity.info, grant.info)),
+                representation=SilentRepresentation.of_polled(self._protocol, self._connection.link.deflate),
+                on_insufficient=_ignore,
+            )
+        except BaseException:
+            self._forget(subscription)
+            raise
+        return Ready(subscription, prepared, poll_result(grant))
+
+    async def change_tracked(self, command: int, request: m.SubRefreshRequest, identity: Identity) -> None:
+        """Track or untrack keys of polled values, reply, and tell of their values; raises CommandError, StateFailed."""
+        trackers = [one.tracker for one in self.channels.values() if one.tracker is not None]
+        subscription = self.channels.get(request.channel)
+        if subscription is None or subscription.tracker is None:
+            raise PermissionDenied(f"this client is not subscribed to polled values of {request.channel!r}")
+        tracker, grant = subscription.tracker, subscription.grant
+        try:
+            result = await change_tracked(self._node, trackers, tracker, grant, request, identity.user)
+            self._node.send(self._connection, self._protocol.encode_reply(m.Reply(command, sub_refresh=result)))
+        finally:
+            tracker.go_on()
 
     def _representations(
         self, options: ChannelOptions, request: SubscribeRequest
@@ -207,6 +251,7 @@ class ClientSubscriptions:
         # a client that unsubscribed while its subscribe waited may have subscribed anew
         if self.channels.get(subscription.channel) is subscription:
             del self.channels[subscription.channel]
+            subscription.leave()
 
     async def go_live(self, ready: Ready, messages: Sequence[WireMessage], identity: Identity) -> None:
         """Send the reply, then publications, then announce joins and leaves."""
@@ -276,6 +321,7 @@ class ClientSubscriptions:
         subscription = self.channels.pop(channel, None)
         if subscription is None:
             return
+        subscription.leave()
         await self._members.leave(channel, subscription.grant.options)
         if subscription.events is not None:
             await self._node.unsubscribe(self._connection, events(channel))
@@ -287,6 +333,7 @@ class ClientSubscriptions:
         subscription = self.channels.pop(channel, None)
         if subscription is None:
             return
+        subscription.leave()
         self._members.drop(channel, subscription.grant.options)
         self._node.subscriptions.drop(self._connection, events(channel))
         self._node.subscriptions.drop(self._connection, channel)
@@ -306,12 +353,18 @@ class ClientSubscriptions:
             self.drop(subscription.channel, codes.INSUFFICIENT)
 
     def next_expiry(self) -> float | None:
-        """Return when the first subscription expires, by the loop's clock."""
-        return min((one.ends for one in self.channels.values() if one.ends is not None), default=None)
+        """Return when the first subscription or signature of keys expires, by the loop's clock."""
+        ends = [one.ends for one in self.channels.values() if one.ends is not None]
+        for one in self.channels.values():
+            if one.tracker is not None:
+                ends += one.tracker.ends.values()
+        return min(ends, default=None)
 
     def expire(self, now: float) -> None:
-        """End the subscriptions that have expired."""
+        """End the subscriptions that have expired; keys whose signature has are tracked no more."""
         for subscription in tuple(self.channels.values()):
+            if subscription.tracker is not None:
+                subscription.tracker.expire(now)
             if subscription.ends is not None and subscription.ends <= now:
                 if subscription.is_server_side:
                     self._connection.end(codes.SUBSCRIPTION_EXPIRED)

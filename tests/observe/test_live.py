@@ -18,8 +18,9 @@ from helpers.hubs import run, serving
 from tidewire import Hub
 from tidewire.channels import LIVE
 from tidewire.client import Client
-from tidewire.errors import CommandError, LimitExceeded, PermissionDenied
+from tidewire.errors import CommandError, LimitExceeded, PermissionDenied, StoreUnavailable
 from tidewire.http_api.observing import status_of
+from tidewire.messages import Position, PublishRequest
 from tidewire.observe import live
 from tidewire.testing import wait_until
 
@@ -134,6 +135,53 @@ def test_pages_that_look_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
                     await anext(second)
             async with aclosing(teller.look()) as third:
                 await anext(third)
+
+    run(main())
+
+
+def test_a_silent_store_is_seen_within_a_second_before_any_call_of_it_fails(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def main() -> None:
+        async with Hub() as hub:
+            nodes, broker = hub._opened.nodes, hub.node.broker
+            answers = asyncio.Event()
+            publish = broker.publish
+
+            async def silent(request: PublishRequest) -> Position:
+                await answers.wait()
+                return await publish(request)
+
+            loop = asyncio.get_running_loop()
+            async with aclosing(nodes.live.look()) as looking:
+                assert not json.loads(await anext(looking))["degraded"]
+                assert not json.loads(await anext(looking))["degraded"]
+                monkeypatch.setattr(broker, "publish", silent)
+                began = loop.time()
+                while not json.loads(await anext(looking))["degraded"]:
+                    assert loop.time() - began < 1.5
+                began = loop.time()
+                assert [report.degraded for report in await nodes.reports.all()] == [True]
+                assert loop.time() - began < 1.2
+                answers.set()
+                began = loop.time()
+                while json.loads(await anext(looking))["degraded"]:
+                    assert loop.time() - began < 1.5
+                assert [report.degraded for report in await nodes.reports.all()] == [False]
+                assert not hub.degraded
+
+    run(main())
+
+
+def test_a_page_that_comes_while_the_store_is_away_sees_this_node(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def main() -> None:
+        async with Hub() as hub:
+
+            async def away(channel: str) -> Position:
+                raise StoreUnavailable("away")
+
+            monkeypatch.setattr(hub.node.broker, "subscribe", away)
+            async with aclosing(hub._opened.nodes.live.look()) as looking:
+                lines = [json.loads(line) async for line in looking]
+            assert [line["node"] for line in lines] == [hub.node.id]
 
     run(main())
 

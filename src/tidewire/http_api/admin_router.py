@@ -10,7 +10,7 @@ import msgspec
 from fastapi import APIRouter, HTTPException, Query, Response
 from fastapi.responses import JSONResponse, StreamingResponse
 
-from tidewire.errors import CommandError, LimitExceeded, StoreUnavailable
+from tidewire.errors import CommandError, LimitExceeded
 from tidewire.http_api.api_router import api_router
 from tidewire.http_api.calls import Calls
 from tidewire.http_api.nodes import Nodes
@@ -45,7 +45,7 @@ def admin_router(
         looking = nodes().live.look()
         try:
             first = await anext(looking, b"")
-        except (LimitExceeded, StoreUnavailable) as error:
+        except LimitExceeded as error:
             raise HTTPException(503, str(error), {"Retry-After": "5"}) from None
         return StreamingResponse(_lines(first, looking), media_type="application/x-ndjson", headers=_LIVE)
 

@@ -35,7 +35,7 @@ class Nodes:
         self._survey = Survey(node)
         self.reports = Reports(node, self._survey, version=version, meter=meter)
         self.overview = Overview(node, self._survey, judge)
-        self.live = Live(node, lambda: status_of(self.reports.own()))
+        self.live = Live(node, lambda: status_of(self.reports.own()), self.reports.reach)
         #: The long jobs of the application, where it has some; a layer above sets it.
         self.runs: ShownRuns | None = None
         self._version = version

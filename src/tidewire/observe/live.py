@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from typing import Any
 
 import msgspec
 
-from tidewire.channels import CONTROL, LIVE
+from tidewire.channels import LIVE
 from tidewire.engine.control import Control
 from tidewire.engine.node import Node
-from tidewire.errors import CutOff, LimitExceeded
+from tidewire.errors import CutOff, LimitExceeded, StoreUnavailable
 from tidewire.messages import Format, Publication
 from tidewire.sessions.listening import Publications
 from tidewire.support.counters import count_limit
@@ -22,6 +22,9 @@ __all__ = ("Live",)
 _LOOK = "look"
 #: Seconds between two reports of a node, and for which it goes on after somebody has looked.
 _PAUSE, _LOOKED = 0.5, 2.5
+#: Seconds in which the store must take the word that somebody looks, and between two such words: together, they are
+#: the longest time for which a page does not see that the store is away.
+_TAKEN, _ASK_PAUSE = 0.6, 0.4
 #: A pause is so many times as long as the report before it took, which so takes a fiftieth of the node at most.
 _REST = 50.0
 #: Pages that look at the figures by one node.
@@ -29,42 +32,59 @@ _MOST = 50
 
 
 class Live:
-    """Tells the `figures` of a node while a page of any node looks, and nothing while none does."""
+    """Tells the `figures` of a node while a page of any node looks, and nothing while none does.
 
-    def __init__(self, node: Node, figures: Callable[[], dict[str, Any]]) -> None:
+    `reach` asks something of the store within some seconds, and remembers for the figures if that fails.
+    """
+
+    def __init__(
+        self,
+        node: Node,
+        figures: Callable[[], dict[str, Any]],
+        reach: Callable[[Awaitable[bool], float], Awaitable[bool | None]],
+    ) -> None:
         self._node = node
         self._figures = figures
+        self._reach = reach
         self._until = 0.0
         self._is_telling = False
         self._looking = 0
+        self._asking: asyncio.Task[None] | None = None
         node.on_control(_LOOK, self._asked)
 
     async def look(self) -> AsyncGenerator[bytes, None]:
-        """Yield the figures of each node as they come, each a JSON object with the `pause` until the next.
+        """Yield the figures of this node at once, then of each as they come: JSON, with the `pause` until the next.
 
-        Raises LimitExceeded where too many look already, StoreUnavailable.
+        It ends where the store is away, without which no node is heard. Raises LimitExceeded where too many look.
         """
         if self._looking >= _MOST:
             count_limit("looking")
             raise LimitExceeded(f"{_MOST} pages look at the figures by this worker already; close some")
         self._looking += 1
-        asking = self._node.tasks.spawn(self._ask())
+        self._asking = self._asking or self._node.tasks.spawn(self._ask())
         try:
+            yield self._line()[1]
             async with Publications(self._node, LIVE, None, 0) as publications:
                 async for publication in publications:
                     yield publication.data
-        except CutOff:
-            pass  # the page was too slow for this: it asks again
+        except (CutOff, StoreUnavailable):
+            pass  # the page was too slow for this, or nobody is heard: it asks again
         finally:
             self._looking -= 1
-            if asking is not None:
-                asking.cancel()
+            if not self._looking and self._asking is not None:
+                self._asking.cancel()
+                self._asking = None
 
     async def _ask(self) -> None:
-        look = msgspec.json.encode(Control(verb=_LOOK))
         while self._node.is_open:
-            await self._node.publish(CONTROL, b"", meta=look, ephemeral=True)
-            await asyncio.sleep(_LOOKED / 2.5)
+            if await self._reach(self._look(), _TAKEN) is None:
+                self._until = time.monotonic() + _LOOKED
+                await self._say()
+            await asyncio.sleep(_ASK_PAUSE)
+
+    async def _look(self) -> bool:
+        await self._node.control(Control(verb=_LOOK))
+        return True
 
     def _asked(self, publication: Publication) -> None:
         self._until = time.monotonic() + _LOOKED
@@ -74,11 +94,18 @@ class Live:
     async def _tell(self) -> None:
         try:
             while time.monotonic() < self._until and self._node.is_open:
-                began = time.perf_counter()
-                figures = self._figures()
-                pause = max(_PAUSE, (time.perf_counter() - began) * _REST)
-                data = msgspec.json.encode({"pause": pause, **figures})
-                await self._node.publish(LIVE, data, Format.JSON, ephemeral=True, sender=self._node.id)
-                await asyncio.sleep(pause)
+                await asyncio.sleep(await self._say())
         finally:
             self._is_telling = False
+
+    async def _say(self) -> float:
+        """Tell the figures once, and return the pause until the next time."""
+        pause, data = self._line()
+        await self._node.publish(LIVE, data, Format.JSON, ephemeral=True, sender=self._node.id)
+        return pause
+
+    def _line(self) -> tuple[float, bytes]:
+        began = time.perf_counter()
+        figures = self._figures()
+        pause = max(_PAUSE, (time.perf_counter() - began) * _REST)
+        return pause, msgspec.json.encode({"pause": pause, **figures})

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Awaitable
+from typing import TypeVar
 
 import msgspec
 
@@ -16,7 +18,10 @@ from tidewire.support.refusals import Refusals
 
 __all__ = ("Reports",)
 
-#: Seconds in which a node must answer: one that does not is left out, so that the others can be seen meanwhile.
+T = TypeVar("T")
+
+#: Seconds in which the store must take a question, and in which a node must answer: one that does not is left out, so
+#: that the others can be seen meanwhile.
 _SECONDS = 0.8
 #: Seconds for which other nodes are shown as they were last while the store, by which they answer, is away.
 _REMEMBERED_SECONDS = 600.0
@@ -34,7 +39,9 @@ class Reports:
         self._started = time.monotonic()
         self._sources: list[Source] = []
         self._known: tuple[float, list[NodeReport]] = (0.0, [])
-        survey.on("report", lambda _: [msgspec.json.encode(self.own())])
+        #: The store has not answered the last that was asked for the sake of looking; the node may not know yet.
+        self._is_silent = False
+        survey.on("report", self._asked)
 
     def add_source(self, source: Source) -> None:
         """Report the figures of a layer above, too."""
@@ -43,31 +50,38 @@ class Reports:
     def own(self) -> NodeReport:
         """Return the figures of this node."""
         refusals = Refusals.of(asyncio.get_running_loop())
-        return report_of(self._node, self.meter, refusals, self._sources, version=self._version, started=self._started)
+        own = report_of(self._node, self.meter, refusals, self._sources, version=self._version, started=self._started)
+        return msgspec.structs.replace(own, degraded=True) if self._is_silent else own
 
     async def all(self) -> list[NodeReport]:
         """Return the figures of every node that answers, this one first.
 
         While the store is away, nodes cannot ask each other: the others are shown as they were last.
         """
-        failing = self._node.tasks.failing
-        is_asked = failing <= {"publish"}  # when that was all that failed, asking finds out whether it still does
-        others = await self._ask() if is_asked else None
+        answers = None
+        if self._node.tasks.failing <= {
+            "publish"
+        }:  # if that was all that failed, asking finds out whether it still does
+            answers = await self.reach(self._survey.ask("report", seconds=_SECONDS, complete=False), 2 * _SECONDS)
         now = time.monotonic()
-        own = self.own()
-        if others is not None:
-            self._known = now, others
+        if answers is not None:
+            others = (b"".join(parts) for node, parts in sorted(answers.items()) if node != self._node.id)
+            self._known = now, [_decode(answer) for answer in others if answer]
         elif now - self._known[0] > _REMEMBERED_SECONDS:
             self._known = now, []
-        if others is None and not own.degraded:
-            own = msgspec.structs.replace(own, degraded=True)  # the store has not taken the question
-        return [own, *self._known[1]]
+        return [self.own(), *self._known[1]]
 
-    async def _ask(self) -> list[NodeReport] | None:
+    async def reach(self, work: Awaitable[T], seconds: float) -> T | None:
+        """Return what the store answers, or None if it does not in time: until it does, `own` says that it is away."""
         try:
-            async with asyncio.timeout(2 * _SECONDS):
-                answers = await self._survey.ask("report", seconds=_SECONDS, complete=False)
+            async with asyncio.timeout(seconds):
+                found = await work
         except (StoreUnavailable, PublishError, TimeoutError):
+            self._is_silent = True
             return None
-        others = (b"".join(parts) for node, parts in sorted(answers.items()) if node != self._node.id)
-        return [_decode(answer) for answer in others if answer]
+        self._is_silent = False
+        return found
+
+    def _asked(self, _: bytes) -> list[bytes]:
+        self._is_silent = False  # the question has come over the store
+        return [msgspec.json.encode(self.own())]

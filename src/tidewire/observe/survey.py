@@ -48,8 +48,8 @@ class _Answer(msgspec.Struct, frozen=True):
 class _Pending:
     """A question of this node, and the answers so far."""
 
-    def __init__(self, nodes: set[str]) -> None:
-        self.missing = nodes
+    def __init__(self) -> None:
+        self.missing: set[str] = set()
         self.answers: dict[str, list[bytes]] = {}
         self.complete = asyncio.Event()
 
@@ -95,14 +95,14 @@ class Survey:
     ) -> dict[str, list[bytes]]:
         """Return the parts that each live node answers, by the node's id.
 
-        Raises TemporaryFailure when some node does not answer in time, unless the answer need not be `complete`: then
-        that node is left out. Raises StoreUnavailable, PublishError.
+        The store has `seconds` to take the question, and the nodes as many to answer. Raises TemporaryFailure when
+        some node does not in time, unless the answer need not be `complete`: then that node is left out. Raises
+        StoreUnavailable, PublishError.
         """
-        nodes = {member.connection for member in await self._node.presence.members(NODES)} | {self._node.id}
         question = _Question(secrets.token_hex(8), name, argument, self._node.id)
-        pending = self._pending[question.id] = _Pending(set(nodes))
+        pending = self._pending[question.id] = _Pending()
         try:
-            await self._node.control(Control(verb=_QUESTION), msgspec.json.encode(question))
+            nodes = await self._send(question, pending, seconds)
             await asyncio.wait_for(pending.complete.wait(), seconds)
         except TimeoutError:
             if not complete:
@@ -114,6 +114,18 @@ class Survey:
         finally:
             del self._pending[question.id]
         return pending.answers
+
+    async def _send(self, question: _Question, pending: _Pending, seconds: float) -> set[str]:
+        """Ask the nodes, and return which."""
+        try:
+            async with asyncio.timeout(seconds):
+                members = await self._node.presence.members(NODES)
+                nodes = {member.connection for member in members} | {self._node.id}
+                pending.missing = set(nodes)
+                await self._node.control(Control(verb=_QUESTION), msgspec.json.encode(question))
+        except TimeoutError:
+            raise StoreUnavailable(f"the store did not take a question to all nodes in {seconds:g} s") from None
+        return nodes
 
     def _asked(self, publication: Publication) -> None:
         if self._is_closed:

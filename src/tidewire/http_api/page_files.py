@@ -14,7 +14,7 @@ from fastapi.responses import FileResponse
 
 from tidewire.support.page_links import page_links
 
-__all__ = ("UI", "add_page")
+__all__ = ("UI", "add_page", "page_of")
 
 #: The folder of the pages.
 UI = Path(__file__).parents[1] / "server" / "ui"
@@ -52,7 +52,7 @@ def add_page(
         root = request.scope.get("root_path", "")
         path = root + request.url.path.removeprefix(root)
         base = escape(path.rpartition("/")[2], quote=True)
-        text = (UI / page).read_text(encoding="utf-8").replace("{base}", base)
+        text = page_of(page, base)
         text = text.replace("{home}", escape(home or base)).replace("{data}", escape(json.dumps(data())))
         text = text.replace("<!-- pages -->", page_links(known, path))
         return Response(text, media_type="text/html", headers={**_HEADERS, "Content-Security-Policy": _policy(request)})
@@ -63,6 +63,14 @@ def add_page(
             raise HTTPException(404)
         kind = "text/javascript" if path.endswith(".js") else mimetypes.guess_type(path)[0]
         return FileResponse(UI / path, media_type=kind, headers=_HEADERS)
+
+
+def page_of(page: str, base: str) -> str:
+    """Return a page of `ui/` with the head and the top that pages share; its files are below `base`."""
+    text = (UI / page).read_text(encoding="utf-8")
+    for part in ("head", "top"):
+        text = text.replace(f"    <!-- {part} -->\n", (UI / f"{part}.html").read_text(encoding="utf-8"))
+    return text.replace("{base}", base)
 
 
 def _policy(request: Request) -> str:

@@ -6,11 +6,11 @@ from collections.abc import Iterable
 from functools import cache
 from html import escape
 from itertools import groupby
-from pathlib import Path
 
 from fastapi import APIRouter, HTTPException, Response
 from fastapi.responses import HTMLResponse
 
+from tidewire.http_api.page_files import page_of
 from tidewire.server.documentation import documentation
 from tidewire.server.manual_pages import Manual
 from tidewire.server.routes.pages import PAGE_HEADERS
@@ -19,7 +19,6 @@ from tidewire.support.page_links import page_links
 __all__ = ("manual",)
 
 _PATH = "/manual"
-_PAGE = Path(__file__).parent.parent / "ui" / "manual.html"
 _FOLDERS = {"": "Start", "tutorial": "Learn", "howto": "Do", "reference": "Look up", "explanation": "Understand"}
 
 
@@ -35,7 +34,8 @@ def manual(*, pages: Iterable[tuple[str, str]]) -> APIRouter:
             raise HTTPException(404, f"there is no page {name!r} in {_PATH}")
         title = "Search" if q else made.titles.get(name, "Documentation")
         parts = {"pages": links, "contents": _contents(made, made.address(name)), "body": body}
-        text = _PAGE.read_text(encoding="utf-8").replace("{title}", escape(title)).replace("{q}", escape(q, quote=True))
+        text = page_of("manual.html", "").replace("{home}", "/").replace("{title}", escape(title))
+        text = text.replace("{q}", escape(q, quote=True))
         for part, html in parts.items():
             text = text.replace(f"<!-- {part} -->", html)
         return HTMLResponse(text, headers=PAGE_HEADERS)

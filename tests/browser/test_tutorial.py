@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 
 import pytest
-from playwright.sync_api import expect
+from playwright.sync_api import WebSocketRoute, expect
+from tests.server.live_server import wait_for
 
 from browser.people import Person
 from browser.serving import Server
@@ -70,3 +72,41 @@ def test_the_overview_leads_everywhere(people: MakePerson, shared_server: Server
     page.goto(f"{shared_server.url}/tutorial")
     for link in page.locator("main a").all():
         assert page.request.get(f"{shared_server.url}{link.get_attribute('href')}").ok
+
+
+def test_a_cut_while_the_history_is_read_loses_none_of_it(people: MakePerson, shared_server: Server) -> None:
+    page, other = people(shared_server).page, people(shared_server).page
+    address = f"{shared_server.url}/tutorial/channels#cut-read"
+    held: list[str] = []
+
+    def hold_the_first_history(route: WebSocketRoute) -> None:
+        server = route.connect_to_server()
+
+        def passed_on(message: str | bytes) -> None:
+            if not held and '"history"' in str(message):
+                held.append(str(message))
+            else:
+                route.send(message)
+
+        server.on_message(passed_on)
+
+    other.goto(address)
+    for text in ("one", "two"):
+        other.get_by_role("textbox", name="Message").fill(text)
+        other.get_by_role("textbox", name="Message").press("Enter")
+        expect(other.locator("#frames")).to_contain_text(text)
+    page.route_web_socket("**/connection/websocket", hold_the_first_history)
+    page.goto(address)
+    expect(page.locator("#state")).to_have_text("Connected")
+    wait_for(lambda: page.wait_for_timeout(20) or held, what="the history is read")
+    page.get_by_role("button", name="Cut the connection").click()
+    other.get_by_role("textbox", name="Message").fill("three")
+    other.get_by_role("textbox", name="Message").press("Enter")
+    expect(other.locator("#frames")).to_contain_text("three")
+    page.get_by_role("button", name="Let it through again").click()
+    expect(page.locator("#frames .history")).to_have_count(2)
+    expect(page.locator("#frames li .data")).to_have_text(
+        [re.compile(f": {text}$") for text in ("three", "two", "one")]
+    )
+    expect(page.locator("#frames .missed")).to_have_count(1)
+    expect(page.locator("#problem")).to_have_text("")

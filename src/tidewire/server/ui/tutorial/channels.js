@@ -9,6 +9,7 @@ let socket = null;
 let isCut = false;
 let waiting = null;
 let missed = null;
+let start = 0;
 
 /** The browser's WebSocket, or while the connection is cut one that goes nowhere. */
 function Socket(url) {
@@ -23,8 +24,9 @@ function row(way, { data, offset }) {
 }
 
 function received(publication) {
-  if (waiting) waiting.push(publication);
-  else row(missed ? "missed" : "live", publication);
+  const way = missed ? "missed" : "live";
+  if (waiting) waiting.push([way, publication]);
+  else row(way, publication);
   missed?.push(publication);
 }
 
@@ -42,22 +44,29 @@ function returned(recovered) {
     if (recovered) say(`Connected again, recovered: ${count} missed`, true);
     else say("Connected again, not recovered: something was missed that is not kept any more", true);
   });
+  if (waiting) read();
 }
 
-// The earlier publications; newer ones that come meanwhile stand above them.
-async function arrived({ offset }) {
-  const here = room;
+function arrived({ offset }) {
   say("Connected", true);
   waiting = [];
+  start = offset;
+  read();
+}
+
+// The earlier publications; newer ones that come meanwhile stand above them. A cut ends the read, which begins again after it.
+async function read() {
+  const here = room;
   let before = [];
   try {
-    before = (await here.history()).publications.filter((publication) => publication.offset <= offset);
+    before = (await here.history()).publications.filter((publication) => publication.offset <= start);
   } catch (error) {
-    if (here === room) complain(error);
+    if (here !== room || isBetween(error)) return;
+    complain(error);
   }
-  if (here !== room) return;
+  if (here !== room || !waiting) return;
   for (const publication of before.reverse()) row("history", publication);
-  for (const publication of waiting) row("live", publication);
+  for (const [way, publication] of waiting) row(way, publication);
   waiting = null;
 }
 
@@ -76,8 +85,11 @@ function person(member) {
   return item;
 }
 
+/** Return whether the client failed for lack of a connection, and not by an answer of the server. */
+const isBetween = (error) => error.code < 100;
+
 function complain(error) {
-  field("problem").textContent = error.code < 100 ? "Not connected at the moment: nothing was sent." : error.message;
+  field("problem").textContent = isBetween(error) ? "Not connected at the moment: nothing was sent." : error.message;
 }
 
 function begin() {

@@ -124,6 +124,8 @@ def test_axe_finds_nothing_and_nothing_is_beside_the_screen(
 ) -> None:
     options = PHONE if width == 390 else {"width": width, "height": 900}
     page = people(shared_server, color_scheme=scheme, viewport={**options, "width": width}).page
+    many = {"commands": [{"publish": {"channel": "playground:room-1", "data": "x" * 300}}] * 40}
+    assert page.request.post(f"{shared_server.url}/admin/api/batch", data=many).ok
     for view in VIEWS:
         page.goto(f"{shared_server.url}/admin#/{view}")
         expect(page.get_by_role("heading", level=1)).to_be_visible()
@@ -131,6 +133,9 @@ def test_axe_finds_nothing_and_nothing_is_beside_the_screen(
         check(page)
         assert axe(page) == [], view
         assert page.evaluate("document.documentElement.scrollWidth") == width
+        assert page.evaluate(
+            "[...document.querySelectorAll('.chapters a')].every((a) => a.getBoundingClientRect().right <= innerWidth)"
+        )
 
 
 def test_it_works_by_keyboard(people: MakePerson, shared_server: Server, clients: int) -> None:

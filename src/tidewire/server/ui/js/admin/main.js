@@ -115,8 +115,6 @@ const channels = new List(byId("channels"), async (search, limit, offset) => {
 ], rows, "No channel has a subscriber here."));
 
 async function channel(name) {
-  byId("channel").hidden = false;
-  byId("channel-title").textContent = name;
   const tell = (error) => [el("li", { text: error.message })];
   const [found, present, history] = await Promise.all([
     call("channel_list", { channel: name, limit: 1 }),
@@ -214,6 +212,7 @@ function route() {
   view = VIEWS.includes(wanted) ? wanted : "nodes";
   shown = view === "channels" ? decodeURIComponent(rest) : "";
   byId("channel").hidden = !shown;
+  byId("channel-title").textContent = shown;
   for (const name of VIEWS) byId(name).hidden = name !== view;
   for (const link of document.querySelectorAll("nav a[data-view]")) {
     if (link.dataset.view === view) link.setAttribute("aria-current", "page");

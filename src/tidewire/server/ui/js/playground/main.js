@@ -68,7 +68,10 @@ function connect() {
     ["hang", { seconds: seconds() }],
     ["kill", { user: players[0].user }],
   ];
-  byId("calls").textContent = test.map(([name, body]) => `curl ${location.origin}${base}/api/${name} \\\n  -d '${JSON.stringify(body)}'`).join("\n");
+  // A phone breaks the lines at spaces and behind slashes.
+  const spaced = (body) => JSON.stringify(body, null, 1).replace(/\n */g, " ");
+  const calls = test.map(([name, body]) => `curl ${location.origin}${base}/api/${name} \\\n  -d '${spaced(body)}'`).join("\n");
+  byId("calls").replaceChildren(...calls.split(/(?<=[/])/).flatMap((part) => [part, el("wbr")]));
 }
 
 // The actions.

@@ -41,7 +41,12 @@ def provider() -> TracerProvider | None:
     return found
 
 
-hub = Hub(os.environ.get("BENCH_URL", "memory://"), limits=limits, tracer_provider=provider())
+hub = Hub(
+    os.environ.get("BENCH_URL", "memory://"),
+    limits=limits,
+    channels={"cursors:*": ChannelOptions(ephemeral=True)},
+    tracer_provider=provider(),
+)
 app = FastAPI(lifespan=hub.lifespan)
 if LOOK == "metrics":
     app.include_router(hub.metrics_router())

@@ -14,6 +14,7 @@ import msgspec
 
 from bench.stores import publishing
 from bench.stores.carriage import Waits
+from bench.stores.cursors import Cursors
 from bench.stores.nodes import Cost
 from bench.stores.paced import Paced
 from bench.stores.recovery import Jitter, Storm
@@ -23,7 +24,7 @@ from bench.stores.workers import Compared
 T = TypeVar("T")
 
 DOCS = Path(__file__).resolve().parents[2] / "docs" / "bench"
-WORKS = ("publish", "carriage", "paced", "nodes", "workers", "storm", "jitter")
+WORKS = ("publish", "carriage", "paced", "cursors", "nodes", "workers", "storm", "jitter")
 ABOUT = """Servers of the stores as Debian has them, on the machine that also runs ours and the clients. `make bench`
 writes this page. Publishes are 128 bytes from 100 tasks of one node, each acknowledged before its task sends the next;
 Redis runs with `appendfsync everysec`, the others as they are installed. Carriage is the time from a publish on one
@@ -84,6 +85,20 @@ def paced(name: str, url: str) -> Iterator[Row]:
             yield Row(work, name, figure, against, f"≤ {factor:g} ×", found.complete and mine <= factor * memory)
 
 
+def cursors(name: str, url: str) -> Iterator[Row]:
+    """200 cursors in ten rooms over two workers, beside the same moves kept."""
+    if name != "sqlite":
+        return
+    found = run("cursors", Cursors, url)
+    share, figure = found.cpu / found.kept_cpu, f"{found.cpu:.1f} µs of CPU a delivery"
+    yield Row(
+        "cursors that nobody keeps", name, figure, f"kept {found.kept_cpu:.1f}: {share:.0%}", "≤ 33 %", share <= 1 / 3
+    )
+    figure, against = f"{found.p99:.1f} ms p99", f"kept {found.kept_p99:.1f} ms; {found.rows} rows"
+    is_reached = found.complete and found.p99 < 50 and not found.rows
+    yield Row("cursors that nobody keeps", name, figure, against, "< 50 ms, 0 rows", is_reached)
+
+
 def nodes(name: str, url: str) -> Iterator[Row]:
     """What one of five nodes costs, and one of fifty."""
     few, *_, many = run("nodes", list[Cost], url)
@@ -134,6 +149,7 @@ MEASURES: dict[str, Callable[[str, str], Iterator[Row]]] = {
     "publish": publish,
     "carriage": carriage,
     "paced": paced,
+    "cursors": cursors,
     "nodes": nodes,
     "workers": workers,
     "storm": storm,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import compileall
 import signal
+import sys
 from pathlib import Path
 
 import pytest
@@ -24,3 +25,11 @@ def pytest_configure(config: pytest.Config) -> None:
     """Compile the sources once: where Python keeps no compiled files, each server would spend half its start on it."""
     if not hasattr(config, "workerinput"):  # not in each process of the suite
         compileall.compile_dir(SOURCES, quiet=2)
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """Save the figures of `make coverage` now: pytest-xdist kills a process that needs more than 10 s to end."""
+    coverage = sys.modules.get("coverage")
+    measuring = None if coverage is None else coverage.Coverage.current()
+    if measuring is not None and hasattr(session.config, "workerinput"):
+        measuring.save()

@@ -98,7 +98,7 @@ class Storm:
         """Be there to the end, and be back at once where the worker is killed."""
         while not self.is_over:
             with contextlib.suppress(OSError, EOFError, TimeoutError, AssertionError):
-                async with self.visit(f"staying{number}", "room:staying") as reader:
+                async with self.visit(f"staying{number}", "room:100000") as reader:
                     while not self.is_over:
                         with contextlib.suppress(TimeoutError):
                             async with asyncio.timeout(1):

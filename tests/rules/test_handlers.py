@@ -16,7 +16,7 @@ from starlette.requests import HTTPConnection
 from websockets.asyncio.client import connect
 
 from helpers.hubs import receive, serving
-from tidewire import CommandError, ConfigurationError, Hub, InvalidMessage, PermissionDenied, Refused
+from tidewire import CommandError, ConfigurationError, Hub, InvalidMessage, PermissionDenied, Refused, TidewireError
 from tidewire.client import Client
 from tidewire.protocols.json import JSON
 
@@ -209,3 +209,48 @@ def test_mistakes_are_told_where_they_are_made() -> None:
     assert rule.on_publish(good) is good
     with pytest.raises(ConfigurationError, match="already"):
         rule.on_publish(good)
+
+
+class Abandoned(BaseException):
+    """As some libraries end what they do."""
+
+
+async def broken_session() -> AsyncIterator[str]:
+    raise asyncio.CancelledError
+    yield ""
+
+
+def test_whatever_a_handler_raises_its_client_is_answered() -> None:
+    """An awaited task that was cancelled, `sys.exit` in a library: an answer, and later messages are handled."""
+    hub = Hub()
+
+    @hub.channel("room:{room}")
+    async def room(room: str) -> bool:
+        return True
+
+    @room.on_publish
+    async def said(room: str, message: Any) -> Any:
+        if message == "awaits":
+            other = asyncio.ensure_future(asyncio.sleep(60))
+            other.cancel()
+            await other
+        if message in ERRORS:
+            raise ERRORS[message]
+        return message
+
+    @hub.rpc("broken")
+    async def broken(session: Annotated[str, Depends(broken_session)]) -> None: ...
+
+    async def main() -> None:
+        async with served(hub) as base, Client(f"{base}/connection/websocket?user=ann", seconds=5) as client:
+            for message in (*ERRORS, "awaits"):
+                with pytest.raises(TidewireError, match="internal server error"):
+                    await client.publish("room:1", message)
+                await client.publish("room:1", "hello")
+            with pytest.raises(TidewireError, match="internal server error"):
+                await client.rpc("broken")
+
+    asyncio.run(main())
+
+
+ERRORS = {"cancelled": asyncio.CancelledError(), "exit": SystemExit(2), "abandoned": Abandoned()}

@@ -117,11 +117,7 @@ class HandlerCalls:
         for seconds in (*BACKOFF, None):
             try:
                 await handler.handle(event)
-            except (KeyboardInterrupt, GeneratorExit):
-                raise
-            except BaseException as error:  # `sys.exit`, or the end of another task: the handler's fault like any other
-                if isinstance(error, asyncio.CancelledError) and _is_cancelled():
-                    raise
+            except Exception as error:
                 if seconds is None:
                     logger.exception("event %s (%s) is dead: %s refuses it", event.id, event.kind, handler.name)
                     await _keep_dead(self._node, DeadEvent(event, handler.name, f"{type(error).__name__}: {error}"))
@@ -142,12 +138,6 @@ class HandlerCalls:
                 if position != self._reached:
                     del self._unfinished[position]
             await self._cursor.save(done)
-
-
-def _is_cancelled() -> bool:
-    """Return whether this task itself is cancelled, and not something that the handler has waited for."""
-    task = asyncio.current_task()
-    return task is not None and task.cancelling() > 0
 
 
 async def _keep_dead(node: Node, dead: DeadEvent) -> None:

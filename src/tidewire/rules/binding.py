@@ -121,10 +121,18 @@ class Bound:
 
     async def __call__(self, caller: Caller, texts: dict[str, str], data: Any = b"") -> Any:
         """Call the function; raises its exceptions, and NoMatch, BadRequest, PermissionDenied for its parameters."""
-        if not self._dependencies:
-            return await self._run({name: source(caller, texts, data) for name, source in self._sources.items()})
-        async with AsyncExitStack() as stack:
-            return await self._run(await self._values(_Call(caller, texts, data, stack, {})))
+        try:
+            if not self._dependencies:
+                return await self._run({name: source(caller, texts, data) for name, source in self._sources.items()})
+            async with AsyncExitStack() as stack:
+                return await self._run(await self._values(_Call(caller, texts, data, stack, {})))
+        except (Exception, KeyboardInterrupt, GeneratorExit):
+            raise
+        except BaseException as error:  # `sys.exit`, or the end of another task: a failure of the function like others
+            task = asyncio.current_task()
+            if isinstance(error, asyncio.CancelledError) and task is not None and task.cancelling():
+                raise
+            raise RuntimeError(f"{_called(self.function)} raised {type(error).__name__}: {error}") from error
 
     async def _values(self, call: _Call) -> dict[str, Any]:
         values = {name: source(call.caller, call.texts, call.data) for name, source in self._sources.items()}

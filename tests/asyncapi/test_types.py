@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -74,6 +75,16 @@ def tsc(folder: Path, *pages: str) -> list[str]:
     lines = done.stdout.splitlines()
     assert not [line for line in lines if line.startswith(("channels.ts", "tidewire.d.ts"))], done.stdout
     return ["\n".join(line for line in lines if line.startswith(f"page{number}.ts")) for number in range(len(pages))]
+
+
+def test_the_declarations_name_all_that_the_module_offers() -> None:
+    module, declared = (UI / "tidewire.js").read_text(), (UI / "tidewire.d.ts").read_text()
+    names = re.findall(r"^export (?:class|function) (\w+)", module, re.M)
+    names += re.findall(r"^ \* @property \{.*\} \[?(\w+)", module, re.M)
+    names += re.findall(r"^  (?:async |get )?([a-z]\w*)\(.*\{$", module.partition("export class Client")[2], re.M)
+    names = [name for name in names if name not in ("constructor", "if", "for", "while", "switch")]
+    assert {"getState", "map", "readTexts", "EntryMap", "presence", "position"} <= set(names)
+    assert not [name for name in names if not re.search(rf"\b{name}\b", declared)]
 
 
 def test_a_page_is_compiled_with_its_types_and_a_wrong_one_is_not(tmp_path: Path) -> None:

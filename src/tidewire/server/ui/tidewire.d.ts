@@ -30,6 +30,9 @@ export interface ChannelOptions {
   data?: any;
   /** Publications after this position come first. */
   since?: Position;
+  /** Loads what the application shows, and returns the position from which to go on: at first, and whenever what was
+   * missed cannot be recovered. */
+  getState?: (channel: string) => Position | Promise<Position>;
   /** Ask for the publications that were missed while away; the server may decide so by itself. */
   recoverable?: boolean;
   /** Joins and leaves of others are asked for. */
@@ -61,6 +64,11 @@ export interface SubscriptionEvents<T = any> {
   error: TidewireError;
 }
 
+export interface EntryMapEvents<T = any> extends SubscriptionEvents {
+  /** All entries, and the keys of those that changed. */
+  change: { entries: Map<string, T>; keys: string[] };
+}
+
 /** A refusal of the server: `code` is a number of the protocol (below 100: never answered). */
 export class TidewireError extends Error {
   constructor(code: number, message: string, temporary?: boolean);
@@ -79,6 +87,8 @@ export class Client {
   connect(): void;
   disconnect(): void;
   subscribe<T = any>(channel: string, listener?: (publication: Publication<T>) => void, options?: ChannelOptions): Subscription<T>;
+  /** Subscribe to a channel that is a map. */
+  map<T = any>(channel: string, listener?: (entries: Map<string, T>, keys: string[]) => void, options?: ChannelOptions): EntryMap<T>;
   publish(channel: string, data: any): Promise<void>;
   presence(channel: string): Promise<Member[]>;
   presenceStats(channel: string): Promise<{ clients: number; users: number }>;
@@ -91,7 +101,7 @@ export class Client {
 
 /** One channel. */
 export class Subscription<T = any> {
-  private constructor();
+  protected constructor();
   readonly channel: string;
   readonly state: "subscribing" | "subscribed" | "unsubscribed";
   /** Where the channel was left: give it to another `subscribe` as `since`. */
@@ -105,9 +115,27 @@ export class Subscription<T = any> {
   history(options?: HistoryOptions): Promise<History<T>>;
 }
 
+/** A channel that is a map. */
+export class EntryMap<T = any> extends Subscription {
+  protected constructor();
+  readonly entries: Map<string, T>;
+  on<E extends keyof EntryMapEvents>(event: E, listener: (value: EntryMapEvents<T>[E]) => void): () => void;
+  set(key: string, value: T): Promise<void>;
+  remove(key: string): Promise<void>;
+}
+
+/** A text that a server writes into a channel, as far as it has grown. */
+export interface GrowingText { stream: string; text: string; end: "" | "done" | "stopped" | "aborted" }
+
+/** Read the texts that a server writes into a channel (`hub.stream`). */
+export function readTexts(
+  subscription: { on(event: any, listener: any): any; history(options: any): Promise<any>; state: string },
+  listener: (text: GrowingText) => void,
+): void;
+
 /** Make a client that connects at once. `url` may be relative to the page. */
 export function connect(url: string, options?: Options): Client;
 /** Milliseconds before an attempt (0: the first after a loss). */
-export function delay(attempt: number, random?: () => number): number;
+export function delay(attempt: number, random?: () => number, seen?: boolean): number;
 /** Whether a code of the server ends a client for good. */
 export function isFinal(code: number): boolean;

@@ -25,6 +25,7 @@ FILES = [Path(name) for name in os.environ.get("LOGS", "app.log").split(os.paths
 COMMAND = os.environ.get("COMMAND", "")
 SPOOL = Path("process.log")
 LINE_BYTES = 4_096
+COLORS = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")
 
 hub = Hub(os.environ.get("BROKER", "memory://"))
 
@@ -64,7 +65,7 @@ def read_lines(file: Path, inode: int, place: int) -> tuple[list[Line], int, int
         opened.seek(place)
         while len(lines) < 500 and ((line := opened.readline(LINE_BYTES)).endswith(b"\n") or len(line) == LINE_BYTES):
             place += len(line)
-            text = line.decode(errors="replace").rstrip("\r\n")
+            text = COLORS.sub("", line.decode(errors="replace")).rstrip("\r\n")
             lines.append(
                 Line(source=file.name, text=text, level=level_of(text), at=time.time(), inode=inode, end=place)
             )

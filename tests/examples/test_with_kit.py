@@ -164,7 +164,7 @@ def test_logs(load: Load, realtime: Realtime, monkeypatch: pytest.MonkeyPatch) -
         async with realtime(module.app, workers=2) as rt:
             reader = await rt.subscriber("log:app.log", history=True)
             await reader.expect({"text": "before", "level": "info", ...: ...}, within=5)
-            append("ERROR: the pump is hot\nhalf a li")
+            append("\x1b[31mERROR: the pump is hot\x1b[0m\nhalf a li")
             await reader.expect({"text": "ERROR: the pump is hot", "level": "error", ...: ...}, within=5)
             await rt.kill(0)
             append("ne\n")

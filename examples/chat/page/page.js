@@ -56,17 +56,20 @@ function show({ data }) {
 
 // Messages before the oldest that is here.
 async function earlier() {
-  const found = await room.history({ limit: 30, reverse: true, ...(oldest ? { since: oldest } : {}) });
-  const { publications, position } = found;
+  const name = current;
+  $("earlier").hidden = true;
+  const { publications, position } = await client.history(`room:${name}`, { limit: 30, reverse: true, since: oldest });
+  if (name !== current) return position; // another room was entered meanwhile
   oldest = { offset: publications.at(-1)?.offset ?? 0, epoch: position.epoch };
   $("earlier").hidden = publications.length < 30;
   const log = $("log");
   const height = log.scrollHeight;
   $("messages").prepend(...publications.toReversed().map(({ data }) => row(data)));
   log.scrollTop += log.scrollHeight - height;
+  return position;
 }
-$("earlier").onclick = earlier;
-$("log").onscroll = () => $("log").scrollTop < 40 && !$("earlier").hidden && earlier();
+$("earlier").onclick = () => earlier().catch(() => ($("earlier").hidden = false));
+$("log").onscroll = () => $("log").scrollTop < 40 && !$("earlier").hidden && $("earlier").click();
 
 const people = () => look().catch(() => {}); // whoever is away asks again when it is back
 async function look() {
@@ -99,21 +102,17 @@ function enter(name) {
   room?.unsubscribe();
   typing?.unsubscribe();
   current = name;
-  oldest = null;
-  $("messages").replaceChildren();
-  let isWhole = false;
-  room = client.subscribe(`room:${name}`, show, { joinLeave: true });
-  typing = client.subscribe(`typing:${name}`, typed);
-  room.on("subscribed", async ({ wasRecovering, recovered, position }) => {
-    if (wasRecovering && recovered && isWhole) return; // what was missed has come already
-    isWhole = false;
+  // First the newest messages, and from their position on what is new; it comes back here only if a gap cannot be filled.
+  const getState = async () => {
+    oldest = undefined;
     $("messages").replaceChildren();
-    oldest = { offset: position.offset + 1, epoch: position.epoch };
-    await earlier();
-    isWhole = true; // a connection that was lost meanwhile reads it again
+    const position = await earlier();
     $("log").scrollTop = $("log").scrollHeight;
-    people();
-  });
+    return position;
+  };
+  room = client.subscribe(`room:${name}`, show, { joinLeave: true, getState });
+  typing = client.subscribe(`typing:${name}`, typed);
+  room.on("subscribed", people);
   room.on("join", people);
   room.on("leave", people);
   $("text").focus();

@@ -6,16 +6,13 @@ export function Bell({ user, server = "ws://127.0.0.1:8000" }) {
   const [titles, setTitles] = useState([]);
   useEffect(() => {
     const client = new Centrifuge(`${server}/connection/websocket?name=${encodeURIComponent(user)}`);
-    const bell = client.newSubscription(`bell:${user}`);
-    bell.on("publication", ({ data }) => setTitles((before) => [...before, data.title]));
-    let isWhole = false;
-    bell.on("subscribed", async ({ wasRecovering, recovered }) => {
-      if (wasRecovering && recovered && isWhole) return; // what was missed has come already
-      isWhole = false;
-      const { publications } = await bell.history({ limit: 50 });
-      isWhole = true; // a connection that was lost meanwhile reads it again
+    const getState = async () => {
+      const { publications, offset, epoch } = await client.history(`bell:${user}`, { limit: 50 });
       setTitles(publications.map(({ data }) => data.title));
-    });
+      return { offset, epoch }; // what comes after it comes live
+    };
+    const bell = client.newSubscription(`bell:${user}`, { getState });
+    bell.on("publication", ({ data }) => setTitles((before) => [...before, data.title]));
     bell.subscribe();
     client.connect();
     return () => client.disconnect();

@@ -2,7 +2,7 @@ import { connect } from "/connection/tidewire.js";
 
 const WINDOW = 600;
 const FIRST = 60;
-const number = (digits, unit = "") => (value) => `${value.toLocaleString(undefined, { maximumFractionDigits: digits })}${unit}`;
+const number = (digits, unit = "") => (value) => `${value.toLocaleString(undefined, { minimumFractionDigits: digits, maximumFractionDigits: digits })}${unit}`;
 const CHARTS = [
   { source: "machine", field: "cpu", title: "Processor", show: number(0, " %"), floor: 0, ceiling: 100 },
   { source: "machine", field: "memory", title: "Memory", show: number(0, " %"), floor: 0, ceiling: 100 },
@@ -34,7 +34,7 @@ function chart(config) {
     card.querySelector(".line").setAttribute("d", line);
     card.querySelector(".area").setAttribute("d", points.length > 1 ? `${line.replaceAll("M", "L").replace("L", "M")}L${x(now)} 100L${x(points[0][0])} 100Z` : "");
     card.querySelector("output span").textContent = config.show(values.at(-1));
-    card.querySelector("output small").textContent = `${config.show(low)} – ${config.show(high)}`;
+    card.querySelector("output small").textContent = `${config.show(Math.min(...values))} – ${config.show(Math.max(...values))}`;
     card.querySelector("[data-from]").textContent = span > FIRST ? `${Math.round(span / 60)} min ago` : `${FIRST} s ago`;
     card.dataset.points = points.length;
   };
@@ -54,12 +54,10 @@ for (const source of new Set(CHARTS.map((one) => one.source))) {
     if (!readings.length) return;
     for (const { field, draw } of drawn) draw(readings.map((reading) => [reading.at, reading[field]]));
   };
-  const channel = client.subscribe(source, ({ data }) => take([data]));
-  let isWhole = false;
-  channel.on("subscribed", async ({ wasRecovering, recovered }) => {
-    if (wasRecovering && recovered && isWhole) return;
-    isWhole = false;
-    take((await channel.history({ limit: WINDOW })).publications.map(({ data }) => data));
-    isWhole = true; // a connection that was lost meanwhile reads it again
-  });
+  const getState = async () => {
+    const { publications, position } = await client.history(source, { limit: WINDOW });
+    take(publications.map(({ data }) => data));
+    return position; // what comes after it comes live
+  };
+  client.subscribe(source, ({ data }) => take([data]), { getState });
 }

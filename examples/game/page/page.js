@@ -63,8 +63,11 @@ function draw() {
   for (const [player, { x, y }] of Object.entries(picture.players)) {
     const from = before?.players[player] ?? { x, y };
     const [px, py] = [from.x + (x - from.x) * part, from.y + (y - from.y) * part];
-    pen.fillStyle = player === name ? "#0b8f86" : "#8a9694";
+    pen.fillStyle = `hsl(${[...player].reduce((sum, letter) => sum * 31 + letter.charCodeAt(0), 0) % 360} 55% 50%)`;
     pen.fill(circle(px, py, 18));
+    pen.strokeStyle = player === name ? getComputedStyle(canvas).color : "transparent"; // oneself has a ring
+    pen.lineWidth = 4;
+    pen.stroke(circle(px, py, 22));
     pen.fillStyle = getComputedStyle(canvas).color;
     pen.font = `${(13 * canvas.width) / canvas.clientWidth}px system-ui`; // as large on a phone
     pen.textAlign = "center";

@@ -53,16 +53,12 @@ const client = connect("/connection/websocket");
 for (const state of ["connecting", "connected", "disconnected"]) client.on(state, () => ($("state").textContent = state));
 for (const source of await (await fetch("/sources")).json()) {
   $("source").append(new Option(source));
-  const channel = client.subscribe(`log:${source}`, ({ data }) => add(data));
-  let isWhole = false;
-  channel.on("subscribed", async ({ wasRecovering, recovered }) => {
-    if (wasRecovering && recovered && isWhole) return;
-    isWhole = false;
-    const { publications } = await channel.history({ limit: 500, reverse: true });
-    const known = new Set(publications.map(({ data }) => `${data.inode}:${data.end}`));
-    lines = [...lines.filter((line) => line.source !== source || !known.has(`${line.inode}:${line.end}`)), ...publications.map(({ data }) => data)];
-    isWhole = true; // a connection that was lost meanwhile reads it again
+  const getState = async () => {
+    const { publications, position } = await client.history(`log:${source}`, { limit: 500, reverse: true });
+    lines = [...lines.filter((line) => line.source !== source), ...publications.map(({ data }) => data)];
     lines.sort((a, b) => a.at - b.at || a.end - b.end);
     render();
-  });
+    return position; // what comes after it comes live
+  };
+  client.subscribe(`log:${source}`, ({ data }) => add(data), { getState });
 }

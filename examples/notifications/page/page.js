@@ -33,18 +33,16 @@ function render() {
   }));
 }
 
-/** @type {import("/connection/tidewire.js").Subscription<Notification>} */
-const bell = client.subscribe(`bell:${name}`, (publication) => {
-  all = [...all.filter(({ offset }) => offset < publication.offset), publication];
+client.subscribe(`bell:${name}`, (/** @type {import("/connection/tidewire.js").Publication<Notification>} */ publication) => {
+  all = [...all, publication];
   render();
-});
-let isWhole = false;
-bell.on("subscribed", async ({ wasRecovering, recovered }) => {
-  if (wasRecovering && recovered && isWhole) return;
-  isWhole = false;
-  all = (await bell.history({ limit: 200 })).publications;
-  isWhole = true; // a connection that was lost meanwhile reads it again
-  render();
+}, {
+  getState: async () => {
+    const { publications, position } = await client.history(`bell:${name}`, { limit: 200 });
+    all = publications;
+    render();
+    return position; // what comes after it comes live
+  },
 });
 
 /** @type {import("/connection/tidewire.js").Subscription<Seen>} */

@@ -43,8 +43,8 @@ def batch(*texts: bytes) -> Batch:
 def test_a_held_answer_goes_out_in_front_of_what_is_written_next() -> None:
     writer, transport = make()
     writer.hold_answer(ANSWER)
-    writer.write(batch(b"one"))
-    writer.write(batch(b"two"))
+    writer.write(batch(b"one").joined, 1)
+    writer.write(batch(b"two").joined, 1)
     writer.release_answer()
     assert transport.written == [ANSWER + b"\x81\x03one", b"\x81\x03two"]
 
@@ -60,12 +60,12 @@ def test_a_held_answer_goes_out_alone_and_before_a_frame() -> None:
 
 def test_the_backlog_counts_messages_since_the_pause() -> None:
     writer, transport = make()
-    writer.write(batch(b"before"))
+    writer.write(batch(b"before").joined, 1)
     transport.unsent = 70_000
     assert writer.backlog() == (70_000, 0)
     writer.pause(1.0)
     assert writer.is_paused
-    writer.write(batch(b"one", b"two"))
+    writer.write(batch(b"one", b"two").joined, 2)
     assert writer.backlog() == (70_000, 2)
     writer.resume()
     assert not writer.is_paused
@@ -76,10 +76,10 @@ def test_a_client_stalls_when_it_takes_nothing_whatever_is_written_to_it() -> No
     writer, transport = make()
     transport.unsent = 70_000
     writer.pause(10.0)
-    writer.write(batch(b"x" * 98))
+    writer.write(batch(b"x" * 98).joined, 1)
     transport.unsent += 100
     assert writer.stalled_seconds(13.0) == 3.0
-    writer.write(batch(b"x" * 98))
+    writer.write(batch(b"x" * 98).joined, 1)
     transport.unsent += 99
     assert writer.stalled_seconds(15.0) == 0.0
     assert writer.stalled_seconds(16.0) == 1.0
@@ -128,7 +128,7 @@ def test_other_writes_of_the_turn_come_behind_what_waits() -> None:
         transport = Transport()
         writer = Writer(cast(asyncio.Transport, transport), asyncio.get_running_loop())
         writer.write_later(b"reply ", 1)
-        writer.write(batch(b"push"))
+        writer.write(batch(b"push").joined, 1)
         assert transport.written == [b"reply " + batch(b"push").joined]
         writer.write_later(b"last word", 1)
         writer.write_frame(b"close")

@@ -55,8 +55,8 @@ class Opened(Protocol):
     async def wait_drained(self) -> None:
         """Wait until it is not paused, or closed."""
 
-    def send_message(self, message: WireMessage) -> None:
-        """Write one message. Raises ClientGone."""
+    def send_message(self, message: WireMessage, *, is_last: bool) -> None:
+        """Write one message, at once if it `is_last`: no other is to be expected now. Raises ClientGone."""
 
     def flush(self) -> None:
         """Write the messages that wait for the end of the turn."""
@@ -91,6 +91,7 @@ class AsgiApplication:
     __slots__ = (
         "_denial",
         "_inbox",
+        "_is_answering",
         "_is_full",
         "_limit",
         "_loop",
@@ -112,6 +113,8 @@ class AsgiApplication:
         self._size = 0
         #: More than the limit waits, and reading is paused.
         self._is_full = False
+        #: The application has received a message, and sent nothing since.
+        self._is_answering = False
         self._waiting: list[asyncio.Future[None]] = []
         #: The request of the handshake, until it is answered.
         self._scope: MutableMapping[str, Any] = {}
@@ -165,6 +168,7 @@ class AsgiApplication:
             return event
         del self._inbox[0]
         if event["type"] == "websocket.receive":
+            self._is_answering = True
             self._size -= _cost(event)
             if self._is_full and self._size <= self._limit // 2:
                 self._is_full = False
@@ -175,9 +179,10 @@ class AsgiApplication:
         """Handle one event (ASGI `send`). Waits while the connection is paused. Raises ClientGone after its end."""
         if self._opened.paused:
             await self._opened.wait_drained()
+        if self._state is _State.OPEN:
+            self._send_open(event)
+            return
         match self._state:
-            case _State.OPEN:
-                self._send_open(event)
             case _State.CONNECTING:
                 self._send_connecting(event)
             case _State.DENYING:
@@ -192,11 +197,13 @@ class AsgiApplication:
     def _send_open(self, event: Event) -> None:
         kind = event["type"]
         if kind == "websocket.send":
+            is_last = self._is_answering and not self._inbox
+            self._is_answering = False
             data = event.get("bytes")
             if data is not None:
-                self._opened.send_message(WireMessage(data, binary=True))
+                self._opened.send_message(WireMessage(data, binary=True), is_last=is_last)
             else:
-                self._opened.send_message(WireMessage((event.get("text") or "").encode()))
+                self._opened.send_message(WireMessage((event.get("text") or "").encode()), is_last=is_last)
         elif kind == "websocket.close":
             code, reason = event.get("code", 1000), event.get("reason") or ""
             self._end(_State.CLOSED, code, reason)
@@ -247,7 +254,7 @@ class AsgiApplication:
         text = isinstance(message, str)
         event: Event = {"type": "websocket.receive", "text" if text else "bytes": message}
         self._inbox.append(event)
-        self._size += _cost(event)
+        self._size += _EVENT_COST + len(message)
         if self._size > self._limit:
             self._is_full = True
             self._opened.pause_reading()

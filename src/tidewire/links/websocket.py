@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from random import random
 from typing import Any
 
@@ -91,7 +91,7 @@ class WebSocketLink(Link):
 
     # The opening handshake.
 
-    def open(self, answer: bytes, max_size: int, extensions: list[Extension], early: bytes) -> None:
+    def open(self, answer: bytes, max_size: int, extensions: Sequence[Extension], early: bytes) -> None:
         """Send the handshake's answer and begin; `early` (sent by the client before it) is read in the next turn."""
         if self._is_corked:
             self._writer.hold_answer(answer)
@@ -212,17 +212,21 @@ class WebSocketLink(Link):
         if self._writer.is_direct:  # once for every subscriber: no call that is not needed
             self._transport.write(batch.frames or batch.joined)
         else:
-            self._writer.write(batch)
+            self._writer.write(batch.joined, len(batch))
 
     def write_later(self, batch: Batch) -> None:
         if not self.is_closed:
             self._writer.write_later(batch.frames or batch.joined, len(batch.messages))
 
-    def send_message(self, message: WireMessage) -> None:
-        """Write one message of the ASGI application; raises ClientGone after the end."""
+    def send_message(self, message: WireMessage, *, is_last: bool) -> None:
+        """Write one message of the ASGI application, the last of this turn at once; raises ClientGone after the end."""
         if self.is_closed:
             raise ClientGone("the client has gone; nothing can be sent any more")
-        self._writer.write_later(frame(message, deflate=self.deflate), 0)
+        data = frame(message, deflate=self.deflate)
+        if is_last:
+            self._writer.write(data, 0)
+        else:
+            self._writer.write_later(data, 0)
 
     def flush(self) -> None:
         self._writer.flush()

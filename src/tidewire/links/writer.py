@@ -9,7 +9,6 @@ from websockets.frames import Close
 
 from tidewire.errors import ConfigurationError, Disconnect
 from tidewire.links.reader import Opcode
-from tidewire.protocols.batch import Batch
 
 __all__ = ("Writer", "close_frame", "control_frame")
 
@@ -62,15 +61,15 @@ class Writer:
         """Whether more than the high-water mark waits to be sent."""
         return self._stall is not None
 
-    def write(self, batch: Batch) -> None:
-        """Write all frames of a batch, behind those that wait for the end of the turn."""
+    def write(self, data: bytes, messages: int) -> None:
+        """Write frames, joined with those that wait for the end of the turn."""
         if self._later is not None:
-            self._later.append(batch.joined)
+            self._later.append(data)
             self.flush()
         elif self._is_watched:
-            self._write_watched(batch.joined, len(batch))
+            self._write_watched(data, messages)
         else:
-            self._transport.write(batch.joined)
+            self._transport.write(data)
 
     def write_later(self, data: bytes, messages: int) -> None:
         """Write frames at the end of this turn of the loop, joined with others; at once while the client is watched."""

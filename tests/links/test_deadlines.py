@@ -44,6 +44,10 @@ def test_no_pings_where_they_are_off_or_stopped() -> None:
     deadlines.stop_pings()
     assert deadlines.next_moment() is None
     assert deadlines.take_due(1_000.0, is_reading=True) is Due.NOTHING
+    deadlines = Deadlines(LIMITS)
+    deadlines.stop_pings()
+    deadlines.start_pings(1.0, 0.0)
+    assert deadlines.next_moment() is None, "whoever stops them before they start needs no timer"
 
 
 def test_the_end_is_all_that_is_due_once_it_is_set() -> None:

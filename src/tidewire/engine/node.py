@@ -103,6 +103,7 @@ class Node:
         )
         self.subscribe = self.subscriptions.subscribe
         self.unsubscribe = self.subscriptions.unsubscribe
+        self._closed, self._drained = self.detach, self.fanout.release  # each connection holds the same ones
         self._is_revoked: IsRevoked | None = None
         self._limits_reached: Counter[str] = Counter()
         self._published = 0
@@ -190,7 +191,7 @@ class Node:
 
     async def attach(self, connection: Connection, info: bytes = b"") -> None:
         """Add a connection; with a user, subscribe it to the user's own channel. Raises StoreUnavailable."""
-        connection.attach(closed=self.detach, drained=self.fanout.release)
+        connection.attach(closed=self._closed, drained=self._drained)
         self.registry.add(connection)
         self.opened += 1
         connection.link.listen(connection)
@@ -205,7 +206,7 @@ class Node:
         if len(self.registry.readers) >= self.limits.readers:
             count_limit("readers")
             raise LimitExceeded(f"{self.limits.readers} readers read channels here; end some, or allow more (readers)")
-        connection.attach(closed=self.detach, drained=self.fanout.release)
+        connection.attach(closed=self._closed, drained=self._drained)
         self.registry.readers[connection.id] = connection
         connection.link.listen(connection)
 

@@ -173,7 +173,6 @@ class Subscriptions:
             self._check_wanted(subscription)
             self._fanout.flush_for(connection)
             await _write_pages(connection, messages)
-            self._check_wanted(subscription)
         except BaseException:
             self._abandon(subscription)
             raise

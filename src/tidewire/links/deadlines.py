@@ -26,19 +26,21 @@ class Deadlines:
     need not be reported.
     """
 
-    __slots__ = ("_began", "_controls", "_end", "_limits", "_ping", "pong", "rest")
+    __slots__ = ("_began", "_controls", "_end", "_has_pings", "_limits", "_ping", "pong", "rest")
 
     def __init__(self, limits: Limits) -> None:
         self._limits = limits
+        self._has_pings = limits.ping_seconds > 0
         self._controls = self._end = self.rest = self._began = self._ping = self.pong = 0.0
 
     def start_pings(self, now: float, share: float) -> None:
         """Ping from now on, first after this share of the interval."""
-        if self._limits.ping_seconds:
+        if self._has_pings:
             self._ping = now + share * self._limits.ping_seconds
 
     def stop_pings(self) -> None:
-        """Send no more pings, and expect no pong."""
+        """Send no pings, whether they were started or not, and expect no pong."""
+        self._has_pings = False
         self._ping = self.pong = 0.0
 
     def pong_received(self) -> None:
@@ -88,7 +90,8 @@ class Deadlines:
         """Return when something is due next."""
         if self._end:
             return self._end
-        return min((moment for moment in (self._ping, self.pong, self.rest) if moment), default=None)
+        moments = [moment for moment in (self._ping, self.pong, self.rest) if moment]
+        return min(moments) if moments else None
 
     def take_due(self, now: float, *, is_reading: bool, received: int = 0) -> Due:
         """Return the deadline that has passed, once. `received` are the bytes that have come of an incomplete message.

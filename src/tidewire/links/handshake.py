@@ -98,7 +98,7 @@ class Handshake:
         self._core: ServerProtocol | None = None
         #: The lines of the accepting answer, and the extensions that it agrees to.
         self._answer: list[bytes] = []
-        self._extensions: list[Extension] = []
+        self._extensions: Sequence[Extension] = ()
         #: The headers of the request, and the subprotocols that it offers.
         self._fields: list[tuple[bytes, bytes]] = []
         self._offered: list[str] = []
@@ -203,7 +203,7 @@ class Handshake:
             "subprotocols": self._offered,
         }
 
-    def accept(self, headers: HeaderPairs, subprotocol: str | None) -> tuple[bytes, list[Extension]]:
+    def accept(self, headers: HeaderPairs, subprotocol: str | None) -> tuple[bytes, Sequence[Extension]]:
         """Return the bytes of the accepting response, and the extensions that it agrees to."""
         lines = [*self._answer, *(name + b": " + value for name, value in headers)]
         if subprotocol:

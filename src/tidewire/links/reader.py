@@ -7,7 +7,7 @@ fragments of a message, and text that is no UTF-8. The parser does no I/O; the r
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from enum import IntEnum
 
 import msgspec
@@ -82,7 +82,7 @@ class FrameParser:
         "_size",
     )
 
-    def __init__(self, max_size: int, max_fragments: int, extensions: list[Extension]) -> None:
+    def __init__(self, max_size: int, max_fragments: int, extensions: Sequence[Extension]) -> None:
         self._max_size = max_size
         self._max_fragments = max_fragments
         self._extensions = extensions
@@ -256,7 +256,7 @@ class Reader:
         self._left: int | None = None
 
     def open(
-        self, handle: Handle, early: bytes, max_size: int, max_fragments: int, extensions: list[Extension]
+        self, handle: Handle, early: bytes, max_size: int, max_fragments: int, extensions: Sequence[Extension]
     ) -> None:
         """Read frames from now on; `early`, which has come already, in the next turn of the loop."""
         self._parser = FrameParser(max_size, max_fragments, extensions)

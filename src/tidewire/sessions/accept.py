@@ -41,6 +41,9 @@ _CORK_SECONDS = 0.1
 class Acceptance:
     """A WebSocket that is accepted for the time of an `async with` block, which is given its connection.
 
+    A client whose protocol `speaks_first` is answered at once: it has to ask before it is subscribed to anything. One
+    whose protocol has pings of its own is sent no others.
+
     Entering raises starlette's HTTPException (403 for a foreign origin or a revoked token, 503 over a limit) or
     WebSocketException (1013), which FastAPI turns into an answer that the client can read. Inside the block the
     WebSocket itself neither receives nor sends: it would be a second reader, and overtake what waits. At the end of the
@@ -49,6 +52,7 @@ class Acceptance:
 
     __slots__ = (
         "_connection",
+        "_has_pings",
         "_headers",
         "_info",
         "_is_held",
@@ -56,6 +60,7 @@ class Acceptance:
         "_origins",
         "_protocol",
         "_socket",
+        "_speaks_first",
         "_token",
         "_user",
     )
@@ -72,6 +77,8 @@ class Acceptance:
         headers: Iterable[tuple[bytes, bytes]] | None = None,
         info: bytes = b"",
         token: IssuedToken | None = None,
+        speaks_first: bool = False,
+        has_pings: bool = False,
     ) -> None:
         self._node = node
         self._socket = websocket
@@ -81,6 +88,8 @@ class Acceptance:
         self._headers = subprotocol, headers
         self._info = info
         self._token = token
+        self._speaks_first = speaks_first
+        self._has_pings = has_pings
         self._connection: Connection | None = None
         self._is_held = False
 
@@ -101,7 +110,7 @@ class Acceptance:
                 raise _denial(websocket, 403, REVOKED.reason, {})
             async with admit(node, user, address) as newcomer:
                 own = _copy(websocket)
-                link = await _open_link(node, own, *self._headers)
+                link = await self._open_link(own)
                 connection = Connection(link, self._protocol, user=user, address=address, limits=node.limits)
                 newcomer.becomes(connection)
                 websocket.client_state = websocket.application_state = WebSocketState.DISCONNECTED
@@ -141,6 +150,42 @@ class Acceptance:
             self._is_held = True
             await self._connection.link.keep_open()
 
+    async def _open_link(self, websocket: WebSocket) -> Link:
+        """Accept a WebSocket, unless the endpoint has.
+
+        Unless it speaks first, the client has its answer when the first subscribe is done, or something is sent, or the
+        endpoint waits for it: a client that is connected misses nothing that is published from then on.
+        """
+        limits, (subprotocol, headers) = self._node.limits, self._headers
+        link: object = websocket.scope.get("extensions", {}).get("tidewire.link")
+        is_accepted = websocket.application_state is not WebSocketState.CONNECTING
+        opened: Link
+        if isinstance(link, Link):
+            opened = link
+            if self._has_pings:
+                opened.stop_pings()
+            if is_accepted:
+                return opened
+            if not self._speaks_first:
+                opened.cork()
+            try:
+                await websocket.accept(subprotocol, headers)
+            except OSError:
+                pass  # the client has gone already; its link says so as soon as something listens
+        else:
+            pings = None if self._has_pings else pings_for(websocket.scope, limits)
+            if is_accepted:
+                return AsgiLink(websocket.receive, websocket.send, limits, pings=pings)
+            if websocket.client_state is WebSocketState.CONNECTING:
+                await websocket.receive()
+            event = {"type": "websocket.accept", "subprotocol": subprotocol, "headers": list(headers or ())}
+            opened = AsgiLink(websocket.receive, websocket.send, limits, accept=event, pings=pings)
+        if self._speaks_first:
+            opened.uncork()
+        else:
+            asyncio.get_running_loop().call_later(_CORK_SECONDS, opened.uncork)
+        return opened
+
     async def _attach(self, connection: Connection) -> None:
         try:
             await self._node.attach(connection, self._info)
@@ -173,38 +218,6 @@ def _copy(websocket: WebSocket) -> WebSocket:
     own = WebSocket.__new__(WebSocket)  # as `copy` does, in a tenth of its time
     vars(own).update(vars(websocket))
     return own
-
-
-async def _open_link(
-    node: Node, websocket: WebSocket, subprotocol: str | None, headers: Iterable[tuple[bytes, bytes]] | None
-) -> Link:
-    """Accept a WebSocket, unless the endpoint has.
-
-    The client has its answer when the first subscribe is done, or something is sent, or the endpoint waits for it: a
-    client that is connected misses nothing that is published from then on.
-    """
-    link: object = websocket.scope.get("extensions", {}).get("tidewire.link")
-    if websocket.application_state is not WebSocketState.CONNECTING:
-        if isinstance(link, Link):
-            return link
-        pings = pings_for(websocket.scope, node.limits)
-        return AsgiLink(websocket.receive, websocket.send, node.limits, pings=pings)
-    opened: Link
-    if isinstance(link, Link):
-        opened = link
-        opened.cork()
-        try:
-            await websocket.accept(subprotocol, headers)
-        except OSError:
-            pass  # the client has gone already; its link says so as soon as something listens
-    else:
-        if websocket.client_state is WebSocketState.CONNECTING:
-            await websocket.receive()
-        event = {"type": "websocket.accept", "subprotocol": subprotocol, "headers": list(headers or ())}
-        pings = pings_for(websocket.scope, node.limits)
-        opened = AsgiLink(websocket.receive, websocket.send, node.limits, accept=event, pings=pings)
-    asyncio.get_running_loop().call_later(_CORK_SECONDS, opened.uncork)
-    return opened
 
 
 async def _discard(node: Node, connection: Connection, disconnect: Disconnect, *, is_cancelled: bool) -> None:

@@ -357,8 +357,9 @@ def test_nothing_is_left_of_a_session() -> None:
             sessions = Sessions.of(node)
             client = await connect(node, "user:ann", channel="recovery:a")
             reference = weakref.ref(client.session)
-            assert sessions.get(client.session.secret) is client.session
-            assert client.session.secret != client.connection.id
+            assert sessions.of_connection(client.session.connection.id) is client.session
+            assert client.session.secret == "", "nobody else may act for a client on a WebSocket of its own"
+            assert sessions.get("") is None
             client.link.vanish()
             await client.wait_gone()
             assert len(sessions) == 0

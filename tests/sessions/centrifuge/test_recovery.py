@@ -301,9 +301,10 @@ def test_the_application_subscribes_and_unsubscribes_users(protocol: CentrifugeP
 
 def test_the_application_disconnects_users() -> None:
     async def main() -> None:
+        users = ("ann", "ann", "bob", "")
         async with open_sessions() as node:
-            clients = [await connect(node, token) for token in ("user:ann", "user:ann", "user:ann", "user:bob", "")]
-            ann, spared, session, bob, nobody = clients
+            ann, spared, bob, nobody = [await connect(node, f"user:{name}" if name else "") for name in users]
+            session = await connect(node, "user:ann", emulated=True)
             await orders.disconnect(node, "ann", session=session.session.secret)
             await session.wait_closed(3503)
             await orders.disconnect(node, "ann", whitelist=[spared.connection.id])

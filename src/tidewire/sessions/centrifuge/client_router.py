@@ -189,10 +189,16 @@ class ClientEndpoints:
         protocol = self._binary_pushes if binary else self._pushes
         node, user = self._node(), identity.user if identity is not None else ""
         acceptance = Acceptance(
-            node, websocket, user=user, protocol=protocol, origins=self._origins, subprotocol=subprotocol
+            node,
+            websocket,
+            user=user,
+            protocol=protocol,
+            origins=self._origins,
+            subprotocol=subprotocol,
+            speaks_first=True,
+            has_pings=True,
         )
         async with acceptance as connection:
-            connection.link.stop_pings()
             first = await self._first_message(connection, websocket.query_params.get(_CONNECT, ""), binary=binary)
             if first is not None:
                 while connection.receive_nowait() is not None:

@@ -13,6 +13,7 @@ __all__ = ("Credentials", "end_of", "ttl_of")
 
 #: The longest time to live that a client is told.
 _LONGEST_TTL = 365 * 86_400
+_NO_CHANNELS: frozenset[str] = frozenset()
 
 
 def ttl_of(expires_at: float | None) -> int:
@@ -34,7 +35,7 @@ class Credentials:
 
     def __init__(self, connection: str, identity: Identity, address: str = "") -> None:
         #: The channels that the client was given when it connected.
-        self.granted: frozenset[str] = frozenset()
+        self.granted = _NO_CHANNELS
         self.caller = Caller(connection, identity, address)
         #: When the identity ends, by the loop's clock.
         self.ends = end_of(identity.expires_at)

@@ -57,19 +57,19 @@ class Sessions(PerNode):
 
     def __init__(self, node: Node) -> None:
         self._registry = node.registry
-        self.by_secret: dict[str, Controlled] = {}
+        self._by_secret: dict[str, Controlled] = {}
         self._by_client: dict[str, Controlled] = {}
         node.on_control(VERB, self._obey)
 
     def __len__(self) -> int:
-        return len(self.by_secret)
+        return len(self._by_client)
 
     def __iter__(self) -> Iterator[Controlled]:
-        return iter(tuple(self.by_secret.values()))
+        return iter(tuple(self._by_client.values()))
 
     def get(self, secret: str) -> Controlled | None:
         """Return the session with this secret."""
-        return self.by_secret.get(secret)
+        return self._by_secret.get(secret)
 
     def of_connection(self, id_: str) -> Controlled | None:
         """Return the session of a connection."""
@@ -77,12 +77,13 @@ class Sessions(PerNode):
 
     def add(self, session: Controlled) -> None:
         """Add a session."""
-        self.by_secret[session.secret] = session
+        if session.secret:
+            self._by_secret[session.secret] = session
         self._by_client[session.connection.id] = session
 
     def discard(self, session: Controlled) -> None:
         """Remove a session; harmless when it is not there."""
-        self.by_secret.pop(session.secret, None)
+        self._by_secret.pop(session.secret, None)
         self._by_client.pop(session.connection.id, None)
 
     def _obey(self, publication: Publication) -> None:
@@ -118,7 +119,7 @@ class Sessions(PerNode):
 
     def _targets(self, target: Target) -> list[Controlled]:
         if target.session:
-            found = self.by_secret.get(target.session)
+            found = self._by_secret.get(target.session)
         elif target.client:
             found = self._by_client.get(target.client)
         elif target.user:

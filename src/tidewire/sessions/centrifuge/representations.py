@@ -5,6 +5,7 @@ filter by tags, joins and leaves. Equal ones are one instance, so that their sub
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import lru_cache
 from typing import TypeVar
 from weakref import WeakValueDictionary
 
@@ -134,13 +135,7 @@ def plain(
 ) -> PubRepresentation:
     """Return the representation of publications in full; raises BadRequest for a filter that means nothing."""
     if filter_node is None:
-        return shared(
-            PubRepresentation,
-            protocol,
-            deflate,
-            offset,
-            make=lambda: PubRepresentation(protocol, deflate=deflate, offset=offset),
-        )
+        return _unfiltered(protocol, deflate, offset)
     wanted = compile_filter(filter_node)
     return shared(
         PubRepresentation,
@@ -149,6 +144,18 @@ def plain(
         offset,
         msgspec.json.encode(filter_node),
         make=lambda: PubRepresentation(protocol, deflate=deflate, offset=offset, wanted=wanted),
+    )
+
+
+@lru_cache(maxsize=64)
+def _unfiltered(protocol: CentrifugeProtocol, deflate: bool, offset: bool) -> PubRepresentation:
+    """Return what most subscriptions use, and many only to be subscribed: it stays when none of them has it."""
+    return shared(
+        PubRepresentation,
+        protocol,
+        deflate,
+        offset,
+        make=lambda: PubRepresentation(protocol, deflate=deflate, offset=offset),
     )
 
 

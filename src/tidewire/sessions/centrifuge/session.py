@@ -53,7 +53,7 @@ class _State(Enum):
 
 
 class Session:
-    """One client. `secret` names it to whoever may act for it; the connection's id does not.
+    """One client. `secret`, if it has one, names it to whoever may act for it; the connection's id does not.
 
     Without `pings` the client is not asked whether it is there: its link does that. `start` comes next.
     """
@@ -62,7 +62,6 @@ class Session:
         "__weakref__",
         "_authority",
         "_commands",
-        "_emulated",
         "_given",
         "_heartbeat",
         "_pings",
@@ -90,13 +89,13 @@ class Session:
         self.node = node
         self.connection = connection
         self.protocol = cast(CentrifugeProtocol, connection.protocol)
-        self.secret = secrets.token_urlsafe(24)
+        is_named = emulated or self.protocol.one_way
+        self.secret = secrets.token_urlsafe(24) if is_named else ""
         self.credentials = Credentials(connection.id, identity or Identity(), connection.address)
         self.subscriptions = ClientSubscriptions(node, connection, self.protocol)
         self.queue = CommandQueue(node, connection, self._handle_frame, closed=self._closed)
         self._authority = authority
         self._given = identity
-        self._emulated = emulated
         self._pings = pings
         self._state = _State.NEW
         #: The channels that a one-way client asked for and may not have, until it is told.
@@ -228,7 +227,8 @@ class Session:
         """Prepare the channels that the client is given unasked, and those that a one-way client asks for here."""
         identity = self.credentials.identity
         grants = dict(identity.subscriptions)
-        self.credentials.grant(frozenset(grants))
+        if grants:
+            self.credentials.grant(frozenset(grants))
         if self.protocol.one_way:
             wanted = {channel: wish for channel, wish in request.subs.items() if channel not in grants}
             grants |= await self._grants_of(wanted)
@@ -277,7 +277,6 @@ class Session:
 
     def _connect_result(self, subs: dict[str, m.SubscribeResult]) -> m.ConnectResult:
         identity, seconds = self.credentials.identity, self.node.limits.ping_seconds
-        named = self._emulated or self.protocol.one_way
         pings = self._pings and seconds > 0
         return m.ConnectResult(
             client=self.connection.id,
@@ -288,8 +287,8 @@ class Session:
             subs=subs,
             ping=max(1, round(seconds)) if pings else 0,
             pong=pings and not self.protocol.one_way,
-            session=self.secret if named else "",
-            node=self.node.id if named else "",
+            session=self.secret,
+            node=self.node.id if self.secret else "",
         )
 
     # Expiry (heartbeat.Expiring).

@@ -84,16 +84,21 @@ class Ready:
 class ClientSubscriptions:
     """The channels of one session."""
 
-    __slots__ = ("_connection", "_members", "_node", "_protocol", "channels", "pages")
+    __slots__ = ("_connection", "_node", "_pages", "_protocol", "channels")
 
     def __init__(self, node: Node, connection: Connection, protocol: CentrifugeProtocol) -> None:
         self._node = node
         self._connection = connection
         self._protocol = protocol
-        self._members = MapMembers(node, connection)
         self.channels: dict[str, ClientSubscription] = {}
-        #: Maps of which the client is being given the entries.
-        self.pages = MapPages(node, connection, protocol)
+        self._pages: MapPages | None = None
+
+    @property
+    def pages(self) -> MapPages:
+        """Maps of which the client is being given the entries."""
+        if self._pages is None:
+            self._pages = MapPages(self._node, self._connection, self._protocol)
+        return self._pages
 
     def clear(self) -> None:
         """Forget every subscription: the connection has ended."""
@@ -106,7 +111,8 @@ class ClientSubscriptions:
         if channel in self._node.registry.subscriptions(self._connection):
             raise AlreadySubscribed(f"this client is subscribed to {channel!r} already; unsubscribe first")
         limit = self._node.limits.channels
-        if len(self.channels) + self.pages.count_others(channel) >= limit:
+        begun = 0 if self._pages is None else self._pages.count_others(channel)
+        if len(self.channels) + begun >= limit:
             count_limit("channels")
             raise LimitExceeded(f"a connection subscribes to at most {limit} channels; unsubscribe from one first")
 
@@ -279,7 +285,7 @@ class ClientSubscriptions:
         if subscription.events is not None and self.channels.get(subscription.channel) is subscription:
             await self._join(subscription, subscription.events, identity)
         if self.channels.get(subscription.channel) is subscription:
-            await self._members.enter(subscription.channel, subscription.grant, identity)
+            await MapMembers(self._node, self._connection).enter(subscription.channel, subscription.grant, identity)
 
     async def _push_rest(self, ready: Ready, identity: Identity) -> None:
         """Push what was missed in a task of its own; a client to which that fails subscribes anew, from where it is."""
@@ -317,24 +323,26 @@ class ClientSubscriptions:
 
     async def unsubscribe(self, channel: str) -> None:
         """Unsubscribe from a channel; its members are told. Harmless when it is not subscribed to."""
-        self.pages.forget(channel)
+        if self._pages is not None:
+            self._pages.forget(channel)
         subscription = self.channels.pop(channel, None)
         if subscription is None:
             return
         subscription.leave()
-        await self._members.leave(channel, subscription.grant.options)
+        await MapMembers(self._node, self._connection).leave(channel, subscription.grant.options)
         if subscription.events is not None:
             await self._node.unsubscribe(self._connection, events(channel))
         await self._node.unsubscribe(self._connection, channel)
 
     def drop(self, channel: str, reason: Unsubscription) -> None:
         """Unsubscribe from a channel, and tell the client why."""
-        self.pages.forget(channel)
+        if self._pages is not None:
+            self._pages.forget(channel)
         subscription = self.channels.pop(channel, None)
         if subscription is None:
             return
         subscription.leave()
-        self._members.drop(channel, subscription.grant.options)
+        MapMembers(self._node, self._connection).drop(channel, subscription.grant.options)
         self._node.subscriptions.drop(self._connection, events(channel))
         self._node.subscriptions.drop(self._connection, channel)
         push = Push(channel, unsubscribe=m.Unsubscribe(*reason))

@@ -31,13 +31,19 @@ async def serve_websocket(
     """Accept a WebSocket and serve the protocol on it until it ends; raises as entering an `Acceptance` does."""
     protocol, subprotocol = choose_protocol(websocket)
     user = identity.user if identity is not None else ""
-    acceptance = Acceptance(node, websocket, user=user, protocol=protocol, origins=origins, subprotocol=subprotocol)
+    pings = _query(websocket, b"cf_ws_frame_ping_pong").get("cf_ws_frame_ping_pong") != "true"
+    acceptance = Acceptance(
+        node,
+        websocket,
+        user=user,
+        protocol=protocol,
+        origins=origins,
+        subprotocol=subprotocol,
+        speaks_first=True,
+        has_pings=pings,
+    )
     async with acceptance as connection:
-        pings = _query(websocket, b"cf_ws_frame_ping_pong").get("cf_ws_frame_ping_pong") != "true"
-        if pings:
-            connection.link.stop_pings()
         Session(node, authority, connection, identity=identity, pings=pings).start()
-        connection.link.uncork()
         await acceptance.hold()
 
 

@@ -28,7 +28,9 @@ class RequestLimit:
 
     def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
         """Serve a request, or refuse it; connections of other types pass."""
-        address = scope["client"][0] if scope["type"] == "http" and scope.get("client") else ""
+        if scope["type"] != "http":
+            return self._app(scope, receive, send)
+        address = scope["client"][0] if scope.get("client") else ""
         if is_loopback(address):
             return self._app(scope, receive, send)
         return self._serve(network_of(address), scope, receive, send)

@@ -15,7 +15,9 @@ from tidewire.support.local_host import is_loopback
 __all__ = ("comes_from_this_machine", "guard", "has_key")
 
 #: Headers that a proxy adds (RFC 7239, RFC 9110 section 7.6.3).
-_PROXIED = ("forwarded", "via", "x-forwarded-for", "x-forwarded-host", "x-forwarded-proto", "x-real-ip")
+_PROXIED = frozenset(
+    {b"forwarded", b"via", b"x-forwarded-for", b"x-forwarded-host", b"x-forwarded-proto", b"x-real-ip"}
+)
 
 
 def guard(*, user: Callable[..., Any] | None, origins: Origins, key: str = "", closed: str = "") -> Any:
@@ -68,7 +70,8 @@ def comes_from_this_machine(connection: HTTPConnection) -> bool:
 
     Browsers and tools speak HTTP/1.1; what comes with 1.0 comes from a proxy that adds no headers.
     """
-    if any(name in connection.headers for name in _PROXIED) or connection.scope.get("http_version") == "1.0":
+    came_by_proxy = not _PROXIED.isdisjoint([name for name, _ in connection.headers.raw])
+    if came_by_proxy or connection.scope.get("http_version") == "1.0":
         return False
     client = connection.client.host if connection.client else ""
     host = connection.headers.get("host", "").lower()

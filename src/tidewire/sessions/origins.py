@@ -95,7 +95,8 @@ class Origins:
         if self.allows_any:
             return None
         if not origins:
-            site = headers.get("sec-fetch-site", "none")
+            sites = headers.getlist("sec-fetch-site")
+            site = sites[0] if sites else "none"
             if scope.get("method") in _SAFE_METHODS or site in _OWN_SITE:
                 return None  # no page, or a plain link
             return f"a page of another site ({site[:50]!r}) may not change anything here"

@@ -28,7 +28,7 @@ def network_of(address: str) -> str:
 
 def is_loopback(address: str) -> bool:
     """Return whether an address is of this machine; no address at all (a unix socket) is."""
-    return address in ("", "::1") or address.removeprefix("::ffff:").startswith("127.")
+    return address.startswith(("127.", "::ffff:127.")) or address in ("", "::1")
 
 
 def with_mapped(networks: Iterable[str]) -> list[str]:

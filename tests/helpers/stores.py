@@ -19,7 +19,16 @@ from pathlib import Path
 from contract.serving import free_port, until
 from requirements import require
 
-__all__ = ("Daemon", "Postgres", "postgres_database", "start_nats", "start_postgres", "start_redis", "store_url")
+__all__ = (
+    "Daemon",
+    "Postgres",
+    "postgres_database",
+    "start_nats",
+    "start_pgbouncer",
+    "start_postgres",
+    "start_redis",
+    "store_url",
+)
 
 _START_SECONDS = 15.0
 _STOP_SECONDS = 15.0
@@ -251,6 +260,20 @@ def start_postgres(*settings: str) -> Iterator[Postgres]:
         yield server
     finally:
         server.remove()
+
+
+def start_pgbouncer(server: Postgres, mode: str) -> contextlib.AbstractContextManager[Daemon]:
+    """Run PgBouncer in front of a PostgreSQL server, in a pool mode; as PostgreSQL, it must not run as root."""
+    program = shutil.which("pgbouncer", path=f"{os.environ.get('PATH', '')}:/usr/sbin")
+    require(program, "apt-get install pgbouncer")
+    assert program is not None
+    folder, port = _postgres_folder(), free_port()
+    file = folder / "pgbouncer.ini"
+    file.write_text(
+        f"[databases]\n* = host=127.0.0.1 port={server.port} user=postgres\n[pgbouncer]\npool_mode = {mode}\n"
+        f"listen_addr = 127.0.0.1\nlisten_port = {port}\nunix_socket_dir =\nauth_type = any\n"
+    )
+    return Daemon([*_as_postgres(), program, str(file)], folder, port).running()
 
 
 @functools.cache

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 from typing import Any
 from urllib.parse import parse_qsl, urlencode, urlsplit
 
 import asyncpg
 
+from tidewire.backends.postgres.pooler import check_session, is_pooled, refusal
 from tidewire.errors import ConfigurationError
 
 __all__ = ("Server",)
@@ -49,6 +51,8 @@ class Server:
         self.opening_seconds = max(seconds, _OPENING_SECONDS)
         #: The server's name for people.
         self.shown = _shown(url)
+        #: Whether each connection was found to be a session of the server, or is known to be one.
+        self._is_judged = False
 
     async def connect(self, *, asynchronous: bool = False) -> Any:
         """Return a new asyncpg connection; raises what asyncpg does, ConfigurationError for a URL that cannot work.
@@ -61,24 +65,42 @@ class Server:
         settings["statement_timeout"] = f"{milliseconds * 0.85:.0f}"
         if asynchronous:
             settings["synchronous_commit"] = "off"
-        is_one_of_many = "," in urlsplit(self._url).netloc and "target_session_attrs" not in self._url
+        connection = await self._dial()
         try:
-            connection = await asyncpg.connect(
-                self._url,
-                timeout=self.opening_seconds,
-                target_session_attrs="primary" if is_one_of_many else None,
-            )
-        except ValueError as error:  # its text may contain a part of the password
-            raise ConfigurationError(f"the URL of {self.shown} cannot be used; {_HOW}") from error
-        try:
+            if not self._is_judged:  # before the settings: in a session that is shared they would be others', too
+                await self._judge(connection)
             # after the start: a pooler such as PgBouncer refuses parameters of the start that it does not know
             await connection.execute(_SET, list(settings), list(settings.values()), timeout=self.opening_seconds)
         except BaseException as error:
             connection.terminate()
             if isinstance(error, asyncpg.UndefinedObjectError | asyncpg.InvalidParameterValueError):
                 raise ConfigurationError(f"the URL of {self.shown} has a setting that cannot be: {error}") from error
+            if is_pooled(error):
+                raise refusal(self.shown) from error
             raise
         return connection
+
+    async def _dial(self) -> Any:
+        is_one_of_many = "," in urlsplit(self._url).netloc and "target_session_attrs" not in self._url
+        try:
+            return await asyncpg.connect(
+                self._url,
+                timeout=self.opening_seconds,
+                target_session_attrs="primary" if is_one_of_many else None,
+            )
+        except ValueError as error:  # its text may contain a part of the password
+            raise ConfigurationError(f"the URL of {self.shown} cannot be used; {_HOW}") from error
+
+    async def _judge(self, connection: Any) -> None:
+        """Find out whether a pooler is between, which gives processes numbers of its own, and if it keeps sessions."""
+        if connection.get_server_pid() != await connection.fetchval("SELECT pg_backend_pid()"):
+            other = await self._dial()
+            try:
+                async with asyncio.timeout(self.opening_seconds):
+                    await check_session(connection, other, self.shown)
+            finally:
+                other.terminate()
+        self._is_judged = True
 
 
 _SET = "SELECT set_config(name, value, false) FROM unnest($1::text[], $2::text[]) AS s (name, value)"

@@ -6,6 +6,7 @@ import socket
 
 import asyncpg
 
+from tidewire.backends.postgres.pooler import is_pooled, refusal
 from tidewire.backends.postgres.schema import FILLED
 from tidewire.errors import ConfigurationError, StoreUnavailable, TidewireError
 
@@ -92,14 +93,7 @@ def explain(error: BaseException, shown: str) -> str:
             return f"another session of {shown} holds a lock on tidewire's tables; let it finish its transaction"
         case asyncpg.QueryCanceledError():
             return f"{shown} was too slow for one statement; see what else it does"
-        case (
-            asyncpg.UndefinedTableError()
-            | asyncpg.UndefinedColumnError()
-            | asyncpg.UndefinedFunctionError()
-            | asyncpg.NoDataFoundError()
-            | asyncpg.InvalidColumnReferenceError()
-            | asyncpg.DatatypeMismatchError()
-        ):
+        case _ if isinstance(error, _CHANGED):
             return f"{shown} has lost tidewire's tables ({error}); they are made again"
         case asyncpg.InvalidSchemaNameError():
             return f"{shown} has no schema in which tidewire's tables could be; make it with CREATE SCHEMA"
@@ -111,6 +105,8 @@ def explain(error: BaseException, shown: str) -> str:
             return f"{shown} does not answer; see if it hangs, or if the network is cut"
         case ConnectionError() | socket.gaierror() | OSError(errno=None):
             return f"{shown} cannot be reached ({error}); see that it runs there"
+        case _ if is_pooled(error):
+            return str(refusal(shown))
     reason = str(error).partition("\n")[0] or type(error).__name__
     return f"{shown} cannot be used: {reason}"
 

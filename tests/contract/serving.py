@@ -132,8 +132,8 @@ class Server:
     @contextlib.contextmanager
     def running(self) -> Iterator[Server]:
         """Run it for as long as the block lasts."""
-        self.start()
         try:
+            self.start()
             yield self
         finally:
             self.http.close()

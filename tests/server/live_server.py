@@ -60,12 +60,20 @@ class LiveServer:
         self.url = ""
 
     def __enter__(self) -> LiveServer:
-        self.start()
+        try:
+            self.start()
+        except BaseException:
+            self.kill()
+            raise
         return self
 
     def __exit__(
         self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
     ) -> None:
+        self.kill()
+
+    def kill(self) -> None:
+        """End it and its workers at once; harmless when it has ended."""
         if self.process.poll() is None:
             workers = self.workers()
             self.process.kill()

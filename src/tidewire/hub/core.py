@@ -85,11 +85,11 @@ class HubCore:
         self._book = RuleBook(self._rules)
         #: Decides for clients that choose their channels themselves, by the rules of `channel` and `rpc`.
         self.authority = RuleAuthority(self._book, self._rules, self.limits)
-        #: The dependencies that identify clients, and what is told of channels instead of the rules.
+        #: The dependencies that identify clients, and the description of channels that replaces the rules.
         self._users: list[Callable[..., Any]] = []
         self._described: Description | None = None
         self._made_rates = 0
-        #: Handlers and webhooks for what happens on channels.
+        #: Handlers and webhooks for events of channels.
         self._events = HubEvents(self._rules, self._book.overrides)
         #: Decides for clients, where an application gave a router another authority.
         self._judge: Authority = self.authority

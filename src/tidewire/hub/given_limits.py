@@ -50,7 +50,7 @@ class ServerLimits:
         self._links: Limits | None = None
 
     def begin(self, given: Mapping[str, float]) -> None:
-        """Take what the settings give, before the application is loaded."""
+        """Take the limits of the settings, before the application is loaded."""
         self._given, self._of_hubs, self._links = given, {}, None
 
     def end(self) -> None:

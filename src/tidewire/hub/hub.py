@@ -1,4 +1,4 @@
-"""The hub: what a FastAPI application holds."""
+"""The hub, which a FastAPI application holds."""
 
 from __future__ import annotations
 

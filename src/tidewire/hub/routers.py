@@ -109,7 +109,7 @@ class Routers(HubCore):
     ) -> APIRouter:
         """Make the admin page for `app.include_router`: nodes, channels, connections, refusals, and actions.
 
-        `user` is a FastAPI dependency that lets those who may administer pass: it returns something, or raises. Without
+        `user` is a FastAPI dependency that lets administrators pass: it returns something, or raises. Without
         it the page is for this machine alone, and not through a proxy. Its calls are those of the HTTP API, under
         `{prefix}/api`; a page of another site may not make them. With `open_page` anybody may load the page itself,
         which holds no data, and asks for the key that its calls are to send as X-API-Key. `pages` has the names
@@ -184,7 +184,7 @@ class Routers(HubCore):
 
         They are `/connection/websocket`, `http_stream`, `sse`, their `uni_` siblings for clients that only listen, and
         `/emulation`. `user` is a FastAPI dependency (of `HTTPConnection`, so that it fits requests and WebSockets) that
-        returns who connects: a user's name, an `Identity`, None for a stranger; or anything else, whose `name` the
+        returns the user that connects: a name, an `Identity`, None for a stranger; or anything else, whose `name` the
         function returns. It is closed, if it has a `yield`, before the client is served. `authority` decides instead
         of the hub's rules. `/connection/tidewire.js` is a client for pages without a bundler.
         """
@@ -228,7 +228,7 @@ class Routers(HubCore):
     ) -> APIRouter:
         """Make the routes `/asyncapi.json` and `/asyncapi`, a page that shows it, for `app.include_router`.
 
-        Everybody who may load them reads all channels and types; give the router dependencies to keep them to yourself.
+        They show all channels and types to everybody that may load them: give the router dependencies.
         `described` takes the place of the hub's rules. `pages` has the names and addresses of pages that it links to.
         """
         self._described = described

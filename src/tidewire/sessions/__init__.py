@@ -1,1 +1,1 @@
-"""Sessions: what stands between one client and the engine."""
+"""Sessions: the layer between one client and the engine."""

@@ -46,8 +46,8 @@ class Acceptance:
 
     Entering raises starlette's HTTPException (403 for a foreign origin or a revoked token, 503 over a limit) or
     WebSocketException (1013), which FastAPI turns into an answer that the client can read. Inside the block the
-    WebSocket itself neither receives nor sends: it would be a second reader, and overtake what waits. At the end of the
-    block the connection ends, unless it was given to `hold`; exceptions of the application go on (`endings.judge`).
+    WebSocket itself neither receives nor sends: it would be a second reader, and overtake waiting messages. At the end
+    of the block the connection ends, unless it was given to `hold`; other exceptions go on (`endings.judge`).
     """
 
     __slots__ = (
@@ -212,7 +212,7 @@ class Acceptance:
 
 
 def _copy(websocket: WebSocket) -> WebSocket:
-    """Return another object for the same WebSocket: what happens to the state of one does not show in the other."""
+    """Return another object for the same WebSocket: a change of state of one does not show in the other."""
     if type(websocket) is not WebSocket:
         return copy(websocket)
     own = WebSocket.__new__(WebSocket)  # as `copy` does, in a tenth of its time
@@ -229,7 +229,7 @@ async def _discard(node: Node, connection: Connection, disconnect: Disconnect, *
 
 
 async def _refusal(websocket: WebSocket, error: LimitExceeded) -> Exception:
-    """Return what tells the client of a full server: 503 in the handshake, 1013 to a browser, which can't read that."""
+    """Return the refusal of a full server: 503 in the handshake, 1013 to a browser, which cannot read that."""
     if websocket.application_state is WebSocketState.CONNECTING:
         if "origin" not in websocket.headers:
             return _denial(websocket, 503, str(error), {"Retry-After": str(random.randint(2, 10))})

@@ -1,4 +1,4 @@
-"""Channels that a client of a native protocol may use: by their options, or by what a rule decides."""
+"""Channels that a client of a native protocol may use: by their options, or by the decision of a rule."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class Access:
         return Membership(present=grant.options.presence, info=grant.info)
 
     async def take(self, channel: str, data: bytes, format_: Format) -> tuple[bytes, Format] | None:
-        """Return what is kept of a message that the client publishes, None for nothing; raises CommandError."""
+        """Return the message to keep for one that the client publishes, None for none; raises CommandError."""
         if not self._node.rules.options(channel).publish:
             if not self._authority.has_rule(channel):
                 raise PermissionDenied(f"clients do not publish in {channel!r}")

@@ -45,7 +45,7 @@ class HubConnection(HeldConnection):
     """One client of a FastAPI endpoint; made by `Hub.connect`, used with `async with`.
 
     Receiving raises ConnectionClosed after the last message; the `iter_*` methods end instead. Sending waits while the
-    client does not take what was sent before. A block that never receives is cancelled when its client has left
+    client does not take earlier messages. A block that never receives is cancelled when its client has left
     (`limits.leaving_seconds` later), as FastAPI ends a stream; it ends without an error.
     """
 
@@ -73,7 +73,7 @@ class HubConnection(HeldConnection):
         info: Any = None,
         reply: bool = True,
     ) -> Subscribed:
-        """Subscribe to a channel: its history, or what was missed since a position, comes first, then new publications.
+        """Subscribe to a channel: its history, or publications missed since a position, come first, then new ones.
 
         `join` is published when this is the user's first connection in the channel, `leave` when the last one has gone,
         however it ended, by another node if this one died; `leave_on_error` takes its place when the handler raised.
@@ -105,7 +105,7 @@ class HubConnection(HeldConnection):
     async def _begin(self, prepared: Prepared, *, reply: bool) -> Subscribed:
         subscriptions, answer = self._node.subscriptions, prepared.answer
         if prepared.state is not None:
-            self._node.tasks.spawn(self._push(prepared))  # behind what the endpoint sends before it waits
+            self._node.tasks.spawn(self._push(prepared))  # behind messages that the endpoint sends before it waits
             return answer
         await subscriptions.reply(prepared, self._here.protocol.encode_subscribed(answer) if reply else [])
         await subscriptions.go_live(prepared)
@@ -125,7 +125,7 @@ class HubConnection(HeldConnection):
         await self._node.unsubscribe(self._here, check_name(channel, "channel"))
 
     async def set_presence(self, channel: str, info: Any) -> None:
-        """Change what presence shows of this connection in a channel; raises NotAvailable where it is not present."""
+        """Change the presence info of this connection in a channel; raises NotAvailable where it is not present."""
         name = self._open_channel(channel)
         if not await set_presence(self._node, self._here.id, name, b"" if info is None else encode_json(info)):
             raise NotAvailable(f"this connection is not present in {name!r}; subscribe with presence=True first")
@@ -141,8 +141,8 @@ class HubConnection(HeldConnection):
     ) -> bool:
         """Publish for this client; when the broker fails, the client is told, and False is returned.
 
-        So is it told of a message that is not of the channel's type. A handler (`on_publish`) is not asked: what comes
-        from an endpoint is the application's own. `ephemeral` and `but_not` are those of `Hub.publish`.
+        So is it told of a message that is not of the channel's type. A handler (`on_publish`) is not asked: messages
+        of an endpoint are the application's own. `ephemeral` and `but_not` are those of `Hub.publish`.
         """
         if self._in_flight is not None:
             await self._in_flight.wait()  # publishes that were handed over come first
@@ -156,7 +156,7 @@ class HubConnection(HeldConnection):
         return await self._publish(name, payload, key, meta, ephemeral)
 
     def _payload(self, name: str, data: Any) -> tuple[bytes, Format]:
-        """Return what is published, checked where the channel has a type; raises BadRequest."""
+        """Return the encoded data, checked where the channel has a type; raises BadRequest."""
         shape_of = self._node.rules.shape_of
         shape = None if shape_of is None else shape_of(name)
         return encode_payload(data) if shape is None else shape.encode(data)
@@ -164,7 +164,7 @@ class HubConnection(HeldConnection):
     async def submit(self, channel: str, data: Any, *, key: str = "") -> asyncio.Future[bool]:
         """Hand a publication over and go on: many wait for the store together, in the order of these calls.
 
-        Await what is returned for the outcome, as `publish` returns it; the client is told of a failure in any case.
+        Await the returned future for the outcome, as `publish` returns it; the client is told of a failure in any case.
         Waits while as many as the limit `publishes_in_flight` are on their way. The end of the block waits for all.
         Raises CommandError for a channel name or data that cannot be used, NotPublished when the application is ending.
         """
@@ -274,7 +274,7 @@ class HubConnection(HeldConnection):
     # Receiving.
 
     def _waiting(self) -> Connection:
-        """Return the connection for its next message; what it was sent goes out now, or with a push of this turn."""
+        """Return the connection for its next message; messages to it go out now, or with a push of this turn."""
         connection = self._here
         if not connection.has_messages and not self._node.fanout.is_scheduled:
             connection.link.flush()
@@ -311,7 +311,7 @@ class HubConnection(HeldConnection):
     def iter_messages(self) -> AsyncIterator[str | bytes]:
         """Iterate over messages as they come until the connection ends.
 
-        A client that leaves is there until what it sent before is handled, some seconds at most (`leaving_seconds`).
+        A client that leaves counts as connected until its messages are handled, for `leaving_seconds` at most.
         """
         return self._iterate(lambda message: message)
 
@@ -338,7 +338,7 @@ class HubConnection(HeldConnection):
         return self._iterate(lambda message: decode(_as_bytes(message)))
 
     async def _iterate(self, read: Callable[[str | bytes], T]) -> AsyncIterator[T]:
-        """Iterate over what a function reads from messages; a client is told what it cannot read."""
+        """Iterate over values that a function reads from messages; the client is told of those it cannot read."""
         connection = self._here
         try:
             while True:
@@ -361,7 +361,7 @@ class HubConnection(HeldConnection):
         return JsonDecoder(type_, depth=self._node.limits.json_depth)
 
     async def iter_commands(self) -> AsyncIterator[Any]:
-        """Iterate over the commands of the connection's protocol; what cannot be decoded is answered with an error."""
+        """Iterate over the commands of the connection's protocol; a message that is none is answered with an error."""
         async for message in self.iter_messages():
             try:
                 commands = self._here.protocol.decode(message)
@@ -372,7 +372,7 @@ class HubConnection(HeldConnection):
                 yield command
 
     async def wait_closed(self) -> Disconnect:
-        """Wait until the connection has ended; what the client sends meanwhile is ignored."""
+        """Wait until the connection has ended; messages of the client are ignored meanwhile."""
         return await self._here.wait_closed()
 
 

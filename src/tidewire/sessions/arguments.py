@@ -1,4 +1,4 @@
-"""Judges what an application's code gives the verbs: a wrong value is one sentence, at the call."""
+"""Judges arguments of the verbs: a wrong value is explained in one sentence, at the call."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def count_from(value: object, name: str) -> int:
 def position_from(since: object) -> Position | None:
     """Return the position that an application has from its client; for text that is none, one that no channel has.
 
-    Raises BadRequest for what is neither text nor a position.
+    Raises BadRequest for a value that is neither text nor a position.
     """
     if since is None or since == "":
         return None

@@ -29,7 +29,7 @@ class CommandQueue:
     """Runs a client's commands, and the application's orders for it, in order. An idle queue has no task and no timer.
 
     `handle` is called with each message; a `Rejected` that it raises ends the connection with its code, and any other
-    exception ends it with 1011, or what the protocol has for that. `closed` is called when the connection has ended.
+    exception ends it with 1011, or the protocol's code for that. `closed` is called when the connection has ended.
     """
 
     __slots__ = (
@@ -68,7 +68,7 @@ class CommandQueue:
             self._readable()
 
     def submit(self, step: Step) -> None:
-        """Run a step behind what is running for the client; nothing happens when the connection has ended."""
+        """Run a step behind those that are running for the client; nothing happens when the connection has ended."""
         if not self.connection.is_closed:
             if self._steps is None:
                 self._steps = deque()
@@ -76,7 +76,7 @@ class CommandQueue:
             self._readable()
 
     async def run_beside(self, step: Step) -> None:
-        """Begin a step that nothing waits for, behind what was published before; waits while too many are running."""
+        """Begin a step that nothing waits for, behind earlier publishes; waits while too many are running."""
 
         async def run() -> None:
             await self.publishes.wait()
@@ -135,7 +135,7 @@ class CommandQueue:
             self.is_running = False
 
     async def _guard(self, step: Step) -> None:
-        """Run a step; what it raises ends the connection."""
+        """Run a step; an exception ends the connection."""
         connection = self.connection
         try:
             await step()

@@ -31,7 +31,7 @@ class Ending(NamedTuple):
 
 
 def judge(error: BaseException, *, has_ended: bool) -> Ending:
-    """Return what an exception that leaves a block means for its connection, which may have ended before.
+    """Return the ending that an exception of a block means for its connection, which may have ended before.
 
     A client that left is no error, inside of a group of exceptions neither. An outage of the store and a CommandError
     go on as starlette's WebSocketException: dependencies roll back, and the client is told, without a traceback.

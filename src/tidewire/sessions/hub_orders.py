@@ -34,7 +34,7 @@ class Leaving(msgspec.Struct, frozen=True, tag="leave"):
 
 
 class Presenting(msgspec.Struct, frozen=True, tag="present"):
-    """Change what presence shows of a connection in a channel."""
+    """Change the presence info of a connection in a channel."""
 
     connection: str
     channel: str
@@ -80,7 +80,7 @@ def _unsubscribe(node: Node, order: Leaving) -> None:
 
 
 async def set_presence(node: Node, id_: str, channel: str, info: bytes) -> bool:
-    """Change what presence shows of a connection of this node; False: it is not present there."""
+    """Change the presence info of a connection of this node; False: it is not present there."""
     connection = node.registry.connections.get(id_)
     subscription = None if connection is None else node.registry.subscriptions(connection).get(channel)
     if subscription is None or subscription.stay is None:

@@ -89,7 +89,7 @@ class InFlight:
             await asyncio.wait(self._futures, return_when=asyncio.FIRST_COMPLETED)
 
     def add(self, future: asyncio.Future[Any]) -> None:
-        """Count what has been begun."""
+        """Count a publish that has begun."""
         self._futures.add(future)
         future.add_done_callback(self._futures.discard)
 

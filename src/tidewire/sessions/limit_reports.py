@@ -1,4 +1,4 @@
-"""The counts of nodes of other machines by user and by network: each tells the others what comes near a limit."""
+"""The counts of nodes of other machines by user and by network: each tells the others the counts near a limit."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class Charges:
         self._number = parts
 
     def add(self, taken: Mapping[str, int]) -> None:
-        """Divide what was taken under each key."""
+        """Divide the counts under each key."""
         self._parts.extend(Counter[str]() for _ in range(self._number - len(self._parts)))
         for key, count in taken.items():
             share, more = divmod(count, self._number)

@@ -108,7 +108,7 @@ class Publications:
             self._link.write(_VALUES.batch(answer.publications))
         if prepared.has_more or self._link.paused:  # much to take: a task waits for the reader
             self._node.tasks.spawn(self._go_live(prepared))
-        else:  # at once: what nobody keeps would pass a reader by that is not live
+        else:  # at once: publications that nobody keeps would pass by a reader that is not live
             await self._go_live(prepared)
 
     async def _go_live(self, prepared: Prepared) -> None:
@@ -139,7 +139,7 @@ class Publications:
         self._connection.end(SHUTDOWN)
 
     def _tear(self, subscription: Subscription) -> None:
-        """Note a gap that cannot be filled: what has come before it can still be taken."""
+        """Note a gap that cannot be filled: publications before it can still be taken."""
         self._connection.end(INSUFFICIENT)
 
     # Read by the application.
@@ -194,7 +194,7 @@ class Publications:
                 raise StopAsyncIteration
             publication = self._link.take()
             if publication is not None:
-                if not publication.offset:  # nobody keeps it: to begin after it is to begin after what was before it
+                if not publication.offset:  # nobody keeps it: it has the position of the one before it
                     at = self._position
                     return msgspec.structs.replace(publication, offset=at.offset, epoch=at.epoch)
                 self._position = publication.position

@@ -122,7 +122,7 @@ class SharedReplica(Replica):
         loop = asyncio.get_running_loop()
         end = loop.time() + _PATIENCE
         while not others <= self._heard:
-            if loop.time() >= end:  # they have died, and their leases have not ended; what comes later is taken, too
+            if loop.time() >= end:  # they have died, and their leases have not ended; later answers are taken, too
                 logger.info("%d nodes did not answer for the map in %r", len(others - self._heard), self.channel)
                 return
             self._tell(asks="*")

@@ -92,7 +92,7 @@ class KeptReplica(Replica):
         return bool(self.state.owners)
 
     async def aclose(self) -> None:
-        """Read no more, and keep what has changed since the last whole copy."""
+        """Stop reading, and keep the changes since the last whole copy."""
         self._is_closed = True
         if self._copying is not None:
             self._copying.cancel()

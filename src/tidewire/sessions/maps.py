@@ -47,7 +47,7 @@ ABSENT = 0
 _KEY_CHARACTERS, _UNUSED, _LOOK = 255, 60.0, 1.0
 #: Publications of callers that have taken the key of a change, behind which a change is tried.
 _TOKENS = 16
-#: Entries of one page, whatever is asked for.
+#: Entries of one page, at most.
 _PAGE = 1_000
 _numbers = itertools.count(1)
 
@@ -65,7 +65,7 @@ class Entries(msgspec.Struct, frozen=True):
     def page(self, cursor: str = "", limit: int = 0) -> tuple[list[Entry], str]:
         """Return entries behind a key, in the order of keys, and the key behind which the next are ("": no more).
 
-        Pages are not of one moment: what changes meanwhile is told behind the position of the first.
+        Pages are not of one moment: changes meanwhile come behind the position of the first.
         """
         most = min(limit, _PAGE) if limit > 0 else _PAGE
         keys: Iterable[str] = (key for key in self.entries if key > cursor) if cursor else self.entries
@@ -86,7 +86,7 @@ class Maps(PerNode):
 
     @classmethod
     async def close(cls, node: Node) -> None:
-        """Keep what has changed, before a node closes."""
+        """Keep the changes, before a node closes."""
         maps = cls.known(node)
         if maps is not None:
             maps._is_closed = True
@@ -192,11 +192,11 @@ class Maps(PerNode):
             await self.unset(channel, key)
 
     def keep(self, channel: str) -> None:
-        """Read a map that others change without asking here: members of a channel, whose comings are its changes."""
+        """Read a map that others change without asking here: joins and leaves of a channel are its changes."""
         self._replica(channel)
 
     def next_by(self) -> str:
-        """Return what tells the next change of this node from all others."""
+        """Return an id for the next change of this node, which no other has."""
         return f"{self._node.id}{next(_numbers):x}"
 
     async def _change(

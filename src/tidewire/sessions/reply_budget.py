@@ -93,7 +93,7 @@ class ReplyBudget(PerLoop):
         try:
             await ready
         except BaseException:
-            if ready.done() and not ready.cancelled():  # it was given what it no longer wants
+            if ready.done() and not ready.cancelled():  # it was given bytes that it no longer wants
                 self._reserved -= size
                 self._wake(most)
             raise

@@ -19,7 +19,7 @@ __all__ = ("Revocation", "Revocations")
 
 logger = logging.getLogger("tidewire")
 
-#: Seconds between two reads of what the store keeps, in case that an outage was longer than a gap may be.
+#: Seconds between two reads of the stored revocations, in case that an outage was longer than a gap may be.
 _READ_SECONDS = 60.0
 
 
@@ -45,7 +45,7 @@ class Revocations:
         self._read = Position(0, "")
 
     async def start(self) -> None:
-        """Learn what is revoked, from now on and before; raises StoreUnavailable."""
+        """Learn of revocations, later ones and earlier ones; raises StoreUnavailable."""
         await self._node.channels.listen(CHANNEL, self.take)
         await self.load()
         self._node.tasks.start((("revocations", _READ_SECONDS, self.load),))

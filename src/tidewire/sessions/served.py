@@ -167,7 +167,7 @@ class ServedCommands:
         return open_channel(channel or self._channel, self._node.limits.channel_name)
 
     async def publish(self, command: Publish) -> None:
-        """Publish what the client sent."""
+        """Publish a message of the client."""
         name = self._name(command.channel)
         payload = await self._access.take(name, command.data, command.format)
         settle: Settle = self._settle

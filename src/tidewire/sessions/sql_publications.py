@@ -1,4 +1,4 @@
-"""Looks at what SQL has published in channels with a type, after it is kept: the log says what does not fit."""
+"""Checks publications of SQL in channels with a type, after they are kept: the log names those that do not fit."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _MOST = 200
 
 
 def check_outbox(node: Node) -> None:
-    """Check what this node moves, where a rule declares a type; nothing is held up or changed."""
+    """Check the publications that this node moves, where a rule declares a type; none is held up or changed."""
 
     def moved(tops: Mapping[str, int]) -> None:
         for channel in tops:
@@ -34,7 +34,7 @@ async def _check(node: Node, channel: str, top: int, shape: Shape) -> None:
     found = [publication for publication in page.publications if publication.offset <= top]
     for publication in reversed(found):
         if publication.time != found[0].time:
-            continue  # one move is one moment: what came before was not moved with it
+            continue  # one move is one moment: earlier ones were not moved with it
         try:
             shape.read(publication.data, publication.format)
         except InvalidMessage as error:

@@ -63,7 +63,7 @@ async def event_response(node: Node, channel: str, since: Position | None) -> Re
     if since is None:
         newest, since = await _newest(node, channel)
     publications = Publications(node, channel, since, _LOOK_BACK)
-    await publications.__aenter__()  # what fails, fails before the response begins
+    await publications.__aenter__()  # so that a failure comes before the response begins
 
     async def body() -> AsyncIterator[bytes]:
         yield _PING

@@ -65,7 +65,7 @@ class TextStreams:
             stream.stop()
 
     async def aclose(self) -> None:
-        """End the streams that are written: what is written afterwards would reach nobody."""
+        """End the streams that are being written: later chunks would reach nobody."""
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(self._node.limits.publish_seconds):
                 streams = [stream.abort() for stream in tuple(self._open.values())]
@@ -222,7 +222,7 @@ class TextStream:
             self._error = error
 
     async def _send(self, end: str = "") -> None:
-        """Publish what is unsent, and the end; raises PublishError when the store has been away for long."""
+        """Publish the unsent text, and the end; raises PublishError when the store has been away for long."""
         if self._rolling is not None:
             self._rolling.cancel()
             self._rolling = None
@@ -256,7 +256,7 @@ class TextStream:
         if self._node.memberships.lost_leases != self._lost_leases:
             await self._look_for_end()
         if position.epoch != self._top.epoch:
-            self._whole_at = -self._every  # what was before is gone: the next one is whole
+            self._whole_at = -self._every  # the earlier text is gone: the next chunk is whole
         if chunk.at == 0:
             self._whole_at = position.offset
         self._top = position

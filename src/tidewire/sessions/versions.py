@@ -18,7 +18,7 @@ _LOOK_BACK = 100
 
 
 def check_version(version: object) -> None:
-    """Raise ConfigurationError for what is no version."""
+    """Raise ConfigurationError for a value that is no version."""
     is_number = isinstance(version, int) and not isinstance(version, bool) and 1 <= version <= MAX_OFFSET
     if not is_number and not isinstance(version, Position):
         raise ConfigurationError(f"version={version!r} is none; write a number from 1 on, or a Position")
@@ -36,8 +36,8 @@ async def publish_version(
 ) -> Position:
     """Publish if a version is newer than the channel's newest one, or if the channel still is at a position.
 
-    Of all publishers behind the same predecessor the store keeps one: they share a key, and the claim in what is kept
-    says whose it is. Raises VersionConflict for all others, and as `Node.publish` and `Broker.history`.
+    Of all publishers behind the same predecessor the store keeps one: they share a key, and the claim in that
+    publication says whose it is. Raises VersionConflict for all others, and as `Node.publish` and `Broker.history`.
     """
     claim = key or secrets.token_hex(8)
     if isinstance(version, int):
@@ -57,7 +57,7 @@ async def publish_version(
 async def _predecessor(
     node: Node, channel: str, meta: PublicationMeta, version: int | Position, claim: str
 ) -> str | Position:
-    """Return the key of those who publish behind the same one, or the position of what this claim has published.
+    """Return the key for all that publish behind the same one, or the position of the publication of this claim.
 
     Raises VersionConflict.
     """
@@ -89,7 +89,7 @@ async def _predecessor(
 
 
 async def _claim_at(node: Node, channel: str, position: Position) -> str:
-    """Return whose publication is at a position."""
+    """Return the claim of the publication at a position."""
     page = await node.broker.history(channel, since=Position(position.offset - 1, position.epoch), limit=1)
     for publication in page.publications:
         if publication.position == position:

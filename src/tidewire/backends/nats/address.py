@@ -1,4 +1,4 @@
-"""Which servers, and which stream on them: what a `nats://` URL says."""
+"""The parts of a `nats://` URL: which servers, and which stream on them."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class NatsAddress(msgspec.Struct, frozen=True, kw_only=True):
         try:
             parts = urlsplit(url)
             options = dict(parse_qsl(parts.query, keep_blank_values=True, strict_parsing=bool(parts.query)))
-        except ValueError:  # what is wrong with it may be in its password, so it is not shown
+        except ValueError:  # the wrong part may be its password, so it is not shown
             raise ConfigurationError(f"the broker's URL cannot be read; write {_EXAMPLE}") from None
         unknown = set(options) - {"stream", "replicas", "credentials"}
         if unknown or parts.path.strip("/"):

@@ -154,7 +154,7 @@ class NatsBroker(Broker):
         return Stamp.read(message.headers, 0.0).time == stamped
 
     async def _probe(self, session: Session) -> None:
-        """Check that the stream still has what it had; else a new epoch begins."""
+        """Check that the stream still has its messages; else a new epoch begins."""
         stream, (newest, _) = self._stream, self._newest
         if (await stream.state()).last_seq < newest:
             raise StoreUnavailable(f"the stream {stream.name} has lost its newest messages")
@@ -170,7 +170,7 @@ class NatsBroker(Broker):
         self._resumed()
 
     def _dropped(self) -> None:
-        """Read from history what the driver has dropped, because this process was too slow."""
+        """Read from history the messages that the driver has dropped, because this process was too slow."""
         count_limit("carriage_waiting")
         now = asyncio.get_running_loop().time()
         if now - self._dropped_at >= _DROPPED:
@@ -205,7 +205,7 @@ class NatsBroker(Broker):
             self._relaying = asyncio.create_task(self._relay())
 
     async def _relay(self) -> None:
-        """Send to the subjects of live publications; what comes meanwhile goes next, in its order."""
+        """Send to the subjects of live publications; those that come meanwhile go next, in their order."""
         while self._relayed:
             taken, self._relayed = self._relayed, []
             by_channel: dict[str, list[EphemeralPublication]] = {}

@@ -99,7 +99,7 @@ class Connection:
             await session.close("it is closed")
 
     def fail(self, reason: str) -> None:
-        """Give the session up: it does not do what it should."""
+        """Give up a session that does not work."""
         if self._session is not None:
             self._session.end(reason)
 

@@ -106,7 +106,7 @@ class Trimmer:
         return True
 
     async def trim(self, stream: Stream, least: int = 0) -> None:
-        """Trim every channel once, and remove what is older than a sequence; raises StoreUnavailable."""
+        """Trim every channel once, and remove messages older than a sequence; raises StoreUnavailable."""
         bounds = _Bounds(stream, self._clock)
         offset = 0
         while True:
@@ -178,7 +178,7 @@ class GrowthMarks:
         self._bytes[channel] = self._bytes.get(channel, 0) + size
 
     async def bound(self, stream: Stream, channel: str, limit: int) -> bool:
-        """Remove what is older than so many bytes; return whether there was something. Raises StoreUnavailable."""
+        """Remove publications beyond so many bytes; return whether there were any. Raises StoreUnavailable."""
         subject, size = stream.stored(channel), self._bytes.get(channel, 0)
         last = await stream.last(subject)
         if last is None:

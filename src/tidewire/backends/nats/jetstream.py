@@ -180,7 +180,7 @@ class Stamp(msgspec.Struct, frozen=True):
 
 
 def token_of(name: str) -> str:
-    """Return a name as one token of a subject; raises UnicodeEncodeError for what is not valid Unicode."""
+    """Return a name as one token of a subject; raises UnicodeEncodeError for a name that is not valid Unicode."""
     return "_" + base64.urlsafe_b64encode(name.encode()).rstrip(b"=").decode()
 
 

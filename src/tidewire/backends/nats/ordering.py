@@ -43,7 +43,7 @@ class OrderedChannel:
         self._marker = (0, 0)
         self._held: list[_Arrived] = []
         self.subscription: Subscription | None = None
-        #: Set while something waits: then it is handed over whatever is missing.
+        #: A timer while messages wait: it hands them over though others are missing.
         self._giving_up: asyncio.TimerHandle | None = None
 
     def listens(self, subscription: Subscription) -> None:

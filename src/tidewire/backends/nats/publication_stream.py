@@ -65,12 +65,12 @@ class Stream:
 
     @property
     def removals(self) -> str:
-        """The subject of the notes of what tidewire has removed; no channel has this token."""
+        """The subject of the notes of tidewire's own removals; no channel has this token."""
         return f"{self._prefix}.f.{self.epoch}.removed"
 
     @property
     def turn(self) -> str:
-        """The subject of whose turn it is to trim."""
+        """The subject that says which node trims next."""
         return f"{self._prefix}.t.{self.epoch}"
 
     # Asking.

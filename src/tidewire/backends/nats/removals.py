@@ -1,6 +1,6 @@
 """Knows how many messages tidewire itself has removed from the stream: where more are gone, somebody else removed some.
 
-A stored message does not name the one before it, so what is missing in the middle of a channel shows nowhere else. The
+A stored message does not name the one before it, so a missing one in the middle of a channel shows nowhere else. The
 stream's newest sequence less the number of messages in it is all that was ever removed; a note, itself a message of the
 stream, says how much of that was tidewire's own. A node may die, or lose the answer, while it removes. So the note says
 before how much it may be, and afterwards how much it was: no node's end is taken for a removal by somebody else.
@@ -58,7 +58,7 @@ async def begin_epoch(session: Session, address: NatsAddress, old: str) -> None:
 
 
 async def begin_notes(stream: Stream) -> None:
-    """Take what is missing now as removed by tidewire, unless a note says how much; raises StoreUnavailable."""
+    """Take missing messages as removed by tidewire, unless a note says how much; raises StoreUnavailable."""
     (_, place), state = await _read(stream), await stream.state()
     if not place and state.missing:
         await _write(stream, _Note(state.missing), 0)
@@ -132,7 +132,7 @@ class RemovalWatch:
         return unfit == self._unfit
 
     async def _settle(self, stream: Stream, note: _Note, place: int, missing: int) -> None:
-        """Count what is missing as removed by tidewire, once a removal must be over of which no node tells."""
+        """Count missing messages as removed by tidewire, once a removal must be over of which no node tells."""
         now = asyncio.get_running_loop().time()
         if place != self._place:
             self._place, self._since = place, now

@@ -54,7 +54,7 @@ class Refused(StoreUnavailable):
 
 class _Client(Client):
     def abort(self) -> None:
-        """Close the socket at once, whatever waits for it: a frozen server takes nothing."""
+        """Close the socket at once, though bytes wait for it: a frozen server takes nothing."""
         writer = getattr(self._transport, "_bare_io_writer", None)
         if isinstance(writer, asyncio.StreamWriter):
             writer.transport.abort()

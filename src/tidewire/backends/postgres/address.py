@@ -55,7 +55,7 @@ class Server:
         self._is_judged = False
 
     async def connect(self, *, asynchronous: bool = False) -> Any:
-        """Return a new asyncpg connection; raises what asyncpg does, ConfigurationError for a URL that cannot work.
+        """Return a new asyncpg connection; raises asyncpg's errors, and ConfigurationError for a URL that cannot work.
 
         `asynchronous`: its commits need not be on the disk, because they contain nothing that lasts.
         """

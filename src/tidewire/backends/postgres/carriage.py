@@ -242,7 +242,7 @@ class Carriage:
         return {name: one.position for name, one in cursors.items() if one is not None and one.position is not None}
 
     def _take_tops(self, tops: Mapping[str, Position]) -> None:
-        """Read news up to tops; after a change of the era, whose offsets begin anew, the node compares positions."""
+        """Read news up to tops; after a change of the era, where offsets begin anew, the node compares positions."""
         is_new_era = False
         for name, top in tops.items():
             cursor = self._cursors.get(name)
@@ -255,7 +255,7 @@ class Carriage:
     # Delivering.
 
     def kept(self, channel: str, publications: Sequence[Publication]) -> None:
-        """Deliver what this node has published itself; it is read back where others came between."""
+        """Deliver this node's own publications; they are read back where others came between."""
         cursor = self._cursors.get(channel)
         if cursor is None:
             return

@@ -55,7 +55,7 @@ class Housekeeping:
     async def _move_all(self) -> None:
         while True:
             row = await self._pool.fetchrow(SQL["move"], _MOVE_COUNT)
-            if row["moved"] is None:  # another node is at it, and may not have seen what this one was told of
+            if row["moved"] is None:  # another node is at it, and may not have seen the removal that this one saw
                 await asyncio.sleep(_MOVE_RETRY * random.uniform(0.5, 1.5))
                 continue
             if row["moved"]:

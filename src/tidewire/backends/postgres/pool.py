@@ -102,7 +102,7 @@ class Pool:
         return result
 
     def drop(self) -> None:
-        """End all connections at once; what uses one fails."""
+        """End all connections at once; statements that run on them fail."""
         idle, self._idle = self._idle, []
         for connection in (*idle, *self._busy):
             connection.terminate()

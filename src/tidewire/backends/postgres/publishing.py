@@ -235,7 +235,7 @@ class Committer:
             self._failed(writes, error, losses)
             if is_damaged(error):
                 await session.execute(SQL["mend"], timeout=self._server.seconds)
-        except BaseException as error:  # whatever it is, the callers must be told
+        except BaseException as error:  # the callers must be told of any error
             is_end = isinstance(error, asyncio.CancelledError)
             reason = "the broker was closed" if is_end else f"an internal error came ({error!r})"
             self._fail(writes, unconfirmed(f"{reason} before the server answered"))

@@ -1,4 +1,4 @@
-"""Passes what nobody keeps from node to node by NOTIFY: no table is touched, and its commit waits for no disk."""
+"""Passes ephemeral publications from node to node by NOTIFY: no table is touched, and its commit waits for no disk."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ logger = logging.getLogger("tidewire")
 
 #: The notification channel.
 RELAYED = "tidewire_relayed"
-#: Bytes of what is packed together, about, and characters of one part of it: PostgreSQL takes 7,999 with its head.
+#: Bytes that are packed together, about, and characters of one part of it: PostgreSQL takes 7,999 with its head.
 _PACKED, _PART = 5_400, 7_800
 #: Publications that wait for the server, and those of one statement.
 _WAITING, _TAKEN = 10_000, 1_000
@@ -38,7 +38,7 @@ class Relay:
         self._number = 0
         self._outgoing: list[EphemeralPublication] = []
         self._has_outgoing = asyncio.Event()
-        #: By node: the number of what comes in parts, and its parts so far.
+        #: By node: the number of a message in parts, and its parts so far.
         self._parts: dict[str, tuple[str, list[str]]] = {}
 
     def put(self, publications: Sequence[EphemeralPublication]) -> None:

@@ -70,7 +70,7 @@ async def prepare(connection: Any) -> None:
         if missing & {"tidewire_channels", "tidewire_publications"}:  # a new counter may get an old one's id
             await connection.execute(SQL["empty"])
         if before == VERSION and any(name.startswith("trigger") for name in missing):
-            await connection.execute(SQL["new_era"], None)  # nobody knows what was removed meanwhile
+            await connection.execute(SQL["new_era"], None)  # nobody knows which publications were removed meanwhile
 
 
 async def mend(connection: Any) -> None:

@@ -1,4 +1,4 @@
-"""Says what a failure of the server means: is it away, was something surely not kept, and how to mend it."""
+"""Explains failures of the server: whether it is away, whether a publication was surely not kept, how to mend it."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def _is_bad_argument(error: BaseException) -> bool:
 
 def is_away(error: BaseException) -> bool:
     """After this error the server has to be found again before anything else is tried."""
-    if isinstance(error, asyncpg.NotNullViolationError):  # a column has lost what the server filled it with
+    if isinstance(error, asyncpg.NotNullViolationError):  # a column has lost its default
         return error.column_name in FILLED
     return isinstance(error, (*_GONE, *_CHANGED)) and not _is_bad_argument(error)
 

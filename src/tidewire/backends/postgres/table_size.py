@@ -24,9 +24,9 @@ class StoreBytes:
         self._measure_at = 0
 
     async def bound(self, limit: int) -> bool:
-        """Remove what is beyond so many bytes; return whether there was something. Raises StoreUnavailable.
+        """Remove publications beyond so many bytes; return whether there were any. Raises StoreUnavailable.
 
-        Publications are no larger than their table, and grow by no more than what is written to the log.
+        Publications are no larger than their table, and grow by no more than the log does.
         """
         row = await self._pool.fetchrow(SQL["store_size"])
         if row["used"] <= limit or row["written"] < self._measure_at:
@@ -58,7 +58,7 @@ class StoreBytes:
             await asyncio.sleep(_STEP)
 
     async def _shrink(self, before: float) -> bool:
-        """Remove what was kept before a moment."""
+        """Remove publications that were kept before a moment."""
         has_removed = False
         last = [0, 0]
         while True:

@@ -12,7 +12,7 @@ __all__ = ("LOOK", "NOTIFICATIONS", "OUTBOX", "decode", "encode")
 NOTIFICATIONS = "tidewire"
 #: Payloads: everything may be new; the outbox is not empty.
 LOOK, OUTBOX = "look", "outbox"
-#: Bytes of a payload (PostgreSQL takes 7,999), and payloads of one wake-up; what needs more says "look".
+#: Bytes of a payload (PostgreSQL takes 7,999), and payloads of one wake-up; one that needs more says "look".
 _PAYLOAD_BYTES, _PAYLOADS = 7_900, 8
 
 _encode = msgspec.json.Encoder().encode
@@ -43,7 +43,7 @@ def _join(items: Iterable[bytes]) -> str:
 
 
 def decode(payload: str) -> dict[str, int] | None:
-    """Return the tops that a payload tells; None for what this version does not understand: look."""
+    """Return the tops that a payload tells; None for a payload that this version does not understand: look."""
     try:
         return dict(_decode(payload))
     except msgspec.MsgspecError:

@@ -1,4 +1,4 @@
-"""Where a Redis store is: what its URL says, without ever showing the password in it."""
+"""The address of a Redis store: the parts of its URL, without ever showing the password."""
 
 from __future__ import annotations
 

@@ -96,7 +96,7 @@ class RedisBroker(Broker):
             self._reopened()
 
     def _reopened(self) -> None:
-        """Tell the node to read what it missed, when all connections are back."""
+        """Tell the node to read the publications that it missed, when all connections are back."""
         if self._shards is not None and self._shards.are_open and self._carriage.connection.is_open:
             self._resumed()
 

@@ -1,4 +1,4 @@
-"""A connection to Redis that is made again when it breaks; what it is used for is another object's, a `User`."""
+"""A connection to Redis that is made again when it breaks; its use is another object's, a `User`."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class User(ABC):
 
     @abstractmethod
     async def prepare(self, session: Session) -> None:
-        """Do what comes before everything else in a new session; raises when it cannot be used."""
+        """Do the first steps of a new session; raises when it cannot be used."""
 
     @abstractmethod
     def opened(self) -> None:

@@ -84,7 +84,7 @@ class Session:
         self._tasks = (loop.create_task(self._run(self._send)), loop.create_task(self._run(self._read)))
 
     def send(self, packed: bytes) -> None:
-        """Send packed commands, together with what else waits; their replies come by `take`."""
+        """Send packed commands, together with others that wait; their replies come by `take`."""
         self._outgoing.append(packed)
         self._has_outgoing.set()
 

@@ -90,7 +90,7 @@ class ChannelRequests:
         return True
 
     def _unguarded(self, channels: Iterable[str]) -> set[int]:
-        """Return the slots of these channels of whose generation this connection has not made sure."""
+        """Return the slots of these channels whose generation this connection has not verified."""
         if self._kind is not Kind.CLUSTER:
             return set()
         return {self._keys.slot(channel) for channel in channels} - self._guarded

@@ -34,7 +34,7 @@ class KnownTops:
         return self._tops.get(channel)
 
     def take(self, channel: str, found: Position, before: Position | None) -> bool:
-        """Take a position, and what was known before the server was asked for it; return whether it has gone back."""
+        """Take a position, and the one known before the server was asked for it; return whether it has gone back."""
         if before is not None and before.epoch == found.epoch and found.offset < before.offset:
             logger.warning("the channel %r has lost what it had in Redis; a new epoch begins", channel)
             with contextlib.suppress(StoreUnavailable):  # else it is found behind again

@@ -42,7 +42,7 @@ class StoreBytes:
         self._measure_at = (0, 0.0)
 
     async def bound(self, shards: Shards, limit: int) -> bool:
-        """Remove what is beyond so many bytes; return whether there was something. Raises StoreUnavailable."""
+        """Remove publications beyond so many bytes; return whether there were any. Raises StoreUnavailable."""
         used = sum(await asyncio.gather(*(_used(shard) for shard in shards.all)))
         least, again = self._measure_at
         if used <= limit or (used < least and time.monotonic() < again):

@@ -30,7 +30,7 @@ SCRIPTS = {
 }
 #: Members that one claim looks at, so that it does not hold up the server.
 _LOOKS = 500
-#: The server's words for a key that is no longer what the scripts made of it.
+#: The server's words for a key that no longer has the type that the scripts gave it.
 _REPLACED = ("WRONGTYPE", "not an integer", "not a valid float")
 
 

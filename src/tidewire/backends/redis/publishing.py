@@ -190,7 +190,7 @@ class Publishing:
         if isinstance(reply, list) and not writes[-1].request.key:
             channel = writes[-1].request.channel
             before = known[channel]
-            # what was kept comes after what was known before
+            # kept publications come after the top that was known before
             least = None if before is None else Position(before.offset + 1, before.epoch)
             self._tops.take(channel, Position(reply[-1], reply[0].decode()), least)
 

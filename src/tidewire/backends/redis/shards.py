@@ -141,7 +141,7 @@ class Shards:
         return self._owners[index][1]
 
     def _begin_epoch(self, channel: str) -> asyncio.Future[list[Reply]]:
-        """Prepare a channel so that a new epoch begins with what comes next (scripts/channel.lua)."""
+        """Prepare a channel so that a new epoch begins with its next publication (scripts/channel.lua)."""
         return self.shard(channel).reading.ask([channel], ["HDEL", self.keys.channel(channel)[1], "epoch"])
 
     # A cluster's slots.

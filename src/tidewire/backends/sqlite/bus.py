@@ -1,4 +1,4 @@
-"""Passes what nobody keeps from process to process, in datagrams that the event loop reads: the disk is not asked."""
+"""Passes ephemeral publications from process to process, in datagrams that the event loop reads, past the disk."""
 
 from __future__ import annotations
 

@@ -42,7 +42,7 @@ class Connection:
         self.seed = ""
 
     def open(self) -> None:
-        """Open the database under the write lock, because the first process makes it; raises what fails."""
+        """Open the database under the write lock, because the first process makes it; raises its error."""
         limit = time.monotonic() + _START
         while not self._lock.try_acquire():
             if time.monotonic() > limit:
@@ -65,7 +65,7 @@ class Connection:
         return self.database or self._reopen()
 
     def _save_log(self, database: Database) -> bool:
-        """Save what a log contains that was removed while it was open; return whether that is done."""
+        """Save the contents of a log that was removed while it was open; return whether that is done."""
         if not self._lock.try_acquire():
             return False
         try:

@@ -181,7 +181,7 @@ class Database:
 
     @property
     def has_lost_log(self) -> bool:
-        """The log was removed, or another one has its name: a crash would lose what is written to it."""
+        """The log was removed, or another one has its name: a crash would lose later writes."""
         return log_identity(self._path) != self._log_identity
 
     def save_log(self) -> bool:

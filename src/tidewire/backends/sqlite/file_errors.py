@@ -1,4 +1,4 @@
-"""Says what a failing database file means: what happened, why, and how to mend it."""
+"""Explains the errors of a database file: what happened, why, and how to mend it."""
 
 from __future__ import annotations
 

@@ -39,7 +39,7 @@ def drop_changed(connection: sqlite3.Connection) -> set[str]:
 
 
 def make(connection: sqlite3.Connection) -> set[str]:
-    """Make what is not there; return the tables that were lost because they could not have their index."""
+    """Make missing tables; return those that were lost because they could not have their index."""
     schema = f"BEGIN IMMEDIATE;\n{read(__package__, 'schema.sql')}\nCOMMIT;"
     try:
         connection.executescript(schema)

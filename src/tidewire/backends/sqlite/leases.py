@@ -60,7 +60,7 @@ def remove_stale(folder: Path) -> None:
 
 
 class NodeRow(msgspec.Struct, frozen=True):
-    """A node as the store lists it; `dead` was declared by whoever noticed first."""
+    """A node as the store lists it; `dead` was declared by the node that noticed first."""
 
     id: int
     token: str

@@ -33,7 +33,7 @@ async def publish_within(connection: object, request: PublishRequest, found: Fou
     """Put a publication into the outbox by a connection of sqlite3, aiosqlite or SQLAlchemy, or by a session.
 
     Everyone sees it after the commit of the connection's transaction, nobody after a rollback. Raises
-    ConfigurationError for another kind of connection, and whatever the connection raises.
+    ConfigurationError for another kind of connection, and the errors of the connection.
     """
     execute = await _executor(connection)
     names = {name: file for _, name, file in await execute("PRAGMA database_list", {})}
@@ -59,7 +59,7 @@ async def publish_within(connection: object, request: PublishRequest, found: Fou
 
 
 async def _executor(connection: Any) -> _Execute:
-    """Return what executes statements on a connection of any library that is known."""
+    """Return a function that executes statements on a connection of any known library."""
     packages = {kind.__module__.partition(".")[0] for kind in type(connection).__mro__}
     if "sqlalchemy" in packages:
         return await _of_sqlalchemy(connection)

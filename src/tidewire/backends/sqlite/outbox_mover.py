@@ -1,4 +1,4 @@
-"""Moves what applications have published in their own transactions from their files to the store.
+"""Moves publications of applications' own transactions from their files to the store.
 
 Each row is published with a key of its own, which the store remembers until the row is gone: however a process ends
 between the two, the row is published once.
@@ -72,7 +72,7 @@ class OutboxMover:
         self._task = asyncio.get_running_loop().create_task(self._run(), name="tidewire-outboxes")
 
     async def aclose(self) -> None:
-        """Move what is there, and end."""
+        """Move the waiting publications, and end."""
         task, self._task = self._task, None
         if task is not None:
             task.cancel()
@@ -133,7 +133,7 @@ class OutboxMover:
                     await asyncio.sleep(_SOON)
 
     async def _look(self) -> int:
-        """Move what is in the outboxes; return how many publications that were at most in one."""
+        """Move the publications of all outboxes; return the largest number that one had."""
         self._learn()
         return max([await self._move(file) for file in tuple(self._known)], default=0)
 

@@ -141,7 +141,7 @@ class SqlitePresence(Presence):
                 raise
         except TidewireError as error:
             self._call(_settle, [(started, error)])
-        except Exception as error:  # whatever it is, whoever opens the store must be told
+        except Exception as error:  # the caller that opens the store must be told of any error
             self._call(_settle, [(started, opening_error(error, self._path))])
         else:
             self._call(_settle, [(started, None)])

@@ -205,7 +205,7 @@ class PresenceDatabase:
         return int(found.fetchone()[0])
 
     def claim(self, limit: int) -> Sequence[Departure]:
-        """Claim what others left unfinished, then users whose nodes are all dead."""
+        """Claim departures that others left unfinished, then users of dead nodes only."""
         claimed = []
         for token, claims in list(self._watch.overdue.items())[:limit]:
             for channel, user, data, format in self._execute("claim_again", token, claims).fetchall():

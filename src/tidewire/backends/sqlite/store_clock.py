@@ -66,7 +66,7 @@ class StoreClock:
         return Reading(self._base + monotonic, monotonic, self._system.wall(), self._boot)
 
     def go_on_from(self, last: Reading) -> bool:
-        """Go on from what the store remembers; True when the machine was restarted since, so remember anew."""
+        """Go on from the time that the store remembers; True when the machine was restarted since, so remember anew."""
         monotonic = self._system.monotonic()
         if self._boot and last.boot == self._boot:
             self._base = last.clock - last.monotonic

@@ -102,7 +102,7 @@ class WriterThread:
             connection = self._open_all()
         except TidewireError as error:
             self._started(error)
-        except Exception as error:  # whatever it is, whoever opens the store must be told
+        except Exception as error:  # the caller that opens the store must be told of any error
             self._started(opening_error(error, self._path))
         else:
             self._started(None)

@@ -1,1 +1,1 @@
-"""Clients that speak the Centrifuge protocol: their sessions, and what other nodes may ask of these."""
+"""Clients that speak the Centrifuge protocol: their sessions, and the orders of other nodes to these."""

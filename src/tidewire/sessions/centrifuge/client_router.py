@@ -46,7 +46,7 @@ from tidewire.support.refusals import note_handshake
 
 __all__ = ("ClientEndpoints", "client_router")
 
-#: The query parameter in which a browser's EventSource, which sends no body, brings what it asks for.
+#: The query parameter in which a browser's EventSource, which sends no body, brings its request.
 _CONNECT = "cf_connect"
 #: The one in which a page that opens another EventSource brings the last event's id, which it cannot send as a header.
 _LAST_EVENT = "last_event_id"
@@ -261,7 +261,7 @@ class ClientEndpoints:
             raise self._refusal(request, 400, "the client has gone before its request was complete") from None
 
     async def _asked(self, request: Request) -> bytes:
-        """Return what an event stream's client asks for: a browser's EventSource sends no body."""
+        """Return the request of an event stream's client, from the query: a browser's EventSource sends no body."""
         return await self._body(request) or request.query_params.get(_CONNECT, "").encode(errors="replace")
 
     def _first(self, request: Request, data: bytes, *, binary: bool = False, last_event_id: str = "") -> ConnectRequest:
@@ -271,7 +271,7 @@ class ClientEndpoints:
             raise self._refusal(request, 400, str(error)) from None
 
     def _refusal(self, request: Request, status: int, text: str) -> HTTPException:
-        """Return what refuses a request so that a page of an allowed origin can read it."""
+        """Return a refusal of a request that a page of an allowed origin can read."""
         return HTTPException(status, text, cors_headers(request, self._origins))
 
 

@@ -96,7 +96,7 @@ class Commands:
         self._publisher: tuple[Identity, bytes, bytes] | None = None
 
     def run(self, command: int, name: str, request: Any) -> Awaitable[None]:
-        """Return what runs one command and replies to it; calls and reads go on beside later commands."""
+        """Return an awaitable that runs a command and replies to it; calls and reads go on beside later commands."""
         meter = self._node.meter
         if name == "publish":  # the most frequent one answers its errors itself
             answer = self.publish(command, request)
@@ -142,7 +142,7 @@ class Commands:
             self.reply(Reply(command, error=m.Error(*failure)))
 
     def judge(self, error: BaseException, name: str, channel: str = "") -> WireError:
-        """Return what the client is told of a command that failed; a bug is logged, and the connection lives on."""
+        """Return the error that answers a command that failed; a bug is logged, and the connection lives on."""
         if isinstance(error, CommandError | StoreUnavailable | PublishError | StateFailed):
             self._connection.refuse(kind_of(error), f"{name}: {error}", channel)
             return error_of(error)
@@ -150,7 +150,7 @@ class Commands:
         return codes.INTERNAL
 
     async def _answer_read(self, command: int, name: str, read: Callable[[], Awaitable[Struct]]) -> None:
-        """Reply with something large that is read now, or when the client has taken what it asked for before."""
+        """Reply with something large that is read now, or when the client has taken its earlier replies."""
         await self._queue.read_beside(lambda: self._answer(command, name, read()))
 
     def _name(self, channel: str) -> str:
@@ -197,7 +197,7 @@ class Commands:
         return m.UnsubscribeResult()
 
     async def publish(self, command: int, request: m.PublishRequest) -> None:
-        """Publish what the client sent; the reply is written when it is kept, or says why it is not."""
+        """Publish a message of the client; the reply is written when it is kept, or says why it is not."""
         publishes, meter = self._queue.publishes, self._node.meter
         try:
             channel = self._name(request.channel)
@@ -224,7 +224,7 @@ class Commands:
             self._fail(command, "publish", error, request.channel, counts=True)
 
     def _meta(self, info: bytes) -> bytes:
-        """Return what a publication says of the client, with the `info` of its subscription."""
+        """Return the client's name and info for a publication, with the `info` of its subscription."""
         identity, said = self._credentials.identity, self._publisher
         if said is None or said[0] is not identity or said[1] != info:
             publisher = m.ClientInfo(identity.user, self._connection.id, raw(identity.info), raw(info))
@@ -258,7 +258,7 @@ class Commands:
         self._connection.write(self._protocol.encode_published(command))
 
     async def _taken(self, channel: str, data: bytes) -> tuple[bytes, Format] | None:
-        """Return what is kept of a message that the client may publish, None for nothing."""
+        """Return the message to keep for one that the client may publish, None for none."""
         format_ = self._protocol.format_of(data)
         intake = self._authority.intake(channel)
         return (data, format_) if intake is None else await intake(self._credentials.caller, data, format_)
@@ -312,7 +312,7 @@ class Commands:
         await self._answer_read(command, "history", read)
 
     async def rpc(self, command: int, request: m.RpcRequest) -> None:
-        """Reply with what the application returns."""
+        """Reply with the result of the application."""
         caller, method = self._credentials.caller, request.method
         answers = ReplyBudget.of(asyncio.get_running_loop()).answers
 

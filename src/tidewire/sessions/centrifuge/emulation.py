@@ -77,7 +77,7 @@ class Emulation(PerNode):
         node.on_control(_ANSWER, self._answered)
 
     async def deliver(self, node: str, session: str, data: str | bytes) -> HTTPStatus:
-        """Give a session the commands of its client; returns what to answer.
+        """Give a session the commands of its client; returns the answer.
 
         204: it has them. 404: no such node, or no such session there. 429: too many wait. 503: the store is away.
         """

@@ -26,7 +26,7 @@ class Expiring(TypingProtocol):
         """Return when the first of them ends for good, by the loop's clock."""
 
     def expire(self, now: float) -> None:
-        """End what has expired."""
+        """End the subscriptions and the connection that have expired."""
 
 
 class _Nothing:
@@ -102,7 +102,7 @@ class Heartbeat:
         return max(0.0, min(moments)) if moments else None
 
     def on_timer(self, now: float) -> float | None:
-        """Do what is due."""
+        """Do the steps that are due."""
         connection = self._connection
         if connection.is_closed:
             return None
@@ -111,7 +111,7 @@ class Heartbeat:
             connection.end(STALE)
             return None
         if self._pong_due > 0 and now >= self._pong_due:
-            if not (connection.has_messages or connection.link.paused):  # else it may be among what is not yet read
+            if not (connection.has_messages or connection.link.paused):  # else it may be among unread bytes
                 count_limit("protocol_pong_seconds")
                 connection.end(NO_PONG)
                 return None

@@ -13,7 +13,7 @@ __all__ = ("read_history", "read_presence")
 
 
 async def read_presence(node: Node, channel: str, options: ChannelOptions) -> dict[str, m.ClientInfo]:
-    """Return who is in a channel, by connection; raises NotAvailable, StoreUnavailable."""
+    """Return the members of a channel, by connection; raises NotAvailable, StoreUnavailable."""
     if not options.presence:
         raise NotAvailable(f"{channel!r} has no presence; its rule or namespace may enable it")
     members = await node.presence.members(channel)
@@ -29,7 +29,7 @@ async def read_history(
     limits: Limits | None = None,
     most: int | None = None,
 ) -> HistoryPage:
-    """Return what a history request asks for, at most so many bytes (None: those of a client's reply).
+    """Return the history for a request, at most so many bytes (None: those of a client's reply).
 
     With `limits`, it has at most as many publications as they say.
 

@@ -36,7 +36,7 @@ def identified_by(
 ) -> Identify:
     """Return a function that gives the identity that an application's own dependency finds; `see` gets the application.
 
-    FastAPI keeps what a dependency opens with `yield` until the endpoint returns, which is as long as the client stays.
+    FastAPI keeps resources of a `yield` dependency until the endpoint returns, which is as long as the client stays.
     So `user` is resolved for an endpoint of its own that returns at once: one database session does not stay with each
     client. Its refusals are raised here, and `app.dependency_overrides` hold for it. Raises ConfigurationError for one
     that needs a connection of a kind that does not come, or not always (`unmet`).
@@ -65,7 +65,7 @@ def identified_by(
         app = known.get((kind, path))
         if app is None:
             app = known[kind, path] = kind(path, endpoint, dependency_overrides_provider=connection.app).app
-        scope.pop("starlette.exception_handlers", None)  # what is raised is the outer endpoint's to answer
+        scope.pop("starlette.exception_handlers", None)  # the outer endpoint answers exceptions
         on_socket = (connection.receive, connection.send) if isinstance(connection, WebSocket) else None
         await app(scope, *(on_socket or (_no_body, _unsent)))
         found: Identity | None = scope[_FOUND]

@@ -31,7 +31,7 @@ _NULL = b"null"
 
 
 def value_of(data: bytes, depth: int) -> object:
-    """Return the value that a client publishes; raises BadRequest for what is no JSON."""
+    """Return the value that a client publishes; raises BadRequest for data that is no JSON."""
     if not data:
         raise BadRequest("an entry has data; send some, or remove it")
     return _decoder(depth).decode(data)
@@ -98,13 +98,13 @@ class MapRepresentation(Representation):
         return found
 
     def removed(self, key: str, publication: Publication) -> m.Publication:
-        """Return what tells that an entry is no more."""
+        """Return the message that an entry was removed."""
         return m.Publication(key=key, removed=True, offset=publication.offset)
 
     def changed(
         self, key: str, value: bytes, publication: Publication, tags: dict[str, str], publisher: m.ClientInfo | None
     ) -> m.Publication:
-        """Return what tells of a new value."""
+        """Return the message of a new value."""
         return self._shown(key, value, publication.offset, tags, publisher)
 
     def entries(self, entries: Iterable[Entry]) -> list[m.Publication]:
@@ -140,16 +140,15 @@ class MapRepresentation(Representation):
 class DeltaMapRepresentation(MapRepresentation):
     """The changes of one map as differences to the value that its key had before.
 
-    All subscribers share what is made here, so a difference is made only to a value that each of them has: each was
-    given all entries when it began, or every change since. `seed` and `forget` say which. Pages of missed changes
-    are whole.
+    All subscribers share the differences, so one is made only to a value that each of them has: each was given all
+    entries when it began, or every change since. `seed` and `forget` say which. Pages of missed changes are whole.
     """
 
     __slots__ = ("_is_live", "_is_seedable", "_reached", "_values")
 
     def __init__(self, protocol: CentrifugeProtocol, *, deflate: bool) -> None:
         super().__init__(protocol, deflate=deflate, kind=MapKind.ENTRIES)
-        #: The values of keys at an offset; what is not here is pushed whole.
+        #: The values of keys at an offset; others are pushed whole.
         self._values: dict[str, bytes] = {}
         self._reached = -1
         self._is_seedable = True
@@ -167,7 +166,7 @@ class DeltaMapRepresentation(MapRepresentation):
             self._reached = offset
 
     def forget(self) -> None:
-        """Begin anew: a subscriber comes whose values are not known here."""
+        """Begin anew, for a subscriber with values that are not known here."""
         self._values.clear()
         self._is_seedable = False
 

@@ -64,7 +64,7 @@ class MapMembers:
             logger.warning("connection %s is not shown in the map %r: %s", self._connection.id, name, error)
 
     async def leave(self, channel: str, options: ChannelOptions) -> None:
-        """Leave the maps of a channel, with what the connection owns there."""
+        """Leave the maps of a channel, with the entries that the connection owns there."""
         for name in _memberships(channel, options):
             await self._node.unsubscribe(self._connection, name)
 

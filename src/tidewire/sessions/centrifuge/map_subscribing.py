@@ -1,4 +1,4 @@
-"""How a client subscribes to a map: its entries in pages, then what has changed since the first of them, then live."""
+"""How a client subscribes to a map: its entries in pages, then the changes since the first page, then live."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _STREAM, _STATE = 1, 2
 
 
 class _Begun(msgspec.Struct, frozen=True):
-    """A client that is given a map in pages: what it may do there, and since when it has changes to come."""
+    """A client that is given a map in pages: its grant, and the position of the changes that it still needs."""
 
     grant: Grant
     since: Position
@@ -84,11 +84,11 @@ class MapPages:
         return len(self._begun) - (channel in self._begun)
 
     def forget(self, channel: str) -> None:
-        """Give up what has begun."""
+        """Give up a subscribe that has begun."""
         self._begun.pop(channel, None)
 
     async def begin(self, grant: Grant, request: SubscribeRequest) -> m.SubscribeResult | MapStart:
-        """Return a page of entries, or what comes at last; raises CommandError, StoreUnavailable."""
+        """Return a page of entries, or after the last the start of changes; raises CommandError, StoreUnavailable."""
         channel = request.channel
         options = map_of(grant.options, channel, request.type)
         representation = self._representation(grant.options, request, options)

@@ -1,5 +1,5 @@
 """How one subscription's publications are pushed where that is not how its connection's are: no offsets, deltas, a
-filter by tags, joins and leaves. Equal ones are one instance, so that their subscribers share what is encoded.
+filter by tags, joins and leaves. Equal ones are one instance, so that their subscribers share the encoded bytes.
 """
 
 from __future__ import annotations
@@ -100,7 +100,7 @@ class DeltaRepresentation(PubRepresentation):
         return found
 
     def _difference(self, base: Publication | None, publication: Publication) -> tuple[bytes, bool]:
-        """Return what is sent as data, and whether it is a patch of the publication before."""
+        """Return the data to send, and whether it is a patch of the publication before."""
         protocol = self._protocol
         data = protocol.data_of(publication)
         if base is not None and base.epoch == publication.epoch and base.offset == publication.previous:

@@ -1,4 +1,4 @@
-"""One client of the Centrifuge protocol, from its connect to its end: its state, its expiry, what it is told to do."""
+"""One client of the Centrifuge protocol, from its connect to its end: its state, its expiry, the orders to it."""
 
 from __future__ import annotations
 
@@ -104,7 +104,7 @@ class Session:
         self._commands = Commands(self.queue, authority, self.credentials, self.subscriptions, self._heartbeat)
 
     def start(self) -> None:
-        """Begin to take what the client sends."""
+        """Begin to take messages of the client."""
         if self.connection.is_closed:
             self.queue.close()
             return
@@ -136,7 +136,7 @@ class Session:
                 await work
 
     def _work_of(self, command: Command) -> Awaitable[None] | None:
-        """Return what is to be awaited for a command, None for one that is done; raises what ends the connection."""
+        """Return an awaitable for a command, None for one that is done; raises the error that ends the connection."""
         found = _request_of(command)
         is_connect = command.connect is not None and command.id > 0
         if self._state is not _State.CONNECTED and not is_connect:
@@ -250,7 +250,7 @@ class Session:
         return prepared
 
     async def _grants_of(self, wanted: Mapping[str, m.SubscribeRequest]) -> dict[str, Grant]:
-        """Return what a one-way client is granted of the channels that it asks for; raises if that is none of them.
+        """Return the grants of a one-way client for the channels that it asks for; raises if there are none.
 
         One that it may not have costs it the others not: it is told behind the connect that it is not subscribed there.
         """
@@ -300,7 +300,7 @@ class Session:
         return min(moments) + self.node.limits.expiry_grace_seconds if moments else None
 
     def expire(self, now: float) -> None:
-        """End what was not refreshed in time."""
+        """End the connection and subscriptions that were not refreshed in time."""
         moment, ends = now - self.node.limits.expiry_grace_seconds, self.credentials.ends
         if ends is not None and ends <= moment and self._state is _State.CONNECTED:
             self.connection.end(codes.CONNECTION_EXPIRED)
@@ -310,7 +310,7 @@ class Session:
     # Orders of the application (directory.Controlled).
 
     def kick(self, disconnect: Disconnect) -> None:
-        """End the session, behind what is pending for it; with code 3000, without telling a code."""
+        """End the session, behind the messages that are pending for it; with code 3000, without telling a code."""
         self.node.fanout.flush_for(self.connection)
         if disconnect.code == codes.NO_CODE:
             self.connection.link.abort()

@@ -1,4 +1,4 @@
-"""One channel of a session: what was granted, until when, and the reply that tells its client."""
+"""One channel of a session: its grant, when that ends, and the reply about it to the client."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ __all__ = ("ClientSubscription", "subscribe_result")
 
 
 class ClientSubscription:
-    """One channel of a session: what was granted, and until when."""
+    """One channel of a session: its grant, and when that ends."""
 
     __slots__ = (
         "channel",

@@ -59,7 +59,7 @@ def is_binary(request: Request) -> bool:
 
 
 def cors_headers(request: Request, origins: Origins) -> dict[str, str]:
-    """Return what lets a page of another origin read the answer (WHATWG Fetch section 3.2); it was judged before."""
+    """Return headers that let a page of another origin, judged before, read the answer (WHATWG Fetch section 3.2)."""
     origin = request.headers.get("origin")
     if origin is None:
         return {}

@@ -1,4 +1,4 @@
-"""The subscriptions of a session: asked for by its client or by the server, and what the client is told of them."""
+"""The subscriptions of a session: asked for by its client or by the server, and the replies about them."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ _ALL_OR_NOTHING = 2
 
 
 class Ready:
-    """A subscription that is prepared, and what its client is told."""
+    """A subscription that is prepared, and the reply to its client."""
 
     __slots__ = ("prepared", "result", "start", "subscription")
 
@@ -128,7 +128,7 @@ class ClientSubscriptions:
     ) -> Ready:
         """Begin to subscribe to a channel; `go_live` comes next. Raises CommandError, StoreUnavailable.
 
-        Where the reply is full, what was missed is pushed behind it.
+        Where the reply is full, missed publications are pushed behind it.
         """
         options = grant.options
         subscription = ClientSubscription(channel, grant, request, is_server_side=is_server_side)
@@ -228,7 +228,7 @@ class ClientSubscriptions:
     def _representations(
         self, options: ChannelOptions, request: SubscribeRequest
     ) -> tuple[Representation | None, PubRepresentation]:
-        """Return what publications are pushed in (None: as everything on this connection), and what missed ones are."""
+        """Return the representation of pushed publications (None: the connection's own), and that of missed ones."""
         protocol, deflate = self._protocol, self._connection.link.deflate
         offset = options.history_size > 0
         if request.delta not in ("", "fossil"):
@@ -278,7 +278,7 @@ class ClientSubscriptions:
         except BaseException:
             self._forget(subscription)
             raise
-        if ready.start is not None:  # whatever was pushed meanwhile is the same, or older
+        if ready.start is not None:  # a publication that was pushed meanwhile is the same, or older
             changes = Maps.of(self._node).since(subscription.channel, ready.start.since)
             if messages := ready.start.representation.batch(changes).messages:
                 self._connection.write(*messages)
@@ -288,7 +288,7 @@ class ClientSubscriptions:
             await MapMembers(self._node, self._connection).enter(subscription.channel, subscription.grant, identity)
 
     async def _push_rest(self, ready: Ready, identity: Identity) -> None:
-        """Push what was missed in a task of its own; a client to which that fails subscribes anew, from where it is."""
+        """Push missed publications in a task of its own; a client to which that fails subscribes anew, from there."""
         subscription = ready.subscription
         try:
             await self._begin(ready, identity)

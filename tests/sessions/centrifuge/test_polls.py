@@ -159,13 +159,21 @@ def test_versions_of_the_application_only_grow() -> None:
             await wait_until(lambda: len(shop.asked) > count + 1)
             assert told(client) == [("a", "five"), ("b", "eight")]
             assert versions(client) == {"a": 5, "b": 8}
+            newcomer, ahead = await follow(hub), await follow(hub)
+            await track(newcomer, "a")
+            await track(ahead, a=9)
+            await newcomer.wait_pushes("pub", 1)
+            shop.prices["a"] = (10, "ten")
+            await ahead.wait_pushes("pub", 1)
+            assert (told(newcomer)[0], told(ahead)) == (("a", "five"), [("a", "ten")])
 
     run(main())
 
 
-def test_the_loop_ends_with_the_last_key() -> None:
+@pytest.mark.parametrize("every", [0.05, 60.0])
+def test_the_loop_ends_with_the_last_key(every: float) -> None:
     async def main() -> None:
-        async with open_shop() as (hub, shop):
+        async with open_shop(every=every) as (hub, shop):
             shop.prices = {"a": 1, "b": 2}
             first, second, third = [await follow(hub) for _ in range(3)]
             for client in (first, second, third):
@@ -325,6 +333,24 @@ def test_values_that_are_too_much_to_keep_are_asked_for_again() -> None:
             assert shop.asked == [["a", "b"], ["b"], ["b"]], "once behind the reply of each"
             assert reached()["poll_bytes"] > 0
             assert Polls.of(hub.node)._channels[CHANNEL]._size <= 1_000
+
+    run(main())
+
+
+def test_a_value_that_is_not_kept_is_asked_for_until_that_succeeds() -> None:
+    async def main() -> None:
+        async with open_shop(poll_bytes=1) as (hub, shop):
+            shop.prices = {"a": "value"}
+            first, second = await follow(hub), await follow(hub)
+            await track(first, "a")
+            await first.wait_pushes("pub", 1)
+            shop.error = ZeroDivisionError("for a moment")
+            await track(second, "a")
+            count = len(shop.asked)
+            await wait_until(lambda: len(shop.asked) > count, what="it is asked for in vain")
+            shop.error = None
+            await second.wait_pushes("pub", 1)
+            assert told(second) == [("a", "value")]
 
     run(main())
 

@@ -87,6 +87,20 @@ class _Value:
         self.trackers: dict[Tracker, None] = {}
 
 
+class _Turn:
+    """A turn of the loop that is no longer than it may be."""
+
+    def __init__(self, seconds: float) -> None:
+        self._loop, self._seconds = asyncio.get_running_loop(), seconds
+        self._ends = self._loop.time() + seconds
+
+    async def end_in_time(self) -> None:
+        """Go on in another turn, if this one has been long."""
+        if self._loop.time() >= self._ends:
+            await asyncio.sleep(0)
+            self._ends = self._loop.time() + self._seconds
+
+
 class PolledChannel:
     """The tracked keys of one channel on this node."""
 
@@ -163,7 +177,6 @@ class PolledChannel:
         loop = asyncio.get_running_loop()
         due = loop.time()
         try:
-            await asyncio.sleep(0)  # the first client is about to track its keys
             while self._values:
                 with suppress(TimeoutError):
                     async with asyncio.timeout_at(due):
@@ -213,27 +226,26 @@ class PolledChannel:
 
     async def _take(self, keys: list[str], asked: Collection[str], values: Mapping[str, Any]) -> None:
         """Take what the application has answered, in turns of the loop that are bounded."""
-        loop, seconds = asyncio.get_running_loop(), self._node.limits.turn_seconds
-        ends = loop.time() + seconds
+        turn = _Turn(self._node.limits.turn_seconds)
         failed: ConfigurationError | None = None
         for key in keys:
+            await turn.end_in_time()
             value = self._values.get(key)
+            if value is None:
+                continue
             try:
-                if value is None or not self._is_news(key, value, values, key in asked):
-                    continue
+                trackers = tuple(value.trackers) if self._is_news(key, value, values, key in asked) else ()
             except ConfigurationError as error:  # the others are told of theirs
                 failed = error
                 continue
             made: dict[Representation, Batch] = {}
-            trackers = tuple(value.trackers)
             for first in range(0, len(trackers), _STEP):
                 self._tell(key, value, trackers[first : first + _STEP], made)
-                if loop.time() >= ends:
-                    await asyncio.sleep(0)
-                    ends = loop.time() + seconds
+                await turn.end_in_time()
             self._forget_too_much(key, value)
         for tracker in tuple(self._behind):
             self.catch_up(tracker)
+            await turn.end_in_time()
         if failed is not None:
             raise failed
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import http.client
 import json
+import ssl
 import urllib.error
 import urllib.request
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -13,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from tidewire.cli.stores import check_there
 from tidewire.cli.terminal import load_settings
-from tidewire.errors import CommandError, ConfigurationError, StoreUnavailable
+from tidewire.errors import CommandError, ConfigurationError, StoreUnavailable, TidewireError
 
 if TYPE_CHECKING:
     from tidewire.server.settings import Settings
@@ -73,10 +75,9 @@ class _Server:
             with urllib.request.urlopen(request, timeout=_SECONDS) as response:
                 answer = json.load(response)
         except urllib.error.HTTPError as error:
-            raise ConfigurationError(_explained(error, self._url)) from None
-        except (OSError, ValueError) as error:
-            reason = getattr(error, "reason", error)
-            raise StoreUnavailable(f"{self._url} does not answer ({reason}); is the server running?") from None
+            raise ConfigurationError(_explained(error, self._url, has_key=bool(self._key))) from None
+        except (OSError, ValueError, http.client.HTTPException) as error:
+            raise _unanswered(getattr(error, "reason", error), self._url) from None
         if not isinstance(answer, dict) or "result" not in answer:
             failed = answer.get("error", {}) if isinstance(answer, dict) else {}
             raise CommandError(failed.get("detail") or failed.get("message") or f"{self._url} is no tidewire server")
@@ -84,7 +85,24 @@ class _Server:
         return result
 
 
-def _explained(error: urllib.error.HTTPError, url: str) -> str:
+def _unanswered(reason: object, url: str) -> TidewireError:
+    if isinstance(reason, ssl.SSLCertVerificationError):
+        why = reason.verify_message
+        return ConfigurationError(
+            f"{url} shows a certificate that is not trusted here ({why}); name the file of the authority that signed "
+            "it, or of a self-signed one, in SSL_CERT_FILE"
+        )
+    if isinstance(reason, ssl.SSLError):
+        return ConfigurationError(f"{url} does not speak TLS; write http:// before its address")
+    if isinstance(reason, http.client.HTTPException | ConnectionResetError):
+        return StoreUnavailable(f"{url} ends the connection without an answer; if it has TLS, write https://")
+    words = getattr(reason, "strerror", None) or str(reason)
+    return StoreUnavailable(f"{url} does not answer ({words}); is the server running?")
+
+
+def _explained(error: urllib.error.HTTPError, url: str, *, has_key: bool) -> str:
+    if error.code == 401 and has_key:
+        return f"{url} does not take this key; give the one that it has as http_api.key"
     if error.code == 401:
         return f"{url} wants the key of its HTTP API; give it with --key-file, or as TIDEWIRE_HTTP_API__KEY"
     if error.code == 404:

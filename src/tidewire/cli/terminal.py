@@ -18,8 +18,9 @@ if TYPE_CHECKING:
 
 __all__ = ("complain", "count", "err", "load_settings", "out", "read_stdin", "say")
 
-out: Console = Console(highlight=False, soft_wrap=True)
-err: Console = Console(stderr=True, highlight=False, soft_wrap=True)
+# Names of channels have colons, and are no emoji.
+out: Console = Console(highlight=False, soft_wrap=True, emoji=False)
+err: Console = Console(stderr=True, highlight=False, soft_wrap=True, emoji=False)
 
 
 def say(text: str) -> None:

@@ -10,13 +10,14 @@ from pathlib import Path
 from typing import Annotated, Any, NamedTuple, TypeVar
 
 import typer
-from rich.console import Group
+from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
 from tidewire.cli import flags
 from tidewire.cli.observed import Call, observed
 from tidewire.cli.terminal import count, out, say
+from tidewire.errors import StoreUnavailable
 from tidewire.server.logs import harmless
 
 __all__ = ("channels", "connections", "disconnect", "status", "top", "why")
@@ -35,9 +36,19 @@ Limit = Annotated[int, typer.Option("--limit", min=1, max=500, help="How many.")
 Offset = Annotated[int, typer.Option("--offset", min=0, help="How many to leave out before.")]
 User = Annotated[str, typer.Argument(metavar="USER", help='A user; "" for strangers.')]
 
-#: The figures that are shown of each node, and those of them that are rates.
-_COLUMNS = ("connections", "users", "channels", "subscriptions", "unsent_bytes")
-_RATES = ("publications", "deliveries", "refusals", "slow", "gaps")
+#: The figures that are shown of each node with their titles, which leave its name some room in 80 columns; the rates
+#: among them; and those that are rates of all nodes together.
+_FIGURES = {
+    "connections": "conns",
+    "users": "users",
+    "channels": "channels",
+    "subscriptions": "subs",
+    "unsent_bytes": "unsent",
+}
+_RATES = {"publications": "pub/s", "deliveries": "deliv/s"}
+_TROUBLES = {"refusals": "refused", "slow": "slow clients", "gaps": "gaps"}
+#: Columns of a table where nobody sees them side by side.
+_UNSEEN = 1_000
 
 
 def status(
@@ -55,7 +66,7 @@ def status(
             _print(before)
             return
         await asyncio.sleep(1.0)
-        out.print(_screen(before, await call("status", {})))
+        _show(_screen(before, await call("status", {})))
 
     _run(config, broker, server, key_file, work)
 
@@ -69,11 +80,16 @@ def top(
     async def work(call: Call) -> None:
         before = await call("status", {})
         with Live(_screen(before, before), console=out, screen=out.is_terminal, auto_refresh=False) as live:
+            after = before
             while True:
                 await asyncio.sleep(1.0)
-                after = await call("status", {})
-                live.update(_screen(before, after), refresh=True)
-                before = after
+                try:
+                    before, after = after, await call("status", {})
+                except StoreUnavailable:
+                    live.update(Group(_screen(before, after), Text("no answer: these figures are its last", "red")))
+                    live.refresh()
+                else:
+                    live.update(_screen(before, after), refresh=True)
 
     with contextlib.suppress(KeyboardInterrupt):
         _run(config, broker, server, key_file, work)
@@ -106,10 +122,8 @@ def _list_command(listed: _List, help_: str) -> Callable[..., None]:
             if as_json:
                 _print(found)
                 return
-            table = _table(*listed.columns)
-            for row in found[listed.key]:
-                table.add_row(*map(_cell, listed.cells(row)))
-            out.print(table)
+            table = _list(listed.columns, [listed.cells(row) for row in found[listed.key]])
+            _show(table)
             if found["total"] > table.row_count:
                 total = count(found["total"], listed.key.removesuffix("s"))
                 out.print(f"{table.row_count} of {total}; --limit and --offset show others")
@@ -122,9 +136,9 @@ def _list_command(listed: _List, help_: str) -> Callable[..., None]:
 
 def _connection_cells(row: dict[str, Any]) -> tuple[object, ...]:
     names = ", ".join(row["channels"][:3]) + (" …" if row["subscriptions"] > 3 else "")
-    protocol = f"{row['protocol']} ({row['kind']})"
+    protocol = row["protocol"] if row["kind"] == "websocket" else f"{row['protocol']} ({row['kind']})"
     cells = (row["client"], row["user"], row["address"], _age(row["age"]), protocol, row["state"])
-    return (*cells, row["unsent"], names, row["error"])
+    return (*cells, _bytes(row["unsent"]) if row["unsent"] else "", names, row["error"])
 
 
 def _channel_cells(row: dict[str, Any]) -> tuple[object, ...]:
@@ -220,20 +234,32 @@ def _run(
 
 def _screen(before: dict[str, Any], after: dict[str, Any]) -> Group:
     earlier = {node["node"]: node for node in before["nodes"]}
-    table = _table("node", "process", "up", *(name.replace("_", " ") for name in _COLUMNS), *(f"{n}/s" for n in _RATES))
-    sums = [0.0] * (len(_COLUMNS) + len(_RATES))
+    table = _table("node", "up", *_FIGURES.values(), *_RATES.values())
+    names, rates = (*_FIGURES, *_RATES), (*_RATES, *_TROUBLES)
+    sums = dict.fromkeys((*_FIGURES, *rates), 0.0)
     for node in after["nodes"]:
         old = earlier.get(node["node"], node)
         seconds = max(node["uptime"] - old["uptime"], 0.001)
-        figures = [node[name] for name in _COLUMNS] + [(node[name] - old[name]) / seconds for name in _RATES]
-        sums = [total + figure for total, figure in zip(sums, figures, strict=True)]
-        name = f"{node['host']} {node['node']}"
-        table.add_row(*map(_cell, (name, node["process"], _age(node["uptime"]), *map(_number, figures))))
+        figures = {name: node[name] for name in _FIGURES}
+        figures |= {name: (node[name] - old[name]) / seconds for name in rates}
+        sums = {name: total + figures[name] for name, total in sums.items()}
+        table.add_row(*map(_cell, (_name(node), _age(node["uptime"]), *(_figure(name, figures) for name in names))))
+    for column in table.columns[1:]:
+        column.justify = "right"
     table.add_section()
-    table.add_row("all", str(len(after["nodes"])), "", *map(_number, sums), style="bold")
-    away = [node["node"] for node in after["nodes"] if node["degraded"]]
-    store = Text(f"store: away for {', '.join(away)}", "red") if away else Text("store: answers", "green")
-    return Group(table, store, *_troubles(after))
+    table.add_row("all", str(len(after["nodes"])), *(_figure(name, sums) for name in names), style="bold")
+    away = [_name(node) for node in after["nodes"] if node["degraded"]]
+    store = Text(harmless(f"store: away for {', '.join(away)}"), "red") if away else Text("store: answers", "green")
+    now = Text("now: " + ", ".join(f"{title} {_number(sums[name])}/s" for name, title in _TROUBLES.items()))
+    return Group(table, store, now, *_troubles(after))
+
+
+def _name(node: dict[str, Any]) -> str:
+    return f"{node['host']}:{node['process']}"
+
+
+def _figure(name: str, figures: dict[str, float]) -> str:
+    return _bytes(figures[name]) if name == "unsent_bytes" else _number(figures[name])
 
 
 def _troubles(after: dict[str, Any]) -> list[Text]:
@@ -252,8 +278,26 @@ def _troubles(after: dict[str, Any]) -> list[Text]:
 def _table(*columns: str) -> Table:
     table = Table(box=None, pad_edge=False, header_style="dim")
     for column in columns:
-        table.add_column(column)
+        table.add_column(column, overflow="fold")  # what is longer than its column is not lost
     return table
+
+
+def _list(columns: tuple[str, ...], rows: list[tuple[object, ...]]) -> Table:
+    """Return a table without the columns in which nobody has anything; the first one is never cut."""
+    kept = [at for at in range(len(columns)) if not rows or any(row[at] for row in rows)]
+    table = _table(*(columns[at] for at in kept))
+    table.columns[0].no_wrap = True
+    table.columns[0].min_width = min(max((len(str(row[0])) for row in rows), default=0), 32)
+    for row in rows:
+        table.add_row(*(_cell(row[at]) for at in kept))
+    return table
+
+
+def _show(what: RenderableType) -> None:
+    """Print a table: into a file or a pipe, with all of its columns."""
+    if not out.is_terminal:
+        out.width = _UNSEEN
+    out.print(what)
 
 
 def _cell(value: object) -> Text:
@@ -262,6 +306,13 @@ def _cell(value: object) -> Text:
 
 def _number(number: float) -> str:
     return f"{number:,.0f}" if number >= 100 or number == int(number) else f"{number:.1f}"
+
+
+def _bytes(number: float) -> str:
+    for size, unit in ((2**30, "GiB"), (2**20, "MiB"), (2**10, "KiB")):
+        if number >= size:
+            return f"{number / size:.1f} {unit}"
+    return f"{number:.0f} B"
 
 
 def _age(seconds: float) -> str:

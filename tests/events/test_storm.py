@@ -29,8 +29,9 @@ DOWN = min(120.0, SECONDS / 2)
 USERS = int(os.environ.get("STORM_USERS", "60"))
 #: How many of them stay, so that what was told of them must be true in the end.
 STAYING = max(5, USERS // 20)
-#: So long that some sixty come in a second, however many they are.
-LONGEST_STAY = max(3.0, USERS / 30)
+#: So many come in a second, one in five of them a second device: how much of the machine it takes.
+RATE = float(os.environ.get("STORM_RATE", "40"))
+LONGEST_STAY = max(1.0, 2.5 * USERS / RATE - 2.0)
 #: Seconds for the last of the members of dead workers; a hundred events in a request, each of which is sent twice.
 SETTLE, CATCH_UP = 120.0, 60.0 + 2 * SECONDS
 #: Longer than a lease.

@@ -63,7 +63,7 @@ class Process:
         environment = os.environ | {"STORE": self.store, "LOG": str(self.folder / "log"), "PYTHONPATH": str(HERE)}
         environment["WEBHOOK"] = self.webhook
         command = [sys.executable, "-m", "tidewire", "run", "application:app", "--port", str(self.port)]
-        end = time.monotonic() + 60
+        end = time.monotonic() + 120
         while not self._answers():
             assert time.monotonic() < end, (self.folder / "out").read_text()[-2_000:]
             if self.process is None or self.process.poll() is not None:  # it ends where its store is too busy to answer

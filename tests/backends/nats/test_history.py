@@ -13,6 +13,7 @@ import pytest
 from engine.support import run
 from helpers.stores import Daemon, start_nats
 from tidewire.backends.nats import NatsBroker, reading
+from tidewire.errors import StoreUnavailable
 from tidewire.messages import HistoryPage, Position, Publication, PublishRequest
 from tidewire.retention import Retention
 from tidewire.testing import wait_until
@@ -118,6 +119,22 @@ def test_a_page_of_a_long_history_costs_no_more_than_itself(tmp_path: Path, monk
 
     with start_nats(tmp_path) as server:
         run(scenario(server), 30)
+
+
+def test_a_read_that_is_not_answered_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def say_nothing(*_: Any) -> Any:
+        raise TimeoutError
+
+    async def scenario(server: Daemon) -> None:
+        broker = await opened(server)
+        await publish(broker, "a", 2)
+        monkeypatch.setattr(reading._Reader, "_take_batch", say_nothing)
+        with pytest.raises(StoreUnavailable, match=r"no answer within 2 s$"):
+            await broker.history("a")
+        await broker.aclose()
+
+    with start_nats(tmp_path) as server:
+        run(scenario(server))
 
 
 def test_large_messages_are_read_one_by_one(tmp_path: Path) -> None:

@@ -221,7 +221,8 @@ async def _read_once(stream: Stream, request: HistoryRequest, seconds: float, cl
             return await _read_backward(reader, request, last.seq, position, clock)
         return await _read_forward(reader, request, last.seq, position, clock)
     except (TimeoutError, Unsendable) as error:
-        raise StoreUnavailable(f"the history of {request.channel!r} cannot be read from NATS: {error}") from error
+        reason = str(error) or f"no answer within {seconds:g} s"
+        raise StoreUnavailable(f"the history of {request.channel!r} cannot be read from NATS: {reason}") from error
 
 
 async def _read_forward(

@@ -15,7 +15,7 @@ from tidewire.options import ChannelOptions, Limits
 from tidewire.protocols.batch import Representation
 from tidewire.protocols.json import JSON
 from tidewire.protocols.plain import PLAIN
-from tidewire.rules.tallies import Tally
+from tidewire.rules.publication_counts import Tally
 from tidewire.testing import FakeLink
 
 users, addresses, names = st.sampled_from(["", "ann", "bob"]), st.sampled_from(["1", "2"]), st.sampled_from("abc")

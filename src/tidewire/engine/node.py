@@ -42,7 +42,7 @@ from tidewire.messages import (
 from tidewire.options import Limits
 from tidewire.protocols.close_codes import SHUTDOWN, TOO_MANY
 from tidewire.rules.channel_rules import ChannelRules
-from tidewire.rules.tallies import Tally
+from tidewire.rules.publication_counts import Tally
 from tidewire.support.counters import LimitCounter, count_limit
 from tidewire.support.key_counts import Counts
 from tidewire.support.meter import Meter

@@ -13,7 +13,7 @@ from tidewire.engine.subscription import Subscription
 from tidewire.messages import EphemeralPublication, Position, Publication
 from tidewire.options import ChannelOptions
 from tidewire.protocols.batch import Batch, Representation
-from tidewire.rules.tallies import Tally
+from tidewire.rules.publication_counts import Tally
 from tidewire.support.key_counts import Counts
 from tidewire.support.networks import is_loopback, network_of
 

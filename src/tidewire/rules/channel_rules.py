@@ -11,7 +11,7 @@ from tidewire.errors import ConfigurationError
 from tidewire.options import ChannelOptions
 from tidewire.protocols.shape import Shape
 from tidewire.retention import Retention
-from tidewire.rules.tallies import Tallies
+from tidewire.rules.publication_counts import Tallies
 
 __all__ = ("ChannelRules",)
 

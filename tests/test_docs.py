@@ -112,6 +112,7 @@ def test_every_python_block_of_a_page_is_python(page: Path) -> None:
 def test_every_whole_program_is_one_of_those_that_are_run_below() -> None:
     run = {
         "README.md": 1,
+        "docs/README.md": 1,
         "docs/tutorial/1-first-chat.md": 1,
         "docs/howto/authentication.md": 1,
         "docs/howto/channel-rules.md": 1,
@@ -224,6 +225,16 @@ def test_readme_runs_with_two_workers_and_is_published_to_from_outside(tmp_path:
             expect(socket, "from a script")
         sockets[4].close()
         expect(sockets[0], "Client #5 left the chat")
+
+
+def test_the_first_page_of_the_documentation(tmp_path: Path) -> None:
+    with served(program("docs/README.md"), tmp_path, workers=2) as app:
+        with app.open("/ws/ann") as ann:
+            ann.send("hello")
+            expect(ann, "ann: hello")
+        with app.open("/ws/bob") as bob:
+            expect(bob, "ann: hello")
+            expect(bob, "ann left the chat")
 
 
 def test_a_broker_that_is_none_says_what_to_write(tmp_path: Path) -> None:

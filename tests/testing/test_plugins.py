@@ -47,7 +47,8 @@ REFUSED = """        with pytest.raises(Exception, match="cannot be moved"):
             await rt.advance(40)
 """
 TRIO = ANYIO.replace('"asyncio"', '"trio"').replace(
-    BODY, '\n    with pytest.raises(Exception, match="runs on asyncio"):\n        async with realtime(app): ...\n'
+    BODY,
+    '\n    with pytest.raises(Exception, match="a fixture anyio_backend"):\n        async with realtime(app): ...\n',
 )
 ASYNC = f"{APPLICATION}\nasync def test_room(realtime):{BODY}"
 STRICT = ASYNC.replace("async def test_room", "@pytest.mark.asyncio\nasync def test_room")

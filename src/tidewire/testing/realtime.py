@@ -48,7 +48,10 @@ class Run:
         try:
             asyncio.get_running_loop()
         except RuntimeError:
-            raise ConfigurationError('tidewire runs on asyncio; write anyio_backend="asyncio" for this test') from None
+            raise ConfigurationError(
+                "tidewire runs on asyncio, and this test on trio; give your tests a fixture anyio_backend that returns "
+                '"asyncio"'
+            ) from None
         if not callable(self._app):
             raise ConfigurationError(f"realtime({self._app!r}) is no application; give the object itself, not its name")
         factory = self._app if _is_factory(self._app) else None

@@ -10,7 +10,7 @@ from typing import Any
 __all__ = ("centrifugo_variables", "hint_for", "mend_for", "unknown_settings")
 
 _RULES = "decide in your own FastAPI application, with rules (`tidewire docs howto/channel-rules`)"
-_POLLS = "not supported, because shared polls are not; use a channel with history"
+_POLLS = "not supported, because shared polls ask a function of your application (@rule.poll in the library)"
 _ALWAYS = "not needed, because it is always on, at the path that the SDKs use; leave it out"
 _NONE = "not supported, because the server has no such endpoint; leave it out"
 _SHARED = (

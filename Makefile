@@ -47,6 +47,7 @@ test-slow: $(DEV) ## Run the slow tests
 coverage: $(DEV) ## Measure the branch coverage of engine, links, protocols, rules and sessions
 	@rm -rf build/coverage && mkdir -p build/coverage
 	$(BIN)/python -m coverage run -m pytest -n $(JOBS) --dist loadgroup $(COVERED) $(ARGS)
+	$(BIN)/python -m coverage run -m pytest -m slow tests/links/test_server_pings.py
 	$(BIN)/python -m coverage combine --quiet
 	$(BIN)/python -m coverage report --fail-under=95
 

@@ -32,6 +32,10 @@ def test_every_link_leads_somewhere(made: Manual) -> None:
     assert not wrong
 
 
+def test_no_table_has_a_header_without_words(made: Manual) -> None:
+    assert not [name for name in made.titles if "<th></th>" in (made.html(name) or "")]
+
+
 def test_a_search_finds_the_page_that_is_meant_first(made: Manual) -> None:
     assert made.search("redis")[0].name == "howto/redis"
     assert "reference/codes" in [found.name for found in made.search("1013")]

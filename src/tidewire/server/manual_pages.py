@@ -51,7 +51,8 @@ class Manual:
         for token in tokens:
             if token.children:
                 token.children = list(self._linked(token.children, posixpath.dirname(name)))
-        return str(self._markdown.renderer.render(tokens, self._markdown.options, {}))
+        html = str(self._markdown.renderer.render(tokens, self._markdown.options, {}))
+        return html.replace("<th></th>", "<td></td>")  # a column without a title has no header to read out
 
     def search(self, words: str) -> list[Found]:
         """Return the pages that have all words, those that have them most first."""

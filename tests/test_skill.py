@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from tidewire import Hub
+
 ROOT = Path(__file__).parents[1]
 SKILL = ROOT / "src" / "tidewire" / ".agents" / "skills" / "tidewire" / "SKILL.md"
 
@@ -29,11 +31,18 @@ def test_its_programs_pass_their_own_tests(tmp_path: Path) -> None:
     assert f"{len(programs)} passed" in done.stdout
 
 
+def test_the_skill_names_verbs_that_exist() -> None:
+    named = set(re.findall(r"\bhub\.(\w+)", SKILL.read_text()))
+    assert {"set", "stream", "on", "listen"} <= named
+    assert not [name for name in named if not hasattr(Hub, name)]
+
+
 def test_llms_txt_names_pages_that_exist() -> None:
     text = (ROOT / "docs" / "llms.txt").read_text()
     links = re.findall(r"\]\(([^)]+)\)", text)
     assert len(links) > 15
     assert not [link for link in links if not (ROOT / "docs" / link).exists()]
+    assert {f"howto/{page}.md" for page in ("maps", "streams", "state", "events")} <= set(links)
 
 
 @pytest.mark.slow

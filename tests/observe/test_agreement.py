@@ -198,7 +198,7 @@ class Looks:
         seen: list[dict[str, Any]] = []
         while True:
             try:
-                seen = list(await asyncio.gather(self.page(), self.metrics(), self.told()))
+                seen = [*await asyncio.gather(self.page(), self.metrics()), await self.told()]
             except httpx.TransportError:  # it came to the worker that is killed
                 continue
             wanted = expected()

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from tidewire.channels import check_channel, is_reserved, open_channel, personal
 from tidewire.errors import BadRequest, ConfigurationError, PermissionDenied
-from tidewire.hub.given_limits import ServerLimits
+from tidewire.hub.hub_limits import ServerLimits
 from tidewire.options import ChannelOptions, Limits, SlowPolicy
 from tidewire.retention import Retention
 from tidewire.rules.channel_rules import ChannelRules

@@ -37,7 +37,7 @@ if TYPE_CHECKING:
         VersionConflict,
     )
     from tidewire.events.event import Event
-    from tidewire.events.handler_calls import DeadEvent
+    from tidewire.events.event_handlers import DeadEvent
     from tidewire.history.states import State
     from tidewire.hub import Hub
     from tidewire.messages import Dropped, Format, HistoryPage, Member, Position, Publication, Subscribed, WireMessage
@@ -132,7 +132,7 @@ _HOMES = {
     "tidewire.engine.statistics": ("Statistics",),
     "tidewire.history.states": ("State",),
     "tidewire.events.event": ("Event",),
-    "tidewire.events.handler_calls": ("DeadEvent",),
+    "tidewire.events.event_handlers": ("DeadEvent",),
     "tidewire.hub": ("Hub",),
     "tidewire.messages": (
         "Dropped",

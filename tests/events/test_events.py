@@ -20,7 +20,7 @@ from tidewire import ConfigurationError, Event, Hub
 from tidewire.channels import HAPPENED, watched
 from tidewire.client import Client
 from tidewire.errors import StoreUnavailable
-from tidewire.events import handler_calls, watcher
+from tidewire.events import event_handlers, watcher
 from tidewire.testing import wait_until
 
 from .workers import Process, Receiver, logged
@@ -215,7 +215,7 @@ def test_a_node_whose_lease_was_lost_tells_again_who_is_there(url: str, monkeypa
 
 
 def test_a_handler_takes_parameters_and_is_called_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(handler_calls, "BACKOFF", (0.01, 0.01))
+    monkeypatch.setattr(event_handlers, "BACKOFF", (0.01, 0.01))
     calls: list[Any] = []
     is_broken = True
 
@@ -267,7 +267,7 @@ def test_whatever_a_handler_raises_later_events_are_handled(
     error: type[BaseException], is_plain: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """An awaited task that was cancelled, `sys.exit` in a library: tried again, then dead, and others go on."""
-    monkeypatch.setattr(handler_calls, "BACKOFF", (0.01,))
+    monkeypatch.setattr(event_handlers, "BACKOFF", (0.01,))
     ended: list[str] = []
 
     async def main() -> None:

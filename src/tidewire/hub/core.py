@@ -16,8 +16,8 @@ from tidewire.engine.node import Node
 from tidewire.errors import ConfigurationError
 from tidewire.events.hub_events import HubEvents
 from tidewire.http_api.nodes import Nodes
-from tidewire.hub.given_limits import SERVER_LIMITS, read_limits
 from tidewire.hub.hosting import HOST, Opened
+from tidewire.hub.hub_limits import SERVER_LIMITS, read_limits
 from tidewire.observe.faults import Faults
 from tidewire.observe.hanging_store import Hang, hanging
 from tidewire.observe.metered_stores import metered

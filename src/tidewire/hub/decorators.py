@@ -6,12 +6,12 @@ from collections.abc import Callable, Sequence
 from typing import Any, ParamSpec, TypeVar
 
 from tidewire.errors import ConfigurationError
-from tidewire.events.handler_calls import DeadEvent
+from tidewire.events.event_handlers import DeadEvent
 from tidewire.hub.core import HubCore
 from tidewire.options import MapOptions, SlowPolicy
 from tidewire.rules.book import Authenticate, rule_options
 from tidewire.rules.channel_rule import ChannelRule
-from tidewire.rules.handlers import MessageTypes
+from tidewire.rules.publish_handlers import MessageTypes
 from tidewire.rules.rates import RateLimit
 
 __all__ = ("Decorators",)

@@ -17,9 +17,9 @@ from tidewire.rules.channel_poll import PollFunction
 from tidewire.rules.channel_rules import ChannelRules
 from tidewire.rules.channel_state import StateFunction
 from tidewire.rules.dependency_overrides import Overrides
-from tidewire.rules.handlers import Handler, MessageTypes
 from tidewire.rules.pattern import Pattern
 from tidewire.rules.permissions import ALL, NOTHING, Permissions
+from tidewire.rules.publish_handlers import Handler, MessageTypes
 from tidewire.rules.rates import RateLimit
 
 __all__ = ("Authenticate", "Rule", "RuleBook", "rule_options")

@@ -28,7 +28,7 @@ from fastapi import FastAPI
 from uvicorn.importer import ImportFromStringError, import_from_string
 
 from tidewire.errors import ConfigurationError, TidewireError
-from tidewire.hub.given_limits import SERVER_LIMITS
+from tidewire.hub.hub_limits import SERVER_LIMITS
 from tidewire.links import first_request
 from tidewire.links import uvicorn as websocket
 from tidewire.links.acceptor import Acceptor

@@ -63,7 +63,7 @@ async def measure() -> None:
 def feeding() -> Iterator[None]:
     """Run the feed: a process of its own, or for memory:// a thread, because no other process can see that."""
     if not BROKER.startswith("memory:"):
-        process = subprocess.Popen([sys.executable, HERE / "feed.py", BROKER])
+        process = subprocess.Popen([sys.executable, HERE / "feed.py", BROKER, str(os.getpid())])
         yield
         process.terminate()
         process.wait()

@@ -31,7 +31,7 @@ def readings() -> Iterator[tuple[str, Reading, str]]:
 
 
 if __name__ == "__main__":
-    parent = os.getppid()
+    parent = int(sys.argv[2]) if len(sys.argv) > 2 else os.getppid()
     with Publisher(sys.argv[1]) as publisher:
         for number, (name, reading, key) in enumerate(readings()):
             if number % len(STARTS) == 0:

@@ -168,6 +168,9 @@ def test_forms_that_people_write() -> None:
             with pytest.raises(TidewireError, match="async with"):
                 await hub.connect(websocket)
             async with hub.connect(websocket) as connection:
+                with pytest.raises(TidewireError, match="iter_text"):
+                    async for _ in connection:  # as of a connection of websockets
+                        pass
                 with pytest.raises(BadRequest, match="user 7"):
                     await hub.disconnect(user=user)
                 await connection.send_text("in")

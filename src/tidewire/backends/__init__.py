@@ -51,6 +51,10 @@ def _open(url: str, limits: Limits) -> tuple[Broker, Presence]:
         with _driver("postgres"):
             from tidewire.backends.postgres import open_postgres
         return open_postgres(url, limits)
+    if driver == "sqlite":
+        raise ConfigurationError(
+            f"broker {scheme!r} names a driver of SQLAlchemy; write sqlite:///chat.db, as it is ours"
+        )
     raise ConfigurationError(
         f"broker {scheme!r} is not known; write memory://, sqlite:///chat.db (three slashes: a path from here), "
         "redis://host:6379, postgresql://user@host/database or nats://host:4222"

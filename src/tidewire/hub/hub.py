@@ -7,6 +7,7 @@ from typing import Any
 
 from starlette.websockets import WebSocket
 
+from tidewire.channels import check_text
 from tidewire.hub.decorators import Decorators
 from tidewire.hub.hosting import given_user
 from tidewire.hub.map_verbs import MapVerbs
@@ -56,6 +57,8 @@ class Hub(Verbs, TextVerbs, MapVerbs, Decorators, Routers):
         be an `Identity`, as `JwtIdentity` returns it: the connection ends when that expires.
         """
         self._book.overrides.see(websocket.scope.get("app"))
+        if not isinstance(user, str | Identity):
+            check_text(user, "user")  # a mistake of the program: nothing is told to the client
         given = user if isinstance(user, Identity) else Identity(user, token=token)
         acceptance = Acceptance(
             self.node,

@@ -87,6 +87,13 @@ class HeldConnection:
         raise TidewireError("write `async with hub.connect(websocket) as connection:`; `await` does not open it")
         yield
 
+    def __aiter__(self) -> NoReturn:
+        """Raise TidewireError: what is iterated over has a type."""
+        raise TidewireError(
+            "write `async for text in connection.iter_text():`, or iter_json() or iter_bytes(); the connection itself "
+            "has no type of messages"
+        )
+
     @property
     def connection(self) -> Connection:
         """The connection in the engine; raises TidewireError before `async with`."""

@@ -122,7 +122,9 @@ def _parse(url: str) -> tuple[str, dict[str, str]]:
                 settings[found.replace("-", "_")] = re.sub(r"\\(.)", r"\1", said)
         elif not _OF_LIBPQ.fullmatch(name):
             settings[name] = value
-    base = f"{scheme.partition('+')[0]}{colon}{rest}"
+    slashes, (account, at, place) = rest[:2], rest[2:].rpartition("@")
+    # the host begins behind the last @; the driver looks for the first
+    base = f"{scheme.partition('+')[0]}{colon}{slashes}{account.replace('@', '%40')}{at}{place}"
     return (f"{base}?{urlencode(options)}" if options else base), settings
 
 

@@ -241,16 +241,41 @@ def test_whatever_a_handler_raises_its_client_is_answered() -> None:
     @hub.rpc("broken")
     async def broken(session: Annotated[str, Depends(broken_session)]) -> None: ...
 
+    @hub.rpc("exhausted")
+    def exhausted() -> None:
+        next(iter(()))
+
     async def main() -> None:
         async with served(hub) as base, Client(f"{base}/connection/websocket?user=ann", seconds=5) as client:
             for message in (*ERRORS, "awaits"):
                 with pytest.raises(TidewireError, match="internal server error"):
                     await client.publish("room:1", message)
                 await client.publish("room:1", "hello")
-            with pytest.raises(TidewireError, match="internal server error"):
-                await client.rpc("broken")
+            for name in ("broken", "exhausted"):
+                with pytest.raises(TidewireError, match="internal server error"):
+                    await client.rpc(name)
 
     asyncio.run(main())
+
+
+def test_a_function_that_fails_when_it_is_cancelled_holds_no_end_up() -> None:
+    """As one whose transaction cannot be rolled back: the server still ends."""
+    hub = Hub()
+    begun = asyncio.Event()
+
+    @hub.on("connected")
+    async def connected() -> None:
+        begun.set()
+        try:
+            await asyncio.sleep(60)
+        finally:
+            raise ValueError("no transaction is open")
+
+    async def main() -> None:
+        async with served(hub) as base, Client(f"{base}/connection/websocket?user=ann", seconds=5):
+            await begun.wait()
+
+    asyncio.run(asyncio.wait_for(main(), 20))
 
 
 ERRORS = {"cancelled": asyncio.CancelledError(), "exit": SystemExit(2), "abandoned": Abandoned()}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import inspect
+import logging
 import typing
 from collections.abc import Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
@@ -26,6 +27,8 @@ from tidewire.rules.base import Caller, Identity
 from tidewire.rules.dependency_overrides import Overrides
 
 __all__ = ("Bound", "NoMatch", "Source", "classes_of", "depends_of", "hints_of")
+
+logger = logging.getLogger("tidewire")
 
 _DATA_NAMES = frozenset({"data", "args", "params"})
 #: The classes of values that FastAPI makes for one HTTP request.
@@ -121,18 +124,31 @@ class Bound:
 
     async def __call__(self, caller: Caller, texts: dict[str, str], data: Any = b"") -> Any:
         """Call the function; raises its exceptions, and NoMatch, BadRequest, PermissionDenied for its parameters."""
+        task = asyncio.current_task()
+        cancels = 0 if task is None else task.cancelling()
         try:
             if not self._dependencies:
                 return await self._run({name: source(caller, texts, data) for name, source in self._sources.items()})
             async with AsyncExitStack() as stack:
                 return await self._run(await self._values(_Call(caller, texts, data, stack, {})))
-        except (Exception, KeyboardInterrupt, GeneratorExit):
+        except (KeyboardInterrupt, GeneratorExit):
             raise
-        except BaseException as error:  # `sys.exit`, or the end of another task: a failure of the function like others
-            task = asyncio.current_task()
-            if isinstance(error, asyncio.CancelledError) and task is not None and task.cancelling():
+        except asyncio.CancelledError as error:
+            if task is not None and task.cancelling():
                 raise
-            raise RuntimeError(f"{_called(self.function)} raised {type(error).__name__}: {error}") from error
+            raise self._failure(error) from error  # the end of another task
+        except BaseException as error:
+            if (
+                task is not None and task.cancelling() > cancels
+            ):  # it was ended, and failed at that: what ended it waits
+                logger.warning("%s failed when it was cancelled: %r", _called(self.function), error)
+                raise asyncio.CancelledError from error
+            if isinstance(error, Exception):
+                raise
+            raise self._failure(error) from error  # as by `sys.exit`
+
+    def _failure(self, error: BaseException) -> RuntimeError:
+        return RuntimeError(f"{_called(self.function)} raised {type(error).__name__}: {error}")
 
     async def _values(self, call: _Call) -> dict[str, Any]:
         values = {name: source(call.caller, call.texts, call.data) for name, source in self._sources.items()}
@@ -141,8 +157,14 @@ class Bound:
         return values
 
     async def _run(self, values: dict[str, Any]) -> Any:
-        result = self.function(**values) if self._is_async else await asyncio.to_thread(self.function, **values)
+        result = self.function(**values) if self._is_async else await asyncio.to_thread(self._in_thread, values)
         return await result if inspect.iscoroutine(result) else result
+
+    def _in_thread(self, values: dict[str, Any]) -> Any:
+        try:
+            return self.function(**values)
+        except StopIteration as error:  # no future can be given one: its caller would wait for ever
+            raise self._failure(error) from error
 
 
 class _Call(NamedTuple):

@@ -9,10 +9,12 @@ from collections.abc import Callable
 from typing import Annotated, Any
 
 import pytest
+from annotated_types import Len
 from fastapi import Depends, HTTPException
+from pydantic import StringConstraints
 
 from engine.support import run
-from tidewire import ConfigurationError, Hub, PermissionDenied
+from tidewire import BadRequest, ConfigurationError, Hub, PermissionDenied
 from tidewire.rules.base import Poll
 from tidewire.rules.channel_rule import ChannelRule
 
@@ -55,6 +57,9 @@ def only_keys(keys: list[str]) -> None: ...
 def no_keys(market: int) -> None: ...
 def of_a_user(keys: list[str], user: str) -> None: ...
 def of_numbers(keys: list[int]) -> None: ...
+def of_small_letters(keys: list[Annotated[str, StringConstraints(pattern="^[a-z]*$")]]) -> None: ...
+def of_trimmed(keys: list[Annotated[str, StringConstraints(strip_whitespace=True)]]) -> None: ...
+def of_few(keys: Annotated[list[str], Len(max_length=100)]) -> None: ...
 
 
 @pytest.mark.parametrize(
@@ -63,6 +68,9 @@ def of_numbers(keys: list[int]) -> None: ...
         (no_keys, {}),
         (of_a_user, {}),
         (of_numbers, {}),
+        (of_small_letters, {}),
+        (of_trimmed, {}),
+        (of_few, {}),
         (only_keys, {"every": 0}),
         (only_keys, {"every": -1}),
         (only_keys, {"every": "1"}),
@@ -111,6 +119,36 @@ def test_what_it_raises_and_returns() -> None:
             await poll_of(hub).ask(["a"])
 
     run(main())
+
+
+def test_a_function_may_empty_its_list_and_returns_texts_as_keys() -> None:
+    hub = Hub()
+
+    @rule(hub).poll(every=1)
+    async def current(keys):  # type: ignore[no-untyped-def]
+        return {(int(key) if key.isdigit() else key): 1 for key in [keys.pop() for _ in tuple(keys)]}
+
+    async def main() -> None:
+        asked = ["a", "b"]
+        assert await poll_of(hub).ask(asked) == {"a": 1, "b": 1}
+        assert asked == ["a", "b"]
+        with pytest.raises(ConfigurationError, match=r"key 7 of type int.* str\(key\)"):
+            await poll_of(hub).ask(["a", "7"])
+
+    run(main())
+
+
+def test_keys_are_signed_as_they_are_tracked() -> None:
+    hub = Hub()
+    prices = rule(hub)
+    prices.poll(every=1, secret="s of the test")(only_keys)
+    for bad in ("public\0secret", "half \ud800"):
+        with pytest.raises(BadRequest):
+            prices.sign("prices:7", ["a", bad])
+    for channel, keys in (("7", ["a"]), ("other:7", ["a"]), ("prices:7", "abc")):
+        with pytest.raises(ConfigurationError, match="no list of keys of 'prices:{market}'"):
+            prices.sign(channel, keys)
+    assert "of the test" not in repr(poll_of(hub))
 
 
 def test_keys_are_signed_as_for_centrifugo() -> None:

@@ -47,6 +47,9 @@ class Poll(msgspec.Struct, frozen=True):
     versioned: bool = False
     secret: str = ""
 
+    def __repr__(self) -> str:
+        return f"Poll(every={self.every}, versioned={self.versioned})"  # no secret: it may be logged
+
 
 class Grant(msgspec.Struct, frozen=True):
     """The grant of a subscriber: the channel's options as they hold for it, and the fields of its subscription.

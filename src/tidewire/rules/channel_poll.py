@@ -18,6 +18,8 @@ from tidewire.rules.dependency_overrides import Overrides
 __all__ = ("PollFunction",)
 
 _NOBODY = Caller("", Identity())
+#: Keys as clients may choose them.
+_ANY_KEYS = ("a", " ", "-Z9", "\x01\n", "\N{GRINNING FACE}", "x" * 255, *(f"{number}" for number in range(1_000)))
 #: The parameter that is given the keys, and the seconds between two calls that can be.
 _KEYS, _SHORTEST, _LONGEST = "keys", 0.01, 86_400.0
 
@@ -52,7 +54,7 @@ class PollFunction(Bound):
         if foreign or not _takes_texts(hints_of(function).get(_KEYS, Any)) or _KEYS not in self.given:
             raise ConfigurationError(
                 f"the polled values of {pattern!r} are asked for by keys, and for all who track them; take "
-                f"`keys: list[str]`, parameters of the pattern, or dependencies of none{_but(foreign)}"
+                f"`keys: list[str]` of any strings, parameters of the pattern, or dependencies of none{_but(foreign)}"
             )
 
     def of(self, channel: str, texts: dict[str, str]) -> Poll:
@@ -61,7 +63,7 @@ class PollFunction(Bound):
 
     async def _ask(self, channel: str, texts: dict[str, str], keys: list[str]) -> Mapping[str, Any]:
         try:
-            given: dict[str, Any] = {**texts, _KEYS: keys}
+            given: dict[str, Any] = {**texts, _KEYS: list(keys)}  # which the function may empty
             values = await self(_NOBODY, given)
         except NoMatch:
             raise UnknownChannel(f"no rule is for channel {channel!r}") from None
@@ -70,6 +72,12 @@ class PollFunction(Bound):
         if not isinstance(values, Mapping):
             raise ConfigurationError(
                 f"the polled values of {self._where!r} are {type(values).__name__}; return a dict of keys and values"
+            )
+        wrong = next((key for key in values if not isinstance(key, str)), None)
+        if wrong is not None:
+            raise ConfigurationError(
+                f"the polled values of {self._where!r} have a key {wrong!r:.60} of type {type(wrong).__name__}; clients "
+                "track strings: write str(key)"
             )
         return values
 
@@ -81,7 +89,6 @@ def _but(names: Sequence[str]) -> str:
 def _takes_texts(type_: Any) -> bool:
     """Return whether a parameter takes any keys: clients choose them, and one that fits no type would fail all."""
     try:
-        TypeAdapter(type_).validate_python(["a"])
-    except ValidationError:
+        return set(TypeAdapter(type_).validate_python(list(_ANY_KEYS))) == set(_ANY_KEYS)
+    except (ValidationError, TypeError):
         return False
-    return True

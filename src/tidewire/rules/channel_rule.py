@@ -6,6 +6,7 @@ import functools
 from collections.abc import Callable, Sequence
 from typing import Generic, ParamSpec, TypeVar
 
+from tidewire.channels import check_text
 from tidewire.errors import ConfigurationError
 from tidewire.protocols.centrifuge.key_signatures import sign_keys
 from tidewire.rules.book import Rule
@@ -76,12 +77,19 @@ class ChannelRule(Generic[P, T]):
         """Return the signature with which a user tracks polled keys of a channel, in this order, for so many seconds.
 
         Give it to the client with its keys, from a route that knows which keys the user may see. `user` is the one of
-        its connection. Raises ConfigurationError where `poll` was given no secret.
+        its connection. Raises ConfigurationError where `poll` was given no secret, and for a channel of another rule;
+        BadRequest for a key that nobody can track.
         """
         poll = self._rule.poll
         if poll is None or not poll.secret:
             raise ConfigurationError(f"keys of {self.pattern!r} are not signed; write poll(…, secret=…)")
-        return sign_keys(poll.secret, channel, keys, user, seconds=seconds)
+        if isinstance(keys, str) or self._rule.pattern.match(channel) is None:
+            raise ConfigurationError(
+                f"no list of keys of {self.pattern!r}: {keys!r:.60} of the channel {channel!r:.60}"
+            )
+        # keys are joined by NUL: one that has it would be signed as two
+        checked = [check_text(key, "key") for key in keys]
+        return sign_keys(poll.secret, channel, checked, user, seconds=seconds)
 
     @property
     def pattern(self) -> str:

@@ -76,8 +76,8 @@ class PollFunction(Bound):
         wrong = next((key for key in values if not isinstance(key, str)), None)
         if wrong is not None:
             raise ConfigurationError(
-                f"the polled values of {self._where!r} have a key {wrong!r:.60} of type {type(wrong).__name__}; clients "
-                "track strings: write str(key)"
+                f"the polled values of {self._where!r} have a key {wrong!r:.60} of type {type(wrong).__name__}; "
+                "clients track strings: write str(key)"
             )
         return values
 

@@ -8,6 +8,7 @@ import random
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from contextvars import ContextVar
 from typing import Any
 
 import pytest
@@ -74,6 +75,12 @@ def told(client: Client) -> list[tuple[str, Any]]:
     """Return what a client was told: keys with their values, None for removed ones."""
     pubs = [push["pub"] for push in client.pushes("pub", CHANNEL)]
     return [(pub["key"], None if pub.get("removed") else pub["data"]) for pub in pubs]
+
+
+def pause(client: Client) -> None:
+    """Let a client take nothing until its link's `take`."""
+    client.link.paused = True
+    client.link._writable.clear()
 
 
 def versions(client: Client) -> dict[str, int]:
@@ -246,6 +253,49 @@ def test_a_bad_value_costs_only_its_key(bad: Any, caplog: pytest.LogCaptureFixtu
     run(main())
 
 
+def test_a_bad_value_delays_no_other() -> None:
+    async def main() -> None:
+        async with open_shop() as (hub, shop):
+            shop.prices = {"bad": object(), "a": 1, "b": 1}
+            first, second = await follow(hub), await follow(hub)
+            assert (await track(first, "bad"))["error"]["code"] == 100
+            assert await track(second, "a") == {}
+            calls, begun = len(shop.asked), time.monotonic()
+            await wait_until(lambda: len(shop.asked) >= calls + 8, what="all are asked for as often as before")
+            assert time.monotonic() - begun < 2.0  # not once a second, as after a failed call
+            shop.prices["bad"] = "good now"
+            await first.wait_pushes("pub", 1)
+            assert (told(first), told(second)) == ([("bad", "good now")], [("a", 1)])
+
+    run(main())
+
+
+VISITOR: ContextVar[str] = ContextVar("visitor", default="nobody")
+
+
+def test_the_function_runs_in_the_context_of_no_client() -> None:
+    async def main() -> None:
+        seen: list[str] = []
+        hub = Hub()
+
+        @hub.channel("prices:{market}")
+        async def prices(market: str) -> bool:
+            return True
+
+        @prices.poll(every=60)
+        async def current(keys: list[str]) -> dict[str, int]:
+            seen.append(VISITOR.get())
+            return {}
+
+        async with hub:
+            client = await follow(hub)
+            VISITOR.set("ann")
+            await track(client, "a")
+        assert seen == ["nobody"]
+
+    run(main())
+
+
 def test_keys_are_signed_for_their_user_and_channel_and_time() -> None:
     async def main() -> None:
         async with open_shop(secret=SECRET, expiry_grace_seconds=0.2) as (hub, shop):
@@ -284,6 +334,20 @@ def test_keys_are_signed_for_their_user_and_channel_and_time() -> None:
                 lambda: shop.asked[-1] == ["a"], what="the key whose signature has ended is asked for no more"
             )
             assert sorted(told(client)) == [("a", 1), ("c", 3)]
+
+    run(main())
+
+
+def test_a_signature_ends_though_its_values_failed_at_first() -> None:
+    async def main() -> None:
+        async with open_shop(secret=SECRET, expiry_grace_seconds=0.1) as (hub, shop):
+            shop.error = ZeroDivisionError("for a moment")
+            client = await follow(hub)
+            reply = await track(client, "a", signature=sign_keys(SECRET, CHANNEL, ["a"], "", seconds=3))
+            assert reply["error"]["code"] == 100
+            shop.error, shop.prices = None, {"a": 1}
+            await client.wait_pushes("pub", 1)
+            await wait_until(lambda: not Polls.of(hub.node)._channels, what="the key is tracked no more")
 
     run(main())
 
@@ -355,6 +419,43 @@ def test_a_value_that_is_not_kept_is_asked_for_until_that_succeeds() -> None:
     run(main())
 
 
+def test_a_value_that_is_not_kept_is_given_when_a_replica_no_longer_lags() -> None:
+    async def main() -> None:
+        async with open_shop(versioned=True, poll_bytes=1) as (hub, shop):
+            shop.prices = {"a": (5, "five")}
+            first, second = await follow(hub), await follow(hub)
+            await track(first, "a")
+            await first.wait_pushes("pub", 1)
+            shop.prices = {"a": (4, "older")}
+            await track(second, "a")
+            count = len(shop.asked)
+            await wait_until(lambda: len(shop.asked) > count + 1, what="it is asked for in vain")
+            shop.prices = {"a": (5, "five")}
+            await second.wait_pushes("pub", 1)
+            assert (told(first), told(second)) == ([("a", "five")], [("a", "five")])
+
+    run(main())
+
+
+def test_a_client_that_was_slow_waits_for_no_call() -> None:
+    async def main() -> None:
+        async with open_shop() as (hub, shop):
+            shop.prices = {"a": 1}
+            slow, other = await follow(hub), await follow(hub)
+            for client in (slow, other):
+                await track(client, "a")
+                await client.wait_pushes("pub", 1)
+            pause(slow)
+            shop.prices["a"] = 2
+            await other.wait_pushes("pub", 2)
+            shop.error = ZeroDivisionError("no call succeeds any more")
+            slow.link.take()
+            await slow.wait_pushes("pub", 2)
+            assert told(slow) == [("a", 1), ("a", 2)]
+
+    run(main())
+
+
 def test_a_slow_client_is_given_the_newest_value_and_costs_nobody_else() -> None:
     async def main() -> None:
         async with open_shop() as (hub, shop):
@@ -363,14 +464,14 @@ def test_a_slow_client_is_given_the_newest_value_and_costs_nobody_else() -> None
             for client in (slow, other):
                 await track(client, "a", "b")
                 await client.wait_pushes("pub", 2)
-            slow.link.paused = True
+            pause(slow)
             for number in range(1, 6):
                 shop.prices["a"] = number
                 await other.wait_pushes("pub", 2 + number)
             del shop.prices["b"]
             await other.wait_pushes("pub", 8)
             assert len(told(slow)) == 2
-            slow.link.paused = False
+            slow.link.take()
             await slow.wait_pushes("pub", 4)
             assert sorted(told(slow)[2:], key=str) == [("a", 5), ("b", None)]
 
@@ -430,6 +531,31 @@ def test_a_subscription_is_of_the_type_that_its_rule_offers() -> None:
     run(main())
 
 
+def test_the_rule_is_asked_though_the_client_began_with_a_map() -> None:
+    async def main() -> None:
+        hub, allowed = Hub(), [True]
+
+        @hub.channel("prices:{market}", map=True)
+        async def prices(market: str) -> bool:
+            return allowed[0]
+
+        @prices.poll(every=60)
+        async def current(keys: list[str]) -> dict[str, int]:
+            return {}
+
+        async with hub:
+            for key in "ab":
+                await hub.set(CHANNEL, key, 1)
+            client = await begin(hub.node, hub.authority)
+            await client.ask("connect")
+            page = await client.ask("subscribe", channel=CHANNEL, type=1, phase=2, limit=1)
+            allowed[0] = False
+            reply = await client.ask("subscribe", channel=CHANNEL, type=4, cursor=page["cursor"])
+            assert reply["error"]["code"] == 103
+
+    run(main())
+
+
 def test_clients_that_come_and_go_at_random_have_the_newest_values_once_quiet() -> None:
     async def main() -> None:
         random.seed(14)
@@ -440,7 +566,7 @@ def test_clients_that_come_and_go_at_random_have_the_newest_values_once_quiet() 
             wanted: dict[Client, set[str]] = {client: set() for client in clients}
             for round_ in range(150):
                 client = random.choice(clients)
-                client.link.paused = False
+                client.link.take()
                 chosen = set(random.sample(keys, 3))
                 if random.random() < 0.3:
                     await client.ask("sub_refresh", channel=CHANNEL, type=2, untrack=list(chosen))
@@ -448,10 +574,11 @@ def test_clients_that_come_and_go_at_random_have_the_newest_values_once_quiet() 
                 else:
                     await track(client, *chosen)
                     wanted[client] |= chosen
-                client.link.paused = random.random() < 0.2
+                if random.random() < 0.2:
+                    pause(client)
                 shop.prices[random.choice(keys)] = round_
             for client in clients:
-                client.link.paused = False
+                client.link.take()
             for client in clients:
                 await wait_until(
                     lambda client=client: all(

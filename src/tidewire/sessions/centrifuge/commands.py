@@ -362,8 +362,10 @@ class Commands:
         """Continue a subscription with another token (for an older client it names the channel), or track keys."""
         subscriptions = self._subscriptions
         if request.type:
-            await subscriptions.change_tracked(command, request, self._credentials.identity)
-            self._heartbeat.schedule()
+            try:
+                await subscriptions.change_tracked(command, request, self._credentials.identity)
+            finally:
+                self._heartbeat.schedule()  # keys are tracked, and end, though their values cannot be made yet
             return None
         if request.channel and request.channel not in subscriptions.channels:
             raise PermissionDenied(f"this client is not subscribed to {request.channel!r}; subscribe first")

@@ -70,7 +70,8 @@ class MapPages:
 
     def grant(self, request: SubscribeRequest) -> Grant | None:
         """Return the grant of a client that goes on with a map; raises PermissionDenied for one that has not begun."""
-        goes_on = bool(request.cursor) or (request.phase == _STREAM and not request.recover)
+        is_later = bool(request.cursor) or (request.phase == _STREAM and not request.recover)
+        goes_on = is_later and request.type in KINDS  # polled values have no pages
         begun = self._begun.get(request.channel)
         if not goes_on:
             self._begun.pop(request.channel, None)

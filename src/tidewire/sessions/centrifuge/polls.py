@@ -9,6 +9,7 @@ import asyncio
 import logging
 from collections.abc import Callable, Collection, Iterable, Mapping
 from contextlib import suppress
+from contextvars import Context
 from hashlib import blake2b
 from typing import Any, cast
 
@@ -77,9 +78,13 @@ class Tracker:
 class _Value:
     """The value of a key, as all who track it are told of it."""
 
-    __slots__ = ("data", "trackers", "version")
+    __slots__ = ("data", "error", "is_wanted", "trackers", "version")
 
     def __init__(self) -> None:
+        #: Why it cannot be sent.
+        self.error: StateFailed | None = None
+        #: A client waits for it, or for its data, which is not here.
+        self.is_wanted = False
         #: None: nobody has asked yet; 0: there is none.
         self.version: int | None = None
         #: As JSON; None also where it is not kept for those who come later.
@@ -119,7 +124,8 @@ class PolledChannel:
         self._asked = asyncio.Event()
         self._error: Exception | None = None
         self._log_limit = LogLimit()
-        self.task = node.tasks.spawn(self._run())
+        # of all who track, so in the context of none: its variables may be a user's
+        self.task = Context().run(node.tasks.spawn, self._run())
         if self.task is None:
             raise StoreUnavailable(f"the values of {name!r} cannot be asked for: this node is closed")
 
@@ -156,26 +162,35 @@ class PolledChannel:
             self._wake.set()
 
     def catch_up(self, tracker: Tracker) -> None:
-        """Give a client that could not be told the newest values."""
-        if tracker in self._behind and tracker.is_ready:
-            del self._behind[tracker]
-            for key in tuple(tracker.versions):
-                self._tell(key, self._values[key], (tracker,), {})
+        """Give a client that could not be told the newest values, as soon as it takes something."""
+        if tracker not in self._behind or tracker.is_held:
+            return
+        if tracker.connection.link.paused:
+            self._node.tasks.spawn(self._catch_up_later(tracker))
+            return
+        del self._behind[tracker]
+        for key in tuple(tracker.versions):
+            self._tell(key, self._values[key], (tracker,), {})
+
+    async def _catch_up_later(self, tracker: Tracker) -> None:
+        await tracker.connection.link.wait_drained()
+        self.catch_up(tracker)
 
     async def wait_answered(self, keys: Collection[str]) -> None:
         """Wait a moment until these keys have been asked for; raises StateFailed, CommandError where that fails."""
         with suppress(TimeoutError):
             async with asyncio.timeout(_ANSWERED):
-                while any((value := self._values.get(key)) and value.version is None for key in keys):
-                    if self._error is not None:
-                        raise self._error.with_traceback(None)  # many raise it
+                while waited := [v for key in keys if (v := self._values.get(key)) and v.version is None]:
+                    error = self._error or next((value.error for value in waited if value.error), None)
+                    if error is not None:
+                        raise error.with_traceback(None)  # many raise it
                     await self._asked.wait()
 
     # The loop.
 
     async def _run(self) -> None:
         loop = asyncio.get_running_loop()
-        due = loop.time()
+        due = loop.time() + _GATHER
         try:
             while self._values:
                 with suppress(TimeoutError):
@@ -188,68 +203,63 @@ class PolledChannel:
                 keys = list(self._values) if is_due else [key for key in asked if key in self._values]
                 if is_due:
                     due = loop.time() + self._poll.every
-                if keys and not await self._ask(keys, asked):
-                    self._new |= asked
+                if keys and not await self._ask(keys):
                     due = loop.time() + max(_RETRY, min(self._poll.every, _LATEST_RETRY))
                 self._asked.set()
                 self._asked = asyncio.Event()
         finally:
             self._on_ended()
 
-    def _ask_for(self, key: str) -> None:
+    def _ask_for(self, key: str, value: _Value) -> None:
+        value.is_wanted = True
         self._new.add(key)
         if self._error is None:  # else it is asked for when the call is made again
             self._wake.set()
 
-    async def _ask(self, keys: list[str], asked: Collection[str]) -> bool:
+    async def _ask(self, keys: list[str]) -> bool:
         """Ask the application, and tell those that track these keys; return whether it has answered."""
         seconds = self._node.limits.state_seconds
         try:
             async with asyncio.timeout(seconds):
                 values = await self._poll.ask(keys)
-            await self._take(keys, asked, values)
-        except CommandError as error:
-            self._error = error
+            await self._take(keys, values)
         except TimeoutError:
             count_limit("state_seconds")
-            self._fail(f"took longer than {seconds:g} s (state_seconds)", None)
+            self._error = self._failed(f"took longer than {seconds:g} s (state_seconds)", None)
         except Exception as error:
-            self._fail("cannot be made; clients that wait for them get error 100", error)
+            failed = self._failed("cannot be made; clients that wait for them get an error", error)
+            self._error = error if isinstance(error, CommandError) else failed
         else:
             self._error = None
         return self._error is None
 
-    def _fail(self, why: str, error: Exception | None) -> None:
+    def _failed(self, why: str, error: Exception | None) -> StateFailed:
+        """Log a failure; return what a client is told of it."""
         if (more := self._log_limit.due(type(error).__name__)) is not None:
             logger.error("the polled values of channel %r %s%s", self.name, why, more, exc_info=error)
-        self._error = StateFailed(f"the values of {self.name!r} cannot be made; see the server's log")
+        return StateFailed(f"the values of {self.name!r} cannot be made; see the server's log")
 
-    async def _take(self, keys: list[str], asked: Collection[str], values: Mapping[str, Any]) -> None:
+    async def _take(self, keys: list[str], values: Mapping[str, Any]) -> None:
         """Take what the application has answered, in turns of the loop that are bounded."""
         turn = _Turn(self._node.limits.turn_seconds)
-        failed: ConfigurationError | None = None
         for key in keys:
             await turn.end_in_time()
             value = self._values.get(key)
             if value is None:
                 continue
             try:
-                trackers = tuple(value.trackers) if self._is_news(key, value, values, key in asked) else ()
-            except ConfigurationError as error:  # the others are told of theirs
-                failed = error
+                trackers = tuple(value.trackers) if self._is_news(key, value, values) else ()
+            except ConfigurationError as error:  # which costs only this key
+                value.error = self._failed("have one that cannot be sent", error)
                 continue
+            value.error = None
             made: dict[Representation, Batch] = {}
             for first in range(0, len(trackers), _STEP):
                 self._tell(key, value, trackers[first : first + _STEP], made)
                 await turn.end_in_time()
             self._forget_too_much(key, value)
-        for tracker in tuple(self._behind):
-            self.catch_up(tracker)
-            await turn.end_in_time()
-        if failed is not None:
-            raise failed
 
-    def _is_news(self, key: str, value: _Value, values: Mapping[str, Any], is_asked: bool) -> bool:
+    def _is_news(self, key: str, value: _Value, values: Mapping[str, Any]) -> bool:
         """Take the value of a key from an answer; return whether anybody is to be told of it."""
         before = value.version
         if key not in values:
@@ -264,8 +274,9 @@ class PolledChannel:
             if data == value.data:
                 return False
             version = _number_of(data)
-        if version == before and not is_asked:
+        if version == before and not value.is_wanted:
             return False
+        value.is_wanted = False
         self._size += len(data or b"") - len(value.data or b"")
         value.version, value.data = version, data
         return True
@@ -297,7 +308,7 @@ class PolledChannel:
     def _tell(self, key: str, value: _Value, trackers: Iterable[Tracker], made: dict[Representation, Batch]) -> None:
         """Tell clients of a value that they do not have; ask for one that is not here."""
         if value.version is None:
-            self._ask_for(key)
+            self._ask_for(key, value)
             return
         version = value.version
         for tracker in trackers:
@@ -305,10 +316,12 @@ class PolledChannel:
             if has is None or has == version or (self._poll.versioned and has > version > 0):
                 continue
             if not tracker.is_ready:
-                self._behind[tracker] = None
+                if tracker not in self._behind:
+                    self._behind[tracker] = None
+                    self.catch_up(tracker)
                 continue
             if version and value.data is None:
-                self._ask_for(key)
+                self._ask_for(key, value)
                 return
             tracker.connection.link.write_later(self._batch(key, value, tracker.connection.representation, made))
             if version:

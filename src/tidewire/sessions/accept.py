@@ -85,7 +85,8 @@ class Acceptance:
         self._user = user
         self._protocol = protocol
         self._origins = origins
-        self._headers = subprotocol, headers
+        # a client must fail a connection with a subprotocol that it has not asked for (RFC 6455 section 4.1)
+        self._headers = subprotocol if subprotocol in websocket.scope.get("subprotocols", ()) else None, headers
         self._info = info
         self._token = token
         self._speaks_first = speaks_first

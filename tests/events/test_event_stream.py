@@ -180,19 +180,53 @@ def test_presence_knows_where_an_end_came_behind_another_beginning(url: str, mon
                 hub,
                 *("joined eve", "joined ann", "joined ann again", "left ann", "joined bob", "joined bob again"),
                 *("left bob", "joined cleo again", "joined dan", "left dan", "joined dan again"),
+                *("joined fay", "left fay again", "left gus", "joined gus"),  # by a claimant, before it is forgotten
             )
-            for name in ("ann", "dan"):
+            for name in ("ann", "dan", "fay"):
                 await hub.node.presence.join(watched("joined:room:1"), Member(name, name))
             first, again = await asyncio.gather(read(hub, start, 20, 1.5), read(hub, start, 20, 1.5))
-            kinds = {name: [one.split()[0] for one in first if name in one] for name in ("ann", "bob", "cleo", "dan")}
-            assert kinds == {
+            names = ("ann", "bob", "cleo", "dan", "fay", "gus")
+            assert {name: [one.split()[0] for one in first if name in one] for name in names} == {
                 "ann": ["joined", "left", "joined"],
                 "bob": ["joined", "left"],
                 "cleo": ["joined", "left"],
                 "dan": ["joined", "left", "joined"],
+                "fay": ["joined", "left", "joined"],
+                "gus": ["joined", "left"],
             }
             assert again == first
             assert await read(hub, start, 20) == first
+
+    asyncio.run(main())
+
+
+def test_a_reader_that_ends_between_two_events_of_one_place_leaves_the_second_to_the_next() -> None:
+    async def main() -> None:
+        hub = Hub()
+        hub.on("joined")(lambda: None)
+        async with hub:
+            await tell(hub, "joined ann", "joined ann", "left ann")
+            async with contextlib.aclosing(events_of(hub.node, None, asyncio.Event())) as stream:
+                assert (await anext(stream))[1].kind == "joined"
+                place, event = await anext(stream)
+            assert event.kind == "left"
+            assert (await read(hub, place, 2))[-1] == "joined ann"
+
+    asyncio.run(main())
+
+
+def test_presence_is_asked_of_very_many_without_a_pause(monkeypatch: pytest.MonkeyPatch) -> None:
+    """After a worker with thousands of users was killed: what is missing is told in time, and not 100 a look."""
+    monkeypatch.setattr(event_order, "_PATIENCE", 0.1)
+    monkeypatch.setattr(event_stream, "_LOOK_SECONDS", 2.0)
+
+    async def main() -> None:
+        hub = Hub()
+        hub.on("joined")(lambda: None)
+        async with hub:
+            await tell(hub, *(f"joined {number} again" for number in range(1_000)))
+            found = await read(hub, None, 1_999, 15.0)
+            assert len(found) == 2_000
 
     asyncio.run(main())
 
@@ -222,7 +256,7 @@ async def tell(hub: Hub, *events: str) -> list[Position]:
 
 
 async def read(hub: Hub, since: Position | None, number: int, seconds: float = 0.4) -> list[str]:
-    """Return what a new reader yields, at most `number` and one more."""
+    """Return what a new reader yields, at most `number` and one more, in so many seconds."""
     found: list[str] = []
     with contextlib.suppress(TimeoutError):
         async with asyncio.timeout(seconds), contextlib.aclosing(events_of(hub.node, since, asyncio.Event())) as stream:

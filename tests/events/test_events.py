@@ -120,9 +120,14 @@ def test_who_is_back_within_the_grace_never_was_away() -> None:
     asyncio.run(main())
 
 
-def test_an_end_whose_answer_is_lost_begins_nothing(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The store has removed the member, or another node has claimed it: nobody is there, though it was not the last."""
+@pytest.mark.parametrize("others", [0, 1])
+def test_an_end_whose_answer_is_lost_is_told_once(url: str, others: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The store has removed the member, or another node has claimed it: nobody is there, though it was not the last.
+
+    Or another device leaves at the same moment, so that each one sees the other.
+    """
     monkeypatch.setattr(watcher, "_RETRY_SECONDS", 0.05)
+    is_alone = watcher.Watcher._is_alone
 
     async def main() -> None:
         world = World(url)
@@ -137,6 +142,10 @@ def test_an_end_whose_answer_is_lost_begins_nothing(url: str, monkeypatch: pytes
                     return was_last
                 raise StoreUnavailable("the answer is lost")
 
+            async def is_alone_or_not(self: watcher.Watcher, watched_: Any) -> bool:
+                return not others and await is_alone(self, watched_)
+
+            monkeypatch.setattr(watcher.Watcher, "_is_alone", is_alone_or_not)
             monkeypatch.setattr(presence, "leave", leave_unheard)
             async with world.client("ann") as client:
                 await client.subscribe("room:1").wait_subscribed()
@@ -319,12 +328,14 @@ def test_what_cannot_work_is_refused_where_it_is_written() -> None:
     asyncio.run(open_first())
     with pytest.raises(ConfigurationError, match="'size'"):
         hub.on("joined", "room:{room}")(takes)
+    hub.webhook("https://example.org/in", secret="s", events=["joined"])
     for url, secret, events in (
         ("ftp://example.org", "s", ["joined"]),
         ("https://example.org", "", ["joined"]),
         ("https://example.org", "s", []),
         ("https://example.org", "s", "joined"),
         ("https://example.org", "s", ["came"]),
+        ("https://example.org/in", "other", ["left"]),  # is there: two of one URL would share their place
     ):
         with pytest.raises(ConfigurationError):
             hub.webhook(url, secret=secret, events=events)

@@ -19,7 +19,8 @@ class KeptEvent(msgspec.Struct, frozen=True, omit_defaults=True):
     """An event as it is kept; its place in the stream makes it an `Event`. `member` names a stranger, too.
 
     `missing` is "before ID" or "after ID" in an event that a reader tells, because nobody else did. `again` is a
-    beginning that another node was to tell, and has, unless it was killed before.
+    beginning that another node was to tell, and has, unless it was killed before; or the end of a dead node's last
+    member, which may come behind the beginning on another node.
     """
 
     kind: str

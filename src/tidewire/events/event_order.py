@@ -29,14 +29,14 @@ Key = tuple[str, str, str]
 class _Last(NamedTuple):
     """The last event that was yielded of a key.
 
-    `is_sure`: it is a beginning by whoever was there first; the others may tell the same. `is_shared`: another
-    beginning was left out since.
+    `is_sure`: it is a beginning by whoever was there first; the others may tell the same. `is_unclear`: another one
+    of its kind was left out since.
     """
 
     id: str
     has_begun: bool
     is_sure: bool
-    is_shared: bool = False
+    is_unclear: bool = False
 
 
 class _Early(NamedTuple):
@@ -94,11 +94,11 @@ class EventOrder:
         if last is None or not last.has_begun:
             is_sure = not found.again and not found.missing
             self._remember(key, _Last(event.id, has_begun=True, is_sure=is_sure))
-            if not is_sure:
+            if not is_sure or (last is not None and last.is_unclear):
                 self._doubt(key, found)
             return [event]
         if found.again or not last.is_sure:
-            self._last[key] = last._replace(is_sure=last.is_sure or not found.again, is_shared=True)
+            self._last[key] = last._replace(is_sure=last.is_sure or not found.again, is_unclear=True)
         elif key not in self._early:
             self._early[key] = _Early(_now() + _PATIENCE, found, event)
         return []
@@ -106,10 +106,15 @@ class EventOrder:
     def _take_end(self, key: Key, found: KeptEvent, event: Event) -> list[Event]:
         last = self._last.get(key)
         if self.has_seen_all if last is None else not last.has_begun:
-            return []  # it was told already, or a worker was killed before it could tell the beginning
+            # it was told already, or a worker has not told the beginning yet, and was killed or stalls
+            if last is None:
+                self._remember(key, _Last("", has_begun=False, is_sure=True, is_unclear=True))
+            else:
+                self._last[key] = last._replace(is_unclear=True)
+            return []
         early = self._early.pop(key, None)
         self._remember(key, _Last(early.event.id if early else event.id, has_begun=early is not None, is_sure=True))
-        if early is not None or (last is not None and last.is_shared):
+        if found.again or early is not None or (last is not None and last.is_unclear):
             self._doubt(key, found)
         return [event] if early is None else [event, early.event]
 

@@ -83,7 +83,7 @@ class Leadership:
 async def events_of(node: Node, since: Position | None, woken: asyncio.Event) -> AsyncIterator[tuple[Position, Event]]:
     """Yield the events since a position, for ever, each beginning before its end; raises StoreUnavailable.
 
-    The position is that up to which everything before was yielded.
+    The position is that up to which all is yielded: of two events of one publication, the first has that before.
     """
     order = EventOrder()
     for number, publication in enumerate(await _earlier(node, since)):
@@ -98,12 +98,13 @@ async def events_of(node: Node, since: Position | None, woken: asyncio.Event) ->
             order.has_seen_all = False
             continue
         for publication in page.publications:
+            found = order.take(publication)
+            for event in found:
+                yield publication.position if event is found[-1] or since is None else since, event
             since = publication.position
-            for event in order.take(publication):
-                yield since, event
-        if len(page.publications) < _PAGE:  # what is missing is not among events that are still to be read
-            await _tell_missing(node, order)
-        if not page.publications:
+        # what is missing is not among events that are still to be read
+        has_asked = len(page.publications) < _PAGE and await _tell_missing(node, order)
+        if not page.publications and not has_asked:
             try:
                 async with asyncio.timeout(_LOOK_SECONDS):
                     await woken.wait()
@@ -125,11 +126,16 @@ async def _earlier(node: Node, since: Position | None) -> list[Publication]:
     return list(reversed(page.publications)) if page.top.epoch == since.epoch else []
 
 
-async def _tell_missing(node: Node, order: EventOrder) -> None:
-    """Tell the events that nobody has told and nobody will: in the stream, so that every reader is told the same."""
+async def _tell_missing(node: Node, order: EventOrder) -> bool:
+    """Tell the events that nobody has told and nobody will: in the stream, so that every reader is told the same.
+
+    Return whether presence was asked: then there may be more to ask.
+    """
     for end in order.overdue():
         await _tell(node, end)
-    await asyncio.gather(*(_settle(node, order, begin) for begin in order.doubtful()))
+    doubtful = order.doubtful()
+    await asyncio.gather(*(_settle(node, order, begin) for begin in doubtful))
+    return bool(doubtful)
 
 
 async def _settle(node: Node, order: EventOrder, begin: KeptEvent) -> None:

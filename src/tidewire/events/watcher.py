@@ -94,7 +94,7 @@ class Watcher:
         return made._replace(begun=self._node.tasks.spawn(self._enter(made)))
 
     async def _enter(self, watched_: _Watched) -> None:
-        leave = Announcement(msgspec.json.encode(watched_.end))
+        leave = Announcement(msgspec.json.encode(msgspec.structs.replace(watched_.end, again=True)))
         while True:
             try:
                 joined = await self._node.memberships.enter(watched_.shadow, watched_.member, leave)
@@ -118,7 +118,7 @@ class Watcher:
         here.pop(watched_.token, None)
         if not here:
             self._here.pop(watched_.key, None)
-        is_announced = False
+        is_announced = is_repeated = False
         while True:
             try:
                 if not is_announced and await self._is_alone(watched_):
@@ -128,7 +128,10 @@ class Watcher:
                 was_last = await self._node.memberships.quit(watched_.shadow, watched_.member)
                 break
             except StoreUnavailable:
+                is_repeated = True
                 await asyncio.sleep(_RETRY_SECONDS)
+        if is_repeated and not (was_last or is_announced):  # the store may have done it when it seemed to fail
+            was_last = not await self._is_anybody_there(watched_)
         if was_last and not is_announced:
             await self._tell(watched_.end, f"end:{watched_.token}")
         elif is_announced and not was_last and await self._is_anybody_there(watched_):

@@ -5,11 +5,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import socket
+from typing import Any
 
 import pytest
 
 from tidewire.errors import ConfigurationError
 from tidewire.events import webhook as webhook_module
+from tidewire.events.event import Event
 from tidewire.events.webhook import NOT_TAKEN, Webhook, is_public
 
 OF_IPV4 = (
@@ -114,6 +116,29 @@ def test_a_name_with_an_address_that_does_not_answer_is_reached_by_its_next(monk
     asyncio.run(main())
     assert asked == ["receiver.example"]
     assert len(taken) == 1
+
+
+def test_a_receiver_that_reads_nothing_keeps_no_connection(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else a day of tries leaves a connection, and what it was to send, for each of them."""
+    monkeypatch.setattr(webhook_module, "_ANSWER_SECONDS", 0.5)
+    connect, writers = asyncio.open_connection, []
+
+    async def open_connection(*values: Any, **options: Any) -> Any:
+        reader, writer = await connect(*values, **options)
+        writers.append(writer)
+        return reader, writer
+
+    monkeypatch.setattr(asyncio, "open_connection", open_connection)
+
+    async def main() -> None:
+        with socket.create_server(("127.0.0.1", 0)) as server:
+            port = server.getsockname()[1]
+            events = [Event(str(number), "joined", "room:" + 200 * "x", "ann", 0.0) for number in range(50_000)]
+            with pytest.raises(TimeoutError):
+                await Webhook(f"http://127.0.0.1:{port}/in", "s3cret", (), allow_private=True).send(events)
+            assert [writer.transport.get_write_buffer_size() for writer in writers] == [0]
+
+    asyncio.run(main())
 
 
 def test_an_answer_that_comes_by_bytes_holds_nothing_up_for_long(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -59,7 +59,10 @@ class HubEvents:
             raise ConfigurationError('events= is a list of what is sent: ["connected", "joined room:{room}"]')
         pairs = [str(text).partition(" ") for text in events]
         interests = [Interest(kind, pattern.strip()) for kind, _, pattern in pairs]
-        self._webhooks.append(Webhook(url, secret, interests, allow_private=allow_private))
+        made = Webhook(url, secret, interests, allow_private=allow_private)
+        if any(made.name == webhook.name for webhook in self._webhooks):
+            raise ConfigurationError(f"webhook {made.shown} is there already; name all its events in one call")
+        self._webhooks.append(made)
         self._keep()
 
     def _check_not_started(self) -> None:

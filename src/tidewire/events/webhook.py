@@ -111,6 +111,9 @@ class Webhook:
                 writer.write("\r\n".join(lines).encode("latin-1") + b"\r\n\r\n" + body)
                 await writer.drain()
                 status = (await reader.readline()).split(b" ", 2)
+            except BaseException:
+                writer.transport.abort()  # a connection that is only closed waits for a receiver that reads nothing
+                raise
             finally:
                 writer.close()
         if len(status) < 2 or not status[1].startswith(b"2"):

@@ -43,6 +43,7 @@ from tidewire.errors import (
     TidewireError,
 )
 from tidewire.messages import Position
+from tidewire.protocols.close_codes import FINAL
 
 __all__ = ("ChatClient", "ChatMessage", "History", "Inbox", "Message", "Online", "PrivateMessage", "System", "Trouble")
 
@@ -56,8 +57,6 @@ _WAITING = 1_000
 _MESSAGE_SIZE = 128 * 1_048_576
 #: Error codes after which the same message may succeed.
 _TEMPORARY = frozenset({"unavailable", "not_published", "unconfirmed"})
-#: Close codes after which reconnecting does not help.
-_FINAL = frozenset({1000, 1002, 1003, 1007, 1008, 1009, 1010, *range(4500, 5000)})
 _REFUSALS: dict[str, type[CommandError]] = {"permission_denied": PermissionDenied, "not_available": NotAvailable}
 
 
@@ -208,7 +207,7 @@ class ChatClient:
         except InvalidStatus as error:
             return retry_after(error)
         except SocketClosed as error:
-            check_may_return(error, _FINAL)
+            check_may_return(error, FINAL)
         return None
 
     def _query(self) -> dict[str, str | int]:

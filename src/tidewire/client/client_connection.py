@@ -21,6 +21,7 @@ from tidewire.client.client_frames import Unreadable, frame_id, frame_name, read
 from tidewire.errors import ConnectionClosed, Disconnect, TidewireError
 from tidewire.protocols.centrifuge import codes
 from tidewire.protocols.centrifuge.messages import Command, Error, Push, Reply
+from tidewire.protocols.close_codes import FINAL
 
 __all__ = ("Answered", "ClientConnection", "ConnectionHandler")
 
@@ -34,7 +35,7 @@ _STABLE_SECONDS = 5.0
 #: Bytes of one message from the server: a recovery may bring many publications.
 _MESSAGE_SIZE = 64 * 1_048_576
 #: Close codes after which reconnecting does not help.
-_FINAL = frozenset({1002, 1003, 1007, 1008, 1009, 1010, *range(3500, 4000), *range(4500, 5000)})
+_FINAL = FINAL - {1000}
 
 _encode = msgspec.json.Encoder().encode
 

@@ -13,7 +13,7 @@ from tidewire.links.base import Link, Listener
 from tidewire.links.server_pings import ServerPings
 from tidewire.options import Limits
 from tidewire.protocols.batch import Batch
-from tidewire.protocols.close_codes import GONE, INTERNAL_ERROR, NO_PONG, STALLED
+from tidewire.protocols.close_codes import GONE, INTERNAL_ERROR, NO_PONG, STALLED, close_reason
 from tidewire.support.counters import count_limit
 
 __all__ = ("CLOSE_SECONDS", "AsgiLink")
@@ -27,8 +27,6 @@ Send = Callable[[Any], Awaitable[None]]
 _HIGH_WATER, _LOW_WATER = 64 * 1024, 16 * 1024
 #: Seconds for the messages in front of our close, and for the client's answer to it.
 CLOSE_SECONDS = 5.0
-#: Bytes of a close frame's reason (RFC 6455 section 5.5).
-_REASON_BYTES = 123
 
 
 class AsgiLink(Link):
@@ -179,7 +177,7 @@ class AsgiLink(Link):
     def close(self, code: int, reason: str = "") -> None:
         if self.is_closed or self._closing is not None:
             return
-        self._closing = Disconnect(code, reason.encode()[:_REASON_BYTES].decode(errors="ignore"))
+        self._closing = Disconnect(code, close_reason(reason))
         self._deadline = asyncio.get_running_loop().call_later(CLOSE_SECONDS, self.abort)
         self._read_on()
         self._work.set()

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from tidewire.errors import ConfigurationError, Disconnect
 
-__all__ = ("check_close_code",)
+__all__ = ("check_close_code", "close_reason", "may_return")
 
 NORMAL = Disconnect(1000, "", reconnect=False)
 GONE = Disconnect(1001, "going away")
@@ -24,6 +24,21 @@ INSUFFICIENT = Disconnect(4010, "insufficient state: reconnect and recover")
 NO_PONG = Disconnect(4012, "no pong")
 STALLED = Disconnect(4013, "stalled")
 FORCED = Disconnect(4503, "disconnected by the application", reconnect=False)
+
+#: Codes after which reconnecting does not help, those of the Centrifuge protocol included.
+FINAL = frozenset({1000, 1002, 1003, 1007, 1008, 1009, 1010, *range(3500, 4000), *range(4500, 5000)})
+#: Bytes of a close frame's reason (RFC 6455 section 5.5).
+REASON_BYTES = 123
+
+
+def may_return(code: int) -> bool:
+    """Return whether a client may come back after a close code."""
+    return code not in FINAL
+
+
+def close_reason(text: str) -> str:
+    """Return as much of a text as a close frame can hold."""
+    return text.encode()[:REASON_BYTES].decode(errors="ignore")
 
 
 def check_close_code(code: int) -> None:

@@ -22,7 +22,16 @@ from tidewire.links.base import Link
 from tidewire.links.server_pings import pings_for
 from tidewire.messages import IssuedToken
 from tidewire.protocols.base import Protocol
-from tidewire.protocols.close_codes import INTERNAL_ERROR, NORMAL, POLICY, REVOKED, SHUTDOWN, STORE_AWAY, TOO_MANY
+from tidewire.protocols.close_codes import (
+    INTERNAL_ERROR,
+    NORMAL,
+    POLICY,
+    REVOKED,
+    SHUTDOWN,
+    STORE_AWAY,
+    TOO_MANY,
+    close_reason,
+)
 from tidewire.sessions.endings import Ending, has_handler, judge
 from tidewire.sessions.newcomers import admit
 from tidewire.sessions.origins import Origins
@@ -120,7 +129,7 @@ class Acceptance:
             raise await _refusal(websocket, error) from None
         except BadRequest as error:  # a name that no store can keep: an endpoint may have it from its client
             note_handshake(websocket.scope, "bad_request", str(error))
-            raise _denial(websocket, 400, str(error), {}) from None
+            raise await _refused_name(websocket, self._protocol, error) from None
         connection.opened_with(self._token)
         self._connection = connection
         await self._attach(connection)  # counts it before it first waits: a newcomer is never counted twice
@@ -137,6 +146,8 @@ class Acceptance:
         ending = Ending(NORMAL) if exc is None else judge(exc, has_ended=connection.is_closed)
         if ending.failed:
             connection.fail()
+        if ending.answer is not None and not connection.is_closed:
+            self._node.send(connection, connection.protocol.encode_error(ending.answer))
         if ending.error is not None and connection.ending is None and has_handler(self._socket.scope, ending.error):
             await self._give_back(connection)
         else:
@@ -196,9 +207,10 @@ class Acceptance:
             connection.end(STORE_AWAY)
         except BadRequest as error:  # a name that no store can keep: its client's, which need not come again
             logger.warning("a connection ends with code %d: %s", POLICY.code, error)
-            disconnect = Disconnect(POLICY.code, str(error), reconnect=False)
+            disconnect = Disconnect(POLICY.code, close_reason(str(error)), reconnect=False)
+            self._node.send(connection, connection.protocol.encode_error(error))
             await _discard(self._node, connection, disconnect, is_cancelled=False)
-            raise WebSocketException(POLICY.code, str(error)[:100]) from None
+            raise WebSocketException(POLICY.code, disconnect.reason) from None
         except BaseException as error:
             is_cancelled = not isinstance(error, Exception)
             await _discard(self._node, connection, INTERNAL_ERROR, is_cancelled=is_cancelled)
@@ -238,11 +250,22 @@ async def _refusal(websocket: WebSocket, error: LimitExceeded) -> Exception:
     return WebSocketException(TOO_MANY.code, TOO_MANY.reason)
 
 
+async def _refused_name(websocket: WebSocket, protocol: Protocol[Any], error: BadRequest) -> Exception:
+    """Return the refusal of a name: 400 in the handshake; to a browser, which cannot read that, an answer and 1008."""
+    if websocket.application_state is WebSocketState.CONNECTING:
+        if "origin" not in websocket.headers:
+            return _denial(websocket, 400, str(error), {})
+        await websocket.accept()
+    answer = protocol.encode_error(error)
+    await (websocket.send_bytes(answer.data) if answer.binary else websocket.send_text(answer.data.decode()))
+    return WebSocketException(POLICY.code, close_reason(str(error)))
+
+
 def _denial(websocket: WebSocket, status: int, text: str, headers: dict[str, str]) -> Exception:
     is_open = websocket.application_state is not WebSocketState.CONNECTING
     if not is_open and "websocket.http.response" in websocket.scope.get("extensions", {}):
         return HTTPException(status, text, headers)
-    return WebSocketException(1008, text[:100])  # before accept, the server makes it a plain 403
+    return WebSocketException(1008, close_reason(text))  # before accept, the server makes it a plain 403
 
 
 def choose_subprotocol(asked: Sequence[str], offered: Sequence[str]) -> str | None:

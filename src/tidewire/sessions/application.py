@@ -78,8 +78,9 @@ class HubConnection(HeldConnection):
         `join` is published when this is the user's first connection in the channel, `leave` when the last one has gone,
         however it ended, by another node if this one died; `leave_on_error` takes its place when the handler raised.
         Any of them, or `presence`, makes it a member. Where the channel has a state, that comes back instead of history
-        (`Subscribed.state`): send it first, publications are pushed as soon as you wait for something. Raises
-        CommandError, StoreUnavailable, StateFailed, ConnectionClosed.
+        (`Subscribed.state`): send it first, publications are pushed as soon as you wait for something.
+        `reply=False` sends the client neither the protocol's answer nor what came before; they are in the result.
+        Raises CommandError, StoreUnavailable, StateFailed, ConnectionClosed.
         """
         name = self._open_channel(channel)
         shape = self._node.rules.shape(name)

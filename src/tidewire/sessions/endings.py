@@ -9,7 +9,15 @@ from starlette.exceptions import HTTPException, WebSocketException
 from starlette.websockets import WebSocketDisconnect
 
 from tidewire.errors import CommandError, ConnectionClosed, Disconnect, LimitExceeded, PublishError, StoreUnavailable
-from tidewire.protocols.close_codes import INTERNAL_ERROR, NORMAL, POLICY, SHUTDOWN, STORE_AWAY, TOO_MANY
+from tidewire.protocols.close_codes import (
+    INTERNAL_ERROR,
+    NORMAL,
+    POLICY,
+    SHUTDOWN,
+    STORE_AWAY,
+    TOO_MANY,
+    close_reason,
+)
 from tidewire.support.log_limit import LogLimit
 
 __all__ = ("Ending", "has_handler", "judge")
@@ -23,11 +31,13 @@ E = TypeVar("E", bound=Exception)
 
 
 class Ending(NamedTuple):
-    """The code that the client is told, the exception that goes on, and whether the application failed."""
+    """The code that the client is told, the exception that goes on, whether the application failed, and an answer."""
 
     disconnect: Disconnect
     error: BaseException | None = None
     failed: bool = False
+    #: Sent to the client before the close, in its protocol.
+    answer: CommandError | None = None
 
 
 def judge(error: BaseException, *, has_ended: bool) -> Ending:
@@ -55,11 +65,15 @@ def judge(error: BaseException, *, has_ended: bool) -> Ending:
 def _logged_without_traceback(error: Exception) -> Ending:
     outage = _first(error, StoreUnavailable) or _first(error, PublishError)
     cause: Exception = outage or _first(error, CommandError) or error
-    disconnect = STORE_AWAY if outage else TOO_MANY if isinstance(cause, LimitExceeded) else POLICY
+    answer = cause if isinstance(cause, CommandError) else None
+    disconnect = STORE_AWAY
+    if answer is not None:
+        kind = TOO_MANY if isinstance(answer, LimitExceeded) else POLICY
+        disconnect = Disconnect(kind.code, close_reason(str(answer)) or kind.reason, kind.reconnect)
     more = _log_limit.due(str(cause)[:100])
     if more is not None:
         logger.warning("a connection ends with code %d: %s%s", disconnect.code, cause, more)
-    return Ending(disconnect, WebSocketException(disconnect.code, disconnect.reason))
+    return Ending(disconnect, WebSocketException(disconnect.code, disconnect.reason), answer=answer)
 
 
 def has_handler(scope: Any, error: BaseException) -> bool:

@@ -13,6 +13,7 @@ from websockets.http11 import Response
 from websockets.uri import parse_uri
 
 from tidewire.errors import Disconnect, TidewireError
+from tidewire.protocols.close_codes import may_return
 
 __all__ = ("HandshakeRefused", "WireClient")
 
@@ -93,7 +94,7 @@ class WireClient(asyncio.Protocol):
         code = self._protocol.close_code
         if code in (None, 1006):
             return _LOST
-        return _REASONS.get(code) or Disconnect(code, self._protocol.close_reason or "")
+        return _REASONS.get(code) or Disconnect(code, self._protocol.close_reason or "", may_return(code))
 
     # Messages that come.
 

@@ -139,9 +139,9 @@ class World:
             node.seen = self.now
             node.work.append(self.enter(node, next(self.names)))
         elif what == "leave" and not node.is_stalled:
-            ready = [token for token in node.here if token in node.begun]
-            if ready:
-                work = self.leave(node, ready[number // NODES % len(ready)])
+            begun = [token for token in node.here if token in node.begun]
+            if begun:
+                work = self.leave(node, begun[number // NODES % len(begun)])
                 next(work)
                 node.work.append(work)
         elif what == "go":

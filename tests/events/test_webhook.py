@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import socket
+import ssl
 from typing import Any
 
 import pytest
@@ -116,6 +117,25 @@ def test_a_name_with_an_address_that_does_not_answer_is_reached_by_its_next(monk
     asyncio.run(main())
     assert asked == ["receiver.example"]
     assert len(taken) == 1
+
+
+def test_the_trusted_certificates_are_read_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """That takes more than 20 ms in which the worker does nothing else; a busy stream has five batches a second."""
+    make, made = ssl.create_default_context, []
+
+    def counted() -> ssl.SSLContext:
+        made.append(1)
+        return make()
+
+    monkeypatch.setattr(ssl, "create_default_context", counted)
+
+    async def main() -> None:
+        for _ in range(2):
+            with pytest.raises(OSError, match=r"refused|Connect"):
+                await Webhook("https://127.0.0.1:9/in", "s3cret", (), allow_private=True).send(())
+
+    asyncio.run(main())
+    assert len(made) <= 1
 
 
 def test_a_receiver_that_reads_nothing_keeps_no_connection(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import hashlib
 import hmac
 import ipaddress
@@ -121,7 +122,7 @@ class Webhook:
 
     async def _connect(self, port: int, *, is_secure: bool) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
         """Connect to the first address that answers: a name may have one of IPv6 beside that of IPv4."""
-        context = ssl.create_default_context() if is_secure else None
+        context = _trusted() if is_secure else None
         name = self._parts.hostname if is_secure else None
         *others, last = await self._addresses(port)
         for address in others:
@@ -139,6 +140,12 @@ class Webhook:
         if not addresses:
             raise TidewireError("it has no public address; allow_private=True sends to others")
         return addresses
+
+
+@functools.cache
+def _trusted() -> ssl.SSLContext:
+    """Return what says which certificates are trusted; to read them takes the loop's time, and is done once."""
+    return ssl.create_default_context()
 
 
 class WebhookDelivery:

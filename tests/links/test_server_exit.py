@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import os
 import signal
@@ -16,6 +17,7 @@ import pytest
 from tests.links.wire import wait_for
 
 from contract.serving import free_port
+from tidewire.links import server_exit
 
 APPLICATION = """
 from fastapi import FastAPI
@@ -101,3 +103,25 @@ def test_an_open_event_source_does_not_keep_a_server(kind: str, number: signal.S
             assert time.monotonic() - start < 20  # hypercorn takes 6 s on a quiet machine
             while stream.recv(65_536):
                 pass
+
+
+def test_a_process_that_listens_no_more_is_about_to_exit(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A worker of hypercorn has no signal, and waits for its clients from Python 3.12 on (pgjones/hypercorn#308)."""
+    listener = socket.create_server(("127.0.0.1", 0))
+    own = (listener.fileno(), os.fstat(listener.fileno()).st_ino)
+    if sys.platform == "linux":
+        assert own in server_exit._listening()
+    monkeypatch.setattr(server_exit, "waits_for_clients", lambda: True)
+    monkeypatch.setattr(server_exit, "_listening", lambda: [own])
+    monkeypatch.setattr(server_exit, "_LOOK_SECONDS", 0.01)
+
+    async def main() -> None:
+        told = asyncio.Event()
+        exiting = server_exit.ServerExit.of(asyncio.get_running_loop())
+        exiting.watch(told.set)
+        await asyncio.sleep(0.1)
+        assert not told.is_set()
+        listener.close()
+        await asyncio.wait_for(told.wait(), 5)
+
+    asyncio.run(main())

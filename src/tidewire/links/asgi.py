@@ -10,10 +10,11 @@ from typing import Any
 
 from tidewire.errors import Disconnect
 from tidewire.links.base import Link, Listener
+from tidewire.links.server_exit import ServerExit, waits_for_clients
 from tidewire.links.server_pings import ServerPings
 from tidewire.options import Limits
 from tidewire.protocols.batch import Batch
-from tidewire.protocols.close_codes import GONE, INTERNAL_ERROR, NO_PONG, STALLED, close_reason
+from tidewire.protocols.close_codes import GONE, INTERNAL_ERROR, NO_PONG, SHUTDOWN, STALLED, close_reason
 from tidewire.support.counters import count_limit
 
 __all__ = ("CLOSE_SECONDS", "AsgiLink")
@@ -100,6 +101,8 @@ class AsgiLink(Link):
         if self._pings is not None:
             self._pings.start(self)
         loop = asyncio.get_running_loop()
+        if waits_for_clients():
+            ServerExit.of(loop).watch(self._exit)
         self._tasks = [loop.create_task(self._read()), loop.create_task(self._write())]
 
     @property
@@ -185,6 +188,9 @@ class AsgiLink(Link):
     def abort(self) -> None:
         self._end(self._closing or GONE, clean=False)
 
+    def _exit(self) -> None:
+        self.close(SHUTDOWN.code, SHUTDOWN.reason)
+
     async def _read(self) -> None:
         try:
             await self._is_accepted.wait()
@@ -269,6 +275,7 @@ class AsgiLink(Link):
         if self.is_closed:
             return
         self.is_closed = True
+        ServerExit.of(asyncio.get_running_loop()).unwatch(self._exit)
         if self._pings is not None:
             self._pings.stop()
         self.paused = False

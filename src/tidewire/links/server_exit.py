@@ -1,13 +1,19 @@
 """Notices that an ASGI server has been told to exit, for responses without an end.
 
 A server that exits waits for its responses, and ASGI has no event that asks an application to end one: stock uvicorn
-waits for ever. Here the signals that end a server call the watchers, after the server's own handler.
+waits for ever. Here the signals that end a server call the watchers, after the server's own handler. A worker of
+hypercorn gets none, and from Python 3.12 on waits for its clients for ever (pgjones/hypercorn#308): there, a process
+that listens no more is about to exit.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import os
 import signal
+import socket
+import sys
 import threading
 from collections.abc import Callable
 from types import FrameType
@@ -15,20 +21,29 @@ from typing import Any
 
 from tidewire.support.per_loop import PerLoop
 
-__all__ = ("ServerExit",)
+__all__ = ("ServerExit", "waits_for_clients")
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
+#: Seconds between two looks at the sockets that listen.
+_LOOK_SECONDS = 1.0
+
+
+def waits_for_clients() -> bool:
+    """Return whether the server waits, when it exits, until every client has gone."""
+    return "hypercorn" in sys.modules and sys.version_info >= (3, 12)
 
 
 class ServerExit(PerLoop):
     """Calls callbacks when the process of an event loop is told to exit, where its loop runs in the main thread."""
 
-    __slots__ = ("_is_exiting", "_is_installed", "_watching")
+    __slots__ = ("_is_exiting", "_is_installed", "_listening", "_look", "_watching")
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         super().__init__(loop)
         self._watching: set[Callable[[], None]] = set()
         self._is_exiting = self._is_installed = False
+        self._listening: list[tuple[int, int]] = []
+        self._look: asyncio.TimerHandle | None = None
 
     def watch(self, callback: Callable[[], None]) -> None:
         """Call back once when the server is told to exit; in the next turn if it has been."""
@@ -36,6 +51,9 @@ class ServerExit(PerLoop):
             self._loop.call_soon(callback)
             return
         self._watching.add(callback)
+        if self._look is None and waits_for_clients():
+            self._listening = _listening()
+            self._look = self._loop.call_later(_LOOK_SECONDS, self._look_at_sockets)
         if not self._is_installed and threading.current_thread() is threading.main_thread():
             self._is_installed = True
             for number in _SIGNALS:
@@ -57,8 +75,34 @@ class ServerExit(PerLoop):
 
         signal.signal(number, handle)
 
+    def _look_at_sockets(self) -> None:
+        self._look = None
+        if self._listening and not any(map(_is_open, self._listening)):
+            self._exit()
+        elif self._watching:
+            self._look = self._loop.call_later(_LOOK_SECONDS, self._look_at_sockets)
+
     def _exit(self) -> None:
         self._is_exiting = True
         watching, self._watching = self._watching, set()
         for callback in watching:
             callback()
+
+
+def _listening() -> list[tuple[int, int]]:
+    """Return the sockets of this process that listen, by their descriptors and inodes; none where /proc is not."""
+    found = []
+    with contextlib.suppress(OSError):
+        for name in os.listdir("/proc/self/fd"):
+            with contextlib.suppress(OSError), socket.socket(fileno=os.dup(int(name))) as duplicate:
+                if duplicate.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
+                    found.append((int(name), os.fstat(int(name)).st_ino))
+    return found
+
+
+def _is_open(found: tuple[int, int]) -> bool:
+    number, inode = found
+    try:
+        return os.fstat(number).st_ino == inode
+    except OSError:
+        return False

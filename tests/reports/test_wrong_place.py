@@ -125,6 +125,8 @@ def test_a_connection_in_a_thread() -> None:
                     lambda: connection.tell(CommandError("x")),
                     lambda: connection.expire_at(1.0),
                     lambda: asyncio.run(connection.send_text("x")),
+                    lambda: asyncio.run(connection.set("m", "k", 1)),
+                    lambda: asyncio.run(connection.unset("m", "k")),
                 ):
                     errors.append(await in_thread(use))
                 await in_thread(lambda: hub.from_thread(connection.send_text, f"to {connection.user}"))
@@ -132,7 +134,7 @@ def test_a_connection_in_a_thread() -> None:
 
         async with serving(hub, endpoint) as running, running.open() as client:
             assert await receive(client) == "to ann"
-            assert [type(error) for error in errors] == [ConfigurationError] * 3
+            assert [type(error) for error in errors] == [ConfigurationError] * 5
 
     run(main())
 

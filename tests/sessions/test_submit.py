@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 from fastapi import WebSocket
+from websockets.exceptions import ConnectionClosed
 
 from helpers.hubs import receive, run, serving
 from tidewire import BadRequest, ChannelOptions, Hub, Limits, NotPublished, PublishUnconfirmed
@@ -149,5 +150,36 @@ def test_what_nobody_keeps_is_no_publication_in_flight(tmp_path: Path) -> None:
         async with serving(hub, endpoint) as running, running.open() as client:
             assert [await receive(client), await receive(client)] == ["1", "2"]
         assert found == [None]
+
+    run(main())
+
+
+def test_a_block_that_is_cancelled_while_it_waits_for_its_publishes_ends_its_connection(tmp_path: Path) -> None:
+    async def main() -> None:
+        hub = hub_on(tmp_path)
+        tasks: list[asyncio.Task[Any] | None] = []
+
+        async def endpoint(websocket: WebSocket) -> None:
+            never: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+            tasks.append(asyncio.current_task())
+            try:
+                async with hub.connect(websocket, user="ann") as connection:
+                    held = await connection.submit("a", "x")
+                    connection._publishes().add(never)
+                    await held
+                    await connection.send("handed over")
+            finally:
+                assert not hub.statistics().connections
+                never.cancel()
+
+        async with serving(hub, endpoint) as running, running.open() as client:
+            assert await receive(client) == "handed over"
+            (task,) = tasks
+            assert task is not None
+            task.cancel()
+            with pytest.raises(ConnectionClosed) as raised:
+                await receive(client)
+            assert raised.value.rcvd is not None
+            assert raised.value.rcvd.code == 1012
 
     run(main())

@@ -203,7 +203,7 @@ class HubConnection(HeldConnection):
 
     async def unset(self, channel: str, key: str, *, expect: int | None = None) -> bool:
         """Remove an entry of a map, as `Hub.unset` does."""
-        name = self._open_channel(channel)
+        name, _ = self._open_channel(channel), self._here
         return await Maps.of(self._node).unset(name, key, expect=expect)
 
     def _open_channel(self, channel: str) -> str:

@@ -79,7 +79,11 @@ class HeldConnection:
         if self._pushing is not None and self._pushing.leave() and isinstance(exc, asyncio.CancelledError):
             exc_type, exc, traceback = None, None, None
         if exc is None:
-            await self.wait_published()
+            try:
+                await self.wait_published()
+            except asyncio.CancelledError as cancelled:  # the server stops: the connection ends with its code
+                await self._acceptance.__aexit__(type(cancelled), cancelled, cancelled.__traceback__)
+                raise
         return await self._acceptance.__aexit__(exc_type, exc, traceback)
 
     def __await__(self) -> Generator[Any, None, NoReturn]:

@@ -17,13 +17,14 @@ from tidewire.channels import NAME_BYTES, check_channel, check_name, check_text,
 from tidewire.options import ChannelOptions
 from tidewire.rules.base import Grant
 from tidewire.sessions.centrifuge import orders
+from tidewire.testing import wait_until
 
 #: Names of users and connections that no store can hold, with words of the refusal.
 BAD = {
     "of another type": (7, "of type int"),
     "with a NUL": ("a\0b", "NUL"),
     "with half of a pair": ("\ud800", "surrogate"),
-    "too long": ("é" * NAME_BYTES, f"the limit is {NAME_BYTES}"),
+    "too long": ("é" * NAME_BYTES, "write a shorter one"),
 }
 #: Names of channels that nobody can have.
 NO_CHANNEL = ["", " a", "a\n", "x" * 256, 7, None]
@@ -49,9 +50,63 @@ def test_a_name_is_plain_text_of_limited_length() -> None:
         check_channel("é" * 700, 1_000)
 
 
-def calls_about_users(hub: Hub, user: Any) -> list[Callable[[], Coroutine[Any, Any, Any]]]:
+def test_an_object_in_place_of_a_name_is_not_shown() -> None:
+    """The refusal may go to a client, and an application's user has more than a name."""
+
+    class User:
+        def __repr__(self) -> str:
+            return "User(password='secret')"
+
+    for check in (lambda: check_name(User(), "user"), lambda: check_channel(User(), 255)):
+        with pytest.raises(BadRequest, match="of type User") as raised:
+            check()
+        assert "secret" not in str(raised.value)
+
+
+def test_a_key_is_as_long_as_an_application_likes() -> None:
+    """As it is by `send_to_user` and over the HTTP API: stores keep its hash, or all of it."""
+
+    async def main() -> None:
+        async with Hub() as hub:
+            first = await hub.publish("room", "x", key="k" * 2_000)
+            assert await hub.publish("room", "x", key="k" * 2_000) == first
+            await hub.revoke(jti="é" * NAME_BYTES)
+
+    asyncio.run(main())
+
+
+def test_the_longest_user_is_the_same_at_every_door() -> None:
+    """Its own channel has a longer name, which stores must hold too."""
+    longest = "x" * (NAME_BYTES - len(personal("")))
+
+    async def main() -> None:
+        hub = Hub()
+
+        async def endpoint(websocket: WebSocket) -> None:
+            async with hub.connect(websocket, user=longest) as connection:
+                await connection.receive()
+
+        async with serving(hub, endpoint) as app:
+            async with app.open():
+                await wait_until(lambda: hub.statistics().connections == 1)
+                assert await hub.is_online(longest)
+                for call in calls_about_users(hub, longest):
+                    await call()
+            for call in calls_about_users(hub, longest + "x", has_ids=False):
+                with pytest.raises(BadRequest, match=r"user 'x+'… has \d+ bytes"):
+                    await call()
+
+    asyncio.run(main())
+
+
+def calls_about_users(hub: Hub, user: Any, *, has_ids: bool = True) -> list[Callable[[], Coroutine[Any, Any, Any]]]:
     grant = Grant(ChannelOptions())
+    about_ids: list[Callable[[], Coroutine[Any, Any, Any]]] = [
+        lambda: orders.disconnect(hub.node, "ann", client=user),
+        lambda: orders.disconnect(hub.node, "ann", session=user),
+    ]
     return [
+        *(about_ids if has_ids else []),
         lambda: hub.send_to_user(user, "x"),
         lambda: hub.disconnect(user=user),
         lambda: hub.disconnect(user=user, connection="c"),
@@ -60,8 +115,6 @@ def calls_about_users(hub: Hub, user: Any) -> list[Callable[[], Coroutine[Any, A
         lambda: hub.inbox(user),
         lambda: hub.is_online(user),
         lambda: orders.disconnect(hub.node, user),
-        lambda: orders.disconnect(hub.node, "ann", client=user),
-        lambda: orders.disconnect(hub.node, "ann", session=user),
         lambda: orders.subscribe(hub.node, user, "room", grant),
         lambda: orders.unsubscribe(hub.node, user, "room"),
         lambda: orders.refresh(hub.node, user),

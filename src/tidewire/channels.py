@@ -21,6 +21,7 @@ __all__ = (
     "check_channel",
     "check_name",
     "check_text",
+    "check_user",
     "client_channel",
     "clients_in",
     "copies",
@@ -69,7 +70,7 @@ _INTERNAL = (_PERSONAL, _EVENTS, PIPELINES, _PRODUCERS, _OWNERS, _MAPS, _CLIENTS
 
 def personal(user: str) -> str:
     """Return the channel that every connection of a user is subscribed to."""
-    return _PERSONAL + check_name(user, "user")
+    return _PERSONAL + check_user(user)
 
 
 def events(channel: str) -> str:
@@ -164,22 +165,28 @@ def is_reserved(channel: str) -> bool:
     return channel.startswith("$")
 
 
-def check_name(name: object, what: str) -> str:
-    """Return the name of a channel, user or connection that every store can hold; raises BadRequest as `check_text`."""
-    if type(name) is str and name.isascii() and len(name) <= NAME_BYTES and "\0" not in name:
+def check_user(user: object) -> str:
+    """Return the name of a user, whose own channel has a name that every store can hold; raises as `check_name`."""
+    return check_name(user, "user", NAME_BYTES - len(_PERSONAL))
+
+
+def check_name(name: object, what: str, most: int = NAME_BYTES) -> str:
+    """Return the name of a channel or connection that every store can hold; raises BadRequest as `check_text` does."""
+    if type(name) is str and name.isascii() and len(name) <= most and "\0" not in name:
         return name  # nearly all
     text = check_text(name, what)
     size = len(text.encode())
-    if size > NAME_BYTES:
+    if size > most:
         count_limit("name_bytes")
-        raise BadRequest(f"{what} {text[:40]!r}… has {size} bytes (the limit is {NAME_BYTES}); write a shorter one")
+        raise BadRequest(f"{what} {text[:40]!r}… has {size} bytes (the limit is {most}); write a shorter one")
     return text
 
 
 def check_text(text: object, what: str) -> str:
     """Return text that every store and protocol can hold; raises BadRequest, which says `what` the text is."""
     if not isinstance(text, str):
-        raise BadRequest(f"{what} {repr(text)[:60]} is of type {type(text).__name__}; write a string")
+        shown = f" {text}" if text is None or isinstance(text, int | float) else ""  # no object: a client may be told
+        raise BadRequest(f"{what}{shown[:60]} is of type {type(text).__name__}; write a string")
     if "\0" in text:
         raise BadRequest(f"{what} {text[:60]!r} has a NUL character; leave it out")
     try:
@@ -199,8 +206,10 @@ def check_channel(channel: object, longest: int) -> str:
     A name is 1 to `longest` (the limit `channel_name`) printable characters of any script, without white space at its
     ends. The joiners between letters (Persian, Hindi) and between emoji count as printable inside of a name.
     """
-    if not isinstance(channel, str) or not channel:
-        raise BadRequest(f"channel name {channel!r} is not a non-empty string")
+    if not isinstance(channel, str):
+        return check_text(channel, "channel name")
+    if not channel:
+        raise BadRequest("channel name '' is not a non-empty string")
     if len(channel) > longest:
         raise BadRequest(f"channel name of {len(channel)} characters is longer than the limit of {longest}")
     visible = channel if channel.isascii() else channel.translate(_JOINERS)

@@ -11,7 +11,7 @@ from typing import Any, ClassVar, NamedTuple, TypeVar
 import msgspec
 from pydantic import ValidationError
 
-from tidewire.channels import check_name
+from tidewire.channels import check_user
 from tidewire.engine.node import Node
 from tidewire.errors import (
     BadRequest,
@@ -193,7 +193,7 @@ class Calls:
             raise BadRequest("`issued_before` is in the future; tokens that are not issued yet cannot be ended")
         if self._revocations is None:
             raise NotAvailable("these calls know of no tokens")
-        user = check_name(request.user, "user")
+        user = check_user(request.user)
         before = 0.0 if request.jti else request.issued_before or time.time()
         await self._revocations.revoke(Revocation(user, request.jti, before))
         return m.Empty()

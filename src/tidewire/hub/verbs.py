@@ -12,7 +12,7 @@ from typing import Any, ParamSpec, TypeVar, overload
 
 from msgspec import structs
 
-from tidewire.channels import check_channel, check_name, open_channel, personal
+from tidewire.channels import check_channel, check_text, check_user, open_channel, personal
 from tidewire.engine.control import Control
 from tidewire.engine.statistics import Statistics
 from tidewire.errors import ConfigurationError, Disconnect, NotAvailable
@@ -145,7 +145,7 @@ class Verbs(HubCore):
         shape_of = self._rules.shape_of
         shape = None if shape_of is None else shape_of(name)
         encoded, format_ = encode_payload(data) if shape is None else shape.encode(data)
-        return PublishRequest(name, encoded, format_, key and check_name(key, "key"), meta.encode())
+        return PublishRequest(name, encoded, format_, key and check_text(key, "key"), meta.encode())
 
     async def _publish(
         self, request: PublishRequest, meta: PublicationMeta, ephemeral: bool | None, version: int | Position | None
@@ -215,9 +215,9 @@ class Verbs(HubCore):
         ending = Disconnect(4000 if reconnect else FORCED.code, reason or FORCED.reason, reconnect)
         id_ = connection_id(connection)
         if id_:
-            await hub_orders.ask(self.node, hub_orders.Ending(id_, check_name(user, "user"), ending))
+            await hub_orders.ask(self.node, hub_orders.Ending(id_, check_user(user), ending))
         elif user:
-            await self.node.control(Control(check_name(user, "user"), ending))
+            await self.node.control(Control(check_user(user), ending))
         else:
             raise ConfigurationError("disconnect needs user=… or connection=…")
 
@@ -228,7 +228,7 @@ class Verbs(HubCore):
         channel's rule decides whether they may. Raises PublishError.
         """
         name = check_channel(channel, self.limits.channel_name)
-        await hub_orders.ask(self.node, hub_orders.Leaving(check_name(user, "user"), name))
+        await hub_orders.ask(self.node, hub_orders.Leaving(check_user(user), name))
 
     async def set_presence(self, connection: HubConnection | str, channel: str, info: Any) -> None:
         """Change the presence info of a connection in a channel, on whichever node it is.
@@ -249,9 +249,9 @@ class Verbs(HubCore):
         """
         if not user and not jti:
             raise ConfigurationError("revoke needs user=… or jti=…")
-        token = check_name(jti, "jti") if jti else ""
+        token = check_text(jti, "jti") if jti else ""
         before = 0.0 if jti else time.time() if issued_before is None else moment_from(issued_before, "issued_before")
-        name = check_name(user, "user") if user else ""
+        name = check_user(user) if user else ""
         await self.revocations.revoke(Revocation(name, token, before))
 
     # Reading.

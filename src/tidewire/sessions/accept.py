@@ -13,7 +13,7 @@ from typing import Any
 from starlette.exceptions import HTTPException, WebSocketException
 from starlette.websockets import WebSocket, WebSocketState
 
-from tidewire.channels import check_name
+from tidewire.channels import check_user
 from tidewire.engine.connection import Connection
 from tidewire.engine.node import Node
 from tidewire.errors import BadRequest, ConnectionClosed, Disconnect, LimitExceeded, StoreUnavailable
@@ -114,7 +114,7 @@ class Acceptance:
             note_handshake(websocket.scope, "origin", "a page of a foreign origin wants to connect", user=self._user)
             raise _denial(websocket, 403, "this origin may not connect", {})
         try:
-            user = check_name(self._user, "user")
+            user = check_user(self._user)
             if node.is_revoked(user, self._token):
                 note_handshake(websocket.scope, "revoked", REVOKED.reason, user=user)
                 raise _denial(websocket, 403, REVOKED.reason, {})

@@ -12,7 +12,7 @@ from typing import Any
 
 import msgspec
 
-from tidewire.channels import check_name, owners
+from tidewire.channels import check_text, owners
 from tidewire.engine.connection import Connection
 from tidewire.engine.node import Node
 from tidewire.errors import (
@@ -299,7 +299,7 @@ class Maps(PerNode):
 
 def check_key(key: str) -> str:
     """Return a key if it is one; raises BadRequest."""
-    name = check_name(key, "key")
+    name = check_text(key, "key")
     if not 0 < len(name) <= _KEY_CHARACTERS:
         raise BadRequest(f"key {name[:40]!r} has {len(name)} characters; write 1 to {_KEY_CHARACTERS}")
     return name

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tidewire.channels import check_name, personal
+from tidewire.channels import check_user, personal
 from tidewire.engine.connection import Connection
 from tidewire.engine.node import Node
 from tidewire.engine.registry import Newcomer
@@ -64,7 +64,7 @@ class _Admitted:
 
 async def identify(node: Node, connection: Connection, user: str, info: bytes = b"") -> None:
     """Give a connection its user after it was accepted; raises LimitExceeded, and BadRequest when it has one."""
-    user = check_name(user, "user")
+    user = check_user(user)
     if not user:
         raise BadRequest("a connection is given its user by a name; this one is empty")
     if connection.user:

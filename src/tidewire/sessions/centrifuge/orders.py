@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import msgspec
 
-from tidewire.channels import check_name
+from tidewire.channels import check_name, check_user
 from tidewire.engine.control import Control
 from tidewire.engine.node import Node
 from tidewire.errors import Disconnect
@@ -134,7 +134,7 @@ async def refresh(
 
 
 def _target(user: str, client: str, session: str) -> Target:
-    return Target(check_name(user, "user"), check_name(client, "client"), check_name(session, "session"))
+    return Target(check_user(user), check_name(client, "client"), check_name(session, "session"))
 
 
 async def _ask(node: Node, order: Order) -> None:

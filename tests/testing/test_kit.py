@@ -109,6 +109,23 @@ def test_a_failed_expectation_prints_what_happened(realtime: Realtime) -> None:
     run(test)
 
 
+def test_a_client_is_called_by_the_user_that_its_endpoint_finds(realtime: Realtime) -> None:
+    """And an application that asks no rule reads nothing about rules."""
+    with realtime(make()) as rt:
+        ann = rt.connect("/ws/1", params={"token": "ann"})
+        ann.send("helo")
+        with pytest.raises(AssertionError, match=r"^ann did not get 'hello'\n  ann got:\n") as failure:
+            ann.expect("hello")
+        assert "ann: 'helo'" in str(failure.value)
+        assert "decided" not in str(failure.value)
+        tab = rt.connect("/ws/1", params={"token": "ann"})
+        assert (ann.name, tab.name) == ("ann", "client 2")
+        ann.back()
+        assert ann.name == "ann"
+        assert rt.connect("/ws/1", params={"token": "7"}).name == "user 7"
+        assert rt.connect("/ws/1", params={"token": "carl"}, name="phone").name == "phone"
+
+
 @pytest.mark.parametrize("text", ["silence", "think"])
 def test_a_handler_that_answers_nothing_fails_in_a_second(realtime: Realtime, text: str) -> None:
     async def test() -> None:
@@ -303,6 +320,21 @@ def test_two_workers_and_a_killed_one(realtime: Realtime, seed: int | None) -> N
             assert await rt.start_worker() == 2
 
     run(test)
+
+
+def test_a_restart_of_the_whole_server_loses_nothing(realtime: Realtime) -> None:
+    with realtime(make(), workers=2) as rt:
+        ann, bob = rt.connect("/ws/1", params={"token": "ann"}), rt.subscriber("room:1", user="bob")
+        ann.send("before")
+        bob.expect({"text": "before"})
+        rt.kill(0)
+        rt.kill(1)
+        bob.expect_closed(1006)
+        rt.start_worker()
+        ann.back()
+        ann.send("after")
+        bob.back()
+        bob.expect({"text": "after"}, recovered=True)
 
 
 def test_a_factory_makes_an_application_for_each_worker(realtime: Realtime) -> None:

@@ -15,7 +15,7 @@ from tidewire.sessions.revocations import Revocations
 from tidewire.sessions.text_streams import TextStreams
 from tidewire.sessions.threads import ThreadCalls
 
-__all__ = ("HOST", "Host", "Opened", "given_user")
+__all__ = ("HOST", "Host", "Opened", "connecting_user")
 
 
 class Opened(Protocol):
@@ -52,6 +52,10 @@ class Host(ABC):
     #: The user of the connection that is being made, "" for nobody.
     user: str = ""
 
+    def connecting(self, user: str) -> str:
+        """Return the user of a connection that an endpoint makes for `user`, "" for nobody."""
+        return user or self.user
+
     @abstractmethod
     def open_store(self, url: str, limits: Limits) -> tuple[Broker, Presence]:
         """Make the broker and the presence of a hub that opens."""
@@ -69,7 +73,7 @@ class Host(ABC):
 HOST: ContextVar[Host | None] = ContextVar("tidewire.host", default=None)
 
 
-def given_user() -> str:
-    """Return the user that a test gives the connection that is being made; "" under a server."""
+def connecting_user(user: str) -> str:
+    """Return the user of the connection that is being made; where an endpoint names none, a test may."""
     host = HOST.get()
-    return "" if host is None else host.user
+    return user if host is None else host.connecting(user)

@@ -9,7 +9,7 @@ from starlette.websockets import WebSocket
 
 from tidewire.channels import check_text
 from tidewire.hub.decorators import Decorators
-from tidewire.hub.hosting import given_user
+from tidewire.hub.hosting import connecting_user
 from tidewire.hub.map_verbs import MapVerbs
 from tidewire.hub.routers import Routers
 from tidewire.hub.text_verbs import TextVerbs
@@ -63,7 +63,7 @@ class Hub(Verbs, TextVerbs, MapVerbs, Decorators, Routers):
         acceptance = Acceptance(
             self.node,
             websocket,
-            user=given_user() if given.user == "" else given.user,
+            user=connecting_user(given.user),
             info=given.info if info is None else encode_json(info),
             protocol=protocol,
             subprotocol=subprotocol,

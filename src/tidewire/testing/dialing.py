@@ -23,6 +23,8 @@ class Opening(msgspec.Struct, frozen=True):
     subprotocols: tuple[str, ...] = ()
     #: The number of the worker; None for the next in turn.
     worker: int | None = None
+    #: The test gave it no name, nor a user: it is called by the user that the endpoint gives it.
+    is_nameless: bool = False
 
 
 def with_params(path: str, params: Mapping[str, Any] | None) -> str:
@@ -44,10 +46,11 @@ def opening(
     subprotocols: tuple[str, ...] = (),
     context: Any = None,
     worker: int | None = None,
+    is_nameless: bool = False,
 ) -> Opening:
     """Return how a client connects, with query parameters and cookies where they travel."""
     path = with_params(path, params)
     sent = dict(headers or {})
     if cookies:
         sent["Cookie"] = "; ".join(f"{key}={value}" for key, value in cookies.items())
-    return Opening(name, path, user, context, sent, subprotocols, worker)
+    return Opening(name, path, user, context, sent, subprotocols, worker, is_nameless)

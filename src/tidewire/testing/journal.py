@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from typing import Any
 
 import msgspec
+from msgspec.structs import replace
 
 from tidewire.messages import Format, Publication
 from tidewire.rules.rule_authority import Decision
@@ -29,10 +30,20 @@ class Journal:
     def __init__(self, seed: int | None) -> None:
         self._seed = seed
         self._entries: list[_Entry] = []
+        self._names: set[str] = set()
 
     def add(self, kind: str, owner: str, text: str) -> None:
         """Remember what somebody did."""
+        self._names.add(owner)
         self._entries.append(_Entry(kind, owner, text))
+
+    def rename(self, owner: str, name: str) -> str:
+        """Give a client another name, unless one has it already; returns the name that it has now."""
+        if name in self._names:
+            return owner
+        self._names.add(name)
+        self._entries = [replace(one, owner=name) if one.owner == owner else one for one in self._entries]
+        return name
 
     def published(self, publication: Publication, worker: int) -> None:
         """Remember a publication."""
@@ -61,7 +72,7 @@ class Journal:
         ]
         lines: list[str] = []
         for kind, title, found in parts:
-            if found or kind in ("came", "published", "decided"):
+            if found or kind in ("came", "published"):
                 lines += [f"  {title}:", *(f"    {line}" for line in _last(found))]
         if self._seed is not None:
             lines.append(f"  play it again: realtime(app, seed={self._seed})")

@@ -41,6 +41,7 @@ class Player:
     def __init__(self, world: Stage, opening: Opening) -> None:
         self._world = world
         self._opening = opening
+        self._name = opening.name
         self._wire: WireClient | None = None
         self._unread = 0
         #: All that came, in its order.
@@ -51,7 +52,7 @@ class Player:
     @property
     def name(self) -> str:
         """The name of this client in the printed history."""
-        return self._opening.name
+        return self._name
 
     @property
     def user(self) -> str:
@@ -141,12 +142,17 @@ class Player:
     async def open(self) -> None:
         """Connect; raises HandshakeRefused."""
         try:
-            self._wire = await self._world.dial(self._opening, self._message, self._closed)
+            self._wire = await self._world.dial(self._opening, self._message, self._closed, self._found)
         except HandshakeRefused:
             await self._world.settle_briefly()
             self._world.raise_errors()
             raise
         self.disconnect = None
+
+    def _found(self, user: str) -> None:
+        """Take the user that the endpoint has found as the name."""
+        if self._opening.is_nameless and self._name == self._opening.name:
+            self._name = self._world.journal.rename(self._name, f"user {user}" if user.isdecimal() else user)
 
     def _message(self, message: str | bytes) -> None:
         self._take(Received(message, decoded(message)))

@@ -26,8 +26,9 @@ class Stage(ABC):
         opening: Opening,
         on_message: Callable[[str | bytes], None],
         on_closed: Callable[[Disconnect], None],
+        on_user: Callable[[str], None],
     ) -> WireClient:
-        """Connect to a worker; raises HandshakeRefused."""
+        """Connect to a worker; raises HandshakeRefused. `on_user` is given the user that an endpoint has found."""
 
     @abstractmethod
     async def settle(self) -> None:

@@ -40,14 +40,22 @@ _ENDING_SECONDS = 0.3
 class _Hosted(Host):
     """The place of one worker, or of one connection of it, in every hub that the application opens."""
 
-    def __init__(self, worker: StagedWorker, opening: Opening | None = None) -> None:
+    def __init__(
+        self, worker: StagedWorker, opening: Opening | None = None, on_user: Callable[[str], None] | None = None
+    ) -> None:
         self._worker = worker
+        self._on_user = on_user
         self.opening = opening
         self.user = "" if opening is None else opening.user
 
     @property
     def worker(self) -> StagedWorker:
         return self._worker
+
+    def connecting(self, user: str) -> str:
+        if user and self._on_user is not None:
+            self._on_user(user)
+        return super().connecting(user)
 
     def open_store(self, url: str, limits: Limits) -> tuple[Broker, Presence]:
         broker, presence = self._worker.open_store()
@@ -261,12 +269,14 @@ class StagedWorker:
 
     # Its clients.
 
-    async def connect(self, opening: Opening, make: Callable[[], WireClient]) -> WireClient:
+    async def connect(
+        self, opening: Opening, make: Callable[[], WireClient], on_user: Callable[[str], None]
+    ) -> WireClient:
         """Connect a client over a pair of sockets; raises HandshakeRefused."""
         assert self._config is not None
         assert self._context is not None
         context = self._context.copy()
-        context.run(HOST.set, _Hosted(self, opening))
+        context.run(HOST.set, _Hosted(self, opening, on_user))
         ours, theirs = socket.socketpair()
         ours.setblocking(False)
         theirs.setblocking(False)

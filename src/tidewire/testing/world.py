@@ -152,6 +152,7 @@ class World(Stage):
             cookies=cookies,
             subprotocols=tuple(subprotocols),
             worker=worker,
+            is_nameless=not name and not user,
         )
         client = SocketClient(self, chosen)
         await client.open()
@@ -202,7 +203,11 @@ class World(Stage):
         return user or f"client {next(self._names)}"
 
     async def dial(
-        self, opening: Opening, on_message: Callable[[str | bytes], None], on_closed: Callable[[Disconnect], None]
+        self,
+        opening: Opening,
+        on_message: Callable[[str | bytes], None],
+        on_closed: Callable[[Disconnect], None],
+        on_user: Callable[[str], None],
     ) -> WireClient:
         worker = self._worker_of(opening)
         return await worker.connect(
@@ -215,6 +220,7 @@ class World(Stage):
                 on_closed=on_closed,
                 on_activity=self._idleness.happened,
             ),
+            on_user,
         )
 
     def _worker_of(self, opening: Opening) -> StagedWorker:

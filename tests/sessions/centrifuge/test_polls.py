@@ -260,9 +260,8 @@ def test_a_bad_value_delays_no_other() -> None:
             first, second = await follow(hub), await follow(hub)
             assert (await track(first, "bad"))["error"]["code"] == 100
             assert await track(second, "a") == {}
-            calls, begun = len(shop.asked), time.monotonic()
+            calls = len(shop.asked)  # within five seconds; after a failed call it is once a second
             await wait_until(lambda: len(shop.asked) >= calls + 8, what="all are asked for as often as before")
-            assert time.monotonic() - begun < 2.0  # not once a second, as after a failed call
             shop.prices["bad"] = "good now"
             await first.wait_pushes("pub", 1)
             assert (told(first), told(second)) == ([("bad", "good now")], [("a", 1)])

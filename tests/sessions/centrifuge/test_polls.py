@@ -130,6 +130,22 @@ def test_all_who_track_share_a_call_and_newcomers_what_is_known() -> None:
     run(main())
 
 
+def test_a_key_that_is_being_asked_for_is_not_asked_for_again() -> None:
+    async def main() -> None:
+        async with open_shop(every=60.0) as (hub, shop):
+            shop.prices, shop.seconds = {"a": 1, "b": 2}, 0.2
+            first, second = await follow(hub), await follow(hub)
+            asking = asyncio.create_task(track(first, "a"))
+            await wait_until(lambda: shop.asked)
+            await asyncio.gather(asking, track(second, "a"))
+            await second.wait_pushes("pub", 1)
+            await track(second, "b")
+            await second.wait_pushes("pub", 2)
+            assert shop.asked == [["a"], ["b"]]
+
+    run(main())
+
+
 def test_a_client_that_comes_back_is_told_of_what_has_changed_on_any_node() -> None:
     async def main() -> None:
         async with open_shop() as (hub, shop):

@@ -199,8 +199,9 @@ class PolledChannel:
                 self._wake.clear()
                 await asyncio.sleep(max(0.0, min(_GATHER, due - loop.time())))
                 is_due = loop.time() >= due
-                asked, self._new = self._new, set()
-                keys = list(self._values) if is_due else [key for key in asked if key in self._values]
+                new, self._new = self._new, set()
+                wanted = [key for key in new if (value := self._values.get(key)) and value.is_wanted]
+                keys = list(self._values) if is_due else wanted
                 if is_due:
                     due = loop.time() + self._poll.every
                 if keys and not await self._ask(keys):

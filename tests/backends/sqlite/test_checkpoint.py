@@ -41,7 +41,7 @@ def test_a_long_reader_is_told_and_the_log_is_cut_back_after_it(
 ) -> None:
     path, log, size = tmp_path / "log.db", tmp_path / "log.db-wal", 5 * LIMIT
     monkeypatch.setattr("tidewire.backends.sqlite.checkpoint._BLOCKED", 0.0)
-    monkeypatch.setattr(database, "_LOG_BYTES", LIMIT)
+    monkeypatch.setattr(database, "LOG_BYTES", LIMIT)
     checkpointer = Checkpointer(path, LIMIT)
     with closing(database.connect(path)) as writer, closing(database.connect(path)) as reader:
         writer.execute("PRAGMA journal_mode = WAL")

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import logging
 import sqlite3
 import time
 from collections.abc import Callable
 from pathlib import Path
 
-from tidewire.backends.sqlite.database import Database
+from tidewire.backends.sqlite.database import Database, log_identity
 from tidewire.backends.sqlite.fair_lock import FairLock
+from tidewire.backends.sqlite.file_check import FileState, put_away
 from tidewire.backends.sqlite.file_errors import explain
 from tidewire.backends.sqlite.store_clock import StoreClock
 from tidewire.errors import StoreUnavailable, TidewireError
 
 __all__ = ("Connection",)
+
+logger = logging.getLogger("tidewire")
 
 #: Seconds in which a start waits for other processes that are starting, and between tries of their lock.
 _START, _RETRY = 5.0, 0.005
@@ -34,6 +38,7 @@ class Connection:
         self._lost = lost
         self._cursor = 0
         self._reopen_at = 0.0
+        self._stale_log: tuple[tuple[int, int] | None, ...] | None = None
         #: The open database, None after it was lost.
         self.database: Database | None = None
         #: Why the last transaction failed, "" when it did not.
@@ -57,12 +62,47 @@ class Connection:
 
     def usable(self) -> Database | None:
         """Return the database, opened again if it is due; None while it cannot be used."""
-        if self.database is not None and self.database.is_replaced:
-            self.lose(f"{self._path} was removed or replaced while it was open; it is opened anew")
-            self._reopen_at = 0.0
-        elif self.database is not None and self.database.has_lost_log and not self._save_log(self.database):
+        database = self.database
+        if database is not None and database.is_replaced:
+            self._give_up(f"{self._path} was removed or replaced while it was open; it is opened anew")
+        elif database is not None and (state := database.look_at_file()) is not FileState.SOUND:
+            if not self._put_away(database, state):
+                return None
+        elif database is not None and database.has_lost_log and not self._save_log(database):
             return None
         return self.database or self._reopen()
+
+    def _give_up(self, reason: str) -> None:
+        """Close the database whose file is not at its path any more; its log, if it is, belongs to no file."""
+        if self.database is not None:
+            self._stale_log = self.database.log_identity
+        self.lose(reason)
+        self._reopen_at = 0.0
+
+    def _put_away(self, database: Database, state: FileState) -> bool:
+        """Make place for a new file once it is clear what happened to this one; return whether that is done."""
+        if state is FileState.UNCLEAR or (state is FileState.DAMAGED and database.is_common):
+            self.trouble = f"{self._path} was cut or written over; restore it from a backup, or move it away"
+            return False
+        if not self._lock.try_acquire():
+            return False
+        try:
+            reason = put_away(self._path, state)
+        except (sqlite3.Error, OSError) as error:
+            self.trouble = explain(error, self._path)
+            return False
+        finally:
+            self._lock.release()
+        logger.error("%s", reason)
+        self._give_up(reason)
+        return True
+
+    def _remove_stale_log(self) -> None:
+        """Remove the log of a file that is gone, under the write lock: SQLite would apply it to the new one."""
+        stale, self._stale_log = self._stale_log, None
+        if stale is not None and stale == log_identity(self._path):
+            for end in ("-wal", "-shm"):
+                self._path.with_name(f"{self._path.name}{end}").unlink(missing_ok=True)
 
     def _save_log(self, database: Database) -> bool:
         """Save the contents of a log that was removed while it was open; return whether that is done."""
@@ -81,6 +121,7 @@ class Connection:
         if time.monotonic() < self._reopen_at or not self._lock.try_acquire():
             return None
         try:
+            self._remove_stale_log()
             database = Database(self._path, self._clock)
             if database.seed == self.seed:
                 database.go_on_from(self._cursor)  # the publications since then are still to be read

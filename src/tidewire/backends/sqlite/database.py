@@ -17,6 +17,7 @@ from time import time_ns
 from typing import Any
 
 from tidewire.backends.shared.statements import read, statements
+from tidewire.backends.sqlite.file_check import LOG_BYTES, FileCheck, FileState
 from tidewire.backends.sqlite.folder import make_file
 from tidewire.backends.sqlite.layout import drop_changed, make
 from tidewire.backends.sqlite.rollback_guard import RollbackGuard
@@ -45,8 +46,6 @@ _LAST_ID = 2**62
 PAGE = 1_000
 #: Channels that are remembered from one transaction to the next.
 _REMEMBERED = 100_000
-#: Bytes to which the log is cut back when it begins anew, after a long reader had let it grow.
-_LOG_BYTES = 16 * 1_048_576
 #: Those without which publications are gone.
 _KEPT = {"tidewire_channels", "tidewire_publications"}
 
@@ -73,7 +72,7 @@ def connect(path: Path, *, busy_seconds: float = 0.25) -> sqlite3.Connection:
     try:
         connection.execute("PRAGMA synchronous = FULL")
         connection.execute("PRAGMA wal_autocheckpoint = 0")
-        connection.execute(f"PRAGMA journal_size_limit = {_LOG_BYTES}")
+        connection.execute(f"PRAGMA journal_size_limit = {LOG_BYTES}")
         connection.execute("PRAGMA secure_delete = FAST")  # else trimmed rows are written once more
     except BaseException:
         connection.close()
@@ -112,6 +111,10 @@ class Database:
             if self._rollback_guard.is_ahead(self.seed, self.cursor):
                 self.seed = self._begin_epochs()
             self._guarded = -1
+            self.connection.execute(SQL["move_log"])  # so that the file alone says which store it is
+            self._check = FileCheck(path, self._rollback_guard.knows)
+            #: The file has tables of others, too.
+            self.is_common = bool(self._one("has_others"))
             self._identity, self._log_identity = identity(path), log_identity(path)
         except BaseException:
             self.close()
@@ -165,6 +168,7 @@ class Database:
         except BaseException:
             execute("ROLLBACK")
             raise
+        self._rollback_guard.remember(seed, self._one("last_id"))
         return seed
 
     def go_on_from(self, cursor: int) -> None:
@@ -178,6 +182,15 @@ class Database:
     def is_replaced(self) -> bool:
         """The file was removed, or another one has its name: everything written here would be lost."""
         return identity(self._path) != self._identity
+
+    @property
+    def log_identity(self) -> tuple[tuple[int, int] | None, ...]:
+        """The files of the log with which it was opened."""
+        return self._log_identity
+
+    def look_at_file(self) -> FileState:
+        """Return whether the file is what it was, before anything is written."""
+        return self._check.look(self.cursor)
 
     @property
     def has_lost_log(self) -> bool:
@@ -211,6 +224,8 @@ class Database:
     def commit(self) -> None:
         """Commit; returns when everything is on the disk."""
         self.connection.execute("COMMIT")
+        if self._is_writing:
+            self._check.committed(self.cursor)
         if self._is_writing and self.cursor != self._guarded:
             self._guarded = self.cursor
             self._rollback_guard.remember(self.seed, self.cursor)

@@ -35,6 +35,15 @@ class RollbackGuard:
             return known == seed and int(last) > last_id
         return False
 
+    def knows(self, seed: str) -> bool:
+        """Return whether the database may have this seed."""
+        if self._file is None:
+            return True
+        with contextlib.suppress(OSError):
+            known = os.pread(self._file, 128, 0).decode().split()
+            return not known or known[0] == seed
+        return True
+
     def remember(self, seed: str, last_id: int) -> None:
         """Remember that the database has come to this id. Never raises."""
         if self._file is not None:

@@ -6,6 +6,10 @@ INSERT OR IGNORE INTO tidewire_store (one, version, seed, clock, monotonic, wall
 UPDATE tidewire_store SET clock = ?, monotonic = ?, wall = ?, boot = ?
 -- name: save_log
 PRAGMA wal_checkpoint(TRUNCATE)
+-- name: move_log
+PRAGMA wal_checkpoint(PASSIVE)
+-- name: has_others
+SELECT EXISTS (SELECT 1 FROM sqlite_master WHERE tbl_name NOT LIKE 'tidewire%' AND tbl_name NOT LIKE 'sqlite%')
 -- name: change_seed
 UPDATE tidewire_store SET seed = ?
 -- name: has_orphans

@@ -1,0 +1,146 @@
+"""Notices that somebody cut the files of an open database, or wrote over them: they have the same name and inode still.
+
+SQLite goes on with the pages that it remembers and with its log, and a commit succeeds into a database that nobody can
+read. The file alone, read without its log, shows it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import enum
+import os
+import sqlite3
+import time
+from collections.abc import Callable
+from contextlib import closing
+from pathlib import Path
+
+from tidewire.backends.sqlite.folder import make_file
+
+__all__ = ("LOG_BYTES", "FileCheck", "FileState", "put_away")
+
+#: Bytes to which the log is cut back when it begins anew, after a long reader had let it grow.
+LOG_BYTES = 16 * 1_048_576
+#: Seconds without a change after which a file is taken for what it is: a copy may be under way.
+_SETTLE = 1.0
+#: Seconds between two changes while a checkpoint makes the file longer: meanwhile the file is shorter than it says.
+_MOVING = 0.02
+_MARK = """
+SELECT seed, coalesce((SELECT seq FROM sqlite_sequence WHERE name = 'tidewire_publications'), 0) FROM tidewire_store
+"""
+
+
+class FileState(enum.Enum):
+    """The state of a database file."""
+
+    SOUND = enum.auto()
+    #: Something is wrong; nothing may be written until the file has not changed for a while.
+    UNCLEAR = enum.auto()
+    #: A database, but another one than it was, or one whose log is gone.
+    REPLACED = enum.auto()
+    #: No database that can be read.
+    DAMAGED = enum.auto()
+
+
+def _open(path: Path) -> sqlite3.Connection:
+    return sqlite3.connect(f"{path.as_uri()}?mode=ro&immutable=1", uri=True)
+
+
+def _read_mark(path: Path) -> tuple[str, int]:
+    """Return the seed and the last id that the file has without its log; raises sqlite3.Error."""
+    with closing(_open(path)) as connection:
+        seed, last_id = connection.execute(_MARK).fetchone() or ("", 0)
+        return str(seed), int(last_id)
+
+
+def _inode_and_size(path: Path) -> tuple[int, int]:
+    with contextlib.suppress(OSError):
+        found = os.stat(path)
+        return found.st_ino, found.st_size
+    return 0, 0
+
+
+class FileCheck:
+    """Compares the file with what it was; `knows` says whether a seed is this store's."""
+
+    def __init__(self, path: Path, knows: Callable[[str], bool]) -> None:
+        self._path = path
+        self._log = path.with_name(f"{path.name}-wal")
+        self._knows = knows
+        self._stamp = self._read_stamp()
+        self._log_stamp = _inode_and_size(self._log)
+        #: The seed and the last id of the last look, and the cursor and size of the last turn.
+        self._mark = ("", 0)
+        with contextlib.suppress(sqlite3.Error):
+            self._mark = _read_mark(path)
+        self._cursor, self._sound_size = 0, self._stamp[0]
+        self._changed = 0.0
+        self._suspected = FileState.SOUND
+
+    def _read_stamp(self) -> tuple[int, int]:
+        with contextlib.suppress(OSError):
+            found = os.stat(self._path)
+            return found.st_size, found.st_mtime_ns
+        return 0, 0
+
+    def look(self, cursor: int) -> FileState:
+        """Look before a turn, in which everything up to `cursor` is known to be kept."""
+        stamp, log_stamp, now = self._read_stamp(), _inode_and_size(self._log), time.monotonic()
+        is_log_cut = log_stamp[0] == self._log_stamp[0] and log_stamp[1] < min(self._log_stamp[1], LOG_BYTES)
+        if stamp != self._stamp or self._suspected is FileState.SOUND:
+            self._changed = now
+        if stamp != self._stamp or is_log_cut or self._suspected is not FileState.SOUND:
+            self._stamp = stamp
+            self._suspected = self._judge(self._cursor if is_log_cut else 0)
+        is_moving = self._suspected is FileState.UNCLEAR and now - self._changed < _MOVING
+        if self._suspected is FileState.SOUND or is_moving:
+            self._log_stamp, self._cursor, self._sound_size = log_stamp, cursor, stamp[0]
+            return FileState.SOUND
+        if now - self._changed < _SETTLE:
+            return FileState.UNCLEAR
+        return FileState.REPLACED if self._suspected is FileState.REPLACED else FileState.DAMAGED
+
+    def committed(self, cursor: int) -> None:
+        """Take note of a commit of this process."""
+        self._log_stamp, self._cursor = _inode_and_size(self._log), cursor
+
+    def _judge(self, wanted: int) -> FileState:
+        try:
+            seed, last_id = _read_mark(self._path)
+        except sqlite3.Error as error:
+            is_growing = self._stamp[0] >= self._sound_size and error.sqlite_errorcode == sqlite3.SQLITE_CORRUPT
+            return FileState.UNCLEAR if is_growing else FileState.DAMAGED
+        if not self._knows(seed) or last_id < max(wanted, self._mark[1]):
+            return FileState.REPLACED
+        self._mark = (seed, last_id)
+        return FileState.SOUND
+
+
+def put_away(path: Path, state: FileState) -> str:
+    """Give the path to another file, so that no process writes the old log into it; return what was done."""
+    if state is FileState.REPLACED and _copy(path):
+        return f"{path} or its log was cut or written over while it was open; what is in it now is used"
+    if path.stat().st_size == 0:
+        path.unlink()
+        return f"{path} was emptied while it was open; a new one is made"
+    away = path.with_name(f"{path.name}-damaged")
+    path.replace(away)
+    return f"{path} was damaged while it was open; it is {away} now, and a new one is made"
+
+
+def _copy(path: Path) -> bool:
+    """Put a copy of a database, as it is without its log, in its place; return whether it is whole."""
+    new = path.with_name(f"{path.name}-new")
+    new.unlink(missing_ok=True)
+    try:
+        make_file(new, like=path)
+        with closing(_open(path)) as source, closing(sqlite3.connect(new)) as target:
+            source.backup(target)
+            if target.execute("PRAGMA quick_check(1)").fetchone() != ("ok",):
+                return False
+        new.replace(path)
+    except sqlite3.DatabaseError:
+        return False
+    finally:
+        new.unlink(missing_ok=True)
+    return True

@@ -426,6 +426,8 @@ def test_observe(tmp_path: Path) -> None:
         assert app.http.get("/metrics").status_code == 401
         key = {"Authorization": "Bearer a long random word"}
         until(lambda: app.http.get("/metrics", headers=key).text.count("tidewire_node_info{") == 2, what="both workers")
+        ready = app.http.get("/readyz")
+        assert (ready.status_code, ready.json()) == (200, {"degraded": False})
 
 
 def test_presence(tmp_path: Path) -> None:

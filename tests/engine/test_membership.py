@@ -10,7 +10,7 @@ import pytest
 from tidewire.engine import membership
 from tidewire.engine.node import Node
 from tidewire.errors import ConnectionClosed, Disconnect, StoreUnavailable
-from tidewire.messages import Announcement, Departure, Format
+from tidewire.messages import Announcement, Departure, Format, Member
 from tidewire.protocols.close_codes import INTERNAL_ERROR, SHUTDOWN
 from tidewire.testing import wait_until
 
@@ -263,6 +263,34 @@ def test_a_lost_lease_joins_everybody_again_until_all_are_in() -> None:
             for client in clients:
                 client.link.vanish()
             await wait_until(lambda: presence.users() == [])
+
+    run(main())
+
+
+def test_members_of_the_node_itself_join_again_many_at_once() -> None:
+    """There are three for each user where events are handled, and others tell that they left until they are in."""
+
+    async def main() -> None:
+        presence = FailingPresence()
+        async with open_node(presence=presence) as node:
+            for n in range(100):
+                await node.memberships.enter("mine", Member(str(n), f"user {n}"))
+                await presence.leave("mine", str(n))  # as if it was claimed
+            presence.lease_lost = True
+            original, running, most = presence.join, 0, 0
+
+            async def slow_join(*arguments: object) -> object:
+                nonlocal running, most
+                running += 1
+                most = max(most, running)
+                await turns(2)
+                running -= 1
+                return await original(*arguments)  # type: ignore[arg-type]
+
+            presence.join = slow_join  # type: ignore[assignment, method-assign]
+            await node.memberships.touch()
+            assert sorted(presence.users("mine")) == sorted(f"user {n}" for n in range(100))
+            assert most == 64
 
     run(main())
 

@@ -212,6 +212,21 @@ class World:
         return [f"{one.time:.1f} {one.data.decode()}" for one in self.stream]
 
 
+def test_an_end_that_presence_knew_is_doubted_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A node that has stalled with thousands of users is not done with its members when presence is asked."""
+    world = World()
+    monkeypatch.setattr(event_order, "_now", lambda: world.now)
+    world.tell(msgspec.structs.replace(JOINED, again=True), "begin")
+    node = world.nodes[0]
+    for _ in range(90):
+        world.look()
+        world.now += 1.0
+        node.seen = world.now
+        if world.now > 140.0:
+            world.members["1"] = node
+    assert world.found == ["joined", "left", "joined"]
+
+
 def test_what_was_told_is_true_when_all_is_calm(monkeypatch: pytest.MonkeyPatch) -> None:
     for seed in range(RUNS):
         source, world = random.Random(seed), World()

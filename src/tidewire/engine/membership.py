@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import itertools
 import logging
 from collections import deque
@@ -256,14 +257,18 @@ class Memberships:
             for subscription in self._registry.subscriptions(connection).values()
             if subscription.stay is not None
         ]
-        for (channel, own), (member, leave) in tuple(self._own.items()):
-            await self._presence.join(channel, member, leave)
-            if (channel, own) not in self._own:
-                await self._presence.leave(channel, member.connection)
-        for start in range(0, len(present), _REJOIN_BATCH):
-            await asyncio.gather(*(self._rejoin(*pair) for pair in present[start : start + _REJOIN_BATCH]))
+        steps = [functools.partial(self._enter_again, *key) for key in self._own]
+        steps += [functools.partial(self._rejoin, *pair) for pair in present]
+        for start in range(0, len(steps), _REJOIN_BATCH):
+            await asyncio.gather(*(step() for step in steps[start : start + _REJOIN_BATCH]))
             if not await self._presence.touch():
                 self._must_rejoin = True
+
+    async def _enter_again(self, channel: str, connection: str) -> None:
+        if (channel, connection) in self._own:
+            await self._presence.join(channel, *self._own[channel, connection])
+            if (channel, connection) not in self._own:
+                await self._presence.leave(channel, connection)
 
     async def _rejoin(self, subscription: Subscription, stay: Stay) -> None:
         if self._is_leaving(stay):

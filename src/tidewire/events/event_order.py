@@ -114,7 +114,7 @@ class EventOrder:
             return []
         early = self._early.pop(key, None)
         self._remember(key, _Last(early.event.id if early else event.id, has_begun=early is not None, is_sure=True))
-        if found.again or early is not None or (last is not None and last.is_unclear):
+        if found.again or found.missing or early is not None or (last is not None and last.is_unclear):
             self._doubt(key, found)
         return [event] if early is None else [event, early.event]
 

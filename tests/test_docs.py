@@ -480,16 +480,19 @@ def test_a_state_joined_with_the_stream(tmp_path: Path) -> None:
 def test_recovery_in_an_endpoint_of_ones_own(tmp_path: Path) -> None:
     page = program("docs/howto/recovery.md")
     with served(page, tmp_path) as app:
-        with app.open("/ws/1") as ann, app.open("/ws/2") as bob:
-            assert json.loads(bob.recv(timeout=15))["recovered"] is False
-            ann.send("one")
+        with app.open("/ws/tea/ann") as ann, app.open("/ws/tea/bob") as bob:
+            answers = [json.loads(bob.recv(timeout=15)) for _ in range(3)]  # history: ann has joined
+            assert answers[0]["recovered"] is False
+            assert [one["data"] for one in answers[1:]] == [{"joined": "ann"}, {"joined": "bob"}]
+            ann.send('{"id": "1", "text": "one"}')
             heard = json.loads(bob.recv(timeout=15))
-            assert heard["data"] == "Client #1 says: one"
-        with app.open(f"/ws/2?since={heard['position']}") as socket:
+            assert heard["data"] == {"user": "ann", "id": "1", "text": "one"}
+        with app.open(f"/ws/tea/bob?since={heard['position']}") as socket:
             assert json.loads(socket.recv(timeout=15))["recovered"] is True
-            missed = {json.loads(socket.recv(timeout=15))["data"] for _ in range(2)}
-            assert missed == {"Client #1 left the chat", "Client #2 left the chat"}
-        with app.open("/ws/2?since=another:1") as socket:
+            missed = [json.loads(socket.recv(timeout=15))["data"] for _ in range(2)]
+            assert {"left": "ann"} in missed
+            assert {"left": "bob"} in missed
+        with app.open("/ws/tea/bob?since=another:1") as socket:
             assert json.loads(socket.recv(timeout=15))["recovered"] is False
     (tmp_path / "test_recovery.py").write_text(page)
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "no:asyncio", "test_recovery.py"]

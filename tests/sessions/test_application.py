@@ -12,6 +12,8 @@ from starlette.exceptions import HTTPException, WebSocketException
 from starlette.websockets import WebSocket
 
 from engine.support import run
+from helpers.hubs import code_of, serving
+from tidewire import Hub
 from tidewire.backends.base import JoinResult
 from tidewire.backends.memory import MemoryBroker, MemoryPresence
 from tidewire.backends.sqlite import SqliteBroker, SqlitePresence
@@ -215,5 +217,23 @@ def test_what_was_sent_goes_out_when_the_endpoint_waits_unless_a_push_takes_it_a
             assert await connection.receive_text() == "bye"
             assert (link.data, link.flushed) == ([b"echo", b"you wrote", b"chat"], [0, 1])
         await node.aclose()
+
+    run(main())
+
+
+def test_a_block_that_waits_for_a_cancelled_task_has_failed() -> None:
+    """It is no server that stops: its client is not told to be back at once, as 1012 does."""
+
+    async def main() -> None:
+        hub = Hub()
+
+        async def endpoint(websocket: WebSocket) -> None:
+            async with hub.connect(websocket):
+                other = asyncio.ensure_future(asyncio.sleep(60))
+                other.cancel()
+                await other
+
+        async with serving(hub, endpoint) as running, running.open() as client:
+            assert await code_of(client) == 1011
 
     run(main())

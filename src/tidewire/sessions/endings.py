@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from typing import Any, NamedTuple, TypeVar
 
@@ -43,6 +44,7 @@ class Ending(NamedTuple):
 def judge(error: BaseException, *, has_ended: bool) -> Ending:
     """Return the ending that an exception of a block means for its connection, which may have ended before.
 
+    The end of another task, for which the block has waited, is a failure of the block; that of its own is the server's.
     A client that left is no error, inside of a group of exceptions neither. An outage of the store and a CommandError
     go on as starlette's WebSocketException: dependencies roll back, and the client is told, without a traceback.
     """
@@ -50,7 +52,9 @@ def judge(error: BaseException, *, has_ended: bool) -> Ending:
     if rest is None:
         return Ending(NORMAL)
     if not isinstance(rest, Exception):
-        return Ending(SHUTDOWN, rest)
+        task = asyncio.current_task()
+        is_foreign = isinstance(rest, asyncio.CancelledError) and task is not None and not task.cancelling()
+        return Ending(INTERNAL_ERROR, rest, failed=True) if is_foreign else Ending(SHUTDOWN, rest)
     refused = _first(rest, WebSocketException)
     if refused is not None:
         disconnect = Disconnect(refused.code, refused.reason)

@@ -30,6 +30,13 @@ LOSSES = [
     "ALTER TABLE tidewire_publications DROP COLUMN meta",
     "ALTER TABLE tidewire_channels RENAME COLUMN top TO tip",
 ]
+#: Rows of channels that nodes remember are changed: a new epoch, too.
+CHANGES = [
+    "UPDATE tidewire_channels SET name = 'z' WHERE name = 'a'",
+    "UPDATE tidewire_channels SET top = 5",
+    "UPDATE tidewire_channels SET top = 50",
+    "UPDATE tidewire_channels SET epoch = 'other'",
+]
 #: Nothing is gone that a subscriber could miss.
 HARMLESS = [
     "DELETE FROM tidewire_keys",
@@ -66,7 +73,7 @@ async def node_on(stack: AsyncExitStack, path: Path) -> Node:
 
 
 @pytest.mark.parametrize(
-    ("statements", "told"), [*((one, True) for one in LOSSES), *((one, False) for one in HARMLESS)]
+    ("statements", "told"), [*((one, True) for one in LOSSES + CHANGES), *((one, False) for one in HARMLESS)]
 )
 def test_what_is_removed_is_made_again_and_told(tmp_path: Path, statements: str, told: bool) -> None:
     path = tmp_path / "chat.db"

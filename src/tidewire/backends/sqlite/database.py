@@ -14,7 +14,7 @@ import sqlite3
 from collections.abc import Sequence
 from pathlib import Path
 from time import time_ns
-from typing import Any
+from typing import Any, NoReturn
 
 from tidewire.backends.shared.statements import read, statements
 from tidewire.backends.sqlite.file_check import LOG_BYTES, FileCheck, FileState
@@ -88,10 +88,12 @@ def derived_epoch(seed: str, channel: str) -> str:
 class _Channel:
     """A channel's row as the writer remembers it, and the retention that this process gave it, if any."""
 
-    __slots__ = ("epoch", "id", "keep_age", "keep_size", "name", "top")
+    __slots__ = ("epoch", "id", "keep_age", "keep_size", "kept_top", "name", "top")
 
     def __init__(self, row: tuple[int, str, str, int]) -> None:
         self.id, self.name, self.epoch, self.top = row
+        #: The top that its row has.
+        self.kept_top = self.top
         self.keep_size: int | None = None
         self.keep_age: float | None = None
 
@@ -264,7 +266,7 @@ class Database:
             self._forget()  # some were removed before this process saw them: their channels' tops are not known
         for _, channel_id, offset, time, format, data, meta in rows:
             channel = self._channel_by_id(channel_id)
-            channel.top = max(channel.top, offset)
+            channel.top = channel.kept_top = max(channel.top, offset)
             if channel.name in subscribed:
                 found.append(
                     Publication(channel.name, offset, offset - 1, channel.epoch, time, data, Format(format), meta)
@@ -274,6 +276,9 @@ class Database:
         if len(rows) == PAGE:
             return found, False
         if last != self.cursor:
+            store = self.connection.execute(SQL["store"]).fetchone()
+            if store is not None and store[1] != self.seed:
+                raise sqlite3.OperationalError("another process has begun new epochs; it is opened anew")
             self.cursor = last
             self._forget()
         self._version = version
@@ -361,15 +366,27 @@ class Database:
 
     def _insert(self, values: list[object], changed: dict[int, _Channel]) -> None:
         start = 0
-        for rows, statement in _KEEP_ROWS.items():
-            size = rows * _VALUES
-            while len(values) - start >= size:
-                self.connection.execute(statement, values[start : start + size])
-                start += size
-        tops = [(c.top, c.keep_size, c.keep_age, c.id) for c in changed.values()]
-        if self.connection.executemany(SQL["update_channel"], tops).rowcount != len(tops):
-            raise sqlite3.OperationalError("channels were removed by somebody else; the store is opened anew")
+        tops = [(c.top, c.keep_size, c.keep_age, c.id, c.name, c.epoch, c.kept_top) for c in changed.values()]
+        try:
+            is_ours = self.connection.executemany(SQL["update_channel"], tops).rowcount == len(tops)
+            for rows, statement in _KEEP_ROWS.items():
+                size = rows * _VALUES
+                while is_ours and len(values) - start >= size:
+                    self.connection.execute(statement, values[start : start + size])
+                    start += size
+        except sqlite3.IntegrityError:  # an offset that there was
+            is_ours = False
+        if not is_ours:
+            self._begin_epochs_after_change()
+        for each in changed.values():
+            each.kept_top = each.top
         self.cursor = int(self.connection.execute("SELECT last_insert_rowid()").fetchone()[0])
+
+    def _begin_epochs_after_change(self) -> NoReturn:
+        """Undo a transaction that found rows of channels changed, renamed or removed by somebody else."""
+        self.connection.execute("ROLLBACK")
+        self._begin_epochs("was changed by somebody else")
+        raise sqlite3.OperationalError("its channels were changed by somebody else; it is opened anew")
 
     def forget_key(self, request: PublishRequest) -> None:
         """Forget a key before its window ends, inside a writing transaction."""

@@ -19,7 +19,9 @@ UPDATE sqlite_sequence SET seq = max(seq, ?) WHERE name = 'tidewire_publications
 -- name: reset_last_id
 UPDATE sqlite_sequence SET seq = (SELECT coalesce(max(id), 0) FROM tidewire_publications) WHERE name = 'tidewire_publications'
 -- name: begin_epochs
-UPDATE tidewire_channels SET epoch = derived_epoch(?, name)
+UPDATE tidewire_channels SET epoch = derived_epoch(?, name), top = max(top, coalesce(
+    (SELECT max("offset") FROM tidewire_publications WHERE channel = tidewire_channels.id), 0
+))
 -- name: last_id
 SELECT coalesce((SELECT seq FROM sqlite_sequence WHERE name = 'tidewire_publications'), 0)
 -- name: channel_by_name
@@ -29,7 +31,8 @@ SELECT id, name, epoch, top FROM tidewire_channels WHERE id = ?
 -- name: create_channel
 INSERT INTO tidewire_channels (name, epoch, top, keep_size, keep_age) VALUES (?, ?, 0, ?, ?)
 -- name: update_channel
-UPDATE tidewire_channels SET top = ?, keep_size = coalesce(?, keep_size), keep_age = coalesce(?, keep_age) WHERE id = ?
+UPDATE tidewire_channels SET top = ?, keep_size = coalesce(?, keep_size), keep_age = coalesce(?, keep_age)
+WHERE id = ? AND name = ? AND epoch = ? AND top = ?
 -- name: remove_history
 UPDATE tidewire_channels SET floor = top WHERE name = ?
 -- name: newer

@@ -54,6 +54,26 @@ def test_a_wrong_login_is_told_the_same_whoever_it_is(server: LiveServer, name: 
     assert no_store(answer)
 
 
+@pytest.mark.parametrize(
+    ("path", "why"),
+    [
+        ("/no<b>where", "Nothing is at /no&lt;b&gt;where on this server."),
+        ("/manual/nothing", "There is no page &#x27;nothing&#x27; in /manual."),
+    ],
+)
+def test_a_browser_is_shown_a_page_where_nothing_is_and_a_program_gets_json(
+    server: LiveServer, path: str, why: str
+) -> None:
+    shown = server.get(path, headers={"Accept": "text/html,*/*;q=0.8"})
+    assert (shown.status_code, shown.headers["content-type"]) == (404, "text/html; charset=utf-8")
+    assert why in shown.text
+    assert '<a href="/tutorial">Tutorial</a>' in shown.text
+    assert "default-src 'none'" in shown.headers["content-security-policy"]
+    told = server.get(path)
+    assert told.status_code == 404
+    assert set(told.json()) == {"detail"}
+
+
 def test_the_query_is_no_place_for_a_password(server: LiveServer) -> None:
     answer = server.post("/login", params={"username": "ann", "password": GOOD})
     assert answer.status_code == 422

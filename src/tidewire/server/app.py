@@ -26,6 +26,7 @@ from tidewire.server.routes import api_key, chat_socket, health, login, tutorial
 from tidewire.server.routes.api_docs import api_docs
 from tidewire.server.routes.clients import client_routes
 from tidewire.server.routes.manual_site import manual
+from tidewire.server.routes.missing import add_missing
 from tidewire.server.routes.observers import add_observers
 from tidewire.server.routes.pages import add_pages, listed_pages
 from tidewire.server.routes.pipeline_access import add_pipelines
@@ -63,6 +64,7 @@ def create_app(settings: Settings) -> FastAPI:
     logins = _add_objects(app, settings, namespaces, origins)
     _add_routes(app, settings, logins)
     pages = listed_pages(settings)
+    add_missing(app, pages=pages)
     app.include_router(app.state.hub.asyncapi_router(described=described(channel), pages=pages))
     if settings.http_api.is_on or settings.is_loopback:
         app.include_router(api_docs(is_on=settings.http_api.is_on, pages=pages))

@@ -52,6 +52,8 @@ class Manual:
             if token.children:
                 token.children = list(self._linked(token.children, posixpath.dirname(name)))
         html = str(self._markdown.renderer.render(tokens, self._markdown.options, {}))
+        for wide in ("pre", "table"):  # which scroll inside themselves, by keyboard too
+            html = html.replace(f"<{wide}>", f'<{wide} tabindex="0">')
         return html.replace("<th></th>", "<td></td>")  # a column without a title has no header to read out
 
     def search(self, words: str) -> list[Found]:

@@ -12,39 +12,12 @@ from fastapi.responses import HTMLResponse
 
 from tidewire.http_api import models as m
 from tidewire.http_api.calls import METHODS
+from tidewire.server.routes.manual_site import manual_page
 from tidewire.server.routes.pages import PAGE_HEADERS
 from tidewire.support.page_links import page_links
 
 __all__ = ("api_docs",)
 
-_PAGE = """<!doctype html>
-<html lang="en">
-  <head>
-    <meta charset="utf-8">
-    <title>HTTP API · tidewire</title>
-    <meta name="viewport" content="width=device-width, initial-scale=1">
-    <meta name="color-scheme" content="light dark">
-    <link rel="icon" href="/ui/mark.svg" type="image/svg+xml">
-    <link rel="stylesheet" href="/ui/css/base.css">
-    <link rel="stylesheet" href="/ui/css/tutorial.css">
-    <script src="/ui/js/theme.js"></script>
-  </head>
-  <body>
-    <header class="top">
-      <a class="wordmark" href="/"><img src="/ui/mark.svg" alt="" width="28" height="28"> tidewire</a>
-      <nav aria-label="Pages">{pages}</nav>
-      <button type="button" class="icon-button" data-theme-toggle>
-        <svg class="icon" aria-hidden="true"><use href="/ui/icons.svg#theme"></use></svg>
-      </button>
-    </header>
-    <main>
-      <h1>HTTP API</h1>
-      {lead}
-      {methods}
-    </main>
-  </body>
-</html>
-"""
 _ON = (
     '<p class="lead">Each call is a POST with the header <code>X-API-Key</code>. '
     'The same as JSON: <a href="/openapi.json">/openapi.json</a>.</p>'
@@ -58,7 +31,9 @@ _OFF = (
 def api_docs(*, is_on: bool, pages: Iterable[tuple[str, str]] = ()) -> APIRouter:
     """Make the route of the page, which leads to the others."""
     methods = "\n".join(_method(name, method.request) for name, method in METHODS.items())
-    page = _PAGE.format(lead=_ON if is_on else _OFF, methods=methods, pages=page_links(pages, "/docs"))
+    contents = "<h2>Calls</h2>" + "".join(f'<a href="#{name}">{name}</a>' for name in METHODS)
+    body = f"<h1>HTTP API</h1>{_ON if is_on else _OFF}{methods}"
+    page = manual_page("HTTP API", page_links(pages, "/docs"), contents, body)
     router = APIRouter(include_in_schema=False)
 
     async def docs() -> Response:
@@ -80,7 +55,7 @@ def _method(name: str, request: type[m.Request]) -> str:
     call = f"curl -H 'X-API-Key: …' -d '{json.dumps(body)}' http://127.0.0.1:8000/api/{name}"
     return (
         f'<section id="{name}"><h2>POST /api/{name}</h2><p>{escape(request.__doc__ or "")}</p>'
-        f"<table>{rows}</table><pre><code>{escape(call)}</code></pre></section>"
+        f'<table>{rows}</table><pre class="wraps"><code>{escape(call)}</code></pre></section>'
     )
 
 

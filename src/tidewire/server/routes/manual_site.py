@@ -16,7 +16,7 @@ from tidewire.server.manual_pages import Manual
 from tidewire.server.routes.pages import PAGE_HEADERS
 from tidewire.support.page_links import page_links
 
-__all__ = ("manual",)
+__all__ = ("manual", "manual_page")
 
 _PATH = "/manual"
 _FOLDERS = {"": "Start", "tutorial": "Learn", "howto": "Do", "reference": "Look up", "explanation": "Understand"}
@@ -33,16 +33,21 @@ def manual(*, pages: Iterable[tuple[str, str]]) -> APIRouter:
         if body is None:
             raise HTTPException(404, f"there is no page {name!r} in {_PATH}")
         title = "Search" if q else made.titles.get(name, "Documentation")
-        parts = {"pages": links, "contents": _contents(made, made.address(name)), "body": body}
-        text = page_of("manual.html", "").replace("{home}", "/").replace("{title}", escape(title))
-        text = text.replace("{q}", escape(q, quote=True))
-        for part, html in parts.items():
-            text = text.replace(f"<!-- {part} -->", html)
+        text = manual_page(title, links, _contents(made, made.address(name)), body, q=q)
         return HTMLResponse(text, headers=PAGE_HEADERS)
 
     router.add_api_route(_PATH, show, methods=["GET", "HEAD"])
     router.add_api_route(f"{_PATH}/{{name:path}}", show, methods=["GET", "HEAD"])
     return router
+
+
+def manual_page(title: str, links: str, contents: str, body: str, *, q: str = "") -> str:
+    """Return a page with contents beside its body; all but the title and the search are HTML."""
+    text = page_of("manual.html", "").replace("{home}", "/").replace("{title}", escape(title))
+    text = text.replace("{q}", escape(q, quote=True))
+    for part, html in {"pages": links, "contents": contents, "body": body}.items():
+        text = text.replace(f"<!-- {part} -->", html)
+    return text
 
 
 @cache
@@ -73,5 +78,11 @@ def _results(made: Manual, q: str) -> str:
         f'<li><a href="{made.address(one.name)}">{escape(one.title)}</a><p class="hint">{escape(one.excerpt)}</p></li>'
         for one in found
     )
-    count = "Nothing found" if not found else "1 page" if len(found) == 1 else f"{len(found)} pages"
+    count = (
+        "No page has all these words. Try fewer, or others."
+        if not found
+        else "1 page"
+        if len(found) == 1
+        else f"{len(found)} pages"
+    )
     return f'<h1>“{escape(q)}”</h1><p class="lead">{count}</p><ol class="found">{rows}</ol>'

@@ -138,6 +138,16 @@ def test_axe_finds_nothing_and_nothing_is_beside_the_screen(
         )
 
 
+def test_a_phone_shows_each_row_whole(people: MakePerson, shared_server: Server, clients: int) -> None:
+    page = open_view(people(shared_server, viewport=PHONE), shared_server, "connections")
+    expect(page.locator("#connections-table tbody tr")).to_have_count(50)
+    row = page.locator("#connections-table tbody tr").first
+    for name in ("Disconnect", "Unsubscribe"):
+        expect(row.get_by_role("button", name=name)).to_be_in_viewport(ratio=1)
+    assert row.evaluate("(row) => row.querySelector('[data-title=Channels]').textContent").startswith("playground:")
+    assert page.locator("#connections .wide-table").evaluate("(node) => node.scrollWidth <= node.clientWidth")
+
+
 def test_it_works_by_keyboard(people: MakePerson, shared_server: Server, clients: int) -> None:
     page = open_view(people(shared_server), shared_server, "nodes")
     page.keyboard.press("Tab")

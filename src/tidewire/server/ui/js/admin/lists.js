@@ -8,9 +8,10 @@ const SIZE = 50;
 /** Fill a table: `columns` are `[title, cell of a row, class]`; a cell is a text or a node. */
 export function fill(table, columns, rows, empty) {
   const head = el("tr", {}, ...columns.map(([title, , kind]) => el("th", { scope: "col", class: kind, text: title })));
-  const cells = (row) => columns.map(([, cell, kind]) => {
+  const cells = (row) => columns.map(([title, cell, kind]) => {
     const shown = cell(row);
-    return shown instanceof Node ? el("td", { class: kind }, shown) : el("td", { class: kind, text: shown });
+    const named = { class: kind, "data-title": title };
+    return shown instanceof Node ? el("td", named, shown) : el("td", { ...named, text: shown });
   });
   const body = rows.length
     ? rows.map((row) => el("tr", {}, ...cells(row)))

@@ -106,6 +106,9 @@ def test_text_of_every_direction_and_links_with_brackets(people: MakePerson, sha
     text = ann.page.locator("#log .text").last
     expect(text).to_have_attribute("dir", "auto")
     expect(text.locator("a")).to_have_attribute("href", "https://example.org/a_(b)")
+    ann.page.goto(f"{shared_server.url}/#/room/חדר")
+    expect(ann.page.locator("#thread-title")).to_have_text("חדר")
+    expect(ann.page.locator("#thread-title")).to_have_css("text-align", "left")  # above its detail
 
 
 @pytest.mark.slow  # it waits for what must not come, or for waits to grow

@@ -11,6 +11,7 @@ from tests.server.live_server import wait_for
 
 from browser.people import Person
 from browser.serving import Server
+from browser.test_admin import axe
 
 pytestmark = [pytest.mark.browser, pytest.mark.xdist_group("browser")]
 
@@ -110,3 +111,11 @@ def test_a_cut_while_the_history_is_read_loses_none_of_it(people: MakePerson, sh
     )
     expect(page.locator("#frames .missed")).to_have_count(1)
     expect(page.locator("#problem")).to_have_text("")
+
+
+@pytest.mark.parametrize("part", ["", "/echo", "/items", "/chat", "/channels"])
+def test_axe_finds_nothing(people: MakePerson, shared_server: Server, part: str) -> None:
+    page = people(shared_server).page
+    page.goto(f"{shared_server.url}/tutorial{part}")
+    expect(page.get_by_role("heading", level=1)).to_be_visible()
+    assert axe(page) == []

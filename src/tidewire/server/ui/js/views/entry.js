@@ -89,6 +89,7 @@ export class EntryView {
       $("entry-submit").disabled = false;
       if (!(error instanceof Refusal)) throw error;
       if (error.status === 429) this.#throttle(error.wait);
+      else if (error.status === 401) problem("password", "The name or the password is wrong.");
       else problem(error.field, error.message);
     }
   }

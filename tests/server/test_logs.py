@@ -109,3 +109,13 @@ def test_json_has_one_object_a_line_for_a_start_a_traceback_and_a_stop(tmp_path:
     }
     assert [record["level"] for record in records] == ["info", "error", "info", "info"]
     assert all(record["time"].endswith("Z") for record in records)
+
+
+def test_a_stop_that_cancels_nothing_is_no_error(tmp_path: Path) -> None:
+    code = (
+        "import logging, tidewire.server.logs as logs; logs.configure('info'); "
+        "log = logging.getLogger('uvicorn.error'); words = 'Cancel %s running task(s), timeout exceeded'; "
+        "log.error(words, 0); log.error(words, 2)"
+    )
+    ended = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert [line.partition("Cancel ")[2][:1] for line in ended.stderr.splitlines()] == ["2"]

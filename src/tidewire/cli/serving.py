@@ -94,6 +94,8 @@ def _run(loaded: Loaded, application: str | None, *, reload: bool = False) -> No
         version = importlib.metadata.version("tidewire")
         say(f"[bold]tidewire[/] {version} · [bold cyan]{escape(url)}[/] · {escape(what)} · {workers} · Ctrl+C to stop")
 
+    if settings.workers > 1 and out.is_terminal:  # a program reads the first line as the address
+        say(f"starting {settings.workers} workers …")
     run_server(settings, app=application, limits=_given_limits(loaded), reload=reload, announce=announce)
 
 

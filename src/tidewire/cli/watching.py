@@ -247,7 +247,8 @@ def _screen(before: dict[str, Any], after: dict[str, Any]) -> Group:
     for column in table.columns[1:]:
         column.justify = "right"
     table.add_section()
-    table.add_row("all", str(len(after["nodes"])), *(_figure(name, sums) for name in names), style="bold")
+    cells = {name: _figure(name, sums) for name in names} | {"channels": _distinct(after["nodes"])}
+    table.add_row("all", str(len(after["nodes"])), *cells.values(), style="bold")
     away = [_name(node) for node in after["nodes"] if node["degraded"]]
     store = Text(harmless(f"store: away for {', '.join(away)}"), "red") if away else Text("store: answers", "green")
     now = Text("now: " + ", ".join(f"{title} {_number(sums[name])}/s" for name, title in _TROUBLES.items()))
@@ -262,6 +263,13 @@ def _figure(name: str, figures: dict[str, float]) -> str:
     return _bytes(figures[name]) if name == "unsent_bytes" else _number(figures[name])
 
 
+def _distinct(nodes: list[dict[str, Any]]) -> str:
+    """Return how many channels all nodes have together: each knows its own, and two may have the same."""
+    counts = [int(node["channels"]) for node in nodes] or [0]
+    least, most = max(counts), sum(counts)
+    return _number(least) if least == most else f"{_number(least)}–{_number(most)}"
+
+
 def _troubles(after: dict[str, Any]) -> list[Text]:
     lines = []
     for metric, words in (("refusals", "refused since the start"), ("limits_reached", "limits reached")):
@@ -269,6 +277,8 @@ def _troubles(after: dict[str, Any]) -> list[Text]:
         for node in after["nodes"]:
             for kind, number in node["parts"].get(metric, {}).items():
                 sums[kind] = sums.get(kind, 0) + number
+        if metric == "limits_reached" and (waited := sums.pop("arrivals", 0)):
+            lines.append(Text(f"newcomers that waited for a turn (arrivals), none refused: {_number(waited)}"))
         if sums:
             most = sorted(sums.items(), key=lambda item: -item[1])[:6]
             lines.append(Text(f"{words}: " + ", ".join(f"{kind} {_number(number)}" for kind, number in most)))

@@ -93,6 +93,13 @@ class _WithoutQuery(logging.Filter):
         return True
 
 
+class _WithoutNothing(logging.Filter):
+    """Drops uvicorn's error that it cancels no task at the end."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        return not (str(record.msg).startswith("Cancel %s running task") and record.args == (0,))
+
+
 def configure(level: str, *, format: str = "text", access: bool = False) -> None:
     """Send everything of this process to stderr as "text" or "json"; uvicorn's start and stop only when debugging."""
     name = level.upper()
@@ -101,7 +108,12 @@ def configure(level: str, *, format: str = "text", access: bool = False) -> None
         {
             "version": 1,
             "disable_existing_loggers": False,
-            "filters": {"clean": {"()": Clean}, "ids": {"()": LogIds}, "without_query": {"()": _WithoutQuery}},
+            "filters": {
+                "clean": {"()": Clean},
+                "ids": {"()": LogIds},
+                "without_query": {"()": _WithoutQuery},
+                "nothing": {"()": _WithoutNothing},
+            },
             "formatters": {"text": {"()": _Formatter, "fmt": _FORMAT}, "json": {"()": _Json}},
             "handlers": {
                 "stderr": {"class": "logging.StreamHandler", "formatter": format, "filters": ["clean", "ids"]}
@@ -110,7 +122,7 @@ def configure(level: str, *, format: str = "text", access: bool = False) -> None
             "loggers": {
                 "asyncio": {"level": "WARNING"},
                 "uvicorn": {"level": quiet},
-                "uvicorn.error": {"level": quiet},
+                "uvicorn.error": {"level": quiet, "filters": ["nothing"]},
                 "uvicorn.access": {"level": "INFO" if access else "CRITICAL", "filters": ["without_query"]},
             },
         }

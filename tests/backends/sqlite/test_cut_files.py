@@ -140,3 +140,20 @@ def test_a_damaged_file_with_tables_of_an_application_is_left_alone(tmp_path: Pa
             await ledger.succeeds(5)
 
     run(scenario(), 40)
+
+
+def test_a_shared_file_that_is_emptied_has_nothing_to_leave_alone(tmp_path: Path) -> None:
+    path = tmp_path / "chat.db"
+    with closing(sqlite3.connect(path)) as connection:
+        connection.execute("CREATE TABLE orders (id)")
+
+    async def scenario() -> None:
+        async with AsyncExitStack() as stack:
+            ledger = Ledger(await node_on(stack, path))
+            await ledger.publish(5)
+            before = ledger.last
+            await asyncio.to_thread(empty, path, path)
+            await ledger.succeeds(5)
+            assert ledger.last.epoch != before.epoch
+
+    run(scenario(), 40)

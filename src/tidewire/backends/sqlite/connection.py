@@ -81,7 +81,7 @@ class Connection:
 
     def _put_away(self, database: Database, state: FileState) -> bool:
         """Make place for a new file once it is clear what happened to this one; return whether that is done."""
-        if state is FileState.UNCLEAR or (state is FileState.DAMAGED and database.is_common):
+        if state is FileState.UNCLEAR or (state is FileState.DAMAGED and database.has_others_data):
             self.trouble = f"{self._path} was cut or written over; restore it from a backup, or move it away"
             return False
         if not self._lock.try_acquire():

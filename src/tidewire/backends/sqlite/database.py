@@ -115,9 +115,10 @@ class Database:
             self._guarded = -1
             self.connection.execute(SQL["move_log"])  # so that the file alone says which store it is
             self._check = FileCheck(path, self._rollback_guard.knows)
-            #: The file has tables of others, too.
-            self.is_common = bool(self._one("has_others"))
-            self._identity, self._log_identity = identity(path), log_identity(path)
+            self._has_others = bool(self._one("has_others"))
+            #: The files of the log with which it was opened.
+            self.log_identity = log_identity(path)
+            self._identity = identity(path)
         except BaseException:
             self.close()
             raise
@@ -186,9 +187,9 @@ class Database:
         return identity(self._path) != self._identity
 
     @property
-    def log_identity(self) -> tuple[tuple[int, int] | None, ...]:
-        """The files of the log with which it was opened."""
-        return self._log_identity
+    def has_others_data(self) -> bool:
+        """The file is not empty, and had tables of others too."""
+        return self._has_others and self._path.stat().st_size > 0
 
     def look_at_file(self) -> FileState:
         """Return whether the file is what it was, before anything is written."""
@@ -197,7 +198,7 @@ class Database:
     @property
     def has_lost_log(self) -> bool:
         """The log was removed, or another one has its name: a crash would lose later writes."""
-        return log_identity(self._path) != self._log_identity
+        return log_identity(self._path) != self.log_identity
 
     def save_log(self) -> bool:
         """Move the log into the database, under the write lock; return whether nothing is left in it."""
@@ -383,7 +384,7 @@ class Database:
         self.cursor = int(self.connection.execute("SELECT last_insert_rowid()").fetchone()[0])
 
     def _begin_epochs_after_change(self) -> NoReturn:
-        """Undo a transaction that found rows of channels changed, renamed or removed by somebody else."""
+        """Undo a transaction that found rows of channels changed by somebody else."""
         self.connection.execute("ROLLBACK")
         self._begin_epochs("was changed by somebody else")
         raise sqlite3.OperationalError("its channels were changed by somebody else; it is opened anew")

@@ -23,7 +23,10 @@ LEFT = KeptEvent("left", "room:1", "ann", "ann")
 #: What a node does: a generator that stops before each request to the store.
 Work = Iterator[None]
 
+#: Events that a reader recalls which takes over, and after which it is reminded of what has begun.
+RECALLED, REMINDED = 40, 12
 KINDS = [*8 * ["go"], *3 * ["enter"], *3 * ["leave"], *2 * ["wait"], "kill", "stall", "wake", "close", "look"]
+TAKEN_OVER = [*KINDS, *4 * ["others"], *3 * ["look"], *2 * ["take over"]]
 
 
 class Node:
@@ -161,6 +164,10 @@ class World:
             self.wait(number % 30)
         elif what == "look":
             self.look()
+        elif what == "others":
+            self.others(number)
+        elif what == "take over":
+            self.take_over(number)
 
     def wait(self, seconds: int) -> None:
         for _ in range(seconds):
@@ -185,17 +192,43 @@ class World:
             if next(work, self) is self:
                 node.work.remove(work)
 
-    def look(self) -> None:
+    def read_on(self, most: int) -> None:
+        """Read all, and remind of so many."""
         for publication in self.stream[self.read :]:
             for event in self.order.take(publication):
-                self.found.append(event.kind)
+                if event.user == "ann":
+                    self.found.append(event.kind)
         self.read = len(self.stream)
+        for key, event in self.order.reminders()[:most]:
+            self.tell(event, key)
+
+    def look(self) -> None:
+        self.read_on(100)
         for end in self.order.overdue():
             self.tell(end, f"missing {end.missing}")
         for begin in self.order.doubtful():
-            missing = self.order.settle(begin, is_there=self.count() > 0)
+            is_there = self.count() > 0 if begin.member == "ann" else int(begin.member) % 50 == 7
+            missing = self.order.settle(begin, is_there=is_there)
             if missing is not None:
                 self.tell(missing, f"missing {missing.missing}")
+
+    def others(self, number: int) -> None:
+        """Let others come and go, who look meanwhile; some stay."""
+        for user in itertools.islice(self.names, number):
+            for kind in ("joined",) if int(user) % 50 == 7 else ("joined", "left"):
+                self.tell(KeptEvent(kind, "room:1", user, user), f"{kind}:{user}")
+            if int(user) % 4 == 0:
+                self.look()
+
+    def take_over(self, number: int) -> None:
+        """Kill the reader, some in the middle; if the user is not there, the newest events must say so."""
+        if number % 2:
+            self.read_on(number // 2 % 4)
+        recalled = self.stream[max(0, self.read - RECALLED) : self.read]
+        if len(self.found) % 2 or any(b'"ann"' in one.data for one in recalled):
+            self.order = EventOrder()
+            for publication in recalled:
+                self.order.take(publication)
 
     def calm(self) -> None:
         """Let all that goes on end, and what is missing be noticed."""
@@ -227,12 +260,14 @@ def test_an_end_that_presence_knew_is_doubted_too(monkeypatch: pytest.MonkeyPatc
     assert world.found == ["joined", "left", "joined"]
 
 
-def test_what_was_told_is_true_when_all_is_calm(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("kinds", [KINDS, TAKEN_OVER], ids=["one reader", "taken over"])
+def test_what_was_told_is_true_when_all_is_calm(kinds: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(event_order, "_REMINDED", REMINDED)
     for seed in range(RUNS):
         source, world = random.Random(seed), World()
         monkeypatch.setattr(event_order, "_now", lambda world=world: world.now)
         for _ in range(source.randrange(5, 50)):
-            world.step(source.choice(KINDS), source.randrange(100))
+            world.step(source.choice(kinds), source.randrange(100))
         world.calm()
         told = list(world.found)
         assert told == (["joined", "left"] * len(told))[: len(told)], (seed, world.shown())

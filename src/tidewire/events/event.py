@@ -20,7 +20,8 @@ class KeptEvent(msgspec.Struct, frozen=True, omit_defaults=True):
 
     `missing` is "before ID" or "after ID" in an event that a reader tells, because nobody else did. `again` is a
     beginning that another node was to tell, and has, unless it was killed before; or the end of a dead node's last
-    member, which may come behind the beginning on another node.
+    member, which may come behind the beginning on another node. `known` is "ID POSITION" in a reminder that a reader
+    tells of what has begun long ago: the beginning's id, and up to where that reader had read.
     """
 
     kind: str
@@ -29,6 +30,7 @@ class KeptEvent(msgspec.Struct, frozen=True, omit_defaults=True):
     member: str = ""
     missing: str = ""
     again: bool = False
+    known: str = ""
 
 
 def shadow_of(begin: KeptEvent) -> str:

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import msgspec
 
 from tidewire.events.event import KINDS, Event, KeptEvent
-from tidewire.messages import Publication
+from tidewire.messages import Position, Publication
 
 __all__ = ("EventOrder",)
 
@@ -20,6 +20,8 @@ logger = logging.getLogger("tidewire")
 _PATIENCE = 20.0
 #: Users and channels of which a reader remembers the last event; those that are asked of presence in one step.
 _REMEMBERED, _ASKED = 50_000, 100
+#: Events after which a reader reminds the next ones of what has begun; less than half of those that they recall.
+_REMINDED = 20_000
 _BEGINNINGS = {end: begin for begin, end in KINDS.items()}
 
 #: The kind of the beginning, the channel, and the member.
@@ -55,19 +57,33 @@ class _Doubt(NamedTuple):
     was_wrong: bool = False
 
 
+class _Trace(NamedTuple):
+    """The newest event by which a later reader knows that a key has begun: how many were taken then, and its place."""
+
+    number: int
+    offset: int
+    user: str
+
+
 class EventOrder:
     """Yields beginnings and ends in turn: what came twice once, and an end before the next beginning.
 
     Two nodes may tell of one user at the same moment; then the later beginning may be kept before the earlier end. And
     a worker may be killed before it has told a beginning, or after an end that was none: each node tells the beginning
     of its first member of a user, `again` if it is not the first of all. It is yielded where nobody told it before.
-    Where an order leaves open what is true, presence knows.
+    Where an order leaves open what is true, presence knows. A later reader recalls the newest events only: of what has
+    begun before those it is reminded, with no more reminders than there are other events.
     """
 
     def __init__(self) -> None:
         self._last: OrderedDict[Key, _Last] = OrderedDict()
         self._early: dict[Key, _Early] = {}
         self._doubts: dict[Key, _Doubt] = {}
+        #: Of what has begun, the longest ago first.
+        self._traces: OrderedDict[Key, _Trace] = OrderedDict()
+        self._taken = self._spare = 0
+        self._start: Position | None = None
+        self._top: Position | None = None
         #: Whether there is no beginning that it does not remember; None before the first event.
         self.has_seen_all: bool | None = None
 
@@ -83,14 +99,67 @@ class EventOrder:
             self.has_seen_all = publication.previous == 0
         is_begin = found.kind in KINDS
         key = (found.kind if is_begin else _BEGINNINGS.get(found.kind, ""), found.channel, found.member)
+        self._count(publication, is_reminder=bool(found.known))
+        if found.known:
+            return self._take_reminder(key, found, publication)
         if found.missing and not self._is_missing(key, found.missing):
             return []  # another one came before it
-        return self._take_begin(key, found, event) if is_begin else self._take_end(key, found, event)
+        before = self._last.get(key)
+        due = self._take_begin(key, found, event) if is_begin else self._take_end(key, found, event)
+        last = self._last.get(key)
+        if last is None or not last.has_begun:
+            self._traces.pop(key, None)
+        elif before is None or last.id != before.id:
+            self._trace(key, found, publication, is_plain=is_begin and not found.missing)
+        return due
+
+    def _count(self, publication: Publication, *, is_reminder: bool) -> None:
+        self._taken += 1
+        self._spare = min(self._spare + (-1 if is_reminder else 1), _REMINDED)
+        if self._start is None or self._start.epoch != publication.epoch:
+            self._start = Position(publication.previous, publication.epoch)
+        self._top = publication.position
+
+    def _take_reminder(self, key: Key, found: KeptEvent, publication: Publication) -> list[Event]:
+        id_, _, place = found.known.partition(" ")
+        last = self._last.get(key)
+        if last is None or not last.has_begun:
+            since, read = (str(self._start) if last is None else last.id), Position.parse(place)
+            if not since or not _is_since(read, Position.parse(since)):
+                return []  # it may have ended after that place
+            self._remember(key, _Last(id_, has_begun=True, is_sure=True, is_unclear=True))
+        elif last.id != id_:
+            return []
+        self._last.move_to_end(key)
+        self._trace(key, found, publication, is_plain=True)
+        return []
+
+    def _trace(self, key: Key, found: KeptEvent, publication: Publication, *, is_plain: bool) -> None:
+        """Note an event; a later reader understands others than plain ones only by those before, so remind it soon."""
+        number = self._taken if is_plain else self._taken - _REMINDED
+        self._traces[key] = _Trace(number, publication.offset, found.user)
+        self._traces.move_to_end(key, last=is_plain)
+
+    def reminders(self) -> list[tuple[str, KeptEvent]]:
+        """Return some events that remind later readers of what has begun, each with its publish key."""
+        due: list[tuple[str, KeptEvent]] = []
+        for key, trace in self._traces.items():
+            if trace.number > self._taken - _REMINDED or len(due) >= min(self._spare, _ASKED):
+                break
+            if key not in self._early:
+                id_ = self._last[key].id
+                known = f"{id_} {self._top}"
+                event = KeptEvent(key[0], key[1], trace.user, key[2], again=True, known=known)
+                due.append((f"known {id_} {trace.offset}", event))
+        return due
 
     def _take_begin(self, key: Key, found: KeptEvent, event: Event) -> list[Event]:
         last = self._last.get(key)
         if last is None and found.again and not self.has_seen_all:
-            return []  # it has been there for longer than is remembered
+            # it has been there for longer than is remembered
+            self._remember(key, _Last(event.id, has_begun=True, is_sure=False, is_unclear=True))
+            self._doubt(key, found)
+            return []
         if last is None or not last.has_begun:
             is_sure = not found.again and not found.missing
             self._remember(key, _Last(event.id, has_begun=True, is_sure=is_sure))
@@ -161,12 +230,16 @@ class EventOrder:
         self._last[key] = last
         self._last.move_to_end(key)
         if len(self._last) > _REMEMBERED:
-            self._last.popitem(last=False)
+            self._traces.pop(self._last.popitem(last=False)[0], None)
             self.has_seen_all = False
 
 
 def _key(begin: KeptEvent) -> Key:
     return begin.kind, begin.channel, begin.member
+
+
+def _is_since(read: Position, since: Position) -> bool:
+    return read.epoch == since.epoch and read.offset >= since.offset
 
 
 def _now() -> float:

@@ -97,8 +97,10 @@ async def events_of(node: Node, since: Position | None, woken: asyncio.Event) ->
             since = Position(0, page.top.epoch)  # the store has lost what was before
             order.has_seen_all = False
             continue
-        for publication in page.publications:
-            found = order.take(publication)
+        taken = [(publication, order.take(publication)) for publication in page.publications]
+        if len(taken) < _PAGE:  # before it yields, which may take long: what has begun then has not ended
+            await asyncio.gather(*(_tell(node, key, event) for key, event in order.reminders()))
+        for publication, found in taken:
             for event in found:
                 yield publication.position if event is found[-1] or since is None else since, event
             since = publication.position
@@ -132,7 +134,7 @@ async def _tell_missing(node: Node, order: EventOrder) -> bool:
     Return whether presence was asked: then there may be more to ask.
     """
     for end in order.overdue():
-        await _tell(node, end)
+        await _tell(node, f"missing {end.missing}", end)
     doubtful = order.doubtful()
     await asyncio.gather(*(_settle(node, order, begin) for begin in doubtful))
     return bool(doubtful)
@@ -142,9 +144,9 @@ async def _settle(node: Node, order: EventOrder, begin: KeptEvent) -> None:
     count = await node.presence.count(shadow_of(begin), begin.member)
     missing = order.settle(begin, is_there=count > 0)
     if missing is not None:
-        await _tell(node, missing)
+        await _tell(node, f"missing {missing.missing}", missing)
 
 
-async def _tell(node: Node, event: KeptEvent) -> None:
+async def _tell(node: Node, key: str, event: KeptEvent) -> None:
     with contextlib.suppress(PublishError):  # it is tried again
-        await node.publish(HAPPENED, msgspec.json.encode(event), key=f"missing {event.missing}", ephemeral=False)
+        await node.publish(HAPPENED, msgspec.json.encode(event), key=key, ephemeral=False)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Callable
 from functools import partial
+from threading import get_ident
 from typing import Any, TypeVar, overload
 
 from tidewire.channels import check_name, open_channel
@@ -214,7 +215,9 @@ class HubConnection(HeldConnection):
     async def _publish(
         self, channel: str, payload: tuple[bytes, Format], key: str, meta: bytes = b"", ephemeral: bool | None = None
     ) -> bool:
-        connection = self._here
+        connection = self._connection
+        if connection is None or get_ident() != self._thread or not self._loop.is_running():
+            connection = self._here  # which is the same, and raises: each message would pay for the call
         try:
             await self._node.publish(channel, *payload, key=key, meta=meta, ephemeral=ephemeral, sender=connection.id)
         except PublishError as error:

@@ -177,3 +177,44 @@ def test_browsers_come_back_by_tls_alone(tmp_path: Path, host: str, is_told: boo
     with server.running():
         answer = server.http.get("/healthz")
         assert ("strict-transport-security" in answer.headers) is is_told
+
+
+class Contested(socket.socket):
+    """A listener at which another process is first, so many times."""
+
+    losses = 0
+
+    def accept(self) -> tuple[socket.socket, Any]:
+        if self.losses:
+            self.losses -= 1
+            raise BlockingIOError(errno.EAGAIN, "another process was first")
+        return super().accept()
+
+
+@pytest.mark.parametrize(("losses", "watched_anew"), [(0, 0), (1, 1), (3, 3)])
+def test_a_worker_that_was_too_late_is_woken_first_the_next_time(
+    losses: int, watched_anew: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The system wakes the process first that has begun to watch last: without this, one worker gets nearly all."""
+    anew = Counter[str]()
+    unwatch = Acceptor._unwatch
+
+    def counted(acceptor: Acceptor) -> None:
+        anew["unwatched"] += 1
+        unwatch(acceptor)
+
+    async def main(listener: socket.socket) -> None:
+        Greeter.made = Counter()
+        acceptor = Acceptor(asyncio.get_running_loop(), listener, Greeter, Limits())
+        with socket.create_connection(listener.getsockname(), timeout=10) as client:
+            await asyncio.to_thread(client.recv, 5)
+            await wait_until(lambda: Greeter.made.total() == 1, 5, what="it is accepted")
+            assert anew["unwatched"] == watched_anew
+        acceptor.close()
+
+    monkeypatch.setattr(Acceptor, "_unwatch", counted)
+    with Contested() as listener:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen()
+        listener.losses = losses
+        uvloop.run(main(listener))

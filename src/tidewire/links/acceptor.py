@@ -50,6 +50,8 @@ class Acceptor:
         self._openings: set[asyncio.Task[None]] = set()
         self._pause: asyncio.TimerHandle | None = None
         self._is_watched = self._is_closed = False
+        #: Whether it has accepted a connection since the socket was last found empty.
+        self._has_accepted = False
         listener.setblocking(False)
         self._resume()
 
@@ -91,10 +93,14 @@ class Acceptor:
         try:
             connection, _ = self._listener.accept()
         except (BlockingIOError, InterruptedError, ConnectionAbortedError):
+            if not self._has_accepted:  # another worker was first
+                self._unwatch()  # the system wakes those first that have begun to watch last: next time this one
+            self._has_accepted = False
             self._resume()
         except OSError as error:
             self._wait_out(error)
         else:
+            self._has_accepted = True
             connection.setblocking(False)
             opening = self._loop.create_task(self._open(connection))
             self._openings.add(opening)

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import asyncio
 
-from websockets.exceptions import ProtocolError
 from websockets.frames import Close
 
-from tidewire.errors import ConfigurationError, Disconnect
+from tidewire.errors import Disconnect
 from tidewire.links.reader import Opcode
+from tidewire.protocols.close_codes import check_close_code, close_reason
 
 __all__ = ("Writer", "close_frame", "control_frame")
 
@@ -193,15 +193,5 @@ def control_frame(opcode: Opcode, payload: bytes) -> bytes:
 
 def close_frame(disconnect: Disconnect) -> bytes:
     """Return a close frame of the server. Raises ConfigurationError for a code that cannot be sent (section 7.4)."""
-    try:
-        payload = Close(disconnect.code, _short(disconnect.reason)).serialize()
-    except ProtocolError:
-        raise ConfigurationError(
-            f"close code {disconnect.code} cannot be sent; write 1000 to 1014 or 3000 to 4999"
-        ) from None
-    return control_frame(Opcode.CLOSE, payload)
-
-
-def _short(reason: str) -> str:
-    """Cut a reason to the size of a close frame (123 bytes, section 5.5)."""
-    return reason if len(reason) <= 41 else reason.encode()[:123].decode(errors="ignore")
+    check_close_code(disconnect.code)
+    return control_frame(Opcode.CLOSE, Close(disconnect.code, close_reason(disconnect.reason)).serialize())

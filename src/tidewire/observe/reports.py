@@ -59,9 +59,8 @@ class Reports:
         While the store is away, nodes cannot ask each other: the others are shown as they were last.
         """
         answers = None
-        if self._node.tasks.failing <= {
-            "publish"
-        }:  # if that was all that failed, asking finds out whether it still does
+        # where nothing but publishing failed, the question finds out whether it still does
+        if self._node.tasks.failing <= {"publish"}:
             answers = await self.reach(self._survey.ask("report", seconds=_SECONDS, complete=False), 2 * _SECONDS)
         now = time.monotonic()
         if answers is not None:

@@ -138,9 +138,8 @@ class Bound:
                 raise
             raise self._failure(error) from error  # the end of another task
         except BaseException as error:
-            if (
-                task is not None and task.cancelling() > cancels
-            ):  # it was ended, and failed at that: what ended it waits
+            if task is not None and task.cancelling() > cancels:
+                # it failed at its end, for which its canceller waits
                 logger.warning("%s failed when it was cancelled: %r", _called(self.function), error)
                 raise asyncio.CancelledError from error
             if isinstance(error, Exception):

@@ -109,7 +109,6 @@ def test_a_log_that_is_cut_begins_a_new_epoch(tmp_path: Path) -> None:
     async def scenario() -> None:
         async with open_node(path) as node:
             top = await node.broker.publish(PublishRequest("a", b"1"))
-            await asyncio.sleep(0)
             kept = []
             os.truncate(log_of(path), 0)
             for _ in range(10):
@@ -122,10 +121,16 @@ def test_a_log_that_is_cut_begins_a_new_epoch(tmp_path: Path) -> None:
     run(scenario(), 20)
 
 
-def test_a_damaged_file_with_tables_of_an_application_is_left_alone(tmp_path: Path) -> None:
-    path = tmp_path / "chat.db"
+def shared_file(folder: Path) -> Path:
+    """Return a file that has a table of an application."""
+    path = folder / "chat.db"
     with closing(sqlite3.connect(path)) as connection:
         connection.execute("CREATE TABLE orders (id)")
+    return path
+
+
+def test_a_damaged_file_with_tables_of_an_application_is_left_alone(tmp_path: Path) -> None:
+    path = shared_file(tmp_path)
 
     async def scenario() -> None:
         async with AsyncExitStack() as stack:
@@ -143,9 +148,7 @@ def test_a_damaged_file_with_tables_of_an_application_is_left_alone(tmp_path: Pa
 
 
 def test_a_shared_file_that_is_emptied_has_nothing_to_leave_alone(tmp_path: Path) -> None:
-    path = tmp_path / "chat.db"
-    with closing(sqlite3.connect(path)) as connection:
-        connection.execute("CREATE TABLE orders (id)")
+    path = shared_file(tmp_path)
 
     async def scenario() -> None:
         async with AsyncExitStack() as stack:

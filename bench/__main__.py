@@ -27,7 +27,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
     parser.add_argument(
-        "--quick", action="store_true", help="some works, short windows, one repetition; stored only with --docs"
+        "--quick", action="store_true", help="some works, short windows; stored only with --docs"
     )
     parser.add_argument("--only", default="", help=f"works, of {', '.join(ALL_WORKS)}")
     parser.add_argument(

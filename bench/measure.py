@@ -9,7 +9,7 @@ import threading
 import time
 import urllib.request
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,16 @@ __all__ = ("CURVE_RATES", "CURVE_SUBSCRIBERS", "Plan", "Run", "Suite")
 
 CURVE_SUBSCRIBERS = (10, 100, 1_000, 5_000)
 CURVE_RATES = (10, 30, 100, 300, 1_000, 3_000)
+#: The works that are measured on servers side by side, in their order, and the values of each: messages under way,
+#: messages a second, subscribers or publishers.
+VARIABLES = {
+    "echo": (1, 64),
+    "low": (500,),
+    "few": FEW,
+    "paced": (100,),
+    "rooms": (50,),
+    "fanout": (1, 16, 256),
+}
 #: Where the latency curve of a server ends: it no longer keeps up.
 OVERLOADED_MS = 500.0
 
@@ -33,6 +43,8 @@ class Plan(msgspec.Struct, frozen=True):
     """How long and how often."""
 
     repetitions: int = 3
+    #: How often the servers take turns in echo and few with each repetition: these windows are short.
+    rounds: int = 1
     #: Turns of the servers that are looked at: what is compared is small.
     turns: int = 7
     warmup: float = 0.7
@@ -55,8 +67,8 @@ class Plan(msgspec.Struct, frozen=True):
 
     @classmethod
     def quick(cls) -> Plan:
-        """Short windows, once: to see that everything works, not to publish figures."""
-        return cls(1, 2, 0.3, 0.5, 4.0, 0.4, 1_000, 2.0, 1_000, 400, 100, 0.4, 2_000, patience=0.0)
+        """Short windows, few of them: to see that everything works, not to publish figures."""
+        return cls(1, 3, 2, 0.3, 0.5, 4.0, 0.4, 1_000, 2.0, 1_000, 400, 100, 0.4, 2_000, patience=0.0)
 
 
 class Run(msgspec.Struct, frozen=True):
@@ -81,10 +93,8 @@ class Suite:
 
     def run(self, works: Sequence[str]) -> None:
         """Run these works, in the order of the suite."""
-        hot = [work for work in ("echo", "low", "few", "paced", "rooms", "fanout") if work in works]
         for _ in range(self.plan.repetitions):
-            for subject in self.subjects:
-                self._guarded(subject, self._hot, [work for work in hot if work in subject.works])
+            self._side_by_side([work for work in VARIABLES if work in works])
         for work in ("connect", "arrive", "members", "frozen", "idle", "big", "curves"):
             repetitions = self.plan.repetitions if work in ("connect", "arrive", "members", "frozen") else 1
             for _ in range(repetitions if work in works else 0):
@@ -143,25 +153,30 @@ class Suite:
                 return
             self._patience -= 0.2
 
-    def _hot(self, subject: Subject, works: Sequence[str]) -> None:
-        if works:
-            with subject.serve() as server:
-                for work in works:
-                    getattr(self, f"_{work}")(subject, server)
+    def _side_by_side(self, works: Sequence[str]) -> None:
+        """Measure these works on servers that all run: each takes its turn with a value before the next value comes."""
+        subjects = [subject for subject in self.subjects if not subject.works.isdisjoint(works)]
+        servers: list[tuple[Subject, Running]] = []
+        with ExitStack() as stack:
+            for subject in subjects:
+                self._guarded(subject, lambda subject: servers.append((subject, stack.enter_context(subject.serve()))))
+            for work in works:
+                taking_part = [(subject, server) for subject, server in servers if work in subject.works]
+                for value in VARIABLES[work] * (self.plan.rounds if work in ("echo", "few") else 1):
+                    for subject, server in taking_part:
+                        if work != "fanout" or value in subject.publishers:
+                            self._guarded(subject, getattr(self, f"_{work}"), server, value)
 
-    def _fanout(self, subject: Subject, server: Running) -> None:
-        for publishers in subject.publishers:
-            self._measure("fanout", subject, server, publishers, mode="fanout", publishers=publishers)
+    def _fanout(self, subject: Subject, server: Running, publishers: int) -> None:
+        self._measure("fanout", subject, server, publishers, mode="fanout", publishers=publishers)
 
-    def _echo(self, subject: Subject, server: Running) -> None:
+    def _echo(self, subject: Subject, server: Running, window: int) -> None:
         """One client that has so many messages under way."""
-        for window in (1, 64):
-            self._small("echo", subject, server, window, subscribers=1, in_flight=window)
+        self._small("echo", subject, server, window, subscribers=1, in_flight=window)
 
-    def _few(self, subject: Subject, server: Running) -> None:
+    def _few(self, subject: Subject, server: Running, count: int) -> None:
         """One connection publishes, to so many subscribers."""
-        for count in FEW:
-            self._small("few", subject, server, count, subscribers=count, in_flight=64)
+        self._small("few", subject, server, count, subscribers=count, in_flight=64)
 
     def _small(self, work: str, subject: Subject, server: Running, variable: float, **arguments: Any) -> None:
         window = self.plan.small_window
@@ -169,15 +184,15 @@ class Suite:
             work, subject, server, variable, mode="fanout", publishers=1, warmup=0.2, window=window, **arguments
         )
 
-    def _low(self, subject: Subject, server: Running) -> None:
+    def _low(self, subject: Subject, server: Running, rate: int) -> None:
         """So few messages to one client that each is alone: what counts is the server's CPU time."""
-        self._measure("low", subject, server, 500, mode="paced", rate=500, publishers=1, subscribers=1, warmup=0.2)
+        self._measure("low", subject, server, rate, mode="paced", rate=rate, publishers=1, subscribers=1, warmup=0.2)
 
-    def _paced(self, subject: Subject, server: Running) -> None:
-        self._measure("paced", subject, server, 100, mode="paced", rate=100, publishers=16, warmup=0.5)
+    def _paced(self, subject: Subject, server: Running, rate: int) -> None:
+        self._measure("paced", subject, server, rate, mode="paced", rate=rate, publishers=16, warmup=0.5)
 
-    def _rooms(self, subject: Subject, server: Running) -> None:
-        self._measure("rooms", subject, server, 50, mode="paced", rate=50, rooms=100, subscribers=10, warmup=0.5)
+    def _rooms(self, subject: Subject, server: Running, rate: int) -> None:
+        self._measure("rooms", subject, server, rate, mode="paced", rate=rate, rooms=100, subscribers=10, warmup=0.5)
 
     def _connect(self, subject: Subject) -> None:
         count = self.plan.connect_connections

@@ -33,7 +33,7 @@ class Ours(Subject):
         self._store = store
 
     def command(self, port: int, ping_seconds: int) -> tuple[list[str], dict[str, str]]:
-        url = "memory://" if self._store == "memory" else f"sqlite:///{_database()}"
+        url = "memory://" if self._store == "memory" else f"sqlite:///{_fresh_folder(self.name)}/bench.db"
         return run("bench.apps.ours:app", port, ping_seconds), {"BENCH_URL": url}
 
 
@@ -77,9 +77,7 @@ class Ready(Subject):
             self.works = frozenset({"connect", "arrive"})
 
     def command(self, port: int, ping_seconds: int) -> tuple[list[str], dict[str, str]]:
-        folder = OUT / "ready"
-        shutil.rmtree(folder, ignore_errors=True)
-        folder.mkdir(parents=True)
+        folder = _fresh_folder(self.name)
         settings = folder / "tidewire.toml"
         settings.write_text("[client]\ninsecure = true\n")
         options = {"--config": settings, "--broker": "memory://", "--accounts": folder / "accounts.db"}
@@ -90,12 +88,12 @@ class Ready(Subject):
         return [sys.executable, "-m", "tidewire", "serve", *words], {}
 
 
-def _database() -> Path:
-    """Return a file that does not exist yet, on the disk that holds this tree."""
-    folder = OUT / "sqlite"
+def _fresh_folder(name: str) -> Path:
+    """Return an empty folder for this server's files, on the disk that holds this tree."""
+    folder = OUT / name
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
-    return folder / "bench.db"
+    return folder
 
 
 OURS: tuple[Subject, ...] = (

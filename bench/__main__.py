@@ -26,9 +26,7 @@ DOCS, README, RESULTS = ROOT / "docs" / "bench", ROOT / "README.md", "results.js
 def parse(arguments: Sequence[str]) -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
-    parser.add_argument(
-        "--quick", action="store_true", help="some works, short windows; stored only with --docs"
-    )
+    parser.add_argument("--quick", action="store_true", help="some works, short windows; stored only with --docs")
     parser.add_argument("--only", default="", help=f"works, of {', '.join(ALL_WORKS)}")
     parser.add_argument(
         "--peers", default="", help="servers, by the beginning of their names (ours,nats,uvicorn,go-centrifuge)"

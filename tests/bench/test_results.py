@@ -107,4 +107,4 @@ def test_writes_readme_between_its_marks_alone(tmp_path: Path) -> None:
     readme.write(page, results)
     assert page.read_text() == f"before\n{readme.BEGIN}\n{readme.paragraphs(results)}\n{readme.END}\nbehind\n"
     assert readme.written(page) == readme.paragraphs(results)
-    assert "is 1.5 times as fast as under uvicorn" in " ".join(readme.written(page).split())
+    assert "1.5 times as fast as under uvicorn with 64 messages" in " ".join(readme.written(page).split())

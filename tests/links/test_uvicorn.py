@@ -43,7 +43,8 @@ from websockets.protocol import Protocol as Core
 
 from tidewire.errors import ConfigurationError
 from tidewire.links.asgi_application import AsgiApplication
-from tidewire.links.http import HttpProtocol, listening_socket
+from tidewire.links.http import HttpProtocol
+from tidewire.links.listener import listening_socket
 from tidewire.links.uvicorn import WebSocketProtocol
 from tidewire.links.websocket import WebSocketLink
 from tidewire.support.timer_wheel import TimerWheel

@@ -17,7 +17,7 @@ from tidewire.links import first_request
 from tidewire.links import uvicorn as ws_class
 from tidewire.links.asgi import AsgiLink
 from tidewire.links.base import Link
-from tidewire.links.http import listening_socket
+from tidewire.links.listener import listening_socket
 from tidewire.messages import WireMessage
 from tidewire.options import Limits
 from tidewire.protocols.batch import Batch

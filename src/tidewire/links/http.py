@@ -8,8 +8,6 @@ uvicorn's own class waits for ever for the end of a request, and keeps any numbe
 from __future__ import annotations
 
 import asyncio
-import errno
-import socket
 import sys
 from collections.abc import Awaitable, Callable, MutableMapping
 from enum import Enum, auto
@@ -22,17 +20,14 @@ from uvicorn.config import Config
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.server import ServerState
 
-from tidewire.errors import ConfigurationError
 from tidewire.links.host import BadHost, relative_redirects, set_host
 from tidewire.links.uvicorn import WebSocketProtocol, make_own
 from tidewire.options import Limits
 from tidewire.support.admission import Admission
 from tidewire.support.counters import count_limit
 
-__all__ = ("HttpProtocol", "listening_socket", "refusal")
+__all__ = ("HttpProtocol", "refusal")
 
-#: Seconds that sent bytes may wait for their acknowledgement before the kernel gives the peer up (`TCP_USER_TIMEOUT`).
-_ACKNOWLEDGE_SECONDS = 15
 _DEFAULTS = Limits()
 
 Scope = MutableMapping[str, Any]
@@ -291,39 +286,3 @@ def refusal(status: HTTPStatus) -> bytes:
 def _call(app: Application, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
     """Call the application for a request."""
     return app(scope, receive, relative_redirects(scope, send))
-
-
-def listening_socket(host: str, port: int, backlog: int = 4_096) -> socket.socket:
-    """Return a listening TCP socket whose connections end when a peer acknowledges nothing for 15 s (on Linux).
-
-    Raises ConfigurationError when the address is none of this machine, or is taken.
-    """
-    try:
-        family, kind, number, _, address = socket.getaddrinfo(
-            host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
-        )[0]
-    except (OSError, OverflowError, UnicodeError) as error:
-        raise ConfigurationError(f"host {host!r} cannot be resolved ({error}); use an address, as 127.0.0.1") from None
-    listener = socket.socket(family, kind, number)
-    try:
-        if sys.platform != "win32":
-            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        if hasattr(socket, "TCP_USER_TIMEOUT"):
-            listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, _ACKNOWLEDGE_SECONDS * 1_000)
-        listener.bind(address)
-        listener.listen(backlog)
-    except (OSError, OverflowError) as error:
-        listener.close()
-        raise ConfigurationError(_cannot_listen(error, host, port)) from None
-    return listener
-
-
-def _cannot_listen(error: Exception, host: str, port: int) -> str:
-    number = error.errno if isinstance(error, OSError) else None
-    if number == errno.EADDRINUSE:
-        return f"port {port} on {host} is taken; stop what listens there, or choose another port"
-    if number == errno.EACCES:
-        return f"port {port} needs more rights than this user has; choose one above 1023"
-    if number == errno.EADDRNOTAVAIL:
-        return f"host {host} is not an address of this machine; use 127.0.0.1, or 0.0.0.0 for all of its addresses"
-    return f"cannot listen on {host} port {port}: {error}; choose another host or port"

@@ -7,7 +7,7 @@ import socket
 from collections.abc import Callable, Mapping
 
 from tidewire.errors import ConfigurationError
-from tidewire.links.http import listening_socket
+from tidewire.links.listener import listening_socket
 from tidewire.server import logs
 from tidewire.server.settings import Settings
 from tidewire.server.supervisor import Supervisor

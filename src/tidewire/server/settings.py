@@ -6,7 +6,6 @@ The one module that reads the environment. Every field of `options.Limits` is a 
 from __future__ import annotations
 
 import difflib
-import math
 import os
 import re
 import tomllib
@@ -45,6 +44,7 @@ from tidewire.server.logs import redacted
 from tidewire.server.namespaces import ChannelTable, NamedNamespace
 from tidewire.server.pipeline_table import PipelineTable
 from tidewire.server.settings_help import centrifugo_variables, mend_for, unknown_settings
+from tidewire.server.shown_settings import leaves, shown
 from tidewire.sessions.origins import Origins
 from tidewire.support.development import begin_development, is_development
 from tidewire.support.local_host import is_loopback
@@ -229,8 +229,8 @@ class Loaded(msgspec.Struct, frozen=True):
         values = {name: getattr(self.settings, name) for name in Settings.model_fields if name != "limits"}
         values |= {f"limits.{name}": value for name, value in msgspec.structs.asdict(self.settings.limits).items()}
         for path, value in values.items():
-            for name, inner in _leaves(path, value):
-                yield name, _shown(name, inner), self.origins.get(name, "default")
+            for name, inner in leaves(path, value):
+                yield name, shown(name, inner), self.origins.get(name, "default")
 
 
 class _Environment(EnvSettingsSource):
@@ -321,14 +321,6 @@ def _table_fields(table: type[BaseModel], path: str = "") -> Iterator[tuple[str,
             yield path + name, field
 
 
-def _leaves(path: str, value: object) -> Iterator[tuple[str, object]]:
-    if isinstance(value, BaseModel):
-        for name in type(value).model_fields:
-            yield from _leaves(f"{path}.{name}", getattr(value, name))
-    else:
-        yield path, value
-
-
 def _refuse_unknown(path: Path, values: Mapping[str, Any]) -> None:
     found = list(unknown_settings(values, _known()))
     if len(found) == 1:
@@ -375,24 +367,8 @@ def _problem(error: ValidationError, table: str = "") -> str:
         return f"{where} is not a setting; {mend_for(where, _known())}"
     value = first["input"]
     value = redacted(value) if isinstance(value, str) else value
-    shown = f" {value!r}" if isinstance(value, str | int | float) and not _SECRET.search(where) else ""
+    quoted = f" {value!r}" if isinstance(value, str | int | float) and not _SECRET.search(where) else ""
     reason = first["msg"].removeprefix("Value error, ")
     if reason.startswith(f"{where}."):
         return reason  # the table's own error names the setting already
-    return f"{where}{shown}: {reason[:1].lower()}{reason[1:]}"
-
-
-def _shown(name: str, value: object) -> str:
-    if value is None:
-        return "(by itself)"
-    if name == "broker":
-        value = redacted(str(value))
-    if isinstance(value, SecretStr):
-        return '"***"' if value.get_secret_value() else '""'
-    if isinstance(value, bool):
-        return str(value).lower()
-    if isinstance(value, float) and math.isfinite(value):
-        return f"{value:g}" if value < 1_000_000 else f"{value:.0f}"
-    if isinstance(value, list):
-        return "[" + ", ".join(f'"{getattr(item, "name", item)}"' for item in value) + "]"
-    return str(value) if isinstance(value, int) else f'"{value}"'
+    return f"{where}{quoted}: {reason[:1].lower()}{reason[1:]}"

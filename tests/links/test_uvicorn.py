@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 import gc
 import json
-import os
 import signal
 import socket
 import struct
@@ -41,7 +40,6 @@ from tests.links.wire import (
 from websockets.asyncio.client import connect as ws_connect
 from websockets.protocol import Protocol as Core
 
-from tidewire.errors import ConfigurationError
 from tidewire.links.asgi_application import AsgiApplication
 from tidewire.links.http import HttpProtocol
 from tidewire.links.listener import listening_socket
@@ -802,21 +800,6 @@ def test_the_documented_command_runs_a_fastapi_application(tmp_path: Path) -> No
     finally:
         process.terminate()
         process.communicate()
-
-
-def test_the_listening_socket_gives_up_unacknowledged_peers_and_explains_itself() -> None:
-    with listening_socket("127.0.0.1", 0) as listener:
-        port = listener.getsockname()[1]
-        if sys.platform == "linux":
-            assert listener.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT) == 15_000
-        with pytest.raises(ConfigurationError, match=f"port {port} on 127.0.0.1 is taken"):
-            listening_socket("127.0.0.1", port)
-    for host, text in (("192.0.2.1", "is not an address of this machine"), ("no such host", "cannot be resolved")):
-        with pytest.raises(ConfigurationError, match=text):
-            listening_socket(host, 0)
-    if os.geteuid() != 0:
-        with pytest.raises(ConfigurationError, match="needs more rights"):
-            listening_socket("127.0.0.1", 80)
 
 
 def test_plain_asyncio_without_uvloop() -> None:

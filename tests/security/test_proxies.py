@@ -117,14 +117,14 @@ def test_mapped_forms_are_those_of_addresses_and_networks() -> None:
     assert network_of("::ffff:10.0.0.2") == "10.0.0.2"
 
 
-# Plain uvicorn, and nginx by a Unix socket.
+# nginx by a Unix socket.
 
 
 @contextlib.contextmanager
-def by_uvicorn(folder: Path, *arguments: str) -> Iterator[None]:
+def by_command(folder: Path, *arguments: str) -> Iterator[None]:
     shutil.copy(APP, folder)
-    environment = {"PATH": "/usr/bin", "STORE": "memory://", "MAX_CONNECTIONS_PER_ADDRESS": str(MOST)}
-    command = [sys.executable, "-m", "uvicorn", "shared_limits_app:app", *arguments]
+    environment = {"PATH": "/usr/bin", "STORE": f"sqlite:///{folder}/app.db", "MAX_CONNECTIONS_PER_ADDRESS": str(MOST)}
+    command = [sys.executable, "-m", *arguments]
     process = subprocess.Popen(command, cwd=folder, env=environment, stderr=subprocess.DEVNULL)
     try:
         yield
@@ -140,8 +140,19 @@ def _answers(url: str) -> bool:
         return False
 
 
-@pytest.mark.parametrize("ws", ["tidewire.links.uvicorn:WebSocketProtocol", "auto"])
-def test_nginx_by_a_unix_socket(tmp_path: Path, ws: str) -> None:
+UVICORN = ("uvicorn", "shared_limits_app:app", "--forwarded-allow-ips", "*", "--ws")
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        (*UVICORN, "tidewire.links.uvicorn:WebSocketProtocol"),
+        (*UVICORN, "auto"),
+        ("tidewire", "run", "shared_limits_app:app", "--workers", "2"),
+    ],
+    ids=["uvicorn", "uvicorn alone", "tidewire run"],
+)
+def test_nginx_by_a_unix_socket(tmp_path: Path, command: tuple[str, ...]) -> None:
     """A Unix socket has no addresses: only who may open it comes, so it is trusted whole."""
     require(shutil.which("nginx"), "apt-get install nginx")
     path, port = tmp_path / "app.sock", free_port()
@@ -154,8 +165,8 @@ def test_nginx_by_a_unix_socket(tmp_path: Path, ws: str) -> None:
         " proxy_set_header Host $http_host; proxy_set_header X-Forwarded-For $remote_addr; } } }"
     )
     (tmp_path / "nginx.conf").write_text(site)
-    with by_uvicorn(tmp_path, "--uds", str(path), "--forwarded-allow-ips", "*", "--ws", ws):
-        until(path.exists, what="uvicorn listens")
+    with by_command(tmp_path, *command, "--uds", str(path)):
+        until(path.exists, 30, what="the server listens")
         nginx = subprocess.Popen(["nginx", "-c", str(tmp_path / "nginx.conf"), "-p", str(tmp_path)])
         try:
             until(lambda: _answers(f"http://127.0.0.1:{port}/"), what="nginx answers")

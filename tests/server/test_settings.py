@@ -100,6 +100,12 @@ def test_a_wrong_value_names_its_origin(monkeypatch: pytest.MonkeyPatch) -> None
         load()
 
 
+def test_a_server_listens_at_one_place() -> None:
+    assert load(None, {"uds": "app.sock"}).settings.uds == Path("app.sock")
+    with pytest.raises(ConfigurationError, match="uds and port are two places to listen at"):
+        load(written("port = 8001"), {"uds": "app.sock"})
+
+
 def test_a_limit_that_is_none_names_the_nearest_one(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TIDEWIRE_LIMITS__MESAGE_SIZE", "1")
     with pytest.raises(ConfigurationError) as caught:

@@ -12,6 +12,7 @@ App = Annotated[str | None, typer.Option("--app", metavar="MODULE:APP", help="An
 Broker = Annotated[str | None, typer.Option("--broker", help="Where messages are kept, e.g. sqlite:///tidewire.db.")]
 Host = Annotated[str | None, typer.Option("--host", help="Address to listen on.")]
 Port = Annotated[int | None, typer.Option("--port", help="Port to listen on; 0: any free one.")]
+Uds = Annotated[Path | None, typer.Option("--uds", help="Unix socket to listen on, instead of host and port.")]
 Workers = Annotated[int | None, typer.Option("--workers", help="Processes that share the port.")]
 Limit = Annotated[list[str] | None, typer.Option("--limit", metavar="NAME=VALUE", help="A limit; may be repeated.")]
 LogLevel = Annotated[str | None, typer.Option("--log-level", help="critical, error, warning, info or debug.")]

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
+import os
 import socket
+import stat
 import sys
+from collections.abc import Iterator
+from pathlib import Path
 
 from tidewire.errors import ConfigurationError
 
-__all__ = ("listening_socket",)
+__all__ = ("listening_socket", "unix_listener")
 
 #: Seconds that sent bytes may wait for their acknowledgement before the kernel gives the peer up (`TCP_USER_TIMEOUT`).
 _ACKNOWLEDGE_SECONDS = 15
@@ -48,3 +53,42 @@ def _cannot_listen(error: Exception, host: str, port: int) -> str:
     if number == errno.EADDRNOTAVAIL:
         return f"host {host} is not an address of this machine; use 127.0.0.1, or 0.0.0.0 for all of its addresses"
     return f"cannot listen on {host} port {port}: {error}; choose another host or port"
+
+
+@contextlib.contextmanager
+def unix_listener(path: Path, backlog: int = 4_096) -> Iterator[socket.socket]:
+    """Listen on a Unix socket, which all who can reach its folder may open; its file is removed at the end.
+
+    A file that a killed server has left is replaced. Raises ConfigurationError when nothing can listen there.
+    """
+    file = path.absolute()
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as listener:
+        try:
+            _remove_stale(path)
+            listener.bind(os.fspath(path))
+            path.chmod(0o666)
+            listener.listen(backlog)
+        except (OSError, ValueError) as error:
+            why = getattr(error, "strerror", None) or error
+            raise ConfigurationError(f"cannot listen on {str(path)!r}: {why}; choose another path for uds") from None
+        try:
+            yield listener
+        finally:
+            listener.close()
+            with contextlib.suppress(OSError, ConfigurationError):  # it is removed, or a successor's
+                _remove_stale(file)
+
+
+def _remove_stale(path: Path) -> None:
+    """Remove the file of a socket at which nobody listens."""
+    try:
+        if not stat.S_ISSOCK(path.lstat().st_mode):
+            raise ConfigurationError(f"{str(path)!r} is no socket; choose another path for uds, or remove it")
+    except FileNotFoundError:
+        return
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        probe.setblocking(False)
+        refused = probe.connect_ex(os.fspath(path)) == errno.ECONNREFUSED
+    if not refused:
+        raise ConfigurationError(f"{str(path)!r} is taken; stop what listens there, or choose another path for uds")
+    path.unlink()

@@ -55,7 +55,7 @@ def default_pipeline(settings: Settings, pipelines: Pipelines, sample: str) -> s
 
 def _url(settings: Settings) -> str:
     """Return where steps reach this server; "" where that is not known before it listens, or by another name."""
-    if settings.port == 0 or settings.tls_cert is not None:
+    if settings.uds is not None or settings.port == 0 or settings.tls_cert is not None:
         return ""
     host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(settings.host, settings.host)
     return f"http://{f'[{host}]' if ':' in host else host}:{settings.port}/api/pipelines"

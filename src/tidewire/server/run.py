@@ -5,9 +5,10 @@ from __future__ import annotations
 import asyncio
 import socket
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 
 from tidewire.errors import ConfigurationError
-from tidewire.links.listener import listening_socket
+from tidewire.links.listener import listening_socket, unix_listener
 from tidewire.server import logs
 from tidewire.server.settings import Settings
 from tidewire.server.supervisor import Supervisor
@@ -28,16 +29,15 @@ def run(
 
     `limits` are those that the settings give, which count before what the application's hubs say.
     With `reload` it is started again when a Python file of the folder has changed.
-    `announce` is given the URL as soon as it answers. Raises TidewireError when it
-    cannot start.
+    `announce` is given the URL, or `unix:` and the path of its socket, as soon as it answers. Raises TidewireError when
+    it cannot start.
     """
     if reload and settings.workers != 1:
         raise ConfigurationError(f"--reload is for one worker, not {settings.workers}; write --workers 1")
     _raise_file_limit()
     job = Job(settings, app, limits or {})
-    listener = listening_socket(settings.host, settings.port)
-    url = _url(settings, listener)
-    with listener:
+    with _listener(settings) as listener:
+        url = _url(settings, listener)
         if reload:
             from tidewire.server.reloading import serve_reloading
 
@@ -56,7 +56,13 @@ async def _supervise(job: Job, listener: socket.socket, ready: Callable[[], None
     await Supervisor(job, listener, ready).run()
 
 
+def _listener(settings: Settings) -> AbstractContextManager[socket.socket]:
+    return listening_socket(settings.host, settings.port) if settings.uds is None else unix_listener(settings.uds)
+
+
 def _url(settings: Settings, listener: socket.socket) -> str:
+    if settings.uds is not None:
+        return f"unix:{settings.uds}"
     host = f"[{settings.host}]" if ":" in settings.host else settings.host
     return f"{'https' if settings.tls_cert else 'http'}://{host}:{listener.getsockname()[1]}"
 

@@ -128,6 +128,8 @@ class Settings(BaseSettings):
 
     host: str = Field("127.0.0.1", min_length=1)
     port: int = Field(8000, ge=0, le=65_535)
+    #: A Unix socket to listen on, instead of host and port.
+    uds: Path | None = None
     #: Where messages are kept: `memory://`, `sqlite:///file.db`, …
     broker: str = Field("sqlite:///tidewire.db", pattern="^[a-z][a-z0-9+.-]*://")
     workers: int = Field(1, ge=1, le=1_024)
@@ -339,6 +341,8 @@ def _check(settings: Settings) -> None:
     if (settings.tls_cert is None) != (settings.tls_key is None):
         missing = "tls_key" if settings.tls_key is None else "tls_cert"
         raise ConfigurationError(f"{missing} is missing: TLS needs both tls_cert and tls_key")
+    if settings.uds is not None and (other := sorted({"host", "port"} & settings.model_fields_set)):
+        raise ConfigurationError(f"uds and {other[0]} are two places to listen at; leave out one of them")
     Origins(settings.allowed_origins or ())
     if settings.playground and (problem := begin_development(only_this_machine=settings.is_loopback)):
         raise ConfigurationError(f"the playground is for development alone: {problem}")

@@ -26,6 +26,7 @@ from typing import Any, cast
 import uvicorn
 from fastapi import FastAPI
 from uvicorn.importer import ImportFromStringError, import_from_string
+from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 
 from tidewire.errors import ConfigurationError, TidewireError
 from tidewire.hub.hub_limits import SERVER_LIMITS
@@ -57,6 +58,9 @@ _SWITCH_SECONDS = 0.0005
 
 #: Browsers that have been here by TLS come by nothing else for half a year (RFC 6797).
 _ONLY_TLS = ("Strict-Transport-Security", "max-age=15768000")
+
+#: The address of a peer that has none.
+_THIS_MACHINE = "127.0.0.1"
 
 Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
@@ -240,9 +244,22 @@ def _is_factory(found: object) -> bool:
     )
 
 
+class _UnixPeers:
+    """Takes a client that comes by a Unix socket for this machine: a proxy on it, which says where its clients are."""
+
+    def __init__(self, app: App, trusted: list[str]) -> None:
+        trusted = trusted if trusted == ["*"] else [*trusted, _THIS_MACHINE]
+        self._app: App = cast(Any, ProxyHeadersMiddleware(cast(Any, app), trusted))
+
+    def __call__(self, scope: Message, receive: Receive, send: Send) -> Awaitable[None]:
+        scope["client"] = (_THIS_MACHINE, 0)
+        return self._app(scope, receive, send)
+
+
 def _config(settings: Settings, app: _Application) -> uvicorn.Config:
+    trusted = with_mapped(settings.trusted_proxies)
     config = uvicorn.Config(
-        app,
+        app if settings.uds is None else _UnixPeers(app, trusted),
         **_protocols(settings),
         interface="asgi3",
         lifespan="on",
@@ -251,7 +268,8 @@ def _config(settings: Settings, app: _Application) -> uvicorn.Config:
         server_header=False,
         workers=1,
         backlog=4_096,
-        forwarded_allow_ips=with_mapped(settings.trusted_proxies),
+        proxy_headers=settings.uds is None,
+        forwarded_allow_ips=trusted,
         timeout_graceful_shutdown=math.ceil(settings.limits.drain_seconds) + _CLOSING_SECONDS,
         ssl_certfile=settings.tls_cert,
         ssl_keyfile=settings.tls_key,

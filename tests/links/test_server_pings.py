@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import socket
 import sys
@@ -15,6 +16,7 @@ from tests.links.test_server_exit import serving
 from tests.links.wire import wait_for
 from websockets.sync.client import connect
 
+from tidewire import Hub
 from tidewire.links.server_pings import pings_for
 from tidewire.links.tcp_socket import Peer, peer_of
 from tidewire.options import Limits
@@ -83,27 +85,72 @@ def test_a_frozen_client_is_present_no_longer_than_promised(kind: str, tmp_path:
         assert "Traceback" not in Path(tmp_path, "log").read_text()
 
 
-@pytest.mark.parametrize(
-    ("changed", "why"),
-    [
-        ({"scheme": "wss"}, "TLS"),
-        ({"http_version": "2"}, "HTTP/2"),
-        ({"client": None}, "which TCP"),
-        ({"client": ["203.0.113.7", 0]}, "which TCP"),
-        ({"server": ("/run/app.sock", None)}, "which TCP"),
-    ],
-)
-def test_where_no_ping_can_be_written_it_is_said(
-    changed: dict[str, object], why: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
+SCOPE = {"scheme": "ws", "http_version": "1.1", "client": ("::ffff:127.0.0.1", 4711), "server": ("0.0.0.0", 8000)}
+
+
+@pytest.fixture
+def under_granian(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Run as if under granian, with a log that says everything once more."""
     monkeypatch.setattr("tidewire.links.server_pings._unpinged", LogLimit())
     monkeypatch.delitem(sys.modules, "hypercorn", raising=False)
     monkeypatch.setitem(sys.modules, "granian", ModuleType("granian"))
-    scope = {"scheme": "ws", "http_version": "1.1", "client": ("::ffff:127.0.0.1", 4711), "server": ("0.0.0.0", 8000)}
-    assert peer_of(scope) == Peer("127.0.0.1", 4711, 8000)
-    assert pings_for({**scope, **changed}, Limits()) is None
-    assert "granian waits for no answer to a WebSocket ping" in caplog.text
-    assert why in caplog.text
+
+
+@pytest.mark.usefixtures("under_granian")
+def test_what_these_servers_cannot_promise_is_said_at_the_start(caplog: pytest.LogCaptureFixture) -> None:
+    async def main() -> None:
+        async with Hub("memory://"), Hub("memory://", limits={"ping_seconds": 0}):
+            pass
+
+    asyncio.run(main())
+    assert caplog.text.count("stays present under granian, if granian itself speaks TLS or HTTP/2, or listens on") == 1
+
+
+@pytest.mark.usefixtures("under_granian")
+@pytest.mark.parametrize("changed", [{"client": None}, {"client": ["::1", 0]}, {"server": ("/run/app.sock", None)}])
+def test_where_the_connection_is_not_known_it_is_said(
+    changed: dict[str, object], caplog: pytest.LogCaptureFixture
+) -> None:
+    assert peer_of(SCOPE) == Peer("127.0.0.1", 4711, 8000)
+    assert pings_for({**SCOPE, **changed}, Limits()) is None
+    assert "stays present under granian, because the server does not say which TCP connection" in caplog.text
+
+
+@pytest.mark.usefixtures("under_granian")
+@pytest.mark.parametrize("changed", [{"scheme": "wss"}, {"http_version": "2"}])
+def test_where_no_frame_can_be_written_the_kernel_asks(changed: dict[str, object]) -> None:
+    """Under TLS, a phone that had gone to sleep stayed present until something was sent to it, and 15 minutes more."""
+
+    async def main() -> None:
+        with (
+            socket.create_server(("127.0.0.1", 0)) as listener,
+            socket.create_connection(listener.getsockname()) as client,
+        ):
+            accepted, address = listener.accept()
+            with accepted:
+                scope = {**SCOPE, **changed, "client": address, "server": listener.getsockname()}
+                pings = pings_for(scope, Limits(ping_seconds=20, pong_seconds=9))
+                assert pings is not None
+                pings.start(Still())
+                assert pings.on_timer(1.0) is None
+                assert accepted.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE) == 1
+                assert accepted.getsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE) == 20
+                assert accepted.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT) == 29_000
+                client.settimeout(0)
+                with pytest.raises(BlockingIOError):
+                    client.recv(1)
+                pings.stop()
+
+    asyncio.run(main())
+
+
+class Still:
+    """A link that has sent all that it had."""
+
+    sent = 0
+
+    def no_pong(self) -> None:
+        raise AssertionError("nobody was pinged")
 
 
 def test_a_server_that_pings_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -18,6 +18,7 @@ from tidewire.events.hub_events import HubEvents
 from tidewire.http_api.nodes import Nodes
 from tidewire.hub.hosting import HOST, Opened
 from tidewire.hub.hub_limits import SERVER_LIMITS, read_limits
+from tidewire.links.server_pings import warn_of_frozen_clients
 from tidewire.observe.faults import Faults
 from tidewire.observe.hanging_store import Hang, hanging
 from tidewire.observe.metered_stores import metered
@@ -171,6 +172,8 @@ class HubCore:
             Siblings.of(loop).counts = node.registry.counts
         host, opened = HOST.get(), _Open(node, nodes, loop, ThreadCalls(loop), revocations, TextStreams(node))
         self._open = opened if host is None else host.opened(self, opened)
+        if host is None:
+            warn_of_frozen_clients(self.limits)
 
     async def __aexit__(
         self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None

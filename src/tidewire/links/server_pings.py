@@ -3,6 +3,8 @@
 ASGI has no event for a ping. uvicorn, gunicorn with uvicorn's worker and daphne ping by themselves; under these two,
 nothing would tell a client that is frozen from one that is quiet. So a ping frame goes straight into the TCP socket,
 at a moment when the server has nothing to write, and any bytes that the kernel receives afterwards are the answer.
+Under TLS or HTTP/2 of the server nothing can be written: there the kernel itself asks whether the client's machine is
+still there, and a program that is frozen goes unnoticed, which is said at the start.
 """
 
 from __future__ import annotations
@@ -16,12 +18,12 @@ import sys
 from collections.abc import MutableMapping
 from typing import Any, Protocol
 
-from tidewire.links.tcp_socket import Peer, Sockets, TcpState, peer_of, state_of
+from tidewire.links.tcp_socket import Peer, Sockets, TcpState, framed_by, keep_alive, peer_of, state_of
 from tidewire.options import Limits
 from tidewire.support.log_limit import LogLimit
 from tidewire.support.timer_wheel import TimerWheel
 
-__all__ = ("Pinged", "ServerPings", "pings_for")
+__all__ = ("Pinged", "ServerPings", "pings_for", "warn_of_frozen_clients")
 
 logger = logging.getLogger("tidewire")
 
@@ -48,26 +50,35 @@ class Pinged(Protocol):
         """The client is not there any more."""
 
 
+def warn_of_frozen_clients(limits: Limits) -> None:
+    """Warn at the start of where a frozen client is not noticed under this ASGI server."""
+    if server := _without_pings(limits):
+        where = f"if {server} itself speaks TLS or HTTP/2, or listens on a Unix socket"
+        _warn(server, where if sys.platform == "linux" else "because this is not Linux")
+
+
 def pings_for(scope: MutableMapping[str, Any], limits: Limits) -> ServerPings | None:
-    """Return the pings of a WebSocket, or None where its server sends them or nothing can; that is logged."""
-    if not limits.ping_seconds:
-        return None
-    server = next((name for name in _WITHOUT_PINGS if name in sys.modules), "")
+    """Return the pings of a WebSocket, or None where its server sends them or its connection is not known."""
+    server = _without_pings(limits)
     if not server:
         return None
     peer = peer_of(scope)
-    if isinstance(peer, Peer):
-        return ServerPings(peer, limits, server)
-    _warn(server, peer)
-    return None
+    if isinstance(peer, str):
+        _warn(server, f"because {peer}")
+        return None
+    return ServerPings(peer, limits, server, can_write=not framed_by(scope))
+
+
+def _without_pings(limits: Limits) -> str:
+    return next((name for name in _WITHOUT_PINGS if name in sys.modules), "") if limits.ping_seconds else ""
 
 
 def _warn(server: str, why: str) -> None:
     if (more := _unpinged.due(why)) is not None:
         logger.warning(
-            "a client that freezes or loses its net stays present: %s waits for no answer to a WebSocket ping, and "
-            "tidewire cannot ping here (%s); use `tidewire run`, or uvicorn, where that matters (clients of the "
-            "Centrifuge protocol are pinged anyway)%s",
+            "a client that freezes stays present under %s, %s: it waits for no answer to a WebSocket ping, and "
+            "tidewire cannot ping there; use `tidewire run` or uvicorn, or let a proxy end TLS, where that matters "
+            "(clients of the Centrifuge protocol are pinged anyway)%s",
             server,
             why,
             more,
@@ -77,10 +88,11 @@ def _warn(server: str, why: str) -> None:
 class ServerPings:
     """Pings one client, if nothing has come from it for `ping_seconds`."""
 
-    __slots__ = ("_asked", "_limits", "_link", "_loop", "_peer", "_server", "timer_slot")
+    __slots__ = ("_asked", "_can_write", "_limits", "_link", "_loop", "_peer", "_server", "timer_slot")
 
-    def __init__(self, peer: Peer, limits: Limits, server: str) -> None:
+    def __init__(self, peer: Peer, limits: Limits, server: str, *, can_write: bool = True) -> None:
         self._peer = peer
+        self._can_write = can_write
         self._limits = limits
         self._server = server
         self._link: Pinged | None = None
@@ -106,11 +118,14 @@ class ServerPings:
             return None
         found = Sockets.of(self._loop).open(self._peer)
         if found is None:
-            _warn(self._server, "its socket is not found")
+            _warn(self._server, "because a connection's socket is not found")
             return None
         try:
             with found:
-                return self._step(self._link, found, now)
+                if self._can_write:
+                    return self._step(self._link, found, now)
+                keep_alive(found, self._limits.ping_seconds, self._limits.pong_seconds)
+                return None
         except OSError:
             return None  # the server knows that it has ended
 

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 
 from tidewire.support.per_loop import PerLoop
 
-__all__ = ("Peer", "Sockets", "TcpState", "peer_of")
+__all__ = ("Peer", "Sockets", "TcpState", "framed_by", "keep_alive", "peer_of", "state_of")
 
 #: `struct tcp_info`: the first 8 bytes are flags, then 32-bit numbers: unacked, last_data_recv, last_ack_recv.
 _UNACKED, _LAST_DATA, _LAST_ACK, _INFO_BYTES = 24, 52, 56, 104
@@ -41,17 +41,22 @@ class TcpState(NamedTuple):
 
 
 def peer_of(scope: MutableMapping[str, Any]) -> Peer | str:
-    """Return the peer of a WebSocket's own TCP connection, or why nothing may be written to it."""
+    """Return the peer of the TCP connection under a WebSocket, or why it is not known."""
     client, server = scope.get("client"), scope.get("server")
     if sys.platform != "linux":
         return "this is not Linux"
+    if not client or not client[1] or not server or not server[1]:
+        return "the server does not say which TCP connection it is"
+    return Peer(_plain(str(client[0])), int(client[1]), int(server[1]))
+
+
+def framed_by(scope: MutableMapping[str, Any]) -> str:
+    """Return what stands between a WebSocket and its TCP connection, so that no frame can be written there; or ""."""
     if scope.get("scheme") == "wss":
         return "the server speaks TLS itself"
     if str(scope.get("http_version", "1.1")).startswith(("2", "3")):
         return "the connection is HTTP/2"
-    if not client or not client[1] or not server or not server[1]:
-        return "the server does not say which TCP connection it is"
-    return Peer(_plain(str(client[0])), int(client[1]), int(server[1]))
+    return ""
 
 
 def _plain(host: str) -> str:
@@ -123,3 +128,11 @@ def state_of(found: socket.socket) -> TcpState:
     unacked, data, ack = (struct.unpack_from("I", info, place)[0] for place in (_UNACKED, _LAST_DATA, _LAST_ACK))
     unsent = struct.unpack("i", fcntl.ioctl(found, 0x5411, b"\0" * 4))[0]  # SIOCOUTQ
     return TcpState(unread, not unacked and not unsent, data / 1000, ack / 1000)
+
+
+def keep_alive(found: socket.socket, idle: float, patience: float) -> None:
+    """Make the kernel end a connection whose peer acknowledges nothing: `patience` seconds after `idle` ones."""
+    found.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    found.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, max(1, round(idle)))
+    found.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, max(1, round(patience / 3)))
+    found.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, round((idle + patience) * 1000))

@@ -217,3 +217,44 @@ def test_a_frame_that_cannot_be_read_does_not_end_the_others_in_a_page() -> None
         shown, errors = running.said()
     assert shown == ["\u2028last"]
     assert "publication 2 of a" in errors[0]
+
+
+def test_a_listener_that_disconnects_at_an_error_has_the_last_word() -> None:
+    """It came back by itself after a logout at a failed token (centrifugal/centrifuge-js#414)."""
+    body = """
+        const client = new m.Client(url, { getToken: () => { throw new Error("logged out"); } });
+        client.on("error", () => client.disconnect());
+        const ended = new Promise((resolve) => client.on("disconnected", resolve));
+        client.connect();
+        await ended;
+        await Promise.resolve();
+        say(client.state);
+    """
+    with script("ws://127.0.0.1:1/connection/websocket", body) as running:
+        assert running.said() == "disconnected"
+
+
+def test_a_client_with_an_expired_token_does_not_become_a_stranger() -> None:
+    """A second `connect` came without the token (centrifugal/centrifuge-dart#129)."""
+    body = """
+        const tokens = [];
+        class Expired {
+          readyState = 1;
+          constructor() { setTimeout(() => this.onopen()); }
+          close() {}
+          send(frame) {
+            const { id, connect } = JSON.parse(frame);
+            tokens.push(connect.token ?? "none");
+            this.onmessage({ data: `{"id":${id},"error":{"code":109,"message":"token expired"}}` });
+          }
+        }
+        const client = new m.Client(url, { WebSocket: Expired, token: "mine" });
+        for (let times = 0; times < 2; times += 1) {
+          const ended = new Promise((resolve) => client.on("disconnected", resolve));
+          client.connect();
+          await ended;
+        }
+        say(tokens);
+    """
+    with script("ws://127.0.0.1:1/connection/websocket", body) as running:
+        assert running.said() == ["mine", "mine"]

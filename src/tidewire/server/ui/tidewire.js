@@ -308,6 +308,12 @@ export class Client extends Emitter {
     this._emit(state, value);
   }
 
+  /** Emit the error of an attempt; false if the attempt is over, as when a listener disconnects. */
+  #tell(error, flow) {
+    if (flow === this.#flow) this._emit("error", error);
+    return flow === this.#flow;
+  }
+
   #set(name, milliseconds, callback) {
     clearTimeout(this.#timers[name]);
     this.#timers[name] = setTimeout(callback, Math.min(milliseconds, LONGEST_TIMER));
@@ -322,8 +328,7 @@ export class Client extends Emitter {
         this.#token = token;
       }
     } catch (error) {
-      if (flow !== this.#flow) return;
-      this._emit("error", error);
+      if (!this.#tell(error, flow)) return;
       if (error.code === 101) this.#end(101, error.message);
       else this.#retry(11, "no token");
       return;
@@ -335,8 +340,7 @@ export class Client extends Emitter {
       socket = new WebSocketClass(this.#url);
     } catch (error) {
       const problem = new TidewireError(108, error.message);
-      this._emit("error", problem);
-      this.#end(problem.code, problem.message);
+      if (this.#tell(problem, flow)) this.#end(problem.code, problem.message);
       return;
     }
     this.#socket = socket;
@@ -360,10 +364,10 @@ export class Client extends Emitter {
     try {
       await connecting;
     } catch (error) {
-      if (flow !== this.#flow) return;
-      this._emit("error", error);
-      if (error.code === TOKEN_EXPIRED) this.#token = "";
-      if (error.temporary || (error.code === TOKEN_EXPIRED && this.#options.getToken)) {
+      if (!this.#tell(error, flow)) return;
+      const isRenewed = error.code === TOKEN_EXPIRED && this.#options.getToken;
+      if (isRenewed) this.#token = "";
+      if (error.temporary || isRenewed) {
         this._lost(error.code, error.message);
       } else {
         this.#end(error.code, error.message);
@@ -405,8 +409,7 @@ export class Client extends Emitter {
       this.#token = token;
       this.#refreshIn(await this._call("refresh", { token }));
     } catch (error) {
-      if (flow !== this.#flow) return;
-      this._emit("error", error);
+      if (!this.#tell(error, flow)) return;
       if (error.code === 101) this.#end(101, error.message);
       else this.#set("refresh", delay(4) + FIRST_DELAY, () => this.#refresh());
     }
@@ -766,13 +769,19 @@ export class Subscription extends Emitter {
       this.#again();
       return;
     }
-    this._emit("error", error);
+    if (!this.#tell(error, this.#flow)) return;
     if (error.code === 1) this.#client._lost(11, "no answer to a subscribe");
     else if (error.code === TOKEN_EXPIRED && this.#options.getToken) {
       this.#token = "";
       this.#again();
     } else if (error.temporary || error.code === undefined) this.#again();
     else this.#end(error.code, error.message);
+  }
+
+  /** As that of the client. */
+  #tell(error, flow) {
+    if (flow === this.#flow) this._emit("error", error);
+    return flow === this.#flow;
   }
 
   #again() {
@@ -813,8 +822,7 @@ export class Subscription extends Emitter {
       const answer = await this.#client._call("sub_refresh", { channel: this.channel, token });
       if (flow === this.#flow) this.#refreshIn(answer);
     } catch (error) {
-      if (flow !== this.#flow) return;
-      this._emit("error", error);
+      if (!this.#tell(error, flow)) return;
       if (error.code === 101) this.unsubscribe();
       else this.#timer = setTimeout(() => this.#refresh(), delay(4) + FIRST_DELAY);
     }

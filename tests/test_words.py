@@ -25,9 +25,9 @@ PAGES = [
 ]
 PAGES += [path for path in (ROOT / "docs").rglob("*.md") if "bench" not in path.parts]
 PAGES += (ROOT / "examples").rglob("*.md")
-#: Names of others, and the flag of `tail` and its like, which is a button of a log on a page, too.
+#: Names of others; the flag of `tail` and its like, which is a button of a log on a page, too; a character.
 ALLOWED = {"follow_symlinks", "follow_redirects"}
-FLAG = re.compile(r"--follow|>Follow<")
+FLAG = re.compile(r"--follow|>Follow<|carriage returns?")
 #: A clause that begins with a bare "who": "who comes later is told", "the answer of who was asked".
 BARE_WHO = re.compile(
     r"(?:^\W*|[.,;:(—] |\b(?:and|or|but|than|as|that|by|for|of|to|with|from|on|at|in) )who\b(?![^.]*\?)", re.I

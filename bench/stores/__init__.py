@@ -1,1 +1,1 @@
-"""What each store can do: publishing, carriage between nodes, clients that come back."""
+"""What each store can do: publishing, delivery between nodes, clients that come back."""

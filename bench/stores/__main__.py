@@ -13,8 +13,8 @@ from typing import TypeVar
 import msgspec
 
 from bench.stores import publishing
-from bench.stores.carriage import Waits
 from bench.stores.cursors import Cursors
+from bench.stores.delivery import Waits
 from bench.stores.nodes import Cost
 from bench.stores.paced import Paced
 from bench.stores.recovery import Jitter, Storm
@@ -24,10 +24,10 @@ from bench.stores.workers import Compared
 T = TypeVar("T")
 
 DOCS = Path(__file__).resolve().parents[2] / "docs" / "bench"
-WORKS = ("publish", "carriage", "paced", "cursors", "nodes", "workers", "storm", "jitter")
+WORKS = ("publish", "delivery", "paced", "cursors", "nodes", "workers", "storm", "jitter")
 ABOUT = """Servers of the stores as Debian has them, on the machine that also runs ours and the clients. `make bench`
 writes this page. Publishes are 128 bytes from 100 tasks of one node, each acknowledged before its task sends the next;
-Redis runs with `appendfsync everysec`, the others as they are installed. Carriage is the time from a publish on one
+Redis runs with `appendfsync everysec`, the others as they are installed. Delivery is the time from a publish on one
 node to the write on another process at 1,000 messages a second, beside the store's own round trip: keep, notify, hear
 of it."""
 
@@ -65,14 +65,14 @@ def publish(name: str, url: str) -> Iterator[Row]:
     yield Row("publishes in 100 channels", name, f"{rates.many_channels:,.0f}/s", "", "", None)
 
 
-def carriage(name: str, url: str) -> Iterator[Row]:
+def delivery(name: str, url: str) -> Iterator[Row]:
     """From one node to another."""
-    waits = run("carriage", dict[str, Waits], url)
+    waits = run("delivery", dict[str, Waits], url)
     ours, alone = waits["ours"], waits["alone"]
     for part, factor in (("p50", 3), ("p99", 5)):
         mine, own = getattr(ours, part), getattr(alone, part)
         figure, against = f"{mine:.2f} ms {part}", f"{own:.2f} ms: {mine / own:.1f} ×"
-        yield Row("carriage", name, figure, against, f"≤ {factor} ×", mine <= factor * own)
+        yield Row("delivery", name, figure, against, f"≤ {factor} ×", mine <= factor * own)
 
 
 def paced(name: str, url: str) -> Iterator[Row]:
@@ -147,7 +147,7 @@ def jitter(name: str, url: str) -> Iterator[Row]:
 
 MEASURES: dict[str, Callable[[str, str], Iterator[Row]]] = {
     "publish": publish,
-    "carriage": carriage,
+    "delivery": delivery,
     "paced": paced,
     "cursors": cursors,
     "nodes": nodes,

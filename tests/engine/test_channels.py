@@ -1,4 +1,4 @@
-"""The carriage of channels: begun, dropped, and what a failing store does to it."""
+"""The delivery of channels: begun, dropped, and what a failing store does to it."""
 
 from __future__ import annotations
 

@@ -135,7 +135,7 @@ def test_a_wrong_value_is_one_sentence(tmp_path: Path, name: str, caplog: pytest
                 newest = (await hub.history("good", limit=1, reverse=True)).publications[0]
                 assert newest.data == b"last"
                 assert not hub.degraded
-            assert "fault of the program" not in caplog.text  # as a str enumeration was in PostgreSQL's carriage
+            assert "fault of the program" not in caplog.text  # as a str enumeration was in PostgreSQL's delivery
 
         run(scenario(), 90)
 

@@ -203,7 +203,7 @@ def test_more_than_this_process_can_take_is_read_from_history(tmp_path: Path, mo
             await asyncio.gather(*(ledger.publish() for _ in range(500)))
             await received(client, ledger, within=5)
             check(client, ledger)
-            assert node.statistics().limits_reached["carriage_waiting"]
+            assert node.statistics().limits_reached["deliveries_waiting"]
 
     with start_nats(tmp_path) as server:
         run(scenario(server), 30)

@@ -152,7 +152,7 @@ def test_large_messages_are_read_one_by_one(tmp_path: Path) -> None:
 def test_what_is_trimmed_makes_a_recovery_incomplete_and_the_position_stays(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("tidewire.backends.nats.housekeeping.CARRIAGE_SECONDS", 0.3)
+    monkeypatch.setattr("tidewire.backends.nats.housekeeping.DELIVERY_SECONDS", 0.3)
     monkeypatch.setattr("tidewire.backends.nats.housekeeping._SLACK", 0)
 
     async def scenario(server: Daemon) -> None:
@@ -162,7 +162,7 @@ def test_what_is_trimmed_makes_a_recovery_incomplete_and_the_position_stays(
         gone = await publish(broker, "b", 20, Retention(100, 0.4))
         none = await publish(broker, "c", 20, Retention(0, 1e9))
         await trimmer.trim(stream)
-        assert offsets(await broker.history("a")) == kept, "it is younger than carriage needs"
+        assert offsets(await broker.history("a")) == kept, "it is younger than delivery needs"
 
         async def is_trimmed() -> bool:
             await trimmer.trim(stream)

@@ -53,7 +53,7 @@ def test_a_close_ends_everything_though_not_all_could_be_delivered(tmp_path: Pat
         async def never(_: object) -> None:
             await stuck.wait()
 
-        subscription = broker._carriage._channels["a"].subscription
+        subscription = broker._delivery._channels["a"].subscription
         assert subscription is not None
         subscription._cb = never  # type: ignore[assignment]  # what hangs is this node, not the server
         await asyncio.gather(*(broker.publish(PublishRequest("a", b"x")) for _ in range(3)))

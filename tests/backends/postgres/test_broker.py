@@ -145,7 +145,7 @@ def test_trimming_keeps_what_is_young_and_what_retention_shows(monkeypatch: pyte
             await keeper.trim_round()
             assert await count() == 501
             monkeypatch.setattr("tidewire.backends.postgres.housekeeping._TRIM_COUNT", 20)
-            await keeper.trim_round(carriage=0.0)  # in many steps, and nothing is left for another round
+            await keeper.trim_round(seconds=0.0)  # in many steps, and nothing is left for another round
             assert await count() == 10
             assert await sql.fetchval("SELECT count(*) FROM tidewire_keys") == 0
             await node.publish("many")

@@ -106,8 +106,8 @@ def test_a_copy_of_older_data_begins_a_new_epoch_and_gives_no_offset_twice() -> 
             await asyncio.to_thread(server.copy, "data", "backup")
             await asyncio.to_thread(server.start)
             await ledger.succeeds(20)
-            seen = node.broker._carriage.seen  # type: ignore[attr-defined]
-            await wait_until(lambda: node.broker._carriage.seen != seen)  # type: ignore[attr-defined]
+            seen = node.broker._delivery.seen  # type: ignore[attr-defined]
+            await wait_until(lambda: node.broker._delivery.seen != seen)  # type: ignore[attr-defined]
             before = ledger.last
             await received(client, ledger)
             await asyncio.to_thread(server.kill)

@@ -134,7 +134,7 @@ def test_cut_off_as_a_slow_subscriber_reads_what_it_missed(tmp_path: Path) -> No
         run(scenario(server), 30)
 
 
-def test_a_tail_that_was_lost_while_carriage_was_cut_is_read_at_once(tmp_path: Path) -> None:
+def test_a_tail_that_was_lost_while_delivery_was_cut_is_read_at_once(tmp_path: Path) -> None:
     async def scenario(server: Daemon) -> None:
         async with redis_node(url(server)) as node, redis_node(url(server)) as other:
             client = await connect(node, channel="a")
@@ -325,7 +325,7 @@ def test_what_was_begun_while_it_is_away_works_when_it_is_back(tmp_path: Path) -
             server.start()
             await ledger.succeeds()
             await wait_until(lambda: node.broker._shards.are_open)  # type: ignore[attr-defined]
-            await wait_until(lambda: node.broker._carriage.connection.is_open)  # type: ignore[attr-defined]
+            await wait_until(lambda: node.broker._delivery.connection.is_open)  # type: ignore[attr-defined]
             client = await connect(node, channel="a")
             await ledger.publish(10)
             await received(client, ledger)

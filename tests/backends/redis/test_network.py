@@ -84,8 +84,8 @@ def test_a_node_that_is_split_from_redis_comes_back_by_itself_and_others_go_on(t
                 proxy.swallow()
                 await ledgers[1].fails()
                 await ledgers[0].succeeds(50)
-                carriage = split.broker._carriage  # type: ignore[attr-defined]
-                await wait_until(lambda: not carriage.connection.is_open, what="a silent server is noticed")
+                delivery = split.broker._delivery  # type: ignore[attr-defined]
+                await wait_until(lambda: not delivery.connection.is_open, what="a silent server is noticed")
                 proxy.heal()
                 await ledgers[1].succeeds(50)
             assert not ledgers[0].failures

@@ -10,8 +10,8 @@ from collections.abc import Iterator, Sequence
 
 from tidewire.backends.base import Broker, Deliver, Resumed, nothing_to_resume
 from tidewire.backends.nats.address import NatsAddress
-from tidewire.backends.nats.carriage import EPHEMERAL, Carriage
 from tidewire.backends.nats.connection import Connection
+from tidewire.backends.nats.delivery import EPHEMERAL, Delivery
 from tidewire.backends.nats.housekeeping import GrowthMarks, Trimmer, remove_all
 from tidewire.backends.nats.jetstream import Stamp, StreamConfig, parse_time
 from tidewire.backends.nats.publication_stream import Stream, is_limited, open_stream
@@ -85,7 +85,7 @@ class NatsBroker(Broker):
         if self._is_open:
             return
         self._resumed = resumed
-        self._carriage = Carriage(self._clock, deliver, self._remember, self._node)
+        self._delivery = Delivery(self._clock, deliver, self._remember, self._node)
         self._publishing = Publishing(
             self._limits.publish_seconds,
             self._clock,
@@ -113,12 +113,12 @@ class NatsBroker(Broker):
             await asyncio.wait([self._relaying], timeout=self._limits.publish_seconds)
         await self._wait_arrived()
         await self._connection.aclose()
-        self._carriage.close()
+        self._delivery.close()
 
     async def _wait_arrived(self) -> None:
         """Return when everything is delivered that the server sent before its last acknowledgement."""
         end = asyncio.get_running_loop().time() + self._limits.publish_seconds
-        while self._connection.is_up and not self._carriage.has_arrived:
+        while self._connection.is_up and not self._delivery.has_arrived:
             if asyncio.get_running_loop().time() > end:
                 logger.warning("NATS at %s: closing before everything that came was delivered", self._address.shown)
                 break
@@ -141,7 +141,7 @@ class NatsBroker(Broker):
         self._stream, self._epoch = stream, stream.epoch
         session.on_dropped = self._dropped
         self._clock.set(await stream.time())
-        await self._carriage.resume(stream, is_new=is_new)
+        await self._delivery.resume(stream, is_new=is_new)
 
     async def _is_whole(self, stream: Stream) -> bool:
         """Return whether the stream has everything that it had: after a crash of the machine its end may be missing."""
@@ -171,7 +171,7 @@ class NatsBroker(Broker):
 
     def _dropped(self) -> None:
         """Read from history the messages that the driver has dropped, because this process was too slow."""
-        count_limit("carriage_waiting")
+        count_limit("deliveries_waiting")
         now = asyncio.get_running_loop().time()
         if now - self._dropped_at >= _DROPPED:
             self._dropped_at = now
@@ -229,11 +229,11 @@ class NatsBroker(Broker):
     # Subscriptions.
 
     async def subscribe(self, channel: str) -> Position:
-        return await self._carriage.subscribe(self._ready(), channel)
+        return await self._delivery.subscribe(self._ready(), channel)
 
     async def unsubscribe(self, channel: str) -> None:
         if self._is_open:
-            await self._carriage.unsubscribe(channel, self._stream if self._connection.is_up else None)
+            await self._delivery.unsubscribe(channel, self._stream if self._connection.is_up else None)
 
     # Reading.
 

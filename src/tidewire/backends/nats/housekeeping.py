@@ -1,4 +1,4 @@
-"""Removes, in the background, publications that no reader is shown any more and no node needs for carriage.
+"""Removes, in the background, publications that no reader is shown any more and no node needs for delivery.
 
 The server could do it by itself, but it would forget the position of a channel with its last message. So a marker takes
 the place of a removed history, itself a message of the channel, with the position that the channel had. The server
@@ -24,12 +24,12 @@ from tidewire.backends.nats.session import Refused
 from tidewire.errors import StoreUnavailable
 from tidewire.retention import Retention
 
-__all__ = ("CARRIAGE_SECONDS", "GrowthMarks", "Trimmer", "remove_all")
+__all__ = ("DELIVERY_SECONDS", "GrowthMarks", "Trimmer", "remove_all")
 
 logger = logging.getLogger("tidewire")
 
 #: Seconds for which every message stays, so that each node can fill a gap.
-CARRIAGE_SECONDS = 75.0
+DELIVERY_SECONDS = 75.0
 #: Seconds between two rounds, of all nodes together.
 ROUND_SECONDS = 30.0
 #: The part of a store's limit that is free after it was reached, and seconds between two removals of all nodes.
@@ -127,7 +127,7 @@ class Trimmer:
             return
         self._empty.discard(subject)
         retention = self._retention(subject, first, last)
-        young = await bounds.at(CARRIAGE_SECONDS)
+        young = await bounds.at(DELIVERY_SECONDS)
         bound = min(young, await bounds.at(retention.age))
         if count > retention.size + retention.size // 4 + _SLACK or (not retention.size and first.seq < young):
             if retention.size > _LARGE:

@@ -10,8 +10,8 @@ from typing import Any
 
 from tidewire.backends.base import Broker, Deliver, Moved, Resumed, nothing_to_resume
 from tidewire.backends.postgres.address import Server
-from tidewire.backends.postgres.carriage import Carriage
 from tidewire.backends.postgres.connection import Connection
+from tidewire.backends.postgres.delivery import Delivery
 from tidewire.backends.postgres.housekeeping import Housekeeping
 from tidewire.backends.postgres.outbox import publish_within
 from tidewire.backends.postgres.pool import Pool
@@ -65,7 +65,7 @@ class PostgresBroker(Broker):
         self._pool = Pool(server, self._connection, _SESSIONS)
         self._positions = PositionReader(self._pool)
         self._relay = Relay(self._pool, deliver)
-        self._carriage = Carriage(
+        self._delivery = Delivery(
             server,
             self._connection,
             self._pool,
@@ -77,12 +77,12 @@ class PostgresBroker(Broker):
         self._housekeeping = Housekeeping(self._pool, self._moved)
         self._publishing = Publishing(server, self._connection, self._kept)
         try:
-            await self._carriage.open()
+            await self._delivery.open()
         except (*FAILURES, TidewireError) as error:
             raise opening_error(error, server.shown) from error
-        carriage, housekeeping = self._carriage, self._housekeeping
+        delivery, housekeeping = self._delivery, self._housekeeping
         self._begin(
-            carriage.tell, carriage.read, carriage.look, self._relay.relay, housekeeping.move, housekeeping.trim
+            delivery.tell, delivery.read, delivery.look, self._relay.relay, housekeeping.move, housekeeping.trim
         )
         self._begin(*(committer.run for committer in self._publishing.committers))
         self._store_bytes = StoreBytes(self._pool)
@@ -94,12 +94,12 @@ class PostgresBroker(Broker):
             self._tasks.append(self._loop.create_task(_for_ever(work), name=f"tidewire-postgres-{work.__name__}"))
 
     async def _probe(self) -> None:
-        await self._carriage.open()
-        self._publishing.expect(self._carriage.seen)
+        await self._delivery.open()
+        self._publishing.expect(self._delivery.seen)
 
     def _lost(self) -> None:
         """End all sessions; everything that waits for them fails at once."""
-        self._carriage.drop()
+        self._delivery.drop()
         self._pool.drop()
         self._publishing.lost()
 
@@ -110,13 +110,13 @@ class PostgresBroker(Broker):
         await self._store_bound.aclose()
         await self._growth.aclose()
         await self._publishing.wait_empty()
-        await self._carriage.drain()
+        await self._delivery.drain()
         await self._connection.aclose()
         tasks, self._tasks = self._tasks, []
         for task in tasks:
             task.cancel()
         await asyncio.wait(tasks)
-        await asyncio.gather(self._carriage.aclose(), self._pool.aclose(), self._publishing.aclose())
+        await asyncio.gather(self._delivery.aclose(), self._pool.aclose(), self._publishing.aclose())
 
     # Publishing.
 
@@ -144,9 +144,9 @@ class PostgresBroker(Broker):
                     request.channel, offset, offset - 1, era, time, request.data, request.format, request.meta
                 )
                 fresh.setdefault(request.channel, []).append(publication)
-        self._carriage.wake({channel: publications[-1].offset for channel, publications in fresh.items()})
+        self._delivery.wake({channel: publications[-1].offset for channel, publications in fresh.items()})
         for channel, publications in fresh.items():
-            self._carriage.kept(channel, publications)
+            self._delivery.kept(channel, publications)
 
     def watch_outbox(self, moved: Moved) -> None:
         self._watcher = moved
@@ -154,18 +154,18 @@ class PostgresBroker(Broker):
     def _moved(self, tops: Mapping[str, int]) -> None:
         if self._watcher is not None:
             self._watcher(tops)
-        self._carriage.wake(tops)
-        self._carriage.note(tops)
+        self._delivery.wake(tops)
+        self._delivery.note(tops)
 
     # Channels and reading.
 
     async def subscribe(self, channel: str) -> Position:
         self._check()
-        return await self._carriage.subscribe(channel)
+        return await self._delivery.subscribe(channel)
 
     async def unsubscribe(self, channel: str) -> None:
         if self._is_open:
-            self._carriage.unsubscribe(channel)
+            self._delivery.unsubscribe(channel)
 
     async def read(self, request: HistoryRequest) -> HistoryPage:
         self._check()

@@ -278,10 +278,10 @@ BEGIN
 END $$;
 
 -- Remove what no reader is shown any more from some channels after `reached`, one trimmer at a time: nothing younger than
--- `carriage`, but for what was removed on request. Returns where it came to (NULL: only keys were left to remove) and how
+-- `seconds`, but for what was removed on request. Returns where it came to (NULL: only keys were left to remove) and how
 -- much it removed, at most `maximum`; NULL for both: another one is at it.
 CREATE OR REPLACE FUNCTION tidewire_trim(
-    after bigint, channels integer, maximum integer, carriage double precision, OUT reached bigint, OUT removed integer
+    after bigint, channels integer, maximum integer, seconds double precision, OUT reached bigint, OUT removed integer
 ) LANGUAGE plpgsql AS $$
 DECLARE
     now double precision := tidewire_now();
@@ -298,7 +298,7 @@ BEGIN
             WHERE f.channel = s.id ORDER BY f."offset" LIMIT maximum
         ) AS p
         WHERE p."offset" <= s.floor
-            OR (p.time < now - carriage AND (p."offset" <= s.top - s.keep_size OR p.time < now - s.keep_age))
+            OR (p.time < now - seconds AND (p."offset" <= s.top - s.keep_size OR p.time < now - s.keep_age))
         LIMIT maximum
     ), gone AS (
         DELETE FROM tidewire_publications AS p USING oldest AS o

@@ -11,12 +11,12 @@ from tidewire.backends.postgres.pool import Pool
 from tidewire.backends.postgres.schema import SQL, mend
 from tidewire.errors import StoreUnavailable
 
-__all__ = ("CARRIAGE", "Housekeeping")
+__all__ = ("DELIVERY_SECONDS", "Housekeeping")
 
 logger = logging.getLogger("tidewire")
 
 #: Seconds for which every publication stays.
-CARRIAGE = 60.0
+DELIVERY_SECONDS = 60.0
 #: Publications that are moved in one transaction, and seconds between tries while another node moves, or it fails.
 _MOVE_COUNT, _MOVE_RETRY, _MOVE_FAILED = 200, 0.05, 1.0
 #: Channels that one step of trimming looks at, publications or keys that it removes, and seconds between two steps and
@@ -77,11 +77,11 @@ class Housekeeping:
                 logger.log(level, "nothing was trimmed: %s", error)
                 is_failing = True
 
-    async def trim_round(self, carriage: float = CARRIAGE) -> None:
+    async def trim_round(self, seconds: float = DELIVERY_SECONDS) -> None:
         """Go through all channels and then all keys, unless another node does; a channel with much is visited again."""
         reached = 0
         while True:
-            row = await self._pool.fetchrow(SQL["trim"], reached, _TRIM_CHANNELS, _TRIM_COUNT, carriage)
+            row = await self._pool.fetchrow(SQL["trim"], reached, _TRIM_CHANNELS, _TRIM_COUNT, seconds)
             if row["removed"] is None or (row["reached"] is None and row["removed"] < _TRIM_COUNT):
                 return
             if row["removed"] < _TRIM_COUNT:

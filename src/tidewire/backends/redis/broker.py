@@ -10,7 +10,7 @@ from collections.abc import Awaitable, Sequence
 from tidewire.backends.base import Broker, Deliver, Resumed, nothing_to_resume
 from tidewire.backends.redis.address import Address, Kind
 from tidewire.backends.redis.advice import advise, describe, warnings
-from tidewire.backends.redis.carriage import Carriage
+from tidewire.backends.redis.delivery import Delivery
 from tidewire.backends.redis.discovery import dial_any
 from tidewire.backends.redis.driver import Reply
 from tidewire.backends.redis.entries import EPHEMERAL
@@ -63,7 +63,7 @@ class RedisBroker(Broker):
         address = self._address
         self._resumed = resumed
         shards = Shards(address, self._keys, self._outage, self._patience, self._shard_opened)
-        self._carriage = Carriage(
+        self._delivery = Delivery(
             address.shown,
             dial_any(address),
             self._outage,
@@ -75,9 +75,9 @@ class RedisBroker(Broker):
         )
         try:
             await shards.start()
-            await self._carriage.connection.start()
+            await self._delivery.connection.start()
         except BaseException:
-            await self._carriage.connection.aclose()
+            await self._delivery.connection.aclose()
             await shards.aclose()
             raise
         self._shards = shards
@@ -89,15 +89,15 @@ class RedisBroker(Broker):
 
     def _shard_opened(self) -> None:
         if self._address.kind is Kind.SENTINEL and self._shards is not None:
-            self._carriage.connection.renew(
+            self._delivery.connection.renew(
                 "the primary may have changed"
-            )  # and carriage must come from the one that publishes
+            )  # and delivery must come from the one that publishes
         else:
             self._reopened()
 
     def _reopened(self) -> None:
         """Tell the node to read the publications that it missed, when all connections are back."""
-        if self._shards is not None and self._shards.are_open and self._carriage.connection.is_open:
+        if self._shards is not None and self._shards.are_open and self._delivery.connection.is_open:
             self._resumed()
 
     async def aclose(self) -> None:
@@ -110,11 +110,11 @@ class RedisBroker(Broker):
             async with asyncio.timeout(self._patience):
                 for shard in shards.all:
                     await shard.publishing.wait_empty()
-                await self._carriage.wait_delivered([shard.writing.requests for shard in shards.all])
+                await self._delivery.wait_delivered([shard.writing.requests for shard in shards.all])
         except (TimeoutError, StoreUnavailable):
             logger.warning("%s did not answer before the end; closing without it", self._address.shown)
         finally:
-            await self._carriage.connection.aclose()
+            await self._delivery.connection.aclose()
             await shards.aclose()
 
     async def describe(self) -> tuple[str, ...]:
@@ -163,12 +163,12 @@ class RedisBroker(Broker):
 
     async def subscribe(self, channel: str) -> Position:
         self._opened()
-        await self._carriage.subscribe(channel)
+        await self._delivery.subscribe(channel)
         return (await self.positions([channel]))[channel]
 
     async def unsubscribe(self, channel: str) -> None:
         if self._shards is not None:
-            self._carriage.unsubscribe(channel)
+            self._delivery.unsubscribe(channel)
 
     async def read(self, request: HistoryRequest) -> HistoryPage:
         return await read_history(self._opened(), self._keys, request)

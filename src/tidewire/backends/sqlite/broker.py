@@ -12,7 +12,7 @@ from tidewire.backends.base import Broker, Deliver, Resumed, nothing_to_resume
 from tidewire.backends.sqlite.bus import Bus
 from tidewire.backends.sqlite.file_errors import opening_error
 from tidewire.backends.sqlite.folder import node_folder
-from tidewire.backends.sqlite.mailbox import CarriageOrder, FileWrite, Mailbox
+from tidewire.backends.sqlite.mailbox import DeliveryOrder, FileWrite, Mailbox
 from tidewire.backends.sqlite.outbox_insert import publish_within
 from tidewire.backends.sqlite.outbox_mover import OutboxMover
 from tidewire.backends.sqlite.publishing import Publishing
@@ -177,7 +177,7 @@ class SqliteBroker(Broker):
     async def subscribe(self, channel: str) -> Position:
         self._check_open()
         future: asyncio.Future[Position] = self._loop.create_future()
-        self._mailbox.order(CarriageOrder(channel, future))
+        self._mailbox.order(DeliveryOrder(channel, future))
         try:
             async with asyncio.timeout(self._limits.publish_seconds):
                 return await future
@@ -186,7 +186,7 @@ class SqliteBroker(Broker):
 
     async def unsubscribe(self, channel: str) -> None:
         if self._is_open:
-            self._mailbox.order(CarriageOrder(channel, None))
+            self._mailbox.order(DeliveryOrder(channel, None))
 
     async def read(self, request: HistoryRequest) -> HistoryPage:
         self._check_open()

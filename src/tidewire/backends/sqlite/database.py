@@ -1,6 +1,6 @@
 """The database of one writer thread: the publications that it has seen, the channels' tops, and how a batch is kept.
 
-publishing.py, carriage.py and housekeeping.py say when; nothing here waits for anything but the disk.
+publishing.py, delivery.py and housekeeping.py say when; nothing here waits for anything but the disk.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Removes publications that no reader is shown any more, in small steps of the writer thread.
 
-It goes through the channels that have publications in rounds. Nothing younger than `CARRIAGE` is removed, so that every
-node can fill a gap, unless the history was removed on request.
+It goes through the channels that have publications in rounds. Nothing younger than `DELIVERY_SECONDS` is removed, so
+that every node can fill a gap, unless the history was removed on request.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ from tidewire.backends.sqlite.file_errors import explain, is_full, is_lasting
 from tidewire.backends.sqlite.size_limits import SizeLimits
 from tidewire.backends.sqlite.store_clock import StoreClock
 
-__all__ = ("CARRIAGE", "Housekeeping", "Trimmer")
+__all__ = ("DELIVERY_SECONDS", "Housekeeping", "Trimmer")
 
 #: Seconds for which every publication stays.
-CARRIAGE = 60.0
+DELIVERY_SECONDS = 60.0
 #: Seconds between two rounds.
 _REST = 5.0
 #: Channels that one look for something to trim goes through, and rows that an idle step removes.
@@ -112,7 +112,7 @@ class Trimmer:
             "bound": trimmable.first + count,
             "floor": trimmable.floor,
             "lowest": trimmable.lowest,
-            "young": now - CARRIAGE,
+            "young": now - DELIVERY_SECONDS,
             "oldest": now - trimmable.keep_age,
         }
 

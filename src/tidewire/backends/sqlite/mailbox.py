@@ -12,7 +12,7 @@ from enum import Enum
 from tidewire.backends.shared.waiting import Write
 from tidewire.messages import Position, PublishRequest
 
-__all__ = ("CarriageOrder", "FileWrite", "Mailbox")
+__all__ = ("DeliveryOrder", "FileWrite", "Mailbox")
 
 
 #: Bytes of deliveries that may wait for the event loop.
@@ -36,7 +36,7 @@ class FileWrite(Write):
         self.state = _State.WAITING
 
 
-class CarriageOrder:
+class DeliveryOrder:
     """A subscription to a channel, with a future for its position, or (without a future) its end."""
 
     __slots__ = ("channel", "future")
@@ -52,7 +52,7 @@ class Mailbox:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._writes: deque[FileWrite] = deque()
-        self._orders: list[CarriageOrder] = []
+        self._orders: list[DeliveryOrder] = []
         self._receiver, self._sender = socket.socketpair()
         self._receiver.setblocking(False)
         self._sender.setblocking(False)
@@ -69,7 +69,7 @@ class Mailbox:
             self._writes.extend(writes)
         self.wake()
 
-    def order(self, order: CarriageOrder) -> None:
+    def order(self, order: DeliveryOrder) -> None:
         """Hand over a subscription or its end."""
         with self._lock:
             self._orders.append(order)
@@ -143,7 +143,7 @@ class Mailbox:
                     taken.append(write)
         return taken
 
-    def take_orders(self) -> list[CarriageOrder]:
+    def take_orders(self) -> list[DeliveryOrder]:
         """Take the orders that wait, in their order."""
         with self._lock:
             taken, self._orders = self._orders, []

@@ -11,9 +11,9 @@ from operator import attrgetter
 from pathlib import Path
 
 from tidewire.backends.shared.waiting import WaitingRoom, not_published, unconfirmed
-from tidewire.backends.sqlite.carriage import Carriage
 from tidewire.backends.sqlite.connection import Connection
 from tidewire.backends.sqlite.database import Database
+from tidewire.backends.sqlite.delivery import Delivery
 from tidewire.backends.sqlite.file_errors import explain, is_certain
 from tidewire.backends.sqlite.housekeeping import Housekeeping
 from tidewire.backends.sqlite.mailbox import FileWrite, Mailbox
@@ -73,12 +73,12 @@ class Committer:
     """Makes the commits, on the writer thread."""
 
     def __init__(
-        self, path: Path, mailbox: Mailbox, connection: Connection, carriage: Carriage, housekeeping: Housekeeping
+        self, path: Path, mailbox: Mailbox, connection: Connection, delivery: Delivery, housekeeping: Housekeeping
     ) -> None:
         self._path = path
         self._mailbox = mailbox
         self._connection = connection
-        self._carriage = carriage
+        self._delivery = delivery
         self._housekeeping = housekeeping
 
     def commit(self, database: Database) -> tuple[Sequence[Publication], Sequence[WriteAnswer]]:
@@ -91,8 +91,8 @@ class Committer:
         is_committing = False
         try:
             database.begin(write=True)
-            found = self._carriage.catch_up(database)
-            if not self._carriage.is_behind:
+            found = self._delivery.catch_up(database)
+            if not self._delivery.is_behind:
                 writes = self._mailbox.take(_BATCH_COUNT, _BATCH_BYTES)
                 self._keep(database, writes, found, answers)
                 self._housekeeping.trim_beside(database, len(writes))
@@ -122,7 +122,7 @@ class Committer:
                         database.remove_history(write.request.channel)
                     answers.append((write, database.position(write.request.channel)))
                 continue
-            positions, new = database.keep([write.request for write in run], self._carriage.channels)
+            positions, new = database.keep([write.request for write in run], self._delivery.channels)
             self._housekeeping.kept(run)
             found.extend(new)
             answers.extend(zip(run, positions, strict=True))

@@ -15,14 +15,14 @@ from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
-from tidewire.backends.sqlite.carriage import Carriage, OrderAnswer
 from tidewire.backends.sqlite.connection import Connection
 from tidewire.backends.sqlite.database import Database
+from tidewire.backends.sqlite.delivery import Delivery, OrderAnswer
 from tidewire.backends.sqlite.fair_lock import FairLock
 from tidewire.backends.sqlite.file_errors import opening_error
 from tidewire.backends.sqlite.folder import make_node_folder
 from tidewire.backends.sqlite.housekeeping import Housekeeping
-from tidewire.backends.sqlite.mailbox import CarriageOrder, Mailbox
+from tidewire.backends.sqlite.mailbox import DeliveryOrder, Mailbox
 from tidewire.backends.sqlite.peers import Peers
 from tidewire.backends.sqlite.publishing import Committer, WriteAnswer
 from tidewire.backends.sqlite.size_limits import SizeLimits
@@ -72,7 +72,7 @@ class WriterThread:
         #: Whether the event loop is closed, and nobody is left to tell.
         self._is_over = is_over
         self._size_limits = size_limits
-        self._carriage = Carriage()
+        self._delivery = Delivery()
         self._connection: Connection | None = None
         self._thread = threading.Thread(target=self._run, name="tidewire-sqlite-writer", daemon=True)
 
@@ -130,7 +130,7 @@ class WriterThread:
             )
             self._housekeeping.start()
             opened.callback(self._housekeeping.close)
-            self._committer = Committer(self._path, self._mailbox, connection, self._carriage, self._housekeeping)
+            self._committer = Committer(self._path, self._mailbox, connection, self._delivery, self._housekeeping)
             self._connection = connection
             self._opened = opened.pop_all()
         return connection
@@ -154,7 +154,7 @@ class WriterThread:
 
     def _wait(self, connection: Connection) -> None:
         limit = _BREATH if self._housekeeping.is_busy else _POLL
-        if self._carriage.is_behind and not self._mailbox.is_congested:
+        if self._delivery.is_behind and not self._mailbox.is_congested:
             limit = 0.0
         if self._mailbox.has_writes and not self._mailbox.is_congested:
             limit = _RETRY if self._lock.is_waiting or connection.trouble else 0.0
@@ -170,11 +170,11 @@ class WriterThread:
         has_writes = self._mailbox.has_writes
         if not has_writes:
             self._lock.withdraw()
-        if (orders or self._carriage.is_behind or not has_writes) and not self._look(connection, database, orders):
+        if (orders or self._delivery.is_behind or not has_writes) and not self._look(connection, database, orders):
             return
         if not has_writes:
             self._housekeeping.trim(database)
-        elif not self._carriage.is_behind and self._lock.try_acquire():
+        elif not self._delivery.is_behind and self._lock.try_acquire():
             self._write(database)
         elif not orders:
             self._look(connection, database, ())
@@ -187,10 +187,10 @@ class WriterThread:
         self._peers.wake()
         self._hand_over(found, answers)
 
-    def _look(self, connection: Connection, database: Database, orders: Sequence[CarriageOrder]) -> bool:
+    def _look(self, connection: Connection, database: Database, orders: Sequence[DeliveryOrder]) -> bool:
         """Read new publications and apply orders; return whether the database can still be used."""
         try:
-            found, answers = self._carriage.look(database, orders)
+            found, answers = self._delivery.look(database, orders)
         except sqlite3.Error as error:
             self._housekeeping.mend(database, error)
             self._refuse(connection, orders)
@@ -198,9 +198,9 @@ class WriterThread:
             self._hand_over(found, answers)
         return connection.database is database
 
-    def _refuse(self, connection: Connection, orders: Sequence[CarriageOrder]) -> None:
+    def _refuse(self, connection: Connection, orders: Sequence[DeliveryOrder]) -> None:
         """Answer everything that cannot be done while the database is lost."""
-        answers: list[Answer] = [*self._carriage.refuse(orders, connection.trouble)]
+        answers: list[Answer] = [*self._delivery.refuse(orders, connection.trouble)]
         if connection.database is None:
             answers += self._committer.refuse()
         self._hand_over((), answers)

@@ -26,7 +26,7 @@ from tidewire.backends.postgres.server_errors import FAILURES, is_away
 from tidewire.errors import StoreUnavailable
 from tidewire.messages import Position, Publication
 
-__all__ = ("Carriage",)
+__all__ = ("Delivery",)
 
 logger = logging.getLogger("tidewire")
 
@@ -49,7 +49,7 @@ class _Cursor:
         self.waiting = 0
 
 
-class Carriage:
+class Delivery:
     """The listening session, the cursors, and the channels that are known to have news."""
 
     def __init__(

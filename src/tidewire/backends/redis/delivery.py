@@ -22,7 +22,7 @@ from tidewire.backends.shared.outage import Outage
 from tidewire.backends.shared.relayed import unpack_ephemeral
 from tidewire.errors import StoreUnavailable
 
-__all__ = ("Carriage",)
+__all__ = ("Delivery",)
 
 logger = logging.getLogger("tidewire")
 
@@ -33,7 +33,7 @@ _PING = 1.0
 _PACKED_PING = pack([["PING"]])
 
 
-class Carriage(User):
+class Delivery(User):
     """Subscribes and delivers; after an interruption it subscribes again and calls `opened`."""
 
     def __init__(

@@ -16,7 +16,7 @@ from tidewire.backends.nats.server_clock import StoreClock
 from tidewire.backends.shared.relayed import unpack_ephemeral
 from tidewire.messages import Position, Publication
 
-__all__ = ("EPHEMERAL", "Carriage")
+__all__ = ("EPHEMERAL", "Delivery")
 
 logger = logging.getLogger("tidewire")
 
@@ -26,7 +26,7 @@ EPHEMERAL = "Tidewire-Ephemeral"
 _PATIENCE = 0.1
 
 
-class Carriage:
+class Delivery:
     """The channels of this node. `remember` is called with the sequence and the time of each arrived publication."""
 
     def __init__(self, clock: StoreClock, deliver: Deliver, remember: Callable[[int, float], None], node: str) -> None:

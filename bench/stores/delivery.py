@@ -1,6 +1,6 @@
 """From a publish on one node to the arrival on another, beside the store's own round trip, on one running store.
 
-`python -m bench.stores.carriage URL`: prints a line of JSON. The other node is a process of its own (`--arrive`).
+`python -m bench.stores.delivery URL`: prints a line of JSON. The other node is a process of its own (`--arrive`).
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from tidewire.testing import FakeLink
 __all__ = ("Waits", "measure")
 
 RATE, SECONDS, WARM, SIZE = 1_000, 4.0, 0.5, 128
-CHANNEL = "carriage"
+CHANNEL = "delivery"
 #: How many round trips of the store itself are measured, one after another.
 ROUND_TRIPS = 1_500
 
@@ -87,7 +87,7 @@ async def arrive(url: str) -> None:
 
 async def ours(url: str) -> Waits:
     """Publish at an even rate here, and take what the other node says."""
-    command = [sys.executable, "-m", "bench.stores.carriage", url, "--arrive"]
+    command = [sys.executable, "-m", "bench.stores.delivery", url, "--arrive"]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as other:  # noqa: ASYNC220
         assert other.stdin is not None
         assert other.stdout is not None

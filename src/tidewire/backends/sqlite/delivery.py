@@ -5,16 +5,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from tidewire.backends.sqlite.database import Database
-from tidewire.backends.sqlite.mailbox import CarriageOrder
+from tidewire.backends.sqlite.mailbox import DeliveryOrder
 from tidewire.errors import StoreUnavailable, TidewireError
 from tidewire.messages import Position, Publication
 
-__all__ = ("Carriage", "OrderAnswer")
+__all__ = ("Delivery", "OrderAnswer")
 
-OrderAnswer = tuple[CarriageOrder, Position | TidewireError]
+OrderAnswer = tuple[DeliveryOrder, Position | TidewireError]
 
 
-class Carriage:
+class Delivery:
     """The subscribed channels, and whether everything is read. The writer thread alone uses it."""
 
     def __init__(self) -> None:
@@ -28,7 +28,7 @@ class Carriage:
         self.is_behind = not is_all
         return found
 
-    def look(self, database: Database, orders: Sequence[CarriageOrder]) -> tuple[list[Publication], list[OrderAnswer]]:
+    def look(self, database: Database, orders: Sequence[DeliveryOrder]) -> tuple[list[Publication], list[OrderAnswer]]:
         """Read new publications and apply orders, in one moment of the database."""
         answers: list[OrderAnswer] = []
         database.begin(write=False)
@@ -42,7 +42,7 @@ class Carriage:
         database.commit()
         return found, answers
 
-    def refuse(self, orders: Sequence[CarriageOrder], reason: str) -> list[OrderAnswer]:
+    def refuse(self, orders: Sequence[DeliveryOrder], reason: str) -> list[OrderAnswer]:
         """Answer orders that cannot be applied while the database is lost."""
         answers: list[OrderAnswer] = []
         for order in orders:

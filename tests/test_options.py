@@ -13,29 +13,29 @@ from tidewire.errors import BadRequest, ConfigurationError, PermissionDenied
 from tidewire.hub.hub_limits import ServerLimits
 from tidewire.options import ChannelOptions, Limits, SlowPolicy
 from tidewire.retention import Retention
-from tidewire.rules.channel_rules import ChannelRules
+from tidewire.rules.options_by_name import OptionsByName
 
 LATEST, KEPT, ROOM = ChannelOptions(slow=SlowPolicy.LATEST), ChannelOptions(history_size=7), ChannelOptions()
 
 
 def test_an_exact_name_comes_before_patterns_and_these_in_their_order() -> None:
-    rules = ChannelRules({"room:*": ROOM, "room:1*": KEPT, "room:12": LATEST}, default=KEPT)
-    assert rules.options("room:12") is LATEST
-    assert rules.options("room:13") is ROOM
-    assert rules.options("elsewhere") is KEPT
-    assert rules.options("room:13") is rules.options("room:13")
+    options = OptionsByName({"room:*": ROOM, "room:1*": KEPT, "room:12": LATEST}, default=KEPT)
+    assert options.of("room:12") is LATEST
+    assert options.of("room:13") is ROOM
+    assert options.of("elsewhere") is KEPT
+    assert options.of("room:13") is options.of("room:13")
 
 
 def test_many_names_do_not_fill_the_memory() -> None:
-    rules = ChannelRules({"room:*": ROOM})
+    options = OptionsByName({"room:*": ROOM})
     for number in range(25_000):
-        assert rules.options(f"room:{number}") is ROOM
-    assert len(rules._found) <= 10_000
+        assert options.of(f"room:{number}") is ROOM
+    assert len(options._found) <= 10_000
 
 
-def test_an_empty_rule_is_refused() -> None:
+def test_an_empty_name_is_refused() -> None:
     with pytest.raises(ConfigurationError, match="empty name"):
-        ChannelRules({"": ROOM})
+        OptionsByName({"": ROOM})
 
 
 @pytest.mark.parametrize("slow", ["disconnect", "latest", None])

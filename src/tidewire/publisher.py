@@ -29,7 +29,7 @@ from tidewire.options import Limits
 from tidewire.protocols.meta import with_trace
 from tidewire.protocols.payload import encode_payload
 from tidewire.protocols.shape import checked_payload
-from tidewire.rules.channel_rules import ChannelRules
+from tidewire.rules.options_by_name import OptionsByName
 from tidewire.rules.rule_authority import RuleAuthority
 
 if TYPE_CHECKING:
@@ -71,7 +71,7 @@ class Publisher:
         self._url = url if isinstance(url, str) else url.url
         self._limits = limits or (Limits() if hub is None else hub.limits)
         self._authority = None if hub is None else hub.authority
-        self._rules = ChannelRules() if hub is None else hub.authority.rules
+        self._options = OptionsByName() if hub is None else hub.authority.options_by_name
         self._tracer_provider = tracer_provider or (None if hub is None else hub.tracer_provider)
         self._tracing: ThreadTracing | None = None
         broker, _ = open_backend(self._url, self._limits)
@@ -142,7 +142,7 @@ class Publisher:
             self._tracing = ThreadTracing.by(self._tracer_provider, self._limits.traces_per_second)
             if self._tracing is None:
                 return nullcontext()
-        return self._tracing.publishing(self._rules.pattern(channel), len(data))
+        return self._tracing.publishing(self._options.pattern(channel), len(data))
 
     def _relay(self, channel: str, data: bytes, format_: Format, key: str) -> Position:
         if key:

@@ -32,7 +32,7 @@ from tidewire.options import ChannelOptions, Limits
 from tidewire.protocols.base import Protocol
 from tidewire.protocols.meta import is_history
 from tidewire.protocols.plain import PLAIN
-from tidewire.rules.channel_rules import ChannelRules
+from tidewire.rules.options_by_name import OptionsByName
 from tidewire.testing import FakeLink, wait_until
 
 
@@ -147,7 +147,7 @@ async def open_node(
         broker or FailingBroker(),
         presence or FailingPresence(),
         limits=Limits(**limits),
-        rules=ChannelRules(rules),
+        options=OptionsByName(rules),
         is_shown=is_history,
     )
     await node.start()

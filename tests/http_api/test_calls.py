@@ -21,7 +21,7 @@ def test_an_extension_that_raises_in_a_batch_hides_nothing_that_was_done(
 
     async def main() -> None:
         async with open_node() as node:
-            calls = Calls(node, Nodes(node, version="0"), node.rules.options, extensions={"broken": broken})
+            calls = Calls(node, Nodes(node, version="0"), node.options.of, extensions={"broken": broken})
             commands: list[dict[str, Any]] = [
                 {"publish": {"channel": "a", "data": 1}},
                 {"rpc": {"method": "broken"}},

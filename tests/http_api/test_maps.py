@@ -34,7 +34,7 @@ async def api() -> AsyncIterator[Api]:
         "plain": ChannelOptions(),
     }
     async with open_node(rules=rules) as node:
-        yield Api(Calls(node, Nodes(node, version="0"), node.rules.options))
+        yield Api(Calls(node, Nodes(node, version="0"), node.options.of))
         await Maps.close(node)
 
 

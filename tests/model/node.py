@@ -16,7 +16,7 @@ from tidewire.engine.node import Node
 from tidewire.errors import NotPublished, PublishUnconfirmed, StoreUnavailable
 from tidewire.messages import Format, Membership, Position
 from tidewire.options import ChannelOptions, Limits
-from tidewire.rules.channel_rules import ChannelRules
+from tidewire.rules.options_by_name import OptionsByName
 from tidewire.testing import FakeLink
 
 
@@ -102,7 +102,7 @@ class Served:
 async def main(url: str) -> None:
     limits = Limits()
     broker, presence = open_backend(url, limits)
-    node = Node(broker, presence, limits=limits, rules=ChannelRules(default=ChannelOptions(history_size=HISTORY)))
+    node = Node(broker, presence, limits=limits, options=OptionsByName(default=ChannelOptions(history_size=HISTORY)))
     await node.start()
     served = Served(node)
     loop = asyncio.get_running_loop()

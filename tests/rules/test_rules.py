@@ -217,7 +217,7 @@ def test_the_options_of_a_rule_are_the_options_of_the_channel() -> None:
             for number in range(9):
                 await hub.publish("room:1", number)
             assert len((await hub.history("room:1")).publications) == 7
-            assert hub.node.rules.options("room:1") == options
+            assert hub.node.options.of("room:1") == options
 
     run(published())
 

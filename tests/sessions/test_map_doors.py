@@ -75,7 +75,7 @@ async def publish(door: str, running: Application, channel: str, data: dict[str,
     elif door == "hub":
         await hub.publish(channel, data, tags={"change": "true"})
     elif door == "http":
-        calls = Calls(hub.node, Nodes(hub.node, version="0"), hub.node.rules.options)
+        calls = Calls(hub.node, Nodes(hub.node, version="0"), hub.node.options.of)
         request = {
             "channel": channel,
             "data": data,

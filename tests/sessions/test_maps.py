@@ -299,7 +299,7 @@ def test_values_are_of_the_type_that_the_rule_publishes() -> None:
             return True
 
         async with hub:
-            calls = Calls(hub.node, Nodes(hub.node, version="0"), hub.node.rules.options)
+            calls = Calls(hub.node, Nodes(hub.node, version="0"), hub.node.options.of)
 
             async def by_api(channel: str, key: str, value: Any) -> None:
                 request = {"channel": channel, "key": key, "data": value}

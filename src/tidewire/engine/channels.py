@@ -13,7 +13,7 @@ from tidewire.engine.tasks import Tasks
 from tidewire.errors import StoreUnavailable
 from tidewire.messages import EphemeralPublication, HistoryPage, Position, Publication
 from tidewire.options import Limits
-from tidewire.rules.channel_rules import ChannelRules
+from tidewire.rules.options_by_name import OptionsByName
 from tidewire.support.counters import count_limit
 
 __all__ = ("Channels",)
@@ -34,12 +34,12 @@ class Channels:
     """
 
     def __init__(
-        self, registry: Registry, broker: Broker, fanout: Fanout, rules: ChannelRules, limits: Limits, tasks: Tasks
+        self, registry: Registry, broker: Broker, fanout: Fanout, options: OptionsByName, limits: Limits, tasks: Tasks
     ) -> None:
         self._registry = registry
         self._broker = broker
         self._fanout = fanout
-        self._rules = rules
+        self._options = options
         self._limits = limits
         self._tasks = tasks
         self._opening: dict[str, asyncio.Task[None]] = {}
@@ -71,7 +71,7 @@ class Channels:
             await asyncio.shield(opening)
 
     def _begin(self, name: str) -> asyncio.Task[None]:
-        channel = Channel(name, self._rules.options(name), self._rules.tallies[name])
+        channel = Channel(name, self._options.of(name), self._options.tallies[name])
         opening = self._tasks.spawn(self._open(channel))
         if opening is None:
             raise StoreUnavailable(f"channel {name!r} cannot be subscribed to: this node is closed")

@@ -41,7 +41,7 @@ from tidewire.messages import (
 )
 from tidewire.options import Limits
 from tidewire.protocols.close_codes import SHUTDOWN, TOO_MANY
-from tidewire.rules.channel_rules import ChannelRules
+from tidewire.rules.options_by_name import OptionsByName
 from tidewire.rules.publication_counts import Tally
 from tidewire.support.counters import LimitCounter, count_limit
 from tidewire.support.key_counts import Counts
@@ -78,7 +78,7 @@ class Node:
         presence: Presence,
         *,
         limits: Limits | None = None,
-        rules: ChannelRules | None = None,
+        options: OptionsByName | None = None,
         is_shown: IsShown = everything,
         counts: Counts | None = None,
     ) -> None:
@@ -86,12 +86,12 @@ class Node:
         self.broker = broker
         self.presence = presence
         self.limits = limits = limits or Limits()
-        self.rules = rules or ChannelRules()
+        self.options = options or OptionsByName()
         self.registry = Registry(counts)
         self.tasks = Tasks()
         self.history = History(broker, is_shown)
         self.fanout = Fanout(self.registry, limits)
-        self.channels = Channels(self.registry, broker, self.fanout, self.rules, limits, self.tasks)
+        self.channels = Channels(self.registry, broker, self.fanout, self.options, limits, self.tasks)
         self.memberships = Memberships(
             presence, self.registry, self.tasks, partial(self.publish, ephemeral=False), patience=limits.publish_seconds
         )
@@ -99,7 +99,7 @@ class Node:
         states = States(self.tasks.spawn, limits)
         self.recoveries = Recoveries(reader, states, on_epoch_changed=self.channels.catch_up)
         self.subscriptions = Subscriptions(
-            self.registry, self.channels, self.fanout, self.memberships, self.recoveries, self.rules, limits
+            self.registry, self.channels, self.fanout, self.memberships, self.recoveries, self.options, limits
         )
         self.subscribe = self.subscriptions.subscribe
         self.unsubscribe = self.subscriptions.unsubscribe
@@ -167,7 +167,8 @@ class Node:
             users=len(self.registry.users),
             channels=len(self.registry.channels),
             published=self._published,
-            deliveries=fanout.broadcasts + sum([tally.deliveries for tally in self.rules.tallies.by_pattern.values()]),
+            deliveries=fanout.broadcasts
+            + sum([tally.deliveries for tally in self.options.tallies.by_pattern.values()]),
             duplicates=channels.duplicates,
             gaps=channels.gaps,
             slow_disconnects=slow.disconnects,
@@ -256,7 +257,7 @@ class Node:
         An `ephemeral` publication (None: as the channel's options say) is not kept: it takes no offset, and of each
         `sender` a slow subscriber is given the newest. BadRequest for a key, or above `ephemeral_bytes`.
         """
-        retention = self.rules.retentions[channel]
+        retention = self.options.retentions[channel]
         if ephemeral or (retention is None and ephemeral is None):
             self._publish_ephemeral(
                 EphemeralPublication(channel, 0, 0, "", time.time(), data, format, meta, sender), key
@@ -268,7 +269,7 @@ class Node:
             self._publish_failed(error)
             raise
         self._published += 1
-        self.rules.tallies[channel].published += 1
+        self.options.tallies[channel].published += 1
         if self.tasks.failing:
             self.tasks.worked("publish")
         return position
@@ -287,14 +288,14 @@ class Node:
 
         `settled` is called with the future when it has; further callbacks would be dear for so frequent a thing.
         """
-        request = PublishRequest(channel, data, format, key, meta, self.rules.retentions[channel])
+        request = PublishRequest(channel, data, format, key, meta, self.options.retentions[channel])
         try:
             asked = self.broker.publish(request)
             begun = asked if isinstance(asked, asyncio.Future) else asyncio.ensure_future(asked)
         except PublishError as error:
             self._publish_failed(error)
             raise
-        begun.add_done_callback(partial(self._publish_settled, self.rules.tallies[channel], settled))
+        begun.add_done_callback(partial(self._publish_settled, self.options.tallies[channel], settled))
         return begun
 
     def _publish_settled(
@@ -323,7 +324,7 @@ class Node:
 
     def is_ephemeral(self, channel: str) -> bool:
         """Return whether the publications of a channel are not kept, unless one says otherwise."""
-        return self.rules.retentions[channel] is None
+        return self.options.retentions[channel] is None
 
     def _publish_ephemeral(self, publication: EphemeralPublication, key: str) -> None:
         if not self.is_open:

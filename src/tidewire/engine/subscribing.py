@@ -23,7 +23,7 @@ from tidewire.messages import Announcement, Membership, Position, Subscribed, Wi
 from tidewire.options import Limits
 from tidewire.protocols.batch import Batch, Representation
 from tidewire.protocols.close_codes import NORMAL
-from tidewire.rules.channel_rules import ChannelRules
+from tidewire.rules.options_by_name import OptionsByName
 from tidewire.support.counters import count_limit
 
 __all__ = ("Prepared", "Subscriptions", "ended")
@@ -67,7 +67,7 @@ class Subscriptions:
         fanout: Fanout,
         memberships: Memberships,
         recoveries: Recoveries,
-        rules: ChannelRules,
+        options: OptionsByName,
         limits: Limits,
     ) -> None:
         self._registry = registry
@@ -75,7 +75,7 @@ class Subscriptions:
         self._fanout = fanout
         self._memberships = memberships
         self._recoveries = recoveries
-        self._rules = rules
+        self._options = options
         self._limits = limits
         #: Is told of subscriptions that become live and end, where an application wants to know.
         self.watcher: Watcher | None = None
@@ -135,7 +135,7 @@ class Subscriptions:
             first = membership.is_present and await self._memberships.join(subscription, membership)
             if since is not None and not since.epoch:
                 since = Position(since.offset, opened.position.epoch)
-            make = self._rules.state_of(channel) if with_state else None
+            make = self._options.state_of(channel) if with_state else None
             state = await self._recoveries.state(opened, make, subscription) if make and since is None else None
             if state is None:
                 missed = await self._recoveries.recover(opened, subscription, since, history)

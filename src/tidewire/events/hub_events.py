@@ -17,8 +17,8 @@ from tidewire.events.watcher import Watcher
 from tidewire.events.webhook import Webhook, WebhookDelivery
 from tidewire.messages import Publication
 from tidewire.options import ChannelOptions
-from tidewire.rules.channel_rules import ChannelRules
 from tidewire.rules.dependency_overrides import Overrides
+from tidewire.rules.options_by_name import OptionsByName
 
 __all__ = ("HubEvents",)
 
@@ -30,7 +30,7 @@ _PLACES = ChannelOptions(history_size=1_000, history_seconds=30 * 86_400.0)
 _LOOK_SECONDS, _RETRY_SECONDS = 1.0, 1.0
 
 
-def _options(channel: str) -> ChannelOptions | None:
+def _event_options(channel: str) -> ChannelOptions | None:
     if channel == HAPPENED:
         return _KEPT
     return _PLACES if channel.startswith(watched("")) else None
@@ -39,8 +39,8 @@ def _options(channel: str) -> ChannelOptions | None:
 class HubEvents:
     """The handlers and webhooks of one hub. Without any, nothing is watched."""
 
-    def __init__(self, rules: ChannelRules, overrides: Overrides) -> None:
-        self._rules = rules
+    def __init__(self, options: OptionsByName, overrides: Overrides) -> None:
+        self._options = options
         self._overrides = overrides
         self._handlers: list[EventHandler] = []
         self._webhooks: list[Webhook] = []
@@ -71,7 +71,7 @@ class HubEvents:
 
     def _keep(self) -> None:
         if len(self._handlers) + len(self._webhooks) == 1:
-            self._rules.prefer(_options, lambda name: name)
+            self._options.prefer(_event_options, lambda name: name)
 
     def _wants(self, begin: str, channel: str) -> bool:
         interests = [handler.interest for handler in self._handlers]

@@ -189,7 +189,7 @@ class MapCalls:
     async def read_stream(self, request: MapReadStreamRequest) -> MapReadStreamResult:
         """Return changes since a position; raises Unrecoverable where not all of them are kept."""
         self._map(request.channel)
-        retention = self._node.rules.retentions[request.channel]
+        retention = self._node.options.retentions[request.channel]
         if retention is None:
             raise NotAvailable(f"{request.channel!r} keeps no changes; read its entries")
         since = Position(request.since_offset, request.since_epoch) if request.since_offset else None

@@ -52,7 +52,7 @@ class Publishing:
             but_not=request.but_not,
         )
         format_ = PROTOBUF.format_of(data) if request.b64data else Format.JSON
-        shape = self._node.rules.shape(channel)
+        shape = self._node.options.shape(channel)
         if shape is not None:
             data, format_ = shape.check(data, format_)
         is_ephemeral = options.ephemeral if request.ephemeral is None else request.ephemeral

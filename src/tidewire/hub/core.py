@@ -28,7 +28,7 @@ from tidewire.options import ChannelOptions, Limits
 from tidewire.protocols.meta import is_history
 from tidewire.rules.base import Authority
 from tidewire.rules.book import RuleBook
-from tidewire.rules.channel_rules import ChannelRules
+from tidewire.rules.options_by_name import OptionsByName
 from tidewire.rules.rule_authority import RuleAuthority
 from tidewire.sessions.centrifuge.directory import Sessions
 from tidewire.sessions.centrifuge.polls import Polls
@@ -70,7 +70,7 @@ class HubCore:
         url: str = "memory://",
         *,
         limits: Limits | Mapping[str, float] | None = None,
-        channels: Mapping[str, ChannelOptions] | ChannelRules | None = None,
+        channels: Mapping[str, ChannelOptions] | OptionsByName | None = None,
         default: ChannelOptions | None = None,
         origins: Iterable[str] | Origins | None = (),
         tracer_provider: TracerProvider | None = None,
@@ -79,19 +79,19 @@ class HubCore:
         self.limits = SERVER_LIMITS.of_hub(read_limits(limits))
         if not isinstance(origins, Iterable | Origins | None):
             raise ConfigurationError(f"origins={origins!r} are none; write origins=['https://chat.example.org']")
-        if not isinstance(channels, Mapping | ChannelRules | None):
+        if not isinstance(channels, Mapping | OptionsByName | None):
             raise ConfigurationError(f"channels={channels!r} are no options; write {{'room:*': ChannelOptions(…)}}")
         self.origins = origins if isinstance(origins, Origins) else Origins(origins or ())
-        self._rules = channels if isinstance(channels, ChannelRules) else ChannelRules(channels, default)
-        self._book = RuleBook(self._rules)
+        self._options = channels if isinstance(channels, OptionsByName) else OptionsByName(channels, default)
+        self._book = RuleBook(self._options)
         #: Decides for clients that choose their channels themselves, by the rules of `channel` and `rpc`.
-        self.authority = RuleAuthority(self._book, self._rules, self.limits)
+        self.authority = RuleAuthority(self._book, self._options, self.limits)
         #: The dependencies that identify clients, and the description of channels that replaces the rules.
         self._users: list[Callable[..., Any]] = []
         self._described: Description | None = None
         self._made_rates = 0
         #: Handlers and webhooks for events of channels.
-        self._events = HubEvents(self._rules, self._book.overrides)
+        self._events = HubEvents(self._options, self._book.overrides)
         #: Decides for clients, where an application gave a router another authority.
         self._judge: Authority = self.authority
         #: Measures durations, once a router of metrics asks for it.
@@ -133,7 +133,7 @@ class HubCore:
 
     def _node(self, broker: Broker, presence: Presence, counts: Counts) -> Node:
         """Make the engine: one that is traced where the application has a tracer."""
-        limits, rules = self.limits, self._rules
+        limits, options = self.limits, self._options
         if self.tracer_provider is not None or "opentelemetry.trace" in sys.modules:  # else nobody has set one
             from tidewire.observe.traced import TracedMeter, TracedNode
             from tidewire.observe.tracing import tracing_by
@@ -141,11 +141,11 @@ class HubCore:
             tracing = tracing_by(self.tracer_provider)
             if tracing is not None:
                 node: Node = TracedNode(
-                    tracing, broker, presence, limits=limits, rules=rules, is_shown=is_history, counts=counts
+                    tracing, broker, presence, limits=limits, options=options, is_shown=is_history, counts=counts
                 )
                 node.meter = TracedMeter(tracing, self._meter)
                 return node
-        node = Node(broker, presence, limits=limits, rules=rules, is_shown=is_history, counts=counts)
+        node = Node(broker, presence, limits=limits, options=options, is_shown=is_history, counts=counts)
         node.meter = self._meter
         return node
 

@@ -142,7 +142,7 @@ class Verbs(HubCore):
     def _request(self, channel: str, data: Any, key: str, meta: PublicationMeta) -> PublishRequest:
         """Return the request for a publication, checked; raises CommandError."""
         name = open_channel(channel, self.limits.channel_name)
-        shape_of = self._rules.shape_of
+        shape_of = self._options.shape_of
         shape = None if shape_of is None else shape_of(name)
         encoded, format_ = encode_payload(data) if shape is None else shape.encode(data)
         return PublishRequest(name, encoded, format_, key and check_text(key, "key"), meta.encode())
@@ -169,7 +169,7 @@ class Verbs(HubCore):
                 f"{self.url.partition(':')[0]}:// cannot publish in your transaction, postgresql:// and sqlite:// can; "
                 "publish after its commit, without connection="
             )
-        await within(connection, structs.replace(request, retention=self._rules.retentions[request.channel]))
+        await within(connection, structs.replace(request, retention=self._options.retentions[request.channel]))
 
     def publish_threadsafe(self, channel: str, data: Any, *, key: str = "") -> Future[Position]:
         """Publish from a thread of this process; the future raises as `publish` does."""
@@ -277,7 +277,7 @@ class Verbs(HubCore):
         StateFailed, StoreUnavailable, and a CommandError that the function raises.
         """
         node, name = self.node, open_channel(channel, self.limits.channel_name)
-        make = node.rules.state_of(name)
+        make = node.options.state_of(name)
         if make is None:
             raise NotAvailable(f"channel {name!r} has no state; write one with @rule.state")
         return await node.recoveries.state(await node.channels.open(name), make)
@@ -298,7 +298,7 @@ class Verbs(HubCore):
     async def _read(
         self, name: str, since: Position | None, most: int | None = None, *, reverse: bool = False
     ) -> HistoryPage:
-        retention = self.node.rules.options(name).retention
+        retention = self.node.options.of(name).retention
         return await self.node.history.read(HistoryRequest(name, retention, since, most, reverse))
 
     async def position(self, channel: str) -> Position:

@@ -124,7 +124,7 @@ def _channels(node: Node) -> Iterator[Sample]:
     yield Sample("subscriptions", (), subscriptions)
     yield Sample("catching_up_channels", (), catching_up)
     yield Sample("catching_up_publications", (), waiting)
-    for tally in tuple(node.rules.tallies.by_pattern.values()):
+    for tally in tuple(node.options.tallies.by_pattern.values()):
         if tally.pattern.partition(":")[0] not in _OF_NODES:
             yield Sample("publications", (tally.pattern,), tally.published)
             yield Sample("deliveries", (tally.pattern,), tally.deliveries)

@@ -103,7 +103,7 @@ class Overview:
 
 
 def _rule(node: Node, channel: str) -> str:
-    return node.rules.pattern(channel) if channel else ""
+    return node.options.pattern(channel) if channel else ""
 
 
 def _query(argument: bytes) -> Query:

@@ -35,7 +35,7 @@ class Reason(msgspec.Struct, frozen=True):
 
 async def reason_of(node: Node, judge: Authority, question: Question) -> Reason:
     """Ask the rules as a client of that user would; one that wants the value of a dependency says that it has none."""
-    rule = node.rules.pattern(question.channel)
+    rule = node.options.pattern(question.channel)
     try:
         options = judge.options(question.channel)
     except CommandError as error:

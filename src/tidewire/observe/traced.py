@@ -22,7 +22,7 @@ from tidewire.messages import EphemeralPublication, Position, Publication, Publi
 from tidewire.observe.tracing import Tracing, current_context, fail, text_of
 from tidewire.options import Limits
 from tidewire.protocols.meta import trace_of, traced_of, with_trace
-from tidewire.rules.channel_rules import ChannelRules
+from tidewire.rules.options_by_name import OptionsByName
 from tidewire.support.key_counts import Counts
 from tidewire.support.log_ids import LogIds
 from tidewire.support.meter import Meter
@@ -95,11 +95,11 @@ class TracedNode(Node):
         presence: Presence,
         *,
         limits: Limits,
-        rules: ChannelRules,
+        options: OptionsByName,
         is_shown: IsShown,
         counts: Counts,
     ) -> None:
-        super().__init__(broker, presence, limits=limits, rules=rules, is_shown=is_shown, counts=counts)
+        super().__init__(broker, presence, limits=limits, options=options, is_shown=is_shown, counts=counts)
         self._tracing = tracing
         self._delivering: list[tuple[Channel, Span]] = []
         # the doors of the store and of fan-out ask nothing for a tracer, so that one that is not there costs nothing
@@ -127,7 +127,7 @@ class TracedNode(Node):
     def _begin(self, channel: str, data: bytes) -> Span | None:
         if channel[:1] == "$" and is_internal(channel) and not is_personal(channel):
             return None
-        return self._tracing.publish(self.rules.tallies[channel].pattern, len(data))
+        return self._tracing.publish(self.options.tallies[channel].pattern, len(data))
 
     def _publishing(
         self, publish: Callable[[PublishRequest], Awaitable[Position]]

@@ -13,14 +13,14 @@ from tidewire.options import ChannelOptions, MapOptions, SlowPolicy, is_number
 from tidewire.protocols.shape import Shape
 from tidewire.rules.base import Caller, ConnectAttempt, Identity, Intake, Poll
 from tidewire.rules.binding import Bound, NoMatch
-from tidewire.rules.channel_poll import PollFunction
-from tidewire.rules.channel_rules import ChannelRules
-from tidewire.rules.channel_state import StateFunction
 from tidewire.rules.dependency_overrides import Overrides
+from tidewire.rules.options_by_name import OptionsByName
 from tidewire.rules.pattern import Pattern
 from tidewire.rules.permissions import ALL, NOTHING, Permissions
+from tidewire.rules.poll_function import PollFunction
 from tidewire.rules.publish_handlers import Handler, MessageTypes
 from tidewire.rules.rates import RateLimit
+from tidewire.rules.state_function import StateFunction
 
 __all__ = ("Authenticate", "Rule", "RuleBook", "rule_options")
 
@@ -172,7 +172,7 @@ class RuleBook:
 
     __slots__ = ("_call_rates", "_calls", "_channels", "_found", "_rules", "authenticate", "overrides")
 
-    def __init__(self, channels: ChannelRules) -> None:
+    def __init__(self, channels: OptionsByName) -> None:
         self._channels = channels
         self._rules: list[Rule] = []
         self._calls: dict[str, Bound] = {}

@@ -1,4 +1,4 @@
-"""The publications of channels and their deliveries, counted by the patterns of the rules."""
+"""The publications of channels and their deliveries, counted by the patterns of channels."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 __all__ = ("Tallies", "Tally")
 
-#: Channels whose tallies are found without a look at the rules.
+#: Channels whose tallies are found without a look at the patterns.
 _REMEMBERED = 10_000
 
 

@@ -18,7 +18,7 @@ from tidewire.protocols.payload import encode_json
 from tidewire.protocols.shape import Shape
 from tidewire.rules.base import Action, Authority, Caller, ConnectAttempt, Grant, Identity, Intake
 from tidewire.rules.book import RuleBook
-from tidewire.rules.channel_rules import ChannelRules
+from tidewire.rules.options_by_name import OptionsByName
 from tidewire.rules.permissions import ALL, Permissions, check_allowed
 
 __all__ = ("Decision", "RuleAuthority")
@@ -40,10 +40,10 @@ class Decision(msgspec.Struct, frozen=True):
 class RuleAuthority(Authority):
     """Decides by a rule book. A decision holds for as long as the connection is subscribed to the channel."""
 
-    def __init__(self, book: RuleBook, channels: ChannelRules, limits: Limits) -> None:
+    def __init__(self, book: RuleBook, options: OptionsByName, limits: Limits) -> None:
         self._book = book
-        #: The options of channels, and the patterns of their rules.
-        self.rules = channels
+        #: The options of channels that have no rule, and the patterns of all.
+        self.options_by_name = options
         self._limits = limits
         self._decisions: OrderedDict[tuple[str, str], Permissions] = OrderedDict()
         #: Called with each decision, while a test asks which rule decided.
@@ -84,9 +84,9 @@ class RuleAuthority(Authority):
         options = self._book.options(name)
         if options is not None:
             return options
-        if len(self._book) and not self.rules.names(name):
+        if len(self._book) and not self.options_by_name.names(name):
             raise UnknownChannel(f"no rule is for channel {name!r}; write one with @hub.channel")
-        return self.rules.options(name)
+        return self.options_by_name.of(name)
 
     async def subscribe(self, caller: Caller, channel: str, token: str, data: bytes) -> Grant:
         options = self.options(channel)

@@ -13,7 +13,7 @@ from starlette.requests import ClientDisconnect
 from tidewire.errors import StoreUnavailable
 from tidewire.hub import Hub
 from tidewire.protocols.chat import ChatProtocol
-from tidewire.rules.channel_rules import ChannelRules
+from tidewire.rules.options_by_name import OptionsByName
 from tidewire.server.accounts import Accounts
 from tidewire.server.chat_session import CHANNELS
 from tidewire.server.described_channels import described
@@ -91,12 +91,12 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
 
 def _add_objects(app: FastAPI, settings: Settings, namespaces: Namespaces, origins: Origins) -> Logins:
     """Put into the state of the application what its routes need; return the logins."""
-    rules = ChannelRules(CHANNELS)
-    rules.prefer(namespaces.options, namespaces.pattern)
+    options = OptionsByName(CHANNELS)
+    options.prefer(namespaces.options, namespaces.pattern)
     app.state.settings = settings
     app.state.accounts = Accounts(settings.accounts_file, limits=settings.limits)
     app.state.dialect = ChatProtocol(json_depth=settings.limits.json_depth)
-    app.state.hub = hub = Hub(settings.broker, limits=settings.limits, channels=rules, origins=origins)
+    app.state.hub = hub = Hub(settings.broker, limits=settings.limits, channels=options, origins=origins)
     logins = Logins(lambda: app.state.tokens, app.state.accounts)
     app.state.authority = _authority(settings, namespaces, logins, playground=settings.serves_tutorial)
     app.state.rooms = RoomDirectory(hub, app.state.accounts)

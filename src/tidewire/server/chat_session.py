@@ -191,7 +191,7 @@ class ChatSession:
     async def _read_earlier(self, command: Earlier) -> WireMessage:
         node, channel = self._hub.node, f"room:{command.room}"
         before = claimed(command.before, command.epoch)
-        asked = HistoryRequest(channel, node.rules.options(channel).retention, before, HISTORY + 1, reverse=True)
+        asked = HistoryRequest(channel, node.options.of(channel).retention, before, HISTORY + 1, reverse=True)
         page = await node.history.read(asked, most=node.limits.reply_bytes)
         shown = page.publications[:HISTORY] if page.top.epoch == command.epoch else ()
         messages = [CHAT.raw(publication) for publication in reversed(shown)]
@@ -239,7 +239,7 @@ class ChatSession:
     async def _read_inbox(self, since: Position | None, *, is_recovery: bool) -> tuple[WireMessage, Position, bool]:
         """Return a page of what was sent to the user, the position that it reaches, and whether more comes after it."""
         node, channel = self._hub.node, personal(self._user)
-        asked = HistoryRequest(channel, node.rules.options(channel).retention, since)
+        asked = HistoryRequest(channel, node.options.of(channel).retention, since)
         page = await node.history.read(asked, most=node.limits.reply_bytes)
         at = page.publications[-1].position if page.is_cut else page.top
         messages = [CHAT.raw(publication) for publication in page.publications if _is_private(publication)]

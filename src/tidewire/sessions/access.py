@@ -33,7 +33,7 @@ class Access:
 
     async def subscribe(self, channel: str) -> Membership:
         """Return how the client is present in a channel that it may subscribe to; raises CommandError otherwise."""
-        if self._node.rules.options(channel).subscribe:
+        if self._node.options.of(channel).subscribe:
             return _ABSENT
         if not self._authority.has_rule(channel):
             raise PermissionDenied(f"clients do not subscribe to {channel!r}")
@@ -44,7 +44,7 @@ class Access:
 
     async def take(self, channel: str, data: bytes, format_: Format) -> tuple[bytes, Format] | None:
         """Return the message to keep for one that the client publishes, None for none; raises CommandError."""
-        if not self._node.rules.options(channel).publish:
+        if not self._node.options.of(channel).publish:
             if not self._authority.has_rule(channel):
                 raise PermissionDenied(f"clients do not publish in {channel!r}")
             await self._authority.allow(self._caller, channel, Action.PUBLISH, subscribed=self._is_subscribed(channel))

@@ -84,7 +84,7 @@ class HubConnection(HeldConnection):
         Raises CommandError, StoreUnavailable, StateFailed, ConnectionClosed.
         """
         name = self._open_channel(channel)
-        shape = self._node.rules.shape(name)
+        shape = self._node.options.shape(name)
         try:
             prepared = await self._node.subscriptions.prepare(
                 self._here,
@@ -159,7 +159,7 @@ class HubConnection(HeldConnection):
 
     def _payload(self, name: str, data: Any) -> tuple[bytes, Format]:
         """Return the encoded data, checked where the channel has a type; raises BadRequest."""
-        shape_of = self._node.rules.shape_of
+        shape_of = self._node.options.shape_of
         shape = None if shape_of is None else shape_of(name)
         return encode_payload(data) if shape is None else shape.encode(data)
 

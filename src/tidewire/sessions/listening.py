@@ -69,7 +69,7 @@ class Publications:
         self._since = since
         self._history = history
         self._with_state = with_state
-        is_latest = node.rules.options(channel).slow is SlowPolicy.LATEST
+        is_latest = node.options.of(channel).slow is SlowPolicy.LATEST
         self._link = HandoverLink(0 if is_latest else min(_WAITING, node.limits.outbox_messages // 2))
         self._connection = Connection(self._link, PLAIN, user="", address="", limits=node.limits)
         self._subscription: Subscription | None = None

@@ -106,7 +106,7 @@ class Maps(PerNode):
         return replica
 
     def _begin(self, channel: str) -> Replica:
-        options, retention = self._node.rules.options(channel), self._node.rules.retentions[channel]
+        options, retention = self._node.options.of(channel), self._node.options.retentions[channel]
         if options.ephemeral and (options.map is None or options.map.kind is MapKind.ENTRIES):
             return SharedReplica(self._node, channel)
         if retention is None or retention.size < 2:
@@ -170,7 +170,7 @@ class Maps(PerNode):
         return entry
 
     def _encoded(self, channel: str, value: Any) -> msgspec.Raw:
-        shape = self._node.rules.shape(channel)
+        shape = self._node.options.shape(channel)
         if shape is None:
             return msgspec.Raw(encode_json(value))
         is_text = isinstance(value, str | bytes)

@@ -22,7 +22,7 @@ def check_outbox(node: Node) -> None:
 
     def moved(tops: Mapping[str, int]) -> None:
         for channel in tops:
-            shape = node.rules.shape(channel)
+            shape = node.options.shape(channel)
             if shape is not None:
                 node.tasks.spawn(_check(node, channel, tops[channel], shape))
 

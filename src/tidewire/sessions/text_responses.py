@@ -33,7 +33,7 @@ _encode = msgspec.json.Encoder().encode
 
 async def _newest(node: Node, channel: str) -> tuple[Publication | None, Position]:
     """Return the newest text of a channel as one publication, and the position up to which that is so."""
-    retention = node.rules.options(channel).retention
+    retention = node.options.of(channel).retention
     page = await node.history.read(HistoryRequest(channel, retention, limit=_LOOK_BACK, reverse=True))
     return next((one for one in page.publications if chunk_of(one) is not None), None), page.top
 

@@ -112,10 +112,10 @@ class TextStream:
     async def __aenter__(self) -> TextStream:
         if self._number or self._ended:
             raise TidewireError("this stream was entered before; call hub.stream for each text")
-        retention = self._node.rules.retentions[self._channel]
+        retention = self._node.options.retentions[self._channel]
         if retention is None or not retention.size:
             raise ConfigurationError(f"a text stream is kept, and {self._channel!r} keeps nothing; give it a history")
-        is_given_all = self._node.rules.options(self._channel).slow is SlowPolicy.DISCONNECT
+        is_given_all = self._node.options.of(self._channel).slow is SlowPolicy.DISCONNECT
         self._every = min(retention.size - 1, retention.size // 2) if is_given_all else 0
         if self._channel in self._open_streams:
             raise self._refusal()

@@ -18,7 +18,7 @@ from tidewire.engine.node import Node
 from tidewire.errors import StoreUnavailable
 from tidewire.messages import Position, PublishRequest
 from tidewire.options import Limits
-from tidewire.rules.channel_rules import ChannelRules
+from tidewire.rules.options_by_name import OptionsByName
 from tidewire.testing import wait_until
 
 #: Publications or their positions are gone: a new epoch.
@@ -66,7 +66,7 @@ def operate(path: Path, statements: str) -> None:
 
 async def node_on(stack: AsyncExitStack, path: Path) -> Node:
     broker, presence = open_backend(f"sqlite:///{path}", Limits())
-    node = Node(broker, presence, rules=ChannelRules(RULES))
+    node = Node(broker, presence, options=OptionsByName(RULES))
     await node.start()
     stack.push_async_callback(node.aclose)
     return node

@@ -30,7 +30,7 @@ from tidewire.protocols.centrifuge.encoding import CentrifugeProtocol
 from tidewire.protocols.centrifuge.messages import Command, Reply
 from tidewire.protocols.centrifuge.protobuf import decode_frame, encode_delimited
 from tidewire.protocols.meta import is_history
-from tidewire.rules.channel_rules import ChannelRules
+from tidewire.rules.options_by_name import OptionsByName
 from tidewire.sessions.centrifuge.directory import Sessions
 from tidewire.sessions.centrifuge.session import Session
 from tidewire.testing import wait_until
@@ -271,7 +271,7 @@ async def fuzz(frames: int, seed: int) -> Counter[int]:
     faults = _Faults()
     logging.getLogger("tidewire").addHandler(faults)
     limits = Limits(rate=1e9, burst=10**9, connections_per_user=10**9)
-    node = Node(MemoryBroker(), MemoryPresence(), limits=limits, rules=ChannelRules(PATTERNS), is_shown=is_history)
+    node = Node(MemoryBroker(), MemoryPresence(), limits=limits, options=OptionsByName(PATTERNS), is_shown=is_history)
     await node.start()
     ends: Counter[int] = Counter()
     fuzzer, said, number = Fuzzer(seed), 0, 0

@@ -139,7 +139,7 @@ def test_a_client_that_is_left_out_gets_nothing_and_is_not_named() -> None:
     async def main() -> None:
         async with open_sessions() as node:
             sender, other = await connect(node, channel="history:a"), await connect(node, channel="history:a")
-            publishing = Publishing(node, lambda channel: node.rules.options(channel))
+            publishing = Publishing(node, lambda channel: node.options.of(channel))
             for ephemeral in (True, False):
                 request = m.PublishRequest.parse(
                     msgspec.json.encode(
@@ -161,7 +161,7 @@ def test_the_api_keeps_nothing_in_a_channel_that_keeps_nothing() -> None:
     async def main() -> None:
         async with open_sessions() as node:
             client = await connect(node, channel="gone:a")
-            publishing = Publishing(node, lambda channel: node.rules.options(channel))
+            publishing = Publishing(node, lambda channel: node.options.of(channel))
             assert await publishing.publish("gone:a", m.PublishRequest.parse(b'{"channel":"gone:a","data":1}')) == (
                 m.PublishResult()
             )

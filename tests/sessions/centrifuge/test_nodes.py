@@ -13,7 +13,7 @@ from tidewire.engine.node import Node
 from tidewire.options import ChannelOptions, Limits
 from tidewire.protocols.meta import is_history
 from tidewire.rules.base import Grant
-from tidewire.rules.channel_rules import ChannelRules
+from tidewire.rules.options_by_name import OptionsByName
 from tidewire.sessions.centrifuge import orders
 from tidewire.testing import wait_until
 
@@ -23,7 +23,7 @@ async def two_nodes(folder: Path) -> AsyncIterator[tuple[Node, Node]]:
     nodes = []
     for _ in range(2):
         broker, presence = open_backend(f"sqlite:///{folder}/store.db", Limits())
-        nodes.append(Node(broker, presence, limits=Limits(), rules=ChannelRules(PATTERNS), is_shown=is_history))
+        nodes.append(Node(broker, presence, limits=Limits(), options=OptionsByName(PATTERNS), is_shown=is_history))
         await nodes[-1].start()
     try:
         yield nodes[0], nodes[1]

@@ -13,7 +13,7 @@ from tidewire.protocols.shape import Shape
 from tidewire.retention import Retention
 from tidewire.rules.publication_counts import Tallies
 
-__all__ = ("ChannelRules",)
+__all__ = ("OptionsByName",)
 
 #: Channels whose options are remembered.
 _REMEMBERED = 10_000
@@ -21,7 +21,7 @@ _REMEMBERED = 10_000
 _EVENTS = ChannelOptions(history_size=0, history_seconds=0.0)
 
 
-class ChannelRules:
+class OptionsByName:
     """Finds the options of a channel: an exact name first, then the patterns in the order given, then the default.
 
     A function that decides for some channels is preferred (`prefer`).
@@ -40,17 +40,14 @@ class ChannelRules:
     )
 
     def __init__(
-        self, rules: Mapping[str, ChannelOptions] | None = None, default: ChannelOptions | None = None
+        self, channels: Mapping[str, ChannelOptions] | None = None, default: ChannelOptions | None = None
     ) -> None:
-        rules = rules or {}
-        for pattern in rules:
-            if not pattern:
-                raise ConfigurationError(
-                    "a channel rule has an empty name; write a channel name or a pattern as 'room:*'"
-                )
+        channels = channels or {}
+        if "" in channels:
+            raise ConfigurationError("channels= has an empty name; write a channel name or a pattern as 'room:*'")
         self._default = default or ChannelOptions()
-        self._exact = {name: options for name, options in rules.items() if not _is_pattern(name)}
-        self._patterns = [(name, options) for name, options in rules.items() if _is_pattern(name)]
+        self._exact = {name: options for name, options in channels.items() if not _is_pattern(name)}
+        self._patterns = [(name, options) for name, options in channels.items() if _is_pattern(name)]
         self._found: dict[str, ChannelOptions] = {}
         #: The retention of each channel's publications, found when it is first asked for; None: they are ephemeral.
         self.retentions = _Retentions(self)
@@ -89,10 +86,10 @@ class ChannelRules:
         self.tallies.clear()
 
     def names(self, channel: str) -> bool:
-        """Return whether a name, or a pattern that fits, is among the rules; else the default holds."""
+        """Return whether a channel's name, or a pattern that fits it, was given; else the default holds."""
         return channel in self._exact or any(self._fits(channel, pattern) for pattern, _ in self._patterns)
 
-    def options(self, channel: str) -> ChannelOptions:
+    def of(self, channel: str) -> ChannelOptions:
         """Return the options of a channel; the same object for the same name."""
         found = self._found.get(channel)
         if found is None:
@@ -133,16 +130,16 @@ class ChannelRules:
 
 
 class _Retentions(dict[str, Retention | None]):
-    """Asks the rules for a channel that it lacks: a publication costs a look into a dictionary, and no call."""
+    """The retentions that were found: a publication costs a look into a dictionary, and no call."""
 
-    __slots__ = ("_rules",)
+    __slots__ = ("_options",)
 
-    def __init__(self, rules: ChannelRules) -> None:
+    def __init__(self, options: OptionsByName) -> None:
         super().__init__()
-        self._rules = rules
+        self._options = options
 
     def __missing__(self, channel: str) -> Retention | None:
-        options = self._rules.options(channel)
+        options = self._options.of(channel)
         retention = self[channel] = None if options.ephemeral else options.retention
         return retention
 

@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     )
     from tidewire.events.event import Event
     from tidewire.events.event_handlers import DeadEvent
-    from tidewire.history.states import State
+    from tidewire.history.shared_states import State
     from tidewire.hub import Hub
     from tidewire.messages import Dropped, Format, HistoryPage, Member, Position, Publication, Subscribed, WireMessage
     from tidewire.options import ChannelOptions, Limits, MapKind, MapOptions, SlowPolicy
@@ -130,7 +130,7 @@ __version__ = "0.1.0"
 #: Where each of these names is defined; the errors are in tidewire.errors.
 _HOMES = {
     "tidewire.engine.statistics": ("Statistics",),
-    "tidewire.history.states": ("State",),
+    "tidewire.history.shared_states": ("State",),
     "tidewire.events.event": ("Event",),
     "tidewire.events.event_handlers": ("DeadEvent",),
     "tidewire.hub": ("Hub",),

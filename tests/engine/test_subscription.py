@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tidewire.engine.subscription import ENDED, Subscription
-from tidewire.history.merge import merge
+from tidewire.history.recovery_merge import merge
 from tidewire.messages import HistoryPage, Position, Publication
 from tidewire.protocols.batch import Representation
 from tidewire.protocols.plain import PLAIN

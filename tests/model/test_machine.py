@@ -124,13 +124,13 @@ def is_found(store: Store, seed: int) -> bool:
         "from tidewire.engine.fanout import Fanout as F; a = F.add\n"
         "def f(s, c, p):\n  a(s, c, p)\n  if p.offset % 5 == 0: c.pending = c.pending[:-1]\nF.add = f",
         # a recovery says that it is complete, and is not
-        "import msgspec; import tidewire.history.missed as r; m = r.merge\n"
+        "import msgspec; import tidewire.history.recovery_reader as r; m = r.merge\n"
         "def f(*a):\n  x = m(*a); return msgspec.structs.replace(x, publications=x.publications[1:], complete=True)\n"
         "r.merge = f",
         # the order is not kept
         "from tidewire.protocols.batch import Representation as R; b = R.batch; R.batch = lambda s, p: b(s, p[::-1])",
         # a recovery is refused that could be given
-        "import msgspec; import tidewire.history.missed as r; m = r.merge\n"
+        "import msgspec; import tidewire.history.recovery_reader as r; m = r.merge\n"
         "r.merge = lambda *a: msgspec.structs.replace(m(*a), complete=False)",
     ],
     ids=["drops", "partial", "order", "refuses"],

@@ -14,7 +14,7 @@ import pytest
 from helpers.hubs import run
 from helpers.stores import start_redis
 from tidewire import Hub, RateLimited
-from tidewire.hub import core
+from tidewire.hub import lifecycle
 from tidewire.rules.base import Caller, Identity
 from tidewire.sessions import limit_reports
 from tidewire.support import key_counts
@@ -28,7 +28,7 @@ RATE, BURST = 1.0, 200.0
 
 def test_machines_tell_each_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     machines = itertools.count()
-    monkeypatch.setattr(core, "shared_name", lambda url: f"{url} of machine {next(machines)}")
+    monkeypatch.setattr(lifecycle, "shared_name", lambda url: f"{url} of machine {next(machines)}")
     monkeypatch.setattr(limit_reports, "_SECONDS", 0.05)
     limits = {"connections_per_address": 6, "rate": 1.0, "burst": 200, "rate_per_user": RATE}
 
@@ -59,7 +59,7 @@ def test_a_user_that_presses_several_machines_has_one_rate(
     number: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     machines = itertools.count()
-    monkeypatch.setattr(core, "shared_name", lambda url: f"{url} of machine {next(machines)}")
+    monkeypatch.setattr(lifecycle, "shared_name", lambda url: f"{url} of machine {next(machines)}")
     monkeypatch.setattr(limit_reports, "_SECONDS", 0.1)
     caller, rate, burst, seconds = Caller("one", Identity("ann")), 100, 5, 3.0
 

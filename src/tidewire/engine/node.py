@@ -26,9 +26,9 @@ from tidewire.engine.statistics import Statistics
 from tidewire.engine.subscribing import Subscriptions, ended
 from tidewire.engine.tasks import Tasks
 from tidewire.errors import BadRequest, LimitExceeded, NotPublished, PublishError
-from tidewire.history.missed import RecoveryReader
-from tidewire.history.shown import History, IsShown, everything
-from tidewire.history.states import States
+from tidewire.history.recovery_reader import RecoveryReader
+from tidewire.history.shared_states import States
+from tidewire.history.shown_history import History, IsShown, everything
 from tidewire.messages import (
     EphemeralPublication,
     Format,

@@ -11,9 +11,9 @@ import msgspec
 from tidewire.engine.registry import Channel
 from tidewire.engine.subscription import Subscription
 from tidewire.errors import StoreUnavailable
-from tidewire.history.merge import Recovery
-from tidewire.history.missed import Missed, RecoveryReader, Subject
-from tidewire.history.states import MakeState, State, States
+from tidewire.history.recovery_merge import Recovery
+from tidewire.history.recovery_reader import Missed, RecoveryReader, Subject
+from tidewire.history.shared_states import MakeState, State, States
 from tidewire.messages import Position, Publication
 
 __all__ = ("Recoveries",)
@@ -36,7 +36,7 @@ class Recoveries:
     async def recover(
         self, channel: Channel, subscription: Subscription, since: Position | None, history: int
     ) -> Missed:
-        """Return the first page of earlier publications (history.missed.RecoveryReader).
+        """Return the first page of earlier publications (history.recovery_reader.RecoveryReader).
 
         The last page has all that is delivered until the next suspension of the caller. Raises StoreUnavailable.
         """
@@ -72,7 +72,7 @@ class Recoveries:
 
 
 class _Live(msgspec.Struct, frozen=True):
-    """The publications that came to one subscriber since its subscribe began (history.missed.Meanwhile)."""
+    """The publications that came to one subscriber since its subscribe began (history.recovery_reader.Meanwhile)."""
 
     channel: Channel
     subscription: Subscription

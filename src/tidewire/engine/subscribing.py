@@ -17,8 +17,8 @@ from tidewire.engine.recovery import Recoveries
 from tidewire.engine.registry import Channel, Registry
 from tidewire.engine.subscription import Subscription
 from tidewire.errors import AlreadySubscribed, BadRequest, ConnectionClosed, LimitExceeded
-from tidewire.history.missed import Forms, Missed
-from tidewire.history.states import State
+from tidewire.history.recovery_reader import Forms, Missed
+from tidewire.history.shared_states import State
 from tidewire.messages import Announcement, Membership, Position, Subscribed, WireMessage
 from tidewire.options import Limits
 from tidewire.protocols.batch import Batch, Representation

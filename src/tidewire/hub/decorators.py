@@ -7,7 +7,7 @@ from typing import Any, ParamSpec, TypeVar
 
 from tidewire.errors import ConfigurationError
 from tidewire.events.event_handlers import DeadEvent
-from tidewire.hub.core import HubCore
+from tidewire.hub.lifecycle import HubLifecycle
 from tidewire.options import MapOptions, SlowPolicy
 from tidewire.rules.book import Authenticate, rule_options
 from tidewire.rules.channel_rule import ChannelRule
@@ -20,7 +20,7 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 
-class Decorators(HubCore):
+class Decorators(HubLifecycle):
     """The functions by which an application decides."""
 
     def channel(

@@ -1,4 +1,4 @@
-"""The hub, which a FastAPI application holds."""
+"""The hub, which a FastAPI application holds: its verbs, decorators and routers in one class."""
 
 from __future__ import annotations
 

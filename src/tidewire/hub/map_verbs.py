@@ -8,7 +8,7 @@ from typing import Any
 from tidewire.channels import open_channel
 from tidewire.engine.connection import Connection
 from tidewire.errors import BadRequest
-from tidewire.hub.core import HubCore
+from tidewire.hub.lifecycle import HubLifecycle
 from tidewire.protocols.map_changes import Entry
 from tidewire.protocols.meta import tags_from
 from tidewire.protocols.payload import connection_id
@@ -18,7 +18,7 @@ from tidewire.sessions.maps import Entries, Maps
 __all__ = ("MapVerbs",)
 
 
-class MapVerbs(HubCore):
+class MapVerbs(HubLifecycle):
     """The verbs of maps. Each change is a publication of the channel, so that subscribers see it, and recover it."""
 
     async def set(

@@ -19,7 +19,7 @@ from tidewire.http_api.asyncapi_router import asyncapi_router
 from tidewire.http_api.calls import Calls, Extension
 from tidewire.http_api.fault_calls import FaultCalls
 from tidewire.http_api.playground_router import playground_router
-from tidewire.hub.core import HubCore
+from tidewire.hub.lifecycle import HubLifecycle
 from tidewire.observe.faults import Faults
 from tidewire.observe.guards import guard
 from tidewire.observe.hanging_store import Hang
@@ -38,7 +38,7 @@ __all__ = ("Routers",)
 logger = logging.getLogger("tidewire")
 
 
-class Routers(HubCore):
+class Routers(HubLifecycle):
     """The routers of a hub, for `app.include_router`; they may be made before it is open."""
 
     def protocol_router(

@@ -8,7 +8,7 @@ from typing import Any
 from starlette.responses import Response
 
 from tidewire.channels import open_channel
-from tidewire.hub.core import HubCore
+from tidewire.hub.lifecycle import HubLifecycle
 from tidewire.messages import Position
 from tidewire.sessions.arguments import position_from
 from tidewire.sessions.text_responses import event_response, ui_response
@@ -17,7 +17,7 @@ from tidewire.sessions.text_streams import TextStream
 __all__ = ("TextVerbs",)
 
 
-class TextVerbs(HubCore):
+class TextVerbs(HubLifecycle):
     """The verbs of text streams: answers of language models, reports, exports."""
 
     def stream(self, channel: str) -> TextStream:

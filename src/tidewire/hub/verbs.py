@@ -16,8 +16,8 @@ from tidewire.channels import check_channel, check_text, check_user, open_channe
 from tidewire.engine.control import Control
 from tidewire.engine.statistics import Statistics
 from tidewire.errors import ConfigurationError, Disconnect, NotAvailable
-from tidewire.history.states import State
-from tidewire.hub.core import HubCore
+from tidewire.history.shared_states import State
+from tidewire.hub.lifecycle import HubLifecycle
 from tidewire.messages import HistoryPage, HistoryRequest, Member, Position, PublishRequest
 from tidewire.protocols.close_codes import FORCED
 from tidewire.protocols.meta import PublicationMeta, tags_from
@@ -39,7 +39,7 @@ T = TypeVar("T")
 P = ParamSpec("P")
 
 
-class Verbs(HubCore):
+class Verbs(HubLifecycle):
     """The verbs of an open hub; all but `from_thread` and `publish_threadsafe` are called on its event loop."""
 
     # Publications.

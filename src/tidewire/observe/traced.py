@@ -17,7 +17,7 @@ from tidewire.backends.base import Broker, Presence
 from tidewire.channels import is_internal, is_personal
 from tidewire.engine.node import Node
 from tidewire.engine.registry import Channel, ChannelPush
-from tidewire.history.shown import IsShown
+from tidewire.history.shown_history import IsShown
 from tidewire.messages import EphemeralPublication, Position, Publication, PublishRequest
 from tidewire.observe.tracing import Tracing, current_context, fail, text_of
 from tidewire.options import Limits

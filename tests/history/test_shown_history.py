@@ -8,7 +8,7 @@ import pytest
 
 from engine.support import FailingBroker, connect, open_node, run
 from tidewire.backends.memory import MemoryBroker
-from tidewire.history.shown import History
+from tidewire.history.shown_history import History
 from tidewire.messages import Format, HistoryRequest, Position, PublishRequest
 from tidewire.options import ChannelOptions
 from tidewire.protocols.meta import PublicationMeta, is_history

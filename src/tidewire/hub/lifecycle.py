@@ -1,4 +1,4 @@
-"""A hub while it is closed and while it is open: its configuration, its lifespan, and the engine that it opens."""
+"""The lifecycle of a hub: its configuration while it is closed, its lifespan, and the engine while it is open."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ from tidewire.support.siblings import Siblings, open_counts
 if TYPE_CHECKING:
     from opentelemetry.trace import TracerProvider
 
-__all__ = ("HubCore",)
+__all__ = ("HubLifecycle",)
 
 
 class _Open(NamedTuple):
@@ -62,7 +62,7 @@ class _Open(NamedTuple):
     streams: TextStreams
 
 
-class HubCore:
+class HubLifecycle:
     """The configuration of a hub, and its engine while it is open."""
 
     def __init__(

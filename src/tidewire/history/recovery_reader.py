@@ -10,10 +10,10 @@ import msgspec
 
 from tidewire.backends.base import Broker
 from tidewire.errors import StoreUnavailable
-from tidewire.history.merge import Recovery, merge
 from tidewire.history.read_steps import cost
+from tidewire.history.recovery_merge import Recovery, merge
 from tidewire.history.shared_reads import HistoryReader, Share, Spawn
-from tidewire.history.shown import History
+from tidewire.history.shown_history import History
 from tidewire.messages import HistoryPage, HistoryRequest, Position, Publication
 from tidewire.options import Limits
 from tidewire.retention import Retention

@@ -132,7 +132,7 @@ class Broker(ABC):
     async def positions(self, channels: Sequence[str]) -> dict[str, Position]:
         """Return the top position of each channel, in one bounded read. Raises StoreUnavailable."""
 
-    def watch_outbox(self, moved: Moved) -> None:
+    def watch_moves(self, moved: Moved) -> None:
         """Call a function when this node has moved publications of SQL into channels, with their tops.
 
         A store that other programs cannot publish in does nothing.

@@ -52,8 +52,8 @@ class CheckedBroker(Broker):
     async def start(self, deliver: Deliver, resumed: Resumed = nothing_to_resume) -> None:
         await self.judged.start(deliver, resumed)
 
-    def watch_outbox(self, moved: Moved) -> None:
-        self.judged.watch_outbox(moved)
+    def watch_moves(self, moved: Moved) -> None:
+        self.judged.watch_moves(moved)
 
     async def aclose(self) -> None:
         await self.judged.aclose()

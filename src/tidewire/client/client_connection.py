@@ -75,8 +75,8 @@ class ClientConnection:
         self.is_ready = asyncio.Event()
         self.error: TidewireError | None = None
         self._socket: Socket | None = None
-        self._outbox: list[bytes] = []
-        self._has_outbox = asyncio.Event()
+        self._unsent: list[bytes] = []
+        self._has_unsent = asyncio.Event()
         self._calls: dict[int, Answered] = {}
         self._last_id = 0
         self._attempt = 0
@@ -119,8 +119,8 @@ class ClientConnection:
         if self._socket is None:
             self._calls.pop(command.id, _ignore)(None)
             return
-        self._outbox.append(_encode(command))
-        self._has_outbox.set()
+        self._unsent.append(_encode(command))
+        self._has_unsent.set()
 
     def drop(self) -> None:
         """Close the WebSocket and connect again."""
@@ -205,9 +205,9 @@ class ClientConnection:
 
     async def _write(self, socket: Socket) -> None:
         while True:
-            await self._has_outbox.wait()
-            self._has_outbox.clear()
-            frame, self._outbox = b"\n".join(self._outbox), []
+            await self._has_unsent.wait()
+            self._has_unsent.clear()
+            frame, self._unsent = b"\n".join(self._unsent), []
             with contextlib.suppress(SocketClosed):  # the listener is told, too
                 await socket.send(frame, text=True)
 
@@ -248,7 +248,7 @@ class ClientConnection:
     def _leave(self, code: int) -> None:
         self._socket = None
         self.is_ready.clear()
-        self._outbox = []
+        self._unsent = []
         for timer in self._timers:
             timer.cancel()
         self._timers.clear()

@@ -9,7 +9,7 @@ from tidewire.engine.node import Node
 from tidewire.errors import InvalidMessage
 from tidewire.protocols.shape import Shape
 
-__all__ = ("check_outbox",)
+__all__ = ("check_sql_publications",)
 
 logger = logging.getLogger("tidewire")
 
@@ -17,7 +17,7 @@ logger = logging.getLogger("tidewire")
 _MOST = 200
 
 
-def check_outbox(node: Node) -> None:
+def check_sql_publications(node: Node) -> None:
     """Check the publications that this node moves, where a rule declares a type; none is held up or changed."""
 
     def moved(tops: Mapping[str, int]) -> None:
@@ -26,7 +26,7 @@ def check_outbox(node: Node) -> None:
             if shape is not None:
                 node.tasks.spawn(_check(node, channel, tops[channel], shape))
 
-    node.broker.watch_outbox(moved)
+    node.broker.watch_moves(moved)
 
 
 async def _check(node: Node, channel: str, top: int, shape: Shape) -> None:

@@ -13,7 +13,6 @@ from tidewire.backends.postgres.address import Server
 from tidewire.backends.postgres.connection import Connection
 from tidewire.backends.postgres.delivery import Delivery
 from tidewire.backends.postgres.housekeeping import Housekeeping
-from tidewire.backends.postgres.outbox import publish_within
 from tidewire.backends.postgres.pool import Pool
 from tidewire.backends.postgres.publishing import Kept, Publishing
 from tidewire.backends.postgres.reading import PositionReader, read_history
@@ -21,6 +20,7 @@ from tidewire.backends.postgres.relay import Relay
 from tidewire.backends.postgres.schema import SQL, VERSION
 from tidewire.backends.postgres.server_errors import FAILURES, opening_error
 from tidewire.backends.postgres.table_size import StoreBytes
+from tidewire.backends.postgres.transaction_publishing import publish_within
 from tidewire.backends.shared.growth import Growth, StoreBound
 from tidewire.backends.shared.outage import Outage
 from tidewire.errors import NotPublished, StoreUnavailable, TidewireError
@@ -70,7 +70,7 @@ class PostgresBroker(Broker):
             self._connection,
             self._pool,
             deliver,
-            lambda: self._housekeeping.note_outbox(),
+            lambda: self._housekeeping.note_committed(),
             resumed,
             self._relay,
         )
@@ -148,7 +148,7 @@ class PostgresBroker(Broker):
         for channel, publications in fresh.items():
             self._delivery.kept(channel, publications)
 
-    def watch_outbox(self, moved: Moved) -> None:
+    def watch_moves(self, moved: Moved) -> None:
         self._watcher = moved
 
     def _moved(self, tops: Mapping[str, int]) -> None:
@@ -189,7 +189,7 @@ class PostgresBroker(Broker):
         return (
             f"PostgreSQL {row['version']}, schema version {VERSION}, its clock differs by {row['now'] - wall():+.2f} s",
             f"fsync is {row['fsync']}, synchronous_commit is {row['synchronous_commit']}",
-            f"{row['outbox']} publications wait in the outbox",
+            f"{row['committed']} publications of transactions wait to be moved into their channels",
         )
 
     async def advise(self) -> tuple[str, ...]:

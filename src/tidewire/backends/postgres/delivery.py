@@ -58,7 +58,7 @@ class Delivery:
         connection: Connection,
         pool: Pool,
         deliver: Deliver,
-        on_outbox: Callable[[], None],
+        on_committed: Callable[[], None],
         on_new_era: Callable[[], None],
         relay: Relay,
     ) -> None:
@@ -67,7 +67,7 @@ class Delivery:
         self._pool = pool
         self._positions = PositionReader(pool)
         self._deliver_to = deliver
-        self._on_outbox = on_outbox
+        self._on_committed = on_committed
         self._on_new_era = on_new_era
         self._relay = relay
         self._listener: Any = None
@@ -177,8 +177,8 @@ class Delivery:
                 logger.info("the other nodes were not told of news: %s", error)
 
     def _notified(self, connection: Any, pid: int, channel: str, payload: str) -> None:
-        if payload == wakeups.OUTBOX:
-            self._on_outbox()
+        if payload == wakeups.COMMITTED:
+            self._on_committed()
             return
         if connection is not self._listener or pid == connection.get_server_pid():
             return
@@ -234,8 +234,8 @@ class Delivery:
                 self._connection.lose(asyncpg.NoDataFoundError("its data was replaced"), losses)
                 return
             self.seen = Seen(row["flushed"], self.seen.identity)
-        if row["has_outbox"]:
-            self._on_outbox()
+        if row["has_committed"]:
+            self._on_committed()
 
     def _delivered(self, names: Sequence[str]) -> dict[str, Position]:
         cursors = {name: self._cursors.get(name) for name in names}

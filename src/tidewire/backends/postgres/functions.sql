@@ -242,8 +242,8 @@ BEGIN
     PERFORM tidewire_publish_bytes(channel, 2::smallint, convert_to(data::text, 'UTF8'));
 END $$;
 
--- Move what was committed to the outbox into the channels, in the order of ids, one mover at a time; NULL: another one is
--- at it. What commits later is moved later, whatever its id.
+-- Move the committed rows of the transaction table into the channels, in the order of ids, one mover at a time; NULL:
+-- another one is at it. What commits later is moved later, whatever its id.
 CREATE OR REPLACE FUNCTION tidewire_move(maximum integer, OUT moved integer, OUT names text[], OUT tops bigint[])
 LANGUAGE plpgsql AS $$
 #variable_conflict use_column

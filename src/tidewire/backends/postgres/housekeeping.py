@@ -1,4 +1,4 @@
-"""Housekeeping, by any node: moves the outbox into the channels, and removes publications that are shown no more."""
+"""Housekeeping, by any node: moves committed publications into their channels, and removes those not shown any more."""
 
 from __future__ import annotations
 
@@ -30,27 +30,27 @@ class Housekeeping:
     def __init__(self, pool: Pool, on_moved: Callable[[Mapping[str, int]], None]) -> None:
         self._pool = pool
         self._on_moved = on_moved
-        self._has_outbox = asyncio.Event()
+        self._has_committed = asyncio.Event()
 
-    def note_outbox(self) -> None:
-        """Note that the outbox is perhaps not empty."""
-        self._has_outbox.set()
+    def note_committed(self) -> None:
+        """Note that the transaction table is perhaps not empty."""
+        self._has_committed.set()
 
     async def move(self) -> None:
         """Move the publications that applications have committed, for ever."""
         is_failing = False
         while True:
-            await self._has_outbox.wait()
-            self._has_outbox.clear()
+            await self._has_committed.wait()
+            self._has_committed.clear()
             try:
                 await self._move_all()
                 is_failing = False
             except StoreUnavailable as error:
                 if not is_failing:
-                    logger.warning("the outbox cannot be moved yet: %s", error)
+                    logger.warning("publications of transactions cannot be moved yet: %s", error)
                 is_failing = True
                 await asyncio.sleep(_MOVE_FAILED)
-                self._has_outbox.set()
+                self._has_committed.set()
 
     async def _move_all(self) -> None:
         while True:

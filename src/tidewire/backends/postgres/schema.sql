@@ -38,7 +38,7 @@ CREATE TABLE IF NOT EXISTS tidewire_keys (
 );
 CREATE INDEX IF NOT EXISTS tidewire_keys_by_expiry ON tidewire_keys (expires);
 
--- What applications publish inside their own transactions; a node moves it into the channels after their commit.
+-- The transaction table: what applications publish inside their own transactions; a node moves it after their commit.
 CREATE TABLE IF NOT EXISTS tidewire_outbox (
     id      bigint           GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
     channel text COLLATE "C" NOT NULL CHECK (

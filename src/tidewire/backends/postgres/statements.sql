@@ -81,7 +81,7 @@ SELECT pg_notify($1, payload) FROM unnest($2::text[]) AS payload
 -- name: wake
 SELECT pg_notify('tidewire', payload) FROM unnest($1::text[]) AS payload
 -- name: pulse
-SELECT pg_current_wal_flush_lsn()::text AS flushed, tidewire_identity() AS identity, EXISTS (SELECT FROM tidewire_outbox) AS has_outbox
+SELECT pg_current_wal_flush_lsn()::text AS flushed, tidewire_identity() AS identity, EXISTS (SELECT FROM tidewire_outbox) AS has_committed
 -- name: flushed
 SELECT pg_current_wal_flush_lsn()::text
 -- name: positions
@@ -158,7 +158,7 @@ SELECT (SELECT max(ARRAY[channel, "offset"]) FROM page) AS last, (SELECT count(*
 -- name: settings
 SELECT current_setting('fsync') AS fsync, current_setting('synchronous_commit') AS synchronous_commit,
     current_setting('full_page_writes') AS full_page_writes, pg_notification_queue_usage() AS queue,
-    (SELECT count(*) FROM tidewire_outbox) AS outbox, current_setting('server_version') AS version,
+    (SELECT count(*) FROM tidewire_outbox) AS committed, current_setting('server_version') AS version,
     tidewire_now() AS now
 -- name: enroll
 INSERT INTO tidewire_nodes (id, name, touched, since) VALUES ($1, $2, tidewire_now(), tidewire_now())

@@ -6,12 +6,12 @@ from collections.abc import Iterable, Mapping
 
 import msgspec
 
-__all__ = ("LOOK", "NOTIFICATIONS", "OUTBOX", "decode", "encode")
+__all__ = ("COMMITTED", "LOOK", "NOTIFICATIONS", "decode", "encode")
 
 #: The one notification channel.
 NOTIFICATIONS = "tidewire"
-#: Payloads: everything may be new; the outbox is not empty.
-LOOK, OUTBOX = "look", "outbox"
+#: Payloads: everything may be new; the transaction table is not empty.
+LOOK, COMMITTED = "look", "outbox"
 #: Bytes of a payload (PostgreSQL takes 7,999), and payloads of one wake-up; one that needs more says "look".
 _PAYLOAD_BYTES, _PAYLOADS = 7_900, 8
 

@@ -13,12 +13,12 @@ from tidewire.backends.sqlite.bus import Bus
 from tidewire.backends.sqlite.file_errors import opening_error
 from tidewire.backends.sqlite.folder import node_folder
 from tidewire.backends.sqlite.mailbox import DeliveryOrder, FileWrite, Mailbox
-from tidewire.backends.sqlite.outbox_insert import publish_within
-from tidewire.backends.sqlite.outbox_mover import OutboxMover
 from tidewire.backends.sqlite.publishing import Publishing
 from tidewire.backends.sqlite.reading import Readers, read_history, read_positions
 from tidewire.backends.sqlite.size_limits import SizeLimits
 from tidewire.backends.sqlite.store_clock import StoreClock, SystemClock
+from tidewire.backends.sqlite.transaction_mover import TransactionMover
+from tidewire.backends.sqlite.transaction_publishing import publish_within
 from tidewire.backends.sqlite.writer_thread import Answer, WriterThread
 from tidewire.errors import NotPublished, PublishError, StoreUnavailable, TidewireError
 from tidewire.messages import EphemeralPublication, HistoryPage, HistoryRequest, Position, Publication, PublishRequest
@@ -96,8 +96,8 @@ class SqliteBroker(Broker):
             await self._end()
             raise
         self._is_open = True
-        self._outboxes = OutboxMover(self._path, self._submit, partial(self._submit, removes=True))
-        self._outboxes.start()
+        self._mover = TransactionMover(self._path, self._submit, partial(self._submit, removes=True))
+        self._mover.start()
 
     def _call(self, function: object, *arguments: object) -> None:
         """Call a function on the event loop, from the writer's thread."""
@@ -109,7 +109,7 @@ class SqliteBroker(Broker):
     async def aclose(self) -> None:
         if not self._is_open:
             return
-        await self._outboxes.aclose()
+        await self._mover.aclose()
         self._is_open = False
         self._bus.close()
         self._publishing.flush()
@@ -135,7 +135,7 @@ class SqliteBroker(Broker):
 
     async def _publish_within(self, connection: object, request: PublishRequest) -> None:
         self._check_open()
-        await publish_within(connection, request, self._outboxes.expect)
+        await publish_within(connection, request, self._mover.expect)
 
     def relay(self, publications: Sequence[EphemeralPublication]) -> None:
         if self._is_open:

@@ -100,7 +100,7 @@ SELECT max(p."offset"), p.channel FROM (
 UPDATE tidewire_channels SET floor = max(floor, ?) WHERE id = ?
 -- name: forget_key
 DELETE FROM tidewire_keys WHERE channel = (SELECT id FROM tidewire_channels WHERE name = ?) AND key = ?
--- name: outbox_create
+-- name: transaction_create
 CREATE TABLE IF NOT EXISTS tidewire_outbox (
     id        INTEGER PRIMARY KEY AUTOINCREMENT,
     token     TEXT    NOT NULL,
@@ -113,10 +113,10 @@ CREATE TABLE IF NOT EXISTS tidewire_outbox (
     keep_size INTEGER,
     keep_age  REAL
 )
--- name: outbox_insert
+-- name: transaction_insert
 INSERT INTO tidewire_outbox (token, channel, format, data, key, key_age, meta, keep_size, keep_age)
 VALUES (:token, :channel, :format, :data, :key, :key_age, :meta, :keep_size, :keep_age)
--- name: outbox_rows
+-- name: transaction_rows
 SELECT id, token, channel, format, data, key, key_age, meta, keep_size, keep_age FROM tidewire_outbox ORDER BY id LIMIT ?
--- name: outbox_remove
+-- name: transaction_remove
 DELETE FROM tidewire_outbox WHERE id = ?

@@ -5,7 +5,7 @@
 import { Connection } from "./connection.js";
 import { Conversations } from "./conversations.js";
 import { Emitter } from "./emitter.js";
-import { Outbox } from "./outbox.js";
+import { Unsent } from "./unsent.js";
 import { LOBBY, Rooms } from "./rooms.js";
 
 /** @typedef {import("./channels").Channels["chat"]["published"]} Shown */
@@ -26,19 +26,19 @@ export class Client extends Emitter {
     this.me = me;
     const send = (message) => this.connection.send(message);
     this.connection = new Connection({ address: () => this.#address(), hello: () => ({ type: "auth", token }) });
-    this.outbox = new Outbox(box, (entry) => this.#transmit(entry));
-    this.rooms = new Rooms({ me, box, outbox: this.outbox, send });
-    this.conversations = new Conversations({ me, box, outbox: this.outbox });
-    for (const thread of this.outbox.threads()) this.thread(thread);
-    this.outbox.on("adopted", (thread) => {
+    this.unsent = new Unsent(box, (entry) => this.#transmit(entry));
+    this.rooms = new Rooms({ me, box, unsent: this.unsent, send });
+    this.conversations = new Conversations({ me, box, unsent: this.unsent });
+    for (const thread of this.unsent.threads()) this.thread(thread);
+    this.unsent.on("adopted", (thread) => {
       this.thread(thread);
-      this.outbox.flush(thread);
+      this.unsent.flush(thread);
     });
     this.connection.on("message", (message) => this.#received(message));
     this.connection.on("lost", (code) => this.#lost(code));
     this.rooms.on("history", (room, count) => this.#caughtUp(count));
     this.conversations.on("inbox", (count) => this.#caughtUp(count));
-    for (const part of [this.rooms, this.conversations, this.outbox]) part.on("change", () => this.emit("change"));
+    for (const part of [this.rooms, this.conversations, this.unsent]) part.on("change", () => this.emit("change"));
     for (const part of [this.rooms, this.conversations]) {
       part.on("arrived", (thread, shown) => this.emit("arrived", thread, shown));
     }
@@ -72,7 +72,7 @@ export class Client extends Emitter {
     }
     const size = new TextEncoder().encode(JSON.stringify(words)).length;
     if (size > LONGEST) return `This message is too long: ${size} bytes, and ${LONGEST} can be sent.`;
-    this.outbox.add(target.key, words, target.position ?? null);
+    this.unsent.add(target.key, words, target.position ?? null);
     return target;
   }
 
@@ -124,22 +124,22 @@ export class Client extends Emitter {
     this.rooms.history(message);
     if (!isFirst) return;
     this.rooms.rejoin();
-    for (const thread of this.conversations.all) this.outbox.flush(thread.key);
+    for (const thread of this.conversations.all) this.unsent.flush(thread.key);
   }
 
   /** @param {import("./channels").Error} message */
   #refused({ id, room = LOBBY, code, content }) {
-    if (id && this.outbox.refuse(id, code, content)) return;
+    if (id && this.unsent.refuse(id, code, content)) return;
     if (!this.rooms.get(room)) return; // it was left meanwhile
     if (!this.rooms.refused(room, code, content)) this.emit("notice", content);
   }
 
   #lost(code) {
-    if (code === 1009) this.outbox.tooBig();
+    if (code === 1009) this.unsent.tooBig();
     this.#returning = true;
     this.#recovered = 0;
     this.rooms.disconnected();
-    this.outbox.disconnected();
+    this.unsent.disconnected();
   }
 
   // Several histories arrive after a return; one line for all of them.

@@ -21,7 +21,7 @@ export function personProblem(name) {
 export class Conversations extends Emitter {
   #me;
   #box;
-  #outbox;
+  #unsent;
   #threads = new Map();
   #inbox;
   // All of the inbox has come: what is sent now comes next.
@@ -31,11 +31,11 @@ export class Conversations extends Emitter {
   #unsaved = new Set();
   #timer = 0;
 
-  constructor({ me, box, outbox }) {
+  constructor({ me, box, unsent }) {
     super();
     this.#me = me;
     this.#box = box;
-    this.#outbox = outbox;
+    this.#unsent = unsent;
     this.#inbox = box.get("inbox") ?? { offset: null, epochs: [] };
     for (const peer of box.get("people", [])) this.#load(this.open(peer));
     box.watch((key, value) => this.#changedElsewhere(key, value));
@@ -120,12 +120,12 @@ export class Conversations extends Emitter {
     const [, missing] = NOT_FOUND.exec(content) ?? [];
     const peer = sentTo ?? missing;
     if (peer === undefined) return false;
-    const found = id ?? this.#outbox.of(`person:${peer}`).find((entry) => entry.state === "sending")?.id;
+    const found = id ?? this.#unsent.of(`person:${peer}`).find((entry) => entry.state === "sending")?.id;
     if (missing) {
-      this.#outbox.refuse(found, "absent", `${missing} is not online and has no account here, so this was not delivered.`);
+      this.#unsent.refuse(found, "absent", `${missing} is not online and has no account here, so this was not delivered.`);
       return true;
     }
-    const entry = this.#outbox.acknowledge(found);
+    const entry = this.#unsent.acknowledge(found);
     if (entry) this.#sent(peer, entry);
     return true;
   }
@@ -152,7 +152,7 @@ export class Conversations extends Emitter {
     const epoch = this.#epoch;
     const key = messageKey({ id, sender, offset, epoch }, this.#me);
     const shown = item({ key, sender, text, time: timeOf(message), epoch, era: this.#era, offset, id });
-    if (id && sender === this.#me) this.#outbox.acknowledge(id);
+    if (id && sender === this.#me) this.#unsent.acknowledge(id);
     if (!thread.timeline.add(shown)) return null;
     this.#saveLater(thread);
     return shown;

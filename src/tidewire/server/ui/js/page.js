@@ -55,9 +55,9 @@ export class Page {
     const client = this.#client;
     const changed = () => this.#changed();
     const actions = {
-      retry: ({ id }) => client.outbox.retry(id),
-      discard: ({ id }) => client.outbox.discard(id),
-      edit: ({ id }) => this.composer.edit(client.outbox.discard(id)),
+      retry: ({ id }) => client.unsent.retry(id),
+      discard: ({ id }) => client.unsent.discard(id),
+      edit: ({ id }) => this.composer.edit(client.unsent.discard(id)),
     };
     const earlier = (thread) => thread.kind === "room" && client.rooms.askEarlier(thread);
     this.log = new LogView({ me: client.me, actions, changed, earlier, pending: (thread) => this.#pending(thread) });
@@ -143,7 +143,7 @@ export class Page {
 
   #pending(thread) {
     const waitingFor = this.#client.connection.state.name === "connected" ? "answer" : "connection";
-    return this.#client.outbox.of(thread.key).map(({ id, text, at, state, error }) => {
+    return this.#client.unsent.of(thread.key).map(({ id, text, at, state, error }) => {
       const entry = { kind: "message", key: `id:${id}`, sender: this.#client.me, text, time: at };
       return { ...entry, id, state, error, waitingFor };
     });
@@ -178,11 +178,11 @@ export class Page {
 
   async #leaveThread() {
     const thread = this.#active;
-    const unsent = this.#client.outbox.of(thread.key);
+    const unsent = this.#client.unsent.of(thread.key);
     if (unsent.length) {
       const what = "Leaving discards what is not sent.";
       if (!(await ask(unsentQuestion(unsent.length, what), "Leave"))) return;
-      for (const { id } of unsent) this.#client.outbox.discard(id);
+      for (const { id } of unsent) this.#client.unsent.discard(id);
     }
     if (thread.kind === "room") this.#client.rooms.leave(thread.name);
     else this.#client.conversations.close(thread.name);
@@ -224,7 +224,7 @@ export class Page {
   }
 
   #renderEmpty(thread) {
-    const isEmpty = thread.timeline.items.length === 0 && this.#client.outbox.of(thread.key).length === 0;
+    const isEmpty = thread.timeline.items.length === 0 && this.#client.unsent.of(thread.key).length === 0;
     $("empty").hidden = !isEmpty;
     if (!isEmpty) return;
     const isLoading = thread.kind === "room" && !thread.position;

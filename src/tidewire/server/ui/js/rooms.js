@@ -1,7 +1,7 @@
 // The rooms that this person is in: their messages, positions and people, and the messages of the dialect about them.
 
 import { Emitter } from "./emitter.js";
-import { passesByItself } from "./outbox.js";
+import { passesByItself } from "./unsent.js";
 import { Thread, item, messageKey, timeOf } from "./thread.js";
 
 /** @typedef {import("./channels").ShownMessage} Said */
@@ -42,16 +42,16 @@ export class Rooms extends Emitter {
   directory = null;
   #me;
   #box;
-  #outbox;
+  #unsent;
   /** @type {(message: import("./channels").Channels["chat"]["accepted"]) => boolean} */
   #send;
   #rooms = new Map();
 
-  constructor({ me, box, outbox, send }) {
+  constructor({ me, box, unsent, send }) {
     super();
     this.#me = me;
     this.#box = box;
-    this.#outbox = outbox;
+    this.#unsent = unsent;
     this.#send = send;
     for (const name of this.#savedNames()) this.#create(name);
     box.watch((key, value) => this.#changedElsewhere(key, value));
@@ -124,8 +124,8 @@ export class Rooms extends Emitter {
     room.ready = true;
     room.problem = "";
     if (!room.read) room.markRead();
-    this.#outbox.vouch(room.key, { epoch: message.epoch, since });
-    this.#outbox.flush(room.key);
+    this.#unsent.vouch(room.key, { epoch: message.epoch, since });
+    this.#unsent.flush(room.key);
     this.emit("history", room, message.recovered === true ? fresh.length : 0);
     this.emit("change");
   }
@@ -262,7 +262,7 @@ export class Rooms extends Emitter {
     const key = messageKey({ id, sender, offset, epoch }, this.#me);
     const shown = item({ key, sender, text, time: timeOf(message), epoch, offset, id });
     const isNew = room.timeline.add(shown);
-    if (id && sender === this.#me) this.#outbox.acknowledge(id);
+    if (id && sender === this.#me) this.#unsent.acknowledge(id);
     return isNew ? shown : null;
   }
 

@@ -1,4 +1,4 @@
-"""Applications that write rows and messages together until they are killed: `outbox_worker.py URL KILLS`.
+"""Applications that write rows and messages together until they are killed: `transaction_worker.py URL KILLS`.
 
 Most do so by SQL alone, which costs little to start; some have a hub, which also moves what was written.
 """

@@ -1,7 +1,7 @@
 """Publishes inside an application's own transaction in its own SQLite file, through its own connection.
 
 The publication is a row of a table in that file, so that it is there if and only if the transaction commits.
-`outbox_mover` moves it to the store.
+`transaction_mover` moves it to the store.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ Found = Callable[[Path], Awaitable[None]]
 
 
 async def publish_within(connection: object, request: PublishRequest, found: Found) -> None:
-    """Put a publication into the outbox by a connection of sqlite3, aiosqlite or SQLAlchemy, or by a session.
+    """Put a publication into the transaction table by a connection or session of sqlite3, aiosqlite or SQLAlchemy.
 
     Everyone sees it after the commit of the connection's transaction, nobody after a rollback. Raises
     ConfigurationError for another kind of connection, and the errors of the connection.
@@ -41,9 +41,9 @@ async def publish_within(connection: object, request: PublishRequest, found: Fou
         raise ConfigurationError("connection= has no file: publish in a transaction of a database on disk")
     await found(Path(names["main"]))
     retention = request.retention
-    await execute(SQL["outbox_create"], {})
+    await execute(SQL["transaction_create"], {})
     await execute(
-        SQL["outbox_insert"],
+        SQL["transaction_insert"],
         {
             "token": secrets.token_hex(16),
             "channel": request.channel,

@@ -20,11 +20,11 @@ _PARAMETER = re.compile(r"(?<!:):(\w+)")
 
 
 async def publish_within(connection: object, request: PublishRequest) -> None:
-    """Put a publication into the outbox by an asyncpg, psycopg or SQLAlchemy connection or session.
+    """Put a publication into the transaction table by an asyncpg, psycopg or SQLAlchemy connection or session.
 
     Everyone sees it after the commit of the connection's transaction, nobody after a rollback. A synchronous connection
-    is used in a thread. Raises ConfigurationError for another kind of connection, and whatever the connection
-    raises.
+    is used in a thread. Raises ConfigurationError for another kind of connection, and the errors of the
+    connection.
     """
     values = {
         "channel": request.channel,

@@ -1,4 +1,4 @@
-"""Applications that write rows and messages together until they are killed: `outbox_worker.py FOLDER KILLS`."""
+"""Applications that write rows and messages together until they are killed: `transaction_worker.py FOLDER KILLS`."""
 
 from __future__ import annotations
 

@@ -24,7 +24,7 @@ from tidewire.messages import Format, Position, PublishRequest
 from tidewire.retention import Retention
 from tidewire.support.log_limit import LogLimit
 
-__all__ = ("OutboxMover",)
+__all__ = ("TransactionMover",)
 
 logger = logging.getLogger("tidewire")
 
@@ -44,7 +44,7 @@ Submit = Callable[[PublishRequest], asyncio.Future[Position]]
 
 
 class _Row(msgspec.Struct, frozen=True, gc=False):
-    """A publication in an outbox, and its row."""
+    """A publication in a transaction table, and its row."""
 
     id: int
     request: PublishRequest
@@ -52,7 +52,7 @@ class _Row(msgspec.Struct, frozen=True, gc=False):
     is_own_key: bool
 
 
-class OutboxMover:
+class TransactionMover:
     """Looks into the files of applications; one task. The files are remembered beside the store, for after a crash."""
 
     def __init__(self, path: Path, publish: Submit, forget: Submit) -> None:
@@ -69,7 +69,7 @@ class OutboxMover:
 
     def start(self) -> None:
         """Begin to look."""
-        self._task = asyncio.get_running_loop().create_task(self._run(), name="tidewire-outboxes")
+        self._task = asyncio.get_running_loop().create_task(self._run(), name="tidewire-transactions")
 
     async def aclose(self) -> None:
         """Move the waiting publications, and end."""
@@ -118,10 +118,10 @@ class OutboxMover:
             except (OSError, PublishError, sqlite3.Error) as error:
                 more = self._troubles.due()
                 if more is not None:
-                    logger.warning("an outbox cannot be moved now: %s%s", error, more)
+                    logger.warning("publications of transactions cannot be moved now: %s%s", error, more)
                 pause = _LATER
             except Exception:
-                logger.exception("an outbox cannot be moved now")
+                logger.exception("publications of transactions cannot be moved now")
                 pause = _IDLE
             is_expected = asyncio.get_running_loop().time() < self._expected
             pause = 0.0 if moved == _BATCH else _SOON if moved else min(pause * 1.5 + 0.001, _LATER)
@@ -133,7 +133,7 @@ class OutboxMover:
                     await asyncio.sleep(_SOON)
 
     async def _look(self) -> int:
-        """Move the publications of all outboxes; return the largest number that one had."""
+        """Move the publications of all transaction tables; return the largest number that one had."""
         self._learn()
         return max([await self._move(file) for file in tuple(self._known)], default=0)
 
@@ -178,12 +178,12 @@ class OutboxMover:
 
 
 def _rows(file: Path) -> list[_Row]:
-    """Return the oldest rows of an outbox; a file that is gone, or has none, has no rows."""
+    """Return the oldest rows of a transaction table; a file that is gone, or has no table, has no rows."""
     if identity(file) is None:
         return []
     with contextlib.closing(_connect(file)) as connection:
         try:
-            found = connection.execute(SQL["outbox_rows"], (_BATCH,)).fetchall()
+            found = connection.execute(SQL["transaction_rows"], (_BATCH,)).fetchall()
         except sqlite3.OperationalError as error:
             if "no such table" in str(error):
                 return []
@@ -214,7 +214,7 @@ def _row(
 def _remove(file: Path, rows: list[_Row]) -> None:
     if rows:
         with contextlib.closing(_connect(file)) as connection, connection:
-            connection.executemany(SQL["outbox_remove"], [(row.id,) for row in rows])
+            connection.executemany(SQL["transaction_remove"], [(row.id,) for row in rows])
 
 
 def _connect(file: Path) -> sqlite3.Connection:

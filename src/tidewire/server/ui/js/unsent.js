@@ -28,7 +28,7 @@ const tab = new Box(passing, "tidewire:");
 const TAB = tab.get("tab") ?? newId();
 tab.set("tab", TAB);
 
-export class Outbox extends Emitter {
+export class Unsent extends Emitter {
   #box;
   #transmit;
   #entries = new Map();

@@ -244,7 +244,7 @@ def test_a_kill_leaves_never_one_without_the_other(kills: int) -> None:
     with psycopg.connect(url, autocommit=True) as database:
         database.execute("CREATE TABLE orders (n serial PRIMARY KEY)")
         run(once(url))
-        worker = [sys.executable, "-m", "backends.postgres.outbox_worker", url, str(kills // 2)]
+        worker = [sys.executable, "-m", "backends.postgres.transaction_worker", url, str(kills // 2)]
         with subprocess.Popen(worker, cwd=TESTS) as first, subprocess.Popen(worker, cwd=TESTS) as second:
             assert (first.wait(), second.wait()) == (0, 0)
 

@@ -180,7 +180,13 @@ def test_a_kill_leaves_never_one_without_the_other(tmp_path: Path, kills: int) -
         nurseries = []
         for folder in folders:
             folder.mkdir()
-            worker = [sys.executable, "-m", "backends.sqlite.outbox_worker", str(folder), str(kills // len(folders))]
+            worker = [
+                sys.executable,
+                "-m",
+                "backends.sqlite.transaction_worker",
+                str(folder),
+                str(kills // len(folders)),
+            ]
             nurseries.append(stack.enter_context(subprocess.Popen(worker, cwd=TESTS)))
         assert [nursery.wait() for nursery in nurseries] == [0, 0]
 

@@ -15,7 +15,7 @@ from tidewire import Hub
 from tidewire.errors import BadRequest
 from tidewire.messages import Format, Position, WireMessage
 from tidewire.options import ChannelOptions
-from tidewire.protocols.commands import Ping, Publish, Subscribe, Unsubscribe
+from tidewire.protocols.native_commands import Ping, Publish, Subscribe, Unsubscribe
 from tidewire.rules.base import Identity
 from tidewire.sessions.access import Access
 from tidewire.sessions.served import ServedCommands

@@ -16,7 +16,7 @@ from tidewire.http_api.fault_calls import FaultCalls
 from tidewire.http_api.page_files import UI, add_page
 from tidewire.http_api.trial import note_address
 from tidewire.rules.base import Authority, Identity
-from tidewire.sessions.centrifuge.websocket import serve_websocket
+from tidewire.sessions.centrifuge.websocket_route import serve_websocket
 from tidewire.sessions.origins import Origins
 
 __all__ = ("playground_router",)

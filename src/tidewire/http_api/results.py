@@ -17,7 +17,7 @@ from tidewire.options import ChannelOptions
 from tidewire.protocols.centrifuge import messages as wire
 from tidewire.protocols.meta import meta_of
 from tidewire.sessions.centrifuge.history_and_presence import read_history, read_presence
-from tidewire.sessions.centrifuge.websocket import JSON
+from tidewire.sessions.centrifuge.websocket_route import JSON
 from tidewire.sessions.reply_budget import ReplyBudget
 
 __all__ = ("check_history", "history", "pages", "presence", "presence_stats", "stream_history")

@@ -13,8 +13,8 @@ from tidewire.messages import Dropped, Publication, Subscribed, WireMessage
 from tidewire.messages import Format as _Format
 from tidewire.options import Limits
 from tidewire.protocols.base import Protocol, to_utf8
-from tidewire.protocols.commands import Publish
 from tidewire.protocols.json_text import JsonDecoder, with_whole_characters
+from tidewire.protocols.native_commands import Publish
 
 __all__ = ("JSON", "JsonProtocol", "iso_time", "with_fields")
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from tidewire.errors import CommandError
 from tidewire.messages import Dropped, Format, Publication, Subscribed, WireMessage
 from tidewire.protocols.base import Protocol, to_utf8
-from tidewire.protocols.commands import Publish
+from tidewire.protocols.native_commands import Publish
 
 __all__ = ("PLAIN", "PlainProtocol")
 

@@ -23,7 +23,7 @@ from tidewire.errors import (
 from tidewire.messages import Membership
 from tidewire.protocols.base import Protocol
 from tidewire.protocols.close_codes import STORE_AWAY
-from tidewire.protocols.commands import Ping, Publish, Subscribe, Unsubscribe
+from tidewire.protocols.native_commands import Ping, Publish, Subscribe, Unsubscribe
 from tidewire.rules.base import Identity
 from tidewire.rules.rule_authority import RuleAuthority
 from tidewire.sessions.accept import Acceptance

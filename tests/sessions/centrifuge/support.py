@@ -18,7 +18,7 @@ from tidewire.protocols.centrifuge.messages import Command, Push, Reply
 from tidewire.protocols.centrifuge.protobuf import decode_frame, encode_delimited
 from tidewire.rules.base import Authority, Identity
 from tidewire.sessions.centrifuge.session import Session
-from tidewire.sessions.centrifuge.websocket import JSON, PROTOBUF
+from tidewire.sessions.centrifuge.websocket_route import JSON, PROTOBUF
 from tidewire.testing import FakeLink, wait_until
 
 __all__ = ("JSON", "PROTOBUF", "Client", "begin", "connect", "open_sessions")

@@ -26,7 +26,7 @@ from tidewire.rules.base import Caller, ConnectAttempt, Identity
 from tidewire.sessions.centrifuge import emulation
 from tidewire.sessions.centrifuge.directory import Sessions
 from tidewire.sessions.centrifuge.session import Session
-from tidewire.sessions.centrifuge.websocket import JSON
+from tidewire.sessions.centrifuge.websocket_route import JSON
 from tidewire.testing import wait_until
 
 

@@ -39,7 +39,7 @@ from tidewire.sessions.centrifuge.streaming import (
     stream_head,
 )
 from tidewire.sessions.centrifuge.unidirectional import EventProtocol, connect_frame, parse_request
-from tidewire.sessions.centrifuge.websocket import JSON, PROTOBUF, choose_protocol, serve_websocket
+from tidewire.sessions.centrifuge.websocket_route import JSON, PROTOBUF, choose_protocol, serve_websocket
 from tidewire.sessions.origins import Origins
 from tidewire.support.counters import count_limit
 from tidewire.support.refusals import note_handshake

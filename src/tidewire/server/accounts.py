@@ -42,7 +42,7 @@ class BadName(TidewireError):
 
 
 class Removed(msgspec.Struct, frozen=True):
-    """The effects of the removal of a user: the sessions that ended; and what belongs to nobody now: rooms."""
+    """The effects of the removal of a user: the sessions that ended, and the rooms that have no owner now."""
 
     user: User
     sessions: int
@@ -93,7 +93,7 @@ class Accounts:
         return user
 
     async def remove_user(self, name: str) -> Removed | None:
-        """Remove a user, and end the sessions; None when there is nobody of this name."""
+        """Remove a user, and end its sessions; return None if there is no user of this name."""
 
         def work(connection: sqlite3.Connection) -> Removed | None:
             user = _find(connection, name)
@@ -113,7 +113,7 @@ class Accounts:
         return await self._database.read(lambda connection: _find(connection, name))
 
     async def is_empty(self) -> bool:
-        """Return whether nobody has an account."""
+        """Return whether there is no account yet."""
         found = await self._database.read(lambda db: db.execute("SELECT 1 FROM accounts_users LIMIT 1").fetchone())
         return found is None
 
@@ -163,7 +163,7 @@ class Accounts:
 
     @contextlib.asynccontextmanager
     async def _counted(self, bounds: list[Bound]) -> AsyncIterator[None]:
-        """Count an attempt, unless it fails for another reason than the limits."""
+        """Count an attempt; do not count it if it fails for another reason than the limits."""
         begun = await self._attempts.begin(bounds) if bounds else ()
         try:
             yield

@@ -19,7 +19,7 @@ T = TypeVar("T")
 
 #: Seconds for which another process may hold the write lock of the file.
 _BUSY_SECONDS = 5.0
-#: Columns that files of earlier versions lack, and the values of rows from then.
+#: Columns that files of earlier versions lack, and the values for their rows.
 _ADDED = (
     ("accounts_users", "id", "TEXT NOT NULL DEFAULT ''", "UPDATE accounts_users SET id = name WHERE id = ''"),
     ("accounts_rooms", "owner", "TEXT NOT NULL DEFAULT ''", ""),

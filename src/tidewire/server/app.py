@@ -90,7 +90,7 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
 
 
 def _add_objects(app: FastAPI, settings: Settings, namespaces: Namespaces, origins: Origins) -> Logins:
-    """Put into the state of the application what its routes need; return the logins."""
+    """Put the objects that routes need into the state of the application; return the logins."""
     options = OptionsByName(CHANNELS)
     options.prefer(namespaces.options, namespaces.pattern)
     app.state.settings = settings
@@ -106,7 +106,7 @@ def _add_objects(app: FastAPI, settings: Settings, namespaces: Namespaces, origi
 
 def _add_routes(app: FastAPI, settings: Settings, logins: Logins) -> None:
     hub, authority = app.state.hub, app.state.authority
-    # sockets first: a newcomer's path is compared with every route before its own
+    # WebSockets first: the path of a newcomer is compared with every route before its own
     app.include_router(chat_socket.router)
     if settings.serves_tutorial:
         app.include_router(tutorial.router, include_in_schema=False)
@@ -140,7 +140,7 @@ async def _away(request: Request, error: Exception) -> Response:
 
 
 async def _gone(request: Request, error: Exception) -> Response:
-    """Handle a client that goes in the middle of its request: no traceback, because it is no failure of ours."""
+    """Handle a client that disconnects in the middle of its request; no traceback, because nothing failed here."""
     return Response(status_code=400)
 
 

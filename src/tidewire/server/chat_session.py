@@ -72,7 +72,7 @@ def check_room(name: str) -> str:
 
 
 def claimed(offset: int, epoch: str) -> Position:
-    """Return the position at which a client says it is; one that no store can have is beyond the newest."""
+    """Return the position that a client claims; an offset that no store can hold counts as beyond the newest."""
     return Position(min(offset, MAX_OFFSET), epoch)
 
 
@@ -95,7 +95,7 @@ class ChatSession:
         node = self._hub.node
         publishes = InFlight(node, self._connection.connection, "publishes_in_flight", waits=node.broker.waits)
         async for command in self._connection.iter_commands():
-            if isinstance(command, Chat):  # many wait for the store together
+            if isinstance(command, Chat):  # many clients wait for the store together
                 await publishes.put(self._answer(self.chat(command), command))
                 continue
             await publishes.wait()
@@ -228,16 +228,16 @@ class ChatSession:
         return "" if id_ is None else f"{self._user}:{id_}"
 
     async def _send_inbox(self, since: Position | None) -> None:
-        """Send what was sent to the user, in pages: each is read when the client has taken the one before."""
+        """Send the user's private messages, in pages: each is read when the client has taken the one before."""
         at, has_more = since, True
         while has_more:
             message, at, has_more = await self._read_inbox(at, is_recovery=since is not None)
             sending = self._connection.send(message)
-            del message  # while the client takes it, it is held once
+            del message  # while the client takes it, only one copy is in memory
             await sending
 
     async def _read_inbox(self, since: Position | None, *, is_recovery: bool) -> tuple[WireMessage, Position, bool]:
-        """Return a page of what was sent to the user, the position that it reaches, and whether more comes after it."""
+        """Return a page of the user's private messages, the position that it reaches, and whether there are more."""
         node, channel = self._hub.node, personal(self._user)
         asked = HistoryRequest(channel, node.options.of(channel).retention, since)
         page = await node.history.read(asked, most=node.limits.reply_bytes)

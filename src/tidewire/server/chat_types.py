@@ -1,4 +1,4 @@
-"""The messages of the chat as clients get them: what the protocol adds on the way out is a field here.
+"""The messages of the chat as clients get them, with the fields that the protocol adds on the way out.
 
 They are the types of the AsyncAPI document, and of the chat's page; the dialect itself is `protocols/chat.py`.
 """
@@ -27,7 +27,7 @@ class ShownPrivateMessage(chat.PrivateChatMessage, frozen=True, kw_only=True, ta
 
 
 class ShownForeign(chat.Foreign, frozen=True, kw_only=True, tag="publication"):
-    """Something else that was published in a room; `data` is a text or the JSON that it is."""
+    """Something else that was published in a room; `data` is a text, or JSON."""
 
     data: Any
 
@@ -39,7 +39,7 @@ class ShownHistory(chat.History, frozen=True, kw_only=True, tag="history"):
 
 
 class ShownEarlier(chat.EarlierMessages, frozen=True, kw_only=True, tag="earlier"):
-    """The messages before another one, oldest first; `more`: there is something before that."""
+    """The messages before another one, oldest first; `more`: there are still older ones."""
 
     messages: list[ShownMessage | chat.System | ShownForeign]  # type: ignore[assignment]
 
@@ -50,7 +50,7 @@ class ShownInbox(chat.Inbox, frozen=True, kw_only=True, tag="inbox"):
     messages: list[ShownPrivateMessage]  # type: ignore[assignment]
 
 
-#: All that a client may be sent.
+#: All messages that a client may be sent.
 SHOWN = (
     ShownHistory
     | ShownInbox

@@ -36,8 +36,8 @@ class ClientTable(BaseModel):
     insecure: bool = False
     allow_anonymous_connect_without_token: bool = False
     disallow_anonymous_connection_tokens: bool = False
-    #: Users of the server's own accounts may connect too; None: unless signing up is open and your application signs
-    #: tokens, because then a stranger could sign up with the name of one of your users.
+    #: Users of the server's own accounts may connect too; None: yes, unless signing up is open and your application
+    #: signs tokens, because then a stranger could sign up with the name of one of your users.
     allow_accounts: bool | None = None
     token: TokenTable = TokenTable()
     subscription_token: SubscriptionTokenTable = SubscriptionTokenTable()

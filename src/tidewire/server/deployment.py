@@ -20,12 +20,12 @@ __all__ = ("Finding", "judge")
 
 #: Bytes that an idle connection needs, and descriptors that a worker needs beside its connections.
 _CONNECTION, _DESCRIPTORS = 45 * 1_024, 100
-#: Characters of a key that cannot be guessed, and the days before its end in which a certificate is spoken of.
+#: Characters of a key that cannot be guessed, and the days before a certificate expires from which on it is reported.
 _KEY, _DAYS = 32, 14
 
 
 class Finding(msgspec.Struct, frozen=True):
-    """One thing to change. It is `serious` if somebody may get in, get out more than is his, or nobody can connect."""
+    """One thing to change; `serious` if strangers may get in, users may read others' data, or nobody can connect."""
 
     about: str
     text: str
@@ -33,13 +33,13 @@ class Finding(msgspec.Struct, frozen=True):
 
 
 def judge(settings: Settings, config: Path | None = None) -> list[Finding]:
-    """Return what to change, the serious things first; `config` is the file that the settings were read from."""
+    """Return the findings, serious ones first; `config` is the file that the settings were read from."""
     found = [*_doors(settings), *_tls(settings), *_limits(settings), *_files(settings, config)]
     return sorted(found, key=lambda finding: not finding.serious)
 
 
 def _doors(settings: Settings) -> Iterator[Finding]:
-    """Judge the doors: origins, keys, proxies."""
+    """Judge access: origins, keys, proxies."""
     is_open, api, token = not settings.is_loopback, settings.http_api, settings.client.token
     if "*" in (settings.allowed_origins or ()):
         yield Finding(

@@ -12,9 +12,9 @@ from tidewire.server.page_authority import PLAYGROUND
 
 __all__ = ("described",)
 
-_WITHOUT = "Channels whose name has no namespace; `[channel.without_namespace]` in tidewire.toml says who may do what."
-_NAMED = "`[[channel.namespaces]]` in tidewire.toml says who may do what."
-_PLAYGROUND = "For the tutorial, and to try something: everybody who sees this server's pages may do everything."
+_WITHOUT = "Channels whose name has no namespace; `[channel.without_namespace]` in tidewire.toml has their permissions."
+_NAMED = "`[[channel.namespaces]]` in tidewire.toml has their permissions."
+_PLAYGROUND = "For the tutorial, and for experiments: everybody who can open this server's pages may do everything."
 
 
 _CHAT = ChannelDescription(
@@ -47,7 +47,7 @@ def _channel(address: str, namespace: Namespace) -> ChannelDescription:
 
 
 def _permissions(namespace: Namespace) -> str:
-    """Return who may do what, in a line."""
+    """Return the permissions of clients, in one line."""
     able: dict[str, list[str]] = {_subscribing(namespace): ["subscribe"]}
     for action in Action:
         able.setdefault(_who(namespace, action), []).append(action.value)

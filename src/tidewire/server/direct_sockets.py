@@ -1,8 +1,8 @@
-"""A shorter way to WebSockets of a FastAPI application, where FastAPI has nothing to do for them but find the endpoint.
+"""A shorter way to the WebSocket endpoints of a FastAPI application, where FastAPI does nothing but find the endpoint.
 
-The first two WebSockets of a path go the application's whole way. The route that the second finds there is judged, and
-holds for some seconds for others of the same path: no middleware, no search for a route and no dependencies are run for
-them. Where each client has a path of its own, nothing is judged.
+The first two WebSockets of a path go through the whole application. The route that the second one finds is judged. If
+it qualifies, others of the same path go straight to its endpoint for some seconds, without middleware, the search for a
+route and dependencies. Where each client has a path of its own, nothing is judged.
 """
 
 from __future__ import annotations
@@ -31,8 +31,8 @@ from tidewire.server.same_site import SameSite
 
 __all__ = ("DirectSockets",)
 
-#: Seconds for which a way holds; how many paths have one at most, each may name a channel; and how many characters such
-#: a path has at most: clients invent them.
+#: Seconds for which a way holds; the most paths that have one, because each may name a channel; and the most characters
+#: of such a path, because clients invent them.
 _HELD_SECONDS = 10.0
 _PATHS = 1_000
 _PATH_LENGTH = 500
@@ -40,15 +40,15 @@ _PATH_LENGTH = 500
 _BLIND: frozenset[Any] = frozenset(
     class_.__call__ for class_ in (SameSite, CORSMiddleware, GZipMiddleware, BaseHTTPMiddleware)
 )
-#: The notes of an application in a scope that are the same for all of one path, beside its parameters.
+#: The entries that an application adds to a scope, the same for all of one path, beside its parameters.
 _FOUND = ("app", "router", "route", "endpoint", "starlette.exception_handlers")
-#: Routes that take no WebSocket, and all that look at nothing of one but its path.
+#: Routes that take no WebSocket, and all routes that look at nothing but the path of a WebSocket.
 _FOR_HTTP = (Route, APIRoute)
 _BY_PATH = (*_FOR_HTTP, WebSocketRoute, APIWebSocketRoute, Mount)
 
 
 class _Way(NamedTuple):
-    """The endpoint of a path, how it is called, and what the application has found."""
+    """The endpoint of a path, how it is called, and what the application has put into the scope."""
 
     endpoint: Callable[..., Awaitable[None]]
     #: The name of the parameter that takes the WebSocket, and the values of the others.
@@ -59,10 +59,10 @@ class _Way(NamedTuple):
 
 
 class DirectSockets:
-    """An ASGI application around one of FastAPI, which calls endpoints of WebSockets itself where that is the same.
+    """An ASGI application around one of FastAPI, which calls WebSocket endpoints itself where the result is the same.
 
-    It is for an endpoint that takes the WebSocket and texts of its path alone, whose route and routers have no
-    dependencies, behind nothing that looks at WebSockets. Exceptions are answered as the application answers them.
+    That is so if the endpoint takes only the WebSocket and texts of its path, its route and routers have no
+    dependencies, and no middleware looks at WebSockets. Exceptions are answered as the application answers them.
     """
 
     def __init__(self, app: FastAPI) -> None:
@@ -83,7 +83,7 @@ class DirectSockets:
         return self._app(scope, receive, send)
 
     async def _explore(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Go the whole way. It is judged in the next turn of the loop: nothing waits before the route is found."""
+        """Go through the whole application; judge its route in the next turn of the loop, by which it is found."""
         asyncio.get_running_loop().call_soon(self._remember, scope["path"], scope)
         await self._app(scope, receive, send)
 
@@ -96,9 +96,10 @@ class DirectSockets:
         self._ways[path] = until, way
 
     def _judge(self, path: str, scope: Scope) -> _Way | None:
-        """Return the short way to the endpoint that the whole one has found; None where that does more than find it.
+        """Return the short way to the endpoint that the application found, or None where it does more than find it.
 
-        The endpoint has begun, and may have changed the scope, or passed it on to other routes: it is matched anew.
+        The route is matched anew, because the endpoint has begun and may have changed the scope or passed it on to
+        other routes.
         """
         app, route = self._app, scope.get("route")
         if (
@@ -130,7 +131,7 @@ class DirectSockets:
 
 
 async def _answer(error: Exception, socket: WebSocket, receive: Receive, send: Send) -> None:
-    """Answer an exception as the application does: its handlers get the endpoint's WebSocket, or what is left of it."""
+    """Answer an exception as the application does: its handlers get the endpoint's WebSocket in its current state."""
 
     async def fail(session: WebSocket) -> None:
         vars(session).update(vars(socket))
@@ -141,7 +142,7 @@ async def _answer(error: Exception, socket: WebSocket, receive: Receive, send: S
 
 
 def _is_untouched(app: FastAPI) -> bool:
-    """Return whether an application does nothing to a WebSocket on the way to its routes, which go by the path."""
+    """Return whether an application does nothing to a WebSocket before its routes, which look at the path alone."""
     return (
         not app.debug
         and "build_middleware_stack" not in vars(app)
@@ -170,7 +171,7 @@ def _methods_on_the_way() -> tuple[tuple[Callable[..., Any], str], ...]:
 
 
 def _is_plain(route: APIWebSocketRoute) -> bool:
-    """Return whether a route does nothing but call its endpoint: applications may have put something in between."""
+    """Return whether a route does nothing but call its endpoint; an application may have put something in between."""
     dependant = route.dependant
     return (
         not route.dependencies
@@ -182,12 +183,12 @@ def _is_plain(route: APIWebSocketRoute) -> bool:
 
 
 def _is_own(function: Callable[..., Any], module: str) -> bool:
-    """Return whether a method is the one of its library: programs that watch applications put others in place."""
+    """Return whether a method is still that of its library; monitoring programs replace some."""
     return type(function) is FunctionType and function.__module__ == module and not hasattr(function, "__wrapped__")
 
 
 def _go_by_path(routes: Iterable[BaseRoute]) -> bool:
-    """Return whether routes, those of included routers too, look at nothing of a WebSocket but its path."""
+    """Return whether all routes, those of included routers too, look only at the path of a WebSocket."""
     for route in routes:
         router = getattr(route, "original_router", None)
         if router is None and type(route) not in _BY_PATH:

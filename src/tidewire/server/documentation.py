@@ -15,7 +15,7 @@ _ORDER = ("", "tutorial", "doors", "howto", "reference", "explanation", "decisio
 
 
 def documentation() -> dict[str, Path]:
-    """Return the files by their names, such as "howto/redis", as they are read; none if there are no pages here."""
+    """Return the files by their names, such as "howto/redis", in reading order; none if there are no pages here."""
     folder = next((place for place in _PLACES if place.is_dir()), None)
     if folder is None:
         return {}

@@ -30,7 +30,7 @@ class Logins:
     __slots__ = ("_accounts", "_tokens")
 
     def __init__(self, tokens: Callable[[], Tokens], accounts: Accounts) -> None:
-        self._tokens = tokens  # the key is read when the server starts, and not before
+        self._tokens = tokens  # the key is not read before the server starts
         self._accounts = accounts
 
     async def identify(self, token: str) -> Identity | None:

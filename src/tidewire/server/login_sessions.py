@@ -29,7 +29,7 @@ class User(msgspec.Struct, frozen=True):
 
 
 class LoginSession(msgspec.Struct, frozen=True):
-    """One login; times are in seconds since 1970, `device` describes the program that logged in."""
+    """One login; times are in seconds since 1970, and `device` describes the program that logged in."""
 
     id: str
     created: float

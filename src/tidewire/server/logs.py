@@ -14,13 +14,13 @@ from tidewire.support.log_ids import LogIds, log_ids_of
 __all__ = ("Clean", "configure", "harmless", "redacted", "without_secrets")
 
 _TOKEN = re.compile(r"([?&](?:(?:access_)?token|api_key|cf_connect)=)[^&\s\"']+")
-#: A message with one keeps its lines: servers put the traceback of a failed start into the message itself.
+#: The beginning of a traceback: servers put that of a failed start into the message itself, which keeps its lines.
 _TRACEBACK = "Traceback (most recent call last):\n"
 _FORMAT = "%(asctime)s %(levelname)s [%(process)d] %(name)s: %(message)s"
 
 
 def harmless(text: str) -> str:
-    """Return a text with everything escaped that a terminal does not just print."""
+    """Return a text in which all characters that control a terminal are escaped."""
     if text.isprintable():
         return text
     return "".join(
@@ -51,12 +51,12 @@ class Clean(logging.Filter):
 
 
 def _indented(text: str) -> str:
-    """Escape each line of a text by itself, and indent those behind the first: none looks like a record of its own."""
+    """Escape each line of a text, and indent all but the first, so that none looks like a record of its own."""
     return "\n  ".join(map(harmless, text.split("\n")))
 
 
 class _Formatter(logging.Formatter):
-    """Names the span, indents the lines of a traceback, and cleans them as messages: they may quote a client."""
+    """Names the span, and indents and cleans the lines of a traceback, because they may quote a client."""
 
     def formatMessage(self, record: logging.LogRecord) -> str:
         return super().formatMessage(record) + "".join(f" {name}={id}" for name, id in log_ids_of(record).items())
@@ -101,7 +101,7 @@ class _WithoutNothing(logging.Filter):
 
 
 def configure(level: str, *, format: str = "text", access: bool = False) -> None:
-    """Send everything of this process to stderr as "text" or "json"; uvicorn's start and stop only when debugging."""
+    """Log everything of this process to stderr as "text" or "json", uvicorn's start and stop only when debugging."""
     name = level.upper()
     quiet = "DEBUG" if name == "DEBUG" else "WARNING"
     logging.config.dictConfig(

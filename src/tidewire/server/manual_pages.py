@@ -21,7 +21,7 @@ _AROUND = 80
 
 
 class Found(NamedTuple):
-    """A page that a search found, with the text around the first place."""
+    """A page that a search found, with the text around the first match."""
 
     name: str
     title: str
@@ -42,7 +42,7 @@ class Manual:
         return self._path if name == "README" else f"{self._path}/{name.removesuffix('/README')}"
 
     def html(self, name: str) -> str | None:
-        """Return a page; None: there is none of this name."""
+        """Return a page, or None if there is none of this name."""
         name = name if name in self._texts else f"{name}/README".removeprefix("/")
         if name not in self._texts:
             return None
@@ -52,12 +52,12 @@ class Manual:
             if token.children:
                 token.children = list(self._linked(token.children, posixpath.dirname(name)))
         html = str(self._markdown.renderer.render(tokens, self._markdown.options, {}))
-        for wide in ("pre", "table"):  # which scroll inside themselves, by keyboard too
+        for wide in ("pre", "table"):  # they scroll, by keyboard too
             html = html.replace(f"<{wide}>", f'<{wide} tabindex="0">')
         return html.replace("<th></th>", "<td></td>")  # a column without a title has no header to read out
 
     def search(self, words: str) -> list[Found]:
-        """Return the pages that have all words, those that have them most first."""
+        """Return the pages that have all words, the most matches first."""
         wanted = words.lower().split()
         if not wanted:
             return []

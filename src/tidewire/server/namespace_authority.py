@@ -35,11 +35,11 @@ class AccountTokens(Protocol):
     """Verifies the tokens that the server's own login issues."""
 
     async def identify(self, token: str) -> Identity | None:
-        """Return whose token it is, or None when it is not one of ours; raises TokenExpired, TemporaryFailure."""
+        """Return the identity in a token, or None if it is not one of ours; raises TokenExpired, TemporaryFailure."""
 
 
 class NamespaceAuthority(Authority):
-    """Admits clients with a token of the application or of the server's login; namespaces decide what they may do.
+    """Admits clients with a token of the application or of the server's login; namespaces decide on their permissions.
 
     Raises ConfigurationError for keys and names that cannot work.
     """

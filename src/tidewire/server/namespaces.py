@@ -31,9 +31,9 @@ __all__ = (
 
 _UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3_600.0}
 _PART = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h)")
-#: The namespaces of the chat and of the tutorial, which no client protocol and no API may reach.
+#: The namespaces of the chat and of the tutorial, which cannot be reached by a client protocol or the API.
 _OF_THE_SERVER = ("room", "events", "tutorial")
-#: Names of the server itself, which its pages rely on and a configuration must not replace.
+#: Names of the server itself, which a configuration must not replace because its pages rely on them.
 RESERVED = (*_OF_THE_SERVER, "playground")
 #: Channel names whose options are cached.
 _REMEMBERED = 10_000
@@ -52,7 +52,7 @@ def _seconds(value: object) -> object:
 Duration = Annotated[float, BeforeValidator(_seconds), Field(ge=0, allow_inf_nan=False)]
 
 
-#: The history of a map where its table says nothing else: how far a client that was away is told the changes alone.
+#: The default history of a map, within which a client that was away gets the changes alone.
 _STREAM_SIZE, _STREAM_SECONDS = 1_000, 86_400.0
 
 
@@ -61,9 +61,9 @@ class MapTable(BaseModel):
 
     model_config: ClassVar[ConfigDict] = ConfigDict(extra="forbid", frozen=True)
 
-    #: `ephemeral`: a client that was away is given all entries anew, not the changes that it missed.
+    #: `ephemeral`: a client that was away gets all entries anew, instead of the changes that it missed.
     mode: Literal["", "ephemeral", "recoverable", "persistent"] = ""
-    #: How long an entry stays that nobody sets again (0: for ever).
+    #: Seconds after which an entry expires that is not set again (0: never).
     key_ttl: Duration = 0.0
     #: The changes that are kept, and for how long.
     stream_size: int = Field(default=0, ge=0)
@@ -72,7 +72,7 @@ class MapTable(BaseModel):
     meta_ttl: Duration = 0.0
     #: An entry that a client sets leaves with it.
     remove_client_on_unsubscribe: bool = False
-    #: The key of all that a client sets, instead of the one that it names.
+    #: The key of every entry that a client sets, instead of the one that it names.
     client_key: Literal["", "client_id", "user_id"] = ""
     allow_publish_for_client: bool = False
     allow_publish_for_subscriber: bool = False
@@ -121,16 +121,16 @@ class Namespace(BaseModel):
     allow_without_subscribe: bool = False
     #: The names that clients use (without the namespace) must match it.
     channel_regex: str = ""
-    #: Publications are not kept: they go to the subscribers that are there.
+    #: Publications are not kept; only current subscribers get them.
     ephemeral: bool = False
-    #: Clients subscribe to a channel as to a map, of what is set, or of the members of another channel.
+    #: Clients subscribe to a channel as to a map: of the entries that are set, or of the members of another channel.
     subscription_type: Literal["", "stream", "map", "map_clients", "map_users"] = ""
     #: The options of a map; true is all defaults, and the type `map`.
     map: bool | MapTable = False
-    #: The beginnings of the names of maps, which go on with a channel's own, of its connections and of its users.
+    #: The prefixes of the names of two maps of a channel's members: by connection, and by user.
     map_clients_presence_channel_prefix: str = ""
     map_users_presence_channel_prefix: str = ""
-    #: Over which SDKs join what they set under one key of a map.
+    #: The time over which SDKs join the changes to one key of a map.
     client_publish_debounce_interval: Duration = 0.0
     #: The policy for slow subscribers.
     slow: Literal["disconnect", "latest", "drop"] = "disconnect"
@@ -228,7 +228,7 @@ class Namespace(BaseModel):
         name = f"allow_{action.value}_for_{to}"
         table = self.map if self.is_map and isinstance(self.map, MapTable) else None
         granted: bool = getattr(self, name, False) or getattr(table, name, False)
-        if action is Action.REMOVE and table is None:  # of a map that has no table, one who sets entries removes them
+        if action is Action.REMOVE and table is None:  # a client that may set entries may remove them
             return self._grants(Action.PUBLISH, to)
         return granted
 
@@ -280,14 +280,14 @@ class Namespaces:
         return found
 
     def options(self, channel: str) -> ChannelOptions | None:
-        """Return the options of a channel, or None for a name that is nobody's."""
+        """Return the options of a channel, or None for a name that belongs to no namespace."""
         try:
             return self.find(channel)[1]
         except (UnknownChannel, BadRequest):
             return None
 
     def pattern(self, channel: str) -> str:
-        """Return the pattern of the channels that a channel's options hold for: its namespace, or none."""
+        """Return the pattern of the channels that share a channel's options: its namespace, or none."""
         name, boundary, _ = channel.removeprefix("$").partition(":")
         return f"{name}:*" if boundary else "*"
 

@@ -1,7 +1,7 @@
 """Permissions of the server's own pages over `/connection/…`.
 
 A page names itself when it connects, and may use the channels of that page and no others. So a page needs nothing from
-the configuration, and gives nobody what the configuration does not.
+the configuration, and gives nobody permissions that the configuration withholds.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ __all__ = ("LOCAL", "PLAYGROUND", "PageAuthority", "with_playground")
 
 #: The context of a connection from this machine (loopback.is_local).
 LOCAL = "local"
-#: Where readers of the tutorial try out channels: everybody who sees the page may do everything in a channel after
-#: subscribing to it, and joins and leaves are pushed.
+#: The channels in which readers of the tutorial try things: everybody who can open the page may do everything in a
+#: channel after subscribing to it, and joins and leaves are pushed.
 PLAYGROUND = NamedNamespace(
     name="playground",
     history_size=100,
@@ -137,7 +137,7 @@ class PageAuthority(NamespaceAuthority):
 
 
 def _hello(data: bytes) -> PageHello:
-    """Return the connect data if it is that of a page of ours; other clients may send anything."""
+    """Return the connect data if it is that of a page of the server; other clients may send anything."""
     try:
         return _decode(data)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):

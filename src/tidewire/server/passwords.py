@@ -1,4 +1,4 @@
-"""Passwords: their hashes, and fair turns at the processor for everybody who waits for one."""
+"""Passwords: their hashes, and fair turns at the processor for all that wait for one."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ __all__ = ("FairTurns", "Passwords", "WeakPassword", "check_password", "verify_p
 _PASSWORD_LENGTH = range(8, 1_025)
 #: Argon2id as OWASP's password storage cheat sheet has it: 19 MiB, two passes, one thread.
 _HASHER = PasswordHash((Argon2Hasher(time_cost=2, memory_cost=19_456, parallelism=1),))
-#: Hashes at a time, so that a flood of logins leaves the event loop a core.
+#: Hashes that are computed at a time, so that a flood of logins leaves the event loop a core.
 _HASHING = 2
 #: Seconds after which a login that found no place may try again.
 _AGAIN_SECONDS = 5.0
@@ -52,7 +52,7 @@ class Passwords:
     """Hashes and verifies passwords in threads, a few at a time, in fair turns.
 
     A turn is for a path such as ("login", network, name): kinds take turns, then the networks of a kind, then the names
-    of a network, so that nobody waits behind the flood of another. Raises TooManyAttempts when too many wait.
+    of a network, so that a flood delays only those who make it. Raises TooManyAttempts when too many wait.
     """
 
     def __init__(self, waiting: int) -> None:
@@ -129,7 +129,7 @@ class _Branch:
 
 
 class FairTurns:
-    """`slots` at a time; of those that wait, each part of a path takes turns with its siblings."""
+    """Lets `slots` waiters work at a time; each part of a path takes turns with its siblings."""
 
     def __init__(self, slots: int, waiting: int) -> None:
         self._free = slots

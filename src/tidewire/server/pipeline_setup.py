@@ -41,7 +41,7 @@ def server_pipelines(settings: Settings, hub: Hub) -> Pipelines:
 
 
 def default_pipeline(settings: Settings, pipelines: Pipelines, sample: str) -> str:
-    """Return the pipeline that is meant for a sample. Raises BadStart for a sample of which nothing is known."""
+    """Return the default pipeline for a sample. Raises BadStart for an unknown sample."""
     if settings.pipelines.default is not None:
         return settings.pipelines.default
     try:

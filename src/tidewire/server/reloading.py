@@ -25,7 +25,7 @@ def serve_reloading(job: Job, listener: socket.socket) -> None:
     """Serve until SIGTERM or SIGINT in a process of its own, replaced at each change that uvicorn's reloader sees."""
     settings = job.settings
     logs.configure(settings.log_level, format=settings.log_format)
-    if "drain_seconds" not in job.limits:  # a developer does not wait for clients that come back
+    if "drain_seconds" not in job.limits:  # a developer does not wait for clients to drain
         limits = msgspec.structs.replace(settings.limits, drain_seconds=0.0)
         given = {**job.limits, "drain_seconds": 0.0}
         job = msgspec.structs.replace(job, settings=settings.model_copy(update={"limits": limits}), limits=given)

@@ -1,4 +1,4 @@
-"""Small bodies of requests, as JSON or as a form, read so that no error shows what a person typed."""
+"""Small bodies of requests, as JSON or as a form, read so that no error quotes the input of a person."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The rooms of the chat: whose they are, and when they end."""
+"""The rooms of the chat: their owners, and when they end."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _USED_SECONDS = 60.0
 
 
 class UnusedRoom(msgspec.Struct, frozen=True):
-    """A room that nobody has joined of late: its number in the order of rooms, and when it was used."""
+    """A room that nobody has joined recently: its number in the order of rooms, and the time of its last use."""
 
     number: int
     name: str
@@ -76,7 +76,7 @@ class RoomTable:
         return [name for (name,) in rows]
 
     async def unused(self, seconds: float, *, after: int = 0, most: int = -1) -> list[UnusedRoom]:
-        """Return rooms that nobody has joined for so many seconds, the oldest first; those after a number alone."""
+        """Return rooms after a number that nobody has joined for so many seconds, the oldest first."""
         now = self._clock()
         statement = "SELECT id, name, used FROM accounts_rooms WHERE used <= ? AND id > ? ORDER BY id LIMIT ?"
         values = (now - seconds, after, most)

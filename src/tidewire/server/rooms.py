@@ -1,4 +1,4 @@
-"""The list of rooms with their users, read once for all clients of a second; and the end of unused rooms."""
+"""The list of rooms with their users, read once a second for all clients; and the end of unused rooms."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ logger = logging.getLogger("tidewire")
 
 #: Rooms in a list, the oldest first.
 _LISTED = 1_000
-#: Seconds for which a list is good, unless a room of this process changes.
+#: Seconds for which a list is used again, unless a room of this process changes.
 _FRESH_SECONDS = 1.0
 #: Seconds between two looks for unused rooms, how many are looked at, and how long an empty one stays.
 _SWEEP_SECONDS, _SWEPT, _EMPTY_SECONDS = 60.0, 100, 3_600.0
@@ -40,7 +40,7 @@ class RoomDirectory:
             self.changed()
 
     def changed(self) -> None:
-        """Read the list again at the next request: somebody came or went."""
+        """Read the list again at the next request, because somebody joined or left."""
         self._fresh_until = 0.0
 
     async def entries(self) -> list[RoomEntry]:

@@ -137,7 +137,7 @@ class Settings(BaseSettings):
     accounts: Path | None = None
     #: The key that signs tokens, made at first start; None: the accounts file with `.key` added.
     key_file: Path | None = None
-    #: How long a token is good for.
+    #: How long a token is valid.
     token_seconds: float = Field(604_800.0, gt=0, allow_inf_nan=False)
     #: Strangers may make an account.
     signup: bool = True

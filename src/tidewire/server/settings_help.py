@@ -17,7 +17,7 @@ _SHARED = (
     'not needed, because one URL says where messages are kept; set broker = "redis://…", "nats://…" or another URL'
 )
 
-#: By the beginning of a setting's name; the longest one that fits counts.
+#: Hints by the beginning of a setting's name; the longest beginning that fits counts.
 _HINTS = {
     "admin": "not needed, because /admin is always there, with the key of http_api.key; leave it out",
     "broker.": 'one URL names the store: broker = "redis://…"',
@@ -48,7 +48,7 @@ _HINTS = {
     "client.expired_close_delay": "write limits.expiry_grace_seconds",
     "client.expired_sub_close_delay": "write limits.expiry_grace_seconds",
     "client.history_max_publication_limit": "write limits.history_messages",
-    "client.insecure_skip_token_signature_verify": "not supported, because then anybody is anybody",
+    "client.insecure_skip_token_signature_verify": "not supported, because then everybody could connect as any user",
     "client.map_": "not needed, because a client is given at most 1,000 entries at once",
     "client.ping_interval": "write limits.ping_seconds",
     "client.pong_timeout": "write limits.protocol_pong_seconds",
@@ -115,7 +115,7 @@ def hint_for(setting: str) -> str | None:
 
 
 def centrifugo_variables(names: Iterable[str], known: Collection[str]) -> Iterator[str]:
-    """Yield a warning for each variable that Centrifugo would read, with and what to write; others are anybody's."""
+    """Yield a warning for each variable that Centrifugo would read, with its replacement; others are left alone."""
     of_variables = {_variable(name): name for name in _HINTS} | {_variable(name): name for name in known}
     for name in sorted(names):
         rest = name.removeprefix("CENTRIFUGO_")

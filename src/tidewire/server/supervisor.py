@@ -1,6 +1,6 @@
 """Keeps several workers on one listening socket.
 
-Replaces those that die or freeze; SIGTERM lets them drain and ends, SIGHUP replaces them one after another.
+Workers that die or freeze are replaced. SIGTERM lets all drain and ends; SIGHUP replaces them one after another.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ class _Worker:
         return cls(process, reader, writer)
 
     async def watch(self, silence: float) -> None:
-        """Return when the process has ended; kill it when it says nothing for so many seconds."""
+        """Return when the process has ended; kill it when it is silent for so many seconds."""
         report = b""
         try:
             while data := await self._read(silence):
@@ -115,7 +115,7 @@ class Supervisor:
         self._failure: Exception | None = None
 
     async def run(self) -> None:
-        """Return after SIGTERM or SIGINT, when every worker has ended. Raises what keeps workers from starting."""
+        """Return after SIGTERM or SIGINT, when every worker has ended. Raises the reason when no worker can start."""
         loop = asyncio.get_running_loop()
         for signum in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(signum, self._stop.set)

@@ -1,4 +1,4 @@
-"""Tokens that say who somebody is: JWT (RFC 7519), signed with a key that is made at first start and never shown."""
+"""Tokens that identify users: JWT (RFC 7519), signed with a key that is made at first start and never shown."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ __all__ = ("Claims", "ExpiredToken", "InvalidToken", "Login", "Tokens", "identif
 _ALGORITHM, _ISSUER, _DEVICE_ISSUER = "HS256", "tidewire", "tidewire-device"
 #: Characters of a token.
 _TOKEN_SIZE = 8_192
-#: Bytes of a key: what HMAC-SHA-256 wants at least (RFC 7518 section 3.2).
+#: Bytes of a key: the least that HMAC-SHA-256 wants (RFC 7518 section 3.2).
 _KEY_BYTES = 32
 #: Seconds for which a browser is known as a device of a user.
 _DEVICE_SECONDS = 31_536_000
@@ -73,7 +73,7 @@ class Tokens:
 
     @property
     def seconds(self) -> float:
-        """The seconds for which a login is good."""
+        """The seconds for which a login is valid."""
         return self._seconds
 
     def issue(self, user: str, session: LoginSession) -> str:
@@ -83,7 +83,7 @@ class Tokens:
         return jwt.encode(claims, self._key, algorithm=_ALGORITHM)
 
     def issue_device(self, user: str) -> str:
-        """Return what a browser keeps to be known as a device of a user; it admits nobody by itself."""
+        """Return the token by which a browser is known as a device of a user; it does not log in."""
         claims = {"sub": user, "jti": secrets.token_urlsafe(16), "iss": _DEVICE_ISSUER}
         return jwt.encode(claims | {"exp": int(time.time()) + _DEVICE_SECONDS}, self._key, algorithm=_ALGORITHM)
 
@@ -112,7 +112,7 @@ class Tokens:
                 self._key,
                 algorithms=[_ALGORITHM],
                 issuer=issuer,
-                # A token from before a clock was set back is as good as any other.
+                # A token that was issued before a clock was set back is as valid as any other.
                 options={"require": required, "verify_iat": False},
             )
         except jwt.ExpiredSignatureError:
@@ -161,7 +161,7 @@ def _make_key(path: Path) -> None:
             file.write(secrets.token_hex(_KEY_BYTES) + "\n")
             file.flush()
             os.fsync(file.fileno())
-        # A link never replaces: of several processes one wins, and all read what that one wrote.
+        # A link never replaces a file: of several processes one wins, and all read that one's key.
         with contextlib.suppress(FileExistsError):
             os.link(draft, path)
     finally:

@@ -56,7 +56,7 @@ _GC_THRESHOLDS = (700, 2, 3_500)
 #: Shorter than Python's default, so that the thread of a store soon gets its turn beside a busy event loop.
 _SWITCH_SECONDS = 0.0005
 
-#: Browsers that have been here by TLS come by nothing else for half a year (RFC 6797).
+#: Browsers that have connected by TLS use nothing else for half a year (RFC 6797).
 _ONLY_TLS = ("Strict-Transport-Security", "max-age=15768000")
 
 #: The address of a peer that has none.

@@ -1,4 +1,4 @@
-"""The work of a server, as a supervisor tells it to a worker; a supervisor loads nothing that only workers need."""
+"""The job that a supervisor gives a worker; a supervisor loads nothing that only workers need."""
 
 from __future__ import annotations
 

@@ -24,7 +24,7 @@ _ON = (
 )
 _OFF = (
     '<p class="lead">The HTTP API is off: set <code>http_api.key</code> in <code>tidewire.toml</code>, or '
-    "<code>TIDEWIRE_HTTP_API__KEY</code>. This is what it does then.</p>"
+    "<code>TIDEWIRE_HTTP_API__KEY</code>. Its calls are below.</p>"
 )
 
 

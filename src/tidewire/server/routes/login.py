@@ -80,7 +80,7 @@ async def login(request: Request, given: GivenCredentials) -> Response:
 
 @router.get("/signup")
 async def can_sign_up(request: Request) -> Response:
-    """Return whether people may sign up here, and whether nobody has yet."""
+    """Return whether people may sign up here, and whether the first account is still to be made."""
     accounts, _ = _services(request)
     allowed = request.app.state.settings.signup
     return JSONResponse({"allowed": allowed, "first": allowed and await accounts.is_empty()}, headers=NO_STORE)
@@ -90,7 +90,7 @@ async def can_sign_up(request: Request) -> Response:
 async def signup(request: Request, given: GivenCredentials) -> Response:
     """Create an account, and return the token of its first session."""
     if not request.app.state.settings.signup:
-        raise refusal(403, "signing up is switched off here; ask whoever runs this server for an account")
+        raise refusal(403, "signing up is switched off here; ask the operator of this server for an account")
     accounts, _ = _services(request)
     try:
         user = await accounts.add_user(given.username, given.password, network=_network(request))

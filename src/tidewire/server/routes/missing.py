@@ -1,4 +1,4 @@
-"""The page that a browser is shown where there is none; programs get JSON, as from every FastAPI application."""
+"""The 404 page for browsers; programs get JSON, as from every FastAPI application."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ __all__ = ("add_missing",)
 
 
 def add_missing(app: FastAPI, *, pages: Iterable[tuple[str, str]]) -> None:
-    """Answer 404 with a page that leads to the others where a browser asks for one."""
+    """Answer 404 with a page that links to the others if a browser asks."""
     text = page_of("missing.html", "").replace("{home}", "/").replace("<!-- pages -->", page_links(pages, ""))
 
     async def missing(request: Request, error: HTTPException) -> Response:

@@ -21,7 +21,7 @@ _CLOSED = "this is for the server's own machine while it listens on loopback alo
 def add_observers(app: FastAPI, hub: Hub, settings: Settings, pages: Iterable[tuple[str, str]]) -> None:
     """Serve metrics and the admin page to this machine while the server listens there alone, and for the key.
 
-    The playground is for this machine, whatever the key.
+    The playground is for this machine alone, with or without a key.
     """
     key = settings.http_api.key.get_secret_value()
 

@@ -67,7 +67,7 @@ class _Files(StaticFiles):
 
 
 class _Page:
-    """A page of `ui/` with the navigation over all pages, and what else its server fills in."""
+    """A page of `ui/` with the navigation over all pages, and the values that its server fills in."""
 
     def __init__(self, file: str, pages: Iterable[tuple[str, str]], path: str, python: str = "") -> None:
         text = (_UI / file).read_text(encoding="utf-8")
@@ -84,7 +84,7 @@ class _Page:
 
 
 def listed_pages(settings: Settings) -> list[tuple[str, str]]:
-    """Return the pages of a server, by name and address; those of whoever operates it on a loopback server only."""
+    """Return the pages of a server, by name and address; those for its operator only on a loopback server."""
     pages = [("Chat", "/")]
     pages += [("Pipelines", "/pipelines")] if settings.pipelines.enabled else []
     pages += [("Tutorial", "/tutorial")] if settings.serves_tutorial else []

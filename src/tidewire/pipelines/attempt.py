@@ -102,7 +102,7 @@ def _program(run: RunFacts, step: Step, facts: JobFacts, values: dict[str, str])
         if problem := program_problem(step, run.pipeline.folder):
             raise BadStart(problem)
         argv = [step.run[0], *(expand_argument(part, values) for part in step.run[1:])]
-        # an argument that is only an optional input that was not given is left out
+        # an argument that consists of an optional input is left out if that input was not given
         argv = [done for done, part in zip(argv, step.run, strict=True) if done or not part]
         more: dict[str, str] = {}
     else:

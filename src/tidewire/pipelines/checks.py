@@ -1,4 +1,4 @@
-"""Checks of inputs before a run starts: they must exist and look right; each error says how to mend it."""
+"""Checks of inputs before a run starts: they must exist and have the right form; each error says how to mend it."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def check_names(pipeline: Pipeline, given: Iterable[str]) -> None:
 
 
 def find_inputs(pipeline: Pipeline, sample: str, given: Mapping[str, Path], folder: Path | None) -> dict[str, Path]:
-    """Return the input files of a run: the given ones, others by name from the folder of inputs. Raises BadStart."""
+    """Return the input files of a run: those given, and others by name from the folder of inputs. Raises BadStart."""
     check_names(pipeline, given)
     found = {}
     for wanted in pipeline.inputs:
@@ -71,5 +71,5 @@ def _checked(wanted: Input, path: Path) -> Path:
         kind = kind_of(first)
         remedy = f"it is {kind}" if kind else "compress or rename it"
         raise BadStart(f"input {wanted.name!r} is no gzip file although it is named {name!r}; {remedy}")
-    # programs open the targets of links: their own names are those that a user knows
+    # programs open the targets of links, but a user knows the names of the links
     return Path(os.path.abspath(path))

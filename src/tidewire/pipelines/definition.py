@@ -24,7 +24,7 @@ _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
 
 class Progress(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """How far a program is: a regular expression, so many lines or bytes of output, or what it has read of an input."""
+    """The measure of a program's progress: a regular expression, lines or bytes of output, or its place in an input."""
 
     pattern: str = ""
     lines: int = 0
@@ -196,7 +196,7 @@ class Pipeline(msgspec.Struct, frozen=True):
         return next((step for step in self.steps if step.name == name), None)
 
     def shown(self, sample: str) -> list[str]:
-        """Return the names of the results that a browser may open in place, for one sample."""
+        """Return the names of one sample's results that a browser may open in place."""
         return [expand(template, {"sample": sample}) for template in self.show]
 
     def _check(self) -> None:
@@ -234,7 +234,7 @@ def _check_templates(step: Step, inputs: set[str]) -> None:
             )
     if step.progress.input and step.progress.input not in inputs:
         raise ConfigurationError(
-            f"step {step.name!r}: progress counts what is read of {step.progress.input!r}, which is no input; "
+            f"step {step.name!r}: progress counts the bytes read of {step.progress.input!r}, which is no input; "
             f"there are {', '.join(sorted(inputs)) or 'none'}"
         )
 

@@ -1,4 +1,4 @@
-"""The environment of programs: no variable of the server but those that are named."""
+"""The environment of programs: of the server's variables only those that are named."""
 
 from __future__ import annotations
 
@@ -19,5 +19,5 @@ def environment(passed: Iterable[str] = (), **more: str) -> dict[str, str]:
     """Return the environment of a program: some variables of this process, those that a step names, and more."""
     names = (*_PASSED, *passed)
     kept = {name: value for name, value in os.environ.items() if any(fnmatchcase(name, known) for known in names)}
-    # a Python program below the step would keep its output back until its end
+    # a Python program that the step starts would hold its output back until it ends
     return kept | {"PYTHONUNBUFFERED": "1"} | more

@@ -130,7 +130,7 @@ class Execution:
         return False
 
     async def _pause(self, step: Step, attempt: int, problem: str) -> None:
-        """Wait before the next attempt, and say so."""
+        """Wait before the next attempt, and report that."""
         seconds = min(step.retry_seconds * 2 ** (attempt - 1), _LONGEST_PAUSE)
         message = f"attempt {attempt} of {step.retries + 1} failed: {problem}; trying again in {seconds:g} s"
         state = self._reporter.run.step(step.name)

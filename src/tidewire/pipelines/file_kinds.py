@@ -1,4 +1,4 @@
-"""Names what a file is by its first bytes, for people who have the wrong one."""
+"""Names the kind of a file by its first bytes, for people who have given the wrong one."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ _KINDS = (
     (b"SQLite format 3", "a database (SQLite)"),
     (b"PAR1", "a table (Parquet)"),
     (b"\x93NUMPY", "an array of numpy"),
-    (b"\0\x05\x16\x07", "what a Mac stores beside a file; give the file without ._ before its name"),
+    (b"\0\x05\x16\x07", "a file that a Mac stores beside another one; give the file without ._ before its name"),
     (b"\0\0\xfe\xff", "text in UTF-32; save it as plain text (ASCII or UTF-8)"),
     (b"\xff\xfe\x00\x00", "text in UTF-32; save it as plain text (ASCII or UTF-8)"),
     (b"\xff\xfe", "text in UTF-16, with two bytes for each character; save it as plain text (ASCII or UTF-8)"),
@@ -90,7 +90,7 @@ def kind_of(first: bytes) -> str:
 
 
 def table_kind(line: bytes) -> str:
-    """Return what a file is whose first line is this, where it is a table: a sample sheet, or alignments; or ""."""
+    """Return the kind of a table by its first line, a sample sheet or alignments; "" for another file."""
     if line.translate(None, _TEXT_BYTES):
         return "no text, but data of another program; give the FASTQ file of the reads"
     cells = line.split(b"\t")
@@ -108,7 +108,7 @@ def _is_wide(first: bytes) -> bool:
 
 
 def _page_kind(text: bytes) -> str:
-    """Return what a server or a browser has saved in the place of a file."""
+    """Return the kind of a page or an answer that was saved in the place of a file."""
     again = "; the download has failed (a login, or a wrong address?): fetch the file again"
     if _HTML.match(text):
         return f"a web page (HTML){again}"

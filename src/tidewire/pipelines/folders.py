@@ -1,4 +1,4 @@
-"""The folder of a run, and the files in it that may be shown: never one outside of it."""
+"""The folder of a run, and the files in it that may be shown; files outside of it are never shown."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _FILES = 10_000
 
 
 class FileFacts(msgspec.Struct, frozen=True, omit_defaults=True):
-    """A file by its name inside a folder. `show`: a browser may open it in place. `problem`: why it cannot be had."""
+    """A file by its name inside a folder. `show`: a browser may open it in place. `problem`: why it cannot be read."""
 
     name: str
     size: int
@@ -79,8 +79,8 @@ class RunFolder:
 def list_files(folder: Path, *, within: Path | None = None) -> list[FileFacts]:
     """Return the files below a folder by name, at most 10,000.
 
-    Links lead to their files and folders; with `within` only to those below that folder. A file that cannot be had
-    is listed with its problem.
+    Links are resolved; with `within` only if they lead below that folder. A file that cannot be read is listed with its
+    problem.
     """
     found = []
     for name, path in _walk(folder, within):
@@ -115,7 +115,7 @@ def find_file(folder: Path, name: str, *, within: Path | None = None) -> Path | 
 
 
 def file_problem(path: Path, within: Path | None = None) -> str:
-    """Return why a file cannot be had, "" when it can."""
+    """Return why a file cannot be read; "" if it can."""
     try:
         kind = stat.S_IFMT(path.stat().st_mode)
         if kind not in (stat.S_IFREG, stat.S_IFDIR):
@@ -139,7 +139,7 @@ def _target(path: Path) -> str:
 
 
 def _walk(folder: Path, within: Path | None) -> Iterator[tuple[str, Path]]:
-    """Yield the files below a folder with their names; each folder once, whatever links lead to it."""
+    """Yield the files below a folder with their names; each folder once, even if several links lead to it."""
     seen: set[tuple[int, int]] = set()
     waiting = [folder]
     count = 0
@@ -172,7 +172,7 @@ def _is_folder(entry: os.DirEntry[str]) -> bool:
 
 
 def read_range(path: Path, start: int, limit: int) -> tuple[bytes, int, int]:
-    """Return bytes of a file, the position of the first one, and the file's size; a negative start: from its end."""
+    """Return bytes of a file, the position of the first, and the file's size; a negative start counts from the end."""
     try:
         with path.open("rb") as file:
             size = os.fstat(file.fileno()).st_size

@@ -13,7 +13,7 @@ __all__ = ("Guards",)
 
 #: Bytes of one message line of a guard.
 _LINE = 1_048_576
-#: Seconds before the next guard is started: a step that begins has the processors for itself.
+#: Seconds before the next guard is started, so that a step that begins has the processors for itself.
 _LATER = 0.3
 
 

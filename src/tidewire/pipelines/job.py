@@ -109,5 +109,5 @@ class Job:
 def check_fraction(fraction: float) -> float:
     """Return a fraction if it is between 0 and 1. Raises BadStart."""
     if not 0.0 <= fraction <= 1.0:
-        raise BadStart(f"progress {fraction!r} is not between 0 and 1; divide what is done by all there is to do")
+        raise BadStart(f"progress {fraction!r} is not between 0 and 1; divide the work that is done by all of it")
     return float(fraction)

@@ -19,7 +19,7 @@ class PipelineLimits(msgspec.Struct, frozen=True, kw_only=True):
 
     #: Runs at a time, over all processes that share the folder.
     concurrency: int = 2
-    #: Runs at a time of one user, so that endless ones leave a place for others.
+    #: Runs at a time of one user, so that runs that never end leave a place for others.
     user_concurrency: int = 0
     #: Steps of one run side by side.
     steps: int = 2

@@ -58,7 +58,7 @@ def file_name(name: str, default: str) -> str:
     name = unicodedata.normalize("NFC", readable(re.split(r"[/\\]", name)[-1])).strip()
     stem, dot, end = "".join(map(_kept, name)).partition(".")
     name = (stem.lstrip("_-") or default) + dot + end
-    # the end is the part that tells what kind of file it is
+    # the end of the name tells the kind of the file
     return name.encode()[-_FILE_NAME:].decode(errors="ignore").lstrip("._-") or default
 
 

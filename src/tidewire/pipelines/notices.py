@@ -1,4 +1,4 @@
-"""Publishes changes of runs to the lists that show them: small notices, only the newest of each run."""
+"""Publishes changes of runs to the lists that show them, as small notices: only the newest one of each run."""
 
 from __future__ import annotations
 

@@ -35,7 +35,7 @@ def unwritable(error: OSError) -> str:
 
 
 def plain(text: str) -> str:
-    """Return what a terminal would show of a text: no colours, and of a line that is redrawn its last state."""
+    """Return a text as a terminal shows it at the end: without colours, and with the last state of redrawn lines."""
     text = _SEQUENCES.sub("", text).replace("\r\n", "\n")
     while "\x08" in text and (shorter := _BACKSPACE.sub("", text)) != text:
         text = shorter
@@ -110,7 +110,7 @@ class BoundedLog:
         return [line[-_LINE:] for line in shown[-_LAST_LINES:]]
 
     def close(self) -> None:
-        """Note what was left out, and close the file."""
+        """Note how much was left out, and close the file."""
         try:
             self._say_omitted()
         finally:

@@ -21,7 +21,7 @@ __all__ = ("Ended", "Listener", "Program", "run_program")
 _GUARD_SECONDS = 10.0
 #: Seconds for the last reports of a guard that has ended.
 _REPORTS_SECONDS = 5.0
-#: The variables that tell the processes of a step from all others.
+#: The variables by which the processes of a step are recognised.
 MARKS = ("TIDEWIRE_RUN", "TIDEWIRE_STEP")
 
 

@@ -96,7 +96,7 @@ def _groups(pids: list[int]) -> set[int]:
 
 
 def end_marked(marks: Mapping[str, str]) -> None:
-    """Kill all processes that have these variables in their environment: what a dead guard has left, in any session."""
+    """Kill all processes that have these variables in their environment, which a dead guard left, in any session."""
     if not marks:
         return
     wanted = [f"{name}={value}".encode() for name, value in marks.items()]

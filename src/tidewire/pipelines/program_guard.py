@@ -219,7 +219,7 @@ class _Guard:
         had_problem = bool(self._messages.problem)
         self._messages.feed(data)
         if self._messages.problem and not had_problem:
-            with contextlib.suppress(OSError):  # the next output finds that, too
+            with contextlib.suppress(OSError):  # the next read of the output finds that, too
                 self._log.note(
                     f"{self._messages.problem}; write one object a line, as "
                     '{"progress": 0.45, "message": "text"}; later problems of this kind are not noted'
@@ -274,7 +274,7 @@ class _Guard:
         left = 0
         if has_children():
             left = len(descendants(os.getpid())) or 1
-            end_below(self._program.pid)  # before the output is read: a process that lives on may write for ever
+            end_below(self._program.pid)  # first, because a process that lives on may write for ever
         while self._listen() or self._pump():
             pass
         code = os.waitstatus_to_exitcode(self._status or 0)

@@ -22,7 +22,7 @@ class ProgramMessages:
     """Takes the messages of one program; `problem` explains the first one that could not be used."""
 
     def __init__(self) -> None:
-        #: 0 to 1; it never goes back.
+        #: 0 to 1; it never decreases.
         self.fraction = 0.0
         self.message = ""
         self.error = ""
@@ -52,7 +52,7 @@ class ProgramMessages:
         except (ValueError, RecursionError):
             self._complain(f"a message is no JSON object: {_text(line.decode(errors='replace'))[:80]!r}")
             return
-        if said.get("error") is not None:  # null says nothing
+        if said.get("error") is not None:  # null means no change
             self.error = _text(said["error"])
         if said.get("message") is not None:
             self.message = _text(said["message"])

@@ -15,7 +15,7 @@ __all__ = ("Missing", "check_programs", "missing_programs", "program_path", "pro
 
 #: Bytes of the first line of a script.
 _LINE = 256
-#: The interpreter `env` is asked for one by name.
+#: The interpreter `env` looks for another one by name.
 _ENV = "/env"
 _BOM = b"\xef\xbb\xbf"
 

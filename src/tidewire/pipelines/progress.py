@@ -42,7 +42,7 @@ class Rule:
         """Take output."""
 
     def settle(self) -> None:
-        """Take the end of the output as it is: nothing more has come for a while."""
+        """Take the end of the output as complete, because nothing more has come for a while."""
 
     def look(self, pids: Iterable[int]) -> None:
         """Inspect the program's processes."""
@@ -60,7 +60,7 @@ class _Pattern(Rule):
         data = (self._rest + data).replace(b"\r", b"\n")
         cut = data.rfind(b"\n") + 1
         if cut > 2 * _FLOOD:
-            # the newest part, and only if that has nothing the oldest
+            # the newest part, and the oldest only if the newest has no match
             _ = self._take(data[cut - _FLOOD : cut]) or self._take(data[:_FLOOD])
         else:
             self._take(data[:cut])
@@ -68,7 +68,7 @@ class _Pattern(Rule):
         self._take_rest()
 
     def _take_rest(self) -> None:
-        """Take an unfinished line as far as more of it cannot change what it says."""
+        """Take the part of an unfinished line that more output cannot change."""
         head = self._rest[:_LINE]
         head = _bare(head)
         match = _last(self._find(head))

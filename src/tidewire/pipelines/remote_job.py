@@ -24,7 +24,7 @@ class RemoteJob:
     def __init__(self, url: str, run: str, key: str, step: str) -> None:
         if not url.startswith(("http://", "https://")):
             raise ConfigurationError(
-                f"url {url!r} is none; write where the server is, as http://127.0.0.1:8000/api/pipelines"
+                f"url {url!r} is no URL; write that of the server, as http://127.0.0.1:8000/api/pipelines"
             )
         self._url = f"{url.rstrip('/')}/runs/{run}/progress"
         self._key = key

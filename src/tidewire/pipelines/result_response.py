@@ -22,11 +22,11 @@ _INSIDE = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
 class _Sent(Exception):
-    """Ends an answer: all that was announced is sent, or its reader may have no more of it."""
+    """Ends an answer: everything that was announced is sent, or its reader has lost the right to read it."""
 
 
 def open_inside(path: Path, within: Path) -> int:
-    """Open a file below a folder, whatever is put in the place of its name meanwhile. Raises NotFound."""
+    """Open a file below a folder, even if its name is replaced by a link meanwhile. Raises NotFound."""
     try:
         *folders, name = path.resolve(strict=True).relative_to(within.resolve()).parts
         here = os.open(within, _INSIDE | os.O_DIRECTORY)
@@ -47,7 +47,7 @@ def open_inside(path: Path, within: Path) -> int:
 class ResultResponse(FileResponse):
     """Sends a file, or ranges of it, with the size that it had when it was opened; closes its descriptor.
 
-    `look` is called after so many seconds again and again; where it raises HTTPException, the answer breaks off.
+    `look` is called every so many seconds; when it raises HTTPException, the answer breaks off.
     """
 
     def __init__(
@@ -69,7 +69,7 @@ class ResultResponse(FileResponse):
         super().__init__(f"/dev/fd/{opened}", 200, headers, kind, filename=filename, stat_result=facts)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Send what was announced; if the file has become shorter, the answer breaks off, as its reader can see."""
+        """Send the announced bytes; if the file has become shorter, the answer breaks off, which its reader notices."""
         left, looked = 0, time.monotonic()
 
         async def send_announced(message: Message) -> None:

@@ -29,11 +29,11 @@ from tidewire.rules.base import Identity
 
 __all__ = ("Authorize", "refuse", "refusing", "router")
 
-#: Returns the user of a connection, "" for one who may see all runs; with an Identity a viewer ends with its token.
+#: Returns the user of a connection, "" for one that may see all runs; with an Identity a viewer ends with its token.
 #: Raises HTTPException or WebSocketException.
 Authorize = Callable[[HTTPConnection], Awaitable[str | Identity]]
 _BODY = 65_536
-#: Seconds after which the user of a file that still comes or goes is looked at again: the session may have ended.
+#: Seconds after which the user is checked again while a file is still being sent: the session may have ended.
 _LOOK_SECONDS = 0.5
 _HEADERS = {"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff"}
 #: A result is a user's file: a browser must never run it as a page of this server.
@@ -112,8 +112,8 @@ class refusing:
     def __exit__(self, exc_type: object, exc: BaseException | None, traceback: object) -> None:
         if isinstance(exc, PipelineError):
             raise HTTPException(exc.status, str(exc), headers=_HEADERS) from None
-        if isinstance(exc, ClientDisconnect):  # a broken upload needs no traceback; nobody reads this answer
-            raise HTTPException(400, "the client has gone before its request was complete") from None
+        if isinstance(exc, ClientDisconnect):  # a broken upload needs no traceback, and nobody reads this answer
+            raise HTTPException(400, "the client disconnected before its request was complete") from None
         if isinstance(exc, StoreUnavailable):
             raise HTTPException(503, "the runs cannot be read now; try again", headers={"Retry-After": "5"}) from None
 
@@ -123,7 +123,7 @@ def _answer(value: object, status: int = 200) -> Response:
 
 
 def _check_form(request: Request, name: str) -> None:
-    """Refuse an upload that is not the file itself, before it is sent."""
+    """Refuse an upload whose body is a form, before it is sent."""
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if kind.startswith("multipart/"):
         raise HTTPException(
@@ -152,7 +152,7 @@ async def _body(request: Request, type_: type[Any]) -> Any:
         return msgspec.json.decode(data, type=type_)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise BadStart(
-            f"the body is not what was expected ({error}); see `tidewire docs reference/pipelines`"
+            f"the body has another form than expected ({error}); see `tidewire docs reference/pipelines`"
         ) from None
 
 
@@ -179,7 +179,7 @@ class _Routes:
         return caller, found
 
     async def _body_of(self, request: Request, user: str) -> AsyncIterator[bytes]:
-        """Yield a body as it comes, as long as it is that user's to send. Raises as `authorize` does."""
+        """Yield a body as it comes, as long as the session of its user lasts. Raises as `authorize` does."""
         looked = time.monotonic()
         chunks = request.stream()
         coming = asyncio.ensure_future(anext(chunks))
@@ -325,7 +325,7 @@ class _Routes:
             caller, _ = await self._visible(request, run)
             path = await self._pipelines.result(run, name)
             is_shown = show and name in await self._pipelines.shown(run)
-            # the folder of the run is the one that has the results, whose names may have folders
+            # the folder of the run is the parent of the results, whose names may contain folders
             opened = await asyncio.to_thread(open_inside, path, path.parents[name.count("/") + 1])
         shown_name = readable(path.name)
         filename = None if is_shown else shown_name

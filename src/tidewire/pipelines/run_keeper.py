@@ -48,7 +48,7 @@ class _Owned:
 
 
 class Keeper:
-    """The runs of this process. `facts` returns what the execution of a record needs, `count` counts reached limits."""
+    """The runs of this process. `facts` returns facts for the execution of a record, `count` counts reached limits."""
 
     def __init__(
         self,
@@ -249,7 +249,7 @@ class Keeper:
 
     def _cancel(self, run: str, owned: _Owned) -> None:
         if owned.ending is RunStatus.CANCELLED or not owned.reporter.run.status.is_active:
-            return  # it is ending already, which must be published and stored
+            return  # it is ending already, and its end must be published and stored
         owned.ending = RunStatus.CANCELLED
         if owned.task is not None:
             owned.task.cancel()

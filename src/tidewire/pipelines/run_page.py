@@ -21,15 +21,15 @@ _HEADERS = {
     "X-Content-Type-Options": "nosniff",
     "Cache-Control": "no-cache",
 }
-#: The folders of what the page is made of.
+#: The folders of the page's files.
 _PARTS = ("css/", "js/", "tidewire.js", "icons.svg", "mark.svg", "wave.svg")
 
 
 def page(*, api: str = "/api/pipelines", home: str = "/") -> APIRouter:
     """Return the page's routes: `app.include_router(page(), prefix="/jobs")` shows it at `/jobs`.
 
-    `api` is where `router` is included, and `home` where its title leads to. Raises ConfigurationError for an `api`
-    that is no path.
+    `api` is the prefix at which `router` is included, and `home` the target of the page's title. Raises
+    ConfigurationError for an `api` that is no path.
     """
     if not api.startswith("/") or api.endswith("/") or '"' in api:
         raise ConfigurationError(f"api={api!r} is no path; write it as /api/pipelines, where router() is included")
@@ -40,7 +40,7 @@ def page(*, api: str = "/api/pipelines", home: str = "/") -> APIRouter:
         root = request.url.path.rstrip("/")
         text = (_UI / "pipelines.html").read_text(encoding="utf-8")
         text = text.replace('content="/api/pipelines"', f'content="{mounted}{api}"')
-        text = text.replace('content="/connection/websocket"', 'content=""')  # nobody tells of runs here
+        text = text.replace('content="/connection/websocket"', 'content=""')  # no notices of runs are published here
         text = text.replace("/ui/", f"{root}/ui/").replace("<!-- pages -->", "").replace('href="/"', f'href="{home}"')
         return Response(text, media_type="text/html", headers=_HEADERS)
 

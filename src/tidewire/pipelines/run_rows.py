@@ -1,4 +1,4 @@
-"""The runs as rows of the admin page, which is of a layer below."""
+"""The runs as rows of the admin page, which belongs to a layer below."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ __all__ = ("RunRows",)
 
 
 class RunRows:
-    """Shows all runs of all users, and cancels them, for those who may administer (observe.shown_runs.ShownRuns)."""
+    """Shows all runs of all users, and cancels them, for the operator (observe.shown_runs.ShownRuns)."""
 
     def __init__(self, store: RunStore, cancel: Callable[[str], Awaitable[Run]]) -> None:
         self._store = store
         self._cancel = cancel
 
     async def page(self, search: str, limit: int, offset: int) -> RunPage:
-        """Return a page of the runs that a text finds, the newest first, and how many it finds."""
+        """Return a page of the runs that match a text, the newest first, and the number of matches."""
         total, runs = await self._store.search(search, limit, offset)
         return RunPage(total, [_row(run) for run in runs])
 

@@ -66,7 +66,7 @@ class NewRun(msgspec.Struct, frozen=True):
 
 
 def _first(queue: Sequence[tuple[str, str]], running: Counter[str], limits: PipelineLimits) -> set[str]:
-    """Return the runs of the queue that may begin: in order, but no user has more than their share of the places."""
+    """Return the runs of the queue that may begin: in order, but no user gets more than their share of the places."""
     free = limits.concurrency - running.total()
     first: set[str] = set()
     for run, user in queue:

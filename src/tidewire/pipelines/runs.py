@@ -160,7 +160,7 @@ Event = StepEvent | RunEvent
 
 
 class View(msgspec.Struct, frozen=True):
-    """The state of a run as its published events give it, and the position of the last of them."""
+    """The state of a run according to its published events, and the position of the last of them."""
 
     run: Run
     position: Position | None = None

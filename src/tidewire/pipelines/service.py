@@ -79,7 +79,7 @@ class Pipelines:
         default: str = "",
     ) -> None:
         self.hub = hub
-        #: The pipeline to use when none is named; "" when that depends on the sample.
+        #: The pipeline that is used when none is named; "" if that depends on the sample.
         self.default = default
         self.limits = limits or PipelineLimits()
         self.definitions: dict[str, Pipeline] = {}
@@ -167,7 +167,7 @@ class Pipelines:
         for key, path in paths.items():
             if self.uploads.contains(path):
                 taken.setdefault(path, folder.inputs / key / path.name)
-            elif readable(str(path)) != str(path):  # no program could be given this name in a definition or an event
+            elif readable(str(path)) != str(path):  # this name cannot be an argument of a program or a part of an event
                 taken.setdefault(path, folder.inputs / key / file_name(path.name, "input"))
         facts = NewRun(
             fingerprint=self._fingerprint(run, paths),
@@ -199,7 +199,7 @@ class Pipelines:
             self._keeper.own(run)
 
     def _fingerprint(self, run: Run, paths: Mapping[str, Path]) -> str:
-        """Return a hash that is equal for runs of the same work; an upload counts by content, a file by place."""
+        """Return a hash that is equal for runs of the same work; it has an upload's content, and a file's path."""
         files = []
         for key, path in sorted(paths.items()):
             stat = path.stat()
@@ -224,7 +224,7 @@ class Pipelines:
         """Ask the owner of a run to cancel it; `wait` returns when it has ended. Raises NotFound, NotNow."""
         if not await self._store.cancel(run):
             found = await self.run(run)
-            raise NotNow(f"run {run} is {found.status.value}; only what is queued or running can be cancelled")
+            raise NotNow(f"run {run} is {found.status.value}; only a queued or running one can be cancelled")
         self._keeper.wake_all()
         return await self.run(run)
 
@@ -238,7 +238,7 @@ class Pipelines:
         try:
             if not await self._store.resume(found, self._keeper.name, self.limits):
                 raise NotNow(
-                    f"run {run} is {found.status.value}; only what failed, was cancelled or interrupted can be resumed"
+                    f"run {run} is {found.status.value}; only a failed, cancelled or interrupted one can be resumed"
                 )
             await self._keeper.own_again(run)
         except QueueFull as error:
@@ -322,7 +322,7 @@ class Pipelines:
         return LogPart(name, begin, data, size)
 
     async def results(self, run: str) -> list[FileFacts]:
-        """Return the files that a run has made so far, those first that a browser may open. Raises NotFound."""
+        """Return the files that a run has made so far, first those that a browser may open. Raises NotFound."""
         shown = await self.shown(run)
         files = await asyncio.to_thread(RunFolder(self._root, run).list_results)
         found = [msgspec.structs.replace(file, show=file.name in shown) for file in files]

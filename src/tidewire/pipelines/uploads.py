@@ -42,7 +42,7 @@ class Uploads:
         self._lock = asyncio.Lock()
 
     async def save(self, name: str, chunks: AsyncIterator[bytes], *, user: str = "", size: int = 0) -> Upload:
-        """Write a user's file while it is received; `size` is what the client has announced, 0 if nothing.
+        """Write a user's file while it is received; `size` is the size that the client has announced, 0 if none.
 
         Raises TooBig, BadStart, or NotNow when too many uploads wait or the disk is full.
         """
@@ -94,11 +94,11 @@ class Uploads:
         return path.parent.parent.parent == self._folder.resolve()
 
     def identity(self, path: Path) -> str:
-        """Return what is equal for two uploads of a user with the same name and content."""
+        """Return an identity that is equal for two uploads of a user with the same name and content."""
         return f"{path.parent.parent.name}/{path.parent.name.partition('-')[2]}/{path.name}"
 
     def _new_draft(self, user: str) -> Path:
-        """Remove what is too old, and return a new file for a user. Raises NotNow when too many wait."""
+        """Remove uploads that are too old, and return a new file for a user. Raises NotNow when too many wait."""
         mine = self._of_user(user)
         mine.mkdir(mode=0o750, parents=True, exist_ok=True)
         waiting = own = 0

@@ -30,7 +30,7 @@ _BEGUN = {StepStatus.STOPPED: StepStatus.RUNNING}
 
 
 class EventProtocol(JsonProtocol):
-    """Encodes events as they were published; messages to the viewer's user are left out."""
+    """Encodes events as they were published; messages to the viewer's user are not sent."""
 
     def encode_publication(self, publication: Publication) -> WireMessage | None:
         if not publication.channel.startswith((RUN_EVENTS, RUN_LOGS)):

@@ -20,7 +20,7 @@ _EACH = 200
 
 
 def simulate(job: Job) -> None:
-    """Write reads of a random genome with the sample's name as seed, with more errors towards their ends."""
+    """Write reads of a random genome, with the sample's name as seed; errors grow towards the ends of reads."""
     chance = random.Random(job.sample)
     genome = "".join(chance.choices("ACGT", k=_GENOME))
     with _reads_file(job).open("w") as file:

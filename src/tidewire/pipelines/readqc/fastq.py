@@ -152,7 +152,7 @@ def _batch(lines: list[bytes], before: int) -> Batch:
 
 
 def _problems(lines: list[bytes], before: int) -> Iterator[str]:
-    """Yield what is wrong, record by record."""
+    """Yield the problems, record by record."""
     for at in range(0, len(lines), 4):
         head, bases, mark, quality = lines[at : at + 4]
         line = before + at + 1
@@ -174,7 +174,7 @@ def _problems(lines: list[bytes], before: int) -> Iterator[str]:
 
 
 def _bases_hint(bases: bytes) -> str:
-    """Return what a line is that has other characters than bases, and what to do."""
+    """Return an explanation of a line with characters that are no bases, and how to mend it."""
     if b"\0" in bases:
         return _ZEROS
     if bases.strip() != bases:

@@ -15,8 +15,8 @@ __all__ = ("Source",)
 #: Bytes that are read at once, and the most that are unpacked at once.
 BLOCK = 1 << 20
 
-#: From so many unpacked bytes on, a file may be at most `EXPANSION` times as large as its gzip data: reads compress
-#: some ten times, so that more is no file of reads, and perhaps made to keep the machine busy.
+#: From this number of unpacked bytes on, a file may be at most `EXPANSION` times as large as its gzip data: reads
+#: compress some ten times, so a larger one is no file of reads, and perhaps made to keep the machine busy.
 EXPANSION_FROM, EXPANSION = 16 << 20, 200
 
 _GZIP = b"\x1f\x8b"
@@ -34,7 +34,7 @@ class Source:
         self._file = path.open("rb", buffering=0)
         self.size = path.stat().st_size
         self.taken = 0
-        #: Bytes of these that are not unpacked yet.
+        #: Bytes that were read and are not unpacked yet.
         self._unused = 0
 
     def __enter__(self) -> Source:
@@ -59,7 +59,7 @@ class Source:
             first = self._read()
 
     def _checked(self, blocks: Iterator[bytes]) -> Iterator[bytes]:
-        """Yield the unpacked blocks of what may be a file of reads."""
+        """Yield the unpacked blocks of a file that may be one of reads."""
         size = 0
         for block in blocks:
             if not size:

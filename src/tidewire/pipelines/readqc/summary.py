@@ -16,8 +16,8 @@ __all__ = ("Adapter", "Duplicates", "Lengths", "Letters", "Qualities", "Spread",
 #: all be over Q40.
 _LEAST_OF_64, _LOW_OF_64, _HIGH_OF_64, _MOST_OF_64 = 59, 74, 97, 105
 _LONGEST_OF_64 = 400
-#: Reads with an adapter, or duplicates, that are worth a remark, and standard deviations that a share must be over its
-#: threshold.
+#: Percentages of reads with an adapter, and of duplicates, that are worth a remark; and the number of standard
+#: deviations by which a share must be over its threshold.
 _LEAST_READS, _SURE = 5, 3.0
 _LEVELS = ((1, 1), (2, 2), (3, 4), (5, 9), (10, 49), (50, 99), (100, None))
 
@@ -161,7 +161,7 @@ def _letters(tally: Tally) -> Letters:
 
 
 def _differ(one: int, other: int, whole: int) -> bool:
-    """Return whether the shares of two bases differ by more than 20%, and by more than chance gives so few reads."""
+    """Return whether the shares of two bases differ by more than 20%, and by more than chance explains."""
     return abs(one - other) > 0.2 * whole + _SURE * math.sqrt(one + other)
 
 
@@ -226,7 +226,7 @@ def _remarks(
 
 
 def _is_surely_over(number: int, percent: float, threshold: float) -> bool:
-    """Return whether a share of the reads is over a threshold, and not by the chance of few reads."""
+    """Return whether a share of the reads is over a threshold by more than chance explains."""
     return percent >= threshold and percent * (1 - 1 / math.sqrt(number)) >= threshold
 
 

@@ -17,8 +17,8 @@ __all__ = ("ADAPTERS", "DUPLICATE_BASES", "POSITIONS", "Repeats", "Tally")
 
 #: Bases of the shortest read that may count as a duplicate.
 LEAST_BASES = 20
-#: Bases at each end of a long read in which adapters are looked for, and from which length on a read is long: within a
-#: read of 10,000 bases the beginning of an adapter stands by chance, or as poly-A of a genome.
+#: Bases at each end of a long read in which adapters are looked for, and the length from which on a read is long:
+#: within 10,000 bases, the beginning of an adapter occurs by chance, or as poly-A of a genome.
 ADAPTER_ENDS, ADAPTER_WHOLE = 100, 1_000
 #: Positions of a read that are counted one by one.
 POSITIONS = 600
@@ -71,7 +71,7 @@ class Columns:
     def _count(self, rows: list[bytes], width: int) -> None:
         padded = len(rows[-1]) < width
         text = b"".join([row.ljust(width, _PAD) for row in rows] if padded else rows)
-        # The commonest character is computed from the others: counting it would cost the most.
+        # The most frequent character is computed from the others, because counting it would cost the most.
         *rare, common = sorted(self._known, key=lambda letter: sum(self.at[letter][:8]))
         counted = [(letter, self.at[letter]) for letter in rare]
         for place in range(width):

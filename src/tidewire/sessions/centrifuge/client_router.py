@@ -258,7 +258,7 @@ class ClientEndpoints:
         except TooLarge as error:
             raise self._refusal(request, 413, str(error)) from None
         except ClientDisconnect:  # nobody reads this, and it is no fault of the application that the log would show
-            raise self._refusal(request, 400, "the client has gone before its request was complete") from None
+            raise self._refusal(request, 400, "the client disconnected before its request was complete") from None
 
     async def _asked(self, request: Request) -> bytes:
         """Return the request of an event stream's client, from the query: a browser's EventSource sends no body."""

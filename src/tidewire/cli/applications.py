@@ -21,7 +21,7 @@ def load_hub(path: str) -> Hub:
 
 
 def load_application(path: str) -> tuple[Hub, FastAPI | None]:
-    """Return a hub and its application, as far as `path` names one; raises ConfigurationError.
+    """Return a hub, and its application if `path` names one; raises ConfigurationError.
 
     The hub is the one whose lifespan the application has, else the only one of its module. A function is called.
     """

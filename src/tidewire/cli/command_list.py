@@ -19,7 +19,7 @@ class Command(NamedTuple):
     help: str
 
 
-#: Every command starts without what the others use, and the list of them without any.
+#: Each command imports only its own module, and the list of commands imports none.
 COMMANDS = {
     "serve": Command("serving", "serve", "Run the chat and notification server."),
     "run": Command(
@@ -51,7 +51,7 @@ COMMANDS = {
         "why",
         "Tell whether a user may do something in a channel, and the rule that decides; exit code 1: it may not.",
     ),
-    "doctor": Command("doctor", "doctor", "Judge the deployment and its store, and say what to change."),
+    "doctor": Command("doctor", "doctor", "Judge the deployment and its store, and advise changes."),
     "types": Command("types", "types", "Write the types of an application's channels for clients, or compare them."),
     "pipeline": Command("pipeline", "pipelines", "Long jobs with live progress."),
     "docs": Command(
@@ -61,7 +61,7 @@ COMMANDS = {
 
 
 def listed() -> None:
-    """Stand for a command in lists, until it is named."""
+    """Return a placeholder for a command in lists, until it is named."""
 
 
 class Commands(TyperGroup):

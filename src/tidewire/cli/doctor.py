@@ -1,4 +1,4 @@
-"""`tidewire doctor`: is the deployment safe, is its store reachable, what does it keep, what should be changed."""
+"""`tidewire doctor`: judges the safety of a deployment, describes its store, and advises changes."""
 
 from __future__ import annotations
 
@@ -24,16 +24,16 @@ if TYPE_CHECKING:
 
 __all__ = ("doctor",)
 
-Strict = Annotated[bool, typer.Option("--strict", help="Exit with 3 for whatever is to be changed, serious or not.")]
-#: The drivers of stores, of which those that are installed are shown.
+Strict = Annotated[bool, typer.Option("--strict", help="Exit with 3 for any advised change, serious or not.")]
+#: The drivers of stores; those that are installed are shown.
 _DRIVERS = ("redis", "asyncpg", "nats-py")
 
 
 def doctor(config: flags.Config = None, broker: flags.Broker = None, strict: Strict = False) -> None:
-    """Judge the deployment and its store, and say what to change.
+    """Judge the deployment and its store, and advise changes.
 
-    Exit codes: 0: nothing serious; 1: the store is away; 2: the configuration is wrong; 3: something serious, or with
-    --strict anything, is to be changed.
+    Exit codes: 0: nothing serious; 1: the store is away; 2: the configuration is wrong; 3: a serious change, or with
+    --strict any change, is advised.
     """
     settings = load_settings(config, {"broker": broker}).settings
     from tidewire.server.deployment import judge

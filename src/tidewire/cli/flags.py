@@ -1,4 +1,4 @@
-"""Options of several commands; one that is not given leaves the setting to the environment and the file."""
+"""Options that several commands have; without an option, its setting comes from the environment or the file."""
 
 from __future__ import annotations
 
@@ -19,15 +19,18 @@ LogLevel = Annotated[str | None, typer.Option("--log-level", help="critical, err
 LogFormat = Annotated[str | None, typer.Option("--log-format", help="text or json.")]
 AccessLog = Annotated[bool | None, typer.Option("--access-log/--no-access-log", help="Log requests, without queries.")]
 Proxies = Annotated[
-    str | None, typer.Option("--trusted-proxies", metavar="ADDRESS,…", help="Whose X-Forwarded-* is believed.")
+    str | None,
+    typer.Option("--trusted-proxies", metavar="ADDRESS,…", help="Proxies whose X-Forwarded-* headers are believed."),
 ]
-Origins = Annotated[str | None, typer.Option("--allowed-origins", metavar="ORIGIN,…", help="Whose pages may connect.")]
+Origins = Annotated[
+    str | None, typer.Option("--allowed-origins", metavar="ORIGIN,…", help="Origins whose pages may connect.")
+]
 TlsCert = Annotated[Path | None, typer.Option("--tls-cert", help="PEM certificate chain: serve https and wss.")]
 TlsKey = Annotated[Path | None, typer.Option("--tls-key", help="PEM private key of the certificate.")]
 Deflate = Annotated[bool | None, typer.Option("--deflate/--no-deflate", help="Compress messages.")]
 Accounts = Annotated[Path | None, typer.Option("--accounts", help="SQLite file of the users and rooms.")]
 KeyFile = Annotated[Path | None, typer.Option("--key-file", help="File of the key that signs tokens.")]
-TokenSeconds = Annotated[float | None, typer.Option("--token-seconds", help="How long a token is good for.")]
+TokenSeconds = Annotated[float | None, typer.Option("--token-seconds", help="How long a token is valid.")]
 Signup = Annotated[bool | None, typer.Option("--signup/--no-signup", help="Strangers may make an account.")]
 Tutorial = Annotated[
     bool | None, typer.Option("--tutorial/--no-tutorial", help="The tutorial's endpoints (default: on loopback only).")

@@ -18,7 +18,7 @@ __all__ = ("docs",)
 Page = Annotated[
     str, typer.Argument(metavar="PAGE", help="A page, as howto/redis or skill; without one: the list of pages.")
 ]
-#: The page for coding assistants: the most of the manual at once.
+#: The page for coding assistants: most of the manual at once.
 _SKILL = Path(__file__).parents[1] / ".agents" / "skills" / "tidewire" / "SKILL.md"
 
 

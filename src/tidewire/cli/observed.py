@@ -1,4 +1,4 @@
-"""The source of the commands that watch and act: a server by its HTTP API, or the nodes of a store by the store."""
+"""The targets of the commands that watch and act: a server, by its HTTP API, or the nodes of a store, by the store."""
 
 from __future__ import annotations
 

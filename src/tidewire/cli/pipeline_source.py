@@ -1,4 +1,4 @@
-"""Where the pipeline commands find runs: in the folder of the settings, or at a server."""
+"""The runs for the pipeline commands: in the folder of the settings, or at a server."""
 
 from __future__ import annotations
 
@@ -114,7 +114,7 @@ class Source(ABC):
 
     @abstractmethod
     async def results(self, run: str) -> list[str]:
-        """Return where the results of a run are, reports first: paths here, addresses at a server."""
+        """Return the places of the results of a run, reports first: paths here, URLs at a server."""
 
     @abstractmethod
     async def cancel(self, run: str) -> Run:

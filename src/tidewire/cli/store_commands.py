@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 __all__ = ("bench", "migrate", "publish", "tail")
 
 Channel = Annotated[str, typer.Argument(metavar="CHANNEL", help="A channel, e.g. room:lobby.")]
-Data = Annotated[str, typer.Argument(metavar="JSON", help="What to publish; - reads it from stdin.")]
+Data = Annotated[str, typer.Argument(metavar="JSON", help="The JSON to publish; - reads it from stdin.")]
 Key = Annotated[str, typer.Option("--key", help="Published once, however often this is repeated within 5 minutes.")]
 History = Annotated[int, typer.Option("--history", metavar="N", min=0, help="Show the newest N first.")]
 Since = Annotated[int | None, typer.Option("--since", metavar="OFFSET", min=0, help="Show all that came after first.")]
@@ -171,7 +171,7 @@ class _Tail:
     async def _fill(self, broker: Broker) -> None:
         page = await broker.history(self._channel, since=self._last)
         if not page.complete:
-            self._miss(f"what came after offset {self._last.offset} is not all stored any more")
+            self._miss(f"publications after offset {self._last.offset} are not all stored any more")
         for publication in page.publications:
             self._advance(publication)
 

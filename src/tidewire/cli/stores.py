@@ -1,4 +1,4 @@
-"""Stores that a command only looks at: nothing is made of one that is not there."""
+"""Stores that a command only reads: one that does not exist is not created."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ __all__ = ("check_there",)
 
 
 def check_there(url: str) -> None:
-    """Raise ConfigurationError for a SQLite file that does not exist: opening it would make it."""
+    """Raise ConfigurationError for a SQLite file that does not exist, because opening it would create it."""
     if not url.startswith("sqlite:"):
         return
     from tidewire.backends import sqlite_path

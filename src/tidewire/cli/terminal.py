@@ -35,7 +35,7 @@ def count(number: int, noun: str) -> str:
 
 
 def read_stdin(*, only_a_line: bool = False) -> str:
-    """Read stdin as UTF-8, whatever the locale: all of it, or its first line alone. Raises ConfigurationError."""
+    """Read stdin as UTF-8 in every locale: all of it, or only its first line. Raises ConfigurationError."""
     data = sys.stdin.buffer.readline() if only_a_line else sys.stdin.buffer.read()
     try:
         return data.decode()

@@ -1,4 +1,4 @@
-"""`tidewire types`: an application's channels as TypeScript, Python or a document, and what changes would break."""
+"""`tidewire types`: an application's channels as TypeScript, Python or a document, and changes that break clients."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ Output = Annotated[Path | None, typer.Argument(metavar="FILE", help="The file to
 TypeScript = Annotated[bool, typer.Option("--typescript", help="For tidewire.js and the package centrifuge.")]
 Python = Annotated[bool, typer.Option("--python", help="For tidewire.client.")]
 Json = Annotated[bool, typer.Option("--json", help="The AsyncAPI document, which --compat compares with.")]
-Check = Annotated[bool, typer.Option("--check", help="Write nothing; end with 1 if FILE is not what would be written.")]
+Check = Annotated[bool, typer.Option("--check", help="Write nothing; end with 1 if FILE is out of date.")]
 Compat = Annotated[
     Path | None,
     typer.Option("--compat", metavar="DOCUMENT", help="End with 1 if deployed clients, which know this, would break."),
@@ -83,10 +83,10 @@ def _text(document: Mapping[str, Any], *, typescript: bool, python: bool) -> str
 
 def _check(file: Path | None, text: str) -> int:
     if file is None:
-        raise ConfigurationError("--check compares a FILE with what would be written; name it")
+        raise ConfigurationError("--check compares a FILE with the current types; name it")
     there = file.read_text(encoding="utf-8") if file.exists() else None
     if there == text:
-        say(f"{file} is what it should be")
+        say(f"{file} is up to date")
         return 0
     say(f"{file} is {'missing' if there is None else 'old'}: write it again, without --check")
     return 1

@@ -29,7 +29,7 @@ Name = Annotated[str, typer.Argument(metavar="NAME", help="1 to 32 letters, digi
 PasswordStdin = Annotated[
     bool, typer.Option("--password-stdin", help="Read the password from the first line of stdin.")
 ]
-Ttl = Annotated[float | None, typer.Option("--ttl", metavar="SECONDS", min=1, help="How long the token is good for.")]
+Ttl = Annotated[float | None, typer.Option("--ttl", metavar="SECONDS", min=1, help="How long the token is valid.")]
 
 
 @users.command()
@@ -60,7 +60,7 @@ def list_users(config: flags.Config = None, broker: flags.Broker = None, account
 def remove(
     name: Name, config: flags.Config = None, broker: flags.Broker = None, accounts: flags.Accounts = None
 ) -> None:
-    """Remove a user with the private messages and sessions; a later account of that name has none of it."""
+    """Remove a user, with private messages and sessions; a later account of the same name gets none of them."""
     settings = _settings(config, broker, accounts)
     removed = _with_accounts(settings, lambda opened: opened.remove_user(name))
     if removed is None:
@@ -91,7 +91,7 @@ def revoke(
 
 
 async def _remove_belongings(settings: Settings, user: str) -> Iterator[str]:
-    """Remove the messages that a user alone could read, and return a sentence that says so."""
+    """Remove the messages that only this user could read, and return a sentence about them."""
     lines = []
     if settings.broker.startswith("memory:"):
         lines.append("private messages: kept in the memory of the server alone, until it ends")
@@ -159,5 +159,5 @@ def _ask() -> str:
 
 def _unknown(name: str, settings: Settings) -> ConfigurationError:
     return ConfigurationError(
-        f"there is no user {name!r} in {settings.accounts_file}; `tidewire user list` shows who there is"
+        f"there is no user {name!r} in {settings.accounts_file}; `tidewire user list` shows all users"
     )

@@ -47,7 +47,7 @@ _FIGURES = {
 }
 _RATES = {"publications": "pub/s", "deliveries": "deliv/s"}
 _TROUBLES = {"refusals": "refused", "slow": "slow clients", "gaps": "gaps"}
-#: Columns of a table where nobody sees them side by side.
+#: Columns of a table that is written to a file or a pipe.
 _UNSEEN = 1_000
 
 
@@ -264,7 +264,7 @@ def _figure(name: str, figures: dict[str, float]) -> str:
 
 
 def _distinct(nodes: list[dict[str, Any]]) -> str:
-    """Return how many channels all nodes have together: each knows its own, and two may have the same."""
+    """Return how many channels all nodes have together: each node knows its own, and two may have the same one."""
     counts = [int(node["channels"]) for node in nodes] or [0]
     least, most = max(counts), sum(counts)
     return _number(least) if least == most else f"{_number(least)}–{_number(most)}"
@@ -288,12 +288,12 @@ def _troubles(after: dict[str, Any]) -> list[Text]:
 def _table(*columns: str) -> Table:
     table = Table(box=None, pad_edge=False, header_style="dim")
     for column in columns:
-        table.add_column(column, overflow="fold")  # what is longer than its column is not lost
+        table.add_column(column, overflow="fold")  # a value that is longer than its column is wrapped
     return table
 
 
 def _list(columns: tuple[str, ...], rows: list[tuple[object, ...]]) -> Table:
-    """Return a table without the columns in which nobody has anything; the first one is never cut."""
+    """Return a table without the columns that are empty in every row; the first column is never cut."""
     kept = [at for at in range(len(columns)) if not rows or any(row[at] for row in rows)]
     table = _table(*(columns[at] for at in kept))
     table.columns[0].no_wrap = True

@@ -12,7 +12,8 @@ from tidewire.errors import ConnectionClosed, Disconnect
 
 __all__ = ("check_may_return", "delay", "retry_after")
 
-#: Seconds before a further attempt: any time up to the first, doubled each time, up to the second (full jitter).
+#: Seconds before a further attempt: a random time up to the first, which doubles each time up to the second (full
+#: jitter).
 _FIRST_DELAY, _LONGEST_DELAY = 0.5, 20.0
 #: HTTP statuses below 500 after which reconnecting helps.
 _TRY_AGAIN = frozenset({408, 425, 429})

@@ -79,7 +79,7 @@ class ChatClient:
         self._ended: Exception | None = None
         self._position: Position | None = None
         self._private_position: Position | None = None
-        #: Private messages that came before the inbox did.
+        #: Private messages that came before the inbox.
         self._early: list[PrivateMessage] | None = None
         self._waiting: deque[Message] = deque()
         self._arrived = asyncio.Event()
@@ -265,7 +265,7 @@ class ChatClient:
         else:
             if self._show(Inbox(private, inbox.recovered)):
                 self._private_position = Position(inbox.offset, inbox.epoch)
-        if inbox.more:  # what is sent now comes behind that
+        if inbox.more:  # messages that are sent now come after those
             return
         early, self._early = self._early or [], None
         for message in early:
@@ -282,7 +282,7 @@ class ChatClient:
             self._private_position = Position(message.offset, position.epoch)
 
     def _take_trouble(self, error: Trouble) -> None:
-        if error.code == "rate_limited":  # it does not name the message
+        if error.code == "rate_limited":  # the error does not name its message
             self._repeat_all(refused=True)
         elif not isinstance(error.id, str) or error.id not in self._unanswered:
             self._show(error)
@@ -301,7 +301,7 @@ class ChatClient:
             sending.settle(answer)
 
     def _show(self, message: Message) -> bool:
-        """Queue a message for the application; return False when too many wait: it is fetched again later."""
+        """Queue a message for the application; return False when too many wait, so that it is fetched again later."""
         if self._overflowed or len(self._waiting) >= _WAITING:
             self._overflowed = True
             return False

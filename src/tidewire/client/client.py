@@ -102,10 +102,11 @@ class Client:
     ) -> Subscription:
         """Subscribe to a channel, from a position on if one is given; iterate over the returned subscription.
 
-        `on_state` is given what the channel holds, where the application behind the server says that, before the
-        publications after it. `get_state` loads it yourself, and returns the position from which to go on: at first,
-        and whenever what was missed cannot be recovered. A channel that the server chose for this client (a personal
-        one) is subscribed to in the same way. Raises TidewireError when this client has subscribed to it already.
+        `on_state` is given the channel's state, where the application behind the server has one, before the
+        publications after it. With `get_state` you load the state yourself, and return the position from which to go
+        on: at first, and whenever missed publications cannot be recovered. A channel that the server chose for this
+        client (a personal one) is subscribed to in the same way. Raises TidewireError when this client has subscribed
+        to it already.
         """
         subscription = Subscription(
             self._subscriptions, channel, since=since, token=token, get_token=get_token, data=data
@@ -235,7 +236,7 @@ class Client:
             logger.warning("no token (%s); trying again", type(error).__name__)
             return False
         if not self._token:
-            raise PermissionDenied("get_token returned no token; raise PermissionDenied when there is none to be had")
+            raise PermissionDenied("get_token returned no token; raise PermissionDenied if the user may not have one")
         return True
 
     def opened(self) -> None:

@@ -44,7 +44,7 @@ class ConnectionHandler(TypingProtocol):
     """Handles the events of a connection. An exception that it raises ends the connection for good."""
 
     async def prepare(self) -> bool:
-        """Get what a connection needs, as a token; return False to try again later."""
+        """Prepare to connect, for example fetch a token; return False to try again later."""
 
     def opened(self) -> None:
         """Send the first commands: a WebSocket is open."""

@@ -1,4 +1,4 @@
-"""Reads what a server sends, whatever it holds; pure. A frame that cannot be read must not end a client."""
+"""Reads the frames of a server; pure. No content of a frame may end a client, even if it cannot be read."""
 
 from __future__ import annotations
 

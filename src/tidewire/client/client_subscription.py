@@ -25,16 +25,16 @@ WAITING = 1_000
 INVALID = Position(0, "_")
 
 
-#: Loads what the application holds of a channel, and returns the position from which to go on.
+#: Loads the state of a channel, and returns the position from which to go on.
 GetState = Callable[[str], Awaitable[Position]]
-#: Takes what the server says that a channel holds.
+#: Takes the state of a channel that the server gives.
 OnState = Callable[[Any], Awaitable[None] | None]
-#: A flag of a subscribe request: rather error 112 than `recovered: false`.
+#: A flag of a subscribe request: answer error 112 instead of `recovered: false`.
 _ALL_OR_NOTHING = 2
 
 
 class _State(msgspec.Struct, frozen=True):
-    """The state of a channel at a position, as the server tells it."""
+    """The state of a channel at a position, as the server gives it."""
 
     data: Any
     position: Position | None
@@ -54,9 +54,9 @@ class Subscription:
     """A subscription to a channel: `async for publication in client.subscribe("room:1")`.
 
     Publications that were missed during a lost connection come first. If they cannot be recovered, the iteration raises
-    Unrecoverable once: load what you need, then iterate on. A refusal of the server is raised as CommandError, and
-    ConnectionClosed means that the client has ended. When the application falls behind by a thousand publications, the
-    rest is read from history as it catches up.
+    Unrecoverable once: load the data that you need, then iterate on. A refusal of the server is raised as CommandError,
+    and ConnectionClosed means that the client has ended. When the application falls behind by a thousand publications,
+    the rest is read from history as it catches up.
     """
 
     def __init__(
@@ -86,7 +86,7 @@ class Subscription:
         self.get_state: GetState | None = None
         self._on_state: OnState | None = None
         self._has_overflowed = False
-        #: The last subscribe was answered: a publication that comes before belongs to one that was ended.
+        #: The last subscribe was answered; a publication that comes before belongs to an earlier subscribe.
         self._is_answered = False
         self._news = asyncio.Event()
         self._subscribed = asyncio.Event()
@@ -150,7 +150,7 @@ class Subscription:
         return not (self._is_closed or self._has_overflowed or self._ended is not None)
 
     def join_state(self, get_state: GetState | None, on_state: OnState | None) -> None:
-        """Join what the application or the server holds with the channel."""
+        """Join the state that the application or the server has with the channel."""
         self.get_state, self._on_state = get_state, on_state
 
     @property
@@ -160,12 +160,12 @@ class Subscription:
         return has_state and (self.get_token is None or bool(self.token))
 
     async def load_state(self) -> None:
-        """Ask the application to load what it shows, if there is no position."""
+        """Ask the application to load its state, if there is no position."""
         if self.get_state is not None and self._reached is None:
             self._reached = self.position = await self.get_state(self.channel)
 
     def forget_position(self) -> None:
-        """Load the state again before the next subscribe: what was missed cannot be recovered."""
+        """Load the state again before the next subscribe, because missed publications cannot be recovered."""
         self._reached = None
 
     def request(self) -> SubscribeRequest:
@@ -187,11 +187,11 @@ class Subscription:
 
     @property
     def begins_anew(self) -> bool:
-        """Whether the subscription goes on by itself where what was missed cannot be recovered."""
+        """Whether the subscription goes on by itself when missed publications cannot be recovered."""
         return self.get_state is not None
 
     def next_page(self, answer: SubscribeResult) -> SubscribeRequest | None:
-        """Take a page of what comes before the reply proper, and return the request for the next one."""
+        """Take a page of those that come before the reply itself, and return the request for the next page."""
         return None
 
     def subscribed(self, answer: SubscribeResult) -> None:

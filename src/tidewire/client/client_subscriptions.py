@@ -43,7 +43,7 @@ class ClientSubscriptions:
         if not self._connection.is_ready.is_set():
             return
         if subscription.channel in self._chosen:
-            self._connection.drop()  # only a connect recovers what the server chose
+            self._connection.drop()  # only a connect recovers the channels that the server chose
         else:
             self._connection.spawn(self._subscribe(subscription))
 
@@ -148,7 +148,7 @@ class ClientSubscriptions:
     # The connection opens, and is lost.
 
     def places(self) -> dict[str, messages.SubscribeRequest]:
-        """Return from where to go on in the channels that the server chose."""
+        """Return the positions from which to go on in the channels that the server chose."""
         return {channel: self._by_channel[channel].request() for channel in self._chosen & self._by_channel.keys()}
 
     def opened(self) -> None:
@@ -169,7 +169,7 @@ class ClientSubscriptions:
             self._choose(channel, result)
 
     def connected(self) -> None:
-        """Ask for what was not asked for when the connection opened."""
+        """Ask for the subscriptions that were not asked for when the connection opened."""
         for subscription in self:
             if not subscription.is_asked and subscription.channel not in self._chosen and subscription.is_wanted:
                 self.request_subscribe(subscription)

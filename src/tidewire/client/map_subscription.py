@@ -1,4 +1,4 @@
-"""A map as its subscribers have it: its entries, and each change of them."""
+"""A map as its subscribers see it: its entries, and each change of them."""
 
 from __future__ import annotations
 
@@ -13,15 +13,16 @@ from tidewire.protocols.centrifuge.messages import PublishRequest, SubscribeRequ
 
 __all__ = ("MapSubscription",)
 
-#: The type of a subscription to a map; the phases in which a client asks for what it missed, and for all entries.
+#: The type of a subscription to a map; the phases in which a client asks for missed changes, and for all entries.
 _MAP, _MISSED, _ENTRIES = 1, 1, 2
 
 
 class MapSubscription(Subscription):
     """A subscription to a map: `async for change in client.map("board:1")`, each with `key`, `data` and `removed`.
 
-    `entries` are those at the last change that was taken; the first changes are what is there already. After a lost
-    connection come the changes that were missed; where they are not kept any more, those by which the entries differ.
+    `entries` are those at the last change that was taken; the first changes are the entries that exist already. After a
+    lost connection come the changes that were missed; if these are not kept any more, those by which the entries
+    differ.
     """
 
     def __init__(
@@ -38,7 +39,7 @@ class MapSubscription(Subscription):
         #: Values by their keys.
         self.entries: dict[str, Any] = {}
         self._publish = publish
-        #: The same when the application will have taken all that waits for it.
+        #: The same, as they will be when the application has taken all that waits for it.
         self._known: dict[str, Any] = {}
         self._pages: dict[str, ChannelPublication] = {}
 

@@ -23,7 +23,7 @@ A = TypeVar("A", contravariant=True)
 
 
 class TypedPublication(Generic[M]):
-    """A publication with its message; one of another type (from an older model) has None, and `problem` says why."""
+    """A publication with its message; a message of another type (of an older model) is None, and `problem` says why."""
 
     __slots__ = ("data", "problem", "publication")
 
@@ -42,7 +42,7 @@ class TypedChannel(Generic[M, A]):
         self._shape = Shape(type_)
 
     async def publish(self, message: A) -> None:
-        """Publish a message, without what a model leaves at None; raises as `Client.publish`."""
+        """Publish a message, without the fields of a model that are None; raises as `Client.publish`."""
         data: Any = message
         if isinstance(message, BaseModel):
             unset = type(message).model_fields.keys() - message.model_fields_set

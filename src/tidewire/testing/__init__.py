@@ -1,4 +1,4 @@
-"""Tests of applications and of stores: the fixture `realtime` and what it gives, and contract suites to subclass.
+"""Tests of applications and of stores: the fixture `realtime` with its world, and contract suites to subclass.
 
 The suites are for a store of your own; give them a `store` fixture:
 
@@ -44,7 +44,7 @@ __all__ = (
     "wait_until",
 )
 
-#: Where each of these names is defined: pytest starts with the plugin alone.
+#: The module of each of these names, imported at first use: pytest starts with the plugin alone.
 _HOMES = {
     "tidewire.testing.broker": ("BrokerContract",),
     "tidewire.testing.links": (

@@ -43,7 +43,7 @@ class Blocking:
         return self._plain(found)
 
     def _plain(self, value: Any) -> Any:
-        """Return a client, a store or the like so that it can be used without `await`, too."""
+        """Return a client, a store or the like in a form that works without `await`."""
         is_plain = isinstance(value, str | bytes | int | float | list | dict | tuple | None)
         if isinstance(value, Player) or (
             not is_plain and type(value).__module__.partition(".")[0] in ("tidewire", "httpx")
@@ -56,7 +56,7 @@ class Blocking:
 
 
 def _without_loop(trace: TracebackType | None) -> TracebackType | None:
-    """Return a traceback without its first frames, which are those of the call and of asyncio."""
+    """Return a traceback without its first frames, those of the call and of asyncio."""
     while trace is not None and trace.tb_frame.f_globals.get("__name__", "").startswith((__name__, "asyncio.")):
         trace = trace.tb_next
     return trace

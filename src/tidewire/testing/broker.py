@@ -1,4 +1,4 @@
-"""The contract of a broker as a test suite (base.Broker says it in words)."""
+"""The contract of a broker as a test suite (base.Broker has it in words)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How a client of a test connects: its path, its user, and what it shows the application."""
+"""How a client of a test connects: its path, its user, and the values that it gives the application."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ __all__ = ("Opening", "opening", "with_params")
 
 
 class Opening(msgspec.Struct, frozen=True):
-    """One way to connect, which `back` takes again."""
+    """One way to connect, which `back` uses again."""
 
     name: str
     path: str
@@ -23,12 +23,12 @@ class Opening(msgspec.Struct, frozen=True):
     subprotocols: tuple[str, ...] = ()
     #: The number of the worker; None for the next in turn.
     worker: int | None = None
-    #: The test gave it no name, nor a user: it is called by the user that the endpoint gives it.
+    #: The test gave it neither a name nor a user: it gets the name of the user that the endpoint finds.
     is_nameless: bool = False
 
 
 def with_params(path: str, params: Mapping[str, Any] | None) -> str:
-    """Return a path with query parameters, in the place of those of the same names."""
+    """Return a path with query parameters, which replace those of the same names."""
     if not params:
         return path
     bare, _, query = path.partition("?")
@@ -48,7 +48,7 @@ def opening(
     worker: int | None = None,
     is_nameless: bool = False,
 ) -> Opening:
-    """Return how a client connects, with query parameters and cookies where they travel."""
+    """Return how a client connects, with query parameters in its path and cookies in its headers."""
     path = with_params(path, params)
     sent = dict(headers or {})
     if cookies:

@@ -1,4 +1,4 @@
-"""When a test's application has nothing more to do."""
+"""Waiting until a test's application has nothing more to do."""
 
 from __future__ import annotations
 
@@ -11,32 +11,32 @@ from tidewire.engine.connection import Connection
 
 __all__ = ("Idleness",)
 
-#: Turns of the loop in a row in which nothing happens, and how many there are at most in one look.
+#: Turns of the loop in a row in which nothing must happen, and the most turns of one check.
 _QUIET, _TURNS = 30, 20_000
-#: Naps of one `wait`: about a second, and more on a machine that is busy.
+#: Short sleeps of one `wait`: about a second, and more on a busy machine.
 _NAPS, _NAP_SECONDS = 100, 0.01
 
 
 class Idleness:
-    """Counts what happens, and waits until nothing does.
+    """Counts events, and waits until there are none.
 
-    A handler works from the moment at which it takes a message until it asks for the next. One that was never seen to
-    wait for a message, because it only sends, is not waited for.
+    A handler works from the moment at which it takes a message until it asks for the next one. A handler that has never
+    asked for a message, because it only sends, is not waited for.
     """
 
     def __init__(self, connections: Callable[[], Iterable[Connection]]) -> None:
         self._connections = connections
         self._happened = 0
         self._seen_waiting: set[str] = set()
-        #: A handler still worked when the last wait gave up.
+        #: A handler was still working when the last wait gave up.
         self.is_stuck = False
 
     def happened(self) -> None:
-        """Count something that happened."""
+        """Count an event."""
         self._happened += 1
 
     async def wait_quiet(self) -> None:
-        """Wait until the event loop has nothing to do at once."""
+        """Wait until the event loop has nothing to do immediately."""
         quiet, seen = 0, self._happened
         for _ in range(_TURNS):
             await asyncio.sleep(0)
@@ -45,7 +45,7 @@ class Idleness:
                 return
 
     async def wait(self) -> None:
-        """Wait until no handler works either; one that still does after about a second counts as waiting."""
+        """Wait until no handler works either; a handler that still works after about a second counts as waiting."""
         for _ in range(_NAPS):
             await self.wait_quiet()
             self.is_stuck = self.is_stuck and self._is_working()

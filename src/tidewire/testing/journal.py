@@ -1,4 +1,4 @@
-"""The events of a test, in their order, and how a failed expectation shows it."""
+"""The events of a test, in their order, and the report of a failed expectation."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class Journal:
         self._names: set[str] = set()
 
     def add(self, kind: str, owner: str, text: str) -> None:
-        """Remember what somebody did."""
+        """Remember an event of a client or of the application."""
         self._names.add(owner)
         self._entries.append(_Entry(kind, owner, text))
 
@@ -51,7 +51,7 @@ class Journal:
         self.add("published", "", f"{publication.channel} #{publication.offset}: {value}  (worker {worker})")
 
     def decided(self, decision: Decision) -> None:
-        """Remember what a rule decided."""
+        """Remember the decision of a rule."""
         rule = f"the rule for {decision.rule!r}" if decision.rule else "no rule is for it: the channel's options"
         user = decision.caller.identity.user
         outcome = f"raised {decision.error!r}"
@@ -62,7 +62,7 @@ class Journal:
         self.add("decided", "", f"{decision.channel}, user {user!r}: {rule} {outcome}")
 
     def report(self, owner: str) -> str:
-        """Return what a failed expectation of a client prints; "" stands for all clients."""
+        """Return the report that a failed expectation of a client prints; "" stands for all clients."""
         parts = [
             ("came", f"{owner or 'clients'} got", self._lines("came", owner) if owner else self._named("came")),
             ("sent", "sent", self._named("sent")),
@@ -92,7 +92,7 @@ def _last(lines: Iterable[str]) -> list[str]:
 
 
 def shown(value: Any) -> str:
-    """Return a value for people, not too long."""
+    """Return a value as a short text for people."""
     try:
         text = json.dumps(value, ensure_ascii=False) if isinstance(value, dict | list) else repr(value)
     except (TypeError, ValueError):

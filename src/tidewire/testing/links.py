@@ -1,4 +1,4 @@
-"""A link without a socket, and a clock to turn by hand."""
+"""A link without a socket, and a clock that tests move by hand."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ __all__ = ("FakeLink", "ManualClock")
 
 
 class ManualClock:
-    """Tells a time that only moves when it is told to."""
+    """A clock whose time moves only by `advance`."""
 
     def __init__(self, now: float = 1_700_000_000.0) -> None:
         self.now = now
@@ -28,10 +28,10 @@ class ManualClock:
 
 
 class FakeLink(Link):
-    """Keeps what is written in `sent`; its client takes everything, or nothing between `stall` and `take`.
+    """Keeps all written messages in `sent`; its client takes everything, or nothing between `stall` and `take`.
 
-    It counts as paused above `high_water` bytes that nobody has taken, and drops what is written after its end, as
-    every link does. `answers_close=False` makes a client that does not answer a closing handshake.
+    It counts as paused above `high_water` bytes that the client has not taken, and drops writes after its end, as every
+    link does. `answers_close=False` makes a client that does not answer a closing handshake.
     """
 
     __slots__ = (
@@ -69,7 +69,7 @@ class FakeLink(Link):
 
     @property
     def data(self) -> list[bytes]:
-        """The payloads of what was written."""
+        """The payloads of the written messages."""
         return [message.data for message in self.sent]
 
     # Acts of the client.
@@ -84,7 +84,7 @@ class FakeLink(Link):
         self._is_stalled = True
 
     def take(self) -> None:
-        """Take all that waits, and what comes."""
+        """Take all waiting messages, and all further ones."""
         self._is_stalled = False
         self._unsent = [0, 0]
         if self.paused:

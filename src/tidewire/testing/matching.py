@@ -19,8 +19,9 @@ MISSING: Any = object()
 def match(expected: Any, raw: str | bytes, value: Any) -> Any:
     """Return a message as the test wants it, or MISSING; `raw` is the message, `value` its JSON.
 
-    A text matches itself; anything else is compared with the JSON that came. A model class matches what it validates,
-    and gives the model; a function decides by itself; `...` matches anything, and as a key any further keys.
+    A text matches itself; anything else is compared with the JSON of the message. A model class matches each value that
+    it validates, and returns the model; a function decides by itself; `...` matches anything, and as a key any further
+    keys.
     """
     if expected is ...:
         return value
@@ -37,20 +38,20 @@ def match(expected: Any, raw: str | bytes, value: Any) -> Any:
 
 
 def described(expected: Any) -> str:
-    """Return what is expected, in words."""
+    """Describe an expected message in words."""
     if expected is ...:
         return "a message"
     if isinstance(expected, type):
         return f"a {expected.__name__}"
     if callable(expected) and not isinstance(expected, BaseModel | dict | list):
-        return f"what {getattr(expected, '__name__', 'a function')} accepts"
+        return f"a value that {getattr(expected, '__name__', 'a function')} accepts"
     if isinstance(expected, dict):
         return "{" + ", ".join(f"{_key(key)}: {described_value(value)}" for key, value in expected.items()) + "}"
     return shown(expected)
 
 
 def described_value(value: Any) -> str:
-    """Return a part of what is expected, in words."""
+    """Describe a part of an expected message in words."""
     return "..." if value is ... else shown(value)
 
 
@@ -59,7 +60,7 @@ def _key(key: Any) -> str:
 
 
 def decoded(raw: str | bytes) -> Any:
-    """Return what the JSON of a message says, or the message itself where it has none."""
+    """Return the value of a message's JSON, or the message itself if it is not JSON."""
     try:
         return json.loads(raw)
     except ValueError:

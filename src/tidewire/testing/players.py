@@ -1,4 +1,4 @@
-"""The clients of a test: what each sends, what came, and what the test expects."""
+"""The clients of a test: the messages that each sends and gets, and the expectations of the test."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from tidewire.testing.wire_client import HandshakeRefused, WireClient
 
 __all__ = ("Player", "Received", "SocketClient")
 
-#: Naps of a patient test: about one second, and more on a machine that is busy.
+#: Short sleeps of a patient test: about one second, and more on a busy machine.
 _NAPS, _STUCK_NAPS, _NAP_SECONDS = 100, 10, 0.01
 _NOT_YET = Disconnect(1006, "it was never connected")
 
 
 class Received(msgspec.Struct, frozen=True):
-    """One message that came: as it was sent, as its JSON says, in which channel, and whether a recovery brought it."""
+    """A message that a client got: as it was sent, as JSON, in which channel, and whether a recovery brought it."""
 
     raw: str | bytes
     value: Any
@@ -44,7 +44,7 @@ class Player:
         self._name = opening.name
         self._wire: WireClient | None = None
         self._unread = 0
-        #: All that came, in its order.
+        #: All messages that it got, in their order.
         self.received: list[Received] = []
         #: Why the connection ended; None while it is open.
         self.disconnect: Disconnect | None = _NOT_YET
@@ -71,10 +71,10 @@ class Player:
     ) -> Any:
         """Wait for a message, and return it: a value that JSON has, a text, bytes, or a model.
 
-        It is looked for among what came after the last message that was expected. `expected` may be a value, in which
+        It is looked for among the messages after the last one that was expected. `expected` may be a value, in which
         `...` stands for anything; a pydantic model or its class; a function of the value. `recovered` tells whether a
-        recovery brought it. Raises AssertionError with all that happened after about `within` seconds, and what a
-        handler raised as soon as it has.
+        recovery must have brought it. Raises AssertionError with all events after about `within` seconds, and the
+        exception of a handler immediately.
         """
         __tracebackhide__ = True  # pytest shows the test instead
         for _ in range(_STUCK_NAPS if self._world.is_stuck else round(within / _NAP_SECONDS)):
@@ -95,7 +95,7 @@ class Player:
         raise AssertionError(failure)
 
     async def expect_nothing(self) -> None:
-        """Wait until everything has been handled, and raise AssertionError if anything came that was not expected."""
+        """Wait until everything has been handled, and raise AssertionError for any message that was not expected."""
         __tracebackhide__ = True
         await self._world.settle()
         self._world.raise_errors()
@@ -134,7 +134,7 @@ class Player:
     def _failure(self, what: str) -> str:
         ended = "" if self.disconnect is None else f"; its connection ended with {_code(self.disconnect)}"
         expected = self.received[: self._unread]
-        seen = f"\n  ({len(expected)} of what came was expected before)" if expected else ""
+        seen = f"\n  (messages that came before and were expected: {len(expected)})" if expected else ""
         return f"{self.name} {what}{ended}\n{self._world.journal.report(self.name)}{seen}"
 
     # The connection.
@@ -176,17 +176,17 @@ class Player:
         return self._wire
 
     def cut(self) -> None:
-        """Cut the connection without a word, as when the network goes; `back` connects it again."""
+        """Cut the connection without a close, as when the network fails; `back` connects it again."""
         if self.disconnect is None and self._wire is not None:
             self._wire.abort()
             self._closed(Disconnect(1006, "cut by the test"))
 
     def freeze(self) -> None:
-        """Take nothing and answer no ping, as a phone in a tunnel; `thaw` lets it go on."""
+        """Take nothing and answer no ping, like a phone in a tunnel; `thaw` lets it go on."""
         self._open_wire.freeze()
 
     def thaw(self) -> None:
-        """Take what has come meanwhile."""
+        """Take the messages that have come meanwhile, and further ones."""
         self._open_wire.thaw()
 
     async def back(self) -> None:
@@ -198,7 +198,7 @@ class Player:
         await self._world.settle()
 
     async def close(self, code: int = 1000, reason: str = "") -> None:
-        """Close the connection as a client that leaves does."""
+        """Close the connection, as a client does that leaves."""
         if self.disconnect is None:
             self._open_wire.close(code, reason)
             await self._world.settle()
@@ -208,7 +208,7 @@ class SocketClient(Player):
     """A client of one of the application's own WebSocket endpoints."""
 
     _without_recovery = (
-        ". rt.connect speaks your endpoint's own messages, of which the kit cannot tell what a recovery brought: "
+        ". rt.connect speaks your endpoint's own messages, and the kit cannot know which of them a recovery brought: "
         "leave recovered= out, or subscribe by rt.subscriber"
     )
 

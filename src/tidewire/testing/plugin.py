@@ -19,7 +19,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         "--realtime-seed",
         type=int,
         default=None,
-        help="the seed of every realtime(app) that has none of its own: what it decides can be played again",
+        help="the seed of every realtime(app) that has none of its own; the same seed repeats the same order of events",
     )
 
 

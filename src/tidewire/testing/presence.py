@@ -1,4 +1,4 @@
-"""The contract of presence as a test suite (base.Presence says it in words)."""
+"""The contract of presence as a test suite (base.Presence has it in words)."""
 
 from __future__ import annotations
 

@@ -23,10 +23,10 @@ class Realtime:
         self._seed = seed
 
     def __call__(self, app: Any, *, workers: int = 1, seed: int | None = None) -> Run:
-        """Run an application, or what a function without arguments makes.
+        """Run an application, or the one that a function without arguments makes.
 
-        Several workers of one application share what its modules hold; a function makes an application for each.
-        With a `seed`, publications reach the workers later or sooner, and clients choose their worker, as it decides.
+        Several workers of one application share the variables of its modules; a function makes an application for each.
+        A `seed` decides when publications reach the workers, and which worker a client connects to.
         """
         if not isinstance(workers, int) or workers < 1:
             raise ConfigurationError(f"workers={workers!r} is no number of workers; write 1 or more")

@@ -18,7 +18,7 @@ LEASE_SECONDS = 10.0
 
 
 class _Entry(msgspec.Struct):
-    """A member, the worker's node that it belongs to, and what its leave publishes."""
+    """A member, the worker's node that it belongs to, and the announcement of its leave."""
 
     node: str
     member: Member
@@ -27,7 +27,7 @@ class _Entry(msgspec.Struct):
 
 
 class _Claim(msgspec.Struct, frozen=True):
-    """A departure, and until when it is somebody's."""
+    """A departure, and the time until which its claim holds."""
 
     departure: Departure
     until: float
@@ -117,7 +117,7 @@ class SimulatedPresence(Presence):
         self._is_closed = True
 
     def die(self) -> None:
-        """End as the process does that is killed."""
+        """End as a killed process does."""
         self._is_closed = True
 
     async def join(self, channel: str, member: Member, announcement: Announcement | None = None) -> JoinResult:
@@ -126,7 +126,7 @@ class SimulatedPresence(Presence):
         room = self._members.rooms.setdefault(channel, {})
         room[member.connection] = _Entry(self._node, member, announcement)
         own = [entry for entry in room.values() if entry.member.user == member.user]
-        # a user whose leaving was not announced has not come anew
+        # a user whose leave was not announced does not join again
         return JoinResult(first=len(own) == 1, connections=sum(map(self._members.is_listed, own)))
 
     async def leave(self, channel: str, connection: str) -> bool:

@@ -20,9 +20,9 @@ _DELAY = 4
 
 
 class SimulatedStore:
-    """The store that the workers of a test share. `away`, `back` and `lose` are what can happen to a store.
+    """The store that the workers of a test share. `away`, `back` and `lose` are its faults.
 
-    With a `chance`, publications reach each worker a few turns of the loop later than they were kept, as it decides.
+    With a `chance`, publications reach each worker a random few turns of the loop after they were kept.
     """
 
     def __init__(
@@ -33,9 +33,9 @@ class SimulatedStore:
         self.is_shared = is_shared
         self.chance = chance
         self.is_away = False
-        #: Publications are kept, but nobody is told so.
+        #: Publications are kept, but not acknowledged.
         self.is_silent = False
-        #: Called with what was published, and the number of the worker.
+        #: Called with each publication, and the number of the worker.
         self.on_published: Callable[[Publication, int], None] = lambda publication, worker: None
         self.members = Members(clock)
         self.server = MemoryBroker(clock, limits=limits)
@@ -54,7 +54,7 @@ class SimulatedStore:
     # Faults.
 
     def away(self, *, silent: bool = False) -> None:
-        """Go away: publishing fails, clients stay. With `silent` it keeps what comes and answers nobody."""
+        """Go away: publishing fails, clients stay. With `silent` it keeps publications and does not answer."""
         self.is_away, self.is_silent = not silent, silent
 
     def back(self) -> None:
@@ -79,12 +79,12 @@ class SimulatedStore:
             raise StoreUnavailable("the store of this test is away; rt.store.back() brings it back")
 
     def deliver(self, publications: Sequence[Publication]) -> None:
-        """Give what was published to every worker that is subscribed."""
+        """Deliver publications to every worker that is subscribed."""
         for broker in tuple(self._brokers):
             broker.take(publications)
 
     def relay(self, sender: SimulatedBroker, publications: Sequence[Publication]) -> None:
-        """Give what nobody keeps to the other workers."""
+        """Relay ephemeral publications to the other workers."""
         if not self.is_away:
             for broker in tuple(self._brokers):
                 if broker is not sender:
@@ -126,12 +126,12 @@ class SimulatedBroker(Broker):
             self._resumed()
 
     async def subscribe_again(self) -> None:
-        """Subscribe to what the node is subscribed to, in a store that is new."""
+        """Subscribe to the node's channels again, in a store that is new."""
         for channel in self._channels:
             await self._store.server.subscribe(channel)
 
     def take(self, publications: Sequence[Publication]) -> None:
-        """Deliver what the node is subscribed to: now, or as the seed says, but always in order."""
+        """Deliver publications of the node's channels: now, or when the seed decides, but always in order."""
         wanted = [publication for publication in publications if publication.channel in self._channels]
         if not wanted:
             return

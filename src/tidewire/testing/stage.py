@@ -14,10 +14,10 @@ __all__ = ("Stage",)
 
 
 class Stage(ABC):
-    """Connects clients, and knows when everything that they did has been handled."""
+    """Connects clients, and waits until everything that they did has been handled."""
 
     journal: Journal
-    #: A test has waited for a handler already, which works on something without an end.
+    #: A test has already waited in vain for a handler that works without an end.
     is_stuck: bool = False
 
     @abstractmethod
@@ -32,12 +32,12 @@ class Stage(ABC):
 
     @abstractmethod
     async def settle(self) -> None:
-        """Wait until everything has been handled: no handler works, nothing is on its way. A second is the limit."""
+        """Wait until everything has been handled: no handler works, and nothing is in flight; for a second at most."""
 
     @abstractmethod
     async def settle_briefly(self) -> None:
-        """Wait until the event loop has nothing more to do at once."""
+        """Wait until the event loop has nothing more to do immediately."""
 
     @abstractmethod
     def raise_errors(self) -> None:
-        """Raise what a handler has raised, once."""
+        """Raise the exception that a handler has raised, once."""

@@ -31,14 +31,14 @@ from tidewire.testing.wire_client import WireClient
 __all__ = ("StagedWorker", "Stores", "connected_user")
 
 Stores = Callable[[int], tuple[Broker, SimulatedPresence]]
-#: Where subscribers of a test connect whose user the test gives, beside the application's own routes.
+#: The path for subscribers whose user the test gives, beside the application's own routes.
 SUBSCRIBERS = "/-tidewire-testing"
 #: Seconds for the endpoints of clients that were cut, before they are cancelled.
 _ENDING_SECONDS = 0.3
 
 
 class _Hosted(Host):
-    """The place of one worker, or of one connection of it, in every hub that the application opens."""
+    """The part of one worker, or of one of its connections, in every hub that the application opens."""
 
     def __init__(
         self, worker: StagedWorker, opening: Opening | None = None, on_user: Callable[[str], None] | None = None
@@ -73,7 +73,7 @@ class _Hosted(Host):
 
 
 class _Everywhere:
-    """The open parts of a hub in each worker of a test; code that asks gets that of its own worker."""
+    """The open parts of a hub in each worker of a test; each caller gets those of its own worker."""
 
     _known: dict[Hub, list[StagedWorker]] = {}
 
@@ -147,7 +147,7 @@ class StagedWorker:
         self._presences: list[SimulatedPresence] = []
         self.hubs: dict[Hub, Opened] = {}
         self.is_alive = False
-        #: Calls of the application that wait for nothing of their clients.
+        #: Calls of the application that do not wait for their clients.
         self.is_killed = False
         self._on_activity = on_activity
         self._on_error = on_error
@@ -178,7 +178,7 @@ class StagedWorker:
     # Its life.
 
     async def start(self) -> None:
-        """Run the lifespan until it has started; raises what it raises."""
+        """Run the lifespan until it has started; raises its exceptions."""
         context = copy_context()
         context.run(HOST.set, _Hosted(self))
         self._context = context
@@ -227,7 +227,7 @@ class StagedWorker:
                 started.set_result(None)
 
     async def stop(self) -> None:
-        """Drain as a server does, then end the lifespan; raises what it raises."""
+        """Drain as a server does, then end the lifespan; raises its exceptions."""
         self.is_alive = False
         for transport in self._sockets:
             transport.abort()
@@ -238,7 +238,7 @@ class StagedWorker:
             await lifespan
 
     async def kill(self) -> None:
-        """End as a process that is killed: nothing is said, nothing is written, and its lease runs out."""
+        """End as a killed process does: it closes and writes nothing, and its lease expires."""
         self.is_alive, self.is_killed = False, True
         for presence in self._presences:
             presence.die()
@@ -295,7 +295,7 @@ class StagedWorker:
         return made
 
     async def _call(self, scope: Any, receive: Any, send: Any) -> None:
-        """Call the application for one connection; what it raises reaches the test."""
+        """Call the application for one connection; the test gets its exceptions."""
         host = HOST.get()
         if isinstance(host, _Hosted) and host.user:
             scope["user"] = SimpleUser(host.user)
@@ -315,7 +315,7 @@ class StagedWorker:
             self._on_activity()
 
     def _mounted(self) -> FastAPI | None:
-        """Return what serves subscribers whose user the test gives."""
+        """Return the application that serves subscribers whose user the test gives."""
         if not self.hubs:
             return None
         app = FastAPI()

@@ -1,4 +1,4 @@
-"""The needs of the contract suites: a store to run on, and waiting for a condition with a limit."""
+"""Helpers of the contract suites: the store that they run on, and waiting for a condition with a limit."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class StoreUnderTest(msgspec.Struct, frozen=True, kw_only=True):
 
     broker: Callable[[], Broker]
     presence: Callable[[], Presence]
-    #: Several nodes at once see the same.
+    #: Several nodes at once see the same publications and members.
     shared: bool
     #: Kept publications are there again after the last node has closed.
     lasting: bool
@@ -45,7 +45,7 @@ async def wait_until(condition: Callable[[], bool | Awaitable[bool]], limit: flo
 
 
 class Node:
-    """An open broker and what it delivered."""
+    """An open broker and the publications that it delivered."""
 
     def __init__(self, broker: Broker) -> None:
         self.broker = broker

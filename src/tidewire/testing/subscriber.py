@@ -20,7 +20,7 @@ __all__ = ("CommandRefused", "Subscriber")
 
 
 class CommandRefused(TidewireError):
-    """Raised when the server refuses what a subscriber asks for, with the protocol's `number` and its text."""
+    """Raised when the server refuses a command of a subscriber, with the protocol's `number` and its text."""
 
     def __init__(self, what: str, number: int, text: str) -> None:
         super().__init__(f"{what} was refused: {number} {text}")
@@ -29,12 +29,12 @@ class CommandRefused(TidewireError):
 
 
 class Subscriber(Player):
-    """Subscribed to one channel or more; `back` recovers what it has missed."""
+    """A client that subscribes to one channel or more; `back` recovers missed publications."""
 
     def __init__(self, world: Stage, opening: Opening, channels: tuple[str, ...], *, history: bool) -> None:
         super().__init__(world, opening)
         self.channels = channels
-        #: For each channel, whether the last `back` brought all that was missed; None before.
+        #: For each channel, whether the last `back` recovered all missed publications; None before.
         self.recovered: dict[str, bool | None] = dict.fromkeys(channels)
         #: The data that rules gave each subscription (`Permissions.data`).
         self.data: dict[str, Any] = {}
@@ -43,7 +43,7 @@ class Subscriber(Player):
         self._numbers = itertools.count(1)
         self._replies: dict[int, asyncio.Future[Any]] = {}
         self._joins: list[tuple[str, str, str]] = []
-        #: Pushed while the history was read: it comes behind the history, and not twice.
+        #: Publications that were pushed while the history was read: they come after the history, and not twice.
         self._held: list[tuple[str, dict[str, Any]]] | None = None
 
     async def open(self) -> None:

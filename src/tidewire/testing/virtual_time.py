@@ -1,4 +1,4 @@
-"""The time of a test's event loop, which goes on by itself and can be moved on."""
+"""The time of a test's event loop, which runs by itself and can be advanced."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _STEP, _LONG_STEP, _PRECISE = 0.5, 5.0, 300.0
 
 
 class VirtualTime:
-    """Moves the time of an event loop on. It never goes back, not even after the test: timers stay in their order."""
+    """Advances the time of an event loop. It never goes back, not even after the test, so that timers stay in order."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
@@ -26,7 +26,7 @@ class VirtualTime:
         return self._loop.time()
 
     async def advance(self, seconds: float, settle: Callable[[], Awaitable[None]]) -> None:
-        """Move the time on, and do between two steps what is due; raises ConfigurationError on a loop of uvloop."""
+        """Advance the time in steps, and run due timers after each; raises ConfigurationError on a loop of uvloop."""
         if not seconds >= 0:
             raise ConfigurationError(
                 f"advance({seconds!r}) would go back; give a number of seconds that is not negative"

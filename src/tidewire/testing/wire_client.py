@@ -1,4 +1,4 @@
-"""The client's end of one WebSocket, over a pair of connected sockets: no port, and nothing is faked."""
+"""The client's end of one WebSocket, over a pair of connected sockets: real bytes, but no port."""
 
 from __future__ import annotations
 
@@ -154,7 +154,7 @@ class WireClient(asyncio.Protocol):
         self._flush()
 
     def abort(self) -> None:
-        """End without a word, as a cable that is pulled; `on_closed` is not called."""
+        """End without a close, as when a cable is pulled; `on_closed` is not called."""
         self._is_ended = True
         if self._transport is not None:
             self._transport.abort()

@@ -33,7 +33,7 @@ __all__ = ("World",)
 
 
 class _Errors(logging.Handler):
-    """Takes the exceptions that the package logs: those of rules, of functions for calls, and of its own."""
+    """Collects the exceptions that the package logs: those of rules, of functions for calls, and its own."""
 
     def __init__(self, take: Callable[[BaseException], None]) -> None:
         super().__init__(logging.ERROR)
@@ -51,7 +51,7 @@ class World(Stage):
     def __init__(self, app: Any, *, workers: int, seed: int | None, factory: Callable[[], Any] | None) -> None:
         loop = asyncio.get_running_loop()
         self.journal = Journal(seed)
-        #: Decides by the seed: for the test's own steps, too.
+        #: The random numbers of the seed, for the test's own steps, too.
         self.chance = random.Random(seed)
         self._time = VirtualTime(loop)
         self._is_seeded = seed is not None
@@ -68,7 +68,7 @@ class World(Stage):
         self.store.on_published = self.journal.published
         #: The workers, killed ones included.
         self.workers: list[StagedWorker] = []
-        #: Errors that handlers have raised and no test has been told yet.
+        #: Errors that handlers have raised and that the test has not got yet.
         self.errors: list[BaseException] = []
         self._seen: list[BaseException] = []
         self._logged = _Errors(self._failed)
@@ -80,7 +80,7 @@ class World(Stage):
     # Its life.
 
     async def start(self) -> None:
-        """Start every worker; raises what their lifespans raise."""
+        """Start every worker; raises the exceptions of their lifespans."""
         logging.getLogger("tidewire").addHandler(self._logged)
         try:
             for _ in range(self._count):
@@ -90,7 +90,7 @@ class World(Stage):
             raise
 
     async def aclose(self) -> None:
-        """End every worker; raises what their lifespans raise."""
+        """End every worker; raises the exceptions of their lifespans."""
         try:
             for client in self._http:
                 await client.aclose()
@@ -175,9 +175,9 @@ class World(Stage):
     ) -> Subscriber:
         """Subscribe to channels as the browser's client does, by the rules of the hub; raises CommandRefused.
 
-        The test gives the `user`, and with `context` what rules get from the application's dependency. With a `path`
-        ("/connection/websocket") it goes through the application's own route, which finds the user by itself.
-        `history` reads what is there before.
+        The test gives the `user`, and with `context` the value that rules get from the application's dependency. With a
+        `path` ("/connection/websocket") it goes through the application's own route, which finds the user by itself.
+        With `history`, earlier publications are read first.
         """
         if not channels:
             raise ConfigurationError('subscriber() names no channel; write rt.subscriber("room:1", user="bob")')
@@ -254,7 +254,7 @@ class World(Stage):
     # Its time.
 
     async def advance(self, seconds: float) -> None:
-        """Move the time on by some seconds: pings, leases, expiry and history happen as if they had passed."""
+        """Advance the time by some seconds: pings, leases, expiry and history behave as if they had passed."""
         await self._time.advance(seconds, self._idleness.wait_quiet)
         await self.settle()
 
@@ -289,7 +289,7 @@ class World(Stage):
             raise error
 
     async def expect_error(self, kind: type[BaseException] = Exception) -> BaseException:
-        """Wait for what a handler raises, and return it, so that it does not fail the test."""
+        """Wait for the exception of a handler, and return it, so that it does not fail the test."""
         for _ in range(100):
             await self.settle_briefly()
             for error in self.errors:

@@ -30,7 +30,7 @@ def _channels(before: Contents, after: Contents) -> Iterator[str]:
 def _channel(old: ChannelContents, new: ChannelContents, before: Contents, after: Contents) -> Iterator[str]:
     where = f"channel {old.address}"
     if old.published != [{}]:
-        # subscribers read what is published now by the types of then; what they never knew they leave alone
+        # subscribers read new messages by the old types, and ignore what these do not have
         reading = Narrowing(after.schemas, before.schemas, is_reading=True)
         known = {_name(schema): schema for schema in old.published}
         for schema in new.published:

@@ -25,7 +25,7 @@ _BOUNDS = {
 class Narrowing:
     """Compares the types that one document writes with those that another one reads.
 
-    A reader checks no bounds (`is_reading`): only what it finds, and of which type.
+    A reader (`is_reading`) does not check bounds, only which fields there are and their types.
     """
 
     def __init__(self, written: Mapping[str, Any], read: Mapping[str, Any], *, is_reading: bool = False) -> None:

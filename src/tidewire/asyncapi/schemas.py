@@ -14,7 +14,7 @@ from tidewire.protocols.shape import Shape
 __all__ = ("Mode", "Schemas", "resolved")
 
 _REFERENCE = "#/components/schemas/"
-#: How a type is written: as it is sent, without what has a default; or as it is published, with it.
+#: The form of a type: as it is sent, without fields at their defaults; or as it is published, with them.
 Mode = Literal["validation", "serialization"]
 
 
@@ -28,7 +28,7 @@ class _Published(GenerateJsonSchema):
 
 
 class Schemas:
-    """The schemas of many types: what two of them share has one definition."""
+    """The schemas of many types; a type that two of them share has one definition."""
 
     def __init__(self, wanted: Iterable[tuple[Shape, Mode]]) -> None:
         adapters: list[tuple[int, Mode, TypeAdapter[Any]]] = []

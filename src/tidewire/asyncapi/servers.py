@@ -69,7 +69,7 @@ def security_of(users: Iterable[Callable[..., Any]], *, takes_tokens: bool) -> d
     """Return the security schemes of the dependencies that identify clients, and of tokens in the protocol."""
     found: dict[str, Any] = {"token": _TOKEN} if takes_tokens else {}
     for user in users:
-        # what FastAPI says of a route with this dependency
+        # the description that FastAPI makes of a route with this dependency
         app = FastAPI()
         app.add_api_route("/", _nothing, dependencies=[Depends(user)])
         schemes = app.openapi().get("components", {}).get("securitySchemes", {})
@@ -78,7 +78,7 @@ def security_of(users: Iterable[Callable[..., Any]], *, takes_tokens: bool) -> d
 
 
 async def _nothing() -> None:
-    """Answer nothing."""
+    """Return nothing."""
 
 
 def _scheme(scheme: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""The admin page: its files, and the calls of the HTTP API for those who may administer."""
+"""The admin page: its files, and the calls of the HTTP API for operators."""
 
 from __future__ import annotations
 
@@ -54,14 +54,14 @@ def admin_router(
         return JSONResponse(types(), headers=_NOT_KEPT)
 
     _add_runs(router, nodes, allowed)
-    # a caller that may is known by the dependency; the page of another site may not, with the cookies of one who may
+    # the dependency admits callers; a page of another site must not call with the cookies of one that is admitted
     api = api_router(calls, key="", insecure=True, prefix="/api")
     router.include_router(api, dependencies=[allowed], include_in_schema=False)
     return router
 
 
 def _add_runs(router: APIRouter, nodes: Callable[[], Nodes], allowed: Any) -> None:
-    """Add the runs of pipelines, in the process that has some."""
+    """Add the runs of pipelines, if this process has any."""
 
     @router.get("/runs", dependencies=[allowed])
     async def runs(

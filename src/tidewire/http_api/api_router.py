@@ -97,7 +97,7 @@ def api_router(
 
 
 def _no_object(body: bytes, error: Exception) -> str:
-    """Return what a body is that is no JSON object, as the programs of people send it."""
+    """Return an explanation of a body that is no JSON object, for the usual mistakes of programs."""
     for begin, problem in _OTHER_BODIES.items():
         if body.startswith(begin):
             return problem
@@ -142,7 +142,7 @@ class _Endpoint:
         return endpoint
 
     async def commands(self, request: Request) -> Response:
-        """Answer lines of `{"method": …, "params": …}`, as clients sent them before each method had a path."""
+        """Answer lines of `{"method": …, "params": …}`, which clients sent before each method had a path."""
         if not self._is_known(request):
             return Response(status_code=401)
         try:
@@ -168,7 +168,7 @@ class _Endpoint:
         return {"error": result} if isinstance(result, m.ApiError) else {"result": result}
 
     def _is_known(self, request: Request) -> bool:
-        if not self._key:  # everybody may call, but not from a page of another site, on somebody's behalf
+        if not self._key:  # everybody may call, but a page of another site must not call on behalf of its visitor
             return _OWN_PAGES.allows(request)
         headers, query = request.headers, request.query_params
         scheme, _, authorization = headers.get("authorization", "").partition(" ")
@@ -235,7 +235,7 @@ class _Endpoint:
 
 
 class _Streamed(Response):
-    """An answer in parts, each made when the one before was taken, for as long as the caller is there."""
+    """An answer in parts; each is made when the caller has taken the one before, until the caller disconnects."""
 
     def __init__(self, request: Request, parts: AsyncGenerator[bytes, None]) -> None:
         super().__init__(media_type=_JSON, headers=_NOT_STORED)
@@ -259,7 +259,7 @@ def _json(content: object, status: int = 200, *, detail: str = "") -> Response:
 
 
 def _inlined(schema: dict[str, Any]) -> dict[str, Any]:
-    """Put definitions in the place of references: those of a schema are not those of the document."""
+    """Replace references by their definitions, because those of a schema are not those of the document."""
     definitions = schema.pop("$defs", {})
 
     def inline(value: Any) -> Any:

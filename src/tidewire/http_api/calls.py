@@ -71,9 +71,9 @@ def failure(error: TidewireError) -> m.ApiError:
     return m.ApiError(code=answer.code, message=_MESSAGES.get(answer.code, answer.message), detail=str(error))
 
 
-#: How a fault of ours, or of an extension, is told: the log has the rest.
+#: The answer for a fault of the server or of an extension; the log has the details.
 FAULT = m.ApiError(code=INTERNAL.code, message=INTERNAL.message)
-#: Where the API has other words than the protocol of clients.
+#: Errors for which the API has other words than the protocol of clients.
 _MESSAGES = {104: "not found"}
 
 
@@ -97,7 +97,7 @@ class Calls:
         self._options = options
         self._extensions = extensions or {}
         self._revocations = revocations
-        #: Bytes of history that these calls may still be answered with, where they have one answer.
+        #: Bytes of history that the answers of these calls may still have together, in a batch.
         self._left = node.limits.replies_bytes
         self._publishing = Publishing(node, options)
         self.maps = maps.MapCalls(node, options)
@@ -192,7 +192,7 @@ class Calls:
         if request.issued_before > time.time() + _AHEAD_SECONDS:
             raise BadRequest("`issued_before` is in the future; tokens that are not issued yet cannot be ended")
         if self._revocations is None:
-            raise NotAvailable("these calls know of no tokens")
+            raise NotAvailable("these calls cannot end tokens")
         user = check_user(request.user)
         before = 0.0 if request.jti else request.issued_before or time.time()
         await self._revocations.revoke(Revocation(user, request.jti, before))

@@ -19,7 +19,7 @@ from tidewire.options import ChannelOptions
 
 __all__ = ("FAULT_METHODS", "FaultCalls")
 
-#: Seconds that a fault may last: less than clients wait for a ping, so that none comes back by another cable.
+#: Seconds that a fault may last: less than clients wait for a ping, so that none reconnects meanwhile.
 _LONGEST = 30.0
 #: Connections of one user that a fault reaches.
 _MOST = 500
@@ -59,7 +59,7 @@ class FaultResult(m.Result):
 
 
 class TrialRequest(m.Request):
-    """Cut off a client of the trial's own, publish meanwhile, and count what comes back."""
+    """Cut off a client of the trial's own, publish meanwhile, and count the recovered messages."""
 
     payloads = frozenset({"data"})
 
@@ -71,7 +71,7 @@ class TrialRequest(m.Request):
 
 
 class TrialResult(m.Result):
-    """The account of the client; not `complete`: it was told of a gap, because the history does not reach back."""
+    """The messages of the client; not `complete`: it was notified of a gap, because the history is too short."""
 
     missed: int
     recovered: int

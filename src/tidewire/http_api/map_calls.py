@@ -39,7 +39,7 @@ class MapPublishRequest(_OfKey):
     data: m.Payload | None = Field(default=None, description="The value.", examples=[{"text": "hello"}])
     b64data: m.Base64 = ""
     tags: Mapping[str, str] = Field(default={}, description="Words that subscribers can filter by.")
-    delta: bool = Field(default=False, description="Taken; who negotiated deltas gets them.")
+    delta: bool = Field(default=False, description="Accepted; subscribers that have negotiated deltas get them.")
     key_mode: Literal["", "if_new", "if_exists"] = Field(default="", description="Only if there is none, or one.")
     version: int = Field(default=0, ge=0, le=0, description="Not for maps.")
     score: int = Field(default=0, ge=0, le=0, description="Not for maps: entries are in the order of their keys.")
@@ -50,7 +50,7 @@ class MapRemoveRequest(_OfKey):
 
 
 class MapChangeResult(m.Result):
-    """Where the change stands; `suppressed`: nothing was changed, for that reason."""
+    """The position of the change; `suppressed`: nothing was changed, for that reason."""
 
     offset: int = 0
     epoch: str = ""

@@ -20,10 +20,10 @@ _MOST = 2**53 - 1
 #: Any JSON value, kept as it was written.
 Payload = Annotated[msgspec.Raw, WithJsonSchema({"description": "any JSON value"})]
 Channel = Annotated[str, Field(min_length=1, description="The name of a channel.", examples=["room:1"])]
-User = Annotated[str, Field(description='Whose connections; "" for those of nobody known.', examples=["42"])]
+User = Annotated[str, Field(description='The user of the connections; "" for those without.', examples=["42"])]
 ClientId = Annotated[str, Field(description="Only the connection with this id.")]
 SessionId = Annotated[str, Field(description="Only the connection of this session.")]
-Base64 = Annotated[str, Field(description="The same as base64, for what is not JSON.")]
+Base64 = Annotated[str, Field(description="The same as base64, for data that is not JSON.")]
 
 
 class _Model(BaseModel):
@@ -67,7 +67,7 @@ def _fields_of(model: type[Request]) -> type[msgspec.Struct]:
 
 
 def _decoded(what: str, raw: msgspec.Raw, most: int) -> Any:
-    """Return a value with so many items at most; one that has many more is not even decoded."""
+    """Return a value with so many items at most; a value with many more is not even decoded."""
     commas = bytes(raw).count(b",")
     if commas <= most * _COMMAS:
         value = msgspec.json.decode(raw)
@@ -133,13 +133,13 @@ class _Publishing(Request):
 
     data: Payload | None = Field(default=None, description="The message to publish.", examples=[{"text": "hello"}])
     b64data: Base64 = ""
-    skip_history: bool = Field(default=False, description="Only for who is there now.")
-    ephemeral: bool | None = Field(default=None, description="Not kept at all; null: as the channel's options say.")
+    skip_history: bool = Field(default=False, description="Only for current subscribers.")
+    ephemeral: bool | None = Field(default=None, description="Not kept at all; null: by the channel's options.")
     but_not: str = Field(default="", description="The id of a client that does not get it: the sender.")
     tags: Mapping[str, str] = Field(default={}, description="Words that subscribers can filter by.")
     idempotency_key: str = Field(default="", description="The same key in a channel is published once in five minutes.")
-    delta: bool = Field(default=False, description="Taken; who negotiated deltas gets them.")
-    version: int = Field(default=0, ge=0, description="Published only if the channel's newest has a smaller one.")
+    delta: bool = Field(default=False, description="Accepted; subscribers that have negotiated deltas get them.")
+    version: int = Field(default=0, ge=0, description="Published only if that of the newest is smaller.")
     version_epoch: str = Field(default="", description="Versions of another epoch do not compare.")
 
 
@@ -225,11 +225,11 @@ class _ChannelRequest(Request):
 
 
 class PresenceRequest(_ChannelRequest):
-    """Ask who is in a channel, on all nodes."""
+    """Ask for the members of a channel, on all nodes."""
 
 
 class PresenceStatsRequest(_ChannelRequest):
-    """Ask how many are in a channel, on all nodes."""
+    """Ask for the number of members of a channel, on all nodes."""
 
 
 class HistoryRemoveRequest(_ChannelRequest):
@@ -280,7 +280,7 @@ class Empty(Result):
 
 
 class PublishResult(Result):
-    """Where it stands in the channel's history; nothing for a channel without history."""
+    """The position in the channel's history; nothing for a channel without history."""
 
     offset: int = 0
     epoch: str = ""

@@ -28,7 +28,7 @@ _PART = 2_000
 
 
 class Nodes:
-    """Answers for its own node from `start` on, and asks all; raises as `Survey.ask` does."""
+    """Answers for its own node from `start` on, and asks all nodes; raises as `Survey.ask` does."""
 
     def __init__(self, node: Node, *, version: str, meter: Meter | None = None, judge: Authority | None = None) -> None:
         self._node = node

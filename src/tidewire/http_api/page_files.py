@@ -1,4 +1,4 @@
-"""The files of a page that a router brings along, wherever an application includes it."""
+"""The files of a page that a router serves, at any prefix at which an application includes it."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ __all__ = ("UI", "add_page", "page_of")
 
 #: The folder of the pages.
 UI = Path(__file__).parents[1] / "server" / "ui"
-#: Those that all pages share.
+#: The files that all pages share.
 _SHARED = ("css/base.css", "js/theme.js", "js/dom.js", "icons.svg", "mark.svg")
 _HEADERS = {
     "Cross-Origin-Opener-Policy": "same-origin",

@@ -57,7 +57,7 @@ async def pages(
 
 
 async def stream_history(first: HistoryPage, rest: AsyncGenerator[HistoryPage, None]) -> AsyncGenerator[bytes, None]:
-    """Write an answer page by page; where the rest cannot be read, it ends amid the answer, which is no JSON then."""
+    """Write an answer page by page; if the rest cannot be read, it ends early, and is no JSON then."""
     yield b'{"result":{"publications":[' + _joined(first)
     try:
         async with aclosing(rest):
@@ -100,12 +100,12 @@ def _info(info: wire.ClientInfo) -> m.ClientInfo:
 
 
 async def presence(node: Node, channel: str, options: ChannelOptions) -> m.PresenceResult:
-    """Return who is in a channel; raises NotAvailable, StoreUnavailable."""
+    """Return the members of a channel; raises NotAvailable, StoreUnavailable."""
     present = await read_presence(node, channel, options)
     return m.PresenceResult(presence={client: _info(info) for client, info in present.items()})
 
 
 async def presence_stats(node: Node, channel: str, options: ChannelOptions) -> m.PresenceStatsResult:
-    """Return how many are in a channel; raises NotAvailable, StoreUnavailable."""
+    """Return the number of members of a channel; raises NotAvailable, StoreUnavailable."""
     present = await read_presence(node, channel, options)
     return m.PresenceStatsResult(num_clients=len(present), num_users=len({info.user for info in present.values()}))

@@ -1,4 +1,4 @@
-"""A trial: a client of this module's own is cut off, and counts what it missed and what comes back."""
+"""A trial: a client of this module's own is cut off, and counts the messages that it missed and that it recovered."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ _address: ContextVar[_Address] = ContextVar("tidewire.trial")
 
 
 class Outcome(NamedTuple):
-    """The account of a client: `complete` is whether the server says that all came back."""
+    """The messages of a client; `complete`: the server says that all were recovered."""
 
     missed: int
     recovered: int
@@ -47,7 +47,7 @@ class Outcome(NamedTuple):
 
 
 async def note_address(request: Request) -> None:
-    """Note where the clients of this playground connect: a dependency of its calls."""
+    """Note the URL at which clients of this playground connect; a dependency of its calls."""
     scheme = "wss" if request.url.scheme == "https" else "ws"
     host, port = request.scope.get("server") or ("127.0.0.1", 80)
     path = request.url.path.rpartition("/api")[0]
@@ -134,7 +134,7 @@ class _Subscriber:
             return
 
     async def read_until(self, wanted: set[int]) -> None:
-        """Read until all that is wanted came, or no more comes."""
+        """Read until all expected messages came, or no more come."""
         try:
             async with asyncio.timeout(_PATIENCE):
                 while not wanted <= set(self.got):

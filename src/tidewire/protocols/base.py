@@ -29,7 +29,7 @@ class Protocol(ABC, Generic[C]):
 
     @abstractmethod
     def encode_publication(self, publication: Publication) -> WireMessage | None:
-        """Encode one publication as it is pushed; None leaves out one that the dialect cannot express."""
+        """Encode one publication for a push; return None for one that the dialect cannot express, which is left out."""
 
     @abstractmethod
     def encode_subscribed(self, reply: Subscribed) -> list[WireMessage]:
@@ -40,9 +40,9 @@ class Protocol(ABC, Generic[C]):
         """Encode the answer to a command that failed."""
 
     def encode_refusal(self, error: CommandError, message: str | bytes) -> WireMessage:
-        """Encode the answer to a message that was not handled, decodable or not; a dialect with ids says which it was.
+        """Encode the answer to a message that was not handled, decodable or not; a dialect with ids names the message.
 
-        Never raises, whatever the message is.
+        Never raises, not even for a message that cannot be decoded.
         """
         return self.encode_error(error)
 

@@ -37,13 +37,13 @@ def frame(message: WireMessage, *, deflate: bool = False) -> bytes:
 class Representation:
     """A codec, a framing and a compression: connections that share all three are given the same bytes.
 
-    Compared by identity; `of` returns the same object for the same pair. A subscription that begins in one with a
-    `then` goes on in that one, after its first publications.
+    Compared by identity; `of` returns the same object for the same pair. A subscription that begins in a representation
+    with a `then` changes to that one after its first publications.
     """
 
     __slots__ = ("__weakref__", "deflate", "protocol", "then")
 
-    #: Those in use; each holds its protocol, whose id therefore is not given again.
+    #: The representations in use; each holds its protocol, so that the id of that is not given again.
     _known: WeakValueDictionary[tuple[int, bool], Representation] = WeakValueDictionary()
 
     def __init__(self, protocol: Protocol[Any], *, deflate: bool = False) -> None:
@@ -67,11 +67,11 @@ class Representation:
         return Batch(messages, deflate=self.deflate)
 
     def choose(self, publications: Sequence[Publication]) -> Sequence[Publication]:
-        """Return those that its subscribers want."""
+        """Return the publications that its subscribers want."""
         return publications
 
     def batch_after(self, last: Publication | None, publications: Sequence[Publication]) -> Batch:
-        """Encode publications for subscribers that all have been given `last`, if there is one."""
+        """Encode publications for subscribers that have all been given `last`, if there is one."""
         return self.batch(publications)
 
     def direct(self, *messages: WireMessage) -> Batch:
@@ -111,7 +111,8 @@ class Batch:
     def delimited(self, before: bytes, after: bytes, *, lines: bool = False) -> bytes:
         """Return all payloads in one buffer for a stream of bytes, each between two delimiters.
 
-        With `lines`, each line of a payload is one of its own; for one pair of delimiters it is always the same.
+        With `lines`, each line of a payload gets delimiters of its own; `lines` is always the same for one pair of
+        delimiters.
         """
         made = self._delimited
         if made is None:

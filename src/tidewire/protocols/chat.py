@@ -59,7 +59,7 @@ class _InRoom(_In, frozen=True):
     """A message of a client to a room."""
 
     def __post_init__(self) -> None:
-        # what is at its default is left out of answers, which msgspec judges by identity
+        # fields at their defaults, which msgspec judges by identity, are left out of answers
         if self.room == LOBBY:  # type: ignore[attr-defined]
             msgspec.structs.force_setattr(self, "room", LOBBY)
 
@@ -120,12 +120,12 @@ class Earlier(_InRoom, frozen=True, tag="earlier"):
 
 
 class Rooms(_In, frozen=True, tag="rooms"):
-    """Ask which rooms there are."""
+    """Ask for the list of rooms."""
 
 
 ChatCommand = Chat | PrivateChat | Ping | Auth | Online | Join | Leave | Earlier | Rooms
 
-#: How stored messages begin that get fields of their publication.
+#: The beginnings of stored messages that get fields of their publication.
 _SAID = (b'{"type":"chat_message"', b'{"type":"private_chat_message"')
 _SYSTEM = b'{"type":"system"'
 
@@ -133,7 +133,7 @@ _TYPES = frozenset({"chat", "private_chat", "ping", "auth", "online", "join", "l
 
 
 class _About(msgspec.Struct, frozen=True):
-    """Which message an error is about."""
+    """The message that an error is about."""
 
     id: str | int | None = None
     room: str = LOBBY
@@ -187,7 +187,7 @@ class History(_Out, frozen=True, tag="history"):
 
 
 class EarlierMessages(_Out, frozen=True, tag="earlier"):
-    """The messages before another one, oldest first; `more`: there is something before that."""
+    """The messages before another one, oldest first; `more`: there are still older ones."""
 
     messages: list[msgspec.Raw]
     epoch: str
@@ -196,7 +196,7 @@ class EarlierMessages(_Out, frozen=True, tag="earlier"):
 
 
 class Foreign(_Out, frozen=True, tag="publication"):
-    """A publication in a room that is no message of this dialect; `data` is a text or the JSON that it is."""
+    """A publication in a room that is no message of this dialect; `data` is a text, or JSON."""
 
     data: msgspec.Raw
     timestamp: str
@@ -205,7 +205,7 @@ class Foreign(_Out, frozen=True, tag="publication"):
 
 
 class Inbox(_Out, frozen=True, tag="inbox"):
-    """Private messages that were missed, and the position that they reach: the inbox is live there, or `more` come."""
+    """Missed private messages, and the position that they reach: from there on the inbox is live, or `more` come."""
 
     messages: list[msgspec.Raw]
     offset: int
@@ -228,7 +228,7 @@ class RoomEntry(msgspec.Struct, frozen=True):
 
 
 class RoomList(_Out, frozen=True, tag="rooms"):
-    """The rooms there are."""
+    """All rooms."""
 
     rooms: list[RoomEntry]
 
@@ -296,7 +296,7 @@ class ChatProtocol(Protocol[ChatCommand]):
         return WireMessage(_encode(message))
 
     def encode_publication(self, publication: Publication) -> WireMessage:
-        """Encode a stored message: its timestamp is when it was kept, and a chat message has its offset."""
+        """Encode a stored message with its timestamp, the time at which it was kept; a chat message has its offset."""
         data = publication.data
         if publication.channel.startswith(_ROOM) and not _is_said_in(publication):
             return self.encode(_foreign(publication))
@@ -339,7 +339,7 @@ class ChatProtocol(Protocol[ChatCommand]):
 
 
 def _is_said_in(publication: Publication) -> bool:
-    """Return whether a publication of a room is one of its messages; anybody may have published it."""
+    """Return whether a publication in a room is one of the chat's messages, because anybody may have published it."""
     try:
         message = _said(publication.data)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
@@ -348,7 +348,7 @@ def _is_said_in(publication: Publication) -> bool:
 
 
 def _foreign(publication: Publication) -> Foreign:
-    """Return the form in which a room is shown a publication that no chat has made."""
+    """Return the form in which a room's members are shown a publication that is not the chat's."""
     room = sys.intern(publication.channel.removeprefix(_ROOM))
     data = publication.data
     if publication.format is not Format.JSON:

@@ -37,7 +37,7 @@ def may_return(code: int) -> bool:
 
 
 def close_reason(text: str) -> str:
-    """Return as much of a text as a close frame can hold."""
+    """Return as much of a text as fits into a close frame."""
     return text.encode()[:REASON_BYTES].decode(errors="ignore")
 
 

@@ -1,4 +1,4 @@
-"""Decoding of JSON that strangers send: typed, bounded in depth, with errors that say what was expected."""
+"""Decoding of JSON that strangers send: typed, bounded in depth, with errors that name the expected type."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _ESCAPES = re.compile(rb"\\(?:u[dD][89abAB]..\\u[dD][c-fC-F]..|(u[dD][89a-fA-F].
 
 _BACKSLASH = ord("\\")
 
-#: Digits of a number that no double-precision number can hold: one program could not read what another has published.
+#: Digits of a number beyond double precision: one program could publish it, and another could not read it.
 _HUGE = 310
 _STRIDE = _HUGE // 2
 _DIGITS = re.compile(rb'"(?:[^"\\]|\\.)*"|(\d{%d})' % _HUGE, re.DOTALL)
@@ -31,7 +31,7 @@ T = TypeVar("T")
 
 
 class JsonDecoder:
-    """Decodes one type; raises InvalidMessage for another one, and BadRequest for what is no JSON.
+    """Decodes one type; raises InvalidMessage for another one, and BadRequest for a text that is not JSON.
 
     Structs of msgspec, and values of any type, are decoded by msgspec; any other type by pydantic, wherever in it the
     constraint of an annotation stands; with an `adapter` of pydantic, by that. `expected` describes the type in errors;
@@ -102,9 +102,9 @@ def _describe(schema: Callable[[], Any]) -> str:
 
 
 def with_whole_characters(data: bytes) -> bytes:
-    """Return a JSON text with U+FFFD for each half of a character: a browser writes them where it cut a text.
+    """Return a JSON text with U+FFFD for each half of a character, which a browser writes where it cut a text.
 
-    A text without one is returned as it is.
+    A text without halves is returned unchanged.
     """
     if _BACKSLASH not in data or b"\\u" not in data:
         return data
@@ -113,7 +113,7 @@ def with_whole_characters(data: bytes) -> bytes:
 
 
 def decode_leniently(decode: Callable[[bytes], T], data: bytes) -> T:
-    """Decode JSON in which null means that a field was left out, except for `data`; raises as `decode` does."""
+    """Decode JSON in which null means that a field is missing, except for `data`; raises as `decode` does."""
     data = with_whole_characters(data)
     try:
         return decode(data)

@@ -1,4 +1,4 @@
-"""The publications of a map: one entry for each key, the newest wins. Pure, and the same on every node."""
+"""The publications of a map: one entry for each key, of which the newest wins. Pure, and the same on every node."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ _OVERHEAD = 100
 class Change(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True):
     """Sets the entry of a `key` to a `value`, or removes it; or removes all entries of an owner that has `left`.
 
-    `by` tells the change of one caller from that of another; `retagged`: the entry before had other tags. Where no
-    store orders changes, the one with the greatest `stamp` wins.
+    `by` distinguishes the changes of different callers; `retagged`: the entry before had other tags. Where no store
+    orders changes, the one with the greatest `stamp` wins.
     """
 
     key: str = ""
@@ -72,7 +72,7 @@ _decode = msgspec.json.Decoder(Change).decode
 
 
 def change_of(publication: Publication) -> Change | None:
-    """Return the change that a publication is; None for one that only looks like a change, as anybody can write it."""
+    """Return the change in a publication; None for one that is no change, although its data looks like one."""
     if b'"change"' not in publication.meta or not meta_of(publication.meta).change:
         return None
     if publication.format is not Format.JSON or not publication.data.startswith(b"{"):
@@ -124,7 +124,7 @@ class MapState:
         return self._gone.get(key, 0) if entry is None else entry.offset
 
     def apply(self, publication: Publication) -> Change | None:
-        """Take the next publication of the channel; return the change that it is, None for none that can be read."""
+        """Take the next publication of the channel; return its change, or None if there is none that can be read."""
         self.position = publication.position
         change = change_of(publication)
         if change is None:

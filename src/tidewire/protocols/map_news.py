@@ -1,4 +1,4 @@
-"""The words of nodes about a map that no store keeps: questions for its entries, and answers in parts. Pure."""
+"""Messages between nodes about a map that no store keeps: questions for its entries, and answers in parts. Pure."""
 
 from __future__ import annotations
 

@@ -34,10 +34,10 @@ __all__ = (
 
 
 class PublicationMeta(Struct, frozen=True, omit_defaults=True):
-    """The publisher (None: the application), the tags, and the version that later ones must exceed.
+    """The publisher (None: the application), the tags, and the version that later publications must exceed.
 
-    A publication with `skip_history` is pushed to the present subscribers, and shown to nobody later. The connection
-    `but_not` is not pushed it.
+    A publication with `skip_history` is pushed to current subscribers only, and not shown in history. It is not pushed
+    to the connection `but_not`.
     """
 
     info: ClientInfo | None = None
@@ -46,30 +46,31 @@ class PublicationMeta(Struct, frozen=True, omit_defaults=True):
     version_epoch: str = ""
     skip_history: bool = False
     but_not: str = ""
-    #: Whose publication it is, where several may publish the same version.
+    #: The source of the publication, where several may publish the same version.
     claim: str = ""
-    #: The span of its publish, for the nodes that deliver it; clients are not shown it.
+    #: The span of its publish, for the nodes that deliver it; it is not shown to clients.
     trace: str = ""
-    #: It is a change of a map. No client and no caller can say so: the map's verbs and its members' announcements do.
+    #: It is a change of a map. Only the map's verbs and announcements of its members set this, never a client or a
+    #: caller.
     change: bool = False
 
     def encode(self) -> bytes:
-        """Return the bytes for `Publication.meta`: b"" when there is nothing to say."""
+        """Return the bytes for `Publication.meta`; b"" if all fields have their defaults."""
         return b"" if self == _NOTHING else msgspec.json.encode(self)
 
 
 _NOTHING = PublicationMeta()
-#: The `meta` of a change of a map that says nothing else.
+#: The `meta` of a change of a map without other facts.
 CHANGE = PublicationMeta(change=True).encode()
 
 
 def announcement_meta(channel: str) -> bytes:
-    """Return the `meta` of what is announced of a channel's members."""
+    """Return the `meta` of announcements about a channel's members."""
     return CHANGE if is_of_map(channel) else b""
 
 
 def tags_from(tags: object) -> dict[str, str]:
-    """Return the tags that an application gives, which are texts by texts; raises BadRequest for others."""
+    """Return the tags that an application gives; raises BadRequest unless keys and values are texts."""
     if tags is None:
         return {}
     if isinstance(tags, Mapping) and all(isinstance(one, str) for pair in tags.items() for one in pair):
@@ -98,7 +99,7 @@ def is_history(publication: Publication) -> bool:
 
 
 def but_not(publication: Publication) -> str:
-    """Return the connection that a publication is not for, "" for none."""
+    """Return the connection that does not get a publication; "" if all do."""
     return _but_not(publication.meta)
 
 
@@ -113,7 +114,7 @@ def trace_of(publication: Publication) -> str:
 
 
 def traced_of(publications: Sequence[Publication]) -> list[Publication]:
-    """Return those of some publications that may bring the span of their publish, without a call for the others."""
+    """Return those publications whose `meta` may have the span of their publish, without a call for the others."""
     return [one for one in publications if one.meta and b'"trace"' in one.meta]
 
 
@@ -124,7 +125,7 @@ def with_trace(meta: bytes, span: str) -> bytes:
 
 @lru_cache(maxsize=256)
 def meta_of(meta: bytes) -> PublicationMeta:
-    """Return the values in a publication's `meta`; one that is not ours has none."""
+    """Return the values in a publication's `meta`; the defaults for one that tidewire has not written."""
     if not meta:
         return _NOTHING
     try:
@@ -141,7 +142,7 @@ def member_info(conn_info: bytes = b"", chan_info: bytes = b"") -> bytes:
 
 
 def with_channel_info(info: bytes, chan_info: bytes) -> bytes:
-    """Return a member's info with another one of its subscription."""
+    """Return a member's info with another info of its subscription."""
     try:
         infos = msgspec.json.decode(info, type=_Infos) if info else _Infos()
     except msgspec.MsgspecError:
@@ -150,7 +151,7 @@ def with_channel_info(info: bytes, chan_info: bytes) -> bytes:
 
 
 def client_info(member: Member) -> ClientInfo:
-    """Return a member as the protocol shows it; one without a user is told from its connection's name."""
+    """Return a member as the protocol shows it; one without a user is recognised by the name of its connection."""
     try:
         infos = msgspec.json.decode(member.info, type=_Infos) if member.info else _Infos()
     except msgspec.MsgspecError:

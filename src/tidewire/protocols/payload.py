@@ -19,12 +19,12 @@ __all__ = ("connection_id", "encode_json", "encode_message", "encode_payload")
 
 
 def _plain(value: Any) -> Any:
-    """Return a value that msgspec does not know as FastAPI would send it: pydantic models by their aliases."""
+    """Return a value that msgspec does not know as FastAPI sends it: pydantic models by their aliases."""
     return dict(value) if isinstance(value, Mapping) else to_jsonable_python(value, by_alias=True)
 
 
 def _with_text_keys(value: Any) -> Any:
-    """Return a value in which no key is true, false or null: JSON has such keys as text."""
+    """Return a value in which keys that are true, false or null are texts, as JSON has them."""
     if isinstance(value, Mapping):
         return {
             _KEYS.get(key, key) if key is None or isinstance(key, bool) else key: _with_text_keys(of)
@@ -72,7 +72,7 @@ def encode_payload(data: Any) -> tuple[bytes, Format]:
         try:
             return data.encode(), Format.TEXT
         except UnicodeEncodeError:
-            return to_utf8(data), Format.TEXT  # raises what says why
+            return to_utf8(data), Format.TEXT  # it fails again, and the error gives the reason
     if isinstance(data, bytes | bytearray | memoryview):
         return bytes(data), Format.BINARY
     return encode_json(data), Format.JSON

@@ -15,8 +15,8 @@ __all__ = ("PLAIN", "PlainProtocol")
 class PlainProtocol(Protocol[Publish]):
     """Raw text and bytes, in both directions.
 
-    It has no room for offsets: a client that must recover by itself wants another protocol. Whoever cannot be told of
-    a gap is disconnected, and begins anew from the channel's history.
+    It has no room for offsets: a client that must recover by itself needs another protocol. A client that has a gap
+    cannot be told of it, so it is disconnected, and begins anew from the channel's history.
     """
 
     def decode(self, message: str | bytes) -> Sequence[Publish]:

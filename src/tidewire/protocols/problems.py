@@ -13,7 +13,7 @@ from tidewire.errors import InvalidMessage, Problem
 
 __all__ = ("invalid", "problems_of")
 
-#: Problems of one message that are told, and bytes of an input that is shown: a client could ask for very long answers.
+#: Problems of one message that are reported, and bytes of an input that is shown: both bound the length of answers.
 _MOST = 10
 _SHOWN = 200
 _MISSING = re.compile(r"Object missing required field `([^`]*)`")
@@ -22,7 +22,7 @@ _STEP = re.compile(r"\.([^.\[]+)|\[([^\]]*)\]")
 
 
 def invalid(error: ValidationError | msgspec.ValidationError, text: str) -> InvalidMessage:
-    """Return the error for a message that a type refuses; `text` is for people, and the problems are for programs."""
+    """Return the error for a message that does not fit a type; `text` is for people, the problems are for programs."""
     return InvalidMessage(text, tuple(problems_of(error)))
 
 
@@ -48,7 +48,7 @@ def _of_msgspec(text: str) -> Problem:
 
 
 def _shown(value: Any) -> Any:
-    """Return an input that is short and that JSON has; a long one is left out."""
+    """Return an input if it is short and JSON can express it; otherwise it is left out."""
     try:
         return value if len(msgspec.json.encode(value)) <= _SHOWN else msgspec.UNSET
     except (TypeError, ValueError, UnicodeEncodeError, RecursionError):

@@ -23,9 +23,9 @@ __all__ = ("Shape", "checked_announcement", "checked_payload", "is_message_type"
 class Shape:
     """One type of messages: a pydantic model, dataclass, TypedDict or msgspec struct, or a union of such.
 
-    Structs are read by msgspec, anything else by pydantic, which converts where it loses nothing ("5" for a number). A
-    message is published as its type writes it: with its defaults, and without what the type does not know.
-    Raises ConfigurationError for a type that neither knows.
+    Structs are read by msgspec, anything else by pydantic, which converts values without loss ("5" for a number). A
+    message is published as its type writes it: with its defaults, and without fields that the type does not have.
+    Raises ConfigurationError for a type that neither library knows.
     """
 
     __slots__ = ("_adapter", "_decoder", "_models", "type")
@@ -86,7 +86,7 @@ class Shape:
     def encode(self, data: Any) -> tuple[bytes, Format]:
         """Return the message of an application, encoded; raises as `read`.
 
-        A pydantic model was checked when it was made. Dataclasses and structs are not checked by anybody before.
+        A pydantic model was checked when it was made; dataclasses and structs are checked here.
         """
         return self.write(data) if isinstance(data, self._models) else self.check(*encode_payload(data))
 

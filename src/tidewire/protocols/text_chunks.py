@@ -1,4 +1,4 @@
-"""The publications of a text stream: chunks, each of which says where in the text it stands. Pure."""
+"""The publications of a text stream: chunks, each with its place in the text. Pure."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from tidewire.messages import Format, Publication
 
 __all__ = ("ABORTED", "DONE", "STOPPED", "Chunk", "chunk_of", "fold", "units")
 
-#: How a stream ends: the producer said all, a reader stopped it, the producer failed or died.
+#: How a stream ends: the producer finished, a reader stopped it, or the producer failed or died.
 DONE, STOPPED, ABORTED = "done", "stopped", "aborted"
 _BEGINNING = b'{"stream":"'
 
@@ -18,9 +18,9 @@ _BEGINNING = b'{"stream":"'
 class Chunk(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True):
     """A part of the text of a `stream`, which is an id.
 
-    It begins at the place `at` of the text, counted as JavaScript counts a string (UTF-16 code units): at 0 it takes
-    the place of what came before, otherwise it goes on there. The end of a producer that died has no `at`. Chunks
-    after an `end` do not count.
+    It begins at the place `at` of the text, counted as JavaScript counts a string (UTF-16 code units): at 0 it replaces
+    the text so far, otherwise it continues the text there. The end of a producer that died has no `at`. Chunks after an
+    `end` do not count.
     """
 
     stream: str
@@ -42,7 +42,7 @@ def units(text: str) -> int:
 
 
 def chunk_of(publication: Publication) -> Chunk | None:
-    """Return the chunk that a publication is, if it is one."""
+    """Return the chunk in a publication, or None if it has none."""
     if publication.format is not Format.JSON or not publication.data.startswith(_BEGINNING):
         return None
     try:
@@ -66,7 +66,7 @@ class _Text:
         self.previous = previous
 
     def add(self, chunk: Chunk, slot: int) -> None:
-        """Go on with a chunk; one at the beginning, or behind a hole, takes the place of what came before."""
+        """Add a chunk; one at the beginning of the text, or after a hole, replaces the text so far."""
         if self.at is None or (chunk.at is not None and chunk.at != self.at + self.length):
             self.at, self.parts, self.length = chunk.at, [], 0
         self.parts.append(chunk.text)

@@ -1,4 +1,4 @@
-"""TypedDicts of `typing`, which pydantic takes from Python 3.12 on only, as those of `typing_extensions`."""
+"""Turns TypedDicts of `typing`, which pydantic takes from Python 3.12 on only, into those of `typing_extensions`."""
 
 from __future__ import annotations
 

@@ -31,7 +31,7 @@ TOKEN_SIZE = 16_384
 #: The least that HMAC-SHA-256 needs (RFC 7518 section 3.2).
 _SECRET_BYTES = 32
 
-#: Seconds within which a token that is not good yet (`nbf`) may become good while its client tries again.
+#: Seconds within which a token that is not valid yet (`nbf`) may become valid while its client tries again.
 _SOON = 300.0
 
 logger = logging.getLogger("tidewire")
@@ -117,14 +117,14 @@ class ClientTokens:
         self._clock = clock
 
     async def connection(self, token: str) -> ConnectionClaims:
-        """Return what a connection token says; raises BadToken, TokenExpired, TemporaryFailure."""
+        """Return the claims of a connection token; raises BadToken, TokenExpired, TemporaryFailure."""
         claims = await self._verified(token, ConnectionClaims)
         if claims.channel:
             raise BadToken("a subscription token does not open a connection")
         return self._timely(claims)
 
     async def subscription(self, token: str) -> SubscriptionClaims:
-        """Return what a subscription token says; raises BadToken, TokenExpired, TemporaryFailure."""
+        """Return the claims of a subscription token; raises BadToken, TokenExpired, TemporaryFailure."""
         claims = await self._verified(token, SubscriptionClaims)
         if not claims.channel:
             raise BadToken("a subscription token names a channel")
@@ -143,7 +143,7 @@ class ClientTokens:
                 user = "" if found is None else msgspec.json.decode(found, type=str)
                 claims = msgspec.structs.replace(claims, sub=user)
         except msgspec.ValidationError as error:  # it names the claim and its type, not its value
-            raise BadToken(f"a claim of the token is not what it should be: {error}") from None
+            raise BadToken(f"a claim of the token has a wrong type: {error}") from None
         except (jwt.PyJWTError, msgspec.MsgspecError, ValueError, TypeError, RecursionError) as error:
             raise BadToken(f"the token cannot be verified ({type(error).__name__})") from None
         self._check_parties(claims)
@@ -173,9 +173,9 @@ class ClientTokens:
         now = self._clock()
         early = (claims.nbf or 0.0) - now - self._leeway
         if early > _SOON:
-            raise BadToken("the token is not good yet (`nbf`), and will not be soon")
+            raise BadToken("the token is not valid yet (`nbf`), and will not be soon")
         if early > 0:
-            raise TokenExpired("the token is not good yet (`nbf`); fetch another, or try again then")
+            raise TokenExpired("the token is not valid yet (`nbf`); fetch another, or try again then")
         if claims.exp is None and self._require_exp:
             raise BadToken("the token has no `exp`, which client.token.require_exp asks for")
         if claims.exp is not None and now >= claims.exp:
@@ -184,7 +184,7 @@ class ClientTokens:
 
 
 def raw_bytes(raw: msgspec.Raw, encoded: str) -> bytes:
-    """Return JSON that stands in a token, or what stands there as base64; raises BadToken."""
+    """Return the data in a token, which is JSON or base64; raises BadToken."""
     if encoded:
         try:
             return base64.b64decode(encoded, validate=True)

@@ -31,7 +31,7 @@ _BEARER = "bearer."
 
 
 class JwtIdentity:
-    """Verifies JWTs, and is a dependency that returns the `Identity` of a client: `Depends(JwtIdentity(jwks="https://…"))`.
+    """Verifies JWTs; a dependency that returns the `Identity` of a client: `Depends(JwtIdentity(jwks="https://…"))`.
 
     The token may come in the `Authorization` header (Bearer), as an offered subprotocol `bearer.TOKEN`, which is never
     chosen, in the query parameter `query`, or in the cookie `cookie`, which counts for pages of the same site and of
@@ -78,7 +78,7 @@ class JwtIdentity:
         self._origins = Origins(origins)
 
     async def __call__(self, connection: HTTPConnection) -> Identity | None:
-        """Return who connects, None for a client without a token where none is required; others are refused."""
+        """Return the identity of a client, or None if it has no token and none is required; refuse any other."""
         ticket = connection.query_params.get("ticket", "") if self._tickets is not None else ""
         token = "" if ticket else self._presented(connection)
         if not (ticket or token):
@@ -95,11 +95,11 @@ class JwtIdentity:
         except TemporaryFailure as error:
             raise _refusal(connection, str(error), is_temporary=True) from None
         if found is None:
-            raise _refusal(connection, "the ticket is used up, or none" if ticket else "the token is not valid")
+            raise _refusal(connection, "the ticket is not valid any more" if ticket else "the token is not valid")
         return found
 
     async def authenticate(self, token: str) -> Identity | None:
-        """Return who a token is for, None for one that can never be valid; as for `hub.authenticate(…)`.
+        """Return the identity in a token, None for one that can never be valid; as for `hub.authenticate(…)`.
 
         Raises TokenExpired for one that must be renewed, TemporaryFailure where the keys cannot be fetched now.
         """

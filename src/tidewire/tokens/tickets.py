@@ -1,6 +1,6 @@
 """Tickets: a client that has logged in fetches one over HTTPS, and connects with it once, within a minute.
 
-So no token that lasts stands in an address, where logs find it.
+So no lasting token is in a URL, from which logs would take it.
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ _ALGORITHM = "HS256"
 
 
 class Tickets:
-    """Issues tickets that are good once, on all nodes of a hub, and for `seconds`.
+    """Issues tickets that are valid once, on all nodes of a hub, for `seconds`.
 
-    All workers have the same `secret`. A ticket is no token of `JwtIdentity`, though the secret be the same.
+    All workers have the same `secret`. A ticket is no token of `JwtIdentity`, even if the secret is the same.
     """
 
     def __init__(self, hub: Hub, secret: str, *, seconds: float = 60.0) -> None:
@@ -42,7 +42,7 @@ class Tickets:
         self._seconds = seconds
 
     async def issue(self, identity: Identity | str) -> str:
-        """Return a ticket for a user; what it opens ends when the identity does."""
+        """Return a ticket for a user; its connection ends when the identity expires."""
         given = Identity(identity) if isinstance(identity, str) else identity
         if not given.user:
             raise ConfigurationError("a ticket is for a user; this identity has none")
@@ -58,7 +58,7 @@ class Tickets:
         return jwt.encode(claims, self._key, _ALGORITHM)
 
     async def redeem(self, ticket: str) -> Identity | None:
-        """Return who a ticket is for; None for one that is used, too old or none.
+        """Return the identity in a ticket; None for a ticket that was used, has expired or is not valid.
 
         Raises StoreUnavailable, PublishError.
         """
@@ -76,7 +76,7 @@ class Tickets:
         )
 
     async def _is_first(self, ticket: str) -> bool:
-        """Return whether nobody has used a ticket: of publications with one key, the store keeps the first."""
+        """Return whether a ticket was not used before: the store keeps the first of publications with the same key."""
         broker, mark, age = self._hub.node.broker, secrets.token_bytes(8), 2 * self._seconds
         retention = Retention(1_000_000, age)
         request = PublishRequest(TICKETS, mark, Format.BINARY, key=ticket, key_age=age, retention=retention)

@@ -39,7 +39,7 @@ class KeysAway(Exception):
 
 
 def load_public_key(pem: str, setting: str) -> RSAPublicKey | EllipticCurvePublicKey:
-    """Return a key from PEM; raises ConfigurationError, which shows nothing of it."""
+    """Return a key from PEM; raises ConfigurationError, which does not show it."""
     try:
         key = load_pem_public_key(pem.encode())
     except (ValueError, UnsupportedAlgorithm) as error:
@@ -83,8 +83,8 @@ class KeySet:
     async def find(self, kid: str) -> jwt.PyJWK | None:
         """Return the key with this id, or None when the set has no such key.
 
-        Raises KeysAway when that cannot be said now: there is no set, or it was fetched so lately that it is not
-        fetched again, and may have got this key since.
+        Raises KeysAway when that is unknown now: there is no set, or it was fetched too recently to be fetched again,
+        and may have got this key since.
         """
         asked = self._clock()
         if not self._is_fresh(kid):
@@ -138,7 +138,7 @@ def _usable(keys: list[jwt.PyJWK]) -> dict[str, jwt.PyJWK]:
 
 
 def algorithms(key: jwt.PyJWK) -> tuple[str, ...]:
-    """Return what a token may be signed with if this key is to verify it: the key decides, never the token."""
+    """Return the algorithms of tokens that this key may verify: the key decides, never the token."""
     if key.key_type == "RSA":
         return RSA
     name = str(key.algorithm_name)

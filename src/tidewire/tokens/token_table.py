@@ -1,4 +1,4 @@
-"""The settings of a verifier of tokens, apart from it: what reads them alone imports no cryptography."""
+"""The settings of a verifier of tokens, apart from it, so that readers of settings import no cryptography."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class TokenTable(BaseModel):
 
     #: The shared secret of HS256, HS384, HS512.
     hmac_secret_key: Secret = SecretStr("")
-    #: The shared secret of before, which still verifies while tokens that it signed are in use.
+    #: The previous shared secret, which still verifies the tokens that it signed.
     hmac_previous_secret_key: Secret = SecretStr("")
     #: Public keys in PEM, for RS256, RS384, RS512 and for ES256, ES384, ES512.
     rsa_public_key: str = ""

@@ -1,4 +1,5 @@
-"""The numbers of the Centrifuge protocol: errors that answer a command, ends of a connection and of a subscription."""
+"""The numbers of the Centrifuge protocol: for errors, which answer a command, and ends of connections or
+subscriptions."""
 
 from __future__ import annotations
 
@@ -15,7 +16,7 @@ __all__ = ("Malformed", "MalformedFrame", "Unsubscription", "WireError", "discon
 
 
 class WireError(NamedTuple):
-    """The answer to a command that failed; a temporary one is tried again by the client itself."""
+    """The answer to a command that failed; the client repeats the command by itself if the error is temporary."""
 
     code: int
     message: str
@@ -53,7 +54,7 @@ _ERRORS: tuple[tuple[type[TidewireError], WireError], ...] = (
 
 
 def error_of(error: TidewireError) -> WireError:
-    """Return an error as a client gets it; one that the client cannot mend is the server's, and temporary."""
+    """Return an error as a client gets it; an error that the client cannot mend is the server's, and temporary."""
     if isinstance(error, InvalidMessage):
         # the text is the body that FastAPI answers with 422
         return WireError(BAD_REQUEST.code, msgspec.json.encode({"detail": error.problems}).decode())
@@ -67,7 +68,7 @@ def error_of(error: TidewireError) -> WireError:
     return next((code for class_, code in _ERRORS if isinstance(error, class_)), INTERNAL)
 
 
-#: The code of an end that is told without a code: the connection is closed as it is.
+#: The code for an end without a code of its own: the connection is closed as it is.
 NO_CODE = 3000
 SHUTDOWN = Disconnect(3001, "shutdown")
 SERVER_ERROR = Disconnect(3004, "internal server error")
@@ -106,9 +107,9 @@ _DISCONNECTS = {
 
 
 def disconnect_of(disconnect: Disconnect) -> Disconnect:
-    """Return what a client is ending of the end of its connection.
+    """Return the code and reason that tell a client of the end of its connection.
 
-    A reason must be no JSON: old clients take a JSON one for an order.
+    A reason must not be JSON, because old clients take that for an order.
     """
     ending = _DISCONNECTS.get(disconnect, disconnect)
     if ending.reason[:1] in '{["-0123456789' or ending.reason in ("true", "false", "null"):
@@ -122,9 +123,9 @@ _ENDS |= {NOT_AVAILABLE: NOT_OFFERED, UNKNOWN_CHANNEL: BAD_COMMAND, UNRECOVERABL
 
 
 def disconnect_for(error: WireError) -> Disconnect:
-    """Return the end of a connection that can only listen, where another would be answered with an error.
+    """Return the end of a connection that can only listen, in the place of an error that answers a command.
 
-    Its client comes back for what is temporary alone: anything else would be the same again.
+    Its client comes back only if the error is temporary; after any other it would be refused again.
     """
     return _ENDS.get(error, SERVER_ERROR if error.temporary else NOT_PERMITTED)
 
@@ -143,7 +144,7 @@ INVALIDATED = Unsubscription(2502, "state invalidated")
 
 
 class Malformed(Enum):
-    """Every way in which a client breaks the protocol; `DISCONNECTS` says how each ends."""
+    """Every way in which a client breaks the protocol; `DISCONNECTS` has the code for each."""
 
     EMPTY_FRAME = "the frame holds nothing"
     BLANK_LINE = "the frame has a blank line"
@@ -152,7 +153,7 @@ class Malformed(Enum):
     WRONG_SHAPE = "a field has the wrong type"
     TOO_DEEP = "the frame is nested too deep"
     TEXT_FRAME = "Protobuf came in a text frame"
-    BAD_VARINT = "a number is longer than it can be"
+    BAD_VARINT = "a number is longer than any can be"
     TRUNCATED = "a length reaches behind the end of the frame"
     BAD_TAG = "a field has no number, or a wire type that does not exist"
     NO_ID = "a command has no id"

@@ -33,14 +33,14 @@ __all__ = ("CentrifugeJson", "CentrifugeProtobuf", "CentrifugeProtocol")
 _encode = msgspec.json.Encoder().encode
 _check_json = msgspec.json.Decoder(msgspec.Raw).decode
 _BREAKS = b"\r\n"
-#: Fields of a publication's `meta` that no client is shown.
+#: Fields of a publication's `meta` that are not shown to clients.
 _OWN_FIELDS = (b'"version', b'"skip_history"', b'"but_not"', b'"claim"', b'"trace"', b'"change"')
-#: As numbers: to look for one byte is ten times as fast as to look for bytes of length one.
+#: Bytes as numbers: a search for one byte is ten times as fast as one for bytes of length one.
 _CR, _LF = _BREAKS
 
 
 class CentrifugeProtocol(Protocol[Command]):
-    """The part that both encodings share. One for clients that only listen (`one_way`) writes bare pushes.
+    """The common part of both encodings. An instance for clients that only listen (`one_way`) writes bare pushes.
 
     Publications of plain text reach a client as a JSON string, bytes as a JSON string in base64 (RFC 4648); in
     Protobuf both are the bytes themselves.
@@ -67,7 +67,7 @@ class CentrifugeProtocol(Protocol[Command]):
 
     @abstractmethod
     def encode_pub(self, publication: Publication, data: bytes, *, offset: bool, delta: bool = False) -> WireMessage:
-        """Encode one publication with data that `data_of`, `quote` or a delta made; `offset`: show where it stands."""
+        """Encode one publication with data that `data_of`, `quote` or a delta made; `offset`: with its offset."""
 
     @abstractmethod
     def data_of(self, publication: Publication) -> bytes:
@@ -89,7 +89,7 @@ class CentrifugeProtocol(Protocol[Command]):
         return self.encode_replies((reply,))
 
     def encode_subscribed(self, reply: Subscribed) -> list[WireMessage]:
-        """Tell of a subscription that is the server's will, and push its publications."""
+        """Encode the notice of a subscription that the server has made, and its publications."""
         position = reply.position
         found = m.Subscribe(recoverable=True, positioned=True, epoch=position.epoch, offset=position.offset)
         pushes = [self.encode_publication(publication) for publication in reply.publications]
@@ -134,7 +134,7 @@ class CentrifugeProtocol(Protocol[Command]):
 
 
 def _is_message(channel: str) -> bool:
-    """Return whether a publication is for every client, whatever its channels."""
+    """Return whether a publication is for every client, with no regard to its channels."""
     return channel.startswith("$") and (channel == CONTROL or is_personal(channel))
 
 
@@ -210,7 +210,7 @@ class CentrifugeJson(CentrifugeProtocol):
 
     def data_of(self, publication: Publication) -> bytes:
         if publication.format is Format.JSON:
-            # a line feed stands between tokens only: what it means is the same without it
+            # a line feed stands between tokens only, so the JSON means the same without it
             return publication.data.translate(None, _BREAKS)
         if publication.format is Format.TEXT:
             return self.quote(publication.data)
@@ -225,9 +225,9 @@ class CentrifugeJson(CentrifugeProtocol):
 
 @lru_cache(maxsize=256)
 def _shown_fields(meta: bytes) -> bytes:
-    """Return the fields of a publication that its `meta` has for clients; a busy publisher has the same ones each time.
+    """Return the fields in a `meta` that are for clients; cached, because a busy publisher repeats them.
 
-    The others are the server's own.
+    The other fields are the server's own.
     """
     if any(name in meta for name in _OWN_FIELDS):
         found = meta_of(meta)
@@ -237,7 +237,7 @@ def _shown_fields(meta: bytes) -> bytes:
 
 @lru_cache(maxsize=256)
 def _encode_meta(meta: bytes) -> bytes:
-    """Return the fields of a publication that its `meta` has; a busy publisher has the same ones each time."""
+    """Return the fields of a publication that its `meta` has; cached, because a busy publisher repeats them."""
     found = meta_of(meta)
     return encode_message(m.Publication(info=found.info, tags=found.tags))
 
@@ -289,7 +289,7 @@ class CentrifugeProtobuf(CentrifugeProtocol):
         return publication.data
 
     def format_of(self, data: bytes) -> Format:
-        """Return JSON for what the other encoding takes as JSON, so that its clients can read it; otherwise bytes."""
+        """Return JSON for data that the other encoding takes as JSON, so that its clients can read it; else bytes."""
         try:
             _check_json(data.decode())
         except (UnicodeDecodeError, msgspec.DecodeError, RecursionError):

@@ -49,7 +49,7 @@ class Field:
 
 
 class Schema:
-    """The fields of one message, and those that a decoded one needs although they were left out."""
+    """The fields of one message, and those that a decoded message needs even if they were left out."""
 
     __slots__ = ("by_number", "fields", "required")
 

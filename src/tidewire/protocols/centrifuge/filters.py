@@ -10,7 +10,7 @@ from tidewire.protocols.centrifuge.messages import FilterNode
 
 __all__ = ("Wanted", "compile_filter", "count_nodes")
 
-#: Says of the tags of a publication whether it is wanted.
+#: Returns whether a publication with these tags is wanted.
 Wanted = Callable[[Mapping[str, str]], bool]
 
 _TEXT: dict[str, Callable[[str, str], bool]] = {

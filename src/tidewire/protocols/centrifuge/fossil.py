@@ -8,16 +8,16 @@ __all__ = ("apply_delta", "make_delta")
 
 _DIGITS = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZ_abcdefghijklmnopqrstuvwxyz~"
 _VALUES = {digit: value for value, digit in enumerate(_DIGITS.encode())}
-#: Bytes of one indexed block of the old version; what is equal over fewer is written again.
+#: Bytes of one indexed block of the old version; shorter equal parts are written again.
 _BLOCK = 16
-#: Bytes between the equal beginning and the equal end that are searched for moved blocks: it bounds the time.
+#: Bytes between the equal beginning and the equal end that are searched for moved blocks, which bounds the time.
 _SEARCHED = 16_384
 
 
 def make_delta(old: bytes, new: bytes) -> bytes | None:
     """Return the delta from `old` to `new`, or None where that is no smaller than `new` itself.
 
-    Whatever is written again begins and ends between characters, so that the delta of UTF-8 texts is UTF-8.
+    Parts that are written again begin and end between characters, so that the delta of UTF-8 texts is UTF-8.
     """
     parts = [_number(len(new)), b"\n"]
     written = 0

@@ -1,6 +1,6 @@
-"""The messages of the Centrifuge protocol: one shape of every message for both encodings.
+"""The messages of the Centrifuge protocol, in one form for both encodings.
 
-Fields with a default are left out when they have it; those without are always written. Payloads are `Raw`: the
+Fields that have their default are left out; fields without a default are always written. Payloads are `Raw`: the
 client's own text (JSON) or bytes (Protobuf), never decoded.
 """
 
@@ -38,7 +38,7 @@ class Error(_Message, frozen=True):
 
 
 class ClientInfo(_Message, frozen=True):
-    """The publisher, or the member that joined or left: the user, the connection, and what its tokens say of both."""
+    """The publisher, or the member that joined or left: the user, the connection, and the infos in its tokens."""
 
     user: str
     client: str
@@ -86,9 +86,9 @@ class FilterNode(_Message, frozen=True):
 
 
 class SubscribeRequest(_Message, frozen=True):
-    """Subscribe to a channel; with `recover`, from a position on. `flag` 2: rather an error than a gap.
+    """Subscribe to a channel; with `recover`, from a position on. `flag` 2: answer an error instead of a gap.
 
-    `type` 1: to a map, of which `phase` 2 asks for all entries, and 1 for what was missed; 4: to polled values.
+    `type` 1: to a map, of which `phase` 2 asks for all entries, and 1 for missed changes; 4: to polled values.
     """
 
     channel: str = ""
@@ -110,7 +110,7 @@ class SubscribeRequest(_Message, frozen=True):
 
 
 class ConnectRequest(_Message, frozen=True):
-    """Begin; `subs` are the positions of subscriptions that the server gives by itself."""
+    """Begin; `subs` are the positions of subscriptions that the server has chosen."""
 
     token: str = ""
     data: Raw = EMPTY
@@ -137,13 +137,13 @@ class PublishRequest(_Message, frozen=True):
 
 
 class PresenceRequest(_Message, frozen=True):
-    """Ask who is in a channel."""
+    """Ask for the members of a channel."""
 
     channel: str = ""
 
 
 class PresenceStatsRequest(_Message, frozen=True):
-    """Ask how many are in a channel."""
+    """Ask for the number of members of a channel."""
 
     channel: str = ""
 
@@ -229,7 +229,7 @@ class EmulationRequest(_Message, frozen=True):
 
 
 class SubscribeResult(_Message, frozen=True):
-    """The state of the subscriber: its position, and what it missed; of a map a page of entries (`phase` 2)."""
+    """The state of the subscriber: its position, and missed publications; of a map, a page of entries (`phase` 2)."""
 
     expires: bool = False
     ttl: UInt32 = 0
@@ -300,7 +300,7 @@ class RpcResult(_Message, frozen=True):
 
 
 class RefreshResult(_Message, frozen=True):
-    """For how long the connection goes on."""
+    """How long the connection may go on."""
 
     client: str
     version: str
@@ -309,7 +309,7 @@ class RefreshResult(_Message, frozen=True):
 
 
 class SubRefreshResult(_Message, frozen=True):
-    """For how long the subscription goes on."""
+    """How long the subscription may go on."""
 
     expires: bool = False
     ttl: UInt32 = 0
@@ -361,7 +361,7 @@ class Subscribe(_Message, frozen=True):
 
 
 class Refresh(_Message, frozen=True):
-    """For how long the connection goes on."""
+    """How long the connection may go on."""
 
     expires: bool = False
     ttl: UInt32 = 0

@@ -1,4 +1,4 @@
-"""Messages as Protobuf (proto3), and back; what strangers send is bounded before it is believed."""
+"""Messages as Protobuf (proto3), and back; lengths that strangers send are checked before they are used."""
 
 from __future__ import annotations
 
@@ -93,7 +93,7 @@ def decode_frame(cls: type[M], data: bytes, *, depth: int) -> list[M]:
 def decode_publish(data: bytes) -> tuple[int, str, bytes] | None:
     """Return the id, channel and data of a frame that is one publish command in the usual order of its fields.
 
-    None for any other frame: `decode_frame` says what that is. It is what busy clients send most.
+    Busy clients send mostly such frames. Return None for any other, which `decode_frame` reads.
     """
     size = len(data)
     try:
@@ -159,7 +159,7 @@ def _read(cls: type[M], data: bytes, at: int, end: int, depth: int) -> M:
 
 
 def _skip(wire: int, data: bytes, at: int, end: int) -> tuple[int, int]:
-    """Return where a field's content begins and ends."""
+    """Return the places at which a field's content begins and ends."""
     if wire == _LENGTH:
         size, at = _read_varint(data, at, end)
     elif wire == _FIXED64:

@@ -1,6 +1,6 @@
 """Faults on purpose: a cable that is cut, a client that is frozen, a killed worker, a store that hangs.
 
-A playground alone asks for them (hub/routers.py); a node without one knows no such order.
+Only a playground asks for them (hub/routers.py); a node without one ignores such orders.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ __all__ = ("Cut", "Fault", "Faults", "Freeze", "Kill", "Stop")
 
 logger = logging.getLogger("tidewire")
 
-#: The verb of these orders among what nodes tell each other (control.Control).
+#: The verb of these orders among the messages between nodes (control.Control).
 _VERB = "fault"
-#: Seconds in which the answer to whoever asked for a kill is on its way.
+#: Seconds before a kill, in which the answer reaches the caller that asked for it.
 _ANSWER_SECONDS = 0.1
 
 
@@ -60,7 +60,7 @@ Fault = Cut | Freeze | Kill | Stop
 
 
 class Faults:
-    """Gives orders to all nodes; obeys them where the connection, the process or the store is this node's."""
+    """Sends orders to all nodes, and obeys those for a connection, the process or the store of this node."""
 
     def __init__(self, node: Node, hang: Hang) -> None:
         self._node = node
@@ -96,9 +96,9 @@ class Faults:
                         self._hold(connection, fault)
 
     def _hold(self, connection: Connection, fault: Cut | Freeze) -> None:
-        """Put a link that holds everything before the connection's own, until the fault is over."""
+        """Put a link that holds everything in front of the connection's own link, until the fault is over."""
         is_cut = isinstance(fault, Cut)
-        if isinstance(connection.link, HeldLink):  # the one before ends, but a cable that is cut stays so
+        if isinstance(connection.link, HeldLink):  # the fault before ends, but a cut connection stays cut
             if connection.link.is_cut:
                 return
             connection.link.release()

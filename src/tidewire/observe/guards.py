@@ -1,4 +1,4 @@
-"""Which requests may see what a system does: by a key, by the application's own dependency, or from this machine."""
+"""Access to the view of a system: by a key, by the application's own dependency, or from this machine."""
 
 from __future__ import annotations
 
@@ -23,8 +23,9 @@ _PROXIED = frozenset(
 def guard(*, user: Callable[..., Any] | None, origins: Origins, key: str = "", closed: str = "") -> Any:
     """Make the dependency of routes that not everybody may use; it refuses with 401 or 403.
 
-    `user` is a dependency of the application that returns something for those who may, or raises; else the `key` is
-    wanted; without either, only a request from this machine may, and `closed` tells the others what to configure.
+    `user` is a dependency of the application that returns a value for callers with access, and raises for others;
+    without it the `key` is required; without either, only requests from this machine have access, and `closed` tells
+    others how to configure it.
     """
 
     def refuse_other_sites(connection: HTTPConnection) -> None:
@@ -51,7 +52,7 @@ def guard(*, user: Callable[..., Any] | None, origins: Origins, key: str = "", c
 
 
 def _is_part_of_another_site(connection: HTTPConnection) -> bool:
-    """Return whether a page of another site asks without saying so by Origin, as for a picture; a link is none."""
+    """Return whether a page of another site asks without an Origin header, as for a picture; links do not count."""
     headers = connection.headers
     is_other = headers.get("sec-fetch-site", "none") not in ("none", "same-origin")
     return is_other and "origin" not in headers and headers.get("sec-fetch-mode") != "navigate"
@@ -68,7 +69,7 @@ def has_key(connection: HTTPConnection, key: str) -> bool:
 def comes_from_this_machine(connection: HTTPConnection) -> bool:
     """Return whether a connection comes from this machine, by a loopback name and not through a proxy.
 
-    Browsers and tools speak HTTP/1.1; what comes with 1.0 comes from a proxy that adds no headers.
+    Browsers and tools speak HTTP/1.1; a request with 1.0 comes from a proxy that adds no headers.
     """
     came_by_proxy = not _PROXIED.isdisjoint([name for name, _ in connection.headers.raw])
     if came_by_proxy or connection.scope.get("http_version") == "1.0":

@@ -1,4 +1,4 @@
-"""A store that can be made to hang on purpose, for a playground: it answers nobody until that is over."""
+"""A store that can be made to hang on purpose, for a playground: it does not answer until the fault is over."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ from tidewire.support.counters import count_limit
 
 __all__ = ("Hang", "hanging")
 
-#: Publications that wait for the end; more are read from history then.
+#: Publications that wait for the end of the fault; more are read from history then.
 _LATE = 1_000
 _SILENT = "the store does not answer: the playground makes it hang"
 
 
 class Hang:
-    """Whether the store of one process hangs; calls wait for the end, `patience` seconds at most."""
+    """Whether the store of one process hangs; calls wait for its end, `patience` seconds at most."""
 
     def __init__(self, patience: float) -> None:
         self.patience = patience
@@ -40,7 +40,7 @@ class Hang:
         self._on_end: Callable[[], None] = lambda: None
 
     def begin(self, seconds: float) -> None:
-        """Answer nobody for some seconds from now, or for longer if that was asked for before."""
+        """Stop answering for some seconds from now, or for longer if that was asked for before."""
         loop = asyncio.get_running_loop()
         end = loop.time() + seconds
         if self._timer is not None:
@@ -52,7 +52,7 @@ class Hang:
         self._timer = loop.call_at(end, self.end)
 
     def end(self) -> None:
-        """Answer again; harmless when the store does."""
+        """Answer again; harmless if the store already answers."""
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
@@ -75,7 +75,7 @@ class Hang:
 
 
 class _HangingBroker(CheckedBroker):
-    """A broker that hangs as a server does that was stopped: what it was sent, it does when it goes on."""
+    """A broker that hangs as a stopped server does: it handles the waiting calls when it continues."""
 
     def __init__(self, broker: Broker, hang: Hang) -> None:
         super().__init__(broker)
@@ -200,5 +200,5 @@ class _HangingPresence(CheckedPresence):
 
 
 def hanging(broker: Broker, presence: Presence, hang: Hang) -> tuple[Broker, Presence]:
-    """Return a store that hangs when it is told to."""
+    """Return a store that hangs on request."""
     return CheckedBroker(_HangingBroker(broker, hang)), CheckedPresence(_HangingPresence(presence, hang))

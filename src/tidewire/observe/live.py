@@ -1,4 +1,4 @@
-"""The figures of all nodes while somebody looks: each tells its own on a channel of the nodes; they are not kept."""
+"""The live figures of all nodes while a page shows them: each node publishes its own, not kept, for the others."""
 
 from __future__ import annotations
 
@@ -20,21 +20,22 @@ from tidewire.support.counters import count_limit
 __all__ = ("Live",)
 
 _LOOK = "look"
-#: Seconds between two reports of a node, and for which it goes on after somebody has looked.
+#: Seconds between two reports of a node, and seconds for which it continues after a page has asked.
 _PAUSE, _LOOKED = 0.5, 2.5
-#: Seconds in which the store must take the word that somebody looks, and between two such words: together, they are
-#: the longest time for which a page does not see that the store is away.
+#: Seconds in which the store must accept the notice that a page looks, and between two such notices: together, they are
+#: the longest time for which a page does not show that the store is away.
 _TAKEN, _ASK_PAUSE = 0.6, 0.4
-#: A pause is so many times as long as the report before it took, which so takes a fiftieth of the node at most.
+#: A pause is at least this many times as long as the report before it took, so that reports take at most a fiftieth of
+#: the node's time.
 _REST = 50.0
-#: Pages that look at the figures by one node.
+#: Pages that may look at the figures through one node.
 _MOST = 50
 
 
 class Live:
-    """Tells the `figures` of a node while a page of any node looks, and nothing while none does.
+    """Publishes the `figures` of a node while a page of any node looks at them.
 
-    `reach` asks something of the store within some seconds, and remembers for the figures if that fails.
+    `reach` calls the store within some seconds, and notes a failure for the figures.
     """
 
     def __init__(
@@ -55,7 +56,8 @@ class Live:
     async def look(self) -> AsyncGenerator[bytes, None]:
         """Yield the figures of this node at once, then of each as they come: JSON, with the `pause` until the next.
 
-        It ends where the store is away, without which no node is heard. Raises LimitExceeded where too many look.
+        It ends when the store, by which the other nodes are heard, is away. Raises LimitExceeded when too many pages
+        look.
         """
         if self._looking >= _MOST:
             count_limit("looking")
@@ -68,7 +70,7 @@ class Live:
                 async for publication in publications:
                     yield publication.data
         except (CutOff, StoreUnavailable):
-            pass  # the page was too slow for this, or nobody is heard: it asks again
+            pass  # the page was too slow for this, or no node is heard: it asks again
         finally:
             self._looking -= 1
             if not self._looking and self._asking is not None:
@@ -99,7 +101,7 @@ class Live:
             self._is_telling = False
 
     async def _say(self) -> float:
-        """Tell the figures once, and return the pause until the next time."""
+        """Publish the figures once, and return the pause until the next time."""
         pause, data = self._line()
         await self._node.publish(LIVE, data, Format.JSON, ephemeral=True, sender=self._node.id)
         return pause

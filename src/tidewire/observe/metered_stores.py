@@ -17,7 +17,7 @@ _FAMILY = "store"
 
 
 class MeteredBroker(CheckedBroker):
-    """A judged broker that times its calls; of publishes, it times a sample, and the others do not notice."""
+    """A judged broker that times its calls; of publishes it times a sample, at no cost for the others."""
 
     def __init__(self, broker: Broker, meter: Meter) -> None:
         super().__init__(broker)
@@ -67,7 +67,7 @@ class MeteredPresence(CheckedPresence):
 
 def metered(broker: Broker, presence: Presence, meter: Meter) -> tuple[Broker, Presence]:
     """Return a store with its calls timed."""
-    meter.is_due = True  # the loop of an earlier opening, which would have said so, may be gone
+    meter.is_due = True  # the loop of an earlier opening, which would have set it again, may be closed
     judged = broker.judged if isinstance(broker, CheckedBroker) else broker
     members = presence.judged if isinstance(presence, CheckedPresence) else presence
     return MeteredBroker(judged, meter), MeteredPresence(members, meter)

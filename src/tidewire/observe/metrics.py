@@ -43,7 +43,7 @@ METRICS = {
     "gaps": Metric(True, (), "Gaps in the deliveries of the store to this node."),
     "duplicates": Metric(True, (), "Publications that the store delivered twice."),
     "slow": Metric(
-        True, ("policy",), "Disconnects of slow clients, and publications that they were not given, by the policy."
+        True, ("policy",), "Disconnects of slow clients, and publications that they did not get, by the policy."
     ),
     "limits_reached": Metric(True, ("limit",), "How often each limit was reached."),
     "turns": Metric(True, (), "Turns of the event loop with something to push."),
@@ -53,7 +53,7 @@ METRICS = {
     "pipeline_runs_ended": Metric(True, ("status",), "Runs of pipelines that this process has ended."),
 }
 TIMINGS = {
-    "handshake": Metric(True, ("transport", "outcome"), "Seconds that handshakes took that came to the hub."),
+    "handshake": Metric(True, ("transport", "outcome"), "Seconds that handshakes took which reached the hub."),
     "command": Metric(
         True, ("command", "outcome"), "Seconds that commands of clients took; of publishes, a sample is timed."
     ),

@@ -24,12 +24,12 @@ __all__ = ("NodeReport", "Sample", "Source", "Timing", "kind_of_link", "name_of_
 
 #: The channels of the nodes themselves, whose publications are not the application's.
 _OF_NODES = frozenset({CONTROL, LIVE, NODES, REVOKED})
-#: Close codes of the application and of clients that are shown; any others of theirs count as "other".
+#: Close codes of applications and of clients that are shown; others count as "other".
 _OWN_CODES = frozenset({*range(3_000, 3_020), *range(3_500, 3_520), 4_000, 4_001})
 
 
 class Sample(msgspec.Struct, frozen=True, array_like=True):
-    """One figure: the name of its metric (metrics.METRICS), the values of its labels in their order, and itself."""
+    """One figure: the name of its metric (metrics.METRICS), the values of its labels in their order, and its value."""
 
     metric: str
     labels: tuple[str, ...]
@@ -37,7 +37,7 @@ class Sample(msgspec.Struct, frozen=True, array_like=True):
 
 
 class Timing(msgspec.Struct, frozen=True, array_like=True):
-    """Durations of one kind: for each class of `meter.BOUNDS` how many, and their sum in seconds."""
+    """Durations of one kind: their number in each class of `meter.BOUNDS`, and their sum in seconds."""
 
     metric: str
     labels: tuple[str, ...]
@@ -151,7 +151,7 @@ def _counters(node: Node) -> Iterator[Sample]:
 
 
 def kind_of_link(link: type[Link]) -> str:
-    """Return how clients of a link are connected, in one word."""
+    """Return the kind of a client's link in one word."""
     if issubclass(link, StreamLink):
         return "stream"
     return "websocket_asgi" if issubclass(link, AsgiLink) else "websocket"

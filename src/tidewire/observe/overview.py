@@ -47,7 +47,7 @@ class Overview:
     def __init__(self, node: Node, survey: Survey, judge: Authority | None) -> None:
         self._node = node
         self._survey = survey
-        #: Decides for the clients of this node, where there are rules.
+        #: Decides for the clients of this node, if there are rules.
         self.judge = judge
         survey.on("connections", lambda argument: _parts(connections_of(node, _query(argument))))
         survey.on("channel_counts", lambda argument: _parts(channel_counts_of(node, _query(argument))))
@@ -62,7 +62,8 @@ class Overview:
     async def channels(self, query: Query) -> Page:
         """Return a page of channels, those with the most subscribers on all nodes first; raises as `connections`.
 
-        Of all channels the nodes tell the number of subscribers, and the rest of those on the page alone.
+        The nodes answer with the numbers of subscribers of all channels, and with everything else only for those on the
+        page.
         """
         counts: Counter[str] = Counter()
         for answer in await self._ask("channel_counts", query):

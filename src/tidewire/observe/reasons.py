@@ -17,7 +17,7 @@ ACTIONS = ("subscribe", *(action.value for action in Action))
 
 
 class Question(msgspec.Struct, frozen=True):
-    """A user ("": nobody known) who wants to do one of `ACTIONS` in a channel."""
+    """A user ("": a stranger) who wants to do one of `ACTIONS` in a channel."""
 
     user: str
     channel: str
@@ -34,7 +34,7 @@ class Reason(msgspec.Struct, frozen=True):
 
 
 async def reason_of(node: Node, judge: Authority, question: Question) -> Reason:
-    """Ask the rules as a client of that user would; one that wants the value of a dependency says that it has none."""
+    """Ask the rules as a client of that user would; the answer says if a rule needs the value of a dependency."""
     rule = node.options.pattern(question.channel)
     try:
         options = judge.options(question.channel)
@@ -58,7 +58,7 @@ async def _refusal(judge: Authority, caller: Caller, question: Question) -> str:
     try:
         await judge.allow(caller, question.channel, Action(question.action), subscribed=is_subscribed)
     except NotAvailable as error:
-        return f"{error} (whoever asks: the channel does not offer it)"
+        return f"{error} (for every user: the channel does not offer it)"
     except Exception as error:
         return _words(error)
     return ""

@@ -1,4 +1,4 @@
-"""The reports of all nodes: each answers for itself, and one that is asked answers for all."""
+"""The reports of all nodes: each node answers for itself, and the one that is asked answers for all."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ __all__ = ("Reports",)
 
 T = TypeVar("T")
 
-#: Seconds in which the store must take a question, and in which a node must answer: one that does not is left out, so
-#: that the others can be seen meanwhile.
+#: Seconds in which the store must take a question, and in which a node must answer: a node that does not is left out,
+#: so that the others can be seen meanwhile.
 _SECONDS = 0.8
-#: Seconds for which other nodes are shown as they were last while the store, by which they answer, is away.
+#: Seconds for which the last reports of other nodes are shown while the store, by which they answer, is away.
 _REMEMBERED_SECONDS = 600.0
 _decode = msgspec.json.Decoder(NodeReport).decode
 
@@ -39,7 +39,7 @@ class Reports:
         self._started = time.monotonic()
         self._sources: list[Source] = []
         self._known: tuple[float, list[NodeReport]] = (0.0, [])
-        #: The store has not answered the last that was asked for the sake of looking; the node may not know yet.
+        #: The store has not answered the last call of a page; the node may not know yet that it is away.
         self._is_silent = False
         survey.on("report", self._asked)
 
@@ -56,10 +56,10 @@ class Reports:
     async def all(self) -> list[NodeReport]:
         """Return the figures of every node that answers, this one first.
 
-        While the store is away, nodes cannot ask each other: the others are shown as they were last.
+        While the store is away, nodes cannot ask each other, and the last reports of the others are shown.
         """
         answers = None
-        # where nothing but publishing failed, the question finds out whether it still does
+        # if nothing but a publish failed, this question finds out whether publishing still fails
         if self._node.tasks.failing <= {"publish"}:
             answers = await self.reach(self._survey.ask("report", seconds=_SECONDS, complete=False), 2 * _SECONDS)
         now = time.monotonic()
@@ -71,7 +71,7 @@ class Reports:
         return [self.own(), *self._known[1]]
 
     async def reach(self, work: Awaitable[T], seconds: float) -> T | None:
-        """Return what the store answers, or None if it does not in time: until it does, `own` says that it is away."""
+        """Return the answer of the store, or None if it is late: until it answers, `own` says that it is away."""
         try:
             async with asyncio.timeout(seconds):
                 found = await work

@@ -34,7 +34,7 @@ _ROWS, _NAMES = 500, 20
 
 
 class Query(msgspec.Struct, frozen=True):
-    """Which rows are wanted: those with a text in them, in a channel, of a user; so many after an offset."""
+    """The rows to show: those with a text in them, in a channel, of a user; so many after an offset."""
 
     search: str = ""
     channel: str = ""
@@ -44,12 +44,12 @@ class Query(msgspec.Struct, frozen=True):
 
     @property
     def needed(self) -> int:
-        """How many rows of each node may be on the page that is wanted."""
+        """How many rows of each node may be on the page."""
         return max(0, self.offset) + self.size
 
     @property
     def size(self) -> int:
-        """How many rows the page has at most."""
+        """The most rows of the page."""
         return min(max(0, self.limit), _ROWS)
 
 
@@ -71,7 +71,7 @@ class ConnectionRow(msgspec.Struct, frozen=True):
 
 
 class ChannelRow(msgspec.Struct, frozen=True):
-    """One channel with subscribers: how many on all nodes, its position, and the options of its pattern."""
+    """One channel with the number of its subscribers on all nodes, its position, and the options of its pattern."""
 
     channel: str
     subscribers: int
@@ -90,7 +90,7 @@ R = TypeVar("R")
 
 
 class Page(msgspec.Struct, frozen=True):
-    """Rows of a list, and how many there are in all of it."""
+    """Rows of a list, and the length of the whole list."""
 
     total: int
     connections: list[ConnectionRow] = []
@@ -98,7 +98,7 @@ class Page(msgspec.Struct, frozen=True):
 
 
 def connections_of(node: Node, query: Query) -> Page:
-    """Return the newest connections of a node that are asked for."""
+    """Return the newest connections of a node that a query wants."""
     found = [connection for connection in node.registry.connections.values() if _is_wanted(node, connection, query)]
     errors = {refusal.connection: refusal.why for refusal in Refusals.of(asyncio.get_running_loop()).latest}
     found.sort(key=lambda connection: -connection.opened_at)
@@ -137,7 +137,7 @@ def _connection_row(node: Node, connection: Connection, errors: dict[str, str]) 
 
 
 def channel_counts_of(node: Node, query: Query) -> dict[str, int]:
-    """Return the subscribers that a node has of each channel that is asked for: other nodes have some, too."""
+    """Return the numbers of subscribers that a node has in the channels of a query; other nodes have some, too."""
     text = query.search.lower()
     return {
         name: len(channel)
@@ -191,6 +191,6 @@ def _sum(one: ChannelRow, other: ChannelRow) -> ChannelRow:
 
 
 def cut(rows: Sequence[R], query: Query) -> list[R]:
-    """Return the rows of the page that is wanted."""
+    """Return the rows of the page that a query wants."""
     start = max(0, query.offset)
     return list(rows[start : start + query.size])

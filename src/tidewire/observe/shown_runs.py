@@ -1,4 +1,4 @@
-"""The contract by which a layer above shows its long jobs to those who look at the system."""
+"""The contract by which a layer above shows its long jobs on the admin page."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class RunRow(msgspec.Struct, frozen=True):
 
 
 class RunPage(msgspec.Struct, frozen=True):
-    """Rows of a list, the newest first, and how many there are in all of it."""
+    """Rows of a list, the newest first, and the length of the whole list."""
 
     total: int
     runs: list[RunRow]
@@ -37,7 +37,7 @@ class ShownRuns(Protocol):
     """The runs of an application."""
 
     async def page(self, search: str, limit: int, offset: int) -> RunPage:
-        """Return those with a text in their id, pipeline, sample or user; raises StoreUnavailable."""
+        """Return the runs with a text in their id, pipeline, sample or user; raises StoreUnavailable."""
 
     async def cancel(self, run: str) -> None:
         """Cancel a run that is queued or running; raises CommandError."""

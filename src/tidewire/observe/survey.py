@@ -1,6 +1,6 @@
 """A question to all nodes, and their answers within a deadline; they travel on the nodes' control channel.
 
-Each node is a member of a channel of its own kind, so that whoever asks knows how many answers to wait for.
+The nodes are members of a channel, so that a node that asks knows how many answers to wait for.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class _Question(msgspec.Struct, frozen=True):
 
 
 class _Answer(msgspec.Struct, frozen=True):
-    """One part of a node's answer; the last one says so."""
+    """One part of a node's answer; the last part is marked."""
 
     id: str
     node: str
@@ -61,7 +61,7 @@ class _Pending:
                 self.complete.set()
 
 
-#: Answers a question with parts, none too big to be one message.
+#: Answers a question in parts, each small enough for one message.
 Answerer = Callable[[bytes], Sequence[bytes] | Awaitable[Sequence[bytes]]]
 
 
@@ -81,7 +81,7 @@ class Survey:
         await self._node.memberships.enter(NODES, Member(self._node.id, self._node.id))
 
     async def aclose(self) -> None:
-        """Leave the counted nodes, before the node closes; a store that is away notices by itself."""
+        """Leave the counted nodes, before the node closes; a store that is away notices the end by itself."""
         self._is_closed = True
         with contextlib.suppress(StoreUnavailable):
             await self._node.memberships.quit(NODES, Member(self._node.id, self._node.id))
@@ -95,9 +95,8 @@ class Survey:
     ) -> dict[str, list[bytes]]:
         """Return the parts that each live node answers, by the node's id.
 
-        The store has `seconds` to take the question, and the nodes as many to answer. Raises TemporaryFailure when
-        some node does not in time, unless the answer need not be `complete`: then that node is left out. Raises
-        StoreUnavailable, PublishError.
+        The store has `seconds` to take the question, and the nodes have as many to answer. A node that is late is left
+        out, or, if the answer must be `complete`, TemporaryFailure is raised. Raises StoreUnavailable, PublishError.
         """
         question = _Question(secrets.token_hex(8), name, argument, self._node.id)
         pending = self._pending[question.id] = _Pending()
@@ -116,7 +115,7 @@ class Survey:
         return pending.answers
 
     async def _send(self, question: _Question, pending: _Pending, seconds: float) -> set[str]:
-        """Ask the nodes, and return which."""
+        """Ask the nodes, and return their ids."""
         try:
             async with asyncio.timeout(seconds):
                 members = await self._node.presence.members(NODES)

@@ -1,4 +1,4 @@
-"""The node and the meter of a process that is traced; without a tracer, neither is made and nothing is asked."""
+"""The node and the meter of a traced process; without a tracer, neither is made, and tracing costs nothing."""
 
 from __future__ import annotations
 
@@ -31,15 +31,15 @@ __all__ = ("TracedMeter", "TracedNode")
 
 _logger = logging.getLogger("tidewire")
 T = TypeVar("T")
-#: The key of the span of a command, whose failure is answered inside of it.
+#: The key of a command's span in the context, so that a failure that is answered inside it can be noted.
 _COMMAND = create_key("tidewire.command")
-#: Seconds between two looks whether a fan-out is done that goes on in later turns.
+#: Seconds between two checks of a fan-out that continues in later turns.
 _LOOK_SECONDS = 0.005
 _current = partial(use_span, end_on_exit=False, record_exception=False, set_status_on_exception=False)
 
 
 class TracedMeter(Meter):
-    """A meter that puts spans around handshakes and commands; it counts what another one counts, if there is one."""
+    """A meter that puts spans around handshakes and commands, and counts them by another meter, if there is one."""
 
     __slots__ = ("_tracing", "meter")
     has_spans = True
@@ -47,9 +47,9 @@ class TracedMeter(Meter):
     def __init__(self, tracing: Tracing, meter: Meter | None) -> None:
         super().__init__()
         self._tracing = tracing
-        #: The one that counts, if there is one.
+        #: The meter that counts, if there is one.
         self.meter = meter
-        self.is_due = meter is not None  # else nobody asks for durations
+        self.is_due = meter is not None  # otherwise no durations are wanted
         if meter is not None:
             self.durations = meter.durations
 
@@ -71,7 +71,7 @@ class TracedMeter(Meter):
 
 
 async def _within(span: Span, work: Awaitable[T]) -> T:
-    """Wait for some work as part of a span; after a failure the span stays current, for what is logged of it."""
+    """Wait for some work as part of a span; after a failure the span stays current, for the log of the failure."""
     token = attach(set_value(_COMMAND, span, set_span_in_context(span)))
     try:
         result = await work
@@ -102,7 +102,7 @@ class TracedNode(Node):
         super().__init__(broker, presence, limits=limits, options=options, is_shown=is_shown, counts=counts)
         self._tracing = tracing
         self._delivering: list[tuple[Channel, Span]] = []
-        # the doors of the store and of fan-out ask nothing for a tracer, so that one that is not there costs nothing
+        # the store and the fan-out are wrapped here, so that without a tracer they cost nothing more
         vars(broker)["publish"] = self._publishing(broker.publish)
         vars(self.fanout.ephemeral)["publish"] = partial(self._publish_ephemeral_one, self.fanout.ephemeral.publish)
         vars(self.fanout)["begin"] = partial(self._begin_push, self.fanout.begin)
@@ -117,7 +117,7 @@ class TracedNode(Node):
         await super().start()
 
     def _choose_meter(self) -> None:
-        """Ask no more for the spans of commands while none may begin: then a traced node works as any other."""
+        """Stop asking for spans of commands while none may begin; a traced node then works like any other."""
         if isinstance(self.meter, TracedMeter):
             self._traced_meter = self.meter
         self.meter = self._traced_meter if self._tracing.may_begin else self._traced_meter.meter
@@ -132,7 +132,7 @@ class TracedNode(Node):
     def _publishing(
         self, publish: Callable[[PublishRequest], Awaitable[Position]]
     ) -> Callable[..., Awaitable[Position]]:
-        """Return a function that publishes; it asks little, as most publishes of a busy process are in no trace."""
+        """Return a function that publishes; cheap, because most publishes of a busy process are in no trace."""
         tracing, current = self._tracing, current_context()
 
         def traced(request: PublishRequest) -> Awaitable[Position]:
@@ -159,7 +159,7 @@ class TracedNode(Node):
     def _publish_ephemeral_one(
         self, publish: Callable[[EphemeralPublication], None], publication: EphemeralPublication
     ) -> None:
-        """Publish what is not kept; where it is as large as it may be, its deliveries are not told its span."""
+        """Publish an ephemeral publication; one of the largest size is delivered without its span."""
         may_trace = self._tracing.may_begin or get_current()
         span = self._begin(publication.channel, publication.data) if may_trace else None
         if span is None:
@@ -215,7 +215,8 @@ class TracedNode(Node):
             self._delivering.append((channel, span))
 
     def _delivered(self) -> None:
-        """End the spans whose fan-out is done: a turn that ran out of time, and what waits to be joined, goes on."""
+        """End the spans whose fan-out is done; look again later at channels whose fan-out continues in further
+        turns."""
         delivering, self._delivering = self._delivering, []
         for channel, span in delivering:
             if channel.is_dirty or channel.ephemeral:

@@ -1,8 +1,8 @@
-"""Spans by OpenTelemetry's API, whose SDK the application chooses: what begins one, and what it says.
+"""Spans by OpenTelemetry's API, whose SDK the application chooses: their beginnings and their attributes.
 
 Names and attributes are those of the semantic conventions of messaging and RPC
 (https://opentelemetry.io/docs/specs/semconv/messaging/messaging-spans/, …/rpc/rpc-spans/); a channel is named by the
-pattern of its rule, and no attribute holds what a message or a client says.
+pattern of its rule, and no attribute holds the content of a message or words of a client.
 """
 
 from __future__ import annotations
@@ -43,15 +43,15 @@ __all__ = ("ThreadTracing", "Tracing", "current_context", "fail", "text_of", "tr
 _SCHEMA = "https://opentelemetry.io/schemas/1.44.0"
 #: The key of the span that lasts as long as a connection: the traces of its publishes begin below none.
 _CONNECTION = create_key("tidewire.connection")
-#: Errors that are answered, as a status below 500 is.
+#: Errors that are answered and are no faults, as HTTP statuses below 500.
 _MISTAKES = (CommandError, HTTPException, WebSocketException)
 
 
 def current_context() -> Callable[[], Context]:
     """Return a function that returns the current context: a variable's, without the API's calls around it.
 
-    The API does not name the variable: it is the one that holds what was attached. For another kind of context, that is
-    not held by a variable, it is the API's own function.
+    The API does not name the variable: it is the one with the attached context. For a kind of context that is not held
+    by a variable, it is the API's own function.
     """
     token = attach(mark := Context())
     found = [variable.get for variable, value in copy_context().items() if value is mark]
@@ -60,7 +60,7 @@ def current_context() -> Callable[[], Context]:
 
 
 def tracing_by(provider: TracerProvider | None) -> Tracing | None:
-    """Return what makes spans by a provider, or by the process's own; None where that makes none."""
+    """Return a maker of spans by a provider, or by the process's own; None if that makes none."""
     provider = provider or get_tracer_provider()
     return None if isinstance(provider, ProxyTracerProvider | NoOpTracerProvider) else Tracing(provider)
 
@@ -68,8 +68,8 @@ def tracing_by(provider: TracerProvider | None) -> Tracing | None:
 class Tracing:
     """Makes the spans of one node.
 
-    Work in a trace that is sampled always has a span, and work in one that is not has none. Work in no trace begins
-    one, up to so many times a second, of which the SDK samples some.
+    Work in a trace that is sampled always has a span, and work in one that is not sampled has none. Work outside of
+    traces begins one, up to so many times a second, of which the SDK samples some.
     """
 
     __slots__ = ("_begun", "_changed", "_loop", "_most", "_tracer", "may_begin")
@@ -84,7 +84,7 @@ class Tracing:
         self.may_begin = True
 
     def bind(self, loop: asyncio.AbstractEventLoop, most: int, changed: Callable[[], None]) -> None:
-        """Begin up to `most` traces a second, and tell when `may_begin` has changed."""
+        """Begin up to `most` traces a second, and call a function when `may_begin` has changed."""
         self._loop, self._most, self._changed = loop, most, changed
 
     def _begins(self) -> bool:
@@ -107,7 +107,7 @@ class Tracing:
     # Publications.
 
     def publish(self, pattern: str, size: int) -> Span | None:
-        """Begin the span of a publish: below the current one, unless that is of a connection, and long."""
+        """Begin the span of a publish: below the current span, unless that is the long one of a connection."""
         current = get_current_span()
         context: Context | None = None
         links: Sequence[Link] = ()
@@ -150,7 +150,7 @@ class Tracing:
         return _started(self._tracer.start_span("handshake", attributes={"tidewire.transport": kind}))
 
     def command(self, name: str, connection: str) -> Span | None:
-        """Begin the trace of a command; the trace in which its connection was made may be hours old: a link."""
+        """Begin the trace of a command; it links to the trace of its connection, which may be hours old."""
         if not self._begins():
             return None
         attributes = {"rpc.system.name": "tidewire", "rpc.method": name, "tidewire.connection.id": connection}
@@ -171,7 +171,7 @@ class ThreadTracing(Tracing):
 
     @classmethod
     def by(cls, provider: TracerProvider | None, most: int) -> ThreadTracing | None:
-        """Return what makes spans by a provider, or by the process's own; None where that makes none."""
+        """Return a maker of spans by a provider, or by the process's own; None if that makes none."""
         provider = provider or get_tracer_provider()
         return None if isinstance(provider, ProxyTracerProvider | NoOpTracerProvider) else cls(provider, most)
 
@@ -185,7 +185,7 @@ class ThreadTracing(Tracing):
 
     @contextmanager
     def publishing(self, pattern: str, size: int) -> Iterator[Span | None]:
-        """Make the span of a publish current until it has ended; None where there is none."""
+        """Make the span of a publish current until it has ended; None if there is none."""
         span = self.publish(pattern, size)
         if span is None:
             yield None
@@ -199,7 +199,7 @@ class ThreadTracing(Tracing):
 
 
 def _nothing() -> None:
-    """Tell nobody."""
+    """Do nothing."""
 
 
 def _started(span: Span) -> Span | None:
@@ -221,7 +221,7 @@ def _operation(name: str, type: str, pattern: str) -> dict[str, str | int]:
 
 
 def fail(span: Span, error: BaseException) -> None:
-    """Name an error by its type alone, because its text may quote a client; a client's mistake is no fault."""
+    """Name an error only by its type, because its text may quote a client; a client's mistake is no fault."""
     span.set_attribute("error.type", type(error).__qualname__)
     if not isinstance(error, _MISTAKES) or getattr(error, "status_code", 0) >= 500:
         span.set_status(StatusCode.ERROR)
@@ -234,7 +234,7 @@ def text_of(span: Span) -> str:
 
 
 def _remote(text: str) -> tuple[Span, SpanContext] | None:
-    """Return the span that a text is; None for what is none, or is not sampled."""
+    """Return the span in a text; None for another text, or if it is not sampled."""
     try:
         _, trace, span, flags = text.split("-")
         context = SpanContext(int(trace, 16), int(span, 16), is_remote=True, trace_flags=TraceFlags(int(flags, 16)))

@@ -1,5 +1,4 @@
-"""The numbers of the Centrifuge protocol: for errors, which answer a command, and ends of connections or
-subscriptions."""
+"""The numbers of the Centrifuge protocol: for errors, and for the ends of connections and of subscriptions."""
 
 from __future__ import annotations
 

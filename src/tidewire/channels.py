@@ -42,11 +42,11 @@ __all__ = (
 
 #: Bytes of a name in UTF-8: an index of PostgreSQL has no room for two that are longer, nor a subject of NATS.
 NAME_BYTES = 1_200
-#: The channel on which nodes tell each other what is not a publication of the application.
+#: The channel for messages between nodes that are no publications of the application.
 CONTROL = "$control"
 #: The channel whose members are the nodes.
 NODES = "$nodes"
-#: The channel on which nodes tell their figures while somebody looks.
+#: The channel in which nodes publish their figures while a page shows them.
 LIVE = "$live"
 #: The channel that keeps which tokens were revoked.
 REVOKED = "$revoked"
@@ -123,12 +123,12 @@ def users_in(channel: str) -> str:
 
 
 def is_each_its_own(channel: str) -> bool:
-    """Return whether each connection is a member of its own in a channel, whoever its user is."""
+    """Return whether each connection is a member of its own in a channel, even those of one user."""
     return channel.startswith((_EVENTS, _OWNERS, _CLIENTS))
 
 
 def watched(name: str) -> str:
-    """Return a channel whose members say who is where, for the events of an application."""
+    """Return a channel that the events of an application need: a list of members, a place, dead events."""
     return _WATCHED + name
 
 
@@ -183,7 +183,7 @@ def check_name(name: object, what: str, most: int = NAME_BYTES) -> str:
 
 
 def check_text(text: object, what: str) -> str:
-    """Return text that every store and protocol can hold; raises BadRequest, which says `what` the text is."""
+    """Return text that every store and protocol can hold; raises BadRequest, which calls the text `what`."""
     if not isinstance(text, str):
         shown = f" {text}" if text is None or isinstance(text, int | float) else ""  # no object: a client may be told
         raise BadRequest(f"{what}{shown[:60]} is of type {type(text).__name__}; write a string")

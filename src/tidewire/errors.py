@@ -49,7 +49,7 @@ class TidewireError(Exception):
 
 
 class ConfigurationError(TidewireError):
-    """Raised for a setting, URL or argument that cannot work; says what to write instead."""
+    """Raised for a setting, URL or argument that cannot work; says how to write it."""
 
 
 class PublishError(TidewireError):
@@ -137,13 +137,13 @@ class CommandError(TidewireError):
 
 
 class BadRequest(CommandError):
-    """The message cannot be decoded, or has the wrong shape; the text says what was expected."""
+    """The message cannot be decoded, or has the wrong shape; the text names the expected one."""
 
     code = "bad_request"
 
 
 class Problem(msgspec.Struct, frozen=True, omit_defaults=True):
-    """One thing that is wrong with a message, as FastAPI tells it: what, where ("body" first), in words."""
+    """One thing that is wrong with a message, as FastAPI reports it: its kind, its place ("body" first), and words."""
 
     type: str
     loc: tuple[str | int, ...]
@@ -152,7 +152,7 @@ class Problem(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class InvalidMessage(BadRequest):
-    """The message is not of the type that its channel or call declares; `problems` says what FastAPI says with 422."""
+    """The message is not of the type that its channel or call declares; `problems` are as in FastAPI's answer 422."""
 
     def __init__(self, message: str, problems: tuple[Problem, ...] = ()) -> None:
         super().__init__(message)
@@ -178,7 +178,7 @@ class PermissionDenied(CommandError):
 
 
 class NotAvailable(CommandError):
-    """The channel does not offer what was asked (no history, no presence)."""
+    """The channel does not offer this (no history, no presence)."""
 
     code = "not_available"
 
@@ -194,19 +194,19 @@ class AlreadySubscribed(BadRequest):
 
 
 class TokenExpired(CommandError):
-    """The token was good once; the client fetches another and comes again."""
+    """The token has expired; the client fetches another one and connects again."""
 
     code = "token_expired"
 
 
 class Unrecoverable(CommandError):
-    """The missed publications cannot be given whole, and the client wants nothing less."""
+    """The missed publications cannot all be recovered, and the client accepts nothing less."""
 
     code = "unrecoverable"
 
 
 class VersionConflict(CommandError):
-    """The channel has a version that is as new, or is not at the position any more; `newest` says what it has."""
+    """The channel has a version that is as new, or is not at the position any more; `newest` is the one that it has."""
 
     code = "version_conflict"
 

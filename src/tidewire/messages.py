@@ -37,7 +37,7 @@ class Format(IntEnum):
     JSON = 2
 
 
-#: The greatest offset: what a browser can count to, and every store and `offset + 1` too.
+#: The greatest offset: browsers and all stores can count to it, and one further.
 MAX_OFFSET = 2**53 - 1
 
 
@@ -51,8 +51,8 @@ class IssuedToken(msgspec.Struct, frozen=True):
 class Position(msgspec.Struct, frozen=True, gc=False):
     """A place in a channel's history: `offset` counts within `epoch`, which changes when the store lost data.
 
-    An offset is 0 to MAX_OFFSET; whoever takes one from a client bounds it. As text it is `epoch:offset`, which fits
-    into a header and a URL.
+    An offset is 0 to MAX_OFFSET; code that takes one from a client checks that. As text it is `epoch:offset`, which
+    fits into a header and a URL.
     """
 
     offset: int
@@ -90,7 +90,7 @@ class Publication(msgspec.Struct, frozen=True, gc=False):
 
     @property
     def position(self) -> Position:
-        """The place of this publication: `since=` it gives what comes after."""
+        """The place of this publication: `since=` it gives the publications after it."""
         return Position(self.offset, self.epoch)
 
     def text(self) -> str:
@@ -173,7 +173,7 @@ class Member(msgspec.Struct, frozen=True, gc=False):
 
 
 class Announcement(msgspec.Struct, frozen=True, gc=False):
-    """A publication that says that a user has come or gone, made by whichever node notices."""
+    """A publication that says that a user has joined or left, made by the node that notices."""
 
     data: bytes
     format: Format = Format.JSON
@@ -221,14 +221,14 @@ class WireMessage(msgspec.Struct, frozen=True, gc=False):
 
 
 class Subscribed(msgspec.Struct, frozen=True):
-    """Reply to a subscribe: the position from which the channel is live, and what came before it.
+    """Reply to a subscribe: the position from which the channel is live, and earlier publications.
 
     `recovered` is None when no recovery was asked for. When it is True, `publications` is all that was missed;
     when it is False, `publications` is the newest history asked for. Those that have no room in it
     are pushed behind the reply.
 
-    Where the channel has a state (`ChannelRule.state`) and nothing was recovered, `state` is what the application
-    returned, and `position` that from which all is pushed: no publication is in the reply, and `recovered` is None.
+    Where the channel has a state (`ChannelRule.state`) and nothing was recovered, `state` is the application's value,
+    and `position` that from which all is pushed: no publication is in the reply, and `recovered` is None.
     """
 
     channel: str

@@ -1,4 +1,4 @@
-"""Limits, and what a channel offers."""
+"""Limits, and the options of channels."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ __all__ = ("ChannelOptions", "Limits", "MapKind", "MapOptions", "SlowPolicy", "i
 
 
 class SlowPolicy(Enum):
-    """The treatment of a subscriber that does not take what is pushed to it."""
+    """The treatment of a subscriber that does not take its publications in time."""
 
     DISCONNECT = "disconnect"  #: it is disconnected with a code that makes it come back and recover
     LATEST = "latest"  #: only the newest publication is kept for it (prices, cursors)
-    DROP = "drop"  #: what it cannot take is dropped; it is counted, and told how many
+    DROP = "drop"  #: publications that it cannot take are dropped and counted, and it is told how many
 
 
 #: Limits that may be zero: nothing is bounded, pinged, spread or filled, or each turn takes one step.
@@ -60,7 +60,7 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     outbox_messages: int = 4_096
     #: Bytes received and not yet handled, at which reading pauses.
     inbox_bytes: int = 65_536
-    #: Seconds within which what a client sent before it left is handled; then it counts as gone all the same.
+    #: Seconds within which the last messages of a client that left are handled; then it counts as gone anyway.
     leaving_seconds: float = 5.0
     #: Channels of one connection.
     channels: int = 128
@@ -74,12 +74,12 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     maps_per_user: int = 256
     #: Connections of one user, on all nodes.
     connections_per_user: int = 32
-    #: Connections from one address, and HTTP requests of it at once, of all processes of a machine; what others told
-    #: some seconds ago counts too. A /64 of IPv6 is one address, loopback is exempt.
+    #: Connections from one address, and HTTP requests of it at once, of all processes of a machine; those of other
+    #: machines count as they were some seconds ago. A /64 of IPv6 is one address, loopback is exempt.
     connections_per_address: int = 256
-    #: Bytes of resident memory of one process, at which newcomers are refused; 0: however many.
+    #: Bytes of resident memory of one process, at which newcomers are refused; 0: no limit.
     memory_bytes: int = 0
-    #: Steps of newcomers that one turn of the loop begins: first requests, first messages, reads of what was missed.
+    #: Steps of newcomers that one turn of the loop begins: first requests, first messages, recoveries.
     arrivals: int = 16
     #: Inbound messages per second of one connection, and how many may come at once.
     rate: float = 100.0
@@ -103,7 +103,7 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     #: Seconds between pings, and within which the pong must come.
     ping_seconds: float = 25.0
     pong_seconds: float = 10.0
-    #: Seconds in which a peer must accept at least one byte of what waits for it.
+    #: Seconds in which a peer must accept at least one of the bytes that wait for it.
     stalled_seconds: float = 10.0
     #: Bytes of a publication that nobody keeps, and the seconds over which those of a channel are joined.
     ephemeral_bytes: int = 65_536
@@ -125,14 +125,14 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     api_bytes: int = 4_194_304
     #: Items of one list of such a body: channels of a broadcast, commands of a batch, tags.
     api_items: int = 2_000
-    #: Bytes of a history or recovery reply, and of what is recovered in the reply to a connect: a client asks for the
-    #: next page of a history, and the rest of a recovery is pushed behind the reply.
+    #: Bytes of a history or recovery reply, and of all recoveries in the reply to a connect: a client asks for the next
+    #: page of a history, and the rest of a recovery is pushed behind the reply.
     reply_bytes: int = 1_048_576
     #: Bytes of all history and presence replies that one process reads and encodes at once; the others wait.
     replies_bytes: int = 16_777_216
     #: Publications of one history reply of a client protocol; a recovery has all.
     history_messages: int = 300
-    #: Seconds for the application to say what a channel holds now, or what the values of polled keys are.
+    #: Seconds for the application to return the state of a channel, or the values of polled keys.
     state_seconds: float = 10.0
     #: Publishes of one connection that wait for the store at once; more are read when these are kept.
     publishes_in_flight: int = 64
@@ -206,18 +206,18 @@ class MapKind(Enum):
 
 
 class MapOptions(msgspec.Struct, frozen=True, kw_only=True):
-    """The offer of a channel that is a map for clients; raises ConfigurationError for what cannot work."""
+    """The options of a channel that is a map for clients; raises ConfigurationError for values that cannot work."""
 
     kind: MapKind = MapKind.ENTRIES
     #: Seconds after which an entry is removed that a client has set; 0: it stays.
     ttl: float = 0.0
-    #: A client that was away gets what it missed; without, it gets all entries anew.
+    #: A client that was away gets the changes that it missed; otherwise it gets all entries anew.
     recoverable: bool = True
     #: An entry that a client sets leaves with its connection.
     owned: bool = False
-    #: The key of all that a client sets: `client_id`, `user_id`, or "" for the one that it names.
+    #: The key of every entry that a client sets: `client_id`, `user_id`, or "" for the one that it names.
     client_key: str = ""
-    #: Seconds over which an SDK joins what it sets under one key.
+    #: Seconds over which an SDK joins its changes to one key.
     debounce: float = 0.0
 
     def __post_init__(self) -> None:
@@ -230,7 +230,7 @@ class MapOptions(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ChannelOptions(msgspec.Struct, frozen=True, kw_only=True):
-    """The offer of one channel, or of every channel of a pattern."""
+    """The options of one channel, or of every channel of a pattern."""
 
     #: Publications that history shows (0: none), and for how many seconds.
     history_size: int = 100
@@ -244,7 +244,7 @@ class ChannelOptions(msgspec.Struct, frozen=True, kw_only=True):
     presence: bool = False
     join_leave: bool = False
     force_join_leave: bool = False
-    #: A subscriber is told of gaps (positioned) and may recover what it missed, when it asks or always.
+    #: A subscriber is told of gaps (positioned) and may recover missed publications, when it asks or always.
     positioned: bool = True
     recoverable: bool = True
     force_positioned: bool = False

@@ -96,9 +96,9 @@ class Publisher:
         """Publish str as text, bytes as binary, anything else as JSON; returns when the broker keeps it.
 
         The same `key` in the same channel within five minutes is published once. Raises NotPublished (surely not kept)
-        or PublishUnconfirmed (unknown; repeat it with the same key), CommandError for what cannot be published,
-        ConfigurationError for a store that cannot be used. An `ephemeral` publication is not kept: it goes to the
-        subscribers that are there, and has offset 0.
+        or PublishUnconfirmed (unknown; repeat it with the same key), CommandError for a message that cannot be
+        published, ConfigurationError for a store that cannot be used. An `ephemeral` publication is not kept: it goes
+        to the subscribers that are there, and has offset 0.
         """
         name = open_channel(channel, self._limits.channel_name)
         shape = None if self._authority is None else self._authority.shape(name)
@@ -110,7 +110,7 @@ class Publisher:
         return self._publish(personal(user), *encode_payload(data), key)
 
     def close(self) -> None:
-        """Finish what was accepted, and release the store; harmless when repeated."""
+        """Finish the accepted publishes, and release the store; harmless when repeated."""
         with self._lock:
             self._is_closed = True
             background, self._background = self._background, None

@@ -345,7 +345,7 @@ def test_a_taken_port_is_one_line(tmp_path: Path) -> None:
         ended = tidewire("serve", "--port", str(taken.getsockname()[1]), folder=tmp_path)
     assert ended.returncode == 2
     assert len(ended.stderr.splitlines()) == 1
-    assert "is taken; stop what listens there" in ended.stderr
+    assert "is taken; stop the program that listens there" in ended.stderr
 
 
 def test_a_file_of_the_folder_does_not_take_the_place_of_a_module(tmp_path: Path) -> None:

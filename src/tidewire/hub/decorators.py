@@ -44,7 +44,7 @@ class Decorators(HubLifecycle):
         clients_map: str = "",
         users_map: str = "",
     ) -> Callable[[Callable[P, T]], ChannelRule[P, T]]:
-        """Decide with a function what a user may do in the channels of a pattern, and set their options.
+        """Decide by a function on the permissions of users in the channels of a pattern, and set their options.
 
         `@hub.channel("room:{room}")` over `async def room(room: int, user: str) -> bool | Permissions`: the function is
         given the parameters of the pattern, converted to their types, the `user`, and the value that the connection's

@@ -30,7 +30,7 @@ def read_limits(given: Limits | Mapping[str, float] | None) -> Limits:
     return Limits(**dict[str, Any](given))
 
 
-#: Limits that a server has once, whatever hubs its application has.
+#: Limits that a server has once, even if its application has several hubs.
 _OF_THE_SERVER = frozenset(
     {"arrivals", "body_rate", "body_seconds", "connections_per_address", "drain_seconds", "fragments", "header_bytes"}
     | {"header_seconds", "inbox_bytes", "message_seconds", "message_size", "ping_seconds", "pipelined"}

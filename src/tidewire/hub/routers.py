@@ -73,8 +73,8 @@ class Routers(HubLifecycle):
     ) -> APIRouter:
         """Make the routes of the HTTP API for `app.include_router`: `POST /api/publish` and so on, as `cent` calls it.
 
-        A caller must send the `key`. `authority` says which channels there are and what they offer; `extensions` are
-        the functions that `rpc` calls. Raises ConfigurationError without a key, unless `insecure`.
+        A caller must send the `key`. `authority` knows the channels and their options; `extensions` are the functions
+        that `rpc` calls. Raises ConfigurationError without a key, unless `insecure`.
         """
         self._judge = authority or self._judge
         options = (authority or self.authority).options

@@ -31,7 +31,7 @@ class TextVerbs(HubLifecycle):
         return self._opened.streams.stream(open_channel(channel, self.limits.channel_name))
 
     async def stop_stream(self, channel: str) -> None:
-        """Stop the text that is written in a channel, on whichever node; harmless when there is none.
+        """Stop the text that is written in a channel, on any node; harmless when there is none.
 
         Raises as `publish`.
         """

@@ -196,7 +196,7 @@ class Verbs(HubLifecycle):
         return await self.node.publish(personal(user), *encode_payload(data), key=key)
 
     async def broadcast(self, data: Any) -> None:
-        """Push to every connection on all nodes, whatever its channels; not kept for clients that are away."""
+        """Push to every connection on all nodes, subscribed or not; not kept for clients that are away."""
         await self.node.control(Control(everybody=True), *encode_payload(data))
 
     async def disconnect(
@@ -231,7 +231,7 @@ class Verbs(HubLifecycle):
         await hub_orders.ask(self.node, hub_orders.Leaving(check_user(user), name))
 
     async def set_presence(self, connection: HubConnection | str, channel: str, info: Any) -> None:
-        """Change the presence info of a connection in a channel, on whichever node it is.
+        """Change the presence info of a connection in a channel, on any node.
 
         Does nothing where the connection is not present. An endpoint calls `connection.set_presence` for its own.
         Raises PublishError.

@@ -65,7 +65,7 @@ def _explain(protocol: str, scope: Scope) -> bytes:
     """Return the sentence for a foreign client, and note it."""
     text = (
         f"{protocol} is not spoken here: this server speaks WebSocket, server-sent events and the Centrifuge protocol "
-        "(at /connection/websocket); `tidewire docs howto/other-clients` says what to use instead"
+        "(at /connection/websocket); `tidewire docs howto/other-clients` names the alternatives"
     )
     note_handshake(scope, "foreign_client", f"a client of {protocol} came to {scope['path'][:100]!r}")
     return f"{text}\n".encode()

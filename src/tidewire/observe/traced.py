@@ -215,8 +215,7 @@ class TracedNode(Node):
             self._delivering.append((channel, span))
 
     def _delivered(self) -> None:
-        """End the spans whose fan-out is done; look again later at channels whose fan-out continues in further
-        turns."""
+        """End the spans whose fan-out is done; look again later at channels whose fan-out takes more turns."""
         delivering, self._delivering = self._delivering, []
         for channel, span in delivering:
             if channel.is_dirty or channel.ephemeral:

@@ -1,1 +1,1 @@
-"""Rules: functions of the application that say what a user may do in a channel, and that answer calls."""
+"""Rules: functions of the application that decide on the permissions of users in channels, and that answer calls."""

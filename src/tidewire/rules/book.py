@@ -104,7 +104,7 @@ class Rule:
         """Pass the messages of clients to a function; raises ConfigurationError if the rule has a handler already."""
         if self.handler is not None:
             raise ConfigurationError(
-                f"{self.pattern.text!r} has a handler for what clients publish already; handle it in one function"
+                f"{self.pattern.text!r} has a handler for messages of clients already; handle all in one function"
             )
         self.handler = Handler(function, self.pattern.text, self.pattern.names, self.types, self._overrides)
 

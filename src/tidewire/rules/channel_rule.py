@@ -60,11 +60,12 @@ class ChannelRule(Generic[P, T]):
         """Ask a function for the values of keys, again and again, while clients track some of them.
 
         `@prices.poll(every=1.0)` over `async def current(market: str, keys: list[str]) -> dict[str, Price]`: each node
-        calls it for all who track, and each client is told what has changed of its keys. A key that is missing in the
-        result has no value: a client that had one is told that it is removed. With `versioned`, the function returns
-        pairs `(version, value)`, and a value counts as changed when its version is higher. With a `secret`, a client
-        tracks keys that `sign` has signed, otherwise those that it likes. The function takes `keys`, parameters of the
-        pattern, and dependencies. Raises ConfigurationError for a second function, and for one that asks for the user.
+        calls it once for all clients that track keys, and pushes to each client those of its keys that have changed. A
+        key that is missing in the result has no value: clients that had one are notified that it is removed. With
+        `versioned`, the function returns pairs `(version, value)`, and a value counts as changed when its version is
+        higher. With a `secret`, a client may track only keys that `sign` has signed, otherwise any. The function takes
+        `keys`, parameters of the pattern, and dependencies. Raises ConfigurationError for a second function, and for
+        one that asks for the user.
         """
 
         def add(function: Callable[Q, R]) -> Callable[Q, R]:

@@ -34,7 +34,7 @@ class StateFunction(Bound):
             )
 
     async def make(self, channel: str, texts: dict[str, str]) -> tuple[Any, bytes]:
-        """Return the function's result, and the same as JSON; raises whatever the function raises."""
+        """Return the function's result, and the same as JSON; raises the function's exceptions."""
         try:
             value = await self(_NOBODY, texts)
         except NoMatch:

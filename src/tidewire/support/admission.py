@@ -1,8 +1,8 @@
 """Admission of newcomers: when thousands come at once, they start a few at a time, so that existing clients are served.
 
-A newcomer is served in steps: its TCP connection is accepted, its first request and its first message are handled, what
-it missed is read from history. Each step asks here before it starts. How many may start in one turn of the event loop
-is decided by what the turn before has cost:
+A newcomer is served in steps: its TCP connection is accepted, its first request and its first message are handled, the
+publications that it missed are read from history. Each step asks here before it starts. The duration of one turn of the
+event loop decides how many may start in the next:
 
 - At most `limit` steps start in one turn. The others wait, first come, first served.
 - After a short turn twice as many may start as in that turn, after a long one half as many, and never less than one:

@@ -48,7 +48,7 @@ class Counts:
         return granted
 
     def charge(self, key: str, count: int, rate: float) -> None:
-        """Take what another machine has taken, also where there is less than that: then nobody gets more for a time."""
+        """Take as many as another machine has taken, even if fewer are left: then nobody gets more for a time."""
         self._charge(key, count, rate, math.inf)
 
     def _charge(self, key: str, wanted: int, rate: float, burst: float) -> int:

@@ -15,7 +15,7 @@ class LogIds(logging.Filter):
     """Gives each record that is written during a span its `trace_id` and `span_id`; keeps every record."""
 
     def filter(self, record: logging.LogRecord) -> bool:
-        """Add what there is; a process that has imported no OpenTelemetry has no span."""
+        """Add the ids of the current span; a process that has not imported OpenTelemetry has none."""
         trace = sys.modules.get("opentelemetry.trace")
         if trace is not None and not hasattr(record, "trace_id"):
             context = trace.get_current_span().get_span_context()

@@ -44,8 +44,8 @@ class Meter:
 
     def __init__(self) -> None:
         self.durations: dict[tuple[str, str, str], Durations] = {}
-        #: Whether the next of what there is too much of is to be timed: to time each, or to look at the clock for each,
-        #: would cost a busy server a part of its time.
+        #: Whether the next call of a frequent kind is timed. Only a sample of those is, because timing each, or a look
+        #: at the clock for each, would cost a busy server a part of its time.
         self.is_due = True
 
     def add(self, family: str, name: str, outcome: str, seconds: float) -> None:
@@ -75,11 +75,11 @@ class Meter:
         self.is_due = True
 
     def handshake(self, kind: str, work: Awaitable[T]) -> Awaitable[T]:
-        """Return what is to be awaited instead of the work of a handshake."""
+        """Return an awaitable that takes the place of the work of a handshake."""
         return self.timed("handshake", kind, work)
 
     def command(self, name: str, work: Awaitable[T], connection: str) -> Awaitable[T]:
-        """Return what is to be awaited instead of the whole work of a command, whose duration is counted inside."""
+        """Return an awaitable that takes the place of the whole work of a command, which counts its own duration."""
         return work
 
     async def timed(self, family: str, name: str, work: Awaitable[T]) -> T:

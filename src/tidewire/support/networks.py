@@ -12,7 +12,7 @@ _PREFIX = 64
 
 
 def network_of(address: str) -> str:
-    """Return what limits by address count by: an IPv4 address, the /64 of an IPv6 address, or the text as it is."""
+    """Return the network by which limits count an address: itself for IPv4, the /64 for IPv6, or the text as it is."""
     if ":" not in address:
         return address
     try:

@@ -76,7 +76,7 @@ def note_refusal(
 
 
 def note_handshake(scope: MutableMapping[str, Any], kind: str, why: str, *, user: str = "") -> None:
-    """Note that a handshake is refused, once: whatever answers it finds that its reason is known."""
+    """Note that a handshake is refused, once: code that answers it later finds that the reason is known."""
     if not is_noted(scope):
         mark_noted(scope)
         client = scope.get("client")

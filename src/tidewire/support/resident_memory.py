@@ -44,10 +44,10 @@ class _Mallinfo(ctypes.Structure):
 
 
 class MemoryReturn:
-    """Lets the allocator (glibc) give back what was freed; by itself it keeps most of what a burst has needed.
+    """Makes the allocator (glibc) return freed memory, most of which it would keep after a burst.
 
-    Large blocks go back when they are freed. The rest is looked for every few seconds, and returned if it is much, in
-    another thread: that takes some milliseconds.
+    Large blocks go back when they are freed. The rest is measured every few seconds, and if it is much, returned in
+    another thread, because that takes some milliseconds.
     """
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:

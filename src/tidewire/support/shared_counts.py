@@ -1,8 +1,8 @@
-"""Counts that all processes of one machine share: a file in memory, which goes when the last of them has closed it.
+"""Counts that all processes of one machine share: a file in memory, which is removed when the last of them closes it.
 
-Each process writes its own part alone, and holds the kernel's lock of that part for as long as it lives: the counts of
-a killed process are free at once. Whoever judges holds one more lock, for some microseconds; a process that is
-stopped amid that holds up each of the others once.
+Each process writes only its own part, and holds the kernel's lock of that part for as long as it lives: the counts of a
+killed process are free at once. A process that decides holds one more lock, for some microseconds; one that is stopped
+amid that delays each of the others once.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ _NAME_SIZE = 32
 _USED_AT, _RATES_AT = 64, 4_096
 _PARTS_AT = _RATES_AT + _SETS * _RATES.size
 _PART_SIZE = _SETS * _COUNTS.size
-#: The locks are of bytes behind the file's end: one for each part, then that of whoever judges.
+#: The locks are of bytes behind the file's end: one for each part, then that of the process that decides.
 _LOCKS_AT = 1 << 40
 _JUDGE = _PROCESSES
 #: A `struct flock` of 64 bits (fcntl(2)): type, whence, start, length, process.
@@ -63,7 +63,7 @@ class SharedCounts(Counts):
 
     @classmethod
     def open(cls, key: str) -> SharedCounts:
-        """Open what processes of this user share under a key. Raises OSError where they cannot."""
+        """Open the counts that processes of this user share under a key. Raises OSError where they cannot share."""
         folder = _folder()
         _sweep(folder)
         return cls(folder / hashlib.sha256(key.encode(errors="replace")).hexdigest()[:32])
@@ -173,7 +173,7 @@ class SharedCounts(Counts):
             os.pwrite(self._descriptor, b"\0", _USED_AT + part)
         return bool(dead)
 
-    # Rates: when each key has paid off what it has taken.
+    # Rates: the time at which each key has paid off its use.
 
     def _take(self, digest: int, wanted: int, rate: float, burst: float) -> int:
         now = time.monotonic()  # the same for all processes of a machine

@@ -14,8 +14,8 @@ logger = logging.getLogger("tidewire")
 
 #: Seconds that one slot stands for; a timer is called at most so much late.
 SLOT_SECONDS = 0.25
-#: Seconds of delay from which the loop must have been blocked. Timers then wait for two slots more, so that the loop
-#: reads what clients have sent before they are judged by it.
+#: Seconds of delay from which on the loop must have been blocked. Timers then wait for two slots more, so that the loop
+#: reads the messages of clients before they are judged.
 BLOCKED_SECONDS = 1.0
 
 

@@ -10,7 +10,7 @@ from tidewire.rules.pattern import Pattern
 
 __all__ = ("KINDS", "Event", "Interest", "KeptEvent", "shadow_of")
 
-#: Each pair of events: how it begins and how it ends, for a user in a channel, a user, and a channel.
+#: Each pair of events, a beginning and its end: for a user in a channel, a user, and a channel.
 KINDS = {"joined": "left", "connected": "disconnected", "occupied": "vacated"}
 _ALL = frozenset(KINDS) | frozenset(KINDS.values())
 
@@ -18,10 +18,10 @@ _ALL = frozenset(KINDS) | frozenset(KINDS.values())
 class KeptEvent(msgspec.Struct, frozen=True, omit_defaults=True):
     """An event as it is kept; its place in the stream makes it an `Event`. `member` names a stranger, too.
 
-    `missing` is "before ID" or "after ID" in an event that a reader tells, because nobody else did. `again` is a
-    beginning that another node was to tell, and has, unless it was killed before; or the end of a dead node's last
-    member, which may come behind the beginning on another node. `known` is "ID POSITION" in a reminder that a reader
-    tells of what has begun long ago: the beginning's id, and up to where that reader had read.
+    `missing` is "before ID" or "after ID" in an event that a reader adds because no node has published it. `again`
+    marks a beginning that another node was to publish, and has published unless it was killed before; or the end of a
+    dead node's last member, which may come after the beginning on another node. `known` is "ID POSITION" in a reminder
+    of an old beginning: its id, and the place up to which the reader that publishes the reminder had read.
     """
 
     kind: str
@@ -34,7 +34,7 @@ class KeptEvent(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 def shadow_of(begin: KeptEvent) -> str:
-    """Return the channel whose members say who has begun and not ended."""
+    """Return the channel whose members are those that have begun and not ended."""
     return watched(f"{begin.kind}:{begin.channel or begin.member}")
 
 

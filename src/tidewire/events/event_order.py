@@ -1,4 +1,4 @@
-"""Puts the events of each user and channel into turns: a beginning, its end, the next beginning."""
+"""Puts the events of each user and channel in order: a beginning, its end, the next beginning."""
 
 from __future__ import annotations
 
@@ -16,11 +16,12 @@ __all__ = ("EventOrder",)
 
 logger = logging.getLogger("tidewire")
 
-#: Seconds until the end of what has begun twice is missed, and until presence is asked where an event may be missing.
+#: Seconds until the end between two beginnings counts as missing, and until presence is asked where an event may be
+#: missing.
 _PATIENCE = 20.0
 #: Users and channels of which a reader remembers the last event; those that are asked of presence in one step.
 _REMEMBERED, _ASKED = 50_000, 100
-#: Events after which a reader reminds the next ones of what has begun; less than half of those that they recall.
+#: Events after which a reader publishes reminders of old beginnings; less than half of those that later readers recall.
 _REMINDED = 20_000
 _BEGINNINGS = {end: begin for begin, end in KINDS.items()}
 
@@ -31,8 +32,8 @@ Key = tuple[str, str, str]
 class _Last(NamedTuple):
     """The last event that was yielded of a key.
 
-    `is_sure`: it is a beginning by whoever was there first; the others may tell the same. `is_unclear`: another one
-    of its kind was left out since.
+    `is_sure`: it is a beginning by the first node; others may publish the same one. `is_unclear`: another event of its
+    kind was left out since.
     """
 
     id: str
@@ -50,7 +51,7 @@ class _Early(NamedTuple):
 
 
 class _Doubt(NamedTuple):
-    """When presence is asked whether an event is missing, which is told where the second answer is the same."""
+    """The time at which presence is asked whether an event is missing; two equal answers decide."""
 
     until: float
     begin: KeptEvent
@@ -58,7 +59,7 @@ class _Doubt(NamedTuple):
 
 
 class _Trace(NamedTuple):
-    """The newest event by which a later reader knows that a key has begun: how many were taken then, and its place."""
+    """The newest event from which a later reader knows that a key has begun: its number, and its place."""
 
     number: int
     offset: int
@@ -66,20 +67,21 @@ class _Trace(NamedTuple):
 
 
 class EventOrder:
-    """Yields beginnings and ends in turn: what came twice once, and an end before the next beginning.
+    """Yields beginnings and ends in turn: each once, and an end before the next beginning.
 
-    Two nodes may tell of one user at the same moment; then the later beginning may be kept before the earlier end. And
-    a worker may be killed before it has told a beginning, or after an end that was none: each node tells the beginning
-    of its first member of a user, `again` if it is not the first of all. It is yielded where nobody told it before.
-    Where an order leaves open what is true, presence knows. A later reader recalls the newest events only: of what has
-    begun before those it is reminded, with no more reminders than there are other events.
+    Two nodes may publish events of one user at the same moment; then the later beginning may be kept before the earlier
+    end. And a worker may be killed before it has published a beginning, or after an end that was none: each node
+    publishes the beginning of its first member of a user, marked `again` if it is not the first of all. Such a
+    beginning is yielded if no other came before it. Where the order leaves open which is true, presence decides. A
+    later reader recalls only the newest events: reminders tell it of earlier beginnings, and there are no more
+    reminders than other events.
     """
 
     def __init__(self) -> None:
         self._last: OrderedDict[Key, _Last] = OrderedDict()
         self._early: dict[Key, _Early] = {}
         self._doubts: dict[Key, _Doubt] = {}
-        #: Of what has begun, the longest ago first.
+        #: The keys that have begun, the earliest first.
         self._traces: OrderedDict[Key, _Trace] = OrderedDict()
         self._taken = self._spare = 0
         self._start: Position | None = None
@@ -135,13 +137,13 @@ class EventOrder:
         return []
 
     def _trace(self, key: Key, found: KeptEvent, publication: Publication, *, is_plain: bool) -> None:
-        """Note an event; a later reader understands others than plain ones only by those before, so remind it soon."""
+        """Note an event; remind later readers soon of one that they understand only by those before it."""
         number = self._taken if is_plain else self._taken - _REMINDED
         self._traces[key] = _Trace(number, publication.offset, found.user)
         self._traces.move_to_end(key, last=is_plain)
 
     def reminders(self) -> list[tuple[str, KeptEvent]]:
-        """Return some events that remind later readers of what has begun, each with its publish key."""
+        """Return some events that remind later readers of beginnings, each with its publish key."""
         due: list[tuple[str, KeptEvent]] = []
         for key, trace in self._traces.items():
             if trace.number > self._taken - _REMINDED or len(due) >= min(self._spare, _ASKED):
@@ -175,7 +177,7 @@ class EventOrder:
     def _take_end(self, key: Key, found: KeptEvent, event: Event) -> list[Event]:
         last = self._last.get(key)
         if self.has_seen_all if last is None else not last.has_begun:
-            # it was told already, or a worker has not told the beginning yet, and was killed or stalls
+            # it was published already, or the beginning was not, because a worker was killed or stalls
             if last is None:
                 self._remember(key, _Last("", has_begun=False, is_sure=True, is_unclear=True))
             else:
@@ -188,7 +190,7 @@ class EventOrder:
         return [event] if early is None else [event, early.event]
 
     def overdue(self) -> list[KeptEvent]:
-        """Return the ends that are surely missing: of users who have begun again."""
+        """Return the ends that are surely missing, because their users have begun again."""
         now, due = _now(), []
         for key, early in self._early.items():
             if early.until <= now:
@@ -203,7 +205,7 @@ class EventOrder:
         return [doubt.begin for doubt in self._doubts.values() if doubt.until <= now][:_ASKED]
 
     def settle(self, begin: KeptEvent, *, is_there: bool) -> KeptEvent | None:
-        """Take what presence says of a doubtful beginning; return the event that is missing."""
+        """Take the answer of presence about a doubtful beginning; return the event that is missing."""
         key = _key(begin)
         doubt, last = self._doubts.pop(key, None), self._last.get(key)
         if doubt is None or last is None or last.has_begun is is_there:
@@ -211,7 +213,7 @@ class EventOrder:
         if not doubt.was_wrong:  # the members of a node that closes are not listed, and may be back in a moment
             self._doubts[key] = doubt._replace(until=_now() + _PATIENCE / 4, was_wrong=True)
             return None
-        self._doubt(key, begin)  # until it is told
+        self._doubt(key, begin)  # until it is published
         kind = begin.kind if is_there else KINDS[begin.kind]
         return msgspec.structs.replace(begin, kind=kind, missing=f"after {last.id}")
 

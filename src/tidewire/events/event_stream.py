@@ -1,4 +1,4 @@
-"""Reads the events in order, from the last reader's place: one node of all, and another one if it dies."""
+"""Reads the events in order, from the last reader's place: on one node of all, and on another one if that dies."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ logger = logging.getLogger("tidewire")
 
 _LEADER = watched("leader")
 _PAGE = 200
-#: Seconds between two looks where nothing wakes the reader, and events before its position that a new one reads.
+#: Seconds between two looks if nothing wakes the reader, and events before its position that a new reader reads.
 _LOOK_SECONDS, _RECALLED = 1.0, 50_000
 #: Events after which a new reader lets others have a turn.
 _TURN = 500
 
 
 class Cursor:
-    """How far one consumer has come, kept in the store for whoever comes after it."""
+    """The place up to which one consumer has come, kept in the store for the next consumer."""
 
     def __init__(self, node: Node, name: str) -> None:
         self._node = node
@@ -37,14 +37,14 @@ class Cursor:
         self._saved: Position | None = None
 
     async def load(self) -> Position | None:
-        """Return where it was; None: at the beginning."""
+        """Return the place; None: at the beginning."""
         page = await self._node.broker.history(self._channel, limit=1, reverse=True)
         for publication in page.publications:
             self._saved = Position.parse(publication.data.decode())
         return self._saved
 
     async def save(self, position: Position | None) -> None:
-        """Keep where it is; a store that is away keeps it the next time."""
+        """Keep the place; if the store is away, it is kept the next time."""
         if position is None or position == self._saved:
             return
         try:
@@ -55,7 +55,7 @@ class Cursor:
 
 
 class Leadership:
-    """Which node consumes: of all that want to, the one that has been there the longest."""
+    """The choice of the node that consumes: of all that want to, the one that has been there the longest."""
 
     def __init__(self, node: Node) -> None:
         self._node = node
@@ -83,7 +83,8 @@ class Leadership:
 async def events_of(node: Node, since: Position | None, woken: asyncio.Event) -> AsyncIterator[tuple[Position, Event]]:
     """Yield the events since a position, for ever, each beginning before its end; raises StoreUnavailable.
 
-    The position is that up to which all is yielded: of two events of one publication, the first has that before.
+    Each event has the position up to which everything was yielded: of two events of one publication, the first has the
+    position before.
     """
     order = EventOrder()
     for number, publication in enumerate(await _earlier(node, since)):
@@ -94,17 +95,17 @@ async def events_of(node: Node, since: Position | None, woken: asyncio.Event) ->
         woken.clear()
         page = await node.broker.history(HAPPENED, since=since, limit=_PAGE)
         if not page.publications and since is not None and since.epoch != page.top.epoch:
-            since = Position(0, page.top.epoch)  # the store has lost what was before
+            since = Position(0, page.top.epoch)  # the store has lost the events before
             order.has_seen_all = False
             continue
         taken = [(publication, order.take(publication)) for publication in page.publications]
-        if len(taken) < _PAGE:  # before it yields, which may take long: what has begun then has not ended
+        if len(taken) < _PAGE:  # before the yield, which may take long: a user that has begun then has not ended
             await asyncio.gather(*(_tell(node, key, event) for key, event in order.reminders()))
         for publication, found in taken:
             for event in found:
                 yield publication.position if event is found[-1] or since is None else since, event
             since = publication.position
-        # what is missing is not among events that are still to be read
+        # the missing event is not among those that are still to be read
         has_asked = len(page.publications) < _PAGE and await _tell_missing(node, order)
         if not page.publications and not has_asked:
             try:
@@ -115,9 +116,9 @@ async def events_of(node: Node, since: Position | None, woken: asyncio.Event) ->
 
 
 async def _earlier(node: Node, since: Position | None) -> list[Publication]:
-    """Return the events up to a position, which another reader has told.
+    """Return the events up to a position, which another reader has yielded.
 
-    By them a new reader knows the beginnings and the ends. A worker that is killed between telling an end and
+    From them a new reader knows the beginnings and the ends. A worker that is killed between publishing an end and
     removing its member leaves a second end behind, and a beginning that waits for its end is before the position, too.
     """
     if since is None:
@@ -129,7 +130,7 @@ async def _earlier(node: Node, since: Position | None) -> list[Publication]:
 
 
 async def _tell_missing(node: Node, order: EventOrder) -> bool:
-    """Tell the events that nobody has told and nobody will: in the stream, so that every reader is told the same.
+    """Publish the events that no node has published or will publish: in the stream, so that every reader gets the same.
 
     Return whether presence was asked: then there may be more to ask.
     """

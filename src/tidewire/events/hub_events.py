@@ -1,4 +1,4 @@
-"""All that a hub wants to be told: its handlers and webhooks, watched on every node and consumed on one."""
+"""The events that a hub wants: its handlers and webhooks, watched on every node and consumed on one."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ __all__ = ("HubEvents",)
 
 logger = logging.getLogger("tidewire")
 
-#: Events are kept for a day and more, for a receiver that is away so long; and so are the places of their readers.
+#: Events are kept for a day and more, for a receiver that is away that long; so are the places of their readers.
 _KEPT = ChannelOptions(history_size=1_000_000, history_seconds=2 * 86_400.0)
 _PLACES = ChannelOptions(history_size=1_000, history_seconds=30 * 86_400.0)
 _LOOK_SECONDS, _RETRY_SECONDS = 1.0, 1.0
@@ -56,7 +56,7 @@ class HubEvents:
         """Send events to a URL: "joined", or "joined room:{room}"; raises ConfigurationError."""
         self._check_not_started()
         if not isinstance(events, Iterable) or isinstance(events, str) or not events:
-            raise ConfigurationError('events= is a list of what is sent: ["connected", "joined room:{room}"]')
+            raise ConfigurationError('events= is a list of the events to send: ["connected", "joined room:{room}"]')
         pairs = [str(text).partition(" ") for text in events]
         interests = [Interest(kind, pattern.strip()) for kind, _, pattern in pairs]
         made = Webhook(url, secret, interests, allow_private=allow_private)
@@ -67,7 +67,7 @@ class HubEvents:
 
     def _check_not_started(self) -> None:
         if self._has_started:
-            raise ConfigurationError("this hub is open, and watches what was wanted then; register it before")
+            raise ConfigurationError("this hub is open already, and watches events since then; register it before")
 
     def _keep(self) -> None:
         if len(self._handlers) + len(self._webhooks) == 1:
@@ -79,7 +79,7 @@ class HubEvents:
         return any(interest.begins(begin, channel) for interest in interests)
 
     async def start(self, node: Node) -> None:
-        """Watch a node, and consume events as long as it is the one to do so; the node's end ends it."""
+        """Watch a node, and consume events as long as it is the chosen one; both end with the node."""
         self._has_started = True
         if not self._handlers and not self._webhooks:
             return

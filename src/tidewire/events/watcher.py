@@ -1,7 +1,7 @@
-"""Notes who comes and goes on this node, so that every node agrees what happened: once, whoever dies.
+"""Watches the comings and goings of users on this node; all nodes agree on each event, even if one of them dies.
 
-Beside each watched subscription there is a member of a channel of its own in the store's presence. Its first and last
-member are the events; what a killed worker leaves behind is announced by the node that claims its members.
+Each watched subscription has a member in a channel of the store's presence for it. The first and the last member of
+that channel are the events; the ends of a killed worker's members are published by the node that claims them.
 """
 
 from __future__ import annotations
@@ -26,15 +26,15 @@ __all__ = ("Watcher",)
 logger = logging.getLogger("tidewire")
 
 _RETRY_SECONDS, _STEP_SECONDS = 1.0, 0.25
-#: All who are in a channel are one user of the members that say whether anybody is.
+#: The user of all members of the channels that show whether a channel has any subscriber.
 _ANYBODY = "*"
-#: Users that are told again at once.
+#: Users that are published again at once.
 _STEP = 64
 _numbers = itertools.count(1)
 
 
 class _Watched(NamedTuple):
-    """A member of a shadow channel, what it begins, and the task that has begun it."""
+    """A member of a shadow channel, the event that it begins, and the task that has published that."""
 
     shadow: str
     member: Member
@@ -50,14 +50,15 @@ class _Watched(NamedTuple):
 
 
 class Watcher:
-    """Watches the subscriptions of one node. `wants` says whether the events of a pair are wanted of a channel."""
+    """Watches the subscriptions of one node. `wants` returns whether the events of a pair are wanted for a channel."""
 
     def __init__(self, node: Node, wants: Callable[[str, str], bool], grace: float) -> None:
         self._node = node
         self._wants = wants
         self._grace = grace
         self._watched: dict[Subscription, list[_Watched]] = {}
-        #: (shadow, user) → this node's members that have begun and do not end, by token: the first one has told it.
+        #: (shadow, user) → this node's members that have begun and do not end, by token; the first one has published
+        #: that.
         self._here: dict[tuple[str, str], dict[str, _Watched]] = {}
         self._lost_leases = 0
 
@@ -81,7 +82,7 @@ class Watcher:
         """Take note of the end of a subscription; harmless for one that is not watched."""
         found = self._watched.pop(subscription, ())
         if not self._node.is_open:
-            return  # another node tells it, unless the client comes back there
+            return  # another node publishes the end, unless the client comes back there
         for watched_ in found:
             self._node.tasks.spawn(self._end(watched_))
 
@@ -106,7 +107,7 @@ class Watcher:
         here[watched_.token] = watched_
         if joined.first:
             await self._tell(watched_.begin, f"begin:{watched_.token}")
-        elif not is_known:  # a node that had the user before may have died before it could tell it
+        elif not is_known:  # a node that had the user before may have died before it could publish it
             await self._tell_again(watched_, f"begin:{watched_.token}")
 
     async def _end(self, watched_: _Watched) -> None:
@@ -122,7 +123,8 @@ class Watcher:
         while True:
             try:
                 if not is_announced and await self._is_alone(watched_):
-                    # before the member is removed: if this node dies between, another one tells the same again
+                    # before the member is removed: if this node dies between the two, another one publishes the same
+                    # again
                     await self._tell(watched_.end, f"end:{watched_.token}")
                     is_announced = True
                 was_last = await self._node.memberships.quit(watched_.shadow, watched_.member)
@@ -130,7 +132,7 @@ class Watcher:
             except StoreUnavailable:
                 is_repeated = True
                 await asyncio.sleep(_RETRY_SECONDS)
-        if is_repeated and not (was_last or is_announced):  # the store may have done it when it seemed to fail
+        if is_repeated and not (was_last or is_announced):  # the store may have done it although it seemed to fail
             was_last = not await self._is_anybody_there(watched_)
         if was_last and not is_announced:
             await self._tell(watched_.end, f"end:{watched_.token}")
@@ -139,10 +141,10 @@ class Watcher:
             await self._tell_again(watched_, f"again:{watched_.token}")
 
     def look(self) -> None:
-        """Tell again who is here where others could take this node for dead, and may have told that they left."""
+        """Publish this node's members again when others could take it for dead, and may have published their ends."""
         lost, self._lost_leases = self._lost_leases, self._node.memberships.lost_leases
         if lost != self._lost_leases:
-            logger.info("this node tells again who is here: others could take it for dead")
+            logger.info("this node publishes its members' events again, because others could take it for dead")
             self._node.tasks.spawn(self._tell_all_again())
 
     async def _tell_all_again(self) -> None:
@@ -158,7 +160,7 @@ class Watcher:
             )
 
     async def _is_grace_over(self) -> bool:
-        """Wait; return False where this node closes before, and another one tells it."""
+        """Wait; return False if this node closes before, so that another one publishes it."""
         loop = asyncio.get_running_loop()
         end = loop.time() + self._grace
         while loop.time() < end and self._node.is_open:
@@ -166,11 +168,11 @@ class Watcher:
         return self._node.is_open
 
     async def _is_alone(self, watched_: _Watched) -> bool:
-        """Return whether nobody else is there; the end of a member that was claimed is told by the claimant."""
+        """Return whether there is no other member; the end of a claimed member is published by its claimant."""
         return await self._node.presence.count(watched_.shadow, watched_.member.user) == 1
 
     async def _is_anybody_there(self, watched_: _Watched) -> bool:
-        """Return whether another one is: where a stalled node's member was claimed, it was not the last, either."""
+        """Return whether another one is there; if a stalled node's member was claimed, it was not the last, either."""
         while True:
             try:
                 return await self._node.presence.count(watched_.shadow, watched_.member.user) > 0

@@ -1,4 +1,4 @@
-"""Sends events to a URL: signed, in batches, again for a day where it fails, and not into private networks."""
+"""Sends events to a URL: signed, in batches, for a day again if it fails, and not into private networks."""
 
 from __future__ import annotations
 
@@ -31,16 +31,16 @@ logger = logging.getLogger("tidewire")
 #: Events of one request, seconds for which more are waited for, for an answer, and for which a batch is tried.
 _MOST, _GATHER_SECONDS, _ANSWER_SECONDS, _DAY = 100, 0.2, 10.0, 86_400.0
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.5, 60.0
-#: The errors of `send`; a ValueError means an answer that is none, or a name that cannot be looked up.
+#: The errors of `send`; a ValueError means an invalid answer, or a name that cannot be looked up.
 NOT_TAKEN = (OSError, TimeoutError, TidewireError, ValueError)
-#: Not public, though Python 3.11 says so of some: IPv4-compatible, site-local, and the local form of NAT64.
+#: Networks that are not public, although Python 3.11 takes some for it: IPv4-compatible, site-local, local NAT64.
 _PRIVATE = [ipaddress.IPv6Network(one) for one in ("::/96", "fec0::/10", "64:ff9b:1::/48")]
 #: IPv6 addresses that stand for an IPv4 address: their last 32 bits (RFC 6052).
 _TRANSLATED = ipaddress.IPv6Network("64:ff9b::/96")
 
 
 def is_public(address: str) -> bool:
-    """Return whether an address is one of the public internet; so must be the IPv4 address for which it may stand."""
+    """Return whether an address is public, and so is the IPv4 address for which it may stand."""
     found = ipaddress.ip_address(address.partition("%")[0])
     if isinstance(found, ipaddress.IPv6Address):
         inner = found.ipv4_mapped or found.sixtofour
@@ -59,7 +59,7 @@ def signature(secret: str, timestamp: str, body: bytes) -> str:
 
 
 class Webhook:
-    """Where events are sent, and which. Raises ConfigurationError for a URL that cannot be one."""
+    """The URL that events are sent to, and their kinds. Raises ConfigurationError for a URL that cannot work."""
 
     def __init__(self, url: str, secret: str, interests: Sequence[Interest], *, allow_private: bool) -> None:
         parts = urlsplit(url)
@@ -85,11 +85,11 @@ class Webhook:
         self.shown = f"{parts.scheme}://{parts.hostname}{parts.path}"
 
     def wants(self, event: Event) -> bool:
-        """Return whether an event is one of those that are sent."""
+        """Return whether an event is to be sent."""
         return any(interest.match(event.kind, event.channel) is not None for interest in self.interests)
 
     async def send(self, events: Sequence[Event]) -> None:
-        """Send one batch; raises one of NOT_TAKEN where it was not taken."""
+        """Send one batch; raises one of NOT_TAKEN if it was not taken."""
         body = msgspec.json.encode({"events": events})
         timestamp = str(int(time.time()))
         parts = self._parts
@@ -113,7 +113,7 @@ class Webhook:
                 await writer.drain()
                 status = (await reader.readline()).split(b" ", 2)
             except BaseException:
-                writer.transport.abort()  # a connection that is only closed waits for a receiver that reads nothing
+                writer.transport.abort()  # closing alone would wait for a receiver that reads nothing
                 raise
             finally:
                 writer.close()
@@ -121,7 +121,7 @@ class Webhook:
             raise TidewireError(f"it answered {status[1].decode('latin-1') if len(status) > 1 else 'nothing'}")
 
     async def _connect(self, port: int, *, is_secure: bool) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
-        """Connect to the first address that answers: a name may have one of IPv6 beside that of IPv4."""
+        """Connect to the first address that answers; a name may have addresses of IPv6 and IPv4."""
         context = _trusted() if is_secure else None
         name = self._parts.hostname if is_secure else None
         *others, last = await self._addresses(port)
@@ -132,7 +132,7 @@ class Webhook:
         return await asyncio.open_connection(last, port, ssl=context, server_hostname=name)
 
     async def _addresses(self, port: int) -> list[str]:
-        """Return the addresses that are connected to: looked up once, so that those that were judged are the ones."""
+        """Return the addresses to connect to, looked up once, so that only addresses that were judged are used."""
         found = await asyncio.get_running_loop().getaddrinfo(self._parts.hostname, port, type=socket.SOCK_STREAM)
         addresses = [str(one[4][0]) for one in found]
         if not self._allow_private:
@@ -144,7 +144,7 @@ class Webhook:
 
 @functools.cache
 def _trusted() -> ssl.SSLContext:
-    """Return what says which certificates are trusted; to read them takes the loop's time, and is done once."""
+    """Return the context with the trusted certificates, made once, because reading them takes the loop's time."""
     return ssl.create_default_context()
 
 

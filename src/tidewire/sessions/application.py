@@ -80,7 +80,7 @@ class HubConnection(HeldConnection):
         however it ended, by another node if this one died; `leave_on_error` takes its place when the handler raised.
         Any of them, or `presence`, makes it a member. Where the channel has a state, that comes back instead of history
         (`Subscribed.state`): send it first, publications are pushed as soon as you wait for something.
-        `reply=False` sends the client neither the protocol's answer nor what came before; they are in the result.
+        `reply=False` sends the client neither the protocol's answer nor earlier publications; they are in the result.
         Raises CommandError, StoreUnavailable, StateFailed, ConnectionClosed.
         """
         name = self._open_channel(channel)
@@ -230,7 +230,7 @@ class HubConnection(HeldConnection):
         return False
 
     def _settle(self, connection: Connection, outcome: asyncio.Future[bool], error: BaseException | None) -> None:
-        """Give the outcome of a publication to whoever waits for it, and tell the client of a failure."""
+        """Give the outcome of a publication to the code that waits for it, and tell the client of a failure."""
         is_kept = error is None
         if isinstance(error, PublishError):
             self._tell_failed(connection, error)

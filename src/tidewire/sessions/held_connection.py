@@ -92,7 +92,7 @@ class HeldConnection:
         yield
 
     def __aiter__(self) -> NoReturn:
-        """Raise TidewireError: what is iterated over has a type."""
+        """Raise TidewireError: an iteration must name the type of messages."""
         raise TidewireError(
             "write `async for text in connection.iter_text():`, or iter_json() or iter_bytes(); the connection itself "
             "has no type of messages"

@@ -1,4 +1,4 @@
-"""Orders of a hub to the connections of all nodes, of whatever protocol. One that reaches nobody succeeds, too."""
+"""Orders of a hub to the connections of all nodes and protocols. An order that reaches no connection succeeds, too."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tidewire.sessions.centrifuge.directory import Sessions
 
 __all__ = ("Ending", "Leaving", "Presenting", "ask", "obey_orders", "set_presence")
 
-#: The verb of these orders among what nodes tell each other (control.Control).
+#: The verb of these orders among the messages between nodes (control.Control).
 VERB = "hub"
 
 

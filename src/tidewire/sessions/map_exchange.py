@@ -44,9 +44,9 @@ _Value = TypeVar("_Value")
 class SharedReplica(Replica):
     """Takes each change of the channel first; subscribers are shown it if it is the newest of its key.
 
-    The greatest stamp wins, whichever node a change comes from; a stamp is greater than all that its node knows. The
-    changes of each node are numbered: where one is missing, its node is asked for all of them. A newcomer asks every
-    node that has the map, which presence lists. Places (`Entry.offset`) are this node's own.
+    The greatest stamp wins, from any node; a stamp is greater than all that its node knows. The changes of each node
+    are numbered: where one is missing, its node is asked for all of them. A newcomer asks every node that has the map,
+    which presence lists. Places (`Entry.offset`) are this node's own.
     """
 
     def __init__(self, node: Node, channel: str) -> None:

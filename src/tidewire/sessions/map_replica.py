@@ -168,7 +168,7 @@ class KeptReplica(Replica):
         )
 
     async def _show_removed(self, key: str, left_at: Position) -> None:
-        """Tell clients that know no owners of a key that left with its owner; once, whichever nodes do so."""
+        """Tell clients that know no owners of a key that left with its owner; once, even if several nodes do."""
         change = Change(key, removed=True, by=f"{self._node.id}-left")
         token = f"map:{key}:{left_at.epoch}:{left_at.offset}"  # behind the leave, unless it was set anew
         try:

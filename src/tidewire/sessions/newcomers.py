@@ -27,7 +27,7 @@ def admit(node: Node, user: str, address: str) -> _Admitted:
 
 
 class _Admitted:
-    """A newcomer for the time of a block. A class of its own: a generator would be a good part of what this costs."""
+    """A newcomer for the time of a block. A class of its own, because a generator would cost much more."""
 
     __slots__ = ("_address", "_newcomer", "_node", "_user")
 

@@ -129,7 +129,7 @@ def _parse(text: str) -> _Origin | None:
 def _is_own(origin: _Origin, host: str, scope: Scope) -> bool:
     """Return whether a page is of the site that the Host header names; a proxy may have ended its TLS.
 
-    A page without TLS is of another site than a request with it: whoever is on the way may have written that page.
+    A page without TLS is of another site than a request with it, because anybody in between may have written that page.
     """
     if origin.scheme == "http" and scope.get("scheme") in ("https", "wss"):
         return False

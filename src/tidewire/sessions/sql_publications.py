@@ -39,7 +39,7 @@ async def _check(node: Node, channel: str, top: int, shape: Shape) -> None:
             shape.read(publication.data, publication.format)
         except InvalidMessage as error:
             logger.warning(
-                "publication %s of %r came by SQL, and is not what its rule publishes: %s",
+                "publication %s of %r came by SQL, and does not have the type of its rule: %s",
                 publication.position,
                 channel,
                 error,

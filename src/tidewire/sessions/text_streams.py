@@ -56,7 +56,7 @@ class TextStreams:
         return TextStream(self._node, channel, self._open)
 
     async def stop(self, channel: str) -> None:
-        """Stop the stream in a channel, on whichever node it is written; harmless when there is none."""
+        """Stop the stream in a channel, on any node; harmless when there is none."""
         await self._node.control(Control(verb=_STOP), channel.encode(), Format.TEXT)
 
     def _stop(self, publication: Publication) -> None:

@@ -103,6 +103,6 @@ class ThreadCalls:
 def _no_coroutine(given: object) -> ConfigurationError:
     return ConfigurationError(
         f"this call from a thread gave a {type(given).__name__}, and nothing to wait for; give a function that is "
-        "`async def`, as from_thread(hub.publish, …): hub.listen is for the event loop, and what is no coroutine "
-        "function is called as it is"
+        "`async def`, as from_thread(hub.publish, …): hub.listen is for the event loop, and a plain function "
+        "is called directly"
     )

@@ -94,4 +94,4 @@ async def _claim_at(node: Node, channel: str, position: Position) -> str:
     for publication in page.publications:
         if publication.position == position:
             return meta_of(publication.meta).claim
-    raise PublishUnconfirmed(f"what was published in {channel!r} at {position} cannot be read; look, and try again")
+    raise PublishUnconfirmed(f"the publication in {channel!r} at {position} cannot be read; look, and try again")

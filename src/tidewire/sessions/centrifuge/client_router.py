@@ -63,7 +63,7 @@ def client_router(
     see: Callable[[Any], None],
     json_depth: int,
 ) -> APIRouter:
-    """Make the routes `/connection/…` and `/emulation`; fastapi.Hub.client_router says what they take."""
+    """Make the routes `/connection/…` and `/emulation`; `Hub.client_router` describes the arguments."""
     endpoints = ClientEndpoints(node, authority, origins=origins, json_depth=json_depth)
     router = APIRouter(include_in_schema=False)
     identify = identified_by(user, name, see, unmet=(Request, WebSocket))

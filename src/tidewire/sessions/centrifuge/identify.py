@@ -115,7 +115,7 @@ def _check_parameters(user: Callable[..., Any], unmet: tuple[type, ...]) -> None
         target: Any = user
         hints = hints_of(target if is_plain else target.__call__)
         parameters = inspect.signature(user).parameters.values()
-    except (ConfigurationError, ValueError):  # an annotation that names something local: FastAPI reads what it can
+    except (ConfigurationError, ValueError):  # an annotation names something local: FastAPI reads it as far as it can
         return
     for parameter in parameters:
         type_ = hints.get(parameter.name)
@@ -138,7 +138,7 @@ async def _unsent(message: Message) -> None:
 
 
 def _identity(found: Any, name: Name | None) -> Identity | None:
-    """Return the identity in what a dependency returned; raises ConfigurationError for a value that names no user."""
+    """Return the identity in the value of a dependency; raises ConfigurationError for a value that names no user."""
     if found is None or isinstance(found, Identity):
         return found
     user = found if name is None else name(found)

@@ -26,8 +26,8 @@ logger = logging.getLogger("tidewire")
 class MapMembers:
     """One connection in the maps of its channels.
 
-    A member of presence is announced by changes of the map: its coming sets an entry, and its leave, told by whichever
-    node notices, removes it.
+    A member of presence is announced by changes of the map: its join sets an entry, and its leave, published by the
+    node that notices it, removes the entry.
     """
 
     __slots__ = ("_connection", "_node")

@@ -28,7 +28,7 @@ __all__ = (
     "unsubscribe",
 )
 
-#: The verb of these orders among what nodes tell each other (control.Control).
+#: The verb of these orders among the messages between nodes (control.Control).
 VERB = "sessions"
 
 

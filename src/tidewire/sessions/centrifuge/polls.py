@@ -1,4 +1,4 @@
-"""Polled values: the application is asked for those of all keys that clients track, and each is told what is new.
+"""Polled values: the application is asked for the values of all tracked keys, and each client gets those that are new.
 
 One loop for each channel on a node, while anybody there tracks a key of it.
 """
@@ -53,7 +53,7 @@ class Tracker:
         self.is_held = False
 
     def go_on(self) -> None:
-        """Tell the client what came before its reply."""
+        """Push the values that came before the client's reply."""
         self.is_held = False
         if self.channel is not None:
             self.channel.catch_up(self)
@@ -235,13 +235,13 @@ class PolledChannel:
         return self._error is None
 
     def _failed(self, why: str, error: Exception | None) -> StateFailed:
-        """Log a failure; return what a client is told of it."""
+        """Log a failure; return the error that clients get."""
         if (more := self._log_limit.due(type(error).__name__)) is not None:
             logger.error("the polled values of channel %r %s%s", self.name, why, more, exc_info=error)
         return StateFailed(f"the values of {self.name!r} cannot be made; see the server's log")
 
     async def _take(self, keys: list[str], values: Mapping[str, Any]) -> None:
-        """Take what the application has answered, in turns of the loop that are bounded."""
+        """Take the values of the application, in turns of the loop that are bounded."""
         turn = _Turn(self._node.limits.turn_seconds)
         for key in keys:
             await turn.end_in_time()

@@ -1,5 +1,6 @@
-"""How one subscription's publications are pushed where that is not how its connection's are: no offsets, deltas, a
-filter by tags, joins and leaves. Equal ones are one instance, so that their subscribers share the encoded bytes.
+"""Representations of single subscriptions that differ from their connection's: no offsets, deltas, filters, joins.
+
+Equal ones are one instance, so that their subscribers share the encoded bytes.
 """
 
 from __future__ import annotations
@@ -149,7 +150,8 @@ def plain(
 
 @lru_cache(maxsize=64)
 def _unfiltered(protocol: CentrifugeProtocol, deflate: bool, offset: bool) -> PubRepresentation:
-    """Return what most subscriptions use, and many only to be subscribed: it stays when none of them has it."""
+    """Return the representation of most subscriptions; cached, because many have it only for their first
+    publications."""
     return shared(
         PubRepresentation,
         protocol,

@@ -53,7 +53,7 @@ class _State(Enum):
 
 
 class Session:
-    """One client. `secret`, if it has one, names it to whoever may act for it; the connection's id does not.
+    """One client. With its `secret`, if it has one, others may act for it; with its connection's id they may not.
 
     Without `pings` the client is not asked whether it is there: its link does that. `start` comes next.
     """

@@ -114,6 +114,6 @@ def _split(url: str) -> SplitResult:
 
 
 def _shown(url: str) -> str:
-    """Return the URL without what may be a password."""
+    """Return the URL without the part that may have a password."""
     parts = _split(url)
     return parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()

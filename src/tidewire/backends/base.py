@@ -44,8 +44,8 @@ class Broker(ABC):
     the order of their offsets. A publication may be delivered twice or not at all after an outage: the node
     compares `previous` with its own position and reads `history` to fill a gap.
 
-    **Kept.** A publication stays readable for at least 60 s, whatever its channel's retention, so that every node can
-    fill a gap; `Retention` decides what *readers* are shown.
+    **Kept.** A publication stays readable for at least 60 s, even beyond its channel's retention, so that every node
+    can fill a gap; `Retention` bounds the publications that *readers* are shown.
     """
 
     #: Other processes on this store see the publications of this one.
@@ -86,10 +86,10 @@ class Broker(ABC):
     def publish(self, request: PublishRequest) -> Awaitable[Position]:
         """Keep one publication; await its position.
 
-        It is there when the store keeps the publication (`kept` says what that means). A store that `waits` is asked by
-        the call itself and answers with a future: two calls of one node for one channel get their offsets in the order
-        of the calls. With a `key` that is known within its window, nothing is kept again and the position of the first
-        is returned.
+        It is there when the store keeps the publication, as `kept` describes. A store that `waits` is asked by the call
+        itself and answers with a future: two calls of one node for one channel get their offsets in the order of the
+        calls. With a `key` that is known within its window, nothing is kept again and the position of the first is
+        returned.
 
         The call or the await raises NotPublished (surely not kept) or PublishUnconfirmed (unknown), nothing else for a
         failing store.

@@ -306,7 +306,7 @@ class MemoryPresence(Presence):
         return self.members_now(channel)
 
     def members_now(self, channel: str) -> list[Member]:
-        """Return what `members` does."""
+        """Return the members as `members` does, without waiting."""
         room = self._rooms.get(channel)
         return [] if room is None else list(room.members.values())
 

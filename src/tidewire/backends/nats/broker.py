@@ -282,12 +282,9 @@ def _advice(config: StreamConfig, stream: Stream, *, is_local: bool) -> Iterator
     version = stream.session.version
     words = f"nats-server {'.'.join(map(str, version))}"
     if version < _FIXED:
-        yield (
-            f"{words} is older than what a crash no longer damages (2.10.23): a killed server may lose streams; "
-            "use a newer one"
-        )
+        yield f"{words} is damaged by crashes: a killed server may lose streams; use 2.10.23 or a newer one"
     if version < _CAN_SYNC:
-        yield f"{words} syncs to disk every 2 minutes: a power loss takes what came last; newer ones can sync always"
+        yield f"{words} syncs to disk every 2 minutes: a power loss takes the last messages; newer ones sync always"
     else:
         yield "without `sync_interval: always` in its jetstream block a power loss takes the last 2 minutes"
     if config.num_replicas == 1:
@@ -299,4 +296,4 @@ def _advice(config: StreamConfig, stream: Stream, *, is_local: bool) -> Iterator
     if is_limited(config):
         yield f"the stream {stream.name} has limits of its own: history may be shorter than channels say; remove them"
     if stream.session.is_plain and not is_local:
-        yield "what goes to NATS is not encrypted; write tls:// in the URL"
+        yield "the connection to NATS is not encrypted; write tls:// in the URL"

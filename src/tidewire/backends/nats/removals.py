@@ -104,7 +104,7 @@ async def _write(stream: Stream, note: _Note, expected: int) -> int | None:
         return ack.seq
     if ack.error.err_code == _WRONG_LAST:
         return None
-    raise Refused("note what was removed", ack.error)
+    raise Refused("note the removal", ack.error)
 
 
 class RemovalWatch:

@@ -130,7 +130,7 @@ class Session:
             if self.on_dropped is not None:
                 self.on_dropped()
         elif _FORBIDDEN in str(error):
-            logger.error("NATS does not permit what tidewire needs (%s); give its user that", error)
+            logger.error("NATS refuses permissions that tidewire needs (%s); give them to its user", error)
 
     async def _closed(self) -> None:
         self.end(str(self._client.last_error or "the connection was lost"))
@@ -217,7 +217,7 @@ class Session:
     ) -> Subscription:
         """Begin to receive; raises StoreUnavailable.
 
-        With `may_drop` so much waits as the limits say, and what is more is dropped; what was asked for never is.
+        With `may_drop`, as many messages wait as the limits allow, and more are dropped; without, none is dropped.
         """
         count, size = (PENDING_COUNT, PENDING_BYTES) if may_drop else (0, 0)
         try:

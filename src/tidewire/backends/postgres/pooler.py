@@ -32,7 +32,7 @@ def is_pooled(error: BaseException) -> bool:
 async def check_session(one: Any, other: Any, shown: str) -> None:
     """Raise ConfigurationError if two connections have had one session of the server, one after the other.
 
-    A pooler in transaction mode gives the second one what the first one has just let go.
+    A pooler in transaction mode gives the second connection the session that the first one has just released.
     """
     try:
         for _ in range(_LOOKS):

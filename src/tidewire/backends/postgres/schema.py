@@ -46,8 +46,8 @@ class Seen(msgspec.Struct, frozen=True):
 async def prepare(connection: Any) -> None:
     """Make everything of the schema that is not there or was changed, one process at a time.
 
-    Where tables of publications were lost, or the triggers that tell of what an operator removes, a new era begins.
-    Raises ConfigurationError when a newer tidewire has migrated the schema.
+    Where tables of publications were lost, or the triggers that notice an operator's removals, a new era begins. Raises
+    ConfigurationError when a newer tidewire has migrated the schema.
     """
     missing = await _missing(connection)
     if await _version(connection, missing) == VERSION and not missing:
@@ -109,9 +109,9 @@ async def _make(connection: Any) -> set[str]:
 
 
 async def _missing(connection: Any) -> set[str]:
-    """Return what is not there of tables, functions, indexes and triggers, and the tables of which a column is not.
+    """Return the missing tables, functions, indexes and triggers, and the tables with a missing column.
 
-    A column that nobody fills and that must be filled is told by the statement that mends it.
+    A column that is required and not filled is returned as the statement that mends it.
     """
     triggers, columns = zip(*_TRIGGERS, strict=True), zip(*_COLUMNS, strict=True)
     rows = await connection.fetch(SQL["missing"], TABLES, FUNCTIONS, BODIES, _INDEXES, *triggers, *columns)
@@ -136,7 +136,7 @@ async def _version(connection: Any, missing: set[str], newest: int = VERSION) ->
 async def enter(connection: Any, seen: Seen | None) -> str:
     """Begin a session that publishes or listens, on the data that there is now; return the identity of that data.
 
-    Where the data is not what it was before, or less than `seen`, a new era begins.
+    Where the data has been replaced, or is older than `seen`, a new era begins.
     """
     row = await connection.fetchrow(SQL["enter"], *((None, None) if seen is None else (seen.place, seen.identity)))
     return str(row["identity"])

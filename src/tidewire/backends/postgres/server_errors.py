@@ -25,7 +25,7 @@ _GONE = (
     asyncpg.CannotConnectNowError,
     asyncpg.TooManyConnectionsError,
 )
-#: The connection holds, but what stands behind it is not, or no longer, our store.
+#: The connection works, but the database behind it is not, or no longer, our store.
 _CHANGED = (
     asyncpg.ReadOnlySQLTransactionError,
     asyncpg.UndefinedTableError,
@@ -73,7 +73,7 @@ def is_certain(error: BaseException) -> bool:
 
 
 def explain(error: BaseException, shown: str) -> str:
-    """Return one line that says what, why and how to mend it; `shown` names the server, without a password."""
+    """Return one line with the error, its reason and its remedy; `shown` names the server, without a password."""
     match error:
         case TidewireError():
             return str(error)
@@ -82,7 +82,7 @@ def explain(error: BaseException, shown: str) -> str:
         case asyncpg.InvalidCatalogNameError():
             return f"{shown} has no such database; make it with `createdb`"
         case asyncpg.InsufficientPrivilegeError():
-            return f"{shown}: {error}; run `tidewire migrate` as the owner of the schema, or GRANT what is missing"
+            return f"{shown}: {error}; run `tidewire migrate` as the owner of the schema, or GRANT the privilege"
         case asyncpg.ReadOnlySQLTransactionError():
             return f"{shown} is a standby or read-only; name the primary, or add target_session_attrs=primary"
         case asyncpg.TooManyConnectionsError():
@@ -92,7 +92,7 @@ def explain(error: BaseException, shown: str) -> str:
         case asyncpg.LockNotAvailableError():
             return f"another session of {shown} holds a lock on tidewire's tables; let it finish its transaction"
         case asyncpg.QueryCanceledError():
-            return f"{shown} was too slow for one statement; see what else it does"
+            return f"{shown} was too slow for one statement; see whether it is overloaded"
         case _ if isinstance(error, _CHANGED):
             return f"{shown} has lost tidewire's tables ({error}); they are made again"
         case asyncpg.InvalidSchemaNameError():

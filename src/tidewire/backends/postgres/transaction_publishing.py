@@ -1,4 +1,4 @@
-"""Publishes inside an application's own transaction, through its own connection, whichever library made that."""
+"""Publishes inside an application's own transaction, through its own connection of any known library."""
 
 from __future__ import annotations
 

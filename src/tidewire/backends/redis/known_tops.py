@@ -36,7 +36,7 @@ class KnownTops:
     def take(self, channel: str, found: Position, before: Position | None) -> bool:
         """Take a position, and the one known before the server was asked for it; return whether it has gone back."""
         if before is not None and before.epoch == found.epoch and found.offset < before.offset:
-            logger.warning("the channel %r has lost what it had in Redis; a new epoch begins", channel)
+            logger.warning("the channel %r has lost publications in Redis; a new epoch begins", channel)
             with contextlib.suppress(StoreUnavailable):  # else it is found behind again
                 self._begin_epoch(channel).add_done_callback(lambda asked: asked.cancelled() or asked.exception())
                 self._tops.pop(channel, None)

@@ -20,7 +20,7 @@ __all__ = ("StoreBytes",)
 
 #: Keys of one command, and the part of the limit that is free after it was reached.
 _CHUNK, _SPARE = 500, 1 / 8
-#: Seconds after which all channels are measured again, though the server's memory has not grown by what is free.
+#: Seconds after which all channels are measured again, even if the server's memory has not grown by the free part.
 _AGAIN = 600.0
 
 

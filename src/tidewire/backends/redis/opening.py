@@ -49,7 +49,7 @@ async def load(requests: Requests, scripts: Sequence[Script]) -> None:
     for reply in (role, *replies):
         if isinstance(reply, NoPermissionError):
             raise ConfigurationError(
-                f"Redis refuses what tidewire needs ({reply}); `tidewire docs howto/redis` has the rule"
+                f"Redis refuses commands that tidewire needs ({reply}); `tidewire docs howto/redis` has the rule"
             )
         if isinstance(reply, ResponseError):
             raise StoreUnavailable(f"Redis answers {str(reply)!r}")

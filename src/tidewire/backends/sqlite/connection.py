@@ -80,7 +80,7 @@ class Connection:
         self._reopen_at = 0.0
 
     def _put_away(self, database: Database, state: FileState) -> bool:
-        """Make place for a new file once it is clear what happened to this one; return whether that is done."""
+        """Make place for a new file once the fate of this one is clear; return whether that is done."""
         if state is FileState.UNCLEAR or (state is FileState.DAMAGED and database.has_others_data):
             self.trouble = f"{self._path} was cut or written over; restore it from a backup, or move it away"
             return False

@@ -60,7 +60,7 @@ def identity(path: Path) -> tuple[int, int] | None:
 
 
 def log_identity(path: Path) -> tuple[tuple[int, int] | None, ...]:
-    """Return what `identity` does, of the file with the newest commits of a database and of that with its index."""
+    """Return the `identity` of the file with the newest commits of a database, and of that with its index."""
     return tuple([identity(path.with_name(f"{path.name}{end}")) for end in ("-wal", "-shm")])
 
 
@@ -192,7 +192,7 @@ class Database:
         return self._has_others and self._path.stat().st_size > 0
 
     def look_at_file(self) -> FileState:
-        """Return whether the file is what it was, before anything is written."""
+        """Return whether the file is unchanged, before anything is written."""
         return self._check.look(self.cursor)
 
     @property

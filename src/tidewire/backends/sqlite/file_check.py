@@ -21,7 +21,7 @@ __all__ = ("LOG_BYTES", "FileCheck", "FileState", "put_away")
 
 #: Bytes to which the log is cut back when it begins anew, after a long reader had let it grow.
 LOG_BYTES = 16 * 1_048_576
-#: Seconds without a change after which a file is taken for what it is: a copy may be under way.
+#: Seconds without a change after which a file is judged, because a copy may still be written.
 _SETTLE = 1.0
 #: Seconds between two changes while a checkpoint makes the file longer: meanwhile the file is shorter than it says.
 _MOVING = 0.02
@@ -61,7 +61,7 @@ def _inode_and_size(path: Path) -> tuple[int, int]:
 
 
 class FileCheck:
-    """Compares the file with what it was; `knows` says whether a seed is this store's."""
+    """Compares the file with its earlier state; `knows` returns whether a seed is this store's."""
 
     def __init__(self, path: Path, knows: Callable[[str], bool]) -> None:
         self._path = path
@@ -117,9 +117,9 @@ class FileCheck:
 
 
 def put_away(path: Path, state: FileState) -> str:
-    """Give the path to another file, so that no process writes the old log into it; return what was done."""
+    """Give the path to another file, so that no process writes the old log into it; return a report."""
     if state is FileState.REPLACED and _copy(path):
-        return f"{path} or its log was cut or written over while it was open; what is in it now is used"
+        return f"{path} or its log was cut or written over while it was open; its present content is used"
     if path.stat().st_size == 0:
         path.unlink()
         return f"{path} was emptied while it was open; a new one is made"

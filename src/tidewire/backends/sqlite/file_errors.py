@@ -1,4 +1,4 @@
-"""Explains the errors of a database file: what happened, why, and how to mend it."""
+"""Explains the errors of a database file, with their reasons and remedies."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ __all__ = ("explain", "is_certain", "is_full", "is_lasting", "opening_error")
 
 #: Result codes (sqlite.org/rescode.html) of a file that can never be used as it is.
 _UNUSABLE = {sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_READONLY}
-#: How to mend what the system says of a file that can never be used as it is.
+#: The remedies for the system's errors about a file that can never be used as it is.
 _MENDS = {
     errno.ENOENT: "the folder {folder} must exist",
     errno.ENOTDIR: "{folder} must be a folder",
@@ -54,7 +54,7 @@ def is_lasting(error: BaseException) -> bool:
 
 
 def explain(error: BaseException, path: Path) -> str:
-    """Return one line that says what, why and how to mend it."""
+    """Return one line with the error, its reason and its remedy."""
     if is_full(error):
         return f"the disk that holds {path} is full; free some space: nothing that was acknowledged is lost"
     if isinstance(error, OSError):

@@ -87,7 +87,7 @@ class Watch:
         self._nodes: dict[int, _Seen] = {}
         self._claims: dict[str, _Seen] = {}
         self._looked: float | None = None
-        #: Nodes that are dead, their grace not over: whoever joins takes the place of their members.
+        #: Nodes that are dead, their grace not over: joining users take the place of their members.
         self.dead: list[int] = []
         #: Nodes whose members may be claimed, with the counter at which each was seen last.
         self.departed: dict[int, int] = {}

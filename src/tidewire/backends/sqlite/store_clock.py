@@ -1,4 +1,4 @@
-"""The clock by which a store measures ages: it never jumps, whatever happens to the wall clock."""
+"""The clock by which a store measures ages: it never jumps, even if the wall clock does."""
 
 from __future__ import annotations
 

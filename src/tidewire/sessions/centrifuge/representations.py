@@ -150,8 +150,7 @@ def plain(
 
 @lru_cache(maxsize=64)
 def _unfiltered(protocol: CentrifugeProtocol, deflate: bool, offset: bool) -> PubRepresentation:
-    """Return the representation of most subscriptions; cached, because many have it only for their first
-    publications."""
+    """Return the representation of most subscriptions; cached, because many have it only for a moment."""
     return shared(
         PubRepresentation,
         protocol,

@@ -18,7 +18,7 @@ def warnings(server: Server, address: Address) -> tuple[str, ...]:
     if server.appendonly == "no":
         kept = "since its last snapshot" if server.save else "(snapshots are off, too)"
         found.append(
-            f"appendonly is no: a restart loses the publications {kept}, and subscribers are told so; "
+            f"appendonly is no: a restart loses publications {kept}, and subscribers are told so; "
             "set `appendonly yes`, and `appendfsync always` if not even one second may be lost"
         )
     if server.policy.startswith("allkeys"):

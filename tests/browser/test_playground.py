@@ -95,7 +95,7 @@ def test_a_store_hangs_and_nothing_is_kept_twice(people: MakePerson, playground:
     page = open_page(people(playground), playground, "playground:hang")
     last(3, page)
     page.get_by_role("button", name="Make the store hang").click()
-    expect(page.locator("#log")).to_contain_text("answers nobody")
+    expect(page.locator("#log")).to_contain_text("does not answer")
     page.get_by_role("button", name="Publish", exact=True).click()
     expect(page.locator("#log")).to_contain_text("unconfirmed, and repeated with their keys")
     for index in (0, 1):

@@ -1,4 +1,4 @@
-"""A store that hangs answers nobody, by whatever method it is asked."""
+"""A store that hangs answers no call of any method."""
 
 from __future__ import annotations
 

@@ -509,7 +509,7 @@ export class Client extends Emitter {
     const channel = /"channel":"((?:[^"\\]|\\.)*)"/.exec(line)?.[1];
     const offset = /"offset":(\d+)[^"]*$/.exec(line)?.[1];
     const name = channel === undefined ? line.slice(0, 80) : `publication ${offset ?? "?"} of ${channel}`;
-    const problem = new TidewireError(107, `the server sent what cannot be read (${name}): ${error.message}`);
+    const problem = new TidewireError(107, `the server sent a message that cannot be read (${name}): ${error.message}`);
     this._emit("error", problem);
     if (this.#calls.has(id)) this.#answer({ id, error: problem });
   }

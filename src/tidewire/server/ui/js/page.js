@@ -165,7 +165,7 @@ export class Page {
 
   async #leaveForGood({ everywhere = false } = {}) {
     const unsent = this.#box.keys("out/").length;
-    if (unsent && !(await ask(unsentQuestion(unsent, "Signing out discards what is not sent."), "Sign out"))) return;
+    if (unsent && !(await ask(unsentQuestion(unsent, "Signing out discards unsent messages."), "Sign out"))) return;
     this.forget();
     let notice = "";
     try {
@@ -180,7 +180,7 @@ export class Page {
     const thread = this.#active;
     const unsent = this.#client.unsent.of(thread.key);
     if (unsent.length) {
-      const what = "Leaving discards what is not sent.";
+      const what = "Leaving discards unsent messages.";
       if (!(await ask(unsentQuestion(unsent.length, what), "Leave"))) return;
       for (const { id } of unsent) this.#client.unsent.discard(id);
     }
@@ -228,7 +228,7 @@ export class Page {
     $("empty").hidden = !isEmpty;
     if (!isEmpty) return;
     const isLoading = thread.kind === "room" && !thread.position;
-    const [title, text] = isLoading ? ["", "Fetching what was said…"] : emptyWords(thread);
+    const [title, text] = isLoading ? ["", "Fetching messages…"] : emptyWords(thread);
     setText($("empty-title"), title);
     setText($("empty-text"), text);
   }
@@ -240,7 +240,7 @@ function isFilled(thread) {
 }
 
 function emptyWords({ kind, name }) {
-  if (kind === "person") return [`You and ${name}`, "What you write here is seen by the two of you only. It waits for whoever is away."];
+  if (kind === "person") return [`You and ${name}`, "Only the two of you see these messages. They wait for a person who is away."];
   return [`Nothing said in ${name} yet`, "Write the first message. Everybody who joins later will find it here."];
 }
 

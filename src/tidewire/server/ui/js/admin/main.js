@@ -182,7 +182,7 @@ async function refusals() {
 }
 
 const runs = runsList(byId("runs"), async (row) => {
-  if (await confirmed(`Cancel ${row.pipeline} of ${row.sample}? What its steps have done stays.`)) await act(() => cancelRun(row));
+  if (await confirmed(`Cancel ${row.pipeline} of ${row.sample}? The results of its finished steps are kept.`)) await act(() => cancelRun(row));
 });
 
 // One view at a time.

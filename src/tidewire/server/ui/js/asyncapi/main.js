@@ -24,7 +24,7 @@ function connection(doc, clients, pill) {
     clients.use(input.value.trim());
   };
   const token = el("form", { class: "field", on: { submit: use, change: use } }, el("label", { for: "token", text: "Token" }), input,
-    el("p", { class: "hint", id: "token-hint", text: "For what is tried on this page. Empty: it connects as this browser is signed in, or as a stranger." }));
+    el("p", { class: "hint", id: "token-hint", text: "For connections of this page. Empty: it connects as this browser is signed in, or as a stranger." }));
   return el("section", { class: "panel", id: "connection", "aria-labelledby": "connection-title" },
     el("div", { class: "panel-head" }, el("h2", { id: "connection-title", text: "Connection" }), pill),
     servers.length ? named("Servers", servers) : el("p", { class: "hint", text: "This application has no route for clients: include hub.client_router()." }),
@@ -97,7 +97,7 @@ function show(doc) {
   main.replaceChildren(
     el("h1", {}, "Channels ", el("small", { text: `${title} ${version}` })),
     ...(description ? [el("p", { class: "lead", text: description })] : []),
-    el("p", { class: "lead" }, "What clients may subscribe to, publish and call. The same for programs: ", el("a", { href: place.href, text: "the AsyncAPI document" }), "."),
+    el("p", { class: "lead" }, "The channels and calls of this application. The same for programs: ", el("a", { href: place.href, text: "the AsyncAPI document" }), "."),
     connection(doc, clients, pill),
     ...(parts.length ? parts.map((part) => section(doc, clients, part)) : [el("p", { class: "lead", text: "No channel has a rule yet: add one by @hub.channel." })]),
   );

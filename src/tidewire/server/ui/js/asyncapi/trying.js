@@ -129,7 +129,7 @@ class ChannelTrial {
     for (const event of ["subscribed", "error", "unsubscribed"]) subscription.on(event, this.#settle);
     this.#toggle.textContent = "Unsubscribe";
     subscription.on("subscribed", ({ wasRecovering, recovered }) =>
-      this.#say("subscribed", wasRecovering ? `${name}, ${recovered ? "and got what was missed" : "but not all that was missed"}` : name));
+      this.#say("subscribed", wasRecovering ? `${name}, ${recovered ? "and got all missed messages" : "but not all missed messages"}` : name));
     subscription.on("error", (error) => this.#say("refused", words(error), "refused"));
     subscription.on("unsubscribed", (ending) => this.#subscription === subscription && this.#ended(ending));
     client.on("disconnected", (ending) => this.#subscription === subscription && this.#ended(ending));

@@ -178,7 +178,7 @@ byId("store").addEventListener("submit", (event) => {
   const lasts = seconds();
   act(async () => {
     await call("hang", { seconds: lasts });
-    tell(`The store answers nobody for ${lasts} s.`);
+    tell(`The store does not answer for ${lasts} s.`);
   });
 });
 byId("channel-form").addEventListener("submit", (event) => {

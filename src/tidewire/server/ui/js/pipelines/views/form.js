@@ -87,7 +87,7 @@ export class StartForm {
     const names = [...new Set(missing.map(({ program }) => program))];
     $("missing").replaceChildren(
       el("p", {}, el("strong", { text: `Not installed on the server: ${names.join(", ")}.` })),
-      el("p", { text: "Whoever runs it can mend that:" }),
+      el("p", { text: "Its operator can mend that:" }),
       el("code", { text: `apt-get install ${packages.join(" ")}` }),
     );
   }

@@ -71,7 +71,7 @@ async function earlier() {
 $("earlier").onclick = () => earlier().catch(() => ($("earlier").hidden = false));
 $("log").onscroll = () => $("log").scrollTop < 40 && !$("earlier").hidden && $("earlier").click();
 
-const people = () => look().catch(() => {}); // whoever is away asks again when it is back
+const people = () => look().catch(() => {}); // a person who is away asks again later
 async function look() {
   const here = [...new Set((await room.presence()).map(({ user }) => user))].sort();
   $("people").replaceChildren(...here.map((user) => Object.assign(document.createElement("li"), { textContent: user })));

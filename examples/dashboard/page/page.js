@@ -57,7 +57,7 @@ for (const source of new Set(CHARTS.map((one) => one.source))) {
   const getState = async () => {
     const { publications, position } = await client.history(source, { limit: WINDOW });
     take(publications.map(({ data }) => data));
-    return position; // what comes after it comes live
+    return position; // later publications come live
   };
   client.subscribe(source, ({ data }) => take([data]), { getState });
 }

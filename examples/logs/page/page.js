@@ -58,7 +58,7 @@ for (const source of await (await fetch("/sources")).json()) {
     lines = [...lines.filter((line) => line.source !== source), ...publications.map(({ data }) => data)];
     lines.sort((a, b) => a.at - b.at || a.end - b.end);
     render();
-    return position; // what comes after it comes live
+    return position; // later publications come live
   };
   client.subscribe(`log:${source}`, ({ data }) => add(data), { getState });
 }

@@ -41,7 +41,7 @@ client.subscribe(`bell:${name}`, (/** @type {import("/connection/tidewire.js").P
     const { publications, position } = await client.history(`bell:${name}`, { limit: 200 });
     all = publications;
     render();
-    return position; // what comes after it comes live
+    return position; // later publications come live
   },
 });
 

@@ -30,8 +30,8 @@ export interface ChannelOptions {
   data?: any;
   /** Publications after this position come first. */
   since?: Position;
-  /** Loads what the application shows, and returns the position from which to go on: at first, and whenever what was
-   * missed cannot be recovered. */
+  /** Loads the application's state, and returns the position from which to go on: at first, and whenever missed
+   * publications cannot be recovered. */
   getState?: (channel: string) => Position | Promise<Position>;
   /** Ask for the publications that were missed while away; the server may decide so by itself. */
   recoverable?: boolean;

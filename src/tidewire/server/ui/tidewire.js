@@ -4,7 +4,7 @@
 //   const client = connect("/connection/websocket", { getToken });
 //   client.subscribe("room:1", ({ data }) => console.log(data));
 //
-// It comes back by itself with full jitter, recovers what it missed, and says when that was not possible.
+// It reconnects by itself with full jitter, recovers missed publications, and reports when that is not possible.
 
 /**
  * @typedef {{ offset: number, epoch: string }} Position
@@ -240,7 +240,7 @@ export class Client extends Emitter {
     return { publications: publications.map((pub) => toPublication(channel, pub)), position: { offset, epoch } };
   }
 
-  /** Call the application; returns what it answers. */
+  /** Call the application; returns its answer. */
   async rpc(method, data) {
     return (await this.#ask("rpc", { method, data })).data;
   }
@@ -503,7 +503,7 @@ export class Client extends Emitter {
     else if (this.#pong) this._write({});
   }
 
-  // One line that cannot be read must not end the others: it is told as an `error`, with what it was as far as one sees.
+  // One line that cannot be read must not end the others: it becomes an `error`, with its kind as far as that can be seen.
   #unreadable(line, error) {
     const id = Number(/^\{"id":(\d+)/.exec(line)?.[1] ?? 0);
     const channel = /"channel":"((?:[^"\\]|\\.)*)"/.exec(line)?.[1];
@@ -832,7 +832,7 @@ export class Subscription extends Emitter {
 /**
  * A channel that is a map: `entries` by their keys.
  *
- * Events: `change` { entries, keys } with the keys of what changed: one change, or all that differs after a time away;
+ * Events: `change` { entries, keys } with the changed keys: of one change, or all that differs after a time away;
  * the rest as of a Subscription.
  */
 export class EntryMap extends Subscription {

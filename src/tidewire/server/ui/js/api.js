@@ -1,4 +1,4 @@
-// HTTP requests: what all pages need, and the three of the chat. Each returns a value or throws a Refusal that says which
+// HTTP requests: those of all pages, and the three of the chat. Each returns a value or throws a Refusal that says which
 // field it is about.
 
 export class Refusal extends Error {

@@ -55,7 +55,7 @@ export class Client extends Emitter {
     return [...this.rooms.all, ...this.conversations.all];
   }
 
-  /** Accept what was written in a thread. Returns the thread it went to, or a text that says why it did not. */
+  /** Accept a message that was written in a thread. Returns the thread it went to, or a text that says why it did not. */
   write(thread, text) {
     let target = thread;
     let words = text.trim();

@@ -1,4 +1,4 @@
-// The socket, and what keeps it: back-off, liveness, and the moments at which waiting on would be foolish.
+// The socket, and how it is kept: back-off, liveness, and the moments at which it connects at once.
 // Below it stands the browser's WebSocket; above it, client.js gives the messages their meaning.
 //
 // States: idle, connecting, connected, waiting (with `until`), final (with `code` and `reason`).
@@ -62,7 +62,7 @@ export class Connection extends Emitter {
     return true;
   }
 
-  /** Told by the client when the server has answered with what there is so far: now the connection is of use. */
+  /** Called when the server has answered with the messages so far: now the connection is of use. */
   ready() {
     clearTimeout(this.#timers.handshake);
     if (this.state.name !== "connecting") return;

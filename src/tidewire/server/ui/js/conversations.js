@@ -24,7 +24,7 @@ export class Conversations extends Emitter {
   #unsent;
   #threads = new Map();
   #inbox;
-  // All of the inbox has come: what is sent now comes next.
+  // All of the inbox has come: new messages come next.
   #isLive = false;
   // The device had no inbox when the page came to it.
   #isNewHere = false;
@@ -93,7 +93,7 @@ export class Conversations extends Emitter {
     for (const one of message.messages) if (this.#show(one)) count += 1;
     this.#inbox.offset = message.offset ?? message.messages.at(-1)?.offset ?? this.#inbox.offset ?? 0;
     this.#isLive = !message.more;
-    // On a new device, what came before a person's own last answer was seen on another one.
+    // On a new device, messages before a person's own last answer were seen on another one.
     if (this.#isNewHere && this.#isLive) for (const thread of this.all) if (thread.timeline.items.at(-1)?.sender === this.#me) thread.markRead();
     if (this.#isLive) this.#isNewHere = false;
     if (message.recovered === false) for (const thread of before) this.#gap(thread, message);

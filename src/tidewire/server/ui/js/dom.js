@@ -31,7 +31,7 @@ export function icon(name) {
 }
 
 /**
- * Make the children of `parent` what `wanted` says: `[{key, stamp, make}]`. A child whose key and stamp are the same
+ * Give `parent` the children of `wanted`: `[{key, stamp, make}]`. A child whose key and stamp are the same
  * stays (with its focus); a changed stamp makes it anew.
  */
 export function reconcile(parent, wanted) {

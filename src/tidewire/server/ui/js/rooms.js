@@ -130,7 +130,7 @@ export class Rooms extends Emitter {
     this.emit("change");
   }
 
-  /** Ask for what was said before the oldest message that is here; the answer comes as a change. */
+  /** Ask for the messages before the oldest one that is here; the answer comes as a change. */
   askEarlier(room) {
     const [oldest] = room.timeline.items.filter(({ kind, offset }) => kind !== "gap" && Number.isInteger(offset));
     if (!room.hasEarlier || room.asksEarlier || !room.ready || !oldest) return;
@@ -195,7 +195,7 @@ export class Rooms extends Emitter {
     this.emit("directory");
   }
 
-  /** A room could not be joined; what passes by itself is tried again. Returns whether it was that. */
+  /** A room could not be joined. Try again if the reason passes by itself; returns whether it does. */
   refused(name, code, text) {
     const room = this.#rooms.get(name);
     if (!room || room.ready) return false;
@@ -267,7 +267,7 @@ export class Rooms extends Emitter {
   }
 
   /**
-   * Show what an application has published in the room and no person has written.
+   * Show a publication of an application in the room, which no person has written.
    * @param {Room} room
    * @param {any} message
    * @param {string} epoch
@@ -322,7 +322,7 @@ export class Rooms extends Emitter {
 }
 
 /**
- * Anybody may publish in a room: whatever came, the page goes on.
+ * Anybody may publish in a room: no publication may stop the page.
  * @param {Said | import("./channels").ShownForeign | import("./channels").System} message
  * @returns {message is Said}
  */

@@ -38,7 +38,7 @@ async function cookie(options) {
   try {
     await fetch("/api/pipelines/session", options);
   } catch {
-    // The server is away: what asks it next says so.
+    // The server is away: the next request reports it.
   }
 }
 

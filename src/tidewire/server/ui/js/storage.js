@@ -72,7 +72,7 @@ export class Box {
     return found;
   }
 
-  /** Remove everything, and keep nothing more: whatever is still under way in this page. */
+  /** Remove everything, and keep nothing more, even from requests that are still in flight. */
   retire() {
     this.#retired = true;
     for (const key of this.keys()) this.remove(key);

@@ -3,7 +3,7 @@
 const KEPT = 3_000;
 const TRIM = 500;
 
-/** Order by the age of the epoch, then by offset, then by arrival (what has no offset of its own). */
+/** Order by the age of the epoch, then by offset, then by arrival (for entries without an offset). */
 export function compare(a, b) {
   return a.era - b.era || a.offset - b.offset || a.seq - b.seq;
 }

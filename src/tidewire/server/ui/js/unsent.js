@@ -66,7 +66,7 @@ export class Unsent extends Emitter {
     return entry.id;
   }
 
-  /** Send what waits in a thread, in the order it was written, a window at a time. */
+  /** Send the waiting messages of a thread, in the order they were written, a window at a time. */
   flush(thread) {
     if (this.#paused.has(thread)) return;
     const entries = this.of(thread);
@@ -108,7 +108,7 @@ export class Unsent extends Emitter {
     return true;
   }
 
-  /** The connection is gone: what was on its way is unknown until the history tells. */
+  /** The connection is lost: the fate of messages in flight is unknown until the history shows it. */
   disconnected() {
     for (const timer of this.#paused.values()) clearTimeout(timer);
     this.#paused.clear();
@@ -119,7 +119,7 @@ export class Unsent extends Emitter {
     this.emit("change", null);
   }
 
-  /** A history vouches for all from position `since` on: what it does not contain was surely not kept. */
+  /** A history vouches for all from position `since` on: messages that it does not contain were surely not kept. */
   vouch(thread, { epoch, since }) {
     for (const entry of this.of(thread)) {
       if (entry.first && entry.after && entry.after.epoch === epoch && entry.after.offset >= since) {

@@ -1,4 +1,4 @@
-// Plain chat: everybody gets what anybody says. The number is chosen at random, so that every tab is somebody else.
+// Plain chat: everybody gets every message. The number is chosen at random, so that every tab is somebody else.
 
 import { endpoint, say, show } from "./frames.js";
 

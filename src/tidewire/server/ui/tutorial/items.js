@@ -1,4 +1,4 @@
-// Items: path, query and cookie parameters of a WebSocket, and what a refused handshake looks like.
+// Items: path, query and cookie parameters of a WebSocket, and the look of a refused handshake.
 
 import { endpoint, say, show } from "./frames.js";
 
@@ -17,7 +17,7 @@ function address() {
   return url;
 }
 
-// A page cannot read why a handshake was refused, so it says what the endpoint asks for.
+// A page cannot read why a handshake was refused, so it names the endpoint's requirements.
 function explain() {
   const reasons = [];
   if (!field("token").value) reasons.push("there is no token (and no cookie “session”)");

@@ -21,7 +21,7 @@ export function confirmed(text) {
   });
 }
 
-/** Answer a form with a sentence, whatever comes of it. */
+/** Answer a form with a sentence, for success and failure. */
 function answering(form, answer, work) {
   form.addEventListener("submit", async (event) => {
     event.preventDefault();

@@ -45,7 +45,7 @@ function field(doc, name, schema, value, changed) {
   } else if (type.type === "integer" || type.type === "number") {
     input = el("input", { id, type: "number", step: "any", value: value ?? "", on });
     read = () => (input.value === "" ? null : Number(input.value));
-  } else return null; // what has parts of its own is written in the JSON
+  } else return null; // a field with parts of its own is written in the JSON
   return { name, read, node: el("div", { class: "field" }, el("label", { for: id, text: type.title ?? name }), input) };
 }
 

@@ -1,4 +1,4 @@
-// The runs of pipelines: what each is at, and an end for those that wait or run.
+// The runs of pipelines: the step that each is at, and a button that cancels those that wait or run.
 
 import { el } from "../dom.js";
 import { get, post } from "./api.js";

@@ -24,7 +24,7 @@ export class Clients {
     this.#told("none", "Not connected: try a channel");
   }
 
-  /** The client for a channel; `data` is what it says when it connects. */
+  /** The client for a channel; `data` is its connect data. */
   async of(data) {
     const key = JSON.stringify(data ?? null);
     const known = this.#clients.get(key);

@@ -42,12 +42,12 @@ export class Document {
     });
   }
 
-  /** A schema with what it refers to in its place. */
+  /** A schema with its references replaced. */
   resolved(schema) {
     return schema?.$ref ? { title: nameOf(schema), ...this.value.components.schemas[nameOf(schema)] } : (schema ?? {});
   }
 
-  /** The first example of what clients send to a channel, or to a call. */
+  /** The first example of a message that clients send to a channel, or to a call. */
   example(id) {
     const sent = this.operations(id, "receive").flatMap((operation) => this.messages(operation));
     const example = sent.flatMap(({ examples }) => examples)[0];

@@ -1,4 +1,4 @@
-// How long a run may still take: from what its steps took before, otherwise from how far it is.
+// How long a run may still take: by the durations of its steps before, otherwise by its progress.
 
 const ENOUGH = 5;
 
@@ -10,7 +10,7 @@ export function stepLeft(step, now) {
   const fromProgress = step.progress >= ENOUGH ? (elapsed / step.progress) * (100 - step.progress) : null;
   if (step.expected === null) return fromProgress;
   const fromBefore = Math.max(0, step.expected - elapsed);
-  // Near its end, what the step says of itself is worth more than what it took on another day.
+  // Near its end, the step's own progress says more than its duration on another day.
   if (fromProgress === null) return fromBefore;
   const trust = step.progress / 100;
   return fromProgress * trust + fromBefore * (1 - trust);

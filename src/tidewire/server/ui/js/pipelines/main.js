@@ -1,4 +1,4 @@
-// The page of pipelines: which run is in view, and the views drawn from what the server tells.
+// The page of pipelines: the run in view, and the views drawn from the server's events.
 //
 // Addresses: #/new, #/runs (a phone's list), #/run/ID. The back button works, and a link to a run.
 
@@ -83,7 +83,7 @@ class Page {
     });
   }
 
-  /** Show what the address asks for. */
+  /** Show the view that the address names. */
   #showAddressed() {
     const [, word = isNarrow.matches ? "runs" : "new", id = ""] = /^#\/(new|runs|run)(?:\/([A-Za-z0-9]+))?$/.exec(location.hash) ?? [];
     const selected = word === "run" && id ? id : null;

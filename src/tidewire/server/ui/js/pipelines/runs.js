@@ -51,7 +51,7 @@ export class Runs extends Emitter {
     this.#notices.stop();
   }
 
-  /** The state of a run that the page has just heard, so that the list is not older than what stands beside it. */
+  /** The state of a run that the page has just heard, so that the list is not older than the run beside it. */
   took(run) {
     const known = (this.runs ?? []).some(({ id }) => id === run.id);
     if (known) this.runs = this.runs.map((one) => (one.id === run.id ? run : one));

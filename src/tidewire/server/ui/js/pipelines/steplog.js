@@ -1,6 +1,6 @@
 // The log of one step as far as this page holds it: a stretch of bytes without a hole, of bounded length. No DOM.
 //
-// Pushed pieces say where they stand. Where one does not begin at our end, what is missing is fetched.
+// Pushed pieces say where they stand. If one does not begin at our end, the missing part is fetched.
 
 import { Emitter } from "../emitter.js";
 
@@ -47,13 +47,13 @@ export class StepLog extends Emitter {
     if (this.isLoaded && this.#wanted > this.next) this.#alone(() => this.#catchUp());
   }
 
-  /** The connection was lost: fetch what was pushed meanwhile. */
+  /** The connection was lost: fetch the missed text. */
   returned() {
     this.#isStale = true;
     return this.#alone(() => (this.isLoaded ? null : this.#newest()));
   }
 
-  /** Fetch what comes before the first block. */
+  /** Fetch the text before the first block. */
   earlier() {
     return this.#alone(async () => {
       const end = this.start;
@@ -107,7 +107,7 @@ export class StepLog extends Emitter {
     return next > from ? { text: this.#decoder.decode(bytes.subarray(skipped)), from, to: next } : null;
   }
 
-  // One request at a time; what comes meanwhile is wanted, and fetched afterwards.
+  // One request at a time; text that comes meanwhile is fetched afterwards.
   async #alone(work) {
     if (this.#busy) return;
     this.#busy = true;

@@ -1,6 +1,6 @@
 // One run as it happens: the state that the server tells, and every event on top of it. No DOM.
 //
-// Emits "change" for whatever is new, "log" with each piece of a log, "gone" when there is no such run.
+// Emits "change" for each change, "log" with each piece of a log, "gone" when there is no such run.
 
 import { Connection } from "../connection.js";
 import { Emitter } from "../emitter.js";
@@ -83,7 +83,7 @@ export class WatchedRun extends Emitter {
     if (isEnd) this.#stop(status === "finished" ? null : time);
   }
 
-  // Resumed: what was not done begins again.
+  // Resumed: the steps that were not done begin again.
   #takeUp() {
     for (const step of this.run.steps) {
       if (step.status !== "failed" && step.status !== "stopped") continue;

@@ -13,7 +13,7 @@ export function duration(seconds) {
   return whole < DAY ? pair(whole, HOUR, "h", MINUTE, "min") : pair(whole, DAY, "d", HOUR, "h");
 }
 
-/** A duration that changes once a minute: for what is read out, or drawn anew, when it changes. */
+/** A duration that changes once a minute: for texts that are read out, or drawn anew, when they change. */
 export const roughly = (seconds) => (seconds < MINUTE ? "under 1 min" : duration(seconds - (seconds % MINUTE)));
 
 function pair(whole, large, largeName, small, smallName) {

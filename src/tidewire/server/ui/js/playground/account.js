@@ -15,7 +15,7 @@ export class Account {
   /** The client was told that something is gone for good. */
   told = false;
 
-  /** Begin to count anew; what is shown stays. */
+  /** Begin to count anew; the shown counts stay. */
   reset() {
     this.missed = this.recovered = this.doubled = 0;
     this.told = this.isDisordered = false;
@@ -38,7 +38,7 @@ export class Account {
     if (away) this.missed += 1;
   }
 
-  /** The client has lost its connection: what is due does not come by it. */
+  /** The client has lost its connection: the due messages do not come by it. */
   lost() {
     for (const [offset, state] of this.states) if (state === "due") this.published(offset, true);
   }

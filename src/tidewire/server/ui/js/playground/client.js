@@ -38,7 +38,7 @@ export class Player {
     client.on("disconnected", mine(({ code, reason }) => this.#refused(reason || String(code))));
     const subscription = client.subscribe(channel, mine((publication) => this.#got(publication)), { recoverable: true });
     subscription.on("subscribed", mine((answer) => this.#subscribed(answer)));
-    // what is temporary is tried again by the client itself
+    // the client repeats it by itself after a temporary error
     subscription.on("unsubscribed", mine(({ code, reason }) => this.#refused(`${reason} (${code})`)));
     this.#become("connecting", null);
     client.connect();

@@ -1,4 +1,4 @@
-// The playground: two players on one channel, what is published, and what is broken.
+// The playground: two players on one channel, the publications, and the faults.
 
 import { el } from "../dom.js";
 import { base, call, failure } from "../admin/api.js";

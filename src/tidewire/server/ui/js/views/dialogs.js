@@ -15,7 +15,7 @@ function closable(dialog) {
   });
 }
 
-/** Show what is wrong with a field, or nothing; returns whether something is. */
+/** Show the problem of a field, or nothing; returns whether there is one. */
 function isWrong(field, place, problem) {
   place.textContent = problem;
   if (problem) field.setAttribute("aria-invalid", "true");

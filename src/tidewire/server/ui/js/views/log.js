@@ -25,7 +25,7 @@ export class LogView {
   #changed;
   #earlier;
 
-  /** `changed()` asks for a render; `options` is what rows need: `{me, actions, pending}`. */
+  /** `changed()` asks for a render; `options` has the needs of rows: `{me, actions, pending}`. */
   constructor({ changed, earlier, ...options }) {
     this.#changed = changed;
     this.#earlier = earlier;
@@ -42,12 +42,12 @@ export class LogView {
     return this.#stuck;
   }
 
-  /** Is there nothing above what is in view? */
+  /** Is there nothing above the visible rows? */
   get atOldest() {
     return this.#topKey === (this.#entries()[0]?.key ?? null);
   }
 
-  /** Show what has come above what is in view. */
+  /** Show the rows that have come above the visible ones. */
   above() {
     if (!this.#stuck && this.#scroller.scrollTop < NEAR) this.#move(-STEP);
   }

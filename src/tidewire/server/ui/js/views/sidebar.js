@@ -1,4 +1,4 @@
-// The rooms and conversations of this person, with what is unread in each.
+// The rooms and conversations of this person, with the unread messages of each.
 
 import { el, reconcile } from "../dom.js";
 import { avatar, brief, count } from "../text.js";

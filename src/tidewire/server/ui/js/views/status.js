@@ -11,7 +11,7 @@ export class StatusView {
   #said = "";
   #wasLost = false;
 
-  /** `signIn()` is what a person can do when the server has ended it for good. */
+  /** `signIn()` is offered when the server has ended the connection for good. */
   constructor({ connection, signIn }) {
     this.#connection = connection;
     $("bar-action").addEventListener("click", () => {

@@ -60,7 +60,7 @@ export class FileField {
     if (this.check()) this.#chosen(file);
   }
 
-  /** Say what is wrong with what is chosen; returns whether all is well. */
+  /** Show the problem of the chosen files; returns whether there is none. */
   check() {
     const { accept, optional } = this.#input;
     let problem = "";

@@ -35,7 +35,7 @@ export class StartForm {
     addEventListener("beforeunload", (event) => this.#stop && event.preventDefault());
   }
 
-  /** Ask what there is; throws a Refusal. */
+  /** Ask for the pipelines; throws a Refusal. */
   async load() {
     const { pipelines, default: first } = await this.#api.pipelines();
     this.#onServer = await this.#api.inputs();

@@ -1,4 +1,4 @@
-// One run: what it is, how far it is, what can be done with it, what failed, what came out.
+// One run: its facts, progress, actions, failure and results.
 
 import { sentence } from "../../api.js";
 import { el, reconcile } from "../../dom.js";

@@ -47,7 +47,7 @@ def listening_socket(host: str, port: int, backlog: int = 4_096) -> socket.socke
 def _cannot_listen(error: Exception, host: str, port: int) -> str:
     number = error.errno if isinstance(error, OSError) else None
     if number == errno.EADDRINUSE:
-        return f"port {port} on {host} is taken; stop what listens there, or choose another port"
+        return f"port {port} on {host} is taken; stop the program that listens there, or choose another port"
     if number == errno.EACCES:
         return f"port {port} needs more rights than this user has; choose one above 1023"
     if number == errno.EADDRNOTAVAIL:
@@ -90,5 +90,7 @@ def _remove_stale(path: Path) -> None:
         probe.setblocking(False)
         refused = probe.connect_ex(os.fspath(path)) == errno.ECONNREFUSED
     if not refused:
-        raise ConfigurationError(f"{str(path)!r} is taken; stop what listens there, or choose another path for uds")
+        raise ConfigurationError(
+            f"{str(path)!r} is taken; stop the program that listens there, or choose another path for uds"
+        )
     path.unlink()

@@ -54,7 +54,7 @@ def default_pipeline(settings: Settings, pipelines: Pipelines, sample: str) -> s
 
 
 def _url(settings: Settings) -> str:
-    """Return where steps reach this server; "" where that is not known before it listens, or by another name."""
+    """Return the URL by which steps reach this server; "" if that is not known before it listens."""
     if settings.uds is not None or settings.port == 0 or settings.tls_cert is not None:
         return ""
     host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(settings.host, settings.host)

@@ -27,10 +27,9 @@ def run(
 ) -> None:
     """Serve until SIGTERM or SIGINT: the ready server, or the ASGI application `app` ("module:attribute").
 
-    `limits` are those that the settings give, which count before what the application's hubs say.
-    With `reload` it is started again when a Python file of the folder has changed.
-    `announce` is given the URL, or `unix:` and the path of its socket, as soon as it answers. Raises TidewireError when
-    it cannot start.
+    `limits` are those of the settings, which take precedence over those of the application's hubs. With `reload` it is
+    started again when a Python file of the folder has changed. `announce` is given the URL, or `unix:` and the path of
+    its socket, as soon as it answers. Raises TidewireError when it cannot start.
     """
     if reload and settings.workers != 1:
         raise ConfigurationError(f"--reload is for one worker, not {settings.workers}; write --workers 1")

@@ -41,6 +41,7 @@ def test_a_long_reader_is_told_and_the_log_is_cut_back_after_it(
 ) -> None:
     path, log, size = tmp_path / "log.db", tmp_path / "log.db-wal", 5 * LIMIT
     monkeypatch.setattr("tidewire.backends.sqlite.checkpoint._BLOCKED", 0.0)
+    monkeypatch.setattr("tidewire.backends.sqlite.checkpoint._PATIENCE", 10)
     monkeypatch.setattr(database, "LOG_BYTES", LIMIT)
     checkpointer = Checkpointer(path, LIMIT)
     with closing(database.connect(path)) as writer, closing(database.connect(path)) as reader:
@@ -48,15 +49,57 @@ def test_a_long_reader_is_told_and_the_log_is_cut_back_after_it(
         writer.execute("CREATE TABLE kept (data BLOB)")
         for statement in ("BEGIN", "SELECT * FROM kept"):
             reader.execute(statement).fetchall()
-        for _ in range(2):  # it is told once
+        for _ in range(3):  # it is told again when there is twice as much
             writer.execute("INSERT INTO kept VALUES (zeroblob(?))", (size,))
             checkpointer.committed(writer, size)
-        assert log.stat().st_size > 2 * size
-        assert [record.getMessage().partition(":")[0] for record in caplog.records] == [f"{log} has grown by 5 MiB"]
+        assert log.stat().st_size > 3 * size
+        told = [record.getMessage().partition(":")[0] for record in caplog.records]
+        assert told == [f"{log} has grown by {size} MiB" for size in (5, 10)]
         reader.execute("COMMIT")
         checkpointer.committed(writer, 0)
         writer.execute("INSERT INTO kept VALUES (x'00')")
         assert log.stat().st_size <= LIMIT
+
+
+def test_readers_that_overlap_do_not_let_the_log_grow_for_ever(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("tidewire.backends.sqlite.checkpoint._BLOCKED", 0.0)
+    path, is_over = tmp_path / "log.db", threading.Event()
+    checkpointer = Checkpointer(path, LIMIT)
+
+    def read(begins: threading.Event, next_begins: threading.Event) -> None:
+        """Read for 60 ms again and again, and end only when the other reader has begun."""
+        with closing(database.connect(path)) as reader:
+            while begins.wait(10) and not is_over.is_set():
+                begins.clear()
+                for statement in ("BEGIN", "SELECT * FROM kept LIMIT 1"):
+                    reader.execute(statement).fetchall()
+                time.sleep(0.04)
+                next_begins.set()
+                time.sleep(0.02)
+                reader.execute("COMMIT")
+
+    with closing(database.connect(path, busy_seconds=0.01)) as writer:
+        writer.execute("PRAGMA journal_mode = WAL")
+        writer.execute("CREATE TABLE kept (data BLOB)")
+        turns = threading.Event(), threading.Event()
+        readers = [threading.Thread(target=read, args=(turns[one], turns[1 - one])) for one in (0, 1)]
+        turns[0].set()
+        for reader in readers:
+            reader.start()
+        largest = 0
+        for _ in range(24):
+            writer.execute("INSERT INTO kept VALUES (zeroblob(?))", (LIMIT // 2,))
+            checkpointer.committed(writer, LIMIT // 2)
+            largest = max(largest, checkpointer._unmoved)
+        is_over.set()
+        for turn in turns:
+            turn.set()
+        for reader in readers:
+            reader.join()
+    assert largest <= 5 * LIMIT
+    assert not caplog.records
 
 
 def test_a_checkpoint_that_is_under_way_is_no_reader_that_blocks_the_log(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ import logging
 import sqlite3
 import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 from tidewire.backends.sqlite.database import connect
@@ -25,8 +26,9 @@ _INTERVAL = 1.0
 _GROWTH, _REST = 4, 8
 #: Seconds for which the log may grow when somebody does not let it begin anew.
 _BLOCKED = 5.0
-#: How often the limit the log has grown by then, when an operator is warned.
-_WARNED = 4
+#: How often the limit the log has grown by when readers are waited for longer, as there may always be another one; and for
+#: so many milliseconds: less than a publish waits. If that is in vain an operator is told, and the log may double.
+_LONG, _PATIENCE = 4, 1_500
 _PAGE = 4_096
 
 
@@ -47,7 +49,7 @@ class Checkpointer:
         self._woken_at = 0
         self._has_rest = False
         self._blocked_until = 0.0
-        self._is_warned = False
+        self._patient_at = _LONG * limit
         self._thread = threading.Thread(target=self._run, name="tidewire-sqlite-checkpoint", daemon=True)
 
     def start(self) -> None:
@@ -69,21 +71,21 @@ class Checkpointer:
     def _move_rest(self, writer: sqlite3.Connection) -> None:
         # RESTART waits for readers, so it is the last resort.
         mode = "PASSIVE" if self._unmoved < self._limit else "RESTART"
-        with contextlib.suppress(sqlite3.Error):
+        is_patient = self._unmoved >= self._patient_at
+        with contextlib.suppress(sqlite3.Error), _waiting(writer, _PATIENCE if is_patient else 0):
             is_busy, pages, moved = writer.execute(f"PRAGMA wal_checkpoint({mode})").fetchone()
             if not is_busy and pages == moved:
                 self._unmoved = self._woken_at = 0
-                self._is_warned = False
+                self._patient_at = _LONG * self._limit
             elif mode == "RESTART":
                 if pages >= 0:  # a process that is frozen in a read: publishing matters more than the log's length
                     self._blocked_until = time.monotonic() + _BLOCKED
                 # else a checkpoint is under way, for which SQLite does not wait: the next commit tries again
-                self._warn()
+                if is_patient and pages >= 0:
+                    self._patient_at = 2 * self._unmoved
+                    self._warn()
 
     def _warn(self) -> None:
-        if self._is_warned or self._unmoved < _WARNED * self._limit:
-            return
-        self._is_warned = True
         logger.warning(
             "%s-wal has grown by %d MiB: another program hangs, or has a transaction open in which it reads; end that",
             self._path,
@@ -112,3 +114,17 @@ class Checkpointer:
             return int(pages)
         finally:
             connection.close()
+
+
+@contextlib.contextmanager
+def _waiting(connection: sqlite3.Connection, milliseconds: int) -> Iterator[None]:
+    """Wait longer for locks, unless it is for 0 ms."""
+    if not milliseconds:
+        yield
+        return
+    (before,) = connection.execute("PRAGMA busy_timeout").fetchone()
+    connection.execute(f"PRAGMA busy_timeout = {milliseconds}")
+    try:
+        yield
+    finally:
+        connection.execute(f"PRAGMA busy_timeout = {before}")

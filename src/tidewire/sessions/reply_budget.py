@@ -110,6 +110,7 @@ class ReplyBudget(PerLoop):
             else:
                 return
 
-    async def wait_turn(self) -> None:
-        """Wait for a turn of the loop in which a reply may be encoded: they are large, and one is enough for a turn."""
-        await Admission.of(self._loop).wait_admitted(1)
+    async def wait_turn(self, size: int = _LARGE_ANSWER) -> None:
+        """Wait for a turn of the loop in which a reply of so many bytes may be made: of large ones, one in a turn."""
+        if size >= _LARGE_ANSWER:
+            await Admission.of(self._loop).wait_admitted(1)

@@ -94,6 +94,11 @@ class Revocations:
             return True
         return issued.issued_at is not None and issued.issued_at < self._users.get(user, 0.0)
 
+    def tokens(self) -> list[tuple[str, IssuedToken]]:
+        """Return the tokens with which the connections of this node were opened, each with its user."""
+        connections = self._node.registry.connections.values()
+        return [(connection.user, connection.token) for connection in connections if connection.token is not None]
+
     def end(self, revocation: Revocation) -> None:
         """End the connections of this node that a revocation is about, without keeping it."""
         registry = self._node.registry

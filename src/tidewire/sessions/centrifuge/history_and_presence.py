@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
+
 from tidewire.engine.node import Node
 from tidewire.errors import BadRequest, NotAvailable, Unrecoverable
 from tidewire.messages import MAX_OFFSET, HistoryPage, HistoryRequest, Position
 from tidewire.options import ChannelOptions, Limits
 from tidewire.protocols.centrifuge import messages as m
 from tidewire.protocols.meta import client_info
+from tidewire.sessions.reply_budget import ReplyBudget
 
 __all__ = ("read_history", "read_presence")
+
+#: Bytes of a member in a reply, about.
+_MEMBER = 128
 
 
 async def read_presence(node: Node, channel: str, options: ChannelOptions) -> dict[str, m.ClientInfo]:
@@ -17,6 +23,7 @@ async def read_presence(node: Node, channel: str, options: ChannelOptions) -> di
     if not options.presence:
         raise NotAvailable(f"{channel!r} has no presence; its rule or namespace may enable it")
     members = await node.presence.members(channel)
+    await ReplyBudget.of(asyncio.get_running_loop()).wait_turn(len(members) * _MEMBER)
     return {member.connection: client_info(member) for member in members}
 
 

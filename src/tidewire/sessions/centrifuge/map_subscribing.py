@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import msgspec
 
 from tidewire.engine.connection import Connection
@@ -18,6 +20,7 @@ from tidewire.rules.base import Grant
 from tidewire.sessions.centrifuge.credentials import ttl_of
 from tidewire.sessions.centrifuge.map_form import KINDS, DeltaMapRepresentation, MapRepresentation
 from tidewire.sessions.maps import Maps
+from tidewire.sessions.reply_budget import ReplyBudget
 from tidewire.support.counters import count_limit
 
 __all__ = ("MapPages", "MapStart", "map_of", "map_result")
@@ -99,6 +102,8 @@ class MapPages:
             raise BadRequest(f"a subscription to a map begins with phase {_STATE} or {_STREAM}, not {request.phase}")
         maps = Maps.of(self._node)
         maps.ask(channel, self._connection)
+        await self._connection.link.wait_drained()
+        await ReplyBudget.of(asyncio.get_running_loop()).wait_turn()
         entries = await maps.entries(channel)
         begun = self._begun.get(channel) or _Begun(grant, entries.position)
         if begun.since.epoch != entries.position.epoch:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Sequence
 
@@ -53,6 +54,7 @@ from tidewire.sessions.centrifuge.representations import (
 )
 from tidewire.sessions.centrifuge.session_channel import ClientSubscription, subscribe_result
 from tidewire.sessions.maps import Maps
+from tidewire.sessions.reply_budget import ReplyBudget
 from tidewire.support.counters import count_limit
 
 __all__ = ("ClientSubscriptions", "Ready")
@@ -153,6 +155,8 @@ class ClientSubscriptions:
         except BaseException:
             self._forget(subscription)
             raise
+        if prepared.state is not None:
+            await ReplyBudget.of(asyncio.get_running_loop()).wait_turn(len(prepared.state.data))
         ready = Ready(subscription, prepared, subscribe_result(subscription, prepared, since, shown))
         if since is not None and not ready.result.recovered and request.flag & _ALL_OR_NOTHING:
             self.abandon(ready)

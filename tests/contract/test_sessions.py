@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import sqlite3
 import time
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -64,6 +66,25 @@ def test_logging_out_ends_the_session_here_or_everywhere(one_server: Server) -> 
     assert not is_good(one_server, second)
     assert not is_good(one_server, third)
     assert is_good(one_server, log_in(one_server, name))
+
+
+def test_accounts_that_were_removed_end_their_sessions(start_server: StartServer) -> None:
+    """Nobody is acknowledged who is not in the file, and a namesake gets nothing of who was there before."""
+    server = start_server(broker="memory://")
+    path = server.folder / "tidewire.db"
+    name, token = server.sign_up(password=GOOD)
+
+    async def scenario() -> None:
+        async with Chat(server, token) as chat:
+            await chat.joined()
+            path.unlink()
+            assert (await chat.closed(10))[0] == 1008
+
+    asyncio.run(scenario())
+    assert not is_good(server, token)
+    server.sign_up(name, GOOD)
+    with closing(sqlite3.connect(path)) as database:
+        assert database.execute("SELECT name FROM accounts_users").fetchall() == [(name,)]
 
 
 def test_another_password_ends_the_other_sessions(one_server: Server) -> None:

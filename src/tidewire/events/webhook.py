@@ -33,7 +33,7 @@ _MOST, _GATHER_SECONDS, _ANSWER_SECONDS, _DAY = 100, 0.2, 10.0, 86_400.0
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.5, 60.0
 #: The errors of `send`; a ValueError means an invalid answer, or a name that cannot be looked up.
 NOT_TAKEN = (OSError, TimeoutError, TidewireError, ValueError)
-#: Networks that are not public, although Python 3.11 takes some for it: IPv4-compatible, IPv4-translated, site-local, and
+#: Networks that are not public, although Python 3.11 takes some for it: IPv4-compatible, IPv4-translated, site-local,
 #: local NAT64.
 _PRIVATE = [ipaddress.IPv6Network(one) for one in ("::/96", "::ffff:0:0:0/96", "fec0::/10", "64:ff9b:1::/48")]
 #: IPv6 addresses that stand for an IPv4 address: their last 32 bits (RFC 6052).

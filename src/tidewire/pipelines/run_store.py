@@ -19,7 +19,7 @@ from tidewire.errors import ConfigurationError, StoreUnavailable
 from tidewire.pipelines.errors import QueueFull
 from tidewire.pipelines.limits import PipelineLimits
 from tidewire.pipelines.runs import Run, RunStatus, StepStatus, View
-from tidewire.support.sqlite_files import open_wal
+from tidewire.support.sqlite_files import WalFile
 
 __all__ = ("Attention", "Record", "RunStore")
 
@@ -87,7 +87,7 @@ class RunStore:
         self._path = path
         self._sql = statements("tidewire.pipelines", "run_store.sql")
         self._thread = ThreadPoolExecutor(1, "tidewire-runs")
-        self._database: sqlite3.Connection | None = None
+        self._file: WalFile | None = None
         self._reserve: DiskReserve | None = None
 
     async def open(self) -> None:
@@ -275,13 +275,14 @@ class RunStore:
         return await loop.run_in_executor(self._thread, self._work, work, "BEGIN IMMEDIATE", sync)
 
     def _work(self, work: Callable[[sqlite3.Connection], T], begin: str, sync: bool) -> T:
-        if self._database is None:
+        if self._file is None:
             raise StoreUnavailable("the runs are not open; write `async with pipelines:`")
         try:
+            database = self._file.connection()
             # WAL mode survives the death of a process by itself; only a power cut needs FULL
-            self._database.execute(f"PRAGMA synchronous = {'FULL' if sync else 'NORMAL'}")
-            return self._transaction(self._database, work, begin)
-        except sqlite3.Error as error:
+            database.execute(f"PRAGMA synchronous = {'FULL' if sync else 'NORMAL'}")
+            return self._transaction(database, work, begin)
+        except (OSError, sqlite3.Error) as error:
             if is_full(error) and self._reserve is not None:
                 self._reserve.give_up()  # so that the end of a run can still be stored
             raise StoreUnavailable(explain(error, self._path)) from error
@@ -299,18 +300,20 @@ class RunStore:
         return result
 
     def _connect(self) -> None:
+        file = WalFile(self._path, self._prepare, seconds=_BUSY_SECONDS)
         try:
-            database = open_wal(self._path, self._prepare, seconds=_BUSY_SECONDS)
+            file.open()
             self._reserve = DiskReserve(self._path.parent)
             self._reserve.take()
         except (OSError, sqlite3.Error) as error:
+            file.close()
             raise ConfigurationError(explain(error, self._path)) from None
-        self._database = database
+        self._file = file
 
     def _prepare(self, database: sqlite3.Connection) -> None:
         database.executescript(self._sql["schema"])
 
     def _disconnect(self) -> None:
-        if self._database is not None:
-            self._database.close()
-            self._database = None
+        if self._file is not None:
+            self._file.close()
+            self._file = None

@@ -75,6 +75,11 @@ class Accounts:
         await self._database.aclose()
         self._passwords.close()
 
+    @property
+    def openings(self) -> int:
+        """How often the file was opened: once more when another one has taken the place of the one before."""
+        return self._database.openings
+
     async def add_user(self, name: str, password: str, *, network: str | None = None) -> User:
         """Add a user. Raises BadName, WeakPassword, NameTaken.
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from tidewire.errors import ConfigurationError, StoreUnavailable
-from tidewire.support.sqlite_files import open_wal
+from tidewire.support.sqlite_files import WalFile
 
 __all__ = ("Database",)
 
@@ -30,13 +30,14 @@ _ADDED = (
 class Database:
     """One SQLite file. All its calls run in one thread of this object, in the order in which they are made.
 
-    Methods raise StoreUnavailable when the file cannot be read or written.
+    It is always the file that has the path: one that was removed, replaced or emptied is left for the one that is there
+    now. Methods raise StoreUnavailable when the file cannot be read or written.
     """
 
     def __init__(self, path: Path) -> None:
         self._path = path
         self._thread = ThreadPoolExecutor(1, "tidewire-accounts")
-        self._connection: sqlite3.Connection | None = None
+        self._file: WalFile | None = None
 
     async def open(self) -> None:
         """Open the file, and create it if need be. Raises ConfigurationError when that cannot work."""
@@ -67,27 +68,34 @@ class Database:
 
         return await self.read(transaction)
 
+    @property
+    def openings(self) -> int:
+        """How often the file was opened: once more when another one has taken the place of the one before."""
+        return 0 if self._file is None else self._file.openings
+
     def _work(self, work: Callable[[sqlite3.Connection], T]) -> T:
-        if self._connection is None:
+        if self._file is None:
             raise StoreUnavailable("the accounts are not open")
         try:
-            return work(self._connection)
-        except sqlite3.Error as error:
+            return work(self._file.connection())
+        except (OSError, sqlite3.Error) as error:
             raise StoreUnavailable(f"the accounts in {self._path} cannot be used now ({error})") from error
 
     def _connect(self) -> None:
+        file = WalFile(self._path, _prepare, seconds=_BUSY_SECONDS)
         try:
-            self._connection = open_wal(self._path, _prepare, seconds=_BUSY_SECONDS)
+            file.open()
         except (OSError, sqlite3.Error) as error:
             raise ConfigurationError(
                 f"{self._path} cannot be used for accounts ({error}); "
                 "start where you may write, or name another file with --accounts or --broker"
             ) from None
+        self._file = file
 
     def _disconnect(self) -> None:
-        if self._connection is not None:
-            self._connection.close()
-            self._connection = None
+        if self._file is not None:
+            self._file.close()
+            self._file = None
 
 
 def _prepare(connection: sqlite3.Connection) -> None:

@@ -93,6 +93,12 @@ class LoginSessions:
         rows = await self._database.read(lambda connection: connection.execute(statement, values).fetchall())
         return [LoginSession(*row) for row in rows]
 
+    async def ids(self) -> set[str]:
+        """Return the ids of all sessions."""
+        statement = "SELECT id FROM accounts_sessions"
+        rows = await self._database.read(lambda connection: connection.execute(statement).fetchall())
+        return {id_ for (id_,) in rows}
+
     async def end(self, user: str, session: str = "") -> int:
         """End one session of a user, or all of them, and return how many there were."""
         return await self._database.write(lambda connection: end_sessions(connection, user, session))

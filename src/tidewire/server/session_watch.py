@@ -10,6 +10,7 @@ from collections import deque
 from tidewire.errors import StoreUnavailable
 from tidewire.hub import Hub
 from tidewire.server.accounts import Accounts
+from tidewire.server.tokens import SessionToken
 from tidewire.sessions.revocations import Revocation
 
 __all__ = ("SessionWatch",)
@@ -28,18 +29,39 @@ class SessionWatch:
         self._accounts = accounts
         #: The newest ones, with the time until which they are applied again: a connection may be opening meanwhile.
         self._recent: deque[tuple[float, Revocation]] = deque()
+        #: The opening of the accounts whose sessions are known, and until when connections of those before may open.
+        self._opening = 0
+        self._compared_until = 0.0
 
     async def run(self) -> None:
         """Watch until cancelled."""
         last: int | None = None
         while True:
             try:
-                if last is None:
-                    last = await self._accounts.sessions.last_end()
+                if last is None or self._accounts.openings != self._opening:
+                    last = await self._begin()
                 last = await self._look(last)
+                if time.monotonic() < self._compared_until:
+                    await self._compare()
             except StoreUnavailable as error:
                 logger.warning("ended sessions are looked for later: %s", error)
             await asyncio.sleep(_PAUSE)
+
+    async def _begin(self) -> int:
+        """Look into the accounts that are there now; return the number of the newest end of a session."""
+        last = await self._accounts.sessions.last_end()
+        if self._opening:
+            self._compared_until = time.monotonic() + _OPENING_SECONDS
+        self._opening = self._accounts.openings
+        return last
+
+    async def _compare(self) -> None:
+        """End the connections of sessions that the accounts do not have: others may take the names of their users."""
+        tokens = [(user, one.id) for user, one in self._hub.revocations.tokens() if isinstance(one, SessionToken)]
+        known = await self._accounts.sessions.ids()
+        for user, token in tokens:
+            if token not in known:
+                self._hub.revocations.end(Revocation(user, token))
 
     async def _look(self, last: int) -> int:
         now = time.monotonic()

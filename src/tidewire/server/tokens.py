@@ -18,7 +18,7 @@ from tidewire.rules.base import Identity
 from tidewire.server.accounts import Accounts
 from tidewire.server.login_sessions import LoginSession, User
 
-__all__ = ("Claims", "ExpiredToken", "InvalidToken", "Login", "Tokens", "identify", "load_key")
+__all__ = ("Claims", "ExpiredToken", "InvalidToken", "Login", "SessionToken", "Tokens", "identify", "load_key")
 
 _ALGORITHM, _ISSUER, _DEVICE_ISSUER = "HS256", "tidewire", "tidewire-device"
 #: Characters of a token.
@@ -49,6 +49,10 @@ class Claims(msgspec.Struct, frozen=True):
     expires: float
 
 
+class SessionToken(IssuedToken, frozen=True):
+    """The token of a login; its id is that of the session."""
+
+
 class Login(msgspec.Struct, frozen=True):
     """A verified token whose session goes on."""
 
@@ -59,7 +63,7 @@ class Login(msgspec.Struct, frozen=True):
     def identity(self) -> Identity:
         """The identity of a connection that is opened with the token: it ends with that, and with its session."""
         claims = self.claims
-        return Identity(self.user.id, expires_at=claims.expires, token=IssuedToken(claims.session, claims.issued))
+        return Identity(self.user.id, expires_at=claims.expires, token=SessionToken(claims.session, claims.issued))
 
 
 class Tokens:

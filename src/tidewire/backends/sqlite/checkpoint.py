@@ -26,8 +26,8 @@ _INTERVAL = 1.0
 _GROWTH, _REST = 4, 8
 #: Seconds for which the log may grow when somebody does not let it begin anew.
 _BLOCKED = 5.0
-#: How often the limit the log has grown by when readers are waited for longer, as there may always be another one; and for
-#: so many milliseconds: less than a publish waits. If that is in vain an operator is told, and the log may double.
+#: How many times the limit a log has when readers are waited for longer, as they may overlap, and for how many
+#: milliseconds: less than a publish waits. If that is in vain an operator is told, and the log may double.
 _LONG, _PATIENCE = 4, 1_500
 _PAGE = 4_096
 

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import sqlite3
 import time
 from collections.abc import Callable
 from pathlib import Path
 
-from tidewire.backends.sqlite.database import Database, log_identity
+from tidewire.backends.sqlite.database import Database
 from tidewire.backends.sqlite.fair_lock import FairLock
 from tidewire.backends.sqlite.file_check import FileState, put_away
 from tidewire.backends.sqlite.file_errors import explain
 from tidewire.backends.sqlite.store_clock import StoreClock
 from tidewire.errors import StoreUnavailable, TidewireError
+from tidewire.support.sqlite_files import remove_log
 
 __all__ = ("Connection",)
 
@@ -38,7 +40,6 @@ class Connection:
         self._lost = lost
         self._cursor = 0
         self._reopen_at = 0.0
-        self._stale_log: tuple[tuple[int, int] | None, ...] | None = None
         #: The open database, None after it was lost.
         self.database: Database | None = None
         #: Why the last transaction failed, "" when it did not.
@@ -75,7 +76,8 @@ class Connection:
     def _give_up(self, reason: str) -> None:
         """Close the database whose file is not at its path any more; its log, if it is, belongs to no file."""
         if self.database is not None:
-            self._stale_log = self.database.log_identity
+            with contextlib.suppress(OSError):
+                remove_log(self._path, self.database.log_identity)
         self.lose(reason)
         self._reopen_at = 0.0
 
@@ -87,7 +89,8 @@ class Connection:
         if not self._lock.try_acquire():
             return False
         try:
-            reason = put_away(self._path, state)
+            reason = put_away(self._path, state, database.identity)
+            remove_log(self._path, database.log_identity)
         except (sqlite3.Error, OSError) as error:
             self.trouble = explain(error, self._path)
             return False
@@ -96,13 +99,6 @@ class Connection:
         logger.error("%s", reason)
         self._give_up(reason)
         return True
-
-    def _remove_stale_log(self) -> None:
-        """Remove the log of a file that is gone, under the write lock: SQLite would apply it to the new one."""
-        stale, self._stale_log = self._stale_log, None
-        if stale is not None and stale == log_identity(self._path):
-            for end in ("-wal", "-shm"):
-                self._path.with_name(f"{self._path.name}{end}").unlink(missing_ok=True)
 
     def _save_log(self, database: Database) -> bool:
         """Save the contents of a log that was removed while it was open; return whether that is done."""
@@ -121,7 +117,6 @@ class Connection:
         if time.monotonic() < self._reopen_at or not self._lock.try_acquire():
             return None
         try:
-            self._remove_stale_log()
             database = Database(self._path, self._clock)
             if database.seed == self.seed:
                 database.go_on_from(self._cursor)  # the publications since then are still to be read

@@ -8,7 +8,6 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import logging
-import os
 import secrets
 import sqlite3
 from collections.abc import Sequence
@@ -25,8 +24,9 @@ from tidewire.backends.sqlite.store_clock import Reading, StoreClock
 from tidewire.errors import ConfigurationError
 from tidewire.messages import Format, Position, Publication, PublishRequest
 from tidewire.retention import Retention
+from tidewire.support.sqlite_files import identity, log_identity
 
-__all__ = ("Database", "connect", "derived_epoch", "identity", "log_identity")
+__all__ = ("Database", "connect", "derived_epoch")
 
 logger = logging.getLogger("tidewire")
 
@@ -48,20 +48,6 @@ PAGE = 1_000
 _REMEMBERED = 100_000
 #: Those without which publications are gone.
 _KEPT = {"tidewire_channels", "tidewire_publications"}
-
-
-def identity(path: Path) -> tuple[int, int] | None:
-    """Return a value that tells a file from another one of the same name, None when there is none."""
-    try:
-        found = os.stat(path)
-    except OSError:
-        return None
-    return found.st_dev, found.st_ino
-
-
-def log_identity(path: Path) -> tuple[tuple[int, int] | None, ...]:
-    """Return the `identity` of the file with the newest commits of a database, and of that with its index."""
-    return tuple([identity(path.with_name(f"{path.name}{end}")) for end in ("-wal", "-shm")])
 
 
 def connect(path: Path, *, busy_seconds: float = 0.25) -> sqlite3.Connection:
@@ -118,7 +104,8 @@ class Database:
             self._has_others = bool(self._one("has_others"))
             #: The files of the log with which it was opened.
             self.log_identity = log_identity(path)
-            self._identity = identity(path)
+            #: The file that it opened.
+            self.identity = identity(path)
         except BaseException:
             self.close()
             raise
@@ -184,7 +171,7 @@ class Database:
     @property
     def is_replaced(self) -> bool:
         """The file was removed, or another one has its name: everything written here would be lost."""
-        return identity(self._path) != self._identity
+        return identity(self._path) != self.identity
 
     @property
     def has_others_data(self) -> bool:

@@ -16,6 +16,7 @@ from contextlib import closing
 from pathlib import Path
 
 from tidewire.backends.sqlite.folder import make_file
+from tidewire.support.sqlite_files import Identity, remove_known
 
 __all__ = ("LOG_BYTES", "FileCheck", "FileState", "put_away")
 
@@ -116,12 +117,12 @@ class FileCheck:
         return FileState.SOUND
 
 
-def put_away(path: Path, state: FileState) -> str:
-    """Give the path to another file, so that no process writes the old log into it; return a report."""
+def put_away(path: Path, state: FileState, known: Identity) -> str:
+    """Give the path of a known file to another one, so that no process writes the old log into it; return a report."""
     if state is FileState.REPLACED and _copy(path):
         return f"{path} or its log was cut or written over while it was open; its present content is used"
     if path.stat().st_size == 0:
-        path.unlink()
+        remove_known(path, known)
         return f"{path} was emptied while it was open; a new one is made"
     away = path.with_name(f"{path.name}-damaged")
     path.replace(away)

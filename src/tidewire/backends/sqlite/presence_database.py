@@ -13,11 +13,11 @@ from pathlib import Path
 
 from tidewire.backends.base import JoinResult
 from tidewire.backends.shared.statements import read, statements
-from tidewire.backends.sqlite.database import identity
 from tidewire.backends.sqlite.folder import make_file
 from tidewire.backends.sqlite.leases import Lock, NodeRow, Watch, is_alive, remove_stale
 from tidewire.errors import StoreUnavailable
 from tidewire.messages import Announcement, Departure, Format, Member
+from tidewire.support.sqlite_files import identity
 
 __all__ = ("PresenceDatabase",)
 

@@ -13,18 +13,17 @@ from queue import Empty, SimpleQueue
 from typing import TypeVar
 
 from tidewire.backends.shared.completeness import is_complete
-from tidewire.backends.sqlite.database import SQL, connect, derived_epoch, identity, log_identity
+from tidewire.backends.sqlite.database import SQL, connect, derived_epoch
 from tidewire.backends.sqlite.file_errors import explain
 from tidewire.backends.sqlite.store_clock import StoreClock
 from tidewire.errors import StoreUnavailable
 from tidewire.messages import Format, HistoryPage, HistoryRequest, Position, Publication
 from tidewire.retention import Retention
+from tidewire.support.sqlite_files import Identity, identity, log_identity
 
 __all__ = ("Readers", "read_history", "read_positions")
 
 T = TypeVar("T")
-
-_Identity = tuple[tuple[int, int] | None, ...]
 
 #: A number that stands for "no limit" in a statement, and above every offset.
 _NO_LIMIT = -1
@@ -39,7 +38,7 @@ class Readers:
     def __init__(self, path: Path, *, threads: int = 2) -> None:
         self._path = path
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="tidewire-sqlite-reader")
-        self._idle: SimpleQueue[tuple[sqlite3.Connection, _Identity]] = SimpleQueue()
+        self._idle: SimpleQueue[tuple[sqlite3.Connection, tuple[Identity, ...]]] = SimpleQueue()
 
     async def run(self, read: Callable[[sqlite3.Connection], T]) -> T:
         """Run `read` in one transaction; raises StoreUnavailable."""
@@ -62,7 +61,7 @@ class Readers:
         self._idle.put((connection, opened))
         return answer
 
-    def _take(self) -> tuple[sqlite3.Connection, _Identity]:
+    def _take(self) -> tuple[sqlite3.Connection, tuple[Identity, ...]]:
         """Return a connection to the file that has the path now."""
         found = (identity(self._path), *log_identity(self._path))
         while True:

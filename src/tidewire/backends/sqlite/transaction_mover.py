@@ -17,12 +17,13 @@ from pathlib import Path
 
 import msgspec
 
-from tidewire.backends.sqlite.database import SQL, identity
+from tidewire.backends.sqlite.database import SQL
 from tidewire.backends.sqlite.folder import make_file
 from tidewire.errors import PublishError
 from tidewire.messages import Format, Position, PublishRequest
 from tidewire.retention import Retention
 from tidewire.support.log_limit import LogLimit
+from tidewire.support.sqlite_files import identity
 
 __all__ = ("TransactionMover",)
 

@@ -92,7 +92,7 @@ class _Door:
 
 def _refusal(connection: HTTPConnection, status: int, text: str) -> Exception:
     if connection.scope["type"] == "websocket":
-        return WebSocketException(1008, text)
+        return WebSocketException(1013 if status == 503 else 1008, text)
     headers = _NOT_KEPT | ({"WWW-Authenticate": "Bearer"} if status == 401 else {})
     return HTTPException(status, text, headers)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import json
 import random
 from pathlib import Path
 from typing import Any
@@ -239,7 +240,14 @@ def test_what_an_operator_is_told(tmp_path: Path) -> None:
     async def scenario(server: Daemon) -> None:
         broker = await opened(server)
         assert any("nats-server" in line for line in await broker.describe())
-        assert any("power loss" in line for line in await broker.advise())
+        advice = await broker.advise()
+        assert any("power loss" in line for line in advice)
+        session, stream = broker._stream.session, broker._stream.name
+        config = json.loads((await session.request(f"$JS.API.STREAM.INFO.{stream}", b"")).data)["config"]
+        config |= {"no_ack": True, "duplicate_window": 100_000_000}
+        await session.request(f"$JS.API.STREAM.UPDATE.{stream}", json.dumps(config).encode())
+        told = [line for line in await broker.advise() if line not in advice]
+        assert [("no_ack" in line, "keys for 0.1 s" in line) for line in told] == [(True, False), (False, True)]
         await broker.aclose()
 
     with start_nats(tmp_path) as server:

@@ -154,6 +154,9 @@ def test_a_server_that_keeps_nothing_on_disk_is_warned_of(tmp_path: Path, caplog
         ask(server.port, "CONFIG", "SET", "appendonly", "yes")
         assert asyncio.run(scenario(server.port)) == ()
         assert not caplog.text
+        ask(server.port, "CONFIG", "SET", "maxmemory-policy", "volatile-lru")  # what is kept has a time to live
+        (warning,) = asyncio.run(scenario(server.port))
+        assert "set `maxmemory-policy noeviction`" in warning
 
 
 def test_what_waits_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

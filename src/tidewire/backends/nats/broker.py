@@ -14,7 +14,7 @@ from tidewire.backends.nats.connection import Connection
 from tidewire.backends.nats.delivery import EPHEMERAL, Delivery
 from tidewire.backends.nats.housekeeping import GrowthMarks, Trimmer, remove_all
 from tidewire.backends.nats.jetstream import Stamp, StreamConfig, parse_time
-from tidewire.backends.nats.publication_stream import Stream, is_limited, open_stream
+from tidewire.backends.nats.publication_stream import WINDOW_SECONDS, Stream, is_limited, open_stream
 from tidewire.backends.nats.publishing import KeyedWrite, Publishing
 from tidewire.backends.nats.reading import read_history, top_of
 from tidewire.backends.nats.removals import RemovalWatch, begin_epoch, begin_notes
@@ -291,6 +291,13 @@ def _advice(config: StreamConfig, stream: Stream, *, is_local: bool) -> Iterator
         yield "the stream has one replica: while its server is away nothing can be published (?replicas=3 in a cluster)"
     if config.sealed:
         yield f"the stream {stream.name} is sealed: nothing can be published; remove it, or name another (?stream=NAME)"
+    if config.no_ack:
+        yield f"the stream {stream.name} acknowledges nothing: no publish is ever confirmed; set its no_ack to false"
+    if config.duplicate_window < WINDOW_SECONDS * 1e9:
+        yield (
+            f"the stream {stream.name} remembers keys for {config.duplicate_window / 1e9:g} s: what is published again "
+            f"later with its key is kept twice; set its duplicate window to {WINDOW_SECONDS:g} s"
+        )
     if config.max_msg_size > 0:
         yield f"the stream {stream.name} refuses messages of more than {config.max_msg_size} bytes; remove max_msg_size"
     if is_limited(config):

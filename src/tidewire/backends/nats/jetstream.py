@@ -99,6 +99,9 @@ class StreamConfig(msgspec.Struct, frozen=True):
     max_msgs_per_subject: int = -1
     max_msg_size: int = -1
     sealed: bool = False
+    no_ack: bool = False
+    #: Nanoseconds.
+    duplicate_window: int = 0
     storage: str = "file"
     num_replicas: int = 1
 

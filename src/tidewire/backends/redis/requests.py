@@ -27,7 +27,8 @@ _FATAL = (NoScriptError, ReadOnlyError, MovedError, AskError, MasterDownError)
 def meaning(error: Reply) -> str:
     """Return the meaning of an error that a server answers, in words that go on after its name."""
     if isinstance(error, NoScriptError) or "TIDEWIRE" in str(error):
-        return "was emptied, or has lost its scripts (FLUSHALL, SCRIPT FLUSH); it is prepared again, try again"
+        why = "FLUSHALL, SCRIPT FLUSH, a maxmemory-policy"
+        return f"was emptied, or has lost its scripts or keys ({why}); it is prepared again, try again"
     return f"answers {str(error)!r}"
 
 

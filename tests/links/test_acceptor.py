@@ -24,6 +24,8 @@ from requirements import require
 from server.test_run import certificate
 from tidewire.links.acceptor import Acceptor
 from tidewire.options import Limits
+from tidewire.support.counters import count_limit
+from tidewire.support.siblings import Siblings
 from tidewire.testing import wait_until
 
 PENDING = 200
@@ -217,4 +219,26 @@ def test_a_worker_that_was_too_late_is_woken_first_the_next_time(
         listener.bind(("127.0.0.1", 0))
         listener.listen()
         listener.losses = losses
+        uvloop.run(main(listener))
+
+
+def test_a_worker_without_room_lets_the_others_be_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As they take newcomers in turn, every second one would be refused by a full worker beside an empty one."""
+    monkeypatch.setattr("tidewire.links.acceptor._HEAD_START", 0.2)
+
+    async def main(listener: socket.socket) -> None:
+        Greeter.made = Counter()
+        loop = asyncio.get_running_loop()
+        Siblings.of(loop).workers = 2
+        acceptor = Acceptor(loop, listener, Greeter, Limits())
+        count_limit("connections")
+        with socket.create_connection(listener.getsockname()):  # the other worker has room for this one
+            await asyncio.sleep(0.02)
+            listener.accept()[0].close()
+        with socket.create_connection(listener.getsockname(), timeout=10) as client:  # and none for this one
+            assert await asyncio.to_thread(client.recv, 5) == b"hello"
+        assert Greeter.made.total() == 1
+        acceptor.close()
+
+    with pending(0) as (listener, _):
         uvloop.run(main(listener))

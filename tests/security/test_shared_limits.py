@@ -13,7 +13,7 @@ from pathlib import Path
 import httpx
 import pytest
 from websockets.asyncio.client import ClientConnection, connect
-from websockets.exceptions import InvalidStatus
+from websockets.exceptions import ConnectionClosed, InvalidStatus
 
 from contract.serving import Server
 
@@ -136,4 +136,41 @@ def test_a_user_has_one_rate_on_all_workers(tmp_path: Path) -> None:
 
     limits = {"rate": 0.001, "burst": 10, "rate_per_user": 0.002}
     with serving(tmp_path / "app", "sqlite:///app.db", **limits) as server:
+        asyncio.run(scenario(server))
+
+
+async def let_in(server: Server, user: str) -> tuple[int, ClientConnection] | None:
+    """Connect as a user; return the worker and the connection, None if there are too many."""
+    try:
+        client = await connect(f"ws://127.0.0.1:{server.port}/?user={user}", proxy=None, compression=None)
+        return int(await client.recv()), client
+    except (InvalidStatus, ConnectionClosed, OSError):
+        return None
+
+
+@pytest.mark.slow
+def test_the_share_of_a_user_on_a_killed_worker_is_free_within_a_lease(tmp_path: Path) -> None:
+    """Not more than the share comes in meanwhile, however many try at once."""
+
+    async def scenario(server: Server) -> None:
+        inside: list[tuple[int, ClientConnection]] = []
+
+        async def try_at_once() -> None:
+            inside.extend(filter(None, await asyncio.gather(*[let_in(server, "ann") for _ in range(3 * MOST)])))
+            assert len(inside) <= MOST
+
+        async with asyncio.timeout(30):
+            while len(inside) < MOST:
+                await try_at_once()
+        doomed = inside[0][0]
+        os.kill(doomed, signal.SIGKILL)
+        inside[:] = [one for one in inside if one[0] != doomed]
+        async with asyncio.timeout(15):
+            while len(inside) < MOST:
+                await try_at_once()
+        await try_at_once()
+        for _, client in inside:
+            await client.close()
+
+    with serving(tmp_path / "app", "sqlite:///app.db", connections_per_user=MOST) as server:
         asyncio.run(scenario(server))

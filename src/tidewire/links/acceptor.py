@@ -16,8 +16,9 @@ from socket import socket
 
 from tidewire.options import Limits
 from tidewire.support.admission import Admission
-from tidewire.support.counters import count_limit
+from tidewire.support.counters import LimitCounter, count_limit
 from tidewire.support.log_limit import LogLimit
+from tidewire.support.siblings import Siblings
 
 __all__ = ("Acceptor",)
 
@@ -27,6 +28,10 @@ logger = logging.getLogger("uvicorn.error")
 _EXHAUSTED = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
 #: Seconds for which no connection is accepted then.
 _PAUSE = 0.2
+#: The limits that leave no room for newcomers, the seconds for which a worker that has reached one lets the others be
+#: first, and the seconds that it waits for them then.
+_FULL = ("connections", "memory_bytes")
+_FULL_SECONDS, _HEAD_START = 1.0, 0.01
 _exhausted = LogLimit()
 
 
@@ -52,6 +57,11 @@ class Acceptor:
         self._is_watched = self._is_closed = False
         #: Whether it has accepted a connection since the socket was last found empty.
         self._has_accepted = False
+        self._siblings = Siblings.of(loop)
+        self._reached = LimitCounter.of(loop).reached
+        #: How often newcomers found no room, and until when others are let first for that.
+        self._refused = self._count_refused()
+        self._full_until = 0.0
         listener.setblocking(False)
         self._resume()
 
@@ -75,12 +85,29 @@ class Acceptor:
         self._pause = None
         if not self._is_watched:
             self._is_watched = True
-            self._loop.add_reader(self._listener.fileno(), self._accept_next)
+            self._loop.add_reader(self._listener.fileno(), self._readable)
 
     def _unwatch(self) -> None:
         if self._is_watched:
             self._is_watched = False
             self._loop.remove_reader(self._listener.fileno())
+
+    def _readable(self) -> None:
+        """Accept a connection, unless another worker takes it that has more room."""
+        if self._siblings.workers > 1 and self._is_full():
+            self._unwatch()
+            self._pause = self._loop.call_later(_HEAD_START, self._accept_next)
+        else:
+            self._accept_next()
+
+    def _is_full(self) -> bool:
+        refused = self._count_refused()
+        if refused != self._refused:
+            self._refused, self._full_until = refused, self._loop.time() + _FULL_SECONDS
+        return self._loop.time() < self._full_until
+
+    def _count_refused(self) -> int:
+        return sum(self._reached[limit] for limit in _FULL)
 
     def _accept_next(self) -> None:
         """Accept a connection when it is admitted; until then the others are left to the kernel."""

@@ -16,6 +16,8 @@ from backends.sqlite.helpers import open_node
 from backends.sqlite.test_operator import node_on
 from engine.support import connect, run
 from helpers.ledger import Ledger, check, received
+from tidewire.backends.sqlite import file_check
+from tidewire.backends.sqlite.checkpoint import Checkpointer
 from tidewire.messages import HistoryRequest, PublishRequest
 
 
@@ -117,6 +119,48 @@ def test_a_log_that_is_cut_begins_a_new_epoch(tmp_path: Path) -> None:
             shown = {(each.epoch, each.offset) for each in page.publications}
             lost = {(one.epoch, one.offset) for one in (top, *kept)} - shown
             assert not lost or (lost == {(top.epoch, 1)} and page.top.epoch != top.epoch)
+
+    run(scenario(), 20)
+
+
+def move_first_page(path: Path) -> None:
+    """Do what a process has done that is killed while it moves the log into the file: the first page comes first."""
+    with log_of(path).open("rb") as log, path.open("r+b") as file:
+        log.seek(32)
+        pages = 0
+        while (frame := log.read(24 + 4_096)) and len(frame) == 24 + 4_096:
+            if frame[:4] == bytes((0, 0, 0, 1)):
+                file.seek(0)
+                file.write(frame[24:])
+                pages = int.from_bytes(frame[24 + 28 : 24 + 32], "big")
+        assert pages * 4_096 > path.stat().st_size, "the file is shorter than it says"
+
+
+def test_a_process_that_is_killed_while_it_moves_the_log_damages_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "chat.db"
+
+    async def scenario() -> None:
+        async with AsyncExitStack() as stack:
+            node, other = [await node_on(stack, path) for _ in range(2)]
+            ledger, another = Ledger(node), Ledger(other)
+            await ledger.publish(1)
+            monkeypatch.setattr(file_check, "_SETTLE", 0.2)
+            monkeypatch.setattr(Checkpointer, "_move", lambda self: 0)
+            await node.broker.publish(PublishRequest("b", bytes(50_000)))
+            await asyncio.to_thread(move_first_page, path)
+            until = asyncio.get_running_loop().time() + 0.6
+            while asyncio.get_running_loop().time() < until:
+                await ledger.publish(1)
+                await another.publish(1)
+            assert not ledger.failures + another.failures
+            assert {epoch for epoch, _ in ledger.kept} == {ledger.last.epoch}
+        async with AsyncExitStack() as stack:
+            again = await node_on(stack, path)
+            page = await again.broker.history("a")
+            assert len(page.publications) == len(ledger.kept) + len(another.kept)
+            assert not path.with_name("chat.db-damaged").exists()
 
     run(scenario(), 20)
 

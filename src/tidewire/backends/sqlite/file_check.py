@@ -26,6 +26,8 @@ LOG_BYTES = 16 * 1_048_576
 _SETTLE = 1.0
 #: Seconds between two changes while a checkpoint makes the file longer: meanwhile the file is shorter than it says.
 _MOVING = 0.02
+#: Bytes of the log's header and of that of each page in it (sqlite.org/fileformat2.html#walformat).
+_LOG_HEADER, _FRAME_HEADER = 32, 24
 _MARK = """
 SELECT seed, coalesce((SELECT seq FROM sqlite_sequence WHERE name = 'tidewire_publications'), 0) FROM tidewire_store
 """
@@ -59,6 +61,23 @@ def _inode_and_size(path: Path) -> tuple[int, int]:
         found = os.stat(path)
         return found.st_ino, found.st_size
     return 0, 0
+
+
+def _is_between(path: Path, log: Path) -> bool:
+    """Return whether a file has its first page, which says how long it is, from the log, and so perhaps no later one.
+
+    Then a process moves the log into it, or was killed or stopped while it did: only both together are the database.
+    """
+    with contextlib.suppress(OSError), path.open("rb") as file, log.open("rb") as frames:
+        header = frames.read(_LOG_HEADER)
+        size = int.from_bytes(header[8:12], "big")
+        first = file.read(size)
+        while len(frame := frames.read(_FRAME_HEADER)) == _FRAME_HEADER and frame[8:16] == header[16:24]:
+            if int.from_bytes(frame[:4], "big") != 1:
+                frames.seek(size, os.SEEK_CUR)
+            elif frames.read(size) == first:
+                return True
+    return False
 
 
 class FileCheck:
@@ -109,8 +128,11 @@ class FileCheck:
         try:
             seed, last_id = _read_mark(self._path)
         except sqlite3.Error as error:
-            is_growing = self._stamp[0] >= self._sound_size and error.sqlite_errorcode == sqlite3.SQLITE_CORRUPT
-            return FileState.UNCLEAR if is_growing else FileState.DAMAGED
+            if self._stamp[0] >= self._sound_size and error.sqlite_errorcode == sqlite3.SQLITE_CORRUPT:
+                return FileState.SOUND if _is_between(self._path, self._log) else FileState.UNCLEAR
+            return FileState.DAMAGED
+        if not seed and _is_between(self._path, self._log):
+            return FileState.SOUND
         if not self._knows(seed) or last_id < max(wanted, self._mark[1]):
             return FileState.REPLACED
         self._mark = (seed, last_id)

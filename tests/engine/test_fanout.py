@@ -230,7 +230,7 @@ def test_a_lost_tail_is_found_by_its_position() -> None:
             broker.loses = False
             await turns(3)
             assert client.offsets() == []
-            node.channels.resume()
+            node.tasks.hurry()
             await wait_until(lambda: client.offsets() == [1, 2])
             client.link.vanish()
 

@@ -63,6 +63,33 @@ def test_a_bug_in_a_step_is_logged_and_the_step_goes_on(caplog: pytest.LogCaptur
     assert "the regular step 'step' failed" in caplog.text
 
 
+def test_all_steps_are_taken_at_once_when_the_store_is_back() -> None:
+    calls: list[str] = []
+    goes_on = asyncio.Event()
+
+    async def calm() -> None:
+        calls.append("calm")
+
+    async def slow() -> None:
+        calls.append("slow")
+        await goes_on.wait()
+
+    async def main() -> None:
+        tasks = Tasks()
+        tasks.start([("calm", 60.0, calm), ("slow", 60.0, slow)])
+        await turns(2)
+        tasks.hurry()
+        await turns(3)
+        assert sorted(calls) == ["calm", "slow"]
+        tasks.hurry()  # what the slow one reads now may be from before
+        goes_on.set()
+        await turns(3)
+        assert sorted(calls) == ["calm", "calm", "slow", "slow"]
+        await tasks.aclose(0.0)
+
+    run(main())
+
+
 def test_failed_publishing_is_forgotten_after_a_while(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tasks_module, "_RETRY_SECONDS", 0.01)
 

@@ -5,11 +5,13 @@ from __future__ import annotations
 import asyncio
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from engine.support import FailingBroker, FailingPresence, open_node, run
 from tidewire.backends import open_backend
 from tidewire.channels import CONTROL, NODES
+from tidewire.engine.control import Control
 from tidewire.engine.node import Node
 from tidewire.errors import NotPublished, TemporaryFailure
 from tidewire.messages import Member
@@ -77,6 +79,32 @@ def test_a_node_that_does_not_answer_is_told_of() -> None:
                 await survey.ask("who", seconds=0.1)
             await node.presence.leave(NODES, "frozen")
             assert await survey.ask("who") == {node.id: [b"here"]}
+
+    run(main())
+
+
+def test_a_silent_node_is_waited_for_once_until_it_says_something() -> None:
+    async def main() -> None:
+        async with open_node() as node:
+            survey = await begin(node, "here")
+            loop = asyncio.get_running_loop()
+            await node.presence.join(NODES, Member("frozen", "frozen"))
+
+            async def asked(*, complete: bool = False) -> float:
+                began = loop.time()
+                try:
+                    assert await survey.ask("who", seconds=0.1, complete=complete) == {node.id: [b"here"]}
+                except TemporaryFailure:
+                    assert complete
+                return loop.time() - began
+
+            assert await asked() >= 0.1
+            assert await asked() < 0.1
+            assert await asked(complete=True) >= 0.1, "whoever wants all waits for it"
+            answer = msgspec.json.encode({"id": "earlier", "node": "frozen", "part": "", "is_last": True})
+            await node.control(Control(verb="answer"), answer)
+            assert await asked() >= 0.1
+            assert await asked() < 0.1
 
     run(main())
 

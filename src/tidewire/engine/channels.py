@@ -164,16 +164,6 @@ class Channels:
 
     # Gaps.
 
-    def resume(self) -> None:
-        """Compare positions at once: the broker was away, and is back (backends.base.Resumed)."""
-        self._tasks.spawn(self._resume())
-
-    async def _resume(self) -> None:
-        try:
-            await self.check_positions()
-        except StoreUnavailable:
-            logger.warning("the store went away again; its positions are compared when it is back")
-
     async def check_positions(self) -> None:
         """Compare this node's positions with the store's: a lost tail shows in no other way."""
         moved = await self._compare(list(self._registry.channels))

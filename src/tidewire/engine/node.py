@@ -124,7 +124,7 @@ class Node:
         self.fanout.bind(loop)
         self.fanout.ephemeral.bind(loop, self.broker)
         try:
-            await self.broker.start(self.channels.deliver, self.channels.resume)
+            await self.broker.start(self.channels.deliver, self.tasks.hurry)
             await self.presence.start(self.id)
             self.is_open = True
             await self.channels.listen(CONTROL, self._control)

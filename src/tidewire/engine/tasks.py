@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from typing import Any
@@ -15,8 +16,8 @@ logger = logging.getLogger("tidewire")
 
 #: A regular step: its name, the seconds between two of them, and its function.
 Step = tuple[str, float, Callable[[], Awaitable[None]]]
-#: Seconds between two tries of a step while the store is away.
-_RETRY_SECONDS = 1.0
+#: Seconds between two tries of a step that fails.
+_RETRY_SECONDS = 0.5
 #: Seconds for which failed publishing counts, unless a publish succeeds before.
 _PUBLISH_MEMORY = 10.0
 
@@ -28,6 +29,8 @@ class Tasks:
         self._tasks: set[asyncio.Task[Any]] = set()
         self._loops: list[asyncio.Task[None]] = []
         self._publish_failed = 0.0
+        #: Set when all steps are due; the next one takes its place.
+        self._due = asyncio.Event()
         #: The regular steps that failed last time, and "publish".
         self.failing: set[str] = set()
         self.is_closed = False
@@ -92,9 +95,18 @@ class Tasks:
             if not self.failing:
                 logger.warning("the store is back")
 
+    def hurry(self) -> None:
+        """Take all steps at once: the store was away, and is back. One that runs now is taken again after that."""
+        due, self._due = self._due, asyncio.Event()
+        due.set()
+
     async def _repeat(self, name: str, seconds: float, step: Callable[[], Awaitable[None]]) -> None:
+        due = self._due
         while True:
-            await self._wait(seconds)
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(_RETRY_SECONDS if name in self.failing else seconds):
+                    await due.wait()
+            due = self._due
             try:
                 await step()
             except (StoreUnavailable, PublishError) as error:
@@ -105,12 +117,3 @@ class Tasks:
                 self.worked(name)
                 if asyncio.get_running_loop().time() - self._publish_failed > _PUBLISH_MEMORY:
                     self.worked("publish")
-
-    async def _wait(self, seconds: float) -> None:
-        """Wait for the next time; while the store is away that is soon, so that its return is noticed."""
-        loop = asyncio.get_running_loop()
-        due = loop.time() + seconds
-        while (left := due - loop.time()) > 0:
-            await asyncio.sleep(min(left, _RETRY_SECONDS))
-            if self.failing:
-                return

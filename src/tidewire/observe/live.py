@@ -21,10 +21,10 @@ __all__ = ("Live",)
 
 _LOOK = "look"
 #: Seconds between two reports of a node, and seconds for which it continues after a page has asked.
-_PAUSE, _LOOKED = 0.5, 2.5
+_PAUSE, _LOOKED = 0.4, 2.5
 #: Seconds in which the store must accept the notice that a page looks, and between two such notices: together, they are
 #: the longest time for which a page does not show that the store is away.
-_TAKEN, _ASK_PAUSE = 0.6, 0.4
+_TAKEN, _ASK_PAUSE = 0.7, 0.3
 #: A pause is at least this many times as long as the report before it took, so that reports take at most a fiftieth of
 #: the node's time.
 _REST = 50.0

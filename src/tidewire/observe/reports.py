@@ -23,6 +23,8 @@ T = TypeVar("T")
 #: Seconds in which the store must take a question, and in which a node must answer: a node that does not is left out,
 #: so that the others can be seen meanwhile.
 _SECONDS = 0.8
+#: Seconds between two questions to a store that is away.
+_PAUSE = 0.2
 #: Seconds for which the last reports of other nodes are shown while the store, by which they answer, is away.
 _REMEMBERED_SECONDS = 600.0
 _decode = msgspec.json.Decoder(NodeReport).decode
@@ -41,6 +43,7 @@ class Reports:
         self._known: tuple[float, list[NodeReport]] = (0.0, [])
         #: The store has not answered the last call of a page; the node may not know yet that it is away.
         self._is_silent = False
+        self._is_seeking = False
         survey.on("report", self._asked)
 
     def add_source(self, source: Source) -> None:
@@ -56,19 +59,33 @@ class Reports:
     async def all(self) -> list[NodeReport]:
         """Return the figures of every node that answers, this one first.
 
-        While the store is away, nodes cannot ask each other, and the last reports of the others are shown.
+        While the store is away, nodes cannot ask each other: the last reports of the others are shown, at once.
         """
-        answers = None
-        # if nothing but a publish failed, this question finds out whether publishing still fails
-        if self._node.tasks.failing <= {"publish"}:
-            answers = await self.reach(self._survey.ask("report", seconds=_SECONDS, complete=False), 2 * _SECONDS)
-        now = time.monotonic()
+        if not self._is_away:
+            await self._ask()
+        if self._is_away and not self._is_seeking:
+            self._is_seeking = self._node.tasks.spawn(self._seek()) is not None
+        at, others = self._known
+        return [self.own(), *(others if time.monotonic() - at <= _REMEMBERED_SECONDS else ())]
+
+    @property
+    def _is_away(self) -> bool:
+        return self._is_silent or self._node.tasks.degraded
+
+    async def _ask(self) -> None:
+        answers = await self.reach(self._survey.ask("report", seconds=_SECONDS, complete=False), 2 * _SECONDS)
         if answers is not None:
             others = (b"".join(parts) for node, parts in sorted(answers.items()) if node != self._node.id)
-            self._known = now, [_decode(answer) for answer in others if answer]
-        elif now - self._known[0] > _REMEMBERED_SECONDS:
-            self._known = now, []
-        return [self.own(), *self._known[1]]
+            self._known = time.monotonic(), [_decode(answer) for answer in others if answer]
+
+    async def _seek(self) -> None:
+        """Ask the store until it answers, so that nobody who looks has to wait for it."""
+        try:
+            while self._is_away and self._node.is_open:
+                await asyncio.sleep(_PAUSE)
+                await self._ask()
+        finally:
+            self._is_seeking = False
 
     async def reach(self, work: Awaitable[T], seconds: float) -> T | None:
         """Return the answer of the store, or None if it is late: until it answers, `own` says that it is away."""

@@ -9,7 +9,7 @@ import asyncio
 import contextlib
 import logging
 import secrets
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence, Set
 
 import msgspec
 
@@ -48,16 +48,18 @@ class _Answer(msgspec.Struct, frozen=True):
 class _Pending:
     """A question of this node, and the answers so far."""
 
-    def __init__(self) -> None:
+    def __init__(self, silent: Set[str]) -> None:
         self.missing: set[str] = set()
         self.answers: dict[str, list[bytes]] = {}
         self.complete = asyncio.Event()
+        #: Nodes that nobody waits for.
+        self._silent = silent
 
     def take(self, answer: _Answer) -> None:
         self.answers.setdefault(answer.node, []).append(answer.part)
         if answer.is_last:
             self.missing.discard(answer.node)
-            if not self.missing:
+            if self.missing <= self._silent:
                 self.complete.set()
 
 
@@ -72,6 +74,8 @@ class Survey:
         self._node = node
         self._answerers: dict[str, Answerer] = {}
         self._pending: dict[str, _Pending] = {}
+        #: Nodes that did not answer in time, and have said nothing since: dead as a rule, before their lease has ended.
+        self._silent: set[str] = set()
         self._is_closed = False
         node.on_control(_QUESTION, self._asked)
         node.on_control(_ANSWER, self._answered)
@@ -96,23 +100,27 @@ class Survey:
         """Return the parts that each live node answers, by the node's id.
 
         The store has `seconds` to take the question, and the nodes have as many to answer. A node that is late is left
-        out, or, if the answer must be `complete`, TemporaryFailure is raised. Raises StoreUnavailable, PublishError.
+        out, and not waited for again before it has answered something; or, if the answer must be `complete`,
+        TemporaryFailure is raised. Raises StoreUnavailable, PublishError.
         """
         question = _Question(secrets.token_hex(8), name, argument, self._node.id)
-        pending = self._pending[question.id] = _Pending()
+        pending = self._pending[question.id] = _Pending(set() if complete else self._silent)
         try:
             nodes = await self._send(question, pending, seconds)
             await asyncio.wait_for(pending.complete.wait(), seconds)
         except TimeoutError:
-            if not complete:
-                return {node: parts for node, parts in pending.answers.items() if node not in pending.missing}
-            count = len(pending.missing)
-            raise TemporaryFailure(
-                f"{count} of {len(nodes)} nodes did not answer in {seconds:g} s; try again"
-            ) from None
+            self._silent = self._silent & nodes | pending.missing
+            if complete:
+                count = len(pending.missing)
+                raise TemporaryFailure(
+                    f"{count} of {len(nodes)} nodes did not answer in {seconds:g} s; try again"
+                ) from None
+        except (StoreUnavailable, PublishError):
+            self._silent.clear()  # it is the store that says nothing
+            raise
         finally:
             del self._pending[question.id]
-        return pending.answers
+        return {node: parts for node, parts in pending.answers.items() if node not in pending.missing}
 
     async def _send(self, question: _Question, pending: _Pending, seconds: float) -> set[str]:
         """Ask the nodes, and return their ids."""
@@ -147,7 +155,9 @@ class Survey:
             logger.warning("the question %r of a node cannot be answered: %s", question.name, error)
 
     def _answered(self, publication: Publication) -> None:
-        self._take(msgspec.json.decode(publication.data, type=_Answer))
+        answer = msgspec.json.decode(publication.data, type=_Answer)
+        self._silent.discard(answer.node)
+        self._take(answer)
 
     def _take(self, answer: _Answer) -> None:
         pending = self._pending.get(answer.id)

@@ -17,7 +17,7 @@ logger = logging.getLogger("tidewire")
 T = TypeVar("T")
 
 #: Seconds of the first pause and of the longest one; each is a random part of that ("full jitter").
-_FIRST, _LONGEST = 0.05, 2.0
+_FIRST, _LONGEST = 0.05, 0.8
 
 
 async def reconnect(

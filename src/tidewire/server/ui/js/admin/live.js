@@ -3,13 +3,17 @@
 import { read } from "./api.js";
 
 /** A node that says nothing for so many of its pauses has ended; while the store is away, it may not be heard. */
-const PAUSES = 2.2;
+const PAUSES = 2.1;
+/** Milliseconds until the stream is opened again: the first time, and after a failure. */
+const AGAIN = 100;
+const FAILED = 500;
 
 export class Live {
   #nodes = new Map();
   #stop = null;
-  #timer = 0;
-  #planned = false;
+  #opening = 0;
+  #showing = 0;
+  #forgetting = 0;
 
   /** `show` is given the nodes, at most once a frame; `failed` an Error, before it is tried again. */
   constructor(show, failed) {
@@ -19,38 +23,50 @@ export class Live {
 
   open() {
     if (this.#stop) return;
-    clearTimeout(this.#timer);
+    clearTimeout(this.#opening);
     const stop = (this.#stop = new AbortController());
+    let pause = AGAIN;
     read("live", (node) => this.#take(node), stop.signal)
-      .catch((error) => stop.signal.aborted || this.failed(error))
+      .catch((error) => {
+        pause = FAILED;
+        if (!stop.signal.aborted) this.failed(error);
+      })
       .finally(() => {
         if (this.#stop !== stop) return;
         this.#stop = null;
-        this.#timer = setTimeout(() => this.open(), 500);
+        this.#opening = setTimeout(() => this.open(), pause);
       });
   }
 
   close() {
-    clearTimeout(this.#timer);
+    for (const timer of [this.#opening, this.#showing, this.#forgetting]) clearTimeout(timer);
+    this.#showing = 0;
     this.#stop?.abort();
     this.#stop = null;
     this.#nodes.clear();
   }
 
   #take(node) {
-    const now = performance.now();
-    this.#nodes.set(node.node, { node, until: now + node.pause * PAUSES * 1_000 });
-    if (this.#planned) return;
-    this.#planned = true;
-    setTimeout(() => {
-      this.#planned = false;
-      this.#forget(performance.now());
-      if (this.#stop) this.show([...this.#nodes.values()].map((one) => one.node).sort((one, other) => (one.node < other.node ? -1 : 1)));
-    }, 100);
+    this.#nodes.set(node.node, { node, until: until(node) });
+    this.#showing ||= setTimeout(() => this.#show(), 100);
   }
 
-  #forget(now) {
+  #show() {
+    this.#showing = 0;
+    this.#forget();
+    this.show([...this.#nodes.values()].map((one) => one.node).sort((one, other) => (one.node < other.node ? -1 : 1)));
+    clearTimeout(this.#forgetting);
+    const next = Math.min(...[...this.#nodes.values()].map((one) => one.until));
+    if (this.#nodes.size) this.#forgetting = setTimeout(() => this.#show(), next - performance.now());
+  }
+
+  #forget() {
     const isAway = [...this.#nodes.values()].some((one) => one.node.degraded);
-    for (const [name, { until }] of this.#nodes) if (until < now && !isAway) this.#nodes.delete(name);
+    for (const [name, one] of this.#nodes) {
+      if (isAway) one.until = until(one.node);
+      else if (one.until <= performance.now()) this.#nodes.delete(name);
+    }
   }
 }
+
+const until = ({ pause }) => performance.now() + pause * PAUSES * 1_000;

@@ -24,6 +24,8 @@ from helpers.stores import store_url
 from rules.rated import application
 from tidewire import ConfigurationError, Hub, RateLimited
 from tidewire.client import Client
+from tidewire.rules.base import Caller, Identity
+from tidewire.rules.rates import RateLimit
 from tidewire.support import key_counts, shared_counts
 
 
@@ -141,7 +143,7 @@ def test_rules_calls_and_routes_share_a_bucket() -> None:
                 refused = await http.post("/say?user=ann")
                 assert refused.status_code == 429
                 assert int(refused.headers["Retry-After"]) == 1800
-                assert refused.json()["detail"]["retry_after"] == 1800
+                assert refused.json()["detail"]["retry_after"] == 1800  # of half an hour, less than a second has passed
                 for work in (ann.publish("said:2", 1), ann.rpc("say", 1)):
                     with pytest.raises(RateLimited, match="2/h burst 3 per user") as raised:
                         await work
@@ -160,6 +162,23 @@ def test_rules_calls_and_routes_share_a_bucket() -> None:
                 assert codes == [200, 429, 200]
 
     asyncio.run(main())
+
+
+def test_a_client_that_is_refused_takes_nothing_from_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = Clock(monkeypatch)
+    for counts in (key_counts.Counts(), shared_counts.SharedCounts.open("a key of this test")):
+        limit = RateLimit("10/h burst 10 per channel, 1/min per user", "room", lambda counts=counts: counts)  # type: ignore[misc]
+        ann, bob = (Caller(name, Identity(name)) for name in ("ann", "bob"))
+        limit.take(ann, "room")
+        for wait, told in ((0.0, 60.0), (55.5, 4.5), (0.0, 4.5), (4.0, 0.5)):
+            clock.now += wait
+            with pytest.raises(RateLimited) as raised:
+                limit.take(ann, "room")
+            assert raised.value.retry_after == told
+        for _ in range(9):
+            limit.take(bob, "room")
+            clock.now += 60.0
+        counts.aclose()
 
 
 @pytest.mark.parametrize("text", ["", "5", "5/x", "0/s", "5/s burst 0", "5/s per planet", "5/s, ", "fast", 5, True])

@@ -20,6 +20,8 @@ __all__ = ("RateLimit", "rate_of_key")
 
 _TEXT = re.compile(r"(\d+(?:\.\d+)?)\s*/\s*(\d*)\s*(s|sec|second|m|min|minute|h|hour|d|day)s?\b(?:\s+burst\s+(\d+))?")
 _PER = re.compile(r"\s+per\s+(user|channel|address|connection)\b")
+#: The subjects of buckets, those of one client before those that others share.
+_ORDER = ("connection", "user", "address", "channel")
 _SECONDS = {"s": 1.0, "m": 60.0, "h": 3_600.0, "d": 86_400.0}
 #: The keys of these rates among all that is counted begin with this, and then say their rate and burst.
 _PREFIX = "rule"
@@ -46,7 +48,9 @@ class RateLimit:
         self._counts = counts
         if not isinstance(text, str):
             raise ConfigurationError(f"rate={text!r} is none; write '5/s burst 10 per user'")
-        self._rates = [_parsed(part.strip(), text) for part in text.split(",")]
+        rates = [_parsed(part.strip(), text) for part in text.split(",")]
+        #: A client that is refused by its own bucket has taken nothing from those of others.
+        self._rates = sorted(rates, key=lambda rate: min(map(_ORDER.index, rate.per)))
 
     def take(self, caller: Caller, channel: str = "") -> None:
         """Take one from each bucket; raises RateLimited, which says after how many seconds there is another."""
@@ -61,7 +65,8 @@ class RateLimit:
             key = f"{_PREFIX} {rate:g} {burst:g} {self.name} {subject}"
             if not self._counts().take(key, 1, rate, burst):
                 count_limit("rate")
-                after = math.ceil(1_000 / rate) / 1_000
+                wait = max(0.001, self._counts().wait(key, rate, burst) - 1e-6)
+                after = math.ceil(wait * 1_000) / 1_000 if wait < 10 else float(math.ceil(wait))
                 raise RateLimited(f"more than {self.text!r} allows; try again in {after:g} s", retry_after=after)
 
     def route(self, user: Callable[..., Any] | None = None, channel: str = "") -> Callable[..., Awaitable[None]]:

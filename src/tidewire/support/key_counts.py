@@ -61,6 +61,13 @@ class Counts:
             self._paid_off[key] = due + granted / rate
         return granted
 
+    def wait(self, key: str, rate: float, burst: float) -> float:
+        """Return the seconds until one of a key can be taken that gets `rate` a second and holds `burst` at most."""
+        return max(0.0, self._debt(key) - (burst - 1) / rate)
+
+    def _debt(self, key: str) -> float:
+        return max(0.0, self._paid_off.get(key, 0.0) - time.monotonic())
+
     @property
     def is_first(self) -> bool:
         """Whether this is the first of the processes that share these counts."""

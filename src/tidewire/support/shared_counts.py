@@ -97,6 +97,14 @@ class SharedCounts(Counts):
         finally:
             self._end_judging(is_judge)
 
+    def _debt(self, key: str) -> float:
+        if self._descriptor < 0:
+            return 0.0
+        digest = self._digest(key)
+        values = self._read(_RATES, _RATES_AT, digest)
+        due = values[_PLACES + values.index(digest)] if digest in values[:_PLACES] else 0.0
+        return max(0.0, due - time.monotonic())
+
     @property
     def is_first(self) -> bool:
         """Whether this is the first of the processes that live."""

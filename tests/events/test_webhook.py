@@ -119,13 +119,15 @@ def test_a_name_with_an_address_that_does_not_answer_is_reached_by_its_next(monk
         server = await asyncio.start_server(receive, "127.0.0.1", 0, family=socket.AF_INET)
         async with server:
             port = server.sockets[0].getsockname()[1]
-            webhook = Webhook(f"http://receiver.example:{port}/in", "s3cret", (), allow_private=True)
+            webhook = Webhook(f"http://ann:p%40ss@receiver.example:{port}/in", "s3cret", (), allow_private=True)
             monkeypatch.setattr(asyncio.get_running_loop(), "getaddrinfo", look_up)
             await webhook.send(())
 
     asyncio.run(main())
     assert asked == ["receiver.example"]
-    assert len(taken) == 1
+    (request,) = taken
+    assert b"\r\nAuthorization: Basic YW5uOnBAc3M=\r\n" in request  # ann:p@ss
+    assert b"\r\nHost: receiver.example:" in request
 
 
 def test_the_trusted_certificates_are_read_once(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -95,7 +95,7 @@ class HandlerCalls:
                 await self._room.acquire()
                 self._unfinished[position] = self._unfinished.get(position, 0) + 1
                 self._reached = position
-                key = (event.channel, event.user) if event.user else (event.channel, "")
+                key = event.channel, event.user
                 queue = self._queues.get(key)
                 if queue is None:
                     queue = self._queues[key] = deque()
@@ -171,7 +171,9 @@ async def repeat(node: Node, handlers: Sequence[EventHandler], id_: str) -> None
     if not dead:
         raise ConfigurationError(f"there is no dead event {id_!r}; dead_events() lists them")
     for one in dead:
-        for handler in handlers:
-            if handler.name == one.handler:
-                await handler.handle(one.event)
+        named = [handler for handler in handlers if handler.name == one.handler]
+        if not named:
+            raise ConfigurationError(f"no handler is called {one.handler} any more, which refused event {id_!r}")
+        for handler in named:
+            await handler.handle(one.event)
         await _keep_dead(node, msgspec.structs.replace(one, is_repeated=True))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import contextlib
 import functools
 import hashlib
@@ -14,7 +15,7 @@ import socket
 import ssl
 import time
 from collections.abc import Sequence
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, unquote, urlsplit
 
 import msgspec
 
@@ -105,6 +106,7 @@ class Webhook:
             "User-Agent: tidewire",
             f"Tidewire-Timestamp: {timestamp}",
             f"Tidewire-Signature: {signature(self._secret, timestamp, body)}",
+            *_credentials(parts),
             "Connection: close",
         )
         async with asyncio.timeout(_ANSWER_SECONDS):
@@ -141,6 +143,14 @@ class Webhook:
         if not addresses:
             raise TidewireError("it has no public address; allow_private=True sends to others")
         return addresses
+
+
+def _credentials(parts: SplitResult) -> list[str]:
+    """Return the header that says the user and the password of a URL, if it has any."""
+    if parts.username is None:
+        return []
+    said = f"{unquote(parts.username)}:{unquote(parts.password or '')}"
+    return [f"Authorization: Basic {base64.b64encode(said.encode()).decode()}"]
 
 
 @functools.cache

@@ -8,13 +8,18 @@ import re
 import shutil
 import subprocess
 import sys
+from datetime import date, datetime
+from functools import reduce
+from operator import or_
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
+import msgspec
 import pytest
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, Field, TypeAdapter, ValidationError
 
 import tidewire
+from asyncapi import odd
 from asyncapi.example import app, hub
 from helpers.hubs import serving
 from helpers.node_packages import node_modules
@@ -22,7 +27,7 @@ from tidewire import Hub, InvalidMessage
 from tidewire.asyncapi.compatibility import breaking_changes
 from tidewire.asyncapi.python import python
 from tidewire.asyncapi.typescript import typescript
-from tidewire.client import Client
+from tidewire.client import Client, given
 
 HERE = Path(__file__).parent
 UI = Path(tidewire.__file__).parent / "server" / "ui"
@@ -30,6 +35,7 @@ PAGE = """
 import { Centrifuge } from "centrifuge";
 import { connect } from "./tidewire.js";
 import { typedCentrifuge, typedClient, channel, type Said } from "./channels.js";
+import { typedClient as oddClient } from "./odd.js";
 
 const own = typedClient(connect("/connection/websocket"));
 const room = own.subscribe("room", { room: 1 }, ({ data }) => {
@@ -47,6 +53,10 @@ price.on("publication", ({ data }) => console.log(data.symbol));
 price.subscribe();
 await there.publish("room", { room: 2 }, { text: channel("room", { room: 3 }), loud: true });
 console.log(twice.sender, (await there.rpc("twice", { text: "hi" })).text, own.client.state, there.client.state);
+const odd = oddClient(connect("/connection/websocket"));
+await odd.publish("pets", {}, { pet: "dog" });
+const found = await odd.rpc("find", null);
+console.log(found?.page.items);
 """
 WRONG = {
     "data.text, data.sender": "data.texts, data.sender",
@@ -56,6 +66,8 @@ WRONG = {
     "data.symbol": "data.name",
     "text: channel(": "loud: channel(",
     "own.client.state": "own.client.stat",
+    'publish("pets", {}, { pet: "dog" })': 'publish("pets", {}, {})',
+    "found?.page": "found.page",
 }
 
 
@@ -73,7 +85,7 @@ def tsc(folder: Path, *pages: str) -> list[str]:
     command = ["node", str(modules / "node_modules/typescript/bin/tsc"), "-p", str(folder), "--pretty", "false"]
     done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=240, check=False)
     lines = done.stdout.splitlines()
-    assert not [line for line in lines if line.startswith(("channels.ts", "tidewire.d.ts"))], done.stdout
+    assert not [line for line in lines if line.startswith(("channels.ts", "odd.ts", "tidewire.d.ts"))], done.stdout
     return ["\n".join(line for line in lines if line.startswith(f"page{number}.ts")) for number in range(len(pages))]
 
 
@@ -89,17 +101,30 @@ def test_the_declarations_name_all_that_the_module_offers() -> None:
 
 def test_a_page_is_compiled_with_its_types_and_a_wrong_one_is_not(tmp_path: Path) -> None:
     (tmp_path / "channels.ts").write_text(typescript(hub.asyncapi(app)))
+    (tmp_path / "odd.ts").write_text(typescript(odd.hub.asyncapi()))
     right, *wrong = tsc(tmp_path, PAGE, *(PAGE.replace(old, new) for old, new in WRONG.items()))
     assert right == ""
     assert [text for text, found in zip(WRONG, wrong, strict=True) if "error" not in found] == []
 
 
 def test_a_python_client_knows_the_types(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "channels_of_example.py").write_text(python(hub.asyncapi(app)))
+    files = [tmp_path / "channels_of_example.py", tmp_path / "odd_channels.py"]
+    for file, document in zip(files, (hub.asyncapi(app), odd.hub.asyncapi()), strict=True):
+        file.write_text(python(document))
     monkeypatch.syspath_prepend(str(tmp_path))
     import channels_of_example as made  # type: ignore[import-not-found]
+    import odd_channels  # type: ignore[import-not-found]
 
-    command = ["mypy", "--strict", "--cache-dir", str(tmp_path / "cache"), str(tmp_path / "channels_of_example.py")]
+    dog = {"pet": "wolf", "inner": {"from": 2}}
+    read = odd_channels.DogInput.model_validate(dog)
+    assert read.inner == odd_channels.PromiseInput(from_=2)
+    assert given([read]) == [msgspec.Raw(read.model_dump_json(by_alias=True, exclude_none=True).encode())]
+    assert "secret" not in read.inner.model_dump(exclude_none=True)
+    assert TypeAdapter(odd_channels.Anything).validate_python([{"a": [1.5, None]}]) == [{"a": [1.5, None]}]
+    with pytest.raises(ValidationError):
+        odd_channels.DogInput()  # by what they are told apart must be there
+
+    command = ["mypy", "--strict", "--cache-dir", str(tmp_path / "cache"), *map(str, files)]
     checked = subprocess.run([sys.executable, "-m", *command], capture_output=True, text=True, check=False)
     assert checked.returncode == 0, checked.stdout
 
@@ -140,12 +165,18 @@ class Old(BaseModel):
     kind: int = 1
 
 
-def document(published: Any, accepted: Any = None, pattern: str = "room:{room}") -> dict[str, Any]:
+def document(published: Any, accepted: Any = None, pattern: str = "room:{room}", number: Any = int) -> dict[str, Any]:
     hub = Hub()
 
-    @hub.channel(pattern, publishes=published, accepts=accepted)
-    async def room(room: int) -> bool:
+    async def of_room(room: Any) -> bool:
         return True
+
+    async def of_id(id: Any) -> bool:
+        return True
+
+    function = of_id if "{id}" in pattern else of_room
+    function.__annotations__ = {"room": number, "id": number}
+    room = hub.channel(pattern, publishes=published, accepts=accepted)(function)
 
     @room.on_publish
     async def handle(message: Any) -> None:
@@ -188,6 +219,78 @@ def test_what_would_break_deployed_clients_is_named(published: Any, accepted: An
     changes = breaking_changes(before, document(model("Message", **published), model("Given", **accepted)))
     assert bool(changes) == bool(told), changes
     assert not told or any(told in change for change in changes), changes
+
+
+def one(type_: Any, default: Any = ...) -> Any:
+    return model("Message", it=(type_, default))
+
+
+def tagged(*kinds: str) -> Any:
+    return reduce(or_, (model(kind.title(), kind=(Literal[kind], kind)) for kind in kinds))
+
+
+PART, OTHER_PART, LONGER_PART = (model("Part", **dict.fromkeys(names, (int, ...))) for names in ("a", "b", "ab"))
+LONG = Annotated[str, Field(min_length=3)]
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "breaks_readers", "breaks_writers"),
+    [
+        (one(int), one(float), True, False),
+        (one(float), one(int), False, True),
+        (one(datetime), one(str), True, False),
+        (one(str), one(datetime), False, True),
+        (one(datetime), one(date), True, True),
+        (one(dict[str, int]), one(dict[str, str]), True, True),
+        (one(dict[str, int]), one(dict[str, float]), True, False),
+        (one(dict[str, int]), one(dict[str, Annotated[int, Field(ge=0)]]), False, True),
+        (one(dict[str, PART]), one(dict[str, LONGER_PART]), False, True),
+        (one(dict[str, PART]), one(dict[str, OTHER_PART]), True, True),
+        (one(dict[str, int]), one(dict[str, Any]), True, False),
+        (one(dict[str, Any]), one(PART), False, True),
+        (one(PART), one(dict[str, int]), True, False),
+        (one(list[int]), one(tuple[int, int]), False, True),
+        (one(tuple[int, int]), one(list[int]), True, False),
+        (one(tuple[int, int]), one(tuple[int, int, int]), True, True),
+        (one(list[int]), one(set[int]), False, False),
+        (one(Annotated[int, Field(gt=0)]), one(Annotated[int, Field(ge=1)]), False, False),
+        (one(Annotated[int, Field(ge=1)]), one(Annotated[int, Field(gt=0)]), False, False),
+        (one(Annotated[int, Field(ge=1)]), one(Annotated[int, Field(gt=1)]), False, True),
+        (one(Annotated[float, Field(gt=0)]), one(Annotated[float, Field(ge=0)]), False, False),
+        (one(Annotated[float, Field(le=9)]), one(Annotated[float, Field(lt=9)]), False, True),
+        (one(Annotated[int, Field(multiple_of=4)]), one(Annotated[int, Field(multiple_of=2)]), False, False),
+        (one(Annotated[int, Field(multiple_of=2)]), one(Annotated[int, Field(multiple_of=4)]), False, True),
+        (one(Literal["a"]), one(Literal["a", "b"]), True, False),
+        (one(Literal["a"]), one(str), True, False),
+        (one(str), one(LONG), False, True),
+        (one(int | None, None), one(int, 1), False, True),
+        (one(int), one(int | str), True, False),
+        (one(tagged("a", "b")), one(tagged("a", "b", "c")), True, False),
+        (one(tagged("a", "b", "c")), one(tagged("a", "b")), False, True),
+        # what is compared once in a choice is compared again where it stands alone
+        (model("Message", u=(PART | str, ...), v=(PART, ...)),) * 2 + (False, False),
+        (
+            model("Message", u=(PART | dict[str, int], ...), v=(PART, ...)),
+            model("Message", u=(OTHER_PART | dict[str, int], ...), v=(OTHER_PART, ...)),
+            True,
+            True,
+        ),
+    ],
+)
+def test_each_change_is_judged_for_those_who_read_and_for_those_who_write(
+    old: Any, new: Any, breaks_readers: bool, breaks_writers: bool
+) -> None:
+    other = model("Other")
+    read = breaking_changes(document(old, other), document(new, other))
+    written = breaking_changes(document(other, old), document(other, new))
+    assert (bool(read), bool(written)) == (breaks_readers, breaks_writers), (read, written)
+
+
+@pytest.mark.parametrize(("old", "new", "breaks"), [(int, str, False), (str, int, True), (int, float, False)])
+def test_parameters_may_be_called_otherwise_and_take_more(old: Any, new: Any, breaks: bool) -> None:
+    message = model("Message", **OLD)
+    changes = breaking_changes(document(message, number=old), document(message, pattern="room:{id}", number=new))
+    assert bool(changes) == breaks, changes
 
 
 def test_what_is_gone_is_named() -> None:

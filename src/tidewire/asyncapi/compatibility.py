@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -18,13 +19,25 @@ def breaking_changes(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str
 
 
 def _channels(before: Contents, after: Contents) -> Iterator[str]:
-    now = {channel.address: channel for channel in after.channels}
+    now = {_names(channel): channel for channel in after.channels}
     for channel in before.channels:
-        found = now.get(channel.address)
+        found = now.get(_names(channel))
         if found is None:
             yield f"channel {channel.address}: there is no such channel any more"
         else:
+            yield from _parameters(channel, found)
             yield from _channel(channel, found, before, after)
+
+
+def _names(channel: ChannelContents) -> str:
+    """Return what the names of a pattern's channels have in common; how its parameters are called is in none."""
+    return re.sub(r"\{\w+\}", "{}", channel.address)
+
+
+def _parameters(old: ChannelContents, new: ChannelContents) -> Iterator[str]:
+    for (name, was), (_, now) in zip(old.parameters.items(), new.parameters.items(), strict=False):
+        if now not in (was, "str") and (was, now) != ("int", "float"):
+            yield f"channel {old.address}, parameter {name}: it must be {now}, and was {was}"
 
 
 def _channel(old: ChannelContents, new: ChannelContents, before: Contents, after: Contents) -> Iterator[str]:

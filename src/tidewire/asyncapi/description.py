@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import re
+from collections.abc import Callable
 from typing import Any, NamedTuple, get_args, get_origin
 
 from tidewire.options import ChannelOptions
@@ -26,6 +27,8 @@ class ChannelDescription(NamedTuple):
     options: ChannelOptions
     publishes: tuple[Shape, ...] = ()
     accepts: tuple[Shape, ...] = ()
+    #: The accepted types, as they were declared.
+    declared: Shape | None = None
     #: A message of a client becomes something else before it is kept.
     is_handled: bool = False
     #: The connect data of a client that may use the channels.
@@ -82,7 +85,7 @@ def _channel(rule: Rule) -> ChannelDescription:
     hints = hints_of(rule.function)
     handler = rule.handler
     accepts = rule.types.of_clients if handler is None else handler.reads
-    publishes = rule.types.publishes or (None if handler is None else _returned(handler.function))
+    publishes = rule.types.publishes or (None if handler is None else _returned(handler.function, _without_none))
     shown = _shapes(publishes)
     if handler is None and publishes is not None:  # an accepted message is published as it is
         shown += tuple(shape for shape in _shapes(accepts) if shape.type not in [known.type for known in shown])
@@ -95,6 +98,7 @@ def _channel(rule: Rule) -> ChannelDescription:
         rule.options,
         shown,
         _shapes(accepts),
+        accepts,
         handler is not None,
     )
 
@@ -109,14 +113,14 @@ def _call(name: str, bound: Bound) -> CallDescription:
     return CallDescription(name, summary, description, takes, _returned(bound.function))
 
 
-def _returned(function: Any) -> Shape | None:
-    """Return the type that a function says it returns, without None; None for one that says nothing."""
+def _returned(function: Any, part: Callable[[Any], Any] = lambda type_: type_) -> Shape | None:
+    """Return the type that a function says it returns, or a part of it; None for one that says nothing."""
     type_ = hints_of(function).get("return")
     inner = tuple(one for one in members_of(type_) if one is not None)
     if not inner or Any in inner or inner == (type(None),):
         return None
     try:
-        return Shape(_without_none(type_))
+        return Shape(part(type_))
     except Exception:
         return None  # it is told as anything
 

@@ -137,6 +137,8 @@ def _wanted(description: Description) -> Iterator[tuple[Shape, Mode]]:
     for channel in description.channels:
         yield from ((shape, "serialization") for shape in channel.publishes)
         yield from ((shape, "validation") for shape in channel.accepts)
+        if channel.declared is not None:
+            yield channel.declared, "validation"
     for call in description.calls:
         if call.takes is not None:
             yield call.takes, "validation"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -9,17 +10,10 @@ from tidewire.asyncapi.schemas import resolved
 
 __all__ = ("Narrowing",)
 
-#: Bounds that a value must keep, and whether a greater one is the narrower one.
-_BOUNDS = {
-    "minimum": 1,
-    "exclusiveMinimum": 1,
-    "minLength": 1,
-    "minItems": 1,
-    "maximum": -1,
-    "exclusiveMaximum": -1,
-    "maxLength": -1,
-    "maxItems": -1,
-}
+#: Sizes that a value must keep, and whether a greater one is the narrower one.
+_SIZES = {"minLength": 1, "minItems": 1, "maxLength": -1, "maxItems": -1}
+#: The formats of texts that clients read as something else (asyncapi.python).
+_READ_FORMATS = ("date-time", "date", "uuid")
 
 
 class Narrowing:
@@ -32,82 +26,123 @@ class Narrowing:
         self._written = written
         self._read = read
         self._is_reading = is_reading
-        self._compared: set[tuple[str, str]] = set()
+        #: The problems of each two definitions; none as long as these are compared, for they may hold themselves.
+        self._found: dict[tuple[str, str], list[str]] = {}
 
-    def problems(self, written: Any, read: Any, where: str) -> Iterator[str]:
+    def problems(self, written: Any, read: Any, where: str = "") -> Iterator[str]:
         """Yield the places at which a value of `written` would not be one of `read`."""
         pair = (str(written.get("$ref", "")), str(read.get("$ref", "")))
         if all(pair):
-            if pair in self._compared:
-                return
-            self._compared.add(pair)
+            if pair not in self._found:
+                self._found[pair] = []
+                self._found[pair] = list(self._compared(written, read))
+            found: Iterator[str] | list[str] = self._found[pair]
+        else:
+            found = self._compared(written, read)
+        yield from (where + problem for problem in found)
+
+    def _compared(self, written: Any, read: Any) -> Iterator[str]:
         written, read = resolved(written, self._written), resolved(read, self._read)
         alternatives = written.get("anyOf") or written.get("oneOf")
         if alternatives:
             for one in alternatives:
-                yield from self.problems(one, read, where)
+                yield from self.problems(one, read)
             return
         choices = read.get("anyOf") or read.get("oneOf")
         if choices:
-            found = [list(self.problems(written, one, where)) for one in choices]
+            found = [list(self.problems(written, one)) for one in choices]
             if all(found):
                 yield from min(found, key=len)
             return
-        yield from self._plain(written, read, where)
+        yield from self._plain(written, read)
 
-    def _plain(self, written: Mapping[str, Any], read: Mapping[str, Any], where: str) -> Iterator[str]:
+    def _plain(self, written: Mapping[str, Any], read: Mapping[str, Any]) -> Iterator[str]:
         wanted, given = _values(read), _values(written)
         if wanted is not None:
             if given is None or not set(map(repr, given)) <= set(map(repr, wanted)):
-                yield f"{where}: it may be {_listed(given)}, which is not among {_listed(wanted)}"
+                yield f": it may be {_listed(given)}, which is not among {_listed(wanted)}"
             return
         kinds, other = _kinds(written), _kinds(read)
         if other and not (kinds and kinds <= other):
             yield (
-                f"{where}: it is {_listed(sorted(kinds))} now, and was {_listed(sorted(other))}"
-                if (self._is_reading)
-                else f"{where}: it must be {_listed(sorted(other))}, and was {_listed(sorted(kinds))}"
+                f": it is {_listed(sorted(kinds))} now, and was {_listed(sorted(other))}"
+                if self._is_reading
+                else f": it must be {_listed(sorted(other))}, and was {_listed(sorted(kinds))}"
             )
             return
         if not self._is_reading:
-            yield from self._bounds(written, read, where)
+            yield from _bounds(written, read)
+        elif read.get("format") in _READ_FORMATS and written.get("format") != read["format"]:
+            yield f": format is {written.get('format', 'not set')} now, and was {read['format']}"
         if "properties" in read or "additionalProperties" in read:
-            yield from self._fields(written, read, where)
-        if isinstance(read.get("items"), Mapping) and isinstance(written.get("items"), Mapping):
-            yield from self.problems(written["items"], read["items"], f"{where}[]")
-        elif isinstance(read.get("items"), list) and isinstance(written.get("items"), list):
-            if len(read["items"]) != len(written["items"]):
-                yield f"{where}: it has {len(written['items'])} items instead of {len(read['items'])}"
-            for number, (one, another) in enumerate(zip(written["items"], read["items"], strict=False)):
-                yield from self.problems(one, another, f"{where}[{number}]")
+            yield from self._fields(written, read)
+        yield from self._items(written.get("items"), read.get("items"))
 
-    def _fields(self, written: Mapping[str, Any], read: Mapping[str, Any], where: str) -> Iterator[str]:
+    def _items(self, written: Any, read: Any) -> Iterator[str]:
+        if isinstance(read, list) and written is not None:
+            if not isinstance(written, list):
+                yield f": it may have any number of items instead of {len(read)}"
+            elif len(read) != len(written):
+                yield f": it has {len(written)} items instead of {len(read)}"
+        if isinstance(read, Mapping) and isinstance(written, Mapping):
+            yield from self.problems(written, read, "[]")
+        elif isinstance(written, list):
+            wanted = read if isinstance(read, list) else [read or {}] * len(written)
+            for number, (one, another) in enumerate(zip(written, wanted, strict=False)):
+                yield from self.problems(one, another, f"[{number}]")
+
+    def _fields(self, written: Mapping[str, Any], read: Mapping[str, Any]) -> Iterator[str]:
         given, wanted = written.get("properties", {}), read.get("properties", {})
         required = read.get("required", ())
         for name, schema in wanted.items():
             if name not in given:
                 if name in required:
-                    yield f"{where}.{name}: " + ("it is gone" if self._is_reading else "it is required now")
+                    yield f".{name}: " + ("it is gone" if self._is_reading else "it is required now")
                 continue
             if name in required and name not in written.get("required", ()):
-                yield (
-                    f"{where}.{name}: it may be missing now"
-                    if self._is_reading
-                    else f"{where}.{name}: it is required now"
-                )
-            yield from self.problems(given[name], schema, f"{where}.{name}")
-        if read.get("additionalProperties") is False:
-            yield from (f"{where}.{name}: it is refused now" for name in given if name not in wanted)
+                yield f".{name}: " + ("it may be missing now" if self._is_reading else "it is required now")
+            yield from self.problems(given[name], schema, f".{name}")
+        rest = read.get("additionalProperties")
+        if rest is False:
+            yield from (f".{name}: it is refused now" for name in given if name not in wanted)
+        elif isinstance(rest, Mapping):
+            for name in given:
+                if name not in wanted:
+                    yield from self.problems(given[name], rest, f".{name}")
+            others = written.get("additionalProperties", not given)
+            if others is not False:
+                yield from self.problems(others if isinstance(others, Mapping) else {}, rest, ".*")
 
-    def _bounds(self, written: Mapping[str, Any], read: Mapping[str, Any], where: str) -> Iterator[str]:
-        for name, sign in _BOUNDS.items():
-            if name in read and (name not in written or written[name] * sign < read[name] * sign):
-                if name in ("minLength", "minItems") and not read[name]:
-                    continue
-                yield f"{where}: {name} is {read[name]} now, and was {written.get(name, 'not set')}"
-        for name in ("pattern", "format", "multipleOf"):
-            if name in read and written.get(name) != read[name]:
-                yield f"{where}: {name} is {read[name]} now, and was {written.get(name, 'not set')}"
+
+def _bounds(written: Mapping[str, Any], read: Mapping[str, Any]) -> Iterator[str]:
+    for name, sign in (("inimum", 1), ("aximum", -1)):
+        (tighter, known, bound), (_, before, was) = _bound(read, name, sign), _bound(written, name, sign)
+        if known > before:
+            yield f": {tighter} is {bound} now, and was {'not set' if was is None else was}"
+    for name, sign in _SIZES.items():
+        if read.get(name) and (name not in written or written[name] * sign < read[name] * sign):
+            yield f": {name} is {read[name]} now, and was {written.get(name, 'not set')}"
+    for name in ("pattern", "format"):
+        if name in read and written.get(name) != read[name]:
+            yield f": {name} is {read[name]} now, and was {written.get(name, 'not set')}"
+    step = read.get("multipleOf")
+    if step and ("multipleOf" not in written or written["multipleOf"] % step):
+        yield f": multipleOf is {step} now, and was {written.get('multipleOf', 'not set')}"
+
+
+def _bound(schema: Mapping[str, Any], name: str, sign: int) -> tuple[str, tuple[float, bool], float | None]:
+    """Return the name of a schema's tightest bound on one side, a value that is greater for a tighter one, and it."""
+    found: list[tuple[tuple[float, bool], str, float]] = []
+    for word, is_exclusive in ((f"m{name}", False), (f"exclusiveM{name}", True)):
+        if word in schema:
+            value = sign * schema[word]
+            if is_exclusive and schema.get("type") == "integer":
+                value, is_exclusive = math.floor(value) + 1, False
+            found.append(((value, is_exclusive), word, schema[word]))
+    if not found:
+        return "", (-math.inf, False), None
+    tightness, word, bound = max(found)
+    return word, tightness, bound
 
 
 def _values(schema: Mapping[str, Any]) -> list[Any] | None:

@@ -7,6 +7,8 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+from pydantic import BaseModel
+
 from tidewire.asyncapi.contents import CallContents, ChannelContents, contents
 
 __all__ = ("python",)
@@ -21,18 +23,23 @@ from datetime import date, datetime
 from typing import Any, Literal
 from uuid import UUID
 
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, ConfigDict, Field
+from typing_extensions import TypeAliasType
 
-from tidewire.client import Client, TypedChannel
+from tidewire.client import Client, TypedChannel, given
 
 __all__ = ({names})
 '''
+#: The names of the module, which no type has, too; nor a field, which hides what its annotation names.
+_TAKEN = {"BaseModel", "Channels", "Client", "ConfigDict", "Field", "TypeAliasType", "TypedChannel", "given"}
+_TAKEN |= {"Any", "Literal", "UUID", "annotations", "bool", "date", "datetime", "dict", "float", "int", "list"}
+_TAKEN |= {"str", "tuple"}
 
 
 def python(document: Mapping[str, Any]) -> str:
     """Return a module: a model for each schema, and `Channels`, which a `Client` is given to."""
     found = contents(document)
-    definitions = [_definition(name, schema) for name, schema in found.schemas.items()]
+    definitions = [_definition(name, schema, found.schemas) for name, schema in found.schemas.items()]
     methods = [_channel(channel) for channel in found.channels] + [_call(call) for call in found.calls]
     names = ["Channels", *(_identifier(name) for name in found.schemas)]
     body = '''class Channels:
@@ -45,28 +52,46 @@ def python(document: Mapping[str, Any]) -> str:
     return "\n\n".join([head, *definitions, body.rstrip() + "\n" + "".join(f"\n{method}" for method in methods)])
 
 
-def _definition(name: str, schema: Mapping[str, Any]) -> str:
+def _definition(name: str, schema: Mapping[str, Any], schemas: Mapping[str, Any]) -> str:
     if "properties" not in schema:
-        return f"{_identifier(name)} = {_quoted(_type(schema))}\n"
+        return f"{_identifier(name)} = TypeAliasType({_identifier(name)!r}, {_type(schema)!r})\n"
     text = _doc(schema) or f"The type {name}."
-    fields = "".join(_field(field, inner, schema) for field, inner in schema["properties"].items())
-    return f'class {_identifier(name)}(BaseModel):\n    """{text}"""\n\n{fields}'
+    taken = {*_TAKEN, *map(_identifier, schemas), *dir(BaseModel), "self"}
+    fields = ""
+    for field, inner in schema["properties"].items():
+        attribute = _attribute(field, taken)
+        taken.add(attribute)
+        fields += _field(field, attribute, inner, schema)
+    settings = ["populate_by_name=True"] if "validation_alias=" in fields else []
+    settings += ['extra="allow"'] if schema.get("additionalProperties") else []
+    if settings:
+        fields = f"    model_config = ConfigDict({', '.join(settings)})\n\n{fields}"
+    return f'class {_identifier(name)}(BaseModel):\n    """{text}"""\n' + (f"\n{fields}" if fields else "")
 
 
-def _field(name: str, schema: Mapping[str, Any], owner: Mapping[str, Any]) -> str:
+def _attribute(name: str, taken: set[str]) -> str:
+    attribute = re.sub(r"\W", "_", name)
+    if not attribute.isidentifier() or attribute[0] == "_":
+        attribute = f"f_{attribute.lstrip('_')}"
+    while attribute in taken or keyword.iskeyword(attribute):
+        attribute += "_"
+    return attribute
+
+
+def _field(name: str, attribute: str, schema: Mapping[str, Any], owner: Mapping[str, Any]) -> str:
     type_, is_required = _type(schema), name in owner.get("required", ())
     default = repr(schema["const"]) if "const" in schema else None
     if default is None and not is_required:
         value = schema.get("default")
-        default = repr(value) if isinstance(value, str | int | float) else "None"
+        is_plain = type(value).__name__ in type_.split(" | ") and schema.get("format") != "password"
+        default = repr(value) if is_plain else "None"
         if default == "None" and "None" not in type_.split(" | "):
             type_ = f"{type_} | None"
-    attribute = (
-        name if name.isidentifier() and not keyword.iskeyword(name) and name[0] != "_" else _identifier(f"f_{name}")
-    )
     if attribute == name:
         return f"    {name}: {type_}" + ("" if default is None else f" = {default}") + "\n"
-    return f"    {attribute}: {type_} = Field({'...' if default is None else default}, alias={name!r})\n"
+    aliases = f"validation_alias={name!r}, serialization_alias={name!r}"
+    given = "" if default is None else f"default={default}, "
+    return f"    {attribute}: {type_} = Field({given}{aliases})\n"
 
 
 def _channel(channel: ChannelContents) -> str:
@@ -87,7 +112,8 @@ def _call(call: CallContents) -> str:
     return (
         f"    async def {_method(call.name)}(self, data: {takes}) -> {returns}:\n"
         f'        """Call {call.name}."""\n'
-        f"        return await self.client.rpc({call.name!r}, data, {returns})\n"
+        f"        result: {returns} = await self.client.rpc({call.name!r}, given(data), {returns})\n"
+        f"        return result\n"
     )
 
 
@@ -125,13 +151,11 @@ def _union(schemas: Any) -> str:
     return "Any" if "Any" in types else " | ".join(types)
 
 
-def _quoted(type_: str) -> str:
-    return f'"{type_}"' if " | " in type_ else type_
-
-
 def _identifier(name: str) -> str:
     cleaned = re.sub(r"\W", "_", name)
-    return f"{cleaned}_" if keyword.iskeyword(cleaned) else f"_{cleaned}" if cleaned[:1].isdigit() else cleaned
+    if cleaned in _TAKEN or keyword.iskeyword(cleaned):
+        return f"{cleaned}_"
+    return f"_{cleaned}" if cleaned[:1].isdigit() else cleaned
 
 
 def _method(name: str) -> str:

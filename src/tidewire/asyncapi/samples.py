@@ -14,7 +14,6 @@ from tidewire.protocols.shape import Shape
 
 __all__ = ("sample_of",)
 
-_DEEPEST = 8
 _TEXTS = {
     "date-time": "2026-01-31T12:00:00Z",
     "date": "2026-01-31",
@@ -25,12 +24,13 @@ _TEXTS = {
     "uuid": "123e4567-e89b-12d3-a456-426614174000",
     "ipv4": "192.0.2.1",
     "ipv6": "2001:db8::1",
+    "ipvanyaddress": "192.0.2.1",
 }
 
 
 def sample_of(shape: Shape, schema: Mapping[str, Any], definitions: Mapping[str, Any]) -> Any:
     """Return an example that the type takes; `msgspec.UNSET` where none is found."""
-    sample = _sample(schema, definitions, 0)
+    sample = _sample(schema, definitions, ())
     try:
         shape.check(msgspec.json.encode(sample), Format.JSON)
     except (CommandError, TypeError, ValueError):
@@ -38,7 +38,13 @@ def sample_of(shape: Shape, schema: Mapping[str, Any], definitions: Mapping[str,
     return sample
 
 
-def _sample(schema: Mapping[str, Any], definitions: Mapping[str, Any], depth: int) -> Any:
+def _sample(schema: Mapping[str, Any], definitions: Mapping[str, Any], within: tuple[str, ...]) -> Any:
+    """Return an example, UNSET for one that would hold itself: `within` are the definitions that it is a part of."""
+    reference = schema.get("$ref", "")
+    if reference in within:
+        return msgspec.UNSET
+    if reference:
+        within = (*within, reference)
     schema = resolved(schema, definitions)
     for name in ("examples", "enum"):
         if schema.get(name):
@@ -48,25 +54,25 @@ def _sample(schema: Mapping[str, Any], definitions: Mapping[str, Any], depth: in
             return schema[name]
     for name in ("anyOf", "oneOf", "allOf"):
         if schema.get(name):
-            return _sample(schema[name][0], definitions, depth)
-    if depth > _DEEPEST:
-        return None
+            found = (_sample(one, definitions, within) for one in schema[name])
+            return next((one for one in found if one is not msgspec.UNSET), msgspec.UNSET)
     kind = schema.get("type")
     if isinstance(kind, list):
         kind = kind[0]
     if kind == "object" or "properties" in schema:
-        fields = schema.get("properties", {})
-        return {name: _sample(inner, definitions, depth + 1) for name, inner in fields.items()}
+        fields = {name: _sample(one, definitions, within) for name, one in schema.get("properties", {}).items()}
+        return {name: one for name, one in fields.items() if one is not msgspec.UNSET}
     if kind == "array":
-        return _items(schema, definitions, depth)
+        return _items(schema, definitions, within)
     return _scalar(kind, schema)
 
 
-def _items(schema: Mapping[str, Any], definitions: Mapping[str, Any], depth: int) -> list[Any]:
+def _items(schema: Mapping[str, Any], definitions: Mapping[str, Any], within: tuple[str, ...]) -> list[Any]:
     items = schema.get("items", {})
     if isinstance(items, list):
-        return [_sample(item, definitions, depth + 1) for item in items]
-    return [_sample(items, definitions, depth + 1)] * max(1, schema.get("minItems", 1))
+        return [_sample(item, definitions, within) for item in items]
+    sample = _sample(items, definitions, within)
+    return [] if sample is msgspec.UNSET else [sample] * max(1, schema.get("minItems", 1))
 
 
 def _scalar(kind: str | None, schema: Mapping[str, Any]) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
 from typing import Any, Literal
 
@@ -50,6 +51,7 @@ class Schemas:
         self.definitions: dict[str, Any] = {
             names.get(name, name): _renamed(_drafted(schema), names) for name, schema in definitions.items()
         }
+        _require_tags([*self._found.values(), *self.definitions.values()], self.definitions)
         if structs:
             self._add_structs(structs)
 
@@ -80,13 +82,28 @@ def resolved(schema: Mapping[str, Any], definitions: Mapping[str, Any]) -> Mappi
     return schema
 
 
+def _require_tags(value: Any, definitions: Mapping[str, Any]) -> None:
+    """Require the field by which pydantic tells the types of a union apart: its default counts elsewhere only."""
+    if isinstance(value, list):
+        for one in value:
+            _require_tags(one, definitions)
+    elif isinstance(value, dict):
+        _require_tags(list(value.values()), definitions)
+        tag = value.get("discriminator")
+        for one in value.get("oneOf", ()) if isinstance(tag, str) else ():
+            found: Any = resolved(one, definitions)
+            required = found.get("required", [])
+            if tag in found.get("properties", {}) and tag not in required:
+                found["required"] = [*required, tag]
+
+
 def _drafted(value: Any) -> Any:
     """Return a schema of JSON Schema 2020-12 and OpenAPI as AsyncAPI has it."""
     if isinstance(value, list):
         return [_drafted(item) for item in value]
     if not isinstance(value, dict):
         return value
-    drafted = {name: _drafted(inner) for name, inner in value.items()}
+    drafted = {name: _drafted(inner) for name, inner in value.items() if not _is_endless(inner)}
     discriminator = drafted.get("discriminator")
     if isinstance(discriminator, dict) and "propertyName" in discriminator:
         drafted["discriminator"] = discriminator["propertyName"]
@@ -94,6 +111,11 @@ def _drafted(value: Any) -> Any:
         drafted["items"] = drafted.pop("prefixItems")
         drafted.pop("minItems", None)
     return drafted
+
+
+def _is_endless(value: Any) -> bool:
+    """Return whether a default is infinite or no number, which JSON does not have."""
+    return isinstance(value, float) and not math.isfinite(value)
 
 
 def _plain(name: str) -> str:

@@ -14,6 +14,9 @@ __all__ = ("typescript",)
 
 _RUNTIME = Path(__file__).parent / "ui" / "typed.ts"
 _NAME = re.compile(r"[A-Za-z_$][\w$]*", re.ASCII)
+#: Names of the module and of what it uses; another type of such a name would take its place.
+_TAKEN = {"Array", "Calls", "CentrifugeLike", "Channels", "Omit", "Parameters", "Promise", "Record", "ReturnType"}
+_TAKEN |= {"String", "TidewireLike", "TypedPublication", "TypedSubscription"}
 _SCALARS = {"string": "string", "number": "number", "integer": "number", "boolean": "boolean", "null": "null"}
 
 
@@ -64,6 +67,7 @@ def _definition(name: str, schema: Mapping[str, Any]) -> str:
             f"{_comment(inner, '  ')}  {_field(field, schema)}: {_type(inner)};\n"
             for field, inner in schema["properties"].items()
         )
+        fields += "  [name: string]: unknown;\n" if schema.get("additionalProperties") else ""
         return f"{text}export interface {name} {{\n{fields}}}\n"
     return f"{text}export type {name} = {_type(schema)};\n"
 
@@ -90,7 +94,7 @@ def _type(schema: Any) -> str:
         if word in schema:
             return _union(schema[word])
     if "allOf" in schema:
-        return " & ".join(_type(inner) for inner in schema["allOf"])
+        return " & ".join(f"({_type(inner)})" for inner in schema["allOf"])
     kind = schema.get("type")
     if isinstance(kind, list):
         return " | ".join(_type({**schema, "type": one}) for one in kind)
@@ -113,7 +117,9 @@ def _object(schema: Mapping[str, Any]) -> str:
     if properties:
         fields = "; ".join(f"{_field(name, schema)}: {_type(inner)}" for name, inner in properties.items())
         return f"{{ {fields} }}"
-    return f"Record<string, {_type(schema.get('additionalProperties', {}))}>"
+    return (
+        f"{{ [name: string]: {_type(schema.get('additionalProperties', {}))} }}"  # unlike a Record, it may hold itself
+    )
 
 
 def _union(schemas: Any) -> str:
@@ -126,4 +132,6 @@ def _key(name: str) -> str:
 
 def _identifier(name: str) -> str:
     cleaned = re.sub(r"[^\w$]", "_", name, flags=re.ASCII)
+    if cleaned in _TAKEN:
+        return f"{cleaned}_"
     return cleaned if not cleaned[:1].isdigit() else f"_{cleaned}"

@@ -14,7 +14,7 @@ from tidewire.client.chat_messages import (
 from tidewire.client.client import Client
 from tidewire.client.client_subscription import Subscription
 from tidewire.client.map_subscription import MapSubscription
-from tidewire.client.typed_channel import TypedChannel, TypedPublication
+from tidewire.client.typed_channel import TypedChannel, TypedPublication, given
 from tidewire.client.values import ChannelHistory, ChannelMember, ChannelPublication
 
 __all__ = (
@@ -35,4 +35,5 @@ __all__ = (
     "Trouble",
     "TypedChannel",
     "TypedPublication",
+    "given",
 )

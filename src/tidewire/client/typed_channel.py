@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from typing import Any, Generic, TypeVar
 
 import msgspec
@@ -16,7 +16,7 @@ from tidewire.messages import Position
 from tidewire.protocols.payload import encode_json
 from tidewire.protocols.shape import Shape
 
-__all__ = ("TypedChannel", "TypedPublication")
+__all__ = ("TypedChannel", "TypedPublication", "given")
 
 M = TypeVar("M")
 A = TypeVar("A", contravariant=True)
@@ -42,13 +42,8 @@ class TypedChannel(Generic[M, A]):
         self._shape = Shape(type_)
 
     async def publish(self, message: A) -> None:
-        """Publish a message, without the fields of a model that are None; raises as `Client.publish`."""
-        data: Any = message
-        if isinstance(message, BaseModel):
-            unset = type(message).model_fields.keys() - message.model_fields_set
-            left_out = {name for name in unset if getattr(message, name) is None}
-            data = msgspec.Raw(message.model_dump_json(by_alias=True, exclude=left_out).encode())
-        await self.client.publish(self.name, data)
+        """Publish what `given` returns of a message; raises as `Client.publish`."""
+        await self.client.publish(self.name, given(message))
 
     def subscribe(self, *, since: Position | None = None, token: str = "") -> Subscription:
         """Subscribe without types, as `Client.subscribe` does."""
@@ -67,3 +62,26 @@ class TypedChannel(Generic[M, A]):
             return TypedPublication(self._shape.decode(encode_json(publication.data)), publication)
         except InvalidMessage as error:
             return TypedPublication(None, publication, str(error))
+
+
+def given(message: Any) -> Any:
+    """Return a message without the fields that nobody has set and that are None: the server has its own defaults."""
+    if isinstance(message, BaseModel):
+        return msgspec.Raw(message.model_dump_json(by_alias=True, exclude=_left_out(message)).encode())
+    if isinstance(message, Mapping):
+        return {key: given(value) for key, value in message.items()}
+    return list(map(given, message)) if isinstance(message, list | tuple) else message
+
+
+def _left_out(value: Any) -> Any:
+    """Return the `exclude` of pydantic by which fields are left out that nobody has set and that are None."""
+    if isinstance(value, Mapping):
+        inner = {key: _left_out(one) for key, one in value.items()}
+    elif isinstance(value, list | tuple):
+        inner = {number: _left_out(one) for number, one in enumerate(value)}
+    elif isinstance(value, BaseModel):
+        inner = {name: _left_out(one) for name, one in value}
+        inner |= {name: True for name, one in value if one is None and name not in value.model_fields_set}
+    else:
+        return None
+    return {name: one for name, one in inner.items() if one} or None

@@ -185,11 +185,11 @@ const addresses: Record<keyof Channels, string> = {
   name: "{name}",
 };
 
-type Message<N extends keyof Channels> = { data: Channels[N]["published"]; offset?: number; tags?: Record<string, string> };
+type TypedPublication<N extends keyof Channels> = { data: Channels[N]["published"]; offset?: number; tags?: Record<string, string> };
 
 /** A subscription that knows its messages; all else is as in the client's own. */
-type Typed<S, N extends keyof Channels> = Omit<S, "on" | "publish"> & {
-  on(event: "publication", listener: (message: Message<N>) => void): unknown;
+type TypedSubscription<S, N extends keyof Channels> = Omit<S, "on" | "publish"> & {
+  on(event: "publication", listener: (message: TypedPublication<N>) => void): unknown;
   on(event: "subscribing" | "subscribed" | "unsubscribed" | "join" | "leave" | "error" | "state", listener: (context: any) => void): unknown;
   publish(data: Channels[N]["accepted"]): Promise<unknown>;
 };
@@ -220,9 +220,9 @@ export function typedClient<C extends TidewireLike>(client: C) {
     subscribe<N extends keyof Channels>(
       name: N,
       parameters: Channels[N]["parameters"],
-      listener?: (message: Message<N>) => void,
+      listener?: (message: TypedPublication<N>) => void,
       options?: Parameters<C["subscribe"]>[2],
-    ): Typed<ReturnType<C["subscribe"]>, N> {
+    ): TypedSubscription<ReturnType<C["subscribe"]>, N> {
       return client.subscribe(channel(name, parameters), listener, options);
     },
     publish<N extends keyof Channels>(name: N, parameters: Channels[N]["parameters"], data: Channels[N]["accepted"]): Promise<unknown> {
@@ -242,7 +242,7 @@ export function typedCentrifuge<C extends CentrifugeLike>(client: C) {
       name: N,
       parameters: Channels[N]["parameters"],
       options?: Parameters<C["newSubscription"]>[1],
-    ): Typed<ReturnType<C["newSubscription"]>, N> {
+    ): TypedSubscription<ReturnType<C["newSubscription"]>, N> {
       return client.newSubscription(channel(name, parameters), options);
     },
     publish<N extends keyof Channels>(name: N, parameters: Channels[N]["parameters"], data: Channels[N]["accepted"]): Promise<unknown> {

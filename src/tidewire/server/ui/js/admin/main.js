@@ -161,7 +161,7 @@ const connections = new List(byId("connections"), async (search, limit, offset) 
   ["Protocol", (row) => `${row.protocol} (${row.kind})`],
   ["State", (row) => el("span", { class: `state ${row.state}`, text: row.state })],
   ["Unsent", (row) => bytes(row.unsent), "number"],
-  ["Channels", (row) => row.channels.slice(0, 4).join(", ") + (row.subscriptions > 4 ? ` and ${row.subscriptions - 4} more` : ""), "long"],
+  ["Channels", (row) => row.channels.slice(0, 2).join(", ") + (row.subscriptions > 2 ? ` and ${row.subscriptions - 2} more` : ""), "long"],
   ["Last error", (row) => row.error, "long"],
   ["Actions", (row) => el("span", {}, button("Disconnect", `Disconnect ${row.user || "a stranger"}, ${row.client}`, () => end(row)), ...(row.channels.length ? [button("Unsubscribe", `Unsubscribe ${row.user || "a stranger"} from ${row.channels[0]}`, () => leave(row))] : []))],
 ], rows, "Nobody is connected."));
@@ -210,6 +210,7 @@ const stateOf = () => JSON.stringify([view, shown, view === "runs" ? Math.floor(
 function route() {
   const [, wanted = "", rest = ""] = location.hash.split("/");
   view = VIEWS.includes(wanted) ? wanted : "nodes";
+  const before = shown;
   shown = view === "channels" ? decodeURIComponent(rest) : "";
   byId("channel").hidden = !shown;
   byId("channel-title").textContent = shown;
@@ -218,6 +219,7 @@ function route() {
     if (link.dataset.view === view) link.setAttribute("aria-current", "page");
     else link.removeAttribute("aria-current");
   }
+  if (shown && shown !== before) byId("channel-title").focus(); // what is asked for is above the list in which it was found
   tick();
 }
 

@@ -88,6 +88,21 @@ def test_a_mistake_in_the_file_is_one_line_that_says_what_to_write(text: str, sa
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("proxy", "said"),
+    [("10.0.0.1/8", "write 10.0.0.0/8"), ("proxy.internal", "is no address"), ("10.0.1", "is no address")],
+)
+def test_a_proxy_that_nobody_can_be_is_refused(proxy: str, said: str) -> None:
+    """Its headers would not be believed, and all clients behind it would be one network."""
+    with pytest.raises(ConfigurationError, match=said):
+        load(flags={"trusted_proxies": f"127.0.0.1,{proxy}"})
+
+
+def test_proxies_are_addresses_and_networks() -> None:
+    proxies = ["10.0.0.1", "10.0.0.0/8", "2001:db8::/32", "fe80::1%eth0", "*"]
+    assert load(flags={"trusted_proxies": proxies}).settings.trusted_proxies == proxies
+
+
 def test_a_named_file_must_exist() -> None:
     with pytest.raises(ConfigurationError, match=r"nope\.toml does not exist"):
         load(Path("nope.toml"))

@@ -48,6 +48,7 @@ from tidewire.server.shown_settings import leaves, shown
 from tidewire.sessions.origins import Origins
 from tidewire.support.development import begin_development, is_development
 from tidewire.support.local_host import is_loopback
+from tidewire.support.networks import problem_of_proxy
 from tidewire.tokens.secret import Secret
 
 __all__ = (
@@ -344,6 +345,8 @@ def _check(settings: Settings) -> None:
     if settings.uds is not None and (other := sorted({"host", "port"} & settings.model_fields_set)):
         raise ConfigurationError(f"uds and {other[0]} are two places to listen at; leave out one of them")
     Origins(settings.allowed_origins or ())
+    if problem := next(filter(None, map(problem_of_proxy, settings.trusted_proxies)), ""):
+        raise ConfigurationError(f"trusted_proxies: {problem}; headers of a proxy that is not known are not believed")
     if settings.playground and (problem := begin_development(only_this_machine=settings.is_loopback)):
         raise ConfigurationError(f"the playground is for development alone: {problem}")
     if settings.broker.startswith("sqlite:"):

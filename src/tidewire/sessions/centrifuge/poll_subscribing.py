@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
 
 from tidewire.engine.node import Node
@@ -17,13 +18,16 @@ from tidewire.sessions.centrifuge.credentials import end_of, ttl_of
 from tidewire.sessions.centrifuge.polls import Polls, Tracker
 from tidewire.sessions.centrifuge.representations import shared
 from tidewire.sessions.maps import check_key
+from tidewire.sessions.reply_budget import ReplyBudget
 from tidewire.support.counters import count_limit
 
-__all__ = ("POLLED", "SilentRepresentation", "change_tracked", "poll_of", "poll_result")
+__all__ = ("POLLED", "SilentRepresentation", "change_tracked", "poll_of", "poll_result", "wait_turn")
 
 #: The number that the protocol has for a subscription to polled values, and those of the two requests for its keys.
 POLLED = 4
 _TRACK, _UNTRACK = 1, 2
+#: Bytes of a reply that are as much work as to track a key.
+_KEY = 256
 #: The epoch of versions that are made of the values: the same on every node. Those of the application have none.
 _BY_VALUE = "by-value"
 
@@ -61,6 +65,12 @@ def poll_result(grant: Grant) -> m.SubscribeResult:
         data=raw(grant.data),
         type=POLLED,
     )
+
+
+async def wait_turn(request: m.SubRefreshRequest) -> None:
+    """Wait for a turn of the loop in which keys may be tracked: as much work as a large reply, where they are many."""
+    count = sum(len(batch.items) for batch in request.track)
+    await ReplyBudget.of(asyncio.get_running_loop()).wait_turn(count * _KEY)
 
 
 async def change_tracked(

@@ -44,6 +44,7 @@ from tidewire.sessions.centrifuge.poll_subscribing import (
     change_tracked,
     poll_of,
     poll_result,
+    wait_turn,
 )
 from tidewire.sessions.centrifuge.polls import Tracker
 from tidewire.sessions.centrifuge.representations import (
@@ -218,6 +219,7 @@ class ClientSubscriptions:
 
     async def change_tracked(self, command: int, request: m.SubRefreshRequest, identity: Identity) -> None:
         """Track or untrack keys of polled values, reply, and tell of their values; raises CommandError, StateFailed."""
+        await wait_turn(request)
         trackers = [one.tracker for one in self.channels.values() if one.tracker is not None]
         subscription = self.channels.get(request.channel)
         if subscription is None or subscription.tracker is None:

@@ -66,9 +66,9 @@ def add_page(
 
 
 def page_of(page: str, base: str) -> str:
-    """Return a page of `ui/` with the head and the top that pages share; its files are below `base`."""
+    """Return a page of `ui/` with the head, the top and the chapters that pages share; its files are below `base`."""
     text = (UI / page).read_text(encoding="utf-8")
-    for part in ("head", "top"):
+    for part in ("head", "top", "tutorial/chapters"):
         text = text.replace(f"    <!-- {part} -->\n", (UI / f"{part}.html").read_text(encoding="utf-8"))
     return text.replace("{base}", base)
 

@@ -14,6 +14,7 @@ from fastapi import APIRouter, FastAPI, Request, Response
 from starlette.staticfiles import StaticFiles
 from starlette.types import Scope
 
+from tidewire.http_api.page_files import page_of
 from tidewire.server.routes import tutorial as endpoints
 from tidewire.server.settings import Settings
 from tidewire.support.page_links import page_links
@@ -70,7 +71,10 @@ class _Page:
     """A page of `ui/` with the navigation over all pages, and the values that its server fills in."""
 
     def __init__(self, file: str, pages: Iterable[tuple[str, str]], path: str, python: str = "") -> None:
-        text = (_UI / file).read_text(encoding="utf-8")
+        text = page_of(file, "").replace("{home}", "/")
+        text = text.replace(
+            f'<a href="{path}">', f'<a href="{path}" aria-current="page">'
+        )  # in the tutorial's chapters
         text = text.replace("<!-- pages -->", page_links(pages, path)).replace("<!-- python -->", html.escape(python))
         self._body = text.encode()
         self._tag = f'"{hashlib.sha256(self._body).hexdigest()[:32]}"'

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 from typing import Annotated
@@ -247,25 +247,31 @@ async def _lines(source: Source, run: Run) -> Run:
 async def _print_log(source: Source, run: str, step: str, as_it_grows: bool) -> None:
     """Print the log of one step, or, with --follow, of all steps as they begin."""
     printed: dict[str, _Printer] = {}
-    last = ""
+    heading = ""  # of the step whose log is printed, if it may be one of several
     while True:
         found = await source.run(run)
         begun = sorted((known for known in found.steps if known.started), key=lambda known: known.started or 0.0)
         names = [step] if step or not as_it_grows else [known.name for known in begun]
         for name in names:
             printer = printed.setdefault(name, _Printer())
-            part = await source.log(run, name, printer.position)
-            while part.data:
-                if as_it_grows and not step and part.step != last:
-                    last = part.step
-                    out.print(f"==> {last} <==", markup=False)
+            async for part in _parts(source, run, name, printer):
+                if as_it_grows and not step and part.step != heading:
+                    heading = part.step
+                    out.print(f"==> {heading} <==", markup=False)
                 printer.add(part)
-                part = await source.log(run, name or part.step, printer.position)
         if not as_it_grows or not found.status.is_active:
             for printer in printed.values():
                 printer.finish()
             return
         await asyncio.sleep(_LOOK_SECONDS)
+
+
+async def _parts(source: Source, run: str, step: str, printer: _Printer) -> AsyncIterator[LogPart]:
+    """Yield the parts of a log from the place that a printer has reached, up to the present end."""
+    part = await source.log(run, step, printer.position)
+    while part.data:
+        yield part
+        part = await source.log(run, step or part.step, printer.position)
 
 
 class _Printer:

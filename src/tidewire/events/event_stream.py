@@ -86,11 +86,7 @@ async def events_of(node: Node, since: Position | None, woken: asyncio.Event) ->
     Each event has the position up to which everything was yielded: of two events of one publication, the first has the
     position before.
     """
-    order = EventOrder()
-    for number, publication in enumerate(await _earlier(node, since)):
-        order.take(publication)
-        if number % _TURN == 0:
-            await asyncio.sleep(0)
+    order = await _recalled(node, since)
     while True:
         woken.clear()
         page = await node.broker.history(HAPPENED, since=since, limit=_PAGE)
@@ -108,11 +104,19 @@ async def events_of(node: Node, since: Position | None, woken: asyncio.Event) ->
         # the missing event is not among those that are still to be read
         has_asked = len(page.publications) < _PAGE and await _tell_missing(node, order)
         if not page.publications and not has_asked:
-            try:
+            with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(_LOOK_SECONDS):
                     await woken.wait()
-            except TimeoutError:
-                pass
+
+
+async def _recalled(node: Node, since: Position | None) -> EventOrder:
+    """Return the order of events as it is after those up to a position."""
+    order = EventOrder()
+    for number, publication in enumerate(await _earlier(node, since)):
+        order.take(publication)
+        if number % _TURN == 0:
+            await asyncio.sleep(0)
+    return order
 
 
 async def _earlier(node: Node, since: Position | None) -> list[Publication]:

@@ -65,25 +65,27 @@ class ServerLimits:
             name, value = field.name, getattr(limits, field.name)
             if value == field.default:
                 continue
-            if name in self._given:
-                if value != self._given[name]:
-                    logger.warning(
-                        "limit %s is %g by the server's settings, not %g as the hub says",
-                        name,
-                        self._given[name],
-                        value,
-                    )
-            elif self._links is not None and name in _OF_THE_SERVER and value != (known := getattr(self._links, name)):
-                raise ConfigurationError(
-                    f"limit {name}={value:g} of this hub comes too late: the server has {known:g}; "
-                    f"make the hub when its module is imported, or write --limit {name}={value:g}"
-                )
-            elif name in _OF_THE_SERVER and self._of_hubs.setdefault(name, value) != value:
-                raise ConfigurationError(
-                    f"limit {name} is {self._of_hubs[name]:g} in one hub and {value:g} in another, "
-                    f"and a server has one; write --limit {name}={value:g}"
-                )
+            given = self._given.get(name)
+            if given is None:
+                self._check(name, value)
+            elif value != given:
+                logger.warning("limit %s is %g by the server's settings, not %g as the hub says", name, given, value)
         return msgspec.structs.replace(limits, **dict[str, Any](self._given))
+
+    def _check(self, name: str, value: float) -> None:
+        """Take the limit that a hub gives; raise ConfigurationError if the server has another one already."""
+        if name not in _OF_THE_SERVER:
+            return
+        if self._links is not None and value != (known := getattr(self._links, name)):
+            raise ConfigurationError(
+                f"limit {name}={value:g} of this hub comes too late: the server has {known:g}; "
+                f"make the hub when its module is imported, or write --limit {name}={value:g}"
+            )
+        if self._of_hubs.setdefault(name, value) != value:
+            raise ConfigurationError(
+                f"limit {name} is {self._of_hubs[name]:g} in one hub and {value:g} in another, "
+                f"and a server has one; write --limit {name}={value:g}"
+            )
 
     def of_links(self, limits: Limits) -> Limits:
         """Return the limits of the server whose settings are these, when the application is loaded."""

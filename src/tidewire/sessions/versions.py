@@ -62,14 +62,7 @@ async def _predecessor(
     Raises VersionConflict.
     """
     if isinstance(version, Position):
-        top = (await node.broker.history(channel, limit=0)).top
-        if top != version:
-            page = await node.broker.history(channel, since=version, limit=1)
-            for publication in page.publications:  # by this same call, which is repeated
-                if publication.previous == version.offset and meta_of(publication.meta).claim == claim:
-                    return publication.position
-            raise VersionConflict(f"{channel!r} is at {top}, and not at {version} any more", top)
-        return f"at:{top}"
+        return await _at_position(node, channel, version, claim)
     for limit in (1, _LOOK_BACK):
         page = await node.broker.history(channel, limit=limit, reverse=True)
         for publication in page.publications:
@@ -86,6 +79,18 @@ async def _predecessor(
         if len(page.publications) < limit:
             break
     return f"version:0:{meta.version_epoch}"
+
+
+async def _at_position(node: Node, channel: str, at: Position, claim: str) -> str | Position:
+    """Return the key for all that publish at a position, or the position that this claim has got there."""
+    top = (await node.broker.history(channel, limit=0)).top
+    if top == at:
+        return f"at:{top}"
+    page = await node.broker.history(channel, since=at, limit=1)
+    for publication in page.publications:  # by this same call, which is repeated
+        if publication.previous == at.offset and meta_of(publication.meta).claim == claim:
+            return publication.position
+    raise VersionConflict(f"{channel!r} is at {top}, and not at {at} any more", top)
 
 
 async def _claim_at(node: Node, channel: str, position: Position) -> str:

@@ -18,17 +18,23 @@ def is_complete(
     """
     if found and abs(found[-1].offset - found[0].offset) + 1 != len(found):
         return False
-    if limit is None or len(found) < limit:  # nothing is left out behind the last one
-        lowest = first if since is None else max(first, since.offset + 1)
-        if not reverse and (found[-1].offset if found else lowest - 1) < top:
-            return False
-    if since is None:
-        return True
-    if found and not reverse and found[0].offset > since.offset + 1:
-        return False
     if reverse:
-        newest = min(since.offset - 1, top)
-        if found and found[0].offset != newest:
-            return False
-        return since.offset <= top + 1 and (newest <= 0 or first <= newest)
-    return first - 1 <= since.offset <= top
+        return since is None or _is_next_before(since.offset, top, first, found)
+    is_cut = limit is not None and len(found) >= limit
+    lowest = first if since is None else max(first, since.offset + 1)
+    if not is_cut and (found[-1].offset if found else lowest - 1) < top:
+        return False
+    return since is None or _is_next_after(since.offset, top, first, found)
+
+
+def _is_next_before(offset: int, top: int, first: int, found: Sequence[Publication]) -> bool:
+    """Return whether `found`, the newest first, begins right before an offset, or with the newest of all."""
+    newest = min(offset - 1, top)
+    if found and found[0].offset != newest:
+        return False
+    return offset <= top + 1 and (newest <= 0 or first <= newest)
+
+
+def _is_next_after(offset: int, top: int, first: int, found: Sequence[Publication]) -> bool:
+    """Return whether `found`, the oldest first, begins right after an offset."""
+    return first - 1 <= offset <= top and not (found and found[0].offset > offset + 1)

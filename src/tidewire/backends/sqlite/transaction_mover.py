@@ -14,6 +14,7 @@ import os
 import sqlite3
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import msgspec
 
@@ -189,27 +190,18 @@ def _rows(file: Path) -> list[_Row]:
             if "no such table" in str(error):
                 return []
             raise
-    return [_row(*values) for values in found]
+    return [_row(values) for values in found]
 
 
-def _row(
-    id: int,
-    token: str,
-    channel: str,
-    format: int,
-    data: bytes,
-    key: str,
-    key_age: float,
-    meta: bytes,
-    keep_size: int | None,
-    keep_age: float | None,
-) -> _Row:
+def _row(values: tuple[Any, ...]) -> _Row:
+    """Return a row as a request; the columns are those of `transaction_rows`."""
+    number, token, channel, format, data, key, key_age, meta, keep_size, keep_age = values
     retention = None if keep_size is None or keep_age is None else Retention(keep_size, keep_age)
     own = f"outbox:{token}"
     request = PublishRequest(
         channel, data, Format(format), key or own, meta, retention, key_age if key else _REMEMBERED
     )
-    return _Row(id, request, not key)
+    return _Row(number, request, not key)
 
 
 def _remove(file: Path, rows: list[_Row]) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from tidewire.engine.node import Node
 from tidewire.errors import BadRequest, LimitExceeded, NotAvailable
@@ -80,16 +80,7 @@ async def change_tracked(
     channel, poll = request.channel, poll_of(grant, request.channel)
     if request.type not in (_TRACK, _UNTRACK):
         raise BadRequest(f"type {request.type} is none for polled values; write 1 to track, 2 to untrack")
-    versions: dict[str, int] = {}
-    ends: dict[str, float] = {}
-    first_end: float | None = None
-    for batch in request.track if request.type == _TRACK else ():
-        keys = [check_key(item.key) for item in batch.items]
-        if poll.secret:
-            expires_at = check_signature(poll.secret, batch.signature, channel, keys, user)
-            first_end = min(expires_at, first_end or expires_at)
-            ends.update(dict.fromkeys(keys, end_of(expires_at) or 0.0))
-        versions.update((item.key, item.version) for item in batch.items)
+    versions, ends, first_end = _keys_of(request.track if request.type == _TRACK else (), poll, channel, user)
     if not (versions or request.untrack):
         raise BadRequest("no keys to track or untrack; send some")
     for key in request.untrack:
@@ -106,3 +97,20 @@ async def change_tracked(
         polled.track(tracker, versions, ends)
         await polled.wait_answered(versions)
     return m.SubRefreshResult(first_end is not None, ttl_of(first_end))
+
+
+def _keys_of(
+    batches: Iterable[m.TrackBatch], poll: Poll, channel: str, user: str
+) -> tuple[dict[str, int], dict[str, float], float | None]:
+    """Return the versions of keys, the ends of those that are signed, and the first end in seconds since 1970."""
+    versions: dict[str, int] = {}
+    ends: dict[str, float] = {}
+    first_end: float | None = None
+    for batch in batches:
+        keys = [check_key(item.key) for item in batch.items]
+        if poll.secret:
+            expires_at = check_signature(poll.secret, batch.signature, channel, keys, user)
+            first_end = min(expires_at, first_end or expires_at)
+            ends.update(dict.fromkeys(keys, end_of(expires_at) or 0.0))
+        versions.update((item.key, item.version) for item in batch.items)
+    return versions, ends, first_end

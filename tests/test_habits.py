@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import ast
+import inspect
 import re
 import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from types import FunctionType, MethodType
 
 import pytest
+
+import tidewire
 
 ROOT = Path(__file__).parents[1]
 
@@ -52,6 +56,20 @@ def test_every_public_name_has_its_docstring() -> None:
         if not ast.get_docstring(node)
     ]
     assert not missing, "\n".join(missing)
+
+
+def test_every_name_of_the_package_has_its_docstring() -> None:
+    """That of a method of a contract is its contract's."""
+    classes = {name: found for name in tidewire.__all__ if inspect.isclass(found := getattr(tidewire, name))}
+    members = {
+        f"{name}.{part}": member
+        for name, made in classes.items()
+        for part in dir(made)
+        if not part.startswith("_") and isinstance(member := getattr(made, part), property | FunctionType | MethodType)
+    }
+    assert len(members) > 100
+    missing = [name for name, found in (classes | members).items() if not inspect.getdoc(found)]
+    assert not missing
 
 
 def test_a_commit_is_checked_as_by_make_lint() -> None:

@@ -91,13 +91,13 @@ class ConnectionClosed(TidewireError):
 
 
 class StateFailed(TidewireError):
-    """Raised where the application's function for a channel's state or polled values failed; the log says why."""
+    """Raised when the application's function for a channel's state or polled values failed; the log says why."""
 
 
 class CutOff(TidewireError):
-    """Raised where a reader of a channel (`Hub.listen`) is ended: it was too slow, or something cannot be recovered.
+    """Raised when a reader (`Hub.listen`) is cut off: it was too slow, or publications cannot be recovered.
 
-    `position` is that of the last publication that it took: listen again with `since=` it, and nothing is missed, or
+    Listen again with `since=error.position`, the place of the last publication that it took: nothing is missed, or
     `recovered` is False. `disconnect` says why.
     """
 

@@ -63,7 +63,7 @@ class Position(msgspec.Struct, frozen=True, gc=False):
 
     @classmethod
     def parse(cls, text: str) -> Self:
-        """Return the position that a text is; raises ValueError for any other text."""
+        """Return the position in a text; raises ValueError for any other text."""
         if not isinstance(text, str):
             raise ValueError(f"{text!r} is no position; write text, as str(position) does: epoch:offset")
         epoch, separator, digits = text.strip().rpartition(":")
@@ -98,7 +98,7 @@ class Publication(msgspec.Struct, frozen=True, gc=False):
         return self.data.decode()
 
     def json(self) -> Any:
-        """Return the data as clients of JSON protocols are given it: text is a string, bytes are one in base64.
+        """Return the data as clients of JSON protocols get it: text is a string, bytes are a string in base64.
 
         Raises ValueError for data that was published as JSON and is none.
         """
@@ -165,7 +165,7 @@ class HistoryPage(msgspec.Struct, frozen=True):
 
 
 class Member(msgspec.Struct, frozen=True, gc=False):
-    """One connection in a channel, as presence tells it. `info` is b"" or a JSON value of the application."""
+    """One connection in a channel, as presence lists it. `info` is b"" or a JSON value of the application."""
 
     connection: str
     user: str
@@ -224,8 +224,7 @@ class Subscribed(msgspec.Struct, frozen=True):
     """Reply to a subscribe: the position from which the channel is live, and earlier publications.
 
     `recovered` is None when no recovery was asked for. When it is True, `publications` is all that was missed;
-    when it is False, `publications` is the newest history asked for. Those that have no room in it
-    are pushed behind the reply.
+    when it is False, `publications` is the newest history asked for. Those that do not fit are pushed behind the reply.
 
     Where the channel has a state (`ChannelRule.state`) and nothing was recovered, `state` is the application's value,
     and `position` that from which all is pushed: no publication is in the reply, and `recovered` is None.

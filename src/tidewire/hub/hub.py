@@ -52,9 +52,9 @@ class Hub(Verbs, TextVerbs, MapVerbs, Decorators, Routers):
         Accepts the WebSocket unless the endpoint has. Over a connection limit the client is refused so that it can read
         why: with HTTP 503 and Retry-After in the handshake, or, for a browser, with close code 1013. Inside the block,
         a client that goes away ends the iteration and is no error. An outage of the store ends the connection with
-        1013, and the client may come back. Any other exception is raised on, as in any endpoint; the client gets 1011,
-        or the answer of your exception handler. A `token` that `revoke` has ended is refused with 403. The `user` may
-        be an `Identity`, as `JwtIdentity` returns it: the connection ends when that expires.
+        1013, and the client may come back. Any other exception propagates, as in any endpoint; the client gets 1011, or
+        the answer of your exception handler. A `token` that `revoke` has ended is refused with 403. The `user` may be
+        an `Identity`, as `JwtIdentity` returns it: the connection ends when that expires.
         """
         self._book.overrides.see(websocket.scope.get("app"))
         if not isinstance(user, str | Identity):

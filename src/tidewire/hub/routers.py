@@ -90,8 +90,8 @@ class Routers(HubLifecycle):
         """Make the route of metrics for `app.include_router`: Prometheus' text, or OpenMetrics.
 
         One scrape of any worker answers for all workers of the machine. A reader must send the `key`, or pass the
-        FastAPI dependency `user` (which returns something, or raises); without either it must come from this machine
-        and not through a proxy. Commands and calls of the store are timed from the next opening of the hub on. Raises
+        FastAPI dependency `user` (which raises for others); without either it must come from this machine and not
+        through a proxy. Commands and calls of the store are timed from the next opening of the hub on. Raises
         ConfigurationError without `tidewire[metrics]`.
         """
         self._meter = self._meter or Meter()
@@ -109,11 +109,11 @@ class Routers(HubLifecycle):
     ) -> APIRouter:
         """Make the admin page for `app.include_router`: nodes, channels, connections, refusals, and actions.
 
-        `user` is a FastAPI dependency that lets administrators pass: it returns something, or raises. Without
-        it the page is for this machine alone, and not through a proxy. Its calls are those of the HTTP API, under
+        `user` is a FastAPI dependency that returns a value for administrators, and raises for others. Without it the
+        page is for this machine alone, and not through a proxy. Its calls are those of the HTTP API, under
         `{prefix}/api`; a page of another site may not make them. With `open_page` anybody may load the page itself,
-        which holds no data, and asks for the key that its calls are to send as X-API-Key. `pages` has the names
-        and addresses of other pages that it links to.
+        which holds no data, and asks for the key that its calls are to send as X-API-Key. `pages` has the names and
+        addresses of other pages that it links to.
         """
         closed = "the admin page is for this machine: use admin_router(user=may_administer)"
         allowed = guard(user=user, origins=Origins(), closed=closed)
@@ -135,10 +135,10 @@ class Routers(HubLifecycle):
     ) -> APIRouter:
         """Make the playground for `app.include_router`: two clients on any channel, and faults to see them come back.
 
-        It is there under development alone, where `fastapi dev` or you set FASTAPI_ENV=development; elsewhere the
-        router is empty, so that the line can stay. The page is for this machine, not through a proxy, unless the
-        FastAPI dependency `user` lets others pass. Its clients connect as the users that are typed in, and the rules
-        of the hub decide. The calls of the HTTP API, and `cut`, `freeze`, `kill` and `hang`, are under `{prefix}/api`.
+        It exists only under development, where `fastapi dev` or you set FASTAPI_ENV=development; otherwise the router
+        is empty, so that the line can stay in your code. The page is for this machine, not through a proxy, unless the
+        FastAPI dependency `user` lets others pass. Its clients connect as the users that are typed in, and the rules of
+        the hub decide. The calls of the HTTP API, and `cut`, `freeze`, `kill` and `hang`, are under `{prefix}/api`.
         """
         if not is_development():
             logger.info("no playground: this is not under development (FASTAPI_ENV=development, or fastapi dev)")

@@ -49,8 +49,8 @@ class TextVerbs(HubLifecycle):
     async def stream_ui(self, channel: str, answer: Coroutine[Any, Any, Any] | None = None) -> Response:
         """Respond to `useChat` of Vercel's AI SDK: with the text that the coroutine `answer` writes into the channel.
 
-        The answer goes on when the client goes. Without one, respond with the text that is being written, for clients
-        that resume, or with 204. Raises CommandError, StoreUnavailable.
+        The answer continues when the client disconnects. Without `answer`, respond with the text that is being written,
+        for clients that resume, or with 204. Raises CommandError, StoreUnavailable.
         """
         try:
             name = open_channel(channel, self.limits.channel_name)

@@ -271,7 +271,7 @@ class Verbs(HubLifecycle):
         return Publications(self.node, name, position_from(since), count_from(history, "history"), with_state=state)
 
     async def state(self, channel: str) -> State:
-        """Return the state of a channel, from the function of `ChannelRule.state`, and the position that it is of.
+        """Return the state of a channel, from the function of `ChannelRule.state`, with its position.
 
         Concurrent callers share one call of the function. Raises NotAvailable for a channel without a state,
         StateFailed, StoreUnavailable, and a CommandError that the function raises.

@@ -21,9 +21,9 @@ class RecoverableProtocol(PlainProtocol):
 
     A subscribe is answered with `{"channel": …, "recovered": …, "position": …}`, then the missed publications, or the
     history where `recovered` is false. A client keeps the newest `position` and sends it when it comes back, for
-    `subscribe(…, since=position)`. That of the answer is in front of the publications that come behind it, so that a
-    client that is cut between the two misses none. The answer has the channel's `state`, if there is one. A publication
-    that is not kept has no position. Bytes are a string in base64.
+    `subscribe(…, since=position)`. The answer has the position before the publications that come after it, so that a
+    client that is cut off between the two misses none. The answer has the channel's `state`, if there is one. A
+    publication that is not kept has no position. Bytes are a string in base64.
     """
 
     def encode_publication(self, publication: Publication) -> WireMessage:

@@ -26,7 +26,7 @@ class Action(Enum):
 
 
 class ConnectAttempt(msgspec.Struct, frozen=True):
-    """The account of itself that a connecting client gives. `headers` are the client's word alone: never trusted."""
+    """The data that a connecting client gives. Its `headers` are not verified: never trust them."""
 
     token: str = ""
     data: bytes = b""
@@ -69,7 +69,7 @@ class Grant(msgspec.Struct, frozen=True):
 
 
 class Identity(msgspec.Struct, frozen=True):
-    """The user of a connection ("": nobody known), for how long, and its subscriptions by the server.
+    """The user of a connection ("": a stranger), when it ends, and the subscriptions that the server makes for it.
 
     `info` (JSON or b"") shows in presence; `data` (JSON or b"") goes back in the connect reply; `context` is the
     value of the application's own dependency, handed to its rules unchanged. `token` makes `Hub.revoke` reach it.
@@ -106,12 +106,12 @@ class Authority(ABC):
     async def connect(self, attempt: ConnectAttempt, identity: Identity | None) -> Identity:
         """Return the identity of a client; `identity` is that of the endpoint's own dependency, if it has one.
 
-        Raises TokenExpired (the client fetches another), Rejected for anything that cannot become right.
+        Raises TokenExpired (the client fetches another one), Rejected for a client that can never connect.
         """
 
     @abstractmethod
     async def refresh(self, caller: Caller, token: str) -> Identity:
-        """Return for how long the connection goes on; raises as `connect`."""
+        """Return how long the connection may go on; raises as `connect`."""
 
     @abstractmethod
     def options(self, channel: str) -> ChannelOptions:
@@ -123,7 +123,7 @@ class Authority(ABC):
 
     @abstractmethod
     async def sub_refresh(self, caller: Caller, channel: str, token: str) -> Grant:
-        """Return for how long a subscription goes on; "" is the channel that the token names. Raises as above."""
+        """Return how long a subscription may go on; "" is the channel that the token names. Raises as `connect`."""
 
     @abstractmethod
     async def allow(self, caller: Caller, channel: str, action: Action, *, subscribed: bool) -> None:
@@ -138,5 +138,5 @@ class Authority(ABC):
         raise NotAvailable("this application answers no calls; register one with @hub.rpc")
 
     async def receive(self, caller: Caller, data: bytes) -> None:
-        """Take a message that asks for no answer; raises UnknownType when nobody listens."""
+        """Take a message that needs no answer; raises UnknownType if the application has no function for it."""
         raise UnknownType("this application takes no messages outside of channels")

@@ -14,7 +14,7 @@ __all__ = ("ALL", "NOTHING", "Permissions", "check_allowed")
 
 
 class Permissions(msgspec.Struct, frozen=True, kw_only=True):
-    """The permissions of a user in a channel: to read, unless it says more. A rule's True is all, False is nothing.
+    """The permissions of a user in a channel; by default, to read. A rule's True allows everything, False nothing.
 
     `info` shows in presence, joins and publications, `data` goes back in the reply to the subscribe: any value that
     JSON can express. `expires_at`, in seconds since 1970, is when the client asks again.

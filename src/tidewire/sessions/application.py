@@ -76,10 +76,10 @@ class HubConnection(HeldConnection):
     ) -> Subscribed:
         """Subscribe to a channel: its history, or publications missed since a position, come first, then new ones.
 
-        `join` is published when this is the user's first connection in the channel, `leave` when the last one has gone,
-        however it ended, by another node if this one died; `leave_on_error` takes its place when the handler raised.
-        Any of them, or `presence`, makes it a member. Where the channel has a state, that comes back instead of history
-        (`Subscribed.state`): send it first, publications are pushed as soon as you wait for something.
+        `join` is published when this is the user's first connection in the channel, `leave` when the last one has ended
+        for any reason, by another node if this one died; `leave_on_error` takes its place when the handler raised. Each
+        of them, and `presence`, makes the connection a member. Where the channel has a state, that comes back instead
+        of history (`Subscribed.state`): send it first, publications are pushed as soon as you wait for something.
         `reply=False` sends the client neither the protocol's answer nor earlier publications; they are in the result.
         Raises CommandError, StoreUnavailable, StateFailed, ConnectionClosed.
         """
@@ -141,10 +141,10 @@ class HubConnection(HeldConnection):
         ephemeral: bool | None = None,
         but_not: HubConnection | str | None = None,
     ) -> bool:
-        """Publish for this client; when the broker fails, the client is told, and False is returned.
+        """Publish for this client; return False, and send the client an error, when the broker fails.
 
-        So is it told of a message that is not of the channel's type. A handler (`on_publish`) is not asked: messages
-        of an endpoint are the application's own. `ephemeral` and `but_not` are those of `Hub.publish`.
+        The same happens for a message that is not of the channel's type. Handlers (`on_publish`) are not called,
+        because messages of an endpoint are the application's own. `ephemeral` and `but_not` are those of `Hub.publish`.
         """
         if self._in_flight is not None:
             await self._in_flight.wait()  # publishes that were handed over come first
@@ -164,10 +164,10 @@ class HubConnection(HeldConnection):
         return encode_payload(data) if shape is None else shape.encode(data)
 
     async def submit(self, channel: str, data: Any, *, key: str = "") -> asyncio.Future[bool]:
-        """Hand a publication over and go on: many wait for the store together, in the order of these calls.
+        """Begin to publish and go on: many publications wait for the store together, in the order of these calls.
 
-        Await the returned future for the outcome, as `publish` returns it; the client is told of a failure in any case.
-        Waits while as many as the limit `publishes_in_flight` are on their way. The end of the block waits for all.
+        Await the returned future for the outcome, as `publish` returns it; the client gets an error after a failure in
+        any case. Waits while `publishes_in_flight` publications wait for the store. The end of the block waits for all.
         Raises CommandError for a channel name or data that cannot be used, NotPublished when the application is ending.
         """
         connection, node = self._here, self._node
@@ -267,7 +267,7 @@ class HubConnection(HeldConnection):
         await self.send(WireMessage(encode_json(value), binary))
 
     def tell(self, error: CommandError) -> None:
-        """Answer the client with an error, in its protocol; nothing happens when it has gone."""
+        """Answer the client with an error, in its protocol; does nothing when the client has disconnected."""
         connection = self._here
         self._node.send(connection, connection.protocol.encode_error(error))
 
@@ -320,7 +320,7 @@ class HubConnection(HeldConnection):
         return self._iterate(lambda message: message)
 
     def iter_text(self) -> AsyncIterator[str]:
-        """Iterate over messages as text; a client that sends other bytes is told, and the connection lives on."""
+        """Iterate over messages as text; other bytes are answered with an error, and the connection stays open."""
         return self._iterate(_as_text)
 
     def iter_bytes(self) -> AsyncIterator[bytes]:
@@ -365,7 +365,7 @@ class HubConnection(HeldConnection):
         return JsonDecoder(type_, depth=self._node.limits.json_depth)
 
     async def iter_commands(self) -> AsyncIterator[Any]:
-        """Iterate over the commands of the connection's protocol; a message that is none is answered with an error."""
+        """Iterate over the commands of the connection's protocol; other messages are answered with an error."""
         async for message in self.iter_messages():
             try:
                 commands = self._here.protocol.decode(message)

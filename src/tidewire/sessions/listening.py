@@ -43,9 +43,9 @@ _VALUES = _Values(PLAIN)
 class Publications:
     """The publications of a channel, made by `Hub.listen`: `async with hub.listen("news") as publications`.
 
-    First come the publications since a position, or the newest history, then new ones. The iteration ends when
-    the server or the hub does. It raises CutOff where it is too slow for its channel, or where something is missing;
-    that exception has the position from which to listen again.
+    First come the publications since a position, or the newest history, then new ones. The iteration ends when the
+    server or the hub does. It raises CutOff when it is too slow for its channel, or when publications are missing; that
+    exception has the position from which to listen again.
     """
 
     __slots__ = (
@@ -146,7 +146,7 @@ class Publications:
 
     @property
     def recovered(self) -> bool | None:
-        """Whether everything since the given position comes; None: no position was given."""
+        """Whether all publications since the given position come; None: no position was given."""
         return self._entered.recovered
 
     @property
@@ -156,12 +156,12 @@ class Publications:
 
     @property
     def joined_at(self) -> Position:
-        """The position behind all that was published before this was entered."""
+        """The position of the channel when this was entered."""
         return self._entered.position
 
     @property
     def missed(self) -> int:
-        """How many publications come that were published before this was entered."""
+        """How many of the coming publications were published before this was entered."""
         return len(self._entered.publications)
 
     @property
@@ -171,7 +171,7 @@ class Publications:
 
     @property
     def lost(self) -> int:
-        """How many publications this reader was not given, because it was slow (`SlowPolicy.LATEST` or `DROP`)."""
+        """How many publications this reader did not get, because it was slow (`SlowPolicy.LATEST` or `DROP`)."""
         return 0 if self._subscription is None else self._subscription.lost
 
     @property

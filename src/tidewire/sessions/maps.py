@@ -63,9 +63,9 @@ class Entries(msgspec.Struct, frozen=True):
         return {key: entry.value for key, entry in self.entries.items()}
 
     def page(self, cursor: str = "", limit: int = 0) -> tuple[list[Entry], str]:
-        """Return entries behind a key, in the order of keys, and the key behind which the next are ("": no more).
+        """Return entries after a key, in the order of keys, and the key after which the next ones come ("": no more).
 
-        Pages are not of one moment: changes meanwhile come behind the position of the first.
+        Pages are not of one moment: changes meanwhile come after the position of the first.
         """
         most = min(limit, _PAGE) if limit > 0 else _PAGE
         keys: Iterable[str] = (key for key in self.entries if key > cursor) if cursor else self.entries

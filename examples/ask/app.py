@@ -56,7 +56,7 @@ async def ask(chat: Chat, question: Question, tasks: BackgroundTasks) -> None:
 
 @app.delete("/ask/{chat}", status_code=204)
 async def stop(chat: Chat) -> None:
-    """From any tab: the answer ends on whichever worker it is written."""
+    """From any tab: the answer ends, on any worker."""
     await hub.stop_stream(f"chat:{chat}")
 
 

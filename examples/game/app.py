@@ -49,7 +49,7 @@ async def steered(message: Steer, user: str) -> Steered:
 
 
 async def newest() -> Snapshot | None:
-    """The picture that was published last, by whatever worker."""
+    """The picture that was published last, by any worker."""
     page = await hub.history("arena", limit=1, reverse=True)
     return Snapshot.model_validate_json(page.publications[0].data) if page.publications else None
 

@@ -30,7 +30,7 @@ class Notification(BaseModel):
 
 
 class Seen(BaseModel):
-    """How far a user has read, on whatever device."""
+    """How far a user has read, on any device."""
 
     offset: Annotated[int, Field(ge=0)]
 

@@ -1,4 +1,4 @@
-"""The document of an application's channels: AsyncAPI 3.0 (https://www.asyncapi.com/docs/reference/specification/v3.0.0).
+"""The AsyncAPI document of an application (https://www.asyncapi.com/docs/reference/specification/v3.0.0).
 
 The application of the document is the server: it sends its publications, and receives those of clients.
 """
@@ -80,11 +80,11 @@ class _Document:
         }
         self.channels[channel.id] = {name: part for name, part in entry.items() if part not in ("", {}, [])}
         self.operations[f"{channel.id}_published"] = _operation(
-            "send", channel.id, published, f"What subscribers of {channel.address} are shown"
+            "send", channel.id, published, f"Messages to subscribers of {channel.address}"
         )
         what = "is handled by the application" if channel.is_handled else "is published, where a rule allows it"
         self.operations[f"{channel.id}_accepted"] = _operation(
-            "receive", channel.id, accepted, f"What clients publish in {channel.address}: it {what}"
+            "receive", channel.id, accepted, f"Messages that clients publish in {channel.address}: each {what}"
         )
 
     def _add_call(self, call: CallDescription) -> None:

@@ -22,7 +22,7 @@ logger = logging.getLogger("tidewire")
 
 #: Channels in one comparison of positions.
 _POSITION_BATCH = 500
-#: Seconds between two tries to read what a gap lacks.
+#: Seconds between two tries to fill a gap.
 _RETRY_SECONDS = 0.5
 
 

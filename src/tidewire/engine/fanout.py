@@ -214,7 +214,7 @@ class Fanout:
     # One publication for everybody.
 
     def broadcast(self, connections: Sequence[Connection], publication: Publication) -> None:
-        """Push one publication to connections in whatever channels, for one turn's time at once.
+        """Push one publication to connections of any channels, for one turn's time at once.
 
         A slow client is judged as in a channel. A direct send to a connection that waits comes after it.
         """
@@ -314,7 +314,7 @@ class Fanout:
 
 
 class _BroadcastPush:
-    """One publication for connections in whatever channels, and those that were not given it yet."""
+    """One publication for connections of any channels, and those that were not given it yet."""
 
     __slots__ = ("_batches", "publication", "waiting")
 

@@ -51,7 +51,7 @@ def peer_of(scope: MutableMapping[str, Any]) -> Peer | str:
 
 
 def framed_by(scope: MutableMapping[str, Any]) -> str:
-    """Return what stands between a WebSocket and its TCP connection, so that no frame can be written there; or ""."""
+    """Return the layer between a WebSocket and its TCP connection that prevents writing frames there, or ""."""
     if scope.get("scheme") == "wss":
         return "the server speaks TLS itself"
     if str(scope.get("http_version", "1.1")).startswith(("2", "3")):

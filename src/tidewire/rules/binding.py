@@ -232,7 +232,9 @@ def _parameters(function: Callable[..., Any]) -> list[inspect.Parameter]:
     try:
         return list(inspect.signature(function).parameters.values())
     except ValueError as error:
-        raise ConfigurationError(f"{_called(function)}: nobody knows what it takes ({error}); write one") from None
+        raise ConfigurationError(
+            f"{_called(function)}: it has no signature ({error}); give a function with one"
+        ) from None
 
 
 def _bare(type_: Any) -> Any:

@@ -52,5 +52,5 @@ _DOING = {
     Action.PUBLISH: "publish in",
     Action.REMOVE: "remove entries of",
     Action.HISTORY: "read the history of",
-    Action.PRESENCE: "see who is in",
+    Action.PRESENCE: "see the members of",
 }

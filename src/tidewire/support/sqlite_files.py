@@ -86,7 +86,7 @@ def open_wal(path: Path, prepare: Callable[[sqlite3.Connection], None], *, secon
 class WalFile:
     """A file in WAL mode with one connection for one thread, opened anew when it was removed, replaced or emptied.
 
-    SQLite goes on with the file that it has: what it keeps there nobody would find again.
+    SQLite goes on with the file that it has, whose content would be lost.
     """
 
     def __init__(self, path: Path, prepare: Callable[[sqlite3.Connection], None], *, seconds: float) -> None:
@@ -129,7 +129,7 @@ class WalFile:
             self.open()
         elif self._is_replaced():
             logger.warning(
-                "%s was removed, replaced or emptied while it was open; what is there now counts", self._path
+                "%s was removed, replaced or emptied while it was open; its present content counts", self._path
             )
             remove_log(self._path, self._log)
             self.close()

@@ -295,8 +295,8 @@ def _advice(config: StreamConfig, stream: Stream, *, is_local: bool) -> Iterator
         yield f"the stream {stream.name} acknowledges nothing: no publish is ever confirmed; set its no_ack to false"
     if config.duplicate_window < WINDOW_SECONDS * 1e9:
         yield (
-            f"the stream {stream.name} remembers keys for {config.duplicate_window / 1e9:g} s: what is published again "
-            f"later with its key is kept twice; set its duplicate window to {WINDOW_SECONDS:g} s"
+            f"the stream {stream.name} remembers keys for {config.duplicate_window / 1e9:g} s: a publication that "
+            f"is repeated later with its key is kept twice; set its duplicate window to {WINDOW_SECONDS:g} s"
         )
     if config.max_msg_size > 0:
         yield f"the stream {stream.name} refuses messages of more than {config.max_msg_size} bytes; remove max_msg_size"

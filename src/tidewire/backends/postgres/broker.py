@@ -202,7 +202,7 @@ class PostgresBroker(Broker):
             )
         if row["synchronous_commit"] == "off":
             advice.append(
-                "synchronous_commit is off: a crash may lose what was acknowledged a moment ago, so every restart "
+                "synchronous_commit is off: a crash may lose messages that were just acknowledged, so every restart "
                 "begins a new epoch and clients are told that they may have missed something; turn it on"
             )
         if row["queue"] > _QUEUE_USED:

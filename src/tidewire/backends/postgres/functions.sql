@@ -243,7 +243,7 @@ BEGIN
 END $$;
 
 -- Move the committed rows of the transaction table into the channels, in the order of ids, one mover at a time; NULL:
--- another one is at it. What commits later is moved later, whatever its id.
+-- another one is at it. A later commit is moved later, even with a lower id.
 CREATE OR REPLACE FUNCTION tidewire_move(maximum integer, OUT moved integer, OUT names text[], OUT tops bigint[])
 LANGUAGE plpgsql AS $$
 #variable_conflict use_column

@@ -21,7 +21,7 @@ def warnings(server: Server, address: Address) -> tuple[str, ...]:
             f"appendonly is no: a restart loses publications {kept}, and subscribers are told so; "
             "set `appendonly yes`, and `appendfsync always` if not even one second may be lost"
         )
-    if server.policy not in ("", "noeviction"):  # what is kept has a time to live: volatile-… forgets it, too
+    if server.policy not in ("", "noeviction"):  # all keys have a time to live, for volatile-…
         found.append(
             f"maxmemory-policy is {server.policy}: when memory is full it forgets history and idempotency keys; "
             "set `maxmemory-policy noeviction`"

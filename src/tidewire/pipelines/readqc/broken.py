@@ -8,4 +8,4 @@ __all__ = ("BrokenFastq",)
 
 
 class BrokenFastq(TidewireError):
-    """Raised for a file that is not FASTQ or is damaged, with the place and what was expected."""
+    """Raised for a file that is not FASTQ or is damaged, with the place and the expected content."""

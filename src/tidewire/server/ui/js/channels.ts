@@ -29,7 +29,7 @@ export interface System {
   room?: string;
 }
 
-/** Something else that was published in a room; `data` is a text or the JSON that it is. */
+/** Something else that was published in a room; `data` is a text, or JSON. */
 export interface ShownForeign {
   type: "publication";
   timestamp: string;
@@ -66,7 +66,7 @@ export interface OnlineUsers {
   room?: string;
 }
 
-/** The messages before another one, oldest first; `more`: there is something before that. */
+/** The messages before another one, oldest first; `more`: there are still older ones. */
 export interface ShownEarlier {
   type: "earlier";
   epoch: string;
@@ -75,7 +75,7 @@ export interface ShownEarlier {
   messages: Array<ShownMessage | System | ShownForeign>;
 }
 
-/** The rooms there are. */
+/** All rooms. */
 export interface RoomList {
   type: "rooms";
   rooms: Array<RoomEntry>;
@@ -163,7 +163,7 @@ export interface Earlier {
   room?: string;
 }
 
-/** Ask which rooms there are. */
+/** Ask for the list of rooms. */
 export interface Rooms {
   type: "rooms";
 }

@@ -71,6 +71,8 @@ class ChannelTrial {
   #say;
   #toggle;
   #subscription = null;
+  /** Resolved when what the last click of the toggle asked for has begun. */
+  #turned = Promise.resolve();
   /** Resolved when the subscription is there, or has failed: a subscriber may do more than others. */
   #settled = Promise.resolve();
   #settle = () => {};
@@ -84,7 +86,7 @@ class ChannelTrial {
     const [list, say] = makeLog(channel.address);
     this.#area = area;
     this.#say = say;
-    this.#toggle = button("Subscribe", "primary", () => this.#attempt(() => this.#turn()));
+    this.#toggle = button("Subscribe", "primary", () => this.#turn());
     const ask = { history: this.#says.history > 0 && "History", presence: this.#says.presence && "Who is there" };
     const asked = Object.entries(ask).filter(([, text]) => text).map(([what, text]) => button(text, "quiet", () => this.#attempt(() => this.#ask(what))));
     const names = this.#inputs.map(([name, input]) => field(`${id}-${name}`, name, input));
@@ -113,14 +115,18 @@ class ChannelTrial {
     }
   }
 
-  async #turn() {
+  #turn() {
+    this.#turned = this.#turned.then(() => this.#attempt(() => (this.#subscription ? this.#leave() : this.#enter())));
+  }
+
+  #leave() {
     const before = this.#subscription;
-    if (before) {
-      this.#ended();
-      before.unsubscribe();
-      this.#say("left", before.channel);
-      return;
-    }
+    this.#ended();
+    before.unsubscribe();
+    this.#say("left", before.channel);
+  }
+
+  async #enter() {
     const name = this.#name();
     const client = await this.#clients.of(this.#says.connect);
     const subscription = client.subscribe(name, ({ data, offset }) => this.#say(offset ? `offset ${offset}` : "shown", JSON.stringify(data)));
@@ -142,20 +148,25 @@ class ChannelTrial {
     if (ending) this.#say("ended", words(ending), "refused");
   }
 
+  /** Gives the client when what was clicked before is done. */
+  async #ready() {
+    await this.#turned;
+    await this.#settled;
+    return this.#clients.of(this.#says.connect);
+  }
+
   async #publish() {
     const name = this.#name();
     const value = read(this.#area);
     this.#say("sent", JSON.stringify(value), "sent");
-    const client = await this.#clients.of(this.#says.connect);
-    await this.#settled;
+    const client = await this.#ready();
     await client.publish(name, value);
     this.#say("accepted", name);
   }
 
   async #ask(what) {
     const name = this.#name();
-    const client = await this.#clients.of(this.#says.connect);
-    await this.#settled;
+    const client = await this.#ready();
     if (what === "presence") {
       const members = await client.presence(name);
       this.#say("present", members.map(({ user, client: id }) => user || id).join(", ") || "nobody");

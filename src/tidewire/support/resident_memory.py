@@ -38,9 +38,15 @@ class ResidentMemory:
 
 
 class _Mallinfo(ctypes.Structure):
-    """The ten sizes that the allocator tells of itself (mallinfo2(3))."""
+    """Ten sizes of the allocator (mallinfo2(3)); two of them say what is in use, in mapped blocks and others."""
 
-    _fields_ = [("before", ctypes.c_size_t * 8), ("fordblks", ctypes.c_size_t), ("keepcost", ctypes.c_size_t)]
+    _fields_ = [
+        ("_before", ctypes.c_size_t * 4),
+        ("hblkhd", ctypes.c_size_t),
+        ("_between", ctypes.c_size_t * 2),
+        ("uordblks", ctypes.c_size_t),
+        ("_behind", ctypes.c_size_t * 2),
+    ]
 
 
 class MemoryReturn:
@@ -52,8 +58,9 @@ class MemoryReturn:
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
-        #: The bytes that were free when some were returned last, or fewer since: these are no longer resident.
-        self._returned = 0
+        #: The resident bytes that nobody had allocated, when they were fewest since some were returned last: code, and
+        #: what cannot be returned.
+        self._least = 0
         try:
             library = ctypes.CDLL(None)
             library.mallopt(_M_MMAP_THRESHOLD, _LARGE)
@@ -68,19 +75,32 @@ class MemoryReturn:
         self._loop.call_later(_TRIM_SECONDS, self._look)
 
     def give_back(self) -> bool:
-        """Give back the memory that was freed since the last time, if it is much; return whether it was."""
-        free = self._tell().fordblks  # those among them that were returned are still counted
-        self._returned = min(self._returned, free)
-        if free <= self._returned + _MUCH:
+        """Give back the memory that was freed since the last time, if it is much; return whether it was.
+
+        The allocator itself cannot tell it: among its free bytes are those that it has returned.
+        """
+        unused = self._unused()
+        self._least = min(self._least, unused)
+        if unused <= self._least + _MUCH:
             return False
         self._trim(0)
-        self._returned = free
+        self._least = self._unused()
         return True
+
+    def _unused(self) -> int:
+        info, (resident, shared) = self._tell(), _sizes()
+        return resident - shared - int(info.uordblks + info.hblkhd)
 
 
 def _resident() -> int:
+    return _sizes()[0]
+
+
+def _sizes() -> tuple[int, int]:
+    """Return the resident bytes of this process, and those of them that are of files or shared."""
     try:
-        pages = _STATM.read_bytes().split()[1]
+        resident, shared = map(int, _STATM.read_bytes().split()[1:3])
     except OSError:
-        return 0
-    return int(pages) * os.sysconf("SC_PAGE_SIZE")
+        return 0, 0
+    page = os.sysconf("SC_PAGE_SIZE")
+    return resident * page, shared * page

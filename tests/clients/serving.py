@@ -6,7 +6,8 @@ import contextlib
 import socket
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -151,8 +152,9 @@ def _sign(claims: dict[str, Any], seconds: float | None) -> str:
 class Cuttable:
     """A TCP relay before a server, whose connections a test cuts without a word."""
 
-    def __init__(self, port: int) -> None:
-        self._target = port
+    def __init__(self, port: int, dial: Callable[[], socket.socket] | None = None) -> None:
+        """`dial` opens the connections to the server, if not each worker will do."""
+        self._dial = dial or partial(socket.create_connection, ("127.0.0.1", port), timeout=10)
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.port: int = self._listener.getsockname()[1]
         self.accepted = 0
@@ -165,6 +167,7 @@ class Cuttable:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self._listener.shutdown(socket.SHUT_RDWR)  # its thread does not wait for ever
         self._listener.close()
         self.cut()
 
@@ -192,7 +195,7 @@ class Cuttable:
                     client.close()
                     continue
                 try:
-                    server = socket.create_connection(("127.0.0.1", self._target), timeout=10)
+                    server = self._dial()
                 except OSError:
                     client.close()
                     continue

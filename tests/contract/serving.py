@@ -85,24 +85,18 @@ class Server:
     # The process.
 
     def start(self) -> None:
-        """Start it, and return when it answers."""
+        """Start it, and return when every worker serves."""
         with self.log_file.open("ab") as log:
+            begin = log.tell()
             self.process = subprocess.Popen(
                 self._command, cwd=self.folder, env=self._environment, stdin=subprocess.DEVNULL, stdout=log, stderr=log
             )
-        until(self._answers, _START_SECONDS, what="the server answers")
+        until(lambda: self._has_announced(begin), _START_SECONDS, what="the server says where it serves")
 
-    def _answers(self) -> bool:
+    def _has_announced(self, begin: int) -> bool:
         assert self.process is not None
         assert self.process.poll() is None, f"the server ended with {self.process.returncode}:\n{self.log()}"
-        if self.workers > 1 and len(self.worker_pids()) < self.workers:
-            return False
-        try:
-            with socket.create_connection((self.host, self.port), timeout=5):
-                pass
-            return self.http.get("/healthz").status_code in (200, 404)
-        except (OSError, httpx.HTTPError):
-            return False
+        return f":{self.port} · ".encode() in self.log_file.read_bytes()[begin:]
 
     def stop(self) -> None:
         """End it as a deploy does, and fail when it does not end in time."""
@@ -190,18 +184,15 @@ class Server:
 
     def dial(self, worker: int | None = None) -> socket.socket:
         """Open a TCP connection, one that this worker has accepted if it matters."""
-        end = time.monotonic() + 20
-        patience = time.monotonic() + 2
-        while time.monotonic() < end:
-            # who shares a listener may win every race for it; the others stand still for a moment then
-            others = [pid for pid in self.worker_pids() if pid != worker] if time.monotonic() > patience else []
-            with standing_still(others if worker is not None else []):
-                client = socket.create_connection((self.host, self.port), timeout=10)
-                if worker is None or self._acceptor(client) == worker:
-                    client.setblocking(False)
-                    return client
+        end = time.monotonic() + 30
+        while time.monotonic() < end:  # workers take newcomers in turn; one that is starting takes none yet
+            client = socket.create_connection((self.host, self.port), timeout=10)
+            if worker is None or self._acceptor(client) == worker:
+                client.setblocking(False)
+                return client
             client.close()
-        raise AssertionError(f"worker {worker} accepted no connection within 20 s; workers: {self.worker_pids()}")
+            time.sleep(0.01)
+        raise AssertionError(f"worker {worker} accepted no connection within 30 s; workers: {self.worker_pids()}")
 
     def _acceptor(self, client: socket.socket) -> int:
         """Return the worker that has accepted a connection; 0 when that does not show soon."""

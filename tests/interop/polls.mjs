@@ -1,11 +1,12 @@
 // Clients of the published SDK that track polled values: they show the first ones, then, after a line of input, the last.
-// Arguments: the folder of the packages, the port, the encoding, the number of clients.
+// Arguments: the folder of the packages, the ports by commas, the encoding, the number of clients, which take turns.
 
 import { createRequire } from "node:module";
 import { once } from "node:events";
 import { pathToFileURL } from "node:url";
 
-const [folder, port, encoding, count] = process.argv.slice(2);
+const [folder, list, encoding, count] = process.argv.slice(2);
+const ports = list.split(",");
 const require = createRequire(`${folder}/`);
 const load = (name) => import(pathToFileURL(require.resolve(name)).href);
 globalThis.WebSocket ??= require("ws");
@@ -13,7 +14,7 @@ const { Centrifuge } = await load(encoding === "protobuf" ? "centrifuge/build/pr
 const value = (data) => (encoding === "protobuf" ? JSON.parse(new TextDecoder().decode(data)) : data);
 
 async function getSignature({ keys }) {
-  const answer = await fetch(`http://127.0.0.1:${port}/keys`, {
+  const answer = await fetch(`http://127.0.0.1:${ports.at(-1)}/keys`, {
     method: "POST",
     headers: { "Content-Type": "application/json" },
     body: JSON.stringify(keys),
@@ -21,7 +22,8 @@ async function getSignature({ keys }) {
   return answer.json();
 }
 
-function open() {
+function open(_, number) {
+  const port = ports[number % ports.length];
   const client = new Centrifuge(`ws://127.0.0.1:${port}/connection/websocket`, { minReconnectDelay: 50 });
   const subscription = client.newSharedPollSubscription("prices:eu", { getSignature });
   const told = { values: {}, updates: 0, connects: 0, errors: [] };

@@ -6,13 +6,16 @@ import json
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import time
-from collections import Counter
+from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 
 import pytest
 
+from clients.serving import Cuttable
 from contract.serving import Server, until
 from helpers.node_packages import node_modules
 from requirements import require
@@ -20,7 +23,7 @@ from requirements import require
 pytestmark = pytest.mark.xdist_group("interop")
 
 HERE = Path(__file__).parent
-CLIENTS = 20
+CLIENTS = 8
 
 
 @pytest.mark.parametrize("encoding", ["json", "protobuf"])
@@ -29,28 +32,40 @@ def test_clients_have_the_newest_values_when_a_worker_is_killed(encoding: str, t
     packages, prices, calls = node_modules(HERE), tmp_path / "prices.json", tmp_path / "calls.txt"
     prices.write_text(json.dumps({"a": {"x": 1}, "b": 1, "secret": 1}))
     store = {"STORE": f"sqlite:///{tmp_path}/store.db"}
-    with Server(tmp_path, app=HERE / "polled_app.py", workers=2, environment=store).running() as server:
-        command = ["node", str(HERE / "polls.mjs"), str(packages), str(server.port), encoding, str(CLIENTS)]
-        with subprocess.Popen(command, stdin=-1, stdout=-1, stderr=subprocess.STDOUT, text=True) as process:
-            assert process.stdin is not None
-            assert process.stdout is not None
-            assert process.stdout.readline() == "shown\n"
-            asked = [line.split() for line in calls.read_text().splitlines()]
-            assert {keys for _, keys in asked} <= {"a,b"}, "nobody asks for a key that was not signed"
-            workers = Counter(int(pid) for pid, _ in asked)
-            assert len(workers) == 2, "each worker asks for its own clients"
-            killed = next(iter(workers))
-            os.kill(killed, signal.SIGKILL)
-            prices.write_text(json.dumps({"a": {"x": 2}, "secret": 1}))
-            out, _ = process.communicate("go on\n", timeout=60)
-            assert process.returncode == 0, out
+    with (
+        Server(tmp_path, app=HERE / "polled_app.py", workers=2, environment=store).running() as server,
+        ExitStack() as stack,
+    ):
+        doomed, safe = server.worker_pids()
+        places: list[int | None] = [doomed, safe]
+        ways = [stack.enter_context(Cuttable(server.port, partial(_dial, server, places, n))) for n in range(2)]
+        ports = ",".join(str(way.port) for way in ways)
+        command = ["node", str(HERE / "polls.mjs"), str(packages), ports, encoding, str(CLIENTS)]
+        process = stack.enter_context(
+            subprocess.Popen(command, stdin=-1, stdout=-1, stderr=subprocess.STDOUT, text=True)
+        )
+        stack.callback(process.kill)
+        assert process.stdout is not None
+        assert process.stdout.readline() == "shown\n"
+        asked = [line.split() for line in calls.read_text().splitlines()]
+        assert {keys for _, keys in asked} <= {"a,b"}, "nobody asks for a key that was not signed"
+        assert {int(pid) for pid, _ in asked} == {doomed, safe}, "each worker asks for its own clients"
+        places[0] = None
+        os.kill(doomed, signal.SIGKILL)
+        prices.write_text(json.dumps({"a": {"x": 2}, "secret": 1}))
+        out, _ = process.communicate("go on\n", timeout=60)
+        assert process.returncode == 0, out
         clients = json.loads(out)
-        assert any(one["connects"] > 1 for one in clients)
-        assert any(one["connects"] == 1 for one in clients), "those of the other worker noticed nothing"
+        assert [one["connects"] > 1 for one in clients] == [True, False] * (CLIENTS // 2), "the other worker's noticed"
         assert {one["updates"] for one in clients} == {5}, "two values, a key that may not be tracked, and two changes"
         assert all(one["errors"] == [] for one in clients)
         size = until(lambda: _quiet(calls), what="nobody is asked any more when all have gone")
         assert size > 0
+
+
+def _dial(server: Server, places: list[int | None], number: int) -> socket.socket:
+    """Connect to the worker that a way leads to; to any, when it has been killed."""
+    return server.dial(places[number])
 
 
 def _quiet(calls: Path) -> int:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from tidewire.errors import BadRequest, PermissionDenied
 from tidewire.support.counters import count_limit
+from tidewire.support.shown_value import shown
 
 __all__ = (
     "CONTROL",
@@ -185,8 +186,8 @@ def check_name(name: object, what: str, most: int = NAME_BYTES) -> str:
 def check_text(text: object, what: str) -> str:
     """Return text that every store and protocol can hold; raises BadRequest, which calls the text `what`."""
     if not isinstance(text, str):
-        shown = f" {text}" if text is None or isinstance(text, int | float) else ""  # no object: a client may be told
-        raise BadRequest(f"{what}{shown[:60]} is of type {type(text).__name__}; write a string")
+        value = f" {shown(text)}" if text is None or isinstance(text, int | float) else ""  # a client may be told
+        raise BadRequest(f"{what}{value} is of type {type(text).__name__}; write a string")
     if "\0" in text:
         raise BadRequest(f"{what} {text[:60]!r} has a NUL character; leave it out")
     try:

@@ -19,6 +19,7 @@ from tidewire.messages import Position
 from tidewire.rules.base import Caller, Identity
 from tidewire.rules.binding import Bound, NoMatch, Source, hints_of
 from tidewire.rules.dependency_overrides import Overrides
+from tidewire.support.shown_value import shown
 
 __all__ = ("DeadEvent", "EventHandler", "HandlerCalls", "dead_events", "repeat")
 
@@ -169,7 +170,7 @@ async def repeat(node: Node, handlers: Sequence[EventHandler], id_: str) -> None
     """Call the handlers of a dead event again, here; raises as they do, ConfigurationError for no such event."""
     dead = [one for one in await dead_events(node) if one.event.id == id_]
     if not dead:
-        raise ConfigurationError(f"there is no dead event {id_!r}; dead_events() lists them")
+        raise ConfigurationError(f"there is no dead event {shown(id_)}; dead_events() lists them")
     for one in dead:
         named = [handler for handler in handlers if handler.name == one.handler]
         if not named:

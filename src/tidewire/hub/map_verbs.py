@@ -13,7 +13,9 @@ from tidewire.protocols.map_changes import Entry
 from tidewire.protocols.meta import tags_from
 from tidewire.protocols.payload import connection_id
 from tidewire.sessions.application import HubConnection
+from tidewire.sessions.arguments import offset_from
 from tidewire.sessions.maps import Entries, Maps
+from tidewire.support.shown_value import shown
 
 __all__ = ("MapVerbs",)
 
@@ -46,14 +48,14 @@ class MapVerbs(HubLifecycle):
             key,
             value,
             ttl=ttl,
-            expect=_offset(expect),
+            expect=offset_from(expect),
             owner=self._connection(owner),
             tags=tags_from(tags),
         )
 
     async def unset(self, channel: str, key: str, *, expect: int | None = None) -> bool:
         """Remove the entry of a key; False: there was none. Raises as `set`."""
-        return await Maps.of(self.node).unset(self._map(channel), key, expect=_offset(expect))
+        return await Maps.of(self.node).unset(self._map(channel), key, expect=offset_from(expect))
 
     async def entries(self, channel: str) -> Entries:
         """Return all entries of a channel with its position: `listen(since=entries.position)` goes on from there.
@@ -71,11 +73,7 @@ class MapVerbs(HubLifecycle):
             return None
         connection = self.node.registry.connections.get(connection_id(owner, "owner"))
         if connection is None:
-            raise BadRequest(f"owner={owner!r} is no connection of this process; write one of hub.connect, or its id")
+            raise BadRequest(
+                f"owner={shown(owner)} is no connection of this process; write one of hub.connect, or its id"
+            )
         return connection
-
-
-def _offset(expect: int | None) -> int | None:
-    if expect is not None and (isinstance(expect, bool) or not isinstance(expect, int)):
-        raise BadRequest(f"expect={expect!r} is no offset; write that of the entry, or 0 for none")
-    return expect

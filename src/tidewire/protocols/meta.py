@@ -15,6 +15,7 @@ from tidewire.channels import is_of_map
 from tidewire.errors import BadRequest
 from tidewire.messages import Member, Publication
 from tidewire.protocols.centrifuge.messages import EMPTY, ClientInfo, raw
+from tidewire.support.shown_value import shown
 
 __all__ = (
     "CHANGE",
@@ -77,7 +78,7 @@ def tags_from(tags: object) -> dict[str, str]:
         found = dict(tags)
         if "".join((*found, *found.values())).isascii() or _is_unicode(found):
             return found
-    raise BadRequest(f"tags={tags!r} are none; write texts by texts, as tags={{'kind': 'news'}}")
+    raise BadRequest(f"tags={shown(tags)} are none; write texts by texts, as tags={{'kind': 'news'}}")
 
 
 def _is_unicode(texts: Mapping[str, str]) -> bool:

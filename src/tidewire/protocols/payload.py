@@ -14,6 +14,7 @@ from tidewire.errors import BadRequest
 from tidewire.messages import Format, WireMessage
 from tidewire.protocols.base import to_utf8
 from tidewire.protocols.json_text import has_huge_number
+from tidewire.support.shown_value import shown
 
 __all__ = ("connection_id", "encode_json", "encode_message", "encode_payload")
 
@@ -83,7 +84,7 @@ def connection_id(connection: object, argument: str = "connection") -> str:
     found = "" if connection is None else getattr(connection, "id", connection)
     if isinstance(found, str):
         return check_name(found, "connection") if found else ""
-    raise BadRequest(f"{argument}={connection!r} is no connection; write the one of hub.connect, or its id")
+    raise BadRequest(f"{argument}={shown(connection)} is no connection; write the one of hub.connect, or its id")
 
 
 def encode_message(data: Any) -> WireMessage:

@@ -15,6 +15,7 @@ from tidewire.rules.base import Caller
 from tidewire.support.counters import count_limit
 from tidewire.support.key_counts import Counts
 from tidewire.support.networks import network_of
+from tidewire.support.shown_value import shown
 
 __all__ = ("RateLimit", "rate_of_key")
 
@@ -47,7 +48,7 @@ class RateLimit:
         self.name = name
         self._counts = counts
         if not isinstance(text, str):
-            raise ConfigurationError(f"rate={text!r} is none; write '5/s burst 10 per user'")
+            raise ConfigurationError(f"rate={shown(text)} is none; write '5/s burst 10 per user'")
         rates = [_parsed(part.strip(), text) for part in text.split(",")]
         #: A client that is refused by its own bucket has taken nothing from those of others.
         self._rates = sorted(rates, key=lambda rate: min(map(_ORDER.index, rate.per)))

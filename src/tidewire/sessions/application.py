@@ -32,7 +32,7 @@ from tidewire.protocols.meta import PublicationMeta
 from tidewire.protocols.payload import connection_id, encode_json, encode_message, encode_payload
 from tidewire.protocols.shape import checked_announcement
 from tidewire.sessions.accept import Acceptance
-from tidewire.sessions.arguments import bytes_from, count_from, position_from
+from tidewire.sessions.arguments import bytes_from, count_from, offset_from, position_from
 from tidewire.sessions.held_connection import HeldConnection
 from tidewire.sessions.hub_orders import set_presence
 from tidewire.sessions.maps import Maps
@@ -200,12 +200,12 @@ class HubConnection(HeldConnection):
     async def set(self, channel: str, key: str, value: Any, *, ttl: float = 0.0, expect: int | None = None) -> Entry:
         """Set an entry of a map that is removed when this connection ends. The rest is as in `Hub.set`."""
         name = self._open_channel(channel)
-        return await Maps.of(self._node).set(name, key, value, ttl=ttl, expect=expect, owner=self._here)
+        return await Maps.of(self._node).set(name, key, value, ttl=ttl, expect=offset_from(expect), owner=self._here)
 
     async def unset(self, channel: str, key: str, *, expect: int | None = None) -> bool:
         """Remove an entry of a map, as `Hub.unset` does."""
         name, _ = self._open_channel(channel), self._here
-        return await Maps.of(self._node).unset(name, key, expect=expect)
+        return await Maps.of(self._node).unset(name, key, expect=offset_from(expect))
 
     def _open_channel(self, channel: str) -> str:
         if channel != self._named or not channel:

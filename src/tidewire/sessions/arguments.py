@@ -6,9 +6,10 @@ from datetime import datetime
 from math import isfinite
 
 from tidewire.errors import BadRequest
-from tidewire.messages import Position
+from tidewire.messages import MAX_OFFSET, Position
+from tidewire.support.shown_value import shown
 
-__all__ = ("bytes_from", "count_from", "moment_from", "position_from")
+__all__ = ("bytes_from", "count_from", "moment_from", "offset_from", "position_from")
 
 #: A position that no channel has.
 _NOWHERE = Position(0, "_")
@@ -23,18 +24,30 @@ def bytes_from(value: object) -> bytes:
 
 def moment_from(value: object, name: str) -> float:
     """Return seconds since 1970, also of a datetime; raises BadRequest for anything else."""
-    if isinstance(value, datetime):
-        return value.timestamp()
-    if isinstance(value, int | float) and not isinstance(value, bool) and isfinite(value):
-        return float(value)
-    raise BadRequest(f"{name}={value!r} is no time; write seconds since 1970, as time.time() + 60, or a datetime")
+    try:
+        if isinstance(value, datetime):
+            return value.timestamp()
+        if isinstance(value, int | float) and not isinstance(value, bool) and isfinite(value):
+            return float(value)
+    except (ValueError, OverflowError):
+        pass
+    raise BadRequest(f"{name}={shown(value)} is no time; write seconds since 1970, as time.time() + 60, or a datetime")
 
 
 def count_from(value: object, name: str) -> int:
     """Return a number of publications; raises BadRequest for anything else."""
     if type(value) is int and value >= 0:
-        return value
-    raise BadRequest(f"{name}={value!r} is no number of publications; write 0 or more")
+        return min(value, MAX_OFFSET)
+    raise BadRequest(f"{name}={shown(value)} is no number of publications; write 0 or more")
+
+
+def offset_from(expect: object) -> int | None:
+    """Return the offset of an entry, or None; raises BadRequest for anything else."""
+    if expect is None:
+        return None
+    if type(expect) is int:
+        return max(-1, min(expect, MAX_OFFSET))
+    raise BadRequest(f"expect={shown(expect)} is no offset; write that of the entry, or 0 for none")
 
 
 def position_from(since: object) -> Position | None:
@@ -50,5 +63,6 @@ def position_from(since: object) -> Position | None:
         except ValueError:
             return _NOWHERE
     if not isinstance(since, Position):
-        raise BadRequest(f"since={since!r} is no position; write a Position, its text or None")
-    return since if type(since.offset) is int and isinstance(since.epoch, str) else _NOWHERE
+        raise BadRequest(f"since={shown(since)} is no position; write a Position, its text or None")
+    is_one = type(since.offset) is int and 0 <= since.offset <= MAX_OFFSET and isinstance(since.epoch, str)
+    return since if is_one else _NOWHERE

@@ -36,6 +36,7 @@ from tidewire.sessions.map_replica import KeptReplica, Replica
 from tidewire.sessions.per_node import PerNode
 from tidewire.support.counters import count_limit
 from tidewire.support.networks import network_of
+from tidewire.support.shown_value import shown
 
 __all__ = ("ABSENT", "Entries", "Maps", "check_key")
 
@@ -153,7 +154,7 @@ class Maps(PerNode):
         A value is checked where the channel's rule declares a type; JSON as it is (`msgspec.Raw`) was checked before.
         """
         if isinstance(ttl, bool) or not isinstance(ttl, int | float) or not 0 <= ttl < 1e9:
-            raise BadRequest(f"ttl={ttl!r} is no number of seconds; write 0 for an entry that stays")
+            raise BadRequest(f"ttl={shown(ttl)} is no number of seconds; write 0 for an entry that stays")
         data = value if isinstance(value, msgspec.Raw) else self._encoded(channel, value)
         if owner is not None:
             await self._own(channel, owner)

@@ -20,25 +20,42 @@ from pydantic import BaseModel
 
 from tidewire import Hub, Permissions, PublishError, SlowPolicy, StoreUnavailable
 
-Level = Literal["debug", "info", "warning", "error"]
-FILES = [Path(name) for name in os.environ.get("LOGS", "app.log").split(os.pathsep)]
 COMMAND = os.environ.get("COMMAND", "")
 SPOOL = Path("process.log")
-LINE_BYTES = 4_096
+FILES = [Path(name) for name in os.environ.get("LOGS", "app.log").split(os.pathsep)] + ([SPOOL] if COMMAND else [])
+LINE_BYTES = 4_096  # a longer one becomes several
+LINES = 500  # at a time
+
+Level = Literal["debug", "info", "warning", "error"]
+LEVELS: dict[str, Level] = {
+    "debug": "debug",
+    "info": "info",
+    "warn": "warning",
+    "error": "error",
+    "critical": "error",
+    "fatal": "error",
+}
+LEVEL = re.compile(rf"\b({'|'.join(LEVELS)})(?:ing)?\b", re.IGNORECASE)
 COLORS = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")
 
 hub = Hub(os.environ.get("BROKER", "memory://"))
 
 
+class Place(BaseModel):
+    """A place in a file: the file's number, by which another of the same name is told from it, and the byte."""
+
+    inode: int = 0
+    byte: int = 0
+
+
 class Line(BaseModel):
-    """One line: where it stood, so that reading goes on behind it after a restart."""
+    """One line, and the place behind it, from which reading goes on after a restart."""
 
     source: str
     text: str
-    level: Level = "info"
+    level: Level
     at: float
-    inode: int
-    end: int
+    end: Place
 
 
 # A reader that cannot keep up is told how many lines were dropped, and stays.
@@ -47,47 +64,46 @@ async def readable(source: str) -> Permissions:
     return Permissions()
 
 
-def level_of(text: str) -> Level:
-    found = re.search(r"\b(DEBUG|INFO|WARN(?:ING)?|ERROR|CRITICAL|FATAL)\b", text, re.IGNORECASE)
-    name = found.group(1).lower() if found else "info"
-    return "warning" if name.startswith("warn") else "error" if name in ("critical", "fatal") else name  # type: ignore
-
-
-def read_lines(file: Path, inode: int, place: int) -> tuple[list[Line], int, int]:
-    """Read the new whole lines; a file that was truncated or replaced is read from its beginning."""
+def read_lines(file: Path, place: Place) -> tuple[list[Line], Place]:
+    """Read the whole lines behind a place; a file that was truncated or replaced is read from its beginning."""
+    lines: list[Line] = []
     if not file.exists():
-        return [], inode, place
-    status = file.stat()
-    if status.st_ino != inode or status.st_size < place:
-        inode, place = status.st_ino, 0
-    lines = []
+        return lines, place
     with file.open("rb") as opened:
-        opened.seek(place)
-        while len(lines) < 500 and ((line := opened.readline(LINE_BYTES)).endswith(b"\n") or len(line) == LINE_BYTES):
-            place += len(line)
-            text = COLORS.sub("", line.decode(errors="replace")).rstrip("\r\n")
-            lines.append(
-                Line(source=file.name, text=text, level=level_of(text), at=time.time(), inode=inode, end=place)
-            )
-    return lines, inode, place
+        status = os.fstat(opened.fileno())
+        if status.st_ino != place.inode or status.st_size < place.byte:
+            place = Place(inode=status.st_ino)
+        opened.seek(place.byte)
+        while len(lines) < LINES:
+            read = opened.readline(LINE_BYTES)
+            if not read.endswith(b"\n") and len(read) < LINE_BYTES:
+                break  # its end is not written yet
+            place = Place(inode=place.inode, byte=place.byte + len(read))
+            text = COLORS.sub("", read.decode(errors="replace")).rstrip("\r\n")
+            found = LEVEL.search(text)
+            level = LEVELS[found[0].lower()] if found else "info"
+            lines.append(Line(source=file.name, text=text, level=level, at=time.time(), end=place))
+    return lines, place
+
+
+async def last_place(channel: str) -> Place:
+    """Return the place behind the line that was published last, by this process or another."""
+    kept = (await hub.history(channel, limit=1, reverse=True)).publications
+    return Line.model_validate_json(kept[0].data).end if kept else Place()
 
 
 async def tail(file: Path) -> None:
     """Publish each new line, again and again until it is kept; several workers publish a line once, by its key."""
-    channel, inode, place, is_known = f"log:{file.name}", 0, 0, False
+    channel = f"log:{file.name}"
+    place: Place | None = None
     while True:
         try:
-            if not is_known:  # go on behind what was published last, also after a restart
-                for last in (await hub.history(channel, limit=1, reverse=True)).publications:
-                    line = Line.model_validate_json(last.data)
-                    inode, place = line.inode, line.end
-                is_known = True
-            lines, inode, place = await asyncio.to_thread(read_lines, file, inode, place)
+            lines, place = await asyncio.to_thread(read_lines, file, place or await last_place(channel))
             for line in lines:
-                key = f"{line.inode}:{line.end}:{zlib.crc32(line.text.encode())}"
+                key = f"{line.end.inode}:{line.end.byte}:{zlib.crc32(line.text.encode())}"
                 await hub.publish(channel, line, key=key)
         except (PublishError, StoreUnavailable):
-            is_known = False
+            place = None
         await asyncio.sleep(0.2)
 
 
@@ -105,9 +121,9 @@ async def run(command: str) -> None:
 @asynccontextmanager
 async def lifespan(app: FastAPI) -> AsyncIterator[None]:
     async with hub, asyncio.TaskGroup() as group:
-        files = [*FILES, SPOOL] if COMMAND else FILES
-        tasks = [group.create_task(tail(file)) for file in files]
-        tasks += [group.create_task(run(COMMAND))] if COMMAND else []
+        tasks = [group.create_task(tail(file)) for file in FILES]
+        if COMMAND:
+            tasks.append(group.create_task(run(COMMAND)))
         yield
         for task in tasks:
             task.cancel()
@@ -118,7 +134,7 @@ app = FastAPI(title="Logs", lifespan=lifespan)
 
 @app.get("/sources")
 async def sources() -> list[str]:
-    return [file.name for file in ([*FILES, SPOOL] if COMMAND else FILES)]
+    return [file.name for file in FILES]
 
 
 app.include_router(hub.client_router())

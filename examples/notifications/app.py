@@ -1,11 +1,12 @@
 """A bell on all devices of a user: from a route, a thread and a SQL transaction. `make example NAME=notifications`."""
 
+import asyncio
 import os
 import sqlite3
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, closing, contextmanager
 from pathlib import Path
 from typing import Annotated
 
@@ -20,7 +21,16 @@ ORDERS = Path(os.environ.get("ORDERS", "orders.db"))
 User = Annotated[str, Field(min_length=1, max_length=32)]
 
 hub = Hub(os.environ.get("BROKER", "memory://"))
-app = FastAPI(title="Notifications", lifespan=hub.lifespan)
+
+
+@asynccontextmanager
+async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+    async with hub:
+        await asyncio.to_thread(publish_orders)  # those that a crash has left behind
+        yield
+
+
+app = FastAPI(title="Notifications", lifespan=lifespan)
 
 
 class Notification(BaseModel):
@@ -94,7 +104,7 @@ def order(user: User, order: Order) -> dict[str, int]:
 
 
 def publish_orders() -> None:
-    """Publish the orders that are not published yet: after each commit, and what a crash has left behind."""
+    """Publish the orders that are not published yet."""
     with transaction() as database:
         for number, user, item in database.execute("SELECT id, user, item FROM orders WHERE NOT published").fetchall():
             notification = Notification(title=f"Order {number}: {item}", kind="order")

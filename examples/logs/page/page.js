@@ -50,13 +50,13 @@ $("pause").onclick = () => {
 };
 
 const client = connect("/connection/websocket");
-for (const state of ["connecting", "connected", "disconnected"]) client.on(state, () => ($("state").textContent = state));
+for (const state of ["connecting", "connected", "disconnected"]) client.on(state, () => ($("state").dataset.state = $("state").textContent = state));
 for (const source of await (await fetch("/sources")).json()) {
   $("source").append(new Option(source));
   const getState = async () => {
     const { publications, position } = await client.history(`log:${source}`, { limit: 500, reverse: true });
     lines = [...lines.filter((line) => line.source !== source), ...publications.map(({ data }) => data)];
-    lines.sort((a, b) => a.at - b.at || a.end - b.end);
+    lines.sort((a, b) => a.at - b.at || a.end.byte - b.end.byte);
     render();
     return position; // later publications come live
   };

@@ -15,14 +15,19 @@ function show({ stream, at, text, end }) {
   }
   shown.textContent = at === 0 ? text : shown.textContent + text;
   stop.disabled = Boolean(end);
-  state.textContent = now = end ?? "writing";
+  told((now = end ?? "writing"));
 }
 
 // the browser comes back by itself, with the position of the last event
 const source = new EventSource(path);
 source.onmessage = ({ data }) => show(JSON.parse(data));
-source.onopen = () => (state.textContent = now);
-source.onerror = () => (state.textContent = "offline");
+source.onopen = () => told(now, "connected");
+source.onerror = () => told("offline", "connecting");
+
+function told(text, connection = state.dataset.state) {
+  state.textContent = text;
+  state.dataset.state = connection;
+}
 
 form.addEventListener("submit", async (event) => {
   event.preventDefault();
@@ -30,6 +35,6 @@ form.addEventListener("submit", async (event) => {
   const headers = { "Content-Type": "application/json" };
   const isTaken = await fetch(path, { method: "POST", headers, body }).then(({ ok }) => ok, () => false);
   if (isTaken) form.reset();
-  else state.textContent = "not asked: the server is away";
+  else told("not asked: the server is away");
 });
-stop.addEventListener("click", () => fetch(path, { method: "DELETE" }).catch(() => (state.textContent = "offline")));
+stop.addEventListener("click", () => fetch(path, { method: "DELETE" }).catch(() => told("offline")));

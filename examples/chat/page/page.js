@@ -120,9 +120,9 @@ function enter(name) {
 
 if (me) {
   client = connect("/connection/websocket");
-  client.on("connecting", () => ($("state").textContent = "connecting"));
-  client.on("connected", () => ($("state").textContent = "connected"));
-  client.on("disconnected", () => ($("state").textContent = "disconnected"));
+  for (const state of /** @type {const} */ (["connecting", "connected", "disconnected"])) {
+    client.on(state, () => ($("state").dataset.state = $("state").textContent = state));
+  }
   enter(ROOMS[0]);
   let told = 0;
   $("text").oninput = () => {

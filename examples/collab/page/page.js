@@ -5,7 +5,7 @@ const query = new URLSearchParams(location.search);
 const name = query.get("name") ?? (sessionStorage.name ??= `guest ${100 + Math.floor(Math.random() * 900)}`);
 const board = query.get("board") ?? "main";
 const client = connect(`/connection/websocket?${new URLSearchParams({ name })}`);
-for (const state of ["connecting", "connected", "disconnected"]) client.on(state, () => ($("state").textContent = state));
+for (const state of ["connecting", "connected", "disconnected"]) client.on(state, () => ($("state").dataset.state = $("state").textContent = state));
 const say = (problem = "") => ($("problem").textContent = problem);
 
 // The pen: one starts with a color of one's own.

@@ -41,7 +41,8 @@ function chart(config) {
 }
 
 const client = connect("/connection/websocket");
-for (const state of ["connecting", "connected", "disconnected"]) client.on(state, () => (document.querySelector("#state").textContent = state));
+const shown = document.querySelector("#state");
+for (const state of ["connecting", "connected", "disconnected"]) client.on(state, () => (shown.dataset.state = shown.textContent = state));
 
 for (const source of new Set(CHARTS.map((one) => one.source))) {
   const drawn = CHARTS.filter((one) => one.source === source).map((one) => ({ ...one, draw: chart(one) }));

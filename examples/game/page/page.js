@@ -9,7 +9,7 @@ let picture = null;
 let came = 0;
 
 const client = connect(`/connection/websocket?${new URLSearchParams({ name })}`);
-for (const state of ["connecting", "connected", "disconnected"]) client.on(state, () => ($("state").textContent = state));
+for (const state of ["connecting", "connected", "disconnected"]) client.on(state, () => ($("state").dataset.state = $("state").textContent = state));
 client.subscribe("arena", ({ data }) => {
   [before, picture, came] = [picture, data, performance.now()];
   const mine = data.players[name];

@@ -14,9 +14,9 @@ let read = 0;
 let all = [];
 
 const client = connect(`/connection/websocket?${new URLSearchParams({ name })}`);
-client.on("connecting", () => ($("state").textContent = "connecting"));
-client.on("connected", () => ($("state").textContent = "connected"));
-client.on("disconnected", () => ($("state").textContent = "disconnected"));
+for (const state of /** @type {const} */ (["connecting", "connected", "disconnected"])) {
+  client.on(state, () => ($("state").dataset.state = $("state").textContent = state));
+}
 
 function render() {
   const unread = all.filter(({ offset }) => offset > read).length;

@@ -315,7 +315,10 @@ def test_where_people_log_in_each_sees_their_own(people: MakePerson, own_server:
     opened(bob)
     expect(bob.page.locator("#no-runs")).to_be_visible()
     bob.page.goto(ann.page.url)
-    expect(bob.page.locator("#run-problem")).not_to_be_empty()
+    expect(bob.page.get_by_role("heading", level=1)).to_have_text("No such run")
+    expect(bob.page.get_by_role("main").get_by_role("alert").filter(has_text="run")).to_be_visible()
+    bob.page.get_by_role("main").get_by_role("link", name="New run").last.click()
+    expect(bob.page.get_by_role("heading", level=1)).to_have_text("New run")
     ann.page.goto(f"{server.url}/")
     ann.page.get_by_role("button", name="Sign out").click()
     expect(ann.page.get_by_role("heading", name="Sign in")).to_be_visible()
@@ -337,6 +340,8 @@ def test_names_contrast_and_sizes(
 
     def looks_right() -> None:
         check(page)
+        expect(page.get_by_role("main")).to_be_visible()
+        expect(page.get_by_role("heading", level=1)).to_have_count(1)
         assert page.evaluate("document.documentElement.scrollWidth") == viewport["width"]
         if is_phone:
             assert page.evaluate(SMALL) == []

@@ -79,7 +79,7 @@ class Page {
     addEventListener("hashchange", () => this.#showAddressed());
     document.querySelector(".skip").addEventListener("click", (event) => {
       event.preventDefault();
-      $(this.#selected ? "run-title" : "main-title").focus();
+      this.#title().focus();
     });
   }
 
@@ -101,6 +101,13 @@ class Page {
     if (!selected) this.#notice = "";
     if (word === "new" && location.hash) $("main-title").focus({ preventScroll: true });
     this.#changed();
+  }
+
+  /** The heading of what is in view; on a phone, the list has the page to itself. */
+  #title() {
+    if (isNarrow.matches && document.body.dataset.view === "list") return $("runs-title");
+    if (!this.#selected) return $("main-title");
+    return $($("gone").hidden ? "run-title" : "gone-title");
   }
 
   async #loadForm() {
@@ -218,13 +225,15 @@ class Page {
     const { run } = this.#watched;
     const { selected, hasRun } = { selected: this.#selected, hasRun: Boolean(run) };
     if (!$("locked").hidden) return;
+    const isGone = !hasRun && this.#problem !== "";
     $("new").hidden = selected !== null;
-    $("run").hidden = selected === null;
+    $("run").hidden = selected === null || isGone;
     $("run").classList.toggle("empty", !hasRun);
-    $("pill").hidden = selected === null;
+    $("gone").hidden = !isGone;
+    $("pill").hidden = selected === null || isGone;
     this.list.render({ ...this.#runs, selected });
     document.title = `${run ? `${run.progress}% ${run.sample}` : "Pipelines"} · tidewire`;
-    $("run-problem").textContent = this.#problem;
+    $("gone-text").textContent = isGone ? this.#problem : "";
     if (!run) return;
     this.view.render(run, { notice: this.#notice, problem: this.#problem, results: this.#results });
     this.log.offer(run);

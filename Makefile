@@ -92,7 +92,7 @@ dist: $(DEV) ## Build a wheel and an sdist, and check both in clean environments
 lock: ## Take the newest versions that pyproject.toml allows into the lock files
 	rm -rf build/lock && $(PYTHON) -m venv build/lock
 	build/lock/bin/python -m pip install --quiet uv
-	printf 'hatchling\neditables\n' | $(COMPILE) --extra metrics pyproject.toml - -o build/lock/requirements.lock
+	printf 'hatchling\nhatch-fancy-pypi-readme\neditables\n' | $(COMPILE) --extra metrics pyproject.toml - -o build/lock/requirements.lock
 	$(COMPILE) --all-extras $(call BESIDE,requirements) -o build/lock/requirements-stores.lock
 	$(COMPILE) --all-extras --group dev $(call BESIDE,requirements requirements-stores) -o build/lock/requirements-dev.lock
 	$(COMPILE) --all-extras --group dev --group docs \

@@ -14,7 +14,8 @@ from pathlib import Path
 import pytest
 from websockets.asyncio.client import connect
 
-README = Path(__file__).parent.parent / "README.md"
+ROOT = Path(__file__).parent.parent
+README = ROOT / "README.md"
 
 
 def example() -> str:
@@ -65,3 +66,17 @@ def test_the_example_is_the_one_of_the_design() -> None:
     text = example()
     for verb in ("Hub(", "hub.lifespan", "hub.connect(websocket, user=", "leave=f", "connection.iter_text()"):
         assert verb in text
+
+
+def test_the_packages_readme_leads_nowhere_that_is_not_there() -> None:
+    """What an index of packages shows has no links into the repository, and names pages that the package has."""
+    command = [sys.executable, "-m", "hatch_fancy_pypi_readme"]
+    text = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    assert not [link for link in re.findall(r"\]\(([^)]+)\)", text) if not link.startswith("https://")]
+    assert not re.search(r"`make |PATH_TO|no release yet|examples/", text)
+    pages = re.findall(r"\(`((?:\w+/)?[\w-]+)`\)", text)
+    assert len(pages) > 20
+    assert not [page for page in pages if not (ROOT / "docs" / f"{page}.md").exists()]
+    assert "## Install" in text
+    assert "hub.connect" in text
+    assert "## What it does not do" in text

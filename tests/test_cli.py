@@ -198,6 +198,8 @@ def test_tail_shows_history_and_then_what_comes(tmp_path: Path) -> None:
         done(tmp_path, "publish", "other", '"not here"')
         done(tmp_path, "publish", "news", '{"now": true}')
         assert next_line(process).split(maxsplit=2)[1:] == ["4", '{"now":true}']
+        done(tmp_path, "publish", "news", '"hello"')
+        assert next_line(process).split(maxsplit=2)[1:] == ["5", "hello"], "a client of plain text gets no quotes"
 
 
 def test_tail_since_an_offset_as_json(tmp_path: Path) -> None:

@@ -20,6 +20,7 @@ from tidewire.cli.stores import check_there
 from tidewire.cli.terminal import load_settings, out, read_stdin, say
 from tidewire.errors import ConfigurationError
 from tidewire.messages import Format, Position, Publication, PublishRequest
+from tidewire.protocols.payload import encode_json, encode_payload
 from tidewire.retention import Retention
 from tidewire.server.logs import harmless, redacted
 
@@ -45,7 +46,7 @@ def publish(
     config: flags.Config = None,
     broker: flags.Broker = None,
 ) -> None:
-    """Publish JSON in a channel, and print its offset when the broker keeps it.
+    """Publish JSON in a channel, and print its offset when the broker keeps it; a string of JSON is published as text.
 
     With --app the store and the types of messages are those of that application's hub.
     """
@@ -57,13 +58,13 @@ def publish(
     settings = _settings(config, broker or (None if hub is None else hub.url), channel)
     text = read_stdin() if data == "-" else data
     try:
-        encoded = msgspec.json.encode(msgspec.json.decode(text))
+        value = msgspec.json.decode(text)
     except (msgspec.MsgspecError, RecursionError, UnicodeError) as error:
         raise ConfigurationError(
             f"{text[:60]!r} is not JSON ({error}); a text needs double quotes inside: '\"hello\"'"
         ) from None
     shape = None if hub is None else hub.authority.shape(channel)
-    payload = (encoded, Format.JSON) if shape is None else shape.check(encoded, Format.JSON)
+    payload = encode_payload(value) if shape is None else shape.check(encode_json(value), Format.JSON)
     position = asyncio.run(_publish(settings, PublishRequest(channel, *payload, key)))
     say(f"kept at offset {position.offset} (epoch {position.epoch})")
 

@@ -525,6 +525,10 @@ def test_testing(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stdout
 
 
+def test_the_page_of_nginx_shows_what_is_shipped() -> None:
+    assert blocks(DOCS / "howto" / "nginx.md", "nginx") == [(ROOT / "deploy" / "nginx.conf").read_text()]
+
+
 # Reference pages are complete.
 
 

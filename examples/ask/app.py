@@ -7,6 +7,7 @@ import asyncio
 import os
 import random
 from collections.abc import AsyncIterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated
 
@@ -40,13 +41,14 @@ async def model(question: Question) -> AsyncIterator[str]:
 
 async def answer(chat: str, question: Question) -> None:
     """The text is the channel's: the request that asked for it may be over, and its browser closed."""
-    try:
-        async with hub.stream(f"chat:{chat}") as out:
-            await out.write(f"{question.text}\n")  # the first line, so that every tab shows it
-            async for word in model(question):
-                await out.write(word)
-    except AlreadyStreaming:
-        pass  # the answer before it goes on, and the page shows it
+    for _ in range(600):
+        with suppress(AlreadyStreaming):
+            async with hub.stream(f"chat:{chat}") as out:
+                await out.write(f"{question.text}\n")  # the first line, so that every tab shows it
+                async for word in model(question):
+                    await out.write(word)
+            return
+        await asyncio.sleep(0.2)  # the answer before it goes on; that of a worker that died is ended within 15 s
 
 
 @app.post("/ask/{chat}", status_code=202)

@@ -81,7 +81,7 @@ def read_lines(file: Path, place: Place) -> tuple[list[Line], Place]:
             place = Place(inode=place.inode, byte=place.byte + len(read))
             text = COLORS.sub("", read.decode(errors="replace")).rstrip("\r\n")
             found = LEVEL.search(text)
-            level = LEVELS[found[0].lower()] if found else "info"
+            level = LEVELS[found[1].lower()] if found else "info"
             lines.append(Line(source=file.name, text=text, level=level, at=time.time(), end=place))
     return lines, place
 

@@ -164,8 +164,9 @@ def test_logs(load: Load, realtime: Realtime, monkeypatch: pytest.MonkeyPatch) -
         async with realtime(module.app, workers=2) as rt:
             reader = await rt.subscriber("log:app.log", history=True)
             await reader.expect({"text": "before", "level": "info", ...: ...}, within=5)
-            append("\x1b[31mERROR: the pump is hot\x1b[0m\nhalf a li")
+            append("\x1b[31mERROR: the pump is hot\x1b[0m\nWarning: 4.1 bar\nhalf a li")
             await reader.expect({"text": "ERROR: the pump is hot", "level": "error", ...: ...}, within=5)
+            await reader.expect({"text": "Warning: 4.1 bar", "level": "warning", ...: ...}, within=5)
             await rt.kill(0)
             append("ne\n")
             reader = reader if reader.disconnect is None else await rt.subscriber("log:app.log", history=True)

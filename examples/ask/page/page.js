@@ -4,7 +4,6 @@ const [form, question, stop, state, list] = ["#form", "#question", "#stop", "#st
 if (!/^#[a-z0-9]{1,32}$/.test(location.hash)) location.hash = Math.random().toString(36).slice(2, 10);
 const path = `/ask/${location.hash.slice(1)}`;
 const texts = new Map();
-let now = "connected";
 
 function show({ stream, at, text, end }) {
   let shown = texts.get(stream);
@@ -15,13 +14,13 @@ function show({ stream, at, text, end }) {
   }
   shown.textContent = at === 0 ? text : shown.textContent + text;
   stop.disabled = Boolean(end);
-  told((now = end ?? "writing"));
+  told(end ?? "writing");
 }
 
 // the browser comes back by itself, with the position of the last event
 const source = new EventSource(path);
 source.onmessage = ({ data }) => show(JSON.parse(data));
-source.onopen = () => told(now, "connected");
+source.onopen = () => told("connected", "connected");
 source.onerror = () => told("offline", "connecting");
 
 function told(text, connection = state.dataset.state) {

@@ -3,10 +3,11 @@ import { connect } from "/connection/tidewire.js";
 const WINDOW = 600;
 const FIRST = 60;
 const number = (digits, unit = "") => (value) => `${value.toLocaleString(undefined, { minimumFractionDigits: digits, maximumFractionDigits: digits })}${unit}`;
+const perSecond = (bytes) => (bytes < 2 ** 20 ? number(1, " KiB/s")(bytes / 2 ** 10) : number(1, " MiB/s")(bytes / 2 ** 20));
 const CHARTS = [
   { source: "machine", field: "cpu", title: "Processor", show: number(0, " %"), floor: 0, ceiling: 100 },
   { source: "machine", field: "memory", title: "Memory", show: number(0, " %"), floor: 0, ceiling: 100 },
-  { source: "machine", field: "sent", title: "Network, sent", show: (bytes) => `${number(1)(bytes / 1024)} KiB/s`, floor: 0 },
+  { source: "machine", field: "sent", title: "Network, sent", show: perSecond, floor: 0 },
   { source: "gold", field: "value", title: "Gold", show: number(2, " $") },
   { source: "copper", field: "value", title: "Copper", show: number(2, " $") },
   { source: "cellar", field: "value", title: "Cellar", show: number(2, " °C") },

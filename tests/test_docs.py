@@ -115,6 +115,7 @@ def test_every_whole_program_is_one_of_those_that_are_run_below() -> None:
         "docs/README.md": 1,
         "docs/tutorial/1-first-chat.md": 1,
         "docs/howto/authentication.md": 1,
+        "docs/howto/browser.md": 1,
         "docs/howto/channel-rules.md": 1,
         "docs/howto/channels.md": 1,
         "docs/howto/ephemeral.md": 1,
@@ -523,6 +524,21 @@ def test_testing(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:asyncio"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 0, done.stdout
+
+
+def test_browser(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, realtime: Realtime) -> None:
+    page = tmp_path / "page" / "index.html"
+    page.parent.mkdir()
+    page.write_text(blocks(DOCS / "howto" / "browser.md", "html")[0])
+    monkeypatch.chdir(tmp_path)
+    made: dict[str, Any] = {}
+    exec(program("docs/howto/browser.md"), made)
+    with realtime(made["app"]) as rt:
+        assert 'from "/connection/tidewire.js"' in rt.http.get("/").text
+        assert rt.http.get("/connection/tidewire.js").status_code == 200
+        reader = rt.subscriber("news:1", path="/connection/websocket")
+        reader.publish({"text": "hello"})
+        reader.expect({"text": "hello"})
 
 
 def test_the_page_of_nginx_shows_what_is_shipped() -> None:

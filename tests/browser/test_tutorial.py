@@ -1,4 +1,4 @@
-"""The tutorial's pages against the tutorial's endpoints (contract.md A1 to A3)."""
+"""The tutorial's pages against the tutorial's endpoints."""
 
 from __future__ import annotations
 

@@ -43,7 +43,7 @@ class EventProtocol(JsonProtocol):
 
 
 class StepProtocol(EventProtocol):
-    """Encodes events of steps and the end of the run; the queue is shown as a step, too (contract.md section C)."""
+    """Encodes events of steps and the end of the run; the queue is shown as a step, too."""
 
     def encode_event(self, publication: Publication) -> WireMessage:
         event = _decode(publication.data)

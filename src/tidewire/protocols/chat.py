@@ -1,4 +1,4 @@
-"""The chat dialect (contract.md section B): JSON objects with a `type`, or plain text as typed."""
+"""The chat dialect: JSON objects with a `type`, or plain text as typed."""
 
 from __future__ import annotations
 

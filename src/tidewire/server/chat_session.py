@@ -1,4 +1,4 @@
-"""One session of the chat: rooms, their members, private messages and history (contract.md section B)."""
+"""One session of the chat: rooms, their members, private messages and history."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The authenticated chat (contract.md A7), and the choice of a subprotocol (A8)."""
+"""The authenticated chat, and the choice of a subprotocol."""
 
 from __future__ import annotations
 

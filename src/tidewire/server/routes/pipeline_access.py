@@ -1,4 +1,4 @@
-"""`/api/pipelines` and `WS /pipeline/{sample_id}` (contract.md A9 and C), with access control."""
+"""`/api/pipelines` and `WS /pipeline/{sample_id}`, with access control."""
 
 from __future__ import annotations
 

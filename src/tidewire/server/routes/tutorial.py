@@ -1,4 +1,4 @@
-"""The tutorial's endpoints (contract.md A1 to A5), each as short as the tutorial's own."""
+"""The tutorial's endpoints, each as short as the tutorial's own."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def _hub(websocket: WebSocket) -> Hub:
 
 @router.websocket("/ws")
 async def echo(websocket: WebSocket) -> None:
-    """Send back each message: text with a prefix, bytes unchanged (A1)."""
+    """Send back each message: text with a prefix, bytes unchanged."""
     async with _hub(websocket).connect(websocket) as connection:
         async for message in connection.iter_messages():
             if isinstance(message, str):
@@ -54,7 +54,7 @@ async def items(
     cookie_or_token: Annotated[str, Depends(get_cookie_or_token)],
     q: int | None = None,
 ) -> None:
-    """Send the values that the dependencies found, for each text (A2)."""
+    """Send the values that the dependencies found, for each text."""
     async with _hub(websocket).connect(websocket) as connection:
         async for data in connection.iter_text():
             await connection.send_text(f"Session cookie or query token value is: {cookie_or_token}")
@@ -65,7 +65,7 @@ async def items(
 
 @router.websocket("/ws/{client_id}")
 async def chat_room(websocket: WebSocket, client_id: int) -> None:
-    """Serve a chat room in plain text (A3)."""
+    """Serve a chat room in plain text."""
     async with _hub(websocket).connect(websocket) as connection:
         await connection.subscribe("tutorial:chat", leave=f"Client #{client_id} left the chat")
         async for data in connection.iter_text():
@@ -86,7 +86,7 @@ _EXPECTED = 'an object such as {"message": "hello"} or {"type": "ping"}'
 
 @router.websocket("/ws/json/{client_id}")
 async def chat_json(websocket: WebSocket, client_id: int) -> None:
-    """Serve a chat room in JSON (A4)."""
+    """Serve a chat room in JSON."""
 
     def system(content: str) -> dict[str, object]:
         return {"sender": "system", "content": f"Client #{client_id} {content}"}
@@ -103,7 +103,7 @@ async def chat_json(websocket: WebSocket, client_id: int) -> None:
 
 @router.websocket("/ws/rooms/{room}/{client_id}")
 async def rooms(websocket: WebSocket, room: str, client_id: str) -> None:
-    """Serve rooms with join, message and leave events (A5)."""
+    """Serve rooms with join, message and leave events."""
 
     def event(kind: str, msg: str) -> dict[str, object]:
         return {"type": kind, "user": client_id, "msg": msg}

@@ -62,7 +62,8 @@ function troubles(nodes) {
   for (const node of nodes) {
     for (const metric of ["limits_reached", "refusals", "slow", "pipeline_runs", "pipeline_runs_ended"]) {
       for (const [kind, count] of Object.entries(node.parts[metric] ?? {})) {
-        const name = `${metric.replaceAll("_", " ")}: ${kind}`;
+        const isWait = metric === "limits_reached" && kind === "arrivals";
+        const name = isWait ? "newcomers that waited for a turn, none refused:" : `${metric.replaceAll("_", " ")}: ${kind}`;
         sums.set(name, (sums.get(name) ?? 0) + count);
       }
     }

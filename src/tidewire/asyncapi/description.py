@@ -9,8 +9,8 @@ from typing import Any, NamedTuple, get_args, get_origin
 
 from tidewire.options import ChannelOptions
 from tidewire.protocols.shape import Shape, members_of
-from tidewire.rules.binding import Bound, hints_of
 from tidewire.rules.book import Rule, RuleBook
+from tidewire.rules.handlers import Bound, hints_of
 from tidewire.rules.pattern import Pattern
 
 __all__ = ("CallDescription", "ChannelDescription", "Description", "describe", "identifier")

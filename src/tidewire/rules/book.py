@@ -12,8 +12,8 @@ from tidewire.messages import Format
 from tidewire.options import ChannelOptions, MapOptions, SlowPolicy, is_number
 from tidewire.protocols.shape import Shape
 from tidewire.rules.base import Caller, ConnectAttempt, Identity, Intake, Poll
-from tidewire.rules.binding import Bound, NoMatch
 from tidewire.rules.dependency_overrides import Overrides
+from tidewire.rules.handlers import Bound, NoMatch
 from tidewire.rules.options_by_name import OptionsByName
 from tidewire.rules.pattern import Pattern
 from tidewire.rules.permissions import ALL, NOTHING, Permissions

@@ -12,8 +12,8 @@ from starlette.exceptions import HTTPException
 from tidewire.errors import ConfigurationError, PermissionDenied, UnknownChannel
 from tidewire.options import is_number
 from tidewire.rules.base import Caller, Identity, Poll
-from tidewire.rules.binding import Bound, NoMatch, hints_of
 from tidewire.rules.dependency_overrides import Overrides
+from tidewire.rules.handlers import Bound, NoMatch, hints_of
 
 __all__ = ("PollFunction",)
 

@@ -14,8 +14,8 @@ from tidewire.messages import Format
 from tidewire.protocols.payload import encode_payload
 from tidewire.protocols.shape import Shape, is_message_type
 from tidewire.rules.base import Caller
-from tidewire.rules.binding import Bound, NoMatch, Source, hints_of
 from tidewire.rules.dependency_overrides import Overrides
+from tidewire.rules.handlers import Bound, NoMatch, Source, hints_of
 
 __all__ = ("Handler", "MessageTypes")
 

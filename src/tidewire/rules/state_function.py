@@ -10,8 +10,8 @@ from starlette.exceptions import HTTPException
 from tidewire.errors import BadRequest, ConfigurationError, PermissionDenied, UnknownChannel
 from tidewire.protocols.payload import encode_json
 from tidewire.rules.base import Caller, Identity
-from tidewire.rules.binding import Bound, NoMatch
 from tidewire.rules.dependency_overrides import Overrides
+from tidewire.rules.handlers import Bound, NoMatch
 
 __all__ = ("StateFunction",)
 

@@ -19,7 +19,7 @@ from starlette.websockets import WebSocket
 
 from tidewire.errors import ConfigurationError
 from tidewire.rules.base import Identity
-from tidewire.rules.binding import classes_of, depends_of, hints_of
+from tidewire.rules.handlers import classes_of, depends_of, hints_of
 from tidewire.support.refusals import note_handshake
 
 __all__ = ("Identify", "Name", "identified_by")

@@ -1,4 +1,4 @@
-"""The arguments of an application's functions, by the names and types of their parameters."""
+"""The handlers of an application: its functions, called with the values that their parameters ask for."""
 
 from __future__ import annotations
 

@@ -25,7 +25,7 @@ from rules.rated import application
 from tidewire import ConfigurationError, Hub, RateLimited
 from tidewire.client import Client
 from tidewire.rules.base import Caller, Identity
-from tidewire.rules.rates import RateLimit
+from tidewire.rules.rate_limits import RateLimit
 from tidewire.support import key_counts, shared_counts
 
 

@@ -12,7 +12,7 @@ from tidewire.options import MapOptions, SlowPolicy
 from tidewire.rules.book import Authenticate, rule_options
 from tidewire.rules.channel_rule import ChannelRule
 from tidewire.rules.publish_handlers import MessageTypes
-from tidewire.rules.rates import RateLimit
+from tidewire.rules.rate_limits import RateLimit
 
 __all__ = ("Decorators",)
 F = TypeVar("F", bound=Callable[..., Any])

@@ -19,7 +19,7 @@ from tidewire.rules.pattern import Pattern
 from tidewire.rules.permissions import ALL, NOTHING, Permissions
 from tidewire.rules.poll_function import PollFunction
 from tidewire.rules.publish_handlers import Handler, MessageTypes
-from tidewire.rules.rates import RateLimit
+from tidewire.rules.rate_limits import RateLimit
 from tidewire.rules.state_function import StateFunction
 
 __all__ = ("Authenticate", "Rule", "RuleBook", "rule_options")

@@ -11,7 +11,7 @@ import msgspec
 from tidewire.engine.control import Control
 from tidewire.engine.node import Node
 from tidewire.messages import Publication
-from tidewire.rules.rates import rate_of_key
+from tidewire.rules.rate_limits import rate_of_key
 
 __all__ = ("Charges", "LimitReports")
 

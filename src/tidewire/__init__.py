@@ -36,8 +36,8 @@ if TYPE_CHECKING:
         UnknownType,
         VersionConflict,
     )
-    from tidewire.events.event import Event
     from tidewire.events.event_handlers import DeadEvent
+    from tidewire.events.event_kinds import Event
     from tidewire.history.shared_states import State
     from tidewire.hub import Hub
     from tidewire.messages import Dropped, Format, HistoryPage, Member, Position, Publication, Subscribed, WireMessage
@@ -131,7 +131,7 @@ __version__ = "0.1.0"
 _HOMES = {
     "tidewire.engine.statistics": ("Statistics",),
     "tidewire.history.shared_states": ("State",),
-    "tidewire.events.event": ("Event",),
+    "tidewire.events.event_kinds": ("Event",),
     "tidewire.events.event_handlers": ("DeadEvent",),
     "tidewire.hub": ("Hub",),
     "tidewire.messages": (

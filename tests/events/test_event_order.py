@@ -11,7 +11,7 @@ import msgspec
 import pytest
 
 from tidewire.events import event_order
-from tidewire.events.event import KeptEvent
+from tidewire.events.event_kinds import KeptEvent
 from tidewire.events.event_order import EventOrder
 from tidewire.messages import Publication
 

@@ -11,7 +11,7 @@ import pytest
 from tidewire import Hub
 from tidewire.channels import HAPPENED, watched
 from tidewire.events import event_order, event_stream
-from tidewire.events.event import KeptEvent
+from tidewire.events.event_kinds import KeptEvent
 from tidewire.events.event_stream import events_of
 from tidewire.messages import Member, Position
 

@@ -13,7 +13,7 @@ import pytest
 from tidewire import Event, Hub
 from tidewire.channels import HAPPENED
 from tidewire.events import event_order, event_stream
-from tidewire.events.event import KeptEvent
+from tidewire.events.event_kinds import KeptEvent
 from tidewire.events.event_stream import events_of
 from tidewire.testing import wait_until
 

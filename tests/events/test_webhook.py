@@ -12,7 +12,7 @@ import pytest
 
 from tidewire.errors import ConfigurationError
 from tidewire.events import webhook as webhook_module
-from tidewire.events.event import Event
+from tidewire.events.event_kinds import Event
 from tidewire.events.webhook import NOT_TAKEN, Webhook, is_public
 
 OF_IPV4 = (

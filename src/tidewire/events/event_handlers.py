@@ -13,7 +13,7 @@ import msgspec
 from tidewire.channels import watched
 from tidewire.engine.node import Node
 from tidewire.errors import ConfigurationError, PublishError
-from tidewire.events.event import Event, Interest
+from tidewire.events.event_kinds import Event, Interest
 from tidewire.events.event_stream import Cursor, events_of
 from tidewire.messages import Position
 from tidewire.rules.base import Caller, Identity

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import msgspec
 
-from tidewire.events.event import KINDS, Event, KeptEvent
+from tidewire.events.event_kinds import KINDS, Event, KeptEvent
 from tidewire.messages import Position, Publication
 
 __all__ = ("EventOrder",)

@@ -12,7 +12,7 @@ import msgspec
 from tidewire.channels import HAPPENED, watched
 from tidewire.engine.node import Node
 from tidewire.errors import PublishError, StoreUnavailable
-from tidewire.events.event import Event, KeptEvent, shadow_of
+from tidewire.events.event_kinds import Event, KeptEvent, shadow_of
 from tidewire.events.event_order import EventOrder
 from tidewire.messages import Member, Position, Publication
 

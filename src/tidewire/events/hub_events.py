@@ -10,8 +10,8 @@ from typing import Any
 from tidewire.channels import HAPPENED, watched
 from tidewire.engine.node import Node
 from tidewire.errors import ConfigurationError, StoreUnavailable
-from tidewire.events.event import Interest
 from tidewire.events.event_handlers import DeadEvent, EventHandler, HandlerCalls, dead_events, repeat
+from tidewire.events.event_kinds import Interest
 from tidewire.events.event_stream import Leadership
 from tidewire.events.watcher import Watcher
 from tidewire.events.webhook import Webhook, WebhookDelivery

@@ -18,7 +18,7 @@ from tidewire.channels import HAPPENED, is_personal, is_reserved
 from tidewire.engine.node import Node
 from tidewire.engine.subscription import Subscription
 from tidewire.errors import PublishError, StoreUnavailable
-from tidewire.events.event import KINDS, KeptEvent, shadow_of
+from tidewire.events.event_kinds import KINDS, KeptEvent, shadow_of
 from tidewire.messages import Announcement, Member
 
 __all__ = ("Watcher",)

@@ -21,7 +21,7 @@ import msgspec
 
 from tidewire.engine.node import Node
 from tidewire.errors import ConfigurationError, TidewireError
-from tidewire.events.event import Event, Interest
+from tidewire.events.event_kinds import Event, Interest
 from tidewire.events.event_stream import Cursor, events_of
 from tidewire.messages import Position
 

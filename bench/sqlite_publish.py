@@ -17,8 +17,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from tidewire.backends.sqlite import SqliteBroker
+from tidewire.limits import Limits
 from tidewire.messages import PublishRequest
-from tidewire.options import Limits
 
 PUBLISHES, TASKS, SHARED_TASKS, SIZE = 20_000, 100, 20, 128
 

@@ -123,7 +123,7 @@ def test_no_file_and_no_function_grows_beyond_a_page() -> None:
 
 def test_the_core_can_be_read_in_an_afternoon() -> None:
     """The engine, the contracts of stores and the values: what a maintainer reads before the rest."""
-    values = ("channels", "errors", "messages", "options", "retention")
+    values = ("channel_options", "channels", "errors", "limits", "messages", "retention")
     source = ROOT / "src" / "tidewire"
     files = [*(source / "engine").glob("*.py"), source / "backends" / "base.py", *(source / f"{n}.py" for n in values)]
     assert (

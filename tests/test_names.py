@@ -13,8 +13,8 @@ from websockets.exceptions import InvalidStatus
 
 from helpers.hubs import serving
 from tidewire import BadRequest, Hub, HubConnection, Identity
+from tidewire.channel_options import ChannelOptions
 from tidewire.channels import NAME_BYTES, check_channel, check_name, check_text, personal
-from tidewire.options import ChannelOptions
 from tidewire.rules.base import Grant
 from tidewire.sessions.centrifuge import orders
 from tidewire.testing import wait_until

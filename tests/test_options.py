@@ -8,10 +8,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tidewire.channel_options import ChannelOptions, SlowPolicy
 from tidewire.channels import check_channel, is_reserved, open_channel, personal
 from tidewire.errors import BadRequest, ConfigurationError, PermissionDenied
 from tidewire.hub.hub_limits import ServerLimits
-from tidewire.options import ChannelOptions, Limits, SlowPolicy
+from tidewire.limits import Limits
 from tidewire.retention import Retention
 from tidewire.rules.options_by_name import OptionsByName
 

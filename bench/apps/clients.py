@@ -7,7 +7,7 @@ import os
 from fastapi import FastAPI
 
 from tidewire import Hub, Limits
-from tidewire.options import ChannelOptions
+from tidewire.channel_options import ChannelOptions
 from tidewire.rules.base import Identity
 
 limits = Limits(rate=1e9, burst=1_000_000_000, connections=20_000)

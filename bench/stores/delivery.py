@@ -26,8 +26,8 @@ import uvloop
 from tidewire.backends import open_backend, sqlite_path
 from tidewire.engine.connection import Connection
 from tidewire.engine.node import Node
+from tidewire.limits import Limits
 from tidewire.messages import Format
-from tidewire.options import Limits
 from tidewire.protocols.plain import PLAIN
 from tidewire.testing import FakeLink
 

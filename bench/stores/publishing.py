@@ -13,8 +13,8 @@ import msgspec
 import uvloop
 
 from tidewire.backends import open_backend
+from tidewire.limits import Limits
 from tidewire.messages import PublishRequest
-from tidewire.options import Limits
 
 __all__ = ("Rates", "measure")
 

@@ -28,8 +28,8 @@ from bench.processes import free_port
 from bench.stores.crowd import Crowd, Member, payload
 from tidewire.backends import open_backend
 from tidewire.errors import PublishError
+from tidewire.limits import Limits
 from tidewire.messages import PublishRequest
-from tidewire.options import Limits
 from tidewire.retention import Retention
 
 __all__ = ("Jitter", "Storm")

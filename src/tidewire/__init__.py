@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 from tidewire.support.first_use import imported_at_first_use
 
 if TYPE_CHECKING:
+    from tidewire.channel_options import ChannelOptions, MapKind, MapOptions, SlowPolicy
     from tidewire.engine.statistics import Statistics
     from tidewire.errors import (
         AlreadyStreaming,
@@ -40,8 +41,8 @@ if TYPE_CHECKING:
     from tidewire.events.event_kinds import Event
     from tidewire.history.shared_states import State
     from tidewire.hub import Hub
+    from tidewire.limits import Limits
     from tidewire.messages import Dropped, Format, HistoryPage, Member, Position, Publication, Subscribed, WireMessage
-    from tidewire.options import ChannelOptions, Limits, MapKind, MapOptions, SlowPolicy
     from tidewire.protocols.base import Protocol
     from tidewire.protocols.map_changes import Entry
     from tidewire.protocols.plain import PlainProtocol
@@ -129,11 +130,13 @@ __version__ = "0.1.0"
 
 #: Where each of these names is defined; the errors are in tidewire.errors.
 _HOMES = {
+    "tidewire.channel_options": ("ChannelOptions", "MapKind", "MapOptions", "SlowPolicy"),
     "tidewire.engine.statistics": ("Statistics",),
     "tidewire.history.shared_states": ("State",),
     "tidewire.events.event_kinds": ("Event",),
     "tidewire.events.event_handlers": ("DeadEvent",),
     "tidewire.hub": ("Hub",),
+    "tidewire.limits": ("Limits",),
     "tidewire.messages": (
         "Dropped",
         "Format",
@@ -143,13 +146,6 @@ _HOMES = {
         "Publication",
         "Subscribed",
         "WireMessage",
-    ),
-    "tidewire.options": (
-        "ChannelOptions",
-        "Limits",
-        "MapKind",
-        "MapOptions",
-        "SlowPolicy",
     ),
     "tidewire.protocols.base": ("Protocol",),
     "tidewire.protocols.map_changes": ("Entry",),

@@ -24,8 +24,8 @@ from tidewire.errors import (
     PublishUnconfirmed,
     StoreUnavailable,
 )
+from tidewire.limits import Limits
 from tidewire.messages import EphemeralPublication, Format, Position, PublishRequest
-from tidewire.options import Limits
 from tidewire.protocols.meta import with_trace
 from tidewire.protocols.payload import encode_payload
 from tidewire.protocols.shape import checked_payload

@@ -15,7 +15,7 @@ from tidewire.backends.postgres import PostgresBroker, PostgresPresence
 from tidewire.backends.redis import RedisBroker, RedisPresence
 from tidewire.backends.redis.address import parse_address
 from tidewire.backends.sqlite import SqliteBroker, SqlitePresence
-from tidewire.options import Limits
+from tidewire.limits import Limits
 from tidewire.testing import BrokerContract, PresenceContract, StoreUnderTest
 
 

@@ -12,8 +12,8 @@ from engine.support import run
 from helpers.counting import reached
 from helpers.stores import postgres_database, start_nats, start_redis
 from tidewire.backends import open_backend
+from tidewire.limits import Limits
 from tidewire.messages import Position, PublishRequest
-from tidewire.options import Limits
 from tidewire.retention import Retention
 from tidewire.testing import wait_until
 

@@ -15,8 +15,8 @@ from helpers.stores import postgres_database, start_nats, start_redis
 from tidewire import Hub
 from tidewire.backends import open_backend
 from tidewire.errors import BadRequest
+from tidewire.limits import Limits
 from tidewire.messages import Announcement, Format, Member, Position, PublishRequest
-from tidewire.options import Limits
 
 BAD: list[Any] = [uuid.UUID(int=1), 7, None, b"ann", "a\0b", "\ud800", "x" * 3_500, "é" * 700]
 

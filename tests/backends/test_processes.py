@@ -20,8 +20,8 @@ from engine.support import run
 from helpers.processes import told, worker
 from helpers.stores import Daemon, postgres_database, start_nats, start_postgres, start_redis
 from tidewire.backends import open_backend
+from tidewire.limits import Limits
 from tidewire.messages import Departure
-from tidewire.options import Limits
 from tidewire.testing import wait_until
 
 Running = tuple[str, Daemon]

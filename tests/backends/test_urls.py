@@ -6,7 +6,7 @@ import pytest
 
 from tidewire.backends import open_backend
 from tidewire.errors import ConfigurationError
-from tidewire.options import Limits
+from tidewire.limits import Limits
 
 SCHEMES = ("redis", "redis+sentinel", "redis+cluster", "nats", "tls", "postgresql", "mysql")
 FORMS = (

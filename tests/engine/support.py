@@ -10,10 +10,12 @@ from typing import Any
 
 from tidewire.backends.base import Broker, JoinResult, Presence
 from tidewire.backends.memory import MemoryBroker, MemoryPresence
+from tidewire.channel_options import ChannelOptions
 from tidewire.engine.connection import Connection
 from tidewire.engine.node import Node
 from tidewire.engine.subscription import Subscription
 from tidewire.errors import CommandError, NotPublished, StoreUnavailable
+from tidewire.limits import Limits
 from tidewire.messages import (
     Announcement,
     Dropped,
@@ -28,7 +30,6 @@ from tidewire.messages import (
     Subscribed,
     WireMessage,
 )
-from tidewire.options import ChannelOptions, Limits
 from tidewire.protocols.base import Protocol
 from tidewire.protocols.meta import is_history
 from tidewire.protocols.plain import PLAIN

@@ -10,8 +10,8 @@ import pytest
 from helpers.counting import reached
 from tidewire.engine.connection import Connection
 from tidewire.errors import ConfigurationError, ConnectionClosed, Disconnect
+from tidewire.limits import Limits
 from tidewire.messages import WireMessage
-from tidewire.options import Limits
 from tidewire.protocols.close_codes import FORCED, GONE, NORMAL
 from tidewire.protocols.plain import PLAIN
 from tidewire.testing import FakeLink, wait_until

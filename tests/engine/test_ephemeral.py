@@ -11,10 +11,11 @@ from helpers.counting import reached
 from tidewire.backends.memory import MemoryPresence
 from tidewire.backends.shared.relayed import unpack_ephemeral
 from tidewire.backends.sqlite import SqliteBroker
+from tidewire.channel_options import ChannelOptions, SlowPolicy
 from tidewire.engine.node import Node
 from tidewire.errors import BadRequest, LimitExceeded, NotPublished
+from tidewire.limits import Limits
 from tidewire.messages import Announcement, Format, Position
-from tidewire.options import ChannelOptions, Limits, SlowPolicy
 from tidewire.protocols.meta import PublicationMeta
 
 from .support import Client, FailingBroker, OffsetProtocol, connect, open_node, publish, run, turns, wait_until

@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 
 from helpers.counting import reached
+from tidewire.channel_options import ChannelOptions, SlowPolicy
 from tidewire.engine.control import Control
 from tidewire.messages import Format, Publication, WireMessage
-from tidewire.options import ChannelOptions, SlowPolicy
 from tidewire.protocols.base import Protocol
 from tidewire.protocols.close_codes import INSUFFICIENT, SLOW
 from tidewire.testing import FakeLink, wait_until

@@ -11,11 +11,11 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from tidewire.channel_options import ChannelOptions, SlowPolicy
 from tidewire.engine import fanout
 from tidewire.engine.node import Node
 from tidewire.errors import BadRequest, ConnectionClosed
 from tidewire.messages import Format, Position, WireMessage
-from tidewire.options import ChannelOptions, SlowPolicy
 from tidewire.testing import FakeLink, wait_until
 
 from .support import OFFSETS, Client, FailingBroker, OffsetProtocol, connect, open_node, run, turns

@@ -7,6 +7,7 @@ import asyncio
 import pytest
 
 from helpers.counting import reached
+from tidewire.channel_options import ChannelOptions
 from tidewire.channels import personal
 from tidewire.engine.control import Control
 from tidewire.engine.node import Node
@@ -21,7 +22,6 @@ from tidewire.errors import (
     StoreUnavailable,
 )
 from tidewire.messages import Announcement, Format, Position, WireMessage
-from tidewire.options import ChannelOptions
 from tidewire.protocols.close_codes import FORCED, NORMAL, SHUTDOWN
 from tidewire.sessions.newcomers import admit, identify
 from tidewire.support.counters import count_limit

@@ -7,8 +7,8 @@ from pathlib import Path
 
 from tidewire.backends.sqlite import SqliteBroker, SqlitePresence
 from tidewire.engine.node import Node
+from tidewire.limits import Limits
 from tidewire.messages import Position, Publication
-from tidewire.options import Limits
 from tidewire.testing import wait_until
 
 from .support import connect, open_node, publish, run

@@ -7,9 +7,9 @@ import asyncio
 import pytest
 
 from engine.support import FailingBroker, connect, open_node, publish, run, turns
+from tidewire.channel_options import ChannelOptions
 from tidewire.engine.node import Node
 from tidewire.messages import Position
-from tidewire.options import ChannelOptions
 from tidewire.testing import FakeLink, wait_until
 
 LONG = {"a": ChannelOptions(history_size=5_000)}

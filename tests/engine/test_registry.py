@@ -8,10 +8,11 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
+from tidewire.channel_options import ChannelOptions
 from tidewire.engine.connection import Connection
 from tidewire.engine.registry import Channel, Group, Newcomer, Registry
 from tidewire.engine.subscription import ENDED, Subscription
-from tidewire.options import ChannelOptions, Limits
+from tidewire.limits import Limits
 from tidewire.protocols.batch import Representation
 from tidewire.protocols.json import JSON
 from tidewire.protocols.plain import PLAIN

@@ -10,9 +10,9 @@ import time
 from collections.abc import AsyncIterator, Sequence
 from typing import Protocol
 
+from tidewire.channel_options import ChannelOptions
 from tidewire.errors import PublishError, PublishUnconfirmed
 from tidewire.messages import Format, Position
-from tidewire.options import ChannelOptions
 from tidewire.testing import wait_until
 
 __all__ = ("RULES", "Ledger", "check", "check_outage_told", "open_files", "received")

@@ -10,8 +10,8 @@ from typing import Any
 
 from tidewire.backends import open_backend
 from tidewire.errors import PublishError
+from tidewire.limits import Limits
 from tidewire.messages import Announcement, Member, Publication, PublishRequest
-from tidewire.options import Limits
 from tidewire.retention import Retention
 
 ALL = Retention(1_000_000, 1e9)

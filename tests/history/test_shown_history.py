@@ -8,9 +8,9 @@ import pytest
 
 from engine.support import FailingBroker, connect, open_node, run
 from tidewire.backends.memory import MemoryBroker
+from tidewire.channel_options import ChannelOptions
 from tidewire.history.shown_history import History
 from tidewire.messages import Format, HistoryRequest, Position, PublishRequest
-from tidewire.options import ChannelOptions
 from tidewire.protocols.meta import PublicationMeta, is_history
 from tidewire.retention import Retention
 

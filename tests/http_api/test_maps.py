@@ -10,10 +10,10 @@ import msgspec
 import pytest
 
 from engine.support import open_node, run
+from tidewire.channel_options import ChannelOptions, MapKind, MapOptions
 from tidewire.errors import BadRequest, NotAvailable
 from tidewire.http_api.calls import Calls
 from tidewire.http_api.nodes import Nodes
-from tidewire.options import ChannelOptions, MapKind, MapOptions
 from tidewire.sessions.maps import Maps
 
 

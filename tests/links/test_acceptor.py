@@ -22,8 +22,8 @@ from contract.serving import Server, until
 from helpers.counting import reached
 from requirements import require
 from server.test_run import certificate
+from tidewire.limits import Limits
 from tidewire.links.acceptor import Acceptor
-from tidewire.options import Limits
 from tidewire.support.counters import count_limit
 from tidewire.support.siblings import Siblings
 from tidewire.testing import wait_until

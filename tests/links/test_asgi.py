@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 
 from tidewire.errors import Disconnect
+from tidewire.limits import Limits
 from tidewire.links import asgi
 from tidewire.links.asgi import AsgiLink
 from tidewire.messages import WireMessage
-from tidewire.options import Limits
 from tidewire.protocols.batch import Batch
 from tidewire.protocols.close_codes import GONE, INTERNAL_ERROR, SHUTDOWN, STALLED
 from tidewire.testing import wait_until

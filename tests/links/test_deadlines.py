@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from tidewire.limits import Limits
 from tidewire.links.deadlines import Deadlines, Due
-from tidewire.options import Limits
 
 LIMITS = Limits(ping_seconds=25, pong_seconds=10)
 

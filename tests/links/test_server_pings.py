@@ -17,9 +17,9 @@ from tests.links.wire import wait_for
 from websockets.sync.client import connect
 
 from tidewire import Hub
+from tidewire.limits import Limits
 from tidewire.links.server_pings import pings_for
 from tidewire.links.tcp_socket import Peer, peer_of
-from tidewire.options import Limits
 from tidewire.support.log_limit import LogLimit
 
 APPLICATION = """

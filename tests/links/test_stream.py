@@ -14,9 +14,9 @@ from tests.links.test_same_suite import Server as SuiteServer
 
 from helpers.counting import reached
 from tidewire.errors import Disconnect, RateLimited
+from tidewire.limits import Limits
 from tidewire.links.stream import BINARY, EVENTS, LINES, Framing, StreamLink
 from tidewire.messages import WireMessage
-from tidewire.options import Limits
 from tidewire.protocols.batch import Batch
 from tidewire.protocols.close_codes import GONE, SHUTDOWN, STALLED
 from tidewire.testing import wait_until

@@ -13,13 +13,13 @@ import msgspec
 import uvicorn
 
 from tidewire.errors import Disconnect
+from tidewire.limits import Limits
 from tidewire.links import first_request
 from tidewire.links import uvicorn as ws_class
 from tidewire.links.asgi import AsgiLink
 from tidewire.links.base import Link
 from tidewire.links.listener import listening_socket
 from tidewire.messages import WireMessage
-from tidewire.options import Limits
 from tidewire.protocols.batch import Batch
 from tidewire.support.counters import LimitCounter
 

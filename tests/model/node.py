@@ -11,11 +11,12 @@ from typing import Any
 from engine.support import OFFSETS
 from model.reader import HISTORY
 from tidewire.backends import open_backend
+from tidewire.channel_options import ChannelOptions
 from tidewire.engine.connection import Connection
 from tidewire.engine.node import Node
 from tidewire.errors import NotPublished, PublishUnconfirmed, StoreUnavailable
+from tidewire.limits import Limits
 from tidewire.messages import Format, Membership, Position
-from tidewire.options import ChannelOptions, Limits
 from tidewire.rules.options_by_name import OptionsByName
 from tidewire.testing import FakeLink
 

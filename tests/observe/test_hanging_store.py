@@ -8,8 +8,8 @@ import pytest
 
 from tidewire.backends import open_backend
 from tidewire.backends.base import Broker, Presence
+from tidewire.limits import Limits
 from tidewire.observe.hanging_store import Hang, hanging
-from tidewire.options import Limits
 
 
 @pytest.mark.parametrize(("place", "contract"), [(0, Broker), (1, Presence)])

@@ -8,10 +8,10 @@ from engine.support import connect, run
 from tidewire.backends import open_backend
 from tidewire.channels import CONTROL
 from tidewire.engine.node import Node
+from tidewire.limits import Limits
 from tidewire.observe.overview import Overview
 from tidewire.observe.rows import Query
 from tidewire.observe.survey import Survey
-from tidewire.options import Limits
 
 CHANNELS = 300
 

@@ -14,9 +14,9 @@ from tidewire.channels import CONTROL, NODES
 from tidewire.engine.control import Control
 from tidewire.engine.node import Node
 from tidewire.errors import NotPublished, TemporaryFailure
+from tidewire.limits import Limits
 from tidewire.messages import Member
 from tidewire.observe.survey import Survey
-from tidewire.options import Limits
 
 
 async def begin(node: Node, *answers: str) -> Survey:

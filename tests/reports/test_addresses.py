@@ -9,7 +9,7 @@ from engine.support import run
 from helpers.stores import postgres_database
 from tidewire.backends import open_backend
 from tidewire.errors import ConfigurationError
-from tidewire.options import Limits
+from tidewire.limits import Limits
 
 
 @pytest.mark.parametrize("password", ["p@ss", "@", "a@b@c", "p%40ss@"])

@@ -25,7 +25,7 @@ from tidewire import (
     UnknownChannel,
     UnknownType,
 )
-from tidewire.options import ChannelOptions
+from tidewire.channel_options import ChannelOptions
 from tidewire.rules.base import Action, Caller, ConnectAttempt, Identity
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from tidewire.errors import ConfigurationError, LimitExceeded, StoreUnavailable
-from tidewire.options import Limits
+from tidewire.limits import Limits
 from tidewire.server import accounts_database as database
 from tidewire.server import passwords as module
 from tidewire.server.accounts import (

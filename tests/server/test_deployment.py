@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from server.live_server import tidewire
-from tidewire.options import Limits
+from tidewire.limits import Limits
 from tidewire.server import deployment
 from tidewire.server.deployment import judge
 from tidewire.server.settings import Settings

@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
+from tidewire.channel_options import MapKind, MapOptions, SlowPolicy
 from tidewire.errors import (
     BadRequest,
     CommandError,
@@ -16,7 +17,6 @@ from tidewire.errors import (
     TokenExpired,
     UnknownChannel,
 )
-from tidewire.options import MapKind, MapOptions, SlowPolicy
 from tidewire.rules.base import Action, Caller, ConnectAttempt, Grant, Identity
 from tidewire.server.client_table import ClientTable
 from tidewire.server.namespace_authority import NamespaceAuthority

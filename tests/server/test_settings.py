@@ -7,7 +7,7 @@ import msgspec
 import pytest
 
 from tidewire.errors import ConfigurationError
-from tidewire.options import Limits
+from tidewire.limits import Limits
 from tidewire.server import settings_help
 from tidewire.server.settings import Settings, load, redacted, unknown_variables
 

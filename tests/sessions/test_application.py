@@ -19,8 +19,8 @@ from tidewire.backends.memory import MemoryBroker, MemoryPresence
 from tidewire.backends.sqlite import SqliteBroker, SqlitePresence
 from tidewire.engine.node import Node
 from tidewire.errors import BadRequest, NotPublished, StoreUnavailable
+from tidewire.limits import Limits
 from tidewire.messages import Announcement, Member
-from tidewire.options import Limits
 from tidewire.protocols.close_codes import NORMAL
 from tidewire.protocols.plain import PLAIN
 from tidewire.sessions.accept import Acceptance

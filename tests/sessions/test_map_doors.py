@@ -14,9 +14,9 @@ from websockets.asyncio.client import ClientConnection
 
 from helpers.hubs import Application, receive, run, serving
 from tidewire import Hub, NotPublished
+from tidewire.channel_options import MapOptions
 from tidewire.http_api.calls import Calls
 from tidewire.http_api.nodes import Nodes
-from tidewire.options import MapOptions
 from tidewire.publisher import Publisher
 from tidewire.testing import wait_until
 

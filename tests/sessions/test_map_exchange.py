@@ -14,9 +14,9 @@ import pytest
 from engine.support import run
 from helpers.counting import reached
 from tidewire import ChannelOptions, Hub
+from tidewire.channel_options import MapOptions
 from tidewire.channels import copies
 from tidewire.messages import EphemeralPublication, Format
-from tidewire.options import MapOptions
 from tidewire.protocols.map_news import KnownChange, News
 from tidewire.protocols.meta import CHANGE
 from tidewire.sessions.map_exchange import SharedReplica

@@ -29,9 +29,9 @@ from tidewire import (
     SlowPolicy,
     StoreUnavailable,
 )
+from tidewire.channel_options import MapKind, MapOptions
 from tidewire.http_api.calls import Calls
 from tidewire.http_api.nodes import Nodes
-from tidewire.options import MapKind, MapOptions
 from tidewire.sessions.maps import Maps
 from tidewire.testing import wait_until
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 
 from helpers.counting import reached
-from tidewire.options import Limits
+from tidewire.limits import Limits
 from tidewire.sessions.reply_budget import ReplyBudget
 
 

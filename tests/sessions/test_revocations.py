@@ -11,8 +11,8 @@ import pytest
 from engine.support import connect, run
 from tidewire.errors import ConfigurationError
 from tidewire.hub import Hub
+from tidewire.limits import Limits
 from tidewire.messages import IssuedToken
-from tidewire.options import Limits
 from tidewire.protocols.close_codes import REVOKED
 from tidewire.sessions.revocations import Revocation
 from tidewire.testing import wait_until

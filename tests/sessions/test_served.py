@@ -12,9 +12,9 @@ import pytest
 from engine.support import Client, FailingBroker, OffsetProtocol, connect, open_node, run, turns
 from helpers.counting import reached
 from tidewire import Hub
+from tidewire.channel_options import ChannelOptions
 from tidewire.errors import BadRequest
 from tidewire.messages import Format, Position, WireMessage
-from tidewire.options import ChannelOptions
 from tidewire.protocols.native_commands import Ping, Publish, Subscribe, Unsubscribe
 from tidewire.rules.base import Identity
 from tidewire.sessions.access import Access

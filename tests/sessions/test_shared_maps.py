@@ -16,7 +16,7 @@ import pytest
 from engine.support import PLAIN, connect, run
 from helpers.counting import reached
 from tidewire import BadRequest, ChannelOptions, Hub, LimitExceeded
-from tidewire.options import MapOptions
+from tidewire.channel_options import MapOptions
 from tidewire.testing import wait_until
 
 CHANNELS = {"board": ChannelOptions(ephemeral=True, map=MapOptions())}

@@ -18,8 +18,8 @@ from tests.links.wire import request, serving, wait_for
 from uvicorn.server import ServerState
 
 from helpers.counting import reached
+from tidewire.limits import Limits
 from tidewire.links.first_request import configured
-from tidewire.options import Limits
 from tidewire.support import admission as admission_module
 from tidewire.support.admission import Admission
 from tidewire.testing import wait_until

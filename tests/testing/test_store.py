@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from tidewire.options import Limits
+from tidewire.limits import Limits
 from tidewire.testing import BrokerContract, PresenceContract, StoreUnderTest
 from tidewire.testing.simulated_store import SimulatedStore
 

@@ -11,7 +11,7 @@ from tidewire.backends.base import Broker, Presence
 from tidewire.backends.checked import CheckedBroker, CheckedPresence
 from tidewire.backends.memory import MemoryBroker, MemoryPresence
 from tidewire.errors import ConfigurationError
-from tidewire.options import Limits
+from tidewire.limits import Limits
 
 __all__ = ("is_local", "open_backend", "shared_name", "sqlite_path")
 

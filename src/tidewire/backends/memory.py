@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 
 from tidewire.backends.base import Broker, Deliver, JoinResult, Presence, Resumed, nothing_to_resume
 from tidewire.errors import NotPublished
+from tidewire.limits import Limits
 from tidewire.messages import (
     Announcement,
     Departure,
@@ -19,7 +20,6 @@ from tidewire.messages import (
     Publication,
     PublishRequest,
 )
-from tidewire.options import Limits
 from tidewire.retention import Retention
 from tidewire.support.counters import count_limit
 

@@ -19,10 +19,10 @@ from fastapi import FastAPI, WebSocket
 
 from tidewire.backends import open_backend, sqlite_path
 from tidewire.backends.base import Broker
+from tidewire.channel_options import ChannelOptions
 from tidewire.errors import TidewireError
 from tidewire.hub import Hub
 from tidewire.messages import PublishRequest
-from tidewire.options import ChannelOptions
 from tidewire.server.settings import Settings, clean_environment
 
 __all__ = ("application", "fan_out", "publishing")

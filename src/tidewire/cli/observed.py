@@ -115,11 +115,11 @@ async def _at_store(settings: Settings) -> AsyncIterator[Call]:
     import importlib.metadata
 
     from tidewire.backends import open_backend
+    from tidewire.channel_options import ChannelOptions
     from tidewire.engine.node import Node
     from tidewire.http_api.calls import Calls
     from tidewire.http_api.models import encode
     from tidewire.http_api.nodes import Nodes
-    from tidewire.options import ChannelOptions
 
     node = Node(*open_backend(settings.broker, settings.limits), limits=settings.limits)
     await node.start()

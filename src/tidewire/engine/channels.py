@@ -11,8 +11,8 @@ from tidewire.engine.fanout import Fanout
 from tidewire.engine.registry import Channel, Registry
 from tidewire.engine.tasks import Tasks
 from tidewire.errors import StoreUnavailable
+from tidewire.limits import Limits
 from tidewire.messages import EphemeralPublication, HistoryPage, Position, Publication
-from tidewire.options import Limits
 from tidewire.rules.options_by_name import OptionsByName
 from tidewire.support.counters import count_limit
 

@@ -9,9 +9,9 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from tidewire.errors import ConnectionClosed, Disconnect, RateLimited
+from tidewire.limits import Limits
 from tidewire.links.base import LOST, Link
 from tidewire.messages import IssuedToken, WireMessage
-from tidewire.options import Limits
 from tidewire.protocols.base import Protocol
 from tidewire.protocols.batch import Representation
 from tidewire.protocols.close_codes import POLICY, SHUTDOWN, TOO_BIG, check_close_code

@@ -12,8 +12,8 @@ from tidewire.backends.base import Broker
 from tidewire.engine.connection import Connection
 from tidewire.engine.registry import Channel, Registry
 from tidewire.engine.subscription import ENDED, Subscription
+from tidewire.limits import Limits
 from tidewire.messages import EphemeralPublication
-from tidewire.options import Limits
 from tidewire.protocols.batch import Batch
 from tidewire.protocols.meta import but_not
 from tidewire.support.counters import count_limit

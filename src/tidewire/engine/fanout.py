@@ -16,8 +16,8 @@ from tidewire.engine.ephemeral import Ephemeral
 from tidewire.engine.registry import Channel, ChannelPush, Registry
 from tidewire.engine.slow_clients import SlowClients
 from tidewire.engine.subscription import Subscription
+from tidewire.limits import Limits
 from tidewire.messages import Publication
-from tidewire.options import Limits
 from tidewire.protocols.batch import Batch, Representation
 from tidewire.protocols.close_codes import INSUFFICIENT
 from tidewire.protocols.meta import but_not

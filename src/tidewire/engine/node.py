@@ -29,6 +29,7 @@ from tidewire.errors import BadRequest, LimitExceeded, NotPublished, PublishErro
 from tidewire.history.recovery_reader import RecoveryReader
 from tidewire.history.shared_states import States
 from tidewire.history.shown_history import History, IsShown, everything
+from tidewire.limits import Limits
 from tidewire.messages import (
     EphemeralPublication,
     Format,
@@ -39,7 +40,6 @@ from tidewire.messages import (
     PublishRequest,
     WireMessage,
 )
-from tidewire.options import Limits
 from tidewire.protocols.close_codes import SHUTDOWN, TOO_MANY
 from tidewire.rules.options_by_name import OptionsByName
 from tidewire.rules.publication_counts import Tally

@@ -8,10 +8,10 @@ from types import MappingProxyType
 
 import msgspec
 
+from tidewire.channel_options import ChannelOptions
 from tidewire.engine.connection import Connection
 from tidewire.engine.subscription import Subscription
 from tidewire.messages import EphemeralPublication, Position, Publication
-from tidewire.options import ChannelOptions
 from tidewire.protocols.batch import Batch, Representation
 from tidewire.rules.publication_counts import Tally
 from tidewire.support.key_counts import Counts

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from tidewire.channel_options import SlowPolicy
 from tidewire.engine.connection import Connection
 from tidewire.engine.registry import Channel, Registry
 from tidewire.engine.subscription import Subscription
+from tidewire.limits import Limits
 from tidewire.messages import Dropped, Publication
-from tidewire.options import Limits, SlowPolicy
 from tidewire.protocols.batch import Batch
 from tidewire.protocols.close_codes import SLOW
 from tidewire.support.counters import count_limit

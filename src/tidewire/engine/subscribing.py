@@ -19,8 +19,8 @@ from tidewire.engine.subscription import Subscription
 from tidewire.errors import AlreadySubscribed, BadRequest, ConnectionClosed, LimitExceeded
 from tidewire.history.recovery_reader import Forms, Missed
 from tidewire.history.shared_states import State
+from tidewire.limits import Limits
 from tidewire.messages import Announcement, Membership, Position, Subscribed, WireMessage
-from tidewire.options import Limits
 from tidewire.protocols.batch import Batch, Representation
 from tidewire.protocols.close_codes import NORMAL
 from tidewire.rules.options_by_name import OptionsByName

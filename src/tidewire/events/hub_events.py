@@ -7,6 +7,7 @@ import logging
 from collections.abc import Callable, Coroutine, Iterable
 from typing import Any
 
+from tidewire.channel_options import ChannelOptions
 from tidewire.channels import HAPPENED, watched
 from tidewire.engine.node import Node
 from tidewire.errors import ConfigurationError, StoreUnavailable
@@ -16,7 +17,6 @@ from tidewire.events.event_stream import Leadership
 from tidewire.events.watcher import Watcher
 from tidewire.events.webhook import Webhook, WebhookDelivery
 from tidewire.messages import Publication
-from tidewire.options import ChannelOptions
 from tidewire.rules.dependency_overrides import Overrides
 from tidewire.rules.options_by_name import OptionsByName
 

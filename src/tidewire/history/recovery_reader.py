@@ -14,8 +14,8 @@ from tidewire.history.read_steps import cost
 from tidewire.history.recovery_merge import Recovery, merge
 from tidewire.history.shared_reads import HistoryReader, Share, Spawn
 from tidewire.history.shown_history import History
+from tidewire.limits import Limits
 from tidewire.messages import HistoryPage, HistoryRequest, Position, Publication
-from tidewire.options import Limits
 from tidewire.retention import Retention
 from tidewire.support.admission import Admission
 

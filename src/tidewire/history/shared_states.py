@@ -11,8 +11,8 @@ import msgspec
 
 from tidewire.errors import CommandError, StateFailed, StoreUnavailable
 from tidewire.history.shared_reads import Spawn
+from tidewire.limits import Limits
 from tidewire.messages import Position
-from tidewire.options import Limits
 from tidewire.support.counters import count_limit
 from tidewire.support.log_limit import LogLimit
 

@@ -11,6 +11,7 @@ from typing import Any, ClassVar, NamedTuple, TypeVar
 import msgspec
 from pydantic import ValidationError
 
+from tidewire.channel_options import ChannelOptions
 from tidewire.channels import check_user
 from tidewire.engine.node import Node
 from tidewire.errors import (
@@ -35,7 +36,6 @@ from tidewire.http_api.publish import Publishing, payload
 from tidewire.messages import HistoryPage, Position
 from tidewire.observe.reasons import Question
 from tidewire.observe.rows import Query
-from tidewire.options import ChannelOptions
 from tidewire.protocols.centrifuge.codes import BAD_REQUEST, FORCE_DISCONNECT, INTERNAL, error_of
 from tidewire.protocols.centrifuge.override import Override
 from tidewire.protocols.json_text import has_huge_number

@@ -7,6 +7,7 @@ from collections.abc import Callable
 import msgspec
 from pydantic import Field
 
+from tidewire.channel_options import ChannelOptions
 from tidewire.engine.node import Node
 from tidewire.errors import BadRequest, NotAvailable
 from tidewire.http_api import models as m
@@ -15,7 +16,6 @@ from tidewire.http_api.nodes import Nodes
 from tidewire.http_api.trial import try_cut
 from tidewire.observe.faults import Cut, Faults, Freeze, Kill, Stop
 from tidewire.observe.rows import ConnectionRow, Query
-from tidewire.options import ChannelOptions
 
 __all__ = ("FAULT_METHODS", "FaultCalls")
 

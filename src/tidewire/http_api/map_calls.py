@@ -8,11 +8,11 @@ from typing import Any, Literal
 import msgspec
 from pydantic import Field
 
+from tidewire.channel_options import ChannelOptions, MapKind, MapOptions
 from tidewire.engine.node import Node
 from tidewire.errors import BadRequest, EntryChanged, NotAvailable, Unrecoverable
 from tidewire.http_api import models as m
 from tidewire.messages import Position
-from tidewire.options import ChannelOptions, MapKind, MapOptions
 from tidewire.protocols.map_changes import Entry, change_of
 from tidewire.protocols.meta import meta_of, tags_from
 from tidewire.protocols.payload import encode_json

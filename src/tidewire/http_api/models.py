@@ -10,7 +10,7 @@ import msgspec
 from pydantic import BaseModel, ConfigDict, Field, WithJsonSchema
 
 from tidewire.errors import LimitExceeded
-from tidewire.options import Limits
+from tidewire.limits import Limits
 from tidewire.support.counters import count_limit
 
 __all__ = ("Answer", "ApiError", "Payload", "Request", "Result", "too_many")

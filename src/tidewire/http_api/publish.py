@@ -8,11 +8,11 @@ from collections.abc import Callable
 
 import msgspec
 
+from tidewire.channel_options import ChannelOptions
 from tidewire.engine.node import Node
 from tidewire.errors import BadRequest, VersionConflict
 from tidewire.http_api import models as m
 from tidewire.messages import Format, Position
-from tidewire.options import ChannelOptions
 from tidewire.protocols.meta import PublicationMeta
 from tidewire.sessions.centrifuge.websocket_route import PROTOBUF
 from tidewire.sessions.versions import publish_version

@@ -9,11 +9,11 @@ from contextlib import aclosing
 
 import msgspec
 
+from tidewire.channel_options import ChannelOptions
 from tidewire.engine.node import Node
 from tidewire.errors import NotAvailable, TidewireError, Unrecoverable
 from tidewire.http_api import models as m
 from tidewire.messages import HistoryPage, Publication
-from tidewire.options import ChannelOptions
 from tidewire.protocols.centrifuge import messages as wire
 from tidewire.protocols.meta import meta_of
 from tidewire.sessions.centrifuge.history_and_presence import read_history, read_presence

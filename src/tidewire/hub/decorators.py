@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any, ParamSpec, TypeVar
 
+from tidewire.channel_options import MapOptions, SlowPolicy
 from tidewire.errors import ConfigurationError
 from tidewire.events.event_handlers import DeadEvent
 from tidewire.hub.lifecycle import HubLifecycle
-from tidewire.options import MapOptions, SlowPolicy
 from tidewire.rules.book import Authenticate, rule_options
 from tidewire.rules.channel_rule import ChannelRule
 from tidewire.rules.publish_handlers import MessageTypes

@@ -10,7 +10,7 @@ from typing import Protocol
 from tidewire.backends.base import Broker, Presence
 from tidewire.engine.node import Node
 from tidewire.http_api.nodes import Nodes
-from tidewire.options import Limits
+from tidewire.limits import Limits
 from tidewire.sessions.revocations import Revocations
 from tidewire.sessions.text_streams import TextStreams
 from tidewire.sessions.threads import ThreadCalls

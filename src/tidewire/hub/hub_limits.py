@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 
 from tidewire.errors import ConfigurationError
-from tidewire.options import Limits
+from tidewire.limits import Limits
 
 __all__ = ("SERVER_LIMITS", "ServerLimits", "read_limits")
 

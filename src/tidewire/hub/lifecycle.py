@@ -12,19 +12,20 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Self
 from tidewire.asyncapi.description import Description
 from tidewire.backends import is_local, open_backend, shared_name
 from tidewire.backends.base import Broker, Presence
+from tidewire.channel_options import ChannelOptions
 from tidewire.engine.node import Node
 from tidewire.errors import ConfigurationError
 from tidewire.events.hub_events import HubEvents
 from tidewire.http_api.nodes import Nodes
 from tidewire.hub.hosting import HOST, Opened
 from tidewire.hub.hub_limits import SERVER_LIMITS, read_limits
+from tidewire.limits import Limits
 from tidewire.links.server_pings import warn_of_frozen_clients
 from tidewire.observe.faults import Faults
 from tidewire.observe.hanging_store import Hang, hanging
 from tidewire.observe.metered_stores import metered
 from tidewire.observe.node_report import Source
 from tidewire.observe.shown_runs import ShownRuns
-from tidewire.options import ChannelOptions, Limits
 from tidewire.protocols.meta import is_history
 from tidewire.rules.base import Authority
 from tidewire.rules.book import RuleBook

@@ -14,7 +14,7 @@ import ssl
 from collections.abc import Callable
 from socket import socket
 
-from tidewire.options import Limits
+from tidewire.limits import Limits
 from tidewire.support.admission import Admission
 from tidewire.support.counters import LimitCounter, count_limit
 from tidewire.support.log_limit import LogLimit

@@ -9,10 +9,10 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 from tidewire.errors import Disconnect
+from tidewire.limits import Limits
 from tidewire.links.base import Link, Listener
 from tidewire.links.server_exit import ServerExit, waits_for_clients
 from tidewire.links.server_pings import ServerPings
-from tidewire.options import Limits
 from tidewire.protocols.batch import Batch
 from tidewire.protocols.close_codes import GONE, INTERNAL_ERROR, NO_PONG, SHUTDOWN, STALLED, close_reason
 from tidewire.support.counters import count_limit

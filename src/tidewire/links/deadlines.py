@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from enum import Enum, auto
 
-from tidewire.options import Limits
+from tidewire.limits import Limits
 
 __all__ = ("Deadlines", "Due")
 

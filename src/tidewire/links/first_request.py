@@ -15,10 +15,10 @@ from typing import Any, cast
 from uvicorn.config import Config
 from uvicorn.server import ServerState
 
+from tidewire.limits import Limits
 from tidewire.links.handshake import read_handshake
 from tidewire.links.http import HttpProtocol, refusal
 from tidewire.links.uvicorn import WebSocketProtocol, make_own
-from tidewire.options import Limits
 from tidewire.support.admission import Admission
 from tidewire.support.counters import count_limit
 

@@ -9,8 +9,8 @@ import asyncio
 from collections import deque
 
 from tidewire.errors import Disconnect
+from tidewire.limits import Limits
 from tidewire.links.base import LOST, Link, Listener
-from tidewire.options import Limits
 from tidewire.protocols.batch import Batch
 from tidewire.protocols.close_codes import STALLED
 from tidewire.support.counters import count_limit

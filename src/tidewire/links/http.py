@@ -20,9 +20,9 @@ from uvicorn.config import Config
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.server import ServerState
 
+from tidewire.limits import Limits
 from tidewire.links.host import BadHost, relative_redirects, set_host
 from tidewire.links.uvicorn import WebSocketProtocol, make_own
-from tidewire.options import Limits
 from tidewire.support.admission import Admission
 from tidewire.support.counters import count_limit
 

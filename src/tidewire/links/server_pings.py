@@ -18,8 +18,8 @@ import sys
 from collections.abc import MutableMapping
 from typing import Any, Protocol
 
+from tidewire.limits import Limits
 from tidewire.links.tcp_socket import Peer, Sockets, TcpState, framed_by, keep_alive, peer_of, state_of
-from tidewire.options import Limits
 from tidewire.support.log_limit import LogLimit
 from tidewire.support.timer_wheel import TimerWheel
 

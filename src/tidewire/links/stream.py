@@ -12,9 +12,9 @@ from typing import Protocol as TypingProtocol
 import msgspec
 
 from tidewire.errors import Disconnect, RateLimited
+from tidewire.limits import Limits
 from tidewire.links.base import Link, Listener
 from tidewire.messages import WireMessage
-from tidewire.options import Limits
 from tidewire.protocols.batch import Batch
 from tidewire.protocols.close_codes import GONE, INTERNAL_ERROR, STALLED
 from tidewire.support.counters import count_limit

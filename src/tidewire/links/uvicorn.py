@@ -19,11 +19,11 @@ import msgspec
 from uvicorn.config import Config
 from uvicorn.server import ServerState
 
+from tidewire.limits import Limits
 from tidewire.links.asgi_application import AsgiApplication, ClientGone
 from tidewire.links.base import LOST
 from tidewire.links.handshake import Handshake, HeaderPairs, plain_response, response
 from tidewire.links.websocket import WebSocketLink
-from tidewire.options import Limits
 from tidewire.protocols.close_codes import SHUTDOWN
 from tidewire.support.refusals import note_refusal
 

@@ -15,13 +15,13 @@ from typing import Any
 from websockets.extensions.base import Extension
 
 from tidewire.errors import ConfigurationError, Disconnect
+from tidewire.limits import Limits
 from tidewire.links.asgi_application import AsgiApplication, ClientGone, Opening
 from tidewire.links.base import LOST, Link, Listener
 from tidewire.links.deadlines import Deadlines, Due
 from tidewire.links.reader import BY_APPLICATION, BY_HANDSHAKE, BY_WRITER, Control, Fault, Opcode, Reader
 from tidewire.links.writer import Writer, close_frame, control_frame
 from tidewire.messages import WireMessage
-from tidewire.options import Limits
 from tidewire.protocols.batch import Batch, frame
 from tidewire.protocols.close_codes import INTERNAL_ERROR, NO_PONG, NORMAL, SHUTDOWN, STALLED
 from tidewire.support.counters import count_limit

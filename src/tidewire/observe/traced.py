@@ -18,9 +18,9 @@ from tidewire.channels import is_internal, is_personal
 from tidewire.engine.node import Node
 from tidewire.engine.registry import Channel, ChannelPush
 from tidewire.history.shown_history import IsShown
+from tidewire.limits import Limits
 from tidewire.messages import EphemeralPublication, Position, Publication, PublishRequest
 from tidewire.observe.tracing import Tracing, current_context, fail, text_of
-from tidewire.options import Limits
 from tidewire.protocols.meta import trace_of, traced_of, with_trace
 from tidewire.rules.options_by_name import OptionsByName
 from tidewire.support.key_counts import Counts

@@ -9,8 +9,8 @@ from typing import Annotated, cast
 import msgspec
 
 from tidewire.errors import BadRequest, CommandError, UnknownType
+from tidewire.limits import Limits
 from tidewire.messages import Dropped, Format, Publication, Subscribed, WireMessage
-from tidewire.options import Limits
 from tidewire.protocols.base import Protocol, to_utf8
 from tidewire.protocols.json import iso_time, with_fields
 from tidewire.protocols.json_text import JsonDecoder

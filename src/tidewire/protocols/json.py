@@ -9,9 +9,9 @@ from typing import Any
 import msgspec
 
 from tidewire.errors import CommandError, InvalidMessage, RateLimited
+from tidewire.limits import Limits
 from tidewire.messages import Dropped, Publication, Subscribed, WireMessage
 from tidewire.messages import Format as _Format
-from tidewire.options import Limits
 from tidewire.protocols.base import Protocol, to_utf8
 from tidewire.protocols.json_text import JsonDecoder, with_whole_characters
 from tidewire.protocols.native_commands import Publish

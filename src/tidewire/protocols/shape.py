@@ -11,8 +11,8 @@ from pydantic import BaseModel, TypeAdapter, ValidationError
 from pydantic.errors import PydanticUserError
 
 from tidewire.errors import BadRequest, ConfigurationError, InvalidMessage, Problem
+from tidewire.limits import Limits
 from tidewire.messages import Announcement, Format
-from tidewire.options import Limits
 from tidewire.protocols.json_text import JsonDecoder
 from tidewire.protocols.payload import encode_json, encode_payload
 from tidewire.protocols.typed_dicts import portable

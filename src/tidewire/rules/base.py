@@ -9,9 +9,9 @@ from typing import Any
 
 import msgspec
 
+from tidewire.channel_options import ChannelOptions
 from tidewire.errors import NotAvailable, UnknownType
 from tidewire.messages import Format, IssuedToken
-from tidewire.options import ChannelOptions
 
 __all__ = ("Action", "Authority", "Caller", "ConnectAttempt", "Grant", "Identity", "Intake", "Poll")
 

@@ -6,10 +6,11 @@ from collections.abc import Awaitable, Callable, Mapping
 from functools import partial
 from typing import Any
 
+from tidewire.channel_options import ChannelOptions, MapOptions, SlowPolicy
 from tidewire.channels import is_reserved
 from tidewire.errors import ConfigurationError, UnknownChannel
+from tidewire.limits import is_number
 from tidewire.messages import Format
-from tidewire.options import ChannelOptions, MapOptions, SlowPolicy, is_number
 from tidewire.protocols.shape import Shape
 from tidewire.rules.base import Caller, ConnectAttempt, Identity, Intake, Poll
 from tidewire.rules.dependency_overrides import Overrides

@@ -6,9 +6,9 @@ from collections.abc import Awaitable, Callable, Mapping
 from fnmatch import fnmatchcase
 from typing import Any
 
+from tidewire.channel_options import ChannelOptions
 from tidewire.channels import is_events, is_reserved
 from tidewire.errors import ConfigurationError
-from tidewire.options import ChannelOptions
 from tidewire.protocols.shape import Shape
 from tidewire.retention import Retention
 from tidewire.rules.publication_counts import Tallies

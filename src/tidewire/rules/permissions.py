@@ -6,8 +6,8 @@ from typing import Any
 
 import msgspec
 
+from tidewire.channel_options import ChannelOptions
 from tidewire.errors import NotAvailable, PermissionDenied
-from tidewire.options import ChannelOptions
 from tidewire.rules.base import Action
 
 __all__ = ("ALL", "NOTHING", "Permissions", "check_allowed")

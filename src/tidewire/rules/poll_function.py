@@ -10,7 +10,7 @@ from pydantic import TypeAdapter, ValidationError
 from starlette.exceptions import HTTPException
 
 from tidewire.errors import ConfigurationError, PermissionDenied, UnknownChannel
-from tidewire.options import is_number
+from tidewire.limits import is_number
 from tidewire.rules.base import Caller, Identity, Poll
 from tidewire.rules.dependency_overrides import Overrides
 from tidewire.rules.handlers import Bound, NoMatch, hints_of

@@ -10,9 +10,10 @@ from typing import Any
 import msgspec
 from starlette.exceptions import HTTPException
 
+from tidewire.channel_options import ChannelOptions
 from tidewire.channels import open_channel
 from tidewire.errors import BadRequest, ConfigurationError, PermissionDenied, Rejected, UnknownChannel, UnknownType
-from tidewire.options import ChannelOptions, Limits
+from tidewire.limits import Limits
 from tidewire.protocols.centrifuge.codes import INVALID_TOKEN
 from tidewire.protocols.payload import encode_json
 from tidewire.protocols.shape import Shape

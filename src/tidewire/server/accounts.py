@@ -13,7 +13,7 @@ from pathlib import Path
 import msgspec
 
 from tidewire.errors import TidewireError
-from tidewire.options import Limits
+from tidewire.limits import Limits
 from tidewire.server.accounts_database import Database
 from tidewire.server.attempts import Attempts, Bound
 from tidewire.server.login_sessions import LoginSessions, User, end_sessions

@@ -9,6 +9,7 @@ from typing import Any
 
 import msgspec
 
+from tidewire.channel_options import ChannelOptions
 from tidewire.channels import personal
 from tidewire.errors import (
     BadRequest,
@@ -20,7 +21,6 @@ from tidewire.errors import (
 )
 from tidewire.hub import Hub
 from tidewire.messages import MAX_OFFSET, HistoryRequest, Position, Publication, WireMessage
-from tidewire.options import ChannelOptions
 from tidewire.protocols.chat import (
     CHAT,
     LOBBY,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from tidewire.asyncapi.description import ChannelDescription, Description, identifier
-from tidewire.options import ChannelOptions
+from tidewire.channel_options import ChannelOptions
 from tidewire.protocols.shape import Shape, members_of
 from tidewire.rules.base import Action
 from tidewire.server.chat_types import ACCEPTED, SHOWN

@@ -8,6 +8,7 @@ from typing import Protocol
 
 import msgspec
 
+from tidewire.channel_options import ChannelOptions
 from tidewire.errors import (
     BadRequest,
     ConfigurationError,
@@ -15,7 +16,6 @@ from tidewire.errors import (
     Rejected,
     UnknownChannel,
 )
-from tidewire.options import ChannelOptions
 from tidewire.protocols.centrifuge.codes import BAD_COMMAND, INVALID_TOKEN, NOT_PERMITTED
 from tidewire.rules.base import Action, Authority, Caller, ConnectAttempt, Grant, Identity
 from tidewire.rules.permissions import check_allowed

@@ -12,9 +12,9 @@ from typing import Annotated, ClassVar, Literal
 import msgspec
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
+from tidewire.channel_options import ChannelOptions, MapKind, MapOptions, SlowPolicy
 from tidewire.channels import check_channel, is_internal
 from tidewire.errors import BadRequest, UnknownChannel
-from tidewire.options import ChannelOptions, MapKind, MapOptions, SlowPolicy
 from tidewire.rules.base import Action
 
 __all__ = (

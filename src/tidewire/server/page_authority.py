@@ -10,8 +10,8 @@ from typing import Annotated
 
 import msgspec
 
+from tidewire.channel_options import ChannelOptions
 from tidewire.errors import PermissionDenied, Rejected
-from tidewire.options import ChannelOptions
 from tidewire.pipelines.notices import list_channel
 from tidewire.protocols.centrifuge.codes import BAD_COMMAND, INVALID_TOKEN
 from tidewire.rules.base import Action, Caller, ConnectAttempt, Grant, Identity

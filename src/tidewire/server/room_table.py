@@ -8,7 +8,7 @@ from collections.abc import Callable
 import msgspec
 
 from tidewire.errors import LimitExceeded
-from tidewire.options import Limits
+from tidewire.limits import Limits
 from tidewire.server.accounts_database import Database
 from tidewire.support.counters import count_limit
 

@@ -38,7 +38,7 @@ from pydantic_settings import (
 
 from tidewire.backends import sqlite_path
 from tidewire.errors import ConfigurationError
-from tidewire.options import Limits
+from tidewire.limits import MAY_BE_ZERO, Limits
 from tidewire.server.client_table import ClientTable
 from tidewire.server.logs import redacted
 from tidewire.server.namespaces import ChannelTable, NamedNamespace
@@ -68,12 +68,10 @@ _PREFIX = "TIDEWIRE_"
 _NAMESPACE_PATHS = tuple(f"channel.namespaces.0.{name}" for name in NamedNamespace.model_fields)
 #: Settings whose values no error shows.
 _SECRET = re.compile(r"^http_api\.key$|secret")
-#: Limits that may be zero, which turns them off.
-_MAY_BE_ZERO = frozenset({"rate_per_user", "memory_bytes", "drain_seconds", "gap_messages", "gap_bytes"})
 
 
 def _limit_field(field: msgspec.structs.FieldInfo) -> tuple[Any, Any]:
-    least = Ge(0) if field.name in _MAY_BE_ZERO else Gt(0)
+    least = Ge(0) if field.name in MAY_BE_ZERO else Gt(0)
     return Annotated[field.type, least, AllowInfNan(False)], field.default
 
 

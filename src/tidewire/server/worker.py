@@ -30,12 +30,12 @@ from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 
 from tidewire.errors import ConfigurationError, TidewireError
 from tidewire.hub.hub_limits import SERVER_LIMITS
+from tidewire.limits import Limits
 from tidewire.links import first_request
 from tidewire.links import uvicorn as websocket
 from tidewire.links.acceptor import Acceptor
 from tidewire.links.foreign_clients import ForeignClients
 from tidewire.links.request_limit import RequestLimit
-from tidewire.options import Limits
 from tidewire.server import logs
 from tidewire.server.direct_sockets import DirectSockets
 from tidewire.server.settings import Settings

@@ -9,6 +9,7 @@ from typing import Any
 
 import msgspec
 
+from tidewire.channel_options import SlowPolicy
 from tidewire.engine.connection import Connection
 from tidewire.engine.node import Node
 from tidewire.engine.subscribing import Prepared
@@ -17,7 +18,6 @@ from tidewire.errors import CommandError, ConnectionClosed, CutOff, TidewireErro
 from tidewire.links.handover import HandoverBatch, HandoverLink
 from tidewire.links.server_exit import ServerExit
 from tidewire.messages import Position, Publication, Subscribed
-from tidewire.options import SlowPolicy
 from tidewire.protocols.batch import Batch, Representation
 from tidewire.protocols.close_codes import INSUFFICIENT, NORMAL, SHUTDOWN
 from tidewire.protocols.plain import PLAIN

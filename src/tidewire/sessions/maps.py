@@ -12,6 +12,7 @@ from typing import Any
 
 import msgspec
 
+from tidewire.channel_options import MapKind, SlowPolicy
 from tidewire.channels import check_text, owners
 from tidewire.engine.connection import Connection
 from tidewire.engine.node import Node
@@ -26,7 +27,6 @@ from tidewire.errors import (
     StoreUnavailable,
 )
 from tidewire.messages import Announcement, EphemeralPublication, Format, Membership, Position
-from tidewire.options import MapKind, SlowPolicy
 from tidewire.protocols.centrifuge.messages import ClientInfo
 from tidewire.protocols.map_changes import Change, Entry, MapState
 from tidewire.protocols.meta import CHANGE, PublicationMeta

@@ -7,7 +7,7 @@ from collections import deque
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
-from tidewire.options import Limits
+from tidewire.limits import Limits
 from tidewire.support.admission import Admission
 from tidewire.support.counters import count_limit
 from tidewire.support.per_loop import PerLoop

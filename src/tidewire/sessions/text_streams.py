@@ -8,6 +8,7 @@ import logging
 import secrets
 from types import TracebackType
 
+from tidewire.channel_options import SlowPolicy
 from tidewire.channels import producers
 from tidewire.engine.control import Control
 from tidewire.engine.node import Node
@@ -23,7 +24,6 @@ from tidewire.errors import (
     TidewireError,
 )
 from tidewire.messages import Announcement, Format, Member, Position, Publication
-from tidewire.options import SlowPolicy
 from tidewire.protocols.base import to_utf8
 from tidewire.protocols.text_chunks import ABORTED, DONE, STOPPED, Chunk, chunk_of, units
 from tidewire.support.counters import count_limit

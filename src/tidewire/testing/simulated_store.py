@@ -9,8 +9,8 @@ from random import Random
 from tidewire.backends.base import Broker, Deliver, Resumed, nothing_to_resume
 from tidewire.backends.memory import MemoryBroker
 from tidewire.errors import NotPublished, PublishUnconfirmed, StoreUnavailable
+from tidewire.limits import Limits
 from tidewire.messages import HistoryPage, HistoryRequest, Position, Publication, PublishRequest
-from tidewire.options import Limits
 from tidewire.testing.simulated_presence import Members, SimulatedPresence
 
 __all__ = ("SimulatedBroker", "SimulatedStore")

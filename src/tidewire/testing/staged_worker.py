@@ -21,8 +21,8 @@ from tidewire.backends.checked import CheckedBroker, CheckedPresence
 from tidewire.errors import ConfigurationError, ConnectionClosed
 from tidewire.hub.hosting import HOST, Host, Opened
 from tidewire.hub.hub import Hub
+from tidewire.limits import Limits
 from tidewire.links import first_request, uvicorn
-from tidewire.options import Limits
 from tidewire.rules.base import Identity
 from tidewire.testing.dialing import Opening
 from tidewire.testing.simulated_presence import SimulatedPresence

@@ -14,8 +14,8 @@ from starlette.exceptions import HTTPException
 from tidewire.engine.connection import Connection
 from tidewire.errors import ConfigurationError, Disconnect, TidewireError
 from tidewire.hub.hub import Hub
+from tidewire.limits import Limits
 from tidewire.messages import Position
-from tidewire.options import Limits
 from tidewire.rules.rule_authority import Decision, RuleAuthority
 from tidewire.testing.dialing import Opening, opening
 from tidewire.testing.http_client import http_client

@@ -12,7 +12,7 @@ from helpers.stores import Daemon
 from tidewire.backends.nats import NatsAddress, NatsBroker, NatsPresence
 from tidewire.backends.shared.outage import Outage
 from tidewire.engine.node import Node
-from tidewire.options import Limits
+from tidewire.limits import Limits
 from tidewire.testing import wait_until
 
 __all__ = ("address_of", "broker_on", "nats_node", "url")

@@ -8,7 +8,7 @@ from tidewire.backends import open_backend
 from tidewire.backends.checked import CheckedBroker
 from tidewire.backends.nats import NatsAddress, NatsBroker
 from tidewire.errors import ConfigurationError
-from tidewire.options import Limits
+from tidewire.limits import Limits
 
 
 def test_a_url_names_servers_and_options() -> None:

@@ -21,7 +21,7 @@ from tidewire.backends.nats import NatsAddress, NatsBroker, NatsPresence
 from tidewire.backends.shared.outage import Outage
 from tidewire.engine.node import Node
 from tidewire.errors import StoreUnavailable
-from tidewire.options import Limits
+from tidewire.limits import Limits
 from tidewire.retention import Retention
 from tidewire.testing import wait_until
 

@@ -23,8 +23,8 @@ from tidewire.backends.nats import NatsAddress, NatsBroker, NatsPresence
 from tidewire.backends.nats.publication_stream import Stream
 from tidewire.backends.nats.removals import RemovalWatch
 from tidewire.errors import ConfigurationError, NotPublished, StoreUnavailable
+from tidewire.limits import Limits
 from tidewire.messages import Format, HistoryRequest, Member, Position
-from tidewire.options import Limits
 from tidewire.testing import wait_until
 
 from .helpers import nats_node

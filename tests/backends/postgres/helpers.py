@@ -12,7 +12,7 @@ from engine.support import open_node
 from helpers.ledger import RULES, open_files
 from tidewire.backends.postgres import open_postgres
 from tidewire.engine.node import Node
-from tidewire.options import Limits
+from tidewire.limits import Limits
 from tidewire.testing import wait_until
 
 __all__ = ("client_of", "postgres_node")

@@ -16,8 +16,8 @@ from tidewire.backends.postgres import PostgresBroker, PostgresPresence, wakeups
 from tidewire.backends.postgres.housekeeping import Housekeeping
 from tidewire.backends.postgres.schema import SQL
 from tidewire.errors import ConfigurationError, PublishUnconfirmed, StoreUnavailable
+from tidewire.limits import Limits
 from tidewire.messages import Format, Member, Position, PublishRequest
-from tidewire.options import Limits
 from tidewire.retention import Retention
 from tidewire.testing.store_under_test import Node, wait_until
 

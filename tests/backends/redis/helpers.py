@@ -11,7 +11,7 @@ from engine.support import connect, open_node
 from helpers.ledger import RULES, Ledger, check, open_files, received
 from tidewire.backends.redis import open_redis
 from tidewire.engine.node import Node
-from tidewire.options import Limits
+from tidewire.limits import Limits
 from tidewire.testing import wait_until
 
 __all__ = (

@@ -15,7 +15,7 @@ from tidewire.backends import open_backend
 from tidewire.backends.redis.address import Kind, parse_address
 from tidewire.backends.redis.keys import Keys, slot_of
 from tidewire.errors import ConfigurationError
-from tidewire.options import Limits
+from tidewire.limits import Limits
 
 from .helpers import Ledger, check, connect, received, redis_node
 

@@ -16,8 +16,8 @@ from helpers.stores import start_redis
 from tidewire.backends import open_backend
 from tidewire.backends.shared import waiting
 from tidewire.errors import ConfigurationError, NotPublished, PublishUnconfirmed
+from tidewire.limits import Limits
 from tidewire.messages import Position, PublishRequest
-from tidewire.options import Limits
 from tidewire.retention import Retention
 from tidewire.testing.store_under_test import Node
 

@@ -16,8 +16,8 @@ from helpers.stores import Daemon, start_redis
 from tidewire.backends.redis import RedisBroker, RedisPresence
 from tidewire.backends.redis.address import parse_address
 from tidewire.errors import PublishUnconfirmed
+from tidewire.limits import Limits
 from tidewire.messages import Member
-from tidewire.options import Limits
 from tidewire.testing import BrokerContract, PresenceContract, StoreUnderTest
 
 from .helpers import Ledger, ask, check, connect, received, redis_node, wait_until

@@ -15,7 +15,7 @@ from helpers.processes import WORKER
 from tidewire.backends.base import Resumed, nothing_to_resume
 from tidewire.backends.sqlite import SqliteBroker
 from tidewire.backends.sqlite.store_clock import SystemClock
-from tidewire.options import Limits
+from tidewire.limits import Limits
 from tidewire.testing.store_under_test import Node
 
 _WORKER = Path(__file__).with_name("worker.py")

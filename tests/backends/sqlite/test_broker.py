@@ -20,8 +20,8 @@ from tidewire.backends.sqlite import SqliteBroker, SqlitePresence
 from tidewire.backends.sqlite.database import Database
 from tidewire.backends.sqlite.store_clock import StoreClock
 from tidewire.errors import ConfigurationError, NotPublished, PublishUnconfirmed, StoreUnavailable
+from tidewire.limits import Limits
 from tidewire.messages import Member, Position, PublishRequest
-from tidewire.options import Limits
 from tidewire.retention import Retention
 from tidewire.testing import wait_until
 from tidewire.testing.store_under_test import Node

@@ -13,8 +13,8 @@ from tidewire.backends.sqlite import SqliteBroker
 from tidewire.backends.sqlite.database import SQL, Database, connect
 from tidewire.backends.sqlite.store_clock import StoreClock, SystemClock
 from tidewire.errors import StoreUnavailable
+from tidewire.limits import Limits
 from tidewire.messages import PublishRequest
-from tidewire.options import Limits
 
 
 def test_a_process_that_died_while_it_made_the_store_leaves_one_that_opens(tmp_path: Path) -> None:

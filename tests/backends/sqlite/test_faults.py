@@ -16,8 +16,8 @@ from requirements import require
 from tidewire.backends.sqlite import SqliteBroker, SqlitePresence
 from tidewire.backends.sqlite.file_errors import opening_error
 from tidewire.errors import ConfigurationError, NotPublished, PublishError, StoreUnavailable
+from tidewire.limits import Limits
 from tidewire.messages import Member, PublishRequest
-from tidewire.options import Limits
 from tidewire.retention import Retention
 from tidewire.testing import wait_until
 from tidewire.testing.store_under_test import Node

@@ -16,8 +16,8 @@ from helpers.ledger import RULES, Ledger, check, received
 from tidewire.backends import open_backend
 from tidewire.engine.node import Node
 from tidewire.errors import StoreUnavailable
+from tidewire.limits import Limits
 from tidewire.messages import Position, PublishRequest
-from tidewire.options import Limits
 from tidewire.rules.options_by_name import OptionsByName
 from tidewire.testing import wait_until
 

@@ -9,8 +9,8 @@ from typing import Any
 
 import msgspec
 
+from tidewire.channel_options import ChannelOptions, MapKind, MapOptions, SlowPolicy
 from tidewire.errors import BadRequest, PermissionDenied, Refused, Rejected, TokenExpired, UnknownChannel, UnknownType
-from tidewire.options import ChannelOptions, MapKind, MapOptions, SlowPolicy
 from tidewire.protocols.centrifuge.codes import INVALID_TOKEN
 from tidewire.rules.base import Action, Authority, Caller, ConnectAttempt, Grant, Identity
 

@@ -25,7 +25,7 @@ from sessions.centrifuge.authority import OPTIONS, WordAuthority
 from sessions.centrifuge.support import JSON, PATTERNS, PROTOBUF, Client, begin, connect
 from tidewire.backends.memory import MemoryBroker, MemoryPresence
 from tidewire.engine.node import Node
-from tidewire.options import Limits
+from tidewire.limits import Limits
 from tidewire.protocols.centrifuge.encoding import CentrifugeProtocol
 from tidewire.protocols.centrifuge.messages import Command, Reply
 from tidewire.protocols.centrifuge.protobuf import decode_frame, encode_delimited

@@ -12,8 +12,8 @@ import pytest
 
 from engine.support import FailingBroker, run, turns
 from sessions.centrifuge.support import JSON, PROTOBUF, begin, connect, names, open_sessions
+from tidewire.channel_options import ChannelOptions
 from tidewire.errors import Disconnect
-from tidewire.options import ChannelOptions
 from tidewire.protocols.centrifuge.encoding import CentrifugeJson, CentrifugeProtocol
 from tidewire.protocols.close_codes import INTERNAL_ERROR, NORMAL, SHUTDOWN, SLOW
 from tidewire.rules.base import Grant, Identity

@@ -18,9 +18,9 @@ from sessions.centrifuge.test_deltas import publish, rebuilt
 from tidewire.backends import open_backend
 from tidewire.engine.connection import Connection
 from tidewire.engine.node import Node
+from tidewire.limits import Limits
 from tidewire.links.stream import LINES, StreamLink
 from tidewire.messages import Position
-from tidewire.options import Limits
 from tidewire.protocols.centrifuge.messages import SubscribeRequest
 from tidewire.rules.base import Caller, ConnectAttempt, Identity
 from tidewire.sessions.centrifuge import emulation

@@ -9,8 +9,9 @@ from pathlib import Path
 from engine.support import run
 from sessions.centrifuge.support import PATTERNS, PROTOBUF, connect, names
 from tidewire.backends import open_backend
+from tidewire.channel_options import ChannelOptions
 from tidewire.engine.node import Node
-from tidewire.options import ChannelOptions, Limits
+from tidewire.limits import Limits
 from tidewire.protocols.meta import is_history
 from tidewire.rules.base import Grant
 from tidewire.rules.options_by_name import OptionsByName

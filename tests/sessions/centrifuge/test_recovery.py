@@ -9,9 +9,9 @@ import pytest
 
 from engine.support import run
 from sessions.centrifuge.support import JSON, PROTOBUF, Client, begin, connect, open_sessions
+from tidewire.channel_options import ChannelOptions
 from tidewire.engine.node import Node
 from tidewire.messages import Position
-from tidewire.options import ChannelOptions
 from tidewire.protocols.centrifuge.encoding import CentrifugeProtocol
 from tidewire.protocols.meta import PublicationMeta
 from tidewire.rules.base import Grant

@@ -5,7 +5,7 @@ from tidewire.backends.nats.address import NatsAddress
 from tidewire.backends.nats.broker import NatsBroker
 from tidewire.backends.nats.presence import NatsPresence
 from tidewire.backends.shared.outage import Outage
-from tidewire.options import Limits
+from tidewire.limits import Limits
 
 __all__ = ("NatsAddress", "NatsBroker", "NatsPresence", "open_nats")
 

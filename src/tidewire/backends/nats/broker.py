@@ -25,8 +25,8 @@ from tidewire.backends.shared.outage import Outage
 from tidewire.backends.shared.relayed import pack_ephemeral
 from tidewire.backends.shared.waiting import not_published
 from tidewire.errors import NotPublished, StoreUnavailable
+from tidewire.limits import Limits
 from tidewire.messages import EphemeralPublication, HistoryPage, HistoryRequest, Position, PublishRequest
-from tidewire.options import Limits
 from tidewire.support.counters import count_limit
 
 __all__ = ("NatsBroker",)

@@ -17,8 +17,8 @@ from tidewire.backends.nats.roster import Claim, Present
 from tidewire.backends.nats.session import Session
 from tidewire.backends.shared.outage import Outage
 from tidewire.errors import StoreUnavailable
+from tidewire.limits import Limits
 from tidewire.messages import Announcement, Departure, Member
-from tidewire.options import Limits
 
 __all__ = ("NatsPresence",)
 

@@ -6,7 +6,7 @@ from tidewire.backends.postgres.address import Server
 from tidewire.backends.postgres.broker import PostgresBroker
 from tidewire.backends.postgres.presence import PostgresPresence
 from tidewire.backends.shared.outage import Outage
-from tidewire.options import Limits
+from tidewire.limits import Limits
 
 __all__ = ("PostgresBroker", "PostgresPresence", "open_postgres")
 

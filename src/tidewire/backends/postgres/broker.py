@@ -24,8 +24,8 @@ from tidewire.backends.postgres.transaction_publishing import publish_within
 from tidewire.backends.shared.growth import Growth, StoreBound
 from tidewire.backends.shared.outage import Outage
 from tidewire.errors import NotPublished, StoreUnavailable, TidewireError
+from tidewire.limits import Limits
 from tidewire.messages import EphemeralPublication, HistoryPage, HistoryRequest, Position, Publication, PublishRequest
-from tidewire.options import Limits
 
 __all__ = ("PostgresBroker",)
 

@@ -6,7 +6,7 @@ from tidewire.backends.redis.address import parse_address
 from tidewire.backends.redis.broker import RedisBroker
 from tidewire.backends.redis.presence import RedisPresence
 from tidewire.backends.shared.outage import Outage
-from tidewire.options import Limits
+from tidewire.limits import Limits
 
 __all__ = ("RedisBroker", "RedisPresence", "open_redis")
 

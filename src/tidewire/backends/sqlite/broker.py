@@ -21,8 +21,8 @@ from tidewire.backends.sqlite.transaction_mover import TransactionMover
 from tidewire.backends.sqlite.transaction_publishing import publish_within
 from tidewire.backends.sqlite.writer_thread import Answer, WriterThread
 from tidewire.errors import NotPublished, PublishError, StoreUnavailable, TidewireError
+from tidewire.limits import Limits
 from tidewire.messages import EphemeralPublication, HistoryPage, HistoryRequest, Position, Publication, PublishRequest
-from tidewire.options import Limits
 from tidewire.support.counters import count_limit
 
 __all__ = ("SqliteBroker",)

@@ -12,8 +12,8 @@ import msgspec
 
 from tidewire.channels import CONTROL, is_personal
 from tidewire.errors import CommandError, Disconnect
+from tidewire.limits import Limits
 from tidewire.messages import Dropped, Format, Publication, Subscribed, WireMessage
-from tidewire.options import Limits
 from tidewire.protocols.base import Protocol
 from tidewire.protocols.centrifuge import messages as m
 from tidewire.protocols.centrifuge.codes import Malformed, MalformedFrame, disconnect_of, error_of

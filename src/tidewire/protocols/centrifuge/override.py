@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
-from tidewire.options import ChannelOptions
+from tidewire.channel_options import ChannelOptions
 
 __all__ = ("Override", "Switch")
 

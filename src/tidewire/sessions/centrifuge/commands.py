@@ -12,6 +12,7 @@ from typing import Any, cast
 
 from msgspec import Raw, Struct
 
+from tidewire.channel_options import ChannelOptions, MapKind
 from tidewire.channels import client_channel
 from tidewire.errors import (
     BadRequest,
@@ -27,7 +28,6 @@ from tidewire.errors import (
     UnknownType,
 )
 from tidewire.messages import Format
-from tidewire.options import ChannelOptions, MapKind
 from tidewire.protocols.centrifuge import codes
 from tidewire.protocols.centrifuge import messages as m
 from tidewire.protocols.centrifuge.codes import Malformed, MalformedFrame, WireError, error_of

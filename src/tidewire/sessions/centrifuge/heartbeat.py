@@ -7,8 +7,8 @@ import random
 from typing import Protocol as TypingProtocol
 
 from tidewire.engine.connection import Connection
+from tidewire.limits import Limits
 from tidewire.messages import WireMessage
-from tidewire.options import Limits
 from tidewire.protocols.centrifuge.codes import NO_PONG, STALE, Malformed, MalformedFrame
 from tidewire.support.counters import count_limit
 from tidewire.support.timer_wheel import TimerWheel

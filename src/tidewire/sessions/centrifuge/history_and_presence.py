@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 
+from tidewire.channel_options import ChannelOptions
 from tidewire.engine.node import Node
 from tidewire.errors import BadRequest, NotAvailable, Unrecoverable
+from tidewire.limits import Limits
 from tidewire.messages import MAX_OFFSET, HistoryPage, HistoryRequest, Position
-from tidewire.options import ChannelOptions, Limits
 from tidewire.protocols.centrifuge import messages as m
 from tidewire.protocols.meta import client_info
 from tidewire.sessions.reply_budget import ReplyBudget

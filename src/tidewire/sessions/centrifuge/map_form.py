@@ -8,9 +8,9 @@ from typing import Any
 
 import msgspec
 
+from tidewire.channel_options import MapKind
 from tidewire.errors import BadRequest
 from tidewire.messages import Publication, WireMessage
-from tidewire.options import MapKind
 from tidewire.protocols.batch import Batch, Representation
 from tidewire.protocols.centrifuge import messages as m
 from tidewire.protocols.centrifuge.encoding import CentrifugeProtocol

@@ -7,12 +7,12 @@ from collections.abc import Callable
 
 import msgspec
 
+from tidewire.channel_options import ChannelOptions
 from tidewire.channels import clients_in, owners, users_in
 from tidewire.engine.connection import Connection
 from tidewire.engine.node import Node
 from tidewire.errors import AlreadySubscribed, CommandError, StoreUnavailable
 from tidewire.messages import Announcement, Membership
-from tidewire.options import ChannelOptions
 from tidewire.protocols.centrifuge.messages import ClientInfo, raw
 from tidewire.protocols.map_changes import Change
 from tidewire.rules.base import Grant, Identity

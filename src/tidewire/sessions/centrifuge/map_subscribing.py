@@ -6,12 +6,12 @@ import asyncio
 
 import msgspec
 
+from tidewire.channel_options import ChannelOptions, MapKind, MapOptions, SlowPolicy
 from tidewire.engine.connection import Connection
 from tidewire.engine.node import Node
 from tidewire.engine.subscribing import Prepared
 from tidewire.errors import BadRequest, NotAvailable, PermissionDenied, Unrecoverable
 from tidewire.messages import MAX_OFFSET, Position
-from tidewire.options import ChannelOptions, MapKind, MapOptions, SlowPolicy
 from tidewire.protocols.centrifuge import messages as m
 from tidewire.protocols.centrifuge.encoding import CentrifugeProtocol
 from tidewire.protocols.centrifuge.filters import count_nodes

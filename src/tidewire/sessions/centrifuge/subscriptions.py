@@ -8,6 +8,7 @@ from collections.abc import Sequence
 
 import msgspec
 
+from tidewire.channel_options import ChannelOptions, SlowPolicy
 from tidewire.channels import events
 from tidewire.engine.connection import Connection
 from tidewire.engine.node import Node
@@ -24,7 +25,6 @@ from tidewire.errors import (
     Unrecoverable,
 )
 from tidewire.messages import MAX_OFFSET, Announcement, Membership, Position, WireMessage
-from tidewire.options import ChannelOptions, SlowPolicy
 from tidewire.protocols.batch import Representation
 from tidewire.protocols.centrifuge import codes
 from tidewire.protocols.centrifuge import messages as m

@@ -3,28 +3,25 @@
 from __future__ import annotations
 
 import struct
-import zlib
 from collections.abc import Sequence
 from typing import Any
 from weakref import WeakValueDictionary
 
 from tidewire.messages import Publication, WireMessage
 from tidewire.protocols.base import Protocol
+from tidewire.protocols.compression import deflated
 
 __all__ = ("Batch", "Representation", "frame")
 
 _FIN_TEXT, _FIN_BINARY, _RSV1 = 0x81, 0x82, 0x40
 _pack_16, _pack_64 = struct.Struct("!BBH").pack, struct.Struct("!BBQ").pack
-#: The four bytes that end every flushed deflate block and are left off the wire (RFC 7692 section 7.2.1).
-_DEFLATE_TAIL = b"\x00\x00\xff\xff"
 
 
 def frame(message: WireMessage, *, deflate: bool = False) -> bytes:
     """Return one message as one unmasked server frame (RFC 6455 section 5.2; deflated: RFC 7692 section 7.2.1)."""
     data, first = message.data, _FIN_BINARY if message.binary else _FIN_TEXT
     if deflate:
-        compressor = zlib.compressobj(level=1, wbits=-12, memLevel=5)
-        data = (compressor.compress(data) + compressor.flush(zlib.Z_SYNC_FLUSH)).removesuffix(_DEFLATE_TAIL)
+        data = deflated(data)
         first |= _RSV1
     size = len(data)
     if size < 126:

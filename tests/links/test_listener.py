@@ -6,6 +6,7 @@ import contextlib
 import os
 import socket
 import sys
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from pathlib import Path
 
 import pytest
@@ -50,6 +51,27 @@ def test_the_socket_of_a_killed_server_is_replaced_and_that_of_a_running_one_is_
         killed.bind(str(path))
     with unix_listener(path), pytest.raises(ConfigurationError, match=r"'app\.sock' is taken"), unix_listener(path):
         pass
+
+
+def test_of_two_servers_that_start_at_once_one_listens(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The second one took the address of the first, which nobody reached any more, if that did not listen yet."""
+    chmod = Path.chmod
+
+    def start() -> None:
+        with unix_listener(path):
+            pass
+
+    def start_another(bound: Path, mode: int) -> None:
+        monkeypatch.setattr(Path, "chmod", chmod)
+        started.append(pool.submit(start))
+        wait(started, timeout=0.05)
+        bound.chmod(mode)
+
+    started: list[Future[None]] = []
+    monkeypatch.setattr(Path, "chmod", start_another)
+    taken = pytest.raises(ConfigurationError, match=r"'app\.sock' is taken")
+    with ThreadPoolExecutor(1) as pool, unix_listener(path), taken:
+        started[0].result(5)
 
 
 def test_a_server_that_ends_leaves_the_socket_of_its_successor(path: Path) -> None:

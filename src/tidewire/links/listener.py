@@ -64,10 +64,11 @@ def unix_listener(path: Path, backlog: int = 4_096) -> Iterator[socket.socket]:
     file = path.absolute()
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as listener:
         try:
-            _remove_stale(path)
-            listener.bind(os.fspath(path))
-            path.chmod(0o666)
-            listener.listen(backlog)
+            with _alone_in(file.parent):
+                _remove_stale(path)
+                listener.bind(os.fspath(path))
+                path.chmod(0o666)
+                listener.listen(backlog)
         except (OSError, ValueError) as error:
             why = getattr(error, "strerror", None) or error
             raise ConfigurationError(f"cannot listen on {str(path)!r}: {why}; choose another path for uds") from None
@@ -75,8 +76,22 @@ def unix_listener(path: Path, backlog: int = 4_096) -> Iterator[socket.socket]:
             yield listener
         finally:
             listener.close()
-            with contextlib.suppress(OSError, ConfigurationError):  # it is removed, or a successor's
+            # it is removed, or a successor's
+            with contextlib.suppress(OSError, ConfigurationError), _alone_in(file.parent):
                 _remove_stale(file)
+
+
+@contextlib.contextmanager
+def _alone_in(folder: Path) -> Iterator[None]:
+    """Make other servers wait: a socket that is bound and does not listen yet looks like that of a killed one."""
+    import fcntl
+
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def _remove_stale(path: Path) -> None:

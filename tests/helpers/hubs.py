@@ -81,9 +81,9 @@ async def _hypercorn(app: FastAPI, listener: socket.socket) -> AsyncIterator[Non
         await task
 
 
-def run(main: Coroutine[Any, Any, None]) -> None:
+def run(main: Coroutine[Any, Any, None], seconds: float = 20) -> None:
     async def limited() -> None:
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(seconds):
             await main
         for _ in range(3):
             await asyncio.sleep(0)

@@ -6,6 +6,8 @@ import asyncio
 import hashlib
 import subprocess
 import sys
+from collections.abc import Awaitable, Callable, Iterable
+from functools import partial
 
 import asyncpg
 import pytest
@@ -90,14 +92,29 @@ async def removed(url: str, statement: str, *, told: bool) -> None:
         await wait_until(lambda: not node.tasks.degraded and not other.tasks.degraded, 15)
 
 
-@pytest.mark.parametrize("statement", LOSSES)
-def test_a_loss_is_a_new_epoch_and_told(statement: str) -> None:
-    run(removed(postgres_database(), statement, told=True), 40)
+async def at_once(attempt: Callable[[str, str], Awaitable[None]], statements: Iterable[str]) -> None:
+    """Try statements, each in a database of its own, several at once: each waits for a look of its nodes."""
+    places = asyncio.Semaphore(6)
+
+    async def one(statement: str) -> None:
+        async with places:
+            try:
+                await attempt(postgres_database(), statement)
+            except Exception as error:
+                error.add_note(statement)
+                raise
+
+    async with asyncio.TaskGroup() as group:
+        for statement in statements:
+            group.create_task(one(statement))
 
 
-@pytest.mark.parametrize("statement", HARMLESS)
-def test_where_nothing_is_lost_nobody_is_told(statement: str) -> None:
-    run(removed(postgres_database(), statement, told=False), 40)
+def test_a_loss_is_a_new_epoch_and_told() -> None:
+    run(at_once(partial(removed, told=True), LOSSES), 100)
+
+
+def test_where_nothing_is_lost_nobody_is_told() -> None:
+    run(at_once(partial(removed, told=False), HARMLESS), 60)
 
 
 #: Nothing of this is noticed before something is published with a key in a channel that is new, or somebody joins.
@@ -212,9 +229,8 @@ def often(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("often")
-@pytest.mark.parametrize("statement", ["TRUNCATE tidewire_channels", "TRUNCATE tidewire_store", *SILENT])
-def test_a_loss_is_told_though_nothing_is_published(statement: str) -> None:
-    async def scenario(url: str) -> None:
+def test_a_loss_is_told_though_nothing_is_published() -> None:
+    async def scenario(url: str, statement: str) -> None:
         async with postgres_node(url) as node, postgres_node(url) as other, client_of(url) as operator:
             clients = [await connect(one, channel="a") for one in (node, other)]
             ledger = Ledger(node)
@@ -228,7 +244,7 @@ def test_a_loss_is_told_though_nothing_is_published(statement: str) -> None:
             for client in clients:
                 await received(client, ledger)
 
-    run(scenario(postgres_database()), 30)
+    run(at_once(scenario, ["TRUNCATE tidewire_channels", "TRUNCATE tidewire_store", *SILENT]), 60)
 
 
 def test_the_first_publication_of_a_new_era_may_have_the_offset_that_a_reader_has() -> None:

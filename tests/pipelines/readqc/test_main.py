@@ -54,6 +54,7 @@ def test_a_file_that_is_not_there(tmp_path: Path) -> None:
     assert "none.fq: No such file or directory" in done.stderr
 
 
+@pytest.mark.slow
 def test_a_big_file_does_not_fill_the_memory(tmp_path: Path) -> None:
     file = tmp_path / "big.fq"
     block = fastq(dice_reads(4_000, range(100, 101)))

@@ -18,7 +18,7 @@ __all__ = ("BODIES", "FILLED", "FUNCTIONS", "SQL", "TABLES", "VERSION", "Seen", 
 SQL = statements(__package__, "statements.sql")
 _TABLES, _FUNCTIONS = read(__package__, "schema.sql"), read(__package__, "functions.sql")
 #: The version of the schema that this code needs, and the names of its tables and functions.
-VERSION = 3
+VERSION = 4
 TABLES = re.findall(r"TABLE IF NOT EXISTS (\w+)", _TABLES)
 FUNCTIONS = re.findall(r"CREATE OR REPLACE FUNCTION (\w+)", _FUNCTIONS)
 #: The bodies of these, as the server keeps them.

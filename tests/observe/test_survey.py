@@ -109,6 +109,31 @@ def test_a_silent_node_is_waited_for_once_until_it_says_something() -> None:
     run(main())
 
 
+def test_a_node_that_was_late_itself_is_waited_for_again() -> None:
+    """It does not hear its own answers by the store, and was left out where another one was first."""
+
+    async def main() -> None:
+        async with open_node() as node:
+            survey, may_answer = await begin(node), asyncio.Event()
+
+            async def answer_behind_another(_: bytes) -> list[bytes]:
+                await may_answer.wait()
+                for question in tuple(survey._pending):
+                    first = {"id": question, "node": "other", "part": "", "is_last": True}
+                    await node.control(Control(verb="answer"), msgspec.json.encode(first))
+                    await asyncio.sleep(0.01)
+                return [b"here"]
+
+            survey.on("who", answer_behind_another)
+            await node.presence.join(NODES, Member("other", "other"))
+            assert await survey.ask("who", seconds=0.02, complete=False) == {}
+            may_answer.set()
+            await asyncio.sleep(0.02)
+            assert await survey.ask("who", complete=False) == {"other": [b""], node.id: [b"here"]}
+
+    run(main())
+
+
 def test_an_answer_to_nobodys_question_is_ignored() -> None:
     async def main() -> None:
         async with open_node() as node:

@@ -155,11 +155,10 @@ class Survey:
             logger.warning("the question %r of a node cannot be answered: %s", question.name, error)
 
     def _answered(self, publication: Publication) -> None:
-        answer = msgspec.json.decode(publication.data, type=_Answer)
-        self._silent.discard(answer.node)
-        self._take(answer)
+        self._take(msgspec.json.decode(publication.data, type=_Answer))
 
     def _take(self, answer: _Answer) -> None:
+        self._silent.discard(answer.node)
         pending = self._pending.get(answer.id)
         if pending is not None:
             pending.take(answer)

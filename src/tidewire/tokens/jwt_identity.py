@@ -95,7 +95,7 @@ class JwtIdentity:
         except TemporaryFailure as error:
             raise _refusal(connection, str(error), is_temporary=True) from None
         if found is None:
-            raise _refusal(connection, "the ticket is not valid any more" if ticket else "the token is not valid")
+            raise _refusal(connection, "the ticket is unknown, used or expired" if ticket else "the token is not valid")
         return found
 
     async def authenticate(self, token: str) -> Identity | None:

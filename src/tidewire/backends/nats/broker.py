@@ -284,7 +284,7 @@ def _advice(config: StreamConfig, stream: Stream, *, is_local: bool) -> Iterator
     if version < _FIXED:
         yield f"{words} is damaged by crashes: a killed server may lose streams; use 2.10.23 or a newer one"
     if version < _CAN_SYNC:
-        yield f"{words} syncs to disk every 2 minutes: a power loss takes the last messages; newer ones sync always"
+        yield f"{words} syncs to disk every 2 minutes: a power loss takes the last messages; 2.10 can sync always"
     else:
         yield "without `sync_interval: always` in its jetstream block a power loss takes the last 2 minutes"
     if config.num_replicas == 1:

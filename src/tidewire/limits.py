@@ -120,6 +120,8 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     history_messages: int = 300
     #: Seconds for the application to return the state of a channel, or the values of polled keys.
     state_seconds: float = 10.0
+    #: Threads of one node for those functions that are no coroutines.
+    state_threads: int = 8
     #: Publishes of one connection that wait for the store at once; more are read when these are kept.
     publishes_in_flight: int = 64
     #: Calls and reads of one client that are answered beside its other commands; more are read when these are done.

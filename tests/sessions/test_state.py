@@ -9,6 +9,7 @@ import logging
 import weakref
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from contextvars import ContextVar
 from typing import Any
 
 import pytest
@@ -247,6 +248,26 @@ def test_a_state_that_takes_too_long_is_given_up() -> None:
             with pytest.raises(StateFailed):
                 await hub.state("orders:1")
             assert hub.statistics().limits_reached["state_seconds"] == 1
+
+    run(main())
+
+
+def test_a_state_is_made_in_the_context_of_nobody_who_asks() -> None:
+    async def main() -> None:
+        user: ContextVar[str] = ContextVar("user", default="nobody")
+        hub = Hub()
+
+        @hub.channel("board:{board}")
+        async def board(board: str) -> bool:
+            return True
+
+        @board.state
+        def current(board: str) -> str:
+            return user.get()
+
+        async with hub:
+            user.set("ann")
+            assert (await hub.state("board:1")).value == "nobody"
 
     run(main())
 

@@ -46,6 +46,7 @@ from tidewire.rules.publication_counts import Tally
 from tidewire.support.counters import LimitCounter, count_limit
 from tidewire.support.key_counts import Counts
 from tidewire.support.meter import Meter
+from tidewire.support.shared_tasks import SharedTasks
 
 __all__ = ("Node",)
 
@@ -96,7 +97,9 @@ class Node:
             presence, self.registry, self.tasks, partial(self.publish, ephemeral=False), patience=limits.publish_seconds
         )
         reader = RecoveryReader(broker, self.history, self.tasks.spawn, limits)
-        states = States(self.tasks.spawn, limits)
+        #: Ask the application for what is given to many.
+        self.shared_tasks = SharedTasks(self.tasks.spawn, limits.state_threads, "state_threads")
+        states = States(self.shared_tasks.spawn, limits)
         self.recoveries = Recoveries(reader, states, on_epoch_changed=self.channels.catch_up)
         self.subscriptions = Subscriptions(
             self.registry, self.channels, self.fanout, self.memberships, self.recoveries, self.options, limits
@@ -154,6 +157,7 @@ class Node:
         try:
             await self.tasks.aclose(grace=self.limits.publish_seconds + 1.0)
         finally:
+            self.shared_tasks.close()
             try:
                 await self.presence.aclose()
             finally:

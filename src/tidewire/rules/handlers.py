@@ -25,6 +25,7 @@ from tidewire.protocols.json_text import JsonDecoder
 from tidewire.protocols.shape import Shape, is_message_type
 from tidewire.rules.base import Caller, Identity
 from tidewire.rules.dependency_overrides import Overrides
+from tidewire.support.shared_tasks import call_in_thread
 
 __all__ = ("Bound", "NoMatch", "Source", "classes_of", "depends_of", "hints_of")
 
@@ -156,7 +157,10 @@ class Bound:
         return values
 
     async def _run(self, values: dict[str, Any]) -> Any:
-        result = self.function(**values) if self._is_async else await asyncio.to_thread(self._in_thread, values)
+        if self._is_async:
+            result = self.function(**values)
+        else:
+            result = await call_in_thread(self, partial(self._in_thread, values))
         return await result if inspect.iscoroutine(result) else result
 
     def _in_thread(self, values: dict[str, Any]) -> Any:

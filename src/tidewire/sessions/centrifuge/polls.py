@@ -9,7 +9,6 @@ import asyncio
 import logging
 from collections.abc import Callable, Collection, Iterable, Mapping
 from contextlib import suppress
-from contextvars import Context
 from hashlib import blake2b
 from typing import Any, cast
 
@@ -124,8 +123,7 @@ class PolledChannel:
         self._asked = asyncio.Event()
         self._error: Exception | None = None
         self._log_limit = LogLimit()
-        # of all who track, so in the context of none: its variables may be a user's
-        self.task = Context().run(node.tasks.spawn, self._run())
+        self.task = node.shared_tasks.spawn(self._run())
         if self.task is None:
             raise StoreUnavailable(f"the values of {name!r} cannot be asked for: this node is closed")
 

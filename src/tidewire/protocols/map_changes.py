@@ -16,8 +16,8 @@ __all__ = ("Change", "Copy", "Entry", "MapState", "change_of")
 
 logger = logging.getLogger("tidewire")
 
-#: Removed keys whose last change is remembered: longer than a store knows the key of a publication.
-_REMEMBERED = 10_000
+#: Removed keys whose last change is remembered, and their bytes: longer than a store knows the key of a publication.
+_REMEMBERED, _REMEMBERED_BYTES = 10_000, 1_048_576
 #: Bytes that an entry costs beside its key and value, about.
 _OVERHEAD = 100
 
@@ -92,6 +92,7 @@ class MapState:
         self.position = Position(0, "") if copy is None else copy.position
         self.entries = {} if copy is None else {entry.key: entry for entry in copy.entries}
         self._gone = OrderedDict({} if copy is None else copy.gone)
+        self._gone_size = sum(map(_cost, self._gone))
         self._owned: dict[str, set[str]] = {}
         self.size = 0
         for entry in self.entries.values():
@@ -100,9 +101,11 @@ class MapState:
         self.left: tuple[str, ...] = ()
         #: The change at the newest offset of each key.
         self.by: dict[str, tuple[int, str]] = {}
+        #: The removed keys that the newest change has pushed out of those that are remembered.
+        self.forgotten: list[str] = []
 
     def _count(self, entry: Entry, sign: int) -> None:
-        self.size += sign * (len(entry.key) + len(msgspec.json.encode(entry.value)) + _OVERHEAD)
+        self.size += sign * (_cost(entry.key) + len(msgspec.json.encode(entry.value)))
         if entry.owner:
             keys = self._owned.setdefault(entry.owner, set())
             keys.add(entry.key) if sign > 0 else keys.discard(entry.key)
@@ -126,6 +129,7 @@ class MapState:
     def apply(self, publication: Publication) -> Change | None:
         """Take the next publication of the channel; return its change, or None if there is none that can be read."""
         self.position = publication.position
+        self.forgotten = []
         change = change_of(publication)
         if change is None:
             return None
@@ -139,10 +143,12 @@ class MapState:
             for key in self.left:
                 self._remove(key, publication.offset)
             return change
-        self._remove(change.key, publication.offset)
-        if isinstance(change.value, msgspec.Raw) and not change.removed:
+        if change.removed:
+            self._remove(change.key, publication.offset)
+        else:
+            self._drop(change.key)
             meta = meta_of(publication.meta)
-            entry = Entry(
+            entry = self.entries[change.key] = Entry(
                 change.key,
                 value,
                 publication.offset,
@@ -152,22 +158,32 @@ class MapState:
                 meta.tags,
                 meta.info,
             )
-            self._gone.pop(change.key, None)
-            self.entries[change.key] = entry
             self._count(entry, 1)
         self.by[change.key] = publication.offset, change.by
         return change
 
     def _remove(self, key: str, offset: int) -> None:
+        self._drop(key)
+        self._gone[key] = offset
+        self._gone_size += _cost(key)
+        while len(self._gone) > _REMEMBERED or self._gone_size > _REMEMBERED_BYTES:
+            forgotten, _ = self._gone.popitem(last=False)
+            self._gone_size -= _cost(forgotten)
+            self.by.pop(forgotten, None)
+            self.forgotten.append(forgotten)
+
+    def _drop(self, key: str) -> None:
         entry = self.entries.pop(key, None)
         if entry is not None:
             self._count(entry, -1)
-        self._gone[key] = offset
-        self._gone.move_to_end(key)
-        if len(self._gone) > _REMEMBERED:
-            forgotten, _ = self._gone.popitem(last=False)
-            self.by.pop(forgotten, None)
+        elif self._gone.pop(key, None) is not None:
+            self._gone_size -= _cost(key)
 
     def copy(self) -> Copy:
         """Return the whole map."""
         return Copy(self.position, list(self.entries.values()), dict(self._gone))
+
+
+def _cost(key: str) -> int:
+    """Return the bytes of a key and what is kept beside it, about."""
+    return len(key.encode()) + _OVERHEAD

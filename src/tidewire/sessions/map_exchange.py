@@ -7,7 +7,6 @@ import logging
 import secrets
 import time
 from collections import OrderedDict
-from typing import TypeVar
 
 import msgspec
 
@@ -16,7 +15,7 @@ from tidewire.engine.node import Node
 from tidewire.errors import BadRequest, LimitExceeded, StoreUnavailable, TidewireError
 from tidewire.messages import EphemeralPublication, Format, Member, Position, Publication
 from tidewire.protocols.map_changes import Change, change_of
-from tidewire.protocols.map_news import News, decode_news, maker_of, parts_of
+from tidewire.protocols.map_news import News, Readers, decode_news, maker_of, parts_of
 from tidewire.protocols.meta import CHANGE, PublicationMeta
 from tidewire.sessions.map_replica import Replica
 from tidewire.support.counters import count_limit
@@ -29,16 +28,13 @@ logger = logging.getLogger("tidewire")
 #: from one answer to the next.
 _PATIENCE, _ASK, _ANSWER, _PAUSE = 1.0, 0.2, 0.02, 0.1
 _RETRY = 0.5
-#: How often the newest number is sent, and a question; bytes of an answer's part.
-_REPEATS, _ASKED, _PART = 3, 10, 24_576
-#: Owners that have left, and removed keys, that are remembered; other readers, of which the oldest is forgotten.
-_REMEMBERED, _READERS = 10_000, 1_000
+#: How often the newest number is sent; bytes of an answer's part, and those of an entry there beside its data, at most.
+_REPEATS, _PART, _ROOM = 3, 24_576, 2_048
+#: Owners that have left and are remembered.
+_REMEMBERED = 10_000
 #: A stamp that is so much greater than all that are known is none: after it there might be no room for greater ones.
 _LEAP = 1 << 40
-#: The bytes of an entry that a part has beside its data, at most.
-_ROOM = 2_048
 _ID = 6
-_Value = TypeVar("_Value")
 
 
 class SharedReplica(Replica):
@@ -55,16 +51,13 @@ class SharedReplica(Replica):
         self._id = secrets.token_hex(_ID)
         self._member = Member(self._id, self._id)
         self.state.position = Position(0, self._id)
-        #: The stamp of each key's newest change, removals too, and the change.
+        #: The stamp of the newest change of each key that `state` remembers, and the change.
         self._newest: dict[str, tuple[tuple[int, str], EphemeralPublication]] = {}
         self._clock = self._number = self._answered = 0
         self._repeats = 0
-        #: The newest number of each other reader; those that are asked again, and how often.
-        self._known: OrderedDict[str, int] = OrderedDict()
-        self._asking: OrderedDict[str, int] = OrderedDict()
-        #: Readers that have answered a newcomer, and the parts and numbers of an answer that is not complete.
+        self._readers = Readers()
+        #: Readers that have answered this one while it was new.
         self._heard: set[str] = set()
-        self._parts: OrderedDict[str, tuple[int, set[int], dict[str, int]]] = OrderedDict()
         self._is_merging = False
         self._left: OrderedDict[str, None] = OrderedDict()
         #: Looks at presence that are to come, and owners that were not there at the last one.
@@ -172,7 +165,9 @@ class SharedReplica(Replica):
             made = maker_of(change.by)
             if made is None:
                 return _refuse()
-            self._count(*made)
+            author, number = made
+            if author != self._id and self._readers.note(author, number):
+                self._ask(author)
             publication = msgspec.structs.replace(publication, time=time.time())
         return self._apply(change, publication)
 
@@ -189,8 +184,8 @@ class SharedReplica(Replica):
         if self.state.apply(msgspec.structs.replace(publication, offset=place, epoch=self._id)) is None:
             return _refuse()
         self._newest[key] = stamp, publication
-        if len(self._newest) > 2 * (len(self.state.entries) + _REMEMBERED):
-            self._newest = {name: one for name, one in self._newest.items() if self.state.last(name)}
+        for name in self.state.forgotten:
+            del self._newest[name]
         return was_there or not change.removed
 
     def _show(self, data: bytes, meta: bytes, at: float) -> None:
@@ -234,21 +229,10 @@ class SharedReplica(Replica):
 
     # The talk of the nodes.
 
-    def _count(self, author: str, number: int) -> None:
-        """Take note of the number of a reader's newest change; where one before it has not come, ask for it."""
-        if author == self._id:
-            return
-        known = self._known.get(author, 0)
-        if number > known + 1:
-            self._ask(author)
-        self._know(author, number)
-
-    def _know(self, author: str, number: int) -> None:
-        _keep(self._known, author, max(number, self._known.get(author, 0)))
-
     def _ask(self, author: str) -> None:
+        """Ask a reader for changes that have not come."""
         count_limit("map_gap")
-        _keep(self._asking, author, self._asking.get(author, _ASKED))
+        self._readers.ask(author)
         self._tell(asks=author)
 
     def _tell(self, *, asks: str = "") -> None:
@@ -272,16 +256,15 @@ class SharedReplica(Replica):
             self._answering = loop.call_at(max(loop.time() + _ANSWER, self._answered_at + _PAUSE), self._answer)
         if news.parts:
             self._merge(news)
-        elif news.number > self._known.get(news.by, 0):  # the last ones have not come
+        elif self._readers.note(news.by, news.number, has_come=False):
             self._ask(news.by)
-            self._know(news.by, news.number)
 
     def _answer(self) -> None:
         self._answering = None
         self._answered += 1
         self._answered_at = asyncio.get_running_loop().time()
         parts = list(parts_of([one for _, one in self._newest.values()], time.time(), _PART))
-        known = {**self._known, self._id: self._number}
+        known = {**self._readers.numbers, self._id: self._number}
         for number, part in enumerate(parts):
             self._send(News(self._id, self._number, "", self._answered, number, len(parts), part, known))
             known = {}
@@ -291,20 +274,10 @@ class SharedReplica(Replica):
         for one in news.changes:
             self._show(one.data, one.meta, now - one.age)
         self._doubts = 2
-        answer, parts, known = self._parts.get(news.by, (0, set(), {}))
-        if answer != news.answer:
-            parts, known = set(), {}
-        parts.add(news.part)
-        known = news.known or known
-        if len(parts) < news.parts:
-            _keep(self._parts, news.by, (news.answer, parts, known))
+        if not self._readers.has_answered(news):
             return
-        self._parts.pop(news.by, None)
         if not self._is_ready:
             self._heard.add(news.by)
-        self._asking.pop(news.by, None)
-        for author, number in known.items():
-            self._know(author, number)
         self._wake()
 
     async def look(self) -> None:
@@ -315,12 +288,8 @@ class SharedReplica(Replica):
         if self._repeats:
             self._repeats -= 1
             self._tell()
-        for author, times in tuple(self._asking.items()):
-            self._asking[author] = times - 1
-            if times > 1:
-                self._tell(asks=author)
-            else:  # it has died
-                del self._asking[author]
+        for author in self._readers.to_ask():
+            self._tell(asks=author)
         await self._check_owners()
 
 
@@ -334,14 +303,6 @@ def _refuse() -> bool:
     """Count a change or news of a form that is not understood, and leave it out."""
     count_limit("relay")
     return False
-
-
-def _keep(found: OrderedDict[str, _Value], name: str, value: _Value) -> None:
-    """Set a value, and forget the oldest one where there are too many readers."""
-    found[name] = value
-    found.move_to_end(name)
-    if len(found) > _READERS:
-        found.popitem(last=False)
 
 
 def _sender(key: str) -> str:

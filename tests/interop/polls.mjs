@@ -1,11 +1,13 @@
 // Clients of the published SDK that track polled values: they show the first ones, then, after a line of input, the last.
-// Arguments: the folder of the packages, the ports by commas, the encoding, the number of clients, which take turns.
+// Arguments: the folder of the packages, the ports by commas, the encoding, the number of clients, which take turns, and
+// for JSON the server's own module, which has half of them.
 
 import { createRequire } from "node:module";
 import { once } from "node:events";
+import { readFileSync } from "node:fs";
 import { pathToFileURL } from "node:url";
 
-const [folder, list, encoding, count] = process.argv.slice(2);
+const [folder, list, encoding, count, module] = process.argv.slice(2);
 const ports = list.split(",");
 const require = createRequire(`${folder}/`);
 const load = (name) => import(pathToFileURL(require.resolve(name)).href);
@@ -40,7 +42,23 @@ function open(_, number) {
   return told;
 }
 
-const clients = Array.from({ length: Number(count) }, open);
+function openOwn(_, number) {
+  const client = own.connect(`ws://127.0.0.1:${ports[number % ports.length]}/connection/websocket`);
+  const told = { values: {}, updates: 1, connects: 0, errors: [] }; // it is told nothing of a key that it may not track
+  client.on("connected", () => (told.connects += 1));
+  const show = (values, keys) => {
+    told.updates += keys.length;
+    told.values = Object.fromEntries(values);
+  };
+  const options = { getSignature: (keys) => getSignature({ keys }) };
+  const prices = client.poll("prices:eu", ["a", "b", "secret"], show, options);
+  prices.on("error", (error) => told.errors.push([error.code, error.message]));
+  return told;
+}
+
+const own = await import(`data:text/javascript;base64,${readFileSync(module).toString("base64")}`);
+const kinds = encoding === "json" ? [open, open, openOwn, openOwn] : [open];
+const clients = Array.from({ length: Number(count) }, (_, number) => kinds[number % kinds.length](_, number));
 
 async function shown(expected) {
   const end = Date.now() + 30_000;

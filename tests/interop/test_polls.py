@@ -23,6 +23,7 @@ from requirements import require
 pytestmark = pytest.mark.xdist_group("interop")
 
 HERE = Path(__file__).parent
+MODULE = HERE.parents[1] / "src" / "tidewire" / "server" / "ui" / "tidewire.js"
 CLIENTS = 8
 
 
@@ -40,7 +41,7 @@ def test_clients_have_the_newest_values_when_a_worker_is_killed(encoding: str, t
         places: list[int | None] = [doomed, safe]
         ways = [stack.enter_context(Cuttable(server.port, partial(_dial, server, places, n))) for n in range(2)]
         ports = ",".join(str(way.port) for way in ways)
-        command = ["node", str(HERE / "polls.mjs"), str(packages), ports, encoding, str(CLIENTS)]
+        command = ["node", str(HERE / "polls.mjs"), str(packages), ports, encoding, str(CLIENTS), str(MODULE)]
         process = stack.enter_context(
             subprocess.Popen(command, stdin=-1, stdout=-1, stderr=subprocess.STDOUT, text=True)
         )

@@ -39,6 +39,11 @@ export interface ChannelOptions {
   joinLeave?: boolean;
 }
 
+export interface PollOptions extends ChannelOptions {
+  /** Signs keys, and leaves out those that this user may not track. */
+  getSignature?: (keys: string[]) => Promise<{ keys: string[]; signature: string }>;
+}
+
 export interface HistoryOptions { limit?: number; since?: Position; reverse?: boolean }
 export interface History<T = any> { publications: Publication<T>[]; position: Position }
 
@@ -69,6 +74,11 @@ export interface EntryMapEvents<T = any> extends SubscriptionEvents {
   change: { entries: Map<string, T>; keys: string[] };
 }
 
+export interface PolledValuesEvents<T = any> extends SubscriptionEvents {
+  /** All values, and the keys of those that changed. */
+  change: { values: Map<string, T>; keys: string[] };
+}
+
 /** A refusal of the server: `code` is a number of the protocol (below 100: never answered). */
 export class TidewireError extends Error {
   constructor(code: number, message: string, temporary?: boolean);
@@ -89,6 +99,8 @@ export class Client {
   subscribe<T = any>(channel: string, listener?: (publication: Publication<T>) => void, options?: ChannelOptions): Subscription<T>;
   /** Subscribe to a channel that is a map. */
   map<T = any>(channel: string, listener?: (entries: Map<string, T>, keys: string[]) => void, options?: ChannelOptions): EntryMap<T>;
+  /** Track keys of a channel's polled values. */
+  poll<T = any>(channel: string, keys: string[], listener?: (values: Map<string, T>, keys: string[]) => void, options?: PollOptions): PolledValues<T>;
   publish(channel: string, data: any): Promise<void>;
   presence(channel: string): Promise<Member[]>;
   presenceStats(channel: string): Promise<{ clients: number; users: number }>;
@@ -122,6 +134,15 @@ export class EntryMap<T = any> extends Subscription {
   on<E extends keyof EntryMapEvents>(event: E, listener: (value: EntryMapEvents<T>[E]) => void): () => void;
   set(key: string, value: T): Promise<void>;
   remove(key: string): Promise<void>;
+}
+
+/** Polled values of a channel. */
+export class PolledValues<T = any> extends Subscription {
+  protected constructor();
+  readonly values: Map<string, T>;
+  on<E extends keyof PolledValuesEvents>(event: E, listener: (value: PolledValuesEvents<T>[E]) => void): () => void;
+  track(keys: string[]): void;
+  untrack(keys: string[]): void;
 }
 
 /** A text that a server writes into a channel, as far as it has grown. */

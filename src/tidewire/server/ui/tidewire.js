@@ -29,6 +29,9 @@
  *   the position from which to go on: at first, and whenever what was missed cannot be recovered
  * @property {boolean} [recoverable] what is missed while away is asked for; the server may say so by itself
  * @property {boolean} [joinLeave] joins and leaves of others are asked for
+ *
+ * @typedef {ChannelOptions & { getSignature?: (keys: string[]) => Promise<{ keys: string[], signature: string }> }}
+ *   PollOptions `getSignature` signs keys, and leaves out those that this user may not track
  */
 
 const FIRST_DELAY = 500;
@@ -39,6 +42,7 @@ const STABLE = 5_000;
 const PING_GRACE = 10_000;
 const CLOSE_GRACE = 1_000;
 const LONGEST_TIMER = 2 ** 31 - 1;
+const AGAIN = 1_000;
 const TOKEN_EXPIRED = 109;
 const UNRECOVERABLE = 112;
 
@@ -181,12 +185,7 @@ export class Client extends Emitter {
    * @returns {Subscription}
    */
   subscribe(channel, listener, options = {}) {
-    let subscription = this.#subscriptions.get(channel);
-    if (!subscription) {
-      subscription = new Subscription(this, channel, options);
-      this.#subscriptions.set(channel, subscription);
-      if (this.#isGreeted) subscription._subscribe();
-    }
+    const subscription = this.#begin(Subscription, channel, options);
     if (listener) subscription.on("publication", listener);
     return subscription;
   }
@@ -200,13 +199,34 @@ export class Client extends Emitter {
    * @returns {EntryMap}
    */
   map(channel, listener, options = {}) {
+    const subscription = this.#begin(EntryMap, channel, options);
+    if (listener) subscription.on("change", ({ entries, keys }) => listener(entries, keys));
+    return subscription;
+  }
+
+  /**
+   * Track keys of a channel's polled values; the same channel gives the same ones.
+   * @param {string} channel
+   * @param {string[]} keys
+   * @param {(values: Map<string, any>, keys: string[]) => void} [listener] called with all values, and the keys of
+   * those that changed
+   * @param {PollOptions} [options]
+   * @returns {PolledValues}
+   */
+  poll(channel, keys, listener, options = {}) {
+    const subscription = this.#begin(PolledValues, channel, options);
+    if (listener) subscription.on("change", (change) => listener(change.values, change.keys));
+    subscription.track(keys);
+    return subscription;
+  }
+
+  #begin(Kind, channel, options) {
     let subscription = this.#subscriptions.get(channel);
     if (!subscription) {
-      subscription = new EntryMap(this, channel, options);
+      subscription = new Kind(this, channel, options);
       this.#subscriptions.set(channel, subscription);
       if (this.#isGreeted) subscription._subscribe();
     }
-    if (listener) subscription.on("change", ({ entries, keys }) => listener(entries, keys));
     return subscription;
   }
 
@@ -882,5 +902,113 @@ export class EntryMap extends Subscription {
 
   get _beginsAnew() {
     return true;
+  }
+}
+
+/**
+ * Polled values of a channel: `values` by their keys.
+ *
+ * Events: `change` { values, keys } with the keys of what changed; the rest as of a Subscription.
+ */
+export class PolledValues extends Subscription {
+  values = new Map();
+  /** The version of each tracked key that is here; 0: none yet. */
+  #versions = new Map();
+  #epoch = "";
+  #round = 0;
+  #timers = new Set();
+  /** Keys that had a value, which are tracked again: they may have one again. */
+  #removed = [];
+  #client;
+  #getSignature;
+
+  constructor(client, channel, options) {
+    super(client, channel, options);
+    this.#client = client;
+    this.#getSignature = options.getSignature;
+  }
+
+  /** Track more keys. */
+  track(keys) {
+    const added = keys.filter((key) => !this.#versions.has(key));
+    for (const key of added) this.#versions.set(key, 0);
+    if (this.state === "subscribed") this.#track(added);
+  }
+
+  /** Track keys no more. */
+  untrack(keys) {
+    const known = keys.filter((key) => this.#versions.delete(key));
+    this.#forget(known);
+    if (known.length && this.state === "subscribed") this.#ask({ type: 2, untrack: known }).catch(() => {});
+  }
+
+  async #track(keys) {
+    if (!keys.length) return;
+    const round = this.#round;
+    try {
+      const signed = this.#getSignature ? await this.#getSignature(keys) : { keys, signature: "" };
+      if (round !== this.#round) return;
+      this.#forget(keys.filter((key) => !signed.keys.includes(key)));
+      if (!signed.keys.length) return;
+      const items = signed.keys.map((key) => ({ key, version: this.#versions.get(key) ?? 0 }));
+      const untrack = signed.keys.filter((key) => !this.#versions.has(key));
+      const answer = await this.#ask({ type: 1, track: [{ items, signature: signed.signature }], untrack });
+      if (round === this.#round && answer.expires) this.#trackIn(answer.ttl * 1_000, [...signed.keys]);
+    } catch (error) {
+      if (round !== this.#round || error.code === 11) return;
+      this._emit("error", error);
+      if (!(error.code >= 100)) this.#trackIn(delay(4), keys);
+    }
+  }
+
+  #trackIn(milliseconds, keys) {
+    const timer = setTimeout(() => {
+      this.#timers.delete(timer);
+      this.#track(keys.splice(0).filter((key) => this.#versions.has(key)));
+    }, Math.min(milliseconds, LONGEST_TIMER));
+    this.#timers.add(timer);
+  }
+
+  #ask(request) {
+    return this.#client._call("sub_refresh", { channel: this.channel, ...request });
+  }
+
+  #forget(keys) {
+    const gone = keys.filter((key) => this.values.delete(key));
+    if (gone.length) this._emit("change", { values: this.values, keys: gone });
+  }
+
+  _request(request) {
+    return { ...request, flag: undefined, type: 4 };
+  }
+
+  _began({ epoch = "" }) {
+    // versions of another epoch say nothing here
+    if (epoch !== this.#epoch) {
+      this.#forget([...this.values.keys()]);
+      for (const key of this.#versions.keys()) this.#versions.set(key, 0);
+    }
+    this.#epoch = epoch;
+    this.#track([...this.#versions.keys()]);
+  }
+
+  _publish({ key, data, version = 0, removed }) {
+    if (!this.#versions.has(key)) return;
+    this.#versions.set(key, removed ? 0 : version);
+    if (removed) {
+      this.#forget([key]);
+      if (this.#removed.push(key) === 1) this.#trackIn(AGAIN, this.#removed);
+    } else {
+      this.values.set(key, data);
+      this._emit("change", { values: this.values, keys: [key] });
+    }
+  }
+
+  _wait() {
+    super._wait();
+    this.#round += 1;
+    for (const timer of this.#timers) clearTimeout(timer);
+    this.#timers.clear();
+    this.#removed = [];
   }
 }

@@ -16,6 +16,7 @@ from websockets.asyncio.server import ServerConnection, serve
 from clients.serving import Cuttable, Service, connection_token, serving, subscription_token
 from tidewire.client import Client, Subscription, backoff
 from tidewire.client import client_subscription as subscription_module
+from tidewire.client.map_subscription import MapSubscription
 from tidewire.errors import (
     BadRequest,
     CommandError,
@@ -311,6 +312,61 @@ class FakeClient:
 
     def request_unsubscribe(self, subscription: Subscription, *, is_over: bool) -> None:
         self.asked.append("unsubscribe")
+
+
+def test_a_reply_is_taken_whole_though_much_waits(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(subscription_module, "WAITING", 3)
+
+    async def main() -> None:
+        client = FakeClient()
+        room = Subscription(client, "room", since=None, token="", get_token=None, data=None)
+        room.subscribed(m.SubscribeResult(recoverable=True, epoch="e"))
+        pubs = [m.Publication(m.raw(b'{"n":%d}' % offset), offset=offset) for offset in range(1, 7)]
+        for pub in pubs[:3]:
+            room.published(pub)
+        request = room.request()  # the connection was lost, and is there again
+        assert (request.recover, request.offset) == (True, 3)
+        result = m.SubscribeResult(recoverable=True, recovered=True, epoch="e", offset=5, publications=pubs[3:5])
+        room.subscribed(result)
+        assert client.asked == []
+        room.published(pubs[5])
+        assert client.asked == ["unsubscribe"]
+        assert await numbers(room, 5) == [1, 2, 3, 4, 5]
+        assert room.request().offset == 5
+
+    run(main())
+
+
+def test_a_large_map_that_nobody_keeps_is_asked_for_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(subscription_module, "WAITING", 3)
+
+    async def publish(request: m.PublishRequest) -> None:
+        raise NotImplementedError
+
+    async def main() -> None:
+        def answer(board: MapSubscription, entries: list[m.Publication]) -> None:
+            board.request()
+            result = m.SubscribeResult(type=1, state=entries)
+            assert board.next_page(result) is None
+            board.subscribed(result)
+
+        client = FakeClient()
+        board = MapSubscription(client, "board", token="", get_token=None, data=None, publish=publish)
+        entries = [m.Publication(m.raw(b"1"), key=f"k{number}") for number in range(4)]
+        answer(board, entries)
+        board.published(m.Publication(key="k0", removed=True))
+        reading = asyncio.create_task(_take(board, 5))
+        await wait_until(lambda: client.asked == ["unsubscribe", "subscribe"])
+        answer(board, entries[1:])
+        await reading
+        assert board.entries == {"k1": 1, "k2": 1, "k3": 1}
+
+    run(main())
+
+
+async def _take(board: MapSubscription, count: int) -> None:
+    for _ in range(count):
+        await anext(board)
 
 
 def test_nothing_is_shown_behind_a_hole(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -206,8 +206,8 @@ class Subscription:
             self.position = self._reached
             if self._on_state is not None and bytes(answer.data):
                 self._take_state(answer)
-        for publication in answer.publications:
-            self.published(publication)
+        for publication in answer.publications:  # all of them: the position is behind them
+            self._take(publication)
         self._subscribed.set()
 
     def _take_state(self, answer: SubscribeResult) -> None:
@@ -222,7 +222,10 @@ class Subscription:
             return
         if len(self._waiting) >= WAITING:
             self._overflow()
-            return
+        else:
+            self._take(publication)
+
+    def _take(self, publication: Publication) -> None:
         epoch = self._reached.epoch if self._reached is not None else ""
         self._show(publication_from(self.channel, publication, epoch))
         if self._reached is not None and publication.offset:
@@ -231,7 +234,7 @@ class Subscription:
     def _overflow(self) -> None:
         self._has_overflowed = True
         self._client.request_unsubscribe(self, is_over=False)
-        if self._reached is None:
+        if self._reached is None and not self.begins_anew:
             self._show(
                 Unrecoverable(f"{self.channel!r} keeps no history, and the application fell behind; load it anew")
             )

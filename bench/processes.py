@@ -47,10 +47,11 @@ def running(
     environment: Mapping[str, str] | None = None,
     *,
     has_master: bool = False,
+    ready: str = "",
 ) -> Iterator[Running]:
     """Run a server for as long as the block lasts; raises ServerError when it does not listen within 15 s.
 
-    With `has_master`, it is the children of the process that serve.
+    With `has_master`, it is the children of the process that serve; they do when the process has printed `ready`.
     """
     log = OUT / f"{name}.log"
     log.parent.mkdir(parents=True, exist_ok=True)
@@ -66,17 +67,17 @@ def running(
             preexec_fn=on_core(SERVER_CORE),
         )
     try:
-        _wait_until_listening(process, port, log)
+        _wait_until_listening(process, port, log, ready)
         yield Running(port, _wait_for_children(process.pid) if has_master else (process.pid,))
     finally:
         _end(process)
 
 
-def _wait_until_listening(process: subprocess.Popen[bytes], port: int, log: Path) -> None:
+def _wait_until_listening(process: subprocess.Popen[bytes], port: int, log: Path, ready: str) -> None:
     limit = time.monotonic() + 15
     while time.monotonic() < limit and process.poll() is None:
         with socket.socket() as probe:
-            if probe.connect_ex(("127.0.0.1", port)) == 0:
+            if probe.connect_ex(("127.0.0.1", port)) == 0 and ready in log.read_text(errors="replace"):
                 return
         time.sleep(0.05)
     raise ServerError(f"{log.stem} does not listen on port {port}: {log.read_text(errors='replace')[-2000:]}")

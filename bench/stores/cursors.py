@@ -36,7 +36,7 @@ class Cursors(msgspec.Struct, frozen=True):
 def _measure(kind: str, url: str, window: float) -> tuple[Figures, int]:
     port, before = free_port(), _rows(url)
     command = [*run("bench.apps.ours:app", port, 25), "--workers", "2"]
-    with running(f"cursors-{kind}", port, command, {"BENCH_URL": url}, has_master=True) as server:
+    with running(f"cursors-{kind}", port, command, {"BENCH_URL": url}, has_master=True, ready="2 workers") as server:
         pids = ",".join(map(str, server.pids))
         load = {"mode": "paced", "rooms": ROOMS, "subscribers": CURSORS, "publishers": CURSORS, "rate": CURSORS * MOVES}
         figures = run_generator({"port": port, "path": PATHS[kind], "pids": pids, "window": window, "drain": 2, **load})

@@ -46,7 +46,8 @@ def _ours(url: str, workers: int, subscribers: int) -> Figures:
     command = [sys.executable, "-m", "tidewire", "run", "bench.apps.ours:app", "--port", str(port)]
     if workers > 1:
         command += ["--workers", str(workers)]
-    with running("ours-workers", port, command, {"BENCH_URL": url}, has_master=workers > 1) as server:
+    ready = f"{workers} workers" if workers > 1 else ""
+    with running("ours-workers", port, command, {"BENCH_URL": url}, has_master=workers > 1, ready=ready) as server:
         found = [_run(port, server.pids, subscribers, publishers) for publishers in (16, 256)]
     return max(found, key=lambda figures: figures.efficiency)
 

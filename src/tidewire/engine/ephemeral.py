@@ -16,6 +16,7 @@ from tidewire.limits import Limits
 from tidewire.messages import EphemeralPublication
 from tidewire.protocols.batch import Batch
 from tidewire.protocols.meta import but_not
+from tidewire.support.beats import Beats
 from tidewire.support.counters import count_limit
 
 __all__ = ("Ephemeral",)
@@ -29,7 +30,7 @@ _STRIDE = 32
 class Ephemeral:
     """Joins the publications of `limits.ephemeral_seconds`, for each channel here and for the other nodes.
 
-    The first after a pause goes at the end of its turn. `finish` completes a push that a channel has begun.
+    The first after a pause goes in the next turn. `finish` completes a push that a channel has begun.
     """
 
     def __init__(self, registry: Registry, limits: Limits, finish: Callable[[Channel], None]) -> None:
@@ -41,8 +42,7 @@ class Ephemeral:
         self._dirty: deque[Channel] = deque()
         self._outgoing: list[EphemeralPublication] = []
         self._push: Iterator[None] | None = None
-        self._is_scheduled = False
-        self._flushed_at = 0.0
+        self._beats: Beats | None = None
         #: The newest of each channel and sender, for connections whose links are paused.
         self._held: dict[Connection, dict[tuple[str, str], EphemeralPublication]] = {}
         self._held_bytes: dict[Connection, int] = {}
@@ -52,6 +52,7 @@ class Ephemeral:
         """Push in the turns of this event loop, and to the other nodes of this broker."""
         self._loop = loop
         self._relay = broker if broker.shared else None
+        self._beats = Beats(loop, self._limits.ephemeral_seconds, self._send, self._flush)
 
     def publish(self, publication: EphemeralPublication) -> None:
         """Push to the subscribers of all nodes."""
@@ -86,20 +87,19 @@ class Ephemeral:
     # Turns of the loop.
 
     def _schedule(self) -> None:
-        if not self._is_scheduled and self._loop is not None:
-            self._is_scheduled = True
-            wait = self._flushed_at + self._limits.ephemeral_seconds - self._loop.time()
-            if wait > 0:
-                self._loop.call_later(wait, self._flush)
-            else:
-                self._loop.call_soon(self._flush)
+        if self._beats is not None:
+            self._beats.ask()
+
+    def _send(self) -> None:
+        """Send the waiting publications to the other nodes."""
+        if self._outgoing and self._relay is not None:
+            outgoing, self._outgoing = self._outgoing, []
+            self._relay.relay(outgoing)
 
     def _flush(self) -> None:
         """Push the waiting publications, for one turn's time at most; the next turn goes on with the rest."""
         assert self._loop is not None
-        if self._outgoing and self._relay is not None:
-            outgoing, self._outgoing = self._outgoing, []
-            self._relay.relay(outgoing)
+        assert self._beats is not None
         deadline = time.perf_counter() + self._limits.turn_seconds
         while self._push is not None or self._dirty:
             if self._push is None:
@@ -112,8 +112,9 @@ class Ephemeral:
             except Exception:
                 logger.exception("a publication that nobody keeps cannot be encoded")
             self._push = None
-        self._is_scheduled = False
-        self._flushed_at = self._loop.time()
+        self._beats.end()
+        if self._outgoing:  # they came after the others were sent
+            self._beats.ask()
 
     def push_now(self, channel: Channel) -> None:
         """Push the waiting publications of a channel, because one that is kept comes behind them."""
@@ -128,10 +129,8 @@ class Ephemeral:
         if channel.options.delta:  # the next publication is no difference to the one before these
             self._finish(channel)
             channel.last = publications[-1]  # which is no base: it has no epoch
-        not_for = {one for one in map(but_not, publications) if one}
-        waiting = set(
-            channel.buffering
-        )  # these are given the newest ones when they are live, maybe before the last step
+        not_for = {but_not(one) for one in publications if one.meta} - {""}
+        waiting = set(channel.buffering)  # given the newest ones when they are live, maybe before the last step
         for subscription in waiting:
             self._hold(subscription, [one for one in publications if but_not(one) != subscription.connection.id])
         for representation, group in tuple(channel.groups.items()):

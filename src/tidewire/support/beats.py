@@ -31,7 +31,7 @@ class Beats:
         self._ended_at = 0.0
 
     def ask(self) -> None:
-        """Have both called, once for all that ask before."""
+        """Call both soon, once for all who have asked by then."""
         if self._is_asked:
             return
         self._is_asked = True

@@ -35,7 +35,7 @@ async def call_in_thread(function: Any, call: Callable[[], T]) -> T:
 class SharedTasks:
     """Begins tasks in the context in which it was made itself, with threads that nobody else uses.
 
-    A function that hangs keeps its thread, whoever stops waiting for it. Those of one function keep half of the threads
+    A function that hangs keeps its thread after its caller gave up. The calls of one function keep half of the threads
     at most (`most`, the limit `name`), and never those of the event loop.
     """
 

@@ -586,28 +586,29 @@ def drip(client: Client, data: bytes, seconds: float) -> None:
             time.sleep(seconds)
 
 
-@pytest.mark.parametrize("path", ["/link?name=dripped", "/echo?name=dripped"])
-@pytest.mark.parametrize(
-    "data",
-    [
-        frame(TEXT, b"x" * 60),
-        frame(PING, b"x" * 60),
-        frame(TEXT, b"x" * 1_000)[:60],
-        frame(TEXT, b"x", fin=False) + (frame(PONG) + frame(CONT, b"", fin=False)) * 5,
-    ],
-    ids=["text", "ping", "long", "fragments"],
-)
-def test_a_message_that_is_dripped_ends_its_connection(path: str, data: bytes) -> None:
+DRIPPED = {
+    "text": frame(TEXT, b"x" * 60),
+    "ping": frame(PING, b"x" * 60),
+    "long": frame(TEXT, b"x" * 1_000)[:60],
+    "fragments": frame(TEXT, b"x", fin=False) + (frame(PONG) + frame(CONT, b"", fin=False)) * 5,
+}
+
+
+def test_a_message_that_is_dripped_ends_its_connection() -> None:
     limits = {"message_seconds": 1.0, "ping_seconds": 0.4, "pong_seconds": 0.4}
-    with serving(limits=limits) as server, Client(server, path) as client:
+    kinds = [(path, name, data) for path in ("link", "echo") for name, data in DRIPPED.items()]
+    with serving(limits=limits) as server, contextlib.ExitStack() as stack:
+        clients = [stack.enter_context(Client(server, f"/{path}?name={path}-{name}")) for path, name, _ in kinds]
         start = time.monotonic()
-        dripping = threading.Thread(target=drip, args=(client, data, 0.1))
-        dripping.start()
-        assert client.close_code() == 1008
-        assert 0.9 < time.monotonic() - start < 4
-        dripping.join()
-        assert told(server, "dripped")[0][1] == 1008
-        assert server.stats()["limits"] == {"message_seconds": 1}
+        for client, (_, _, data) in zip(clients, kinds, strict=True):
+            thread = threading.Thread(target=drip, args=(client, data, 0.1))
+            thread.start()
+            stack.callback(thread.join)
+        for client, (path, name, _) in zip(clients, kinds, strict=True):
+            assert client.close_code() == 1008, (path, name)
+            assert 0.9 < time.monotonic() - start < 4, (path, name)
+            assert told(server, f"{path}-{name}")[0][1] == 1008
+        assert server.stats()["limits"] == {"message_seconds": len(kinds)}
 
 
 def test_a_fragmented_message_whose_rest_never_comes_ends_its_connection_although_pongs_come() -> None:

@@ -105,7 +105,11 @@ def test_of_publishes_a_sample_is_timed_and_every_failure_counts() -> None:
         return True
 
     async def main() -> None:
-        async with serving(hub, app) as served, open_client(f"ws://127.0.0.1:{served.port}/served/room") as client:
+        async with (
+            serving(hub, app) as served,
+            # it reads nothing: a full queue would keep its closing handshake for ten seconds
+            open_client(f"ws://127.0.0.1:{served.port}/served/room", max_queue=None) as client,
+        ):
             for number in range(500):
                 await client.send(json.dumps(number if number % 2 else "no number"))
             durations = hub.node.meter.durations  # type: ignore[union-attr]

@@ -10,7 +10,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from contract.serving import Server, until
+from tidewire.cli import main
 from tidewire.pipelines import PipelineLimits
 from tidewire.server.pipeline_table import PipelineTable
 
@@ -92,8 +95,12 @@ def test_without_a_server(tmp_path: Path) -> None:
     assert (work.parent / "results" / "copy.txt").read_text() == "reads"
 
 
-def test_mistakes_are_one_line(tmp_path: Path) -> None:
-    variables = environment(tmp_path)
+def test_mistakes_are_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    for name, value in environment(tmp_path).items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.chdir(tmp_path)
     for arguments, problem in (
         (("run", "mine", "../S1"), "cannot be used"),
         (("run", "mine", "S1"), "input 'reads' of sample 'S1' is missing"),
@@ -104,8 +111,11 @@ def test_mistakes_are_one_line(tmp_path: Path) -> None:
         (("runs", "--server", "localhost"), "is no URL"),
         (("runs", "--server", "http://127.0.0.1:1"), "does not answer"),
     ):
-        code, text = done(tmp_path, variables, *arguments)
-        assert code == 2, text
+        monkeypatch.setattr(sys, "argv", ["tidewire", "pipeline", *arguments])
+        with pytest.raises(SystemExit) as ended:
+            main()
+        text = "".join(capfd.readouterr())
+        assert ended.value.code == 2, text
         assert problem in text
         assert len(text.splitlines()) == 1
 

@@ -22,15 +22,18 @@ from tidewire.pipelines import BadStart, Input, Pipeline, RunStatus, Step
 from tidewire.pipelines.folders import list_files
 
 READS = b"@1\nACGT\n+\nIIII\n"
+pytestmark = pytest.mark.xdist_group("files")
+
 COPY = Pipeline(
     "copy", (Step("copy", ("cp", "{reads}", "{results}/copy.fastq")),), inputs=(Input("reads", accept=(".fastq",)),)
 )
 
 
-@pytest.fixture
-def server(tmp_path: Path) -> Iterator[Server]:
-    (tmp_path / "inputs").mkdir()
-    with serving(tmp_path, environment={"TIDEWIRE_PIPELINES__INPUTS": "inputs"}).running() as running:
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    folder = tmp_path_factory.mktemp("files")
+    (folder / "inputs").mkdir()
+    with serving(folder, environment={"TIDEWIRE_PIPELINES__INPUTS": "inputs"}).running() as running:
         yield running
 
 
@@ -94,7 +97,7 @@ def test_inputs_that_are_links_are_listed_and_used_under_their_own_name(server: 
     """Galaxy, DVC and git-annex keep their data elsewhere and give people links to it."""
     (tmp_path / "store").mkdir()
     (tmp_path / "store" / "dataset_12.dat").write_bytes(READS)
-    inputs = tmp_path / "inputs"
+    inputs = server.folder / "inputs"
     (inputs / "S1.fastq").symlink_to(tmp_path / "store" / "dataset_12.dat")
     (inputs / "lost.fastq").symlink_to(".git/annex/objects/x")
     (inputs / "again").symlink_to(inputs)

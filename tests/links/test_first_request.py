@@ -2,19 +2,29 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import json
 import re
 import socket
 import time
 from collections.abc import Iterator
+from typing import Any, cast
 
 import httptools
 import pytest
+import uvicorn
 from hypothesis import given
 from hypothesis import strategies as st
+from uvicorn.server import ServerState
 
 from links.wire import Server, serving
+from tidewire.limits import Limits
+from tidewire.links.first_request import FirstRequest, configured
 from tidewire.links.handshake import read_handshake
+from tidewire.links.http import HttpProtocol
+from tidewire.links.uvicorn import WebSocketProtocol
+from tidewire.links.uvicorn import configured as configured_ws
 
 HEADERS = (
     b"Host: here",
@@ -148,6 +158,77 @@ def test_no_bytes_take_long(filler: bytes) -> None:
     began = time.process_time()
     assert read_handshake(data, 65_536) is None
     assert time.process_time() - began < 0.5
+
+
+class Transport:
+    """Remembers the protocols that it is given, for the bytes that it gives to the first."""
+
+    def __init__(self, first: asyncio.Protocol) -> None:
+        self.protocols = [first]
+        self.is_closed = False
+        first.connection_made(cast(asyncio.Transport, self))
+
+    def set_protocol(self, protocol: asyncio.Protocol) -> None:
+        self.protocols.append(protocol)
+
+    def is_closing(self) -> bool:
+        return self.is_closed
+
+    def close(self) -> None:
+        self.is_closed = True
+
+    def resume_reading(self) -> None: ...
+
+    def set_write_buffer_limits(self, high: int, low: int) -> None: ...
+
+    def write(self, data: bytes) -> None: ...
+
+    def get_extra_info(self, name: str) -> None: ...
+
+
+@pytest.mark.parametrize(
+    ("data", "ws", "kinds"),
+    [
+        (request(), configured_ws(Limits()), [FirstRequest]),
+        (request(), WebSocketProtocol, [FirstRequest]),
+        (request(), "websockets-sansio", [FirstRequest, HttpProtocol]),
+        (request(line=b"GET / HTTP/1.0"), WebSocketProtocol, [FirstRequest, HttpProtocol]),
+    ],
+    ids=["ours, configured", "ours", "another class", "another request"],
+)
+def test_a_websocket_keeps_the_protocol_of_its_first_byte(data: bytes, ws: Any, kinds: list[type]) -> None:
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await receive()
+
+    async def main() -> None:
+        config, state = uvicorn.Config(app, ws=ws, lifespan="off", log_config=None), ServerState()
+        config.load()
+        transport = Transport(configured(Limits())(config, state, {}))
+        with contextlib.suppress(AttributeError):  # the parser's class asks more of the transport
+            transport.protocols[0].data_received(data)
+        assert [type(protocol) for protocol in transport.protocols] == kinds
+        for connection in tuple(state.connections):
+            connection.connection_lost(None)
+        assert not state.connections
+        await asyncio.gather(*state.tasks)
+
+    asyncio.run(main())
+
+
+def test_a_connection_ends_before_its_first_byte() -> None:
+    async def main() -> None:
+        config, state = uvicorn.Config("nowhere:app", lifespan="off", log_config=None), ServerState()
+        config.load_app = lambda: None  # type: ignore[method-assign]
+        config.load()
+        gone, drained = (Transport(configured(Limits())(config, state, {})) for _ in range(2))
+        assert len(state.connections) == 2
+        assert gone.protocols[0].eof_received() is None  # the transport closes
+        gone.protocols[0].connection_lost(None)
+        (left,) = state.connections
+        left.shutdown()
+        assert drained.is_closed
+
+    asyncio.run(main())
 
 
 @pytest.fixture(scope="module")

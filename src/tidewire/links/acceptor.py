@@ -52,7 +52,7 @@ class Acceptor:
         self._limits = limits
         self._context = context
         self._admission = Admission.of(loop)
-        self._openings: set[asyncio.Task[None]] = set()
+        self._openings: dict[socket, asyncio.Task[None]] = {}
         self._pause: asyncio.TimerHandle | None = None
         self._is_watched = self._is_closed = False
         #: Whether it has accepted a connection since the socket was last found empty.
@@ -73,13 +73,13 @@ class Acceptor:
         if self._pause is not None:
             self._pause.cancel()
         self._unwatch()
-        for opening in self._openings:
+        for opening in self._openings.values():
             opening.cancel()
 
     async def wait_closed(self) -> None:
         """Wait until no connection is amid its TLS handshake."""
         if self._openings:
-            await asyncio.wait(self._openings)
+            await asyncio.wait(self._openings.values())
 
     def _resume(self) -> None:
         self._pause = None
@@ -128,10 +128,7 @@ class Acceptor:
             self._wait_out(error)
         else:
             self._has_accepted = True
-            connection.setblocking(False)
-            opening = self._loop.create_task(self._open(connection))
-            self._openings.add(opening)
-            opening.add_done_callback(self._openings.discard)
+            self._openings[connection] = self._loop.create_task(self._open(connection))
             self._accept_next()
 
     async def _open(self, connection: socket) -> None:
@@ -144,6 +141,8 @@ class Acceptor:
             logger.debug("a connection ended before it was open: %r", error)
             with contextlib.suppress(OSError):
                 connection.close()
+        finally:
+            del self._openings[connection]
 
     def _wait_out(self, error: OSError) -> None:
         """Accept nothing for a moment, until the process or the system has descriptors or memory again."""

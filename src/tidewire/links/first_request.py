@@ -1,7 +1,7 @@
-"""A connection until its first request is there: a WebSocket's goes straight to its protocol, others to the HTTP class.
+"""A connection until its first request is there: it goes on as that of a WebSocket, or to the HTTP class.
 
 Most connections of a realtime server bring one request, the handshake of a WebSocket, in one piece. For those no HTTP
-parser is made.
+parser is made, and the transport keeps its protocol: to set another one stops and starts its reading.
 """
 
 from __future__ import annotations
@@ -16,32 +16,19 @@ from uvicorn.config import Config
 from uvicorn.server import ServerState
 
 from tidewire.limits import Limits
-from tidewire.links.handshake import read_handshake
+from tidewire.links.handshake import Handshake, read_handshake
 from tidewire.links.http import HttpProtocol, refusal
-from tidewire.links.uvicorn import WebSocketProtocol, make_own
+from tidewire.links.uvicorn import WebSocketProtocol, WebSocketSettings, settings_of
 from tidewire.support.admission import Admission
 from tidewire.support.counters import count_limit
 
 __all__ = ("FirstRequest", "configured")
 
 
-class FirstRequest(asyncio.Protocol):
-    """One connection, from its first byte until it is admitted."""
+class FirstRequest(WebSocketProtocol):
+    """One connection, from its first byte on. Until it is admitted, it is neither a WebSocket's nor another's."""
 
-    __slots__ = (
-        "_began",
-        "_config",
-        "_data",
-        "_deadline",
-        "_limits",
-        "_loop",
-        "_server",
-        "_silence",
-        "_state",
-        "_transport",
-    )
-
-    _transport: asyncio.Transport
+    __slots__ = ("_began", "_data", "_deadline", "_is_own", "_limits", "_silence")
 
     def __init__(
         self,
@@ -52,15 +39,16 @@ class FirstRequest(asyncio.Protocol):
         *,
         limits: Limits,
     ) -> None:
-        self._config = config
-        self._server = server_state
-        self._state = app_state
-        self._loop = _loop or asyncio.get_running_loop()
+        settings = settings_of(config)
+        super().__init__(config, server_state, app_state, _loop, settings=settings or WebSocketSettings(limits=limits))
+        #: Whether the server was given no other class for WebSockets.
+        self._is_own = settings is not None
         self._limits = limits
         #: When it began; once its first bytes are there, how long it was silent: a wait for admission does not count.
         self._began = self._silence = 0.0
+        #: Runs until the connection is admitted.
         self._deadline: asyncio.TimerHandle | None = None
-        #: Bytes that have come before this connection was admitted.
+        #: Bytes that have come before that.
         self._data = b""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -70,10 +58,25 @@ class FirstRequest(asyncio.Protocol):
         self._deadline = self._loop.call_later(self._limits.header_seconds, self._expire)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self._leave()
+        if self._deadline is None:
+            super().connection_lost(exc)
+        else:
+            self._leave()
 
-    def data_received(self, data: bytes) -> None:
-        if self._data:
+    def eof_received(self) -> None:
+        if self._deadline is None:
+            super().eof_received()
+
+    def shutdown(self) -> None:
+        if self._deadline is None:
+            super().shutdown()
+        else:
+            self._transport.close()
+
+    def _read_early(self, handshake: Handshake, data: bytes) -> None:
+        if self._deadline is None:
+            super()._read_early(handshake, data)
+        elif self._data:
             self._data += data
             self._transport.pause_reading()
         else:
@@ -81,41 +84,38 @@ class FirstRequest(asyncio.Protocol):
             self._silence = self._loop.time() - self._began
             Admission.of(self._loop).start(self._admitted, self._limits.arrivals)
 
-    def shutdown(self) -> None:
-        """Drain: uvicorn calls it for every connection."""
-        self._transport.close()
-
     def _leave(self) -> None:
         self._server.connections.discard(cast(Any, self))
+        self._end_wait()
+
+    def _end_wait(self) -> None:
         if self._deadline is not None:
             self._deadline.cancel()
             self._deadline = None
 
     def _admitted(self) -> None:
-        """Hand the connection over to the class that its first request needs."""
+        """Go on with the class that the first request needs."""
         transport, data = self._transport, self._data
         if self._deadline is None or transport.is_closing():
             return
-        self._leave()
+        self._end_wait()
+        self._data = b""
         transport.resume_reading()
-        request = read_handshake(data, self._limits.header_bytes)
-        protocol = None if request is None else make_own(self._config, self._server, self._state)
-        if request is None or protocol is None:
+        request = read_handshake(data, self._limits.header_bytes) if self._is_own else None
+        if request is None:
             self._hand_over(data)
             return
         path, headers, early = request
-        self._begin(protocol)
-        protocol.request_received("GET", path, headers)
+        super().connection_made(transport)
+        self.request_received("GET", path, headers)
         if early:
-            protocol.data_received(early)
-
-    def _begin(self, protocol: WebSocketProtocol) -> None:
-        protocol.connection_made(self._transport)
-        self._transport.set_protocol(protocol)
+            self.data_received(early)
 
     def _hand_over(self, data: bytes) -> None:
+        assert self._start is not None
+        self._leave()
         make: Callable[..., HttpProtocol] = HttpProtocol
-        protocol = make(self._config, self._server, self._state, self._loop, limits=self._limits)
+        protocol = make(self._start[0], self._server, self._start[1], self._loop, limits=self._limits)
         self._transport.set_protocol(protocol)
         protocol.take_over(self._transport, data, self._loop.time() - self._silence)
 

@@ -2,9 +2,9 @@
 
     uvicorn app:app --ws tidewire.links.uvicorn:WebSocketProtocol
 
-The link is `scope["extensions"]["tidewire.link"]`. Before this comes uvicorn's HTTP class, or our own
-(links/first_request.py), which hands over the connection with its upgrade request; after it the link
-(links/websocket.py).
+The link is `scope["extensions"]["tidewire.link"]`. Before this comes uvicorn's HTTP class, or our own (links/http.py),
+which hands over the connection with its upgrade request; our server's connections are of this class from their first
+byte on, or of another one after it (links/first_request.py). After it comes the link (links/websocket.py).
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from tidewire.links.websocket import WebSocketLink
 from tidewire.protocols.close_codes import SHUTDOWN
 from tidewire.support.refusals import note_refusal
 
-__all__ = ("WebSocketProtocol", "configured", "make_own")
+__all__ = ("WebSocketProtocol", "WebSocketSettings", "configured", "make_own", "settings_of")
 
 logger = logging.getLogger("uvicorn.error")
 
@@ -183,6 +183,14 @@ def configured(
     """Return a factory of protocols with these limits, to be given to uvicorn as `Config(ws=…)`."""
     settings = WebSocketSettings(limits=limits, deflate=deflate, close_seconds=close_seconds)
     return partial(WebSocketProtocol, settings=settings)
+
+
+def settings_of(config: Config) -> WebSocketSettings | None:
+    """Return the settings of WebSockets of a server; None where it was given another class for them than this one."""
+    make: Any = config.ws_protocol_class
+    if isinstance(make, partial):
+        return make.keywords.get("settings", _DEFAULTS) if make.func is WebSocketProtocol else None
+    return _DEFAULTS if make is WebSocketProtocol else None
 
 
 def make_own(config: Config, server_state: ServerState, app_state: dict[str, Any]) -> WebSocketProtocol | None:

@@ -196,8 +196,7 @@ class Membership(msgspec.Struct, frozen=True, gc=False):
     @property
     def is_present(self) -> bool:
         """Whether the subscriber is a member of the channel."""
-        announcements = (self.join, self.leave, self.leave_on_error)
-        return self.present or any(announcement is not None for announcement in announcements)
+        return self.present or self.join is not None or self.leave is not None or self.leave_on_error is not None
 
 
 class Departure(msgspec.Struct, frozen=True, gc=False):

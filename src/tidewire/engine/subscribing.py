@@ -193,14 +193,16 @@ class Subscriptions:
             fanout.tell_one_insufficient(subscription)
             position = resumed
         if self._registry.is_subscribed(subscription):
-            rest = [publication for publication in subscription.buffer or () if publication.offset > position.offset]
+            waiting = subscription.buffer
             prepared.channel.go_live(subscription, position.offset)
-            fanout.write_rest(prepared.channel, subscription, rest)
+            if waiting:
+                fanout.write_rest(prepared.channel, subscription, waiting)
             if not connection.link.paused:
                 fanout.release(connection)
         if self.watcher is not None and self._registry.is_subscribed(subscription):
             self.watcher.entered(subscription)
-        await self._memberships.announce(subscription, prepared.join)
+        if subscription.stay is not None:
+            await self._memberships.announce(subscription, subscription.stay, prepared.join)
 
     async def _push_missed(self, channel: Channel, subscription: Subscription, position: Position) -> Position:
         """Push pages of publications after a position until they reach the present; return its position."""
@@ -297,7 +299,8 @@ async def _write_pages(connection: Connection, messages: list[WireMessage]) -> N
             size += len(page[-1].data)
         connection.write(*page)
         del page
-        await connection.link.wait_drained()
+        if connection.link.paused:
+            await connection.link.wait_drained()
 
 
 def ended(connection: Connection) -> ConnectionClosed:

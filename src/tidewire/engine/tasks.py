@@ -28,6 +28,8 @@ class Tasks:
     def __init__(self) -> None:
         self._tasks: set[asyncio.Task[Any]] = set()
         self._loops: list[asyncio.Task[None]] = []
+        #: Found at the first task: to ask for it is a system call.
+        self._loop: asyncio.AbstractEventLoop | None = None
         self._publish_failed = 0.0
         #: Set when all steps are due; the next one takes its place.
         self._due = asyncio.Event()
@@ -67,7 +69,9 @@ class Tasks:
         if self.is_closed:
             work.close()
             return None
-        task = asyncio.get_running_loop().create_task(work)
+        if self._loop is None:
+            self._loop = asyncio.get_running_loop()
+        task = self._loop.create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._finished)
         return task

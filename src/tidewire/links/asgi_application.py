@@ -262,6 +262,8 @@ class AsgiApplication:
 
     def take(self) -> list[str | bytes]:
         """Return the queued messages, and forget them: a listener takes over."""
+        if not self._inbox:
+            return []
         received = [event for event in self._inbox if event["type"] == "websocket.receive"]
         self._inbox = [event for event in self._inbox if event["type"] != "websocket.receive"]
         self._size = 0

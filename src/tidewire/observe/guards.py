@@ -74,7 +74,8 @@ def comes_from_this_machine(connection: HTTPConnection) -> bool:
     came_by_proxy = not _PROXIED.isdisjoint([name for name, _ in connection.headers.raw])
     if came_by_proxy or connection.scope.get("http_version") == "1.0":
         return False
-    client = connection.client.host if connection.client else ""
+    address = connection.client
+    client = address.host if address else ""
     host = connection.headers.get("host", "").lower()
     name = host.rpartition("]")[0].lstrip("[") if host.startswith("[") else host.partition(":")[0]
     return all(not one or is_loopback(one) for one in (client, name))

@@ -48,6 +48,8 @@ class NamespaceAuthority(Authority):
         self._client = client
         self._namespaces = namespaces
         self._accounts = accounts
+        #: By the namespace, which lives as long as this, and whether they are for anonymous clients.
+        self._grants: dict[tuple[int, bool], Grant] = {}
         self._connections = ClientTokens(client.token)
         separate = client.subscription_token
         self._subscriptions = (
@@ -164,9 +166,16 @@ class NamespaceAuthority(Authority):
         return is_open and (bool(user) or namespace.allow_subscribe_for_anonymous)
 
     def _grant(self, namespace: Namespace, options: ChannelOptions, caller: Caller) -> Grant:
+        """Return the grant of a client without a token: one for all, and one for all anonymous ones, of a namespace."""
+        is_anonymous = not caller.identity.user
+        grant = self._grants.get((id(namespace), is_anonymous))
+        if grant is None:
+            grant = self._grants[id(namespace), is_anonymous] = self._new_grant(namespace, options, is_anonymous)
+        return grant
+
+    def _new_grant(self, namespace: Namespace, options: ChannelOptions, is_anonymous: bool) -> Grant:
         def may(action: Action) -> bool:
-            allowed = namespace.allows(action, is_anonymous=not caller.identity.user, subscribed=True)
-            return self._client.insecure or allowed
+            return self._client.insecure or namespace.allows(action, is_anonymous=is_anonymous, subscribed=True)
 
         granted = namespace.granted(options, reads_history=may(Action.HISTORY))
         return Grant(granted, sees_joins=namespace.force_push_join_leave or may(Action.PRESENCE))

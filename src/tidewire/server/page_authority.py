@@ -138,6 +138,8 @@ class PageAuthority(NamespaceAuthority):
 
 def _hello(data: bytes) -> PageHello:
     """Return the connect data if it is that of a page of the server; other clients may send anything."""
+    if not data:
+        return _NO_PAGE
     try:
         return _decode(data)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):

@@ -109,7 +109,8 @@ class Acceptance:
 
     async def _enter(self) -> Connection:
         node, websocket = self._node, self._socket
-        address = websocket.client.host if websocket.client else ""
+        client = websocket.client
+        address = client.host if client else ""
         if not self._origins.allows(websocket):
             note_handshake(websocket.scope, "origin", "a page of a foreign origin wants to connect", user=self._user)
             raise _denial(websocket, 403, "this origin may not connect", {})

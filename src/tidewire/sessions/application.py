@@ -249,7 +249,7 @@ class HubConnection(HeldConnection):
         connection = self._here
         if connection.is_closed:
             raise ConnectionClosed(connection.disconnect or connection.ending or NORMAL)
-        self._node.send(connection, *(m if isinstance(m, WireMessage) else encode_message(m) for m in messages))
+        self._node.send(connection, *[m if isinstance(m, WireMessage) else encode_message(m) for m in messages])
         del messages  # while the client takes them, the link alone holds them
         if connection.link.paused:
             await connection.link.wait_drained()

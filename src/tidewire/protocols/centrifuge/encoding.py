@@ -84,9 +84,9 @@ class CentrifugeProtocol(Protocol[Command]):
     def encode_publication(self, publication: Publication) -> WireMessage:
         return self.encode_pub(publication, self.data_of(publication), offset=True)
 
+    @abstractmethod
     def encode_reply(self, reply: Reply) -> WireMessage:
         """Encode one reply."""
-        return self.encode_replies((reply,))
 
     def encode_subscribed(self, reply: Subscribed) -> list[WireMessage]:
         """Encode the notice of a subscription that the server has made, and its publications."""
@@ -158,7 +158,7 @@ class CentrifugeJson(CentrifugeProtocol):
         if _LF not in data and data.strip():  # nearly always: one command
             return [self._decode_line(data)]
         lines = data.split(b"\n")
-        if not all(line.strip() for line in lines):
+        if not all(map(bytes.strip, lines)):
             raise MalformedFrame(Malformed.BLANK_LINE if any(lines) else Malformed.EMPTY_FRAME)
         return [self._decode_line(line) for line in lines]
 
@@ -179,6 +179,9 @@ class CentrifugeJson(CentrifugeProtocol):
 
     def encode_replies(self, replies: Sequence[Reply]) -> WireMessage:
         return WireMessage(b"\n".join([_encode(reply) for reply in replies]))
+
+    def encode_reply(self, reply: Reply) -> WireMessage:
+        return WireMessage(_encode(reply))
 
     def encode_push(self, push: Push) -> WireMessage:
         return WireMessage(_encode(push if self.one_way else Reply(push=push)))
@@ -265,6 +268,9 @@ class CentrifugeProtobuf(CentrifugeProtocol):
 
     def encode_replies(self, replies: Sequence[Reply]) -> WireMessage:
         return WireMessage(b"".join([encode_delimited(reply) for reply in replies]), binary=True)
+
+    def encode_reply(self, reply: Reply) -> WireMessage:
+        return WireMessage(encode_delimited(reply), binary=True)
 
     def encode_push(self, push: Push) -> WireMessage:
         return WireMessage(encode_delimited(push if self.one_way else Reply(push=push)), binary=True)

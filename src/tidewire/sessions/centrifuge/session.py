@@ -207,15 +207,14 @@ class Session:
         connection = self.connection
         self.credentials.renew(identity)
         connection.opened_with(identity.token)
-        await self._own(identity)
+        if identity.user != connection.user:
+            await self._own(identity)
         if self.node.is_revoked(identity.user, identity.token):
             raise Rejected(codes.INVALID_TOKEN)
 
     async def _own(self, identity: Identity) -> None:
         """Give the connection its user."""
         connection = self.connection
-        if identity.user == connection.user:
-            return
         if connection.user:
             raise Rejected(codes.INVALID_TOKEN)
         try:

@@ -92,6 +92,8 @@ def subscribe_result(
 
 def _missed(prepared: Prepared, missed: Sequence[Publication], shown: PubRepresentation) -> list[m.Publication]:
     """Return publications as a reply holds them, made once for all clients that are given the same."""
+    if not missed:
+        return []
     forms = prepared.forms
     if forms is None or missed is not prepared.answer.publications:
         return shown.missed(missed)

@@ -207,7 +207,11 @@ def test_more_than_is_kept_is_told_and_positions_may_be_given(service: Service) 
 
 @pytest.mark.parametrize("workers", [pytest.param(1, marks=pytest.mark.slow), 2])
 def test_a_restart_costs_nothing(tmp_path: Path, workers: int) -> None:
-    with serving(tmp_path, workers=workers) as service, script(service.websocket, FOLLOW) as running:
+    limits = {"drain_seconds": 0.5}
+    with (
+        serving(tmp_path, workers=workers, limits=limits) as service,
+        script(service.websocket, FOLLOW) as running,
+    ):
         running.tell({"channel": "news:restart"})
         assert running.said()[:2] == [False, False]
         service.publish("news:restart", 1)

@@ -180,7 +180,7 @@ def test_more_than_is_kept_is_told(service: Service) -> None:
 
 @pytest.mark.parametrize("workers", [pytest.param(1, marks=pytest.mark.slow), 2])
 def test_a_restart_costs_nothing(tmp_path: Path, workers: int) -> None:
-    with serving(tmp_path, workers=workers) as service:
+    with serving(tmp_path, workers=workers, limits={"drain_seconds": 0.5}) as service:
 
         async def main() -> None:
             async with contextlib.AsyncExitStack() as stack:

@@ -51,7 +51,7 @@ def kind(request: pytest.FixtureRequest) -> str:
     return found
 
 
-@pytest.fixture(scope="module", params=[1, 2], ids=["one", "two"])
+@pytest.fixture(scope="module", params=[pytest.param(1, id="one", marks=pytest.mark.slow), pytest.param(2, id="two")])
 def service(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
     with serving(tmp_path_factory.mktemp("service"), workers=request.param) as service:
         yield service

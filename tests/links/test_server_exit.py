@@ -86,9 +86,11 @@ def open_stream(port: int) -> socket.socket | None:
     [
         *(
             (kind, number)
-            for kind in ("uvicorn", "uvicorn with workers", "uvicorn --reload", "hypercorn", "granian")
+            for kind in ("uvicorn", "uvicorn with workers", "uvicorn --reload", "granian")
             for number in (signal.SIGTERM, signal.SIGINT)
         ),
+        ("hypercorn", signal.SIGTERM),
+        pytest.param("hypercorn", signal.SIGINT, marks=pytest.mark.slow),
         # a bare SIGINT to gunicorn's master alone takes 30 s with an empty application, too
         ("gunicorn", signal.SIGTERM),
     ],

@@ -177,7 +177,14 @@ def run_readqc(file: Path) -> tuple[subprocess.CompletedProcess[str], float]:
     return done, time.monotonic() - before
 
 
-@pytest.mark.parametrize("line", [b"\n", b"@\n\n+\n\n", b"@r\nA\n+\nI\n"], ids=["line feeds", "empty", "alike"])
+@pytest.mark.parametrize(
+    "line",
+    [
+        pytest.param(b"\n", id="line feeds"),
+        pytest.param(b"@\n\n+\n\n", id="empty", marks=pytest.mark.slow),
+        pytest.param(b"@r\nA\n+\nI\n", id="alike", marks=pytest.mark.slow),
+    ],
+)
 def test_a_small_file_that_unpacks_to_much_ends_soon(tmp_path: Path, line: bytes) -> None:
     """A gzip of 1 GiB of line feeds ran for 90 s. A quarter of one is more than is ever read of it."""
     file = tmp_path / "bomb.fastq.gz"

@@ -121,7 +121,7 @@ def _inbox(client: ClientConnection) -> Iterator[dict[str, Any]]:
             yield message
 
 
-@pytest.mark.parametrize("what", ["join", "inbox", "earlier"])
+@pytest.mark.parametrize("what", ["join", pytest.param("inbox", marks=pytest.mark.slow), "earlier"])
 def test_clients_that_read_nothing_cost_little(room: Room, what: str) -> None:
     again = [{"type": "leave", "room": "lobby"}, {"type": "join", "room": "lobby"}]
     asked = [{"type": "earlier", "before": 10**6}] if what == "earlier" else again

@@ -54,7 +54,7 @@ def test_machines_tell_each_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         run(main(f"redis://127.0.0.1:{redis.port}"))
 
 
-@pytest.mark.parametrize("number", [2, 3])
+@pytest.mark.parametrize("number", [pytest.param(2, marks=pytest.mark.slow), 3])
 def test_a_user_that_presses_several_machines_has_one_rate(
     number: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

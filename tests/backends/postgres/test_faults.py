@@ -94,6 +94,7 @@ def test_restarted_without_its_data_subscribers_are_told() -> None:
         run(scenario(server), 30)
 
 
+@pytest.mark.slow  # test_operator.py puts older data back while all are connected
 def test_a_copy_of_older_data_begins_a_new_epoch_and_gives_no_offset_twice() -> None:
     """Nothing in the data says that it is old; that this node has seen more says it."""
 
@@ -128,6 +129,7 @@ def test_a_copy_of_older_data_begins_a_new_epoch_and_gives_no_offset_twice() -> 
         run(scenario(server), 40)
 
 
+@pytest.mark.slow
 def test_a_server_that_may_forget_commits_begins_a_new_epoch_after_a_restart() -> None:
     async def scenario(server: Postgres) -> None:
         async with postgres_node(server.url()) as node:

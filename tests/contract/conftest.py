@@ -46,7 +46,11 @@ ARRANGEMENTS: dict[str, dict[str, Any]] = {
 }
 
 
-@pytest.fixture(scope="session", params=ARRANGEMENTS)
+#: Two workers have the same store, and all that one does.
+_PARAMETERS = ["memory", pytest.param("sqlite", marks=pytest.mark.slow), "two-workers"]
+
+
+@pytest.fixture(scope="session", params=_PARAMETERS)
 def every_server(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """A server on each store, and one with two workers: what holds on one must hold on all."""
     with Server(tmp_path_factory.mktemp(request.param), **ARRANGEMENTS[request.param]).running() as running:

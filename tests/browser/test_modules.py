@@ -48,6 +48,34 @@ def test_codes_that_end_it(page: Page, code: int, final: bool) -> None:
     assert module(page, "backoff", "return m.isFinal(a[0]);", code) is final
 
 
+def test_nodes_are_not_gone_because_the_way_to_the_page_is_slow(page: Page) -> None:
+    """All of them disappeared from the admin page when the network held its stream up for a second."""
+    body = """
+        const shown = [], fetch = window.fetch;
+        let stream;
+        window.fetch = async () => new Response(new ReadableStream({ start: (controller) => (stream = controller) }));
+        const wait = (milliseconds) => new Promise((resolve) => setTimeout(resolve, milliseconds));
+        const say = (...nodes) => {
+          const lines = nodes.map((node) => JSON.stringify({ node, pause: 0.1 }) + "\\n");
+          stream.enqueue(new TextEncoder().encode(lines.join("")));
+        };
+        const live = new m.Live((nodes) => shown.push(nodes.map((one) => one.node).join("")), () => {});
+        live.open();
+        window.fetch = fetch;
+        await wait(10);
+        say("a", "b");
+        await wait(400);
+        const slow = shown.at(-1);
+        for (let times = 0; times < 8; times += 1) {
+          say("a");
+          await wait(50);
+        }
+        const gone = shown.at(-1);
+        live.close();
+        return [slow, gone];"""
+    assert module(page, "admin/live", body) == ["ab", "a"]
+
+
 def test_a_timeline_has_each_once_in_order(page: Page) -> None:
     dice = random.Random(17)
     for _ in range(20):

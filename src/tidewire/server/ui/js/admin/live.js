@@ -4,6 +4,8 @@ import { read } from "./api.js";
 
 /** A node that says nothing for so many of its pauses has ended; while the store is away, it may not be heard. */
 const PAUSES = 2.1;
+/** One that says something within so many of its pauses is on time; while none is, the way to this page is slow. */
+const ON_TIME = 1.1;
 /** Milliseconds until the stream is opened again: the first time, and after a failure. */
 const AGAIN = 100;
 const FAILED = 500;
@@ -47,7 +49,7 @@ export class Live {
   }
 
   #take(node) {
-    this.#nodes.set(node.node, { node, until: until(node) });
+    this.#nodes.set(node.node, { node, late: after(node, ON_TIME), until: after(node, PAUSES) });
     this.#showing ||= setTimeout(() => this.#show(), 100);
   }
 
@@ -57,16 +59,20 @@ export class Live {
     this.show([...this.#nodes.values()].map((one) => one.node).sort((one, other) => (one.node < other.node ? -1 : 1)));
     clearTimeout(this.#forgetting);
     const next = Math.min(...[...this.#nodes.values()].map((one) => one.until));
-    if (this.#nodes.size) this.#forgetting = setTimeout(() => this.#show(), next - performance.now());
+    const wait = next - performance.now();
+    if (this.#nodes.size && wait > 0) this.#forgetting = setTimeout(() => this.#show(), wait);
   }
 
   #forget() {
-    const isAway = [...this.#nodes.values()].some((one) => one.node.degraded);
+    const now = performance.now();
+    const nodes = [...this.#nodes.values()];
+    const isAway = nodes.some((one) => one.node.degraded);
+    const isHeard = nodes.some((one) => one.late > now);
     for (const [name, one] of this.#nodes) {
-      if (isAway) one.until = until(one.node);
-      else if (one.until <= performance.now()) this.#nodes.delete(name);
+      if (isAway) one.until = after(one.node, PAUSES);
+      else if (isHeard && one.until <= now) this.#nodes.delete(name);
     }
   }
 }
 
-const until = ({ pause }) => performance.now() + pause * PAUSES * 1_000;
+const after = ({ pause }, pauses) => performance.now() + pause * pauses * 1_000;

@@ -120,8 +120,7 @@ def test_what_can_be_done(people: MakePerson, shared_server: Server, clients: in
     expect(page.locator("#connections-table tbody tr")).to_have_count(18)
 
 
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-@pytest.mark.parametrize("width", [390, 1_280])
+@pytest.mark.parametrize(("width", "scheme"), [(390, "dark"), (1_280, "light")])
 def test_axe_finds_nothing_and_nothing_is_beside_the_screen(
     people: MakePerson, shared_server: Server, clients: int, scheme: str, width: int
 ) -> None:

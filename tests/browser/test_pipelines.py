@@ -328,8 +328,11 @@ def test_where_people_log_in_each_sees_their_own(people: MakePerson, own_server:
         ann.page.wait_for_timeout(20)
 
 
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-@pytest.mark.parametrize("viewport", [DESK, PHONE, {"width": 360, "height": 740}], ids=["desk", "phone", "small"])
+@pytest.mark.parametrize(
+    ("viewport", "scheme"),
+    [(DESK, "light"), (PHONE, "dark"), ({"width": 360, "height": 740}, "light")],
+    ids=["desk", "phone", "small"],
+)
 def test_names_contrast_and_sizes(
     people: MakePerson, server: Server, folder: Path, viewport: dict[str, int], scheme: str
 ) -> None:

@@ -166,9 +166,8 @@ class Channels:
 
     async def check_positions(self) -> None:
         """Compare this node's positions with the store's: a lost tail shows in no other way."""
-        moved = await self._compare(list(self._registry.channels))
-        if moved:  # a gap that was filled meanwhile may have been filled from before the end
-            await self._compare(moved)
+        # twice where one moved: a gap that was filled meanwhile may have been filled from before the end
+        await self._compare(await self._compare(list(self._registry.channels)))
 
     async def _compare(self, names: Sequence[str]) -> list[str]:
         """Catch up where the store differs; return the channels that moved meanwhile and are still behind it."""
@@ -202,10 +201,9 @@ class Channels:
         while self._registry.channels.get(channel.name) is channel:
             try:
                 page = await self._broker.history(channel.name, since=channel.position, limit=limit)
-            except StoreUnavailable:
-                await asyncio.sleep(_RETRY_SECONDS)
-            except Exception:
-                logger.exception("a gap in channel %r cannot be filled yet", channel.name)
+            except Exception as error:
+                if not isinstance(error, StoreUnavailable):
+                    logger.exception("a gap in channel %r cannot be filled yet", channel.name)
                 await asyncio.sleep(_RETRY_SECONDS)
             else:
                 self._fill(channel, page)

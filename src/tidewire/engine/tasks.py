@@ -69,9 +69,8 @@ class Tasks:
         if self.is_closed:
             work.close()
             return None
-        if self._loop is None:
-            self._loop = asyncio.get_running_loop()
-        task = self._loop.create_task(work)
+        loop = self._loop = self._loop or asyncio.get_running_loop()
+        task = loop.create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._finished)
         return task

@@ -178,6 +178,11 @@ def test_a_client_that_is_refused_takes_nothing_from_others(monkeypatch: pytest.
         for _ in range(9):
             limit.take(bob, "room")
             clock.now += 60.0
+        for number in range(10):
+            limit.take(Caller(f"{number}", Identity(f"{number}")), "other")
+        with pytest.raises(RateLimited):
+            limit.take(bob, "other")
+        limit.take(bob, "room")
         counts.aclose()
 
 

@@ -21,8 +21,8 @@ __all__ = ("RateLimit", "rate_of_key")
 
 _TEXT = re.compile(r"(\d+(?:\.\d+)?)\s*/\s*(\d*)\s*(s|sec|second|m|min|minute|h|hour|d|day)s?\b(?:\s+burst\s+(\d+))?")
 _PER = re.compile(r"\s+per\s+(user|channel|address|connection)\b")
-#: The subjects of buckets, those of one client before those that others share.
-_ORDER = ("connection", "user", "address", "channel")
+#: Seconds by which a time is rounded.
+_EXACT = 1e-6
 _SECONDS = {"s": 1.0, "m": 60.0, "h": 3_600.0, "d": 86_400.0}
 #: The keys of these rates among all that is counted begin with this, and then say their rate and burst.
 _PREFIX = "rule"
@@ -49,9 +49,7 @@ class RateLimit:
         self._counts = counts
         if not isinstance(text, str):
             raise ConfigurationError(f"rate={shown(text)} is none; write '5/s burst 10 per user'")
-        rates = [_parsed(part.strip(), text) for part in text.split(",")]
-        #: A client that is refused by its own bucket has taken nothing from those of others.
-        self._rates = sorted(rates, key=lambda rate: min(map(_ORDER.index, rate.per)))
+        self._rates = [_parsed(part.strip(), text) for part in text.split(",")]
 
     def take(self, caller: Caller, channel: str = "") -> None:
         """Take one from each bucket; raises RateLimited, which says after how many seconds there is another."""
@@ -61,14 +59,23 @@ class RateLimit:
         )
 
     def _take(self, subjects: dict[str, str]) -> None:
-        for rate, burst, per in self._rates:
-            subject = " ".join(subjects[word] for word in per)
-            key = f"{_PREFIX} {rate:g} {burst:g} {self.name} {subject}"
-            if not self._counts().take(key, 1, rate, burst):
-                count_limit("rate")
-                wait = max(0.001, self._counts().wait(key, rate, burst) - 1e-6)
-                after = math.ceil(wait * 1_000) / 1_000 if wait < 10 else float(math.ceil(wait))
-                raise RateLimited(f"more than {self.text!r} allows; try again in {after:g} s", retry_after=after)
+        counts = self._counts()
+        buckets = [
+            (f"{_PREFIX} {rate:g} {burst:g} {self.name} {' '.join(subjects[word] for word in per)}", rate, burst)
+            for rate, burst, per in self._rates
+        ]
+        # a client that is refused by one bucket takes nothing from the others
+        if len(buckets) > 1 and (wait := max([counts.wait(*bucket) for bucket in buckets])) > _EXACT:
+            raise self._limited(wait)
+        for key, rate, burst in buckets:
+            if not counts.take(key, 1, rate, burst):
+                raise self._limited(counts.wait(key, rate, burst))
+
+    def _limited(self, wait: float) -> RateLimited:
+        count_limit("rate")
+        wait = max(0.001, wait - _EXACT)
+        after = math.ceil(wait * 1_000) / 1_000 if wait < 10 else float(math.ceil(wait))
+        return RateLimited(f"more than {self.text!r} allows; try again in {after:g} s", retry_after=after)
 
     def route(self, user: Callable[..., Any] | None = None, channel: str = "") -> Callable[..., Awaitable[None]]:
         """Make a dependency of FastAPI that takes from the same buckets, and answers 429 with `Retry-After`.

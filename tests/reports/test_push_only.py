@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import asyncio
 import signal
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
+from fastapi import WebSocket
 from tests.links.test_server_exit import serving
 from websockets.sync.client import connect
 
 from contract.serving import until
+from helpers.hubs import code_of, run
+from helpers.hubs import serving as serving_hub
+from tidewire import Hub
+from tidewire.links.uvicorn import WebSocketProtocol
 
 APPLICATION = """
 import asyncio
@@ -81,3 +88,27 @@ def test_an_endpoint_that_only_pushes_ends_with_its_client(server: str, tmp_path
         with connect(f"ws://127.0.0.1:{port}/sleep"):
             process.send_signal(signal.SIGTERM)
             process.wait(30)
+
+
+@pytest.mark.parametrize("code", [None, 4000, 1012])
+@pytest.mark.parametrize("ws", [WebSocketProtocol, "websockets-sansio"])
+def test_the_code_behind_a_block_that_only_pushes_is_left_alone(ws: Any, code: int | None) -> None:
+    """Its end counted as the client's: what came behind the block was cancelled 5 s later, with 1012 at once."""
+
+    async def main() -> None:
+        hub, ended = Hub(limits={"leaving_seconds": 0.01}), asyncio.get_running_loop().create_future()
+
+        async def endpoint(websocket: WebSocket) -> None:
+            try:
+                async with hub.connect(websocket) as connection:
+                    if code is not None:
+                        await connection.close(code)
+                await asyncio.sleep(0.05)
+            finally:
+                ended.set_result(asyncio.current_task().cancelling())  # type: ignore[union-attr]
+
+        async with serving_hub(hub, endpoint, ws=ws) as running, running.open() as client:
+            assert await code_of(client) == (code or 1000)
+            assert await asyncio.wait_for(ended, 5) == 0
+
+    run(main())

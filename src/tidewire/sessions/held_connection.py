@@ -76,6 +76,7 @@ class HeldConnection:
         self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
     ) -> bool:
         self._cancel_expiry()
+        self._task = None  # a client that leaves from now on does not end what comes behind the block
         if self._pushing is not None and self._pushing.leave() and isinstance(exc, asyncio.CancelledError):
             exc_type, exc, traceback = None, None, None
         if exc is None:

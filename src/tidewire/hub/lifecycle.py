@@ -18,6 +18,7 @@ from tidewire.errors import ConfigurationError
 from tidewire.events.hub_events import HubEvents
 from tidewire.http_api.nodes import Nodes
 from tidewire.hub.hosting import HOST, Opened
+from tidewire.hub.http_answers import answer_errors
 from tidewire.hub.hub_limits import SERVER_LIMITS, read_limits
 from tidewire.limits import Limits
 from tidewire.links.server_pings import warn_of_frozen_clients
@@ -104,9 +105,13 @@ class HubLifecycle:
         open_backend(url, self.limits)  # a bad URL fails where it is written, not at the first request
 
     def lifespan(self, app: object = None) -> Lifespan:
-        """Open the hub for as long as the application runs."""
+        """Open the hub for as long as the application runs, and let its routes answer the errors of verbs."""
+        self._see(app)
+        return Lifespan(self, self._see)
+
+    def _see(self, app: object) -> None:
         self._book.overrides.see(app)
-        return Lifespan(self, self._book.overrides.see)
+        answer_errors(app)
 
     async def __aenter__(self) -> Self:
         host = HOST.get()

@@ -1,0 +1,81 @@
+"""How an application's own routes answer errors of a hub's verbs: a status and one sentence, without a traceback."""
+
+from __future__ import annotations
+
+import logging
+from math import ceil
+from typing import Any
+
+from starlette.applications import Starlette
+from starlette.middleware.exceptions import ExceptionMiddleware
+from starlette.requests import HTTPConnection
+from starlette.responses import JSONResponse
+from starlette.websockets import WebSocket
+
+from tidewire import errors as e
+from tidewire.protocols.close_codes import POLICY, STORE_AWAY, close_reason
+from tidewire.support.log_limit import LogLimit
+
+__all__ = ("answer_errors",)
+
+logger = logging.getLogger("tidewire")
+#: Clients could cause these lines as often as they like.
+_log_limit = LogLimit()
+
+#: The errors that are answered; subclasses of CommandError have statuses of their own.
+_STATUSES: dict[type[Exception], int] = {
+    e.CommandError: 400,
+    e.InvalidMessage: 422,
+    e.TokenExpired: 401,
+    e.PermissionDenied: 403,
+    e.UnknownChannel: 404,
+    e.NotAvailable: 404,
+    e.VersionConflict: 409,
+    e.LimitExceeded: 429,
+    e.RateLimited: 429,
+    e.TemporaryFailure: 503,
+    e.AlreadyStreaming: 409,
+    e.EntryChanged: 409,
+    e.PublishError: 503,
+    e.StoreUnavailable: 503,
+}
+_ANSWERED = (e.CommandError, e.AlreadyStreaming, e.EntryChanged, e.PublishError, e.StoreUnavailable)
+
+
+def answer_errors(app: object) -> None:
+    """Let an application answer the errors of verbs, except where it has a handler of its own for them."""
+    if not isinstance(app, Starlette):
+        return
+    own = set(app.exception_handlers) - {Exception}
+    added = [class_ for class_ in _ANSWERED if own.isdisjoint(class_.__mro__)]
+    layer: Any = app.middleware_stack  # it is made before the lifespan begins, with the handlers of that moment
+    while layer is not None and not isinstance(layer, ExceptionMiddleware):
+        layer = getattr(layer, "app", None)
+    for class_ in added:
+        app.add_exception_handler(class_, _answer)
+        if layer is not None:
+            layer.add_exception_handler(class_, _answer)
+
+
+async def _answer(connection: HTTPConnection, error: Exception) -> Any:
+    status = _status(error)
+    more = _log_limit.due(f"{status} {error}"[:100])
+    if more is not None:
+        logger.warning("%r is answered with %d: %s%s", connection.scope["path"], status, error, more)
+    if isinstance(connection, WebSocket):  # outside of a block with its connection, which ends it itself
+        await connection.close((STORE_AWAY if status == 503 else POLICY).code, close_reason(str(error)))
+        return None
+    detail = error.detail if isinstance(error, e.InvalidMessage) and error.problems else str(error)
+    return JSONResponse({"detail": detail}, status, _retry_after(error, status))
+
+
+def _status(error: Exception) -> int:
+    if isinstance(error, e.Refused) and error.number < 500:
+        return error.number
+    return next(_STATUSES[class_] for class_ in type(error).__mro__ if class_ in _STATUSES)
+
+
+def _retry_after(error: Exception, status: int) -> dict[str, str] | None:
+    if isinstance(error, e.RateLimited) and error.retry_after is not None:
+        return {"Retry-After": str(ceil(error.retry_after))}
+    return {"Retry-After": "5"} if status == 503 else None

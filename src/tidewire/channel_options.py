@@ -9,6 +9,7 @@ import msgspec
 from tidewire.errors import ConfigurationError
 from tidewire.limits import is_number
 from tidewire.retention import Retention
+from tidewire.support.shown_value import shown
 
 __all__ = ("ChannelOptions", "MapKind", "MapOptions", "SlowPolicy")
 
@@ -88,16 +89,16 @@ class ChannelOptions(msgspec.Struct, frozen=True, kw_only=True):
 
     def __post_init__(self) -> None:
         if not isinstance(self.slow, SlowPolicy):
-            raise ConfigurationError(f"slow={self.slow!r} is no policy; write SlowPolicy.DISCONNECT, LATEST or DROP")
+            raise ConfigurationError(
+                f"slow={shown(self.slow)} is no policy; write SlowPolicy.DISCONNECT, LATEST or DROP"
+            )
         if type(self.history_size) is not int or not is_number(self.history_seconds):
-            raise ConfigurationError(
-                f"history of {self.history_size!r} publications for {self.history_seconds!r} seconds are no numbers"
-            )
+            raise ConfigurationError(f"{self._shown_history()} are no numbers")
         if self.history_size < 0 or not self.history_seconds >= 0:
-            raise ConfigurationError(
-                f"history of {self.history_size} publications for {self.history_seconds} seconds cannot be; "
-                "write 0 for none"
-            )
+            raise ConfigurationError(f"{self._shown_history()} cannot be; write 0 for none")
+
+    def _shown_history(self) -> str:
+        return f"history of {shown(self.history_size)} publications for {shown(self.history_seconds)} seconds"
 
     @property
     def retention(self) -> Retention:

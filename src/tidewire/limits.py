@@ -5,6 +5,7 @@ from __future__ import annotations
 import msgspec
 
 from tidewire.errors import ConfigurationError
+from tidewire.support.shown_value import shown
 
 __all__ = ("MAY_BE_ZERO", "Limits", "is_number")
 
@@ -182,4 +183,4 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
         for name in self.__struct_fields__:
             value = getattr(self, name)
             if not is_number(value) or not (value > 0 or (value == 0 and name in MAY_BE_ZERO)):
-                raise ConfigurationError(f"limit {name} is {value!r}; write a number greater than 0")
+                raise ConfigurationError(f"limit {name} is {shown(value)}; write a number greater than 0")

@@ -179,18 +179,28 @@ MAKE: dict[str, Callable[[Any], Any]] = {
     "protocol_router": lambda wrong: Hub().protocol_router(wrong),
     "metrics_router": lambda wrong: Hub().metrics_router(key=wrong, path=wrong),
     "api_router": lambda wrong: Hub().api_router(key=wrong),
+    "client_router": lambda wrong: Hub().client_router(user=wrong),
 }
+
+#: What may come from a variable of the environment, and be a number of any size.
+NUMBERS = ("Hub(url)", "Limits", "ChannelOptions", "channel(history=)", "rate", "channel(rate=)", "Tickets")
+
+
+def test_a_rate_of_thousands_of_digits_is_one_sentence() -> None:
+    for text in (f"{'9' * 5_000}/s", f"1/{'9' * 5_000}s", f"1/s burst {'9' * 5_000}"):
+        with pytest.raises(ConfigurationError, match="is none"):
+            Hub().rate(text)
 
 
 @pytest.mark.parametrize("what", MAKE)
 def test_a_wrong_value_in_the_configuration_is_one_sentence(what: str) -> None:
     """A variable that was not set gave "a bytes-like object is required"."""
-    for wrong in WRONG:
+    for wrong in (*WRONG, *(ODD if what in NUMBERS else ())):
         if what == "api_router" and wrong == "\ud800":
             continue
         with contextlib.suppress(TidewireError):
             MAKE[what](wrong)
-    if what not in ("Hub(limits=)", "Hub(channels=)", "Hub(origins=)"):
+    if what not in ("Hub(limits=)", "Hub(channels=)", "Hub(origins=)", "client_router"):
         with pytest.raises(ConfigurationError) as caught:
             MAKE[what](None)
         assert any(

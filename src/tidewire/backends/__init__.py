@@ -12,6 +12,7 @@ from tidewire.backends.checked import CheckedBroker, CheckedPresence
 from tidewire.backends.memory import MemoryBroker, MemoryPresence
 from tidewire.errors import ConfigurationError
 from tidewire.limits import Limits
+from tidewire.support.shown_value import shown
 
 __all__ = ("is_local", "open_backend", "shared_name", "sqlite_path")
 
@@ -23,7 +24,8 @@ def open_backend(url: str, limits: Limits) -> tuple[Broker, Presence]:
     """
     if not isinstance(url, str):
         raise ConfigurationError(
-            f"the URL of a store is {url!r}; write one, as sqlite:///chat.db (is the variable set that it comes from?)"
+            f"the URL of a store is {shown(url)}; write one, as sqlite:///chat.db "
+            "(is the variable set that it comes from?)"
         )
     broker, presence = _open(url, limits)
     return CheckedBroker(broker), CheckedPresence(presence)

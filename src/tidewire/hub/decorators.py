@@ -13,6 +13,7 @@ from tidewire.rules.book import Authenticate, rule_options
 from tidewire.rules.channel_rule import ChannelRule
 from tidewire.rules.publish_handlers import MessageTypes
 from tidewire.rules.rate_limits import RateLimit
+from tidewire.support.shown_value import shown
 
 __all__ = ("Decorators",)
 F = TypeVar("F", bound=Callable[..., Any])
@@ -95,7 +96,7 @@ class Decorators(HubLifecycle):
 
     def _limit(self, rate: RateLimit | str | None, name: str) -> RateLimit | None:
         if rate is not None and not isinstance(rate, str | RateLimit):
-            raise ConfigurationError(f"rate={rate!r} is none; write '5/s burst 10 per user'")
+            raise ConfigurationError(f"rate={shown(rate)} is none; write '5/s burst 10 per user'")
         if isinstance(rate, str):
             return RateLimit(rate, name, lambda: self.node.registry.counts)
         return rate
@@ -167,4 +168,4 @@ class Decorators(HubLifecycle):
 
 def _check_text(value: object, what: str, example: str) -> None:
     if not isinstance(value, str):
-        raise ConfigurationError(f"{what} is {value!r}; write text, as {example!r}")
+        raise ConfigurationError(f"{what} is {shown(value)}; write text, as {example!r}")

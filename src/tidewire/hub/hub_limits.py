@@ -10,6 +10,7 @@ import msgspec
 
 from tidewire.errors import ConfigurationError
 from tidewire.limits import Limits
+from tidewire.support.shown_value import shown
 
 __all__ = ("SERVER_LIMITS", "ServerLimits", "read_limits")
 
@@ -21,11 +22,11 @@ def read_limits(given: Limits | Mapping[str, float] | None) -> Limits:
     if given is None or isinstance(given, Limits):
         return given or Limits()
     if not isinstance(given, Mapping):
-        raise ConfigurationError(f"limits={given!r} are none; write Limits(rate=50.0)")
+        raise ConfigurationError(f"limits={shown(given)} are none; write Limits(rate=50.0)")
     unknown = [name for name in given if name not in Limits.__struct_fields__]
     if unknown:
         raise ConfigurationError(f"there is no limit {unknown[0]!r}; there are {', '.join(Limits.__struct_fields__)}")
-    if wrong := [f"{name}={value!r}" for name, value in given.items() if not isinstance(value, int | float)]:
+    if wrong := [f"{name}={shown(value)}" for name, value in given.items() if not isinstance(value, int | float)]:
         raise ConfigurationError(f"limit {wrong[0]} is no number")
     return Limits(**dict[str, Any](given))
 

@@ -32,6 +32,7 @@ from tidewire.sessions.origins import Origins
 from tidewire.sessions.served import ServedEndpoint, protocol_router
 from tidewire.support.development import is_development
 from tidewire.support.meter import Meter
+from tidewire.support.shown_value import shown
 
 __all__ = ("Routers",)
 
@@ -241,7 +242,7 @@ class Routers(HubLifecycle):
 
 def _checked(path: str) -> str:
     if not isinstance(path, str) or (path and path[0] != "/"):
-        raise ConfigurationError(f"path={path!r} is none; write it from the slash on, as '/ws/{{channel}}'")
+        raise ConfigurationError(f"path={shown(path)} is none; write it from the slash on, as '/ws/{{channel}}'")
     return path
 
 

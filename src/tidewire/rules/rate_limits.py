@@ -26,6 +26,8 @@ _EXACT = 1e-6
 _SECONDS = {"s": 1.0, "m": 60.0, "h": 3_600.0, "d": 86_400.0}
 #: The keys of these rates among all that is counted begin with this, and then say their rate and burst.
 _PREFIX = "rule"
+#: Characters of a rate, beyond which its numbers have no end.
+_LONGEST = 100
 
 
 class _Rate(NamedTuple):
@@ -118,9 +120,9 @@ def _parsed(part: str, text: str) -> _Rate:
     found = _TEXT.match(part)
     rest = "" if found is None else part[found.end() :]
     per = tuple(_PER.findall(rest))
-    if found is None or _PER.sub("", rest).strip():
+    if found is None or len(part) > _LONGEST or _PER.sub("", rest).strip():
         raise ConfigurationError(
-            f"rate={text!r} is none; write '5/s burst 10 per user', or per channel, address or connection"
+            f"rate={shown(text)} is none; write '5/s burst 10 per user', or per channel, address or connection"
         )
     number, count, unit, burst = found.groups()
     rate = float(number) / (_SECONDS[unit[0]] * int(count or 1)) if count != "0" else 0.0

@@ -13,6 +13,7 @@ import msgspec
 
 from tidewire.errors import ConfigurationError
 from tidewire.support.log_limit import LogLimit
+from tidewire.support.shown_value import shown
 
 if TYPE_CHECKING:  # the settings judge origins, and commands that read them start without starlette
     from starlette.datastructures import Headers
@@ -143,7 +144,7 @@ def _configured(text: str) -> _Origin:
     """Read an origin that an application allows."""
     if not isinstance(text, str) or text == "null" or text.startswith("file:"):
         raise ConfigurationError(
-            f"allowed origin {text!r} would let every page in: any site can make a frame whose origin is null; "
+            f"allowed origin {shown(text)} would let every page in: any site can make a frame whose origin is null; "
             'write "*" if that is meant'
         )
     scheme, separator, rest = text.removesuffix("/").partition("://")

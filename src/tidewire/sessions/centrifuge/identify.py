@@ -21,6 +21,7 @@ from tidewire.errors import ConfigurationError
 from tidewire.rules.base import Identity
 from tidewire.rules.handlers import classes_of, depends_of, hints_of
 from tidewire.support.refusals import note_handshake
+from tidewire.support.shown_value import shown
 
 __all__ = ("Identify", "Name", "identified_by")
 
@@ -110,6 +111,8 @@ def takes_only_the_connection(user: Callable[..., Any]) -> bool:
 
 def _check_parameters(user: Callable[..., Any], unmet: tuple[type, ...]) -> None:
     """Raise ConfigurationError where a dependency, or one that it depends on, needs a connection of another kind."""
+    if not callable(user):
+        raise ConfigurationError(f"user={shown(user)} is none; write a dependency, as user=current_user")
     try:
         is_plain = inspect.isroutine(user) or inspect.isclass(user) or isinstance(user, partial)
         target: Any = user

@@ -8,6 +8,7 @@ from backends.postgres.helpers import client_of, postgres_node
 from engine.support import run
 from helpers.stores import postgres_database
 from tidewire.backends import open_backend
+from tidewire.backends.redis.address import parse_address
 from tidewire.errors import ConfigurationError
 from tidewire.limits import Limits
 
@@ -24,6 +25,12 @@ def test_a_password_may_have_an_at_sign(password: str) -> None:
             assert (await node.publish("a", b"1")).offset == 1
 
     run(scenario(postgres_database()), 20)
+
+
+def test_the_database_before_the_service_of_sentinels() -> None:
+    """As python-socketio and Celery write it (python-socketio#1457); "the database is 'mymaster'" was the answer."""
+    address = parse_address("redis+sentinel://h1:26379,h2:26379/2/mymaster")
+    assert (address.service, address.db) == ("mymaster", 2)
 
 
 @pytest.mark.parametrize("scheme", ["sqlite+aiosqlite", "sqlite+pysqlite"])

@@ -137,6 +137,8 @@ def _path(parts: SplitResult, kind: Kind) -> tuple[str, int]:
     if kind is Kind.SENTINEL:
         if not segments:
             raise ConfigurationError(f"broker URL names no Sentinel service; write {_FORMS}")
+        if len(segments) == 2 and segments[0].isdecimal() and not segments[1].isdecimal():
+            segments.reverse()  # as Celery and python-socketio write it
         service = segments.pop(0)
     if len(segments) > 1 or (segments and kind is Kind.CLUSTER and segments != ["0"]):
         raise ConfigurationError(f"broker URL: path {parts.path!r} is more than a database; write {_FORMS}")

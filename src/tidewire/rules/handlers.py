@@ -25,11 +25,14 @@ from tidewire.protocols.json_text import JsonDecoder
 from tidewire.protocols.shape import Shape, is_message_type
 from tidewire.rules.base import Caller, Identity
 from tidewire.rules.dependency_overrides import Overrides
+from tidewire.support.log_limit import LogLimit
 from tidewire.support.shared_tasks import call_in_thread
 
 __all__ = ("Bound", "NoMatch", "Source", "classes_of", "depends_of", "hints_of")
 
 logger = logging.getLogger("tidewire")
+#: Clients could cause these lines as often as they like.
+_log_limit = LogLimit()
 
 _DATA_NAMES = frozenset({"data", "args", "params"})
 #: The classes of values that FastAPI makes for one HTTP request.
@@ -117,7 +120,7 @@ class Bound:
             )
         classes = classes_of(type_) if is_typed else None
         if self._knows_context and (classes or name == "context"):
-            return _from_context(name, classes or (object,), _default(parameter, type_))
+            return _from_context(_called(self.function), name, classes or (object,), _default(parameter, type_))
         raise ConfigurationError(
             f"{_called(self.function)}: nothing is known for parameter {name!r}; take a parameter of the pattern, "
             "`user: str`, `caller: Caller`, one of the type that the connection's dependency returns, or Depends(…)"
@@ -348,7 +351,7 @@ def _from_data(type_: Any) -> Source:
     return of_call
 
 
-def _from_context(name: str, classes: tuple[type, ...], default: Any) -> Source:
+def _from_context(called: str, name: str, classes: tuple[type, ...], default: Any) -> Source:
     def find(caller: Caller, _: dict[str, str], __: bytes) -> Any:
         context = caller.identity.context
         if isinstance(context, classes) and (context is not None or default is inspect.Parameter.empty):
@@ -356,6 +359,13 @@ def _from_context(name: str, classes: tuple[type, ...], default: Any) -> Source:
         if default is not inspect.Parameter.empty:
             return default
         shown = " or ".join(class_.__name__ for class_ in classes)
+        # a class of the application's own is meant to refuse users of another; a plain type is a slip
+        if all(class_.__module__ == "builtins" for class_ in classes) and (more := _log_limit.due(called)) is not None:
+            logger.warning(
+                "%s: no user dependency gave %r, which takes a result of type %s; "
+                "data of a call are a model, or a parameter called data%s",
+                *(called, name, shown, more),
+            )
         raise PermissionDenied(f"this connection has no {shown}, which the rule asks for as {name!r}")
 
     return find

@@ -89,9 +89,7 @@ class ChannelOptions(msgspec.Struct, frozen=True, kw_only=True):
 
     def __post_init__(self) -> None:
         if not isinstance(self.slow, SlowPolicy):
-            raise ConfigurationError(
-                f"slow={shown(self.slow)} is no policy; write SlowPolicy.DISCONNECT, LATEST or DROP"
-            )
+            raise ConfigurationError(f"slow={shown(self.slow)} is none; write SlowPolicy.DISCONNECT, LATEST or DROP")
         if type(self.history_size) is not int or not is_number(self.history_seconds):
             raise ConfigurationError(f"{self._shown_history()} are no numbers")
         if self.history_size < 0 or not self.history_seconds >= 0:

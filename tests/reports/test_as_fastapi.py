@@ -9,7 +9,6 @@ from typing import Annotated, Any, NamedTuple
 
 import pytest
 from fastapi import APIRouter, Depends, FastAPI, WebSocket, WebSocketException
-from fastapi.testclient import TestClient
 from pydantic import BaseModel, Field, PositiveInt, StringConstraints, TypeAdapter, field_validator
 from pydantic.dataclasses import dataclass as pydantic_dataclass
 from websockets.exceptions import InvalidStatus
@@ -157,17 +156,21 @@ def test_what_json_cannot_hold_is_said() -> None:
 
 def test_a_plain_parameter_of_a_call_is_told_in_the_log(caplog: pytest.LogCaptureFixture) -> None:
     """`def add(left: int)` took its argument from the user dependency: "permission denied", and nothing in the log."""
-    hub = Hub()
-    app = FastAPI(lifespan=hub.lifespan)
-    app.include_router(hub.client_router(user=lambda: "ann"))
 
-    @hub.rpc("add")
-    def add(left: int) -> int:
-        return left
+    async def main() -> None:
+        hub = Hub()
+        app = FastAPI(lifespan=hub.lifespan)
+        app.include_router(hub.client_router(user=lambda: "ann"))
 
-    with TestClient(app) as client, client.websocket_connect("/connection/websocket") as socket:
-        socket.send_text('{"id":1,"connect":{}}\n{"id":2,"rpc":{"method":"add","data":{"left":1}}}')
-        while '"id":2' not in (answer := socket.receive_text()):
-            pass
-        assert "permission denied" in answer
+        @hub.rpc("add")
+        def add(left: int) -> int:
+            return left
+
+        async with serving(hub, app) as running, running.open("/connection/websocket") as client:
+            await client.send('{"id":1,"connect":{}}\n{"id":2,"rpc":{"method":"add","data":{"left":1}}}')
+            while '"id":2' not in (answer := await receive(client)):
+                pass
+            assert "permission denied" in answer
+
+    run(main())
     assert "add: no user dependency gave 'left'" in caplog.text

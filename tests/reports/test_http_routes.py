@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
+import httpx
 import pytest
 from fastapi import Depends, FastAPI, WebSocket
 from fastapi.responses import JSONResponse
-from fastapi.testclient import TestClient
 from starlette.middleware.base import BaseHTTPMiddleware
 from starlette.middleware.gzip import GZipMiddleware
-from starlette.websockets import WebSocketDisconnect
+from websockets.exceptions import ConnectionClosed, InvalidStatus
 
+from helpers.hubs import Application, run, serving
 from tidewire import CommandError, Hub
 from tidewire.errors import (
     EntryChanged,
@@ -35,6 +36,10 @@ RAISED: dict[str, tuple[Exception, int]] = {
     "number": (Refused(1_500, "no"), 400),
     "shape": (InvalidMessage("no", (Problem("int_type", ("body", "a"), "no integer"),)), 422),
 }
+
+
+def client_of(running: Application) -> httpx.AsyncClient:
+    return httpx.AsyncClient(base_url=f"http://127.0.0.1:{running.port}")
 
 
 def found(error: str) -> None:
@@ -63,38 +68,42 @@ def application(hub: Hub, lifespan: Any) -> FastAPI:
 
 
 def test_a_made_up_name_is_one_sentence(caplog: pytest.LogCaptureFixture) -> None:
-    hub = Hub()
-    with TestClient(application(hub, hub.lifespan)) as client:
-        answer = client.post("/publish", params={"channel": "a\0b"})
-        assert answer.status_code == 400
-        assert "cannot be printed" in answer.json()["detail"]
-        assert client.post("/publish", params={"channel": "fine"}).status_code == 200
-        for name, (_, status) in RAISED.items():
-            assert client.get(f"/raised/{name}").status_code == status, name
-        assert client.get("/raised/rate").headers["retry-after"] == "2"
-        assert client.get("/raised/shape").json() == {
-            "detail": [{"type": "int_type", "loc": ["body", "a"], "msg": "no integer"}]
-        }
-        for accept in (True, False):
-            with (
-                pytest.raises(WebSocketDisconnect) as caught,
-                client.websocket_connect(f"/socket?accept={accept}") as socket,
-            ):
-                socket.receive_text()
-            assert (caught.value.code, "printed" in caught.value.reason) == (1008, True)
+    async def main() -> None:
+        hub = Hub()
+        async with serving(hub, application(hub, hub.lifespan)) as running, client_of(running) as client:
+            answer = await client.post("/publish", params={"channel": "a\0b"})
+            assert answer.status_code == 400
+            assert "cannot be printed" in answer.json()["detail"]
+            assert (await client.post("/publish", params={"channel": "fine"})).status_code == 200
+            for name, (_, status) in RAISED.items():
+                assert (await client.get(f"/raised/{name}")).status_code == status, name
+            assert (await client.get("/raised/rate")).headers["retry-after"] == "2"
+            assert (await client.get("/raised/shape")).json() == {
+                "detail": [{"type": "int_type", "loc": ["body", "a"], "msg": "no integer"}]
+            }
+            async with running.open("/socket?accept=1") as socket:
+                with pytest.raises(ConnectionClosed, match=r"1008.*printed"):
+                    await socket.recv()
+            with pytest.raises(InvalidStatus, match="403"):
+                await running.open("/socket?accept=0")
+
+    run(main())
     assert "'/publish' is answered with 400" in caplog.text
     assert "Traceback" not in caplog.text
 
 
-def test_handlers_of_the_application_come_first() -> None:
+@pytest.mark.parametrize("class_", [CommandError, TidewireError])
+def test_handlers_of_the_application_come_first(class_: type[Exception]) -> None:
     async def own(request: Any, error: Exception) -> JSONResponse:
         return JSONResponse(str(error), 418)
 
-    for class_ in (CommandError, TidewireError):
+    async def main() -> None:
         hub = Hub()
-        app = application(hub, lambda app, hub=hub: hub.lifespan(app))
+        app = application(hub, lambda app: hub.lifespan(app))
         app.add_exception_handler(class_, own)
-        for _ in range(2):  # an application is opened again by its next test
-            with TestClient(app) as client:
-                assert client.post("/publish", params={"channel": "a\0b"}).status_code == 418
-                assert client.get("/raised/store").status_code == (418 if class_ is TidewireError else 503)
+        async with serving(hub, app) as running, client_of(running) as client:
+            assert (await client.post("/publish", params={"channel": "a\0b"})).status_code == 418
+            away = 418 if class_ is TidewireError else 503
+            assert (await client.get("/raised/store")).status_code == away
+
+    run(main())

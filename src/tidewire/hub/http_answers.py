@@ -1,4 +1,4 @@
-"""How an application's own routes answer errors of a hub's verbs: a status and one sentence, without a traceback."""
+"""Answers errors of a hub's verbs in an application's own routes: a status and one sentence, without a traceback."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ _ANSWERED = (e.CommandError, e.AlreadyStreaming, e.EntryChanged, e.PublishError,
 
 
 def answer_errors(app: object) -> None:
-    """Let an application answer the errors of verbs, except where it has a handler of its own for them."""
+    """Answer the errors of verbs in the routes of an application, except where it has a handler of its own."""
     if not isinstance(app, Starlette):
         return
     own = set(app.exception_handlers) - {Exception}

@@ -16,7 +16,19 @@ from starlette.requests import HTTPConnection
 from websockets.asyncio.client import connect
 
 from helpers.hubs import receive, serving
-from tidewire import CommandError, ConfigurationError, Hub, InvalidMessage, PermissionDenied, Refused, TidewireError
+from tidewire import (
+    CommandError,
+    ConfigurationError,
+    Hub,
+    InvalidMessage,
+    NotPublished,
+    PermissionDenied,
+    PublishUnconfirmed,
+    Refused,
+    StoreUnavailable,
+    TemporaryFailure,
+    TidewireError,
+)
 from tidewire.client import Client
 from tidewire.protocols.json import JSON
 
@@ -111,7 +123,12 @@ def test_what_a_handler_returns_is_published(store: str, tmp_path: Any, caplog: 
                 with pytest.raises(Exception, match="internal"):
                     await client.publish("room:1", {"text": text})
             assert await texts(hub) == [{"sender": "bob", "text": "HI", "room": 1}]
-            assert "which its rule does not publish" in caplog.text
+            failure = caplog.records[-1].exc_info
+            assert failure is not None
+            first, *rest = str(failure[1]).splitlines()
+            assert first == "the handler of 'room:{room}' returned str, which its rule does not publish"
+            assert rest
+            assert "above exception" not in caplog.text
             (publication,) = (await client.history("room:1")).publications
             assert getattr(publication.publisher, "user", None) == "bob"
             # what the application publishes passes no handler, and is checked all the same
@@ -119,6 +136,42 @@ def test_what_a_handler_returns_is_published(store: str, tmp_path: Any, caplog: 
             with pytest.raises(InvalidMessage):
                 await hub.publish("room:1", Say(text="hi"))
             assert len(await texts(hub)) == 2
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize(
+    ("outage", "told"),
+    [
+        (NotPublished("full"), "not published: full"),
+        (StoreUnavailable("gone"), "gone"),
+        (TemporaryFailure("the shop is away"), "the shop is away"),
+    ],
+)
+def test_an_outage_in_a_handler_is_told_and_may_be_tried_again(
+    outage: Exception, told: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    hub = Hub("memory://")
+
+    @hub.channel("room:{room}")
+    async def room(room: int) -> bool:
+        return True
+
+    @room.on_publish
+    async def said(message: Any) -> None:
+        raise outage
+
+    async def main() -> None:
+        async with served(hub) as url:
+            async with Client(f"{url}/connection/websocket") as client:
+                with pytest.raises(PublishUnconfirmed):
+                    await client.publish("room:1", {"n": 1})
+            async with connect(f"{url}/json/room:2", proxy=None) as native:
+                for _ in range(2):  # the connection goes on
+                    await native.send("{}")
+                    answer = json.loads(await receive(native))
+                    assert (answer["code"], answer["content"]) == ("unavailable", told)
+        assert "failed" not in caplog.text
 
     asyncio.run(main())
 

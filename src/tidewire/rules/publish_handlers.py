@@ -84,9 +84,9 @@ class Handler(Bound):
             return self._publishes.encode(result)
         except InvalidMessage as error:  # the application's to mend, and not the client's
             raise ConfigurationError(
-                f"the handler of {self._where!r} returned {type(result).__name__}, which its rule does not publish: "
+                f"the handler of {self._where!r} returned {type(result).__name__}, which its rule does not publish\n"
                 f"{error}"
-            ) from error
+            ) from None
 
 
 def _message_parameter(

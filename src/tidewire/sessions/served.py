@@ -17,6 +17,7 @@ from tidewire.errors import (
     CommandError,
     ConnectionClosed,
     NotPublished,
+    PublishError,
     StoreUnavailable,
     TemporaryFailure,
 )
@@ -156,11 +157,11 @@ class ServedCommands:
                     work = work if isinstance(command, Publish) else meter.timed("command", name, work)
                     work = meter.command(name, work, self._connection.id)
                 await work
-        except CommandError as error:
+        except (CommandError, PublishError, StoreUnavailable) as error:
             if meter is not None and isinstance(command, Publish):
                 meter.add("command", "publish", "failed", 0.0)
             self._connection.refuse(kind_of(error), str(error))
-            self._tell(error)
+            self._settle(error)
 
     def _name(self, channel: str) -> str:
         """Return the channel that a command means, if clients may name it."""
@@ -180,25 +181,17 @@ class ServedCommands:
             await self._queue.publishes.publish(name, *payload, settle, key=command.key)
 
     def _settle(self, error: BaseException | None) -> None:
-        if isinstance(error, CommandError):
-            self._tell(error)
-        elif error is not None:
-            kept = "not published" if isinstance(error, NotPublished) else "unconfirmed"
-            self._tell(TemporaryFailure(f"{kept}: {error}"))
-
-    def _tell(self, error: CommandError) -> None:
-        self._node.send(self._connection, self._connection.protocol.encode_error(error))
+        if error is not None:
+            refusal = error if isinstance(error, CommandError) else _outage(error)
+            self._node.send(self._connection, self._connection.protocol.encode_error(refusal))
 
     async def subscribe(self, command: Subscribe) -> None:
         """Subscribe the client to a channel."""
         name = self._name(command.channel)
         membership = await self._access.subscribe(name)
-        try:
-            await self._node.subscribe(
-                self._connection, name, since=command.since, history=command.history, membership=membership
-            )
-        except StoreUnavailable as error:
-            raise TemporaryFailure(str(error)) from error
+        await self._node.subscribe(
+            self._connection, name, since=command.since, history=command.history, membership=membership
+        )
 
     async def unsubscribe(self, command: Unsubscribe) -> None:
         """Unsubscribe the client from a channel."""
@@ -209,6 +202,13 @@ class ServedCommands:
         pong = self._connection.protocol.encode_pong()
         if pong is not None:
             self._node.send(self._connection, pong)
+
+
+def _outage(error: BaseException) -> TemporaryFailure:
+    if isinstance(error, StoreUnavailable):
+        return TemporaryFailure(str(error))
+    kept = "not published" if isinstance(error, NotPublished) else "unconfirmed"
+    return TemporaryFailure(f"{kept}: {error}")
 
 
 _METHODS: dict[type, Callable[[ServedCommands, Any], Awaitable[None]]] = {

@@ -205,6 +205,40 @@ def test_more_than_is_kept_is_told_and_positions_may_be_given(service: Service) 
         assert [running.said(), running.said()] == [4, 5]
 
 
+def test_behind_a_fresh_state_nothing_is_recovered_and_a_lost_connection_says_so(service: Service) -> None:
+    body = """
+        const client = m.connect(url);
+        client.on("connecting", ({ reason }) => say(reason));
+        const room = client.subscribe("short:state", async ({ data }) => {
+            client.disconnect();
+            say(data.n);
+            await told();
+            client.connect();
+        }, { getState: () => told() });
+        room.on("subscribed", ({ wasRecovering, recovered }) => say([wasRecovering, recovered]));
+        await new Promise(() => {});
+    """
+
+    def position() -> dict[str, Any]:
+        return {key: service.api("history", channel="short:state").get(key, 0) for key in ("offset", "epoch")}
+
+    service.publish("short:state", 1)
+    with (
+        Cuttable(service.server.port) as relay,
+        script(f"ws://127.0.0.1:{relay.port}/connection/websocket", body) as running,
+    ):
+        running.tell(position())
+        assert running.said() == [False, False]
+        relay.cut()
+        assert [running.said(), running.said()] == ["connection lost", [True, True]]
+        service.publish("short:state", 2)
+        assert running.said() == 2
+        service.publish("short:state", 3, 4, 5)  # one more than is kept
+        running.tell()
+        running.tell(position())
+        assert [running.said(), running.said()] == ["connect called", [False, False]]
+
+
 @pytest.mark.parametrize("workers", [pytest.param(1, marks=pytest.mark.slow), 2])
 def test_a_restart_costs_nothing(tmp_path: Path, workers: int) -> None:
     limits = {"drain_seconds": 0.5}

@@ -367,7 +367,8 @@ export class Client extends Emitter {
     this.#set("silence", this.#options.timeout + PING_GRACE, () => this._lost(11, "the server does not answer"));
     socket.onopen = () => flow === this.#flow && this.#greet(flow);
     socket.onmessage = ({ data }) => flow === this.#flow && this.#read(data);
-    socket.onclose = ({ code, reason }) => flow === this.#flow && this._lost(code, reason);
+    const silent = () => (this.#isGreeted ? "connection lost" : "no connection");
+    socket.onclose = ({ code, reason }) => flow === this.#flow && this._lost(code, reason || silent());
     // A close comes next, except in some versions of Node, where an error that nobody takes ends the program.
     socket.onerror = () => flow === this.#flow && this.#set("silence", CLOSE_GRACE, () => this._lost(11, "no connection"));
   }
@@ -640,15 +641,17 @@ export function readTexts(subscription, listener) {
  * One channel that is subscribed to.
  *
  * Events: `publication` Publication; `subscribed` Subscribed: where `wasRecovering` is true and `recovered` is not,
- * something was missed that is not there any more; where the channel has a state and nothing was recovered, `data` is
- * that state, and publications come after it; `unsubscribed` { code, reason }: for good; `join`, `leave` Member;
- * `error` TidewireError.
+ * something was missed that is not there any more (after a call of `getState` both are false: its state is fresh);
+ * where the channel has a state and nothing was recovered, `data` is that state, and publications come after it;
+ * `unsubscribed` { code, reason }: for good; `join`, `leave` Member; `error` TidewireError.
  */
 export class Subscription extends Emitter {
   #client;
   #options;
   #token;
   #position;
+  /** The position is that of a state which no answer has joined yet. */
+  #isFresh = false;
   #flow = 0;
   #attempt = 0;
   #timer = 0;
@@ -716,6 +719,7 @@ export class Subscription extends Emitter {
         const position = await getState(this.channel);
         if (flow !== this.#flow) return;
         this.#position = { ...position };
+        this.#isFresh = true;
       }
       this.#isAsked = true;
       const recovering = this.#position ? { recover: true, ...this.#position } : {};
@@ -773,7 +777,9 @@ export class Subscription extends Emitter {
     this.#attempt = 0;
     this.#position = answer.recoverable ? { offset: answer.offset ?? 0, epoch: answer.epoch ?? "" } : null;
     this.#refreshIn(answer);
-    this._emit("subscribed", toSubscribed(this.channel, answer));
+    const begun = this.#isFresh ? { ...answer, was_recovering: false, recovered: false } : answer;
+    this.#isFresh = false;
+    this._emit("subscribed", toSubscribed(this.channel, begun));
     this._began(answer);
     for (const pub of answer.publications ?? []) this.#publication(pub);
   }

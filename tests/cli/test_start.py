@@ -79,6 +79,7 @@ def test_a_command_that_looks_makes_no_database(tmp_path: Path, arguments: tuple
     ended = tidewire(*arguments, folder=tmp_path)
     assert ended.returncode == 2
     assert "error: tidewire.db does not exist" in ended.stderr
+    assert "`tidewire run`: --broker sqlite:///chat.db" in ended.stderr
     assert not list(tmp_path.iterdir())
 
 

@@ -17,5 +17,5 @@ def check_there(url: str) -> None:
     if not path.exists():
         raise ConfigurationError(
             f"{path} does not exist, and looking at it does not make it; start a server with this broker, "
-            "run tidewire migrate, or name another with --broker"
+            "run tidewire migrate, or name another with --broker, as that of `tidewire run`: --broker sqlite:///chat.db"
         )

@@ -66,6 +66,16 @@ def rename_over(path: Path) -> None:
     other.replace(path)
 
 
+def test_a_file_that_is_moved_takes_its_log_with_it(tmp_path: Path) -> None:
+    path, moved = tmp_path / "file.db", tmp_path / "moved.db"
+    with opened(path) as file:
+        file.connection().execute("INSERT INTO a VALUES ('kept')")
+        path.rename(moved)
+        assert not file.connection().execute("SELECT b FROM a").fetchall()
+    with closing(sqlite3.connect(moved)) as connection:
+        assert connection.execute("SELECT b FROM a").fetchall() == [("kept",)]
+
+
 @contextmanager
 def opened(path: Path) -> Iterator[WalFile]:
     file = WalFile(path, prepare, seconds=5)

@@ -131,6 +131,8 @@ class WalFile:
             logger.warning(
                 "%s was removed, replaced or emptied while it was open; its present content counts", self._path
             )
+            with contextlib.suppress(sqlite3.Error):  # a file that was moved keeps what it had
+                connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
             remove_log(self._path, self._log)
             self.close()
             self.open()
@@ -143,9 +145,12 @@ class WalFile:
 
     def _save_log(self, connection: sqlite3.Connection) -> None:
         """Move a log that was removed into the file, before another one is begun."""
-        with contextlib.suppress(sqlite3.Error):  # another connection has moved it
+        try:
             if connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0]:
                 raise OSError("its log was removed while it was open, and is still read")
+        except sqlite3.Error as error:  # another connection has moved it, unless there is no room for it
+            if error.sqlite_errorcode == sqlite3.SQLITE_FULL:
+                raise
 
     def _is_replaced(self) -> bool:
         """Return whether the file is not at its path any more; an emptied one is removed when nothing comes into it."""

@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import inspect
+import logging
 import os
 import shutil
 import sqlite3
+import subprocess
+import sys
 from collections.abc import Callable
 from contextlib import AsyncExitStack, closing
 from pathlib import Path
@@ -18,6 +23,7 @@ from engine.support import connect, run
 from helpers.ledger import Ledger, check, received
 from tidewire.backends.sqlite import file_check
 from tidewire.backends.sqlite.checkpoint import Checkpointer
+from tidewire.errors import PublishError
 from tidewire.messages import HistoryRequest, PublishRequest
 
 
@@ -161,6 +167,116 @@ def test_a_process_that_is_killed_while_it_moves_the_log_damages_nothing(
             page = await again.broker.history("a")
             assert len(page.publications) == len(ledger.kept) + len(another.kept)
             assert not path.with_name("chat.db-damaged").exists()
+
+    run(scenario(), 20)
+
+
+#: SQLite's shared lock of a file, as another process sees it (sqlite.org/src/file/src/os.h).
+LOCKED = """
+import fcntl, os, struct, sys
+lock = struct.pack("hhqqi4x", fcntl.F_WRLCK, 0, 0x40000002, 510, 0)
+found = fcntl.fcntl(os.open(sys.argv[1], os.O_RDWR), fcntl.F_GETLK, lock)
+print(struct.unpack("hhqqi4x", found)[0] != fcntl.F_UNLCK)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the lock is laid out as Linux does")
+def test_a_look_at_the_file_does_not_end_the_locks_of_sqlite(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "chat.db"
+
+    async def scenario() -> None:
+        async with open_node(path) as node:
+            monkeypatch.setattr(Checkpointer, "_move", lambda self: 0)
+            await node.broker.publish(PublishRequest("a", bytes(50_000)))
+            parts = [inspect.getsource(each) for each in (log_of, move_first_page)]
+            move = f"from pathlib import Path\n{''.join(parts)}\nmove_first_page(Path({str(path)!r}))"
+            await asyncio.to_thread(subprocess.check_output, [sys.executable, "-S", "-c", move])
+            await node.broker.publish(PublishRequest("a", b"1"))
+            command = [sys.executable, "-S", "-c", LOCKED, str(path)]
+            assert (await asyncio.to_thread(subprocess.check_output, command)).strip() == b"True"
+            assert path in file_check._DESCRIPTORS, "it has looked"
+
+    run(scenario(), 20)
+
+
+def test_a_file_that_cannot_be_opened_now_is_not_taken_for_damaged(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "chat.db"
+
+    def refuse(path: Path) -> sqlite3.Connection:
+        return sqlite3.connect(f"{tmp_path.as_uri()}/none/none.db?mode=ro", uri=True)  # as without descriptors
+
+    async def scenario() -> None:
+        async with open_node(path) as node:
+            before = await node.broker.publish(PublishRequest("a", b"1"))
+            monkeypatch.setattr(file_check, "_SETTLE", 0.05)
+            monkeypatch.setattr(file_check, "_open", refuse)
+            os.utime(path)
+            for _ in range(10):
+                after = await node.broker.publish(PublishRequest("a", b"2"))
+                await asyncio.sleep(0.02)
+            assert (after.epoch, after.offset) == (before.epoch, before.offset + 10)
+
+    run(scenario(), 20)
+    assert not list(tmp_path.glob("*damaged*"))
+
+
+def test_a_file_is_kept_that_can_be_read_with_its_log(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "chat.db"
+
+    async def scenario() -> None:
+        async with open_node(path) as node:
+            monkeypatch.setattr(Checkpointer, "_move", lambda self: 0)
+            before = await node.broker.publish(PublishRequest("a", b"1"))
+            monkeypatch.setattr(file_check, "_SETTLE", 0.05)
+            monkeypatch.setattr(file_check, "_read_mark", lambda path: ("0" * 32, 0))  # as in the middle of a VACUUM
+            os.utime(path)
+            while True:
+                with contextlib.suppress(PublishError):
+                    after = await node.broker.publish(PublishRequest("a", b"2"))
+                    break
+            assert (after.epoch, after.offset) == (before.epoch, before.offset + 1)
+
+    run(scenario(), 20)
+    assert not list(tmp_path.glob("*damaged*"))
+
+
+def test_a_file_that_is_moved_takes_its_log_with_it(tmp_path: Path) -> None:
+    path, moved = tmp_path / "chat.db", tmp_path / "moved.db"
+
+    async def scenario() -> None:
+        async with AsyncExitStack() as stack:
+            ledger = Ledger(await node_on(stack, path))
+            await ledger.publish(20)
+            path.rename(moved)
+            before = ledger.last
+            await ledger.succeeds()
+            assert ledger.last.epoch != before.epoch
+        with closing(sqlite3.connect(moved)) as connection:
+            assert connection.execute("SELECT count(*) FROM tidewire_publications").fetchone() == (20,)
+
+    run(scenario(), 20)
+
+
+def test_a_new_file_beside_the_guard_of_an_old_one_is_not_taken_for_another(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "chat.db"
+    monkeypatch.setattr(file_check, "_SETTLE", 0.05)
+
+    async def scenario() -> None:
+        async with open_node(path) as node:
+            await node.publish("a")
+        path.unlink()
+        async with open_node(path) as node:
+            os.utime(path)
+            await node.broker.subscribe("a")
+            await asyncio.sleep(0.1)
+            os.utime(path)
+            await node.broker.subscribe("b")
+            assert await node.publish("a") == 1
+        assert not [record.message for record in caplog.records if record.levelno >= logging.WARNING]
 
     run(scenario(), 20)
 

@@ -65,7 +65,13 @@ class Connection:
         """Return the database, opened again if it is due; None while it cannot be used."""
         database = self.database
         if database is not None and database.is_replaced:
-            self._give_up(f"{self._path} was removed or replaced while it was open; it is opened anew")
+            self.trouble = f"{self._path} was removed or replaced while it was open; it is opened anew"
+            if not self._lock.try_acquire():
+                return None
+            try:
+                self._give_up(self.trouble)
+            finally:
+                self._lock.release()
         elif database is not None and (state := database.look_at_file()) is not FileState.SOUND:
             if not self._put_away(database, state):
                 return None
@@ -76,6 +82,7 @@ class Connection:
     def _give_up(self, reason: str) -> None:
         """Close the database whose file is not at its path any more; its log, if it is, belongs to no file."""
         if self.database is not None:
+            self.database.save_log()  # a file that was moved keeps what it had
             with contextlib.suppress(OSError):
                 remove_log(self._path, self.database.log_identity)
         self.lose(reason)
@@ -84,20 +91,23 @@ class Connection:
     def _put_away(self, database: Database, state: FileState) -> bool:
         """Make place for a new file once the fate of this one is clear; return whether that is done."""
         if state is FileState.UNCLEAR or (state is FileState.DAMAGED and database.has_others_data):
-            self.trouble = f"{self._path} was cut or written over; restore it from a backup, or move it away"
+            self.trouble = (
+                f"{self._path} was cut or written over, or cannot be read; restore it from a backup, or move it away"
+            )
             return False
         if not self._lock.try_acquire():
             return False
         try:
+            if database.is_replaced or database.look_at_file() is not state:
+                return False  # another process was first, or has just written
             reason = put_away(self._path, state, database.identity)
-            remove_log(self._path, database.log_identity)
+            logger.error("%s", reason)
+            self._give_up(reason)
         except (sqlite3.Error, OSError) as error:
             self.trouble = explain(error, self._path)
             return False
         finally:
             self._lock.release()
-        logger.error("%s", reason)
-        self._give_up(reason)
         return True
 
     def _save_log(self, database: Database) -> bool:
@@ -108,7 +118,9 @@ class Connection:
             is_saved = database.save_log()
         finally:
             self._lock.release()
-        if is_saved:
+        if not is_saved:
+            self.trouble = f"the log of {self._path} was removed, and cannot be moved into it yet; free some space"
+        else:
             self.lose(f"the log of {self._path} was removed or replaced while it was open; it is opened anew")
             self._reopen_at = 0.0
         return is_saved

@@ -17,6 +17,7 @@ from typing import Any, NoReturn
 
 from tidewire.backends.shared.statements import read, statements
 from tidewire.backends.sqlite.file_check import LOG_BYTES, FileCheck, FileState
+from tidewire.backends.sqlite.file_errors import is_full
 from tidewire.backends.sqlite.folder import make_file
 from tidewire.backends.sqlite.layout import drop_changed, make
 from tidewire.backends.sqlite.rollback_guard import RollbackGuard
@@ -98,6 +99,8 @@ class Database:
             self.cursor: int = self._one("last_id")
             if self._rollback_guard.is_ahead(self.seed, self.cursor):
                 self.seed = self._begin_epochs()
+            else:
+                self._rollback_guard.remember(self.seed, self.cursor)
             self._guarded = -1
             self.connection.execute(SQL["move_log"])  # so that the file alone says which store it is
             self._check = FileCheck(path, self._rollback_guard.knows)
@@ -120,23 +123,27 @@ class Database:
         execute("PRAGMA journal_mode = WAL")
         there = {name for (name,) in execute("SELECT name FROM sqlite_master WHERE name LIKE 'tidewire%'")}
         was_there = bool(there)
+        self._check_version()  # before anything is taken for changed
         there -= drop_changed(self.connection)
         if not there.issuperset(_PARTS):
             there -= make(self.connection)
         if self._one("last_id") > _LAST_ID:
             execute(SQL["reset_last_id"])
         row = execute(SQL["store"]).fetchone() or self._create()
-        version, seed, *reading = row
-        if version != _VERSION:
-            raise ConfigurationError(
-                f"the database has the layout {version}, and this tidewire knows {_VERSION}; install the newer tidewire"
-            )
+        _, seed, *reading = row
         if self._clock.go_on_from(Reading(*reading)):
             self.save_clock()
         if was_there and (not there.issuperset(_KEPT) or execute(SQL["has_orphans"]).fetchone()[0]):
             self.connection.executescript(read(__package__, "mend.sql"))
             return self._begin_epochs("has lost a part")
         return str(seed)
+
+    def _check_version(self) -> None:
+        with contextlib.suppress(sqlite3.OperationalError):  # there is no such table or column
+            for (version,) in self.connection.execute(SQL["versions"]):
+                if version != _VERSION:
+                    text = f"the database has the layout {version}, and this tidewire knows {_VERSION}"
+                    raise ConfigurationError(f"{text}; install the newer tidewire")
 
     def _create(self) -> tuple[Any, ...]:
         now = self._clock.reading()
@@ -174,6 +181,11 @@ class Database:
         return identity(self._path) != self.identity
 
     @property
+    def is_in_place(self) -> bool:
+        """The file and its log have their names: what is committed now is found by everybody."""
+        return not self.is_replaced and not self.has_lost_log
+
+    @property
     def has_others_data(self) -> bool:
         """The file is not empty, and had tables of others too."""
         return self._has_others and self._path.stat().st_size > 0
@@ -192,6 +204,8 @@ class Database:
         try:
             return not self._one("save_log")
         except sqlite3.DatabaseError as error:  # another process has moved it
+            if is_full(error):
+                return False
             logger.info("the log of %s cannot be read any more: %s", self._path, error)
             return True
 

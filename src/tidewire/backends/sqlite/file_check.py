@@ -16,7 +16,7 @@ from contextlib import closing
 from pathlib import Path
 
 from tidewire.backends.sqlite.folder import make_file
-from tidewire.support.sqlite_files import Identity, remove_known
+from tidewire.support.sqlite_files import Identity, identity, remove_known
 
 __all__ = ("LOG_BYTES", "FileCheck", "FileState", "put_away")
 
@@ -26,6 +26,12 @@ LOG_BYTES = 16 * 1_048_576
 _SETTLE = 1.0
 #: Seconds between two changes while a checkpoint makes the file longer: meanwhile the file is shorter than it says.
 _MOVING = 0.02
+#: Result codes that say something of the file itself, and not of the disk, the rights or the descriptors: that it is
+#: damaged, no database, or one without our tables.
+_CONTENT = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_ERROR)
+#: The descriptors through which files are read. Each stays open, because to close a file ends the locks that SQLite has
+#: of it (sqlite.org/howtocorrupt.html): then another program may remove the log, with what is still written to it.
+_DESCRIPTORS: dict[Path, tuple[Identity, int]] = {}
 #: Bytes of the log's header and of that of each page in it (sqlite.org/fileformat2.html#walformat).
 _LOG_HEADER, _FRAME_HEADER = 32, 24
 _MARK = """
@@ -63,15 +69,33 @@ def _inode_and_size(path: Path) -> tuple[int, int]:
     return 0, 0
 
 
+def _is_of_content(error: sqlite3.Error) -> bool:
+    """Return whether an error says something of the file or its log; a log that was cut is too short for its index."""
+    code = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_CORRUPT)
+    return code & 0xFF in _CONTENT or code == sqlite3.SQLITE_IOERR_SHORT_READ
+
+
+def _descriptor(path: Path) -> int:
+    """Return a descriptor of the file that has the path now. Raises OSError."""
+    known, descriptor = _DESCRIPTORS.get(path, (None, -1))
+    if known is None or known != identity(path):
+        if descriptor >= 0:
+            os.close(descriptor)  # nobody uses that file any more
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        found = os.fstat(descriptor)
+        _DESCRIPTORS[path] = (found.st_dev, found.st_ino), descriptor
+    return descriptor
+
+
 def _is_between(path: Path, log: Path) -> bool:
     """Return whether a file has its first page, which says how long it is, from the log, and so perhaps no later one.
 
     Then a process moves the log into it, or was killed or stopped while it did: only both together are the database.
     """
-    with contextlib.suppress(OSError), path.open("rb") as file, log.open("rb") as frames:
+    with contextlib.suppress(OSError), log.open("rb") as frames:
         header = frames.read(_LOG_HEADER)
         size = int.from_bytes(header[8:12], "big")
-        first = file.read(size)
+        first = os.pread(_descriptor(path), size, 0)
         while len(frame := frames.read(_FRAME_HEADER)) == _FRAME_HEADER and frame[8:16] == header[16:24]:
             if int.from_bytes(frame[:4], "big") != 1:
                 frames.seek(size, os.SEEK_CUR)
@@ -118,6 +142,26 @@ class FileCheck:
             return FileState.SOUND
         if now - self._changed < _SETTLE:
             return FileState.UNCLEAR
+        return self._prove()
+
+    def _prove(self) -> FileState:
+        """Read the whole file with its log, which no crash damages: nothing is given up that can be read together.
+
+        A lack of descriptors, of rights or of a disk that works proves nothing.
+        """
+        if self._stamp[0]:
+            try:
+                with closing(sqlite3.connect(f"{self._path.as_uri()}?mode=rw", uri=True)) as connection:
+                    seed, last_id = connection.execute(_MARK).fetchone() or ("", 0)
+                    is_ours = self._knows(str(seed)) and int(last_id) >= self._cursor
+                    if is_ours and connection.execute("PRAGMA integrity_check(1)").fetchone() == ("ok",):
+                        self._suspected = FileState.SOUND
+                        return FileState.SOUND
+            except sqlite3.Error as error:
+                if not _is_of_content(error):
+                    return FileState.UNCLEAR
+        elif identity(self._path) is None:
+            return FileState.UNCLEAR
         return FileState.REPLACED if self._suspected is FileState.REPLACED else FileState.DAMAGED
 
     def committed(self, cursor: int) -> None:
@@ -128,6 +172,9 @@ class FileCheck:
         try:
             seed, last_id = _read_mark(self._path)
         except sqlite3.Error as error:
+            if not _is_of_content(error):
+                self._stamp = (-1, -1)  # so that the next look judges it
+                return self._suspected
             if self._stamp[0] >= self._sound_size and error.sqlite_errorcode == sqlite3.SQLITE_CORRUPT:
                 return FileState.SOUND if _is_between(self._path, self._log) else FileState.UNCLEAR
             return FileState.DAMAGED
@@ -140,14 +187,22 @@ class FileCheck:
 
 
 def put_away(path: Path, state: FileState, known: Identity) -> str:
-    """Give the path of a known file to another one, so that no process writes the old log into it; return a report."""
+    """Give the path of a known file to another one, so that no process writes the old log into it; return a report.
+
+    A damaged file keeps its log beside it, and no file that was put away before is written over.
+    """
     if state is FileState.REPLACED and _copy(path):
         return f"{path} or its log was cut or written over while it was open; its present content is used"
     if path.stat().st_size == 0:
         remove_known(path, known)
         return f"{path} was emptied while it was open; a new one is made"
-    away = path.with_name(f"{path.name}-damaged")
+    away, count = path.with_name(f"{path.name}-damaged"), 1
+    while away.exists():
+        count += 1
+        away = path.with_name(f"{path.name}-damaged-{count}")
     path.replace(away)
+    with contextlib.suppress(FileNotFoundError):
+        path.with_name(f"{path.name}-wal").replace(away.with_name(f"{away.name}-wal"))
     return f"{path} was damaged while it was open; it is {away} now, and a new one is made"
 
 
@@ -162,7 +217,9 @@ def _copy(path: Path) -> bool:
             if target.execute("PRAGMA quick_check(1)").fetchone() != ("ok",):
                 return False
         new.replace(path)
-    except sqlite3.DatabaseError:
+    except sqlite3.DatabaseError as error:
+        if not _is_of_content(error):  # as on a full disk: it is tried again
+            raise
         return False
     finally:
         new.unlink(missing_ok=True)

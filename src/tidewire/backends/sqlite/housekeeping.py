@@ -182,6 +182,8 @@ class Housekeeping:
             self._lock.withdraw()
             return
         try:
+            if not database.is_in_place:
+                return
             database.begin(write=True)
             self._bound(database)
             self._trimmer.remove(database.connection, _STEP)

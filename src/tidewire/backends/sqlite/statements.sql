@@ -1,5 +1,7 @@
 -- name: store
 SELECT version, seed, clock, monotonic, wall, boot FROM tidewire_store
+-- name: versions
+SELECT version FROM tidewire_store
 -- name: create_store
 INSERT OR IGNORE INTO tidewire_store (one, version, seed, clock, monotonic, wall, boot) VALUES (1, ?, ?, ?, ?, ?, ?)
 -- name: save_clock

@@ -181,6 +181,8 @@ class WriterThread:
 
     def _write(self, database: Database) -> None:
         try:
+            if not database.is_in_place:  # another process gave its name away before this one had the lock
+                return
             found, answers = self._committer.commit(database)
         finally:
             self._lock.release()

@@ -46,9 +46,10 @@ def publish(
     config: flags.Config = None,
     broker: flags.Broker = None,
 ) -> None:
-    """Publish JSON in a channel, and print its offset when the broker keeps it; a string of JSON is published as text.
+    """Publish JSON in a channel, and print its offset when the broker keeps it.
 
-    With --app the store and the types of messages are those of that application's hub.
+    A string of JSON is published as text. With --app the store and the types of messages are those of that
+    application's hub.
     """
     hub = None
     if app is not None:

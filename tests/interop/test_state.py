@@ -129,7 +129,7 @@ def test_our_client_for_pages(server: Server) -> None:
         let calls = 0;
         const getState = async () => (++calls === 1 ? { offset: 1, epoch: "an epoch that is over" } : current);
         const again = client.subscribe("orders:1", ({ data }) => say(data), { getState });
-        again.on("subscribed", ({ recovered }) => say([calls, recovered]));
+        again.on("subscribed", ({ wasRecovering, recovered }) => say([calls, wasRecovering, recovered]));
         await told();
     """
     rows = add(server, 8)
@@ -140,7 +140,7 @@ def test_our_client_for_pages(server: Server) -> None:
         add(server)
         assert running.said() == len(rows)
         running.tell()
-        assert running.said() == [2, True]
+        assert running.said() == [2, False, True]
         assert running.said() == len(rows)
         add(server)
         assert running.said() == len(rows) + 1

@@ -3,7 +3,7 @@
 export interface Position { offset: number; epoch: string }
 export interface Member { client: string; user: string; connInfo?: any; chanInfo?: any }
 export interface Publication<T = any> { channel: string; data: T; offset?: number; info?: Member; tags?: Record<string, string> }
-/** `wasRecovering` and `recovered` are false after a call of `getState`, whose state is fresh. */
+/** `wasRecovering` is false after a call of `getState`, whose state is fresh. */
 export interface Subscribed { channel: string; wasRecovering: boolean; recovered: boolean; position?: Position; data?: any }
 export interface Ending { code: number; reason: string }
 

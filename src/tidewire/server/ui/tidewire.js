@@ -641,7 +641,7 @@ export function readTexts(subscription, listener) {
  * One channel that is subscribed to.
  *
  * Events: `publication` Publication; `subscribed` Subscribed: where `wasRecovering` is true and `recovered` is not,
- * something was missed that is not there any more (after a call of `getState` both are false: its state is fresh);
+ * something was missed that is not there any more (after a call of `getState` the first is false: its state is fresh);
  * where the channel has a state and nothing was recovered, `data` is that state, and publications come after it;
  * `unsubscribed` { code, reason }: for good; `join`, `leave` Member; `error` TidewireError.
  */
@@ -777,7 +777,7 @@ export class Subscription extends Emitter {
     this.#attempt = 0;
     this.#position = answer.recoverable ? { offset: answer.offset ?? 0, epoch: answer.epoch ?? "" } : null;
     this.#refreshIn(answer);
-    const begun = this.#isFresh ? { ...answer, was_recovering: false, recovered: false } : answer;
+    const begun = this.#isFresh ? { ...answer, was_recovering: false } : answer;
     this.#isFresh = false;
     this._emit("subscribed", toSubscribed(this.channel, begun));
     this._began(answer);

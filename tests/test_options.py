@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from tidewire.channel_options import ChannelOptions, SlowPolicy
 from tidewire.channels import check_channel, is_reserved, open_channel, personal
 from tidewire.errors import BadRequest, ConfigurationError, PermissionDenied
-from tidewire.hub.hub_limits import ServerLimits
+from tidewire.hub.limit_precedence import ServerLimits
 from tidewire.limits import Limits
 from tidewire.retention import Retention
 from tidewire.rules.options_by_name import OptionsByName

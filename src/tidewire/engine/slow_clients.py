@@ -18,7 +18,7 @@ __all__ = ("SlowClients",)
 
 
 class SlowClients:
-    """Applies the policies of channels (options.SlowPolicy) to connections whose links are paused."""
+    """Applies the policies of channels (channel_options.SlowPolicy) to connections whose links are paused."""
 
     def __init__(self, limits: Limits) -> None:
         self._limits = limits

@@ -41,8 +41,8 @@ class Subscription:
     `live_after` is the offset up to which this subscriber has been given everything; a batch is cut there. Fan-out
     moves it with every write. `buffer` is not None while a recovery or history reply is being written: publications
     wait in it instead of being pushed. `held` and `dropped` belong to the slow-client policies
-    (options.SlowPolicy). `representation` is its connection's, unless its subscriber chose another (deltas, a filter
-    by tags). `on_insufficient` is told of a gap that cannot be filled, instead of the client.
+    (channel_options.SlowPolicy). `representation` is its connection's, unless its subscriber chose another (deltas, a
+    filter by tags). `on_insufficient` is told of a gap that cannot be filled, instead of the client.
     """
 
     __slots__ = (

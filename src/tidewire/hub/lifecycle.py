@@ -19,7 +19,7 @@ from tidewire.events.hub_events import HubEvents
 from tidewire.http_api.nodes import Nodes
 from tidewire.hub.hosting import HOST, Opened
 from tidewire.hub.http_answers import answer_errors
-from tidewire.hub.hub_limits import SERVER_LIMITS, read_limits
+from tidewire.hub.limit_precedence import SERVER_LIMITS, read_limits
 from tidewire.limits import Limits
 from tidewire.links.server_pings import warn_of_frozen_clients
 from tidewire.observe.faults import Faults

@@ -1,4 +1,4 @@
-"""Compression of messages to clients: each by itself, so that one message is compressed once for all clients."""
+"""Compression of publications and replies: each by itself, so that one is compressed once for all clients."""
 
 from __future__ import annotations
 

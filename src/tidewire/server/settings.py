@@ -1,6 +1,6 @@
 """The settings of the server: `tidewire.toml`, then `TIDEWIRE_*` variables, then flags; the later one wins.
 
-The one module that reads the environment. Every field of `options.Limits` is a setting of the table `[limits]`.
+The one module that reads the environment. Every field of `limits.Limits` is a setting of the table `[limits]`.
 """
 
 from __future__ import annotations

@@ -29,7 +29,7 @@ from uvicorn.importer import ImportFromStringError, import_from_string
 from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 
 from tidewire.errors import ConfigurationError, TidewireError
-from tidewire.hub.hub_limits import SERVER_LIMITS
+from tidewire.hub.limit_precedence import SERVER_LIMITS
 from tidewire.limits import Limits
 from tidewire.links import first_request
 from tidewire.links import uvicorn as websocket

@@ -89,7 +89,7 @@ export class Player {
   #connecting(code, reason) {
     if (this.state === "subscribed") {
       this.account.lost();
-      this.#listeners.told(`${this.user} has lost its connection (${code}${reason ? ` ${reason}` : ", no close frame"}) and comes back by itself.`);
+      this.#listeners.told(`${this.user} has lost its connection (${code === 1006 ? "1006, no close frame" : `${code} ${reason}`}) and comes back by itself.`);
     }
     this.#become("connecting", null);
   }

@@ -64,10 +64,12 @@ def chat_goes_on(server: Server) -> None:
 
 def test_a_full_disk_is_told_and_heals(tmp_path: Path) -> None:
     with small_disk(tmp_path / "disk", "4m") as disk, with_runs_on(disk, tmp_path / "run") as server:
-        assert ends(server, start(server, "S1")[1]["run"]["id"]) == "finished"
-        # Its log could begin anew in the place that it has, were there no reader of what was before.
+        run = start(server, "S1")[1]["run"]["id"]
+        # Its log could begin anew in the place that it has, were there no reader of what was before. The run that goes
+        # on has just written to the log, which the reader therefore needs.
         reader = sqlite3.connect(next(disk.glob("runs/*.db")))
         reader.execute("BEGIN").execute("SELECT count(*) FROM sqlite_master").fetchone()
+        assert ends(server, run) == "finished"
         filler = disk / "filler"
 
         def is_refused() -> bool:
@@ -76,7 +78,7 @@ def test_a_full_disk_is_told_and_heals(tmp_path: Path) -> None:
                     pass
             return start(server, "S2")[0] == 503
 
-        until(is_refused, 20, what="a run is refused, once all that is left is used up")
+        until(is_refused, 60, what="a run is refused, once all that is left is used up")
         chat_goes_on(server)
         reader.close()
         filler.unlink()

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
-from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
@@ -13,11 +11,11 @@ import pytest
 
 from engine.support import run
 from helpers.counting import reached
+from helpers.turns import CallsByTurn
 from sessions.centrifuge.support import JSON, PROTOBUF, Client, connect, open_sessions
 from tidewire.engine.node import Node
 from tidewire.protocols.centrifuge.encoding import CentrifugeProtocol
 from tidewire.protocols.centrifuge.fossil import apply_delta
-from tidewire.protocols.map_changes import Entry
 from tidewire.sessions.maps import Entries, Maps
 from tidewire.testing import wait_until
 
@@ -312,31 +310,19 @@ def test_a_user_has_so_many_maps_in_use_and_others_have_theirs() -> None:
 
 def test_pages_that_clients_ask_for_at_once_are_made_in_turns_of_their_own(monkeypatch: pytest.MonkeyPatch) -> None:
     """Each takes milliseconds: made one behind the other, they would be a turn of seconds."""
-    made: Counter[int] = Counter()
-    turn, page = 0, Entries.page
-
-    def count_page(entries: Entries, cursor: str = "", limit: int = 0) -> tuple[list[Entry], str]:
-        made[turn] += 1
-        return page(entries, cursor, limit)
-
-    async def count_turns() -> None:
-        nonlocal turn
-        while True:
-            turn += 1
-            await asyncio.sleep(0)
+    made = CallsByTurn()
 
     async def main() -> None:
         async with open_maps() as node:
             await fill(node, "map:a", "a", "b")
             clients = [await connect(node) for _ in range(3)]
-            counting = asyncio.create_task(count_turns())
             asked = {"channel": "map:a", "type": 1, "phase": _STATE, "limit": 1}
-            for client in clients:
-                client.send(*({"id": number, "subscribe": asked} for number in range(100, 120)))
-            await wait_until(lambda: all(client.reply(119) for client in clients))
-            counting.cancel()
+            with made.counting():
+                for client in clients:
+                    client.send(*({"id": number, "subscribe": asked} for number in range(100, 120)))
+                await wait_until(lambda: all(client.reply(119) for client in clients))
 
-    monkeypatch.setattr(Entries, "page", count_page)
+    made.watch(monkeypatch, Entries, "page")
     run(main())
     assert made.total() == 60
     assert max(made.values()) == 1

@@ -6,7 +6,6 @@ import asyncio
 import logging
 import random
 import time
-from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from contextvars import ContextVar
@@ -16,6 +15,7 @@ import pytest
 
 from engine.support import run
 from helpers.counting import reached
+from helpers.turns import CallsByTurn
 from sessions.centrifuge.support import JSON, PROTOBUF, Client, begin
 from tidewire import Hub, PermissionDenied
 from tidewire.protocols.centrifuge.encoding import CentrifugeProtocol
@@ -610,30 +610,18 @@ def test_many_keys_that_clients_track_at_once_are_tracked_in_turns_of_their_own(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """900 keys are milliseconds of work: those of thirty clients behind one another would be a turn of 150 ms."""
-    done: Counter[int] = Counter()
-    turn, track = 0, PolledChannel.track
-
-    def count_track(channel: PolledChannel, *arguments: Any) -> None:
-        done[turn] += 1
-        track(channel, *arguments)
-
-    async def count_turns() -> None:
-        nonlocal turn
-        while True:
-            turn += 1
-            await asyncio.sleep(0)
+    done = CallsByTurn()
 
     async def main() -> None:
         async with open_shop() as (hub, _):
             clients = [await follow(hub) for _ in range(4)]
-            counting = asyncio.create_task(count_turns())
             items = [{"key": f"{number}"} for number in range(900)]
-            for client in clients:
-                asked = {"channel": CHANNEL, "type": 1, "track": [{"items": items}]}
-                client.send({"id": 100, "sub_refresh": asked})
-            await wait_until(lambda: all(client.reply(100) for client in clients))
-            counting.cancel()
+            with done.counting():
+                for client in clients:
+                    asked = {"channel": CHANNEL, "type": 1, "track": [{"items": items}]}
+                    client.send({"id": 100, "sub_refresh": asked})
+                await wait_until(lambda: all(client.reply(100) for client in clients))
 
-    monkeypatch.setattr(PolledChannel, "track", count_track)
+    done.watch(monkeypatch, PolledChannel, "track")
     run(main())
     assert (done.total(), max(done.values())) == (4, 1)

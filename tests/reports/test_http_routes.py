@@ -29,8 +29,8 @@ from tidewire.errors import (
 RAISED: dict[str, tuple[Exception, int]] = {
     "rights": (PermissionDenied("no"), 403),
     "rate": (RateLimited("slow down", retry_after=1.2), 429),
-    "store": (StoreUnavailable("away"), 503),
-    "locked": (NotPublished("locked"), 503),
+    "store": (StoreUnavailable("redis://inside:6379 is away"), 503),
+    "locked": (NotPublished("/srv/chat.db is locked"), 503),
     "entry": (EntryChanged("changed"), 409),
     "own": (Refused(410, "gone"), 410),
     "number": (Refused(1_500, "no"), 400),
@@ -76,7 +76,9 @@ def test_a_made_up_name_is_one_sentence(caplog: pytest.LogCaptureFixture) -> Non
             assert "cannot be printed" in answer.json()["detail"]
             assert (await client.post("/publish", params={"channel": "fine"})).status_code == 200
             for name, (_, status) in RAISED.items():
-                assert (await client.get(f"/raised/{name}")).status_code == status, name
+                answer = await client.get(f"/raised/{name}")
+                assert answer.status_code == status, name
+                assert not any(place in answer.text for place in ("inside", "/srv")), "it concerns no client"
             assert (await client.get("/raised/rate")).headers["retry-after"] == "2"
             assert (await client.get("/raised/shape")).json() == {
                 "detail": [{"type": "int_type", "loc": ["body", "a"], "msg": "no integer"}]
@@ -89,6 +91,7 @@ def test_a_made_up_name_is_one_sentence(caplog: pytest.LogCaptureFixture) -> Non
 
     run(main())
     assert "'/publish' is answered with 400" in caplog.text
+    assert "redis://inside:6379 is away" in caplog.text
     assert "Traceback" not in caplog.text
 
 

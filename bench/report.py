@@ -25,8 +25,9 @@ from bench.subjects import FEW
 
 __all__ = ("plots", "render")
 
-ABOUT = """Every server ran alone on one core, the load generator (C, epoll) on the other, over loopback, in turn, in
-one run; figures are medians. `make bench` writes this page.
+ABOUT = """The servers ran on one core, the load generator (C, epoll) on the other, over loopback, in one run. One
+server was under load at a time, and each took its turn in every work; figures are medians. `make bench` writes this
+page.
 
 Messages are {size} bytes. Every delivery is checked: a message that is lost, comes twice or out of order is counted,
 and named at the end of this page. A message is in flight until *all* subscribers have it; latency counts from the

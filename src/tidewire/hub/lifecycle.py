@@ -141,7 +141,7 @@ class HubLifecycle:
         """Make the engine: one that is traced where the application has a tracer."""
         limits, options = self.limits, self._options
         if self.tracer_provider is not None or "opentelemetry.trace" in sys.modules:  # else nobody has set one
-            from tidewire.observe.traced import TracedMeter, TracedNode
+            from tidewire.observe.traced_node import TracedMeter, TracedNode
             from tidewire.observe.tracing import tracing_by
 
             tracing = tracing_by(self.tracer_provider)

@@ -22,7 +22,7 @@ from tidewire.server.accounts import (
     NameTaken,
     display_name,
 )
-from tidewire.server.attempts import TooManyAttempts
+from tidewire.server.login_attempts import TooManyAttempts
 from tidewire.server.passwords import FairTurns, WeakPassword
 
 GOOD = "correct horse"

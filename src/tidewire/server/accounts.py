@@ -15,7 +15,7 @@ import msgspec
 from tidewire.errors import TidewireError
 from tidewire.limits import Limits
 from tidewire.server.accounts_database import Database
-from tidewire.server.attempts import Attempts, Bound
+from tidewire.server.login_attempts import Attempts, Bound
 from tidewire.server.login_sessions import LoginSessions, User, end_sessions
 from tidewire.server.passwords import Passwords, check_password
 from tidewire.server.room_table import RoomTable

@@ -12,7 +12,7 @@ from pwdlib.exceptions import PwdlibError
 from pwdlib.hashers.argon2 import Argon2Hasher
 
 from tidewire.errors import TidewireError
-from tidewire.server.attempts import TooManyAttempts
+from tidewire.server.login_attempts import TooManyAttempts
 from tidewire.support.counters import count_limit
 
 __all__ = ("FairTurns", "Passwords", "WeakPassword", "check_password", "verify_password")

@@ -14,7 +14,7 @@ from fastapi.responses import JSONResponse
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 
 from tidewire.server.accounts import Accounts, BadName, InvalidCredentials, NameTaken
-from tidewire.server.attempts import TooManyAttempts
+from tidewire.server.login_attempts import TooManyAttempts
 from tidewire.server.login_sessions import LoginSession, User
 from tidewire.server.passwords import WeakPassword
 from tidewire.server.request_body import NO_STORE, read_body, refusal

@@ -16,8 +16,8 @@ from tidewire.cli import flags
 from tidewire.cli.terminal import count, load_settings, out, read_stdin, say
 from tidewire.errors import ConfigurationError, PublishError, StoreUnavailable
 from tidewire.server.accounts import Accounts, check_name
+from tidewire.server.login_tokens import Tokens, load_key
 from tidewire.server.settings import Settings
-from tidewire.server.tokens import Tokens, load_key
 
 __all__ = ("token", "users")
 

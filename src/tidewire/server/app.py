@@ -18,6 +18,7 @@ from tidewire.server.accounts import Accounts
 from tidewire.server.chat_session import CHANNELS
 from tidewire.server.described_channels import described
 from tidewire.server.identity import Logins
+from tidewire.server.login_tokens import Tokens, load_key
 from tidewire.server.namespaces import Namespaces
 from tidewire.server.page_authority import PageAuthority, with_playground
 from tidewire.server.pipeline_setup import server_pipelines
@@ -33,7 +34,6 @@ from tidewire.server.routes.pipeline_access import add_pipelines
 from tidewire.server.same_site import SameSite
 from tidewire.server.session_watch import SessionWatch
 from tidewire.server.settings import Settings
-from tidewire.server.tokens import Tokens, load_key
 from tidewire.server.traces import hide_secrets
 from tidewire.sessions.origins import Origins
 

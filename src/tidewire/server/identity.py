@@ -15,7 +15,7 @@ from tidewire.messages import IssuedToken
 from tidewire.rules.base import Identity
 from tidewire.server.accounts import Accounts
 from tidewire.server.login_sessions import User
-from tidewire.server.tokens import ExpiredToken, InvalidToken, Login, Tokens, identify
+from tidewire.server.login_tokens import ExpiredToken, InvalidToken, Login, Tokens, identify
 from tidewire.sessions.application import HubConnection
 from tidewire.support.counters import count_limit
 

@@ -10,7 +10,7 @@ from collections import deque
 from tidewire.errors import StoreUnavailable
 from tidewire.hub import Hub
 from tidewire.server.accounts import Accounts
-from tidewire.server.tokens import SessionToken
+from tidewire.server.login_tokens import SessionToken
 from tidewire.sessions.revocations import Revocation
 
 __all__ = ("SessionWatch",)

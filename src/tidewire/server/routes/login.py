@@ -16,9 +16,9 @@ from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 from tidewire.server.accounts import Accounts, BadName, InvalidCredentials, NameTaken
 from tidewire.server.login_attempts import TooManyAttempts
 from tidewire.server.login_sessions import LoginSession, User
+from tidewire.server.login_tokens import InvalidToken, Login, Tokens, identify
 from tidewire.server.passwords import WeakPassword
 from tidewire.server.request_body import NO_STORE, read_body, refusal
-from tidewire.server.tokens import InvalidToken, Login, Tokens, identify
 from tidewire.support.networks import is_loopback, network_of
 
 __all__ = ("router",)

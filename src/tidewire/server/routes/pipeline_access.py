@@ -17,10 +17,10 @@ from tidewire.pipelines.runs import RunStatus
 from tidewire.pipelines.service import Pipelines
 from tidewire.pipelines.viewers import STEPS
 from tidewire.rules.base import Identity
+from tidewire.server.login_tokens import InvalidToken, identify
 from tidewire.server.loopback import is_local
 from tidewire.server.pipeline_setup import default_pipeline
 from tidewire.server.settings import Settings
-from tidewire.server.tokens import InvalidToken, identify
 
 __all__ = ("add_pipelines",)
 

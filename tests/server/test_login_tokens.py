@@ -15,7 +15,7 @@ import pytest
 from tidewire.errors import ConfigurationError
 from tidewire.server.accounts import Accounts
 from tidewire.server.login_sessions import LoginSession
-from tidewire.server.tokens import InvalidToken, Tokens, identify, load_key
+from tidewire.server.login_tokens import InvalidToken, Tokens, identify, load_key
 
 KEY = b"k" * 32
 TOKENS = Tokens(KEY, 3_600)
@@ -144,7 +144,7 @@ def test_a_key_that_another_process_made_meanwhile_is_the_key(tmp_path: Path, mo
 def test_processes_that_start_at_once_get_the_same_key(tmp_path: Path) -> None:
     script = (
         "import sys, pathlib\n"
-        "from tidewire.server.tokens import load_key\n"
+        "from tidewire.server.login_tokens import load_key\n"
         "sys.stdin.readline()\n"
         "print(load_key(pathlib.Path(sys.argv[1])).hex())\n"
     )

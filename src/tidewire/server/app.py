@@ -16,8 +16,8 @@ from tidewire.protocols.chat import ChatProtocol
 from tidewire.rules.options_by_name import OptionsByName
 from tidewire.server.accounts import Accounts
 from tidewire.server.chat_session import CHANNELS
+from tidewire.server.connection_login import Logins
 from tidewire.server.described_channels import described
-from tidewire.server.identity import Logins
 from tidewire.server.login_tokens import Tokens, load_key
 from tidewire.server.namespaces import Namespaces
 from tidewire.server.page_authority import PageAuthority, with_playground

@@ -45,7 +45,7 @@ from tidewire.protocols.chat import (
     System,
 )
 from tidewire.server.accounts import display_name
-from tidewire.server.identity import Doorkeeper
+from tidewire.server.connection_login import Doorkeeper
 from tidewire.server.rooms import RoomDirectory
 from tidewire.sessions.application import HubConnection
 from tidewire.sessions.in_flight import InFlight

@@ -10,7 +10,7 @@ from tidewire.hub import Hub
 from tidewire.messages import MAX_OFFSET
 from tidewire.protocols.chat import CHAT, LOBBY, Error
 from tidewire.server.chat_session import ChatSession, claimed
-from tidewire.server.identity import Doorkeeper
+from tidewire.server.connection_login import Doorkeeper
 from tidewire.server.rooms import RoomDirectory
 from tidewire.sessions.accept import choose_subprotocol
 from tidewire.sessions.application import HubConnection

@@ -9,7 +9,7 @@ from starlette.requests import HTTPConnection
 from tidewire.errors import TemporaryFailure, TokenExpired
 from tidewire.hub import Hub
 from tidewire.rules.base import Authority, Identity
-from tidewire.server.identity import Logins
+from tidewire.server.connection_login import Logins
 from tidewire.server.loopback import is_local
 from tidewire.server.page_authority import LOCAL
 from tidewire.server.settings import Settings

@@ -34,7 +34,7 @@ from tidewire.server.routes.pipeline_access import add_pipelines
 from tidewire.server.same_site import SameSite
 from tidewire.server.session_watch import SessionWatch
 from tidewire.server.settings import Settings
-from tidewire.server.traces import hide_secrets
+from tidewire.server.tracing_setup import hide_secrets
 from tidewire.sessions.origins import Origins
 
 __all__ = ("create_app",)

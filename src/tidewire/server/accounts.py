@@ -18,7 +18,7 @@ from tidewire.server.accounts_database import Database
 from tidewire.server.login_attempts import Attempts, Bound
 from tidewire.server.login_sessions import LoginSessions, User, end_sessions
 from tidewire.server.passwords import Passwords, check_password
-from tidewire.server.room_table import RoomTable
+from tidewire.server.stored_rooms import RoomTable
 
 __all__ = ("Accounts", "BadName", "InvalidCredentials", "NameTaken", "Removed", "display_name")
 

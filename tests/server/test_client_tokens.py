@@ -24,7 +24,7 @@ from cryptography.hazmat.primitives.serialization import (
 
 from tidewire.errors import ConfigurationError, PermissionDenied, Rejected, TemporaryFailure, TokenExpired
 from tidewire.rules.base import Caller, ConnectAttempt, Grant, Identity
-from tidewire.server.client_table import ClientTable
+from tidewire.server.client_settings import ClientTable
 from tidewire.server.namespace_authority import NamespaceAuthority
 from tidewire.server.namespaces import ChannelTable, Namespaces
 from tidewire.tokens.client_tokens import BadToken, ClientTokens

@@ -18,7 +18,7 @@ from tidewire.errors import (
     UnknownChannel,
 )
 from tidewire.rules.base import Action, Caller, ConnectAttempt, Grant, Identity
-from tidewire.server.client_table import ClientTable
+from tidewire.server.client_settings import ClientTable
 from tidewire.server.namespace_authority import NamespaceAuthority
 from tidewire.server.namespaces import RESERVED, ChannelTable, Namespace, Namespaces
 

@@ -10,7 +10,7 @@ from starlette.requests import HTTPConnection
 from engine.support import run
 from tidewire.errors import Rejected
 from tidewire.rules.base import ConnectAttempt
-from tidewire.server.client_table import ClientTable
+from tidewire.server.client_settings import ClientTable
 from tidewire.server.namespace_authority import NamespaceAuthority
 from tidewire.server.namespaces import ChannelTable, Namespaces
 from tidewire.sessions.origins import Origins

@@ -19,7 +19,7 @@ from tidewire.errors import (
 from tidewire.protocols.centrifuge.codes import BAD_COMMAND, INVALID_TOKEN, NOT_PERMITTED
 from tidewire.rules.base import Action, Authority, Caller, ConnectAttempt, Grant, Identity
 from tidewire.rules.permissions import check_allowed
-from tidewire.server.client_table import ClientTable, PersonalTable
+from tidewire.server.client_settings import ClientTable, PersonalTable
 from tidewire.server.namespaces import Namespace, Namespaces, bare_name, is_private, limited_to
 from tidewire.support.log_limit import LogLimit
 from tidewire.tokens.client_tokens import BadToken, ClientTokens, ConnectionClaims, raw_bytes

@@ -15,7 +15,7 @@ from tidewire.errors import PermissionDenied, Rejected
 from tidewire.pipelines.notices import list_channel
 from tidewire.protocols.centrifuge.codes import BAD_COMMAND, INVALID_TOKEN
 from tidewire.rules.base import Action, Caller, ConnectAttempt, Grant, Identity
-from tidewire.server.client_table import ClientTable
+from tidewire.server.client_settings import ClientTable
 from tidewire.server.namespace_authority import AccountTokens, NamespaceAuthority
 from tidewire.server.namespaces import ChannelTable, NamedNamespace, Namespaces
 

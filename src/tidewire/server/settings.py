@@ -39,7 +39,7 @@ from pydantic_settings import (
 from tidewire.backends import sqlite_path
 from tidewire.errors import ConfigurationError
 from tidewire.limits import MAY_BE_ZERO, Limits
-from tidewire.server.client_table import ClientTable
+from tidewire.server.client_settings import ClientTable
 from tidewire.server.logs import redacted
 from tidewire.server.namespaces import ChannelTable, NamedNamespace
 from tidewire.server.pipeline_table import PipelineTable

@@ -15,7 +15,7 @@ import pytest
 from contract.serving import Server, until
 from tidewire.cli import main
 from tidewire.pipelines import PipelineLimits
-from tidewire.server.pipeline_table import PipelineTable
+from tidewire.server.pipeline_settings import PipelineTable
 
 _PYTHON = json.dumps([sys.executable, "-I", "-S", "-c"])[1:-1]
 DEFINITION = f"""

@@ -42,7 +42,7 @@ from tidewire.limits import MAY_BE_ZERO, Limits
 from tidewire.server.client_settings import ClientTable
 from tidewire.server.logs import redacted
 from tidewire.server.namespaces import ChannelTable, NamedNamespace
-from tidewire.server.pipeline_table import PipelineTable
+from tidewire.server.pipeline_settings import PipelineTable
 from tidewire.server.settings_help import centrifugo_variables, mend_for, unknown_settings
 from tidewire.server.shown_settings import leaves, shown
 from tidewire.sessions.origins import Origins

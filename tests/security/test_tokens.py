@@ -20,7 +20,7 @@ from tidewire.errors import TokenExpired
 from tidewire.tokens import token_keys
 from tidewire.tokens.client_tokens import BadToken, ClientTokens
 from tidewire.tokens.token_keys import KeysAway, KeySet
-from tidewire.tokens.token_table import TokenTable
+from tidewire.tokens.token_settings import TokenTable
 
 SECRET = "a secret that is long enough for SHA-256"
 PLAIN = {"alg": "HS256"}

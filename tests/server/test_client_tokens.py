@@ -29,7 +29,7 @@ from tidewire.server.namespace_authority import NamespaceAuthority
 from tidewire.server.namespaces import ChannelTable, Namespaces
 from tidewire.tokens.client_tokens import BadToken, ClientTokens
 from tidewire.tokens.token_keys import KeysAway, KeySet
-from tidewire.tokens.token_table import TokenTable
+from tidewire.tokens.token_settings import TokenTable
 
 SECRET = "a secret that is long enough for every hash, even for SHA-512: 64 bytes"
 RSA_KEY = rsa.generate_private_key(public_exponent=65_537, key_size=2_048)

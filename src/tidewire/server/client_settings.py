@@ -6,7 +6,7 @@ from typing import ClassVar
 
 from pydantic import BaseModel, ConfigDict
 
-from tidewire.tokens.token_table import TokenTable
+from tidewire.tokens.token_settings import TokenTable
 
 __all__ = ("ClientTable", "PersonalTable")
 

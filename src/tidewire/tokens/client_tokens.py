@@ -21,7 +21,7 @@ from tidewire.errors import ConfigurationError, TemporaryFailure, TidewireError,
 from tidewire.messages import IssuedToken
 from tidewire.protocols.centrifuge.override import Override
 from tidewire.tokens.token_keys import ECDSA, HMAC, RSA, KeysAway, KeySet, algorithms, load_public_key
-from tidewire.tokens.token_table import TokenTable
+from tidewire.tokens.token_settings import TokenTable
 
 __all__ = ("BadToken", "ClientTokens", "ConnectionClaims", "ServerSubscription", "SubscriptionClaims")
 

@@ -19,7 +19,7 @@ from tidewire.sessions.origins import Origins
 from tidewire.support.log_limit import LogLimit
 from tidewire.tokens.client_tokens import BadToken, ClientTokens, raw_bytes
 from tidewire.tokens.tickets import Tickets
-from tidewire.tokens.token_table import TokenTable
+from tidewire.tokens.token_settings import TokenTable
 
 __all__ = ("JwtIdentity",)
 

@@ -37,7 +37,7 @@ from tidewire.messages import HistoryPage, Position
 from tidewire.observe.reasons import Question
 from tidewire.observe.rows import Query
 from tidewire.protocols.centrifuge.codes import BAD_REQUEST, FORCE_DISCONNECT, INTERNAL, error_of
-from tidewire.protocols.centrifuge.override import Override
+from tidewire.protocols.centrifuge.option_overrides import Override
 from tidewire.protocols.json_text import has_huge_number
 from tidewire.rules.base import Grant
 from tidewire.sessions.centrifuge import orders

@@ -19,7 +19,7 @@ import msgspec
 
 from tidewire.errors import ConfigurationError, TemporaryFailure, TidewireError, TokenExpired
 from tidewire.messages import IssuedToken
-from tidewire.protocols.centrifuge.override import Override
+from tidewire.protocols.centrifuge.option_overrides import Override
 from tidewire.tokens.token_keys import ECDSA, HMAC, RSA, KeysAway, KeySet, algorithms, load_public_key
 from tidewire.tokens.token_settings import TokenTable
 

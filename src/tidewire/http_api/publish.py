@@ -15,7 +15,7 @@ from tidewire.http_api import models as m
 from tidewire.messages import Format, Position
 from tidewire.protocols.meta import PublicationMeta
 from tidewire.sessions.centrifuge.websocket_route import PROTOBUF
-from tidewire.sessions.versions import publish_version
+from tidewire.sessions.publication_versions import publish_version
 
 __all__ = ("Publishing", "payload")
 

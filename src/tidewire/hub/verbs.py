@@ -26,9 +26,9 @@ from tidewire.sessions import hub_orders
 from tidewire.sessions.application import HubConnection
 from tidewire.sessions.arguments import count_from, moment_from, position_from
 from tidewire.sessions.listening import Publications
+from tidewire.sessions.publication_versions import check_version, publish_version
 from tidewire.sessions.revocations import Revocation
 from tidewire.sessions.threads import check_loop, running_loop
-from tidewire.sessions.versions import check_version, publish_version
 
 __all__ = ("Verbs",)
 

@@ -16,7 +16,7 @@ from tidewire import BadRequest, Hub, HubConnection, Identity
 from tidewire.channel_options import ChannelOptions
 from tidewire.channels import NAME_BYTES, check_channel, check_name, check_text, personal
 from tidewire.rules.base import Grant
-from tidewire.sessions.centrifuge import orders
+from tidewire.sessions.centrifuge import session_orders
 from tidewire.testing import wait_until
 
 #: Names of users and connections that no store can hold, with words of the refusal.
@@ -102,8 +102,8 @@ def test_the_longest_user_is_the_same_at_every_door() -> None:
 def calls_about_users(hub: Hub, user: Any, *, has_ids: bool = True) -> list[Callable[[], Coroutine[Any, Any, Any]]]:
     grant = Grant(ChannelOptions())
     about_ids: list[Callable[[], Coroutine[Any, Any, Any]]] = [
-        lambda: orders.disconnect(hub.node, "ann", client=user),
-        lambda: orders.disconnect(hub.node, "ann", session=user),
+        lambda: session_orders.disconnect(hub.node, "ann", client=user),
+        lambda: session_orders.disconnect(hub.node, "ann", session=user),
     ]
     return [
         *(about_ids if has_ids else []),
@@ -114,10 +114,10 @@ def calls_about_users(hub: Hub, user: Any, *, has_ids: bool = True) -> list[Call
         lambda: hub.revoke(user=user),
         lambda: hub.inbox(user),
         lambda: hub.is_online(user),
-        lambda: orders.disconnect(hub.node, user),
-        lambda: orders.subscribe(hub.node, user, "room", grant),
-        lambda: orders.unsubscribe(hub.node, user, "room"),
-        lambda: orders.refresh(hub.node, user),
+        lambda: session_orders.disconnect(hub.node, user),
+        lambda: session_orders.subscribe(hub.node, user, "room", grant),
+        lambda: session_orders.unsubscribe(hub.node, user, "room"),
+        lambda: session_orders.refresh(hub.node, user),
     ]
 
 

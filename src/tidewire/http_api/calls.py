@@ -40,7 +40,7 @@ from tidewire.protocols.centrifuge.codes import BAD_REQUEST, FORCE_DISCONNECT, I
 from tidewire.protocols.centrifuge.option_overrides import Override
 from tidewire.protocols.json_text import has_huge_number
 from tidewire.rules.base import Grant
-from tidewire.sessions.centrifuge import orders
+from tidewire.sessions.centrifuge import session_orders
 from tidewire.sessions.revocations import Revocation, Revocations
 from tidewire.support.counters import count_limit
 
@@ -151,7 +151,7 @@ class Calls:
             data=_given(request.data, request.b64data),
             expires_at=request.expire_at or None,
         )
-        await orders.subscribe(
+        await session_orders.subscribe(
             self.node,
             request.user,
             request.channel,
@@ -165,7 +165,7 @@ class Calls:
     async def unsubscribe(self, request: m.UnsubscribeRequest) -> m.Empty:
         """Unsubscribe connections of a user from a channel, on all nodes."""
         self._options(request.channel)
-        await orders.unsubscribe(
+        await session_orders.unsubscribe(
             self.node, request.user, request.channel, client=request.client, session=request.session
         )
         return m.Empty()
@@ -173,7 +173,7 @@ class Calls:
     async def disconnect(self, request: m.DisconnectRequest) -> m.Empty:
         """End connections of a user, on all nodes."""
         given = request.disconnect
-        await orders.disconnect(
+        await session_orders.disconnect(
             self.node,
             request.user,
             client=request.client,
@@ -200,7 +200,7 @@ class Calls:
 
     async def refresh(self, request: m.RefreshRequest) -> m.Empty:
         """Set how long connections of a user go on, or expire them, on all nodes."""
-        await orders.refresh(
+        await session_orders.refresh(
             self.node,
             request.user,
             client=request.client,

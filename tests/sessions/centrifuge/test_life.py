@@ -17,7 +17,7 @@ from tidewire.errors import Disconnect
 from tidewire.protocols.centrifuge.encoding import CentrifugeJson, CentrifugeProtocol
 from tidewire.protocols.close_codes import INTERNAL_ERROR, NORMAL, SHUTDOWN, SLOW
 from tidewire.rules.base import Grant, Identity
-from tidewire.sessions.centrifuge import orders
+from tidewire.sessions.centrifuge import session_orders
 from tidewire.sessions.centrifuge.directory import Sessions
 from tidewire.testing import wait_until
 
@@ -187,7 +187,7 @@ def test_a_subscription_of_the_server_that_expires_ends_the_connection() -> None
     async def main() -> None:
         async with open_sessions(expiry_grace_seconds=0.1) as node:
             client = await connect(node, "user:ann")
-            await orders.subscribe(node, "ann", "history:a", Grant(ChannelOptions(), expires_at=1.0))
+            await session_orders.subscribe(node, "ann", "history:a", Grant(ChannelOptions(), expires_at=1.0))
             assert await client.wait_closed(3006) == "subscription expired"
 
     run(main())
@@ -197,11 +197,11 @@ def test_the_application_refreshes_and_expires_connections() -> None:
     async def main() -> None:
         async with open_sessions(expiry_grace_seconds=0.1) as node:
             client = await connect(node, "user:ann ttl:0.1")
-            await orders.refresh(node, "ann")
+            await session_orders.refresh(node, "ann")
             assert (await client.wait_pushes("refresh"))[0] == {"refresh": {}}
             await asyncio.sleep(0.6)
             assert client.link.closed_with is None
-            await orders.refresh(node, "ann", expired=True)
+            await session_orders.refresh(node, "ann", expired=True)
             await client.wait_closed(3005)
 
     run(main())

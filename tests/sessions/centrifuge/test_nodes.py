@@ -17,7 +17,7 @@ from tidewire.limits import Limits
 from tidewire.protocols.meta import is_history
 from tidewire.rules.base import Grant
 from tidewire.rules.options_by_name import OptionsByName
-from tidewire.sessions.centrifuge import orders
+from tidewire.sessions.centrifuge import session_orders
 from tidewire.testing import wait_until
 
 
@@ -49,9 +49,9 @@ def test_two_nodes_are_as_one(tmp_path: Path) -> None:
             assert ann.data() == bob.data() == list(range(5))
             found = (await ann.ask("presence", channel="recovery:a"))["presence"]
             assert set(found) == {ann.connection.id, bob.connection.id}
-            await orders.subscribe(here, "bob", "history:b", Grant(ChannelOptions()))
+            await session_orders.subscribe(here, "bob", "history:b", Grant(ChannelOptions()))
             assert (await bob.wait_pushes("subscribe"))[0]["channel"] == "history:b"
-            await orders.disconnect(here, "bob", client=bob.connection.id)
+            await session_orders.disconnect(here, "bob", client=bob.connection.id)
             await bob.wait_closed(3503)
             await ann.wait_pushes("leave")
             assert [names(ann.pushes(channel="recovery:a"))[at] for at in (0, 1, -1)] == ["join", "join", "leave"]

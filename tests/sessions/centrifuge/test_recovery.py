@@ -15,7 +15,7 @@ from tidewire.messages import Position
 from tidewire.protocols.centrifuge.encoding import CentrifugeProtocol
 from tidewire.protocols.meta import PublicationMeta
 from tidewire.rules.base import Grant
-from tidewire.sessions.centrifuge import orders
+from tidewire.sessions.centrifuge import session_orders
 from tidewire.testing import wait_until
 
 both = pytest.mark.parametrize("protocol", [JSON, PROTOBUF], ids=["json", "protobuf"])
@@ -280,7 +280,7 @@ def test_the_application_subscribes_and_unsubscribes_users(protocol: CentrifugeP
             bob = await connect(node, "user:bob", protocol=protocol)
             await publish(node, 1, 2)
             grant = Grant(ChannelOptions(), data=b'{"hi":1}')
-            await orders.subscribe(node, "ann", CHANNEL, grant, since=Position(1, ""))
+            await session_orders.subscribe(node, "ann", CHANNEL, grant, since=Position(1, ""))
             for device in (ann, tab):
                 [told] = await device.wait_pushes("subscribe")
                 assert told["channel"] == CHANNEL
@@ -288,12 +288,12 @@ def test_the_application_subscribes_and_unsubscribes_users(protocol: CentrifugeP
                 assert (await device.wait_pushes("pub"))[0]["pub"]["data"] == 2
             await publish(node, 3)
             await ann.wait_pushes("pub", 2)
-            await orders.unsubscribe(node, "ann", CHANNEL, client=tab.connection.id)
+            await session_orders.unsubscribe(node, "ann", CHANNEL, client=tab.connection.id)
             [told] = await tab.wait_pushes("unsubscribe")
             assert told == {"channel": CHANNEL, "unsubscribe": {"code": 2000, "reason": "server unsubscribe"}}
             assert ann.pushes("unsubscribe") == []
             assert bob.pushes() == []
-            await orders.unsubscribe(node, "ann", "", code=2100, reason="enough")
+            await session_orders.unsubscribe(node, "ann", "", code=2100, reason="enough")
             assert (await ann.wait_pushes("unsubscribe"))[0]["unsubscribe"]["code"] == 2100
 
     run(main())
@@ -305,14 +305,14 @@ def test_the_application_disconnects_users() -> None:
         async with open_sessions() as node:
             ann, spared, bob, nobody = [await connect(node, f"user:{name}" if name else "") for name in users]
             session = await connect(node, "user:ann", emulated=True)
-            await orders.disconnect(node, "ann", session=session.session.secret)
+            await session_orders.disconnect(node, "ann", session=session.session.secret)
             await session.wait_closed(3503)
-            await orders.disconnect(node, "ann", whitelist=[spared.connection.id])
+            await session_orders.disconnect(node, "ann", whitelist=[spared.connection.id])
             assert await ann.wait_closed(3503) == "force disconnect"
-            await orders.disconnect(node, "", client=nobody.connection.id)
+            await session_orders.disconnect(node, "", client=nobody.connection.id)
             await nobody.wait_closed(3503)
-            await orders.disconnect(node, "nobody-there")
-            await orders.disconnect(node, "ann", client=bob.connection.id)
+            await session_orders.disconnect(node, "nobody-there")
+            await session_orders.disconnect(node, "ann", client=bob.connection.id)
             assert await bob.ask("rpc", method="who") == {"data": {"user": "bob", "client": bob.connection.id}}
             assert spared.link.closed_with is None
 

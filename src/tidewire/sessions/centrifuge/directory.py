@@ -13,7 +13,7 @@ from tidewire.engine.node import Node
 from tidewire.errors import Disconnect
 from tidewire.messages import Position, Publication
 from tidewire.rules.base import Grant
-from tidewire.sessions.centrifuge.orders import (
+from tidewire.sessions.centrifuge.session_orders import (
     VERB,
     Disconnection,
     Order,

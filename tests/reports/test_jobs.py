@@ -12,7 +12,7 @@ import pytest
 
 from pipelines.support import at_work, events, finished, opened, parent, program, programs, until
 from tidewire.pipelines import Job, NotNow, Pipeline, Pipelines, Progress, Run, RunStatus, Step, StepStatus
-from tidewire.pipelines.files import load
+from tidewire.pipelines.definition_files import load
 from tidewire.pipelines.output import plain
 from tidewire.pipelines.processes import identity, is_alive
 from tidewire.pipelines.program_messages import ProgramMessages

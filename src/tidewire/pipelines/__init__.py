@@ -6,6 +6,7 @@ from tidewire.support.first_use import imported_at_first_use
 
 if TYPE_CHECKING:
     from tidewire.pipelines.definition import Input, Pipeline, Progress, Step, pipeline
+    from tidewire.pipelines.definition_files import builtin, load, load_folder
     from tidewire.pipelines.errors import (
         BadStart,
         Forbidden,
@@ -16,7 +17,6 @@ if TYPE_CHECKING:
         StepFailed,
         TooBig,
     )
-    from tidewire.pipelines.files import builtin, load, load_folder
     from tidewire.pipelines.folders import FileFacts
     from tidewire.pipelines.job import Job
     from tidewire.pipelines.limits import PipelineLimits
@@ -70,7 +70,7 @@ _HOMES = {
         "Step",
         "pipeline",
     ),
-    "tidewire.pipelines.files": (
+    "tidewire.pipelines.definition_files": (
         "builtin",
         "load",
         "load_folder",

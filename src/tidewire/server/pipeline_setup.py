@@ -5,8 +5,8 @@ from __future__ import annotations
 from tidewire.errors import ConfigurationError
 from tidewire.hub import Hub
 from tidewire.pipelines.checks import find_inputs
+from tidewire.pipelines.definition_files import builtin, load_folder
 from tidewire.pipelines.errors import BadStart
-from tidewire.pipelines.files import builtin, load_folder
 from tidewire.pipelines.service import Pipelines
 from tidewire.server.settings import Settings
 

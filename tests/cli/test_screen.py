@@ -9,7 +9,7 @@ from rich.console import Console
 from typer.testing import CliRunner
 
 from tidewire.cli import app, serving
-from tidewire.cli.watching import _distinct, _troubles
+from tidewire.cli.operator_commands import _distinct, _troubles
 
 
 @pytest.mark.parametrize(("counts", "shown"), [([1, 1], "1–2"), ([0, 3], "3"), ([4], "4"), ([], "0")])

@@ -36,18 +36,20 @@ COMMANDS = {
         "store_commands", "migrate", "Create or update the tables and functions of the store, before a server starts."
     ),
     "status": Command(
-        "watching", "status", "Show the nodes with their connections, rates and troubles, on one screen."
+        "operator_commands", "status", "Show the nodes with their connections, rates and troubles, on one screen."
     ),
-    "top": Command("watching", "top", "Show the same live, until Ctrl+C."),
-    "connections": Command("watching", "connections", "List the connections of all nodes, the newest first."),
-    "channels": Command("watching", "channels", "List the channels that have subscribers, those with the most first."),
+    "top": Command("operator_commands", "top", "Show the same live, until Ctrl+C."),
+    "connections": Command("operator_commands", "connections", "List the connections of all nodes, the newest first."),
+    "channels": Command(
+        "operator_commands", "channels", "List the channels that have subscribers, those with the most first."
+    ),
     "disconnect": Command(
-        "watching",
+        "operator_commands",
         "disconnect",
         "End the connections of a user on all nodes, so that they do not come back by themselves.",
     ),
     "why": Command(
-        "watching",
+        "operator_commands",
         "why",
         "Tell whether a user may do something in a channel, and the rule that decides; exit code 1: it may not.",
     ),

@@ -39,7 +39,7 @@ async def ws(websocket: WebSocket, user: str):
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveServer]:
-    folder = tmp_path_factory.mktemp("watching")
+    folder = tmp_path_factory.mktemp("operator")
     (folder / "watched.py").write_text(APPLICATION)
     (folder / "key").write_text(f"{KEY}\n")
     with LiveServer(folder, "watched:app", "--workers", "2", command=("run",)) as running:

@@ -22,7 +22,7 @@ from typing import Any
 import pytest
 from tests.server.live_server import COMMAND, environment, tidewire
 
-from tidewire.cli.observed import _Server
+from tidewire.cli.operator_targets import _Server
 from tidewire.errors import ConfigurationError, TidewireError
 
 FIGURES = {

@@ -15,7 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 from tidewire.cli import flags
-from tidewire.cli.observed import Call, observed
+from tidewire.cli.operator_targets import Call, observed
 from tidewire.cli.terminal import count, out, say
 from tidewire.errors import StoreUnavailable
 from tidewire.server.logs import harmless

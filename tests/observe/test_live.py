@@ -19,7 +19,7 @@ from tidewire import Hub
 from tidewire.channels import LIVE
 from tidewire.client import Client
 from tidewire.errors import CommandError, LimitExceeded, NotPublished, PermissionDenied, StoreUnavailable
-from tidewire.http_api.observing import status_of
+from tidewire.http_api.node_models import status_of
 from tidewire.messages import Position, PublishRequest
 from tidewire.observe import live
 from tidewire.testing import wait_until

@@ -29,7 +29,7 @@ from tidewire.errors import (
 from tidewire.history.read_steps import cost
 from tidewire.http_api import map_calls as maps
 from tidewire.http_api import models as m
-from tidewire.http_api import observing as o
+from tidewire.http_api import node_models as n
 from tidewire.http_api import results
 from tidewire.http_api.nodes import Nodes
 from tidewire.http_api.publish import Publishing, payload
@@ -252,30 +252,30 @@ class Calls:
 
     # The view of all nodes.
 
-    async def status(self, request: o.StatusRequest) -> o.StatusResult:
+    async def status(self, request: n.StatusRequest) -> n.StatusResult:
         """Return the figures of every node that answers."""
-        return o.StatusResult(nodes=[o.status_of(report) for report in await self._nodes.reports.all()])
+        return n.StatusResult(nodes=[n.status_of(report) for report in await self._nodes.reports.all()])
 
-    async def connection_list(self, request: o.ConnectionsRequest) -> o.ConnectionsResult:
+    async def connection_list(self, request: n.ConnectionsRequest) -> n.ConnectionsResult:
         """Return a page of the connections of all nodes."""
         page = await self._nodes.overview.connections(Query(**request.model_dump()))
-        return o.ConnectionsResult(total=page.total, connections=page.connections)
+        return n.ConnectionsResult(total=page.total, connections=page.connections)
 
-    async def channel_list(self, request: o.ChannelListRequest) -> o.ChannelListResult:
+    async def channel_list(self, request: n.ChannelListRequest) -> n.ChannelListResult:
         """Return a page of the channels of all nodes."""
         page = await self._nodes.overview.channels(Query(**request.model_dump()))
-        return o.ChannelListResult(total=page.total, channels=page.channels)
+        return n.ChannelListResult(total=page.total, channels=page.channels)
 
-    async def refusals(self, request: o.RefusalsRequest) -> o.RefusalsResult:
+    async def refusals(self, request: n.RefusalsRequest) -> n.RefusalsResult:
         """Return the latest refusals."""
-        return o.RefusalsResult(refusals=await self._nodes.overview.refusals(request.limit))
+        return n.RefusalsResult(refusals=await self._nodes.overview.refusals(request.limit))
 
-    async def why(self, request: o.WhyRequest) -> o.WhyResult:
+    async def why(self, request: n.WhyRequest) -> n.WhyResult:
         """Return whether a user may do something, and why."""
         found = await self._nodes.overview.why(Question(request.user, request.channel, request.action))
         if found is None:
             raise NotAvailable("no node has answered that has rules; is a server running?")
-        return o.WhyResult(**msgspec.structs.asdict(found))
+        return n.WhyResult(**msgspec.structs.asdict(found))
 
     # Others.
 
@@ -370,11 +370,11 @@ METHODS: dict[str, Method] = {
     "map_clear": Method(maps.MapClearRequest, m.Empty, lambda calls, of: calls.maps.clear(of)),
     "channels": Method(m.ChannelsRequest, m.ChannelsResult, Calls.channels),
     "info": Method(m.InfoRequest, m.InfoResult, Calls.info),
-    "status": Method(o.StatusRequest, o.StatusResult, Calls.status),
-    "connection_list": Method(o.ConnectionsRequest, o.ConnectionsResult, Calls.connection_list),
-    "channel_list": Method(o.ChannelListRequest, o.ChannelListResult, Calls.channel_list),
-    "refusals": Method(o.RefusalsRequest, o.RefusalsResult, Calls.refusals),
-    "why": Method(o.WhyRequest, o.WhyResult, Calls.why),
+    "status": Method(n.StatusRequest, n.StatusResult, Calls.status),
+    "connection_list": Method(n.ConnectionsRequest, n.ConnectionsResult, Calls.connection_list),
+    "channel_list": Method(n.ChannelListRequest, n.ChannelListResult, Calls.channel_list),
+    "refusals": Method(n.RefusalsRequest, n.RefusalsResult, Calls.refusals),
+    "why": Method(n.WhyRequest, n.WhyResult, Calls.why),
     "rpc": Method(m.RpcRequest, m.RpcResult, Calls.rpc),
     "batch": Method(m.BatchRequest, m.BatchResult, Calls.batch),
 }

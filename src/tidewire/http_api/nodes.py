@@ -12,7 +12,7 @@ import msgspec
 from tidewire.channels import is_internal
 from tidewire.engine.node import Node
 from tidewire.http_api import models as m
-from tidewire.http_api.observing import status_of
+from tidewire.http_api.node_models import status_of
 from tidewire.observe.live import Live
 from tidewire.observe.overview import Overview
 from tidewire.observe.reports import Reports

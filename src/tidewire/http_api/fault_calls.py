@@ -13,7 +13,7 @@ from tidewire.errors import BadRequest, NotAvailable
 from tidewire.http_api import models as m
 from tidewire.http_api.calls import METHODS, Calls, Method
 from tidewire.http_api.nodes import Nodes
-from tidewire.http_api.trial import try_cut
+from tidewire.http_api.recovery_trial import try_cut
 from tidewire.observe.faults import Cut, Faults, Freeze, Kill, Stop
 from tidewire.observe.rows import ConnectionRow, Query
 

@@ -14,7 +14,7 @@ from tidewire.engine.node import Node
 from tidewire.http_api.api_router import api_router
 from tidewire.http_api.fault_calls import FaultCalls
 from tidewire.http_api.page_files import UI, add_page
-from tidewire.http_api.trial import note_address
+from tidewire.http_api.recovery_trial import note_address
 from tidewire.rules.base import Authority, Identity
 from tidewire.sessions.centrifuge.websocket_route import serve_websocket
 from tidewire.sessions.origins import Origins

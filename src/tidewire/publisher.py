@@ -26,9 +26,9 @@ from tidewire.errors import (
 )
 from tidewire.limits import Limits
 from tidewire.messages import EphemeralPublication, Format, Position, PublishRequest
+from tidewire.protocols.message_shape import checked_payload
 from tidewire.protocols.meta import with_trace
 from tidewire.protocols.payload import encode_payload
-from tidewire.protocols.shape import checked_payload
 from tidewire.rules.options_by_name import OptionsByName
 from tidewire.rules.rule_authority import RuleAuthority
 

@@ -18,7 +18,7 @@ from asyncapi.example import user as who
 from browser.serving import Server
 from helpers.node_packages import node_modules
 from tidewire import Hub
-from tidewire.protocols.shape import Shape
+from tidewire.protocols.message_shape import Shape
 
 HERE = Path(__file__).parent
 

@@ -19,8 +19,8 @@ from tidewire.messages import Announcement, Format, WireMessage
 from tidewire.protocols.centrifuge.codes import MalformedFrame
 from tidewire.protocols.centrifuge.encoding import CentrifugeJson
 from tidewire.protocols.json_text import JsonDecoder, has_huge_number
+from tidewire.protocols.message_shape import checked_announcement
 from tidewire.protocols.payload import encode_json, encode_message, encode_payload
-from tidewire.protocols.shape import checked_announcement
 
 
 class Model(BaseModel):

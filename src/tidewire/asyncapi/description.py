@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple, get_args, get_origin
 
 from tidewire.channel_options import ChannelOptions
-from tidewire.protocols.shape import Shape, members_of
+from tidewire.protocols.message_shape import Shape, members_of
 from tidewire.rules.book import Rule, RuleBook
 from tidewire.rules.handlers import Bound, hints_of
 from tidewire.rules.pattern import Pattern

@@ -13,7 +13,7 @@ import msgspec
 from tidewire.asyncapi.description import CallDescription, ChannelDescription, Description, identifier
 from tidewire.asyncapi.samples import sample_of
 from tidewire.asyncapi.schemas import Mode, Schemas
-from tidewire.protocols.shape import Shape
+from tidewire.protocols.message_shape import Shape
 
 __all__ = ("document",)
 

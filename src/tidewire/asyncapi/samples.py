@@ -10,7 +10,7 @@ import msgspec
 from tidewire.asyncapi.schemas import resolved
 from tidewire.errors import CommandError
 from tidewire.messages import Format
-from tidewire.protocols.shape import Shape
+from tidewire.protocols.message_shape import Shape
 
 __all__ = ("sample_of",)
 

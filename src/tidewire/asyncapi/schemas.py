@@ -10,7 +10,7 @@ import msgspec
 from pydantic import TypeAdapter
 from pydantic.json_schema import GenerateJsonSchema
 
-from tidewire.protocols.shape import Shape
+from tidewire.protocols.message_shape import Shape
 
 __all__ = ("Mode", "Schemas", "resolved")
 

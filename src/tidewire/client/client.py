@@ -33,7 +33,7 @@ from tidewire.errors import (
 from tidewire.messages import Position
 from tidewire.protocols.centrifuge import codes, messages
 from tidewire.protocols.centrifuge.messages import EMPTY, Command, Push, Reply
-from tidewire.protocols.shape import Shape
+from tidewire.protocols.message_shape import Shape
 
 __all__ = ("Client",)
 

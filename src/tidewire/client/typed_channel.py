@@ -13,8 +13,8 @@ from tidewire.client.client_subscription import Subscription
 from tidewire.client.values import ChannelPublication
 from tidewire.errors import InvalidMessage
 from tidewire.messages import Position
+from tidewire.protocols.message_shape import Shape
 from tidewire.protocols.payload import encode_json
-from tidewire.protocols.shape import Shape
 
 __all__ = ("TypedChannel", "TypedPublication", "given")
 

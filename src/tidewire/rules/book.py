@@ -11,7 +11,7 @@ from tidewire.channels import is_reserved
 from tidewire.errors import ConfigurationError, UnknownChannel
 from tidewire.limits import is_number
 from tidewire.messages import Format
-from tidewire.protocols.shape import Shape
+from tidewire.protocols.message_shape import Shape
 from tidewire.rules.base import Caller, ConnectAttempt, Identity, Intake, Poll
 from tidewire.rules.dependency_overrides import Overrides
 from tidewire.rules.handlers import Bound, NoMatch

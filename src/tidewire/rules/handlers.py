@@ -22,7 +22,7 @@ from starlette.responses import Response
 
 from tidewire.errors import BadRequest, ConfigurationError, InvalidMessage, PermissionDenied
 from tidewire.protocols.json_text import JsonDecoder
-from tidewire.protocols.shape import Shape, is_message_type
+from tidewire.protocols.message_shape import Shape, is_message_type
 from tidewire.rules.base import Caller, Identity
 from tidewire.rules.dependency_overrides import Overrides
 from tidewire.support.log_limit import LogLimit

@@ -9,7 +9,7 @@ from typing import Any
 from tidewire.channel_options import ChannelOptions
 from tidewire.channels import is_events, is_reserved
 from tidewire.errors import ConfigurationError
-from tidewire.protocols.shape import Shape
+from tidewire.protocols.message_shape import Shape
 from tidewire.retention import Retention
 from tidewire.rules.publication_counts import Tallies
 

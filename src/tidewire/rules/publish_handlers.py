@@ -11,8 +11,8 @@ from starlette.exceptions import HTTPException
 
 from tidewire.errors import ConfigurationError, InvalidMessage, PermissionDenied, UnknownChannel
 from tidewire.messages import Format
+from tidewire.protocols.message_shape import Shape, is_message_type
 from tidewire.protocols.payload import encode_payload
-from tidewire.protocols.shape import Shape, is_message_type
 from tidewire.rules.base import Caller
 from tidewire.rules.dependency_overrides import Overrides
 from tidewire.rules.handlers import Bound, NoMatch, Source, hints_of

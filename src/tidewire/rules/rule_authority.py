@@ -15,8 +15,8 @@ from tidewire.channels import open_channel
 from tidewire.errors import BadRequest, ConfigurationError, PermissionDenied, Rejected, UnknownChannel, UnknownType
 from tidewire.limits import Limits
 from tidewire.protocols.centrifuge.codes import INVALID_TOKEN
+from tidewire.protocols.message_shape import Shape
 from tidewire.protocols.payload import encode_json
-from tidewire.protocols.shape import Shape
 from tidewire.rules.base import Action, Authority, Caller, ConnectAttempt, Grant, Identity, Intake
 from tidewire.rules.book import RuleBook
 from tidewire.rules.options_by_name import OptionsByName

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from tidewire.asyncapi.description import ChannelDescription, Description, identifier
 from tidewire.channel_options import ChannelOptions
-from tidewire.protocols.shape import Shape, members_of
+from tidewire.protocols.message_shape import Shape, members_of
 from tidewire.rules.base import Action
 from tidewire.server.chat_types import ACCEPTED, SHOWN
 from tidewire.server.namespaces import ChannelTable, Namespace

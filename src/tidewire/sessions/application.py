@@ -28,9 +28,9 @@ from tidewire.messages import Format, Membership, Position, Subscribed, WireMess
 from tidewire.protocols.close_codes import NORMAL, STORE_AWAY
 from tidewire.protocols.json_text import JsonDecoder
 from tidewire.protocols.map_changes import Entry
+from tidewire.protocols.message_shape import checked_announcement
 from tidewire.protocols.meta import PublicationMeta
 from tidewire.protocols.payload import connection_id, encode_json, encode_message, encode_payload
-from tidewire.protocols.shape import checked_announcement
 from tidewire.sessions.accept import Acceptance
 from tidewire.sessions.arguments import bytes_from, count_from, offset_from, position_from
 from tidewire.sessions.held_connection import HeldConnection

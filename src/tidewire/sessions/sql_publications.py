@@ -7,7 +7,7 @@ from collections.abc import Mapping
 
 from tidewire.engine.node import Node
 from tidewire.errors import InvalidMessage
-from tidewire.protocols.shape import Shape
+from tidewire.protocols.message_shape import Shape
 
 __all__ = ("check_sql_publications",)
 

@@ -108,12 +108,12 @@ def test_an_open_event_source_does_not_keep_a_server(kind: str, number: signal.S
 
 
 def test_a_process_that_listens_no_more_is_about_to_exit(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A worker of hypercorn has no signal, and waits for its clients from Python 3.12 on (pgjones/hypercorn#308)."""
+    """A worker of hypercorn has no signal, and waits for its clients (pgjones/hypercorn#308)."""
     listener = socket.create_server(("127.0.0.1", 0))
     own = (listener.fileno(), os.fstat(listener.fileno()).st_ino)
     if sys.platform == "linux":
         assert own in server_exit._listening()
-    monkeypatch.setattr(server_exit, "waits_for_clients", lambda: True)
+    monkeypatch.setattr(server_exit, "_gets_no_signal", lambda: True)
     monkeypatch.setattr(server_exit, "_listening", lambda: [own])
     monkeypatch.setattr(server_exit, "_LOOK_SECONDS", 0.01)
 

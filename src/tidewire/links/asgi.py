@@ -11,7 +11,7 @@ from typing import Any
 from tidewire.errors import Disconnect
 from tidewire.limits import Limits
 from tidewire.links.base import Link, Listener
-from tidewire.links.server_exit import ServerExit, waits_for_clients
+from tidewire.links.server_exit import ServerExit, leaves_websockets_open
 from tidewire.links.server_pings import ServerPings
 from tidewire.protocols.batch import Batch
 from tidewire.protocols.close_codes import GONE, INTERNAL_ERROR, NO_PONG, SHUTDOWN, STALLED, close_reason
@@ -101,7 +101,7 @@ class AsgiLink(Link):
         if self._pings is not None:
             self._pings.start(self)
         loop = asyncio.get_running_loop()
-        if waits_for_clients():
+        if leaves_websockets_open():
             ServerExit.of(loop).watch(self._exit)
         self._tasks = [loop.create_task(self._read()), loop.create_task(self._write())]
 

@@ -2,8 +2,9 @@
 
 A server that exits waits for its responses, and ASGI has no event that asks an application to end one: stock uvicorn
 waits for ever. Here the signals that end a server call the watchers, after the server's own handler. A worker of
-hypercorn gets none, and from Python 3.12 on waits for its clients for ever (pgjones/hypercorn#308): there, a process
-that listens no more is about to exit.
+hypercorn gets none, and waits for its clients: for ever from Python 3.12 on (pgjones/hypercorn#308), before that for
+3 s, after which it cuts them off. There, a process that listens no more is about to exit. granian ends WebSockets
+without a close frame (emmett-framework/granian#796).
 """
 
 from __future__ import annotations
@@ -21,16 +22,20 @@ from typing import Any
 
 from tidewire.support.per_loop import PerLoop
 
-__all__ = ("ServerExit", "waits_for_clients")
+__all__ = ("ServerExit", "leaves_websockets_open")
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 #: Seconds between two looks at the sockets that listen.
 _LOOK_SECONDS = 1.0
 
 
-def waits_for_clients() -> bool:
-    """Return whether the server waits, when it exits, until every client has gone."""
-    return "hypercorn" in sys.modules and sys.version_info >= (3, 12)
+def leaves_websockets_open() -> bool:
+    """Return whether the server closes no WebSocket when it exits: it waits for its clients, or cuts them off."""
+    return "granian" in sys.modules or _gets_no_signal()
+
+
+def _gets_no_signal() -> bool:
+    return "hypercorn" in sys.modules
 
 
 class ServerExit(PerLoop):
@@ -51,7 +56,7 @@ class ServerExit(PerLoop):
             self._loop.call_soon(callback)
             return
         self._watching.add(callback)
-        if self._look is None and waits_for_clients():
+        if self._look is None and _gets_no_signal():
             self._listening = _listening()
             self._look = self._loop.call_later(_LOOK_SECONDS, self._look_at_sockets)
         if not self._is_installed and threading.current_thread() is threading.main_thread():

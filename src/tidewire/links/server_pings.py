@@ -4,7 +4,7 @@ ASGI has no event for a ping. uvicorn, gunicorn with uvicorn's worker and daphne
 nothing would tell a client that is frozen from one that is quiet. So a ping frame goes straight into the TCP socket,
 at a moment when the server has nothing to write, and any bytes that the kernel receives afterwards are the answer.
 Under TLS or HTTP/2 of the server nothing can be written: there the kernel itself asks whether the client's machine is
-still there, and a program that is frozen goes unnoticed, which is said at the start.
+still there, and a program that is frozen goes unnoticed, which is said when the first such client comes.
 """
 
 from __future__ import annotations
@@ -51,10 +51,9 @@ class Pinged(Protocol):
 
 
 def warn_of_frozen_clients(limits: Limits) -> None:
-    """Warn at the start of where a frozen client is not noticed under this ASGI server."""
-    if server := _without_pings(limits):
-        where = f"if {server} itself speaks TLS or HTTP/2, or listens on a Unix socket"
-        _warn(server, where if sys.platform == "linux" else "because this is not Linux")
+    """Warn at the start if no frozen client is noticed under this ASGI server; its first client tells the rest."""
+    if sys.platform != "linux" and (server := _without_pings(limits)):
+        _warn(server, "this is not Linux")
 
 
 def pings_for(scope: MutableMapping[str, Any], limits: Limits) -> ServerPings | None:
@@ -63,10 +62,10 @@ def pings_for(scope: MutableMapping[str, Any], limits: Limits) -> ServerPings | 
     if not server:
         return None
     peer = peer_of(scope)
-    if isinstance(peer, str):
-        _warn(server, f"because {peer}")
-        return None
-    return ServerPings(peer, limits, server, can_write=not framed_by(scope))
+    layer = framed_by(scope)
+    if isinstance(peer, str) or layer:
+        _warn(server, peer if isinstance(peer, str) else layer)
+    return None if isinstance(peer, str) else ServerPings(peer, limits, server, can_write=not layer)
 
 
 def _without_pings(limits: Limits) -> str:
@@ -76,7 +75,7 @@ def _without_pings(limits: Limits) -> str:
 def _warn(server: str, why: str) -> None:
     if (more := _unpinged.due(why)) is not None:
         logger.warning(
-            "a client that freezes stays present under %s, %s: it waits for no answer to a WebSocket ping, and "
+            "a client that freezes stays present under %s, because %s: it waits for no answer to a WebSocket ping, and "
             "tidewire cannot ping there; use `tidewire run` or uvicorn, or let a proxy end TLS, where that matters "
             "(clients of the Centrifuge protocol are pinged anyway)%s",
             server,
@@ -118,7 +117,7 @@ class ServerPings:
             return None
         found = Sockets.of(self._loop).open(self._peer)
         if found is None:
-            _warn(self._server, "because a connection's socket is not found")
+            _warn(self._server, "a connection's socket is not found")
             return None
         try:
             with found:

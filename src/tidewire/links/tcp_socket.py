@@ -21,6 +21,8 @@ __all__ = ("Peer", "Sockets", "TcpState", "framed_by", "keep_alive", "peer_of", 
 #: `struct tcp_info`: the first 8 bytes are flags, then 32-bit numbers: unacked, last_data_recv, last_ack_recv.
 _UNACKED, _LAST_DATA, _LAST_ACK, _INFO_BYTES = 24, 52, 56, 104
 _FIONREAD, _SCAN_SECONDS = 0x541B, 1.0
+#: The longest time that the kernel takes for `TCP_KEEPIDLE` and `TCP_KEEPINTVL`.
+_KEEPALIVE_SECONDS = 32_767.0
 
 
 class Peer(NamedTuple):
@@ -132,6 +134,7 @@ def state_of(found: socket.socket) -> TcpState:
 
 def keep_alive(found: socket.socket, idle: float, patience: float) -> None:
     """Make the kernel end a connection whose peer acknowledges nothing: `patience` seconds after `idle` ones."""
+    idle, patience = min(idle, _KEEPALIVE_SECONDS), min(patience, _KEEPALIVE_SECONDS)
     found.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
     found.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, max(1, round(idle)))
     found.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, max(1, round(patience / 3)))

@@ -102,6 +102,7 @@ class HubLifecycle:
         #: Makes the store hang, once a playground asks for that.
         self._hang: Hang | None = None
         self._open: Opened | None = None
+        self._was_open = False
         open_backend(url, self.limits)  # a bad URL fails where it is written, not at the first request
 
     def lifespan(self, app: object = None) -> Lifespan:
@@ -176,6 +177,7 @@ class HubLifecycle:
         loop = asyncio.get_running_loop()
         if node.broker.shared:
             Siblings.of(loop).counts = node.registry.counts
+        self._was_open = True
         host, opened = HOST.get(), _Open(node, nodes, loop, ThreadCalls(loop), revocations, TextStreams(node))
         self._open = opened if host is None else host.opened(self, opened)
         if host is None:
@@ -218,6 +220,10 @@ class HubLifecycle:
 
     @property
     def _opened(self) -> Opened:
+        if self._open is None and self._was_open:
+            raise ConfigurationError(
+                "this hub is open no more: the lifespan that opened it has ended; the log says why"
+            )
         if self._open is None:
             raise ConfigurationError(
                 "this hub is not open; write FastAPI(lifespan=hub.lifespan), or `async with hub:` in your own lifespan "

@@ -15,7 +15,7 @@ from asyncio.subprocess import Process
 from collections.abc import Callable
 
 from tidewire.errors import ConfigurationError
-from tidewire.server.worker_job import MISCONFIGURED, Job, StartupFailed
+from tidewire.server.worker_job import MISCONFIGURED, ApplicationFailed, Job
 
 __all__ = ("Supervisor",)
 
@@ -152,8 +152,8 @@ class Supervisor:
             return
         if worker.ready.result():
             self._failed_starts = 0
-            code = worker.process.returncode
-            _log.warning("worker %d has ended (%s); another one takes its place", worker.process.pid, code)
+            why = worker.failure or worker.process.returncode
+            _log.warning("worker %d has ended (%s); another one takes its place", worker.process.pid, why)
         else:
             await self._judge_failed_start(worker)
         if not self._stop.is_set():
@@ -168,7 +168,7 @@ class Supervisor:
         elif code == MISCONFIGURED:
             self._give_up(ConfigurationError(why))
         elif self._failed_starts >= _STARTS:
-            self._give_up(StartupFailed(f"workers could not start {_STARTS} times in a row: {why}"))
+            self._give_up(ApplicationFailed(f"workers could not start {_STARTS} times in a row: {why}"))
         else:
             _log.warning("worker %d could not start: %s", worker.process.pid, why)
         with contextlib.suppress(TimeoutError):

@@ -39,7 +39,7 @@ from tidewire.links.request_limit import RequestLimit
 from tidewire.server import logs
 from tidewire.server.direct_sockets import DirectSockets
 from tidewire.server.settings import Settings
-from tidewire.server.worker_job import CANNOT_START, MISCONFIGURED, Job, StartupFailed
+from tidewire.server.worker_job import CANNOT_START, MISCONFIGURED, ApplicationFailed, Job
 from tidewire.support.networks import with_mapped
 from tidewire.support.resident_memory import MemoryReturn
 from tidewire.support.siblings import Siblings
@@ -69,39 +69,68 @@ App = Callable[[Message, Receive, Send], Awaitable[None]]
 
 
 class _Application:
-    """The application; keeps the reason if its lifespan fails."""
+    """The application; keeps the reason if its lifespan fails, and ends the server if it fails while it serves."""
 
     def __init__(self, app: App, limits: Limits) -> None:
         self._app = app
         direct = DirectSockets(app) if isinstance(app, FastAPI) else app
         self._requests = RequestLimit(ForeignClients(direct), limits.connections_per_address)
-        self.failure: TidewireError = StartupFailed("the application did not start; the log says why")
+        self.failure: TidewireError = ApplicationFailed("the application did not start; the log says why")
+        #: Whether the lifespan has ended by itself, and what ends the server then.
+        self.has_ended = False
+        self.end: Callable[[], None] = lambda: None
 
     def __call__(self, scope: Message, receive: Receive, send: Send) -> Awaitable[None]:
         return self._live(scope, receive, send) if scope["type"] == "lifespan" else self._requests(scope, receive, send)
 
     async def _live(self, scope: Message, receive: Receive, send: Send) -> None:
         failed: list[Message] = []
+        is_serving = False
+
+        async def receive_and_note() -> Message:
+            nonlocal is_serving
+            message = await receive()
+            is_serving = is_serving and message["type"] != "lifespan.shutdown"
+            return message
 
         async def send_unless_failed(message: Message) -> None:
+            nonlocal is_serving
             if message["type"] == "lifespan.startup.failed":
                 failed.append(message)
-            else:
-                await send(message)
+                return
+            is_serving = is_serving or message["type"] == "lifespan.startup.complete"
+            await send(message)
 
         try:
-            await self._app(scope, receive, send_unless_failed)
+            await self._app(scope, receive_and_note, send_unless_failed)
         except Exception as error:
             if failed and isinstance(error, TidewireError):
                 self.failure = error
                 # The caller reports it in one line; uvicorn would add a traceback and a line of its own.
                 logging.getLogger("uvicorn.error").disabled = True
             elif failed:
-                self.failure = StartupFailed(f"the application did not start: {type(error).__name__}: {error}")
+                self.failure = ApplicationFailed(f"the application did not start: {_told(error)}")
+            elif is_serving:
+                self._end(f": {_told(error)}")
             raise
+        else:
+            if is_serving:
+                self._end("")
         finally:
             for message in failed:
                 await send(message)
+
+    def _end(self, why: str) -> None:
+        self.has_ended = True
+        self.failure = ApplicationFailed(f"the application's lifespan ended while it served{why}")
+        self.end()
+
+
+def _told(error: BaseException) -> str:
+    """Return an error in one line: of a group, the first one that it holds."""
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    return f"{type(error).__name__}: {error}"
 
 
 class _Server(uvicorn.Server):
@@ -142,7 +171,7 @@ class _Server(uvicorn.Server):
 
 
 def serve(job: Job, listener: socket.socket, ready: Callable[[], None], channel: socket.socket | None = None) -> None:
-    """Serve until SIGTERM or SIGINT. Raises TidewireError when it cannot start."""
+    """Serve until SIGTERM or SIGINT. Raises TidewireError when it cannot start, or the application ends by itself."""
     settings = job.settings
     logs.configure(settings.log_level, format=settings.log_format, access=settings.access_log)
     SERVER_LIMITS.begin(job.limits)
@@ -151,6 +180,7 @@ def serve(job: Job, listener: socket.socket, ready: Callable[[], None], channel:
     application = _Application(app, settings.limits)
     what = job.app or logs.redacted(settings.broker)
     server = _Server(_config(settings, application), ready, settings.limits, what)
+    application.end = partial(server.handle_exit, signal.SIGTERM, None)
     for signum in (signal.SIGINT, signal.SIGTERM):
         # uvicorn raises the signal again after its end, for the previous handler: this one.
         signal.signal(signum, server.handle_exit)
@@ -162,6 +192,8 @@ def serve(job: Job, listener: socket.socket, ready: Callable[[], None], channel:
         raise application.failure from None
     finally:
         SERVER_LIMITS.end()
+    if application.has_ended:
+        raise application.failure
 
 
 async def _serve(server: _Server, listener: socket.socket, channel: socket.socket | None, drain_seconds: float) -> None:

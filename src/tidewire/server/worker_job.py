@@ -9,7 +9,7 @@ import msgspec
 from tidewire.errors import TidewireError
 from tidewire.server.settings import Settings
 
-__all__ = ("CANNOT_START", "MISCONFIGURED", "Job", "StartupFailed")
+__all__ = ("CANNOT_START", "MISCONFIGURED", "ApplicationFailed", "Job")
 
 #: Exit codes: a configuration error, and a failure that may pass when the start is repeated.
 MISCONFIGURED, CANNOT_START = 2, 3
@@ -34,5 +34,5 @@ class Job(msgspec.Struct, frozen=True):
         return cls(Settings(**settings), app, limits)
 
 
-class StartupFailed(TidewireError):
-    """Raised when the application did not start; the text is one line for the person who started it."""
+class ApplicationFailed(TidewireError):
+    """Raised when the application did not start, or ended by itself; one line for the person who started it."""

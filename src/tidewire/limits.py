@@ -182,5 +182,5 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     def __post_init__(self) -> None:
         for name in self.__struct_fields__:
             value = getattr(self, name)
-            if not is_number(value) or not (value > 0 or (value == 0 and name in MAY_BE_ZERO)):
+            if not is_number(value) or not (0 < value < float("inf") or (value == 0 and name in MAY_BE_ZERO)):
                 raise ConfigurationError(f"limit {name} is {shown(value)}; write a number greater than 0")

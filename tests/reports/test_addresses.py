@@ -31,6 +31,8 @@ def test_the_database_before_the_service_of_sentinels() -> None:
     """As python-socketio and Celery write it (python-socketio#1457); "the database is 'mymaster'" was the answer."""
     address = parse_address("redis+sentinel://h1:26379,h2:26379/2/mymaster")
     assert (address.service, address.db) == ("mymaster", 2)
+    with pytest.raises(ConfigurationError, match="names no Sentinel service"):
+        parse_address("rediss+sentinel://h1:26379/0")  # was the service "0"
 
 
 @pytest.mark.parametrize("scheme", ["sqlite+aiosqlite", "sqlite+pysqlite"])

@@ -181,6 +181,27 @@ MAKE: dict[str, Callable[[Any], Any]] = {
     "api_router": lambda wrong: Hub().api_router(key=wrong),
     "client_router": lambda wrong: Hub().client_router(user=wrong),
 }
+#: Arguments that may be None, and may have no other wrong value.
+OPTIONAL: dict[str, Callable[[Any], Any]] = {
+    "protocol_router(protocol=)": lambda wrong: Hub().protocol_router("/ws", wrong),
+    "api_router(authority=)": lambda wrong: Hub().api_router(key="k", authority=wrong),
+    "api_router(extensions=)": lambda wrong: Hub().api_router(key="k", extensions=wrong),
+    "api_router(error_mode=)": lambda wrong: Hub().api_router(key="k", error_mode=wrong),
+    "api_router(insecure=)": lambda wrong: Hub().api_router(insecure=wrong),
+    "api_router(prefix=)": lambda wrong: Hub().api_router(key="k", prefix=wrong),
+    "client_router(authority=)": lambda wrong: Hub().client_router(authority=wrong),
+    "client_router(name=)": lambda wrong: Hub().client_router(name=wrong),
+    "admin_router(user=)": lambda wrong: Hub().admin_router(user=wrong),
+    "admin_router(pages=)": lambda wrong: Hub().admin_router(pages=wrong),
+    "admin_router(open_page=)": lambda wrong: Hub().admin_router(open_page=wrong),
+    "metrics_router(user=)": lambda wrong: Hub().metrics_router(user=wrong),
+    "metrics_router(key=)": lambda wrong: Hub().metrics_router(key=wrong),
+    "asyncapi_router(path=)": lambda wrong: Hub().asyncapi_router(path=wrong),
+    "asyncapi_router(described=)": lambda wrong: Hub().asyncapi_router(described=wrong),
+    "authenticate": lambda wrong: Hub().authenticate(wrong),
+    "channel(map=)": lambda wrong: Hub().channel("room", map=wrong),
+    "channel(publishes=)": lambda wrong: Hub().channel("room", publishes=wrong),
+}
 
 #: What may come from a variable of the environment, and be a number of any size.
 NUMBERS = ("Hub(url)", "Limits", "ChannelOptions", "channel(history=)", "rate", "channel(rate=)", "Tickets")
@@ -190,6 +211,21 @@ def test_a_rate_of_thousands_of_digits_is_one_sentence() -> None:
     for text in (f"{'9' * 5_000}/s", f"1/{'9' * 5_000}s", f"1/s burst {'9' * 5_000}"):
         with pytest.raises(ConfigurationError, match="is none"):
             Hub().rate(text)
+
+
+@pytest.mark.parametrize("what", OPTIONAL)
+@pytest.mark.parametrize("wrong", [5, object(), {"a": 1}, 1.5])
+def test_a_wrong_argument_of_a_router_is_one_sentence(what: str, wrong: Any) -> None:
+    """ "'int' object has no attribute 'options'"; `insecure="false"` let everybody in."""
+    with pytest.raises(ConfigurationError):
+        OPTIONAL[what](wrong)
+
+
+def test_a_prefix_may_end_with_a_slash() -> None:
+    """FastAPI: "A path prefix must not end with '/', as the routes will start with '/'"."""
+    assert Hub().api_router(key="k", prefix="/api/").prefix == "/api"
+    with pytest.raises(ConfigurationError, match="true"):
+        Hub().api_router(insecure="false")  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("what", MAKE)

@@ -24,6 +24,7 @@ from tidewire.protocols.json_text import with_whole_characters
 from tidewire.sessions.origins import Origins
 from tidewire.support.counters import count_limit
 from tidewire.support.refusals import note_refusal
+from tidewire.support.shown_value import shown
 
 __all__ = ("api_router",)
 
@@ -66,10 +67,12 @@ def api_router(
 ) -> APIRouter:
     """Make the routes `POST {prefix}/publish` and so on; `calls` is asked when one comes.
 
-    Raises ConfigurationError without a key, unless everybody may call.
+    Raises ConfigurationError without a key, unless everybody may call, and for an unknown mode.
     """
     if not insecure and not (isinstance(key, str) and key):
         raise ConfigurationError("the HTTP API needs a key: api_router(key=…); insecure=True lets everybody call it")
+    if error_mode not in ("", "transport"):
+        raise ConfigurationError(f"error_mode={shown(error_mode)} is none; write 'transport', or leave it")
     router = APIRouter(prefix=prefix, tags=["api"])
     endpoint = _Endpoint(calls, key="" if insecure else key, error_mode=error_mode)
     router.add_api_route("", endpoint.commands, methods=["POST"], include_in_schema=False)

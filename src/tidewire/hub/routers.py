@@ -38,6 +38,8 @@ __all__ = ("Routers",)
 
 logger = logging.getLogger("tidewire")
 
+_AN_AUTHORITY = "an object of a subclass of tidewire.Authority"
+
 
 class Routers(HubLifecycle):
     """The routers of a hub, for `app.include_router`; they may be made before it is open."""
@@ -57,6 +59,7 @@ class Routers(HubLifecycle):
         that name no channel go there. `user` and `name` are those of `client_router`. The rules of the hub decide where
         there are some, as do the options of other channels.
         """
+        _check(protocol, Protocol, "protocol", "tidewire.PLAIN, RECOVERABLE or a Protocol of your own, made with ()")
         endpoint = ServedEndpoint(
             lambda: self.node, protocol, authority=self.authority, origins=self.origins, history=history
         )
@@ -77,6 +80,12 @@ class Routers(HubLifecycle):
         A caller must send the `key`. `authority` knows the channels and their options; `extensions` are the functions
         that `rpc` calls. Raises ConfigurationError without a key, unless `insecure`.
         """
+        _check(authority, Authority, "authority", _AN_AUTHORITY)
+        _check(extensions, Mapping, "extensions", "{'name': function}")
+        for extension in (extensions or {}).values():
+            _check(extension, Callable, "a function of extensions", "{'name': function}")
+        _check(insecure, bool, "insecure", "True or False: the text 'false' would be true")
+        prefix = _prefix(prefix)
         self._judge = authority or self._judge
         options = (authority or self.authority).options
 
@@ -116,6 +125,8 @@ class Routers(HubLifecycle):
         which holds no data, and asks for the key that its calls are to send as X-API-Key. `pages` has the names and
         addresses of other pages that it links to.
         """
+        prefix, pages = _prefix(prefix), _pages(pages)
+        _check(open_page, bool, "open_page", "True or False")
         closed = "the admin page is for this machine: use admin_router(user=may_administer)"
         allowed = guard(user=user, origins=Origins(), closed=closed)
 
@@ -141,6 +152,7 @@ class Routers(HubLifecycle):
         FastAPI dependency `user` lets others pass. Its clients connect as the users that are typed in, and the rules of
         the hub decide. The calls of the HTTP API, and `cut`, `freeze`, `kill` and `hang`, are under `{prefix}/api`.
         """
+        prefix, pages = _prefix(prefix), _pages(pages)
         if not is_development():
             logger.info("no playground: this is not under development (FASTAPI_ENV=development, or fastapi dev)")
             return APIRouter()
@@ -189,6 +201,8 @@ class Routers(HubLifecycle):
         function returns. It is closed, if it has a `yield`, before the client is served. `authority` decides instead
         of the hub's rules. `/connection/tidewire.js` is a client for pages without a bundler.
         """
+        _check(authority, Authority, "authority", _AN_AUTHORITY)
+        _check(name, Callable, "name", "a function that returns the name of a user")
         if user is not None:
             self._users.append(user)
         self._judge = authority or self._judge
@@ -232,6 +246,8 @@ class Routers(HubLifecycle):
         They show all channels and types to everybody that may load them: give the router dependencies.
         `described` takes the place of the hub's rules. `pages` has the names and addresses of pages that it links to.
         """
+        path, pages = _prefix(path, "path"), _pages(pages)
+        _check(described, Description, "described", "what tidewire.asyncapi.describe returns, or leave it")
         self._described = described
 
         def make(request: Request) -> dict[str, Any]:
@@ -240,10 +256,26 @@ class Routers(HubLifecycle):
         return asyncapi_router(make, path=path, pages=pages)
 
 
-def _checked(path: str) -> str:
+def _checked(path: str, what: str = "path") -> str:
     if not isinstance(path, str) or (path and path[0] != "/"):
-        raise ConfigurationError(f"path={shown(path)} is none; write it from the slash on, as '/ws/{{channel}}'")
+        raise ConfigurationError(f"{what}={shown(path)} is none; write it from the slash on, as '/ws/{{channel}}'")
     return path
+
+
+def _prefix(prefix: str, what: str = "prefix") -> str:
+    return _checked(prefix, what).rstrip("/")
+
+
+def _pages(pages: Iterable[tuple[str, str]]) -> list[tuple[str, str]]:
+    try:
+        return [(name + "", address + "") for name, address in pages]
+    except (TypeError, ValueError):
+        raise ConfigurationError(f"pages={shown(pages)} are none; write [('Chat', '/chat')]") from None
+
+
+def _check(value: object, kind: Any, what: str, instead: str) -> None:
+    if value is not None and not isinstance(value, kind):
+        raise ConfigurationError(f"{what}={shown(value)} is none; write {instead}")
 
 
 def _is_forgotten(channel: Mapping[str, Any]) -> bool:

@@ -9,8 +9,10 @@ from typing import Any
 from fastapi import Depends, HTTPException
 from starlette.requests import HTTPConnection
 
+from tidewire.errors import ConfigurationError
 from tidewire.sessions.origins import Origins
 from tidewire.support.local_host import is_loopback
+from tidewire.support.shown_value import shown
 
 __all__ = ("comes_from_this_machine", "guard", "has_key")
 
@@ -25,14 +27,19 @@ def guard(*, user: Callable[..., Any] | None, origins: Origins, key: str = "", c
 
     `user` is a dependency of the application that returns a value for callers with access, and raises for others;
     without it the `key` is required; without either, only requests from this machine have access, and `closed` tells
-    others how to configure it.
+    others how to configure it. Raises ConfigurationError for a `user` that cannot be called, and a key that is no text.
     """
+
+    if not isinstance(key, str):
+        raise ConfigurationError(f"key={shown(key)} is no key; write text")
 
     def refuse_other_sites(connection: HTTPConnection) -> None:
         if not origins.allows(connection) or _is_part_of_another_site(connection):
             raise HTTPException(403, "a page of another site may not use this")
 
     if user is not None:
+        if not callable(user):
+            raise ConfigurationError(f"user={shown(user)} is no dependency; write the function, as user=may_administer")
 
         def by_user(connection: HTTPConnection, found: Any = Depends(user)) -> None:
             refuse_other_sites(connection)

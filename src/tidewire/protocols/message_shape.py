@@ -42,7 +42,7 @@ class Shape:
             if not is_struct:
                 self._adapter = TypeAdapter(type_)
             self._decoder = JsonDecoder(type_, depth=depth, adapter=self._adapter)
-        except (TypeError, PydanticUserError, NameError) as error:
+        except (TypeError, KeyError, PydanticUserError, NameError) as error:
             raise ConfigurationError(
                 f"{type_!r} is no type of messages ({str(error).splitlines()[0]}); write a pydantic model, a "
                 "dataclass, a TypedDict or a msgspec struct, or a union of one kind of them"

@@ -22,6 +22,7 @@ from tidewire.rules.poll_function import PollFunction
 from tidewire.rules.publish_handlers import Handler, MessageTypes
 from tidewire.rules.rate_limits import RateLimit
 from tidewire.rules.state_function import StateFunction
+from tidewire.support.shown_value import shown
 
 __all__ = ("Authenticate", "Rule", "RuleBook", "rule_options")
 
@@ -48,7 +49,9 @@ def rule_options(
     clients_map: str,
     users_map: str,
 ) -> ChannelOptions:
-    """Return the options of channels that have a rule, from the arguments of `Hub.channel`."""
+    """Return the options of channels with a rule, from the arguments of `Hub.channel`; raises ConfigurationError."""
+    if not isinstance(map, bool | MapOptions):
+        raise ConfigurationError(f"map={shown(map)} is none; write True, or MapOptions(…)")
     is_recoverable = recover and is_number(history) and history > 0
     return ChannelOptions(
         history_size=history,
@@ -293,5 +296,7 @@ class RuleBook:
         return bool(self._calls)
 
     def add_authentication(self, function: Authenticate) -> None:
-        """Set the function that recognises tokens."""
+        """Set the function that recognises tokens; raises ConfigurationError for what is no function."""
+        if not callable(function):
+            raise ConfigurationError(f"{shown(function)} recognises no tokens; write @hub.authenticate over a function")
         self.authenticate = function

@@ -109,9 +109,9 @@ class _Application:
                 # The caller reports it in one line; uvicorn would add a traceback and a line of its own.
                 logging.getLogger("uvicorn.error").disabled = True
             elif failed:
-                self.failure = ApplicationFailed(f"the application did not start: {_told(error)}")
+                self.failure = ApplicationFailed(f"the application did not start: {_in_one_line(error)}")
             elif is_serving:
-                self._end(f": {_told(error)}")
+                self._end(f": {_in_one_line(error)}")
             raise
         else:
             if is_serving:
@@ -126,7 +126,7 @@ class _Application:
         self.end()
 
 
-def _told(error: BaseException) -> str:
+def _in_one_line(error: BaseException) -> str:
     """Return an error in one line: of a group, the first one that it holds."""
     while isinstance(error, BaseExceptionGroup):
         error = error.exceptions[0]

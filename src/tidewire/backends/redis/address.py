@@ -135,7 +135,7 @@ def _path(parts: SplitResult, kind: Kind) -> tuple[str, int]:
     segments = [unquote(segment) for segment in parts.path.split("/") if segment]
     service = ""
     if kind is Kind.SENTINEL:
-        if not segments:
+        if not segments or (len(segments) == 1 and segments[0].isdecimal()):  # the number of a database alone
             raise ConfigurationError(f"broker URL names no Sentinel service; write {_FORMS}")
         if len(segments) == 2 and segments[0].isdecimal() and not segments[1].isdecimal():
             segments.reverse()  # as Celery and python-socketio write it

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from helpers.counting import reached
 from helpers.processes import worker
 from tidewire.backends.sqlite import mailbox
 from tidewire.backends.sqlite.database import PAGE
@@ -61,6 +62,32 @@ def test_what_a_killed_process_acknowledged_is_in_the_file(tmp_path: Path) -> No
             assert await node.publish("a") == len(kept) + 1
 
     asyncio.run(run())
+
+
+def test_the_next_process_removes_what_killed_ones_left_in_the_folder(tmp_path: Path) -> None:
+    path, folder = tmp_path / "chat.db", tmp_path / "chat.db-nodes"
+
+    def left() -> set[str]:
+        return {place.suffix for place in folder.iterdir() if place.is_socket()}
+
+    worker = WorkerProcess(path, "flood", tasks=1)
+    try:
+        assert worker.line() == "ready"
+        os.kill(worker.pid, signal.SIGKILL)
+        worker.lines()
+    finally:
+        worker.end()
+    assert left() == {".sock", ".bus"}
+
+    async def run() -> None:
+        async with open_node(path), open_node(path) as node:
+            await node.publish("a")
+            await wait_until(lambda: sum(place.is_socket() for place in folder.iterdir()) == 4)
+            await asyncio.sleep(0.05)
+            assert not reached(), "a call is no payload that was not understood"
+
+    asyncio.run(run())
+    assert left() == set()
 
 
 def test_a_process_that_holds_the_lock_and_does_not_go_on_fails_others_in_time(tmp_path: Path) -> None:

@@ -36,6 +36,7 @@ class Bus:
         self._retrying: asyncio.TimerHandle | None = None
         if self._peers.fileno() >= 0:
             self._loop.add_reader(self._peers.fileno(), self._read)
+        self._peers.wake()  # the sockets of killed processes go, which each look into the folder would list
 
     def send(self, publications: Sequence[EphemeralPublication]) -> None:
         """Send to every other process."""
@@ -75,6 +76,8 @@ class Bus:
             datagram = self._peers.receive()
             if datagram is None:
                 return
+            if not datagram:  # another process has begun
+                continue
             publications = unpack_ephemeral(datagram, self._peers.name)
             if publications:
                 try:

@@ -14,7 +14,6 @@ from tidewire.engine.registry import Channel, Registry
 from tidewire.engine.subscription import ENDED, Subscription
 from tidewire.limits import Limits
 from tidewire.messages import EphemeralPublication
-from tidewire.protocols.batch import Batch
 from tidewire.protocols.meta import but_not
 from tidewire.support.beats import Beats
 from tidewire.support.counters import count_limit
@@ -59,9 +58,10 @@ class Ephemeral:
         self.add(publication)
         if self._relay is not None:
             self._outgoing.append(publication)
-            if len(self._outgoing) > self._limits.outbox_messages:
+            if len(self._outgoing) == 1:
+                self._schedule()
+            elif len(self._outgoing) > self._limits.outbox_messages:
                 self._outgoing = self._newest(self._outgoing)
-            self._schedule()
 
     def add(self, publication: EphemeralPublication) -> None:
         """Push to the subscribers of this node."""
@@ -137,30 +137,30 @@ class Ephemeral:
             batch = representation.batch(publications)
             if not batch.messages:
                 continue
+            written = 0
             for number, subscription in enumerate(group.snapshot or group.freeze(), 1):
+                connection = subscription.connection
                 if waiting and subscription in waiting:
                     continue
-                if subscription.connection.id in not_for:
-                    rest = [one for one in publications if but_not(one) != subscription.connection.id]
-                    self._write(channel, subscription, rest, representation.batch(rest))
-                else:
-                    self._write(channel, subscription, publications, batch)
+                if connection.link.paused or connection.id in not_for:
+                    rest = [one for one in publications if but_not(one) != connection.id]
+                    self._write(channel, subscription, rest)
+                elif subscription.live_after != ENDED:
+                    connection.link.write(batch)
+                    written += 1
                 if not number % _STRIDE:
                     yield
+            channel.count(batch, written)
 
-    def _write(
-        self,
-        channel: Channel,
-        subscription: Subscription,
-        publications: Sequence[EphemeralPublication],
-        batch: Batch,
-    ) -> None:
-        if subscription.live_after == ENDED or not batch.messages:
-            return
+    def _write(self, channel: Channel, subscription: Subscription, rest: Sequence[EphemeralPublication]) -> None:
         link = subscription.connection.link
+        if subscription.live_after == ENDED or not rest:
+            return
         if link.paused:
-            self._hold(subscription, publications)
-        else:
+            self._hold(subscription, rest)
+            return
+        batch = subscription.representation.batch(rest)
+        if batch.messages:
             link.write(batch)
             channel.count(batch)
 
@@ -205,7 +205,7 @@ class Ephemeral:
             if subscription.buffer is not None:
                 self._hold(subscription, publications)
             else:
-                self._write(channel, subscription, publications, subscription.representation.batch(publications))
+                self._write(channel, subscription, publications)
 
     def forget(self, connection: Connection) -> None:
         """Drop the publications that are held back for a connection that has ended."""

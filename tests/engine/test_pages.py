@@ -7,8 +7,10 @@ import asyncio
 import pytest
 
 from engine.support import FailingBroker, connect, open_node, publish, run, turns
+from helpers.turns import CallsByTurn
 from tidewire.channel_options import ChannelOptions
 from tidewire.engine.node import Node
+from tidewire.history.recovery_reader import RecoveryReader
 from tidewire.messages import Position
 from tidewire.testing import FakeLink, wait_until
 
@@ -36,6 +38,31 @@ def test_all_of_a_long_history_comes_in_order(reply_bytes: int) -> None:
             client.link.vanish()
 
     run(main())
+
+
+@pytest.mark.parametrize("reads", ["each", "shared"])
+def test_large_pages_are_made_in_turns_of_their_own(monkeypatch: pytest.MonkeyPatch, reads: str) -> None:
+    """Each takes milliseconds: made one behind the other, they would be a turn that others wait for."""
+    made = CallsByTurn()
+
+    async def main() -> None:
+        async with open_node(rules=LONG) as node:
+            epoch = await _filled(node, 1_000, 400)
+            clients = [await connect(node) for _ in range(12)]
+            places = [Position(0 if reads == "shared" else number, epoch) for number in range(len(clients))]
+            with made.counting():
+                await asyncio.gather(
+                    *(client.subscribe(since=place) for client, place in zip(clients, places, strict=True))
+                )
+            for client, place in zip(clients, places, strict=True):
+                await wait_until(lambda client=client: client.offsets()[-1:] == [1_000])  # type: ignore[misc]
+                assert client.offsets() == list(range(place.offset + 1, 1_001))
+                client.link.vanish()
+
+    made.watch(monkeypatch, RecoveryReader, "_merged")
+    run(main())
+    assert made.total() >= 24
+    assert max(made.values()) == 1
 
 
 @pytest.mark.parametrize("wanted", [1, 10, 120, 350, 1_000])

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import secrets
 import time
+from bisect import bisect_left, bisect_right
 from collections import Counter, OrderedDict, deque
 from collections.abc import Callable, Sequence
+from itertools import islice
+from operator import attrgetter
 
 from tidewire.backends.base import Broker, Deliver, JoinResult, Presence, Resumed, nothing_to_resume
 from tidewire.errors import NotPublished
@@ -27,6 +30,7 @@ __all__ = ("MemoryBroker", "MemoryPresence")
 
 #: Bytes that a publication costs beside its data, about.
 _OVERHEAD = 256
+_offset = attrgetter("offset")
 
 
 class _Stream:
@@ -140,16 +144,20 @@ class MemoryBroker(Broker):
     async def read(self, request: HistoryRequest) -> HistoryPage:
         stream, since, limit = self._seen(request.channel), request.since, request.limit
         top = Position(stream.top, stream.epoch)
-        shown, hidden = _shown(stream, request.retention, self._clock())
         if since is not None and since.epoch != stream.epoch:
             return HistoryPage((), top, complete=False)
+        kept = stream.publications
+        first, hidden = _first_shown(stream, request.retention, self._clock())
+        end, complete = len(kept), True
         if request.reverse:
-            found = [p for p in reversed(shown) if since is None or p.offset < since.offset]
-            complete = True
+            end = end if since is None else bisect_left(kept, since.offset, first, key=_offset)
+            size = max(0, end - first if limit is None else min(limit, end - first))
+            found = islice(reversed(kept), len(kept) - end, len(kept) - end + size)
         else:
-            found = [p for p in shown if since is None or p.offset > since.offset]
+            first = first if since is None else bisect_right(kept, since.offset, first, key=_offset)
             complete = since is None or hidden <= since.offset <= stream.top
-        return HistoryPage(tuple(found if limit is None else found[:limit]), top, complete)
+            found = islice(kept, first, end if limit is None else min(end, first + limit))
+        return HistoryPage(tuple(found), top, complete)
 
     async def remove_history(self, channel: str) -> None:
         stream = self._seen(channel)
@@ -207,15 +215,16 @@ def _known(stream: _Stream, key: str, now: float) -> Position | None:
     return known[1] if known is not None and known[0] >= now else None
 
 
-def _shown(stream: _Stream, retention: Retention | None, now: float) -> tuple[list[Publication], int]:
-    """Return the publications that retention shows, and the offset of the newest publication that it hides."""
+def _first_shown(stream: _Stream, retention: Retention | None, now: float) -> tuple[int, int]:
+    """Return the place of the first publication that retention shows, and the offset of the newest that it hides."""
     if retention is None:
-        return list(stream.publications), stream.trimmed
-    lowest, oldest = stream.top - retention.size, now - retention.age
-    kept = zip(stream.publications, stream.kept, strict=True)
-    shown = [p for p, moment in kept if p.offset > lowest and moment >= oldest]
-    hidden = shown[0].previous if shown else stream.top
-    return shown, hidden
+        return 0, stream.trimmed
+    kept = stream.publications
+    first = max(
+        bisect_right(kept, stream.top - retention.size, key=_offset),
+        bisect_left(stream.kept, now - retention.age),
+    )
+    return first, kept[first].previous if first < len(kept) else stream.top
 
 
 class _Room:

@@ -18,6 +18,7 @@ from tidewire.limits import Limits
 from tidewire.messages import HistoryPage, HistoryRequest, Position, Publication
 from tidewire.retention import Retention
 from tidewire.support.admission import Admission
+from tidewire.support.long_steps import LARGE, LongSteps
 
 __all__ = ("Forms", "Meanwhile", "Missed", "RecoveryReader", "Subject")
 
@@ -81,7 +82,7 @@ class RecoveryReader:
         if since is None:
             return await self._read_newest(subject, meanwhile)
         share = await self._reader.since(subject.channel, since, subject.retention, subject.at)
-        await self._admitted()  # one read may serve thousands, and each of them is much work
+        await self._admitted(share.page)  # one read may serve thousands, and each of them is much work
         recovery, forms = self._merged(since, share, () if share.is_cut else meanwhile.buffered())
         is_again = not share.is_cut and meanwhile.is_past(recovery)  # then it is read again
         if recovery.complete or is_again:
@@ -92,7 +93,7 @@ class RecoveryReader:
         wanted = max(subject.history, 0)
         request = HistoryRequest(subject.channel, subject.retention, limit=wanted, reverse=True)
         page = await self._history.read(request, most=self._limits.reply_bytes)
-        await self._admitted()
+        await self._admitted(page)
         recovered = None if subject.since is None else False
         if page.is_cut and wanted and in_pages:  # too much at once: from the oldest on
             oldest, left = page.publications[-1], wanted - len(page.publications)
@@ -163,8 +164,13 @@ class RecoveryReader:
         """Give nothing again of a channel: its history was removed."""
         self._reader.forget(channel)
 
-    async def _admitted(self) -> None:
-        await Admission.of(asyncio.get_running_loop()).wait_admitted(self._limits.arrivals)
+    async def _admitted(self, page: HistoryPage) -> None:
+        """Wait for a turn in which a page may be merged and encoded, which its reader does before it waits again."""
+        loop = asyncio.get_running_loop()
+        if sum(map(cost, page.publications)) >= LARGE:
+            await LongSteps.of(loop).wait()
+        else:
+            await Admission.of(loop).wait_admitted(self._limits.arrivals)
 
     def _fitting(self, recovery: Recovery) -> int:
         """Return how many of the newest publications one reply may hold."""

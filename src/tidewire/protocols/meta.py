@@ -29,6 +29,7 @@ __all__ = (
     "tags_from",
     "trace_of",
     "traced_of",
+    "user_of",
     "with_channel_info",
     "with_trace",
 )
@@ -151,11 +152,15 @@ def with_channel_info(info: bytes, chan_info: bytes) -> bytes:
     return member_info(bytes(infos.conn_info), chan_info)
 
 
+def user_of(member: Member) -> str:
+    """Return the user of a member; "" for one that has none, and the name of its connection instead."""
+    return "" if member.user == member.connection else member.user
+
+
 def client_info(member: Member) -> ClientInfo:
     """Return a member as the protocol shows it; one without a user is recognised by the name of its connection."""
     try:
         infos = msgspec.json.decode(member.info, type=_Infos) if member.info else _Infos()
     except msgspec.MsgspecError:
         infos = _Infos(conn_info=raw(member.info))
-    user = "" if member.user == member.connection else member.user
-    return ClientInfo(user, member.connection, infos.conn_info, infos.chan_info)
+    return ClientInfo(user_of(member), member.connection, infos.conn_info, infos.chan_info)

@@ -134,8 +134,12 @@ class Maps(PerNode):
 
     async def entries(self, channel: str) -> Entries:
         """Return the entries; raises StoreUnavailable."""
-        state = await self._replica(channel).wait_current()
+        state = await self.current(channel)
         return Entries(state.position, dict(state.entries))
+
+    async def current(self, channel: str) -> MapState:
+        """Return the map itself, which changes with it; raises StoreUnavailable."""
+        return await self._replica(channel).wait_current()
 
     async def set(
         self,

@@ -8,14 +8,12 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 from tidewire.limits import Limits
-from tidewire.support.admission import Admission
 from tidewire.support.counters import count_limit
+from tidewire.support.long_steps import LARGE, LongSteps
 from tidewire.support.per_loop import PerLoop
 
 __all__ = ("ReplyBudget",)
 
-#: Bytes of an answer of the application from which its call is made like a read: one at a time for each client.
-_LARGE_ANSWER = 65_536
 #: Calls of which that is known, and seconds for which others wait for the first answer.
 _NAMES, _FIRST_SECONDS = 1_000, 1.0
 
@@ -52,7 +50,7 @@ class AnswerSizes:
         if size is not None and not self._known.get(name):
             if len(self._known) >= _NAMES:
                 self._known.clear()
-            self._known[name] = size > _LARGE_ANSWER
+            self._known[name] = size > LARGE
         first = self._first.pop(name, None)
         if first is not None:
             first.set_result(None)
@@ -110,7 +108,7 @@ class ReplyBudget(PerLoop):
             else:
                 return
 
-    async def wait_turn(self, size: int = _LARGE_ANSWER) -> None:
+    async def wait_turn(self, size: int = LARGE) -> None:
         """Wait for a turn of the loop in which a reply of so many bytes may be made: of large ones, one in a turn."""
-        if size >= _LARGE_ANSWER:
-            await Admission.of(self._loop).wait_admitted(1)
+        if size >= LARGE:
+            await LongSteps.of(self._loop).wait()

@@ -8,7 +8,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from msgspec.structs import fields
 
-from protocols.centrifuge.strategies import commands, replies
+from protocols.centrifuge.strategies import commands, message, replies
 from tidewire.errors import BadRequest, Disconnect, LimitExceeded, RateLimited, Refused, StoreUnavailable
 from tidewire.messages import Dropped, Format, Position, Publication, Subscribed, WireMessage
 from tidewire.protocols.centrifuge import codes
@@ -22,6 +22,8 @@ from tidewire.protocols.centrifuge.protobuf import (
     decode_message,
     decode_publish,
     encode_delimited,
+    encode_fields,
+    encode_message,
     varint,
 )
 from tidewire.protocols.meta import PublicationMeta
@@ -38,6 +40,17 @@ def test_commands_mean_the_same_in_both_encodings(sent: list[Command]) -> None:
     from_json = JSON.decode(text.decode())
     assert from_json == sent
     assert PROTOBUF.decode(b"".join(encode_delimited(command) for command in from_json)) == sent
+
+
+@settings(deadline=None)
+@given(message(m.Publication) | message(m.ClientInfo), st.booleans())
+@example(m.Publication(raw(b"1"), m.ClientInfo("", "c", raw(b"{}"), raw(b"[]")), 300, key="k" * 200), True)
+def test_the_short_way_of_what_replies_hold_most_writes_the_same(one: m.Publication | m.ClientInfo, few: bool) -> None:
+    if few and isinstance(one, m.Publication):
+        one = m.Publication(one.data, one.info, one.offset, key=one.key)
+    short = encode_message(one)
+    assert decode_message(type(one), short) == one
+    assert sorted(short) == sorted(encode_fields(one))
 
 
 @settings(deadline=None)

@@ -8,9 +8,17 @@ from msgspec import Raw, Struct
 
 from tidewire.protocols.centrifuge.codes import Malformed, MalformedFrame
 from tidewire.protocols.centrifuge.fields import Field, Kind, schema_of
-from tidewire.protocols.centrifuge.messages import EMPTY
+from tidewire.protocols.centrifuge.messages import EMPTY, ClientInfo, Publication
 
-__all__ = ("decode_frame", "decode_message", "decode_publish", "encode_delimited", "encode_message", "varint")
+__all__ = (
+    "decode_frame",
+    "decode_message",
+    "decode_publish",
+    "encode_delimited",
+    "encode_fields",
+    "encode_message",
+    "varint",
+)
 
 M = TypeVar("M", bound=Struct)
 
@@ -35,6 +43,40 @@ def varint(number: int) -> bytes:
 
 def encode_message(message: Struct) -> bytes:
     """Return a message without its length."""
+    if type(message) is Publication:  # replies hold thousands of these two, and are made in one turn of the loop
+        return _encode_publication(message)
+    return _encode_client(message) if type(message) is ClientInfo else encode_fields(message)
+
+
+def _encode_publication(message: Publication) -> bytes:
+    if message.tags or message.delta or message.time or message.channel or message.removed or message.version:
+        return encode_fields(message)
+    data, offset, key = bytes(message.data), message.offset, message.key
+    parts = b"\x22" + varint(len(data)) + data if data else b""
+    if message.info is not None:
+        info = _encode_client(message.info)
+        parts += b"\x2a" + varint(len(info)) + info
+    if offset:
+        parts += b"\x30" + varint(offset)
+    if not key:
+        return parts
+    name = key.encode()
+    return parts + b"\x5a" + varint(len(name)) + name
+
+
+def _encode_client(message: ClientInfo) -> bytes:
+    user, client = message.user.encode(), message.client.encode()
+    conn, chan = bytes(message.conn_info), bytes(message.chan_info)
+    parts = b"\x0a" + varint(len(user)) + user if user else b""
+    if client:
+        parts += b"\x12" + varint(len(client)) + client
+    if conn:
+        parts += b"\x1a" + varint(len(conn)) + conn
+    return parts + b"\x22" + varint(len(chan)) + chan if chan else parts
+
+
+def encode_fields(message: Struct) -> bytes:
+    """Return any message without its length, field by field."""
     parts: list[bytes] = []
     for field in schema_of(type(message)).fields:
         value = getattr(message, field.name)

@@ -38,7 +38,7 @@ from tidewire.protocols.payload import encode_json
 from tidewire.rules.base import Action, Authority, Identity
 from tidewire.sessions.centrifuge.credentials import Credentials, ttl_of
 from tidewire.sessions.centrifuge.heartbeat import Heartbeat
-from tidewire.sessions.centrifuge.history_and_presence import read_history, read_presence
+from tidewire.sessions.centrifuge.history_and_presence import count_presence, read_history, read_presence
 from tidewire.sessions.centrifuge.map_form import value_of
 from tidewire.sessions.centrifuge.map_subscribing import map_of
 from tidewire.sessions.centrifuge.subscriptions import ClientSubscriptions
@@ -284,11 +284,7 @@ class Commands:
         """Reply with the number of members of a channel."""
         channel, options = await self._may_read(request.channel, Action.PRESENCE)
 
-        async def read() -> m.PresenceStatsResult:
-            members = await read_presence(self._node, channel, options)
-            return m.PresenceStatsResult(len(members), len({info.user for info in members.values()}))
-
-        await self._answer_read(command, "presence_stats", read)
+        await self._answer_read(command, "presence_stats", lambda: count_presence(self._node, channel, options))
 
     async def _may_read(self, name: str, action: Action) -> tuple[str, ChannelOptions]:
         """Return a channel and its options, for a client that may do it."""

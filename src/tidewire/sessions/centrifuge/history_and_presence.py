@@ -8,24 +8,38 @@ from tidewire.channel_options import ChannelOptions
 from tidewire.engine.node import Node
 from tidewire.errors import BadRequest, NotAvailable, Unrecoverable
 from tidewire.limits import Limits
-from tidewire.messages import MAX_OFFSET, HistoryPage, HistoryRequest, Position
+from tidewire.messages import MAX_OFFSET, HistoryPage, HistoryRequest, Member, Position
 from tidewire.protocols.centrifuge import messages as m
-from tidewire.protocols.meta import client_info
+from tidewire.protocols.meta import client_info, user_of
 from tidewire.sessions.reply_budget import ReplyBudget
 
-__all__ = ("read_history", "read_presence")
+__all__ = ("count_presence", "read_history", "read_presence")
 
-#: Bytes of a member in a reply, about.
-_MEMBER = 128
+#: Bytes of a member in a reply, about, and the members of a reply that one turn of the loop makes.
+_MEMBER, _MEMBERS = 128, 1_000
 
 
 async def read_presence(node: Node, channel: str, options: ChannelOptions) -> dict[str, m.ClientInfo]:
     """Return the members of a channel, by connection; raises NotAvailable, StoreUnavailable."""
+    members = await _members(node, channel, options)
+    found: dict[str, m.ClientInfo] = {}
+    for begin in range(0, len(members), _MEMBERS):
+        await ReplyBudget.of(asyncio.get_running_loop()).wait_turn(len(members) * _MEMBER)
+        found |= {member.connection: client_info(member) for member in members[begin : begin + _MEMBERS]}
+    return found
+
+
+async def count_presence(node: Node, channel: str, options: ChannelOptions) -> m.PresenceStatsResult:
+    """Return the number of members of a channel, and of their users; raises NotAvailable, StoreUnavailable."""
+    members = await _members(node, channel, options)
+    await ReplyBudget.of(asyncio.get_running_loop()).wait_turn(len(members) * _MEMBER)
+    return m.PresenceStatsResult(len(members), len({user_of(member) for member in members}))
+
+
+async def _members(node: Node, channel: str, options: ChannelOptions) -> list[Member]:
     if not options.presence:
         raise NotAvailable(f"{channel!r} has no presence; its rule or namespace may enable it")
-    members = await node.presence.members(channel)
-    await ReplyBudget.of(asyncio.get_running_loop()).wait_turn(len(members) * _MEMBER)
-    return {member.connection: client_info(member) for member in members}
+    return await node.presence.members(channel)
 
 
 async def read_history(

@@ -19,7 +19,7 @@ from tidewire.protocols.centrifuge.messages import SubscribeRequest, raw
 from tidewire.rules.base import Grant
 from tidewire.sessions.centrifuge.credentials import ttl_of
 from tidewire.sessions.centrifuge.map_form import KINDS, DeltaMapRepresentation, MapRepresentation
-from tidewire.sessions.maps import Maps
+from tidewire.sessions.maps import Entries, Maps
 from tidewire.sessions.reply_budget import ReplyBudget
 from tidewire.support.counters import count_limit
 
@@ -103,8 +103,9 @@ class MapPages:
         maps = Maps.of(self._node)
         maps.ask(channel, self._connection)
         await self._connection.link.wait_drained()
-        await ReplyBudget.of(asyncio.get_running_loop()).wait_turn()
-        entries = await maps.entries(channel)
+        state = await maps.current(channel)
+        await ReplyBudget.of(asyncio.get_running_loop()).wait_turn()  # after the store: many answers may come at once
+        entries = Entries(state.position, state.entries)
         begun = self._begun.get(channel) or _Begun(grant, entries.position)
         if begun.since.epoch != entries.position.epoch:
             self.forget(channel)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import gzip
+import html
 import importlib.util
 import json
 import re
@@ -640,3 +641,13 @@ def test_tokens_are_ended_before_they_expire(server: LiveServer, api: Api) -> No
     assert admitted(server, signed("another" + user, iat=now - 60))
     for wrong in ({}, {"user": user, "jti": "one"}, {"user": user, "issued_before": now + 3_600}, {"user": 1}):
         assert api.error("revoke", **wrong) == 107
+
+
+def test_the_examples_of_the_page_can_be_pasted(server: LiveServer) -> None:
+    page = html.unescape(server.get("/docs").text)
+    found = re.findall(r"curl -H 'X-API-Key: …' -d '(.*)' (http://\S+)</code>", page)
+    assert [address for _, address in found] == [f"{server.url}/api/{name}" for name in METHODS]
+    for body, address in found:
+        answer = httpx.post(address, headers={"X-API-Key": "the key"}, content=body, timeout=20).json()
+        refusal = answer.get("error", {}).get("message", "")
+        assert refusal not in ("bad request", "internal server error"), (address, body, answer)

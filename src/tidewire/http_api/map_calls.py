@@ -27,7 +27,7 @@ _MOST = 1_000
 
 class _OfKey(m.Request):
     channel: m.Channel
-    key: str = Field(min_length=1, max_length=255, description="The key of the entry.")
+    key: str = Field(min_length=1, max_length=255, description="The key of the entry.", examples=["note-1"])
     idempotency_key: str = Field(default="", description="Not for maps: setting an entry twice is harmless.")
 
 

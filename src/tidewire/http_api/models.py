@@ -262,7 +262,7 @@ class RpcRequest(Request):
 
     payloads = frozenset({"params"})
 
-    method: str = Field(min_length=1)
+    method: str = Field(min_length=1, description="Its name.", examples=["add"])
     params: Payload | None = None
 
 

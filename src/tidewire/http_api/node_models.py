@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, WithJsonSchema
 
-from tidewire.http_api.models import Channel, Request, Result
+from tidewire.http_api.models import Channel, Request, Result, User
 from tidewire.observe.node_report import NodeReport
 
 __all__ = (
@@ -84,7 +84,7 @@ class RefusalsResult(Result):
 class WhyRequest(Request):
     """Ask whether a user may do something in a channel, and why."""
 
-    user: str
+    user: User
     channel: Channel
     action: Literal["subscribe", "publish", "remove", "history", "presence"] = "publish"
 

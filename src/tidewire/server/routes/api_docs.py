@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from html import escape
 from typing import Any
 
-from fastapi import APIRouter, Response
+from fastapi import APIRouter, Request, Response
 from fastapi.responses import HTMLResponse
 
 from tidewire.http_api import models as m
@@ -26,6 +26,8 @@ _OFF = (
     '<p class="lead">The HTTP API is off: set <code>http_api.key</code> in <code>tidewire.toml</code>, or '
     "<code>TIDEWIRE_HTTP_API__KEY</code>. Its calls are below.</p>"
 )
+#: Stands for the address at which the reader has found the page.
+_ADDRESS = "http://127.0.0.1:8000/"
 
 
 def api_docs(*, is_on: bool, pages: Iterable[tuple[str, str]] = ()) -> APIRouter:
@@ -36,8 +38,8 @@ def api_docs(*, is_on: bool, pages: Iterable[tuple[str, str]] = ()) -> APIRouter
     page = manual_page("HTTP API", page_links(pages, "/docs"), contents, body)
     router = APIRouter(include_in_schema=False)
 
-    async def docs() -> Response:
-        return HTMLResponse(page, headers=PAGE_HEADERS)
+    async def docs(request: Request) -> Response:
+        return HTMLResponse(page.replace(_ADDRESS, escape(str(request.base_url))), headers=PAGE_HEADERS)
 
     router.add_api_route("/docs", docs, methods=["GET", "HEAD"])
     return router
@@ -46,13 +48,14 @@ def api_docs(*, is_on: bool, pages: Iterable[tuple[str, str]] = ()) -> APIRouter
 def _method(name: str, request: type[m.Request]) -> str:
     schema = request.model_json_schema()
     required = schema.get("required", ())
+    properties = sorted(schema.get("properties", {}).items(), key=lambda item: item[0] not in required)
     rows = "\n".join(
         f"<tr><td><code>{escape(field)}</code>{' *' if field in required else ''}</td>"
         f"<td>{escape(_type(shape))}</td><td>{escape(shape.get('description', ''))}</td></tr>"
-        for field, shape in schema.get("properties", {}).items()
+        for field, shape in properties
     )
-    body = {field: _example(schema["properties"][field]) for field in required}
-    call = f"curl -H 'X-API-Key: …' -d '{json.dumps(body)}' http://127.0.0.1:8000/api/{name}"
+    body = {field: _example(shape) for field, shape in properties if field in required or "examples" in shape}
+    call = f"curl -H 'X-API-Key: …' -d '{json.dumps(body)}' {_ADDRESS}api/{name}"
     return (
         f'<section id="{name}"><h2>POST /api/{name}</h2><p>{escape(request.__doc__ or "")}</p>'
         f'<table>{rows}</table><pre class="wraps"><code>{escape(call)}</code></pre></section>'

@@ -31,7 +31,7 @@ from tidewire.cli import app as command_line
 from tidewire.protocols import chat
 from tidewire.server.namespaces import MapTable, Namespace
 from tidewire.server.settings import Settings
-from tidewire.testing import Realtime
+from tidewire.testing import CommandRefused, Realtime
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
@@ -130,6 +130,8 @@ def test_every_whole_program_is_one_of_those_that_are_run_below() -> None:
         "docs/howto/recovery.md": 2,
         "docs/howto/python-client.md": 1,
         "docs/howto/state.md": 1,
+        "docs/howto/events.md": 1,
+        "docs/howto/typed-channels.md": 1,
         # in tests/test_doors.py
         **{f"docs/doors/{path.name}": 1 for path in (DOCS / "doors").glob("*.md") if path.name != "README.md"},
         "docs/howto/testing.md": 1,
@@ -448,6 +450,30 @@ def test_presence(tmp_path: Path) -> None:
                 events.append(ann.recv(timeout=15))
             assert events[-1] == '{"type":"leave","user":"bob"}'
         assert app.http.get("/rooms/a").json() == ["ann"]
+
+
+def test_events(realtime: Realtime, capsys: pytest.CaptureFixture[str]) -> None:
+    module: dict[str, Any] = {"__name__": "events"}
+    exec(compile(program("docs/howto/events.md"), "app.py", "exec", dont_inherit=True), module)
+    with realtime(module["app"]) as rt:
+        ann = rt.connect("/ws/1/ann")
+        rt.advance(2)
+        ann.close()
+        rt.advance(20)
+    said = capsys.readouterr().out.splitlines()
+    assert said[0].endswith("ann joined room 1")
+    assert said[1:] == ["ann is offline"]
+
+
+def test_typed_channels(realtime: Realtime) -> None:
+    module: dict[str, Any] = {"__name__": "typed_channels"}
+    exec(compile(program("docs/howto/typed-channels.md"), "main.py", "exec", dont_inherit=True), module)
+    with realtime(module["app"]) as rt:
+        ann = rt.subscriber("room:1", path="/connection/websocket", params={"user": "ann"}, name="ann")
+        ann.publish({"text": "hello"})
+        ann.expect({"type": "said", "sender": "ann", "text": "hello"})
+        with pytest.raises(CommandRefused):
+            ann.publish({"text": ""})
 
 
 def test_listening_in_a_route(tmp_path: Path) -> None:

@@ -326,3 +326,7 @@ def test_the_command_writes_checks_and_compares(tmp_path: Path) -> None:
     assert run("--check", "--typescript")[0] == 2
     assert run("--compat", "channels.ts")[0] == 2
     assert run("--check")[0] == 2
+    assert run("--typescript", "src/made/channels.ts")[0] == 0  # as the page writes it in a fresh folder
+    assert (tmp_path / "src" / "made" / "channels.ts").exists()
+    code, text = run("--typescript", "example.py/channels.ts")
+    assert (code, text) == (2, "error: example.py/channels.ts cannot be written: File exists\n")

@@ -50,9 +50,17 @@ def types(
     if file is None:
         sys.stdout.write(text)
     else:
-        file.write_text(text, encoding="utf-8")
+        _write(file, text)
         say(f"wrote {file}")
     return 0
+
+
+def _write(file: Path, text: str) -> None:
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise ConfigurationError(f"{file} cannot be written: {error.strerror}") from None
 
 
 def _document(application: str) -> dict[str, Any]:
@@ -84,7 +92,7 @@ def _text(document: Mapping[str, Any], *, typescript: bool, python: bool) -> str
 def _check(file: Path | None, text: str) -> int:
     if file is None:
         raise ConfigurationError("--check compares a FILE with the current types; name it")
-    there = file.read_text(encoding="utf-8") if file.exists() else None
+    there = file.read_text(encoding="utf-8") if file.is_file() else None
     if there == text:
         say(f"{file} is up to date")
         return 0

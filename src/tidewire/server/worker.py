@@ -238,9 +238,11 @@ def _load(job: Job) -> App:
         if isinstance(error, TypeError) and not job.app.startswith("."):
             raise  # of the module itself
         reason = str(error).splitlines()[0].rstrip(".")
-        raise ConfigurationError(
-            f"{job.app} cannot be loaded ({reason}); write it as main:app, in the folder that holds main.py"
-        ) from None
+        module, _, name = job.app.partition(":")
+        remedy = "write it as main:app, in the folder that holds main.py"
+        if name and module in sys.modules:
+            remedy = f"name the application that {module} has, or write `{name} = FastAPI(lifespan=hub.lifespan)` there"
+        raise ConfigurationError(f"{job.app} cannot be loaded ({reason}); {remedy}") from None
     if _is_factory(app):
         app = cast(Callable[[], App], app)()
     if not callable(app) or _needs_no_scope(app):

@@ -7,10 +7,12 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Annotated, Any, NamedTuple
 
+import httpx
 import pytest
 from fastapi import APIRouter, Depends, FastAPI, WebSocket, WebSocketException
 from pydantic import BaseModel, Field, PositiveInt, StringConstraints, TypeAdapter, field_validator
 from pydantic.dataclasses import dataclass as pydantic_dataclass
+from starlette.routing import Mount, Router
 from websockets.exceptions import InvalidStatus
 
 from helpers.hubs import receive, run, serving
@@ -44,6 +46,29 @@ def test_a_protocol_route_obeys_dependencies_and_prefix(where: str) -> None:
                 async with running.open("/v2/open/a") as client:
                     await client.send('{"n": 1}')
                     assert '"n": 1' in await receive(client)
+
+    run(main())
+
+
+@pytest.mark.parametrize("is_deep", [False, True])
+def test_errors_in_mounted_applications_are_answered(is_deep: bool) -> None:
+    """They were 500, and "Caught handled exception, but response already started" (Kludex/starlette#1116)."""
+    hub, inner = Hub(), FastAPI()
+    app = FastAPI(lifespan=hub.lifespan)
+    app.mount("/inner", Router([Mount("/deep", inner)]) if is_deep else inner)
+
+    @inner.post("/{name:path}")
+    async def publish(name: str) -> None:
+        await hub.publish(name, "x")
+
+    async def main() -> None:
+        transport = httpx.ASGITransport(app)
+        async with hub.lifespan(app), httpx.AsyncClient(transport=transport, base_url="http://test") as client:
+            path = "/inner/deep/" if is_deep else "/inner/"
+            assert (await client.post(f"{path}a")).status_code == 200
+            answer = await client.post(path)
+            assert answer.status_code == 400
+            assert "non-empty" in answer.json()["detail"]
 
     run(main())
 

@@ -10,6 +10,7 @@ from starlette.applications import Starlette
 from starlette.middleware.exceptions import ExceptionMiddleware
 from starlette.requests import HTTPConnection
 from starlette.responses import JSONResponse
+from starlette.routing import Router
 from starlette.websockets import WebSocket
 
 from tidewire import errors as e
@@ -49,9 +50,33 @@ _ANSWERED = (e.CommandError, e.AlreadyStreaming, e.EntryChanged, e.PublishError,
 
 
 def answer_errors(app: object) -> None:
-    """Answer the errors of verbs in the routes of an application, except where it has a handler of its own."""
-    if not isinstance(app, Starlette):
-        return
+    """Answer the errors of verbs in the routes of an application, except where it has a handler of its own.
+
+    It holds for those that it mounts, too: their errors would be answered with 500 there, and reach its own handlers
+    when nothing can be answered any more.
+    """
+    if isinstance(app, Starlette):
+        for one in _with_mounted(app):
+            _answer_in(one)
+
+
+def _with_mounted(app: Starlette) -> list[Starlette]:
+    found, routes = [app], list(app.routes)
+    while routes:
+        mounted: Any = routes.pop()
+        while not isinstance(mounted, Starlette | Router) and hasattr(
+            mounted, "app"
+        ):  # a route, or a middleware around it
+            mounted = mounted.app
+        if isinstance(mounted, Starlette):
+            if mounted in found:
+                continue
+            found.append(mounted)
+        routes.extend(getattr(mounted, "routes", None) or ())
+    return found
+
+
+def _answer_in(app: Starlette) -> None:
     own = set(app.exception_handlers) - {Exception}
     added = [class_ for class_ in _ANSWERED if own.isdisjoint(class_.__mro__)]
     layer: Any = app.middleware_stack  # it is made before the lifespan begins, with the handlers of that moment

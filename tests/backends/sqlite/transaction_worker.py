@@ -1,5 +1,6 @@
 """Applications that write rows and messages together until they are killed: `transaction_worker.py FOLDER KILLS`.
 
+Most only write, as a hub does it, which costs little to start; some have a hub, which also moves what was written.
 Half of them may be killed before their first row, the others only after two.
 """
 
@@ -10,30 +11,51 @@ import itertools
 import random
 import sqlite3
 import sys
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from helpers.nursery import raise_and_kill
 from tidewire import ChannelOptions, Hub
+from tidewire.backends.sqlite.transaction_publishing import publish_within
+from tidewire.messages import PublishRequest
 
 LONG = {"orders": ChannelOptions(history_size=1_000_000)}
+#: Of so many applications, one has a hub.
+OTHERS = 10
 
 
-async def main(hub: Hub, folder: Path, rows: int, tell: Callable[[], Any]) -> None:
+async def write(
+    folder: Path, rows: int, tell: Callable[[], Any], publish: Callable[[sqlite3.Connection, int], Awaitable[object]]
+) -> None:
     database = sqlite3.connect(folder / "app.db", isolation_level=None, timeout=20)
     database.execute("PRAGMA journal_mode = WAL")
-    database.execute("CREATE TABLE IF NOT EXISTS orders (n INTEGER PRIMARY KEY AUTOINCREMENT)")
+    for number in itertools.count():
+        if number == rows:
+            tell()
+        database.execute("BEGIN IMMEDIATE")
+        n = database.execute("INSERT INTO orders DEFAULT VALUES").lastrowid
+        assert n is not None
+        await publish(database, n)
+        database.execute("COMMIT" if number < rows or random.random() >= 0.2 else "ROLLBACK")
+        await asyncio.sleep(random.random() * 0.004)
+
+
+async def with_hub(hub: Hub, folder: Path, rows: int, tell: Callable[[], Any]) -> None:
     async with hub:
-        for number in itertools.count():
-            if number == rows:
-                tell()
-            database.execute("BEGIN IMMEDIATE")
-            n = database.execute("INSERT INTO orders DEFAULT VALUES").lastrowid
-            await hub.publish("orders", n, connection=database)
-            database.execute("COMMIT" if number < rows or random.random() >= 0.2 else "ROLLBACK")
-            await asyncio.sleep(random.random() * 0.004)
+        await write(folder, rows, tell, lambda database, n: hub.publish("orders", n, connection=database))
+
+
+async def alone(folder: Path, rows: int, tell: Callable[[], Any]) -> None:
+    async def is_known(file: Path) -> None:
+        assert (folder / "hub.db-outboxes").exists()
+
+    async def publish(database: sqlite3.Connection, n: int) -> None:
+        request = PublishRequest("orders", str(n).encode(), retention=LONG["orders"].retention)
+        await publish_within(database, request, is_known)
+
+    await write(folder, rows, tell, publish)
 
 
 if __name__ == "__main__":
@@ -41,7 +63,8 @@ if __name__ == "__main__":
     opened = Hub(f"sqlite:///{place / 'hub.db'}", channels=LONG)  # before the fork: it imports much
 
     def child(rows: int, tell: Callable[[], Any]) -> None:
-        asyncio.run(main(opened, place, rows, tell))
+        run = partial(with_hub, opened) if random.random() * OTHERS < 1 else alone
+        asyncio.run(run(place, rows, tell))
 
     for least in (0, 2):
-        raise_and_kill(partial(child, least), int(sys.argv[2]) // 2, 0.04)
+        raise_and_kill(partial(child, least), int(sys.argv[2]) // 2, 0.02)

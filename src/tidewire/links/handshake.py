@@ -175,6 +175,8 @@ class Handshake:
         core = _judges.with_deflate if self._deflate else _judges.plain
         answer = core.accept(request)
         if answer.status_code != 101:
+            if core.handshake_exc is not None:
+                core.handshake_exc.__traceback__ = None  # its frames hold the request, and that holds the error
             return answer
         self.path = origin_form(request.path.encode()).decode()
         self._extensions = core.extensions

@@ -20,7 +20,7 @@ from uvicorn.server import ServerState
 
 from links.wire import Server, serving
 from tidewire.limits import Limits
-from tidewire.links.first_request import FirstRequest, configured
+from tidewire.links.first_request import FirstRequestProtocol, configured
 from tidewire.links.handshake import read_handshake
 from tidewire.links.http import HttpProtocol
 from tidewire.links.uvicorn import WebSocketProtocol
@@ -189,10 +189,10 @@ class Transport:
 @pytest.mark.parametrize(
     ("data", "ws", "kinds"),
     [
-        (request(), configured_ws(Limits()), [FirstRequest]),
-        (request(), WebSocketProtocol, [FirstRequest]),
-        (request(), "websockets-sansio", [FirstRequest, HttpProtocol]),
-        (request(line=b"GET / HTTP/1.0"), WebSocketProtocol, [FirstRequest, HttpProtocol]),
+        (request(), configured_ws(Limits()), [FirstRequestProtocol]),
+        (request(), WebSocketProtocol, [FirstRequestProtocol]),
+        (request(), "websockets-sansio", [FirstRequestProtocol, HttpProtocol]),
+        (request(line=b"GET / HTTP/1.0"), WebSocketProtocol, [FirstRequestProtocol, HttpProtocol]),
     ],
     ids=["ours, configured", "ours", "another class", "another request"],
 )

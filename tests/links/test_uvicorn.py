@@ -40,9 +40,14 @@ from tests.links.wire import (
 from websockets.asyncio.client import connect as ws_connect
 from websockets.protocol import Protocol as Core
 
+from tidewire.limits import Limits
+from tidewire.links import first_request
 from tidewire.links.asgi_application import AsgiApplication
+from tidewire.links.first_request import FirstRequest
 from tidewire.links.http import HttpProtocol
 from tidewire.links.listener import listening_socket
+from tidewire.links.opening_handshake import OpeningHandshake
+from tidewire.links.phases import PhasedProtocol
 from tidewire.links.uvicorn import WebSocketProtocol
 from tidewire.links.websocket import WebSocketLink
 from tidewire.support.timer_wheel import TimerWheel
@@ -680,20 +685,25 @@ def test_a_wheel_that_was_held_up_with_its_loop_judges_nobody_before_it_has_read
 # Memory.
 
 
-def test_connections_leave_nothing_for_the_garbage_collector() -> None:
-    def left() -> int:
-        return sum(isinstance(thing, (Core, WebSocketLink, WebSocketProtocol)) for thing in gc.get_objects())
+@pytest.mark.parametrize(
+    "http", [HttpProtocol, first_request.configured(Limits())], ids=["behind the HTTP class", "from the first byte"]
+)
+def test_connections_leave_nothing_for_the_garbage_collector(http: Any) -> None:
+    kinds = (Core, WebSocketLink, PhasedProtocol, FirstRequest, OpeningHandshake)
 
-    async def visit(port: int, path: str) -> None:
+    def left() -> int:
+        return sum(isinstance(thing, kinds) for thing in gc.get_objects())
+
+    async def visit(port: int, path: str, begin: bytes = b"", end: bytes = b"\x81\x02hi") -> None:
         reader, writer = await asyncio.open_connection("127.0.0.1", port)
-        writer.write(request(path) + frame(TEXT, b"hi"))
-        await reader.readuntil(b"\x81\x02hi")
+        writer.write(begin or request(path) + frame(TEXT, b"hi"))
+        await reader.readuntil(end)
         writer.close()
         await writer.wait_closed()
 
     async def main() -> None:
         listener = listening_socket("127.0.0.1", 0)
-        config = uvicorn.Config(wire_app.app, http=HttpProtocol, ws=WebSocketProtocol, lifespan="off", log_config=None)
+        config = uvicorn.Config(wire_app.app, http=http, ws=WebSocketProtocol, lifespan="off", log_config=None)
         server = uvicorn.Server(config)
         serving = asyncio.create_task(server.serve(sockets=[listener]))
         while not server.started:
@@ -706,6 +716,9 @@ def test_connections_leave_nothing_for_the_garbage_collector() -> None:
         for path in ("/echo", "/link"):
             for _ in range(20):
                 await visit(port, path)
+        for _ in range(20):
+            await visit(port, "", b"GET /stats HTTP/1.1\r\nHost: a\r\n\r\n", b"\r\n\r\n")
+            await visit(port, "", request("/echo").replace(b": 13", b": 12"), b"\r\n\r\n")  # it is refused
         while server.server_state.connections or server.server_state.tasks:
             await asyncio.sleep(0.01)
         assert left() == before

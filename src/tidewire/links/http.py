@@ -22,7 +22,7 @@ from uvicorn.server import ServerState
 
 from tidewire.limits import Limits
 from tidewire.links.host import BadHost, relative_redirects, set_host
-from tidewire.links.uvicorn import WebSocketProtocol, make_own
+from tidewire.links.uvicorn import make_own
 from tidewire.support.admission import Admission
 from tidewire.support.counters import count_limit
 
@@ -188,7 +188,8 @@ class HttpProtocol(HttpToolsProtocol):
         early = self._chunk[error.args[0] :] if isinstance(error, HttpParserUpgrade) else b""
         protocol = make_own(self.config, self.server_state, self.app_state)
         if protocol is not None:
-            self._hand_over(protocol)
+            self.connections.discard(self)
+            protocol.take_over(self.transport, self.scope["method"], self.url, self.scope["headers"])
         else:
             super().handle_websocket_upgrade()
         # The parser and this object refer to each other: left alone, both would wait for the garbage collector.
@@ -196,13 +197,6 @@ class HttpProtocol(HttpToolsProtocol):
         self._chunk = b""
         if early:
             cast(asyncio.Protocol, self.transport.get_protocol()).data_received(early)
-
-    def _hand_over(self, protocol: WebSocketProtocol) -> None:
-        """Give a protocol of our own the request as it was parsed, so that it is not written and parsed again."""
-        self.connections.discard(self)
-        protocol.connection_made(self.transport)
-        self.transport.set_protocol(protocol)
-        protocol.request_received(self.scope["method"], self.url, self.scope["headers"])
 
     def send_400_response(self, msg: str) -> None:
         """Refuse a request that the parser has stopped at."""

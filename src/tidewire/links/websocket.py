@@ -1,7 +1,6 @@
 """A WebSocket on a transport, as a `Link`: a reader, a writer and deadlines, and how it ends.
 
-Before this comes the opening handshake (links/uvicorn.py), which makes the link and opens it; after it the listener,
-or the ASGI application for as long as no listener has taken over.
+Before this comes opening_handshake.py, which makes the link and opens it; after it a listener or the ASGI application.
 """
 
 from __future__ import annotations
@@ -74,7 +73,6 @@ class WebSocketLink(Link):
         self._transport = transport
         self._limits = limits
         self._loop = loop
-        #: How long the client may take to answer our close frame.
         self._close_seconds = close_seconds
         self._opening: Opening | None = opening
         self._reader = Reader(transport, loop)
@@ -129,9 +127,12 @@ class WebSocketLink(Link):
         elif not self._is_held:
             self._close(NORMAL)
 
-    def shut_down(self) -> None:
-        """End the connection for the server's drain: the listener does, or the link itself where there is none."""
-        if self._listener is not None:
+    def drain(self) -> None:
+        """End the connection at some moment of the server's drain."""
+        self._loop.call_later(random() * self._limits.drain_seconds, self._shut_down)
+
+    def _shut_down(self) -> None:
+        if self._listener is not None:  # which ends its connection itself
             self._guard(self._listener.shut_down)
         else:
             self._close(SHUTDOWN)

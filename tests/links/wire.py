@@ -18,6 +18,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from helpers.ending import end_process
+
 TEXT, BINARY, CONT, CLOSE, PING, PONG = 1, 2, 0, 8, 9, 10
 ROOT = Path(__file__).parents[2]
 
@@ -100,8 +102,7 @@ def serving(*, tls: tuple[str, str] | None = None, files: int | None = None, **o
         try:
             yield Server(process, log, tls=tls is not None)
         finally:
-            process.kill()
-            process.wait()
+            end_process(process)
             assert process.stdout is not None
             process.stdout.close()
 

@@ -15,6 +15,8 @@ from typing import TypeVar
 
 import httpx
 
+from helpers.ending import end_process
+
 T = TypeVar("T")
 
 
@@ -70,13 +72,16 @@ class LiveServer:
     def __exit__(
         self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        self.kill()
+        self._end(end_process)
 
     def kill(self) -> None:
         """End it and its workers at once; harmless when it has ended."""
+        self._end(subprocess.Popen.kill)
+
+    def _end(self, end_server: Callable[[subprocess.Popen[bytes]], None]) -> None:
         if self.process.poll() is None:
             workers = self.workers()
-            self.process.kill()
+            end_server(self.process)
             self.process.wait()
             for worker in workers:
                 end(worker, signal.SIGKILL)

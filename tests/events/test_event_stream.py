@@ -10,7 +10,7 @@ import pytest
 
 from tidewire import Hub
 from tidewire.channels import HAPPENED, watched
-from tidewire.events import event_order, event_stream
+from tidewire.events import checkpoints, event_order, event_stream
 from tidewire.events.event_kinds import KeptEvent
 from tidewire.events.event_stream import events_of
 from tidewire.messages import Member, Position
@@ -73,7 +73,7 @@ def test_a_missing_end_is_told_while_others_come_and_go(monkeypatch: pytest.Monk
             async with asyncio.timeout(30):
                 busy = asyncio.create_task(be_busy())
                 found: list[str] = []
-                async with contextlib.aclosing(events_of(hub.node, start, asyncio.Event())) as stream:
+                async with contextlib.aclosing(events_of(hub.node, "test", start, asyncio.Event())) as stream:
                     async for _, event in stream:
                         await asyncio.sleep(0)
                         if event.user == "ann":
@@ -117,7 +117,7 @@ def test_an_end_whose_beginning_was_never_told_is_not_told_either(url: str) -> N
 
 
 def test_an_end_whose_beginning_is_far_back_is_told(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(event_stream, "_RECALLED", 10)
+    monkeypatch.setattr(checkpoints, "_RECALLED", 10)
 
     async def main() -> None:
         hub = Hub(url)
@@ -206,7 +206,7 @@ def test_a_reader_that_ends_between_two_events_of_one_place_leaves_the_second_to
         hub.on("joined")(lambda: None)
         async with hub:
             await tell(hub, "joined ann", "joined ann", "left ann")
-            async with contextlib.aclosing(events_of(hub.node, None, asyncio.Event())) as stream:
+            async with contextlib.aclosing(events_of(hub.node, "test", None, asyncio.Event())) as stream:
                 assert (await anext(stream))[1].kind == "joined"
                 place, event = await anext(stream)
             assert event.kind == "left"
@@ -232,7 +232,7 @@ def test_presence_is_asked_of_very_many_without_a_pause(monkeypatch: pytest.Monk
 
 
 def test_another_beginning_of_a_user_that_came_long_ago_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(event_stream, "_RECALLED", 10)
+    monkeypatch.setattr(checkpoints, "_RECALLED", 10)
 
     async def main() -> None:
         hub = Hub()
@@ -259,7 +259,10 @@ async def read(hub: Hub, since: Position | None, number: int, seconds: float = 0
     """Return what a new reader yields, at most `number` and one more, in so many seconds."""
     found: list[str] = []
     with contextlib.suppress(TimeoutError):
-        async with asyncio.timeout(seconds), contextlib.aclosing(events_of(hub.node, since, asyncio.Event())) as stream:
+        async with (
+            asyncio.timeout(seconds),
+            contextlib.aclosing(events_of(hub.node, "test", since, asyncio.Event())) as stream,
+        ):
             async for _, event in stream:
                 found.append(f"{event.kind} {event.user}")
                 if len(found) > number:

@@ -29,7 +29,7 @@ logger = logging.getLogger("tidewire")
 BACKOFF = (0.5, 1.0, 2.0, 4.0, 8.0)
 #: Events that are being handled at once, and seconds between two saves of how far that has come.
 _MOST, _SAVE_SECONDS = 500, 0.5
-_DEAD = watched("dead")
+_DEAD, _CONSUMER = watched("dead"), "on"
 
 
 class DeadEvent(msgspec.Struct, frozen=True):
@@ -80,7 +80,7 @@ class HandlerCalls:
         self._node = node
         self._handlers = handlers
         self._woken = woken
-        self._cursor = Cursor(node, "on")
+        self._cursor = Cursor(node, _CONSUMER)
         self._queues: dict[tuple[str, str], deque[tuple[Position, Event]]] = {}
         #: How many events are unfinished at each position, in the order of the stream.
         self._unfinished: dict[Position, int] = {}
@@ -92,7 +92,7 @@ class HandlerCalls:
         since = self._reached = await self._cursor.load()
         async with asyncio.TaskGroup() as group:
             group.create_task(self._keep_saving())
-            async for position, event in events_of(self._node, since, self._woken):
+            async for position, event in events_of(self._node, _CONSUMER, since, self._woken):
                 await self._room.acquire()
                 self._unfinished[position] = self._unfinished.get(position, 0) + 1
                 self._reached = position

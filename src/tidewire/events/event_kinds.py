@@ -20,8 +20,7 @@ class KeptEvent(msgspec.Struct, frozen=True, omit_defaults=True):
 
     `missing` is "before ID" or "after ID" in an event that a reader adds because no node has published it. `again`
     marks a beginning that another node was to publish, and has published unless it was killed before; or the end of a
-    dead node's last member, which may come after the beginning on another node. `known` is "ID POSITION" in a reminder
-    of an old beginning: its id, and the place up to which the reader that publishes the reminder had read.
+    dead node's last member, which may come after the beginning on another node.
     """
 
     kind: str
@@ -30,7 +29,6 @@ class KeptEvent(msgspec.Struct, frozen=True, omit_defaults=True):
     member: str = ""
     missing: str = ""
     again: bool = False
-    known: str = ""
 
 
 def shadow_of(begin: KeptEvent) -> str:

@@ -5,14 +5,15 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import OrderedDict
+from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
 import msgspec
 
 from tidewire.events.event_kinds import KINDS, Event, KeptEvent
-from tidewire.messages import Position, Publication
+from tidewire.messages import Publication
 
-__all__ = ("EventOrder",)
+__all__ = ("EventOrder", "Known")
 
 logger = logging.getLogger("tidewire")
 
@@ -21,8 +22,6 @@ logger = logging.getLogger("tidewire")
 _PATIENCE = 20.0
 #: Users and channels of which a reader remembers the last event; those that are asked of presence in one step.
 _REMEMBERED, _ASKED = 50_000, 100
-#: Events after which a reader publishes reminders of old beginnings; less than half of those that later readers recall.
-_REMINDED = 20_000
 _BEGINNINGS = {end: begin for begin, end in KINDS.items()}
 
 #: The kind of the beginning, the channel, and the member.
@@ -58,12 +57,13 @@ class _Doubt(NamedTuple):
     was_wrong: bool = False
 
 
-class _Trace(NamedTuple):
-    """The newest event from which a later reader knows that a key has begun: its number, and its place."""
+class Known(NamedTuple):
+    """All that is known of a key, for a later reader."""
 
-    number: int
-    offset: int
-    user: str
+    key: Key
+    last: _Last | None
+    early: tuple[KeptEvent, Event] | None
+    doubted: KeptEvent | None
 
 
 class EventOrder:
@@ -72,20 +72,18 @@ class EventOrder:
     Two nodes may publish events of one user at the same moment; then the later beginning may be kept before the earlier
     end. And a worker may be killed before it has published a beginning, or after an end that was none: each node
     publishes the beginning of its first member of a user, marked `again` if it is not the first of all. Such a
-    beginning is yielded if no other came before it. Where the order leaves open which is true, presence decides. A
-    later reader recalls only the newest events: reminders tell it of earlier beginnings, and there are no more
-    reminders than other events.
+    beginning is yielded if no other came before it. Where the order leaves open which is true, presence decides.
+
+    `take` depends on the stream alone: a later reader that goes on from what was known at some place knows the same at
+    each place behind it.
     """
 
     def __init__(self) -> None:
         self._last: OrderedDict[Key, _Last] = OrderedDict()
+        #: The keys that have ended, the earliest first.
+        self._ended: OrderedDict[Key, None] = OrderedDict()
         self._early: dict[Key, _Early] = {}
         self._doubts: dict[Key, _Doubt] = {}
-        #: The keys that have begun, the earliest first.
-        self._traces: OrderedDict[Key, _Trace] = OrderedDict()
-        self._taken = self._spare = 0
-        self._start: Position | None = None
-        self._top: Position | None = None
         #: Whether there is no beginning that it does not remember; None before the first event.
         self.has_seen_all: bool | None = None
 
@@ -101,59 +99,26 @@ class EventOrder:
             self.has_seen_all = publication.previous == 0
         is_begin = found.kind in KINDS
         key = (found.kind if is_begin else _BEGINNINGS.get(found.kind, ""), found.channel, found.member)
-        self._count(publication, is_reminder=bool(found.known))
-        if found.known:
-            return self._take_reminder(key, found, publication)
         if found.missing and not self._is_missing(key, found.missing):
             return []  # another one came before it
-        before = self._last.get(key)
-        due = self._take_begin(key, found, event) if is_begin else self._take_end(key, found, event)
-        last = self._last.get(key)
-        if last is None or not last.has_begun:
-            self._traces.pop(key, None)
-        elif before is None or last.id != before.id:
-            self._trace(key, found, publication, is_plain=is_begin and not found.missing)
-        return due
+        return self._take_begin(key, found, event) if is_begin else self._take_end(key, found, event)
 
-    def _count(self, publication: Publication, *, is_reminder: bool) -> None:
-        self._taken += 1
-        self._spare = min(self._spare + (-1 if is_reminder else 1), _REMINDED)
-        if self._start is None or self._start.epoch != publication.epoch:
-            self._start = Position(publication.previous, publication.epoch)
-        self._top = publication.position
+    def known(self) -> Iterator[Known]:
+        """Yield what is known, that of the longest ago first; nothing is taken meanwhile."""
+        for key in {**dict.fromkeys(self._last), **dict.fromkeys(self._early), **dict.fromkeys(self._doubts)}:
+            early, doubt = self._early.get(key), self._doubts.get(key)
+            yield Known(key, self._last.get(key), early and (early.begin, early.event), doubt and doubt.begin)
 
-    def _take_reminder(self, key: Key, found: KeptEvent, publication: Publication) -> list[Event]:
-        id_, _, place = found.known.partition(" ")
-        last = self._last.get(key)
-        if last is None or not last.has_begun:
-            since, read = (str(self._start) if last is None else last.id), Position.parse(place)
-            if not since or not _is_since(read, Position.parse(since)):
-                return []  # it may have ended after that place
-            self._remember(key, _Last(id_, has_begun=True, is_sure=True, is_unclear=True))
-        elif last.id != id_:
-            return []
-        self._last.move_to_end(key)
-        self._trace(key, found, publication, is_plain=True)
-        return []
-
-    def _trace(self, key: Key, found: KeptEvent, publication: Publication, *, is_plain: bool) -> None:
-        """Note an event; remind later readers soon of one that they understand only by those before it."""
-        number = self._taken if is_plain else self._taken - _REMINDED
-        self._traces[key] = _Trace(number, publication.offset, found.user)
-        self._traces.move_to_end(key, last=is_plain)
-
-    def reminders(self) -> list[tuple[str, KeptEvent]]:
-        """Return some events that remind later readers of beginnings, each with its publish key."""
-        due: list[tuple[str, KeptEvent]] = []
-        for key, trace in self._traces.items():
-            if trace.number > self._taken - _REMINDED or len(due) >= min(self._spare, _ASKED):
-                break
-            if key not in self._early:
-                id_ = self._last[key].id
-                known = f"{id_} {self._top}"
-                event = KeptEvent(key[0], key[1], trace.user, key[2], again=True, known=known)
-                due.append((f"known {id_} {trace.offset}", event))
-        return due
+    def learn(self, found: Iterable[Known]) -> None:
+        """Go on from what another reader has known."""
+        until = _now() + _PATIENCE
+        for key, last, early, doubted in found:
+            if last is not None:
+                self._remember(key, last)
+            if early is not None:
+                self._early[key] = _Early(until, *early)
+            if doubted is not None:
+                self._doubts[key] = _Doubt(until, doubted)
 
     def _take_begin(self, key: Key, found: KeptEvent, event: Event) -> list[Event]:
         last = self._last.get(key)
@@ -231,17 +196,23 @@ class EventOrder:
         self._doubts.pop(key, None)
         self._last[key] = last
         self._last.move_to_end(key)
+        self._ended.pop(key, None)
+        if not last.has_begun:
+            self._ended[key] = None
         if len(self._last) > _REMEMBERED:
-            self._traces.pop(self._last.popitem(last=False)[0], None)
+            self._forget()
+
+    def _forget(self) -> None:
+        """Forget the key that ended the longest ago, or else the one that began then."""
+        if self._ended:
+            del self._last[self._ended.popitem(last=False)[0]]
+        else:
+            self._last.popitem(last=False)
             self.has_seen_all = False
 
 
 def _key(begin: KeptEvent) -> Key:
     return begin.kind, begin.channel, begin.member
-
-
-def _is_since(read: Position, since: Position) -> bool:
-    return read.epoch == since.epoch and read.offset >= since.offset
 
 
 def _now() -> float:

@@ -12,9 +12,10 @@ import msgspec
 from tidewire.channels import HAPPENED, watched
 from tidewire.engine.node import Node
 from tidewire.errors import PublishError, StoreUnavailable
+from tidewire.events.checkpoints import Checkpoints
 from tidewire.events.event_kinds import Event, KeptEvent, shadow_of
 from tidewire.events.event_order import EventOrder
-from tidewire.messages import Member, Position, Publication
+from tidewire.messages import Member, Position
 
 __all__ = ("Cursor", "Leadership", "events_of")
 
@@ -22,10 +23,8 @@ logger = logging.getLogger("tidewire")
 
 _LEADER = watched("leader")
 _PAGE = 200
-#: Seconds between two looks if nothing wakes the reader, and events before its position that a new reader reads.
-_LOOK_SECONDS, _RECALLED = 1.0, 50_000
-#: Events after which a new reader lets others have a turn.
-_TURN = 500
+#: Seconds between two looks if nothing wakes the reader.
+_LOOK_SECONDS = 1.0
 
 
 class Cursor:
@@ -80,13 +79,16 @@ class Leadership:
                 logger.info("another node handles events when this one's lease has ended")
 
 
-async def events_of(node: Node, since: Position | None, woken: asyncio.Event) -> AsyncIterator[tuple[Position, Event]]:
-    """Yield the events since a position, for ever, each beginning before its end; raises StoreUnavailable.
+async def events_of(
+    node: Node, consumer: str, since: Position | None, woken: asyncio.Event
+) -> AsyncIterator[tuple[Position, Event]]:
+    """Yield the events since a consumer's place, for ever, each beginning before its end; raises StoreUnavailable.
 
     Each event has the position up to which everything was yielded: of two events of one publication, the first has the
     position before.
     """
-    order = await _recalled(node, since)
+    checkpoints = Checkpoints(node, consumer)
+    order = await checkpoints.order_at(since)
     while True:
         woken.clear()
         page = await node.broker.history(HAPPENED, since=since, limit=_PAGE)
@@ -94,43 +96,20 @@ async def events_of(node: Node, since: Position | None, woken: asyncio.Event) ->
             since = Position(0, page.top.epoch)  # the store has lost the events before
             order.has_seen_all = False
             continue
+        # before the yield, which may take long: a user that has begun then has not ended
         taken = [(publication, order.take(publication)) for publication in page.publications]
-        if len(taken) < _PAGE:  # before the yield, which may take long: a user that has begun then has not ended
-            await asyncio.gather(*(_tell(node, key, event) for key, event in order.reminders()))
         for publication, found in taken:
             for event in found:
                 yield publication.position if event is found[-1] or since is None else since, event
             since = publication.position
+        if since is not None:
+            await checkpoints.passed(len(taken), since, order)
         # the missing event is not among those that are still to be read
         has_asked = len(page.publications) < _PAGE and await _tell_missing(node, order)
         if not page.publications and not has_asked:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(_LOOK_SECONDS):
                     await woken.wait()
-
-
-async def _recalled(node: Node, since: Position | None) -> EventOrder:
-    """Return the order of events as it is after those up to a position."""
-    order = EventOrder()
-    for number, publication in enumerate(await _earlier(node, since)):
-        order.take(publication)
-        if number % _TURN == 0:
-            await asyncio.sleep(0)
-    return order
-
-
-async def _earlier(node: Node, since: Position | None) -> list[Publication]:
-    """Return the events up to a position, which another reader has yielded.
-
-    From them a new reader knows the beginnings and the ends. A worker that is killed between publishing an end and
-    removing its member leaves a second end behind, and a beginning that waits for its end is before the position, too.
-    """
-    if since is None:
-        return []
-    before = Position(since.offset + 1, since.epoch)
-    # in one read: on NATS each one reads more than it returns
-    page = await node.broker.history(HAPPENED, since=before, limit=_RECALLED, reverse=True)
-    return list(reversed(page.publications)) if page.top.epoch == since.epoch else []
 
 
 async def _tell_missing(node: Node, order: EventOrder) -> bool:

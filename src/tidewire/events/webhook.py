@@ -166,7 +166,8 @@ class WebhookDelivery:
         self._node = node
         self._webhook = webhook
         self._woken = woken
-        self._cursor = Cursor(node, f"webhook:{webhook.name}")
+        self._consumer = f"webhook:{webhook.name}"
+        self._cursor = Cursor(node, self._consumer)
         self._waiting: asyncio.Queue[tuple[Position, Event]] = asyncio.Queue(2 * _MOST)
 
     async def run(self) -> None:
@@ -174,7 +175,7 @@ class WebhookDelivery:
         since = await self._cursor.load()
         async with asyncio.TaskGroup() as group:
             group.create_task(self._send_all())
-            async for item in events_of(self._node, since, self._woken):
+            async for item in events_of(self._node, self._consumer, since, self._woken):
                 await self._waiting.put(item)
 
     async def _send_all(self) -> None:

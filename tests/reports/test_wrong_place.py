@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import multiprocessing
 import threading
 from collections.abc import Callable
 from typing import Any
@@ -150,6 +151,32 @@ def test_after_the_loop_has_ended_nothing_hangs() -> None:
         hub.publish_threadsafe("a", "x")
     with pytest.raises(ConfigurationError, match="has ended"):
         hub.from_thread(hub.publish, "a", "x")
+
+
+def test_a_forked_child_is_told_and_does_not_wait_for_ever() -> None:
+    """A hub that was opened before `fork` has an event loop there that does not run (celery/kombu#2204)."""
+    context = multiprocessing.get_context("fork")
+    said: Any = context.SimpleQueue()
+
+    def child(hub: Hub) -> None:
+        try:
+            hub.from_thread(hub.publish, "a", "x")
+        except ConfigurationError as error:
+            said.put(str(error))
+
+    async def main() -> None:
+        async with Hub() as hub:
+            process = context.Process(target=child, args=(hub,))
+            process.start()
+            try:
+                await in_thread(lambda: process.join(20))
+                assert not process.is_alive()
+            finally:
+                process.kill()
+            assert "forked" in said.get()
+            assert (await hub.publish("a", "y")).offset == 1
+
+    run(main())
 
 
 def test_forms_that_people_write() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import Callable, Coroutine
 from concurrent.futures import CancelledError, Future
 from typing import Any, Generic, TypeVar
@@ -60,14 +61,20 @@ class LoopFuture(Future[T], Generic[T]):
 class ThreadCalls:
     """Begins coroutine functions on one event loop, and owns their tasks."""
 
-    __slots__ = ("_loop", "_tasks")
+    __slots__ = ("_loop", "_process", "_tasks")
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
+        self._process = os.getpid()
         self._tasks: set[asyncio.Task[Any]] = set()
 
     def submit(self, work: Callable[[], Coroutine[Any, Any, T]]) -> LoopFuture[T]:
         """Begin something on the event loop, in the order of these calls; raises ConfigurationError when that ended."""
+        if os.getpid() != self._process:
+            raise ConfigurationError(
+                "this process was forked from the one that opened the hub, and its copy of the event loop does not "
+                "run; publish with a Publisher(url) that is made here"
+            )
         future: LoopFuture[T] = LoopFuture(self._loop)
 
         def begin() -> None:

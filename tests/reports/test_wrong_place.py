@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+import trio
 from fastapi import FastAPI, WebSocket
 
 from helpers.hubs import receive, run, serving
@@ -177,6 +178,17 @@ def test_a_forked_child_is_told_and_does_not_wait_for_ever() -> None:
             assert (await hub.publish("a", "y")).offset == 1
 
     run(main())
+
+
+def test_trio_is_told_what_it_cannot_run() -> None:
+    """ "no running event loop" (hypercorn's `--worker-class trio`, anyio's tests on both backends)."""
+
+    async def main() -> None:
+        with pytest.raises(ConfigurationError, match="asyncio"):
+            async with Hub():
+                pass
+
+    trio.run(main)
 
 
 def test_forms_that_people_write() -> None:

@@ -41,7 +41,7 @@ from tidewire.sessions.origins import Origins
 from tidewire.sessions.revocations import Revocations
 from tidewire.sessions.sql_publications import check_sql_publications
 from tidewire.sessions.text_streams import TextStreams
-from tidewire.sessions.threads import ThreadCalls, check_loop
+from tidewire.sessions.threads import ThreadCalls, check_loop, running_loop
 from tidewire.support.key_counts import Counts
 from tidewire.support.lifespan import Lifespan
 from tidewire.support.meter import Meter
@@ -116,6 +116,11 @@ class HubLifecycle:
 
     async def __aenter__(self) -> Self:
         host = HOST.get()
+        if running_loop() is None:
+            raise ConfigurationError(
+                "a hub needs the event loop of asyncio, and another library runs here, perhaps trio: start hypercorn "
+                "without `--worker-class trio`, and tests with anyio's backend asyncio"
+            )
         if self._open is not None and host is None:
             raise ConfigurationError("this hub is open already; enter it once, in the application's lifespan")
         broker, presence = (open_backend if host is None else host.open_store)(self.url, self.limits)

@@ -52,7 +52,7 @@ def test_a_protocol_route_obeys_dependencies_and_prefix(where: str) -> None:
 
 @pytest.mark.parametrize("is_deep", [False, True])
 def test_errors_in_mounted_applications_are_answered(is_deep: bool) -> None:
-    """They were 500, and "Caught handled exception, but response already started" (Kludex/starlette#1116)."""
+    """They were 500, and a RuntimeError: "Caught handled exception, but response already started"."""
     hub, inner = Hub(), FastAPI()
     app = FastAPI(lifespan=hub.lifespan)
     app.mount("/inner", Router([Mount("/deep", inner)]) if is_deep else inner)

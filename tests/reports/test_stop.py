@@ -91,7 +91,7 @@ TOLD = "the application's lifespan ended while it served: RuntimeError: the cons
 
 
 def test_a_lifespan_that_fails_while_it_serves_ends_the_server(tmp_path: Path) -> None:
-    """It went on listening, and answered everything with 500 (Kludex/uvicorn discussions on background tasks)."""
+    """It went on listening, and answered everything with 500."""
     with serving("tidewire", tmp_path, FAILING) as (process, port):
         until(lambda: _status(port) == 200, 20, what="the server answers")
         (tmp_path / "broken").touch()

@@ -25,6 +25,8 @@ _SETTINGS = {
     "jit": "off",
 }
 _OPENING_SECONDS = 5.0
+#: The first version that ends sessions for being idle.
+_IDLE_SINCE = (14,)
 _HOW = "write postgresql://user:password@host:5432/database, with characters such as @ : / in a password as %40 %3A %2F"
 #: Names behind a `?` that the driver understands.
 _OF_DRIVER = re.compile(
@@ -66,6 +68,8 @@ class Server:
         if asynchronous:
             settings["synchronous_commit"] = "off"
         connection = await self._dial()
+        if connection.get_server_version() >= _IDLE_SINCE:  # a session that waits for notices is idle by its nature
+            settings = {"idle_session_timeout": "0", **settings}
         try:
             if not self._is_judged:  # before the settings: in a session that is shared they would be others', too
                 await self._judge(connection)

@@ -105,6 +105,8 @@ def explain(error: BaseException, shown: str) -> str:
             return f"{shown} does not answer; see if it hangs, or if the network is cut"
         case ConnectionError() | socket.gaierror() | OSError(errno=None):
             return f"{shown} cannot be reached ({error}); see that it runs there"
+        case asyncpg.InternalClientError():  # the driver's words for a session that has ended under it
+            return f"{shown} has ended the session; its log says why"
         case _ if is_pooled(error):
             return str(refusal(shown))
     reason = str(error).partition("\n")[0] or type(error).__name__

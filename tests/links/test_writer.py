@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
+import socket
 from typing import cast
 
 from tidewire.links.writer import Writer
 from tidewire.messages import WireMessage
 from tidewire.protocols.batch import Batch
+from tidewire.testing import wait_until
 
 ANSWER = b"HTTP/1.1 101 Switching Protocols\r\n\r\n"
 
@@ -23,6 +26,9 @@ class Transport:
 
     def get_write_buffer_size(self) -> int:
         return self.unsent
+
+    def get_extra_info(self, name: str) -> object:
+        return None
 
     def is_closing(self) -> bool:
         return self.closing
@@ -70,6 +76,30 @@ def test_the_backlog_counts_messages_since_the_pause() -> None:
     writer.resume()
     assert not writer.is_paused
     assert writer.backlog() == (70_000, 0)
+
+
+def test_a_client_that_takes_from_the_kernel_alone_does_not_stall() -> None:
+    """A kernel asks for more only when a third of its buffer, which may be megabytes, is free."""
+
+    async def main() -> None:
+        with socket.create_server(("127.0.0.1", 0)) as listener, socket.socket() as client:
+            client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 65_536)
+            client.connect(listener.getsockname())
+            loop = asyncio.get_running_loop()
+            transport, _ = await loop.connect_accepted_socket(asyncio.Protocol, listener.accept()[0])
+            writer = Writer(transport, loop)
+            writer.write(bytes(16 << 20), 1)
+            left = transport.get_write_buffer_size()
+            assert left
+            writer.pause(0.0)
+            moments = itertools.count(1)
+            await wait_until(lambda: writer.stalled_seconds(next(moments)) >= 5, what="all buffers are full")
+            client.recv(65_536, socket.MSG_WAITALL)
+            await wait_until(lambda: writer.stalled_seconds(next(moments)) == 0, what="the client has taken some")
+            assert transport.get_write_buffer_size() == left
+            transport.abort()
+
+    asyncio.run(main())
 
 
 def test_a_client_stalls_when_it_takes_nothing_whatever_is_written_to_it() -> None:

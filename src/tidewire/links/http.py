@@ -22,13 +22,17 @@ from uvicorn.server import ServerState
 
 from tidewire.limits import Limits
 from tidewire.links.host import BadHost, relative_redirects, set_host
+from tidewire.links.tcp_socket import unsent_by
 from tidewire.links.uvicorn import make_own
+from tidewire.links.writer import Stall
 from tidewire.support.admission import Admission
 from tidewire.support.counters import count_limit
 
 __all__ = ("HttpProtocol", "refusal")
 
 _DEFAULTS = Limits()
+#: Seconds between two looks at a client that takes less than is written.
+_LOOK = 1.0
 
 Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Any]]
@@ -88,6 +92,9 @@ class HttpProtocol(HttpToolsProtocol):
         self._first: bytes | None = b""
         #: Those of the request that is being answered, and of the requests behind it.
         self._streams: tuple[_Stream, ...] = ()
+        #: The account of a client that takes less than is written, and the next look at it.
+        self._stall: Stall | None = None
+        self._looking: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
@@ -103,6 +110,7 @@ class HttpProtocol(HttpToolsProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         self._enter(_State.IDLE)
         self._streams = ()
+        self._end_stall()
         super().connection_lost(exc)
 
     def shutdown(self) -> None:
@@ -111,6 +119,36 @@ class HttpProtocol(HttpToolsProtocol):
         for stream in self._streams:
             if stream.on_shutdown is not None:
                 stream.on_shutdown()
+
+    def pause_writing(self) -> None:
+        """Begin to watch how much the client takes."""
+        super().pause_writing()
+        self._end_stall()
+        self._stall = Stall(unsent_by(self.transport), self.loop.time())
+        self._look_later()
+
+    def resume_writing(self) -> None:
+        """End the watch."""
+        self._end_stall()
+        super().resume_writing()
+
+    def _end_stall(self) -> None:
+        self._stall = None
+        if self._looking is not None:
+            self._looking.cancel()
+            self._looking = None
+
+    def _look_later(self) -> None:
+        self._looking = self.loop.call_later(min(_LOOK, self._limits.stalled_seconds), self._look)
+
+    def _look(self) -> None:
+        assert self._stall is not None
+        seconds = self._stall.lasts(unsent_by(self.transport), self.loop.time())
+        if seconds < self._limits.stalled_seconds:
+            self._look_later()
+        else:
+            count_limit("stalled_seconds")
+            self.transport.abort()
 
     def data_received(self, data: bytes) -> None:
         if self._first is None:

@@ -12,17 +12,21 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from tidewire.errors import ConfigurationError
+from tidewire.limits import Limits
 
 __all__ = ("listening_socket", "unix_listener")
 
-#: Seconds that sent bytes may wait for their acknowledgement before the kernel gives the peer up (`TCP_USER_TIMEOUT`).
-_ACKNOWLEDGE_SECONDS = 15
+#: The longest time that the kernel takes.
+_LONGEST_SECONDS = 86_400.0
 
 
-def listening_socket(host: str, port: int, backlog: int = 4_096) -> socket.socket:
-    """Return a listening TCP socket whose connections end when a peer acknowledges nothing for 15 s (on Linux).
+def listening_socket(
+    host: str, port: int, backlog: int = 4_096, *, seconds: float = Limits().stalled_seconds
+) -> socket.socket:
+    """Return a listening TCP socket; its connections end when a peer takes nothing for so many seconds (on Linux).
 
-    Raises ConfigurationError when the address is none of this machine, or is taken.
+    The kernel sees what no process does: bytes that wait in its own buffer, in small answers and in streams. Raises
+    ConfigurationError when the address is none of this machine, or is taken.
     """
     try:
         family, kind, number, _, address = socket.getaddrinfo(
@@ -35,7 +39,8 @@ def listening_socket(host: str, port: int, backlog: int = 4_096) -> socket.socke
         if sys.platform != "win32":
             listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         if hasattr(socket, "TCP_USER_TIMEOUT"):
-            listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, _ACKNOWLEDGE_SECONDS * 1_000)
+            milliseconds = max(1, round(min(seconds, _LONGEST_SECONDS) * 1_000))
+            listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, milliseconds)
         listener.bind(address)
         listener.listen(backlog)
     except (OSError, OverflowError) as error:

@@ -16,11 +16,11 @@ from typing import Any, NamedTuple
 
 from tidewire.support.per_loop import PerLoop
 
-__all__ = ("Peer", "Sockets", "TcpState", "framed_by", "keep_alive", "peer_of", "state_of")
+__all__ = ("Peer", "Sockets", "TcpState", "framed_by", "keep_alive", "peer_of", "state_of", "unsent_by")
 
 #: `struct tcp_info`: the first 8 bytes are flags, then 32-bit numbers: unacked, last_data_recv, last_ack_recv.
 _UNACKED, _LAST_DATA, _LAST_ACK, _INFO_BYTES = 24, 52, 56, 104
-_FIONREAD, _SCAN_SECONDS = 0x541B, 1.0
+_FIONREAD, _SIOCOUTQ, _SCAN_SECONDS = 0x541B, 0x5411, 1.0
 #: The longest time that the kernel takes for `TCP_KEEPIDLE` and `TCP_KEEPINTVL`.
 _KEEPALIVE_SECONDS = 32_767.0
 
@@ -128,8 +128,20 @@ def state_of(found: socket.socket) -> TcpState:
     unread = struct.unpack("i", fcntl.ioctl(found, _FIONREAD, b"\0" * 4))[0]
     info = found.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _INFO_BYTES)
     unacked, data, ack = (struct.unpack_from("I", info, place)[0] for place in (_UNACKED, _LAST_DATA, _LAST_ACK))
-    unsent = struct.unpack("i", fcntl.ioctl(found, 0x5411, b"\0" * 4))[0]  # SIOCOUTQ
+    unsent = struct.unpack("i", fcntl.ioctl(found, _SIOCOUTQ, b"\0" * 4))[0]
     return TcpState(unread, not unacked and not unsent, data / 1000, ack / 1000)
+
+
+def unsent_by(transport: asyncio.Transport) -> int:
+    """Return the bytes that a transport and the kernel have for a peer which has not taken them."""
+    waiting = transport.get_write_buffer_size()
+    found = transport.get_extra_info("socket") if sys.platform == "linux" else None
+    if found is not None:
+        import fcntl
+
+        with contextlib.suppress(OSError, ValueError):  # ValueError: it is closed
+            waiting += struct.unpack("i", fcntl.ioctl(found.fileno(), _SIOCOUTQ, b"\0" * 4))[0]
+    return waiting
 
 
 def keep_alive(found: socket.socket, idle: float, patience: float) -> None:

@@ -8,9 +8,10 @@ from websockets.frames import Close
 
 from tidewire.errors import Disconnect
 from tidewire.links.reader import Opcode
+from tidewire.links.tcp_socket import unsent_by
 from tidewire.protocols.close_codes import check_close_code, close_reason
 
-__all__ = ("Writer", "close_frame", "control_frame")
+__all__ = ("Stall", "Writer", "close_frame", "control_frame")
 
 #: The first byte of a frame that is the last, or only one, of its message (RFC 6455 section 5.2).
 _FIN = 0x80
@@ -53,7 +54,7 @@ class Writer:
         self._is_watched = False
         self.is_direct = True
         self._answer = b""
-        self._stall: _Stall | None = None
+        self._stall: Stall | None = None
         self._writable: asyncio.Event | None = None
 
     @property
@@ -141,7 +142,7 @@ class Writer:
 
     def pause(self, now: float) -> None:
         """Begin to watch how much the client takes."""
-        self._stall = _Stall(self._transport.get_write_buffer_size(), now)
+        self._stall = Stall(unsent_by(self._transport), now)
         self._watch(True)
 
     def resume(self) -> None:
@@ -164,10 +165,10 @@ class Writer:
 
     def stalled_seconds(self, now: float) -> float:
         """Return the seconds for which a paused client has not taken a byte."""
-        return 0.0 if self._stall is None else self._stall.lasts(self._transport.get_write_buffer_size(), now)
+        return 0.0 if self._stall is None else self._stall.lasts(unsent_by(self._transport), now)
 
 
-class _Stall:
+class Stall:
     """The account of a client since it takes less than is written."""
 
     __slots__ = ("_left", "_since", "bytes", "messages")

@@ -56,7 +56,9 @@ async def _supervise(job: Job, listener: socket.socket, ready: Callable[[], None
 
 
 def _listener(settings: Settings) -> AbstractContextManager[socket.socket]:
-    return listening_socket(settings.host, settings.port) if settings.uds is None else unix_listener(settings.uds)
+    if settings.uds is not None:
+        return unix_listener(settings.uds)
+    return listening_socket(settings.host, settings.port, seconds=settings.limits.stalled_seconds)
 
 
 def _url(settings: Settings, listener: socket.socket) -> str:

@@ -34,7 +34,7 @@ setup: $(DEV) ## Set up .venv with everything for development
 serve: $(RUNTIME) ## Run the server on http://127.0.0.1:8000 (PORT=8001, ARGS="--workers 2")
 	@export FASTAPI_ENV="$${FASTAPI_ENV:-development}" && exec $(BIN)/tidewire serve $(if $(PORT),--port $(PORT)) $(ARGS)
 
-example: $(DEV) ## Run an example (NAME=chat, BROKER=sqlite:///chat.db, PORT=8001, ARGS="--workers 2")
+example: $(DEV) ## Run an example (NAME=chat, BROKER=redis://localhost:6379, PORT=8001, ARGS="--workers 2")
 	@test -f examples/$(NAME)/app.py || { echo "make example NAME=...: one of $(notdir $(patsubst %/app.py,%,$(wildcard examples/*/app.py)))"; exit 1; }
 	@cd examples/$(NAME) && exec ../../$(BIN)/tidewire run app:app $(if $(PORT),--port $(PORT)) $(ARGS)
 

@@ -22,7 +22,7 @@ TEXT = """the tide comes in and goes out and nobody waves at it but a boat that 
 missed while every gull on the quay has an opinion and says so at length"""
 Chat = Annotated[str, PathParameter(pattern="^[a-z0-9]{1,32}$")]
 
-hub = Hub(os.environ.get("BROKER", "memory://"), channels={"chat:*": ChannelOptions(history_size=1_000)})
+hub = Hub(os.environ.get("BROKER", "sqlite:///ask.db"), channels={"chat:*": ChannelOptions(history_size=1_000)})
 app = FastAPI(title="Ask", lifespan=hub.lifespan)
 
 

@@ -16,7 +16,7 @@ from tidewire import Hub, Refused
 SECRET = os.environ.get("SECRET", "only for this example: set your own in SECRET")
 Name = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=32)]
 
-hub = Hub(os.environ.get("BROKER", "memory://"))
+hub = Hub(os.environ.get("BROKER", "sqlite:///chat.db"))
 app = FastAPI(title="Chat", lifespan=hub.lifespan)
 
 

@@ -19,7 +19,7 @@ WIDTH, HEIGHT = 16_000, 12_000
 Point = tuple[Annotated[int, Field(ge=0, le=WIDTH)], Annotated[int, Field(ge=0, le=HEIGHT)]]
 Name = Annotated[str, Field(min_length=1, max_length=32)]
 
-hub = Hub(os.environ.get("BROKER", "memory://"))
+hub = Hub(os.environ.get("BROKER", "sqlite:///collab.db"))
 app = FastAPI(title="Board", lifespan=hub.lifespan)
 
 

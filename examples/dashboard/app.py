@@ -18,7 +18,7 @@ from feed import Reading, readings
 from tidewire import Hub, Permissions, PublishError, SlowPolicy
 
 HERE = Path(__file__).parent
-BROKER = os.environ.get("BROKER", "memory://")
+BROKER = os.environ.get("BROKER", "sqlite:///dashboard.db")
 MINUTES = 10
 
 hub = Hub(BROKER)

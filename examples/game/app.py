@@ -19,7 +19,7 @@ TICK = 1 / 20
 #: Seconds after which a worker that plays no game takes over from one that is silent.
 SILENCE = 1.0
 
-hub = Hub(os.environ.get("BROKER", "memory://"), limits={"rate": 200, "burst": 400})
+hub = Hub(os.environ.get("BROKER", "sqlite:///game.db"), limits={"rate": 200, "burst": 400})
 
 
 class Steered(BaseModel):

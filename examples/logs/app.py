@@ -38,7 +38,7 @@ LEVELS: dict[str, Level] = {
 LEVEL = re.compile(rf"\b({'|'.join(LEVELS)})(?:ing)?\b", re.IGNORECASE)
 COLORS = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")
 
-hub = Hub(os.environ.get("BROKER", "memory://"))
+hub = Hub(os.environ.get("BROKER", "sqlite:///logs.db"))
 
 
 class Place(BaseModel):

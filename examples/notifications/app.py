@@ -20,7 +20,7 @@ from tidewire import Hub, Permissions
 ORDERS = Path(os.environ.get("ORDERS", "orders.db"))
 User = Annotated[str, Field(min_length=1, max_length=32)]
 
-hub = Hub(os.environ.get("BROKER", "memory://"))
+hub = Hub(os.environ.get("BROKER", "sqlite:///notifications.db"))
 
 
 @asynccontextmanager

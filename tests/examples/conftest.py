@@ -17,6 +17,7 @@ EXAMPLES = Path(__file__).parents[2] / "examples"
 def load(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str], ModuleType]]:
     """Return a function that loads `examples/NAME/app.py` in a folder of the test's own."""
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("BROKER", "memory://")  # the test kit brings its own store; others need no process beside it
     before = set(sys.modules)
 
     def make(name: str, module: str = "app") -> ModuleType:

@@ -26,7 +26,9 @@ def test_an_example_is_short_and_uses_the_public_interface(name: str) -> None:
         assert len([line for line in text.splitlines() if line.strip()]) <= 130, path
         assert text.startswith('"""')
         assert not [module for module in re.findall(r"^from (tidewire\S*) import", text, re.M) if module not in PUBLIC]
-    assert f"make example NAME={name}" in (EXAMPLES / name / "app.py").read_text()
+    text = (EXAMPLES / name / "app.py").read_text()
+    assert f"make example NAME={name}" in text
+    assert f'os.environ.get("BROKER", "sqlite:///{name}.db")' in text, "the README says: end it, and nothing is lost"
     assert f"]({name}/app.py)" in (EXAMPLES / "README.md").read_text()
 
 

@@ -86,7 +86,11 @@ def test_chat(example: Callable[[str], Example], both: Open) -> None:
     ann, bob = both(server.url, server.url)
     for page, name in ((ann, "ann"), (bob, "bob")):
         page.get_by_label("Name").fill(name)
-        page.get_by_role("button", name="Log in").click()
+        button = page.get_by_role("button", name="Log in")
+        shape = button.bounding_box()
+        assert shape
+        assert shape["height"] < 60, "the form is not stretched over the page"
+        button.click()
         expect(page.locator("#state")).to_have_text("connected")
     expect(ann.locator("#people li")).to_have_text(["ann", "bob"])
     bob.get_by_label("Message").press_sequentially("hello")

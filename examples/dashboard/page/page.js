@@ -31,9 +31,11 @@ function chart(config) {
     const x = (at) => (600 * (1 - (now - at) / span)).toFixed(1);
     const y = (value) => (96 - (92 * (value - low)) / (high - low)).toFixed(1);
     // A second that is missing is a gap, not a line.
-    const line = points.map(([at, value], i) => `${i && at - points[i - 1][0] < 5 ? "L" : "M"}${x(at)} ${y(value)}`).join("");
-    card.querySelector(".line").setAttribute("d", line);
-    card.querySelector(".area").setAttribute("d", points.length > 1 ? `${line.replaceAll("M", "L").replace("L", "M")}L${x(now)} 100L${x(points[0][0])} 100Z` : "");
+    const runs = [];
+    points.forEach((point, i) => (i && point[0] - points[i - 1][0] < 5 ? runs.at(-1).push(point) : runs.push([point])));
+    const lines = runs.map((run) => `M${run.map(([at, value]) => `${x(at)} ${y(value)}`).join("L")}`);
+    card.querySelector(".line").setAttribute("d", lines.join(""));
+    card.querySelector(".area").setAttribute("d", runs.map((run, i) => `${lines[i]}L${x(run.at(-1)[0])} 100L${x(run[0][0])} 100Z`).join(""));
     card.querySelector("output span").textContent = config.show(values.at(-1));
     card.querySelector("output small").textContent = `${config.show(Math.min(...values))} – ${config.show(Math.max(...values))}`;
     card.querySelector("[data-from]").textContent = span > FIRST ? `${Math.round(span / 60)} min ago` : `${FIRST} s ago`;

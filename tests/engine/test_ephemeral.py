@@ -15,7 +15,7 @@ from tidewire.channel_options import ChannelOptions, SlowPolicy
 from tidewire.engine.node import Node
 from tidewire.errors import BadRequest, LimitExceeded, NotPublished
 from tidewire.limits import Limits
-from tidewire.messages import Announcement, Format, Position
+from tidewire.messages import Announcement, Format, Position, Publication, WireMessage
 from tidewire.protocols.meta import PublicationMeta
 
 from .support import Client, FailingBroker, OffsetProtocol, connect, open_node, publish, run, turns, wait_until
@@ -273,5 +273,54 @@ def test_what_is_held_back_for_a_slow_client_is_bounded_in_bytes() -> None:
             node.fanout.release(client.connection)
             assert not node.fanout.ephemeral._held_bytes
             assert len([text for text in client.shown if text.startswith("p a")]) == 10
+
+    run(main())
+
+
+def test_one_that_cannot_be_encoded_costs_no_other_channel_its_own(caplog: pytest.LogCaptureFixture) -> None:
+    class Choosy(OffsetProtocol):
+        def encode_publication(self, publication: Publication) -> WireMessage:
+            if publication.channel == "a":
+                raise ValueError("not this one")
+            return super().encode_publication(publication)
+
+    async def main() -> None:
+        async with open_node() as node:
+            client = await connect(node, Choosy(), channel="a")
+            await client.subscribe("b")
+            for channel in "aba":
+                await node.publish(channel, b"x", Format.TEXT, ephemeral=True)
+            await wait_until(lambda: "p b 0  x" in client.shown)
+            assert "cannot be encoded" in caplog.text
+            client.link.vanish()
+
+    run(main())
+
+
+def test_many_subscribers_take_several_turns_and_are_given_all() -> None:
+    async def main() -> None:
+        async with open_node(turn_seconds=1e-9) as node:
+            clients = [await connect(node, channel="a") for _ in range(100)]
+            await cast(node, "1", sender="x")
+            await wait_until(lambda: all(client.offsets() == [0] for client in clients))
+            await cast(node, "2", sender="x")  # the turns of the first have ended
+            await wait_until(lambda: all(client.offsets() == [0, 0] for client in clients))
+
+    run(main())
+
+
+def test_what_was_held_back_is_not_given_to_one_that_has_unsubscribed() -> None:
+    async def main() -> None:
+        async with open_node() as node:
+            client, other = await connect(node, channel="a"), await connect(node, channel="a")
+            await client.subscribe("b")
+            client.link.paused = True
+            for channel in "ab":
+                await node.publish(channel, b"x", Format.TEXT, ephemeral=True)
+            await wait_until(lambda: len(node.fanout.ephemeral._held.get(client.connection, ())) == 2)
+            await node.unsubscribe(client.connection, "a")
+            client.link.paused = False
+            node.fanout.release(client.connection)
+            assert (client.offsets("a"), client.offsets("b"), other.offsets("a")) == ([], [0], [0])
 
     run(main())

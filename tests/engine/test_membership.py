@@ -295,6 +295,53 @@ def test_members_of_the_node_itself_join_again_many_at_once() -> None:
     run(main())
 
 
+@pytest.mark.parametrize("how", ["unsubscribe", "quit"])
+def test_a_member_that_leaves_while_it_joins_again_is_gone(how: str) -> None:
+    """The join that was on its way comes to the store behind the leave."""
+
+    async def main() -> None:
+        presence = FailingPresence()
+        async with open_node(presence=presence) as node:
+            client, mine = await enter(node, "ann"), Member("here", "node")
+            await node.memberships.enter("a", mine)
+            presence.lease_lost = True
+            presence.join_gate.clear()
+            joining = asyncio.create_task(node.memberships.touch())
+            await turns(3)
+            if how == "unsubscribe":
+                await node.unsubscribe(client.connection, "a")
+            else:
+                await node.memberships.quit("a", mine)
+            presence.join_gate.set()
+            await joining
+            assert presence.users() == (["node"] if how == "unsubscribe" else ["ann"])
+            client.link.vanish()
+
+    run(main())
+
+
+def test_a_lease_that_is_lost_again_meanwhile_joins_everybody_once_more() -> None:
+    async def main() -> None:
+        presence = FailingPresence()
+        async with open_node(presence=presence) as node:
+            client = await enter(node, "ann")
+            presence.lease_lost = True
+            original = presence.join
+
+            async def join(*arguments: object) -> object:
+                presence.lease_lost, presence.join = True, original  # type: ignore[method-assign]
+                return await original(*arguments)  # type: ignore[arg-type]
+
+            presence.join = join  # type: ignore[assignment, method-assign]
+            await node.memberships.touch()
+            assert presence.users() == []
+            await node.memberships.touch()
+            assert presence.users() == ["ann"]
+            client.link.vanish()
+
+    run(main())
+
+
 @pytest.mark.parametrize("by_us", [True, False])
 def test_a_drain_says_nothing_and_leaves_later_if_the_node_lives_on(
     by_us: bool, monkeypatch: pytest.MonkeyPatch

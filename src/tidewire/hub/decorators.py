@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any, ParamSpec, TypeVar
 
-from tidewire.channel_options import MapOptions, SlowPolicy
+from tidewire.channel_options import ChannelOptions, MapOptions, SlowPolicy
 from tidewire.errors import ConfigurationError
 from tidewire.events.event_handlers import DeadEvent
 from tidewire.hub.lifecycle import HubLifecycle
-from tidewire.rules.book import Authenticate, rule_options
+from tidewire.rules.book import Authenticate, map_options, ruled
 from tidewire.rules.channel_rule import ChannelRule
 from tidewire.rules.publish_handlers import MessageTypes
 from tidewire.rules.rate_limits import RateLimit
@@ -59,22 +59,21 @@ class Decorators(HubLifecycle):
         "5/s burst 10 per user", per channel, per address.
         Raises ConfigurationError for a pattern that has a rule already, and for a type that is none.
         """
-        options = rule_options(
-            history=history,
+        options = ChannelOptions(
+            history_size=history,
             history_seconds=history_seconds,
-            recover=recover,
+            slow=slow,
             presence=presence,
             join_leave=join_leave,
             latest=latest,
             delta=delta,
             tags_filter=tags_filter,
-            slow=slow,
             ephemeral=ephemeral,
-            map=map,
+            map=map_options(map),
             clients_map=clients_map,
             users_map=users_map,
         )
-
+        options = ruled(options, recover=recover)
         _check_text(pattern, "the pattern of a channel's rule", "room:{room}")
         types = MessageTypes(publishes, accepts)
         limit = self._limit(rate, pattern)

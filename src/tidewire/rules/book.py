@@ -6,10 +6,11 @@ from collections.abc import Awaitable, Callable, Mapping
 from functools import partial
 from typing import Any
 
-from tidewire.channel_options import ChannelOptions, MapOptions, SlowPolicy
+import msgspec
+
+from tidewire.channel_options import ChannelOptions, MapOptions
 from tidewire.channels import is_reserved
 from tidewire.errors import ConfigurationError, UnknownChannel
-from tidewire.limits import is_number
 from tidewire.messages import Format
 from tidewire.protocols.message_shape import Shape
 from tidewire.rules.base import Caller, ConnectAttempt, Identity, Intake, Poll
@@ -24,7 +25,7 @@ from tidewire.rules.rate_limits import RateLimit
 from tidewire.rules.state_function import StateFunction
 from tidewire.support.shown_value import shown
 
-__all__ = ("Authenticate", "Rule", "RuleBook", "rule_options")
+__all__ = ("Authenticate", "Rule", "RuleBook", "map_options", "ruled")
 
 #: Channel names whose rule is remembered.
 _REMEMBERED = 10_000
@@ -33,46 +34,23 @@ _REMEMBERED = 10_000
 Authenticate = Callable[[ConnectAttempt], Awaitable[Identity | str | None] | Identity | str | None]
 
 
-def rule_options(
-    *,
-    history: int,
-    history_seconds: float,
-    recover: bool,
-    presence: bool,
-    join_leave: bool,
-    latest: bool,
-    delta: bool,
-    tags_filter: bool,
-    slow: SlowPolicy,
-    ephemeral: bool,
-    map: bool | MapOptions,
-    clients_map: str,
-    users_map: str,
-) -> ChannelOptions:
-    """Return the options of channels with a rule, from the arguments of `Hub.channel`; raises ConfigurationError."""
-    if not isinstance(map, bool | MapOptions):
-        raise ConfigurationError(f"map={shown(map)} is none; write True, or MapOptions(…)")
-    is_recoverable = recover and is_number(history) and history > 0
-    return ChannelOptions(
-        history_size=history,
-        history_seconds=history_seconds,
-        slow=slow,
-        # the rule decides for clients
+def map_options(given: bool | MapOptions) -> MapOptions | None:
+    """Return the `map` of a rule as an option of its channels; raises ConfigurationError for another value."""
+    if not isinstance(given, bool | MapOptions):
+        raise ConfigurationError(f"map={shown(given)} is none; write True, or MapOptions(…)")
+    return MapOptions() if given is True else given or None
+
+
+def ruled(options: ChannelOptions, *, recover: bool) -> ChannelOptions:
+    """Return the options of channels that have a rule: it decides for clients, and `recover` holds for all of them."""
+    is_recoverable = recover and options.history_size > 0
+    return msgspec.structs.replace(
+        options,
         subscribe=False,
         publish=False,
-        presence=presence,
-        join_leave=join_leave,
-        force_join_leave=join_leave,
-        positioned=True,
+        force_join_leave=options.join_leave,
         recoverable=is_recoverable,
         force_recoverable=is_recoverable,
-        latest=latest,
-        delta=delta,
-        tags_filter=tags_filter,
-        ephemeral=ephemeral,
-        map=MapOptions() if map is True else map or None,
-        clients_map=clients_map,
-        users_map=users_map,
     )
 
 

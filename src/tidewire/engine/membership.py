@@ -132,11 +132,12 @@ class Memberships:
         """Return whether the store has yet to take an earlier leave of the same member, which would end this stay."""
         return (stay.channel, stay.member.connection) in self._leaving
 
-    async def announce(self, subscription: Subscription, stay: Stay, join: Announcement | None) -> None:
+    async def announce(self, subscription: Subscription, join: Announcement | None) -> None:
         """Publish that a user has come; a store that fails does so later, unless the user has left by then."""
-        stay.is_announced = True
-        if join is not None and not await self._try_announce(stay, join):
-            self._tasks.spawn(self._announce_later(subscription, stay, join))
+        if (stay := subscription.stay) is not None:
+            stay.is_announced = True
+            if join is not None and not await self._try_announce(stay, join):
+                self._tasks.spawn(self._announce_later(subscription, stay, join))
 
     async def _try_announce(self, stay: Stay, join: Announcement) -> bool:
         try:

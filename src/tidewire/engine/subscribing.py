@@ -201,8 +201,7 @@ class Subscriptions:
                 fanout.release(connection)
         if self.watcher is not None and self._registry.is_subscribed(subscription):
             self.watcher.entered(subscription)
-        if subscription.stay is not None:
-            await self._memberships.announce(subscription, subscription.stay, prepared.join)
+        await self._memberships.announce(subscription, prepared.join)
 
     async def _push_missed(self, channel: Channel, subscription: Subscription, position: Position) -> Position:
         """Push pages of publications after a position until they reach the present; return its position."""

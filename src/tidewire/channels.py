@@ -210,9 +210,9 @@ def check_channel(channel: object, longest: int) -> str:
     if not isinstance(channel, str):
         return check_text(channel, "channel name")
     if not channel:
-        raise BadRequest("channel name '' is not a non-empty string")
+        raise BadRequest(f"channel name '' is empty; write 1 to {longest} characters")
     if len(channel) > longest:
-        raise BadRequest(f"channel name of {len(channel)} characters is longer than the limit of {longest}")
+        raise BadRequest(f"channel name of {len(channel)} characters is longer than the limit of {longest}; shorten it")
     visible = channel if channel.isascii() else channel.translate(_JOINERS)
     if not (visible and visible.isprintable()) or channel != channel.strip(" \u200c\u200d"):
         raise BadRequest(f"channel name {channel!r} has characters that cannot be printed, or spaces at its ends")

@@ -19,7 +19,7 @@ from tidewire.sessions.accept import Acceptance
 from tidewire.sessions.origins import Origins
 from tidewire.testing import HandshakeRefused, Realtime
 
-TOO_LONG = "channel name of 305 characters is longer than the limit of 255"
+TOO_LONG = "channel name of 305 characters is longer than the limit of 255; shorten it"
 ANSWERS: dict[str, tuple[Any, Any]] = {
     "plain": (PLAIN, f"error: {TOO_LONG}"),
     "recoverable": (RECOVERABLE, {"error": "bad_request", "detail": ...}),

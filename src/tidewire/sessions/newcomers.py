@@ -66,7 +66,7 @@ async def identify(node: Node, connection: Connection, user: str, info: bytes = 
     """Give a connection its user after it was accepted; raises LimitExceeded, and BadRequest when it has one."""
     user = check_user(user)
     if not user:
-        raise BadRequest("a connection is given its user by a name; this one is empty")
+        raise BadRequest("the name of a connection's user is empty; give one, or leave the user out")
     if connection.user:
         raise BadRequest(f"this connection belongs to {connection.user!r} already")
     if await _connections_of(node, user) >= node.limits.connections_per_user:

@@ -10,7 +10,8 @@ from typing import Any, NamedTuple, get_args, get_origin
 from tidewire.channel_options import ChannelOptions
 from tidewire.protocols.message_shape import Shape, members_of
 from tidewire.rules.book import Rule, RuleBook
-from tidewire.rules.handlers import Bound, hints_of
+from tidewire.rules.handlers import Bound
+from tidewire.rules.parameters import hints_of
 from tidewire.rules.pattern import Pattern
 
 __all__ = ("CallDescription", "ChannelDescription", "Description", "describe", "identifier")

@@ -18,7 +18,8 @@ from tidewire.events.event_stream import Cursor, events_of
 from tidewire.messages import Position
 from tidewire.rules.base import Caller, Identity
 from tidewire.rules.dependency_overrides import Overrides
-from tidewire.rules.handlers import Bound, NoMatch, Source, hints_of
+from tidewire.rules.handlers import Bound
+from tidewire.rules.parameters import NoMatch, Source, hints_of
 from tidewire.support.shown_value import shown
 
 __all__ = ("DeadEvent", "EventHandler", "HandlerCalls", "dead_events", "repeat")

@@ -15,8 +15,9 @@ from tidewire.messages import Format
 from tidewire.protocols.message_shape import Shape
 from tidewire.rules.base import Caller, ConnectAttempt, Identity, Intake, Poll
 from tidewire.rules.dependency_overrides import Overrides
-from tidewire.rules.handlers import Bound, NoMatch
+from tidewire.rules.handlers import Bound
 from tidewire.rules.options_by_name import OptionsByName
+from tidewire.rules.parameters import NoMatch
 from tidewire.rules.pattern import Pattern
 from tidewire.rules.permissions import ALL, NOTHING, Permissions
 from tidewire.rules.poll_function import PollFunction

@@ -5,45 +5,36 @@ from __future__ import annotations
 import asyncio
 import inspect
 import logging
-import typing
 from collections.abc import Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from functools import partial
-from types import NoneType, UnionType
 from typing import Any, NamedTuple
 
-from fastapi import BackgroundTasks
 from fastapi.concurrency import contextmanager_in_threadpool
-from fastapi.params import Body, Depends, Param
-from fastapi.security import SecurityScopes
-from pydantic import TypeAdapter, ValidationError
-from starlette.requests import HTTPConnection
-from starlette.responses import Response
+from fastapi.params import Depends
 
-from tidewire.errors import BadRequest, ConfigurationError, InvalidMessage, PermissionDenied
-from tidewire.protocols.json_text import JsonDecoder
-from tidewire.protocols.message_shape import Shape, is_message_type
-from tidewire.rules.base import Caller, Identity
+from tidewire.errors import ConfigurationError
+from tidewire.rules.base import Caller
 from tidewire.rules.dependency_overrides import Overrides
-from tidewire.support.log_limit import LogLimit
+from tidewire.rules.parameters import (
+    Source,
+    bare,
+    called_in_errors,
+    can_be_data,
+    check_kind,
+    check_lasts,
+    depends_of,
+    hints_of,
+    parameters_of,
+    source_of_call,
+    source_of_context,
+    source_of_data,
+)
 from tidewire.support.shared_tasks import call_in_thread
 
-__all__ = ("Bound", "NoMatch", "Source", "classes_of", "depends_of", "hints_of")
+__all__ = ("Bound",)
 
 logger = logging.getLogger("tidewire")
-#: Clients could cause these lines as often as they like.
-_log_limit = LogLimit()
-
-_DATA_NAMES = frozenset({"data", "args", "params"})
-#: The classes of values that FastAPI makes for one HTTP request.
-_OF_REQUESTS = (HTTPConnection, Response, BackgroundTasks, SecurityScopes)
-
-#: Finds the value of one parameter: from the call, the texts of the pattern, and the data that was sent.
-Source = Callable[[Caller, dict[str, str], Any], Any]
-
-
-class NoMatch(Exception):
-    """Raised when a parameter of a channel's name is not of the type that the rule wants."""
 
 
 class Bound:
@@ -77,7 +68,7 @@ class Bound:
         self._sources: dict[str, Source] = {}
         self._dependencies: dict[str, _Dependency] = {}
         hints = hints_of(function)
-        for parameter in _parameters(function):
+        for parameter in parameters_of(function):
             type_ = hints.get(parameter.name, inspect.Parameter.empty)
             depends = depends_of(parameter, type_)
             if depends is not None:
@@ -87,7 +78,7 @@ class Bound:
         missing = [name for name in names if name not in self.given]
         if missing and all_names:
             raise ConfigurationError(
-                f"{_called(function)} takes no parameter {missing[0]!r}, which its pattern has; add it"
+                f"{called_in_errors(function)} takes no parameter {missing[0]!r}, which its pattern has; add it"
             )
 
     @property
@@ -96,33 +87,19 @@ class Bound:
         return set(self._sources).union(*(dependency.given for dependency in self._dependencies.values()))
 
     def _source(self, parameter: inspect.Parameter, type_: Any, names: Sequence[str], takes_data: bool) -> Source:
-        name, is_typed = parameter.name, type_ not in (Any, inspect.Parameter.empty)
-        bare = _bare(type_)
-        if parameter.kind in (parameter.VAR_KEYWORD, parameter.VAR_POSITIONAL, parameter.POSITIONAL_ONLY):
-            raise ConfigurationError(f"{_called(self.function)}: parameter {name!r} must be one that is given by name")
-        if name in names:
-            return _from_pattern(name, type_ if is_typed else str)
-        if bare is Caller:
-            return lambda caller, _, __: caller
-        if bare is Identity:
-            return lambda caller, _, __: caller.identity
-        if name == "user" and (bare is str or not is_typed):
-            return lambda caller, _, __: caller.identity.user
-        if name == "user" and classes_of(type_) == (str,):  # or None
-            return lambda caller, _, __: caller.identity.user or None
-        if takes_data and not self.takes_data and name != "user" and (name in _DATA_NAMES or is_message_type(type_)):
-            self.takes_data, self.data_type = True, type_ if is_typed else Any
-            return _from_data(type_ if is_typed else Any)
-        if _is_of_request(parameter, type_):
-            raise ConfigurationError(
-                f"{_called(self.function)}: parameter {name!r} is of the handshake's request, which has ended when a "
-                "rule is asked; take it in the dependency of client_router(user=…), and its result here by its type"
-            )
-        classes = classes_of(type_) if is_typed else None
-        if self._knows_context and (classes or name == "context"):
-            return _from_context(_called(self.function), name, classes or (object,), _default(parameter, type_))
+        name, called = parameter.name, called_in_errors(self.function)
+        check_kind(called, parameter)
+        known = source_of_call(name, type_, names)
+        if known is not None:
+            return known
+        if takes_data and not self.takes_data and can_be_data(name, type_):
+            self.takes_data, self.data_type = True, Any if type_ is inspect.Parameter.empty else type_
+            return source_of_data(self.data_type)
+        check_lasts(called, parameter, type_)
+        if self._knows_context and (source := source_of_context(called, parameter, type_)) is not None:
+            return source
         raise ConfigurationError(
-            f"{_called(self.function)}: nothing is known for parameter {name!r}; take a parameter of the pattern, "
+            f"{called}: nothing is known for parameter {name!r}; take a parameter of the pattern, "
             "`user: str`, `caller: Caller`, one of the type that the connection's dependency returns, or Depends(…)"
         )
 
@@ -144,14 +121,14 @@ class Bound:
         except BaseException as error:
             if task is not None and task.cancelling() > cancels:
                 # it failed at its end, for which its canceller waits
-                logger.warning("%s failed when it was cancelled: %r", _called(self.function), error)
+                logger.warning("%s failed when it was cancelled: %r", called_in_errors(self.function), error)
                 raise asyncio.CancelledError from error
             if isinstance(error, Exception):
                 raise
             raise self._failure(error) from error  # as by `sys.exit`
 
     def _failure(self, error: BaseException) -> RuntimeError:
-        return RuntimeError(f"{_called(self.function)} raised {type(error).__name__}: {error}")
+        return RuntimeError(f"{called_in_errors(self.function)} raised {type(error).__name__}: {error}")
 
     async def _values(self, call: _Call) -> dict[str, Any]:
         values = {name: source(call.caller, call.texts, call.data) for name, source in self._sources.items()}
@@ -189,7 +166,7 @@ class _Dependency(Bound):
     __slots__ = ("_given", "_kind", "_known", "_names", "_type", "_uses_cache")
 
     def __init__(self, depends: Depends, type_: Any, names: Sequence[str], overrides: Overrides) -> None:
-        function: Any = depends.dependency or _bare(type_)
+        function: Any = depends.dependency or bare(type_)
         if not callable(function):
             raise ConfigurationError(f"Depends({function!r}) in a rule is no function; write Depends(get_session)")
         self._given, self._type, self._names, self._uses_cache = function, type_, names, depends.use_cache
@@ -232,140 +209,3 @@ def _is(kind: Callable[[Any], bool], function: Any) -> bool:
     while isinstance(function, partial):
         function = function.func
     return kind(function) or kind(inspect.unwrap(function))
-
-
-def _parameters(function: Callable[..., Any]) -> list[inspect.Parameter]:
-    """Return the parameters of a function; raises ConfigurationError for one without a signature."""
-    try:
-        return list(inspect.signature(function).parameters.values())
-    except ValueError as error:
-        raise ConfigurationError(
-            f"{_called(function)}: it has no signature ({error}); give a function with one"
-        ) from None
-
-
-def _bare(type_: Any) -> Any:
-    """Return a type without its `Annotated`, and for a `NewType` its supertype."""
-    while True:
-        if typing.get_origin(type_) is typing.Annotated:
-            type_ = typing.get_args(type_)[0]
-        elif isinstance(type_, typing.NewType):
-            type_ = type_.__supertype__
-        else:
-            return type_
-
-
-def depends_of(parameter: inspect.Parameter, type_: Any) -> Depends | None:
-    """Return the Depends(…) of a parameter, as its default or in its annotation, where the last one holds."""
-    if isinstance(parameter.default, Depends):
-        return parameter.default
-    if typing.get_origin(type_) is typing.Annotated:
-        return next((extra for extra in reversed(typing.get_args(type_)[1:]) if isinstance(extra, Depends)), None)
-    return None
-
-
-def _is_of_request(parameter: inspect.Parameter, type_: Any) -> bool:
-    """Return whether a parameter is one of an HTTP request or handshake: Request, Header(…), Query(…)."""
-    extras: tuple[Any, ...] = (parameter.default,)
-    if typing.get_origin(type_) is typing.Annotated:
-        type_, *more = typing.get_args(type_)
-        extras = (*extras, *more)
-    if any(isinstance(extra, Param | Body) for extra in extras):
-        return True
-    return any(issubclass(class_, _OF_REQUESTS) for class_ in classes_of(type_))
-
-
-def classes_of(type_: Any) -> tuple[type, ...]:
-    """Return the classes that a type is one of, without None; () for a type by which no value can be found."""
-    type_ = _bare(type_)
-    origin = typing.get_origin(type_)
-    if origin in (typing.Union, UnionType):
-        return tuple(
-            class_ for inner in typing.get_args(type_) for class_ in classes_of(inner) if class_ is not NoneType
-        )
-    if typing.is_typeddict(type_):
-        return (dict,)
-    class_ = origin or type_
-    return (class_,) if isinstance(class_, type) and _is_checkable(class_) else ()
-
-
-def _is_checkable(class_: type) -> bool:
-    """Return whether a value can be asked whether it is of a class: one of a plain Protocol cannot."""
-    try:
-        isinstance(None, class_)
-    except TypeError:
-        return False
-    return True
-
-
-def _default(parameter: inspect.Parameter, type_: Any) -> Any:
-    """Return the default of a parameter; None where its type allows that."""
-    if parameter.default is inspect.Parameter.empty and NoneType in typing.get_args(type_):
-        return None
-    return parameter.default
-
-
-def hints_of(function: Callable[..., Any]) -> dict[str, Any]:
-    """Return the types of a function's parameters; raises ConfigurationError for annotations that cannot be read."""
-    target: Any = function
-    while isinstance(target, partial):
-        target = target.func
-    try:
-        return typing.get_type_hints(target.__init__ if inspect.isclass(target) else target, include_extras=True)
-    except (NameError, TypeError) as error:
-        raise ConfigurationError(
-            f"{_called(function)}: its annotations cannot be read ({error}); import or define their types at the top "
-            "of the module, outside of `if TYPE_CHECKING`"
-        ) from None
-
-
-def _called(function: Callable[..., Any]) -> str:
-    return f"the rule {getattr(function, '__qualname__', function)!s}"
-
-
-def _from_pattern(name: str, type_: Any) -> Source:
-    if type_ in (str, Any):
-        return lambda _, texts, __: texts[name]
-    adapter = TypeAdapter(type_)
-
-    def convert(_: Caller, texts: dict[str, str], __: bytes) -> Any:
-        try:
-            return adapter.validate_python(texts[name])
-        except ValidationError:
-            raise NoMatch from None
-
-    return convert
-
-
-def _from_data(type_: Any) -> Source:
-    decode = JsonDecoder(Any).decode if type_ is Any else Shape(type_).decode
-
-    def of_call(_: Caller, __: dict[str, str], data: bytes) -> Any:
-        try:
-            return decode(data or b"null")
-        except InvalidMessage as error:
-            raise InvalidMessage(f"the arguments do not fit: {error}", error.problems) from None
-        except BadRequest as error:
-            raise BadRequest(f"the arguments do not fit: {error}") from None
-
-    return of_call
-
-
-def _from_context(called: str, name: str, classes: tuple[type, ...], default: Any) -> Source:
-    def find(caller: Caller, _: dict[str, str], __: bytes) -> Any:
-        context = caller.identity.context
-        if isinstance(context, classes) and (context is not None or default is inspect.Parameter.empty):
-            return context
-        if default is not inspect.Parameter.empty:
-            return default
-        shown = " or ".join(class_.__name__ for class_ in classes)
-        # a class of the application's own is meant to refuse users of another; a plain type is a slip
-        if all(class_.__module__ == "builtins" for class_ in classes) and (more := _log_limit.due(called)) is not None:
-            logger.warning(
-                "%s: no user dependency gave %r, which takes a result of type %s; "
-                "data of a call are a model, or a parameter called data%s",
-                *(called, name, shown, more),
-            )
-        raise PermissionDenied(f"this connection has no {shown}, which the rule asks for as {name!r}")
-
-    return find

@@ -13,7 +13,8 @@ from tidewire.errors import ConfigurationError, PermissionDenied, UnknownChannel
 from tidewire.limits import is_number
 from tidewire.rules.base import Caller, Identity, Poll
 from tidewire.rules.dependency_overrides import Overrides
-from tidewire.rules.handlers import Bound, NoMatch, hints_of
+from tidewire.rules.handlers import Bound
+from tidewire.rules.parameters import NoMatch, hints_of
 
 __all__ = ("PollFunction",)
 

@@ -15,7 +15,8 @@ from tidewire.protocols.message_shape import Shape, is_message_type
 from tidewire.protocols.payload import encode_payload
 from tidewire.rules.base import Caller
 from tidewire.rules.dependency_overrides import Overrides
-from tidewire.rules.handlers import Bound, NoMatch, Source, hints_of
+from tidewire.rules.handlers import Bound
+from tidewire.rules.parameters import NoMatch, Source, hints_of
 
 __all__ = ("Handler", "MessageTypes")
 

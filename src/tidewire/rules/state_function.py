@@ -11,7 +11,8 @@ from tidewire.errors import BadRequest, ConfigurationError, PermissionDenied, Un
 from tidewire.protocols.payload import encode_json
 from tidewire.rules.base import Caller, Identity
 from tidewire.rules.dependency_overrides import Overrides
-from tidewire.rules.handlers import Bound, NoMatch
+from tidewire.rules.handlers import Bound
+from tidewire.rules.parameters import NoMatch
 
 __all__ = ("StateFunction",)
 

@@ -19,7 +19,7 @@ from starlette.websockets import WebSocket
 
 from tidewire.errors import ConfigurationError
 from tidewire.rules.base import Identity
-from tidewire.rules.handlers import classes_of, depends_of, hints_of
+from tidewire.rules.parameters import classes_of, depends_of, hints_of
 from tidewire.support.refusals import note_handshake
 from tidewire.support.shown_value import shown
 

@@ -6,17 +6,25 @@ import asyncio
 import random
 import sqlite3
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from engine.support import PLAIN, connect, run
 from helpers.counting import reached
 from tidewire import BadRequest, ChannelOptions, Hub, LimitExceeded
 from tidewire.channel_options import MapOptions
+from tidewire.errors import StoreUnavailable
+from tidewire.messages import Member
+from tidewire.protocols.map_changes import Change
+from tidewire.protocols.map_news import KnownChange, News
+from tidewire.protocols.meta import CHANGE
+from tidewire.sessions.map_exchange import SharedReplica
+from tidewire.sessions.maps import Maps
 from tidewire.testing import wait_until
 
 CHANNELS = {"board": ChannelOptions(ephemeral=True, map=MapOptions())}
@@ -149,6 +157,31 @@ def test_entries_end_with_their_time_and_their_owner(tmp_path: Path) -> None:
             await until_equal({"stays": 1}, here, there)
             async with hubs(f"sqlite:///{tmp_path}/chat.db", 1) as (late,):
                 assert await values(late) == {"stays": 1}
+
+    run(main(), 60)
+
+
+def test_an_owner_that_had_left_is_noticed_although_presence_was_away(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its leave came before this node listened, and nobody tells it again."""
+
+    async def main() -> None:
+        async with hubs("memory://", 1) as (here,):
+            assert await values(here) == {}
+            change = Change("k", msgspec.Raw(b"1"), owner="ghost", stamp=1, by="other1")
+            news = News("other", 1, "", 1, 0, 1, [KnownChange(change.encode(), CHANGE, 0.0)])
+            members, failures = here.node.presence.members, iter(range(3))
+
+            async def away(channel: str) -> Sequence[Member]:
+                if next(failures, None) is not None:
+                    raise StoreUnavailable("presence is away for the test")
+                return await members(channel)
+
+            monkeypatch.setattr(here.node.presence, "members", away)
+            replica = Maps.of(here.node)._replica("board")
+            assert isinstance(replica, SharedReplica)
+            replica._merge(news)
+            await until_equal({"k": 1}, here)
+            await until_equal({}, here)
 
     run(main(), 60)
 

@@ -217,11 +217,11 @@ class SharedReplica(Replica):
         """Remove entries, taken from another node, of owners that had left before this one began to listen."""
         if not self._doubts or not self.state.owners:
             return
-        self._doubts -= 1
         try:
             members = await self._node.presence.members(owners(self.channel))
         except StoreUnavailable:
-            return
+            return  # the next look is for the same doubt
+        self._doubts -= 1
         absent = self.state.owners - {member.connection for member in members}
         for owner in absent & self._absent:
             self._end_all(owner)

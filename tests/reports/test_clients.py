@@ -125,11 +125,12 @@ def test_the_name_of_an_unreadable_publication() -> None:
     assert read_json(b"1" * 5_000) == float("inf")
 
 
-def test_an_empty_token_ends_one_subscription_only(service: Service) -> None:
-    """An empty token at a subscription's refresh ended the whole connection (centrifugal/centrifuge-dart#122)."""
+@pytest.mark.parametrize("wrong", ["", {"token": "…"}])
+def test_an_empty_token_ends_one_subscription_only(service: Service, wrong: Any) -> None:
+    """An empty token, or the answer around one, ended the whole connection (centrifugal/centrifuge-dart#122)."""
 
     async def scenario() -> None:
-        tokens = [subscription_token("ann", "private", seconds=2), ""]
+        tokens = [subscription_token("ann", "private", seconds=2), wrong]
 
         async def get_token(channel: str) -> str:
             return tokens.pop(0)
@@ -258,3 +259,27 @@ def test_a_client_with_an_expired_token_does_not_become_a_stranger() -> None:
     """
     with script("ws://127.0.0.1:1/connection/websocket", body) as running:
         assert running.said() == ["mine", "mine"]
+
+
+@pytest.mark.parametrize("of", ["connection", "subscription"])
+def test_a_token_that_is_no_text_is_told_where_it_is_made(service: Service, of: str) -> None:
+    """`getToken: () => response.json()` was 3501 "bad request", for the whole connection."""
+    body = f"""
+        const {{ token }} = await told();
+        const wrong = {{ getToken: async () => ({{ token }}) }};
+        const client = m.connect(url, "{of}" === "connection" ? wrong : {{ token }});
+        const errors = [];
+        client.on("error", (error) => errors.push(error.message));
+        const hidden = client.subscribe("private", null, wrong);
+        hidden.on("error", (error) => errors.push(error.message));
+        await until(() => errors.length > 0);
+        const room = client.subscribe("news:empty");
+        await until(() => client.state === "disconnected" || room.state === "subscribed");
+        say([client.state, hidden.state, errors[0]]);
+    """
+    with script(service.websocket, body) as running:
+        running.tell({"token": connection_token("ann")})
+        client, hidden, error = running.said()
+    assert client == ("disconnected" if of == "connection" else "connected")
+    assert hidden != "subscribed"
+    assert error == "getToken gave a value of type object, not text"

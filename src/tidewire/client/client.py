@@ -235,7 +235,7 @@ class Client:
         except Exception as error:
             logger.warning("no token (%s); trying again", type(error).__name__)
             return False
-        if not self._token:
+        if not isinstance(self._token, str) or not self._token:
             raise PermissionDenied("get_token returned no token; raise PermissionDenied if the user may not have one")
         return True
 

@@ -76,8 +76,8 @@ class ClientSubscriptions:
             logger.warning("no token for %r (%s); trying again", subscription.channel, type(error).__name__)
             self._subscribe_later(subscription)
             return False
-        if not subscription.token:
-            # sent on, an empty one would end the whole connection as a bad request
+        if not isinstance(subscription.token, str) or not subscription.token:
+            # sent on, it would end the whole connection as a bad request
             self.request_unsubscribe(subscription, is_over=True)
             self._drop(subscription, PermissionDenied(f"get_token returned no token for {subscription.channel!r}"))
             return False

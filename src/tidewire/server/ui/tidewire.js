@@ -109,6 +109,7 @@ function toPublication(channel, pub) {
 async function fetchToken(getToken, channel) {
   const token = await getToken(channel);
   if (!token) throw new TidewireError(101, "there is no token for this user");
+  if (typeof token !== "string") throw new TidewireError(101, `getToken gave a value of type ${typeof token}, not text`);
   return token;
 }
 

@@ -64,11 +64,11 @@ class Storm(msgspec.Struct, frozen=True):
 
 
 @contextmanager
-def serving(url: str, workers: int) -> Iterator[int]:
+def serving(url: str, workers: int, *, admitted: bool = True) -> Iterator[int]:
     """Run our server on a free port."""
     port = free_port()
     command = [sys.executable, "-m", "tidewire", "run", "bench.apps.clients:app", "--port", str(port)]
-    environment = {**os.environ, "BENCH_URL": url}
+    environment = {**os.environ, "BENCH_URL": url, "BENCH_UNADMITTED": "" if admitted else "1"}
     process = subprocess.Popen([*command, "--workers", str(workers)], env=environment, stderr=subprocess.DEVNULL)
     try:
         yield port
@@ -236,11 +236,12 @@ def main() -> None:
     parser.add_argument("--port", type=int)
     parser.add_argument("--clients", type=int)
     parser.add_argument("--messages", type=int)
+    parser.add_argument("--unadmitted", action="store_true", help="let newcomers begin as they come")
     given = parser.parse_args()
     if given.work == "steady":
         uvloop.run(steady(given.url, given.port))
         return
-    with serving(given.url, workers=2) as port:
+    with serving(given.url, workers=2, admitted=not given.unadmitted) as port:
         result: Jitter | Storm
         if given.work == "jitter":
             result = uvloop.run(jitter(given.url, port, given.clients or 1_000, given.messages or 120, 15.0, 2.0))

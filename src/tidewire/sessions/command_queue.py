@@ -133,6 +133,8 @@ class CommandQueue:
             await self._guard(self._run_all)
         finally:
             self.is_running = False
+            if not self.node.fanout.is_scheduled:  # else the replies go out with what is pushed
+                self.connection.link.flush()
 
     async def _guard(self, step: Step) -> None:
         """Run a step; an exception ends the connection."""

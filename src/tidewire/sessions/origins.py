@@ -33,6 +33,8 @@ _DEFAULT_PORTS = {"http": 80, "https": 443}
 _OF_PAGES = {"ws": "http", "wss": "https"}
 _SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
 _OWN_SITE = frozenset({"same-origin", "none"})
+#: Headers that say which page asks. Without them a program does, or a browser without one: a plain link.
+_BY_PAGES = frozenset({b"origin", b"sec-fetch-site"})
 #: Letters that the two versions of IDNA encode differently: browsers use the newer one, Python has the older one.
 _AMBIGUOUS = re.compile("[\u00df\u03c2\u200c\u200d]")
 
@@ -69,6 +71,8 @@ class Origins:
 
     def allows(self, connection: HTTPConnection) -> bool:
         """Return whether a request or handshake may go on; a refusal is logged, a few times a minute at most."""
+        if not self._is_loopback_only and _BY_PAGES.isdisjoint(dict(connection.scope["headers"])):
+            return True
         headers = connection.headers
         origins = headers.getlist("origin")
         reason = self._wrong_host(headers) or self._wrong_page(headers, origins, connection.scope)

@@ -25,7 +25,7 @@ _SETTLE_SECONDS = 1.0
 _LOG = ("-wal", "-shm")
 
 
-def identity(path: Path) -> Identity:
+def identity(path: Path | str) -> Identity:
     """Return a value that tells a file from another one of the same name, None when there is none."""
     try:
         found = os.stat(path)
@@ -36,7 +36,8 @@ def identity(path: Path) -> Identity:
 
 def log_identity(path: Path) -> tuple[Identity, ...]:
     """Return the `identity` of the file with the newest commits of a database, and of that with its index."""
-    return tuple([identity(path.with_name(f"{path.name}{end}")) for end in _LOG])
+    name = str(path)  # asked for at each commit, and to make paths of it would cost more than to ask
+    return tuple([identity(name + end) for end in _LOG])
 
 
 def remove_known(path: Path, known: Identity) -> None:

@@ -13,7 +13,7 @@ from sessions.centrifuge.support import JSON, PROTOBUF, begin, connect, names, o
 from tidewire.errors import Disconnect
 from tidewire.messages import Format
 from tidewire.protocols.centrifuge.encoding import CentrifugeProtocol
-from tidewire.testing import wait_until
+from tidewire.testing import FakeLink, wait_until
 
 both = pytest.mark.parametrize("protocol", [JSON, PROTOBUF], ids=["json", "protobuf"])
 
@@ -392,5 +392,28 @@ def test_an_end_with_3000_is_told_without_a_code() -> None:
             client.session.kick(Disconnect(3000, "connection closed"))
             await wait_until(lambda: client.connection.disconnect is not None)
             assert client.link.closed_with is None
+
+    run(main())
+
+
+def test_replies_go_out_when_the_commands_are_done_unless_a_push_takes_them_along(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    flushed: list[int] = []
+    monkeypatch.setattr(FakeLink, "flush", lambda link: flushed.append(len(link.sent)))
+
+    async def main() -> None:
+        async with open_sessions() as node:
+            client = await connect(node, channel="history:a")
+            flushed.clear()
+            client.send({"id": 8, "unsubscribe": {"channel": "a"}}, {"id": 9, "unsubscribe": {"channel": "b"}})
+            await wait_until(lambda: flushed)
+            assert flushed == [len(client.link.sent)]
+            flushed.clear()
+            client.send({"id": 10, "unsubscribe": {"channel": "c"}})
+            await node.publish("history:a", b"1")
+            await client.wait_pushes("pub")
+            assert client.reply(10) == {"unsubscribe": {}}
+            assert not flushed
 
     run(main())

@@ -62,7 +62,7 @@ def _read_mark(path: Path) -> tuple[str, int]:
         return str(seed), int(last_id)
 
 
-def _inode_and_size(path: Path) -> tuple[int, int]:
+def _inode_and_size(path: str) -> tuple[int, int]:
     with contextlib.suppress(OSError):
         found = os.stat(path)
         return found.st_ino, found.st_size
@@ -87,12 +87,12 @@ def _descriptor(path: Path) -> int:
     return descriptor
 
 
-def _is_between(path: Path, log: Path) -> bool:
+def _is_between(path: Path, log: str) -> bool:
     """Return whether a file has its first page, which says how long it is, from the log, and so perhaps no later one.
 
     Then a process moves the log into it, or was killed or stopped while it did: only both together are the database.
     """
-    with contextlib.suppress(OSError), log.open("rb") as frames:
+    with contextlib.suppress(OSError), Path(log).open("rb") as frames:
         header = frames.read(_LOG_HEADER)
         size = int.from_bytes(header[8:12], "big")
         first = os.pread(_descriptor(path), size, 0)
@@ -109,7 +109,8 @@ class FileCheck:
 
     def __init__(self, path: Path, knows: Callable[[str], bool]) -> None:
         self._path = path
-        self._log = path.with_name(f"{path.name}-wal")
+        #: Looked at before and after each commit, for which a path would be dear.
+        self._name, self._log = str(path), f"{path}-wal"
         self._knows = knows
         self._stamp = self._read_stamp()
         self._log_stamp = _inode_and_size(self._log)
@@ -123,7 +124,7 @@ class FileCheck:
 
     def _read_stamp(self) -> tuple[int, int]:
         with contextlib.suppress(OSError):
-            found = os.stat(self._path)
+            found = os.stat(self._name)
             return found.st_size, found.st_mtime_ns
         return 0, 0
 

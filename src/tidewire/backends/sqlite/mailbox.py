@@ -134,11 +134,14 @@ class Mailbox:
     def take(self, count: int, size: int) -> list[FileWrite]:
         """Take waiting writes in their order, about `size` bytes at most; from now on they cannot be withdrawn."""
         taken: list[FileWrite] = []
+        withdrawn, now_taken = _State.WITHDRAWN, _State.TAKEN
         with self._lock:
-            while self._writes and len(taken) < count and size > 0:
-                write = self._writes.popleft()
-                if write.state is _State.WAITING:
-                    write.state = _State.TAKEN
+            writes = self._writes
+            while writes and count > 0 and size > 0:
+                write = writes.popleft()
+                if write.state is not withdrawn:
+                    write.state = now_taken
+                    count -= 1
                     size -= write.size
                     taken.append(write)
         return taken

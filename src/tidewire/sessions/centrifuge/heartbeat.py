@@ -95,11 +95,14 @@ class Heartbeat:
             TimerWheel.of(self._loop).schedule(self, seconds)
 
     def _seconds(self, now: float) -> float | None:
-        moments = [due - now for due in (self._stale_due, self._ping_due, self._pong_due) if due > 0]
+        first = self._stale_due or self._ping_due  # a client that has not connected is not pinged
+        if 0 < self._pong_due < first:
+            first = self._pong_due
         expiry = self._expiring.next_expiry()
         if expiry is not None:
-            moments.append(min(expiry - now, _LOOK_SECONDS))
-        return max(0.0, min(moments)) if moments else None
+            expiry = min(expiry, now + _LOOK_SECONDS)
+            first = min(first, expiry) if first else expiry
+        return max(0.0, first - now) if first else None
 
     def on_timer(self, now: float) -> float | None:
         """Do the steps that are due."""

@@ -294,9 +294,11 @@ class Session:
 
     def next_expiry(self) -> float | None:
         """Return when the connection or a subscription ends for good, by the loop's clock."""
-        ends = (self.credentials.ends, self.subscriptions.next_expiry())
-        moments = [moment for moment in ends if moment is not None]
-        return min(moments) + self.node.limits.expiry_grace_seconds if moments else None
+        ends, mine = self.credentials.ends, self.subscriptions
+        first = mine.next_expiry() if mine.channels else None
+        if ends is None or (first is not None and first < ends):
+            ends = first
+        return None if ends is None else ends + self.node.limits.expiry_grace_seconds
 
     def expire(self, now: float) -> None:
         """End the connection and subscriptions that were not refreshed in time."""

@@ -213,9 +213,10 @@ class Suite:
             self.runs[-1].extra["leave_seconds"] = _seconds_until_idle(server)
 
     def _idle(self, subject: Subject) -> None:
+        """The first thousand take the memory that the start has left, which differs by whether it compiled modules."""
         count, hold = self.plan.idle_connections, self.plan.idle_hold
         with subject.serve(ping_seconds=5) as server:
-            self._measure("idle", subject, server, count, mode="idle", subscribers=count + 100, warm=100, hold=hold)
+            self._measure("idle", subject, server, count, mode="idle", subscribers=count + 1_000, warm=1_000, hold=hold)
 
     def _frozen(self, subject: Subject) -> None:
         """The same readers without and with ten more who never read, on one server."""

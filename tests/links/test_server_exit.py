@@ -17,7 +17,7 @@ import pytest
 from tests.links.wire import wait_for
 
 from contract.serving import free_port
-from tidewire.links import server_exit
+from tidewire.links import server_exit, tcp_socket
 
 APPLICATION = """
 from fastapi import FastAPI
@@ -105,6 +105,17 @@ def test_an_open_event_source_does_not_keep_a_server(kind: str, number: signal.S
             assert time.monotonic() - start < 20  # hypercorn takes 6 s on a quiet machine
             while stream.recv(65_536):
                 pass
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="/proc is not there")
+def test_looking_for_sockets_leaves_no_descriptors_behind(tmp_path: Path) -> None:
+    """Each look copied the files and pipes of the process, and their copies: after a dozen, no descriptor was left."""
+    with (tmp_path / "file").open("wb"), socket.create_server(("127.0.0.1", 0)) as listener:
+        before = os.listdir("/proc/self/fd")
+        for look in (server_exit._listening, tcp_socket._scan) * 2:
+            look()
+        assert [number for number, _ in tcp_socket.sockets() if number == listener.fileno()]
+        assert len(os.listdir("/proc/self/fd")) == len(before)
 
 
 def test_a_process_that_listens_no_more_is_about_to_exit(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -20,6 +20,7 @@ from collections.abc import Callable
 from types import FrameType
 from typing import Any
 
+from tidewire.links.tcp_socket import sockets
 from tidewire.support.per_loop import PerLoop
 
 __all__ = ("ServerExit", "leaves_websockets_open")
@@ -97,11 +98,10 @@ class ServerExit(PerLoop):
 def _listening() -> list[tuple[int, int]]:
     """Return the sockets of this process that listen, by their descriptors and inodes; none where /proc is not."""
     found = []
-    with contextlib.suppress(OSError):
-        for name in os.listdir("/proc/self/fd"):
-            with contextlib.suppress(OSError), socket.socket(fileno=os.dup(int(name))) as duplicate:
-                if duplicate.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
-                    found.append((int(name), os.fstat(int(name)).st_ino))
+    for number, one in sockets():
+        with contextlib.suppress(OSError):
+            if one.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
+                found.append((number, os.fstat(number).st_ino))
     return found
 
 

@@ -11,7 +11,7 @@ import os
 import socket
 import struct
 import sys
-from collections.abc import MutableMapping
+from collections.abc import Iterator, MutableMapping
 from typing import Any, NamedTuple
 
 from tidewire.support.per_loop import PerLoop
@@ -88,27 +88,42 @@ class Sockets(PerLoop):
         number = self._found.get(peer)
         if number is None:
             return None
-        try:
-            duplicate = socket.socket(fileno=os.dup(number))
-        except OSError:
-            return None
-        if _peer(duplicate) == peer:  # a number is used again
+        duplicate = _duplicate(number)
+        if duplicate is None or _peer(duplicate) == peer:
             return duplicate
-        duplicate.close()
+        duplicate.close()  # the number is used again
+        return None
+
+
+def sockets() -> Iterator[tuple[int, socket.socket]]:
+    """Iterate over the sockets of this process, by their descriptors; each duplicate is closed when the next comes.
+
+    There are none where /proc is not.
+    """
+    with contextlib.suppress(OSError):
+        for name in os.listdir("/proc/self/fd"):
+            duplicate = _duplicate(int(name))
+            if duplicate is not None:
+                with duplicate:
+                    yield int(name), duplicate
+
+
+def _duplicate(number: int) -> socket.socket | None:
+    """Return a duplicate of a descriptor that is a socket; a file or pipe is none, and leaves none behind."""
+    try:
+        copy = os.dup(number)
+    except OSError:
+        return None
+    try:
+        return socket.socket(fileno=copy)
+    except OSError:
+        os.close(copy)
         return None
 
 
 def _scan() -> dict[Peer, int]:
-    found = {}
-    with contextlib.suppress(OSError):
-        for name in os.listdir("/proc/self/fd"):
-            with contextlib.suppress(OSError):
-                duplicate = socket.socket(fileno=os.dup(int(name)))
-                with duplicate:
-                    peer = _peer(duplicate)
-                if peer is not None:
-                    found[peer] = int(name)
-    return found
+    peers = ((number, _peer(one)) for number, one in sockets())
+    return {peer: number for number, peer in peers if peer is not None}
 
 
 def _peer(found: socket.socket) -> Peer | None:

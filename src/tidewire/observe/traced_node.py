@@ -11,7 +11,7 @@ from typing import TypeVar
 
 import msgspec
 from opentelemetry.context import attach, create_key, detach, get_current, get_value, set_value
-from opentelemetry.trace import Span, set_span_in_context, use_span
+from opentelemetry.trace import Span, set_span_in_context
 
 from tidewire.backends.base import Broker, Presence
 from tidewire.channels import is_internal, is_personal
@@ -21,7 +21,7 @@ from tidewire.history.shown_history import IsShown
 from tidewire.limits import Limits
 from tidewire.messages import EphemeralPublication, Position, Publication, PublishRequest
 from tidewire.observe.tracing import Tracing, current_context, fail, text_of
-from tidewire.protocols.meta import trace_of, traced_of, with_trace
+from tidewire.protocols.meta import trace_of, with_trace
 from tidewire.rules.options_by_name import OptionsByName
 from tidewire.support.key_counts import Counts
 from tidewire.support.log_ids import LogIds
@@ -35,7 +35,6 @@ T = TypeVar("T")
 _COMMAND = create_key("tidewire.command")
 #: Seconds between two checks of a fan-out that continues in later turns.
 _LOOK_SECONDS = 0.005
-_current = partial(use_span, end_on_exit=False, record_exception=False, set_status_on_exception=False)
 
 
 class TracedMeter(Meter):
@@ -147,13 +146,15 @@ class TracedNode(Node):
         if span is None:
             return publish(request)
         request = msgspec.structs.replace(request, meta=with_trace(request.meta, text_of(span)))
+        token = attach(set_span_in_context(span))
         try:
-            with _current(span):
-                work = publish(request)
+            work = publish(request)
         except BaseException as error:
             fail(span, error)
             span.end()
             raise
+        finally:
+            detach(token)
         return _published(span, work)
 
     def _publish_ephemeral_one(
@@ -195,13 +196,18 @@ class TracedNode(Node):
 
     def _begin_push(self, begin: Callable[[Channel], ChannelPush], channel: Channel) -> ChannelPush:
         push = begin(channel)
-        for publication in traced_of(push.publications):
-            self._deliver(channel, publication)
+        seen = b""
+        for publication in push.publications:
+            meta = publication.meta
+            if meta is not seen:  # the publications of one publisher mostly have the same bytes
+                seen = meta
+                if b'"trace"' in meta:
+                    self._deliver(channel, publication)
         return push
 
     def _add_ephemeral(self, add: Callable[[EphemeralPublication], None], publication: EphemeralPublication) -> None:
         add(publication)
-        if traced_of((publication,)) and (channel := self.registry.channels.get(publication.channel)) is not None:
+        if b'"trace"' in publication.meta and (channel := self.registry.channels.get(publication.channel)) is not None:
             self._deliver(channel, publication)
 
     def _deliver(self, channel: Channel, publication: Publication) -> None:
@@ -227,15 +233,16 @@ class TracedNode(Node):
 
 
 async def _published(span: Span, work: Awaitable[Position]) -> Position:
-    with _current(span):
-        try:
-            position = await work
-        except BaseException as error:
-            fail(span, error)
-            raise
-        else:
-            if position.offset:
-                span.set_attribute("messaging.message.id", str(position))
-            return position
-        finally:
-            span.end()
+    token = attach(set_span_in_context(span))
+    try:
+        position = await work
+    except BaseException as error:
+        fail(span, error)
+        raise
+    else:
+        if position.offset:
+            span.set_attribute("messaging.message.id", str(position))
+        return position
+    finally:
+        span.end()
+        detach(token)

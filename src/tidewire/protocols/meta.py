@@ -5,7 +5,7 @@ Written by sessions and by the HTTP API, read by both; a store keeps it as it is
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from functools import lru_cache
 
 import msgspec
@@ -28,7 +28,6 @@ __all__ = (
     "meta_of",
     "tags_from",
     "trace_of",
-    "traced_of",
     "user_of",
     "with_channel_info",
     "with_trace",
@@ -113,11 +112,6 @@ def _but_not(meta: bytes) -> str:
 def trace_of(publication: Publication) -> str:
     """Return the span of a publication's publish, "" for none."""
     return meta_of(publication.meta).trace if b'"trace"' in publication.meta else ""
-
-
-def traced_of(publications: Sequence[Publication]) -> list[Publication]:
-    """Return those publications whose `meta` may have the span of their publish, without a call for the others."""
-    return [one for one in publications if one.meta and b'"trace"' in one.meta]
 
 
 def with_trace(meta: bytes, span: str) -> bytes:

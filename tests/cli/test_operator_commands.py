@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import json
+import signal
 import subprocess
+import sys
+import threading
 from collections.abc import Iterator
 from contextlib import ExitStack
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
 import pytest
@@ -147,3 +151,43 @@ def test_a_server_is_asked_with_its_key_alone(server: LiveServer) -> None:
     assert "wants the key of its HTTP API" in ended.stderr
     (server.folder / "wrong").write_text("wrong")
     assert done(server, "status", "--server", server.url, "--key-file", "wrong").returncode == 2
+
+
+def test_a_redirect_is_told_and_gets_no_key(tmp_path: Path) -> None:
+    asked: list[str] = []
+
+    class Elsewhere(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            asked.append(self.path)
+            self.send_response(302)
+            self.send_header("Location", f"http://127.0.0.1:{self.server.server_address[1]}/taken/api/status")
+            self.end_headers()
+
+        do_GET = do_POST
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    (tmp_path / "key").write_text(KEY)
+    with HTTPServer(("127.0.0.1", 0), Elsewhere) as found:
+        threading.Thread(target=found.serve_forever, daemon=True).start()
+        url = f"http://127.0.0.1:{found.server_address[1]}"
+        ended = tidewire("status", "--server", url, "--key-file", "key", folder=tmp_path)
+        found.shutdown()
+    assert asked == ["/api/status"]
+    assert (ended.returncode, len(ended.stderr.splitlines())) == (2, 1)
+    assert f"--server {url}/taken" in ended.stderr
+
+
+def test_top_writes_a_line_each_second_for_a_program(server: LiveServer, target: list[str], clients: int) -> None:
+    command = [sys.executable, "-m", "tidewire", "top", "--json", *target]
+    with subprocess.Popen(command, cwd=server.folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as running:
+        assert running.stdout is not None
+        assert running.stderr is not None
+        lines = [json.loads(running.stdout.readline()) for _ in range(3)]
+        running.send_signal(signal.SIGINT)
+        assert running.wait(20) == 0
+        assert running.stderr.read() == b""
+    assert [len(line["nodes"]) for line in lines] == [2, 2, 2]
+    first, last = (min(node["uptime"] for node in line["nodes"]) for line in (lines[0], lines[-1]))
+    assert last - first >= 1.5

@@ -72,27 +72,39 @@ def status(
 
 
 def top(
-    config: flags.Config = None, broker: flags.Broker = None, server: Server = None, key_file: KeyFile = None
+    config: flags.Config = None,
+    broker: flags.Broker = None,
+    server: Server = None,
+    key_file: KeyFile = None,
+    as_json: Annotated[bool, typer.Option("--json", help="A line of JSON each second, for a program.")] = False,
 ) -> None:
     """Show the same live, until Ctrl+C."""
+    with contextlib.suppress(KeyboardInterrupt):
+        _run(config, broker, server, key_file, _print_live if as_json else _show_live)
+
+
+async def _print_live(call: Call) -> None:
+    _print(await call("status", {}))
+    while True:
+        await asyncio.sleep(1.0)
+        with contextlib.suppress(StoreUnavailable):  # while nothing answers, no line comes
+            _print(await call("status", {}))
+
+
+async def _show_live(call: Call) -> None:
     from rich.live import Live
 
-    async def work(call: Call) -> None:
-        before = await call("status", {})
-        with Live(_screen(before, before), console=out, screen=out.is_terminal, auto_refresh=False) as live:
-            after = before
-            while True:
-                await asyncio.sleep(1.0)
-                try:
-                    before, after = after, await call("status", {})
-                except StoreUnavailable:
-                    live.update(Group(_screen(before, after), Text("no answer: these figures are its last", "red")))
-                    live.refresh()
-                else:
-                    live.update(_screen(before, after), refresh=True)
-
-    with contextlib.suppress(KeyboardInterrupt):
-        _run(config, broker, server, key_file, work)
+    before = after = await call("status", {})
+    with Live(_screen(before, before), console=out, screen=out.is_terminal, auto_refresh=False) as live:
+        while True:
+            await asyncio.sleep(1.0)
+            try:
+                before, after = after, await call("status", {})
+            except StoreUnavailable:
+                live.update(Group(_screen(before, after), Text("no answer: these figures are its last", "red")))
+                live.refresh()
+            else:
+                live.update(_screen(before, after), refresh=True)
 
 
 class _List(NamedTuple):

@@ -56,6 +56,13 @@ def _key(config: Path | None, key_file: Path | None) -> str:
     return key
 
 
+class _Unredirected(urllib.request.HTTPRedirectHandler):
+    """Goes to no other address that an answer names, because the key would go there, too."""
+
+    def redirect_request(self, *_: object) -> None:
+        return None
+
+
 class _Server:
     """The HTTP API of a server, asked without a library, so that a command starts soon."""
 
@@ -64,6 +71,7 @@ class _Server:
             raise ConfigurationError(f"--server {url!r} is no address; write it as http://127.0.0.1:8000")
         self._url = url.rstrip("/")
         self._key = key
+        self._opener = urllib.request.build_opener(_Unredirected)
 
     async def __call__(self, method: str, body: dict[str, Any]) -> dict[str, Any]:
         return await asyncio.to_thread(self._post, method, body)
@@ -72,7 +80,7 @@ class _Server:
         headers = {"Content-Type": "application/json"} | ({"X-API-Key": self._key} if self._key else {})
         request = urllib.request.Request(f"{self._url}/api/{method}", json.dumps(body).encode(), headers)
         try:
-            with urllib.request.urlopen(request, timeout=_SECONDS) as response:
+            with self._opener.open(request, timeout=_SECONDS) as response:
                 answer = json.load(response)
         except urllib.error.HTTPError as error:
             raise ConfigurationError(_explained(error, self._url, has_key=bool(self._key))) from None
@@ -107,6 +115,9 @@ def _explained(error: urllib.error.HTTPError, url: str, *, has_key: bool) -> str
         return f"{url} wants the key of its HTTP API; give it with --key-file, or as TIDEWIRE_HTTP_API__KEY"
     if error.code == 404:
         return f"{url} has no HTTP API; set http_api.key there (or add hub.api_router(key=…))"
+    elsewhere = str(error.headers.get("Location", "")).partition("/api/")[0]
+    if 300 <= error.code < 400 and elsewhere:
+        return f"{url} sends its visitors to {elsewhere}; if that is yours, ask it: --server {elsewhere}"
     return f"{url} answers {error.code} {error.reason}"
 
 

@@ -154,6 +154,24 @@ def test_after_the_loop_has_ended_nothing_hangs() -> None:
         hub.from_thread(hub.publish, "a", "x")
 
 
+def test_another_loop_is_told_a_way_that_works() -> None:
+    """A notebook with its server in a thread: each of two errors named the other one's way."""
+
+    async def main() -> None:
+        async with Hub() as hub:
+
+            async def cell() -> Any:
+                with pytest.raises(ConfigurationError, match=r"asyncio\.to_thread\(hub\.from_thread"):
+                    hub.from_thread(hub.publish, "a", "x")
+                with pytest.raises(ConfigurationError, match=r"asyncio\.to_thread\(hub\.from_thread"):
+                    await hub.publish("a", "x")
+                return await asyncio.to_thread(hub.from_thread, hub.publish, "a", "x")
+
+            assert (await in_thread(lambda: asyncio.run(cell()))).offset == 1
+
+    run(main())
+
+
 def test_a_forked_child_is_told_and_does_not_wait_for_ever() -> None:
     """A hub that was opened before `fork` has an event loop there that does not run (celery/kombu#2204)."""
     context = multiprocessing.get_context("fork")

@@ -181,9 +181,11 @@ class Verbs(HubLifecycle):
         The function may be any verb of the hub or of a connection. Raises its errors, and ConfigurationError when it is
         called in an event loop, which waiting would stop.
         """
-        if running_loop() is not None:
+        if (running := running_loop()) is not None:
             name = getattr(verb, "__name__", "…")
-            raise ConfigurationError(f"from_thread waits, which stops an event loop; write `await hub.{name}(…)` here")
+            is_own = running is self._opened.loop
+            instead = f"hub.{name}(…)" if is_own else f"asyncio.to_thread(hub.from_thread, hub.{name}, …)"
+            raise ConfigurationError(f"from_thread waits, which stops an event loop; write `await {instead}` here")
         if not callable(verb):
             getattr(verb, "close", lambda: None)()  # a coroutine that would be said never to have been awaited
             raise ConfigurationError(

@@ -28,8 +28,8 @@ def check_loop(loop: asyncio.AbstractEventLoop, *, reads: bool = False) -> None:
     running = running_loop()
     if running is not loop and not (reads and running is None):
         raise ConfigurationError(
-            "this runs outside of the event loop that the hub was opened on; from a plain `def`, a thread or another "
-            "loop write hub.from_thread(hub.publish, …)"
+            "this runs outside of the event loop that the hub was opened on; from a plain `def` or a thread write "
+            "hub.from_thread(hub.publish, …), from another loop await asyncio.to_thread(hub.from_thread, …)"
         )
 
 

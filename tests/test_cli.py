@@ -92,6 +92,8 @@ def test_a_user_from_beginning_to_end(tmp_path: Path) -> None:
     ("arguments", "said"),
     [
         ("nonsense", "No such command"),
+        ("manual", "`tidewire docs` the pages"),
+        ("publsh", "Did you mean 'publish'"),
         ("serve --prot 1", "No such option"),
         ("serve --port x", "'--port'"),
         ("serve --port 99999", "port 99999"),

@@ -13,7 +13,7 @@ from fastapi import Depends, FastAPI, WebSocket
 from pydantic import BaseModel
 
 from tidewire import Hub, Permissions
-from tidewire.errors import NotPublished, PublishUnconfirmed
+from tidewire.errors import ConfigurationError, NotPublished, PublishUnconfirmed
 from tidewire.testing import CommandRefused, HandshakeRefused, Realtime, connected_user
 
 
@@ -442,9 +442,14 @@ def test_an_endpoint_without_a_hub_can_be_tested_and_refuse(realtime: Realtime) 
 
     async def test() -> None:
         async with realtime(app) as rt:
-            with pytest.raises(HandshakeRefused, match="403"):
+            with pytest.raises(HandshakeRefused, match=r"at '/echo' was refused with HTTP 403"):
                 await rt.connect("/echo")
-            ann = await rt.connect("/echo", user="ann", params={"key": 1}, subprotocols=["chat"])
+            with pytest.raises(HandshakeRefused, match="at '/eco' was refused with HTTP 404"):
+                await rt.connect("/eco")
+            for act in (rt.kill(1), rt.connect("/echo", worker=2)):
+                with pytest.raises(ConfigurationError, match=r"no worker [12]: this application has 1, from 0"):
+                    await act
+            ann = await rt.connect("echo", user="ann", params={"key": 1}, subprotocols=["chat"])
             assert ann.subprotocol == "chat"
             await ann.send("hi")
             await ann.expect("ann: hi")

@@ -74,7 +74,12 @@ class Commands(TyperGroup):
         named = COMMANDS.get(args[0])
         if named is not None:
             self.commands[args[0]] = _loaded(args[0], named)
-        return super().resolve_command(ctx, args)
+        try:
+            return super().resolve_command(ctx, args)
+        except typer.TyperException as error:
+            if "Did you mean" not in error.message:
+                error.message += " `tidewire --help` lists the commands, and `tidewire docs` the pages of the manual."
+            raise
 
 
 def _loaded(name: str, command: Command) -> Any:

@@ -25,8 +25,9 @@ _REASONS = {1005: Disconnect(1005, "")}
 class HandshakeRefused(TidewireError):
     """Raised when the application refuses a WebSocket: with its HTTP `status` and the `text` of its answer."""
 
-    def __init__(self, status: int, text: str) -> None:
-        super().__init__(f"the handshake was refused with HTTP {status}: {text or '(no text)'}")
+    def __init__(self, status: int, text: str, path: str = "") -> None:
+        place = f" at {path!r}" if path else ""
+        super().__init__(f"the handshake{place} was refused with HTTP {status}: {text or '(no text)'}")
         self.status = status
         self.text = text
 
@@ -45,7 +46,10 @@ class WireClient(asyncio.Protocol):
         on_activity: Callable[[], None],
     ) -> None:
         names: Any = list(subprotocols) or None
-        self._protocol = ClientProtocol(parse_uri(f"ws://testserver{path}"), subprotocols=names, max_size=None)
+        self._protocol = ClientProtocol(
+            parse_uri(f"ws://testserver/{path.removeprefix('/')}"), subprotocols=names, max_size=None
+        )
+        self._path = path
         self._headers = headers
         self._on_message = on_message
         self._on_closed = on_closed
@@ -115,9 +119,8 @@ class WireClient(asyncio.Protocol):
         if refusal is None:
             self.opened.set_result(None)
         elif isinstance(refusal, InvalidStatus):
-            self.opened.set_exception(
-                HandshakeRefused(response.status_code, (response.body or b"").decode("utf-8", "replace"))
-            )
+            text = (response.body or b"").decode("utf-8", "replace")
+            self.opened.set_exception(HandshakeRefused(response.status_code, text, self._path))
         else:
             self.opened.set_exception(refusal)
 

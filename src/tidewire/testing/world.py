@@ -121,7 +121,7 @@ class World(Stage):
     async def kill(self, worker: int = 0) -> None:
         """Kill a worker as `kill -9` does: its clients are cut, and its members leave when its lease has ended."""
         silenced = self.errors[:]
-        await self.workers[worker].kill()
+        await self._numbered(worker).kill()
         await self.settle_briefly()
         self.errors = silenced
 
@@ -227,9 +227,19 @@ class World(Stage):
         alive = [worker for worker in self.workers if worker.is_alive]
         if not alive:
             raise ConfigurationError("no worker is alive; `await rt.start_worker()` starts one")
-        if opening.worker is not None and self.workers[opening.worker].is_alive:
+        if opening.worker is not None and self._numbered(opening.worker).is_alive:
             return self.workers[opening.worker]
         return self.chance.choice(alive) if self._is_seeded else alive[next(self._next) % len(alive)]
+
+    def _numbered(self, worker: int) -> StagedWorker:
+        try:
+            return self.workers[worker]
+        except IndexError:
+            count = len(self.workers)
+            message = (
+                f"there is no worker {worker}: this application has {count}, from 0; write realtime(app, workers=…)"
+            )
+            raise ConfigurationError(message) from None
 
     # Acts of the application.
 

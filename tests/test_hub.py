@@ -211,7 +211,7 @@ def test_an_outage_does_not_end_an_endpoint(monkeypatch: pytest.MonkeyPatch) -> 
             with monkeypatch.context() as patched:
                 patched.setattr(CheckedBroker, "publish", failing)
                 await client.send("1")
-                assert await receive(client) == "error: not published: the disk is full"
+                assert await receive(client) == "error: not published: the store cannot keep this now; try again"
                 with pytest.raises(NotPublished):
                     await hub.publish("a", "x")
                 assert hub.degraded

@@ -143,8 +143,8 @@ def test_what_a_handler_returns_is_published(store: str, tmp_path: Any, caplog: 
 @pytest.mark.parametrize(
     ("outage", "told"),
     [
-        (NotPublished("full"), "not published: full"),
-        (StoreUnavailable("gone"), "gone"),
+        (NotPublished("full"), "not published: the store cannot keep this now; try again"),
+        (StoreUnavailable("gone"), "the store cannot be used now; try again"),
         (TemporaryFailure("the shop is away"), "the shop is away"),
     ],
 )

@@ -76,8 +76,11 @@ def test_a_failure_in_the_middle_is_told_for_exactly_those_it_concerns(
                 await connection.wait_closed()
 
         async with serving(hub, endpoint) as running, running.open() as client:
-            assert await receive(client) == "error: not published: full"
-            assert await receive(client) == "error: unconfirmed: no answer"
+            assert await receive(client) == "error: not published: the store cannot keep this now; try again"
+            assert (
+                await receive(client)
+                == "error: unconfirmed: the store did not answer in time, and may have kept this; try again"
+            )
             await wait_until(lambda: found)
             kept = [publication.data for publication in (await hub.history("a")).publications]
         assert kept == [b"0", b"1", b"2", b"4", b"6", b"7"]

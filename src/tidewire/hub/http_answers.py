@@ -15,6 +15,7 @@ from starlette.websockets import WebSocket
 
 from tidewire import errors as e
 from tidewire.protocols.close_codes import POLICY, STORE_AWAY, close_reason
+from tidewire.protocols.outages import sentence
 from tidewire.support.log_limit import LogLimit
 
 __all__ = ("answer_errors",)
@@ -39,12 +40,6 @@ _STATUSES: dict[type[Exception], int] = {
     e.EntryChanged: 409,
     e.PublishError: 503,
     e.StoreUnavailable: 503,
-}
-#: The sentences for a client of what the log tells with the store's address.
-_OUTAGES: dict[type[Exception], str] = {
-    e.PublishUnconfirmed: "the store did not confirm this in time, and may have kept it; try again",
-    e.PublishError: "this was not published, because the store cannot be used now; try again",
-    e.StoreUnavailable: "the store cannot be used now; try again",
 }
 _ANSWERED = (e.CommandError, e.AlreadyStreaming, e.EntryChanged, e.PublishError, e.StoreUnavailable)
 
@@ -94,14 +89,10 @@ async def _answer(connection: HTTPConnection, error: Exception) -> Any:
     if more is not None:
         logger.warning("%r is answered with %d: %s%s", connection.scope["path"], status, error, more)
     if isinstance(connection, WebSocket):  # outside of a block with its connection, which ends it itself
-        await connection.close((STORE_AWAY if status == 503 else POLICY).code, close_reason(_sentence(error)))
+        await connection.close((STORE_AWAY if status == 503 else POLICY).code, close_reason(sentence(error)))
         return None
-    detail = error.detail if isinstance(error, e.InvalidMessage) and error.problems else _sentence(error)
+    detail = error.detail if isinstance(error, e.InvalidMessage) and error.problems else sentence(error)
     return JSONResponse({"detail": detail}, status, _retry_after(error, status))
-
-
-def _sentence(error: Exception) -> str:
-    return next((text for class_, text in _OUTAGES.items() if isinstance(error, class_)), str(error))
 
 
 def _status(error: Exception) -> int:

@@ -18,6 +18,7 @@ from tidewire.errors import (
     PermissionDenied,
     PublishError,
     StoreUnavailable,
+    TidewireError,
 )
 from tidewire.hub import Hub
 from tidewire.messages import MAX_OFFSET, HistoryRequest, Position, Publication, WireMessage
@@ -44,6 +45,7 @@ from tidewire.protocols.chat import (
     Rooms,
     System,
 )
+from tidewire.protocols.outages import sentence
 from tidewire.server.accounts import display_name
 from tidewire.server.connection_login import Doorkeeper
 from tidewire.server.rooms import RoomDirectory
@@ -107,17 +109,17 @@ class ChatSession:
         try:
             await work
         except CommandError as error:
-            await self._tell(error.code, str(error), command)
+            await self._tell(error.code, error, command)
         except NotPublished as error:
-            await self._tell("not_published", str(error), command)
+            await self._tell("not_published", error, command)
         except PublishError as error:
-            await self._tell("unconfirmed", str(error), command)
+            await self._tell("unconfirmed", error, command)
         except StoreUnavailable as error:
-            await self._tell("unavailable", str(error), command)
+            await self._tell("unavailable", error, command)
 
-    async def _tell(self, code: str, content: str, command: Any) -> None:
+    async def _tell(self, code: str, error: TidewireError, command: Any) -> None:
         id_, room = getattr(command, "id", None), getattr(command, "room", LOBBY)
-        await self._connection.send(CHAT.encode(Error(code, content, id_, room)))
+        await self._connection.send(CHAT.encode(Error(code, sentence(error), id_, room)))
 
     # Rooms.
 

@@ -22,7 +22,6 @@ from tidewire.errors import (
     NotPublished,
     PublishError,
     StoreUnavailable,
-    TemporaryFailure,
 )
 from tidewire.messages import Format, Membership, Position, Subscribed, WireMessage
 from tidewire.protocols.close_codes import NORMAL, STORE_AWAY
@@ -30,12 +29,14 @@ from tidewire.protocols.json_text import JsonDecoder
 from tidewire.protocols.map_changes import Entry
 from tidewire.protocols.message_shape import checked_announcement
 from tidewire.protocols.meta import PublicationMeta
+from tidewire.protocols.outages import outage
 from tidewire.protocols.payload import connection_id, encode_json, encode_message, encode_payload
 from tidewire.sessions.accept import Acceptance
 from tidewire.sessions.arguments import bytes_from, count_from, offset_from, position_from
 from tidewire.sessions.held_connection import HeldConnection
 from tidewire.sessions.hub_orders import set_presence
 from tidewire.sessions.maps import Maps
+from tidewire.support.refusals import kind_of
 
 __all__ = ("HubConnection",)
 
@@ -225,8 +226,8 @@ class HubConnection(HeldConnection):
         return True
 
     def _tell_failed(self, connection: Connection, error: PublishError) -> bool:
-        kept = "not published" if isinstance(error, NotPublished) else "unconfirmed"
-        self._node.send(connection, connection.protocol.encode_error(TemporaryFailure(f"{kept}: {error}")))
+        connection.refuse(kind_of(error), str(error))
+        self._node.send(connection, connection.protocol.encode_error(outage(error)))
         return False
 
     def _settle(self, connection: Connection, outcome: asyncio.Future[bool], error: BaseException | None) -> None:

@@ -16,15 +16,14 @@ from tidewire.engine.node import Node
 from tidewire.errors import (
     CommandError,
     ConnectionClosed,
-    NotPublished,
     PublishError,
     StoreUnavailable,
-    TemporaryFailure,
 )
 from tidewire.messages import Membership
 from tidewire.protocols.base import Protocol
 from tidewire.protocols.close_codes import STORE_AWAY
 from tidewire.protocols.native_commands import Ping, Publish, Subscribe, Unsubscribe
+from tidewire.protocols.outages import outage
 from tidewire.rules.base import Identity
 from tidewire.rules.rule_authority import RuleAuthority
 from tidewire.sessions.accept import Acceptance
@@ -160,7 +159,6 @@ class ServedCommands:
         except (CommandError, PublishError, StoreUnavailable) as error:
             if meter is not None and isinstance(command, Publish):
                 meter.add("command", "publish", "failed", 0.0)
-            self._connection.refuse(kind_of(error), str(error))
             self._settle(error)
 
     def _name(self, channel: str) -> str:
@@ -182,7 +180,8 @@ class ServedCommands:
 
     def _settle(self, error: BaseException | None) -> None:
         if error is not None:
-            refusal = error if isinstance(error, CommandError) else _outage(error)
+            self._connection.refuse(kind_of(error), str(error))
+            refusal = error if isinstance(error, CommandError) else outage(error)
             self._node.send(self._connection, self._connection.protocol.encode_error(refusal))
 
     async def subscribe(self, command: Subscribe) -> None:
@@ -202,13 +201,6 @@ class ServedCommands:
         pong = self._connection.protocol.encode_pong()
         if pong is not None:
             self._node.send(self._connection, pong)
-
-
-def _outage(error: BaseException) -> TemporaryFailure:
-    if isinstance(error, StoreUnavailable):
-        return TemporaryFailure(str(error))
-    kept = "not published" if isinstance(error, NotPublished) else "unconfirmed"
-    return TemporaryFailure(f"{kept}: {error}")
 
 
 _METHODS: dict[type, Callable[[ServedCommands, Any], Awaitable[None]]] = {

@@ -62,7 +62,7 @@ class Refusals(PerLoop):
             )
 
 
-def kind_of(error: Exception) -> str:
+def kind_of(error: BaseException) -> str:
     """Return the kind of a refusal by an exception: "permission_denied" for PermissionDenied."""
     return re.sub(r"(?<=[a-z])(?=[A-Z])", "_", type(error).__name__).lower()
 

@@ -48,6 +48,8 @@ def main() -> int:
     for word in WORDS:
         if not any(re.search(rf"\b{word}\b", f"{entry['title']} {entry['text']}", re.IGNORECASE) for entry in index):
             mistakes.append(f"the search finds no {word!r}")
+    places = {entry["location"] for entry in index}
+    mistakes += [f"the search finds source: {place}" for place in places if re.search(r"^files/.*\.\w+\.html", place)]
     print(*mistakes, sep="\n", end="\n" if mistakes else "")
     print(f"build/site: {len(pages)} pages, {len(index)} entries to search, {len(mistakes)} mistakes")
     return 1 if mistakes else 0

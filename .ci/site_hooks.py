@@ -21,6 +21,8 @@ LANGUAGES = {
     ".conf": "nginx",
     ".jsx": "jsx",
 }
+#: A row of the first page that groups how-tos, and the pages that it names.
+GROUP = re.compile(r"^\| \*\*Do: (?P<title>[^*]+)\*\* \| (?P<pages>.*) \|$", re.MULTILINE)
 #: Files outside of docs/ that become pages whether a page links to them or not.
 ALWAYS = ("CHANGELOG.md", "examples/README.md")
 
@@ -35,8 +37,16 @@ def on_config(config: Any) -> Any:
     return config
 
 
-def _pages(folder: str) -> list[str]:
-    return sorted(str(path.relative_to(DOCS)) for path in (DOCS / folder).glob("*.md"))
+def _pages(folder: str) -> list[Any]:
+    """Return the pages of a folder: those that the first page groups in its groups, the others by their names."""
+    pages = sorted(str(path.relative_to(DOCS)) for path in (DOCS / folder).glob("*.md"))
+    groups = []
+    for row in GROUP.finditer((DOCS / "README.md").read_text(encoding="utf-8")):
+        named = [page for page in LINK.findall(row["pages"]) if page in pages]
+        if named:
+            groups.append({row["title"].capitalize(): named})
+            pages = [page for page in pages if page not in named]
+    return [*groups, *pages]
 
 
 def on_files(files: Files, config: Any) -> Files:
@@ -81,9 +91,16 @@ def _content(name: str, text: str) -> str:
 
 
 def on_page_markdown(markdown: str, page: Any, config: Any, files: Any) -> str:
-    """Turn links to files outside into links to their pages."""
+    """Turn links to files outside into links to their pages.
+
+    A search finds no source; the first page lists all pages itself.
+    """
     if page.file.src_uri.startswith("files/"):
+        if Path(page.file.src_uri).stem.count("."):
+            page.meta["search"] = {"exclude": True}
         return markdown
+    if page.file.src_uri == "README.md":
+        page.meta["hide"] = ["navigation"]
     return _moved(markdown, DOCS / page.file.src_uri, page.file.src_uri)
 
 

@@ -12,6 +12,7 @@ from starlette.requests import HTTPConnection
 
 from helpers.hubs import run, serving
 from tidewire import Hub
+from tidewire.observe.guards import comes_from_this_machine
 from tidewire.server.app import create_app
 from tidewire.server.settings import Settings
 
@@ -55,6 +56,8 @@ async def ask_all(client: httpx.AsyncClient, asked: list[str], headers: dict[str
 STRANGERS: list[tuple[Callable[..., Any] | None, dict[str, str]]] = [
     (None, {"x-forwarded-for": "192.0.2.1"}),
     (None, {"host": "chat.example.org"}),
+    (None, {"host": "[::1]evil.example"}),
+    (None, {"host": "localhost:80:evil.example"}),
     (None, {"origin": "https://evil.example"}),
     (None, {"sec-fetch-site": "cross-site", "sec-fetch-mode": "cors"}),
     (may, {}),
@@ -86,6 +89,26 @@ def test_a_strangers_request_is_refused_on_every_route(
             assert (await hub.history("secret")).publications == ()
 
     run(main())
+
+
+@pytest.mark.parametrize(
+    ("hosts", "is_here"),
+    [
+        (["LOCALHOST:8000"], True),
+        (["[::1]:8000"], True),
+        (["127.0.0.1"], True),
+        ([""], True),
+        ([], True),
+        (["127.0.0.1", "evil.example"], False),
+        (["127.0.0.1.evil.example"], False),
+        (["127.0.0.1@evil.example"], False),
+        (["[::1"], False),
+    ],
+)
+def test_only_a_loopback_host_is_this_machine(hosts: list[str], is_here: bool) -> None:
+    headers = [(b"host", host.encode()) for host in hosts]
+    scope = {"type": "http", "http_version": "1.1", "client": ("127.0.0.1", 1), "headers": headers}
+    assert comes_from_this_machine(HTTPConnection(scope)) is is_here
 
 
 def test_a_server_for_others_answers_for_its_key_alone(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -19,6 +19,7 @@ from tidewire import Hub
 from tidewire.channels import LIVE
 from tidewire.client import Client
 from tidewire.errors import CommandError, LimitExceeded, NotPublished, PermissionDenied, StoreUnavailable
+from tidewire.http_api import admin_router
 from tidewire.http_api.node_models import status_of
 from tidewire.messages import Position, PublishRequest
 from tidewire.observe import live
@@ -135,6 +136,18 @@ def test_pages_that_look_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
                     await anext(second)
             async with aclosing(teller.look()) as third:
                 await anext(third)
+
+    run(main())
+
+
+def test_a_page_that_looks_asks_again_whether_it_may(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(admin_router, "_LOOK_SECONDS", 0.0)
+
+    async def main() -> None:
+        hub, app = worker("memory://")
+        async with serving(hub, app) as served, httpx.AsyncClient(base_url=f"http://127.0.0.1:{served.port}") as client:
+            async with asyncio.timeout(20):
+                assert len([line async for line in figures(client)]) == 2
 
     run(main())
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import AsyncGenerator, Callable, Iterable
 from contextlib import aclosing
 from typing import Annotated, Any
@@ -22,6 +23,8 @@ __all__ = ("admin_router",)
 _NOT_KEPT = {"Cache-Control": "no-store"}
 #: A proxy hands each line on at once.
 _LIVE = {"Cache-Control": "no-store", "X-Accel-Buffering": "no", "X-Content-Type-Options": "nosniff"}
+#: Seconds after which a page that looks asks again, so that a user who may no longer see it sees no more.
+_LOOK_SECONDS = 30.0
 _SCRIPTS = ("main", "api", "charts", "lists", "live", "form", "actions", "runs", "words")
 
 
@@ -86,7 +89,10 @@ def _add_runs(router: APIRouter, nodes: Callable[[], Nodes], allowed: Any) -> No
 
 
 async def _lines(first: bytes, rest: AsyncGenerator[bytes, None]) -> AsyncGenerator[bytes, None]:
+    until = time.monotonic() + _LOOK_SECONDS
     async with aclosing(rest):
         yield first + b"\n"
         async for line in rest:
             yield line + b"\n"
+            if time.monotonic() >= until:
+                return

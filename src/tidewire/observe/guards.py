@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hmac
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -20,6 +21,8 @@ __all__ = ("comes_from_this_machine", "guard", "has_key")
 _PROXIED = frozenset(
     {b"forwarded", b"via", b"x-forwarded-for", b"x-forwarded-host", b"x-forwarded-proto", b"x-real-ip"}
 )
+#: An address in brackets or a name, and a port.
+_HOST = re.compile(r"(?:\[([0-9a-f:.]+)\]|([^:\[\]]+))(?::\d*)?")
 
 
 def guard(*, user: Callable[..., Any] | None, origins: Origins, key: str = "", closed: str = "") -> Any:
@@ -83,6 +86,8 @@ def comes_from_this_machine(connection: HTTPConnection) -> bool:
         return False
     address = connection.client
     client = address.host if address else ""
-    host = connection.headers.get("host", "").lower()
-    name = host.rpartition("]")[0].lstrip("[") if host.startswith("[") else host.partition(":")[0]
-    return all(not one or is_loopback(one) for one in (client, name))
+    hosts = connection.headers.getlist("host")
+    if len(hosts) > 1 or (client and not is_loopback(client)):
+        return False
+    named = _HOST.fullmatch(hosts[0].lower()) if hosts and hosts[0] else None
+    return is_loopback(named[1] or named[2]) if named else not any(hosts)

@@ -234,6 +234,30 @@ def test_two_processes_of_sqlite_exchange_it_without_a_row(tmp_path: Path) -> No
     run(main())
 
 
+def test_what_is_kept_overtakes_it_on_no_node(tmp_path: Path) -> None:
+    async def main() -> None:
+        limits = Limits(ephemeral_seconds=5.0)  # what is kept comes long before the next beat
+        nodes = [Node(SqliteBroker(tmp_path / "chat.db", limits), MemoryPresence(), limits=limits) for _ in range(2)]
+        for node in nodes:
+            await node.start()
+        try:
+            clients = [await connect(node, channel="a") for node in nodes]
+            await cast(nodes[0], "first")
+            await wait_until(lambda: all(len(client.shown) == 2 for client in clients))
+            for n in range(5):
+                await cast(nodes[0], f"typing {n}")
+                await nodes[0].publish("b", b"elsewhere")
+                await publish(nodes[0], f"text {n}")
+            for client in clients:
+                await wait_until(lambda client=client: len(client.shown) == 12)  # type: ignore[misc]
+                assert client.offsets() == [0, *(offset for n in range(5) for offset in (0, n + 1))]
+        finally:
+            for node in nodes:
+                await node.aclose()
+
+    run(main())
+
+
 def test_a_subscriber_that_is_live_before_the_last_step_is_given_each_once() -> None:
     async def main() -> None:
         async with open_node() as node:

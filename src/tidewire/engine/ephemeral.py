@@ -32,16 +32,17 @@ class Ephemeral:
     The first after a pause goes in the next turn. `finish` completes a push that a channel has begun.
     """
 
+    _beats: Beats
+
     def __init__(self, registry: Registry, limits: Limits, finish: Callable[[Channel], None]) -> None:
         self._registry = registry
         self._limits = limits
         self._finish = finish
         self._relay: Broker | None = None
-        self._loop: asyncio.AbstractEventLoop | None = None
         self._dirty: deque[Channel] = deque()
-        self._outgoing: list[EphemeralPublication] = []
+        #: For the other nodes, until the next beat.
+        self.outgoing: list[EphemeralPublication] = []
         self._push: Iterator[None] | None = None
-        self._beats: Beats | None = None
         #: The newest of each channel and sender, for connections whose links are paused.
         self._held: dict[Connection, dict[tuple[str, str], EphemeralPublication]] = {}
         self._held_bytes: dict[Connection, int] = {}
@@ -49,7 +50,6 @@ class Ephemeral:
 
     def bind(self, loop: asyncio.AbstractEventLoop, broker: Broker) -> None:
         """Push in the turns of this event loop, and to the other nodes of this broker."""
-        self._loop = loop
         self._relay = broker if broker.shared else None
         self._beats = Beats(loop, self._limits.ephemeral_seconds, self._send, self._flush)
 
@@ -57,11 +57,11 @@ class Ephemeral:
         """Push to the subscribers of all nodes."""
         self.add(publication)
         if self._relay is not None:
-            self._outgoing.append(publication)
-            if len(self._outgoing) == 1:
-                self._schedule()
-            elif len(self._outgoing) > self._limits.outbox_messages:
-                self._outgoing = self._newest(self._outgoing)
+            self.outgoing.append(publication)
+            if len(self.outgoing) == 1:
+                self._beats.ask()
+            elif len(self.outgoing) > self._limits.outbox_messages:
+                self.outgoing = self._newest(self.outgoing)
 
     def add(self, publication: EphemeralPublication) -> None:
         """Push to the subscribers of this node."""
@@ -72,7 +72,7 @@ class Ephemeral:
             return
         if not channel.ephemeral:
             self._dirty.append(channel)
-            self._schedule()
+            self._beats.ask()
         channel.ephemeral.append(publication)
         if len(channel.ephemeral) > self._limits.outbox_messages:
             channel.ephemeral = self._newest(channel.ephemeral)
@@ -86,20 +86,14 @@ class Ephemeral:
 
     # Turns of the loop.
 
-    def _schedule(self) -> None:
-        if self._beats is not None:
-            self._beats.ask()
-
     def _send(self) -> None:
         """Send the waiting publications to the other nodes."""
-        if self._outgoing and self._relay is not None:
-            outgoing, self._outgoing = self._outgoing, []
+        if self.outgoing and self._relay is not None:
+            outgoing, self.outgoing = self.outgoing, []
             self._relay.relay(outgoing)
 
     def _flush(self) -> None:
         """Push the waiting publications, for one turn's time at most; the next turn goes on with the rest."""
-        assert self._loop is not None
-        assert self._beats is not None
         deadline = time.perf_counter() + self._limits.turn_seconds
         while self._push is not None or self._dirty:
             if self._push is None:
@@ -107,14 +101,19 @@ class Ephemeral:
             try:
                 for _ in self._push:
                     if time.perf_counter() >= deadline:
-                        self._loop.call_soon(self._flush)
+                        asyncio.get_running_loop().call_soon(self._flush)
                         return
             except Exception:
                 logger.exception("a publication that nobody keeps cannot be encoded")
             self._push = None
         self._beats.end()
-        if self._outgoing:  # they came after the others were sent
+        if self.outgoing:  # they came after the others were sent
             self._beats.ask()
+
+    def send_before(self, channel: str) -> None:
+        """Send what waits to the other nodes, if one of this channel does: a publication that is kept comes now."""
+        if any(one.channel == channel for one in self.outgoing):
+            self._send()
 
     def push_now(self, channel: Channel) -> None:
         """Push the waiting publications of a channel, because one that is kept comes behind them."""
@@ -156,7 +155,7 @@ class Ephemeral:
         link = subscription.connection.link
         if subscription.live_after == ENDED or not rest:
             return
-        if link.paused:
+        if link.paused or subscription.buffer is not None:
             self._hold(subscription, rest)
             return
         batch = subscription.representation.batch(rest)
@@ -200,11 +199,7 @@ class Ephemeral:
         for name, publications in by_channel.items():
             subscription = subscriptions.get(name)
             channel = self._registry.channels.get(name)
-            if subscription is None or channel is None:
-                continue
-            if subscription.buffer is not None:
-                self._hold(subscription, publications)
-            else:
+            if subscription is not None and channel is not None:
                 self._write(channel, subscription, publications)
 
     def forget(self, connection: Connection) -> None:

@@ -92,6 +92,7 @@ class Node:
         self.tasks = Tasks()
         self.history = History(broker, is_shown)
         self.fanout = Fanout(self.registry, limits)
+        self._ephemeral = self.fanout.ephemeral
         self.channels = Channels(self.registry, broker, self.fanout, self.options, limits, self.tasks)
         self.memberships = Memberships(
             presence, self.registry, self.tasks, partial(self.publish, ephemeral=False), patience=limits.publish_seconds
@@ -267,6 +268,8 @@ class Node:
                 EphemeralPublication(channel, 0, 0, "", time.time(), data, format, meta, sender), key
             )
             return NOWHERE
+        if self._ephemeral.outgoing:
+            self._ephemeral.send_before(channel)
         try:
             position = await self.broker.publish(PublishRequest(channel, data, format, key, meta, retention))
         except PublishError as error:
@@ -292,6 +295,8 @@ class Node:
 
         `settled` is called with the future when it has; further callbacks would be dear for so frequent a thing.
         """
+        if self._ephemeral.outgoing:
+            self._ephemeral.send_before(channel)
         request = PublishRequest(channel, data, format, key, meta, self.options.retentions[channel])
         try:
             asked = self.broker.publish(request)
@@ -342,7 +347,7 @@ class Node:
                 f"this one has {len(publication.data)}; publish it with ephemeral=False"
             )
         self._published += 1
-        self.fanout.ephemeral.publish(publication)
+        self._ephemeral.publish(publication)
 
     async def remove_history(self, channel: str) -> None:
         """Remove the stored publications of a channel; raises StoreUnavailable."""

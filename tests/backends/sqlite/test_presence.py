@@ -168,6 +168,39 @@ def test_a_file_of_another_version_is_made_anew(tmp_path: Path) -> None:
     asyncio.run(run())
 
 
+def test_a_file_that_another_process_has_made_in_the_place_of_a_damaged_one_stays(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Several processes find the same damage; the members of those who were quicker are not lost again."""
+    path = tmp_path / "store.db"
+    connect = PresenceDatabase._connect
+
+    def quicker(self: PresenceDatabase) -> None:
+        monkeypatch.setattr(PresenceDatabase, "_connect", connect)
+        try:
+            connect(self)
+        except sqlite3.DatabaseError:
+            for suffix in ("", "-wal", "-shm"):
+                Path(f"{path}-presence{suffix}").unlink(missing_ok=True)
+            with contextlib.closing(sqlite3.connect(f"{path}-presence")) as other:
+                other.execute("PRAGMA user_version = 7")
+            raise
+
+    Path(f"{path}-presence").write_bytes(b"no database" * 1_000)
+    monkeypatch.setattr(PresenceDatabase, "_connect", quicker)
+
+    async def main() -> None:
+        presence = SqlitePresence(path, **LEASES)
+        await presence.start("n1")
+        await presence.join("a", Member("c1", "ann"))
+        assert await presence.members("a") == [Member("c1", "ann")]
+        await presence.aclose()
+
+    asyncio.run(main())
+    with contextlib.closing(sqlite3.connect(f"{path}-presence")) as found:
+        assert found.execute("PRAGMA user_version").fetchone() == (7,)
+
+
 def test_after_a_failed_transaction_members_join_again_and_nobody_is_dead(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -8,7 +8,7 @@ import os
 import secrets
 import sqlite3
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from tidewire.backends.base import JoinResult
@@ -17,7 +17,7 @@ from tidewire.backends.sqlite.folder import make_file
 from tidewire.backends.sqlite.leases import Lock, NodeRow, Watch, is_alive, remove_stale
 from tidewire.errors import StoreUnavailable
 from tidewire.messages import Announcement, Departure, Format, Member
-from tidewire.support.sqlite_files import identity
+from tidewire.support.sqlite_files import identity, log_identity, remove_known, remove_log
 
 __all__ = ("PresenceDatabase",)
 
@@ -27,6 +27,17 @@ _RESERVE = 96 * 4_096
 _CHECKPOINT_PAGES = 64
 #: The errors of a file that is no database, is damaged, or has other columns.
 _DAMAGED = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_ERROR)
+
+
+@contextlib.contextmanager
+def _pinned(path: Path) -> Iterator[None]:
+    """Keep a file's identity for it alone meanwhile; such a descriptor is no reader, whose end gives up all locks."""
+    pin = os.open(path, os.O_PATH | os.O_CLOEXEC) if hasattr(os, "O_PATH") else None
+    try:
+        yield
+    finally:
+        if pin is not None:
+            os.close(pin)
 
 
 class PresenceDatabase:
@@ -56,15 +67,18 @@ class PresenceDatabase:
     def open(self) -> None:
         """Open the file, anew if it is damaged or of another version; this node enrols if it is not listed."""
         self.disconnect()
-        try:
-            self._connect()
-        except sqlite3.DatabaseError as error:
-            if getattr(error, "sqlite_errorcode", 0) & 0xFF not in _DAMAGED:
-                raise
-            for suffix in ("", "-wal", "-shm"):
-                with contextlib.suppress(FileNotFoundError):
-                    os.unlink(f"{self._path}{suffix}")
-            self._connect()
+        make_file(self._path, like=self._like)
+        with _pinned(self._path):
+            known, log = identity(self._path), log_identity(self._path)
+            try:
+                self._connect()
+            except sqlite3.DatabaseError as error:
+                if getattr(error, "sqlite_errorcode", 0) & 0xFF not in _DAMAGED:
+                    raise
+                # several processes find the same damage: the file that another one has made since stays
+                remove_known(self._path, known)
+                remove_log(self._path, log)
+                self._connect()
         self._opened = identity(self._path)
         self._watch.reset()
         remove_stale(self._folder)

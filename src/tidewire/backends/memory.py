@@ -52,14 +52,12 @@ class _Stream:
         self.keys: OrderedDict[str, tuple[float, Position]] = OrderedDict()
 
     def add(self, publication: Publication, now: float) -> None:
-        """Keep a publication."""
+        """Keep a publication, and remove those beyond the retention."""
+        kept, retention = self.kept, self.retention
         self.publications.append(publication)
-        self.kept.append(now)
+        kept.append(now)
         self.size += len(publication.data) + len(publication.meta) + _OVERHEAD
-
-    def trim(self, now: float) -> None:
-        """Remove publications beyond the retention."""
-        kept, most, oldest = self.kept, self.retention.size, now - self.retention.age
+        most, oldest = retention.size, now - retention.age
         while kept and (len(kept) > most or kept[0] < oldest):
             self.drop_oldest()
 
@@ -134,9 +132,10 @@ class MemoryBroker(Broker):
         position = Position(offset, stream.epoch)
         if request.key:
             stream.keys[request.key] = (now + request.key_age, position)
+        if request.retention is not None:
+            stream.retention = request.retention
         stream.add(publication, now)
-        stream.retention = request.retention or stream.retention
-        self._bound(channel, stream, now, size)
+        self._bound(channel, stream, size)
         if channel in self._subscribed:
             self._deliver((publication,))
         return position
@@ -169,10 +168,9 @@ class MemoryBroker(Broker):
         streams = {channel: self._seen(channel) for channel in channels}
         return {channel: Position(stream.top, stream.epoch) for channel, stream in streams.items()}
 
-    def _bound(self, channel: str, stream: _Stream, now: float, size: int) -> None:
-        """Remove publications beyond the retention and the limits in bytes, after a stream of this size has grown."""
+    def _bound(self, channel: str, stream: _Stream, size: int) -> None:
+        """Remove publications beyond the limits in bytes, after a stream of this size has grown."""
         limits = self._limits
-        stream.trim(now)
         if stream.size > limits.channel_history_bytes:
             count_limit("channel_history_bytes")
             while stream.size > limits.channel_history_bytes:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 from typing import Any, TypeVar, cast
 
 from msgspec import Raw, Struct
@@ -24,12 +25,19 @@ M = TypeVar("M", bound=Struct)
 
 _VARINT, _FIXED64, _LENGTH, _FIXED32 = 0, 1, 2, 5
 _LONGEST_VARINT = 10
+#: Nearly all numbers are short: lengths, offsets.
+_ONE_BYTE = tuple(bytes((number,)) for number in range(0x80))
+_pack_two, _pack_three = struct.Struct("BB").pack, struct.Struct("BBB").pack
 
 
 def varint(number: int) -> bytes:
     """Return a number from 0 on in base 128, lowest first."""
     if number < 0x80:
-        return bytes((number,))
+        return _ONE_BYTE[number]
+    if number < 0x4000:
+        return _pack_two(number & 0x7F | 0x80, number >> 7)
+    if number < 0x20_0000:
+        return _pack_three(number & 0x7F | 0x80, number >> 7 & 0x7F | 0x80, number >> 14)
     digits = bytearray()
     while number > 0x7F:
         digits.append(number & 0x7F | 0x80)
@@ -163,6 +171,8 @@ def _read_varint(data: bytes, at: int, end: int) -> tuple[int, int]:
     """Return a number, and where it ends."""
     if at < end and data[at] < 0x80:
         return data[at], at + 1
+    if at + 1 < end and data[at + 1] < 0x80:
+        return data[at] & 0x7F | data[at + 1] << 7, at + 2
     number = shift = 0
     for position in range(at, min(end, at + _LONGEST_VARINT)):
         byte = data[position]

@@ -7,7 +7,6 @@ from collections.abc import Iterable
 from typing import Any
 
 from tidewire.links.asgi_application import AsgiApplication
-from tidewire.messages import WireMessage
 
 
 class Side:
@@ -27,8 +26,8 @@ class Side:
     async def wait_drained(self) -> None:
         return
 
-    def send_message(self, message: WireMessage, *, is_last: bool) -> None:
-        self.sent.append((message.data, is_last))
+    def send_message(self, data: bytes, *, binary: bool, is_last: bool) -> None:
+        self.sent.append((data, is_last))
 
     def flush(self) -> None:
         return
@@ -75,5 +74,33 @@ def test_the_answer_to_all_that_came_is_written_at_once_and_more_of_it_is_joined
             (b"e", False),
             (b"f", False),
         ]
+
+    asyncio.run(main())
+
+
+def test_a_task_that_no_longer_waits_for_a_message_takes_none_from_another() -> None:
+    async def application(_scope: Any, receive: Any, send: Any) -> None:
+        await receive()
+        await send({"type": "websocket.accept"})
+        first, second = (asyncio.create_task(receive()) for _ in range(2))
+        await asyncio.sleep(0)
+        first.cancel()
+        third = asyncio.create_task(receive())  # before the first has ended
+        for task in (second, third):
+            await send({"type": "websocket.send", "text": (await task)["text"]})
+        assert first.cancelled()
+
+    async def main() -> None:
+        side = Side()
+        asgi = AsgiApplication(side, side, 1_000, asyncio.get_running_loop())
+        call = asgi.start(application, {"type": "websocket"})
+        for message in ("", "a", "b"):
+            for _ in range(5):
+                await asyncio.sleep(0)
+            if message:
+                asgi.put(message)
+        async with asyncio.timeout(5):
+            await call
+        assert sorted(data for data, _ in side.sent) == [b"a", b"b"]
 
     asyncio.run(main())

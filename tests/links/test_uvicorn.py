@@ -183,7 +183,7 @@ def test_an_application_that_waits_has_written_what_it_sent() -> None:
         await asyncio.sleep(0)
         await asyncio.sleep(0)
         names = [name for name, *_ in opened.mock_calls]
-        assert names == ["flush", "send_message", "send_message", "flush"]
+        assert names == ["send_message", "send_message", "flush"]
         application.put("three")
         await asyncio.wait([call])
 

@@ -37,7 +37,7 @@ def publication(offset: int, data: bytes = b"x", format_: Format = Format.TEXT) 
 @given(sizes, st.booleans(), st.booleans())
 def test_a_frame_is_read_as_it_was_written(size: int, binary: bool, deflate: bool) -> None:
     data = bytes(index % 95 + 32 for index in range(size))
-    (event,) = parse(frame(WireMessage(data, binary), deflate=deflate), deflate=deflate)
+    (event,) = parse(frame(data, binary, deflate), deflate=deflate)
     assert event.opcode is (Opcode.BINARY if binary else Opcode.TEXT)
     assert event.fin
     assert bytes(event.data) == data
@@ -53,7 +53,7 @@ def test_joined_frames_are_the_messages_in_their_order(messages: list[tuple[byte
 
 def test_deflated_messages_do_not_depend_on_each_other() -> None:
     data = b"the same words again and again " * 20
-    first, second = frame(WireMessage(data), deflate=True), frame(WireMessage(data), deflate=True)
+    first, second = frame(data, binary=False, deflate=True), frame(data, binary=False, deflate=True)
     assert first == second
     assert len(first) < len(data) / 4
     assert zlib.decompressobj(wbits=-15).decompress(first[2:] + b"\x00\x00\xff\xff") == data

@@ -59,6 +59,7 @@ class Connection:
         "ending",
         "failed",
         "id",
+        "is_closed",
         "link",
         "opened_at",
         "protocol",
@@ -84,6 +85,8 @@ class Connection:
         self.clean = False
         #: Why we end it; set before the closing handshake is over.
         self.ending: Disconnect | None = None
+        #: It has ended, or is ending.
+        self.is_closed = False
         #: The application's handler raised.
         self.failed = False
         #: Somebody has asked for a message, or for the end.
@@ -160,7 +163,7 @@ class Connection:
         self._inbox_size = waiting
         if self._on_readable is not None:
             self._on_readable()
-        else:
+        elif self._waiter is not None:
             self._wake()
 
     def _is_allowed(self, message: str | bytes) -> bool:
@@ -168,12 +171,12 @@ class Connection:
         now = time.monotonic()
         limits = self._limits
         allowance = self._allowance + (now - self._allowed_at) * limits.rate
-        self._allowance = allowance if allowance < limits.burst else float(limits.burst)
+        self._allowance = allowance = allowance if allowance < limits.burst else float(limits.burst)
         self._allowed_at = now
         name, rate = "rate", limits.rate
-        if self._allowance >= 1.0:
+        if allowance >= 1.0:
             cost = 1 + len(message) // _RATED_BYTES
-            self._allowance -= cost
+            self._allowance = allowance - cost
             if self._user_rate is None or self._user_rate.take(cost, now):
                 self._refused = 0
                 return True
@@ -232,7 +235,7 @@ class Connection:
             self._end(disconnect, clean)
 
     def _end(self, disconnect: Disconnect, clean: bool) -> None:
-        self.disconnect = self.ending or disconnect
+        self.disconnect, self.is_closed = self.ending or disconnect, True
         self.clean = clean
         left, self._on_left, self._on_readable = self._on_left, None, None
         self._wake()
@@ -242,11 +245,6 @@ class Connection:
             self._on_closed(self)
 
     # Used by the layers above.
-
-    @property
-    def is_closed(self) -> bool:
-        """The connection has ended, or is ending."""
-        return self.disconnect is not None or self.ending is not None
 
     @property
     def has_messages(self) -> bool:
@@ -262,13 +260,18 @@ class Connection:
         """Count the client as present until the next message is asked for: the last one is being handled."""
         self._is_handling = True
 
-    def receive_nowait(self) -> str | bytes | None:
-        """Take the next message, or None when none is waiting: then a client that has left is gone."""
+    def receive_nowait(self, *, handles: bool = False) -> str | bytes | None:
+        """Take the next message, or None when none is waiting: then a client that has left is gone.
+
+        With `handles`, it is being handled until the next is asked for.
+        """
         inbox = self._inbox
         if not inbox:
             self._is_handling = False
             self._leave()
             return None
+        if handles:
+            self.receives = self._is_handling = True
         message = inbox.popleft()
         was_over = self._inbox_size > self._limits.inbox_bytes
         self._inbox_size -= len(message) + _MESSAGE_COST
@@ -277,13 +280,6 @@ class Connection:
         if not inbox:
             self._inbox = None
         return message
-
-    def take(self) -> str | bytes | None:
-        """Take a message that waits, to be handled until the next is asked for; None when none is waiting."""
-        if not self._inbox:
-            return None
-        self.receives = self._is_handling = True
-        return self.receive_nowait()
 
     async def receive(self) -> str | bytes:
         """Wait for the next message; raises ConnectionClosed after the last one, as soon as either side ends it."""
@@ -331,8 +327,9 @@ class Connection:
 
     def write(self, *messages: WireMessage) -> None:
         """Write messages that belong to no channel, behind all that was written before."""
-        if self.disconnect is None and messages:
-            self.link.write_later(self.representation.direct(*messages))
+        if self.disconnect is None:
+            for message in messages:
+                self.link.send(message)
 
     def fail(self, disconnect: Disconnect | None = None) -> None:
         """Note that the handler raised: announcements for that case are published. End with a code, if one is given."""
@@ -347,7 +344,7 @@ class Connection:
             return
         code, reason = self.protocol.close_code(disconnect)
         check_close_code(code)
-        self.ending = disconnect
+        self.ending, self.is_closed = disconnect, True
         self.link.close(code, reason)
         self._wake()
 

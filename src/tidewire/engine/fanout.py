@@ -20,7 +20,7 @@ from tidewire.limits import Limits
 from tidewire.messages import Publication
 from tidewire.protocols.batch import Batch, Representation
 from tidewire.protocols.close_codes import INSUFFICIENT
-from tidewire.protocols.meta import but_not
+from tidewire.protocols.meta import BUT_NOT, but_not
 from tidewire.support.counters import count_limit
 
 __all__ = ("Fanout",)
@@ -139,8 +139,7 @@ class Fanout:
         if channel.ephemeral:
             self.ephemeral.push_now(channel)
         publications = tuple(channel.pending)
-        not_for = [one for publication in publications if publication.meta and (one := but_not(publication))]
-        for one in not_for:
+        for one in [one for some in publications if BUT_NOT in some.meta and (one := but_not(some))]:
             self._write_around(channel, one, publications)
         push = ChannelPush(publications, publications[0].offset, publications[-1].offset, deque())
         channel.pending = []

@@ -11,7 +11,6 @@ from typing import Any, Protocol
 
 from tidewire.errors import TidewireError
 from tidewire.links.foreign_clients import answer_unknown
-from tidewire.messages import WireMessage
 from tidewire.support.refusals import note_handshake
 
 __all__ = ("AsgiApplication", "ClientGone", "Opened", "Opening", "UnexpectedEvent")
@@ -55,7 +54,7 @@ class Opened(Protocol):
     async def wait_drained(self) -> None:
         """Wait until it is not paused, or closed."""
 
-    def send_message(self, message: WireMessage, *, is_last: bool) -> None:
+    def send_message(self, data: bytes, *, binary: bool, is_last: bool) -> None:
         """Write one message, at once if it `is_last`: no other is to be expected now. Raises ClientGone."""
 
     def flush(self) -> None:
@@ -82,6 +81,9 @@ class _State(Enum):
     GONE = auto()  #: by the client, or by the connection
 
 
+_OPEN = _State.OPEN  # as a global, for every message: an attribute of an enumeration is dear
+
+
 class AsgiApplication:
     """One call of an ASGI application, for one WebSocket: `receive` and `send` are the application's side of it.
 
@@ -93,6 +95,7 @@ class AsgiApplication:
         "_inbox",
         "_is_answering",
         "_is_full",
+        "_is_joining",
         "_limit",
         "_loop",
         "_opened",
@@ -100,7 +103,7 @@ class AsgiApplication:
         "_scope",
         "_size",
         "_state",
-        "_waiting",
+        "_waiter",
     )
 
     def __init__(self, opening: Opening, opened: Opened, inbox_bytes: int, loop: asyncio.AbstractEventLoop) -> None:
@@ -109,13 +112,16 @@ class AsgiApplication:
         self._opened = opened
         self._limit = inbox_bytes
         self._state = _State.CONNECTING
-        self._inbox: list[Event] = [{"type": "websocket.connect"}]
+        #: Messages, and the events at both ends.
+        self._inbox: list[str | bytes | Event] = [{"type": "websocket.connect"}]
         self._size = 0
         #: More than the limit waits, and reading is paused.
         self._is_full = False
         #: The application has received a message, and sent nothing since.
         self._is_answering = False
-        self._waiting: list[asyncio.Future[None]] = []
+        #: The application has sent messages that wait for the end of the turn.
+        self._is_joining = False
+        self._waiter: asyncio.Future[None] | None = None
         #: The request of the handshake, until it is answered.
         self._scope: MutableMapping[str, Any] = {}
         self._denial: tuple[int, list[tuple[bytes, bytes]], bytes] = (0, [], b"")
@@ -154,32 +160,36 @@ class AsgiApplication:
 
     async def receive(self) -> Event:
         """Return the next event (ASGI `receive`); after the end always the disconnect."""
-        if not self._inbox:
+        if self._is_joining and not self._inbox:
+            self._is_joining = False
             self._opened.flush()  # the application has nothing more to say
         while not self._inbox:
-            waiter = self._loop.create_future()
-            self._waiting.append(waiter)
+            if self._waiter is not None:
+                await asyncio.wait([self._waiter])  # neither ends with the other's cancellation
+                continue
+            self._waiter = self._loop.create_future()
             try:
-                await waiter
+                await self._waiter
             finally:
-                self._waiting.remove(waiter)
-        event = self._inbox[0]
-        if event["type"] == "websocket.disconnect":
-            return event
-        del self._inbox[0]
-        if event["type"] == "websocket.receive":
+                self._waiter = None
+        found = self._inbox[0]
+        if isinstance(found, str | bytes):
+            del self._inbox[0]
             self._is_answering = True
-            self._size -= _cost(event)
+            self._size -= _EVENT_COST + len(found)
             if self._is_full and self._size <= self._limit // 2:
                 self._is_full = False
                 self._opened.resume_reading()
-        return event
+            return {"type": "websocket.receive", "text" if isinstance(found, str) else "bytes": found}
+        if found["type"] != "websocket.disconnect":
+            del self._inbox[0]
+        return found
 
     async def send(self, event: Event) -> None:
         """Handle one event (ASGI `send`). Waits while the connection is paused. Raises ClientGone after its end."""
         if self._opened.paused:
             await self._opened.wait_drained()
-        if self._state is _State.OPEN:
+        if self._state is _OPEN:
             self._send_open(event)
             return
         match self._state:
@@ -199,11 +209,12 @@ class AsgiApplication:
         if kind == "websocket.send":
             is_last = self._is_answering and not self._inbox
             self._is_answering = False
+            self._is_joining |= not is_last
             data = event.get("bytes")
             if data is not None:
-                self._opened.send_message(WireMessage(data, binary=True), is_last=is_last)
+                self._opened.send_message(data, binary=True, is_last=is_last)
             else:
-                self._opened.send_message(WireMessage((event.get("text") or "").encode()), is_last=is_last)
+                self._opened.send_message((event.get("text") or "").encode(), binary=False, is_last=is_last)
         elif kind == "websocket.close":
             code, reason = event.get("code", 1000), event.get("reason") or ""
             self._end(_State.CLOSED, code, reason)
@@ -251,23 +262,22 @@ class AsgiApplication:
 
     def put(self, message: str | bytes) -> None:
         """Queue a message for `receive`; over the limit the connection reads no more."""
-        text = isinstance(message, str)
-        event: Event = {"type": "websocket.receive", "text" if text else "bytes": message}
-        self._inbox.append(event)
+        self._inbox.append(message)
         self._size += _EVENT_COST + len(message)
         if self._size > self._limit:
             self._is_full = True
             self._opened.pause_reading()
-        self._wake()
+        if self._waiter is not None:
+            self._wake()
 
     def take(self) -> list[str | bytes]:
         """Return the queued messages, and forget them: a listener takes over."""
         if not self._inbox:
             return []
-        received = [event for event in self._inbox if event["type"] == "websocket.receive"]
-        self._inbox = [event for event in self._inbox if event["type"] != "websocket.receive"]
+        received = [one for one in self._inbox if isinstance(one, str | bytes)]
+        self._inbox = [one for one in self._inbox if not isinstance(one, str | bytes)]
         self._size = 0
-        return [event["text"] if "text" in event else event["bytes"] for event in received]
+        return received
 
     def disconnected(self, code: int, reason: str) -> None:
         """Queue the disconnect for `receive`: the connection has ended."""
@@ -280,14 +290,9 @@ class AsgiApplication:
         self._wake()
 
     def _wake(self) -> None:
-        for waiter in self._waiting:
-            if not waiter.done():
-                waiter.set_result(None)
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
 
 
 async def _raise(error: Exception) -> None:
     raise error
-
-
-def _cost(event: Event) -> int:
-    return _EVENT_COST + len(event["text"] if "text" in event else event["bytes"])

@@ -6,6 +6,7 @@ from abc import ABC, abstractmethod
 from typing import Protocol as TypingProtocol
 
 from tidewire.errors import Disconnect
+from tidewire.messages import WireMessage
 from tidewire.protocols.batch import Batch
 
 __all__ = ("LOST", "Link", "Listener")
@@ -83,6 +84,10 @@ class Link(ABC):
     def write_later(self, batch: Batch) -> None:
         """Do as `write` does; a link for which a write is dear may join those of one turn of the loop."""
         self.write(batch)
+
+    def send(self, message: WireMessage) -> None:
+        """Write one message as `write_later` does."""
+        self.write_later(Batch([message], deflate=self.deflate))
 
     def flush(self) -> None:
         """Write the messages that `write_later` keeps for the end of the turn; a link that keeps none does nothing."""

@@ -72,7 +72,6 @@ class FrameParser:
 
     __slots__ = (
         "_at",
-        "_buffer",
         "_extensions",
         "_first_opcode",
         "_fragments",
@@ -80,14 +79,15 @@ class FrameParser:
         "_max_fragments",
         "_max_size",
         "_size",
+        "buffer",
     )
 
     def __init__(self, max_size: int, max_fragments: int, extensions: Sequence[Extension]) -> None:
         self._max_size = max_size
         self._max_fragments = max_fragments
         self._extensions = extensions
-        #: The bytes that were fed, and how many of them are read.
-        self._buffer: bytes | bytearray = b""
+        #: The bytes that were fed, and how many of them are read: none is left as soon as all are.
+        self.buffer: bytes | bytearray = b""
         self._at = 0
         #: The fragments of the message that has begun, if one has, and their bytes.
         self._fragments: list[bytes] | None = None
@@ -97,12 +97,12 @@ class FrameParser:
     @property
     def is_amid_message(self) -> bool:
         """Whether a message or a frame has begun and is not complete, after `next_event` has returned None."""
-        return self._at < len(self._buffer) or self._fragments is not None
+        return bool(self.buffer) or self._fragments is not None
 
     @property
     def unread(self) -> int:
         """Bytes that were fed and have not been read."""
-        return len(self._buffer) - self._at
+        return len(self.buffer) - self._at
 
     @property
     def incomplete(self) -> int:
@@ -111,12 +111,12 @@ class FrameParser:
 
     def feed(self, data: bytes) -> None:
         """Take bytes from the client."""
-        if self._at == len(self._buffer):
-            self._buffer, self._at = data, 0
+        rest = self.buffer
+        if not rest:
+            self.buffer = data
             return
-        rest = self._buffer
         if not isinstance(rest, bytearray):
-            self._buffer = rest = bytearray(rest)
+            self.buffer = rest = bytearray(rest)
         if self._at:
             del rest[: self._at]
             self._at = 0
@@ -125,34 +125,41 @@ class FrameParser:
     def next_event(self) -> str | bytes | Control | None:
         """Return the next message or control frame, or None when more bytes must come first. Raises Fault."""
         while True:
-            start, buffer = self._at, self._buffer
-            left = len(buffer) - start
-            if left < 2:
+            start, buffer = self._at, self.buffer
+            have = len(buffer)
+            if have - start < 2:
                 return None
-            first, size = buffer[start], buffer[start + 1]
-            if not size & _MASKED:
+            first, size = buffer[start], buffer[start + 1] - _MASKED
+            if size < 0:
                 raise Fault(1002, "incorrect masking")
-            size &= 127
             begin = start + 6
             if size > _SHORT:
                 begin += 2 if size == 126 else 8
-                if len(buffer) < begin - 4:
+                if have < begin - 4:
                     return None
-                size = int.from_bytes(buffer[start + 2 : begin - 4], "big")
-            if first != _WHOLE_TEXT or self._fragments is not None:
+                if size == 126:
+                    size = buffer[start + 2] << 8 | buffer[start + 3]
+                else:
+                    size = int.from_bytes(buffer[start + 2 : begin - 4], "big")
+            end = begin + size
+            if (first != _WHOLE_TEXT and first != _WHOLE_BINARY) or self._fragments is not None:
                 self._check(first, size)
             if size > self._max_size - self._size and not first & _CONTROL:
                 raise Fault(1009, f"a message of more than {self._max_size} bytes", "message_size")
-            end = begin + size
-            if len(buffer) < end:
+            if have < end:
                 return None
             data = apply_mask(buffer[begin:end], buffer[begin - 4 : begin])
-            if end == len(buffer):
-                self._buffer, self._at = b"", 0
+            if end == have:
+                self.buffer, self._at = b"", 0
             else:
                 self._at = end
             if first == _WHOLE_TEXT:
-                return _text(data)
+                try:
+                    return data.decode()
+                except UnicodeDecodeError as error:
+                    raise _no_text(error) from None
+            if first == _WHOLE_BINARY:
+                return data
             event = self._handle(first, data)
             if event is not None:
                 return event
@@ -181,8 +188,6 @@ class FrameParser:
         if opcode & _CONTROL:
             return self._parse_control(Opcode(opcode), data)
         if self._fragments is None:
-            if first == _WHOLE_BINARY:
-                return data
             self._first_opcode = opcode
             self._is_compressed = bool(first & _RSV1)
             self._fragments = []
@@ -199,7 +204,12 @@ class FrameParser:
             return None
         self._fragments, self._size = None, 0
         message = fragments[0] if len(fragments) == 1 else b"".join(fragments)
-        return _text(message) if self._first_opcode == _TEXT else message
+        if self._first_opcode != _TEXT:
+            return message
+        try:
+            return message.decode()
+        except UnicodeDecodeError as error:
+            raise _no_text(error) from None
 
     def _parse_control(self, opcode: Opcode, payload: bytes) -> Control:
         if opcode is not Opcode.CLOSE:
@@ -209,7 +219,7 @@ class FrameParser:
         except ProtocolError as error:
             raise Fault(1002, str(error)) from None
         except UnicodeDecodeError as error:
-            raise Fault(1007, f"{error.reason} at position {error.start}") from None
+            raise _no_text(error) from None
         if self._fragments is not None:
             raise Fault(1002, "incomplete fragmented message")
         return Control(opcode, payload, Disconnect(int(close.code), close.reason))
@@ -227,11 +237,8 @@ class FrameParser:
         return bytes(frame.data)
 
 
-def _text(data: bytes) -> str:
-    try:
-        return str(data, "utf-8")
-    except UnicodeDecodeError as error:
-        raise Fault(1007, f"{error.reason} at position {error.start}") from None
+def _no_text(error: UnicodeDecodeError) -> Fault:
+    return Fault(1007, f"{error.reason} at position {error.start}")
 
 
 Handle = Callable[[str | bytes | Control | Fault], None]
@@ -306,20 +313,23 @@ class Reader:
         parser = self._parser
         if parser is None:
             return False
-        parser.feed(data)
+        if parser.buffer:
+            parser.feed(data)
+        else:  # nearly always
+            parser.buffer = data
         self._read(parser)
-        return parser.is_amid_message and not self._pauses
+        return not self._pauses and parser.is_amid_message
 
     def _read(self, parser: FrameParser) -> None:
         if self._is_reading:
             return
         self._is_reading = True
         try:
-            while not self._pauses and self._handle is not None:
-                event = parser.next_event()
-                if event is None:
+            while parser.buffer and not self._pauses:
+                event, handle = parser.next_event(), self._handle
+                if event is None or handle is None:
                     break
-                self._handle(event)
+                handle(event)
         except Fault as fault:
             if self._handle is not None:
                 self._handle(fault)

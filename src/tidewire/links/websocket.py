@@ -208,32 +208,33 @@ class WebSocketLink(Link):
         self._is_held = True
 
     def write(self, batch: Batch) -> None:
-        if self.is_closed:
-            return
-        if self._writer.is_direct:  # once for every subscriber: no call that is not needed
+        if self._writer.is_direct and not self.is_closed:  # once for every subscriber: no call that is not needed
             self._transport.write(batch.frames or batch.joined)
-        else:
+        elif not self.is_closed:
             self._writer.write(batch.joined, len(batch))
 
     def write_later(self, batch: Batch) -> None:
         if not self.is_closed:
             self._writer.write_later(batch.frames or batch.joined, len(batch.messages))
 
-    def send_message(self, message: WireMessage, *, is_last: bool) -> None:
+    def send(self, message: WireMessage) -> None:
+        if not self.is_closed:
+            self._writer.write_later(frame(message.data, message.binary, self.deflate), 1)
+
+    def send_message(self, data: bytes, *, binary: bool, is_last: bool) -> None:
         """Write one message of the ASGI application, the last of this turn at once; raises ClientGone after the end."""
         if self.is_closed:
             raise ClientGone("the client has gone; nothing can be sent any more")
-        data = frame(message, deflate=self.deflate)
-        if is_last:
-            self._writer.write(data, 0)
+        framed = frame(data, binary, self.deflate)
+        if is_last and self._writer.is_direct:
+            self._transport.write(framed)
         else:
-            self._writer.write_later(data, 0)
+            (self._writer.write if is_last else self._writer.write_later)(framed, 0)
 
     def flush(self) -> None:
         self._writer.flush()
 
     def backlog(self) -> tuple[int, int]:
-        """Return bytes and messages; messages are those written since the link was last below its high-water mark."""
         return self._writer.backlog()
 
     async def wait_drained(self) -> None:
@@ -262,8 +263,7 @@ class WebSocketLink(Link):
             self._close(Disconnect(code, reason))
 
     def abort(self) -> None:
-        self._closing = self._closing or LOST
-        self.is_closed = True
+        self._closing, self.is_closed = self._closing or LOST, True
         self._transport.abort()
 
     # Events of the reader.
@@ -274,12 +274,12 @@ class WebSocketLink(Link):
         elif isinstance(event, Fault):
             self._fail(event.disconnect, event.limit)
         elif not self.is_closed:
-            deadlines = self._deadlines
+            deadlines, listener = self._deadlines, self._listener
             if deadlines.pong or deadlines.rest:
                 deadlines.message_received()
-            if self._listener is not None:
+            if listener is not None:
                 try:
-                    self._listener.message_received(event)
+                    listener.message_received(event)
                 except Exception:
                     self._listener_failed()
             elif self._application is not None:

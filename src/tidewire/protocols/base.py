@@ -31,6 +31,11 @@ class Protocol(ABC, Generic[C]):
     def encode_publication(self, publication: Publication) -> WireMessage | None:
         """Encode one publication for a push; return None for one that the dialect cannot express, which is left out."""
 
+    def encode_publications(self, publications: Sequence[Publication]) -> list[WireMessage]:
+        """Encode publications of one channel, each as `encode_publication` does."""
+        encode = self.encode_publication
+        return [message for one in publications if (message := encode(one)) is not None]
+
     @abstractmethod
     def encode_subscribed(self, reply: Subscribed) -> list[WireMessage]:
         """Encode the reply to a subscribe, with its publications."""

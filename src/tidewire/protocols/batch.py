@@ -14,18 +14,18 @@ from tidewire.protocols.compression import deflated
 __all__ = ("Batch", "Representation", "frame")
 
 _FIN_TEXT, _FIN_BINARY, _RSV1 = 0x81, 0x82, 0x40
-_pack_16, _pack_64 = struct.Struct("!BBH").pack, struct.Struct("!BBQ").pack
+_pack_8, _pack_16, _pack_64 = struct.Struct("!BB").pack, struct.Struct("!BBH").pack, struct.Struct("!BBQ").pack
 
 
-def frame(message: WireMessage, *, deflate: bool = False) -> bytes:
+def frame(data: bytes, binary: bool, deflate: bool = False) -> bytes:
     """Return one message as one unmasked server frame (RFC 6455 section 5.2; deflated: RFC 7692 section 7.2.1)."""
-    data, first = message.data, _FIN_BINARY if message.binary else _FIN_TEXT
+    first = _FIN_BINARY if binary else _FIN_TEXT
     if deflate:
         data = deflated(data)
         first |= _RSV1
     size = len(data)
     if size < 126:
-        return bytes((first, size)) + data
+        return _pack_8(first, size) + data
     if size < 65_536:
         return _pack_16(first, 126, size) + data
     return _pack_64(first, 127, size) + data
@@ -59,9 +59,7 @@ class Representation:
 
     def batch(self, publications: Sequence[Publication]) -> Batch:
         """Encode publications; framing and joining wait until a link asks for them."""
-        encode = self.protocol.encode_publication
-        messages = [message for one in publications if (message := encode(one)) is not None]
-        return Batch(messages, deflate=self.deflate)
+        return Batch(self.protocol.encode_publications(publications), deflate=self.deflate)
 
     def choose(self, publications: Sequence[Publication]) -> Sequence[Publication]:
         """Return the publications that its subscribers want."""
@@ -99,10 +97,8 @@ class Batch:
         """All frames in one buffer, ready for a socket."""
         if not self.frames:
             deflate, messages = self._deflate, self.messages
-            if len(messages) == 1:  # a direct send, and a quiet channel
-                self.frames = frame(messages[0], deflate=deflate)
-            else:
-                self.frames = b"".join([frame(message, deflate=deflate) for message in messages])
+            framed = [frame(one.data, one.binary, deflate) for one in messages]
+            self.frames = framed[0] if len(framed) == 1 else b"".join(framed)
         return self.frames
 
     def delimited(self, before: bytes, after: bytes, *, lines: bool = False) -> bytes:

@@ -114,7 +114,8 @@ def with_whole_characters(data: bytes) -> bytes:
 
 def decode_leniently(decode: Callable[[bytes], T], data: bytes) -> T:
     """Decode JSON in which null means that a field is missing, except for `data`; raises as `decode` does."""
-    data = with_whole_characters(data)
+    if _BACKSLASH in data:
+        data = with_whole_characters(data)
     try:
         return decode(data)
     except msgspec.ValidationError:

@@ -18,6 +18,7 @@ from tidewire.protocols.centrifuge.messages import EMPTY, ClientInfo, raw
 from tidewire.support.shown_value import shown
 
 __all__ = (
+    "BUT_NOT",
     "CHANGE",
     "PublicationMeta",
     "announcement_meta",
@@ -61,6 +62,8 @@ class PublicationMeta(Struct, frozen=True, omit_defaults=True):
 
 
 _NOTHING = PublicationMeta()
+#: Is in the `meta` of a publication that a connection does not get: a look at it costs less than a call.
+BUT_NOT = b'"but_not"'
 #: The `meta` of a change of a map without other facts.
 CHANGE = PublicationMeta(change=True).encode()
 
@@ -106,7 +109,7 @@ def but_not(publication: Publication) -> str:
 
 @lru_cache(maxsize=256)
 def _but_not(meta: bytes) -> str:
-    return meta_of(meta).but_not if b'"but_not"' in meta else ""
+    return meta_of(meta).but_not if BUT_NOT in meta else ""
 
 
 def trace_of(publication: Publication) -> str:

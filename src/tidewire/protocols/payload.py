@@ -71,12 +71,15 @@ def encode_payload(data: Any) -> tuple[bytes, Format]:
     """Return str as text, bytes as binary, and anything else as JSON; raises BadRequest."""
     if isinstance(data, str):
         try:
-            return data.encode(), Format.TEXT
+            return data.encode(), _TEXT
         except UnicodeEncodeError:
-            return to_utf8(data), Format.TEXT  # it fails again, and the error gives the reason
+            return to_utf8(data), _TEXT  # it fails again, and the error gives the reason
     if isinstance(data, bytes | bytearray | memoryview):
         return bytes(data), Format.BINARY
     return encode_json(data), Format.JSON
+
+
+_TEXT = Format.TEXT  # as a global, for every message: an attribute of an enumeration is dear
 
 
 def connection_id(connection: object, argument: str = "connection") -> str:

@@ -12,6 +12,9 @@ from tidewire.protocols.native_commands import Publish
 __all__ = ("PLAIN", "PlainProtocol")
 
 
+_BINARY = Format.BINARY  # as a global, for every message: an attribute of an enumeration is dear
+
+
 class PlainProtocol(Protocol[Publish]):
     """Raw text and bytes, in both directions.
 
@@ -25,7 +28,10 @@ class PlainProtocol(Protocol[Publish]):
         return (Publish(message, Format.BINARY),)
 
     def encode_publication(self, publication: Publication) -> WireMessage:
-        return WireMessage(publication.data, publication.format is Format.BINARY)
+        return WireMessage(publication.data, publication.format is _BINARY)
+
+    def encode_publications(self, publications: Sequence[Publication]) -> list[WireMessage]:
+        return [self.encode_publication(one) for one in publications]
 
     def encode_subscribed(self, reply: Subscribed) -> list[WireMessage]:
         return [self.encode_publication(publication) for publication in reply.publications]

@@ -171,13 +171,16 @@ class HubConnection(HeldConnection):
         any case. Waits while `publishes_in_flight` publications wait for the store. The end of the block waits for all.
         Raises CommandError for a channel name or data that cannot be used, NotPublished when the application is ending.
         """
-        connection, node = self._here, self._node
-        name = self._open_channel(channel)
-        if node.broker.waits and not node.is_open:
+        node, connection = self._node, self._connection
+        if connection is None or get_ident() != self._thread or not self._loop.is_running():
+            connection = self._here  # which is the same, and raises: each message would pay for the call
+        name = channel if channel and channel == self._named else self._open_channel(channel)
+        waits = node.broker.waits
+        if waits and not node.is_open:
             raise NotPublished("the application is ending")
-        waits = node.broker.waits and not node.is_ephemeral(name)
+        waits = waits and not node.is_ephemeral(name)
         try:
-            payload = self._payload(name, data)
+            payload = encode_payload(data) if node.options.shape_of is None else self._payload(name, data)
             if not waits:
                 await node.publish(name, *payload, key=key, sender=connection.id)
                 if self._kept is None:
@@ -347,7 +350,7 @@ class HubConnection(HeldConnection):
         connection = self._here
         try:
             while True:
-                message = connection.take()
+                message = connection.receive_nowait(handles=True)
                 if message is None:
                     if not self._node.fanout.is_scheduled:
                         self._here.link.flush()

@@ -156,8 +156,7 @@ class CommandQueue:
         while not connection.is_closed:
             if self._steps:
                 await self._steps.popleft()()
-            elif (message := connection.receive_nowait()) is not None:
-                connection.begin_handling()
+            elif (message := connection.receive_nowait(handles=True)) is not None:
                 await self._handle(message)
             else:
                 return

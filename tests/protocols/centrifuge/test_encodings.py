@@ -10,7 +10,7 @@ from msgspec.structs import fields
 
 from protocols.centrifuge.strategies import commands, message, replies
 from tidewire.errors import BadRequest, Disconnect, LimitExceeded, RateLimited, Refused, StoreUnavailable
-from tidewire.messages import Dropped, Format, Position, Publication, Subscribed, WireMessage
+from tidewire.messages import Dropped, EphemeralPublication, Format, Position, Publication, Subscribed, WireMessage
 from tidewire.protocols.centrifuge import codes
 from tidewire.protocols.centrifuge import messages as m
 from tidewire.protocols.centrifuge.codes import Malformed, MalformedFrame
@@ -199,6 +199,18 @@ def test_the_quick_way_to_push_says_what_the_slow_one_does(meta: bytes, one_way:
             else:
                 cls = Push if one_way else Reply
                 assert decode_frame(cls, pushed.data, depth=9) == decode_frame(cls, expected.data, depth=9)
+
+
+@both
+def test_publications_of_one_turn_are_pushed_as_each_alone_is(protocol: CentrifugeProtocol) -> None:
+    metas = (META, META, b"", b'{"tags":{"t":"1"}}', META)
+    found = [publication(b"%d" % number, meta=meta) for number, meta in enumerate(metas)]
+    found += [publication(b"a\nb", Format.TEXT), publication(b"\xff", Format.BINARY), publication(b"[1,\r\n2]")]
+    found += [EphemeralPublication("a", 0, 0, "", 0.0, b"1"), publication(META)]
+    outside = [publication(channel="$user:ann"), publication(channel="$user:ann", data=b"2")]
+    for of_one_channel in (found, outside, []):
+        alone = [protocol.encode_pub(one, protocol.data_of(one), offset=True) for one in of_one_channel]
+        assert protocol.encode_publications(of_one_channel) == alone
 
 
 @both

@@ -6,7 +6,7 @@ one back when it reconnects, and so goes on where it was.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from urllib.parse import parse_qsl, urlencode
 
 import msgspec
@@ -54,8 +54,8 @@ class EventProtocol(CentrifugeJson):
             self._move(publication.channel, publication.offset, publication.epoch)
         return self._event(message)
 
-    def encode_publication(self, publication: Publication) -> WireMessage:
-        return self.encode_pub(publication, self.data_of(publication), offset=True)
+    def encode_publications(self, publications: Sequence[Publication]) -> list[WireMessage]:
+        return [self.encode_pub(one, self.data_of(one), offset=True) for one in publications]
 
     def _move(self, channel: str, offset: int, epoch: str) -> None:
         if epoch:

@@ -26,11 +26,12 @@ class InFlight:
     never `waits` is done at once.
     """
 
-    __slots__ = ("_connection", "_futures", "_limit", "_most", "_node", "_waits")
+    __slots__ = ("_connection", "_futures", "_limit", "_most", "_node", "waits")
 
     def __init__(self, node: Node, connection: Connection, limit: str, *, waits: bool = True) -> None:
         self._node = node
-        self._waits = waits
+        #: Whether there is anything to wait for.
+        self.waits = waits
         self._limit = limit
         self._most: int = getattr(node.limits, limit)
         self._connection = connection
@@ -46,7 +47,7 @@ class InFlight:
 
         Waits while there is too much; the loop gets no turn where there is room.
         """
-        node, waits = self._node, self._waits and not self._node.is_ephemeral(channel)
+        node, waits = self._node, self.waits and not self._node.is_ephemeral(channel)
         try:
             if waits:
                 if len(self._futures) >= self._most:
@@ -70,7 +71,7 @@ class InFlight:
 
     async def put(self, work: Coroutine[Any, Any, None]) -> None:
         """Begin some work; waits while there is too much."""
-        if not self._waits:
+        if not self.waits:
             await work
             return
         try:

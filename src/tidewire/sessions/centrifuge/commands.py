@@ -54,6 +54,7 @@ logger = logging.getLogger("tidewire")
 
 #: The server's name and version, as a client is told them.
 VERSION = f"tidewire {version('tidewire')}"
+_PUBLISH = Action.PUBLISH  # as a global, for every message: an attribute of an enumeration is dear
 #: Methods that do not wait for the publications before them, or do so beside the other commands.
 _BESIDE = frozenset({"publish", "rpc", "history", "presence", "presence_stats"})
 
@@ -91,7 +92,7 @@ class Commands:
         self._subscriptions = subscriptions
         self._heartbeat = heartbeat
         #: The name of a channel that was judged last.
-        self._named: str | None = None
+        self._named = ""
         #: The identity and the info of a subscription as they were when the last publication was begun, and its meta.
         self._publisher: tuple[Identity, bytes, bytes] | None = None
 
@@ -155,12 +156,11 @@ class Commands:
 
     def _name(self, channel: str) -> str:
         """Return the name of a channel that a client may mean."""
-        if channel == self._named:
-            return channel
-        if not channel:
-            raise MalformedFrame(Malformed.NO_CHANNEL)
-        self._named = client_channel(channel, self._node.limits.channel_name)
-        return channel
+        if channel != self._named or not channel:
+            if not channel:
+                raise MalformedFrame(Malformed.NO_CHANNEL)
+            self._named = client_channel(channel, self._node.limits.channel_name)
+        return self._named  # the same object each time, as a store that has judged it knows it
 
     async def connect(self, command: int, request: m.ConnectRequest) -> None:
         """Refuse a second connect."""
@@ -207,25 +207,29 @@ class Commands:
             if not request.data:
                 raise BadRequest("a publication has data; send some")
             caller, subscription = self._credentials.caller, self._subscriptions.channels.get(channel)
-            await self._authority.allow(caller, channel, Action.PUBLISH, subscribed=subscription is not None)
-            payload = await self._taken(channel, bytes(request.data))
+            await self._authority.allow(caller, channel, _PUBLISH, subscribed=subscription is not None)
+            taken = await self._taken(channel, bytes(request.data))
+            meta = self._meta(caller.identity, b"" if subscription is None else subscription.grant.info)
+            if taken is not None and not publishes.waits and not (meter and meter.is_due):  # it is kept at once
+                await self._node.publish(channel, *taken, meta=meta, sender=caller.client)
+                self._connection.write(self._protocol.encode_published(command))
+                return
             settle: Settle = partial(self._publish_settled, command, channel)
             if meter is not None and meter.is_due:
                 settle = meter.timed_until("command", "publish", settle)
-            if payload is None:
+            if taken is None:
                 settle(None)
-                return
-            meta = self._meta(b"" if subscription is None else subscription.grant.info)
-            await publishes.publish(channel, *payload, settle, meta=meta)
+            else:
+                await publishes.publish(channel, *taken, settle, meta=meta)
         except (ConnectionClosed, Rejected):
             raise
         except Exception as error:
             await publishes.wait()  # answers of one channel stay in order
             self._fail(command, "publish", error, request.channel, counts=True)
 
-    def _meta(self, info: bytes) -> bytes:
+    def _meta(self, identity: Identity, info: bytes) -> bytes:
         """Return the client's name and info for a publication, with the `info` of its subscription."""
-        identity, said = self._credentials.identity, self._publisher
+        said = self._publisher
         if said is None or said[0] is not identity or said[1] != info:
             publisher = m.ClientInfo(identity.user, self._connection.id, raw(identity.info), raw(info))
             said = self._publisher = identity, info, PublicationMeta(publisher).encode()

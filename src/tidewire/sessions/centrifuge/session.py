@@ -52,6 +52,9 @@ class _State(Enum):
     FAILED = 2
 
 
+_CONNECTED = _State.CONNECTED  # as a global, for every message: an attribute of an enumeration is dear
+
+
 class Session:
     """One client. With its `secret`, if it has one, others may act for it; with its connection's id they may not.
 
@@ -129,7 +132,7 @@ class Session:
         for command in commands:
             if connection.link.paused:
                 await self.queue.wait_drained()
-            if connection.is_closed or (self._state is _State.FAILED and len(commands) > 1):
+            if connection.is_closed or (len(commands) > 1 and self._state is _State.FAILED):
                 return
             work = self._work_of(command)
             if work is not None:
@@ -137,9 +140,12 @@ class Session:
 
     def _work_of(self, command: Command) -> Awaitable[None] | None:
         """Return an awaitable for a command, None for one that is done; raises the error that ends the connection."""
+        before = command.connect or command.subscribe or command.unsubscribe  # of two methods, the first one counts
+        if command.publish is not None and command.id and not before and self._state is _CONNECTED:
+            return self._commands.run(command.id, "publish", command.publish)  # nearly all commands
         found = _request_of(command)
         is_connect = command.connect is not None and command.id > 0
-        if self._state is not _State.CONNECTED and not is_connect:
+        if self._state is not _CONNECTED and not is_connect:
             failed = self._state is _State.FAILED
             raise MalformedFrame(Malformed.CONNECT_FAILED if failed else Malformed.NOT_CONNECTED)
         if command.id == 0 and found is None:
@@ -179,7 +185,7 @@ class Session:
             return
         if self.connection.is_closed:  # it has left meanwhile, and nobody would end its subscriptions
             raise ended(self.connection)
-        self._state = _State.CONNECTED
+        self._state = _CONNECTED
         Sessions.of(self.node).add(self)
         result = self._connect_result({ready.subscription.channel: ready.result for ready in prepared})
         if self.protocol.one_way:
@@ -303,7 +309,7 @@ class Session:
     def expire(self, now: float) -> None:
         """End the connection and subscriptions that were not refreshed in time."""
         moment, ends = now - self.node.limits.expiry_grace_seconds, self.credentials.ends
-        if ends is not None and ends <= moment and self._state is _State.CONNECTED:
+        if ends is not None and ends <= moment and self._state is _CONNECTED:
             self.connection.end(codes.CONNECTION_EXPIRED)
         else:
             self.subscriptions.expire(moment)
@@ -323,7 +329,7 @@ class Session:
         self.queue.submit(lambda: self._force_subscribe(channel, grant, since))
 
     async def _force_subscribe(self, channel: str, grant: Grant, since: Position | None) -> None:
-        if self._state is not _State.CONNECTED or channel in self.subscriptions.channels:
+        if self._state is not _CONNECTED or channel in self.subscriptions.channels:
             return
         identity = self.credentials.identity
         offset, epoch = (since.offset, since.epoch) if since is not None else (0, "")
@@ -366,8 +372,6 @@ class Session:
 
 def _request_of(command: Command) -> tuple[str, Any] | None:
     """Return the method that a command names, and its request; None where it names none."""
-    if command.publish is not None and not (command.connect or command.subscribe or command.unsubscribe):
-        return "publish", command.publish  # nearly all commands; of two methods, the first one counts
     for name in METHODS:
         request = getattr(command, name)
         if request is not None:

@@ -37,6 +37,23 @@ def test_one_turn_is_one_write_for_each_link() -> None:
     run(main())
 
 
+def test_a_publisher_to_few_gives_the_loop_a_turn_when_much_waits() -> None:
+    async def main() -> None:
+        async with open_node() as node:
+            clients = [await connect(node, channel="a") for _ in range(20)]
+            await publish(node, *map(str, range(63)))
+            assert not node.fanout.is_full  # twenty writes for so few publications would be dear
+            await publish(node, "63")
+            assert node.fanout.is_full
+            await turns(2)
+            assert not node.fanout.is_full
+            for client in clients:
+                assert client.offsets() == list(range(1, 65))
+                client.link.vanish()
+
+    run(main())
+
+
 def test_subscribers_that_share_a_representation_share_the_bytes() -> None:
     async def main() -> None:
         async with open_node() as node:

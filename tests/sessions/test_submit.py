@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from fastapi import WebSocket
+from fastapi import FastAPI, WebSocket
 from websockets.exceptions import ConnectionClosed
 
 from helpers.hubs import receive, run, serving
@@ -184,5 +184,37 @@ def test_a_block_that_is_cancelled_while_it_waits_for_its_publishes_ends_its_con
                 await receive(client)
             assert raised.value.rcvd is not None
             assert raised.value.rcvd.code == 1012
+
+    run(main())
+
+
+@pytest.mark.parametrize("kind", ["endpoint", "served"])
+def test_a_burst_of_one_client_goes_out_while_it_is_handled(kind: str) -> None:
+    async def main() -> None:
+        hub = Hub("memory://", channels=ALL, limits=Limits(rate=1e6, burst=10**6))
+        gate = asyncio.Event()
+
+        async def endpoint(websocket: WebSocket) -> None:
+            async with hub.connect(websocket) as connection:
+                await connection.subscribe("a")
+                await gate.wait()
+                async for text in connection.iter_text():
+                    await connection.submit("a", text)
+
+        app: Any = endpoint
+        if kind == "served":
+            app = FastAPI(lifespan=hub.lifespan)
+            app.include_router(hub.protocol_router("/{channel}"))
+        async with serving(hub, app) as running, running.open("/" if kind == "endpoint" else "/a") as client:
+            held = hub.node.fanout.turns
+            texts = [str(number) for number in range(100)]
+            for text in texts:
+                await client.send(text)
+            if kind == "endpoint":
+                await (await client.ping())  # by now all of them have come
+                held = hub.node.fanout.turns
+            gate.set()
+            assert [await receive(client) for _ in texts] == texts
+            assert hub.node.fanout.turns - held >= 4  # and not all at the end
 
     run(main())

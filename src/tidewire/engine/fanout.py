@@ -27,8 +27,8 @@ __all__ = ("Fanout",)
 
 logger = logging.getLogger("tidewire")
 
-#: Subscriptions between two looks at the clock.
-_STRIDE = 32
+#: Subscriptions between two looks at the clock; publications of one channel between two looks at how many wait.
+_STRIDE = _BURST = 32
 
 
 class Fanout:
@@ -47,6 +47,8 @@ class Fanout:
         self._broadcasts: deque[_BroadcastPush] = deque()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._scheduled = False
+        #: So much waits that to write it costs little beside it: a publisher gives the loop a turn before it goes on.
+        self.is_full = False
         self.turns = 0
         #: When this turn had written its first stride, by the clock and in the thread's time, which is a system call.
         self._long_turn: tuple[float, float] | None = None
@@ -67,6 +69,8 @@ class Fanout:
             channel.is_dirty = True
             self._dirty.append(channel)
             self._schedule()
+        elif not len(channel.pending) % _BURST and len(channel.pending) >= 2 * len(channel):
+            self.is_full = True
 
     def _schedule(self) -> None:
         if not self._scheduled and self._loop is not None:
@@ -75,7 +79,7 @@ class Fanout:
 
     def flush(self) -> None:
         """Write the pending publications, for one turn's time at most; the next turn goes on with the rest."""
-        self._scheduled = False
+        self._scheduled = self.is_full = False
         self.turns += 1
         started = time.perf_counter()
         self._long_turn = None

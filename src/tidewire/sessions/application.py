@@ -362,6 +362,8 @@ class HubConnection(HeldConnection):
                     self.tell(error)
                     continue
                 yield value
+                if self._node.fanout.is_full:
+                    await asyncio.sleep(0)
         except ConnectionClosed:
             return
 

@@ -158,6 +158,8 @@ class CommandQueue:
                 await self._steps.popleft()()
             elif (message := connection.receive_nowait(handles=True)) is not None:
                 await self._handle(message)
+                if self.node.fanout.is_full:
+                    await asyncio.sleep(0)
             else:
                 return
 

@@ -96,7 +96,9 @@ class LiveServer:
                 stdout=out,
                 stderr=err,
             )
-        wait_for(lambda: self.process.poll() is not None or "http" in self.out, what="the line with the URL")
+        wait_for(
+            lambda: self.process.poll() is not None or "http" in self.out, seconds=90, what="the line with the URL"
+        )
         assert self.process.poll() is None, self.err
         found = re.search(r"https?://\S+", self.out)
         assert found is not None

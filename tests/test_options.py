@@ -34,6 +34,12 @@ def test_many_names_do_not_fill_the_memory() -> None:
     assert len(options._found) <= 10_000
 
 
+@pytest.mark.parametrize("name", [1, None, b"room"])
+def test_a_name_that_is_no_text_is_refused(name: Any) -> None:
+    with pytest.raises(ConfigurationError, match="write a text"):
+        OptionsByName({name: ChannelOptions()})
+
+
 def test_an_empty_name_is_refused() -> None:
     with pytest.raises(ConfigurationError, match="empty name"):
         OptionsByName({"": ROOM})

@@ -189,6 +189,12 @@ def test_clients_that_choose_their_channels_are_identified_too() -> None:
 
 
 def test_what_cannot_work_is_refused() -> None:
+    odd: dict[str, Any] = dict.fromkeys(("secret", "previous_secret", "query", "cookie", "jwks", "user_claim"), 12_345)
+    odd |= {"rsa_public_key": 5, "audience": ["a"], "issuer": 1, "require_exp": "perhaps", "leeway": "soon"}
+    for name, value in odd.items():
+        with pytest.raises(ConfigurationError, match=rf"^JwtIdentity\({name}=…\)[^\n]*$") as caught:
+            JwtIdentity(**({"secret": SECRET} | {name: value}))
+        assert "12345" not in str(caught.value)
     with pytest.raises(ConfigurationError, match="needs a key"):
         JwtIdentity()
     with pytest.raises(ConfigurationError, match="32 or more"):

@@ -12,6 +12,7 @@ from tidewire.errors import ConfigurationError
 from tidewire.protocols.message_shape import Shape
 from tidewire.retention import Retention
 from tidewire.rules.publication_counts import Tallies
+from tidewire.support.shown_value import shown
 
 __all__ = ("OptionsByName",)
 
@@ -43,6 +44,9 @@ class OptionsByName:
         self, channels: Mapping[str, ChannelOptions] | None = None, default: ChannelOptions | None = None
     ) -> None:
         channels = channels or {}
+        for name in channels:
+            if not isinstance(name, str):
+                raise ConfigurationError(f"channels= names {shown(name)}; write a text, as 'lobby' or 'room:*'")
         if "" in channels:
             raise ConfigurationError("channels= has an empty name; write a channel name or a pattern as 'room:*'")
         self._default = default or ChannelOptions()

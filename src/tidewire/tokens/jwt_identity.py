@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from typing import Any
 
 import msgspec
-from pydantic import SecretStr
+from pydantic import SecretStr, ValidationError
 from starlette.exceptions import HTTPException, WebSocketException
 from starlette.requests import HTTPConnection
 
@@ -28,6 +28,10 @@ logger = logging.getLogger("tidewire")
 _refused = LogLimit()
 #: The beginning of a subprotocol that holds a token; it is never chosen.
 _BEARER = "bearer."
+
+
+#: The arguments whose settings have other names.
+_ARGUMENTS = {"jwks_public_endpoint": "jwks", "user_id_claim": "user_claim"}
 
 
 class JwtIdentity:
@@ -59,18 +63,24 @@ class JwtIdentity:
         tickets: Tickets | None = None,
         required: bool = True,
     ) -> None:
-        table = TokenTable(
-            hmac_secret_key=SecretStr(secret),
-            hmac_previous_secret_key=SecretStr(previous_secret),
-            rsa_public_key=rsa_public_key,
-            ecdsa_public_key=ecdsa_public_key,
-            jwks_public_endpoint=jwks,
-            audience=audience,
-            issuer=issuer,
-            user_id_claim=user_claim,
-            require_exp=require_exp,
-            leeway=leeway,
-        )
+        _check_texts(secret=secret, previous_secret=previous_secret, query=query, cookie=cookie)
+        try:
+            table = TokenTable(
+                hmac_secret_key=SecretStr(secret),
+                hmac_previous_secret_key=SecretStr(previous_secret),
+                rsa_public_key=rsa_public_key,
+                ecdsa_public_key=ecdsa_public_key,
+                jwks_public_endpoint=jwks,
+                audience=audience,
+                issuer=issuer,
+                user_id_claim=user_claim,
+                require_exp=require_exp,
+                leeway=leeway,
+            )
+        except ValidationError as error:
+            found = error.errors(include_input=False, include_url=False)[0]
+            name = _ARGUMENTS.get(str(found["loc"][0]), found["loc"][0])
+            raise ConfigurationError(f"JwtIdentity({name}=…): {found['msg'].lower()}") from None
         if not table.has_keys:
             raise ConfigurationError("JwtIdentity needs a key; write secret=…, rsa_public_key=…, or jwks='https://…'")
         self._tokens = ClientTokens(table, setting="JwtIdentity")
@@ -149,3 +159,10 @@ def _refusal(connection: HTTPConnection, why: str, *, is_temporary: bool = False
     if is_temporary:
         return HTTPException(503, why, {"Retry-After": "5"})
     return HTTPException(401, why, {"WWW-Authenticate": "Bearer"})
+
+
+def _check_texts(**values: object) -> None:
+    """Refuse what is no text, without showing it: it may be a secret."""
+    for name, value in values.items():
+        if not isinstance(value, str):
+            raise ConfigurationError(f"JwtIdentity({name}=…) is a {type(value).__name__}; write a text")

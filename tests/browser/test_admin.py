@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import re
 import threading
+import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Literal
@@ -69,6 +71,16 @@ def axe(page: Page) -> list[str]:
         "async () => (await axe.run()).violations.map((one) => [one.id, one.nodes.map((n) => n.html)])"
     )
     return [f"{name}: {nodes}" for name, nodes in found]
+
+
+def test_the_channels_of_two_nodes_are_a_range(people: MakePerson, shared_server: Server) -> None:
+    with urllib.request.urlopen(f"{shared_server.url}/admin/live", timeout=20) as lines:
+        node = json.loads(lines.readline())
+    told = "\n".join(json.dumps({**node, "node": name, "channels": count}) for name, count in (("a", 2), ("b", 3)))
+    ann = people(shared_server)
+    ann.page.route("**/admin/live", lambda route: route.fulfill(content_type="application/x-ndjson", body=told))
+    page = open_view(ann, shared_server, "nodes")
+    expect(page.locator("#figures div", has_text="Channels").locator("dd")).to_have_text("3–5")
 
 
 def test_it_shows_all_that_there_is(people: MakePerson, shared_server: Server, clients: int) -> None:

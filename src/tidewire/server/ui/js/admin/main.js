@@ -32,11 +32,18 @@ function notice(text) {
 function figures(nodes) {
   const away = nodes.filter((node) => node.degraded).length;
   const rows = [
-    ["Nodes", number(nodes.length)], ["Connections", number(sum(nodes, "connections"))], ["Channels of nodes", number(sum(nodes, "channels"))],
+    ["Nodes", number(nodes.length)], ["Connections", number(sum(nodes, "connections"))], ["Channels", distinct(nodes)],
     ["Subscriptions", number(sum(nodes, "subscriptions"))], ["Unsent", bytes(sum(nodes, "unsent_bytes"))],
     ["Recoveries", number(sum(nodes, "recoveries"))], ["Gaps", number(sum(nodes, "gaps"))], ["Store", away ? "away" : "answers", away > 0],
   ];
   byId("figures").replaceChildren(...rows.map(([name, value, bad]) => el("div", { class: bad ? "bad" : "" }, el("dt", { text: name }), el("dd", { text: value }))));
+}
+
+/** How many channels all nodes have together: each node knows its own, and two may have the same one. */
+function distinct(nodes) {
+  const least = Math.max(0, ...nodes.map((node) => node.channels));
+  const most = sum(nodes, "channels");
+  return least === most ? number(most) : `${number(least)}–${number(most)}`;
 }
 
 const reported = new Map();

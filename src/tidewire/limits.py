@@ -94,7 +94,7 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     stalled_seconds: float = 10.0
     #: Bytes of a publication that nobody keeps, and the seconds over which those of a channel are joined.
     ephemeral_bytes: int = 65_536
-    ephemeral_seconds: float = 0.025
+    ephemeral_seconds: float = 0.033
     #: Bytes of the text of one text stream.
     stream_bytes: int = 524_288
     #: Bytes of the entries of one map.

@@ -40,15 +40,15 @@ def test_one_turn_is_one_write_for_each_link() -> None:
 def test_a_publisher_to_few_gives_the_loop_a_turn_when_much_waits() -> None:
     async def main() -> None:
         async with open_node() as node:
-            clients = [await connect(node, channel="a") for _ in range(20)]
-            await publish(node, *map(str, range(63)))
-            assert not node.fanout.is_full  # twenty writes for so few publications would be dear
-            await publish(node, "63")
+            clients = [await connect(node, channel="a") for _ in range(40)]
+            await publish(node, *map(str, range(511)))
+            assert not node.fanout.is_full  # forty writes for so few publications would be dear
+            await publish(node, "511")
             assert node.fanout.is_full
             await turns(2)
             assert not node.fanout.is_full
             for client in clients:
-                assert client.offsets() == list(range(1, 65))
+                assert client.offsets() == list(range(1, 513))
                 client.link.vanish()
 
     run(main())

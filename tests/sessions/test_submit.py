@@ -207,7 +207,7 @@ def test_a_burst_of_one_client_goes_out_while_it_is_handled(kind: str) -> None:
             app.include_router(hub.protocol_router("/{channel}"))
         async with serving(hub, app) as running, running.open("/" if kind == "endpoint" else "/a") as client:
             held = hub.node.fanout.turns
-            texts = [str(number) for number in range(100)]
+            texts = [str(number) for number in range(600)]
             for text in texts:
                 await client.send(text)
             if kind == "endpoint":
@@ -215,6 +215,6 @@ def test_a_burst_of_one_client_goes_out_while_it_is_handled(kind: str) -> None:
                 held = hub.node.fanout.turns
             gate.set()
             assert [await receive(client) for _ in texts] == texts
-            assert hub.node.fanout.turns - held >= 4  # and not all at the end
+            assert hub.node.fanout.turns - held >= 3  # and not all at the end
 
     run(main())

@@ -28,7 +28,7 @@ __all__ = ("Fanout",)
 logger = logging.getLogger("tidewire")
 
 #: Subscriptions between two looks at the clock; publications of one channel between two looks at how many wait.
-_STRIDE = _BURST = 32
+_STRIDE, _BURST = 32, 256
 
 
 class Fanout:
@@ -69,7 +69,7 @@ class Fanout:
             channel.is_dirty = True
             self._dirty.append(channel)
             self._schedule()
-        elif not len(channel.pending) % _BURST and len(channel.pending) >= 2 * len(channel):
+        elif not len(channel.pending) % _BURST and len(channel.pending) >= 8 * len(channel):
             self.is_full = True
 
     def _schedule(self) -> None:

@@ -48,20 +48,23 @@ def looked_at() -> Iterator[list[tuple[Observed, Running]]]:
 
 @contextmanager
 def _open_page(port: int) -> Iterator[None]:
-    """Read the figures of the admin page as they come, on the generator's core."""
-    answer = urllib.request.urlopen(f"http://127.0.0.1:{port}/admin/live", timeout=30)
+    """Read the figures of the admin page as it does, on the generator's core: when they end, it asks for more."""
+    ended = threading.Event()
 
     def read() -> None:
         os.sched_setaffinity(0, {sorted(os.sched_getaffinity(0))[-1]})
-        with suppress(OSError, ValueError, AttributeError):
-            while answer.readline():
-                pass
+        while not ended.is_set():
+            with suppress(OSError, ValueError), urllib.request.urlopen(url, timeout=5) as answer:
+                while not ended.is_set() and answer.readline():
+                    pass
 
+    url = f"http://127.0.0.1:{port}/admin/live"
+    with urllib.request.urlopen(url, timeout=30) as answer:
+        answer.readline()  # it is there
     reader = threading.Thread(target=read, daemon=True)
     reader.start()
     try:
         yield
     finally:
-        with suppress(OSError):
-            answer.fp.raw._sock.shutdown(2)  # ends the reader, which waits in its read
-        reader.join(5)
+        ended.set()  # a line comes every 0.4 s
+        reader.join(10)

@@ -126,6 +126,20 @@ def test_a_client_is_called_by_the_user_that_its_endpoint_finds(realtime: Realti
         assert rt.connect("/ws/1", params={"token": "carl"}, name="phone").name == "phone"
 
 
+def test_a_path_is_written_as_a_browser_writes_it(realtime: Realtime) -> None:
+    hub = Hub()
+    app = FastAPI(lifespan=hub.lifespan)
+
+    @app.websocket("/say/{text}")
+    async def say(websocket: WebSocket, text: str) -> None:
+        async with hub.connect(websocket) as connection:
+            await connection.send_text(f"{text} {websocket.query_params['q']}")
+            await connection.wait_closed()
+
+    with realtime(app) as rt:
+        rt.connect("/say/grüne küche%21?q=a b").expect("grüne küche! a b")
+
+
 @pytest.mark.parametrize("text", ["silence", "think"])
 def test_a_handler_that_answers_nothing_fails_in_a_second(realtime: Realtime, text: str) -> None:
     async def test() -> None:

@@ -15,12 +15,12 @@ from tidewire.support.first_use import imported_at_first_use
 
 if TYPE_CHECKING:
     from tidewire.testing.broker import BrokerContract
+    from tidewire.testing.contract_store import StoreUnderTest, wait_until
     from tidewire.testing.links import FakeLink, ManualClock
     from tidewire.testing.players import Player, Received, SocketClient
     from tidewire.testing.presence import PresenceContract
     from tidewire.testing.realtime import Realtime, Run
     from tidewire.testing.staged_worker import connected_user
-    from tidewire.testing.store_under_test import StoreUnderTest, wait_until
     from tidewire.testing.subscriber import CommandRefused, Subscriber
     from tidewire.testing.wire_client import HandshakeRefused
     from tidewire.testing.world import World
@@ -62,7 +62,7 @@ _HOMES = {
         "Run",
     ),
     "tidewire.testing.staged_worker": ("connected_user",),
-    "tidewire.testing.store_under_test": (
+    "tidewire.testing.contract_store": (
         "StoreUnderTest",
         "wait_until",
     ),

@@ -11,7 +11,7 @@ import pytest
 from tidewire.errors import NotPublished
 from tidewire.messages import EphemeralPublication, Format, HistoryPage, Position, Publication, PublishRequest
 from tidewire.retention import Retention
-from tidewire.testing.store_under_test import Node, StoreUnderTest, open_nodes, wait_until
+from tidewire.testing.contract_store import Node, StoreUnderTest, open_nodes, wait_until
 
 __all__ = ("BrokerContract",)
 

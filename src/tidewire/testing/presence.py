@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Sequence
 
 from tidewire.backends.base import JoinResult, Presence
 from tidewire.messages import Announcement, Departure, Format, Member
-from tidewire.testing.store_under_test import StoreUnderTest, open_presences, wait_until
+from tidewire.testing.contract_store import StoreUnderTest, open_presences, wait_until
 
 __all__ = ("PresenceContract",)
 

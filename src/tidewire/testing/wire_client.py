@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, cast
+from urllib.parse import quote
 
 from websockets.client import ClientProtocol
 from websockets.exceptions import InvalidStatus
@@ -17,6 +18,8 @@ from tidewire.protocols.close_codes import may_return
 
 __all__ = ("HandshakeRefused", "WireClient")
 
+#: The characters that a browser leaves in a path and its query as they are written.
+_WRITTEN = "!#$%&'()*+,/:;=?@[]~"
 #: The end of a connection that was lost without a close.
 _LOST = Disconnect(1006, "connection lost")
 _REASONS = {1005: Disconnect(1005, "")}
@@ -46,9 +49,8 @@ class WireClient(asyncio.Protocol):
         on_activity: Callable[[], None],
     ) -> None:
         names: Any = list(subprotocols) or None
-        self._protocol = ClientProtocol(
-            parse_uri(f"ws://testserver/{path.removeprefix('/')}"), subprotocols=names, max_size=None
-        )
+        uri = parse_uri(f"ws://testserver/{quote(path.removeprefix('/'), safe=_WRITTEN)}")
+        self._protocol = ClientProtocol(uri, subprotocols=names, max_size=None)
         self._path = path
         self._headers = headers
         self._on_message = on_message

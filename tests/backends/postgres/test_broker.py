@@ -19,7 +19,7 @@ from tidewire.errors import ConfigurationError, PublishUnconfirmed, StoreUnavail
 from tidewire.limits import Limits
 from tidewire.messages import Format, Member, Position, PublishRequest
 from tidewire.retention import Retention
-from tidewire.testing.store_under_test import Node, wait_until
+from tidewire.testing.contract_store import Node, wait_until
 
 from .helpers import client_of
 

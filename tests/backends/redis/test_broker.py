@@ -19,7 +19,7 @@ from tidewire.errors import ConfigurationError, NotPublished, PublishUnconfirmed
 from tidewire.limits import Limits
 from tidewire.messages import Position, PublishRequest
 from tidewire.retention import Retention
-from tidewire.testing.store_under_test import Node
+from tidewire.testing.contract_store import Node
 
 from .helpers import ask, redis_node, wait_until
 

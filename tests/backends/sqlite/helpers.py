@@ -16,7 +16,7 @@ from tidewire.backends.base import Resumed, nothing_to_resume
 from tidewire.backends.sqlite import SqliteBroker
 from tidewire.backends.sqlite.store_clock import SystemClock
 from tidewire.limits import Limits
-from tidewire.testing.store_under_test import Node
+from tidewire.testing.contract_store import Node
 
 _WORKER = Path(__file__).with_name("worker.py")
 

@@ -24,7 +24,7 @@ from tidewire.limits import Limits
 from tidewire.messages import Member, Position, PublishRequest
 from tidewire.retention import Retention
 from tidewire.testing import wait_until
-from tidewire.testing.store_under_test import Node
+from tidewire.testing.contract_store import Node
 
 from .helpers import ManualClock, open_node
 

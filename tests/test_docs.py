@@ -262,7 +262,7 @@ def test_authentication(tmp_path: Path) -> None:
     with served(program("docs/howto/authentication.md"), tmp_path) as app:
         with pytest.raises(InvalidStatus, match="401"):
             app.open("/ws?token=wrong").__enter__()
-        with pytest.raises(InvalidStatus, match="401"):
+        with pytest.raises(InvalidStatus, match="403"):
             app.open("/ws?token=s3cret", origin="https://evil.example").__enter__()
         cookie = {"Cookie": "session=s3cret"}
         with app.open("/ws?token=s3cret") as one, app.open("/ws", additional_headers=cookie) as two:

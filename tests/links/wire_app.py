@@ -123,7 +123,7 @@ async def http(scope: Event, receive: Receive, send: Send) -> None:
     await send({"type": "http.response.start", "status": 200, "headers": [(b"content-type", b"application/json")]})
     if scope["path"] == "/endless":
         await send({"type": "http.response.body", "body": b"begun", "more_body": True})
-        await receive()
+        events.append(["endless", (await receive())["type"]])
     await send({"type": "http.response.body", "body": json.dumps(answer).encode()})
 
 

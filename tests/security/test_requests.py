@@ -7,7 +7,7 @@ import time
 from collections.abc import Iterator
 
 import pytest
-from tests.links.wire import Server, connect, serving
+from tests.links.wire import Server, connect, request, serving, wait_for
 from tests.security.test_hostile import MIB, attacked, released
 
 GET = b"GET /size HTTP/1.1\r\nHost: test\r\n\r\n"
@@ -88,3 +88,17 @@ def test_nothing_stands_within_an_answer_that_has_begun(server: Server) -> None:
             while data := opened.recv(65_536):
                 received += data
         assert received.count(b"HTTP/1.1") == 1, received
+
+
+def test_a_handshake_within_an_answer_ends_both(server: Server) -> None:
+    """Else the answer's call would never learn that its client has gone: a stream would stay, and its member."""
+    before = server.stats()["events"].count(["endless", "http.disconnect"])
+    with connect(server) as opened:
+        opened.sendall(ENDLESS)
+        received = opened.recv(65_536)
+        with contextlib.suppress(ConnectionError):
+            opened.sendall(request("/echo"))
+            while data := opened.recv(65_536):
+                received += data
+        assert b"HTTP/1.1 101" not in received
+        wait_for(lambda: server.stats()["events"].count(["endless", "http.disconnect"]) == before + 1)

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 import uvicorn
+from tests.links.wire import request
 
 from engine.support import run
 from tidewire.limits import Limits
@@ -110,5 +111,23 @@ def test_one_who_reads_slowly_is_served() -> None:
                         assert await asyncio.to_thread(client.recv, 65_536)
                         await asyncio.sleep(0.05)
                     assert server.server_state.connections
+
+    run(main())
+
+
+def test_a_handshake_behind_an_answer_that_is_not_read_is_refused() -> None:
+    """Its WebSocket would not be told that the client takes nothing."""
+
+    async def main() -> None:
+        with socket.create_server(("127.0.0.1", 0)) as listener:
+            async with serving(listener) as server:
+                with socket.create_connection(listener.getsockname()) as client:
+                    await asyncio.to_thread(client.sendall, b"GET /large HTTP/1.1\r\nHost: test\r\n\r\n")
+                    await wait_until(lambda: bool(server.server_state.total_requests), what="the answer is written")
+                    await asyncio.to_thread(client.sendall, request("/"))
+                    with client.makefile("rb") as answers:
+                        received = await asyncio.to_thread(answers.read)
+        assert b"HTTP/1.1 101" not in received[-4_096:]
+        assert b"HTTP/1.1 400" in received[-4_096:]
 
     run(main())

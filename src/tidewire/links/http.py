@@ -222,6 +222,10 @@ class HttpProtocol(HttpToolsProtocol):
         if self.scope["http_version"] != "1.1":
             self.send_400_response("a WebSocket handshake needs HTTP/1.1")
             return
+        if self._stall is not None or (self.cycle is not None and not self.cycle.response_complete):
+            # Its call would not learn that the client goes, and the WebSocket not that the client takes nothing.
+            self.send_400_response("a WebSocket handshake must wait until the answer before it is read")
+            return
         error = sys.exception()
         early = self._chunk[error.args[0] :] if isinstance(error, HttpParserUpgrade) else b""
         protocol = make_own(self.config, self.server_state, self.app_state)

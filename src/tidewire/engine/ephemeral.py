@@ -7,6 +7,7 @@ import logging
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import chain
 
 from tidewire.backends.base import Broker
 from tidewire.engine.connection import Connection
@@ -43,6 +44,7 @@ class Ephemeral:
         #: For the other nodes, until the next beat.
         self.outgoing: list[EphemeralPublication] = []
         self._push: Iterator[None] | None = None
+        self.pushed: Channel | None = None  # the channel of that push
         #: The newest of each channel and sender, for connections whose links are paused.
         self._held: dict[Connection, dict[tuple[str, str], EphemeralPublication]] = {}
         self._held_bytes: dict[Connection, int] = {}
@@ -97,7 +99,8 @@ class Ephemeral:
         deadline = time.perf_counter() + self._limits.turn_seconds
         while self._push is not None or self._dirty:
             if self._push is None:
-                self._push = self._push_channel(self._dirty.popleft())
+                self.pushed = self._dirty.popleft()
+                self._push = self._push_channel(self.pushed)
             try:
                 for _ in self._push:
                     if time.perf_counter() >= deadline:
@@ -105,7 +108,7 @@ class Ephemeral:
                         return
             except Exception:
                 logger.exception("a publication that nobody keeps cannot be encoded")
-            self._push = None
+            self._push = self.pushed = None
         self._beats.end()
         if self.outgoing:  # they came after the others were sent
             self._beats.ask()
@@ -116,8 +119,9 @@ class Ephemeral:
             self._send()
 
     def push_now(self, channel: Channel) -> None:
-        """Push the waiting publications of a channel, because one that is kept comes behind them."""
-        for _ in self._push_channel(channel):
+        """Push all publications of a channel that have come, because one that is kept comes behind them."""
+        begun = self._push if self.pushed is channel else None
+        for _ in chain(begun or (), self._push_channel(channel)):
             pass
 
     def _push_channel(self, channel: Channel) -> Iterator[None]:
@@ -157,9 +161,7 @@ class Ephemeral:
             return
         if link.paused or subscription.buffer is not None:
             self._hold(subscription, rest)
-            return
-        batch = subscription.representation.batch(rest)
-        if batch.messages:
+        elif (batch := subscription.representation.batch(rest)).messages:
             link.write(batch)
             channel.count(batch)
 
@@ -189,10 +191,8 @@ class Ephemeral:
 
     def release(self, connection: Connection, subscriptions: Mapping[str, Subscription]) -> None:
         """Give a client that has caught up the newest publications that were held back for it."""
-        held = self._held.pop(connection, None)
-        if held is None:
-            return
-        del self._held_bytes[connection]
+        held = self._held.pop(connection, {})
+        self._held_bytes.pop(connection, None)
         by_channel: dict[str, list[EphemeralPublication]] = {}
         for (name, _), publication in held.items():
             by_channel.setdefault(name, []).append(publication)

@@ -140,7 +140,7 @@ class Fanout:
         for subscription in tuple(channel.buffering):
             subscription.buffer_behind_reply(channel.pending)
             self.slow.shorten(channel, subscription)
-        if channel.ephemeral:
+        if channel.ephemeral or self.ephemeral.pushed is channel:
             self.ephemeral.push_now(channel)
         publications = tuple(channel.pending)
         for one in [one for some in publications if BUT_NOT in some.meta and (one := but_not(some))]:

@@ -12,7 +12,9 @@ import pytest
 from fastapi import APIRouter, Depends, FastAPI, WebSocket, WebSocketException
 from pydantic import BaseModel, Field, PositiveInt, StringConstraints, TypeAdapter, field_validator
 from pydantic.dataclasses import dataclass as pydantic_dataclass
+from starlette.responses import PlainTextResponse
 from starlette.routing import Mount, Router
+from starlette.types import Receive, Scope, Send
 from websockets.exceptions import InvalidStatus
 
 from helpers.hubs import receive, run, serving
@@ -69,6 +71,34 @@ def test_errors_in_mounted_applications_are_answered(is_deep: bool) -> None:
             answer = await client.post(path)
             assert answer.status_code == 400
             assert "channel name" in answer.json()["detail"]
+
+    run(main())
+
+
+class _Bottle:
+    """An application of another framework, whose routes lead back to it."""
+
+    def __init__(self, *, is_list: bool) -> None:
+        self.routes: Any = lambda: [self]
+        if is_list:
+            self.routes, self.app = [self], self
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await PlainTextResponse("theirs")(scope, receive, send)
+
+
+@pytest.mark.parametrize("is_list", [False, True])
+def test_a_mounted_application_of_another_framework_is_left_alone(is_list: bool) -> None:
+    """The start failed where `routes` was a method, and never ended where they led back to the application."""
+    hub = Hub()
+    app = FastAPI(lifespan=hub.lifespan)
+    app.mount("/theirs", _Bottle(is_list=is_list))
+    app.mount("/itself", app)
+
+    async def main() -> None:
+        transport = httpx.ASGITransport(app)
+        async with hub.lifespan(app), httpx.AsyncClient(transport=transport, base_url="http://test") as client:
+            assert (await client.get("/theirs/")).text == "theirs"
 
     run(main())
 

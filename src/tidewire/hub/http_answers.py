@@ -56,18 +56,18 @@ def answer_errors(app: object) -> None:
 
 
 def _with_mounted(app: Starlette) -> list[Starlette]:
-    found, routes = [app], list(app.routes)
+    found, routes, seen = [app], list(app.routes), set[int]()
     while routes:
         mounted: Any = routes.pop()
-        while not isinstance(mounted, Starlette | Router) and hasattr(
-            mounted, "app"
-        ):  # a route, or a middleware around it
+        # a route, or a middleware around it; what other frameworks call so may lead in a circle
+        while not isinstance(mounted, Starlette | Router) and id(mounted) not in seen and hasattr(mounted, "app"):
+            seen.add(id(mounted))
             mounted = mounted.app
-        if isinstance(mounted, Starlette):
-            if mounted in found:
-                continue
-            found.append(mounted)
-        routes.extend(getattr(mounted, "routes", None) or ())
+        if id(mounted) not in seen and isinstance(mounted, Starlette | Router):
+            seen.add(id(mounted))
+            routes.extend(mounted.routes)
+            if isinstance(mounted, Starlette) and mounted is not app:
+                found.append(mounted)
     return found
 
 

@@ -186,7 +186,26 @@ def test_a_client_that_is_refused_takes_nothing_from_others(monkeypatch: pytest.
         counts.aclose()
 
 
-@pytest.mark.parametrize("text", ["", "5", "5/x", "0/s", "5/s burst 0", "5/s per planet", "5/s, ", "fast", 5, True])
+@pytest.mark.parametrize(
+    ("text", "one", "other"),
+    [
+        ("1/h per user, 1/h per channel", ("same", "same"), ("ann", "room")),
+        ("1/h per user, 1/hour", ("ann", "room"), ("bob", "room")),
+        ("1/h per user per channel", ("ann 'b", "c"), ("ann", "'b c")),
+    ],
+)
+def test_each_subject_has_a_bucket_of_its_own(text: str, one: tuple[str, str], other: tuple[str, str]) -> None:
+    counts = key_counts.Counts()
+    limit = RateLimit(text, "room", lambda: counts)
+    for user, channel in (one, other):
+        limit.take(Caller("c", Identity(user)), channel)
+        with pytest.raises(RateLimited):
+            limit.take(Caller("c", Identity(user)), channel)
+
+
+@pytest.mark.parametrize(
+    "text", ["", "5", "5/x", "0/s", "5/s burst 0", "5/s per planet", "5/s, ", "5/ms", "fast", 5, True]
+)
 def test_what_is_no_rate_is_refused_where_it_is_written(text: Any) -> None:
     with pytest.raises(ConfigurationError, match="rate="):
         Hub().channel("room", rate=text)

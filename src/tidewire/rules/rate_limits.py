@@ -19,7 +19,9 @@ from tidewire.support.shown_value import shown
 
 __all__ = ("RateLimit", "rate_of_key")
 
-_TEXT = re.compile(r"(\d+(?:\.\d+)?)\s*/\s*(\d*)\s*(s|sec|second|m|min|minute|h|hour|d|day)s?\b(?:\s+burst\s+(\d+))?")
+_TEXT = re.compile(
+    r"(\d+(?:\.\d+)?)\s*/\s*(\d*)\s*(s|secs?|seconds?|m|mins?|minutes?|h|hours?|d|days?)\b(?:\s+burst\s+(\d+))?"
+)
 _PER = re.compile(r"\s+per\s+(user|channel|address|connection)\b")
 #: Seconds by which a time is rounded.
 _EXACT = 1e-6
@@ -51,7 +53,7 @@ class RateLimit:
         self._counts = counts
         if not isinstance(text, str):
             raise ConfigurationError(f"rate={shown(text)} is none; write '5/s burst 10 per user'")
-        self._rates = [_parsed(part.strip(), text) for part in text.split(",")]
+        self._rates = list(dict.fromkeys(_parsed(part.strip(), text) for part in text.split(",")))
 
     def take(self, caller: Caller, channel: str = "") -> None:
         """Take one from each bucket; raises RateLimited, which says after how many seconds there is another."""
@@ -63,7 +65,7 @@ class RateLimit:
     def _take(self, subjects: dict[str, str]) -> None:
         counts = self._counts()
         buckets = [
-            (f"{_PREFIX} {rate:g} {burst:g} {self.name} {' '.join(subjects[word] for word in per)}", rate, burst)
+            (f"{_PREFIX} {rate:g} {burst:g} {self.name!r} {[(word, subjects[word]) for word in per]}", rate, burst)
             for rate, burst, per in self._rates
         ]
         # a client that is refused by one bucket takes nothing from the others

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import json
+import math
 import subprocess
 import sys
 from collections.abc import AsyncIterator
@@ -17,12 +18,22 @@ import httpx
 import msgspec
 import pytest
 from fastapi import FastAPI, WebSocket
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, Field, field_validator
+from pydantic.dataclasses import dataclass as pydantic_dataclass
 from starlette.requests import HTTPConnection
 
 from helpers.hubs import receive, serving
 from helpers.stores import postgres_database
-from tidewire import ConfigurationError, Hub, InvalidMessage, Limits, PermissionDenied, Publisher
+from tidewire import (
+    BadRequest,
+    ConfigurationError,
+    Hub,
+    InvalidMessage,
+    Limits,
+    PermissionDenied,
+    Publisher,
+    TidewireError,
+)
 from tidewire.client import Client
 from tidewire.protocols.json import JSON
 from tidewire.testing import wait_until
@@ -343,6 +354,61 @@ def test_results_of_calls_are_of_a_type() -> None:
                 await client.rpc("twice", Say(text="ha"), Left)
 
     asyncio.run(main())
+
+
+class Figures(BaseModel):
+    """Numbers that JSON does not have, or not every program can read, and a validator that ends programs."""
+
+    count: int = 0
+    size: float = 0
+    rest: float | None = None
+    raw: bytes = b""
+
+    @field_validator("count")
+    @classmethod
+    def ends(cls, count: int) -> int:
+        if count == 13:
+            sys.exit("no such count")
+        return count
+
+
+def test_what_a_type_takes_is_published_only_as_others_can_read_it() -> None:
+    async def main() -> None:
+        hub = typed(Figures)
+        async with served(hub) as (port, _), Client(f"ws://127.0.0.1:{port}/connection/websocket") as client:
+            for size in ("inf", "-1e999", "nan"):
+                with pytest.raises(InvalidMessage, match=r"body\.size: Input should be a finite number"):
+                    await client.publish("room:1", {"size": size})
+            with pytest.raises(BadRequest):
+                await client.publish("room:1", {"count": "1" * 400})
+            with pytest.raises(TidewireError, match="internal server error"):
+                await client.publish("room:1", {"count": 13})
+            await client.publish("room:1", {"rest": "nan"})  # null is of its type
+            for wrong in (Figures(size=math.inf), Figures(count=10**400), Figures(raw=b"\xff")):
+                with pytest.raises(BadRequest):
+                    await hub.publish("room:1", wrong)
+            assert await kept(hub) == [{"count": 0, "size": 0, "rest": None, "raw": ""}]
+
+    asyncio.run(main())
+
+
+def test_a_dataclass_of_pydantic_is_published_by_its_aliases() -> None:
+    @pydantic_dataclass
+    class Named:
+        own: int = Field(alias="theirs")
+
+    async def main() -> None:
+        async with typed(Named) as hub:
+            await hub.publish("room:1", Named(theirs=1))
+            assert await kept(hub) == [{"theirs": 1}]
+
+    asyncio.run(main())
+
+
+def test_a_text_that_is_no_json_is_told_as_it_is() -> None:
+    with pytest.raises(InvalidMessage) as raised:
+        asyncio.run(publish_in(typed(int), "five"))
+    assert raised.value.detail[0]["input"] == "five"
 
 
 def test_what_sql_publishes_is_told_in_the_log(caplog: pytest.LogCaptureFixture) -> None:

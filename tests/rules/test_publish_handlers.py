@@ -100,6 +100,8 @@ def chat(url: str = "memory://") -> Hub:
             raise ZeroDivisionError
         if message.text == "wrong":
             return "not a Said"  # type: ignore[return-value]
+        if message.text == "unsendable":
+            return {"sender": object()}  # type: ignore[return-value]
         if message.text.startswith("slow"):
             await asyncio.sleep(0.05)
         return Said(sender=user.name, text=message.text.upper(), room=room)
@@ -119,7 +121,7 @@ def test_what_a_handler_returns_is_published(store: str, tmp_path: Any, caplog: 
             for text, error in (("no", "permission denied"), ("late", "permission denied"), ("four", "four")):
                 with pytest.raises(CommandError, match=error):
                     await client.publish("room:1", {"text": text})
-            for text in ("bug", "wrong"):
+            for text in ("bug", "unsendable", "wrong"):
                 with pytest.raises(Exception, match="internal"):
                     await client.publish("room:1", {"text": text})
             assert await texts(hub) == [{"sender": "bob", "text": "HI", "room": 1}]

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import is_dataclass
+from math import isfinite
 from types import UnionType
 from typing import Annotated, Any, Union, get_args, get_origin, is_typeddict
 
 import msgspec
 from pydantic import BaseModel, TypeAdapter, ValidationError
+from pydantic.dataclasses import is_pydantic_dataclass
 from pydantic.errors import PydanticUserError
+from pydantic_core import PydanticSerializationError
 
 from tidewire.errors import BadRequest, ConfigurationError, InvalidMessage, Problem
 from tidewire.limits import Limits
 from tidewire.messages import Announcement, Format
 from tidewire.protocols.json_text import JsonDecoder
-from tidewire.protocols.payload import encode_json, encode_payload
+from tidewire.protocols.payload import check_numbers, encode_json, encode_payload
 from tidewire.protocols.typed_dicts import portable
 
 __all__ = ("Shape", "checked_announcement", "checked_payload", "is_message_type", "members_of")
@@ -33,7 +37,9 @@ class Shape:
     def __init__(self, type_: Any, *, depth: int = Limits().json_depth) -> None:
         self.type = type_ = portable(type_)
         inner = members_of(type_)
-        self._models = tuple(one for one in inner if isinstance(one, type) and issubclass(one, BaseModel))
+        self._models = tuple(
+            one for one in inner if isinstance(one, type) and (issubclass(one, BaseModel) or is_pydantic_dataclass(one))
+        )
         is_struct = any(isinstance(one, type) and issubclass(one, msgspec.Struct) for one in inner)
         self._adapter: TypeAdapter[Any] | None = None
         try:
@@ -56,6 +62,8 @@ class Shape:
             raise
         except BadRequest as error:
             raise InvalidMessage(str(error), (Problem("json_invalid", ("body",), str(error)),)) from None
+        except SystemExit as error:  # of a validator: a message ends no server
+            raise RuntimeError(f"a validator of {self.type!r} raised SystemExit({error})") from error
 
     def read(self, data: bytes, format_: Format) -> Any:
         """Return the value of a message; raises InvalidMessage."""
@@ -77,23 +85,57 @@ class Shape:
             return encode_payload(value)
         if self._adapter is None:
             return encode_json(value), Format.JSON
-        return self._adapter.dump_json(value, by_alias=True, warnings=False), Format.JSON
+        encoded = self._adapter.dump_json(value, by_alias=True, warnings=False)
+        check_numbers(encoded, value)
+        if b"null" in encoded:
+            self._check_nulls(encoded, self._adapter.dump_python(value, by_alias=True, warnings=False))
+        return encoded, Format.JSON
+
+    def _check_nulls(self, encoded: bytes, value: Any) -> None:
+        """Raise InvalidMessage for a number that JSON does not have, if the type has no null, which stands for it."""
+        place = _endless_in(value)
+        if place is None:
+            return
+        try:
+            self.decode(encoded)
+        except InvalidMessage:
+            problem = Problem("finite_number", ("body", *place), "Input should be a finite number")
+            raise InvalidMessage(f"{'.'.join(map(str, problem.loc))}: {problem.msg}", (problem,)) from None
 
     def check(self, data: bytes, format_: Format) -> tuple[bytes, Format]:
         """Return a message as it is published; raises as `read`."""
         return self.write(self.read(data, format_))
 
     def encode(self, data: Any) -> tuple[bytes, Format]:
-        """Return the message of an application, encoded; raises as `read`.
+        """Return the message of an application, encoded; raises as `read`, and BadRequest for what JSON has not.
 
-        A pydantic model was checked when it was made; dataclasses and structs are checked here.
+        A model or dataclass of pydantic was checked when it was made; others and structs are checked here.
         """
-        return self.write(data) if isinstance(data, self._models) else self.check(*encode_payload(data))
+        try:
+            return self.write(data) if isinstance(data, self._models) else self.check(*encode_payload(data))
+        except PydanticSerializationError as error:
+            raise BadRequest(f"a value of type {type(data).__name__} cannot be sent as JSON: {error}") from None
 
     @property
     def adapter(self) -> TypeAdapter[Any] | None:
         """The type as pydantic takes it; None for structs of msgspec."""
         return self._adapter
+
+
+def _endless_in(value: Any) -> tuple[str | int, ...] | None:
+    """Return the place of an infinite number, or of one that is none; None: there is none."""
+    if isinstance(value, float):
+        return None if isfinite(value) else ()
+    items: Iterable[tuple[Any, Any]] = ()
+    if isinstance(value, dict):
+        items = value.items()
+    elif isinstance(value, list | tuple | set | frozenset):
+        items = enumerate(value)
+    for step, inner in items:
+        place = _endless_in(inner)
+        if place is not None:
+            return (step if isinstance(step, int) else str(step), *place)
+    return None
 
 
 def is_message_type(type_: Any) -> bool:

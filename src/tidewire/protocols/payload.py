@@ -16,7 +16,7 @@ from tidewire.protocols.base import to_utf8
 from tidewire.protocols.json_text import has_huge_number
 from tidewire.support.shown_value import shown
 
-__all__ = ("connection_id", "encode_json", "encode_message", "encode_payload")
+__all__ = ("check_numbers", "connection_id", "encode_json", "encode_message", "encode_payload")
 
 
 def _plain(value: Any) -> Any:
@@ -49,11 +49,16 @@ def encode_json(value: Any) -> bytes:
         encoded = value.model_dump_json(by_alias=True).encode() if isinstance(value, BaseModel) else _encode(value)
     except (TypeError, ValueError, UnicodeEncodeError, RecursionError) as error:
         encoded = _encode_again(value, error)
+    check_numbers(encoded, value)
+    return encoded
+
+
+def check_numbers(encoded: bytes, value: Any) -> None:
+    """Raise BadRequest for a JSON text with a number that not every program can read; `value` is what it says."""
     if has_huge_number(encoded):
         raise BadRequest(
             f"a value of type {type(value).__name__} has a number of 310 digits or more; send it as a string"
         )
-    return encoded
 
 
 def _encode_again(value: Any, error: Exception) -> bytes:

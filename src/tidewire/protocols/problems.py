@@ -48,8 +48,9 @@ def _of_msgspec(text: str) -> Problem:
 
 
 def _shown(value: Any) -> Any:
-    """Return an input if it is short and JSON can express it; otherwise it is left out."""
+    """Return an input if it is short and JSON can express it, bytes as their text; otherwise it is left out."""
     try:
+        value = value.decode() if isinstance(value, bytes) else value
         return value if len(msgspec.json.encode(value)) <= _SHOWN else msgspec.UNSET
     except (TypeError, ValueError, UnicodeEncodeError, RecursionError):
         return msgspec.UNSET

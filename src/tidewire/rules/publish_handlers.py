@@ -9,10 +9,9 @@ from typing import Any
 import msgspec
 from starlette.exceptions import HTTPException
 
-from tidewire.errors import ConfigurationError, InvalidMessage, PermissionDenied, UnknownChannel
+from tidewire.errors import BadRequest, ConfigurationError, PermissionDenied, UnknownChannel
 from tidewire.messages import Format
-from tidewire.protocols.message_shape import Shape, is_message_type
-from tidewire.protocols.payload import encode_payload
+from tidewire.protocols.message_shape import Shape, checked_payload, is_message_type
 from tidewire.rules.base import Caller
 from tidewire.rules.dependency_overrides import Overrides
 from tidewire.rules.handlers import Bound
@@ -79,11 +78,9 @@ class Handler(Bound):
         return None if result is None else self._encoded(result)
 
     def _encoded(self, result: Any) -> tuple[bytes, Format]:
-        if self._publishes is None:
-            return encode_payload(result)
         try:
-            return self._publishes.encode(result)
-        except InvalidMessage as error:  # the application's to mend, and not the client's
+            return checked_payload(self._publishes, result)
+        except BadRequest as error:  # the application's to mend, and not the client's
             raise ConfigurationError(
                 f"the handler of {self._where!r} returned {type(result).__name__}, which its rule does not publish\n"
                 f"{error}"

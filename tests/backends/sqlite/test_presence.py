@@ -201,6 +201,39 @@ def test_a_file_that_another_process_has_made_in_the_place_of_a_damaged_one_stay
         assert found.execute("PRAGMA user_version").fetchone() == (7,)
 
 
+def test_the_log_that_another_process_has_begun_beside_its_new_file_stays(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It has the newest members; a file system gives it the identity of the one that was removed just before."""
+    path, connect, others = tmp_path / "store.db-presence", PresenceDatabase._connect, contextlib.ExitStack()
+
+    def quicker(self: PresenceDatabase) -> None:
+        monkeypatch.setattr(PresenceDatabase, "_connect", connect)
+        for suffix in ("-spare", "-shm", "-wal", ""):
+            Path(f"{path}{suffix}").unlink()
+        other = others.enter_context(contextlib.closing(sqlite3.connect(path, check_same_thread=False)))
+        other.executescript("PRAGMA journal_mode = WAL; CREATE TABLE newest (member TEXT)")
+        error = sqlite3.DatabaseError("it was damaged")
+        error.sqlite_errorcode = sqlite3.SQLITE_NOTADB
+        raise error
+
+    for suffix in ("-spare", "", "-wal", "-shm"):  # the new file takes the place of the spare one
+        Path(f"{path}{suffix}").write_bytes(b"no database" * 1_000)
+    monkeypatch.setattr(PresenceDatabase, "_connect", quicker)
+
+    async def main() -> None:
+        presence = SqlitePresence(tmp_path / "store.db", **LEASES)
+        await presence.start("n1")
+        await presence.join("a", Member("c1", "ann"))
+        await presence.aclose()
+
+    with others:
+        asyncio.run(main())
+        with contextlib.closing(sqlite3.connect(path)) as found:
+            assert found.execute("SELECT count(*) FROM newest").fetchone() == (0,)
+            assert found.execute("PRAGMA integrity_check").fetchone() == ("ok",)
+
+
 def test_after_a_failed_transaction_members_join_again_and_nobody_is_dead(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -8,7 +8,7 @@ import os
 import secrets
 import sqlite3
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from tidewire.backends.base import JoinResult
@@ -17,7 +17,7 @@ from tidewire.backends.sqlite.folder import make_file
 from tidewire.backends.sqlite.leases import Lock, NodeRow, Watch, is_alive, remove_stale
 from tidewire.errors import StoreUnavailable
 from tidewire.messages import Announcement, Departure, Format, Member
-from tidewire.support.sqlite_files import identity, log_identity, remove_known, remove_log
+from tidewire.support.sqlite_files import Identity, identity, remove_known, remove_log
 
 __all__ = ("PresenceDatabase",)
 
@@ -29,15 +29,20 @@ _CHECKPOINT_PAGES = 64
 _DAMAGED = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_ERROR)
 
 
-@contextlib.contextmanager
-def _pinned(path: Path) -> Iterator[None]:
-    """Keep a file's identity for it alone meanwhile; such a descriptor is no reader, whose end gives up all locks."""
-    pin = os.open(path, os.O_PATH | os.O_CLOEXEC) if hasattr(os, "O_PATH") else None
+def _pinned(path: str, pins: contextlib.ExitStack) -> Identity:
+    """Return a file's identity, which is its alone until `pins` end.
+
+    Such a descriptor is no reader, whose end would give up all locks.
+    """
+    if not hasattr(os, "O_PATH"):
+        return identity(path)
     try:
-        yield
-    finally:
-        if pin is not None:
-            os.close(pin)
+        pin = os.open(path, os.O_PATH | os.O_CLOEXEC)
+    except OSError:
+        return None
+    pins.callback(os.close, pin)
+    found = os.fstat(pin)
+    return found.st_dev, found.st_ino
 
 
 class PresenceDatabase:
@@ -68,8 +73,8 @@ class PresenceDatabase:
         """Open the file, anew if it is damaged or of another version; this node enrols if it is not listed."""
         self.disconnect()
         make_file(self._path, like=self._like)
-        with _pinned(self._path):
-            known, log = identity(self._path), log_identity(self._path)
+        with contextlib.ExitStack() as pins:
+            known, *log = [_pinned(f"{self._path}{end}", pins) for end in ("", "-wal", "-shm")]
             try:
                 self._connect()
             except sqlite3.DatabaseError as error:
@@ -77,7 +82,7 @@ class PresenceDatabase:
                     raise
                 # several processes find the same damage: the file that another one has made since stays
                 remove_known(self._path, known)
-                remove_log(self._path, log)
+                remove_log(self._path, tuple(log))
                 self._connect()
         self._opened = identity(self._path)
         self._watch.reset()

@@ -14,6 +14,7 @@ from tidewire import Event, Hub
 from tidewire.channels import HAPPENED, watched
 from tidewire.events import checkpoints, event_order, event_stream
 from tidewire.events.event_kinds import KeptEvent
+from tidewire.messages import Position
 from tidewire.testing import wait_until
 
 BOB = ["joined bob", "left bob"]
@@ -66,6 +67,27 @@ def test_a_checkpoint_that_a_dying_worker_has_begun_counts_for_nothing() -> None
             order = await checkpoints.Checkpoints(hub.node, "on").order_at(last)
             begun = sorted(one.key[2] for one in order.known() if one.last is not None and one.last.has_begun)
             assert begun == [f"ann{number}" for number in range(10)]
+
+    asyncio.run(main())
+
+
+def test_others_have_turns_while_a_checkpoint_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A store in memory never waits: all that is known of 50,000 users was written in one turn of the loop."""
+    monkeypatch.setattr(checkpoints, "_RECALLED", 100)
+
+    async def main() -> None:
+        async with opened("memory://") as (hub, told):
+            places = await tell(hub, *(f"joined ann{number}" for number in range(60)))
+            await has_read(told, 60)
+            kept_by = checkpoints.Checkpoints(hub.node, "other")
+            order = await kept_by.order_at(Position.parse(str(places[-1])))
+            keeping = asyncio.ensure_future(kept_by.passed(60, Position.parse(str(places[-1])), order))
+            turns = 0
+            while not keeping.done():
+                turns += 1
+                await asyncio.sleep(0)
+            page = await hub.node.broker.history(watched("order:other"))
+            assert turns >= len(page.publications) == 20
 
     asyncio.run(main())
 

@@ -104,6 +104,7 @@ class Checkpoints:
             except PublishError:
                 return
             known, number = others, number + 1
+            await asyncio.sleep(0)  # a store in memory does not wait
         self._passed = 0
 
 

@@ -353,6 +353,22 @@ def test_what_is_kept_overtakes_no_push_that_takes_several_turns() -> None:
     run(main())
 
 
+def test_a_direct_send_brings_it_along_before_what_is_kept() -> None:
+    async def main() -> None:
+        async with open_node(ephemeral_seconds=5.0) as node:
+            client, other = await connect(node, channel="a"), await connect(node, channel="a")
+            await cast(node, "first")  # the next one waits for a beat
+            await wait_until(lambda: len(client.shown) == 2)
+            await cast(node, "typing")
+            await publish(node, "kept")
+            node.send(client.connection, WireMessage(b"an answer"))
+            await turns(2)
+            assert [text.split(" ")[-1] for text in client.shown[1:]] == ["first", "typing", "kept", "answer"]
+            assert [text.split(" ")[-1] for text in other.shown[1:]] == ["first", "typing", "kept"]
+
+    run(main())
+
+
 def test_what_was_held_back_is_not_given_to_one_that_has_unsubscribed() -> None:
     async def main() -> None:
         async with open_node() as node:

@@ -184,8 +184,7 @@ class Ephemeral:
             oldest = held.pop(next(iter(held)))
             size -= len(oldest.data)
             self.superseded += 1
-            loser = self._registry.subscriptions(connection).get(oldest.channel)
-            if loser is not None:
+            if (loser := self._registry.subscriptions(connection).get(oldest.channel)) is not None:
                 loser.supersede(1)
         self._held_bytes[connection] = size
 

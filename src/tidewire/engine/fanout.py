@@ -275,6 +275,7 @@ class Fanout:
             if push is not None and subscription.live_after < push.last:
                 self.write_rest(channel, subscription, push.publications)
             if channel.pending and subscription.live_after < channel.pending[-1].offset:
+                self.ephemeral.push_now(channel)
                 self.write_rest(channel, subscription, channel.pending)
 
     # A client that has caught up, or has ended.

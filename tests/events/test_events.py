@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import logging
 import time
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -270,13 +271,32 @@ class Abandoned(BaseException):
     """As some libraries end what they do."""
 
 
-@pytest.mark.parametrize("error", [asyncio.CancelledError, SystemExit, Abandoned], ids=lambda error: error.__name__)
+class Untold(Exception):
+    """Whose text cannot be read."""
+
+    def __str__(self) -> str:
+        raise ValueError
+
+
+class Misspelt(Exception):
+    """With half a character, as in the name of a file."""
+
+    def __str__(self) -> str:
+        return "\ud800" + 2_000 * "x"
+
+
+ODD = (asyncio.CancelledError, SystemExit, Abandoned, Untold, Misspelt)
+
+
+@pytest.mark.parametrize("error", ODD, ids=lambda error: error.__name__)
 @pytest.mark.parametrize("is_plain", [False, True], ids=["async", "thread"])
 def test_whatever_a_handler_raises_later_events_are_handled(
     error: type[BaseException], is_plain: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """An awaited task that was cancelled, `sys.exit` in a library: tried again, then dead, and others go on."""
     monkeypatch.setattr(event_handlers, "BACKOFF", (0.01,))
+    # a report of pytest cannot hold half a character
+    monkeypatch.setattr(event_handlers, "logger", logging.Logger("unheard", logging.CRITICAL))
     ended: list[str] = []
 
     async def main() -> None:

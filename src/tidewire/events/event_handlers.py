@@ -30,6 +30,8 @@ logger = logging.getLogger("tidewire")
 BACKOFF = (0.5, 1.0, 2.0, 4.0, 8.0)
 #: Events that are being handled at once, and seconds between two saves of how far that has come.
 _MOST, _SAVE_SECONDS = 500, 0.5
+#: Characters of an error that are kept.
+_ERROR_TEXT = 1_000
 _DEAD, _CONSUMER = watched("dead"), "on"
 
 
@@ -122,7 +124,7 @@ class HandlerCalls:
             except Exception as error:
                 if seconds is None:
                     logger.exception("event %s (%s) is dead: %s refuses it", event.id, event.kind, handler.name)
-                    await _keep_dead(self._node, DeadEvent(event, handler.name, f"{type(error).__name__}: {error}"))
+                    await _keep_dead(self._node, DeadEvent(event, handler.name, _text_of(error)))
                 else:
                     logger.warning("%s failed for event %s, and is called again: %r", handler.name, event.id, error)
                     await asyncio.sleep(seconds)
@@ -140,6 +142,16 @@ class HandlerCalls:
                 if position != self._reached:
                     del self._unfinished[position]
             await self._cursor.save(done)
+
+
+def _text_of(error: Exception) -> str:
+    """Return the beginning of an error as text that every store holds: a longer one, or another, is kept by none."""
+    name = type(error).__name__
+    try:
+        text = f"{name}: {error}"
+    except Exception:
+        text = f"{name}: its text cannot be read"
+    return text[:_ERROR_TEXT].encode(errors="backslashreplace").decode()
 
 
 async def _keep_dead(node: Node, dead: DeadEvent) -> None:

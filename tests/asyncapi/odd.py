@@ -63,6 +63,10 @@ class Message(BaseModel):
     best: Annotated[Cat | Dog, Field(discriminator="pet")] | None = None
 
 
+class number(BaseModel):
+    """A class that is called as a type of TypeScript is."""
+
+
 hub = Hub()
 
 
@@ -82,5 +86,5 @@ async def find(data: Cat | None) -> Message | None:
 
 
 @hub.rpc("count")
-async def count(data: list[Dog]) -> dict[str, Any]:
+async def count(data: list[Dog]) -> dict[str, number | Any]:
     return {}

@@ -233,6 +233,12 @@ PART, OTHER_PART, LONGER_PART = (model("Part", **dict.fromkeys(names, (int, ...)
 LONG = Annotated[str, Field(min_length=3)]
 
 
+def node(type_: Any) -> Any:
+    """Return a type that holds itself in a union."""
+    namespace: dict[str, Any] = {"__annotations__": {"value": type_, "parent": "Node | None"}, "parent": None}
+    return type("Node", (BaseModel,), {"__module__": __name__, **namespace})
+
+
 @pytest.mark.parametrize(
     ("old", "new", "breaks_readers", "breaks_writers"),
     [
@@ -267,6 +273,8 @@ LONG = Annotated[str, Field(min_length=3)]
         (one(int), one(int | str), True, False),
         (one(tagged("a", "b")), one(tagged("a", "b", "c")), True, False),
         (one(tagged("a", "b", "c")), one(tagged("a", "b")), False, True),
+        (one(node(int) | None), one(node(int) | None), False, False),
+        (one(node(int) | None), one(node(float) | None), True, False),
         # what is compared once in a choice is compared again where it stands alone
         (model("Message", u=(PART | str, ...), v=(PART, ...)),) * 2 + (False, False),
         (

@@ -42,19 +42,20 @@ class Narrowing:
         yield from (where + problem for problem in found)
 
     def _compared(self, written: Any, read: Any) -> Iterator[str]:
-        written, read = resolved(written, self._written), resolved(read, self._read)
-        alternatives = written.get("anyOf") or written.get("oneOf")
+        # a reference stays one where a union is passed: by it a type that holds itself is known again
+        source, target = resolved(written, self._written), resolved(read, self._read)
+        alternatives = source.get("anyOf") or source.get("oneOf")
         if alternatives:
             for one in alternatives:
                 yield from self.problems(one, read)
             return
-        choices = read.get("anyOf") or read.get("oneOf")
+        choices = target.get("anyOf") or target.get("oneOf")
         if choices:
             found = [list(self.problems(written, one)) for one in choices]
             if all(found):
                 yield from min(found, key=len)
             return
-        yield from self._plain(written, read)
+        yield from self._plain(source, target)
 
     def _plain(self, written: Mapping[str, Any], read: Mapping[str, Any]) -> Iterator[str]:
         wanted, given = _values(read), _values(written)

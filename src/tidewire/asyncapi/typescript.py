@@ -17,6 +17,11 @@ _NAME = re.compile(r"[A-Za-z_$][\w$]*", re.ASCII)
 #: Names of the module and of what it uses; another type of such a name would take its place.
 _TAKEN = {"Array", "Calls", "CentrifugeLike", "Channels", "Omit", "Parameters", "Promise", "Record", "ReturnType"}
 _TAKEN |= {"String", "TidewireLike", "TypedPublication", "TypedSubscription"}
+#: The words of the language, which no type is called.
+_WORDS = """any bigint boolean case catch const debugger default delete do enum export extends false function implements
+instanceof interface let never new null number object package private protected public static string super switch symbol
+this throw true typeof undefined unknown var void"""
+_TAKEN |= set(_WORDS.split())
 _SCALARS = {"string": "string", "number": "number", "integer": "number", "boolean": "boolean", "null": "null"}
 
 

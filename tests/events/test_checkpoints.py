@@ -71,6 +71,24 @@ def test_a_checkpoint_that_a_dying_worker_has_begun_counts_for_nothing() -> None
     asyncio.run(main())
 
 
+def test_workers_that_end_soon_keep_checkpoints_together(kept_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """None of them reads as many events as lie between two; after enough of them nobody knew the beginning."""
+    monkeypatch.setattr(checkpoints, "_RECALLED", 30)
+
+    async def main() -> None:
+        for _ in range(6):
+            async with opened(kept_url) as (hub, told):
+                await tell(hub, *(5 * BOB))
+                await has_read(told, 10)
+                await are_saved(hub)
+        async with opened(kept_url) as (hub, told):
+            await tell(hub, "left ann", *BOB)  # who has never been there
+            await has_read(told, 2)
+            assert told == BOB
+
+    asyncio.run(main())
+
+
 def test_others_have_turns_while_a_checkpoint_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     """A store in memory never waits: all that is known of 50,000 users was written in one turn of the loop."""
     monkeypatch.setattr(checkpoints, "_RECALLED", 100)

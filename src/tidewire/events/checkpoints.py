@@ -40,6 +40,7 @@ class Checkpoints:
     def __init__(self, node: Node, consumer: str) -> None:
         self._node = node
         self._channel = watched(f"order:{consumer}")
+        #: Events since the newest checkpoint.
         self._passed = 0
 
     async def order_at(self, since: Position | None) -> EventOrder:
@@ -55,6 +56,7 @@ class Checkpoints:
                 order.learn(msgspec.json.decode(part.known, type=list[Known]))
                 await asyncio.sleep(0)
         await self._take(order, place, since)
+        self._passed = since.offset - place.offset  # readers may all end before they have passed so many themselves
         return order
 
     async def _take(self, order: EventOrder, place: Position, since: Position) -> None:

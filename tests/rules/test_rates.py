@@ -16,6 +16,7 @@ from typing import Any
 
 import httpx
 import pytest
+from fastapi import Depends, FastAPI
 from websockets.asyncio.client import connect
 
 from contract.serving import free_port
@@ -184,6 +185,43 @@ def test_a_client_that_is_refused_takes_nothing_from_others(monkeypatch: pytest.
             limit.take(bob, "other")
         limit.take(bob, "room")
         counts.aclose()
+
+
+class Account:
+    """A user of an application, as the object of a row: each request makes another."""
+
+    def __init__(self, **fields: Any) -> None:
+        self.__dict__.update(fields)
+
+
+def test_a_route_knows_a_user_by_the_name_alone() -> None:
+    hub = Hub()
+    app = FastAPI(lifespan=hub.lifespan)
+    users: list[Any] = []
+
+    async def current_user() -> Any:
+        return users[-1]
+
+    @app.post("/", dependencies=[Depends(hub.rate("1/h per user").route(user=current_user))])
+    async def route() -> None: ...
+
+    async def main() -> None:
+        async with hub, httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://test") as http:
+            for who, status in (
+                ("ann", 200),
+                (Account(name="ann"), 429),
+                (7, 200),
+                (Account(name=7), 429),
+                (None, 200),
+            ):
+                users.append(who)
+                assert (await http.post("/")).status_code == status
+            for who in (Account(id=7), {"sub": "ann"}):
+                users.append(who)
+                with pytest.raises(ConfigurationError, match="has no name"):
+                    await http.post("/")
+
+    asyncio.run(main())
 
 
 @pytest.mark.parametrize(

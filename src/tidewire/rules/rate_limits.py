@@ -6,6 +6,7 @@ import math
 import re
 from collections.abc import Awaitable, Callable
 from typing import Any, NamedTuple
+from uuid import UUID
 
 from fastapi import Depends, HTTPException
 from starlette.requests import HTTPConnection
@@ -84,8 +85,8 @@ class RateLimit:
     def route(self, user: Callable[..., Any] | None = None, channel: str = "") -> Callable[..., Awaitable[None]]:
         """Make a dependency of FastAPI that takes from the same buckets, and answers 429 with `Retry-After`.
 
-        `user` is the dependency that returns the user's name, where the rate is for each user; `channel` the name of
-        the path's parameter, where it is for each channel.
+        `user` is the dependency that returns the user's name, or an object that has a `name`, where the rate is for
+        each user; `channel` the name of the path's parameter, where it is for each channel.
         """
         if user is None:
 
@@ -95,7 +96,7 @@ class RateLimit:
             return anybody
 
         async def somebody(connection: HTTPConnection, who: Any = Depends(user)) -> None:
-            self._take_of(connection, str(getattr(who, "name", who) or ""), channel)
+            self._take_of(connection, _name_of(who), channel)
 
         return somebody
 
@@ -116,6 +117,16 @@ def rate_of_key(key: str) -> float | None:
     if prefix != _PREFIX:
         return None
     return float(rest.partition(" ")[0])
+
+
+def _name_of(who: Any) -> str:
+    """Return the name of a user; raises ConfigurationError for one without, whose text is another one each time."""
+    name = getattr(who, "name", who)
+    if name is None or isinstance(name, str | int | UUID):
+        return str(name or "")
+    raise ConfigurationError(
+        f"limit.route(user=…) got {type(who).__name__}, which has no name; give a dependency that returns the name"
+    )
 
 
 def _parsed(part: str, text: str) -> _Rate:

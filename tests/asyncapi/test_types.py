@@ -269,6 +269,8 @@ def node(type_: Any) -> Any:
         (one(Literal["a"]), one(Literal["a", "b"]), True, False),
         (one(Literal["a"]), one(str), True, False),
         (one(str), one(LONG), False, True),
+        (one(str), one(Annotated[str, Field(max_length=0)]), False, True),
+        (one(str), one(Annotated[str, Field(min_length=0)]), False, False),
         (one(int | None, None), one(int, 1), False, True),
         (one(int), one(int | str), True, False),
         (one(tagged("a", "b")), one(tagged("a", "b", "c")), True, False),

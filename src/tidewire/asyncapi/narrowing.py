@@ -121,7 +121,8 @@ def _bounds(written: Mapping[str, Any], read: Mapping[str, Any]) -> Iterator[str
         if known > before:
             yield f": {tighter} is {bound} now, and was {'not set' if was is None else was}"
     for name, sign in _SIZES.items():
-        if read.get(name) and (name not in written or written[name] * sign < read[name] * sign):
+        is_bound = read.get(name, 0) > 0 if sign > 0 else name in read  # at least none is no bound, at most none is one
+        if is_bound and (name not in written or written[name] * sign < read[name] * sign):
             yield f": {name} is {read[name]} now, and was {written.get(name, 'not set')}"
     for name in ("pattern", "format"):
         if name in read and written.get(name) != read[name]:

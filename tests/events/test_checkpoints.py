@@ -89,6 +89,30 @@ def test_workers_that_end_soon_keep_checkpoints_together(kept_url: str, monkeypa
     asyncio.run(main())
 
 
+def test_few_events_are_known_when_they_are_kept_no_more(kept_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Events are kept for two days; where fewer than lie between two checkpoints came meanwhile, there was none."""
+    monkeypatch.setattr(checkpoints, "_SECONDS", 0.0)
+
+    async def main() -> None:
+        async with opened(kept_url) as (hub, told):
+            await tell(hub, "joined ann", *BOB)
+            await has_read(told, 3)
+            await are_saved(hub)
+            top = str((await hub.node.broker.history(HAPPENED, limit=0)).top)
+            async with asyncio.timeout(10):
+                while top not in [
+                    part["place"] for one in await kept(hub) if (part := msgspec.json.decode(one))["is_last"]
+                ]:
+                    await asyncio.sleep(0.05)
+            await hub.node.broker.remove_history(HAPPENED)
+        async with opened(kept_url) as (hub, told):
+            await tell(hub, "left cat", "joined ann again", *BOB)  # cat has never been there
+            await has_read(told, 2)
+            assert told == BOB
+
+    asyncio.run(main())
+
+
 def test_others_have_turns_while_a_checkpoint_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     """A store in memory never waits: all that is known of 50,000 users was written in one turn of the loop."""
     monkeypatch.setattr(checkpoints, "_RECALLED", 100)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from itertools import islice
 
 import msgspec
@@ -17,6 +18,8 @@ __all__ = ("Checkpoints",)
 
 #: Events between two checkpoints; those that a reader takes again which finds none.
 _INTERVAL, _RECALLED = 10_000, 50_000
+#: Seconds after which a few events are enough for one; less than half of those for which events are kept.
+_SECONDS = 43_200.0
 #: Keys in one publication, and publications that are looked at: at least two checkpoints of all that is remembered.
 _KEYS, _LOOKED_AT = 250, 600
 #: Events after which others have a turn.
@@ -42,11 +45,14 @@ class Checkpoints:
         self._channel = watched(f"order:{consumer}")
         #: Events since the newest checkpoint.
         self._passed = 0
+        #: When that was kept: 0.0 where there is none.
+        self._kept_at = 0.0
 
     async def order_at(self, since: Position | None) -> EventOrder:
         """Return the order of events as it is after those up to a position; raises StoreUnavailable."""
         order = EventOrder()
         if since is None:
+            self._kept_at = time.time()
             return order
         place = Position(max(0, since.offset - _RECALLED), since.epoch)
         parts = await self._newest(since)
@@ -87,13 +93,17 @@ class Checkpoints:
                 parts = found.setdefault((part.place, part.node), [])
                 parts.append(part)
                 if part.number == 0 and parts[0].is_last and len(parts) == parts[0].number + 1:
+                    self._kept_at = publication.time
                     return parts[::-1]
         return []
 
     async def passed(self, number: int, place: Position, order: EventOrder) -> None:
-        """Count events that were taken; keep a checkpoint after many. If the store is away, that is tried again."""
+        """Count events that were taken; keep a checkpoint after many, or after long.
+
+        If the store is away, that is tried again.
+        """
         self._passed += number
-        if self._passed < _INTERVAL:
+        if not self._passed or (self._passed < _INTERVAL and time.time() < self._kept_at + _SECONDS):
             return
         keys, number = order.known(), 0
         known = list(islice(keys, _KEYS))
@@ -107,7 +117,7 @@ class Checkpoints:
                 return
             known, number = others, number + 1
             await asyncio.sleep(0)  # a store in memory does not wait
-        self._passed = 0
+        self._passed, self._kept_at = 0, time.time()
 
 
 def _part_of(publication: Publication) -> _Part | None:

@@ -156,10 +156,10 @@ class Ephemeral:
             channel.count(batch, written)
 
     def _write(self, channel: Channel, subscription: Subscription, rest: Sequence[EphemeralPublication]) -> None:
-        link = subscription.connection.link
-        if subscription.live_after == ENDED or not rest:
+        link, is_live = subscription.connection.link, subscription.buffer is None
+        if not rest or (is_live and subscription.live_after == ENDED):
             return
-        if link.paused or subscription.buffer is not None:
+        if link.paused or not is_live:
             self._hold(subscription, rest)
         elif (batch := subscription.representation.batch(rest)).messages:
             link.write(batch)

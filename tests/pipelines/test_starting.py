@@ -52,8 +52,8 @@ def test_one_guard_waits_for_the_next_step_and_ends_with_its_process(tmp_path: P
             echo = program("import os; print('guarded by', os.getppid())")
             run = await finished(pipelines, Step("one", echo))
             first = int((await pipelines.log(run.id)).data.decode().partition("\nguarded by ")[2].split()[0])
-            # the guard of the first step may still be ending
-            waiting = await until(lambda: set(below(os.getpid())) - {first}, what="one waits")
+            # the guard of the first step, and its program, may still be ending
+            waiting = await until(lambda: set(below(os.getpid())) - {first, *programs(os.getpid())}, what="one waits")
             (guard,) = waiting
             name = identity(guard)
             run = await finished(pipelines, Step("two", echo), sample="S2")

@@ -37,7 +37,7 @@ def test_a_leader_knows_who_has_been_there_for_long(kept_url: str) -> None:
                 await tell(hub, *BOB)
                 await has_read(told, 10 + 2 * number)
             assert sorted(told) == sorted([*long_there, *(30 * BOB)])
-            places = [msgspec.json.decode(one)["place"] for one in await kept(hub)]
+            places = [msgspec.json.decode(one)["place"] for one in await kept_whole(hub, 3)]
             assert [len(list(parts)) for _, parts in itertools.groupby(places)] == [4, 4, 4]
             await are_saved(hub)
         async with opened(kept_url) as (hub, told):
@@ -54,7 +54,7 @@ def test_a_checkpoint_that_a_dying_worker_has_begun_counts_for_nothing() -> None
         async with opened("memory://") as (hub, told):
             await tell(hub, *(f"joined ann{number}" for number in range(10)), *(8 * BOB))
             await has_read(told, 26)
-            whole = await kept(hub)
+            whole = await kept_whole(hub, 1)
             *_, last = await tell(hub, *(20 * BOB))
             await has_read(told, 66)
             channel = watched("order:on")
@@ -62,7 +62,7 @@ def test_a_checkpoint_that_a_dying_worker_has_begun_counts_for_nothing() -> None
             for data in (*whole, *whole[:2]):
                 part = msgspec.json.decode(data)
                 if data in whole[:2] and len(await kept(hub)) >= len(whole):
-                    part["place"] = str(last)
+                    part |= {"place": str(last), "node": "another"}
                 await hub.node.publish(channel, msgspec.json.encode(part), ephemeral=False)
             order = await checkpoints.Checkpoints(hub.node, "on").order_at(last)
             begun = sorted(one.key[2] for one in order.known() if one.last is not None and one.last.has_begun)
@@ -187,6 +187,14 @@ async def are_saved(hub: Hub) -> None:
             if [one.data.decode() for one in page.publications] == [str(top)]:
                 return
             await asyncio.sleep(0.05)
+
+
+async def kept_whole(hub: Hub, number: int) -> list[bytes]:
+    """Return the parts of so many checkpoints, as soon as those are whole."""
+    async with asyncio.timeout(10):
+        while sum(msgspec.json.decode(one)["is_last"] for one in await kept(hub)) < number:
+            await asyncio.sleep(0.01)
+    return await kept(hub)
 
 
 async def kept(hub: Hub) -> list[bytes]:

@@ -105,19 +105,22 @@ class Checkpoints:
         self._passed += number
         if not self._passed or (self._passed < _INTERVAL and time.time() < self._kept_at + _SECONDS):
             return
-        keys, number = order.known(), 0
+        try:
+            await self._keep(place, order)
+        except PublishError:
+            return
+        self._passed, self._kept_at = 0, time.time()
+
+    async def _keep(self, place: Position, order: EventOrder) -> None:
+        keys, count = order.known(), 0
         known = list(islice(keys, _KEYS))
-        while known or not number:
+        while known or not count:
             others = list(islice(keys, _KEYS))
             raw = msgspec.Raw(msgspec.json.encode(known))
-            part = _Part(str(place), self._node.id, number, not others, bool(order.has_seen_all), raw)
-            try:
-                await self._node.publish(self._channel, msgspec.json.encode(part), ephemeral=False)
-            except PublishError:
-                return
-            known, number = others, number + 1
+            part = _Part(str(place), self._node.id, count, not others, bool(order.has_seen_all), raw)
+            await self._node.publish(self._channel, msgspec.json.encode(part), ephemeral=False)
+            known, count = others, count + 1
             await asyncio.sleep(0)  # a store in memory does not wait
-        self._passed, self._kept_at = 0, time.time()
 
 
 def _part_of(publication: Publication) -> _Part | None:

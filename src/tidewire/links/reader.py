@@ -313,10 +313,7 @@ class Reader:
         parser = self._parser
         if parser is None:
             return False
-        if parser.buffer:
-            parser.feed(data)
-        else:  # nearly always
-            parser.buffer = data
+        parser.feed(data)
         self._read(parser)
         return not self._pauses and parser.is_amid_message
 

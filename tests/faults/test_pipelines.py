@@ -64,12 +64,10 @@ def chat_goes_on(server: Server) -> None:
 
 def test_a_full_disk_is_told_and_heals(tmp_path: Path) -> None:
     with small_disk(tmp_path / "disk", "4m") as disk, with_runs_on(disk, tmp_path / "run") as server:
-        run = start(server, "S1")[1]["run"]["id"]
-        # Its log could begin anew in the place that it has, were there no reader of what was before. The run that goes
-        # on has just written to the log, which the reader therefore needs.
+        # The log could begin anew in the place that it has, were there no reader of what was before a run.
         reader = sqlite3.connect(next(disk.glob("runs/*.db")))
         reader.execute("BEGIN").execute("SELECT count(*) FROM sqlite_master").fetchone()
-        assert ends(server, run) == "finished"
+        assert ends(server, start(server, "S1")[1]["run"]["id"]) == "finished"
         filler = disk / "filler"
 
         def is_refused() -> bool:

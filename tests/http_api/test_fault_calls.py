@@ -178,6 +178,7 @@ def test_a_store_that_hangs_keeps_what_it_was_sent_and_delivers_it_in_order(url:
         async with playing(hub) as play, play.reader("ann") as ann:
             await play.publish(1)
             await play.call("hang", seconds=30)
+            await wait_until(lambda: hub._hang is not None and hub._hang.is_on, what="the store of this node hangs")
             asked = [play.call("publish", channel=ROOM, data=n) for n in range(1, 15)]
             answers = await asyncio.gather(*asked, play.call("history", channel=ROOM, limit=10))
             assert all("does not answer" in answer["error"]["detail"] for answer in answers)

@@ -7,6 +7,7 @@ import re
 import socket
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
@@ -47,7 +48,8 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveServer]:
     (folder / "tidewire.toml").write_text(CONFIG)
     with LiveServer(folder) as server:
         fill(server)
-        read_all(server)  # what each reader of the store keeps is kept once
+        with ThreadPoolExecutor(GREEDY) as pool:  # each reader of the store keeps its pages, once
+            list(pool.map(read_all, [server] * GREEDY))
         yield server
 
 

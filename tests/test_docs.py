@@ -116,7 +116,7 @@ def test_every_whole_program_is_one_of_those_that_are_run_below() -> None:
         "docs/tutorial/1-first-chat.md": 1,
         "docs/howto/authentication.md": 1,
         "docs/howto/browser.md": 1,
-        "docs/howto/channel-rules.md": 1,
+        "docs/howto/channel-rules.md": 2,
         "docs/howto/channels.md": 1,
         "docs/howto/ephemeral.md": 1,
         "docs/howto/streams.md": 1,
@@ -134,7 +134,7 @@ def test_every_whole_program_is_one_of_those_that_are_run_below() -> None:
         "docs/howto/typed-channels.md": 1,
         # in tests/test_doors.py
         **{f"docs/doors/{path.name}": 1 for path in (DOCS / "doors").glob("*.md") if path.name != "README.md"},
-        "docs/howto/testing.md": 1,
+        "docs/howto/testing.md": 2,
     }
     found = {str(page.relative_to(ROOT)): len(blocks(page, "python")) for page in PAGES}
     assert {page: count for page, count in found.items() if count} == run
@@ -545,8 +545,11 @@ def test_python_client(tmp_path: Path) -> None:
         assert done.stdout == "hello\n", done.stderr
 
 
-def test_testing(tmp_path: Path) -> None:
-    (tmp_path / "test_chat.py").write_text(program("docs/howto/testing.md"))
+@pytest.mark.parametrize(
+    ("page", "number"), [("testing", 0), ("testing", 1), ("channel-rules", 1)], ids=["testing", "login", "removal"]
+)
+def test_the_tests_of_a_program_pass(page: str, number: int, tmp_path: Path) -> None:
+    (tmp_path / "test_chat.py").write_text(program(f"docs/howto/{page}.md", number))
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:asyncio"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 0, done.stdout

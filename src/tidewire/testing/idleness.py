@@ -54,11 +54,16 @@ class Idleness:
             await asyncio.sleep(_NAP_SECONDS)
         self.is_stuck = True
 
-    def _is_working(self) -> bool:
-        is_working = anyio.to_thread.current_default_thread_limiter().borrowed_tokens > 0
+    def working(self) -> set[str]:
+        """Return the ids of the connections whose handlers work."""
+        found = set()
         for connection in self._connections():
             if connection.is_awaited:
                 self._seen_waiting.add(connection.id)
             elif connection.has_messages or connection.id in self._seen_waiting:
-                is_working = True
-        return is_working
+                found.add(connection.id)
+        return found
+
+    def _is_working(self) -> bool:
+        is_in_thread = anyio.to_thread.current_default_thread_limiter().borrowed_tokens > 0
+        return bool(self.working()) or is_in_thread

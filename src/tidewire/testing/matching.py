@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
 from tidewire.testing.journal import shown
 
-__all__ = ("MISSING", "decoded", "described", "match")
+__all__ = ("MISSING", "decoded", "described", "hint", "match", "unexpected")
 
 #: The value of `match` where nothing matches.
 MISSING: Any = object()
@@ -65,6 +65,31 @@ def decoded(raw: str | bytes) -> Any:
         return json.loads(raw)
     except ValueError:
         return raw
+
+
+def hint(expected: Any, values: Iterable[Any]) -> str:
+    """Return how to write an expectation that one of these messages nearly fits, or ""."""
+    for value in values:
+        if not isinstance(value, dict):
+            continue
+        if "data" in value and match(expected, "", value["data"]) is not MISSING:
+            return (
+                "it came as the `data` of a frame, which RECOVERABLE puts around each publication; "
+                f'write expect({{"data": {described(expected)}, ...: ...}})'
+            )
+        if isinstance(expected, Mapping) and _is_like({**expected, ...: ...}, value):
+            return "it came with further keys; `...: ...` in the expected value allows them"
+    return ""
+
+
+def unexpected(values: Iterable[Any]) -> str:
+    """Return how to expect the answer to a subscribe, if it is among messages that nobody expected, or ""."""
+    if any(isinstance(value, dict) and {"channel", "recovered"} <= value.keys() for value in values):
+        return (
+            "with RECOVERABLE each subscribe is answered with a frame; take it first: "
+            'expect({"recovered": False, ...: ...})'
+        )
+    return ""
 
 
 def _validated(model: type[BaseModel], value: Any) -> Any:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 from pydantic import BaseModel
@@ -12,7 +12,7 @@ from pydantic import BaseModel
 from tidewire.errors import Disconnect, TidewireError
 from tidewire.testing.dialing import Opening, with_params
 from tidewire.testing.journal import shown
-from tidewire.testing.matching import MISSING, decoded, described, match
+from tidewire.testing.matching import MISSING, decoded, described, hint, match, unexpected
 from tidewire.testing.stage import Stage
 from tidewire.testing.wire_client import HandshakeRefused, WireClient
 
@@ -20,6 +20,16 @@ __all__ = ("Player", "Received", "SocketClient")
 
 #: Short sleeps of a patient test: about one second, and more on a busy machine.
 _NAPS, _STUCK_NAPS, _NAP_SECONDS = 100, 10, 0.01
+#: The verbs of a subscriber that a client of an endpoint has not, with the way to the same end.
+_OF_SUBSCRIBERS = {
+    "expect_join": "expect what `subscribe(join=…)` publishes, or use rt.subscriber",
+    "expect_leave": "expect what `subscribe(leave=…)` publishes, or use rt.subscriber",
+    "publish": "`send` it what a browser sends, or use rt.publish(channel, data) or rt.subscriber",
+    "rpc": "`send` and `expect`, or use rt.subscriber",
+    "history": "use rt.subscriber",
+    "presence": "use rt.subscriber",
+    "unsubscribe": "use rt.subscriber",
+}
 _NOT_YET = Disconnect(1006, "it was never connected")
 
 
@@ -92,6 +102,8 @@ class Player:
         failure = self._failure(f"did not get {wanted}")
         if recovered is not None and self._find(expected, None, channel) is not MISSING:
             failure += f"\n  it came with recovered={not recovered}{self._without_recovery}"
+        else:
+            failure += self._hinted(expected, channel)
         raise AssertionError(failure)
 
     async def expect_nothing(self) -> None:
@@ -102,7 +114,8 @@ class Player:
         unread = self.received[self._unread :]
         if unread:
             values = ", ".join(shown(message.value) for message in unread)
-            raise AssertionError(self._failure(f"was to get nothing, and got {values}"))
+            advice = unexpected(message.value for message in unread)
+            raise AssertionError(self._failure(f"was to get nothing, and got {values}") + _line(advice))
 
     async def expect_closed(self, code: int | None = None) -> Disconnect:
         """Wait for the end of the connection, and return it; raises AssertionError for another code, or without one."""
@@ -131,11 +144,20 @@ class Player:
                 return found
         return MISSING
 
+    def _hinted(self, expected: Any, channel: str) -> str:
+        """Return a line of advice for a message that nearly came, or that came before the last expected one."""
+        fitting = [message for message in self.received if not channel or message.channel == channel]
+        if any(match(expected, message.raw, message.value) is not MISSING for message in fitting):
+            return _line("it came before a message that was expected already: `expect` goes on behind that one")
+        return _line(hint(expected, [message.value for message in fitting]))
+
     def _failure(self, what: str) -> str:
         ended = "" if self.disconnect is None else f"; its connection ended with {_code(self.disconnect)}"
         expected = self.received[: self._unread]
         seen = f"\n  (messages that came before and were expected: {len(expected)})" if expected else ""
-        return f"{self.name} {what}{ended}\n{self._world.journal.report(self.name)}{seen}"
+        running = "".join(f"\n    {one}" for one in self._world.unfinished())
+        working = f"\n  still at work:{running}" if running else ""
+        return f"{self.name} {what}{ended}\n{self._world.journal.report(self.name)}{seen}{working}"
 
     # The connection.
 
@@ -212,6 +234,15 @@ class SocketClient(Player):
         "leave recovered= out, or subscribe by rt.subscriber"
     )
 
+    if not TYPE_CHECKING:  # a checker knows what there is
+
+        def __getattr__(self, name: str) -> Any:
+            if name in _OF_SUBSCRIBERS:
+                raise AttributeError(
+                    f"rt.connect speaks your endpoint's own messages, and has no {name}; {_OF_SUBSCRIBERS[name]}"
+                )
+            raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+
     async def back(self, *, params: Mapping[str, Any] | None = None) -> None:
         """Connect again, as the same user; with `params` in the query, as a client that knows its position sends it."""
         path = with_params(self._opening.path, params)
@@ -227,6 +258,10 @@ class SocketClient(Player):
         self._world.journal.add("sent", self.name, shown(message))
         self._open_wire.send(message)
         await self._world.settle()
+
+
+def _line(advice: str) -> str:
+    return f"\n  {advice}" if advice else ""
 
 
 def _code(disconnect: Disconnect) -> str:

@@ -39,5 +39,9 @@ class Stage(ABC):
         """Wait until the event loop has nothing more to do immediately."""
 
     @abstractmethod
+    def unfinished(self) -> list[str]:
+        """Describe the handlers that still work."""
+
+    @abstractmethod
     def raise_errors(self) -> None:
         """Raise the exception that a handler has raised, once."""

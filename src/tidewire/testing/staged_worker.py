@@ -235,6 +235,12 @@ class StagedWorker:
         if self._lifespan is not None:
             lifespan, self._lifespan = self._lifespan, None
             await self._gone()
+            opened = tuple(self.hubs.values())
+            while not lifespan.done():
+                await asyncio.wait((lifespan,), timeout=_ENDING_SECONDS)
+                for one in opened:
+                    if not one.node.is_open:  # it waits for handlers of commands, which may never end
+                        await one.node.tasks.aclose(0.0)
             await lifespan
 
     async def kill(self) -> None:

@@ -5,11 +5,12 @@ from __future__ import annotations
 import asyncio
 import itertools
 import json
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel
 
 from tidewire.errors import Disconnect, TidewireError
+from tidewire.protocols.centrifuge.codes import UNKNOWN_CHANNEL
 from tidewire.protocols.payload import encode_json
 from tidewire.testing.dialing import Opening
 from tidewire.testing.journal import shown
@@ -17,6 +18,8 @@ from tidewire.testing.players import Player, Received
 from tidewire.testing.stage import Stage
 
 __all__ = ("CommandRefused", "Subscriber")
+
+_NAP_SECONDS = 0.01
 
 
 class CommandRefused(TidewireError):
@@ -84,19 +87,31 @@ class Subscriber(Player):
         for publication in publications:
             self._publication(channel, publication, recovered=bool(reply.get("recovered")))
 
+    if not TYPE_CHECKING:  # a checker knows what there is
+
+        def __getattr__(self, name: str) -> Any:
+            advice = "; write publish(data), or rpc(name, data)" if name == "send" else ""
+            raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}{advice}")
+
     # Verbs.
 
-    async def publish(self, data: Any, *, channel: str = "") -> None:
-        """Publish as this client does, if a rule allows it; raises CommandRefused."""
+    async def publish(self, data: Any, *, channel: str = "", within: float = 1.0) -> None:
+        """Publish as this client does, if a rule allows it; raises CommandRefused.
+
+        It raises AssertionError if the application does not answer within about `within` seconds.
+        """
         channel = channel or self.channels[0]
         self._world.journal.add("sent", self.name, f"publish in {channel}: {shown(_plain(data))}")
-        await self._ask(f"publishing in {channel!r}", "publish", {"channel": channel, "data": _plain(data)})
+        await self._ask(f"publishing in {channel!r}", "publish", {"channel": channel, "data": _plain(data)}, within)
         await self._world.settle()
 
-    async def rpc(self, method: str, data: Any = None) -> Any:
-        """Call the application, and return its answer; raises CommandRefused."""
+    async def rpc(self, method: str, data: Any = None, *, within: float = 1.0) -> Any:
+        """Call the application, and return its answer; raises CommandRefused.
+
+        It raises AssertionError if the application does not answer within about `within` seconds.
+        """
         self._world.journal.add("sent", self.name, f"call {method}: {shown(_plain(data))}")
-        reply = await self._ask(f"the call {method!r}", "rpc", {"method": method, "data": _plain(data)})
+        reply = await self._ask(f"the call {method!r}", "rpc", {"method": method, "data": _plain(data)}, within)
         await self._world.settle()
         return reply.get("data")
 
@@ -138,18 +153,21 @@ class Subscriber(Player):
 
     # The protocol.
 
-    async def _ask(self, what: str, method: str, request: dict[str, Any]) -> dict[str, Any]:
+    async def _ask(self, what: str, method: str, request: dict[str, Any], within: float = 5.0) -> dict[str, Any]:
         number = next(self._numbers)
         future = self._replies[number] = asyncio.get_running_loop().create_future()
         self._open_wire.send(encode_json({"id": number, method: request}).decode())
-        reply = await self._patiently(future, what)
+        reply = await self._patiently(future, what, within)
         if "error" in reply:
             self._world.raise_errors()
-            raise CommandRefused(what, reply["error"]["code"], self._because(reply["error"]["message"]))
+            is_unknown = method == "subscribe" and reply["error"]["code"] == UNKNOWN_CHANNEL.code
+            advice = "; no pattern of `@hub.channel(…)` fits it" if is_unknown else ""
+            raise CommandRefused(what, reply["error"]["code"], self._because(reply["error"]["message"] + advice))
         return dict(reply.get(method, {}))
 
-    async def _patiently(self, future: asyncio.Future[Any], what: str) -> Any:
-        for _ in range(500):
+    async def _patiently(self, future: asyncio.Future[Any], what: str, within: float) -> Any:
+        __tracebackhide__ = True  # pytest shows the test instead
+        for _ in range(round(within / _NAP_SECONDS)):
             if not future.done():
                 await self._world.settle_briefly()
             if future.done():
@@ -157,7 +175,7 @@ class Subscriber(Player):
             self._world.raise_errors()
             if self.disconnect is not None:
                 raise CommandRefused(what, self.disconnect.code, self._because(self.disconnect.reason))
-            await asyncio.sleep(0.01)
+            await asyncio.sleep(_NAP_SECONDS)
         raise AssertionError(self._failure(f"got no answer to {what}"))
 
     def _because(self, text: str) -> str:

@@ -26,6 +26,7 @@ from tidewire.testing.simulated_store import SimulatedStore
 from tidewire.testing.stage import Stage
 from tidewire.testing.staged_worker import StagedWorker
 from tidewire.testing.subscriber import Subscriber
+from tidewire.testing.unfinished import unfinished
 from tidewire.testing.virtual_time import VirtualTime
 from tidewire.testing.wire_client import WireClient
 
@@ -274,6 +275,9 @@ class World(Stage):
 
     async def settle_briefly(self) -> None:
         await self._idleness.wait_quiet()
+
+    def unfinished(self) -> list[str]:
+        return unfinished(self._idleness.working())
 
     def _connections(self) -> Iterable[Connection]:
         for worker in self.workers:

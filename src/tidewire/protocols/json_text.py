@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from functools import partial
 from typing import Any, TypeVar, get_args
 
 import msgspec
 from pydantic import TypeAdapter, ValidationError
 from pydantic.errors import PydanticUserError
 
-from tidewire.errors import BadRequest
+from tidewire.errors import BadRequest, InvalidMessage
 from tidewire.protocols.problems import invalid
 from tidewire.protocols.typed_dicts import portable
 
-__all__ = ("JsonDecoder", "decode_leniently", "has_huge_number", "is_deeper", "with_whole_characters")
+__all__ = ("JsonDecoder", "adapter_of", "decode_leniently", "has_huge_number", "is_deeper", "with_whole_characters")
 
 #: Escapes: a pair of surrogates, one alone (which is half a character), or any other (RFC 8259 section 7).
 _ESCAPES = re.compile(rb"\\(?:u[dD][89abAB]..\\u[dD][c-fC-F]..|(u[dD][89a-fA-F]..)|.)", re.DOTALL)
@@ -43,13 +44,16 @@ class JsonDecoder:
     def __init__(
         self, type_: Any, *, expected: str = "", depth: int = 64, adapter: TypeAdapter[Any] | None = None
     ) -> None:
-        schema = None if adapter is not None else _schema(type_)
+        if adapter is None and type_ not in (Any, object):
+            adapter = adapter_of(type_)
+        schema: Callable[[], Any]
         self._decode: Callable[[bytes], object]
-        if schema is None:
-            adapter = adapter or TypeAdapter(portable(type_))
-            self._decode, schema = adapter.validate_json, adapter.json_schema
-        else:
+        if adapter is None:
+            schema = partial(msgspec.json.schema, type_)
             self._decode = msgspec.json.Decoder(type_).decode
+        else:
+            schema = adapter.json_schema
+            self._decode = _strictly(adapter.validate_json)
         self._expected = expected or ("any JSON value" if type_ in (Any, object) else _describe(schema))
         self._depth = depth
 
@@ -61,30 +65,43 @@ class JsonDecoder:
             raise BadRequest(f"the JSON has a number of {_HUGE} digits or more; send it as a string")
         try:
             return self._decode(with_whole_characters(data))
-        except ValidationError as error:
-            first = error.errors(include_input=False, include_url=False)[0]
-            where = ".".join(map(str, first["loc"])) or "the value"
-            text = f"the JSON has the wrong shape: {where}: {first['msg']}; expected {self._expected}"
-            raise invalid(error, text) from None
-        except msgspec.ValidationError as error:
-            raise invalid(error, f"the JSON has the wrong shape: {error}; expected {self._expected}") from None
+        except (ValidationError, msgspec.ValidationError) as error:
+            raise self.refusal(error) from None
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
             raise BadRequest(f"this is not JSON: {error}; expected {self._expected}") from None
 
+    def refusal(self, error: ValidationError | msgspec.ValidationError) -> InvalidMessage:
+        """Return the error for a value that is not of the type."""
+        return invalid(error, self._expected)
 
-def _schema(type_: Any) -> Callable[[], Any] | None:
-    """Return the maker of the JSON schema of a type that msgspec decodes, or None for another type."""
-    if type_ in (Any, object):
-        return dict
-    if not _is_of_msgspec(type_):
+
+def _strictly(decode: Callable[[bytes], T]) -> Callable[[bytes], T]:
+    """Return a decoder that refuses NaN, Infinity and 1e999, which pydantic reads and RFC 8259 does not have."""
+
+    def decode_strictly(data: bytes) -> T:
+        value = decode(data)
         try:
-            TypeAdapter(portable(type_))
-        except PydanticUserError:
-            pass  # a struct inside of a dataclass
-        else:
-            return None
-    schema = msgspec.json.schema(type_)
-    return lambda: schema
+            msgspec.json.decode(data)
+        except msgspec.ValidationError:
+            raise msgspec.DecodeError("a number is out of range") from None
+        return value
+
+    return decode_strictly
+
+
+def adapter_of(type_: Any) -> TypeAdapter[Any] | None:
+    """Return a type as pydantic takes it, None for one that msgspec decodes; raises for one that neither knows."""
+    if _is_of_msgspec(type_):
+        msgspec.json.schema(type_)
+        return None
+    try:
+        return TypeAdapter(portable(type_))
+    except PydanticUserError as error:
+        try:
+            msgspec.json.schema(type_)  # a struct inside of a dataclass
+        except (TypeError, NameError):
+            raise error from None
+    return None
 
 
 def _is_of_msgspec(type_: Any) -> bool:

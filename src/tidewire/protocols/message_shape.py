@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import is_dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import fields, is_dataclass
 from math import isfinite
 from types import UnionType
 from typing import Annotated, Any, Union, get_args, get_origin, is_typeddict
@@ -17,7 +17,7 @@ from pydantic_core import PydanticSerializationError
 from tidewire.errors import BadRequest, ConfigurationError, InvalidMessage, Problem
 from tidewire.limits import Limits
 from tidewire.messages import Announcement, Format
-from tidewire.protocols.json_text import JsonDecoder
+from tidewire.protocols.json_text import JsonDecoder, adapter_of
 from tidewire.protocols.payload import check_numbers, encode_json, encode_payload
 from tidewire.protocols.typed_dicts import portable
 
@@ -36,17 +36,12 @@ class Shape:
 
     def __init__(self, type_: Any, *, depth: int = Limits().json_depth) -> None:
         self.type = type_ = portable(type_)
-        inner = members_of(type_)
-        self._models = tuple(
-            one for one in inner if isinstance(one, type) and (issubclass(one, BaseModel) or is_pydantic_dataclass(one))
-        )
-        is_struct = any(isinstance(one, type) and issubclass(one, msgspec.Struct) for one in inner)
+        self._models = tuple(one for one in members_of(type_) if _is_checked(one))
         self._adapter: TypeAdapter[Any] | None = None
         try:
             if isinstance(type_, str):
                 raise TypeError("it is a string")
-            if not is_struct:
-                self._adapter = TypeAdapter(type_)
+            self._adapter = adapter_of(type_)
             self._decoder = JsonDecoder(type_, depth=depth, adapter=self._adapter)
         except (TypeError, KeyError, PydanticUserError, NameError) as error:
             raise ConfigurationError(
@@ -62,8 +57,12 @@ class Shape:
             raise
         except BadRequest as error:
             raise InvalidMessage(str(error), (Problem("json_invalid", ("body",), str(error)),)) from None
-        except SystemExit as error:  # of a validator: a message ends no server
-            raise RuntimeError(f"a validator of {self.type!r} raised SystemExit({error})") from error
+        except SystemExit as error:
+            raise self._ended(error) from error
+
+    def _ended(self, error: SystemExit) -> RuntimeError:
+        """Return the error for a validator that ends programs: a message ends no server."""
+        return RuntimeError(f"a validator of {self.type!r} raised SystemExit({error})")
 
     def read(self, data: bytes, format_: Format) -> Any:
         """Return the value of a message; raises InvalidMessage."""
@@ -88,19 +87,15 @@ class Shape:
         encoded = self._adapter.dump_json(value, by_alias=True, warnings=False)
         check_numbers(encoded, value)
         if b"null" in encoded:
-            self._check_nulls(encoded, self._adapter.dump_python(value, by_alias=True, warnings=False))
+            self._check_nulls(self._adapter, value)
         return encoded, Format.JSON
 
-    def _check_nulls(self, encoded: bytes, value: Any) -> None:
+    def _check_nulls(self, adapter: TypeAdapter[Any], value: Any) -> None:
         """Raise InvalidMessage for a number that JSON does not have, if the type has no null, which stands for it."""
-        place = _endless_in(value)
-        if place is None:
-            return
-        try:
-            self.decode(encoded)
-        except InvalidMessage:
+        place = _endless_in(adapter.dump_python(value, by_alias=True, warnings=False))
+        if place is not None and not _has_null(adapter.json_schema(mode="serialization"), place):
             problem = Problem("finite_number", ("body", *place), "Input should be a finite number")
-            raise InvalidMessage(f"{'.'.join(map(str, problem.loc))}: {problem.msg}", (problem,)) from None
+            raise InvalidMessage(f"{'.'.join(map(str, problem.loc))}: {problem.msg}", (problem,))
 
     def check(self, data: bytes, format_: Format) -> tuple[bytes, Format]:
         """Return a message as it is published; raises as `read`."""
@@ -112,14 +107,47 @@ class Shape:
         A model or dataclass of pydantic was checked when it was made; others and structs are checked here.
         """
         try:
-            return self.write(data) if isinstance(data, self._models) else self.check(*encode_payload(data))
-        except PydanticSerializationError as error:
+            return self.write(data if isinstance(data, self._models) else self._checked(data))
+        except (PydanticSerializationError, ValueError, RecursionError) as error:
             raise BadRequest(f"a value of type {type(data).__name__} cannot be sent as JSON: {error}") from None
+
+    def _checked(self, data: Any) -> Any:
+        """Return a value of the type for one that Python has, or for one that is as JSON has it."""
+        if self._adapter is None or isinstance(data, str | bytes | bytearray | memoryview):
+            return self.read(*encode_payload(data))
+        try:
+            return self._adapter.validate_python(_opened(data))
+        except ValidationError as error:
+            wrong = error
+        except SystemExit as error:
+            raise self._ended(error) from error
+        try:
+            return self.read(*encode_payload(data))
+        except InvalidMessage:
+            raise self._decoder.refusal(wrong) from None
 
     @property
     def adapter(self) -> TypeAdapter[Any] | None:
         """The type as pydantic takes it; None for structs of msgspec."""
         return self._adapter
+
+
+def _is_checked(type_: Any) -> bool:
+    """Return whether the values of a type were checked when they were made."""
+    return isinstance(type_, type) and (issubclass(type_, BaseModel) or is_pydantic_dataclass(type_))
+
+
+def _opened(value: Any) -> Any:
+    """Return a value in which dataclasses and structs are their fields, which are checked; models are as they are."""
+    if isinstance(value, Mapping):
+        return {key: _opened(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return list(map(_opened, value)) if isinstance(value, list) else tuple(map(_opened, value))
+    if isinstance(value, msgspec.Struct):
+        return msgspec.json.decode(encode_json(value))
+    if is_dataclass(value) and not isinstance(value, type) and not _is_checked(type(value)):
+        return {field.name: _opened(getattr(value, field.name)) for field in fields(value)}
+    return value
 
 
 def _endless_in(value: Any) -> tuple[str | int, ...] | None:
@@ -136,6 +164,26 @@ def _endless_in(value: Any) -> tuple[str | int, ...] | None:
         if place is not None:
             return (step if isinstance(step, int) else str(step), *place)
     return None
+
+
+def _has_null(schema: Any, place: Sequence[str | int], definitions: Mapping[str, Any] | None = None) -> bool:
+    """Return whether a schema allows null in a place; True where it does not say so."""
+    if not isinstance(schema, Mapping):
+        return True
+    definitions = schema.get("$defs", {}) if definitions is None else definitions
+    if "$ref" in schema:
+        return _has_null(definitions[schema["$ref"].rpartition("/")[2]], place, definitions)
+    choices = schema.get("anyOf") or schema.get("oneOf")
+    if choices:
+        return any(_has_null(one, place, definitions) for one in choices)
+    if not place:
+        return "type" not in schema or schema["type"] == "null"
+    step, *rest = place
+    if isinstance(step, int) and step < len(schema.get("prefixItems", ())):
+        inner = schema["prefixItems"][step]
+    else:
+        inner = schema.get("properties", {}).get(str(step), schema.get("additionalProperties", schema.get("items")))
+    return schema.get("type") in (None, "object", "array") and _has_null(inner, rest, definitions)
 
 
 def is_message_type(type_: Any) -> bool:

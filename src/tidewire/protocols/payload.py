@@ -59,6 +59,11 @@ def check_numbers(encoded: bytes, value: Any) -> None:
         raise BadRequest(
             f"a value of type {type(value).__name__} has a number of 310 digits or more; send it as a string"
         )
+    if b"Infinity" in encoded or b"NaN" in encoded:  # perhaps as numbers (`ser_json_inf_nan="constants"` of pydantic)
+        try:
+            msgspec.json.decode(encoded)
+        except msgspec.DecodeError as error:
+            raise BadRequest(f"a value of type {type(value).__name__} cannot be sent as JSON: {error}") from None
 
 
 def _encode_again(value: Any, error: Exception) -> bytes:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
 from typing import Any
 
 import msgspec
@@ -11,9 +10,10 @@ from pydantic import ValidationError
 
 from tidewire.errors import InvalidMessage, Problem
 
-__all__ = ("invalid", "problems_of")
+__all__ = ("invalid",)
 
-#: Problems of one message that are reported, and bytes of an input that is shown: both bound the length of answers.
+#: Problems of one message that are reported, bytes of an input that is shown, characters of a name or text in one: they
+#: bound the length of answers.
 _MOST = 10
 _SHOWN = 200
 _MISSING = re.compile(r"Object missing required field `([^`]*)`")
@@ -21,17 +21,31 @@ _PLACE = re.compile(r" - at `(?:key in )?\$([^`]*)`$")
 _STEP = re.compile(r"\.([^.\[]+)|\[([^\]]*)\]")
 
 
-def invalid(error: ValidationError | msgspec.ValidationError, text: str) -> InvalidMessage:
-    """Return the error for a message that does not fit a type; `text` is for people, the problems are for programs."""
-    return InvalidMessage(text, tuple(problems_of(error)))
-
-
-def problems_of(error: ValidationError | msgspec.ValidationError) -> Iterable[Problem]:
-    """Return the problems that pydantic or msgspec found, as many as an answer holds."""
+def invalid(error: ValidationError | msgspec.ValidationError, expected: str) -> InvalidMessage:
+    """Return the error for a message that does not fit a type: its text is for people, its problems for programs."""
     if isinstance(error, msgspec.ValidationError):
-        return [_of_msgspec(str(error))]
-    found = error.errors(include_url=False, include_context=False)[:_MOST]
-    return [Problem(one["type"], ("body", *one["loc"]), one["msg"], _shown(one["input"])) for one in found]
+        problems, count, text = [_of_msgspec(str(error))], 1, str(error)
+    else:
+        problems, count = _of_pydantic(error), error.error_count()
+        text = "; ".join(f"{'.'.join(map(str, one.loc[1:])) or 'the value'}: {one.msg}" for one in problems)
+    more = f"; and {count - len(problems)} more" if count > len(problems) else ""
+    return InvalidMessage(f"the JSON has the wrong shape: {text}{more}; expected {expected}", tuple(problems))
+
+
+def _of_pydantic(error: ValidationError) -> list[Problem]:
+    return [
+        Problem(
+            one["type"],
+            ("body", *(_cut(step) if isinstance(step, str) else step for step in one["loc"])),
+            _cut(one["msg"]),
+            _shown(one["input"]),
+        )
+        for one in error.errors(include_url=False, include_context=False)[:_MOST]
+    ]
+
+
+def _cut(text: str) -> str:
+    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}…"
 
 
 def _of_msgspec(text: str) -> Problem:

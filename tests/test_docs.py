@@ -129,6 +129,7 @@ def test_every_whole_program_is_one_of_those_that_are_run_below() -> None:
         "docs/howto/presence.md": 1,
         "docs/howto/recovery.md": 2,
         "docs/howto/python-client.md": 1,
+        "docs/howto/slow-clients.md": 1,
         "docs/howto/state.md": 1,
         "docs/howto/events.md": 1,
         "docs/howto/typed-channels.md": 1,
@@ -546,7 +547,7 @@ def test_python_client(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("page", "number"), [("testing", 0), ("testing", 1), ("channel-rules", 1)], ids=["testing", "login", "removal"]
+    ("page", "number"), [("testing", 0), ("testing", 1), ("channel-rules", 1), ("slow-clients", 0)]
 )
 def test_the_tests_of_a_program_pass(page: str, number: int, tmp_path: Path) -> None:
     (tmp_path / "test_chat.py").write_text(program(f"docs/howto/{page}.md", number))

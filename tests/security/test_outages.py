@@ -1,4 +1,4 @@
-"""A store that is away: clients of every protocol are told so, and not where it is; the log and the operator are."""
+"""A store that is away: clients and callers are told so, and not where it is; the log and the operator are."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 from fastapi import FastAPI, WebSocket
 from tests.contract.serving import Server
@@ -19,10 +20,12 @@ from websockets.sync.client import connect as dial
 from helpers.hubs import receive, serving
 from helpers.stores import start_redis
 from tidewire import Hub, NotPublished, PublishUnconfirmed, StoreUnavailable
-from tidewire.backends.checked import CheckedBroker
+from tidewire.backends.checked import CheckedBroker, CheckedPresence
+from tidewire.http_api import calls
 from tidewire.protocols.json import JSON
 from tidewire.protocols.plain import PLAIN
 from tidewire.protocols.recoverable import RECOVERABLE
+from tidewire.support.log_limit import LogLimit
 
 PLACE = "redis://inside:6379"
 OUTAGES = [
@@ -83,6 +86,53 @@ def test_no_client_of_a_native_protocol_is_told_where_the_store_is(
 
     asyncio.run(main())
     assert "inside" in caplog.text
+
+
+CALLS: list[tuple[str, dict[str, Any]]] = [
+    ("publish", {"channel": "room:1", "data": 1}),
+    ("broadcast", {"channels": ["room:1"], "data": 1}),
+    ("history", {"channel": "room:1", "limit": 10}),
+    ("presence", {"channel": "room:1"}),
+    ("batch", {"commands": [{"publish": {"channel": "room:1", "data": 1}}, {"history": {"channel": "room:1"}}]}),
+]
+
+
+@pytest.mark.parametrize("mode", ["", "transport"])
+def test_no_caller_of_the_http_api_is_told_where_the_store_is(
+    mode: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, "tidewire")
+    hub = Hub("memory://")
+
+    @hub.channel("room:{room}", history=10, presence=True)
+    async def room(room: int) -> bool:
+        return True
+
+    async def no_publish(self: CheckedBroker, request: Any) -> None:
+        raise PublishUnconfirmed(f"{PLACE} did not answer")
+
+    async def no_read(self: CheckedBroker | CheckedPresence, *arguments: Any, **options: Any) -> None:
+        raise StoreUnavailable(f"{PLACE} is away")
+
+    async def main() -> None:
+        app = FastAPI(lifespan=hub.lifespan)
+        app.include_router(hub.api_router(key="the key"))
+        headers = {"X-API-Key": "the key", "X-Centrifugo-Error-Mode": mode}
+        async with serving(hub, app) as application:
+            monkeypatch.setattr(calls, "_outages", LogLimit())
+            monkeypatch.setattr(CheckedBroker, "publish", no_publish)
+            monkeypatch.setattr(CheckedBroker, "read", no_read)
+            monkeypatch.setattr(CheckedPresence, "members", no_read)
+            url = f"http://127.0.0.1:{application.port}/api"
+            async with httpx.AsyncClient(base_url=url, headers=headers, trust_env=False) as caller:
+                for method, body in CALLS:
+                    answer = (await caller.post(f"/{method}", json=body)).text
+                    assert "inside" not in answer, method
+                    assert "the store" in answer, method
+
+    asyncio.run(main())
+    assert f"{PLACE} did not answer" in caplog.text
+    assert f"{PLACE} is away" in caplog.text
 
 
 def test_no_client_of_the_chat_is_told_where_the_store_is(tmp_path: Path) -> None:

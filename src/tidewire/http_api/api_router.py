@@ -14,7 +14,7 @@ from fastapi.security import APIKeyHeader
 from starlette.requests import ClientDisconnect
 from starlette.types import Receive, Scope, Send
 
-from tidewire.errors import ConfigurationError, StoreUnavailable, TidewireError
+from tidewire.errors import ConfigurationError, TidewireError
 from tidewire.http_api import models as m
 from tidewire.http_api import results
 from tidewire.http_api.calls import FAULT, METHODS, Calls, Method, failure
@@ -219,8 +219,6 @@ class _Endpoint:
         try:
             return await call()
         except TidewireError as error:
-            if isinstance(error, StoreUnavailable):
-                logger.warning("the call %s of the HTTP API failed: %s", name, error)
             return failure(error)
         except Exception:
             logger.exception("the call %s of the HTTP API failed", name)

@@ -39,14 +39,18 @@ from tidewire.observe.rows import Query
 from tidewire.protocols.centrifuge.codes import BAD_REQUEST, FORCE_DISCONNECT, INTERNAL, error_of
 from tidewire.protocols.centrifuge.option_overrides import Override
 from tidewire.protocols.json_text import has_huge_number
+from tidewire.protocols.outages import sentence
 from tidewire.rules.base import Grant
 from tidewire.sessions.centrifuge import session_orders
 from tidewire.sessions.revocations import Revocation, Revocations
 from tidewire.support.counters import count_limit
+from tidewire.support.log_limit import LogLimit
 
 __all__ = ("FAULT", "METHODS", "Calls", "Extension", "Method", "failure")
 
 logger = logging.getLogger("tidewire")
+#: Callers could cause these lines as often as they like.
+_outages = LogLimit()
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -63,12 +67,17 @@ _AHEAD_SECONDS = 60.0
 def failure(error: TidewireError) -> m.ApiError:
     """Return an error as the API reports it: the protocol's number and words, and the fault of this call.
 
-    A message that is not of its channel's type has the `detail` that FastAPI answers with 422.
+    A message that is not of its channel's type has the `detail` that FastAPI answers with 422. Of a store that fails
+    the caller learns what it means for this call; the log has the rest.
     """
+    if isinstance(error, PublishError | StoreUnavailable):
+        more = _outages.due(type(error).__name__)
+        if more is not None:
+            logger.warning("a call of the HTTP API failed: %s%s", error, more)
     if isinstance(error, InvalidMessage):
         return m.ApiError(code=BAD_REQUEST.code, message=BAD_REQUEST.message, detail=error.detail)
     answer = error_of(error)
-    return m.ApiError(code=answer.code, message=_MESSAGES.get(answer.code, answer.message), detail=str(error))
+    return m.ApiError(code=answer.code, message=_MESSAGES.get(answer.code, answer.message), detail=sentence(error))
 
 
 #: The answer for a fault of the server or of an extension; the log has the details.

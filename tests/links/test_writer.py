@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import itertools
 import socket
+import sys
 from typing import cast
+
+import pytest
 
 from tidewire.links.writer import Writer
 from tidewire.messages import WireMessage
@@ -20,6 +24,7 @@ class Transport:
         self.written: list[bytes] = []
         self.unsent = 0
         self.closing = False
+        self.socket: socket.socket | None = None
 
     def set_write_buffer_limits(self, high: int, low: int) -> None:
         assert high > low
@@ -28,7 +33,7 @@ class Transport:
         return self.unsent
 
     def get_extra_info(self, name: str) -> object:
-        return None
+        return self.socket
 
     def is_closing(self) -> bool:
         return self.closing
@@ -135,6 +140,38 @@ def test_waiting_ends_with_the_pause() -> None:
             await asyncio.gather(*waiting)
 
     asyncio.run(main())
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the kernel tells")
+def test_a_client_that_takes_bytes_of_which_the_transport_does_not_know_is_not_stalled() -> None:
+    """Below TLS so many wait between TLS and the socket that what the transport counts stays as it is for long."""
+    writer, transport = make()
+    with socket.create_server(("127.0.0.1", 0)) as listener, socket.socket() as client:
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 65_536)
+        client.connect(listener.getsockname())
+        transport.socket, _ = listener.accept()
+        with transport.socket as server:
+            server.setblocking(False)
+            fill(server)
+            writer.pause(0.0)
+            assert writer.stalled_seconds(9.0) == 9.0
+            assert fill(server) == 0
+            client.recv(1_048_576, socket.MSG_WAITALL)
+            filled = 0
+            while filled < 1_048_576:
+                filled += fill(server)
+            transport.unsent = 1  # there is not less to send than before
+            assert writer.stalled_seconds(10.0) == 0.0
+            assert writer.stalled_seconds(12.0) == 2.0
+
+
+def fill(server: socket.socket) -> int:
+    """Write until the kernel takes no more; return the bytes."""
+    written = 0
+    with contextlib.suppress(BlockingIOError):
+        while True:
+            written += server.send(bytes(65_536))
+    return written
 
 
 # The direct sends of one turn of the loop are joined.

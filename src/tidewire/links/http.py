@@ -22,7 +22,6 @@ from uvicorn.server import ServerState
 
 from tidewire.limits import Limits
 from tidewire.links.host import BadHost, relative_redirects, set_host
-from tidewire.links.tcp_socket import unsent_by
 from tidewire.links.uvicorn import make_own
 from tidewire.links.writer import Stall
 from tidewire.support.admission import Admission
@@ -124,7 +123,7 @@ class HttpProtocol(HttpToolsProtocol):
         """Begin to watch how much the client takes."""
         super().pause_writing()
         self._end_stall()
-        self._stall = Stall(unsent_by(self.transport), self.loop.time())
+        self._stall = Stall(self.transport, self.loop.time())
         self._look_later()
 
     def resume_writing(self) -> None:
@@ -143,7 +142,7 @@ class HttpProtocol(HttpToolsProtocol):
 
     def _look(self) -> None:
         assert self._stall is not None
-        seconds = self._stall.lasts(unsent_by(self.transport), self.loop.time())
+        seconds = self._stall.lasts(self.loop.time())
         if seconds < self._limits.stalled_seconds:
             self._look_later()
         else:

@@ -16,10 +16,22 @@ from typing import Any, NamedTuple
 
 from tidewire.support.per_loop import PerLoop
 
-__all__ = ("Peer", "Sockets", "TcpState", "framed_by", "keep_alive", "peer_of", "state_of", "unsent_by")
+__all__ = (
+    "Peer",
+    "Sockets",
+    "TcpState",
+    "acknowledged_by",
+    "framed_by",
+    "keep_alive",
+    "peer_of",
+    "state_of",
+    "unsent_by",
+)
 
-#: `struct tcp_info`: the first 8 bytes are flags, then 32-bit numbers: unacked, last_data_recv, last_ack_recv.
+#: `struct tcp_info`: the first 8 bytes are flags, then 32-bit numbers: unacked, last_data_recv, last_ack_recv; behind
+#: them 64-bit ones: bytes_acked, since Linux 4.1.
 _UNACKED, _LAST_DATA, _LAST_ACK, _INFO_BYTES = 24, 52, 56, 104
+_ACKNOWLEDGED, _LONG_INFO_BYTES = 120, 128
 _FIONREAD, _SIOCOUTQ, _SCAN_SECONDS = 0x541B, 0x5411, 1.0
 #: The longest time that the kernel takes for `TCP_KEEPIDLE` and `TCP_KEEPINTVL`.
 _KEEPALIVE_SECONDS = 32_767.0
@@ -157,6 +169,20 @@ def unsent_by(transport: asyncio.Transport) -> int:
         with contextlib.suppress(OSError, ValueError):  # ValueError: it is closed
             waiting += struct.unpack("i", fcntl.ioctl(found.fileno(), _SIOCOUTQ, b"\0" * 4))[0]
     return waiting
+
+
+def acknowledged_by(transport: asyncio.Transport) -> int | None:
+    """Return the bytes that a peer has acknowledged so far, or None where no kernel tells.
+
+    Below TLS nothing else shows progress: bytes wait there between TLS and the socket, and no transport counts them.
+    """
+    found = transport.get_extra_info("socket") if sys.platform == "linux" else None
+    if found is not None:
+        with contextlib.suppress(OSError, ValueError):  # it is closed, or no TCP
+            info = found.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _LONG_INFO_BYTES)
+            if len(info) == _LONG_INFO_BYTES:
+                return int(struct.unpack_from("Q", info, _ACKNOWLEDGED)[0])
+    return None
 
 
 def keep_alive(found: socket.socket, idle: float, patience: float) -> None:

@@ -8,7 +8,7 @@ from websockets.frames import Close
 
 from tidewire.errors import Disconnect
 from tidewire.links.reader import Opcode
-from tidewire.links.tcp_socket import unsent_by
+from tidewire.links.tcp_socket import acknowledged_by, unsent_by
 from tidewire.protocols.close_codes import check_close_code, close_reason
 
 __all__ = ("Stall", "Writer", "close_frame", "control_frame")
@@ -142,7 +142,7 @@ class Writer:
 
     def pause(self, now: float) -> None:
         """Begin to watch how much the client takes."""
-        self._stall = Stall(unsent_by(self._transport), now)
+        self._stall = Stall(self._transport, now)
         self._watch(True)
 
     def resume(self) -> None:
@@ -165,25 +165,28 @@ class Writer:
 
     def stalled_seconds(self, now: float) -> float:
         """Return the seconds for which a paused client has not taken a byte."""
-        return 0.0 if self._stall is None else self._stall.lasts(unsent_by(self._transport), now)
+        return 0.0 if self._stall is None else self._stall.lasts(now)
 
 
 class Stall:
     """The account of a client since it takes less than is written."""
 
-    __slots__ = ("_left", "_since", "bytes", "messages")
+    __slots__ = ("_acknowledged", "_left", "_since", "_transport", "bytes", "messages")
 
-    def __init__(self, left: int, now: float) -> None:
-        self._left = left
+    def __init__(self, transport: asyncio.Transport, now: float) -> None:
+        self._transport = transport
+        self._acknowledged, self._left = acknowledged_by(transport), unsent_by(transport)
         self._since = now
         #: Written since the last look; messages: since the writer paused.
         self.bytes = self.messages = 0
 
-    def lasts(self, left: int, now: float) -> float:
+    def lasts(self, now: float) -> float:
         """Return the seconds for which the client has not accepted a byte."""
-        if left < self._left + self.bytes:
+        acknowledged, left = acknowledged_by(self._transport), unsent_by(self._transport)
+        is_less = acknowledged is None and left < self._left + self.bytes
+        if is_less or acknowledged != self._acknowledged:
             self._since = now
-        self._left, self.bytes = left, 0
+        self._acknowledged, self._left, self.bytes = acknowledged, left, 0
         return now - self._since
 
 

@@ -267,6 +267,45 @@ def test_a_handler_takes_parameters_and_is_called_again(monkeypatch: pytest.Monk
     asyncio.run(main())
 
 
+def test_each_handler_that_refuses_an_event_is_repeated_and_no_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two handlers are called alike: one of them has handled the event, which the other one and a third refuse."""
+    monkeypatch.setattr(event_handlers, "BACKOFF", (0.01,))
+    calls: list[str] = []
+    broken = {"second", "third"}
+
+    def handler(name: str) -> Any:
+        async def told(user: str) -> None:
+            calls.append(name)
+            if name in broken:
+                raise ValueError(name)
+
+        return told
+
+    async def main() -> None:
+        world = World()
+        for name in ("first", "second", "third"):
+            world.hub.on("joined", "room:{room}")(handler(name))
+        async with world.serving():
+            async with world.client("ann") as client:
+                await client.subscribe("room:7").wait_subscribed()
+                await wait_until(lambda: _count(world.hub, 2))
+            one, other = await world.hub.dead_events()
+            assert (one.event, one.handler != other.handler) == (other.event, True)
+            calls.clear()
+            with pytest.raises(ValueError, match="second") as raised:
+                await world.hub.repeat_event(one.event.id)
+            assert (calls, "ValueError: third" in str(raised.value.__notes__)) == (["second", "third"], True)
+            broken.remove("third")
+            with pytest.raises(ValueError, match="second"):
+                await world.hub.repeat_event(one.event.id)
+            broken.clear()
+            calls.clear()
+            await world.hub.repeat_event(one.event.id)
+            assert (calls, await world.hub.dead_events()) == (["second"], [])
+
+    asyncio.run(main())
+
+
 class Abandoned(BaseException):
     """As some libraries end what they do."""
 

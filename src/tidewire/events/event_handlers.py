@@ -53,6 +53,7 @@ class EventHandler(Bound):
 
     def __init__(self, interest: Interest, function: Callable[..., Any], overrides: Overrides) -> None:
         self.interest = interest
+        #: By which its dead events are known; the hub gives each handler one of its own.
         self.name = f"{function.__module__}.{getattr(function, '__qualname__', 'handler')}"
         hints = hints_of(function)
         self._event_names = {name for name, type_ in hints.items() if type_ is Event} | {"event"}
@@ -180,14 +181,26 @@ async def dead_events(node: Node) -> list[DeadEvent]:
 
 
 async def repeat(node: Node, handlers: Sequence[EventHandler], id_: str) -> None:
-    """Call the handlers of a dead event again, here; raises as they do, ConfigurationError for no such event."""
+    """Call each handler that has refused an event again, here; raises as the first of those that refuse it still.
+
+    Raises ConfigurationError for no such event, and for a handler that is not there any more.
+    """
     dead = [one for one in await dead_events(node) if one.event.id == id_]
     if not dead:
         raise ConfigurationError(f"there is no dead event {shown(id_)}; dead_events() lists them")
+    errors: list[Exception] = []
+    known = {handler.name: handler for handler in handlers}
     for one in dead:
-        named = [handler for handler in handlers if handler.name == one.handler]
-        if not named:
-            raise ConfigurationError(f"no handler is called {one.handler} any more, which refused event {id_!r}")
-        for handler in named:
-            await handler.handle(one.event)
-        await _keep_dead(node, msgspec.structs.replace(one, is_repeated=True))
+        try:
+            if one.handler not in known:
+                raise ConfigurationError(f"no handler is called {one.handler} any more, which refused event {id_!r}")
+            await known[one.handler].handle(one.event)
+        except Exception as error:
+            errors.append(error)
+            error.add_note(f"{one.handler} refuses event {id_!r} still")
+        else:
+            await _keep_dead(node, msgspec.structs.replace(one, is_repeated=True))
+    if errors:
+        for other in errors[1:]:
+            errors[0].add_note(f"{other.__notes__[-1]}: {_text_of(other)}")
+        raise errors[0]

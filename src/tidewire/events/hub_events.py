@@ -49,8 +49,21 @@ class HubEvents:
     def add(self, kind: str, pattern: str, function: Callable[..., Any]) -> None:
         """Call a function for events; raises ConfigurationError."""
         self._check_not_started()
-        self._handlers.append(EventHandler(Interest(kind, pattern), function, self._overrides))
+        made = EventHandler(Interest(kind, pattern), function, self._overrides)
+        made.name = self._own_name(made.name, f"{kind} {pattern}".strip())
+        self._handlers.append(made)
         self._keep()
+
+    def _own_name(self, name: str, wanted: str) -> str:
+        """Return a name that no other handler has: one may be told of several events, and two be called alike."""
+        names = {handler.name for handler in self._handlers}
+        if name in names:
+            name = f"{name} ({wanted})"
+        number = 2
+        own = name
+        while own in names:
+            own, number = f"{name} {number}", number + 1
+        return own
 
     def add_webhook(self, url: str, secret: str, events: Any, *, allow_private: bool) -> None:
         """Send events to a URL: "joined", or "joined room:{room}"; raises ConfigurationError."""
@@ -130,7 +143,7 @@ class HubEvents:
         return await dead_events(node)
 
     async def repeat(self, node: Node, id_: str) -> None:
-        """Handle a dead event again; raises as its handler does."""
+        """Call each handler that has refused an event again; raises as `event_handlers.repeat`."""
         await repeat(node, self._handlers, id_)
 
 

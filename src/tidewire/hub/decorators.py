@@ -152,7 +152,10 @@ class Decorators(HubLifecycle):
         return await self._events.dead(self.node)
 
     async def repeat_event(self, id: str) -> None:
-        """Call the handlers of a dead event again, in this process; raises as they do, and ConfigurationError."""
+        """Call each handler that has refused an event again, in this process; those that handle it are done with it.
+
+        Raises the error of the first that refuses it still, whose notes name the others, and ConfigurationError.
+        """
         await self._events.repeat(self.node, id)
 
     def authenticate(self, function: Authenticate) -> Authenticate:

@@ -6,11 +6,12 @@ import asyncio
 import json
 import subprocess
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import httpx
 import pytest
 from fastapi import FastAPI
+from pydantic import BaseModel, Field
 
 from asyncapi import odd
 from asyncapi.example import Say, app, hub
@@ -18,6 +19,7 @@ from asyncapi.example import user as who
 from browser.serving import Server
 from helpers.node_packages import node_modules
 from tidewire import Hub
+from tidewire.asyncapi.compatibility import breaking_changes
 from tidewire.protocols.message_shape import Shape
 
 HERE = Path(__file__).parent
@@ -138,6 +140,44 @@ def test_the_page_loads_nothing_from_elsewhere(path: str) -> None:
     assert style.headers["content-type"].startswith("text/css")
     assert "http" not in script.text + style.text
     assert (other.status_code, document.json()["asyncapi"]) == (404, "3.0.0")
+
+
+def described(type_: Any) -> Any:
+    hub = Hub()
+
+    @hub.channel("room:{room}", publishes=type_)
+    async def room(room: int) -> bool:
+        return True
+
+    return hub.asyncapi()
+
+
+class Word(BaseModel):
+    """A message without defaults: it is sent as it is published."""
+
+    text: str
+
+
+AN_INTEGER, A_TEXT, NULL = {"type": "integer"}, {"type": "string"}, {"type": "null"}
+
+
+@pytest.mark.parametrize(
+    ("type_", "payloads"),
+    [
+        (Word | None, [{"$ref": "#/components/schemas/Word"}, NULL]),
+        (Annotated[Word | None, Field(description="perhaps")], [{"$ref": "#/components/schemas/Word"}, NULL]),
+        (int | list[int] | None, [AN_INTEGER, {"type": "array", "items": AN_INTEGER}, NULL]),
+        (Annotated[int, Field(ge=0)] | str, [AN_INTEGER | {"minimum": 0}, A_TEXT]),
+    ],
+)
+def test_each_type_of_a_union_is_a_message(type_: Any, payloads: Any, tmp_path: Path) -> None:
+    document = described(type_)
+    for kind in ("published", "accepted"):
+        names = [one["$ref"].rpartition("/")[2] for one in document["operations"][f"room_{kind}"]["messages"]]
+        assert [document["components"]["messages"][name]["payload"] for name in names] == payloads
+    assert breaking_changes(document, document) == []
+    assert breaking_changes(document, described(bytes)) != []
+    judge(tmp_path, document)
 
 
 def test_examples_are_valid() -> None:

@@ -45,10 +45,13 @@ def _channel(old: ChannelContents, new: ChannelContents, before: Contents, after
     if old.published != [{}]:
         # subscribers read new messages by the old types, and ignore what these do not have
         reading = Narrowing(after.schemas, before.schemas, is_reading=True)
-        known = {_name(schema): schema for schema in old.published}
+        known: dict[str, list[Any]] = {}
+        for schema in old.published:
+            known.setdefault(_name(schema), []).append(schema)
         for schema in new.published:
             if _name(schema) in known:
-                yield from reading.problems(schema, known[_name(schema)], f"{where}, published {_name(schema)}")
+                of_name = {"anyOf": known[_name(schema)]}
+                yield from reading.problems(schema, of_name, f"{where}, published {_name(schema)}")
             elif schema == {}:
                 yield f"{where}: anything may be published, which clients do not know"
         gone = [name for name in known if name not in map(_name, new.published) and new.published != [{}]]

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import inspect
 import re
-from collections.abc import Callable
-from typing import Any, NamedTuple, get_args, get_origin
+from collections.abc import Callable, Iterator
+from types import UnionType
+from typing import Annotated, Any, NamedTuple, Union, get_args, get_origin
 
 from tidewire.channel_options import ChannelOptions
 from tidewire.protocols.message_shape import Shape, members_of
@@ -140,8 +141,18 @@ def _shapes(shape: Shape | None) -> tuple[Shape, ...]:
     """Return a type for each message that a union holds."""
     if shape is None:
         return ()
-    inner = members_of(shape.type)
+    inner = tuple(_alternatives(shape.type))
     return (shape,) if len(inner) == 1 else tuple(Shape(one) for one in inner)
+
+
+def _alternatives(type_: Any) -> Iterator[Any]:
+    """Yield the types that a union holds, with their own annotations, or the type alone."""
+    inner = get_args(type_)[0] if get_origin(type_) is Annotated else type_
+    if get_origin(inner) in (Union, UnionType):
+        for one in get_args(inner):
+            yield from _alternatives(one)
+    else:
+        yield type_
 
 
 def _doc(function: Any) -> tuple[str, str]:

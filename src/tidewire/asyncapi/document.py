@@ -111,6 +111,8 @@ class _Document:
         """Add a message, and return its name."""
         schema = self.schemas.of(shape, mode)
         name = self.schemas.name_of(shape, mode) or f"{identifier(place)}_{mode}"
+        while name in self.messages and self.messages[name]["payload"] != schema:
+            name += "_"  # another type without a name, in the same place
         if name not in self.messages:
             message: dict[str, Any] = {"name": name, "title": name, "payload": schema}
             sample = sample_of(shape, schema, self.schemas.definitions)

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import msgspec
 import pytest
 from fastapi import FastAPI, HTTPException
 from starlette.requests import HTTPConnection
@@ -21,7 +22,7 @@ from tidewire.client import Client
 from tidewire.errors import CommandError, LimitExceeded, NotPublished, PermissionDenied, StoreUnavailable
 from tidewire.http_api import admin_router
 from tidewire.http_api.node_models import status_of
-from tidewire.messages import Position, PublishRequest
+from tidewire.messages import EphemeralPublication, Position, PublishRequest
 from tidewire.observe import live
 from tidewire.testing import wait_until
 
@@ -217,6 +218,85 @@ def test_a_page_that_comes_while_the_store_is_away_sees_this_node(monkeypatch: p
             async with aclosing(hub._opened.nodes.live.look()) as looking:
                 lines = [json.loads(line) async for line in looking]
             assert [line["node"] for line in lines] == [hub.node.id]
+
+    run(main())
+
+
+def test_the_other_nodes_are_told_while_the_store_is_away(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They are heard by the store alone: a page that comes now, and one that had given them up, know of them."""
+    monkeypatch.setattr(live, "_TAKEN", 0.1)
+
+    async def main() -> None:
+        async with Hub(url) as here, Hub(url) as there:
+            nodes = here._opened.nodes
+
+            async def tell(looking: AsyncIterator[bytes], node: str, *, degraded: bool = False) -> None:
+                """Take lines until one is that of a node; raises StopAsyncIteration where the stream ends."""
+                async with asyncio.timeout(15):
+                    while (line := json.loads(await anext(looking)))["node"] != node or line["degraded"] != degraded:
+                        pass
+
+            async def away(request: PublishRequest) -> Position:
+                raise NotPublished("away")
+
+            async def nothing() -> float:
+                return 0.1
+
+            async with aclosing(nodes.live.look()) as looking:
+                await tell(looking, there.node.id)
+                monkeypatch.setattr(there._opened.nodes.live, "_say", nothing)
+                monkeypatch.setattr(here.node.broker, "publish", away)
+                await tell(looking, here.node.id, degraded=True)
+                await tell(looking, there.node.id)
+            async with aclosing(nodes.live.look()) as looking:
+                lines = [json.loads(await anext(looking)) for _ in range(2)]
+                assert [line["node"] for line in lines] == [here.node.id, there.node.id]
+
+    run(main())
+
+
+def test_a_node_that_said_nothing_before_the_store_was_away_has_ended(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(live, "_SILENT", 0.0)
+
+    async def main() -> None:
+        async with Hub() as hub:
+            teller = hub._opened.nodes.live
+            said = EphemeralPublication(LIVE, 0, 0, "", 0.0, b"{}", sender="ended")
+            assert teller._last_words(said) == []
+            teller._line()
+            assert teller._last_words() == []
+            teller._is_away = True
+            assert teller._last_words() == []
+            assert teller._last_words(said) == []
+            assert teller._last_words() == [b"{}"]
+
+    run(main())
+
+
+def test_a_page_shows_of_other_nodes_what_metrics_show(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody looked before the store was away, but somebody had asked the nodes."""
+
+    async def main() -> None:
+        async with Hub() as hub:
+            reports, teller = hub._opened.nodes.reports, hub._opened.nodes.live
+            other = msgspec.structs.replace(reports.own(), node="other")
+            survey = [{"other": [msgspec.json.encode(other)]}, {}]
+
+            async def ask(*_: object, **__: object) -> dict[str, list[bytes]]:
+                if not survey:
+                    raise StoreUnavailable("away")
+                return survey.pop(0)
+
+            monkeypatch.setattr(reports._survey, "ask", ask)
+            assert [one.node for one in await reports.all()] == [hub.node.id, "other"]
+            assert [one.node for one in await reports.all()] == [hub.node.id], "it did not answer"
+            # neither did the store: it was away already, when the node was to answer
+            assert [one.node for one in await reports.all()] == [hub.node.id, "other"]
+            looking = teller.look()
+            lines = [json.loads(await anext(looking)) for _ in range(2)]
+            await looking.aclose()
+            assert [line["node"] for line in lines] == [hub.node.id, "other"]
+            assert lines[1]["pause"] == live._PAUSE
 
     run(main())
 

@@ -6,6 +6,7 @@ import fnmatch
 import os
 import socket
 import time
+from typing import Any
 
 import msgspec
 
@@ -35,7 +36,7 @@ class Nodes:
         self._survey = Survey(node)
         self.reports = Reports(node, self._survey, version=version, meter=meter)
         self.overview = Overview(node, self._survey, judge)
-        self.live = Live(node, lambda: status_of(self.reports.own()), self.reports.reach)
+        self.live = Live(node, lambda: status_of(self.reports.own()), self.reports.reach, self._known)
         #: The long jobs of the application, where it has some; a layer above sets it.
         self.runs: ShownRuns | None = None
         self._version = version
@@ -64,6 +65,10 @@ class Nodes:
         """Return the figures of every node."""
         answers = await self._survey.ask("info")
         return m.InfoResult(nodes=[m.NodeInfo.model_validate_json(b"".join(parts)) for parts in answers.values()])
+
+    def _known(self) -> tuple[float, list[dict[str, Any]]]:
+        at, others = self.reports.others
+        return at, [status_of(report) for report in others]
 
     def _own_channels(self, pattern: bytes) -> list[bytes]:
         glob = pattern.decode()

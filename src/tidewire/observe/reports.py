@@ -40,7 +40,10 @@ class Reports:
         self._version = version
         self._started = time.monotonic()
         self._sources: list[Source] = []
+        #: The nodes that answered the last question, and those that had answered the one before alone: where the store
+        #: is away with the next question, it was the store that said nothing.
         self._known: tuple[float, list[NodeReport]] = (0.0, [])
+        self._missed: list[NodeReport] = []
         #: The store has not answered the last call of a page; the node may not know yet that it is away.
         self._is_silent = False
         self._is_seeking = False
@@ -65,8 +68,13 @@ class Reports:
             await self._ask()
         if self._is_away and not self._is_seeking:
             self._is_seeking = self._node.tasks.spawn(self._seek()) is not None
-        at, others = self._known
-        return [self.own(), *(others if time.monotonic() - at <= _REMEMBERED_SECONDS else ())]
+        return [self.own(), *self.others[1]]
+
+    @property
+    def others(self) -> tuple[float, list[NodeReport]]:
+        """When the other nodes were asked last, and what they answered."""
+        at, found = self._known
+        return at, found if time.monotonic() - at <= _REMEMBERED_SECONDS else []
 
     @property
     def _is_away(self) -> bool:
@@ -74,9 +82,14 @@ class Reports:
 
     async def _ask(self) -> None:
         answers = await self.reach(self._survey.ask("report", seconds=_SECONDS, complete=False), 2 * _SECONDS)
-        if answers is not None:
-            others = (b"".join(parts) for node, parts in sorted(answers.items()) if node != self._node.id)
-            self._known = time.monotonic(), [_decode(answer) for answer in others if answer]
+        at, before = self._known
+        if answers is None:
+            self._known, self._missed = (at, [*before, *self._missed]), []
+            return
+        others = (b"".join(parts) for node, parts in sorted(answers.items()) if node != self._node.id)
+        self._known = time.monotonic(), [_decode(answer) for answer in others if answer]
+        answered = {report.node for report in self._known[1]}
+        self._missed = [report for report in before if report.node not in answered]
 
     async def _seek(self) -> None:
         """Ask the store until it answers, so that nobody who looks has to wait for it."""

@@ -34,6 +34,22 @@ def test_nobody_is_judged_while_it_is_not_read() -> None:
     assert deadlines.take_due(70.0, is_reading=True) is Due.NO_PONG
 
 
+def test_a_pong_is_waited_for_while_the_ping_is_behind_bytes_that_are_taken() -> None:
+    deadlines = Deadlines(LIMITS)
+    deadlines.start_pings(1.0, 0.0)
+    assert deadlines.take_due(1.0, is_reading=True) is Due.PING
+    assert deadlines.take_due(11.0, is_reading=True, is_arriving=True) is Due.NOTHING
+    assert deadlines.take_due(20.9, is_reading=True) is Due.NOTHING
+    assert deadlines.take_due(21.0, is_reading=True) is Due.NO_PONG
+
+
+def test_a_message_is_not_waited_for_longer_because_its_sender_takes_bytes() -> None:
+    deadlines = Deadlines(LIMITS)
+    deadlines.message_began(100.0)
+    end = 100.0 + LIMITS.message_seconds
+    assert deadlines.take_due(end, is_reading=True, is_arriving=True) is Due.LATE_MESSAGE
+
+
 def test_no_pings_where_they_are_off_or_stopped() -> None:
     deadlines = Deadlines(Limits(ping_seconds=0))
     deadlines.start_pings(0.0, 0.5)

@@ -6,7 +6,10 @@ import asyncio
 import contextlib
 import itertools
 import socket
+import struct
 import sys
+import time
+from collections.abc import Callable
 from typing import cast
 
 import pytest
@@ -153,9 +156,9 @@ def test_a_client_that_takes_bytes_of_which_the_transport_does_not_know_is_not_s
         with transport.socket as server:
             server.setblocking(False)
             fill(server)
+            wait_acknowledged(server)
             writer.pause(0.0)
             assert writer.stalled_seconds(9.0) == 9.0
-            assert fill(server) == 0
             client.recv(1_048_576, socket.MSG_WAITALL)
             filled = 0
             while filled < 1_048_576:
@@ -165,6 +168,28 @@ def test_a_client_that_takes_bytes_of_which_the_transport_does_not_know_is_not_s
             assert writer.stalled_seconds(12.0) == 2.0
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="the kernel tells")
+def test_bytes_are_arriving_while_a_client_takes_some_and_has_not_taken_all() -> None:
+    writer, transport = make()
+    with socket.create_server(("127.0.0.1", 0)) as listener, socket.socket() as client:
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 65_536)
+        client.connect(listener.getsockname())
+        transport.socket, _ = listener.accept()
+        with transport.socket as server:
+            server.setblocking(False)
+            left = fill(server)
+            wait_acknowledged(server)
+            assert not writer.is_arriving(), "it is not known yet what was taken before"
+            assert not writer.is_arriving(), "nothing is taken"
+            left -= len(client.recv(1_048_576, socket.MSG_WAITALL))
+            wait_acknowledged(server)
+            assert writer.is_arriving()
+            assert not writer.is_arriving()
+            client.recv(left, socket.MSG_WAITALL)
+            wait_acknowledged(server)
+            assert not writer.is_arriving(), "all has come"
+
+
 def fill(server: socket.socket) -> int:
     """Write until the kernel takes no more; return the bytes."""
     written = 0
@@ -172,6 +197,18 @@ def fill(server: socket.socket) -> int:
         while True:
             written += server.send(bytes(65_536))
     return written
+
+
+def wait_acknowledged(server: socket.socket) -> None:
+    """Wait until no byte is on its way: the client's side has acknowledged what it had room for."""
+    until(lambda: not struct.unpack_from("I", server.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 104), 24)[0])
+
+
+def until(condition: Callable[[], bool]) -> None:
+    end = time.monotonic() + 20
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.005)
 
 
 # The direct sends of one turn of the loop are joined.

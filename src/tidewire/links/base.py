@@ -97,6 +97,10 @@ class Link(ABC):
     def backlog(self) -> tuple[int, int]:
         """Return the bytes and (an upper bound of) the messages that are not yet given to the operating system."""
 
+    def is_arriving(self) -> bool:
+        """Return whether the peer has taken bytes since the last call, and not all: the last ones are on their way."""
+        return False
+
     @abstractmethod
     async def wait_drained(self) -> None:
         """Wait until the link is not paused; return at once when it is not, or when it is closed."""

@@ -93,15 +93,17 @@ class Deadlines:
         moments = [moment for moment in (self._ping, self.pong, self.rest) if moment]
         return min(moments) if moments else None
 
-    def take_due(self, now: float, *, is_reading: bool, received: int = 0) -> Due:
+    def take_due(self, now: float, *, is_reading: bool, is_arriving: bool = False, received: int = 0) -> Due:
         """Return the deadline that has passed, once. `received` are the bytes that have come of an incomplete message.
 
-        A client that is not read cannot be judged.
+        A client that is not read cannot be judged, nor its pong while the ping may be behind bytes that it is taking.
         """
         if self._end:
             return Due.END if now >= self._end else Due.NOTHING
         if not is_reading:
             self.reading_resumed(now)
+        elif is_arriving and self.pong:
+            self.pong = now + self._limits.pong_seconds
         if self.rest and now >= self.rest:
             limits = self._limits
             self.rest = self._began + limits.message_seconds + received / limits.body_rate

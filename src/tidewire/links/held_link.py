@@ -127,6 +127,9 @@ class HeldLink(Link):
             return size, messages
         return size + self._held_bytes, messages + self._held_messages
 
+    def is_arriving(self) -> bool:
+        return self._is_over and self.link.is_arriving()
+
     async def wait_drained(self) -> None:
         if self.paused and not self._is_over:
             await self._drained.wait()

@@ -32,8 +32,6 @@ logger = logging.getLogger("uvicorn.error")
 
 #: Seconds between a failure (its close frame was sent) and the abort.
 _LINGER = 1.0
-#: Why a message that is dripped ends its connection.
-_LATE_MESSAGE = Disconnect(1008, "the rest of a message did not come in time")
 #: Seconds between looks at a client that takes nothing.
 _LOOK = 1.0
 
@@ -237,6 +235,9 @@ class WebSocketLink(Link):
     def backlog(self) -> tuple[int, int]:
         return self._writer.backlog()
 
+    def is_arriving(self) -> bool:
+        return self._writer.is_arriving()
+
     async def wait_drained(self) -> None:
         while self.paused and not self.is_closed:
             await self._writer.wait_writable()
@@ -288,9 +289,8 @@ class WebSocketLink(Link):
     def _handle_control(self, control: Control) -> None:
         if not self._deadlines.control_received(self._loop.time()):
             self._fail(Disconnect(1008, "too many control frames", reconnect=False), "rate")
-        elif control.opcode is Opcode.PING:
-            if not self.is_closed:
-                self._writer.write_frame(control_frame(Opcode.PONG, control.payload))
+        elif control.opcode is Opcode.PING and not self.is_closed:
+            self._writer.write_frame(control_frame(Opcode.PONG, control.payload))
         elif control.opcode is Opcode.PONG:
             self._deadlines.pong_received()
         elif control.disconnect is not None:
@@ -321,8 +321,7 @@ class WebSocketLink(Link):
         if self._closing is None:
             self._writer.write_frame(close_frame(disconnect))
         self._report_closed(self._closing or disconnect, clean=False)
-        # Bytes that the client still sends are discarded for a moment: closing at once would reset the connection
-        # before the client has read our close frame.
+        # Bytes that the client still sends are discarded for a moment: a reset could overtake our close frame.
         if self._transport.can_write_eof() and not self._transport.is_closing():
             self._writer.flush()
             self._transport.write_eof()
@@ -387,13 +386,14 @@ class WebSocketLink(Link):
             reader = self._reader
             if reader.is_amid_message:
                 self._deadlines.message_began(now)  # it may have come while reading was paused
-            match self._deadlines.take_due(now, is_reading=not reader.is_paused, received=reader.incomplete):
+            reads, arrives = not reader.is_paused, self._writer.is_arriving()
+            match self._deadlines.take_due(now, is_reading=reads, is_arriving=arrives, received=reader.incomplete):
                 case Due.PING:
                     self._writer.write_frame(control_frame(Opcode.PING, b""))
                 case Due.NO_PONG:
                     self._fail(NO_PONG, "pong_seconds")
                 case Due.LATE_MESSAGE:
-                    self._fail(_LATE_MESSAGE, "message_seconds")
+                    self._fail(Disconnect(1008, "the rest of a message did not come in time"), "message_seconds")
                 case Due.END:
                     self._transport.abort()
                     return None

@@ -32,6 +32,7 @@ class Writer:
     """
 
     __slots__ = (
+        "_acknowledged",
         "_answer",
         "_is_watched",
         "_later",
@@ -56,6 +57,7 @@ class Writer:
         self._answer = b""
         self._stall: Stall | None = None
         self._writable: asyncio.Event | None = None
+        self._acknowledged: int | None = None
 
     @property
     def is_paused(self) -> bool:
@@ -139,6 +141,11 @@ class Writer:
             self._transport.get_write_buffer_size() + self._later_size,
             0 if self._stall is None else self._stall.messages,
         )
+
+    def is_arriving(self) -> bool:
+        """Return whether the client has taken bytes since the last call, and not all of them."""
+        before, self._acknowledged = self._acknowledged, acknowledged_by(self._transport)
+        return before not in (None, self._acknowledged) and unsent_by(self._transport) > 0
 
     def pause(self, now: float) -> None:
         """Begin to watch how much the client takes."""

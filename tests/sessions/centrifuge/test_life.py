@@ -19,7 +19,7 @@ from tidewire.protocols.close_codes import INTERNAL_ERROR, NORMAL, SHUTDOWN, SLO
 from tidewire.rules.base import Grant, Identity
 from tidewire.sessions.centrifuge import session_orders
 from tidewire.sessions.centrifuge.directory import Sessions
-from tidewire.testing import wait_until
+from tidewire.testing import FakeLink, wait_until
 
 both = pytest.mark.parametrize("protocol", [JSON, PROTOBUF], ids=["json", "protobuf"])
 
@@ -68,6 +68,34 @@ def test_a_client_whose_answers_we_do_not_read_is_not_ended_for_them() -> None:
             assert client.link.closed_with is None
             broker.publish_gate.set()
             await wait_until(lambda: client.reply(7) is not None)
+            await client.wait_closed(3012)
+
+    run(main())
+
+
+class SlowLink(FakeLink):
+    """The link of a client that has other bytes to take before the last ones."""
+
+    __slots__ = ("is_taking",)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.is_taking = True
+
+    def is_arriving(self) -> bool:
+        return self.is_taking
+
+
+def test_a_client_is_not_ended_for_a_ping_behind_bytes_that_it_takes_slowly(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def main() -> None:
+        async with open_sessions(ping_seconds=0.3, protocol_pong_seconds=0.1) as node:
+            monkeypatch.setattr("sessions.centrifuge.support.FakeLink", SlowLink)
+            client = await connect(node)
+            link = client.link
+            assert isinstance(link, SlowLink)
+            await wait_until(lambda: client.all.count({}) >= 3)
+            assert link.closed_with is None
+            link.is_taking = False
             await client.wait_closed(3012)
 
     run(main())

@@ -114,7 +114,8 @@ class Heartbeat:
             connection.end(STALE)
             return None
         if self._pong_due > 0 and now >= self._pong_due:
-            if not (connection.has_messages or connection.link.paused):  # else it may be among unread bytes
+            # else it may be among unread bytes, or the ping behind others that a slow client takes
+            if not (connection.has_messages or connection.link.paused or connection.link.is_arriving()):
                 count_limit("protocol_pong_seconds")
                 connection.end(NO_PONG)
                 return None
@@ -123,6 +124,7 @@ class Heartbeat:
             self._ping_due = now + self._limits.ping_seconds
             if not self._pong_due:
                 self._pong_due = now + self._limits.protocol_pong_seconds
+                connection.link.is_arriving()  # from now on
             connection.write(self._ping)
         self._expiring.expire(now)
         return None if connection.is_closed else self._seconds(now)

@@ -59,6 +59,9 @@ class Server:
             raise ValueError("a bug in the listener")
         self.told.append(message)
 
+    def refuse(self, kind: str, why: str) -> None:
+        self.told.append((kind, why))
+
     def shut_down(self) -> None:
         self.told.append("shut down")
 

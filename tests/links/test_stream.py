@@ -71,6 +71,9 @@ class Server:
     def message_received(self, message: str | bytes) -> None:
         self.told.append(message)
 
+    def refuse(self, kind: str, why: str) -> None:
+        self.told.append((kind, why))
+
     def shut_down(self) -> None:
         self.told.append("shut down")
 

@@ -75,6 +75,9 @@ class Listener:
             self.link.write(batch)
             await asyncio.sleep(0)
 
+    def refuse(self, kind: str, why: str) -> None:
+        pass
+
     def shut_down(self) -> None:
         self.link.close(1012, "service restart")
 

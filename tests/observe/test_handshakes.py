@@ -1,4 +1,4 @@
-"""Handshakes that an application refuses by its own dependencies are counted, once, by reason."""
+"""What is refused at the link is counted, once, by reason: handshakes by an application's dependencies, and limits."""
 
 from __future__ import annotations
 
@@ -11,8 +11,10 @@ from fastapi import Depends, FastAPI, HTTPException, WebSocket, WebSocketExcepti
 from starlette.requests import HTTPConnection
 from websockets.exceptions import InvalidStatus
 
-from helpers.hubs import run, serving
+from helpers.hubs import code_of, run, serving
 from tidewire import Hub
+from tidewire.limits import Limits
+from tidewire.links.uvicorn import WebSocketProtocol, configured
 from tidewire.support.refusals import Refusal, Refusals
 
 TOKENS = {"wrong": HTTPException(401, "the token is wrong"), "late": WebSocketException(1008, "the token is late")}
@@ -75,7 +77,9 @@ def test_each_refusal_of_a_dependency_is_counted_once() -> None:
                 assert "1008 the token is late" in one.why
             assert await refused(served, "/number/none") == 403
             assert await refused(served, "/nowhere") == 404
-            assert [one.kind for one in noted()] == ["handshake_403", "handshake_404"]
+            found = noted()
+            assert [one.kind for one in found] == ["handshake_403", "handshake_404"]
+            assert found[1].why == "the application refuses with 404: code 1000"
             async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{served.port}") as client:
                 answer = await client.post("/connection/http_stream?token=wrong", content=b"{}")
             assert answer.status_code == 401
@@ -114,3 +118,51 @@ def test_routers_of_the_hub_count_under_other_servers(server: str) -> None:
                 assert [one.kind for one in noted()] == ["handshake_403"]
 
     run(main())
+
+
+@pytest.mark.parametrize(
+    "ws", [configured(Limits(message_size=1_000)), WebSocketProtocol, "websockets-sansio"], ids=["link", "hub", "other"]
+)
+def test_a_message_that_is_too_large_is_a_refusal(ws: Any) -> None:
+    hub, app = application({"message_size": 1_000})
+
+    async def main() -> None:
+        async with serving(hub, app, ws=ws) as served, served.open("/native") as client:
+            await client.send("x" * 2_000)
+            assert await code_of(client) == 1009
+            (one,) = noted()
+            assert (one.kind, one.user, one.address) == ("message_size", "ann", "127.0.0.1")
+            assert one.connection
+
+    run(main())
+
+
+def test_control_frames_over_the_rate_are_a_refusal_and_a_missing_pong_is_none() -> None:
+    hub, app = application()
+    ws = configured(Limits(rate=1, burst=5, pong_seconds=0.3, ping_seconds=0.3))
+
+    async def main() -> None:
+        async with serving(hub, app, ws=ws) as served:
+            async with served.open("/native") as client:
+                for _ in range(50):
+                    await client.ping()
+                assert await code_of(client) == 1008
+                assert [(one.kind, one.why, one.user) for one in noted()] == [
+                    ("rate", "too many control frames", "ann")
+                ]
+            reader, writer = await silent(served.port)
+            async with asyncio.timeout(15):
+                await reader.read()
+            writer.close()
+            assert noted() == []
+
+    run(main())
+
+
+async def silent(port: int) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    """Open a WebSocket whose client answers no ping; what it has not read yet is the first ping or later."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    head = f"GET /native HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+    writer.write(f"{head}Sec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\nSec-WebSocket-Version: 13\r\n\r\n".encode())
+    await reader.readuntil(b"\r\n\r\n")
+    return reader, writer

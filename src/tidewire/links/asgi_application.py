@@ -231,7 +231,7 @@ class AsgiApplication:
             self._end(_State.CLOSED, 1006, "")
             code, reason = event.get("code", 1000), event.get("reason") or ""
             answer = (answer_unknown(self._scope) if code == 1000 else None) or (403, (), b"")
-            self._deny(*answer, why=f"code {code} {reason}")
+            self._deny(*answer, why=f"code {code} {reason}".rstrip())
         elif kind == "websocket.http.response.start":
             status = event["status"]
             if not 200 <= status < 600:

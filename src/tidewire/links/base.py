@@ -21,6 +21,9 @@ class Listener(TypingProtocol):
     def message_received(self, message: str | bytes) -> None:
         """Handle a whole message: str for a text message, bytes for a binary one."""
 
+    def refuse(self, kind: str, why: str) -> None:
+        """Note that the link ends because the client reached a limit of this name."""
+
     def shut_down(self) -> None:
         """End the link with the code that the protocol has for it: the server shuts down."""
 

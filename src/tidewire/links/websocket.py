@@ -254,10 +254,7 @@ class WebSocketLink(Link):
             self._deadlines.reading_resumed(self._loop.time())
 
     def close(self, code: int, reason: str = "") -> None:
-        """Begin the closing handshake, or refuse the opening one.
-
-        Raises ConfigurationError for a code that cannot be sent (RFC 6455 section 7.4).
-        """
+        """Begin the closing handshake, or refuse the opening one; ConfigurationError for a code that cannot be sent."""
         if self._opening is not None:
             self._opening.deny(403, (), b"")
         else:
@@ -318,6 +315,8 @@ class WebSocketLink(Link):
         """End for a fault of the client: a close frame, then nothing more is read from it."""
         if limit is not None:
             count_limit(limit)
+            if self._listener is not None and disconnect is not NO_PONG:
+                self._guard(self._listener.refuse, limit, disconnect.reason)
         if self._closing is None:
             self._writer.write_frame(close_frame(disconnect))
         self._report_closed(self._closing or disconnect, clean=False)

@@ -76,16 +76,18 @@ async def write(url: str, until: float) -> int:
 
 
 async def disturb(server: Server, relays: list[Cuttable], until: float) -> None:
-    """Cut connections at random, and kill workers that have served for a while: starting ones would end the server."""
-    seen: dict[int, float] = {}
-    while time.monotonic() < until:
-        await asyncio.sleep(random.uniform(0.1, 0.5))
-        random.choice(relays).cut()
-        now, pids = time.monotonic(), server.worker_pids()
-        seen = {pid: seen.get(pid, now) for pid in pids}
-        settled = [pid for pid, since in seen.items() if now - since > 1.5]
-        if server.workers == len(settled) > 1:
-            os.kill(random.choice(settled), signal.SIGKILL)
+    """Cut connections at random, and kill workers while another one serves: a new one has to answer first."""
+    serving: set[int] = set()
+    async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{server.port}", timeout=20) as http:
+        while time.monotonic() < until:
+            await asyncio.sleep(random.uniform(0.1, 0.5))
+            random.choice(relays).cut()
+            with contextlib.suppress(httpx.HTTPError):  # on a connection of its own, which any worker may accept
+                serving.add((await http.get("/asked", headers={"connection": "close"})).json()["pid"])
+            if len(serving.intersection(server.worker_pids())) == server.workers > 1:
+                killed = random.choice(sorted(serving.intersection(server.worker_pids())))
+                os.kill(killed, signal.SIGKILL)
+                serving.discard(killed)
 
 
 def table(path: Path) -> dict[str, int]:

@@ -169,6 +169,7 @@ class Verbs(HubLifecycle):
                 f"{self.url.partition(':')[0]}:// cannot publish in your transaction, postgresql:// and sqlite:// can; "
                 "publish after its commit, without connection="
             )
+        self.node.fanout.ephemeral.send_before(request.channel)
         await within(connection, structs.replace(request, retention=self._options.retentions[request.channel]))
 
     def publish_threadsafe(self, channel: str, data: Any, *, key: str = "") -> Future[Position]:

@@ -19,7 +19,7 @@ from sqlalchemy.orm import Session
 from sqlmodel import Session as ModelSession
 
 from helpers.hubs import run
-from tidewire import ChannelOptions, ConfigurationError, Hub, Publications
+from tidewire import ChannelOptions, ConfigurationError, Hub, Limits, Publications
 from tidewire.testing import wait_until
 
 TESTS = Path(__file__).parents[2]
@@ -27,8 +27,8 @@ INSERT = "INSERT INTO orders VALUES (1)"
 LONG = {"orders": ChannelOptions(history_size=1_000_000)}
 
 
-def hub_in(folder: Path) -> Hub:
-    return Hub(f"sqlite:///{folder / 'hub.db'}", channels=LONG)
+def hub_in(folder: Path, limits: Limits | None = None) -> Hub:
+    return Hub(f"sqlite:///{folder / 'hub.db'}", channels=LONG, limits=limits)
 
 
 def app_in(folder: Path) -> sqlite3.Connection:
@@ -133,6 +133,22 @@ def test_publications_keep_the_order_of_their_commits(tmp_path: Path) -> None:
                 database.execute("ROLLBACK" if n % 5 == 0 else "COMMIT")
             wanted = [[n, part] for n in range(200) if n % 5 for part in range(3)]
             assert await take(publications, len(wanted)) == wanted
+        database.close()
+
+    run(main())
+
+
+def test_what_is_in_a_transaction_overtakes_nothing_ephemeral(tmp_path: Path) -> None:
+    async def main() -> None:
+        database = app_in(tmp_path)
+        limits = Limits(ephemeral_seconds=5.0)  # the commit comes long before the next beat
+        async with hub_in(tmp_path, limits) as hub, hub_in(tmp_path) as other, other.listen("orders") as publications:
+            await hub.publish("orders", "first", ephemeral=True)
+            assert await take(publications, 1) == ["first"]
+            for n in range(3):
+                await hub.publish("orders", ["typing", n], ephemeral=True)
+                await hub.publish("orders", n, connection=database)
+                assert await take(publications, 2) == [["typing", n], n]
         database.close()
 
     run(main())

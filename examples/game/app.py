@@ -78,14 +78,15 @@ async def lead(game: Arena) -> None:
 
         hearing = asyncio.create_task(hear())
         try:
-            place = None
+            place, due = None, time.monotonic()
             while not hearing.done():
                 picture = game.tick(time.time())
                 kept = await hub.publish("arena", picture, key=f"tick:{picture.tick}")
                 if place is not None and kept.offset != place + 1:
                     return  # another worker plays, too: it may have the game
                 place = kept.offset
-                await asyncio.sleep(TICK)
+                due = max(due + TICK, time.monotonic() - 1)  # what a slow tick took, the next ones make up for
+                await asyncio.sleep(due - time.monotonic())
         finally:
             hearing.cancel()
 

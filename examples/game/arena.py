@@ -1,5 +1,6 @@
 """The rules of the arena, without any network: players run after coins, and the arena decides who has one."""
 
+import math
 import random
 from typing import Annotated
 
@@ -26,6 +27,7 @@ class Player(BaseModel):
     dx: float = 0
     dy: float = 0
     points: int = 0
+    away: bool = False
     at: float = 0
     heard: float
 
@@ -60,9 +62,11 @@ class Arena:
         state.tick += 1
         state.players = {name: player for name, player in state.players.items() if now - player.heard < PATIENCE}
         for player in state.players.values():
-            player.x = min(SIZE - EDGE, max(EDGE, player.x + SPEED * player.dx))
-            player.y = min(SIZE - EDGE, max(EDGE, player.y + SPEED * player.dy))
-            if now - player.heard > 2:  # a client that has gone does not run on
+            step = SPEED / max(1, math.hypot(player.dx, player.dy))  # nobody is faster on the diagonal
+            player.x = min(SIZE - EDGE, max(EDGE, player.x + step * player.dx))
+            player.y = min(SIZE - EDGE, max(EDGE, player.y + step * player.dy))
+            player.away = now - player.heard > 2
+            if player.away:  # a client that has gone does not run on
                 player.dx = player.dy = 0
             for number, (x, y) in enumerate(state.coins):
                 if abs(player.x - x) < REACH and abs(player.y - y) < REACH:

@@ -180,6 +180,14 @@ def test_game(example: Callable[[str], Example], both: Open) -> None:
     ann.wait_for_function(f"Math.abs(document.querySelector('#arena').dataset.x - {where}) > 50")
     ann.keyboard.up(key)
     expect(ann.locator("#latency")).to_contain_text("ms")
+    box = ann.locator("#arena").bounding_box()
+    assert box is not None
+    aim = 0.2 if int(ann.locator("#arena").get_attribute("data-x") or 0) > 500 else 0.8
+    ann.mouse.move(box["x"] + aim * box["width"], box["y"] + 0.5 * box["height"])
+    ann.mouse.down()  # she runs to the finger, and stops there
+    ann.wait_for_function(f"Math.abs(document.querySelector('#arena').dataset.x - {aim * 1000}) < 20")
+    ann.mouse.up()
+    expect(bob.locator("#scores li.me")).to_contain_text("bob")
     tick = int(bob.locator("#arena").get_attribute("data-tick") or 0)
     again(server, ann, bob)
     bob.wait_for_function(f"Number(document.querySelector('#arena').dataset.tick) > {tick} + 5")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 from collections.abc import Callable, Coroutine
 from pathlib import Path
@@ -13,7 +14,7 @@ import pytest
 
 from tidewire.testing import CommandRefused, Realtime
 
-Load = Callable[[str], ModuleType]
+Load = Callable[..., ModuleType]
 
 
 def run(test: Callable[[], Coroutine[Any, Any, None]]) -> None:
@@ -140,6 +141,7 @@ def test_game(load: Load, realtime: Realtime, monkeypatch: pytest.MonkeyPatch) -
             first = await ann.expect(lambda picture: "ann" in picture["players"], within=5)
             moved = await ann.expect(lambda now: now["players"]["ann"]["x"] != first["players"]["ann"]["x"], within=5)
             assert moved["players"]["ann"]["at"] == 7
+            assert not moved["players"]["ann"]["away"]
             ann.cut()
             await ann.back()
             again = await ann.expect(lambda picture: "ann" in picture["players"], within=5)
@@ -148,6 +150,22 @@ def test_game(load: Load, realtime: Realtime, monkeypatch: pytest.MonkeyPatch) -
                 await ann.publish({"dx": 5, "dy": 0}, channel="steering")
 
     run(test)
+
+
+def test_game_is_fair(load: Load) -> None:
+    module = load("game", "arena")
+    game, steer = module.Arena(), module.Steer
+    game.steer("straight", steer(dx=0, dy=1), 0)
+    game.steer("diagonal", steer(dx=1, dy=1), 0)
+    for player in game.state.players.values():
+        player.x = player.y = 500.0
+    players = game.tick(0).players
+    assert math.dist((500, 500), (players["diagonal"].x, players["diagonal"].y)) == pytest.approx(
+        players["straight"].y - 500
+    )
+    assert game.tick(3).players["straight"].away
+    game.steer("straight", steer(dx=0, dy=1), 3)
+    assert not game.tick(3).players["straight"].away
 
 
 def test_logs(load: Load, realtime: Realtime, monkeypatch: pytest.MonkeyPatch) -> None:
